@@ -1,0 +1,36 @@
+"""One progress bar in a terminal, one line an epoch in a log file."""
+
+import sys
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import TQDMProgressBar
+from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
+from typing_extensions import override
+
+
+class ProgressBar(TQDMProgressBar):
+    """Lightning's bar without a second one for validation; where the output is no terminal, a line an epoch."""
+
+    def __init__(self) -> None:
+        super().__init__(refresh_rate=10)
+        self.in_terminal = sys.stdout.isatty()
+
+    @property
+    @override
+    def is_disabled(self) -> bool:
+        return not self.in_terminal or super().is_disabled
+
+    @override
+    def init_validation_tqdm(self) -> Tqdm:
+        return Tqdm(disable=True)
+
+    @override
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_epoch_end(trainer, pl_module)
+        if not self.in_terminal and trainer.is_global_zero:
+            figures = [
+                f"{name} {trainer.callback_metrics[name]:.4f}"
+                for name in ("train/loss", "val/loss", "val/accuracy")
+                if name in trainer.callback_metrics
+            ]
+            print(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}", *figures, sep="  ", flush=True)

@@ -1,0 +1,66 @@
+"""The one command, `kindling`. Its help answers at once: torch is imported only by what needs it."""
+
+import difflib
+import os
+import sys
+from collections.abc import Sequence
+
+from kindling import __version__
+
+COMMANDS = {
+    "fit": "train a model, keep its best and last checkpoints, test the best",
+    "validate": "measure a checkpoint on the validation split",
+    "test": "measure a checkpoint on the test split",
+    "predict": "write the classes and probabilities that a checkpoint predicts to predictions.csv",
+}
+
+HELP = f"""usage: kindling COMMAND [OPTIONS]
+
+commands:
+{chr(10).join(f"  {name:<10}{line}" for name, line in COMMANDS.items())}
+
+start with:
+  kindling fit --config configs/quickstart.yaml
+  kindling fit --help
+"""
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Runs one command.
+
+    Args:
+        args: Its name and options, by default those of the command line.
+
+    Returns:
+        The exit code: 0, 1 if the command failed, 2 if it was not understood.
+    """
+    command, *options = args or sys.argv[1:] or ["--help"]
+    if command in ("-h", "--help"):
+        print(HELP, end="")
+        return 0
+    if command == "--version":
+        print(f"kindling {__version__}")
+        return 0
+    if command not in COMMANDS:
+        near = difflib.get_close_matches(command, COMMANDS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMMANDS)}"
+        return _fail(f"there is no command {command}: {hint}", code=2)
+
+    from kindling.errors import UsageError
+    from kindling.training import run
+
+    try:
+        run(command, options)
+    except UsageError as error:
+        return _fail(str(error), code=2)
+    except (ValueError, OSError) as error:
+        # What a person can mend is said in one line; KINDLING_DEBUG=1 shows where it came from.
+        if os.environ.get("KINDLING_DEBUG"):
+            raise
+        return _fail(" ".join(str(error).split()), code=1)
+    return 0
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"kindling: error: {message}", file=sys.stderr)
+    return code

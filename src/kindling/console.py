@@ -1,0 +1,57 @@
+"""What a run prints: its own words, and nothing that a library says to someone else."""
+
+import logging
+import os
+import shutil
+import sys
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from rich.console import Console
+from rich.table import Table
+
+# Each message, by its beginning, with the reason why it says nothing to the person who reads it.
+SILENCED = {
+    r"The '.*_dataloader' does not have many workers": "tensors in memory load faster without worker processes",
+    r"The number of training batches .* is smaller than the logging interval": "a figure an epoch is logged in any case",
+    r"You're resuming from a checkpoint that ended before the epoch ended": "the data module goes on mid-epoch",
+    r"Checkpoint directory .* exists and is not empty": "the run goes on in its folder",
+    r"Experiment logs directory .* exists and is not empty": "the rows up to the checkpoint are kept, see `loggers`",
+    r"`isinstance\(treespec, LeafSpec\)` is deprecated": "between lightning and torch",
+    r"``instantiate_classes`` was deprecated": "between lightning and jsonargparse",
+    r"\s*By default only one JsonargparseDeprecationWarning": "between lightning and jsonargparse",
+}
+
+
+@rank_zero_only
+def say(*what: object) -> None:
+    """Prints lines and tables, once however many processes train."""
+    Console(highlight=False, soft_wrap=True).print(*what)
+
+
+def quiet() -> None:
+    """Silences what libraries announce: devices found, tips, seeds, and the warnings above."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in SILENCED:
+        warnings.filterwarnings("ignore", message=message)
+
+
+def results_table(title: str, metrics: Mapping[str, float]) -> Table:
+    """The table of a measurement: one line a metric."""
+    table = Table(title=title, title_justify="left")
+    table.add_column("metric")
+    table.add_column("value", justify="right")
+    for name, value in metrics.items():
+        table.add_row(name, f"{value:.4f}")
+    return table
+
+
+def as_typed(program: str, *arguments: str | Path) -> str:
+    """A command as this person can type it here: with its folder where that is not on the PATH."""
+    path = Path(sys.argv[0]).with_name(program)
+    if not shutil.which(program) and path.exists():
+        program = os.path.relpath(path)
+    return " ".join([program, *map(str, arguments)])

@@ -1,0 +1,7 @@
+"""Data sources. A data module named here can be chosen with `--data NAME`."""
+
+from kindling.data.datamodule import ClassificationDataModule
+from kindling.data.mnist import MNISTDataModule
+from kindling.data.synthetic import SyntheticDataModule
+
+__all__ = ["ClassificationDataModule", "MNISTDataModule", "SyntheticDataModule"]

@@ -1,0 +1,213 @@
+"""What all data sources share: tensors in memory, a validation split, fast loaders that can go on mid-epoch."""
+
+import itertools
+import os
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import PurePath
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from typing_extensions import override
+
+Batch = tuple[Tensor, Tensor]
+Split = Literal["train", "test"]
+
+
+class ArrayDataset(Dataset[Batch]):
+    """Samples kept as two tensors and indexed a whole batch at a time.
+
+    Args:
+        inputs: The samples, shape (N, ...): images as uint8, features as float32.
+        labels: Their classes, shape (N,), int64.
+    """
+
+    def __init__(self, inputs: Tensor, labels: Tensor) -> None:
+        self.inputs, self.labels = inputs, labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> Batch:
+        return self.inputs[index], self.labels[index]
+
+    def __getitems__(self, indices: Sequence[int]) -> Batch:
+        index = torch.as_tensor(indices)
+        return self.inputs[index], self.labels[index]
+
+
+class ResumableLoader(DataLoader[Batch]):
+    """A DataLoader that counts its batches and can begin its first epoch after `skip` of them."""
+
+    skip = 0
+    batches_done = 0
+
+    @override
+    def __iter__(self) -> Iterator[Any]:
+        skip, self.skip = self.skip, 0
+        for self.batches_done, batch in enumerate(itertools.islice(super().__iter__(), skip, None), start=skip + 1):
+            yield batch
+
+
+def stratified_split(labels: Tensor, size: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Splits the indices of `labels` (N,) in two, the second of `size`, each with the same share of every class."""
+    shuffled = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+    by_class = shuffled[labels[shuffled].argsort(stable=True)]
+    # Every (N / size)-th sample of the list sorted by class.
+    held_out = torch.zeros(len(labels), dtype=torch.bool)
+    held_out[by_class[torch.arange(size) * len(labels) // size]] = True
+    return (~held_out).nonzero().squeeze(1), held_out.nonzero().squeeze(1)
+
+
+class ClassificationDataModule(LightningDataModule):
+    """Base of all data sources: a subclass says what it holds and implements `load`.
+
+    It sets `num_classes`, `input_shape` and `class_names` (and, where they are known without reading the data,
+    `mean` and `std`). The test split is loaded for testing and predicting alone; validation is carved out of the
+    training split.
+
+    Args:
+        batch_size: Samples in a training batch, on each device.
+        eval_batch_size: Samples in a batch of validation, test and prediction.
+        val_split: Samples (or as a float, their share) held out of the training split for validation, with the same
+            share of every class.
+        split_seed: Seed of that split; independent of the seed of the training.
+        num_workers: Processes that load batches; 0 is fastest for data in memory.
+
+    Raises:
+        ValueError: If a size is out of its range.
+    """
+
+    num_classes: int
+    input_shape: tuple[int, ...]
+    class_names: tuple[str, ...]
+
+    def __init__(
+        self,
+        batch_size: int = 64,
+        eval_batch_size: int = 1024,
+        val_split: int | float = 0.1,
+        split_seed: int = 42,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__()
+        for name, value in {"batch_size": batch_size, "eval_batch_size": eval_batch_size}.items():
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, not {value}")
+        if num_workers < 0:
+            raise ValueError(f"num_workers must not be negative: {num_workers}")
+        self.save_hyperparameters()
+        # A checkpoint made in a notebook names its classes as one from the command line does, and stores no objects.
+        self.hparams.setdefault("_class_path", f"{type(self).__module__}.{type(self).__qualname__}")
+        self.hparams.update({name: str(value) for name, value in self.hparams.items() if isinstance(value, PurePath)})
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size
+        self.val_split = val_split
+        self.split_seed = split_seed
+        self.num_workers = num_workers
+        self._resume_after = 0
+
+    def load(self, split: Split) -> Batch:
+        """Reads one official split: inputs (N, ...) and labels (N,)."""
+        raise NotImplementedError
+
+    def augment(self, inputs: Tensor) -> Tensor:
+        """Changes a training batch of inputs at random, each sample by itself; by default it does not."""
+        return inputs
+
+    @cached_property
+    def mean(self) -> tuple[float, ...]:
+        """Mean of the training inputs by channel or feature, as the model receives them."""
+        return tuple(self._training_inputs.mean(dim=self._other_dims).tolist())
+
+    @cached_property
+    def std(self) -> tuple[float, ...]:
+        """Standard deviation of the training inputs by channel or feature; 1 where they are constant."""
+        std = self._training_inputs.std(dim=self._other_dims)
+        return tuple(std.where(std > 0, 1.0).tolist())
+
+    @property
+    def _training_inputs(self) -> Tensor:
+        self.setup("fit")
+        return as_float(self.train.inputs)
+
+    @property
+    def _other_dims(self) -> tuple[int, ...]:
+        return (0, *range(2, len(self.input_shape) + 1))
+
+    @override
+    def setup(self, stage: str) -> None:
+        if stage in ("fit", "validate") and not hasattr(self, "train"):
+            inputs, labels = self.load("train")
+            size = self.val_split if isinstance(self.val_split, int) else round(self.val_split * len(labels))
+            if not 0 < size < len(labels):
+                raise ValueError(
+                    f"val_split={self.val_split} holds out {size} of the {len(labels)} training samples: at least 1 must "
+                    "be held out and 1 left"
+                )
+            train, val = stratified_split(labels, size, self.split_seed)
+            self.train = ArrayDataset(inputs[train], labels[train])
+            self.val = ArrayDataset(inputs[val], labels[val])
+        if stage in ("test", "predict") and not hasattr(self, "test"):
+            self.test = ArrayDataset(*self.load("test"))
+
+    @override
+    def train_dataloader(self) -> ResumableLoader:
+        world_size, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
+        # The order of an epoch follows from seed and epoch alone, so a resumed run sees the same batches.
+        seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
+        sampler = DistributedSampler(self.train, world_size, rank, shuffle=True, seed=seed)
+        self._train_loader = self._loader(self.train, self.batch_size, sampler)
+        self._train_loader.skip = self._resume_after
+        return self._train_loader
+
+    @override
+    def val_dataloader(self) -> ResumableLoader:
+        return self._loader(self.val, self.eval_batch_size)
+
+    @override
+    def test_dataloader(self) -> ResumableLoader:
+        return self._loader(self.test, self.eval_batch_size)
+
+    @override
+    def predict_dataloader(self) -> ResumableLoader:
+        return self.test_dataloader()
+
+    def _loader(self, dataset: ArrayDataset, batch_size: int, sampler: Any = None) -> ResumableLoader:
+        return ResumableLoader(
+            dataset,
+            batch_size,
+            sampler=sampler,
+            num_workers=self.num_workers,
+            collate_fn=_as_is,
+            pin_memory=torch.cuda.is_available(),
+            # A generator of its own: making a loader must not move the random numbers of the training.
+            generator=torch.Generator(),
+            persistent_workers=self.num_workers > 0,
+        )
+
+    @override
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        inputs, labels = as_float(batch[0]), batch[1]
+        return (self.augment(inputs) if self.trainer and self.trainer.training else inputs), labels
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        loader = self._train_loader
+        return {"batches_done": loader.batches_done % len(loader)}
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._resume_after = state_dict["batches_done"]
+
+
+def as_float(inputs: Tensor) -> Tensor:
+    """Bytes 0..255 as floats in [0, 1]; floats as they are."""
+    return inputs.float() / 255 if inputs.dtype == torch.uint8 else inputs
+
+
+def _as_is(batch: Batch) -> Batch:
+    return batch

@@ -1,0 +1,54 @@
+"""A synthetic classification problem of any size, from scikit-learn."""
+
+from typing import Any
+
+import torch
+from typing_extensions import override
+
+from kindling.data.datamodule import Batch, ClassificationDataModule, Split, stratified_split
+
+
+class SyntheticDataModule(ClassificationDataModule):
+    """Clusters of points around the corners of a hypercube: scikit-learn's `make_classification`.
+
+    Args:
+        num_samples: Samples in all; a fifth of them is the test split.
+        num_features: Features of a sample.
+        num_informative: Features that tell the classes apart; the others are mixtures of them or noise.
+        num_classes: Number of classes.
+        data_seed: Seed of the samples and of their test split.
+        **loading: Batches and validation split, see `ClassificationDataModule`.
+    """
+
+    def __init__(
+        self,
+        num_samples: int = 5000,
+        num_features: int = 20,
+        num_informative: int = 15,
+        num_classes: int = 3,
+        data_seed: int = 42,
+        **loading: Any,
+    ) -> None:
+        super().__init__(**loading)
+        self.num_samples = num_samples
+        self.num_informative = num_informative
+        self.data_seed = data_seed
+        self.num_classes = num_classes
+        self.input_shape = (num_features,)
+        self.class_names = tuple(str(label) for label in range(num_classes))
+
+    @override
+    def load(self, split: Split) -> Batch:
+        from sklearn.datasets import make_classification  # 2 s to import, needed by this source alone
+
+        features, classes = make_classification(
+            self.num_samples,
+            *self.input_shape,
+            n_informative=self.num_informative,
+            n_classes=self.num_classes,
+            random_state=self.data_seed,
+        )
+        inputs, labels = torch.from_numpy(features).float(), torch.from_numpy(classes).long()
+        train, test = stratified_split(labels, self.num_samples // 5, self.data_seed)
+        chosen = train if split == "train" else test
+        return inputs[chosen], labels[chosen]

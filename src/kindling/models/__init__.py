@@ -1,0 +1,7 @@
+"""Networks and the LightningModules that wrap them. A model named here can be chosen with `--model NAME`."""
+
+from kindling.models.classifier import Classifier
+from kindling.models.cnn import CNNClassifier
+from kindling.models.mlp import MLPClassifier
+
+__all__ = ["CNNClassifier", "Classifier", "MLPClassifier"]

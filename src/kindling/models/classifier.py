@@ -1,0 +1,239 @@
+"""The recipe that all classifiers share: input normalisation, loss, metrics, optimizer and schedule."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal, Protocol, Self
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, instantiate_class
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import Optimizer
+from torchmetrics import MetricCollection
+from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
+from typing_extensions import override
+
+Batch = tuple[Tensor, Tensor]  # inputs (N, C, H, W) or (N, F), labels (N,)
+Stage = Literal["train", "val", "test"]
+
+# A plain dict: a checkpoint stores it as it is, and `--model.optimizer.lr 0.01` works without naming the class.
+ADAM: Any = {"class_path": "torch.optim.Adam", "init_args": {"lr": 1e-3}}
+
+
+class ClassificationData(Protocol):
+    """What a model needs to know of its data; every `ClassificationDataModule` knows it."""
+
+    num_classes: int
+    input_shape: tuple[int, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    class_names: tuple[str, ...]
+
+
+DATA_ARGUMENTS = tuple(ClassificationData.__annotations__)
+
+
+def as_config(factory: Callable[..., Any] | dict[str, Any] | None) -> dict[str, Any] | None:
+    """Writes a class, or a `functools.partial` of one, as the `class_path` and `init_args` that a checkpoint stores.
+
+    Raises:
+        ValueError: If it is something else, a lambda for example, which no checkpoint could store.
+    """
+    if factory is None or isinstance(factory, dict):
+        return factory
+    target, arguments = (factory.func, factory.keywords) if isinstance(factory, partial) else (factory, {})
+    if not isinstance(target, type):
+        raise ValueError(f"{factory!r} can't be stored in a checkpoint: pass functools.partial(torch.optim.SGD, lr=0.1)")
+    return {"class_path": f"{target.__module__}.{target.__qualname__}", "init_args": dict(arguments)}
+
+
+class Classifier(LightningModule):
+    """Base of all models: a subclass passes `**recipe` up and sets `self.network`.
+
+    Takes raw inputs and normalises them itself, so training, export and serving can't drift apart: images as floats
+    in [0, 1], shape (N, C, H, W), or features as floats, shape (N, F). Gives logits, shape (N, num_classes).
+
+    The arguments that describe the data come from the data module: `kindling fit` links them, `for_data` passes them.
+
+    Args:
+        num_classes: Number of classes.
+        input_shape: Shape of one sample: (C, H, W) or (F,).
+        mean: Mean of the inputs by channel or feature; a single value serves all.
+        std: Standard deviation of the inputs by channel or feature.
+        class_names: Names of the classes in the order of their labels; the labels themselves by default.
+        label_smoothing: Share of the target spread over all classes in the training loss, in [0, 1).
+        optimizer: Any torch optimizer.
+        lr_scheduler: Any torch scheduler, stepped after each epoch. `ReduceLROnPlateau` watches `val/loss`;
+            `OneCycleLR` is stepped after each batch and told the number of steps.
+        warmup_epochs: Epochs (a fraction will do) in which the learning rate rises linearly, batch by batch, to what
+            the scheduler says.
+        compile: Whether to compile the network with `torch.compile`; worth its half minute in long runs.
+
+    Raises:
+        ValueError: If an argument is out of its range.
+    """
+
+    network: nn.Module
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        input_shape: tuple[int, ...],
+        mean: tuple[float, ...] = (0.0,),
+        std: tuple[float, ...] = (1.0,),
+        class_names: tuple[str, ...] = (),
+        label_smoothing: float = 0.0,
+        optimizer: OptimizerCallable = ADAM,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        warmup_epochs: float = 0.0,
+        compile: bool = False,
+    ) -> None:
+        super().__init__()
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(f"label_smoothing must be in [0, 1), not {label_smoothing}")
+        if warmup_epochs < 0:
+            raise ValueError(f"warmup_epochs must not be negative: {warmup_epochs}")
+        self.save_hyperparameters()
+        # Only primitives reach the checkpoint, so that it loads with weights_only=True.
+        for name in ("optimizer", "lr_scheduler"):
+            self.hparams[name] = as_config(self.hparams[name])
+        # As the command line does: so `Classifier.load_from_checkpoint` finds the class by itself.
+        self.hparams.setdefault("_class_path", f"{type(self).__module__}.{type(self).__qualname__}")
+        self.hparams.setdefault("_instantiator", "lightning.pytorch.cli.instantiate_module")
+        self.num_classes = num_classes
+        self.input_shape = tuple(input_shape)
+        self.class_names = tuple(class_names) or tuple(str(label) for label in range(num_classes))
+        self.label_smoothing = label_smoothing
+        self.warmup_epochs = warmup_epochs
+        per_channel = (-1,) + (1,) * (len(self.input_shape) - 1)
+        self.register_buffer("mean", torch.tensor(mean).view(per_channel))
+        self.register_buffer("std", torch.tensor(std).view(per_channel))
+        # The loss has checked labels and shapes already; the metrics' own checks would make a GPU wait.
+        metrics = MetricCollection(
+            {
+                "accuracy": MulticlassAccuracy(num_classes, average="micro", validate_args=False),
+                "f1": MulticlassF1Score(num_classes, average="macro", validate_args=False),
+            }
+        )
+        self.train_metrics = metrics.clone("train/")
+        self.val_metrics = metrics.clone("val/")
+        self.test_metrics = metrics.clone("test/")
+
+    @classmethod
+    def for_data(cls, data: ClassificationData, **arguments: Any) -> Self:
+        """The model for `data`: shape, classes and normalisation come from it, the other arguments from the caller."""
+        return cls(**{name: getattr(data, name) for name in DATA_ARGUMENTS}, **arguments)
+
+    @override
+    def setup(self, stage: str) -> None:
+        if self.hparams["compile"]:
+            self.network.compile()
+
+    @override
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.network((inputs - self.mean) / self.std).float()  # (N, num_classes)
+
+    def _step(self, batch: Batch, stage: Stage) -> Tensor:
+        inputs, labels = batch
+        logits = self(inputs)
+        loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing if stage == "train" else 0.0)
+        self._metrics(stage).update(logits, labels)
+        self.log(f"{stage}/loss", loss, on_step=False, on_epoch=True, batch_size=len(labels), sync_dist=stage != "train")
+        return loss
+
+    def _metrics(self, stage: Stage) -> MetricCollection:
+        return {"train": self.train_metrics, "val": self.val_metrics, "test": self.test_metrics}[stage]
+
+    def _log_metrics(self, stage: Stage) -> None:
+        # Computed once an epoch from counts, so batches of unequal size weigh what they hold.
+        self.log_dict(self._metrics(stage).compute(), prog_bar=stage == "val")
+        self._metrics(stage).reset()
+
+    @override
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        return self._step(batch, "train")
+
+    @override
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self._step(batch, "val")
+
+    @override
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self._step(batch, "test")
+
+    @override
+    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        return self(batch[0]).softmax(dim=1)  # probabilities (N, num_classes)
+
+    @override
+    def on_train_epoch_end(self) -> None:
+        self._log_metrics("train")
+
+    @override
+    def on_validation_epoch_end(self) -> None:
+        self._log_metrics("val")
+
+    @override
+    def on_test_epoch_end(self) -> None:
+        self._log_metrics("test")
+
+    @override
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig | Optimizer:
+        optimizer = instantiate_class(self.parameters(), self.hparams["optimizer"])
+        config = self.hparams["lr_scheduler"]
+        if config is None:
+            return optimizer
+        name = config["class_path"].rsplit(".", 1)[-1]
+        init_args = dict(config["init_args"])
+        if name == "OneCycleLR":
+            init_args["total_steps"] = self.trainer.estimated_stepping_batches
+        scheduler = instantiate_class(optimizer, {**config, "init_args": init_args})
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {
+                "scheduler": scheduler,
+                "interval": "step" if name == "OneCycleLR" else "epoch",
+                "monitor": "val/loss",
+            },
+        }
+
+    @override
+    def optimizer_step(
+        self,
+        epoch: int,
+        batch_idx: int,
+        optimizer: Optimizer | LightningOptimizer,
+        optimizer_closure: Callable[[], Any] | None = None,
+    ) -> None:
+        # The warm-up scales what the scheduler says for this one step, so it goes with any scheduler.
+        rates = [group["lr"] for group in optimizer.param_groups]
+        steps = self.warmup_epochs * self.trainer.num_training_batches / self.trainer.accumulate_grad_batches
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate * min(1.0, (self.global_step + 1) / steps) if steps else rate
+        self.log("lr", optimizer.param_groups[0]["lr"], on_step=True, on_epoch=False)
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+
+    @override
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        # A run that goes on with another optimizer or schedule than the checkpoint's keeps the optimizer's momentum
+        # where it fits and starts the schedule anew. Without this the stored learning rate would win silently.
+        stored = checkpoint["hyper_parameters"]
+        if "optimizer_states" not in checkpoint or all(
+            stored[name] == self.hparams[name] for name in ("optimizer", "lr_scheduler")
+        ):
+            return
+        configured = self.configure_optimizers()
+        optimizer = configured["optimizer"] if isinstance(configured, dict) else configured
+        fresh = optimizer.state_dict()
+        if stored["optimizer"]["class_path"] == self.hparams["optimizer"]["class_path"]:
+            fresh["state"] = checkpoint["optimizer_states"][0]["state"]
+        checkpoint["optimizer_states"] = [fresh]
+        checkpoint["lr_schedulers"] = []

@@ -1,0 +1,263 @@
+"""`kindling fit`, `validate`, `test` and `predict`: LightningCLI with run folders and checkpoints found by name."""
+
+import argparse
+import csv
+import json
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from jsonargparse import ArgumentError
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from typing_extensions import override
+
+from kindling.callbacks import ExactResume, ProgressBar, TrainingHistory
+from kindling.console import as_typed, quiet, results_table, say
+from kindling.data import ClassificationDataModule
+from kindling.errors import UsageError, one_line
+from kindling.models import Classifier
+from kindling.models.classifier import DATA_ARGUMENTS
+from kindling.runs import RUNS, find_checkpoint, new_run, read_checkpoint, run_of, whole_file
+
+
+def early_stopping(monitor: str = "val/loss", mode: str = "min", patience: int | None = 5) -> EarlyStopping:
+    """Stops training when a figure has not improved for some time.
+
+    Args:
+        monitor: The figure to watch.
+        mode: Whether less of it is better, min, or more, max.
+        patience: Validations in a row without an improvement after which to stop; null never stops.
+    """
+    if patience is None:
+        patience = sys.maxsize
+    return EarlyStopping(monitor, mode=mode, patience=patience, check_on_train_epoch_end=False)
+
+
+def best_checkpoint(monitor: str = "val/loss", mode: str = "min") -> ModelCheckpoint:
+    """Keeps the checkpoint of the best validation, best.ckpt.
+
+    Args:
+        monitor: The figure that says which is best.
+        mode: Whether less of it is better, min, or more, max.
+    """
+    return ModelCheckpoint(filename="best", monitor=monitor, mode=mode, enable_version_counter=False)
+
+
+class KindlingCLI(LightningCLI):
+    """LightningCLI for one command and its options.
+
+    In `fit` the data module tells the model its shape and classes; in the other commands the checkpoint does. With
+    `--ckpt_path`, the configuration of the checkpoint's run is put before all that was typed, so what was typed wins.
+
+    Args:
+        command: fit, validate, test or predict.
+        options: The options as typed.
+    """
+
+    def __init__(self, command: str, options: Sequence[str]) -> None:
+        self.command = command
+        self.checkpoint: Path | None = None
+        self.run: Path | None = None
+        super().__init__(
+            Classifier,
+            ClassificationDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            auto_configure_optimizers=False,
+            seed_everything_default=42,
+            save_config_kwargs={"overwrite": True},  # a run that goes on writes what it goes on with
+            trainer_defaults={
+                "num_sanity_val_steps": 0,
+                "enable_model_summary": False,
+                "enable_autolog_hparams": False,  # config.yaml has them all
+            },
+            parser_kwargs={"exit_on_error": False, command: {"exit_on_error": False, "allow_abbrev": False}},
+            args=[command, *options],
+        )
+
+    @override
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
+        # One parser instead of four: each takes as long to build as to import rich.
+        return {self.command: LightningCLI.subcommands()[self.command]}
+
+    @override
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        if self.command != "fit":
+            return
+        for name in DATA_ARGUMENTS:
+            parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
+        parser.add_lightning_class_args(best_checkpoint, "checkpoint")
+        parser.add_lightning_class_args(early_stopping, "early_stopping")
+        parser.add_argument(
+            "--run_name", type=str | None, help="Folder of the run under runs/ (default: the name of the first --config)."
+        )
+        parser.add_argument(
+            "--test_after_fit", type=bool, default=True, help="Whether to measure the best checkpoint on the test split."
+        )
+
+    @override
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        command, *typed = args
+        finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+        finder.add_argument("--ckpt_path")
+        finder.add_argument("-c", "--config", action="append", default=[])
+        where = finder.parse_known_args(typed)[0]
+        self.configs = [Path(config) for config in where.config]
+        stored: list[str] = []
+        if where.ckpt_path is not None:
+            self.checkpoint = find_checkpoint(where.ckpt_path, prefer="last" if command == "fit" else "best")
+            stored = ["--config", yaml.safe_dump(stored_config(self.checkpoint, command))]
+        elif command != "fit" and not {"-h", "--help"}.intersection(typed):
+            raise UsageError(f"{command} needs a trained model: --ckpt_path best, last, a run folder or a checkpoint file")
+        try:
+            self.config = parser.parse_args([command, *stored, *typed])
+        except ArgumentError as error:
+            raise UsageError(one_line(str(error), self._parser(command).get_defaults())) from error
+        self.config[command]["ckpt_path"] = None  # Lightning would let what the checkpoint stores win
+
+    @override
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        config = self.config_init[self.command]["trainer"]
+        callbacks: list[Callback] = [ProgressBar()]
+        kwargs["logger"] = False
+        if self.command == "fit" and not config["fast_dev_run"]:
+            self.run = self._run_folder()
+            kwargs["default_root_dir"] = self.run
+            if config["logger"] is not False:
+                kwargs["logger"] = self._loggers(self.run) + _as_list(config["logger"])
+            callbacks += [TrainingHistory(self.run), ExactResume(self.run / "checkpoints")]
+        else:
+            self.save_config_callback = None
+        self.trainer_defaults["callbacks"] = callbacks
+        return super().instantiate_trainer(**kwargs)
+
+    def _run_folder(self) -> Path:
+        if self.checkpoint and self.checkpoint.name == "last.ckpt":
+            return run_of(self.checkpoint)  # the run goes on; from any other checkpoint a new one starts
+        recipes = [config.stem for config in self.configs if config.parent.name != "with"]
+        classes = f"{type(self.model).__name__}-{type(self.datamodule).__name__}"
+        name = self.config[self.command]["run_name"] or (recipes or [classes])[0]
+        # The other processes of a distributed run write nothing: Lightning tells them where the first one writes.
+        return new_run(name) if rank_zero_only.rank == 0 else RUNS / name
+
+    def _loggers(self, run: Path) -> list[Logger]:
+        where = {"save_dir": run.parent.parent, "name": run.parent.name, "version": run.name}
+        table = run / "metrics.csv"
+        csv_logger = CSVLogger(**where)
+        if not table.exists():
+            return [csv_logger, TensorBoardLogger(**where, default_hp_metric=False)]
+        # CSVLogger begins a file anew: hand it the rows up to the checkpoint.
+        steps = read_checkpoint(self.checkpoint)["global_step"]
+        with table.open(newline="") as file:
+            rows = [row for row in csv.DictReader(file) if int(row["step"]) < steps]
+        csv_logger.experiment.metrics = rows
+        return [csv_logger, TensorBoardLogger(**where, default_hp_metric=False, purge_step=steps)]
+
+    @override
+    def after_instantiate_classes(self) -> None:
+        if self.checkpoint is None:
+            return
+        stored = read_checkpoint(self.checkpoint)
+        try:
+            self.model.load_state_dict(stored["state_dict"])
+        except RuntimeError as error:
+            name = stored["hyper_parameters"].get("_class_path", "model").rsplit(".", 1)[-1]
+            raise ValueError(
+                f"{self.checkpoint} holds another model, a {name} for inputs {stored['hyper_parameters']['input_shape']} "
+                f"and {stored['hyper_parameters']['num_classes']} classes: {str(error).splitlines()[1].strip()}"
+            ) from error
+
+    def fit(self, **kwargs: Any) -> None:
+        """Trains, then tests the best checkpoint."""
+        parameters = sum(parameter.numel() for parameter in self.model.parameters())
+        say(f"{type(self.model).__name__}, {parameters:,} parameters: {self.run or 'nothing is kept'}")
+        try:
+            self.trainer.fit(**kwargs | {"ckpt_path": self.checkpoint, "weights_only": True})
+        except BaseException:
+            self._after_failure()
+            raise
+        best = self.trainer.checkpoint_callback.best_model_path if self.run else None
+        if self.config[self.command]["test_after_fit"]:
+            self.test(**kwargs | {"ckpt_path": best or None})
+        if self.run:
+            say(f"run: {self.run}", "\nnext:")
+            say("  " + as_typed("kindling", "predict --ckpt_path", self.run))
+            say("  " + as_typed("kindling", "fit --ckpt_path", self.run, "--trainer.max_epochs", 2 * self.trainer.max_epochs))
+            say("  " + as_typed("tensorboard", "--logdir", RUNS))
+
+    def _after_failure(self) -> None:
+        if self.run is None or rank_zero_only.rank:
+            return
+        if (self.run / "checkpoints" / "last.ckpt").exists():
+            say("stopped; go on with: " + as_typed("kindling", "fit --ckpt_path", self.run))
+        else:
+            shutil.rmtree(self.run)  # nothing was trained
+
+    def validate(self, **kwargs: Any) -> None:
+        """Measures the checkpoint on the validation split."""
+        metrics = self.trainer.validate(**kwargs | {"ckpt_path": self.checkpoint}, verbose=False)[0]
+        say(results_table(f"validation split, {self.checkpoint}", metrics))
+
+    def test(self, **kwargs: Any) -> None:
+        """Measures the checkpoint on the test split and writes `test_metrics.json` into its run folder."""
+        checkpoint = kwargs["ckpt_path"] = kwargs["ckpt_path"] or self.checkpoint
+        metrics = self.trainer.test(**kwargs, verbose=False)[0]
+        say(results_table(f"test split, {checkpoint or 'after a trial run'}", metrics))
+        if checkpoint:
+            with whole_file(run_of(Path(checkpoint)) / "test_metrics.json") as path:
+                path.write_text(json.dumps(metrics, indent=2) + "\n")
+
+    def predict(self, **kwargs: Any) -> None:
+        """Writes `predictions.csv` into the run folder of the checkpoint."""
+        probabilities = torch.cat(self.trainer.predict(**kwargs | {"ckpt_path": self.checkpoint})).cpu()  # (N, classes)
+        names = self.model.class_names
+        with whole_file(run_of(self.checkpoint) / "predictions.csv") as path, path.open("w", newline="") as file:
+            table = csv.writer(file)
+            table.writerow(["row", "prediction", "probability", *names])
+            for row, line in enumerate(probabilities.tolist()):
+                best = max(range(len(names)), key=line.__getitem__)
+                table.writerow([row, names[best], *(f"{value:.6g}" for value in (line[best], *line))])
+        say(f"{len(probabilities):,} predictions: {run_of(self.checkpoint) / 'predictions.csv'}")
+
+
+def stored_config(checkpoint: Path, command: str) -> dict[str, Any]:
+    """The configuration with which a command goes on from a checkpoint.
+
+    From the `config.yaml` of its run; for a file outside of a run, from what the checkpoint itself stores.
+    """
+    stored = read_checkpoint(checkpoint)
+    path = run_of(checkpoint) / "config.yaml"
+    config: dict[str, Any] = yaml.safe_load(path.read_text()) if path.exists() else {}
+    model = _class_config(stored["hyper_parameters"])
+    if "data" not in config and "datamodule_hyper_parameters" in stored:
+        config["data"] = _class_config(stored["datamodule_hyper_parameters"])
+    if command == "fit":
+        for name in DATA_ARGUMENTS:
+            model["init_args"].pop(name)  # the data module says them anew
+        return {"model": model, **config}
+    # One device, so that every sample counts once; the rest of the trainer was for training.
+    trainer = {"devices": 1, "precision": config.get("trainer", {}).get("precision")}
+    return {"model": model, "trainer": trainer} | {key: config[key] for key in ("data", "seed_everything") if key in config}
+
+
+def _class_config(hyper_parameters: dict[str, Any]) -> dict[str, Any]:
+    init_args = {name: value for name, value in hyper_parameters.items() if not name.startswith("_")}
+    return {"class_path": hyper_parameters["_class_path"], "init_args": init_args}
+
+
+def _as_list(loggers: Any) -> list[Logger]:
+    return loggers if isinstance(loggers, list) else [loggers] if isinstance(loggers, Logger) else []
+
+
+def run(command: str, options: Sequence[str]) -> None:
+    """Runs `fit`, `validate`, `test` or `predict` with the options as typed."""
+    quiet()
+    KindlingCLI(command, options)
