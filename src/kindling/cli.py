@@ -46,18 +46,24 @@ def main(args: Sequence[str] | None = None) -> int:
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMMANDS)}"
         return _fail(f"there is no command {command}: {hint}", code=2)
 
-    from kindling.errors import UsageError
-    from kindling.training import run
+    try:
+        from lightning.fabric.utilities.exceptions import MisconfigurationException
 
+        from kindling.errors import UsageError, one_line
+        from kindling.training import run
+    except KeyboardInterrupt:
+        return _fail("interrupted before it began", code=1)
     try:
         run(command, options)
     except UsageError as error:
         return _fail(str(error), code=2)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, MisconfigurationException) as error:
         # What a person can mend is said in one line; KINDLING_DEBUG=1 shows where it came from.
         if os.environ.get("KINDLING_DEBUG"):
             raise
-        return _fail(" ".join(str(error).split()), code=1)
+        return _fail(one_line(str(error)), code=1)
+    except KeyboardInterrupt:
+        return _fail("interrupted", code=1)
     return 0
 
 

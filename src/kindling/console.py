@@ -8,17 +8,18 @@ import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 from rich.table import Table
 
 # Each message, by its beginning, with the reason why it says nothing to the person who reads it.
 SILENCED = {
     r"The '.*_dataloader' does not have many workers": "tensors in memory load faster without worker processes",
-    r"The number of training batches .* is smaller than the logging interval": "a figure an epoch is logged in any case",
+    r"The number of training batches .* is smaller than the logging interval": "epochs are logged in any case",
     r"You're resuming from a checkpoint that ended before the epoch ended": "the data module goes on mid-epoch",
     r"Checkpoint directory .* exists and is not empty": "the run goes on in its folder",
     r"Experiment logs directory .* exists and is not empty": "the rows up to the checkpoint are kept, see `loggers`",
+    r"Be aware that when using `ckpt_path`": "callbacks of the training have nothing to do in a test",
     r"`isinstance\(treespec, LeafSpec\)` is deprecated": "between lightning and torch",
     r"``instantiate_classes`` was deprecated": "between lightning and jsonargparse",
     r"\s*By default only one JsonargparseDeprecationWarning": "between lightning and jsonargparse",

@@ -1,72 +1,99 @@
 """One line for a mistake on the command line, in place of the parser's many."""
 
+import ast
 import difflib
 import re
 from collections.abc import Iterable
 
 import torch
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import ArgumentParser
 from lightning.pytorch import Callback
 from lightning.pytorch.loggers import Logger
 
 from kindling.data import ClassificationDataModule
 from kindling.models import Classifier
 
-BASES = (Classifier, ClassificationDataModule, torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler, Callback, Logger)
+# What may be named by its class: the options that take one, and any other.
+BASES: dict[str, tuple[type, ...]] = {
+    "model": (Classifier,),
+    "data": (ClassificationDataModule,),
+    "model.optimizer": (torch.optim.Optimizer,),
+    "model.lr_scheduler": (torch.optim.lr_scheduler.LRScheduler,),
+}
+OTHERS = (Callback, Logger)
 
 
 class UsageError(Exception):
     """A command line or configuration that can't be understood."""
 
 
-def one_line(message: str, defaults: Namespace) -> str:
-    """Says what jsonargparse's message means: the key, what is wrong with it, the nearest name that would do.
+def one_line(message: str, options: Iterable[str] = ()) -> str:
+    """Says what jsonargparse's message means: the key, what is wrong with it, and the nearest name that would do.
 
     Args:
-        message: The message of its ArgumentError.
-        defaults: The parser's defaults, which tell the names of its options.
+        message: A message of jsonargparse; any other is only put on one line.
+        options: The names of all options, without the two dashes.
     """
     key = ".".join(re.findall(r'Parser key "([^"]+)"', message))
-    if found := re.search(r"nrecognized arguments: (--)?([\w.]+)", message):
-        return f"there is no option --{found[2]}{did_you_mean(found[2], defaults.keys(branches=True), '--')}"
-    if found := re.search(r"Option '([^']+)' is not accepted", message):
-        owner = re.findall(r"(?:class_path '|class_path=')([\w.]+)'", message)
-        names = class_arguments(owner[-1]) if owner else defaults.keys(branches=True)
-        where = f"{key}.{found[1]}" if key else found[1]
-        return f"{owner[-1].rsplit('.')[-1] if owner else 'kindling'} has no option {where}{did_you_mean(found[1], names)}"
-    if found := re.search(r"Expected a dot import path string: (\S+)|Expected a path but (\S+) either", message):
+    owners = re.findall(r"class_path[= ]'([\w.]+)'", message)
+    if found := re.search(r"unrecognized arguments: (?:--)?([\w.]+)|does not accept option '([\w.]+)'", message):
         name = found[1] or found[2]
-        return f"{key}: there is no {name}{did_you_mean(name, class_names())}"
-    if found := re.search(r"Expected an? (.+?)\. Got value: (.*)", message):
-        return f"{key}: {found[2]} is not {readable(found[1])}"
-    if found := re.search(r"Key \"([^\"]+)\" is required|option '?([\w.]+)'? is required", message):
-        return f"{found[1] or found[2]} is missing"
-    return f"{key}: " * bool(key) + " ".join(re.sub(r'Parser key "[^"]+":', "", message).split())
+        return f"there is no option {name}{did_you_mean(name, options) or did_you_mean(name.split('.')[0], options)}"
+    if found := re.search(r"Option '([^']+)' is not accepted", message):
+        known = class_arguments(owners[-1]) if owners else options
+        return f"there is no option {'.'.join(filter(None, [key, found[1]]))}{did_you_mean(found[1], known)}"
+    if found := re.search(r"Expected a dot import path string: (\S+)", message):
+        return f"{key}: there is no {found[1]}{did_you_mean(found[1], class_names(key))}"
+    if found := re.search(r"arguments are required: (.+)", message):
+        names = ", ".join(f"{key}.{name}" if key else f"--{name.split('.', 1)[-1]}" for name in found[1].split(", "))
+        return f"{names} must be given"
+    if found := re.search(r"Got value: (.*)", message) or re.search(r"Given value: (.*)", message):
+        return f"{key}: {found[1]} is not {' or '.join(expected(message))}" if key else " ".join(reasons(message))
+    return " ".join([f"{key}:"] * bool(key) + reasons(message))
 
 
-def did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:
+def reasons(message: str) -> list[str]:
+    """The lines of a message that give a reason of their own."""
+    frames = (
+        "Does not validate",
+        "Subtypes:",
+        "Errors:",
+        "Given value",
+        "Problem with",
+        "Expected a <class 'NoneType'>",
+    )
+    lines = [re.sub(r'Parser key "[^"]+":', "", line).strip(" -") for line in message.splitlines()]
+    return [line for line in lines if line and not line.startswith(frames)]
+
+
+def expected(message: str) -> list[str]:
+    """The types and choices that would have been accepted, in plain words."""
+    kinds = re.findall(r"Expected an? (<class '[\w.]+'>|typing\.Literal\[.*?\])", message)
+    literals = [ast.literal_eval(kind.removeprefix("typing.Literal")) for kind in kinds if "Literal" in kind]
+    choices = [choice for literal in literals for choice in literal]
+    names = [kind.split("'")[1] for kind in kinds if "Literal" not in kind and "NoneType" not in kind]
+    return [*names, *([f"one of {', '.join(map(str, choices))}"] if choices else [])]
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Names the nearest known name, where one is near."""
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
-    return f": did you mean {prefix}{near[0]}?" if near else ""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f": did you mean {near[0]}?" if near else ""
 
 
 def class_arguments(class_path: str) -> list[str]:
     """The names of a class's arguments, inherited ones included."""
     module, name = class_path.rsplit(".", 1)
     cls = getattr(__import__(module, fromlist=[name]), name)
-    return [argument.removeprefix("it.") for argument in ArgumentParser().add_class_arguments(cls, "it", fail_untyped=False)]
+    added = ArgumentParser().add_class_arguments(cls, "it", fail_untyped=False)
+    return [argument.removeprefix("it.") for argument in added]
 
 
-def class_names() -> list[str]:
-    """The names of all models, data modules, optimizers, schedulers, callbacks and loggers."""
-    found, names = list(BASES), []
-    while found:
-        cls = found.pop()
+def class_names(key: str) -> list[str]:
+    """The names of the classes that an option takes."""
+    classes, names = list(BASES.get(key, OTHERS)), []
+    while classes:
+        cls = classes.pop()
         names.append(cls.__name__)
-        found += cls.__subclasses__()
+        classes += cls.__subclasses__()
     return names
-
-
-def readable(kind: str) -> str:
-    """A type as jsonargparse prints it, in fewer signs."""
-    return re.sub(r"<class '([\w.]+)'>", r"\1", kind)

@@ -4,8 +4,8 @@ import argparse
 import csv
 import json
 import shutil
-import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,42 +13,21 @@ import torch
 import yaml
 from jsonargparse import ArgumentError
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from lightning.pytorch.utilities import rank_zero_only
 from typing_extensions import override
 
 from kindling.callbacks import ExactResume, ProgressBar, TrainingHistory
 from kindling.console import as_typed, quiet, results_table, say
 from kindling.data import ClassificationDataModule
 from kindling.errors import UsageError, one_line
+from kindling.memory import keep_freed_memory
 from kindling.models import Classifier
 from kindling.models.classifier import DATA_ARGUMENTS
+from kindling.options import ReadableParser, best_checkpoint, early_stopping
 from kindling.runs import RUNS, find_checkpoint, new_run, read_checkpoint, run_of, whole_file
-
-
-def early_stopping(monitor: str = "val/loss", mode: str = "min", patience: int | None = 5) -> EarlyStopping:
-    """Stops training when a figure has not improved for some time.
-
-    Args:
-        monitor: The figure to watch.
-        mode: Whether less of it is better, min, or more, max.
-        patience: Validations in a row without an improvement after which to stop; null never stops.
-    """
-    if patience is None:
-        patience = sys.maxsize
-    return EarlyStopping(monitor, mode=mode, patience=patience, check_on_train_epoch_end=False)
-
-
-def best_checkpoint(monitor: str = "val/loss", mode: str = "min") -> ModelCheckpoint:
-    """Keeps the checkpoint of the best validation, best.ckpt.
-
-    Args:
-        monitor: The figure that says which is best.
-        mode: Whether less of it is better, min, or more, max.
-    """
-    return ModelCheckpoint(filename="best", monitor=monitor, mode=mode, enable_version_counter=False)
 
 
 class KindlingCLI(LightningCLI):
@@ -69,17 +48,18 @@ class KindlingCLI(LightningCLI):
         super().__init__(
             Classifier,
             ClassificationDataModule,
+            parser_class=ReadableParser,
             subclass_mode_model=True,
             subclass_mode_data=True,
             auto_configure_optimizers=False,
             seed_everything_default=42,
             save_config_kwargs={"overwrite": True},  # a run that goes on writes what it goes on with
             trainer_defaults={
+                "max_epochs": 10,
                 "num_sanity_val_steps": 0,
                 "enable_model_summary": False,
-                "enable_autolog_hparams": False,  # config.yaml has them all
             },
-            parser_kwargs={"exit_on_error": False, command: {"exit_on_error": False, "allow_abbrev": False}},
+            parser_kwargs={"exit_on_error": False, command: {"exit_on_error": False}},
             args=[command, *options],
         )
 
@@ -97,10 +77,15 @@ class KindlingCLI(LightningCLI):
         parser.add_lightning_class_args(best_checkpoint, "checkpoint")
         parser.add_lightning_class_args(early_stopping, "early_stopping")
         parser.add_argument(
-            "--run_name", type=str | None, help="Folder of the run under runs/ (default: the name of the first --config)."
+            "--run_name",
+            type=str | None,
+            help="Folder of the run under runs/; else the name of the first --config.",
         )
         parser.add_argument(
-            "--test_after_fit", type=bool, default=True, help="Whether to measure the best checkpoint on the test split."
+            "--test_after_fit",
+            type=bool,
+            default=True,
+            help="Whether to test the best checkpoint at the end.",
         )
 
     @override
@@ -111,20 +96,25 @@ class KindlingCLI(LightningCLI):
         finder.add_argument("-c", "--config", action="append", default=[])
         where = finder.parse_known_args(typed)[0]
         self.configs = [Path(config) for config in where.config]
+        for config in filter(Path.is_file, self.configs):
+            check_yaml(config)
         stored: list[str] = []
         if where.ckpt_path is not None:
             self.checkpoint = find_checkpoint(where.ckpt_path, prefer="last" if command == "fit" else "best")
             stored = ["--config", yaml.safe_dump(stored_config(self.checkpoint, command))]
         elif command != "fit" and not {"-h", "--help"}.intersection(typed):
-            raise UsageError(f"{command} needs a trained model: --ckpt_path best, last, a run folder or a checkpoint file")
+            raise UsageError(f"{command} needs a trained model: --ckpt_path best, last, a run folder or a file")
         try:
             self.config = parser.parse_args([command, *stored, *typed])
         except ArgumentError as error:
-            raise UsageError(one_line(str(error), self._parser(command).get_defaults())) from error
+            raise UsageError(one_line(str(error), self._parser(command).get_defaults().keys(branches=True))) from error
+        if self.config[command]["ckpt_path"] is not None and self.checkpoint is None:
+            raise UsageError("the checkpoint is given on the command line, in full: --ckpt_path PATH")
         self.config[command]["ckpt_path"] = None  # Lightning would let what the checkpoint stores win
 
     @override
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        self._check_that_all_fits()
         config = self.config_init[self.command]["trainer"]
         callbacks: list[Callback] = [ProgressBar()]
         kwargs["logger"] = False
@@ -137,7 +127,28 @@ class KindlingCLI(LightningCLI):
         else:
             self.save_config_callback = None
         self.trainer_defaults["callbacks"] = callbacks
-        return super().instantiate_trainer(**kwargs)
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except Exception:
+            self._tidy_up()
+            raise
+
+    def _check_that_all_fits(self) -> None:
+        takes, has = self.model.input_shape, self.datamodule.input_shape
+        if takes != has:
+            raise ValueError(f"the model takes inputs of shape {takes}, the data has {has}")
+        if self.checkpoint is None:
+            return
+        stored = read_checkpoint(self.checkpoint)
+        try:
+            self.model.load_state_dict(stored["state_dict"])
+        except RuntimeError as error:
+            name = stored["hyper_parameters"]["_class_path"].rsplit(".", 1)[-1]
+            reason = str(error).splitlines()[1].strip()
+            raise ValueError(f"{self.checkpoint} holds another model, a {name}: {reason}") from error
+        epochs = stored["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+        if self.command == "fit" and epochs == self.config["fit"]["trainer"]["max_epochs"]:
+            raise ValueError(f"{self.checkpoint} has had its {epochs} epochs: ask for more with --trainer.max_epochs")
 
     def _run_folder(self) -> Path:
         if self.checkpoint and self.checkpoint.name == "last.ckpt":
@@ -146,34 +157,21 @@ class KindlingCLI(LightningCLI):
         classes = f"{type(self.model).__name__}-{type(self.datamodule).__name__}"
         name = self.config[self.command]["run_name"] or (recipes or [classes])[0]
         # The other processes of a distributed run write nothing: Lightning tells them where the first one writes.
-        return new_run(name) if rank_zero_only.rank == 0 else RUNS / name
+        return rank_zero_only(new_run)(name) or RUNS / name
 
     def _loggers(self, run: Path) -> list[Logger]:
-        where = {"save_dir": run.parent.parent, "name": run.parent.name, "version": run.name}
+        where: dict[str, Any] = {"save_dir": run.parent.parent, "name": run.parent.name, "version": run.name}
         table = run / "metrics.csv"
         csv_logger = CSVLogger(**where)
-        if not table.exists():
-            return [csv_logger, TensorBoardLogger(**where, default_hp_metric=False)]
-        # CSVLogger begins a file anew: hand it the rows up to the checkpoint.
-        steps = read_checkpoint(self.checkpoint)["global_step"]
-        with table.open(newline="") as file:
-            rows = [row for row in csv.DictReader(file) if int(row["step"]) < steps]
-        csv_logger.experiment.metrics = rows
+        steps = None
+        if self.checkpoint and table.exists():
+            # CSVLogger would begin the file anew: it is handed the rows up to the checkpoint.
+            steps = read_checkpoint(self.checkpoint)["global_step"]
+            with table.open(newline="") as file:
+                rows = [row for row in csv.DictReader(file) if int(row["step"]) < steps]
+            csv_logger.experiment.metrics = rows
+            csv_logger.save()
         return [csv_logger, TensorBoardLogger(**where, default_hp_metric=False, purge_step=steps)]
-
-    @override
-    def after_instantiate_classes(self) -> None:
-        if self.checkpoint is None:
-            return
-        stored = read_checkpoint(self.checkpoint)
-        try:
-            self.model.load_state_dict(stored["state_dict"])
-        except RuntimeError as error:
-            name = stored["hyper_parameters"].get("_class_path", "model").rsplit(".", 1)[-1]
-            raise ValueError(
-                f"{self.checkpoint} holds another model, a {name} for inputs {stored['hyper_parameters']['input_shape']} "
-                f"and {stored['hyper_parameters']['num_classes']} classes: {str(error).splitlines()[1].strip()}"
-            ) from error
 
     def fit(self, **kwargs: Any) -> None:
         """Trains, then tests the best checkpoint."""
@@ -182,50 +180,67 @@ class KindlingCLI(LightningCLI):
         try:
             self.trainer.fit(**kwargs | {"ckpt_path": self.checkpoint, "weights_only": True})
         except BaseException:
-            self._after_failure()
+            self._tidy_up()
             raise
-        best = self.trainer.checkpoint_callback.best_model_path if self.run else None
         if self.config[self.command]["test_after_fit"]:
-            self.test(**kwargs | {"ckpt_path": best or None})
+            assert isinstance(self.trainer.checkpoint_callback, ModelCheckpoint)
+            best = self.trainer.checkpoint_callback.best_model_path
+            self.test(**kwargs | {"ckpt_path": self.run and (best or self.run / "checkpoints" / "last.ckpt")})
         if self.run:
             say(f"run: {self.run}", "\nnext:")
             say("  " + as_typed("kindling", "predict --ckpt_path", self.run))
-            say("  " + as_typed("kindling", "fit --ckpt_path", self.run, "--trainer.max_epochs", 2 * self.trainer.max_epochs))
+            more = f"--trainer.max_epochs {2 * self.trainer.current_epoch}"
+            say("  " + as_typed("kindling", "fit --ckpt_path", self.run, more))
             say("  " + as_typed("tensorboard", "--logdir", RUNS))
 
-    def _after_failure(self) -> None:
-        if self.run is None or rank_zero_only.rank:
+    @rank_zero_only
+    def _tidy_up(self) -> None:
+        """After a failure: keeps a run that has something to go on from, removes one that never began."""
+        if self.run is None:
             return
         if (self.run / "checkpoints" / "last.ckpt").exists():
             say("stopped; go on with: " + as_typed("kindling", "fit --ckpt_path", self.run))
         else:
             shutil.rmtree(self.run)  # nothing was trained
+            with suppress(OSError):
+                self.run.parent.rmdir()  # where this was its only run
 
     def validate(self, **kwargs: Any) -> None:
         """Measures the checkpoint on the validation split."""
-        metrics = self.trainer.validate(**kwargs | {"ckpt_path": self.checkpoint}, verbose=False)[0]
+        metrics = self.trainer.validate(**kwargs | {"ckpt_path": self.checkpoint, "verbose": False})[0]
         say(results_table(f"validation split, {self.checkpoint}", metrics))
 
     def test(self, **kwargs: Any) -> None:
         """Measures the checkpoint on the test split and writes `test_metrics.json` into its run folder."""
-        checkpoint = kwargs["ckpt_path"] = kwargs["ckpt_path"] or self.checkpoint
-        metrics = self.trainer.test(**kwargs, verbose=False)[0]
-        say(results_table(f"test split, {checkpoint or 'after a trial run'}", metrics))
+        checkpoint = kwargs["ckpt_path"] or self.checkpoint
+        metrics = self.trainer.test(**kwargs | {"ckpt_path": checkpoint, "verbose": False})[0]
+        say(results_table(f"test split, {checkpoint or 'a few batches after a trial run'}", metrics))
         if checkpoint:
             with whole_file(run_of(Path(checkpoint)) / "test_metrics.json") as path:
-                path.write_text(json.dumps(metrics, indent=2) + "\n")
+                path.write_text(json.dumps({name: round(value, 6) for name, value in metrics.items()}, indent=2) + "\n")
 
     def predict(self, **kwargs: Any) -> None:
         """Writes `predictions.csv` into the run folder of the checkpoint."""
-        probabilities = torch.cat(self.trainer.predict(**kwargs | {"ckpt_path": self.checkpoint})).cpu()  # (N, classes)
+        assert self.checkpoint is not None
+        batches: Any = self.trainer.predict(**kwargs | {"ckpt_path": self.checkpoint})
+        probabilities = torch.cat(batches).cpu()  # (N, classes)
         names = self.model.class_names
-        with whole_file(run_of(self.checkpoint) / "predictions.csv") as path, path.open("w", newline="") as file:
+        written = run_of(self.checkpoint) / "predictions.csv"
+        with whole_file(written) as path, path.open("w", newline="") as file:
             table = csv.writer(file)
             table.writerow(["row", "prediction", "probability", *names])
             for row, line in enumerate(probabilities.tolist()):
                 best = max(range(len(names)), key=line.__getitem__)
                 table.writerow([row, names[best], *(f"{value:.6g}" for value in (line[best], *line))])
-        say(f"{len(probabilities):,} predictions: {run_of(self.checkpoint) / 'predictions.csv'}")
+        say(f"{len(probabilities):,} predictions: {written}")
+
+
+def check_yaml(config: Path) -> None:
+    """Raises a UsageError that names the file and the line where it is no YAML; jsonargparse names neither."""
+    try:
+        yaml.safe_load(config.read_text())
+    except yaml.YAMLError as error:
+        raise UsageError(f"{config} is no YAML: {' '.join(str(error).split())}") from error
 
 
 def stored_config(checkpoint: Path, command: str) -> dict[str, Any]:
@@ -245,7 +260,8 @@ def stored_config(checkpoint: Path, command: str) -> dict[str, Any]:
         return {"model": model, **config}
     # One device, so that every sample counts once; the rest of the trainer was for training.
     trainer = {"devices": 1, "precision": config.get("trainer", {}).get("precision")}
-    return {"model": model, "trainer": trainer} | {key: config[key] for key in ("data", "seed_everything") if key in config}
+    kept: dict[str, Any] = {key: config[key] for key in ("data", "seed_everything") if key in config}
+    return {"model": model, "trainer": trainer} | kept
 
 
 def _class_config(hyper_parameters: dict[str, Any]) -> dict[str, Any]:
@@ -260,4 +276,5 @@ def _as_list(loggers: Any) -> list[Logger]:
 def run(command: str, options: Sequence[str]) -> None:
     """Runs `fit`, `validate`, `test` or `predict` with the options as typed."""
     quiet()
+    keep_freed_memory()
     KindlingCLI(command, options)

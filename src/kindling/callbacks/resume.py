@@ -11,6 +11,8 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from typing_extensions import override
 
+from kindling.models.classifier import Classifier
+
 
 class ExactResume(Callback):
     """Keeps `last.ckpt` so that a killed, interrupted or finished run goes on as if it had never stopped.
@@ -43,6 +45,27 @@ class ExactResume(Callback):
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._random_state = state_dict
+
+    @override
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        # Lightning would restore the stored learning rate over one that was typed, and a OneCycleLR that ends too soon.
+        assert isinstance(pl_module, Classifier)
+        stored, wanted, steps = checkpoint["hyper_parameters"], pl_module.hparams, checkpoint["global_step"]
+        same = all(stored[name] == wanted[name] for name in ("optimizer", "lr_scheduler"))
+        for schedule in checkpoint["lr_schedulers"]:
+            if "total_steps" in schedule:
+                began = steps - schedule["last_epoch"]
+                same &= schedule["total_steps"] == trainer.estimated_stepping_batches - began
+        if same:
+            return
+        # The optimizer keeps its momentum where it fits; the schedule begins anew over the steps that remain.
+        pl_module.schedule_start = steps
+        configured = pl_module.configure_optimizers()
+        optimizer = (configured["optimizer"] if isinstance(configured, dict) else configured).state_dict()
+        if stored["optimizer"]["class_path"] == wanted["optimizer"]["class_path"]:
+            optimizer["state"] = checkpoint["optimizer_states"][0]["state"]
+        checkpoint["optimizer_states"] = [optimizer]
+        checkpoint["lr_schedulers"] = []
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -46,7 +46,7 @@ class ResumableLoader(DataLoader[Batch]):
     batches_done = 0
 
     @override
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         skip, self.skip = self.skip, 0
         for self.batches_done, batch in enumerate(itertools.islice(super().__iter__(), skip, None), start=skip + 1):
             yield batch
@@ -108,7 +108,7 @@ class ClassificationDataModule(LightningDataModule):
         self.val_split = val_split
         self.split_seed = split_seed
         self.num_workers = num_workers
-        self._resume_after = 0
+        self._resume_after = 0  # batches of the first epoch that an interrupted run has had already
 
     def load(self, split: Split) -> Batch:
         """Reads one official split: inputs (N, ...) and labels (N,)."""
@@ -145,8 +145,8 @@ class ClassificationDataModule(LightningDataModule):
             size = self.val_split if isinstance(self.val_split, int) else round(self.val_split * len(labels))
             if not 0 < size < len(labels):
                 raise ValueError(
-                    f"val_split={self.val_split} holds out {size} of the {len(labels)} training samples: at least 1 must "
-                    "be held out and 1 left"
+                    f"val_split={self.val_split} holds out {size} of the {len(labels)} training samples: "
+                    "at least 1 must be held out and 1 left"
                 )
             train, val = stratified_split(labels, size, self.split_seed)
             self.train = ArrayDataset(inputs[train], labels[train])
@@ -159,30 +159,29 @@ class ClassificationDataModule(LightningDataModule):
         world_size, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
         # The order of an epoch follows from seed and epoch alone, so a resumed run sees the same batches.
         seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
-        sampler = DistributedSampler(self.train, world_size, rank, shuffle=True, seed=seed)
-        self._train_loader = self._loader(self.train, self.batch_size, sampler)
+        sampler: DistributedSampler[Batch] = DistributedSampler(self.train, world_size, rank, shuffle=True, seed=seed)
+        self._train_loader = self._loader(self.train, batch_size=self.batch_size, sampler=sampler)
         self._train_loader.skip = self._resume_after
         return self._train_loader
 
     @override
     def val_dataloader(self) -> ResumableLoader:
-        return self._loader(self.val, self.eval_batch_size)
+        return self._loader(self.val, batch_size=self.eval_batch_size)
 
     @override
     def test_dataloader(self) -> ResumableLoader:
-        return self._loader(self.test, self.eval_batch_size)
+        return self._loader(self.test, batch_size=self.eval_batch_size)
 
     @override
     def predict_dataloader(self) -> ResumableLoader:
         return self.test_dataloader()
 
-    def _loader(self, dataset: ArrayDataset, batch_size: int, sampler: Any = None) -> ResumableLoader:
+    def _loader(self, dataset: ArrayDataset, **batches: Any) -> ResumableLoader:
         return ResumableLoader(
             dataset,
-            batch_size,
-            sampler=sampler,
+            **batches,
             num_workers=self.num_workers,
-            collate_fn=_as_is,
+            collate_fn=_as_is,  # a batch comes whole out of the dataset
             pin_memory=torch.cuda.is_available(),
             # A generator of its own: making a loader must not move the random numbers of the training.
             generator=torch.Generator(),
@@ -209,5 +208,6 @@ def as_float(inputs: Tensor) -> Tensor:
     return inputs.float() / 255 if inputs.dtype == torch.uint8 else inputs
 
 
-def _as_is(batch: Batch) -> Batch:
-    return batch
+def _as_is(batch: Any) -> Batch:
+    whole: Batch = batch
+    return whole

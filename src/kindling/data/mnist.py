@@ -1,5 +1,6 @@
 """MNIST, its siblings, and a sample of it that needs no download."""
 
+from contextlib import suppress
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any, Literal
@@ -38,7 +39,7 @@ class MNISTDataModule(ClassificationDataModule):
         **loading: Batches and validation split, see `ClassificationDataModule`.
     """
 
-    input_shape = (1, 28, 28)
+    input_shape: tuple[int, ...] = (1, 28, 28)
 
     def __init__(
         self,
@@ -81,12 +82,14 @@ class MNISTDataModule(ClassificationDataModule):
         try:
             return getattr(datasets, self.source)(self.data_dir, train=split == "train", download=download)
         except (ValueError, AssertionError) as error:
-            raise ValueError(f"a file in {folder} is damaged ({error}): delete that folder to download it again") from error
+            raise ValueError(f"a file in {folder} is damaged: delete that folder to download it again") from error
         except (RuntimeError, OSError) as error:
+            for made in (folder, folder.parent, self.data_dir):
+                with suppress(OSError):
+                    made.rmdir()  # where it is empty
             raise OSError(
-                f"{self.source} is not in {folder} and can't be downloaded ({error}): name the folder that has it with "
-                "--data.data_dir, or train on the digits that need no download: "
-                "kindling fit --config configs/quickstart.yaml"
+                f"{self.source} is not in {folder} and the download failed: name a folder that holds {self.source}/raw "
+                "with --data.data_dir, or train without a download: kindling fit --config configs/quickstart.yaml"
             ) from error
 
 

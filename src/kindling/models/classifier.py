@@ -2,10 +2,10 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Literal, Self
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, instantiate_class
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
@@ -23,17 +23,8 @@ Stage = Literal["train", "val", "test"]
 ADAM: Any = {"class_path": "torch.optim.Adam", "init_args": {"lr": 1e-3}}
 
 
-class ClassificationData(Protocol):
-    """What a model needs to know of its data; every `ClassificationDataModule` knows it."""
-
-    num_classes: int
-    input_shape: tuple[int, ...]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    class_names: tuple[str, ...]
-
-
-DATA_ARGUMENTS = tuple(ClassificationData.__annotations__)
+# What a model needs to know of its data: every `ClassificationDataModule` has these as attributes.
+DATA_ARGUMENTS = ("num_classes", "input_shape", "mean", "std", "class_names")
 
 
 def as_config(factory: Callable[..., Any] | dict[str, Any] | None) -> dict[str, Any] | None:
@@ -46,7 +37,7 @@ def as_config(factory: Callable[..., Any] | dict[str, Any] | None) -> dict[str, 
         return factory
     target, arguments = (factory.func, factory.keywords) if isinstance(factory, partial) else (factory, {})
     if not isinstance(target, type):
-        raise ValueError(f"{factory!r} can't be stored in a checkpoint: pass functools.partial(torch.optim.SGD, lr=0.1)")
+        raise ValueError(f"no checkpoint can store {factory!r}: pass functools.partial(torch.optim.SGD, lr=0.1)")
     return {"class_path": f"{target.__module__}.{target.__qualname__}", "init_args": dict(arguments)}
 
 
@@ -111,6 +102,7 @@ class Classifier(LightningModule):
         self.class_names = tuple(class_names) or tuple(str(label) for label in range(num_classes))
         self.label_smoothing = label_smoothing
         self.warmup_epochs = warmup_epochs
+        self.schedule_start = 0  # optimizer steps before the schedule: not 0 where a resumed run begins a new one
         per_channel = (-1,) + (1,) * (len(self.input_shape) - 1)
         self.register_buffer("mean", torch.tensor(mean).view(per_channel))
         self.register_buffer("std", torch.tensor(std).view(per_channel))
@@ -126,7 +118,7 @@ class Classifier(LightningModule):
         self.test_metrics = metrics.clone("test/")
 
     @classmethod
-    def for_data(cls, data: ClassificationData, **arguments: Any) -> Self:
+    def for_data(cls, data: LightningDataModule, **arguments: Any) -> Self:
         """The model for `data`: shape, classes and normalisation come from it, the other arguments from the caller."""
         return cls(**{name: getattr(data, name) for name in DATA_ARGUMENTS}, **arguments)
 
@@ -137,14 +129,16 @@ class Classifier(LightningModule):
 
     @override
     def forward(self, inputs: Tensor) -> Tensor:
-        return self.network((inputs - self.mean) / self.std).float()  # (N, num_classes)
+        logits: Tensor = self.network((inputs - self.mean) / self.std)  # (N, num_classes)
+        return logits.float()
 
     def _step(self, batch: Batch, stage: Stage) -> Tensor:
         inputs, labels = batch
         logits = self(inputs)
         loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing if stage == "train" else 0.0)
         self._metrics(stage).update(logits, labels)
-        self.log(f"{stage}/loss", loss, on_step=False, on_epoch=True, batch_size=len(labels), sync_dist=stage != "train")
+        evaluating = stage != "train"  # then processes wait for each other anyway
+        self.log(f"{stage}/loss", loss, on_step=False, on_epoch=True, batch_size=len(labels), sync_dist=evaluating)
         return loss
 
     def _metrics(self, stage: Stage) -> MetricCollection:
@@ -169,7 +163,7 @@ class Classifier(LightningModule):
 
     @override
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        return self(batch[0]).softmax(dim=1)  # probabilities (N, num_classes)
+        return self.forward(batch[0]).softmax(dim=1)  # probabilities (N, num_classes)
 
     @override
     def on_train_epoch_end(self) -> None:
@@ -185,14 +179,14 @@ class Classifier(LightningModule):
 
     @override
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig | Optimizer:
-        optimizer = instantiate_class(self.parameters(), self.hparams["optimizer"])
+        optimizer: Optimizer = instantiate_class(self.parameters(), self.hparams["optimizer"])
         config = self.hparams["lr_scheduler"]
         if config is None:
             return optimizer
         name = config["class_path"].rsplit(".", 1)[-1]
         init_args = dict(config["init_args"])
         if name == "OneCycleLR":
-            init_args["total_steps"] = self.trainer.estimated_stepping_batches
+            init_args["total_steps"] = self.trainer.estimated_stepping_batches - self.schedule_start
         scheduler = instantiate_class(optimizer, {**config, "init_args": init_args})
         return {
             "optimizer": optimizer,
@@ -220,20 +214,3 @@ class Classifier(LightningModule):
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
-
-    @override
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        # A run that goes on with another optimizer or schedule than the checkpoint's keeps the optimizer's momentum
-        # where it fits and starts the schedule anew. Without this the stored learning rate would win silently.
-        stored = checkpoint["hyper_parameters"]
-        if "optimizer_states" not in checkpoint or all(
-            stored[name] == self.hparams[name] for name in ("optimizer", "lr_scheduler")
-        ):
-            return
-        configured = self.configure_optimizers()
-        optimizer = configured["optimizer"] if isinstance(configured, dict) else configured
-        fresh = optimizer.state_dict()
-        if stored["optimizer"]["class_path"] == self.hparams["optimizer"]["class_path"]:
-            fresh["state"] = checkpoint["optimizer_states"][0]["state"]
-        checkpoint["optimizer_states"] = [fresh]
-        checkpoint["lr_schedulers"] = []

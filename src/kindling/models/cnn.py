@@ -20,6 +20,8 @@ def cnn(
 
     Takes (N, C, H, W) with `input_shape` (C, H, W) and gives (N, num_classes).
     """
+    if min(hidden, *channels) < 1:
+        raise ValueError(f"channels and hidden must be at least 1, not {channels} and {hidden}")
     in_channels, height, width = input_shape
     layers: list[nn.Module] = []
     for out_channels in channels:

@@ -13,6 +13,8 @@ def mlp(in_features: int, hidden: tuple[int, ...], num_classes: int, dropout: fl
 
     Takes any shape (N, ...) with `in_features` values a sample and gives (N, num_classes).
     """
+    if min(hidden, default=1) < 1:
+        raise ValueError(f"hidden layers need a width of at least 1, not {hidden}")
     layers: list[nn.Module] = [nn.Flatten()]
     for width in hidden:
         layers.append(nn.Linear(in_features, width))

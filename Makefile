@@ -1,0 +1,32 @@
+# Two commands: each makes .venv and installs what is missing, then runs.
+PYTHON ?= python3
+# The set of versions that the tests last passed with; `make CONSTRAINTS= train` takes the newest instead.
+CONSTRAINTS ?= constraints.txt
+PIP := .venv/bin/python -m pip install --quiet $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
+
+.PHONY: train test lint clean
+
+train: .venv/installed
+	.venv/bin/kindling fit --config configs/quickstart.yaml
+
+test: .venv/installed-dev
+	.venv/bin/pytest
+
+lint: .venv/installed-dev
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	.venv/bin/mypy
+
+clean:
+	rm -rf .venv
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/installed: pyproject.toml $(CONSTRAINTS) | .venv/bin/python
+	$(PIP) --editable .
+	touch $@
+
+.venv/installed-dev: .venv/installed
+	$(PIP) --editable '.[dev]'
+	touch $@

@@ -1,0 +1,88 @@
+"""The options beside those of model, data and Trainer, and a help page that a person can read."""
+
+import sys
+from argparse import SUPPRESS
+from typing import Any, Literal
+
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser
+from typing_extensions import override
+
+from kindling.cli import COMMANDS
+
+# Help texts of our own, and the flags of the Trainer that the help page shows. All others work too.
+HELP = {
+    "config": "Recipe in YAML; of several, the later wins.",
+    "print_config": "Print the configuration that results, and stop.",
+    "seed_everything": "Seed of all random numbers; true draws one.",
+    "ckpt_path": "Checkpoint to go on from: best, last (of the newest run), a run folder or a file.",
+    "model": "Model; its options follow as --model.NAME VALUE.",
+    "model.help": "Show the options of one model, CNNClassifier for example.",
+    "data": "Data source; its options follow as --data.NAME VALUE.",
+    "data.help": "Show the options of one data source, MNISTDataModule for example.",
+    "trainer.max_epochs": "Epochs to train.",
+    "trainer.max_time": "Time to train at most, days:hours:minutes:seconds.",
+    "trainer.accelerator": "cpu, gpu, mps, tpu or auto.",
+    "trainer.devices": "Number of devices, or the list of them.",
+    "trainer.strategy": "How several devices share the work: ddp, fsdp, auto.",
+    "trainer.precision": "32-true, bf16-mixed (fast on new CPUs and GPUs) or 16-mixed (older GPUs).",
+    "trainer.accumulate_grad_batches": "Batches to an optimizer step.",
+    "trainer.gradient_clip_val": "Largest norm of all gradients together; larger ones are scaled down to it.",
+    "trainer.check_val_every_n_epoch": "Epochs from one validation to the next.",
+    "trainer.limit_train_batches": "Batches of a training epoch at most, or as a float, their share.",
+    "trainer.log_every_n_steps": "Optimizer steps from one logged learning rate to the next.",
+    "trainer.deterministic": "Whether to use deterministic algorithms only; the CPU's are in any case.",
+    "trainer.fast_dev_run": "Only try a few batches of everything; keep nothing.",
+    "trainer.overfit_batches": "Train on so many batches again and again, to see whether the model can learn.",
+    "trainer.profiler": "simple or advanced: where the time goes.",
+}
+TITLES = {"trainer": "trainer", "model": "model", "data": "data", "checkpoint": "best checkpoint"}
+TITLES |= {"early_stopping": "early stopping", "ckpt_path": "checkpoint"}
+MORE = "All other flags of Lightning's Trainer work too: https://lightning.ai/docs/pytorch/stable/common/trainer.html"
+
+
+def early_stopping(
+    monitor: str = "val/loss", mode: Literal["min", "max"] = "min", patience: int | None = 5
+) -> EarlyStopping:
+    """Stops training when a figure has not improved for some time.
+
+    Args:
+        monitor: Figure to watch.
+        mode: Whether less of it is better, min, or more, max.
+        patience: Validations in a row without an improvement after which training stops; null never stops.
+    """
+    if patience is None:
+        patience = sys.maxsize
+    if patience < 0:
+        raise ValueError(f"early_stopping.patience must not be negative: {patience}")
+    return EarlyStopping(monitor, mode=mode, patience=patience, check_on_train_epoch_end=False)
+
+
+def best_checkpoint(monitor: str = "val/loss", mode: Literal["min", "max"] = "min") -> ModelCheckpoint:
+    """Keeps the checkpoint of the best validation, best.ckpt.
+
+    Args:
+        monitor: Figure that says which is best.
+        mode: Whether less of it is better, min, or more, max.
+    """
+    return ModelCheckpoint(filename="best", monitor=monitor, mode=mode, enable_version_counter=False)
+
+
+class ReadableParser(LightningArgumentParser):
+    """A parser whose help page has short texts, the flags that people use, and the Trainer's last."""
+
+    @override
+    def format_help(self, *arguments: Any, **options: Any) -> str:
+        for action in self._actions:
+            wanted = not action.dest.startswith("trainer") and not action.dest.endswith(("weights_only", "verbose"))
+            is_config = action.dest in TITLES and "CONFIG" in str(action.metavar)
+            action.help = HELP.get(action.dest, action.help if wanted and not is_config else SUPPRESS)
+        for group in self._action_groups:
+            first = next((action.dest.split(".")[0] for action in group._group_actions), "")
+            if group.title != "Linked arguments":
+                group.title = TITLES.get(first, group.title)
+        self._action_groups = sorted(self._action_groups, key=lambda group: group.title == "trainer")
+        self.usage = f"{self.prog.replace(' [options]', '')} [--config FILE ...] [--OPTION VALUE ...]"
+        self.description = COMMANDS[self.prog.split()[-1]]
+        self.epilog = MORE
+        return super().format_help(*arguments, **options)

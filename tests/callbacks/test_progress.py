@@ -1,0 +1,38 @@
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from conftest import TINY, Command
+
+
+def test_a_log_file_gets_a_line_an_epoch(kindling: Command) -> None:
+    lines = kindling("fit", *TINY).out.splitlines()[1:3]
+    for epoch, line in enumerate(lines, 1):
+        assert re.fullmatch(
+            rf"epoch {epoch}/2  train/loss \d\.\d{{4}}  val/loss \d\.\d{{4}}  val/accuracy \d\.\d{{4}}", line
+        )
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+def test_a_terminal_gets_one_bar() -> None:
+    import pty
+
+    terminal, other_end = pty.openpty()
+    command = [sys.executable, "-m", "kindling", "fit", *TINY, "--test_after_fit", "false"]
+    process = subprocess.Popen(command, stdout=other_end, stderr=other_end, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    os.close(other_end)
+    shown = b""
+    while True:
+        try:
+            shown += os.read(terminal, 4096)
+        except OSError:  # the other end was closed
+            break
+    assert process.wait(timeout=60) == 0
+    text = shown.decode()
+    assert "Epoch 1" in text
+    assert "val/accuracy" in text
+    assert "Validation" not in text
+    assert "Sanity" not in text

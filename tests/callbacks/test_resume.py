@@ -1,0 +1,123 @@
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from conftest import TINY, Command, same, weights
+
+# Dropout and shuffling draw random numbers, a plateau scheduler has a memory; 30 samples a class are 7 steps an epoch.
+LONG = [*TINY, "--model.dropout", "0.3", "--trainer.max_epochs", "4"]
+PLATEAU = [
+    *("--model.lr_scheduler", "torch.optim.lr_scheduler.ReduceLROnPlateau"),
+    *("--model.lr_scheduler.patience", "0", "--model.lr_scheduler.threshold", "10", "--model.optimizer.lr", "0.01"),
+]
+ONE_CYCLE = ["--model.lr_scheduler", "OneCycleLR", "--model.lr_scheduler.max_lr", "0.01"]
+RUN = Path("runs/tiny/version_0")
+LAST = RUN / "checkpoints/last.ckpt"
+
+
+def rows(run: Path) -> list[dict[str, str]]:
+    with (run / "metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def stop_with(name: str, step: int) -> list[str]:
+    return ["--trainer.callbacks", json.dumps([{"class_path": f"helpers.{name}", "init_args": {"step": step}}])]
+
+
+@pytest.mark.parametrize("schedule", [[], PLATEAU, ONE_CYCLE], ids=["constant", "plateau", "one-cycle"])
+@pytest.mark.parametrize("step", [0, 3, 12, 13, 14, 16], ids=lambda step: f"step-{step}")
+def test_an_interrupted_run_goes_on_to_the_very_same_weights(kindling: Command, schedule: list[str], step: int) -> None:
+    assert kindling("fit", *LONG, *schedule).code == 0
+    stopped = kindling("fit", *LONG, *schedule, *stop_with("SignalAt", step))
+    assert stopped.code == 1
+    run = Path("runs/tiny/version_1")
+    assert f"fit --ckpt_path {run}" in stopped.out
+    assert torch.load(run / "checkpoints/last.ckpt", weights_only=True)["global_step"] == step + 1
+    resumed = kindling("fit", "--ckpt_path", "last", "--trainer.callbacks", "null")
+    assert resumed.code == 0, resumed.err
+    assert same(weights(LAST), weights(run / "checkpoints/last.ckpt"))
+    assert same(weights(RUN / "checkpoints/best.ckpt"), weights(run / "checkpoints/best.ckpt"))
+    figures = ("epoch", "step", "val/loss", "test/loss")
+    assert [[row[name] for name in figures] for row in rows(run)] == [
+        [row[name] for name in figures] for row in rows(RUN)
+    ]
+
+
+@pytest.mark.parametrize("schedule", [PLATEAU, ONE_CYCLE], ids=["plateau", "one-cycle"])
+def test_a_crashed_run_goes_on_from_its_last_epoch_to_the_very_same_weights(
+    kindling: Command, schedule: list[str]
+) -> None:
+    assert kindling("fit", *LONG, *schedule).code == 0
+    with pytest.raises(RuntimeError, match="lights"):
+        kindling("fit", *LONG, *schedule, *stop_with("CrashAt", 17))
+    run = Path("runs/tiny/version_1")
+    assert torch.load(run / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 14
+    assert kindling("fit", "--ckpt_path", run, "--trainer.callbacks", "null").code == 0
+    assert same(weights(LAST), weights(run / "checkpoints/last.ckpt"))
+    assert len(rows(run)) == len(rows(RUN))
+
+
+def test_the_plateau_scheduler_of_these_tests_does_act(kindling: Command) -> None:
+    kindling("fit", *LONG, *PLATEAU)
+    scheduler = torch.load(LAST, weights_only=True)["lr_schedulers"][0]
+    assert scheduler["_last_lr"][0] < 0.01
+
+
+def test_sigterm_stops_as_ctrl_c_does(kindling: Command) -> None:
+    spec = [{"class_path": "helpers.SignalAt", "init_args": {"step": 3, "number": 15}}]
+    assert kindling("fit", *LONG, "--trainer.callbacks", json.dumps(spec)).code == 1
+    assert torch.load(LAST, weights_only=True)["global_step"] == 4
+
+
+def test_a_finished_run_can_be_trained_longer(kindling: Command) -> None:
+    """A one-cycle schedule ends with its run: going on begins a new one over the steps that were added."""
+    kindling("fit", *LONG, *ONE_CYCLE)
+    longer = kindling("fit", "--ckpt_path", RUN, "--trainer.max_epochs", "6", "--trainer.log_every_n_steps", "1")
+    assert longer.code == 0, longer.err
+    steps = 2 * 7
+    optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))])
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.01, total_steps=steps)
+    expected = []
+    for _ in range(steps):
+        expected.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    rates = [float(row["lr"]) for row in rows(RUN) if row["lr"]][-steps:]
+    assert rates == pytest.approx(expected, rel=1e-5)
+
+
+def test_going_on_from_the_best_checkpoint_leaves_its_run_as_it_was(kindling: Command) -> None:
+    kindling("fit", *LONG)
+    before = {path: path.read_bytes() for path in RUN.rglob("*") if path.is_file()}
+    assert kindling("fit", "--ckpt_path", RUN / "checkpoints/best.ckpt", "--trainer.max_epochs", "5").code == 0
+    assert before == {path: path.read_bytes() for path in RUN.rglob("*") if path.is_file()}
+    assert Path("runs/tiny/version_1/checkpoints/last.ckpt").exists()
+
+
+def test_typed_learning_rate_wins_over_the_checkpoint(kindling: Command) -> None:
+    kindling("fit", *LONG)
+    result = kindling("fit", "--ckpt_path", "last", "--model.optimizer.lr", "1e-4", "--trainer.max_epochs", "5")
+    assert result.code == 0, result.err
+    stored = torch.load(LAST, weights_only=True)
+    assert stored["optimizer_states"][0]["param_groups"][0]["lr"] == 1e-4
+    assert stored["hyper_parameters"]["optimizer"]["init_args"]["lr"] == 1e-4
+    # Adam's memory of the gradients is kept: its step count goes on.
+    assert stored["optimizer_states"][0]["state"][0]["step"] == 5 * 7
+
+
+def test_another_optimizer_starts_afresh(kindling: Command) -> None:
+    kindling("fit", *LONG)
+    result = kindling("fit", "--ckpt_path", "last", "--model.optimizer", "SGD", "--trainer.max_epochs", "5")
+    assert result.code == 0, result.err
+    assert "exp_avg" not in str(torch.load(LAST, weights_only=True)["optimizer_states"][0]["state"])
+
+
+def test_a_run_that_has_had_its_epochs_says_how_to_go_on(kindling: Command) -> None:
+    kindling("fit", *TINY)
+    result = kindling("fit", "--ckpt_path", "last")
+    assert result.code == 1
+    assert "2 epochs" in result.err
+    assert "--trainer.max_epochs" in result.err

@@ -1,0 +1,97 @@
+"""A tiny real MNIST, and `kindling` as a user calls it but without the seconds that starting Python takes."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from kindling.cli import main
+from kindling.data.mnist import read_sample
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+
+# The smallest real training there is: half a second.
+TINY = (
+    "--model MLPClassifier --model.hidden [8] --data SyntheticDataModule --data.num_samples 300 --data.batch_size 32 "
+    "--trainer.max_epochs 2 --run_name tiny"
+).split()
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a command leaves on the screen."""
+
+    code: int
+    out: str
+    err: str
+
+
+Command = Callable[..., Result]
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Each test runs in an empty folder, with the recipes at hand."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").symlink_to(CONFIGS)
+    return tmp_path
+
+
+@pytest.fixture
+def kindling(capfd: pytest.CaptureFixture[str]) -> Command:
+    """Runs a command and gives its exit code and what it printed."""
+
+    def run(*arguments: object) -> Result:
+        capfd.readouterr()
+        try:
+            code = main([str(argument) for argument in arguments])
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        printed = capfd.readouterr()
+        return Result(code, printed.out, printed.err)
+
+    return run
+
+
+def weights(checkpoint: Path | str) -> dict[str, torch.Tensor]:
+    """The weights that a checkpoint holds."""
+    state: dict[str, torch.Tensor] = torch.load(checkpoint, weights_only=True)["state_dict"]
+    return state
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    """Whether two sets of weights are the same to the bit."""
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def write_idx(path: Path, array: torch.Tensor) -> None:
+    """Writes bytes as MNIST's own files do: magic number, sizes, values."""
+    header = np.array([0x0800 + array.ndim, *array.shape], dtype=">i4")
+    path.write_bytes(header.tobytes() + array.to(torch.uint8).numpy().tobytes())
+
+
+@pytest.fixture(scope="session")
+def mnist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as torchvision lays it out, with 400 training and 100 test digits."""
+    folder = tmp_path_factory.mktemp("data")
+    for source in ("MNIST", "FashionMNIST", "KMNIST"):
+        raw = folder / source / "raw"
+        raw.mkdir(parents=True)
+        for prefix, split, number in (("train", "train", 400), ("t10k", "test", 100)):
+            images, labels = read_sample(split)  # type: ignore[arg-type]
+            chosen = torch.linspace(0, len(labels) - 1, number).long()
+            write_idx(raw / f"{prefix}-images-idx3-ubyte", images[chosen, 0])
+            write_idx(raw / f"{prefix}-labels-idx1-ubyte", labels[chosen])
+    return folder
+
+
+@pytest.fixture(scope="session")
+def full_mnist() -> Path:
+    """The folder of the full MNIST, where `KINDLING_DATA_DIR` names it."""
+    if "KINDLING_DATA_DIR" not in os.environ:
+        pytest.skip("KINDLING_DATA_DIR does not name a folder with the full MNIST")
+    return Path(os.environ["KINDLING_DATA_DIR"]).resolve()

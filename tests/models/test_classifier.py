@@ -1,0 +1,246 @@
+import csv
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from sklearn.metrics import accuracy_score, f1_score, log_loss
+from torch import nn
+
+from conftest import TINY, Command
+from kindling import Classifier, CNNClassifier, MLPClassifier, SyntheticDataModule
+
+MNIST: dict[str, Any] = {"num_classes": 10, "input_shape": (1, 28, 28)}
+RUN = Path("runs/tiny/version_0")
+
+
+def parameters(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def quick_trainer(**arguments: object) -> Trainer:
+    return Trainer(
+        **{"max_epochs": 1, "logger": False, "enable_checkpointing": False, "enable_progress_bar": False} | arguments,  # type: ignore[arg-type]
+        enable_model_summary=False,
+    )
+
+
+def column(name: str, run: Path = RUN) -> list[float]:
+    with (run / "metrics.csv").open(newline="") as file:
+        return [float(row[name]) for row in csv.DictReader(file) if row[name]]
+
+
+def test_networks_have_the_tutorials_sizes() -> None:
+    assert parameters(MLPClassifier(hidden=(128,), **MNIST)) == 101_770
+    assert parameters(CNNClassifier(channels=(32, 64), hidden=128, batch_norm=False, **MNIST)) == 225_034
+
+
+@pytest.mark.parametrize("batch_norm", [False, True])
+@pytest.mark.parametrize("shape", [(1, 1, 1), (3, 2, 7), (1, 8, 8), (4, 5, 33), (3, 64, 64)])
+def test_the_cnn_takes_images_of_any_size(shape: tuple[int, int, int], batch_norm: bool) -> None:
+    model = CNNClassifier(channels=(4, 8, 8), hidden=16, num_classes=3, input_shape=shape, batch_norm=batch_norm)
+    assert model(torch.rand(5, *shape)).shape == (5, 3)
+
+
+def test_options_put_their_layers_in() -> None:
+    def kinds(model: Classifier) -> set[str]:
+        return {type(layer).__name__ for layer in model.network.modules()}
+
+    assert {"BatchNorm1d", "Dropout"} <= kinds(MLPClassifier(dropout=0.1, batch_norm=True, **MNIST))
+    assert not {"BatchNorm1d", "Dropout"} & kinds(MLPClassifier(**MNIST))
+    assert {"BatchNorm2d", "Dropout"} <= kinds(CNNClassifier(dropout=0.1, **MNIST))
+    assert not {"BatchNorm2d", "Dropout"} & kinds(CNNClassifier(batch_norm=False, **MNIST))
+
+
+def test_the_model_normalises_its_inputs() -> None:
+    inputs = torch.rand(4, 2, 3, 3)
+    raw = MLPClassifier(num_classes=3, input_shape=(2, 3, 3))
+    normalising = MLPClassifier(num_classes=3, input_shape=(2, 3, 3), mean=(0.2, 0.5), std=(0.1, 2.0))
+    normalising.network = raw.network
+    by_hand = torch.stack([(inputs[:, 0] - 0.2) / 0.1, (inputs[:, 1] - 0.5) / 2.0], dim=1)
+    torch.testing.assert_close(normalising(inputs), raw(by_hand))
+
+
+@pytest.mark.parametrize("eval_batch_size", [7, 64, 1000])
+def test_metrics_agree_with_scikit_learn_over_batches_of_unequal_size(eval_batch_size: int) -> None:
+    data = SyntheticDataModule(num_samples=500, num_classes=5, val_split=123, eval_batch_size=eval_batch_size)
+    model = MLPClassifier.for_data(data)
+    figures = quick_trainer().validate(model, data, verbose=False)[0]
+    with torch.no_grad():
+        probabilities = model(data.val.inputs).softmax(dim=1).double().numpy()
+    labels, guesses = data.val.labels.numpy(), probabilities.argmax(axis=1)
+    assert figures["val/accuracy"] == pytest.approx(accuracy_score(labels, guesses), abs=1e-6)
+    assert figures["val/f1"] == pytest.approx(f1_score(labels, guesses, average="macro"), abs=1e-6)
+    assert figures["val/loss"] == pytest.approx(log_loss(labels, probabilities), abs=1e-5)
+
+
+def test_training_metrics_are_those_of_the_batches_seen(kindling: Command) -> None:
+    """With a learning rate of 0 the network stays as it is, so training metrics can be computed afterwards."""
+    kindling("fit", *TINY, "--model.optimizer", "SGD", "--model.optimizer.lr", "0", "--data.batch_size", "50")
+    model = MLPClassifier.load_from_checkpoint(RUN / "checkpoints/last.ckpt")
+    data = SyntheticDataModule(num_samples=300)
+    data.setup("fit")
+    with torch.no_grad():
+        probabilities = model(data.train.inputs).softmax(dim=1).double().numpy()
+    labels = data.train.labels.numpy()
+    assert column("train/loss") == pytest.approx([log_loss(labels, probabilities)] * 2, abs=1e-5)
+    assert column("train/accuracy") == pytest.approx(
+        [accuracy_score(labels, probabilities.argmax(axis=1))] * 2, abs=1e-6
+    )
+
+
+def test_label_smoothing_is_for_the_training_loss_alone() -> None:
+    model = MLPClassifier(num_classes=3, input_shape=(4,), label_smoothing=0.2)
+    model.log = lambda *arguments, **options: None  # type: ignore[method-assign]
+    inputs, labels = torch.rand(6, 4), torch.tensor([0, 1, 2, 0, 1, 2])
+    log_probabilities = model(inputs).log_softmax(dim=1)
+    plain = -log_probabilities[range(6), labels].mean()
+    torch.testing.assert_close(model.training_step((inputs, labels), 0), 0.8 * plain - 0.2 * log_probabilities.mean())
+    torch.testing.assert_close(model._step((inputs, labels), "val"), plain)
+
+
+@pytest.mark.parametrize(("epochs", "warm_up_steps"), [(1.0, 7), (1.5, 10.5)])
+def test_warm_up_raises_the_learning_rate_step_by_step(kindling: Command, epochs: float, warm_up_steps: float) -> None:
+    kindling("fit", *TINY, "--model.warmup_epochs", epochs, "--trainer.log_every_n_steps", "1")
+    expected = [1e-3 * min(1.0, (step + 1) / warm_up_steps) for step in range(14)]
+    assert column("lr") == pytest.approx(expected, rel=1e-5)
+
+
+def test_warm_up_goes_with_a_scheduler(kindling: Command) -> None:
+    schedule = ["--model.lr_scheduler", "ExponentialLR", "--model.lr_scheduler.gamma", "0.5"]
+    kindling("fit", *TINY, *schedule, "--model.warmup_epochs", "2", "--trainer.log_every_n_steps", "1")
+    expected = [1e-3 * 0.5 ** (step // 7) * (step + 1) / 14 for step in range(14)]
+    assert column("lr") == pytest.approx(expected, rel=1e-5)
+
+
+def epoch_rates(kindling: Command, *schedule: str, epochs: int, steps: int = 7) -> list[float]:
+    kindling("fit", *TINY, *schedule, "--trainer.max_epochs", epochs, "--trainer.log_every_n_steps", "1")
+    return column("lr")[::steps]
+
+
+def test_step_lr_steps_after_its_epochs(kindling: Command) -> None:
+    schedule = [
+        "--model.lr_scheduler",
+        "StepLR",
+        "--model.lr_scheduler.step_size",
+        "5",
+        "--early_stopping.patience",
+        "99",
+    ]
+    rates = epoch_rates(kindling, *schedule, epochs=11)
+    assert rates == pytest.approx([1e-3] * 5 + [1e-4] * 5 + [1e-5], rel=1e-5)
+
+
+def test_reduce_lr_on_plateau_steps_after_its_patience(kindling: Command) -> None:
+    plateau = "torch.optim.lr_scheduler.ReduceLROnPlateau"
+    # No validation loss improves by 1,000 %: the first counts as best, two more are waited for.
+    schedule = [
+        "--model.lr_scheduler",
+        plateau,
+        "--model.lr_scheduler.patience",
+        "2",
+        "--model.lr_scheduler.threshold",
+        "10",
+    ]
+    rates = epoch_rates(kindling, *schedule, "--early_stopping.patience", "99", epochs=8)
+    assert rates == pytest.approx([1e-3] * 4 + [1e-4] * 3 + [1e-5], rel=1e-5)
+
+
+def test_gradients_are_clipped_to_the_norm(kindling: Command) -> None:
+    class Norms(Callback):
+        def __init__(self) -> None:
+            self.before: list[float] = []
+            self.after: list[float] = []
+
+        def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: object) -> None:
+            self.before.append(norm(pl_module))
+
+        def on_before_zero_grad(self, trainer: Trainer, pl_module: LightningModule, optimizer: object) -> None:
+            self.after.append(norm(pl_module))
+
+    def norm(model: nn.Module) -> float:
+        gradients = [parameter.grad.flatten() for parameter in model.parameters() if parameter.grad is not None]
+        return torch.cat(gradients).norm().item() if gradients else 0.0
+
+    norms = Norms()
+    data = SyntheticDataModule(num_samples=300)
+    quick_trainer(gradient_clip_val=0.1, callbacks=[norms]).fit(MLPClassifier.for_data(data), data)
+    assert min(norms.before) > 0.1
+    assert norms.after[1:] == pytest.approx([0.1] * (len(norms.after) - 1), rel=1e-3)
+
+
+def test_mixed_precision_computes_in_bfloat16() -> None:
+    kinds = []
+    data = SyntheticDataModule(num_samples=300)
+    model = MLPClassifier.for_data(data)
+    model.network[1].register_forward_hook(lambda module, inputs, output: kinds.append(output.dtype))  # type: ignore[index]
+    quick_trainer(precision="bf16-mixed").fit(model, data)
+    assert set(kinds) == {torch.bfloat16}
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    assert model(data.val.inputs).dtype == torch.float32
+
+
+def test_compiling_keeps_the_names_of_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled = []
+    monkeypatch.setattr(nn.Module, "compile", lambda self: compiled.append(self))
+    model = MLPClassifier(**MNIST, compile=True)
+    model.setup("fit")
+    assert compiled == [model.network]
+    assert model.state_dict().keys() == MLPClassifier(**MNIST).state_dict().keys()
+
+
+def test_a_checkpoint_from_a_notebook_holds_plain_values_and_needs_nothing_else(folder: Path) -> None:
+    data = SyntheticDataModule(num_samples=300)
+    model = MLPClassifier.for_data(
+        data,
+        hidden=(5,),
+        optimizer=partial(torch.optim.SGD, lr=0.1),
+        lr_scheduler=partial(torch.optim.lr_scheduler.StepLR, step_size=2),
+    )
+    trainer = quick_trainer()
+    trainer.fit(model, data)
+    trainer.save_checkpoint("notebook.ckpt")
+    stored = torch.load("notebook.ckpt", weights_only=True)["hyper_parameters"]
+    assert stored["optimizer"] == {"class_path": "torch.optim.sgd.SGD", "init_args": {"lr": 0.1}}
+    for cls in (MLPClassifier, Classifier):
+        again = cls.load_from_checkpoint("notebook.ckpt")
+        assert isinstance(again, MLPClassifier)
+        assert torch.equal(again(data.val.inputs), model(data.val.inputs))
+        assert again.class_names == ("0", "1", "2")
+
+
+def test_a_checkpoint_from_the_command_line_needs_nothing_else(kindling: Command) -> None:
+    kindling("fit", *TINY)
+    model = MLPClassifier.load_from_checkpoint(RUN / "checkpoints/best.ckpt")
+    assert model.network[1].out_features == 8  # type: ignore[index]
+    assert isinstance(Classifier.load_from_checkpoint(RUN / "checkpoints/best.ckpt"), MLPClassifier)
+
+
+def test_what_no_checkpoint_could_store_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"functools\.partial"):
+        MLPClassifier(**MNIST, optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.1))
+
+
+@pytest.mark.parametrize("arguments", [{"label_smoothing": 1.0}, {"label_smoothing": -0.1}, {"warmup_epochs": -1}])
+def test_ranges_are_checked(arguments: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=next(iter(arguments))):
+        MLPClassifier(**MNIST, **arguments)  # type: ignore[arg-type]
+
+
+class WideClassifier(Classifier):
+    """A model of one's own, as the README shows it."""
+
+    def __init__(self, width: int = 64, **recipe: object) -> None:
+        super().__init__(**recipe)  # type: ignore[arg-type]
+        self.network = nn.Sequential(nn.Flatten(), nn.LazyLinear(width), nn.ReLU(), nn.Linear(width, self.num_classes))
+
+
+def test_a_model_of_ones_own_trains_and_loads(kindling: Command) -> None:
+    result = kindling("fit", *TINY[4:], "--model", f"{__name__}.WideClassifier", "--model.width", "7")
+    assert result.code == 0, result.err
+    again = Classifier.load_from_checkpoint(RUN / "checkpoints/best.ckpt")
+    assert isinstance(again, WideClassifier)
+    assert again.network[1].out_features == 7  # type: ignore[index]
+    assert kindling("test", "--ckpt_path", "best").code == 0

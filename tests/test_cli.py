@@ -1,0 +1,200 @@
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+import kindling as package
+from conftest import TINY, Command
+from kindling.cli import COMMANDS
+
+QUICK = ["fit", "--config", "configs/quickstart.yaml"]
+
+
+def test_help_names_every_command_in_a_moment_without_torch() -> None:
+    program = "import sys; from kindling.cli import main; main(['--help']); sys.exit('torch' in sys.modules)"
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+        seconds.append(time.perf_counter() - start)
+    assert min(seconds) < 0.4
+    for name, line in COMMANDS.items():
+        assert any(shown.split() == [name, *line.split()] for shown in process.stdout.splitlines())
+
+
+def test_the_module_is_the_command() -> None:
+    process = subprocess.run(
+        [sys.executable, "-m", "kindling", "--version"], capture_output=True, text=True, check=True
+    )
+    assert process.stdout == f"kindling {package.__version__}\n"
+
+
+def test_fit_help_is_readable_and_lists_what_can_be_chosen(kindling: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    shown = kindling("fit", "--help").out
+    assert len(shown.splitlines()) < 130
+    for title in ("options:", "model:", "data:", "best checkpoint:", "early stopping:", "trainer:"):
+        assert title in shown.splitlines()
+    words = " ".join(shown.split())
+    for name in package.__all__:
+        assert f"kindling.{name}" in words
+    assert "(type: int | null, default: 5)" in words
+
+
+def test_model_help_shows_inherited_options_with_defaults(kindling: Command) -> None:
+    words = " ".join(kindling("fit", "--model.help", "CNNClassifier").out.split())
+    assert (
+        "Output channels of each block; each block halves height and width. (type: tuple[int, ...], default: (32, 64)"
+        in words
+    )
+    assert "--model.label_smoothing" in words
+    assert "default: 0.0" in words
+
+
+YAML = {
+    "key": "model: {class_path: CNNClassifier, init_args: {chanels: [3]}}",
+    "top": "trainer: {max_epoch: 3}",
+    "syntax": "model: [",
+    "optimizer": "model: {class_path: CNNClassifier, init_args: {optimizer: {class_path: AdamX}}}",
+    "argument": "model: {class_path: CNNClassifier, init_args: {optimizer: {class_path: Adam, init_args: {lrr: 0.1}}}}",
+}
+
+USAGE = {
+    ("tset",): ["tset", "did you mean test?"],
+    ("frobnicate",): ["frobnicate", "fit, validate, test, predict"],
+    ("fit",): ["--data, --model must be given"],
+    ("fit", "--model", "CNNClassifier"): ["--data must be given"],
+    (*QUICK, "stray"): ["stray"],
+    (*QUICK, "--modl.dropout", "0"): ["modl.dropout", "did you mean model?"],
+    (*QUICK, "--model", "CNNClasifier"): ["CNNClasifier", "did you mean CNNClassifier?"],
+    (*QUICK, "--model", "SyntheticDataModule"): ["model: there is no SyntheticDataModule"],
+    (*QUICK, "--model.chanels", "[3]"): ["model.chanels", "did you mean channels?"],
+    (*QUICK, "--data.bach_size", "3"): ["data.bach_size", "did you mean batch_size?"],
+    (*QUICK, "--model.optimizer", "SGDD"): ["model.optimizer", "SGDD", "did you mean SGD?"],
+    (*QUICK, "--model.optimizer.lrr", "3"): ["model.optimizer.lrr", "did you mean lr?"],
+    (*QUICK, "--model.lr_scheduler", "StepLR"): ["model.lr_scheduler.step_size must be given"],
+    (*QUICK, "--model.dropout", "much"): ["model.dropout: much is not float"],
+    (*QUICK, "--model.channels", "32"): ["model.channels: 32 is not tuple"],
+    (*QUICK, "--data.source", "FasionMNIST"): ["data.source: FasionMNIST is not one of MNIST, FashionMNIST"],
+    (*QUICK, "--trainer.max_epochs", "few"): ["trainer.max_epochs: few is not int"],
+    (*QUICK, "--trainer.precision", "bf17"): ["trainer.precision: bf17 is not", "bf16-mixed"],
+    (*QUICK, "--early_stopping.mode", "mini"): ["early_stopping.mode: mini is not one of min, max"],
+    ("fit", "--config", "nowhere.yaml"): ["nowhere.yaml", "not exist"],
+    (*QUICK, "--config", "key.yaml"): ["model.chanels", "did you mean channels?"],
+    (*QUICK, "--config", "top.yaml"): ["trainer.max_epoch", "did you mean trainer.max_epochs?"],
+    (*QUICK, "--config", "syntax.yaml"): ["syntax.yaml is no YAML", "line 1"],
+    (*QUICK, "--config", "optimizer.yaml"): ["AdamX", "did you mean Adam?"],
+    (*QUICK, "--config", "argument.yaml"): ["model.optimizer.lrr", "did you mean lr?"],
+    ("test",): ["--ckpt_path", "best, last, a run folder or a file"],
+    ("predict",): ["--ckpt_path", "best, last, a run folder or a file"],
+    ("validate", "--config", "configs/quickstart.yaml"): ["--ckpt_path"],
+}
+
+VALUES = {
+    (*QUICK, "--data.batch_size", "-3"): ["batch_size must be at least 1, not -3"],
+    (*QUICK, "--data.val_split", "50000"): ["val_split=50000", "4000 training samples"],
+    (*QUICK, "--model.dropout", "1.5"): ["dropout", "1.5"],
+    (*QUICK, "--model.hidden", "-3"): ["hidden", "-3"],
+    (*QUICK, "--model.channels", "[8, 0]"): ["channels", "(8, 0)"],
+    (*QUICK, "--model.label_smoothing", "2"): ["label_smoothing", "2"],
+    (*QUICK, "--model.optimizer.lr", "-1"): ["learning rate", "-1"],
+    (*QUICK, "--early_stopping.patience", "-1"): ["early_stopping.patience", "-1"],
+    (*QUICK, "--trainer.max_epochs", "-5"): ["max_epochs", "-5"],
+    (*QUICK, "--trainer.accelerator", "tpu"): ["XLA"],
+    (*QUICK, "--data", "SyntheticDataModule"): ["CNNClassifier needs images", "(20,)"],
+    ("fit", "--config", "configs/mnist_cnn.yaml", "--data.data_dir", "nowhere"): [
+        *("MNIST is not in nowhere/MNIST/raw", "--data.data_dir", "configs/quickstart.yaml"),
+    ],
+    ("fit", "--config", "configs/mnist_cnn.yaml", "--data.data_dir", "cut"): ["cut/MNIST/raw", "damaged"],
+    ("test", "--ckpt_path", "nowhere.ckpt"): ["nowhere.ckpt", "a run folder, best or last"],
+    ("test", "--ckpt_path", "best"): ["best.ckpt", "kindling fit"],
+    ("test", "--ckpt_path", "empty.ckpt"): ["empty.ckpt is cut off, damaged or no checkpoint"],
+    ("test", "--ckpt_path", "text.ckpt"): ["text.ckpt is cut off, damaged or no checkpoint"],
+    ("test", "--ckpt_path", "code.ckpt"): ["code.ckpt", "could run code: it was not loaded"],
+    ("test", "--ckpt_path", "plain.ckpt"): ["plain.ckpt is no checkpoint of Kindling"],
+}
+
+
+class Code:
+    """An object that writes a file when it is unpickled."""
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, ("hacked",)
+
+
+@pytest.fixture
+def rubble(folder: Path, mnist: Path) -> None:
+    """Files with every kind of fault."""
+    for name, text in YAML.items():
+        Path(f"{name}.yaml").write_text(text + "\n")
+    Path("empty.ckpt").touch()
+    Path("text.ckpt").write_text("hello")
+    torch.save({"state_dict": {}, "surprise": Code()}, "code.ckpt")
+    torch.save({"weights": torch.zeros(3)}, "plain.ckpt")
+    raw = Path("cut/MNIST/raw")
+    raw.mkdir(parents=True)
+    for path in (mnist / "MNIST/raw").iterdir():
+        (raw / path.name).write_bytes(path.read_bytes()[:1000])
+
+
+@pytest.mark.usefixtures("rubble")
+@pytest.mark.parametrize(("arguments", "words"), (USAGE | VALUES).items(), ids=lambda value: " ".join(value)[-60:])
+def test_mistakes_end_in_one_line_that_names_them(
+    kindling: Command, arguments: tuple[str, ...], words: list[str]
+) -> None:
+    before = set(Path().rglob("*"))
+    result = kindling(*arguments)
+    assert result.code == (2 if arguments in USAGE else 1)
+    assert result.err.startswith("kindling: error: ")
+    assert result.err.count("\n") == 1
+    assert len(result.err) < 400
+    for word in words:
+        assert word in result.err
+    assert set(Path().rglob("*")) == before, "something half-written was left behind"
+
+
+def test_a_checkpoint_cut_short_is_refused(kindling: Command) -> None:
+    kindling("fit", *TINY)
+    checkpoint = Path("runs/tiny/version_0/checkpoints/best.ckpt")
+    checkpoint.write_bytes(checkpoint.read_bytes()[:-2000])
+    result = kindling("test", "--ckpt_path", "best")
+    assert (result.code, result.err.count("\n")) == (1, 1)
+    assert f"{checkpoint} is cut off" in result.err
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        (["--model.hidden", "[9]"], "holds another model, a MLPClassifier"),
+        (["--model", "CNNClassifier", "--data", "MNISTDataModule", "--data.source", "sample"], "20"),
+        (["--data.num_features", "30"], "(30,)"),
+    ],
+)
+def test_a_checkpoint_of_another_model_is_refused(kindling: Command, other: list[str], words: str) -> None:
+    kindling("fit", *TINY)
+    result = kindling("test", "--ckpt_path", "best", *other)
+    assert (result.code, result.err.count("\n")) == (1, 1)
+    assert words in result.err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the message is the system's own")
+def test_a_run_folder_that_cannot_be_written_is_named(kindling: Command) -> None:
+    Path("runs").write_text("a file, not a folder")
+    result = kindling("fit", *TINY)
+    assert (result.code, result.err.count("\n")) == (1, 1)
+    assert "runs/tiny" in result.err
+
+
+def test_a_traceback_can_be_had(kindling: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KINDLING_DEBUG", "1")
+    with pytest.raises(ValueError, match="label_smoothing"):
+        kindling(*QUICK, "--model.label_smoothing", "2")
+
+
+def test_an_error_in_ones_own_code_keeps_its_traceback(kindling: Command) -> None:
+    with pytest.raises(RuntimeError, match="the lights went out"):
+        kindling("fit", *TINY, "--trainer.callbacks", '[{"class_path": "helpers.CrashAt", "init_args": {"step": 1}}]')

@@ -1,0 +1,221 @@
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from lightning.pytorch import Trainer
+
+from conftest import TINY, Command, same, weights
+from kindling import CNNClassifier, MLPClassifier, MNISTDataModule, SyntheticDataModule
+
+RUN = Path("runs/tiny/version_0")
+
+
+def config() -> dict[str, dict[str, object]]:
+    loaded: dict[str, dict[str, object]] = yaml.safe_load((RUN / "config.yaml").read_text())
+    return loaded
+
+
+def rows(run: Path = RUN) -> list[dict[str, str]]:
+    with (run / "metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_fit_leaves_one_complete_folder_and_says_where_and_what_next(kindling: Command) -> None:
+    result = kindling("fit", *TINY)
+    assert result.code == 0
+    names = {path.name.split(".tfevents.")[0] for path in RUN.rglob("*") if path.is_file()}
+    assert names == {
+        *("config.yaml", "hparams.yaml", "metrics.csv", "events.out", "best.ckpt", "last.ckpt"),
+        *("training_history.png", "test_metrics.json"),
+    }
+    assert os.listdir() == ["configs", "runs"] or set(os.listdir()) == {"configs", "runs"}
+    lines = result.out.splitlines()
+    assert str(RUN) in lines[0]
+    assert lines[-4] == "next:"
+    for line, words in zip(lines[-3:], ("predict", "fit", "tensorboard"), strict=True):
+        assert words in line
+    figures = json.loads((RUN / "test_metrics.json").read_text())
+    assert figures.keys() == {"test/loss", "test/accuracy", "test/f1"}
+    assert f"{figures['test/accuracy']:.4f}" in result.out
+
+
+def test_the_console_is_quiet(kindling: Command) -> None:
+    result = kindling("fit", *TINY)
+    assert result.err == ""
+    assert len(result.out.splitlines()) == 1 + 2 + 8 + 1 + 4  # model and run, epochs, table, run, next
+    for advert in ("GPU", "Tip", "litlogger", "Seed set", "`Trainer.fit` stopped"):
+        assert advert not in result.out
+
+
+def test_fit_can_leave_the_test_split_alone(kindling: Command) -> None:
+    result = kindling("fit", *TINY, "--test_after_fit", "false")
+    assert result.code == 0
+    assert not (RUN / "test_metrics.json").exists()
+    assert "test/" not in result.out
+
+
+def test_the_best_checkpoint_is_the_epoch_of_the_lowest_validation_loss(kindling: Command) -> None:
+    # A learning rate this high makes the loss go up again.
+    kindling(
+        "fit", *TINY, "--trainer.max_epochs", "8", "--model.optimizer.lr", "0.3", "--early_stopping.patience", "null"
+    )
+    losses = [float(row["val/loss"]) for row in rows() if row["val/loss"]]
+    best = torch.load(RUN / "checkpoints/best.ckpt", weights_only=True)
+    assert len(losses) == 8
+    assert losses.index(min(losses)) == best["epoch"] != 7
+    table = kindling("validate", "--ckpt_path", "best").out
+    assert f"{min(losses):.4f}" in table
+
+
+def test_early_stopping_stops_after_its_patience(kindling: Command) -> None:
+    """Without learning nothing improves: the first validation counts as best, and then patience runs out."""
+    still = ["--model.optimizer", "SGD", "--model.optimizer.lr", "0", "--trainer.max_epochs", "20"]
+    kindling("fit", *TINY, *still)
+    assert len([row for row in rows() if row["val/loss"]]) == 1 + 5
+    kindling("fit", *TINY, *still, "--early_stopping.patience", "2")
+    assert len([row for row in rows(Path("runs/tiny/version_1")) if row["val/loss"]]) == 1 + 2
+
+
+def test_the_same_seed_gives_the_same_weights_to_the_bit(kindling: Command, mnist: Path) -> None:
+    cnn = (
+        "--model CNNClassifier --model.channels [4,8] --model.dropout 0.2 --data MNISTDataModule "
+        f"--data.data_dir {mnist} --data.val_split 40 --data.degrees 10 --data.shift 0.1 "
+        "--trainer.max_epochs 2 --trainer.precision bf16-mixed"
+    ).split()
+    for seed in (1, 1, 2):
+        assert kindling("fit", *cnn, "--seed_everything", seed).code == 0
+    one, again, other = (weights(path / "checkpoints/last.ckpt") for path in sorted(Path("runs").glob("*/*")))
+    assert same(one, again)
+    assert not same(one, other)
+
+
+@pytest.mark.parametrize("where", ["best", "last", RUN, Path("runs/tiny"), RUN / "checkpoints/best.ckpt"], ids=str)
+def test_checkpoints_are_found(kindling: Command, where: object) -> None:
+    kindling("fit", *TINY)
+    (RUN / "test_metrics.json").unlink()
+    result = kindling("test", "--ckpt_path", where)
+    assert result.code == 0, result.err
+    assert ("last.ckpt" if where == "last" else "best.ckpt") in result.out
+    assert (RUN / "test_metrics.json").exists()
+
+
+def test_a_checkpoint_outside_of_a_run_tells_all_that_is_needed(kindling: Command) -> None:
+    kindling("fit", *TINY)
+    expected = json.loads((RUN / "test_metrics.json").read_text())
+    Path("elsewhere").mkdir()
+    shutil.move(RUN / "checkpoints/best.ckpt", "elsewhere/model.ckpt")
+    result = kindling("test", "--ckpt_path", "elsewhere/model.ckpt")
+    assert result.code == 0, result.err
+    assert json.loads(Path("elsewhere/test_metrics.json").read_text()) == expected
+
+
+def test_a_checkpoint_from_a_notebook_works_on_the_command_line(kindling: Command, mnist: Path) -> None:
+    data = MNISTDataModule(data_dir=mnist, val_split=40)  # type: ignore[arg-type]  # a Path, as people write it
+    model = CNNClassifier.for_data(data, channels=(4,))
+    trainer = Trainer(max_epochs=1, logger=False, enable_progress_bar=False, enable_checkpointing=False)
+    trainer.fit(model, data)
+    trainer.save_checkpoint("model.ckpt")
+    figures = trainer.test(model, data, verbose=False)[0]
+    result = kindling("test", "--ckpt_path", "model.ckpt")
+    assert result.code == 0, result.err
+    assert f"{figures['test/loss']:.4f}" in result.out
+
+
+def test_predictions_are_the_models_own(kindling: Command) -> None:
+    kindling("fit", *TINY)
+    result = kindling("predict", "--ckpt_path", "best")
+    assert result.code == 0
+    assert str(RUN / "predictions.csv") in result.out
+    with (RUN / "predictions.csv").open(newline="") as file:
+        table = list(csv.DictReader(file))
+    data = SyntheticDataModule(num_samples=300)
+    data.setup("predict")
+    model = MLPClassifier.load_from_checkpoint(RUN / "checkpoints/best.ckpt")
+    with torch.no_grad():
+        probabilities = model(data.test.inputs).softmax(dim=1)
+    assert [int(row["row"]) for row in table] == list(range(60))
+    assert [int(row["prediction"]) for row in table] == probabilities.argmax(dim=1).tolist()
+    written = torch.tensor([[float(row[name]) for name in "012"] for row in table])
+    torch.testing.assert_close(written, probabilities, atol=1e-5, rtol=1e-4)
+    assert [float(row["probability"]) for row in table] == pytest.approx(written.max(dim=1).values.tolist())
+
+
+def test_predictions_carry_the_names_of_the_classes(kindling: Command, mnist: Path) -> None:
+    clothes = f"--model MLPClassifier --data MNISTDataModule --data.source FashionMNIST --data.data_dir {mnist}"
+    kindling("fit", *clothes.split(), "--data.val_split", "40", "--trainer.max_epochs", "1", "--run_name", "tiny")
+    kindling("predict", "--ckpt_path", "best")
+    lines = (RUN / "predictions.csv").read_text().splitlines()
+    assert lines[0].startswith("row,prediction,probability,T-shirt/top,Trouser,")
+    assert len(lines) == 1 + 100
+
+
+def test_of_several_configs_the_later_wins_and_flags_win_over_all(kindling: Command) -> None:
+    Path("one.yaml").write_text(
+        "trainer: {max_epochs: 7}\nmodel: {class_path: MLPClassifier, init_args: {dropout: 0.1}}\n"
+    )
+    Path("two.yaml").write_text("trainer: {max_epochs: 1}\nmodel: {init_args: {hidden: [3]}}\n")
+    data = ["--data", "SyntheticDataModule", "--data.num_samples", "300"]
+    result = kindling("fit", "--config", "one.yaml", "--config", "two.yaml", *data, "--model.dropout", "0.2")
+    assert result.code == 0, result.err
+    written = yaml.safe_load(Path("runs/one/version_0/config.yaml").read_text())
+    assert written["trainer"]["max_epochs"] == 1
+    assert written["model"]["init_args"]["hidden"] == [3]
+    assert written["model"]["init_args"]["dropout"] == 0.2
+
+
+def test_the_written_config_repeats_the_run(kindling: Command) -> None:
+    kindling("fit", *TINY, "--seed_everything", "5")
+    assert kindling("fit", "--config", RUN / "config.yaml").code == 0
+    assert same(*(weights(f"runs/tiny/version_{number}/checkpoints/last.ckpt") for number in (0, 1)))
+
+
+def test_typed_options_win_over_a_checkpoint_outside_of_fit(kindling: Command) -> None:
+    kindling("fit", *TINY)
+    fewer = kindling("predict", "--ckpt_path", "best", "--data.num_samples", "100")
+    assert "20 predictions" in fewer.out
+
+
+def test_debug_tries_everything_and_keeps_nothing(kindling: Command) -> None:
+    result = kindling("fit", "--config", "configs/quickstart.yaml", "--config", "configs/with/debug.yaml")
+    assert result.code == 0, result.err
+    assert "test/accuracy" in result.out
+    assert os.listdir() == ["configs"]
+
+
+def test_a_run_without_loggers_keeps_its_checkpoints(kindling: Command) -> None:
+    assert kindling("fit", *TINY, "--trainer.logger", "false").code == 0
+    assert {path.name for path in RUN.iterdir()} == {"config.yaml", "checkpoints", "test_metrics.json"}
+
+
+def test_a_logger_of_ones_own_comes_on_top(kindling: Command, folder: Path) -> None:
+    own = {"class_path": "CSVLogger", "init_args": {"save_dir": str(folder), "name": "own"}}
+    assert kindling("fit", *TINY, "--trainer.logger", json.dumps(own)).code == 0
+    assert (folder / "own/version_0/metrics.csv").exists()
+    assert (RUN / "metrics.csv").exists()
+
+
+def test_without_validation_the_last_checkpoint_is_tested(kindling: Command) -> None:
+    result = kindling("fit", *TINY, "--trainer.limit_val_batches", "0")
+    assert result.code == 0
+    assert f"{RUN}/checkpoints/last.ckpt" in result.out
+
+
+def test_two_processes_train_as_one_would_report(kindling: Command, folder: Path) -> None:
+    """DDP over gloo on the CPU: one run folder, and a checkpoint that a single process measures."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    options = [*TINY, "--trainer.accelerator", "cpu", "--trainer.devices", "2", "--trainer.strategy", "ddp"]
+    command = [sys.executable, "-m", "kindling", "fit", *options, "--trainer.max_epochs", "3"]
+    process = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert process.returncode == 0, process.stderr
+    assert [str(path) for path in Path("runs").glob("*/*")] == [str(RUN)]
+    assert process.stdout.count("test/accuracy") == 1
+    # 216 samples in batches of 32 on each of two devices: 4 steps an epoch.
+    assert torch.load(RUN / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 12
+    assert kindling("test", "--ckpt_path", "best").code == 0
