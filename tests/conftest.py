@@ -63,9 +63,11 @@ def weights(checkpoint: Path | str) -> dict[str, torch.Tensor]:
     return state
 
 
-def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
-    """Whether two sets of weights are the same to the bit."""
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+def different(one: Path | str, other: Path | str) -> list[str]:
+    """The names of the weights that are not the same to the bit in two checkpoints."""
+    ours, theirs = weights(one), weights(other)
+    assert ours.keys() == theirs.keys()
+    return [name for name in ours if not torch.equal(ours[name], theirs[name])]
 
 
 def write_idx(path: Path, array: torch.Tensor) -> None:

@@ -1,7 +1,6 @@
 """Callbacks that tests name on the command line."""
 
 import os
-import signal
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -10,7 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 class SignalAt(Callback):
     """Sends this process a signal in the middle of one training step, as Ctrl-C does."""
 
-    def __init__(self, step: int, number: int = signal.SIGINT) -> None:
+    def __init__(self, step: int, number: int = 2) -> None:
         self.step, self.number = step, number
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Any) -> None:

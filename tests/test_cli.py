@@ -36,7 +36,7 @@ def test_the_module_is_the_command() -> None:
 def test_fit_help_is_readable_and_lists_what_can_be_chosen(kindling: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "100")
     shown = kindling("fit", "--help").out
-    assert len(shown.splitlines()) < 130
+    assert len(shown.splitlines()) < 140
     for title in ("options:", "model:", "data:", "best checkpoint:", "early stopping:", "trainer:"):
         assert title in shown.splitlines()
     words = " ".join(shown.split())
@@ -86,7 +86,7 @@ USAGE = {
     ("fit", "--config", "nowhere.yaml"): ["nowhere.yaml", "not exist"],
     (*QUICK, "--config", "key.yaml"): ["model.chanels", "did you mean channels?"],
     (*QUICK, "--config", "top.yaml"): ["trainer.max_epoch", "did you mean trainer.max_epochs?"],
-    (*QUICK, "--config", "syntax.yaml"): ["syntax.yaml is no YAML", "line 1"],
+    (*QUICK, "--config", "syntax.yaml"): ["syntax.yaml is no YAML, line 2"],
     (*QUICK, "--config", "optimizer.yaml"): ["AdamX", "did you mean Adam?"],
     (*QUICK, "--config", "argument.yaml"): ["model.optimizer.lrr", "did you mean lr?"],
     ("test",): ["--ckpt_path", "best, last, a run folder or a file"],
@@ -104,7 +104,7 @@ VALUES = {
     (*QUICK, "--model.optimizer.lr", "-1"): ["learning rate", "-1"],
     (*QUICK, "--early_stopping.patience", "-1"): ["early_stopping.patience", "-1"],
     (*QUICK, "--trainer.max_epochs", "-5"): ["max_epochs", "-5"],
-    (*QUICK, "--trainer.accelerator", "tpu"): ["XLA"],
+    (*QUICK, "--trainer.accelerator", "tpu"): ["torch_xla"],
     (*QUICK, "--data", "SyntheticDataModule"): ["CNNClassifier needs images", "(20,)"],
     ("fit", "--config", "configs/mnist_cnn.yaml", "--data.data_dir", "nowhere"): [
         *("MNIST is not in nowhere/MNIST/raw", "--data.data_dir", "configs/quickstart.yaml"),

@@ -57,7 +57,7 @@ def main(args: Sequence[str] | None = None) -> int:
         run(command, options)
     except UsageError as error:
         return _fail(str(error), code=2)
-    except (ValueError, OSError, MisconfigurationException) as error:
+    except (ValueError, OSError, ImportError, MisconfigurationException) as error:
         # What a person can mend is said in one line; KINDLING_DEBUG=1 shows where it came from.
         if os.environ.get("KINDLING_DEBUG"):
             raise

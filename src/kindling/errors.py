@@ -34,6 +34,7 @@ def one_line(message: str, options: Iterable[str] = ()) -> str:
         message: A message of jsonargparse; any other is only put on one line.
         options: The names of all options, without the two dashes.
     """
+    options = list(options)
     key = ".".join(re.findall(r'Parser key "([^"]+)"', message))
     owners = re.findall(r"class_path[= ]'([\w.]+)'", message)
     if found := re.search(r"unrecognized arguments: (?:--)?([\w.]+)|does not accept option '([\w.]+)'", message):

@@ -73,6 +73,9 @@ class ReadableParser(LightningArgumentParser):
 
     @override
     def format_help(self, *arguments: Any, **options: Any) -> str:
+        command = self.prog.split()[-1]
+        if command not in COMMANDS:  # the help page of one class
+            return super().format_help(*arguments, **options)
         for action in self._actions:
             wanted = not action.dest.startswith("trainer") and not action.dest.endswith(("weights_only", "verbose"))
             is_config = action.dest in TITLES and "CONFIG" in str(action.metavar)
@@ -82,7 +85,7 @@ class ReadableParser(LightningArgumentParser):
             if group.title != "Linked arguments":
                 group.title = TITLES.get(first, group.title)
         self._action_groups = sorted(self._action_groups, key=lambda group: group.title == "trainer")
-        self.usage = f"{self.prog.replace(' [options]', '')} [--config FILE ...] [--OPTION VALUE ...]"
-        self.description = COMMANDS[self.prog.split()[-1]]
+        self.usage = f"kindling {command} [--config FILE ...] [--OPTION VALUE ...]"
+        self.description = COMMANDS[command]
         self.epilog = MORE
         return super().format_help(*arguments, **options)

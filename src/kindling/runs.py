@@ -72,7 +72,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise ValueError(
             f"{path} holds more than weights and plain values and could run code: it was not loaded"
         ) from error
-    except (RuntimeError, EOFError) as error:
+    except (RuntimeError, OSError, EOFError) as error:
         raise ValueError(f"{path} is cut off, damaged or no checkpoint at all") from error
     if not isinstance(checkpoint, dict) or "hyper_parameters" not in checkpoint:
         raise ValueError(f"{path} is no checkpoint of Kindling: it does not say which model it holds")

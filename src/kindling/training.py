@@ -175,6 +175,7 @@ class KindlingCLI(LightningCLI):
 
     def fit(self, **kwargs: Any) -> None:
         """Trains, then tests the best checkpoint."""
+        self.model.materialize()
         parameters = sum(parameter.numel() for parameter in self.model.parameters())
         say(f"{type(self.model).__name__}, {parameters:,} parameters: {self.run or 'nothing is kept'}")
         try:
@@ -202,8 +203,9 @@ class KindlingCLI(LightningCLI):
             say("stopped; go on with: " + as_typed("kindling", "fit --ckpt_path", self.run))
         else:
             shutil.rmtree(self.run)  # nothing was trained
-            with suppress(OSError):
-                self.run.parent.rmdir()  # where this was its only run
+            for folder in (self.run.parent, self.run.parent.parent):
+                with suppress(OSError):
+                    folder.rmdir()  # where this was the only run
 
     def validate(self, **kwargs: Any) -> None:
         """Measures the checkpoint on the validation split."""
@@ -240,7 +242,9 @@ def check_yaml(config: Path) -> None:
     try:
         yaml.safe_load(config.read_text())
     except yaml.YAMLError as error:
-        raise UsageError(f"{config} is no YAML: {' '.join(str(error).split())}") from error
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        raise UsageError(f"{config} is no YAML{where}: {getattr(error, 'problem', error)}") from error
 
 
 def stored_config(checkpoint: Path, command: str) -> dict[str, Any]:

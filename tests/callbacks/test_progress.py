@@ -19,8 +19,10 @@ def test_a_log_file_gets_a_line_an_epoch(kindling: Command) -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
 def test_a_terminal_gets_one_bar() -> None:
     import pty
+    import termios
 
     terminal, other_end = pty.openpty()
+    termios.tcsetwinsize(other_end, (24, 100))
     command = [sys.executable, "-m", "kindling", "fit", *TINY, "--test_after_fit", "false"]
     process = subprocess.Popen(command, stdout=other_end, stderr=other_end, env=os.environ | {"OMP_NUM_THREADS": "1"})
     os.close(other_end)

@@ -5,13 +5,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from conftest import TINY, Command, same, weights
+from conftest import TINY, Command, different
 
 # Dropout and shuffling draw random numbers, a plateau scheduler has a memory; 30 samples a class are 7 steps an epoch.
 LONG = [*TINY, "--model.dropout", "0.3", "--trainer.max_epochs", "4"]
 PLATEAU = [
     *("--model.lr_scheduler", "torch.optim.lr_scheduler.ReduceLROnPlateau"),
-    *("--model.lr_scheduler.patience", "0", "--model.lr_scheduler.threshold", "10", "--model.optimizer.lr", "0.01"),
+    *("--model.lr_scheduler.patience", "0", "--model.lr_scheduler.threshold", "10"),
+    *("--model.lr_scheduler.threshold_mode", "abs", "--model.optimizer.lr", "0.01"),
 ]
 ONE_CYCLE = ["--model.lr_scheduler", "OneCycleLR", "--model.lr_scheduler.max_lr", "0.01"]
 RUN = Path("runs/tiny/version_0")
@@ -28,7 +29,7 @@ def stop_with(name: str, step: int) -> list[str]:
 
 
 @pytest.mark.parametrize("schedule", [[], PLATEAU, ONE_CYCLE], ids=["constant", "plateau", "one-cycle"])
-@pytest.mark.parametrize("step", [0, 3, 12, 13, 14, 16], ids=lambda step: f"step-{step}")
+@pytest.mark.parametrize("step", [0, 13, 16], ids=lambda step: f"step-{step}")
 def test_an_interrupted_run_goes_on_to_the_very_same_weights(kindling: Command, schedule: list[str], step: int) -> None:
     assert kindling("fit", *LONG, *schedule).code == 0
     stopped = kindling("fit", *LONG, *schedule, *stop_with("SignalAt", step))
@@ -38,8 +39,8 @@ def test_an_interrupted_run_goes_on_to_the_very_same_weights(kindling: Command, 
     assert torch.load(run / "checkpoints/last.ckpt", weights_only=True)["global_step"] == step + 1
     resumed = kindling("fit", "--ckpt_path", "last", "--trainer.callbacks", "null")
     assert resumed.code == 0, resumed.err
-    assert same(weights(LAST), weights(run / "checkpoints/last.ckpt"))
-    assert same(weights(RUN / "checkpoints/best.ckpt"), weights(run / "checkpoints/best.ckpt"))
+    assert different(LAST, run / "checkpoints/last.ckpt") == []
+    assert different(RUN / "checkpoints/best.ckpt", run / "checkpoints/best.ckpt") == []
     figures = ("epoch", "step", "val/loss", "test/loss")
     assert [[row[name] for name in figures] for row in rows(run)] == [
         [row[name] for name in figures] for row in rows(RUN)
@@ -56,7 +57,7 @@ def test_a_crashed_run_goes_on_from_its_last_epoch_to_the_very_same_weights(
     run = Path("runs/tiny/version_1")
     assert torch.load(run / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 14
     assert kindling("fit", "--ckpt_path", run, "--trainer.callbacks", "null").code == 0
-    assert same(weights(LAST), weights(run / "checkpoints/last.ckpt"))
+    assert different(LAST, run / "checkpoints/last.ckpt") == []
     assert len(rows(run)) == len(rows(RUN))
 
 

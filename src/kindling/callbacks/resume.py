@@ -49,6 +49,8 @@ class ExactResume(Callback):
     @override
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         # Lightning would restore the stored learning rate over one that was typed, and a OneCycleLR that ends too soon.
+        if trainer.state.fn != "fit":
+            return
         assert isinstance(pl_module, Classifier)
         stored, wanted, steps = checkpoint["hyper_parameters"], pl_module.hparams, checkpoint["global_step"]
         same = all(stored[name] == wanted[name] for name in ("optimizer", "lr_scheduler"))
@@ -83,6 +85,7 @@ class ExactResume(Callback):
 
     @override
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        trainer.fit_loop.restarting = False  # a resumed epoch is an epoch like any other: its counters begin at zero
         trainer.save_checkpoint(self.path)
         self._stop_if_told(trainer)
 
@@ -90,6 +93,8 @@ class ExactResume(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        # Lightning would keep ReduceLROnPlateau from stepping after a resumed epoch, for fear of doing it twice.
+        trainer.fit_loop.restarting = False
         # The last batch of an epoch is left to the next epoch's start: validation still belongs to it.
         if not trainer.is_last_batch and self._told(trainer):
             trainer.save_checkpoint(self.path)

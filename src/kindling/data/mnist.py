@@ -79,11 +79,12 @@ class MNISTDataModule(ClassificationDataModule):
         from torchvision import datasets  # 2 s to import, not needed by the sample
 
         folder = self.data_dir / self.source / "raw"
+        there = folder.exists()
         try:
             return getattr(datasets, self.source)(self.data_dir, train=split == "train", download=download)
-        except (ValueError, AssertionError) as error:
-            raise ValueError(f"a file in {folder} is damaged: delete that folder to download it again") from error
-        except (RuntimeError, OSError) as error:
+        except (RuntimeError, ValueError, AssertionError, OSError) as error:
+            if there:
+                raise ValueError(f"a file in {folder} is damaged: delete that folder to download it again") from error
             for made in (folder, folder.parent, self.data_dir):
                 with suppress(OSError):
                     made.rmdir()  # where it is empty

@@ -35,8 +35,11 @@ def as_config(factory: Callable[..., Any] | dict[str, Any] | None) -> dict[str, 
     """
     if factory is None or isinstance(factory, dict):
         return factory
-    target, arguments = (factory.func, factory.keywords) if isinstance(factory, partial) else (factory, {})
-    if not isinstance(target, type):
+    parts, arguments = (factory,), {}
+    if isinstance(factory, partial):  # the class is the function, or as jsonargparse builds it, an argument
+        parts, arguments = (factory.func, *factory.args), factory.keywords
+    target = next((part for part in parts if isinstance(part, type)), None)
+    if target is None:
         raise ValueError(f"no checkpoint can store {factory!r}: pass functools.partial(torch.optim.SGD, lr=0.1)")
     return {"class_path": f"{target.__module__}.{target.__qualname__}", "init_args": dict(arguments)}
 
@@ -94,7 +97,7 @@ class Classifier(LightningModule):
         # Only primitives reach the checkpoint, so that it loads with weights_only=True.
         for name in ("optimizer", "lr_scheduler"):
             self.hparams[name] = as_config(self.hparams[name])
-        # As the command line does: so `Classifier.load_from_checkpoint` finds the class by itself.
+        # As the command line does, so that it can go on with a checkpoint from a notebook.
         self.hparams.setdefault("_class_path", f"{type(self).__module__}.{type(self).__qualname__}")
         self.hparams.setdefault("_instantiator", "lightning.pytorch.cli.instantiate_module")
         self.num_classes = num_classes
@@ -122,8 +125,16 @@ class Classifier(LightningModule):
         """The model for `data`: shape, classes and normalisation come from it, the other arguments from the caller."""
         return cls(**{name: getattr(data, name) for name in DATA_ARGUMENTS}, **arguments)
 
+    def materialize(self) -> None:
+        """Gives lazy layers, where there are any, the shapes that a sample brings."""
+        if any(isinstance(parameter, nn.UninitializedParameter) for parameter in self.parameters()):
+            with torch.no_grad():
+                self.eval()(torch.zeros(1, *self.input_shape))
+            self.train()
+
     @override
     def setup(self, stage: str) -> None:
+        self.materialize()
         if self.hparams["compile"]:
             self.network.compile()
 
