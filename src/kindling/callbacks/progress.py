@@ -17,20 +17,26 @@ class ProgressBar(TQDMProgressBar):
 
     @property
     @override
-    def is_disabled(self) -> bool:
-        return not self.in_terminal or super().is_disabled
+    def is_enabled(self) -> bool:
+        return self.in_terminal and super().is_enabled
 
     @override
     def init_validation_tqdm(self) -> Tqdm:
         return Tqdm(disable=True)
 
     @override
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        super().on_train_epoch_end(trainer, pl_module)
-        if not self.in_terminal and trainer.is_global_zero:
-            figures = [
-                f"{name} {trainer.callback_metrics[name]:.4f}"
-                for name in ("train/loss", "val/loss", "val/accuracy")
-                if name in trainer.callback_metrics
-            ]
-            print(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}", *figures, sep="  ", flush=True)
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_epoch_start(trainer)
+        self._print_epoch(trainer)
+
+    @override
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_end(trainer, pl_module)
+        self._print_epoch(trainer)
+
+    def _print_epoch(self, trainer: Trainer) -> None:
+        """Prints the figures of the epoch that is over; they are complete only when the next one starts."""
+        names = ("train/loss", "val/loss", "val/accuracy")
+        figures = [f"{name} {trainer.callback_metrics[name]:.4f}" for name in names if name in trainer.callback_metrics]
+        if figures and not self.in_terminal and trainer.is_global_zero:
+            print(f"epoch {trainer.current_epoch}/{trainer.max_epochs}", *figures, sep="  ", flush=True)
