@@ -78,7 +78,7 @@ USAGE = {
     (*QUICK, "--model.optimizer.lrr", "3"): ["model.optimizer.lrr", "did you mean lr?"],
     (*QUICK, "--model.lr_scheduler", "StepLR"): ["model.lr_scheduler.step_size must be given"],
     (*QUICK, "--model.dropout", "much"): ["model.dropout: much is not float"],
-    (*QUICK, "--model.channels", "32"): ["model.channels: 32 is not tuple"],
+    (*QUICK, "--model.channels", "32"): ["model.channels: 32 is not a list such as [1, 2]"],
     (*QUICK, "--data.source", "FasionMNIST"): ["data.source: FasionMNIST is not one of MNIST, FashionMNIST"],
     (*QUICK, "--trainer.max_epochs", "few"): ["trainer.max_epochs: few is not int"],
     (*QUICK, "--trainer.precision", "bf17"): ["trainer.precision: bf17 is not", "bf16-mixed"],

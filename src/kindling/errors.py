@@ -73,6 +73,7 @@ def expected(message: str) -> list[str]:
     literals = [ast.literal_eval(kind.removeprefix("typing.Literal")) for kind in kinds if "Literal" in kind]
     choices = [choice for literal in literals for choice in literal]
     names = [kind.split("'")[1] for kind in kinds if "Literal" not in kind and "NoneType" not in kind]
+    names = ["a list such as [1, 2]" if name in ("tuple", "list") else name for name in names]
     return [*names, *([f"one of {', '.join(map(str, choices))}"] if choices else [])]
 
 

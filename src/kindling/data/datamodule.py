@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningDataModule
+from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 from typing_extensions import override
@@ -156,30 +157,39 @@ class ClassificationDataModule(LightningDataModule):
 
     @override
     def train_dataloader(self) -> ResumableLoader:
-        world_size, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
         # The order of an epoch follows from seed and epoch alone, so a resumed run sees the same batches.
         seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
-        sampler: DistributedSampler[Batch] = DistributedSampler(self.train, world_size, rank, shuffle=True, seed=seed)
-        self._train_loader = self._loader(self.train, batch_size=self.batch_size, sampler=sampler)
+        sampler: DistributedSampler[Batch] = DistributedSampler(self.train, *self._share, shuffle=True, seed=seed)
+        self._train_loader = self._loader(self.train, self.batch_size, sampler)
         self._train_loader.skip = self._resume_after
         return self._train_loader
 
     @override
     def val_dataloader(self) -> ResumableLoader:
-        return self._loader(self.val, batch_size=self.eval_batch_size)
+        return self._eval_loader(self.val)
 
     @override
     def test_dataloader(self) -> ResumableLoader:
-        return self._loader(self.test, batch_size=self.eval_batch_size)
+        return self._eval_loader(self.test)
 
     @override
     def predict_dataloader(self) -> ResumableLoader:
         return self.test_dataloader()
 
-    def _loader(self, dataset: ArrayDataset, **batches: Any) -> ResumableLoader:
+    @property
+    def _share(self) -> tuple[int, int]:
+        return (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
+
+    def _eval_loader(self, dataset: ArrayDataset) -> ResumableLoader:
+        # Each sample counts once, however many processes share them; torch's own sampler repeats some.
+        sampler = UnrepeatedDistributedSampler(dataset, *self._share, shuffle=False)
+        return self._loader(dataset, self.eval_batch_size, sampler)
+
+    def _loader(self, dataset: ArrayDataset, batch_size: int, sampler: DistributedSampler[Batch]) -> ResumableLoader:
         return ResumableLoader(
             dataset,
-            **batches,
+            batch_size=batch_size,
+            sampler=sampler,
             num_workers=self.num_workers,
             collate_fn=_as_is,  # a batch comes whole out of the dataset
             pin_memory=torch.cuda.is_available(),

@@ -1,0 +1,47 @@
+"""Configuration that was not typed: from YAML files, and from the run of a checkpoint."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from kindling.errors import UsageError
+from kindling.models.classifier import DATA_ARGUMENTS
+from kindling.runs import read_checkpoint, run_of
+
+
+def check_yaml(config: Path) -> None:
+    """Raises a UsageError that names the file and the line where it is no YAML; jsonargparse names neither."""
+    try:
+        yaml.safe_load(config.read_text())
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        raise UsageError(f"{config} is no YAML{where}: {getattr(error, 'problem', error)}") from error
+
+
+def stored_config(checkpoint: Path, command: str) -> dict[str, Any]:
+    """The configuration with which a command goes on from a checkpoint.
+
+    From the `config.yaml` of its run; for a file outside of a run, from what the checkpoint itself stores.
+    """
+    stored = read_checkpoint(checkpoint)
+    path = run_of(checkpoint) / "config.yaml"
+    config: dict[str, Any] = yaml.safe_load(path.read_text()) if path.exists() else {}
+    model = class_config(stored["hyper_parameters"])
+    if "data" not in config and "datamodule_hyper_parameters" in stored:
+        config["data"] = class_config(stored["datamodule_hyper_parameters"])
+    if command == "fit":
+        for name in DATA_ARGUMENTS:
+            model["init_args"].pop(name)  # the data module says them anew
+        return {"model": model, **config}
+    # One device measures as well as several; the rest of the trainer was for training.
+    trainer = {"devices": 1, "precision": config.get("trainer", {}).get("precision")}
+    kept: dict[str, Any] = {key: config[key] for key in ("data", "seed_everything") if key in config}
+    return {"model": model, "trainer": trainer} | kept
+
+
+def class_config(hyper_parameters: dict[str, Any]) -> dict[str, Any]:
+    """Hyperparameters as a checkpoint stores them, in the form that a configuration has."""
+    init_args = {name: value for name, value in hyper_parameters.items() if not name.startswith("_")}
+    return {"class_path": hyper_parameters["_class_path"], "init_args": init_args}
