@@ -1,6 +1,6 @@
 # Two commands: each makes .venv and installs what is missing, then runs.
 PYTHON ?= python3
-# The set of versions that the tests last passed with; `make CONSTRAINTS= train` takes the newest instead.
+# The versions that the tests last passed with; `make clean`, then `make CONSTRAINTS= train` takes the newest instead.
 CONSTRAINTS ?= constraints.txt
 PIP := .venv/bin/python -m pip install --quiet $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
 

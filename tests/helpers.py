@@ -1,6 +1,7 @@
 """Callbacks that tests name on the command line."""
 
 import os
+import signal
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -10,11 +11,12 @@ class SignalAt(Callback):
     """Sends this process a signal in the middle of one training step, as Ctrl-C does."""
 
     def __init__(self, step: int, number: int = 2) -> None:
-        self.step, self.number = step, number
+        self.step, self.number, self.sent = step, number, False
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Any) -> None:
-        if trainer.global_step == self.step:
-            os.kill(os.getpid(), self.number)
+        if trainer.global_step == self.step and not self.sent:
+            self.sent = True
+            signal.raise_signal(self.number)
 
 
 class CrashAt(Callback):
@@ -26,3 +28,14 @@ class CrashAt(Callback):
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Any) -> None:
         if trainer.global_step == self.step:
             raise RuntimeError("the lights went out")
+
+
+class KillAt(Callback):
+    """Ends this process on the spot in the middle of one training step."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Any) -> None:
+        if trainer.global_step == self.step:
+            os.kill(os.getpid(), signal.SIGKILL)

@@ -107,7 +107,7 @@ VALUES = {
     (*QUICK, "--trainer.accelerator", "tpu"): ["torch_xla"],
     (*QUICK, "--data", "SyntheticDataModule"): ["CNNClassifier needs images", "(20,)"],
     ("fit", "--config", "configs/mnist_cnn.yaml", "--data.data_dir", "nowhere"): [
-        *("MNIST is not in nowhere/MNIST/raw", "--data.data_dir", "configs/quickstart.yaml"),
+        *("MNIST is not whole in nowhere/MNIST/raw", "--data.data_dir", "configs/quickstart.yaml"),
     ],
     ("fit", "--config", "configs/mnist_cnn.yaml", "--data.data_dir", "cut"): ["cut/MNIST/raw", "damaged"],
     ("test", "--ckpt_path", "nowhere.ckpt"): ["nowhere.ckpt", "a run folder, best or last"],
@@ -115,6 +115,8 @@ VALUES = {
     ("test", "--ckpt_path", "empty.ckpt"): ["empty.ckpt is cut off, damaged or no checkpoint"],
     ("test", "--ckpt_path", "text.ckpt"): ["text.ckpt is cut off, damaged or no checkpoint"],
     ("test", "--ckpt_path", "code.ckpt"): ["code.ckpt", "could run code: it was not loaded"],
+    ("fit", "--ckpt_path", "foreign.ckpt"): ["foreign.ckpt is no checkpoint of Kindling"],
+    (*QUICK, "--data.scale", "1.5"): ["scale must be from 0 to 0.99, not 1.5"],
     ("test", "--ckpt_path", "plain.ckpt"): ["plain.ckpt is no checkpoint of Kindling"],
 }
 
@@ -127,14 +129,16 @@ class Code:
 
 
 @pytest.fixture
-def rubble(folder: Path, mnist: Path) -> None:
-    """Files with every kind of fault."""
+def rubble(folder: Path, mnist: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files with every kind of fault, and no network."""
+    monkeypatch.setattr("torchvision.datasets.MNIST.mirrors", ["http://127.0.0.1:9/"])
     for name, text in YAML.items():
         Path(f"{name}.yaml").write_text(text + "\n")
     Path("empty.ckpt").touch()
     Path("text.ckpt").write_text("hello")
     torch.save({"state_dict": {}, "surprise": Code()}, "code.ckpt")
     torch.save({"weights": torch.zeros(3)}, "plain.ckpt")
+    torch.save({"state_dict": {}, "hyper_parameters": {"lr": 0.1}}, "foreign.ckpt")
     raw = Path("cut/MNIST/raw")
     raw.mkdir(parents=True)
     for path in (mnist / "MNIST/raw").iterdir():

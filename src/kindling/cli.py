@@ -1,6 +1,7 @@
 """The one command, `kindling`. Its help answers at once: torch is imported only by what needs it."""
 
 import difflib
+import inspect
 import os
 import sys
 from collections.abc import Sequence
@@ -34,7 +35,7 @@ def main(args: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0, 1 if the command failed, 2 if it was not understood.
     """
-    command, *options = args or sys.argv[1:] or ["--help"]
+    command, *options = (sys.argv[1:] if args is None else args) or ["--help"]
     if command in ("-h", "--help"):
         print(HELP, end="")
         return 0
@@ -61,9 +62,13 @@ def main(args: Sequence[str] | None = None) -> int:
         # What a person can mend is said in one line; KINDLING_DEBUG=1 shows where it came from.
         if os.environ.get("KINDLING_DEBUG"):
             raise
-        return _fail(one_line(str(error)), code=1)
-    except KeyboardInterrupt:
-        return _fail("interrupted", code=1)
+        ours = inspect.trace()[-1].filename.startswith(os.path.dirname(__file__))
+        return _fail(one_line(str(error)) + ("" if ours else " (KINDLING_DEBUG=1 shows where)"), code=1)
+    except (KeyboardInterrupt, SystemExit) as stop:
+        # Lightning turns Ctrl-C into an exit; the other exits are those of help pages.
+        if isinstance(stop, KeyboardInterrupt) or isinstance(stop.__context__, KeyboardInterrupt):
+            return _fail("interrupted", code=1)
+        return int(stop.code or 0)
     return 0
 
 

@@ -18,8 +18,10 @@ SILENCED = {
     r"The number of training batches .* is smaller than the logging interval": "epochs are logged in any case",
     r"You're resuming from a checkpoint that ended before the epoch ended": "the data module goes on mid-epoch",
     r"Checkpoint directory .* exists and is not empty": "the run goes on in its folder",
-    r"Experiment logs directory .* exists and is not empty": "the rows up to the checkpoint are kept, see `loggers`",
+    r"Experiment logs directory .* exists and is not empty": "the rows up to the checkpoint are kept",
     r"Be aware that when using `ckpt_path`": "callbacks of the training have nothing to do in a test",
+    r"The dirpath has changed": "a new run that starts from a checkpoint keeps a best checkpoint of its own",
+    r"You requested to overfit but enabled": "Lightning takes the same batches each epoch all the same",
     r"`isinstance\(treespec, LeafSpec\)` is deprecated": "between lightning and torch",
     r"``instantiate_classes`` was deprecated": "between lightning and jsonargparse",
     r"\s*By default only one JsonargparseDeprecationWarning": "between lightning and jsonargparse",
@@ -29,7 +31,7 @@ SILENCED = {
 @rank_zero_only
 def say(*what: object) -> None:
     """Prints lines and tables, once however many processes train."""
-    Console(highlight=False, soft_wrap=True).print(*what)
+    Console(highlight=False, markup=False, emoji=False, soft_wrap=True).print(*what)
 
 
 def quiet() -> None:
@@ -52,7 +54,6 @@ def results_table(title: str, metrics: Mapping[str, float]) -> Table:
 
 def as_typed(program: str, *arguments: str | Path) -> str:
     """A command as this person can type it here: with its folder where that is not on the PATH."""
-    path = Path(sys.argv[0]).with_name(program)
-    if not shutil.which(program) and path.exists():
-        program = os.path.relpath(path)
+    if not shutil.which(program):
+        program = shutil.which(program, path=os.path.relpath(Path(sys.argv[0]).parent)) or program
     return " ".join([program, *map(str, arguments)])

@@ -47,10 +47,13 @@ def find_checkpoint(where: str | Path, prefer: Kind = "best", root: Path = RUNS)
         folder, kind = path, prefer
     else:
         raise FileNotFoundError(f"there is no checkpoint {where}: give a file, a run folder, best or last")
-    found = sorted(folder.glob(f"**/checkpoints/{kind}.ckpt"), key=lambda file: file.stat().st_mtime)
-    if not found:
-        raise FileNotFoundError(f"there is no checkpoints/{kind}.ckpt under {folder}: train one with kindling fit")
-    return found[-1]
+    written = sorted(folder.glob("**/checkpoints/*.ckpt"), key=lambda file: file.stat().st_mtime)
+    if not written:
+        raise FileNotFoundError(f"there is no {kind}.ckpt under {folder}: train one with kindling fit")
+    found = written[-1].with_name(f"{kind}.ckpt")  # of the newest run
+    if not found.exists():
+        raise FileNotFoundError(f"there is no {found}: that run has {written[-1].name} alone")
+    return found
 
 
 def run_of(checkpoint: Path) -> Path:
@@ -74,7 +77,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         ) from error
     except (RuntimeError, OSError, EOFError) as error:
         raise ValueError(f"{path} is cut off, damaged or no checkpoint at all") from error
-    if not isinstance(checkpoint, dict) or "hyper_parameters" not in checkpoint:
+    if not isinstance(checkpoint, dict) or "_class_path" not in checkpoint.get("hyper_parameters", {}):
         raise ValueError(f"{path} is no checkpoint of Kindling: it does not say which model it holds")
     return checkpoint
 

@@ -10,10 +10,14 @@ from kindling.models.classifier import DATA_ARGUMENTS
 from kindling.runs import read_checkpoint, run_of
 
 
-def check_yaml(config: Path) -> None:
-    """Raises a UsageError that names the file and the line where it is no YAML; jsonargparse names neither."""
+def read_yaml(config: Path) -> dict[str, Any]:
+    """Reads a configuration.
+
+    Raises:
+        UsageError: If it is no YAML; it names the file and the line, jsonargparse's own message names neither.
+    """
     try:
-        yaml.safe_load(config.read_text())
+        return yaml.safe_load(config.read_text(encoding="utf-8")) or {}
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
@@ -27,13 +31,13 @@ def stored_config(checkpoint: Path, command: str) -> dict[str, Any]:
     """
     stored = read_checkpoint(checkpoint)
     path = run_of(checkpoint) / "config.yaml"
-    config: dict[str, Any] = yaml.safe_load(path.read_text()) if path.exists() else {}
+    config = read_yaml(path) if path.exists() else {}
     model = class_config(stored["hyper_parameters"])
-    if "data" not in config and "datamodule_hyper_parameters" in stored:
+    if "data" not in config and "_class_path" in stored.get("datamodule_hyper_parameters", {}):
         config["data"] = class_config(stored["datamodule_hyper_parameters"])
     if command == "fit":
         for name in DATA_ARGUMENTS:
-            model["init_args"].pop(name)  # the data module says them anew
+            model["init_args"].pop(name, None)  # the data module says them anew
         return {"model": model, **config}
     # One device measures as well as several; the rest of the trainer was for training.
     trainer = {"devices": 1, "precision": config.get("trainer", {}).get("precision")}

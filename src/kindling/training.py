@@ -28,7 +28,7 @@ from kindling.models import Classifier
 from kindling.models.classifier import DATA_ARGUMENTS
 from kindling.options import ReadableParser, best_checkpoint, early_stopping
 from kindling.runs import RUNS, find_checkpoint, new_run, read_checkpoint, run_of, whole_file
-from kindling.stored import check_yaml, stored_config
+from kindling.stored import read_yaml, stored_config
 
 
 class KindlingCLI(LightningCLI):
@@ -46,6 +46,8 @@ class KindlingCLI(LightningCLI):
         self.command = command
         self.checkpoint: Path | None = None
         self.run: Path | None = None
+        self.run_is_new = False
+        self.resume: ExactResume | None = None
         super().__init__(
             Classifier,
             ClassificationDataModule,
@@ -99,7 +101,7 @@ class KindlingCLI(LightningCLI):
         where = finder.parse_known_args(typed)[0]
         self.configs = [Path(config) for config in where.config]
         for config in filter(Path.is_file, self.configs):
-            check_yaml(config)
+            read_yaml(config)
         stored: list[str] = []
         if where.ckpt_path is not None:
             self.checkpoint = find_checkpoint(where.ckpt_path, prefer="last" if command == "fit" else "best")
@@ -125,7 +127,8 @@ class KindlingCLI(LightningCLI):
             kwargs["default_root_dir"] = self.run
             if config["logger"] is not False:
                 kwargs["logger"] = self._loggers(self.run) + _as_list(config["logger"])
-            callbacks += [TrainingHistory(self.run), ExactResume(self.run / "checkpoints")]
+            self.resume = ExactResume(self.run)
+            callbacks += [TrainingHistory(self.run), self.resume]
         else:
             self.save_config_callback = None
         self.trainer_defaults["callbacks"] = callbacks
@@ -148,16 +151,22 @@ class KindlingCLI(LightningCLI):
             name = stored["hyper_parameters"]["_class_path"].rsplit(".", 1)[-1]
             reason = str(error).splitlines()[1].strip()
             raise ValueError(f"{self.checkpoint} holds another model, a {name}: {reason}") from error
+        if self.command != "fit":
+            return
+        if "optimizer_states" not in stored:
+            raise ValueError(f"{self.checkpoint} holds weights alone: training can't go on from it")
         epochs = stored["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
-        if self.command == "fit" and epochs == self.config["fit"]["trainer"]["max_epochs"]:
+        if epochs == self.config["fit"]["trainer"]["max_epochs"]:
             raise ValueError(f"{self.checkpoint} has had its {epochs} epochs: ask for more with --trainer.max_epochs")
 
     def _run_folder(self) -> Path:
-        if self.checkpoint and self.checkpoint.name == "last.ckpt":
+        if self.checkpoint and self.checkpoint.parts[-2:] == ("checkpoints", "last.ckpt"):
             return run_of(self.checkpoint)  # the run goes on; from any other checkpoint a new one starts
         recipes = [config.stem for config in self.configs if config.parent.name != "with"]
         classes = f"{type(self.model).__name__}-{type(self.datamodule).__name__}"
         name = self.config[self.command]["run_name"] or (recipes or [classes])[0]
+        self.config[self.command]["run_name"] = name  # so that config.yaml repeats the run under this name
+        self.run_is_new = True
         # The other processes of a distributed run write nothing: Lightning tells them where the first one writes.
         return rank_zero_only(new_run)(name) or RUNS / name
 
@@ -166,10 +175,10 @@ class KindlingCLI(LightningCLI):
         table = run / "metrics.csv"
         csv_logger = CSVLogger(**where)
         steps = None
-        if self.checkpoint and table.exists():
+        if self.checkpoint and not self.run_is_new and table.exists():
             # CSVLogger would begin the file anew: it is handed the rows up to the checkpoint.
             steps = read_checkpoint(self.checkpoint)["global_step"]
-            with table.open(newline="") as file:
+            with table.open(newline="", encoding="utf-8") as file:
                 rows = [row for row in csv.DictReader(file) if int(row["step"]) < steps]
             csv_logger.experiment.metrics = rows
             csv_logger.save()
@@ -184,20 +193,26 @@ class KindlingCLI(LightningCLI):
         say(f"{type(self.model).__name__}, {parameters:,} parameters: {self.run or 'nothing is kept'}")
         try:
             self.trainer.fit(**kwargs | {"ckpt_path": self.checkpoint, "weights_only": True})
-        except BaseException:
+        except BaseException as error:
             self._tidy_up()
+            if "conditioned on metric" in str(error):  # a wrong --early_stopping.monitor; RuntimeError to Lightning
+                raise ValueError(str(error)) from error
             raise
         stopper = self.trainer.early_stopping_callback
-        if stopper and stopper.stopped_epoch:
-            say(f"stopped early: {stopper.monitor} has not improved for {stopper.patience} validations")
+        if self.trainer.should_stop and stopper and stopper.stopping_reason_message:
+            say(f"stopped early: {stopper.stopping_reason_message}")
+        if self.resume and self.resume.interrupted:
+            say("trained to the end; test it with: " + as_typed("kindling", "test --ckpt_path", self.resume.run))
+            return
         if self.config[self.command]["test_after_fit"]:
             assert isinstance(self.trainer.checkpoint_callback, ModelCheckpoint)
-            best = self.trainer.checkpoint_callback.best_model_path
-            self.test(**kwargs | {"ckpt_path": self.run and (best or self.run / "checkpoints" / "last.ckpt")})
+            keeper = self.trainer.checkpoint_callback
+            tested = keeper.best_model_path or f"{keeper.dirpath}/last.ckpt"
+            self.test(**kwargs | {"ckpt_path": tested if self.run else None})
         if self.run:
-            say(f"run: {self.run}", "\nnext:")
+            more = f"--trainer.max_epochs {2 * max(self.trainer.current_epoch, self.trainer.max_epochs or 0)}"
+            say(f"run: {self.run}\nnext:")
             say("  " + as_typed("kindling", "predict --ckpt_path", self.run))
-            more = f"--trainer.max_epochs {2 * self.trainer.current_epoch}"
             say("  " + as_typed("kindling", "fit --ckpt_path", self.run, more))
             say("  " + as_typed("tensorboard", "--logdir", RUNS))
 
@@ -208,7 +223,7 @@ class KindlingCLI(LightningCLI):
             return
         if (self.run / "checkpoints" / "last.ckpt").exists():
             say("stopped; go on with: " + as_typed("kindling", "fit --ckpt_path", self.run))
-        else:
+        elif self.run_is_new:
             shutil.rmtree(self.run)  # nothing was trained
             for folder in (self.run.parent, self.run.parent.parent):
                 with suppress(OSError):
@@ -221,21 +236,25 @@ class KindlingCLI(LightningCLI):
 
     def test(self, **kwargs: Any) -> None:
         """Measures the checkpoint on the test split and writes `test_metrics.json` into its run folder."""
-        checkpoint = kwargs["ckpt_path"] or self.checkpoint
+        checkpoint = kwargs["ckpt_path"] or (None if self.command == "fit" else self.checkpoint)
         metrics = self.trainer.test(**kwargs | {"ckpt_path": checkpoint, "verbose": False})[0]
         say(results_table(f"test split, {checkpoint or 'a few batches after a trial run'}", metrics))
-        if checkpoint:
+        if checkpoint and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             with whole_file(run_of(Path(checkpoint)) / "test_metrics.json") as path:
                 path.write_text(json.dumps({name: round(value, 6) for name, value in metrics.items()}, indent=2) + "\n")
 
     def predict(self, **kwargs: Any) -> None:
         """Writes `predictions.csv` into the run folder of the checkpoint."""
         assert self.checkpoint is not None
+        if self.trainer.world_size > 1:
+            raise ValueError("predict keeps the order of the rows and needs one device: --trainer.devices 1")
         batches: Any = self.trainer.predict(**kwargs | {"ckpt_path": self.checkpoint})
         probabilities = torch.cat(batches).cpu()  # (N, classes)
+        if self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
         names = self.model.class_names
         written = run_of(self.checkpoint) / "predictions.csv"
-        with whole_file(written) as path, path.open("w", newline="") as file:
+        with whole_file(written) as path, path.open("w", newline="", encoding="utf-8") as file:
             table = csv.writer(file)
             table.writerow(["row", "prediction", "probability", *names])
             for row, line in enumerate(probabilities.tolist()):

@@ -23,7 +23,7 @@ def test_a_terminal_gets_one_bar() -> None:
 
     terminal, other_end = pty.openpty()
     termios.tcsetwinsize(other_end, (24, 100))
-    command = [sys.executable, "-m", "kindling", "fit", *TINY, "--test_after_fit", "false"]
+    command = [sys.executable, "-m", "kindling", "fit", *TINY]
     process = subprocess.Popen(command, stdout=other_end, stderr=other_end, env=os.environ | {"OMP_NUM_THREADS": "1"})
     os.close(other_end)
     shown = b""

@@ -1,11 +1,18 @@
 import csv
 import json
+import os
+import signal
+import subprocess
+import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from lightning.pytorch import Trainer
 
 from conftest import TINY, Command, different
+from kindling import MLPClassifier, SyntheticDataModule
 
 # Dropout and shuffling draw random numbers, a plateau scheduler has a memory; 30 samples a class are 7 steps an epoch.
 LONG = [*TINY, "--model.dropout", "0.3", "--trainer.max_epochs", "4"]
@@ -59,6 +66,85 @@ def test_a_crashed_run_goes_on_from_its_last_epoch_to_the_very_same_weights(
     assert kindling("fit", "--ckpt_path", run, "--trainer.callbacks", "null").code == 0
     assert different(LAST, run / "checkpoints/last.ckpt") == []
     assert len(rows(run)) == len(rows(RUN))
+
+
+@pytest.mark.parametrize(
+    ("options", "step", "saved"),
+    [
+        (["--trainer.limit_train_batches", "5"], 9, 10),  # the last batch of a shortened epoch
+        (["--trainer.limit_train_batches", "5"], 11, 12),
+        (["--trainer.accumulate_grad_batches", "2"], 1, 2),
+        (["--trainer.val_check_interval", "3"], 2, 4),  # a validation belongs to the third batch
+        (["--trainer.max_steps", "25", "--trainer.max_epochs", "-1"], 10, 11),
+    ],
+    ids=lambda value: str(value[0]) if isinstance(value, list) else str(value),
+)
+def test_it_goes_on_exactly_with_other_lengths_of_epochs_and_steps(
+    kindling: Command, options: list[str], step: int, saved: int
+) -> None:
+    assert kindling("fit", *LONG, *PLATEAU, *options).code == 0
+    assert kindling("fit", *LONG, *PLATEAU, *options, *stop_with("SignalAt", step)).code == 1
+    run = Path("runs/tiny/version_1")
+    assert torch.load(run / "checkpoints/last.ckpt", weights_only=True)["global_step"] == saved
+    resumed = kindling("fit", "--ckpt_path", "last", "--trainer.callbacks", "null")
+    assert resumed.code == 0, resumed.err
+    assert different(LAST, run / "checkpoints/last.ckpt") == []
+
+
+def test_a_killed_run_goes_on_with_all_its_figures(kindling: Command) -> None:
+    kindling("fit", *LONG)
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
+    command = [sys.executable, "-m", "kindling", "fit", *LONG, *stop_with("KillAt", 17)]
+    assert subprocess.run(command, env=environment, capture_output=True, check=False).returncode == -signal.SIGKILL
+    run = Path("runs/tiny/version_1")
+    assert len([row for row in rows(run) if row["val/loss"]]) == 2
+    assert kindling("fit", "--ckpt_path", "last", "--trainer.callbacks", "null").code == 0
+    assert different(LAST, run / "checkpoints/last.ckpt") == []
+    assert len(rows(run)) == len(rows(RUN))
+
+
+def test_the_best_checkpoint_stays_the_best_where_the_folder_is_named_otherwise(kindling: Command) -> None:
+    # A learning rate this high makes the loss go up again.
+    worse = ["--model.optimizer.lr", "0.3", "--trainer.max_epochs", "6", "--early_stopping.patience", "null"]
+    kindling("fit", *TINY, *worse)
+    best = torch.load(RUN / "checkpoints/best.ckpt", weights_only=True)["epoch"]
+    assert best < 5
+    RUN.parent.rename("runs/moved")
+    moved = Path("runs/moved/version_0").resolve()
+    assert kindling("fit", "--ckpt_path", moved, "--trainer.max_epochs", "7").code == 0
+    assert torch.load(moved / "checkpoints/best.ckpt", weights_only=True)["epoch"] == best
+
+
+def test_typed_patience_wins_over_the_checkpoint(kindling: Command) -> None:
+    still = ["--model.optimizer", "SGD", "--model.optimizer.lr", "0", "--trainer.max_epochs", "3"]
+    kindling("fit", *TINY, *still, "--early_stopping.patience", "9")
+    kindling("fit", "--ckpt_path", "last", "--trainer.max_epochs", "20", "--early_stopping.patience", "4")
+    assert len([row for row in rows(RUN) if row["val/loss"]]) == 1 + 4
+
+
+def test_a_notebooks_checkpoint_goes_on_with_its_momentum_and_schedule(kindling: Command) -> None:
+    data = SyntheticDataModule(num_samples=300, batch_size=32)
+    model = MLPClassifier.for_data(
+        data,
+        optimizer=partial(torch.optim.Adam, lr=0.01),
+        lr_scheduler=partial(torch.optim.lr_scheduler.StepLR, step_size=2),
+    )
+    trainer = Trainer(max_epochs=3, logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    trainer.fit(model, data)
+    trainer.save_checkpoint("notebook.ckpt")
+    result = kindling("fit", "--ckpt_path", "notebook.ckpt", "--trainer.max_epochs", "5", "--run_name", "tiny")
+    assert result.code == 0, result.err
+    stored = torch.load(LAST, weights_only=True)
+    assert stored["optimizer_states"][0]["state"][0]["step"] == 5 * 7
+    assert stored["lr_schedulers"][0]["last_epoch"] == 5
+    assert stored["optimizer_states"][0]["param_groups"][0]["lr"] == pytest.approx(1e-4)
+
+
+def test_ctrl_c_at_the_very_end_keeps_the_run_and_skips_the_test(kindling: Command) -> None:
+    result = kindling("fit", *LONG, *stop_with("SignalAt", 27))
+    assert torch.load(LAST, weights_only=True)["global_step"] == 28
+    assert not (RUN / "test_metrics.json").exists()
+    assert "kindling test --ckpt_path" in result.out
 
 
 def test_the_plateau_scheduler_of_these_tests_does_act(kindling: Command) -> None:

@@ -198,7 +198,8 @@ def test_a_checkpoint_from_a_notebook_holds_plain_values_and_needs_nothing_else(
     trainer.fit(model, data)
     trainer.save_checkpoint("notebook.ckpt")
     stored = torch.load("notebook.ckpt", weights_only=True)["hyper_parameters"]
-    assert stored["optimizer"] == {"class_path": "torch.optim.sgd.SGD", "init_args": {"lr": 0.1}}
+    assert stored["optimizer"]["class_path"] == "torch.optim.sgd.SGD"
+    assert stored["optimizer"]["init_args"].items() >= {"lr": 0.1, "momentum": 0}.items()
     again = MLPClassifier.load_from_checkpoint("notebook.ckpt")
     assert torch.equal(again(data.val.inputs), model(data.val.inputs))
     assert again.class_names == ("0", "1", "2")

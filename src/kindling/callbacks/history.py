@@ -32,7 +32,8 @@ def plot_history(run: Path) -> None:
     history = read_history(run / "metrics.csv")
     figure = Figure(figsize=(10, 4), dpi=150, layout="constrained")
     best = min(history["val/loss"], key=history["val/loss"].__getitem__, default=None)
-    for axes, metric in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
+    loss_axes, accuracy_axes = figure.subplots(1, 2)
+    for axes, metric in ((loss_axes, "loss"), (accuracy_axes, "accuracy")):
         for stage, label in LABELS.items():
             curve = history[f"{stage}/{metric}"]
             axes.plot([epoch + 1 for epoch in curve], curve.values(), "o-", ms=3, color=COLOURS[stage], label=label)
@@ -42,8 +43,8 @@ def plot_history(run: Path) -> None:
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
-    axes.yaxis.set_major_formatter(lambda share, _: f"{share:.1%}")
-    axes.legend(frameon=False)
+    accuracy_axes.yaxis.set_major_formatter(lambda share, _: f"{share:.1%}")
+    accuracy_axes.legend(frameon=False)
     with whole_file(run / "training_history.png") as path:
         figure.savefig(path, format="png")
 

@@ -25,6 +25,12 @@ class ProgressBar(TQDMProgressBar):
         return Tqdm(disable=True)
 
     @override
+    def init_test_tqdm(self) -> Tqdm:
+        bar = super().init_test_tqdm()
+        bar.leave = False  # the table of results takes its place
+        return bar
+
+    @override
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_epoch_start(trainer)
         self._print_epoch(trainer)

@@ -9,8 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.loops.loop import _Loop
 from typing_extensions import override
 
+from kindling.data.datamodule import ResumableLoader
+from kindling.hyperparameters import same_factory
 from kindling.models.classifier import Classifier
 
 
@@ -19,23 +23,26 @@ class ExactResume(Callback):
 
     Written before each epoch and at the end of training, when schedulers and early stopping have had their say
     (Lightning's own ModelCheckpoint writes before ReduceLROnPlateau steps). Ctrl-C and SIGTERM are obeyed after the
-    batch in hand, with everything saved; a second one stops at once. The order of the samples is the data module's
-    part: it follows from seed and epoch.
+    optimizer step in hand, with everything saved; a second one stops at once. The order of the samples is the data
+    module's part: it follows from seed and epoch.
 
     Args:
-        folder: Folder for `last.ckpt`.
+        run: The run folder; `last.ckpt` is kept in `checkpoints/` there.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / "last.ckpt"
-        self._signal: int | None = None
+    def __init__(self, run: Path) -> None:
+        self.run = run
+        self.path = run / "checkpoints" / "last.ckpt"
+        self.interrupted = False
+        self._batches_done = 0  # of the present epoch, while it is saved in its middle
         self._handlers: dict[int, Any] = {}
-        self._random_state: dict[str, Any] | None = None
+        self._loaded: dict[str, Any] | None = None
 
     @override
     def state_dict(self) -> dict[str, Any]:
         kind, keys, *position = np.random.get_state()  # noqa: NPY002  (the global generator is the one to keep)
         return {
+            "batches_done": self._batches_done,
             "torch": torch.get_rng_state(),
             "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
             "numpy": [kind, torch.from_numpy(np.asarray(keys, dtype=np.int64)), *position],
@@ -44,16 +51,33 @@ class ExactResume(Callback):
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._random_state = state_dict
+        self._loaded = state_dict
 
     @override
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        # Lightning would restore the stored learning rate over one that was typed, and a OneCycleLR that ends too soon.
         if trainer.state.fn != "fit":
             return
         assert isinstance(pl_module, Classifier)
-        stored, wanted, steps = checkpoint["hyper_parameters"], pl_module.hparams, checkpoint["global_step"]
-        same = all(stored[name] == wanted[name] for name in ("optimizer", "lr_scheduler"))
+        self._prefer_typed_settings(trainer, pl_module, checkpoint)
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            state = checkpoint["callbacks"].get(callback.state_key)
+            if state and isinstance(callback, EarlyStopping):
+                state["patience"] = callback.patience
+            if state and isinstance(callback, ModelCheckpoint) and self._goes_on(trainer):
+                # Lightning forgets the best score when the folder has another name now: moved, or given in full.
+                folder = state["dirpath"] = str(callback.dirpath)
+                moved = {path: str(Path(folder) / Path(path).name) for path in state["best_k_models"]}
+                state["best_k_models"] = {moved[path]: score for path, score in state["best_k_models"].items()}
+                for key in ("best_model_path", "kth_best_model_path"):
+                    state[key] = moved.get(state[key], state[key])
+
+    def _goes_on(self, trainer: Trainer) -> bool:
+        return trainer.ckpt_path is not None and Path(trainer.ckpt_path).resolve() == self.path.resolve()
+
+    def _prefer_typed_settings(self, trainer: Trainer, model: Classifier, checkpoint: dict[str, Any]) -> None:
+        # Lightning would restore the stored learning rate over one that was typed, and a OneCycleLR that ends too soon.
+        stored, wanted, steps = checkpoint["hyper_parameters"], model.hparams, checkpoint["global_step"]
+        same = all(same_factory(stored[name], wanted[name]) for name in ("optimizer", "lr_scheduler"))
         for schedule in checkpoint["lr_schedulers"]:
             if "total_steps" in schedule:
                 began = steps - schedule["last_epoch"]
@@ -61,8 +85,8 @@ class ExactResume(Callback):
         if same:
             return
         # The optimizer keeps its momentum where it fits; the schedule begins anew over the steps that remain.
-        pl_module.schedule_start = steps
-        configured = pl_module.configure_optimizers()
+        model.schedule_start = steps
+        configured = model.configure_optimizers()
         optimizer = (configured["optimizer"] if isinstance(configured, dict) else configured).state_dict()
         if stored["optimizer"]["class_path"] == wanted["optimizer"]["class_path"]:
             optimizer["state"] = checkpoint["optimizer_states"][0]["state"]
@@ -71,56 +95,67 @@ class ExactResume(Callback):
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if state := self._random_state:
+        if state := self._loaded:
             # At the last moment before the first batch: everything up to here may have drawn random numbers.
             torch.set_rng_state(state["torch"])
-            if len(state["cuda"]) == torch.cuda.device_count() and state["cuda"]:
+            if state["cuda"] and len(state["cuda"]) == torch.cuda.device_count():
                 torch.cuda.set_rng_state_all(state["cuda"])
             kind, keys, *position = state["numpy"]
             np.random.set_state((kind, keys.numpy().astype(np.uint32), *position))  # noqa: NPY002
             random.setstate(state["python"])
-            self._random_state = None
+            if isinstance(trainer.train_dataloader, ResumableLoader):
+                trainer.train_dataloader.skip = state["batches_done"]
         for number in (signal.SIGINT, signal.SIGTERM):
             self._handlers[number] = signal.signal(number, self._on_signal)
 
     @override
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        trainer.fit_loop.restarting = False  # a resumed epoch is an epoch like any other: its counters begin at zero
-        trainer.save_checkpoint(self.path)
-        self._stop_if_told(trainer)
+        self._end_restart(trainer)  # before the epoch's counters are reset: a resumed epoch is one like any other
+        self._save(trainer)
+        if self._told(trainer):
+            raise KeyboardInterrupt
 
     @override
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        # Lightning would keep ReduceLROnPlateau from stepping after a resumed epoch, for fear of doing it twice.
-        trainer.fit_loop.restarting = False
-        # The last batch of an epoch is left to the next epoch's start: validation still belongs to it.
-        if not trainer.is_last_batch and self._told(trainer):
-            trainer.save_checkpoint(self.path)
-            self._stop_if_told(trainer)
+        self._end_restart(trainer)
+        # Not between two halves of an optimizer step, nor before a validation that belongs to this batch.
+        done, validation = batch_idx + 1, trainer.val_check_batch
+        whole = done % trainer.accumulate_grad_batches == 0 and not (validation and done % validation == 0)
+        if whole and not trainer.is_last_batch and self._told(trainer):
+            self._batches_done = done
+            self._save(trainer)
+            raise KeyboardInterrupt
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        trainer.save_checkpoint(self.path)
+        self._save(trainer)
         self._restore_handlers()
-        self._stop_if_told(trainer)
 
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._restore_handlers()
 
+    def _end_restart(self, trainer: Trainer) -> None:
+        # Lightning ends it after the epoch, and until then skips ReduceLROnPlateau for fear of stepping it twice. Set
+        # through the base class: the fit loop's own setter turns False into True where max_steps is given.
+        if self._loaded is not None:
+            _Loop.restarting.fset(trainer.fit_loop, False)  # type: ignore[attr-defined]
+            self._loaded = None
+
+    def _save(self, trainer: Trainer) -> None:
+        for logger in trainer.loggers:
+            logger.save()  # a killed run has its figures up to here
+        trainer.save_checkpoint(self.path)
+
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self._signal = number
+        self.interrupted = True
         self._restore_handlers()
 
     def _told(self, trainer: Trainer) -> bool:
         # All processes of a distributed run stop after the same batch, whichever got the signal.
-        return trainer.strategy.reduce_boolean_decision(self._signal is not None, all=False)
-
-    def _stop_if_told(self, trainer: Trainer) -> None:
-        if self._told(trainer):
-            raise KeyboardInterrupt
+        return trainer.strategy.reduce_boolean_decision(self.interrupted, all=False)
 
     def _restore_handlers(self) -> None:
         while self._handlers:

@@ -4,7 +4,6 @@ import itertools
 import os
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from pathlib import PurePath
 from typing import Any, Literal
 
 import torch
@@ -13,6 +12,8 @@ from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 from typing_extensions import override
+
+from kindling.hyperparameters import keep_plain
 
 Batch = tuple[Tensor, Tensor]
 Split = Literal["train", "test"]
@@ -41,16 +42,14 @@ class ArrayDataset(Dataset[Batch]):
 
 
 class ResumableLoader(DataLoader[Batch]):
-    """A DataLoader that counts its batches and can begin its first epoch after `skip` of them."""
+    """A DataLoader whose next epoch begins after `skip` batches: those that an interrupted run has had already."""
 
     skip = 0
-    batches_done = 0
 
     @override
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         skip, self.skip = self.skip, 0
-        for self.batches_done, batch in enumerate(itertools.islice(super().__iter__(), skip, None), start=skip + 1):
-            yield batch
+        yield from itertools.islice(super().__iter__(), skip, None)
 
 
 def stratified_split(labels: Tensor, size: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -101,15 +100,12 @@ class ClassificationDataModule(LightningDataModule):
         if num_workers < 0:
             raise ValueError(f"num_workers must not be negative: {num_workers}")
         self.save_hyperparameters()
-        # A checkpoint made in a notebook names its classes as one from the command line does, and stores no objects.
-        self.hparams.setdefault("_class_path", f"{type(self).__module__}.{type(self).__qualname__}")
-        self.hparams.update({name: str(value) for name, value in self.hparams.items() if isinstance(value, PurePath)})
+        keep_plain(self)
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
         self.val_split = val_split
         self.split_seed = split_seed
         self.num_workers = num_workers
-        self._resume_after = 0  # batches of the first epoch that an interrupted run has had already
 
     def load(self, split: Split) -> Batch:
         """Reads one official split: inputs (N, ...) and labels (N,)."""
@@ -132,6 +128,7 @@ class ClassificationDataModule(LightningDataModule):
 
     @property
     def _training_inputs(self) -> Tensor:
+        self.prepare_data()
         self.setup("fit")
         return as_float(self.train.inputs)
 
@@ -160,9 +157,7 @@ class ClassificationDataModule(LightningDataModule):
         # The order of an epoch follows from seed and epoch alone, so a resumed run sees the same batches.
         seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
         sampler: DistributedSampler[Batch] = DistributedSampler(self.train, *self._share, shuffle=True, seed=seed)
-        self._train_loader = self._loader(self.train, self.batch_size, sampler)
-        self._train_loader.skip = self._resume_after
-        return self._train_loader
+        return self._loader(self.train, self.batch_size, sampler)
 
     @override
     def val_dataloader(self) -> ResumableLoader:
@@ -202,15 +197,6 @@ class ClassificationDataModule(LightningDataModule):
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         inputs, labels = as_float(batch[0]), batch[1]
         return (self.augment(inputs) if self.trainer and self.trainer.training else inputs), labels
-
-    @override
-    def state_dict(self) -> dict[str, Any]:
-        loader = self._train_loader
-        return {"batches_done": loader.batches_done % len(loader)}
-
-    @override
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._resume_after = state_dict["batches_done"]
 
 
 def as_float(inputs: Tensor) -> Tensor:

@@ -44,7 +44,7 @@ class MNISTDataModule(ClassificationDataModule):
     def __init__(
         self,
         source: Literal["MNIST", "FashionMNIST", "KMNIST", "sample"] = "MNIST",
-        data_dir: str = "data",
+        data_dir: str | Path = "data",
         degrees: float = 0.0,
         shift: float = 0.0,
         scale: float = 0.0,
@@ -52,6 +52,9 @@ class MNISTDataModule(ClassificationDataModule):
         **loading: Any,
     ) -> None:
         super().__init__(val_split=(500 if source == "sample" else 5000) if val_split is None else val_split, **loading)
+        for name, value, limit in (("degrees", degrees, 180), ("shift", shift, 1), ("scale", scale, 0.99)):
+            if not 0 <= value <= limit:
+                raise ValueError(f"{name} must be from 0 to {limit}, not {value}")
         self.source = source
         self.data_dir = Path(data_dir)
         self.degrees, self.shift, self.scale = degrees, shift, scale
@@ -61,7 +64,7 @@ class MNISTDataModule(ClassificationDataModule):
 
     @override
     def prepare_data(self) -> None:
-        if self.source != "sample":
+        if self.source != "sample" and self._missing_files():
             self._torchvision_dataset("train", download=True)
 
     @override
@@ -75,23 +78,32 @@ class MNISTDataModule(ClassificationDataModule):
     def augment(self, inputs: Tensor) -> Tensor:
         return random_affine(inputs, self.degrees, self.shift, self.scale)
 
+    @property
+    def _folder(self) -> Path:
+        return self.data_dir / self.source / "raw"
+
+    def _missing_files(self) -> list[str]:
+        names = [f"{split}-{kind}-ubyte" for split in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
+        return [name for name in names if not (self._folder / name).exists()]
+
     def _torchvision_dataset(self, split: Split, download: bool) -> Any:
         from torchvision import datasets  # 2 s to import, not needed by the sample
 
-        folder = self.data_dir / self.source / "raw"
-        there = folder.exists()
         try:
             return getattr(datasets, self.source)(self.data_dir, train=split == "train", download=download)
         except (RuntimeError, ValueError, AssertionError, OSError) as error:
-            if there:
-                raise ValueError(f"a file in {folder} is damaged: delete that folder to download it again") from error
-            for made in (folder, folder.parent, self.data_dir):
-                with suppress(OSError):
-                    made.rmdir()  # where it is empty
-            raise OSError(
-                f"{self.source} is not in {folder} and the download failed: name a folder that holds {self.source}/raw "
-                "with --data.data_dir, or train without a download: kindling fit --config configs/quickstart.yaml"
-            ) from error
+            if self._missing_files():
+                for made in (self._folder, self._folder.parent, self.data_dir):
+                    with suppress(OSError):
+                        made.rmdir()  # where it is empty
+                raise OSError(
+                    f"{self.source} is not whole in {self._folder} and the download failed: name a folder that holds "
+                    f"{self.source}/raw with --data.data_dir, or train without a download: "
+                    "kindling fit --config configs/quickstart.yaml"
+                ) from error
+            if isinstance(error, OSError):
+                raise
+            raise ValueError(f"a file in {self._folder} is damaged: delete that folder to download it again") from error
 
 
 def read_sample(split: Split) -> Batch:

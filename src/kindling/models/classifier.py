@@ -1,7 +1,6 @@
 """The recipe that all classifiers share: input normalisation, loss, metrics, optimizer and schedule."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, Literal, Self
 
 import torch
@@ -12,9 +11,11 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
-from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 from typing_extensions import override
+
+from kindling.hyperparameters import keep_plain
 
 Batch = tuple[Tensor, Tensor]  # inputs (N, C, H, W) or (N, F), labels (N,)
 Stage = Literal["train", "val", "test"]
@@ -27,21 +28,25 @@ ADAM: Any = {"class_path": "torch.optim.Adam", "init_args": {"lr": 1e-3}}
 DATA_ARGUMENTS = ("num_classes", "input_shape", "mean", "std", "class_names")
 
 
-def as_config(factory: Callable[..., Any] | dict[str, Any] | None) -> dict[str, Any] | None:
-    """Writes a class, or a `functools.partial` of one, as the `class_path` and `init_args` that a checkpoint stores.
+class MeanLoss(Metric):
+    """The mean loss of all samples: unlike torchmetrics' MeanMetric it lets NaN through and never waits for a GPU."""
 
-    Raises:
-        ValueError: If it is something else, a lambda for example, which no checkpoint could store.
-    """
-    if factory is None or isinstance(factory, dict):
-        return factory
-    parts, arguments = (factory,), {}
-    if isinstance(factory, partial):  # the class is the function, or as jsonargparse builds it, an argument
-        parts, arguments = (factory.func, *factory.args), factory.keywords
-    target = next((part for part in parts if isinstance(part, type)), None)
-    if target is None:
-        raise ValueError(f"no checkpoint can store {factory!r}: pass functools.partial(torch.optim.SGD, lr=0.1)")
-    return {"class_path": f"{target.__module__}.{target.__qualname__}", "init_args": dict(arguments)}
+    total: Tensor
+    samples: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("total", torch.tensor(0.0), dist_reduce_fx="sum")
+        self.add_state("samples", torch.tensor(0), dist_reduce_fx="sum")
+
+    @override
+    def update(self, loss: Tensor, samples: int) -> None:
+        self.total += loss * samples
+        self.samples += samples
+
+    @override
+    def compute(self) -> Tensor:
+        return self.total / self.samples
 
 
 class Classifier(LightningModule):
@@ -94,12 +99,7 @@ class Classifier(LightningModule):
         if warmup_epochs < 0:
             raise ValueError(f"warmup_epochs must not be negative: {warmup_epochs}")
         self.save_hyperparameters()
-        # Only primitives reach the checkpoint, so that it loads with weights_only=True.
-        for name in ("optimizer", "lr_scheduler"):
-            self.hparams[name] = as_config(self.hparams[name])
-        # As the command line does, so that it can go on with a checkpoint from a notebook.
-        self.hparams.setdefault("_class_path", f"{type(self).__module__}.{type(self).__qualname__}")
-        self.hparams.setdefault("_instantiator", "lightning.pytorch.cli.instantiate_module")
+        keep_plain(self)
         self.num_classes = num_classes
         self.input_shape = tuple(input_shape)
         self.class_names = tuple(class_names) or tuple(str(label) for label in range(num_classes))
@@ -118,7 +118,7 @@ class Classifier(LightningModule):
         )
         for stage in ("train", "val", "test"):
             self.add_module(f"{stage}_metrics", metrics.clone(f"{stage}/"))
-            self.add_module(f"{stage}_loss", MeanMetric())
+            self.add_module(f"{stage}_loss", MeanLoss())
 
     @classmethod
     def for_data(cls, data: LightningDataModule, **arguments: Any) -> Self:
@@ -135,7 +135,7 @@ class Classifier(LightningModule):
     @override
     def setup(self, stage: str) -> None:
         self.materialize()
-        if self.hparams["compile"]:
+        if stage == "fit" and self.hparams["compile"]:
             self.network.compile()
 
     @override
@@ -153,12 +153,13 @@ class Classifier(LightningModule):
         metrics.update(logits, labels)
         return loss
 
-    def _meters(self, stage: Stage) -> tuple[MeanMetric, MetricCollection]:
+    def _meters(self, stage: Stage) -> tuple[MeanLoss, MetricCollection]:
         return getattr(self, f"{stage}_loss"), getattr(self, f"{stage}_metrics")
 
     def _log_epoch(self, stage: Stage) -> None:
         loss, metrics = self._meters(stage)
-        self.log_dict({f"{stage}/loss": loss.compute(), **metrics.compute()}, prog_bar=stage == "val")
+        figures = {f"{stage}/loss": loss.compute(), **metrics.compute()}  # summed over all processes already
+        self.log_dict(figures, prog_bar=stage == "val", sync_dist=True)
         loss.reset()
         metrics.reset()
 
@@ -198,7 +199,7 @@ class Classifier(LightningModule):
             return optimizer
         name = config["class_path"].rsplit(".", 1)[-1]
         init_args = dict(config["init_args"])
-        if name == "OneCycleLR":
+        if name == "OneCycleLR" and init_args.get("total_steps") is None:
             init_args["total_steps"] = self.trainer.estimated_stepping_batches - self.schedule_start
         scheduler = instantiate_class(optimizer, {**config, "init_args": init_args})
         return {
@@ -206,7 +207,10 @@ class Classifier(LightningModule):
             "lr_scheduler": {
                 "scheduler": scheduler,
                 "interval": "step" if name == "OneCycleLR" else "epoch",
+                # ReduceLROnPlateau steps where there is a validation, and waits where there is none.
                 "monitor": "val/loss",
+                "frequency": (self.trainer.check_val_every_n_epoch or 1) if name == "ReduceLROnPlateau" else 1,
+                "strict": False,
             },
         }
 
@@ -223,7 +227,8 @@ class Classifier(LightningModule):
         steps = self.warmup_epochs * self.trainer.num_training_batches / self.trainer.accumulate_grad_batches
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate * min(1.0, (self.global_step + 1) / steps) if steps else rate
-        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if every and (self.global_step + 1) % every == 0:
             self.log("lr", optimizer.param_groups[0]["lr"])
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         for group, rate in zip(optimizer.param_groups, rates, strict=True):

@@ -1,0 +1,58 @@
+"""Hyperparameters as plain values: all that a checkpoint stores, so that it loads without running code."""
+
+import inspect
+from collections.abc import Callable
+from functools import partial
+from pathlib import PurePath
+from typing import Any
+
+from lightning.pytorch import LightningDataModule, LightningModule
+
+Factory = dict[str, Any]  # {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.1}}
+
+
+def keep_plain(module: LightningModule | LightningDataModule) -> None:
+    """Turns the hyperparameters of a model or data module into plain values and adds the name of its class.
+
+    The command line does so by itself; this makes a checkpoint from a notebook the same.
+    """
+    for name, value in module.hparams.items():
+        if isinstance(value, PurePath):
+            module.hparams[name] = str(value)
+        elif callable(value):
+            module.hparams[name] = as_factory(value)
+    cls = type(module)
+    if cls.__module__ != "__main__" and "." not in cls.__qualname__:  # others can't be imported elsewhere
+        module.hparams.setdefault("_class_path", f"{cls.__module__}.{cls.__qualname__}")
+        module.hparams.setdefault("_instantiator", "lightning.pytorch.cli.instantiate_module")
+
+
+def as_factory(function: Callable[..., Any]) -> Factory:
+    """Writes a class, or a `functools.partial` of one, as class path and arguments, its defaults included.
+
+    Raises:
+        ValueError: If it is something else, a lambda for example, which no checkpoint could store.
+    """
+    parts, arguments = (function,), {}
+    if isinstance(function, partial):  # the class is the function, or as jsonargparse builds it, an argument
+        parts, arguments = (function.func, *function.args), function.keywords
+    cls = next((part for part in parts if isinstance(part, type)), None)
+    if cls is None:
+        raise ValueError(f"no checkpoint can store {function!r}: pass functools.partial(torch.optim.SGD, lr=0.1)")
+    defaults = {
+        name: parameter.default
+        for name, parameter in inspect.signature(cls).parameters.items()
+        if parameter.default is not parameter.empty
+    }
+    init_args = {
+        name: list(value) if isinstance(value, tuple) else value for name, value in (defaults | arguments).items()
+    }
+    return {"class_path": f"{cls.__module__}.{cls.__qualname__}", "init_args": init_args}
+
+
+def same_factory(one: Factory | None, other: Factory | None) -> bool:
+    """Whether two factories make the same: torch.optim.SGD is torch.optim.sgd.SGD too."""
+    if one is None or other is None:
+        return one is other
+    names = [factory["class_path"].rsplit(".", 1)[-1] for factory in (one, other)]
+    return bool(names[0] == names[1] and one["init_args"] == other["init_args"])

