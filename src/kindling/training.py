@@ -156,7 +156,7 @@ class KindlingCLI(LightningCLI):
         if "optimizer_states" not in stored:
             raise ValueError(f"{self.checkpoint} holds weights alone: training can't go on from it")
         epochs = stored["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
-        if epochs == self.config["fit"]["trainer"]["max_epochs"]:
+        if 0 <= (self.config["fit"]["trainer"]["max_epochs"] or -1) <= epochs:
             raise ValueError(f"{self.checkpoint} has had its {epochs} epochs: ask for more with --trainer.max_epochs")
 
     def _run_folder(self) -> Path:
