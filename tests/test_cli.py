@@ -56,10 +56,11 @@ def test_model_help_shows_inherited_options_with_defaults(kindling: Command) -> 
 
 
 YAML = {
+    "gone": "data: {class_path: kindling.data.GoneDataModule, init_args: {size: 3}}",
     "key": "model: {class_path: CNNClassifier, init_args: {chanels: [3]}}",
     "top": "trainer: {max_epoch: 3}",
     "syntax": "model: [",
-    "optimizer": "model: {class_path: CNNClassifier, init_args: {optimizer: {class_path: AdamX}}}",
+    "optimizer": "model: {class_path: CNNClassifier, init_args: {optimizer: {class_path: Adamm}}}",
     "argument": "model: {class_path: CNNClassifier, init_args: {optimizer: {class_path: Adam, init_args: {lrr: 0.1}}}}",
 }
 
@@ -72,10 +73,11 @@ USAGE = {
     (*QUICK, "--modl.dropout", "0"): ["modl.dropout", "did you mean model?"],
     (*QUICK, "--model", "CNNClasifier"): ["CNNClasifier", "did you mean CNNClassifier?"],
     (*QUICK, "--model", "SyntheticDataModule"): ["model: there is no SyntheticDataModule"],
-    (*QUICK, "--model.chanels", "[3]"): ["model.chanels", "did you mean channels?"],
-    (*QUICK, "--data.bach_size", "3"): ["data.bach_size", "did you mean batch_size?"],
+    (*QUICK, "--model.chanels", "[3]"): ["model.chanels", "did you mean model.channels?"],
+    (*QUICK, "--data.bach_size", "3"): ["data.bach_size", "did you mean data.batch_size?"],
+    (*QUICK, "--model.optimizer", "Sgd"): ["did you mean SGD?"],
     (*QUICK, "--model.optimizer", "SGDD"): ["model.optimizer", "SGDD", "did you mean SGD?"],
-    (*QUICK, "--model.optimizer.lrr", "3"): ["model.optimizer.lrr", "did you mean lr?"],
+    (*QUICK, "--model.optimizer.lrr", "3"): ["model.optimizer.lrr", "did you mean model.optimizer.lr?"],
     (*QUICK, "--model.lr_scheduler", "StepLR"): ["model.lr_scheduler.step_size must be given"],
     (*QUICK, "--model.dropout", "much"): ["model.dropout: much is not float"],
     (*QUICK, "--model.channels", "32"): ["model.channels: 32 is not a list such as [1, 2]"],
@@ -84,11 +86,12 @@ USAGE = {
     (*QUICK, "--trainer.precision", "bf17"): ["trainer.precision: bf17 is not", "bf16-mixed"],
     (*QUICK, "--early_stopping.mode", "mini"): ["early_stopping.mode: mini is not one of min, max"],
     ("fit", "--config", "nowhere.yaml"): ["nowhere.yaml", "not exist"],
-    (*QUICK, "--config", "key.yaml"): ["model.chanels", "did you mean channels?"],
+    (*QUICK, "--config", "key.yaml"): ["model.chanels", "did you mean model.channels?"],
+    (*QUICK, "--config", "gone.yaml"): ["data: there is no class kindling.data.GoneDataModule"],
     (*QUICK, "--config", "top.yaml"): ["trainer.max_epoch", "did you mean trainer.max_epochs?"],
     (*QUICK, "--config", "syntax.yaml"): ["syntax.yaml is no YAML, line 2"],
-    (*QUICK, "--config", "optimizer.yaml"): ["AdamX", "did you mean Adam?"],
-    (*QUICK, "--config", "argument.yaml"): ["model.optimizer.lrr", "did you mean lr?"],
+    (*QUICK, "--config", "optimizer.yaml"): ["Adamm", "did you mean Adam?"],
+    (*QUICK, "--config", "argument.yaml"): ["model.optimizer.lrr", "did you mean model.optimizer.lr?"],
     ("test",): ["--ckpt_path", "best, last, a run folder or a file"],
     ("predict",): ["--ckpt_path", "best, last, a run folder or a file"],
     ("validate", "--config", "configs/quickstart.yaml"): ["--ckpt_path"],

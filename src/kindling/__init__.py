@@ -21,6 +21,8 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     # Imported on first use: `kindling --help` answers in 0.1 s, importing torch and lightning takes seconds.
-    if name not in __all__:
-        raise AttributeError(f"module 'kindling' has no attribute {name!r}")
-    return getattr(import_module("kindling.data" if name.endswith("DataModule") else "kindling.models"), name)
+    if not name.startswith("_"):
+        for package in ("kindling.models", "kindling.data"):
+            if name in (module := import_module(package)).__all__:
+                return getattr(module, name)
+    raise AttributeError(f"module 'kindling' has no attribute {name!r}")

@@ -67,7 +67,8 @@ def main(args: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, SystemExit) as stop:
         # Lightning turns Ctrl-C into an exit; the other exits are those of help pages.
         if isinstance(stop, KeyboardInterrupt) or isinstance(stop.__context__, KeyboardInterrupt):
-            return _fail("interrupted", code=1)
+            print("kindling: interrupted", file=sys.stderr)
+            return 1
         return int(stop.code or 0)
     return 0
 

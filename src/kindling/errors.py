@@ -39,17 +39,24 @@ def one_line(message: str, options: Iterable[str] = ()) -> str:
     owners = re.findall(r"class_path[= ]'([\w.]+)'", message)
     if found := re.search(r"unrecognized arguments: (?:--)?([\w.]+)|does not accept option '([\w.]+)'", message):
         name = found[1] or found[2]
-        return f"there is no option {name}{did_you_mean(name, options) or did_you_mean(name.split('.')[0], options)}"
+        group = name.split(".")[0]
+        near = did_you_mean(name, options) or ("" if group in options else did_you_mean(group, options))
+        return f"there is no option {name}{near}"
     if found := re.search(r"Option '([^']+)' is not accepted", message):
         known = class_arguments(owners[-1]) if owners else options
-        return f"there is no option {'.'.join(filter(None, [key, found[1]]))}{did_you_mean(found[1], known)}"
+        *path, name = ".".join(filter(None, [key, found[1]])).split(".")
+        group = "".join(f"{part}." for part in path)
+        return f"there is no option {group}{name}{did_you_mean(name, known, group)}"
     if found := re.search(r"Expected a dot import path string: (\S+)", message):
         return f"{key}: there is no {found[1]}{did_you_mean(found[1], class_names(key))}"
     if found := re.search(r"arguments are required: (.+)", message):
         names = ", ".join(f"{key}.{name}" if key else f"--{name.split('.', 1)[-1]}" for name in found[1].split(", "))
         return f"{names} must be given"
     if found := re.search(r"Got value: (.*)", message) or re.search(r"Given value: (.*)", message):
-        return f"{key}: {found[1]} is not {' or '.join(expected(message))}" if key else " ".join(reasons(message))
+        if key and (kinds := expected(message)):
+            return f"{key}: {found[1]} is not {' or '.join(kinds)}"
+        if key and owners:
+            return f"{key}: there is no class {owners[-1]}, or it can't be used here"
     return " ".join([f"{key}:"] * bool(key) + reasons(message))
 
 
@@ -77,10 +84,11 @@ def expected(message: str) -> list[str]:
     return [*names, *([f"one of {', '.join(map(str, choices))}"] if choices else [])]
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Names the nearest known name, where one is near."""
-    near = difflib.get_close_matches(name, list(known), n=1)
-    return f": did you mean {near[0]}?" if near else ""
+def did_you_mean(name: str, known: Iterable[str], group: str = "") -> str:
+    """Names the nearest known name, where one is near, upper and lower case aside."""
+    names = {candidate.lower(): candidate for candidate in known}
+    near = difflib.get_close_matches(name.lower(), names, n=1)
+    return f": did you mean {group}{names[near[0]]}?" if near else ""
 
 
 def class_arguments(class_path: str) -> list[str]:

@@ -37,7 +37,7 @@ HELP = {
     "trainer.profiler": "simple or advanced: where the time goes.",
 }
 TITLES = {"trainer": "trainer", "model": "model", "data": "data", "checkpoint": "best checkpoint"}
-TITLES |= {"early_stopping": "early stopping", "ckpt_path": "checkpoint"}
+TITLES |= {"early_stopping": "early stopping", "ckpt_path": "going on from a checkpoint"}
 MORE = "All other flags of Lightning's Trainer work too: https://lightning.ai/docs/pytorch/stable/common/trainer.html"
 
 

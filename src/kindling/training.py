@@ -115,6 +115,17 @@ class KindlingCLI(LightningCLI):
         if self.config[command]["ckpt_path"] is not None and self.checkpoint is None:
             raise UsageError("the checkpoint is given on the command line, in full: --ckpt_path PATH")
         self.config[command]["ckpt_path"] = None  # Lightning would let what the checkpoint stores win
+        if "--model.optimizer.lr" in {option.split("=")[0] for option in typed}:
+            self._let_typed_rate_win(typed)
+
+    def _let_typed_rate_win(self, typed: Sequence[str]) -> None:
+        """Makes a typed learning rate the peak of OneCycleLR, which would replace it by its own `max_lr`."""
+        model = self.config[self.command]["model"]["init_args"]
+        schedule = model.get("lr_scheduler")
+        if any(option.startswith("--model.lr_scheduler") for option in typed):
+            return
+        if schedule and schedule["class_path"].endswith(".OneCycleLR"):
+            schedule["init_args"]["max_lr"] = model["optimizer"]["init_args"]["lr"]
 
     @override
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -152,6 +163,8 @@ class KindlingCLI(LightningCLI):
             reason = str(error).splitlines()[1].strip()
             raise ValueError(f"{self.checkpoint} holds another model, a {name}: {reason}") from error
         if self.command != "fit":
+            if stored["global_step"] == 0:
+                raise ValueError(f"{self.checkpoint} has not been trained: its weights are random")
             return
         if "optimizer_states" not in stored:
             raise ValueError(f"{self.checkpoint} holds weights alone: training can't go on from it")
@@ -223,7 +236,7 @@ class KindlingCLI(LightningCLI):
             return
         if (self.run / "checkpoints" / "last.ckpt").exists():
             say("stopped; go on with: " + as_typed("kindling", "fit --ckpt_path", self.run))
-        elif self.run_is_new:
+        elif self.run_is_new and (not hasattr(self, "trainer") or self.trainer.global_step == 0):
             shutil.rmtree(self.run)  # nothing was trained
             for folder in (self.run.parent, self.run.parent.parent):
                 with suppress(OSError):

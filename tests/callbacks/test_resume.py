@@ -195,6 +195,30 @@ def test_typed_learning_rate_wins_over_the_checkpoint(kindling: Command) -> None
     assert stored["optimizer_states"][0]["state"][0]["step"] == 5 * 7
 
 
+def test_typed_learning_rate_is_the_peak_of_a_one_cycle_schedule(kindling: Command) -> None:
+    kindling("fit", *LONG, *ONE_CYCLE)
+    more = ["--trainer.max_epochs", "6", "--trainer.log_every_n_steps", "1"]
+    kindling("fit", "--ckpt_path", "last", "--model.optimizer.lr", "1e-4", *more)
+    rates = [float(row["lr"]) for row in rows(RUN) if row["lr"] and int(row["step"]) >= 28]
+    assert max(rates) == pytest.approx(1e-4, rel=0.02)
+    kindling("fit", *LONG, *ONE_CYCLE, "--model.lr_scheduler.max_lr", "0.02", "--model.optimizer.lr", "0.5", *more)
+    rates = [float(row["lr"]) for row in rows(Path("runs/tiny/version_1")) if row["lr"]]
+    assert max(rates) == pytest.approx(0.02, rel=0.02)
+
+
+def test_a_run_that_was_never_trained_is_neither_kept_nor_measured(kindling: Command) -> None:
+    with pytest.raises(RuntimeError, match="lights"):
+        kindling("fit", *LONG, *stop_with("CrashAt", 0))
+    assert not Path("runs").exists()
+    data = SyntheticDataModule(num_samples=300)
+    trainer = Trainer(max_epochs=0, logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    trainer.fit(MLPClassifier.for_data(data), data)
+    trainer.save_checkpoint("random.ckpt")
+    result = kindling("test", "--ckpt_path", "random.ckpt")
+    assert result.code == 1
+    assert "random.ckpt has not been trained" in result.err
+
+
 def test_another_optimizer_starts_afresh(kindling: Command) -> None:
     kindling("fit", *LONG)
     result = kindling("fit", "--ckpt_path", "last", "--model.optimizer", "SGD", "--trainer.max_epochs", "5")

@@ -40,6 +40,7 @@ def plot_history(run: Path) -> None:
         if best is not None:
             axes.axvline(best + 1, color="0.6", lw=1, ls="--", label=f"lowest validation loss: epoch {best + 1}")
         axes.set(xlabel="epoch", ylabel={"loss": "cross-entropy", "accuracy": "accuracy"}[metric], title=metric)
+        axes.set_xlim(0.5, max([epoch for curve in history.values() for epoch in curve], default=0) + 1.5)
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)

@@ -147,7 +147,8 @@ class ExactResume(Callback):
     def _save(self, trainer: Trainer) -> None:
         for logger in trainer.loggers:
             logger.save()  # a killed run has its figures up to here
-        trainer.save_checkpoint(self.path)
+        if trainer.global_step:  # nothing trained, nothing to go on from
+            trainer.save_checkpoint(self.path)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self.interrupted = True
