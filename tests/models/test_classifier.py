@@ -91,14 +91,12 @@ def test_training_metrics_are_those_of_the_batches_seen(kindling: Command) -> No
     )
 
 
-def test_label_smoothing_is_for_the_training_loss_alone() -> None:
+def test_label_smoothing_spreads_the_target_over_all_classes() -> None:
     model = MLPClassifier(num_classes=3, input_shape=(4,), label_smoothing=0.2)
-    model.log = lambda *arguments, **options: None  # type: ignore[method-assign]
     inputs, labels = torch.rand(6, 4), torch.tensor([0, 1, 2, 0, 1, 2])
     log_probabilities = model(inputs).log_softmax(dim=1)
     plain = -log_probabilities[range(6), labels].mean()
     torch.testing.assert_close(model.training_step((inputs, labels), 0), 0.8 * plain - 0.2 * log_probabilities.mean())
-    torch.testing.assert_close(model._step((inputs, labels), "val"), plain)
 
 
 @pytest.mark.parametrize(("epochs", "warm_up_steps"), [(1.0, 7), (1.5, 10.5)])

@@ -63,7 +63,8 @@ class Classifier(LightningModule):
         mean: Mean of the inputs by channel or feature; a single value serves all.
         std: Standard deviation of the inputs by channel or feature.
         class_names: Names of the classes in the order of their labels; the labels themselves by default.
-        label_smoothing: Share of the target spread over all classes in the training loss, in [0, 1).
+        label_smoothing: Share of the target spread over all classes in the loss, in [0, 1). In validation too: a
+            network trained with it is less sure of itself, and by the plain loss would seem to get worse.
         optimizer: Any torch optimizer.
         lr_scheduler: Any torch scheduler, stepped after each epoch. `ReduceLROnPlateau` watches `val/loss`;
             `OneCycleLR` is stepped after each batch and told the number of steps.
@@ -146,7 +147,7 @@ class Classifier(LightningModule):
     def _step(self, batch: Batch, stage: Stage) -> Tensor:
         inputs, labels = batch
         logits = self(inputs)
-        loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing if stage == "train" else 0.0)
+        loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
         # Counted here and logged once an epoch: `self.log` in each step would cost 0.4 ms, a third of a small step.
         mean_loss, metrics = self._meters(stage)
         mean_loss.update(loss.detach(), len(labels))
