@@ -38,14 +38,15 @@ def plot_history(run: Path) -> None:
             curve = history[f"{stage}/{metric}"]
             axes.plot([epoch + 1 for epoch in curve], curve.values(), "o-", ms=3, color=COLOURS[stage], label=label)
         if best is not None:
-            axes.axvline(best + 1, color="0.6", lw=1, ls="--", label=f"lowest validation loss: epoch {best + 1}")
+            label = f"lowest validation loss: epoch {best + 1}"
+            axes.axvline(best + 1, color="0.6", lw=1, ls="--", zorder=1, label=label)
         axes.set(xlabel="epoch", ylabel={"loss": "cross-entropy", "accuracy": "accuracy"}[metric], title=metric)
-        axes.set_xlim(0.5, max([epoch for curve in history.values() for epoch in curve], default=0) + 1.5)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.set_xlim(0.5, max([*history["train/loss"], *history["val/loss"]], default=0) + 1.5)
+        axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
     accuracy_axes.yaxis.set_major_formatter(lambda share, _: f"{share:.1%}")
-    accuracy_axes.legend(frameon=False)
+    accuracy_axes.legend(edgecolor="none", framealpha=0.9)
     with whole_file(run / "training_history.png") as path:
         figure.savefig(path, format="png")
 
