@@ -19,7 +19,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from typing_extensions import override
 
-from kindling.callbacks import ExactResume, ProgressBar, TrainingHistory
+from kindling.callbacks import EpochProfiler, ExactResume, ProgressBar, SpeedHint, TrainingHistory
 from kindling.console import as_typed, quiet, results_table, say
 from kindling.data import ClassificationDataModule
 from kindling.errors import UsageError, one_line
@@ -91,6 +91,11 @@ class KindlingCLI(LightningCLI):
             default=True,
             help="Whether to test the best checkpoint at the end.",
         )
+        parser.add_argument(
+            "--profile",
+            action="store_true",
+            help="Say where the time of an epoch goes, and trace a few steps.",
+        )
 
     @override
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -139,7 +144,10 @@ class KindlingCLI(LightningCLI):
             if config["logger"] is not False:
                 kwargs["logger"] = self._loggers(self.run) + _as_list(config["logger"])
             self.resume = ExactResume(self.run)
-            callbacks += [TrainingHistory(self.run), self.resume]
+            callbacks += [TrainingHistory(self.run), self.resume, SpeedHint()]
+            if self.config["fit"]["profile"]:
+                kwargs["profiler"] = EpochProfiler(self.run)
+                self.config["fit"]["profile"] = False  # what repeats or continues the run is not profiled too
         else:
             self.save_config_callback = None
         self.trainer_defaults["callbacks"] = callbacks

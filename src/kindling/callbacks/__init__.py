@@ -1,7 +1,9 @@
-"""Behaviours that cut across models and data: one small callback a file."""
+"""Behaviours that cut across models and data, one file each."""
 
+from kindling.callbacks.hint import SpeedHint
 from kindling.callbacks.history import TrainingHistory
+from kindling.callbacks.profile import EpochProfiler
 from kindling.callbacks.progress import ProgressBar
 from kindling.callbacks.resume import ExactResume
 
-__all__ = ["ExactResume", "ProgressBar", "TrainingHistory"]
+__all__ = ["EpochProfiler", "ExactResume", "ProgressBar", "SpeedHint", "TrainingHistory"]

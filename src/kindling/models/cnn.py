@@ -15,6 +15,7 @@ def cnn(
     num_classes: int,
     dropout: float,
     batch_norm: bool,
+    strided_stem: bool,
 ) -> nn.Sequential:
     """Blocks of 3x3 convolution, 2x2 max pooling and ReLU, then one hidden layer.
 
@@ -24,12 +25,14 @@ def cnn(
         raise ValueError(f"channels and hidden must be at least 1, not {channels} and {hidden}")
     in_channels, height, width = input_shape
     layers: list[nn.Module] = []
-    for out_channels in channels:
+    for number, out_channels in enumerate(channels):
+        strided = strided_stem and number == 0 and min(height, width) >= 7
+        kernel, stride = (5, 2) if strided else (3, 1)
         # Where nothing would be left of a small image, it is padded and not pooled.
         padding = int(min(height, width) < 3)
-        height, width = height - 2 + 2 * padding, width - 2 + 2 * padding
-        layers.append(nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=padding))
-        if min(height, width) >= 2:
+        layers.append(nn.Conv2d(in_channels, out_channels, kernel, stride, padding))
+        height, width = ((size - kernel + 2 * padding) // stride + 1 for size in (height, width))
+        if not strided and min(height, width) >= 4:
             layers.append(nn.MaxPool2d(2))
             height, width = height // 2, width // 2
         # Normalised after pooling: a quarter of the values, the same accuracy.
@@ -47,10 +50,12 @@ class CNNClassifier(Classifier):
     """Convolutional network: with channels 32 and 64 on MNIST it has 225,034 parameters without batch norm.
 
     Args:
-        channels: Output channels of each block; each block halves height and width.
+        channels: Output channels of each block; each block halves height and width while more than 3 are left.
         hidden: Width of the hidden layer.
         dropout: Probability of zeroing a hidden activation, in [0, 1].
         batch_norm: Whether to normalise each block over the batch.
+        strided_stem: Whether the first block halves the image by a 5x5 convolution of stride 2 in place of pooling:
+            about half the time of a step.
         **recipe: What all models share, see `Classifier`.
 
     Raises:
@@ -63,11 +68,12 @@ class CNNClassifier(Classifier):
         hidden: int = 128,
         dropout: float = 0.0,
         batch_norm: bool = True,
+        strided_stem: bool = False,
         **recipe: Any,
     ) -> None:
         super().__init__(**recipe)
         if len(self.input_shape) != 3:
             raise ValueError(f"CNNClassifier needs images (channels, height, width), not {self.input_shape}")
-        network = cnn(self.input_shape, channels, hidden, self.num_classes, dropout, batch_norm)
+        network = cnn(self.input_shape, channels, hidden, self.num_classes, dropout, batch_norm, strided_stem)
         # Channels last is what the CPU and GPU kernels work on: 1.4 to 2 times as fast per step on two cores.
         self.network = network.to(memory_format=torch.channels_last)
