@@ -136,7 +136,7 @@ class KindlingCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         self._check_that_all_fits()
         config = self.config_init[self.command]["trainer"]
-        callbacks: list[Callback] = [ProgressBar()]
+        callbacks: list[Callback] = [] if config["enable_progress_bar"] is False else [ProgressBar()]
         kwargs["logger"] = False
         if self.command == "fit" and not config["fast_dev_run"]:
             self.run = self._run_folder()

@@ -1,11 +1,12 @@
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from lightning.pytorch import seed_everything
 
 from kindling import ClassificationDataModule, MNISTDataModule, SyntheticDataModule
-from kindling.data.datamodule import Batch, Split, stratified_split
+from kindling.data.datamodule import ArrayDataset, Batch, Split, stratified_split
 from kindling.data.mnist import read_sample
 
 
@@ -146,3 +147,22 @@ def test_normalisation_constants_are_those_of_the_full_mnist(full_mnist: Path) -
     images = data.load("train")[0].double() / 255
     assert data.mean == pytest.approx([images.mean().item()], abs=5e-5)
     assert data.std == pytest.approx([images.std().item()], abs=5e-5)
+
+
+@pytest.mark.parametrize(("free", "workers", "kind"), [(10**9, 0, "meta"), (1000, 0, "cpu"), (10**9, 1, "cpu")])
+def test_data_that_fits_is_kept_on_the_device(
+    monkeypatch: pytest.MonkeyPatch, free: int, workers: int, kind: str
+) -> None:
+    data = SyntheticDataModule(num_samples=100, num_workers=workers)
+    data.setup("fit")
+    # The device without memory stands for a GPU: what is put there is there, and can be indexed.
+    strategy = SimpleNamespace(root_device=torch.device("meta"))
+    data.trainer = SimpleNamespace(strategy=strategy, world_size=1, global_rank=0)  # type: ignore[assignment]
+    monkeypatch.setattr("kindling.data.datamodule.free_memory", lambda device: free)
+    loader = data.train_dataloader()
+    assert isinstance(loader.dataset, ArrayDataset)
+    assert loader.dataset.inputs.device.type == kind
+    if workers == 0:
+        inputs, labels = next(iter(loader))
+        assert {inputs.device.type, labels.device.type} == {kind}
+        assert inputs.shape == (64, 20)

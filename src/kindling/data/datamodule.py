@@ -33,6 +33,15 @@ class ArrayDataset(Dataset[Batch]):
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes in memory."""
+        return self.inputs.nbytes + self.labels.nbytes
+
+    def to(self, device: torch.device) -> "ArrayDataset":
+        """The same samples on a device."""
+        return ArrayDataset(self.inputs.to(device), self.labels.to(device))
+
     def __getitem__(self, index: int) -> Batch:
         return self.inputs[index], self.labels[index]
 
@@ -181,13 +190,17 @@ class ClassificationDataModule(LightningDataModule):
         return self._loader(dataset, self.eval_batch_size, sampler)
 
     def _loader(self, dataset: ArrayDataset, batch_size: int, sampler: DistributedSampler[Batch]) -> ResumableLoader:
+        device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
+        if self.num_workers == 0 and 4 * dataset.nbytes <= free_memory(device):
+            dataset = dataset.to(device)  # where it fits, no batch has to be sent there
         return ResumableLoader(
             dataset,
             batch_size=batch_size,
             sampler=sampler,
             num_workers=self.num_workers,
             collate_fn=_as_is,  # a batch comes whole out of the dataset
-            pin_memory=torch.cuda.is_available(),
+            # What is sent to a GPU is sent from pinned memory: Lightning's copies then wait for nothing.
+            pin_memory=device.type == "cuda" and dataset.inputs.device.type == "cpu",
             # A generator of its own: making a loader must not move the random numbers of the training.
             generator=torch.Generator(),
             persistent_workers=self.num_workers > 0,
@@ -197,6 +210,11 @@ class ClassificationDataModule(LightningDataModule):
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         inputs, labels = as_float(batch[0]), batch[1]
         return (self.augment(inputs) if self.trainer and self.trainer.training else inputs), labels
+
+
+def free_memory(device: torch.device) -> int:
+    """Free bytes of a GPU's own memory; 0 for a device without one."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
 
 
 def as_float(inputs: Tensor) -> Tensor:

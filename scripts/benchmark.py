@@ -1,0 +1,302 @@
+"""What Kindling costs and gains, measured side by side on this machine.
+
+    python scripts/benchmark.py compare     the tutorial's loop, a bare loop, kindling fit: accuracy against seconds
+    python scripts/benchmark.py steps       a step against a bare one, bf16 against fp32, start-up, growth with the data
+    python scripts/benchmark.py ablation    the tutorial's table: base CNN, + batch norm, + augmentation, + bf16
+
+Each prints tables and writes them as JSON, `compare` draws a plot too. All need the full MNIST in `--data_dir`. Nothing
+else should run on the machine meanwhile; what is compared runs in turns, so that what slows one slows the others.
+"""
+
+import argparse
+import itertools
+import json
+import os
+import platform
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, ClassVar
+
+import yaml
+from lightning.pytorch import Callback
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+from typing_extensions import override
+
+import bare_loop
+from kindling.cli import main as kindling
+from kindling.console import quiet
+from kindling.memory import keep_freed_memory
+
+SCRIPTS = Path(__file__).resolve().parent
+CONFIGS = SCRIPTS.parent / "configs"
+FAST, CNN, BF16 = CONFIGS / "mnist_cnn_fast.yaml", CONFIGS / "mnist_cnn.yaml", CONFIGS / "with" / "bf16.yaml"
+# Colours of Okabe and Ito, told apart by colour-blind readers.
+LOOPS = {"tutorial's loop": "#D55E00", "bare loop": "#999999", "kindling fit": "#0072B2"}
+
+
+class StepTimes(Callback):
+    """Notes the moment at which each training step of a `kindling fit` begins."""
+
+    moments: ClassVar[list[float]] = []
+
+    @override
+    def on_train_batch_start(self, *arguments: Any) -> None:
+        if not self.moments:
+            print("first step", flush=True)
+        self.moments.append(time.perf_counter())
+
+
+PROGRAM = str(Path(sys.executable).with_name("kindling"))
+
+
+def fit(*options: object) -> list[str]:
+    """A `kindling fit` as it is typed."""
+    return ["fit", *(str(option) for option in options)]
+
+
+def run(command: list[str]) -> tuple[list[tuple[float, str]], float, float]:
+    """Runs a command: its lines with the seconds at which they came, its wall clock, its peak memory in GB."""
+    start = time.perf_counter()
+    environment = os.environ | {"PYTHONPATH": str(SCRIPTS)}
+    with tempfile.TemporaryDirectory() as folder:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=folder, env=environment)
+        assert process.stdout
+        lines = [(time.perf_counter() - start, line) for line in process.stdout]
+        _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit(f"{' '.join(command)} failed")
+    return lines, time.perf_counter() - start, usage.ru_maxrss * 1024 / 1e9
+
+
+def middle(values: list[float], form: str = ".2f") -> str:
+    """Median and range."""
+    return f"{statistics.median(values):{form}} ({min(values):{form}} to {max(values):{form}})"
+
+
+def compare(data_dir: Path, rounds: int, epochs: int) -> dict[str, Any]:
+    """Accuracy against wall clock of three ways to train, everything from the start of the process counted."""
+    options = ["--data_dir", str(data_dir), "--epochs", str(epochs), "--seed"]
+    kindling_fit = fit("--config", FAST, "--config", BF16, "--trainer.max_epochs", epochs, "--data.data_dir", data_dir)
+    commands: dict[str, Callable[[int], list[str]]] = {
+        "tutorial's loop": lambda seed: [sys.executable, f"{SCRIPTS}/tutorial_loop.py", *options, str(seed)],
+        "bare loop": lambda seed: [sys.executable, f"{SCRIPTS}/bare_loop.py", *options, str(seed)],
+        "kindling fit": lambda seed: [PROGRAM, *kindling_fit, "--seed_everything", str(seed)],
+    }
+    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in commands}
+    for seed in range(rounds):
+        for name, command in commands.items():
+            lines, seconds, memory = run(command(seed))
+            found = ((at, re.search(r"accuracy[ │]+([\d.]+)", line)) for at, line in lines)
+            curve = [(at, float(match[1])) for at, match in found if match]
+            runs[name].append({"seconds": seconds, "memory_gb": memory, "curve": curve, "accuracy": curve[-1][1]})
+            print(f"round {seed + 1}: {name}, {seconds:.1f} s, {curve[-1][1]:.2%}", flush=True)
+
+    table = Table(title=f"full MNIST, {epochs} epochs, {rounds} runs each: median (range)")
+    for column in ("", "wall clock, s", "times as fast", "test accuracy, %", "seconds to 99%", "peak memory, GB"):
+        table.add_column(column)
+    slowest = statistics.median(one["seconds"] for one in runs["tutorial's loop"])
+    for name, ones in runs.items():
+        walls = [one["seconds"] for one in ones]
+        reached = [min((at for at, share in one["curve"] if share >= 0.99), default=float("inf")) for one in ones]
+        table.add_row(
+            name,
+            middle(walls, ".1f"),
+            f"{slowest / statistics.median(walls):.1f}",
+            middle([100 * one["accuracy"] for one in ones]),
+            middle(reached, ".1f"),
+            middle([one["memory_gb"] for one in ones]),
+        )
+    Console(width=130).print(table)
+    return {"epochs": epochs, "runs": runs}
+
+
+def plot(runs: dict[str, list[dict[str, Any]]], path: Path) -> None:
+    """Draws accuracy against wall-clock seconds, a line for each run."""
+    figure = Figure(figsize=(8, 4.5), dpi=150, layout="constrained")
+    axes = figure.subplots()
+    for name, ones in runs.items():
+        for number, one in enumerate(ones):
+            seconds, shares = zip(*one["curve"], strict=True)
+            errors = [100 * (1 - share) for share in shares]
+            axes.plot(seconds, errors, "o-", ms=4, lw=1.5, color=LOOPS[name], label=None if number else name)
+    axes.axhline(1, color="0.6", lw=1, ls="--", zorder=1)
+    axes.set(xscale="log", yscale="log", xlabel="seconds since the process was started", ylabel="errors, %")
+    axes.set_title("full MNIST on two CPU cores: errors on held-out digits after each epoch", fontsize=11)
+    for axis, ticks in ((axes.xaxis, (5, 10, 20, 50, 100, 200)), (axes.yaxis, (0.4, 0.5, 0.7, 1, 1.5, 2))):
+        axis.set_ticks(list(ticks), labels=[f"{tick:g}" for tick in ticks])
+    axes.minorticks_off()
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(edgecolor="none")
+    figure.savefig(path)
+
+
+def step_times(recipe: Path, steps: int, *options: object) -> list[float]:
+    """Seconds of each step of `kindling fit` in this process, the first ten left out."""
+    StepTimes.moments.clear()
+    few = ("--trainer.limit_train_batches", steps, "--trainer.limit_val_batches", 1, "--trainer.max_epochs", 1)
+    watched = ("--trainer.callbacks", f"{StepTimes.__module__}.StepTimes", "--test_after_fit", "false")
+    code = kindling(fit("--config", recipe, *few, *watched, *options))
+    assert code == 0
+    return lengths(iter(StepTimes.moments))
+
+
+def lengths(moments: Iterator[float], steps: int | None = None) -> list[float]:
+    """Seconds from each moment to the next, the first ten left out."""
+    kept = itertools.pairwise(itertools.islice(moments, 10, None if steps is None else steps + 1))
+    return [after - before for before, after in kept]
+
+
+def step_overhead(path: Path, data_dir: Path, rounds: int, steps: int = 100) -> dict[str, list[float]]:
+    """Milliseconds of a step of a recipe, in turns: in a bare loop, and through all of `kindling fit`."""
+    recipe = yaml.safe_load(path.read_text())
+    found: dict[str, list[float]] = {"bare": [], "kindling": []}
+    for seed in range(rounds + 1):
+        model, data = bare_loop.build(recipe, str(data_dir), seed)
+        bare = lengths(bare_loop.train(model, data, recipe, epochs=1), steps)
+        ours = step_times(path, steps, "--config", BF16, "--data.data_dir", data_dir)
+        if seed:  # the first round warms up
+            found["bare"].append(1000 * statistics.median(bare))
+            found["kindling"].append(1000 * statistics.median(ours))
+    return found
+
+
+def precisions(data_dir: Path, rounds: int, steps: int = 40) -> dict[str, list[float]]:
+    """Milliseconds of a step of `mnist_cnn.yaml`, in turns in float32 and with bf16."""
+    found: dict[str, list[float]] = {"fp32": [], "bf16": []}
+    for _ in range(rounds):
+        for name, precision in (("fp32", "32-true"), ("bf16", "bf16-mixed")):
+            times = step_times(CNN, steps, "--data.data_dir", data_dir, "--trainer.precision", precision)
+            found[name].append(1000 * statistics.median(times))
+    return found
+
+
+def growth(data_dir: Path, rounds: int) -> dict[int, list[float]]:
+    """Seconds of an epoch by the number of training samples."""
+    sizes = (5000, 15000, 30000, 59000)
+    found: dict[int, list[float]] = {size: [] for size in sizes}
+    for _ in range(rounds):
+        for size in sizes:
+            fewer = ("--data.data_dir", data_dir, "--data.val_split", 60000 - size)
+            times = step_times(FAST, 10**6, "--config", BF16, *fewer)
+            found[size].append(statistics.mean(times) * size / 256)
+    return found
+
+
+def start_up(data_dir: Path, rounds: int) -> dict[str, list[float]]:
+    """Seconds from the start of a process: the bare imports, and `kindling fit` up to its first step."""
+    found: dict[str, list[float]] = {"imports": [], "first step": []}
+    few = ("--trainer.limit_train_batches", 1, "--trainer.limit_val_batches", 1, "--test_after_fit", "false")
+    options = fit("--config", FAST, "--config", BF16, "--data.data_dir", data_dir, *few)
+    for _ in range(rounds):
+        found["imports"].append(run([sys.executable, "-c", "import torch, lightning, torchmetrics"])[1])
+        lines = run([PROGRAM, *options, "--trainer.callbacks", "benchmark.StepTimes"])[0]
+        found["first step"].append(next(at for at, line in lines if line.startswith("first step")))
+    return found
+
+
+def steps(data_dir: Path, rounds: int) -> dict[str, Any]:
+    """All that concerns single steps."""
+    quiet()
+    keep_freed_memory()
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        found: dict[str, dict[Any, list[float]]] = {
+            "ms of a step of mnist_cnn_fast.yaml": step_overhead(FAST, data_dir, rounds),
+            "ms of a step of mnist_cnn.yaml": step_overhead(CNN, data_dir, rounds, steps=40),
+            "ms of a step of mnist_cnn.yaml by precision": precisions(data_dir, rounds),
+            "seconds of an epoch by samples": growth(data_dir, rounds),
+            "seconds to": start_up(data_dir, rounds),
+        }
+        os.chdir(SCRIPTS)
+    for title, rows in found.items():
+        table = Table(title=f"{title}, {rounds} runs each: median (range)")
+        for column in ("", "", "ratio to the first"):
+            table.add_column(column)
+        first = statistics.median(next(iter(rows.values())))
+        for name, values in rows.items():
+            table.add_row(str(name), middle(values), f"{statistics.median(values) / first:.2f}")
+        Console(width=130).print(table)
+    return found
+
+
+def ablation(data_dir: Path, seeds: int, epochs: int) -> dict[str, Any]:
+    """The optimisation table of the second tutorial, measured."""
+    batch_norm, augmented = (
+        ["--model.batch_norm", "true"],
+        ["--data.degrees", "8", "--data.shift", "0.06", "--data.scale", "0.08"],
+    )
+    bf16 = ["--trainer.precision", "bf16-mixed"]
+    variants = {
+        "base CNN": ["--model.batch_norm", "false"],
+        "+ batch norm": batch_norm,
+        "+ augmentation": [*batch_norm, *augmented],
+        "+ mixed precision (bf16)": [*batch_norm, *augmented, *bf16],
+    }
+    recipe = ["--config", CNN, "--trainer.max_epochs", epochs, "--data.data_dir", data_dir]
+    found: dict[str, dict[str, list[float]]] = {name: {"accuracy": [], "seconds": []} for name in variants}
+    for seed in range(seeds):
+        for name, options in variants.items():
+            lines, seconds, _ = run([PROGRAM, *fit(*recipe, "--seed_everything", seed, *options)])
+            accuracy = next(re.search(r"test/accuracy[ │]+([\d.]+)", line) for _, line in lines if "test/acc" in line)
+            assert accuracy
+            found[name]["accuracy"].append(float(accuracy[1]))
+            found[name]["seconds"].append(seconds)
+            print(f"seed {seed}: {name}, {seconds:.1f} s, {float(accuracy[1]):.2%}", flush=True)
+    table = Table(title=f"mnist_cnn.yaml, {epochs} epochs, {seeds} seeds")
+    for column in ("", "test accuracy, %: mean ± standard deviation", "wall clock, s: median (range)"):
+        table.add_column(column)
+    for name, values in found.items():
+        percent = [100 * share for share in values["accuracy"]]
+        spread = statistics.stdev(percent) if seeds > 1 else float("nan")
+        table.add_row(name, f"{statistics.mean(percent):.2f} ± {spread:.2f}", middle(values["seconds"], ".1f"))
+    Console(width=130).print(table)
+    return found
+
+
+def machine() -> dict[str, Any]:
+    """Where and with what it was measured."""
+    packages = ("torch", "torchvision", "lightning", "torchmetrics")
+    model = (
+        re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text()) if Path("/proc/cpuinfo").exists() else None
+    )
+    return {
+        "cpu": model[1] if model else platform.processor(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        **{package: version(package) for package in packages},
+    }
+
+
+def main() -> None:
+    """Measures what is asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("compare", "steps", "ablation"))
+    parser.add_argument("--data_dir", type=Path, default=Path("data"), help="folder with MNIST/raw")
+    parser.add_argument("--rounds", type=int, default=3, help="runs of each; of ablation, seeds")
+    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--out", type=Path, default=Path("benchmark"), help="folder for JSON and plot")
+    options = parser.parse_args()
+    out, data_dir = options.out.resolve(), options.data_dir.resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    if options.what == "compare":
+        found = compare(data_dir, options.rounds, options.epochs)
+        plot(found["runs"], out / "compare.png")
+    elif options.what == "steps":
+        found = steps(data_dir, options.rounds)
+    else:
+        found = ablation(data_dir, options.rounds, options.epochs)
+    (out / f"{options.what}.json").write_text(json.dumps({"machine": machine(), **found}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
