@@ -58,7 +58,7 @@ class ExactResume(Callback):
         if trainer.state.fn != "fit":
             return
         assert isinstance(pl_module, Classifier)
-        self._prefer_typed_settings(trainer, pl_module, checkpoint)
+        self._prefer_typed_settings(pl_module, checkpoint)
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             state = checkpoint["callbacks"].get(callback.state_key)
             if state and isinstance(callback, EarlyStopping):
@@ -74,14 +74,14 @@ class ExactResume(Callback):
     def _goes_on(self, trainer: Trainer) -> bool:
         return trainer.ckpt_path is not None and Path(trainer.ckpt_path).resolve() == self.path.resolve()
 
-    def _prefer_typed_settings(self, trainer: Trainer, model: Classifier, checkpoint: dict[str, Any]) -> None:
+    def _prefer_typed_settings(self, model: Classifier, checkpoint: dict[str, Any]) -> None:
         # Lightning would restore the stored learning rate over one that was typed, and a OneCycleLR that ends too soon.
         stored, wanted, steps = checkpoint["hyper_parameters"], model.hparams, checkpoint["global_step"]
         same = all(same_factory(stored[name], wanted[name]) for name in ("optimizer", "lr_scheduler"))
         for schedule in checkpoint["lr_schedulers"]:
             if "total_steps" in schedule:
                 began = steps - schedule["last_epoch"]
-                same &= schedule["total_steps"] == trainer.estimated_stepping_batches - began
+                same &= schedule["total_steps"] == model.schedule_steps(began)
         if same:
             return
         # The optimizer keeps its momentum where it fits; the schedule begins anew over the steps that remain.

@@ -1,10 +1,10 @@
-"""What all data sources share: tensors in memory, a validation split, fast loaders that can go on mid-epoch."""
+"""What all data sources share: splits, fast loaders that can go on mid-epoch, and what they learn from the data."""
 
 import itertools
 import os
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from lightning.pytorch import LightningDataModule
@@ -19,31 +19,35 @@ Batch = tuple[Tensor, Tensor]
 Split = Literal["train", "test"]
 
 
+class Streamed(Protocol):
+    """Inputs that are made as they are asked for, like a tensor (N, ...) indexed by a tensor (n,)."""
+
+    def __getitem__(self, index: Tensor) -> Tensor: ...
+
+
 class ArrayDataset(Dataset[Batch]):
     """Samples kept as two tensors and indexed a whole batch at a time.
 
     Args:
-        inputs: The samples, shape (N, ...): images as uint8, features as float32.
+        inputs: The samples, shape (N, ...): images as uint8, features as float32. Or what reads them from a disk.
         labels: Their classes, shape (N,), int64.
     """
 
-    def __init__(self, inputs: Tensor, labels: Tensor) -> None:
+    def __init__(self, inputs: Tensor | Streamed, labels: Tensor) -> None:
         self.inputs, self.labels = inputs, labels
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes in memory."""
-        return self.inputs.nbytes + self.labels.nbytes
-
     def to(self, device: torch.device) -> "ArrayDataset":
-        """The same samples on a device."""
+        """The same samples on a GPU, where they are in memory and fit there easily; else as they are."""
+        if not isinstance(self.inputs, Tensor) or 4 * self.inputs.nbytes > free_memory(device):
+            return self
         return ArrayDataset(self.inputs.to(device), self.labels.to(device))
 
     def __getitem__(self, index: int) -> Batch:
-        return self.inputs[index], self.labels[index]
+        inputs, labels = self.__getitems__([index])
+        return inputs[0], labels[0]
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         index = torch.as_tensor(indices)
@@ -76,7 +80,8 @@ class ClassificationDataModule(LightningDataModule):
 
     It sets `num_classes`, `input_shape` and `class_names` (and, where they are known without reading the data,
     `mean` and `std`). The test split is loaded for testing and predicting alone; validation is carved out of the
-    training split.
+    training split. What a source learns from its training split and needs for other samples, it keeps in `fitted`,
+    plain values that go into the checkpoint.
 
     Args:
         batch_size: Samples in a training batch, on each device.
@@ -93,6 +98,8 @@ class ClassificationDataModule(LightningDataModule):
     num_classes: int
     input_shape: tuple[int, ...]
     class_names: tuple[str, ...]
+    augments = False  # whether `augment` changes anything
+    row_header = "row"  # what `predicted_rows` are
 
     def __init__(
         self,
@@ -115,14 +122,43 @@ class ClassificationDataModule(LightningDataModule):
         self.val_split = val_split
         self.split_seed = split_seed
         self.num_workers = num_workers
+        self.fitted: dict[str, Any] = {}
 
     def load(self, split: Split) -> Batch:
         """Reads one official split: inputs (N, ...) and labels (N,)."""
         raise NotImplementedError
 
+    def load_training(self) -> tuple[ArrayDataset, ArrayDataset]:
+        """Reads training and validation; by default it carves validation out of the training split."""
+        inputs, labels = self.load("train")
+        size = self.val_split if isinstance(self.val_split, int) else round(self.val_split * len(labels))
+        if not 0 < size < len(labels):
+            raise ValueError(
+                f"val_split={self.val_split} holds out {size} of the {len(labels)} training samples: "
+                "at least 1 must be held out and 1 left"
+            )
+        train, val = stratified_split(labels, size, self.split_seed)
+        return ArrayDataset(inputs[train], labels[train]), ArrayDataset(inputs[val], labels[val])
+
+    def load_new(self) -> ArrayDataset:
+        """Reads the samples to predict, whatever their labels say; by default the test split."""
+        return ArrayDataset(*self.load("test"))
+
+    def predicted_rows(self) -> Sequence[object]:
+        """What each sample to predict is called in `predictions.csv`; by default its number."""
+        return range(len(self.new))
+
     def augment(self, inputs: Tensor) -> Tensor:
         """Changes a training batch of inputs at random, each sample by itself; by default it does not."""
         return inputs
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        return self.fitted
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.fitted = state_dict
 
     @cached_property
     def mean(self) -> tuple[float, ...]:
@@ -135,11 +171,21 @@ class ClassificationDataModule(LightningDataModule):
         std = self._training_inputs.std(dim=self._other_dims)
         return tuple(std.where(std > 0, 1.0).tolist())
 
+    @cached_property
+    def class_counts(self) -> tuple[int, ...]:
+        """Training samples of each class."""
+        self._read_training()
+        return tuple(self.train.labels.bincount(minlength=self.num_classes).tolist())
+
     @property
     def _training_inputs(self) -> Tensor:
+        self._read_training()
+        assert isinstance(self.train.inputs, Tensor), "a source that streams knows its mean and std by itself"
+        return as_float(self.train.inputs)
+
+    def _read_training(self) -> None:
         self.prepare_data()
         self.setup("fit")
-        return as_float(self.train.inputs)
 
     @property
     def _other_dims(self) -> tuple[int, ...]:
@@ -148,18 +194,11 @@ class ClassificationDataModule(LightningDataModule):
     @override
     def setup(self, stage: str) -> None:
         if stage in ("fit", "validate") and not hasattr(self, "train"):
-            inputs, labels = self.load("train")
-            size = self.val_split if isinstance(self.val_split, int) else round(self.val_split * len(labels))
-            if not 0 < size < len(labels):
-                raise ValueError(
-                    f"val_split={self.val_split} holds out {size} of the {len(labels)} training samples: "
-                    "at least 1 must be held out and 1 left"
-                )
-            train, val = stratified_split(labels, size, self.split_seed)
-            self.train = ArrayDataset(inputs[train], labels[train])
-            self.val = ArrayDataset(inputs[val], labels[val])
-        if stage in ("test", "predict") and not hasattr(self, "test"):
+            self.train, self.val = self.load_training()
+        if stage == "test" and not hasattr(self, "test"):
             self.test = ArrayDataset(*self.load("test"))
+        if stage == "predict" and not hasattr(self, "new"):
+            self.new = self.load_new()
 
     @override
     def train_dataloader(self) -> ResumableLoader:
@@ -178,7 +217,7 @@ class ClassificationDataModule(LightningDataModule):
 
     @override
     def predict_dataloader(self) -> ResumableLoader:
-        return self.test_dataloader()
+        return self._eval_loader(self.new)
 
     @property
     def _share(self) -> tuple[int, int]:
@@ -191,8 +230,8 @@ class ClassificationDataModule(LightningDataModule):
 
     def _loader(self, dataset: ArrayDataset, batch_size: int, sampler: DistributedSampler[Batch]) -> ResumableLoader:
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
-        if self.num_workers == 0 and 4 * dataset.nbytes <= free_memory(device):
-            dataset = dataset.to(device)  # where it fits, no batch has to be sent there
+        if self.num_workers == 0:
+            dataset = dataset.to(device)  # no batch has to be sent there
         return ResumableLoader(
             dataset,
             batch_size=batch_size,
@@ -200,7 +239,7 @@ class ClassificationDataModule(LightningDataModule):
             num_workers=self.num_workers,
             collate_fn=_as_is,  # a batch comes whole out of the dataset
             # What is sent to a GPU is sent from pinned memory: Lightning's copies then wait for nothing.
-            pin_memory=device.type == "cuda" and dataset.inputs.device.type == "cpu",
+            pin_memory=device.type == "cuda" and dataset.labels.device.type == "cpu",
             # A generator of its own: making a loader must not move the random numbers of the training.
             generator=torch.Generator(),
             persistent_workers=self.num_workers > 0,

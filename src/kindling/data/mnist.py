@@ -62,6 +62,11 @@ class MNISTDataModule(ClassificationDataModule):
         self.mean, self.std = (mean,), (std,)
         self.num_classes = len(self.class_names)
 
+    @property
+    def augments(self) -> bool:  # type: ignore[override]
+        """Whether any augmentation is on."""
+        return bool(self.degrees or self.shift or self.scale)
+
     @override
     def prepare_data(self) -> None:
         if self.source != "sample" and self._missing_files():

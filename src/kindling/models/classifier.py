@@ -65,6 +65,7 @@ class Classifier(LightningModule):
         class_names: Names of the classes in the order of their labels; the labels themselves by default.
         label_smoothing: Share of the target spread over all classes in the loss, in [0, 1). In validation too: a
             network trained with it is less sure of itself, and by the plain loss would seem to get worse.
+        weighted_loss: Whether rare classes count for more in the loss, in inverse proportion to their training samples.
         optimizer: Any torch optimizer.
         lr_scheduler: Any torch scheduler, stepped after each epoch. `ReduceLROnPlateau` watches `val/loss`;
             `OneCycleLR` is stepped after each batch and told the number of steps.
@@ -79,6 +80,7 @@ class Classifier(LightningModule):
     network: nn.Module
     mean: Tensor
     std: Tensor
+    class_weights: Tensor | None
 
     def __init__(
         self,
@@ -89,6 +91,7 @@ class Classifier(LightningModule):
         std: tuple[float, ...] = (1.0,),
         class_names: tuple[str, ...] = (),
         label_smoothing: float = 0.0,
+        weighted_loss: bool = False,
         optimizer: OptimizerCallable = ADAM,
         lr_scheduler: LRSchedulerCallable | None = None,
         warmup_epochs: float = 0.0,
@@ -110,10 +113,13 @@ class Classifier(LightningModule):
         per_channel = (-1,) + (1,) * (len(self.input_shape) - 1)
         self.register_buffer("mean", torch.tensor(mean).view(per_channel))
         self.register_buffer("std", torch.tensor(std).view(per_channel))
+        # Where the loss is weighted, `setup` asks the data module for the weights.
+        self.register_buffer("class_weights", torch.ones(num_classes) if weighted_loss else None)
         # The loss has checked labels and shapes already; the metrics' own checks would make a GPU wait.
         metrics = MetricCollection(
             {
                 "accuracy": MulticlassAccuracy(num_classes, average="micro", validate_args=False),
+                "balanced_accuracy": MulticlassAccuracy(num_classes, average="macro", validate_args=False),
                 "f1": MulticlassF1Score(num_classes, average="macro", validate_args=False),
             }
         )
@@ -138,21 +144,28 @@ class Classifier(LightningModule):
         self.materialize()
         if stage == "fit" and self.hparams["compile"]:
             self.network.compile()
+        if stage == "fit" and self.class_weights is not None:
+            counts = torch.tensor(self.trainer.datamodule.class_counts)  # type: ignore[attr-defined]
+            self.class_weights.copy_(counts.sum() / (len(counts) * counts.clamp(min=1)))  # 1 in the mean
 
     @override
     def forward(self, inputs: Tensor) -> Tensor:
         logits: Tensor = self.network((inputs - self.mean) / self.std)  # (N, num_classes)
         return logits.float()
 
-    def _step(self, batch: Batch, stage: Stage) -> Tensor:
+    def _step(self, batch: Batch, stage: Stage) -> tuple[Tensor, Tensor]:
         inputs, labels = batch
         logits = self(inputs)
-        loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        # Over the number of samples, not the sum of their weights: so the mean of batches is the mean of all.
+        total = F.cross_entropy(
+            logits, labels, self.class_weights, label_smoothing=self.label_smoothing, reduction="sum"
+        )
+        loss = total / len(labels)
         # Counted here and logged once an epoch: `self.log` in each step would cost 0.4 ms, a third of a small step.
         mean_loss, metrics = self._meters(stage)
         mean_loss.update(loss.detach(), len(labels))
         metrics.update(logits, labels)
-        return loss
+        return loss, logits
 
     def _meters(self, stage: Stage) -> tuple[MeanLoss, MetricCollection]:
         return getattr(self, f"{stage}_loss"), getattr(self, f"{stage}_metrics")
@@ -166,15 +179,15 @@ class Classifier(LightningModule):
 
     @override
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        return self._step(batch, "train")
+        return self._step(batch, "train")[0]
 
     @override
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._step(batch, "val")
 
     @override
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        self._step(batch, "test")
+    def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        return self._step(batch, "test")[1].softmax(dim=1)  # for whoever writes a report
 
     @override
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -192,16 +205,24 @@ class Classifier(LightningModule):
     def on_test_epoch_end(self) -> None:
         self._log_epoch("test")
 
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """What the optimizer gets. The `lr_scale` of a group multiplies what the schedule says."""
+        return [{"params": [parameter for parameter in self.parameters() if parameter.requires_grad]}]
+
+    def schedule_steps(self, began: int) -> int:
+        """Optimizer steps of a schedule that begins after `began` of them."""
+        return int(self.trainer.estimated_stepping_batches) - began
+
     @override
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig | Optimizer:
-        optimizer: Optimizer = instantiate_class(self.parameters(), self.hparams["optimizer"])
+        optimizer: Optimizer = instantiate_class((self.parameter_groups(),), self.hparams["optimizer"])
         config = self.hparams["lr_scheduler"]
         if config is None:
             return optimizer
         name = config["class_path"].rsplit(".", 1)[-1]
         init_args = dict(config["init_args"])
         if name == "OneCycleLR" and init_args.get("total_steps") is None:
-            init_args["total_steps"] = self.trainer.estimated_stepping_batches - self.schedule_start
+            init_args["total_steps"] = self.schedule_steps(self.schedule_start)
         scheduler = instantiate_class(optimizer, {**config, "init_args": init_args})
         return {
             "optimizer": optimizer,
@@ -223,11 +244,12 @@ class Classifier(LightningModule):
         optimizer: Optimizer | LightningOptimizer,
         optimizer_closure: Callable[[], Any] | None = None,
     ) -> None:
-        # The warm-up scales what the scheduler says for this one step, so it goes with any scheduler.
+        # Warm-up and `lr_scale` change what the scheduler says for this one step, so they go with any scheduler.
         rates = [group["lr"] for group in optimizer.param_groups]
         steps = self.warmup_epochs * self.trainer.num_training_batches / self.trainer.accumulate_grad_batches
-        for group, rate in zip(optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate * min(1.0, (self.global_step + 1) / steps) if steps else rate
+        warmth = min(1.0, (self.global_step + 1) / steps) if steps else 1.0
+        for group in optimizer.param_groups:
+            group["lr"] *= warmth * group.get("lr_scale", 1.0)
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         if every and (self.global_step + 1) % every == 0:
             self.log("lr", optimizer.param_groups[0]["lr"])
