@@ -280,3 +280,9 @@ def test_two_processes_train_as_one_would_report(kindling: Command, folder: Path
     assert json.loads((RUN / "test_metrics.json").read_text()) == pytest.approx(figures, abs=1e-6)
     losses = [row["val/loss"] for row in rows() if row["val/loss"]]
     assert f"{float(min(losses)):.4f}" in kindling("validate", "--ckpt_path", "best").out
+
+
+def test_the_progress_bar_can_be_switched_off(kindling: Command) -> None:
+    result = kindling("fit", *TINY, "--trainer.enable_progress_bar", "false")
+    assert result.code == 0, result.err
+    assert "epoch 1/2" not in result.out

@@ -37,10 +37,10 @@ def test_networks_have_the_tutorials_sizes() -> None:
     assert parameters(CNNClassifier(channels=(32, 64), hidden=128, batch_norm=False, **MNIST)) == 225_034
 
 
-@pytest.mark.parametrize("batch_norm", [False, True])
+@pytest.mark.parametrize("options", [{}, {"batch_norm": False}, {"strided_stem": True}], ids=str)
 @pytest.mark.parametrize("shape", [(1, 1, 1), (3, 2, 7), (1, 8, 8), (4, 5, 33), (3, 64, 64)])
-def test_the_cnn_takes_images_of_any_size(shape: tuple[int, int, int], batch_norm: bool) -> None:
-    model = CNNClassifier(channels=(4, 8, 8), hidden=16, num_classes=3, input_shape=shape, batch_norm=batch_norm)
+def test_the_cnn_takes_images_of_any_size(shape: tuple[int, int, int], options: dict[str, bool]) -> None:
+    model = CNNClassifier(channels=(4, 8, 8), hidden=16, num_classes=3, input_shape=shape, **options)
     assert model(torch.rand(5, *shape)).shape == (5, 3)
 
 
