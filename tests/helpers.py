@@ -2,7 +2,8 @@
 
 import os
 import signal
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
@@ -39,3 +40,13 @@ class KillAt(Callback):
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Any) -> None:
         if trainer.global_step == self.step:
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+class MemoryByEpoch(Callback):
+    """Notes the memory of this process after each epoch."""
+
+    megabytes: ClassVar[list[float]] = []
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        self.megabytes.append(pages * os.sysconf("SC_PAGE_SIZE") / 1e6)

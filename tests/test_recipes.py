@@ -29,6 +29,7 @@ def test_every_recipe_and_overlay_is_tested() -> None:
         "synthetic_mlp",
         "mnist_mlp",
         "mnist_cnn",
+        "mnist_cnn_fast",
         "mnist_cnn_best",
     }
     assert {path.stem for path in OVERLAYS} >= {"debug", "bf16", "gpu"}
@@ -72,7 +73,13 @@ BF16 = ["--config", "configs/with/bf16.yaml"]
 
 @pytest.mark.parametrize(
     ("recipe", "seeds", "goal", "options"),
-    [("mnist_mlp", 3, 0.975, []), ("mnist_cnn", 3, 0.992, []), ("mnist_cnn_best", 3, 0.995, BF16)],
+    [
+        ("mnist_mlp", 3, 0.975, []),
+        ("mnist_cnn", 3, 0.992, []),
+        ("mnist_cnn_fast", 5, 0.99, BF16),
+        ("mnist_cnn_fast", 5, 0.994, [*BF16, "--trainer.max_epochs", "3"]),
+        ("mnist_cnn_best", 3, 0.995, BF16),
+    ],
 )
 def test_recipes_on_the_full_mnist_reach_their_accuracy(
     kindling: Command, full_mnist: Path, recipe: str, seeds: int, goal: float, options: list[str]

@@ -42,14 +42,14 @@ def test_fit_leaves_one_complete_folder_and_says_where_and_what_next(kindling: C
     for line, words in zip(lines[-3:], ("predict", "fit", "tensorboard"), strict=True):
         assert words in line
     figures = json.loads((RUN / "test_metrics.json").read_text())
-    assert figures.keys() == {"test/loss", "test/accuracy", "test/f1"}
+    assert figures.keys() == {"test/loss", "test/accuracy", "test/balanced_accuracy", "test/f1"}
     assert f"{figures['test/accuracy']:.4f}" in result.out
 
 
 def test_the_console_is_quiet(kindling: Command) -> None:
     result = kindling("fit", *TINY)
     assert result.err == ""
-    assert len(result.out.splitlines()) == 1 + 2 + 8 + 1 + 4  # model and run, epochs, table, run, next
+    assert len(result.out.splitlines()) == 1 + 2 + 9 + 1 + 4  # model and run, epochs, table, run, next
     for advert in ("GPU", "Tip", "litlogger", "Seed set", "`Trainer.fit` stopped"):
         assert advert not in result.out
 
@@ -280,3 +280,9 @@ def test_two_processes_train_as_one_would_report(kindling: Command, folder: Path
     assert json.loads((RUN / "test_metrics.json").read_text()) == pytest.approx(figures, abs=1e-6)
     losses = [row["val/loss"] for row in rows() if row["val/loss"]]
     assert f"{float(min(losses)):.4f}" in kindling("validate", "--ckpt_path", "best").out
+
+
+def test_the_progress_bar_can_be_switched_off(kindling: Command) -> None:
+    result = kindling("fit", *TINY, "--trainer.enable_progress_bar", "false")
+    assert result.code == 0, result.err
+    assert "epoch 1/2" not in result.out

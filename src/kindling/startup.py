@@ -10,10 +10,10 @@ from typing import Any
 
 
 class Deferred(ModuleType):
-    """Stands in for a module until something of it is used."""
+    """Stands in for a module until something of it is used, a module within it included."""
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
+        if name.startswith("__") and name != "__path__":
             raise AttributeError(name)
         sys.modules.pop(self.__name__, None)
         return getattr(importlib.import_module(self.__name__), name)
@@ -37,5 +37,7 @@ def quick_imports() -> Iterator[None]:
     try:
         yield
     finally:
+        if sys.modules.get(deferred.__name__) is deferred:
+            del sys.modules[deferred.__name__]
         gc.freeze()
         gc.enable()

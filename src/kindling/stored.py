@@ -35,10 +35,13 @@ def stored_config(checkpoint: Path, command: str) -> dict[str, Any]:
     model = class_config(stored["hyper_parameters"])
     if "data" not in config and "_class_path" in stored.get("datamodule_hyper_parameters", {}):
         config["data"] = class_config(stored["datamodule_hyper_parameters"])
+    split = run_of(checkpoint) / "split.csv"
+    if split.exists():
+        config["data"]["init_args"]["split"] = str(split)  # what is tested was not trained on, whatever has come since
     if command == "fit":
         for name in DATA_ARGUMENTS:
             model["init_args"].pop(name, None)  # the data module says them anew
-        return {"model": model, **config}
+        return config | {"model": model}  # of the checkpoint itself: it needs nothing that the first run began with
     # One device measures as well as several; the rest of the trainer was for training.
     trainer = {"devices": 1, "precision": config.get("trainer", {}).get("precision")}
     kept: dict[str, Any] = {key: config[key] for key in ("data", "seed_everything") if key in config}

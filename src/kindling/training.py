@@ -158,6 +158,9 @@ class KindlingCLI(LightningCLI):
             raise
 
     def _check_that_all_fits(self) -> None:
+        if self.checkpoint and self.command != "fit":  # Lightning does so too, but after the data has been read
+            state = read_checkpoint(self.checkpoint).get(type(self.datamodule).__qualname__, {})
+            self.datamodule.load_state_dict(state)
         takes, has = self.model.input_shape, self.datamodule.input_shape
         if takes != has:
             raise ValueError(f"the model takes inputs of shape {takes}, the data has {has}")
@@ -210,6 +213,8 @@ class KindlingCLI(LightningCLI):
     def fit(self, **kwargs: Any) -> None:
         """Trains, then tests the best checkpoint."""
         self.model.materialize()
+        if self.run:
+            self.datamodule.write_split(self.run)
         parameters = sum(parameter.numel() for parameter in self.model.parameters())
         say(f"{type(self.model).__name__}, {parameters:,} parameters: {self.run or 'nothing is kept'}")
         try:
@@ -277,8 +282,8 @@ class KindlingCLI(LightningCLI):
         written = run_of(self.checkpoint) / "predictions.csv"
         with whole_file(written) as path, path.open("w", newline="", encoding="utf-8") as file:
             table = csv.writer(file)
-            table.writerow(["row", "prediction", "probability", *names])
-            for row, line in enumerate(probabilities.tolist()):
+            table.writerow([self.datamodule.row_header, "prediction", "probability", *names])
+            for row, line in zip(self.datamodule.predicted_rows(), probabilities.tolist(), strict=True):
                 best = max(range(len(names)), key=line.__getitem__)
                 table.writerow([row, names[best], *(f"{value:.6g}" for value in (line[best], *line))])
         say(f"{len(probabilities):,} predictions: {written}")

@@ -161,7 +161,7 @@ def test_data_that_fits_is_kept_on_the_device(
     monkeypatch.setattr("kindling.data.datamodule.free_memory", lambda device: free)
     loader = data.train_dataloader()
     assert isinstance(loader.dataset, ArrayDataset)
-    assert loader.dataset.inputs.device.type == kind
+    assert loader.dataset.labels.device.type == kind
     if workers == 0:
         inputs, labels = next(iter(loader))
         assert {inputs.device.type, labels.device.type} == {kind}

@@ -6,11 +6,13 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from sklearn.metrics import accuracy_score, f1_score, log_loss
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, log_loss
+from sklearn.utils.class_weight import compute_sample_weight
 from torch import nn
 
 from conftest import TINY, Command
 from kindling import Classifier, CNNClassifier, MLPClassifier, SyntheticDataModule
+from kindling.data.datamodule import ArrayDataset
 
 MNIST: dict[str, Any] = {"num_classes": 10, "input_shape": (1, 28, 28)}
 RUN = Path("runs/tiny/version_0")
@@ -37,10 +39,10 @@ def test_networks_have_the_tutorials_sizes() -> None:
     assert parameters(CNNClassifier(channels=(32, 64), hidden=128, batch_norm=False, **MNIST)) == 225_034
 
 
-@pytest.mark.parametrize("batch_norm", [False, True])
+@pytest.mark.parametrize("options", [{}, {"batch_norm": False}, {"strided_stem": True}], ids=str)
 @pytest.mark.parametrize("shape", [(1, 1, 1), (3, 2, 7), (1, 8, 8), (4, 5, 33), (3, 64, 64)])
-def test_the_cnn_takes_images_of_any_size(shape: tuple[int, int, int], batch_norm: bool) -> None:
-    model = CNNClassifier(channels=(4, 8, 8), hidden=16, num_classes=3, input_shape=shape, batch_norm=batch_norm)
+def test_the_cnn_takes_images_of_any_size(shape: tuple[int, int, int], options: dict[str, bool]) -> None:
+    model = CNNClassifier(channels=(4, 8, 8), hidden=16, num_classes=3, input_shape=shape, **options)
     assert model(torch.rand(5, *shape)).shape == (5, 3)
 
 
@@ -72,6 +74,7 @@ def test_metrics_agree_with_scikit_learn_over_batches_of_unequal_size(eval_batch
         probabilities = model(data.val.inputs).softmax(dim=1).double().numpy()
     labels, guesses = data.val.labels.numpy(), probabilities.argmax(axis=1)
     assert figures["val/accuracy"] == pytest.approx(accuracy_score(labels, guesses), abs=1e-6)
+    assert figures["val/balanced_accuracy"] == pytest.approx(balanced_accuracy_score(labels, guesses), abs=1e-6)
     assert figures["val/f1"] == pytest.approx(f1_score(labels, guesses, average="macro"), abs=1e-6)
     assert figures["val/loss"] == pytest.approx(log_loss(labels, probabilities), abs=1e-5)
 
@@ -89,6 +92,25 @@ def test_training_metrics_are_those_of_the_batches_seen(kindling: Command) -> No
     assert column("train/accuracy") == pytest.approx(
         [accuracy_score(labels, probabilities.argmax(axis=1))] * 2, abs=1e-6
     )
+
+
+def test_a_weighted_loss_counts_every_class_alike(kindling: Command) -> None:
+    data = SyntheticDataModule(num_samples=300, val_split=60)
+    data.setup("fit")
+    kept = (data.train.labels > 0) | (torch.arange(len(data.train)) % 10 == 0)  # class 0 is rare now
+    data.train = ArrayDataset(data.train.inputs[kept], data.train.labels[kept])
+    model = MLPClassifier.for_data(data, weighted_loss=True, optimizer=partial(torch.optim.SGD, lr=0.0))
+    trainer = quick_trainer(max_epochs=1)
+    trainer.fit(model, data)
+    with torch.no_grad():
+        probabilities = model.eval()(data.train.inputs).softmax(dim=1).double().numpy()
+    labels = data.train.labels.numpy()
+    by_sample = compute_sample_weight("balanced", labels)
+    expected = log_loss(labels, probabilities, sample_weight=by_sample)
+    assert trainer.callback_metrics["train/loss"].item() == pytest.approx(expected, abs=1e-5)
+    again = MLPClassifier(**{**model.hparams, "weighted_loss": True})
+    again.load_state_dict(model.state_dict())
+    assert again.class_weights is not None
 
 
 def test_label_smoothing_spreads_the_target_over_all_classes() -> None:

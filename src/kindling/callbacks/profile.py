@@ -36,7 +36,7 @@ PARTS: dict[str, Callable[[str], bool]] = {
 
 
 class EpochProfiler(SimpleProfiler):
-    """Times the parts of each training epoch, and traces every operator of five steps.
+    """Times the parts of each training epoch, and traces every operator of steps 6 to 10.
 
     At the end of training it prints a table and writes it as `profile.txt`, beside `profile.pt.trace.json`, which
     https://ui.perfetto.dev and TensorBoard's profiler open. On a GPU the table has the time that the CPU spent or
@@ -49,11 +49,12 @@ class EpochProfiler(SimpleProfiler):
     def __init__(self, run: Path) -> None:
         super().__init__()
         self.run = run
+        self.trace = run / "profile.pt.trace.json"
         self._names: dict[str, record_function] = {}  # of what is under way, for the trace
         os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # it tells everyone that there is no GPU
         self._tracer = torch.profiler.profile(
             schedule=torch.profiler.schedule(wait=4, warmup=1, active=5, repeat=1),
-            on_trace_ready=lambda trace: trace.export_chrome_trace(str(run / "profile.pt.trace.json")),
+            on_trace_ready=lambda trace: trace.export_chrome_trace(str(self.trace)),
         )
 
     @override
@@ -73,8 +74,6 @@ class EpochProfiler(SimpleProfiler):
         super().stop(action_name)
         if action_name == BATCH:
             self._tracer.step()
-        if action_name == EPOCH and len(self.recorded_durations[EPOCH]) == 1:
-            self._tracer.stop()
 
     def seconds(self) -> dict[str, float]:
         """Seconds of all training epochs together by part; they add up to the time that the epochs took."""
@@ -96,6 +95,7 @@ class EpochProfiler(SimpleProfiler):
         batches = len(self.recorded_durations[BATCH])
         if self._stage != "fit" or not batches:
             return
+        self._tracer.stop()  # in a run of less than ten steps it is still at it
         seconds = self.seconds()
         total = sum(seconds.values())
         table = Table(title=f"where the time of an epoch goes, {epochs} epochs of {batches // epochs} batches")
@@ -106,6 +106,7 @@ class EpochProfiler(SimpleProfiler):
         for part, spent in [*sorted(seconds.items(), key=lambda item: -item[1]), ("all", total)]:
             table.add_row(part, f"{spent / epochs:.2f}", f"{spent / total:.0%}", f"{1000 * spent / batches:.2f}")
         say(table)
-        say(f"trace of 5 steps: {self.run / 'profile.pt.trace.json'} (https://ui.perfetto.dev opens it)")
+        if self.trace.exists():
+            say(f"trace of a few steps: {self.trace} (https://ui.perfetto.dev opens it)")
         with whole_file(self.run / "profile.txt") as path, path.open("w", encoding="utf-8") as file:
             Console(file=file, width=100).print(table)

@@ -4,6 +4,7 @@ import itertools
 import os
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
@@ -34,7 +35,8 @@ class ArrayDataset(Dataset[Batch]):
     """
 
     def __init__(self, inputs: Tensor | Streamed, labels: Tensor) -> None:
-        self.inputs, self.labels = inputs, labels
+        self.inputs: Any = inputs
+        self.labels = labels
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -147,6 +149,20 @@ class ClassificationDataModule(LightningDataModule):
     def predicted_rows(self) -> Sequence[object]:
         """What each sample to predict is called in `predictions.csv`; by default its number."""
         return range(len(self.new))
+
+    def describe(self, row: int) -> dict[str, object]:
+        """What a person needs to know a test sample by, beside its picture: by default its features."""
+        sample = self.test.inputs[torch.tensor([row])][0]
+        if sample.ndim > 1:
+            return {}
+        return {f"feature {number}": round(value, 4) for number, value in enumerate(sample.tolist())}
+
+    def tested_rows(self) -> Sequence[object]:
+        """What each test sample is called; by default its number."""
+        return range(len(self.test))
+
+    def write_split(self, run: Path) -> None:
+        """Writes into a run folder which sample is in which split, for a source that decides it by itself."""
 
     def augment(self, inputs: Tensor) -> Tensor:
         """Changes a training batch of inputs at random, each sample by itself; by default it does not."""

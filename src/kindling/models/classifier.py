@@ -11,11 +11,11 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
-from torchmetrics import Metric, MetricCollection
-from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
+from torchmetrics import MetricCollection
 from typing_extensions import override
 
 from kindling.hyperparameters import keep_plain
+from kindling.models.metrics import MeanLoss, classification_metrics
 
 Batch = tuple[Tensor, Tensor]  # inputs (N, C, H, W) or (N, F), labels (N,)
 Stage = Literal["train", "val", "test"]
@@ -26,27 +26,6 @@ ADAM: Any = {"class_path": "torch.optim.Adam", "init_args": {"lr": 1e-3}}
 
 # What a model needs to know of its data: every `ClassificationDataModule` has these as attributes.
 DATA_ARGUMENTS = ("num_classes", "input_shape", "mean", "std", "class_names")
-
-
-class MeanLoss(Metric):
-    """The mean loss of all samples: unlike torchmetrics' MeanMetric it lets NaN through and never waits for a GPU."""
-
-    total: Tensor
-    samples: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.add_state("total", torch.tensor(0.0), dist_reduce_fx="sum")
-        self.add_state("samples", torch.tensor(0), dist_reduce_fx="sum")
-
-    @override
-    def update(self, loss: Tensor, samples: int) -> None:
-        self.total += loss * samples
-        self.samples += samples
-
-    @override
-    def compute(self) -> Tensor:
-        return self.total / self.samples
 
 
 class Classifier(LightningModule):
@@ -115,14 +94,7 @@ class Classifier(LightningModule):
         self.register_buffer("std", torch.tensor(std).view(per_channel))
         # Where the loss is weighted, `setup` asks the data module for the weights.
         self.register_buffer("class_weights", torch.ones(num_classes) if weighted_loss else None)
-        # The loss has checked labels and shapes already; the metrics' own checks would make a GPU wait.
-        metrics = MetricCollection(
-            {
-                "accuracy": MulticlassAccuracy(num_classes, average="micro", validate_args=False),
-                "balanced_accuracy": MulticlassAccuracy(num_classes, average="macro", validate_args=False),
-                "f1": MulticlassF1Score(num_classes, average="macro", validate_args=False),
-            }
-        )
+        metrics = classification_metrics(num_classes)
         for stage in ("train", "val", "test"):
             self.add_module(f"{stage}_metrics", metrics.clone(f"{stage}/"))
             self.add_module(f"{stage}_loss", MeanLoss())

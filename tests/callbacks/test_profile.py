@@ -1,0 +1,62 @@
+import json
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from conftest import TINY, Command
+
+RUN = Path("runs/tiny/version_0")
+PARTS = (
+    "load a batch",
+    "to the device, augment",
+    "forward, loss, metrics",
+    "backward",
+    "optimizer",
+    "validation",
+    "callbacks, logging, checkpoints",
+    "the training loop itself",
+)
+
+
+def test_profile_says_where_the_time_of_an_epoch_goes(kindling: Command) -> None:
+    result = kindling("fit", *TINY, "--profile")
+    assert result.code == 0
+    table = (RUN / "profile.txt").read_text()
+    assert all(line.strip() in result.out for line in table.splitlines())
+    assert "2 epochs of 7 batches" in table
+    rows = dict(re.findall(r"│ ([a-z ,]+?) +│ +([\d.]+ │ +\d+% │ +[\d.]+) │", table))
+    assert rows.keys() == {*PARTS, "all"}
+    milliseconds = {part: float(row.split("│")[-1]) for part, row in rows.items()}
+    total = milliseconds.pop("all")
+    assert sum(milliseconds.values()) == pytest.approx(total, abs=0.05)
+    for part in ("forward, loss, metrics", "backward", "optimizer", "validation"):
+        assert 0 < milliseconds[part] < total
+
+
+def test_profile_leaves_a_trace_of_operators_and_phases(kindling: Command) -> None:
+    result = kindling("fit", *TINY, "--trainer.max_epochs", "1", "--data.batch_size", "16", "--profile")
+    assert str(RUN / "profile.pt.trace.json") in result.out
+    events = json.loads((RUN / "profile.pt.trace.json").read_text())["traceEvents"]
+    names = [event.get("name", "") for event in events]
+    assert "aten::linear" in names
+    for phase in ("training_step", "backward", "optimizer_step"):
+        assert sum(name.endswith(phase) for name in names) >= 5
+
+
+def test_what_continues_a_profiled_run_is_not_profiled(kindling: Command) -> None:
+    kindling("fit", *TINY, "--profile")
+    assert yaml.safe_load((RUN / "config.yaml").read_text())["profile"] is False
+    again = kindling("fit", "--ckpt_path", "last", "--trainer.max_epochs", "3")
+    assert again.code == 0
+    assert "where the time" not in again.out
+
+
+@pytest.mark.parametrize("batches", [2, 7])
+def test_a_run_too_short_for_the_whole_trace_is_profiled(kindling: Command, batches: int) -> None:
+    few = ["--trainer.limit_train_batches", batches, "--trainer.max_epochs", "1"]
+    result = kindling("fit", *TINY, *few, "--profile")
+    assert result.code == 0, result.err
+    assert (RUN / "profile.txt").exists()
+    assert ("profile.pt.trace.json" in result.out) == (RUN / "profile.pt.trace.json").exists() == (batches == 7)

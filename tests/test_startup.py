@@ -1,0 +1,60 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from conftest import TINY
+from kindling.startup import Deferred
+
+ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1"}
+
+
+def python(code: str) -> str:
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=ONE_THREAD, timeout=120)
+    assert run.returncode == 0, run.stderr
+    return run.stdout
+
+
+def test_fit_imports_no_more_than_it_uses() -> None:
+    options = "--model MLPClassifier --data MNISTDataModule --data.source sample --trainer.max_epochs 1".split()
+    code = f"import sys; from kindling.cli import main; print(main({['fit', *options]})); print(sorted(sys.modules))"
+    *_, exit_code, loaded = python(code).splitlines()
+    assert exit_code == "0"
+    # What scikit-learn, tables, images and exports need is imported by the jobs that use it.
+    for name in ("pandas", "sklearn", "scipy.signal", "scipy.stats", "mlxtend.data", "onnx", "litserve", "IPython"):
+        assert f"'{name}'" not in loaded
+
+
+def test_modules_put_off_are_whole_when_they_are_used() -> None:
+    code = """
+from kindling.startup import quick_imports
+with quick_imports():
+    import torchmetrics
+import scipy.signal.windows
+from scipy.signal import convolve
+print(convolve([1, 2], [1, 1]).tolist(), len(scipy.signal.windows.hann(5)))
+"""
+    assert python(code) == "[1, 3, 2] 5\n"
+
+
+@pytest.mark.parametrize("use", ["module.rgb_to_hsv(0, 0, 1)", "from colorsys import rgb_to_hsv as it"])
+def test_a_module_put_off_is_imported_by_its_first_use(monkeypatch: pytest.MonkeyPatch, use: str) -> None:
+    monkeypatch.setitem(sys.modules, "colorsys", module := Deferred("colorsys"))
+    exec(use, {"module": module})
+    assert sys.modules["colorsys"] is not module
+
+
+def test_the_installed_command_tells_how_it_ended() -> None:
+    program = Path(sys.executable).with_name("kindling")
+
+    def run(*options: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([program, *options], capture_output=True, text=True, env=ONE_THREAD, timeout=120)
+
+    assert run("--help").stdout.startswith("usage: kindling")
+    assert (run("nonsense").returncode, run("nonsense").stderr.count("\n")) == (2, 1)
+    done = run("fit", *TINY)
+    assert done.returncode == 0
+    assert done.stdout.splitlines()[-4] == "next:"  # nothing is lost by its quick exit
+    assert run("fit", *TINY, "--data.batch_size", "0").returncode == 1
