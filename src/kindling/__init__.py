@@ -4,8 +4,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kindling.data import ClassificationDataModule, MNISTDataModule, SyntheticDataModule
-    from kindling.models import Classifier, CNNClassifier, MLPClassifier
+    from kindling.data import ClassificationDataModule, DigitsDataModule, MNISTDataModule, SyntheticDataModule
+    from kindling.models import Classifier, CNNClassifier, MLPClassifier, TransferClassifier
 
 __version__ = "0.1.0"
 
@@ -13,9 +13,11 @@ __all__ = [
     "CNNClassifier",
     "ClassificationDataModule",
     "Classifier",
+    "DigitsDataModule",
     "MLPClassifier",
     "MNISTDataModule",
     "SyntheticDataModule",
+    "TransferClassifier",
 ]
 
 

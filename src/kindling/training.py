@@ -212,12 +212,12 @@ class KindlingCLI(LightningCLI):
 
     def fit(self, **kwargs: Any) -> None:
         """Trains, then tests the best checkpoint."""
-        self.model.materialize()
-        if self.run:
-            self.datamodule.write_split(self.run)
-        parameters = sum(parameter.numel() for parameter in self.model.parameters())
-        say(f"{type(self.model).__name__}, {parameters:,} parameters: {self.run or 'nothing is kept'}")
         try:
+            self.model.materialize()
+            if self.run:
+                self.datamodule.write_split(self.run)
+            parameters = sum(parameter.numel() for parameter in self.model.parameters())
+            say(f"{type(self.model).__name__}, {parameters:,} parameters: {self.run or 'nothing is kept'}")
             self.trainer.fit(**kwargs | {"ckpt_path": self.checkpoint, "weights_only": True})
         except BaseException as error:
             self._tidy_up()

@@ -3,5 +3,6 @@
 from kindling.models.classifier import Classifier
 from kindling.models.cnn import CNNClassifier
 from kindling.models.mlp import MLPClassifier
+from kindling.models.transfer import TransferClassifier
 
-__all__ = ["CNNClassifier", "Classifier", "MLPClassifier"]
+__all__ = ["CNNClassifier", "Classifier", "MLPClassifier", "TransferClassifier"]
