@@ -22,6 +22,7 @@ SILENCED = {
     r"Be aware that when using `ckpt_path`": "callbacks of the training have nothing to do in a test",
     r"The dirpath has changed": "a new run that starts from a checkpoint keeps a best checkpoint of its own",
     r"You requested to overfit but enabled": "Lightning takes the same batches each epoch all the same",
+    r"Found \d+ module\(s\) in eval mode": "a frozen backbone stays there on purpose",
     r"`isinstance\(treespec, LeafSpec\)` is deprecated": "between lightning and torch",
     r"``instantiate_classes`` was deprecated": "between lightning and jsonargparse",
     r"\s*By default only one JsonargparseDeprecationWarning": "between lightning and jsonargparse",

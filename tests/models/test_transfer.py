@@ -1,6 +1,7 @@
 import shutil
 import sys
 from collections import defaultdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -16,11 +17,20 @@ from kindling import CNNClassifier, DigitsDataModule, MNISTDataModule, TransferC
 from kindling.models.backbones import torchvision_names
 from kindling.models.transfer import Adapt
 
-RESNET = "resnet18-f37072fd.pth"  # the name of torchvision's file
+SMALL = "shufflenet_v2_x0_5"
+FILE = "shufflenetv2_x0.5-f707e7126e.pth"  # of torchvision's weights
 FIT = (
-    "fit --model TransferClassifier --model.backbone resnet18 --data DigitsDataModule --data.shots 10 "
+    "fit --model TransferClassifier --model.backbone shufflenet_v2_x0_5 --data DigitsDataModule --data.shots 10 "
     "--data.batch_size 20 --data.val_split 0.2 --run_name tiny --trainer.max_epochs 3 --test_after_fit false"
 ).split()
+PARAMETERS = len(list(models.shufflenet_v2_x0_5().parameters())) - 2  # of the backbone
+ONE_CYCLE = ["--model.lr_scheduler", "OneCycleLR", "--model.lr_scheduler.max_lr", "0.01"]
+QUIET: dict[str, Any] = {
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+}
 RUN = Path("runs/tiny/version_0")
 
 
@@ -42,12 +52,12 @@ def no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def resnet(no_network: None, tmp_path: Path) -> Path:
-    """Weights of a ResNet-18 where torch keeps them after a download."""
-    file = tmp_path / "torch" / "hub" / "checkpoints" / RESNET
+def cached(no_network: None, tmp_path: Path) -> Path:
+    """Weights of a ShuffleNet where torch keeps them after a download."""
+    file = tmp_path / "torch" / "hub" / "checkpoints" / FILE
     file.parent.mkdir(parents=True)
     torch.manual_seed(1)
-    torch.save(models.resnet18().state_dict(), file)
+    torch.save(models.shufflenet_v2_x0_5().state_dict(), file)
     return file
 
 
@@ -70,40 +80,40 @@ def test_torchvision_names_are_those_of_classification() -> None:
     assert not {"fcn_resnet50", "raft_small", "r3d_18"} & set(torchvision_names())
 
 
-def test_weights_come_from_torchs_cache(resnet: Path) -> None:
-    model = TransferClassifier("resnet18", **images())
+def test_weights_come_from_torchs_cache(cached: Path) -> None:
+    model = TransferClassifier(SMALL, **images())
     inputs = torch.rand(2, 1, 28, 28)
-    reference = models.resnet18()
-    reference.load_state_dict(torch.load(resnet, weights_only=True))
-    reference.fc = torch.nn.Identity()  # type: ignore[assignment]
+    reference = models.shufflenet_v2_x0_5()
+    reference.load_state_dict(torch.load(cached, weights_only=True))
+    reference.fc = torch.nn.Identity()
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     normalised = (inputs.expand(-1, 3, -1, -1) - mean.view(3, 1, 1)) / std.view(3, 1, 1)
     with torch.no_grad():
         logits = model.eval()(inputs)
-        expected = model.network.head(reference.eval()(normalised))
+        expected = model.head(reference.eval()(normalised))
     torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_weights_come_from_a_file(resnet: Path) -> None:
-    state = torch.load(resnet, weights_only=True)
+def test_weights_come_from_a_file(cached: Path) -> None:
+    state = torch.load(cached, weights_only=True)
     del state["fc.weight"], state["fc.bias"]
     torch.save(state, "mine.pt")
-    resnet.unlink()
-    model = TransferClassifier("resnet18", "mine.pt", **images())
+    cached.unlink()
+    model = TransferClassifier(SMALL, "mine.pt", **images())
     model.materialize()
-    assert torch.equal(model.network.backbone.conv1.weight, state["conv1.weight"])
+    assert torch.equal(model.backbone.state_dict()["conv1.0.weight"], state["conv1.0.weight"])
 
 
 def test_weights_that_are_not_there_are_named_with_the_place_for_them(kindling: Command, no_network: None) -> None:
     result = kindling(*FIT)
     assert (result.code, result.err.count("\n")) == (1, 1)
-    for words in ("torch/hub/checkpoints/" + RESNET, "https://download.pytorch.org/models/", "--model.weights none"):
+    for words in ("torch/hub/checkpoints/" + FILE, "https://download.pytorch.org/models/", "--model.weights none"):
         assert words in result.err
     assert not Path("runs").exists()
 
 
 def test_no_network_is_random_unless_told_to_be(no_network: None) -> None:
-    model = TransferClassifier("resnet18", **images())
+    model = TransferClassifier(SMALL, **images())
     with pytest.raises(OSError, match="are not there"):
         model(torch.rand(1, 1, 28, 28))
 
@@ -112,34 +122,34 @@ def test_no_network_is_random_unless_told_to_be(no_network: None) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--model.backbone", "resnet19"], "there is no backbone resnet19: did you mean resnet18?"),
+        (["--model.backbone", "resnet19"], "there is no backbone resnet19: did you mean resnet1"),
         (["--model.backbone", "runs/nowhere"], "there is no backbone runs/nowhere: name a network"),
-        (["--model.weights", "IMAGENET"], "resnet18 has no weights IMAGENET: there are DEFAULT, IMAGENET1K_V1, none"),
+        (["--model.weights", "IMAGENET"], f"{SMALL} has no weights IMAGENET: there are IMAGENET1K_V1, DEFAULT, none"),
         (["--model.weights", "broken.pt"], "broken.pt holds no weights"),
-        (["--model.weights", "other.pt"], "other.pt holds no weights of resnet18"),
+        (["--model.weights", "other.pt"], "other.pt holds no weights of shufflenet_v2_x0_5"),
         (["--data", "SyntheticDataModule"], "TransferClassifier needs images"),
         (["--model.unfreeze_epoch", "-1"], "unfreeze_epoch must not be negative: -1"),
     ],
 )
 def test_mistakes_are_said_in_one_line(kindling: Command, options: list[str], message: str) -> None:
     Path("broken.pt").write_text("nothing")
-    torch.save({"conv1.weight": torch.zeros(3)}, "other.pt")
+    torch.save({"conv1.0.weight": torch.zeros(3)}, "other.pt")
     common = FIT[: FIT.index("--data")] if options[0] == "--data" else FIT
     result = kindling(*common, *options)
     assert (result.code, result.err.count("\n")) == (1, 1)
     assert message in result.err
 
 
-def test_a_damaged_file_in_the_cache_is_named(kindling: Command, resnet: Path) -> None:
-    resnet.write_bytes(resnet.read_bytes()[:1000])
+def test_a_damaged_file_in_the_cache_is_named(kindling: Command, cached: Path) -> None:
+    cached.write_bytes(cached.read_bytes()[:1000])
     result = kindling(*FIT)
     assert (result.code, result.err.count("\n")) == (1, 1)
-    assert f"{resnet} is damaged" in result.err
+    assert f"{cached} is damaged" in result.err
 
 
-def test_what_was_trained_needs_no_weights_from_elsewhere(kindling: Command, resnet: Path) -> None:
+def test_what_was_trained_needs_no_weights_from_elsewhere(kindling: Command, cached: Path) -> None:
     assert kindling(*FIT).code == 0
-    resnet.unlink()
+    cached.unlink()
     assert kindling("test", "--ckpt_path", "best").code == 0
     assert kindling("fit", "--ckpt_path", "last", "--trainer.max_epochs", "4").code == 0
     model = TransferClassifier.load_from_checkpoint(RUN / "checkpoints/best.ckpt")
@@ -159,15 +169,14 @@ class Watch(Callback):
         groups = trainer.optimizers[0].param_groups
         self.groups.append([(len(group["params"]), group.get("lr_scale", 1.0)) for group in groups])
         self.trainable.append(all(parameter.requires_grad for group in groups for parameter in group["params"]))
-        state = pl_module.network.backbone.state_dict()
+        state = pl_module.backbone.state_dict()
         self.backbones.append({name: tensor.clone() for name, tensor in state.items()})
 
 
 def watched(model: TransferClassifier, epochs: int = 3, **options: Any) -> Watch:
     watch = Watch()
     data = DigitsDataModule(shots=10, batch_size=20, val_split=0.2)
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    Trainer(max_epochs=epochs, callbacks=[watch], enable_model_summary=False, **quiet, **options).fit(model, data)
+    Trainer(max_epochs=epochs, callbacks=[watch], **QUIET, **options).fit(model, data)
     return watch
 
 
@@ -177,47 +186,44 @@ def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 
 @pytest.mark.parametrize("cache_features", [True, False])
 def test_a_frozen_backbone_keeps_weights_and_statistics_until_it_is_unfrozen(
-    resnet: Path, cache_features: bool
+    cached: Path, cache_features: bool
 ) -> None:
     data = DigitsDataModule()
-    model = TransferClassifier.for_data(data, unfreeze_epoch=2, cache_features=cache_features)
+    model = TransferClassifier.for_data(data, backbone=SMALL, unfreeze_epoch=2, cache_features=cache_features)
     watch = watched(model)
-    start = torch.load(resnet, weights_only=True)
+    start = torch.load(cached, weights_only=True)
     assert equal(watch.backbones[1], start)  # running means of batch norm among them
     assert not equal(watch.backbones[2], start)
-    assert not torch.equal(watch.backbones[2]["bn1.running_mean"], start["bn1.running_mean"])
-    assert watch.groups == [[(2, 1.0)], [(2, 1.0)], [(2, 1.0), (60, 0.1)]]
+    assert not torch.equal(watch.backbones[2]["conv1.1.running_mean"], start["conv1.1.running_mean"])
+    assert watch.groups == [[(2, 1.0)], [(2, 1.0)], [(2, 1.0), (PARAMETERS, 0.1)]]
     assert all(watch.trainable)
 
 
-def test_a_backbone_is_trained_from_the_start_or_never(resnet: Path) -> None:
-    data, start = DigitsDataModule(), torch.load(resnet, weights_only=True)
-    never = watched(TransferClassifier.for_data(data, unfreeze_epoch=None), epochs=2)
+def test_a_backbone_is_trained_from_the_start_or_never(cached: Path) -> None:
+    data, start = DigitsDataModule(), torch.load(cached, weights_only=True)
+    never = watched(TransferClassifier.for_data(data, backbone=SMALL, unfreeze_epoch=None), epochs=2)
     assert equal(never.backbones[1], start)
-    at_once = watched(TransferClassifier.for_data(data, unfreeze_epoch=0), epochs=1)
+    at_once = watched(TransferClassifier.for_data(data, backbone=SMALL, unfreeze_epoch=0), epochs=1)
     assert not equal(at_once.backbones[0], start)
 
 
-def test_the_learning_rate_of_the_backbone_is_a_share_of_the_heads(resnet: Path) -> None:
+def test_the_learning_rate_of_the_backbone_is_a_share_of_the_heads(cached: Path) -> None:
     """One step of plain SGD moves each weight by its rate times its gradient."""
     data = DigitsDataModule()
     model = TransferClassifier.for_data(
-        data, unfreeze_epoch=0, backbone_lr=0.25, optimizer={"class_path": "torch.optim.SGD", "init_args": {"lr": 0.1}}
+        data, backbone=SMALL, unfreeze_epoch=0, backbone_lr=0.25, optimizer=partial(torch.optim.SGD, lr=0.1)
     )
     model.materialize()
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
 
     class Gradients(Callback):
         def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: object) -> None:
-            self.kept = {name: parameter.grad for name, parameter in pl_module.named_parameters()}
-            self.kept = {name: grad.clone() for name, grad in self.kept.items() if grad is not None}
+            named = pl_module.named_parameters()
+            self.kept = {name: parameter.grad.clone() for name, parameter in named if parameter.grad is not None}
 
     gradients = Gradients()
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    Trainer(max_steps=1, callbacks=[gradients], enable_model_summary=False, **quiet).fit(  # type: ignore[arg-type]
-        model, DigitsDataModule(shots=10, val_split=0.2)
-    )
-    for name, rate in (("network.head.weight", 0.1), ("network.backbone.conv1.weight", 0.025)):
+    Trainer(max_steps=1, callbacks=[gradients], **QUIET).fit(model, DigitsDataModule(shots=10, val_split=0.2))
+    for name, rate in (("network.head.weight", 0.1), ("network.backbone.conv1.0.weight", 0.025)):
         after = dict(model.named_parameters())[name].detach()
         torch.testing.assert_close(after, before[name] - rate * gradients.kept[name], rtol=1e-4, atol=1e-7)
 
@@ -227,7 +233,7 @@ def test_the_learning_rate_of_the_backbone_is_a_share_of_the_heads(resnet: Path)
 )
 @pytest.mark.parametrize("step", [2, 6, 9])
 def test_an_interrupted_run_goes_on_to_the_same_weights(
-    kindling: Command, resnet: Path, schedule: list[str], step: int
+    kindling: Command, cached: Path, schedule: list[str], step: int
 ) -> None:
     """Four steps an epoch: stopped while the backbone is frozen, and in two epochs in which it is trained."""
     options = [*FIT, *schedule, "--model.unfreeze_epoch", "1"]
@@ -238,24 +244,22 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(
     assert different(RUN / "checkpoints/last.ckpt", "runs/tiny/version_1/checkpoints/last.ckpt") == []
 
 
-def test_each_phase_has_a_schedule_of_its_own(kindling: Command, resnet: Path) -> None:
-    schedule = ["--model.lr_scheduler", "OneCycleLR", "--model.lr_scheduler.max_lr", "0.01"]
-    kindling(*FIT, *schedule, "--model.unfreeze_epoch", "1")
+def test_each_phase_has_a_schedule_of_its_own(kindling: Command, cached: Path) -> None:
+    kindling(*FIT, *ONE_CYCLE, "--model.unfreeze_epoch", "1")
     stored = torch.load(RUN / "checkpoints/last.ckpt", weights_only=True)
     (state,) = stored["lr_schedulers"]
     assert (state["total_steps"], state["last_epoch"]) == (8, 8)
 
 
-def test_cached_features_change_nothing_but_the_time(kindling: Command, resnet: Path) -> None:
+def test_cached_features_change_nothing_but_the_time(kindling: Command, cached: Path) -> None:
     frozen = [*FIT, "--model.unfreeze_epoch", "null"]
     asked = []
 
     def count(module: object, inputs: tuple[torch.Tensor], output: object) -> None:
-        asked.append(len(inputs[0]))
+        if isinstance(module, models.ShuffleNetV2):
+            asked.append(len(inputs[0]))
 
-    hook = torch.nn.modules.module.register_module_forward_hook(
-        lambda module, inputs, output: count(module, inputs, output) if isinstance(module, models.ResNet) else None
-    )
+    hook = torch.nn.modules.module.register_module_forward_hook(count)
     try:
         assert kindling(*frozen, "--model.cache_features", "true").code == 0
         assert sum(asked) == 100  # 80 for training and 20 for validation, once
@@ -269,11 +273,10 @@ def test_cached_features_change_nothing_but_the_time(kindling: Command, resnet: 
         torch.testing.assert_close(ours[name], theirs[name], rtol=1e-3, atol=1e-4)
 
 
-def test_augmented_images_are_not_cached(resnet: Path) -> None:
+def test_augmented_images_are_not_cached(cached: Path) -> None:
     data = MNISTDataModule("sample", degrees=10)
-    model = TransferClassifier.for_data(data, unfreeze_epoch=None)
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    trainer = Trainer(max_epochs=1, limit_train_batches=1, limit_val_batches=1, **quiet)  # type: ignore[arg-type]
+    model = TransferClassifier.for_data(data, backbone=SMALL, unfreeze_epoch=None)
+    trainer = Trainer(max_epochs=1, limit_train_batches=1, limit_val_batches=1, **QUIET)
     trainer.fit(model, data)
     assert trainer.train_dataloader is not None
     assert trainer.train_dataloader.dataset.inputs.ndim == 4
@@ -291,7 +294,9 @@ def test_a_network_that_was_trained_here_is_a_backbone(kindling: Command) -> Non
     digits = torch.rand(3, 1, 8, 8)
     larger = F.interpolate(digits, (28, 28), mode="bilinear", antialias=True)
     with torch.no_grad():
-        features = base.network[:-1]((larger - base.mean) / base.std)
+        features = base.network[:-1](  # type: ignore[index]
+            (larger - base.mean) / base.std
+        )
         torch.testing.assert_close(model.features(digits), features, rtol=1e-4, atol=1e-5)
     assert kindling("test", "--ckpt_path", "best").code == 0
     assert kindling("fit", "--ckpt_path", "last", "--trainer.max_epochs", "4").code == 0
@@ -300,8 +305,8 @@ def test_a_network_that_was_trained_here_is_a_backbone(kindling: Command) -> Non
 
 
 def test_random_weights_train_all_of_the_network_alike() -> None:
-    watch = watched(TransferClassifier.for_data(DigitsDataModule(), weights="none"), epochs=1)
-    assert watch.groups == [[(2, 1.0), (60, 1.0)]]
+    watch = watched(TransferClassifier.for_data(DigitsDataModule(), backbone=SMALL, weights="none"), epochs=1)
+    assert watch.groups == [[(2, 1.0), (PARAMETERS, 1.0)]]
 
 
 @pytest.mark.parametrize(("channels", "takes"), [(1, 3), (3, 1), (3, 3)])
@@ -314,10 +319,9 @@ def test_images_are_recoloured_and_resized(channels: int, takes: int) -> None:
     torch.testing.assert_close(adapted, expected)
 
 
-def test_several_processes_do_not_unfreeze_on_the_way(resnet: Path) -> None:
-    model = TransferClassifier.for_data(DigitsDataModule(), unfreeze_epoch=1)
-    trainer = Trainer(max_epochs=1, logger=False, enable_progress_bar=False)
-    model._trainer = trainer
-    trainer.strategy.__class__ = type("Two", (type(trainer.strategy),), {"world_size": 2})
+def test_several_processes_do_not_unfreeze_on_the_way(cached: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = TransferClassifier.for_data(DigitsDataModule(), backbone=SMALL, unfreeze_epoch=1)
+    monkeypatch.setattr(Trainer, "world_size", 2)
+    model.trainer = Trainer(**QUIET)
     with pytest.raises(ValueError, match="several devices"):
         model.setup("fit")

@@ -42,9 +42,9 @@ class ArrayDataset(Dataset[Batch]):
         return len(self.labels)
 
     def to(self, device: torch.device) -> "ArrayDataset":
-        """The same samples on a GPU, where they are in memory and fit there easily; else as they are."""
+        """A dataset of the same samples: on a GPU, where they are in memory and fit there easily."""
         if not isinstance(self.inputs, Tensor) or 4 * self.inputs.nbytes > free_memory(device):
-            return self
+            return ArrayDataset(self.inputs, self.labels)
         return ArrayDataset(self.inputs.to(device), self.labels.to(device))
 
     def __getitem__(self, index: int) -> Batch:
@@ -246,8 +246,8 @@ class ClassificationDataModule(LightningDataModule):
 
     def _loader(self, dataset: ArrayDataset, batch_size: int, sampler: DistributedSampler[Batch]) -> ResumableLoader:
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
-        if self.num_workers == 0:
-            dataset = dataset.to(device)  # no batch has to be sent there
+        # Where the data is on the GPU, no batch has to be sent there; worker processes can't share it.
+        dataset = dataset.to(device if self.num_workers == 0 else torch.device("cpu"))
         return ResumableLoader(
             dataset,
             batch_size=batch_size,

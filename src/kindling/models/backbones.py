@@ -23,7 +23,7 @@ class Source:
     """A network without its last layer, and what it takes.
 
     Attributes:
-        config: What it can be built from again: its name, or class path and arguments.
+        config: What it can be built from again: its name, or the class of a model and its arguments.
         network: Takes normalised images (N, channels, *size) and gives (N, features).
         features: Values that it gives for an image.
         channels: Channels that it takes.
@@ -43,12 +43,12 @@ class Source:
     weights: Callable[[], dict[str, Tensor]]
 
 
-def behead(network: nn.Module) -> tuple[str, int]:
-    """Puts nothing in place of the last layer, which gives the logits; returns its name and the features it took."""
+def behead(network: nn.Module) -> int:
+    """Puts nothing in place of the last layer, which gives the logits; returns the number of features that it took."""
     name, head = [item for item in network.named_modules() if isinstance(item[1], nn.Linear | nn.Conv2d)][-1]
     parent, _, child = name.rpartition(".")
     setattr(network.get_submodule(parent), child, nn.Identity())
-    return name, head.in_features if isinstance(head, nn.Linear) else head.in_channels
+    return head.in_features if isinstance(head, nn.Linear) else head.in_channels
 
 
 @cache
@@ -79,7 +79,7 @@ def torchvision_backbone(
     is_file = Path(weights).is_file()
     if weights not in ("none", *choices.__members__) and not is_file:
         names = ", ".join(choices.__members__)
-        raise ValueError(f"{name} has no weights {weights}: there are DEFAULT, {names}, none, or give a file")
+        raise ValueError(f"{name} has no weights {weights}: there are {names}, none, or a file of yours")
     chosen = choices.DEFAULT if weights == "none" or is_file else choices[weights]
     least = chosen.meta["min_size"]
     size = (image_size, image_size) if image_size else tuple(map(max, input_shape[1:], least))
@@ -91,8 +91,8 @@ def torchvision_backbone(
         # Their weights were trained on another normalisation, to which they turn the usual one by themselves.
         options = {"aux_logits": False, "init_weights": weights == "none", "transform_input": weights != "none"}
     network = models.get_model(name, weights=None, **options)
-    head, features = behead(network)
-    read = partial(read_file, Path(weights), name, head) if is_file else partial(read_torchvision, name, chosen)
+    features = behead(network)
+    read = partial(read_file, Path(weights), name, network) if is_file else partial(read_torchvision, name, chosen)
     preset = chosen.transforms()
     return Source(name, network, features, 3, size, tuple(preset.mean), tuple(preset.std), read)
 
@@ -116,11 +116,12 @@ def read_torchvision(name: str, weights: Any) -> dict[str, Tensor]:
             "file with --model.weights, or start from random weights with --model.weights none"
         ) from error
     behead(network)
-    return network.state_dict()
+    state: dict[str, Tensor] = network.state_dict()
+    return state
 
 
-def read_file(path: Path, name: str, head: str) -> dict[str, Tensor]:
-    """Weights of a file, those of the last layer left out.
+def read_file(path: Path, name: str, network: nn.Module) -> dict[str, Tensor]:
+    """Weights of a file for a network without its last layer.
 
     Raises:
         ValueError: If it holds no weights, or those of another network.
@@ -129,23 +130,18 @@ def read_file(path: Path, name: str, head: str) -> dict[str, Tensor]:
         state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a file of another kind makes of the unpickler
         raise ValueError(f"{path} holds no weights that torch.load(weights_only=True) can read") from error
-    from torchvision import models
-
-    expected = models.get_model(
-        name, weights=None, **({"aux_logits": False} if name in INCEPTIONS else {})
-    ).state_dict()
-    wanted = [key for key in expected if not key.startswith(f"{head}.")]
-    missing = [key for key in wanted if key not in state or state[key].shape != expected[key].shape]
+    expected = network.state_dict()
+    missing = [key for key in expected if key not in state or state[key].shape != expected[key].shape]
     if missing:
         raise ValueError(f"{path} holds no weights of {name}: {missing[0]} is missing or of another shape")
-    return {key: state[key] for key in wanted}
+    return {key: state[key] for key in expected}
 
 
 def kindling_backbone(where: str | dict[str, Any]) -> Source:
     """A network that was trained here.
 
     Args:
-        where: Run folder, checkpoint, `best` or `last`; or its class path and arguments.
+        where: Run folder, checkpoint, `best` or `last`; or the class of a model and its arguments.
 
     Raises:
         ValueError: If there is none.
@@ -159,15 +155,17 @@ def kindling_backbone(where: str | dict[str, Any]) -> Source:
             hint = f"did you mean {near[0]}?" if near else "name a network of torchvision, a run folder or a checkpoint"
             raise ValueError(f"there is no backbone {where}: {hint}") from error
         hyper_parameters = read_checkpoint(path)["hyper_parameters"]
-        init_args = {name: value for name, value in hyper_parameters.items() if not name.startswith("_")}
-        config = {"class_path": hyper_parameters["_class_path"], "init_args": init_args}
+        unused = ("optimizer", "lr_scheduler", "_class_path", "_instantiator")
+        arguments = {name: value for name, value in hyper_parameters.items() if name not in unused}
+        # Not class_path and init_args: jsonargparse would make an object of them when a run goes on.
+        config = {"model": hyper_parameters["_class_path"], "arguments": arguments}
     assert isinstance(config, dict)
-    module, name = config["class_path"].rsplit(".", 1)
-    model = getattr(import_module(module), name)(**config["init_args"])
+    module, name = config["model"].rsplit(".", 1)
+    model = getattr(import_module(module), name)(**config["arguments"])
     if not isinstance(model, Classifier) or len(model.input_shape) != 3:
         raise ValueError(f"{where} is no network for images")
     Classifier.materialize(model)  # lazy layers alone: what the backbone of a backbone started from is not needed
-    _, features = behead(model.network)
+    features = behead(model.network)
 
     def weights() -> dict[str, Tensor]:
         if not isinstance(where, str):

@@ -109,10 +109,20 @@ class TransferClassifier(Classifier):
             raise ValueError(f"image_size can't be chosen: {backbone} takes the size that it was trained on")
         return kindling_backbone(backbone)
 
+    @property
+    def backbone(self) -> nn.Module:
+        """The trained network without its last layer."""
+        return self.network.get_submodule("backbone")
+
+    @property
+    def head(self) -> nn.Module:
+        """The layer that is new."""
+        return self.network.get_submodule("head")
+
     @override
     def materialize(self) -> None:
         if self._weights_missing:
-            self.network.backbone.load_state_dict(self.source.weights())
+            self.backbone.load_state_dict(self.source.weights())
             self._weights_missing = False
         super().materialize()
 
@@ -123,19 +133,19 @@ class TransferClassifier(Classifier):
 
     def _freeze(self, frozen: bool) -> None:
         self.frozen = frozen
-        self.network.backbone.requires_grad_(not frozen)
+        self.backbone.requires_grad_(not frozen)
         self.train(self.training)
 
     @override
     def train(self, mode: bool = True) -> "TransferClassifier":
         super().train(mode)
         if self.frozen:
-            self.network.backbone.eval()  # batch norm keeps the statistics that the weights were trained with
+            self.backbone.eval()  # batch norm keeps the statistics that the weights were trained with
         return self
 
     def features(self, images: Tensor) -> Tensor:
         """What the head is given, (N, features), of raw images (N, C, H, W)."""
-        features: Tensor = self.network.backbone(self.network.adapt((images - self.mean) / self.std))
+        features: Tensor = self.backbone(self.network[0]((images - self.mean) / self.std))
         return features
 
     @override
@@ -143,7 +153,7 @@ class TransferClassifier(Classifier):
         if self._weights_missing:
             self.materialize()
         if inputs.ndim == 2:  # features that were computed before
-            logits: Tensor = self.network.head(inputs)
+            logits: Tensor = self.head(inputs)
             return logits.float()
         return super().forward(inputs)
 
@@ -156,9 +166,9 @@ class TransferClassifier(Classifier):
 
     @override
     def parameter_groups(self) -> list[dict[str, Any]]:
-        groups: list[dict[str, Any]] = [{"params": list(self.network.head.parameters())}]
+        groups: list[dict[str, Any]] = [{"params": list(self.head.parameters())}]
         if not self.frozen:
-            groups.append({"params": list(self.network.backbone.parameters()), "lr_scale": self.backbone_lr})
+            groups.append({"params": list(self.backbone.parameters()), "lr_scale": self.backbone_lr})
         return groups
 
     @override
@@ -180,17 +190,16 @@ class TransferClassifier(Classifier):
 
     @torch.no_grad()
     def _features_of(self, loader: DataLoader[Any]) -> Tensor:
-        # With a generator of its own, which leaves the random numbers of the training alone.
         in_order: DataLoader[Any] = DataLoader(
             loader.dataset,
-            64,
+            batch_size=64,
             num_workers=loader.num_workers,
             collate_fn=loader.collate_fn,
-            generator=torch.Generator(),
+            generator=torch.Generator(),  # the random numbers of the training stay where they are
         )
         found = []
         for batch in in_order:
-            images, labels = self.trainer.strategy.batch_to_device(batch)
+            images = self.trainer.strategy.batch_to_device(batch)[0]
             with self.trainer.precision_plugin.forward_context():
                 found.append(self.features(images).to(batch[1].device))
         return torch.cat(found)
