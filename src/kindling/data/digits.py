@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from torch.nn import functional as F
 from typing_extensions import override
 
 from kindling.data.datamodule import Batch, ClassificationDataModule, Split, stratified_split
@@ -13,6 +14,7 @@ class DigitsDataModule(ClassificationDataModule):
 
     Args:
         shots: Labelled images of each class, those for validation among them; by default all that are not for testing.
+        margin: Empty pixels added on each side: with 2 the digits lie in their frame as MNIST's do.
         **loading: Batches and validation split, see `ClassificationDataModule`. `split_seed` draws the shots too.
 
     Raises:
@@ -20,19 +22,23 @@ class DigitsDataModule(ClassificationDataModule):
     """
 
     num_classes = 10
-    input_shape: tuple[int, ...] = (1, 8, 8)
     class_names = tuple("0123456789")
 
-    def __init__(self, shots: int | None = None, **loading: Any) -> None:
+    def __init__(self, shots: int | None = None, margin: int = 0, **loading: Any) -> None:
         super().__init__(**loading)
+        if margin < 0:
+            raise ValueError(f"margin must not be negative: {margin}")
         self.shots = shots
+        self.margin = margin
+        self.input_shape = (1, 8 + 2 * margin, 8 + 2 * margin)
 
     @override
     def load(self, split: Split) -> Batch:
         from sklearn.datasets import load_digits  # 2 s to import, needed by this source alone
 
         digits = load_digits()
-        images = (torch.from_numpy(digits.images) * 255 / 16).round().to(torch.uint8).unsqueeze(1)  # (N, 1, 8, 8)
+        images = (torch.from_numpy(digits.images) * 255 / 16).round().to(torch.uint8)
+        images = F.pad(images, [self.margin] * 4).unsqueeze(1)  # (N, 1, H, W)
         labels = torch.from_numpy(digits.target).long()
         train, test = stratified_split(labels, len(labels) // 2, seed=0)
         chosen = test if split == "test" else train if self.shots is None else self._few(train, labels[train])
