@@ -1,7 +1,9 @@
 """What all data sources share: tensors in memory, a validation split, fast loaders that can go on mid-epoch."""
 
+import copy
 import itertools
 import os
+import time
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any, Literal
@@ -40,25 +42,40 @@ class ArrayDataset(Dataset[Batch]):
 
     def to(self, device: torch.device) -> "ArrayDataset":
         """The same samples on a device."""
-        return ArrayDataset(self.inputs.to(device), self.labels.to(device))
+        moved = copy.copy(self)
+        moved.inputs, moved.labels = self.inputs.to(device), self.labels.to(device)
+        return moved
 
     def __getitem__(self, index: int) -> Batch:
         return self.inputs[index], self.labels[index]
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         index = torch.as_tensor(indices)
+        if self.labels.is_cuda:
+            index = index.pin_memory().to(self.labels.device, non_blocking=True)
         return self.inputs[index], self.labels[index]
 
 
 class ResumableLoader(DataLoader[Batch]):
-    """A DataLoader whose next epoch begins after `skip` batches: those that an interrupted run has had already."""
+    """A DataLoader whose next epoch begins after `skip` batches: those that an interrupted run has had already.
+
+    It knows how many seconds it took to give its batches, `seconds`.
+    """
 
     skip = 0
+    seconds = 0.0
 
     @override
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         skip, self.skip = self.skip, 0
-        yield from itertools.islice(super().__iter__(), skip, None)
+        batches = itertools.islice(super().__iter__(), skip, None)
+        while True:
+            start = time.perf_counter()
+            batch = next(batches, None)
+            self.seconds += time.perf_counter() - start
+            if batch is None:
+                return
+            yield batch
 
 
 def stratified_split(labels: Tensor, size: int, seed: int) -> tuple[Tensor, Tensor]:

@@ -51,6 +51,6 @@ def classification_metrics(num_classes: int) -> MetricCollection:
     These share one confusion matrix, counted once a batch: on two cores a training step of 12 ms takes 0.45 ms less
     than with torchmetrics' MulticlassAccuracy and MulticlassF1Score. Any other metric can stand beside them.
     """
-    # The loss has checked labels and shapes already; the metrics' own checks would make a GPU wait.
+    # The loss has checked labels and shapes already.
     metrics = {"accuracy": Accuracy(num_classes, validate_args=False), "f1": MacroF1(num_classes, validate_args=False)}
     return MetricCollection(dict(metrics))
