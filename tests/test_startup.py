@@ -58,3 +58,8 @@ def test_the_installed_command_tells_how_it_ended() -> None:
     assert done.returncode == 0
     assert done.stdout.splitlines()[-4] == "next:"  # nothing is lost by its quick exit
     assert run("fit", *TINY, "--data.batch_size", "0").returncode == 1
+    assert "0 1\n" in python(
+        "import atexit, threading; from kindling import cli\n"
+        "cli.main = lambda: print(0, end=' ') or 0\n"
+        "atexit.register(print, 1); cli.program()"
+    )

@@ -1,4 +1,4 @@
-"""Makes `python -m kindling` the same as `kindling`."""
+"""`python -m kindling`: what `kindling` does, with Python's usual exit."""
 
 import sys
 

@@ -1,10 +1,11 @@
 """The one command, `kindling`. Its help answers at once: torch is imported only by what needs it."""
 
+import atexit
 import difflib
 import inspect
-import logging
 import os
 import sys
+import threading
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -32,10 +33,13 @@ start with:
 def program() -> NoReturn:
     """The installed command: `main`, then an exit that leaves it to the system to free the memory.
 
-    To take the imported libraries down object by object would take another half second.
+    To take the imported libraries down object by object would take another half second. What asked to be called at the
+    exit is called, and while another thread is at work, the exit is the usual one.
     """
     code = main()
-    logging.shutdown()
+    if any(not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread()):
+        sys.exit(code)
+    atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

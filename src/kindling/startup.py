@@ -15,7 +15,8 @@ class Deferred(ModuleType):
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") and name != "__path__":
             raise AttributeError(name)
-        sys.modules.pop(self.__name__, None)
+        if sys.modules.get(self.__name__) is self:
+            del sys.modules[self.__name__]
         return getattr(importlib.import_module(self.__name__), name)
 
 
@@ -25,7 +26,8 @@ def quick_imports() -> Iterator[None]:
 
     - The imports make a million objects that live on. Looking through them for garbage, again and again while
       importing and training, took 2.5 s.
-    - torchmetrics imports scipy.signal, only to ask it for `hamming`, which SciPy no longer has: 0.9 s.
+    - torchmetrics imports scipy.signal, only to put `hamming` there for the sake of SRMRpy: 0.9 s. Who uses that metric
+      imports torchmetrics.audio, which puts it there again.
     """
     if "torch" in sys.modules:
         yield

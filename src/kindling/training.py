@@ -146,7 +146,7 @@ class KindlingCLI(LightningCLI):
             self.resume = ExactResume(self.run)
             callbacks += [TrainingHistory(self.run), self.resume, SpeedHint()]
             if self.config["fit"]["profile"]:
-                kwargs["profiler"] = EpochProfiler(self.run)
+                kwargs["profiler"] = rank_zero_only(EpochProfiler)(self.run)
                 self.config["fit"]["profile"] = False  # what repeats or continues the run is not profiled too
         else:
             self.save_config_callback = None

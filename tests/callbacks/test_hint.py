@@ -9,8 +9,14 @@ from kindling.callbacks import hint
 
 CNN = (
     "fit --model CNNClassifier --model.channels [4] --data MNISTDataModule --data.source sample --data.batch_size 64 "
-    "--trainer.max_epochs 2 --test_after_fit false"
+    "--trainer.max_epochs 2 --test_after_fit false --trainer.accelerator cpu"
 ).split()
+
+
+@pytest.fixture(autouse=True)
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    for kind in ("CUDA", "MPS"):
+        monkeypatch.setattr(f"lightning.pytorch.accelerators.{kind}Accelerator.is_available", lambda: False)
 
 
 def hints(out: str) -> list[str]:
@@ -29,7 +35,7 @@ def test_bf16_is_named_once_where_the_processor_has_it(kindling: Command) -> Non
 
 
 @pytest.mark.usefixtures("has_bf16")
-@pytest.mark.parametrize("options", [["--trainer.precision", "bf16-mixed"], ["--trainer.limit_train_batches", "20"]])
+@pytest.mark.parametrize("options", [["--trainer.precision", "bf16-mixed"], ["--trainer.limit_train_batches", "15"]])
 def test_bf16_is_not_named_where_it_is_used_or_the_run_is_short(kindling: Command, options: list[str]) -> None:
     assert hints(kindling(*CNN, *options).out) == []
 
@@ -57,7 +63,7 @@ def test_what_a_gpu_could_do_is_said_at_the_start(
     precision: str,
     said: str | None,
 ) -> None:
-    monkeypatch.setattr("torch.accelerator.is_available", lambda: True)
+    monkeypatch.setattr("lightning.pytorch.accelerators.CUDAAccelerator.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation: bf16)
     trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device(device)), precision=precision)
     hint.SpeedHint().on_train_start(trainer, None)  # type: ignore[arg-type]
@@ -87,3 +93,10 @@ class SlowDataModule(MNISTDataModule):
     found = hints(kindling(*CNN[:5], *options, "--trainer.max_epochs", "1", "--test_after_fit", "false").out)
     assert len(found) == 1
     assert found[0].endswith("--data.num_workers 3")
+
+
+@pytest.mark.usefixtures("has_bf16")
+def test_a_run_that_goes_on_is_judged_by_its_own_batches(kindling: Command) -> None:
+    stop = ["--trainer.callbacks", "helpers.SignalAt", "--trainer.callbacks.step", "20", "--run_name", "tiny"]
+    assert hints(kindling(*CNN, *stop).out) == []
+    assert hints(kindling("fit", "--ckpt_path", "last").out) == [f"faster: {hint.BF16}"]

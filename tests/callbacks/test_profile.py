@@ -1,9 +1,11 @@
 import json
 import re
+import time
 from pathlib import Path
 
 import pytest
 import yaml
+from lightning.pytorch import Callback, LightningModule, Trainer
 
 from conftest import TINY, Command
 
@@ -23,7 +25,7 @@ PARTS = (
 def test_profile_says_where_the_time_of_an_epoch_goes(kindling: Command) -> None:
     result = kindling("fit", *TINY, "--profile")
     assert result.code == 0
-    table = (RUN / "profile.txt").read_text()
+    table = (RUN / "profile.txt").read_text(encoding="utf-8")
     assert all(line.strip() in result.out for line in table.splitlines())
     assert "2 epochs of 7 batches" in table
     rows = dict(re.findall(r"│ ([a-z ,]+?) +│ +([\d.]+ │ +\d+% │ +[\d.]+) │", table))
@@ -38,16 +40,38 @@ def test_profile_says_where_the_time_of_an_epoch_goes(kindling: Command) -> None
 def test_profile_leaves_a_trace_of_operators_and_phases(kindling: Command) -> None:
     result = kindling("fit", *TINY, "--trainer.max_epochs", "1", "--data.batch_size", "16", "--profile")
     assert str(RUN / "profile.pt.trace.json") in result.out
-    events = json.loads((RUN / "profile.pt.trace.json").read_text())["traceEvents"]
+    events = json.loads((RUN / "profile.pt.trace.json").read_text(encoding="utf-8"))["traceEvents"]
     names = [event.get("name", "") for event in events]
     assert "aten::linear" in names
     for phase in ("training_step", "backward", "optimizer_step"):
         assert sum(name.endswith(phase) for name in names) >= 5
 
 
+class Slow(Callback):
+    """A callback of a user's, busy where Lightning nests it deepest."""
+
+    def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        time.sleep(0.005)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        time.sleep(0.05)
+
+
+def test_each_second_is_counted_once(kindling: Command) -> None:
+    options = ["--trainer.accumulate_grad_batches", "3", "--trainer.callbacks", f"{__name__}.Slow", "--profile"]
+    assert kindling("fit", *TINY, *options).code == 0
+    table = (RUN / "profile.txt").read_text(encoding="utf-8")
+    rows = re.findall(r"│ ([a-z ,]+?) +│ +[\d.]+ │ +\d+% │ +(-?[\d.]+) │", table)
+    milliseconds = {part: float(value) for part, value in rows}
+    assert milliseconds.keys() == {*PARTS, "all"}
+    assert all(value >= 0 for value in milliseconds.values())
+    assert milliseconds["callbacks, logging, checkpoints"] >= 5 + 50 / 7
+    assert milliseconds["backward"] < 5 > milliseconds["optimizer"]
+
+
 def test_what_continues_a_profiled_run_is_not_profiled(kindling: Command) -> None:
     kindling("fit", *TINY, "--profile")
-    assert yaml.safe_load((RUN / "config.yaml").read_text())["profile"] is False
+    assert yaml.safe_load((RUN / "config.yaml").read_text(encoding="utf-8"))["profile"] is False
     again = kindling("fit", "--ckpt_path", "last", "--trainer.max_epochs", "3")
     assert again.code == 0
     assert "where the time" not in again.out

@@ -1,7 +1,9 @@
 """What all data sources share: splits, fast loaders that can go on mid-epoch, and what they learn from the data."""
 
+import copy
 import itertools
 import os
+import time
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -43,9 +45,10 @@ class ArrayDataset(Dataset[Batch]):
 
     def to(self, device: torch.device) -> "ArrayDataset":
         """A dataset of the same samples: on a GPU, where they are in memory and fit there easily."""
-        if not isinstance(self.inputs, Tensor) or 4 * self.inputs.nbytes > free_memory(device):
-            return ArrayDataset(self.inputs, self.labels)
-        return ArrayDataset(self.inputs.to(device), self.labels.to(device))
+        moved = copy.copy(self)
+        if isinstance(self.inputs, Tensor) and 4 * self.inputs.nbytes <= free_memory(device):
+            moved.inputs, moved.labels = self.inputs.to(device), self.labels.to(device)
+        return moved
 
     def __getitem__(self, index: int) -> Batch:
         inputs, labels = self.__getitems__([index])
@@ -53,18 +56,31 @@ class ArrayDataset(Dataset[Batch]):
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         index = torch.as_tensor(indices)
+        if self.labels.is_cuda:
+            index = index.pin_memory().to(self.labels.device, non_blocking=True)
         return self.inputs[index], self.labels[index]
 
 
 class ResumableLoader(DataLoader[Batch]):
-    """A DataLoader whose next epoch begins after `skip` batches: those that an interrupted run has had already."""
+    """A DataLoader whose next epoch begins after `skip` batches: those that an interrupted run has had already.
+
+    It knows how many seconds it took to give its batches, `seconds`.
+    """
 
     skip = 0
+    seconds = 0.0
 
     @override
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         skip, self.skip = self.skip, 0
-        yield from itertools.islice(super().__iter__(), skip, None)
+        batches = itertools.islice(super().__iter__(), skip, None)
+        while True:
+            start = time.perf_counter()
+            batch = next(batches, None)
+            self.seconds += time.perf_counter() - start
+            if batch is None:
+                return
+            yield batch
 
 
 def stratified_split(labels: Tensor, size: int, seed: int) -> tuple[Tensor, Tensor]:

@@ -32,6 +32,7 @@ def cnn(
         padding = int(min(height, width) < 3)
         layers.append(nn.Conv2d(in_channels, out_channels, kernel, stride, padding))
         height, width = ((size - kernel + 2 * padding) // stride + 1 for size in (height, width))
+        # Of two or three rows pooling would leave one, and nothing of where things are.
         if not strided and min(height, width) >= 4:
             layers.append(nn.MaxPool2d(2))
             height, width = height // 2, width // 2
@@ -55,7 +56,8 @@ class CNNClassifier(Classifier):
         dropout: Probability of zeroing a hidden activation, in [0, 1].
         batch_norm: Whether to normalise each block over the batch.
         strided_stem: Whether the first block halves the image by a 5x5 convolution of stride 2 in place of pooling:
-            about half the time of a step.
+            13 ms a step in place of 23 for three blocks on 256 images of 28 x 28 on two cores. Images of less than 7
+            pixels have no use for it.
         **recipe: What all models share, see `Classifier`.
 
     Raises:

@@ -60,6 +60,6 @@ def classification_metrics(num_classes: int) -> MetricCollection:
     These share one confusion matrix, counted once a batch: on two cores a training step of 12 ms takes 0.45 ms less
     than with torchmetrics' MulticlassAccuracy and MulticlassF1Score. Any other metric can stand beside them.
     """
-    # The loss has checked labels and shapes already; the metrics' own checks would make a GPU wait.
+    # The loss has checked labels and shapes already.
     kinds = {"accuracy": Accuracy, "balanced_accuracy": BalancedAccuracy, "f1": MacroF1}
     return MetricCollection({name: kind(num_classes, validate_args=False) for name, kind in kinds.items()})
