@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kindling.data import ClassificationDataModule, MNISTDataModule, SyntheticDataModule
+    from kindling.data import ClassificationDataModule, ImageFolderDataModule, MNISTDataModule, SyntheticDataModule
     from kindling.models import Classifier, CNNClassifier, MLPClassifier
 
 __version__ = "0.1.0"
@@ -13,6 +13,7 @@ __all__ = [
     "CNNClassifier",
     "ClassificationDataModule",
     "Classifier",
+    "ImageFolderDataModule",
     "MLPClassifier",
     "MNISTDataModule",
     "SyntheticDataModule",

@@ -23,6 +23,7 @@ SILENCED = {
     r"The dirpath has changed": "a new run that starts from a checkpoint keeps a best checkpoint of its own",
     r"You requested to overfit but enabled": "Lightning takes the same batches each epoch all the same",
     r"`isinstance\(treespec, LeafSpec\)` is deprecated": "between lightning and torch",
+    r"Image size .* exceeds limit": "photos of 100 megapixels are photos; twice the limit counts as broken",
     r"``instantiate_classes`` was deprecated": "between lightning and jsonargparse",
     r"\s*By default only one JsonargparseDeprecationWarning": "between lightning and jsonargparse",
 }
