@@ -4,7 +4,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kindling.data import ClassificationDataModule, DigitsDataModule, MNISTDataModule, SyntheticDataModule
+    from kindling.data import (
+        ClassificationDataModule,
+        DigitsDataModule,
+        ImageFolderDataModule,
+        MNISTDataModule,
+        SyntheticDataModule,
+    )
     from kindling.models import Classifier, CNNClassifier, MLPClassifier, TransferClassifier
 
 __version__ = "0.1.0"
@@ -14,6 +20,7 @@ __all__ = [
     "ClassificationDataModule",
     "Classifier",
     "DigitsDataModule",
+    "ImageFolderDataModule",
     "MLPClassifier",
     "MNISTDataModule",
     "SyntheticDataModule",

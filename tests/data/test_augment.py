@@ -2,10 +2,11 @@ import math
 
 import pytest
 import torch
+import torchvision.transforms.v2.functional as F
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import affine as torchvision_affine
 
-from kindling.data.augment import affine, random_affine
+from kindling.data.augment import affine, colour, random_affine, random_colour, random_flip
 from kindling.data.mnist import read_sample
 
 
@@ -47,3 +48,52 @@ def test_each_sample_moves_by_itself_within_the_range() -> None:
 
 def test_nothing_asked_nothing_changed(images: torch.Tensor) -> None:
     assert random_affine(images) is images
+
+
+def test_a_crop_keeps_its_share_at_any_place_within_the_image() -> None:
+    size = 64
+    right, down = torch.meshgrid(torch.arange(size) / size, torch.arange(size) / size, indexing="xy")
+    places = torch.stack([right, down]).expand(800, 2, size, size)  # each pixel says where it was
+    cropped = random_affine(places, crop=0.4)
+    middle = slice(size // 4, 3 * size // 4)  # half of each side, away from what the edges repeat
+    inner = cropped[:, :, middle, middle]
+    sides = 2 * (inner.amax((2, 3)) - inner.amin((2, 3))) * 32 / 31
+    torch.testing.assert_close(sides[:, 0], sides[:, 1], atol=0.02, rtol=0)
+    areas = sides.prod(1)
+    assert areas.min() == pytest.approx(0.4, abs=0.03)
+    assert areas.max() == pytest.approx(1, abs=0.03)
+    assert areas.mean() == pytest.approx(0.7, abs=0.03)  # of a uniform distribution
+    centres = inner.mean((2, 3)) - (size - 1) / (2 * size)
+    free = (1 - sides) / 2
+    assert (centres.abs() - free).max() < 0.02
+    assert (centres / free)[areas < 0.8].std() == pytest.approx(1 / math.sqrt(3), rel=0.1)
+    assert abs(torch.corrcoef(centres.T)[0, 1]) < 0.15
+
+
+def test_half_of_the_images_are_mirrored() -> None:
+    images = torch.rand(1000, 3, 4, 5)
+    flipped = random_flip(images)
+    mirrored = F.horizontal_flip(images)
+    same = (flipped == images).flatten(1).all(1)
+    assert torch.equal(flipped[~same], mirrored[~same])
+    assert 430 < same.sum() < 570
+
+
+@pytest.mark.parametrize(
+    "factors", [(1, 1, 1), (0.6, 1, 1), (1.7, 1, 1), (1, 0.4, 1), (1, 1.8, 1), (1, 1, 0), (1, 1, 2)]
+)
+def test_colours_change_as_torchvision_changes_them(factors: tuple[float, float, float]) -> None:
+    images = torch.rand(5, 3, 9, 7)
+    theirs = F.adjust_brightness(images, factors[0])
+    theirs = F.adjust_saturation(F.adjust_contrast(theirs, factors[1]), factors[2])
+    ours = colour(images, *(torch.full((5,), float(factor)) for factor in factors))
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
+
+
+def test_each_image_gets_colours_of_its_own() -> None:
+    images = torch.full((500, 3, 4, 4), 0.4)  # grey: brightness alone changes it
+    factors = random_colour(images, 0.3)[:, 0, 0, 0] / 0.4
+    assert factors.min() == pytest.approx(0.7, abs=0.02)
+    assert factors.max() == pytest.approx(1.3, abs=0.02)
+    assert factors.std() == pytest.approx(0.3 / math.sqrt(3), rel=0.1)
+    assert random_colour(images, 0.0) is images

@@ -2,7 +2,14 @@
 
 from kindling.data.datamodule import ClassificationDataModule
 from kindling.data.digits import DigitsDataModule
+from kindling.data.images import ImageFolderDataModule
 from kindling.data.mnist import MNISTDataModule
 from kindling.data.synthetic import SyntheticDataModule
 
-__all__ = ["ClassificationDataModule", "DigitsDataModule", "MNISTDataModule", "SyntheticDataModule"]
+__all__ = [
+    "ClassificationDataModule",
+    "DigitsDataModule",
+    "ImageFolderDataModule",
+    "MNISTDataModule",
+    "SyntheticDataModule",
+]

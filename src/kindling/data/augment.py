@@ -35,16 +35,62 @@ def affine(images: Tensor, angle: Tensor, zoom: Tensor, right: Tensor, down: Ten
     return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
 
 
-def random_affine(images: Tensor, degrees: float = 0.0, shift: float = 0.0, scale: float = 0.0) -> Tensor:
-    """Turns, moves and sizes each image by amounts drawn for it alone.
+def random_affine(
+    images: Tensor, degrees: float = 0.0, shift: float = 0.0, scale: float = 0.0, crop: float = 1.0
+) -> Tensor:
+    """Turns, moves, sizes and crops each image by amounts drawn for it alone.
 
     Args:
         images: Floats, shape (N, C, H, W).
         degrees: Largest rotation to either side.
         shift: Largest shift along each axis, as a share of its length.
         scale: Largest change of size: 0.1 draws factors from 0.9 to 1.1.
+        crop: Smallest share of the area that is kept, at any place of the image, and enlarged to the whole.
     """
-    if not (degrees or shift or scale):
+    if not (degrees or shift or scale or crop < 1):
         return images
     drawn = torch.empty(4, len(images), device=images.device).uniform_(-1, 1)
-    return affine(images, math.radians(degrees) * drawn[0], 1 + scale * drawn[1], shift * drawn[2], shift * drawn[3])
+    zoom, right, down = 1 + scale * drawn[1], shift * drawn[2], shift * drawn[3]
+    if crop < 1:
+        enlarged = torch.empty(len(images), device=images.device).uniform_(crop, 1).rsqrt()
+        # The window that is kept may move until its edge meets that of the image.
+        place = torch.empty(2, len(images), device=images.device).uniform_(-0.5, 0.5) * zoom * (enlarged - 1)
+        zoom, right, down = zoom * enlarged, right + place[0], down + place[1]
+    return affine(images, math.radians(degrees) * drawn[0], zoom, right, down)
+
+
+def random_flip(images: Tensor) -> Tensor:
+    """Mirrors each image (N, C, H, W), left to right, with a chance of a half."""
+    mirrored = torch.rand(len(images), 1, 1, 1, device=images.device) < 0.5
+    return torch.where(mirrored, images.flip(-1), images)
+
+
+def colour(images: Tensor, brightness: Tensor, contrast: Tensor, saturation: Tensor) -> Tensor:
+    """Changes brightness, then contrast, then saturation of each image by its own factors.
+
+    Args:
+        images: Floats in [0, 1], red, green and blue, shape (N, 3, H, W).
+        brightness: Factor of all values, shape (N,); 0 gives black.
+        contrast: Factor of the distance from the image's mean grey, shape (N,).
+        saturation: Factor of the distance from each pixel's own grey, shape (N,).
+
+    Returns:
+        The changed images, shape (N, 3, H, W), in [0, 1].
+    """
+    brightness, contrast, saturation = (factor.view(-1, 1, 1, 1) for factor in (brightness, contrast, saturation))
+    images = (images * brightness).clamp_(0, 1)
+    images = torch.lerp(grey(images).mean((2, 3), keepdim=True), images, contrast).clamp_(0, 1)
+    return torch.lerp(grey(images), images, saturation).clamp_(0, 1)
+
+
+def grey(images: Tensor) -> Tensor:
+    """How bright each pixel of (N, 3, H, W) looks, shape (N, 1, H, W), weighted as television does (Rec. 601)."""
+    red, green, blue = images.unbind(1)
+    return (0.2989 * red + 0.587 * green + 0.114 * blue).unsqueeze(1)
+
+
+def random_colour(images: Tensor, strength: float) -> Tensor:
+    """Changes brightness, contrast and saturation of each image (N, 3, H, W) by factors from 1 - strength to 1 +."""
+    if not strength:
+        return images
+    return colour(images, *torch.empty(3, len(images), device=images.device).uniform_(1 - strength, 1 + strength))

@@ -1,0 +1,267 @@
+"""A folder of images, a folder a class."""
+
+import os
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor
+from typing_extensions import override
+
+from kindling.console import say
+from kindling.data import folder
+from kindling.data.augment import random_affine, random_colour, random_flip
+from kindling.data.datamodule import ArrayDataset, Batch, ClassificationDataModule, Split, as_float
+from kindling.data.decode import ImageFiles, in_parallel, inspect, read_images
+from kindling.data.folder import Sample, some
+from kindling.runs import whole_file
+
+LARGEST = 224  # the size most published networks were trained at
+
+
+class ImageFolderDataModule(ClassificationDataModule):
+    """Images laid out as `<class>/*.jpg` or `{train,val,test}/<class>/*.jpg`, in colour, all of one size.
+
+    Takes JPEG, PNG, WebP, BMP and GIF (its first frame). Splits that the folder does not give are made: stratified,
+    with copies of an image kept together, and written into the run folder as `split.csv`. The images are decoded once
+    and kept in memory where they fit, else decoded batch by batch by worker processes.
+
+    Args:
+        data_dir: The folder.
+        image_size: Height and width to which images are resized, the longer side cut at its ends; by default the median
+            of the shorter sides of the training images, at most 224.
+        split: A `split.csv` (file,class,split) that says what is in which split.
+        test_split: Images (or as a float, their share) held out for testing where the folder has no test split.
+        predict: A folder of images, or one image, to predict; by default the test split.
+        skip_broken: Whether to leave out files that are no whole image, in place of stopping.
+        memory_gb: Memory for the images of training and validation, and again for those of the test, in GB.
+        flip: Augmentation: whether to mirror half of the images, left to right.
+        crop: Augmentation: smallest share of the area that is kept, at any place; 1 keeps all of it.
+        colour: Augmentation: largest change of brightness, contrast and saturation; 0.2 draws factors from 0.8 to 1.2.
+        degrees: Augmentation: largest rotation to either side.
+        shift: Augmentation: largest shift along each axis, as a share of its length.
+        scale: Augmentation: largest change of size; 0.1 draws factors from 0.9 to 1.1.
+        eval_batch_size: Images in a batch of validation, test and prediction.
+        **loading: Batches and validation split, see `ClassificationDataModule`; each class gives its share of the
+            validation split, at least one image. Images that don't fit in memory get a worker for each core.
+
+    Raises:
+        ValueError: If an argument is out of its range.
+    """
+
+    row_header = "file"
+
+    def __init__(
+        self,
+        data_dir: str | Path,
+        image_size: int | None = None,
+        split: str | Path | None = None,
+        test_split: int | float = 0.2,
+        predict: str | Path | None = None,
+        skip_broken: bool = False,
+        memory_gb: float = 4.0,
+        flip: bool = False,
+        crop: float = 1.0,
+        colour: float = 0.0,
+        degrees: float = 0.0,
+        shift: float = 0.0,
+        scale: float = 0.0,
+        eval_batch_size: int = 128,
+        **loading: Any,
+    ) -> None:
+        super().__init__(eval_batch_size=eval_batch_size, **loading)
+        ranges = {"crop": (0.01, 1), "colour": (0, 1), "degrees": (0, 180), "shift": (0, 1), "scale": (0, 0.99)}
+        for name, (least, most) in ranges.items():
+            if not least <= self.hparams[name] <= most:
+                raise ValueError(f"{name} must be from {least} to {most}, not {self.hparams[name]}")
+        if image_size is not None and image_size < 1:
+            raise ValueError(f"image_size must be at least 1, not {image_size}")
+        self.data_dir = Path(data_dir)
+        self.image_size = image_size
+        self.split = split
+        self.test_split = test_split
+        self.predict = predict
+        self.skip_broken = skip_broken
+        self.memory_gb = memory_gb
+        self.flip, self.crop, self.colour = flip, crop, colour
+        self.degrees, self.shift, self.scale = degrees, shift, scale
+
+    @property
+    def augments(self) -> bool:  # type: ignore[override]
+        """Whether any augmentation is on."""
+        return bool(self.flip or self.crop < 1 or self.colour or self.degrees or self.shift or self.scale)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:  # type: ignore[override]
+        """The names of the class folders, sorted."""
+        return tuple(self._learnt("classes"))
+
+    @property
+    def num_classes(self) -> int:  # type: ignore[override]
+        """Number of classes."""
+        return len(self.class_names)
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:  # type: ignore[override]
+        """Channels, height and width of an image as the model receives it."""
+        size = self.image_size or self._learnt("image_size")
+        return 3, size, size
+
+    @cached_property
+    def mean(self) -> tuple[float, ...]:
+        """Mean of the training images by channel; of 1,000 of them where they don't fit in memory."""
+        return tuple(self._moments[0].tolist())
+
+    @cached_property
+    def std(self) -> tuple[float, ...]:
+        """Standard deviation of the same images by channel; 1 where they are constant."""
+        return tuple(self._moments[1].tolist())
+
+    @override
+    def prepare_data(self) -> None:
+        if self.predict is None:
+            folder.check_folder(self.data_dir)
+
+    @override
+    def load_training(self) -> tuple[ArrayDataset, ArrayDataset]:
+        train, val = ([sample for sample in self._samples if sample.split == split] for split in ("train", "val"))
+        samples, inputs = self._read(self.data_dir, train + val)
+        labels, number = self._labels(samples), sum(sample.split == "train" for sample in samples)
+        parts = slice(0, number), slice(number, None)
+        datasets = [
+            ArrayDataset(inputs[part] if isinstance(inputs, Tensor) else inputs.part(part), labels[part])
+            for part in parts
+        ]
+        return datasets[0], datasets[1]
+
+    @override
+    def load(self, split: Split) -> Batch:
+        known = self._samples if hasattr(self, "train") else self._listed
+        if not any(sample.split == split for sample in known):
+            known = self._samples
+        self._tested, inputs = self._read(self.data_dir, [sample for sample in known if sample.split == split])
+        return inputs, self._labels(self._tested)
+
+    @override
+    def load_new(self) -> ArrayDataset:
+        if self.predict is None:
+            return super().load_new()
+        path = Path(self.predict)
+        if not path.exists():
+            raise FileNotFoundError(f"there is no {path}: give --data.predict a folder of images, or one image")
+        files = folder.image_files(path) if path.is_dir() else [path.name]
+        root = path if path.is_dir() else path.parent
+        self._tested, inputs = self._read(root, [Sample(file, "", "") for file in files])
+        return ArrayDataset(inputs, torch.zeros(len(self._tested), dtype=torch.long))
+
+    @override
+    def predicted_rows(self) -> Sequence[object]:
+        return [sample.file for sample in self._tested]
+
+    @override
+    def tested_rows(self) -> Sequence[object]:
+        return self.predicted_rows()
+
+    @override
+    def describe(self, row: int) -> dict[str, object]:
+        return {"file": self._tested[row].file}
+
+    @override
+    @rank_zero_only
+    def write_split(self, run: Path) -> None:
+        if self._samples != self._listed or self.split:  # else the folder itself says it
+            with whole_file(run / "split.csv") as path:
+                folder.write_split(path, self._samples)
+
+    @override
+    def augment(self, inputs: Tensor) -> Tensor:
+        if self.flip:
+            inputs = random_flip(inputs)
+        inputs = random_affine(inputs, self.degrees, self.shift, self.scale, self.crop)
+        return random_colour(inputs, self.colour)
+
+    def _learnt(self, name: str) -> Any:
+        if not self.fitted:
+            self._read_training()
+        return self.fitted[name]
+
+    @cached_property
+    def _listed(self) -> list[Sample]:
+        """All images as the folder or the split file has them; what is to be split is for training."""
+        if self.split is None:
+            return folder.find_samples(self.data_dir)
+        samples = folder.read_split(Path(self.split))
+        missing = [sample.file for sample in samples if not (self.data_dir / sample.file).exists()]
+        if missing and len(missing) == len(samples) and self.fitted:
+            say(f"{self.data_dir} is not the folder of {self.split}: all that it does not set apart is for testing")
+            found = folder.find_samples(self.data_dir)
+            given = any(sample.split == "test" for sample in found)
+            return found if given else [sample._replace(split="test") for sample in found]
+        if missing:
+            raise ValueError(f"{self.split} names what is not in {self.data_dir}: {some(missing)}")
+        return samples
+
+    @cached_property
+    def _samples(self) -> list[Sample]:
+        """All images that are not broken, in their splits."""
+        paths = [str(self.data_dir / sample.file) for sample in self._listed]
+        inspected = in_parallel(inspect, paths)
+        samples = self._without_broken(self.data_dir, self._listed, [facts is not None for facts in inspected])
+        facts = [facts for facts in inspected if facts is not None]
+        digests = [fact.digest for fact in facts]
+        if self.split is None:
+            for split, size in (("test", self.test_split), ("val", self.val_split)):
+                if not any(sample.split == split for sample in samples):
+                    samples = folder.carve(samples, digests, split, size, self.split_seed)
+        if not self.fitted:
+            classes = folder.check_classes(self.data_dir, samples)
+            for line in folder.warnings(samples, digests, classes):
+                say(line)
+            sides = [fact.side for fact, sample in zip(facts, samples, strict=True) if sample.split == "train"]
+            self.fitted = {"classes": classes, "image_size": self.image_size or min(LARGEST, int(median(sides)))}
+        return samples
+
+    def _without_broken(self, root: Path, samples: list[Sample], whole: list[bool]) -> list[Sample]:
+        broken = [sample.file for sample, good in zip(samples, whole, strict=True) if not good]
+        if broken and not self.skip_broken:
+            raise ValueError(
+                f"{root} has broken images, {len(broken):,} of {len(samples):,}: {some(broken)}; "
+                "replace them or leave them out with --data.skip_broken true"
+            )
+        if broken:
+            say(f"left out {len(broken):,} broken images: {some(broken)}")
+        if len(broken) == len(samples):
+            raise ValueError(f"{root} has no images to use")
+        return [sample for sample, good in zip(samples, whole, strict=True) if good]
+
+    def _read(self, root: Path, samples: list[Sample]) -> tuple[list[Sample], Any]:
+        """Those of the images that can be decoded, and what they hold: a tensor, or `ImageFiles`."""
+        shape = self.input_shape
+        fits = len(samples) * shape[0] * shape[1] * shape[2] <= self.memory_gb * 1e9
+        inputs, whole = read_images([str(root / sample.file) for sample in samples], shape[1], fits)
+        if not fits:
+            self.num_workers = self.num_workers or os.cpu_count() or 1
+        return self._without_broken(root, samples, whole), inputs
+
+    def _labels(self, samples: list[Sample]) -> Tensor:
+        number = {name: label for label, name in enumerate(self.class_names)}
+        if unknown := sorted({sample.label for sample in samples} - number.keys()):
+            raise ValueError(f"{self.data_dir} has {some(unknown)}, the model knows {', '.join(number)} alone")
+        return torch.tensor([number[sample.label] for sample in samples])
+
+    @cached_property
+    def _moments(self) -> tuple[Tensor, Tensor]:
+        self._read_training()
+        inputs, number = self.train.inputs, len(self.train)
+        chosen = torch.arange(number)
+        if isinstance(inputs, ImageFiles):
+            chosen = torch.randperm(number, generator=torch.Generator().manual_seed(self.split_seed))[:1000]
+        # By image, then over the images: floats of all of them would take four times their memory.
+        by_image = [torch.var_mean(as_float(inputs[part]), (2, 3), correction=0) for part in torch.split(chosen, 64)]
+        var, mean = (torch.cat(moments).double() for moments in zip(*by_image, strict=True))  # (N, 3) each
+        std = (var.mean(0) + mean.var(0, correction=0)).sqrt()
+        return mean.mean(0), std.where(std > 1e-4, 1.0)

@@ -1,0 +1,486 @@
+import csv
+import io
+import os
+import re
+import shutil
+import struct
+import zlib
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torchvision.transforms.v2.functional as F
+from lightning.pytorch import seed_everything
+from PIL import Image
+from torchvision.transforms import InterpolationMode
+
+from conftest import Command
+from kindling import ImageFolderDataModule
+from kindling.data import decode
+from kindling.data.decode import ImageFiles, inspect, read_image
+from kindling.data.folder import Sample, carve
+
+FIT = (
+    "--model MLPClassifier --model.hidden [8] --model.optimizer.lr 0.01 --data ImageFolderDataModule "
+    "--data.data_dir photos --data.batch_size 8 --trainer.max_epochs 3 --run_name photos"
+).split()
+RUN = Path("runs/photos/version_0")
+COLOURS = {"cat": (220, 40, 40), "dog": (40, 220, 40), "owl": (40, 40, 220)}
+
+
+def photo(label: str, seed: int, size: tuple[int, int] = (14, 12)) -> Image.Image:
+    """Noise around the colour of a class."""
+    noise = np.random.default_rng([seed, *label.encode()]).integers(-30, 30, (size[1], size[0], 3))
+    return Image.fromarray((np.array(COLOURS[label]) + noise).astype(np.uint8))
+
+
+def write(folder: Path | str, number: int, labels: str = "cat dog owl", first: int = 0, kind: str = "png") -> None:
+    for label in labels.split():
+        (Path(folder) / label).mkdir(parents=True, exist_ok=True)
+        for seed in range(first, first + number):
+            photo(label, seed).save(Path(folder) / label / f"{seed:02}.{kind}")
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def cut(path: Path, share: float = 0.6) -> None:
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
+
+
+def encoded(image: Image.Image, **options: object) -> bytes:
+    file = io.BytesIO()
+    image.save(file, **options)  # type: ignore[arg-type]
+    return file.getvalue()
+
+
+def test_a_folder_of_photos_is_learnt_and_new_ones_are_named(kindling: Command) -> None:
+    write("photos", 20)
+    write("photos/cat/deeper/still", 5, "cat", first=50, kind="jpg")
+    for junk in ("cat/.hidden.png", "cat/notes.txt", ".cache/x.png", "readme.png"):
+        (Path("photos") / junk).parent.mkdir(exist_ok=True)
+        (Path("photos") / junk).write_text("no image")
+    result = kindling("fit", *FIT, "--trainer.max_epochs", 8)
+    assert result.code == 0, result.err
+    split = table(RUN / "split.csv")
+    assert list(split[0]) == ["file", "class", "split"]
+    on_disk = {path.relative_to("photos").as_posix() for path in Path("photos").glob("*/**/[0-9]*")}
+    assert {row["file"] for row in split} == on_disk
+    assert len(split) == len(on_disk) == 65
+    assert all(row["file"].split("/")[0] == row["class"] for row in split)
+    counts = Counter((row["class"], row["split"]) for row in split)
+    assert [counts["dog", split] for split in ("train", "val", "test")] == [14, 2, 4]  # 20%, then 10% of the rest
+    assert len(counts) == 9
+
+    shutil.move("photos", "away")  # new images need nothing of the old ones
+    write("new/some where", 3, first=90, kind="jpg")
+    result = kindling("predict", "--ckpt_path", "best", "--data.predict", "new")
+    assert result.code == 0, result.err
+    rows = table(RUN / "predictions.csv")
+    assert list(rows[0]) == ["file", "prediction", "probability", "cat", "dog", "owl"]
+    assert [row["file"] for row in rows] == [f"some where/{name}/9{n}.jpg" for name in COLOURS for n in range(3)]
+    assert [row["prediction"] for row in rows] == [name for name in COLOURS for _ in range(3)]
+    assert kindling("predict", "--ckpt_path", "best", "--data.predict", "new/some where/owl/91.jpg").code == 0
+    assert [(row["file"], row["prediction"]) for row in table(RUN / "predictions.csv")] == [("91.jpg", "owl")]
+
+
+@pytest.mark.parametrize("given", ["train", "train val", "train test", "train val test"])
+def test_given_splits_are_kept_and_the_others_made(given: str) -> None:
+    for number, split in enumerate(given.split()):
+        write(f"photos/{split}", 10, first=20 * number)
+    data = ImageFolderDataModule("photos", val_split=0.2)
+    data.setup("fit")
+    data.setup("test")
+    data.write_split(Path())
+    made = Path("split.csv").exists()
+    assert made == (given != "train val test")
+    for row in table(Path("split.csv")) if made else []:
+        folder = row["file"].split("/")[0]
+        assert row["split"] == folder or (folder == "train" and row["split"] not in given.split()[1:])
+    sizes = {"train": (18, 6, 6), "train val": (24, 30, 6), "train test": (24, 6, 30), "train val test": (30, 30, 30)}
+    assert (len(data.train), len(data.val), len(data.test)) == sizes[given]
+    if "test" in given:
+        assert all(str(file).startswith("test/") for file in data.tested_rows())
+    assert data.describe(1) == {"file": data.tested_rows()[1]}
+
+
+def test_what_is_tested_was_not_trained_on_even_if_images_have_come(kindling: Command) -> None:
+    write("photos", 10)
+    kindling("fit", *FIT, "--test_after_fit", "false")
+    held_out = [row["file"] for row in table(RUN / "split.csv") if row["split"] == "test"]
+    write("photos", 30, first=30)
+    result = kindling("predict", "--ckpt_path", "best")
+    assert result.code == 0, result.err
+    assert [row["file"] for row in table(RUN / "predictions.csv")] == held_out
+    (Path("photos") / held_out[0]).unlink()
+    result = kindling("test", "--ckpt_path", "best")
+    assert result.code == 1
+    assert held_out[0] in result.err
+    assert "split.csv" in result.err
+
+
+def test_another_folder_is_tested_whole_by_the_names_of_its_classes(kindling: Command) -> None:
+    write("photos", 10)
+    kindling("fit", *FIT, "--trainer.max_epochs", 8)
+    write("others", 4, "dog owl", first=70)  # without the first class: labels must not shift
+    result = kindling("test", "--ckpt_path", "best", "--data.data_dir", "others")
+    assert result.code == 0, result.err
+    assert "others is not the folder of" in result.out
+    assert "test/accuracy" in result.out.replace(" ", "").replace("│", " ")
+    assert "1.0000" in result.out
+    (Path("others") / "dog").rename("others/wolf")
+    result = kindling("test", "--ckpt_path", "best", "--data.data_dir", "others")
+    assert (result.code, result.err.count("\n")) == (1, 1)
+    assert "wolf" in result.err
+    assert "cat, dog, owl" in result.err
+
+
+ODD = Image.fromarray(np.random.default_rng(0).integers(0, 256, (9, 9, 4), dtype=np.uint8), "RGBA")
+FEW = ODD.convert("RGB").convert("P")
+GREY16 = np.linspace(0, 65535, 81).astype(np.uint16).reshape(9, 9)
+
+
+def on_white(image: Image.Image) -> np.ndarray:
+    rgba = np.asarray(image.convert("RGBA")).astype(float)
+    alpha = rgba[..., 3:] / 255
+    return np.asarray(rgba[..., :3] * alpha + 255 * (1 - alpha))
+
+
+@pytest.mark.parametrize(
+    ("image", "options", "expected"),
+    [
+        (ODD.convert("RGB"), {"format": "PNG"}, ODD.convert("RGB")),
+        (ODD.convert("RGB"), {"format": "BMP"}, ODD.convert("RGB")),
+        (ODD.convert("RGB"), {"format": "WEBP", "lossless": True}, ODD.convert("RGB")),
+        (ODD.convert("L"), {"format": "PNG"}, ODD.convert("L")),
+        (ODD.convert("1"), {"format": "PNG"}, ODD.convert("1").convert("L")),
+        (FEW, {"format": "GIF"}, FEW.convert("RGB")),
+        (FEW, {"format": "PNG"}, FEW.convert("RGB")),
+        (ODD, {"format": "PNG"}, on_white(ODD)),
+        (ODD.convert("LA"), {"format": "PNG"}, on_white(ODD.convert("LA"))),
+        (ODD, {"format": "WEBP", "lossless": True, "exact": True}, on_white(ODD)),
+        (Image.fromarray(GREY16), {"format": "PNG"}, np.round(GREY16 / 257)),
+        (Image.new("CMYK", (9, 9), (255, 0, 0, 0)), {"format": "JPEG"}, np.full((9, 9, 3), (0, 255, 255))),
+        (Image.new("L", (9, 9), 77), {"format": "JPEG"}, np.full((9, 9), 77)),
+    ],
+)
+def test_every_kind_of_image_becomes_rgb(
+    image: Image.Image, options: dict[str, object], expected: Image.Image | np.ndarray
+) -> None:
+    Path("image").write_bytes(encoded(image, **options))
+    values = np.asarray(expected).astype(float)
+    values = values if values.ndim == 3 else np.stack([values] * 3, axis=2)
+    ours = read_image("image", 9)
+    assert ours.dtype == torch.uint8
+    assert ours.shape == (3, 9, 9)
+    assert np.abs(ours.permute(1, 2, 0).numpy() - values).max() <= 1
+
+
+def test_a_transparent_palette_shows_white() -> None:
+    palette = Image.new("P", (8, 8), 1)
+    palette.putpalette([255, 0, 0, 0, 0, 255])
+    palette.paste(0, (0, 0, 4, 8))
+    palette.save("image.png", transparency=0)
+    palette.save("image.gif", transparency=0)
+    for name in ("image.png", "image.gif"):
+        assert read_image(name, 8)[:, 0].T.tolist() == [[255] * 3] * 4 + [[0, 0, 255]] * 4
+
+
+UPRIGHT = {
+    1: lambda image: image,
+    2: lambda image: image[:, ::-1],
+    3: lambda image: image[::-1, ::-1],
+    4: lambda image: image[::-1],
+    5: lambda image: image.swapaxes(0, 1),
+    6: lambda image: image[::-1].swapaxes(0, 1),
+    7: lambda image: image[::-1, ::-1].swapaxes(0, 1),
+    8: lambda image: image[:, ::-1].swapaxes(0, 1),
+}
+
+
+@pytest.mark.parametrize("orientation", UPRIGHT)
+def test_photos_are_turned_upright(orientation: int) -> None:
+    image = ODD.convert("RGB")
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Path("image.png").write_bytes(encoded(image, format="PNG", exif=exif))
+    expected = UPRIGHT[orientation](np.asarray(image))
+    assert np.array_equal(read_image("image.png", 9).permute(1, 2, 0).numpy(), expected)
+
+
+@pytest.mark.parametrize("size", [(120, 60), (60, 180), (28, 28), (24, 12), (300, 20)])
+def test_size_and_cut_agree_with_torchvision(size: tuple[int, int]) -> None:
+    image = Image.fromarray(np.random.default_rng(1).integers(0, 256, (*size[::-1], 3), dtype=np.uint8))
+    image.save("image.png")
+    resized = F.resize(image, [20], InterpolationMode.BILINEAR, antialias=True)
+    theirs = F.pil_to_tensor(F.center_crop(resized, [20])).float()
+    ours = read_image("image.png", 20).float()
+    assert ours.shape == (3, 20, 20)
+    assert (ours - theirs).abs().max() <= 1
+
+
+def test_a_large_jpeg_is_as_good_as_one_decoded_whole() -> None:
+    smooth = np.add.outer(np.sin(np.arange(900) / 40), np.cos(np.arange(1200) / 50)) * 60 + 128
+    Image.fromarray(smooth.astype(np.uint8)).convert("RGB").save("image.jpg", quality=95)
+    whole = Image.open("image.jpg").crop((150, 0, 1050, 900)).resize((64, 64), Image.Resampling.BILINEAR)
+    difference = read_image("image.jpg", 64).float() - F.pil_to_tensor(whole).float()
+    assert difference.abs().max() <= 4
+
+
+FORMATS: dict[str, dict[str, Any]] = {
+    "jpg": {},
+    "png": {},
+    "webp": {},
+    "gif": {},
+    "bmp": {},
+    "jpeg": {"progressive": True},
+}
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_a_file_that_is_cut_off_is_seen_without_decoding_a_whole_one(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = Path(f"image.{kind}")
+    photo("cat", 1, (60, 40)).save(path, **FORMATS[kind])
+    with monkeypatch.context() as context:
+        context.setattr(Image.Image, "load", lambda image: pytest.fail("decoded"))
+        facts = inspect(str(path))
+    assert facts is not None
+    assert facts.side == 40
+    path.write_bytes(path.read_bytes()[:-30])
+    assert inspect(str(path)) is None
+    with pytest.raises(ValueError, match=f"{path} is broken"):
+        read_image(str(path), 20)
+
+
+def bomb() -> bytes:
+    """A PNG that says that it is 30,000 pixels wide and high."""
+    data = bytearray(encoded(Image.new("L", (8, 8)), format="PNG"))
+    data[16:24] = struct.pack(">II", 30000, 30000)
+    data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
+    return bytes(data)
+
+
+def test_broken_images_stop_the_run_or_are_left_out(kindling: Command) -> None:
+    write("photos", 10, "cat dog")
+    write("photos", 2, "cat", first=80, kind="jpg")
+    cut(Path("photos/cat/80.jpg"))
+    Path("photos/cat/text.jpg").write_text("no image")
+    Path("photos/dog/empty.png").touch()
+    Path("photos/dog/bomb.png").write_bytes(bomb())
+    result = kindling("fit", *FIT)
+    assert (result.code, result.out, result.err.count("\n")) == (1, "", 1)
+    assert "4 of 25" in result.err
+    assert "cat/80.jpg, cat/text.jpg, dog/bomb.png and 1 more" in result.err
+    assert "--data.skip_broken true" in result.err
+    assert not Path("runs").exists()
+    result = kindling("fit", *FIT, "--data.skip_broken", "true")
+    assert result.code == 0, result.err
+    assert sum("left out 4 broken images: cat/80.jpg" in line for line in result.out.splitlines()) == 1
+    result = kindling("predict", "--ckpt_path", "best", "--data.predict", "photos")
+    assert result.code == 0, result.err
+    assert len(table(RUN / "predictions.csv")) == 21
+
+
+@pytest.mark.parametrize("memory", [4.0, 0.0])
+def test_damage_inside_a_file_is_found_before_training(memory: float, capsys: pytest.CaptureFixture[str]) -> None:
+    for split in ("train", "val", "test"):
+        write(f"photos/{split}", 3)
+    path = Path("photos/train/dog/inside.png")
+    photo("dog", 99, (40, 40)).save(path)
+    data = bytearray(path.read_bytes())
+    data[300:900] = bytes(600)
+    path.write_bytes(data)
+    assert inspect(str(path)) is not None  # it begins and ends well
+    with pytest.raises(ValueError, match=r"1 of 19: train/dog/inside\.png;"):
+        ImageFolderDataModule("photos", memory_gb=memory).setup("fit")
+    module = ImageFolderDataModule("photos", memory_gb=memory, skip_broken=True)
+    module.setup("fit")
+    assert (len(module.train), len(module.train.inputs[torch.arange(9)]), len(module.val)) == (9, 9, 9)
+    assert "left out 1 broken images: train/dog/inside.png" in capsys.readouterr().out
+
+
+def empty_class() -> None:
+    Path("photos/bat").mkdir()
+
+
+def one_class() -> None:
+    for label in ("cat", "owl"):
+        shutil.rmtree(f"photos/{label}")
+
+
+def class_without_training() -> None:
+    write("photos/train", 3, "cat dog")
+    write("photos/test", 3, "cat owl")
+    for label in COLOURS:
+        shutil.rmtree(f"photos/{label}")
+
+
+def class_beside_splits() -> None:
+    write("photos/train", 3)
+
+
+def no_classes() -> None:
+    shutil.rmtree("photos")
+    Path("photos").mkdir()
+
+
+def two_of_each() -> None:
+    no_classes()
+    write("photos", 2)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda: shutil.rmtree("photos"), "there is no folder photos: .* <class>/"),
+        (no_classes, "photos has no class folders: .* <class>/"),
+        (one_class, "1 class, dog"),
+        (empty_class, "photos/bat has no images"),
+        (class_without_training, "no images of owl for training"),
+        (class_beside_splits, "photos/cat has images but"),
+        (two_of_each, "enough images to hold one out for val"),
+    ],
+)
+def test_what_makes_training_senseless_is_said_in_one_line(
+    kindling: Command, change: Callable[[], None], words: str
+) -> None:
+    write("photos", 4)
+    change()
+    result = kindling("fit", *FIT)
+    assert result.code == 1
+    assert result.err.count("\n") == 1
+    assert re.search(words, result.err), result.err
+
+
+@pytest.mark.parametrize(
+    "option",
+    ["crop 0", "crop 1.1", "colour -0.1", "degrees 200", "image_size 0", "test_split 1.0", "val_split 0"],
+)
+def test_values_out_of_range_are_named(kindling: Command, option: str) -> None:
+    write("photos", 4)
+    name, value = option.split()
+    result = kindling("fit", *FIT, f"--data.{name}", value)
+    assert (result.code, result.err.count("\n")) == (1, 1)
+    assert name in result.err
+    assert value in result.err
+
+
+def test_what_is_odd_is_said_in_a_line_each(kindling: Command) -> None:
+    write("photos/train", 6)
+    write("photos/test", 6, first=40)
+    write("photos/train", 1, "owl", first=7)
+    shutil.copy("photos/train/cat/00.png", "photos/test/cat/copy.png")
+    shutil.copy("photos/train/dog/00.png", "photos/train/owl/copy.png")
+    shutil.rmtree("photos/test/owl")
+    result = kindling("fit", *FIT)
+    assert result.code == 0, result.err
+    lines = result.out.splitlines()
+    assert any("test has no images of owl" in line for line in lines)
+    assert any("more than one split: train/cat/00.png = test/cat/copy.png" in line for line in lines)
+    assert any("more than one class: train/dog/00.png = train/owl/copy.png" in line for line in lines)
+
+
+def test_copies_stay_together_and_each_class_is_in_each_split() -> None:
+    sizes = {"many": 97, "some": 12, "three": 3}
+    samples = [Sample(f"{label}/{n}", label, "train") for label, size in sizes.items() for n in range(size)]
+    contents = [sample.file.encode() for sample in samples]
+    samples += [sample._replace(file=f"copy of {sample.file}") for sample in samples[:50]]
+    contents += contents[:50]
+    done = carve(carve(samples, contents, "test", 0.2, seed=1), contents, "val", 0.1, seed=1)
+    where = {sample.file: sample.split for sample in done}
+    assert all(where[sample.file] == where[sample.file.removeprefix("copy of ")] for sample in done)
+    counts = Counter((sample.label, sample.split) for sample in done if not sample.file.startswith("copy"))
+    assert [counts["many", split] for split in ("train", "val", "test")] == [70, 8, 19]
+    assert [counts["three", split] for split in ("train", "val", "test")] == [1, 1, 1]
+    assert done == carve(carve(samples, contents, "test", 0.2, seed=1), contents, "val", 0.1, seed=1)
+    assert done != carve(carve(samples, contents, "test", 0.2, seed=2), contents, "val", 0.1, seed=2)
+
+
+def test_the_size_is_the_median_of_the_shorter_sides_up_to_224() -> None:
+    sides = [10, 11, 12, 13, 40, 50]
+    for label in ("cat", "dog"):
+        for split in ("train", "val", "test"):
+            (Path("photos") / split / label).mkdir(parents=True)
+            for number, side in enumerate(sides if split == "train" else [90]):
+                photo(label, number, (side, 60)).save(f"photos/{split}/{label}/{number}.png")
+    assert ImageFolderDataModule("photos").input_shape == (3, int(median(sides)), 12)
+    assert ImageFolderDataModule("photos", image_size=7).input_shape == (3, 7, 7)
+    photo("cat", 1, (400, 300)).save("large.png")
+    for path in Path("photos/train").glob("*/*"):
+        shutil.copy("large.png", path)
+    assert ImageFolderDataModule("photos").input_shape == (3, 224, 224)
+
+
+def test_mean_and_std_are_those_of_the_training_images() -> None:
+    write("photos", 12)
+    data = ImageFolderDataModule("photos", image_size=12)
+    data.setup("fit")
+    data.write_split(Path())
+    trained = [f"photos/{row['file']}" for row in table(Path("split.csv")) if row["split"] == "train"]
+    pixels = np.concatenate([np.asarray(Image.open(path))[:, 1:13].reshape(-1, 3) for path in trained]) / 255
+    assert data.mean == pytest.approx(pixels.mean(0), abs=1e-6)
+    assert data.std == pytest.approx(pixels.std(0), abs=1e-6)
+    assert ImageFolderDataModule("photos", image_size=12, memory_gb=0).mean == pytest.approx(data.mean)
+    assert data.class_counts == (9, 9, 9)
+
+
+def test_images_that_do_not_fit_in_memory_are_streamed_and_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    write("photos", 10)
+    batches = []
+    for memory in (4.0, 1e-6):
+        seed_everything(1)
+        data = ImageFolderDataModule("photos", memory_gb=memory, batch_size=8)
+        data.setup("fit")
+        assert isinstance(data.train.inputs, ImageFiles) == (memory < 1)
+        assert data.num_workers == (os.cpu_count() if memory < 1 else 0)
+        batches.append(list(data.train_dataloader()))
+    for (ours, labels), (theirs, their_labels) in zip(*batches, strict=True):
+        assert torch.equal(ours, theirs)
+        assert torch.equal(labels, their_labels)
+
+
+def test_only_what_is_needed_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    write("photos", 10)
+    decoded = []
+
+    def read(path: str, size: int) -> torch.Tensor:
+        decoded.append(Path(path).relative_to("photos").as_posix())
+        return read_image(path, size)
+
+    monkeypatch.setattr(decode, "read_image", read)
+    data = ImageFolderDataModule("photos")
+    data.setup("fit")
+    data.write_split(Path())
+    split = {row["file"]: row["split"] for row in table(Path("split.csv"))}
+    assert sorted(decoded) == sorted(file for file in split if split[file] != "test")
+    decoded.clear()
+    data = ImageFolderDataModule("photos", split="split.csv")
+    data.load_state_dict({"classes": ["cat", "dog", "owl"], "image_size": 12})
+    data.setup("test")
+    assert sorted(decoded) == sorted(file for file in split if split[file] == "test")
+    assert data.tested_rows() == [file for file in split if split[file] == "test"]
+
+
+def test_augmentation_is_for_training_alone(kindling: Command) -> None:
+    write("photos", 10)
+    result = kindling("fit", *FIT, *"--data.flip true --data.crop 0.7 --data.colour 0.2 --data.degrees 10".split())
+    assert result.code == 0, result.err
+    data = ImageFolderDataModule("photos", flip=True, crop=0.5, colour=0.3)
+    assert data.augments
+    images = torch.rand(6, 3, 16, 16)
+    changed = data.augment(images)
+    assert changed.shape == images.shape
+    assert 0 <= changed.min() <= changed.max() <= 1
+    assert not any(torch.equal(*pair) for pair in zip(images, changed, strict=True))
+    assert not ImageFolderDataModule("photos").augments
+    assert torch.equal(ImageFolderDataModule("photos").augment(images), images)
