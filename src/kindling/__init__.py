@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kindling.data import ClassificationDataModule, MNISTDataModule, SyntheticDataModule
+    from kindling.data import ClassificationDataModule, MNISTDataModule, SyntheticDataModule, TableDataModule
     from kindling.models import Classifier, CNNClassifier, MLPClassifier
 
 __version__ = "0.1.0"
@@ -16,6 +16,7 @@ __all__ = [
     "MLPClassifier",
     "MNISTDataModule",
     "SyntheticDataModule",
+    "TableDataModule",
 ]
 
 

@@ -3,5 +3,6 @@
 from kindling.data.datamodule import ClassificationDataModule
 from kindling.data.mnist import MNISTDataModule
 from kindling.data.synthetic import SyntheticDataModule
+from kindling.data.tables import TableDataModule
 
-__all__ = ["ClassificationDataModule", "MNISTDataModule", "SyntheticDataModule"]
+__all__ = ["ClassificationDataModule", "MNISTDataModule", "SyntheticDataModule", "TableDataModule"]
