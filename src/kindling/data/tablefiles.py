@@ -43,8 +43,9 @@ def read_parquet(path: Path) -> "DataFrame":
         raise ImportError("reading Parquet needs pyarrow: pip install 'kindling[parquet]'") from error
     except (ValueError, OSError) as error:
         raise ValueError(f"{path} is damaged or no Parquet file") from error
-    for name in frame.select_dtypes(object):  # lists, decimals and dates too
-        frame[name] = frame[name].map(str, na_action="ignore")
+    for name in frame:
+        if frame[name].dtype.kind == "O":  # lists and decimals too
+            frame[name] = frame[name].map(str, na_action="ignore")
     return frame.rename(columns=str)
 
 
