@@ -31,6 +31,7 @@ def test_every_recipe_and_overlay_is_tested() -> None:
         "mnist_cnn",
         "mnist_cnn_fast",
         "mnist_cnn_best",
+        "table_mlp",
     }
     assert {path.stem for path in OVERLAYS} >= {"debug", "bf16", "gpu"}
     assert set(CONFIGS.rglob("*")) - {CONFIGS.parent / path for path in RECIPES + OVERLAYS} == {CONFIGS / "with"}
@@ -39,7 +40,14 @@ def test_every_recipe_and_overlay_is_tested() -> None:
 @pytest.mark.parametrize("recipe", RECIPES, ids=str)
 def test_recipes_run_and_say_what_they_are_for(kindling: Command, mnist: Path, recipe: Path) -> None:
     assert recipe.resolve().read_text().startswith("# ")
-    options = ["--data.data_dir", mnist, "--data.val_split", "40"] if "mnist" in recipe.stem else []
+    needs: dict[str, list[object]] = {
+        "mnist": ["--data.data_dir", mnist, "--data.val_split", "40"],
+        "table": ["--data.path", "table.csv", "--data.target", "size"],
+    }
+    options = needs.get(recipe.stem.split("_")[0], [])
+    Path("table.csv").write_text(
+        "width,size\n" + "".join(f"{w % 9},{'big' if w % 9 > 4 else 'small'}\n" for w in range(99))
+    )
     result = kindling("fit", "--config", recipe, "--config", "configs/with/debug.yaml", *options)
     assert result.code == 0, result.err
     assert "test/accuracy" in result.out

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
         ImageFolderDataModule,
         MNISTDataModule,
         SyntheticDataModule,
+        TableDataModule,
     )
     from kindling.models import Classifier, CNNClassifier, MLPClassifier, TransferClassifier
 
@@ -24,6 +25,7 @@ __all__ = [
     "MLPClassifier",
     "MNISTDataModule",
     "SyntheticDataModule",
+    "TableDataModule",
     "TransferClassifier",
 ]
 

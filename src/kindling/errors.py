@@ -1,7 +1,6 @@
 """One line for a mistake on the command line, in place of the parser's many."""
 
 import ast
-import difflib
 import re
 from collections.abc import Iterable
 
@@ -12,6 +11,7 @@ from lightning.pytorch.loggers import Logger
 
 from kindling.data import ClassificationDataModule
 from kindling.models import Classifier
+from kindling.wording import did_you_mean
 
 # What may be named by its class: the options that take one, and any other.
 BASES: dict[str, tuple[type, ...]] = {
@@ -82,13 +82,6 @@ def expected(message: str) -> list[str]:
     names = [kind.split("'")[1] for kind in kinds if "Literal" not in kind and "NoneType" not in kind]
     names = ["a list such as [1, 2]" if name in ("tuple", "list") else name for name in names]
     return [*names, *([f"one of {', '.join(map(str, choices))}"] if choices else [])]
-
-
-def did_you_mean(name: str, known: Iterable[str], group: str = "") -> str:
-    """Names the nearest known name, where one is near, upper and lower case aside."""
-    names = {candidate.lower(): candidate for candidate in known}
-    near = difflib.get_close_matches(name.lower(), names, n=1)
-    return f": did you mean {group}{names[near[0]]}?" if near else ""
 
 
 def class_arguments(class_path: str) -> list[str]:

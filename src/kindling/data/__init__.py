@@ -5,6 +5,7 @@ from kindling.data.digits import DigitsDataModule
 from kindling.data.images import ImageFolderDataModule
 from kindling.data.mnist import MNISTDataModule
 from kindling.data.synthetic import SyntheticDataModule
+from kindling.data.tables import TableDataModule
 
 __all__ = [
     "ClassificationDataModule",
@@ -12,4 +13,5 @@ __all__ = [
     "ImageFolderDataModule",
     "MNISTDataModule",
     "SyntheticDataModule",
+    "TableDataModule",
 ]

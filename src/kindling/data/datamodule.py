@@ -93,6 +93,27 @@ def stratified_split(labels: Tensor, size: int, seed: int) -> tuple[Tensor, Tens
     return (~held_out).nonzero().squeeze(1), held_out.nonzero().squeeze(1)
 
 
+def hold_out(labels: Tensor, name: str, share: int | float, seed: int) -> tuple[Tensor, Tensor]:
+    """Splits the indices of training samples in those left and those held out, as the argument `name` asks.
+
+    Args:
+        labels: Classes, shape (N,).
+        name: Name of the argument, for the message.
+        share: Its value: samples to hold out, or as a float, their share.
+        seed: Seed of the split.
+
+    Raises:
+        ValueError: If none would be held out, or none left.
+    """
+    size = share if isinstance(share, int) else round(share * len(labels))
+    if not 0 < size < len(labels):
+        raise ValueError(
+            f"{name}={share} holds out {size} of the {len(labels)} training samples: "
+            "at least 1 must be held out and 1 left"
+        )
+    return stratified_split(labels, size, seed)
+
+
 class ClassificationDataModule(LightningDataModule):
     """Base of all data sources: a subclass says what it holds and implements `load`.
 
@@ -149,13 +170,7 @@ class ClassificationDataModule(LightningDataModule):
     def load_training(self) -> tuple[ArrayDataset, ArrayDataset]:
         """Reads training and validation; by default it carves validation out of the training split."""
         inputs, labels = self.load("train")
-        size = self.val_split if isinstance(self.val_split, int) else round(self.val_split * len(labels))
-        if not 0 < size < len(labels):
-            raise ValueError(
-                f"val_split={self.val_split} holds out {size} of the {len(labels)} training samples: "
-                "at least 1 must be held out and 1 left"
-            )
-        train, val = stratified_split(labels, size, self.split_seed)
+        train, val = hold_out(labels, "val_split", self.val_split, self.split_seed)
         return ArrayDataset(inputs[train], labels[train]), ArrayDataset(inputs[val], labels[val])
 
     def load_new(self) -> ArrayDataset:

@@ -1,0 +1,17 @@
+"""Names in messages: the nearest one to a wrong one, and many of them."""
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+
+def did_you_mean(name: str, known: Iterable[str], group: str = "") -> str:
+    """Names the nearest known name, where one is near, upper and lower case aside."""
+    names = {candidate.lower(): candidate for candidate in known}
+    near = difflib.get_close_matches(name.lower(), names, n=1)
+    return f": did you mean {group}{names[near[0]]}?" if near else ""
+
+
+def listed(names: Sequence[object], most: int = 20) -> str:
+    """Names with commas between them; of more than `most`, the first and how many follow."""
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(map(str, names[:most])) + more
