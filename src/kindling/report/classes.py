@@ -45,7 +45,8 @@ def matrix(confusion: Tensor, shares: Tensor, names: tuple[str, ...]) -> Html:
         ]
         for label, (counts, row) in enumerate(zip(confusion.tolist(), shares.tolist(), strict=True))
     )
-    header = ["", *(element("span", name, title=name) for name in names)]
+    kind = "upright" if max(map(len, names)) > 3 else "level"
+    header = ["", *(element("span", name, title=name, class_=kind) for name in names)]
     intro = "Rows are labels, columns predictions; the stronger a colour, the larger the share of its row."
     return join([element("p", intro, class_="soft"), table(header, rows, class_="matrix")])
 

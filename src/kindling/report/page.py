@@ -52,8 +52,13 @@ def write_report(
     parts = [
         element("h1", title),
         element("p", f"{what} · {checkpoint.name} · {when} · Kindling {__version__}", class_="soft"),
-        *(cards(metrics, answers), section("Classes", class_table(answers.confusion, names))),
-        section("Confusions", confusions(answers.confusion, names)),
+        cards(metrics, answers),
+        element(
+            "div",
+            section("Classes", class_table(answers.confusion, names)),
+            section("Confusions", confusions(answers.confusion, names)),
+            class_="pair",
+        ),
         section("Most wrong", most_wrong(answers, data, names)),
         section("Calibration", calibration_charts(answers)),
     ]
@@ -97,10 +102,11 @@ def cards(metrics: Mapping[str, float], answers: Answers) -> Html:
         low, high = intervals.get(name, (value, value))
         form = "{:.4f}" if name == "loss" or name not in intervals else "{:.2%}"
         # Where every draw is the same, as it is without a mistake, the draws say nothing of chance.
-        spread = f"95%: {form.format(low)} to {form.format(high)}" if high > low else "no interval"
+        spread = f"{form.format(low)} to {form.format(high)}" if high > low else "no interval"
         title = TITLES.get(name, name.replace("_", " "))
         boxes.append(element("div", title, element("b", form.format(value)), element("span", spread), class_="card"))
-    how = f"95% confidence intervals: Wilson's of the accuracy, {DRAWS:,} bootstrap draws of the samples of the others."
+    how = "Below each figure is its 95% confidence interval: Wilson's for the accuracy, for the others that of "
+    how += f"{DRAWS:,} bootstrap draws of the samples."
     return join([element("div", *boxes, class_="cards"), element("p", how, class_="soft")])
 
 
@@ -112,15 +118,19 @@ def calibration_charts(answers: Answers) -> Html:
         f"Expected calibration error {bins.error:.2%} over {BINS} bins: how far confidence and accuracy differ. "
         f"The mean confidence is {mean:.1%}, the accuracy {accuracy:.1%}."
     )
-    diagram = "Share of right answers by confidence. Orange is what it differs from the mean confidence of the bin; a "
-    diagram += "black line is the bin's 95% confidence interval."
+    diagram = "Share of right answers by confidence. Orange: surer than right; light blue: less sure than right. "
+    diagram += "A line is the 95% confidence interval of a bin."
     return join(
         [
             element("p", intro),
             element(
                 "div",
                 element("figure", reliability_diagram(bins), element("figcaption", diagram)),
-                element("figure", confidence_histogram(bins), element("figcaption", "Samples by confidence.")),
+                element(
+                    "figure",
+                    confidence_histogram(bins),
+                    element("figcaption", "Number of samples by confidence, on a logarithmic scale."),
+                ),
                 class_="charts",
             ),
         ]

@@ -26,7 +26,11 @@ def most_wrong(answers: Answers, data: ClassificationDataModule, class_names: tu
     labels = [class_names[label] for label in answers.labels[worst].tolist()]
     predictions = [class_names[prediction] for prediction in answers.predictions[worst].tolist()]
     sure = [f"{confidence:.1%}" for confidence in answers.confidence[worst].tolist()]
-    intro = element("p", f"{len(worst)} of {mistakes:,} wrong answers: those that gave the label least.", class_="soft")
+    intro = element(
+        "p",
+        f"{len(worst)} of {mistakes:,} wrong answers: those that gave the label the lowest probability.",
+        class_="soft",
+    )
     inputs = data.test.inputs[worst]
     if inputs.ndim == 4 and inputs.shape[1] in (1, 3):
         figures = (
