@@ -139,7 +139,7 @@ def test_predictions_are_the_models_own(kindling: Command) -> None:
     data.setup("predict")
     model = MLPClassifier.load_from_checkpoint(RUN / "checkpoints/best.ckpt")
     with torch.no_grad():
-        probabilities = model(data.test.inputs).softmax(dim=1)
+        probabilities = model(data.new.inputs).softmax(dim=1)
     assert [int(row["row"]) for row in table] == list(range(60))
     assert [int(row["prediction"]) for row in table] == probabilities.argmax(dim=1).tolist()
     written = torch.tensor([[float(row[name]) for name in "012"] for row in table])

@@ -55,8 +55,8 @@ def matrix_cell(count: int, share: float, label: str, prediction: str, right: bo
     """One cell of the matrix; nothing in it says that it is empty."""
     if not count:
         return element("td")
-    strength = math.sqrt(share)  # so that a share of 1% can be seen
-    kind = ("right" if right else "wrong") + (" full" if strength > 0.6 else "")
+    strength = 0.15 + 0.85 * math.sqrt(share)  # so that a share of 1% can be seen
+    kind = ("right" if right else "wrong") + (" full" if strength > 0.65 else "")
     title = f"{label} predicted as {prediction}: {count:,}, {share:.1%} of {label}"
     return element("td", f"{count:,}", class_=kind, style=f"--share: {strength:.2f}", title=title)
 

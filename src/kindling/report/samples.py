@@ -2,6 +2,8 @@
 
 import base64
 import io
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from PIL import Image
@@ -16,47 +18,56 @@ AT_MOST = 24
 SMALL = 96  # pixels; smaller images are shown larger, pixel by pixel
 
 
+class Wrong(NamedTuple):
+    """A sample that was taken for something else."""
+
+    row: int
+    name: object
+    label: str
+    prediction: str
+    probability: str
+
+
 def most_wrong(answers: Answers, data: ClassificationDataModule, class_names: tuple[str, ...]) -> Html:
     """The wrong answers with the highest loss."""
-    worst = answers.worst(AT_MOST)
     mistakes = int((~answers.right).sum())
     if not mistakes:
         return element("p", "Not one answer is wrong.")
-    names = [data.tested_rows()[row] for row in worst.tolist()]
-    labels = [class_names[label] for label in answers.labels[worst].tolist()]
-    predictions = [class_names[prediction] for prediction in answers.predictions[worst].tolist()]
-    sure = [f"{confidence:.1%}" for confidence in answers.confidence[worst].tolist()]
-    intro = element(
-        "p",
-        f"{len(worst)} of {mistakes:,} wrong answers: those that gave the label the lowest probability.",
-        class_="soft",
-    )
+    worst, names = answers.worst(AT_MOST), data.tested_rows()
+    facts = zip(*(of[worst].tolist() for of in (answers.labels, answers.predictions, answers.confidence)), strict=True)
+    samples = [
+        Wrong(row, names[row], class_names[label], class_names[prediction], f"{confidence:.1%}")
+        for row, (label, prediction, confidence) in zip(worst.tolist(), facts, strict=True)
+    ]
+    intro = f"{len(worst)} of {mistakes:,} wrong answers: those that gave the label the lowest probability."
     inputs = data.test.inputs[worst]
-    if inputs.ndim == 4 and inputs.shape[1] in (1, 3):
-        figures = (
-            element(
-                "figure",
-                picture(image),
-                element(
-                    "figcaption",
-                    *(element("b", label), ", said ", element("b", prediction), f" ({share})"),
-                    *(element("br"), f"{data.row_header} {name}"),
-                ),
-            )
-            for image, name, label, prediction, share in zip(inputs, names, labels, predictions, sure, strict=True)
-        )
-        return join([intro, element("div", *figures, class_="sheet")])
-    facts = [data.describe(row) for row in worst.tolist()]
-    known = list(dict.fromkeys(fact for sample in facts for fact in sample))
-    rows = (
+    shown = sheet(samples, inputs, data) if inputs.ndim == 4 and inputs.shape[1] in (1, 3) else rows(samples, data)
+    return join([element("p", intro, class_="soft"), shown])
+
+
+def sheet(samples: Sequence[Wrong], images: Tensor, data: ClassificationDataModule) -> Html:
+    """Images (n, C, H, W), each with what it is and what it was taken for."""
+    figures = []
+    for sample, image in zip(samples, images, strict=True):
+        said = [element("b", sample.label), ", said ", element("b", sample.prediction), f" ({sample.probability})"]
+        caption = element("figcaption", *said, element("br"), f"{data.row_header} {sample.name}")
+        figures.append(element("figure", picture(image), caption))
+    return element("div", *figures, class_="sheet")
+
+
+def rows(samples: Sequence[Wrong], data: ClassificationDataModule) -> Html:
+    """Samples that are no images, with the facts that the data module knows them by."""
+    facts = [data.describe(sample.row) for sample in samples]
+    known = list(dict.fromkeys(fact for described in facts for fact in described))
+    cells = (
         [
-            name_cell(name),
-            *(element("td", text, class_="name") for text in (label, prediction)),
-            *(element("td", value) for value in (share, *(sample.get(fact, "") for fact in known))),
+            name_cell(sample.name),
+            *(element("td", text, class_="name") for text in (sample.label, sample.prediction)),
+            *(element("td", value) for value in (sample.probability, *(described.get(fact, "") for fact in known))),
         ]
-        for name, label, prediction, share, sample in zip(names, labels, predictions, sure, facts, strict=True)
+        for sample, described in zip(samples, facts, strict=True)
     )
-    return join([intro, table([data.row_header, "label", "prediction", "probability", *known], rows, class_="list")])
+    return table([data.row_header, "label", "prediction", "probability", *known], cells, class_="list")
 
 
 def picture(image: Tensor) -> Html:
