@@ -74,7 +74,7 @@ def confusion_list(confusion: Tensor, shares: Tensor, names: tuple[str, ...]) ->
         if count
     )
     intro = element("p", f"The {CONFUSIONS} most frequent of all.", class_="soft")
-    return join([intro, table(["label", "prediction", "samples", "of the label"], rows, class_="list")])
+    return join([intro, table(["label", "prediction", "samples", "of the label"], rows, class_="list names-2")])
 
 
 def share_cell(share: float) -> Html:

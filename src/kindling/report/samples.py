@@ -67,7 +67,7 @@ def rows(samples: Sequence[Wrong], data: ClassificationDataModule) -> Html:
         ]
         for sample, described in zip(samples, facts, strict=True)
     )
-    return table([data.row_header, "label", "prediction", "probability", *known], cells, class_="list")
+    return table([data.row_header, "label", "prediction", "probability", *known], cells, class_="list names-3")
 
 
 def picture(image: Tensor) -> Html:
