@@ -1,4 +1,4 @@
-"""Callbacks that tests name on the command line."""
+"""Callbacks and data sources that tests name on the command line."""
 
 import os
 import signal
@@ -6,6 +6,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+
+from kindling import SyntheticDataModule
+from kindling.data.datamodule import Batch, Split
 
 
 class SignalAt(Callback):
@@ -50,3 +53,27 @@ class MemoryByEpoch(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         self.megabytes.append(pages * os.sysconf("SC_PAGE_SIZE") / 1e6)
+
+
+AWKWARD = ('<b>&"', "a\\b' 漢字", "</td></table><script>alert(1)</script>", 'quote"', "a, b\nc")
+
+
+class AwkwardDataModule(SyntheticDataModule):
+    """Classes and rows with names that break a page or a table which does not mind them."""
+
+    row_header = "<i>row"
+
+    def __init__(self, **loading: Any) -> None:
+        super().__init__(num_samples=300, num_classes=len(AWKWARD), **loading)
+        self.class_names = AWKWARD
+
+    def tested_rows(self) -> list[str]:
+        return [f'<i>row</i> "{row}"' for row in super().tested_rows()]
+
+
+class EasyDataModule(SyntheticDataModule):
+    """Classes that any network tells apart."""
+
+    def load(self, split: Split) -> Batch:
+        inputs, labels = super().load(split)
+        return inputs + 100 * labels.view(-1, 1), labels

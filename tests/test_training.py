@@ -33,7 +33,7 @@ def test_fit_leaves_one_complete_folder_and_says_where_and_what_next(kindling: C
     names = {path.name.split(".tfevents.")[0] for path in RUN.rglob("*") if path.is_file()}
     assert names == {
         *("config.yaml", "metrics.csv", "events.out", "best.ckpt", "last.ckpt"),
-        *("training_history.png", "test_metrics.json"),
+        *("training_history.png", "test_metrics.json", "predictions.csv", "report.html"),
     }
     assert set(os.listdir()) == {"configs", "runs"}
     lines = result.out.splitlines()
@@ -49,7 +49,7 @@ def test_fit_leaves_one_complete_folder_and_says_where_and_what_next(kindling: C
 def test_the_console_is_quiet(kindling: Command) -> None:
     result = kindling("fit", *TINY)
     assert result.err == ""
-    assert len(result.out.splitlines()) == 1 + 2 + 9 + 1 + 4  # model and run, epochs, table, run, next
+    assert len(result.out.splitlines()) == 1 + 2 + 9 + 1 + 1 + 4  # model and run, epochs, table, report, run, next
     for advert in ("GPU", "Tip", "litlogger", "Seed set", "`Trainer.fit` stopped"):
         assert advert not in result.out
 
@@ -139,7 +139,7 @@ def test_predictions_are_the_models_own(kindling: Command) -> None:
     data.setup("predict")
     model = MLPClassifier.load_from_checkpoint(RUN / "checkpoints/best.ckpt")
     with torch.no_grad():
-        probabilities = model(data.test.inputs).softmax(dim=1)
+        probabilities = model(data.new.inputs).softmax(dim=1)
     assert [int(row["row"]) for row in table] == list(range(60))
     assert [int(row["prediction"]) for row in table] == probabilities.argmax(dim=1).tolist()
     written = torch.tensor([[float(row[name]) for name in "012"] for row in table])
@@ -239,7 +239,9 @@ def test_a_plateau_scheduler_goes_with_rare_validation(kindling: Command) -> Non
 
 def test_a_run_without_loggers_keeps_its_checkpoints(kindling: Command) -> None:
     assert kindling("fit", *TINY, "--trainer.logger", "false").code == 0
-    assert {path.name for path in RUN.iterdir()} == {"config.yaml", "checkpoints", "test_metrics.json"}
+    assert {path.name for path in RUN.iterdir()} == {
+        *("config.yaml", "checkpoints", "test_metrics.json", "predictions.csv", "report.html")
+    }
 
 
 def test_a_logger_of_ones_own_comes_on_top(kindling: Command, folder: Path) -> None:
@@ -276,8 +278,16 @@ def test_two_processes_train_as_one_would_report(kindling: Command, folder: Path
     assert torch.load(RUN / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 12
     # 61 samples to test: the two share them, and their figures are those of one process.
     figures = json.loads((RUN / "test_metrics.json").read_text())
+    told = (RUN / "predictions.csv").read_text().splitlines()
+    assert len(told) == 1 + 61
     assert kindling("test", "--ckpt_path", "best").code == 0
     assert json.loads((RUN / "test_metrics.json").read_text()) == pytest.approx(figures, abs=1e-6)
+    one = (RUN / "predictions.csv").read_text().splitlines()
+    for together, alone in zip(told[1:], one[1:], strict=True):
+        assert together.split(",")[:3] == alone.split(",")[:3]  # row, label, prediction
+        assert [float(value) for value in together.split(",")[3:]] == pytest.approx(
+            [float(value) for value in alone.split(",")[3:]], abs=1e-5
+        )
     losses = [row["val/loss"] for row in rows() if row["val/loss"]]
     assert f"{float(min(losses)):.4f}" in kindling("validate", "--ckpt_path", "best").out
 

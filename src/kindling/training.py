@@ -2,7 +2,6 @@
 
 import argparse
 import csv
-import json
 import shutil
 from collections.abc import Sequence
 from contextlib import suppress
@@ -19,7 +18,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from typing_extensions import override
 
-from kindling.callbacks import EpochProfiler, ExactResume, ProgressBar, SpeedHint, TrainingHistory
+from kindling.callbacks import CollectTest, EpochProfiler, ExactResume, ProgressBar, SpeedHint, TrainingHistory
 from kindling.console import as_typed, quiet, results_table, say
 from kindling.data import ClassificationDataModule
 from kindling.errors import UsageError, one_line
@@ -27,7 +26,8 @@ from kindling.memory import keep_freed_memory
 from kindling.models import Classifier
 from kindling.models.classifier import DATA_ARGUMENTS
 from kindling.options import ReadableParser, best_checkpoint, early_stopping
-from kindling.runs import RUNS, find_checkpoint, new_run, read_checkpoint, run_of, whole_file
+from kindling.outputs import write_predictions, write_test
+from kindling.runs import RUNS, find_checkpoint, new_run, read_checkpoint, run_of
 from kindling.stored import read_yaml, stored_config
 
 
@@ -48,6 +48,7 @@ class KindlingCLI(LightningCLI):
         self.run: Path | None = None
         self.run_is_new = False
         self.resume: ExactResume | None = None
+        self.tested = CollectTest()
         super().__init__(
             Classifier,
             ClassificationDataModule,
@@ -136,7 +137,8 @@ class KindlingCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         self._check_that_all_fits()
         config = self.config_init[self.command]["trainer"]
-        callbacks: list[Callback] = [] if config["enable_progress_bar"] is False else [ProgressBar()]
+        callbacks: list[Callback] = [self.tested]
+        callbacks += [] if config["enable_progress_bar"] is False else [ProgressBar()]
         kwargs["logger"] = False
         if self.command == "fit" and not config["fast_dev_run"]:
             self.run = self._run_folder()
@@ -261,13 +263,12 @@ class KindlingCLI(LightningCLI):
         say(results_table(f"validation split, {self.checkpoint}", metrics))
 
     def test(self, **kwargs: Any) -> None:
-        """Measures the checkpoint on the test split and writes `test_metrics.json` into its run folder."""
+        """Measures the checkpoint on the test split and writes the report into its run folder."""
         checkpoint = kwargs["ckpt_path"] or (None if self.command == "fit" else self.checkpoint)
         metrics = self.trainer.test(**kwargs | {"ckpt_path": checkpoint, "verbose": False})[0]
         say(results_table(f"test split, {checkpoint or 'a few batches after a trial run'}", metrics))
         if checkpoint and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
-            with whole_file(run_of(Path(checkpoint)) / "test_metrics.json") as path:
-                path.write_text(json.dumps({name: round(value, 6) for name, value in metrics.items()}, indent=2) + "\n")
+            say(f"report: {write_test(Path(checkpoint), metrics, self.tested, self.model, self.datamodule)}")
 
     def predict(self, **kwargs: Any) -> None:
         """Writes `predictions.csv` into the run folder of the checkpoint."""
@@ -278,14 +279,9 @@ class KindlingCLI(LightningCLI):
         probabilities = torch.cat(batches).cpu()  # (N, classes)
         if self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        names = self.model.class_names
         written = run_of(self.checkpoint) / "predictions.csv"
-        with whole_file(written) as path, path.open("w", newline="", encoding="utf-8") as file:
-            table = csv.writer(file)
-            table.writerow([self.datamodule.row_header, "prediction", "probability", *names])
-            for row, line in zip(self.datamodule.predicted_rows(), probabilities.tolist(), strict=True):
-                best = max(range(len(names)), key=line.__getitem__)
-                table.writerow([row, names[best], *(f"{value:.6g}" for value in (line[best], *line))])
+        data = self.datamodule
+        write_predictions(written, data.predicted_rows(), data.row_header, probabilities, self.model.class_names)
         say(f"{len(probabilities):,} predictions: {written}")
 
 

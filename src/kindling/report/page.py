@@ -1,0 +1,137 @@
+"""The report's page, section by section."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from kindling import __version__
+from kindling.data import ClassificationDataModule
+from kindling.models import Classifier
+from kindling.report.charts import confidence_histogram, reliability_diagram
+from kindling.report.classes import class_table, confusions
+from kindling.report.figures import BINS, DRAWS, Answers, calibration
+from kindling.report.html import Html, element, join
+from kindling.report.samples import most_wrong
+from kindling.runs import run_of, whole_file
+
+TITLES = {"f1": "macro F1"}
+
+
+def write_report(
+    checkpoint: Path,
+    metrics: Mapping[str, float],
+    probabilities: Tensor,
+    labels: Tensor,
+    model: Classifier,
+    data: ClassificationDataModule,
+) -> Path:
+    """Writes `report.html` into the run folder of a checkpoint.
+
+    Args:
+        checkpoint: What was tested.
+        metrics: Figures of the test by name.
+        probabilities: What the model said of each test sample, shape (N, classes).
+        labels: The true classes, shape (N,).
+        model: The model that was tested.
+        data: The source of the samples.
+
+    Returns:
+        The path of the report.
+    """
+    run = run_of(checkpoint)
+    answers = Answers(probabilities, labels, sample_losses(model, probabilities, labels))
+    names = model.class_names
+    where = run.resolve()
+    title = f"{where.parent.name}/{where.name}"
+    what = f"{type(model).__name__} on {len(labels):,} test samples of {type(data).__name__}"
+    when = f"{datetime.now():%d %B %Y, %H:%M}"
+    parts = [
+        element("h1", title),
+        element("p", f"{what} · {checkpoint.name} · {when} · Kindling {__version__}", class_="soft"),
+        cards(metrics, answers),
+        element(
+            "div",
+            section("Classes", class_table(answers.confusion, names)),
+            section("Confusions", confusions(answers.confusion, names)),
+            class_="pair",
+        ),
+        section("Most wrong", most_wrong(answers, data, names)),
+        section("Calibration", calibration_charts(answers)),
+    ]
+    config = run / "config.yaml"
+    if config.exists():  # a checkpoint may lie outside of a run
+        text = element("pre", config.read_text(encoding="utf-8"), tabindex=0)
+        parts.append(section("Configuration", element("details", element("summary", "config.yaml"), text)))
+    with whole_file(run / "report.html") as path:
+        path.write_text(page(title, join(parts)), encoding="utf-8")
+    return run / "report.html"
+
+
+def sample_losses(model: Classifier, probabilities: Tensor, labels: Tensor) -> Tensor:
+    """The loss of each sample (N,) from its probabilities (N, classes), smoothed and weighted as the model's own is."""
+    logs = probabilities.clamp(min=torch.finfo(probabilities.dtype).tiny).log()
+    smoothing = model.label_smoothing
+    return F.cross_entropy(logs, labels, model.class_weights, label_smoothing=smoothing, reduction="none")
+
+
+def page(title: str, body: Html) -> str:
+    """The whole document."""
+    style = Path(__file__).with_name("style.css").read_text(encoding="utf-8")
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"{element('title', title)}\n<style>\n{style}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
+    )
+
+
+def section(title: str, *content: Html) -> Html:
+    """A part of the page under a heading."""
+    return element("section", element("h2", title), *content)
+
+
+def cards(metrics: Mapping[str, float], answers: Answers) -> Html:
+    """The figures of the test, each with its 95% confidence interval where it has one."""
+    intervals = answers.intervals()
+    boxes = []
+    for name, value in metrics.items():
+        name = name.removeprefix("test/")
+        low, high = intervals.get(name, (value, value))
+        form = "{:.4f}" if name == "loss" or name not in intervals else "{:.2%}"
+        # Where every draw is the same, as it is without a mistake, the draws say nothing of chance.
+        spread = f"{form.format(low)} to {form.format(high)}" if high > low else "no interval"
+        title = TITLES.get(name, name.replace("_", " "))
+        boxes.append(element("div", title, element("b", form.format(value)), element("span", spread), class_="card"))
+    how = "Below each figure is its 95% confidence interval: Wilson's for the accuracy, for the others that of "
+    how += f"{DRAWS:,} bootstrap draws of the samples."
+    return join([element("div", *boxes, class_="cards"), element("p", how, class_="soft")])
+
+
+def calibration_charts(answers: Answers) -> Html:
+    """The reliability diagram and the histogram of confidences."""
+    bins = calibration(answers)
+    mean, accuracy = answers.confidence.mean().item(), answers.right.float().mean().item()
+    intro = (
+        f"Expected calibration error {bins.error:.2%} over {BINS} bins: how far confidence and accuracy differ. "
+        f"The mean confidence is {mean:.1%}, the accuracy {accuracy:.1%}."
+    )
+    diagram = "Share of right answers by confidence. Orange: surer than right; light blue: less sure than right. "
+    diagram += "A line is the 95% confidence interval of a bin."
+    return join(
+        [
+            element("p", intro),
+            element(
+                "div",
+                element("figure", reliability_diagram(bins), element("figcaption", diagram)),
+                element(
+                    "figure",
+                    confidence_histogram(bins),
+                    element("figcaption", "Number of samples by confidence, on a logarithmic scale."),
+                ),
+                class_="charts",
+            ),
+        ]
+    )
