@@ -4,6 +4,9 @@ import statistics
 from pathlib import Path
 
 import pytest
+import torch
+from PIL import Image
+from torchvision import models
 
 from conftest import CONFIGS, Command
 
@@ -18,7 +21,7 @@ SEEDS = range(5 if "KINDLING_DATA_DIR" in os.environ else 2)
 def accuracy(kindling: Command, recipe: str, seed: int, *options: object) -> float:
     result = kindling("fit", "--config", f"configs/{recipe}.yaml", "--seed_everything", seed, *options)
     assert result.code == 0, result.err
-    run = max(Path("runs").glob("*/*"), key=lambda path: int(path.name.removeprefix("version_")))
+    run = max(Path("runs").glob("*/*"), key=lambda path: path.stat().st_mtime)
     value: float = json.loads((run / "test_metrics.json").read_text())["test/accuracy"]
     return value
 
@@ -32,22 +35,45 @@ def test_every_recipe_and_overlay_is_tested() -> None:
         "mnist_cnn_fast",
         "mnist_cnn_best",
         "table_mlp",
+        "images_transfer",
+        "mnist_transfer",
+        "digits_transfer",
     }
     assert {path.stem for path in OVERLAYS} >= {"debug", "bf16", "gpu"}
     assert set(CONFIGS.rglob("*")) - {CONFIGS.parent / path for path in RECIPES + OVERLAYS} == {CONFIGS / "with"}
 
 
-@pytest.mark.parametrize("recipe", RECIPES, ids=str)
-def test_recipes_run_and_say_what_they_are_for(kindling: Command, mnist: Path, recipe: Path) -> None:
-    assert recipe.resolve().read_text().startswith("# ")
-    needs: dict[str, list[object]] = {
+@pytest.fixture
+def needed(mnist: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, list[object]]:
+    """What a recipe needs to run here, by the first word of its name: options, and files where it looks for them."""
+    rows = (f"{width % 9},{'big' if width % 9 > 4 else 'small'}\n" for width in range(99))
+    Path("table.csv").write_text("width,size\n" + "".join(rows))
+    for number in range(20):
+        folder = tmp_path / "photos" / ("dark", "light")[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (32, 32), (number, 200 * (number % 2), number)).save(folder / f"{number}.png")
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    return {
         "mnist": ["--data.data_dir", mnist, "--data.val_split", "40"],
         "table": ["--data.path", "table.csv", "--data.target", "size"],
+        "images": ["--data.data_dir", "photos"],
     }
-    options = needs.get(recipe.stem.split("_")[0], [])
-    Path("table.csv").write_text(
-        "width,size\n" + "".join(f"{w % 9},{'big' if w % 9 > 4 else 'small'}\n" for w in range(99))
-    )
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=str)
+def test_recipes_run_and_say_what_they_are_for(
+    kindling: Command, needed: dict[str, list[object]], recipe: Path
+) -> None:
+    assert recipe.resolve().read_text().startswith("# ")
+    if recipe.stem in ("images_transfer", "mnist_transfer"):  # ImageNet's weights, where a download puts them
+        checkpoints = Path(torch.hub.get_dir(), "checkpoints")
+        checkpoints.mkdir(parents=True)
+        torch.save(models.resnet18().state_dict(), checkpoints / "resnet18-f37072fd.pth")
+    if recipe.stem == "digits_transfer":
+        base = "fit --model CNNClassifier --model.channels [4] --data MNISTDataModule --data.source sample".split()
+        few = ["--trainer.limit_train_batches", "2", "--trainer.max_epochs", "1", "--run_name", "mnist_cnn_best"]
+        assert kindling(*base, *few, "--test_after_fit", "false").code == 0
+    options = needed.get(recipe.stem.split("_")[0], [])
     result = kindling("fit", "--config", recipe, "--config", "configs/with/debug.yaml", *options)
     assert result.code == 0, result.err
     assert "test/accuracy" in result.out
@@ -94,3 +120,16 @@ def test_recipes_on_the_full_mnist_reach_their_accuracy(
 ) -> None:
     reached = [accuracy(kindling, recipe, seed, "--data.data_dir", full_mnist, *options) for seed in range(seeds)]
     assert statistics.mean(reached) >= goal
+
+
+def few_shot(kindling: Command, *options: object) -> float:
+    """Mean accuracy of digits_transfer.yaml over seeds, each with labelled images of its own."""
+    seeded = ((seed, "--data.split_seed", seed, *options) for seed in SEEDS)
+    return statistics.mean(accuracy(kindling, "digits_transfer", seed, *rest) for seed, *rest in seeded)
+
+
+def test_what_was_learned_on_mnist_transfers_to_other_digits(kindling: Command, full_mnist: Path) -> None:
+    accuracy(kindling, "mnist_cnn_best", 0, "--data.data_dir", full_mnist, *BF16, "--trainer.max_epochs", "3")
+    scratch = few_shot(kindling, "--model.weights", "none", "--run_name", "scratch")
+    assert few_shot(kindling, "--run_name", "tuned") >= scratch + 0.05
+    assert few_shot(kindling, "--run_name", "frozen", "--model.unfreeze_epoch", "null") >= scratch + 0.05
