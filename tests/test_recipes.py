@@ -124,8 +124,8 @@ def test_recipes_on_the_full_mnist_reach_their_accuracy(
 
 def few_shot(kindling: Command, *options: object) -> float:
     """Mean accuracy of digits_transfer.yaml over seeds, each with labelled images of its own."""
-    seeded = ((seed, "--data.split_seed", seed, *options) for seed in SEEDS)
-    return statistics.mean(accuracy(kindling, "digits_transfer", seed, *rest) for seed, *rest in seeded)
+    seeds = ((seed, ["--data.split_seed", seed, *options]) for seed in SEEDS)
+    return statistics.mean(accuracy(kindling, "digits_transfer", seed, *more) for seed, more in seeds)
 
 
 def test_what_was_learned_on_mnist_transfers_to_other_digits(kindling: Command, full_mnist: Path) -> None:
