@@ -12,7 +12,8 @@ if TYPE_CHECKING:
         SyntheticDataModule,
         TableDataModule,
     )
-    from kindling.models import Classifier, CNNClassifier, MLPClassifier, TransferClassifier
+    from kindling.models import Classifier, CNNClassifier, EnsembleClassifier, MLPClassifier, TransferClassifier
+    from kindling.predictor import Predictor, load
 
 __version__ = "0.1.0"
 
@@ -21,19 +22,22 @@ __all__ = [
     "ClassificationDataModule",
     "Classifier",
     "DigitsDataModule",
+    "EnsembleClassifier",
     "ImageFolderDataModule",
     "MLPClassifier",
     "MNISTDataModule",
+    "Predictor",
     "SyntheticDataModule",
     "TableDataModule",
     "TransferClassifier",
+    "load",
 ]
 
 
 def __getattr__(name: str) -> Any:
     # Imported on first use: `kindling --help` answers in 0.1 s, importing torch and lightning takes seconds.
     if not name.startswith("_"):
-        for package in ("kindling.models", "kindling.data"):
+        for package in ("kindling.models", "kindling.data", "kindling.predictor"):
             if name in (module := import_module(package)).__all__:
                 return getattr(module, name)
     raise AttributeError(f"module 'kindling' has no attribute {name!r}")

@@ -25,6 +25,7 @@ from kindling.errors import UsageError, one_line
 from kindling.memory import keep_freed_memory
 from kindling.models import Classifier
 from kindling.models.classifier import DATA_ARGUMENTS
+from kindling.models.trained import check_trained
 from kindling.options import ReadableParser, best_checkpoint, early_stopping
 from kindling.outputs import write_predictions, write_test
 from kindling.runs import RUNS, find_checkpoint, new_run, read_checkpoint, run_of
@@ -176,8 +177,7 @@ class KindlingCLI(LightningCLI):
             reason = str(error).splitlines()[1].strip()
             raise ValueError(f"{self.checkpoint} holds another model, a {name}: {reason}") from error
         if self.command != "fit":
-            if stored["global_step"] == 0:
-                raise ValueError(f"{self.checkpoint} has not been trained: its weights are random")
+            check_trained(self.checkpoint, stored)
             return
         if "optimizer_states" not in stored:
             raise ValueError(f"{self.checkpoint} holds weights alone: training can't go on from it")
@@ -220,7 +220,10 @@ class KindlingCLI(LightningCLI):
                 self.datamodule.write_split(self.run)
             parameters = sum(parameter.numel() for parameter in self.model.parameters())
             say(f"{type(self.model).__name__}, {parameters:,} parameters: {self.run or 'nothing is kept'}")
-            self.trainer.fit(**kwargs | {"ckpt_path": self.checkpoint, "weights_only": True})
+            if any(parameter.requires_grad for parameter in self.model.parameters()):
+                self.trainer.fit(**kwargs | {"ckpt_path": self.checkpoint, "weights_only": True})
+            else:
+                self._keep_as_it_is(**kwargs)
         except BaseException as error:
             self._tidy_up()
             if "conditioned on metric" in str(error):  # a wrong --early_stopping.monitor; RuntimeError to Lightning
@@ -233,9 +236,7 @@ class KindlingCLI(LightningCLI):
             say("trained to the end; test it with: " + as_typed("kindling", "test --ckpt_path", self.resume.run))
             return
         if self.config[self.command]["test_after_fit"]:
-            assert isinstance(self.trainer.checkpoint_callback, ModelCheckpoint)
-            keeper = self.trainer.checkpoint_callback
-            tested = keeper.best_model_path or f"{keeper.dirpath}/last.ckpt"
+            tested = self._keeper.best_model_path or f"{self._keeper.dirpath}/last.ckpt"
             self.test(**kwargs | {"ckpt_path": tested if self.run else None})
         if self.run:
             more = f"--trainer.max_epochs {2 * max(self.trainer.current_epoch, self.trainer.max_epochs or 0)}"
@@ -243,6 +244,19 @@ class KindlingCLI(LightningCLI):
             say("  " + as_typed("kindling", "predict --ckpt_path", self.run))
             say("  " + as_typed("kindling", "fit --ckpt_path", self.run, more))
             say("  " + as_typed("tensorboard", "--logdir", RUNS))
+
+    def _keep_as_it_is(self, **kwargs: Any) -> None:
+        """Makes the checkpoint of a model whose parts have been trained before, and measures it."""
+        metrics = self.trainer.validate(**kwargs | {"ckpt_path": None, "verbose": False})[0]
+        say(results_table("validation split", metrics))
+        if self.run:
+            self._keeper.best_model_path = f"{self._keeper.dirpath}/best.ckpt"
+            self.trainer.save_checkpoint(self._keeper.best_model_path)
+
+    @property
+    def _keeper(self) -> ModelCheckpoint:
+        assert isinstance(self.trainer.checkpoint_callback, ModelCheckpoint)
+        return self.trainer.checkpoint_callback
 
     @rank_zero_only
     def _tidy_up(self) -> None:

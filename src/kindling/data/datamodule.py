@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 from typing_extensions import override
 
 from kindling.hyperparameters import keep_plain
+from kindling.inputs import as_float
 
 Batch = tuple[Tensor, Tensor]
 Split = Literal["train", "test"]
@@ -301,11 +302,6 @@ class ClassificationDataModule(LightningDataModule):
 def free_memory(device: torch.device) -> int:
     """Free bytes of a GPU's own memory; 0 for a device without one."""
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
-
-
-def as_float(inputs: Tensor) -> Tensor:
-    """Bytes 0..255 as floats in [0, 1]; floats as they are."""
-    return inputs.float() / 255 if inputs.dtype == torch.uint8 else inputs
 
 
 def _as_is(batch: Any) -> Batch:

@@ -9,13 +9,13 @@ from itertools import chain
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
+from kindling.inputs import FORMATS, decode_image
+
 SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif"))
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")  # no other reader of Pillow opens a file that calls itself one of them
 CHUNK = 64  # files a thread takes at a time: handing them over one by one would cost as much as a small file
 
 Item = TypeVar("Item")
@@ -42,7 +42,7 @@ class ImageFiles:
         self.size = size
 
     def __getitem__(self, index: Tensor) -> Tensor:
-        return torch.stack([read_image(self.paths[number], self.size) for number in index.tolist()])
+        return torch.stack([read_image(self.paths[number], (3, self.size, self.size)) for number in index.tolist()])
 
     def part(self, chosen: slice) -> "ImageFiles":
         """Some of them."""
@@ -86,37 +86,16 @@ def has_end(kind: str | None, data: bytes) -> bool:
     return len(data) >= int.from_bytes(data[2:6], "little") > 0  # BMP
 
 
-def read_image(path: str, size: int) -> Tensor:
-    """Decodes a file: its centre as bytes (3, size, size), upright, transparency on white.
-
-    The shorter side is resized to `size`, then the longer one is cut.
+def read_image(path: str | Path, shape: tuple[int, ...]) -> Tensor:
+    """Decodes a file as bytes (C, H, W), see `decode_image`.
 
     Raises:
-        ValueError: If the file is broken, or so large that it can only be meant to fill the memory.
+        ValueError: If the file is broken.
     """
-    data = Path(path).read_bytes()
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            image.draft(None, (2 * size, 2 * size))  # a large JPEG is decoded at a fraction, but not below this
-            ImageOps.exif_transpose(image, in_place=True)
-            plain = as_8_bit(image)
-        side = min(plain.size)
-        left, top = (plain.width - side) // 2, (plain.height - side) // 2
-        centre = (left, top, left + side, top + side)
-        square = plain.resize((size, size), Image.Resampling.BILINEAR, centre).convert("RGB")  # antialiased
-        return torch.from_numpy(np.array(square)).permute(2, 0, 1)
-    except Exception as error:  # damaged files make Pillow's readers raise anything
-        raise ValueError(f"{path} is broken: {error}") from error
-
-
-def as_8_bit(image: Image.Image) -> Image.Image:
-    """The same picture in 8 bits of grey or RGB, transparency on white."""
-    if image.mode.startswith("I"):  # 16 bits of grey, which `convert` would clip
-        return Image.fromarray(((np.asarray(image).astype(np.int64) + 128) // 257).astype(np.uint8))
-    if image.has_transparency_data:
-        white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
-    return image if image.mode == "L" else image.convert("RGB")
+        return decode_image(Path(path).read_bytes(), shape)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def read_images(paths: Sequence[str], size: int, keep: bool) -> tuple[Tensor | ImageFiles, list[bool]]:
@@ -129,7 +108,7 @@ def read_images(paths: Sequence[str], size: int, keep: bool) -> tuple[Tensor | I
 
     def read(number: int) -> bool:
         try:
-            image = read_image(paths[number], size)
+            image = read_image(paths[number], (3, size, size))
         except ValueError:
             return False
         if keep:

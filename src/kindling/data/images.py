@@ -15,9 +15,10 @@ from typing_extensions import override
 from kindling.console import say
 from kindling.data import folder
 from kindling.data.augment import random_affine, random_colour, random_flip
-from kindling.data.datamodule import ArrayDataset, Batch, ClassificationDataModule, Split, as_float
+from kindling.data.datamodule import ArrayDataset, Batch, ClassificationDataModule, Split
 from kindling.data.decode import ImageFiles, in_parallel, inspect, read_images
 from kindling.data.folder import Sample, some
+from kindling.inputs import as_float
 from kindling.runs import whole_file
 
 LARGEST = 224  # the size most published networks were trained at

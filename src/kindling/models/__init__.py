@@ -2,7 +2,8 @@
 
 from kindling.models.classifier import Classifier
 from kindling.models.cnn import CNNClassifier
+from kindling.models.ensemble import EnsembleClassifier
 from kindling.models.mlp import MLPClassifier
 from kindling.models.transfer import TransferClassifier
 
-__all__ = ["CNNClassifier", "Classifier", "MLPClassifier", "TransferClassifier"]
+__all__ = ["CNNClassifier", "Classifier", "EnsembleClassifier", "MLPClassifier", "TransferClassifier"]

@@ -4,7 +4,6 @@ import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from kindling.models.classifier import Classifier
-from kindling.runs import find_checkpoint, read_checkpoint
+from kindling.models.ensemble import EnsembleClassifier
+from kindling.models.trained import build_model, is_model, read_model
+from kindling.runs import find_checkpoint
 
 FIXED_SIZE = {"vit": "image_size", "maxvit": "input_size"}  # families of one size, and the argument that names it
 INCEPTIONS = ("googlenet", "inception_v3")
@@ -23,7 +24,7 @@ class Source:
     """A network without its last layer, and what it takes.
 
     Attributes:
-        config: What it can be built from again: its name, or the class of a model and its arguments.
+        config: What it can be built from again: its name, or the description of a model, see `read_model`.
         network: Takes normalised images (N, channels, *size) and gives (N, features).
         features: Values that it gives for an image.
         channels: Channels that it takes.
@@ -33,7 +34,7 @@ class Source:
         weights: Reads its trained weights.
     """
 
-    config: str | dict[str, Any]
+    config: str
     network: nn.Module
     features: int
     channels: int
@@ -137,42 +138,36 @@ def read_file(path: Path, name: str, network: nn.Module) -> dict[str, Tensor]:
     return {key: state[key] for key in expected}
 
 
-def kindling_backbone(where: str | dict[str, Any]) -> Source:
+def kindling_backbone(where: str) -> Source:
     """A network that was trained here.
 
     Args:
-        where: Run folder, checkpoint, `best` or `last`; or the class of a model and its arguments.
+        where: Run folder, checkpoint, `best` or `last`; or the description of a model.
 
     Raises:
-        ValueError: If there is none.
+        ValueError: If there is none, or it is no network for images.
     """
-    config = where
-    if isinstance(where, str):
+    state: dict[str, Tensor] | None = None
+    text = where
+    if not is_model(where):
         try:
             path = find_checkpoint(where)
         except FileNotFoundError as error:
             near = difflib.get_close_matches(where, torchvision_names(), n=1)
             hint = f"did you mean {near[0]}?" if near else "name a network of torchvision, a run folder or a checkpoint"
             raise ValueError(f"there is no backbone {where}: {hint}") from error
-        hyper_parameters = read_checkpoint(path)["hyper_parameters"]
-        unused = ("optimizer", "lr_scheduler", "_class_path", "_instantiator")
-        arguments = {name: value for name, value in hyper_parameters.items() if name not in unused}
-        # Not class_path and init_args: jsonargparse would make an object of them when a run goes on.
-        config = {"model": hyper_parameters["_class_path"], "arguments": arguments}
-    assert isinstance(config, dict)
-    module, name = config["model"].rsplit(".", 1)
-    model = getattr(import_module(module), name)(**config["arguments"])
-    if not isinstance(model, Classifier) or len(model.input_shape) != 3:
-        raise ValueError(f"{where} is no network for images")
+        text, state = read_model(path)
+    model = build_model(text)
+    if len(model.input_shape) != 3 or isinstance(model, EnsembleClassifier):
+        raise ValueError(f"{where} is no network for images but a {type(model).__name__}")
     Classifier.materialize(model)  # lazy layers alone: what the backbone of a backbone started from is not needed
     features = behead(model.network)
 
     def weights() -> dict[str, Tensor]:
-        if not isinstance(where, str):
-            raise ValueError(f"the weights of this {name} come with a checkpoint")
-        state = read_checkpoint(path)["state_dict"]
+        if state is None:
+            raise ValueError(f"the weights of this {type(model).__name__} come with a checkpoint")
         return {key: state[f"network.{key}"] for key in model.network.state_dict()}
 
     channels, *size = model.input_shape
     mean, std = (tuple(values.flatten().tolist()) for values in (model.mean, model.std))
-    return Source(config, model.network, features, channels, (size[0], size[1]), mean, std, weights)
+    return Source(text, model.network, features, channels, (size[0], size[1]), mean, std, weights)

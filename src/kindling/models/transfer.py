@@ -67,7 +67,7 @@ class TransferClassifier(Classifier):
 
     def __init__(
         self,
-        backbone: str | dict[str, Any] = "resnet18",
+        backbone: str = "resnet18",
         weights: str = "DEFAULT",
         image_size: int | None = None,
         unfreeze_epoch: int | None = 1,
@@ -91,6 +91,7 @@ class TransferClassifier(Classifier):
         self.hparams["backbone"] = self.source.config  # a checkpoint needs nothing but itself
         # Loaded when they are first needed, unless a checkpoint brings others.
         self._weights_missing = not self.random
+        self.register_load_state_dict_post_hook(_has_weights)  # type: ignore[no-untyped-call]
         parts = {
             "adapt": Adapt(self.source.channels, self.source.size),
             "backbone": self.source.network,
@@ -102,8 +103,8 @@ class TransferClassifier(Classifier):
             self.std = torch.tensor(self.source.std).view(-1, 1, 1)
         self._freeze(not self.random and unfreeze_epoch != 0)
 
-    def _source(self, backbone: str | dict[str, Any], weights: str, image_size: int | None) -> Source:
-        if isinstance(backbone, str) and backbone in torchvision_names():
+    def _source(self, backbone: str, weights: str, image_size: int | None) -> Source:
+        if backbone in torchvision_names():
             return torchvision_backbone(backbone, weights, self.input_shape, image_size)
         if image_size is not None:
             raise ValueError(f"image_size can't be chosen: {backbone} takes the size that it was trained on")
@@ -125,11 +126,6 @@ class TransferClassifier(Classifier):
             self.backbone.load_state_dict(self.source.weights())
             self._weights_missing = False
         super().materialize()
-
-    @override
-    def load_state_dict(self, *arguments: Any, **options: Any) -> Any:
-        self._weights_missing = False
-        return super().load_state_dict(*arguments, **options)
 
     def _freeze(self, frozen: bool) -> None:
         self.frozen = frozen
@@ -221,3 +217,8 @@ class TransferClassifier(Classifier):
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._freeze(checkpoint["frozen"])
+
+
+def _has_weights(model: nn.Module, incompatible_keys: object) -> None:
+    assert isinstance(model, TransferClassifier)
+    model._weights_missing = False  # whatever it is a part of was loaded

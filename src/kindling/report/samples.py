@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from kindling.data import ClassificationDataModule
-from kindling.data.datamodule import as_float
+from kindling.inputs import as_float
 from kindling.report.figures import Answers
 from kindling.report.html import Html, element, join, name_cell, table
 

@@ -1,0 +1,118 @@
+"""Raw inputs of a model from what people hold: image files and numbers.
+
+Needs nothing else of Kindling: an archive for TorchServe carries this file as it is.
+"""
+
+import io
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")  # no other reader of Pillow opens a file that calls itself one of them
+
+
+def decode_image(data: bytes, shape: tuple[int, ...], most_pixels: int | None = None) -> Tensor:
+    """Decodes an image file: its centre as bytes (C, H, W), upright, transparency on white.
+
+    It is resized until one side fits and the other does not lack anything; of that, both ends are cut.
+
+    Args:
+        data: What the file holds.
+        shape: (C, H, W) of the result; one channel is grey, three are red, green and blue.
+        most_pixels: Larger images are refused before they are decoded.
+
+    Raises:
+        ValueError: If it is broken, or so large that it can only be meant to fill the memory.
+    """
+    height, width = shape[1:]
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            if most_pixels and image.width * image.height > most_pixels:
+                raise ValueError(f"{image.width} x {image.height} pixels, more than {most_pixels:,}")
+            image.draft(None, (2 * width, 2 * height))  # a large JPEG is decoded at a fraction, but not below this
+            return fit_image(image, shape)
+    except Exception as error:  # damaged files make Pillow's readers raise anything
+        raise ValueError(f"this image is broken: {error}") from error
+
+
+def fit_image(image: Image.Image, shape: tuple[int, ...]) -> Tensor:
+    """A picture as `decode_image` gives it."""
+    channels, height, width = shape
+    plain = as_8_bit(ImageOps.exif_transpose(image))
+    scale = min(plain.width / width, plain.height / height)  # pixels of the picture to one of the result
+    left, top = int(plain.width - scale * width) // 2, int(plain.height - scale * height) // 2
+    box = (left, top, left + scale * width, top + scale * height)
+    resized = plain.resize((width, height), Image.Resampling.BILINEAR, box)  # antialiased
+    pixels = np.array(resized.convert("L" if channels == 1 else "RGB"))
+    return torch.from_numpy(pixels).view(height, width, channels).permute(2, 0, 1)
+
+
+def as_8_bit(image: Image.Image) -> Image.Image:
+    """The same picture in 8 bits of grey or RGB, transparency on white."""
+    if image.mode.startswith("I"):  # 16 bits of grey, which `convert` would clip
+        return Image.fromarray(((np.asarray(image).astype(np.int64) + 128) // 257).astype(np.uint8))
+    if image.has_transparency_data:
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+    return image if image.mode == "L" else image.convert("RGB")
+
+
+def as_float(inputs: Tensor) -> Tensor:
+    """Bytes 0..255 as floats in [0, 1]; floats as they are."""
+    return inputs.float() / 255 if inputs.dtype == torch.uint8 else inputs
+
+
+def from_numbers(values: Any, shape: tuple[int, ...]) -> Tensor:
+    """Takes one sample or several as numbers.
+
+    Args:
+        values: Nested lists, an array or a tensor. Images as bytes (uint8) or as numbers in [0, 1]; the channels may
+            come last, and be left out where there is but one.
+        shape: Shape of a sample: (C, H, W) or (F,).
+
+    Returns:
+        Floats, shape (N, *shape).
+
+    Raises:
+        ValueError: If they are no such numbers.
+    """
+    try:
+        inputs = values.detach().cpu() if isinstance(values, Tensor) else torch.from_numpy(_as_array(values))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"inputs must be numbers in lists of equal length: {error}") from error
+    inputs = _in_shape(inputs, shape)
+    if inputs.dtype != torch.uint8 or len(shape) < 3:
+        inputs = inputs.float()
+    inputs = as_float(inputs)
+    if not inputs.isfinite().all():
+        raise ValueError("inputs must be finite numbers: there is a NaN or an infinite one")
+    if len(shape) == 3 and not (inputs.min() >= 0 and inputs.max() <= 1):
+        raise ValueError(
+            f"images are numbers from 0 to 1, not from {inputs.min():g} to {inputs.max():g}: divide them by 255, or "
+            "give bytes (uint8) or an image file"
+        )
+    return inputs
+
+
+def _as_array(values: Any) -> "np.ndarray[Any, Any]":
+    array = np.asarray(values)
+    if array.dtype.kind not in "uif":
+        raise ValueError(f"there is {'something else' if array.dtype.kind == 'O' else 'text or true or false'}")
+    return array if array.dtype == np.uint8 else array.astype(np.float32)
+
+
+def _in_shape(inputs: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """The same values as (N, *shape), where there is one way to see them so."""
+    candidates = [inputs, inputs.unsqueeze(0)]
+    if len(shape) == 3:
+        candidates += [candidate.movedim(-1, -3) for candidate in candidates if candidate.ndim == 4]
+        if shape[0] == 1:
+            candidates += [candidate.unsqueeze(1) for candidate in candidates if candidate.ndim == 3]
+    for candidate in candidates:
+        if candidate.shape[1:] == shape and len(candidate):
+            return candidate
+    one = ", ".join(map(str, shape))
+    raise ValueError(f"inputs must have the shape ({one}) or (N, {one}), not {tuple(inputs.shape)}")

@@ -1,0 +1,75 @@
+"""Several trained models that answer as one."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import override
+
+from kindling.models.classifier import Classifier
+from kindling.models.trained import build_model, is_model, load_model, read_model
+from kindling.runs import find_checkpoint
+
+
+class MeanProbability(nn.Module):
+    """The mean of what its members say, each of which takes raw inputs.
+
+    Args:
+        members: Models that give logits (N, classes).
+    """
+
+    def __init__(self, members: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+
+    @override
+    def forward(self, inputs: Tensor) -> Tensor:
+        logs = torch.stack([member(inputs).log_softmax(dim=1) for member in self.members])  # (members, N, classes)
+        return logs.logsumexp(dim=0) - math.log(len(self.members))  # the softmax of these is the mean probability
+
+    @override
+    def train(self, mode: bool = True) -> "MeanProbability":
+        return super().train(False)  # no dropout, no new statistics
+
+
+class EnsembleClassifier(Classifier):
+    """Averages the probabilities of models that were trained before; nothing of it is trained.
+
+    `fit` puts the members into one checkpoint, which from then on needs nothing else, and measures it.
+
+    Args:
+        checkpoints: The members: run folders or checkpoints of models for the same inputs and classes.
+        **recipe: What all models share, see `Classifier`; what concerns training has no effect.
+
+    Raises:
+        ValueError: If there are no members, or one is for other inputs or classes.
+    """
+
+    def __init__(self, checkpoints: tuple[str, ...], **recipe: Any) -> None:
+        super().__init__(**recipe)
+        if not checkpoints:
+            raise ValueError("an ensemble needs members: name at least one in checkpoints")
+        texts, members = zip(*(_member(checkpoint) for checkpoint in checkpoints), strict=True)
+        for number, member in enumerate(members):
+            ours, theirs = (self.input_shape, self.class_names), (member.input_shape, member.class_names)
+            if ours != theirs:
+                raise ValueError(
+                    f"member {checkpoints[number]} is for other inputs or classes: {theirs} and not {ours}"
+                )
+        self.hparams["checkpoints"] = list(texts)
+        self.network = MeanProbability(members).requires_grad_(False)
+        self.mean.zero_()
+        self.std.fill_(1)  # each member normalises its inputs as it learned to
+
+    @override
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["trained_before"] = True
+
+
+def _member(checkpoint: str) -> tuple[str, Classifier]:
+    if is_model(checkpoint):  # out of the ensemble's own checkpoint, which brings the weights
+        return checkpoint, build_model(checkpoint)
+    path = find_checkpoint(checkpoint)
+    return read_model(path)[0], load_model(path)

@@ -1,0 +1,72 @@
+"""Models out of checkpoints: as a whole, or what it takes to build one again."""
+
+import json
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from kindling.models.classifier import Classifier
+from kindling.runs import read_checkpoint
+
+
+def read_model(path: Path) -> tuple[str, dict[str, Tensor]]:
+    """What it takes to build the model of a checkpoint, its class and arguments as JSON; and its weights.
+
+    As text it is one argument of another model, which jsonargparse leaves as it is: of a dictionary it would make an
+    object, and of a class named "0" a number.
+
+    Raises:
+        ValueError: If it is no checkpoint of Kindling, or has not been trained.
+    """
+    stored = read_checkpoint(path)
+    check_trained(path, stored)
+    hyper_parameters = stored["hyper_parameters"]
+    unused = ("optimizer", "lr_scheduler", "_class_path", "_instantiator")
+    arguments = {name: value for name, value in hyper_parameters.items() if name not in unused}
+    return json.dumps({"model": hyper_parameters["_class_path"], "arguments": arguments}), stored["state_dict"]
+
+
+def check_trained(path: Path, stored: dict[str, Any]) -> None:
+    """Raises ValueError where the weights of a checkpoint are those that the model began with."""
+    if stored["global_step"] == 0 and not stored.get("trained_before"):
+        raise ValueError(f"{path} has not been trained: its weights are random")
+
+
+def is_model(text: str) -> bool:
+    """Whether a text describes a model, and is not the place of a checkpoint."""
+    return text.startswith("{")
+
+
+def build_model(text: str) -> Classifier:
+    """A model as `read_model` describes it, without its weights.
+
+    Raises:
+        ValueError: If there is no such model.
+    """
+    config = json.loads(text)
+    module, _, name = config["model"].rpartition(".")
+    try:
+        cls = getattr(import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"the checkpoint holds a {config['model']}, which can't be imported here: {error}") from error
+    if not (isinstance(cls, type) and issubclass(cls, Classifier)):  # nothing else that it names may run
+        raise ValueError(f"the checkpoint holds a {config['model']}, which is no model of Kindling")
+    return cls(**config["arguments"])
+
+
+def load_model(path: Path) -> Classifier:
+    """The trained model of a checkpoint, on the CPU, ready to predict.
+
+    Raises:
+        ValueError: If it is no checkpoint of Kindling, has not been trained, or its model has changed since.
+    """
+    text, weights = read_model(path)
+    model = build_model(text)
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[1].strip()
+        raise ValueError(f"{path} does not fit {type(model).__name__} as it is now: {reason}") from error
+    return model.eval()

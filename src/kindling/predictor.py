@@ -1,0 +1,180 @@
+"""A trained model in three lines of Python: `load` it, ask it, read the labels."""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from kindling import __version__
+from kindling.data.columns import Column, encode
+from kindling.data.decode import read_image
+from kindling.data.folder import image_files
+from kindling.data.tablefiles import read_table
+from kindling.inputs import as_float, fit_image, from_numbers
+from kindling.models.trained import load_model
+from kindling.runs import find_checkpoint, read_checkpoint, run_of
+from kindling.wording import listed
+
+__all__ = ["Predictor", "load"]
+
+BATCH = 256  # samples at a time
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What one must know of a model to ask it; an exported file carries it along.
+
+    Attributes:
+        model: Name of its class.
+        classes: Names of the classes in the order of the probabilities.
+        input_shape: Shape of a sample: (C, H, W) or (F,).
+        columns: Of a table, how its columns become features: see `kindling.data.columns`.
+        metrics: Figures of the test of its run, where there was one.
+        kindling: Version that wrote this.
+    """
+
+    model: str
+    classes: tuple[str, ...]
+    input_shape: tuple[int, ...]
+    columns: list[Column] | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+    kindling: str = __version__
+
+    def as_json(self) -> str:
+        """The card as text; `from_json` reads it."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "ModelCard":
+        """Reads what `as_json` wrote."""
+        card = json.loads(text)
+        return cls(**card | {name: tuple(card[name]) for name in ("classes", "input_shape")})
+
+    @property
+    def takes_images(self) -> bool:
+        """Whether a sample is an image."""
+        return len(self.input_shape) == 3
+
+
+class Prediction(NamedTuple):
+    """What a model says of N samples.
+
+    Attributes:
+        labels: Name of the most probable class of each sample.
+        probabilities: Of each sample and class, shape (N, classes), float32.
+    """
+
+    labels: list[str]
+    probabilities: NDArray[np.float32]
+
+
+class Predictor:
+    """A trained model that takes samples as people hold them.
+
+    Args:
+        compute: Takes inputs (N, *input_shape) and gives probabilities (N, classes).
+        card: What the model is.
+    """
+
+    def __init__(self, compute: Callable[[Tensor], Tensor], card: ModelCard) -> None:
+        self.compute = compute
+        self.card = card
+
+    def predict(self, samples: Any) -> Prediction:
+        """Predicts one sample or many.
+
+        Args:
+            samples: Images: PIL images, paths of files or of a folder, or arrays and tensors (N, C, H, W) of bytes or
+                of floats in [0, 1]. Rows of a table: a data frame, the path of a CSV, or a dictionary a row. Features:
+                arrays and tensors (N, F). Or a single one of these.
+
+        Raises:
+            ValueError: If they are not what the model takes.
+        """
+        inputs = self.inputs(samples)
+        probabilities = torch.cat([self.compute(part) for part in torch.split(inputs, BATCH)]).numpy()
+        return Prediction([self.card.classes[best] for best in probabilities.argmax(axis=1)], probabilities)
+
+    def inputs(self, samples: Any) -> Tensor:
+        """The same samples as the model takes them, floats of shape (N, *input_shape)."""
+        if isinstance(samples, str | Path | Image.Image | dict):
+            samples = [samples]
+        first = samples[0] if isinstance(samples, list | tuple) and samples else samples
+        if isinstance(first, dict) or hasattr(first, "columns"):  # a data frame
+            return self._rows(samples, "the rows given")
+        if not isinstance(first, str | Path | Image.Image):
+            return from_numbers(samples, self.card.input_shape)
+        if self.card.takes_images:
+            return torch.cat([self._images(sample) for sample in samples])
+        if isinstance(first, Image.Image):
+            raise ValueError(f"the model takes no images but {self._takes}")
+        return torch.cat([self._rows(read_table(path), path) for path in samples])
+
+    @property
+    def _takes(self) -> str:
+        if self.card.columns is None:
+            return f"numbers of shape {self.card.input_shape}"
+        return f"rows with the columns {listed([column['name'] for column in self.card.columns])}"
+
+    def _rows(self, rows: Any, source: object) -> Tensor:
+        if self.card.columns is None:
+            raise ValueError(f"the model takes no rows with names but {self._takes}")
+        import pandas as pd  # half a second to import, needed by tables alone
+
+        frame = rows if hasattr(rows, "columns") else pd.DataFrame(rows)
+        return torch.from_numpy(encode(frame, self.card.columns, source))
+
+    def _images(self, image: str | Path | Image.Image) -> Tensor:
+        shape = self.card.input_shape
+        if isinstance(image, Image.Image):
+            return as_float(fit_image(image, shape)).unsqueeze(0)
+        path = Path(image)
+        files = [path / name for name in image_files(path)] if path.is_dir() else [path]
+        if not files:
+            raise ValueError(f"{path} has no images")
+        return torch.stack([as_float(read_image(file, shape)) for file in files])
+
+
+def load(where: str | Path = "best", device: str = "cpu") -> Predictor:
+    """Loads a trained model.
+
+    Args:
+        where: Checkpoint, run folder, or `best` or `last` of the newest run.
+        device: Where it computes: cpu, cuda, mps.
+
+    Raises:
+        FileNotFoundError: If there is no such checkpoint.
+        ValueError: If it is no checkpoint of Kindling, or has not been trained.
+    """
+    path = find_checkpoint(where)
+    model = load_model(path).to(device)
+
+    @torch.inference_mode()
+    def compute(inputs: Tensor) -> Tensor:
+        probabilities: Tensor = model(inputs.to(device)).softmax(dim=1).cpu()
+        return probabilities
+
+    return Predictor(compute, read_card(path))
+
+
+def read_card(checkpoint: Path) -> ModelCard:
+    """What a checkpoint and its run say of the model."""
+    stored = read_checkpoint(checkpoint)
+    about, data = stored["hyper_parameters"], stored.get("datamodule_hyper_parameters", {})
+    learned = stored.get(data.get("_class_path", "").rpartition(".")[2], {})
+    metrics = run_of(checkpoint) / "test_metrics.json"
+    classes = tuple(about.get("class_names") or map(str, range(about["num_classes"])))
+    return ModelCard(
+        model=about["_class_path"].rpartition(".")[2],
+        classes=classes,
+        input_shape=tuple(about["input_shape"]),
+        columns=learned.get("columns"),
+        metrics=json.loads(metrics.read_text(encoding="utf-8")) if metrics.exists() else {},
+    )
