@@ -7,6 +7,8 @@ import os
 import sys
 import threading
 from collections.abc import Sequence
+from importlib import import_module
+from importlib.util import find_spec
 from typing import NoReturn
 
 from kindling import __version__
@@ -18,6 +20,13 @@ COMMANDS = {
     "test": "measure a checkpoint on the test split",
     "predict": "write the classes and probabilities that a checkpoint predicts to predictions.csv",
 }
+
+# Where the others are. A project that deletes the folder does without them.
+OPTIONAL: dict[str, str] = {}
+if find_spec("kindling.deploy"):
+    COMMANDS["export"] = "write a checkpoint as a file that other programs run, and prove that it is equal"
+    COMMANDS["serve"] = "answer over HTTP, with a page to try the model on"
+    OPTIONAL |= {"export": "kindling.deploy.export", "serve": "kindling.deploy.serve"}
 
 HELP = f"""usage: kindling COMMAND [OPTIONS]
 
@@ -71,7 +80,8 @@ def main(args: Sequence[str] | None = None) -> int:
             from lightning.fabric.utilities.exceptions import MisconfigurationException
 
             from kindling.errors import UsageError, one_line
-            from kindling.training import run
+
+            run = import_module(OPTIONAL.get(command, "kindling.training")).run
     except KeyboardInterrupt:
         return _fail("interrupted before it began", code=1)
     try:

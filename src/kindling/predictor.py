@@ -47,14 +47,13 @@ class ModelCard:
     metrics: dict[str, float] = field(default_factory=dict)
     kindling: str = __version__
 
-    def as_json(self) -> str:
-        """The card as text; `from_json` reads it."""
-        return json.dumps(asdict(self))
+    def as_dict(self) -> dict[str, Any]:
+        """The card as plain values; `ModelCard.from_dict` reads it."""
+        return asdict(self)
 
     @classmethod
-    def from_json(cls, text: str) -> "ModelCard":
-        """Reads what `as_json` wrote."""
-        card = json.loads(text)
+    def from_dict(cls, card: dict[str, Any]) -> "ModelCard":
+        """Reads what `as_dict` gave, out of JSON too."""
         return cls(**card | {name: tuple(card[name]) for name in ("classes", "input_shape")})
 
     @property
@@ -114,18 +113,19 @@ class Predictor:
         if self.card.takes_images:
             return torch.cat([self._images(sample) for sample in samples])
         if isinstance(first, Image.Image):
-            raise ValueError(f"the model takes no images but {self._takes}")
+            raise ValueError(f"the model takes no images but {self.takes}")
         return torch.cat([self._rows(read_table(path), path) for path in samples])
 
     @property
-    def _takes(self) -> str:
+    def takes(self) -> str:
+        """What the model takes, in words."""
         if self.card.columns is None:
-            return f"numbers of shape {self.card.input_shape}"
+            return f"{'images' if self.card.takes_images else 'numbers'} of shape {self.card.input_shape}"
         return f"rows with the columns {listed([column['name'] for column in self.card.columns])}"
 
     def _rows(self, rows: Any, source: object) -> Tensor:
         if self.card.columns is None:
-            raise ValueError(f"the model takes no rows with names but {self._takes}")
+            raise ValueError(f"the model takes no rows with names but {self.takes}")
         import pandas as pd  # half a second to import, needed by tables alone
 
         frame = rows if hasattr(rows, "columns") else pd.DataFrame(rows)

@@ -1,0 +1,27 @@
+"""A typed function as a command: its arguments are the options, its docstring the help."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from jsonargparse import ArgumentError, ArgumentParser
+
+from kindling.console import quiet
+from kindling.errors import UsageError, one_line
+
+
+def call(function: Callable[..., None], options: Sequence[str]) -> None:
+    """Calls a function with the options as typed.
+
+    Raises:
+        UsageError: If they are not its arguments.
+    """
+    quiet()
+    parser = ArgumentParser(prog=f"kindling {function.__name__}", exit_on_error=False)
+    names = parser.add_function_arguments(function, as_group=False, fail_untyped=True)
+    parser.description = (function.__doc__ or "").partition("Args:")[0]
+    try:
+        config = parser.parse_args(list(options))
+    except ArgumentError as error:
+        raise UsageError(one_line(str(error), names)) from error
+    arguments: dict[str, Any] = {name: config[name] for name in names}
+    function(**arguments)

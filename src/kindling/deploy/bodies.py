@@ -1,0 +1,104 @@
+"""What the body of a request holds: numbers or rows as JSON, an image, or a form with files."""
+
+import asyncio
+import json
+from typing import Any
+
+import torch
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from torch import Tensor
+
+from kindling.inputs import as_float, decode_image, from_numbers
+from kindling.predictor import Predictor
+
+MOST_PIXELS = 50_000_000  # of an image; a photo of 48 megapixels is one
+MOST_FILES = 256  # in a form
+SECONDS = 30  # in which a body must arrive
+
+Files = list[tuple[str, bytes]]  # names and contents
+
+
+async def whole_body(request: Request, most: int) -> bytes:
+    """The bytes of a body.
+
+    Raises:
+        HTTPException: If there are more than `most`, or they don't arrive in time.
+    """
+    body = bytearray()
+    announced = request.headers.get("content-length", "")
+    too_long = announced.isdigit() and int(announced) > most
+    try:
+        async with asyncio.timeout(SECONDS):
+            async for part in request.stream():
+                too_long = too_long or len(body) + len(part) > most
+                if too_long:
+                    raise HTTPException(413, f"the body is longer than {most:,} bytes")
+                body += part
+    except TimeoutError as error:
+        raise HTTPException(408, f"the body did not arrive within {SECONDS} seconds") from error
+    except ClientDisconnect as error:
+        raise HTTPException(400, "the body was cut off") from error
+    return bytes(body)
+
+
+async def form_files(request: Request, body: bytes) -> Files:
+    """The files of a form, `multipart/form-data`.
+
+    Raises:
+        HTTPException: If it is no such form.
+    """
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    form = await Request(request.scope, receive).form(max_files=MOST_FILES, max_fields=MOST_FILES)
+    return [
+        (value.filename or name, await value.read())
+        for name, value in form.multi_items()
+        if isinstance(value, UploadFile)
+    ]
+
+
+def from_images(files: Files, predictor: Predictor) -> Tensor:
+    """Inputs (N, C, H, W) of image files.
+
+    Raises:
+        ValueError: If there are none, one is broken or too large, or the model takes something else.
+    """
+    if not predictor.card.takes_images:
+        raise ValueError(f"the model takes no images but {predictor.takes}")
+    if not files:
+        raise ValueError("the form has no files")
+    images = []
+    for name, data in files:
+        try:
+            images.append(as_float(decode_image(data, predictor.card.input_shape, MOST_PIXELS)))
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
+    return torch.stack(images)
+
+
+def from_json(body: bytes, predictor: Predictor) -> Tensor:
+    """Inputs (N, *input_shape) of `{"inputs": numbers}` or, for a table, `{"rows": [{"age": 30}]}`.
+
+    Raises:
+        ValueError: If it is something else.
+    """
+    try:
+        content = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"the body is no JSON: {error}") from error
+    if not isinstance(content, dict) or len(content.keys() & {"inputs", "rows"}) != 1:
+        raise ValueError(
+            f'the body must be {{"inputs": ...}}, or for a table {{"rows": ...}}: the model takes {predictor.takes}'
+        )
+    if "inputs" in content:
+        return from_numbers(content["inputs"], predictor.card.input_shape)
+    rows = content["rows"]
+    if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
+        raise ValueError('rows must be a list of objects, one a row: [{"age": 30}]')
+    if any(isinstance(value, list | dict) for row in rows for value in row.values()):
+        raise ValueError("the values of a row must be numbers, text, true, false or null")
+    return predictor.inputs(rows)

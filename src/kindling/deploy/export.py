@@ -1,0 +1,72 @@
+"""`kindling export`: a checkpoint as a file that other programs run, proven to compute the same."""
+
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from kindling.commands import call
+from kindling.console import say
+from kindling.deploy.formats import FORMATS, Portable
+from kindling.deploy.proof import SIZES, prove
+from kindling.models import Classifier
+from kindling.models.trained import load_model
+from kindling.predictor import read_card
+from kindling.runs import find_checkpoint, run_of, whole_file
+
+
+def export(
+    ckpt_path: str = "best",
+    format: Literal["onnx", "torch_export", "torchscript", "torchserve"] = "onnx",
+    out: str | None = None,
+) -> None:
+    """Writes a checkpoint as a file that takes raw inputs and gives probabilities and logits.
+
+    Normalisation and softmax are inside, the batch may be of any size, and the file carries the names of the classes,
+    the shape of the inputs and the figures of the test. It is compared with the checkpoint before it is kept.
+
+    Args:
+        ckpt_path: Checkpoint: best, last (of the newest run), a run folder or a file.
+        format: onnx runs anywhere; torch_export in Python. Legacy: torchscript, which torch has deprecated, and
+            torchserve, an archive (.mar) for a server that had its last release in 2024.
+        out: File to write; by default in the folder export/ of the run.
+    """
+    chosen = FORMATS[format]
+    path = find_checkpoint(ckpt_path)
+    target = Path(out) if out else run_of(path) / "export" / f"model{chosen.suffix}"
+    if target.suffix != chosen.suffix:
+        raise ValueError(f"out: a file of {format} is called *{chosen.suffix}, not {target.name}")
+    if chosen.legacy:
+        say(f"legacy: {chosen.legacy}; prefer --format onnx")
+    model, card = load_model(path), read_card(path)
+    samples = some_inputs(model, max(SIZES))
+    portable = Portable(model).eval()
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, target.name)
+        chosen.write(portable, samples[:2], card, file)
+        table = prove(portable, chosen.read(file), samples).table(f"{target}", format)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(target) as temporary:
+            shutil.copyfile(file, temporary)
+    with whole_file(target.with_name(f"{target.name}.txt")) as temporary, temporary.open("w", encoding="utf-8") as text:
+        Console(file=text, width=100).print(table)
+    say(table)
+    say(f"exported: {target}, {target.stat().st_size / 1e6:,.1f} MB")
+
+
+def some_inputs(model: Classifier, number: int) -> Tensor:
+    """Inputs to compare with, (number, *input_shape): noise in the range that the model knows."""
+    random = torch.Generator().manual_seed(0)
+    if len(model.input_shape) == 3:
+        return torch.rand(number, *model.input_shape, generator=random)
+    return model.mean + model.std * torch.randn(number, *model.input_shape, generator=random)
+
+
+def run(command: str, options: Sequence[str]) -> None:
+    """Exports as the options say."""
+    call(export, options)

@@ -1,0 +1,211 @@
+"""The files that a model is written to, and how each of them is read back and asked."""
+
+import importlib.util
+import json
+import tempfile
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import override
+
+from kindling.deploy.extras import require
+from kindling.predictor import ModelCard, Predictor
+
+Outputs = tuple[Tensor, Tensor]  # probabilities and logits, (N, classes) each
+Compute = Callable[[Tensor], Outputs]  # takes raw inputs (N, *input_shape)
+
+CARD = "card.json"  # in the formats of torch
+BATCH = {"inputs": {0: "batch"}}  # may be of any size
+
+
+class Portable(nn.Module):
+    """A model with its softmax inside: raw inputs in, probabilities and logits out.
+
+    Args:
+        model: Takes raw inputs and gives logits (N, classes).
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model.requires_grad_(False)
+
+    @override
+    def forward(self, inputs: Tensor) -> Outputs:
+        logits: Tensor = self.model(inputs)
+        return logits.softmax(dim=1), logits
+
+
+class Format(NamedTuple):
+    """One kind of file.
+
+    Attributes:
+        suffix: Of its name.
+        write: Writes a model, given two samples to trace it with and its card.
+        read: Gives what the file computes.
+        legacy: Why it should not be chosen any more.
+    """
+
+    suffix: str
+    write: Callable[[Portable, Tensor, ModelCard, Path], None]
+    read: Callable[[Path], Compute]
+    legacy: str = ""
+
+
+def write_onnx(model: Portable, example: Tensor, card: ModelCard, path: Path) -> None:
+    """ONNX, for onnxruntime in any language; the card is in its metadata, an entry a field."""
+    require("export", "onnx", "onnxscript", "onnxruntime")
+    program = torch.onnx.export(
+        model,
+        (example,),
+        dynamo=True,
+        input_names=["inputs"],
+        output_names=["probabilities", "logits"],
+        dynamic_shapes=BATCH,
+        verbose=False,
+    )
+    assert program is not None
+    program.model.metadata_props.update({name: json.dumps(value) for name, value in card.as_dict().items()})
+    program.save(path, external_data=False)
+
+
+def read_onnx(path: Path) -> Compute:
+    """Computes with onnxruntime."""
+    session = onnx_session(path)
+
+    def compute(inputs: Tensor) -> Outputs:
+        probabilities, logits = session.run(["probabilities", "logits"], {"inputs": inputs.numpy()})
+        return torch.from_numpy(probabilities), torch.from_numpy(logits)
+
+    return compute
+
+
+def onnx_session(path: Path) -> Any:
+    """Opens a file with onnxruntime.
+
+    Raises:
+        ValueError: If it is no model in ONNX.
+    """
+    require("export", "onnxruntime")
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    try:
+        return onnxruntime.InferenceSession(path, options, providers=onnxruntime.get_available_providers())
+    except Exception as error:  # each of its errors is a class of its own
+        raise ValueError(f"{path} is damaged or no model in ONNX") from error
+
+
+def load_onnx(path: Path) -> Predictor:
+    """A predictor that computes with an exported file, as `kindling.load` gives one of a checkpoint.
+
+    Raises:
+        ValueError: If the file was not exported by Kindling.
+    """
+    session = onnx_session(path)
+    card = {name: json.loads(value) for name, value in session.get_modelmeta().custom_metadata_map.items()}
+    if "classes" not in card:
+        raise ValueError(f"{path} was not written by kindling export: it does not name its classes")
+
+    def compute(inputs: Tensor) -> Tensor:
+        return torch.from_numpy(session.run(["probabilities"], {"inputs": inputs.numpy()})[0])
+
+    return Predictor(compute, ModelCard.from_dict(card))
+
+
+def write_torch_export(model: Portable, example: Tensor, card: ModelCard, path: Path) -> None:
+    """torch.export, for Python, and for C++ by way of AOTInductor; `torch.export.load(path).module()` reads it."""
+    shapes = {"inputs": {0: torch.export.Dim("batch")}}
+    program = torch.export.export(model, (example,), dynamic_shapes=shapes)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "No complete tensor found in the group")  # the proof would show what was lost
+        torch.export.save(program, path, extra_files={CARD: json.dumps(card.as_dict())})
+
+
+def read_torch_export(path: Path) -> Compute:
+    """Computes with what torch.export kept."""
+    compute: Compute = torch.export.load(path).module()
+    return compute
+
+
+@contextmanager
+def deprecated() -> Iterator[None]:
+    """For calls of torch.jit: that it is deprecated is what the command says already."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`torch.jit.*is deprecated", FutureWarning)
+        yield
+
+
+def write_torchscript(model: Portable, example: Tensor, card: ModelCard, path: Path) -> None:
+    """TorchScript, for C++ and for servers that know nothing newer; `torch.jit.load` reads it."""
+    with deprecated():
+        # A function and not the module: torch.jit would look at all of a LightningModule, its missing trainer too.
+        traced = torch.jit.trace(lambda inputs: model(inputs), example)  # type: ignore[no-untyped-call]
+        torch.jit.save(traced, str(path), {CARD: json.dumps(card.as_dict())})
+
+
+def read_torchscript(path: Path) -> Compute:
+    """Computes with TorchScript's own interpreter."""
+    with deprecated():
+        compute: Compute = torch.jit.load(path)  # type: ignore[no-untyped-call]
+    return compute
+
+
+# What the archive for TorchServe carries of this package, so that it needs none of it where it serves.
+CARRIED = ("inputs.py", "deploy/answer.py")
+
+
+def write_torchserve(model: Portable, example: Tensor, card: ModelCard, path: Path) -> None:
+    """An archive for TorchServe: TorchScript, and a handler that takes numbers as JSON and image files."""
+    require("torchserve", "model_archiver")
+    from model_archiver import ModelArchiver, ModelArchiverConfig
+
+    package = Path(__file__).parents[1]
+    with tempfile.TemporaryDirectory() as folder:
+        carried = Path(folder, "carried", "kindling")
+        for name in ("__init__.py", "deploy/__init__.py", *CARRIED):
+            (carried / name).parent.mkdir(parents=True, exist_ok=True)
+            (carried / name).write_text((package / name).read_text(encoding="utf-8") if name in CARRIED else "")
+        write_torchscript(model, example, card, Path(folder, "model.pt"))
+        config = ModelArchiverConfig(
+            model_name=path.stem,
+            version="1.0",
+            handler=str(package / "deploy" / "handler.py"),
+            serialized_file=str(Path(folder, "model.pt")),
+            extra_files=str(carried.parent),
+            export_path=folder,
+        )
+        ModelArchiver.generate_model_archive(config)
+        Path(folder, f"{path.stem}.mar").replace(path)
+
+
+def read_torchserve(path: Path) -> Compute:
+    """Computes with what the handler in the archive loads."""
+    with tempfile.TemporaryDirectory() as folder:
+        with zipfile.ZipFile(path) as archive:
+            archive.extractall(folder)
+        spec = importlib.util.spec_from_file_location("handler", Path(folder, "handler.py"))
+        assert spec
+        assert spec.loader
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        handler = module.Handler()
+        with deprecated():
+            handler.initialize(SimpleNamespace(system_properties={"model_dir": folder, "gpu_id": None}))
+    compute: Compute = handler.model
+    return compute
+
+
+FORMATS = {
+    "onnx": Format(".onnx", write_onnx, read_onnx),
+    "torch_export": Format(".pt2", write_torch_export, read_torch_export),
+    "torchscript": Format(".pt", write_torchscript, read_torchscript, "TorchScript is deprecated in torch"),
+    "torchserve": Format(".mar", write_torchserve, read_torchserve, "TorchServe had its last release in 2024"),
+}

@@ -1,0 +1,120 @@
+"""`kindling serve`: a model over HTTP."""
+
+import ipaddress
+import json
+import os
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kindling.commands import call
+from kindling.console import say
+from kindling.deploy.extras import require
+from kindling.deploy.formats import load_onnx
+from kindling.predictor import Predictor, load
+
+KEY = "KINDLING_API_KEY"
+SETTINGS = "KINDLING_SERVE"  # tells worker processes what to serve
+
+
+def serve(
+    ckpt_path: str = "best",
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    workers: int = 1,
+    batch: int = 64,
+    most_mb: float = 10.0,
+) -> None:
+    """Answers over HTTP: POST /predict, GET /info, GET /health, and a page at / to try the model on.
+
+    Where the host is not local, clients must send the key that the environment variable KINDLING_API_KEY holds, as
+    the header `Authorization: Bearer KEY`.
+
+    Args:
+        ckpt_path: Checkpoint: best, last (of the newest run), a run folder or a file; or a file of kindling export
+            --format onnx.
+        host: Address to listen at; 0.0.0.0 is all of this machine.
+        port: Port to listen at; 0 takes any free one.
+        workers: Processes, each with a model of its own and its share of the cores.
+        batch: Samples that the model is asked at a time: what waits goes together.
+        most_mb: Longest body of a request, in MB.
+    """
+    require("serve", "starlette", "uvicorn", "python_multipart")
+    for name, value in {"workers": workers, "batch": batch}.items():
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, not {value}")
+    if not is_local(host) and not os.environ.get(KEY):
+        raise ValueError(f"whoever reaches {host} could use the model: set {KEY} to a secret that clients must send")
+    port = free_port(host, port)
+    predictor = open_model(ckpt_path)
+    accuracy = predictor.card.metrics.get("test/accuracy")
+    what = predictor.card.model + (f", test accuracy {accuracy:.2%}" if accuracy is not None else "")
+    say(f"{what}: http://{f'[{host}]' if ':' in host else host}:{port}/ (Ctrl-C stops it)")
+    settings = {"model": ckpt_path, "batch": batch, "most_bytes": int(most_mb * 1e6), "threads": threads(workers)}
+    os.environ[SETTINGS] = json.dumps(settings)
+    import uvicorn
+
+    uvicorn.run(
+        application(predictor) if workers == 1 else "kindling.deploy.serve:application",
+        factory=workers > 1,
+        workers=workers,
+        host=host,
+        port=port,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=30,  # seconds for what is in flight when it is told to stop
+    )
+
+
+def application(predictor: Predictor | None = None) -> Any:
+    """The application of one process, as the environment says; worker processes load the model by themselves."""
+    from kindling.deploy.server import Service
+
+    settings = json.loads(os.environ[SETTINGS])
+    torch.set_num_threads(settings["threads"])
+    predictor = predictor or open_model(settings["model"])
+    return Service(predictor, os.environ.get(KEY, ""), settings["most_bytes"], settings["batch"]).app()
+
+
+def is_local(host: str) -> bool:
+    """Whether only this machine reaches an address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def threads(workers: int) -> int:
+    """Threads of each worker: processes that all use all cores slow each other down by far more than they share."""
+    return max(1, (os.cpu_count() or 1) // workers)
+
+
+def free_port(host: str, port: int) -> int:
+    """Makes sure that a port can be listened at; of 0 it makes a free one.
+
+    Raises:
+        OSError: If that can't be done.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as uvicorn does
+            listener.bind(address)
+            found: int = listener.getsockname()[1]
+    except (OSError, OverflowError) as error:
+        raise OSError(f"can't listen at {host}, port {port}: {error}; choose another with --port") from error
+    return found
+
+
+def open_model(where: str) -> Predictor:
+    """A checkpoint or an exported file."""
+    return load_onnx(Path(where)) if where.endswith(".onnx") else load(where)
+
+
+def run(command: str, options: Sequence[str]) -> None:
+    """Serves as the options say."""
+    call(serve, options)
