@@ -1,0 +1,102 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import Trainer
+
+from conftest import TINY, Command
+from kindling import EnsembleClassifier, SyntheticDataModule, load
+from kindling.models.trained import load_model
+
+DATA = ["--data", "SyntheticDataModule", "--data.num_samples", "300"]
+RUN = Path("runs/both/version_0")
+
+
+@pytest.fixture
+def members(kindling: Command) -> list[str]:
+    for seed in (0, 1):
+        assert kindling("fit", *TINY, "--seed_everything", seed, "--test_after_fit", "false").code == 0
+    return ["runs/tiny/version_0", "runs/tiny/version_1"]
+
+
+def fit(kindling: Command, members: list[str], *options: str) -> str:
+    result = kindling(
+        *("fit", "--model", "EnsembleClassifier", "--model.checkpoints", f"[{', '.join(members)}]"),
+        *("--run_name", "both", *DATA, *options),
+    )
+    assert result.code == 0, result.err
+    return result.out
+
+
+def test_it_averages_the_probabilities_of_its_members(kindling: Command, members: list[str]) -> None:
+    fit(kindling, members)
+    inputs = torch.randn(5, 20) * 100  # so far out that their probabilities are 0 or 1
+    checkpoints = [Path(member, "checkpoints", "best.ckpt") for member in members]
+    for scaled in (inputs, inputs / 100):
+        with torch.no_grad():
+            ours = load_model(RUN / "checkpoints/best.ckpt")(scaled).softmax(1)
+            theirs = torch.stack([load_model(path)(scaled).softmax(1) for path in checkpoints]).mean(0)
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_it_is_a_checkpoint_that_needs_its_members_no_more(kindling: Command, members: list[str]) -> None:
+    printed = fit(kindling, members)
+    measured = (RUN / "test_metrics.json").read_text()
+    assert "validation split" in printed
+    Path("runs/tiny").rename("elsewhere")
+    assert kindling("test", "--ckpt_path", "best").code == 0
+    assert (RUN / "test_metrics.json").read_text() == measured
+    assert kindling("validate", "--ckpt_path", RUN).code == 0
+    assert kindling("predict", "--ckpt_path", RUN).code == 0
+    torch.load(RUN / "checkpoints/best.ckpt", weights_only=True)
+    assert EnsembleClassifier.load_from_checkpoint(RUN / "checkpoints/best.ckpt")(torch.randn(2, 20)).shape == (2, 3)
+
+
+def test_nothing_of_it_is_trained(kindling: Command, members: list[str]) -> None:
+    before = load_model(Path(members[0], "checkpoints", "best.ckpt")).state_dict()
+    fit(kindling, members, "--trainer.max_epochs", "3")
+    after = load_model(RUN / "checkpoints/best.ckpt").train().state_dict()
+    for name, tensor in before.items():
+        assert torch.equal(after[f"network.members.0.{name}"], tensor), name
+    assert not any(module.training for module in load_model(RUN / "checkpoints/best.ckpt").train().network.modules())
+
+
+def test_an_ensemble_can_have_ensembles_as_members(kindling: Command, members: list[str]) -> None:
+    fit(kindling, members)
+    fit(kindling, [str(RUN), members[0]])
+    assert len(load_model(Path("runs/both/version_1/checkpoints/best.ckpt")).hparams["checkpoints"]) == 2
+
+
+def test_it_works_in_python(kindling: Command, members: list[str]) -> None:
+    data = SyntheticDataModule(num_samples=300)
+    model = EnsembleClassifier.for_data(data, checkpoints=members)
+    trainer = Trainer(logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    measured = trainer.test(model, data, verbose=False)[0]["test/accuracy"]
+    with torch.no_grad():
+        found = [load(member).predict(data.test.inputs).probabilities for member in members]
+    expected = (np.mean(found, axis=0).argmax(1) == data.test.labels.numpy()).mean()
+    assert measured == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--model.checkpoints", "[]"], "an ensemble needs members"),
+        (["--model.checkpoints", "[runs/nowhere]"], "there is no checkpoint runs/nowhere"),
+        (["--model.checkpoints", "[runs/tiny]", "--data.num_classes", "4"], "member runs/tiny is for other inputs or"),
+        (["--model.checkpoints", "[runs/tiny]", "--data.num_features", "19"], "member runs/tiny is for other inputs"),
+        (["--model.checkpoints", "[untrained.ckpt]"], "untrained.ckpt has not been trained"),
+        (["--model.checkpoints", "[evil.ckpt]"], "os.mkdir, which is no model of Kindling"),
+    ],
+)
+def test_mistakes_are_said_in_one_line(kindling: Command, members: list[str], options: list[str], message: str) -> None:
+    good = torch.load(Path(members[0], "checkpoints", "best.ckpt"), weights_only=True)
+    torch.save(good | {"global_step": 0}, "untrained.ckpt")
+    evil = {"_class_path": "os.mkdir", "path": "made"}
+    torch.save(good | {"hyper_parameters": evil}, "evil.ckpt")
+    result = kindling("fit", "--model", "EnsembleClassifier", *DATA, *options, "--run_name", "no")
+    assert (result.code, result.err.count("\n")) == (1, 1)
+    assert message in result.err
+    assert not Path("made").exists()
+    assert not Path("runs/no").exists()
