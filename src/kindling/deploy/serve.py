@@ -43,9 +43,9 @@ def serve(
         most_mb: Longest body of a request, in MB.
     """
     require("serve", "starlette", "uvicorn", "python_multipart")
-    for name, value in {"workers": workers, "batch": batch}.items():
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, not {value}")
+    for name, value, least in (("workers", workers, 1), ("batch", batch, 1), ("port", port, 0)):
+        if not least <= value <= 65535:
+            raise ValueError(f"{name} must be from {least} to 65535, not {value}")
     if not is_local(host) and not os.environ.get(KEY):
         raise ValueError(f"whoever reaches {host} could use the model: set {KEY} to a secret that clients must send")
     port = free_port(host, port)
@@ -105,7 +105,7 @@ def free_port(host: str, port: int) -> int:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as uvicorn does
             listener.bind(address)
             found: int = listener.getsockname()[1]
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         raise OSError(f"can't listen at {host}, port {port}: {error}; choose another with --port") from error
     return found
 

@@ -1,0 +1,160 @@
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from torch import Tensor
+
+from conftest import TINY, Command
+from kindling import load
+from kindling.deploy import formats
+from kindling.deploy.formats import FORMATS
+
+SAMPLE = "--data MNISTDataModule --data.source sample --trainer.limit_train_batches 3 --trainer.max_epochs 1".split()
+MODELS = {
+    "mlp": TINY[: TINY.index("--run_name")],
+    "cnn": ["--model", "CNNClassifier", "--model.channels", "[4,8]", *SAMPLE],
+    "colour": [
+        *("--model", "TransferClassifier", "--model.backbone", "shufflenet_v2_x0_5", "--model.weights", "none"),
+        *("--model.image_size", "40", *SAMPLE),
+    ],
+}
+
+
+Found = tuple[Any, Any, dict[str, Any]]  # probabilities, logits, what the file says of itself
+
+
+def train(kindling: Command, name: str) -> Path:
+    if name == "ensemble":
+        for seed in (0, 1):
+            assert kindling("fit", *MODELS["cnn"], "--run_name", "member", "--seed_everything", seed).code == 0
+        members = "[runs/member/version_0, runs/member/version_1]"
+        options = ["--model", "EnsembleClassifier", "--model.checkpoints", members, *SAMPLE]
+    else:
+        options = MODELS[name]
+    result = kindling("fit", *options, "--run_name", name)
+    assert result.code == 0, result.err
+    return Path("runs", name, "version_0")
+
+
+def inputs(run: Path, number: int) -> Tensor:
+    torch.manual_seed(number)
+    return torch.rand(number, *load(run).card.input_shape)
+
+
+def with_onnx(path: Path, samples: Tensor) -> Found:
+    session = onnxruntime.InferenceSession(path)
+    facts = {name: json.loads(value) for name, value in session.get_modelmeta().custom_metadata_map.items()}
+    return *session.run(["probabilities", "logits"], {"inputs": samples.numpy()}), facts
+
+
+def with_torch_export(path: Path, samples: Tensor) -> Found:
+    extra = {"card.json": ""}
+    probabilities, logits = torch.export.load(path, extra_files=extra).module()(samples)
+    return probabilities.detach(), logits.detach(), json.loads(extra["card.json"])
+
+
+def with_torchscript(path: Path, samples: Tensor) -> Found:
+    extra = {"card.json": ""}
+    probabilities, logits = torch.jit.load(path, _extra_files=extra)(samples)  # type: ignore[no-untyped-call]
+    return probabilities, logits, json.loads(extra["card.json"])
+
+
+def with_torchserve(path: Path, samples: Tensor) -> Found:
+    with zipfile.ZipFile(path) as archive:
+        archive.extract("model.pt", path.parent)
+    return with_torchscript(path.parent / "model.pt", samples)
+
+
+READERS = {
+    "onnx": with_onnx,
+    "torch_export": with_torch_export,
+    "torchscript": with_torchscript,
+    "torchserve": with_torchserve,
+}
+
+
+@pytest.mark.parametrize(
+    ("model", "format"),
+    [*(("cnn", format) for format in FORMATS), ("mlp", "onnx"), ("colour", "onnx"), ("ensemble", "onnx")],
+)
+def test_the_file_computes_what_the_checkpoint_does(kindling: Command, model: str, format: str) -> None:
+    run = train(kindling, model)
+    result = kindling("export", "--ckpt_path", run, "--format", format)
+    assert result.code == 0, result.err
+    file = run / "export" / f"model{FORMATS[format].suffix}"
+    for number in (1, 5, 300):
+        samples = inputs(run, number)
+        probabilities, logits, card = READERS[format](file, samples)
+        np.testing.assert_allclose(probabilities, load(run).predict(samples).probabilities, rtol=1e-3, atol=1e-5)
+        np.testing.assert_allclose(torch.as_tensor(logits).softmax(1), probabilities, rtol=1e-4, atol=1e-6)
+    facts = load(run).card
+    assert (card["classes"], card["input_shape"]) == (list(facts.classes), list(facts.input_shape))
+    assert card["metrics"] == json.loads((run / "test_metrics.json").read_text())
+    proof = file.with_name(f"{file.name}.txt").read_text()
+    for words in ("difference, batch 1 ", "batch 7", "batch 64", "ms, batch 1", "samples/s, batch 64"):
+        assert words in proof
+        assert words in result.out
+    assert {path.name for path in file.parent.iterdir()} - {"model.pt"} == {file.name, f"{file.name}.txt"} - {
+        "model.pt"
+    }
+
+
+def test_a_file_that_differs_is_not_written(kindling: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = train(kindling, "mlp")
+    write = formats.write_torch_export
+
+    def spoil(model: formats.Portable, *rest: Any) -> None:
+        before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        model.load_state_dict({name: tensor * 1.01 for name, tensor in before.items()})
+        write(model, *rest)
+        model.load_state_dict(before)
+
+    monkeypatch.setitem(FORMATS, "torch_export", FORMATS["torch_export"]._replace(write=spoil))
+    result = kindling("export", "--ckpt_path", run, "--format", "torch_export")
+    assert (result.code, result.err.count("\n")) == (1, 1)
+    assert "differs from the checkpoint by" in result.err
+    assert not (run / "export").exists()
+
+
+def test_a_file_that_gives_nothing_is_no_proof(kindling: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = train(kindling, "mlp")
+
+    def read(path: Path) -> formats.Compute:
+        return lambda samples: (torch.full((len(samples), 3), torch.nan),) * 2
+
+    monkeypatch.setitem(FORMATS, "torch_export", FORMATS["torch_export"]._replace(read=read))
+    assert kindling("export", "--ckpt_path", run, "--format", "torch_export").code == 1
+    assert not (run / "export").exists()
+
+
+def test_mistakes_are_said_in_one_line(kindling: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    train(kindling, "mlp")
+    for options, code, message in (
+        (["--ckpt_path", "nowhere"], 1, "there is no checkpoint nowhere"),
+        (["--format", "onxx"], 2, "format: onxx is not one of onnx, torch_export, torchscript, torchserve"),
+        (["--out", "model.pt"], 1, "a file of onnx is called *.onnx, not model.pt"),
+        (["--formt", "onnx"], 2, "there is no option formt: did you mean format?"),
+    ):
+        result = kindling("export", *options)
+        assert (result.code, result.err.count("\n")) == (code, 1)
+        assert message in result.err
+    monkeypatch.setattr("kindling.deploy.extras.find_spec", lambda name: None)
+    result = kindling("export")
+    assert "pip install 'kindling[export]'" in result.err
+
+
+def test_it_writes_where_it_is_told_to(kindling: Command) -> None:
+    train(kindling, "mlp")
+    assert kindling("export", "--format", "torch_export", "--out", "given/name.pt2").code == 0
+    assert sorted(path.name for path in Path("given").iterdir()) == ["name.pt2", "name.pt2.txt"]
+
+
+def test_the_help_says_what_is_legacy_and_why(kindling: Command) -> None:
+    words = " ".join(kindling("export", "--help").out.split())
+    assert "Legacy: torchscript, which torch has deprecated" in words
+    assert "a server that had its last release in 2024" in words

@@ -1,0 +1,399 @@
+import http.client
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from conftest import CONFIGS
+from kindling import Predictor, load
+from kindling.cli import main
+from kindling.data.mnist import read_sample
+
+JSON = {"Content-Type": "application/json"}
+KEY = "a secret"
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running `kindling serve`."""
+
+    process: subprocess.Popen[str]
+    host: str
+    port: int
+
+    def ask(
+        self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None
+    ) -> tuple[int, Any, dict[str, str]]:
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=60)
+        try:
+            connection.request(method, path, body, headers or {})
+            response = connection.getresponse()
+            content = response.read()
+            kind = response.headers["Content-Type"]
+            found = json.loads(content) if kind == "application/json" else content.decode()
+            return response.status, found, dict(response.headers)
+        finally:
+            connection.close()
+
+    def predict(self, body: Any, path: str = "/predict", **headers: str) -> tuple[int, Any]:
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        return self.ask("POST", path, json.dumps(body) if isinstance(body, dict) else body, named)[:2]
+
+    def memory(self) -> float:
+        pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+@contextmanager
+def serving(*options: object, **environment: str) -> Iterator[Server]:
+    command = [sys.executable, "-m", "kindling", "serve", *map(str, options)]
+    command += [] if "--port" in options else ["--port", "0"]
+    threads = {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | threads | environment
+    )
+    try:
+        assert process.stdout
+        line = process.stdout.readline()
+        found = re.search(r"http://\[?([^/\]]+)\]?:(\d+)/", line)
+        assert found, line + process.stdout.read()
+        server = Server(process, "127.0.0.1" if found[1] == "0.0.0.0" else found[1], int(found[2]))
+        for _ in range(600):
+            try:
+                if server.ask("GET", "/health")[0] == 200:
+                    break
+            except OSError:
+                time.sleep(0.05)
+        yield server
+    finally:
+        process.terminate()
+        assert process.wait(60) in (0, -signal.SIGTERM)
+
+
+def train(folder: Path, name: str, *options: str) -> Path:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        few = ("--trainer.max_epochs", "2", "--run_name", name)
+        assert main(["fit", "--config", str(CONFIGS / f"{name}.yaml"), *options, *few]) == 0
+    return folder / "runs" / name / "version_0"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train(tmp_path_factory.mktemp("trained"), "quickstart")
+
+
+@pytest.fixture(scope="module")
+def server(run: Path) -> Iterator[Server]:
+    with serving("--ckpt_path", run) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def predictor(run: Path) -> Predictor:
+    return load(run)
+
+
+@pytest.fixture(scope="module")
+def digits() -> torch.Tensor:
+    return read_sample("test")[0][::50]  # (20, 1, 28, 28) bytes
+
+
+def png(image: torch.Tensor) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(image[0].numpy()).save(file, "PNG")
+    return file.getvalue()
+
+
+def form(*files: bytes) -> tuple[bytes, str]:
+    parts = (
+        b'--X\r\nContent-Disposition: form-data; name="file"; filename="%d.png"\r\n\r\n%b\r\n' % (number, file)
+        for number, file in enumerate(files)
+    )
+    return b"".join(parts) + b"--X--\r\n", "multipart/form-data; boundary=X"
+
+
+def check(predictions: list[dict[str, Any]], predictor: Predictor, samples: Any) -> None:
+    labels, probabilities = predictor.predict(samples)
+    assert [said["class"] for said in predictions] == labels
+    for said, row in zip(predictions, probabilities, strict=True):
+        assert said["probability"] == pytest.approx(row.max(), abs=1e-5)
+        ranked = sorted(enumerate(row), key=lambda item: -item[1])[: len(said["top"])]
+        assert [entry["class"] for entry in said["top"]] == [predictor.card.classes[place] for place, _ in ranked]
+        np.testing.assert_allclose(
+            [entry["probability"] for entry in said["top"]], [value for _, value in ranked], atol=1e-5
+        )
+
+
+def test_it_answers_as_the_checkpoint_does(server: Server, predictor: Predictor, digits: torch.Tensor) -> None:
+    numbers = (digits.float() / 255).tolist()
+    for body, samples in (
+        ({"inputs": numbers}, digits),
+        ({"inputs": numbers[0]}, digits[:1]),
+        ({"inputs": numbers[0][0]}, digits[:1]),
+        (png(digits[3]), digits[3:4]),
+    ):
+        status, found = server.predict(body)
+        assert status == 200, found
+        check(found["predictions"], predictor, samples)
+        assert len(found["predictions"][0]["top"]) == 5
+    body, kind = form(*(png(digit) for digit in digits[:4]))
+    status, found = server.predict(body, Content_Type=kind)
+    assert status == 200, found
+    check(found["predictions"], predictor, digits[:4])
+    status, found = server.predict({"inputs": numbers[0]}, "/predict?top=10")
+    assert sum(entry["probability"] for entry in found["predictions"][0]["top"]) == pytest.approx(1, abs=1e-5)
+
+
+def test_requests_that_come_together_get_their_own_answers(
+    server: Server, predictor: Predictor, digits: torch.Tensor
+) -> None:
+    found: dict[int, Any] = {}
+
+    def ask(number: int) -> None:
+        size = 1 + number % 3
+        samples = (digits[number : number + size].float() / 255).tolist()
+        found[number] = server.predict({"inputs": samples})
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for number, (status, answer) in found.items():
+        assert status == 200
+        check(answer["predictions"], predictor, digits[number : number + 1 + number % 3])
+
+
+def test_health_and_info_say_what_is_there(server: Server, predictor: Predictor) -> None:
+    assert server.ask("GET", "/health")[:2] == (200, {"status": "ok"})
+    status, info, headers = server.ask("GET", "/info", headers={"Origin": "http://elsewhere"})
+    assert status == 200
+    assert info["classes"] == list(predictor.card.classes)
+    assert info["metrics"] == predictor.card.metrics
+    assert info["takes"] == "images of shape (1, 28, 28)"
+    assert "access-control-allow-origin" not in {name.lower() for name in headers}
+    status, page, _ = server.ask("GET", "/")
+    assert status == 200
+    assert page.startswith("<!doctype html>")
+    assert not re.search(r"(?:src|href)=.?https?:", page)  # it needs nothing from elsewhere
+
+
+def bomb(side: int) -> bytes:
+    """A PNG of so many grey pixels a side that takes little room itself."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return len(content).to_bytes(4) + kind + content + zlib.crc32(kind + content).to_bytes(4)
+
+    header = side.to_bytes(4) * 2 + bytes([8, 0, 0, 0, 0])
+    pixels = zlib.compress(bytes(side + 1) * 100)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+
+
+IMAGE = [[0.5] * 28] * 28
+HOSTILE: dict[str, tuple[Any, int, str]] = {
+    "empty": (b"", 400, "the body"),
+    "no JSON": (b'{"inputs": [1, 2', 400, "the body is no JSON"),
+    "deep": (b"[" * 100_000, 400, "the body is no JSON"),
+    "an array": (b"[1, 2]", 400, '"inputs"'),
+    "no inputs": ({"input": [1]}, 400, '"inputs"'),
+    "null": ({"inputs": None}, 400, "inputs must be numbers"),
+    "text": ({"inputs": "seven"}, 400, "inputs must be numbers"),
+    "texts": ({"inputs": [[["7"] * 28] * 28]}, 400, "inputs must be numbers"),
+    "true": ({"inputs": [[[True] * 28] * 28]}, 400, "inputs must be numbers"),
+    "ragged": ({"inputs": [[1, 2], [3]]}, 400, "inputs must be numbers"),
+    "an object": ({"inputs": {"a": 1}}, 400, "inputs must be numbers"),
+    "shape": ({"inputs": [IMAGE, IMAGE[:27]]}, 400, "inputs must be numbers"),
+    "size": ({"inputs": [[0.5] * 27] * 27}, 400, "(1, 28, 28) or (N, 1, 28, 28), not (27, 27)"),
+    "none": ({"inputs": []}, 400, "must have the shape"),
+    "NaN": (json.dumps({"inputs": IMAGE}).replace("0.5", "NaN", 1).encode(), 400, "finite"),
+    "infinite": (json.dumps({"inputs": IMAGE}).replace("0.5", "1e999", 1).encode(), 400, "finite"),
+    "huge": (json.dumps({"inputs": IMAGE}).replace("0.5", "9" * 5000, 1).encode(), 400, ""),
+    "bytes": ({"inputs": [[255] * 28] * 28}, 400, "from 0 to 1"),
+    "rows": ({"rows": [{"age": 3}]}, 400, "takes no rows with names but images"),
+    "no rows": ({"rows": [3]}, 400, "rows must be a list of objects"),
+    "no image": (b"this is no image", 400, "the body: "),
+    "cut off": (png(torch.zeros(1, 28, 28, dtype=torch.uint8))[:40], 400, "the body: "),
+    "a bomb": (bomb(40_000), 400, "pixels"),
+    "not UTF-8": (b'{"inputs": "\xff"}', 400, "no JSON"),
+    "too long": (b" " * 10_000_001, 413, "longer than 10,000,000 bytes"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_bad_input_is_refused_with_the_reason(server: Server, name: str) -> None:
+    body, expected, words = HOSTILE[name]
+    status, found = server.predict(body)
+    assert status == expected, found
+    assert words in found["error"]
+    assert "\n" not in found["error"]
+    assert "object at 0x" not in found["error"]
+
+
+def test_bad_requests_are_refused_with_the_reason(server: Server) -> None:
+    for method, path, expected, words in (
+        ("GET", "/nowhere", 404, "there is no GET /nowhere"),
+        ("GET", "/predict", 405, "there is no GET /predict"),
+        ("DELETE", "/info", 405, "there is no DELETE /info"),
+        ("GET", "/../../etc/passwd", 404, "there is no"),
+        ("POST", "/predict?top=0", 400, "top must be a number from 1 to 1000, not 0"),
+        ("POST", "/predict?top=many", 400, "top must be a number"),
+    ):
+        status, found, _ = server.ask(method, path, "{}" if method == "POST" else None)
+        assert status == expected
+        assert words in found["error"]
+    multipart = {"Content-Type": "multipart/form-data"}
+    for body, headers, words in (
+        (b"x", multipart, "boundary"),
+        (form()[0], {"Content-Type": form()[1]}, "the form has no files"),
+        (form(b"no image")[0], {"Content-Type": form()[1]}, "0.png: "),
+        (form(*[b"x"] * 300)[0], {"Content-Type": form()[1]}, "files"),
+    ):
+        status, found, _ = server.ask("POST", "/predict", body, headers)
+        assert status == 400, found
+        assert words in found["error"]
+
+
+def test_a_body_without_a_length_is_cut_where_it_is_too_long(server: Server) -> None:
+    def parts() -> Iterator[bytes]:
+        for _ in range(200):
+            yield b" " * 100_000
+
+    connection = http.client.HTTPConnection(server.host, server.port, timeout=60)
+    try:
+        connection.request("POST", "/predict", parts(), encode_chunked=True)
+        assert connection.getresponse().status == 413
+    except BrokenPipeError:
+        pass  # it hung up on us before we had sent it all
+    finally:
+        connection.close()
+    assert server.ask("GET", "/health")[0] == 200
+
+
+def test_two_thousand_hostile_requests_leave_it_serving_in_the_same_memory(server: Server) -> None:
+    bodies = [body for name, (body, *_) in HOSTILE.items() if name != "too long"]
+    for body in bodies * 10:  # what it keeps it has after these
+        server.predict(body)
+    before = server.memory()
+    errors = []
+
+    def ask(share: list[Any]) -> None:
+        connection = http.client.HTTPConnection(server.host, server.port, timeout=60)
+        for body in share:
+            connection.request("POST", "/predict", json.dumps(body) if isinstance(body, dict) else body)
+            response = connection.getresponse()
+            if response.status != 400 or "error" not in json.loads(response.read()):
+                errors.append(body)
+        connection.close()
+
+    many = [bodies[number % len(bodies)] for number in range(2000)]
+    threads = [threading.Thread(target=ask, args=(many[start::4],)) for start in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert server.memory() < before + 30
+    assert server.predict({"inputs": IMAGE})[0] == 200
+
+
+def test_what_is_in_flight_is_finished_when_it_is_told_to_stop(run: Path) -> None:
+    with serving("--ckpt_path", run) as server:
+        body = json.dumps({"inputs": [[IMAGE]] * 1500})
+        connection = http.client.HTTPConnection(server.host, server.port, timeout=60)
+        connection.request("POST", "/predict", body)  # a second of work
+        time.sleep(0.1)
+        server.process.send_signal(signal.SIGTERM)
+        response = connection.getresponse()
+        assert response.status == 200
+        assert len(json.loads(response.read())["predictions"]) == 1500
+        assert server.process.wait(30) in (0, -signal.SIGTERM)
+
+
+def test_whoever_comes_from_elsewhere_needs_the_key(run: Path) -> None:
+    with serving("--ckpt_path", run, "--host", "0.0.0.0", KINDLING_API_KEY=KEY) as server:
+        for sent, expected in ((None, 401), ("Bearer wrong", 401), ("", 401), (f"Bearer {KEY}", 200)):
+            headers = {"Authorization": sent} if sent is not None else {}
+            assert server.ask("GET", "/info", headers=headers)[0] == expected
+            status, found, _ = server.ask("POST", "/predict", json.dumps({"inputs": IMAGE}), headers)
+            assert status == expected
+            assert expected == 200 or "Authorization: Bearer KEY" in found["error"]
+        assert server.ask("GET", "/health")[0] == 200
+
+
+def test_an_exported_file_is_served_by_several_workers(
+    run: Path, predictor: Predictor, digits: torch.Tensor, tmp_path: Path
+) -> None:
+    assert main(["export", "--ckpt_path", str(run), "--out", str(tmp_path / "digits.onnx")]) == 0
+    with serving("--ckpt_path", tmp_path / "digits.onnx", "--workers", 2) as server:
+        for _ in range(4):
+            status, found = server.predict({"inputs": (digits.float() / 255).tolist()})
+            assert status == 200
+            check(found["predictions"], predictor, digits)
+        info = server.ask("GET", "/info")[1]
+        assert (info["model"], info["metrics"]) == ("CNNClassifier", predictor.card.metrics)
+
+
+def test_a_table_is_asked_by_the_names_of_its_columns(tmp_path: Path) -> None:
+    rows = [f"{20 + row * 7 % 50},{('gold', 'basic')[row % 2]},{row * 7 % 50 > 20}" for row in range(100)]
+    (tmp_path / "table.csv").write_text("\n".join(["age,plan,left", *rows]))
+    run = train(tmp_path, "table_mlp", "--data.path", str(tmp_path / "table.csv"), "--data.target", "left")
+    with serving("--ckpt_path", run) as server:
+        asked = [{"age": 30, "plan": "gold"}, {"plan": "basic", "age": None}]
+        status, found = server.predict({"rows": asked})
+        assert status == 200, found
+        check(found["predictions"], load(run), asked)
+        for body, words in (
+            ({"rows": [{"age": 30}]}, "lacks columns that the model was trained with: plan"),
+            ({"rows": [{"age": "old", "plan": "gold"}]}, "must hold numbers, not old"),
+            ({"rows": [{"age": [1], "plan": "gold"}]}, "the values of a row"),
+            ({"rows": []}, "rows must be a list of objects"),
+            (png(torch.zeros(1, 2, 2, dtype=torch.uint8)), "takes no images but rows with the columns age, plan"),
+        ):
+            status, found = server.predict(body)
+            assert status == 400
+            assert words in found["error"]
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "words"),
+    [
+        (["--ckpt_path", "nowhere"], 1, "there is no checkpoint nowhere"),
+        (["--host", "0.0.0.0"], 1, "set KINDLING_API_KEY to a secret"),
+        (["--host", "no.such.host.invalid"], 1, "KINDLING_API_KEY"),
+        (["--port", "99999"], 1, "port must be from 0 to 65535, not 99999"),
+        (["--workers", "0"], 1, "workers must be from 1 to 65535, not 0"),
+        (["--port", "x"], 2, "port: x is not int"),
+        (["--ckpt_path", "text.onnx"], 1, "text.onnx is damaged or no model in ONNX"),
+    ],
+)
+def test_mistakes_at_the_start_are_said_in_one_line(
+    kindling: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, options: list[str], code: int, words: str
+) -> None:
+    monkeypatch.delenv("KINDLING_API_KEY", raising=False)
+    Path("text.onnx").write_text("text")
+    result = kindling("serve", *options)
+    assert (result.code, result.err.count("\n")) == (code, 1)
+    assert words in result.err
+
+
+def test_a_port_that_is_taken_is_said(kindling: Callable[..., Any], run: Path, server: Server) -> None:
+    result = kindling("serve", "--ckpt_path", run, "--port", server.port)
+    assert (result.code, result.err.count("\n")) == (1, 1)
+    assert f"can't listen at 127.0.0.1, port {server.port}" in result.err

@@ -1,0 +1,138 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from conftest import TINY, Command
+from kindling import CNNClassifier, Predictor, load
+from kindling.data.mnist import read_sample
+
+CNN = (
+    "fit --model CNNClassifier --model.channels [4,8] --data MNISTDataModule --data.source sample --run_name cnn "
+    "--trainer.max_epochs 1"
+).split()
+
+
+@pytest.fixture
+def digits(kindling: Command) -> Predictor:
+    assert kindling(*CNN).code == 0
+    return load("runs/cnn/version_0")
+
+
+@pytest.fixture
+def images() -> torch.Tensor:
+    return read_sample("test")[0][::100]  # (10, 1, 28, 28) bytes
+
+
+def test_it_predicts_what_the_command_predicts(kindling: Command, digits: Predictor) -> None:
+    assert kindling("predict", "--ckpt_path", "best").code == 0
+    table = pd.read_csv("runs/cnn/version_0/predictions.csv", dtype={"prediction": str})
+    labels, probabilities = digits.predict(read_sample("test")[0])
+    assert labels == table["prediction"].tolist()
+    np.testing.assert_allclose(probabilities, table[list("0123456789")], rtol=1e-4, atol=1e-6)
+
+
+def test_images_may_be_held_in_any_way(digits: Predictor, images: torch.Tensor) -> None:
+    Path("photos").mkdir()
+    for number, image in enumerate(images):
+        Image.fromarray(image[0].numpy()).save(f"photos/{number}.png")
+    files = sorted(Path("photos").iterdir())
+    model = CNNClassifier.load_from_checkpoint("runs/cnn/version_0/checkpoints/best.ckpt").eval()
+    with torch.no_grad():
+        expected = model(images.float() / 255).softmax(1).numpy()
+    ways: list[Any] = [
+        images,
+        images.numpy(),
+        images.float() / 255,
+        (images.double() / 255).numpy(),
+        images[:, 0],
+        images.movedim(1, -1).numpy(),
+        (images.float() / 255).tolist(),
+        "photos",
+        Path("photos"),
+        [str(file) for file in files],
+        [Image.open(file) for file in files],
+        [Image.open(file).convert("RGBA") for file in files],
+    ]
+    for way in ways:
+        labels, probabilities = digits.predict(way)
+        assert labels == [str(best) for best in expected.argmax(1)]
+        np.testing.assert_allclose(probabilities, expected, rtol=1e-4, atol=1e-6)
+    for one in (images[0], images[0, 0].numpy(), files[0], Image.open(files[0])):
+        np.testing.assert_allclose(digits.predict(one).probabilities, expected[:1], rtol=1e-4, atol=1e-6)
+
+
+def test_the_card_says_what_the_model_is(digits: Predictor) -> None:
+    measured = json.loads(Path("runs/cnn/version_0/test_metrics.json").read_text())
+    assert (digits.card.model, digits.card.input_shape) == ("CNNClassifier", (1, 28, 28))
+    assert digits.card.classes == tuple("0123456789")
+    assert digits.card.metrics == measured
+
+
+def test_rows_of_a_table_may_be_held_in_any_way(kindling: Command) -> None:
+    ages = [20 + row * 7 % 50 for row in range(100)]
+    frame = pd.DataFrame([{"age": age, "plan": ("gold", "basic")[age % 2], "left": age > 40} for age in ages])
+    frame.to_csv("customers.csv", index=False)
+    table = ["--data", "TableDataModule", "--data.path", "customers.csv", "--data.target", "left"]
+    assert kindling("fit", "--model", "MLPClassifier", *table, "--run_name", "table").code == 0
+    model = load()
+    new = frame.drop(columns="left")
+    new.to_csv("new.csv", index=False)
+    expected = model.predict(new).probabilities
+    assert expected.shape == (100, 2)
+    for way in (new[["plan", "age"]], "new.csv", Path("new.csv"), new.to_dict("records")):
+        np.testing.assert_allclose(model.predict(way).probabilities, expected, rtol=1e-5, atol=1e-6)
+    one = model.predict({"age": 30, "plan": "gold"})
+    np.testing.assert_allclose(one.probabilities, expected[30:31], rtol=1e-5, atol=1e-6)
+    assert kindling("predict", "--ckpt_path", "best", "--data.predict", "new.csv").code == 0
+    (written,) = (
+        path for path in Path("runs/table/version_0").glob("predictions*.csv") if len(pd.read_csv(path)) == 100
+    )
+    np.testing.assert_allclose(pd.read_csv(written)[["false", "true"]], expected, rtol=1e-4, atol=1e-6)
+    with pytest.raises(ValueError, match="lacks columns that the model was trained with: plan"):
+        model.predict({"age": 30})
+    with pytest.raises(ValueError, match="takes no images but rows with the columns age, plan"):
+        model.predict(Image.new("L", (3, 3)))
+
+
+@pytest.mark.parametrize(
+    ("samples", "message"),
+    [
+        (np.zeros((2, 1, 27, 28)), r"must have the shape \(1, 28, 28\) or \(N, 1, 28, 28\), not \(2, 1, 27, 28\)"),
+        (np.full((1, 28, 28), 255.0), "from 0 to 1, not from 255 to 255"),
+        (np.full((1, 28, 28), np.nan), "finite"),
+        ([["a", "b"]], "must be numbers"),
+        ([[1, 2], [3]], "must be numbers"),
+        ("broken.png", "broken.png"),
+        ("empty", "empty has no images"),
+        ({"age": 3}, "takes no rows with names but images"),
+        ([], "must have the shape"),
+    ],
+)
+def test_what_the_model_does_not_take_is_said(digits: Predictor, samples: Any, message: str) -> None:
+    Path("broken.png").write_bytes(b"nothing")
+    Path("empty").mkdir()
+    with pytest.raises(ValueError, match=message):
+        digits.predict(samples)
+
+
+def test_what_was_not_trained_is_not_loaded(kindling: Command) -> None:
+    with pytest.raises(FileNotFoundError, match="there is no checkpoint nowhere"):
+        load("nowhere")
+    assert kindling("fit", *TINY).code == 0
+    good = torch.load("runs/tiny/version_0/checkpoints/best.ckpt", weights_only=True)
+    for change, message in (
+        ({"global_step": 0}, "has not been trained"),
+        ({"hyper_parameters": {"_class_path": "os.mkdir", "path": "made"}}, "os.mkdir, which is no model of Kindling"),
+        ({"hyper_parameters": good["hyper_parameters"] | {"_class_path": "gone.Model"}}, "gone.Model, which can't be"),
+        ({"hyper_parameters": good["hyper_parameters"] | {"hidden": (9,)}}, "does not fit MLPClassifier as it is now"),
+    ):
+        torch.save(good | change, "changed.ckpt")
+        with pytest.raises(ValueError, match=message):
+            load("changed.ckpt")
+    assert not Path("made").exists()
