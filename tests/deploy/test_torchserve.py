@@ -1,6 +1,7 @@
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -41,14 +42,16 @@ def test_the_real_torchserve_answers_as_the_checkpoint_does(kindling: Command, t
         "".join(f"{name}_address=http://127.0.0.1:{port}\n" for name, port in zip(names, ports, strict=True))
         + "default_workers_per_model=1\n"
     )
-    command = "torchserve --start --ncs --foreground --model-store store --models digits=digits.mar --ts-config config"
-    environment = os.environ | {
-        "OMP_NUM_THREADS": "1",
-        "LOG_LOCATION": str(tmp_path),
-        "METRICS_LOCATION": str(tmp_path),
-    }
+    flags = "--start --ncs --foreground --model-store store --models digits=digits.mar --ts-config config".split()
+    places = {"LOG_LOCATION": str(tmp_path), "METRICS_LOCATION": str(tmp_path), "OMP_NUM_THREADS": "1"}
     with Path("log").open("w") as log:
-        process = subprocess.Popen(command.split(), stdout=log, stderr=log, env=environment, start_new_session=True)
+        process = subprocess.Popen(
+            [sys.executable, TORCHSERVE, *flags],
+            stdout=log,
+            stderr=log,
+            env=os.environ | places,
+            start_new_session=True,
+        )
     try:
         address = f"http://127.0.0.1:{ports[0]}/predictions/digits"
         digits = read_sample("test")[0][::200]  # (5, 1, 28, 28)
@@ -62,7 +65,7 @@ def test_the_real_torchserve_answers_as_the_checkpoint_does(kindling: Command, t
         with pytest.raises(urllib.error.HTTPError, match="400"):
             urllib.request.urlopen(urllib.request.Request(address, body), timeout=60)  # without the token
     finally:
-        process.terminate()
+        os.killpg(process.pid, signal.SIGTERM)  # the server and its workers are processes of their own
         process.wait(30)
 
 
