@@ -44,14 +44,9 @@ def test_the_real_torchserve_answers_as_the_checkpoint_does(kindling: Command, t
     )
     flags = "--start --ncs --foreground --model-store store --models digits=digits.mar --ts-config config".split()
     places = {"LOG_LOCATION": str(tmp_path), "METRICS_LOCATION": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(TORCHSERVE), *flags]
     with Path("log").open("w") as log:
-        process = subprocess.Popen(
-            [sys.executable, TORCHSERVE, *flags],
-            stdout=log,
-            stderr=log,
-            env=os.environ | places,
-            start_new_session=True,
-        )
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | places, start_new_session=True)
     try:
         address = f"http://127.0.0.1:{ports[0]}/predictions/digits"
         digits = read_sample("test")[0][::200]  # (5, 1, 28, 28)

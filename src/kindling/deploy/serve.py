@@ -89,8 +89,11 @@ def is_local(host: str) -> bool:
 
 
 def threads(workers: int) -> int:
-    """Threads of each worker: processes that all use all cores slow each other down by far more than they share."""
-    return max(1, (os.cpu_count() or 1) // workers)
+    """Threads with which each worker computes: its share of the cores, but for one that reads requests.
+
+    More would be many times as slow: threads that wait for each other get in the way of everything else.
+    """
+    return max(1, torch.get_num_threads() // workers - 1)
 
 
 def free_port(host: str, port: int) -> int:

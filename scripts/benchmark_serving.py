@@ -1,0 +1,193 @@
+"""`kindling serve` beside TorchServe: the same model, machine and load, in turns.
+
+    python scripts/benchmark_serving.py --ckpt_path runs/mnist_cnn_fast/version_0
+
+Prints requests a second and latencies by the number of clients, and writes them as JSON. Each client sends one digit as
+JSON and sends the next when it has its answer. Needs Java, and the packages of the extras serve and torchserve. Nothing
+else should run on the machine meanwhile.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from typing_extensions import override
+
+from benchmark import machine
+from kindling.cli import main as kindling
+from kindling.data.mnist import read_sample
+
+CLIENTS = (1, 8, 32)
+PORT = 18080  # and the two that follow
+
+
+class Client(asyncio.Protocol):
+    """One connection that asks again and again until a moment, and notes how long each answer took.
+
+    Args:
+        request: What it sends.
+        until: When it stops.
+        done: Set when it has stopped.
+    """
+
+    def __init__(self, request: bytes, until: float, done: "asyncio.Future[None]") -> None:
+        self.request, self.until, self.done = request, until, done
+        self.seconds: list[float] = []
+        self._received = b""
+        self._asked = 0.0
+
+    @override
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+        self._ask()
+
+    @override
+    def data_received(self, data: bytes) -> None:
+        self._received += data
+        head, found, body = self._received.partition(b"\r\n\r\n")
+        length = next((line[15:] for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")), None)
+        if not found or length is None or len(body) < int(length):
+            return
+        assert head.startswith(b"HTTP/1.1 200"), self._received
+        self.seconds.append(time.perf_counter() - self._asked)
+        self._received = b""
+        self._ask()
+
+    @override
+    def connection_lost(self, error: Exception | None) -> None:
+        if not self.done.done():
+            self.done.set_exception(error or ConnectionError("the server hung up"))
+
+    def _ask(self) -> None:
+        self._asked = time.perf_counter()
+        if self._asked < self.until:
+            self.transport.write(self.request)
+        else:
+            self.done.set_result(None)
+            self.transport.close()
+
+
+async def load(port: int, request: bytes, clients: int, seconds: float) -> list[float]:
+    """Seconds of each answer to so many clients at once."""
+    loop, until = asyncio.get_running_loop(), time.perf_counter() + seconds
+    made = [Client(request, until, loop.create_future()) for _ in range(clients)]
+    for client in made:
+        await loop.create_connection(lambda client=client: client, "127.0.0.1", port)  # type: ignore[misc]
+    await asyncio.gather(*(client.done for client in made))
+    return [answer for client in made for answer in client.seconds]
+
+
+@contextmanager
+def running(command: list[str], folder: Path) -> Iterator[None]:
+    """A server with all of its processes."""
+    with (folder / "log").open("w") as log:
+        environment = os.environ | {"LOG_LOCATION": str(folder), "METRICS_LOCATION": str(folder)}
+        process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder, env=environment, start_new_session=True)
+    try:
+        yield
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(60)
+
+
+def http(path: str, body: bytes, token: str = "") -> bytes:
+    """A request as it goes over the wire."""
+    lines = [
+        f"POST {path} HTTP/1.1",
+        "Host: 127.0.0.1",
+        "Content-Type: application/json",
+        f"Content-Length: {len(body)}",
+    ]
+    lines += [f"Authorization: Bearer {token}"] if token else []
+    return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+def kindlings(checkpoint: str, folder: Path) -> tuple[list[str], Any]:
+    """The command of Kindling's server, and what makes a request to it."""
+    command = [sys.executable, "-m", "kindling", "serve", "--ckpt_path", checkpoint, "--port", str(PORT)]
+    return command, lambda body: http("/predict", body)
+
+
+def torchserves(checkpoint: str, folder: Path) -> tuple[list[str], Any]:
+    """The same of TorchServe: one worker, token authorisation on, batches as its default has them."""
+    assert (
+        kindling(["export", "--ckpt_path", checkpoint, "--format", "torchserve", "--out", f"{folder}/digits.mar"]) == 0
+    )
+    names = ("inference", "management", "metrics")
+    addresses = [f"{name}_address=http://127.0.0.1:{PORT + number}" for number, name in enumerate(names)]
+    (folder / "config").write_text("\n".join([*addresses, "default_workers_per_model=1", ""]))
+    program = str(Path(sys.executable).with_name("torchserve"))
+    flags = "--start --ncs --foreground --model-store . --models digits=digits.mar --ts-config config".split()  # noqa: SIM905
+
+    def request(body: bytes) -> bytes:
+        token = json.loads((folder / "key_file.json").read_text())["inference"]["key"]
+        return http("/predictions/digits", body, token)
+
+    return [sys.executable, program, *flags], request
+
+
+SERVERS = {"TorchServe": torchserves, "kindling serve": kindlings}
+
+
+async def measure(request: Any, body: bytes, seconds: float) -> dict[int, list[float]]:
+    """Seconds of each answer by the number of clients, after as long a warm-up."""
+    for _ in range(200):
+        try:
+            await load(PORT, request(body), 1, 0.1)
+            break
+        except (OSError, AssertionError, ConnectionError):
+            await asyncio.sleep(0.5)
+    await load(PORT, request(body), 8, 2 * seconds)
+    return {clients: await load(PORT, request(body), clients, seconds) for clients in CLIENTS}
+
+
+def main() -> None:
+    """Measures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--ckpt_path", default="best")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement")
+    parser.add_argument("--out", type=Path, default=Path("benchmark"), help="folder for the JSON")
+    options = parser.parse_args()
+    checkpoint = str(Path(options.ckpt_path).resolve()) if Path(options.ckpt_path).exists() else options.ckpt_path
+    body = json.dumps({"inputs": [[round(x, 3) for x in row] for row in (read_sample("test")[0][0, 0] / 255).tolist()]})
+    rates: dict[str, dict[int, list[float]]] = {name: {clients: [] for clients in CLIENTS} for name in SERVERS}
+    slowest: dict[str, dict[int, list[float]]] = {name: {clients: [] for clients in CLIENTS} for name in SERVERS}
+    for number in range(options.rounds):
+        for name, server in SERVERS.items():
+            with tempfile.TemporaryDirectory() as folder:
+                command, request = server(checkpoint, Path(folder))
+                with running(command, Path(folder)):
+                    found = asyncio.run(measure(request, body.encode(), options.seconds))
+            for clients, answers in found.items():
+                rates[name][clients].append(len(answers) / options.seconds)
+                slowest[name][clients].append(1000 * statistics.quantiles(answers, n=100)[-1])
+            print(f"round {number + 1}: {name}, {rates[name][CLIENTS[-1]][-1]:,.0f} requests/s", flush=True)
+    table = Table(title=f"one digit as JSON a request, one worker, medians of {options.rounds} rounds")
+    for column in ("clients", *(f"{name}: {what}" for what in ("requests/s", "p99, ms") for name in SERVERS), "ratio"):
+        table.add_column(column)
+    for clients in CLIENTS:
+        middle = [statistics.median(of[name][clients]) for of in (rates, slowest) for name in SERVERS]
+        table.add_row(str(clients), *(f"{value:,.1f}" for value in middle), f"{middle[1] / middle[0]:.1f}")
+    Console(width=120).print(table)
+    options.out.mkdir(parents=True, exist_ok=True)
+    measured = {"machine": machine(), "requests_per_second": rates, "p99_ms": slowest}
+    (options.out / "serving.json").write_text(json.dumps(measured) + "\n")
+
+
+if __name__ == "__main__":
+    main()
