@@ -38,6 +38,7 @@ def test_every_recipe_and_overlay_is_tested() -> None:
         "images_transfer",
         "mnist_transfer",
         "digits_transfer",
+        "mnist_ensemble",
     }
     assert {path.stem for path in OVERLAYS} >= {"debug", "bf16", "gpu"}
     assert set(CONFIGS.rglob("*")) - {CONFIGS.parent / path for path in RECIPES + OVERLAYS} == {CONFIGS / "with"}
@@ -73,6 +74,10 @@ def test_recipes_run_and_say_what_they_are_for(
         base = "fit --model CNNClassifier --model.channels [4] --data MNISTDataModule --data.source sample".split()
         few = ["--trainer.limit_train_batches", "2", "--trainer.max_epochs", "1", "--run_name", "mnist_cnn_best"]
         assert kindling(*base, *few, "--test_after_fit", "false").code == 0
+    if recipe.stem == "mnist_ensemble":
+        few = ["--trainer.limit_train_batches", "2", "--trainer.max_epochs", "1", "--test_after_fit", "false"]
+        for _ in range(5):
+            assert kindling("fit", "--config", "configs/mnist_cnn_fast.yaml", *needed["mnist"], *few).code == 0
     options = needed.get(recipe.stem.split("_")[0], [])
     result = kindling("fit", "--config", recipe, "--config", "configs/with/debug.yaml", *options)
     assert result.code == 0, result.err
@@ -120,6 +125,13 @@ def test_recipes_on_the_full_mnist_reach_their_accuracy(
 ) -> None:
     reached = [accuracy(kindling, recipe, seed, "--data.data_dir", full_mnist, *options) for seed in range(seeds)]
     assert statistics.mean(reached) >= goal
+
+
+def test_five_fast_members_are_better_together(kindling: Command, full_mnist: Path) -> None:
+    epochs = [*BF16, "--trainer.max_epochs", "4"]
+    alone = [accuracy(kindling, "mnist_cnn_fast", seed, "--data.data_dir", full_mnist, *epochs) for seed in range(5)]
+    together = accuracy(kindling, "mnist_ensemble", 42, "--data.data_dir", full_mnist)
+    assert together >= max(0.996, statistics.mean(alone))
 
 
 def few_shot(kindling: Command, *options: object) -> float:
