@@ -90,11 +90,12 @@ def test_two_categories_are_one_feature(two: tuple[str, str]) -> None:
     assert features.tolist() == [[-1], [1], [1]] * 6 + [[-1], [0]]
 
 
-def test_rare_categories_are_merged() -> None:
+def test_rare_categories_are_merged(capfd: pytest.CaptureFixture[str]) -> None:
     often = [f"city {number:02}" for number in range(50)] * 4
     rare = [f"village {number}" for number in range(20)] * 2
     learned, features = one_column([*rare, *often, "city 03", "village 3"])
     assert learned["values"] == sorted(set(often))
+    assert "unseen" not in capfd.readouterr().out  # the rare ones are in the training rows
     assert features.shape == (242, 50)
     assert (features[:40] == 0).all()
     assert features[-2].nonzero().tolist() == [[3]]
