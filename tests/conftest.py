@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from kindling.cli import main
 from kindling.data.mnist import read_sample
+from rows import customers
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
@@ -98,3 +100,11 @@ def full_mnist() -> Path:
     if "KINDLING_DATA_DIR" not in os.environ:
         pytest.skip("KINDLING_DATA_DIR does not name a folder with the full MNIST")
     return Path(os.environ["KINDLING_DATA_DIR"]).resolve()
+
+
+@pytest.fixture
+def table(folder: Path) -> pd.DataFrame:
+    """The rows of customers.csv in the folder of the test."""
+    frame = customers()
+    frame.to_csv("customers.csv", index=False)
+    return frame

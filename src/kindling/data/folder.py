@@ -2,13 +2,13 @@
 
 import csv
 import os
-import random
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from kindling.data.decode import SUFFIXES
+from kindling.data.splits import draw
 
 LAYOUT = "<class>/*.jpg or {train,val,test}/<class>/*.jpg"
 SPLITS = ("train", "val", "test")
@@ -98,19 +98,7 @@ def carve(
     for sample, digest in zip(samples, digests, strict=True):
         if sample.split == "train":
             owners.setdefault(digest, sample.label)
-    number = sum(sample.split == "train" for sample in samples)
-    share = size if isinstance(size, float) else size / max(number, 1)
-    if not 0 < share < 1:
-        raise ValueError(f"{split}_split={size} of {number} images: at least 1 must be held out and 1 left")
-    by_class = defaultdict(list)
-    for digest, label in owners.items():
-        by_class[label].append(digest)
-    draw, moved = random.Random(seed), set[bytes]()
-    for contents in by_class.values():
-        draw.shuffle(contents)
-        moved.update(contents[: min(max(1, round(share * len(contents))), len(contents) - 1)])
-    if not moved:
-        raise ValueError(f"no class has enough images to hold one out for {split}: three that differ are the least")
+    moved = draw(owners, "images", split, size, seed)
     return [
         sample._replace(split=split) if sample.split == "train" and digest in moved else sample
         for sample, digest in zip(samples, digests, strict=True)

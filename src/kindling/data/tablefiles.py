@@ -1,6 +1,7 @@
 """Reading a table: CSV as it comes out of spreadsheets, databases and other tools, and Parquet."""
 
 import csv
+import re
 from collections import Counter
 from itertools import islice
 from pathlib import Path
@@ -15,9 +16,10 @@ SEPARATORS = ",;\t|"
 
 
 def read_table(path: str | Path) -> "DataFrame":
-    """Reads a file of rows; the separator, the encoding and a decimal comma of a CSV are recognised.
+    """Reads a file of rows; the separator and the encoding of a CSV are recognised.
 
-    Nothing but an empty field is missing yet: what "NA" and "-" mean is for the column to say.
+    All that a CSV holds is text yet, and nothing but an empty field is missing: what "007", "NA" and "1,5" mean is
+    for the column to say, not for the other rows of the file.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -27,7 +29,7 @@ def read_table(path: str | Path) -> "DataFrame":
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}: give a CSV or Parquet file")
-    frame = read_parquet(path) if path.suffix in (".parquet", ".pq") else read_csv(path)
+    frame = read_parquet(path) if path.suffix.lower() in (".parquet", ".pq") else read_csv(path)
     if len(frame) == 0:
         raise ValueError(f"{path} has no rows")
     return frame
@@ -50,47 +52,56 @@ def read_parquet(path: Path) -> "DataFrame":
 
 
 def read_csv(path: Path) -> "DataFrame":
-    """Reads a CSV in UTF-8, in UTF-16 as Excel writes it, or else in Latin-1."""
+    """Reads a CSV in UTF-8, in UTF-16 as Excel writes it, or else in Windows' own code."""
+    import pandas as pd
+
     with path.open("rb") as file:
         begin = file.read(1000)
-    if begin.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return _read_csv(path, "utf-16")
-    if b"\0" in begin:
+    wide = begin.startswith((b"\xff\xfe", b"\xfe\xff"))
+    if b"\0" in begin and not wide:
         raise ValueError(f"{path} is no text: give a CSV or Parquet file")
     try:
-        return _read_csv(path, "utf-8-sig")
-    except UnicodeDecodeError:
-        return _read_csv(path, "latin-1")  # takes any bytes
+        try:
+            return _read_csv(path, "utf-16" if wide else "utf-8-sig")
+        except UnicodeError as error:
+            if wide:
+                raise ValueError(f"{path} is damaged: it begins as UTF-16 but does not go on so") from error
+            return _read_csv(path, "cp1252")
+    except (csv.Error, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        raise ValueError(f"{path} is no regular CSV: {str(error).strip()}") from error
 
 
 def _read_csv(path: Path, encoding: str) -> "DataFrame":
     import pandas as pd
 
+    errors = "replace" if encoding == "cp1252" else "strict"
     # pandas would find out the separator too, but with its Python engine: ten times as slow.
-    with path.open(encoding=encoding, newline="") as file:
+    with path.open(encoding=encoding, errors=errors, newline="") as file:
         lines = [line for line in islice(file, 100) if line.strip()]
     if not lines:
         raise ValueError(f"{path} is empty")
     separator = max(SEPARATORS, key=lambda candidate: _fields(lines, candidate))
-    header = next(csv.reader(lines, delimiter=separator, skipinitialspace=True))
+    told = re.fullmatch(r'"?sep=(.)"?\s*', lines[0], re.IGNORECASE)  # a line that Excel wants and writes
+    if told:
+        separator = told[1]
+        del lines[0]
+    header = next(csv.reader(lines, delimiter=separator, skipinitialspace=True), [])
     names = [name.strip() or f"column {number}" for number, name in enumerate(header, start=1)]
     if twice := [name for name, times in Counter(names).items() if times > 1]:
         raise ValueError(f"{path} has more than one column {listed(twice)}: rename all but one")
-    try:
-        frame = pd.read_csv(
-            path,
-            sep=separator,
-            header=0,
-            names=names,
-            encoding=encoding,
-            decimal="," if separator == ";" and _has_decimal_commas(lines[1:]) else ".",
-            skipinitialspace=True,
-            keep_default_na=False,
-            na_values=[""],
-            low_memory=False,  # else the types of a long column may differ from part to part
-        )
-    except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise ValueError(f"{path} is no regular CSV: {str(error).strip()}") from error
+    frame = pd.read_csv(
+        path,
+        sep=separator,
+        skiprows=1 if told else 0,
+        header=0,
+        names=names,
+        encoding=encoding,
+        encoding_errors=errors,
+        dtype=str,
+        skipinitialspace=True,
+        keep_default_na=False,
+        na_values=[""],
+    )
     if not isinstance(frame.index, pd.RangeIndex):  # pandas took the first fields for names of the rows
         raise ValueError(f"the rows of {path} have more fields than its first line, which must name all columns")
     return frame
@@ -99,9 +110,3 @@ def _read_csv(path: Path, encoding: str) -> "DataFrame":
 def _fields(lines: list[str], separator: str) -> int:
     rows = list(csv.reader(lines, delimiter=separator))
     return min(map(len, rows[:-1] or rows))  # the last one may go on beyond these lines
-
-
-def _has_decimal_commas(lines: list[str]) -> bool:
-    fields = [field.strip(' "') for line in lines for field in line.split(";")]
-    numbers = [field for field in fields if field.lstrip("-").replace(",", "", 1).replace(".", "", 1).isdigit()]
-    return sum("," in number for number in numbers) > sum("." in number for number in numbers)

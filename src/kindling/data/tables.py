@@ -1,5 +1,8 @@
 """A table of one's own: a CSV or Parquet file, one column of which is the class."""
 
+import hashlib
+import json
+import shlex
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -12,19 +15,17 @@ from torch import Tensor
 from typing_extensions import override
 
 from kindling.console import say
-from kindling.data.columns import NO_CLASS, encode, learn_columns, to_names, twins, width
-from kindling.data.datamodule import ArrayDataset, Batch, ClassificationDataModule, Split, hold_out
+from kindling.data.columns import encode, learn_columns, twins, width
+from kindling.data.datamodule import ArrayDataset, Batch, ClassificationDataModule, Split
+from kindling.data.splits import LEFT_OUT, draw, read_split
 from kindling.data.tablefiles import read_table
+from kindling.data.target import check_classes, odd_classes, read_classes
+from kindling.data.values import in_order
 from kindling.runs import whole_file
 from kindling.wording import did_you_mean, listed
 
 if TYPE_CHECKING:
     from pandas import DataFrame
-
-MOST_CLASSES = 1000
-FEWEST_ROWS = 3  # of a class: one each for training, validation and test
-LEFT_OUT = "left out"  # the split of a row without a class
-SPLITS = ("train", "val", "test", LEFT_OUT)
 
 
 class TableDataModule(ClassificationDataModule):
@@ -37,7 +38,8 @@ class TableDataModule(ClassificationDataModule):
         path: CSV (fields separated by comma, semicolon, tab or bar) or Parquet.
         target: Name of the column that holds the classes. Rows without one are left out.
         drop: Names of columns to leave out.
-        test_split: Rows (or as a float, their share) held out for testing, with the same share of every class.
+        test_split: Rows to hold out for testing, about, or as a float, their share: of each class at least one. So
+            does `val_split`, of the others.
         test_path: File of rows for testing; then none of `path` are.
         split: CSV with the columns row (from 0) and split (train, val, test), which decides instead. `fit` writes one.
         predict: File of rows to predict; by default those of the test split.
@@ -88,45 +90,68 @@ class TableDataModule(ClassificationDataModule):
     @cached_property
     def splits(self) -> NDArray[np.object_]:
         """The split of each row of `path`, (N,)."""
-        labels, names = to_names(self.table[self.target], NO_CLASS)
-        self._check_classes(np.bincount(labels[labels >= 0], minlength=len(names)).tolist(), names)
-        shares = {"val": self.val_split} if self.test_path else {"test": self.test_split, "val": self.val_split}
+        labels, names = read_classes(self.table[self.target])
+        check_classes(labels, names, self._classes, self._held_out, self.split is not None)
+        splits = np.where(labels >= 0, "train", LEFT_OUT).astype(object)
         if self.split is not None:
-            splits = np.where(labels >= 0, read_split(Path(self.split), self.path, len(labels)), LEFT_OUT)
-            if absent := [name for name in ("train", *shares) if name not in splits]:
+            splits[labels >= 0] = read_split(Path(self.split), self.path, len(labels))[labels >= 0]
+            if absent := [name for name in ("train", *self._held_out) if name not in splits]:
                 raise ValueError(f"{self.split} puts no row of {self.path} into {listed(absent)}")
             return splits
-        splits = np.where(labels >= 0, "train", LEFT_OUT).astype(object)
-        rest = np.flatnonzero(labels >= 0)
-        for name, share in shares.items():
-            kept, held_out = hold_out(torch.from_numpy(labels[rest]), f"{name}_split", share, self.split_seed)
-            splits[rest[held_out.numpy()]] = name
-            rest = rest[kept.numpy()]
+        for name, size in self._held_out.items():
+            rest = np.flatnonzero(splits == "train")
+            classes = dict(zip(rest.tolist(), labels[rest].tolist(), strict=True))
+            splits[list(draw(classes, "rows", name, size, self.split_seed))] = name
         return splits
+
+    @cached_property
+    def rows(self) -> Batch:
+        """The rows of `path` that have a class, encoded.
+
+        Raises:
+            ValueError: If they or their splits are others than in the training: those to test may be known from it.
+        """
+        inputs, labels = self._encode(self.table[self.splits != LEFT_OUT], self.path)
+        content = inputs.numpy().tobytes() + labels.numpy().tobytes() + ",".join(self.splits).encode()
+        digest = hashlib.sha256(content).hexdigest()
+        if self.fitted.setdefault("digest", digest) != digest:
+            raise ValueError(
+                f"{self.path} or its split is not as it was in the training, so rows trained on could be tested: give "
+                "other rows with --data.test_path"
+            )
+        return inputs, labels
+
+    @property
+    def _classes(self) -> str:
+        return f"column {self.target} of {self.path}"
+
+    @property
+    def _held_out(self) -> dict[str, int | float]:
+        return {"val": self.val_split} if self.test_path else {"test": self.test_split, "val": self.val_split}
 
     @override
     def load_training(self) -> tuple[ArrayDataset, ArrayDataset]:
         if not self.fitted:
-            if unlabelled := int((self.splits == LEFT_OUT).sum()):
-                say(f"left out: {unlabelled:,} rows of {self.path} without {self.target}")
-            self.fitted = self._learn(self.table[self.splits == "train"])
+            self.fitted = self._learn()
             if self.test_path is not None:
                 self.load("test")  # what is wrong with it is said before the training
-        chosen = np.isin(self.splits, ("train", "val"))
-        inputs, labels = self._encode(self.table[chosen], self.path)
-        val = torch.from_numpy(self.splits[chosen] == "val")
-        return ArrayDataset(inputs[~val], labels[~val]), ArrayDataset(inputs[val], labels[val])
+        return ArrayDataset(*self._rows_of("train")), ArrayDataset(*self._rows_of("val"))
 
     @override
     def load(self, split: Split) -> Batch:
         if self.test_path is None:
             self.tested = self.table[self.splits == split]
-            return self._encode(self.tested, self.path)
+            return self._rows_of(split)
         table = self._read(self.test_path)
-        self.tested = table[to_names(table[self.target], NO_CLASS)[0] >= 0]
+        self.tested = table[read_classes(table[self.target])[0] >= 0]
         if self.tested.empty:
             raise ValueError(f"{self.test_path} has no row with a {self.target}")
         return self._encode(self.tested, self.test_path)
+
+    def _rows_of(self, split: str) -> Batch:
+        inputs, labels = self.rows
+        chosen = torch.from_numpy(self.splits[self.splits != LEFT_OUT] == split)
+        return inputs[chosen], labels[chosen]
 
     @override
     def load_new(self) -> ArrayDataset:
@@ -168,34 +193,25 @@ class TableDataModule(ClassificationDataModule):
             raise ValueError(f"{path} has no column {self.target} as the target{near} It has {listed(frame.columns)}")
         return frame
 
-    def _check_classes(self, counts: Sequence[int], names: Sequence[str]) -> None:
-        """Refuses a target that is no class, or has classes that can't be learned."""
-        what = f"column {self.target} of {self.path}"
-        if len(names) < 2:
-            raise ValueError(f"{what} has {f'one class alone, {names[0]}' if names else 'no values'}: nothing to learn")
-        few = [f"{name} ({count})" for name, count in zip(names, counts, strict=True) if count < FEWEST_ROWS]
-        measured = len(names) > 20 and self.table[self.target].dtype.kind == "f" and any("." in name for name in names)
-        if len(names) > MOST_CLASSES or measured or 2 * len(few) > len(names) > 20:
-            raise ValueError(f"{what} has {len(names):,} different values: this is no classification")
-        if few:
-            raise ValueError(
-                f"{what} has classes with fewer than {FEWEST_ROWS} rows: {listed(few)}: leave these rows out or merge "
-                "the classes"
-            )
-
-    def _learn(self, train: "DataFrame") -> dict[str, Any]:
+    def _learn(self) -> dict[str, Any]:
+        if unlabelled := int((self.splits == LEFT_OUT).sum()):
+            say(f"left out: {unlabelled:,} rows of {self.path} without {self.target}")
+        for line in odd_classes(self.table[self.target], self.splits, self._held_out, self._classes):
+            say(line)
+        train = self.table[self.splits == "train"]
         features = train.drop(columns=self.target)
         for name in self.drop:
             if name not in features:
                 raise ValueError(f"drop: {self.path} has no column {name}{did_you_mean(name, features.columns)}")
-        labels, classes = to_names(train[self.target], NO_CLASS)
+        labels, classes = read_classes(train[self.target])
         columns, left_out = learn_columns(features.drop(columns=list(self.drop)), len(self.table))
-        for name in twins(features, columns, labels):
-            say(f"{name} says the class by itself: if it is not known beforehand, leave it out: --data.drop '[{name}]'")
-        return {"classes": classes, "columns": columns, "left_out": left_out}
+        if found := twins(features, columns, labels):
+            without = shlex.quote(json.dumps([*self.drop, *found], ensure_ascii=False))
+            say(f"the class can be told from {listed(found)} alone: if not known beforehand, --data.drop {without}")
+        return {"classes": in_order(classes), "columns": columns, "left_out": left_out}
 
     def _encode(self, frame: "DataFrame", file: str | Path) -> Batch:
-        labels, names = to_names(frame[self.target], NO_CLASS)
+        labels, names = read_classes(frame[self.target])
         places = {name: place for place, name in enumerate(self.class_names)}
         if unknown := [name for name in names if name not in places]:
             raise ValueError(
@@ -205,29 +221,3 @@ class TableDataModule(ClassificationDataModule):
         place = torch.tensor([places[name] for name in names])
         inputs: Tensor = torch.from_numpy(encode(frame, self._learned["columns"], file))
         return inputs, place[torch.from_numpy(labels)]
-
-
-def read_split(file: Path, path: str | Path, rows: int) -> NDArray[np.object_]:
-    """Reads a split.csv.
-
-    Args:
-        file: The CSV with the columns row and split.
-        path: The table that it splits, for messages.
-        rows: Rows of that table.
-
-    Returns:
-        The split of each row, (N,).
-
-    Raises:
-        ValueError: If it does not fit the table.
-    """
-    table = read_table(file)
-    if not {"row", "split"} <= set(table.columns) or not set(table["split"]) <= set(SPLITS):
-        raise ValueError(f"{file} must have the columns row and split, and of splits {', '.join(SPLITS)}")
-    if sorted(table["row"]) != list(range(rows)):
-        raise ValueError(
-            f"{file} splits {len(table):,} rows, {path} has {rows:,}: give other rows to test with --data.test_path, "
-            "or split anew with --data.split null"
-        )
-    splits: NDArray[np.object_] = table.sort_values("row")["split"].to_numpy(dtype=object)
-    return splits
