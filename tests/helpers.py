@@ -5,6 +5,7 @@ import signal
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from kindling import SyntheticDataModule
@@ -53,6 +54,18 @@ class MemoryByEpoch(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         self.megabytes.append(pages * os.sysconf("SC_PAGE_SIZE") / 1e6)
+
+
+class SameEverywhere(Callback):
+    """Fails where the weights of the processes of a training differ at its end."""
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        sums = torch.stack([parameter.detach().double().sum() for parameter in pl_module.parameters()])
+        together = trainer.strategy.all_gather(sums)
+        assert isinstance(together, torch.Tensor)
+        assert (together == together[0]).all(), "the processes have trained different weights"
+        if trainer.is_global_zero:
+            print(f"the same in {len(together)} processes")
 
 
 AWKWARD = ('<b>&"', "a\\b' 漢字", "</td></table><script>alert(1)</script>", 'quote"', "a, b\nc")
