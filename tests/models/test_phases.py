@@ -352,7 +352,7 @@ def test_several_processes_go_on_with_one_backbone(kindling: Command, cached: Pa
     before = weights(RUN / "checkpoints/last.ckpt")
     for unfreeze_epoch, epochs in ((0, 2), (5, 3)):
         options = ["--model.unfreeze_epoch", str(unfreeze_epoch), "--trainer.max_epochs", str(epochs)]
-        command = [sys.executable, "-m", "kindling", "fit", "--ckpt_path", RUN, *options, *two]
+        command = [sys.executable, "-m", "kindling", "fit", "--ckpt_path", str(RUN), *options, *two]
         process = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
         assert process.returncode == 0, process.stderr
         assert process.stdout.count("the same in 2 processes") == 1
