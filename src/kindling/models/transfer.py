@@ -94,7 +94,7 @@ class TransferClassifier(Classifier):
         if image_size is not None:
             raise ValueError(f"image_size can't be chosen: {backbone} takes the size that it was trained on")
         if weights not in ("DEFAULT", "none"):
-            raise ValueError(f"weights {weights} can't be chosen: {backbone} brings its own, DEFAULT, or takes none")
+            raise ValueError(f"weights {weights} can't be chosen: {backbone} brings its own; none are random ones")
         return source
 
     @property
