@@ -322,7 +322,7 @@ def test_epochs_are_ten_times_as_fast_with_cached_features(no_network: None) -> 
         Trainer(max_epochs=3, callbacks=[watch], **QUIET).fit(model, data)
         return statistics.median(watch.epochs[1:])
 
-    assert seconds(False) / seconds(True) >= 10  # 50 on a quiet machine
+    assert seconds(False) / seconds(True) >= 10  # 35 to 120
 
 
 def test_augmented_images_are_not_cached(cached: Path) -> None:
