@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.error import URLError
 
 import numpy as np
 import pandas as pd
@@ -32,6 +33,13 @@ class Result:
     out: str
     err: str
 
+
+# A small network of torchvision, and the few digits on which it learns: four steps an epoch.
+SHUFFLENET = "shufflenet_v2_x0_5"
+TRANSFER = (
+    "fit --model TransferClassifier --model.backbone shufflenet_v2_x0_5 --data DigitsDataModule --data.shots 10 "
+    "--data.batch_size 20 --data.val_split 0.2 --run_name tiny --trainer.max_epochs 3 --test_after_fit false"
+).split()
 
 Command = Callable[..., Result]
 
@@ -108,3 +116,26 @@ def table(folder: Path) -> pd.DataFrame:
     frame = customers()
     frame.to_csv("customers.csv", index=False)
     return frame
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Nothing can be downloaded, and torch's cache is empty."""
+
+    def fail(*arguments: object, **options: object) -> None:
+        raise URLError("no network")
+
+    monkeypatch.setattr("torch.hub.download_url_to_file", fail)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+
+
+@pytest.fixture
+def cached(no_network: None, tmp_path: Path) -> Path:
+    """Weights of the ShuffleNet where torch keeps them after a download."""
+    from torchvision import models  # takes 2 s to import
+
+    file = tmp_path / "torch" / "hub" / "checkpoints" / "shufflenetv2_x0.5-f707e7126e.pth"
+    file.parent.mkdir(parents=True)
+    torch.manual_seed(1)
+    torch.save(models.shufflenet_v2_x0_5().state_dict(), file)
+    return file

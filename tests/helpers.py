@@ -5,10 +5,11 @@ import signal
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from kindling import SyntheticDataModule
-from kindling.data.datamodule import Batch, Split
+from kindling.data.datamodule import Batch, ClassificationDataModule, Split
 
 
 class SignalAt(Callback):
@@ -55,6 +56,18 @@ class MemoryByEpoch(Callback):
         self.megabytes.append(pages * os.sysconf("SC_PAGE_SIZE") / 1e6)
 
 
+class SameEverywhere(Callback):
+    """Fails where the weights of the processes of a training differ at its end."""
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        sums = torch.stack([parameter.detach().double().sum() for parameter in pl_module.parameters()])
+        together = trainer.strategy.all_gather(sums)
+        assert isinstance(together, torch.Tensor)
+        assert (together == together[0]).all(), "the processes have trained different weights"
+        if trainer.is_global_zero:
+            print(f"the same in {len(together)} processes")
+
+
 AWKWARD = ('<b>&"', "a\\b' 漢字", "</td></table><script>alert(1)</script>", 'quote"', "a, b\nc")
 
 
@@ -69,6 +82,35 @@ class AwkwardDataModule(SyntheticDataModule):
 
     def tested_rows(self) -> list[str]:
         return [f'<i>row</i> "{row}"' for row in super().tested_rows()]
+
+
+class ColumnsDataModule(SyntheticDataModule):
+    """Classes that are called like columns of predictions.csv."""
+
+    def __init__(self, **loading: Any) -> None:
+        super().__init__(num_samples=300, **loading)
+        self.class_names = ("label", "row", "p")
+
+
+class SilentDataModule(SyntheticDataModule):
+    """Test samples of which every third is NaN, and so what a model says of it."""
+
+    def load(self, split: Split) -> Batch:
+        inputs, labels = super().load(split)
+        if split == "test":
+            inputs[::3] = torch.nan
+        return inputs, labels
+
+
+class PhotosDataModule(ClassificationDataModule):
+    """Noise of the size of photos, which no PNG makes smaller."""
+
+    num_classes, input_shape, class_names = 3, (3, 300, 600), ("0", "1", "2")
+
+    def load(self, split: Split) -> Batch:
+        random = torch.Generator().manual_seed(len(split))
+        images = torch.randint(256, (40, *self.input_shape), dtype=torch.uint8, generator=random)
+        return images, torch.randint(3, (40,), generator=random)
 
 
 class EasyDataModule(SyntheticDataModule):

@@ -12,15 +12,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch import Trainer
 from PIL import Image
 from scipy.stats import binomtest
-from sklearn.metrics import balanced_accuracy_score, classification_report, confusion_matrix, f1_score
+from sklearn.metrics import balanced_accuracy_score, classification_report, confusion_matrix, f1_score, recall_score
 from torch import Tensor
 from torchmetrics.classification import MulticlassCalibrationError
 
 from conftest import TINY, Command
 from helpers import AWKWARD
 from kindling import MLPClassifier, MNISTDataModule, SyntheticDataModule
+from kindling.callbacks import CollectTest
+from kindling.report.classes import confusions
 from kindling.report.figures import Answers, bootstrap_mean, bootstrap_scores, calibration, wilson
 
 RUN = Path("runs/tiny/version_0")
@@ -271,10 +274,83 @@ def test_without_a_mistake_the_report_says_so(kindling: Command) -> None:
     assert text.count("no interval") == 2  # the draws of balanced accuracy and F1 are all the same
 
 
+def test_of_many_classes_none_confused_the_list_says_so() -> None:
+    assert confusions(torch.eye(25, 26, dtype=torch.long), tuple(map(str, range(25)))) == "<p>There are none.</p>"
+
+
+def test_a_process_without_a_batch_has_an_empty_share() -> None:
+    collected = CollectTest()
+    model = MLPClassifier(num_classes=3, input_shape=(2,))
+    collected.on_test_epoch_end(Trainer(logger=False), model)
+    assert (collected.answers.shape, collected.labels.shape) == ((0, 3), (0,))
+
+
 def test_a_model_that_diverged_has_a_report(kindling: Command) -> None:
     result = kindling("fit", *TINY, "--model.optimizer", "SGD", "--model.optimizer.lr", "1e30")
     assert result.code == 0, result.err
-    assert "nan" in read().text
+    text = (RUN / "test_metrics.json").read_text()
+    figures = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    assert figures == {"test/loss": None, "test/accuracy": 0, "test/balanced_accuracy": 0, "test/f1": 0}
+    page = read()
+    assert "lossnanno interval" in page.text
+    assert "The model says nothing of 60 samples (NaN): they count as wrong." in page.text
+    assert page.tables["Confusions"][0] == ["", "0", "1", "2", "no answer"]
+
+
+def test_samples_without_an_answer_are_wrong(kindling: Command) -> None:
+    options = "--model MLPClassifier --data helpers.SilentDataModule --data.num_samples 300"
+    result = kindling("fit", *options.split(), *TINY[-4:])
+    assert result.code == 0, result.err
+    table, _ = written()
+    assert [row["prediction"] == "" for row in table] == [number % 3 == 0 for number in range(60)]
+    labels, answers = ([row[name] for row in table] for name in ("label", "prediction"))
+    figures = json.loads((RUN / "test_metrics.json").read_text())
+    expected = {
+        "test/accuracy": np.mean([label == answer for label, answer in zip(labels, answers, strict=True)]),
+        "test/balanced_accuracy": recall_score(labels, answers, labels=list("012"), average="macro"),
+        "test/f1": f1_score(labels, answers, labels=list("012"), average="macro"),
+        "test/loss": None,
+    }
+    assert figures == pytest.approx(expected, abs=1e-5)
+    page = read()
+    assert "The model says nothing of 20 samples (NaN): they count as wrong." in page.text
+    for name in ("accuracy", "balanced_accuracy", "f1"):
+        figure = figures[f"test/{name}"]
+        found = re.search(rf"{figure:.2%}([\d.]+)% to ([\d.]+)%", page.text)
+        assert found
+        assert float(found[1]) < 100 * figure < float(found[2])
+    confused = [[int(cell or 0) for cell in row[1:]] for row in page.tables["Confusions"][1:]]
+    assert confused == confusion_matrix(labels, answers, labels=["0", "1", "2", ""])[:3].tolist()
+    assert "no answer" in {row[2] for row in page.tables["Most wrong"][1:]} | {*page.tables["Confusions"][0]}
+
+
+def test_the_loss_lies_in_its_interval_however_large_it_is(kindling: Command) -> None:
+    """A model that is sure and wrong: its probabilities are 0, their logarithms are not."""
+    kindling("fit", *TINY, "--model.hidden", "[]", "--model.optimizer", "SGD", "--model.optimizer.lr", "1e4")
+    loss = json.loads((RUN / "test_metrics.json").read_text())["test/loss"]
+    assert loss > 1000
+    found = re.search("loss<b>(.*?)</b><span>(.*?) to (.*?)</span>", (RUN / "report.html").read_text())
+    assert found
+    assert found[1] == f"{loss:.4g}"
+    assert float(found[2]) < loss < float(found[3]) < 2 * loss
+
+
+def test_the_report_says_what_the_test_was_asked_with(kindling: Command) -> None:
+    kindling("fit", *TINY)
+    kindling("test", "--ckpt_path", "best", "--data.num_samples", "200")
+    assert "kindling test --ckpt_path best --data.num_samples 200" in read().text
+    assert (RUN / "config.yaml").read_text() in read().text
+
+
+def test_photos_are_shown_small(kindling: Command) -> None:
+    options = "--model MLPClassifier --model.hidden [4] --data helpers.PhotosDataModule"
+    result = kindling("fit", *options.split(), *TINY[-4:])
+    assert result.code == 0, result.err
+    pictures = read().pictures
+    assert len(pictures) > 5
+    for source in pictures:
+        with Image.open(io.BytesIO(base64.b64decode(source.split(",")[1]))) as image:
+            assert image.size == (256, 128)
 
 
 def test_part_of_the_test_split_can_be_tested(kindling: Command) -> None:

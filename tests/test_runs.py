@@ -50,7 +50,7 @@ def test_a_missing_checkpoint_is_named(where: str) -> None:
 
 def test_the_run_of_a_checkpoint() -> None:
     assert run_of(Path("runs/a/version_0/checkpoints/best.ckpt")) == Path("runs/a/version_0")
-    assert run_of(Path("downloads/model.ckpt")) == Path("downloads")
+    assert run_of(Path("downloads/model.ckpt")) == Path("downloads/model")
 
 
 def test_a_file_appears_whole_or_not_at_all(folder: Path) -> None:

@@ -113,7 +113,19 @@ def test_a_checkpoint_outside_of_a_run_tells_all_that_is_needed(kindling: Comman
     shutil.move(RUN / "checkpoints/best.ckpt", "elsewhere/model.ckpt")
     result = kindling("test", "--ckpt_path", "elsewhere/model.ckpt")
     assert result.code == 0, result.err
-    assert json.loads(Path("elsewhere/test_metrics.json").read_text()) == expected
+    assert json.loads(Path("elsewhere/model/test_metrics.json").read_text()) == expected
+
+
+def test_a_checkpoint_outside_of_a_run_leaves_the_files_beside_it_alone(kindling: Command) -> None:
+    kindling("fit", *TINY)
+    shutil.copy(RUN / "checkpoints/best.ckpt", "model.ckpt")
+    names = ("predictions.csv", "test_metrics.json", "report.html", "config.yaml")
+    for name in names:
+        Path(name).write_text("someone else's")
+    for command in ("test", "predict"):
+        assert kindling(command, "--ckpt_path", "model.ckpt").code == 0
+    assert {Path(name).read_text() for name in names} == {"someone else's"}
+    assert {path.name for path in Path("model").iterdir()} == {*names[:3]}
 
 
 def test_a_checkpoint_from_a_notebook_works_on_the_command_line(kindling: Command, mnist: Path) -> None:
@@ -129,9 +141,13 @@ def test_a_checkpoint_from_a_notebook_works_on_the_command_line(kindling: Comman
 
 
 def test_predictions_are_the_models_own(kindling: Command) -> None:
+    """Without new samples they are those of the test, which so lose nothing."""
     kindling("fit", *TINY)
+    tested = (RUN / "predictions.csv").read_text().splitlines()
     result = kindling("predict", "--ckpt_path", "best")
     assert result.code == 0
+    again = (RUN / "predictions.csv").read_text().splitlines()
+    assert [line.split(",")[:3] for line in again] == [line.split(",")[:3] for line in tested]  # with their labels
     assert str(RUN / "predictions.csv") in result.out
     with (RUN / "predictions.csv").open(newline="") as file:
         table = list(csv.DictReader(file))
@@ -152,8 +168,38 @@ def test_predictions_carry_the_names_of_the_classes(kindling: Command, mnist: Pa
     kindling("fit", *clothes.split(), "--data.val_split", "40", "--trainer.max_epochs", "1", "--run_name", "tiny")
     kindling("predict", "--ckpt_path", "best")
     lines = (RUN / "predictions.csv").read_text().splitlines()
-    assert lines[0].startswith("row,prediction,probability,T-shirt/top,Trouser,")
+    assert lines[0].startswith("row,label,prediction,probability,T-shirt/top,Trouser,")
     assert len(lines) == 1 + 100
+
+
+def test_classes_that_are_called_like_columns_have_columns_of_their_own(kindling: Command) -> None:
+    options = "--model MLPClassifier --model.hidden [8] --data helpers.ColumnsDataModule"
+    assert kindling("fit", *options.split(), *TINY[-4:]).code == 0
+    with (RUN / "predictions.csv").open(newline="") as file:
+        header, *rows = csv.reader(file)
+    assert header == ["row", "label", "prediction", "probability", "p(label)", "p(row)", "p"]
+    assert {row[2] for row in rows} <= {"label", "row", "p"}
+
+
+@pytest.mark.parametrize(
+    ("command", "name", "way_out"),
+    [
+        ("fit", "test", "--test_after_fit false"),
+        ("test", "test", "at least 1"),
+        ("validate", "val", "at least 1"),
+        ("predict", "predict", "at least 1"),
+    ],
+)
+def test_no_batch_at_all_is_said_before_anything_is_done(
+    kindling: Command, command: str, name: str, way_out: str
+) -> None:
+    if command != "fit":
+        kindling("fit", *TINY)
+    what = TINY if command == "fit" else ["--ckpt_path", "best"]
+    result = kindling(command, *what, f"--trainer.limit_{name}_batches", "0")
+    assert (result.code, result.err.count("\n")) == (1, 1)
+    assert f"no batch is left by --trainer.limit_{name}_batches 0: ask for {way_out}" in result.err
+    assert Path("runs").exists() == (command != "fit")
 
 
 def test_a_repeated_run_has_the_name_of_the_first(kindling: Command) -> None:

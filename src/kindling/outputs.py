@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -24,6 +25,8 @@ def write_predictions(
 ) -> None:
     """Writes `predictions.csv`: row, label where it is known, prediction, its probability, those of all classes.
 
+    The probability of a class that is called like another column is p(class). NaN is no prediction.
+
     Args:
         path: The file.
         rows: What each sample is called; those beyond the last prediction are left out.
@@ -36,9 +39,12 @@ def write_predictions(
     columns: list[Sequence[object]] = [rows[: len(probabilities)]]
     if labels is not None:
         columns.append([class_names[label] for label in labels.tolist()])
-    columns.append([class_names[prediction] for prediction in predictions.tolist()])
+    named = zip(predictions.tolist(), best.isnan().tolist(), strict=True)
+    columns.append(["" if none else class_names[prediction] for prediction, none in named])
     numbers = ([f"{value:.6g}" for value in column] for column in (best.tolist(), *probabilities.T.tolist()))
-    header = [row_header, *["label"] * (labels is not None), "prediction", "probability", *class_names]
+    header = [row_header, *["label"] * (labels is not None), "prediction", "probability"]
+    taken = {row_header, "label", "prediction", "probability"}
+    header += [f"p({name})" if name in taken else name for name in class_names]
     with whole_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
         table.writerow(header)
@@ -52,8 +58,17 @@ def write_test(
     collected: CollectTest,
     model: Classifier,
     data: ClassificationDataModule,
+    command: str,
 ) -> Path:
     """Writes `test_metrics.json`, `predictions.csv` and `report.html` into the run folder of a checkpoint.
+
+    Args:
+        checkpoint: What was tested.
+        metrics: Figures of the test by name; NaN is null in the file.
+        collected: What the model said.
+        model: The model that was tested.
+        data: The source of the samples.
+        command: What was typed.
 
     Returns:
         The path of the report.
@@ -61,10 +76,12 @@ def write_test(
     from kindling.report import write_report  # after a test alone
 
     run = run_of(checkpoint)
+    run.mkdir(exist_ok=True)  # of a checkpoint outside of a run
+    figures = {name: round(value, 6) if math.isfinite(value) else None for name, value in metrics.items()}
     with whole_file(run / "test_metrics.json") as path:
-        path.write_text(json.dumps({name: round(value, 6) for name, value in metrics.items()}, indent=2) + "\n")
-    probabilities, labels = collected.probabilities, collected.labels
+        path.write_text(json.dumps(figures, indent=2, allow_nan=False) + "\n")
+    answers, labels = collected.answers, collected.labels
     write_predictions(
-        run / "predictions.csv", data.tested_rows(), data.row_header, probabilities, model.class_names, labels
+        run / "predictions.csv", data.tested_rows(), data.row_header, answers.exp(), model.class_names, labels
     )
-    return write_report(checkpoint, metrics, probabilities, labels, model, data)
+    return write_report(checkpoint, metrics, answers, labels, model, data, command)

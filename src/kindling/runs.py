@@ -57,8 +57,8 @@ def find_checkpoint(where: str | Path, prefer: Kind = "best", root: Path = RUNS)
 
 
 def run_of(checkpoint: Path) -> Path:
-    """The run folder that a checkpoint belongs to; the checkpoint's own folder where it lies outside of a run."""
-    return checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
+    """The run folder that a checkpoint belongs to; outside of a run, a folder of its name beside it."""
+    return checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.with_suffix("")
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import argparse
 import csv
+import shlex
 import shutil
 from collections.abc import Sequence
 from contextlib import suppress
@@ -11,9 +12,9 @@ from typing import Any
 import torch
 import yaml
 from jsonargparse import ArgumentError
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from typing_extensions import override
@@ -32,6 +33,19 @@ from kindling.runs import RUNS, find_checkpoint, new_run, read_checkpoint, run_o
 from kindling.stored import read_yaml, stored_config
 
 
+class SaveConfig(SaveConfigCallback):
+    """Writes `config.yaml` when the training begins: a run that can't go on keeps the one it has."""
+
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage != "fit":
+            super().setup(trainer, pl_module, stage)
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().setup(trainer, pl_module, "fit")
+
+
 class KindlingCLI(LightningCLI):
     """LightningCLI for one command and its options.
 
@@ -45,6 +59,7 @@ class KindlingCLI(LightningCLI):
 
     def __init__(self, command: str, options: Sequence[str]) -> None:
         self.command = command
+        self.typed = shlex.join(["kindling", command, *options])
         self.checkpoint: Path | None = None
         self.run: Path | None = None
         self.run_is_new = False
@@ -57,6 +72,7 @@ class KindlingCLI(LightningCLI):
             subclass_mode_model=True,
             subclass_mode_data=True,
             auto_configure_optimizers=False,
+            save_config_callback=SaveConfig,
             seed_everything_default=42,
             save_config_kwargs={"overwrite": True},  # a run that goes on writes what it goes on with
             trainer_defaults={
@@ -138,6 +154,10 @@ class KindlingCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         self._check_that_all_fits()
         config = self.config_init[self.command]["trainer"]
+        measured = {"fit": "test", "validate": "val"}.get(self.command, self.command)
+        if config[f"limit_{measured}_batches"] == 0 and self.config[self.command].get("test_after_fit", True):
+            way_out = "--test_after_fit false" if self.command == "fit" else "at least 1"
+            raise ValueError(f"no batch is left by --trainer.limit_{measured}_batches 0: ask for {way_out}")
         callbacks: list[Callback] = [self.tested]
         callbacks += [] if config["enable_progress_bar"] is False else [ProgressBar()]
         kwargs["logger"] = False
@@ -282,10 +302,11 @@ class KindlingCLI(LightningCLI):
         metrics = self.trainer.test(**kwargs | {"ckpt_path": checkpoint, "verbose": False})[0]
         say(results_table(f"test split, {checkpoint or 'a few batches after a trial run'}", metrics))
         if checkpoint and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
-            say(f"report: {write_test(Path(checkpoint), metrics, self.tested, self.model, self.datamodule)}")
+            report = write_test(Path(checkpoint), metrics, self.tested, self.model, self.datamodule, self.typed)
+            say(f"report: {report}")
 
     def predict(self, **kwargs: Any) -> None:
-        """Writes `predictions.csv` into the run folder of the checkpoint."""
+        """Writes `predictions.csv`, or of other samples than those of the test, a file named after them."""
         assert self.checkpoint is not None
         if self.trainer.world_size > 1:
             raise ValueError("predict keeps the order of the rows and needs one device: --trainer.devices 1")
@@ -293,9 +314,14 @@ class KindlingCLI(LightningCLI):
         probabilities = torch.cat(batches).cpu()  # (N, classes)
         if self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        written = run_of(self.checkpoint) / "predictions.csv"
-        data = self.datamodule
-        write_predictions(written, data.predicted_rows(), data.row_header, probabilities, self.model.class_names)
+        data, labels, run = self.datamodule, None, run_of(self.checkpoint)
+        run.mkdir(exist_ok=True)  # of a checkpoint outside of a run
+        if others := getattr(data, "predict", None):
+            written = run / f"predictions_{Path(others).resolve().stem}.csv"
+        else:
+            written, labels = run / "predictions.csv", data.new.labels[: len(probabilities)]
+        rows, names = data.predicted_rows(), self.model.class_names
+        write_predictions(written, rows, data.row_header, probabilities, names, labels)
         say(f"{len(probabilities):,} predictions: {written}")
 
 

@@ -219,6 +219,17 @@ def test_a_run_that_was_never_trained_is_neither_kept_nor_measured(kindling: Com
     assert "random.ckpt has not been trained" in result.err
 
 
+def test_a_run_that_fails_to_go_on_keeps_its_configuration(kindling: Command) -> None:
+    kindling("fit", *TINY)
+    before = (RUN / "config.yaml").read_text()
+    impossible = [*ONE_CYCLE, "--model.lr_scheduler.total_steps", "-3", "--trainer.max_epochs", "5"]
+    result = kindling("fit", "--ckpt_path", "last", *impossible)
+    assert (result.code, result.err.count("\n")) == (1, 1)
+    assert (RUN / "config.yaml").read_text() == before
+    assert kindling("fit", "--ckpt_path", "last", "--trainer.max_epochs", "3").code == 0
+    assert "max_epochs: 3" in (RUN / "config.yaml").read_text()
+
+
 def test_another_optimizer_starts_afresh(kindling: Command) -> None:
     kindling("fit", *LONG)
     result = kindling("fit", "--ckpt_path", "last", "--model.optimizer", "SGD", "--trainer.max_epochs", "5")

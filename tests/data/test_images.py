@@ -83,12 +83,12 @@ def test_a_folder_of_photos_is_learnt_and_new_ones_are_named(kindling: Command) 
     write("new/some where", 3, first=90, kind="jpg")
     result = kindling("predict", "--ckpt_path", "best", "--data.predict", "new")
     assert result.code == 0, result.err
-    rows = table(RUN / "predictions.csv")
+    rows = table(RUN / "predictions_new.csv")
     assert list(rows[0]) == ["file", "prediction", "probability", "cat", "dog", "owl"]
     assert [row["file"] for row in rows] == [f"some where/{name}/9{n}.jpg" for name in COLOURS for n in range(3)]
     assert [row["prediction"] for row in rows] == [name for name in COLOURS for _ in range(3)]
     assert kindling("predict", "--ckpt_path", "best", "--data.predict", "new/some where/owl/91.jpg").code == 0
-    assert [(row["file"], row["prediction"]) for row in table(RUN / "predictions.csv")] == [("91.jpg", "owl")]
+    assert [(row["file"], row["prediction"]) for row in table(RUN / "predictions_91.csv")] == [("91.jpg", "owl")]
 
 
 @pytest.mark.parametrize("given", ["train", "train val", "train test", "train val test"])
@@ -287,7 +287,7 @@ def test_broken_images_stop_the_run_or_are_left_out(kindling: Command) -> None:
     assert sum("left out 4 broken images: cat/80.jpg" in line for line in result.out.splitlines()) == 1
     result = kindling("predict", "--ckpt_path", "best", "--data.predict", "photos")
     assert result.code == 0, result.err
-    assert len(table(RUN / "predictions.csv")) == 21
+    assert len(table(RUN / "predictions_photos.csv")) == 21
 
 
 @pytest.mark.parametrize("memory", [4.0, 0.0])

@@ -49,7 +49,7 @@ def test_a_table_goes_from_a_file_to_predictions_of_new_rows(
     new[new.columns[::-1]].assign(more=1).to_csv("new.csv", index=False)
     result = kindling("predict", "--ckpt_path", "best", "--data.predict", "new.csv")
     assert result.code == 0, result.err
-    lines = predictions()
+    lines = predictions(trained / "predictions_new.csv")
     assert [line.pop("row") for line in lines] == [str(row) for row in range(40)]
     for line in tested:
         del line["row"]

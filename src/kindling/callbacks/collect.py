@@ -8,11 +8,16 @@ from torch import Tensor
 from torchmetrics.utilities.distributed import gather_all_tensors
 from typing_extensions import override
 
+from kindling.models.classifier import Classifier
+
 
 class CollectTest(Callback):
-    """Keeps the probabilities (N, classes) and labels (N,) of a test on the CPU, in the order of the data set."""
+    """Keeps the answers and labels (N,) of a test on the CPU, in the order of the data set.
 
-    probabilities: Tensor
+    Answers are logarithms of probabilities, (N, classes): of a small probability a float says too little.
+    """
+
+    answers: Tensor
     labels: Tensor
 
     def __init__(self) -> None:
@@ -26,9 +31,12 @@ class CollectTest(Callback):
 
     @override
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        probabilities, labels = (torch.cat(parts) for parts in zip(*self._batches, strict=True))
+        assert isinstance(pl_module, Classifier)
+        # A process may have had no batch: then its share is empty.
+        nothing = torch.empty(0, pl_module.num_classes), torch.empty(0, dtype=torch.long)
+        answers, labels = (torch.cat(parts) for parts in zip(nothing, *self._batches, strict=True))
         self._batches.clear()
-        self.probabilities, self.labels = whole(probabilities, trainer), whole(labels, trainer)
+        self.answers, self.labels = whole(answers, trainer), whole(labels, trainer)
 
 
 def whole(share: Tensor, trainer: Trainer) -> Tensor:

@@ -82,16 +82,8 @@ class ExactResume(Callback):
             if "total_steps" in schedule:
                 began = steps - schedule["last_epoch"]
                 same &= schedule["total_steps"] == model.schedule_steps(began)
-        if same:
-            return
-        # The optimizer keeps its momentum where it fits; the schedule begins anew over the steps that remain.
-        model.schedule_start = steps
-        configured = model.configure_optimizers()
-        optimizer = (configured["optimizer"] if isinstance(configured, dict) else configured).state_dict()
-        if stored["optimizer"]["class_path"] == wanted["optimizer"]["class_path"]:
-            optimizer["state"] = checkpoint["optimizer_states"][0]["state"]
-        checkpoint["optimizer_states"] = [optimizer]
-        checkpoint["lr_schedulers"] = []
+        if not same:
+            model.begin_schedule(checkpoint)
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -7,12 +7,12 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from kindling.models.classifier import Classifier
 from kindling.models.ensemble import EnsembleClassifier
 from kindling.models.trained import build_model, is_model, read_model
+from kindling.models.weights import load_weights, read_file, read_torchvision
 from kindling.runs import find_checkpoint
 
 FIXED_SIZE = {"vit": "image_size", "maxvit": "input_size"}  # families of one size, and the argument that names it
@@ -31,7 +31,7 @@ class Source:
         size: Height and width that it takes.
         mean: Mean of the inputs of its training by channel.
         std: Standard deviation of the inputs of its training by channel.
-        weights: Reads its trained weights.
+        load: Loads its trained weights into it, or into a copy of it.
     """
 
     config: str
@@ -41,7 +41,7 @@ class Source:
     size: tuple[int, int]
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    weights: Callable[[], dict[str, Tensor]]
+    load: Callable[[nn.Module], None]
 
 
 def behead(network: nn.Module) -> int:
@@ -72,70 +72,57 @@ def torchvision_backbone(
         image_size: Height and width to work on; by default those of the images, but no less than the network needs.
 
     Raises:
-        ValueError: If there are no such weights.
+        ValueError: If it can't take images of that size.
     """
     from torchvision import models
 
     choices = models.get_model_weights(name)
-    is_file = Path(weights).is_file()
-    if weights not in ("none", *choices.__members__) and not is_file:
-        names = ", ".join(choices.__members__)
-        raise ValueError(f"{name} has no weights {weights}: there are {names}, none, or a file of yours")
-    chosen = choices.DEFAULT if weights == "none" or is_file else choices[weights]
+    chosen = choices[weights] if weights in choices.__members__ else choices.DEFAULT
     least = chosen.meta["min_size"]
-    size = (image_size, image_size) if image_size else tuple(map(max, input_shape[1:], least))
+    size = tuple(map(max, input_shape[1:], least))
     options: dict[str, Any] = {}
+    step = 1
     if family := FIXED_SIZE.get(name.split("_")[0]):
-        size = (image_size, image_size) if image_size else least
+        size, step = least, patch_size(name)
+        least = (step, step)
+    if image_size is not None:
+        size = (image_size, image_size)
+        if image_size < max(least) or image_size % step:
+            multiple = f" and a multiple of {step}" if step > 1 else ""
+            raise ValueError(f"image_size must be at least {max(least)}{multiple} for {name}, not {image_size}")
+    if family:
         options[family] = size[0] if family == "image_size" else size
     if name in INCEPTIONS:
         # Their weights were trained on another normalisation, to which they turn the usual one by themselves.
         options = {"aux_logits": False, "init_weights": weights == "none", "transform_input": weights != "none"}
     network = models.get_model(name, weights=None, **options)
     features = behead(network)
-    read = partial(read_file, Path(weights), name, network) if is_file else partial(read_torchvision, name, chosen)
     preset = chosen.transforms()
-    return Source(name, network, features, 3, size, tuple(preset.mean), tuple(preset.std), read)
+    load = partial(load_named, name=name, weights=weights)
+    return Source(name, network, features, 3, size, tuple(preset.mean), tuple(preset.std), load)
 
 
-def read_torchvision(name: str, weights: Any) -> dict[str, Tensor]:
-    """Weights out of torch's cache, where torchvision puts them when it downloads them.
+def load_named(network: nn.Module, name: str, weights: str) -> None:
+    """Loads weights into the network of torchvision of that name.
 
-    Raises:
-        OSError: If they are not there and can't be downloaded.
+    Only now it is said that there are none: a checkpoint brings its own, and the file may be gone since.
     """
     from torchvision import models
 
-    path = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
-    try:
-        network = models.get_model(name, weights=weights)
-    except (OSError, RuntimeError) as error:
-        if path.exists():
-            raise ValueError(f"{path} is damaged, or no {weights}: delete it to download it again") from error
-        raise OSError(
-            f"the weights {weights} are not there and the download failed: put {weights.url} at {path}, name another "
-            "file with --model.weights, or start from random weights with --model.weights none"
-        ) from error
-    behead(network)
-    state: dict[str, Tensor] = network.state_dict()
-    return state
+    choices = models.get_model_weights(name)
+    if weights in choices.__members__:
+        path, held = read_torchvision(choices[weights])
+    elif (path := Path(weights)).is_file():
+        held = read_file(path)
+    else:
+        names = ", ".join(choices.__members__)
+        raise ValueError(f"{name} has no weights {weights}: there are {names}, none, or a file of yours")
+    load_weights(network, held, path, name)
 
 
-def read_file(path: Path, name: str, network: nn.Module) -> dict[str, Tensor]:
-    """Weights of a file for a network without its last layer.
-
-    Raises:
-        ValueError: If it holds no weights, or those of another network.
-    """
-    try:
-        state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever a file of another kind makes of the unpickler
-        raise ValueError(f"{path} holds no weights that torch.load(weights_only=True) can read") from error
-    expected = network.state_dict()
-    missing = [key for key in expected if key not in state or state[key].shape != expected[key].shape]
-    if missing:
-        raise ValueError(f"{path} holds no weights of {name}: {missing[0]} is missing or of another shape")
-    return {key: state[key] for key in expected}
+def patch_size(name: str) -> int:
+    """What the size of the images must be a multiple of, of the families that take one size."""
+    return 224 if name.startswith("maxvit") else int(name.rsplit("_", 1)[1])  # vit_b_16
 
 
 def kindling_backbone(where: str) -> Source:
@@ -161,13 +148,13 @@ def kindling_backbone(where: str) -> Source:
     if len(model.input_shape) != 3 or isinstance(model, EnsembleClassifier):
         raise ValueError(f"{where} is no network for images but a {type(model).__name__}")
     Classifier.materialize(model)  # lazy layers alone: what the backbone of a backbone started from is not needed
-    features = behead(model.network)
-
-    def weights() -> dict[str, Tensor]:
-        if state is None:
-            raise ValueError(f"the weights of this {type(model).__name__} come with a checkpoint")
-        return {key: state[f"network.{key}"] for key in model.network.state_dict()}
-
+    features, name = behead(model.network), type(model).__name__
+    load = partial(load_weights, held=state, source=path, name=name, prefix="network.") if state else refuse
     channels, *size = model.input_shape
     mean, std = (tuple(values.flatten().tolist()) for values in (model.mean, model.std))
-    return Source(text, model.network, features, channels, (size[0], size[1]), mean, std, weights)
+    return Source(text, model.network, features, channels, (size[0], size[1]), mean, std, load)
+
+
+def refuse(network: nn.Module) -> None:
+    """In place of loading weights that only a checkpoint has."""
+    raise ValueError("the weights of a backbone that was trained here come with the checkpoint: load it first")

@@ -88,7 +88,7 @@ class Classifier(LightningModule):
         self.class_names = tuple(class_names) or tuple(str(label) for label in range(num_classes))
         self.label_smoothing = label_smoothing
         self.warmup_epochs = warmup_epochs
-        self.schedule_start = 0  # optimizer steps before the schedule: not 0 where a resumed run begins a new one
+        self.schedule_start = 0  # optimizer steps before the schedule: not 0 where a new one begins on the way
         per_channel = (-1,) + (1,) * (len(self.input_shape) - 1)
         self.register_buffer("mean", torch.tensor(mean).view(per_channel))
         self.register_buffer("std", torch.tensor(std).view(per_channel))
@@ -114,6 +114,8 @@ class Classifier(LightningModule):
     @override
     def setup(self, stage: str) -> None:
         self.materialize()
+        if stage == "fit":
+            self.schedule_start = 0
         if stage == "fit" and self.hparams["compile"]:
             self.network.compile()
         if stage == "fit" and self.class_weights is not None:
@@ -159,7 +161,7 @@ class Classifier(LightningModule):
 
     @override
     def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        return self._step(batch, "test")[1].softmax(dim=1)  # for whoever writes a report
+        return self._step(batch, "test")[1].log_softmax(dim=1)  # for whoever writes a report
 
     @override
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -208,6 +210,33 @@ class Classifier(LightningModule):
             },
         }
 
+    @property
+    def is_fitting(self) -> bool:
+        """Whether a Trainer trains this model now, or is about to."""
+        return self._trainer is not None and self._trainer.state.fn == "fit"
+
+    @override
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["schedule_start"] = self.schedule_start
+
+    @override
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.schedule_start = checkpoint.get("schedule_start", 0)  # checkpoints of other Trainers have none
+
+    def begin_schedule(self, checkpoint: dict[str, Any]) -> None:
+        """Makes a run that goes on from a checkpoint begin its schedule anew, over the steps that remain.
+
+        The optimizer keeps its momentum where it fits.
+        """
+        stored, wanted = checkpoint["hyper_parameters"], self.hparams
+        self.schedule_start = checkpoint["global_step"]
+        configured = self.configure_optimizers()
+        optimizer = (configured["optimizer"] if isinstance(configured, dict) else configured).state_dict()
+        if stored["optimizer"]["class_path"] == wanted["optimizer"]["class_path"]:
+            optimizer["state"] = checkpoint["optimizer_states"][0]["state"]
+        checkpoint["optimizer_states"] = [optimizer]
+        checkpoint["lr_schedulers"] = []
+
     @override
     def optimizer_step(
         self,
@@ -219,7 +248,7 @@ class Classifier(LightningModule):
         # Warm-up and `lr_scale` change what the scheduler says for this one step, so they go with any scheduler.
         rates = [group["lr"] for group in optimizer.param_groups]
         steps = self.warmup_epochs * self.trainer.num_training_batches / self.trainer.accumulate_grad_batches
-        warmth = min(1.0, (self.global_step + 1) / steps) if steps else 1.0
+        warmth = min(1.0, (self.global_step + 1 - self.schedule_start) / steps) if steps else 1.0
         for group in optimizer.param_groups:
             group["lr"] *= warmth * group.get("lr_scale", 1.0)
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]

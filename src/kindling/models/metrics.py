@@ -28,7 +28,19 @@ class MeanLoss(Metric):
         return self.total / self.samples
 
 
-class Accuracy(MulticlassConfusionMatrix):
+class Confusions(MulticlassConfusionMatrix):
+    """Counts samples by label and answer; NaN is none, and is counted after the classes as one of its own."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes + 1, validate_args=False)  # the loss has checked labels and shapes already
+
+    @override
+    def update(self, preds: Tensor, target: Tensor) -> None:
+        best, answers = preds.max(dim=1)
+        super().update(answers.masked_fill(best.isnan(), self.num_classes - 1), target)
+
+
+class Accuracy(Confusions):
     """Share of right answers."""
 
     @override
@@ -36,7 +48,7 @@ class Accuracy(MulticlassConfusionMatrix):
         return self.confmat.diag().sum() / self.confmat.sum()
 
 
-class BalancedAccuracy(MulticlassConfusionMatrix):
+class BalancedAccuracy(Confusions):
     """Share of right answers in each class, averaged over the classes that occur among the labels."""
 
     @override
@@ -45,12 +57,12 @@ class BalancedAccuracy(MulticlassConfusionMatrix):
         return (right / samples)[samples > 0].mean()
 
 
-class MacroF1(MulticlassConfusionMatrix):
+class MacroF1(Confusions):
     """F1 of each class, averaged over the classes that occur among labels or answers."""
 
     @override
     def compute(self) -> Tensor:
-        right, both = self.confmat.diag(), self.confmat.sum(0) + self.confmat.sum(1)
+        right, both = self.confmat.diag()[:-1], (self.confmat.sum(0) + self.confmat.sum(1))[:-1]
         return (2 * right / both)[both > 0].mean()
 
 
@@ -60,6 +72,5 @@ def classification_metrics(num_classes: int) -> MetricCollection:
     These share one confusion matrix, counted once a batch: on two cores a training step of 12 ms takes 0.45 ms less
     than with torchmetrics' MulticlassAccuracy and MulticlassF1Score. Any other metric can stand beside them.
     """
-    # The loss has checked labels and shapes already.
     kinds = {"accuracy": Accuracy, "balanced_accuracy": BalancedAccuracy, "f1": MacroF1}
-    return MetricCollection({name: kind(num_classes, validate_args=False) for name, kind in kinds.items()})
+    return MetricCollection({name: kind(num_classes) for name, kind in kinds.items()})

@@ -1,48 +1,28 @@
 """Transfer learning: a network that was trained on other images gets a new head."""
 
 import math
+import sys
 from collections import OrderedDict
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.utils.data import DataLoader
 from typing_extensions import override
 
+from kindling.console import say
+from kindling.models.adapt import Adapt
 from kindling.models.backbones import Source, kindling_backbone, torchvision_backbone, torchvision_names
 from kindling.models.classifier import Classifier
-
-LUMA = (0.299, 0.587, 0.114)  # of red, green and blue in grey: ITU-R BT.601, as Pillow has it
-
-
-class Adapt(nn.Module):
-    """Brings images (N, C, H, W) to the channels and size that a backbone takes.
-
-    Args:
-        channels: 1 or 3; grey is repeated, colour is weighted into grey.
-        size: Height and width.
-    """
-
-    def __init__(self, channels: int, size: tuple[int, int]) -> None:
-        super().__init__()
-        self.channels, self.size = channels, size
-
-    @override
-    def forward(self, images: Tensor) -> Tensor:
-        if images.shape[1] == 3 and self.channels == 1:
-            images = (images * images.new_tensor(LUMA).view(3, 1, 1)).sum(1, keepdim=True)
-        images = images.expand(-1, self.channels, -1, -1)
-        if images.shape[2:] != self.size:
-            images = F.interpolate(images, self.size, mode="bilinear", antialias=True)
-        return images  # (N, channels, *size)
+from kindling.models.features import CachedFeatures
 
 
 class TransferClassifier(Classifier):
     """A trained network, the backbone, with a new linear layer for the classes at hand.
 
     At first the backbone is frozen, its batch-norm statistics too, and the head alone is trained; then all of it, the
-    backbone with a smaller learning rate. Each of the two parts has a schedule of its own.
+    backbone with a smaller learning rate. What is unfrozen stays so. Each of the two phases has a schedule of its own,
+    warm-up included, from its own first step: a OneCycleLR over its own steps, a CosineAnnealingLR that starts again.
+    Early stopping has its patience for the second phase.
 
     Args:
         backbone: A classification network of torchvision by name (resnet18, convnext_tiny, vit_b_16 ...), or one that
@@ -51,12 +31,13 @@ class TransferClassifier(Classifier):
             a file of them; `none` for random weights, all of which train from the start and alike. A network that was
             trained here brings its own.
         image_size: Height and width to which images are resized; by default they are resized only where the network
-            needs it.
+            needs it. A vision transformer needs a multiple of its patch, and its weights are interpolated.
         unfreeze_epoch: Epoch, counted from 0, from which the backbone is trained as well; 0 trains it from the start,
             null never.
         backbone_lr: Learning rate of the backbone as a share of the head's.
-        cache_features: Whether a frozen backbone is asked once for each image and not in each epoch; without effect
-            where the images are augmented.
+        cache_features: Whether a frozen backbone is asked once for each image and not in each epoch. It is asked in
+            each where images are augmented, the Trainer limits the batches, fewer than two frozen epochs remain, or
+            worker processes load images that are needed again once the backbone is unfrozen.
         **recipe: What all models share, see `Classifier`.
 
     Raises:
@@ -82,16 +63,19 @@ class TransferClassifier(Classifier):
             )
         if unfreeze_epoch is not None and unfreeze_epoch < 0:
             raise ValueError(f"unfreeze_epoch must not be negative: {unfreeze_epoch}")
+        if not backbone_lr >= 0:
+            raise ValueError(f"backbone_lr must not be negative: {backbone_lr}")
         self.unfreeze_epoch = unfreeze_epoch
         self.random = weights == "none"
         self.backbone_lr = 1.0 if self.random else backbone_lr
         self.cache_features = cache_features
-        self._images: list[tuple[Any, Any]] = []  # of the datasets that hold features for a while
+        self._cached = CachedFeatures()
         self.source = self._source(backbone, weights, image_size)
         self.hparams["backbone"] = self.source.config  # a checkpoint needs nothing but itself
         # Loaded when they are first needed, unless a checkpoint brings others.
         self._weights_missing = not self.random
-        self.register_load_state_dict_post_hook(_has_weights)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_pre_hook(_note_weights)  # type: ignore[no-untyped-call]
+        self.register_state_dict_pre_hook(_materialize)  # type: ignore[no-untyped-call]
         parts = {
             "adapt": Adapt(self.source.channels, self.source.size),
             "backbone": self.source.network,
@@ -106,9 +90,12 @@ class TransferClassifier(Classifier):
     def _source(self, backbone: str, weights: str, image_size: int | None) -> Source:
         if backbone in torchvision_names():
             return torchvision_backbone(backbone, weights, self.input_shape, image_size)
+        source = kindling_backbone(backbone)
         if image_size is not None:
             raise ValueError(f"image_size can't be chosen: {backbone} takes the size that it was trained on")
-        return kindling_backbone(backbone)
+        if weights not in ("DEFAULT", "none"):
+            raise ValueError(f"weights {weights} can't be chosen: {backbone} brings its own; none are random ones")
+        return source
 
     @property
     def backbone(self) -> nn.Module:
@@ -120,10 +107,15 @@ class TransferClassifier(Classifier):
         """The layer that is new."""
         return self.network.get_submodule("head")
 
+    @property
+    def waits(self) -> bool:
+        """Whether the backbone is frozen and to be unfrozen later."""
+        return self.frozen and self.unfreeze_epoch is not None
+
     @override
     def materialize(self) -> None:
         if self._weights_missing:
-            self.backbone.load_state_dict(self.source.weights())
+            self.source.load(self.backbone)
             self._weights_missing = False
         super().materialize()
 
@@ -141,6 +133,8 @@ class TransferClassifier(Classifier):
 
     def features(self, images: Tensor) -> Tensor:
         """What the head is given, (N, features), of raw images (N, C, H, W)."""
+        if self._weights_missing:
+            self.materialize()
         features: Tensor = self.backbone(self.network[0]((images - self.mean) / self.std))
         return features
 
@@ -156,9 +150,8 @@ class TransferClassifier(Classifier):
     @override
     def setup(self, stage: str) -> None:
         super().setup(stage)
-        if stage == "fit" and self.frozen and self.unfreeze_epoch is not None and self.trainer.world_size > 1:
-            # DistributedDataParallel takes note of what is trained before the first step.
-            raise ValueError("several devices can't unfreeze a backbone on the way: --model.unfreeze_epoch 0 or null")
+        if stage == "fit":
+            self._cached.remove()  # of a fit that was stopped
 
     @override
     def parameter_groups(self) -> list[dict[str, Any]]:
@@ -167,58 +160,85 @@ class TransferClassifier(Classifier):
             groups.append({"params": list(self.backbone.parameters()), "lr_scale": self.backbone_lr})
         return groups
 
+    def _frozen_steps(self, began: int) -> tuple[float, int]:
+        """Optimizer steps of the frozen phase after `began` of them, and those of an epoch."""
+        self.trainer.fit_loop.setup_data()  # says how many batches there are
+        of_an_epoch = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
+        steps = self.trainer.estimated_stepping_batches
+        if self.unfreeze_epoch is not None:
+            steps = min(steps, self.unfreeze_epoch * of_an_epoch)
+        return steps - began, of_an_epoch
+
     @override
     def schedule_steps(self, began: int) -> int:
-        steps = super().schedule_steps(0)
-        if self.frozen and self.unfreeze_epoch is not None:
-            of_an_epoch = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
-            steps = min(steps, self.unfreeze_epoch * of_an_epoch)
-        return steps - began
+        if not self.frozen:
+            return super().schedule_steps(began)
+        return max(1, int(self._frozen_steps(began)[0]))  # none are left where it is unfrozen before the next one
 
     @override
     def on_train_start(self) -> None:
-        if self.frozen and self.cache_features and not getattr(self.trainer.datamodule, "augments", True):  # type: ignore[attr-defined]
-            for loader in (self.trainer.train_dataloader, self.trainer.val_dataloaders):
-                # Worker processes would go on with the features once the backbone is trained.
-                if loader is not None and (self.unfreeze_epoch is None or not loader.num_workers):
-                    self._images.append((loader.dataset, loader.dataset.inputs))
-                    loader.dataset.inputs = self._features_of(loader)
+        if self.waits and self.trainer.world_size > 1:
+            # DistributedDataParallel takes note of what is trained before the first step.
+            raise ValueError("several devices can't unfreeze a backbone on the way: --model.unfreeze_epoch 0 or null")
+        if self.frozen and self.cache_features:
+            remaining, of_an_epoch = self._frozen_steps(self.global_step)
+            self._cached.put(self.trainer, self._features_of, remaining / of_an_epoch, for_good=not self.waits)
 
-    @torch.no_grad()
-    def _features_of(self, loader: DataLoader[Any]) -> Tensor:
-        in_order: DataLoader[Any] = DataLoader(
-            loader.dataset,
-            batch_size=64,
-            num_workers=loader.num_workers,
-            collate_fn=loader.collate_fn,
-            generator=torch.Generator(),  # the random numbers of the training stay where they are
-        )
-        found = []
-        for batch in in_order:
-            images = self.trainer.strategy.batch_to_device(batch)[0]
-            with self.trainer.precision_plugin.forward_context():
-                found.append(self.features(images).to(batch[1].device))
-        return torch.cat(found)
+    def _features_of(self, batch: Any) -> Tensor:
+        images = self.trainer.strategy.batch_to_device(batch)[0]
+        with self.trainer.precision_plugin.forward_context():
+            return self.features(images).to(batch[1].device)
 
     @override
     def on_train_epoch_start(self) -> None:
-        if self.frozen and self.unfreeze_epoch is not None and self.current_epoch >= self.unfreeze_epoch:
-            while self._images:
-                dataset, images = self._images.pop()
-                dataset.inputs = images
+        if self.unfreeze_epoch is not None and self.frozen and self.current_epoch >= self.unfreeze_epoch:
+            self._cached.remove()
             self._freeze(False)
             self.schedule_start = self.global_step
+            (head,) = self.trainer.optimizers
             self.trainer.strategy.setup_optimizers(self.trainer)
+            self.trainer.optimizers[0].state.update(head.state)  # momentum of the head
+
+    @override
+    def on_validation_start(self) -> None:
+        # Early stopping counts validations without an improvement, but none of them before the backbone is trained.
+        for stopper in self.trainer.early_stopping_callbacks:
+            stopper.wait_count = -sys.maxsize if self.waits else max(0, stopper.wait_count)
+
+    @override
+    def on_train_end(self) -> None:
+        self._cached.remove()
 
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
         checkpoint["frozen"] = self.frozen
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self._freeze(checkpoint["frozen"])
+        super().on_load_checkpoint(checkpoint)
+        due = self.unfreeze_epoch is not None and checkpoint["epoch"] >= self.unfreeze_epoch
+        self._freeze(checkpoint["frozen"] and not due)
+        if not self.is_fitting or "optimizer_states" not in checkpoint:
+            return
+        changed = self.unfreeze_epoch != checkpoint["hyper_parameters"]["unfreeze_epoch"]
+        if changed and not checkpoint["frozen"] and not self.random:
+            say(f"unfreeze_epoch {self.unfreeze_epoch} has no effect: the backbone is being trained already")
+        if checkpoint["frozen"] and due:
+            self.begin_schedule(checkpoint)
+        for group in checkpoint["optimizer_states"][0]["param_groups"][1:]:
+            group["lr_scale"] = self.backbone_lr
 
 
-def _has_weights(model: nn.Module, incompatible_keys: object) -> None:
+def _note_weights(model: nn.Module, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
+    """Takes note that weights of the backbone come with a state dict, that of the model or of what it is a part of."""
     assert isinstance(model, TransferClassifier)
-    model._weights_missing = False  # whatever it is a part of was loaded
+    expected = model.backbone.state_dict(prefix=f"{prefix}network.backbone.")
+    if all(name in state and state[name].shape == value.shape for name, value in expected.items()):
+        model._weights_missing = False
+
+
+def _materialize(model: nn.Module, *_: Any) -> None:
+    """Before a state dict is read: it never holds random weights that are to be replaced."""
+    assert isinstance(model, TransferClassifier)
+    model.materialize()

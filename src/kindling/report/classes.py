@@ -9,16 +9,17 @@ from kindling.report.html import Html, element, join, name_cell, table
 
 MATRIX_CLASSES = 20  # more have no room in a matrix
 CONFUSIONS = 20
+NO_ANSWER = "no answer"
 
 
 def class_table(confusion: Tensor, names: tuple[str, ...]) -> Html:
     """Samples, precision, recall and F1 of each class.
 
     Args:
-        confusion: Samples by label and prediction, shape (classes, classes).
+        confusion: Samples by label and prediction, see `Answers.confusion`.
         names: Names of the classes.
     """
-    right, samples, answers = confusion.diag(), confusion.sum(1), confusion.sum(0)
+    right, samples, answers = confusion.diag(), confusion.sum(1), confusion.sum(0)[:-1]
     scores = zip(*(score.tolist() for score in class_scores(right, samples, answers)), strict=True)
     rows = (
         [name_cell(name), element("td", f"{number:,}"), *map(share_cell, shares)]
@@ -30,23 +31,24 @@ def class_table(confusion: Tensor, names: tuple[str, ...]) -> Html:
 def confusions(confusion: Tensor, names: tuple[str, ...]) -> Html:
     """Labels against predictions: a matrix, or of many classes, the most frequent confusions."""
     shares = confusion / confusion.sum(1, keepdim=True).clamp(min=1)
-    return (matrix if len(names) <= MATRIX_CLASSES else confusion_list)(confusion, shares, names)
+    answers = (*names, NO_ANSWER) if confusion[:, -1].any() else names
+    return (matrix if len(names) <= MATRIX_CLASSES else confusion_list)(confusion, shares, names, answers)
 
 
-def matrix(confusion: Tensor, shares: Tensor, names: tuple[str, ...]) -> Html:
+def matrix(confusion: Tensor, shares: Tensor, names: tuple[str, ...], answers: tuple[str, ...]) -> Html:
     """Counts on the share of their row as colour: blue where the prediction is right, orange where it is wrong."""
     rows = (
         [
             element("th", names[label], scope="row", title=names[label]),
             *(
-                matrix_cell(count, share, names[label], names[answer], answer == label)
-                for answer, (count, share) in enumerate(zip(counts, row, strict=True))
+                matrix_cell(count, share, names[label], name, answer == label)
+                for answer, (count, share, name) in enumerate(zip(counts, row, answers, strict=False))
             ),
         ]
         for label, (counts, row) in enumerate(zip(confusion.tolist(), shares.tolist(), strict=True))
     )
-    kind = "upright" if max(map(len, names)) > 3 else "level"
-    header = ["", *(element("span", name, title=name, class_=kind) for name in names)]
+    kind = "upright" if max(map(len, answers)) > 3 else "level"
+    header = ["", *(element("span", name, title=name, class_=kind) for name in answers)]
     intro = "Rows are labels, columns predictions; the stronger a colour, the larger the share of its row."
     return join([element("p", intro, class_="soft"), table(header, rows, class_="matrix")])
 
@@ -61,13 +63,15 @@ def matrix_cell(count: int, share: float, label: str, prediction: str, right: bo
     return element("td", f"{count:,}", class_=kind, style=f"--share: {strength:.2f}", title=title)
 
 
-def confusion_list(confusion: Tensor, shares: Tensor, names: tuple[str, ...]) -> Html:
+def confusion_list(confusion: Tensor, shares: Tensor, names: tuple[str, ...], answers: tuple[str, ...]) -> Html:
     """The most frequent confusions."""
-    mistakes = confusion.clone().fill_diagonal_(0)
+    mistakes, width = confusion.clone().fill_diagonal_(0), len(names) + 1
+    if not mistakes.any():
+        return element("p", "There are none.")
     counts, cells = mistakes.flatten().topk(CONFUSIONS)
     rows = (
         [
-            *(name_cell(names[cell // len(names)]), element("td", names[cell % len(names)], class_="name")),
+            *(name_cell(names[cell // width]), element("td", answers[cell % width], class_="name")),
             *(element("td", f"{count:,}"), share_cell(shares.flatten()[cell].item())),
         ]
         for count, cell in zip(counts.tolist(), cells.tolist(), strict=True)

@@ -19,7 +19,7 @@ class Answers:
     """What a model said of N samples.
 
     Args:
-        probabilities: Of each sample and class, shape (N, classes).
+        probabilities: Of each sample and class, shape (N, classes); NaN of a model that diverged is no answer.
         labels: The true classes, shape (N,).
         losses: The loss of each sample, shape (N,).
     """
@@ -30,12 +30,13 @@ class Answers:
 
     @cached_property
     def predictions(self) -> Tensor:
-        """The most probable class of each sample, shape (N,)."""
-        return self.probabilities.argmax(dim=1)
+        """The most probable class of each sample, shape (N,); the number of classes where there is no answer."""
+        best, predictions = self.probabilities.max(dim=1)
+        return predictions.masked_fill(best.isnan(), self.probabilities.shape[1])
 
     @cached_property
     def confidence(self) -> Tensor:
-        """The probability of the prediction, shape (N,); 0 where a model that diverged gives none."""
+        """The probability of the prediction, shape (N,); 0 where there is none."""
         return self.probabilities.amax(dim=1).nan_to_num()
 
     @cached_property
@@ -45,9 +46,10 @@ class Answers:
 
     @cached_property
     def confusion(self) -> Tensor:
-        """Samples by label and prediction, shape (classes, classes)."""
+        """Samples by label and prediction, shape (classes, classes + 1); the last column is of those without answer."""
         classes = self.probabilities.shape[1]
-        return (self.labels * classes + self.predictions).bincount(minlength=classes**2).view(classes, classes)
+        cells = self.labels * (classes + 1) + self.predictions
+        return cells.bincount(minlength=classes * (classes + 1)).view(classes, classes + 1)
 
     def worst(self, number: int) -> Tensor:
         """The wrong answers that gave the label the least probability, worst first, shape (number or fewer,)."""
@@ -89,7 +91,7 @@ def class_scores(right: Tensor, samples: Tensor, answers: Tensor) -> tuple[Tenso
 def bootstrap_scores(confusion: Tensor) -> tuple[Interval, Interval]:
     """95% intervals of balanced accuracy and macro F1 over samples drawn anew: B. Efron, Annals of Statistics 7 (1979).
 
-    A draw of N samples with replacement is a multinomial draw of the cells of their confusion matrix.
+    A draw of N samples with replacement is a multinomial draw of the cells of `Answers.confusion`.
     """
     labels, answers = confusion.nonzero(as_tuple=True)
     cells, samples = confusion[labels, answers].numpy(), int(confusion.sum())
@@ -100,10 +102,11 @@ def bootstrap_scores(confusion: Tensor) -> tuple[Interval, Interval]:
     counts = torch.from_numpy(drawn).float().T.contiguous()  # (cells, 1 + draws): rows add up four times faster
     hit = labels == answers
     nothing = torch.zeros(len(confusion), 1 + DRAWS)
+    given = answers < len(confusion)
     _, recall, f1 = class_scores(
         nothing.index_add(0, labels[hit], counts[hit]),
         nothing.index_add(0, labels, counts),
-        nothing.index_add(0, answers, counts),
+        nothing.index_add(0, answers[given], counts[given]),
     )
     balanced, macro = (scores.double().nanmean(dim=0).numpy() for scores in (recall, f1))
     return middle_95(balanced[0], balanced[1:], most=1), middle_95(macro[0], macro[1:], most=1)

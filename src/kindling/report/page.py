@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -24,26 +23,28 @@ TITLES = {"f1": "macro F1"}
 def write_report(
     checkpoint: Path,
     metrics: Mapping[str, float],
-    probabilities: Tensor,
+    logs: Tensor,
     labels: Tensor,
     model: Classifier,
     data: ClassificationDataModule,
+    command: str,
 ) -> Path:
     """Writes `report.html` into the run folder of a checkpoint.
 
     Args:
         checkpoint: What was tested.
         metrics: Figures of the test by name.
-        probabilities: What the model said of each test sample, shape (N, classes).
+        logs: What the model said of each test sample, logarithms of probabilities, shape (N, classes).
         labels: The true classes, shape (N,).
         model: The model that was tested.
         data: The source of the samples.
+        command: What was typed.
 
     Returns:
         The path of the report.
     """
     run = run_of(checkpoint)
-    answers = Answers(probabilities, labels, sample_losses(model, probabilities, labels))
+    answers = Answers(logs.exp(), labels, sample_losses(model, logs, labels))
     names = model.class_names
     where = run.resolve()
     title = f"{where.parent.name}/{where.name}"
@@ -63,17 +64,18 @@ def write_report(
         section("Calibration", calibration_charts(answers)),
     ]
     config = run / "config.yaml"
+    asked = [element("p", "Tested with:"), element("pre", command, tabindex=0)]
     if config.exists():  # a checkpoint may lie outside of a run
         text = element("pre", config.read_text(encoding="utf-8"), tabindex=0)
-        parts.append(section("Configuration", element("details", element("summary", "config.yaml"), text)))
+        asked.append(element("details", element("summary", "config.yaml, of the training"), text))
+    parts.append(section("Configuration", *asked))
     with whole_file(run / "report.html") as path:
         path.write_text(page(title, join(parts)), encoding="utf-8")
     return run / "report.html"
 
 
-def sample_losses(model: Classifier, probabilities: Tensor, labels: Tensor) -> Tensor:
-    """The loss of each sample (N,) from its probabilities (N, classes), smoothed and weighted as the model's own is."""
-    logs = probabilities.clamp(min=torch.finfo(probabilities.dtype).tiny).log()
+def sample_losses(model: Classifier, logs: Tensor, labels: Tensor) -> Tensor:
+    """The loss of each sample (N,) from its logarithms, smoothed and weighted as that of the model."""
     smoothing = model.label_smoothing
     return F.cross_entropy(logs, labels, model.class_weights, label_smoothing=smoothing, reduction="none")
 
@@ -100,14 +102,22 @@ def cards(metrics: Mapping[str, float], answers: Answers) -> Html:
     for name, value in metrics.items():
         name = name.removeprefix("test/")
         low, high = intervals.get(name, (value, value))
-        form = "{:.4f}" if name == "loss" or name not in intervals else "{:.2%}"
+        written = number if name == "loss" or name not in intervals else "{:.2%}".format
         # Where every draw is the same, as it is without a mistake, the draws say nothing of chance.
-        spread = f"{form.format(low)} to {form.format(high)}" if high > low else "no interval"
+        spread = f"{written(low)} to {written(high)}" if high > low else "no interval"
         title = TITLES.get(name, name.replace("_", " "))
-        boxes.append(element("div", title, element("b", form.format(value)), element("span", spread), class_="card"))
+        boxes.append(element("div", title, element("b", written(value)), element("span", spread), class_="card"))
     how = "Below each figure is its 95% confidence interval: Wilson's for the accuracy, for the others that of "
     how += f"{DRAWS:,} bootstrap draws of the samples."
-    return join([element("div", *boxes, class_="cards"), element("p", how, class_="soft")])
+    parts = [element("div", *boxes, class_="cards"), element("p", how, class_="soft")]
+    if silent := int(answers.confusion[:, -1].sum()):
+        parts.append(element("p", f"The model says nothing of {silent:,} samples (NaN): they count as wrong."))
+    return join(parts)
+
+
+def number(value: float) -> str:
+    """Four decimals, or of large values, four digits."""
+    return f"{value:.4f}" if abs(value) < 1000 else f"{value:.4g}"
 
 
 def calibration_charts(answers: Answers) -> Html:

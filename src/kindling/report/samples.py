@@ -8,14 +8,17 @@ from typing import NamedTuple
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional as F
 
 from kindling.data import ClassificationDataModule
 from kindling.inputs import as_float
+from kindling.report.classes import NO_ANSWER
 from kindling.report.figures import Answers
 from kindling.report.html import Html, element, join, name_cell, table
 
 AT_MOST = 24
 SMALL = 96  # pixels; smaller images are shown larger, pixel by pixel
+LARGE = 256  # pixels; larger images are shown smaller: 24 photos as PNG had 15 MB
 
 
 class Wrong(NamedTuple):
@@ -36,7 +39,7 @@ def most_wrong(answers: Answers, data: ClassificationDataModule, class_names: tu
     worst, names = answers.worst(AT_MOST), data.tested_rows()
     facts = zip(*(of[worst].tolist() for of in (answers.labels, answers.predictions, answers.confidence)), strict=True)
     samples = [
-        Wrong(row, names[row], class_names[label], class_names[prediction], f"{confidence:.1%}")
+        Wrong(row, names[row], class_names[label], (*class_names, NO_ANSWER)[prediction], f"{confidence:.1%}")
         for row, (label, prediction, confidence) in zip(worst.tolist(), facts, strict=True)
     ]
     intro = f"{len(worst)} of {mistakes:,} wrong answers: those that gave the label the lowest probability."
@@ -72,7 +75,11 @@ def rows(samples: Sequence[Wrong], data: ClassificationDataModule) -> Html:
 
 def picture(image: Tensor) -> Html:
     """An image (C, H, W) of bytes or floats in [0, 1] as an `img` element that holds its own PNG."""
-    pixels = (as_float(image).clamp(0, 1) * 255).round().to(torch.uint8).movedim(0, -1)  # (H, W, C)
+    shown = as_float(image)
+    if (shrink := LARGE / max(image.shape[1:])) < 1:
+        size = [max(1, round(side * shrink)) for side in image.shape[1:]]
+        shown = F.interpolate(shown[None], size, mode="bilinear", antialias=True)[0]
+    pixels = (shown.clamp(0, 1) * 255).round().to(torch.uint8).movedim(0, -1)  # (H, W, C)
     file = io.BytesIO()
     Image.fromarray(pixels.squeeze(-1).cpu().numpy()).save(file, "PNG")
     kind = "small" if max(image.shape[1:]) < SMALL else "large"

@@ -1,0 +1,69 @@
+"""From a notebook in a few lines: the same as on the command line."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from lightning.pytorch import Trainer
+from PIL import Image
+
+from conftest import SHUFFLENET, Command
+from kindling import ImageFolderDataModule, MLPClassifier, TableDataModule, TransferClassifier, load
+
+
+def written(name: str) -> list[dict[str, str]]:
+    """What `kindling predict` wrote of new samples, beside a checkpoint without a run."""
+    with Path("model", name).open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_photos_are_learnt_and_new_ones_predicted(kindling: Command, cached: Path) -> None:
+    random = np.random.default_rng(0)
+    for folder, images in (("photos/bright", 20), ("photos/dark", 20), ("new", 5)):
+        Path(folder).mkdir(parents=True)
+        least = 0 if folder == "photos/dark" else 128
+        for number in range(images):
+            pixels = random.integers(least, least + 128, (20, 30, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(f"{folder}/{number}.png")
+
+    data = ImageFolderDataModule("photos", batch_size=8)
+    model = TransferClassifier.for_data(data, backbone=SHUFFLENET)
+    trainer = Trainer(max_epochs=2, logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    trainer.fit(model, data)
+    trainer.save_checkpoint("model.ckpt")
+    labels, probabilities = load("model.ckpt").predict("new")
+
+    result = kindling("predict", "--ckpt_path", "model.ckpt", "--data.predict", "new")
+    assert result.code == 0, result.err
+    rows = written("predictions_new.csv")
+    assert [row["file"] for row in rows] == [f"{number}.png" for number in range(5)]
+    assert [row["prediction"] for row in rows] == labels
+    assert [[float(row[name]) for name in ("bright", "dark")] for row in rows] == [
+        pytest.approx(row, abs=1e-5) for row in probabilities.tolist()
+    ]
+
+
+def test_a_table_is_learnt_and_new_rows_predicted(kindling: Command) -> None:
+    random = np.random.default_rng(0)
+    frame = pd.DataFrame({"age": random.integers(18, 90, 120), "town": random.choice(["Ulm", "Bonn"], 120)})
+    frame["churned"] = np.where(frame["age"] > 50, "yes", "no")
+    frame.to_csv("customers.csv", index=False)
+    frame[:7].drop(columns="churned").to_csv("new.csv", index=False)
+
+    data = TableDataModule("customers.csv", target="churned")
+    model = MLPClassifier.for_data(data, hidden=(16,))
+    trainer = Trainer(max_epochs=3, logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    trainer.fit(model, data)
+    trainer.save_checkpoint("model.ckpt")
+    labels, probabilities = load("model.ckpt").predict("new.csv")
+
+    result = kindling("predict", "--ckpt_path", "model.ckpt", "--data.predict", "new.csv")
+    assert result.code == 0, result.err
+    rows = written("predictions_new.csv")
+    assert len(rows) == 7
+    assert [row["prediction"] for row in rows] == labels
+    assert [[float(row[name]) for name in ("no", "yes")] for row in rows] == [
+        pytest.approx(row, abs=1e-5) for row in probabilities.tolist()
+    ]
