@@ -65,6 +65,7 @@ class EnsembleClassifier(Classifier):
 
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
         checkpoint["trained_before"] = True
 
 
