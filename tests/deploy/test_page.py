@@ -352,6 +352,9 @@ def test_an_image_is_chosen_dropped_and_pasted(page: Page, digits: str, real_dig
         shutil.copy(file, "image.png")
         told = subprocess.run(page.find("curl").text, shell=True, capture_output=True, text=True).stdout
         assert json.loads(told)["predictions"][0]["class"] == label
+    page.find("clear").click()
+    page.choose(file)  # once more the same
+    assert page.waits_for("answer") == label
     for how in ("drop", "paste"):
         for file, label in list(real_digits.items())[:2]:
             page.find("clear").click()
