@@ -1,0 +1,540 @@
+"""The page of `kindling serve`, used as people use it: in a real browser, with mouse, keys and files."""
+
+import base64
+import json
+import math
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+from urllib.request import urlopen
+
+import numpy as np
+import pytest
+import torch
+import uvicorn
+from PIL import Image
+from selenium import webdriver
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.select import Select
+from selenium.webdriver.support.wait import WebDriverWait
+from torch import Tensor
+
+from conftest import CONFIGS
+from kindling.cli import main
+from kindling.data.mnist import read_sample
+from kindling.deploy.server import Service
+from kindling.predictor import ModelCard, Predictor, load
+
+Stroke = list[tuple[float, float]]  # points as shares of the canvas, from left and top
+
+DIGITS: dict[str, list[Stroke]] = {
+    "7": [[(0.25, 0.25), (0.75, 0.22), (0.45, 0.85)]],
+    "1": [[(0.52, 0.2), (0.48, 0.8)]],
+    "0": [[(0.5 + 0.22 * math.sin(turn / 3), 0.5 - 0.32 * math.cos(turn / 3)) for turn in range(20)]],
+    "4": [[(0.35, 0.2), (0.28, 0.55), (0.7, 0.55)], [(0.65, 0.2), (0.6, 0.85)]],
+}
+# Counts the requests that are under way, keeps what the model was asked, and makes the network as slow as it is told.
+WATCH = """
+window.flying = window.most = window.slow = 0, window.asked = [];
+const real = window.fetch;
+window.fetch = async (...request) => {
+  window.most = Math.max(window.most, ++window.flying);
+  if (request[1]?.body) window.asked.push(request[1].body);
+  await new Promise((go) => setTimeout(go, window.slow));
+  try { return await real(...request); } finally { window.flying--; }
+};
+"""
+# Drops or pastes a file anywhere on the page.
+GIVE = """
+const [how, content] = arguments, files = new DataTransfer();
+const bytes = Uint8Array.from(atob(content), (letter) => letter.charCodeAt(0));
+files.items.add(new File([bytes], "image.png", {type: "image/png"}));
+const event = how === "paste" ? new ClipboardEvent("paste", {clipboardData: files, bubbles: true})
+  : new DragEvent("drop", {dataTransfer: files, bubbles: true, cancelable: true});
+document.getElementById("bars").dispatchEvent(event);
+"""
+SEEN = """
+const {width, height} = arguments[0];
+return [height, width, ...arguments[0].getContext("2d").getImageData(0, 0, width, height).data];
+"""
+PLACES = """
+return ["stage", "clear", "said", "bars", "terminal"].map(
+  (id) => JSON.stringify(document.getElementById(id).getBoundingClientRect()));
+"""
+NOTHING = "\u2013"  # a dash, where there is no answer or no value
+
+
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
+    """A headless browser."""
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    chromedriver = shutil.which("chromedriver")
+    if browser is None or chromedriver is None:
+        pytest.skip("there is no chromium or google-chrome with its chromedriver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = browser
+    for option in "headless=new no-sandbox disable-gpu disable-background-networking no-first-run".split():
+        options.add_argument(f"--{option}")
+    options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('browser')}")
+    driver = webdriver.Chrome(options, webdriver.ChromeService(chromedriver))
+    driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": WATCH})
+    yield driver
+    driver.quit()
+
+
+@dataclass
+class Page:
+    """The page as one sees and uses it."""
+
+    driver: webdriver.Chrome
+
+    def open(self, address: str, width: int = 1280, height: int = 800) -> None:
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
+        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        self.driver.get(address)
+        self.settle()
+
+    def find(self, name: str) -> WebElement:
+        return self.driver.find_element(By.ID, name)
+
+    def js(self, script: str, *values: object) -> Any:
+        return self.driver.execute_script(script, *values)
+
+    def settle(self) -> None:
+        """Waits until nothing has been under way for a while."""
+        quiet = 0
+        for _ in range(300):
+            quiet = 0 if self.js("return window.flying") else quiet + 1
+            if quiet == 3:
+                return
+            time.sleep(0.03)
+        raise AssertionError("the page goes on asking")
+
+    @property
+    def answer(self) -> str:
+        """The class in large type; nothing while there is none."""
+        return self.find("answer").text.replace(NOTHING, "")
+
+    @property
+    def error(self) -> str:
+        return self.find("error").text
+
+    @property
+    def bars(self) -> dict[str, str]:
+        """The classes beside their bars, from top to bottom, with what is written there."""
+        rows = [row.text.split("\n") for row in self.driver.find_elements(By.CSS_SELECTOR, "#bars li")]
+        return {name: "".join(value) for name, *value in rows}
+
+    def waits_for(self, what: str) -> str:
+        """What there is to read in an element, as soon as there is something."""
+        return WebDriverWait(self.driver, 10, poll_frequency=0.05).until(lambda _: str(getattr(self, what)))
+
+    def draw(
+        self,
+        strokes: list[Stroke],
+        scale: float = 1.0,
+        centre: float = 0.5,
+        lift: bool = True,
+        settle: bool = True,
+    ) -> None:
+        """Draws with the mouse, larger or smaller, and elsewhere than in the middle."""
+        canvas = self.find("canvas").rect
+        actions = ActionChains(self.driver, duration=10)
+        pointer = actions.w3c_actions.pointer_action
+        for stroke in strokes:
+            for number, point in enumerate(stroke):
+                x, y = (centre + scale * (share - 0.5) for share in point)
+                pointer.move_to_location(canvas["x"] + x * canvas["width"], canvas["y"] + y * canvas["height"])  # type: ignore[no-untyped-call]
+                if number == 0:
+                    pointer.pointer_down()  # type: ignore[no-untyped-call]
+            if lift:
+                pointer.pointer_up()  # type: ignore[no-untyped-call]
+        actions.perform()
+        if settle:
+            self.settle()
+
+    def choose(self, path: Path) -> None:
+        self.find("file").send_keys(str(path.resolve()))
+
+    def seen(self) -> Tensor:
+        """The picture that the model sees, as the page shows it, shape (H, W)."""
+        height, width, *values = self.js(SEEN, self.find("seen"))
+        pixels = torch.tensor(values).view(height, width, 4).float() / 255
+        return pixels[..., 0] * pixels[..., 3]
+
+
+@pytest.fixture
+def page(driver: webdriver.Chrome) -> Page:
+    return Page(driver)
+
+
+@contextmanager
+def served(run: Path, **environment: str) -> Iterator[str]:
+    """The address of `kindling serve` with a trained model."""
+    command = [sys.executable, "-m", "kindling", "serve", "--ckpt_path", str(run), "--port", "0"]
+    others = {name: value for name, value in os.environ.items() if name != "KINDLING_API_KEY"}
+    with subprocess.Popen(command, env=others | environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        line = process.stdout.readline()
+        try:
+            found = re.search(r"http://\S+", line)
+            assert found, line
+            wait_for(found[0])
+            yield found[0]
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(30)
+
+
+def wait_for(address: str) -> None:
+    """Waits until a server listens: it says where sooner than it does."""
+    for _ in range(300):
+        try:
+            with urlopen(f"{address}health", timeout=10):
+                return
+        except URLError:
+            time.sleep(0.05)
+    raise AssertionError(f"nothing listens at {address}")
+
+
+@contextmanager
+def service(predictor: Predictor, port: int = 0) -> Iterator[str]:
+    """The address of the same server in this process, which is up at once."""
+    app = Service(predictor, most_bytes=100_000).app()
+    server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="warning"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    try:
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/"
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+def summer(*card: Any, **more: Any) -> Predictor:
+    """A model that needs no training: the sum of the inputs, rounded down, is the place of the class."""
+    about = ModelCard(*card, **more)
+
+    def compute(inputs: Tensor) -> Tensor:
+        best = inputs.flatten(1).sum(1).long() % len(about.classes)
+        return torch.nn.functional.one_hot(best, len(about.classes)) * 0.75 + 0.25 / len(about.classes)
+
+    return Predictor(compute, about)
+
+
+def trained(folder: Path, *options: str) -> Path:
+    """The run that a training leaves in a folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert main(["fit", *options, "--run_name", "page"]) == 0
+    return folder / "runs" / "page" / "version_0"
+
+
+@pytest.fixture(scope="module")
+def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A CNN that reads 97 of 100 digits."""
+    recipe = str(CONFIGS / "quickstart.yaml")
+    return trained(tmp_path_factory.mktemp("digits"), "--config", recipe, "--trainer.max_epochs", "3")
+
+
+@pytest.fixture(scope="module")
+def digits(digits_run: Path) -> Iterator[str]:
+    with served(digits_run) as address:
+        yield address
+
+
+@pytest.fixture
+def real_digits(digits_run: Path) -> dict[Path, str]:
+    """PNG files of eight test digits, and what the model reads; of most it is the label."""
+    images, labels = read_sample("test")
+    chosen = torch.linspace(0, len(labels) - 1, 8).long()
+    files = [Path(f"digit{number}.png") for number in chosen]
+    for image, file in zip(images[chosen, 0], files, strict=True):
+        Image.fromarray(image.numpy()).save(file)
+    read = load(digits_run).predict(files).labels
+    assert sum(label == str(int(true)) for label, true in zip(read, labels[chosen], strict=True)) >= 6
+    return dict(zip(files, read, strict=True))
+
+
+def test_what_is_drawn_is_read(page: Page, digits: str) -> None:
+    page.open(digits)
+    assert page.answer == ""
+    for digit, strokes in DIGITS.items():
+        page.find("clear").click()
+        page.draw(strokes)
+        assert page.answer == digit
+        assert list(page.bars) == list("0123456789")  # in their order, whatever the answer
+        shares = {name: float(value.rstrip("%")) for name, value in page.bars.items()}
+        assert max(shares, key=lambda name: shares[name]) == digit
+        assert sum(shares.values()) == pytest.approx(100, abs=0.6)
+        assert page.find("probability").text == page.bars[digit]
+
+
+def test_it_answers_while_one_draws(page: Page, digits: str) -> None:
+    page.open(digits)
+    page.draw(DIGITS["1"], lift=False)
+    half = page.answer, page.bars
+    assert half[0] == "1"
+    page.draw([[(0.48, 0.8), (0.8, 0.8), (0.8, 0.2), (0.52, 0.2)]])
+    assert (page.answer, page.bars) != half
+    assert page.js("return window.asked.length") > 3
+    assert page.js("return window.most") == 1  # at a time
+    last = json.loads(page.js("return window.asked.at(-1)"))["inputs"]
+    assert torch.allclose(torch.tensor(last)[0], page.seen(), atol=0.01)
+
+
+@pytest.mark.parametrize("digit", ["7", "1", "0"])
+@pytest.mark.parametrize(("scale", "centre"), [(1.0, 0.5), (0.35, 0.25)])
+def test_the_model_sees_a_drawing_as_mnist_has_it(
+    page: Page, digits: str, digit: str, scale: float, centre: float
+) -> None:
+    page.open(digits)
+    page.draw(DIGITS[digit], scale, centre)
+    seen = page.seen()
+    assert seen.shape == (28, 28)
+    rows, columns = (torch.nonzero(seen.amax(axis) > 0.3)[:, 0] for axis in (1, 0))
+    longer = max(int(rows[-1] - rows[0]), int(columns[-1] - columns[0])) + 1
+    assert 19 <= longer <= 21
+    places = torch.arange(28) + 0.5
+    for mass in (seen.sum(1), seen.sum(0)):
+        assert float((mass * places).sum() / mass.sum()) == pytest.approx(14, abs=0.25)
+    assert seen.max() > 0.95
+    assert page.answer == digit
+
+
+def test_clear_and_escape_forget_the_drawing(page: Page, digits: str) -> None:
+    page.open(digits)
+    for forget in (page.find("clear").click, lambda: ActionChains(page.driver).send_keys(Keys.ESCAPE).perform()):
+        page.draw(DIGITS["7"])
+        assert page.seen().max() > 0
+        forget()
+        assert page.answer == ""
+        assert page.seen().max() == 0
+        assert set(page.bars.values()) == {""}
+    page.draw(DIGITS["1"])
+    assert page.answer == "1"  # nothing is left of the 7
+    page.js("window.slow = 300")
+    page.draw(DIGITS["7"], settle=False)
+    page.find("clear").click()
+    assert page.js("return window.flying") == 1
+    page.settle()
+    assert page.answer == ""  # though there was an answer in the end
+
+
+def test_an_image_is_chosen_dropped_and_pasted(page: Page, digits: str, real_digits: dict[Path, str]) -> None:
+    page.open(digits)
+    for file, label in real_digits.items():
+        page.find("clear").click()
+        page.choose(file)
+        assert page.waits_for("answer") == label
+        assert page.find("photo").is_displayed()
+        with Image.open(file) as image:
+            assert torch.allclose(page.seen(), torch.from_numpy(np.array(image)) / 255, atol=0.02)
+    if shutil.which("curl"):
+        shutil.copy(file, "image.png")
+        told = subprocess.run(page.find("curl").text, shell=True, capture_output=True, text=True).stdout
+        assert json.loads(told)["predictions"][0]["class"] == label
+    page.find("clear").click()
+    page.choose(file)  # once more the same
+    assert page.waits_for("answer") == label
+    for how in ("drop", "paste"):
+        for file, label in list(real_digits.items())[:2]:
+            page.find("clear").click()
+            page.js(GIVE, how, base64.b64encode(file.read_bytes()).decode())
+            assert page.waits_for("answer") == label
+    page.draw(DIGITS["7"])  # on the image: a new drawing
+    assert page.answer == "7"
+    assert not page.find("photo").is_displayed()
+
+
+def test_what_is_no_image_is_an_error_until_the_next_answer(page: Page, digits: str) -> None:
+    Path("letter.png").write_text("Dear model,\n")
+    page.open(digits)
+    page.draw(DIGITS["7"])
+    page.choose(Path("letter.png"))
+    assert "image" in page.waits_for("error")
+    assert page.answer == ""  # the 7 is not what was asked
+    page.draw(DIGITS["1"])
+    assert (page.answer, page.error) == ("1", "")
+
+
+def test_a_key_is_asked_for_once(page: Page, digits_run: Path) -> None:
+    with served(digits_run, KINDLING_API_KEY="open sesame") as address:
+        page.open(address)
+        assert not page.find("canvas").is_displayed()
+        assert page.find("key").get_attribute("type") == "password"
+        page.find("key").send_keys("sesame", Keys.ENTER)
+        assert page.waits_for("error") == "This is not the key."
+        page.find("key").clear()
+        page.find("key").send_keys("open sesame", Keys.ENTER)
+        page.settle()
+        page.draw(DIGITS["7"])
+        assert (page.answer, page.error) == ("7", "")
+        assert "Authorization: Bearer $KINDLING_API_KEY" in page.find("curl").text
+        assert "sesame" not in page.find("curl").text
+        page.driver.refresh()
+        page.settle()
+        page.draw(DIGITS["1"])
+        assert page.answer == "1"
+
+
+def test_a_table_is_a_form(page: Page, folder: Path) -> None:
+    random = np.random.default_rng(0)
+    rows = [(age, plan) for age in range(20, 70) for plan in ("it's basic", "gold", "team") for _ in range(4)]
+    lines = [f"{age + random.random():.2f},{plan},{'yes' if age > 45 else 'no'}" for age, plan in rows]
+    Path("customers.csv").write_text("\n".join(["age,plan,churned", *lines]))
+    options = "--model MLPClassifier --data TableDataModule --data.path customers.csv --data.target churned"
+    run = trained(folder, *options.split(), "--model.optimizer.lr", "0.01", "--trainer.max_epochs", "10")
+    model = load(run)
+    with service(model) as address:
+        page.open(address)
+        age, plan = page.driver.find_elements(By.CSS_SELECTOR, "#fields input, #fields select")
+        assert 40 < float(age.get_attribute("placeholder") or 0) < 50  # the median
+        assert [option.text for option in Select(plan).options] == [NOTHING, "gold", "it's basic", "team"]
+        answers = set()
+        for years in ("25", "66.5"):
+            age.clear()
+            age.send_keys(years)
+            Select(plan).select_by_visible_text("it's basic")
+            page.settle()
+            expected = model.predict({"age": float(years), "plan": "it's basic"})
+            assert page.answer == expected.labels[0]
+            assert page.find("probability").text == f"{expected.probabilities.max():.1%}"
+            typed = shlex.split(page.find("curl").text)
+            assert typed[:2] == ["curl", "-d"]
+            assert json.loads(typed[2]) == {"rows": [{"age": float(years), "plan": "it's basic"}]}
+            assert typed[3] == f"{address}predict"
+            answers.add(page.answer)
+        assert answers == {"no", "yes"}
+        Select(plan).select_by_visible_text(NOTHING)
+        page.settle()
+        assert json.loads(page.js("return window.asked.at(-1)")) == {"rows": [{"age": 66.5, "plan": None}]}
+        assert page.error == ""
+
+
+def test_dates_are_asked_as_dates(page: Page) -> None:
+    day = (datetime(2024, 2, 29) - datetime.min).days
+    since = {"name": "since", "kind": "date", "day_first": False, "median": day, "missing": False}
+    with service(summer("Dated", ("no", "yes"), (1,), [since])) as address:
+        page.open(address)
+        assert '"since":"2024-02-29"' in page.find("curl").text
+        assert page.driver.find_element(By.CSS_SELECTOR, "#fields input").get_attribute("type") == "date"
+
+
+def test_numbers_are_typed_with_commas_or_spaces(page: Page) -> None:
+    with service(summer("Summer", tuple(f"{n} left" for n in range(5)), (3,))) as address:
+        page.open(address)
+        field = page.driver.find_element(By.TAG_NAME, "textarea")
+        field.send_keys("1, 2.5")
+        page.settle()
+        assert page.answer == ""
+        assert page.driver.find_element(By.CSS_SELECTOR, "#fields label").text.startswith("2 of 3 numbers")
+        field.send_keys("  4")
+        page.settle()
+        assert (page.answer, page.find("probability").text) == ("2 left", "80.0%")
+        field.send_keys("x")
+        page.settle()
+        assert page.answer == ""
+        assert "4x is no number" in page.driver.find_element(By.CSS_SELECTOR, "#fields label").text
+
+
+def test_the_line_for_the_terminal_is_copied(page: Page) -> None:
+    with service(summer("Summer", ("a", "b"), (2,))) as address:
+        page.open(address)
+        page.find("copy").click()
+        field = page.driver.find_element(By.TAG_NAME, "textarea")
+        field.send_keys(Keys.CONTROL, "v")
+        line = field.get_attribute("value") or ""
+        assert line == f"curl -d '{{\"inputs\":[[0,0]]}}' {address}predict"
+
+
+def test_colours_and_many_classes(page: Page) -> None:
+    """A photo instead of the canvas, and the best ten of twelve."""
+    classes = tuple(f"kind {number}" for number in range(12))
+    photo = np.zeros((40, 80, 3), dtype=np.uint8)
+    photo[:, 20:60, 0] = 255  # the middle, which the model sees, is red
+    Image.fromarray(photo).save("photo.png")
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (300, 300, 3), dtype=np.uint8)).save("large.png")
+    with service(summer("Coloured", classes, (3, 8, 4), metrics={"test/accuracy": 0.98765})) as address:
+        page.open(address)
+        assert page.find("model").text == "Coloured"
+        assert "98.77% test accuracy" in page.find("facts").text
+        assert not page.find("canvas").is_displayed()
+        page.choose(Path("photo.png"))
+        assert page.waits_for("answer") == classes[8 * 4 % 12]
+        assert len(page.bars) == 10
+        assert next(iter(page.bars.items())) == (page.answer, page.find("probability").text)
+        assert torch.allclose(page.seen(), torch.ones(8, 4), atol=0.01)  # its red
+        page.choose(Path("large.png"))
+        assert "at most 0.1" in page.waits_for("error")
+
+
+def test_names_are_text_whatever_is_in_them(page: Page) -> None:
+    nasty = "<img src=x onerror=\"document.title='broken'\">"
+    model = summer(
+        nasty, (nasty, "other"), (1,), [{"name": nasty, "kind": "category", "values": [nasty, "b"], "missing": False}]
+    )
+    with service(model) as address:
+        page.open(address)
+        assert page.find("model").text == nasty
+        assert nasty in page.bars
+        assert page.driver.find_element(By.CSS_SELECTOR, "#fields label span").text == nasty
+        assert page.driver.title == nasty
+
+
+def test_a_server_that_is_gone_is_asked_again(page: Page) -> None:
+    model = summer("Summer", ("even", "odd"), (1,))
+    with service(model) as address:
+        page.open(address)
+        field = page.driver.find_element(By.TAG_NAME, "textarea")
+        field.send_keys("1")
+        page.settle()
+        assert page.answer == "odd"
+    field.send_keys("2")
+    assert "does not answer" in page.waits_for("error")
+    assert page.answer == ""
+    with service(model, int(address.rstrip("/").rpartition(":")[2])):
+        field.send_keys("4")
+        page.settle()
+        assert (page.answer, page.error) == ("even", "")
+
+
+@pytest.mark.parametrize(("width", "height"), [(360, 640), (390, 844), (1280, 800)])
+def test_the_page_fits_and_nothing_moves(page: Page, width: int, height: int) -> None:
+    Path("letter.png").write_text("Dear model,\n")
+    with service(summer("Summer", tuple("0123456789"), (1, 28, 28))) as address:
+        page.open(address, width, height)
+        before = page.js(PLACES)
+        assert page.js("return document.documentElement.scrollWidth") == width
+        page.draw(DIGITS["7"])
+        assert page.answer != ""
+        assert page.js(PLACES) == before
+        page.choose(Path("letter.png"))
+        assert page.waits_for("error")
+        assert page.js(PLACES) == before
+
+
+def test_the_page_needs_nothing_else(page: Page, digits: str) -> None:
+    page.open(digits)
+    page.draw(DIGITS["7"])
+    loaded = page.js("return performance.getEntriesByType('resource').map((entry) => entry.name)")
+    assert loaded
+    assert {re.sub(r"\?.*", "", name) for name in loaded} == {f"{digits}info", f"{digits}predict"}
