@@ -36,7 +36,7 @@ class ModelCard:
         classes: Names of the classes in the order of the probabilities.
         input_shape: Shape of a sample: (C, H, W) or (F,).
         columns: Of a table, how its columns become features: see `kindling.data.columns`.
-        metrics: Figures of the test of its run, where there was one.
+        metrics: Figures of the test of its run, where there was one; None for those that are not a number.
         kindling: Version that wrote this.
     """
 
@@ -44,7 +44,7 @@ class ModelCard:
     classes: tuple[str, ...]
     input_shape: tuple[int, ...]
     columns: list[Column] | None = None
-    metrics: dict[str, float] = field(default_factory=dict)
+    metrics: dict[str, float | None] = field(default_factory=dict)
     kindling: str = __version__
 
     def as_dict(self) -> dict[str, Any]:

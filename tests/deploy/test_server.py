@@ -378,6 +378,7 @@ def test_a_table_is_asked_by_the_names_of_its_columns(tmp_path: Path) -> None:
         (["--host", "0.0.0.0"], 1, "set KINDLING_API_KEY to a secret"),
         (["--host", "no.such.host.invalid"], 1, "KINDLING_API_KEY"),
         (["--port", "99999"], 1, "port must be from 0 to 65535, not 99999"),
+        ([], 1, "KINDLING_API_KEY must be of ASCII"),
         (["--workers", "0"], 1, "workers must be from 1 to 65535, not 0"),
         (["--port", "x"], 2, "port: x is not int"),
         (["--ckpt_path", "text.onnx"], 1, "text.onnx is damaged or no model in ONNX"),
@@ -386,11 +387,25 @@ def test_a_table_is_asked_by_the_names_of_its_columns(tmp_path: Path) -> None:
 def test_mistakes_at_the_start_are_said_in_one_line(
     kindling: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, options: list[str], code: int, words: str
 ) -> None:
-    monkeypatch.delenv("KINDLING_API_KEY", raising=False)
+    monkeypatch.setenv("KINDLING_API_KEY", "ключ" if words.endswith("ASCII") else "")
     Path("text.onnx").write_text("text")
     result = kindling("serve", *options)
     assert (result.code, result.err.count("\n")) == (code, 1)
     assert words in result.err
+
+
+def test_a_model_that_diverged_says_so(run: Path, tmp_path: Path) -> None:
+    stored = torch.load(run / "checkpoints/best.ckpt", weights_only=True)
+    for name, tensor in stored["state_dict"].items():
+        if name.startswith("network") and tensor.is_floating_point():
+            tensor.fill_(torch.nan)
+    (tmp_path / "diverged/checkpoints").mkdir(parents=True)
+    torch.save(stored, tmp_path / "diverged/checkpoints/best.ckpt")
+    (tmp_path / "diverged/test_metrics.json").write_text('{"test/loss": null}')
+    with serving("--ckpt_path", tmp_path / "diverged") as server:
+        assert server.ask("GET", "/info")[1]["metrics"] == {"test/loss": None}
+        status, found = server.predict({"inputs": IMAGE})
+        assert (status, "diverged" in found["error"]) == (500, True)
 
 
 def test_a_port_that_is_taken_is_said(kindling: Callable[..., Any], run: Path, server: Server) -> None:

@@ -46,8 +46,13 @@ def serve(
     for name, value, least in (("workers", workers, 1), ("batch", batch, 1), ("port", port, 0)):
         if not least <= value <= 65535:
             raise ValueError(f"{name} must be from {least} to 65535, not {value}")
-    if not is_local(host) and not os.environ.get(KEY):
+    key = os.environ.get(KEY, "")
+    if not key.isascii():
+        raise ValueError(f"{KEY} must be of ASCII characters: a header can't carry others")
+    if not is_local(host) and not key:
         raise ValueError(f"whoever reaches {host} could use the model: set {KEY} to a secret that clients must send")
+    import uvicorn
+
     port = free_port(host, port)
     predictor = open_model(ckpt_path)
     accuracy = predictor.card.metrics.get("test/accuracy")
@@ -55,8 +60,6 @@ def serve(
     say(f"{what}: http://{f'[{host}]' if ':' in host else host}:{port}/ (Ctrl-C stops it)")
     settings = {"model": ckpt_path, "batch": batch, "most_bytes": int(most_mb * 1e6), "threads": threads(workers)}
     os.environ[SETTINGS] = json.dumps(settings)
-    import uvicorn
-
     uvicorn.run(
         application(predictor) if workers == 1 else "kindling.deploy.serve:application",
         factory=workers > 1,

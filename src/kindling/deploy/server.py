@@ -77,6 +77,8 @@ class Service:
             raise HTTPException(400, str(error)) from error
         except TooBusyError as error:
             raise HTTPException(503, str(error), {"Retry-After": "1"}) from error
+        if not probabilities.isfinite().all():
+            raise HTTPException(500, "the model gives no probabilities for this: it diverged when it was trained")
         return JSONResponse({"predictions": answers(probabilities, self.predictor.card.classes, int(top))})
 
     def check_key(self, request: Request) -> None:
