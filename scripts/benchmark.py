@@ -27,7 +27,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar
 
-import folder_loop
 import yaml
 from lightning.pytorch import Callback
 from matplotlib.figure import Figure
@@ -38,6 +37,7 @@ from torch import Tensor
 from typing_extensions import override
 
 import bare_loop
+import folder_loop
 from kindling import MNISTDataModule
 from kindling.cli import main as kindling
 from kindling.console import quiet
@@ -283,20 +283,25 @@ def write_digits(root: Path, images: Tensor, labels: Tensor) -> None:
         Image.fromarray(image[0].numpy()).save(path)
 
 
-def folder_epochs(root: Path, epochs: int, bf16: bool) -> dict[str, list[float]]:
-    """Seconds of the epochs of the fast CNN on a folder of images, from the second on."""
+def folder_recipe(root: Path) -> Path:
+    """Writes the recipe of the fast CNN on a folder of images beside it."""
     recipe = yaml.safe_load(FAST.read_text())
-    recipe["data"] = {
-        "class_path": "ImageFolderDataModule",
-        "init_args": recipe["data"]["init_args"] | {"data_dir": str(root)},
-    }
-    path = root.parent / "folder.yaml"
+    arguments = recipe["data"]["init_args"] | {"data_dir": str(root)}
+    recipe["data"] = {"class_path": "ImageFolderDataModule", "init_args": arguments}
+    path = root.with_suffix(".yaml")
     path.write_text(yaml.safe_dump(recipe))
-    theirs = folder_loop.epoch_times(root / "train", recipe, epochs, bf16)
+    return path
+
+
+def folder_epochs(root: Path, epochs: int, bf16: bool) -> dict[str, float]:
+    """Median seconds of the epochs of the fast CNN on a folder of images, from the second on."""
+    path = folder_recipe(root)
+    theirs = folder_loop.epoch_times(root / "train", path, epochs, bf16)
     StepTimes.epochs.clear()
     precision = "bf16-mixed" if bf16 else "32-true"
     fit_with(StepTimes, path, 10**6, "--trainer.max_epochs", epochs, "--trainer.precision", precision)
-    return {"ImageFolder, DataLoader with 2 workers": theirs[1:], "kindling fit": StepTimes.epochs[1:]}
+    times = {"ImageFolder, DataLoader with 2 workers": theirs, "kindling fit": StepTimes.epochs}
+    return {name: statistics.median(seconds[1:]) for name, seconds in times.items()}
 
 
 def folders(data_dir: Path, rounds: int, epochs: int, most: int) -> dict[str, Any]:
@@ -312,7 +317,7 @@ def folders(data_dir: Path, rounds: int, epochs: int, most: int) -> dict[str, An
                 title = f"seconds of an epoch of {min(most, len(images)):,} PNG files in {precision}"
                 rows = found.setdefault(title, {})
                 for name, seconds in folder_epochs(Path(folder) / "digits", epochs, precision == "bf16").items():
-                    rows.setdefault(name, []).append(statistics.median(seconds))
+                    rows.setdefault(name, []).append(seconds)
     show(found, rounds)
     return found
 

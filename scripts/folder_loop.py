@@ -5,9 +5,9 @@ The network is that of a CNN recipe of Kindling. `benchmark.py images` measures 
 
 import time
 from pathlib import Path
-from typing import Any
 
 import torch
+import yaml
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
@@ -18,8 +18,9 @@ from bare_loop import TRAINING
 from kindling import CNNClassifier
 
 
-def epoch_times(root: Path, recipe: dict[str, Any], epochs: int, bf16: bool, workers: int = 2) -> list[float]:
-    """Seconds of each epoch of training on `root/<class>/*.png`."""
+def epoch_times(root: Path, path: Path, epochs: int, bf16: bool, workers: int = 2) -> list[float]:
+    """Seconds of each epoch of training on `root/<class>/*.png` by the recipe in a file."""
+    recipe = yaml.safe_load(path.read_text())
     settings, batch_size = recipe["model"]["init_args"], recipe["data"]["init_args"]["batch_size"]
     transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.1307,) * 3, (0.3081,) * 3)])
     data = ImageFolder(str(root), transform)
