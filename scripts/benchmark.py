@@ -3,6 +3,7 @@
     python scripts/benchmark.py compare     the tutorial's loop, a bare loop, kindling fit: accuracy against seconds
     python scripts/benchmark.py steps       a step against a bare one, bf16 against fp32, start-up, growth with the data
     python scripts/benchmark.py ablation    the tutorial's table: base CNN, + batch norm, + augmentation, + bf16
+    python scripts/benchmark.py images      a folder of PNG digits: torchvision's ImageFolder, kindling fit
 
 Each prints tables and writes them as JSON, `compare` draws a plot too. All need the full MNIST in `--data_dir`, and
 Linux or macOS. Nothing else should run on the machine meanwhile; what is compared runs in turns, so that what slows one
@@ -29,11 +30,15 @@ from typing import Any, ClassVar
 import yaml
 from lightning.pytorch import Callback
 from matplotlib.figure import Figure
+from PIL import Image
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 from typing_extensions import override
 
 import bare_loop
+import folder_loop
+from kindling import MNISTDataModule
 from kindling.cli import main as kindling
 from kindling.console import quiet
 from kindling.memory import keep_freed_memory
@@ -253,6 +258,12 @@ def steps(data_dir: Path, rounds: int) -> dict[str, Any]:
             "seconds of an epoch by samples": growth(data_dir, rounds),
             "seconds to": start_up(data_dir, rounds),
         }
+    show(found, rounds)
+    return found
+
+
+def show(found: dict[str, dict[Any, list[float]]], rounds: int) -> None:
+    """Prints a table for each title."""
     for title, rows in found.items():
         table = Table(title=f"{title}, {rounds} runs each: median (range)")
         for column in ("", "", "ratio to the first"):
@@ -261,6 +272,53 @@ def steps(data_dir: Path, rounds: int) -> dict[str, Any]:
         for name, values in rows.items():
             table.add_row(str(name), middle(values), f"{statistics.median(values) / first:.2f}")
         Console(width=130).print(table)
+
+
+def write_digits(root: Path, images: Tensor, labels: Tensor) -> None:
+    """Writes images (N, 1, 28, 28) as `train/<class>/*.png`, the first two of each class for validation and test."""
+    splits = {label: iter(("val", "test")) for label in set(labels.tolist())}
+    for number, (image, label) in enumerate(zip(images, labels.tolist(), strict=True)):
+        path = root / next(splits[label], "train") / str(label) / f"{number:05}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image[0].numpy()).save(path)
+
+
+def folder_recipe(root: Path) -> Path:
+    """Writes the recipe of the fast CNN on a folder of images beside it."""
+    recipe = yaml.safe_load(FAST.read_text())
+    arguments = recipe["data"]["init_args"] | {"data_dir": str(root)}
+    recipe["data"] = {"class_path": "ImageFolderDataModule", "init_args": arguments}
+    path = root.with_suffix(".yaml")
+    path.write_text(yaml.safe_dump(recipe))
+    return path
+
+
+def folder_epochs(root: Path, epochs: int, bf16: bool) -> dict[str, float]:
+    """Median seconds of the epochs of the fast CNN on a folder of images, from the second on."""
+    path = folder_recipe(root)
+    theirs = folder_loop.epoch_times(root / "train", path, epochs, bf16)
+    StepTimes.epochs.clear()
+    precision = "bf16-mixed" if bf16 else "32-true"
+    fit_with(StepTimes, path, 10**6, "--trainer.max_epochs", epochs, "--trainer.precision", precision)
+    times = {"ImageFolder, DataLoader with 2 workers": theirs, "kindling fit": StepTimes.epochs}
+    return {name: statistics.median(seconds[1:]) for name, seconds in times.items()}
+
+
+def folders(data_dir: Path, rounds: int, epochs: int, most: int) -> dict[str, Any]:
+    """Training on a folder of PNG files, in float32 and with bf16."""
+    quiet()
+    keep_freed_memory()
+    images, labels = MNISTDataModule(data_dir=str(data_dir)).load("train")
+    found: dict[str, dict[Any, list[float]]] = {}
+    with tempfile.TemporaryDirectory() as folder, chdir(folder):
+        write_digits(Path(folder) / "digits", images[:most], labels[:most])
+        for _ in range(rounds):
+            for precision in ("fp32", "bf16"):
+                title = f"seconds of an epoch of {min(most, len(images)):,} PNG files in {precision}"
+                rows = found.setdefault(title, {})
+                for name, seconds in folder_epochs(Path(folder) / "digits", epochs, precision == "bf16").items():
+                    rows.setdefault(name, []).append(seconds)
+    show(found, rounds)
     return found
 
 
@@ -315,10 +373,11 @@ def machine() -> dict[str, Any]:
 def main() -> None:
     """Measures what is asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("compare", "steps", "ablation"))
+    parser.add_argument("what", choices=("compare", "steps", "ablation", "images"))
     parser.add_argument("--data_dir", type=Path, default=Path("data"), help="folder with MNIST/raw")
     parser.add_argument("--rounds", type=int, default=3, help="runs of each; of ablation, seeds")
     parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--most", type=int, default=60000, help="of images, PNG files to train on at most")
     parser.add_argument("--out", type=Path, default=Path("benchmark"), help="folder for JSON and plot")
     options = parser.parse_args()
     out, data_dir = options.out.resolve(), options.data_dir.resolve()
@@ -328,6 +387,8 @@ def main() -> None:
         plot(found["runs"], out / "compare.png")
     elif options.what == "steps":
         found = steps(data_dir, options.rounds)
+    elif options.what == "images":
+        found = folders(data_dir, options.rounds, options.epochs, options.most)
     else:
         found = ablation(data_dir, options.rounds, options.epochs)
     (out / f"{options.what}.json").write_text(json.dumps({"machine": machine(), **found}) + "\n")

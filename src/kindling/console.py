@@ -25,6 +25,7 @@ SILENCED = {
     r"Found \d+ module\(s\) in eval mode": "a frozen backbone stays there on purpose",
     r"`isinstance\(treespec, LeafSpec\)` is deprecated": "between lightning and torch",
     r"Image size .* exceeds limit": "photos of 100 megapixels are photos; twice the limit counts as broken",
+    r"(Possibly )?corrupt EXIF data": "what a camera noted beside the picture; the picture counts as upright",
     r"``instantiate_classes`` was deprecated": "between lightning and jsonargparse",
     r"\s*By default only one JsonargparseDeprecationWarning": "between lightning and jsonargparse",
 }

@@ -8,10 +8,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")  # no other reader of Pillow opens a file that calls itself one of them
+
+# Of files that are none of these, what their first bytes say they are.
+BEGINNINGS = {b"II*\0": "a TIFF", b"MM\0*": "a TIFF", b"ftyp": "a HEIC, AVIF or video", b"%PDF": "a PDF"}
 
 
 def decode_image(data: bytes, shape: tuple[int, ...], most_pixels: int | None = None) -> Tensor:
@@ -32,8 +35,12 @@ def decode_image(data: bytes, shape: tuple[int, ...], most_pixels: int | None = 
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             if most_pixels and image.width * image.height > most_pixels:
                 raise ValueError(f"{image.width} x {image.height} pixels, more than {most_pixels:,}")
-            image.draft(None, (2 * width, 2 * height))  # a large JPEG is decoded at a fraction, but not below this
+            # A large JPEG is decoded at a fraction, but not below this, whichever way it has to be turned.
+            image.draft(None, (2 * max(height, width), 2 * max(height, width)))
             return fit_image(image, shape)
+    except UnidentifiedImageError as error:
+        kind = next((kind for start, kind in BEGINNINGS.items() if data.find(start, 0, 8) in (0, 4)), "something else")
+        raise ValueError(f"this image is broken: it is {kind}, not {', '.join(FORMATS)}") from error
     except Exception as error:  # damaged files make Pillow's readers raise anything
         raise ValueError(f"this image is broken: {error}") from error
 
@@ -41,13 +48,22 @@ def decode_image(data: bytes, shape: tuple[int, ...], most_pixels: int | None = 
 def fit_image(image: Image.Image, shape: tuple[int, ...]) -> Tensor:
     """A picture as `decode_image` gives it."""
     channels, height, width = shape
-    plain = as_8_bit(ImageOps.exif_transpose(image))
+    plain = as_8_bit(upright(image))
     scale = min(plain.width / width, plain.height / height)  # pixels of the picture to one of the result
     left, top = int(plain.width - scale * width) // 2, int(plain.height - scale * height) // 2
     box = (left, top, left + scale * width, top + scale * height)
     resized = plain.resize((width, height), Image.Resampling.BILINEAR, box)  # antialiased
     pixels = np.array(resized.convert("L" if channels == 1 else "RGB"))
     return torch.from_numpy(pixels).view(height, width, channels).permute(2, 0, 1)
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """The same picture as the camera was held; as it is where what says so is damaged."""
+    image.load()
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # EXIF is read by Pillow's reader of TIFF, which raises anything too
+        return image
 
 
 def as_8_bit(image: Image.Image) -> Image.Image:
@@ -80,7 +96,7 @@ def from_numbers(values: Any, shape: tuple[int, ...]) -> Tensor:
         ValueError: If they are no such numbers.
     """
     try:
-        inputs = values.detach().cpu() if isinstance(values, Tensor) else torch.from_numpy(_as_array(values))
+        inputs = torch.from_numpy(_as_array(values))
     except (TypeError, ValueError) as error:
         raise ValueError(f"inputs must be numbers in lists of equal length: {error}") from error
     inputs = _in_shape(inputs, shape)
@@ -98,10 +114,15 @@ def from_numbers(values: Any, shape: tuple[int, ...]) -> Tensor:
 
 
 def _as_array(values: Any) -> "np.ndarray[Any, Any]":
-    array = np.asarray(values)
+    if isinstance(values, Tensor):
+        # NumPy knows no bfloat16.
+        values = (values.float() if values.is_floating_point() else values).detach().cpu().numpy()
+    array = np.array(values, order="C")  # a copy: torch takes no array that is read-only or mirrored
     if array.dtype.kind not in "uif":
-        raise ValueError(f"there is {'something else' if array.dtype.kind == 'O' else 'text or true or false'}")
-    return array if array.dtype == np.uint8 else array.astype(np.float32)
+        known = {"O": "something else", "c": "a complex number"}
+        raise ValueError(f"there is {known.get(array.dtype.kind, 'text or true or false')}")
+    with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused as such
+        return array if array.dtype == np.uint8 else array.astype(np.float32)
 
 
 def _in_shape(inputs: Tensor, shape: tuple[int, ...]) -> Tensor:

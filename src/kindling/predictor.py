@@ -15,7 +15,7 @@ from torch import Tensor
 from kindling import __version__
 from kindling.data.columns import Column, encode
 from kindling.data.decode import read_image
-from kindling.data.folder import image_files
+from kindling.data.listing import image_files
 from kindling.data.tablefiles import read_table
 from kindling.inputs import as_float, fit_image, from_numbers
 from kindling.models.trained import load_model

@@ -36,7 +36,7 @@ def stored_config(checkpoint: Path, command: str) -> dict[str, Any]:
     if "data" not in config and "_class_path" in stored.get("datamodule_hyper_parameters", {}):
         config["data"] = class_config(stored["datamodule_hyper_parameters"])
     split = run_of(checkpoint) / "split.csv"
-    if split.exists() and "data" in config:
+    if checkpoint.parent.name == "checkpoints" and split.exists() and "data" in config:
         config["data"]["init_args"]["split"] = str(split)  # what is tested was not trained on, whatever has come since
     if command == "fit":
         for name in DATA_ARGUMENTS:

@@ -6,7 +6,8 @@ import torch
 from lightning.pytorch import seed_everything
 
 from kindling import ClassificationDataModule, MNISTDataModule, SyntheticDataModule
-from kindling.data.datamodule import ArrayDataset, Batch, Split, stratified_split
+from kindling.data.datamodule import ArrayDataset, Batch, Split
+from kindling.data.holdout import stratified_split
 from kindling.data.mnist import read_sample
 
 
@@ -158,7 +159,7 @@ def test_data_that_fits_is_kept_on_the_device(
     # The device without memory stands for a GPU: what is put there is there, and can be indexed.
     strategy = SimpleNamespace(root_device=torch.device("meta"))
     data.trainer = SimpleNamespace(strategy=strategy, world_size=1, global_rank=0)  # type: ignore[assignment]
-    monkeypatch.setattr("kindling.data.datamodule.free_memory", lambda device: free)
+    monkeypatch.setattr("kindling.data.loading.free_memory", lambda device: free)
     loader = data.train_dataloader()
     assert isinstance(loader.dataset, ArrayDataset)
     assert loader.dataset.labels.device.type == kind

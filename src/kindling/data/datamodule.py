@@ -1,118 +1,29 @@
-"""What all data sources share: splits, fast loaders that can go on mid-epoch, and what they learn from the data."""
+"""What all data sources share: splits, loaders, and what they learn from the data."""
 
-import copy
-import itertools
 import os
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from torch.utils.data import DistributedSampler
 from typing_extensions import override
 
+from kindling.data.holdout import hold_out
+from kindling.data.loading import ArrayDataset, Batch, ResumableLoader, as_is
 from kindling.hyperparameters import keep_plain
 from kindling.inputs import as_float
+from kindling.wording import listed
 
-Batch = tuple[Tensor, Tensor]
+# What a source of one's own is made of.
+__all__ = ["SPLITS", "ArrayDataset", "Batch", "ClassificationDataModule", "ResumableLoader", "Split", "hold_out"]
+
 Split = Literal["train", "test"]
-
-
-class Streamed(Protocol):
-    """Inputs that are made as they are asked for, like a tensor (N, ...) indexed by a tensor (n,)."""
-
-    def __getitem__(self, index: Tensor) -> Tensor: ...
-
-
-class ArrayDataset(Dataset[Batch]):
-    """Samples kept as two tensors and indexed a whole batch at a time.
-
-    Args:
-        inputs: The samples, shape (N, ...): images as uint8, features as float32. Or what reads them from a disk.
-        labels: Their classes, shape (N,), int64.
-    """
-
-    def __init__(self, inputs: Tensor | Streamed, labels: Tensor) -> None:
-        self.inputs: Any = inputs
-        self.labels = labels
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def to(self, device: torch.device) -> "ArrayDataset":
-        """A dataset of the same samples: on a GPU, where they are in memory and fit there easily."""
-        moved = copy.copy(self)
-        if isinstance(self.inputs, Tensor) and 4 * self.inputs.nbytes <= free_memory(device):
-            moved.inputs, moved.labels = self.inputs.to(device), self.labels.to(device)
-        return moved
-
-    def __getitem__(self, index: int) -> Batch:
-        inputs, labels = self.__getitems__([index])
-        return inputs[0], labels[0]
-
-    def __getitems__(self, indices: Sequence[int]) -> Batch:
-        index = torch.as_tensor(indices)
-        if self.labels.is_cuda:
-            index = index.pin_memory().to(self.labels.device, non_blocking=True)
-        return self.inputs[index], self.labels[index]
-
-
-class ResumableLoader(DataLoader[Batch]):
-    """A DataLoader whose next epoch begins after `skip` batches: those that an interrupted run has had already.
-
-    It knows how many seconds it took to give its batches, `seconds`.
-    """
-
-    skip = 0
-    seconds = 0.0
-
-    @override
-    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
-        skip, self.skip = self.skip, 0
-        batches = itertools.islice(super().__iter__(), skip, None)
-        while True:
-            start = time.perf_counter()
-            batch = next(batches, None)
-            self.seconds += time.perf_counter() - start
-            if batch is None:
-                return
-            yield batch
-
-
-def stratified_split(labels: Tensor, size: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Splits the indices of `labels` (N,) in two, the second of `size`, each with the same share of every class."""
-    shuffled = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
-    by_class = shuffled[labels[shuffled].argsort(stable=True)]
-    # Every (N / size)-th sample of the list sorted by class.
-    held_out = torch.zeros(len(labels), dtype=torch.bool)
-    held_out[by_class[torch.arange(size) * len(labels) // size]] = True
-    return (~held_out).nonzero().squeeze(1), held_out.nonzero().squeeze(1)
-
-
-def hold_out(labels: Tensor, name: str, share: int | float, seed: int) -> tuple[Tensor, Tensor]:
-    """Splits the indices of training samples in those left and those held out, as the argument `name` asks.
-
-    Args:
-        labels: Classes, shape (N,).
-        name: Name of the argument, for the message.
-        share: Its value: samples to hold out, or as a float, their share.
-        seed: Seed of the split.
-
-    Raises:
-        ValueError: If none would be held out, or none left.
-    """
-    size = share if isinstance(share, int) else round(share * len(labels))
-    if not 0 < size < len(labels):
-        raise ValueError(
-            f"{name}={share} holds out {size} of the {len(labels)} training samples: "
-            "at least 1 must be held out and 1 left"
-        )
-    return stratified_split(labels, size, seed)
+SPLITS = ("train", "val", "test")
 
 
 class ClassificationDataModule(LightningDataModule):
@@ -206,7 +117,20 @@ class ClassificationDataModule(LightningDataModule):
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        # What has been read already is of the data as it is now; the weights know the classes and columns of then.
+        changed = {name: value for name, value in state_dict.items() if self.fitted.get(name, value) != value}
+        if changed:
+            others = [f"other {name}{_instead(self.fitted[name], value)}" for name, value in changed.items()]
+            raise ValueError(
+                f"{self.origin} is not what the checkpoint was trained on: {listed(others)}; train anew, without "
+                "--ckpt_path"
+            )
         self.fitted = state_dict
+
+    @property
+    def origin(self) -> str:
+        """Where the samples come from, for messages: the folder or file, where an argument names it."""
+        return str(self.hparams.get("path", self.hparams.get("data_dir", type(self).__name__)))
 
     @cached_property
     def mean(self) -> tuple[float, ...]:
@@ -230,6 +154,13 @@ class ClassificationDataModule(LightningDataModule):
         self._read_training()
         assert isinstance(self.train.inputs, Tensor), "a source that streams knows its mean and std by itself"
         return as_float(self.train.inputs)
+
+    @property
+    def _learned(self) -> dict[str, Any]:
+        """What is in `fitted`, read from the training split where no checkpoint has said it."""
+        if not self.fitted:
+            self._read_training()
+        return self.fitted
 
     def _read_training(self) -> None:
         self.prepare_data()
@@ -285,7 +216,7 @@ class ClassificationDataModule(LightningDataModule):
             batch_size=batch_size,
             sampler=sampler,
             num_workers=self.num_workers,
-            collate_fn=_as_is,  # a batch comes whole out of the dataset
+            collate_fn=as_is,  # a batch comes whole out of the dataset
             # What is sent to a GPU is sent from pinned memory: Lightning's copies then wait for nothing.
             pin_memory=device.type == "cuda" and dataset.labels.device.type == "cpu",
             # A generator of its own: making a loader must not move the random numbers of the training.
@@ -299,11 +230,10 @@ class ClassificationDataModule(LightningDataModule):
         return (self.augment(inputs) if self.trainer and self.trainer.training else inputs), labels
 
 
-def free_memory(device: torch.device) -> int:
-    """Free bytes of a GPU's own memory; 0 for a device without one."""
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
-
-
-def _as_is(batch: Any) -> Batch:
-    whole: Batch = batch
-    return whole
+def _instead(now: Any, then: Any) -> str:
+    """Says what has changed, where a person can read it."""
+    if isinstance(now, int):
+        return f" ({now}, not {then})"
+    if isinstance(now, list) and all(isinstance(name, str) for name in now):
+        return f" ({listed(now, 5)}, not {listed(then, 5)})"
+    return ""

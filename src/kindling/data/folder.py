@@ -1,17 +1,18 @@
-"""A folder of labelled images: what lies in it, and which of it is for training, validation and test."""
+"""A folder of labelled images: which of it is for training, validation and test."""
 
 import csv
-import os
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from kindling.data.decode import SUFFIXES
+from kindling.console import say
+from kindling.data.datamodule import SPLITS
+from kindling.data.listing import SUFFIXES, image_files, say_ignored, subfolders
 from kindling.data.splits import draw
+from kindling.wording import listed
 
 LAYOUT = "<class>/*.jpg or {train,val,test}/<class>/*.jpg"
-SPLITS = ("train", "val", "test")
+ALIASES = {"training": "train", "valid": "val", "validation": "val", "testing": "test"}
 
 
 class Sample(NamedTuple):
@@ -28,22 +29,6 @@ def check_folder(root: Path) -> None:
         raise FileNotFoundError(f"there is no folder {root}: name one with --data.data_dir that holds {LAYOUT}")
 
 
-def subfolders(folder: Path) -> list[str]:
-    """Names of the folders in a folder, hidden ones aside."""
-    return sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-
-
-def image_files(folder: Path) -> list[str]:
-    """Paths of the images in a folder, at any depth and relative to it; hidden files and folders aside."""
-    found = []
-    for where, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        within = Path(where).relative_to(folder)
-        chosen = [name for name in names if os.path.splitext(name)[1].lower() in SUFFIXES and name[0] != "."]
-        found += [(within / name).as_posix() for name in chosen]
-    return sorted(found)
-
-
 def find_samples(root: Path) -> list[Sample]:
     """Lists the images of a folder by class; without splits given by folders all of them are for training.
 
@@ -54,12 +39,19 @@ def find_samples(root: Path) -> list[Sample]:
     check_folder(root)
     folders = subfolders(root)
     splits = [split for split in SPLITS if split in folders and subfolders(root / split)]
-    if not {"train", "test"}.intersection(splits):
-        return labelled(root, "", "train")
     for name in folders:
-        if name not in splits and image_files(root / name):
-            raise ValueError(f"{root / name} has images but {root} is laid out as {LAYOUT}: move it elsewhere")
-    return [sample for split in splits for sample in labelled(root, split, split)]
+        split = ALIASES.get(name.lower(), name.lower())
+        if split in SPLITS and name != split and (splits or subfolders(root / name)):
+            raise ValueError(f"{root / name} is no class but a split: rename it to {split}")
+    if not {"train", "test"}.intersection(splits):
+        samples = labelled(root, "", "train")
+    else:
+        for name in folders:
+            if name not in splits and image_files(root / name):
+                raise ValueError(f"{root / name} has images but {root} is laid out as {LAYOUT}: move it elsewhere")
+        samples = [sample for split in splits for sample in labelled(root, split, split)]
+    say_ignored(root, [sample.file for sample in samples])
+    return samples
 
 
 def labelled(root: Path, within: str, split: str) -> list[Sample]:
@@ -72,7 +64,7 @@ def labelled(root: Path, within: str, split: str) -> list[Sample]:
         place = Path(within) / label
         files = image_files(root / place)
         if not files and split == "train":
-            raise ValueError(f"{root / place} has no images: put some in or remove the folder")
+            raise ValueError(f"{root / place} has no images ({listed(sorted(SUFFIXES))}): put some in or remove it")
         samples += [Sample((place / file).as_posix(), label, split) for file in files]
     return samples
 
@@ -105,46 +97,74 @@ def carve(
     ]
 
 
-def check_classes(root: Path, samples: Sequence[Sample]) -> list[str]:
-    """The names of the classes, sorted.
+def split_up(
+    samples: Sequence[Sample], digests: Sequence[bytes], sizes: Mapping[str, int | float], seed: int
+) -> list[Sample]:
+    """Carves those of the splits out of the training images that have none; see `carve`."""
+    given = {sample.split for sample in samples}
+    for split, size in sizes.items():
+        if split not in given:
+            samples = carve(samples, digests, split, size, seed)
+    return list(samples)
+
+
+def labels_of(samples: Sequence[Sample], classes: Sequence[str], root: Path) -> list[int]:
+    """The numbers of the samples' classes.
 
     Raises:
-        ValueError: If there are fewer than two, or one that can't be learnt for want of training images.
+        ValueError: If one is of another class.
     """
-    classes = sorted({sample.label for sample in samples if sample.split == "train"})
-    if unknown := sorted({sample.label for sample in samples} - set(classes)):
-        raise ValueError(f"{root} has no images of {some(unknown)} for training, but for validation or test")
-    if len(classes) < 2:
-        raise ValueError(f"{root} has images of {len(classes)} class, {some(classes)}: telling apart takes two or more")
-    return classes
+    number = {name: label for label, name in enumerate(classes)}
+    if unknown := sorted({sample.label for sample in samples} - number.keys()):
+        raise ValueError(f"{root} has {listed(unknown, 3)}, the model knows {listed(classes)} alone")
+    return [number[sample.label] for sample in samples]
 
 
-def warnings(samples: Sequence[Sample], digests: Sequence[bytes], classes: Sequence[str]) -> Iterator[str]:
-    """What is odd about the splits but no obstacle, a line each."""
-    for split in ("val", "test"):
-        if missing := sorted(set(classes) - {sample.label for sample in samples if sample.split == split}):
-            yield f"{split} has no images of {some(missing)}: there are too few, or none were given"
-    copies = defaultdict(list)
-    for sample, digest in zip(samples, digests, strict=True):
-        copies[digest].append(sample)
-    for column, what in ((2, "split"), (1, "class")):
-        shared = [same for same in copies.values() if len({sample[column] for sample in same}) > 1]
-        if shared:
-            pairs = [" = ".join(sample.file for sample in same) for same in shared]
-            yield f"the same image in more than one {what}: {some(pairs)}"
+def find_split(file: Path, root: Path, trained: bool) -> list[Sample]:
+    """Lists the images of a folder as a `split.csv` has them.
+
+    Args:
+        file: The list.
+        root: The folder.
+        trained: Whether there is a model to test. Then the folder may be another one than the list is of: all that it
+            does not set apart by itself is for testing.
+
+    Raises:
+        FileNotFoundError: If there is no such file or folder.
+        ValueError: If one does not fit the other, or a split has no images.
+    """
+    check_folder(root)
+    samples = read_split(file)
+    missing = [sample.file for sample in samples if not (root / sample.file).exists()]
+    if missing and len(missing) == len(samples) and trained:
+        say(f"{root} is not the folder of {file}: all that it does not set apart is for testing")
+        found = find_samples(root)
+        given = any(sample.split == "test" for sample in found)
+        return found if given else [sample._replace(split="test") for sample in found]
+    if missing:
+        raise ValueError(f"{file} names what is not in {root}: {listed(missing, 3)}")
+    return samples
 
 
 def read_split(path: Path) -> list[Sample]:
     """Reads a `split.csv`: file, class and split of each image.
 
     Raises:
-        ValueError: If it is something else.
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is something else, or a split has no images.
     """
-    with path.open(newline="", encoding="utf-8") as file:
-        header, *rows = list(csv.reader(file)) or [[]]
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}: name a list of file,class,split with --data.split")
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:  # a spreadsheet may put a mark at the beginning
+            header, *rows = list(csv.reader(file)) or [[]]
+    except (UnicodeDecodeError, csv.Error):
+        header, rows = [], []
     samples = [Sample(*row) for row in rows if len(row) == 3]
     if header != ["file", "class", "split"] or len(samples) < len(rows) or {row.split for row in samples} - {*SPLITS}:
         raise ValueError(f"{path} is no list of file,class,split with the splits {', '.join(SPLITS)}")
+    if absent := [split for split in SPLITS if split not in {sample.split for sample in samples}]:
+        raise ValueError(f"{path} puts no image into {listed(absent)}: name some for each of {', '.join(SPLITS)}")
     return samples
 
 
@@ -152,9 +172,3 @@ def write_split(path: Path, samples: Sequence[Sample]) -> None:
     """Writes what `read_split` reads."""
     with path.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([("file", "class", "split"), *samples])
-
-
-def some(names: Sequence[str]) -> str:
-    """The first few names, and how many there are beside."""
-    more = f" and {len(names) - 3:,} more" if len(names) > 3 else ""
-    return ", ".join(names[:3]) + more

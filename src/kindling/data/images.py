@@ -13,12 +13,12 @@ from torch import Tensor
 from typing_extensions import override
 
 from kindling.console import say
-from kindling.data import folder
 from kindling.data.augment import random_affine, random_colour, random_flip
-from kindling.data.datamodule import ArrayDataset, Batch, ClassificationDataModule, Split
-from kindling.data.decode import ImageFiles, in_parallel, inspect, read_images
-from kindling.data.folder import Sample, some
-from kindling.inputs import as_float
+from kindling.data.checks import check_classes, check_split, warnings, whole_ones
+from kindling.data.datamodule import SPLITS, ArrayDataset, Batch, ClassificationDataModule, Split
+from kindling.data.decode import channel_moments, in_parallel, inspect, read_images
+from kindling.data.folder import Sample, check_folder, find_samples, find_split, labels_of, split_up, write_split
+from kindling.data.listing import image_files, say_ignored, say_reading
 from kindling.runs import whole_file
 
 LARGEST = 224  # the size most published networks were trained at
@@ -99,7 +99,7 @@ class ImageFolderDataModule(ClassificationDataModule):
     @property
     def class_names(self) -> tuple[str, ...]:  # type: ignore[override]
         """The names of the class folders, sorted."""
-        return tuple(self._learnt("classes"))
+        return tuple(self._learned["classes"])
 
     @property
     def num_classes(self) -> int:  # type: ignore[override]
@@ -109,7 +109,7 @@ class ImageFolderDataModule(ClassificationDataModule):
     @property
     def input_shape(self) -> tuple[int, ...]:  # type: ignore[override]
         """Channels, height and width of an image as the model receives it."""
-        size = self.image_size or self._learnt("image_size")
+        size = self.image_size or self._learned["image_size"]
         return 3, size, size
 
     @cached_property
@@ -125,19 +125,20 @@ class ImageFolderDataModule(ClassificationDataModule):
     @override
     def prepare_data(self) -> None:
         if self.predict is None:
-            folder.check_folder(self.data_dir)
+            check_folder(self.data_dir)
 
     @override
     def load_training(self) -> tuple[ArrayDataset, ArrayDataset]:
-        train, val = ([sample for sample in self._samples if sample.split == split] for split in ("train", "val"))
-        samples, inputs = self._read(self.data_dir, train + val)
-        labels, number = self._labels(samples), sum(sample.split == "train" for sample in samples)
-        parts = slice(0, number), slice(number, None)
-        datasets = [
-            ArrayDataset(inputs[part] if isinstance(inputs, Tensor) else inputs.part(part), labels[part])
-            for part in parts
-        ]
-        return datasets[0], datasets[1]
+        found = sorted(self._samples, key=lambda sample: SPLITS.index(sample.split))
+        used = sum(sample.split != "test" for sample in found)
+        # Those of the test are decoded to find broken ones before the training, and not kept.
+        self._samples, inputs = self._read(self.data_dir, found, used)
+        classes = check_classes(self.data_dir, found, self._samples)
+        for line in warnings(self._samples, [self._digests[sample.file] for sample in self._samples], classes):
+            say(line)
+        labels = self._labels([sample for sample in self._samples if sample.split != "test"])
+        end = sum(sample.split == "train" for sample in self._samples)
+        return ArrayDataset(inputs[:end], labels[:end]), ArrayDataset(inputs[end:], labels[end:])
 
     @override
     def load(self, split: Split) -> Batch:
@@ -150,22 +151,25 @@ class ImageFolderDataModule(ClassificationDataModule):
     @override
     def load_new(self) -> ArrayDataset:
         if self.predict is None:
-            return super().load_new()
+            dataset = super().load_new()
+            self._predicted = self._tested
+            return dataset
         path = Path(self.predict)
         if not path.exists():
             raise FileNotFoundError(f"there is no {path}: give --data.predict a folder of images, or one image")
-        files = folder.image_files(path) if path.is_dir() else [path.name]
-        root = path if path.is_dir() else path.parent
-        self._tested, inputs = self._read(root, [Sample(file, "", "") for file in files])
-        return ArrayDataset(inputs, torch.zeros(len(self._tested), dtype=torch.long))
+        root, files = (path, image_files(path)) if path.is_dir() else (path.parent, [path.name])
+        if path.is_dir():
+            say_ignored(path, files)
+        self._predicted, inputs = self._read(root, [Sample(file, "", "") for file in files])
+        return ArrayDataset(inputs, torch.zeros(len(self._predicted), dtype=torch.long))
 
     @override
     def predicted_rows(self) -> Sequence[object]:
-        return [sample.file for sample in self._tested]
+        return [sample.file for sample in self._predicted]
 
     @override
     def tested_rows(self) -> Sequence[object]:
-        return self.predicted_rows()
+        return [sample.file for sample in self._tested]
 
     @override
     def describe(self, row: int) -> dict[str, object]:
@@ -176,7 +180,7 @@ class ImageFolderDataModule(ClassificationDataModule):
     def write_split(self, run: Path) -> None:
         if self._samples != self._listed or self.split:  # else the folder itself says it
             with whole_file(run / "split.csv") as path:
-                folder.write_split(path, self._samples)
+                write_split(path, self._samples)
 
     @override
     def augment(self, inputs: Tensor) -> Tensor:
@@ -185,84 +189,49 @@ class ImageFolderDataModule(ClassificationDataModule):
         inputs = random_affine(inputs, self.degrees, self.shift, self.scale, self.crop)
         return random_colour(inputs, self.colour)
 
-    def _learnt(self, name: str) -> Any:
-        if not self.fitted:
-            self._read_training()
-        return self.fitted[name]
-
     @cached_property
     def _listed(self) -> list[Sample]:
         """All images as the folder or the split file has them; what is to be split is for training."""
         if self.split is None:
-            return folder.find_samples(self.data_dir)
-        samples = folder.read_split(Path(self.split))
-        missing = [sample.file for sample in samples if not (self.data_dir / sample.file).exists()]
-        if missing and len(missing) == len(samples) and self.fitted:
-            say(f"{self.data_dir} is not the folder of {self.split}: all that it does not set apart is for testing")
-            found = folder.find_samples(self.data_dir)
-            given = any(sample.split == "test" for sample in found)
-            return found if given else [sample._replace(split="test") for sample in found]
-        if missing:
-            raise ValueError(f"{self.split} names what is not in {self.data_dir}: {some(missing)}")
-        return samples
+            return find_samples(self.data_dir)
+        return find_split(Path(self.split), self.data_dir, trained=bool(self.fitted))
 
     @cached_property
     def _samples(self) -> list[Sample]:
-        """All images that are not broken, in their splits."""
-        paths = [str(self.data_dir / sample.file) for sample in self._listed]
-        inspected = in_parallel(inspect, paths)
-        samples = self._without_broken(self.data_dir, self._listed, [facts is not None for facts in inspected])
-        facts = [facts for facts in inspected if facts is not None]
-        digests = [fact.digest for fact in facts]
+        """All images in their splits; from `load_training` on, those that are not broken."""
+        found = self._listed
+        classes = [] if self.fitted else check_classes(self.data_dir, found, found)
+        say_reading(len(found))
+        facts = in_parallel(inspect, [str(self.data_dir / sample.file) for sample in found])
+        self._digests = {sample.file: fact.digest for sample, fact in zip(found, facts, strict=True)}
+        samples, learned = found, {}
         if self.split is None:
-            for split, size in (("test", self.test_split), ("val", self.val_split)):
-                if not any(sample.split == split for sample in samples):
-                    samples = folder.carve(samples, digests, split, size, self.split_seed)
+            sizes = {"test": self.test_split, "val": self.val_split}
+            samples = split_up(found, [fact.digest for fact in facts], sizes, self.split_seed)
+            if not any(sample.split == "test" for sample in found):
+                learned = {"split": check_split(self.data_dir, samples, self.fitted)}
         if not self.fitted:
-            classes = folder.check_classes(self.data_dir, samples)
-            for line in folder.warnings(samples, digests, classes):
-                say(line)
-            sides = [fact.side for fact, sample in zip(facts, samples, strict=True) if sample.split == "train"]
-            self.fitted = {"classes": classes, "image_size": self.image_size or min(LARGEST, int(median(sides)))}
+            pairs = zip(facts, samples, strict=True)
+            sides = [fact.side for fact, sample in pairs if fact.side and sample.split == "train"]
+            size = self.image_size or min(LARGEST, int(median(sides or [LARGEST])))
+            self.fitted = {"classes": classes, "image_size": size, **learned}
         return samples
 
-    def _without_broken(self, root: Path, samples: list[Sample], whole: list[bool]) -> list[Sample]:
-        broken = [sample.file for sample, good in zip(samples, whole, strict=True) if not good]
-        if broken and not self.skip_broken:
-            raise ValueError(
-                f"{root} has broken images, {len(broken):,} of {len(samples):,}: {some(broken)}; "
-                "replace them or leave them out with --data.skip_broken true"
-            )
-        if broken:
-            say(f"left out {len(broken):,} broken images: {some(broken)}")
-        if len(broken) == len(samples):
-            raise ValueError(f"{root} has no images to use")
-        return [sample for sample, good in zip(samples, whole, strict=True) if good]
-
-    def _read(self, root: Path, samples: list[Sample]) -> tuple[list[Sample], Any]:
-        """Those of the images that can be decoded, and what they hold: a tensor, or `ImageFiles`."""
-        shape = self.input_shape
-        fits = len(samples) * shape[0] * shape[1] * shape[2] <= self.memory_gb * 1e9
-        inputs, whole = read_images([str(root / sample.file) for sample in samples], shape[1], fits)
+    def _read(self, root: Path, samples: list[Sample], used: int | None = None) -> tuple[list[Sample], Any]:
+        """Those that are not broken, and what the first `used` of them, by default all, hold: see `read_images`."""
+        if used is None:
+            say_reading(used := len(samples))
+        channels, height, width = self.input_shape
+        fits = used * channels * height * width <= self.memory_gb * 1e9
         if not fits:
             self.num_workers = self.num_workers or os.cpu_count() or 1
-        return self._without_broken(root, samples, whole), inputs
+        inputs, faults = read_images([str(root / sample.file) for sample in samples], width, used, fits)
+        return whole_ones(root, samples, faults, self.skip_broken), inputs
 
     def _labels(self, samples: list[Sample]) -> Tensor:
-        number = {name: label for label, name in enumerate(self.class_names)}
-        if unknown := sorted({sample.label for sample in samples} - number.keys()):
-            raise ValueError(f"{self.data_dir} has {some(unknown)}, the model knows {', '.join(number)} alone")
-        return torch.tensor([number[sample.label] for sample in samples])
+        return torch.tensor(labels_of(samples, self.class_names, self.data_dir))
 
     @cached_property
     def _moments(self) -> tuple[Tensor, Tensor]:
         self._read_training()
-        inputs, number = self.train.inputs, len(self.train)
-        chosen = torch.arange(number)
-        if isinstance(inputs, ImageFiles):
-            chosen = torch.randperm(number, generator=torch.Generator().manual_seed(self.split_seed))[:1000]
-        # By image, then over the images: floats of all of them would take four times their memory.
-        by_image = [torch.var_mean(as_float(inputs[part]), (2, 3), correction=0) for part in torch.split(chosen, 64)]
-        var, mean = (torch.cat(moments).double() for moments in zip(*by_image, strict=True))  # (N, 3) each
-        std = (var.mean(0) + mean.var(0, correction=0)).sqrt()
-        return mean.mean(0), std.where(std > 1e-4, 1.0)
+        return channel_moments(self.train.inputs, len(self.train), self.split_seed)

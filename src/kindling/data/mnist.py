@@ -11,7 +11,8 @@ from torch import Tensor
 from typing_extensions import override
 
 from kindling.data.augment import random_affine
-from kindling.data.datamodule import Batch, ClassificationDataModule, Split, stratified_split
+from kindling.data.datamodule import Batch, ClassificationDataModule, Split
+from kindling.data.holdout import stratified_split
 
 DIGITS = tuple("0123456789")
 CLOTHES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")

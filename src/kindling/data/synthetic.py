@@ -5,7 +5,8 @@ from typing import Any
 import torch
 from typing_extensions import override
 
-from kindling.data.datamodule import Batch, ClassificationDataModule, Split, stratified_split
+from kindling.data.datamodule import Batch, ClassificationDataModule, Split
+from kindling.data.holdout import stratified_split
 
 
 class SyntheticDataModule(ClassificationDataModule):

@@ -76,12 +76,6 @@ class TableDataModule(ClassificationDataModule):
         """One dimension: the features of a row."""
         return (sum(map(width, self._learned["columns"])),)
 
-    @property
-    def _learned(self) -> dict[str, Any]:
-        if not self.fitted:
-            self._read_training()
-        return self.fitted
-
     @cached_property
     def table(self) -> "DataFrame":
         """All rows of `path` as they were read, numbered from 0."""
@@ -179,12 +173,6 @@ class TableDataModule(ClassificationDataModule):
         with whole_file(run / "split.csv") as path:
             rows = (f"{row},{split}" for row, split in enumerate(self.splits))
             path.write_text("\n".join(["row,split", *rows, ""]), encoding="utf-8")
-
-    @override
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        if self.fitted and state_dict != self.fitted:  # the weights mean other columns than those read
-            raise ValueError(f"{self.path} is not what the checkpoint was trained on: train anew, without --ckpt_path")
-        super().load_state_dict(state_dict)
 
     def _read(self, path: str | Path) -> "DataFrame":
         frame = read_table(path)

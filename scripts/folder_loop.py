@@ -1,0 +1,49 @@
+"""A folder of images in a plain loop: torchvision's ImageFolder, a DataLoader with workers, transforms by sample.
+
+The network is that of a CNN recipe of Kindling. `benchmark.py images` measures it beside `kindling fit`.
+"""
+
+import time
+from pathlib import Path
+
+import torch
+import yaml
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import DataLoader
+from torchvision import transforms
+from torchvision.datasets import ImageFolder
+
+from bare_loop import TRAINING
+from kindling import CNNClassifier
+
+
+def epoch_times(root: Path, path: Path, epochs: int, bf16: bool, workers: int = 2) -> list[float]:
+    """Seconds of each epoch of training on `root/<class>/*.png` by the recipe in a file."""
+    recipe = yaml.safe_load(path.read_text())
+    settings, batch_size = recipe["model"]["init_args"], recipe["data"]["init_args"]["batch_size"]
+    transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.1307,) * 3, (0.3081,) * 3)])
+    data = ImageFolder(str(root), transform)
+    loader: DataLoader[tuple[Tensor, Tensor]] = DataLoader(
+        data, batch_size, shuffle=True, num_workers=workers, persistent_workers=True
+    )
+    shape = tuple(data[0][0].shape)
+    described = {name: value for name, value in settings.items() if name not in TRAINING}
+    network = CNNClassifier(num_classes=len(data.classes), input_shape=shape, **described).network.train()
+    optimizer = torch.optim.AdamW(network.parameters(), **settings["optimizer"]["init_args"])
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, **settings["lr_scheduler"]["init_args"], total_steps=epochs * len(loader)
+    )
+    found = []
+    for _ in range(epochs):
+        start = time.perf_counter()
+        for images, labels in loader:
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
+                logits = network(images)
+            loss = F.cross_entropy(logits.float(), labels, label_smoothing=settings["label_smoothing"])
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            schedule.step()
+        found.append(time.perf_counter() - start)
+    return found
