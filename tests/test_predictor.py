@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from conftest import TINY, Command
+from conftest import CONFIGS, TINY, Command
 from kindling import CNNClassifier, Predictor, load
 from kindling.data.mnist import read_sample
 
@@ -136,3 +136,16 @@ def test_what_was_not_trained_is_not_loaded(kindling: Command) -> None:
         with pytest.raises(ValueError, match=message):
             load("changed.ckpt")
     assert not Path("made").exists()
+
+
+def test_the_ways_to_save_and_load_of_the_readme_work(kindling: Command) -> None:
+    few = ["--trainer.max_epochs", "1", "--trainer.limit_train_batches", "2"]
+    assert kindling("fit", "--config", "configs/quickstart.yaml", *few).code == 0
+    blocks = (CONFIGS.parent / "README.md").read_text(encoding="utf-8").split("```python\n")[1:]
+    (code,) = (block.split("```")[0] for block in blocks if "weights.pt" in block)
+    names: dict[str, Any] = {}
+    exec(code, names)
+    images = read_sample("test")[0][:5]
+    with torch.no_grad():
+        found = names["model"].eval()(images / 255).softmax(1)
+    np.testing.assert_allclose(found, load().predict(images).probabilities, rtol=1e-4, atol=1e-6)

@@ -181,7 +181,7 @@ class KindlingCLI(LightningCLI):
             raise
 
     def _check_that_all_fits(self) -> None:
-        if self.checkpoint and self.command != "fit":  # Lightning does so too, but after the data has been read
+        if self.checkpoint:  # Lightning does so too, but after the data has been read
             state = read_checkpoint(self.checkpoint).get(type(self.datamodule).__qualname__, {})
             self.datamodule.load_state_dict(state)
         takes, has = self.model.input_shape, self.datamodule.input_shape

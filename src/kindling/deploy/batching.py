@@ -1,11 +1,14 @@
 """Samples of many requests computed as one batch."""
 
 import asyncio
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import Tensor
+
+QUICK = 0.001  # seconds
 
 
 class TooBusyError(Exception):
@@ -30,6 +33,7 @@ class Batcher:
         self._waiting: list[tuple[Tensor, asyncio.Future[Tensor]]] = []
         self._at_work: asyncio.Task[None] | None = None
         self._thread = ThreadPoolExecutor(1)  # the event loop goes on reading requests meanwhile
+        self._is_quick = False  # so that handing a batch over to the thread would take longer than to compute it
 
     async def ask(self, inputs: Tensor) -> Tensor:
         """The probabilities (n, classes) of the samples of one request (n, ...).
@@ -49,7 +53,7 @@ class Batcher:
         while batch := self._next_batch():
             inputs = torch.cat([samples for samples, _ in batch])
             try:
-                found = await asyncio.get_running_loop().run_in_executor(self._thread, self._compute, inputs)
+                found = await self._compute(inputs)
             except Exception as error:  # whatever the model raises is the answer to those who asked
                 for _, answer in batch:
                     if not answer.done():
@@ -62,8 +66,15 @@ class Batcher:
                     answer.set_result(part)
         self._at_work = None
 
-    def _compute(self, inputs: Tensor) -> Tensor:
-        return torch.cat([self.compute(part) for part in torch.split(inputs, self.most)])
+    async def _compute(self, inputs: Tensor) -> Tensor:
+        def compute() -> Tensor:
+            return torch.cat([self.compute(part) for part in torch.split(inputs, self.most)])
+
+        start = time.perf_counter()
+        loop = asyncio.get_running_loop()
+        found = compute() if self._is_quick else await loop.run_in_executor(self._thread, compute)
+        self._is_quick = time.perf_counter() - start < QUICK
+        return found
 
     def _next_batch(self) -> list[tuple[Tensor, "asyncio.Future[Tensor]"]]:
         taken = samples = 0
