@@ -292,6 +292,7 @@ def test_a_weighted_loss_finds_the_rare_class(kindling: Command) -> None:
 
 
 SLOW = "KINDLING_SLOW" in os.environ
+slow = pytest.mark.skipif(not SLOW, reason="wine, digits and the grid take minutes: KINDLING_SLOW=1")
 GRID = {
     "mlpclassifier__hidden_layer_sizes": [(64,), (256, 128)],
     "mlpclassifier__alpha": [1e-4, 1e-1],
@@ -304,11 +305,9 @@ GRID = {
 @pytest.mark.parametrize(
     ("name", "seeds"),
     [
-        ("wine", 20),  # a test split has 36 rows: of five splits, two rows more or less are a point
+        pytest.param("wine", 20, marks=slow),  # a test split has 36 rows: of five, two rows more or less are a point
         ("breast_cancer", 5),
-        pytest.param(
-            "digits", 5, marks=pytest.mark.skipif(not SLOW, reason="digits and the grid take minutes: KINDLING_SLOW=1")
-        ),
+        pytest.param("digits", 5, marks=slow),
     ],
 )
 def test_the_recipe_comes_within_a_point_of_scikit_learn(kindling: Command, name: str, seeds: int) -> None:

@@ -19,7 +19,7 @@ MODELS = {
     "mlp": TINY[: TINY.index("--run_name")],
     "cnn": ["--model", "CNNClassifier", "--model.channels", "[4,8]", *SAMPLE],
     "colour": [
-        *("--model", "TransferClassifier", "--model.backbone", "shufflenet_v2_x0_5", "--model.weights", "none"),
+        *("--model", "TransferClassifier", "--model.backbone", "squeezenet1_1", "--model.weights", "none"),
         *("--model.image_size", "40", *SAMPLE),
     ],
 }
