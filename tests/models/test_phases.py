@@ -132,7 +132,7 @@ def test_random_weights_train_all_of_the_network_alike() -> None:
     assert watch.groups == [[(2, 1.0), (PARAMETERS, 1.0)]]
 
 
-@pytest.mark.parametrize("schedule", [ONE_CYCLE, PLATEAU], ids=["cycle", "plateau"])
+@pytest.mark.parametrize("schedule", [ONE_CYCLE, STEPS, PLATEAU], ids=["cycle", "steps", "plateau"])
 def test_an_interrupted_run_goes_on_to_the_same_weights(kindling: Command, cached: Path, schedule: list[str]) -> None:
     """Stopped while the backbone is frozen, where it is unfrozen, after its first step and later."""
     options = [*TRANSFER, *schedule, "--model.unfreeze_epoch", "1"]
