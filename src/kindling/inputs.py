@@ -25,7 +25,7 @@ def decode_image(data: bytes, shape: tuple[int, ...], most_pixels: int | None = 
     Args:
         data: What the file holds.
         shape: (C, H, W) of the result; one channel is grey, three are red, green and blue.
-        most_pixels: Larger images are refused before they are decoded.
+        most_pixels: Images of which more would have to be decoded are refused before that.
 
     Raises:
         ValueError: If it is broken, or so large that it can only be meant to fill the memory.
@@ -33,10 +33,10 @@ def decode_image(data: bytes, shape: tuple[int, ...], most_pixels: int | None = 
     height, width = shape[1:]
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            if most_pixels and image.width * image.height > most_pixels:
-                raise ValueError(f"{image.width} x {image.height} pixels, more than {most_pixels:,}")
             # A large JPEG is decoded at a fraction, but not below this, whichever way it has to be turned.
             image.draft(None, (2 * max(height, width), 2 * max(height, width)))
+            if most_pixels and image.width * image.height > most_pixels:
+                raise ValueError(f"{image.width} x {image.height} pixels to decode, more than {most_pixels:,}")
             return fit_image(image, shape)
     except UnidentifiedImageError as error:
         kind = next((kind for start, kind in BEGINNINGS.items() if data.find(start, 0, 8) in (0, 4)), "something else")
@@ -97,7 +97,7 @@ def from_numbers(values: Any, shape: tuple[int, ...]) -> Tensor:
     """
     try:
         inputs = torch.from_numpy(_as_array(values))
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, MemoryError) as error:
         raise ValueError(f"inputs must be numbers in lists of equal length: {error}") from error
     inputs = _in_shape(inputs, shape)
     if inputs.dtype != torch.uint8 or len(shape) < 3:

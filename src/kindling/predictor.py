@@ -86,6 +86,9 @@ class Predictor:
         self.compute = compute
         self.card = card
 
+    def __repr__(self) -> str:
+        return f"Predictor: {self.card.model}, takes {self.takes}, classes {listed(self.card.classes)}"
+
     def predict(self, samples: Any) -> Prediction:
         """Predicts one sample or many.
 
@@ -107,7 +110,7 @@ class Predictor:
             samples = [samples]
         first = samples[0] if isinstance(samples, list | tuple) and samples else samples
         if isinstance(first, dict) or hasattr(first, "columns"):  # a data frame
-            return self._rows(samples, "the rows given")
+            return self._rows(samples, "what was given")
         if not isinstance(first, str | Path | Image.Image):
             return from_numbers(samples, self.card.input_shape)
         if self.card.takes_images:
@@ -128,7 +131,10 @@ class Predictor:
             raise ValueError(f"the model takes no rows with names but {self.takes}")
         import pandas as pd  # half a second to import, needed by tables alone
 
-        frame = rows if hasattr(rows, "columns") else pd.DataFrame(rows)
+        if isinstance(rows, list):  # of dictionaries, whose other keys need no room
+            names = [column["name"] for column in self.card.columns if any(column["name"] in row for row in rows)]
+            rows = {name: [row.get(name) for row in rows] for name in names}
+        frame = pd.DataFrame(rows)
         return torch.from_numpy(encode(frame, self.card.columns, source))
 
     def _images(self, image: str | Path | Image.Image) -> Tensor:
@@ -136,6 +142,8 @@ class Predictor:
         if isinstance(image, Image.Image):
             return as_float(fit_image(image, shape)).unsqueeze(0)
         path = Path(image)
+        if not path.exists():
+            raise FileNotFoundError(f"there is no {path}: give an image or a folder of images")
         files = [path / name for name in image_files(path)] if path.is_dir() else [path]
         if not files:
             raise ValueError(f"{path} has no images")

@@ -41,7 +41,7 @@ def find_checkpoint(where: str | Path, prefer: Kind = "best", root: Path = RUNS)
     path = Path(where)
     if path.is_file():
         return path
-    if where in ("best", "last"):
+    if str(where) in ("best", "last"):
         folder, kind = root, str(where)
     elif path.is_dir():
         folder, kind = path, prefer

@@ -240,7 +240,7 @@ class KindlingCLI(LightningCLI):
                 self.datamodule.write_split(self.run)
             parameters = sum(parameter.numel() for parameter in self.model.parameters())
             say(f"{type(self.model).__name__}, {parameters:,} parameters: {self.run or 'nothing is kept'}")
-            if any(parameter.requires_grad for parameter in self.model.parameters()):
+            if self._is_trainable:
                 self.trainer.fit(**kwargs | {"ckpt_path": self.checkpoint, "weights_only": True})
             else:
                 self._keep_as_it_is(**kwargs)
@@ -260,10 +260,17 @@ class KindlingCLI(LightningCLI):
             self.test(**kwargs | {"ckpt_path": tested if self.run else None})
         if self.run:
             more = f"--trainer.max_epochs {2 * max(self.trainer.current_epoch, self.trainer.max_epochs or 0)}"
+            more += " --early_stopping.patience null" * self.trainer.should_stop  # it would stop again at once
             say(f"run: {self.run}\nnext:")
             say("  " + as_typed("kindling", "predict --ckpt_path", self.run))
-            say("  " + as_typed("kindling", "fit --ckpt_path", self.run, more))
+            if self._is_trainable:
+                say("  " + as_typed("kindling", "fit --ckpt_path", self.run, more))
             say("  " + as_typed("tensorboard", "--logdir", RUNS))
+
+    @property
+    def _is_trainable(self) -> bool:
+        """Whether there is something to train: an ensemble has nothing."""
+        return any(parameter.requires_grad for parameter in self.model.parameters())
 
     def _keep_as_it_is(self, **kwargs: Any) -> None:
         """Makes the checkpoint of a model whose parts have been trained before, and measures it."""

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from conftest import Command
-from kindling.data.columns import encode
+from kindling.data.columns import encode, learn_columns
 from kindling.data.tablefiles import read_table
 from rows import FIT, one_column, read
 
@@ -249,3 +249,12 @@ def test_the_other_rows_of_a_file_change_nothing(table: pd.DataFrame) -> None:
     table.assign(code=codes).iloc[chosen].to_csv("few.csv", index=False)
     few = read(predict="few.csv").load_new().inputs
     assert torch.equal(few, data.rows[0][chosen])
+
+
+def test_words_for_nothing_leave_a_column_one_of_numbers(capsys: pytest.CaptureFixture[str]) -> None:
+    """Of 100 ages 14 are "unknown", which is missing; of 100 sizes 14 are "tiny", which is said."""
+    ages = pd.Series([str(20 + row % 60) if row % 7 else "unknown" for row in range(100)], name="age")
+    sizes = pd.Series([str(row % 9) if row % 7 else "tiny" for row in range(100)], name="size")
+    columns, _ = learn_columns(pd.DataFrame({"age": ages, "size": sizes}), rows=100)
+    assert [(column["kind"], column["missing"]) for column in columns] == [("number", True), ("category", False)]
+    assert "size is read as categories: 15 values are no numbers, such as tiny" in capsys.readouterr().out

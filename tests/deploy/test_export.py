@@ -145,7 +145,7 @@ def test_mistakes_are_said_in_one_line(kindling: Command, monkeypatch: pytest.Mo
         assert message in result.err
     monkeypatch.setattr("kindling.deploy.extras.find_spec", lambda name: None)
     result = kindling("export")
-    assert "pip install 'kindling[export]'" in result.err
+    assert "pip install -e '.[export]'" in result.err
 
 
 def test_it_writes_where_it_is_told_to(kindling: Command) -> None:

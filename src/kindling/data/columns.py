@@ -82,11 +82,12 @@ def learn_column(column: "Series[Any]", rows: int, decimal: str) -> Column | str
     """Learns one column; a reason to leave it out is a string."""
     kind: Column = {"name": column.name, "kind": "number", "decimal": decimal}
     numbers = as_numbers(column, kind)
-    if not _mostly(*numbers):
-        kind = {"name": column.name, "kind": "date", "day_first": demands_day_first(column)}
-        numbers = as_numbers(column, kind)
     if _mostly(*numbers):
         return _learn_numbers(kind, numbers[0], rows)
+    kind = {"name": column.name, "kind": "date", "day_first": demands_day_first(column)}
+    dates = as_numbers(column, kind)
+    if _mostly(*dates):
+        return _learn_numbers(kind, dates[0], rows)
     codes, names = read_names(column)
     counts = np.bincount(codes[codes >= 0], minlength=len(names))
     missing = bool((codes < 0).any())
@@ -94,6 +95,9 @@ def learn_column(column: "Series[Any]", rows: int, decimal: str) -> Column | str
         return CONSTANT
     if len(names) > 2 and 2 * len(names) > counts.sum():
         return TEXT
+    if 2 * np.count_nonzero(~np.isnan(numbers[0])) > counts.sum():
+        stray = in_brief(column.iloc[numbers[1][0]])
+        say(f"{column.name} is read as categories: {len(numbers[1]):,} values are no numbers, such as {stray}")
     frequent = np.argsort(-counts, kind="stable")[:MOST_CATEGORIES]
     values = in_order(names[place] for place in frequent)
     return {"name": column.name, "kind": "category", "values": values, "missing": missing}
@@ -163,11 +167,16 @@ def encode(frame: "DataFrame", columns: Sequence[Column], file: object) -> NDArr
     return np.concatenate([values.astype(np.float32, copy=False) for values in features], axis=1)
 
 
+def in_brief(value: object) -> str:
+    """A value for a message: one line of at most 40 characters."""
+    return " ".join(str(value).split())[:40]
+
+
 def _encode_numbers(values: "Series[Any]", column: Column, what: str) -> tuple[Floats, NDArray[np.bool_]]:
     numbers, strays = as_numbers(values, column)
     missing = np.isnan(numbers)
     if len(strays):
-        example, given = values.iloc[strays[0]], np.count_nonzero(~missing) + len(strays)
+        example, given = in_brief(values.iloc[strays[0]]), np.count_nonzero(~missing) + len(strays)
         if 2 * len(strays) > given:  # a few are dirt, but this is another column
             raise ValueError(f"{what} must hold {column['kind']}s, not {example}")
         say(f"{what}: {len(strays):,} of {given:,} are no {column['kind']}s, such as {example}: they count as missing")

@@ -16,7 +16,9 @@ Floats = NDArray[np.floating[Any]]
 Indices = NDArray[np.integer[Any]]
 
 # What stands for a missing value, in lower case; and in the target, where "none" and "-" may well be classes.
-MISSING = frozenset(["", "?", "-", "--", ".", "na", "n/a", "n.a.", "nan", "null", "none", "nil", "<na>", "#n/a", "nat"])
+MISSING = frozenset(
+    ["", "?", "-", "--", ".", "na", "n/a", "n.a.", "nan", "nat", "null", "none", "nil", "<na>", "#n/a", "unknown"]
+)
 NO_CLASS = frozenset(["", "?", "na", "n/a", "nan", "null", "<na>", "#n/a"])
 LARGEST = 1e100  # of a number; its square is still finite
 SAMPLED = 1000  # values that tell what the decimal sign of a column is

@@ -50,21 +50,21 @@ class Batcher:
         return await answer
 
     async def _work(self) -> None:
-        while batch := self._next_batch():
-            inputs = torch.cat([samples for samples, _ in batch])
-            try:
-                found = await self._compute(inputs)
-            except Exception as error:  # whatever the model raises is the answer to those who asked
-                for _, answer in batch:
-                    if not answer.done():
-                        answer.set_exception(error)
-                continue
-            for (_, answer), part in zip(
-                batch, torch.split(found, [len(samples) for samples, _ in batch]), strict=True
-            ):
-                if not answer.done():  # a client may have gone away
-                    answer.set_result(part)
-        self._at_work = None
+        try:
+            while batch := self._next_batch():
+                try:
+                    found = await self._compute(torch.cat([samples for samples, _ in batch]))
+                    parts = torch.split(found, [len(samples) for samples, _ in batch])
+                except Exception as error:  # whatever the model raises is the answer to those who asked
+                    for _, answer in batch:
+                        if not answer.done():
+                            answer.set_exception(error)
+                    continue
+                for (_, answer), part in zip(batch, parts, strict=True):
+                    if not answer.done():  # a client may have gone away
+                        answer.set_result(part)
+        finally:
+            self._at_work = None
 
     async def _compute(self, inputs: Tensor) -> Tensor:
         def compute() -> Tensor:
@@ -72,7 +72,8 @@ class Batcher:
 
         start = time.perf_counter()
         loop = asyncio.get_running_loop()
-        found = compute() if self._is_quick else await loop.run_in_executor(self._thread, compute)
+        here = self._is_quick and len(inputs) <= self.most
+        found = compute() if here else await loop.run_in_executor(self._thread, compute)
         self._is_quick = time.perf_counter() - start < QUICK
         return found
 

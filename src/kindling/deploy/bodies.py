@@ -13,8 +13,8 @@ from torch import Tensor
 from kindling.inputs import as_float, decode_image, from_numbers
 from kindling.predictor import Predictor
 
-MOST_PIXELS = 50_000_000  # of an image; a photo of 48 megapixels is one
-MOST_FILES = 256  # in a form
+MOST_PIXELS = 16_000_000  # of an image as it is decoded: of a JPEG a fraction, so any photo passes; 0.6 GB at the most
+MOST_FILES = 64  # in a form
 SECONDS = 30  # in which a body must arrive
 
 Files = list[tuple[str, bytes]]  # names and contents
@@ -53,12 +53,9 @@ async def form_files(request: Request, body: bytes) -> Files:
     async def receive() -> dict[str, Any]:
         return {"type": "http.request", "body": body, "more_body": False}
 
-    form = await Request(request.scope, receive).form(max_files=MOST_FILES, max_fields=MOST_FILES)
-    return [
-        (value.filename or name, await value.read())
-        for name, value in form.multi_items()
-        if isinstance(value, UploadFile)
-    ]
+    async with Request(request.scope, receive).form(max_files=MOST_FILES, max_fields=MOST_FILES) as form:
+        uploads = [(name, value) for name, value in form.multi_items() if isinstance(value, UploadFile)]
+        return [(upload.filename or name, await upload.read()) for name, upload in uploads]
 
 
 def from_images(files: Files, predictor: Predictor) -> Tensor:
@@ -87,7 +84,7 @@ def from_json(body: bytes, predictor: Predictor) -> Tensor:
         ValueError: If it is something else.
     """
     try:
-        content = json.loads(body)
+        content = json.loads(body, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"the body is no JSON: {error}") from error
     if not isinstance(content, dict) or len(content.keys() & {"inputs", "rows"}) != 1:
@@ -95,10 +92,18 @@ def from_json(body: bytes, predictor: Predictor) -> Tensor:
             f'the body must be {{"inputs": ...}}, or for a table {{"rows": ...}}: the model takes {predictor.takes}'
         )
     if "inputs" in content:
+        if body.count(b'"') != 2:  # of texts NumPy would give each the room of the longest
+            raise ValueError('inputs must be numbers in lists: the body is {"inputs": ...} with no other text in it')
         return from_numbers(content["inputs"], predictor.card.input_shape)
     rows = content["rows"]
     if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
         raise ValueError('rows must be a list of objects, one a row: [{"age": 30}]')
     if any(isinstance(value, list | dict) for row in rows for value in row.values()):
         raise ValueError("the values of a row must be numbers, text, true, false or null")
+    if any(isinstance(value, int | float) and not abs(value) < 1e300 for row in rows for value in row.values()):
+        raise ValueError("the numbers of a row must be finite; null is a missing one")
     return predictor.inputs(rows)
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(f"{name} is not finite")

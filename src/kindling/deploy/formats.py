@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import shutil
 import tempfile
 import warnings
 import zipfile
@@ -137,8 +138,9 @@ def read_torch_export(path: Path) -> Compute:
 
 @contextmanager
 def deprecated() -> Iterator[None]:
-    """For calls of torch.jit: that it is deprecated is what the command says already."""
+    """For calls of torch.jit: what it warns of is said by the command, or refuted by the proof."""
     with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=torch.jit._trace.TracerWarning)  # four batch sizes are compared
         warnings.filterwarnings("ignore", "`torch.jit.*is deprecated", FutureWarning)
         yield
 
@@ -175,7 +177,7 @@ def write_torchserve(model: Portable, example: Tensor, card: ModelCard, path: Pa
             (carried / name).write_text((package / name).read_text(encoding="utf-8") if name in CARRIED else "")
         write_torchscript(model, example, card, Path(folder, "model.pt"))
         config = ModelArchiverConfig(
-            model_name=path.stem,
+            model_name="model",  # the archive's own name may be anything
             version="1.0",
             handler=str(package / "deploy" / "handler.py"),
             serialized_file=str(Path(folder, "model.pt")),
@@ -183,7 +185,7 @@ def write_torchserve(model: Portable, example: Tensor, card: ModelCard, path: Pa
             export_path=folder,
         )
         ModelArchiver.generate_model_archive(config)
-        Path(folder, f"{path.stem}.mar").replace(path)
+        shutil.move(Path(folder, "model.mar"), path)
 
 
 def read_torchserve(path: Path) -> Compute:

@@ -15,6 +15,7 @@ from kindling.deploy.answer import answers
 from kindling.inputs import as_float, decode_image, from_numbers
 
 TOP = 5
+MOST_PIXELS = 16_000_000  # of an image as it is decoded
 
 
 class Handler:
@@ -38,7 +39,7 @@ class Handler:
         for number, request in enumerate(data):
             try:
                 parts[number] = self.inputs(request.get("body", request.get("data")))
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 found.append({"error": str(error)})
             else:
                 found.append({})
@@ -61,5 +62,5 @@ class Handler:
         if isinstance(body, bytes | bytearray):
             if len(shape) < 3:
                 raise ValueError("the model takes no images but numbers")
-            return as_float(decode_image(bytes(body), shape)).unsqueeze(0)
+            return as_float(decode_image(bytes(body), shape, MOST_PIXELS)).unsqueeze(0)
         return from_numbers(body.get("inputs") if isinstance(body, dict) else body, shape)

@@ -15,6 +15,7 @@ from kindling.console import say
 from kindling.deploy.extras import require
 from kindling.deploy.formats import load_onnx
 from kindling.predictor import Predictor, load
+from kindling.runs import find_checkpoint
 
 KEY = "KINDLING_API_KEY"
 SETTINGS = "KINDLING_SERVE"  # tells worker processes what to serve
@@ -47,18 +48,20 @@ def serve(
         if not least <= value <= 65535:
             raise ValueError(f"{name} must be from {least} to 65535, not {value}")
     key = os.environ.get(KEY, "")
-    if not key.isascii():
-        raise ValueError(f"{KEY} must be of ASCII characters: a header can't carry others")
+    if not key.isascii() or key != key.strip():
+        raise ValueError(f"{KEY} must be of ASCII characters without blanks around them: a header can't carry others")
     if not is_local(host) and not key:
         raise ValueError(f"whoever reaches {host} could use the model: set {KEY} to a secret that clients must send")
     import uvicorn
 
     port = free_port(host, port)
-    predictor = open_model(ckpt_path)
+    # Found once: a worker that starts later serves the same, whatever run is the newest then.
+    model = (Path(ckpt_path) if ckpt_path.endswith(".onnx") else find_checkpoint(ckpt_path)).resolve()
+    predictor = open_model(model)
     accuracy = predictor.card.metrics.get("test/accuracy")
     what = predictor.card.model + (f", test accuracy {accuracy:.2%}" if accuracy is not None else "")
     say(f"{what}: http://{f'[{host}]' if ':' in host else host}:{port}/ (Ctrl-C stops it)")
-    settings = {"model": ckpt_path, "batch": batch, "most_bytes": int(most_mb * 1e6), "threads": threads(workers)}
+    settings = {"model": str(model), "batch": batch, "most_bytes": int(most_mb * 1e6), "threads": threads(workers)}
     os.environ[SETTINGS] = json.dumps(settings)
     uvicorn.run(
         application(predictor) if workers == 1 else "kindling.deploy.serve:application",
@@ -79,7 +82,7 @@ def application(predictor: Predictor | None = None) -> Any:
 
     settings = json.loads(os.environ[SETTINGS])
     torch.set_num_threads(settings["threads"])
-    predictor = predictor or open_model(settings["model"])
+    predictor = predictor or open_model(Path(settings["model"]))
     return Service(predictor, os.environ.get(KEY, ""), settings["most_bytes"], settings["batch"]).app()
 
 
@@ -116,9 +119,9 @@ def free_port(host: str, port: int) -> int:
     return found
 
 
-def open_model(where: str) -> Predictor:
+def open_model(path: Path) -> Predictor:
     """A checkpoint or an exported file."""
-    return load_onnx(Path(where)) if where.endswith(".onnx") else load(where)
+    return load_onnx(path) if path.suffix == ".onnx" else load(path)
 
 
 def run(command: str, options: Sequence[str]) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import hmac
+import re
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -16,9 +17,12 @@ from torch import Tensor
 from kindling.deploy.answer import answers
 from kindling.deploy.batching import Batcher, TooBusyError
 from kindling.deploy.bodies import form_files, from_images, from_json, whole_body
+from kindling.deploy.serve import is_local
 from kindling.predictor import Predictor
 
 QUICK = 16_384  # bytes of JSON that are read sooner than a thread is found for them
+MOST_PENDING = 100_000_000  # bytes of all bodies at a time
+MOST_SAMPLES = 4096  # in a request
 TOP = 5  # classes in an answer, where ?top= does not say otherwise
 
 
@@ -37,7 +41,9 @@ class Service:
         self.key = key
         self.most_bytes = most_bytes
         self.batcher = Batcher(predictor.compute, batch)
-        self.readers = ThreadPoolExecutor(2)  # so many images are decoded at once, however many arrive
+        self.pending = 0  # bytes of bodies that are being read or answered
+        self.readers = ThreadPoolExecutor(2)
+        self.reading = asyncio.Semaphore(2)  # so many images are decoded at once, however many arrive
 
     def app(self) -> Starlette:
         """The application, for any ASGI server."""
@@ -59,31 +65,45 @@ class Service:
 
     async def info(self, request: Request) -> Response:
         """What the model is and takes."""
-        self.check_key(request)
+        self.admit(request)
         return JSONResponse(
             {**self.predictor.card.as_dict(), "takes": self.predictor.takes, "most_bytes": self.most_bytes}
         )
 
     async def predict(self, request: Request) -> Response:
         """Answers with the classes of the samples in the body."""
-        self.check_key(request)
+        self.admit(request)
         top = request.query_params.get("top", str(TOP))
-        if not (top.isdecimal() and 1 <= int(top) <= 1000):
-            raise HTTPException(400, f"top must be a number from 1 to 1000, not {top[:20]}")
+        if not (re.fullmatch("[0-9]{1,4}", top) and int(top) >= 1):
+            raise HTTPException(400, f"top must be a number from 1 to 9999, not {top[:20]}")
         body = await whole_body(request, self.most_bytes)
+        if self.pending + len(body) > MOST_PENDING:
+            raise HTTPException(503, "too much is waiting to be read: try again in a moment", {"Retry-After": "1"})
+        self.pending += len(body)
         try:
-            probabilities = await self.batcher.ask(await self.inputs(request, body))
+            inputs = await self.inputs(request, body)
+            if len(inputs) > MOST_SAMPLES:
+                raise HTTPException(413, f"{len(inputs):,} samples are more than {MOST_SAMPLES:,} in a request")
+            probabilities = await self.batcher.ask(inputs)
         except ValueError as error:
             raise HTTPException(400, str(error)) from error
         except TooBusyError as error:
             raise HTTPException(503, str(error), {"Retry-After": "1"}) from error
+        finally:
+            self.pending -= len(body)
         if not probabilities.isfinite().all():
             raise HTTPException(500, "the model gives no probabilities for this: it diverged when it was trained")
         return JSONResponse({"predictions": answers(probabilities, self.predictor.card.classes, int(top))})
 
-    def check_key(self, request: Request) -> None:
-        """Raises HTTPException where the key is missing or wrong."""
-        sent = request.headers.get("authorization", "").removeprefix("Bearer ")
+    def admit(self, request: Request) -> None:
+        """Raises HTTPException where the key is wrong, or a page from elsewhere asks by way of a browser here."""
+        origin, host = request.headers.get("origin", ""), request.headers.get("host", "")
+        if origin and origin.partition("://")[2] != host:
+            raise HTTPException(403, f"pages of {origin[:100]} may not ask this server")
+        if not self.key and not is_local(re.sub(r":\d*$", "", host).strip("[]")):  # a name of theirs that leads here
+            raise HTTPException(403, "without a key the server answers to localhost and 127.0.0.1 alone")
+        scheme, _, sent = request.headers.get("authorization", "").partition(" ")
+        sent = sent.strip() if scheme.lower() == "bearer" else ""
         if self.key and not hmac.compare_digest(sent.encode(), self.key.encode()):
             raise HTTPException(
                 401, "send the key in a header: Authorization: Bearer KEY", {"WWW-Authenticate": "Bearer"}
@@ -95,7 +115,9 @@ class Service:
         Raises:
             ValueError: If there are none that the model takes.
         """
-        if request.headers.get("content-type", "").startswith("multipart/form-data"):
+        if not body.strip():
+            raise ValueError(f"the body is empty: the model takes {self.predictor.takes}")
+        if request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
             read = partial(from_images, await form_files(request, body), self.predictor)
         elif body.lstrip()[:1] in (b"{", b"["):
             read = partial(from_json, body, self.predictor)
@@ -103,13 +125,16 @@ class Service:
                 return read()
         else:
             read = partial(from_images, [("the body", body)], self.predictor)
-        return await asyncio.get_running_loop().run_in_executor(self.readers, read)
+        async with self.reading:
+            if await request.is_disconnected():
+                raise HTTPException(400, "the client is gone")
+            return await asyncio.get_running_loop().run_in_executor(self.readers, read)
 
 
 async def refuse(request: Request, error: Exception) -> Response:
     """What a client did wrong, as JSON."""
     assert isinstance(error, HTTPException)
-    message = error.detail
+    message = error.detail[:500]
     if error.status_code in (404, 405):
         message = f"there is no {request.method} {request.url.path}: there are POST /predict, GET /info, /health and /"
     return JSONResponse({"error": message}, error.status_code, error.headers)

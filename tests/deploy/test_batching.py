@@ -1,0 +1,58 @@
+import asyncio
+
+import pytest
+import torch
+from torch import Tensor
+
+from kindling.deploy.batching import Batcher, TooBusyError
+
+
+def test_a_model_that_fails_once_answers_the_next() -> None:
+    failures: list[Tensor | Exception] = [ValueError("no"), torch.zeros(5, 2), MemoryError("full")]
+
+    def compute(inputs: Tensor) -> Tensor:
+        found = failures.pop(0) if failures else inputs * 2
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    async def ask() -> None:
+        batcher = Batcher(compute, most=4)
+        for _ in range(3):
+            with pytest.raises((ValueError, RuntimeError, MemoryError)):
+                await asyncio.wait_for(batcher.ask(torch.ones(1, 2)), 10)
+        for number in range(5):
+            answer = await asyncio.wait_for(batcher.ask(torch.full((1, 2), float(number))), 10)
+            assert answer.tolist() == [[2.0 * number] * 2]
+
+    asyncio.run(ask())
+
+
+def test_what_waits_is_one_batch_and_who_left_is_forgotten() -> None:
+    sizes: list[int] = []
+
+    def compute(inputs: Tensor) -> Tensor:
+        sizes.append(len(inputs))
+        return inputs + 1
+
+    async def ask() -> None:
+        batcher = Batcher(compute, most=64)
+        asked = [asyncio.create_task(batcher.ask(torch.full((2, 1), float(number)))) for number in range(10)]
+        await asyncio.sleep(0)
+        asked[3].cancel()
+        for number, task in enumerate(asked):
+            if number != 3:
+                assert (await asyncio.wait_for(task, 10)).flatten().tolist() == [number + 1.0] * 2
+
+    asyncio.run(ask())
+    assert sizes == [20]
+
+
+def test_too_many_waiting_requests_are_refused() -> None:
+    async def ask() -> None:
+        batcher = Batcher(lambda inputs: inputs, most=1, most_waiting=3)
+        asked = [asyncio.create_task(batcher.ask(torch.ones(1, 1))) for _ in range(4)]
+        found = await asyncio.gather(*asked, return_exceptions=True)
+        assert [type(answer) for answer in found] == [Tensor, Tensor, Tensor, TooBusyError]
+
+    asyncio.run(ask())
