@@ -165,7 +165,7 @@ HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"
         (encoded(scene(50, 50))[:-900], "broken"),
         (encoded(scene(50, 50), "jpeg")[:-500], "broken"),
         (bomb(), "900000000 pixels"),
-        (encoded(scene(11, 10)), "11 x 10 pixels, more than 100"),
+        (encoded(scene(11, 10)), "11 x 10 pixels to decode, more than 100"),
     ],
 )
 def test_what_can_not_be_decoded_is_refused_in_one_line(data: bytes, words: str) -> None:
