@@ -7,7 +7,7 @@ from kindling.report.figures import BINS, Calibration, wilson
 from kindling.report.html import Html, element
 
 # Pixels on a phone; a wide screen shows them up to a quarter larger.
-WIDTH, LEFT, RIGHT, TOP = 340, 44, 8, 10
+WIDTH, LEFT, RIGHT, TOP = 340, 50, 8, 10
 HEIGHT = WIDTH - LEFT - RIGHT
 BAR = (WIDTH - LEFT - RIGHT) / BINS
 
