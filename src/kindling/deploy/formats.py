@@ -91,9 +91,12 @@ def onnx_session(path: Path) -> Any:
     """Opens a file with onnxruntime.
 
     Raises:
+        FileNotFoundError: If there is no such file.
         ValueError: If it is no model in ONNX.
     """
     require("export", "onnxruntime")
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}: kindling export writes one")
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
