@@ -15,14 +15,24 @@ from jsonargparse import ArgumentError
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.loggers import CSVLogger, Logger
 from lightning.pytorch.utilities import rank_zero_only
 from typing_extensions import override
 
-from kindling.callbacks import CollectTest, EpochProfiler, ExactResume, ProgressBar, SpeedHint, TrainingHistory
+from kindling.callbacks import (
+    CollectTest,
+    EpochProfiler,
+    ExactResume,
+    ProgressBar,
+    SpeedHint,
+    StepFigures,
+    TrainingHistory,
+)
 from kindling.console import as_typed, quiet, results_table, say
+from kindling.dashboard import Dashboard
 from kindling.data import ClassificationDataModule
 from kindling.errors import UsageError, one_line
+from kindling.logger import StageLogger
 from kindling.memory import keep_freed_memory
 from kindling.models import Classifier
 from kindling.models.classifier import DATA_ARGUMENTS
@@ -167,7 +177,9 @@ class KindlingCLI(LightningCLI):
             if config["logger"] is not False:
                 kwargs["logger"] = self._loggers(self.run) + _as_list(config["logger"])
             self.resume = ExactResume(self.run)
-            callbacks += [TrainingHistory(self.run), self.resume, SpeedHint()]
+            callbacks += [StepFigures(), TrainingHistory(self.run), self.resume, SpeedHint()]
+            if config["logger"] is not False:
+                callbacks.append(Dashboard())
             if self.config["fit"]["profile"]:
                 kwargs["profiler"] = rank_zero_only(EpochProfiler)(self.run)
                 self.config["fit"]["profile"] = False  # what repeats or continues the run is not profiled too
@@ -228,9 +240,7 @@ class KindlingCLI(LightningCLI):
                 rows = [row for row in csv.DictReader(file) if int(row["step"]) < steps]
             csv_logger.experiment.metrics = rows
             csv_logger.save()
-        tensorboard = TensorBoardLogger(**where, default_hp_metric=False, purge_step=steps)
-        tensorboard.NAME_HPARAMS_FILE = "config.yaml"  # which is there; it would write an empty hparams.yaml
-        return [csv_logger, tensorboard]
+        return [csv_logger, StageLogger(**where, purge_step=steps)]
 
     def fit(self, **kwargs: Any) -> None:
         """Trains, then tests the best checkpoint."""

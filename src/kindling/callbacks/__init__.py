@@ -1,10 +1,11 @@
 """Behaviours that cut across models and data, one file each."""
 
 from kindling.callbacks.collect import CollectTest
+from kindling.callbacks.figures import StepFigures
 from kindling.callbacks.hint import SpeedHint
 from kindling.callbacks.history import TrainingHistory
 from kindling.callbacks.profile import EpochProfiler
 from kindling.callbacks.progress import ProgressBar
 from kindling.callbacks.resume import ExactResume
 
-__all__ = ["CollectTest", "EpochProfiler", "ExactResume", "ProgressBar", "SpeedHint", "TrainingHistory"]
+__all__ = ["CollectTest", "EpochProfiler", "ExactResume", "ProgressBar", "SpeedHint", "StepFigures", "TrainingHistory"]
