@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from kindling import SyntheticDataModule
+from kindling import MLPClassifier, SyntheticDataModule
 from kindling.data.datamodule import Batch, ClassificationDataModule, Split
 
 
@@ -119,3 +119,17 @@ class EasyDataModule(SyntheticDataModule):
     def load(self, split: Split) -> Batch:
         inputs, labels = super().load(split)
         return inputs + 100 * labels.view(-1, 1), labels
+
+
+class Untraceable(MLPClassifier):
+    """A network whose path depends on whether it is traced."""
+
+    def __init__(self, **recipe: Any) -> None:
+        super().__init__(hidden=(8,), **recipe)
+        next(self.network.children()).register_forward_hook(refuse)
+
+
+def refuse(*_: Any) -> None:
+    """Fails while a network is traced."""
+    if torch._C._is_tracing():
+        raise RuntimeError("this path can't be recorded")

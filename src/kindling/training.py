@@ -185,6 +185,8 @@ class KindlingCLI(LightningCLI):
                 self.config["fit"]["profile"] = False  # what repeats or continues the run is not profiled too
         else:
             self.save_config_callback = None
+            if self.command == "test" and self.checkpoint and not config["fast_dev_run"]:
+                callbacks += self._dashboard_of(self.checkpoint)
         self.trainer_defaults["callbacks"] = callbacks
         try:
             return super().instantiate_trainer(**kwargs)
@@ -227,6 +229,14 @@ class KindlingCLI(LightningCLI):
         self.run_is_new = True
         # The other processes of a distributed run write nothing: Lightning tells them where the first one writes.
         return rank_zero_only(new_run)(name) or RUNS / name
+
+    def _dashboard_of(self, checkpoint: Path) -> list[Callback]:
+        """Adds what a test finds to the dashboard of the run, if the checkpoint is of one."""
+        run = run_of(checkpoint)
+        if checkpoint.parent.name != "checkpoints":
+            return []
+        logger = StageLogger(save_dir=run.parent.parent, name=run.parent.name, version=run.name)
+        return [Dashboard(logger, step=read_checkpoint(checkpoint)["global_step"])]
 
     def _loggers(self, run: Path) -> list[Logger]:
         where: dict[str, Any] = {"save_dir": run.parent.parent, "name": run.parent.name, "version": run.name}

@@ -15,10 +15,10 @@ from typing_extensions import override
 class StepFigures(Callback):
     """Logs what training itself is like, beside the losses and metrics of the model.
 
-    Every `log_every_n_steps` steps and in the last of each epoch: `gradient_norm`, that of all gradients before they
-    are clipped, and the learning rate as that step uses it: `lr`, or of parameter groups with names, `lr/<name>`. After
-    each epoch: `samples_per_second`, time for validation not counted, and the memory in GB of this process,
-    `memory_gb`, or where it trains on a GPU, the most that it held there, `gpu_memory_gb`.
+    Every `log_every_n_steps` steps, or in the last of an epoch that has less: `gradient_norm`, that of all gradients
+    before they are clipped, and the learning rate as that step uses it: `lr`, or of parameter groups with names,
+    `lr/<name>`. After each epoch: `samples_per_second`, time for validation not counted, and the memory in GB of this
+    process, `memory_gb`, or where it trains on a GPU, the most that it held there, `gpu_memory_gb`.
     """
 
     def __init__(self) -> None:
@@ -26,11 +26,12 @@ class StepFigures(Callback):
 
     @override
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        every = trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if every and ((trainer.global_step + 1) % every == 0 or trainer.is_last_batch):
+        every, step = trainer.log_every_n_steps, trainer.global_step  # type: ignore[attr-defined]
+        of_short_epoch = trainer.is_last_batch and trainer.num_training_batches < every
+        if of_short_epoch or (every and (step + 1) % every == 0):
             gradients = [parameter.grad for parameter in pl_module.parameters() if parameter.grad is not None]
             norm = float(get_total_norm(gradients))
-            log(trainer, {**learning_rates(optimizer), "gradient_norm": norm}, trainer.global_step)
+            log(trainer, {**learning_rates(optimizer), "gradient_norm": norm}, step)
 
     @override
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -24,7 +24,7 @@ from kindling.models.classifier import Classifier
 from kindling.report.figures import Answers
 
 SAMPLES = 32  # training images on the sheet
-SHARE = 0.01  # of the training time that histograms may take
+SHARE = 0.005  # of the training time that histograms may take
 RESULT = "result"  # the folder in a run that HParams shows
 
 
@@ -40,7 +40,7 @@ class Dashboard(Callback):
     """Fills TensorBoard's tabs: images, graph, histograms, texts, PR curves, projector and HParams.
 
     While training, it writes texts and a sheet of augmented samples once, and histograms of weights and gradients
-    after each epoch unless they have taken more than 1% of the time so far. The rest is written when training ends or
+    after each epoch unless they have taken more than 0.5% of the time so far. The rest is written when training ends or
     is interrupted, and after a test.
 
     Args:

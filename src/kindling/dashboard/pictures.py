@@ -78,11 +78,11 @@ def confusion_matrix(counts: Tensor, names: Sequence[str]) -> Image.Image:
     from matplotlib.figure import Figure
 
     answers = [*names, "no answer"][: counts.shape[1]]
-    side = 2.5 + 0.4 * min(len(names), MOST_NUMBERS)  # inches
-    figure = Figure(figsize=(side + 0.8, side), dpi=110, layout="constrained")
+    side = 1.6 + 0.26 * min(len(names), MOST_NUMBERS)  # inches, so that what TensorBoard shrinks can still be read
+    figure = Figure(figsize=(side, side), dpi=150, layout="constrained")
     canvas, axes = FigureCanvasAgg(figure), figure.subplots()
     shares = counts / counts.sum(1, keepdim=True).clamp(min=1)
-    image = axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1)
+    axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1)
     axes.set(xlabel="prediction", ylabel="label")
     if len(names) <= MOST_NUMBERS:
         turned = 90 if max(map(len, answers)) > 3 else 0
@@ -91,7 +91,6 @@ def confusion_matrix(counts: Tensor, names: Sequence[str]) -> Image.Image:
         for label, answer in counts.nonzero().tolist():
             colour = "white" if shares[label, answer] > 0.5 else "black"
             axes.text(answer, label, f"{counts[label, answer]:,}", ha="center", va="center", color=colour, fontsize=8)
-    figure.colorbar(image, label="share of the label", format=lambda share, _: f"{share:.0%}", shrink=0.8)
     canvas.draw()  # type: ignore[no-untyped-call]
     pixels = np.asarray(canvas.buffer_rgba())  # type: ignore[no-untyped-call]
     return Image.fromarray(pixels).convert("RGB")

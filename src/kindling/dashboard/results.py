@@ -78,5 +78,5 @@ def write_hidden(
     ]
     Path(writer.log_dir, "projector_config.pbtxt").unlink(missing_ok=True)  # of an earlier test: it is appended to
     writer.add_embedding(
-        hidden[chosen], facts, pictures, step, tag="last hidden layer", metadata_header=["label", "guess", "answer"]
+        hidden[chosen], facts, pictures, step, tag="last_hidden_layer", metadata_header=["label", "guess", "answer"]
     )
