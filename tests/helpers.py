@@ -131,5 +131,5 @@ class Untraceable(MLPClassifier):
 
 def refuse(*_: Any) -> None:
     """Fails while a network is traced."""
-    if torch._C._is_tracing():
+    if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
         raise RuntimeError("this path can't be recorded")

@@ -13,7 +13,9 @@ STAGES = ("train", "val", "test")
 
 
 class StageLogger(TensorBoardLogger):
-    """Writes `train/loss` and `val/loss` as `loss` of two folders in the run: TensorBoard draws one chart of both.
+    """Writes `train/loss` and `val/loss` as `metrics/loss` of two folders in the run, which makes one chart of them.
+
+    All else goes under `optimization`. TensorBoard opens the first two groups of the alphabet, others on a click.
 
     Args:
         **where: `save_dir`, `name` and `version` of the run, see `TensorBoardLogger`.
@@ -41,9 +43,9 @@ class StageLogger(TensorBoardLogger):
             stage, _, figure = name.partition("/")
             number = float(value)
             if stage in STAGES and figure:
-                self.writer(stage).add_scalar(figure, number, step)
+                self.writer(stage).add_scalar(f"metrics/{figure}", number, step)
             elif name != "epoch":  # a straight line
-                self.experiment.add_scalar(name, number, step)
+                self.experiment.add_scalar(f"optimization/{name}", number, step)
 
     @override
     @rank_zero_only

@@ -48,25 +48,27 @@ def test_training_and_validation_share_a_chart(kindling: Command) -> None:
     assert kindling("fit", *TINY).code == 0
     for metric in ("loss", "accuracy", "balanced_accuracy", "f1"):
         for stage, times in (("train", 2), ("val", 2), ("test", 1)):
-            values = [event.value for event in read(stage).Scalars(metric)]
+            values = [event.value for event in read(stage).Scalars(f"metrics/{metric}")]
             with (RUN / "metrics.csv").open(newline="") as file:
                 expected = [float(row[name]) for row in csv.DictReader(file) if row[name := f"{stage}/{metric}"]]
             assert len(values) == times
             assert values == pytest.approx(expected, rel=1e-6)
-    assert set(read().Tags()["scalars"]) == {"lr", "gradient_norm", "samples_per_second", "memory_gb"}
+    assert set(read().Tags()["scalars"]) == {
+        f"optimization/{name}" for name in ("lr", "gradient_norm", "samples_per_second", "memory_gb")
+    }
 
 
 def test_every_tab_has_something_of_images(kindling: Command) -> None:
     assert kindling(*DIGITS).code == 0
     assert read().Tags()["graph"]
     assert len(read().Histograms("weights/0.weight")) >= 1
-    assert len(read().Histograms("gradients/0.weight")) >= 1
-    assert {f"{tag}/text_summary" for tag in ("config", "model", "commands")} <= set(read().Tags()["tensors"])
-    assert read("train").Tags()["images"] == ["samples as trained on"]
-    assert set(read("val").Tags()["images"]) == {"confusion matrix", "most wrong"}
-    assert read().Tags()["images"] == ["filters of the first layer"]
+    assert len(read().Histograms("weights/0.weight (gradient)")) >= 1
+    assert {f"{tag}/text_summary" for tag in ("config", "model and commands")} <= set(read().Tags()["tensors"])
+    assert read("train").Tags()["images"] == ["pictures/samples as trained on"]
+    assert set(read("val").Tags()["images"]) == {"pictures/confusion matrix", "pictures/most wrong"}
+    assert read().Tags()["images"] == ["pictures/filters of the first layer"]
     for split in ("val", "test"):
-        assert {f"class {digit}" for digit in range(10)} <= set(read(split).Tags()["tensors"])
+        assert {f"precision and recall/{digit}" for digit in range(10)} <= set(read(split).Tags()["tensors"])
     rows = (RUN / "test" / "00010" / "last_hidden_layer" / "tensors.tsv").read_text().splitlines()
     assert len(rows) == 1000
     assert len(rows[0].split("\t")) == 8
@@ -74,7 +76,7 @@ def test_every_tab_has_something_of_images(kindling: Command) -> None:
 
 def test_a_table_has_all_that_makes_sense_for_it(kindling: Command) -> None:
     assert kindling("fit", *TINY).code == 0
-    assert read("val").Tags()["images"] == ["confusion matrix"]
+    assert read("val").Tags()["images"] == ["pictures/confusion matrix"]
     worst = make_ndarray(read("val").Tensors("most wrong/text_summary")[-1].tensor_proto)
     assert b"| row | label | guess | probability |" in worst.item()
     assert not read().Tags()["images"]
@@ -96,7 +98,7 @@ def test_a_histogram_is_that_of_the_weights(kindling: Command) -> None:
 
 def test_precision_of_a_curve_is_that_of_the_predictions(kindling: Command) -> None:
     assert kindling("fit", *TINY, "--trainer.max_epochs", "8", "--model.optimizer.lr", "0.03").code == 0
-    curves = make_ndarray(read("test").Tensors("class 0")[-1].tensor_proto)  # (6, thresholds)
+    curves = make_ndarray(read("test").Tensors("precision and recall/0")[-1].tensor_proto)  # (6, thresholds)
     with (RUN / "predictions.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     sure = [float(row["0"]) >= 63 / 126 for row in rows]  # the threshold in the middle
@@ -120,7 +122,7 @@ def test_runs_are_compared_by_what_was_chosen_and_what_came_out(kindling: Comman
     tested = json.loads((RUN / "test_metrics.json").read_text())["test/accuracy"]
     assert read("result").Scalars("result/test_accuracy")[-1].value == pytest.approx(tested, abs=1e-6)
     # Of the epoch that was tested, not of the last one.
-    losses = [event.value for event in read("val").Scalars("loss")]
+    losses = [event.value for event in read("val").Scalars("metrics/loss")]
     assert read("result").Scalars("result/val_loss")[-1].value == pytest.approx(min(losses))
     # Such a list would hide the hyperparameters of all other runs.
     assert metadata.EXPERIMENT_TAG not in read("result").Tags()["tensors"]
@@ -130,16 +132,16 @@ def test_the_most_wrong_are_those_of_the_best_epoch(kindling: Command, monkeypat
     shown = []
     monkeypatch.setattr("kindling.dashboard.callback.write_worst", lambda _, answers, *rest: shown.append(answers))
     assert kindling("fit", *TINY, "--model.optimizer.lr", "1").code == 0
-    losses = [event.value for event in read("val").Scalars("loss")]
+    losses = [event.value for event in read("val").Scalars("metrics/loss")]
     assert losses[-1] > min(losses)
     assert shown[0].losses.mean().item() == pytest.approx(min(losses), rel=1e-4)
 
 
 def test_a_sheet_shows_the_samples_as_the_network_gets_them(kindling: Command) -> None:
     assert kindling(*DIGITS, "--test_after_fit", "false").code == 0
-    turned = picture("train", "samples as trained on")
+    turned = picture("train", "pictures/samples as trained on")
     assert kindling(*DIGITS, "--test_after_fit", "false", "--data.degrees", "0").code == 0
-    upright = picture("train", "samples as trained on", Path("runs/tiny/version_1"))
+    upright = picture("train", "pictures/samples as trained on", Path("runs/tiny/version_1"))
     assert turned.shape == upright.shape
     assert (turned != upright).any()
     assert upright.shape[1] > 8 * 96
@@ -148,7 +150,7 @@ def test_a_sheet_shows_the_samples_as_the_network_gets_them(kindling: Command) -
 def test_ctrl_c_leaves_a_whole_dashboard(kindling: Command) -> None:
     stop = ["--trainer.callbacks", "helpers.SignalAt", "--trainer.callbacks.step", 9]
     assert kindling("fit", *TINY, *stop).code == 1
-    assert read("val").Tags()["images"] == ["confusion matrix"]
+    assert read("val").Tags()["images"] == ["pictures/confusion matrix"]
     assert read().Tags()["graph"]
     assert hyperparameters(RUN)["hidden"] == "8"
 
@@ -160,13 +162,13 @@ def test_a_test_of_its_own_adds_to_the_run(kindling: Command) -> None:
         assert kindling("test", "--ckpt_path", RUN).code == 0
     tested = json.loads((RUN / "test_metrics.json").read_text())["test/accuracy"]
     assert read("result").Scalars("result/test_accuracy")[-1].value == pytest.approx(tested, abs=1e-6)
-    assert read("test").Tags()["images"] == ["confusion matrix"]
+    assert read("test").Tags()["images"] == ["pictures/confusion matrix"]
     assert (RUN / "test" / "projector_config.pbtxt").read_text().count("tensor_name") == 1
 
 
 def test_a_frozen_backbone_has_its_own_learning_rate(kindling: Command, cached: Path) -> None:
     assert kindling(*TRANSFER, "--model.unfreeze_epoch", "1", "--trainer.log_every_n_steps", "1").code == 0
-    head, backbone = (read().Scalars(f"lr/{name}") for name in ("head", "backbone"))
+    head, backbone = (read().Scalars(f"optimization/lr/{name}") for name in ("head", "backbone"))
     assert len(head) == 12
     assert [event.value for event in backbone] == pytest.approx([event.value / 10 for event in head[4:]])
 

@@ -76,7 +76,7 @@ class Dashboard(Callback):
         if is_picture(inputs):
             names = [[pl_module.class_names[label]] for label in labels.tolist()]
             page = sheet(inputs.float(), names)
-            add_picture(self._writer(trainer, "train"), "samples as trained on", page, trainer.global_step)
+            add_picture(self._writer(trainer, "train"), "pictures/samples as trained on", page, trainer.global_step)
 
     @override
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import re
 import warnings
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from kindling.console import as_typed, say
 from kindling.dashboard.pictures import add_picture, first_filters, sheet
 from kindling.models.classifier import Classifier
 
+METERS = re.compile(r"\| (train|val|test)_(loss|metrics)")  # rows of a summary that are no part of the network
 BINS = 64
 VALUES = 100_000  # of a tensor: a histogram of more looks the same and takes longer
 
@@ -22,17 +24,16 @@ VALUES = 100_000  # of a tensor: a histogram of more looks the same and takes lo
 def write_texts(writer: SummaryWriter, model: Classifier, step: int) -> None:
     """Writes the configuration, where there is one, what the model consists of, and how to go on with the run."""
     run = Path(writer.log_dir)
-    summary = ModelSummary(model, max_depth=-1)
+    rows = str(ModelSummary(model, max_depth=-1)).splitlines()
+    summary = "\n".join(row for row in rows if not METERS.search(row))
     commands = {
         "go on with this run, if it was stopped": as_typed("kindling", "fit --ckpt_path", run),
         "train it for longer": as_typed("kindling", "fit --ckpt_path", run, "--trainer.max_epochs N"),
         "train the same again": as_typed("kindling", "fit --config", run / "config.yaml"),
         "test its best epoch": as_typed("kindling", "test --ckpt_path", run),
     }
-    texts = {
-        "model": code(str(summary)),
-        "commands": "\n".join(f"{what}:\n{code(how)}" for what, how in commands.items()),
-    }
+    about = [code(summary), *(f"{what}:\n{code(how)}" for what, how in commands.items())]
+    texts = {"model and commands": "\n".join(about)}
     if (config := run / "config.yaml").exists():
         texts["config"] = code(config.read_text(encoding="utf-8"))
     for tag, text in texts.items():
@@ -47,9 +48,9 @@ def code(text: str) -> str:
 def write_histograms(writer: SummaryWriter, model: LightningModule, step: int) -> None:
     """Writes histograms of weights and of their gradients, where they have any."""
     for name, parameter in model.named_parameters():
-        for kind, values in (("weights", parameter.detach()), ("gradients", parameter.grad)):
+        for kind, values in (("", parameter.detach()), (" (gradient)", parameter.grad)):
             if values is not None and values.isfinite().all():
-                write_histogram(writer, f"{kind}/{name.removeprefix('network.')}", values, step)
+                write_histogram(writer, f"weights/{name.removeprefix('network.')}{kind}", values, step)
 
 
 def write_histogram(writer: SummaryWriter, tag: str, values: Tensor, step: int) -> None:
@@ -65,11 +66,11 @@ def write_network(writer: SummaryWriter, model: Classifier, step: int) -> None:
     """Writes the graph of a network, its weights, and the filters of its first convolution, where there is one."""
     write_histograms(writer, model, step)
     if (filters := first_filters(model.network)) is not None:
-        add_picture(writer, "filters of the first layer", sheet(filters), step)
+        add_picture(writer, "pictures/filters of the first layer", sheet(filters), step)
     inputs = torch.zeros(1, *model.input_shape, device=model.device)
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")  # what tracing announces concerns those who run what was traced
-        try:
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")  # what tracing announces concerns those who run what was traced
             writer.add_graph(model.network, inputs)
-        except RuntimeError as error:
-            say(f"TensorBoard shows no graph: this network can't be traced, {str(error).splitlines()[0]}")
+    except RuntimeError as error:
+        say(f"TensorBoard shows no graph: this network can't be traced, {str(error).splitlines()[0]}")

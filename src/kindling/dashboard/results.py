@@ -22,11 +22,11 @@ SPRITE = 32  # pixels of a side of a point's picture
 def write_answers(writer: SummaryWriter, answers: Answers, names: Sequence[str], step: int) -> None:
     """Writes the confusion matrix and, class by class, the curve of precision against recall."""
     counts = answers.confusion if answers.confusion[:, -1].any() else answers.confusion[:, :-1]
-    add_picture(writer, "confusion matrix", confusion_matrix(counts, names), step)
+    add_picture(writer, "pictures/confusion matrix", confusion_matrix(counts, names), step)
     largest = answers.confusion.sum(1).argsort(descending=True, stable=True)[:CURVES]
     for label in sorted(largest.tolist()):
         of_class = answers.probabilities[:, label].nan_to_num()
-        writer.add_pr_curve(f"class {names[label]}", answers.labels == label, of_class, step)
+        writer.add_pr_curve(f"precision and recall/{names[label]}", answers.labels == label, of_class, step)
 
 
 def write_worst(writer: SummaryWriter, answers: Answers, inputs: Any, names: Sequence[str], step: int) -> None:
@@ -50,7 +50,7 @@ def write_worst(writer: SummaryWriter, answers: Answers, inputs: Any, names: Seq
         captions = [
             (f"{name}, not", f"{other} ({share})") for name, other, share in zip(label, guess, sure, strict=True)
         ]
-        add_picture(writer, "most wrong", sheet(samples, captions), step)
+        add_picture(writer, "pictures/most wrong", sheet(samples, captions), step)
         return
     rows = zip(worst.tolist(), label, guess, sure, strict=True)
     lines = [

@@ -1,0 +1,87 @@
+"""What TensorBoard shows after a few runs, as one picture for README.
+
+python scripts/screenshots.py docs/tensorboard.png
+"""
+
+import io
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from PIL import Image
+
+from browser import Board, chrome, tensorboard
+from kindling.cli import main
+
+CONFIG = Path(__file__).parents[1] / "configs" / "quickstart.yaml"
+SIZE = (1200, 800)
+COLOURS = 128  # of the picture: a third of the bytes, and nobody sees it
+TRIALS = [
+    f"--model.optimizer.lr {rate} --model.dropout {dropout} --data.batch_size {batch}"
+    for rate, dropout, batch in ((6e-3, 0, 64), (1e-3, 0.2, 32), (3e-3, 0.1, 128), (2e-2, 0.4, 64), (1e-2, 0, 256))
+]
+
+
+def curves(board: Board) -> None:
+    """Loss and accuracy of one run, training against validation."""
+    board.open(
+        "timeseries",
+        "/loss",
+        query="runFilter=version_0%2F(train%7Cval)&tagFilter=%2F(loss%7Caccuracy%7Clr)&smoothing=0",
+    )
+
+
+def projector(board: Board) -> None:
+    """The last hidden layer, coloured by label."""
+    board.open("projector", "Points:", "Dimension:")
+    board.set("vz-projector-data-panel", "selectedColorOptionName", "label")
+
+
+def parallel(board: Board) -> None:
+    """Hyperparameters against accuracy."""
+    board.open("hparams", "dropout", "result/test_accuracy")
+    board.find("paper-tab[view-id='parallel-coords-view']").click()
+
+
+def pictures(board: Board) -> None:
+    """The samples that were taken for something else."""
+    board.open("images&tagFilter=most%20wrong%7Cfilters", "most wrong")
+
+
+def graph(board: Board) -> None:
+    """The network, opened."""
+    board.open("graphs&run=quickstart%2Fversion_0", "Main Graph", "Sequential")
+
+
+def weights(board: Board) -> None:
+    """Weights and gradients over the epochs."""
+    board.open("histograms", "/0.weight")
+
+
+VIEWS: list[Callable[[Board], None]] = [curves, parallel, pictures, projector, graph, weights]
+
+
+def photograph(out: Path) -> None:
+    """Trains, opens TensorBoard, and writes the picture."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        for trial in TRIALS:
+            assert main(["fit", "--config", str(CONFIG), *trial.split()]) == 0
+        shots = []
+        with chrome(Path("profile"), *SIZE) as driver, tensorboard(Path("runs"), driver) as board:
+            for view in VIEWS:
+                view(board)
+                time.sleep(3)  # until all has moved to its place
+                shots.append(Image.open(io.BytesIO(driver.get_screenshot_as_png())).convert("RGB"))
+    width, height = shots[0].size
+    page = Image.new("RGB", (2 * width, -(-len(shots) // 2) * height))
+    for number, shot in enumerate(shots):
+        page.paste(shot, (number % 2 * width, number // 2 * height))
+    page.quantize(COLOURS).save(out, optimize=True)
+
+
+if __name__ == "__main__":
+    photograph(Path(sys.argv[1]).resolve())

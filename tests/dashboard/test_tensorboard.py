@@ -1,0 +1,78 @@
+"""TensorBoard in a real browser: what a person sees in each tab after two runs."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from selenium.webdriver.common.by import By
+
+from browser import Board, chrome, tensorboard
+from kindling.cli import main
+
+DIGITS = (
+    "fit --model CNNClassifier --model.channels [8] --model.hidden 16 --data MNISTDataModule --data.source sample "
+    "--data.degrees 10 --trainer.max_epochs 2 --run_name digits"
+).split()
+
+
+@pytest.fixture(scope="module")
+def board(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Board]:
+    """Two short runs on real digits, and TensorBoard over their folder."""
+    folder = tmp_path_factory.mktemp("board")
+    browser = chrome(folder / "profile", 1400, 900)
+    try:
+        driver = browser.__enter__()
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert main([*DIGITS, "--model.optimizer.lr", "0.01", "--model.dropout", "0.1"]) == 0
+        assert main([*DIGITS, "--model.optimizer.lr", "0.003", "--data.batch_size", "128"]) == 0
+        with tensorboard(Path("runs"), driver) as board:
+            yield board
+    browser.__exit__(None, None, None)
+
+
+def test_curves(board: Board) -> None:
+    board.driver.set_window_size(1400, 2400)  # charts are drawn once they are in view
+    words = ["/accuracy", "/loss", "/lr", "/gradient_norm", "/samples_per_second", "/memory_gb"]
+    text = board.open("timeseries", *words)
+    chart = text.split("/loss")[1].split("optimization")[0]
+    for stage in ("train", "val", "test"):
+        assert f"digits/version_0/{stage}" in chart
+
+
+def test_pictures(board: Board) -> None:
+    board.open("images", "confusion matrix", "most wrong", "filters of the first layer", "samples as trained on")
+    assert int(board.find("img[src*='individualImage']").get_attribute("naturalWidth") or 0) > 100
+
+
+def test_graph(board: Board) -> None:
+    board.open("graphs&run=digits%2Fversion_0", "Main Graph", "input", "Sequential", "output")
+
+
+@pytest.mark.parametrize("tab", ["histograms", "distributions"])
+def test_weights(board: Board, tab: str) -> None:
+    board.open(tab, "weights", "/0.weight", "(gradient)")
+
+
+def test_texts(board: Board) -> None:
+    resume = "kindling fit --ckpt_path runs/digits/version_0"
+    board.open("text", "Conv2d", "BatchNorm2d", resume, "class_path: kindling.CNNClassifier")
+
+
+def test_precision_and_recall(board: Board) -> None:
+    board.open("pr_curves", "precision and recall", "digits/version_0/val", "digits/version_1/test")
+
+
+def test_projector(board: Board) -> None:
+    board.open("projector", "Points:", "1000", "Dimension:", "16", "label", "guess")
+
+
+def test_hyperparameters(board: Board) -> None:
+    text = board.open("hparams", "batch_size", "dropout", "lr", "result/test_accuracy", "result/val_accuracy", "128.00")
+    assert text.count("digits/version_") >= 2
+    board.find("paper-tab[view-id='parallel-coords-view']").click()
+    board.wait("Color by")
+    lines = board.find("tf-hparams-parallel-coords-plot").shadow_root.find_elements(By.CSS_SELECTOR, "path")
+    assert len(lines) >= 2  # one for each run
