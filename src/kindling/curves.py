@@ -1,0 +1,53 @@
+"""The figures of a run by epoch, as `metrics.csv` has them."""
+
+import csv
+import math
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+
+Points = list[tuple[float, float]]  # epochs done, value
+
+
+def read_history(metrics: Path) -> dict[str, dict[int, float]]:
+    """Reads `metrics.csv` as {metric: {epoch: value}}, epochs from 0; the last value of an epoch counts."""
+    history: dict[str, dict[int, float]] = defaultdict(dict)
+    for row in _rows(metrics):
+        for name, value in row.items():
+            if value and name not in ("epoch", "step"):
+                history[name][int(row["epoch"])] = float(value)
+    return history
+
+
+def read_rates(metrics: Path) -> dict[str, Points]:
+    """Reads the learning rates of `metrics.csv`: of each group of parameters, the rate by epochs done."""
+    rows = _rows(metrics)
+    ends = {int(row["epoch"]): int(row["step"]) + 1 for row in rows if row.get("train/loss")}  # steps done by then
+    rates: dict[str, Points] = defaultdict(list)
+    for row in rows:
+        for name, value in row.items():
+            if value and (name == "lr" or name.startswith("lr/")):
+                rates[name].append((_epochs_done(int(row["step"]) + 1, ends), float(value)))
+    return rates
+
+
+def _rows(metrics: Path) -> list[dict[str, str]]:
+    with metrics.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def _epochs_done(steps: int, ends: Mapping[int, int]) -> float:
+    """The epochs, and the share of the next one, that so many steps are. An epoch without an end is like the last."""
+    knots = [(0, 0), *((steps, epoch + 1) for epoch, steps in sorted(ends.items()))]
+    above = min(max(bisect_left(knots, (steps,)), 1), len(knots) - 1)
+    if not above:
+        return 0.0
+    (low, before), (high, after) = knots[above - 1 : above + 1]
+    return before + (after - before) * (steps - low) / max(high - low, 1)
+
+
+def best_epoch(curve: Mapping[int, float], lower: bool = True) -> int | None:
+    """The epoch, from 0, at which a curve is best; the first of equals, and none where nothing is a number."""
+    finite = {epoch: value for epoch, value in curve.items() if math.isfinite(value)}
+    return (min if lower else max)(finite, key=finite.__getitem__, default=None)
