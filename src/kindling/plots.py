@@ -51,8 +51,8 @@ def plot_history(run: str | Path) -> Path:
 def draw_curve(axes: "Axes", curve: Mapping[int, float], metric: str, **style: Any) -> None:
     """Draws a figure by epoch, with points where there are few; accuracies as per cent."""
     scale = 100 if metric == "accuracy" else 1
-    marker = {"marker": "o", "ms": 3.5} if len(curve) <= 25 else {}
-    axes.plot([epoch + 1 for epoch in curve], [scale * value for value in curve.values()], **marker | style)
+    style = {"marker": "o" if len(curve) <= 25 else "", "ms": 3.5} | style
+    axes.plot([epoch + 1 for epoch in curve], [scale * value for value in curve.values()], **style)
     axes.set_ylabel(UNITS[metric])
     wrong = [epoch + 1 for epoch, value in curve.items() if not math.isfinite(value)]
     if wrong:
@@ -84,6 +84,8 @@ def draw_rates(axes: "Axes", rates: Mapping[str, Points]) -> None:
         axes.plot(*zip(*points, strict=True), color=colour, drawstyle=style, label=name.removeprefix("lr/"))
         if in_steps and min(values) > 0 and max(values) >= 5 * min(values):
             axes.set_yscale("log")
+    if axes.get_yscale() == "linear":
+        axes.set_ylim(bottom=0)
     if len(rates) > 1:
         axes.legend(frameon=False)
     axes.set_ylabel("learning rate")
@@ -98,3 +100,42 @@ def finish(panels: Any, epochs: float) -> None:
     panels[-1].set_xlabel("epoch")
     panels[-1].set_xlim(0, epochs + max(0.02 * epochs, 0.1))
     panels[-1].xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+
+
+def plot_runs(histories: Mapping[str, Mapping[str, Mapping[int, float]]], path: Path) -> Path:
+    """Lays the curves of several runs over each other: a colour for each, validation solid, training dashed.
+
+    From the ninth on the colours come again, with a marker.
+
+    Args:
+        histories: What `read_history` gives of each run, by its name.
+        path: Where to draw.
+
+    Returns:
+        The path of the picture.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+    figure = Figure(figsize=(10, 4 + 0.22 * math.ceil(len(histories) / 3)), dpi=150, layout="constrained")
+    panels, lines = figure.subplots(1, 2), []
+    for number, (name, history) in enumerate(histories.items()):
+        colour = PALETTE[number % len(PALETTE)]
+        marker = ("none", "o", "s", "^", "D", "v")[number // len(PALETTE) % 6]
+        style: dict[str, Any] = {"color": colour, "marker": marker, "ms": 4}
+        for axes, metric in zip(panels, UNITS, strict=True):
+            draw_curve(axes, history.get(f"train/{metric}", {}), metric, **style, ls="--", lw=1, alpha=0.7)
+            draw_curve(axes, history.get(f"val/{metric}", {}), metric, **style)
+        lines.append(Line2D([], [], label=name, **style))
+    kinds = [Line2D([], [], color="0.3", label="validation"), Line2D([], [], color="0.3", ls="--", lw=1)]
+    kinds[1].set_label("training")
+    panels[0].legend(handles=kinds, frameon=False)
+    figure.legend(handles=lines, loc="outside lower center", ncols=min(len(lines), 3), frameon=False)
+    epochs = max(
+        (epoch + 1 for history in histories.values() for curve in history.values() for epoch in curve), default=1
+    )
+    for axes in panels:
+        finish([axes], epochs)
+    with whole_file(path) as temporary:
+        figure.savefig(temporary, format="png")
+    return path

@@ -9,14 +9,14 @@ import subprocess
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, get_origin, get_type_hints
+from typing import Any, Self, get_origin, get_type_hints
 
 import psutil
-from typing_extensions import Self
 
-from kindling.curves import best_epoch, read_history
+from kindling.curves import DAMAGED, best_epoch, read_history
 from kindling.runs import whole_file
 
 FILE, TEST = "run.json", "test_metrics.json"
@@ -66,7 +66,7 @@ class Record:
     @classmethod
     def read(cls, run: Path) -> Self:
         """Reads the record of a run; of a damaged one what is whole, of a run without one what other files tell."""
-        stored, kinds = read_json(run / FILE), get_type_hints(cls)
+        stored, kinds = read_json(run / FILE), _kinds(cls)
         whole = {name: stored[name] for name in kinds if name in stored and _is(stored[name], kinds[name])}
         return cls(**whole) if whole else cls(**_from_files(run))
 
@@ -74,13 +74,16 @@ class Record:
     def best_epoch(self) -> int | None:
         """The epoch of the best checkpoint, counted from 1."""
         epoch = self.best.get("epoch")
-        return int(epoch) if epoch else None
+        return int(epoch) if isinstance(epoch, int | float) else None
 
     def write(self, run: Path) -> None:
         """Writes it into the folder of a run; a figure that is NaN is null."""
         best = {name: value if value is None or math.isfinite(value) else None for name, value in self.best.items()}
         with whole_file(run / FILE) as path:
             path.write_text(json.dumps(asdict(self) | {"best": best}, indent=2, allow_nan=False) + "\n", "utf-8")
+
+
+_kinds = cache(get_type_hints)
 
 
 def _is(value: object, kind: Any) -> bool:
@@ -100,9 +103,11 @@ def _from_files(run: Path) -> dict[str, Any]:
     record: dict[str, Any] = {"recipe": run.parent.name}
     with suppress(OSError):
         record["started"] = as_utc(os.path.getmtime(run / "config.yaml"))
-        if found := re.search(r"^checkpoint:\n +monitor: (\S+)", (run / "config.yaml").read_text("utf-8"), re.MULTILINE):
+        if found := re.search(
+            r"^checkpoint:\n +monitor: (\S+)", (run / "config.yaml").read_text("utf-8"), re.MULTILINE
+        ):
             record["monitor"] = found[1]
-    with suppress(OSError, ValueError, KeyError, TypeError):
+    with suppress(*DAMAGED):
         history = read_history(run / "metrics.csv")
         record["seen"] = as_utc(os.path.getmtime(run / "metrics.csv"))
         record["epochs"] = len(history["train/loss"])
@@ -122,14 +127,14 @@ def status_of(record: Record) -> str:
     """The status of a run as it is now: one that says it is running may have been killed."""
     if record.status != "running":
         return record.status
-    host, pid, began = (record.process.get(name) for name in ("host", "pid", "began"))
-    if host != platform.node():
+    process = record.process
+    if process.get("host") != platform.node():
         with suppress(ValueError):
             silent = datetime.now(UTC) - datetime.fromisoformat(record.seen)
             return "running" if silent.total_seconds() < SILENT else "failed"
-    with suppress(psutil.Error, TypeError, ValueError):
+    with suppress(psutil.Error, KeyError, TypeError, ValueError):
         # The number may have gone to another process since; the clock may have been set by a little.
-        if abs(psutil.Process(pid).create_time() - float(began)) < 5:
+        if abs(psutil.Process(process["pid"]).create_time() - process["began"]) < 5:
             return "running"
     return "failed"
 
@@ -173,4 +178,3 @@ def versions() -> dict[str, str]:
 def recipe_name(configs: list[Path]) -> str:
     """What the files given as --config are called together; the `config.yaml` of a run as that run's folder."""
     return "+".join(path.parent.parent.name if path.name == "config.yaml" else path.stem for path in configs)
-

@@ -5,7 +5,8 @@ import numpy as np
 from matplotlib.colors import to_rgb
 
 from conftest import TINY, Command
-from kindling.callbacks.history import COLOURS, read_history
+from kindling.curves import read_history
+from kindling.plots import COLOURS
 
 RUN = Path("runs/tiny/version_0")
 
