@@ -41,7 +41,7 @@ def _rows(metrics: Path) -> Iterator[dict[str, str]]:
             []
         ]  # half the time of csv.DictReader, which counts in a list of a thousand runs
     for row in rows:
-        yield {name: value for name, value in zip(header, row, strict=True) if value}
+        yield {name: value for name, value in zip(header, row, strict=False) if value}  # the last may be half written
 
 
 def _epochs_done(steps: int, ends: Mapping[int, int]) -> float:

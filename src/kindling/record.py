@@ -9,7 +9,6 @@ import subprocess
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Self, get_origin, get_type_hints
@@ -66,8 +65,8 @@ class Record:
     @classmethod
     def read(cls, run: Path) -> Self:
         """Reads the record of a run; of a damaged one what is whole, of a run without one what other files tell."""
-        stored, kinds = read_json(run / FILE), _kinds(cls)
-        whole = {name: stored[name] for name in kinds if name in stored and _is(stored[name], kinds[name])}
+        stored = read_json(run / FILE)
+        whole = {name: stored[name] for name, kind in KINDS.items() if name in stored and _is(stored[name], kind)}
         return cls(**whole) if whole else cls(**_from_files(run))
 
     @property
@@ -83,7 +82,7 @@ class Record:
             path.write_text(json.dumps(asdict(self) | {"best": best}, indent=2, allow_nan=False) + "\n", "utf-8")
 
 
-_kinds = cache(get_type_hints)
+KINDS = get_type_hints(Record)
 
 
 def _is(value: object, kind: Any) -> bool:

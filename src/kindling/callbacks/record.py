@@ -74,12 +74,10 @@ class RunRecord(Callback):
         self._write("running")
 
     @override
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._writes and self._settings and self._folder:
-            self.record.altered |= settings(self._folder) != self._settings
-
-    @override
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._settings and self._folder:  # config.yaml has been written anew by now
+            self.record.altered |= settings(self._folder) != self._settings
+            self._settings = {}
         self.record.epochs = trainer.current_epoch  # the one before is complete only now
         self._write("running")
 
