@@ -23,11 +23,14 @@ def read_history(metrics: Path) -> dict[str, dict[int, float]]:
 
 
 def read_rates(metrics: Path) -> dict[str, Points]:
-    """Reads the learning rates of `metrics.csv`: of each group of parameters, the rate by epochs done."""
+    """Reads the learning rates of `metrics.csv`: of each group of parameters, the rate by epochs done.
+
+    Before the end of the first epoch nothing says how long one is: then there are none.
+    """
     rows = list(_rows(metrics))
     ends = {int(row["epoch"]): int(row["step"]) + 1 for row in rows if "train/loss" in row}  # steps done by then
     rates: dict[str, Points] = defaultdict(list)
-    for row in rows:
+    for row in rows if ends else ():
         for name, value in row.items():
             if name == "lr" or name.startswith("lr/"):
                 rates[name].append((_epochs_done(int(row["step"]) + 1, ends), float(value)))
@@ -48,10 +51,8 @@ def _epochs_done(steps: int, ends: Mapping[int, int]) -> float:
     """The epochs, and the share of the next one, that so many steps are. An epoch without an end is like the last."""
     knots = [(0, 0), *((steps, epoch + 1) for epoch, steps in sorted(ends.items()))]
     above = min(max(bisect_left(knots, (steps,)), 1), len(knots) - 1)
-    if not above:
-        return 0.0
     (low, before), (high, after) = knots[above - 1 : above + 1]
-    return before + (after - before) * (steps - low) / max(high - low, 1)
+    return before + (after - before) * (steps - low) / (high - low)
 
 
 def best_epoch(curve: Mapping[int, float], lower: bool = True) -> int | None:

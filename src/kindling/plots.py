@@ -33,13 +33,10 @@ def plot_history(run: str | Path) -> Path:
     figure = Figure(figsize=(7, 7.5 if rates else 6), dpi=150, layout="constrained")
     panels = figure.subplots(2 + bool(rates), sharex=True, height_ratios=[3, 3, 1.6][: 2 + bool(rates)])
     for axes, metric in zip(panels, UNITS, strict=False):
-        for stage, label in LABELS.items():
-            draw_curve(axes, history[f"{stage}/{metric}"], metric, color=COLOURS[stage], label=label)
-        mark_best(axes, best, history[f"val/{metric}"], metric)
+        draw_figure(axes, history, metric, best)
     if rates:
         draw_rates(panels[-1], rates)
         mark_best(panels[-1], best, {}, "")
-    panels[0].legend(frameon=False)
     epochs = max([0, *history["train/loss"], *history["val/loss"]]) + 1
     finish(panels, max(epochs, *(x for points in rates.values() for x, _ in points), 1))
     panels[0].set_title("/".join(run.absolute().parts[-2:]), loc="left", fontsize=10)
@@ -48,16 +45,32 @@ def plot_history(run: str | Path) -> Path:
     return run / "training_history.png"
 
 
+def draw_figure(axes: "Axes", history: Mapping[str, Mapping[int, float]], metric: str, best: int | None) -> None:
+    """Draws a figure of training and validation, its best epoch, and where it was no number."""
+    curves = {stage: history.get(f"{stage}/{metric}", {}) for stage in LABELS}
+    for stage, curve in curves.items():
+        draw_curve(axes, curve, metric, color=COLOURS[stage], label=LABELS[stage])
+    mark_best(axes, best, curves["val"], metric)
+    values = {epoch: value for curve in curves.values() for epoch, value in curve.items()}
+    gaps = [epoch + 1 for curve in curves.values() for epoch, value in curve.items() if not math.isfinite(value)]
+    for number, epoch in enumerate(sorted(set(gaps))):
+        label = "not a finite number" if number == 0 else None
+        axes.axvspan(epoch - 0.5, epoch + 0.5, color="0.9", lw=0, zorder=0, label=label)
+    if not any(map(math.isfinite, values.values())):
+        axes.set_yticks([])  # there is nothing that they would measure
+    if values:
+        axes.legend(frameon=False)
+    else:
+        axes.text(0.5, 0.5, "no epoch was finished", transform=axes.transAxes, ha="center", color="0.4")
+
+
 def draw_curve(axes: "Axes", curve: Mapping[int, float], metric: str, **style: Any) -> None:
     """Draws a figure by epoch, with points where there are few; accuracies as per cent."""
+    axes.set_ylabel(UNITS[metric])
     scale = 100 if metric == "accuracy" else 1
     style = {"marker": "o" if len(curve) <= 25 else "", "ms": 3.5} | style
-    axes.plot([epoch + 1 for epoch in curve], [scale * value for value in curve.values()], **style)
-    axes.set_ylabel(UNITS[metric])
-    wrong = [epoch + 1 for epoch, value in curve.items() if not math.isfinite(value)]
-    if wrong:
-        for epoch in wrong:
-            axes.axvspan(epoch - 0.5, epoch + 0.5, color="0.9", lw=0, zorder=0)
+    if curve:
+        axes.plot([epoch + 1 for epoch in curve], [scale * value for value in curve.values()], **style)
 
 
 def mark_best(axes: "Axes", best: int | None, curve: Mapping[int, float], metric: str) -> None:

@@ -65,7 +65,7 @@ class RunRecord(Callback):
             monitor=monitor,
             best=old.best if old.monitor == monitor else {},
             commit=commit,
-            changed=changed,
+            changed=changed or old.changed,
             came_from=old.came_from or self.came_from,
             altered=old.altered or old.commit not in ("", commit),
             versions=versions(),
