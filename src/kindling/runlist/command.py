@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -55,7 +56,7 @@ def _list(options: Sequence[str]) -> None:
     if typed.sort:
         runs = sort_by(runs, typed.sort)
     if runs:
-        print(table(runs, None if not sys.stdout.isatty() else os.get_terminal_size().columns))
+        print(table(runs, None if not sys.stdout.isatty() else shutil.get_terminal_size().columns))
     else:
         where = " ".join(map(str, typed.folders)) or RUNS
         say(f"no runs in {where} yet: " + as_typed("kindling", "fit --config configs/quickstart.yaml", "makes one"))
