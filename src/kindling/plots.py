@@ -91,7 +91,7 @@ def draw_rates(axes: "Axes", rates: Mapping[str, Points]) -> None:
         values = [rate for _, rate in points]
         in_steps = len(set(values)) <= len(values) / 2 or len(values) == 1
         if in_steps:
-            points = [(0.0, values[0]), *points]
+            points = [(math.ceil(points[0][0]) - 1, values[0]), *points]  # a frozen group has none before
         colour = PALETTE[2 + number % (len(PALETTE) - 2)]
         style = "steps-pre" if in_steps else "default"
         axes.plot(*zip(*points, strict=True), color=colour, drawstyle=style, label=name.removeprefix("lr/"))

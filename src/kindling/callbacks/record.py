@@ -50,6 +50,7 @@ class RunRecord(Callback):
         self._folder, self._writes = folder, trainer.is_global_zero
         if not self._writes:
             return
+        folder.mkdir(parents=True, exist_ok=True)
         going_on = self.run is not None and (folder / "checkpoints").is_dir()
         old = Record.read(folder) if going_on else Record()
         self._settings = settings(folder)
