@@ -1,5 +1,6 @@
 """A tiny real MNIST, and `kindling` as a user calls it but without the seconds that starting Python takes."""
 
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -79,6 +80,22 @@ def different(one: Path | str, other: Path | str) -> list[str]:
     ours, theirs = weights(one), weights(other)
     assert ours.keys() == theirs.keys()
     return [name for name in ours if not torch.equal(ours[name], theirs[name])]
+
+
+CURVES = "epoch,step,train/loss,val/accuracy,val/loss\n" + "".join(
+    f"{epoch},{epoch},,{epoch / 10},{1 / (epoch + 1)}\n{epoch},{epoch},{1 / (epoch + 1)},,\n" for epoch in range(5)
+)
+
+
+def make_run(path: str, started: str = "", accuracy: float | None = None, **record: object) -> Path:
+    """A run folder as `fit` leaves it, with a record but without a training."""
+    run = Path(path)
+    run.mkdir(parents=True)
+    best = {"epoch": 3, "val/loss": 0.5, "val/accuracy": accuracy}
+    whole = {"recipe": run.parent.name, "started": started, "status": "finished", "best": best, **record}
+    (run / "run.json").write_text(json.dumps(whole))
+    (run / "metrics.csv").write_text(CURVES)
+    return run
 
 
 def write_idx(path: Path, array: torch.Tensor) -> None:

@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from kindling import MLPClassifier, SyntheticDataModule
+from kindling.cli import main
 from kindling.data.datamodule import Batch, ClassificationDataModule, Split
 
 
@@ -133,3 +134,14 @@ def refuse(*_: Any) -> None:
     """Fails while a network is traced."""
     if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
         raise RuntimeError("this path can't be recorded")
+
+
+class RunsAt(Callback):
+    """Lists the runs in the middle of one training step, as someone in another window does."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Any) -> None:
+        if trainer.global_step == self.step:
+            main(["runs"])

@@ -19,10 +19,11 @@ COMMANDS = {
     "validate": "measure a checkpoint on the validation split",
     "test": "measure a checkpoint on the test split",
     "predict": "write the classes and probabilities that a checkpoint predicts to predictions.csv",
+    "runs": "list what was trained; show one run, or compare several",
 }
 
 # Where the others are. A project that deletes the folder does without them.
-OPTIONAL: dict[str, str] = {}
+OPTIONAL: dict[str, str] = {"runs": "kindling.runlist.command"}
 if find_spec("kindling.deploy"):
     COMMANDS["export"] = "write a checkpoint as a file that other programs run, and prove that it is equal"
     COMMANDS["serve"] = "answer over HTTP, with a page to try the model on"
@@ -77,8 +78,6 @@ def main(args: Sequence[str] | None = None) -> int:
 
     try:
         with quick_imports():
-            from lightning.fabric.utilities.exceptions import MisconfigurationException
-
             from kindling.errors import UsageError, one_line
 
             run = import_module(OPTIONAL.get(command, "kindling.training")).run
@@ -88,7 +87,7 @@ def main(args: Sequence[str] | None = None) -> int:
         run(command, options)
     except UsageError as error:
         return _fail(str(error), code=2)
-    except (ValueError, OSError, ImportError, MisconfigurationException) as error:
+    except _mendable() as error:
         # What a person can mend is said in one line; KINDLING_DEBUG=1 shows where it came from.
         if os.environ.get("KINDLING_DEBUG"):
             raise
@@ -101,6 +100,12 @@ def main(args: Sequence[str] | None = None) -> int:
             return 1
         return int(stop.code or 0)
     return 0
+
+
+def _mendable() -> tuple[type[Exception], ...]:
+    """What a person can mend; errors of Lightning's own only where it has been imported, which takes seconds."""
+    lightning = sys.modules.get("lightning.fabric.utilities.exceptions")
+    return (ValueError, OSError, ImportError, *([lightning.MisconfigurationException] if lightning else []))
 
 
 def _fail(message: str, code: int) -> int:

@@ -8,7 +8,6 @@ import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
-from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 from rich.table import Table
 
@@ -31,10 +30,11 @@ SILENCED = {
 }
 
 
-@rank_zero_only
 def say(*what: object) -> None:
     """Prints lines and tables, once however many processes train."""
-    Console(highlight=False, markup=False, emoji=False, soft_wrap=True).print(*what)
+    lightning = sys.modules.get("lightning.pytorch.utilities")  # its import takes seconds; without it, one process
+    if lightning is None or lightning.rank_zero_only.rank == 0:
+        Console(highlight=False, markup=False, emoji=False, soft_wrap=True).print(*what)
 
 
 def quiet() -> None:

@@ -4,23 +4,7 @@ import ast
 import re
 from collections.abc import Iterable
 
-import torch
-from jsonargparse import ArgumentParser
-from lightning.pytorch import Callback
-from lightning.pytorch.loggers import Logger
-
-from kindling.data import ClassificationDataModule
-from kindling.models import Classifier
 from kindling.wording import did_you_mean
-
-# What may be named by its class: the options that take one, and any other.
-BASES: dict[str, tuple[type, ...]] = {
-    "model": (Classifier,),
-    "data": (ClassificationDataModule,),
-    "model.optimizer": (torch.optim.Optimizer,),
-    "model.lr_scheduler": (torch.optim.lr_scheduler.LRScheduler,),
-}
-OTHERS = (Callback, Logger)
 
 
 class UsageError(Exception):
@@ -86,6 +70,8 @@ def expected(message: str) -> list[str]:
 
 def class_arguments(class_path: str) -> list[str]:
     """The names of a class's arguments, inherited ones included."""
+    from jsonargparse import ArgumentParser  # commands that name no classes start without it
+
     module, name = class_path.rsplit(".", 1)
     cls = getattr(__import__(module, fromlist=[name]), name)
     added = ArgumentParser().add_class_arguments(cls, "it", fail_untyped=False)
@@ -94,9 +80,28 @@ def class_arguments(class_path: str) -> list[str]:
 
 def class_names(key: str) -> list[str]:
     """The names of the classes that an option takes."""
-    classes, names = list(BASES.get(key, OTHERS)), []
+    names: list[str] = []
+    classes = list(_bases(key))
     while classes:
         cls = classes.pop()
         names.append(cls.__name__)
         classes += cls.__subclasses__()
     return names
+
+
+def _bases(key: str) -> tuple[type, ...]:
+    """What may be named by its class: in the options that take one, and in any other."""
+    import torch  # takes seconds, which a command that names no classes is spared
+    from lightning.pytorch import Callback
+    from lightning.pytorch.loggers import Logger
+
+    from kindling.data import ClassificationDataModule
+    from kindling.models import Classifier
+
+    bases: dict[str, tuple[type, ...]] = {
+        "model": (Classifier,),
+        "data": (ClassificationDataModule,),
+        "model.optimizer": (torch.optim.Optimizer,),
+        "model.lr_scheduler": (torch.optim.lr_scheduler.LRScheduler,),
+    }
+    return bases.get(key, (Callback, Logger))

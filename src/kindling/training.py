@@ -24,6 +24,7 @@ from kindling.callbacks import (
     EpochProfiler,
     ExactResume,
     ProgressBar,
+    RunRecord,
     SpeedHint,
     StepFigures,
     TrainingHistory,
@@ -39,6 +40,7 @@ from kindling.models.classifier import DATA_ARGUMENTS
 from kindling.models.trained import check_trained
 from kindling.options import ReadableParser, best_checkpoint, early_stopping
 from kindling.outputs import write_predictions, write_test
+from kindling.record import Record, recipe_name
 from kindling.runs import RUNS, find_checkpoint, new_run, read_checkpoint, run_of
 from kindling.stored import read_yaml, stored_config
 
@@ -74,6 +76,7 @@ class KindlingCLI(LightningCLI):
         self.run: Path | None = None
         self.run_is_new = False
         self.resume: ExactResume | None = None
+        self.record: RunRecord | None = None
         self.tested = CollectTest()
         super().__init__(
             Classifier,
@@ -177,7 +180,8 @@ class KindlingCLI(LightningCLI):
             if config["logger"] is not False:
                 kwargs["logger"] = self._loggers(self.run) + _as_list(config["logger"])
             self.resume = ExactResume(self.run)
-            callbacks += [StepFigures(), TrainingHistory(self.run), self.resume, SpeedHint()]
+            self.record = self._run_record(self.run)
+            callbacks += [self.record, StepFigures(), TrainingHistory(self.run), self.resume, SpeedHint()]
             if config["logger"] is not False:
                 callbacks.append(Dashboard())
             if self.config["fit"]["profile"]:
@@ -238,6 +242,11 @@ class KindlingCLI(LightningCLI):
         logger = StageLogger(save_dir=run.parent.parent, name=run.parent.name, version=run.name)
         return [Dashboard(logger, step=read_checkpoint(checkpoint)["global_step"])]
 
+    def _run_record(self, run: Path) -> RunRecord:
+        source = self.checkpoint if self.run_is_new else None
+        recipe = recipe_name(self.configs) or (Record.read(run_of(source)).recipe if source else run.parent.name)
+        return RunRecord(run, recipe, self.typed, source or "")
+
     def _loggers(self, run: Path) -> list[Logger]:
         where: dict[str, Any] = {"save_dir": run.parent.parent, "name": run.parent.name, "version": run.name}
         table = run / "metrics.csv"
@@ -294,11 +303,15 @@ class KindlingCLI(LightningCLI):
 
     def _keep_as_it_is(self, **kwargs: Any) -> None:
         """Makes the checkpoint of a model whose parts have been trained before, and measures it."""
+        if self.record:
+            self.record.begin(self.trainer)
         metrics = self.trainer.validate(**kwargs | {"ckpt_path": None, "verbose": False})[0]
         say(results_table("validation split", metrics))
         if self.run:
             self._keeper.best_model_path = f"{self._keeper.dirpath}/best.ckpt"
             self.trainer.save_checkpoint(self._keeper.best_model_path)
+        if self.record:
+            self.record.end_untrained(metrics)
 
     @property
     def _keeper(self) -> ModelCheckpoint:

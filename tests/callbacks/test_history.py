@@ -3,9 +3,11 @@ from pathlib import Path
 import matplotlib.image
 import numpy as np
 from matplotlib.colors import to_rgb
+from numpy.typing import NDArray
 
 from conftest import TINY, Command
-from kindling.callbacks.history import COLOURS, read_history
+from kindling.curves import read_history, read_rates
+from kindling.plots import PALETTE, plot_history
 
 RUN = Path("runs/tiny/version_0")
 
@@ -17,13 +19,42 @@ def test_the_history_holds_a_figure_an_epoch(kindling: Command) -> None:
         assert sorted(history[name]) == [0, 1]
 
 
-def test_the_plot_shows_a_curve_for_training_and_one_for_validation(kindling: Command) -> None:
-    kindling("fit", *TINY)
+def test_the_picture_shows_training_and_validation_and_the_learning_rate_underneath(kindling: Command) -> None:
+    kindling("fit", *TINY, "--trainer.log_every_n_steps", 1)
     pixels = matplotlib.image.imread(RUN / "training_history.png")[..., :3]
-    left, right = np.array_split(pixels, 2, axis=1)
-    for panel in (left, right):
-        for colour in COLOURS.values():
-            assert (np.abs(panel - to_rgb(colour)).max(axis=-1) < 0.02).sum() > 100
+    loss, accuracy, rate = np.split(pixels, [int(0.38 * len(pixels)), int(0.74 * len(pixels))])
+
+    def shows(panel: NDArray[np.float32], colour: str) -> bool:
+        return bool((np.abs(panel - to_rgb(colour)).max(axis=-1) < 0.02).sum() > 100)
+
+    for panel in (loss, accuracy):
+        assert [shows(panel, colour) for colour in PALETTE[:3]] == [True, True, False]
+    assert [shows(rate, colour) for colour in PALETTE[:3]] == [False, False, True]
+
+
+def test_a_run_without_a_rate_a_validation_or_an_epoch_has_a_picture_too(folder: Path) -> None:
+    header = "epoch,lr,step,train/accuracy,train/loss,val/accuracy,val/loss\n"
+    for rows in ("", "0,0.1,0,,,,\n", "0,,3,0.5,0.7,,\n", "0,0.1,3,0.5,nan,0.5,nan\n1,0,7,0.1,inf,,\n"):
+        Path("metrics.csv").write_text(header + rows)
+        picture = plot_history(folder)
+        assert matplotlib.image.imread(picture).shape[0] > 500
+        picture.unlink()
+
+
+def test_steps_are_turned_into_epochs_by_the_ends_of_the_epochs(folder: Path) -> None:
+    rows = [
+        "epoch,lr/backbone,lr/head,step,train/loss",
+        "0,0.1,0.2,1,",
+        "0,,,3,0.5",
+        "1,0.3,0.4,9,",
+        "1,,,9,0.4",
+        "2,1,2,12,",
+    ]
+    Path("metrics.csv").write_text("\n".join(rows))
+    # Four steps in the first epoch and six in the second; three more on the way in a third.
+    expected = [(0.5, 0.1), (2.0, 0.3), (2.5, 1.0)]
+    assert read_rates(Path("metrics.csv"))["lr/backbone"] == expected
+    assert [rate for _, rate in read_rates(Path("metrics.csv"))["lr/head"]] == [0.2, 0.4, 2.0]
 
 
 def test_an_interrupted_run_has_its_plot_too(kindling: Command) -> None:

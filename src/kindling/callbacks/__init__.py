@@ -6,6 +6,16 @@ from kindling.callbacks.hint import SpeedHint
 from kindling.callbacks.history import TrainingHistory
 from kindling.callbacks.profile import EpochProfiler
 from kindling.callbacks.progress import ProgressBar
+from kindling.callbacks.record import RunRecord
 from kindling.callbacks.resume import ExactResume
 
-__all__ = ["CollectTest", "EpochProfiler", "ExactResume", "ProgressBar", "SpeedHint", "StepFigures", "TrainingHistory"]
+__all__ = [
+    "CollectTest",
+    "EpochProfiler",
+    "ExactResume",
+    "ProgressBar",
+    "RunRecord",
+    "SpeedHint",
+    "StepFigures",
+    "TrainingHistory",
+]

@@ -1,0 +1,154 @@
+"""The curves of a run: loss and accuracy over its epochs, training against validation, and the learning rate."""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kindling.curves import Points, read_history, read_rates
+from kindling.record import Record
+from kindling.runs import whole_file
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# Okabe and Ito's palette: told apart by colour-blind readers and in print.
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
+COLOURS = {"train": PALETTE[0], "val": PALETTE[1]}
+LABELS = {"train": "training", "val": "validation"}
+UNITS = {"loss": "cross-entropy (nats)", "accuracy": "accuracy (%)"}
+
+
+def plot_history(run: str | Path) -> Path:
+    """Draws `training_history.png` of a run from its `metrics.csv`.
+
+    Returns:
+        The path of the picture.
+    """
+    from matplotlib.figure import Figure  # 0.3 s to import, needed once at the end
+
+    run = Path(run)
+    history, rates = read_history(run / "metrics.csv"), read_rates(run / "metrics.csv")
+    best = Record.read(run).best_epoch
+    figure = Figure(figsize=(7, 7.5 if rates else 6), dpi=150, layout="constrained")
+    panels = figure.subplots(2 + bool(rates), sharex=True, height_ratios=[3, 3, 1.6][: 2 + bool(rates)])
+    for axes, metric in zip(panels, UNITS, strict=False):
+        draw_figure(axes, history, metric, best)
+    if rates:
+        draw_rates(panels[-1], rates)
+        mark_best(panels[-1], best, {}, "")
+    epochs = max([0, *history["train/loss"], *history["val/loss"]]) + 1
+    finish(panels, max(epochs, *(x for points in rates.values() for x, _ in points), 1))
+    panels[0].set_title("/".join(run.absolute().parts[-2:]), loc="left", fontsize=10)
+    with whole_file(run / "training_history.png") as path:
+        figure.savefig(path, format="png")
+    return run / "training_history.png"
+
+
+def draw_figure(axes: "Axes", history: Mapping[str, Mapping[int, float]], metric: str, best: int | None) -> None:
+    """Draws a figure of training and validation, its best epoch, and where it was no number."""
+    curves = {stage: history.get(f"{stage}/{metric}", {}) for stage in LABELS}
+    for stage, curve in curves.items():
+        draw_curve(axes, curve, metric, color=COLOURS[stage], label=LABELS[stage])
+    mark_best(axes, best, curves["val"], metric)
+    values = {epoch: value for curve in curves.values() for epoch, value in curve.items()}
+    gaps = [epoch + 1 for curve in curves.values() for epoch, value in curve.items() if not math.isfinite(value)]
+    for number, epoch in enumerate(sorted(set(gaps))):
+        label = "not a finite number" if number == 0 else None
+        axes.axvspan(epoch - 0.5, epoch + 0.5, color="0.9", lw=0, zorder=0, label=label)
+    if not any(map(math.isfinite, values.values())):
+        axes.set_yticks([])  # there is nothing that they would measure
+    if values:
+        axes.legend(frameon=False)
+    else:
+        axes.text(0.5, 0.5, "no epoch was finished", transform=axes.transAxes, ha="center", color="0.4")
+
+
+def draw_curve(axes: "Axes", curve: Mapping[int, float], metric: str, **style: Any) -> None:
+    """Draws a figure by epoch, with points where there are few; accuracies as per cent."""
+    axes.set_ylabel(UNITS[metric])
+    scale = 100 if metric == "accuracy" else 1
+    style = {"marker": "o" if len(curve) <= 25 else "", "ms": 3.5} | style
+    if curve:
+        axes.plot([epoch + 1 for epoch in curve], [scale * value for value in curve.values()], **style)
+
+
+def mark_best(axes: "Axes", best: int | None, curve: Mapping[int, float], metric: str) -> None:
+    """Marks the epoch of the best checkpoint by a line, and by a ring on the curve of the validation."""
+    if best is None:
+        return
+    axes.axvline(best, color="0.45", lw=1, ls=":", zorder=1)
+    value = curve.get(best - 1, math.nan) * (100 if metric == "accuracy" else 1)
+    if math.isfinite(value):
+        figure = f"{value:.2f}%" if metric == "accuracy" else f"{value:.4f}"
+        label = f"best epoch: {best} ({figure})"
+        axes.plot(best, value, "o", ms=9, mfc="none", mec="0.1", mew=1.3, ls="none", label=label, zorder=5)
+
+
+def draw_rates(axes: "Axes", rates: Mapping[str, Points]) -> None:
+    """Draws the learning rate of each group of parameters: in steps where it falls in steps."""
+    for number, (name, points) in enumerate(rates.items()):
+        values = [rate for _, rate in points]
+        in_steps = len(set(values)) <= len(values) / 2 or len(values) == 1
+        if in_steps:
+            points = [(math.ceil(points[0][0]) - 1, values[0]), *points]  # a frozen group has none before
+        colour = PALETTE[2 + number % (len(PALETTE) - 2)]
+        style = "steps-pre" if in_steps else "default"
+        axes.plot(*zip(*points, strict=True), color=colour, drawstyle=style, label=name.removeprefix("lr/"))
+        if in_steps and min(values) > 0 and max(values) >= 5 * min(values):
+            axes.set_yscale("log")
+    if axes.get_yscale() == "linear":
+        axes.set_ylim(bottom=0)
+    if len(rates) > 1:
+        axes.legend(frameon=False)
+    axes.set_ylabel("learning rate")
+    axes.yaxis.set_major_formatter(lambda rate, _: f"{rate:.3g}")
+
+
+def finish(panels: Any, epochs: float) -> None:
+    """What all panels share: the axis of epochs, and a quiet look."""
+    for axes in panels:
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[-1].set_xlabel("epoch")
+    panels[-1].set_xlim(0, epochs + max(0.02 * epochs, 0.1))
+    panels[-1].xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+
+
+def plot_runs(histories: Mapping[str, Mapping[str, Mapping[int, float]]], path: Path) -> Path:
+    """Lays the curves of several runs over each other: a colour for each, validation solid, training dashed.
+
+    From the ninth on the colours come again, with a marker.
+
+    Args:
+        histories: What `read_history` gives of each run, by its name.
+        path: Where to draw.
+
+    Returns:
+        The path of the picture.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+    figure = Figure(figsize=(10, 4 + 0.22 * math.ceil(len(histories) / 3)), dpi=150, layout="constrained")
+    panels, lines = figure.subplots(1, 2), []
+    for number, (name, history) in enumerate(histories.items()):
+        colour = PALETTE[number % len(PALETTE)]
+        marker = ("none", "o", "s", "^", "D", "v")[number // len(PALETTE) % 6]
+        style: dict[str, Any] = {"color": colour, "marker": marker, "ms": 4}
+        for axes, metric in zip(panels, UNITS, strict=True):
+            draw_curve(axes, history.get(f"train/{metric}", {}), metric, **style, ls="--", lw=1, alpha=0.7)
+            draw_curve(axes, history.get(f"val/{metric}", {}), metric, **style)
+        lines.append(Line2D([], [], label=name, **style))
+    kinds = [Line2D([], [], color="0.3", label="validation"), Line2D([], [], color="0.3", ls="--", lw=1)]
+    kinds[1].set_label("training")
+    panels[0].legend(handles=kinds, frameon=False)
+    figure.legend(handles=lines, loc="outside lower center", ncols=min(len(lines), 3), frameon=False)
+    epochs = max(
+        (epoch + 1 for history in histories.values() for curve in history.values() for epoch in curve), default=1
+    )
+    for axes in panels:
+        finish([axes], epochs)
+    with whole_file(path) as temporary:
+        figure.savefig(temporary, format="png")
+    return path

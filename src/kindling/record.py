@@ -1,0 +1,179 @@
+"""What a run says of itself: `run.json` in its folder, or where that is missing, what its other files tell."""
+
+import json
+import math
+import os
+import platform
+import re
+import subprocess
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Self, get_origin, get_type_hints
+
+import psutil
+
+from kindling.curves import DAMAGED, best_epoch, read_history
+from kindling.runs import whole_file
+
+FILE, TEST = "run.json", "test_metrics.json"
+SILENT = 600  # seconds without a word after which a run on another host counts as dead; it says one every half minute
+
+
+@dataclass
+class Record:
+    """What is known of a run; what is not is None or empty.
+
+    Attributes:
+        recipe: Names of the recipe and of what was put on top of it, with + between them.
+        commands: What was typed, once for each time the run began or went on.
+        status: running, finished, stopped or failed, as the run said last; `status_of` knows whether that still holds.
+        started: When it began, ISO 8601 in UTC.
+        seen: When it last wrote this.
+        seconds: Time spent training and validating, of all sessions.
+        process: Where it runs: host, pid, and the time when that process began.
+        epochs: Epochs done.
+        planned: Epochs asked for.
+        monitor: The figure that says which epoch is the best.
+        best: Validation figures of the best epoch, and `epoch`, counted from 1.
+        commit: Of git, in full.
+        changed: Whether the files differed from that commit.
+        came_from: The checkpoint of another run from which this one began.
+        altered: Whether it went on with other settings than it had begun with.
+        versions: Of what computes.
+    """
+
+    recipe: str = ""
+    commands: list[str] = field(default_factory=list)
+    status: str = ""
+    started: str = ""
+    seen: str = ""
+    seconds: float | int | None = None
+    process: dict[str, Any] = field(default_factory=dict)
+    epochs: int | None = None
+    planned: int | None = None
+    monitor: str = "val/loss"
+    best: dict[str, float | None] = field(default_factory=dict)
+    commit: str = ""
+    changed: bool = False
+    came_from: str = ""
+    altered: bool = False
+    versions: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, run: Path) -> Self:
+        """Reads the record of a run; of a damaged one what is whole, of a run without one what other files tell."""
+        stored = read_json(run / FILE)
+        whole = {name: stored[name] for name, kind in KINDS.items() if name in stored and _is(stored[name], kind)}
+        return cls(**whole) if whole else cls(**_from_files(run))
+
+    @property
+    def best_epoch(self) -> int | None:
+        """The epoch of the best checkpoint, counted from 1."""
+        epoch = self.best.get("epoch")
+        return int(epoch) if isinstance(epoch, int | float) else None
+
+    def write(self, run: Path) -> None:
+        """Writes it into the folder of a run; a figure that is NaN is null."""
+        best = {name: value if value is None or math.isfinite(value) else None for name, value in self.best.items()}
+        with whole_file(run / FILE) as path:
+            path.write_text(json.dumps(asdict(self) | {"best": best}, indent=2, allow_nan=False) + "\n", "utf-8")
+
+
+KINDS = get_type_hints(Record)
+
+
+def _is(value: object, kind: Any) -> bool:
+    return isinstance(value, get_origin(kind) if get_origin(kind) in (list, dict) else kind)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; nothing where the file is missing or damaged."""
+    with suppress(OSError, ValueError):
+        stored = json.loads(path.read_text("utf-8"))
+        return stored if isinstance(stored, dict) else {}
+    return {}
+
+
+def _from_files(run: Path) -> dict[str, Any]:
+    """The record of a run that wrote none. A folder `runs/quickstart/version_0` is of the recipe quickstart."""
+    record: dict[str, Any] = {"recipe": run.parent.name}
+    with suppress(OSError):
+        record["started"] = as_utc(os.path.getmtime(run / "config.yaml"))
+        if found := re.search(
+            r"^checkpoint:\n +monitor: (\S+)", (run / "config.yaml").read_text("utf-8"), re.MULTILINE
+        ):
+            record["monitor"] = found[1]
+    with suppress(*DAMAGED):
+        history = read_history(run / "metrics.csv")
+        record["seen"] = as_utc(os.path.getmtime(run / "metrics.csv"))
+        record["epochs"] = len(history["train/loss"])
+        monitor = record.get("monitor", "val/loss")
+        if (best := best_epoch(history[monitor], lower=is_lower_better(monitor))) is not None:
+            figures = {name: values[best] for name, values in history.items() if name[:4] == "val/" and best in values}
+            record["best"] = {"epoch": best + 1} | figures
+    return record
+
+
+def is_lower_better(figure: str) -> bool:
+    """Whether less of a figure is better."""
+    return figure.endswith("loss")
+
+
+def status_of(record: Record) -> str:
+    """The status of a run as it is now: one that says it is running may have been killed."""
+    if record.status != "running":
+        return record.status
+    process = record.process
+    if process.get("host") != platform.node():
+        with suppress(ValueError):
+            silent = datetime.now(UTC) - datetime.fromisoformat(record.seen)
+            return "running" if silent.total_seconds() < SILENT else "failed"
+    with suppress(psutil.Error, KeyError, TypeError, ValueError):
+        # The number may have gone to another process since; the clock may have been set by a little.
+        if abs(psutil.Process(process["pid"]).create_time() - process["began"]) < 5:
+            return "running"
+    return "failed"
+
+
+def this_process() -> dict[str, Any]:
+    """Where this process runs, as `status_of` asks for it."""
+    return {"host": platform.node(), "pid": os.getpid(), "began": round(psutil.Process().create_time(), 2)}
+
+
+def as_utc(seconds: float | None = None) -> str:
+    """A time, by default now, as ISO 8601 in UTC to the second."""
+    moment = datetime.now(UTC) if seconds is None else datetime.fromtimestamp(seconds, UTC)
+    return moment.isoformat(timespec="seconds")
+
+
+def git_commit() -> tuple[str, bool]:
+    """The commit of the folder where we are, or else of this package, and whether files differ from it.
+
+    Empty where neither is under git.
+    """
+    for folder in (Path.cwd(), Path(__file__).parent):
+        with suppress(OSError, subprocess.SubprocessError):
+            command = ["git", "-C", str(folder), "status", "--porcelain=v2", "--branch"]
+            # Whoever works with git meanwhile is not locked out.
+            environment = os.environ | {"GIT_OPTIONAL_LOCKS": "0"}
+            lines = subprocess.run(command, capture_output=True, check=True, timeout=2, env=environment).stdout
+            head, *_ = re.findall(rb"^# branch\.oid ([0-9a-f]+)$", lines, re.MULTILINE) or [b""]
+            return head.decode(), any(not line.startswith(b"#") for line in lines.splitlines())
+    return "", False
+
+
+def versions() -> dict[str, str]:
+    """The versions of what computes, as they are installed."""
+    found = {}
+    for name in ("kindling", "torch", "lightning"):
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
+def recipe_name(configs: list[Path]) -> str:
+    """What the files given as --config are called together; the `config.yaml` of a run as that run's folder."""
+    return "+".join(path.parent.parent.name if path.name == "config.yaml" else path.stem for path in configs)

@@ -1,0 +1,80 @@
+"""`kindling runs`, `kindling runs show` and `kindling runs compare`."""
+
+import argparse
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from typing_extensions import override
+
+from kindling.console import as_typed, say
+from kindling.errors import UsageError
+from kindling.runlist.compare import compare
+from kindling.runlist.find import Run, find_run, find_runs, newest_last
+from kindling.runlist.show import show
+from kindling.runlist.table import COLUMNS, sort_by, table
+from kindling.runs import RUNS
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose complaints end in one line."""
+
+    @override
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message.replace("the following arguments are required:", "missing:"))
+
+
+def run(command: str, options: Sequence[str]) -> None:
+    """Lists the runs, shows one, or compares several."""
+    what, *rest = options or [""]
+    try:
+        {"show": _show, "compare": _compare}.get(what, _list)(rest if what in ("show", "compare") else options)
+        sys.stdout.flush()
+    except BrokenPipeError:  # of `kindling runs | head`, which has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _list(options: Sequence[str]) -> None:
+    parser = Parser(
+        "kindling runs",
+        usage="kindling runs [FOLDER ...] [--sort COLUMN]\n       kindling runs show RUN\n       "
+        "kindling runs compare RUN RUN ...",
+        description="Lists what was trained, the newest last. A RUN goes by its folder, by the end of that "
+        "(quickstart/version_0), or by its recipe (quickstart: the newest of it).",
+        allow_abbrev=False,
+    )
+    parser.add_argument("folders", nargs="*", metavar="FOLDER", type=Path, help="Where to look; by default in runs.")
+    parser.add_argument("--sort", metavar="COLUMN", help=f"The best of it last: {', '.join(COLUMNS)}.")
+    typed = parser.parse_args(options)
+    for folder in typed.folders:
+        if not folder.is_dir():
+            raise UsageError(f"there is no folder {folder}: kindling runs [FOLDER ...], or runs show, runs compare")
+    runs = newest_last(Run.read(path) for folder in typed.folders or [RUNS] for path in find_runs(folder))
+    if typed.sort:
+        runs = sort_by(runs, typed.sort)
+    if runs:
+        print(table(runs, None if not sys.stdout.isatty() else shutil.get_terminal_size().columns))
+    else:
+        where = " ".join(map(str, typed.folders)) or RUNS
+        say(f"no runs in {where} yet: " + as_typed("kindling", "fit --config configs/quickstart.yaml", "makes one"))
+
+
+def _show(options: Sequence[str]) -> None:
+    parser = Parser("kindling runs show", description="Shows a run, and the command that repeats it.")
+    parser.add_argument("run", metavar="RUN", help="Its folder, or a part of it: quickstart/version_0, quickstart.")
+    show(Run.read(find_run(parser.parse_args(options).run)))
+
+
+def _compare(options: Sequence[str]) -> None:
+    parser = Parser("kindling runs compare", description="Shows how runs differ, and draws their curves as one plot.")
+    parser.add_argument("runs", metavar="RUN", nargs="+", help="Two or more, each as in kindling runs show.")
+    paths = [find_run(name) for name in parser.parse_args(options).runs]
+    twice = [path for number, path in enumerate(paths) if path in paths[:number]]
+    if twice:
+        raise UsageError(f"{twice[0]} is named twice: give different runs to compare")
+    if len(paths) < 2:
+        raise UsageError(f"compare needs two runs or more: kindling runs compare {paths[0]} ANOTHER")
+    compare([Run.read(path) for path in paths])

@@ -1,0 +1,106 @@
+"""Run folders, and what is in them."""
+
+import os
+import re
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import yaml
+
+from kindling.curves import DAMAGED, read_history
+from kindling.record import FILE, TEST, Record, read_json, status_of
+from kindling.runs import RUNS
+from kindling.wording import did_you_mean
+
+MARKS = {FILE, "metrics.csv", "config.yaml"}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run as it is now.
+
+    Attributes:
+        path: Its folder.
+        record: What it says of itself.
+        status: Whether it is under way or how it ended; empty where nothing says it.
+        test: Figures of its test by name.
+    """
+
+    path: Path
+    record: Record
+    status: str
+    test: dict[str, float]
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Reads what its folder has, however damaged."""
+        record, tested = Record.read(path), read_json(path / TEST)
+        figures = {name: value for name, value in tested.items() if isinstance(value, float | int)}
+        return cls(path, record, status_of(record), figures)
+
+    def figure(self, name: str) -> float | None:
+        """A figure of the best validation or of the test."""
+        value = (self.test if name.startswith("test/") else self.record.best).get(name)
+        return value if isinstance(value, float | int) else None
+
+    def history(self) -> dict[str, dict[int, float]]:
+        """Its figures by epoch; none where `metrics.csv` is missing or damaged."""
+        with suppress(*DAMAGED):
+            return read_history(self.path / "metrics.csv")
+        return {}
+
+    def settings(self) -> dict[str, Any]:
+        """Its `config.yaml` as options: {"model": "kindling.CNNClassifier", "model.channels": [32, 64], ...}."""
+        with suppress(OSError, yaml.YAMLError, UnicodeDecodeError):
+            config = yaml.load((self.path / "config.yaml").read_text("utf-8"), _LOADER)
+            return dict(_options(config)) if isinstance(config, dict) else {}
+        return {}
+
+
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where yaml was built with it
+
+
+def _options(config: dict[str, Any], group: str = "") -> Iterable[tuple[str, Any]]:
+    for key, value in config.items():
+        name = group if key in ("class_path", "init_args") and group else f"{group}.{key}".lstrip(".")
+        if isinstance(value, dict) and value:
+            yield from _options(value, name)
+        else:
+            yield name, value
+
+
+def find_runs(folder: Path) -> list[Path]:
+    """All run folders at and under a folder."""
+    found = []
+    for path, folders, files in os.walk(folder):
+        if not MARKS.isdisjoint(files) or "checkpoints" in folders:
+            found.append(Path(path))
+            folders.clear()  # what is in a run is no run
+    return found
+
+
+def newest_last(runs: Iterable[Run]) -> list[Run]:
+    """Runs by the time they began; of one second, by their names and numbers."""
+    return sorted(runs, key=lambda run: (run.record.started, by_number(str(run.path))))
+
+
+def by_number(name: str) -> list[tuple[int, str]]:
+    """A key that puts version_9 before version_10."""
+    return [(int(part or 0) if part.isdecimal() else 0, part) for part in re.split(r"(\d+)", name)]
+
+
+def find_run(name: str, root: Path = RUNS) -> Path:
+    """Finds a run by its folder, by the end of that, or by a folder above it: then the newest in there.
+
+    Raises:
+        FileNotFoundError: If there is none.
+    """
+    for folder in (Path(name), root / name):
+        if folder.is_dir() and (runs := find_runs(folder)):
+            return runs[0] if len(runs) == 1 else newest_last(map(Run.read, runs))[-1].path
+    known = {str(path.relative_to(root)) for path in find_runs(root)}
+    known |= {path.split(os.sep)[0] for path in known}
+    raise FileNotFoundError(f"there is no run {name}{did_you_mean(name, known) or ': kindling runs lists them'}")

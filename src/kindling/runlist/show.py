@@ -1,0 +1,106 @@
+"""One run in full, and the command that repeats it."""
+
+import re
+import shlex
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from kindling.console import as_typed, say
+from kindling.record import git_commit, versions
+from kindling.runlist.find import Run
+from kindling.runlist.table import commit, duration, epochs, figure, local_time
+
+OFF: tuple[Any, ...] = (None, False, "auto", 0, -1, [], {}, "")  # not used, or left to Lightning
+USUAL = {  # of every run that does not say otherwise
+    "trainer.num_nodes": 1,
+    "trainer.check_val_every_n_epoch": 1,
+    "trainer.accumulate_grad_batches": 1,
+    "trainer.inference_mode": True,
+    "trainer.use_distributed_sampler": True,
+    "test_after_fit": True,
+}
+
+
+def show(run: Run) -> None:
+    """Prints what is known of a run, its settings, its files, and last how to repeat it."""
+    say(run.path)
+    _print_rows({name: value for name, value in facts(run) if value})
+    told = {name: value for name, value in run.settings().items() if value not in OFF and value != USUAL.get(name)}
+    if told:
+        say("\nsettings, without what is off (config.yaml has all):")
+        _print_rows(told)
+    say("\nfiles:")
+    for file in sorted(run.path.rglob("*")):
+        if file.is_file() and not file.name.startswith("."):
+            say(f"  {file}")
+    say()
+    for line in repeat(run):
+        say(line)
+
+
+def _print_rows(rows: Mapping[str, object]) -> None:
+    width = max(map(len, rows))
+    for name, value in rows.items():
+        say(f"  {name:<{width}}  {shown(value)}")
+
+
+def shown(value: object) -> str:
+    """A setting as one reads it: classes of torch and Kindling without their modules, the rest as in YAML."""
+    if isinstance(value, str):
+        return re.sub(r"^(?:kindling|torch)\.(?:\w+\.)*(?=[A-Z])", "", value)
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def facts(run: Run) -> Iterator[tuple[str, str]]:
+    """What its record and its test say, by name."""
+    record = run.record
+    where = f" (process {record.process.get('pid')} on {record.process.get('host')})" if run.status == "running" else ""
+    gone = " (it ended without a word: killed, or the machine went down)"
+    yield "status", run.status + where + gone * (run.status == "failed" and record.status == "running")
+    yield "recipe", record.recipe
+    yield "started", local_time(record.started)
+    yield "last seen", local_time(record.seen)
+    yield "time", duration(record.seconds)
+    yield "epochs", epochs(run)
+    yield "best epoch", str(record.best_epoch or "")
+    for name in record.best:
+        if name != "epoch":
+            yield name, figure(run.figure(name))
+    for name in run.test:
+        yield name, figure(run.figure(name))
+    yield "commit", commit(run)
+    yield "versions", ", ".join(f"{name} {number}" for name, number in record.versions.items())
+    yield "began from", record.came_from
+    for number, typed in enumerate(record.commands):
+        yield "typed" if number == 0 else "then", typed
+
+
+def repeat(run: Run) -> Iterator[str]:
+    """How to repeat a run to the same weights: what stands in the way, and last the command."""
+    record, config, settings = run.record, run.path / "config.yaml", run.settings()
+    if not settings:
+        yield "no command repeats it: it has no config.yaml, which kindling fit writes"
+        return
+    if settings.get("seed_everything") is False:
+        yield "its seed is not known (seed_everything: false): repeated, it has other weights"
+    now = versions()
+    for name, number in record.versions.items():
+        if name in now and now[name] != number:
+            yield f"it was trained with {name} {number}, here is {now[name]}: other versions may round otherwise"
+    here, differs = git_commit()
+    if record.commit and record.changed:
+        yield f"its files differed from commit {record.commit[:7]}: it repeats exactly only with the same changes"
+    elif record.commit == here and differs:
+        yield f"files have changed since commit {here[:7]}, by which it was trained: set them aside with git stash"
+    yield (
+        "to repeat it exactly:"
+        if not record.altered
+        else ("it went on with other settings or other code than it began with, which no one command repeats; in turn:")
+    )
+    if record.commit and record.commit != here:
+        yield f"  git checkout {record.commit[:10]}"
+    if record.altered:
+        yield from (f"  {typed}" for typed in record.commands)
+        return
+    source = f" --ckpt_path {shlex.quote(record.came_from)}" if record.came_from else ""
+    yield "  " + as_typed("kindling", "fit --config", shlex.quote(str(config))) + source

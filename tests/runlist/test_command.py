@@ -1,0 +1,148 @@
+import json
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from conftest import TINY, Command, make_run
+from kindling.runlist.find import Run
+from kindling.runlist.table import table
+
+RUN = Path("runs/tiny/version_0")
+
+
+def listed(out: str) -> list[str]:
+    return [line.split()[0] for line in out.splitlines()[1:]]
+
+
+def test_it_lists_what_was_trained_and_how_it_ended(kindling: Command) -> None:
+    assert kindling("fit", *TINY).code == 0
+    header, line = kindling("runs").out.splitlines()
+    columns = ["run", "started", "status", "epochs", "val/loss", "val/accuracy", "test/accuracy", "time", "commit"]
+    assert header.split() == columns
+    tested = json.loads((RUN / "test_metrics.json").read_text())
+    assert f"{tested['test/accuracy']:.4f}" in line.split()
+    assert line.startswith(f"{RUN}  ")
+    assert "  finished     2/2  " in line
+
+
+def test_the_newest_is_last_and_with_sort_the_best(kindling: Command) -> None:
+    make_run("runs/b/version_9", "2026-01-02T00:00:00+00:00", 0.7)
+    make_run("runs/b/version_10", "2026-01-02T00:00:00+00:00", 0.8)
+    make_run("runs/a/version_0", "2026-01-03T00:00:00+00:00", 0.75)
+    make_run("runs/c/version_0", "2026-01-01T00:00:00+00:00")
+    by_age = ["runs/c/version_0", "runs/b/version_9", "runs/b/version_10", "runs/a/version_0"]
+    assert listed(kindling("runs").out) == by_age
+    assert listed(kindling("runs", "runs/b").out) == by_age[1:3]
+    by_accuracy = ["runs/c/version_0", "runs/b/version_9", "runs/a/version_0", "runs/b/version_10"]
+    assert listed(kindling("runs", "--sort", "val/accuracy").out) == by_accuracy
+
+
+def test_a_lower_loss_is_better(kindling: Command) -> None:
+    for number, loss in enumerate((0.5, 0.1, None, 0.3)):
+        make_run(f"runs/a/version_{number}", best={"epoch": 1, "val/loss": loss})
+    order = [f"runs/a/version_{number}" for number in (2, 0, 3, 1)]
+    assert listed(kindling("runs", "--sort", "val/loss").out) == order
+
+
+def test_runs_of_the_past_and_broken_ones_are_listed_from_what_they_have(kindling: Command) -> None:
+    for number, text in enumerate(("{", "[]", '{"best": 3, "epochs": "x", "seconds": [], "process": 1}', "\0", "")):
+        (make_run(f"runs/a/version_{number}") / "run.json").write_text(text)
+    empty = make_run("runs/b/version_0")
+    (empty / "run.json").unlink()
+    (empty / "metrics.csv").write_text("")
+    (empty / "test_metrics.json").write_text('{"test/accuracy": "?"}')
+    torn = make_run("runs/b/version_1")
+    (torn / "run.json").unlink()
+    (torn / "metrics.csv").write_text("epoch,step,val/loss\nx,\0")
+    Path("runs/b/version_2").mkdir()  # no run yet
+    result = kindling("runs")
+    assert result.code == 0, result.err
+    assert len(listed(result.out)) == 7
+    assert "0.2000        0.4000" in next(line for line in result.out.splitlines() if "a/version_0" in line)
+    for run in listed(result.out):
+        assert kindling("runs", "show", run).code == 0
+    assert kindling("runs", "compare", *listed(result.out)).code == 0
+
+
+def test_no_column_is_cut_in_a_pipe_and_a_narrow_window_leaves_out_the_least(kindling: Command) -> None:
+    name = f"runs/{'long_' * 12}name/version_123"
+    run = make_run(name, "2026-01-02T00:00:00+00:00", 0.7, recipe="cnn+bf16", commit="a" * 40)
+    piped = kindling("runs").out.splitlines()
+    assert piped[1].split()[:2] == [str(run), "cnn+bf16"]
+    assert piped[1].endswith("aaaaaaa")
+    narrow = table([Run.read(run)], width=len(name) + 50).splitlines()
+    assert max(map(len, narrow[:-1])) <= len(name) + 50
+    assert narrow[1].split()[0] == name
+    assert narrow[-1].startswith("(a wider window has: recipe, commit")
+
+
+def test_a_pipe_that_closes_early_is_no_error(folder: Path) -> None:
+    for number in range(1000):
+        make_run(f"runs/a/version_{number}", "2026-01-02T00:00:00+00:00", 0.7)
+    command = f"{sys.executable} -m kindling runs | head -1"
+    process = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
+    assert process.stderr == ""
+    assert process.stdout.startswith("run ")
+
+
+def test_a_thousand_runs_are_listed_in_less_than_a_second(kindling: Command) -> None:
+    assert kindling("fit", *TINY).code == 0
+    for number in range(1, 1000):
+        shutil.copytree(RUN, RUN.with_name(f"version_{number}"), ignore=shutil.ignore_patterns("*.ckpt", "*.png"))
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        listing = subprocess.run([sys.executable, "-m", "kindling", "runs"], capture_output=True, text=True, check=True)
+        seconds.append(time.perf_counter() - start)
+    assert len(listed(listing.stdout)) == 1000
+    assert min(seconds) < 1
+
+
+def test_neither_torch_nor_lightning_is_imported(folder: Path) -> None:
+    make_run("runs/a/version_0")
+    make_run("runs/a/version_1")
+    program = (
+        "import sys; from kindling.cli import main; main(['runs']); main(['runs', 'compare', 'a/version_0', 'a']); "
+        "main(['runs', 'show', 'a']); sys.exit(bool({'torch', 'lightning'} & sys.modules.keys()))"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["nowhere"], "there is no folder nowhere"),
+        (["--sort", "val/acuracy"], "there is no column val/acuracy: did you mean val/accuracy?"),
+        (["--srt"], "--srt"),
+        (["show"], "missing: RUN"),
+        (["show", "tinny"], "there is no run tinny: did you mean tiny?"),
+        (["compare", "tiny"], "two runs or more"),
+        (["compare", "tiny", "tiny/version_0"], "runs/tiny/version_0 is named twice"),
+        (["compare", "tiny", "nothing_like_it"], "there is no run nothing_like_it"),
+    ],
+)
+def test_mistakes_end_in_one_line(kindling: Command, arguments: list[str], words: str) -> None:
+    make_run("runs/tiny/version_0")
+    result = kindling("runs", *arguments)
+    assert result.code in (1, 2)
+    assert result.err.startswith("kindling: error: ")
+    assert result.err.count("\n") == 1
+    assert words in result.err
+    assert not Path("runs/compare.png").exists()
+
+
+def test_where_there_are_none_it_says_how_to_get_one(kindling: Command) -> None:
+    result = kindling("runs")
+    assert result.code == 0
+    assert result.out.count("\n") == 1
+    assert "fit --config configs/quickstart.yaml" in result.out
+
+
+def test_help_names_all_three_ways(kindling: Command) -> None:
+    shown = kindling("runs", "--help").out
+    for words in ("kindling runs show RUN", "kindling runs compare RUN RUN", "--sort COLUMN", "val/accuracy"):
+        assert words in shown
