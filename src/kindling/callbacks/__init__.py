@@ -1,10 +1,21 @@
 """Behaviours that cut across models and data, one file each."""
 
 from kindling.callbacks.collect import CollectTest
+from kindling.callbacks.finite import FiniteLoss
 from kindling.callbacks.hint import SpeedHint
 from kindling.callbacks.history import TrainingHistory
 from kindling.callbacks.profile import EpochProfiler
 from kindling.callbacks.progress import ProgressBar
 from kindling.callbacks.resume import ExactResume
+from kindling.callbacks.watch import Watch
 
-__all__ = ["CollectTest", "EpochProfiler", "ExactResume", "ProgressBar", "SpeedHint", "TrainingHistory"]
+__all__ = [
+    "CollectTest",
+    "EpochProfiler",
+    "ExactResume",
+    "FiniteLoss",
+    "ProgressBar",
+    "SpeedHint",
+    "TrainingHistory",
+    "Watch",
+]
