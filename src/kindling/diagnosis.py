@@ -36,15 +36,13 @@ def floats(values: Any) -> list[Tensor]:
 
 
 def first_to_go(model: LightningModule, batch: Any, batch_idx: int = 0) -> str:
-    """Says what was the first not to be finite in a training step; runs forward and backward again to see it.
+    """Says which layer was the first not to be finite in a training step; runs forward and backward again to see it.
 
     Args:
         model: The model with the weights of the step.
         batch: What the step was given.
         batch_idx: Its number.
     """
-    if broken := _broken_samples(batch):
-        return f"{broken} of the batch hold nan or inf: look at the data"
     went = [name.rpartition(".")[0] for name, weight in model.named_parameters() if not is_finite(weight)]
     if went:  # backward goes from the last layer to the first, and so did they
         cause = "the gradient of the step before left" if model.global_step else "it began with"
@@ -52,12 +50,13 @@ def first_to_go(model: LightningModule, batch: Any, batch_idx: int = 0) -> str:
     return _Rerun(model).look(batch, batch_idx)
 
 
-def _broken_samples(batch: Any) -> str:
+def broken_data(model: LightningModule, batch: Any) -> str:
+    """Says what in a batch (N, ...), or in the mean and std of all inputs, is not finite."""
     for values in floats(batch):
-        broken = len(values) - int(values.flatten(1).isfinite().all(dim=1).sum()) if values.ndim > 1 else 0
-        if broken:
-            return f"{broken} of the {len(values)} samples"
-    return ""
+        if broken := sum(not is_finite(sample) for sample in values):
+            return f"{broken} of the {len(values)} samples hold nan or inf"
+    unknown = [name for name in ("mean", "std") if not is_finite(getattr(model, name, None))]
+    return f"the {' and '.join(unknown)} of the inputs hold nan or inf" if unknown else ""
 
 
 class _Rerun:

@@ -14,6 +14,7 @@ import yaml
 from jsonargparse import ArgumentError
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
@@ -278,7 +279,11 @@ class KindlingCLI(LightningCLI):
             raise
         stopper = self.trainer.early_stopping_callback
         if self.trainer.should_stop and stopper and stopper.stopping_reason_message:
-            say(f"stopped early: {stopper.stopping_reason_message}")
+            reason = stopper.stopping_reason_message
+            if stopper.stopping_reason is EarlyStoppingReason.NON_FINITE_METRIC:
+                figure = self.trainer.callback_metrics[stopper.monitor].item()
+                reason = f"{stopper.monitor} is {figure:g}, where each training loss was finite: look at its samples"
+            say(f"stopped early: {reason}")
         if self.resume and self.resume.interrupted:
             say("trained to the end; test it with: " + as_typed("kindling", "test --ckpt_path", self.resume.run))
             return

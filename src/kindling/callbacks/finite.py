@@ -9,7 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from typing_extensions import override
 
-from kindling.diagnosis import first_to_go
+from kindling.diagnosis import broken_data, first_to_go
 
 
 class NotFiniteError(ValueError):
@@ -62,8 +62,15 @@ class FiniteLoss(Callback):
         # The other processes would wait for this one's gradients for ever. (`ExactResume` asks them in each step too.)
         if trainer.strategy.reduce_boolean_decision(finite, all=True):
             return
-        what = "another process has the loss that is not finite" if finite else first_to_go(pl_module, *self._batch)
-        raise NotFiniteError(f"the loss is {_value(loss)} {_where(trainer)}: {what}; {ways_out(trainer)}")
+        raise NotFiniteError(f"the loss is {loss.item():g} {_where(trainer)}: {self._why(trainer, pl_module, finite)}")
+
+    def _why(self, trainer: Trainer, model: LightningModule, finite: bool) -> str:
+        if finite:
+            return "that of another process is not finite"
+        batch, batch_idx = self._batch
+        if broken := broken_data(model, batch):
+            return f"{broken}; look at the data"
+        return f"{first_to_go(model, batch, batch_idx)}; {ways_out(trainer)}"
 
     def _look_later(self, loss: Tensor, where: str) -> None:
         arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
@@ -76,7 +83,7 @@ class FiniteLoss(Callback):
             arrived.synchronize()
             if not loss.isfinite():
                 raise NotFiniteError(
-                    f"the loss is {_value(loss)} {where}: --watch says which layer was the first to go"
+                    f"the loss is {loss.item():g} {where}: --watch says which layer was the first to go"
                 )
 
     @override
@@ -101,11 +108,7 @@ def ways_out(trainer: Trainer) -> str:
     ways = ["a lower --model.optimizer.lr"]
     ways += ["--trainer.gradient_clip_val 1"] * (not trainer.gradient_clip_val)
     ways += ["--trainer.precision 32-true"] * (trainer.precision != "32-true")
-    return f"try {' or '.join(ways)}"
-
-
-def _value(loss: Tensor) -> str:
-    return f"{loss.item():g}"
+    return f"try {' or '.join(ways)}; --trainer.detect_anomaly true may name the operation"
 
 
 def _where(trainer: Trainer) -> str:

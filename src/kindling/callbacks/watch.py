@@ -105,7 +105,7 @@ class Watch(Callback):
         self._say(
             "exploding",
             huge,
-            f"a gradient of {span(sizes, huge)} {step}, the largest of the first was {self._first:.0e}",
+            f"a gradient of {span(sizes, huge)} {step}, the largest of the first was {self._first:.3g}",
         )
 
     def _say(self, kind: str, names: list[str], what: str) -> None:
@@ -125,9 +125,9 @@ class Watch(Callback):
 
 
 def span(ratios: dict[str, float], names: list[str]) -> str:
-    """The range of some ratios: `2e-07 to 1e-05`."""
+    """The range of some ratios: `2e-07 to 1.3e-05`."""
     found = sorted(ratios[name] for name in names)
-    return " to ".join(dict.fromkeys(f"{ratio:.0e}" for ratio in (*found[:1], *found[-1:])))
+    return " to ".join(dict.fromkeys(f"{ratio:.3g}" for ratio in (*found[:1], *found[-1:])))
 
 
 def gradient_sizes(model: nn.Module) -> dict[str, float]:

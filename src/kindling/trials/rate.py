@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.optim import Optimizer
 from typing_extensions import override
 
+from kindling.callbacks.finite import FiniteLoss
 from kindling.models.classifier import Classifier
 from kindling.runs import whole_file
 from kindling.trials.trial import trial, twin
@@ -69,7 +71,7 @@ class Suggestion:
         return figure
 
 
-class Sweep(Callback):
+class Sweep(FiniteLoss):
     """Takes each step with a higher rate than the one before, until the loss diverges.
 
     Lightning's own finder sets what the scheduler says, which warm-up and the `lr_scale` of a backbone change; here the
@@ -77,12 +79,19 @@ class Sweep(Callback):
     """
 
     def __init__(self, lowest: float, highest: float, steps: int) -> None:
+        super().__init__(wait=True)
         self.planned = np.geomspace(lowest, highest, steps)
         self.losses: list[float] = []  # of the step with each planned rate, before it takes effect
 
     @override
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
         self._began = trainer.global_step
+
+    @override
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
+        if len(self.losses) < LEAST:  # after that it is the rate that is too high
+            super().on_before_backward(trainer, pl_module, loss)
 
     @override
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
