@@ -176,3 +176,14 @@ class BrokenDataModule(SyntheticDataModule):
         train, val = super().load_training()
         (train if self.broken == "train" else val).inputs[:3] = torch.nan
         return train, val
+
+
+class NanAt(Callback):
+    """Makes two samples of one training step NaN, in one process."""
+
+    def __init__(self, step: int, rank: int = 0) -> None:
+        self.step, self.rank = step, rank
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if (trainer.global_step, trainer.global_rank) == (self.step, self.rank):
+            batch[0][:2] = torch.nan

@@ -88,25 +88,23 @@ class Watch(Callback):
 
     @override
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        if trainer.global_step % EVERY:
+        done = trainer.global_step
+        if done > EVERY and done % EVERY:  # what explodes at the start is often over in ten steps, and the layers dead
             return
         sizes = gradient_sizes(pl_module)
-        largest = max(sizes, key=sizes.__getitem__, default="")
-        if not sizes or not 0 < sum(sizes.values()) < math.inf:
-            return  # all is learnt, or the loss will tell, or mixed precision leaves the step out
-        step = f"in step {trainer.global_step + 1}"
-        ratios = {name: size / sizes[largest] for name, size in sizes.items()}
-        self._low = Counter({name: self._low[name] + 1 for name in sizes if ratios[name] < self.vanishing})
-        gone = [name for name, looks in self._low.items() if looks >= PATIENCE]
-        self._say("vanishing", gone, f"a gradient of {span(ratios, gone)} of that of {largest} {step}")
+        if not 0 < sum(sizes.values()) < math.inf:
+            return  # nothing is left to learn, or the loss will tell, or mixed precision leaves the step out
+        largest = max(sizes, key=sizes.__getitem__)
         self._first = self._first or sizes[largest]
         limit = self.exploding * min(1.0, max(0.01, self._first))
         huge = [name for name, size in sizes.items() if size > limit]
-        self._say(
-            "exploding",
-            huge,
-            f"a gradient of {span(sizes, huge)} {step}, the largest of the first was {self._first:.3g}",
-        )
+        first = f"the largest of the first was {self._first:.3g}"
+        self._say("exploding", huge, f"a gradient of {span(sizes, huge)} in step {done + 1}, {first}")
+        if done % EVERY == 0:
+            ratios = {name: size / sizes[largest] for name, size in sizes.items()}
+            self._low = Counter({name: self._low[name] + 1 for name in sizes if ratios[name] < self.vanishing})
+            gone = [name for name, looks in self._low.items() if looks >= PATIENCE]
+            self._say("vanishing", gone, f"a gradient of {span(ratios, gone)} of that of {largest} in step {done + 1}")
 
     def _say(self, kind: str, names: list[str], what: str) -> None:
         new = [name for name in names if (kind, name) not in self.said]
