@@ -42,9 +42,8 @@ def test_it_leaves_no_trace() -> None:
     assert model.label_smoothing == 0.1
 
 
-def test_a_frozen_backbone_keeps_its_weights_and_the_head_learns(kindling: Command, cached: Path) -> None:
+def test_a_frozen_backbone_is_trained_in_the_copy_alone(kindling: Command, cached: Path) -> None:
     assert kindling(*TRANSFER, "--overfit").out.startswith("the network can learn")
-    assert kindling(*TRANSFER, "--find_lr").code == 0
     data = DigitsDataModule(shots=10)
     model = TransferClassifier.for_data(data, backbone=SHUFFLENET)
     assert overfit_batch(model, data, accelerator="cpu").whole

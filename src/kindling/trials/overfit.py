@@ -65,6 +65,8 @@ def overfit_batch(model: Classifier, data: LightningDataModule, *, steps: int = 
     """
     without = twin(model)
     without.label_smoothing, without.class_weights = 0.0, None
+    if getattr(model, "waits", False):  # a backbone that is to be trained later
+        without.unfreeze_epoch = 0  # type: ignore[assignment]
     for module in without.modules():
         if "Dropout" in type(module).__name__ or type(module).__name__ == "StochasticDepth":
             module.p = 0.0  # type: ignore[assignment]
