@@ -1,5 +1,6 @@
 """Stops at a loss that is NaN or infinite, and says where it came from."""
 
+import math
 import re
 from collections import deque
 from typing import Any, NamedTuple
@@ -58,7 +59,7 @@ class FiniteLoss(Callback):
             self._look_back()
             self._look_later(loss, _where(trainer))
             return
-        finite = bool(loss.isfinite())
+        finite = math.isfinite(loss.item())
         # The other processes would wait for this one's gradients for ever. (`ExactResume` asks them in each step too.)
         if trainer.strategy.reduce_boolean_decision(finite, all=True):
             return
