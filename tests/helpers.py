@@ -187,3 +187,17 @@ class NanAt(Callback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if (trainer.global_step, trainer.global_rank) == (self.step, self.rank):
             batch[0][:2] = torch.nan
+
+
+class Untraceable(MLPClassifier):
+    """A network whose path depends on whether it is traced."""
+
+    def __init__(self, **recipe: Any) -> None:
+        super().__init__(hidden=(8,), **recipe)
+        next(self.network.children()).register_forward_hook(refuse)
+
+
+def refuse(*_: Any) -> None:
+    """Fails while a network is traced."""
+    if torch._C._is_tracing():
+        raise RuntimeError("this path can't be recorded")

@@ -16,7 +16,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.loggers import CSVLogger, Logger
 from lightning.pytorch.utilities import rank_zero_only
 from typing_extensions import override
 
@@ -27,13 +27,16 @@ from kindling.callbacks import (
     FiniteLoss,
     ProgressBar,
     SpeedHint,
+    StepFigures,
     TrainingHistory,
     Watch,
 )
 from kindling.callbacks.finite import anomaly
 from kindling.console import as_typed, quiet, results_table, say
+from kindling.dashboard import Dashboard
 from kindling.data import ClassificationDataModule
 from kindling.errors import UsageError, one_line
+from kindling.logger import StageLogger
 from kindling.memory import keep_freed_memory
 from kindling.models import Classifier
 from kindling.models.classifier import DATA_ARGUMENTS
@@ -186,12 +189,16 @@ class KindlingCLI(LightningCLI):
             if config["logger"] is not False:
                 kwargs["logger"] = self._loggers(self.run) + _as_list(config["logger"])
             self.resume = ExactResume(self.run)
-            callbacks += [TrainingHistory(self.run), self.resume, SpeedHint()]
+            callbacks += [StepFigures(), TrainingHistory(self.run), self.resume, SpeedHint()]
+            if config["logger"] is not False:
+                callbacks.append(Dashboard())
             if self.config["fit"]["profile"]:
                 kwargs["profiler"] = rank_zero_only(EpochProfiler)(self.run)
                 self.config["fit"]["profile"] = False  # what repeats or continues the run is not profiled too
         else:
             self.save_config_callback = None
+            if self.command == "test" and self.checkpoint and not config["fast_dev_run"]:
+                callbacks += self._dashboard_of(self.checkpoint)
         self.trainer_defaults["callbacks"] = callbacks
         try:
             return super().instantiate_trainer(**kwargs)
@@ -238,6 +245,14 @@ class KindlingCLI(LightningCLI):
         classes = f"{type(self.model).__name__}-{type(self.datamodule).__name__}"
         return str(self.config[self.command]["run_name"] or (recipes or [classes])[0])
 
+    def _dashboard_of(self, checkpoint: Path) -> list[Callback]:
+        """Adds what a test finds to the dashboard of the run, if the checkpoint is of one."""
+        run = run_of(checkpoint)
+        if checkpoint.parent.name != "checkpoints":
+            return []
+        logger = StageLogger(save_dir=run.parent.parent, name=run.parent.name, version=run.name)
+        return [Dashboard(logger, step=read_checkpoint(checkpoint)["global_step"])]
+
     def _loggers(self, run: Path) -> list[Logger]:
         where: dict[str, Any] = {"save_dir": run.parent.parent, "name": run.parent.name, "version": run.name}
         table = run / "metrics.csv"
@@ -250,9 +265,7 @@ class KindlingCLI(LightningCLI):
                 rows = [row for row in csv.DictReader(file) if int(row["step"]) < steps]
             csv_logger.experiment.metrics = rows
             csv_logger.save()
-        tensorboard = TensorBoardLogger(**where, default_hp_metric=False, purge_step=steps)
-        tensorboard.NAME_HPARAMS_FILE = "config.yaml"  # which is there; it would write an empty hparams.yaml
-        return [csv_logger, tensorboard]
+        return [csv_logger, StageLogger(**where, purge_step=steps)]
 
     def fit(self, **kwargs: Any) -> None:
         """Trains, then tests the best checkpoint."""

@@ -1,6 +1,7 @@
 """Behaviours that cut across models and data, one file each."""
 
 from kindling.callbacks.collect import CollectTest
+from kindling.callbacks.figures import StepFigures
 from kindling.callbacks.finite import FiniteLoss
 from kindling.callbacks.hint import SpeedHint
 from kindling.callbacks.history import TrainingHistory
@@ -16,6 +17,7 @@ __all__ = [
     "FiniteLoss",
     "ProgressBar",
     "SpeedHint",
+    "StepFigures",
     "TrainingHistory",
     "Watch",
 ]

@@ -11,6 +11,25 @@ from typing_extensions import override
 from kindling.models.classifier import Classifier
 
 
+class Batches:
+    """What a model says of a split batch by batch, and the labels."""
+
+    def __init__(self) -> None:
+        self._batches: list[tuple[Tensor, Tensor]] = []
+
+    def add(self, answers: Tensor, labels: Tensor) -> None:
+        """Keeps those of one batch, shapes (n, classes) and (n,), on the CPU."""
+        self._batches.append((answers.cpu(), labels.cpu()))
+
+    def together(self, trainer: Trainer, model: Classifier) -> tuple[Tensor, Tensor]:
+        """Those of all processes in the order of the data set, shapes (N, classes) and (N,); none are kept."""
+        # A process may have had no batch: then its share is empty.
+        nothing = torch.empty(0, model.num_classes), torch.empty(0, dtype=torch.long)
+        answers, labels = (torch.cat(parts) for parts in zip(nothing, *self._batches, strict=True))
+        self._batches.clear()
+        return whole(answers, trainer), whole(labels, trainer)
+
+
 class CollectTest(Callback):
     """Keeps the answers and labels (N,) of a test on the CPU, in the order of the data set.
 
@@ -21,22 +40,18 @@ class CollectTest(Callback):
     labels: Tensor
 
     def __init__(self) -> None:
-        self._batches: list[tuple[Tensor, Tensor]] = []
+        self._batches = Batches()
 
     @override
     def on_test_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any, **__: Any
     ) -> None:
-        self._batches.append((outputs.cpu(), batch[1].cpu()))
+        self._batches.add(outputs, batch[1])
 
     @override
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, Classifier)
-        # A process may have had no batch: then its share is empty.
-        nothing = torch.empty(0, pl_module.num_classes), torch.empty(0, dtype=torch.long)
-        answers, labels = (torch.cat(parts) for parts in zip(nothing, *self._batches, strict=True))
-        self._batches.clear()
-        self.answers, self.labels = whole(answers, trainer), whole(labels, trainer)
+        self.answers, self.labels = self._batches.together(trainer, pl_module)
 
 
 def whole(share: Tensor, trainer: Trainer) -> Tensor:

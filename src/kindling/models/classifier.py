@@ -156,8 +156,8 @@ class Classifier(LightningModule):
         return self._step(batch, "train")[0]
 
     @override
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self._step(batch, "val")
+    def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        return self._step(batch, "val")[1].log_softmax(dim=1)  # for whoever shows them
 
     @override
     def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -180,7 +180,7 @@ class Classifier(LightningModule):
         self._log_epoch("test")
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """What the optimizer gets. The `lr_scale` of a group multiplies what the schedule says."""
+        """What the optimizer gets: `lr_scale` of a group multiplies what the schedule says, `name` is for logs."""
         return [{"params": [parameter for parameter in self.parameters() if parameter.requires_grad]}]
 
     def schedule_steps(self, began: int) -> int:
@@ -251,9 +251,6 @@ class Classifier(LightningModule):
         warmth = min(1.0, (self.global_step + 1 - self.schedule_start) / steps) if steps else 1.0
         for group in optimizer.param_groups:
             group["lr"] *= warmth * group.get("lr_scale", 1.0)
-        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if every and (self.global_step + 1) % every == 0:
-            self.log("lr", optimizer.param_groups[0]["lr"])
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate

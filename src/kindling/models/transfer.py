@@ -155,9 +155,10 @@ class TransferClassifier(Classifier):
 
     @override
     def parameter_groups(self) -> list[dict[str, Any]]:
-        groups: list[dict[str, Any]] = [{"params": list(self.head.parameters())}]
+        groups: list[dict[str, Any]] = [{"params": list(self.head.parameters()), "name": "head"}]
         if not self.frozen:
-            groups.append({"params": list(self.backbone.parameters()), "lr_scale": self.backbone_lr})
+            backbone = {"params": list(self.backbone.parameters()), "name": "backbone", "lr_scale": self.backbone_lr}
+            groups.append(backbone)
         return groups
 
     def _frozen_steps(self, began: int) -> tuple[float, int]:

@@ -1,0 +1,78 @@
+"""What training itself is like, in figures for the loggers."""
+
+import time
+from typing import Any
+
+import psutil
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_only
+from torch.nn.utils import get_total_norm
+from torch.optim import Optimizer
+from typing_extensions import override
+
+
+class StepFigures(Callback):
+    """Logs what training itself is like, beside the losses and metrics of the model.
+
+    Every `log_every_n_steps` steps, or in the last of an epoch that has less: `gradient_norm`, that of all gradients
+    before they are clipped, and the learning rate as that step uses it: `lr`, or of parameter groups with names,
+    `lr/<name>`. After each epoch: `samples_per_second`, time for validation not counted, and the memory in GB of this
+    process, `memory_gb`, or where it trains on a GPU, the most that it held there, `gpu_memory_gb`.
+    """
+
+    def __init__(self) -> None:
+        self._samples, self._seconds, self._since = 0, 0.0, 0.0
+
+    @override
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        every, step = trainer.log_every_n_steps, trainer.global_step  # type: ignore[attr-defined]
+        of_short_epoch = trainer.is_last_batch and trainer.num_training_batches < every
+        if of_short_epoch or (every and (step + 1) % every == 0):
+            gradients = [parameter.grad for parameter in pl_module.parameters() if parameter.grad is not None]
+            norm = float(get_total_norm(gradients))
+            log(trainer, {**learning_rates(optimizer), "gradient_norm": norm}, step)
+
+    @override
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._samples, self._seconds, self._since = 0, 0.0, time.perf_counter()
+
+    @override
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._seconds += time.perf_counter() - self._since
+
+    @override
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._since = time.perf_counter()
+
+    @override
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self._samples += len(batch[1])
+
+    @override
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        seconds = self._seconds + time.perf_counter() - self._since
+        device = trainer.strategy.root_device
+        figures = {"samples_per_second": self._samples * trainer.world_size / seconds}
+        if device.type == "cuda":
+            figures["gpu_memory_gb"] = torch.cuda.max_memory_allocated(device) / 1e9
+        else:
+            figures["memory_gb"] = psutil.Process().memory_info().rss / 1e9
+        log(trainer, figures, max(0, trainer.global_step - 1))  # beside the other figures of the epoch
+
+
+def learning_rates(optimizer: Optimizer) -> dict[str, float]:
+    """The rates of an optimizer by the names under which they are logged."""
+    groups = optimizer.param_groups
+    if len(groups) == 1 and "name" not in groups[0]:
+        return {"lr": groups[0]["lr"]}
+    return {f"lr/{group.get('name', number)}": group["lr"] for number, group in enumerate(groups)}
+
+
+@rank_zero_only
+def log(trainer: Trainer, figures: dict[str, float], step: int) -> None:
+    """Hands figures to all loggers at once; what goes through the model's `log` waits for the next logging step."""
+    for logger in trainer.loggers:
+        logger.log_metrics({**figures, "epoch": trainer.current_epoch}, step)

@@ -1,0 +1,5 @@
+"""What a run shows in TensorBoard beside its figures. A project that deletes this folder has its figures still."""
+
+from kindling.dashboard.callback import Dashboard
+
+__all__ = ["Dashboard"]

@@ -1,0 +1,171 @@
+"""What TensorBoard shows of a run beside its curves."""
+
+import math
+import time
+from typing import Any, NamedTuple
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import Optimizer
+from torch.utils.tensorboard import SummaryWriter
+from typing_extensions import override
+
+from kindling.callbacks.collect import Batches, whole
+from kindling.dashboard.hyperparameters import comparable, write_figures, write_session
+from kindling.dashboard.network import write_histograms, write_network, write_texts
+from kindling.dashboard.pictures import add_picture, is_picture, sheet
+from kindling.dashboard.results import write_answers, write_hidden, write_worst
+from kindling.logger import StageLogger
+from kindling.models.classifier import Classifier
+from kindling.report.figures import Answers
+
+SAMPLES = 32  # training images on the sheet
+SHARE = 0.005  # of the training time that histograms may take
+RESULT = "result"  # the folder in a run that HParams shows
+
+
+class Validation(NamedTuple):
+    """The best one so far: the figure that says so, the answers, and all figures by name."""
+
+    score: float
+    answers: Answers
+    figures: dict[str, float]
+
+
+class Dashboard(Callback):
+    """Fills TensorBoard's tabs: images, graph, histograms, texts, PR curves, projector and HParams.
+
+    While training, it writes texts and a sheet of augmented samples once, and histograms of weights and gradients
+    after each epoch unless they have taken more than 0.5% of the time so far. The rest is written when training ends or
+    is interrupted, and after a test.
+
+    Args:
+        logger: Where to write; by default the Trainer's own `StageLogger`.
+        step: Optimizer steps that the model has had; by default those of the Trainer.
+    """
+
+    def __init__(self, logger: StageLogger | None = None, step: int | None = None) -> None:
+        self._logger, self._step = logger, step
+        self._batches = Batches()
+        self._best: Validation | None = None
+        self._layer: nn.Linear | None = None  # the last one, while a test runs
+        self._hidden: list[Tensor] = []  # what it is given, (n, features) each
+        self._hook: Any = None
+        self._since = self._spent = 0.0  # when training began, and seconds that histograms have taken
+
+    def _writer(self, trainer: Trainer, part: str = "") -> SummaryWriter:
+        if self._logger is None:
+            self._logger = next(logger for logger in trainer.loggers if isinstance(logger, StageLogger))
+        return self._logger.writer(part)
+
+    def _steps(self, trainer: Trainer) -> int:
+        return trainer.global_step if self._step is None else self._step
+
+    @override
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if self._since or not trainer.is_global_zero:
+            return
+        self._since = time.perf_counter()
+        assert isinstance(pl_module, Classifier)
+        write_texts(self._writer(trainer), pl_module, trainer.global_step)
+        inputs, labels = (part[:SAMPLES].cpu() for part in batch)
+        if is_picture(inputs):
+            names = [[pl_module.class_names[label]] for label in labels.tolist()]
+            page = sheet(inputs.float(), names)
+            add_picture(self._writer(trainer, "train"), "samples as trained on", page, trainer.global_step)
+
+    @override
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        began = time.perf_counter()
+        if trainer.is_last_batch and trainer.is_global_zero and self._spent < SHARE * (began - self._since):
+            write_histograms(self._writer(trainer), pl_module, trainer.global_step)
+            self._spent += time.perf_counter() - began
+
+    @override
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any, **__: Any
+    ) -> None:
+        self._batches.add(outputs, batch[1])
+
+    @override
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        answers = self._answers(trainer, pl_module)
+        keeper = trainer.checkpoint_callback
+        if trainer.sanity_checking or not isinstance(keeper, ModelCheckpoint):
+            return
+        figures = figures_of(trainer, "val")
+        score = figures.get(keeper.monitor or "", math.nan)
+        sign = 1 if keeper.mode == "max" else -1
+        if self._best is None or sign * score > sign * self._best.score:
+            self._best = Validation(score, answers, figures)
+        if trainer.state.fn == "validate":  # of an ensemble, which is not trained
+            self._end(trainer, pl_module)
+
+    @override
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._end(trainer, pl_module)
+
+    @override
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if isinstance(exception, KeyboardInterrupt) and trainer.state.fn == "fit":
+            self._end(trainer, pl_module)
+
+    @rank_zero_only
+    def _end(self, trainer: Trainer, model: LightningModule) -> None:
+        assert isinstance(model, Classifier)
+        step, figures = trainer.global_step, {}
+        write_network(self._writer(trainer), model, step)
+        if self._best:
+            answers, figures = self._best.answers, self._best.figures
+            write_answers(self._writer(trainer, "val"), answers, model.class_names, step)
+            inputs = trainer.datamodule.val.inputs  # type: ignore[attr-defined]
+            write_worst(self._writer(trainer, "val"), answers, inputs, model.class_names, step)
+        write_session(self._writer(trainer, RESULT), comparable(trainer, model), figures, step)
+
+    @override
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        linear = [module for module in pl_module.modules() if isinstance(module, nn.Linear)]
+        # An ensemble has many last layers, and nothing that is trained.
+        self._layer = linear[-1] if linear and linear[-1].weight.requires_grad else None
+        if self._layer:
+            self._hook = self._layer.register_forward_pre_hook(
+                lambda _, inputs: self._hidden.append(inputs[0].float().cpu())
+            )
+
+    @override
+    def on_test_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any, **__: Any
+    ) -> None:
+        self._batches.add(outputs, batch[1])
+
+    @override
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, Classifier)
+        answers, hidden = self._answers(trainer, pl_module), None
+        if self._layer:
+            self._hook.remove()
+            hidden = whole(torch.cat([torch.empty(0, self._layer.in_features), *self._hidden]), trainer)
+            self._hidden.clear()
+        if not trainer.is_global_zero:
+            return
+        names, step, writer = pl_module.class_names, self._steps(trainer), self._writer(trainer, "test")
+        write_answers(writer, answers, names, step)
+        if hidden is not None and len(hidden) == len(answers.labels):  # compiled layers call no hook
+            write_hidden(writer, hidden, answers, trainer.datamodule.test.inputs, names, step)  # type: ignore[attr-defined]
+        write_figures(self._writer(trainer, RESULT), figures_of(trainer, "test"), step)
+        for part in ("test", RESULT):
+            self._writer(trainer, part).flush()
+
+    def _answers(self, trainer: Trainer, model: LightningModule) -> Answers:
+        assert isinstance(model, Classifier)
+        logs, labels = self._batches.together(trainer, model)
+        return Answers(logs.exp(), labels, F.nll_loss(logs, labels, reduction="none"))
+
+
+def figures_of(trainer: Trainer, stage: str) -> dict[str, float]:
+    """What has been measured in a stage, by name."""
+    return {name: value.item() for name, value in trainer.callback_metrics.items() if name.startswith(f"{stage}/")}

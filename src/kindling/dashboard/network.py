@@ -1,0 +1,75 @@
+"""A network as TensorBoard shows it: graph, filters, weights and gradients, and in words."""
+
+import contextlib
+import io
+import warnings
+from pathlib import Path
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.model_summary.model_summary import ModelSummary
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+
+from kindling.console import as_typed, say
+from kindling.dashboard.pictures import add_picture, first_filters, sheet
+from kindling.models.classifier import Classifier
+
+BINS = 64
+VALUES = 100_000  # of a tensor: a histogram of more looks the same and takes longer
+
+
+def write_texts(writer: SummaryWriter, model: Classifier, step: int) -> None:
+    """Writes the configuration, where there is one, what the model consists of, and how to go on with the run."""
+    run = Path(writer.log_dir)
+    summary = ModelSummary(model, max_depth=-1)
+    commands = {
+        "go on with this run, if it was stopped": as_typed("kindling", "fit --ckpt_path", run),
+        "train it for longer": as_typed("kindling", "fit --ckpt_path", run, "--trainer.max_epochs N"),
+        "train the same again": as_typed("kindling", "fit --config", run / "config.yaml"),
+        "test its best epoch": as_typed("kindling", "test --ckpt_path", run),
+    }
+    texts = {
+        "model": code(str(summary)),
+        "commands": "\n".join(f"{what}:\n{code(how)}" for what, how in commands.items()),
+    }
+    if (config := run / "config.yaml").exists():
+        texts["config"] = code(config.read_text(encoding="utf-8"))
+    for tag, text in texts.items():
+        writer.add_text(tag, text, step)
+
+
+def code(text: str) -> str:
+    """Text as it is, in Markdown."""
+    return "\n" + "\n".join(f"    {line}" for line in text.splitlines()) + "\n"
+
+
+def write_histograms(writer: SummaryWriter, model: LightningModule, step: int) -> None:
+    """Writes histograms of weights and of their gradients, where they have any."""
+    for name, parameter in model.named_parameters():
+        for kind, values in (("weights", parameter.detach()), ("gradients", parameter.grad)):
+            if values is not None and values.isfinite().all():
+                write_histogram(writer, f"{kind}/{name.removeprefix('network.')}", values, step)
+
+
+def write_histogram(writer: SummaryWriter, tag: str, values: Tensor, step: int) -> None:
+    """Writes one histogram; torch's `add_histogram` takes ten times as long."""
+    flat = values.flatten().float()
+    flat = flat[:: -(-len(flat) // VALUES)].cpu()
+    counts, edges = torch.histogram(flat, BINS)
+    low, high, total, squares = (float(of) for of in (flat.min(), flat.max(), flat.sum(), flat.square().sum()))
+    writer.add_histogram_raw(tag, low, high, len(flat), total, squares, edges[1:].tolist(), counts.tolist(), step)
+
+
+def write_network(writer: SummaryWriter, model: Classifier, step: int) -> None:
+    """Writes the graph of a network, its weights, and the filters of its first convolution, where there is one."""
+    write_histograms(writer, model, step)
+    if (filters := first_filters(model.network)) is not None:
+        add_picture(writer, "filters of the first layer", sheet(filters), step)
+    inputs = torch.zeros(1, *model.input_shape, device=model.device)
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")  # what tracing announces concerns those who run what was traced
+        try:
+            writer.add_graph(model.network, inputs)
+        except RuntimeError as error:
+            say(f"TensorBoard shows no graph: this network can't be traced, {str(error).splitlines()[0]}")
