@@ -1,4 +1,4 @@
-"""Callbacks and data sources that tests name on the command line."""
+"""Callbacks, data sources and models that tests name on the command line."""
 
 import os
 import signal
@@ -7,10 +7,11 @@ from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor, nn
 
-from kindling import MLPClassifier, SyntheticDataModule
+from kindling import Classifier, MLPClassifier, SyntheticDataModule
 from kindling.cli import main
-from kindling.data.datamodule import Batch, ClassificationDataModule, Split
+from kindling.data.datamodule import ArrayDataset, Batch, ClassificationDataModule, Split
 
 
 class SignalAt(Callback):
@@ -120,6 +121,73 @@ class EasyDataModule(SyntheticDataModule):
     def load(self, split: Split) -> Batch:
         inputs, labels = super().load(split)
         return inputs + 100 * labels.view(-1, 1), labels
+
+
+class Root(nn.Module):
+    """Gives what it is given, but its gradient is NaN: that of a root at 0, times 0."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return inputs + torch.sqrt(0 * inputs)
+
+
+class RootClassifier(MLPClassifier):
+    """A network with a root in its middle."""
+
+    def __init__(self, **recipe: Any) -> None:
+        super().__init__((8, 8), **recipe)
+        first, *others = self.network.children()
+        self.network = nn.Sequential(first, *others[:2], Root(), *others[2:])
+
+
+class DeadClassifier(MLPClassifier):
+    """A network of which 30 of 40 hidden units answer nothing."""
+
+    def __init__(self, **recipe: Any) -> None:
+        super().__init__((40,), **recipe)
+        with torch.no_grad():
+            self.network.get_parameter("1.bias")[:30] = -100
+
+
+class SigmoidClassifier(Classifier):
+    """Thirty layers of sigmoids."""
+
+    def __init__(self, **recipe: Any) -> None:
+        super().__init__(**recipe)
+        inner = [layer for _ in range(30) for layer in (nn.Linear(20, 20), nn.Sigmoid())]
+        self.network = nn.Sequential(*inner, nn.Linear(20, self.num_classes))
+
+
+class WildClassifier(MLPClassifier):
+    """A network whose weights are far too large."""
+
+    def __init__(self, **recipe: Any) -> None:
+        super().__init__((64, 32), **recipe)
+        for weight in self.network.parameters():
+            nn.init.normal_(weight, std=10)
+
+
+class BrokenDataModule(SyntheticDataModule):
+    """Samples of which three of one split are NaN."""
+
+    def __init__(self, broken: str = "train", **loading: Any) -> None:
+        super().__init__(num_samples=300, **loading)
+        self.broken = broken
+
+    def load_training(self) -> tuple[ArrayDataset, ArrayDataset]:
+        train, val = super().load_training()
+        (train if self.broken == "train" else val).inputs[:3] = torch.nan
+        return train, val
+
+
+class NanAt(Callback):
+    """Makes two samples of one training step NaN, in one process."""
+
+    def __init__(self, step: int, rank: int = 0) -> None:
+        self.step, self.rank = step, rank
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if (trainer.global_step, trainer.global_rank) == (self.step, self.rank):
+            batch[0][:2] = torch.nan
 
 
 class Untraceable(MLPClassifier):

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     )
     from kindling.models import Classifier, CNNClassifier, EnsembleClassifier, MLPClassifier, TransferClassifier
     from kindling.predictor import Predictor, load
+    from kindling.trials import find_lr, overfit_batch
 
 __version__ = "0.1.0"
 
@@ -30,14 +31,16 @@ __all__ = [
     "SyntheticDataModule",
     "TableDataModule",
     "TransferClassifier",
+    "find_lr",
     "load",
+    "overfit_batch",
 ]
 
 
 def __getattr__(name: str) -> Any:
     # Imported on first use: `kindling --help` answers in 0.1 s, importing torch and lightning takes seconds.
     if not name.startswith("_"):
-        for package in ("kindling.models", "kindling.data", "kindling.predictor"):
+        for package in ("kindling.models", "kindling.data", "kindling.predictor", "kindling.trials"):
             if name in (module := import_module(package)).__all__:
                 return getattr(module, name)
     raise AttributeError(f"module 'kindling' has no attribute {name!r}")

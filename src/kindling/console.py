@@ -23,6 +23,8 @@ SILENCED = {
     r"You requested to overfit but enabled": "Lightning takes the same batches each epoch all the same",
     r"Found \d+ module\(s\) in eval mode": "a frozen backbone stays there on purpose",
     r"`isinstance\(treespec, LeafSpec\)` is deprecated": "between lightning and torch",
+    r"Error detected in \w+\. Traceback of forward call": "the line at the end names the layer",
+    r"You defined a `validation_step` but have no `val_dataloader`": "a trial on one batch has nothing to validate",
     r"Image size .* exceeds limit": "photos of 100 megapixels are photos; twice the limit counts as broken",
     r"(Possibly )?corrupt EXIF data": "what a camera noted beside the picture; the picture counts as upright",
     r"``instantiate_classes`` was deprecated": "between lightning and jsonargparse",

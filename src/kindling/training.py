@@ -14,6 +14,7 @@ import yaml
 from jsonargparse import ArgumentError
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, Logger
 from lightning.pytorch.utilities import rank_zero_only
@@ -23,12 +24,15 @@ from kindling.callbacks import (
     CollectTest,
     EpochProfiler,
     ExactResume,
+    FiniteLoss,
     ProgressBar,
     RunRecord,
     SpeedHint,
     StepFigures,
     TrainingHistory,
+    Watch,
 )
+from kindling.callbacks.finite import anomaly
 from kindling.console import as_typed, quiet, results_table, say
 from kindling.dashboard import Dashboard
 from kindling.data import ClassificationDataModule
@@ -43,6 +47,14 @@ from kindling.outputs import write_predictions, write_test
 from kindling.record import Record, recipe_name
 from kindling.runs import RUNS, find_checkpoint, new_run, read_checkpoint, run_of
 from kindling.stored import read_yaml, stored_config
+from kindling.trials.command import try_out, wanted
+
+FLAGS = {
+    "profile": "Say where the time of an epoch goes, and trace a few steps.",
+    "watch": "Name layers that die, vanish or explode, in a line when it occurs.",
+    "overfit": "Only find out whether the network can learn one batch by heart; keep nothing.",
+    "find_lr": "Only find a learning rate, and draw the loss against it; train nothing.",
+}
 
 
 class SaveConfig(SaveConfigCallback):
@@ -122,11 +134,8 @@ class KindlingCLI(LightningCLI):
             default=True,
             help="Whether to test the best checkpoint at the end.",
         )
-        parser.add_argument(
-            "--profile",
-            action="store_true",
-            help="Say where the time of an epoch goes, and trace a few steps.",
-        )
+        for flag, text in FLAGS.items():
+            parser.add_argument(f"--{flag}", action="store_true", help=text)
 
     @override
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -174,7 +183,10 @@ class KindlingCLI(LightningCLI):
         callbacks: list[Callback] = [self.tested]
         callbacks += [] if config["enable_progress_bar"] is False else [ProgressBar()]
         kwargs["logger"] = False
-        if self.command == "fit" and not config["fast_dev_run"]:
+        if self.command == "fit":
+            watch = self.config["fit"]["watch"]
+            callbacks += [FiniteLoss(wait=watch), *([Watch()] if watch else [])]
+        if self.command == "fit" and not config["fast_dev_run"] and not wanted(self.config["fit"]):
             self.run = self._run_folder()
             kwargs["default_root_dir"] = self.run
             if config["logger"] is not False:
@@ -226,13 +238,16 @@ class KindlingCLI(LightningCLI):
     def _run_folder(self) -> Path:
         if self.checkpoint and self.checkpoint.parts[-2:] == ("checkpoints", "last.ckpt"):
             return run_of(self.checkpoint)  # the run goes on; from any other checkpoint a new one starts
-        recipes = [config.stem for config in self.configs if config.parent.name != "with"]
-        classes = f"{type(self.model).__name__}-{type(self.datamodule).__name__}"
-        name = self.config[self.command]["run_name"] or (recipes or [classes])[0]
+        name = self._run_name()
         self.config[self.command]["run_name"] = name  # so that config.yaml repeats the run under this name
         self.run_is_new = True
         # The other processes of a distributed run write nothing: Lightning tells them where the first one writes.
         return rank_zero_only(new_run)(name) or RUNS / name
+
+    def _run_name(self) -> str:
+        recipes = [config.stem for config in self.configs if config.parent.name != "with"]
+        classes = f"{type(self.model).__name__}-{type(self.datamodule).__name__}"
+        return str(self.config[self.command]["run_name"] or (recipes or [classes])[0])
 
     def _dashboard_of(self, checkpoint: Path) -> list[Callback]:
         """Adds what a test finds to the dashboard of the run, if the checkpoint is of one."""
@@ -265,6 +280,10 @@ class KindlingCLI(LightningCLI):
         """Trains, then tests the best checkpoint."""
         try:
             self.model.materialize()
+            if wanted(self.config["fit"]):
+                picture = RUNS / self._run_name() / "lr_finder.png"
+                typed = shlex.split(self.typed)[2:]
+                return try_out(self.model, self.datamodule, self.config_init["fit"], picture, typed)
             if self.run:
                 self.datamodule.write_split(self.run)
             parameters = sum(parameter.numel() for parameter in self.model.parameters())
@@ -277,10 +296,16 @@ class KindlingCLI(LightningCLI):
             self._tidy_up()
             if "conditioned on metric" in str(error):  # a wrong --early_stopping.monitor; RuntimeError to Lightning
                 raise ValueError(str(error)) from error
+            if anomaly(error):
+                raise ValueError("; ".join(error.__notes__)) from error
             raise
         stopper = self.trainer.early_stopping_callback
         if self.trainer.should_stop and stopper and stopper.stopping_reason_message:
-            say(f"stopped early: {stopper.stopping_reason_message}")
+            reason = stopper.stopping_reason_message
+            if stopper.stopping_reason is EarlyStoppingReason.NON_FINITE_METRIC:
+                figure = self.trainer.callback_metrics[stopper.monitor].item()
+                reason = f"{stopper.monitor} is {figure:g}, where each training loss was finite: look at its samples"
+            say(f"stopped early: {reason}")
         if self.resume and self.resume.interrupted:
             say("trained to the end; test it with: " + as_typed("kindling", "test --ckpt_path", self.resume.run))
             return

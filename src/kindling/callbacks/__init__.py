@@ -2,20 +2,24 @@
 
 from kindling.callbacks.collect import CollectTest
 from kindling.callbacks.figures import StepFigures
+from kindling.callbacks.finite import FiniteLoss
 from kindling.callbacks.hint import SpeedHint
 from kindling.callbacks.history import TrainingHistory
 from kindling.callbacks.profile import EpochProfiler
 from kindling.callbacks.progress import ProgressBar
 from kindling.callbacks.record import RunRecord
 from kindling.callbacks.resume import ExactResume
+from kindling.callbacks.watch import Watch
 
 __all__ = [
     "CollectTest",
     "EpochProfiler",
     "ExactResume",
+    "FiniteLoss",
     "ProgressBar",
     "RunRecord",
     "SpeedHint",
     "StepFigures",
     "TrainingHistory",
+    "Watch",
 ]

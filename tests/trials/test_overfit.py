@@ -1,0 +1,50 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from conftest import SHUFFLENET, TINY, TRANSFER, Command
+from kindling import MLPClassifier, SyntheticDataModule, TransferClassifier, overfit_batch
+from kindling.data import DigitsDataModule
+
+
+def test_the_command_says_that_a_network_can_learn_and_keeps_nothing(kindling: Command) -> None:
+    result = kindling("fit", *TINY, "--model.dropout", "0.9", "--model.label_smoothing", "0.5", "--overfit")
+    assert (result.code, result.err) == (0, "")
+    assert result.out.startswith("the network can learn: 100.0% of one batch of 32 samples after ")
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize("recipe", ["quickstart", "synthetic_mlp"])
+def test_recipes_can_learn(kindling: Command, recipe: str) -> None:
+    assert kindling("fit", "--config", f"configs/{recipe}.yaml", "--overfit").out.startswith(
+        "the network can learn: 100"
+    )
+
+
+def test_a_network_that_can_not_learn_is_told(kindling: Command) -> None:
+    result = kindling("fit", "--model", "helpers.SigmoidClassifier", *TINY[4:], "--overfit")
+    assert (result.code, result.err.count("\n")) == (1, 1)
+    assert "the network can't even learn one batch by heart" in result.err
+
+
+def test_it_leaves_no_trace() -> None:
+    data = SyntheticDataModule(num_samples=300)
+    model = MLPClassifier.for_data(data, hidden=(16,), batch_norm=True, dropout=0.5, label_smoothing=0.1)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    random = torch.get_rng_state()
+    learnt = overfit_batch(model, data, accelerator="cpu")
+    assert learnt.whole
+    assert learnt.samples == 64
+    assert torch.equal(random, torch.get_rng_state())
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert model.network.get_submodule("4").p == 0.5
+    assert model.label_smoothing == 0.1
+
+
+def test_a_frozen_backbone_is_trained_in_the_copy_alone(kindling: Command, cached: Path) -> None:
+    assert kindling(*TRANSFER, "--overfit").out.startswith("the network can learn")
+    data = DigitsDataModule(shots=10)
+    model = TransferClassifier.for_data(data, backbone=SHUFFLENET)
+    assert overfit_batch(model, data, accelerator="cpu").whole
+    assert model.waits
