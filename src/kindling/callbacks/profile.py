@@ -113,4 +113,4 @@ class EpochProfiler(Profiler):
         if self.trace.exists():
             say(f"trace of a few steps: {self.trace} (https://ui.perfetto.dev opens it)")
         with whole_file(self.run / "profile.txt") as path, path.open("w", encoding="utf-8") as file:
-            Console(file=file, width=100).print(table)
+            Console(file=file, width=100, force_jupyter=False).print(table)

@@ -48,13 +48,13 @@ def export(
     portable = Portable(model).eval()
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, target.name)
-        chosen.write(portable, samples[:2], card, file)
+        chosen.write(portable, samples[:2].clone(), card, file)  # torch.export keeps all that a slice is of
         table = prove(portable, chosen.read(file), samples).table(f"{target}", format)
         target.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(target) as temporary:
             shutil.copyfile(file, temporary)
     with whole_file(target.with_name(f"{target.name}.txt")) as temporary, temporary.open("w", encoding="utf-8") as text:
-        Console(file=text, width=100).print(table)
+        Console(file=text, width=100, force_jupyter=False).print(table)
     say(table)
     say(f"exported: {target}, {target.stat().st_size / 1e6:,.1f} MB")
 
