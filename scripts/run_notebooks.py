@@ -38,7 +38,7 @@ def execute(path: Path, folder: Path, timeout: float = 600) -> nbformat.Notebook
     Raises:
         CellExecutionError: If a cell fails.
     """
-    notebook = nbformat.read(path, as_version=4)
+    notebook: nbformat.NotebookNode = nbformat.read(path, as_version=4)
     # `!kindling` is the one of this Python, whether its environment is active or not.
     here = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     client = NotebookClient(
