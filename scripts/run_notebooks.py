@@ -49,6 +49,7 @@ def execute(path: Path, folder: Path, timeout: float = 600) -> nbformat.Notebook
         record_timing=False,
         store_widget_state=False,
         coalesce_streams=True,
+        extra_arguments=["--log-level=ERROR"],  # the kernel warns of its local connection
     )
     client.execute(env=os.environ | {"PATH": here})
     notebook.metadata = {
