@@ -7,6 +7,8 @@ Each runs in a temporary folder, so nothing that it writes stays behind.
 """
 
 import argparse
+import base64
+import io
 import os
 import sys
 import tempfile
@@ -15,6 +17,7 @@ from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
+from PIL import Image
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 
@@ -59,6 +62,18 @@ def execute(path: Path, folder: Path, timeout: float = 600) -> nbformat.Notebook
     return notebook
 
 
+def shrink_pictures(notebook: nbformat.NotebookNode) -> None:
+    """Reduces the pictures of a notebook to 256 colours each: a third of the size, and hardly a difference to the eye."""
+    for output in (output for cell in notebook.cells for output in cell.get("outputs", [])):
+        if encoded := output.get("data", {}).get("image/png"):
+            picture = Image.open(io.BytesIO(base64.b64decode(encoded))).convert("RGBA")
+            page = Image.new("RGB", picture.size, "white")
+            page.paste(picture, mask=picture)
+            smaller = io.BytesIO()
+            page.quantize(256).save(smaller, "PNG", optimize=True)
+            output["data"]["image/png"] = base64.b64encode(smaller.getvalue()).decode()
+
+
 def main() -> None:
     """Runs the notebooks that are named."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -67,6 +82,7 @@ def main() -> None:
         start = time.perf_counter()
         with tempfile.TemporaryDirectory() as folder:
             notebook = execute(path, Path(folder))
+        shrink_pictures(notebook)
         nbformat.write(notebook, path)
         print(f"{path.name}: {time.perf_counter() - start:.1f} s, {path.stat().st_size / 1000:.0f} kB", flush=True)
 
