@@ -63,7 +63,7 @@ def execute(path: Path, folder: Path, timeout: float = 600) -> nbformat.Notebook
 
 
 def shrink_pictures(notebook: nbformat.NotebookNode) -> None:
-    """Reduces the pictures of a notebook to 256 colours each: a third of the size, and hardly a difference to the eye."""
+    """Reduces each picture of a notebook to 256 colours: a third of the size, and the eye hardly sees it."""
     for output in (output for cell in notebook.cells for output in cell.get("outputs", [])):
         if encoded := output.get("data", {}).get("image/png"):
             picture = Image.open(io.BytesIO(base64.b64decode(encoded))).convert("RGBA")
