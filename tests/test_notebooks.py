@@ -1,0 +1,64 @@
+"""The notebooks run from top to bottom, and are saved as they ran."""
+
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient.exceptions import CellExecutionError
+from nbformat import NotebookNode
+
+from run_notebooks import execute, find_notebooks
+
+NOTEBOOKS = find_notebooks()
+PARAMETERS = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+# Absolute paths, and the addresses of objects.
+OF_A_MACHINE = re.compile(r"(?<![\w:/.<])/[a-z]\w*/\w|\b[A-Z]:\\|0x[0-9a-f]{6,}", re.IGNORECASE)
+
+
+def outputs(notebook: NotebookNode) -> Iterator[NotebookNode]:
+    for cell in notebook.cells:
+        yield from cell.get("outputs", [])
+
+
+def texts(output: NotebookNode) -> Iterator[str]:
+    yield output.get("text", "")
+    for kind, content in output.get("data", {}).items():
+        if kind.startswith("text/"):
+            yield content
+
+
+def test_there_are_seven() -> None:
+    assert [path.name.split("_")[0] for path in NOTEBOOKS] == ["01", "02", "03", "04", "05", "06", "07"]
+
+
+@PARAMETERS
+def test_it_runs_from_top_to_bottom(path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    start = time.perf_counter()
+    execute(path, folder, timeout=120)  # a cell that fails, an assertion of its own for one, raises here
+    assert time.perf_counter() - start < 120
+
+
+@PARAMETERS
+def test_it_is_saved_as_it_ran(path: Path) -> None:
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    assert any(cell.outputs for cell in code)
+    assert any("image/png" in output.get("data", {}) for output in outputs(notebook)), "it shows no picture"
+    assert not [output for output in outputs(notebook) if output.output_type == "error"]
+    assert not [output.text for output in outputs(notebook) if output.get("name") == "stderr"]
+    printed = "\n".join(text for output in outputs(notebook) for text in texts(output))
+    assert not OF_A_MACHINE.findall(printed)
+    assert path.stat().st_size < 500_000  # the hook that keeps large files out of the repository has this limit
+
+
+def test_a_cell_that_fails_fails_the_test(folder: Path) -> None:
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("assert 1 + 1 == 3")])
+    nbformat.write(notebook, folder / "wrong.ipynb")
+    with pytest.raises(CellExecutionError, match="1 \\+ 1 == 3"):
+        execute(folder / "wrong.ipynb", folder)
