@@ -32,7 +32,7 @@ const look = (node) => {
     if (found) return found;
   }
 };
-return look(document.body);
+const found = look(document.body);
 """
 
 
@@ -100,14 +100,17 @@ class Board:
 
     def find(self, selector: str) -> WebElement:
         """The first element that a CSS selector matches."""
-        element: WebElement = self.driver.execute_script(FIND, selector)
+        element: WebElement = self.driver.execute_script(FIND + "return found", selector)
         assert element is not None, f"there is no {selector}"
         return element
 
+    def click(self, selector: str) -> None:
+        """Clicks on an element, whatever lies over it while the page still moves."""
+        self.driver.execute_script(FIND + "found.click()", selector)
+
     def set(self, selector: str, name: str, value: str) -> None:
-        """Sets a property of an element."""
-        script = "arguments[0][arguments[1]] = arguments[2]"
-        self.driver.execute_script(script, self.find(selector), name, value)
+        """Sets a property of an element, one in a frame too."""
+        self.driver.execute_script(FIND + "found[arguments[1]] = arguments[2]", selector, name, value)
 
 
 @contextmanager

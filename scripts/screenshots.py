@@ -17,7 +17,7 @@ from browser import Board, chrome, tensorboard
 from kindling.cli import main
 
 CONFIG = Path(__file__).parents[1] / "configs" / "quickstart.yaml"
-SIZE = (1200, 800)
+SIZE = (1280, 860)
 COLOURS = 128  # of the picture: a third of the bytes, and nobody sees it
 TRIALS = [
     f"--model.optimizer.lr {rate} --model.dropout {dropout} --data.batch_size {batch}"
@@ -27,41 +27,30 @@ TRIALS = [
 
 def curves(board: Board) -> None:
     """Loss and accuracy of one run, training against validation."""
-    board.open(
-        "timeseries",
-        "/loss",
-        query="runFilter=version_0%2F(train%7Cval)&tagFilter=%2F(loss%7Caccuracy%7Clr)&smoothing=0",
-    )
+    only = "runFilter=version_0%2F(train%7Cval)&tagFilter=%2F(loss%7Caccuracy)&smoothing=0"
+    board.open("timeseries", "/loss", query=only)
+    board.click(".settings-button")
 
 
 def projector(board: Board) -> None:
     """The last hidden layer, coloured by label."""
     board.open("projector", "Points:", "Dimension:")
+    time.sleep(4)  # until it has read the labels
     board.set("vz-projector-data-panel", "selectedColorOptionName", "label")
 
 
 def parallel(board: Board) -> None:
     """Hyperparameters against accuracy."""
     board.open("hparams", "dropout", "result/test_accuracy")
-    board.find("paper-tab[view-id='parallel-coords-view']").click()
+    board.click("paper-tab[view-id='parallel-coords-view']")
 
 
 def pictures(board: Board) -> None:
     """The samples that were taken for something else."""
-    board.open("images&tagFilter=most%20wrong%7Cfilters", "most wrong")
+    board.open("images&tagFilter=most%20wrong%7Csamples", "most wrong")
 
 
-def graph(board: Board) -> None:
-    """The network, opened."""
-    board.open("graphs&run=quickstart%2Fversion_0", "Main Graph", "Sequential")
-
-
-def weights(board: Board) -> None:
-    """Weights and gradients over the epochs."""
-    board.open("histograms", "/0.weight")
-
-
-VIEWS: list[Callable[[Board], None]] = [curves, parallel, pictures, projector, graph, weights]
+VIEWS: list[Callable[[Board], None]] = [curves, parallel, pictures, projector]
 
 
 def photograph(out: Path) -> None:

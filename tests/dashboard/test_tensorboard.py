@@ -72,7 +72,7 @@ def test_projector(board: Board) -> None:
 def test_hyperparameters(board: Board) -> None:
     text = board.open("hparams", "batch_size", "dropout", "lr", "result/test_accuracy", "result/val_accuracy", "128.00")
     assert text.count("digits/version_") >= 2
-    board.find("paper-tab[view-id='parallel-coords-view']").click()
+    board.click("paper-tab[view-id='parallel-coords-view']")
     board.wait("Color by")
     lines = board.find("tf-hparams-parallel-coords-plot").shadow_root.find_elements(By.CSS_SELECTOR, "path")
     assert len(lines) >= 2  # one for each run

@@ -23,7 +23,7 @@ from kindling.logger import StageLogger
 from kindling.models.classifier import Classifier
 from kindling.report.figures import Answers
 
-SAMPLES = 32  # training images on the sheet
+SAMPLES = 30  # training images on the sheet
 SHARE = 0.005  # of the training time that histograms may take
 RESULT = "result"  # the folder in a run that HParams shows
 

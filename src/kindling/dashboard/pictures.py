@@ -13,12 +13,13 @@ from torch.utils.tensorboard import SummaryWriter
 from kindling.inputs import as_float
 
 SIDE = 96  # pixels of the longer side of an image on a sheet
-GAP, LINE = 6, 14  # pixels between images; height of a line of a caption
-FONT = 11  # pixels
+GAP, LINE = 6, 19  # pixels between images; height of a line of a caption
+FONT = 16  # pixels: TensorBoard shows a page at half its size
+PAPER = (226, 232, 240)  # neither black nor white, which filters and digits have at their edges
 MOST_NUMBERS = 20  # classes of a confusion matrix that has room for numbers
 
 
-def sheet(images: Tensor, captions: Sequence[Sequence[str]] = (), columns: int = 8) -> Image.Image:
+def sheet(images: Tensor, captions: Sequence[Sequence[str]] = (), columns: int = 6) -> Image.Image:
     """Images side by side, with lines of text under each.
 
     Args:
@@ -30,7 +31,7 @@ def sheet(images: Tensor, captions: Sequence[Sequence[str]] = (), columns: int =
     lines = max(map(len, captions), default=0)
     width, height = shown[0].width + GAP, shown[0].height + lines * LINE + GAP
     rows = -(-len(shown) // columns)
-    page = Image.new("RGB", (min(columns, len(shown)) * width + GAP, rows * height + GAP), "white")
+    page = Image.new("RGB", (min(columns, len(shown)) * width + GAP, rows * height + GAP), PAPER)
     draw, font = ImageDraw.Draw(page), ImageFont.load_default(FONT)
     for number, image in enumerate(shown):
         left, top = GAP + number % columns * width, GAP + number // columns * height

@@ -13,7 +13,7 @@ from kindling.dashboard.pictures import add_picture, confusion_matrix, is_pictur
 from kindling.inputs import as_float
 from kindling.report.figures import Answers
 
-WORST = 32
+WORST = 30
 CURVES = 20  # precision-recall curves at most: of the classes with the most samples
 POINTS = 1000  # of the projector: as many as a browser turns smoothly
 SPRITE = 32  # pixels of a side of a point's picture
