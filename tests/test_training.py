@@ -30,10 +30,12 @@ def rows(run: Path = RUN) -> list[dict[str, str]]:
 def test_fit_leaves_one_complete_folder_and_says_where_and_what_next(kindling: Command) -> None:
     result = kindling("fit", *TINY)
     assert result.code == 0
-    names = {path.name.split(".tfevents.")[0] for path in RUN.rglob("*") if path.is_file()}
-    assert names == {
-        *("config.yaml", "metrics.csv", "events.out", "best.ckpt", "last.ckpt"),
+    files = [path.relative_to(RUN) for path in RUN.rglob("*") if path.is_file()]
+    assert {str(path.parent / path.name.split(".tfevents.")[0]) for path in files} == {
+        *("config.yaml", "run.json", "metrics.csv", "checkpoints/best.ckpt", "checkpoints/last.ckpt"),
         *("training_history.png", "test_metrics.json", "predictions.csv", "report.html"),
+        *("events.out", "train/events.out", "val/events.out", "test/events.out", "result/events.out"),
+        *("test/projector_config.pbtxt", *(f"test/00014/last_hidden_layer/{of}.tsv" for of in ("tensors", "metadata"))),
     }
     assert set(os.listdir()) == {"configs", "runs"}
     lines = result.out.splitlines()

@@ -1,13 +1,16 @@
-"""TensorBoard's files of a run, so that training and validation are in one chart."""
+"""The loggers of a run: TensorBoard gets training and validation in one chart."""
 
+import csv
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.tensorboard import SummaryWriter
 from typing_extensions import override
+
+from kindling.runs import read_checkpoint
 
 STAGES = ("train", "val", "test")
 
@@ -60,3 +63,22 @@ class StageLogger(TensorBoardLogger):
         super().finalize(status)
         for writer in self._writers.values():
             writer.close()
+
+
+def run_loggers(run: Path, resumed: Path | None) -> list[Logger]:
+    """The loggers of a run: `metrics.csv`, and files for TensorBoard.
+
+    Args:
+        run: The run folder.
+        resumed: The checkpoint that the run goes on from: what was logged after it is left out.
+    """
+    where: dict[str, Any] = {"save_dir": run.parent.parent, "name": run.parent.name, "version": run.name}
+    csv_logger, table, steps = CSVLogger(**where), run / "metrics.csv", None
+    if resumed and table.exists():
+        # CSVLogger would begin the file anew: it is handed the rows up to the checkpoint.
+        steps = read_checkpoint(resumed)["global_step"]
+        with table.open(newline="", encoding="utf-8") as file:
+            rows = [row for row in csv.DictReader(file) if int(row["step"]) < steps]
+        csv_logger.experiment.metrics = rows
+        csv_logger.save()
+    return [csv_logger, StageLogger(**where, purge_step=steps)]

@@ -9,6 +9,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from typing_extensions import override
 
 from kindling.cli import COMMANDS
+from kindling.models.classifier import DATA_ARGUMENTS
 
 # Help texts of our own, and the flags of the Trainer that the help page shows. All others work too.
 HELP = {
@@ -35,6 +36,14 @@ HELP = {
     "trainer.fast_dev_run": "Only try a few batches of everything; keep nothing.",
     "trainer.overfit_batches": "Train on so many batches again and again, to see whether the model can learn.",
     "trainer.profiler": "simple or advanced: where the time goes.",
+}
+RUN_NAME = "Folder of the run under runs/; else the name of the first --config."
+TEST_AFTER_FIT = "Whether to test the best checkpoint at the end."
+FLAGS = {
+    "profile": "Say where the time of an epoch goes, and trace a few steps.",
+    "watch": "Name layers that die, vanish or explode, in a line when it occurs.",
+    "overfit": "Only find out whether the network can learn one batch by heart; keep nothing.",
+    "find_lr": "Only find a learning rate, and draw the loss against it; train nothing.",
 }
 TITLES = {"trainer": "trainer", "model": "model", "data": "data", "checkpoint": "best checkpoint"}
 TITLES |= {"early_stopping": "early stopping", "ckpt_path": "going on from a checkpoint"}
@@ -66,6 +75,18 @@ def best_checkpoint(monitor: str = "val/loss", mode: Literal["min", "max"] = "mi
         mode: Whether less of it is better, min, or more, max.
     """
     return ModelCheckpoint(filename="best", monitor=monitor, mode=mode, enable_version_counter=False)
+
+
+def add_fit_options(parser: LightningArgumentParser) -> None:
+    """Adds what `fit` alone takes: what the data tells the model, best checkpoint, early stopping, and flags."""
+    for name in DATA_ARGUMENTS:
+        parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
+    parser.add_lightning_class_args(best_checkpoint, "checkpoint")
+    parser.add_lightning_class_args(early_stopping, "early_stopping")
+    parser.add_argument("--run_name", type=str | None, help=RUN_NAME)
+    parser.add_argument("--test_after_fit", type=bool, default=True, help=TEST_AFTER_FIT)
+    for flag, text in FLAGS.items():
+        parser.add_argument(f"--{flag}", action="store_true", help=text)
 
 
 class ReadableParser(LightningArgumentParser):

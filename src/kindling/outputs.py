@@ -51,6 +51,22 @@ def write_predictions(
         table.writerows(zip(*columns, *numbers, strict=True))
 
 
+def write_predicted(checkpoint: Path, probabilities: Tensor, model: Classifier, data: ClassificationDataModule) -> Path:
+    """Writes what a checkpoint predicts (N, classes) into its run folder.
+
+    Returns:
+        `predictions.csv`, or of other samples than those of the test, a file named after them.
+    """
+    run, labels = run_of(checkpoint), None
+    run.mkdir(exist_ok=True)  # of a checkpoint outside of a run
+    if others := getattr(data, "predict", None):
+        written = run / f"predictions_{Path(others).resolve().stem}.csv"
+    else:
+        written, labels = run / "predictions.csv", data.new.labels[: len(probabilities)]
+    write_predictions(written, data.predicted_rows(), data.row_header, probabilities, model.class_names, labels)
+    return written
+
+
 @rank_zero_only
 def write_test(
     checkpoint: Path,

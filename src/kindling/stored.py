@@ -1,12 +1,13 @@
-"""Configuration that was not typed: from YAML files, and from the run of a checkpoint."""
+"""What was not typed: configuration from YAML files, and what a checkpoint and its run bring."""
 
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from kindling.data import ClassificationDataModule
 from kindling.errors import UsageError
-from kindling.models.classifier import DATA_ARGUMENTS
+from kindling.models.classifier import DATA_ARGUMENTS, Classifier
 from kindling.runs import read_checkpoint, run_of
 
 
@@ -52,3 +53,33 @@ def class_config(hyper_parameters: dict[str, Any]) -> dict[str, Any]:
     """Hyperparameters as a checkpoint stores them, in the form that a configuration has."""
     init_args = {name: value for name, value in hyper_parameters.items() if not name.startswith("_")}
     return {"class_path": hyper_parameters["_class_path"], "init_args": init_args}
+
+
+def check_fits(model: Classifier, data: ClassificationDataModule, checkpoint: Path | None) -> None:
+    """Puts the weights of a checkpoint into a model, and checks that data, model and checkpoint go together.
+
+    Raises:
+        ValueError: If they do not.
+    """
+    stored = read_checkpoint(checkpoint) if checkpoint else {}
+    if checkpoint:  # Lightning does so too, but after the data has been read
+        data.load_state_dict(stored.get(type(data).__qualname__, {}))
+    if model.input_shape != data.input_shape:
+        raise ValueError(f"the model takes inputs of shape {model.input_shape}, the data has {data.input_shape}")
+    try:
+        if checkpoint:
+            model.load_state_dict(stored["state_dict"])
+    except RuntimeError as error:
+        name = stored["hyper_parameters"]["_class_path"].rsplit(".", 1)[-1]
+        reason = str(error).splitlines()[1].strip()
+        raise ValueError(f"{checkpoint} holds another model, a {name}: {reason}") from error
+
+
+def check_goes_on(checkpoint: Path, max_epochs: int | None) -> None:
+    """Raises ValueError where training can't go on from a checkpoint up to so many epochs."""
+    stored = read_checkpoint(checkpoint)
+    if "optimizer_states" not in stored:
+        raise ValueError(f"{checkpoint} holds weights alone: training can't go on from it")
+    epochs = stored["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+    if 0 <= (max_epochs or -1) <= epochs:
+        raise ValueError(f"{checkpoint} has had its {epochs} epochs: ask for more with --trainer.max_epochs")

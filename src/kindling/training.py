@@ -1,7 +1,6 @@
 """`kindling fit`, `validate`, `test` and `predict`: LightningCLI with run folders and checkpoints found by name."""
 
 import argparse
-import csv
 import shlex
 import shutil
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.loggers import CSVLogger, Logger
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from typing_extensions import override
 
@@ -34,27 +33,19 @@ from kindling.callbacks import (
 )
 from kindling.callbacks.finite import anomaly
 from kindling.console import as_typed, quiet, results_table, say
-from kindling.dashboard import Dashboard
+from kindling.dashboard import Dashboard, dashboard_of
 from kindling.data import ClassificationDataModule
 from kindling.errors import UsageError, one_line
-from kindling.logger import StageLogger
+from kindling.logger import run_loggers
 from kindling.memory import keep_freed_memory
 from kindling.models import Classifier
-from kindling.models.classifier import DATA_ARGUMENTS
 from kindling.models.trained import check_trained
-from kindling.options import ReadableParser, best_checkpoint, early_stopping
-from kindling.outputs import write_predictions, write_test
+from kindling.options import ReadableParser, add_fit_options
+from kindling.outputs import write_predicted, write_test
 from kindling.record import Record, recipe_name
 from kindling.runs import RUNS, find_checkpoint, new_run, read_checkpoint, run_of
-from kindling.stored import read_yaml, stored_config
+from kindling.stored import check_fits, check_goes_on, read_yaml, stored_config
 from kindling.trials.command import try_out, wanted
-
-FLAGS = {
-    "profile": "Say where the time of an epoch goes, and trace a few steps.",
-    "watch": "Name layers that die, vanish or explode, in a line when it occurs.",
-    "overfit": "Only find out whether the network can learn one batch by heart; keep nothing.",
-    "find_lr": "Only find a learning rate, and draw the loss against it; train nothing.",
-}
 
 
 class SaveConfig(SaveConfigCallback):
@@ -117,25 +108,8 @@ class KindlingCLI(LightningCLI):
 
     @override
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        if self.command != "fit":
-            return
-        for name in DATA_ARGUMENTS:
-            parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
-        parser.add_lightning_class_args(best_checkpoint, "checkpoint")
-        parser.add_lightning_class_args(early_stopping, "early_stopping")
-        parser.add_argument(
-            "--run_name",
-            type=str | None,
-            help="Folder of the run under runs/; else the name of the first --config.",
-        )
-        parser.add_argument(
-            "--test_after_fit",
-            type=bool,
-            default=True,
-            help="Whether to test the best checkpoint at the end.",
-        )
-        for flag, text in FLAGS.items():
-            parser.add_argument(f"--{flag}", action="store_true", help=text)
+        if self.command == "fit":
+            add_fit_options(parser)
 
     @override
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -174,7 +148,11 @@ class KindlingCLI(LightningCLI):
 
     @override
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        self._check_that_all_fits()
+        check_fits(self.model, self.datamodule, self.checkpoint)
+        if self.checkpoint and self.command == "fit":
+            check_goes_on(self.checkpoint, self.config["fit"]["trainer"]["max_epochs"])
+        elif self.checkpoint:
+            check_trained(self.checkpoint, read_checkpoint(self.checkpoint))
         config = self.config_init[self.command]["trainer"]
         measured = {"fit": "test", "validate": "val"}.get(self.command, self.command)
         if config[f"limit_{measured}_batches"] == 0 and self.config[self.command].get("test_after_fit", True):
@@ -190,7 +168,8 @@ class KindlingCLI(LightningCLI):
             self.run = self._run_folder()
             kwargs["default_root_dir"] = self.run
             if config["logger"] is not False:
-                kwargs["logger"] = self._loggers(self.run) + _as_list(config["logger"])
+                resumed = None if self.run_is_new else self.checkpoint
+                kwargs["logger"] = run_loggers(self.run, resumed) + _as_list(config["logger"])
             self.resume = ExactResume(self.run)
             self.record = self._run_record(self.run)
             callbacks += [self.record, StepFigures(), TrainingHistory(self.run), self.resume, SpeedHint()]
@@ -202,38 +181,13 @@ class KindlingCLI(LightningCLI):
         else:
             self.save_config_callback = None
             if self.command == "test" and self.checkpoint and not config["fast_dev_run"]:
-                callbacks += self._dashboard_of(self.checkpoint)
+                callbacks += dashboard_of(self.checkpoint)
         self.trainer_defaults["callbacks"] = callbacks
         try:
             return super().instantiate_trainer(**kwargs)
         except Exception:
             self._tidy_up()
             raise
-
-    def _check_that_all_fits(self) -> None:
-        if self.checkpoint:  # Lightning does so too, but after the data has been read
-            state = read_checkpoint(self.checkpoint).get(type(self.datamodule).__qualname__, {})
-            self.datamodule.load_state_dict(state)
-        takes, has = self.model.input_shape, self.datamodule.input_shape
-        if takes != has:
-            raise ValueError(f"the model takes inputs of shape {takes}, the data has {has}")
-        if self.checkpoint is None:
-            return
-        stored = read_checkpoint(self.checkpoint)
-        try:
-            self.model.load_state_dict(stored["state_dict"])
-        except RuntimeError as error:
-            name = stored["hyper_parameters"]["_class_path"].rsplit(".", 1)[-1]
-            reason = str(error).splitlines()[1].strip()
-            raise ValueError(f"{self.checkpoint} holds another model, a {name}: {reason}") from error
-        if self.command != "fit":
-            check_trained(self.checkpoint, stored)
-            return
-        if "optimizer_states" not in stored:
-            raise ValueError(f"{self.checkpoint} holds weights alone: training can't go on from it")
-        epochs = stored["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
-        if 0 <= (self.config["fit"]["trainer"]["max_epochs"] or -1) <= epochs:
-            raise ValueError(f"{self.checkpoint} has had its {epochs} epochs: ask for more with --trainer.max_epochs")
 
     def _run_folder(self) -> Path:
         if self.checkpoint and self.checkpoint.parts[-2:] == ("checkpoints", "last.ckpt"):
@@ -249,32 +203,10 @@ class KindlingCLI(LightningCLI):
         classes = f"{type(self.model).__name__}-{type(self.datamodule).__name__}"
         return str(self.config[self.command]["run_name"] or (recipes or [classes])[0])
 
-    def _dashboard_of(self, checkpoint: Path) -> list[Callback]:
-        """Adds what a test finds to the dashboard of the run, if the checkpoint is of one."""
-        run = run_of(checkpoint)
-        if checkpoint.parent.name != "checkpoints":
-            return []
-        logger = StageLogger(save_dir=run.parent.parent, name=run.parent.name, version=run.name)
-        return [Dashboard(logger, step=read_checkpoint(checkpoint)["global_step"])]
-
     def _run_record(self, run: Path) -> RunRecord:
         source = self.checkpoint if self.run_is_new else None
         recipe = recipe_name(self.configs) or (Record.read(run_of(source)).recipe if source else run.parent.name)
         return RunRecord(run, recipe, self.typed, source or "")
-
-    def _loggers(self, run: Path) -> list[Logger]:
-        where: dict[str, Any] = {"save_dir": run.parent.parent, "name": run.parent.name, "version": run.name}
-        table = run / "metrics.csv"
-        csv_logger = CSVLogger(**where)
-        steps = None
-        if self.checkpoint and not self.run_is_new and table.exists():
-            # CSVLogger would begin the file anew: it is handed the rows up to the checkpoint.
-            steps = read_checkpoint(self.checkpoint)["global_step"]
-            with table.open(newline="", encoding="utf-8") as file:
-                rows = [row for row in csv.DictReader(file) if int(row["step"]) < steps]
-            csv_logger.experiment.metrics = rows
-            csv_logger.save()
-        return [csv_logger, StageLogger(**where, purge_step=steps)]
 
     def fit(self, **kwargs: Any) -> None:
         """Trains, then tests the best checkpoint."""
@@ -379,14 +311,7 @@ class KindlingCLI(LightningCLI):
         probabilities = torch.cat(batches).cpu()  # (N, classes)
         if self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        data, labels, run = self.datamodule, None, run_of(self.checkpoint)
-        run.mkdir(exist_ok=True)  # of a checkpoint outside of a run
-        if others := getattr(data, "predict", None):
-            written = run / f"predictions_{Path(others).resolve().stem}.csv"
-        else:
-            written, labels = run / "predictions.csv", data.new.labels[: len(probabilities)]
-        rows, names = data.predicted_rows(), self.model.class_names
-        write_predictions(written, rows, data.row_header, probabilities, names, labels)
+        written = write_predicted(self.checkpoint, probabilities, self.model, self.datamodule)
         say(f"{len(probabilities):,} predictions: {written}")
 
 

@@ -2,6 +2,7 @@
 
 import math
 import time
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -22,6 +23,7 @@ from kindling.dashboard.results import write_answers, write_hidden, write_worst
 from kindling.logger import StageLogger
 from kindling.models.classifier import Classifier
 from kindling.report.figures import Answers
+from kindling.runs import read_checkpoint, run_of
 
 SAMPLES = 30  # training images on the sheet
 SHARE = 0.005  # of the training time that histograms may take
@@ -169,3 +171,12 @@ class Dashboard(Callback):
 def figures_of(trainer: Trainer, stage: str) -> dict[str, float]:
     """What has been measured in a stage, by name."""
     return {name: value.item() for name, value in trainer.callback_metrics.items() if name.startswith(f"{stage}/")}
+
+
+def dashboard_of(checkpoint: Path) -> list[Dashboard]:
+    """Adds what a test finds to the dashboard of the run that a checkpoint is of; there is none outside of a run."""
+    run = run_of(checkpoint)
+    if checkpoint.parent.name != "checkpoints":
+        return []
+    logger = StageLogger(save_dir=run.parent.parent, name=run.parent.name, version=run.name)
+    return [Dashboard(logger, step=read_checkpoint(checkpoint)["global_step"])]
