@@ -283,7 +283,7 @@ def test_a_plateau_scheduler_goes_with_rare_validation(kindling: Command) -> Non
 def test_a_run_without_loggers_keeps_its_checkpoints(kindling: Command) -> None:
     assert kindling("fit", *TINY, "--trainer.logger", "false").code == 0
     assert {path.name for path in RUN.iterdir()} == {
-        *("config.yaml", "checkpoints", "test_metrics.json", "predictions.csv", "report.html")
+        *("config.yaml", "run.json", "checkpoints", "test_metrics.json", "predictions.csv", "report.html")
     }
 
 
