@@ -1,0 +1,31 @@
+"""README's map of the two tutorials names what there is."""
+
+import json
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def headings(number: str) -> list[str]:
+    (path,) = (ROOT / "notebooks").glob(f"{number}_*.ipynb")
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    lines = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown").splitlines()
+    return [line.lstrip("# ") for line in lines if line.startswith("#")]
+
+
+def test_each_place_exists() -> None:
+    """Of `04: The digits; The network; configs/mnist_cnn.yaml` for example two headings and a file."""
+    tables = (ROOT / "README.md").read_text(encoding="utf-8").split("| first tutorial")[1].split("\n## ")[0]
+    rows = [row.split("|")[2] for row in tables.splitlines() if row.count("|") == 3]
+    found, number = 0, ""
+    for entry in "; ".join(rows).split(";"):
+        if numbered := re.match(r"\s*(0\d): ", entry):
+            number = numbered[1]
+        place = entry.strip().removeprefix(f"{number}: ")
+        if re.fullmatch(r"`[\w/]+\.(yaml|py)`", place):
+            assert (ROOT / place.strip("`")).exists(), place
+        elif not re.match(r"`|the table under|-*$|where$|training", place):
+            assert place in headings(number), f"{number}: {place}"
+            found += 1
+    assert found > 40
