@@ -70,7 +70,8 @@ def shrink_pictures(notebook: nbformat.NotebookNode) -> None:
             page = Image.new("RGB", picture.size, "white")
             page.paste(picture, mask=picture)
             smaller = io.BytesIO()
-            page.quantize(256).save(smaller, "PNG", optimize=True)
+            # The usual method would take the colour out of a few words on a picture of many colours.
+            page.quantize(256, Image.Quantize.MAXCOVERAGE).save(smaller, "PNG", optimize=True)
             output["data"]["image/png"] = base64.b64encode(smaller.getvalue()).decode()
 
 

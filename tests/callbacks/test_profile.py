@@ -8,6 +8,8 @@ import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from conftest import TINY, Command
+from kindling import SyntheticDataModule
+from kindling.data.datamodule import Batch
 
 RUN = Path("runs/tiny/version_0")
 PARTS = (
@@ -67,6 +69,22 @@ def test_each_second_is_counted_once(kindling: Command) -> None:
     assert all(value >= 0 for value in milliseconds.values())
     assert milliseconds["callbacks, logging, checkpoints"] >= 5 + 50 / 7
     assert milliseconds["backward"] < 5 > milliseconds["optimizer"]
+
+
+class SlowToAugment(SyntheticDataModule):
+    """Takes its time with each batch once it is on the device."""
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        time.sleep(0.005)
+        return super().on_after_batch_transfer(batch, dataloader_idx)
+
+
+def test_augmentation_has_a_line_of_its_own(kindling: Command) -> None:
+    assert kindling("fit", *TINY, "--data", f"{__name__}.SlowToAugment", "--profile").code == 0
+    table = (RUN / "profile.txt").read_text(encoding="utf-8")
+    found = re.search(r"│ to the device, augment +│ +[\d.]+ │ +\d+% │ +([\d.]+) │", table)
+    assert found
+    assert float(found[1]) >= 5
 
 
 def test_what_continues_a_profiled_run_is_not_profiled(kindling: Command) -> None:

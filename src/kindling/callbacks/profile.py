@@ -28,7 +28,7 @@ def _ends(*endings: str) -> Callable[[str], bool]:
 PARTS: dict[str, Callable[[str], bool]] = {
     "callbacks, logging, checkpoints": lambda action: action.startswith("[Callback]"),
     "load a batch": _ends("train_dataloader_next"),
-    "to the device, augment": _ends(".batch_to_device"),
+    "to the device, augment": _ends("batch_to_device", "_batch_transfer"),
     "forward, loss, metrics": _ends(".training_step"),
     "backward": _ends(".backward"),
     "optimizer": _ends(".optimizer_step"),
