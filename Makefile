@@ -10,7 +10,8 @@ train: .venv/installed
 	.venv/bin/kindling fit --config configs/quickstart.yaml
 
 test: .venv/installed-dev
-	.venv/bin/pytest
+	.venv/bin/pytest -m "not alone" --numprocesses logical --maxprocesses 4 --dist loadgroup
+	.venv/bin/pytest -m alone
 
 lint: .venv/installed-dev
 	.venv/bin/ruff check

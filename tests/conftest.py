@@ -45,6 +45,12 @@ TRANSFER = (
 Command = Callable[..., Result]
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes() -> None:
+    """Gives each of `pytest -n 2` one thread: two torch with two threads each wait for one another all the time."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Each test runs in an empty folder, with the recipes at hand."""
@@ -144,6 +150,23 @@ def no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
     monkeypatch.setattr("torch.hub.download_url_to_file", fail)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+
+
+@pytest.fixture
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leaves out the graph and the pictures at the end of a training: they take longer than the training does here."""
+    for name in (
+        "torch.utils.tensorboard.SummaryWriter.add_graph",
+        "kindling.callbacks.history.plot_history",
+        "kindling.dashboard.callback.write_answers",
+    ):
+        monkeypatch.setattr(name, lambda *_: None)
+
+
+@pytest.fixture
+def quick_proof(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Times an exported file for a moment instead of two seconds."""
+    monkeypatch.setattr("kindling.deploy.proof.SECONDS", 0.02)
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from kindling.cli import COMMANDS
 QUICK = ["fit", "--config", "configs/quickstart.yaml"]
 
 
+@pytest.mark.alone
 def test_help_names_every_command_in_a_moment_without_torch() -> None:
     program = "import sys; from kindling.cli import main; main(['--help']); sys.exit('torch' in sys.modules)"
     seconds = []

@@ -16,6 +16,8 @@ from conftest import TINY, Command
 from helpers import MemoryByEpoch
 from kindling.data.mnist import read_sample
 
+pytestmark = pytest.mark.alone
+
 
 def test_a_step_costs_little_more_than_in_a_bare_loop() -> None:
     recipe = yaml.safe_load(Path("configs/mnist_cnn_fast.yaml").read_text())

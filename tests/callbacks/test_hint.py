@@ -70,6 +70,7 @@ def test_what_a_gpu_could_do_is_said_at_the_start(
     assert hints(capsys.readouterr().out) == ([f"faster: {said}"] if said else [])
 
 
+@pytest.mark.alone
 def test_a_loader_that_training_waits_for_is_named(kindling: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     slow = """
 import time

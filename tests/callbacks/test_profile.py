@@ -59,6 +59,7 @@ class Slow(Callback):
         time.sleep(0.05)
 
 
+@pytest.mark.alone
 def test_each_second_is_counted_once(kindling: Command) -> None:
     options = ["--trainer.accumulate_grad_batches", "3", "--trainer.callbacks", f"{__name__}.Slow", "--profile"]
     assert kindling("fit", *TINY, *options).code == 0

@@ -24,6 +24,7 @@ PLATEAU = [
 ONE_CYCLE = ["--model.lr_scheduler", "OneCycleLR", "--model.lr_scheduler.max_lr", "0.01"]
 RUN = Path("runs/tiny/version_0")
 LAST = RUN / "checkpoints/last.ckpt"
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
 
 def rows(run: Path) -> list[dict[str, str]]:

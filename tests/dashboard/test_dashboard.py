@@ -185,6 +185,7 @@ def test_a_network_that_cannot_be_traced_has_no_graph_and_trains(kindling: Comma
     assert not read().Tags()["graph"]
 
 
+@pytest.mark.alone
 def test_it_takes_less_than_three_percent_of_the_training(kindling: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     spent, begins = [0.0], dict[str, float]()
 

@@ -9,6 +9,8 @@ from selenium.webdriver.common.by import By
 from browser import Board, chrome, tensorboard
 from kindling.cli import main
 
+pytestmark = pytest.mark.xdist_group("tensorboard")  # two trainings and one browser for all
+
 DIGITS = (
     "fit --model CNNClassifier --model.channels [8] --model.hidden 16 --data MNISTDataModule --data.source sample "
     "--data.degrees 10 --trainer.max_epochs 2 --run_name digits"

@@ -14,6 +14,8 @@ from kindling import load
 from kindling.deploy import formats
 from kindling.deploy.formats import FORMATS
 
+pytestmark = pytest.mark.usefixtures("quick_proof")
+
 SAMPLE = "--data MNISTDataModule --data.source sample --trainer.limit_train_batches 3 --trainer.max_epochs 1".split()
 MODELS = {
     "mlp": TINY[: TINY.index("--run_name")],

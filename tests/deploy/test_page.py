@@ -41,6 +41,8 @@ from kindling.data.mnist import read_sample
 from kindling.deploy.server import Service
 from kindling.predictor import ModelCard, Predictor, load
 
+pytestmark = pytest.mark.xdist_group("page")  # one browser and its servers for all
+
 Stroke = list[tuple[float, float]]  # points as shares of the canvas, from left and top
 
 DIGITS: dict[str, list[Stroke]] = {

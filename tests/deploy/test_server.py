@@ -25,6 +25,8 @@ from kindling import Predictor, load
 from kindling.cli import main
 from kindling.data.mnist import read_sample
 
+pytestmark = pytest.mark.xdist_group("server")  # one training and one server for all
+
 JSON = {"Content-Type": "application/json"}
 KEY = "a secret"
 

@@ -18,6 +18,8 @@ from conftest import Command
 from kindling import load
 from kindling.data.mnist import read_sample
 
+pytestmark = pytest.mark.usefixtures("quick_proof")
+
 TORCHSERVE = Path(sys.executable).with_name("torchserve")
 NEEDED = {"java": shutil.which("java"), "torchserve": TORCHSERVE.exists()}
 MISSING = [name for name, found in NEEDED.items() if not found]

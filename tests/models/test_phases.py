@@ -38,6 +38,7 @@ QUIET: dict[str, Any] = {
     "enable_model_summary": False,
 }
 RUN = Path("runs/tiny/version_0")
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
 
 def stored(run: Path = RUN, name: str = "last") -> dict[str, Any]:
@@ -310,6 +311,7 @@ class Seconds(Callback):
         self.epochs.append(time.perf_counter() - self.epochs.pop())
 
 
+@pytest.mark.alone
 def test_epochs_are_ten_times_as_fast_with_cached_features(no_network: None) -> None:
     torch.save(models.resnet18().state_dict(), "resnet18.pt")
 

@@ -22,6 +22,7 @@ from kindling.models.backbones import torchvision_names
 
 FILE = "shufflenetv2_x0.5-f707e7126e.pth"  # of torchvision's weights
 RUN = Path("runs/tiny/version_0")
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
 
 def smallest_of_each_family() -> list[str]:

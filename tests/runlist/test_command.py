@@ -89,6 +89,7 @@ def test_a_pipe_that_closes_early_is_no_error(folder: Path) -> None:
     assert process.stdout.startswith("run ")
 
 
+@pytest.mark.alone
 def test_a_thousand_runs_are_listed_in_less_than_a_second(kindling: Command) -> None:
     assert kindling("fit", *TINY).code == 0
     for number in range(1, 1000):
