@@ -1,5 +1,6 @@
 """A tiny real MNIST, and `kindling` as a user calls it but without the seconds that starting Python takes."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -43,6 +44,7 @@ TRANSFER = (
 ).split()
 
 Command = Callable[..., Result]
+Train = Callable[..., None]
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -73,6 +75,27 @@ def kindling(capfd: pytest.CaptureFixture[str]) -> Command:
         return Result(code, printed.out, printed.err)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for what was trained."""
+    return tmp_path_factory.mktemp("kept")
+
+
+@pytest.fixture
+def trained(kindling: Command, kept: Path) -> Train:
+    """Leaves what `kindling fit` leaves in an empty folder, but trains only once with the same options."""
+
+    def train(*options: object) -> None:
+        runs = kept / hashlib.sha256(repr(options).encode()).hexdigest()
+        if not runs.exists():
+            assert kindling("fit", *options).code == 0
+            shutil.copytree("runs", runs)
+        else:
+            shutil.copytree(runs, "runs")
+
+    return train
 
 
 def weights(checkpoint: Path | str) -> dict[str, torch.Tensor]:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import kindling as package
-from conftest import TINY, Command
+from conftest import TINY, Command, Train
 from kindling.cli import COMMANDS
 
 QUICK = ["fit", "--config", "configs/quickstart.yaml"]
@@ -163,8 +163,8 @@ def test_mistakes_end_in_one_line_that_names_them(
     assert set(Path().rglob("*")) == before, "something half-written was left behind"
 
 
-def test_a_checkpoint_cut_short_is_refused(kindling: Command) -> None:
-    kindling("fit", *TINY)
+def test_a_checkpoint_cut_short_is_refused(kindling: Command, trained: Train) -> None:
+    trained(*TINY)
     checkpoint = Path("runs/tiny/version_0/checkpoints/best.ckpt")
     checkpoint.write_bytes(checkpoint.read_bytes()[:-2000])
     result = kindling("test", "--ckpt_path", "best")
@@ -180,8 +180,10 @@ def test_a_checkpoint_cut_short_is_refused(kindling: Command) -> None:
         (["--data.num_features", "30"], "(30,)"),
     ],
 )
-def test_a_checkpoint_of_another_model_is_refused(kindling: Command, other: list[str], words: str) -> None:
-    kindling("fit", *TINY)
+def test_a_checkpoint_of_another_model_is_refused(
+    kindling: Command, trained: Train, other: list[str], words: str
+) -> None:
+    trained(*TINY)
     result = kindling("test", "--ckpt_path", "best", *other)
     assert (result.code, result.err.count("\n")) == (1, 1)
     assert words in result.err

@@ -8,19 +8,19 @@ import pytest
 import torch
 from PIL import Image
 
-from conftest import CONFIGS, TINY, Command
+from conftest import CONFIGS, TINY, Command, Train
 from kindling import CNNClassifier, Predictor, load
 from kindling.data.mnist import read_sample
 
 CNN = (
-    "fit --model CNNClassifier --model.channels [4,8] --data MNISTDataModule --data.source sample --run_name cnn "
+    "--model CNNClassifier --model.channels [4,8] --data MNISTDataModule --data.source sample --run_name cnn "
     "--trainer.max_epochs 1"
 ).split()
 
 
 @pytest.fixture
-def digits(kindling: Command) -> Predictor:
-    assert kindling(*CNN).code == 0
+def digits(trained: Train) -> Predictor:
+    trained(*CNN)
     return load("runs/cnn/version_0")
 
 
@@ -121,10 +121,10 @@ def test_what_the_model_does_not_take_is_said(digits: Predictor, samples: Any, m
         digits.predict(samples)
 
 
-def test_what_was_not_trained_is_not_loaded(kindling: Command) -> None:
+def test_what_was_not_trained_is_not_loaded(trained: Train) -> None:
     with pytest.raises(FileNotFoundError, match="there is no checkpoint nowhere"):
         load("nowhere")
-    assert kindling("fit", *TINY).code == 0
+    trained(*TINY)
     good = torch.load("runs/tiny/version_0/checkpoints/best.ckpt", weights_only=True)
     for change, message in (
         ({"global_step": 0}, "has not been trained"),

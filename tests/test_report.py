@@ -19,7 +19,7 @@ from sklearn.metrics import balanced_accuracy_score, classification_report, conf
 from torch import Tensor
 from torchmetrics.classification import MulticlassCalibrationError
 
-from conftest import TINY, Command
+from conftest import TINY, Command, Train
 from helpers import AWKWARD
 from kindling import MLPClassifier, MNISTDataModule, SyntheticDataModule
 from kindling.callbacks import CollectTest
@@ -123,8 +123,8 @@ def test_a_test_leaves_figures_predictions_and_a_report(kindling: Command, comma
     assert (RUN / "config.yaml").read_text() in page.text
 
 
-def test_the_tables_of_classes_agree_with_scikit_learn(kindling: Command) -> None:
-    kindling("fit", *TINY)
+def test_the_tables_of_classes_agree_with_scikit_learn(trained: Train) -> None:
+    trained(*TINY)
     table, _ = written()
     labels, answers = ([row[name] for row in table] for name in ("label", "prediction"))
     expected = classification_report(labels, answers, output_dict=True)
@@ -203,8 +203,8 @@ def test_the_loss_of_the_samples_is_the_models_own(kindling: Command) -> None:
     assert not low < plain < high
 
 
-def test_rows_that_are_most_wrong_are_told_with_their_features(kindling: Command) -> None:
-    kindling("fit", *TINY)
+def test_rows_that_are_most_wrong_are_told_with_their_features(trained: Train) -> None:
+    trained(*TINY)
     table, probabilities = written()
     of_label = {
         row["row"]: probabilities[number, int(row["label"])].item()
@@ -256,8 +256,8 @@ def test_names_are_text_whatever_is_in_them(kindling: Command) -> None:
     assert written()[0][0]["label"] in AWKWARD
 
 
-def test_the_report_needs_nothing_else(kindling: Command) -> None:
-    kindling("fit", *TINY)
+def test_the_report_needs_nothing_else(trained: Train) -> None:
+    trained(*TINY)
     source = (RUN / "report.html").read_text()
     assert not re.search(r"https?:|//\w|<script|<link|@import|url\(", source.split("<details>")[0])
     assert all(address.startswith("data:") for address in re.findall(r'(?:src|href)="([^"]*)', source))
@@ -335,8 +335,8 @@ def test_the_loss_lies_in_its_interval_however_large_it_is(kindling: Command) ->
     assert float(found[2]) < loss < float(found[3]) < 2 * loss
 
 
-def test_the_report_says_what_the_test_was_asked_with(kindling: Command) -> None:
-    kindling("fit", *TINY)
+def test_the_report_says_what_the_test_was_asked_with(kindling: Command, trained: Train) -> None:
+    trained(*TINY)
     kindling("test", "--ckpt_path", "best", "--data.num_samples", "200")
     assert "kindling test --ckpt_path best --data.num_samples 200" in read().text
     assert (RUN / "config.yaml").read_text() in read().text

@@ -16,9 +16,8 @@ from conftest import TINY, Command
 from helpers import MemoryByEpoch
 from kindling.data.mnist import read_sample
 
-pytestmark = pytest.mark.alone
 
-
+@pytest.mark.alone
 def test_a_step_costs_little_more_than_in_a_bare_loop() -> None:
     recipe = yaml.safe_load(Path("configs/mnist_cnn_fast.yaml").read_text())
     recipe["data"]["init_args"] |= {"source": "sample", "batch_size": 128}
@@ -29,6 +28,7 @@ def test_a_step_costs_little_more_than_in_a_bare_loop() -> None:
     assert statistics.median(times["kindling"]) <= 1.5 * statistics.median(times["bare"])
 
 
+@pytest.mark.alone
 def test_an_epoch_grows_as_its_samples_do(kindling: Command) -> None:
     def seconds(samples: int) -> float:
         benchmark.StepTimes.epochs.clear()
@@ -71,6 +71,7 @@ def test_an_epoch_on_a_folder_of_images_costs_less_than_torchvisions(kindling: C
     assert ratio >= 1.5  # 2 on two cores; by the clock `benchmark.py images` says
 
 
+@pytest.mark.alone
 @pytest.mark.skipif(sys.platform == "win32", reason="the benchmark needs Linux or macOS")
 def test_the_first_step_comes_sooner_than_bare_imports_alone() -> None:
     imports = [sys.executable, "-c", "import torch, lightning, torchmetrics; print('there')"]

@@ -11,7 +11,7 @@ import torch
 import yaml
 from lightning.pytorch import Trainer
 
-from conftest import TINY, Command, different
+from conftest import TINY, Command, Train, different
 from kindling import CNNClassifier, MLPClassifier, MNISTDataModule, SyntheticDataModule
 
 RUN = Path("runs/tiny/version_0")
@@ -99,8 +99,8 @@ def test_the_same_seed_gives_the_same_weights_to_the_bit(kindling: Command, mnis
 
 
 @pytest.mark.parametrize("where", ["best", "last", RUN, Path("runs/tiny"), RUN / "checkpoints/best.ckpt"], ids=str)
-def test_checkpoints_are_found(kindling: Command, where: object) -> None:
-    kindling("fit", *TINY)
+def test_checkpoints_are_found(kindling: Command, trained: Train, where: object) -> None:
+    trained(*TINY)
     (RUN / "test_metrics.json").unlink()
     result = kindling("test", "--ckpt_path", where)
     assert result.code == 0, result.err
@@ -108,8 +108,8 @@ def test_checkpoints_are_found(kindling: Command, where: object) -> None:
     assert (RUN / "test_metrics.json").exists()
 
 
-def test_a_checkpoint_outside_of_a_run_tells_all_that_is_needed(kindling: Command) -> None:
-    kindling("fit", *TINY)
+def test_a_checkpoint_outside_of_a_run_tells_all_that_is_needed(kindling: Command, trained: Train) -> None:
+    trained(*TINY)
     expected = json.loads((RUN / "test_metrics.json").read_text())
     Path("elsewhere").mkdir()
     shutil.move(RUN / "checkpoints/best.ckpt", "elsewhere/model.ckpt")
@@ -118,8 +118,8 @@ def test_a_checkpoint_outside_of_a_run_tells_all_that_is_needed(kindling: Comman
     assert json.loads(Path("elsewhere/model/test_metrics.json").read_text()) == expected
 
 
-def test_a_checkpoint_outside_of_a_run_leaves_the_files_beside_it_alone(kindling: Command) -> None:
-    kindling("fit", *TINY)
+def test_a_checkpoint_outside_of_a_run_leaves_the_files_beside_it_alone(kindling: Command, trained: Train) -> None:
+    trained(*TINY)
     shutil.copy(RUN / "checkpoints/best.ckpt", "model.ckpt")
     names = ("predictions.csv", "test_metrics.json", "report.html", "config.yaml")
     for name in names:
@@ -142,9 +142,9 @@ def test_a_checkpoint_from_a_notebook_works_on_the_command_line(kindling: Comman
     assert f"{figures['test/loss']:.4f}" in result.out
 
 
-def test_predictions_are_the_models_own(kindling: Command) -> None:
+def test_predictions_are_the_models_own(kindling: Command, trained: Train) -> None:
     """Without new samples they are those of the test, which so lose nothing."""
-    kindling("fit", *TINY)
+    trained(*TINY)
     tested = (RUN / "predictions.csv").read_text().splitlines()
     result = kindling("predict", "--ckpt_path", "best")
     assert result.code == 0
@@ -231,8 +231,8 @@ def test_the_written_config_repeats_the_run(kindling: Command) -> None:
     assert different(*(f"runs/tiny/version_{number}/checkpoints/last.ckpt" for number in (0, 1))) == []
 
 
-def test_typed_options_win_over_a_checkpoint_outside_of_fit(kindling: Command) -> None:
-    kindling("fit", *TINY)
+def test_typed_options_win_over_a_checkpoint_outside_of_fit(kindling: Command, trained: Train) -> None:
+    trained(*TINY)
     fewer = kindling("predict", "--ckpt_path", "best", "--data.num_samples", "100")
     assert "20 predictions" in fewer.out
 
@@ -244,8 +244,8 @@ def test_debug_tries_everything_and_keeps_nothing(kindling: Command) -> None:
     assert os.listdir() == ["configs"]
 
 
-def test_a_trial_with_a_checkpoint_leaves_its_results_alone(kindling: Command) -> None:
-    kindling("fit", *TINY)
+def test_a_trial_with_a_checkpoint_leaves_its_results_alone(kindling: Command, trained: Train) -> None:
+    trained(*TINY)
     kindling("predict", "--ckpt_path", "best")
     before = {path: path.read_bytes() for path in Path("runs").rglob("*") if path.is_file()}
     for command in ("test", "predict", "validate"):
@@ -254,9 +254,9 @@ def test_a_trial_with_a_checkpoint_leaves_its_results_alone(kindling: Command) -
     assert before == {path: path.read_bytes() for path in Path("runs").rglob("*") if path.is_file()}
 
 
-def test_a_failed_start_deletes_nothing_that_was_there(kindling: Command, folder: Path) -> None:
+def test_a_failed_start_deletes_nothing_that_was_there(kindling: Command, trained: Train, folder: Path) -> None:
     """A checkpoint in the present folder makes no run of that folder."""
-    kindling("fit", *TINY)
+    trained(*TINY)
     Path("last.ckpt").write_bytes((RUN / "checkpoints/last.ckpt").read_bytes())
     before = sorted(folder.rglob("*"))
     for where in ("last.ckpt", RUN):

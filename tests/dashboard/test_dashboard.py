@@ -16,7 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams import metadata
 from tensorboard.util.tensor_util import make_ndarray
 
-from conftest import TINY, TRANSFER, Command
+from conftest import TINY, TRANSFER, Command, Train
 from kindling.callbacks import StepFigures
 from kindling.dashboard import Dashboard
 from kindling.logger import StageLogger
@@ -44,8 +44,8 @@ def hyperparameters(run: Path) -> dict[str, Any]:
     return {name: getattr(value, value.WhichOneof("kind")) for name, value in values.items()}
 
 
-def test_training_and_validation_share_a_chart(kindling: Command) -> None:
-    assert kindling("fit", *TINY).code == 0
+def test_training_and_validation_share_a_chart(trained: Train) -> None:
+    trained(*TINY)
     for metric in ("loss", "accuracy", "balanced_accuracy", "f1"):
         for stage, times in (("train", 2), ("val", 2), ("test", 1)):
             values = [event.value for event in read(stage).Scalars(f"metrics/{metric}")]
@@ -74,8 +74,8 @@ def test_every_tab_has_something_of_images(kindling: Command) -> None:
     assert len(rows[0].split("\t")) == 8
 
 
-def test_a_table_has_all_that_makes_sense_for_it(kindling: Command) -> None:
-    assert kindling("fit", *TINY).code == 0
+def test_a_table_has_all_that_makes_sense_for_it(trained: Train) -> None:
+    trained(*TINY)
     assert read("val").Tags()["images"] == ["pictures/confusion matrix"]
     worst = make_ndarray(read("val").Tensors("most wrong/text_summary")[-1].tensor_proto)
     assert b"| row | label | guess | probability |" in worst.item()

@@ -10,7 +10,7 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, l
 from sklearn.utils.class_weight import compute_sample_weight
 from torch import nn
 
-from conftest import TINY, Command
+from conftest import TINY, Command, Train
 from kindling import Classifier, CNNClassifier, MLPClassifier, SyntheticDataModule
 from kindling.data.datamodule import ArrayDataset
 
@@ -227,8 +227,8 @@ def test_a_checkpoint_from_a_notebook_holds_plain_values_and_needs_nothing_else(
     assert again.hparams["lr_scheduler"]["init_args"]["step_size"] == 2
 
 
-def test_a_checkpoint_from_the_command_line_needs_nothing_else(kindling: Command) -> None:
-    kindling("fit", *TINY)
+def test_a_checkpoint_from_the_command_line_needs_nothing_else(trained: Train) -> None:
+    trained(*TINY)
     model = MLPClassifier.load_from_checkpoint(RUN / "checkpoints/best.ckpt")
     assert model.network[1].out_features == 8  # type: ignore[index]
     assert model.class_names == ("0", "1", "2")

@@ -5,7 +5,7 @@ import matplotlib.image
 import numpy as np
 from matplotlib.colors import to_rgb
 
-from conftest import TINY, Command, make_run
+from conftest import TINY, Command, Train, make_run
 from kindling.plots import PALETTE
 
 LINES = set(PALETTE) - {"#000000"}  # which is that of the text too
@@ -16,8 +16,8 @@ def colours(path: Path) -> set[str]:
     return {colour for colour in LINES if (np.abs(pixels - to_rgb(colour)).max(axis=-1) < 0.02).sum() > 100}
 
 
-def test_it_shows_the_settings_and_figures_that_differ(kindling: Command) -> None:
-    assert kindling("fit", *TINY).code == 0
+def test_it_shows_the_settings_and_figures_that_differ(kindling: Command, trained: Train) -> None:
+    trained(*TINY)
     assert kindling("fit", *TINY, "--model.hidden", "[16]", "--test_after_fit", "false").code == 0
     result = kindling("runs", "compare", "tiny/version_0", "tiny/version_1")
     lines = [[cell.strip() for cell in line.strip("│").split("│")] for line in result.out.splitlines()]

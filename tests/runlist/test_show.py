@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from conftest import TINY, Command, different
+from conftest import TINY, Command, Train, different
 from kindling import MLPClassifier
 from kindling.record import Record
 
@@ -33,8 +33,8 @@ def test_it_ends_with_the_command_that_repeats_the_run_to_the_same_weights(kindl
     assert Record.read(made).recipe == "tiny"
 
 
-def test_a_run_that_began_from_another_repeats_too(kindling: Command) -> None:
-    assert kindling("fit", *TINY).code == 0
+def test_a_run_that_began_from_another_repeats_too(kindling: Command, trained: Train) -> None:
+    trained(*TINY)
     start = RUN / "checkpoints/best.ckpt"
     assert kindling("fit", "--ckpt_path", start, "--run_name", "second", "--trainer.max_epochs", 4).code == 0
     made = repeat(kindling, "second")
