@@ -84,16 +84,17 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def trained(kindling: Command, kept: Path) -> Train:
-    """Leaves what `kindling fit` leaves in an empty folder, but trains only once with the same options."""
+def trained(kindling: Command, kept: Path, tmp_path_factory: pytest.TempPathFactory) -> Train:
+    """Leaves the run that `kindling fit` leaves, but trains only once with the same options."""
 
     def train(*options: object) -> None:
         runs = kept / hashlib.sha256(repr(options).encode()).hexdigest()
         if not runs.exists():
-            assert kindling("fit", *options).code == 0
-            shutil.copytree("runs", runs)
-        else:
-            shutil.copytree(runs, "runs")
+            with pytest.MonkeyPatch.context() as patch:
+                patch.chdir(tmp_path_factory.mktemp("training"))
+                assert kindling("fit", *options).code == 0
+                Path("runs").rename(runs)
+        shutil.copytree(runs, "runs", dirs_exist_ok=True)
 
     return train
 

@@ -34,7 +34,12 @@ def test_there_are_seven() -> None:
     assert [path.name.split("_")[0] for path in NOTEBOOKS] == ["01", "02", "03", "04", "05", "06", "07"]
 
 
-@PARAMETERS
+@pytest.mark.parametrize(
+    "path",
+    # The second one compares times.
+    [pytest.param(path, marks=[pytest.mark.alone] * path.name.startswith("02")) for path in NOTEBOOKS],
+    ids=lambda path: path.stem,
+)
 def test_it_runs_from_top_to_bottom(path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     before = os.times()

@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -5,7 +6,7 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 
-from conftest import TINY, Command
+from conftest import TINY, Command, Train
 from kindling import EnsembleClassifier, SyntheticDataModule, load
 from kindling.models.trained import load_model
 
@@ -14,10 +15,10 @@ RUN = Path("runs/both/version_0")
 
 
 @pytest.fixture
-def members(kindling: Command) -> list[str]:
-    for seed in (0, 1):
-        assert kindling("fit", *TINY, "--seed_everything", seed, "--test_after_fit", "false").code == 0
-    return ["runs/tiny/version_0", "runs/tiny/version_1"]
+def members(trained: Train) -> list[str]:
+    for seed, name in enumerate(("tiny", "other")):
+        trained(*TINY, "--seed_everything", seed, "--test_after_fit", "false", "--run_name", name)
+    return ["runs/tiny/version_0", "runs/other/version_0"]
 
 
 def fit(kindling: Command, members: list[str], *options: str) -> str:
@@ -44,7 +45,8 @@ def test_it_is_a_checkpoint_that_needs_its_members_no_more(kindling: Command, me
     printed = fit(kindling, members)
     measured = (RUN / "test_metrics.json").read_text()
     assert "validation split" in printed
-    Path("runs/tiny").rename("elsewhere")
+    shutil.rmtree("runs/tiny")
+    shutil.rmtree("runs/other")
     assert kindling("test", "--ckpt_path", "best").code == 0
     assert (RUN / "test_metrics.json").read_text() == measured
     assert kindling("validate", "--ckpt_path", RUN).code == 0
