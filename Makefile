@@ -9,6 +9,8 @@ PIP := .venv/bin/python -m pip install --quiet $(if $(CONSTRAINTS),--constraint 
 train: .venv/installed
 	.venv/bin/kindling fit --config configs/quickstart.yaml
 
+# Several torch with a thread for each core wait for one another all the time.
+test: export OMP_NUM_THREADS = 1
 test: .venv/installed-dev
 	.venv/bin/pytest -m "not alone" --numprocesses logical --maxprocesses 4 --dist loadgroup
 	.venv/bin/pytest -m alone
