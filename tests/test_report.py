@@ -286,7 +286,12 @@ def test_a_process_without_a_batch_has_an_empty_share() -> None:
 
 
 def test_a_model_that_diverged_has_a_report(kindling: Command) -> None:
-    result = kindling("fit", *TINY, "--model.optimizer", "SGD", "--model.optimizer.lr", "1e30")
+    assert kindling("fit", *TINY, "--test_after_fit", "false").code == 0
+    best = RUN / "checkpoints" / "best.ckpt"
+    stored = torch.load(best, weights_only=True)
+    stored["state_dict"]["network.1.weight"].fill_(torch.nan)
+    torch.save(stored, best)
+    result = kindling("test", "--ckpt_path", RUN)
     assert result.code == 0, result.err
     text = (RUN / "test_metrics.json").read_text()
     figures = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))

@@ -18,7 +18,7 @@ from tensorboard.util.tensor_util import make_ndarray
 
 from conftest import TINY, TRANSFER, Command, Train
 from kindling.callbacks import StepFigures
-from kindling.dashboard import Dashboard
+from kindling.dashboard import Dashboard, pictures
 from kindling.logger import StageLogger
 
 RUN = Path("runs/tiny/version_0")
@@ -208,3 +208,8 @@ def test_it_takes_less_than_three_percent_of_the_training(kindling: Command, mon
     recipe = "--config configs/quickstart.yaml --trainer.max_epochs 4 --test_after_fit false".split()
     assert kindling("fit", *recipe).code == 0
     assert begins["spent"] < 0.03 * (begins["on_train_end"] - begins["on_train_epoch_start"])
+
+
+def test_captions_fit_however_narrow_the_images_are() -> None:
+    page = pictures.sheet(torch.zeros(2, 1, 100, 4), [["a long name"], ["漢字"]])
+    assert page.height > 96

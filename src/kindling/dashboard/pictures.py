@@ -37,8 +37,8 @@ def sheet(images: Tensor, captions: Sequence[Sequence[str]] = (), columns: int =
         left, top = GAP + number % columns * width, GAP + number // columns * height
         page.paste(image, (left, top))
         for line, text in enumerate(captions[number] if captions else ()):
-            while font.getlength(text) > image.width:
-                text = text.removesuffix("…")[:-1] + "…"
+            while text and font.getlength(text) > image.width:
+                text = f"{text[:-2]}…" if len(text) > 2 else ""
             draw.text((left, top + image.height + line * LINE), text, "black", font)
     return page
 
