@@ -213,3 +213,74 @@ class RunsAt(Callback):
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Any) -> None:
         if trainer.global_step == self.step:
             main(["runs"])
+
+
+class OddNamesDataModule(SyntheticDataModule):
+    """Classes whose names break tables, tags and formulas."""
+
+    def __init__(self, **loading: Any) -> None:
+        names = ("$x^$", "a | b", "two\nlines", "tab\there", "漢字", "long " * 60, "a/b")
+        super().__init__(num_classes=len(names), **loading)
+        self.class_names = names
+
+
+class Asserting(Classifier):
+    """A network that fails where it is traced, by something else than a RuntimeError."""
+
+    def __init__(self, width: int, **recipe: Any) -> None:
+        super().__init__(**recipe)
+        self.network = nn.Sequential(AssertingLayer(), nn.Linear(self.input_shape[0], self.num_classes))
+
+
+class AssertingLayer(nn.Module):
+    """Takes sizes to be numbers, as they are but for tracing."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        assert type(inputs.shape[0]) is int
+        return inputs
+
+
+class Sequences(Classifier):
+    """A last linear layer over (N, T, F), averaged afterwards."""
+
+    def __init__(self, width: int, **recipe: Any) -> None:
+        super().__init__(**recipe)
+        layers = nn.Unflatten(1, (-1, 2)), nn.Linear(2, width), nn.ReLU(), nn.Linear(width, self.num_classes), Mean()
+        self.network = nn.Sequential(*layers)
+
+
+class Mean(nn.Module):
+    """The mean over T."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return inputs.mean(1)
+
+
+class ByKeyword(Classifier):
+    """A linear layer whose inputs come by name."""
+
+    def __init__(self, width: int, **recipe: Any) -> None:
+        super().__init__(**recipe)
+        self.network = Named(self.input_shape[0], self.num_classes)
+
+
+class Named(nn.Module):
+    """Calls its layer by keyword."""
+
+    def __init__(self, features: int, classes: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(features, classes)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        answers: Tensor = self.linear(input=inputs)
+        return answers
+
+
+class Unlinear(Classifier):
+    """No linear layer at all, and parameters without elements."""
+
+    def __init__(self, width: int, **recipe: Any) -> None:
+        super().__init__(**recipe)
+        layers = nn.Unflatten(1, (1, -1)), nn.Conv1d(1, self.num_classes, 3), nn.AdaptiveAvgPool1d(1), nn.Flatten()
+        self.network = nn.Sequential(*layers)
+        self.network.register_parameter("nothing", nn.Parameter(torch.zeros(0)))

@@ -78,7 +78,13 @@ def run_loggers(run: Path, resumed: Path | None) -> list[Logger]:
         # CSVLogger would begin the file anew: it is handed the rows up to the checkpoint.
         steps = read_checkpoint(resumed)["global_step"]
         with table.open(newline="", encoding="utf-8") as file:
-            rows = [row for row in csv.DictReader(file) if int(row["step"]) < steps]
+            rows = [row for row in csv.DictReader(file) if was_before(row, steps)]
         csv_logger.experiment.metrics = rows
         csv_logger.save()
     return [csv_logger, StageLogger(**where, purge_step=steps)]
+
+
+def was_before(row: Mapping[str, str | None], steps: int) -> bool:
+    """Whether a row of `metrics.csv` is of one of the first steps; a row that was cut off is of none."""
+    step = row["step"] or ""
+    return step.isdigit() and int(step) < steps

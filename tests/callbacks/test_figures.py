@@ -59,3 +59,24 @@ def test_long_epochs_have_them_at_the_logging_steps(kindling: Command) -> None:
     with (RUN / "metrics.csv").open(newline="") as file:
         steps = [int(row["step"]) for row in csv.DictReader(file) if row["lr"]]
     assert steps == list(range(4, 2 * 7, 5))
+
+
+def test_with_accumulated_gradients_an_epoch_has_less_steps_than_batches(kindling: Command) -> None:
+    less = ["--trainer.accumulate_grad_batches", "4", "--trainer.log_every_n_steps", "6", "--test_after_fit", "false"]
+    assert kindling("fit", *TINY, *less).code == 0
+    assert len(column("lr")) == len(column("gradient_norm")) == 2
+
+
+def test_samples_per_second_are_right_after_an_interruption(kindling: Command) -> None:
+    assert kindling("fit", *TINY, "--trainer.callbacks", "helpers.SignalAt", "--trainer.callbacks.step", 3).code == 1
+    assert kindling("fit", "--ckpt_path", RUN, "--test_after_fit", "false").code == 0
+    assert min(column("samples_per_second")) > 100
+
+
+def test_a_row_that_was_cut_off_does_not_stop_a_run_from_going_on(kindling: Command) -> None:
+    assert kindling("fit", *TINY, "--test_after_fit", "false").code == 0
+    with (RUN / "metrics.csv").open("a") as file:
+        file.write("1,0.5")
+    result = kindling("fit", "--ckpt_path", RUN, "--trainer.max_epochs", "3", "--test_after_fit", "false")
+    assert result.code == 0, result.err
+    assert len(column("samples_per_second")) == 3

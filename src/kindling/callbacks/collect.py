@@ -21,6 +21,10 @@ class Batches:
         """Keeps those of one batch, shapes (n, classes) and (n,), on the CPU."""
         self._batches.append((answers.cpu(), labels.cpu()))
 
+    def clear(self) -> None:
+        """Forgets them."""
+        self._batches.clear()
+
     def together(self, trainer: Trainer, model: Classifier) -> tuple[Tensor, Tensor]:
         """Those of all processes in the order of the data set, shapes (N, classes) and (N,); none are kept."""
         # A process may have had no batch: then its share is empty.

@@ -1,9 +1,8 @@
 """What TensorBoard shows of a run beside its curves."""
 
-import math
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -30,14 +29,6 @@ SHARE = 0.005  # of the training time that histograms may take
 RESULT = "result"  # the folder in a run that HParams shows
 
 
-class Validation(NamedTuple):
-    """The best one so far: the figure that says so, the answers, and all figures by name."""
-
-    score: float
-    answers: Answers
-    figures: dict[str, float]
-
-
 class Dashboard(Callback):
     """Fills TensorBoard's tabs: images, graph, histograms, texts, PR curves, projector and HParams.
 
@@ -53,15 +44,30 @@ class Dashboard(Callback):
     def __init__(self, logger: StageLogger | None = None, step: int | None = None) -> None:
         self._logger, self._step = logger, step
         self._batches = Batches()
-        self._best: Validation | None = None
+        self._best: tuple[Tensor, Tensor] | None = None  # answers and labels of the best epoch, if it was one of these
+        self._figures: dict[str, float] = {}  # of the best epoch
         self._layer: nn.Linear | None = None  # the last one, while a test runs
         self._hidden: list[Tensor] = []  # what it is given, (n, features) each
         self._hook: Any = None
         self._since = self._spent = 0.0  # when training began, and seconds that histograms have taken
 
-    def _writer(self, trainer: Trainer, part: str = "") -> SummaryWriter:
-        if self._logger is None:
-            self._logger = next(logger for logger in trainer.loggers if isinstance(logger, StageLogger))
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        return {"figures": self._figures}
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._figures = state_dict["figures"]
+
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        own = [logger for logger in trainer.loggers if isinstance(logger, StageLogger)]
+        if self._logger is None and not own:
+            raise ValueError('a Dashboard needs a Trainer(logger=StageLogger(save_dir="runs", name="mine"))')
+        self._logger = self._logger or own[0]
+
+    def _writer(self, part: str = "") -> SummaryWriter:
+        assert self._logger is not None
         return self._logger.writer(part)
 
     def _steps(self, trainer: Trainer) -> int:
@@ -73,18 +79,18 @@ class Dashboard(Callback):
             return
         self._since = time.perf_counter()
         assert isinstance(pl_module, Classifier)
-        write_texts(self._writer(trainer), pl_module, trainer.global_step)
-        inputs, labels = (part[:SAMPLES].cpu() for part in batch)
+        write_texts(self._writer(), pl_module, trainer.global_step)
+        inputs, labels = first_samples(trainer, batch)
         if is_picture(inputs):
             names = [[pl_module.class_names[label]] for label in labels.tolist()]
-            page = sheet(inputs.float(), names)
-            add_picture(self._writer(trainer, "train"), "pictures/samples as trained on", page, trainer.global_step)
+            page = sheet(inputs, names)
+            add_picture(self._writer("train"), "pictures/samples as trained on", page, trainer.global_step)
 
     @override
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         began = time.perf_counter()
         if trainer.is_last_batch and trainer.is_global_zero and self._spent < SHARE * (began - self._since):
-            write_histograms(self._writer(trainer), pl_module, trainer.global_step)
+            write_histograms(self._writer(), pl_module, trainer.global_step)
             self._spent += time.perf_counter() - began
 
     @override
@@ -95,15 +101,12 @@ class Dashboard(Callback):
 
     @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        answers = self._answers(trainer, pl_module)
-        keeper = trainer.checkpoint_callback
-        if trainer.sanity_checking or not isinstance(keeper, ModelCheckpoint):
+        assert isinstance(pl_module, Classifier)
+        if trainer.sanity_checking or not is_best(trainer):
+            self._batches.clear()
             return
-        figures = figures_of(trainer, "val")
-        score = figures.get(keeper.monitor or "", math.nan)
-        sign = 1 if keeper.mode == "max" else -1
-        if self._best is None or sign * score > sign * self._best.score:
-            self._best = Validation(score, answers, figures)
+        self._best = self._batches.together(trainer, pl_module)
+        self._figures = figures_of(trainer, "val")
         if trainer.state.fn == "validate":  # of an ensemble, which is not trained
             self._end(trainer, pl_module)
 
@@ -119,14 +122,14 @@ class Dashboard(Callback):
     @rank_zero_only
     def _end(self, trainer: Trainer, model: LightningModule) -> None:
         assert isinstance(model, Classifier)
-        step, figures = trainer.global_step, {}
-        write_network(self._writer(trainer), model, step)
+        step = max(0, trainer.global_step - 1)  # a run that goes on has TensorBoard forget what is of later steps
+        write_network(self._writer(), model, step)
         if self._best:
-            answers, figures = self._best.answers, self._best.figures
-            write_answers(self._writer(trainer, "val"), answers, model.class_names, step)
+            answers = as_answers(*self._best)
+            write_answers(self._writer("val"), answers, model.class_names, step)
             inputs = trainer.datamodule.val.inputs  # type: ignore[attr-defined]
-            write_worst(self._writer(trainer, "val"), answers, inputs, model.class_names, step)
-        write_session(self._writer(trainer, RESULT), comparable(trainer, model), figures, step)
+            write_worst(self._writer("val"), answers, inputs, model.class_names, step)
+        write_session(self._writer(RESULT), comparable(trainer, model), self._figures, step)
 
     @override
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -134,9 +137,11 @@ class Dashboard(Callback):
         # An ensemble has many last layers, and nothing that is trained.
         self._layer = linear[-1] if linear and linear[-1].weight.requires_grad else None
         if self._layer:
-            self._hook = self._layer.register_forward_pre_hook(
-                lambda _, inputs: self._hidden.append(inputs[0].float().cpu())
-            )
+            self._hook = self._layer.register_forward_pre_hook(self._keep_hidden)
+
+    def _keep_hidden(self, _: nn.Module, inputs: tuple[Any, ...]) -> None:
+        if inputs and inputs[0].ndim == 2:  # (n, features), and not some layer within
+            self._hidden.append(inputs[0].float().cpu())
 
     @override
     def on_test_batch_end(
@@ -147,25 +152,44 @@ class Dashboard(Callback):
     @override
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, Classifier)
-        answers, hidden = self._answers(trainer, pl_module), None
+        answers, hidden = as_answers(*self._batches.together(trainer, pl_module)), None
         if self._layer:
             self._hook.remove()
             hidden = whole(torch.cat([torch.empty(0, self._layer.in_features), *self._hidden]), trainer)
             self._hidden.clear()
         if not trainer.is_global_zero:
             return
-        names, step, writer = pl_module.class_names, self._steps(trainer), self._writer(trainer, "test")
+        names, step, writer = pl_module.class_names, self._steps(trainer), self._writer("test")
         write_answers(writer, answers, names, step)
         if hidden is not None and len(hidden) == len(answers.labels):  # compiled layers call no hook
             write_hidden(writer, hidden, answers, trainer.datamodule.test.inputs, names, step)  # type: ignore[attr-defined]
-        write_figures(self._writer(trainer, RESULT), figures_of(trainer, "test"), step)
+        write_figures(self._writer(RESULT), figures_of(trainer, "test"), step)
         for part in ("test", RESULT):
-            self._writer(trainer, part).flush()
+            self._writer(part).flush()
 
-    def _answers(self, trainer: Trainer, model: LightningModule) -> Answers:
-        assert isinstance(model, Classifier)
-        logs, labels = self._batches.together(trainer, model)
-        return Answers(logs.exp(), labels, F.nll_loss(logs, labels, reduction="none"))
+
+def first_samples(trainer: Trainer, batch: Any) -> tuple[Any, Tensor]:
+    """Some of the first batch as the network gets them; where it gets features of images, of the images."""
+    data: Any = trainer.datamodule  # type: ignore[attr-defined]
+    inputs, labels = batch[0], batch[1].cpu()
+    if isinstance(inputs, Tensor) and inputs.ndim == 2 and len(getattr(data, "input_shape", ())) == 3:
+        first = torch.arange(min(SAMPLES, len(data.train)))
+        return data.train.inputs[first], data.train.labels[first]
+    return (inputs[:SAMPLES].cpu() if is_picture(inputs) else inputs), labels[:SAMPLES]
+
+
+def is_best(trainer: Trainer) -> bool:
+    """Whether the validation just over is the best so far, as the checkpoint of the best epoch goes by it."""
+    keeper = trainer.checkpoint_callback
+    if not isinstance(keeper, ModelCheckpoint) or keeper.best_model_score is None:
+        return True
+    score, best = trainer.callback_metrics.get(keeper.monitor or ""), keeper.best_model_score
+    return score is not None and bool(score > best if keeper.mode == "max" else score < best)
+
+
+def as_answers(logs: Tensor, labels: Tensor) -> Answers:
+    """Answers of logarithms of probabilities (N, classes) and labels (N,)."""
+    return Answers(logs.exp(), labels, F.nll_loss(logs, labels, reduction="none"))
 
 
 def figures_of(trainer: Trainer, stage: str) -> dict[str, float]:
@@ -176,7 +200,7 @@ def figures_of(trainer: Trainer, stage: str) -> dict[str, float]:
 def dashboard_of(checkpoint: Path) -> list[Dashboard]:
     """Adds what a test finds to the dashboard of the run that a checkpoint is of; there is none outside of a run."""
     run = run_of(checkpoint)
-    if checkpoint.parent.name != "checkpoints":
-        return []
+    if checkpoint.parent.name != "checkpoints" or not list(run.glob("events.out.tfevents.*")):
+        return []  # outside of a run, or of one that was trained without loggers
     logger = StageLogger(save_dir=run.parent.parent, name=run.parent.name, version=run.name)
     return [Dashboard(logger, step=read_checkpoint(checkpoint)["global_step"])]

@@ -49,7 +49,7 @@ def write_histograms(writer: SummaryWriter, model: LightningModule, step: int) -
     """Writes histograms of weights and of their gradients, where they have any."""
     for name, parameter in model.named_parameters():
         for kind, values in (("", parameter.detach()), (" (gradient)", parameter.grad)):
-            if values is not None and values.isfinite().all():
+            if values is not None and values.numel() and values.isfinite().all():
                 write_histogram(writer, f"weights/{name.removeprefix('network.')}{kind}", values, step)
 
 
@@ -67,10 +67,13 @@ def write_network(writer: SummaryWriter, model: Classifier, step: int) -> None:
     write_histograms(writer, model, step)
     if (filters := first_filters(model.network)) is not None:
         add_picture(writer, "pictures/filters of the first layer", sheet(filters), step)
-    inputs = torch.zeros(1, *model.input_shape, device=model.device)
+    network, inputs = model.network, torch.zeros(1, *model.input_shape, device=model.device)
+    compiled, network._compiled_call_impl = network._compiled_call_impl, None  # nothing compiled can be traced
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")  # what tracing announces concerns those who run what was traced
-            writer.add_graph(model.network, inputs)
-    except RuntimeError as error:
-        say(f"TensorBoard shows no graph: this network can't be traced, {str(error).splitlines()[0]}")
+            writer.add_graph(network, inputs)
+    except Exception as error:  # a forward that is traced may fail in any way, and no run fails for a picture
+        say(f"TensorBoard shows no graph: this network can't be traced, {(str(error).splitlines() or ['?'])[0]}")
+    finally:
+        network._compiled_call_impl = compiled

@@ -1,5 +1,6 @@
 """Pictures for people to look at: sheets of images with captions, filters, and a confusion matrix."""
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ SIDE = 96  # pixels of the longer side of an image on a sheet
 GAP, LINE = 6, 19  # pixels between images; height of a line of a caption
 FONT = 16  # pixels: TensorBoard shows a page at half its size
 PAPER = (226, 232, 240)  # neither black nor white, which filters and digits have at their edges
+LONGEST = 16  # letters of the name of a class in a picture
 MOST_NUMBERS = 20  # classes of a confusion matrix that has room for numbers
 
 
@@ -78,6 +80,7 @@ def confusion_matrix(counts: Tensor, names: Sequence[str]) -> Image.Image:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    names = [short(name) for name in names]
     answers = [*names, "no answer"][: counts.shape[1]]
     side = 1.6 + 0.26 * min(len(names), MOST_NUMBERS)  # inches, so that what TensorBoard shrinks can still be read
     figure = Figure(figsize=(side, side), dpi=150, layout="constrained")
@@ -87,14 +90,27 @@ def confusion_matrix(counts: Tensor, names: Sequence[str]) -> Image.Image:
     axes.set(xlabel="prediction", ylabel="label")
     if len(names) <= MOST_NUMBERS:
         turned = 90 if max(map(len, answers)) > 3 else 0
-        axes.set_xticks(range(len(answers)), answers, rotation=turned)
-        axes.set_yticks(range(len(names)), names)
+        axes.set_xticks(range(len(answers)), answers, rotation=turned, parse_math=False)
+        axes.set_yticks(range(len(names)), names, parse_math=False)
         for label, answer in counts.nonzero().tolist():
             colour = "white" if shares[label, answer] > 0.5 else "black"
             axes.text(answer, label, f"{counts[label, answer]:,}", ha="center", va="center", color=colour, fontsize=8)
-    canvas.draw()  # type: ignore[no-untyped-call]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")  # of a script that the font has not: boxes stand for it
+        canvas.draw()  # type: ignore[no-untyped-call]
     pixels = np.asarray(canvas.buffer_rgba())  # type: ignore[no-untyped-call]
     return Image.fromarray(pixels).convert("RGB")
+
+
+def on_a_line(name: str) -> str:
+    """A name without line breaks and tabs."""
+    return " ".join(name.split())
+
+
+def short(name: str) -> str:
+    """A name on one line, its end left out where it is long."""
+    line = on_a_line(name)
+    return line if len(line) <= LONGEST else line[: LONGEST - 1] + "…"
 
 
 def is_picture(samples: Any) -> bool:

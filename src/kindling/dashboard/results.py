@@ -1,5 +1,6 @@
 """What a model says of a split, as TensorBoard shows it."""
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,15 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.tensorboard import SummaryWriter
 
-from kindling.dashboard.pictures import add_picture, confusion_matrix, is_picture, sheet
+from kindling.dashboard.pictures import add_picture, confusion_matrix, is_picture, on_a_line, sheet
 from kindling.inputs import as_float
 from kindling.report.figures import Answers
 
 WORST = 30
 CURVES = 20  # precision-recall curves at most: of the classes with the most samples
 POINTS = 1000  # of the projector: as many as a browser turns smoothly
+FEATURES = 200  # of a point: the projector itself looks at no more
+TAG = "last_hidden_layer"
 SPRITE = 32  # pixels of a side of a point's picture
 
 
@@ -26,7 +29,7 @@ def write_answers(writer: SummaryWriter, answers: Answers, names: Sequence[str],
     largest = answers.confusion.sum(1).argsort(descending=True, stable=True)[:CURVES]
     for label in sorted(largest.tolist()):
         of_class = answers.probabilities[:, label].nan_to_num()
-        writer.add_pr_curve(f"precision and recall/{names[label]}", answers.labels == label, of_class, step)
+        writer.add_pr_curve(f"precision and recall/{on_a_line(names[label])}", answers.labels == label, of_class, step)
 
 
 def write_worst(writer: SummaryWriter, answers: Answers, inputs: Any, names: Sequence[str], step: int) -> None:
@@ -42,23 +45,19 @@ def write_worst(writer: SummaryWriter, answers: Answers, inputs: Any, names: Seq
     worst = answers.worst(WORST)
     if not len(worst):
         return
-    said = [*names, "no answer"]
+    said = [on_a_line(name) for name in (*names, "no answer")]
     label, guess = ([said[number] for number in of[worst].tolist()] for of in (answers.labels, answers.predictions))
     sure = [f"{confidence:.0%}" for confidence in answers.confidence[worst].tolist()]
     samples = inputs[worst]
     if is_picture(samples):
-        captions = [
-            (f"{name}, not", f"{other} ({share})") for name, other, share in zip(label, guess, sure, strict=True)
-        ]
+        facts = zip(label, guess, sure, strict=True)
+        captions = [(f"{name}, not", f"{other} ({share})") for name, other, share in facts]
         add_picture(writer, "pictures/most wrong", sheet(samples, captions), step)
         return
-    rows = zip(worst.tolist(), label, guess, sure, strict=True)
-    lines = [
-        "| row | label | guess | probability |",
-        "|---|---|---|---|",
-        *("| {} | {} | {} | {} |".format(*row) for row in rows),
-    ]
-    writer.add_text("most wrong", "\n".join(lines), step)
+    rows = zip(map(str, worst.tolist()), label, guess, sure, strict=True)
+    table = [("row", "label", "guess", "probability"), ("---",) * 4, *rows]
+    lines = (" | ".join(cell.replace("|", "\\|") for cell in row) for row in table)
+    writer.add_text("most wrong", "\n".join(f"| {line} |" for line in lines), step)
 
 
 def write_hidden(
@@ -66,17 +65,33 @@ def write_hidden(
 ) -> None:
     """Writes what the last hidden layer says of samples (N, features), for the projector."""
     chosen = torch.linspace(0, len(hidden) - 1, min(len(hidden), POINTS)).long()
-    samples = inputs[chosen]
-    pictures = None
-    if is_picture(samples):
-        pictures = F.interpolate(as_float(samples), (SPRITE, SPRITE), mode="bilinear", antialias=True).clamp(0, 1)
-        pictures = pictures.expand(-1, 3, -1, -1)
-    said = [*names, "no answer"]
+    sprites = None
+    if is_picture(inputs[chosen[:1]]):
+        parts = torch.split(chosen, 50)  # of photos no more are held as floats at once
+        sprites = torch.cat([sprites_of(inputs[part]) for part in parts])
+    said = [on_a_line(name) for name in (*names, "no answer")]
     facts = [
         [said[label], said[guess], "right" if label == guess else "wrong"]
         for label, guess in zip(answers.labels[chosen].tolist(), answers.predictions[chosen].tolist(), strict=True)
     ]
-    Path(writer.log_dir, "projector_config.pbtxt").unlink(missing_ok=True)  # of an earlier test: it is appended to
-    writer.add_embedding(
-        hidden[chosen], facts, pictures, step, tag="last_hidden_layer", metadata_header=["label", "guess", "answer"]
-    )
+    folder = Path(writer.log_dir)
+    for earlier in folder.glob(f"*/{TAG}"):
+        shutil.rmtree(earlier.parent)
+    (folder / "projector_config.pbtxt").unlink(missing_ok=True)  # it would be appended to
+    points = principal(hidden[chosen])
+    writer.add_embedding(points, facts, sprites, step, tag=TAG, metadata_header=["label", "guess", "answer"])
+
+
+def sprites_of(images: Tensor) -> Tensor:
+    """Small pictures (n, 3, SPRITE, SPRITE) of images (n, 1 or 3, H, W)."""
+    small = F.interpolate(as_float(images), (SPRITE, SPRITE), mode="bilinear", antialias=True)
+    return small.clamp(0, 1).expand(-1, 3, -1, -1)
+
+
+def principal(points: Tensor) -> Tensor:
+    """Points (N, features), or of many features the first principal components (N, FEATURES)."""
+    if points.shape[1] <= FEATURES:
+        return points
+    centered = points - points.mean(0)
+    axes: Tensor = torch.linalg.svd(centered, full_matrices=False).Vh[:FEATURES]  # (FEATURES, features)
+    return centered @ axes.T
