@@ -235,7 +235,7 @@ def test_names_of_classes_break_nothing(kindling: Command) -> None:
 
 @pytest.mark.parametrize("kind", ["Asserting", "Sequences", "ByKeyword", "Unlinear"])
 def test_any_network_has_a_dashboard(kindling: Command, kind: str) -> None:
-    result = kindling("fit", *TINY[2:], "--model", f"helpers.{kind}", "--model.width", "8")
+    result = kindling("fit", *TINY[4:], "--model", f"helpers.{kind}", "--model.width", "8")
     assert result.code == 0, result.err
     assert read("test").Tags()["images"] == ["pictures/confusion matrix"]
 

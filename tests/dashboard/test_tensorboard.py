@@ -44,6 +44,10 @@ def test_curves(board: Board) -> None:
         assert f"digits/version_0/{stage}" in chart
 
 
+def test_scalars(board: Board) -> None:
+    board.open("scalars", "metrics", "accuracy", "optimization", "gradient_norm")
+
+
 def test_pictures(board: Board) -> None:
     board.open("images", "confusion matrix", "most wrong", "filters of the first layer", "samples as trained on")
     assert int(board.find("img[src*='individualImage']").get_attribute("naturalWidth") or 0) > 100
