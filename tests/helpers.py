@@ -115,6 +115,17 @@ class PhotosDataModule(ClassificationDataModule):
         return images, torch.randint(3, (40,), generator=random)
 
 
+class NumbersDataModule(SyntheticDataModule):
+    """A number to predict in place of a class: the sum of the first two features."""
+
+    def __init__(self, **loading: Any) -> None:
+        super().__init__(num_samples=300, num_classes=1, **loading)
+
+    def load(self, split: Split) -> Batch:
+        inputs, _ = super().load(split)
+        return inputs, inputs[:, :2].sum(dim=1)
+
+
 class EasyDataModule(SyntheticDataModule):
     """Classes that any network tells apart."""
 

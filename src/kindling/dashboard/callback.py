@@ -31,10 +31,10 @@ RESULT = "result"  # the folder in a run that HParams shows
 
 
 class Validation(NamedTuple):
-    """The best one so far: the figure that says so, the answers, and all figures by name."""
+    """The best one so far: the figure that says so, the answers where they are classes, and all figures by name."""
 
     score: float
-    answers: Answers
+    answers: Answers | None
     figures: dict[str, float]
 
 
@@ -75,7 +75,7 @@ class Dashboard(Callback):
         assert isinstance(pl_module, Classifier)
         write_texts(self._writer(trainer), pl_module, trainer.global_step)
         inputs, labels = (part[:SAMPLES].cpu() for part in batch)
-        if is_picture(inputs):
+        if is_picture(inputs) and pl_module.classifies:
             names = [[pl_module.class_names[label]] for label in labels.tolist()]
             page = sheet(inputs.float(), names)
             add_picture(self._writer(trainer, "train"), "pictures/samples as trained on", page, trainer.global_step)
@@ -122,7 +122,8 @@ class Dashboard(Callback):
         step, figures = trainer.global_step, {}
         write_network(self._writer(trainer), model, step)
         if self._best:
-            answers, figures = self._best.answers, self._best.figures
+            figures = self._best.figures
+        if self._best and (answers := self._best.answers):
             write_answers(self._writer(trainer, "val"), answers, model.class_names, step)
             inputs = trainer.datamodule.val.inputs  # type: ignore[attr-defined]
             write_worst(self._writer(trainer, "val"), answers, inputs, model.class_names, step)
@@ -155,16 +156,19 @@ class Dashboard(Callback):
         if not trainer.is_global_zero:
             return
         names, step, writer = pl_module.class_names, self._steps(trainer), self._writer(trainer, "test")
-        write_answers(writer, answers, names, step)
-        if hidden is not None and len(hidden) == len(answers.labels):  # compiled layers call no hook
+        if answers:
+            write_answers(writer, answers, names, step)
+        if answers and hidden is not None and len(hidden) == len(answers.labels):  # compiled layers call no hook
             write_hidden(writer, hidden, answers, trainer.datamodule.test.inputs, names, step)  # type: ignore[attr-defined]
         write_figures(self._writer(trainer, RESULT), figures_of(trainer, "test"), step)
         for part in ("test", RESULT):
             self._writer(trainer, part).flush()
 
-    def _answers(self, trainer: Trainer, model: LightningModule) -> Answers:
+    def _answers(self, trainer: Trainer, model: LightningModule) -> Answers | None:
         assert isinstance(model, Classifier)
         logs, labels = self._batches.together(trainer, model)
+        if not model.classifies:
+            return None
         return Answers(logs.exp(), labels, F.nll_loss(logs, labels, reduction="none"))
 
 
