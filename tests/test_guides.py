@@ -19,6 +19,8 @@ from sklearn.metrics import mean_absolute_error, r2_score, top_k_accuracy_score
 
 from conftest import CONFIGS, weights
 
+pytestmark = pytest.mark.xdist_group("guides")  # they share what takes long
+
 ROOT = CONFIGS.parent
 PACKAGE = "src/kindling"
 
@@ -100,7 +102,7 @@ class Copy(NamedTuple):
     def probabilities(self, name: str) -> tuple[torch.Tensor, torch.Tensor]:
         """Probabilities (N, classes) and labels (N,) of a test, of ten digits."""
         table = pd.read_csv(self.run(name) / "predictions.csv")
-        return torch.from_numpy(table[list("0123456789")].to_numpy()), torch.from_numpy(table["label"].to_numpy())
+        return torch.tensor(table[list("0123456789")].to_numpy()), torch.tensor(table["label"].to_numpy())
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +135,7 @@ def test_a_model_is_one_short_file() -> None:
 
 def test_what_was_added_is_listed_and_covered_by_the_tests_there_are(copy: Copy) -> None:
     assert len(copy.names) == 7
-    shown = copy.printed.split("$ kindling fit --help\n")[1]
+    shown = copy.printed.split("$ kindling fit --help\n")[-1]
     for name in set(copy.names) - {"WeightNorm"}:  # the help names models and data sources
         assert name in shown
     assert "\n3 passed" in shown

@@ -36,10 +36,12 @@ def train(kindling: Command, name: str, model: type[Classifier]) -> Result:
 
 
 @pytest.mark.parametrize(("name", "model"), MODELS.items(), ids=MODELS)
-def test_it_trains_loads_predicts_and_exports(kindling: Command, name: str, model: type[Classifier]) -> None:
+def test_it_trains_loads_predicts_and_exports(
+    kindling: Command, monkeypatch: pytest.MonkeyPatch, name: str, model: type[Classifier]
+) -> None:
     for number in range("".join(OPTIONS.get(name, [])).count("part")):
         part = ["--model", "CNNClassifier", "--model.channels", "[4]", "--data", CLASSES[0], *FEW]
-        result = kindling("fit", *part, "--run_name", "part", "--seed_everything", number)
+        result = kindling("fit", *part, "--run_name", "part", "--test_after_fit", "false", "--seed_everything", number)
         assert result.code == 0, result.err
     result = train(kindling, name, model)
     assert result.code == 0, result.err
@@ -59,5 +61,6 @@ def test_it_trains_loads_predicts_and_exports(kindling: Command, name: str, mode
         with pytest.raises(ValueError, match=f"{name} predicts numbers"):
             load(RUN)
     if find_spec("kindling.deploy"):
+        monkeypatch.setattr("kindling.deploy.proof.SECONDS", 0.02)
         result = kindling("export", "--ckpt_path", RUN)  # compares what it writes with the checkpoint
         assert (result.code, (RUN / "export/model.onnx").exists()) == ((0, True) if model.classifies else (1, False))
