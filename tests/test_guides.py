@@ -155,6 +155,9 @@ def test_the_loss_is_the_one_that_was_written(copy: Copy) -> None:
     found = copy.metrics("FocalClassifier-DigitsDataModule")
     assert found["test/loss"] == pytest.approx((-(1 - sure) * sure.log()).mean().item(), rel=1e-3)
     assert found["test/accuracy"] > 0.9
+    report = (copy.run("FocalClassifier-DigitsDataModule") / "report.html").read_text(encoding="utf-8")
+    low, high = map(float, re.findall(r"loss<b>[^<]*</b><span>([\d.]+) to ([\d.]+)<", report)[0])
+    assert low < found["test/loss"] < high
 
 
 def test_the_callback_logs(copy: Copy) -> None:

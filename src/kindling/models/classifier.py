@@ -136,12 +136,9 @@ class Classifier(LightningModule):
         return classification_metrics(self.num_classes)
 
     def loss(self, logits: Tensor, labels: Tensor, reduction: str = "sum") -> Tensor:
-        """The sum of the losses of all samples, or with the reduction `none`, that of each, shape (N,).
+        """The losses of logits (N, num_classes) and labels (N,): their sum, or with the reduction `none` each, (N,).
 
-        Args:
-            logits: What `forward` gives, shape (N, num_classes). For the report they are logarithms of probabilities.
-            labels: The true classes, shape (N,).
-            reduction: `sum` or `none`.
+        For the report the logits are logarithms of probabilities.
         """
         smoothing = self.label_smoothing
         return F.cross_entropy(logits, labels, self.class_weights, label_smoothing=smoothing, reduction=reduction)
