@@ -4,7 +4,7 @@ PYTHON ?= python3
 CONSTRAINTS ?= constraints.txt
 PIP := .venv/bin/python -m pip install --quiet $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
 
-.PHONY: train test lint clean
+.PHONY: train test lint docs clean
 
 train: .venv/installed
 	.venv/bin/kindling fit --config configs/quickstart.yaml
@@ -19,6 +19,9 @@ lint: .venv/installed-dev
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
 	.venv/bin/mypy
+
+docs: .venv/installed-dev
+	.venv/bin/python scripts/api.py site
 
 clean:
 	rm -rf .venv

@@ -8,6 +8,8 @@ from typing import Any, ClassVar
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torchmetrics import MeanAbsoluteError, MetricCollection
 
 from kindling import Classifier, MLPClassifier, SyntheticDataModule
 from kindling.cli import main
@@ -113,6 +115,32 @@ class PhotosDataModule(ClassificationDataModule):
         random = torch.Generator().manual_seed(len(split))
         images = torch.randint(256, (40, *self.input_shape), dtype=torch.uint8, generator=random)
         return images, torch.randint(3, (40,), generator=random)
+
+
+class NumbersDataModule(SyntheticDataModule):
+    """A number to predict in place of a class: the sum of the first two features."""
+
+    def __init__(self, **loading: Any) -> None:
+        super().__init__(num_samples=300, num_classes=1, **loading)
+
+    def load(self, split: Split) -> Batch:
+        inputs, _ = super().load(split)
+        return inputs, inputs[:, :2].sum(dim=1)
+
+
+class SumRegressor(MLPClassifier):
+    """A network that predicts a number."""
+
+    classifies = False
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return super().forward(inputs).squeeze(1)
+
+    def metrics(self) -> MetricCollection:
+        return MetricCollection({"mae": MeanAbsoluteError()})
+
+    def loss(self, logits: Tensor, labels: Tensor, reduction: str = "sum") -> Tensor:
+        return F.mse_loss(logits, labels, reduction=reduction)
 
 
 class EasyDataModule(SyntheticDataModule):

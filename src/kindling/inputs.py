@@ -94,6 +94,14 @@ def from_numbers(values: Any, shape: tuple[int, ...]) -> Tensor:
 
     Raises:
         ValueError: If they are no such numbers.
+
+    Examples:
+        A grey image of 1 x 2 pixels without its channel, then a batch of two rows of features:
+
+        >>> from_numbers([[0, 0.5]], shape=(1, 1, 2)).shape
+        torch.Size([1, 1, 1, 2])
+        >>> from_numbers([[1, 2, 3], [4, 5, 6]], shape=(3,)).shape
+        torch.Size([2, 3])
     """
     try:
         inputs = torch.from_numpy(_as_array(values))

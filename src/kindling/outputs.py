@@ -25,34 +25,44 @@ def write_predictions(
 ) -> None:
     """Writes `predictions.csv`: row, label where it is known, prediction, its probability, those of all classes.
 
-    The probability of a class that is called like another column is p(class). NaN is no prediction.
+    The probability of a class that is called like another column is p(class). NaN is no prediction. Of a model that
+    predicts numbers it holds row, label and prediction.
 
     Args:
         path: The file.
         rows: What each sample is called; those beyond the last prediction are left out.
         row_header: What the rows are.
-        probabilities: Of each sample, shape (N, classes).
+        probabilities: Of each sample, shape (N, classes), or numbers, shape (N,).
         class_names: Names of the classes.
         labels: The true classes, shape (N,).
     """
+    header, columns = [row_header], [rows[: len(probabilities)]]
+    if probabilities.ndim == 1:
+        header += ["label"] * (labels is not None) + ["prediction"]
+        columns += [[f"{value:.6g}" for value in part.tolist()] for part in (labels, probabilities) if part is not None]
+        return _write(path, header, columns)
     best, predictions = probabilities.max(dim=1)
-    columns: list[Sequence[object]] = [rows[: len(probabilities)]]
     if labels is not None:
+        header.append("label")
         columns.append([class_names[label] for label in labels.tolist()])
     named = zip(predictions.tolist(), best.isnan().tolist(), strict=True)
     columns.append(["" if none else class_names[prediction] for prediction, none in named])
-    numbers = ([f"{value:.6g}" for value in column] for column in (best.tolist(), *probabilities.T.tolist()))
-    header = [row_header, *["label"] * (labels is not None), "prediction", "probability"]
+    columns += ([f"{value:.6g}" for value in column] for column in (best.tolist(), *probabilities.T.tolist()))
+    header += ["prediction", "probability"]
     taken = {row_header, "label", "prediction", "probability"}
     header += [f"p({name})" if name in taken else name for name in class_names]
+    _write(path, header, columns)
+
+
+def _write(path: Path, header: Sequence[str], columns: Sequence[Sequence[object]]) -> None:
     with whole_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
         table.writerow(header)
-        table.writerows(zip(*columns, *numbers, strict=True))
+        table.writerows(zip(*columns, strict=True))
 
 
 def write_predicted(checkpoint: Path, probabilities: Tensor, model: Classifier, data: ClassificationDataModule) -> Path:
-    """Writes what a checkpoint predicts (N, classes) into its run folder.
+    """Writes what a checkpoint predicts, (N, classes) or numbers (N,), into its run folder.
 
     Returns:
         `predictions.csv`, or of other samples than those of the test, a file named after them.
@@ -75,7 +85,7 @@ def write_test(
     model: Classifier,
     data: ClassificationDataModule,
     command: str,
-) -> Path:
+) -> Path | None:
     """Writes `test_metrics.json`, `predictions.csv` and `report.html` into the run folder of a checkpoint.
 
     Args:
@@ -87,17 +97,18 @@ def write_test(
         command: What was typed.
 
     Returns:
-        The path of the report.
+        The path of the report; of a model that predicts numbers there is none.
     """
-    from kindling.report import write_report  # after a test alone
-
     run = run_of(checkpoint)
     run.mkdir(exist_ok=True)  # of a checkpoint outside of a run
     figures = {name: round(value, 6) if math.isfinite(value) else None for name, value in metrics.items()}
     with whole_file(run / "test_metrics.json") as path:
         path.write_text(json.dumps(figures, indent=2, allow_nan=False) + "\n")
     answers, labels = collected.answers, collected.labels
-    write_predictions(
-        run / "predictions.csv", data.tested_rows(), data.row_header, answers.exp(), model.class_names, labels
-    )
+    said = answers.exp() if model.classifies else answers
+    write_predictions(run / "predictions.csv", data.tested_rows(), data.row_header, said, model.class_names, labels)
+    if not model.classifies:
+        return None
+    from kindling.report import write_report  # after a test alone
+
     return write_report(checkpoint, metrics, answers, labels, model, data, command)

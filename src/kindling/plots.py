@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 COLOURS = {"train": PALETTE[0], "val": PALETTE[1]}
 LABELS = {"train": "training", "val": "validation"}
-UNITS = {"loss": "cross-entropy (nats)", "accuracy": "accuracy (%)"}
+UNITS = {"accuracy": "accuracy (%)"}
 
 
 def plot_history(run: str | Path) -> Path:
@@ -32,7 +32,7 @@ def plot_history(run: str | Path) -> Path:
     best = Record.read(run).best_epoch
     figure = Figure(figsize=(7, 7.5 if rates else 6), dpi=150, layout="constrained")
     panels = figure.subplots(2 + bool(rates), sharex=True, height_ratios=[3, 3, 1.6][: 2 + bool(rates)])
-    for axes, metric in zip(panels, UNITS, strict=False):
+    for axes, metric in zip(panels, figures_in(history), strict=False):
         draw_figure(axes, history, metric, best)
     if rates:
         draw_rates(panels[-1], rates)
@@ -43,6 +43,13 @@ def plot_history(run: str | Path) -> Path:
     with whole_file(run / "training_history.png") as path:
         figure.savefig(path, format="png")
     return run / "training_history.png"
+
+
+def figures_in(*histories: Mapping[str, Mapping[int, float]]) -> tuple[str, str]:
+    """Loss and accuracy; of models that have none, as those that predict numbers, the first other figure."""
+    names = [name.partition("/")[2] for history in histories for name in history if name.startswith("val/")]
+    others = [name for name in names if name != "loss"]
+    return "loss", "accuracy" if "accuracy" in others or not others else others[0]
 
 
 def draw_figure(axes: "Axes", history: Mapping[str, Mapping[int, float]], metric: str, best: int | None) -> None:
@@ -66,7 +73,7 @@ def draw_figure(axes: "Axes", history: Mapping[str, Mapping[int, float]], metric
 
 def draw_curve(axes: "Axes", curve: Mapping[int, float], metric: str, **style: Any) -> None:
     """Draws a figure by epoch, with points where there are few; accuracies as per cent."""
-    axes.set_ylabel(UNITS[metric])
+    axes.set_ylabel(UNITS.get(metric, metric))
     scale = 100 if metric == "accuracy" else 1
     style = {"marker": "o" if len(curve) <= 25 else "", "ms": 3.5} | style
     if curve:
@@ -80,7 +87,7 @@ def mark_best(axes: "Axes", best: int | None, curve: Mapping[int, float], metric
     axes.axvline(best, color="0.45", lw=1, ls=":", zorder=1)
     value = curve.get(best - 1, math.nan) * (100 if metric == "accuracy" else 1)
     if math.isfinite(value):
-        figure = f"{value:.2f}%" if metric == "accuracy" else f"{value:.4f}"
+        figure = f"{value:.2f}%" if metric == "accuracy" else f"{value:.4f}" if abs(value) < 100 else f"{value:.5g}"
         label = f"best epoch: {best} ({figure})"
         axes.plot(best, value, "o", ms=9, mfc="none", mec="0.1", mew=1.3, ls="none", label=label, zorder=5)
 
@@ -136,7 +143,7 @@ def plot_runs(histories: Mapping[str, Mapping[str, Mapping[int, float]]], path: 
         colour = PALETTE[number % len(PALETTE)]
         marker = ("none", "o", "s", "^", "D", "v")[number // len(PALETTE) % 6]
         style: dict[str, Any] = {"color": colour, "marker": marker, "ms": 4}
-        for axes, metric in zip(panels, UNITS, strict=True):
+        for axes, metric in zip(panels, figures_in(*histories.values()), strict=True):
             draw_curve(axes, history.get(f"train/{metric}", {}), metric, **style, ls="--", lw=1, alpha=0.7)
             draw_curve(axes, history.get(f"val/{metric}", {}), metric, **style)
         lines.append(Line2D([], [], label=name, **style))

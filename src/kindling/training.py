@@ -300,7 +300,8 @@ class KindlingCLI(LightningCLI):
         say(results_table(f"test split, {checkpoint or 'a few batches after a trial run'}", metrics))
         if checkpoint and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             report = write_test(Path(checkpoint), metrics, self.tested, self.model, self.datamodule, self.typed)
-            say(f"report: {report}")
+            if report:
+                say(f"report: {report}")
 
     def predict(self, **kwargs: Any) -> None:
         """Writes `predictions.csv`, or of other samples than those of the test, a file named after them."""
@@ -308,7 +309,7 @@ class KindlingCLI(LightningCLI):
         if self.trainer.world_size > 1:
             raise ValueError("predict keeps the order of the rows and needs one device: --trainer.devices 1")
         batches: Any = self.trainer.predict(**kwargs | {"ckpt_path": self.checkpoint})
-        probabilities = torch.cat(batches).cpu()  # (N, classes)
+        probabilities = torch.cat(batches).cpu()  # (N, classes), or numbers (N,)
         if self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         written = write_predicted(self.checkpoint, probabilities, self.model, self.datamodule)

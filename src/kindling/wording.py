@@ -5,13 +5,25 @@ from collections.abc import Iterable, Sequence
 
 
 def did_you_mean(name: str, known: Iterable[str], group: str = "") -> str:
-    """Names the nearest known name, where one is near, upper and lower case aside."""
+    """Names the nearest known name, where one is near, upper and lower case aside.
+
+    Examples:
+        >>> did_you_mean("lrr", ["lr", "momentum"], "optimizer.")
+        ': did you mean optimizer.lr?'
+        >>> did_you_mean("colour", ["lr", "momentum"])
+        ''
+    """
     names = {candidate.lower(): candidate for candidate in known}
     near = difflib.get_close_matches(name.lower(), names, n=1)
     return f": did you mean {group}{names[near[0]]}?" if near else ""
 
 
 def listed(names: Sequence[object], most: int = 20) -> str:
-    """Names with commas between them; of more than `most`, the first and how many follow."""
+    """Names with commas between them; of more than `most`, the first and how many follow.
+
+    Examples:
+        >>> listed(range(1000), most=3)
+        '0, 1, 2 and 997 more'
+    """
     more = f" and {len(names) - most:,} more" if len(names) > most else ""
     return ", ".join(map(str, names[:most])) + more

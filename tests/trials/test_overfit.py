@@ -28,6 +28,14 @@ def test_a_network_that_can_not_learn_is_told(kindling: Command) -> None:
     assert "the network can't even learn one batch by heart" in result.err
 
 
+def test_a_network_that_predicts_numbers_has_no_right_answers(kindling: Command) -> None:
+    result = kindling("fit", "--model", "helpers.SumRegressor", "--data", "helpers.NumbersDataModule", "--overfit")
+    assert result.code == 1
+    assert result.err == (
+        "kindling: error: SumRegressor predicts numbers: no share of right answers says that it has learnt\n"
+    )
+
+
 def test_it_leaves_no_trace() -> None:
     data = SyntheticDataModule(num_samples=300)
     model = MLPClassifier.for_data(data, hidden=(16,), batch_norm=True, dropout=0.5, label_smoothing=0.1)

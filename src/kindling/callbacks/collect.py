@@ -18,7 +18,7 @@ class Batches:
         self._batches: list[tuple[Tensor, Tensor]] = []
 
     def add(self, answers: Tensor, labels: Tensor) -> None:
-        """Keeps those of one batch, shapes (n, classes) and (n,), on the CPU."""
+        """Keeps those of one batch, shapes (n, classes) (or numbers, (n,)) and (n,), on the CPU."""
         self._batches.append((answers.cpu(), labels.cpu()))
 
     def clear(self) -> None:
@@ -26,9 +26,10 @@ class Batches:
         self._batches.clear()
 
     def together(self, trainer: Trainer, model: Classifier) -> tuple[Tensor, Tensor]:
-        """Those of all processes in the order of the data set, shapes (N, classes) and (N,); none are kept."""
+        """Those of all processes in the order of the data set, (N, classes) or (N,), and (N,); none are kept."""
         # A process may have had no batch: then its share is empty.
-        nothing = torch.empty(0, model.num_classes), torch.empty(0, dtype=torch.long)
+        classes = (model.num_classes,) if model.classifies else ()
+        nothing = torch.empty(0, *classes), torch.empty(0, dtype=torch.long)
         answers, labels = (torch.cat(parts) for parts in zip(nothing, *self._batches, strict=True))
         self._batches.clear()
         return whole(answers, trainer), whole(labels, trainer)

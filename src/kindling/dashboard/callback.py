@@ -81,7 +81,7 @@ class Dashboard(Callback):
         assert isinstance(pl_module, Classifier)
         write_texts(self._writer(), pl_module, trainer.global_step)
         inputs, labels = first_samples(trainer, batch)
-        if is_picture(inputs):
+        if is_picture(inputs) and pl_module.classifies:
             names = [[pl_module.class_names[label]] for label in labels.tolist()]
             page = sheet(inputs, names)
             add_picture(self._writer("train"), "pictures/samples as trained on", page, trainer.global_step)
@@ -124,8 +124,7 @@ class Dashboard(Callback):
         assert isinstance(model, Classifier)
         step = max(0, trainer.global_step - 1)  # a run that goes on has TensorBoard forget what is of later steps
         write_network(self._writer(), model, step)
-        if self._best:
-            answers = as_answers(*self._best)
+        if self._best and (answers := as_answers(*self._best)):
             write_answers(self._writer("val"), answers, model.class_names, step)
             inputs = trainer.datamodule.val.inputs  # type: ignore[attr-defined]
             write_worst(self._writer("val"), answers, inputs, model.class_names, step)
@@ -160,8 +159,9 @@ class Dashboard(Callback):
         if not trainer.is_global_zero:
             return
         names, step, writer = pl_module.class_names, self._steps(trainer), self._writer("test")
-        write_answers(writer, answers, names, step)
-        if hidden is not None and len(hidden) == len(answers.labels):  # compiled layers call no hook
+        if answers:
+            write_answers(writer, answers, names, step)
+        if answers and hidden is not None and len(hidden) == len(answers.labels):  # compiled layers call no hook
             write_hidden(writer, hidden, answers, trainer.datamodule.test.inputs, names, step)  # type: ignore[attr-defined]
         write_figures(self._writer(RESULT), figures_of(trainer, "test"), step)
         for part in ("test", RESULT):
@@ -187,8 +187,10 @@ def is_best(trainer: Trainer) -> bool:
     return score is not None and bool(score > best if keeper.mode == "max" else score < best)
 
 
-def as_answers(logs: Tensor, labels: Tensor) -> Answers:
-    """Answers of logarithms of probabilities (N, classes) and labels (N,)."""
+def as_answers(logs: Tensor, labels: Tensor) -> Answers | None:
+    """Answers of logarithms of probabilities (N, classes) and labels (N,); numbers (N,) are none."""
+    if logs.ndim == 1:
+        return None
     return Answers(logs.exp(), labels, F.nll_loss(logs, labels, reduction="none"))
 
 

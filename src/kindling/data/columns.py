@@ -78,7 +78,7 @@ def learn_columns(frame: "DataFrame", rows: int) -> tuple[list[Column], dict[str
     return columns, left_out
 
 
-def learn_column(column: "Series[Any]", rows: int, decimal: str) -> Column | str:
+def learn_column(column: "Series", rows: int, decimal: str) -> Column | str:
     """Learns one column; a reason to leave it out is a string."""
     kind: Column = {"name": column.name, "kind": "number", "decimal": decimal}
     numbers = as_numbers(column, kind)
@@ -123,7 +123,7 @@ def _learn_numbers(kind: Column, numbers: Floats, rows: int) -> Column | str:
     return kind | {"median": float(np.median(known)), "center": center, "scale": scale or 1.0, "missing": missing}
 
 
-def as_numbers(values: "Series[Any]", column: Column) -> tuple[Floats, Indices]:
+def as_numbers(values: "Series", column: Column) -> tuple[Floats, Indices]:
     """Reads numbers or dates as the column was learned; see `read_numbers`."""
     if column["kind"] == "date":
         return read_numbers(values, partial(as_days, day_first=column["day_first"]))
@@ -172,7 +172,7 @@ def in_brief(value: object) -> str:
     return " ".join(str(value).split())[:40]
 
 
-def _encode_numbers(values: "Series[Any]", column: Column, what: str) -> tuple[Floats, NDArray[np.bool_]]:
+def _encode_numbers(values: "Series", column: Column, what: str) -> tuple[Floats, NDArray[np.bool_]]:
     numbers, strays = as_numbers(values, column)
     missing = np.isnan(numbers)
     if len(strays):
@@ -185,7 +185,7 @@ def _encode_numbers(values: "Series[Any]", column: Column, what: str) -> tuple[F
     return np.clip(deviations, -FARTHEST, FARTHEST)[:, None], missing
 
 
-def _encode_categories(values: "Series[Any]", column: Column, what: str) -> tuple[Floats, NDArray[np.bool_]]:
+def _encode_categories(values: "Series", column: Column, what: str) -> tuple[Floats, NDArray[np.bool_]]:
     codes, names = read_names(values)
     known = {name: place for place, name in enumerate(column["values"])}
     places = np.array([*(known.get(name, -1) for name in names), -1])[codes]

@@ -5,7 +5,14 @@ from torch import Tensor
 
 
 def stratified_split(labels: Tensor, size: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Splits the indices of `labels` (N,) in two, the second of `size`, each with the same share of every class."""
+    """Splits the indices of `labels` (N,) in two, the second of `size`, each with the same share of every class.
+
+    Examples:
+        >>> labels = torch.tensor([0, 0, 0, 0, 0, 0, 1, 1, 1])
+        >>> kept, held_out = stratified_split(labels, size=3, seed=0)
+        >>> labels[kept], labels[held_out]
+        (tensor([0, 0, 0, 0, 1, 1]), tensor([0, 0, 1]))
+    """
     shuffled = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
     by_class = shuffled[labels[shuffled].argsort(stable=True)]
     # Every (N / size)-th sample of the list sorted by class.

@@ -3,7 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ MOST_CLASSES = 1000
 MANY_CLASSES = 20  # more may be a column of something else
 
 
-def read_classes(column: "Series[Any]") -> tuple[Indices, list[str]]:
+def read_classes(column: "Series") -> tuple[Indices, list[str]]:
     """The class of each row, -1 where it has none, shape (N,); and their names as they come."""
     return read_names(column, NO_CLASS)
 
@@ -51,9 +51,7 @@ def check_classes(labels: Indices, names: Sequence[str], what: str, held_out: Co
         )
 
 
-def odd_classes(
-    column: "Series[Any]", splits: NDArray[np.object_], held_out: Collection[str], what: str
-) -> Iterator[str]:
+def odd_classes(column: "Series", splits: NDArray[np.object_], held_out: Collection[str], what: str) -> Iterator[str]:
     """What is odd about the classes but no obstacle, a line each."""
     names = {split: set(read_classes(column[splits == split])[1]) for split in ("train", *held_out)}
     for split in held_out:

@@ -39,7 +39,7 @@ DATE = re.compile(
 )
 
 
-def read_names(column: "Series[Any]", missing: Collection[str] = MISSING) -> tuple[Indices, list[str]]:
+def read_names(column: "Series", missing: Collection[str] = MISSING) -> tuple[Indices, list[str]]:
     """Reads a column as names.
 
     Returns:
@@ -69,7 +69,7 @@ def in_order(names: Iterable[str]) -> list[str]:
     return sorted(numbers, key=lambda name: (numbers[name], name))
 
 
-def read_numbers(column: "Series[Any]", read: Callable[[str], float]) -> tuple[Floats, Indices]:
+def read_numbers(column: "Series", read: Callable[[str], float]) -> tuple[Floats, Indices]:
     """Reads a column as numbers.
 
     Args:
@@ -91,6 +91,10 @@ def as_number(name: str, decimal: str = ".") -> float:
     Args:
         name: Like 1234.5, "1,234.50 €" or 12%.
         decimal: Decimal sign where it could be either, as in 1,234.
+
+    Examples:
+        >>> as_number("1,234.50 €"), as_number("1,234"), as_number("1,234", decimal=","), as_number("a few")
+        (1234.5, 1234.0, 1.234, nan)
     """
     if decimal == ".":
         try:
@@ -104,7 +108,7 @@ def as_number(name: str, decimal: str = ".") -> float:
     return math.nan
 
 
-def decimal_commas(column: "Series[Any]") -> int:
+def decimal_commas(column: "Series") -> int:
     """How many names of a column can only have a decimal comma, less those that can only have a point."""
     if column.dtype.kind in "iufb":
         return 0
@@ -119,6 +123,10 @@ def as_days(name: str, day_first: bool) -> float:
     Args:
         name: The date.
         day_first: Whether 3/1/2024 is in January; with points the day is first in any case.
+
+    Examples:
+        >>> as_days("3.1.2024", day_first=False) - as_days("2024-01-01", day_first=False)
+        2.0
     """
     if not (found := DATE.fullmatch(name)):
         return math.nan
@@ -139,6 +147,6 @@ def as_days(name: str, day_first: bool) -> float:
     return (moment - datetime.min) / timedelta(days=1)
 
 
-def demands_day_first(column: "Series[Any]") -> bool:
+def demands_day_first(column: "Series") -> bool:
     """Whether a column has dates that make sense only with the day first."""
     return any(math.isnan(as_days(name, False)) and as_days(name, True) > 0 for name in read_names(column)[1])

@@ -31,6 +31,9 @@ DATA_ARGUMENTS = ("num_classes", "input_shape", "mean", "std", "class_names")
 class Classifier(LightningModule):
     """Base of all models: a subclass passes `**recipe` up and sets `self.network`.
 
+    It may override `loss` and `metrics`. With `classifies = False` it predicts numbers: `forward` gives them, shape
+    (N,), and there is no report.
+
     Takes raw inputs and normalises them itself, so training, export and serving can't drift apart: images as floats
     in [0, 1], shape (N, C, H, W), or features as floats, shape (N, F). Gives logits, shape (N, num_classes).
 
@@ -56,6 +59,7 @@ class Classifier(LightningModule):
         ValueError: If an argument is out of its range.
     """
 
+    classifies = True
     network: nn.Module
     mean: Tensor
     std: Tensor
@@ -94,7 +98,7 @@ class Classifier(LightningModule):
         self.register_buffer("std", torch.tensor(std).view(per_channel))
         # Where the loss is weighted, `setup` asks the data module for the weights.
         self.register_buffer("class_weights", torch.ones(num_classes) if weighted_loss else None)
-        metrics = classification_metrics(num_classes)
+        metrics = self.metrics()
         for stage in ("train", "val", "test"):
             self.add_module(f"{stage}_metrics", metrics.clone(f"{stage}/"))
             self.add_module(f"{stage}_loss", MeanLoss())
@@ -127,19 +131,32 @@ class Classifier(LightningModule):
         logits: Tensor = self.network((inputs - self.mean) / self.std)  # (N, num_classes)
         return logits.float()
 
+    def metrics(self) -> MetricCollection:
+        """The metrics of a stage, each fed with logits (N, num_classes) and labels (N,)."""
+        return classification_metrics(self.num_classes)
+
+    def loss(self, logits: Tensor, labels: Tensor, reduction: str = "sum") -> Tensor:
+        """The losses of logits (N, num_classes) and labels (N,): their sum, or with the reduction `none` each, (N,).
+
+        For the report the logits are logarithms of probabilities.
+        """
+        smoothing = self.label_smoothing
+        return F.cross_entropy(logits, labels, self.class_weights, label_smoothing=smoothing, reduction=reduction)
+
     def _step(self, batch: Batch, stage: Stage) -> tuple[Tensor, Tensor]:
         inputs, labels = batch
         logits = self(inputs)
         # Over the number of samples, not the sum of their weights: so the mean of batches is the mean of all.
-        total = F.cross_entropy(
-            logits, labels, self.class_weights, label_smoothing=self.label_smoothing, reduction="sum"
-        )
-        loss = total / len(labels)
+        loss = self.loss(logits, labels) / len(labels)
         # Counted here and logged once an epoch: `self.log` in each step would cost 0.4 ms, a third of a small step.
         mean_loss, metrics = self._meters(stage)
         mean_loss.update(loss.detach(), len(labels))
         metrics.update(logits, labels)
         return loss, logits
+
+    def _answers(self, outputs: Tensor) -> Tensor:
+        """For reports and pictures: the logarithms of probabilities (N, num_classes), or numbers (N,)."""
+        return outputs.log_softmax(dim=1) if self.classifies else outputs
 
     def _meters(self, stage: Stage) -> tuple[MeanLoss, MetricCollection]:
         return getattr(self, f"{stage}_loss"), getattr(self, f"{stage}_metrics")
@@ -157,15 +174,16 @@ class Classifier(LightningModule):
 
     @override
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        return self._step(batch, "val")[1].log_softmax(dim=1)  # for whoever shows them
+        return self._answers(self._step(batch, "val")[1])
 
     @override
     def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        return self._step(batch, "test")[1].log_softmax(dim=1)  # for whoever writes a report
+        return self._answers(self._step(batch, "test")[1])
 
     @override
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        return self.forward(batch[0]).softmax(dim=1)  # probabilities (N, num_classes)
+        outputs = self.forward(batch[0])
+        return outputs.softmax(dim=1) if self.classifies else outputs  # probabilities (N, num_classes), or numbers (N,)
 
     @override
     def on_train_epoch_end(self) -> None:

@@ -5,7 +5,6 @@ from datetime import datetime
 from pathlib import Path
 
 from torch import Tensor
-from torch.nn import functional as F
 
 from kindling import __version__
 from kindling.data import ClassificationDataModule
@@ -44,7 +43,7 @@ def write_report(
         The path of the report.
     """
     run = run_of(checkpoint)
-    answers = Answers(logs.exp(), labels, sample_losses(model, logs, labels))
+    answers = Answers(logs.exp(), labels, model.loss(logs, labels, reduction="none"))
     names = model.class_names
     where = run.resolve()
     title = f"{where.parent.name}/{where.name}"
@@ -72,12 +71,6 @@ def write_report(
     with whole_file(run / "report.html") as path:
         path.write_text(page(title, join(parts)), encoding="utf-8")
     return run / "report.html"
-
-
-def sample_losses(model: Classifier, logs: Tensor, labels: Tensor) -> Tensor:
-    """The loss of each sample (N,) from its logarithms, smoothed and weighted as that of the model."""
-    smoothing = model.label_smoothing
-    return F.cross_entropy(logs, labels, model.class_weights, label_smoothing=smoothing, reduction="none")
 
 
 def page(title: str, body: Html) -> str:

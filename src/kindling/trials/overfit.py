@@ -61,8 +61,10 @@ def overfit_batch(model: Classifier, data: LightningDataModule, *, steps: int = 
         **options: Arguments for the Trainer, `accelerator` for example.
 
     Raises:
-        ValueError: If nothing of the model can be trained.
+        ValueError: If nothing of the model can be trained, or it predicts no classes.
     """
+    if not model.classifies:
+        raise ValueError(f"{type(model).__name__} predicts numbers: no share of right answers says that it has learnt")
     without = twin(model)
     without.label_smoothing, without.class_weights = 0.0, None
     if getattr(model, "waits", False):  # a backbone that is to be trained later

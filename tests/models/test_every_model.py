@@ -1,0 +1,66 @@
+"""Every model that is named in `kindling.models` trains, loads, predicts and exports: one's own too."""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from conftest import Command, Result
+from kindling import Classifier, load, models
+
+MODELS = {name: getattr(models, name) for name in models.__all__ if name != "Classifier"}
+FEW = "--trainer.max_epochs 1 --trainer.limit_train_batches 2 --run_name every".split()
+RUN = Path("runs/every/version_0")
+
+# A model may take images, or features; one that predicts numbers is given such.
+CLASSES = ("DigitsDataModule", "SyntheticDataModule")
+NUMBERS = ("helpers.NumbersDataModule",)
+
+# What a model can't be built without here.
+OPTIONS = {
+    "TransferClassifier": ["--model.backbone", "runs/part/version_0"],
+    "EnsembleClassifier": ["--model.checkpoints", "[runs/part/version_0, runs/part/version_1]"],
+}
+
+
+def train(kindling: Command, name: str, model: type[Classifier]) -> Result:
+    """Trains on the first source that the model takes."""
+    for source in CLASSES if model.classifies else NUMBERS:
+        result = kindling("fit", "--model", name, *OPTIONS.get(name, []), "--data", source, *FEW)
+        if result.code == 0:
+            break
+    return result
+
+
+@pytest.mark.parametrize(("name", "model"), MODELS.items(), ids=MODELS)
+def test_it_trains_loads_predicts_and_exports(
+    kindling: Command, monkeypatch: pytest.MonkeyPatch, name: str, model: type[Classifier]
+) -> None:
+    for number in range("".join(OPTIONS.get(name, [])).count("part")):
+        part = ["--model", "CNNClassifier", "--model.channels", "[4]", "--data", CLASSES[0], *FEW]
+        result = kindling("fit", *part, "--run_name", "part", "--test_after_fit", "false", "--seed_everything", number)
+        assert result.code == 0, result.err
+    result = train(kindling, name, model)
+    assert result.code == 0, result.err
+
+    again = model.load_from_checkpoint(RUN / "checkpoints/best.ckpt", weights_only=True).eval()
+    inputs = torch.rand(5, *again.input_shape)
+    with torch.no_grad():
+        outputs = again(inputs)
+    assert kindling("predict", "--ckpt_path", RUN).code == 0
+    predictions = pd.read_csv(RUN / "predictions.csv")["prediction"]
+    assert predictions.notna().all()
+    if model.classifies:
+        assert outputs.shape == (5, again.num_classes)
+        np.testing.assert_allclose(load(RUN).predict(inputs).probabilities, outputs.softmax(1), rtol=1e-4, atol=1e-6)
+    else:
+        assert outputs.shape == (5,)
+        with pytest.raises(ValueError, match=f"{name} predicts numbers"):
+            load(RUN)
+    if find_spec("kindling.deploy"):
+        monkeypatch.setattr("kindling.deploy.proof.SECONDS", 0.02)
+        result = kindling("export", "--ckpt_path", RUN)  # compares what it writes with the checkpoint
+        assert (result.code, (RUN / "export/model.onnx").exists()) == ((0, True) if model.classifies else (1, False))
