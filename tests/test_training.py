@@ -34,7 +34,7 @@ def test_fit_leaves_one_complete_folder_and_says_where_and_what_next(kindling: C
     assert {str(path.parent / path.name.split(".tfevents.")[0]) for path in files} == {
         *("config.yaml", "run.json", "metrics.csv", "checkpoints/best.ckpt", "checkpoints/last.ckpt"),
         *("training_history.png", "test_metrics.json", "predictions.csv", "report.html"),
-        *("events.out", "train/events.out", "val/events.out", "test/events.out", "result/events.out"),
+        *("train/events.out", "val/events.out", "test/events.out"),
         *("test/projector_config.pbtxt", *(f"test/00014/last_hidden_layer/{of}.tsv" for of in ("tensors", "metadata"))),
     }
     assert set(os.listdir()) == {"configs", "runs"}

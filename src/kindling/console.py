@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shlex
 import shutil
 import sys
 import warnings
@@ -61,4 +62,4 @@ def as_typed(program: str, *arguments: str | Path) -> str:
     """A command as this person can type it here: with its folder where that is not on the PATH."""
     if not shutil.which(program):
         program = shutil.which(program, path=os.path.relpath(Path(sys.argv[0]).parent)) or program
-    return " ".join([program, *map(str, arguments)])
+    return " ".join([program, *(part if isinstance(part, str) else shlex.quote(str(part)) for part in arguments)])

@@ -12,43 +12,42 @@ from typing_extensions import override
 
 from kindling.runs import read_checkpoint
 
-STAGES = ("train", "val", "test")
-
 
 class StageLogger(TensorBoardLogger):
     """Writes `train/loss` and `val/loss` as `metrics/loss` of two folders in the run, which makes one chart of them.
 
-    All else goes under `optimization`. TensorBoard opens the first two groups of the alphabet, others on a click.
+    What belongs to no stage goes to that of the training, under `optimization`. TensorBoard opens the first two groups
+    of the alphabet, others on a click; and each folder counts as a run, of which it shows 40 at once.
 
     Args:
         **where: `save_dir`, `name` and `version` of the run, see `TensorBoardLogger`.
     """
 
-    NAME_HPARAMS_FILE = "config.yaml"  # which is there; Lightning's would be an empty hparams.yaml
+    NAME_HPARAMS_FILE = "../config.yaml"  # which is there; Lightning's would be an empty hparams.yaml
 
     def __init__(self, **where: Any) -> None:
-        super().__init__(default_hp_metric=False, **where)
+        super().__init__(default_hp_metric=False, sub_dir="train", **where)
+        self.run = Path(self.log_dir).parent
         self._writers: dict[str, SummaryWriter] = {}
 
-    def writer(self, part: str) -> SummaryWriter:
-        """The writer of a folder in the run, which TensorBoard shows as a run of its own; "" is the run itself."""
-        if not part:
+    def writer(self, stage: str) -> SummaryWriter:
+        """The writer of a stage: train, val or test."""
+        if stage == "train":
             writer: SummaryWriter = self.experiment  # a second file in one folder would hide the first
             return writer
-        if part not in self._writers:
-            self._writers[part] = SummaryWriter(Path(self.log_dir, part), **self._kwargs)
-        return self._writers[part]
+        if stage not in self._writers:
+            self._writers[stage] = SummaryWriter(self.run / stage, **self._kwargs)
+        return self._writers[stage]
 
     @override
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         for name, value in metrics.items():
             stage, _, figure = name.partition("/")
-            number = float(value)
-            if stage in STAGES and figure:
-                self.writer(stage).add_scalar(f"metrics/{figure}", number, step)
-            elif name != "epoch":  # a straight line
-                self.experiment.add_scalar(f"optimization/{name}", number, step)
+            if stage in ("train", "val") and figure:
+                self.writer(stage).add_scalar(f"metrics/{figure}", float(value), step)
+            elif stage != "test" and name != "epoch":  # of a test one point each, which HParams shows; a straight line
+                self.writer("train").add_scalar(f"optimization/{name}", float(value), step)
 
     @override
     @rank_zero_only

@@ -26,7 +26,6 @@ from kindling.runs import read_checkpoint, run_of
 
 SAMPLES = 30  # training images on the sheet
 SHARE = 0.005  # of the training time that histograms may take
-RESULT = "result"  # the folder in a run that HParams shows
 
 
 class Dashboard(Callback):
@@ -66,9 +65,9 @@ class Dashboard(Callback):
             raise ValueError('a Dashboard needs a Trainer(logger=StageLogger(save_dir="runs", name="mine"))')
         self._logger = self._logger or own[0]
 
-    def _writer(self, part: str = "") -> SummaryWriter:
+    def _writer(self, stage: str) -> SummaryWriter:
         assert self._logger is not None
-        return self._logger.writer(part)
+        return self._logger.writer(stage)
 
     def _steps(self, trainer: Trainer) -> int:
         return trainer.global_step if self._step is None else self._step
@@ -79,7 +78,7 @@ class Dashboard(Callback):
             return
         self._since = time.perf_counter()
         assert isinstance(pl_module, Classifier)
-        write_texts(self._writer(), pl_module, trainer.global_step)
+        write_texts(self._writer("train"), pl_module, trainer.global_step)
         inputs, labels = first_samples(trainer, batch)
         if is_picture(inputs) and pl_module.classifies:
             names = [[pl_module.class_names[label]] for label in labels.tolist()]
@@ -90,7 +89,7 @@ class Dashboard(Callback):
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         began = time.perf_counter()
         if trainer.is_last_batch and trainer.is_global_zero and self._spent < SHARE * (began - self._since):
-            write_histograms(self._writer(), pl_module, trainer.global_step)
+            write_histograms(self._writer("train"), pl_module, trainer.global_step)
             self._spent += time.perf_counter() - began
 
     @override
@@ -123,12 +122,12 @@ class Dashboard(Callback):
     def _end(self, trainer: Trainer, model: LightningModule) -> None:
         assert isinstance(model, Classifier)
         step = max(0, trainer.global_step - 1)  # a run that goes on has TensorBoard forget what is of later steps
-        write_network(self._writer(), model, step)
+        write_network(self._writer("train"), model, step)
         if self._best and (answers := as_answers(*self._best)):
             write_answers(self._writer("val"), answers, model.class_names, step)
             inputs = trainer.datamodule.val.inputs  # type: ignore[attr-defined]
             write_worst(self._writer("val"), answers, inputs, model.class_names, step)
-        write_session(self._writer(RESULT), comparable(trainer, model), self._figures, step)
+        write_session(self._writer("test"), comparable(trainer, model), self._figures, step)
 
     @override
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -163,9 +162,8 @@ class Dashboard(Callback):
             write_answers(writer, answers, names, step)
         if answers and hidden is not None and len(hidden) == len(answers.labels):  # compiled layers call no hook
             write_hidden(writer, hidden, answers, trainer.datamodule.test.inputs, names, step)  # type: ignore[attr-defined]
-        write_figures(self._writer(RESULT), figures_of(trainer, "test"), step)
-        for part in ("test", RESULT):
-            self._writer(part).flush()
+        write_figures(writer, figures_of(trainer, "test"), step)
+        writer.flush()
 
 
 def first_samples(trainer: Trainer, batch: Any) -> tuple[Any, Tensor]:
@@ -202,7 +200,7 @@ def figures_of(trainer: Trainer, stage: str) -> dict[str, float]:
 def dashboard_of(checkpoint: Path) -> list[Dashboard]:
     """Adds what a test finds to the dashboard of the run that a checkpoint is of; there is none outside of a run."""
     run = run_of(checkpoint)
-    if checkpoint.parent.name != "checkpoints" or not list(run.glob("events.out.tfevents.*")):
+    if checkpoint.parent.name != "checkpoints" or not list(run.glob("train/events.out.tfevents.*")):
         return []  # outside of a run, or of one that was trained without loggers
     logger = StageLogger(save_dir=run.parent.parent, name=run.parent.name, version=run.name)
     return [Dashboard(logger, step=read_checkpoint(checkpoint)["global_step"])]

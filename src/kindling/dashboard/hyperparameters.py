@@ -22,6 +22,7 @@ PLACES = (
     "split_seed",
     "compile",
 )
+CROWD = ("balanced_accuracy", "f1")  # they say nearly the same as accuracy, and axes have little room
 Value = float | str | bool
 
 
@@ -70,7 +71,8 @@ def write_session(writer: SummaryWriter, values: Mapping[str, Value], figures: M
 def write_figures(writer: SummaryWriter, figures: Mapping[str, float], step: int) -> None:
     """Writes the final figures of a run: `val/loss` as `result/val_loss`."""
     for name, value in figures.items():
-        writer.add_scalar(f"result/{name.replace('/', '_')}", value, step)
+        if not name.endswith(CROWD):
+            writer.add_scalar(f"result/{name.replace('/', '_')}", value, step)
     writer.flush()
 
 

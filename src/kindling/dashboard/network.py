@@ -23,7 +23,7 @@ VALUES = 100_000  # of a tensor: a histogram of more looks the same and takes lo
 
 def write_texts(writer: SummaryWriter, model: Classifier, step: int) -> None:
     """Writes the configuration, where there is one, what the model consists of, and how to go on with the run."""
-    run = Path(writer.log_dir)
+    run = Path(writer.log_dir).parent
     rows = str(ModelSummary(model, max_depth=-1)).splitlines()
     summary = "\n".join(row for row in rows if not METERS.search(row))
     commands = {
@@ -35,7 +35,7 @@ def write_texts(writer: SummaryWriter, model: Classifier, step: int) -> None:
     about = [code(summary), *(f"{what}:\n{code(how)}" for what, how in commands.items())]
     texts = {"model and commands": "\n".join(about)}
     if (config := run / "config.yaml").exists():
-        texts["config"] = code(config.read_text(encoding="utf-8"))
+        texts["settings"] = code(config.read_text(encoding="utf-8"))
     for tag, text in texts.items():
         writer.add_text(tag, text, step)
 
