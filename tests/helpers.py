@@ -312,3 +312,32 @@ class Unlinear(Classifier):
         layers = nn.Unflatten(1, (1, -1)), nn.Conv1d(1, self.num_classes, 3), nn.AdaptiveAvgPool1d(1), nn.Flatten()
         self.network = nn.Sequential(*layers)
         self.network.register_parameter("nothing", nn.Parameter(torch.zeros(0)))
+
+
+class SharedClassifier(Classifier):
+    """A network with one ReLU at two places; at the second one, 10 of 16 units answer nothing."""
+
+    def __init__(self, **recipe: Any) -> None:
+        super().__init__(**recipe)
+        act, narrow = nn.ReLU(), nn.Linear(64, 16)
+        self.network = nn.Sequential(nn.Linear(20, 64), act, narrow, act, nn.Linear(16, self.num_classes))
+        with torch.no_grad():
+            narrow.bias[:10] = -100
+
+
+class ScaledClassifier(MLPClassifier):
+    """A model with a parameter of its own, beside the network, that begins with NaN."""
+
+    def __init__(self, **recipe: Any) -> None:
+        super().__init__((8,), **recipe)
+        self.scale = nn.Parameter(torch.full((1,), torch.nan))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.scale * super().forward(inputs)
+
+
+class FullDiskAtTheEnd(Callback):
+    """Fails when the training is over, as a disk does on which the last checkpoint finds no room."""
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        raise OSError("no space left on device")

@@ -43,11 +43,18 @@ def first_to_go(model: LightningModule, batch: Any, batch_idx: int = 0) -> str:
         batch: What the step was given.
         batch_idx: Its number.
     """
-    went = [name.rpartition(".")[0] for name, weight in model.named_parameters() if not is_finite(weight)]
-    if went:  # backward goes from the last layer to the first, and so did they
-        cause = "the gradient of the step before left" if model.global_step else "it began with"
-        return f"{called(model, went[-1])} was the first to go: {cause} nan or inf in its weights"
-    return _Rerun(model).look(batch, batch_idx)
+    return broken_weights(model) or _Rerun(model).look(batch, batch_idx)
+
+
+def broken_weights(model: LightningModule) -> str:
+    """Says which layer's weights were the first not to be finite; nothing where all are."""
+    went = [name for name, weight in model.named_parameters() if not is_finite(weight)]
+    if not went:
+        return ""
+    layer = went[-1].rpartition(".")[0]  # backward goes from the last layer to the first, and so did they
+    cause = "the gradient of the step before left" if model.global_step else "it began with"
+    where = called(model, layer) if layer else went[-1]
+    return f"{where} was the first to go: {cause} nan or inf in its weights"
 
 
 def broken_data(model: LightningModule, batch: Any) -> str:
@@ -74,7 +81,8 @@ class _Rerun:
         ]
         try:
             with torch.enable_grad(), torch.autograd.set_detect_anomaly(False), self._context():
-                output: Any = self.model.training_step(batch, batch_idx)
+                with torch.compiler.set_stance("force_eager"):  # what is compiled calls no hooks
+                    output: Any = self.model.training_step(batch, batch_idx)
                 loss = output["loss"] if isinstance(output, dict) else output
             if self.first:
                 return self.first

@@ -1,6 +1,7 @@
 """The curves of a run: loss and accuracy over its epochs, training against validation, and the learning rate."""
 
 import math
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from kindling.runs import whole_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # Okabe and Ito's palette: told apart by colour-blind readers and in print.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
@@ -39,10 +41,23 @@ def plot_history(run: str | Path) -> Path:
         mark_best(panels[-1], best, {}, "")
     epochs = max([0, *history["train/loss"], *history["val/loss"]]) + 1
     finish(panels, max(epochs, *(x for points in rates.values() for x, _ in points), 1))
-    panels[0].set_title("/".join(run.absolute().parts[-2:]), loc="left", fontsize=10)
-    with whole_file(run / "training_history.png") as path:
-        figure.savefig(path, format="png")
-    return run / "training_history.png"
+    panels[0].set_title(shown_name("/".join(run.absolute().parts[-2:]), 85), loc="left", fontsize=10)
+    return save(figure, run / "training_history.png")
+
+
+def shown_name(name: str, most: int) -> str:
+    """A name as a plot can show it: at most so many characters, without its middle if need be, and no formula."""
+    if len(name) > most:
+        name = f"{name[: most // 2]}…{name[-(most // 2) :]}"
+    return name.replace("$", r"\$")
+
+
+def save(figure: "Figure", path: Path) -> Path:
+    """Writes a plot as PNG. A character that the font lacks is a box there, and no warning."""
+    with whole_file(path) as temporary, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font")
+        figure.savefig(temporary, format="png")
+    return path
 
 
 def figures_in(*histories: Mapping[str, Mapping[int, float]]) -> tuple[str, str]:
@@ -137,7 +152,8 @@ def plot_runs(histories: Mapping[str, Mapping[str, Mapping[int, float]]], path: 
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-    figure = Figure(figsize=(10, 4 + 0.22 * math.ceil(len(histories) / 3)), dpi=150, layout="constrained")
+    columns = max(1, min(len(histories), 3, 110 // max(map(len, histories), default=1)))
+    figure = Figure(figsize=(10, 4 + 0.22 * math.ceil(len(histories) / columns)), dpi=150, layout="constrained")
     panels, lines = figure.subplots(1, 2), []
     for number, (name, history) in enumerate(histories.items()):
         colour = PALETTE[number % len(PALETTE)]
@@ -146,16 +162,14 @@ def plot_runs(histories: Mapping[str, Mapping[str, Mapping[int, float]]], path: 
         for axes, metric in zip(panels, figures_in(*histories.values()), strict=True):
             draw_curve(axes, history.get(f"train/{metric}", {}), metric, **style, ls="--", lw=1, alpha=0.7)
             draw_curve(axes, history.get(f"val/{metric}", {}), metric, **style)
-        lines.append(Line2D([], [], label=name, **style))
+        lines.append(Line2D([], [], label=shown_name(name, 110), **style))
     kinds = [Line2D([], [], color="0.3", label="validation"), Line2D([], [], color="0.3", ls="--", lw=1)]
     kinds[1].set_label("training")
     panels[0].legend(handles=kinds, frameon=False)
-    figure.legend(handles=lines, loc="outside lower center", ncols=min(len(lines), 3), frameon=False)
+    figure.legend(handles=lines, loc="outside lower center", ncols=columns, frameon=False)
     epochs = max(
         (epoch + 1 for history in histories.values() for curve in history.values() for epoch in curve), default=1
     )
     for axes in panels:
         finish([axes], epochs)
-    with whole_file(path) as temporary:
-        figure.savefig(temporary, format="png")
-    return path
+    return save(figure, path)

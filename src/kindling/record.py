@@ -6,17 +6,19 @@ import os
 import platform
 import re
 import subprocess
+import sys
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Self, get_origin, get_type_hints
+from typing import Any, Self, get_args, get_origin, get_type_hints
 
 import psutil
 
 from kindling.curves import DAMAGED, best_epoch, read_history
 from kindling.runs import whole_file
+from kindling.wording import printable
 
 FILE, TEST = "run.json", "test_metrics.json"
 SILENT = 600  # seconds without a word after which a run on another host counts as dead; it says one every half minute
@@ -29,6 +31,8 @@ class Record:
     Attributes:
         recipe: Names of the recipe and of what was put on top of it, with + between them.
         commands: What was typed, once for each time the run began or went on.
+        commits: The commit of git by which each of the commands ran.
+        threads: The threads that torch took in each of them; 0 where that is not known.
         status: running, finished, stopped or failed, as the run said last; `status_of` knows whether that still holds.
         started: When it began, ISO 8601 in UTC.
         seen: When it last wrote this.
@@ -41,12 +45,14 @@ class Record:
         commit: Of git, in full.
         changed: Whether the files differed from that commit.
         came_from: The checkpoint of another run from which this one began.
-        altered: Whether it went on with other settings than it had begun with.
+        altered: Whether it went on with other settings, another commit or other threads than it had begun with.
         versions: Of what computes.
     """
 
     recipe: str = ""
     commands: list[str] = field(default_factory=list)
+    commits: list[str] = field(default_factory=list)
+    threads: list[int] = field(default_factory=list)
     status: str = ""
     started: str = ""
     seen: str = ""
@@ -55,7 +61,7 @@ class Record:
     epochs: int | None = None
     planned: int | None = None
     monitor: str = "val/loss"
-    best: dict[str, float | None] = field(default_factory=dict)
+    best: dict[str, float | int | None] = field(default_factory=dict)
     commit: str = ""
     changed: bool = False
     came_from: str = ""
@@ -67,6 +73,9 @@ class Record:
         """Reads the record of a run; of a damaged one what is whole, of a run without one what other files tell."""
         stored = read_json(run / FILE)
         whole = {name: stored[name] for name, kind in KINDS.items() if name in stored and _is(stored[name], kind)}
+        for name in ("started", "seen"):
+            if not _is_time(whole.get(name, "")):
+                del whole[name]
         return cls(**whole) if whole else cls(**_from_files(run))
 
     @property
@@ -86,21 +95,47 @@ KINDS = get_type_hints(Record)
 
 
 def _is(value: object, kind: Any) -> bool:
-    return isinstance(value, get_origin(kind) if get_origin(kind) in (list, dict) else kind)
+    if get_origin(kind) not in (list, dict):
+        return isinstance(value, kind)
+    *_, item = get_args(kind)
+    held = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return isinstance(value, get_origin(kind)) and (item is Any or all(isinstance(one, item) for one in held))
+
+
+def _is_time(text: str) -> bool:
+    """Whether a text is a time that can be compared with others and shown as a local one; nothing is too."""
+    with suppress(ValueError):
+        moment = datetime.fromisoformat(text) if text else datetime.now(UTC)
+        return moment.tzinfo is not None and 1970 < moment.year < 3000
+    return False
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; nothing where the file is missing or damaged."""
-    with suppress(OSError, ValueError):
-        stored = json.loads(path.read_text("utf-8"))
+    """The object in a JSON file, tidied; nothing where the file is missing or damaged."""
+    with suppress(OSError, ValueError, RecursionError):
+        stored = _tidied(json.loads(path.read_text("utf-8")))
         return stored if isinstance(stored, dict) else {}
     return {}
+
+
+def _tidied(value: Any) -> Any:
+    """What JSON held, without what a terminal would obey; null for a number that is no finite float."""
+    match value:
+        case str():
+            return printable(value)
+        case int() | float():
+            return value if abs(value) <= sys.float_info.max else None
+        case list():
+            return [_tidied(one) for one in value]
+        case dict():
+            return {printable(name): _tidied(one) for name, one in value.items()}
+    return value
 
 
 def _from_files(run: Path) -> dict[str, Any]:
     """The record of a run that wrote none. A folder `runs/quickstart/version_0` is of the recipe quickstart."""
     record: dict[str, Any] = {"recipe": run.parent.name}
-    with suppress(OSError):
+    with suppress(OSError, ValueError):
         record["started"] = as_utc(os.path.getmtime(run / "config.yaml"))
         if found := re.search(
             r"^checkpoint:\n +monitor: (\S+)", (run / "config.yaml").read_text("utf-8"), re.MULTILINE
@@ -112,7 +147,8 @@ def _from_files(run: Path) -> dict[str, Any]:
         record["epochs"] = len(history["train/loss"])
         monitor = record.get("monitor", "val/loss")
         if (best := best_epoch(history[monitor], lower=is_lower_better(monitor))) is not None:
-            figures = {name: values[best] for name, values in history.items() if name[:4] == "val/" and best in values}
+            told = [name for name in history if name.startswith("val/") or name == monitor]
+            figures = {printable(name): history[name][best] for name in told if best in history[name]}
             record["best"] = {"epoch": best + 1} | figures
     return record
 

@@ -150,7 +150,8 @@ class KindlingCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         check_fits(self.model, self.datamodule, self.checkpoint)
         if self.checkpoint and self.command == "fit":
-            check_goes_on(self.checkpoint, self.config["fit"]["trainer"]["max_epochs"])
+            if not wanted(self.config["fit"]):  # a trial does not go on
+                check_goes_on(self.checkpoint, self.config["fit"]["trainer"]["max_epochs"])
         elif self.checkpoint:
             check_trained(self.checkpoint, read_checkpoint(self.checkpoint))
         config = self.config_init[self.command]["trainer"]

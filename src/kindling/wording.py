@@ -18,6 +18,11 @@ def did_you_mean(name: str, known: Iterable[str], group: str = "") -> str:
     return f": did you mean {group}{names[near[0]]}?" if near else ""
 
 
+def printable(text: str) -> str:
+    """A text on one line, with a space for each character that a terminal would not show but obey."""
+    return "".join(character if character.isprintable() else " " for character in text)
+
+
 def listed(names: Sequence[object], most: int = 20) -> str:
     """Names with commas between them; of more than `most`, the first and how many follow.
 

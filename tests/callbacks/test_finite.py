@@ -2,6 +2,7 @@ import os
 import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -58,6 +59,19 @@ def test_a_gradient_that_went_in_the_step_before_is_found_in_the_weights(kindlin
     assert (result.code, result.err.count("\n")) == (1, 1)
     assert "in step 2" in result.err
     assert "network.1 (Linear) was the first to go: the gradient of the step before" in result.err
+
+
+def test_a_parameter_beside_the_network_goes_by_its_own_name_and_no_rate_is_blamed(kindling: Command) -> None:
+    result = kindling("fit", "--model", "helpers.ScaledClassifier", *SHORT)
+    assert (result.code, result.err.count("\n")) == (1, 1)
+    assert ": scale was the first to go: it began with nan or inf in its weights" in result.err
+    assert "--model.optimizer.lr" not in result.err
+
+
+def test_a_compiled_network_is_looked_into_too(kindling: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.compile", partial(torch.compile, backend="eager"))  # the other takes half a minute
+    result = kindling("fit", *TINY, *TOO_FAST, "--model.compile", "true")
+    assert "the loss is nan in step 2 (epoch 1) at a learning rate of 1e+30: network.3 (Linear)" in result.err
 
 
 @pytest.mark.parametrize("overlay", [[], ["--config", "configs/with/debug.yaml"]], ids=["run", "debug"])

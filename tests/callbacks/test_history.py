@@ -2,12 +2,13 @@ from pathlib import Path
 
 import matplotlib.image
 import numpy as np
+import pytest
 from matplotlib.colors import to_rgb
 from numpy.typing import NDArray
 
-from conftest import TINY, Command
+from conftest import CURVES, TINY, Command
 from kindling.curves import read_history, read_rates
-from kindling.plots import PALETTE, plot_history
+from kindling.plots import PALETTE, plot_history, plot_runs, shown_name
 
 RUN = Path("runs/tiny/version_0")
 
@@ -62,6 +63,22 @@ def test_steps_are_turned_into_epochs_by_the_ends_of_the_epochs(folder: Path) ->
     expected = [(0.5, 0.1), (2.0, 0.3), (2.5, 1.0)]
     assert read_rates(Path("metrics.csv"))["lr/backbone"] == expected
     assert [rate for _, rate in read_rates(Path("metrics.csv"))["lr/head"]] == [0.2, 0.4, 2.0]
+
+
+def test_any_name_can_be_a_title(folder: Path, recwarn: pytest.WarningsRecorder) -> None:
+    for name in ("a$x^$", "漢字", "long_" * 40):
+        run = folder / name / "version_0"
+        run.mkdir(parents=True)
+        (run / "metrics.csv").write_text(CURVES)
+        assert plot_history(run).exists()
+        histories = {f"{name}/version_{number}": read_history(run / "metrics.csv") for number in range(2)}
+        assert plot_runs(histories, folder / "compare.png").exists()
+    assert [str(warning.message) for warning in recwarn] == []
+
+
+def test_a_long_name_is_shown_without_its_middle() -> None:
+    shown = shown_name("a" * 100 + "/version_17", 60)
+    assert (shown[:3], shown[-11:], len(shown)) == ("aaa", "/version_17", 61)
 
 
 def test_an_interrupted_run_has_its_plot_too(kindling: Command) -> None:

@@ -46,6 +46,17 @@ def test_the_best_epoch_is_that_of_the_checkpoint(kindling: Command) -> None:
     assert Record.read(RUN).best == pytest.approx(best.best)  # a run of the past has it in its other files
 
 
+def test_a_figure_of_the_training_may_say_which_epoch_is_the_best(kindling: Command) -> None:
+    assert kindling("fit", *TINY, "--checkpoint.monitor", "train/loss", "--trainer.max_epochs", 3).code == 0
+    losses = list(read_history(RUN / "metrics.csv")["train/loss"].values())
+    best = Record.read(RUN)
+    assert best.best_epoch == 1 + losses.index(min(losses))
+    assert best.best["train/loss"] == pytest.approx(min(losses))
+    assert "val/loss" in best.best
+    (RUN / "run.json").unlink()
+    assert Record.read(RUN).best == pytest.approx(best.best)
+
+
 def test_a_run_is_running_while_it_does(kindling: Command) -> None:
     line = kindling("fit", *TINY, *stop_with("RunsAt", 9)).out.split("runs/tiny/version_0 ")[1].splitlines()[0]
     assert "running" in line.split()
@@ -68,6 +79,12 @@ def test_a_crashed_run_has_failed(kindling: Command) -> None:
         kindling("fit", *TINY, *stop_with("CrashAt", 9))
     assert Record.read(RUN).status == "failed"
     assert (RUN / "training_history.png").exists()
+
+
+def test_a_run_that_fails_at_its_very_end_has_failed(kindling: Command) -> None:
+    assert kindling("fit", *TINY, "--trainer.callbacks", "helpers.FullDiskAtTheEnd").code == 1
+    record = Record.read(RUN)
+    assert (record.status, record.epochs) == ("failed", 2)
 
 
 def test_a_run_stopped_early_is_finished(kindling: Command) -> None:

@@ -24,6 +24,15 @@ def test_dead_units_are_counted_once(kindling: Command) -> None:
     assert lines == ["watch: dead: network.2: 30 of 40 units were zero for every sample of epoch 1"]
 
 
+@pytest.mark.parametrize("batch_size", [1, 32])
+def test_one_relu_at_two_places_is_watched_at_each(kindling: Command, batch_size: int) -> None:
+    few = ["--data.batch_size", batch_size, "--trainer.max_epochs", 1]
+    result = kindling("fit", "--model", "helpers.SharedClassifier", *SHORT, *few)
+    assert (result.code, result.err) == (0, "")
+    (line,) = [line for line in watched(result.out) if "dead" in line]
+    assert line.startswith("watch: dead: network.1 (call 2 in a forward): 10 of 16 units were zero for every sample")
+
+
 def test_layers_that_a_gradient_does_not_reach_are_named_together(kindling: Command) -> None:
     (line,) = watched(kindling("fit", "--model", "helpers.SigmoidClassifier", *SHORT).out)
     assert re.fullmatch(

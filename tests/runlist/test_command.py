@@ -68,6 +68,61 @@ def test_runs_of_the_past_and_broken_ones_are_listed_from_what_they_have(kindlin
     assert kindling("runs", "compare", *listed(result.out)).code == 0
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"seconds": NaN}',
+        '{"epochs": 1e999, "seconds": -Infinity}',
+        '{"status": "running", "process": {"host": "other"}, "seen": "2026-01-01T00:00:00"}',
+        '{"status": "running", "process": {"host": "other"}, "seen": "9999-12-31T23:59:59-14:00"}',
+        '{"started": "0001-01-01T00:00:00+14:00"}',
+        "[" * 100_000,
+        '{"best": {"epoch": 1, "val/loss": 1' + "0" * 400 + "}}",
+        '{"recipe": ""}',
+        '{"best": {"epoch": NaN, "val/loss": 1}}',
+        '{"best": {"epoch": Infinity, "val/loss": [1]}}',
+        '{"recipe": "one\\ntwo\\u001b[31m", "commit": "\\u009b2J", "best": {"val/\\u001b": 1}}',
+        '{"commands": [1], "commits": 3, "threads": ["x"], "versions": {"torch": []}, "altered": true}',
+    ],
+)
+def test_a_foreign_or_damaged_record_spoils_no_list(kindling: Command, text: str) -> None:
+    make_run("runs/a/version_0", "2026-01-01T00:00:00+00:00")
+    bad = make_run("runs/a/version_1")
+    (bad / "run.json").write_text(text)
+    (bad / "config.yaml").write_text('run_name: "\\e[31m"\n"\\e[1m": 3')
+    results = [kindling("runs", "--sort", "started"), kindling("runs", "show", bad)]
+    results.append(kindling("runs", "compare", bad, "runs/a/version_0"))
+    assert [(result.code, result.err) for result in results] == [(0, "")] * 3
+    assert sorted(listed(results[0].out)) == ["runs/a/version_0", str(bad)]
+    for result in results:
+        assert result.out.replace("\n", "").isprintable()
+
+
+def test_a_folder_that_is_no_text_at_all_spoils_no_list(kindling: Command) -> None:
+    bad = make_run("runs/a/version_0")
+    (bad / "run.json").unlink()
+    (bad / "config.yaml").write_bytes(b"\xff\xfe\x00")
+    assert listed(kindling("runs").out) == [str(bad)]
+
+
+def test_a_run_behind_a_link_is_listed_once_and_by_its_own_name_first(kindling: Command, folder: Path) -> None:
+    make_run("runs/b/version_0", "2026-01-01T00:00:00+00:00")
+    make_run("elsewhere/version_0", "2026-01-02T00:00:00+00:00")
+    Path("runs/self").symlink_to(".")
+    Path("runs/a").mkdir()
+    Path("runs/a/latest").symlink_to(folder / "runs/b/version_0")
+    Path("runs/c").symlink_to(folder / "elsewhere")
+    assert listed(kindling("runs").out) == ["runs/b/version_0", "runs/c/version_0"]
+    assert listed(kindling("runs", "runs/a/latest").out) == ["runs/a/latest"]
+
+
+def test_a_run_is_not_compared_with_itself_by_another_name(kindling: Command) -> None:
+    run = make_run("runs/a/version_0")
+    result = kindling("runs", "compare", "a/version_0", run.resolve())
+    assert (result.code, result.err.count("\n")) == (2, 1)
+    assert "is named twice" in result.err
+
+
 def test_no_column_is_cut_in_a_pipe_and_a_narrow_window_leaves_out_the_least(kindling: Command) -> None:
     name = f"runs/{'long_' * 12}name/version_123"
     run = make_run(name, "2026-01-02T00:00:00+00:00", 0.7, recipe="cnn+bf16", commit="a" * 40)

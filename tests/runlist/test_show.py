@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 
 from conftest import TINY, Command, Train, different
 from kindling import MLPClassifier
-from kindling.record import Record
+from kindling.record import Record, git_commit
 
 RUN = Path("runs/tiny/version_0")
 
@@ -16,8 +17,8 @@ RUN = Path("runs/tiny/version_0")
 def repeat(kindling: Command, run: str | Path) -> Path:
     """Types what `runs show` ends with; gives the run folder that this makes."""
     before = set(Path("runs").glob("*/*"))
-    _, *arguments = shlex.split(kindling("runs", "show", run).out.splitlines()[-1])
-    result = kindling(*arguments)
+    typed = shlex.split(kindling("runs", "show", run).out.splitlines()[-1])
+    result = kindling(*typed[typed.index("fit") :])
     assert result.code == 0, result.err
     (made,) = set(Path("runs").glob("*/*")) - before
     return made
@@ -83,3 +84,38 @@ def test_it_says_what_the_run_was_and_what_stands_in_the_way_of_repeating_it(kin
         assert words in shown
     (RUN / "config.yaml").unlink()
     assert "no command repeats it: it has no config.yaml" in kindling("runs", "show", RUN).out.splitlines()[-1]
+
+
+def test_the_command_asks_for_the_threads_that_the_run_had(
+    kindling: Command, trained: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained(*TINY)
+    threads = torch.get_num_threads()
+    assert Record.read(RUN).threads == [threads]
+    monkeypatch.setenv("OMP_NUM_THREADS", str(threads))
+    assert kindling("runs", "show", RUN).out.splitlines()[-1].split()[:2] == ["kindling", "fit"]
+    monkeypatch.setenv("OMP_NUM_THREADS", str(threads + 1))
+    last = kindling("runs", "show", RUN).out.splitlines()[-1]
+    assert last.split()[:3] == [f"OMP_NUM_THREADS={threads}", "kindling", "fit"]
+
+
+def test_a_run_that_went_on_names_commit_and_threads_of_each_command(
+    kindling: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert kindling("fit", *TINY).code == 0
+    stored = json.loads((RUN / "run.json").read_text())
+    first, now = "a" * 40, git_commit()[0]
+    (RUN / "run.json").write_text(json.dumps(stored | {"commit": first, "commits": [first], "threads": [7]}))
+    assert kindling("fit", "--ckpt_path", RUN, "--trainer.max_epochs", 3).code == 0
+    record, threads = Record.read(RUN), torch.get_num_threads()
+    assert (record.altered, record.commits, record.threads) == (True, [first, now], [7, threads])
+    monkeypatch.setenv("OMP_NUM_THREADS", str(threads))
+    lines = kindling("runs", "show", RUN).out.splitlines()
+    shown = [line.split()[:3] for line in lines[lines.index(next(line for line in lines if "in turn" in line)) + 1 :]]
+    checkout = [["git", "checkout", now[:10]]] if now else []
+    assert shown == [
+        ["git", "checkout", first[:10]],
+        ["OMP_NUM_THREADS=7", "kindling", "fit"],
+        *checkout,
+        ["kindling", "fit", "--ckpt_path"],
+    ]

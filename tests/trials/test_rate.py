@@ -37,6 +37,23 @@ def test_a_rate_for_a_typed_schedule_is_its_peak_too(kindling: Command) -> None:
     assert command[-1] == command[-3]
 
 
+def test_a_schedule_with_rates_of_its_own_is_told_so(kindling: Command) -> None:
+    schedule = {"class_path": "CyclicLR", "init_args": {"base_lr": 0.001, "max_lr": 0.1}}
+    result = kindling(
+        "fit", *TINY, "--model.optimizer", "SGD", "--find_lr", "--model.lr_scheduler", json.dumps(schedule)
+    )
+    assert "a quarter of where the loss is lowest" in result.out
+    assert result.out.splitlines()[-1].startswith("CyclicLR goes by rates of its own: set --model.lr_scheduler.base_lr")
+
+
+@pytest.mark.parametrize("wish", ["--find_lr", "--overfit"])
+def test_a_finished_run_may_be_tried_out(kindling: Command, trained: Train, wish: str) -> None:
+    trained(*TINY)
+    result = kindling("fit", "--ckpt_path", "runs/tiny", wish)
+    assert "epochs: ask for more" not in result.err
+    assert (result.code, result.err) == (0, "")
+
+
 class Steps(Callback):
     """Notes how far each step of plain SGD went beside its gradient: the rate that was really used."""
 

@@ -10,7 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from typing_extensions import override
 
-from kindling.diagnosis import broken_data, first_to_go
+from kindling.diagnosis import broken_data, broken_weights, first_to_go
 
 
 class NotFiniteError(ValueError):
@@ -71,6 +71,8 @@ class FiniteLoss(Callback):
         batch, batch_idx = self._batch
         if broken := broken_data(model, batch):
             return f"{broken}; look at the data"
+        if trainer.global_step == 0 and (broken := broken_weights(model)):
+            return f"{broken}; look at where they come from"
         return f"{first_to_go(model, batch, batch_idx)}; {ways_out(trainer)}"
 
     def _look_later(self, loss: Tensor, where: str) -> None:

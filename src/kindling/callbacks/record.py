@@ -7,6 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -54,11 +55,14 @@ class RunRecord(Callback):
         going_on = self.run is not None and (folder / "checkpoints").is_dir()
         old = Record.read(folder) if going_on else Record()
         self._settings = settings(folder)
-        keeper, (commit, changed) = trainer.checkpoint_callback, git_commit()
+        keeper, (commit, changed), threads = trainer.checkpoint_callback, git_commit(), torch.get_num_threads()
+        before = len(old.commands)
         monitor = keeper.monitor if isinstance(keeper, ModelCheckpoint) and keeper.monitor else "val/loss"
         self.record = Record(
             recipe=old.recipe if old.commands else self.recipe,
-            commands=[*old.commands, *filter(None, [self.command])],
+            commands=[*old.commands, *[self.command] * bool(self.command)],
+            commits=[*(old.commits or [old.commit] * before), *[commit] * bool(self.command)],
+            threads=[*(old.threads or [0] * before), *[threads] * bool(self.command)],
             started=old.started or as_utc(),
             process=this_process(),
             epochs=old.epochs or 0,
@@ -68,7 +72,7 @@ class RunRecord(Callback):
             commit=commit,
             changed=changed or old.changed,
             came_from=old.came_from or self.came_from,
-            altered=old.altered or old.commit not in ("", commit),
+            altered=old.altered or old.commit not in ("", commit) or not {0, threads}.issuperset(old.threads),
             versions=versions(),
         )
         self._before, self._began = float(old.seconds or 0), time.monotonic()
@@ -79,8 +83,7 @@ class RunRecord(Callback):
         if self._settings and self._folder:  # config.yaml has been written anew by now
             self.record.altered |= settings(self._folder) != self._settings
             self._settings = {}
-        self.record.epochs = trainer.current_epoch  # the one before is complete only now
-        self._write("running")
+        self._end_epoch(trainer)
 
     @override
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
@@ -94,28 +97,40 @@ class RunRecord(Callback):
 
     @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
-            self.note_best(trainer)
+        is_known = self.record.monitor.startswith("val/")
+        if is_known and trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
+            self.note_best(trainer, trainer.current_epoch + 1)
 
-    def note_best(self, trainer: Trainer) -> None:
-        """Keeps the validation figures where ModelCheckpoint keeps the weights: the first of equals, never NaN."""
+    def _end_epoch(self, trainer: Trainer) -> None:
+        self.record.epochs = trainer.current_epoch  # complete only now, and so the figures of its training
+        if not self.record.monitor.startswith("val/"):
+            self.note_best(trainer, trainer.current_epoch)
+        self._write("running")
+
+    def note_best(self, trainer: Trainer, epoch: int) -> None:
+        """Keeps the figures where ModelCheckpoint keeps the weights: the first of equals, never NaN."""
         keeper, monitor = trainer.checkpoint_callback, self.record.monitor
-        figures = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        figures = {name: value for name, value in metrics.items() if name.startswith("val/") or name == monitor}
         now, best = figures.get(monitor), self.record.best.get(monitor)
         if now is None or math.isnan(now):
             return
         more = isinstance(keeper, ModelCheckpoint) and keeper.mode == "max"
         if best is None or (now > best if more else now < best):
-            self.record.best = {"epoch": trainer.current_epoch + 1, **figures}
+            self.record.best = {"epoch": epoch, **figures}
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.record.epochs = trainer.current_epoch
-        self._write("finished")
+        self._end_epoch(trainer)  # still running: what others do at the end may fail
+
+    @override
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._write("finished", self._written)  # to draw pictures is no training
 
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         if self.record.status == "running":  # what goes wrong in a test later does not undo a training
+            self.record.epochs = max(self.record.epochs or 0, trainer.current_epoch)
             self._write("stopped" if isinstance(exception, KeyboardInterrupt | SIGTERMException) else "failed")
 
     def end_untrained(self, figures: Mapping[str, float]) -> None:
@@ -124,8 +139,8 @@ class RunRecord(Callback):
         self.record.best = dict(figures)
         self._write("finished")
 
-    def _write(self, status: str) -> None:
-        self._written = time.monotonic()
+    def _write(self, status: str, until: float | None = None) -> None:
+        self._written = until or time.monotonic()
         if self._writes and self._folder:
             self.record.status, self.record.seen = status, as_utc()
             self.record.seconds = round(self._before + self._written - self._began, 2)

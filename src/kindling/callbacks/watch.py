@@ -51,8 +51,9 @@ class Watch(Callback):
         self.said: set[tuple[str, str]] = set()
         self._low: Counter[str] = Counter()  # looks in a row
         self._first = 0.0  # the largest gradient of a layer at the first look
-        self._silent: dict[str, Tensor] = {}  # units that have been zero so far in this epoch
-        self._units: dict[str, int] = {}
+        self._calls: Counter[str] = Counter()  # of a layer in this forward: one ReLU may stand at several places
+        # Units that have been zero so far in this epoch, by layer, number of the call, and number of units.
+        self._silent: dict[tuple[str, int, int], Tensor] = {}
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -65,26 +66,37 @@ class Watch(Callback):
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._silent.clear()
 
+    @override
+    def on_train_batch_start(self, *_: Any) -> None:
+        self._calls.clear()
+
+    @override
+    def on_after_backward(self, *_: Any) -> None:
+        self._calls.clear()  # an optimizer may ask for several forwards in one batch
+
     def _note_activity(self, name: str, layer: nn.Module, inputs: Any, output: Tensor) -> None:
         if not layer.training:  # validation, or a frozen part
             return
         unit = 1 if output.ndim > 3 else output.ndim - 1  # images (N, C, H, W); features (N, F) or (N, T, F)
-        output = output.detach()
-        if name not in self._silent:
-            self._units[name] = output.shape[unit]
-            self._silent[name] = torch.arange(output.shape[unit], device=output.device)
-        silent = self._silent[name]
+        output, units = output.detach(), output.shape[unit]
+        self._calls[name] += 1
+        place = name, self._calls[name], units
+        if place not in self._silent:
+            self._silent[place] = torch.arange(units, device=output.device)
+        silent = self._silent[place]
         if len(silent):  # mostly few are left after the first batch
             others = [axis for axis in range(output.ndim) if axis != unit]
-            rest = output if len(silent) == output.shape[unit] else output.index_select(unit, silent)
-            self._silent[name] = silent[rest.amax(others) <= 0]
+            rest = output if len(silent) == units else output.index_select(unit, silent)
+            self._silent[place] = silent[rest.amax(others) <= 0]
 
     @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        for name, silent in self._silent.items():
-            if len(silent) >= self.dead * self._units[name]:
-                what = f"{len(silent)} of {self._units[name]} units were zero for every sample of epoch"
-                self._say("dead", [name], f"{what} {trainer.current_epoch + 1}")
+        shared = {name for name, call, _ in self._silent if call > 1}
+        for (name, call, units), silent in self._silent.items():
+            if len(silent) >= self.dead * units:
+                what = f"{len(silent)} of {units} units were zero for every sample of epoch"
+                where = f"{name} (call {call} in a forward)" if name in shared else name
+                self._say("dead", [where], f"{what} {trainer.current_epoch + 1}")
 
     @override
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
@@ -137,6 +149,6 @@ def gradient_sizes(model: nn.Module) -> dict[str, float]:
     for name, weight in model.named_parameters():
         if weight.ndim > 1 and weight.requires_grad:
             gradient = weight.new_zeros(1) if weight.grad is None else weight.grad
-            gradients.setdefault(name.rpartition(".")[0], gradient)
+            gradients.setdefault(name.rpartition(".")[0] or name, gradient)
     sizes = [gradient.detach().float().square().mean().sqrt() for gradient in gradients.values()]
     return dict(zip(gradients, torch.stack(sizes).tolist(), strict=True)) if sizes else {}  # one wait for the GPU

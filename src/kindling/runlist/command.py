@@ -72,7 +72,8 @@ def _compare(options: Sequence[str]) -> None:
     parser = Parser("kindling runs compare", description="Shows how runs differ, and draws their curves as one plot.")
     parser.add_argument("runs", metavar="RUN", nargs="+", help="Two or more, each as in kindling runs show.")
     paths = [find_run(name) for name in parser.parse_args(options).runs]
-    twice = [path for number, path in enumerate(paths) if path in paths[:number]]
+    places = [path.resolve() for path in paths]
+    twice = [path for number, path in enumerate(paths) if places[number] in places[:number]]
     if twice:
         raise UsageError(f"{twice[0]} is named twice: give different runs to compare")
     if len(paths) < 2:

@@ -13,7 +13,7 @@ import yaml
 from kindling.curves import DAMAGED, read_history
 from kindling.record import FILE, TEST, Record, read_json, status_of
 from kindling.runs import RUNS
-from kindling.wording import did_you_mean
+from kindling.wording import did_you_mean, printable
 
 MARKS = {FILE, "metrics.csv", "config.yaml"}
 
@@ -54,7 +54,7 @@ class Run:
 
     def settings(self) -> dict[str, Any]:
         """Its `config.yaml` as options: {"model": "kindling.CNNClassifier", "model.channels": [32, 64], ...}."""
-        with suppress(OSError, yaml.YAMLError, UnicodeDecodeError):
+        with suppress(OSError, yaml.YAMLError, ValueError, RecursionError):
             config = yaml.load((self.path / "config.yaml").read_text("utf-8"), _LOADER)
             return dict(_options(config)) if isinstance(config, dict) else {}
         return {}
@@ -69,16 +69,24 @@ def _options(config: dict[str, Any], group: str = "") -> Iterable[tuple[str, Any
         if isinstance(value, dict) and value:
             yield from _options(value, name)
         else:
-            yield name, value
+            yield printable(name), value
 
 
 def find_runs(folder: Path) -> list[Path]:
-    """All run folders at and under a folder."""
-    found = []
-    for path, folders, files in os.walk(folder):
-        if not MARKS.isdisjoint(files) or "checkpoints" in folders:
-            found.append(Path(path))
-            folders.clear()  # what is in a run is no run
+    """All run folders at and under a folder, behind links too; each once."""
+    found: list[Path] = []
+    seen: set[str] = set()
+    places = [str(folder)]
+    for place in places:  # grows by the links: what lies here has its own name first
+        for path, folders, files in os.walk(place):
+            real = os.path.realpath(path)
+            is_run = not MARKS.isdisjoint(files) or "checkpoints" in folders
+            if is_run and real not in seen:
+                found.append(Path(path))
+            if is_run or real in seen:  # what is in a run is no run
+                folders.clear()
+            seen.add(real)
+            places += filter(os.path.islink, (os.path.join(path, name) for name in folders))
     return found
 
 

@@ -1,14 +1,19 @@
 """One run in full, and the command that repeats it."""
 
+import os
 import re
 import shlex
 from collections.abc import Iterator, Mapping
+from itertools import zip_longest
 from typing import Any
+
+import psutil
 
 from kindling.console import as_typed, say
 from kindling.record import git_commit, versions
 from kindling.runlist.find import Run
 from kindling.runlist.table import commit, duration, epochs, figure, local_time
+from kindling.wording import printable
 
 OFF: tuple[Any, ...] = (None, False, "auto", 0, -1, [], {}, "")  # not used, or left to Lightning
 USUAL = {  # of every run that does not say otherwise
@@ -39,7 +44,7 @@ def show(run: Run) -> None:
 
 
 def _print_rows(rows: Mapping[str, object]) -> None:
-    width = max(map(len, rows))
+    width = max(map(len, rows), default=0)
     for name, value in rows.items():
         say(f"  {name:<{width}}  {shown(value)}")
 
@@ -47,8 +52,8 @@ def _print_rows(rows: Mapping[str, object]) -> None:
 def shown(value: object) -> str:
     """A setting as one reads it: classes of torch and Kindling without their modules, the rest as in YAML."""
     if isinstance(value, str):
-        return re.sub(r"^(?:kindling|torch)\.(?:\w+\.)*(?=[A-Z])", "", value)
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+        return printable(re.sub(r"^(?:kindling|torch)\.(?:\w+\.)*(?=[A-Z])", "", value))
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else printable(str(value))
 
 
 def facts(run: Run) -> Iterator[tuple[str, str]]:
@@ -95,12 +100,21 @@ def repeat(run: Run) -> Iterator[str]:
     yield (
         "to repeat it exactly:"
         if not record.altered
-        else ("it went on with other settings or other code than it began with, which no one command repeats; in turn:")
+        else "it went on with other settings, code or threads than at first, which no one command repeats; in turn:"
     )
-    if record.commit and record.commit != here:
-        yield f"  git checkout {record.commit[:10]}"
-    if record.altered:
-        yield from (f"  {typed}" for typed in record.commands)
-        return
     source = f" --ckpt_path {shlex.quote(record.came_from)}" if record.came_from else ""
-    yield "  " + as_typed("kindling", "fit --config", shlex.quote(str(config))) + source
+    once = as_typed("kindling", "fit --config", shlex.quote(str(config))) + source
+    commands, commits, threads = [once], [record.commit], record.threads[-1:]
+    if record.altered:
+        commands, commits, threads = record.commands, record.commits or [record.commit], record.threads
+    for command, then, count in zip_longest(commands, commits[: len(commands)], threads[: len(commands)]):
+        if then and then != here:
+            yield f"  git checkout {then[:10]}"
+        here = then or here
+        yield f"  {threads_told(count)}{command}"
+
+
+def threads_told(count: int | None) -> str:
+    """What to put before a command that is to have so many threads, where this shell would give it others."""
+    usual = os.environ.get("OMP_NUM_THREADS") or str(psutil.cpu_count(logical=False))
+    return f"OMP_NUM_THREADS={count} " if count and usual != str(count) else ""

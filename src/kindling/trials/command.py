@@ -48,6 +48,8 @@ def try_out(
         if found.lr is None:
             raise ValueError(f"no learning rate makes the loss fall: see {picture}, and try --overfit")
         _report(found, picture, [option for option in typed if option.lstrip("-") not in TRIALS])
+        if (schedule := model.hparams["lr_scheduler"]) and schedule["class_path"].endswith(".CyclicLR"):
+            say("CyclicLR goes by rates of its own: set --model.lr_scheduler.base_lr and --model.lr_scheduler.max_lr")
 
 
 def _report(found: Suggestion, picture: Path, typed: list[str]) -> None:
