@@ -334,10 +334,3 @@ class ScaledClassifier(MLPClassifier):
 
     def forward(self, inputs: Tensor) -> Tensor:
         return self.scale * super().forward(inputs)
-
-
-class FullDiskAtTheEnd(Callback):
-    """Fails when the training is over, as a disk does on which the last checkpoint finds no room."""
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        raise OSError("no space left on device")

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich.cells import cell_len
+
 from kindling.curves import Points, read_history, read_rates
 from kindling.record import Record
 from kindling.runs import whole_file
@@ -46,9 +48,10 @@ def plot_history(run: str | Path) -> Path:
 
 
 def shown_name(name: str, most: int) -> str:
-    """A name as a plot can show it: at most so many characters, without its middle if need be, and no formula."""
-    if len(name) > most:
-        name = f"{name[: most // 2]}…{name[-(most // 2) :]}"
+    """A name as a plot can show it: at most so many letters wide, without its middle if need be, and no formula."""
+    if (width := cell_len(name)) > most:
+        half = most * len(name) // (2 * width)
+        name = f"{name[:half]}…{name[-half:]}"
     return name.replace("$", r"\$")
 
 
@@ -152,7 +155,7 @@ def plot_runs(histories: Mapping[str, Mapping[str, Mapping[int, float]]], path: 
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-    columns = max(1, min(len(histories), 3, 110 // max(map(len, histories), default=1)))
+    columns = max(1, min(len(histories), 3, 110 // max(map(cell_len, histories), default=1)))
     figure = Figure(figsize=(10, 4 + 0.22 * math.ceil(len(histories) / columns)), dpi=150, layout="constrained")
     panels, lines = figure.subplots(1, 2), []
     for number, (name, history) in enumerate(histories.items()):

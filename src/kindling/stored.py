@@ -80,6 +80,11 @@ def check_goes_on(checkpoint: Path, max_epochs: int | None) -> None:
     stored = read_checkpoint(checkpoint)
     if "optimizer_states" not in stored:
         raise ValueError(f"{checkpoint} holds weights alone: training can't go on from it")
-    epochs = stored["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+    epochs = epochs_had(checkpoint)
     if 0 <= (max_epochs or -1) <= epochs:
         raise ValueError(f"{checkpoint} has had its {epochs} epochs: ask for more with --trainer.max_epochs")
+
+
+def epochs_had(checkpoint: Path) -> int:
+    """The epochs that a checkpoint was trained for."""
+    return int(read_checkpoint(checkpoint)["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])

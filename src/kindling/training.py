@@ -44,7 +44,7 @@ from kindling.options import ReadableParser, add_fit_options
 from kindling.outputs import write_predicted, write_test
 from kindling.record import Record, recipe_name
 from kindling.runs import RUNS, find_checkpoint, new_run, read_checkpoint, run_of
-from kindling.stored import check_fits, check_goes_on, read_yaml, stored_config
+from kindling.stored import check_fits, check_goes_on, epochs_had, read_yaml, stored_config
 from kindling.trials.command import try_out, wanted
 
 
@@ -216,6 +216,8 @@ class KindlingCLI(LightningCLI):
             if wanted(self.config["fit"]):
                 picture = RUNS / self._run_name() / "lr_finder.png"
                 typed = shlex.split(self.typed)[2:]
+                if self.checkpoint and 0 <= (self.trainer.max_epochs or -1) <= (had := epochs_had(self.checkpoint)):
+                    typed += ["--trainer.max_epochs", str(2 * had)]  # a run goes on for more epochs only
                 return try_out(self.model, self.datamodule, self.config_init["fit"], picture, typed)
             if self.run:
                 self.datamodule.write_split(self.run)

@@ -13,7 +13,7 @@ from lightning.pytorch.loggers import CSVLogger
 
 from conftest import TINY, Command
 from kindling import MLPClassifier, SyntheticDataModule
-from kindling.callbacks import RunRecord, TrainingHistory
+from kindling.callbacks import ExactResume, RunRecord, TrainingHistory
 from kindling.curves import read_history
 from kindling.record import Record, as_utc, git_commit, status_of
 
@@ -81,8 +81,12 @@ def test_a_crashed_run_has_failed(kindling: Command) -> None:
     assert (RUN / "training_history.png").exists()
 
 
-def test_a_run_that_fails_at_its_very_end_has_failed(kindling: Command) -> None:
-    assert kindling("fit", *TINY, "--trainer.callbacks", "helpers.FullDiskAtTheEnd").code == 1
+def test_a_run_that_fails_at_its_very_end_has_failed(kindling: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fill_disk(*_: object) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(ExactResume, "on_train_end", fill_disk)
+    assert kindling("fit", *TINY).code == 1
     record = Record.read(RUN)
     assert (record.status, record.epochs) == ("failed", 2)
 

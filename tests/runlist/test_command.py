@@ -89,12 +89,20 @@ def test_a_foreign_or_damaged_record_spoils_no_list(kindling: Command, text: str
     make_run("runs/a/version_0", "2026-01-01T00:00:00+00:00")
     bad = make_run("runs/a/version_1")
     (bad / "run.json").write_text(text)
-    (bad / "config.yaml").write_text('run_name: "\\e[31m"\n"\\e[1m": 3')
     results = [kindling("runs", "--sort", "started"), kindling("runs", "show", bad)]
     results.append(kindling("runs", "compare", bad, "runs/a/version_0"))
     assert [(result.code, result.err) for result in results] == [(0, "")] * 3
     assert sorted(listed(results[0].out)) == ["runs/a/version_0", str(bad)]
     for result in results:
+        assert result.out.replace("\n", "").isprintable()
+
+
+def test_settings_and_figures_can_not_steer_the_terminal(kindling: Command) -> None:
+    bad = make_run("runs/a/version_0")
+    (bad / "config.yaml").write_text('model: "\\e[31m"\n"\\e[1m": 3')
+    (bad / "test_metrics.json").write_text('{"test/\\u001b[2J": 1}')
+    for result in (kindling("runs", "show", bad), kindling("runs", "compare", bad, make_run("runs/a/version_1"))):
+        assert result.code == 0
         assert result.out.replace("\n", "").isprintable()
 
 

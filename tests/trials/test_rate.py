@@ -52,6 +52,9 @@ def test_a_finished_run_may_be_tried_out(kindling: Command, trained: Train, wish
     result = kindling("fit", "--ckpt_path", "runs/tiny", wish)
     assert "epochs: ask for more" not in result.err
     assert (result.code, result.err) == (0, "")
+    if wish == "--find_lr":
+        typed = shlex.split(result.out.splitlines()[-1])
+        assert kindling(*typed[typed.index("fit") :]).code == 0
 
 
 class Steps(Callback):
