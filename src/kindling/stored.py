@@ -86,5 +86,6 @@ def check_goes_on(checkpoint: Path, max_epochs: int | None) -> None:
 
 
 def epochs_had(checkpoint: Path) -> int:
-    """The epochs that a checkpoint was trained for."""
-    return int(read_checkpoint(checkpoint)["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
+    """The epochs that a checkpoint was trained for; 0 where it does not say."""
+    loops = read_checkpoint(checkpoint).get("loops")
+    return int(loops["fit_loop"]["epoch_progress"]["current"]["processed"]) if loops else 0
