@@ -89,6 +89,7 @@ def test_a_foreign_or_damaged_record_spoils_no_list(kindling: Command, text: str
     make_run("runs/a/version_0", "2026-01-01T00:00:00+00:00")
     bad = make_run("runs/a/version_1")
     (bad / "run.json").write_text(text)
+    (bad / "config.yaml").write_text("seed_everything: 1")
     results = [kindling("runs", "--sort", "started"), kindling("runs", "show", bad)]
     results.append(kindling("runs", "compare", bad, "runs/a/version_0"))
     assert [(result.code, result.err) for result in results] == [(0, "")] * 3
