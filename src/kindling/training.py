@@ -2,9 +2,7 @@
 
 import argparse
 import shlex
-import shutil
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +11,6 @@ import yaml
 from jsonargparse import ArgumentError
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
@@ -35,6 +32,7 @@ from kindling.callbacks.finite import anomaly
 from kindling.console import as_typed, quiet, results_table, say
 from kindling.dashboard import Dashboard, dashboard_of
 from kindling.data import ClassificationDataModule
+from kindling.ending import say_next, say_why_early, tidy_up
 from kindling.errors import UsageError, one_line
 from kindling.logger import run_loggers
 from kindling.memory import keep_freed_memory
@@ -234,13 +232,7 @@ class KindlingCLI(LightningCLI):
             if anomaly(error):
                 raise ValueError("; ".join(error.__notes__)) from error
             raise
-        stopper = self.trainer.early_stopping_callback
-        if self.trainer.should_stop and stopper and stopper.stopping_reason_message:
-            reason = stopper.stopping_reason_message
-            if stopper.stopping_reason is EarlyStoppingReason.NON_FINITE_METRIC:
-                figure = self.trainer.callback_metrics[stopper.monitor].item()
-                reason = f"{stopper.monitor} is {figure:g}, where each training loss was finite: look at its samples"
-            say(f"stopped early: {reason}")
+        say_why_early(self.trainer)
         if self.resume and self.resume.interrupted:
             say("trained to the end; test it with: " + as_typed("kindling", "test --ckpt_path", self.resume.run))
             return
@@ -248,13 +240,7 @@ class KindlingCLI(LightningCLI):
             tested = self._keeper.best_model_path or f"{self._keeper.dirpath}/last.ckpt"
             self.test(**kwargs | {"ckpt_path": tested if self.run else None})
         if self.run:
-            more = f"--trainer.max_epochs {2 * max(self.trainer.current_epoch, self.trainer.max_epochs or 0)}"
-            more += " --early_stopping.patience null" * self.trainer.should_stop  # it would stop again at once
-            say(f"run: {self.run}\nnext:")
-            say("  " + as_typed("kindling", "predict --ckpt_path", self.run))
-            if self._is_trainable:
-                say("  " + as_typed("kindling", "fit --ckpt_path", self.run, more))
-            say("  " + as_typed("tensorboard", "--logdir", RUNS))
+            say_next(self.trainer, self.run, self._is_trainable)
 
     @property
     def _is_trainable(self) -> bool:
@@ -278,18 +264,10 @@ class KindlingCLI(LightningCLI):
         assert isinstance(self.trainer.checkpoint_callback, ModelCheckpoint)
         return self.trainer.checkpoint_callback
 
-    @rank_zero_only
     def _tidy_up(self) -> None:
-        """After a failure: keeps a run that has something to go on from, removes one that never began."""
-        if self.run is None:
-            return
-        if (self.run / "checkpoints" / "last.ckpt").exists():
-            say("stopped; go on with: " + as_typed("kindling", "fit --ckpt_path", self.run))
-        elif self.run_is_new and (not hasattr(self, "trainer") or self.trainer.global_step == 0):
-            shutil.rmtree(self.run)  # nothing was trained
-            for folder in (self.run.parent, self.run.parent.parent):
-                with suppress(OSError):
-                    folder.rmdir()  # where this was the only run
+        if self.run:
+            began = hasattr(self, "trainer") and self.trainer.global_step > 0
+            tidy_up(self.run, never_began=self.run_is_new and not began)
 
     def validate(self, **kwargs: Any) -> None:
         """Measures the checkpoint on the validation split."""
