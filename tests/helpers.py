@@ -334,3 +334,17 @@ class ScaledClassifier(MLPClassifier):
 
     def forward(self, inputs: Tensor) -> Tensor:
         return self.scale * super().forward(inputs)
+
+
+class NoSpaceLeft(Callback):
+    """Fails after the first epoch, as a full disk does."""
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        raise OSError(28, "No space left on device")
+
+
+class Detached(MLPClassifier):
+    """Cuts its answers off from the weights."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return super().forward(inputs).detach()

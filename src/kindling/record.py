@@ -45,6 +45,7 @@ class Record:
         commit: Of git, in full.
         changed: Whether the files differed from that commit.
         came_from: The checkpoint of another run from which this one began.
+        reason: Why it failed, in a line.
         altered: Whether it went on with other settings, another commit or other threads than it had begun with.
         versions: Of what computes.
     """
@@ -65,6 +66,7 @@ class Record:
     commit: str = ""
     changed: bool = False
     came_from: str = ""
+    reason: str = ""
     altered: bool = False
     versions: dict[str, str] = field(default_factory=dict)
 
@@ -156,6 +158,14 @@ def _from_files(run: Path) -> dict[str, Any]:
 def is_lower_better(figure: str) -> bool:
     """Whether less of a figure is better."""
     return figure.endswith("loss")
+
+
+def check_is_free(run: Path) -> None:
+    """Raises ValueError where another process trains in a run folder."""
+    record = Record.read(run)
+    if status_of(record) == "running" and record.process.get("pid") != os.getpid():
+        where = f"process {record.process.get('pid')} on {record.process.get('host')}"
+        raise ValueError(f"{run} is still being trained ({where}): wait for it or stop it first")
 
 
 def status_of(record: Record) -> str:

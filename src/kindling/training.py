@@ -40,7 +40,7 @@ from kindling.models import Classifier
 from kindling.models.trained import check_trained
 from kindling.options import ReadableParser, add_fit_options
 from kindling.outputs import write_predicted, write_test
-from kindling.record import Record, recipe_name
+from kindling.record import Record, check_is_free, recipe_name
 from kindling.runs import RUNS, find_checkpoint, new_run, read_checkpoint, run_of
 from kindling.stored import check_fits, check_goes_on, epochs_had, read_yaml, stored_config
 from kindling.trials.command import try_out, wanted
@@ -190,7 +190,9 @@ class KindlingCLI(LightningCLI):
 
     def _run_folder(self) -> Path:
         if self.checkpoint and self.checkpoint.parts[-2:] == ("checkpoints", "last.ckpt"):
-            return run_of(self.checkpoint)  # the run goes on; from any other checkpoint a new one starts
+            run = run_of(self.checkpoint)  # the run goes on; from any other checkpoint a new one starts
+            rank_zero_only(check_is_free)(run)
+            return run
         name = self._run_name()
         self.config[self.command]["run_name"] = name  # so that config.yaml repeats the run under this name
         self.run_is_new = True

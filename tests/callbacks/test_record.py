@@ -154,3 +154,32 @@ def test_a_notebook_gets_record_and_picture_without_arguments() -> None:
     record = Record.read(run)
     assert (record.status, record.epochs) == ("finished", 2)
     assert "val/accuracy" in record.best
+
+
+def test_two_processes_do_not_train_in_one_folder(kindling: Command) -> None:
+    assert kindling("fit", *TINY, "--test_after_fit", "false").code == 0
+    record = Record.read(RUN)
+    other = psutil.Process(os.getppid())  # as alive as can be
+    record.status = "running"
+    record.process |= {"pid": other.pid, "began": other.create_time()}
+    record.write(RUN)
+    result = kindling("fit", "--ckpt_path", "last", "--trainer.max_epochs", "3")
+    assert result.code == 1
+    assert f"{RUN} is still being trained (process {other.pid} on" in result.err
+    assert kindling("test", "--ckpt_path", RUN).code == 0  # what only reads may go on
+
+
+def test_a_run_that_failed_says_why(kindling: Command) -> None:
+    assert kindling("fit", *TINY, "--trainer.callbacks", "helpers.NoSpaceLeft").code == 1
+    shown = kindling("runs", "show", RUN).out
+    assert "failed" in shown
+    assert "No space left" in shown
+
+
+def test_a_loss_without_a_gradient_is_named(kindling: Command) -> None:
+    options = "--model helpers.Detached --data SyntheticDataModule --data.num_samples 300".split()
+    for trial in ([], ["--overfit"]):
+        result = kindling("fit", *options, *trial)
+        assert result.code == 1
+        assert "no gradient reaches any weight" in result.err
+        assert result.err.count("\n") == 1

@@ -17,6 +17,7 @@ from typing_extensions import override
 
 from kindling.record import Record, as_utc, git_commit, this_process, versions
 
+REASON = 300  # letters of it that are kept
 EVERY = 30.0  # seconds from one sign of life to the next
 
 
@@ -131,7 +132,9 @@ class RunRecord(Callback):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         if self.record.status == "running":  # what goes wrong in a test later does not undo a training
             self.record.epochs = max(self.record.epochs or 0, trainer.current_epoch)
-            self._write("stopped" if isinstance(exception, KeyboardInterrupt | SIGTERMException) else "failed")
+            stopped = isinstance(exception, KeyboardInterrupt | SIGTERMException)
+            self.record.reason = "" if stopped else " ".join(str(exception).split())[:REASON]
+            self._write("stopped" if stopped else "failed")
 
     def end_untrained(self, figures: Mapping[str, float]) -> None:
         """Notes that there was nothing to train, and the figures of the validation."""

@@ -62,6 +62,8 @@ def facts(run: Run) -> Iterator[tuple[str, str]]:
     where = f" (process {record.process.get('pid')} on {record.process.get('host')})" if run.status == "running" else ""
     gone = " (it ended without a word: killed, or the machine went down)"
     yield "status", run.status + where + gone * (run.status == "failed" and record.status == "running")
+    if record.reason:
+        yield "why", record.reason
     yield "recipe", record.recipe
     yield "started", local_time(record.started)
     yield "last seen", local_time(record.seen)
