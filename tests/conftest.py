@@ -6,18 +6,18 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from urllib.error import URLError
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 
 from kindling.cli import main
 from kindling.data.mnist import read_sample
-from rows import customers
 
+pytest_plugins = ["rows"] if find_spec("rows") else []  # the table that others read too
 CONFIGS = Path(__file__).parents[1] / "configs"
 
 # The smallest real training there is: half a second.
@@ -155,14 +155,6 @@ def full_mnist() -> Path:
     if "KINDLING_DATA_DIR" not in os.environ:
         pytest.skip("KINDLING_DATA_DIR does not name a folder with the full MNIST")
     return Path(os.environ["KINDLING_DATA_DIR"]).resolve()
-
-
-@pytest.fixture
-def table(folder: Path) -> pd.DataFrame:
-    """The rows of customers.csv in the folder of the test."""
-    frame = customers()
-    frame.to_csv("customers.csv", index=False)
-    return frame
 
 
 @pytest.fixture

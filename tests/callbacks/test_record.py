@@ -12,6 +12,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger
 
 from conftest import TINY, Command
+from helpers import needs
 from kindling import MLPClassifier, SyntheticDataModule
 from kindling.callbacks import RunRecord, TrainingHistory
 from kindling.curves import read_history
@@ -46,6 +47,7 @@ def test_the_best_epoch_is_that_of_the_checkpoint(kindling: Command) -> None:
     assert Record.read(RUN).best == pytest.approx(best.best)  # a run of the past has it in its other files
 
 
+@needs("runlist")
 def test_a_run_is_running_while_it_does(kindling: Command) -> None:
     line = kindling("fit", *TINY, *stop_with("RunsAt", 9)).out.split("runs/tiny/version_0 ")[1].splitlines()[0]
     assert "running" in line.split()
@@ -77,6 +79,7 @@ def test_a_run_stopped_early_is_finished(kindling: Command) -> None:
     assert (record.status, record.epochs, record.planned, record.best_epoch) == ("finished", 2, 9, 1)
 
 
+@needs("models.ensemble")
 def test_an_ensemble_is_a_run_too(kindling: Command) -> None:
     assert kindling("fit", *TINY).code == 0
     options = ["--data", "SyntheticDataModule", "--data.num_samples", "300", "--run_name", "both"]
