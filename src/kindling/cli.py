@@ -21,16 +21,15 @@ COMMANDS = {
     "predict": "write the classes and probabilities that a checkpoint predicts to predictions.csv",
 }
 
-# Where the others are. A project that deletes the folder does without them.
-OPTIONAL: dict[str, str] = {}
-for command, module, line in (
+# Those of parts that a project may do without: who deletes the folder deletes the command.
+OF_PARTS: list[tuple[str, str, str]] = [
     ("runs", "kindling.runlist.command", "list what was trained; show one run, or compare several"),
     ("export", "kindling.deploy.export", "write a checkpoint as a file that other programs run, proven to be equal"),
     ("serve", "kindling.deploy.serve", "answer over HTTP, with a page to try the model on"),
     ("new", "kindling.newproject.command", "write a project of your own from this one"),
-):
-    if find_spec(module.rpartition(".")[0]):
-        COMMANDS[command], OPTIONAL[command] = line, module
+]
+OPTIONAL = {name: module for name, module, _ in OF_PARTS if find_spec(module.rpartition(".")[0])}
+COMMANDS |= {name: line for name, _, line in OF_PARTS if name in OPTIONAL}
 
 HELP = f"""usage: kindling COMMAND [OPTIONS]
 
