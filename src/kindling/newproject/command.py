@@ -1,10 +1,12 @@
 """`kindling new`: writes a project of one's own."""
 
 import argparse
+import shlex
 import shutil
 import sys
+import tempfile
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from email.utils import parseaddr
 from pathlib import Path
@@ -34,39 +36,39 @@ def run(command: str, options: Sequence[str]) -> None:
         UsageError: If it can't be; nothing has been written then.
     """
     typed = _parser().parse_args(options)
+    where = Path(typed.folder).absolute().resolve()
     try:
         check_root()
-        folder = Path(typed.folder).absolute()
-        where = folder.resolve()
         check_folder(where)
-        texts, binaries = read_all()
-        package = typed.package or where.name
+        without = tuple(PARTS) if typed.minimal else left_out(typed.without)
+        texts, binaries, gone = read_all(without)
+        package = typed.package or where.name.replace("-", "_")
         check_package(package, texts)
-        project = Project(
-            package,
-            one_line("--description", typed.description),
-            *author_of(typed.author, package),
-            datetime.now().year,
-            tuple(PARTS) if typed.minimal else left_out(typed.without),
-            __version__,
-        )
+        author, email = author_of(typed.author, package)
+        description = one_line("--description", typed.description)
     except ValueError as error:
         raise UsageError(str(error)) from error
-    contents = new_files(texts, binaries, project)
-    make(where, contents, project)
+    project = Project(package, description, author, email, datetime.now().year, without, __version__)
+    contents = {path: text.encode() for path, text in rewrite(texts, gone, project).items()}
+    contents["README.md"] = readme((ROOT / "README.md").read_text(encoding="utf-8"), project).encode()
+    contents |= {project.rename(path): content for path, content in binaries.items()}
+    make(where, contents)
     print(f"{title(package)}: {typed.folder}, {len(contents)} files")
     begin_history(where, project)
-    if find_ruff() is None:
-        print(
-            "ruff is not installed here, and lines may be longer or shorter than it would have them: before the first "
-            "`make lint`, type .venv/bin/ruff check --fix && .venv/bin/ruff format"
+    print("\n".join(next_steps(where, typed.folder)))
+
+
+def next_steps(where: Path, typed: str) -> list[str]:
+    """What to type next, in lines."""
+    lines = ["next:", *([] if where == ROOT else [f"  cd {shlex.quote(typed)}"])]
+    if where == ROOT and (ROOT / ".venv").exists():
+        lines.append("  make clean    # the environment has the old name")
+    lines += ["  make train", "  make test"]
+    if find_ruff() is None:  # which wraps lines as long as the name demands
+        lines.append(
+            "  .venv/bin/ruff check --fix && .venv/bin/ruff format    # before make lint: there is no ruff here"
         )
-    print("next:")
-    if where != ROOT:
-        print(f"  cd {typed.folder}")
-    elif (ROOT / ".venv").exists():
-        print("  make clean  # the environment has the old name")
-    print("  make train\n  make test")
+    return lines
 
 
 def _parser() -> Parser:
@@ -124,39 +126,37 @@ def author_of(typed: str | None, package: str) -> tuple[str, str]:
     return one_line("--author", name), address
 
 
-def read_all() -> tuple[dict[str, str], dict[str, bytes]]:
-    """The files of the template by their paths: those of text, and the others."""
-    texts, binaries = {}, {}
+def read_all(without: Sequence[str]) -> tuple[dict[str, str], dict[str, bytes], list[str]]:
+    """The files of the template: those of text and the others that a project has, and the paths of the rest."""
+    texts: dict[str, str] = {}
+    binaries: dict[str, bytes] = {}
+    gone: list[str] = []
     for path in files():
+        if goes(path, without):
+            gone.append(path)
+            continue
         content = (ROOT / path).read_bytes()
         try:
-            texts[path] = content.decode()
+            texts[path] = content.decode().replace("\r\n", "\n")
         except UnicodeDecodeError:
             binaries[path] = content
-    return texts, binaries
+    return texts, binaries, gone
 
 
-def new_files(texts: dict[str, str], binaries: dict[str, bytes], project: Project) -> dict[str, bytes]:
-    """The files of the project by their paths."""
-    gone = [path for path in (*texts, *binaries) if goes(path, project.without)]
-    kept = {path: text for path, text in texts.items() if path not in gone}
-    written = rewrite(kept, gone, project) | {"README.md": readme(texts["README.md"], project)}
-    others = {project.rename(path): content for path, content in binaries.items() if path not in gone}
-    return {path: text.encode() for path, text in written.items()} | others
-
-
-def make(folder: Path, contents: dict[str, bytes], project: Project) -> None:
+def make(folder: Path, contents: Mapping[str, bytes]) -> None:
     """Writes the files, all or none of them."""
-    if folder == ROOT:
-        replace(files(), contents)
-        tidy(ROOT)
-        return
-    try:
-        write(folder, contents)
-        tidy(folder)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
+    with tempfile.TemporaryDirectory() as temporary:
+        project = Path(temporary, "project")
+        write(project, contents)
+        tidy(project)
+        if folder == ROOT:
+            replace(project)
+            return
+        try:
+            shutil.copytree(project, folder, dirs_exist_ok=True)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
 
 
 def begin_history(folder: Path, project: Project) -> None:
@@ -168,5 +168,5 @@ def begin_history(folder: Path, project: Project) -> None:
         print("git is not installed or failed: the project has no history yet")
         return
     git(folder, "add", "--all")
-    if git(folder, "commit", "--quiet", "--message", f"{title(project.package)}", identity=identity) is None:
+    if git(folder, "commit", "--quiet", "--message", title(project.package), identity=identity) is None:
         print("git could not commit: the project is staged, commit it yourself", file=sys.stderr)

@@ -3,10 +3,11 @@
 import os
 import shutil
 import subprocess
+from collections.abc import Mapping
 from fnmatch import fnmatch
 from pathlib import Path
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def check_root() -> None:
@@ -68,7 +69,7 @@ def is_clean() -> bool:
     return top is not None and Path(top.strip()).resolve() == ROOT and git(ROOT, "status", "--porcelain") == ""
 
 
-def write(folder: Path, contents: dict[str, bytes]) -> None:
+def write(folder: Path, contents: Mapping[str, bytes]) -> None:
     """Writes files into a folder, those that can be run as such."""
     for name, content in contents.items():
         path = folder / name
@@ -78,14 +79,15 @@ def write(folder: Path, contents: dict[str, bytes]) -> None:
             path.chmod(0o755)
 
 
-def replace(old: list[str], contents: dict[str, bytes]) -> None:
-    """Writes a project in place of the template; as it was where that fails."""
+def replace(project: Path) -> None:
+    """Puts a project in place of the template; where that fails, all is as it was."""
     try:
-        for name in old:
-            (ROOT / name).unlink()
-        for name in {path.partition("/")[0] for path in old}:
-            shutil.rmtree(ROOT / name, ignore_errors=True)  # what is left there is ignored by git: caches
-        write(ROOT, contents)
+        for name in {path.partition("/")[0] for path in files()}:
+            if (ROOT / name).is_dir():
+                shutil.rmtree(ROOT / name)  # with what git ignores there: caches
+            else:
+                (ROOT / name).unlink()
+        shutil.copytree(project, ROOT, dirs_exist_ok=True)
     except BaseException:
         git(ROOT, "add", "--all")
         git(ROOT, "reset", "--hard")
