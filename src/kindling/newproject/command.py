@@ -65,9 +65,7 @@ def next_steps(where: Path, typed: str) -> list[str]:
         lines.append("  make clean    # the environment has the old name")
     lines += ["  make train", "  make test"]
     if find_ruff() is None:  # which wraps lines as long as the name demands
-        lines.append(
-            "  .venv/bin/ruff check --fix && .venv/bin/ruff format    # before make lint: there is no ruff here"
-        )
+        lines.append("  .venv/bin/ruff check --fix && .venv/bin/ruff format    # there is no ruff here")
     return lines
 
 

@@ -68,8 +68,8 @@ SHARED = {("dashboard", "deploy"): "selenium"}
 
 # What is about the template itself.
 TEMPLATE = (
-    *("src/kindling/newproject/*", "tests/newproject/*", "tests/test_speed.py", "tests/test_tutorials.py"),
-    *("docs/benchmark/*", "docs/*.png", "README.md", "CHANGELOG.md"),
+    *("src/kindling/newproject/*", "tests/newproject/*", "tests/test_speed.py"),
+    *("docs/benchmark/*", "docs/*.png", "README.md", "CHANGELOG.md", "*/test_tutorials.py"),
     *("scripts/benchmark*.py", "scripts/*_loop.py", "scripts/screenshots.py"),
 )
 

@@ -48,9 +48,8 @@ def with_author(text: str, description: str, author: str, email: str) -> str:
 
 def with_longer_lines(text: str) -> str:
     """Allows for a longer name in comments and docstrings, which ruff does not wrap."""
-    return text.replace(
-        "\nignore = [\n", '\nignore = [\n    "E501",  # code is wrapped; a text may be longer by the name\n', 1
-    )
+    longer = '    "E501",  # code is wrapped; a text may be longer by the name'
+    return text.replace("\nignore = [\n", f"\nignore = [\n{longer}\n", 1)
 
 
 def toml(text: str) -> str:
