@@ -249,8 +249,10 @@ def clone(folder: Path) -> Path:
 
 def test_a_repository_made_from_the_template_becomes_ones_own(clone: Path) -> None:
     (clone / "src/kindling/__pycache__").mkdir()
+    (clone / "notebooks/key_file.json").write_text("a secret, which git ignores")
     run(clone, "kindling", "new", ".", "--without", "deploy", *AUTHOR)
     assert not (clone / "src/kindling").exists()
+    assert (clone / "notebooks/key_file.json").exists()
     assert missing({str(path): text for path, text in texts(clone)}, "leaf_net") == set()
     assert [line for _, text in texts(clone) for line in text.splitlines() if "kindling" in line.lower()] == [
         f"MIT licence, by Ada Lovelace. Made from Kindling {__version__}."

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Mapping
+from contextlib import suppress
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -80,13 +81,17 @@ def write(folder: Path, contents: Mapping[str, bytes]) -> None:
 
 
 def replace(project: Path) -> None:
-    """Puts a project in place of the template; where that fails, all is as it was."""
+    """Puts a project in place of the template; where that fails, all is as it was. What git ignores stays."""
     try:
-        for name in {path.partition("/")[0] for path in files()}:
-            if (ROOT / name).is_dir():
-                shutil.rmtree(ROOT / name)  # with what git ignores there: caches
-            else:
-                (ROOT / name).unlink()
+        old = [ROOT / name for name in files()]
+        for path in old:
+            path.unlink()
+        for folder in sorted(
+            {parent for path in old for parent in path.parents if ROOT in parent.parents}, reverse=True
+        ):
+            shutil.rmtree(folder / "__pycache__", ignore_errors=True)
+            with suppress(OSError):
+                folder.rmdir()  # where nothing is left
         shutil.copytree(project, ROOT, dirs_exist_ok=True)
     except BaseException:
         git(ROOT, "add", "--all")
