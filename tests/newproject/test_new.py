@@ -111,7 +111,7 @@ def test_minimal_has_no_part_that_can_go(kindling: Command) -> None:
     folders = {path.name for path in (project / "src/leafnet").iterdir() if path.is_dir()}
     assert folders == {"callbacks", "data", "models"}
     assert not (project / "notebooks").exists()
-    assert not (project / "scripts").exists()
+    assert not (project / "Dockerfile").exists()
     build = tomllib.loads((project / "pyproject.toml").read_text(encoding="utf-8"))
     assert not {"export", "serve", "torchserve", "notebooks", "parquet"} & {*build["project"]["optional-dependencies"]}
     names = ("pandas", "selenium", "leafnet", "pyarrow")

@@ -24,7 +24,7 @@ class Part(NamedTuple):
 PARTS = {
     "dashboard": Part(("src/kindling/dashboard/*", "tests/dashboard/*", "scripts/browser.py", "notebooks/06_*")),
     "deploy": Part(
-        ("src/kindling/deploy/*", "tests/deploy/*", "notebooks/07_*"),
+        ("src/kindling/deploy/*", "tests/deploy/*", "notebooks/07_*", "Dockerfile", ".dockerignore"),
         ("export", "serve", "torchserve"),
         ("model_archiver", "onnxruntime"),
     ),
@@ -69,7 +69,8 @@ SHARED = {("dashboard", "deploy"): "selenium"}
 # What is about the template itself.
 TEMPLATE = (
     *("src/kindling/newproject/*", "tests/newproject/*", "tests/test_speed.py"),
-    *("docs/benchmark/*", "docs/*.png", "README.md", "CHANGELOG.md", "*/test_tutorials.py"),
+    *("docs/benchmark/*", "docs/*.png", "README.md", "CHANGELOG.md", "CONTRIBUTING.md"),
+    *("tests/test_guides.py", "tests/test_project.py", "tests/test_tutorials.py", ".github/ISSUE_TEMPLATE/*"),
     *("scripts/benchmark*.py", "scripts/*_loop.py", "scripts/screenshots.py"),
 )
 
