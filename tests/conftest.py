@@ -6,18 +6,19 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from urllib.error import URLError
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 
 from kindling.cli import main
 from kindling.data.mnist import read_sample
-from rows import customers
+from kindling.parts import part
 
+pytest_plugins = ["rows"] if find_spec("rows") else []  # the table that others read too
 CONFIGS = Path(__file__).parents[1] / "configs"
 
 # The smallest real training there is: half a second.
@@ -158,14 +159,6 @@ def full_mnist() -> Path:
 
 
 @pytest.fixture
-def table(folder: Path) -> pd.DataFrame:
-    """The rows of customers.csv in the folder of the test."""
-    frame = customers()
-    frame.to_csv("customers.csv", index=False)
-    return frame
-
-
-@pytest.fixture
 def no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Nothing can be downloaded, and torch's cache is empty."""
 
@@ -179,12 +172,10 @@ def no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.fixture
 def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leaves out the graph and the pictures at the end of a training: they take longer than the training does here."""
-    for name in (
-        "torch.utils.tensorboard.SummaryWriter.add_graph",
-        "kindling.callbacks.history.plot_history",
-        "kindling.dashboard.callback.write_answers",
-    ):
-        monkeypatch.setattr(name, lambda *_: None)
+    monkeypatch.setattr("torch.utils.tensorboard.SummaryWriter.add_graph", lambda *_: None)
+    monkeypatch.setattr("kindling.callbacks.history.plot_history", lambda *_: None)
+    if part("dashboard"):
+        monkeypatch.setattr("kindling.dashboard.callback.write_answers", lambda *_: None)
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pytest
 import torch
 
 from kindling import TableDataModule
@@ -38,6 +39,14 @@ def customers(number: int = 200) -> pd.DataFrame:
             "churned": np.where(churned, "yes", "no"),
         }
     )
+
+
+@pytest.fixture
+def table(folder: Path) -> pd.DataFrame:
+    """The rows of customers.csv in the folder of the test."""
+    frame = customers()
+    frame.to_csv("customers.csv", index=False)
+    return frame
 
 
 def read(path: str = "customers.csv", target: str = "churned", **arguments: Any) -> TableDataModule:

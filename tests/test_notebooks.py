@@ -30,8 +30,9 @@ def texts(output: NotebookNode) -> Iterator[str]:
             yield content
 
 
-def test_there_are_seven() -> None:
-    assert [path.name.split("_")[0] for path in NOTEBOOKS] == ["01", "02", "03", "04", "05", "06", "07"]
+def test_there_are_some_in_order() -> None:
+    assert NOTEBOOKS
+    assert all(path.name[:2].isdecimal() for path in NOTEBOOKS)
 
 
 @pytest.mark.parametrize(

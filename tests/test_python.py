@@ -4,13 +4,12 @@ import csv
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 from lightning.pytorch import Trainer
 from PIL import Image
 
 from conftest import SHUFFLENET, Command
-from kindling import ImageFolderDataModule, MLPClassifier, TableDataModule, TransferClassifier, load
+from kindling import ImageFolderDataModule, TransferClassifier, load
 
 
 def written(name: str) -> list[dict[str, str]]:
@@ -41,29 +40,5 @@ def test_photos_are_learnt_and_new_ones_predicted(kindling: Command, cached: Pat
     assert [row["file"] for row in rows] == [f"{number}.png" for number in range(5)]
     assert [row["prediction"] for row in rows] == labels
     assert [[float(row[name]) for name in ("bright", "dark")] for row in rows] == [
-        pytest.approx(row, abs=1e-5) for row in probabilities.tolist()
-    ]
-
-
-def test_a_table_is_learnt_and_new_rows_predicted(kindling: Command) -> None:
-    random = np.random.default_rng(0)
-    frame = pd.DataFrame({"age": random.integers(18, 90, 120), "town": random.choice(["Ulm", "Bonn"], 120)})
-    frame["churned"] = np.where(frame["age"] > 50, "yes", "no")
-    frame.to_csv("customers.csv", index=False)
-    frame[:7].drop(columns="churned").to_csv("new.csv", index=False)
-
-    data = TableDataModule("customers.csv", target="churned")
-    model = MLPClassifier.for_data(data, hidden=(16,))
-    trainer = Trainer(max_epochs=3, logger=False, enable_checkpointing=False, enable_progress_bar=False)
-    trainer.fit(model, data)
-    trainer.save_checkpoint("model.ckpt")
-    labels, probabilities = load("model.ckpt").predict("new.csv")
-
-    result = kindling("predict", "--ckpt_path", "model.ckpt", "--data.predict", "new.csv")
-    assert result.code == 0, result.err
-    rows = written("predictions_new.csv")
-    assert len(rows) == 7
-    assert [row["prediction"] for row in rows] == labels
-    assert [[float(row[name]) for name in ("no", "yes")] for row in rows] == [
         pytest.approx(row, abs=1e-5) for row in probabilities.tolist()
     ]

@@ -36,11 +36,18 @@ __all__ = [
     "overfit_batch",
 ]
 
+PACKAGES = (
+    "kindling.models",
+    "kindling.data",
+    "kindling.predictor",
+    "kindling.trials",
+)
+
 
 def __getattr__(name: str) -> Any:
     # Imported on first use: `kindling --help` answers in 0.1 s, importing torch and lightning takes seconds.
     if not name.startswith("_"):
-        for package in ("kindling.models", "kindling.data", "kindling.predictor", "kindling.trials"):
+        for package in PACKAGES:
             if name in (module := import_module(package)).__all__:
                 return getattr(module, name)
     raise AttributeError(f"module 'kindling' has no attribute {name!r}")

@@ -19,15 +19,17 @@ COMMANDS = {
     "validate": "measure a checkpoint on the validation split",
     "test": "measure a checkpoint on the test split",
     "predict": "write the classes and probabilities that a checkpoint predicts to predictions.csv",
-    "runs": "list what was trained; show one run, or compare several",
 }
 
-# Where the others are. A project that deletes the folder does without them.
-OPTIONAL: dict[str, str] = {"runs": "kindling.runlist.command"}
-if find_spec("kindling.deploy"):
-    COMMANDS["export"] = "write a checkpoint as a file that other programs run, and prove that it is equal"
-    COMMANDS["serve"] = "answer over HTTP, with a page to try the model on"
-    OPTIONAL |= {"export": "kindling.deploy.export", "serve": "kindling.deploy.serve"}
+# Those of parts that a project may do without: who deletes the folder deletes the command.
+OF_PARTS: list[tuple[str, str, str]] = [
+    ("runs", "kindling.runlist.command", "list what was trained; show one run, or compare several"),
+    ("export", "kindling.deploy.export", "write a checkpoint as a file that other programs run, proven to be equal"),
+    ("serve", "kindling.deploy.serve", "answer over HTTP, with a page to try the model on"),
+    ("new", "kindling.newproject.command", "write a project of your own from this one"),
+]
+OPTIONAL = {name: module for name, module, _ in OF_PARTS if find_spec(module.rpartition(".")[0])}
+COMMANDS |= {name: line for name, _, line in OF_PARTS if name in OPTIONAL}
 
 HELP = f"""usage: kindling COMMAND [OPTIONS]
 

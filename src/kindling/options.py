@@ -10,6 +10,7 @@ from typing_extensions import override
 
 from kindling.cli import COMMANDS
 from kindling.models.classifier import DATA_ARGUMENTS
+from kindling.parts import part
 
 # Help texts of our own, and the flags of the Trainer that the help page shows. All others work too.
 HELP = {
@@ -42,9 +43,9 @@ TEST_AFTER_FIT = "Whether to test the best checkpoint at the end."
 FLAGS = {
     "profile": "Say where the time of an epoch goes, and trace a few steps.",
     "watch": "Name layers that die, vanish or explode, in a line when it occurs.",
-    "overfit": "Only find out whether the network can learn one batch by heart; keep nothing.",
-    "find_lr": "Only find a learning rate, and draw the loss against it; train nothing.",
 }
+if TRIALS := part("trials.command"):
+    FLAGS |= TRIALS.FLAGS
 TITLES = {"trainer": "trainer", "model": "model", "data": "data", "checkpoint": "best checkpoint"}
 TITLES |= {"early_stopping": "early stopping", "ckpt_path": "going on from a checkpoint"}
 MORE = "All other flags of Lightning's Trainer work too: https://lightning.ai/docs/pytorch/stable/common/trainer.html"

@@ -12,6 +12,7 @@ from torch import Tensor
 from kindling.callbacks import CollectTest
 from kindling.data import ClassificationDataModule
 from kindling.models import Classifier
+from kindling.parts import part
 from kindling.runs import run_of, whole_file
 
 
@@ -97,7 +98,7 @@ def write_test(
         command: What was typed.
 
     Returns:
-        The path of the report; of a model that predicts numbers there is none.
+        The path of the report, where this project writes one; of a model that predicts numbers there is none.
     """
     run = run_of(checkpoint)
     run.mkdir(exist_ok=True)  # of a checkpoint outside of a run
@@ -107,8 +108,7 @@ def write_test(
     answers, labels = collected.answers, collected.labels
     said = answers.exp() if model.classifies else answers
     write_predictions(run / "predictions.csv", data.tested_rows(), data.row_header, said, model.class_names, labels)
-    if not model.classifies:
-        return None
-    from kindling.report import write_report  # after a test alone
-
-    return write_report(checkpoint, metrics, answers, labels, model, data, command)
+    if model.classifies and (report := part("report")):
+        report.write_report(checkpoint, metrics, answers, labels, model, data, command)
+        return run / "report.html"
+    return None

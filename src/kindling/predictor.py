@@ -13,12 +13,11 @@ from PIL import Image
 from torch import Tensor
 
 from kindling import __version__
-from kindling.data.columns import Column, encode
 from kindling.data.decode import read_image
 from kindling.data.listing import image_files
-from kindling.data.tablefiles import read_table
 from kindling.inputs import as_float, fit_image, from_numbers
 from kindling.models.trained import load_model
+from kindling.parts import part
 from kindling.runs import find_checkpoint, read_checkpoint, run_of
 from kindling.wording import listed
 
@@ -43,7 +42,7 @@ class ModelCard:
     model: str
     classes: tuple[str, ...]
     input_shape: tuple[int, ...]
-    columns: list[Column] | None = None
+    columns: list[dict[str, Any]] | None = None
     metrics: dict[str, float | None] = field(default_factory=dict)
     kindling: str = __version__
 
@@ -117,7 +116,7 @@ class Predictor:
             return torch.cat([self._images(sample) for sample in samples])
         if isinstance(first, Image.Image):
             raise ValueError(f"the model takes no images but {self.takes}")
-        return torch.cat([self._rows(read_table(path), path) for path in samples])
+        return torch.cat([self._rows(path, path) for path in samples])
 
     @property
     def takes(self) -> str:
@@ -129,13 +128,9 @@ class Predictor:
     def _rows(self, rows: Any, source: object) -> Tensor:
         if self.card.columns is None:
             raise ValueError(f"the model takes no rows with names but {self.takes}")
-        import pandas as pd  # half a second to import, needed by tables alone
-
-        if isinstance(rows, list):  # of dictionaries, whose other keys need no room
-            names = [column["name"] for column in self.card.columns if any(column["name"] in row for row in rows)]
-            rows = {name: [row.get(name) for row in rows] for name in names}
-        frame = pd.DataFrame(rows)
-        return torch.from_numpy(encode(frame, self.card.columns, source))
+        tables = part("data.rows")
+        assert tables is not None, "what learned from a table can read one"
+        return torch.from_numpy(tables.encode_rows(rows, self.card.columns, source))
 
     def _images(self, image: str | Path | Image.Image) -> Tensor:
         shape = self.card.input_shape

@@ -30,7 +30,6 @@ from kindling.callbacks import (
 )
 from kindling.callbacks.finite import anomaly
 from kindling.console import as_typed, quiet, results_table, say
-from kindling.dashboard import Dashboard, dashboard_of
 from kindling.data import ClassificationDataModule
 from kindling.ending import say_next, say_why_early, tidy_up
 from kindling.errors import UsageError, one_line
@@ -38,12 +37,14 @@ from kindling.logger import run_loggers
 from kindling.memory import keep_freed_memory
 from kindling.models import Classifier
 from kindling.models.trained import check_trained
-from kindling.options import ReadableParser, add_fit_options
+from kindling.options import TRIALS, ReadableParser, add_fit_options
 from kindling.outputs import write_predicted, write_test
+from kindling.parts import part
 from kindling.record import Record, check_is_free, recipe_name
 from kindling.runs import RUNS, find_checkpoint, new_run, read_checkpoint, run_of
 from kindling.stored import check_fits, check_goes_on, epochs_had, read_yaml, stored_config
-from kindling.trials.command import try_out, wanted
+
+DASHBOARD = part("dashboard")
 
 
 class SaveConfig(SaveConfigCallback):
@@ -148,7 +149,7 @@ class KindlingCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         check_fits(self.model, self.datamodule, self.checkpoint)
         if self.checkpoint and self.command == "fit":
-            if not wanted(self.config["fit"]):  # a trial does not go on
+            if not self._is_trial:  # which does not go on
                 check_goes_on(self.checkpoint, self.config["fit"]["trainer"]["max_epochs"])
         elif self.checkpoint:
             check_trained(self.checkpoint, read_checkpoint(self.checkpoint))
@@ -163,7 +164,7 @@ class KindlingCLI(LightningCLI):
         if self.command == "fit":
             watch = self.config["fit"]["watch"]
             callbacks += [FiniteLoss(wait=watch), *([Watch()] if watch else [])]
-        if self.command == "fit" and not config["fast_dev_run"] and not wanted(self.config["fit"]):
+        if self.command == "fit" and not config["fast_dev_run"] and not self._is_trial:
             self.run = self._run_folder()
             kwargs["default_root_dir"] = self.run
             if config["logger"] is not False:
@@ -172,15 +173,15 @@ class KindlingCLI(LightningCLI):
             self.resume = ExactResume(self.run)
             self.record = self._run_record(self.run)
             callbacks += [self.record, StepFigures(), TrainingHistory(self.run), self.resume, SpeedHint()]
-            if config["logger"] is not False:
-                callbacks.append(Dashboard())
+            if DASHBOARD and config["logger"] is not False:
+                callbacks.append(DASHBOARD.Dashboard())
             if self.config["fit"]["profile"]:
                 kwargs["profiler"] = rank_zero_only(EpochProfiler)(self.run)
                 self.config["fit"]["profile"] = False  # what repeats or continues the run is not profiled too
         else:
             self.save_config_callback = None
-            if self.command == "test" and self.checkpoint and not config["fast_dev_run"]:
-                callbacks += dashboard_of(self.checkpoint)
+            if DASHBOARD and self.command == "test" and self.checkpoint and not config["fast_dev_run"]:
+                callbacks += DASHBOARD.dashboard_of(self.checkpoint)
         self.trainer_defaults["callbacks"] = callbacks
         try:
             return super().instantiate_trainer(**kwargs)
@@ -213,12 +214,13 @@ class KindlingCLI(LightningCLI):
         """Trains, then tests the best checkpoint."""
         try:
             self.model.materialize()
-            if wanted(self.config["fit"]):
+            if TRIALS and self._is_trial:
                 picture = RUNS / self._run_name() / "lr_finder.png"
                 typed = shlex.split(self.typed)[2:]
                 if self.checkpoint and 0 <= (self.trainer.max_epochs or -1) <= (had := epochs_had(self.checkpoint)):
                     typed += ["--trainer.max_epochs", str(2 * had)]  # a run goes on for more epochs only
-                return try_out(self.model, self.datamodule, self.config_init["fit"], picture, typed)
+                TRIALS.try_out(self.model, self.datamodule, self.config_init["fit"], picture, typed)
+                return
             if self.run:
                 self.datamodule.write_split(self.run)
             parameters = sum(parameter.numel() for parameter in self.model.parameters())
@@ -243,6 +245,11 @@ class KindlingCLI(LightningCLI):
             self.test(**kwargs | {"ckpt_path": tested if self.run else None})
         if self.run:
             say_next(self.trainer, self.run, self._is_trainable)
+
+    @property
+    def _is_trial(self) -> bool:
+        """Whether a trial takes the place of the training."""
+        return bool(TRIALS and TRIALS.wanted(self.config["fit"]))
 
     @property
     def _is_trainable(self) -> bool:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from conftest import TINY, Command
+from helpers import needs
 from kindling import load
 from kindling.deploy import formats
 from kindling.deploy.formats import FORMATS
@@ -82,7 +83,12 @@ READERS = {
 
 @pytest.mark.parametrize(
     ("model", "format"),
-    [*(("cnn", format) for format in FORMATS), ("mlp", "onnx"), ("colour", "onnx"), ("ensemble", "onnx")],
+    [
+        *(("cnn", format) for format in FORMATS),
+        ("mlp", "onnx"),
+        pytest.param("colour", "onnx", marks=needs("models.transfer")),
+        pytest.param("ensemble", "onnx", marks=needs("models.ensemble")),
+    ],
 )
 def test_the_file_computes_what_the_checkpoint_does(kindling: Command, model: str, format: str) -> None:
     run = train(kindling, model)

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from torchvision import models
 
 from conftest import SHUFFLENET, TRANSFER, Command
+from helpers import needs
 from kindling import CNNClassifier, TransferClassifier
 from kindling.models.adapt import Adapt
 from kindling.models.backbones import torchvision_names
@@ -162,6 +163,7 @@ def test_weights_that_do_not_come_are_still_missing(cached: Path) -> None:
     assert torch.equal(state["network.head.bias"], head["network.head.bias"])
 
 
+@needs("models.ensemble")
 def test_weights_come_with_those_of_a_whole(kindling: Command, cached: Path) -> None:
     """As a part of another module, and as the member of an ensemble, nothing is needed from elsewhere."""
     state = TransferClassifier(SHUFFLENET, **images()).state_dict()

@@ -3,11 +3,11 @@ import shlex
 import signal
 from pathlib import Path
 
-import pandas as pd
 import pytest
 import torch
 
 from conftest import TINY, Command, Train, different
+from helpers import needs
 from kindling import MLPClassifier
 from kindling.record import Record, git_commit
 
@@ -42,7 +42,9 @@ def test_a_run_that_began_from_another_repeats_too(kindling: Command, trained: T
     assert different("runs/second/version_0/checkpoints/last.ckpt", made / "checkpoints/last.ckpt") == []
 
 
-def test_a_table_repeats_with_its_split(kindling: Command, table: pd.DataFrame) -> None:
+@needs("data.tables")
+@pytest.mark.usefixtures("table")
+def test_a_table_repeats_with_its_split(kindling: Command) -> None:
     options = "--config configs/table_mlp.yaml --data.path customers.csv --data.target churned --trainer.max_epochs 2"
     assert kindling("fit", *options.split()).code == 0
     run = Path("runs/table_mlp/version_0")

@@ -3,9 +3,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from conftest import SHUFFLENET, TINY, TRANSFER, Command
-from kindling import MLPClassifier, SyntheticDataModule, TransferClassifier, overfit_batch
-from kindling.data import DigitsDataModule
+from conftest import TINY, Command
+from kindling import MLPClassifier, SyntheticDataModule, overfit_batch
 
 
 def test_the_command_says_that_a_network_can_learn_and_keeps_nothing(kindling: Command) -> None:
@@ -48,11 +47,3 @@ def test_it_leaves_no_trace() -> None:
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     assert model.network.get_submodule("4").p == 0.5
     assert model.label_smoothing == 0.1
-
-
-def test_a_frozen_backbone_is_trained_in_the_copy_alone(kindling: Command, cached: Path) -> None:
-    assert kindling(*TRANSFER, "--overfit").out.startswith("the network can learn")
-    data = DigitsDataModule(shots=10)
-    model = TransferClassifier.for_data(data, backbone=SHUFFLENET)
-    assert overfit_batch(model, data, accelerator="cpu").whole
-    assert model.waits

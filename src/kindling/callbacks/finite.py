@@ -56,9 +56,7 @@ class FiniteLoss(Callback):
     @override
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         if not loss.requires_grad:
-            raise ValueError(
-                "no gradient reaches any weight: a detach, no_grad or freezing cuts the loss off"
-            )
+            raise ValueError("no gradient reaches any weight: a detach, no_grad or freezing cuts the loss off")
         if loss.is_cuda and not self.wait and trainer.world_size == 1:
             self._look_back()
             self._look_later(loss, _where(trainer))

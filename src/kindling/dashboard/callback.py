@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from torch.utils.tensorboard import SummaryWriter
 from typing_extensions import override
 
+from kindling.answers import Answers
 from kindling.callbacks.collect import Batches, whole
 from kindling.dashboard.hyperparameters import comparable, write_figures, write_session
 from kindling.dashboard.network import write_histograms, write_network, write_texts
@@ -21,7 +22,6 @@ from kindling.dashboard.pictures import add_picture, is_picture, sheet
 from kindling.dashboard.results import write_answers, write_hidden, write_worst
 from kindling.logger import StageLogger
 from kindling.models.classifier import Classifier
-from kindling.report.figures import Answers
 from kindling.runs import read_checkpoint, run_of
 
 SAMPLES = 30  # training images on the sheet

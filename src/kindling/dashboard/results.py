@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.tensorboard import SummaryWriter
 
+from kindling.answers import Answers
 from kindling.dashboard.pictures import add_picture, confusion_matrix, is_picture, on_a_line, sheet
 from kindling.inputs import as_float
-from kindling.report.figures import Answers
 
 WORST = 30
 CURVES = 20  # precision-recall curves at most: of the classes with the most samples

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from kindling.console import say
 from kindling.data.datamodule import SPLITS
+from kindling.data.holdout import draw
 from kindling.data.listing import SUFFIXES, image_files, say_ignored, subfolders
-from kindling.data.splits import draw
 from kindling.wording import listed
 
 LAYOUT = "<class>/*.jpg or {train,val,test}/<class>/*.jpg"

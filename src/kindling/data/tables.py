@@ -17,7 +17,8 @@ from typing_extensions import override
 from kindling.console import say
 from kindling.data.columns import encode, learn_columns, twins, width
 from kindling.data.datamodule import ArrayDataset, Batch, ClassificationDataModule, Split
-from kindling.data.splits import LEFT_OUT, draw, read_split
+from kindling.data.holdout import draw
+from kindling.data.splits import LEFT_OUT, read_split
 from kindling.data.tablefiles import read_table
 from kindling.data.target import check_classes, odd_classes, read_classes
 from kindling.data.values import in_order

@@ -14,7 +14,7 @@ from kindling.commands import call
 from kindling.console import say
 from kindling.deploy.formats import FORMATS, Portable
 from kindling.deploy.proof import SIZES, prove
-from kindling.models import Classifier, EnsembleClassifier
+from kindling.models import Classifier
 from kindling.models.trained import load_model
 from kindling.predictor import read_card
 from kindling.runs import find_checkpoint, run_of, whole_file
@@ -62,8 +62,8 @@ def export(
 def some_inputs(model: Classifier, number: int) -> Tensor:
     """Inputs to compare with, (number, *input_shape): noise in the range that the model knows."""
     random = torch.Generator().manual_seed(0)
-    while isinstance(model, EnsembleClassifier):  # its members know the range of the inputs
-        model = model.network.members[0]  # type: ignore[assignment,index]
+    while members := getattr(model.network, "members", None):  # those of an ensemble know the range of the inputs
+        model = members[0]
     if len(model.input_shape) == 3:
         return torch.rand(number, *model.input_shape, generator=random)
     return model.mean + model.std * torch.randn(number, *model.input_shape, generator=random)

@@ -7,11 +7,12 @@ from pathlib import Path
 from torch import Tensor
 
 from kindling import __version__
+from kindling.answers import Answers
 from kindling.data import ClassificationDataModule
 from kindling.models import Classifier
 from kindling.report.charts import confidence_histogram, reliability_diagram
 from kindling.report.classes import class_table, confusions
-from kindling.report.figures import BINS, DRAWS, Answers, calibration
+from kindling.report.figures import BINS, DRAWS, calibration, intervals
 from kindling.report.html import Html, element, join
 from kindling.report.samples import most_wrong
 from kindling.runs import run_of, whole_file
@@ -90,12 +91,12 @@ def section(title: str, *content: Html) -> Html:
 
 def cards(metrics: Mapping[str, float], answers: Answers) -> Html:
     """The figures of the test, each with its 95% confidence interval where it has one."""
-    intervals = answers.intervals()
+    ranges = intervals(answers)
     boxes = []
     for name, value in metrics.items():
         name = name.removeprefix("test/")
-        low, high = intervals.get(name, (value, value))
-        written = number if name == "loss" or name not in intervals else "{:.2%}".format
+        low, high = ranges.get(name, (value, value))
+        written = number if name == "loss" or name not in ranges else "{:.2%}".format
         # Where every draw is the same, as it is without a mistake, the draws say nothing of chance.
         spread = f"{written(low)} to {written(high)}" if high > low else "no interval"
         title = TITLES.get(name, name.replace("_", " "))

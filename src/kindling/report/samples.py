@@ -10,10 +10,10 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from kindling.answers import Answers
 from kindling.data import ClassificationDataModule
 from kindling.inputs import as_float
 from kindling.report.classes import NO_ANSWER
-from kindling.report.figures import Answers
 from kindling.report.html import Html, element, join, name_cell, table
 
 AT_MOST = 24

@@ -13,12 +13,15 @@ from kindling.trials.overfit import overfit_batch
 from kindling.trials.rate import Suggestion, find_lr
 from kindling.trials.trial import TAKEN
 
-TRIALS = ("overfit", "find_lr")
+FLAGS = {
+    "overfit": "Only find out whether the network can learn one batch by heart; keep nothing.",
+    "find_lr": "Only find a learning rate, and draw the loss against it; train nothing.",
+}
 
 
 def wanted(config: Mapping[str, Any]) -> bool:
     """Whether a trial is asked for."""
-    return any(config.get(name) for name in TRIALS)
+    return any(config.get(name) for name in FLAGS)
 
 
 def try_out(
@@ -47,7 +50,7 @@ def try_out(
         found.plot(picture)
         if found.lr is None:
             raise ValueError(f"no learning rate makes the loss fall: see {picture}, and try --overfit")
-        _report(found, picture, [option for option in typed if option.lstrip("-") not in TRIALS])
+        _report(found, picture, [option for option in typed if option.lstrip("-") not in FLAGS])
         if (schedule := model.hparams["lr_scheduler"]) and schedule["class_path"].endswith(".CyclicLR"):
             say("CyclicLR goes by rates of its own: set --model.lr_scheduler.base_lr and --model.lr_scheduler.max_lr")
 

@@ -22,9 +22,10 @@ from torchmetrics.classification import MulticlassCalibrationError
 from conftest import TINY, Command, Train
 from helpers import AWKWARD
 from kindling import MLPClassifier, MNISTDataModule, SyntheticDataModule
+from kindling.answers import Answers
 from kindling.callbacks import CollectTest
 from kindling.report.classes import confusions
-from kindling.report.figures import Answers, bootstrap_mean, bootstrap_scores, calibration, wilson
+from kindling.report.figures import bootstrap_mean, bootstrap_scores, calibration, wilson
 
 RUN = Path("runs/tiny/version_0")
 

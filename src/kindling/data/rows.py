@@ -1,0 +1,35 @@
+"""Rows to predict, as people hold them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kindling.data.columns import Column, encode
+from kindling.data.tablefiles import read_table
+
+
+def encode_rows(rows: Any, columns: Sequence[Column], source: object) -> NDArray[np.float32]:
+    """Encodes rows by what was learned in training.
+
+    Args:
+        rows: A data frame, the path of a table, or dictionaries, whose other keys need no room.
+        columns: What was learned of each column.
+        source: Where the rows come from, for messages.
+
+    Returns:
+        Features, shape (N, F).
+
+    Raises:
+        ValueError: If columns are missing, or hold something else than in training.
+    """
+    import pandas as pd  # half a second to import, needed by tables alone
+
+    if isinstance(rows, str | Path):
+        return encode(read_table(rows), columns, source)
+    if isinstance(rows, list):
+        names = [column["name"] for column in columns if any(column["name"] in row for row in rows)]
+        rows = {name: [row.get(name) for row in rows] for name in names}
+    return encode(pd.DataFrame(rows), columns, source)

@@ -1,0 +1,170 @@
+"""`kindling new`: writes a project of one's own."""
+
+import argparse
+import shlex
+import shutil
+import sys
+import tempfile
+import textwrap
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from email.utils import parseaddr
+from pathlib import Path
+from typing import NoReturn
+
+from kindling import __version__
+from kindling.errors import UsageError
+from kindling.newproject.names import check_package, title
+from kindling.newproject.parts import PARTS, check_parts, goes
+from kindling.newproject.readme import readme
+from kindling.newproject.repository import ROOT, check_root, files, git, is_clean, replace, write
+from kindling.newproject.rewrite import Project, rewrite
+from kindling.newproject.tidy import find_ruff, tidy
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose complaints end in one line."""
+
+    def error(self, message: str) -> NoReturn:  # noqa: D102
+        raise UsageError(message.replace("the following arguments are required:", "missing:"))
+
+
+def run(command: str, options: Sequence[str]) -> None:
+    """Writes the project that is asked for.
+
+    Raises:
+        UsageError: If it can't be; nothing has been written then.
+    """
+    typed = _parser().parse_args(options)
+    where = Path(typed.folder).absolute().resolve()
+    try:
+        check_root()
+        check_folder(where)
+        without = tuple(PARTS) if typed.minimal else left_out(typed.without)
+        texts, binaries, gone = read_all(without)
+        package = typed.package or where.name.replace("-", "_")
+        check_package(package, texts)
+        author, email = author_of(typed.author, package)
+        description = one_line("--description", typed.description)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    project = Project(package, description, author, email, datetime.now().year, without, __version__)
+    contents = {path: text.encode() for path, text in rewrite(texts, gone, project).items()}
+    contents["README.md"] = readme((ROOT / "README.md").read_text(encoding="utf-8"), project).encode()
+    contents |= {project.rename(path): content for path, content in binaries.items()}
+    make(where, contents)
+    print(f"{title(package)}: {typed.folder}, {len(contents)} files")
+    begin_history(where, project)
+    print("\n".join(next_steps(where, typed.folder)))
+
+
+def next_steps(where: Path, typed: str) -> list[str]:
+    """What to type next, in lines."""
+    lines = ["next:", *([] if where == ROOT else [f"  cd {shlex.quote(typed)}"])]
+    if where == ROOT and (ROOT / ".venv").exists():
+        lines.append("  make clean    # the environment has the old name")
+    lines += ["  make train", "  make test"]
+    if find_ruff() is None:  # which wraps lines as long as the name demands
+        lines.append("  .venv/bin/ruff check --fix && .venv/bin/ruff format    # there is no ruff here")
+    return lines
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        "kindling new",
+        description="Writes a project of your own from this one: renamed, with its tests, recipes and workflows. In "
+        "the folder . it turns this very repository into one.",
+        epilog=textwrap.fill(f"parts that can be left out: {', '.join(PARTS)}", 100),
+        allow_abbrev=False,
+    )
+    parser.add_argument("folder", metavar="FOLDER", help="Where to write it: a new folder, or . for this repository.")
+    parser.add_argument("--package", help="Name of the package and of the command; by default that of the folder.")
+    parser.add_argument("--description", default="A PyTorch Lightning project.", help="What it is, in a line.")
+    parser.add_argument("--author", help="NAME or 'NAME <ADDRESS>'; by default as git has it.")
+    parser.add_argument("--without", metavar="PARTS", default="", help="Parts to leave out, with commas between them.")
+    parser.add_argument("--minimal", action="store_true", help="Leave out all parts that can be left out.")
+    return parser
+
+
+def check_folder(folder: Path) -> None:
+    """Raises ValueError where no project can be written into a folder."""
+    if folder == ROOT:
+        if not is_clean():
+            raise ValueError(f"{folder} is to be turned into a project of yours: commit all changes with git first")
+    elif ROOT in folder.parents:
+        raise ValueError(f"{folder} is inside the template: name a folder outside of {ROOT}, ../leafnet for example")
+    elif not folder.parent.is_dir():
+        raise ValueError(f"there is no folder {folder.parent} to make {folder.name} in")
+    elif folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise ValueError(f"{folder} exists already and is not an empty folder: name another")
+
+
+def left_out(without: str) -> tuple[str, ...]:
+    """The parts that are named, with commas between them."""
+    names = tuple(name.strip() for name in without.split(",") if name.strip())
+    check_parts(names)
+    return names
+
+
+def one_line(option: str, text: str) -> str:
+    """A text without space around it; raises ValueError where it is not one line."""
+    if not text.strip() or not text.strip().isprintable():
+        raise ValueError(f"{option} must be one line of text, not {text!r}")
+    return text.strip()
+
+
+def author_of(typed: str | None, package: str) -> tuple[str, str]:
+    """Name and address of the author: as typed, as git has them, or neither."""
+    if typed is None:
+        name, address = ((git(ROOT, "config", f"user.{what}") or "").strip() for what in ("name", "email"))
+        return name or f"The {title(package)} authors", address
+    name, address = parseaddr(one_line("--author", typed)) if "<" in typed else (typed.strip(), "")
+    if not name or ("<" in typed and "@" not in address):
+        raise ValueError(f"--author must be a name, or 'Ada Lovelace <ada@example.org>', not {typed!r}")
+    return one_line("--author", name), address
+
+
+def read_all(without: Sequence[str]) -> tuple[dict[str, str], dict[str, bytes], list[str]]:
+    """The files of the template: those of text and the others that a project has, and the paths of the rest."""
+    texts: dict[str, str] = {}
+    binaries: dict[str, bytes] = {}
+    gone: list[str] = []
+    for path in files():
+        if goes(path, without):
+            gone.append(path)
+            continue
+        content = (ROOT / path).read_bytes()
+        try:
+            texts[path] = content.decode().replace("\r\n", "\n")
+        except UnicodeDecodeError:
+            binaries[path] = content
+    return texts, binaries, gone
+
+
+def make(folder: Path, contents: Mapping[str, bytes]) -> None:
+    """Writes the files, all or none of them."""
+    with tempfile.TemporaryDirectory() as temporary:
+        project = Path(temporary, "project")
+        write(project, contents)
+        tidy(project)
+        if folder == ROOT:
+            replace(project)
+            return
+        try:
+            shutil.copytree(project, folder, dirs_exist_ok=True)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+
+
+def begin_history(folder: Path, project: Project) -> None:
+    """Commits the project: as the first commit of a new repository, or the next one of this."""
+    configured = git(ROOT, "config", "user.name") and git(ROOT, "config", "user.email")
+    identity = None if configured else (project.author, project.email or f"{project.package}@localhost")
+    began = folder == ROOT or git(folder, "init", "--quiet", "--initial-branch", "main") is not None
+    if not began:
+        print("git is not installed or failed: the project has no history yet")
+        return
+    git(folder, "add", "--all")
+    if git(folder, "commit", "--quiet", "--message", title(project.package), identity=identity) is None:
+        print("git could not commit: the project is staged, commit it yourself", file=sys.stderr)

@@ -1,0 +1,109 @@
+"""The parts that a new project may do without, and what goes with each."""
+
+from collections.abc import Collection
+from fnmatch import fnmatch
+from typing import NamedTuple
+
+from kindling.wording import did_you_mean
+
+
+class Part(NamedTuple):
+    """A part of the project.
+
+    Attributes:
+        files: Patterns of the files that nothing needs without it; those of two parts go with either.
+        extras: What it can be installed with, in pyproject.toml.
+        packages: What it alone imports, in pyproject.toml.
+    """
+
+    files: tuple[str, ...]
+    extras: tuple[str, ...] = ()
+    packages: tuple[str, ...] = ()
+
+
+PARTS = {
+    "dashboard": Part(("src/kindling/dashboard/*", "tests/dashboard/*", "scripts/browser.py", "notebooks/06_*")),
+    "deploy": Part(
+        ("src/kindling/deploy/*", "tests/deploy/*", "notebooks/07_*", "Dockerfile", ".dockerignore"),
+        ("export", "serve", "torchserve"),
+        ("model_archiver", "onnxruntime"),
+    ),
+    "ensemble": Part(
+        (
+            *("src/kindling/models/ensemble.py", "tests/models/test_ensemble.py", "configs/mnist_ensemble.yaml"),
+            "notebooks/07_*",
+        )
+    ),
+    "images": Part(
+        (
+            *(f"src/kindling/data/{name}.py" for name in ("checks", "folder", "images")),
+            *("tests/data/test_images.py", "tests/test_python.py", "configs/images_transfer.yaml", "notebooks/05_*"),
+        )
+    ),
+    "notebooks": Part(("notebooks/*", "scripts/run_notebooks.py", "tests/test_notebooks.py"), ("notebooks",)),
+    "report": Part(("src/kindling/report/*", "tests/report/*", "notebooks/04_*")),
+    "runlist": Part(("src/kindling/runlist/*", "tests/runlist/*")),
+    "tables": Part(
+        (
+            *(f"src/kindling/data/{name}.py" for name in ("columns", "rows", "splits", "tables", "target")),
+            *(f"src/kindling/data/{name}.py" for name in ("tablefiles", "values")),
+            *(f"tests/data/test_{name}.py" for name in ("columns", "rows", "tablefiles", "tables")),
+            *("tests/rows.py", "configs/table_mlp.yaml", "notebooks/05_*"),
+        ),
+        ("parquet",),
+        ("pandas", "pyarrow"),
+    ),
+    "transfer": Part(
+        (
+            *(f"src/kindling/models/{name}.py" for name in ("adapt", "backbones", "features", "transfer", "weights")),
+            *("tests/models/test_phases.py", "tests/models/test_transfer.py", "tests/trials/test_frozen.py"),
+            *("tests/test_python.py", "configs/*_transfer.yaml", "notebooks/05_*"),
+        )
+    ),
+    "trials": Part(("src/kindling/trials/*", "tests/trials/*", "notebooks/06_*")),
+}
+
+# A package that two parts import goes with the last of them.
+SHARED = {("dashboard", "deploy"): "selenium"}
+
+# What is about the template itself.
+TEMPLATE = (
+    *("src/kindling/newproject/*", "tests/newproject/*", "tests/test_speed.py"),
+    *("docs/benchmark/*", "docs/*.png", "README.md", "CHANGELOG.md", "CONTRIBUTING.md"),
+    *("tests/test_guides.py", "tests/test_project.py", "tests/test_tutorials.py", ".github/ISSUE_TEMPLATE/*"),
+    *("scripts/benchmark*.py", "scripts/*_loop.py", "scripts/screenshots.py"),
+)
+
+
+def check_parts(names: Collection[str]) -> None:
+    """Raises ValueError where a name is that of no part."""
+    for name in names:
+        if name not in PARTS:
+            raise ValueError(f"--without {name}: there is no such part{did_you_mean(name, PARTS) or others()}")
+
+
+def others() -> str:
+    """The names of all parts, for a message."""
+    return f": there are {', '.join(PARTS)}"
+
+
+def goes(file: str, without: Collection[str]) -> bool:
+    """Whether a new project does without a file.
+
+    Args:
+        file: Its path in the repository, with slashes.
+        without: The parts that are left out.
+    """
+    patterns = [*TEMPLATE, *(pattern for part in without for pattern in PARTS[part].files)]
+    return any(fnmatch(file, pattern) for pattern in patterns)
+
+
+def packages(without: Collection[str]) -> list[str]:
+    """What nothing imports any more, as pyproject.toml and mypy name it."""
+    shared = [package for parts, package in SHARED.items() if {*parts} <= {*without}]
+    return [package for part in without for package in PARTS[part].packages] + shared
+
+
+def extras(without: Collection[str]) -> list[str]:
+    """What there is no more to be installed with."""
+    return [extra for part in without for extra in PARTS[part].extras]
