@@ -14,6 +14,11 @@ def headings(number: str) -> list[str]:
     return [line.lstrip("# ") for line in lines if line.startswith("#")]
 
 
+def test_there_are_seven_notebooks() -> None:
+    found = sorted(path.name[:2] for path in (ROOT / "notebooks").glob("*.ipynb"))
+    assert found == [f"{number:02}" for number in range(1, 8)]
+
+
 def test_each_place_exists() -> None:
     """Of `04: The digits; The network; configs/mnist_cnn.yaml` for example two headings and a file."""
     tables = (ROOT / "README.md").read_text(encoding="utf-8").split("| first tutorial")[1].split("\n## ")[0]
