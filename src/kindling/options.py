@@ -102,11 +102,11 @@ class ReadableParser(LightningArgumentParser):
             wanted = not action.dest.startswith("trainer") and not action.dest.endswith(("weights_only", "verbose"))
             is_config = action.dest in TITLES and "CONFIG" in str(action.metavar)
             action.help = HELP.get(action.dest, action.help if wanted and not is_config else SUPPRESS)
-        for group in self._action_groups:
+        groups = [group for group in self._action_groups if group.title != "Linked arguments"]  # nothing to choose
+        for group in groups:
             first = next((action.dest.split(".")[0] for action in group._group_actions), "")
-            if group.title != "Linked arguments":
-                group.title = TITLES.get(first, group.title)
-        self._action_groups = sorted(self._action_groups, key=lambda group: group.title == "trainer")
+            group.title = TITLES.get(first, group.title)
+        self._action_groups = sorted(groups, key=lambda group: group.title == "trainer")
         self.usage = f"kindling {command} [--config FILE ...] [--OPTION VALUE ...]"
         self.description = COMMANDS[command]
         self.epilog = MORE

@@ -127,7 +127,7 @@ def test_a_gpu_is_not_waited_for_but_its_loss_is_found_later(monkeypatch: pytest
     finite = FiniteLoss()
 
     def step(loss: float) -> None:
-        on_gpu: Any = SimpleNamespace(is_cuda=True, detach=lambda: torch.tensor(loss))
+        on_gpu: Any = SimpleNamespace(is_cuda=True, requires_grad=True, detach=lambda: torch.tensor(loss))
         finite.on_before_backward(trainer, None, on_gpu)  # type: ignore[arg-type]
         trainer.global_step += 1
 
