@@ -1,14 +1,23 @@
 """One line for a mistake on the command line, in place of the parser's many."""
 
+import argparse
 import ast
 import re
 from collections.abc import Iterable
+from typing import NoReturn
 
 from kindling.wording import did_you_mean
 
 
 class UsageError(Exception):
     """A command line or configuration that can't be understood."""
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """A parser whose complaints end in one line."""
+
+    def error(self, message: str) -> NoReturn:  # noqa: D102
+        raise UsageError(message.replace("the following arguments are required:", "missing:"))
 
 
 def one_line(message: str, options: Iterable[str] = ()) -> str:

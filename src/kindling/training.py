@@ -158,8 +158,7 @@ class KindlingCLI(LightningCLI):
         if config[f"limit_{measured}_batches"] == 0 and self.config[self.command].get("test_after_fit", True):
             way_out = "--test_after_fit false" if self.command == "fit" else "at least 1"
             raise ValueError(f"no batch is left by --trainer.limit_{measured}_batches 0: ask for {way_out}")
-        callbacks: list[Callback] = [self.tested]
-        callbacks += [] if config["enable_progress_bar"] is False else [ProgressBar()]
+        callbacks: list[Callback] = [] if config["enable_progress_bar"] is False else [ProgressBar()]
         kwargs["logger"] = False
         if self.command == "fit":
             watch = self.config["fit"]["watch"]
@@ -174,15 +173,15 @@ class KindlingCLI(LightningCLI):
             self.record = self._run_record(self.run)
             callbacks += [self.record, StepFigures(), TrainingHistory(self.run), self.resume, SpeedHint()]
             if DASHBOARD and config["logger"] is not False:
-                callbacks.append(DASHBOARD.Dashboard())
+                self.tested = DASHBOARD.Dashboard()
             if self.config["fit"]["profile"]:
                 kwargs["profiler"] = rank_zero_only(EpochProfiler)(self.run)
                 self.config["fit"]["profile"] = False  # what repeats or continues the run is not profiled too
         else:
             self.save_config_callback = None
             if DASHBOARD and self.command == "test" and self.checkpoint and not config["fast_dev_run"]:
-                callbacks += DASHBOARD.dashboard_of(self.checkpoint)
-        self.trainer_defaults["callbacks"] = callbacks
+                self.tested = DASHBOARD.dashboard_of(self.checkpoint) or self.tested
+        self.trainer_defaults["callbacks"] = [*callbacks, self.tested]
         try:
             return super().instantiate_trainer(**kwargs)
         except Exception:

@@ -1,5 +1,6 @@
 """TensorBoard in a real browser: what a person sees in each tab after two runs."""
 
+import contextlib
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,18 +23,15 @@ DIGITS = (
 def board(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Board]:
     """Two short runs on real digits, and TensorBoard over their folder."""
     folder = tmp_path_factory.mktemp("board")
-    browser = chrome(folder / "profile", 1400, 900)
-    try:
-        driver = browser.__enter__()
-    except FileNotFoundError as error:
-        pytest.skip(str(error))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
+    with contextlib.ExitStack() as stack:
+        try:
+            driver = stack.enter_context(chrome(folder / "profile", 1400, 900))
+        except FileNotFoundError as error:
+            pytest.skip(str(error))
+        stack.enter_context(pytest.MonkeyPatch.context()).chdir(folder)
         assert main([*DIGITS, "--model.optimizer.lr", "0.01", "--model.dropout", "0.1"]) == 0
         assert main([*DIGITS, "--model.optimizer.lr", "0.003", "--data.batch_size", "128"]) == 0
-        with tensorboard(Path("runs"), driver) as board:
-            yield board
-    browser.__exit__(None, None, None)
+        yield stack.enter_context(tensorboard(Path("runs"), driver))
 
 
 def test_curves(board: Board) -> None:

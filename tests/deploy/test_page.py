@@ -1,6 +1,7 @@
 """The page of `kindling serve`, used as people use it: in a real browser, with mouse, keys and files."""
 
 import base64
+import contextlib
 import json
 import math
 import os
@@ -35,6 +36,7 @@ from selenium.webdriver.support.select import Select
 from selenium.webdriver.support.wait import WebDriverWait
 from torch import Tensor
 
+from browser import chrome
 from conftest import CONFIGS
 from helpers import needs
 from kindling.cli import main
@@ -86,19 +88,13 @@ NOTHING = "\u2013"  # a dash, where there is no answer or no value
 @pytest.fixture(scope="module")
 def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
     """A headless browser."""
-    browser = shutil.which("chromium") or shutil.which("google-chrome")
-    chromedriver = shutil.which("chromedriver")
-    if browser is None or chromedriver is None:
-        pytest.skip("there is no chromium or google-chrome with its chromedriver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = browser
-    for option in "headless=new no-sandbox disable-gpu disable-background-networking no-first-run".split():
-        options.add_argument(f"--{option}")
-    options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('browser')}")
-    driver = webdriver.Chrome(options, webdriver.ChromeService(chromedriver))
-    driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": WATCH})
-    yield driver
-    driver.quit()
+    with contextlib.ExitStack() as stack:
+        try:
+            driver = stack.enter_context(chrome(tmp_path_factory.mktemp("browser")))
+        except FileNotFoundError as error:
+            pytest.skip(str(error))
+        driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": WATCH})
+        yield driver
 
 
 @dataclass

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from torch.utils.tensorboard import SummaryWriter
 from typing_extensions import override
 
 from kindling.answers import Answers
-from kindling.callbacks.collect import Batches, whole
+from kindling.callbacks.collect import CollectTest, whole
 from kindling.dashboard.hyperparameters import comparable, write_figures, write_session
 from kindling.dashboard.network import write_histograms, write_network, write_texts
 from kindling.dashboard.pictures import add_picture, is_picture, sheet
@@ -28,7 +28,7 @@ SAMPLES = 30  # training images on the sheet
 SHARE = 0.005  # of the training time that histograms may take
 
 
-class Dashboard(Callback):
+class Dashboard(CollectTest):
     """Fills TensorBoard's tabs: images, graph, histograms, texts, PR curves, projector and HParams.
 
     While training, it writes texts and a sheet of augmented samples once, and histograms of weights and gradients
@@ -41,8 +41,8 @@ class Dashboard(Callback):
     """
 
     def __init__(self, logger: StageLogger | None = None, step: int | None = None) -> None:
+        super().__init__()
         self._logger, self._step = logger, step
-        self._batches = Batches()
         self._best: tuple[Tensor, Tensor] | None = None  # answers and labels of the best epoch, if it was one of these
         self._figures: dict[str, float] = {}  # of the best epoch
         self._layer: nn.Linear | None = None  # the last one, while a test runs
@@ -122,6 +122,8 @@ class Dashboard(Callback):
     def _end(self, trainer: Trainer, model: LightningModule) -> None:
         assert isinstance(model, Classifier)
         step = max(0, trainer.global_step - 1)  # a run that goes on has TensorBoard forget what is of later steps
+        if trainer.state.fn != "fit":
+            write_texts(self._writer("train"), model, step)
         write_network(self._writer("train"), model, step)
         if self._best and (answers := as_answers(*self._best)):
             write_answers(self._writer("val"), answers, model.class_names, step)
@@ -142,15 +144,9 @@ class Dashboard(Callback):
             self._hidden.append(inputs[0].float().cpu())
 
     @override
-    def on_test_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any, **__: Any
-    ) -> None:
-        self._batches.add(outputs, batch[1])
-
-    @override
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, Classifier)
-        answers, hidden = as_answers(*self._batches.together(trainer, pl_module)), None
+        answers, hidden = as_answers(self.answers, self.labels), None
         if self._layer:
             self._hook.remove()
             hidden = whole(torch.cat([torch.empty(0, self._layer.in_features), *self._hidden]), trainer)
@@ -197,10 +193,10 @@ def figures_of(trainer: Trainer, stage: str) -> dict[str, float]:
     return {name: value.item() for name, value in trainer.callback_metrics.items() if name.startswith(f"{stage}/")}
 
 
-def dashboard_of(checkpoint: Path) -> list[Dashboard]:
+def dashboard_of(checkpoint: Path) -> Dashboard | None:
     """Adds what a test finds to the dashboard of the run that a checkpoint is of; there is none outside of a run."""
     run = run_of(checkpoint)
     if checkpoint.parent.name != "checkpoints" or not list(run.glob("train/events.out.tfevents.*")):
-        return []  # outside of a run, or of one that was trained without loggers
+        return None  # outside of a run, or of one that was trained without loggers
     logger = StageLogger(save_dir=run.parent.parent, name=run.parent.name, version=run.name)
-    return [Dashboard(logger, step=read_checkpoint(checkpoint)["global_step"])]
+    return Dashboard(logger, step=read_checkpoint(checkpoint)["global_step"])

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.core.module import _jit_is_scripting  # members of an ensemble have no Trainer to be looked at
 from lightning.pytorch.utilities.model_summary.model_summary import ModelSummary
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
@@ -70,7 +71,7 @@ def write_network(writer: SummaryWriter, model: Classifier, step: int) -> None:
     network, inputs = model.network, torch.zeros(1, *model.input_shape, device=model.device)
     compiled, network._compiled_call_impl = network._compiled_call_impl, None  # nothing compiled can be traced
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), _jit_is_scripting():
             warnings.simplefilter("ignore")  # what tracing announces concerns those who run what was traced
             writer.add_graph(network, inputs)
     except Exception as error:  # a forward that is traced may fail in any way, and no run fails for a picture

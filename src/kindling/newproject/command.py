@@ -1,6 +1,5 @@
 """`kindling new`: writes a project of one's own."""
 
-import argparse
 import shlex
 import shutil
 import sys
@@ -10,23 +9,15 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from email.utils import parseaddr
 from pathlib import Path
-from typing import NoReturn
 
 from kindling import __version__
-from kindling.errors import UsageError
+from kindling.errors import OneLineParser, UsageError
 from kindling.newproject.names import check_package, title
 from kindling.newproject.parts import PARTS, check_parts, goes
 from kindling.newproject.readme import readme
 from kindling.newproject.repository import ROOT, check_root, files, git, is_clean, replace, write
 from kindling.newproject.rewrite import Project, rewrite
 from kindling.newproject.tidy import find_ruff, tidy
-
-
-class Parser(argparse.ArgumentParser):
-    """A parser whose complaints end in one line."""
-
-    def error(self, message: str) -> NoReturn:  # noqa: D102
-        raise UsageError(message.replace("the following arguments are required:", "missing:"))
 
 
 def run(command: str, options: Sequence[str]) -> None:
@@ -69,8 +60,8 @@ def next_steps(where: Path, typed: str) -> list[str]:
     return lines
 
 
-def _parser() -> Parser:
-    parser = Parser(
+def _parser() -> OneLineParser:
+    parser = OneLineParser(
         "kindling new",
         description="Writes a project of your own from this one: renamed, with its tests, recipes and workflows. In "
         "the folder . it turns this very repository into one.",

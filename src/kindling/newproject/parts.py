@@ -22,7 +22,7 @@ class Part(NamedTuple):
 
 
 PARTS = {
-    "dashboard": Part(("src/kindling/dashboard/*", "tests/dashboard/*", "scripts/browser.py", "notebooks/06_*")),
+    "dashboard": Part(("src/kindling/dashboard/*", "tests/dashboard/*", "notebooks/06_*")),
     "deploy": Part(
         ("src/kindling/deploy/*", "tests/deploy/*", "notebooks/07_*", "Dockerfile", ".dockerignore"),
         ("export", "serve", "torchserve"),
@@ -63,8 +63,8 @@ PARTS = {
     "trials": Part(("src/kindling/trials/*", "tests/trials/*", "notebooks/06_*")),
 }
 
-# A package that two parts import goes with the last of them.
-SHARED = {("dashboard", "deploy"): "selenium"}
+# What two parts use, a package and a file, goes with the last of them.
+SHARED = {("dashboard", "deploy"): ("selenium", "scripts/browser.py")}
 
 # What is about the template itself.
 TEMPLATE = (
@@ -96,12 +96,13 @@ def goes(file: str, without: Collection[str]) -> bool:
         without: The parts that are left out.
     """
     patterns = [*TEMPLATE, *(pattern for part in without for pattern in PARTS[part].files)]
+    patterns += [shared for parts, (_, shared) in SHARED.items() if {*parts} <= {*without}]
     return any(fnmatch(file, pattern) for pattern in patterns)
 
 
 def packages(without: Collection[str]) -> list[str]:
     """What nothing imports any more, as pyproject.toml and mypy name it."""
-    shared = [package for parts, package in SHARED.items() if {*parts} <= {*without}]
+    shared = [package for parts, (package, _) in SHARED.items() if {*parts} <= {*without}]
     # The first one reads the template's own README in a test.
     return ["markdown-it-py", *(package for part in without for package in PARTS[part].packages), *shared]
 

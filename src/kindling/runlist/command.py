@@ -1,30 +1,18 @@
 """`kindling runs`, `kindling runs show` and `kindling runs compare`."""
 
-import argparse
 import os
 import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
-
-from typing_extensions import override
 
 from kindling.console import as_typed, say
-from kindling.errors import UsageError
+from kindling.errors import OneLineParser, UsageError
 from kindling.runlist.compare import compare
 from kindling.runlist.find import Run, find_run, find_runs, newest_last
 from kindling.runlist.show import show
 from kindling.runlist.table import COLUMNS, sort_by, table
 from kindling.runs import RUNS
-
-
-class Parser(argparse.ArgumentParser):
-    """A parser whose complaints end in one line."""
-
-    @override
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(message.replace("the following arguments are required:", "missing:"))
 
 
 def run(command: str, options: Sequence[str]) -> None:
@@ -38,7 +26,7 @@ def run(command: str, options: Sequence[str]) -> None:
 
 
 def _list(options: Sequence[str]) -> None:
-    parser = Parser(
+    parser = OneLineParser(
         "kindling runs",
         usage="kindling runs [FOLDER ...] [--sort COLUMN]\n       kindling runs show RUN\n       "
         "kindling runs compare RUN RUN ...",
@@ -63,13 +51,15 @@ def _list(options: Sequence[str]) -> None:
 
 
 def _show(options: Sequence[str]) -> None:
-    parser = Parser("kindling runs show", description="Shows a run, and the command that repeats it.")
+    parser = OneLineParser("kindling runs show", description="Shows a run, and the command that repeats it.")
     parser.add_argument("run", metavar="RUN", help="Its folder, or a part of it: quickstart/version_0, quickstart.")
     show(Run.read(find_run(parser.parse_args(options).run)))
 
 
 def _compare(options: Sequence[str]) -> None:
-    parser = Parser("kindling runs compare", description="Shows how runs differ, and draws their curves as one plot.")
+    parser = OneLineParser(
+        "kindling runs compare", description="Shows how runs differ, and draws their curves as one plot."
+    )
     parser.add_argument("runs", metavar="RUN", nargs="+", help="Two or more, each as in kindling runs show.")
     paths = [find_run(name) for name in parser.parse_args(options).runs]
     places = [path.resolve() for path in paths]
