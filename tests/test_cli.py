@@ -98,6 +98,7 @@ USAGE = {
 
 VALUES = {
     (*QUICK, "--data.batch_size", "-3"): ["batch_size must be at least 1, not -3"],
+    (*QUICK, "--trainer.max_epochs", "0"): ["--trainer.max_epochs 0", "at least 1"],
     (*QUICK, "--data.val_split", "50000"): ["val_split=50000", "4000 training samples"],
     (*QUICK, "--model.dropout", "1.5"): ["dropout", "1.5"],
     (*QUICK, "--model.hidden", "-3"): ["hidden", "-3"],
