@@ -159,7 +159,7 @@ class KindlingCLI(LightningCLI):
             way_out = "--test_after_fit false" if self.command == "fit" else "at least 1"
             raise ValueError(f"no batch is left by --trainer.limit_{measured}_batches 0: ask for {way_out}")
         if self.command == "fit" and config["max_epochs"] == 0 and self._is_trainable:
-            raise ValueError("--trainer.max_epochs 0 trains nothing: ask for at least 1")
+            raise ValueError("nothing is trained by --trainer.max_epochs 0: ask for at least 1")
         callbacks: list[Callback] = [] if config["enable_progress_bar"] is False else [ProgressBar()]
         kwargs["logger"] = False
         if self.command == "fit":
