@@ -3,17 +3,23 @@ PYTHON ?= python3
 # The versions that the tests last passed with; `make clean`, then `make CONSTRAINTS= train` takes the newest instead.
 CONSTRAINTS ?= constraints.txt
 PIP := .venv/bin/python -m pip install --quiet $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
+TOGETHER := -m "not alone" --numprocesses logical --maxprocesses 4 --dist loadgroup
 
-.PHONY: train test lint docs clean
+.PHONY: train test coverage lint docs clean
 
 train: .venv/installed
 	.venv/bin/kindling fit --config configs/quickstart.yaml
 
 # Several torch with a thread for each core wait for one another all the time.
-test: export OMP_NUM_THREADS = 1
+test coverage: export OMP_NUM_THREADS = 1
 test: .venv/installed-dev
-	.venv/bin/pytest -m "not alone" --numprocesses logical --maxprocesses 4 --dist loadgroup
+	.venv/bin/pytest $(TOGETHER)
 	.venv/bin/pytest -m alone
+
+coverage: .venv/installed-dev
+	.venv/bin/coverage run -m pytest $(TOGETHER)
+	.venv/bin/coverage combine --quiet
+	.venv/bin/coverage report
 
 lint: .venv/installed-dev
 	.venv/bin/ruff check

@@ -49,10 +49,9 @@ def test_dependencies_and_actions_are_kept_up_to_date() -> None:
 def test_the_tested_set_has_every_dependency() -> None:
     """pip would take the newest of one that is missing."""
     extras = PROJECT["project"]["optional-dependencies"]
-    unused = {"optuna"}  # of an extra that nothing installs yet
     wanted = [*PROJECT["project"]["dependencies"], *(line for extra in extras.values() for line in extra)]
     names = {re.split(r"[\[><=; ]", line)[0].lower().replace("_", "-") for line in wanted}
-    assert names - {PROJECT["project"]["name"], *unused} <= set(CONSTRAINTS)
+    assert names - {PROJECT["project"]["name"]} <= set(CONSTRAINTS)
 
 
 def test_pre_commit_formats_as_the_tested_set_does() -> None:
@@ -105,3 +104,13 @@ def test_what_make_is_asked_for_is_there() -> None:
     targets = re.findall(r"^([\w-]+):", read("Makefile"), re.MULTILINE)
     for path in ("README.md", "CONTRIBUTING.md", ".ci/run"):
         assert set(re.findall(r"(?:`|^)make (\w+)", read(path), re.MULTILINE)) <= set(targets)
+
+
+@pytest.mark.parametrize(
+    ("package", "others"), [("models", "data|callbacks|cli|training"), ("data", "models|callbacks")]
+)
+def test_models_and_data_know_nothing_of_each_other(package: str, others: str) -> None:
+    files = [*(ROOT / "src/kindling" / package).glob("*.py")]
+    assert len(files) > 5
+    for path in files:
+        assert not re.search(rf"(from|import) kindling\.({others})\b", path.read_text(encoding="utf-8")), path

@@ -125,7 +125,7 @@ def test_no_paragraph_is_left_in_english() -> None:
     [
         ("\n### Serve\n", "\n## Serve\n", "levels 2 and 3"),
         ("\n## Notebooks\n", "\n## A new project\n\nOne `command`.\n\n## Notebooks\n", '"A new project"'),
-        ("\nMIT licence.\n", "\nMIT licence.\n\n## Thanks\n", '"Thanks" in README.md, "(no section)"'),
+        ("\nMIT licence.", "\n## Thanks\n\nMIT licence.", '"Thanks" in README.md, "(no section)"'),
         ("kindling runs show quickstart  ", "kindling runs show synthetic  ", "show synthetic  "),
         ("make lint", "make check", "'code make check', 1 more in README.md"),
         ("quiet()  # silences", "quiet()  # hushes", "# hushes"),

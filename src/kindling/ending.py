@@ -1,27 +1,12 @@
-"""How `kindling fit` ends: why it stopped, what is left of a run that failed, and what to type next."""
+"""How `kindling fit` ends: why it stopped, and what to type next."""
 
-import shutil
-from contextlib import suppress
 from pathlib import Path
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
-from lightning.pytorch.utilities import rank_zero_only
 
 from kindling.console import as_typed, say
 from kindling.runs import RUNS
-
-
-@rank_zero_only
-def tidy_up(run: Path, never_began: bool) -> None:
-    """After a failure: keeps a run that has something to go on from, removes one that never began."""
-    if (run / "checkpoints" / "last.ckpt").exists():
-        say("stopped; go on with: " + as_typed("kindling", "fit --ckpt_path", run))
-    elif never_began:
-        shutil.rmtree(run)
-        for folder in (run.parent, run.parent.parent):
-            with suppress(OSError):
-                folder.rmdir()  # where this was the only run
 
 
 def say_why_early(trainer: Trainer) -> None:

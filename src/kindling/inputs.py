@@ -81,6 +81,12 @@ def as_float(inputs: Tensor) -> Tensor:
     return inputs.float() / 255 if inputs.dtype == torch.uint8 else inputs
 
 
+def grey(images: Tensor) -> Tensor:
+    """How bright each pixel of (N, 3, H, W) looks, shape (N, 1, H, W): ITU-R BT.601 as torchvision rounds it."""
+    red, green, blue = images.unbind(1)
+    return (0.2989 * red + 0.587 * green + 0.114 * blue).unsqueeze(1)
+
+
 def from_numbers(values: Any, shape: tuple[int, ...]) -> Tensor:
     """Takes one sample or several as numbers.
 

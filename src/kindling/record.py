@@ -7,6 +7,7 @@ import platform
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -220,6 +221,6 @@ def versions() -> dict[str, str]:
     return found
 
 
-def recipe_name(configs: list[Path]) -> str:
+def recipe_name(configs: Sequence[Path]) -> str:
     """What the files given as --config are called together; the `config.yaml` of a run as that run's folder."""
     return "+".join(path.parent.parent.name if path.name == "config.yaml" else path.stem for path in configs)

@@ -12,36 +12,23 @@ from jsonargparse import ArgumentError
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from typing_extensions import override
 
-from kindling.callbacks import (
-    CollectTest,
-    EpochProfiler,
-    ExactResume,
-    FiniteLoss,
-    ProgressBar,
-    RunRecord,
-    SpeedHint,
-    StepFigures,
-    TrainingHistory,
-    Watch,
-)
+from kindling.callbacks import CollectTest, EpochProfiler, FiniteLoss, ProgressBar, Watch
 from kindling.callbacks.finite import anomaly
 from kindling.console import as_typed, quiet, results_table, say
 from kindling.data import ClassificationDataModule
-from kindling.ending import say_next, say_why_early, tidy_up
+from kindling.ending import say_next, say_why_early
 from kindling.errors import UsageError, one_line
-from kindling.logger import run_loggers
+from kindling.keeping import KeptRun
 from kindling.memory import keep_freed_memory
 from kindling.models import Classifier
 from kindling.models.trained import check_trained
 from kindling.options import TRIALS, ReadableParser, add_fit_options
 from kindling.outputs import write_predicted, write_test
 from kindling.parts import part
-from kindling.record import Record, check_is_free, recipe_name
-from kindling.runs import RUNS, find_checkpoint, new_run, read_checkpoint, run_of
+from kindling.runs import RUNS, find_checkpoint, read_checkpoint
 from kindling.stored import check_fits, check_goes_on, epochs_had, read_yaml, stored_config
 
 DASHBOARD = part("dashboard")
@@ -75,10 +62,7 @@ class KindlingCLI(LightningCLI):
         self.command = command
         self.typed = shlex.join(["kindling", command, *options])
         self.checkpoint: Path | None = None
-        self.run: Path | None = None
-        self.run_is_new = False
-        self.resume: ExactResume | None = None
-        self.record: RunRecord | None = None
+        self.run: KeptRun | None = None
         self.tested = CollectTest()
         super().__init__(
             Classifier,
@@ -153,31 +137,21 @@ class KindlingCLI(LightningCLI):
                 check_goes_on(self.checkpoint, self.config["fit"]["trainer"]["max_epochs"])
         elif self.checkpoint:
             check_trained(self.checkpoint, read_checkpoint(self.checkpoint))
+        self._check_amounts()
         config = self.config_init[self.command]["trainer"]
-        measured = {"fit": "test", "validate": "val"}.get(self.command, self.command)
-        if config[f"limit_{measured}_batches"] == 0 and self.config[self.command].get("test_after_fit", True):
-            way_out = "--test_after_fit false" if self.command == "fit" else "at least 1"
-            raise ValueError(f"no batch is left by --trainer.limit_{measured}_batches 0: ask for {way_out}")
-        if self.command == "fit" and config["max_epochs"] == 0 and self._is_trainable:
-            raise ValueError("nothing is trained by --trainer.max_epochs 0: ask for at least 1")
         callbacks: list[Callback] = [] if config["enable_progress_bar"] is False else [ProgressBar()]
         kwargs["logger"] = False
         if self.command == "fit":
             watch = self.config["fit"]["watch"]
             callbacks += [FiniteLoss(wait=watch), *([Watch()] if watch else [])]
         if self.command == "fit" and not config["fast_dev_run"] and not self._is_trial:
-            self.run = self._run_folder()
-            kwargs["default_root_dir"] = self.run
-            if config["logger"] is not False:
-                resumed = None if self.run_is_new else self.checkpoint
-                kwargs["logger"] = run_loggers(self.run, resumed) + _as_list(config["logger"])
-            self.resume = ExactResume(self.run)
-            self.record = self._run_record(self.run)
-            callbacks += [self.record, StepFigures(), TrainingHistory(self.run), self.resume, SpeedHint()]
-            if DASHBOARD and config["logger"] is not False:
+            self.run = self._open_run()
+            kwargs |= {"default_root_dir": self.run.path, "logger": self.run.loggers(config["logger"])}
+            callbacks += self.run.callbacks()
+            if DASHBOARD and kwargs["logger"]:
                 self.tested = DASHBOARD.Dashboard()
             if self.config["fit"]["profile"]:
-                kwargs["profiler"] = rank_zero_only(EpochProfiler)(self.run)
+                kwargs["profiler"] = rank_zero_only(EpochProfiler)(self.run.path)
                 self.config["fit"]["profile"] = False  # what repeats or continues the run is not profiled too
         else:
             self.save_config_callback = None
@@ -190,26 +164,27 @@ class KindlingCLI(LightningCLI):
             self._tidy_up()
             raise
 
-    def _run_folder(self) -> Path:
-        if self.checkpoint and self.checkpoint.parts[-2:] == ("checkpoints", "last.ckpt"):
-            run = run_of(self.checkpoint)  # the run goes on; from any other checkpoint a new one starts
-            rank_zero_only(check_is_free)(run)
-            return run
+    def _check_amounts(self) -> None:
+        """Raises ValueError where nothing would be trained or measured."""
+        config = self.config_init[self.command]["trainer"]
+        measured = {"fit": "test", "validate": "val"}.get(self.command, self.command)
+        if config[f"limit_{measured}_batches"] == 0 and self.config[self.command].get("test_after_fit", True):
+            way_out = "--test_after_fit false" if self.command == "fit" else "at least 1"
+            raise ValueError(f"no batch is left by --trainer.limit_{measured}_batches 0: ask for {way_out}")
+        if self.command == "fit" and config["max_epochs"] == 0 and self._is_trainable:
+            raise ValueError("nothing is trained by --trainer.max_epochs 0: ask for at least 1")
+
+    def _open_run(self) -> KeptRun:
         name = self._run_name()
-        self.config[self.command]["run_name"] = name  # so that config.yaml repeats the run under this name
-        self.run_is_new = True
-        # The other processes of a distributed run write nothing: Lightning tells them where the first one writes.
-        return rank_zero_only(new_run)(name) or RUNS / name
+        run = KeptRun.open(name, self.checkpoint, self.configs, self.typed)
+        if run.is_new:
+            self.config["fit"]["run_name"] = name  # so that config.yaml repeats the run under this name
+        return run
 
     def _run_name(self) -> str:
         recipes = [config.stem for config in self.configs if config.parent.name != "with"]
         classes = f"{type(self.model).__name__}-{type(self.datamodule).__name__}"
         return str(self.config[self.command]["run_name"] or (recipes or [classes])[0])
-
-    def _run_record(self, run: Path) -> RunRecord:
-        source = self.checkpoint if self.run_is_new else None
-        recipe = recipe_name(self.configs) or (Record.read(run_of(source)).recipe if source else run.parent.name)
-        return RunRecord(run, recipe, self.typed, source or "")
 
     def fit(self, **kwargs: Any) -> None:
         """Trains, then tests the best checkpoint."""
@@ -223,9 +198,10 @@ class KindlingCLI(LightningCLI):
                 TRIALS.try_out(self.model, self.datamodule, self.config_init["fit"], picture, typed)
                 return
             if self.run:
-                self.datamodule.write_split(self.run)
+                self.datamodule.write_split(self.run.path)
             parameters = sum(parameter.numel() for parameter in self.model.parameters())
-            say(f"{type(self.model).__name__}, {parameters:,} parameters: {self.run or 'nothing is kept'}")
+            kept = self.run.path if self.run else "nothing is kept"
+            say(f"{type(self.model).__name__}, {parameters:,} parameters: {kept}")
             if self._is_trainable:
                 self.trainer.fit(**kwargs | {"ckpt_path": self.checkpoint, "weights_only": True})
             else:
@@ -238,14 +214,14 @@ class KindlingCLI(LightningCLI):
                 raise ValueError("; ".join(error.__notes__)) from error
             raise
         say_why_early(self.trainer)
-        if self.resume and self.resume.interrupted:
-            say("trained to the end; test it with: " + as_typed("kindling", "test --ckpt_path", self.resume.run))
+        if self.run and self.run.resume.interrupted:
+            say("trained to the end; test it with: " + as_typed("kindling", "test --ckpt_path", self.run.path))
             return
         if self.config[self.command]["test_after_fit"]:
             tested = self._keeper.best_model_path or f"{self._keeper.dirpath}/last.ckpt"
             self.test(**kwargs | {"ckpt_path": tested if self.run else None})
         if self.run:
-            say_next(self.trainer, self.run, self._is_trainable)
+            say_next(self.trainer, self.run.path, self._is_trainable)
 
     @property
     def _is_trial(self) -> bool:
@@ -259,15 +235,14 @@ class KindlingCLI(LightningCLI):
 
     def _keep_as_it_is(self, **kwargs: Any) -> None:
         """Makes the checkpoint of a model whose parts have been trained before, and measures it."""
-        if self.record:
-            self.record.begin(self.trainer)
+        if self.run:
+            self.run.record.begin(self.trainer)
         metrics = self.trainer.validate(**kwargs | {"ckpt_path": None, "verbose": False})[0]
         say(results_table("validation split", metrics))
         if self.run:
             self._keeper.best_model_path = f"{self._keeper.dirpath}/best.ckpt"
             self.trainer.save_checkpoint(self._keeper.best_model_path)
-        if self.record:
-            self.record.end_untrained(metrics)
+            self.run.record.end_untrained(metrics)
 
     @property
     def _keeper(self) -> ModelCheckpoint:
@@ -276,8 +251,7 @@ class KindlingCLI(LightningCLI):
 
     def _tidy_up(self) -> None:
         if self.run:
-            began = hasattr(self, "trainer") and self.trainer.global_step > 0
-            tidy_up(self.run, never_began=self.run_is_new and not began)
+            self.run.tidy_up(began=hasattr(self, "trainer") and self.trainer.global_step > 0)
 
     def validate(self, **kwargs: Any) -> None:
         """Measures the checkpoint on the validation split."""
@@ -305,10 +279,6 @@ class KindlingCLI(LightningCLI):
             return
         written = write_predicted(self.checkpoint, probabilities, self.model, self.datamodule)
         say(f"{len(probabilities):,} predictions: {written}")
-
-
-def _as_list(loggers: Any) -> list[Logger]:
-    return loggers if isinstance(loggers, list) else [loggers] if isinstance(loggers, Logger) else []
 
 
 def run(command: str, options: Sequence[str]) -> None:

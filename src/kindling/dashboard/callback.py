@@ -18,10 +18,11 @@ from kindling.answers import Answers
 from kindling.callbacks.collect import CollectTest, whole
 from kindling.dashboard.hyperparameters import comparable, write_figures, write_session
 from kindling.dashboard.network import write_histograms, write_network, write_texts
-from kindling.dashboard.pictures import add_picture, is_picture, sheet
+from kindling.dashboard.pictures import add_picture, sheet
 from kindling.dashboard.results import write_answers, write_hidden, write_worst
 from kindling.logger import StageLogger
 from kindling.models.classifier import Classifier
+from kindling.pictures import are_pictures
 from kindling.runs import read_checkpoint, run_of
 
 SAMPLES = 30  # training images on the sheet
@@ -80,7 +81,7 @@ class Dashboard(CollectTest):
         assert isinstance(pl_module, Classifier)
         write_texts(self._writer("train"), pl_module, trainer.global_step)
         inputs, labels = first_samples(trainer, batch)
-        if is_picture(inputs) and pl_module.classifies:
+        if are_pictures(inputs) and pl_module.classifies:
             names = [[pl_module.class_names[label]] for label in labels.tolist()]
             page = sheet(inputs, names)
             add_picture(self._writer("train"), "pictures/samples as trained on", page, trainer.global_step)
@@ -169,7 +170,7 @@ def first_samples(trainer: Trainer, batch: Any) -> tuple[Any, Tensor]:
     if isinstance(inputs, Tensor) and inputs.ndim == 2 and len(getattr(data, "input_shape", ())) == 3:
         first = torch.arange(min(SAMPLES, len(data.train)))
         return data.train.inputs[first], data.train.labels[first]
-    return (inputs[:SAMPLES].cpu() if is_picture(inputs) else inputs), labels[:SAMPLES]
+    return (inputs[:SAMPLES].cpu() if are_pictures(inputs) else inputs), labels[:SAMPLES]
 
 
 def is_best(trainer: Trainer) -> bool:

@@ -2,16 +2,13 @@
 
 import warnings
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils.tensorboard import SummaryWriter
 
-from kindling.inputs import as_float
+from kindling.pictures import as_picture
 
 SIDE = 96  # pixels of the longer side of an image on a sheet
 GAP, LINE = 6, 19  # pixels between images; height of a line of a caption
@@ -29,7 +26,7 @@ def sheet(images: Tensor, captions: Sequence[Sequence[str]] = (), columns: int =
         captions: The lines of each image.
         columns: Images in a row.
     """
-    shown = [fitted(image) for image in as_float(images)]
+    shown = [as_picture(image, SIDE) for image in images]
     lines = max(map(len, captions), default=0)
     width, height = shown[0].width + GAP, shown[0].height + lines * LINE + GAP
     rows = -(-len(shown) // columns)
@@ -43,18 +40,6 @@ def sheet(images: Tensor, captions: Sequence[Sequence[str]] = (), columns: int =
                 text = f"{text[:-2]}…" if len(text) > 2 else ""
             draw.text((left, top + image.height + line * LINE), text, "black", font)
     return page
-
-
-def fitted(image: Tensor) -> Image.Image:
-    """An image (C, H, W) of floats, small ones larger pixel by pixel, large ones smaller."""
-    factor = SIDE / max(image.shape[1:])
-    size = [max(1, round(side * factor)) for side in image.shape[1:]]
-    if factor > 1:
-        image = F.interpolate(image[None], size, mode="nearest-exact")[0]
-    else:
-        image = F.interpolate(image[None], size, mode="bilinear", antialias=True)[0]
-    pixels = (image.clamp(0, 1) * 255).round().to(torch.uint8).movedim(0, -1)  # (H, W, C)
-    return Image.fromarray(pixels.squeeze(-1).cpu().numpy()).convert("RGB")
 
 
 def first_filters(network: nn.Module, most: int = 64) -> Tensor | None:
@@ -111,11 +96,6 @@ def short(name: str) -> str:
     """A name on one line, its end left out where it is long."""
     line = on_a_line(name)
     return line if len(line) <= LONGEST else line[: LONGEST - 1] + "…"
-
-
-def is_picture(samples: Any) -> bool:
-    """Whether samples are images in grey or colour, (N, 1 or 3, H, W)."""
-    return isinstance(samples, Tensor) and samples.ndim == 4 and samples.shape[1] in (1, 3)
 
 
 def add_picture(writer: SummaryWriter, tag: str, picture: Image.Image, step: int) -> None:

@@ -11,8 +11,9 @@ from torch.nn import functional as F
 from torch.utils.tensorboard import SummaryWriter
 
 from kindling.answers import Answers
-from kindling.dashboard.pictures import add_picture, confusion_matrix, is_picture, on_a_line, sheet
+from kindling.dashboard.pictures import add_picture, confusion_matrix, on_a_line, sheet
 from kindling.inputs import as_float
+from kindling.pictures import are_pictures
 
 WORST = 30
 CURVES = 20  # precision-recall curves at most: of the classes with the most samples
@@ -49,7 +50,7 @@ def write_worst(writer: SummaryWriter, answers: Answers, inputs: Any, names: Seq
     label, guess = ([said[number] for number in of[worst].tolist()] for of in (answers.labels, answers.predictions))
     sure = [f"{confidence:.0%}" for confidence in answers.confidence[worst].tolist()]
     samples = inputs[worst]
-    if is_picture(samples):
+    if are_pictures(samples):
         facts = zip(label, guess, sure, strict=True)
         captions = [(f"{name}, not", f"{other} ({share})") for name, other, share in facts]
         add_picture(writer, "pictures/most wrong", sheet(samples, captions), step)
@@ -66,7 +67,7 @@ def write_hidden(
     """Writes what the last hidden layer says of samples (N, features), for the projector."""
     chosen = torch.linspace(0, len(hidden) - 1, min(len(hidden), POINTS)).long()
     sprites = None
-    if is_picture(inputs[chosen[:1]]):
+    if are_pictures(inputs[chosen[:1]]):
         parts = torch.split(chosen, 50)  # of photos no more are held as floats at once
         sprites = torch.cat([sprites_of(inputs[part]) for part in parts])
     said = [on_a_line(name) for name in (*names, "no answer")]

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from kindling.inputs import grey
+
 
 def affine(images: Tensor, angle: Tensor, zoom: Tensor, right: Tensor, down: Tensor) -> Tensor:
     """Turns, sizes and moves each image by its own amounts; what comes in at the edges repeats them.
@@ -81,12 +83,6 @@ def colour(images: Tensor, brightness: Tensor, contrast: Tensor, saturation: Ten
     images = (images * brightness).clamp_(0, 1)
     images = torch.lerp(grey(images).mean((2, 3), keepdim=True), images, contrast).clamp_(0, 1)
     return torch.lerp(grey(images), images, saturation).clamp_(0, 1)
-
-
-def grey(images: Tensor) -> Tensor:
-    """How bright each pixel of (N, 3, H, W) looks, shape (N, 1, H, W), weighted as television does (Rec. 601)."""
-    red, green, blue = images.unbind(1)
-    return (0.2989 * red + 0.587 * green + 0.114 * blue).unsqueeze(1)
 
 
 def random_colour(images: Tensor, strength: float) -> Tensor:

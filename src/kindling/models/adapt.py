@@ -4,7 +4,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
-LUMA = (0.299, 0.587, 0.114)  # of red, green and blue in grey: ITU-R BT.601, as Pillow has it
+from kindling.inputs import grey
 
 
 class Adapt(nn.Module):
@@ -22,7 +22,7 @@ class Adapt(nn.Module):
     @override
     def forward(self, images: Tensor) -> Tensor:
         if images.shape[1] == 3 and self.channels == 1:
-            images = (images * images.new_tensor(LUMA).view(3, 1, 1)).sum(1, keepdim=True)
+            images = grey(images)
         images = images.expand(-1, self.channels, -1, -1)
         if images.shape[2:] != self.size:
             images = F.interpolate(images, self.size, mode="bilinear", antialias=True)

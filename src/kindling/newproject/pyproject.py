@@ -30,12 +30,6 @@ def without_parts(text: str, gone: Collection[str], without: Collection[str]) ->
     return text
 
 
-def without_scripts(text: str) -> str:
-    """The same for a project that has no scripts."""
-    text = re.sub(r'^(mypy_path|pythonpath) = \["scripts"\]\n', "", text, flags=re.MULTILINE)
-    return text.replace(', "scripts"]', "]")
-
-
 def with_author(text: str, description: str, author: str, email: str) -> str:
     """Says what the project is and who wrote it, in place of what was said of the template."""
     people = {"name": author} | ({"email": email} if email else {})

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from kindling.newproject.names import title
-from kindling.newproject.pyproject import with_author, with_longer_lines, without_parts, without_scripts
+from kindling.newproject.pyproject import with_author, with_longer_lines, without_parts
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,6 @@ def rewrite(texts: Mapping[str, str], gone: Collection[str], project: Project) -
     changed[init] = re.sub(r'^""".*?"""', '"""Kindling."""', changed[init], flags=re.DOTALL)
     changed[init] = re.sub(r'^__version__ = ".*"', '__version__ = "0.1.0"', changed[init], flags=re.MULTILINE)
     build = without_parts(changed["pyproject.toml"], gone, project.without)
-    if not any(path.startswith("scripts/") for path in changed):
-        build = without_scripts(build)
     if len(project.package) > len("kindling"):
         build = with_longer_lines(build)
     written = {project.rename(path): project.rename(text) for path, text in changed.items()}

@@ -5,14 +5,11 @@ import io
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import torch
-from PIL import Image
 from torch import Tensor
-from torch.nn import functional as F
 
 from kindling.answers import Answers
 from kindling.data import ClassificationDataModule
-from kindling.inputs import as_float
+from kindling.pictures import are_pictures, as_picture
 from kindling.report.classes import NO_ANSWER
 from kindling.report.html import Html, element, join, name_cell, table
 
@@ -44,7 +41,7 @@ def most_wrong(answers: Answers, data: ClassificationDataModule, class_names: tu
     ]
     intro = f"{len(worst)} of {mistakes:,} wrong answers: those that gave the label the lowest probability."
     inputs = data.test.inputs[worst]
-    shown = sheet(samples, inputs, data) if inputs.ndim == 4 and inputs.shape[1] in (1, 3) else rows(samples, data)
+    shown = sheet(samples, inputs, data) if are_pictures(inputs) else rows(samples, data)
     return join([element("p", intro, class_="soft"), shown])
 
 
@@ -75,13 +72,7 @@ def rows(samples: Sequence[Wrong], data: ClassificationDataModule) -> Html:
 
 def picture(image: Tensor) -> Html:
     """An image (C, H, W) of bytes or floats in [0, 1] as an `img` element that holds its own PNG."""
-    shown = as_float(image)
-    if (shrink := LARGE / max(image.shape[1:])) < 1:
-        size = [max(1, round(side * shrink)) for side in image.shape[1:]]
-        shown = F.interpolate(shown[None], size, mode="bilinear", antialias=True)[0]
-    pixels = (shown.clamp(0, 1) * 255).round().to(torch.uint8).movedim(0, -1)  # (H, W, C)
-    file = io.BytesIO()
-    Image.fromarray(pixels.squeeze(-1).cpu().numpy()).save(file, "PNG")
-    kind = "small" if max(image.shape[1:]) < SMALL else "large"
+    side, file = max(image.shape[1:]), io.BytesIO()
+    as_picture(image, min(side, LARGE)).save(file, "PNG")
     source = "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
-    return element("img", src=source, alt="", class_=kind)
+    return element("img", src=source, alt="", class_="small" if side < SMALL else "large")

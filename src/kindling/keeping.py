@@ -1,0 +1,81 @@
+"""What `kindling fit` keeps: the folder of its run, and what writes into it."""
+
+import shutil
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from lightning.pytorch import Callback
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_only
+
+from kindling.callbacks import ExactResume, RunRecord, SpeedHint, StepFigures, TrainingHistory
+from kindling.console import as_typed, say
+from kindling.logger import run_loggers
+from kindling.record import Record, check_is_free, recipe_name
+from kindling.runs import RUNS, new_run, run_of
+
+
+@dataclass(frozen=True)
+class KeptRun:
+    """A run that is about to be trained.
+
+    Attributes:
+        path: Its folder.
+        is_new: Whether the folder was made for it; else a run that was stopped goes on there.
+        checkpoint: Where the training goes on from, if it does.
+        record: Keeps `run.json`.
+        resume: Keeps the last checkpoint.
+    """
+
+    path: Path
+    is_new: bool
+    checkpoint: Path | None
+    record: RunRecord
+    resume: ExactResume
+
+    @classmethod
+    def open(cls, name: str, checkpoint: Path | None, configs: Sequence[Path], command: str) -> Self:
+        """Opens the folder of a run: that of `last.ckpt`, which goes on there, or a new one.
+
+        Args:
+            name: Folder of a new run under `runs/`.
+            checkpoint: What the training goes on from.
+            configs: The recipe and what was put on top of it.
+            command: What was typed.
+
+        Raises:
+            ValueError: If another process trains there.
+        """
+        path, is_new, source = None, True, checkpoint
+        if checkpoint and checkpoint.parts[-2:] == ("checkpoints", "last.ckpt"):
+            path, is_new, source = run_of(checkpoint), False, None
+            rank_zero_only(check_is_free)(path)
+        # The other processes of a distributed run write nothing: Lightning tells them where the first one writes.
+        path = path or rank_zero_only(new_run)(name) or RUNS / name
+        recipe = recipe_name(configs) or (Record.read(run_of(source)).recipe if source else path.parent.name)
+        return cls(path, is_new, checkpoint, RunRecord(path, recipe, command, source or ""), ExactResume(path))
+
+    def callbacks(self) -> list[Callback]:
+        """What writes into the folder while it trains."""
+        return [self.record, StepFigures(), TrainingHistory(self.path), self.resume, SpeedHint()]
+
+    def loggers(self, others: Any) -> list[Logger]:
+        """The loggers of the run, and those that were asked for: one or several; none at all where that is False."""
+        if others is False:
+            return []
+        asked = others if isinstance(others, list) else [others] if isinstance(others, Logger) else []
+        return run_loggers(self.path, None if self.is_new else self.checkpoint) + asked
+
+    @rank_zero_only
+    def tidy_up(self, began: bool) -> None:
+        """After a failure: says how to go on with it, or removes it where it has never begun."""
+        if (self.path / "checkpoints" / "last.ckpt").exists():
+            say("stopped; go on with: " + as_typed("kindling", "fit --ckpt_path", self.path))
+        elif self.is_new and not began:
+            shutil.rmtree(self.path)
+            for folder in (self.path.parent, self.path.parent.parent):
+                with suppress(OSError):
+                    folder.rmdir()  # where this was the only run
