@@ -54,11 +54,15 @@ def test_model_help_shows_inherited_options_with_defaults(kindling: Command) -> 
     assert "default: 0.0" in words
 
 
+SYNTHETIC = ("fit", "--config", "configs/synthetic_mlp.yaml")
+DIGITS = ("fit", "--model", "CNNClassifier", "--data", "DigitsDataModule")
+
 YAML = {
     "gone": "data: {class_path: kindling.data.GoneDataModule, init_args: {size: 3}}",
     "key": "model: {class_path: CNNClassifier, init_args: {chanels: [3]}}",
     "top": "trainer: {max_epoch: 3}",
     "syntax": "model: [",
+    "checkpoint": "ckpt_path: last",
     "optimizer": "model: {class_path: CNNClassifier, init_args: {optimizer: {class_path: Adamm}}}",
     "argument": "model: {class_path: CNNClassifier, init_args: {optimizer: {class_path: Adam, init_args: {lrr: 0.1}}}}",
 }
@@ -89,6 +93,7 @@ USAGE = {
     (*QUICK, "--config", "gone.yaml"): ["data: there is no class kindling.data.GoneDataModule"],
     (*QUICK, "--config", "top.yaml"): ["trainer.max_epoch", "did you mean trainer.max_epochs?"],
     (*QUICK, "--config", "syntax.yaml"): ["syntax.yaml is no YAML, line 2"],
+    (*QUICK, "--config", "checkpoint.yaml"): ["the checkpoint is given on the command line", "--ckpt_path PATH"],
     (*QUICK, "--config", "optimizer.yaml"): ["Adamm", "did you mean Adam?"],
     (*QUICK, "--config", "argument.yaml"): ["model.optimizer.lrr", "did you mean model.optimizer.lr?"],
     ("test",): ["--ckpt_path", "best, last, a run folder or a file"],
@@ -103,6 +108,9 @@ VALUES = {
     (*QUICK, "--model.dropout", "1.5"): ["dropout", "1.5"],
     (*QUICK, "--model.hidden", "-3"): ["hidden", "-3"],
     (*QUICK, "--model.channels", "[8, 0]"): ["channels", "(8, 0)"],
+    (*SYNTHETIC, "--model.hidden", "[8, 0]"): ["hidden layers", "at least 1", "(8, 0)"],
+    (*DIGITS, "--data.margin", "-1"): ["margin must not be negative: -1"],
+    (*DIGITS, "--data.shots", "500"): ["shots must be from 1 to", "not 500"],
     (*QUICK, "--model.label_smoothing", "2"): ["label_smoothing", "2"],
     (*QUICK, "--model.optimizer.lr", "-1"): ["learning rate", "-1"],
     (*QUICK, "--early_stopping.patience", "-1"): ["early_stopping.patience", "-1"],
@@ -171,6 +179,30 @@ def test_a_checkpoint_cut_short_is_refused(kindling: Command, trained: Train) ->
     result = kindling("test", "--ckpt_path", "best")
     assert (result.code, result.err.count("\n")) == (1, 1)
     assert f"{checkpoint} is cut off" in result.err
+
+
+def test_training_does_not_go_on_from_weights_alone(kindling: Command, trained: Train) -> None:
+    trained(*TINY)
+    whole = torch.load("runs/tiny/version_0/checkpoints/best.ckpt", weights_only=True)
+    torch.save({name: value for name, value in whole.items() if name != "optimizer_states"}, "weights.ckpt")
+    result = kindling("fit", "--ckpt_path", "weights.ckpt", "--trainer.max_epochs", "9")
+    assert (result.code, result.err.count("\n")) == (1, 1)
+    assert "weights.ckpt holds weights alone: training can't go on from it" in result.err
+
+
+def test_a_figure_to_stop_by_that_there_is_not_is_named(kindling: Command) -> None:
+    result = kindling("fit", *TINY, "--early_stopping.monitor", "val/los")
+    assert (result.code, result.err.count("\n")) == (1, 1)
+    assert "val/los" in result.err
+    assert "val/loss" in result.err
+
+
+def test_rows_are_predicted_in_their_order_by_one_device(kindling: Command, trained: Train) -> None:
+    trained(*TINY)
+    options = ["--trainer.accelerator", "cpu", "--trainer.devices", "2"]
+    result = kindling("predict", "--ckpt_path", "last", *options)
+    assert (result.code, result.err.count("\n")) == (1, 1)
+    assert "--trainer.devices 1" in result.err
 
 
 @pytest.mark.parametrize(

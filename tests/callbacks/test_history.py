@@ -3,10 +3,13 @@ from pathlib import Path
 import matplotlib.image
 import numpy as np
 import pytest
+from lightning.pytorch import Trainer
 from matplotlib.colors import to_rgb
 from numpy.typing import NDArray
 
 from conftest import CURVES, TINY, Command
+from kindling import MLPClassifier, SyntheticDataModule
+from kindling.callbacks import TrainingHistory
 from kindling.curves import read_history, read_rates
 from kindling.plots import PALETTE, plot_history, plot_runs, shown_name
 
@@ -74,6 +77,13 @@ def test_any_name_can_be_a_title(folder: Path, recwarn: pytest.WarningsRecorder)
         histories = {f"{name}/version_{number}": read_history(run / "metrics.csv") for number in range(2)}
         assert plot_runs(histories, folder / "compare.png").exists()
     assert [str(warning.message) for warning in recwarn] == []
+
+
+def test_a_history_needs_a_table_of_figures() -> None:
+    data = SyntheticDataModule(num_samples=100)
+    trainer = Trainer(max_epochs=1, logger=False, callbacks=[TrainingHistory()], enable_checkpointing=False)
+    with pytest.raises(ValueError, match=r"Trainer\(logger=CSVLogger\('runs'\)\) keeps it"):
+        trainer.fit(MLPClassifier.for_data(data), data)
 
 
 def test_a_long_name_is_shown_without_its_middle() -> None:

@@ -312,6 +312,9 @@ def test_broken_images_stop_the_run_or_are_left_out(kindling: Command) -> None:
     result = kindling("predict", "--ckpt_path", "best", "--data.predict", "empty")
     assert (result.code, result.err.count("\n")) == (1, 1)
     assert "empty has no images" in result.err
+    result = kindling("predict", "--ckpt_path", "best", "--data.predict", "nowhere")
+    assert (result.code, result.err.count("\n")) == (1, 1)
+    assert "there is no nowhere: give --data.predict a folder of images" in result.err
 
 
 @pytest.mark.parametrize("split", ["train", "val", "test"])

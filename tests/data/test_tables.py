@@ -216,6 +216,7 @@ def test_training_does_not_go_on_with_another_table(kindling: Command, trained: 
         ({"test_split": 0.999}, "val_split=0.1: no class has enough rows to hold one out for val and leave one"),
         ({"test_path": "nowhere.csv"}, "there is no file nowhere.csv"),
         ({"test_path": "other.csv"}, "other.csv has classes that no training row has: maybe; training has no, yes"),
+        ({"test_path": "unknown.csv"}, "unknown.csv has no row with a churned"),
         ({"split": "other.csv"}, "other.csv must have the columns row and split"),
         ({"split": "short.csv"}, "short.csv splits 2 rows, customers.csv has 200"),
         ({"split": "all.csv"}, "all.csv puts no row of customers.csv into test"),
@@ -223,6 +224,7 @@ def test_training_does_not_go_on_with_another_table(kindling: Command, trained: 
 )
 def test_a_mistake_is_said_in_one_line(table: pd.DataFrame, arguments: dict[str, Any], words: str) -> None:
     table.assign(churned="maybe").to_csv("other.csv", index=False)
+    table.assign(churned=None).to_csv("unknown.csv", index=False)
     pd.DataFrame({"row": range(200), "split": ["train", "val"] * 100}).to_csv("all.csv")
     Path("short.csv").write_text("row,split\n0,train\n1,val\n")
     with pytest.raises((ValueError, FileNotFoundError)) as error:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
@@ -154,6 +155,19 @@ def test_mistakes_are_said_in_one_line(kindling: Command, monkeypatch: pytest.Mo
     monkeypatch.setattr("kindling.deploy.extras.find_spec", lambda name: None)
     result = kindling("export")
     assert "pip install -e '.[export]'" in result.err
+
+
+def test_a_file_of_another_program_is_not_served(kindling: Command) -> None:
+    inputs, outputs = (
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in ("inputs", "outputs")
+    )
+    relu = onnx.helper.make_node("Relu", ["inputs"], ["outputs"])
+    graph = onnx.helper.make_graph([relu], "relu", [inputs], [outputs])
+    operators = [onnx.helper.make_opsetid("", 18)]
+    onnx.save(onnx.helper.make_model(graph, ir_version=10, opset_imports=operators), "relu.onnx")
+    result = kindling("serve", "--ckpt_path", "relu.onnx", "--port", "0")
+    assert (result.code, result.err.count("\n")) == (1, 1)
+    assert "relu.onnx was not written by kindling export: it does not name its classes" in result.err
 
 
 def test_it_writes_where_it_is_told_to(kindling: Command) -> None:

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from torchvision import models
 from torchvision.transforms.functional import rgb_to_grayscale
 
-from conftest import SHUFFLENET, TRANSFER, Command
+from conftest import SHUFFLENET, TINY, TRANSFER, Command, Train
 from helpers import needs
 from kindling import CNNClassifier, TransferClassifier
 from kindling.models.adapt import Adapt
@@ -180,6 +180,13 @@ def test_weights_come_with_those_of_a_whole(kindling: Command, cached: Path) -> 
     )
     result = kindling("test", "--ckpt_path", "runs/both")
     assert result.code == 0, result.err
+
+
+def test_what_was_trained_on_rows_is_no_backbone(kindling: Command, trained: Train) -> None:
+    trained(*TINY)
+    result = kindling(*TRANSFER, "--model.backbone", "runs/tiny")
+    assert (result.code, result.err.count("\n")) == (1, 1)
+    assert "runs/tiny is no network for images but a MLPClassifier" in result.err
 
 
 @pytest.mark.usefixtures("no_network")
