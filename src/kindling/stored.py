@@ -9,14 +9,19 @@ from kindling.data import ClassificationDataModule
 from kindling.errors import UsageError
 from kindling.models.classifier import DATA_ARGUMENTS, Classifier
 from kindling.runs import read_checkpoint, run_of
+from kindling.wording import did_you_mean
 
 
 def read_yaml(config: Path) -> dict[str, Any]:
     """Reads a configuration.
 
     Raises:
-        UsageError: If it is no YAML; it names the file and the line, jsonargparse's own message names neither.
+        UsageError: If it is not there, with the nearest that is; or if it is no YAML, with the line. Of jsonargparse's
+            own messages neither names them.
     """
+    if not config.exists():
+        there = map(str, [*Path("configs").rglob("*.yaml"), *config.parent.glob("*.yaml")])
+        raise UsageError(f"there is no file {config}{did_you_mean(str(config), there)}")
     try:
         return yaml.safe_load(config.read_text(encoding="utf-8")) or {}
     except yaml.YAMLError as error:

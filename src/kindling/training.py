@@ -102,8 +102,9 @@ class KindlingCLI(LightningCLI):
         finder.add_argument("-c", "--config", action="append", default=[])
         where = finder.parse_known_args(typed)[0]
         self.configs = [Path(config) for config in where.config]
-        for config in filter(Path.is_file, self.configs):
-            read_yaml(config)
+        for config in self.configs:
+            if config.is_file() or config.suffix in (".yaml", ".yml"):  # else it is YAML by itself
+                read_yaml(config)
         stored: list[str] = []
         if where.ckpt_path is not None:
             self.checkpoint = find_checkpoint(where.ckpt_path, prefer="last" if command == "fit" else "best")
