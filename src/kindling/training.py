@@ -191,12 +191,8 @@ class KindlingCLI(LightningCLI):
         """Trains, then tests the best checkpoint."""
         try:
             self.model.materialize()
-            if TRIALS and self._is_trial:
-                picture = RUNS / self._run_name() / "lr_finder.png"
-                typed = shlex.split(self.typed)[2:]
-                if self.checkpoint and 0 <= (self.trainer.max_epochs or -1) <= (had := epochs_had(self.checkpoint)):
-                    typed += ["--trainer.max_epochs", str(2 * had)]  # a run goes on for more epochs only
-                TRIALS.try_out(self.model, self.datamodule, self.config_init["fit"], picture, typed)
+            if self._is_trial:
+                self._try_out()
                 return
             if self.run:
                 self.datamodule.write_split(self.run.path)
@@ -228,6 +224,14 @@ class KindlingCLI(LightningCLI):
     def _is_trial(self) -> bool:
         """Whether a trial takes the place of the training."""
         return bool(TRIALS and TRIALS.wanted(self.config["fit"]))
+
+    def _try_out(self) -> None:
+        assert TRIALS
+        picture = RUNS / self._run_name() / "lr_finder.png"
+        typed = shlex.split(self.typed)[2:]
+        if self.checkpoint and 0 <= (self.trainer.max_epochs or -1) <= (had := epochs_had(self.checkpoint)):
+            typed += ["--trainer.max_epochs", str(2 * had)]  # a run goes on for more epochs only
+        TRIALS.try_out(self.model, self.datamodule, self.config_init["fit"], picture, typed)
 
     @property
     def _is_trainable(self) -> bool:
