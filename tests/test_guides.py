@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from sklearn.datasets import load_diabetes
 from sklearn.metrics import mean_absolute_error, r2_score, top_k_accuracy_score
 
 from conftest import CONFIGS, weights
@@ -63,8 +64,8 @@ def read_guide(text: str) -> Guide:
 
 
 def add_class(folder: Path, code: str) -> str:
-    """Writes a file with one class, and its name into the package's `__init__`; gives the name."""
-    (name,) = (node.name for node in ast.parse(code).body if isinstance(node, ast.ClassDef))
+    """Writes a file, and the name of its last class into the package's `__init__`; gives the name."""
+    *_, name = (node.name for node in ast.parse(code).body if isinstance(node, ast.ClassDef))
     (folder / f"{name.lower()}.py").write_text(code)
     init = folder / "__init__.py"
     before, after = init.read_text().split("__all__ = [")
@@ -113,6 +114,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Copy:
     names = [add_class(folder / where, code) for where, code in README.files + GUIDES.files]
     for recipe in GUIDES.recipes:
         (folder / recipe.split(":")[0].removeprefix("# ")).write_text(recipe)
+    load_diabetes(as_frame=True).frame.to_csv(folder / "patients.csv", index=False)
     commands = [*README.commands, "kindling export --ckpt_path best", *GUIDES.commands, "kindling fit --help"]
     tests = ["tests/models/test_every_model.py", "tests/test_recipes.py", "-k", "Wide or MLPReg or synthetic_sgd"]
     process = subprocess.run(
@@ -146,6 +148,9 @@ def test_the_metric_is_measured(copy: Copy) -> None:
     found = copy.metrics("TwoGuessesClassifier-DigitsDataModule")
     assert found["test/top2"] == pytest.approx(top_k_accuracy_score(labels, probabilities, k=2), abs=1e-6)
     assert found["test/top2"] > found["test/accuracy"]
+    confidence, guesses = probabilities.max(dim=1)
+    sure = (guesses != labels) & (confidence >= 0.9)
+    assert found["test/sure_mistakes"] == pytest.approx(sure.double().mean().item(), abs=1e-6)
     assert "top2" in (copy.run("TwoGuessesClassifier-DigitsDataModule") / "report.html").read_text()
 
 
@@ -170,7 +175,7 @@ def test_the_callback_logs(copy: Copy) -> None:
 
 
 def test_numbers_are_predicted(copy: Copy) -> None:
-    name = "MLPRegressor-DiabetesDataModule"
+    name = "MLPRegressor-NumbersDataModule"
     table = pd.read_csv(copy.run(name) / "predictions.csv")
     assert list(table) == ["row", "label", "prediction"]
     found = copy.metrics(name)

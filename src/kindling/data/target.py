@@ -43,7 +43,10 @@ def check_classes(labels: Indices, names: Sequence[str], what: str, held_out: Co
     numbers = [as_number(name) for name in names]
     measured = not any(map(math.isnan, numbers)) and any(number % 1 for number in numbers)
     if len(names) > MOST_CLASSES or (len(names) > MANY_CLASSES and (measured or 2 * len(few) > len(names))):
-        raise ValueError(f"{what} has {len(names):,} different values: this is no classification")
+        raise ValueError(
+            f"{what} has {len(names):,} different values: this is no classification; docs/your-own.md has a guide to "
+            "regression"
+        )
     if few and not given:
         raise ValueError(
             f"training, {' and '.join(held_out)} each need a row of every class, and {what} has too few of "
