@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from functools import cache
+from itertools import pairwise
 
 import pytest
 
@@ -14,7 +15,9 @@ from kindling.newproject.rewrite import Project, rewrite
 
 ALL: tuple[str, ...] = ()
 MINIMAL = tuple(PARTS)
-SHAPES = pytest.mark.parametrize("without", [ALL, *((part,) for part in PARTS), MINIMAL], ids=lambda parts: len(parts) > 1 and "minimal" or "".join(parts) or "all")
+SHAPES = pytest.mark.parametrize(
+    "without", [ALL, *((part,) for part in PARTS), MINIMAL], ids=["all", *PARTS, "minimal"]
+)
 
 
 @cache
@@ -43,20 +46,83 @@ def test_pages_and_notebooks_name_files_that_there_are(without: tuple[str, ...])
     own = {"src/leafnet/models/wide.py", "configs/synthetic_sgd.yaml"}  # what is shown how to write
     for page, text in pages(project):
         names = {f"notebooks/{name}" for name in re.findall(r"\b\d\d_\w+\.ipynb", text)}
-        names |= {*re.findall(r"\b(?:configs|docs|notebooks|scripts|src|tests)/[\w/-]+\.[a-z]+\b", text)} - own
+        names |= {*re.findall(r"(?<![\w/])(?:configs|docs|notebooks|scripts|src|tests)/[\w/-]+\.\w+\b", text)} - own
         names |= {link.removeprefix("../") for link in re.findall(r"\]\((?!https?:|#)([^)#\s]+)", text)}
         lacking = names - {*project} - folders
         assert not lacking, page
 
 
 @SHAPES
-def test_no_mark_is_left(without: tuple[str, ...]) -> None:
-    for path, text in write(without).items():
-        assert not re.search(r"<!-- |^\{|\[\[\w", text if path.endswith(".md") else "", re.MULTILINE), path
+def test_pages_have_no_marks(without: tuple[str, ...]) -> None:
+    project = write(without)
+    for page in ("README.md", "docs/your-own.md"):
+        assert not re.search(r"<!--|-->|^\[\[|\n{4}", project[page], re.MULTILINE), page
+
+
+@SHAPES
+@pytest.mark.parametrize("package", ["it", "a_rather_long_name_for_it"[:24]])
+def test_pages_are_as_wide_as_ours(without: tuple[str, ...], package: str) -> None:
+    project = write(without, package)
+    for page in ("README.md", "docs/your-own.md"):
+        text = re.sub(r"^```.*?^```$", "", project[page], flags=re.MULTILINE | re.DOTALL)
+        paragraphs = [part.splitlines() for part in text.split("\n\n") if not part.startswith(("|", "#", "- "))]
+        assert not [line for lines in paragraphs for line in lines if len(line) > 120]
+        # Nor is a line broken early: the next word would not fit.
+        early = [(a, b) for lines in paragraphs for a, b in pairwise(lines) if len(a) + 1 + len(b.split()[0]) <= 120]
+        assert not early
+
+
+# What a project's README says of each part, and nothing of it without the part.
+SAID = {
+    "dashboard": ["**HParams**", "src/leafnet/dashboard/"],
+    "deploy": [
+        *("`POST /predict`", "`GET /info`", "LEAFNET_API_KEY", "reverse proxy", "--workers"),
+        *("--format torchscript", "docker build", "leafnet serve"),
+    ],
+    "ensemble": ["EnsembleClassifier"],
+    "images": ["ImageFolderDataModule", "--data.predict new_photos"],
+    "notebooks": [".[notebooks]", "notebooks/01_tensors_and_autograd.ipynb"],
+    "report": ["report.html"],
+    "runlist": ["leafnet runs compare"],
+    "tables": ["table_mlp.yaml", "--data.predict new_customers.csv", "data frames"],
+    "transfer": ["TransferClassifier", "unfreeze_epoch"],
+    "trials": ["--overfit", "--find_lr", "overfit_batch"],
+}
+
+
+@SHAPES
+def test_the_readme_says_what_there_is_and_no_more(without: tuple[str, ...]) -> None:
+    readme = write(without)["README.md"]
+    for word in (
+        "make docs",
+        "make coverage",
+        "--run_name",
+        ".devcontainer/",
+        "a recipe, or numbers instead of classes",
+    ):
+        assert word in readme
+    assert SAID.keys() == PARTS.keys()
+    for part, words in SAID.items():
+        assert [word for word in words if (word in readme) == (part in without)] == []
+
+
+def test_the_readme_lists_the_notebooks_that_there_are() -> None:
+    for without in (ALL, ("trials",), ("deploy", "images")):
+        project = write(without)
+        listed = re.findall(r"^\| \[\d\d\]\((\S+)\)", project["README.md"], re.MULTILINE)
+        assert listed == [path for path in project if path.endswith(".ipynb")]
+
+
+def test_guides_tell_of_parts_that_there_are() -> None:
+    words = ("report", "confusion", "trial", "server", "finder", "list of runs")
+    whole, least = (write(without)["docs/your-own.md"] for without in (ALL, MINIMAL))
+    assert [word for word in words if word not in whole] == [word for word in words if word in least] == []
 
 
 def test_notebooks_of_a_whole_project_are_as_they_were() -> None:
     for path, text in write(ALL).items():
         if path.endswith(".ipynb"):
             ours = (repository.ROOT / path).read_text(encoding="utf-8")
-            assert text == ours.replace("KINDLING", "LEAFNET").replace("Kindling", "Leafnet").replace("kindling", "leafnet")
+            assert text == ours.replace("KINDLING", "LEAFNET").replace("Kindling", "Leafnet").replace(
+                "kindling", "leafnet"
+            )

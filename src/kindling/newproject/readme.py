@@ -1,29 +1,40 @@
 """The README of a new project."""
 
 import re
-from collections.abc import Collection
+from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import Path
 
 from kindling.newproject.rewrite import Project
+from kindling.newproject.texts import blocks, fill, marked, without_lessons
 
 TEMPLATE = Path(__file__).with_name("readme.md")
 
 
 def readme(ours: str, project: Project) -> str:
-    """Fills in readme.md, which is written with the template's own name.
+    """Fills in readme.md, which is written with the template's own name and marked for the parts.
 
-    In it, a line that begins with `{deploy} `, and what stands between the lines `{deploy}` and `{}`, is for projects
-    with that part. `[[word]]` stands for the Python code in our own README that has the word.
+    In it, `[[words]]` on a line of its own stands for what our own README has under the heading of these words, or else
+    for the paragraph, table or block of code there that has them.
 
     Args:
         ours: The README of the template.
         project: The project.
     """
-    text = without_parts(TEMPLATE.read_text(encoding="utf-8"), project.without)
-    codes = re.findall(r"```python\n.*?```", ours, flags=re.DOTALL)
-    text = re.sub(r"\[\[(\w+)\]\]", lambda found: next(code for code in codes if found[1] in code), text)
+    there = blocks(marked(ours, project.without))
+    text = marked(TEMPLATE.read_text(encoding="utf-8"), project.without)
+    text = re.sub(r"^\[\[(.+)\]\]$", lambda found: passage(there, found[1]), text, flags=re.MULTILINE)
+    text = fill(project.rename(without_lessons(text, project.without)))
     text = project.rename(text).replace("DESCRIPTION", project.description).replace("AUTHOR", project.author)
     return in_columns(text).replace("TEMPLATE", f"Kindling {project.version}")
+
+
+def passage(ours: Sequence[str], words: str) -> str:
+    """What stands under a heading, up to the next one; or the block that has some words."""
+    for place, block in enumerate(ours, 1):
+        if re.fullmatch(rf"#+ {re.escape(words)}", block):
+            return "\n\n".join(takewhile(lambda block: not block.startswith("#"), ours[place:]))
+    return next(block for block in ours if words in block)
 
 
 def in_columns(text: str) -> str:
@@ -31,16 +42,3 @@ def in_columns(text: str) -> str:
     listed = re.compile(r"^(src/\S+|\w+/) {2,}", re.MULTILINE)
     width = max(len(found[1]) for found in listed.finditer(text)) + 3
     return listed.sub(lambda found: found[1].ljust(width), text)
-
-
-def without_parts(text: str, without: Collection[str]) -> str:
-    """The text for a project without some parts."""
-    lines, shown = [], True
-    for line in text.splitlines():
-        marked = re.match(r"\{([a-z,]*)\}( ?)", line)
-        is_there = not marked or not {*marked[1].split(",")} & {*without}
-        if marked and not marked[2]:
-            shown = is_there
-        elif shown and is_there:
-            lines.append(line.removeprefix(marked[0]) if marked else line)
-    return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip() + "\n"

@@ -13,7 +13,7 @@ _BLOCK = re.compile(rf"<!-- (?:{_PARTS} )?-->")
 _WORDS = re.compile(rf"<!-- {_PARTS} -->(.*?)<!-- -->")
 _LINE = re.compile(rf" *<!-- {_PARTS} -->")
 _LESSON = re.compile(r"\b\d\d_\w+\.ipynb\b")
-_PARAGRAPH = re.compile(r"^```.*?^```$|(?:^[^\n]+\n?)+", re.MULTILINE | re.DOTALL)
+_PASSAGE = re.compile(r"^```.*?^```$|(?:^[^\n]+\n?)+", re.MULTILINE | re.DOTALL)
 _NO_PROSE = re.compile(r"[|#!<>]|[-*] |\d+\. |```")
 
 
@@ -73,9 +73,14 @@ def _notebook(text: str, without: Collection[str]) -> str:
     return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
 
 
+def blocks(text: str) -> list[str]:
+    """The headings, paragraphs, tables, lists and blocks of code of a page."""
+    return [block.rstrip("\n") for block in _PASSAGE.findall(text)]
+
+
 def fill(text: str) -> str:
     """Wraps the paragraphs of a page anew; code, tables and lists stay as they are."""
-    return _PARAGRAPH.sub(lambda found: found[0] if _NO_PROSE.match(found[0]) else _wrap(found[0]), text)
+    return _PASSAGE.sub(lambda found: found[0] if _NO_PROSE.match(found[0]) else _wrap(found[0]), text)
 
 
 def _wrap(paragraph: str) -> str:
