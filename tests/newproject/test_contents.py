@@ -1,10 +1,12 @@
 """What the files of a new project say: nothing of what it does without."""
 
+import ast
 import json
 import re
 from collections.abc import Iterator, Mapping
 from functools import cache
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
@@ -117,6 +119,27 @@ def test_guides_tell_of_parts_that_there_are() -> None:
     words = ("report", "confusion", "trial", "server", "finder", "list of runs")
     whole, least = (write(without)["docs/your-own.md"] for without in (ALL, MINIMAL))
     assert [word for word in words if word not in whole] == [word for word in words if word in least] == []
+
+
+def imported(program: str, package: str) -> Iterator[str]:
+    """The modules that a program names: in an import, or in a string that is imported when it is needed."""
+    for node in ast.walk(ast.parse(program)):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            yield from (node.module, *(f"{node.module}.{name.name}" for name in node.names))
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield from (node.value, f"{package}.{node.value}")
+
+
+@SHAPES
+def test_each_module_is_used(without: tuple[str, ...]) -> None:
+    modules = {
+        ".".join(Path(path).relative_to("src").with_suffix("").parts): text
+        for path, text in write(without).items()
+        if path.startswith("src/") and path.endswith(".py")
+    }
+    used = {name for module, text in modules.items() for name in imported(text, "leafnet") if name != module}
+    idle = {module for module in {*modules} - used if not module.endswith(".__init__")}
+    assert idle - {"leafnet.__main__", "leafnet.deploy.handler"} == set()  # the second is what TorchServe runs
 
 
 def test_notebooks_of_a_whole_project_are_as_they_were() -> None:

@@ -24,7 +24,10 @@ class Part(NamedTuple):
 PARTS = {
     "dashboard": Part(("src/kindling/dashboard/*", "tests/dashboard/*", "notebooks/06_*")),
     "deploy": Part(
-        ("src/kindling/deploy/*", "tests/deploy/*", "notebooks/07_*", "Dockerfile", ".dockerignore"),
+        (
+            *("src/kindling/deploy/*", "src/kindling/commands.py", "tests/deploy/*", "notebooks/07_*"),
+            *("Dockerfile", ".dockerignore"),
+        ),
         ("export", "serve", "torchserve"),
         ("model_archiver", "onnxruntime"),
     ),
@@ -63,8 +66,11 @@ PARTS = {
     "trials": Part(("src/kindling/trials/*", "tests/trials/*", "notebooks/06_*")),
 }
 
-# What two parts use, a package and a file, goes with the last of them.
-SHARED = {("dashboard", "deploy"): ("selenium", "scripts/browser.py")}
+# What several parts use goes with the last of them.
+SHARED = {
+    ("dashboard", "deploy"): Part(("scripts/browser.py",), packages=("selenium",)),
+    ("dashboard", "report"): Part(("src/kindling/answers.py", "src/kindling/pictures.py")),
+}
 
 # What is about the template itself.
 TEMPLATE = (
@@ -95,18 +101,21 @@ def goes(file: str, without: Collection[str]) -> bool:
         file: Its path in the repository, with slashes.
         without: The parts that are left out.
     """
-    patterns = [*TEMPLATE, *(pattern for part in without for pattern in PARTS[part].files)]
-    patterns += [shared for parts, (_, shared) in SHARED.items() if {*parts} <= {*without}]
+    patterns = [*TEMPLATE, *(pattern for part in _gone(without) for pattern in part.files)]
     return any(fnmatch(file, pattern) for pattern in patterns)
 
 
 def packages(without: Collection[str]) -> list[str]:
     """What nothing imports any more, as pyproject.toml and mypy name it."""
-    shared = [package for parts, (package, _) in SHARED.items() if {*parts} <= {*without}]
     # The first one reads the template's own README in a test.
-    return ["markdown-it-py", *(package for part in without for package in PARTS[part].packages), *shared]
+    return ["markdown-it-py", *(package for part in _gone(without) for package in part.packages)]
 
 
 def extras(without: Collection[str]) -> list[str]:
     """What there is no more to be installed with."""
-    return [extra for part in without for extra in PARTS[part].extras]
+    return [extra for part in _gone(without) for extra in part.extras]
+
+
+def _gone(without: Collection[str]) -> list[Part]:
+    shared = [part for parts, part in SHARED.items() if {*parts} <= {*without}]
+    return [*(PARTS[name] for name in without), *shared]
