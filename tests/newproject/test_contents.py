@@ -149,3 +149,15 @@ def test_notebooks_of_a_whole_project_are_as_they_were() -> None:
             assert text == ours.replace("KINDLING", "LEAFNET").replace("Kindling", "Leafnet").replace(
                 "kindling", "leafnet"
             )
+
+
+@pytest.mark.parametrize(
+    "description", ["Leaves.", '"Leaves", "told" apart: "oak"', r"\d+ leaves \ ", 'Kindling"""s leaves', "leaf " * 80]
+)
+def test_the_package_says_what_it_is(description: str) -> None:
+    said = ast.get_docstring(ast.parse(write(ALL, description=description.strip())["src/leafnet/__init__.py"]))
+    assert said is not None
+    name, text = said.split("\n\n")
+    assert name == "Leafnet."
+    assert text.replace("\n", " ") == description.strip().replace('"""', "'''")
+    assert max(map(len, text.splitlines())) <= 120

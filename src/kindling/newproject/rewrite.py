@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 
 from kindling.newproject.names import title
 from kindling.newproject.pyproject import with_author, with_longer_lines, without_parts
-from kindling.newproject.texts import adapt, fill
+from kindling.newproject.texts import adapt, docstring, fill
 
 
 @dataclass(frozen=True)
@@ -53,13 +53,15 @@ def rewrite(texts: Mapping[str, str], gone: Collection[str], project: Project) -
     """
     changed = {path: adapt(path, text, project.without) for path, text in unlisted(texts, gone).items()}
     init = "src/kindling/__init__.py"
-    changed[init] = re.sub(r'^""".*?"""', '"""Kindling."""', changed[init], flags=re.DOTALL)
     changed[init] = re.sub(r'^__version__ = ".*"', '__version__ = "0.1.0"', changed[init], flags=re.MULTILINE)
     build = without_parts(changed["pyproject.toml"], gone, project.without)
     if len(project.package) > len("kindling"):
         build = with_longer_lines(build)
     written = {project.rename(path): project.rename(text) for path, text in changed.items()}
     written |= {path: fill(text) for path, text in written.items() if path.endswith(".md")}
+    init = project.rename(init)
+    head = docstring(title(project.package), project.description)
+    written[init] = re.sub(r'^""".*?"""', lambda _: head, written[init], flags=re.DOTALL)
     written["pyproject.toml"] = with_author(project.rename(build), project.description, project.author, project.email)
     copyright_line = f"Copyright (c) {project.year} {project.author}"
     written["LICENSE"] = re.sub(r"^Copyright.*", lambda _: copyright_line, texts["LICENSE"], flags=re.MULTILINE)

@@ -73,6 +73,13 @@ def _notebook(text: str, without: Collection[str]) -> str:
     return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
 
 
+def docstring(name: str, description: str) -> str:
+    """A name and a description, whatever is in it, as the docstring of a module."""
+    text = textwrap.fill(description.replace('"""', "'''"), 120)
+    raw = "r" if "\\" in text else ""
+    return f'{raw}"""{name}.\n\n{text}\n"""'
+
+
 def blocks(text: str) -> list[str]:
     """The headings, paragraphs, tables, lists and blocks of code of a page."""
     return [block.rstrip("\n") for block in _PASSAGE.findall(text)]
