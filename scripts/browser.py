@@ -1,4 +1,4 @@
-"""TensorBoard in a headless Chromium, for tests and screenshots."""
+"""A headless Chromium, and TensorBoard in it."""
 
 import re
 import shutil

@@ -16,7 +16,7 @@ RECIPES = sorted(path.relative_to(CONFIGS.parent) for path in CONFIGS.glob("*.ya
 OVERLAYS = sorted(path.relative_to(CONFIGS.parent) for path in CONFIGS.glob("*/*.yaml"))
 
 
-# The README's figures are means of five seeds; one keeps the tests short.
+# The accuracies are means of five seeds; one keeps the tests short.
 SEEDS = range(5 if "KINDLING_DATA_DIR" in os.environ else 1)
 
 

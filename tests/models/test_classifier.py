@@ -34,7 +34,7 @@ def column(name: str, run: Path = RUN) -> list[float]:
         return [float(row[name]) for row in csv.DictReader(file) if row[name]]
 
 
-def test_networks_have_the_tutorials_sizes() -> None:
+def test_networks_have_as_many_parameters_as_were_counted_by_hand() -> None:
     assert parameters(MLPClassifier(hidden=(128,), **MNIST)) == 101_770
     assert parameters(CNNClassifier(channels=(32, 64), hidden=128, batch_norm=False, **MNIST)) == 225_034
 
