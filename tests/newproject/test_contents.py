@@ -3,12 +3,15 @@
 import ast
 import json
 import re
+import sys
+import tomllib
 from collections.abc import Iterator, Mapping
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from markdown_it import MarkdownIt
 
 from kindling.newproject import command, repository
 from kindling.newproject.parts import PARTS
@@ -140,6 +143,63 @@ def test_each_module_is_used(without: tuple[str, ...]) -> None:
     used = {name for module, text in modules.items() for name in imported(text, "leafnet") if name != module}
     idle = {module for module in {*modules} - used if not module.endswith(".__init__")}
     assert idle - {"leafnet.__main__", "leafnet.deploy.handler"} == set()  # the second is what TorchServe runs
+
+
+@SHAPES
+def test_settings_are_of_what_there_is(without: tuple[str, ...]) -> None:
+    project = write(without)
+    assert ("apt-get" in project[".ci/run"]) == (not {"dashboard", "deploy"} <= {*without})
+    assert project[".ci/run"].splitlines()[-3:] == ["make lint", "make docs", "make test"]
+    build = tomllib.loads(project["pyproject.toml"])
+    assert ("notebooks/*" in build["tool"]["ruff"]["lint"]["per-file-ignores"]) == ("notebooks" not in without)
+    assert ("untyped_calls_exclude" in build["tool"]["mypy"]) == ("notebooks" not in without)
+
+
+# What is imported under another name than it is installed under, or comes with something else.
+NAMES = {"PIL": "pillow", "sklearn": "scikit_learn", "yaml": "pyyaml", "model_archiver": "torch_model_archiver"}
+NAMES |= {"IPython": "ipykernel", "nbformat": "nbclient", "scipy": "scikit_learn"}
+
+
+@SHAPES
+def test_all_that_is_imported_is_installed(without: tuple[str, ...]) -> None:
+    """By the package with all of its parts, by tests with `dev`, by notebooks with `notebooks`."""
+    project = write(without)
+    build = tomllib.loads(project["pyproject.toml"])["project"]
+    needs = {"": build["dependencies"]} | build["optional-dependencies"]
+
+    def installed(extra: str) -> set[str]:
+        own = {
+            name
+            for line in needs[extra]
+            for names in re.findall(r"^leafnet\[(.*)\]", line)
+            for name in names.split(",")
+        }
+        names = {re.split(r"[\[><=;]", line)[0].replace("-", "_").lower() for line in needs[extra]}
+        return names.union(*map(installed, own))
+
+    own = {Path(path).stem for path in project if path.endswith(".py")} | {"leafnet"}
+    for path, text in project.items():
+        if path.endswith((".py", ".ipynb")):
+            extra = "notebooks" if path.startswith("notebooks") else "dev"
+            imported = {
+                *re.findall(r"^[ \"]*(?:import|from) (\w+)(?:\.\w+)*(?: import | as |\n|$|\\n)", text, re.MULTILINE)
+            }
+            wanted = {NAMES.get(name, name) for name in imported - own - {*sys.stdlib_module_names}}
+            assert wanted <= installed("") | installed(extra), path
+    assert "leafnet[]" not in project["pyproject.toml"]
+    assert ("pandas" in installed("")) == ("tables" not in without)
+    assert project["pyproject.toml"].count('"pyarrow') == ("tables" not in without)
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/your-own.md"])
+def test_readers_do_not_see_the_marks(page: str) -> None:
+    """They are comments to Markdown, in a row of a table too, and none begins a line that goes on."""
+    text = (repository.ROOT / page).read_text(encoding="utf-8")
+    assert text.count("<!-- -->") > 3
+    shown = MarkdownIt().enable("table").render(text)
+    assert "&lt;!--" not in shown
+    assert shown.count("<table>") == len(re.findall(r"^\|[-|]+\|$", text, re.MULTILINE))
+    assert not re.search(r"^<!-- .*-->.", text, re.MULTILINE)
 
 
 def test_notebooks_of_a_whole_project_are_as_they_were() -> None:

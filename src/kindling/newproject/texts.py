@@ -8,7 +8,7 @@ from collections.abc import Collection
 from kindling.newproject.parts import PARTS, goes
 
 _PART = f"(?:{'|'.join([*PARTS, 'template'])})"  # what is for the template alone is for no project
-_PARTS = f"({_PART}(?:(?:, | or ){_PART})*)"
+_PARTS = f"({_PART}(?: or {_PART})*)"
 _BLOCK = re.compile(rf"<!-- (?:{_PARTS} )?-->")
 _WORDS = re.compile(rf"<!-- {_PARTS} -->(.*?)<!-- -->")
 _LINE = re.compile(rf" *<!-- {_PARTS} -->")
@@ -23,12 +23,12 @@ def adapt(path: str, text: str, without: Collection[str]) -> str:
         return _notebook(text, without)
     if path.endswith(".md"):
         return marked(text, without)
-    return commented(text, without) if path in (".gitignore", ".ci/run", "pyproject.toml") else text
+    return commented(text, without) if path in (".ci/run", "pyproject.toml") else text
 
 
 def _is_there(parts: str, without: Collection[str]) -> bool:
-    """Whether a project has `deploy`; of `images, tables` both; of `images or tables` one."""
-    return any(not {*both.split(", ")} & {*without, "template"} for both in parts.split(" or "))
+    """Whether a project has one of the parts, of `images or tables` for example."""
+    return not {*parts.split(" or ")} <= {*without, "template"}
 
 
 def marked(text: str, without: Collection[str]) -> str:
@@ -75,7 +75,7 @@ def _notebook(text: str, without: Collection[str]) -> str:
 
 def docstring(name: str, description: str) -> str:
     """A name and a description, whatever is in it, as the docstring of a module."""
-    text = textwrap.fill(description.replace('"""', "'''"), 120)
+    text = textwrap.fill(description.replace('"""', "'''"), 120, break_on_hyphens=False)
     raw = "r" if "\\" in text else ""
     return f'{raw}"""{name}.\n\n{text}\n"""'
 
