@@ -20,9 +20,8 @@ def without_parts(text: str, gone: Collection[str], without: Collection[str]) ->
         text = re.sub(rf"^{extra} = \[(\n(    .*\n)*\]|.*\]).*\n", "", text, flags=re.MULTILINE)
         text = re.sub(rf"(?<=kindling\[)(.*)\b{extra}\b,?", r"\1", text)
     text = text.replace(",]", "]")
-    text = re.sub(
-        r'^    "kindling(\[\])?",.*\n', "", text, flags=re.MULTILINE
-    )  # nothing is left that it asks of itself
+    # Nothing is left that it asks of itself.
+    text = re.sub(r'^    "kindling(\[\])?",.*\n', "", text, flags=re.MULTILINE)
     for package in packages(without):
         # Once: what an extra asks for beside, the notebooks, it still needs.
         text = re.sub(rf'^    "{re.escape(package)}\b.*\n', "", text, count=1, flags=re.MULTILINE)
