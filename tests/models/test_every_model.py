@@ -74,4 +74,4 @@ def test_it_trains_loads_predicts_and_exports(
     if find_spec("kindling.deploy"):
         monkeypatch.setattr("kindling.deploy.proof.SECONDS", 0.02)
         result = kindling("export", "--ckpt_path", RUN)  # compares what it writes with the checkpoint
-        assert (result.code, (RUN / "export/model.onnx").exists()) == ((0, True) if model.classifies else (1, False))
+        assert (result.code, (RUN / "export/model.onnx").exists()) == (0, True), result.err
