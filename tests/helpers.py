@@ -350,6 +350,22 @@ class NoSpaceLeft(Callback):
         raise OSError(28, "No space left on device")
 
 
+class Recurrent(Classifier):
+    """Takes sequences, as many a network of one's own does, and no images."""
+
+    def __init__(self, **recipe: Any) -> None:
+        super().__init__(**recipe)
+        self.network = nn.GRU(28, 10)
+
+
+class TwoOutputs(Classifier):
+    """Does not ask how many classes there are."""
+
+    def __init__(self, **recipe: Any) -> None:
+        super().__init__(**recipe)
+        self.network = nn.Sequential(nn.Flatten(), nn.LazyLinear(2))
+
+
 class Detached(MLPClassifier):
     """Cuts its answers off from the weights."""
 

@@ -106,6 +106,10 @@ USAGE = {
 VALUES = {
     (*QUICK, "--data.batch_size", "-3"): ["batch_size must be at least 1, not -3"],
     (*QUICK, "--trainer.max_epochs", "0"): ["--trainer.max_epochs 0", "at least 1"],
+    (*QUICK, "--trainer.max_steps", "0"): ["--trainer.max_steps 0", "at least 1"],
+    (*QUICK, "--trainer.limit_train_batches", "0"): ["--trainer.limit_train_batches 0", "at least 1"],
+    (*QUICK, "--model", "helpers.Recurrent"): ["Recurrent does not take inputs of shape (1, 28, 28): ", "2D", "3D"],
+    (*QUICK, "--model", "helpers.TwoOutputs"): ["TwoOutputs must give logits (N, num_classes)", "(1, 10), not (1, 2)"],
     (*QUICK, "--data.val_split", "50000"): ["val_split=50000", "4000 training samples"],
     (*QUICK, "--model.dropout", "1.5"): ["dropout", "1.5"],
     (*QUICK, "--model.hidden", "-3"): ["hidden", "-3"],

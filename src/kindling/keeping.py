@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from lightning.pytorch import Callback
 from lightning.pytorch.loggers import Logger
@@ -49,25 +49,25 @@ class KeptRun:
         Raises:
             ValueError: If another process trains there.
         """
-        path, is_new, source = None, True, checkpoint
         if checkpoint and checkpoint.parts[-2:] == ("checkpoints", "last.ckpt"):
-            path, is_new, source = run_of(checkpoint), False, None
+            path, is_new, began_from = run_of(checkpoint), False, None
             rank_zero_only(check_is_free)(path)
-        # The other processes of a distributed run write nothing: Lightning tells them where the first one writes.
-        path = path or rank_zero_only(new_run)(name) or RUNS / name
-        recipe = recipe_name(configs) or (Record.read(run_of(source)).recipe if source else path.parent.name)
-        return cls(path, is_new, checkpoint, RunRecord(path, recipe, command, source or ""), ExactResume(path))
+        else:
+            # The other processes of a distributed run write nothing: Lightning tells them where the first one writes.
+            path, is_new, began_from = rank_zero_only(new_run)(name) or RUNS / name, True, checkpoint
+        recipe = recipe_name(configs) or (Record.read(run_of(began_from)).recipe if began_from else path.parent.name)
+        return cls(path, is_new, checkpoint, RunRecord(path, recipe, command, began_from or ""), ExactResume(path))
 
     def callbacks(self) -> list[Callback]:
         """What writes into the folder while it trains."""
         return [self.record, StepFigures(), TrainingHistory(self.path), self.resume, SpeedHint()]
 
-    def loggers(self, others: Any) -> list[Logger]:
-        """The loggers of the run, and those that were asked for: one or several; none at all where that is False."""
-        if others is False:
+    def loggers(self, asked: list[Logger] | Logger | bool | None) -> list[Logger]:
+        """The loggers of the run, and those that were asked for; none at all where that is False."""
+        if asked is False:
             return []
-        asked = others if isinstance(others, list) else [others] if isinstance(others, Logger) else []
-        return run_loggers(self.path, None if self.is_new else self.checkpoint) + asked
+        others = asked if isinstance(asked, list) else [asked] if isinstance(asked, Logger) else []
+        return run_loggers(self.path, None if self.is_new else self.checkpoint) + others
 
     @rank_zero_only
     def tidy_up(self, began: bool) -> None:

@@ -2,6 +2,7 @@
 
 import sys
 from argparse import SUPPRESS
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
@@ -88,6 +89,24 @@ def add_fit_options(parser: LightningArgumentParser) -> None:
     parser.add_argument("--test_after_fit", type=bool, default=True, help=TEST_AFTER_FIT)
     for flag, text in FLAGS.items():
         parser.add_argument(f"--{flag}", action="store_true", help=text)
+
+
+def check_amounts(command: str, trainer: Mapping[str, Any], tests: bool, trains: bool) -> None:
+    """Raises ValueError where nothing would be trained or measured.
+
+    Args:
+        command: fit, validate, test or predict.
+        trainer: Options of the Trainer.
+        tests: Whether `fit` tests at its end.
+        trains: Whether there is something to train.
+    """
+    measured = {"fit": "test", "validate": "val"}.get(command, command)
+    if trainer[f"limit_{measured}_batches"] == 0 and tests:
+        way_out = "--test_after_fit false" if command == "fit" else "at least 1"
+        raise ValueError(f"no batch is left by --trainer.limit_{measured}_batches 0: ask for {way_out}")
+    for name in ("max_epochs", "max_steps", "limit_train_batches"):
+        if command == "fit" and trains and trainer[name] == 0:
+            raise ValueError(f"nothing is trained by --trainer.{name} 0: ask for at least 1")
 
 
 class ReadableParser(LightningArgumentParser):

@@ -16,7 +16,7 @@ from kindling import __version__
 from kindling.data.decode import read_image
 from kindling.data.listing import image_files
 from kindling.inputs import as_float, fit_image, from_numbers
-from kindling.models.trained import load_model
+from kindling.models.trained import load_classifier
 from kindling.parts import part
 from kindling.runs import find_checkpoint, read_checkpoint, run_of
 from kindling.wording import listed
@@ -36,6 +36,7 @@ class ModelCard:
         input_shape: Shape of a sample: (C, H, W) or (F,).
         columns: Of a table, how its columns become features: see `kindling.data.columns`.
         metrics: Figures of the test of its run, where there was one; None for those that are not a number.
+        classifies: Whether it predicts classes, and not numbers.
         kindling: Version that wrote this.
     """
 
@@ -44,6 +45,7 @@ class ModelCard:
     input_shape: tuple[int, ...]
     columns: list[dict[str, Any]] | None = None
     metrics: dict[str, float | None] = field(default_factory=dict)
+    classifies: bool = True
     kindling: str = __version__
 
     def as_dict(self) -> dict[str, Any]:
@@ -154,10 +156,10 @@ def load(where: str | Path = "best", device: str = "cpu") -> Predictor:
 
     Raises:
         FileNotFoundError: If there is no such checkpoint.
-        ValueError: If it is no checkpoint of Kindling, or has not been trained.
+        ValueError: If it is no checkpoint of Kindling, has not been trained, or predicts no classes.
     """
     path = find_checkpoint(where)
-    model = load_model(path).to(device)
+    model = load_classifier(path).to(device)
 
     @torch.inference_mode()
     def compute(inputs: Tensor) -> Tensor:

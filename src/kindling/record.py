@@ -157,8 +157,8 @@ def _from_files(run: Path) -> dict[str, Any]:
 
 
 def is_lower_better(figure: str) -> bool:
-    """Whether less of a figure is better."""
-    return figure.endswith("loss")
+    """Whether less of a figure is better, as far as its name tells."""
+    return figure.endswith(("loss", "error", "mae", "mse"))
 
 
 def check_is_free(run: Path) -> None:

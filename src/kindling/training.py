@@ -24,8 +24,9 @@ from kindling.errors import UsageError, one_line
 from kindling.keeping import KeptRun
 from kindling.memory import keep_freed_memory
 from kindling.models import Classifier
+from kindling.models.check import check_network
 from kindling.models.trained import check_trained
-from kindling.options import TRIALS, ReadableParser, add_fit_options
+from kindling.options import TRIALS, ReadableParser, add_fit_options, check_amounts
 from kindling.outputs import write_predicted, write_test
 from kindling.parts import part
 from kindling.runs import RUNS, find_checkpoint, read_checkpoint
@@ -63,7 +64,7 @@ class KindlingCLI(LightningCLI):
         self.typed = shlex.join(["kindling", command, *options])
         self.checkpoint: Path | None = None
         self.run: KeptRun | None = None
-        self.tested = CollectTest()
+        self.collected = CollectTest()
         super().__init__(
             Classifier,
             ClassificationDataModule,
@@ -138,8 +139,8 @@ class KindlingCLI(LightningCLI):
                 check_goes_on(self.checkpoint, self.config["fit"]["trainer"]["max_epochs"])
         elif self.checkpoint:
             check_trained(self.checkpoint, read_checkpoint(self.checkpoint))
-        self._check_amounts()
         config = self.config_init[self.command]["trainer"]
+        check_amounts(self.command, config, self.config[self.command].get("test_after_fit", True), self._is_trainable)
         callbacks: list[Callback] = [] if config["enable_progress_bar"] is False else [ProgressBar()]
         kwargs["logger"] = False
         if self.command == "fit":
@@ -150,30 +151,20 @@ class KindlingCLI(LightningCLI):
             kwargs |= {"default_root_dir": self.run.path, "logger": self.run.loggers(config["logger"])}
             callbacks += self.run.callbacks()
             if DASHBOARD and kwargs["logger"]:
-                self.tested = DASHBOARD.Dashboard()
+                self.collected = DASHBOARD.Dashboard()
             if self.config["fit"]["profile"]:
                 kwargs["profiler"] = rank_zero_only(EpochProfiler)(self.run.path)
                 self.config["fit"]["profile"] = False  # what repeats or continues the run is not profiled too
         else:
             self.save_config_callback = None
             if DASHBOARD and self.command == "test" and self.checkpoint and not config["fast_dev_run"]:
-                self.tested = DASHBOARD.dashboard_of(self.checkpoint) or self.tested
-        self.trainer_defaults["callbacks"] = [*callbacks, self.tested]
+                self.collected = DASHBOARD.dashboard_of(self.checkpoint) or self.collected
+        self.trainer_defaults["callbacks"] = [*callbacks, self.collected]
         try:
             return super().instantiate_trainer(**kwargs)
         except Exception:
             self._tidy_up()
             raise
-
-    def _check_amounts(self) -> None:
-        """Raises ValueError where nothing would be trained or measured."""
-        config = self.config_init[self.command]["trainer"]
-        measured = {"fit": "test", "validate": "val"}.get(self.command, self.command)
-        if config[f"limit_{measured}_batches"] == 0 and self.config[self.command].get("test_after_fit", True):
-            way_out = "--test_after_fit false" if self.command == "fit" else "at least 1"
-            raise ValueError(f"no batch is left by --trainer.limit_{measured}_batches 0: ask for {way_out}")
-        if self.command == "fit" and config["max_epochs"] == 0 and self._is_trainable:
-            raise ValueError("nothing is trained by --trainer.max_epochs 0: ask for at least 1")
 
     def _open_run(self) -> KeptRun:
         name = self._run_name()
@@ -190,7 +181,7 @@ class KindlingCLI(LightningCLI):
     def fit(self, **kwargs: Any) -> None:
         """Trains, then tests the best checkpoint."""
         try:
-            self.model.materialize()
+            check_network(self.model)
             if self._is_trial:
                 self._try_out()
                 return
@@ -215,7 +206,7 @@ class KindlingCLI(LightningCLI):
             say("trained to the end; test it with: " + as_typed("kindling", "test --ckpt_path", self.run.path))
             return
         if self.config[self.command]["test_after_fit"]:
-            tested = self._keeper.best_model_path or f"{self._keeper.dirpath}/last.ckpt"
+            tested = self._best.best_model_path or f"{self._best.dirpath}/last.ckpt"
             self.test(**kwargs | {"ckpt_path": tested if self.run else None})
         if self.run:
             say_next(self.trainer, self.run.path, self._is_trainable)
@@ -223,7 +214,7 @@ class KindlingCLI(LightningCLI):
     @property
     def _is_trial(self) -> bool:
         """Whether a trial takes the place of the training."""
-        return bool(TRIALS and TRIALS.wanted(self.config["fit"]))
+        return bool(TRIALS and self.command == "fit" and TRIALS.wanted(self.config["fit"]))
 
     def _try_out(self) -> None:
         assert TRIALS
@@ -245,12 +236,12 @@ class KindlingCLI(LightningCLI):
         metrics = self.trainer.validate(**kwargs | {"ckpt_path": None, "verbose": False})[0]
         say(results_table("validation split", metrics))
         if self.run:
-            self._keeper.best_model_path = f"{self._keeper.dirpath}/best.ckpt"
-            self.trainer.save_checkpoint(self._keeper.best_model_path)
+            self._best.best_model_path = f"{self._best.dirpath}/best.ckpt"
+            self.trainer.save_checkpoint(self._best.best_model_path)
             self.run.record.end_untrained(metrics)
 
     @property
-    def _keeper(self) -> ModelCheckpoint:
+    def _best(self) -> ModelCheckpoint:
         assert isinstance(self.trainer.checkpoint_callback, ModelCheckpoint)
         return self.trainer.checkpoint_callback
 
@@ -264,12 +255,12 @@ class KindlingCLI(LightningCLI):
         say(results_table(f"validation split, {self.checkpoint}", metrics))
 
     def test(self, **kwargs: Any) -> None:
-        """Measures the checkpoint on the test split and writes the report into its run folder."""
+        """Measures the checkpoint on the test split and writes what it found into its run folder."""
         checkpoint = kwargs["ckpt_path"] or (None if self.command == "fit" else self.checkpoint)
         metrics = self.trainer.test(**kwargs | {"ckpt_path": checkpoint, "verbose": False})[0]
         say(results_table(f"test split, {checkpoint or 'a few batches after a trial run'}", metrics))
         if checkpoint and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
-            report = write_test(Path(checkpoint), metrics, self.tested, self.model, self.datamodule, self.typed)
+            report = write_test(Path(checkpoint), metrics, self.collected, self.model, self.datamodule, self.typed)
             if report:
                 say(f"report: {report}")
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from conftest import TINY, Command
-from helpers import needs
+from helpers import SumRegressor, needs
 from kindling import load
 from kindling.deploy import formats
 from kindling.deploy.formats import FORMATS
@@ -111,6 +111,30 @@ def test_the_file_computes_what_the_checkpoint_does(kindling: Command, model: st
     assert {path.name for path in file.parent.iterdir()} - {"model.pt"} == {file.name, f"{file.name}.txt"} - {
         "model.pt"
     }
+
+
+def test_a_model_that_predicts_numbers_is_exported_too(kindling: Command) -> None:
+    fit = "--model helpers.SumRegressor --data helpers.NumbersDataModule --trainer.max_epochs 1 --run_name sum".split()
+    assert kindling("fit", *fit).code == 0
+    folder = Path("runs/sum/version_0/export")
+    for format in ("onnx", "torch_export", "torchscript"):
+        result = kindling("export", "--format", format)
+        assert result.code == 0, result.err
+    checkpoint = folder.with_name("checkpoints") / "best.ckpt"
+    model = SumRegressor.load_from_checkpoint(checkpoint, weights_only=True).eval()
+    for number in (1, 5, 300):
+        samples = torch.randn(number, *model.input_shape)
+        wanted = model(samples).detach()
+        session = onnxruntime.InferenceSession(folder / "model.onnx")
+        found = session.run(["predictions"], {"inputs": samples.numpy()})
+        found += torch.export.load(folder / "model.pt2").module()(samples)
+        found += torch.jit.load(folder / "model.pt")(samples)  # type: ignore[no-untyped-call]
+        for predictions in found:
+            torch.testing.assert_close(torch.as_tensor(predictions), wanted, rtol=1e-4, atol=1e-4)
+    result = kindling("export", "--format", "torchserve")
+    assert (result.code, "SumRegressor predicts numbers: --format onnx" in result.err) == (1, True)
+    result = kindling("serve", "--ckpt_path", folder / "model.onnx", "--port", "0")
+    assert (result.code, "model.onnx predicts numbers, and this takes classes" in result.err) == (1, True)
 
 
 def test_a_file_that_differs_is_not_written(kindling: Command, monkeypatch: pytest.MonkeyPatch) -> None:

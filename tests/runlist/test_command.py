@@ -48,6 +48,23 @@ def test_a_lower_loss_is_better(kindling: Command) -> None:
     assert listed(kindling("runs", "--sort", "val/loss").out) == order
 
 
+def test_models_without_an_accuracy_show_what_they_have(kindling: Command) -> None:
+    for number, mae in enumerate((0.5, 0.1, 0.3)):
+        run = make_run(f"runs/a/version_{number}", best={"epoch": 1, "val/loss": 0.2, "val/mae": mae, "val/r2": 0.9})
+        (run / "test_metrics.json").write_text(json.dumps({"test/loss": 0.2, "test/mae": mae + 0.1, "test/r2": 0.8}))
+    result = kindling("runs", "--sort", "val/mae")
+    assert result.out.split()[4:9] == ["val/loss", "val/mae", "test/mae", "time", "commit"]
+    assert listed(result.out) == [f"runs/a/version_{number}" for number in (0, 2, 1)]
+    assert result.out.splitlines()[-1].split()[2:5] == ["0.2000", "0.1000", "0.2000"]
+    make_run("runs/b/version_0", accuracy=0.7)
+    assert kindling("runs").out.split()[4:9] == ["val/loss", "val/accuracy", "val/mae", "test/mae", "time"]
+
+
+def test_the_column_that_is_sorted_is_shown(kindling: Command) -> None:
+    make_run("runs/a/version_0", best={"epoch": 1, "val/accuracy": 0.9, "val/f1": 0.8})
+    assert "  0.8000" in kindling("runs", "--sort", "val/f1").out
+
+
 def test_runs_of_the_past_and_broken_ones_are_listed_from_what_they_have(kindling: Command) -> None:
     for number, text in enumerate(("{", "[]", '{"best": 3, "epochs": "x", "seconds": [], "process": 1}', "\0", "")):
         (make_run(f"runs/a/version_{number}") / "run.json").write_text(text)

@@ -3,6 +3,7 @@
 import shutil
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -25,7 +26,7 @@ def export(
     format: Literal["onnx", "torch_export", "torchscript", "torchserve"] = "onnx",
     out: str | None = None,
 ) -> None:
-    """Writes a checkpoint as a file that takes raw inputs and gives probabilities and logits.
+    """Writes a checkpoint as a file that takes raw inputs and gives probabilities and logits, or numbers.
 
     Normalisation and softmax are inside, the batch may be of any size, and the file carries the names of the classes,
     the shape of the inputs and the figures of the test. It is compared with the checkpoint before it is kept.
@@ -43,7 +44,8 @@ def export(
         raise ValueError(f"out: a file of {format} is called *{chosen.suffix}, not {target.name}")
     if chosen.legacy:
         say(f"legacy: {chosen.legacy}; prefer --format onnx")
-    model, card = load_model(path), read_card(path)
+    model = load_model(path)
+    card = replace(read_card(path), classifies=model.classifies)
     samples = some_inputs(model, max(SIZES))
     portable = Portable(model).eval()
     with tempfile.TemporaryDirectory() as folder:

@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from kindling.deploy.extras import require
+from kindling.models import Classifier
 from kindling.predictor import ModelCard, Predictor
 
-Outputs = tuple[Tensor, Tensor]  # probabilities and logits, (N, classes) each
+Outputs = tuple[Tensor, ...]  # probabilities and logits, (N, classes) each; or the numbers predicted, (N,)
 Compute = Callable[[Tensor], Outputs]  # takes raw inputs (N, *input_shape)
 
 CARD = "card.json"  # in the formats of torch
@@ -27,20 +28,22 @@ BATCH = {"inputs": {0: "batch"}}  # may be of any size
 
 
 class Portable(nn.Module):
-    """A model with its softmax inside: raw inputs in, probabilities and logits out.
+    """A model with its softmax inside: raw inputs in, probabilities and logits out, or the numbers that it predicts.
 
     Args:
-        model: Takes raw inputs and gives logits (N, classes).
+        model: Takes raw inputs and gives logits (N, classes), or numbers (N,).
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: Classifier) -> None:
         super().__init__()
         self.model = model.requires_grad_(False)
+        self.classifies = model.classifies
+        self.outputs = ["probabilities", "logits"] if model.classifies else ["predictions"]
 
     @override
     def forward(self, inputs: Tensor) -> Outputs:
-        logits: Tensor = self.model(inputs)
-        return logits.softmax(dim=1), logits
+        said: Tensor = self.model(inputs)
+        return (said.softmax(dim=1), said) if self.classifies else (said,)
 
 
 class Format(NamedTuple):
@@ -67,7 +70,7 @@ def write_onnx(model: Portable, example: Tensor, card: ModelCard, path: Path) ->
         (example,),
         dynamo=True,
         input_names=["inputs"],
-        output_names=["probabilities", "logits"],
+        output_names=model.outputs,
         dynamic_shapes=BATCH,
         verbose=False,
     )
@@ -81,8 +84,7 @@ def read_onnx(path: Path) -> Compute:
     session = onnx_session(path)
 
     def compute(inputs: Tensor) -> Outputs:
-        probabilities, logits = session.run(["probabilities", "logits"], {"inputs": inputs.numpy()})
-        return torch.from_numpy(probabilities), torch.from_numpy(logits)
+        return tuple(map(torch.from_numpy, session.run(None, {"inputs": inputs.numpy()})))
 
     return compute
 
@@ -111,12 +113,14 @@ def load_onnx(path: Path) -> Predictor:
     """A predictor that computes with an exported file, as `kindling.load` gives one of a checkpoint.
 
     Raises:
-        ValueError: If the file was not exported by Kindling.
+        ValueError: If the file was not exported by Kindling, or predicts no classes.
     """
     session = onnx_session(path)
     card = {name: json.loads(value) for name, value in session.get_modelmeta().custom_metadata_map.items()}
     if "classes" not in card:
         raise ValueError(f"{path} was not written by kindling export: it does not name its classes")
+    if not card.get("classifies", True):  # files of earlier versions do not say
+        raise ValueError(f"{path} predicts numbers, and this takes classes: onnxruntime computes with it")
 
     def compute(inputs: Tensor) -> Tensor:
         return torch.from_numpy(session.run(["probabilities"], {"inputs": inputs.numpy()})[0])
@@ -170,6 +174,8 @@ CARRIED = ("inputs.py", "deploy/answer.py")
 def write_torchserve(model: Portable, example: Tensor, card: ModelCard, path: Path) -> None:
     """An archive for TorchServe: TorchScript, and a handler that takes numbers as JSON and image files."""
     require("torchserve", "model_archiver")
+    if not model.classifies:
+        raise ValueError(f"for TorchServe there are classes alone, and {card.model} predicts numbers: --format onnx")
     from model_archiver import ModelArchiver, ModelArchiverConfig
 
     package = Path(__file__).parents[1]

@@ -12,7 +12,7 @@ from torch import Tensor
 from kindling.deploy.formats import Compute
 
 SIZES = (1, 2, 7, 64)
-TOLERANCE = 1e-4  # of probabilities; of logits, as a share of the largest
+TOLERANCE = 1e-4  # of probabilities; of logits and numbers, as a share of the largest
 SECONDS = 0.5  # of each measurement
 
 
@@ -21,12 +21,13 @@ class Proof:
     """What was compared and measured.
 
     Attributes:
-        differences: By batch size, the largest difference of probabilities, and of logits as a share of the largest.
+        differences: By batch size, the largest difference of each output: of probabilities, and of logits or numbers
+            as a share of the largest.
         latency: Median milliseconds at batch 1: of the checkpoint, and of the file.
         throughput: Samples a second at batch 64: of the checkpoint, and of the file.
     """
 
-    differences: dict[int, tuple[float, float]]
+    differences: dict[int, list[float]]
     latency: tuple[float, float]
     throughput: tuple[float, float]
 
@@ -36,12 +37,12 @@ class Proof:
         table.add_column("")
         for column in ("checkpoint", name, "ratio"):
             table.add_column(column, justify="right")
-        for size, (probabilities, logits) in self.differences.items():
-            table.add_row(f"difference, batch {size}", "", f"{probabilities:.1e}, logits {logits:.1e}", "")
+        for size, found in self.differences.items():
+            table.add_row(f"difference, batch {size}", "", ", logits ".join(f"{each:.1e}" for each in found), "")
         rows = {"ms, batch 1": (self.latency, 2), f"samples/s, batch {max(SIZES)}": (self.throughput, 0)}
         for what, ((ours, theirs), digits) in rows.items():
             table.add_row(what, f"{ours:,.{digits}f}", f"{theirs:,.{digits}f}", f"{theirs / ours:.2f}")
-        table.caption = f"the largest difference may be {TOLERANCE:g} (of logits, of the largest logit)"
+        table.caption = f"the largest difference may be {TOLERANCE:g} (of logits and numbers, of the largest)"
         return table
 
 
@@ -50,7 +51,7 @@ def prove(model: Any, compute: Compute, samples: Tensor) -> Proof:
     """Compares what a file computes with its model.
 
     Args:
-        model: Takes raw inputs and gives probabilities and logits.
+        model: Takes raw inputs and gives probabilities and logits, or numbers.
         compute: The same, out of the file.
         samples: At least 64 inputs, shape (N, *input_shape).
 
@@ -72,14 +73,10 @@ def prove(model: Any, compute: Compute, samples: Tensor) -> Proof:
     )
 
 
-def difference(model: Any, compute: Compute, inputs: Tensor) -> tuple[float, float]:
-    """The largest difference of probabilities, and of logits as a share of the largest logit."""
-    (probabilities, logits), (their_probabilities, their_logits) = model(inputs), compute(inputs)
-    scale = max(1.0, logits.abs().max().item())
-    return (
-        (probabilities - their_probabilities).abs().max().item(),
-        (logits - their_logits).abs().max().item() / scale,
-    )
+def difference(model: Any, compute: Compute, inputs: Tensor) -> list[float]:
+    """The largest difference of each output, as a share of its largest value where that is more than 1."""
+    pairs = zip(model(inputs), compute(inputs), strict=True)
+    return [(ours - theirs).abs().max().item() / max(1.0, ours.abs().max().item()) for ours, theirs in pairs]
 
 
 def in_turns(model: Any, compute: Compute, inputs: Tensor) -> tuple[float, float]:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from kindling.models.classifier import Classifier
-from kindling.models.trained import build_model, is_model, load_model, read_model
+from kindling.models.trained import build_model, is_model, load_classifier, read_model
 from kindling.runs import find_checkpoint
 
 
@@ -73,4 +73,4 @@ def _member(checkpoint: str) -> tuple[str, Classifier]:
     if is_model(checkpoint):  # out of the ensemble's own checkpoint, which brings the weights
         return checkpoint, build_model(checkpoint)
     path = find_checkpoint(checkpoint)
-    return read_model(path)[0], load_model(path)
+    return read_model(path)[0], load_classifier(path)

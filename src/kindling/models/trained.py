@@ -60,17 +60,26 @@ def load_model(path: Path) -> Classifier:
     """The trained model of a checkpoint, on the CPU, ready to predict.
 
     Raises:
-        ValueError: If it is no checkpoint of Kindling, has not been trained, predicts no classes, or its model has
-            changed since.
+        ValueError: If it is no checkpoint of Kindling, has not been trained, or its model has changed since.
     """
     text, weights = read_model(path)
     model = build_model(text)
-    if not model.classifies:
-        name = type(model).__name__
-        raise ValueError(f"{name} predicts numbers, and this takes classes: {name}.load_from_checkpoint loads it")
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
         reason = str(error).splitlines()[1].strip()
         raise ValueError(f"{path} does not fit {type(model).__name__} as it is now: {reason}") from error
     return model.eval()
+
+
+def load_classifier(path: Path) -> Classifier:
+    """The same for what takes classes.
+
+    Raises:
+        ValueError: As `load_model`, and if the model predicts numbers.
+    """
+    model = load_model(path)
+    if not model.classifies:
+        name = type(model).__name__
+        raise ValueError(f"{name} predicts numbers, and this takes classes: {name}.load_from_checkpoint loads it")
+    return model

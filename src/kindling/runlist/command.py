@@ -44,7 +44,7 @@ def _list(options: Sequence[str]) -> None:
     if typed.sort:
         runs = sort_by(runs, typed.sort)
     if runs:
-        print(table(runs, None if not sys.stdout.isatty() else shutil.get_terminal_size().columns))
+        print(table(runs, shutil.get_terminal_size().columns if sys.stdout.isatty() else None, typed.sort))
     else:
         where = " ".join(map(str, typed.folders)) or RUNS
         say(f"no runs in {where} yet: " + as_typed("kindling", "fit --config configs/quickstart.yaml", "makes one"))

@@ -43,29 +43,42 @@ def commit(run: Run) -> str:
     return run.record.commit[:7] + "+" * (bool(run.record.commit) and run.record.changed)
 
 
-COLUMNS: dict[str, Callable[[Run], str]] = {
+BEFORE: dict[str, Callable[[Run], str]] = {
     "run": lambda run: str(run.path),
     "recipe": lambda run: run.record.recipe,
     "started": lambda run: local_time(run.record.started),
     "status": lambda run: run.status,
     "epochs": epochs,
-    **{name: lambda run, name=name: figure(run.figure(name)) for name in FIGURES},  # type: ignore[misc]
-    "time": lambda run: duration(run.record.seconds),
-    "commit": commit,
 }
-NUMBERS = {"epochs", "time", *FIGURES}
+AFTER: dict[str, Callable[[Run], str]] = {"time": lambda run: duration(run.record.seconds), "commit": commit}
+COLUMNS = (*BEFORE, *FIGURES, *AFTER)
+WORDS = ("run", "recipe", "started", "status", "commit")
 # A window that is too narrow does without these, in this order.
 SPARED = ("recipe", "commit", "time", "val/loss", "started", "epochs")
 
 
-def table(runs: Sequence[Run], width: int | None = None) -> str:
+def figures_of(runs: Sequence[Run], sorted_by: str | None = None) -> list[str]:
+    """The figures that a list shows: loss and accuracy, or the first metric of models without; and the sorted one."""
+    others: list[str] = []
+    for run in runs:
+        metrics = [name.removeprefix("val/") for name in run.record.best if name not in ("epoch", "val/loss")]
+        if metrics and "accuracy" not in metrics:
+            others += [f"val/{metrics[0]}", f"test/{metrics[0]}"]
+    usual = [name for name in FIGURES if not others or any(run.figure(name) is not None for run in runs)]
+    return list(dict.fromkeys([*usual, *others, *([sorted_by] if sorted_by and "/" in sorted_by else [])]))
+
+
+def table(runs: Sequence[Run], width: int | None = None, sorted_by: str | None = None) -> str:
     """The list as text.
 
     Args:
         runs: The runs, in order.
         width: Of the window in characters; without one, all columns are there in full.
+        sorted_by: The column that they are sorted by, if any: it is shown in any case.
     """
-    cells = {name: [name, *map(value, runs)] for name, value in COLUMNS.items()}
+    cells = {name: [name, *map(value, runs)] for name, value in BEFORE.items()}
+    cells |= {name: [name, *(figure(run.figure(name)) for run in runs)] for name in figures_of(runs, sorted_by)}
+    cells |= {name: [name, *map(value, runs)] for name, value in AFTER.items()}
     if all(run.record.recipe == run.path.parent.name for run in runs):
         del cells["recipe"]  # the folder says it
     widths = {name: max(map(len, column)) for name, column in cells.items()}
@@ -75,7 +88,7 @@ def table(runs: Sequence[Run], width: int | None = None) -> str:
             spared.append(name)
             del cells[name]
     padded = [
-        [cell.rjust(widths[name]) if name in NUMBERS else cell.ljust(widths[name]) for cell in column]
+        [cell.ljust(widths[name]) if name in WORDS else cell.rjust(widths[name]) for cell in column]
         for name, column in cells.items()
     ]
     lines = ["  ".join(row).rstrip() for row in zip(*padded, strict=True)]
@@ -93,8 +106,8 @@ def sort_by(runs: Sequence[Run], column: str) -> list[Run]:
         near = did_you_mean(column, known) or f": there are {', '.join(COLUMNS)}"
         raise UsageError(f"there is no column {column}{near}")
     numbers = {"epochs": lambda run: run.record.epochs, "time": lambda run: run.record.seconds}
-    if column in COLUMNS and column not in NUMBERS:
-        return sorted(runs, key=lambda run: by_number(COLUMNS[column](run)))
+    if column in WORDS:
+        return sorted(runs, key=lambda run: by_number((BEFORE | AFTER)[column](run)))
     value: Callable[[Run], float | None] = numbers.get(column, lambda run: run.figure(column))
     sign = -1 if is_lower_better(column) else 1
     return sorted(runs, key=lambda run: (value(run) is not None, sign * (value(run) or 0)))
