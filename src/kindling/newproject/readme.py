@@ -22,8 +22,9 @@ def readme(ours: str, project: Project) -> str:
     text = without_parts(TEMPLATE.read_text(encoding="utf-8"), project.without)
     codes = re.findall(r"```python\n.*?```", ours, flags=re.DOTALL)
     text = re.sub(r"\[\[(\w+)\]\]", lambda found: next(code for code in codes if found[1] in code), text)
-    text = project.rename(text).replace("DESCRIPTION", project.description).replace("AUTHOR", project.author)
-    return in_columns(text).replace("TEMPLATE", f"Kindling {project.version}")
+    filled = {"DESCRIPTION": project.description, "AUTHOR": project.author, "TEMPLATE": f"Kindling {project.version}"}
+    # Last, and all at once: what a person wrote may have these words in it, and so may the name of the package.
+    return re.sub(rf"\b({'|'.join(filled)})\b", lambda found: filled[found[1]], in_columns(project.rename(text)))
 
 
 def in_columns(text: str) -> str:
