@@ -55,8 +55,8 @@ def rewrite(texts: Mapping[str, str], gone: Collection[str], project: Project) -
     changed[init] = re.sub(r'^""".*?"""', '"""Kindling."""', changed[init], flags=re.DOTALL)
     changed[init] = re.sub(r'^__version__ = ".*"', '__version__ = "0.1.0"', changed[init], flags=re.MULTILINE)
     build = without_parts(changed["pyproject.toml"], gone, project.without)
-    if len(project.package) > len("kindling"):
-        build = with_longer_lines(build)
+    if (more := len(project.package) - len("kindling")) > 0:
+        build = with_longer_lines(build, more)
     written = {project.rename(path): project.rename(text) for path, text in changed.items()}
     written["pyproject.toml"] = with_author(project.rename(build), project.description, project.author, project.email)
     copyright_line = f"Copyright (c) {project.year} {project.author}"
