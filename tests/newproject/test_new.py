@@ -202,7 +202,7 @@ def bare(folder: Path, *arguments: str, **environment: str) -> subprocess.Comple
     return subprocess.run(line, cwd=folder, env=os.environ | source | environment, capture_output=True, text=True)
 
 
-@pytest.mark.parametrize("name", ["google", "sklearn", "hatchling", "pil", "git"])
+@pytest.mark.parametrize("name", NAMES)
 def test_a_python_without_anything_installed_refuses_the_same_names(folder: Path, name: str) -> None:
     done = bare(repository.ROOT, str(folder / "it"), "--package", name, PATH="")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
