@@ -8,8 +8,8 @@
 # with `kindling fit --ckpt_path last`.
 FROM python:3.11-slim
 
-RUN useradd --create-home --uid 1000 kindling \
-    && install --directory --owner kindling /project /project/runs /project/data
+RUN useradd --create-home --uid 1000 app \
+    && install --directory --owner app /project /project/runs /project/data
 WORKDIR /project
 
 COPY pyproject.toml constraints.txt README.md LICENSE ./
@@ -20,7 +20,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     --constraint constraints.txt '.[export,serve]'
 COPY configs configs
 
-USER kindling
+USER app
 ENV PYTHONUNBUFFERED=1
 EXPOSE 8000
 ENTRYPOINT ["kindling"]

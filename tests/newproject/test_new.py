@@ -8,6 +8,7 @@ import sys
 import tomllib
 from collections.abc import Iterator, Mapping
 from fnmatch import fnmatch
+from importlib.metadata import Distribution, distributions, packages_distributions
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from conftest import Command
 from kindling import __version__
 from kindling.cli import COMMANDS
 from kindling.newproject import command, repository, tidy
+from kindling.newproject.names import TAKEN, check_package, has_another
 from kindling.newproject.parts import PARTS, TEMPLATE, goes
 from kindling.newproject.rewrite import Project, rewrite
 
@@ -137,7 +139,7 @@ def test_no_pattern_is_of_a_file_that_is_gone() -> None:
     assert not [pattern for pattern in programs if not any(fnmatch(file, pattern) for file in ours)]
 
 
-@pytest.mark.parametrize("package", ["aaa", "zzz", "a_rather_long_name_for_it"])
+@pytest.mark.parametrize("package", ["aaa", "zzz", "a_rather_long_name_of_it"])
 def test_other_names_sort_and_wrap_as_ruff_wants(folder: Path, package: str) -> None:
     project = folder / "it"
     run(repository.ROOT, "kindling", "new", str(project), "--package", package, *AUTHOR)
@@ -150,15 +152,31 @@ NAMES = {
     "Leafnet": "leafnet would be one",
     "3leaves": "leaves would be one",
     "blätter": "a package is called by small letters",
-    "l" * 41: "small letters",
+    "l" * 25: f"2 to 24 of them: {'l' * 24} would be one",
+    "x": "2 to 24 of them",
     "lambda": "keyword",
     "kindling": "the name of the template",
     "test": "Python has a module of that name",
     "queue": "Python has a module of that name",
-    "torch": "installed or needed",
-    "sklearn": "installed or needed",
-    "data": "calls something else data",
-    "trainer": "calls something else trainer",
+    "print": "Python has a function of that name",
+    "torch": "it needs a package of that name",
+    "pillow": "it needs a package of that name",
+    **dict.fromkeys(
+        "google attr dateutil grpc zmq multipart functorch torchgen sklearn pil lightning_fabric torchrun".split(),
+        "a package that it needs has a module or command of that name",
+    ),
+    "hatchling": "what builds and installs it",
+    "editables": "what builds and installs it",
+    "cache": "pytest has a fixture of that name",
+    **dict.fromkeys(
+        "git make docker bash rm sudo install history".split(), "its command would hide the tool of that name"
+    ),
+    "pip": "what builds and installs it",
+    "runs": "a folder of the project has that name",
+    "docs": "a folder of the project has that name",
+    "rows": "a program in tests or scripts has that name",
+    "model": "src/kindling/predictor.py uses that name for something else",  # the fields of ModelCard
+    "trained": "tests/conftest.py uses that name for something else",
 }
 
 
@@ -177,6 +195,80 @@ def test_odd_names_are_refused(kindling: Command, name: str, words: str) -> None
     assert f"--package {name}" in message
 
 
+def bare(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs the command in a repository, with a Python that has nothing installed."""
+    source = {"PYTHONPATH": str(folder / "src"), "PYTHONDONTWRITEBYTECODE": "1"}
+    line = [sys.executable, "-S", "-m", "kindling", "new", *arguments]
+    return subprocess.run(line, cwd=folder, env=os.environ | source | environment, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_python_without_anything_installed_refuses_the_same_names(folder: Path, name: str) -> None:
+    done = bare(repository.ROOT, str(folder / "it"), "--package", name, PATH="")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert NAMES[name] in done.stderr
+
+
+def test_the_modules_and_commands_of_the_tested_set_are_known() -> None:
+    lines = (repository.ROOT / "constraints.txt").read_text().splitlines()
+    pinned = {normal(name): version for name, _, version in (line.partition("==") for line in lines) if version}
+    names: dict[str, list[Distribution]] = {}
+    for distribution in distributions():
+        names.setdefault(normal(distribution.name), []).append(distribution)
+    same = {name for name in names if pinned.get(name) == names[name][0].version}
+    needed = {module for module, owners in packages_distributions().items() if {*map(normal, owners)} & same}
+    needed |= {point.name for name in same for point in names[name][0].entry_points if point.group == "console_scripts"}
+    needed = {name.lower() for name in needed if re.fullmatch(r"[a-z][a-z0-9_]*[a-z0-9]", name.lower())}
+    known = {*TAKEN.read_text().partition("\n\n")[0].split("\n", 1)[1].split()}
+    assert needed
+    assert needed - {name.replace("-", "_") for name in pinned} <= known
+    if len(same) > len(pinned) - 3:  # other versions may have fewer
+        assert known <= needed
+
+
+def normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def test_a_command_that_there_is_is_not_hidden(kindling: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    tool = Path("bin/leafnet").absolute()
+    tool.parent.mkdir()
+    tool.write_text("#!/bin/sh\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tool.parent), prepend=os.pathsep)
+    assert f"its command would hide {tool}, choose another name" in refused(kindling, "leafnet")
+    tool.write_text("#!/bin/python\nfrom leafnet.cli import program\n")
+    assert kindling("new", "leafnet", *AUTHOR).code == 0  # the project was installed before
+
+
+def test_ordinary_names_are_accepted() -> None:
+    sources, _, _ = command.read_all(())
+    for name in (*ORDINARY, "author", "build", "dist", "classifier", "thesis", "net"):
+        check_package(name, sources)
+
+
+ORDINARY = ["match", "sub", "network", "tables"]
+HAS = {
+    "import kindling\ndigits = kindling.load(0)": True,
+    "import kindling\nkindling.load(digits=0).digits": False,
+    "from kindling import load\ndigits = load(0)": False,
+    "def test_it(kindling):\n    digits = kindling(0)": True,
+    "def test_it(kindling):\n    kindling(0)\n\ndef one():\n    digits = 0": False,
+    "def test_it(digits):\n    pass": True,  # a fixture, which may ask for the command
+    "def it(digits):\n    pass": False,
+    "def kindling():\n    pass\n\ndef digits():\n    pass": True,
+    "class Card:\n    kindling: str\n    digits: int": True,
+}
+
+
+@pytest.mark.parametrize(("program", "has"), HAS.items())
+def test_a_name_that_means_something_else_beside_the_packages(program: str, has: bool) -> None:
+    assert has_another("digits", "tests/test_it.py", program) == has
+
+
+BAD_AUTHORS = ["Ada <somewhere>", "A <b@c> D", "A <b@c", "A <a b@c>", "a@b.c", "A <b@c@d>", "A <b..c@d>", "A>"]
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -190,7 +282,7 @@ def test_odd_names_are_refused(kindling: Command, name: str, words: str) -> None
         (["leafnet", "--description", "two\nlines"], "--description must be one line"),
         (["leafnet", "--description", " "], "--description must be one line"),
         (["leafnet", "--author", "<ada@example.org>"], "--author must be a name, or"),
-        (["leafnet", "--author", "Ada <somewhere>"], "--author must be a name, or"),
+        *((["leafnet", "--author", author], f"<ada@example.org>', not '{author}'") for author in BAD_AUTHORS),
         (["leafnet", "--licence", "MIT"], "unrecognized arguments: --licence"),
     ],
 )
@@ -226,7 +318,7 @@ def test_without_git_all_is_taken_that_is_not_ignored(kindling: Command, monkeyp
     monkeypatch.setenv("PATH", "")
     result = kindling("new", "walked", "--package", "leafnet")
     assert result.code == 0, result.err
-    assert "git is not installed or failed: the project has no history yet" in result.out
+    assert result.err == "the project is not committed: git is not installed\n"
     assert not Path("walked/.git").exists()
     assert {path for path, _ in texts(Path("walked"))} >= {path for path, _ in texts(Path("tracked"))}
     assert not [
@@ -268,6 +360,127 @@ def test_changes_that_are_not_committed_are_not_lost(clone: Path) -> None:
     assert (clone / "src/kindling/cli.py").exists()
 
 
+def test_also_where_git_shows_no_new_files(clone: Path) -> None:
+    repository.git(clone, "config", "status.showUntrackedFiles", "no")
+    (clone / "src/kindling/thesis.txt").write_text("years of work")
+    with pytest.raises(AssertionError, match="commit all changes with git first"):
+        run(clone, "kindling", "new", ".")
+    assert (clone / "src/kindling/thesis.txt").exists()
+
+
+def test_a_template_without_history_is_not_replaced(clone: Path) -> None:
+    shutil.rmtree(clone / ".git")
+    done = bare(clone, ".")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "there is no repository of git that keeps what it was: type git init && git add --all && git" in done.stderr
+    assert (clone / "src/kindling/cli.py").exists()
+
+
+def test_what_is_new_in_the_template_goes_along(clone: Path, folder: Path) -> None:
+    (clone / "src/kindling/models/wide.py").touch()
+    (clone / "key_file.json").write_text("a secret, which git ignores")
+    assert bare(clone, str(folder / "it"), *AUTHOR).returncode == 0
+    assert (folder / "it/src/it/models/wide.py").exists()
+    assert not (folder / "it/key_file.json").exists()
+
+
+def test_what_git_says_when_it_does_not_commit(kindling: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("begin").mkdir()
+    monkeypatch.setenv("GIT_TEMPLATE_DIR", str(Path("begin").absolute()))
+    Path("begin/index.lock").touch()
+    result = kindling("new", "staged", "--package", "leafnet", *AUTHOR)
+    assert (result.code, result.err.count("\n")) == (0, 1)
+    assert re.match("the project is not committed: fatal: Unable to create .*index.lock': File exists", result.err)
+    Path("begin/index.lock").unlink()
+    Path("begin/config").write_text("[commit]\ngpgsign = true\n[gpg]\nprogram = false\n")
+    result = kindling("new", "signed", "--package", "leafnet", *AUTHOR)
+    assert result.err == "the project is not committed: error: gpg failed to sign the data\n"
+
+
+def test_git_tracks_all_that_was_written(kindling: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("ignored").write_text("docs/\n*.ipynb\n")
+    Path("config").write_text(f"[core]\nexcludesFile = {Path('ignored').absolute().as_posix()}\n")
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(Path("config").absolute()))
+    for package in ("build", "dist"):
+        assert kindling("new", package, *AUTHOR).code == 0
+        project = Path(package).absolute()
+        tracked = repository.run_git(project, "ls-files", "-z").split("\0")[:-1]
+        assert tracked == sorted(path.as_posix() for path, _ in texts(project))
+        assert repository.git(project, "check-ignore", f"src/{package}/new.py") is None
+
+
+def test_git_works_in_the_project_whatever_the_environment_says(
+    kindling: Command, monkeypatch: pytest.MonkeyPatch, folder: Path
+) -> None:
+    repository.run_git(folder, "init", "--quiet", "other")
+    monkeypatch.setenv("GIT_DIR", str(folder / "other/.git"))
+    monkeypatch.setenv("GIT_WORK_TREE", str(folder / "other"))
+    monkeypatch.setenv("GIT_INDEX_FILE", str(folder / "other/.git/index"))
+    assert kindling("new", "leafnet", *AUTHOR).code == 0
+    assert repository.git(folder / "leafnet", "log", "--format=%s") == "Leafnet\n"
+    assert repository.git(folder / "other", "log") is None
+
+
+def test_a_project_inside_another_repository_gets_none_of_its_own(kindling: Command, folder: Path) -> None:
+    outer = folder / "outer"
+    repository.run_git(folder, "init", "--quiet", "outer")
+    result = kindling("new", "outer/leafnet", *AUTHOR)
+    assert f"it is in the repository {outer.resolve().as_posix()}, and gets none of its own" in result.out
+    assert not (outer / "leafnet/.git").exists()
+    (outer / ".gitignore").write_text("petalnet/\n")
+    assert kindling("new", "outer/petalnet", *AUTHOR).code == 0
+    assert (outer / "petalnet/.git").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "address", "author"),
+    [
+        ('Ada "Q" Lovelace', "ada@example.org", ('Ada "Q" Lovelace', "ada@example.org")),
+        ("Ada", "ada@laptop.(none)", ("Ada", "")),
+        ("<Ada>", "1+ada@example.org", ("The Leafnet authors", "1+ada@example.org")),
+        ("", "", ("The Leafnet authors", "")),
+        (None, None, ("The Leafnet authors", "")),
+    ],
+)
+def test_the_author_that_git_knows(
+    monkeypatch: pytest.MonkeyPatch, name: str | None, address: str | None, author: tuple[str, str]
+) -> None:
+    known = {"user.name": name, "user.email": address}
+    monkeypatch.setattr(command, "git", lambda _, __, what: known[what])
+    assert command.author_of(None, "leafnet") == author
+
+
+def test_the_author_that_is_typed() -> None:
+    assert command.author_of(' Ada "Q" Lovelace <ada@example.org>', "it") == ('Ada "Q" Lovelace', "ada@example.org")
+    assert command.author_of("Ada", "it") == ("Ada", "")
+
+
+@pytest.mark.parametrize("package", ["author", "template", "description"])
+def test_words_of_a_person_stay_as_they_are(kindling: Command, package: str) -> None:
+    told = r"TEMPLATE matching of DESCRIPTION by AUTHOR, \1"
+    assert kindling("new", package, "--description", told, "--author", "A DESCRIPTION").code == 0
+    lines = Path(package, "README.md").read_text(encoding="utf-8").splitlines()
+    assert lines[:3] == [f"# {package.capitalize()}", "", told]
+    assert lines[-1] == f"MIT licence, by A DESCRIPTION. Made from Kindling {__version__}."
+    assert any(f"{package} fit --config" in line for line in lines)
+
+
+def test_without_ruff_it_says_how_to_amend_the_commit(kindling: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "find_ruff", lambda: None)
+    result = kindling("new", "leafnet", *AUTHOR)
+    assert result.out.splitlines()[-4:] == [
+        "  make train",
+        "  make test",
+        "there is no ruff here, and CI checks style. Before you push:",
+        "  .venv/bin/ruff check --fix && .venv/bin/ruff format && git commit --all --amend --no-edit",
+    ]
+
+
+def test_the_user_in_the_container_is_not_called_by_the_package(kindling: Command) -> None:
+    assert kindling("new", "games", *AUTHOR).code == 0
+    assert "\nUSER app\n" in Path("games/Dockerfile").read_text()
+
+
 def test_a_package_without_its_repository_says_so(folder: Path) -> None:
     shutil.copytree(repository.ROOT / "src/kindling", folder / "elsewhere/src/kindling")
     with pytest.raises(AssertionError, match="is not in one: clone it") as raised:
@@ -276,9 +489,8 @@ def test_a_package_without_its_repository_says_so(folder: Path) -> None:
 
 
 def test_a_python_without_anything_installed_will_do(folder: Path) -> None:
-    command = [sys.executable, "-S", "-m", "kindling", "new", str(folder / "leafnet"), *AUTHOR]
-    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(repository.ROOT / "src")}, capture_output=True)
-    assert done.returncode == 0, done.stderr.decode()
+    done = bare(repository.ROOT, str(folder / "leafnet"), *AUTHOR)
+    assert done.returncode == 0, done.stderr
 
 
 FEW = ["fit", "--config", "configs/quickstart.yaml", "--trainer.fast_dev_run", "1"]
@@ -292,9 +504,18 @@ def test_the_smallest_project_trains(kindling: Command) -> None:
 @SLOW
 @pytest.mark.parametrize("shape", [[], ["--minimal"], *(["--without", part] for part in PARTS)], ids=" ".join)
 def test_a_project_passes_its_own_checks(folder: Path, shape: list[str]) -> None:
-    project = folder / "leafnet"
+    check_project(folder / "leafnet", *shape)
+
+
+@SLOW
+@pytest.mark.parametrize("package", ORDINARY)
+def test_a_project_of_another_name_passes_its_own_checks(folder: Path, package: str) -> None:
+    check_project(folder / package)
+
+
+def check_project(project: Path, *shape: str) -> None:
     run(repository.ROOT, "kindling", "new", str(project), *shape, *AUTHOR)
-    assert "test/accuracy" in run(project, "leafnet", *FEW)
+    assert "test/accuracy" in run(project, project.name, *FEW)
     run(project, "ruff", "check", "--no-cache")
     run(project, "ruff", "format", "--check", "--no-cache")
     run(project, "mypy", "--no-incremental")

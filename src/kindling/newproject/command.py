@@ -1,13 +1,13 @@
 """`kindling new`: writes a project of one's own."""
 
+import re
 import shlex
 import shutil
 import sys
 import tempfile
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from email.utils import parseaddr
 from pathlib import Path
 
 from kindling import __version__
@@ -15,9 +15,22 @@ from kindling.errors import OneLineParser, UsageError
 from kindling.newproject.names import check_package, title
 from kindling.newproject.parts import PARTS, check_parts, goes
 from kindling.newproject.readme import readme
-from kindling.newproject.repository import ROOT, check_root, files, git, is_clean, replace, write
+from kindling.newproject.repository import (
+    ROOT,
+    GitError,
+    check_committed,
+    check_root,
+    commit,
+    files,
+    git,
+    replace,
+    repository_around,
+    write,
+)
 from kindling.newproject.rewrite import Project, rewrite
 from kindling.newproject.tidy import find_ruff, tidy
+
+ADDRESS = r"[a-zA-Z0-9_'+-]+(?:\.[a-zA-Z0-9_'+-]+)*@[a-zA-Z0-9-]+(?:\.[a-zA-Z0-9-]+)*"  # as a wheel can have it
 
 
 def run(command: str, options: Sequence[str]) -> None:
@@ -34,29 +47,32 @@ def run(command: str, options: Sequence[str]) -> None:
         without = tuple(PARTS) if typed.minimal else left_out(typed.without)
         texts, binaries, gone = read_all(without)
         package = typed.package or where.name.replace("-", "_")
-        check_package(package, texts)
+        ours = (ROOT / "README.md").read_text(encoding="utf-8")  # a new one shows code of it
+        check_package(package, {**texts, "README.md": ours})
         author, email = author_of(typed.author, package)
         description = one_line("--description", typed.description)
     except ValueError as error:
         raise UsageError(str(error)) from error
     project = Project(package, description, author, email, datetime.now().year, without, __version__)
     contents = {path: text.encode() for path, text in rewrite(texts, gone, project).items()}
-    contents["README.md"] = readme((ROOT / "README.md").read_text(encoding="utf-8"), project).encode()
+    contents["README.md"] = readme(ours, project).encode()
     contents |= {project.rename(path): content for path, content in binaries.items()}
     make(where, contents)
     print(f"{title(package)}: {typed.folder}, {len(contents)} files")
-    begin_history(where, project)
-    print("\n".join(next_steps(where, typed.folder)))
+    committed = begin_history(where, contents, project)
+    print("\n".join(next_steps(where, typed.folder, committed)))
 
 
-def next_steps(where: Path, typed: str) -> list[str]:
+def next_steps(where: Path, typed: str, committed: bool) -> list[str]:
     """What to type next, in lines."""
     lines = ["next:", *([] if where == ROOT else [f"  cd {shlex.quote(typed)}"])]
     if where == ROOT and (ROOT / ".venv").exists():
         lines.append("  make clean    # the environment has the old name")
     lines += ["  make train", "  make test"]
-    if find_ruff() is None:  # which wraps lines as long as the name demands
-        lines.append("  .venv/bin/ruff check --fix && .venv/bin/ruff format    # there is no ruff here")
+    if find_ruff() is None:  # which sorts and wraps as the name demands; `make test` installs it
+        again = " && git commit --all --amend --no-edit" if committed else ""
+        lines.append("there is no ruff here, and CI checks style. Before you push:")
+        lines.append(f"  .venv/bin/ruff check --fix && .venv/bin/ruff format{again}")
     return lines
 
 
@@ -80,8 +96,7 @@ def _parser() -> OneLineParser:
 def check_folder(folder: Path) -> None:
     """Raises ValueError where no project can be written into a folder."""
     if folder == ROOT:
-        if not is_clean():
-            raise ValueError(f"{folder} is to be turned into a project of yours: commit all changes with git first")
+        check_committed()
     elif ROOT in folder.parents:
         raise ValueError(f"{folder} is inside the template: name a folder outside of {ROOT}, ../leafnet for example")
     elif not folder.parent.is_dir():
@@ -106,13 +121,15 @@ def one_line(option: str, text: str) -> str:
 
 def author_of(typed: str | None, package: str) -> tuple[str, str]:
     """Name and address of the author: as typed, as git has them, or neither."""
-    if typed is None:
+    person = re.compile(rf"([^<>]*[^<>\s])(?: +<({ADDRESS})>)?")
+    if typed is None:  # git takes almost anything
         name, address = ((git(ROOT, "config", f"user.{what}") or "").strip() for what in ("name", "email"))
-        return name or f"The {title(package)} authors", address
-    name, address = parseaddr(one_line("--author", typed)) if "<" in typed else (typed.strip(), "")
-    if not name or ("<" in typed and "@" not in address):
+        name = name if person.fullmatch(name) and name.isprintable() else f"The {title(package)} authors"
+        return name, address if re.fullmatch(ADDRESS, address) else ""
+    found = person.fullmatch(one_line("--author", typed))
+    if not found or "@" in found[1]:
         raise ValueError(f"--author must be a name, or 'Ada Lovelace <ada@example.org>', not {typed!r}")
-    return one_line("--author", name), address
+    return found[1], found[2] or ""
 
 
 def read_all(without: Sequence[str]) -> tuple[dict[str, str], dict[str, bytes], list[str]]:
@@ -148,14 +165,15 @@ def make(folder: Path, contents: Mapping[str, bytes]) -> None:
             raise
 
 
-def begin_history(folder: Path, project: Project) -> None:
-    """Commits the project: as the first commit of a new repository, or the next one of this."""
-    configured = git(ROOT, "config", "user.name") and git(ROOT, "config", "user.email")
-    identity = None if configured else (project.author, project.email or f"{project.package}@localhost")
-    began = folder == ROOT or git(folder, "init", "--quiet", "--initial-branch", "main") is not None
-    if not began:
-        print("git is not installed or failed: the project has no history yet")
-        return
-    git(folder, "add", "--all")
-    if git(folder, "commit", "--quiet", "--message", title(project.package), identity=identity) is None:
-        print("git could not commit: the project is staged, commit it yourself", file=sys.stderr)
+def begin_history(folder: Path, written: Iterable[str], project: Project) -> bool:
+    """Commits the project: as the first commit of a new repository, or the next one of this. Returns if it did."""
+    if folder != ROOT and (around := repository_around(folder)):
+        print(f"it is in the repository {around}, and gets none of its own: nothing is committed")
+        return False
+    try:
+        author = project.author, project.email or f"{project.package}@localhost"
+        commit(folder, written, title(project.package), author)
+    except GitError as error:
+        print(f"the project is not committed: {error}", file=sys.stderr)
+        return False
+    return True

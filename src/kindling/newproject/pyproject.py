@@ -42,10 +42,16 @@ def with_author(text: str, description: str, author: str, email: str) -> str:
     return re.sub(r'^    "(Development Status|Intended Audience) ::.*\n', "", text, flags=re.MULTILINE)
 
 
-def with_longer_lines(text: str) -> str:
-    """Allows for a longer name in comments and docstrings, which ruff does not wrap."""
-    longer = '    "E501",  # code is wrapped; a text may be longer by the name'
-    return text.replace("\nignore = [\n", f"\nignore = [\n{longer}\n", 1)
+def with_longer_lines(text: str, more: int) -> str:
+    """Allows for a longer name in comments and docstrings, which ruff does not wrap.
+
+    Args:
+        text: The file.
+        more: Letters that the name has more than the template's; no line has it three times.
+    """
+    length = f"max-line-length = {120 + 2 * more}  # code is wrapped at 120; a text may be longer by the name"
+    before = "[tool.ruff.lint.pydocstyle]\n"
+    return text.replace(before, f"[tool.ruff.lint.pycodestyle]\n{length}\n\n{before}", 1)
 
 
 def toml(text: str) -> str:

@@ -24,9 +24,10 @@ def readme(ours: str, project: Project) -> str:
     there = blocks(marked(ours, project.without))
     text = marked(TEMPLATE.read_text(encoding="utf-8"), project.without)
     text = re.sub(r"^\[\[(.+)\]\]$", lambda found: passage(there, found[1]), text, flags=re.MULTILINE)
-    text = fill(project.rename(without_lessons(text, project.without)))
-    text = project.rename(text).replace("DESCRIPTION", project.description).replace("AUTHOR", project.author)
-    return in_columns(text).replace("TEMPLATE", f"Kindling {project.version}")
+    text = in_columns(fill(project.rename(without_lessons(text, project.without))))
+    filled = {"DESCRIPTION": project.description, "AUTHOR": project.author, "TEMPLATE": f"Kindling {project.version}"}
+    # Last, and all at once: what a person wrote may have these words in it, and so may the name of the package.
+    return re.sub(rf"\b({'|'.join(filled)})\b", lambda found: filled[found[1]], text)
 
 
 def passage(ours: Sequence[str], words: str) -> str:

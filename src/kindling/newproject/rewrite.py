@@ -55,8 +55,8 @@ def rewrite(texts: Mapping[str, str], gone: Collection[str], project: Project) -
     init = "src/kindling/__init__.py"
     changed[init] = re.sub(r'^__version__ = ".*"', '__version__ = "0.1.0"', changed[init], flags=re.MULTILINE)
     build = without_parts(changed["pyproject.toml"], gone, project.without)
-    if len(project.package) > len("kindling"):
-        build = with_longer_lines(build)
+    if (more := len(project.package) - len("kindling")) > 0:
+        build = with_longer_lines(build, more)
     written = {project.rename(path): project.rename(text) for path, text in changed.items()}
     written |= {path: fill(text) for path, text in written.items() if path.endswith(".md")}
     init = project.rename(init)

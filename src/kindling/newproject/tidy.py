@@ -6,10 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+from kindling.newproject.repository import ROOT
+
 
 def find_ruff() -> str | None:
-    """The ruff of this Python, or one that is installed elsewhere."""
-    here = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    """The ruff of this Python, of the template's own environment, or one that is installed elsewhere."""
+    folders = [Path(sys.executable).parent, *(ROOT / ".venv" / name for name in ("bin", "Scripts"))]
+    here = os.pathsep.join([*map(str, folders), os.environ.get("PATH", "")])
     return shutil.which("ruff", path=here)
 
 
