@@ -379,7 +379,11 @@ def test_a_template_without_history_is_not_replaced(clone: Path) -> None:
 def test_what_is_new_in_the_template_goes_along(clone: Path, folder: Path) -> None:
     (clone / "src/kindling/models/wide.py").touch()
     (clone / "key_file.json").write_text("a secret, which git ignores")
-    assert bare(clone, str(folder / "it"), *AUTHOR).returncode == 0
+    done = bare(clone, str(folder / "it"), *AUTHOR)
+    assert done.returncode == 0
+    assert done.stdout.splitlines()[1] == (
+        "with files that the template's git does not track: src/kindling/models/wide.py"
+    )
     assert (folder / "it/src/it/models/wide.py").exists()
     assert not (folder / "it/key_file.json").exists()
 

@@ -25,10 +25,12 @@ from kindling.newproject.repository import (
     git,
     replace,
     repository_around,
+    untracked,
     write,
 )
 from kindling.newproject.rewrite import Project, rewrite
 from kindling.newproject.tidy import find_ruff, tidy
+from kindling.wording import listed
 
 ADDRESS = r"[a-zA-Z0-9_'+-]+(?:\.[a-zA-Z0-9_'+-]+)*@[a-zA-Z0-9-]+(?:\.[a-zA-Z0-9-]+)*"  # as a wheel can have it
 
@@ -46,6 +48,7 @@ def run(command: str, options: Sequence[str]) -> None:
         check_folder(where)
         without = tuple(PARTS) if typed.minimal else left_out(typed.without)
         texts, binaries, gone = read_all(without)
+        new = untracked()
         package = typed.package or where.name.replace("-", "_")
         ours = (ROOT / "README.md").read_text(encoding="utf-8")  # a new one shows code of it
         check_package(package, {**texts, "README.md": ours})
@@ -59,6 +62,8 @@ def run(command: str, options: Sequence[str]) -> None:
     contents |= {project.rename(path): content for path, content in binaries.items()}
     make(where, contents)
     print(f"{title(package)}: {typed.folder}, {len(contents)} files")
+    if along := [path for path in new if project.rename(path) in contents]:
+        print(f"with files that the template's git does not track: {listed(along, 5)}")
     committed = begin_history(where, contents, project)
     print("\n".join(next_steps(where, typed.folder, committed)))
 

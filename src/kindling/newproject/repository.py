@@ -72,13 +72,21 @@ def git(folder: Path, *arguments: str, identity: tuple[str, str] | None = None) 
 
 def files() -> list[str]:
     """The files of the repository: what git tracks or would; without git, all that .gitignore does not name."""
-    listed = (git(ROOT, "ls-files", "-z", "--cached", "--others", "--exclude-standard") or "").split("\0")
-    found = {path for path in listed if (ROOT / path).is_file()}
-    if found:
+    if found := {*_listed("--cached"), *untracked()}:
         return sorted(found)
     patterns = (ROOT / ".gitignore").read_text(encoding="utf-8").splitlines()
     ignored = [".git", *(pattern.rstrip("/") for pattern in patterns if pattern and not pattern.startswith("#"))]
     return sorted(_walk(ROOT, ignored))
+
+
+def untracked() -> list[str]:
+    """The files that git would track, and does not yet."""
+    return _listed("--others", "--exclude-standard")
+
+
+def _listed(*which: str) -> list[str]:
+    paths = (git(ROOT, "ls-files", "-z", *which) or "").split("\0")
+    return [path for path in paths if (ROOT / path).is_file()]
 
 
 def _walk(folder: Path, ignored: list[str]) -> list[str]:
