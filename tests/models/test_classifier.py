@@ -1,6 +1,7 @@
 import csv
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -54,6 +55,11 @@ def test_options_put_their_layers_in() -> None:
     assert not {"BatchNorm1d", "Dropout"} & kinds(MLPClassifier(**MNIST))
     assert {"BatchNorm2d", "Dropout"} <= kinds(CNNClassifier(dropout=0.1, **MNIST))
     assert not {"BatchNorm2d", "Dropout"} & kinds(CNNClassifier(batch_norm=False, **MNIST))
+
+
+def test_classes_are_called_by_their_labels_where_they_have_no_names() -> None:
+    assert MLPClassifier(**MNIST).class_names == tuple("0123456789")
+    assert MLPClassifier(num_classes=2, input_shape=(4,), class_names=("no", "yes")).class_names == ("no", "yes")
 
 
 def test_the_model_normalises_its_inputs() -> None:
@@ -113,6 +119,14 @@ def test_a_weighted_loss_counts_every_class_alike(kindling: Command) -> None:
     torch.testing.assert_close(1 / model.class_weights.double(), torch.from_numpy(balanced), rtol=1e-5, atol=0)
 
 
+def test_a_class_without_a_training_sample_weighs_as_one_of_a_single_sample() -> None:
+    model = MLPClassifier(num_classes=3, input_shape=(4,), weighted_loss=True)
+    model.trainer = SimpleNamespace(datamodule=SimpleNamespace(class_counts=(1, 0, 8)))  # type: ignore[assignment]
+    model.setup("fit")
+    assert model.class_weights is not None
+    assert model.class_weights.tolist() == [3, 3, 0.375]
+
+
 def test_label_smoothing_spreads_the_target_over_all_classes() -> None:
     model = MLPClassifier(num_classes=3, input_shape=(4,), label_smoothing=0.2)
     inputs, labels = torch.rand(6, 4), torch.tensor([0, 1, 2, 0, 1, 2])
@@ -126,6 +140,13 @@ def test_warm_up_raises_the_learning_rate_step_by_step(kindling: Command, epochs
     kindling("fit", *TINY, "--model.warmup_epochs", epochs, "--trainer.log_every_n_steps", "1")
     expected = [1e-3 * min(1.0, (step + 1) / warm_up_steps) for step in range(14)]
     assert column("lr") == pytest.approx(expected, rel=1e-5)
+
+
+def test_warm_up_counts_steps_of_several_batches(kindling: Command) -> None:
+    options = "--trainer.accumulate_grad_batches 2 --trainer.log_every_n_steps 1 --trainer.max_epochs 3"
+    kindling("fit", *TINY, "--model.warmup_epochs", "2", *options.split())
+    steps = 2 * 7 / 2
+    assert column("lr") == pytest.approx([1e-3 * min(1.0, (step + 1) / steps) for step in range(3 * 4)], rel=1e-5)
 
 
 def test_warm_up_goes_with_a_scheduler(kindling: Command) -> None:
@@ -161,6 +182,28 @@ def test_reduce_lr_on_plateau_steps_after_its_patience(kindling: Command) -> Non
     ).split()
     rates = epoch_rates(kindling, *schedule, "--early_stopping.patience", "99", epochs=8)
     assert rates == pytest.approx([1e-3] * 4 + [1e-4] * 3 + [1e-5], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("rare", "every"),
+    [
+        ("--trainer.check_val_every_n_epoch 2", 2),
+        ("--trainer.check_val_every_n_epoch null --trainer.val_check_interval 7", 1),
+    ],
+)
+def test_schedules_go_with_rare_validation(kindling: Command, rare: str, every: int) -> None:
+    """A plateau is waited for over validations, anything else counts epochs."""
+    plateau = (
+        "--model.lr_scheduler torch.optim.lr_scheduler.ReduceLROnPlateau --model.lr_scheduler.patience 0 "
+        "--model.lr_scheduler.threshold 10 --model.lr_scheduler.threshold_mode abs --early_stopping.patience null"
+    )
+    rates = epoch_rates(kindling, *plateau.split(), *rare.split(), epochs=6)
+    validations = [epoch // every for epoch in range(6)]  # before each epoch; the first counts as best
+    assert rates == pytest.approx([1e-3 * 0.1 ** max(0, number - 1) for number in validations], rel=1e-5)
+    decay = "--model.lr_scheduler ExponentialLR --model.lr_scheduler.gamma 0.5 --run_name other"
+    kindling("fit", *TINY, *decay.split(), *rare.split(), "--trainer.log_every_n_steps", "1")
+    rates = column("lr", Path("runs/other/version_0"))
+    assert rates == pytest.approx([1e-3] * 7 + [5e-4] * 7, rel=1e-5)
 
 
 def test_gradients_are_clipped_to_the_norm(kindling: Command) -> None:
@@ -202,6 +245,8 @@ def test_compiling_keeps_the_names_of_the_weights(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(nn.Module, "compile", lambda self: compiled.append(self))
     model = MLPClassifier(**MNIST, compile=True)
     model.setup("fit")
+    model.setup("test")
+    MLPClassifier(**MNIST).setup("fit")
     assert compiled == [model.network]
     assert model.state_dict().keys() == MLPClassifier(**MNIST).state_dict().keys()
 
