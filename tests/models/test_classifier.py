@@ -12,6 +12,7 @@ from sklearn.utils.class_weight import compute_sample_weight
 from torch import nn
 
 from conftest import TINY, Command, Train
+from helpers import NumbersDataModule, SumRegressor
 from kindling import Classifier, CNNClassifier, MLPClassifier, SyntheticDataModule
 from kindling.data.datamodule import ArrayDataset
 
@@ -30,9 +31,9 @@ def quick_trainer(**arguments: object) -> Trainer:
     )
 
 
-def column(name: str, run: Path = RUN) -> list[float]:
-    with (run / "metrics.csv").open(newline="") as file:
-        return [float(row[name]) for row in csv.DictReader(file) if row[name]]
+def column(name: str, run: Path = RUN, file: str = "metrics.csv") -> list[float]:
+    with (run / file).open(newline="") as opened:
+        return [float(row[name]) for row in csv.DictReader(opened) if row[name]]
 
 
 def test_networks_have_the_tutorials_sizes() -> None:
@@ -156,6 +157,22 @@ def test_warm_up_goes_with_a_scheduler(kindling: Command) -> None:
     assert column("lr") == pytest.approx(expected, rel=1e-5)
 
 
+class SlowStart(MLPClassifier):
+    """A network whose first layer learns at a tenth of the rate of the others."""
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        first, *others = super().parameter_groups()[0]["params"]
+        return [{"params": [first], "name": "first", "lr_scale": 0.1}, {"params": others, "name": "others"}]
+
+
+def test_groups_of_parameters_learn_at_their_share_of_the_rate(kindling: Command) -> None:
+    options = "--model.hidden [8] --model.warmup_epochs 1 --trainer.log_every_n_steps 1"
+    assert kindling("fit", *TINY[4:], "--model", f"{__name__}.SlowStart", *options.split()).code == 0
+    expected = [1e-3 * min(1.0, (step + 1) / 7) for step in range(14)]
+    assert column("lr/others") == pytest.approx(expected, rel=1e-5)
+    assert column("lr/first") == pytest.approx([rate / 10 for rate in expected], rel=1e-5)
+
+
 def epoch_rates(kindling: Command, *schedule: str, epochs: int, steps: int = 7) -> list[float]:
     kindling("fit", *TINY, *schedule, "--trainer.max_epochs", epochs, "--trainer.log_every_n_steps", "1")
     return column("lr")[::steps]
@@ -182,6 +199,20 @@ def test_reduce_lr_on_plateau_steps_after_its_patience(kindling: Command) -> Non
     ).split()
     rates = epoch_rates(kindling, *schedule, "--early_stopping.patience", "99", epochs=8)
     assert rates == pytest.approx([1e-3] * 4 + [1e-4] * 3 + [1e-5], rel=1e-5)
+
+
+@pytest.mark.parametrize(("typed", "steps"), [([], 14), (["--model.lr_scheduler.total_steps", "30"], 30)])
+def test_one_cycle_spans_the_run_unless_told_otherwise(kindling: Command, typed: list[str], steps: int) -> None:
+    cycle = ["--model.lr_scheduler", "OneCycleLR", "--model.lr_scheduler.max_lr", "0.01"]
+    kindling("fit", *TINY, *cycle, *typed, "--trainer.log_every_n_steps", "1")
+    optimizer = torch.optim.Adam([nn.Parameter(torch.zeros(1))])
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.01, total_steps=steps)
+    expected = []
+    for _ in range(14):
+        expected.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    assert column("lr") == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -240,13 +271,27 @@ def test_mixed_precision_computes_in_bfloat16() -> None:
     assert model(data.val.inputs).dtype == torch.float32
 
 
+def test_numbers_are_tested_and_predicted_as_they_are(kindling: Command) -> None:
+    few = "--trainer.max_epochs 1 --run_name tiny".split()
+    result = kindling("fit", "--model", "helpers.SumRegressor", "--data", "helpers.NumbersDataModule", *few)
+    assert result.code == 0, result.err
+    data, model = NumbersDataModule(), SumRegressor.load_from_checkpoint(RUN / "checkpoints/best.ckpt")
+    data.setup("test")
+    with torch.no_grad():
+        expected = pytest.approx(model.eval()(data.test.inputs).tolist(), rel=1e-4, abs=1e-5)
+    assert column("prediction", file="predictions.csv") == expected
+    assert kindling("predict", "--ckpt_path", "best").code == 0
+    assert column("prediction", file="predictions.csv") == expected
+
+
 def test_compiling_keeps_the_names_of_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     compiled = []
     monkeypatch.setattr(nn.Module, "compile", lambda self: compiled.append(self))
     model = MLPClassifier(**MNIST, compile=True)
-    model.setup("fit")
     model.setup("test")
     MLPClassifier(**MNIST).setup("fit")
+    assert compiled == []
+    model.setup("fit")
     assert compiled == [model.network]
     assert model.state_dict().keys() == MLPClassifier(**MNIST).state_dict().keys()
 
