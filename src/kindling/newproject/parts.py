@@ -72,7 +72,7 @@ TEMPLATE = (
     *("docs/benchmark/*", "docs/*.png", "README.md", "README.zh-CN.md", "CHANGELOG.md", "CONTRIBUTING.md"),
     *("tests/test_guides.py", "tests/test_project.py", "tests/test_translation.py"),
     *("tests/test_tutorials.py", ".github/ISSUE_TEMPLATE/*"),
-    *("scripts/benchmark*.py", "scripts/*_loop.py", "scripts/screenshots.py"),
+    *("scripts/benchmark*.py", "scripts/*_loop.py", "scripts/screenshots.py", "scripts/mutants.py"),
 )
 
 
@@ -103,8 +103,8 @@ def goes(file: str, without: Collection[str]) -> bool:
 def packages(without: Collection[str]) -> list[str]:
     """What nothing imports any more, as pyproject.toml and mypy name it."""
     shared = [package for parts, (package, _) in SHARED.items() if {*parts} <= {*without}]
-    # The first one reads the template's own README in a test.
-    return ["markdown-it-py", *(package for part in without for package in PARTS[part].packages), *shared]
+    ours = ["markdown-it-py", "libcst", "mutmut"]  # reads the template's own README in a test; make mutants
+    return [*ours, *(package for part in without for package in PARTS[part].packages), *shared]
 
 
 def extras(without: Collection[str]) -> list[str]:
