@@ -157,6 +157,19 @@ def test_warm_up_goes_with_a_scheduler(kindling: Command) -> None:
     assert column("lr") == pytest.approx(expected, rel=1e-5)
 
 
+def test_what_went_on_once_and_is_trained_anew_warms_up_anew() -> None:
+    class Rates(Callback):
+        def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
+            seen.append(optimizer.param_groups[0]["lr"])
+
+    seen: list[float] = []
+    data = SyntheticDataModule(num_samples=300, batch_size=32)
+    model = MLPClassifier.for_data(data, warmup_epochs=1)
+    model.on_load_checkpoint({"schedule_start": 28})  # as `load_from_checkpoint` does
+    quick_trainer(callbacks=[Rates()]).fit(model, data)
+    assert seen == pytest.approx([1e-3 * (step + 1) / 7 for step in range(7)])
+
+
 class SlowStart(MLPClassifier):
     """A network whose first layer learns at a tenth of the rate of the others."""
 
