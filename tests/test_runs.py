@@ -20,20 +20,23 @@ def test_runs_are_numbered_in_order(folder: Path) -> None:
     (folder / "mine/version_old").mkdir()
     assert new_run("mine", folder).name == "version_11"
     assert new_run("other", folder).name == "version_0"
+    (folder / "mine/version_0").rmdir()
+    assert new_run("mine", folder).name == "version_12"  # on from the highest, whatever was deleted
 
 
-def test_runs_that_start_at_once_get_folders_of_their_own(folder: Path) -> None:
+def test_runs_that_start_at_once_get_folders_of_their_own(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "glob", lambda *_: iter(()))  # each has looked before any of the others began
     with ThreadPoolExecutor(16) as pool:
         runs = list(pool.map(lambda _: new_run("mine", folder), range(64)))
-    assert len(set(runs)) == 64
+    assert {run.name for run in runs} == {f"version_{number}" for number in range(64)}
 
 
 def test_the_newest_run_is_the_one_trained_last() -> None:
     checkpoint("runs/a/version_0/checkpoints/best.ckpt", age=10)
     newest = checkpoint("runs/b/version_0/checkpoints/best.ckpt", age=1)
-    checkpoint("runs/b/version_1/checkpoints/best.ckpt", age=5)
+    checkpoint("runs/b/version_1/checkpoints/last.ckpt", age=5)
     last = checkpoint("runs/a/version_0/checkpoints/last.ckpt", age=3)
-    with pytest.raises(FileNotFoundError, match=r"runs/b/version_0/checkpoints/last\.ckpt"):
+    with pytest.raises(FileNotFoundError, match=r"runs/b/version_0/checkpoints/last\.ckpt: .* best\.ckpt alone"):
         find_checkpoint("last")  # not that of an older run
     assert find_checkpoint("best") == newest
     assert find_checkpoint("runs/a") == Path("runs/a/version_0/checkpoints/best.ckpt")

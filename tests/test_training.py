@@ -154,6 +154,10 @@ def test_predictions_are_the_models_own(kindling: Command, trained: Train) -> No
     assert result.code == 0
     again = (RUN / "predictions.csv").read_text().splitlines()
     assert [line.split(",")[:3] for line in again] == [line.split(",")[:3] for line in tested]  # with their labels
+    for line, other in zip(again[1:], tested[1:], strict=True):
+        assert [float(value) for value in line.split(",")[3:]] == pytest.approx(
+            [float(value) for value in other.split(",")[3:]], abs=1e-5
+        )
     assert str(RUN / "predictions.csv") in result.out
     with (RUN / "predictions.csv").open(newline="") as file:
         table = list(csv.DictReader(file))

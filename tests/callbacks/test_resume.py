@@ -141,6 +141,18 @@ def test_a_notebooks_checkpoint_goes_on_with_its_momentum_and_schedule(kindling:
     assert stored["optimizer_states"][0]["param_groups"][0]["lr"] == pytest.approx(1e-4)
 
 
+def test_a_checkpoint_that_does_not_say_where_its_schedule_began_began_with_it(kindling: Command) -> None:
+    kindling("fit", *LONG, "--model.warmup_epochs", "6")
+    stored = torch.load(LAST, weights_only=True)
+    del stored["schedule_start"]
+    torch.save(stored, "other.ckpt")
+    more = "--trainer.max_epochs 6 --trainer.log_every_n_steps 1 --run_name other"
+    result = kindling("fit", "--ckpt_path", "other.ckpt", *more.split())
+    assert result.code == 0, result.err
+    rates = [float(row["lr"]) for row in rows(Path("runs/other/version_0")) if row["lr"]]
+    assert rates == pytest.approx([1e-3 * (step + 1) / 42 for step in range(28, 42)], rel=1e-5)
+
+
 def test_ctrl_c_at_the_very_end_keeps_the_run_and_skips_the_test(kindling: Command) -> None:
     result = kindling("fit", *LONG, *stop_with("SignalAt", 27))
     assert torch.load(LAST, weights_only=True)["global_step"] == 28
@@ -194,6 +206,15 @@ def test_typed_learning_rate_wins_over_the_checkpoint(kindling: Command) -> None
     assert stored["hyper_parameters"]["optimizer"]["init_args"]["lr"] == 1e-4
     # Adam's memory of the gradients is kept: its step count goes on.
     assert stored["optimizer_states"][0]["state"][0]["step"] == 5 * 7
+
+
+def test_typed_learning_rate_is_warmed_up_to_anew(kindling: Command) -> None:
+    kindling("fit", *LONG, "--model.warmup_epochs", "2")
+    for more in ("--model.optimizer.lr 1e-4 --trainer.max_epochs 5", "--trainer.max_epochs 6"):
+        options = [*more.split(), "--trainer.log_every_n_steps", "1"]
+        assert kindling("fit", "--ckpt_path", "last", *options).code == 0
+    rates = [float(row["lr"]) for row in rows(RUN) if row["lr"]][-14:]
+    assert rates == pytest.approx([1e-4 * (step + 1) / 14 for step in range(14)], rel=1e-5)
 
 
 def test_typed_learning_rate_is_the_peak_of_a_one_cycle_schedule(kindling: Command) -> None:

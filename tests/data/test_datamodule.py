@@ -1,3 +1,5 @@
+import os
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -48,11 +50,12 @@ def test_training_never_loads_the_test_split() -> None:
             return super().load(split)
 
     data = Watched(num_samples=100)
-    data.setup("fit")
     data.setup("validate")
+    data.setup("fit")
     assert loaded == ["train"]
-    data.setup("test")
-    assert loaded == ["train", "test"]
+    for stage in ("test", "predict", "test", "predict"):
+        data.setup(stage)
+    assert loaded == ["train", "test", "test"]  # each once
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
@@ -77,14 +80,42 @@ def test_an_epoch_holds_each_sample_once_in_an_order_of_its_own(
 
 
 def test_the_order_follows_the_seed() -> None:
-    def first_labels(seed: int) -> torch.Tensor:
-        seed_everything(seed)
+    def first_labels(seed: int | None) -> torch.Tensor:
+        seed_everything(seed or 0)
+        if seed is None:
+            del os.environ["PL_GLOBAL_SEED"]
         data = SyntheticDataModule(num_samples=250)
         data.setup("fit")
         return torch.cat([labels for _, labels in data.train_dataloader()])
 
     assert torch.equal(first_labels(1), first_labels(1))
     assert not torch.equal(first_labels(1), first_labels(2))
+    assert torch.equal(first_labels(0), first_labels(None))
+
+
+def test_reading_batches_moves_no_random_numbers_and_keeps_the_order_of_evaluation() -> None:
+    data = SyntheticDataModule(num_samples=100, eval_batch_size=3)
+    data.setup("fit")
+    before = torch.get_rng_state()
+    list(data.train_dataloader())
+    validated = torch.cat([inputs for inputs, _ in data.val_dataloader()])
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(validated, data.val.inputs)
+
+
+def test_processes_share_an_epoch() -> None:
+    data = SyntheticDataModule(num_samples=101, val_split=11, batch_size=10)
+    data.setup("fit")
+    trained, validated = [], []
+    for rank in range(2):
+        strategy = SimpleNamespace(root_device=torch.device("cpu"))
+        data.trainer = SimpleNamespace(strategy=strategy, world_size=2, global_rank=rank)  # type: ignore[assignment]
+        trained.append([row for inputs, _ in data.train_dataloader() for row in inputs.tolist()])
+        validated.append([row for inputs, _ in data.val_dataloader() for row in inputs.tolist()])
+    assert [len(share) for share in trained] == [35, 35]
+    assert sorted(trained[0] + trained[1]) == sorted(data.train.inputs.tolist())
+    assert [len(share) for share in validated] == [6, 5]
+    assert sorted(validated[0] + validated[1]) == sorted(data.val.inputs.tolist())
 
 
 def test_mean_and_std_are_those_of_the_training_split() -> None:
@@ -92,6 +123,65 @@ def test_mean_and_std_are_those_of_the_training_split() -> None:
     data.setup("fit")
     torch.testing.assert_close(torch.tensor(data.mean), data.train.inputs.mean(0))
     torch.testing.assert_close(torch.tensor(data.std), data.train.inputs.std(0))
+
+
+def test_the_std_of_a_constant_feature_is_1() -> None:
+    class Constant(SyntheticDataModule):
+        def load(self, split: Split) -> Batch:
+            inputs, labels = super().load(split)
+            return torch.cat([torch.full_like(inputs[:, :1], 7), inputs[:, 1:] / 100], dim=1), labels
+
+    data = Constant(num_samples=100)
+    assert (data.mean[0], data.std[0]) == (7, 1)
+    assert max(data.std[1:]) < 0.1
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_training_batches_alone_are_augmented(training: bool) -> None:
+    class Raised(SyntheticDataModule):
+        def augment(self, inputs: torch.Tensor) -> torch.Tensor:
+            return inputs + 1
+
+    data = Raised(num_samples=100)
+    data.trainer = SimpleNamespace(training=training)  # type: ignore[assignment]
+    inputs, _ = data.on_after_batch_transfer((torch.zeros(4, 20), torch.zeros(4)), 0)
+    assert torch.equal(inputs, torch.full((4, 20), float(training)))
+
+
+def test_a_test_sample_is_told_by_its_features_unless_it_is_an_image() -> None:
+    data, images = SyntheticDataModule(num_samples=50), MNISTDataModule(source="sample")
+    for source in (data, images):
+        source.setup("test")
+    features = enumerate(data.test.inputs[3].tolist())
+    assert data.describe(3) == {f"feature {number}": float(f"{value:.4f}") for number, value in features}
+    assert images.describe(3) == {}
+
+
+@pytest.mark.parametrize(
+    ("now", "then", "words"),
+    [
+        ({"size": 28}, {"size": 32}, "other size (28, not 32); train anew, without --ckpt_path"),
+        ({"classes": ["a"], "size": 1}, {"classes": ["b", "c"], "size": 1}, "other classes (a, not b, c); train"),
+        (
+            {"classes": list("abcdef")},
+            {"classes": list("abcdefg")},
+            "(a, b, c, d, e and 1 more, not a, b, c, d, e and 2",
+        ),
+        ({"columns": [{"name": "age"}]}, {"columns": []}, "other columns; train anew"),
+    ],
+)
+def test_what_has_changed_since_a_checkpoint_is_named(
+    now: dict[str, object], then: dict[str, object], words: str
+) -> None:
+    data = MNISTDataModule(data_dir="digits")
+    data.fitted = now
+    with pytest.raises(ValueError, match=re.escape(words)) as caught:
+        data.load_state_dict(then)
+    assert str(caught.value).startswith("digits is not what the checkpoint was trained on: other ")
+    fresh = MNISTDataModule()
+    fresh.load_state_dict(now)  # nothing has been read yet
+    assert fresh.state_dict() == now
+    assert SyntheticDataModule().origin == "SyntheticDataModule"
 
 
 def test_a_source_of_ones_own_needs_load_alone() -> None:
@@ -112,14 +202,21 @@ def test_a_source_of_ones_own_needs_load_alone() -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"batch_size": 0}, "batch_size"),
-        ({"eval_batch_size": -1}, "eval_batch_size"),
-        ({"num_workers": -1}, "num_workers"),
+        ({"batch_size": 0}, "^batch_size must be at least 1, not 0$"),
+        ({"eval_batch_size": -1}, "^eval_batch_size must be at least 1, not -1$"),
+        ({"num_workers": -1}, "^num_workers must not be negative: -1$"),
     ],
 )
 def test_sizes_are_checked(arguments: dict[str, int], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         SyntheticDataModule(**arguments)
+
+
+def test_a_batch_may_be_a_single_sample() -> None:
+    data = SyntheticDataModule(num_samples=20, batch_size=1, eval_batch_size=1, val_split=3)
+    data.setup("validate")
+    assert [len(labels) for _, labels in data.train_dataloader()] == [1] * 13
+    assert [len(labels) for _, labels in data.val_dataloader()] == [1] * 3
 
 
 @pytest.mark.parametrize("val_split", [0, 4000, 5000, 1.0, -0.1])
@@ -167,3 +264,13 @@ def test_data_that_fits_is_kept_on_the_device(
         inputs, labels = next(iter(loader))
         assert {inputs.device.type, labels.device.type} == {kind}
         assert inputs.shape == (64, 20)
+
+
+@pytest.mark.parametrize(("device", "pinned"), [("cuda", True), ("cpu", False)])
+def test_what_is_sent_to_a_gpu_is_pinned(monkeypatch: pytest.MonkeyPatch, device: str, pinned: bool) -> None:
+    data = SyntheticDataModule(num_samples=100)
+    data.setup("fit")
+    strategy = SimpleNamespace(root_device=torch.device(device))
+    data.trainer = SimpleNamespace(strategy=strategy, world_size=1, global_rank=0)  # type: ignore[assignment]
+    monkeypatch.setattr("kindling.data.loading.free_memory", lambda device: 0)
+    assert data.train_dataloader().pin_memory == pinned

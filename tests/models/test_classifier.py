@@ -1,6 +1,7 @@
 import csv
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from sklearn.utils.class_weight import compute_sample_weight
 from torch import nn
 
 from conftest import TINY, Command, Train
+from helpers import NumbersDataModule, SumRegressor
 from kindling import Classifier, CNNClassifier, MLPClassifier, SyntheticDataModule
 from kindling.data.datamodule import ArrayDataset
 
@@ -29,9 +31,9 @@ def quick_trainer(**arguments: object) -> Trainer:
     )
 
 
-def column(name: str, run: Path = RUN) -> list[float]:
-    with (run / "metrics.csv").open(newline="") as file:
-        return [float(row[name]) for row in csv.DictReader(file) if row[name]]
+def column(name: str, run: Path = RUN, file: str = "metrics.csv") -> list[float]:
+    with (run / file).open(newline="") as opened:
+        return [float(row[name]) for row in csv.DictReader(opened) if row[name]]
 
 
 def test_networks_have_as_many_parameters_as_were_counted_by_hand() -> None:
@@ -54,6 +56,11 @@ def test_options_put_their_layers_in() -> None:
     assert not {"BatchNorm1d", "Dropout"} & kinds(MLPClassifier(**MNIST))
     assert {"BatchNorm2d", "Dropout"} <= kinds(CNNClassifier(dropout=0.1, **MNIST))
     assert not {"BatchNorm2d", "Dropout"} & kinds(CNNClassifier(batch_norm=False, **MNIST))
+
+
+def test_classes_are_called_by_their_labels_where_they_have_no_names() -> None:
+    assert MLPClassifier(**MNIST).class_names == tuple("0123456789")
+    assert MLPClassifier(num_classes=2, input_shape=(4,), class_names=("no", "yes")).class_names == ("no", "yes")
 
 
 def test_the_model_normalises_its_inputs() -> None:
@@ -113,6 +120,14 @@ def test_a_weighted_loss_counts_every_class_alike(kindling: Command) -> None:
     torch.testing.assert_close(1 / model.class_weights.double(), torch.from_numpy(balanced), rtol=1e-5, atol=0)
 
 
+def test_a_class_without_a_training_sample_weighs_as_one_of_a_single_sample() -> None:
+    model = MLPClassifier(num_classes=3, input_shape=(4,), weighted_loss=True)
+    model.trainer = SimpleNamespace(datamodule=SimpleNamespace(class_counts=(1, 0, 8)))  # type: ignore[assignment]
+    model.setup("fit")
+    assert model.class_weights is not None
+    assert model.class_weights.tolist() == [3, 3, 0.375]
+
+
 def test_label_smoothing_spreads_the_target_over_all_classes() -> None:
     model = MLPClassifier(num_classes=3, input_shape=(4,), label_smoothing=0.2)
     inputs, labels = torch.rand(6, 4), torch.tensor([0, 1, 2, 0, 1, 2])
@@ -128,11 +143,47 @@ def test_warm_up_raises_the_learning_rate_step_by_step(kindling: Command, epochs
     assert column("lr") == pytest.approx(expected, rel=1e-5)
 
 
+def test_warm_up_counts_steps_of_several_batches(kindling: Command) -> None:
+    options = "--trainer.accumulate_grad_batches 2 --trainer.log_every_n_steps 1 --trainer.max_epochs 3"
+    kindling("fit", *TINY, "--model.warmup_epochs", "2", *options.split())
+    steps = 2 * 7 / 2
+    assert column("lr") == pytest.approx([1e-3 * min(1.0, (step + 1) / steps) for step in range(3 * 4)], rel=1e-5)
+
+
 def test_warm_up_goes_with_a_scheduler(kindling: Command) -> None:
     schedule = ["--model.lr_scheduler", "ExponentialLR", "--model.lr_scheduler.gamma", "0.5"]
     kindling("fit", *TINY, *schedule, "--model.warmup_epochs", "2", "--trainer.log_every_n_steps", "1")
     expected = [1e-3 * 0.5 ** (step // 7) * (step + 1) / 14 for step in range(14)]
     assert column("lr") == pytest.approx(expected, rel=1e-5)
+
+
+def test_what_went_on_once_and_is_trained_anew_warms_up_anew() -> None:
+    class Rates(Callback):
+        def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
+            seen.append(optimizer.param_groups[0]["lr"])
+
+    seen: list[float] = []
+    data = SyntheticDataModule(num_samples=300, batch_size=32)
+    model = MLPClassifier.for_data(data, warmup_epochs=1)
+    model.on_load_checkpoint({"schedule_start": 28})  # as `load_from_checkpoint` does
+    quick_trainer(callbacks=[Rates()]).fit(model, data)
+    assert seen == pytest.approx([1e-3 * (step + 1) / 7 for step in range(7)])
+
+
+class SlowStart(MLPClassifier):
+    """A network whose first layer learns at a tenth of the rate of the others."""
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        first, *others = super().parameter_groups()[0]["params"]
+        return [{"params": [first], "name": "first", "lr_scale": 0.1}, {"params": others, "name": "others"}]
+
+
+def test_groups_of_parameters_learn_at_their_share_of_the_rate(kindling: Command) -> None:
+    options = "--model.hidden [8] --model.warmup_epochs 1 --trainer.log_every_n_steps 1"
+    assert kindling("fit", *TINY[4:], "--model", f"{__name__}.SlowStart", *options.split()).code == 0
+    expected = [1e-3 * min(1.0, (step + 1) / 7) for step in range(14)]
+    assert column("lr/others") == pytest.approx(expected, rel=1e-5)
+    assert column("lr/first") == pytest.approx([rate / 10 for rate in expected], rel=1e-5)
 
 
 def epoch_rates(kindling: Command, *schedule: str, epochs: int, steps: int = 7) -> list[float]:
@@ -161,6 +212,42 @@ def test_reduce_lr_on_plateau_steps_after_its_patience(kindling: Command) -> Non
     ).split()
     rates = epoch_rates(kindling, *schedule, "--early_stopping.patience", "99", epochs=8)
     assert rates == pytest.approx([1e-3] * 4 + [1e-4] * 3 + [1e-5], rel=1e-5)
+
+
+@pytest.mark.parametrize(("typed", "steps"), [([], 14), (["--model.lr_scheduler.total_steps", "30"], 30)])
+def test_one_cycle_spans_the_run_unless_told_otherwise(kindling: Command, typed: list[str], steps: int) -> None:
+    cycle = ["--model.lr_scheduler", "OneCycleLR", "--model.lr_scheduler.max_lr", "0.01"]
+    kindling("fit", *TINY, *cycle, *typed, "--trainer.log_every_n_steps", "1")
+    optimizer = torch.optim.Adam([nn.Parameter(torch.zeros(1))])
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.01, total_steps=steps)
+    expected = []
+    for _ in range(14):
+        expected.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    assert column("lr") == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("rare", "every"),
+    [
+        ("--trainer.check_val_every_n_epoch 2", 2),
+        ("--trainer.check_val_every_n_epoch null --trainer.val_check_interval 7", 1),
+    ],
+)
+def test_schedules_go_with_rare_validation(kindling: Command, rare: str, every: int) -> None:
+    """A plateau is waited for over validations, anything else counts epochs."""
+    plateau = (
+        "--model.lr_scheduler torch.optim.lr_scheduler.ReduceLROnPlateau --model.lr_scheduler.patience 0 "
+        "--model.lr_scheduler.threshold 10 --model.lr_scheduler.threshold_mode abs --early_stopping.patience null"
+    )
+    rates = epoch_rates(kindling, *plateau.split(), *rare.split(), epochs=6)
+    validations = [epoch // every for epoch in range(6)]  # before each epoch; the first counts as best
+    assert rates == pytest.approx([1e-3 * 0.1 ** max(0, number - 1) for number in validations], rel=1e-5)
+    decay = "--model.lr_scheduler ExponentialLR --model.lr_scheduler.gamma 0.5 --run_name other"
+    kindling("fit", *TINY, *decay.split(), *rare.split(), "--trainer.log_every_n_steps", "1")
+    rates = column("lr", Path("runs/other/version_0"))
+    assert rates == pytest.approx([1e-3] * 7 + [5e-4] * 7, rel=1e-5)
 
 
 def test_gradients_are_clipped_to_the_norm(kindling: Command) -> None:
@@ -197,10 +284,26 @@ def test_mixed_precision_computes_in_bfloat16() -> None:
     assert model(data.val.inputs).dtype == torch.float32
 
 
+def test_numbers_are_tested_and_predicted_as_they_are(kindling: Command) -> None:
+    few = "--trainer.max_epochs 1 --run_name tiny".split()
+    result = kindling("fit", "--model", "helpers.SumRegressor", "--data", "helpers.NumbersDataModule", *few)
+    assert result.code == 0, result.err
+    data, model = NumbersDataModule(), SumRegressor.load_from_checkpoint(RUN / "checkpoints/best.ckpt")
+    data.setup("test")
+    with torch.no_grad():
+        expected = pytest.approx(model.eval()(data.test.inputs).tolist(), rel=1e-4, abs=1e-5)
+    assert column("prediction", file="predictions.csv") == expected
+    assert kindling("predict", "--ckpt_path", "best").code == 0
+    assert column("prediction", file="predictions.csv") == expected
+
+
 def test_compiling_keeps_the_names_of_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     compiled = []
     monkeypatch.setattr(nn.Module, "compile", lambda self: compiled.append(self))
     model = MLPClassifier(**MNIST, compile=True)
+    model.setup("test")
+    MLPClassifier(**MNIST).setup("fit")
+    assert compiled == []
     model.setup("fit")
     assert compiled == [model.network]
     assert model.state_dict().keys() == MLPClassifier(**MNIST).state_dict().keys()

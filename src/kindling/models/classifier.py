@@ -211,7 +211,7 @@ class Classifier(LightningModule):
         config = self.hparams["lr_scheduler"]
         if config is None:
             return optimizer
-        name = config["class_path"].rsplit(".", 1)[-1]
+        name = config["class_path"].rpartition(".")[2]
         init_args = dict(config["init_args"])
         if name == "OneCycleLR" and init_args.get("total_steps") is None:
             init_args["total_steps"] = self.schedule_steps(self.schedule_start)
