@@ -36,6 +36,7 @@ clean:
 	$(PYTHON) -m venv .venv
 
 .venv/installed: pyproject.toml $(CONSTRAINTS) | .venv/bin/python
+	@echo "installing into .venv: a minute or more, torch is large"
 	$(PIP) --editable .
 	touch $@
 

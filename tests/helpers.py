@@ -124,7 +124,7 @@ class PhotosDataModule(ClassificationDataModule):
         return images, torch.randint(3, (40,), generator=random)
 
 
-class NumbersDataModule(SyntheticDataModule):
+class SumDataModule(SyntheticDataModule):
     """A number to predict in place of a class: the sum of the first two features."""
 
     def __init__(self, **loading: Any) -> None:

@@ -110,6 +110,11 @@ VALUES = {
     (*QUICK, "--trainer.limit_train_batches", "0"): ["--trainer.limit_train_batches 0", "at least 1"],
     (*QUICK, "--model", "helpers.Recurrent"): ["Recurrent does not take inputs of shape (1, 28, 28): ", "2D", "3D"],
     (*QUICK, "--model", "helpers.TwoOutputs"): ["TwoOutputs must give logits (N, num_classes)", "(1, 10), not (1, 2)"],
+    (*SYNTHETIC, "--data", "helpers.SumDataModule"): [
+        "MLPClassifier predicts classes",
+        "labels of the data are numbers",
+    ],
+    (*SYNTHETIC, "--model", "helpers.SumRegressor"): ["SumRegressor must give numbers (N,)", "(1, 3)"],
     (*QUICK, "--data.val_split", "50000"): ["val_split=50000", "4000 training samples"],
     (*QUICK, "--model.dropout", "1.5"): ["dropout", "1.5"],
     (*QUICK, "--model.hidden", "-3"): ["hidden", "-3"],

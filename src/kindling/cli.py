@@ -85,6 +85,10 @@ def main(args: Sequence[str] | None = None) -> int:
             run = import_module(OPTIONAL.get(command, "kindling.training")).run
     except KeyboardInterrupt:
         return _fail("interrupted before it began", code=1)
+    except ModuleNotFoundError as error:
+        if f"{error.name}.".startswith("kindling."):
+            raise
+        return _fail(f"{error.name} is not installed here: make train installs all, or pip install -e .", code=1)
     try:
         run(command, options)
     except UsageError as error:

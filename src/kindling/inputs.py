@@ -77,8 +77,10 @@ def as_8_bit(image: Image.Image) -> Image.Image:
 
 
 def as_float(inputs: Tensor) -> Tensor:
-    """Bytes 0..255 as floats in [0, 1]; floats as they are."""
-    return inputs.float() / 255 if inputs.dtype == torch.uint8 else inputs
+    """Bytes 0..255 as floats in [0, 1]; floats as they are, but no double ones, which NumPy makes of everything."""
+    if inputs.dtype == torch.uint8:
+        return inputs.float() / 255
+    return inputs.float() if inputs.dtype == torch.float64 else inputs
 
 
 def grey(images: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from kindling.errors import UsageError, one_line
 from kindling.keeping import KeptRun
 from kindling.memory import keep_freed_memory
 from kindling.models import Classifier
-from kindling.models.check import check_network
+from kindling.models.check import check_labels, check_network
 from kindling.models.trained import check_trained
 from kindling.options import TRIALS, ReadableParser, add_fit_options, check_amounts
 from kindling.outputs import write_predicted, write_test
@@ -182,6 +182,8 @@ class KindlingCLI(LightningCLI):
         """Trains, then tests the best checkpoint."""
         try:
             check_network(self.model)
+            if hasattr(self.datamodule, "train"):  # read already, for its mean and std
+                check_labels(self.model, self.datamodule.train.labels)
             if self._is_trial:
                 self._try_out()
                 return

@@ -114,7 +114,7 @@ def test_the_file_computes_what_the_checkpoint_does(kindling: Command, model: st
 
 
 def test_a_model_that_predicts_numbers_is_exported_too(kindling: Command) -> None:
-    fit = "--model helpers.SumRegressor --data helpers.NumbersDataModule --trainer.max_epochs 1 --run_name sum".split()
+    fit = "--model helpers.SumRegressor --data helpers.SumDataModule --trainer.max_epochs 1 --run_name sum".split()
     assert kindling("fit", *fit).code == 0
     folder = Path("runs/sum/version_0/export")
     for format in ("onnx", "torch_export", "torchscript"):

@@ -12,7 +12,7 @@ from sklearn.utils.class_weight import compute_sample_weight
 from torch import nn
 
 from conftest import TINY, Command, Train
-from helpers import NumbersDataModule, SumRegressor
+from helpers import SumDataModule, SumRegressor
 from kindling import Classifier, CNNClassifier, MLPClassifier, SyntheticDataModule
 from kindling.data.datamodule import ArrayDataset
 
@@ -286,9 +286,9 @@ def test_mixed_precision_computes_in_bfloat16() -> None:
 
 def test_numbers_are_tested_and_predicted_as_they_are(kindling: Command) -> None:
     few = "--trainer.max_epochs 1 --run_name tiny".split()
-    result = kindling("fit", "--model", "helpers.SumRegressor", "--data", "helpers.NumbersDataModule", *few)
+    result = kindling("fit", "--model", "helpers.SumRegressor", "--data", "helpers.SumDataModule", *few)
     assert result.code == 0, result.err
-    data, model = NumbersDataModule(), SumRegressor.load_from_checkpoint(RUN / "checkpoints/best.ckpt")
+    data, model = SumDataModule(), SumRegressor.load_from_checkpoint(RUN / "checkpoints/best.ckpt")
     data.setup("test")
     with torch.no_grad():
         expected = pytest.approx(model.eval()(data.test.inputs).tolist(), rel=1e-4, abs=1e-5)

@@ -18,7 +18,7 @@ RUN = Path("runs/every/version_0")
 
 # A model may take images, or features; one that predicts numbers is given such.
 CLASSES = ("DigitsDataModule", "SyntheticDataModule")
-NUMBERS = ("helpers.NumbersDataModule",)
+NUMBERS = ("helpers.SumDataModule",)
 # Or what only a source of one's own has: the others that need no argument, and no download.
 OTHERS = [
     name

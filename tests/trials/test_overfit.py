@@ -28,7 +28,7 @@ def test_a_network_that_can_not_learn_is_told(kindling: Command) -> None:
 
 
 def test_a_network_that_predicts_numbers_has_no_right_answers(kindling: Command) -> None:
-    result = kindling("fit", "--model", "helpers.SumRegressor", "--data", "helpers.NumbersDataModule", "--overfit")
+    result = kindling("fit", "--model", "helpers.SumRegressor", "--data", "helpers.SumDataModule", "--overfit")
     assert result.code == 1
     assert result.err == (
         "kindling: error: SumRegressor predicts numbers: no share of right answers says that it has learnt\n"

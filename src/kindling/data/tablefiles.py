@@ -27,6 +27,8 @@ def read_table(path: str | Path) -> "DataFrame":
         ImportError: If it is Parquet and pyarrow is not installed.
     """
     path = Path(path)
+    if path.is_dir():
+        raise FileNotFoundError(f"{path} is a folder: give a CSV or Parquet file")
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}: give a CSV or Parquet file")
     frame = read_parquet(path) if path.suffix.lower() in (".parquet", ".pq") else read_csv(path)

@@ -1,9 +1,16 @@
 """Whether a network and its data go together."""
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from kindling.models.classifier import Classifier
+
+
+def check_labels(model: Classifier, labels: Tensor) -> None:
+    """Raises ValueError where a model for classes has numbers to learn from, or one for numbers classes."""
+    if labels.is_floating_point() == model.classifies:
+        wants, has = ("classes", "numbers") if model.classifies else ("numbers", "classes")
+        raise ValueError(f"{type(model).__name__} predicts {wants}, and the labels of the data are {has}")
 
 
 def check_network(model: Classifier) -> None:

@@ -55,7 +55,8 @@ def commented(text: str, without: Collection[str]) -> str:
     Where that comment is a line of its own, all goes up to the next empty line.
     """
     settings = re.compile(rf"^# {_PARTS}: .*\n(?:.+\n)*\n?|^.*\S.* # {_PARTS}: .*\n", re.MULTILINE)
-    return settings.sub(lambda found: found[0] if _is_there(found[1] or found[2], without) else "", text)
+    kept = settings.sub(lambda found: found[0] if _is_there(found[1] or found[2], without) else "", text)
+    return re.sub(rf"# {_PARTS}: ", "# ", kept)
 
 
 def without_lessons(text: str, without: Collection[str]) -> str:

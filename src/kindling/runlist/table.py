@@ -13,7 +13,7 @@ FIGURES = ("val/loss", "val/accuracy", "test/accuracy")
 
 def figure(value: float | None) -> str:
     """A figure as tables have it."""
-    return "" if value is None else f"{value:.4f}"
+    return "" if value is None else f"{value:.4f}" if abs(value) < 1e5 else f"{value:.4g}"
 
 
 def duration(seconds: float | None) -> str:
