@@ -114,7 +114,9 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Copy:
     names = [add_class(folder / where, code) for where, code in README.files + GUIDES.files]
     for recipe in GUIDES.recipes:
         (folder / recipe.split(":")[0].removeprefix("# ")).write_text(recipe)
-    load_diabetes(as_frame=True).frame.to_csv(folder / "patients.csv", index=False)
+    patients = load_diabetes(as_frame=True).frame
+    patients.to_csv(folder / "patients.csv", index=False)
+    patients.drop(columns="target")[:8].to_csv(folder / "new_patients.csv", index=False)
     commands = [*README.commands, "kindling export --ckpt_path best", *GUIDES.commands, "kindling fit --help"]
     tests = ["tests/models/test_every_model.py", "tests/test_recipes.py", "-k", "Wide or MLPReg or synthetic_sgd"]
     process = subprocess.run(
@@ -181,7 +183,15 @@ def test_numbers_are_predicted(copy: Copy) -> None:
     found = copy.metrics(name)
     assert found["test/r2"] == pytest.approx(r2_score(table["label"], table["prediction"]), abs=1e-4)
     assert found["test/mae"] == pytest.approx(mean_absolute_error(table["label"], table["prediction"]), abs=1e-2)
-    assert found["test/loss"] == pytest.approx(np.square(table["label"] - table["prediction"]).mean(), rel=1e-3)
+    scale = float(weights(copy.run(name) / "checkpoints/best.ckpt")["scale"])
+    labels = pd.read_csv(copy.folder / "patients.csv")["target"]
+    assert scale == pytest.approx(labels.std(), rel=0.1)  # of three quarters of them
+    errors = np.square(table["label"] - table["prediction"])
+    assert found["test/loss"] == pytest.approx(errors.mean() / scale**2, rel=1e-3)
     assert found["test/r2"] > 0.4
+    new = pd.read_csv(copy.run(name) / "predictions_new_patients.csv")
+    assert list(new) == ["row", "prediction"]
+    assert len(new) == 8
+    assert new["prediction"][::4].tolist() == pytest.approx(table["prediction"][:2].tolist(), rel=1e-4)  # every fourth
     assert (copy.run(name) / "training_history.png").exists()
     assert not (copy.run(name) / "report.html").exists()
