@@ -21,6 +21,7 @@ from kindling.newproject.names import TAKEN, check_package, has_another
 from kindling.newproject.parts import PARTS, TEMPLATE, goes
 from kindling.newproject.rewrite import Project, rewrite
 
+FETCH = tidy.fetch_ruff
 SLOW = pytest.mark.skipif("KINDLING_SLOW" not in os.environ, reason="takes minutes: KINDLING_SLOW=1")
 AUTHOR = ["--author", "Ada Lovelace <ada@example.org>"]
 
@@ -33,6 +34,7 @@ def nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("EMAIL", raising=False)
     monkeypatch.setattr(command, "git", without_identity)
     monkeypatch.setattr(tidy, "find_ruff", lambda: None)  # where a test needs it, it runs a new Python
+    monkeypatch.setattr(tidy, "fetch_ruff", lambda folder: None)
 
 
 def without_identity(folder: Path, *arguments: str, identity: tuple[str, str] | None = None) -> str | None:
@@ -68,7 +70,7 @@ def missing(project: Mapping[str, str], package: str) -> set[str]:
 def test_all_of_it_is_renamed_and_of_its_author(kindling: Command) -> None:
     result = kindling("new", "leafnet", "--description", 'Leaves, "told" apart', *AUTHOR)
     assert result.code == 0, result.err
-    assert result.out.splitlines()[1:] == ["next:", "  cd leafnet", "  make train", "  make test"]
+    assert result.out.splitlines()[1:5] == ["next:", "  cd leafnet", "  make train", "  make test"]
     project = Path("leafnet")
     said = [line for _, text in texts(project) for line in text.splitlines() if "kindling" in line.lower()]
     assert said == [f"MIT licence, by Ada Lovelace. Made from Kindling {__version__}."]
@@ -469,8 +471,25 @@ def test_words_of_a_person_stay_as_they_are(kindling: Command, package: str) -> 
     assert any(f"{package} fit --config" in line for line in lines)
 
 
+def test_ruff_is_fetched_for_the_moment(kindling: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tidy, "fetch_ruff", FETCH)
+    Path("fake/pip").mkdir(parents=True)
+    found = f'#!/bin/sh\nexec {sys.executable} -m ruff "$@"\n'
+    Path("fake/pip/__main__.py").write_text(
+        "import os, pathlib, sys\n"
+        "assert sys.argv[-1].startswith('ruff==')\n"
+        "ruff = pathlib.Path(sys.argv[sys.argv.index('--target') + 1], 'bin', 'ruff')\n"
+        f"ruff.parent.mkdir()\nruff.write_text({found!r})\nos.chmod(ruff, 0o755)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(Path("fake").absolute()))
+    result = kindling("new", "zebra", *AUTHOR)
+    assert (result.code, "ruff" in result.out) == (0, False)
+    monkeypatch.delenv("PYTHONPATH")
+    run(Path("zebra").absolute(), "ruff", "check", "--no-cache")
+    run(Path("zebra").absolute(), "ruff", "format", "--check", "--no-cache")
+
+
 def test_without_ruff_it_says_how_to_amend_the_commit(kindling: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(command, "find_ruff", lambda: None)
     result = kindling("new", "leafnet", *AUTHOR)
     assert result.out.splitlines()[-4:] == [
         "  make train",

@@ -29,7 +29,7 @@ from kindling.newproject.repository import (
     write,
 )
 from kindling.newproject.rewrite import Project, rewrite
-from kindling.newproject.tidy import find_ruff, tidy
+from kindling.newproject.tidy import tidy
 from kindling.wording import listed
 
 ADDRESS = r"[a-zA-Z0-9_'+-]+(?:\.[a-zA-Z0-9_'+-]+)*@[a-zA-Z0-9-]+(?:\.[a-zA-Z0-9-]+)*"  # as a wheel can have it
@@ -60,21 +60,21 @@ def run(command: str, options: Sequence[str]) -> None:
     contents = {path: text.encode() for path, text in rewrite(texts, gone, project).items()}
     contents["README.md"] = readme(ours, project).encode()
     contents |= {project.rename(path): content for path, content in binaries.items()}
-    make(where, contents)
+    is_tidy = make(where, contents)
     print(f"{title(package)}: {typed.folder}, {len(contents)} files")
     if along := [path for path in new if project.rename(path) in contents]:
         print(f"with files that the template's git does not track: {listed(along, 5)}")
     committed = begin_history(where, contents, project)
-    print("\n".join(next_steps(where, typed.folder, committed)))
+    print("\n".join(next_steps(where, typed.folder, is_tidy, committed)))
 
 
-def next_steps(where: Path, typed: str, committed: bool) -> list[str]:
+def next_steps(where: Path, typed: str, is_tidy: bool, committed: bool) -> list[str]:
     """What to type next, in lines."""
     lines = ["next:", *([] if where == ROOT else [f"  cd {shlex.quote(typed)}"])]
     if where == ROOT and (ROOT / ".venv").exists():
         lines.append("  make clean    # the environment has the old name")
     lines += ["  make train", "  make test"]
-    if find_ruff() is None:  # which sorts and wraps as the name demands; `make test` installs it
+    if not is_tidy:  # sorted and wrapped as the name demands; `make test` installs ruff
         again = " && git commit --all --amend --no-edit" if committed else ""
         lines.append("there is no ruff here, and CI checks style. Before you push:")
         lines.append(f"  .venv/bin/ruff check --fix && .venv/bin/ruff format{again}")
@@ -154,20 +154,21 @@ def read_all(without: Sequence[str]) -> tuple[dict[str, str], dict[str, bytes], 
     return texts, binaries, gone
 
 
-def make(folder: Path, contents: Mapping[str, bytes]) -> None:
-    """Writes the files, all or none of them."""
+def make(folder: Path, contents: Mapping[str, bytes]) -> bool:
+    """Writes the files, all or none of them; says whether their imports and lines are as ruff wants them."""
     with tempfile.TemporaryDirectory() as temporary:
         project = Path(temporary, "project")
         write(project, contents)
-        tidy(project)
+        is_tidy = tidy(project)
         if folder == ROOT:
             replace(project)
-            return
+            return is_tidy
         try:
             shutil.copytree(project, folder, dirs_exist_ok=True)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
+    return is_tidy
 
 
 def begin_history(folder: Path, written: Iterable[str], project: Project) -> bool:
