@@ -131,6 +131,12 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Copy:
     return Copy(folder, names, process.stdout)
 
 
+def test_these_tests_are_one_group_of_workers(request: pytest.FixtureRequest) -> None:
+    if not request.config.getoption("loadgroup", False):
+        pytest.skip("there are no groups: pytest --dist loadgroup")
+    assert request.node.nodeid.endswith("@guides")  # else what takes long would be made twice, without a word
+
+
 def test_a_model_is_one_short_file() -> None:
     models = [code for where, code in README.files if where.endswith("models")]
     assert models
