@@ -1,4 +1,5 @@
 import os
+import re
 import subprocess
 import sys
 import time
@@ -190,6 +191,14 @@ def test_a_checkpoint_cut_short_is_refused(kindling: Command, trained: Train) ->
     result = kindling("test", "--ckpt_path", "best")
     assert (result.code, result.err.count("\n")) == (1, 1)
     assert f"{checkpoint} is cut off" in result.err
+
+
+def test_what_is_not_installed_is_named() -> None:
+    command = [sys.executable, "-S", "-m", "kindling", "fit"]  # without what is installed, as a clone is at first
+    environment = os.environ | {"PYTHONPATH": str(Path(package.__file__).parents[1])}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert re.fullmatch(r"kindling: error: \w+ is not installed here: make train installs all, .*\n", done.stderr)
 
 
 def test_training_does_not_go_on_from_weights_alone(kindling: Command, trained: Train) -> None:

@@ -198,6 +198,7 @@ def test_training_does_not_go_on_with_another_table(kindling: Command, trained: 
     ("arguments", "words"),
     [
         ({"path": "nowhere.csv"}, "there is no file nowhere.csv"),
+        ({"path": "configs"}, "configs is a folder: give a CSV or Parquet file"),
         (
             {"target": "churnt"},
             "customers.csv has no column churnt as the target: did you mean churned? It has customer_",
