@@ -198,7 +198,7 @@ def test_what_is_not_installed_is_named() -> None:
     environment = os.environ | {"PYTHONPATH": str(Path(package.__file__).parents[1])}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
-    assert re.fullmatch(r"kindling: error: \w+ is not installed here: make train installs all, .*\n", done.stderr)
+    assert re.fullmatch(r"kindling: error: \w+ is not installed: make train installs what .*\n", done.stderr)
 
 
 def test_training_does_not_go_on_from_weights_alone(kindling: Command, trained: Train) -> None:

@@ -86,9 +86,9 @@ def main(args: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _fail("interrupted before it began", code=1)
     except ModuleNotFoundError as error:
-        if f"{error.name}.".startswith("kindling."):
+        if f"{error.name}.".startswith("kindling.") or os.environ.get("KINDLING_DEBUG"):
             raise
-        return _fail(f"{error.name} is not installed here: make train installs all, or pip install -e .", code=1)
+        return _fail(f"{error.name} is not installed: make train installs what pyproject.toml names", code=1)
     try:
         run(command, options)
     except UsageError as error:

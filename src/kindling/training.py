@@ -162,7 +162,7 @@ class KindlingCLI(LightningCLI):
         self.trainer_defaults["callbacks"] = [*callbacks, self.collected]
         try:
             return super().instantiate_trainer(**kwargs)
-        except Exception:
+        except BaseException:  # Ctrl-C leaves no empty folder either
             self._tidy_up()
             raise
 

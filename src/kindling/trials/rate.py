@@ -59,7 +59,7 @@ class Suggestion:
             axes.plot(self.lr, height, "o", color="#D55E00", ms=8, label=f"suggestion: {self.lr:g}")
         top, low = self.smooth[:LEAST].max(), min(self.smooth.min(), self.losses.min())
         axes.set_ylim(low - 0.08 * (top - low), top + 0.5 * (top - low))
-        axes.set(xscale="log", xlabel="learning rate", ylabel="training loss (cross-entropy)")
+        axes.set(xscale="log", xlabel="learning rate", ylabel="training loss")
         axes.set_xlim(self.rates[0], self.rates[-1])
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
