@@ -13,6 +13,7 @@ from typing import NoReturn
 
 from kindling import __version__
 from kindling.startup import quick_imports
+from kindling.wording import brief
 
 COMMANDS = {
     "fit": "train a model, keep its best and last checkpoints, test the best",
@@ -105,7 +106,20 @@ def main(args: Sequence[str] | None = None) -> int:
             print("kindling: interrupted", file=sys.stderr)
             return 1
         return int(stop.code or 0)
+    except Exception as error:
+        frames = inspect.trace()
+        if os.environ.get("KINDLING_DEBUG") or any(map(_is_users_code, frames)):
+            raise
+        where = f"{'/'.join(frames[-1].filename.split(os.sep)[-3:])}, line {frames[-1].lineno}"
+        message = brief(f"{type(error).__name__}: {error}", 180)
+        return _fail(f"{message} (unexpected, in {where}; KINDLING_DEBUG=1 shows the traceback)", code=1)
     return 0
+
+
+def _is_users_code(frame: inspect.FrameInfo) -> bool:
+    """Whether a frame is neither Kindling's nor a library's: whoever wrote it needs the traceback."""
+    libraries = (os.path.dirname(__file__), os.path.dirname(os.__file__), "<")
+    return not frame.filename.startswith(libraries) and "site-packages" not in frame.filename
 
 
 def _mendable() -> tuple[type[Exception], ...]:
@@ -115,5 +129,5 @@ def _mendable() -> tuple[type[Exception], ...]:
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"kindling: error: {message}", file=sys.stderr)
+    print(f"kindling: error: {brief(message)}", file=sys.stderr)
     return code

@@ -45,7 +45,7 @@ def one_line(message: str, options: Iterable[str] = ()) -> str:
     if found := re.search(r"arguments are required: (.+)", message):
         names = ", ".join(f"{key}.{name}" if key else f"--{name.split('.', 1)[-1]}" for name in found[1].split(", "))
         return f"{names} must be given"
-    if found := re.search(r"Got value: (.*)", message) or re.search(r"Given value: (.*)", message):
+    if found := re.search(r"(?:Got|Given) value: (.*?)(?:\. Got value: .*)?$", message, re.MULTILINE):
         if key and (kinds := expected(message)):
             return f"{key}: {found[1]} is not {' or '.join(kinds)}"
         if key and owners:

@@ -1,6 +1,5 @@
 """`kindling fit`, `validate`, `test` and `predict`: LightningCLI with run folders and checkpoints found by name."""
 
-import argparse
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any
 
 import torch
 import yaml
-from jsonargparse import ArgumentError
+from jsonargparse import ArgumentError, Namespace
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -20,7 +19,7 @@ from kindling.callbacks.finite import anomaly
 from kindling.console import as_typed, quiet, results_table, say
 from kindling.data import ClassificationDataModule
 from kindling.ending import say_next, say_why_early
-from kindling.errors import UsageError, one_line
+from kindling.errors import OneLineParser, UsageError, one_line
 from kindling.keeping import KeptRun
 from kindling.memory import keep_freed_memory
 from kindling.models import Classifier
@@ -98,7 +97,7 @@ class KindlingCLI(LightningCLI):
     @override
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         command, *typed = args
-        finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+        finder = OneLineParser(add_help=False, allow_abbrev=False)
         finder.add_argument("--ckpt_path")
         finder.add_argument("-c", "--config", action="append", default=[])
         where = finder.parse_known_args(typed)[0]
@@ -116,6 +115,10 @@ class KindlingCLI(LightningCLI):
             self.config = parser.parse_args([command, *stored, *typed])
         except ArgumentError as error:
             raise UsageError(one_line(str(error), self._parser(command).get_defaults().keys(branches=True))) from error
+        for name in ("trainer", "checkpoint", "early_stopping"):
+            value = self.config[command].get(name)
+            if value is not None and not isinstance(value, Namespace):
+                raise UsageError(f"{name}: expected options such as --{name}.NAME VALUE, got {value}")
         if self.config[command]["ckpt_path"] is not None and self.checkpoint is None:
             raise UsageError("the checkpoint is given on the command line, in full: --ckpt_path PATH")
         self.config[command]["ckpt_path"] = None  # Lightning would let what the checkpoint stores win

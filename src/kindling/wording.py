@@ -23,6 +23,20 @@ def printable(text: str) -> str:
     return "".join(character if character.isprintable() else " " for character in text)
 
 
+def brief(text: str, most: int = 280) -> str:
+    """Return a text on one printable line, without its middle where it is longer than `most` characters.
+
+    Examples:
+        >>> brief("there is no file " + "x" * 50 + ": give another", most=40)
+        'there is no file xxxxx ... give another'
+    """
+    line = " ".join(printable(text).split())
+    if len(line) <= most:
+        return line
+    end = most // 3  # what to do stands at the end
+    return f"{line[: most - end - 5].rstrip()} ... {line[-end:].lstrip()}"
+
+
 def listed(names: Sequence[object], most: int = 20) -> str:
     """Names with commas between them; of more than `most`, the first and how many follow.
 
