@@ -2,9 +2,12 @@
 
 import os
 import signal
+import struct
+import zlib
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -21,6 +24,19 @@ from kindling.parts import part
 def needs(name: str) -> pytest.MarkDecorator:
     """For a test of two parts together, where a project may have but one of them."""
     return pytest.mark.skipif(part(name) is None, reason=f"this project has no {name}")
+
+
+def png_16(values: np.ndarray) -> bytes:
+    """A PNG of 16 bits a channel, (H, W, C), which Pillow can't write for colours."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    height, width, channels = values.shape
+    header = struct.pack(">IIBBBBB", width, height, 16, {1: 0, 2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
+    lines = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    parts = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + parts
 
 
 class SignalAt(Callback):

@@ -11,6 +11,7 @@ import torchvision.transforms.v2.functional as F
 from PIL import Image
 from torchvision.transforms import InterpolationMode
 
+from helpers import png_16
 from kindling.inputs import decode_image, fit_image, from_numbers
 
 GREY, COLOUR = (1, 5, 4), (3, 5, 4)
@@ -158,21 +159,51 @@ HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        (b"", "it is something else, not JPEG, PNG, WEBP, BMP, GIF$"),
-        (b"no image", "it is something else"),
+        (b"", "it is empty, not JPEG, PNG, WEBP, BMP, GIF$"),
+        (b"no image", "it is text"),
+        (b"BMW", "it is text"),
+        (b"GIF89 \x01", "it is of an unknown format"),
         (encoded(scene(8, 8), "tiff"), "it is a TIFF"),
         (HEIC, "it is a HEIC"),
         (encoded(scene(50, 50))[:-900], "broken"),
         (encoded(scene(50, 50), "jpeg")[:-500], "broken"),
-        (bomb(), "900000000 pixels"),
-        (encoded(scene(11, 10)), "11 x 10 pixels to decode, more than 100"),
+        (bomb(), "too large: 30,000 x 30,000 pixels, of which at most 178,956,970 can be decoded"),
+        (encoded(scene(11, 10)), "too large: 11 x 10 pixels, of which at most 100 "),
     ],
 )
 def test_what_can_not_be_decoded_is_refused_in_one_line(data: bytes, words: str) -> None:
     with pytest.raises(ValueError, match=words) as caught:
-        decode_image(data, (3, 8, 8), most_pixels=100 if "more than" in words else None)
+        decode_image(data, (3, 8, 8), most_pixels=100 if "most 100" in words else None)
     assert "\n" not in str(caught.value)
     assert "0x" not in str(caught.value)
+
+
+def test_a_large_photo_is_decoded_and_only_a_stranger_s_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # Pillow calls twice as many an attack
+    monkeypatch.setattr("kindling.inputs.MOST_PIXELS", 2000)
+    photo = encoded(scene(160, 120), "jpeg")  # decoded at an eighth
+    assert decode_image(photo, (3, 8, 8)).shape == (3, 8, 8)
+    for data, most in ((photo, 1000), (encoded(scene(160, 120)), None)):
+        with pytest.raises(
+            ValueError, match=r"^this image is too large: 160 x 120 pixels, .*; make it smaller or save"
+        ):
+            decode_image(data, (3, 8, 8), most)
+    with pytest.raises(ValueError, match=r"^this image is too large: 19,200 pixels, of which at most 2,000"):
+        decode_image(encoded(scene(160, 120), "webp"), (3, 8, 8))
+    assert decode_image(encoded(scene(40, 30), "webp"), (3, 8, 8)).shape == (3, 8, 8)
+
+
+@pytest.mark.parametrize("levels", [None, [100, 4095]])
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_sixteen_bits_are_scaled_as_told_and_lose_none_on_the_way(channels: int, levels: list[int] | None) -> None:
+    values = np.random.default_rng(channels).integers(0, 4200 if levels else 65536, (6, 7, channels))
+    low, high = levels or (0, 65535)
+    expected = np.clip((values[..., : 3 if channels > 2 else 1] - low) / (high - low), 0, 1) * 255
+    if channels in (2, 4):
+        alpha = values[..., -1:] / 65535
+        expected = expected * alpha + 255 * (1 - alpha)
+    ours = decode_image(png_16(values), (3, 6, 7), levels=levels).permute(1, 2, 0).numpy()
+    assert np.abs(ours - expected).max() <= (0.5001 if channels % 2 else 2)
 
 
 def test_an_image_of_as_many_pixels_as_allowed_is_decoded() -> None:

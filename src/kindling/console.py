@@ -5,12 +5,19 @@ import os
 import shlex
 import shutil
 import sys
+import threading
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
+from rich.progress import Progress
 from rich.table import Table
+
+from kindling.wording import printable
+
+PATIENCE = 2.0  # seconds after which a person wants to know what is going on
 
 # Each message, by its beginning, with the reason why it says nothing to the person who reads it.
 SILENCED = {
@@ -33,11 +40,43 @@ SILENCED = {
 }
 
 
-def say(*what: object) -> None:
-    """Prints lines and tables, once however many processes train."""
+def is_first() -> bool:
+    """Whether this is the first of the processes that train, the one that prints and writes."""
     lightning = sys.modules.get("lightning.pytorch.utilities")  # its import takes seconds; without it, one process
-    if lightning is None or lightning.rank_zero_only.rank == 0:
-        Console(highlight=False, markup=False, emoji=False, soft_wrap=True).print(*what)
+    return lightning is None or lightning.rank_zero_only.rank == 0
+
+
+def say(*what: object) -> None:
+    """Print lines and tables, once however many processes train; names of files in them can't control a terminal."""
+    shown = (one if not isinstance(one, str) else "\n".join(map(printable, one.split("\n"))) for one in what)
+    if is_first():
+        Console(highlight=False, markup=False, emoji=False, soft_wrap=True).print(*shown)
+
+
+@contextmanager
+def progress(what: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
+    """Show that something takes long: after two seconds, a progress bar on a terminal and a line elsewhere.
+
+    Args:
+        what: What is going on, such as "reading 5,000 images".
+        total: The number of steps; None if it is not known.
+
+    Yields:
+        A function to call with the number of steps that have been done.
+    """
+    console = Console(highlight=False)
+    bar = Progress(*Progress.get_default_columns(), console=console, transient=True)
+    timer = threading.Timer(PATIENCE, lambda: bar.start() if console.is_terminal and is_first() else say(f"{what} ..."))
+    timer.daemon = True
+    task = bar.add_task(what, total=total)
+    timer.start()
+    try:
+        yield lambda steps: bar.advance(task, steps)
+    finally:
+        timer.cancel()
+        timer.join()  # else a bar could start after this, and stay
+        if bar.live.is_started:
+            bar.stop()
 
 
 def quiet() -> None:

@@ -1,54 +1,92 @@
 """Raw inputs of a model from what people hold: image files and numbers.
 
-Needs nothing else of Kindling: an archive for TorchServe carries this file as it is.
+Needs nothing of Kindling but `filetypes`: an archive for TorchServe carries both files as they are.
 """
 
 import io
-from typing import Any
+import re
+import struct
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")  # no other reader of Pillow opens a file that calls itself one of them
+from kindling.filetypes import FORMATS, HEAD, kind_of
 
-# Of files that are none of these, what their first bytes say they are.
-BEGINNINGS = {b"II*\0": "a TIFF", b"MM\0*": "a TIFF", b"ftyp": "a HEIC, AVIF or video", b"%PDF": "a PDF"}
+MOST_PIXELS = 178_956_970  # to decode of an image file: 0.7 GB as RGB; Pillow takes more than that for an attack
+
+Levels = Sequence[int] | None  # 16-bit values that become 0 and 255; None: 0 and 65,535
 
 
-def decode_image(data: bytes, shape: tuple[int, ...], most_pixels: int | None = None) -> Tensor:
-    """Decodes an image file: its centre as bytes (C, H, W), upright, transparency on white.
+def open_image(file: BinaryIO) -> ImageFile.ImageFile:
+    """Open an image file of any size as Pillow does, without its limit, which calls a large photo an attack.
+
+    Raises:
+        UnidentifiedImageError: If the file is no image of `FORMATS`.
+    """
+    Image.init()
+    file.seek(0)
+    start = file.read(16)
+    for factory, accept in (Image.OPEN[name] for name in FORMATS):
+        if accept is None or accept(start) is True:
+            file.seek(0)
+            with suppress(SyntaxError, IndexError, TypeError, struct.error):  # what Pillow's readers raise for others
+                return factory(file, "")
+    raise UnidentifiedImageError
+
+
+def decode_image(data: bytes, shape: tuple[int, ...], most_pixels: int | None = None, levels: Levels = None) -> Tensor:
+    """Decode an image file: its centre as bytes (C, H, W), upright, transparency on white.
 
     It is resized until one side fits and the other does not lack anything; of that, both ends are cut.
 
     Args:
         data: What the file holds.
         shape: (C, H, W) of the result; one channel is grey, three are red, green and blue.
-        most_pixels: Images of which more would have to be decoded are refused before that.
+        most_pixels: For files of strangers: a smaller limit on the pixels to decode, which also limits the file's own
+            size to `MOST_PIXELS`. A large JPEG is decoded at a fraction of its size.
+        levels: The values of a 16-bit image that become 0 and 255.
 
     Raises:
-        ValueError: If it is broken, or so large that it can only be meant to fill the memory.
+        ValueError: If the file is broken, or too large to decode.
     """
     height, width = shape[1:]
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        with open_image(io.BytesIO(data)) as image:
+            size = image.size
             # A large JPEG is decoded at a fraction, but not below this, whichever way it has to be turned.
             image.draft(None, (2 * max(height, width), 2 * max(height, width)))
-            if most_pixels and image.width * image.height > most_pixels:
-                raise ValueError(f"{image.width} x {image.height} pixels to decode, more than {most_pixels:,}")
-            return fit_image(image, shape)
+            if not is_too_large(size, image.size, most_pixels):
+                return fit_image(with_16_bits(image, data, levels), shape, levels)
+            pixels = f"{size[0]:,} x {size[1]:,} pixels"
+    except Image.DecompressionBombError as error:  # Pillow's reader of WebP has a limit of its own
+        pixels = f"{int(re.findall('[0-9]+', str(error))[0]):,} pixels"
     except UnidentifiedImageError as error:
-        kind = next((kind for start, kind in BEGINNINGS.items() if data.find(start, 0, 8) in (0, 4)), "something else")
-        raise ValueError(f"this image is broken: it is {kind}, not {', '.join(FORMATS)}") from error
+        raise ValueError(f"this image is broken: it is {kind_of(data[:HEAD])}, not {', '.join(FORMATS)}") from error
     except Exception as error:  # damaged files make Pillow's readers raise anything
-        raise ValueError(f"this image is broken: {error}") from error
+        raise ValueError(f"this image is broken: {error or type(error).__name__}") from error
+    limit = most_pixels or MOST_PIXELS
+    raise ValueError(
+        f"this image is too large: {pixels}, of which at most {limit:,} can be decoded; make it smaller or save it as "
+        "JPEG"
+    )
 
 
-def fit_image(image: Image.Image, shape: tuple[int, ...]) -> Tensor:
-    """A picture as `decode_image` gives it."""
+def is_too_large(size: tuple[int, int], decoded: tuple[int, int], most_pixels: int | None) -> bool:
+    """Whether an image of some size, decoded at another, exceeds a limit; see `decode_image`."""
+    if most_pixels and size[0] * size[1] > MOST_PIXELS:
+        return True
+    return decoded[0] * decoded[1] > (most_pixels or MOST_PIXELS)
+
+
+def fit_image(image: Image.Image, shape: tuple[int, ...], levels: Levels = None) -> Tensor:
+    """Resize and cut a picture as `decode_image` does."""
     channels, height, width = shape
-    plain = as_8_bit(upright(image))
+    plain = as_8_bit(upright(image), levels)
     scale = min(plain.width / width, plain.height / height)  # pixels of the picture to one of the result
     left, top = int(plain.width - scale * width) // 2, int(plain.height - scale * height) // 2
     box = (left, top, left + scale * width, top + scale * height)
@@ -66,14 +104,62 @@ def upright(image: Image.Image) -> Image.Image:
         return image
 
 
-def as_8_bit(image: Image.Image) -> Image.Image:
+def as_8_bit(image: Image.Image, levels: Levels = None) -> Image.Image:
     """The same picture in 8 bits of grey or RGB, transparency on white."""
     if image.mode.startswith("I"):  # 16 bits of grey, which `convert` would clip
-        return Image.fromarray(((np.asarray(image).astype(np.int64) + 128) // 257).astype(np.uint8))
+        return Image.fromarray(scale_to_8_bit(np.asarray(image), levels))
     if image.has_transparency_data:
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
     return image if image.mode == "L" else image.convert("RGB")
+
+
+def has_16_bits(image: Image.Image, data: bytes) -> bool:
+    """Whether an image file holds 16 bits a channel; of the formats that are read, only PNG can."""
+    return image.format == "PNG" and data[24:25] == b"\x10"
+
+
+def values_of_16_bits(data: bytes) -> "np.ndarray[Any, Any]":
+    """Decode a 16-bit PNG to all its bits, (H, W, C); of colours Pillow by itself reads the upper 8."""
+
+    def read(mode: str | None = None) -> "np.ndarray[Any, Any]":
+        with open_image(io.BytesIO(data)) as image:
+            if mode:
+                image.tile = [tile._replace(args=mode) for tile in image.tile]
+            return np.array(image)
+
+    with open_image(io.BytesIO(data)) as image:
+        mode = str(image.tile[0].args)
+    if mode == "LA;16B":  # as large as RGBA in 8 bits
+        pairs: np.ndarray[Any, Any] = read("RGBA").view(">u2")
+        return pairs
+    values = read()
+    if values.ndim == 2:
+        return values[..., np.newaxis]
+    values = values.astype(np.uint16) << 8
+    values |= read(mode.replace("16B", "16L"))  # the lower bytes, by the other order
+    return values
+
+
+def with_16_bits(image: Image.Image, data: bytes, levels: Levels) -> Image.Image:
+    """The same image; of 16-bit colours, or grey with transparency, with all their bits in place of the upper 8."""
+    if not has_16_bits(image, data) or image.mode.startswith("I"):
+        return image
+    values = values_of_16_bits(data)
+    channels = 4 if values.shape[2] % 2 == 0 else 3
+    colours = scale_to_8_bit(values[..., : (values.shape[2] - 1) // 2 * 2 + 1], levels)
+    alpha = scale_to_8_bit(values[..., -1:], None)[..., : channels - 3]
+    colours = np.broadcast_to(colours, (*values.shape[:2], 3))
+    scaled = Image.fromarray(np.ascontiguousarray(np.concatenate([colours, alpha], axis=2)))
+    scaled.info["exif"] = image.getexif().tobytes()
+    return scaled
+
+
+def scale_to_8_bit(values: "np.ndarray[Any, Any]", levels: Levels) -> "np.ndarray[Any, Any]":
+    """Scale 16-bit values so that `levels` become 0 and 255, and cut what lies outside."""
+    low, high = levels or (0, 65535)
+    scaled: np.ndarray[Any, Any] = (values.astype(np.float32) - low) * np.float32(255 / (high - low))
+    return np.clip(scaled + 0.5, 0, 255).astype(np.uint8)
 
 
 def as_float(inputs: Tensor) -> Tensor:

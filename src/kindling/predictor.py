@@ -14,7 +14,7 @@ from torch import Tensor
 
 from kindling import __version__
 from kindling.data.decode import read_image
-from kindling.data.listing import image_files
+from kindling.data.listing import list_images, say_unused
 from kindling.inputs import as_float, fit_image, from_numbers
 from kindling.models.trained import load_classifier
 from kindling.parts import part
@@ -35,6 +35,7 @@ class ModelCard:
         classes: Names of the classes in the order of the probabilities.
         input_shape: Shape of a sample: (C, H, W) or (F,).
         columns: Of a table, how its columns become features: see `kindling.data.columns`.
+        levels: Of 16-bit images, the values that become 0 and 255 (1 as a float); None for 0 and 65,535.
         metrics: Figures of the test of its run, where there was one; None for those that are not a number.
         classifies: Whether it predicts classes, and not numbers.
         kindling: Version that wrote this.
@@ -44,6 +45,7 @@ class ModelCard:
     classes: tuple[str, ...]
     input_shape: tuple[int, ...]
     columns: list[dict[str, Any]] | None = None
+    levels: list[int] | None = None
     metrics: dict[str, float | None] = field(default_factory=dict)
     classifies: bool = True
     kindling: str = __version__
@@ -135,16 +137,20 @@ class Predictor:
         return torch.from_numpy(tables.encode_rows(rows, self.card.columns, source))
 
     def _images(self, image: str | Path | Image.Image) -> Tensor:
-        shape = self.card.input_shape
+        shape, levels = self.card.input_shape, self.card.levels
         if isinstance(image, Image.Image):
-            return as_float(fit_image(image, shape)).unsqueeze(0)
+            return as_float(fit_image(image, shape, levels)).unsqueeze(0)
         path = Path(image)
         if not path.exists():
             raise FileNotFoundError(f"there is no {path}: give an image or a folder of images")
-        files = [path / name for name in image_files(path)] if path.is_dir() else [path]
+        files = [path]
+        if path.is_dir():
+            names, unused = list_images(path)
+            say_unused(path, unused)
+            files = [path / name for name in names]
         if not files:
             raise ValueError(f"{path} has no images")
-        return torch.stack([as_float(read_image(file, shape)) for file in files])
+        return torch.stack([as_float(read_image(file, shape, levels)) for file in files])
 
 
 def load(where: str | Path = "best", device: str = "cpu") -> Predictor:
@@ -181,5 +187,6 @@ def read_card(checkpoint: Path) -> ModelCard:
         classes=classes,
         input_shape=tuple(about["input_shape"]),
         columns=learned.get("columns"),
+        levels=learned.get("levels"),
         metrics=json.loads(metrics.read_text(encoding="utf-8")) if metrics.exists() else {},
     )

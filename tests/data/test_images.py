@@ -1,9 +1,11 @@
 import csv
 import io
+import json
 import os
 import re
 import shutil
 import struct
+import time
 import zlib
 from collections import Counter
 from collections.abc import Callable
@@ -20,10 +22,12 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode
 
 from conftest import Command
-from kindling import ImageFolderDataModule, MLPClassifier
+from helpers import png_16
+from kindling import ImageFolderDataModule, MLPClassifier, load
 from kindling.data.datamodule import Batch
 from kindling.data.decode import ImageFiles, inspect, read_image
 from kindling.data.folder import Sample, carve
+from kindling.predictor import ModelCard, Predictor
 
 FIT = (
     "--model MLPClassifier --model.hidden [8] --model.optimizer.lr 0.01 --data ImageFolderDataModule "
@@ -281,23 +285,23 @@ def test_broken_images_stop_the_run_or_are_left_out(kindling: Command) -> None:
     Image.new("RGB", (9, 9)).save("photos/dog/scan.jpg", "tiff")
     broken = {
         "cat/80.jpg": "runcated",
-        "cat/text.jpg": "it is something else, not JPEG, PNG, WEBP, BMP, GIF",
-        "dog/bomb.png": "decompression bomb",
-        "dog/empty.png": "it is something else",
-        "dog/scan.jpg": "it is a TIFF, not JPEG",
+        "cat/text.jpg": "it is text, not JPEG, PNG, WEBP, BMP, GIF",
+        "dog/bomb.png": "30,000 x 30,000 pixels",
+        "dog/empty.png": "it is empty",
+        "dog/scan.jpg": "it is a TIFF or camera raw file, not JPEG",
     }
     result = kindling("fit", *FIT)
     assert (result.code, result.err.count("\n")) == (1, 1)
-    assert "5 of 26 images are broken: photos/" in result.err
+    assert "5 of 26 images can't be used: photos/" in result.err
     assert "--data.skip_broken true" in result.err
     lines = sorted(result.out.splitlines())  # all of them, with what is wrong
     for line, (file, fault) in zip(lines, broken.items(), strict=True):
-        assert line.startswith(f"photos/{file}: this image is broken: ")
+        assert line.startswith(f"photos/{file}: this image is ")
         assert fault in line
     assert not Path("runs").exists()
     result = kindling("fit", *FIT, "--data.skip_broken", "true")
     assert result.code == 0, result.err
-    assert sum("left out: 5 of 26 images are broken" in line for line in result.out.splitlines()) == 1
+    assert sum("left out: 5 of 26 images can't be used" in line for line in result.out.splitlines()) == 1
     assert {row["file"] for row in table(RUN / "split.csv")}.isdisjoint(broken)
     result = kindling("predict", "--ckpt_path", "best", "--data.predict", "photos")
     assert result.code == 0, result.err
@@ -307,7 +311,7 @@ def test_broken_images_stop_the_run_or_are_left_out(kindling: Command) -> None:
     shutil.copy("photos/cat/text.jpg", "hello.txt")
     result = kindling("predict", "--ckpt_path", "best", "--data.predict", "hello.txt")
     assert (result.code, result.err.count("\n")) == (1, 1)
-    assert "1 of 1 images are broken: hello.txt; give others" in result.err
+    assert "1 of 1 images can't be used: hello.txt; give others" in result.err
     Path("empty").mkdir()
     result = kindling("predict", "--ckpt_path", "best", "--data.predict", "empty")
     assert (result.code, result.err.count("\n")) == (1, 1)
@@ -419,6 +423,11 @@ def no_text_in_class() -> None:
     Path("photos/cat").rename(os.fsdecode(b"photos/caf\xe9"))
 
 
+def only_strange() -> None:
+    for path in Path("photos/cat").iterdir():
+        path.rename(path.with_name(f"{int(path.stem)}.png.bak"))
+
+
 def splits_named(*names: str) -> Callable[[], None]:
     def change() -> None:
         no_classes()
@@ -441,9 +450,9 @@ def splits_named(*names: str) -> Callable[[], None]:
         (two_of_each, "enough images to hold one out for val"),
         (no_text, r"photos/cat/caf\\udce9.png' is not UTF-8: rename"),
         (no_text_in_class, r"photos/caf\\udce9/.*' is not UTF-8: rename"),
-        (splits_named("Train", "Test"), "photos/Test is no class but a split: rename it to test"),
-        (splits_named("train", "valid"), "photos/valid is no class but a split: rename it to val"),
-        (splits_named("training", "test"), "photos/training is no class but a split: rename it to train"),
+        (splits_named("train", "val", "valid"), "photos has two folders for the split val, val and valid: merge them"),
+        (splits_named("train", "test", "eval"), "photos/eval has images but is not one of train, test: move or"),
+        (only_strange, "photos/cat has no images .*; 0.png.bak is a backup copy"),
     ],
 )
 def test_what_makes_training_senseless_is_said_in_one_line(
@@ -488,21 +497,146 @@ def test_values_out_of_range_are_named(kindling: Command, option: str) -> None:
     assert re.search(rf"{name}( must be .*, not |=){re.escape(value)}(\.0)?(\s|$)", result.err), result.err
 
 
-def test_images_that_are_not_taken_are_counted(kindling: Command) -> None:
+SYSTEM = (
+    "@eaDir __MACOSX $RECYCLE.BIN .ipynb_checkpoints .Trashes lost+found #recycle .git @Recycle .AppleDouble".split()
+)
+
+
+@pytest.mark.parametrize("name", [*SYSTEM, "System Volume Information", "@EADIR", ".Trash-1000"])
+def test_what_systems_create_is_neither_a_class_nor_a_sample(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     write("photos", 4)
-    write("photos", 2, "cat", first=50, kind="jfif")
-    for name in ("cat/a.HEIC", "cat/deeper/b.avif", "owl/c.tif", "d.jpg", "e.tiff", "owl/notes.txt", ".f.jpg"):
-        (Path("photos") / name).parent.mkdir(exist_ok=True)
-        (Path("photos") / name).touch()
+    for folder in ("photos", "photos/cat", "photos/owl/deeper"):
+        write(f"{folder}/{name}", 3, first=50)
+        shutil.copy(f"{folder}/{name}/cat/50.png", f"{folder}/{name}/50.png")
+        for file in ("._00.png", ".DS_Store", "Thumbs.db", "desktop.ini", "Icon\r", "00.png@SynoEAStream"):
+            Path(folder, file).write_bytes(b"\0\1")
+    data = ImageFolderDataModule("photos")
+    assert data.class_names == ("cat", "dog", "owl")
+    assert data.class_counts == (2, 2, 2)
+    assert capsys.readouterr().out == ""
+
+
+def strange_files(folder: str) -> list[str]:
+    """Puts files of every kind into a folder; gives what is printed of each reason."""
+    photo("cat", 50).save(f"{folder}/whole.jpe", "jpeg")
+    photo("cat", 51).save(f"{folder}/no_suffix", "png")
+    photo("cat", 52).save(f"{folder}/upload.tmp", "webp")
+    photo("cat", 53).save(f"{folder}/odd.dat", "gif")
+    photo("cat", 54).save(f"{folder}/LOUD.JPG", "jpeg")
+    contents = {
+        **{"a.HEIC": b"\0\0\0\x18ftypheic", "b.avif": b"\0\0\0\x18ftypavif", "c.tif": b"II*\0"},
+        **{"notes.txt": b"BMW \xc3", "labels.csv": b"a,b", "d.mp4": b"\0\0\0\x18ftypisom", "e.zip": b"PK\3\4"},
+        **{".f.jpg": b"", ".old/g.jpg": b"", "nothing": b"", "h.bin": b"\0\1", "00.png.bak": b"x", "i.pdf": b"%PDF-1"},
+    }
+    for name, content in contents.items():
+        Path(folder, name).parent.mkdir(exist_ok=True)
+        Path(folder, name).write_bytes(content)
+    Path(folder, "gone").symlink_to("nowhere")
+    (not_any := ", not JPEG, PNG, WEBP, BMP, GIF")
+    return [
+        f"2 files (a HEIC or AVIF image{not_any}): a.HEIC and 1 more",
+        f"1 file (a PDF{not_any}): i.pdf",
+        f"1 file (a TIFF or camera raw file{not_any}): c.tif",
+        "1 file (a backup copy or an unfinished download): 00.png.bak",
+        "1 file (a link that leads nowhere): gone",
+        f"1 file (a video{not_any}): d.mp4",
+        f"1 file (an archive{not_any}): e.zip",
+        "1 file (empty): nothing",
+        "2 files (hidden): .f.jpg and 1 more",
+        f"1 file (of an unknown format{not_any}): h.bin",
+        f"2 files (text{not_any}): labels.csv and 1 more",
+    ]
+
+
+def unused(out: str) -> list[str]:
+    return [line for line in out.splitlines() if line.startswith("not used in")]
+
+
+def test_every_file_is_used_or_accounted_for(kindling: Command) -> None:
+    write("photos", 6)
+    lines = strange_files("photos/cat")
+    Path("photos/d.jpg").touch()
     result = kindling("fit", *FIT)
     assert result.code == 0, result.err
-    lines = [line for line in result.out.splitlines() if "ignored" in line]
-    assert lines == ["ignored in photos: 4 no JPEG, PNG, WEBP, BMP, GIF, 1 outside of the class folders"]
-    assert len(table(RUN / "split.csv")) == 14
+    outside = ["not used in photos: 1 file (outside of the class folders): d.jpg"]
+    inside = [f"not used in photos: {line.replace('): ', '): cat/')}" for line in lines]
+    assert unused(result.out) == sorted(inside + outside, key=lambda line: line.split("(")[1])
+    names = {row["file"] for row in table(RUN / "split.csv") if row["class"] == "cat"}
+    sniffed = {"whole.jpe", "no_suffix", "upload.tmp", "odd.dat", "LOUD.JPG"}
+    assert names == {f"cat/{name}" for name in (*sniffed, *(f"0{number}.png" for number in range(6)))}
     result = kindling("predict", "--ckpt_path", "best", "--data.predict", "photos/cat")
-    assert [line for line in result.out.splitlines() if "ignored" in line] == [
-        "ignored in photos/cat: 2 no JPEG, PNG, WEBP, BMP, GIF"
-    ]
+    assert unused(result.out) == [f"not used in photos/cat: {line}" for line in lines]
+    assert len(table(RUN / "predictions_cat.csv")) == 11
+
+
+def test_a_folder_given_in_python_is_accounted_for_too(capsys: pytest.CaptureFixture[str]) -> None:
+    write("new", 2, "cat")
+    lines = strange_files("new/cat")
+    card = ModelCard("", ("a", "b"), (3, 4, 4))
+    assert len(Predictor(lambda inputs: inputs, card).inputs("new/cat")) == 7
+    assert unused(capsys.readouterr().out) == [f"not used in new/cat: {line}" for line in lines]
+
+
+NAMES = ["train valid test", "training validation testing", "Train VAL Test", "train dev test", "training test"]
+
+
+@pytest.mark.parametrize("names", NAMES)
+def test_splits_go_by_many_names(names: str) -> None:
+    for number, name in enumerate(names.split()):
+        write(f"photos/{name}", 4, first=20 * number)
+    data = ImageFolderDataModule("photos")
+    data.setup("fit")
+    data.write_split(Path())
+    data.setup("test")
+    assert {str(file).split("/")[0] for file in data.tested_rows()} == {names.split()[-1]}
+    canonical = {row["file"].split("/")[0]: row["split"] for row in table(Path("split.csv")) if row["split"] != "val"}
+    assert canonical == {names.split()[0]: "train", names.split()[-1]: "test"}
+    assert len(data.val) == (12 if len(names.split()) == 3 else 3)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_sixteen_bits_of_a_small_range_are_learnt_and_scaled_alike_everywhere(kindling: Command, channels: int) -> None:
+    random = np.random.default_rng(0)
+    for label, base in (("near", 1000), ("far", 1060)):
+        Path("photos", label).mkdir(parents=True)
+        for number in range(24):
+            values = random.integers(base, base + 40, (8, 8, channels))
+            values[0, 0] = 65535 if number == 0 else 0  # one pixel that saturates, and one that is dead in each
+            Path("photos", label, f"{number:02}.png").write_bytes(png_16(values))
+    result = kindling("fit", *FIT, "--trainer.max_epochs", 8)
+    assert result.code == 0, result.err
+    line = next(line for line in result.out.splitlines() if line.startswith("16-bit images"))
+    low, high = (int(number.replace(",", "")) for number in re.findall(r" ([\d,]*\d)", line)[:2])
+    assert low <= 1000
+    assert 1090 < high < 1100
+    assert json.loads((RUN / "test_metrics.json").read_text())["test/accuracy"] == 1
+    assert torch.load(RUN / "checkpoints/best.ckpt")["ImageFolderDataModule"]["levels"] == [low, high]
+    assert kindling("predict", "--ckpt_path", "best", "--data.predict", "photos/far").code == 0
+    rows = table(RUN / "predictions_far.csv")
+    predictor = load()
+    path = "photos/far/05.png"
+    probability = predictor.predict(path).probabilities[0, 0]
+    assert float(rows[5]["far"]) == pytest.approx(probability, abs=1e-4) == pytest.approx(1, abs=0.1)
+    if channels == 1:
+        assert predictor.predict(Image.open(path)).probabilities[0, 0] == probability
+
+
+def test_a_checkpoint_from_before_scales_sixteen_bits_as_it_did() -> None:
+    for label in ("a", "b"):
+        Path("photos", label).mkdir(parents=True)
+        for number in range(5):
+            image = np.full((4, 4, 1), 257 * (10 + number))
+            image[0] = 257
+            Path("photos", label, f"{number}{label}.png").write_bytes(png_16(image))
+    data = ImageFolderDataModule("photos")
+    data.load_state_dict({"classes": ["a", "b"], "image_size": 4})
+    data.setup("test")
+    assert data.test.inputs.unique()[0] == 1
+    assert data.test.inputs.unique()[-1] in (10, 11, 12, 13, 14)
+    data = ImageFolderDataModule("photos")
+    data.setup("fit")
+    with pytest.raises(ValueError, match="photos is not what the checkpoint was trained on: other levels"):
+        data.load_state_dict({"classes": ["a", "b"], "image_size": 4})
 
 
 def test_links_in_a_circle_neither_multiply_images_nor_hang() -> None:
@@ -518,13 +652,20 @@ def test_links_in_a_circle_neither_multiply_images_nor_hang() -> None:
     assert counts == {"cat": 4, "dog": 4, "owl": 6}
 
 
-def test_a_large_folder_is_said_to_be_read(capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_takes_long_is_said(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     write("photos", 5)
-    for label in COLOURS:
-        for number in range(700):
-            os.link(f"photos/{label}/00.png", f"photos/{label}/copy{number}.png")
     ImageFolderDataModule("photos").setup("fit")
-    assert capsys.readouterr().out.splitlines().count("reading 2,115 images") == 1
+    assert capsys.readouterr().out == ""
+    read = Path.read_bytes
+    monkeypatch.setattr("kindling.console.PATIENCE", 0.02)
+
+    def slowly(path: Path) -> bytes:
+        time.sleep(0.02)
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", slowly)
+    ImageFolderDataModule("photos").setup("fit")
+    assert capsys.readouterr().out.splitlines() == ["reading 15 images ...", "decoding 15 images ..."]
 
 
 def rows(*splits: str, head: str = "file,class,split") -> str:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from conftest import TINY, Command
+from conftest import TINY, Command, Train
 from helpers import SumRegressor, needs
 from kindling import load
 from kindling.deploy import formats
@@ -204,3 +204,13 @@ def test_the_help_says_what_is_legacy_and_why(kindling: Command) -> None:
     words = " ".join(kindling("export", "--help").out.split())
     assert "Legacy: torchscript, which torch has deprecated" in words
     assert "a server that had its last release in 2024" in words
+
+
+def test_what_takes_long_is_said(kindling: Command, trained: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained(*TINY)
+    monkeypatch.setattr("kindling.console.PATIENCE", 0.0)
+    result = kindling("export", "--format", "torch_export")
+    assert result.code == 0, result.err
+    lines = result.out.splitlines()
+    assert lines[0] == "converting MLPClassifier to torch_export ..."
+    assert lines.index("comparing model.pt2 with the checkpoint ...") < lines.index(lines[-1])

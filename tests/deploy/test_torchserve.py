@@ -13,10 +13,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from conftest import Command
+from helpers import png_16
 from kindling import load
 from kindling.data.mnist import read_sample
+from kindling.deploy.bodies import from_images
+from kindling.deploy.handler import Handler
+from kindling.predictor import ModelCard, Predictor
 
 pytestmark = pytest.mark.usefixtures("quick_proof")
 
@@ -103,3 +108,17 @@ def test_the_handler_says_what_is_wrong_with_each_request_of_a_batch(kindling: C
         assert [said["class"] for said in found["predictions"]] == expected.labels * number
     assert "image is broken" in second["error"]
     assert "must have the shape (1, 28, 28)" in third["error"]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_sixteen_bits_are_scaled_as_in_the_training_by_server_and_handler(channels: int) -> None:
+    card = ModelCard("", ("a", "b"), (channels, 4, 4), levels=[100, 1100])
+    data = png_16(np.random.default_rng(0).integers(50, 1200, (4, 4, channels)))
+    handler = Handler()
+    handler.card = json.loads(json.dumps(card.as_dict()))
+    Path("photo.png").write_bytes(data)
+    predictor = Predictor(lambda inputs: inputs, ModelCard.from_dict(handler.card))
+    expected = predictor.inputs("photo.png")
+    assert len(set(expected.flatten().tolist())) > 10
+    assert torch.equal(handler.inputs(data), expected)
+    assert torch.equal(from_images([("photo", data)], predictor), expected)

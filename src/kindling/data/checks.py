@@ -9,7 +9,7 @@ from typing import Any
 from kindling.console import say
 from kindling.data.folder import Sample
 from kindling.data.listing import subfolders
-from kindling.inputs import FORMATS
+from kindling.filetypes import FORMATS
 from kindling.wording import listed
 
 
@@ -66,21 +66,21 @@ def warnings(samples: Sequence[Sample], digests: Sequence[bytes], classes: Seque
 
 
 def whole_ones(root: Path, samples: Sequence[Sample], faults: Sequence[str], skip: bool) -> list[Sample]:
-    """Leaves out broken images, or refuses them; names each with what is wrong with it.
+    """Leave out images that can't be used, broken ones or too large ones, or refuse them; print why, a line each.
 
     Args:
         root: Their folder.
         samples: The images.
-        faults: What is wrong with each, nothing for those that are whole.
+        faults: What is wrong with each; empty for those that can be used.
         skip: Whether to leave them out.
 
     Raises:
-        ValueError: If there are broken ones and they are not to be left out, or nothing else is there.
+        ValueError: If there are some and they are not to be left out, or nothing else is there.
     """
     broken = {str(root / sample.file): fault for sample, fault in zip(samples, faults, strict=True) if fault}
     for path, fault in broken.items():
         say(f"{path}: {fault}")
-    what = f"{len(broken):,} of {len(samples):,} images are broken: {listed([*broken], 3)}"
+    what = f"{len(broken):,} of {len(samples):,} images can't be used: {listed([*broken], 3)}"
     if not samples:
         raise ValueError(f"{root} has no images ({listed(FORMATS)})")
     if len(broken) == len(samples):

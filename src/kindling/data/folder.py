@@ -8,11 +8,16 @@ from typing import NamedTuple
 from kindling.console import say
 from kindling.data.datamodule import SPLITS
 from kindling.data.holdout import draw
-from kindling.data.listing import SUFFIXES, image_files, say_ignored, subfolders
+from kindling.data.listing import OUTSIDE, list_images, merged, say_unused, subfolders
+from kindling.filetypes import FORMATS
 from kindling.wording import listed
 
 LAYOUT = "<class>/*.jpg or {train,val,test}/<class>/*.jpg"
-ALIASES = {"training": "train", "valid": "val", "validation": "val", "testing": "test"}
+SPLIT_NAMES = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
 
 
 class Sample(NamedTuple):
@@ -30,43 +35,62 @@ def check_folder(root: Path) -> None:
 
 
 def find_samples(root: Path) -> list[Sample]:
-    """Lists the images of a folder by class; without splits given by folders all of them are for training.
+    """List the images of a folder by class; without splits given by folders all of them are for training.
 
     Raises:
         FileNotFoundError: If there is no such folder.
         ValueError: If it is laid out in another way, or a class has no images for training.
     """
     check_folder(root)
-    folders = subfolders(root)
-    splits = [split for split in SPLITS if split in folders and subfolders(root / split)]
-    for name in folders:
-        split = ALIASES.get(name.lower(), name.lower())
-        if split in SPLITS and name != split and (splits or subfolders(root / name)):
-            raise ValueError(f"{root / name} is no class but a split: rename it to {split}")
-    if not {"train", "test"}.intersection(splits):
-        samples = labelled(root, "", "train")
-    else:
-        for name in folders:
-            if name not in splits and image_files(root / name):
-                raise ValueError(f"{root / name} has images but {root} is laid out as {LAYOUT}: move it elsewhere")
-        samples = [sample for split in splits for sample in labelled(root, split, split)]
-    say_ignored(root, [sample.file for sample in samples])
+    splits = split_folders(root)
+    for name in subfolders(root) if splits else []:
+        if name not in splits.values() and list_images(root / name).images:
+            raise ValueError(
+                f"{root / name} has images but is not one of {listed([*splits.values()])}: move or rename it"
+            )
+    samples, unused = [], []
+    for split, within in splits.items() or [("train", "")]:
+        for label in class_folders(root / within):
+            place = (Path(within) / label).as_posix()
+            found = list_images(root / place)
+            if not found.images and split == "train":
+                others = "".join(f"; {files[0]} is {reason}" for reason, files in [*found.unused.items()][:1])
+                raise ValueError(f"{root / place} has no images ({listed(FORMATS)}): add some or remove it{others}")
+            samples += [Sample(f"{place}/{file}", label, split) for file in found.images]
+            unused.append({reason: [f"{place}/{file}" for file in files] for reason, files in found.unused.items()})
+    outside = {within: list_images(root / within, deep=False).images for within in {"", *splits.values()}}
+    unused.append({OUTSIDE: [str(Path(within, file)) for within, files in outside.items() for file in files]})
+    say_unused(root, merged(unused))
     return samples
 
 
-def labelled(root: Path, within: str, split: str) -> list[Sample]:
-    """The images of one folder of classes."""
-    samples = []
-    labels = subfolders(root / within)
-    if not labels:
-        raise ValueError(f"{root / within} has no class folders: lay the images out as {LAYOUT}")
-    for label in labels:
-        place = Path(within) / label
-        files = image_files(root / place)
-        if not files and split == "train":
-            raise ValueError(f"{root / place} has no images ({listed(sorted(SUFFIXES))}): put some in or remove it")
-        samples += [Sample((place / file).as_posix(), label, split) for file in files]
-    return samples
+def split_folders(root: Path) -> dict[str, str]:
+    """The folders of classes by split, in the order of the splits; empty where the folders are classes themselves.
+
+    Raises:
+        ValueError: If two folders could be the same split.
+    """
+    found: dict[str, str] = {}
+    for name in subfolders(root):
+        split = SPLIT_NAMES.get(name.lower())
+        if split and subfolders(root / name):
+            if split in found:
+                raise ValueError(f"{root} has two folders for the split {split}, {found[split]} and {name}: merge them")
+            found[split] = name
+    if {"train", "test"}.isdisjoint(found):
+        return {}
+    return {split: found[split] for split in SPLITS if split in found}
+
+
+def class_folders(root: Path) -> list[str]:
+    """The names of the class folders in a folder.
+
+    Raises:
+        ValueError: If there are none.
+    """
+    if labels := subfolders(root):
+        return labels
+    raise ValueError(f"{root} has no class folders: lay the images out as {LAYOUT}")
 
 
 def carve(

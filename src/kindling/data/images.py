@@ -1,6 +1,7 @@
 """A folder of images, a folder a class."""
 
 import os
+import random
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -16,9 +17,9 @@ from kindling.console import say
 from kindling.data.augment import random_affine, random_colour, random_flip
 from kindling.data.checks import check_classes, check_split, warnings, whole_ones
 from kindling.data.datamodule import SPLITS, ArrayDataset, Batch, ClassificationDataModule, Split
-from kindling.data.decode import channel_moments, in_parallel, inspect, read_images
+from kindling.data.decode import Facts, channel_moments, find_levels, in_parallel, inspect, read_images
 from kindling.data.folder import Sample, check_folder, find_samples, find_split, labels_of, split_up, write_split
-from kindling.data.listing import image_files, say_ignored, say_reading
+from kindling.data.listing import list_images, say_unused
 from kindling.runs import whole_file
 
 LARGEST = 224  # the size most published networks were trained at
@@ -27,9 +28,10 @@ LARGEST = 224  # the size most published networks were trained at
 class ImageFolderDataModule(ClassificationDataModule):
     """Images laid out as `<class>/*.jpg` or `{train,val,test}/<class>/*.jpg`, in colour, all of one size.
 
-    Takes JPEG, PNG, WebP, BMP and GIF (its first frame). Splits that the folder does not give are made: stratified,
-    with copies of an image kept together, and written into the run folder as `split.csv`. The images are decoded once
-    and kept in memory where they fit, else decoded batch by batch by worker processes.
+    Takes JPEG, PNG, WebP, BMP and GIF (its first frame), recognised by suffix or content. If 16-bit images use less
+    than half of their values, the range of the training images is scaled to 8 bits. Splits that the folder does not
+    give are made: stratified, with copies of an image kept together, and written into the run folder as `split.csv`.
+    The images are decoded once and kept in memory where they fit, else decoded batch by batch by worker processes.
 
     Args:
         data_dir: The folder.
@@ -38,7 +40,7 @@ class ImageFolderDataModule(ClassificationDataModule):
         split: A `split.csv` (file,class,split) that says what is in which split.
         test_split: Images (or as a float, their share) held out for testing where the folder has no test split.
         predict: A folder of images, or one image, to predict; by default the test split.
-        skip_broken: Whether to leave out files that are no whole image, in place of stopping.
+        skip_broken: Whether to leave out images that are broken or too large, in place of stopping.
         memory_gb: Memory for the images of training and validation, and again for those of the test, in GB.
         flip: Augmentation: whether to mirror half of the images, left to right.
         crop: Augmentation: smallest share of the area that is kept, at any place; 1 keeps all of it.
@@ -123,6 +125,11 @@ class ImageFolderDataModule(ClassificationDataModule):
         return tuple(self._moments[1].tolist())
 
     @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        # Earlier checkpoints have no levels: they were trained on all values of 16 bits.
+        super().load_state_dict({"levels": None, **state_dict})
+
+    @override
     def prepare_data(self) -> None:
         if self.predict is None:
             check_folder(self.data_dir)
@@ -157,9 +164,10 @@ class ImageFolderDataModule(ClassificationDataModule):
         path = Path(self.predict)
         if not path.exists():
             raise FileNotFoundError(f"there is no {path}: give --data.predict a folder of images, or one image")
-        root, files = (path, image_files(path)) if path.is_dir() else (path.parent, [path.name])
+        root, files = path.parent, [path.name]
         if path.is_dir():
-            say_ignored(path, files)
+            root, (files, unused) = path, list_images(path)
+            say_unused(path, unused)
         self._predicted, inputs = self._read(root, [Sample(file, "", "") for file in files])
         return ArrayDataset(inputs, torch.zeros(len(self._predicted), dtype=torch.long))
 
@@ -178,7 +186,8 @@ class ImageFolderDataModule(ClassificationDataModule):
     @override
     @rank_zero_only
     def write_split(self, run: Path) -> None:
-        if self._samples != self._listed or self.split:  # else the folder itself says it
+        told = all(sample.file.startswith(f"{sample.split}/") for sample in self._samples)  # by the folders themselves
+        if self._samples != self._listed or self.split or not told:
             with whole_file(run / "split.csv") as path:
                 write_split(path, self._samples)
 
@@ -201,8 +210,7 @@ class ImageFolderDataModule(ClassificationDataModule):
         """All images in their splits; from `load_training` on, those that are not broken."""
         found = self._listed
         classes = [] if self.fitted else check_classes(self.data_dir, found, found)
-        say_reading(len(found))
-        facts = in_parallel(inspect, [str(self.data_dir / sample.file) for sample in found])
+        facts = in_parallel(inspect, [str(self.data_dir / sample.file) for sample in found], "reading")
         self._digests = {sample.file: fact.digest for sample, fact in zip(found, facts, strict=True)}
         samples, learned = found, {}
         if self.split is None:
@@ -214,18 +222,32 @@ class ImageFolderDataModule(ClassificationDataModule):
             pairs = zip(facts, samples, strict=True)
             sides = [fact.side for fact, sample in pairs if fact.side and sample.split == "train"]
             size = self.image_size or min(LARGEST, int(median(sides or [LARGEST])))
-            self.fitted = {"classes": classes, "image_size": size, **learned}
+            self.fitted = {
+                "classes": classes,
+                "image_size": size,
+                "levels": self._find_levels(facts, samples),
+                **learned,
+            }
         return samples
+
+    def _find_levels(self, facts: Sequence[Facts], samples: Sequence[Sample]) -> list[int] | None:
+        """The range of 16-bit training images, of 1,000 of them at most; None to keep all 65,536 values."""
+        pairs = zip(facts, samples, strict=True)
+        deep = [str(self.data_dir / sample.file) for fact, sample in pairs if fact.deep and sample.split == "train"]
+        chosen = random.Random(self.split_seed).sample(deep, min(len(deep), 1000))
+        if levels := find_levels(chosen):
+            say(f"16-bit images: the values of the training images, {levels[0]:,} to {levels[1]:,}, become 0 to 255")
+        return levels
 
     def _read(self, root: Path, samples: list[Sample], used: int | None = None) -> tuple[list[Sample], Any]:
         """Those that are not broken, and what the first `used` of them, by default all, hold: see `read_images`."""
-        if used is None:
-            say_reading(used := len(samples))
+        used = len(samples) if used is None else used
         channels, height, width = self.input_shape
+        levels = self._learned.get("levels")
         fits = used * channels * height * width <= self.memory_gb * 1e9
         if not fits:
             self.num_workers = self.num_workers or os.cpu_count() or 1
-        inputs, faults = read_images([str(root / sample.file) for sample in samples], width, used, fits)
+        inputs, faults = read_images([str(root / sample.file) for sample in samples], width, used, fits, levels)
         return whole_ones(root, samples, faults, self.skip_broken), inputs
 
     def _labels(self, samples: list[Sample]) -> Tensor:

@@ -71,7 +71,8 @@ def from_images(files: Files, predictor: Predictor) -> Tensor:
     images = []
     for name, data in files:
         try:
-            images.append(as_float(decode_image(data, predictor.card.input_shape, MOST_PIXELS)))
+            card = predictor.card
+            images.append(as_float(decode_image(data, card.input_shape, MOST_PIXELS, card.levels)))
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
     return torch.stack(images)

@@ -12,7 +12,7 @@ from rich.console import Console
 from torch import Tensor
 
 from kindling.commands import call
-from kindling.console import say
+from kindling.console import progress, say
 from kindling.deploy.formats import FORMATS, Portable
 from kindling.deploy.proof import SIZES, prove
 from kindling.models import Classifier
@@ -50,8 +50,10 @@ def export(
     portable = Portable(model).eval()
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, target.name)
-        chosen.write(portable, samples[:2].clone(), card, file)  # torch.export keeps all that a slice is of
-        table = prove(portable, chosen.read(file), samples).table(f"{target}", format)
+        with progress(f"converting {card.model} to {format}"):
+            chosen.write(portable, samples[:2].clone(), card, file)  # torch.export keeps all that a slice is of
+        with progress(f"comparing {target.name} with the checkpoint"):
+            table = prove(portable, chosen.read(file), samples).table(f"{target}", format)
         target.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(target) as temporary:
             shutil.copyfile(file, temporary)

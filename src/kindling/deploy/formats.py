@@ -168,7 +168,7 @@ def read_torchscript(path: Path) -> Compute:
 
 
 # What the archive for TorchServe carries of this package, so that it needs none of it where it serves.
-CARRIED = ("inputs.py", "deploy/answer.py")
+CARRIED = ("inputs.py", "filetypes.py", "deploy/answer.py")
 
 
 def write_torchserve(model: Portable, example: Tensor, card: ModelCard, path: Path) -> None:

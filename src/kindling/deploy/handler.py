@@ -62,5 +62,5 @@ class Handler:
         if isinstance(body, bytes | bytearray):
             if len(shape) < 3:
                 raise ValueError("the model takes no images but numbers")
-            return as_float(decode_image(bytes(body), shape, MOST_PIXELS)).unsqueeze(0)
+            return as_float(decode_image(bytes(body), shape, MOST_PIXELS, self.card.get("levels"))).unsqueeze(0)
         return from_numbers(body.get("inputs") if isinstance(body, dict) else body, shape)
