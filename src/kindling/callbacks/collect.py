@@ -60,8 +60,14 @@ class CollectTest(Callback):
 
 
 def whole(share: Tensor, trainer: Trainer) -> Tensor:
-    """Puts together the shares (n, ...) of all processes: of W processes the r-th tests the samples r, r + W, ..."""
-    if trainer.world_size == 1:
+    """Join the shares (n, ...) of all processes.
+
+    Of W processes, rank r evaluates the samples r, r + W, ...; a split of fewer than W samples each of them evaluates
+    whole.
+    """
+    loader: Any = trainer.test_dataloaders if trainer.testing else trainer.val_dataloaders
+    sampler = getattr(loader, "sampler", None)
+    if getattr(sampler, "num_replicas", trainer.world_size) == 1:
         return share
     shares = gather_all_tensors(share.to(trainer.strategy.root_device))  # they may differ in length by one
     together = share.new_empty(sum(map(len, shares)), *share.shape[1:])

@@ -203,8 +203,10 @@ class ClassificationDataModule(LightningDataModule):
         return (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
 
     def _eval_loader(self, dataset: ArrayDataset) -> ResumableLoader:
-        # Each sample counts once, however many processes share them; torch's own sampler repeats some.
-        sampler = UnrepeatedDistributedSampler(dataset, *self._share, shuffle=False)
+        # Each sample counts once, however many processes share them; torch's own sampler repeats some. Of fewer samples
+        # than processes each evaluates all: Lightning skips the hooks of a process without batches, and others wait.
+        share = self._share if len(dataset) >= self._share[0] else (1, 0)
+        sampler = UnrepeatedDistributedSampler(dataset, *share, shuffle=False)
         return self._loader(dataset, self.eval_batch_size, sampler)
 
     def _loader(self, dataset: ArrayDataset, batch_size: int, sampler: DistributedSampler[Batch]) -> ResumableLoader:

@@ -6,6 +6,7 @@ from collections import OrderedDict
 from typing import Any
 
 import torch
+from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 from typing_extensions import override
 
@@ -178,9 +179,11 @@ class TransferClassifier(Classifier):
 
     @override
     def on_train_start(self) -> None:
-        if self.waits and self.trainer.world_size > 1:
-            # DistributedDataParallel takes note of what is trained before the first step.
-            raise ValueError("several devices can't unfreeze a backbone on the way: --model.unfreeze_epoch 0 or null")
+        if self.waits and self.trainer.world_size > 1 and not isinstance(self.trainer.strategy, DDPStrategy):
+            raise ValueError(
+                f"{type(self.trainer.strategy).__name__} can't unfreeze a backbone during training: use "
+                "--trainer.strategy ddp, or --model.unfreeze_epoch 0 or null"
+            )
         if self.frozen and self.cache_features:
             remaining, of_an_epoch = self._frozen_steps(self.global_step)
             self._cached.put(self.trainer, self._features_of, remaining / of_an_epoch, for_good=not self.waits)
@@ -196,8 +199,13 @@ class TransferClassifier(Classifier):
             self._cached.remove()
             self._freeze(False)
             self.schedule_start = self.global_step
+            strategy = self.trainer.strategy
+            if isinstance(strategy, DDPStrategy):
+                # DistributedDataParallel averages the gradients of what was trainable when it was constructed.
+                strategy.model = strategy.lightning_module
+                strategy.configure_ddp()
             (head,) = self.trainer.optimizers
-            self.trainer.strategy.setup_optimizers(self.trainer)
+            strategy.setup_optimizers(self.trainer)
             self.trainer.optimizers[0].state.update(head.state)  # momentum of the head
 
     @override

@@ -59,8 +59,8 @@ PARTS = {
     "transfer": Part(
         (
             *(f"src/kindling/models/{name}.py" for name in ("adapt", "backbones", "features", "transfer", "weights")),
-            *("tests/models/test_phases.py", "tests/models/test_transfer.py", "tests/trials/test_frozen.py"),
-            *("tests/test_python.py", "configs/*_transfer.yaml", "notebooks/05_*"),
+            *(f"tests/models/test_{name}.py" for name in ("phases", "transfer", "unfreeze")),
+            *("tests/trials/test_frozen.py", "tests/test_python.py", "configs/*_transfer.yaml", "notebooks/05_*"),
         )
     ),
     "trials": Part(("src/kindling/trials/*", "tests/trials/*", "notebooks/06_*")),

@@ -1,0 +1,66 @@
+"""Distributed training in tests, without the seconds in which each process imports torch."""
+
+import multiprocessing
+import os
+import socket
+import sys
+from collections.abc import Sequence
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+
+import pytest
+from lightning.pytorch.utilities import rank_zero_only
+
+from conftest import Result
+from kindling.cli import main
+
+CPU = ["--trainer.accelerator", "cpu", "--trainer.strategy", "ddp"]
+
+
+class Ranks:
+    """The processes of one command, started as a cluster starts them: each is told its rank by its environment.
+
+    They are forked from a server that has imported everything. What each prints is kept in `rank<n>.out` and `.err`.
+    """
+
+    def __init__(self, *arguments: object, world_size: int = 2) -> None:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["kindling.training", "kindling.data.images", "kindling.report"])
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        options = [*map(str, arguments), *CPU, "--trainer.devices", str(world_size)]
+        self.processes: list[ForkServerProcess] = []
+        for rank in range(world_size):
+            names = {"LOCAL_RANK": rank, "NODE_RANK": 0, "WORLD_SIZE": world_size, "MASTER_PORT": port}
+            environment = {"MASTER_ADDR": "127.0.0.1", "OMP_NUM_THREADS": 1, **names}
+            process = context.Process(target=_run, args=(options, Path.cwd(), environment), daemon=False)
+            process.start()
+            self.processes.append(process)
+
+    def wait(self, timeout: float = 60) -> list[Result]:
+        """Wait for all of them, and fail where one is still running then."""
+        for process in self.processes:
+            process.join(timeout)
+        running = [rank for rank, process in enumerate(self.processes) if process.is_alive()]
+        for rank in running:
+            self.processes[rank].kill()
+        if running:
+            pytest.fail(f"ranks {running} have not ended within {timeout:g} s")
+        return [
+            Result(process.exitcode or 0, Path(f"rank{rank}.out").read_text(), Path(f"rank{rank}.err").read_text())
+            for rank, process in enumerate(self.processes)
+        ]
+
+
+def _run(options: Sequence[str], folder: Path, environment: dict[str, object]) -> None:
+    os.chdir(folder)
+    os.environ.update({name: str(value) for name, value in environment.items()})
+    for stream, number in (("out", 1), ("err", 2)):
+        with Path(f"rank{environment['LOCAL_RANK']}.{stream}").open("wb") as file:
+            os.dup2(file.fileno(), number)
+    sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
+    # Lightning reads the environment when it is imported, and here that was before.
+    rank_zero_only.rank = environment["LOCAL_RANK"]  # type: ignore[attr-defined]
+    sys.argv = ["kindling", *options]
+    sys.exit(main(options))
