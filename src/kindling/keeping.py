@@ -15,7 +15,7 @@ from kindling.callbacks import ExactResume, RunRecord, SpeedHint, StepFigures, T
 from kindling.console import as_typed, say
 from kindling.logger import run_loggers
 from kindling.record import Record, check_is_free, recipe_name
-from kindling.runs import RUNS, new_run, run_of
+from kindling.runs import RUNS, is_last, new_run, remove_temporary_files, run_of
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,10 @@ class KeptRun:
         Raises:
             ValueError: If another process trains there.
         """
-        if checkpoint and checkpoint.parts[-2:] == ("checkpoints", "last.ckpt"):
+        if checkpoint and is_last(checkpoint):
             path, is_new, began_from = run_of(checkpoint), False, None
             rank_zero_only(check_is_free)(path)
+            rank_zero_only(remove_temporary_files)(path)
         else:
             # The other processes of a distributed run write nothing: Lightning tells them where the first one writes.
             path, is_new, began_from = rank_zero_only(new_run)(name) or RUNS / name, True, checkpoint
@@ -75,7 +76,7 @@ class KeptRun:
         if (self.path / "checkpoints" / "last.ckpt").exists():
             say("stopped; go on with: " + as_typed("kindling", "fit --ckpt_path", self.path))
         elif self.is_new and not began:
-            shutil.rmtree(self.path)
+            shutil.rmtree(self.path, ignore_errors=True)
             for folder in (self.path.parent, self.path.parent.parent):
                 with suppress(OSError):
                     folder.rmdir()  # where this was the only run

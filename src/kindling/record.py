@@ -48,6 +48,7 @@ class Record:
         came_from: The checkpoint of another run from which this one began.
         reason: Why it failed, in a line.
         altered: Whether it went on with other settings, another commit or other threads than it had begun with.
+        tested: Whether `fit` has tested its best checkpoint; None in records of older versions.
         versions: Of what computes.
     """
 
@@ -69,6 +70,7 @@ class Record:
     came_from: str = ""
     reason: str = ""
     altered: bool = False
+    tested: bool | None = None
     versions: dict[str, str] = field(default_factory=dict)
 
     @classmethod
@@ -79,6 +81,10 @@ class Record:
         for name in ("started", "seen"):
             if not _is_time(whole.get(name, "")):
                 del whole[name]
+        if whole.get("status") == "running" and _is_copy(whole.get("process", {}), run):
+            whole["status"] = "failed"
+        if whole and whole.get("tested") is None:
+            whole["tested"] = (run / TEST).exists()
         return cls(**whole) if whole else cls(**_from_files(run))
 
     @property
@@ -86,6 +92,10 @@ class Record:
         """The epoch of the best checkpoint, counted from 1."""
         epoch = self.best.get("epoch")
         return int(epoch) if isinstance(epoch, int | float) else None
+
+    def is_complete(self, tests: bool) -> bool:
+        """Whether all is done that `fit` does, with or without a test at its end."""
+        return self.status == "finished" and (not tests or bool(self.tested))
 
     def write(self, run: Path) -> None:
         """Writes it into the folder of a run; a figure that is NaN is null."""
@@ -177,17 +187,32 @@ def status_of(record: Record) -> str:
     if process.get("host") != platform.node():
         with suppress(ValueError):
             silent = datetime.now(UTC) - datetime.fromisoformat(record.seen)
-            return "running" if silent.total_seconds() < SILENT else "failed"
+            return "running" if abs(silent.total_seconds()) < SILENT else "failed"  # its clock may be set back
     with suppress(psutil.Error, KeyError, TypeError, ValueError):
-        # The number may have gone to another process since; the clock may have been set by a little.
-        if abs(psutil.Process(process["pid"]).create_time() - process["began"]) < 5:
+        # The number may have gone to another process since. When the clock is set, so is the time of booting.
+        began = psutil.Process(process["pid"]).create_time()
+        after_boot = began - psutil.boot_time()
+        if abs(began - process["began"]) < 5 or abs(after_boot - process.get("after_boot", -1.0)) < 0.1:
             return "running"
     return "failed"
 
 
-def this_process() -> dict[str, Any]:
-    """Where this process runs, as `status_of` asks for it."""
-    return {"host": platform.node(), "pid": os.getpid(), "began": round(psutil.Process().create_time(), 2)}
+def this_process(run: Path) -> dict[str, Any]:
+    """Where this process runs and what it trains, as `status_of` and `Record.read` ask for it."""
+    began = psutil.Process().create_time()
+    return {
+        "host": platform.node(),
+        "pid": os.getpid(),
+        "began": round(began, 2),
+        "after_boot": round(began - psutil.boot_time(), 2),
+        "folder": [str(run.resolve()), run.stat().st_ino],
+    }
+
+
+def _is_copy(process: dict[str, Any], run: Path) -> bool:
+    """Whether a run folder is a copy of the one that a process trains, which may be moved meanwhile."""
+    path, inode = process.get("folder") or (None, None)
+    return None not in (path, inode) and str(run.resolve()) != path and run.stat().st_ino != inode
 
 
 def as_utc(seconds: float | None = None) -> str:

@@ -1,11 +1,15 @@
 """Run folders: `runs/<recipe>/version_<n>/`, one for each `fit`, and the checkpoints in them."""
 
 import os
-import pickle
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+import psutil
+
+if TYPE_CHECKING:
+    from kindling.checkpoints import Verify
 
 RUNS = Path("runs")
 Kind = Literal["best", "last"]
@@ -40,7 +44,7 @@ def find_checkpoint(where: str | Path, prefer: Kind = "best", root: Path = RUNS)
     """
     path = Path(where)
     if path.is_file():
-        return path
+        return _with_its_run(path)
     if str(where) in ("best", "last"):
         folder, kind = root, str(where)
     elif path.is_dir():
@@ -53,7 +57,24 @@ def find_checkpoint(where: str | Path, prefer: Kind = "best", root: Path = RUNS)
     found = written[-1].with_name(f"{kind}.ckpt")  # of the newest run
     if not found.exists():
         raise FileNotFoundError(f"there is no {found}: that run has {written[-1].name} alone")
-    return found
+    return _with_its_run(found)
+
+
+def _with_its_run(checkpoint: Path) -> Path:
+    """Return the path of a checkpoint such that it names the run folder too, however it was given.
+
+    `last.ckpt` in the working directory, `../mine/checkpoints/last.ckpt` and a link to a checkpoint of a run all do.
+    """
+    if checkpoint.is_symlink() and checkpoint.absolute().parent.name != "checkpoints":
+        checkpoint = checkpoint.resolve()
+    if len(checkpoint.parts) < 3 or ".." in checkpoint.parts:
+        return checkpoint.parent.resolve() / checkpoint.name
+    return checkpoint
+
+
+def is_last(checkpoint: Path) -> bool:
+    """Whether a checkpoint is the `last.ckpt` of a run, which resumes in its folder."""
+    return checkpoint.parts[-2:] == ("checkpoints", "last.ckpt")
 
 
 def run_of(checkpoint: Path) -> Path:
@@ -61,33 +82,43 @@ def run_of(checkpoint: Path) -> Path:
     return checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.with_suffix("")
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Reads a checkpoint without running any code that it may carry.
+def read_checkpoint(path: Path, verify: "Verify" = "weights") -> dict[str, Any]:
+    """Read a checkpoint without running any code that it may carry; see `kindling.checkpoints.read`."""
+    from kindling.checkpoints import read  # torch takes seconds, and listing runs needs none of it
 
-    Raises:
-        ValueError: If the file is damaged, is no checkpoint of Kindling, or carries code.
-    """
-    import torch  # takes seconds, and listing runs needs none of it
-
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except pickle.UnpicklingError as error:
-        raise ValueError(
-            f"{path} holds more than weights and plain values and could run code: it was not loaded"
-        ) from error
-    except (RuntimeError, OSError, EOFError) as error:
-        raise ValueError(f"{path} is cut off, damaged or no checkpoint at all") from error
-    if not isinstance(checkpoint, dict) or "_class_path" not in checkpoint.get("hyper_parameters", {}):
-        raise ValueError(f"{path} is no checkpoint of Kindling: it does not say which model it holds")
-    return checkpoint
+    return read(path, verify)
 
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Gives a temporary path to write to and moves it to `path` at the end: nobody meets a file half written."""
+    """Give a temporary path to write to, beside `path`, and rename it to `path` at the end.
+
+    Nobody meets a file half written, and the file is on disk before it takes the place of the old one: a kill, a full
+    disk or a power cut leaves the old or the new file.
+
+    Raises:
+        OSError: If the file can't be written.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
         temporary.replace(path)
+    except OSError as error:
+        if error.filename in (None, str(temporary), temporary):
+            raise OSError(f"can't write {path}: {error.strerror or error}") from error
+        raise
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def remove_temporary_files(run: Path) -> None:
+    """Remove the temporary files that killed processes left in a run folder; see `whole_file`."""
+    for folder in (run, run / "checkpoints"):
+        for path in folder.glob(".*.*"):
+            pid = path.suffix.removeprefix(".")
+            if pid.isdecimal() and (int(pid) == os.getpid() or not psutil.pid_exists(int(pid))):
+                with suppress(OSError):
+                    path.unlink()

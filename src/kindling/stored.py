@@ -1,5 +1,6 @@
 """What was not typed: configuration from YAML files, and what a checkpoint and its run bring."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,8 @@ import yaml
 from kindling.data import ClassificationDataModule
 from kindling.errors import UsageError
 from kindling.models.classifier import DATA_ARGUMENTS, Classifier
-from kindling.runs import read_checkpoint, run_of
+from kindling.record import Record
+from kindling.runs import is_last, read_checkpoint, run_of
 from kindling.wording import did_you_mean
 
 
@@ -35,7 +37,7 @@ def stored_config(checkpoint: Path, command: str) -> dict[str, Any]:
 
     From the `config.yaml` of its run; for a file outside of a run, from what the checkpoint itself stores.
     """
-    stored = read_checkpoint(checkpoint)
+    stored = read_checkpoint(checkpoint, verify="metadata")
     path = run_of(checkpoint) / "config.yaml"
     config = read_yaml(path) if path.exists() else {}
     model = class_config(stored["hyper_parameters"])
@@ -80,17 +82,37 @@ def check_fits(model: Classifier, data: ClassificationDataModule, checkpoint: Pa
         raise ValueError(f"{checkpoint} holds another model, a {name}: {reason}") from error
 
 
-def check_goes_on(checkpoint: Path, max_epochs: int | None) -> None:
-    """Raises ValueError where training can't go on from a checkpoint up to so many epochs."""
-    stored = read_checkpoint(checkpoint)
+def has_only_the_rest_left(checkpoint: Path, config: Mapping[str, Any]) -> bool:
+    """Whether the training that a checkpoint resumes is complete, and only what follows it is missing.
+
+    A run that was killed between its last epoch and the end of its test still lacks the test, and maybe its plots.
+
+    Args:
+        checkpoint: Where `fit` resumes.
+        config: Its options.
+
+    Raises:
+        ValueError: If nothing is left to do, or training can't be resumed from the checkpoint.
+    """
+    stored, trainer = read_checkpoint(checkpoint, verify="metadata"), config["trainer"]
     if "optimizer_states" not in stored:
         raise ValueError(f"{checkpoint} holds weights alone: training can't go on from it")
-    epochs = epochs_had(checkpoint)
-    if 0 <= (max_epochs or -1) <= epochs:
+    epochs, most = epochs_had(stored), trainer["max_epochs"] or -1
+    all_epochs = 0 <= most <= epochs
+    unfinished = is_last(checkpoint) and not Record.read(run_of(checkpoint)).is_complete(config["test_after_fit"])
+    if all_epochs and not unfinished:
         raise ValueError(f"{checkpoint} has had its {epochs} epochs: ask for more with --trainer.max_epochs")
+    all_steps = 0 <= trainer["max_steps"] <= stored["global_step"]
+    return unfinished and (all_epochs or all_steps or stopped_early(stored, config["early_stopping"]["patience"]))
 
 
-def epochs_had(checkpoint: Path) -> int:
+def stopped_early(stored: Mapping[str, Any], patience: int | None) -> bool:
+    """Whether early stopping ended the training of a checkpoint, and would do so with this patience too."""
+    stoppers = [state for name, state in stored["callbacks"].items() if name.startswith("EarlyStopping")]
+    return patience is not None and any(state["wait_count"] >= patience for state in stoppers)
+
+
+def epochs_had(stored: Mapping[str, Any]) -> int:
     """The epochs that a checkpoint was trained for; 0 where it does not say."""
-    loops = read_checkpoint(checkpoint).get("loops")
+    loops = stored.get("loops")
     return int(loops["fit_loop"]["epoch_progress"]["current"]["processed"]) if loops else 0

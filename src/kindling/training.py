@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from typing_extensions import override
 
 from kindling.callbacks import CollectTest, EpochProfiler, FiniteLoss, ProgressBar, Watch
 from kindling.callbacks.finite import anomaly
+from kindling.checkpoints import restore_last, write_atomically
 from kindling.console import as_typed, quiet, results_table, say
 from kindling.data import ClassificationDataModule
 from kindling.ending import say_next, say_why_early
@@ -28,8 +30,9 @@ from kindling.models.trained import check_trained
 from kindling.options import TRIALS, ReadableParser, add_fit_options, check_amounts
 from kindling.outputs import write_predicted, write_test
 from kindling.parts import part
-from kindling.runs import RUNS, find_checkpoint, read_checkpoint
-from kindling.stored import check_fits, check_goes_on, epochs_had, read_yaml, stored_config
+from kindling.record import Record
+from kindling.runs import RUNS, find_checkpoint, read_checkpoint, whole_file
+from kindling.stored import check_fits, epochs_had, has_only_the_rest_left, read_yaml, stored_config
 
 DASHBOARD = part("dashboard")
 
@@ -44,7 +47,10 @@ class SaveConfig(SaveConfigCallback):
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        super().setup(trainer, pl_module, "fit")
+        path = Path(trainer.log_dir or ".") / "config.yaml"  # asked in all processes: they tell it to each other
+        with whole_file(path) if trainer.is_global_zero else nullcontext(path) as written:
+            self.config_filename = written.name
+            super().setup(trainer, pl_module, "fit")
 
 
 class KindlingCLI(LightningCLI):
@@ -63,6 +69,7 @@ class KindlingCLI(LightningCLI):
         self.typed = shlex.join(["kindling", command, *options])
         self.checkpoint: Path | None = None
         self.run: KeptRun | None = None
+        self.is_trained = False  # whether the run that is resumed lacks only what follows its training
         self.collected = CollectTest()
         super().__init__(
             Classifier,
@@ -108,6 +115,8 @@ class KindlingCLI(LightningCLI):
         stored: list[str] = []
         if where.ckpt_path is not None:
             self.checkpoint = find_checkpoint(where.ckpt_path, prefer="last" if command == "fit" else "best")
+            if command == "fit":
+                restore_last(self.checkpoint)
             stored = ["--config", yaml.safe_dump(stored_config(self.checkpoint, command))]
         elif command != "fit" and not {"-h", "--help"}.intersection(typed):
             raise UsageError(f"{command} needs a trained model: --ckpt_path best, last, a run folder or a file")
@@ -139,9 +148,9 @@ class KindlingCLI(LightningCLI):
         check_fits(self.model, self.datamodule, self.checkpoint)
         if self.checkpoint and self.command == "fit":
             if not self._is_trial:  # which does not go on
-                check_goes_on(self.checkpoint, self.config["fit"]["trainer"]["max_epochs"])
+                self.is_trained = has_only_the_rest_left(self.checkpoint, self.config["fit"])
         elif self.checkpoint:
-            check_trained(self.checkpoint, read_checkpoint(self.checkpoint))
+            check_trained(self.checkpoint, read_checkpoint(self.checkpoint, verify="metadata"))
         config = self.config_init[self.command]["trainer"]
         check_amounts(self.command, config, self.config[self.command].get("test_after_fit", True), self._is_trainable)
         callbacks: list[Callback] = [] if config["enable_progress_bar"] is False else [ProgressBar()]
@@ -164,7 +173,9 @@ class KindlingCLI(LightningCLI):
                 self.collected = DASHBOARD.dashboard_of(self.checkpoint) or self.collected
         self.trainer_defaults["callbacks"] = [*callbacks, self.collected]
         try:
-            return super().instantiate_trainer(**kwargs)
+            trainer = super().instantiate_trainer(**kwargs)
+            write_atomically(trainer.strategy, self.run.path if self.run else None)
+            return trainer
         except BaseException:  # Ctrl-C leaves no empty folder either
             self._tidy_up()
             raise
@@ -196,6 +207,10 @@ class KindlingCLI(LightningCLI):
             kept = self.run.path if self.run else "nothing is kept"
             say(f"{type(self.model).__name__}, {parameters:,} parameters: {kept}")
             if self._is_trainable:
+                if self.run and self.is_trained:
+                    say("its training is complete: only what follows it is left")
+                    self.run.resume.is_trained = True
+                    self.run.resume.is_drawn = Record.read(self.run.path).status == "finished"
                 self.trainer.fit(**kwargs | {"ckpt_path": self.checkpoint, "weights_only": True})
             else:
                 self._keep_as_it_is(**kwargs)
@@ -225,7 +240,8 @@ class KindlingCLI(LightningCLI):
         assert TRIALS
         picture = RUNS / self._run_name() / "lr_finder.png"
         typed = shlex.split(self.typed)[2:]
-        if self.checkpoint and 0 <= (self.trainer.max_epochs or -1) <= (had := epochs_had(self.checkpoint)):
+        had = epochs_had(read_checkpoint(self.checkpoint)) if self.checkpoint else 0
+        if self.checkpoint and 0 <= (self.trainer.max_epochs or -1) <= had:
             typed += ["--trainer.max_epochs", str(2 * had)]  # a run goes on for more epochs only
         TRIALS.try_out(self.model, self.datamodule, self.config_init["fit"], picture, typed)
 
@@ -268,6 +284,8 @@ class KindlingCLI(LightningCLI):
             report = write_test(Path(checkpoint), metrics, self.collected, self.model, self.datamodule, self.typed)
             if report:
                 say(f"report: {report}")
+            if self.run:
+                self.run.record.note_tested()
 
     def predict(self, **kwargs: Any) -> None:
         """Writes `predictions.csv`, or of other samples than those of the test, a file named after them."""

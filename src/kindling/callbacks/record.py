@@ -65,15 +65,16 @@ class RunRecord(Callback):
             commits=[*(old.commits or [old.commit] * before), *[commit] * bool(self.command)],
             threads=[*(old.threads or [0] * before), *[threads] * bool(self.command)],
             started=old.started or as_utc(),
-            process=this_process(),
+            process=this_process(folder),
             epochs=old.epochs or 0,
             planned=trainer.max_epochs if (trainer.max_epochs or 0) > 0 else None,
             monitor=monitor,
-            best=old.best if old.monitor == monitor else {},
+            best=old.best if old.monitor == monitor and (folder / "checkpoints" / "best.ckpt").exists() else {},
             commit=commit,
             changed=changed or old.changed,
             came_from=old.came_from or self.came_from,
             altered=old.altered or old.commit not in ("", commit) or not {0, threads}.issuperset(old.threads),
+            tested=False,
             versions=versions(),
         )
         self._before, self._began = float(old.seconds or 0), time.monotonic()
@@ -141,6 +142,11 @@ class RunRecord(Callback):
         self.record.epochs = self.record.planned = None
         self.record.best = dict(figures)
         self._write("finished")
+
+    def note_tested(self) -> None:
+        """Record that the best checkpoint has been tested."""
+        self.record.tested = True
+        self._write("finished", self._written)
 
     def _write(self, status: str, until: float | None = None) -> None:
         self._written = until or time.monotonic()

@@ -1,5 +1,6 @@
 """A last checkpoint from which a run goes on to the very same weights."""
 
+import os
 import random
 import signal
 from pathlib import Path
@@ -13,6 +14,8 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loops.loop import _Loop
 from typing_extensions import override
 
+from kindling.callbacks.collect import CollectTest
+from kindling.callbacks.history import TrainingHistory
 from kindling.data.datamodule import ResumableLoader
 from kindling.hyperparameters import same_factory
 from kindling.models.classifier import Classifier
@@ -34,6 +37,8 @@ class ExactResume(Callback):
         self.run = run
         self.path = run / "checkpoints" / "last.ckpt"
         self.interrupted = False
+        self.is_trained = False  # whether no training is left to do: then none is begun
+        self.is_drawn = False  # whether the plots of that training are there
         self._batches_done = 0  # of the present epoch, while it is saved in its middle
         self._handlers: dict[int, Any] = {}
         self._loaded: dict[str, Any] | None = None
@@ -63,13 +68,8 @@ class ExactResume(Callback):
             state = checkpoint["callbacks"].get(callback.state_key)
             if state and isinstance(callback, EarlyStopping):
                 state["patience"] = callback.patience
-            if state and isinstance(callback, ModelCheckpoint) and self._goes_on(trainer):
-                # Lightning forgets the best score when the folder has another name now: moved, or given in full.
-                folder = state["dirpath"] = str(callback.dirpath)
-                moved = {path: str(Path(folder) / Path(path).name) for path in state["best_k_models"]}
-                state["best_k_models"] = {moved[path]: score for path, score in state["best_k_models"].items()}
-                for key in ("best_model_path", "kth_best_model_path"):
-                    state[key] = moved.get(state[key], state[key])
+            if state and isinstance(callback, ModelCheckpoint):
+                move_best(state, str(callback.dirpath), self._goes_on(trainer))
 
     def _goes_on(self, trainer: Trainer) -> bool:
         return trainer.ckpt_path is not None and Path(trainer.ckpt_path).resolve() == self.path.resolve()
@@ -84,6 +84,18 @@ class ExactResume(Callback):
                 same &= schedule["total_steps"] == model.schedule_steps(began)
         if not same:
             model.begin_schedule(checkpoint)
+
+    @override
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.is_trained:
+            trainer.should_stop = True
+
+    @override
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.is_trained and not self.is_drawn:
+            for callback in trainer.callbacks:  # type: ignore[attr-defined]
+                if isinstance(callback, TrainingHistory | CollectTest):
+                    callback.on_train_end(trainer, pl_module)
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -153,3 +165,30 @@ class ExactResume(Callback):
     def _restore_handlers(self) -> None:
         while self._handlers:
             signal.signal(*self._handlers.popitem())
+
+
+def move_best(state: dict[str, Any], folder: str, is_same_run: bool) -> None:
+    """Tell ModelCheckpoint where its files are now: Lightning stores paths as they were given, and compares texts.
+
+    A folder that was moved, copied or given by another name would have it forget its best score, or take the best
+    checkpoint for an old one and delete it. A new run owns no file of the run that it starts from.
+
+    Args:
+        state: The state of a ModelCheckpoint; altered in place.
+        folder: Where it saves now.
+        is_same_run: Whether the run is resumed in its folder, or in a copy of that.
+    """
+    before = state["dirpath"]
+    if not is_same_run:
+        if before != folder:
+            state["best_model_path"] = ""
+        return
+    paths = state["best_k_models"]
+    moved = {path: path if before == folder else os.path.join(folder, os.path.relpath(path, before)) for path in paths}
+    moved = {path: new for path, new in moved.items() if "://" in new or os.path.exists(new)}
+    state["dirpath"] = folder
+    state["best_k_models"] = {new: paths[path] for path, new in moved.items()}
+    for key in ("best_model_path", "kth_best_model_path", "last_model_path"):
+        state[key] = moved.get(state[key], "")
+    if not state["best_model_path"]:
+        state["best_model_score"] = None

@@ -1,0 +1,213 @@
+"""Checkpoint files: written in one piece, with checksums, and verified when they are read."""
+
+import os
+import pickle
+import shutil
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from itertools import count
+from lzma import LZMAError
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning.fabric.utilities.types import _PATH
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.plugins.io.wrapper import _WrappingCheckpointIO
+from lightning.pytorch.strategies import Strategy
+from torch import Tensor
+from typing_extensions import override
+
+from kindling.console import say
+from kindling.runs import is_last, whole_file
+
+Verify = Literal["metadata", "weights", "all"]
+CHECKSUMS = "checksums"  # key of a checkpoint: the checksum of the tensors in each of its other parts
+# What zipfile raises at a damaged archive.
+UNZIPPING = (
+    zipfile.BadZipFile,
+    zlib.error,
+    LZMAError,
+    struct.error,
+    EOFError,
+    KeyError,
+    OSError,
+    RuntimeError,
+    ValueError,
+)
+RESUME_ONLY = {"optimizer_states"}  # twice the size of the weights, and only resuming needs them
+
+
+class DamagedError(ValueError):
+    """A checkpoint that was cut off or altered."""
+
+
+def read(path: Path, verify: Verify = "weights") -> dict[str, Any]:
+    """Read a checkpoint without running any code that it may carry.
+
+    Args:
+        path: The file.
+        verify: What is compared with its checksum: the metadata alone, all but the optimizer's state, or everything.
+
+    Raises:
+        DamagedError: If the file is damaged.
+        ValueError: If it is no checkpoint of Kindling, or carries code.
+    """
+    _verify_metadata(path)
+    try:
+        # What is read to resume outlives the file on the disk, which another process may replace.
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=verify != "all")
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"{path} holds more than weights and plain values and could run code: it was not loaded"
+        ) from error
+    except (RuntimeError, OSError, EOFError, ValueError) as error:
+        raise DamagedError(f"{path} is cut off, damaged or no checkpoint at all") from error
+    if not isinstance(checkpoint, dict) or "_class_path" not in checkpoint.get("hyper_parameters", {}):
+        raise ValueError(f"{path} is no checkpoint of Kindling: it does not say which model it holds")
+    if verify != "metadata":
+        _verify_tensors(path, checkpoint, skip=RESUME_ONLY if verify == "weights" else set())
+    return checkpoint
+
+
+def _verify_metadata(path: Path) -> None:
+    """Compare all but the tensors with its CRC-32, which torch.save writes and torch.load ignores."""
+    try:
+        with path.open("rb") as file, zipfile.ZipFile(file) as archive:
+            for name in archive.namelist():
+                if name.endswith("/data.pkl"):
+                    archive.read(name)
+    except (FileNotFoundError, IsADirectoryError, PermissionError):
+        raise
+    except UNZIPPING as error:
+        raise DamagedError(f"{path} is cut off, damaged or no checkpoint at all") from error
+
+
+def _verify_tensors(path: Path, checkpoint: dict[str, Any], skip: set[str]) -> None:
+    for part, expected in checkpoint.get(CHECKSUMS, {}).items():  # older versions wrote none
+        if part not in skip and checksum(checkpoint.get(part)) != expected:
+            raise DamagedError(f"{path} is damaged: its {part} does not match its checksum")
+
+
+def checksum(value: Any) -> int:
+    """Return a checksum of all tensors in nested dictionaries and lists, in their order; 0 where there is none.
+
+    The sum of a tensor's bytes, eight at a time: no single altered byte goes unnoticed, at the speed of memory.
+    """
+    total = 0
+    for weight, tensor in zip(count(1, step=2), _tensors(value), strict=False):  # odd: each bit counts
+        data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        words = data[: len(data) // 8 * 8]
+        if words.storage_offset() % 8:
+            words = words.clone()
+        rest = bytes(data[len(words) :].tolist())
+        total += weight * (int(words.view(torch.int64).sum()) + int.from_bytes(rest, "little"))
+    return total % 2**64
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        if value.layout == torch.strided:
+            yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _tensors(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _tensors(item)
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Write checkpoints beside their target and rename them; verify them when they are loaded.
+
+    Lightning's own writes to `$TMPDIR` and moves the file, which is not atomic from one file system to another, and
+    ignores a PermissionError.
+
+    Args:
+        run: The run folder; a checkpoint in it is not written where the folder has been deleted.
+    """
+
+    def __init__(self, run: Path | None = None) -> None:
+        self.run = run
+        self._saved: Path | None = None
+
+    @override
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: _PATH, storage_options: Any = None) -> None:
+        if "://" in str(path) or storage_options is not None:
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
+        if self.run and not self.run.is_dir():
+            raise FileNotFoundError(f"can't write {path}: the run folder {self.run} was deleted while it trained")
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        save(checkpoint, Path(path))
+        self._saved = Path(path)
+
+    @override
+    def load_checkpoint(
+        self, path: _PATH, map_location: Callable[..., Any] | None = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        return (
+            super().load_checkpoint(path, map_location, weights_only) if "://" in str(path) else read(Path(path), "all")
+        )
+
+    @override
+    def remove_checkpoint(self, path: _PATH) -> None:
+        # ModelCheckpoint compares paths as texts: one folder under two names, and it removes what it has just saved.
+        if self._saved and os.path.exists(path) and os.path.exists(self._saved) and os.path.samefile(path, self._saved):
+            return
+        super().remove_checkpoint(path)
+
+
+def save(checkpoint: dict[str, Any], path: Path) -> None:
+    """Write a checkpoint with its checksums.
+
+    Raises:
+        OSError: If the file can't be written; the old one is left.
+    """
+    checkpoint = checkpoint | {CHECKSUMS: {part: checksum(value) for part, value in checkpoint.items()}}
+    with whole_file(path) as temporary, temporary.open("wb") as file:
+        try:
+            torch.save(checkpoint, file)
+        except RuntimeError as error:  # torch's own words for a failed write
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
+
+
+def write_atomically(strategy: Strategy, run: Path | None) -> None:
+    """Have a strategy write its checkpoints with `AtomicCheckpointIO`, unless it has a way of its own."""
+    chosen = strategy._checkpoint_io  # to read the property would choose Lightning's
+    if type(strategy).checkpoint_io is not Strategy.checkpoint_io:
+        return
+    if isinstance(chosen, _WrappingCheckpointIO):
+        chosen.checkpoint_io = AtomicCheckpointIO(run)  # which it heeds where it wraps none yet
+    elif chosen is None or type(chosen) is TorchCheckpointIO:
+        strategy.checkpoint_io = AtomicCheckpointIO(run)
+
+
+def restore_last(checkpoint: Path) -> None:
+    """Put the newest intact checkpoint of a run in the place of its `last.ckpt` where that is damaged.
+
+    Raises:
+        ValueError: If the checkpoint is damaged and can't be replaced.
+    """
+    try:
+        read(checkpoint, "all")
+        return
+    except DamagedError:
+        if not is_last(checkpoint):
+            raise
+    steps = {}
+    for other in set(checkpoint.parent.glob("*.ckpt")) - {checkpoint}:
+        with suppress(ValueError, OSError):
+            stored = read(other, "all")
+            steps[other] = stored["global_step"] if "optimizer_states" in stored else -1
+    newest = max(steps, key=steps.__getitem__, default=checkpoint)
+    if steps.get(newest, -1) < 0:
+        raise DamagedError(f"{checkpoint} is damaged, and its run has no intact checkpoint to resume from")
+    with whole_file(checkpoint) as temporary:
+        shutil.copyfile(newest, temporary)
+    say(f"{checkpoint} is damaged: resuming from {newest.name}, saved after step {steps[newest]}")

@@ -1,0 +1,194 @@
+import os
+import random
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch.plugins.io import AsyncCheckpointIO, TorchCheckpointIO
+from lightning.pytorch.strategies import SingleDeviceStrategy
+
+from conftest import TINY, Command, Train, different
+from kindling import load
+from kindling.checkpoints import CHECKSUMS, AtomicCheckpointIO, DamagedError, checksum, read, save, write_atomically
+
+RUN = Path("runs/tiny/version_0")
+LAST, BEST = RUN / "checkpoints/last.ckpt", RUN / "checkpoints/best.ckpt"
+MORE = ["fit", "--ckpt_path", RUN, "--trainer.max_epochs", "3"]
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
+
+def flip(path: Path, position: int, bit: int = 0) -> None:
+    data = bytearray(path.read_bytes())
+    data[position] ^= 1 << bit
+    path.unlink()  # not the bytes that another test has mapped into memory
+    path.write_bytes(data)
+
+
+def damage(path: Path) -> None:
+    """Flips a bit of the weights."""
+    weights = read(path)["state_dict"]["network.1.weight"]
+    flip(path, path.read_bytes().index(weights.numpy().tobytes()) + 5, bit=3)
+
+
+def same(one: Any, other: Any) -> bool:
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return list(one) == list(other) and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(same, one, other))
+    return bool(one == other) or one != one
+
+
+def test_no_flipped_bit_changes_what_is_loaded(trained: Train) -> None:
+    trained(*TINY)
+    whole, found = LAST.read_bytes(), read(LAST, "all")
+    draw = random.Random(0)
+    detected = 0
+    for number in range(150):
+        other = Path(f"{number}.ckpt")
+        other.write_bytes(whole)
+        flip(other, draw.randrange(len(whole)), draw.randrange(8))
+        try:
+            loaded = read(other, "all")
+        except DamagedError:
+            detected += 1
+        else:
+            assert same(loaded, found)  # it fell on what is not read
+        other.unlink()
+    assert detected > 80
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.uint8, torch.bool, torch.int64], ids=str)
+def test_the_checksum_changes_with_each_byte_and_with_the_order(dtype: torch.dtype) -> None:
+    first, second = torch.arange(21).to(dtype), torch.arange(9, 4, -1).to(dtype)[1:]
+    expected = checksum({"a": first, "b": [second]})
+    assert expected == checksum((first.clone(), second.clone()))
+    for position in range(first.numel() * first.element_size()):
+        altered = first.clone()
+        altered.view(torch.uint8)[position] ^= 128
+        assert checksum([altered, second]) != expected
+    assert checksum([second, first]) != expected
+    assert checksum({"a": 3, "b": "text"}) == 0
+
+
+def test_a_checkpoint_without_checksums_still_loads(trained: Train) -> None:
+    trained(*TINY)
+    stored = read(BEST)
+    del stored[CHECKSUMS]
+    torch.save(stored, "old.ckpt")
+    assert same(read(Path("old.ckpt"), "all"), stored)
+
+
+@pytest.mark.parametrize("command", ["fit", "validate", "test", "predict"])
+def test_a_damaged_checkpoint_is_refused_in_one_line(kindling: Command, trained: Train, command: str) -> None:
+    trained(*TINY)
+    damage(BEST)
+    result = kindling(command, "--ckpt_path", BEST, *MORE[3:][: 2 * (command == "fit")])
+    assert (result.code, result.err.count("\n")) == (1, 1)
+    assert f"{BEST} is damaged" in result.err
+    with pytest.raises(ValueError, match="damaged"):
+        load(BEST)
+
+
+@pytest.mark.parametrize("how", ["flipped", "empty", "cut off"])
+def test_a_damaged_last_checkpoint_is_replaced_by_the_newest_intact_one(
+    kindling: Command, trained: Train, how: str
+) -> None:
+    trained(*TINY)
+    shutil.copy(BEST, BEST.with_name("older.ckpt"))
+    stored = read(BEST, "all") | {"global_step": 3}
+    save(stored, BEST.with_name("older.ckpt"))
+    if how == "flipped":
+        damage(LAST)
+    else:
+        LAST.write_bytes(LAST.read_bytes()[: 2000 * (how == "cut off")])
+    result = kindling(*MORE)
+    assert result.code == 0, result.err
+    assert f"{LAST} is damaged: resuming from best.ckpt, saved after step 14" in result.out
+    assert torch.load(LAST, weights_only=True)["global_step"] == 21
+    assert not Path("runs/tiny/version_1").exists()
+
+
+def test_a_run_without_an_intact_checkpoint_is_refused_in_one_line(kindling: Command, trained: Train) -> None:
+    trained(*TINY)
+    damage(LAST)
+    damage(BEST)
+    result = kindling(*MORE)
+    assert (result.code, result.err.count("\n")) == (1, 1)
+    assert "no intact checkpoint" in result.err
+
+
+def test_checkpoints_need_no_temporary_folder(kindling: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(tempfile, "tempdir", "/proc/none")
+        patch.setenv("TMPDIR", "/proc/none")
+        result = kindling("fit", *TINY, "--test_after_fit", "false")
+    assert result.code == 0, result.err
+    assert read(LAST, "all")["global_step"] == 14
+
+
+def test_a_kill_while_a_checkpoint_is_written_leaves_the_old_one(
+    kindling: Command, trained: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained(*TINY)
+    before = LAST.read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", lambda _: os._exit(9))
+        if (child := os.fork()) == 0:
+            save({"weights": torch.zeros(9)}, LAST)
+        assert os.waitpid(child, 0)[1] == 9 << 8
+    assert LAST.read_bytes() == before
+    assert len(list(LAST.parent.glob(".last.ckpt.*"))) == 1
+    assert kindling(*MORE).code == 0
+    assert sorted(os.listdir(LAST.parent)) == ["best.ckpt", "last.ckpt"]
+
+
+@pytest.mark.parametrize("name", ["last.ckpt", "best.ckpt"])
+def test_a_checkpoint_that_may_not_be_written_ends_the_training_at_once(
+    kindling: Command, trained: Train, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    trained(*TINY)
+    before = different(LAST, BEST), LAST.read_bytes(), BEST.read_bytes()
+    replace = Path.replace
+
+    def refuse(self: Path, target: Path) -> Path:
+        if target.name == name:
+            raise PermissionError(13, "Permission denied", str(self))
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", refuse)
+    result = kindling(*MORE)
+    assert (result.code, result.err.count("\n")) == (1, 1)
+    assert f"can't write {RUN}/checkpoints/{name}: Permission denied" in result.err
+    assert (different(LAST, BEST), LAST.read_bytes(), BEST.read_bytes()) == before or name == "best.ckpt"
+    assert read(LAST, "all")
+    assert read(BEST, "all")
+    assert sorted(os.listdir(LAST.parent)) == ["best.ckpt", "last.ckpt"]
+
+
+def test_what_was_just_saved_is_not_removed_under_another_name() -> None:
+    save({"weights": torch.zeros(2)}, Path("other.ckpt"))
+    files = AtomicCheckpointIO()
+    files.save_checkpoint({"weights": torch.ones(2)}, "mine/best.ckpt")
+    Path("link").symlink_to("mine")
+    for name in ("./mine/best.ckpt", "link/best.ckpt", Path("mine/best.ckpt").absolute(), "other.ckpt", "missing.ckpt"):
+        files.remove_checkpoint(name)
+    assert Path("mine/best.ckpt").exists()
+    assert not Path("other.ckpt").exists()
+
+
+def test_a_way_of_writing_that_was_asked_for_is_kept() -> None:
+    class Own(TorchCheckpointIO):
+        pass
+
+    for chosen, inner in ((None, AtomicCheckpointIO), (TorchCheckpointIO(), AtomicCheckpointIO), (Own(), Own)):
+        strategy = SingleDeviceStrategy(checkpoint_io=chosen)
+        write_atomically(strategy, None)
+        assert type(strategy.checkpoint_io) is inner
+    wrapped = AsyncCheckpointIO()
+    write_atomically(SingleDeviceStrategy(checkpoint_io=wrapped), None)
+    assert type(wrapped.checkpoint_io) is AtomicCheckpointIO

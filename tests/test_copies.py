@@ -1,0 +1,185 @@
+"""Runs that were copied, moved or linked, and runs that were killed after their last epoch."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from conftest import TINY, Command, Train
+from kindling.callbacks import CollectTest
+from kindling.callbacks.resume import move_best
+from kindling.parts import part
+from kindling.record import FILE, TEST, Record, this_process
+
+RUN = Path("runs/tiny/version_0")
+# The loss goes up again: the best checkpoint is not that of the last epoch, and what comes after may be better.
+WORSE = [*TINY, "--model.optimizer.lr", "0.3", "--trainer.max_epochs", "4", "--early_stopping.patience", "null"]
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def epoch_of(checkpoint: Path) -> int:
+    epoch: int = torch.load(checkpoint, weights_only=True)["epoch"]
+    return epoch
+
+
+def copied(to: str) -> Path:
+    return Path(shutil.copytree(RUN, to))
+
+
+def linked(to: str) -> Path:
+    copied("elsewhere/deep/copy")
+    Path(to).symlink_to("elsewhere/deep/copy")
+    return Path(to)
+
+
+@pytest.mark.parametrize(
+    ("make", "where"),
+    [
+        (copied, "mine"),
+        (copied, "../{folder}/mine"),
+        (copied, "{here}/mine"),
+        (copied, "other runs/a b"),
+        (linked, "mine"),
+    ],
+)
+def test_a_copy_of_a_run_resumes_and_leaves_the_original_alone(
+    kindling: Command, trained: Train, folder: Path, make: object, where: str
+) -> None:
+    trained(*WORSE)
+    before, best = contents(RUN), epoch_of(RUN / "checkpoints/best.ckpt")
+    name = where.format(folder=folder.name, here=folder)
+    root = Path(name.split("/checkpoints")[0])
+    copy = make(str(root))  # type: ignore[operator]
+    result = kindling("fit", "--ckpt_path", name, "--trainer.max_epochs", "5")
+    assert result.code == 0, result.err
+    assert epoch_of(copy / "checkpoints/last.ckpt") == 5
+    assert best < 3
+    assert epoch_of(copy / "checkpoints/best.ckpt") == best
+    assert contents(RUN) == before
+
+
+@pytest.mark.parametrize("inside", [".", "checkpoints"])
+def test_a_run_resumes_from_within_its_folder(
+    kindling: Command, trained: Train, monkeypatch: pytest.MonkeyPatch, inside: str
+) -> None:
+    trained(*WORSE)
+    copy = copied("mine").absolute()
+    monkeypatch.chdir(copy / inside)
+    where = "." if inside == "." else "last.ckpt"
+    result = kindling("fit", "--ckpt_path", where, "--trainer.max_epochs", "5")
+    assert result.code == 0, result.err
+    assert epoch_of(copy / "checkpoints/last.ckpt") == 5
+    assert (copy / "checkpoints/best.ckpt").exists()
+    assert not list(copy.rglob("version_0"))
+
+
+def test_a_link_to_a_last_checkpoint_resumes_its_run(kindling: Command, trained: Train) -> None:
+    trained(*WORSE)
+    Path("here.ckpt").symlink_to(RUN / "checkpoints/last.ckpt")
+    assert kindling("fit", "--ckpt_path", "here.ckpt", "--trainer.max_epochs", "5").code == 0
+    assert epoch_of(RUN / "checkpoints/last.ckpt") == 5
+
+
+def test_a_copy_of_hard_links_leaves_the_original_alone(kindling: Command, trained: Train) -> None:
+    trained(*WORSE)
+    before = contents(RUN)
+    shutil.copytree(RUN, "mine", copy_function=os.link)
+    assert kindling("fit", "--ckpt_path", "mine", "--trainer.max_epochs", "5").code == 0
+    assert contents(RUN) == before
+
+
+def test_a_copy_without_its_best_checkpoint_gets_one(kindling: Command, trained: Train) -> None:
+    trained(*WORSE)
+    copied("mine")
+    Path("mine/checkpoints/best.ckpt").unlink()
+    result = kindling("fit", "--ckpt_path", "mine", "--trainer.max_epochs", "6")
+    assert result.code == 0, result.err
+    best = epoch_of(Path("mine/checkpoints/best.ckpt")) + 1
+    assert best > 4
+    assert Record.read(Path("mine")).best_epoch == best
+
+
+def test_a_new_run_owns_no_file_of_the_one_that_it_starts_from() -> None:
+    state = {"dirpath": "old", "best_model_path": "old/best.ckpt", "best_k_models": {"old/best.ckpt": 1.0}}
+    move_best(state, "new", is_same_run=False)
+    assert state["best_model_path"] == ""
+
+
+def test_a_copy_of_a_run_that_still_trains_resumes(kindling: Command, trained: Train) -> None:
+    trained(*WORSE)
+    running = json.loads((RUN / FILE).read_text()) | {"status": "running"}
+    running["process"] = this_process(RUN) | {"pid": os.getppid(), "began": 0.0}
+    running["process"] |= {"host": "elsewhere"}
+    running["seen"] = Record().started
+    (RUN / FILE).write_text(json.dumps(running | {"seen": Record.read(RUN).seen}))
+    assert kindling("fit", "--ckpt_path", RUN, "--trainer.max_epochs", "5").code == 1
+    copied("mine")
+    assert kindling("fit", "--ckpt_path", "mine", "--trainer.max_epochs", "5").code == 0
+    RUN.rename("moved")
+    assert Record.read(Path("moved")).status == "running"
+
+
+def killed(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has the next command end at a place as a kill does: with nothing that comes after."""
+
+    def kill(*_: object, **__: object) -> None:
+        raise SystemExit(9)
+
+    monkeypatch.setattr(where, kill)
+
+
+PLACES = [
+    "kindling.callbacks.collect.CollectTest.on_train_end",
+    "kindling.callbacks.record.RunRecord.on_fit_end",
+    "kindling.training.KindlingCLI.test",
+    "kindling.outputs.write_predictions",
+    "kindling.callbacks.record.RunRecord.note_tested",
+]
+
+
+@pytest.mark.parametrize(
+    ("place", "stop"), [*((place, "epochs") for place in PLACES), (PLACES[2], "early"), (PLACES[2], "steps")]
+)
+def test_a_run_killed_after_its_last_epoch_is_finished_by_resuming(
+    kindling: Command, monkeypatch: pytest.MonkeyPatch, place: str, stop: str
+) -> None:
+    options = {
+        "epochs": TINY,
+        "early": [*WORSE, "--early_stopping.patience", "1", "--trainer.max_epochs", "9"],
+        "steps": [*TINY, "--trainer.max_steps", "9"],
+    }[stop]
+    with monkeypatch.context() as patch:
+        killed(place, patch)
+        if part("dashboard"):
+            patch.setattr("kindling.dashboard.callback.Dashboard.on_train_end", CollectTest.on_train_end)
+        assert kindling("fit", *options).code == 9
+    assert not Record.read(RUN).tested
+    before = epoch_of(RUN / "checkpoints/last.ckpt"), (RUN / "checkpoints/best.ckpt").read_bytes()
+    result = kindling("fit", "--ckpt_path", RUN)
+    assert result.code == 0, result.err
+    assert f"test split, {RUN}/checkpoints/best.ckpt" in result.out
+    assert (epoch_of(RUN / "checkpoints/last.ckpt"), (RUN / "checkpoints/best.ckpt").read_bytes()) == before
+    record = Record.read(RUN)
+    assert (record.status, record.tested) == ("finished", True)
+    assert all((RUN / name).exists() for name in (TEST, "predictions.csv"))
+    rows = (RUN / "metrics.csv").read_text().splitlines()
+    tests = [dict(zip(rows[0].split(","), row.split(","), strict=True))["test/loss"] for row in rows[1:]]
+    assert [bool(value) for value in tests] == [False] * (len(tests) - 1) + [True]
+    if stop == "epochs":
+        again = kindling("fit", "--ckpt_path", RUN)
+        assert (again.code, "has had its 2 epochs" in again.err) == (1, True)
+
+
+def test_a_finished_run_of_an_older_version_is_complete(kindling: Command, trained: Train) -> None:
+    trained(*TINY)
+    record = json.loads((RUN / FILE).read_text())
+    del record["tested"]
+    (RUN / FILE).write_text(json.dumps(record))
+    assert "has had its 2 epochs" in kindling("fit", "--ckpt_path", RUN).err
