@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
 from importlib.util import find_spec
 from typing import NoReturn
@@ -80,7 +81,7 @@ def main(args: Sequence[str] | None = None) -> int:
         return _fail(f"there is no command {command}: {hint}", code=2)
 
     try:
-        with quick_imports():
+        with _loading(command), quick_imports():
             from kindling.errors import UsageError, one_line
 
             run = import_module(OPTIONAL.get(command, "kindling.training")).run
@@ -114,6 +115,15 @@ def main(args: Sequence[str] | None = None) -> int:
         message = brief(f"{type(error).__name__}: {error}", 180)
         return _fail(f"{message} (unexpected, in {where}; KINDLING_DEBUG=1 shows the traceback)", code=1)
     return 0
+
+
+def _loading(command: str) -> AbstractContextManager[object]:
+    """Show on a terminal that the libraries are loaded; `new` runs where none are installed."""
+    if command == "new" or not sys.stdout.isatty():
+        return nullcontext()
+    from kindling.console import progress
+
+    return progress("loading PyTorch and Lightning")
 
 
 def _is_users_code(frame: inspect.FrameInfo) -> bool:
