@@ -3,14 +3,17 @@
 import json
 import os
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from conftest import TINY, Command, Train
 from kindling.callbacks import CollectTest
 from kindling.callbacks.resume import move_best
+from kindling.logger import MetricsLogger
 from kindling.parts import part
 from kindling.record import FILE, TEST, Record, this_process
 
@@ -183,3 +186,36 @@ def test_a_finished_run_of_an_older_version_is_complete(kindling: Command, train
     del record["tested"]
     (RUN / FILE).write_text(json.dumps(record))
     assert "has had its 2 epochs" in kindling("fit", "--ckpt_path", RUN).err
+
+
+def test_a_row_of_metrics_that_was_cut_off_is_left_out(kindling: Command, trained: Train) -> None:
+    trained(*TINY)
+    table = RUN / "metrics.csv"
+    whole = table.read_text()
+    header, *rows = whole.splitlines()
+    step = header.split(",").index("step")
+    cut = ",".join([*rows[-2].split(",")[:step], "1"])  # of a step 13
+    table.write_text(whole + cut)
+    assert kindling("fit", "--ckpt_path", RUN, "--trainer.max_epochs", "3").code == 0
+    assert cut not in table.read_text().splitlines()
+
+
+def test_a_new_column_of_metrics_is_written_without_losing_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    logger = MetricsLogger([], save_dir="runs", name="a", version="b")
+    table = Path("runs/a/b/metrics.csv")
+    logged: list[dict[str, Tensor | float]] = [{"loss": 1.0}, {"loss": 0.5}, {"loss": 0.25, "accuracy": 0.5}]
+    for step, metrics in enumerate(logged):
+        logger.log_metrics(metrics, step)
+        if step == 2:
+            with monkeypatch.context() as patch:
+                patch.setattr(os, "fsync", lambda _: os.kill(os.getpid(), signal.SIGKILL))
+                if (child := os.fork()) == 0:
+                    logger.save()
+            assert os.waitpid(child, 0)[1] == signal.SIGKILL
+            assert table.read_text() == "loss,step\n1.0,0\n0.5,1\n"
+        logger.save()
+    assert rows_of(table) == [("", "1.0", "0"), ("", "0.5", "1"), ("0.5", "0.25", "2")]
+
+
+def rows_of(table: Path) -> list[tuple[str, ...]]:
+    return [tuple(line.split(",")) for line in table.read_text().splitlines()[1:]]

@@ -45,12 +45,15 @@ class DamagedError(ValueError):
     """A checkpoint that was cut off or altered."""
 
 
-def read(path: Path, verify: Verify = "weights") -> dict[str, Any]:
+def read(path: Path, verify: Verify = "weights", mmap: bool = True) -> dict[str, Any]:
     """Read a checkpoint without running any code that it may carry.
 
     Args:
         path: The file.
         verify: What is compared with its checksum: the metadata alone, all but the optimizer's state, or everything.
+
+        mmap: Whether to leave tensors in the file until they are used; else they outlive the file on the disk, which
+            another process may replace.
 
     Raises:
         DamagedError: If the file is damaged.
@@ -58,8 +61,7 @@ def read(path: Path, verify: Verify = "weights") -> dict[str, Any]:
     """
     _verify_metadata(path)
     try:
-        # What is read to resume outlives the file on the disk, which another process may replace.
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=verify != "all")
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"{path} holds more than weights and plain values and could run code: it was not loaded"
@@ -149,9 +151,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def load_checkpoint(
         self, path: _PATH, map_location: Callable[..., Any] | None = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        return (
-            super().load_checkpoint(path, map_location, weights_only) if "://" in str(path) else read(Path(path), "all")
-        )
+        if "://" in str(path):
+            return super().load_checkpoint(path, map_location, weights_only)
+        return read(Path(path), "all", mmap=False)
 
     @override
     def remove_checkpoint(self, path: _PATH) -> None:

@@ -5,12 +5,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.tensorboard import SummaryWriter
 from typing_extensions import override
 
-from kindling.runs import read_checkpoint
+from kindling.runs import read_checkpoint, whole_file
 
 
 class StageLogger(TensorBoardLogger):
@@ -64,6 +66,68 @@ class StageLogger(TensorBoardLogger):
             writer.close()
 
 
+class MetricsWriter(ExperimentWriter):
+    """Write `metrics.csv` such that no row is lost: Lightning's empties the file to change its header.
+
+    A run that is resumed gets a new file with the rows up to its checkpoint, so a copy shares none with the original.
+
+    Args:
+        log_dir: The run folder.
+        rows: The rows to begin with.
+    """
+
+    def __init__(self, log_dir: str, rows: list[dict[str, Any]]) -> None:
+        super().__init__(log_dir)
+        self._path = Path(self.metrics_file_path)
+        if rows:
+            self._begin(rows)
+        else:
+            self._path.unlink(missing_ok=True)
+
+    @override
+    def _check_log_dir_exists(self) -> None:
+        pass  # it would delete the file
+
+    @override
+    def save(self) -> None:
+        if not self.metrics:
+            return
+        if set().union(*self.metrics) <= set(self.metrics_keys):
+            with self._path.open("a", newline="", encoding="utf-8") as file:
+                csv.DictWriter(file, fieldnames=self.metrics_keys).writerows(self.metrics)
+        else:
+            self._begin((whole_rows(self._path) if self._path.exists() else []) + self.metrics)
+        self.metrics = []
+
+    def _begin(self, rows: list[dict[str, Any]]) -> None:
+        self.metrics_keys = sorted(set(self.metrics_keys).union(*rows))
+        with whole_file(self._path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+            table = csv.DictWriter(file, fieldnames=self.metrics_keys)
+            table.writeheader()
+            table.writerows(rows)
+
+
+class MetricsLogger(CSVLogger):
+    """Log to `metrics.csv` of a run.
+
+    Args:
+        rows: The rows that the run has already.
+        **where: `save_dir`, `name` and `version` of the run, see `CSVLogger`.
+    """
+
+    def __init__(self, rows: list[dict[str, Any]], **where: Any) -> None:
+        super().__init__(**where)
+        self._rows = rows
+
+    @property
+    @override
+    @rank_zero_experiment
+    def experiment(self) -> MetricsWriter:
+        if not isinstance(self._experiment, MetricsWriter):
+            self._experiment = MetricsWriter(self.log_dir, self._rows)
+        return self._experiment
+
+
 def run_loggers(run: Path, resumed: Path | None) -> list[Logger]:
     """The loggers of a run: `metrics.csv`, and files for TensorBoard.
 
@@ -72,15 +136,17 @@ def run_loggers(run: Path, resumed: Path | None) -> list[Logger]:
         resumed: The checkpoint that the run goes on from: what was logged after it is left out.
     """
     where: dict[str, Any] = {"save_dir": run.parent.parent, "name": run.parent.name, "version": run.name}
-    csv_logger, table, steps = CSVLogger(**where), run / "metrics.csv", None
+    table, rows, steps = run / "metrics.csv", [], None
     if resumed and table.exists():
-        # CSVLogger would begin the file anew: it is handed the rows up to the checkpoint.
-        steps = read_checkpoint(resumed)["global_step"]
-        with table.open(newline="", encoding="utf-8") as file:
-            rows = [row for row in csv.DictReader(file) if was_before(row, steps)]
-        csv_logger.experiment.metrics = rows
-        csv_logger.save()
-    return [csv_logger, StageLogger(**where, purge_step=steps)]
+        steps = read_checkpoint(resumed, verify="metadata")["global_step"]
+        rows = [row for row in whole_rows(table) if was_before(row, steps)]
+    return [MetricsLogger(rows, **where), StageLogger(**where, purge_step=steps)]
+
+
+def whole_rows(table: Path) -> list[dict[str, Any]]:
+    """Read the rows of `metrics.csv`, without a last one that was cut off in the middle of a number."""
+    text = table.read_text("utf-8")
+    return list(csv.DictReader(text[: text.rfind("\n") + 1].splitlines()))
 
 
 def was_before(row: Mapping[str, str | None], steps: int) -> bool:

@@ -165,19 +165,19 @@ def load(where: str | Path = "best", device: str = "cpu") -> Predictor:
         ValueError: If it is no checkpoint of Kindling, has not been trained, or predicts no classes.
     """
     path = find_checkpoint(where)
-    model = load_classifier(path).to(device)
+    stored = read_checkpoint(path)
+    model = load_classifier(path, stored).to(device)
 
     @torch.inference_mode()
     def compute(inputs: Tensor) -> Tensor:
         probabilities: Tensor = model(inputs.to(device)).softmax(dim=1).cpu()
         return probabilities
 
-    return Predictor(compute, read_card(path))
+    return Predictor(compute, read_card(path, stored))
 
 
-def read_card(checkpoint: Path) -> ModelCard:
-    """What a checkpoint and its run say of the model."""
-    stored = read_checkpoint(checkpoint)
+def read_card(checkpoint: Path, stored: dict[str, Any]) -> ModelCard:
+    """Describe the model of a checkpoint by what the checkpoint stores and by its run."""
     about, data = stored["hyper_parameters"], stored.get("datamodule_hyper_parameters", {})
     learned = stored.get(data.get("_class_path", "").rpartition(".")[2], {})
     metrics = run_of(checkpoint) / "test_metrics.json"

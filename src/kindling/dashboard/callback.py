@@ -200,4 +200,4 @@ def dashboard_of(checkpoint: Path) -> Dashboard | None:
     if checkpoint.parent.name != "checkpoints" or not list(run.glob("train/events.out.tfevents.*")):
         return None  # outside of a run, or of one that was trained without loggers
     logger = StageLogger(save_dir=run.parent.parent, name=run.parent.name, version=run.name)
-    return Dashboard(logger, step=read_checkpoint(checkpoint)["global_step"])
+    return Dashboard(logger, step=read_checkpoint(checkpoint, verify="metadata")["global_step"])

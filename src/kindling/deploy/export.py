@@ -18,7 +18,7 @@ from kindling.deploy.proof import SIZES, prove
 from kindling.models import Classifier
 from kindling.models.trained import load_model
 from kindling.predictor import read_card
-from kindling.runs import find_checkpoint, run_of, whole_file
+from kindling.runs import find_checkpoint, read_checkpoint, run_of, whole_file
 
 
 def export(
@@ -44,8 +44,9 @@ def export(
         raise ValueError(f"out: a file of {format} is called *{chosen.suffix}, not {target.name}")
     if chosen.legacy:
         say(f"legacy: {chosen.legacy}; prefer --format onnx")
-    model = load_model(path)
-    card = replace(read_card(path), classifies=model.classifies)
+    stored = read_checkpoint(path)
+    model = load_model(path, stored)
+    card = replace(read_card(path, stored), classifies=model.classifies)
     samples = some_inputs(model, max(SIZES))
     portable = Portable(model).eval()
     with tempfile.TemporaryDirectory() as folder:

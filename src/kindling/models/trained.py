@@ -11,16 +11,20 @@ from kindling.models.classifier import Classifier
 from kindling.runs import read_checkpoint
 
 
-def read_model(path: Path) -> tuple[str, dict[str, Tensor]]:
+def read_model(path: Path, stored: dict[str, Any] | None = None) -> tuple[str, dict[str, Tensor]]:
     """What it takes to build the model of a checkpoint, its class and arguments as JSON; and its weights.
 
     As text it is one argument of another model, which jsonargparse leaves as it is: of a dictionary it would make an
     object, and of a class named "0" a number.
 
+    Args:
+        path: The checkpoint.
+        stored: What it holds, where it has been read already.
+
     Raises:
         ValueError: If it is no checkpoint of Kindling, or has not been trained.
     """
-    stored = read_checkpoint(path)
+    stored = stored or read_checkpoint(path)
     check_trained(path, stored)
     hyper_parameters = stored["hyper_parameters"]
     unused = ("optimizer", "lr_scheduler", "_class_path", "_instantiator")
@@ -56,13 +60,17 @@ def build_model(text: str) -> Classifier:
     return cls(**config["arguments"])
 
 
-def load_model(path: Path) -> Classifier:
+def load_model(path: Path, stored: dict[str, Any] | None = None) -> Classifier:
     """The trained model of a checkpoint, on the CPU, ready to predict.
+
+    Args:
+        path: The checkpoint.
+        stored: What it holds, where it has been read already.
 
     Raises:
         ValueError: If it is no checkpoint of Kindling, has not been trained, or its model has changed since.
     """
-    text, weights = read_model(path)
+    text, weights = read_model(path, stored)
     model = build_model(text)
     try:
         model.load_state_dict(weights)
@@ -72,13 +80,13 @@ def load_model(path: Path) -> Classifier:
     return model.eval()
 
 
-def load_classifier(path: Path) -> Classifier:
+def load_classifier(path: Path, stored: dict[str, Any] | None = None) -> Classifier:
     """The same for what takes classes.
 
     Raises:
         ValueError: As `load_model`, and if the model predicts numbers.
     """
-    model = load_model(path)
+    model = load_model(path, stored)
     if not model.classifies:
         name = type(model).__name__
         raise ValueError(f"{name} predicts numbers, and this takes classes: {name}.load_from_checkpoint loads it")
