@@ -15,6 +15,7 @@ from torchmetrics import MetricCollection
 from typing_extensions import override
 
 from kindling.hyperparameters import keep_plain
+from kindling.models.batches import check_batches
 from kindling.models.metrics import MeanLoss, classification_metrics
 
 Batch = tuple[Tensor, Tensor]  # inputs (N, C, H, W) or (N, F), labels (N,)
@@ -128,6 +129,12 @@ class Classifier(LightningModule):
         if stage == "fit" and self.class_weights is not None:
             counts = torch.tensor(self.trainer.datamodule.class_counts)  # type: ignore[attr-defined]
             self.class_weights.copy_(counts.sum() / (len(counts) * counts.clamp(min=1)))  # 1 in the mean
+
+    @override
+    def on_fit_start(self) -> None:
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        if hasattr(data, "train") and hasattr(data, "batch_size"):
+            check_batches(self, data.batch_size, len(data.train), self.trainer.world_size)
 
     @override
     def forward(self, inputs: Tensor) -> Tensor:
