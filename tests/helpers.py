@@ -62,6 +62,17 @@ class CrashAt(Callback):
             raise RuntimeError("the lights went out")
 
 
+class StopAt(Callback):
+    """Asks for the end of the training in the middle of one training step."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Any) -> None:
+        if trainer.global_step == self.step:
+            trainer.should_stop = True
+
+
 class KillAt(Callback):
     """Ends this process on the spot in the middle of one training step."""
 

@@ -3,14 +3,15 @@
 from pathlib import Path
 
 from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 
 from kindling.console import as_typed, say
 from kindling.runs import RUNS
 
 
-def say_why_early(trainer: Trainer) -> None:
-    """Says why the training stopped early, where it did."""
+def say_why_early(trainer: Trainer, run: Path | None) -> None:
+    """Say why the training stopped early, where it did, and how to resume a run that was not over."""
     stopper = trainer.early_stopping_callback
     if trainer.should_stop and stopper and stopper.stopping_reason_message:
         reason = stopper.stopping_reason_message
@@ -18,14 +19,39 @@ def say_why_early(trainer: Trainer) -> None:
             figure = trainer.callback_metrics[stopper.monitor].item()
             reason = f"{stopper.monitor} is {figure:g}, where each training loss was finite: look at its samples"
         say(f"stopped early: {reason}")
+    elif trainer.global_step and (_is_out_of_time(trainer) or not trainer.is_last_batch):
+        reason = "a callback asked for it" if trainer.should_stop else f"--trainer.max_steps {trainer.max_steps}"
+        if _is_out_of_time(trainer):
+            reason = "its time is up (--trainer.max_time)"
+        where = f"after step {trainer.global_step}, in epoch {trainer.current_epoch}"
+        say(f"stopped {where}: {reason}" + (f"; resume with: {_resume(trainer, run)}" if run else ""))
 
 
 def say_next(trainer: Trainer, run: Path, is_trainable: bool) -> None:
-    """Says where the run is, and the commands that go on from it."""
-    more = f"--trainer.max_epochs {2 * max(trainer.current_epoch, trainer.max_epochs or 0)}"
-    more += " --early_stopping.patience null" * trainer.should_stop  # it would stop again at once
+    """Say where the run is, and the commands that use it."""
     say(f"run: {run}\nnext:")
     say("  " + as_typed("kindling", "predict --ckpt_path", run))
     if is_trainable:
-        say("  " + as_typed("kindling", "fit --ckpt_path", run, more))
+        say("  " + _resume(trainer, run))
     say("  " + as_typed("tensorboard", "--logdir", RUNS))
+
+
+def _resume(trainer: Trainer, run: Path) -> str:
+    """Return the command that trains a run for longer."""
+    stopper = trainer.early_stopping_callback
+    if _is_out_of_time(trainer):
+        more = []  # the next session has as much time again
+    elif trainer.max_steps == trainer.global_step:
+        more = [f"--trainer.max_steps {2 * trainer.max_steps}"]
+    elif trainer.should_stop and not trainer.is_last_batch:
+        more = []
+    else:
+        more = [f"--trainer.max_epochs {2 * max(trainer.current_epoch, trainer.max_epochs or 0)}"]
+        if trainer.should_stop and stopper and stopper.stopping_reason_message:
+            more.append("--early_stopping.patience null")  # it would stop again at once
+    return as_typed("kindling", "fit --ckpt_path", run, *more)
+
+
+def _is_out_of_time(trainer: Trainer) -> bool:
+    timers = [callback for callback in trainer.callbacks if isinstance(callback, Timer)]  # type: ignore[attr-defined]
+    return trainer.should_stop and any((timer.time_remaining() or 1) <= 0 for timer in timers)

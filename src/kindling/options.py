@@ -47,7 +47,7 @@ FLAGS = {
 }
 if TRIALS := part("trials.command"):
     FLAGS |= TRIALS.FLAGS
-TITLES = {"trainer": "trainer", "model": "model", "data": "data", "checkpoint": "best checkpoint"}
+TITLES = {"trainer": "trainer", "model": "model", "data": "data", "checkpoint": "best and last checkpoint"}
 TITLES |= {"early_stopping": "early stopping", "ckpt_path": "going on from a checkpoint"}
 MORE = "All other flags of Lightning's Trainer work too: https://lightning.ai/docs/pytorch/stable/common/trainer.html"
 
@@ -69,13 +69,23 @@ def early_stopping(
     return EarlyStopping(monitor, mode=mode, patience=patience, check_on_train_epoch_end=False)
 
 
-def best_checkpoint(monitor: str = "val/loss", mode: Literal["min", "max"] = "min") -> ModelCheckpoint:
-    """Keeps the checkpoint of the best validation, best.ckpt.
+def best_checkpoint(
+    monitor: str = "val/loss",
+    mode: Literal["min", "max"] = "min",
+    every_n_minutes: float = 10,
+    every_n_steps: int | None = None,
+) -> ModelCheckpoint:
+    """Keeps the checkpoint of the best validation, best.ckpt, and the last one, last.ckpt.
 
     Args:
         monitor: Figure that says which is best.
         mode: Whether less of it is better, min, or more, max.
+        every_n_minutes: Minutes from one last.ckpt to the next within an epoch; one is saved at its end in any case.
+        every_n_steps: Save last.ckpt at every multiple of this number of optimizer steps, too; null does not.
     """
+    for name, value in {"every_n_minutes": every_n_minutes, "every_n_steps": every_n_steps}.items():
+        if value is not None and not value > 0:
+            raise ValueError(f"checkpoint.{name} must be greater than 0, not {value}")
     return ModelCheckpoint(filename="best", monitor=monitor, mode=mode, enable_version_counter=False)
 
 

@@ -103,6 +103,9 @@ def has_only_the_rest_left(checkpoint: Path, config: Mapping[str, Any]) -> bool:
     if all_epochs and not unfinished:
         raise ValueError(f"{checkpoint} has had its {epochs} epochs: ask for more with --trainer.max_epochs")
     all_steps = 0 <= trainer["max_steps"] <= stored["global_step"]
+    if all_steps and not unfinished:
+        steps = stored["global_step"]
+        raise ValueError(f"{checkpoint} has been trained for its {steps} steps: ask for more with --trainer.max_steps")
     return unfinished and (all_epochs or all_steps or stopped_early(stored, config["early_stopping"]["patience"]))
 
 

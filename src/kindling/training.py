@@ -183,6 +183,8 @@ class KindlingCLI(LightningCLI):
     def _open_run(self) -> KeptRun:
         name = self._run_name()
         run = KeptRun.open(name, self.checkpoint, self.configs, self.typed)
+        saving = self.config["fit"]["checkpoint"]
+        run.resume.every_n_minutes, run.resume.every_n_steps = saving["every_n_minutes"], saving["every_n_steps"]
         if run.is_new:
             self.config["fit"]["run_name"] = name  # so that config.yaml repeats the run under this name
         return run
@@ -221,7 +223,7 @@ class KindlingCLI(LightningCLI):
             if anomaly(error):
                 raise ValueError("; ".join(error.__notes__)) from error
             raise
-        say_why_early(self.trainer)
+        say_why_early(self.trainer, self.run.path if self.run else None)
         if self.run and self.run.resume.interrupted:
             say("trained to the end; test it with: " + as_typed("kindling", "test --ckpt_path", self.run.path))
             return

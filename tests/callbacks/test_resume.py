@@ -75,7 +75,7 @@ def test_a_crashed_run_goes_on_from_its_last_epoch_to_the_very_same_weights(
         (["--trainer.limit_train_batches", "5"], 9, 10),  # the last batch of a shortened epoch
         (["--trainer.limit_train_batches", "5"], 11, 12),
         (["--trainer.accumulate_grad_batches", "2"], 1, 2),
-        (["--trainer.val_check_interval", "3"], 2, 4),  # a validation belongs to the third batch
+        (["--trainer.val_check_interval", "3"], 2, 3),  # after the validation that belongs to the third batch
         (["--trainer.max_steps", "25", "--trainer.max_epochs", "-1"], 10, 11),
     ],
     ids=lambda value: str(value[0]) if isinstance(value, list) else str(value),

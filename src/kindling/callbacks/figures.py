@@ -65,7 +65,7 @@ class StepFigures(Callback):
             figures["gpu_memory_gb"] = torch.cuda.max_memory_allocated(device) / 1e9
         else:
             figures["memory_gb"] = psutil.Process().memory_info().rss / 1e9
-        log(trainer, figures, max(0, trainer.global_step - 1))  # beside the other figures of the epoch
+        log(trainer, figures, max(0, trainer.global_step - trainer.is_last_batch))  # with the epoch's other figures
 
 
 def learning_rates(optimizer: Optimizer) -> dict[str, float]:

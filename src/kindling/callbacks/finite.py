@@ -92,8 +92,12 @@ class FiniteLoss(Callback):
                 )
 
     @override
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        self._look_back(wait=True)  # no checkpoint is replaced by weights that are NaN
+
+    @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._look_back(wait=True)  # before the weights are kept
+        self._look_back(wait=True)
 
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:

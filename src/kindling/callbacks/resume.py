@@ -1,74 +1,96 @@
-"""A last checkpoint from which a run goes on to the very same weights."""
+"""Checkpoints from which a run resumes to exactly the same weights."""
 
 import os
-import random
 import signal
+import time
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import numpy as np
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
-from lightning.pytorch.loops.loop import _Loop
+from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, ModelCheckpoint, Timer
 from typing_extensions import override
 
 from kindling.callbacks.collect import CollectTest
 from kindling.callbacks.history import TrainingHistory
-from kindling.data.datamodule import ResumableLoader
+from kindling.callbacks.position import is_within_epoch, mark_within_epoch, position, restore_position, step_offset
+from kindling.callbacks.states import of_all_processes, random_state, restore_random_state
+from kindling.data.loading import ResumableLoader
 from kindling.hyperparameters import same_factory
 from kindling.models.classifier import Classifier
+from kindling.models.metrics import metric_states, restore_metrics
+from kindling.runs import whole_file
 
 
 class ExactResume(Callback):
-    """Keeps `last.ckpt` so that a killed, interrupted or finished run goes on as if it had never stopped.
+    """Saves `last.ckpt` so that a killed, interrupted or finished run resumes as if it had never stopped.
 
-    Written before each epoch and at the end of training, when schedulers and early stopping have had their say
-    (Lightning's own ModelCheckpoint writes before ReduceLROnPlateau steps). Ctrl-C and SIGTERM are obeyed after the
-    optimizer step in hand, with everything saved; a second one stops at once. The order of the samples is the data
-    module's part: it follows from seed and epoch.
+    It is saved at the start of each epoch, at the end of training (after schedulers and early stopping; Lightning's own
+    ModelCheckpoint saves before ReduceLROnPlateau steps), and within an epoch between two optimizer steps. It holds
+    the position in the epoch, counted in samples, and for each process its random numbers and metrics. The
+    checkpoint before it is kept as `previous.ckpt`.
+
+    Ctrl-C and SIGTERM are obeyed after the current optimizer step, with everything saved; a second one stops at once. A
+    run that stops within an epoch (max_steps, max_time, `should_stop`) continues there too, without the additional
+    validation with which Lightning would stop.
 
     Args:
-        run: The run folder; `last.ckpt` is kept in `checkpoints/` there.
+        run: The run folder; checkpoints are saved in `checkpoints/` there.
+        every_n_minutes: Minutes from one checkpoint to the next within an epoch. None is saved during a validation.
+        every_n_steps: Optimizer steps after whose multiples a checkpoint is saved as well; null for none.
     """
 
-    def __init__(self, run: Path) -> None:
+    def __init__(self, run: Path, every_n_minutes: float = 10, every_n_steps: int | None = None) -> None:
         self.run = run
         self.path = run / "checkpoints" / "last.ckpt"
+        self.every_n_minutes, self.every_n_steps = every_n_minutes, every_n_steps
         self.interrupted = False
         self.is_trained = False  # whether no training is left to do: then none is begun
         self.is_drawn = False  # whether the plots of that training are there
-        self._batches_done = 0  # of the present epoch, while it is saved in its middle
         self._handlers: dict[int, Any] = {}
         self._loaded: dict[str, Any] | None = None
+        self._saving = False  # as against a ModelCheckpoint that saves
+        self._saved_step, self._saved_at = 0, 0.0  # seconds of a clock
+        self._stops = self._is_saved = False  # within an epoch
+        self._max_steps = -1
 
     @override
-    def state_dict(self) -> dict[str, Any]:
-        kind, keys, *position = np.random.get_state()  # noqa: NPY002  (the global generator is the one to keep)
-        return {
-            "batches_done": self._batches_done,
-            "torch": torch.get_rng_state(),
-            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-            "numpy": [kind, torch.from_numpy(np.asarray(keys, dtype=np.int64)), *position],
-            "python": random.getstate(),
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        # After the others: what they decide and draw is known to this one. The Trainer's own Timer would come later.
+        others = [callback for callback in trainer.callbacks if callback is not self]  # type: ignore[attr-defined]
+        keepers = [callback for callback in others if isinstance(callback, Checkpoint)]
+        rest = [callback for callback in others if not isinstance(callback, Checkpoint)]
+        trainer.callbacks = [*rest, self, *keepers]  # type: ignore[attr-defined]
+
+    @override
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        within = is_within_epoch(trainer)
+        mine = {"random": random_state(), "metrics": metric_states(pl_module) if within else {}}
+        checkpoint["callbacks"][self.state_key] = {
+            "position": position(trainer.train_dataloader) if within else {},
+            "processes": of_all_processes(mine),
+            "callback_metrics": {name: value.cpu() for name, value in trainer.callback_metrics.items()},
         }
-
-    @override
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._loaded = state_dict
+        if within:
+            mark_within_epoch(checkpoint["loops"]["fit_loop"], batch_is_over=self._saving)
 
     @override
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         if trainer.state.fn != "fit":
             return
         assert isinstance(pl_module, Classifier)
+        self._loaded = restore_position(trainer, checkpoint, checkpoint["callbacks"].get(self.state_key, {}))
+        pl_module.step_offset = step_offset(trainer, checkpoint)
         self._prefer_typed_settings(pl_module, checkpoint)
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             state = checkpoint["callbacks"].get(callback.state_key)
+            if state and isinstance(callback, Timer):
+                state.clear()  # the time that is allowed is that of one session
             if state and isinstance(callback, EarlyStopping):
                 state["patience"] = callback.patience
             if state and isinstance(callback, ModelCheckpoint):
+                callback.current_score = state["current_score"]
                 move_best(state, str(callback.dirpath), self._goes_on(trainer))
 
     def _goes_on(self, trainer: Trainer) -> bool:
@@ -80,7 +102,7 @@ class ExactResume(Callback):
         same = all(same_factory(stored[name], wanted[name]) for name in ("optimizer", "lr_scheduler"))
         for schedule in checkpoint["lr_schedulers"]:
             if "total_steps" in schedule:
-                began = steps - schedule["last_epoch"]
+                began = steps + model.step_offset - schedule["last_epoch"]
                 same &= schedule["total_steps"] == model.schedule_steps(began)
         if not same:
             model.begin_schedule(checkpoint)
@@ -99,24 +121,31 @@ class ExactResume(Callback):
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if state := self._loaded:
+        self._watch_loader(trainer)
+        self._saved_step, self._saved_at = trainer.global_step, time.monotonic()
+        self._stops, self._is_saved, self._max_steps = False, False, trainer.max_steps
+        if state := self._loaded:  # empty for a checkpoint of another Trainer
             # At the last moment before the first batch: everything up to here may have drawn random numbers.
-            torch.set_rng_state(state["torch"])
-            if state["cuda"] and len(state["cuda"]) == torch.cuda.device_count():
-                torch.cuda.set_rng_state_all(state["cuda"])
-            kind, keys, *position = state["numpy"]
-            np.random.set_state((kind, keys.numpy().astype(np.uint32), *position))  # noqa: NPY002
-            random.setstate(state["python"])
-            if isinstance(trainer.train_dataloader, ResumableLoader):
-                trainer.train_dataloader.skip = state["batches_done"]
+            self._restore(trainer, pl_module, state)
         for number in (signal.SIGINT, signal.SIGTERM):
             self._handlers[number] = signal.signal(number, self._on_signal)
 
+    def _restore(self, trainer: Trainer, model: LightningModule, state: dict[str, Any]) -> None:
+        rank, processes = trainer.global_rank, state["processes"]
+        if rank < len(processes):
+            restore_random_state(processes[rank]["random"])
+        trainer.callback_metrics.update(state["callback_metrics"])
+        if state["position"]:
+            assert isinstance(trainer.train_dataloader, ResumableLoader)
+            trainer.train_dataloader.sampler.start = state["position"]["samples"]
+            restore_metrics(model, [process["metrics"] for process in processes[rank :: trainer.world_size]])
+
     @override
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._watch_loader(trainer)  # it may be a new one
         self._end_restart(trainer)  # before the epoch's counters are reset: a resumed epoch is one like any other
         self._save(trainer)
-        if self._told(trainer):
+        if self._any(trainer, self.interrupted):
             raise KeyboardInterrupt
 
     @override
@@ -124,17 +153,53 @@ class ExactResume(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self._end_restart(trainer)
-        # Not between two halves of an optimizer step, nor before a validation that belongs to this batch.
-        done, validation = batch_idx + 1, trainer.val_check_batch
-        whole = done % trainer.accumulate_grad_batches == 0 and not (validation and done % validation == 0)
-        if whole and not trainer.is_last_batch and self._told(trainer):
-            self._batches_done = done
+        if trainer.is_last_batch:
+            return
+        if not isinstance(trainer.train_dataloader, ResumableLoader) and self._any(trainer, self.interrupted):
+            raise KeyboardInterrupt  # the epoch can only be trained again as a whole
+        # Lightning would validate before it stops, which a run that is not stopped does not do, and stop between two
+        # halves of an optimizer step.
+        loop = trainer.fit_loop.epoch_loop
+        if trainer.should_stop and loop.done:
+            trainer.should_stop, self._stops = False, True
+        if self._stops and (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
+            loop.max_steps = trainer.global_step
+
+    def _watch_loader(self, trainer: Trainer) -> None:
+        if isinstance(trainer.train_dataloader, ResumableLoader):
+            trainer.train_dataloader.before_batch = partial(self._before_batch, trainer)
+
+    def _before_batch(self, trainer: Trainer) -> None:
+        """Save between two batches, where that is due: when validation, schedules and loggers are done with the last.
+
+        All processes of a distributed run save and stop at the same batch, whichever got the signal.
+        """
+        done = trainer.fit_loop.batch_idx + 1
+        if not done or done % trainer.accumulate_grad_batches:  # saved already; or within an optimizer step
+            return
+        if self._any(trainer, self.interrupted or self._is_due(trainer.global_step)):
             self._save(trainer)
-            raise KeyboardInterrupt
+            if self._any(trainer, self.interrupted):
+                raise KeyboardInterrupt
+
+    def _is_due(self, step: int) -> bool:
+        if step == self._saved_step:
+            return False
+        by_steps = self.every_n_steps is not None and step % self.every_n_steps == 0
+        return by_steps or time.monotonic() - self._saved_at >= 60 * self.every_n_minutes
+
+    @override
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if is_within_epoch(trainer):  # training stops here, and the metrics are about to be reset
+            self._save(trainer)
+            self._is_saved = True
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._save(trainer)
+        if not self._is_saved:
+            self._save(trainer)
+        if self._stops:
+            trainer.should_stop, trainer.fit_loop.epoch_loop.max_steps = True, self._max_steps
         self._restore_handlers()
 
     @override
@@ -142,29 +207,46 @@ class ExactResume(Callback):
         self._restore_handlers()
 
     def _end_restart(self, trainer: Trainer) -> None:
-        # Lightning ends it after the epoch, and until then skips ReduceLROnPlateau for fear of stepping it twice. Set
-        # through the base class: the fit loop's own setter turns False into True where max_steps is given.
+        # Lightning ends it after the epoch, and until then skips ReduceLROnPlateau for fear of stepping it twice.
         if self._loaded is not None:
-            _Loop.restarting.fset(trainer.fit_loop, False)  # type: ignore[attr-defined]
+            epoch = trainer.fit_loop.epoch_progress.current
+            epoch.ready = epoch.completed + 1  # at the start of an epoch, it forgets that
+            for loop in (trainer.fit_loop, trainer.fit_loop.epoch_loop):
+                loop.on_iteration_done()
             self._loaded = None
 
     def _save(self, trainer: Trainer) -> None:
         for logger in trainer.loggers:
             logger.save()  # a killed run has its figures up to here
-        if trainer.global_step:  # nothing trained, nothing to go on from
-            trainer.save_checkpoint(self.path)
+        if not trainer.global_step:  # nothing trained, nothing to resume
+            return
+        if trainer.is_global_zero and self.path.exists():
+            keep_previous(self.path)
+        self._saving = True
+        trainer.save_checkpoint(self.path)
+        self._saving = False
+        self._saved_step, self._saved_at = trainer.global_step, time.monotonic()
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self.interrupted = True
         self._restore_handlers()
 
-    def _told(self, trainer: Trainer) -> bool:
-        # All processes of a distributed run stop after the same batch, whichever got the signal.
-        return trainer.strategy.reduce_boolean_decision(self.interrupted, all=False)
+    def _any(self, trainer: Trainer, decision: bool) -> bool:
+        return trainer.strategy.reduce_boolean_decision(decision, all=False)
 
     def _restore_handlers(self) -> None:
         while self._handlers:
             signal.signal(*self._handlers.popitem())
+
+
+def keep_previous(path: Path) -> None:
+    """Keep a checkpoint that is about to be replaced beside it, as `previous.ckpt`."""
+    previous = path.with_name("previous.ckpt")
+    try:
+        with whole_file(previous) as link:
+            link.hardlink_to(path)
+    except OSError:  # a file system without hard links
+        path.replace(previous)
 
 
 def move_best(state: dict[str, Any], folder: str, is_same_run: bool) -> None:

@@ -10,11 +10,10 @@ import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
 from torch import Tensor
-from torch.utils.data import DistributedSampler
 from typing_extensions import override
 
 from kindling.data.holdout import hold_out
-from kindling.data.loading import ArrayDataset, Batch, ResumableLoader, as_is
+from kindling.data.loading import ArrayDataset, Batch, EpochSampler, ResumableLoader, TrainingBatches, as_is
 from kindling.hyperparameters import keep_plain
 from kindling.inputs import as_float
 from kindling.wording import listed
@@ -183,8 +182,8 @@ class ClassificationDataModule(LightningDataModule):
     def train_dataloader(self) -> ResumableLoader:
         # The order of an epoch follows from seed and epoch alone, so a resumed run sees the same batches.
         seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
-        sampler: DistributedSampler[Batch] = DistributedSampler(self.train, *self._share, shuffle=True, seed=seed)
-        return self._loader(self.train, self.batch_size, sampler)
+        sampler = EpochSampler(self.train, *self._share, seed=seed)
+        return self._loader(self.train, batch_sampler=TrainingBatches(sampler, self.batch_size, drop_last=False))
 
     @override
     def val_dataloader(self) -> ResumableLoader:
@@ -207,16 +206,15 @@ class ClassificationDataModule(LightningDataModule):
         # than processes each evaluates all: Lightning skips the hooks of a process without batches, and others wait.
         share = self._share if len(dataset) >= self._share[0] else (1, 0)
         sampler = UnrepeatedDistributedSampler(dataset, *share, shuffle=False)
-        return self._loader(dataset, self.eval_batch_size, sampler)
+        return self._loader(dataset, batch_size=self.eval_batch_size, sampler=sampler)
 
-    def _loader(self, dataset: ArrayDataset, batch_size: int, sampler: DistributedSampler[Batch]) -> ResumableLoader:
+    def _loader(self, dataset: ArrayDataset, **batches: Any) -> ResumableLoader:
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
         # Where the data is on the GPU, no batch has to be sent there; worker processes can't share it.
         dataset = dataset.to(device if self.num_workers == 0 else torch.device("cpu"))
         return ResumableLoader(
             dataset,
-            batch_size=batch_size,
-            sampler=sampler,
+            **batches,
             num_workers=self.num_workers,
             collate_fn=as_is,  # a batch comes whole out of the dataset
             # What is sent to a GPU is sent from pinned memory: Lightning's copies then wait for nothing.

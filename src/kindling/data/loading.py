@@ -1,14 +1,14 @@
-"""Samples in memory, indexed a whole batch at a time, and a loader that can go on mid-epoch."""
+"""Samples in memory, indexed a whole batch at a time, and a loader that can resume in the middle of an epoch."""
 
 import copy
-import itertools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import cycle, islice
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import BatchSampler, DataLoader, Dataset, DistributedSampler
 from typing_extensions import override
 
 Batch = tuple[Tensor, Tensor]
@@ -53,25 +53,81 @@ class ArrayDataset(Dataset[Batch]):
         return self.inputs[index], self.labels[index]
 
 
-class ResumableLoader(DataLoader[Batch]):
-    """A DataLoader whose next epoch begins after `skip` batches: those that an interrupted run has had already.
+class EpochSampler(DistributedSampler[int]):
+    """Shuffles an epoch by seed and epoch alone, and can leave out the samples that were trained on already.
 
-    It knows how many seconds it took to give its batches, `seconds`.
+    Processes take turns in one common order, so an epoch can continue with another number of them.
+
+    Attributes:
+        start: Samples at the beginning of the next epoch's order, of all processes together, that are left out.
     """
 
-    skip = 0
+    start = 0
+
+    @override
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        order: list[int] = torch.randperm(len(self.dataset), generator=generator).tolist()  # type: ignore[arg-type]
+        left, self.start = order[self.start :], 0
+        left += islice(cycle(order), -len(left) % self.num_replicas)  # as many for each process
+        return iter(left[self.rank :: self.num_replicas])
+
+
+class TrainingBatches(BatchSampler):
+    """Batches of which none has a single sample, for which batch norm has no variance: it joins the batch before it."""
+
+    @override
+    def __iter__(self) -> Iterator[list[int]]:
+        order, size = list(self.sampler), self.batch_size
+        batches = self.count(len(order))
+        for number in range(batches):
+            yield order[number * size : (number + 1) * size if number < batches - 1 else None]
+
+    @override
+    def __len__(self) -> int:
+        return self.count(len(self.sampler))  # type: ignore[arg-type]
+
+    def count(self, samples: int) -> int:
+        """Return the number of batches that so many samples make."""
+        full, rest = divmod(samples, self.batch_size)
+        return full + (rest > 1 or (rest == 1 and full == 0))
+
+
+class ResumableLoader(DataLoader[Batch]):
+    """A DataLoader that can continue in the middle of an epoch, where its sampler is an `EpochSampler`.
+
+    Attributes:
+        before_batch: Called before a batch is loaded, when all that belongs to the batch before it is done.
+        samples: Samples of the current epoch in the batches so far, of all processes together.
+        seconds: Time that loading batches took.
+    """
+
+    before_batch: Callable[[], None] | None = None
+    samples = 0
     seconds = 0.0
+
+    @property
+    def sampler(self) -> Any:
+        """The sampler from which batches are made; a DataLoader with a batch sampler would name another one."""
+        return getattr(self.batch_sampler, "sampler", self._sampler)
+
+    @sampler.setter
+    def sampler(self, sampler: Any) -> None:
+        self._sampler = sampler
 
     @override
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
-        skip, self.skip = self.skip, 0
-        batches = itertools.islice(super().__iter__(), skip, None)
+        self.samples = getattr(self.sampler, "start", 0)
+        batches = super().__iter__()
         while True:
-            start = time.perf_counter()
+            if self.before_batch:
+                self.before_batch()
+            began = time.perf_counter()
             batch = next(batches, None)
-            self.seconds += time.perf_counter() - start
+            self.seconds += time.perf_counter() - began
             if batch is None:
                 return
+            self.samples += len(batch[1]) * getattr(self.sampler, "num_replicas", 1)
             yield batch
 
 

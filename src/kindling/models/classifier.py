@@ -15,6 +15,7 @@ from torchmetrics import MetricCollection
 from typing_extensions import override
 
 from kindling.hyperparameters import keep_plain
+from kindling.models.batches import check_batches
 from kindling.models.metrics import MeanLoss, classification_metrics
 
 Batch = tuple[Tensor, Tensor]  # inputs (N, C, H, W) or (N, F), labels (N,)
@@ -93,6 +94,9 @@ class Classifier(LightningModule):
         self.label_smoothing = label_smoothing
         self.warmup_epochs = warmup_epochs
         self.schedule_start = 0  # optimizer steps before the schedule: not 0 where a new one begins on the way
+        # How many more steps the epochs so far would have had with batches as they are now: not 0 where a run has
+        # resumed with another batch size, for example.
+        self.step_offset = 0
         per_channel = (-1,) + (1,) * (len(self.input_shape) - 1)
         self.register_buffer("mean", torch.tensor(mean).view(per_channel))
         self.register_buffer("std", torch.tensor(std).view(per_channel))
@@ -119,12 +123,18 @@ class Classifier(LightningModule):
     def setup(self, stage: str) -> None:
         self.materialize()
         if stage == "fit":
-            self.schedule_start = 0
+            self.schedule_start = self.step_offset = 0
         if stage == "fit" and self.hparams["compile"]:
             self.network.compile()
         if stage == "fit" and self.class_weights is not None:
             counts = torch.tensor(self.trainer.datamodule.class_counts)  # type: ignore[attr-defined]
             self.class_weights.copy_(counts.sum() / (len(counts) * counts.clamp(min=1)))  # 1 in the mean
+
+    @override
+    def on_fit_start(self) -> None:
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        if hasattr(data, "train") and hasattr(data, "batch_size"):
+            check_batches(self, data.batch_size, len(data.train), self.trainer.world_size)
 
     @override
     def forward(self, inputs: Tensor) -> Tensor:
@@ -164,7 +174,14 @@ class Classifier(LightningModule):
     def _log_epoch(self, stage: Stage) -> None:
         loss, metrics = self._meters(stage)
         figures = {f"{stage}/loss": loss.compute(), **metrics.compute()}  # summed over all processes already
-        self.log_dict(figures, prog_bar=stage == "val", sync_dist=True)
+        if stage != "train" or self.trainer.is_last_batch:
+            self.log_dict(figures, prog_bar=stage == "val", sync_dist=True)
+        else:
+            # Training stops within the epoch. When it resumes, it drops what was logged after the steps so far.
+            self.trainer.callback_metrics.update(figures)
+            values: dict[str, float] = {name: float(value) for name, value in figures.items()}
+            for logger in self.loggers:
+                logger.log_metrics({**values, "epoch": self.current_epoch}, self.global_step)
         loss.reset()
         metrics.reset()
 
@@ -202,7 +219,7 @@ class Classifier(LightningModule):
         return [{"params": [parameter for parameter in self.parameters() if parameter.requires_grad]}]
 
     def schedule_steps(self, began: int) -> int:
-        """Optimizer steps of a schedule that begins after `began` of them."""
+        """Return the optimizer steps of a schedule that begins after `began` of them, counted with batches as now."""
         return int(self.trainer.estimated_stepping_batches) - began
 
     @override
@@ -214,7 +231,7 @@ class Classifier(LightningModule):
         name = config["class_path"].rpartition(".")[2]
         init_args = dict(config["init_args"])
         if name == "OneCycleLR" and init_args.get("total_steps") is None:
-            init_args["total_steps"] = self.schedule_steps(self.schedule_start)
+            init_args["total_steps"] = self.schedule_steps(self.schedule_start + self.step_offset)
         scheduler = instantiate_class(optimizer, {**config, "init_args": init_args})
         return {
             "optimizer": optimizer,

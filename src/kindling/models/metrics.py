@@ -1,7 +1,11 @@
 """Figures of an epoch, counted batch by batch."""
 
+import copy
+from collections.abc import Sequence
+from typing import Any
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassConfusionMatrix
 from typing_extensions import override
@@ -10,6 +14,7 @@ from typing_extensions import override
 class MeanLoss(Metric):
     """The mean loss of all samples: unlike torchmetrics' MeanMetric it lets NaN through and never waits for a GPU."""
 
+    full_state_update = False  # so the states of several processes can be merged
     total: Tensor
     samples: Tensor
 
@@ -74,3 +79,33 @@ def classification_metrics(num_classes: int) -> MetricCollection:
     """
     kinds = {"accuracy": Accuracy, "balanced_accuracy": BalancedAccuracy, "f1": MacroF1}
     return MetricCollection({name: kind(num_classes) for name, kind in kinds.items()})
+
+
+def metric_states(model: nn.Module) -> dict[str, dict[str, Any]]:
+    """Return what the metrics of a model have counted so far in this process, by their names."""
+    for module in model.modules():
+        if isinstance(module, MetricCollection):
+            module.values(copy_state=False)  # metrics that share a state get it only when they are asked for
+    metrics = {name: module for name, module in model.named_modules() if isinstance(module, Metric)}
+    return {name: _moved(metric.metric_state, "cpu") for name, metric in metrics.items() if metric.update_called}
+
+
+def restore_metrics(model: nn.Module, states: Sequence[dict[str, dict[str, Any]]]) -> None:
+    """Make the metrics of a model continue from what those of one or more processes had counted."""
+    metrics = {name: module for name, module in model.named_modules() if isinstance(module, Metric)}
+    for number, state in enumerate(states):
+        for name in state.keys() & metrics.keys():
+            metric = metrics[name]
+            values = copy.deepcopy(_moved(state[name], metric.device))  # two that share a state would both add to it
+            if number == 0:
+                for attribute, value in values.items():
+                    setattr(metric, attribute, value)
+            elif metric.full_state_update is False:  # others can't be merged
+                metric.merge_state(values)
+
+
+def _moved(state: dict[str, Any], device: torch.device | str) -> dict[str, Any]:
+    return {
+        name: [one.to(device) for one in value] if isinstance(value, list) else value.to(device)
+        for name, value in state.items()
+    }
