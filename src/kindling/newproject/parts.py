@@ -79,6 +79,7 @@ TEMPLATE = (
     *("tests/test_guides.py", "tests/test_project.py", "tests/test_translation.py"),
     *("tests/test_tutorials.py", ".github/ISSUE_TEMPLATE/*"),
     *("scripts/benchmark*.py", "scripts/*_loop.py", "scripts/screenshots.py", "scripts/mutants.py"),
+    *("scripts/soak*.py", "tests/test_soak.py", "tests/test_promises.py", "docs/resume.md"),
 )
 
 

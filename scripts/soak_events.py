@@ -1,0 +1,108 @@
+"""Counts what a `kindling` process does and signals the process at one of these moments, for `soak.py`.
+
+    SOAK_KILL="save 12 KILL 0" python -m soak_events fit --config configs/quickstart.yaml
+
+Events are training, validation and test batches, and all writes: of a checkpoint (`save`) or another file (`write`).
+Where `SOAK_COUNTS` names a file, the number of events of each kind is written there at the end.
+"""
+
+import atexit
+import json
+import os
+import signal
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback
+from typing_extensions import override
+
+from kindling.cli import program
+from kindling.training import KindlingCLI
+
+WRITES = {"open", "os.rename", "os.remove", "os.link", "os.mkdir"}  # audit events, raised before the fact
+
+
+class Events(Callback):
+    """Counts events, and sends this process a signal at one of them.
+
+    Args:
+        kill: The event, its number counted from 0, the signal (`TERM+KILL` for a TERM with a KILL after it), and the
+            seconds until the second signal, or until a KILL; empty for none.
+    """
+
+    def __init__(self, kill: str = "") -> None:
+        self.counts: Counter[str] = Counter()
+        event, number, name, delay = kill.split() if kill else ("", "-1", "KILL", "0")
+        self.moment, self.signals, self.delay = (event, int(number)), name.split("+"), float(delay)
+        self.process, self.folders = os.getpid(), (os.getcwd(), tempfile.gettempdir())
+
+    def happen(self, event: str) -> None:
+        """Count an event."""
+        now = event, self.counts[event]
+        self.counts[event] += 1
+        if now == self.moment:
+            self._send(self.signals[0])
+
+    def _send(self, name: str) -> None:
+        if self.delay and self.signals[-1] == "KILL":
+            signal.setitimer(signal.ITIMER_REAL, self.delay)  # SIGALRM ends a process that does not handle it
+        if not self.delay or name != "KILL":
+            os.kill(os.getpid(), signal.Signals[f"SIG{name}"])
+
+    @override
+    def on_train_batch_start(self, *_: Any) -> None:
+        self.happen("train")
+
+    @override
+    def on_validation_batch_start(self, *_: Any) -> None:
+        self.happen("validation")
+
+    @override
+    def on_test_batch_start(self, *_: Any) -> None:
+        self.happen("test")
+
+    def audit(self, event: str, arguments: tuple[Any, ...]) -> None:
+        """Count a write, as an audit hook of Python."""
+        if event not in WRITES or not isinstance(arguments[0], str | os.PathLike) or os.getpid() != self.process:
+            return
+        if event == "open" and not arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+            return
+        path = os.path.abspath(arguments[0])
+        if path.startswith(self.folders):
+            self.happen("save" if ".ckpt" in path else "write")
+
+
+def arm(kill: str = "", counts: str = "") -> None:
+    """Install the events in this process.
+
+    Args:
+        kill: See `Events`.
+        counts: A file for the number of events.
+    """
+    events = Events(kill)
+    instantiate, write_record = KindlingCLI.instantiate_trainer, torch._C.PyTorchFileWriter.write_record
+
+    def with_events(self: KindlingCLI, **options: Any) -> Any:
+        trainer = instantiate(self, **options)
+        trainer.callbacks.append(events)  # type: ignore[attr-defined]
+        return trainer
+
+    def counted(*arguments: Any) -> Any:
+        events.happen("save")
+        return write_record(*arguments)
+
+    KindlingCLI.instantiate_trainer = with_events  # type: ignore[method-assign]
+    torch._C.PyTorchFileWriter.write_record = counted  # type: ignore[method-assign, assignment]
+    sys.addaudithook(events.audit)
+    if counts:
+        atexit.register(lambda: Path(counts).write_text(json.dumps(events.counts)))
+
+
+if __name__ == "__main__":
+    if int(os.environ.get("LOCAL_RANK", "0")) == int(os.environ.get("SOAK_RANK", "0")):
+        arm(os.environ.get("SOAK_KILL", ""), os.environ.get("SOAK_COUNTS", ""))
+    program()

@@ -1,0 +1,173 @@
+"""Runs `kindling` in a process that may be killed, for `soak.py`."""
+
+import os
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple, NoReturn
+
+import psutil
+
+from kindling.cli import program
+from soak_events import arm
+
+TIMEOUT = 300.0  # seconds after which a process hangs
+PATIENCE = 20.0  # seconds in which the other processes of a training end after the first
+
+
+class Kill(NamedTuple):
+    """When and how a process is killed.
+
+    Attributes:
+        event: An event of `soak_events`, or `time`.
+        at: The moment, as a share of all such events of the straight run, or of its duration.
+        signals: KILL, TERM, INT, or TERM+KILL for one after the other.
+        delay: Seconds between the two, or from the event to the KILL.
+        rank: Which process of a distributed training; None for all of them.
+    """
+
+    event: str
+    at: float
+    signals: str
+    delay: float = 0.0
+    rank: int | None = 0
+
+    def environment(self, counts: Mapping[str, int]) -> dict[str, str]:
+        """Return the variables by which a process signals itself; none for a kill by time."""
+        if self.event == "time":
+            return {}
+        number = int(self.at * counts[self.event])
+        return {"SOAK_KILL": f"{self.event} {number} {self.signals} {self.delay}", "SOAK_RANK": str(self.rank)}
+
+    def schedule(self, seconds: float) -> list[tuple[float, str]]:
+        """Return the signals and when they are sent to a process that takes so many seconds."""
+        names = self.signals.split("+") if self.event == "time" else []
+        return [(self.at * seconds + number * self.delay, name) for number, name in enumerate(names)]
+
+    def __str__(self) -> str:
+        where = f" of rank {self.rank}" if self.rank else "" if self.rank == 0 else " of all"
+        return f"{self.signals}{where} at {self.at:.0%} of {self.event}"
+
+
+class Outcome(NamedTuple):
+    """How a process ended: its exit code, what it printed, the seconds it took, whether others outlived it."""
+
+    code: int
+    output: str
+    seconds: float
+    orphans: bool
+
+    @property
+    def last_line(self) -> str:
+        """The last line that it printed."""
+        return self.output.rstrip().rpartition("\n")[2]
+
+
+def run(
+    options: Sequence[str],
+    folder: Path,
+    environment: Mapping[str, str],
+    kill: Kill | None = None,
+    seconds: float = 0.0,
+    fresh: bool = False,
+) -> Outcome:
+    """Run `kindling` in a process of its own.
+
+    Args:
+        options: Of the command line.
+        folder: The working directory; what is printed goes into a file beside it.
+        environment: Variables beside those of this process.
+        kill: When it is killed, if it is.
+        seconds: How long it takes when it is not.
+        fresh: Start Python anew instead of forking this process, which has imported everything.
+    """
+    log = folder.with_suffix(".log")
+    sys.stdout.flush()
+    start = time.monotonic()
+    signals, rank = (kill.schedule(seconds), kill.rank) if kill else ([], 0)
+    process = os.fork()
+    if process == 0:
+        _become(options, folder, environment, log, fresh)
+    try:
+        status = _wait(process, start, signals, rank)
+        passed = time.monotonic() - start
+        orphans = not _is_empty(process, PATIENCE)
+    finally:
+        if not _is_empty(process, 0):
+            os.killpg(process, signal.SIGKILL)
+    return Outcome(os.waitstatus_to_exitcode(status), log.read_text("utf-8", "replace"), passed, orphans)
+
+
+def _wait(process: int, start: float, signals: list[tuple[float, str]], rank: int | None) -> int:
+    while True:
+        done, status = os.waitpid(process, os.WNOHANG)
+        passed = time.monotonic() - start
+        if done:
+            return status
+        if passed > TIMEOUT:
+            signals = [(passed, "KILL")]
+        while signals and signals[0][0] <= passed:
+            _send(process, signal.Signals[f"SIG{signals.pop(0)[1]}"], rank)
+        time.sleep(0.005)
+
+
+def _send(process: int, number: signal.Signals, rank: int | None) -> None:
+    try:
+        if rank is None or number == signal.SIGINT:  # Ctrl-C in a terminal reaches all processes
+            os.killpg(process, number)
+        elif rank == 0:
+            os.kill(process, number)
+        else:
+            for child in psutil.Process(process).children()[rank - 1 : rank]:
+                child.send_signal(number)
+    except (ProcessLookupError, psutil.NoSuchProcess):
+        pass  # it has ended meanwhile
+
+
+def _is_empty(group: int, patience: float) -> bool:
+    """Return whether all processes of a group have ended, after some patience."""
+    end = time.monotonic() + patience
+    while True:
+        living = [each for each in psutil.process_iter(["status"]) if _is_of(each, group)]
+        if not living or time.monotonic() >= end:
+            return not living
+        time.sleep(0.05)
+
+
+def _is_of(process: psutil.Process, group: int) -> bool:
+    try:
+        return process.info["status"] != psutil.STATUS_ZOMBIE and os.getpgid(process.pid) == group
+    except ProcessLookupError:
+        return False
+
+
+def _become(options: Sequence[str], folder: Path, environment: Mapping[str, str], log: Path, fresh: bool) -> NoReturn:
+    """Turn this forked process into a `kindling` as a shell would have started it."""
+    code = 1
+    try:
+        os.setsid()
+        os.chdir(folder)
+        written = os.open(log, os.O_CREAT | os.O_TRUNC | os.O_WRONLY)
+        os.dup2(written, 1)
+        os.dup2(written, 2)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        os.environ.update(environment)
+        module = "soak_events" if "SOAK_KILL" in environment or "SOAK_COUNTS" in environment else "kindling"
+        if fresh:
+            os.execv(sys.executable, [sys.executable, "-m", module, *options])
+        tempfile.tempdir = None  # asked for anew: $TMPDIR may be another
+        if module == "soak_events":
+            arm(os.environ.get("SOAK_KILL", ""), os.environ.get("SOAK_COUNTS", ""))
+        sys.argv = ["kindling", *options]
+        program()
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    except BaseException:
+        traceback.print_exc()
+    sys.stdout.flush()
+    os._exit(code)

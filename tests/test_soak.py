@@ -1,0 +1,163 @@
+"""`scripts/soak.py`: what it compares, when it kills, and a few trainings that it kills."""
+
+import csv
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.tensorboard import SummaryWriter
+
+import soak
+import soak_compare
+import soak_configs
+import soak_trials
+from conftest import CONFIGS, TINY, Train
+
+RUN, COPY = Path("runs/tiny/version_0"), Path("copy")
+SCRIPT = CONFIGS.parent / "scripts/soak.py"
+
+
+def change_checkpoint(name: str, change: Callable[[dict[str, Any]], object]) -> None:
+    path = COPY / "checkpoints" / name
+    stored = torch.load(path, weights_only=True)
+    change(stored)
+    torch.save(stored, path)
+
+
+def flip_lowest_bit(stored: dict[str, Any]) -> None:
+    stored["state_dict"]["network.1.bias"].view(torch.int32)[0] ^= 1
+
+
+def change_moment(stored: dict[str, Any]) -> None:
+    stored["optimizer_states"][0]["state"][0]["exp_avg"][0, 0] += 1
+
+
+def change_rows(change: Callable[[list[list[str]]], object]) -> None:
+    with (COPY / "metrics.csv").open(newline="") as file:
+        rows = list(csv.reader(file))
+    change(rows)
+    with (COPY / "metrics.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+
+
+def log(step: int, value: float, tag: str = "metrics/loss") -> None:
+    with SummaryWriter(COPY / "val", filename_suffix=".2") as writer:
+        writer.add_scalar(tag, value, step)
+
+
+def replace(name: str, old: str, new: str) -> None:
+    text = (COPY / name).read_text()
+    assert old in text
+    (COPY / name).write_text(text.replace(old, new, 1))
+
+
+FAULTS: dict[str, tuple[Callable[[], object], str]] = {
+    "weight": (
+        lambda: change_checkpoint("best.ckpt", flip_lowest_bit),
+        "checkpoints/best.ckpt: state_dict.network.1.bias is",
+    ),
+    "optimizer": (
+        lambda: change_checkpoint("last.ckpt", change_moment),
+        "checkpoints/last.ckpt: optimizer_states.0.state.0.exp_avg is",
+    ),
+    "random state": (
+        lambda: change_checkpoint("last.ckpt", lambda stored: stored["callbacks"].pop("ExactResume")),
+        "checkpoints/last.ckpt: callbacks.ExactResume.",
+    ),
+    "damaged": (
+        lambda: (COPY / "checkpoints/last.ckpt").write_bytes(b""),
+        "checkpoints/last.ckpt can't be read",
+    ),
+    "row": (lambda: change_rows(lambda rows: rows.pop()), "metrics.csv: row 8, epoch is missing"),
+    "doubled row": (lambda: change_rows(lambda rows: rows.append(rows[-1])), "metrics.csv: row 9, epoch is new"),
+    "step": (lambda: log(13, 0.5), "val: metrics/loss, point 2 is new, (13"),
+    "tag": (lambda: log(14, 0.5, "metrics/other"), "val: metrics/other, point 0 is new"),
+    "no event": (lambda: shutil.rmtree(COPY / "val"), "val/events is missing"),
+    "status": (lambda: replace("run.json", '"finished"', '"running"'), "run.json: status is 'running', not 'finished'"),
+    "test": (lambda: replace("test_metrics.json", "0.", "0.0"), "test_metrics.json: content is"),
+    "predictions": (lambda: replace("predictions.csv", "\n0,", "\n0,x"), "predictions.csv: content is"),
+    "temporary file": (lambda: (COPY / ".last.ckpt.1234").touch(), ".last.ckpt.1234 is left over"),
+    "missing file": (lambda: (COPY / "report.html").unlink(), "report.html is missing"),
+}
+
+
+@pytest.mark.parametrize(("spoil", "named"), FAULTS.values(), ids=FAULTS)
+def test_it_sees_what_differs(trained: Train, spoil: Callable[[], object], named: str) -> None:
+    trained(*TINY)
+    shutil.copytree(RUN, COPY)
+    assert soak_compare.differences(RUN, COPY) == []
+    spoil()
+    found = soak_compare.differences(RUN, COPY)
+    assert found
+    assert found[0].startswith(named)
+
+
+def test_it_leaves_out_what_measures_the_session(trained: Train) -> None:
+    trained(*TINY)
+    shutil.copytree(RUN, COPY)
+    replace("run.json", '"seconds": ', '"seconds": 1')
+    change_rows(lambda rows: rows[-1].__setitem__(rows[0].index("samples_per_second"), "1"))
+    (COPY / "checkpoints/previous.ckpt").touch()
+    assert soak_compare.differences(RUN, COPY) == []
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "is_same"),
+    [
+        (0.0, 0, False),
+        (1, True, False),
+        (float("nan"), float("nan"), True),
+        (torch.tensor([float("nan")]), torch.tensor([float("nan")]), True),
+        (torch.tensor([0.0]), torch.tensor([-0.0]), False),
+        (torch.tensor([1]), torch.tensor([1.0]), False),
+        (torch.zeros(2), torch.zeros(2, 1), False),
+        (torch.zeros(0), torch.zeros(0), True),
+        (torch.tensor(1, dtype=torch.bfloat16), torch.tensor(1, dtype=torch.bfloat16), True),
+    ],
+)
+def test_values_are_the_same_to_the_bit(one: Any, other: Any, is_same: bool) -> None:
+    assert soak_compare.same(one, other) is is_same
+
+
+def test_the_seed_decides_the_moments() -> None:
+    trials = [soak_trials.plan("plateau", number, seed=0) for number in range(40)]
+    assert trials == [soak_trials.plan("plateau", number, seed=0) for number in range(40)]
+    assert trials != [soak_trials.plan("plateau", number, seed=1) for number in range(40)]
+    kills = [kill for trial in trials for kill in trial.kills]
+    assert {kill.event for kill in kills} == {"time", "save", "write", "train", "validation", "test"}
+    assert {kill.signals for kill in kills} == {"KILL", "TERM", "INT", "TERM+KILL"}
+    assert any(len(trial.kills) == 2 for trial in trials)
+    assert any(trial.fresh for trial in trials)
+    ranks = {kill.rank for number in range(40) for kill in soak_trials.plan("ddp", number, seed=0).kills}
+    assert ranks == {0, 1, None}
+
+
+def test_the_kills_are_shared_by_weight() -> None:
+    shares = soak.share([*soak_configs.CONFIGS], 200)
+    assert sum(shares.values()) == 200
+    assert len(shares) >= 10
+    assert all(shares.values())
+    assert shares["ddp"] < shares["plateau"]
+
+
+def test_the_data_is_the_same_each_time() -> None:
+    for name in ("one", "other"):
+        soak_configs.write_data(Path(name))
+    files = [sorted(Path(name).rglob("*.*")) for name in ("one", "other")]
+    assert len(files[0]) == 61
+    assert [path.read_bytes() for path in files[0]] == [path.read_bytes() for path in files[1]]
+    assert np.unique(np.loadtxt("one/table.csv", str, delimiter=",", skiprows=1)[:, 3]).tolist() == ["no", "yes"]
+
+
+def test_killed_trainings_are_resumed_to_the_bit() -> None:
+    options = ["--config", "plateau", "--only", "0", "2", "7", "--jobs", "1"]
+    process = subprocess.run([sys.executable, SCRIPT, *options], capture_output=True, text=True, timeout=500)
+    assert process.returncode == 0, process.stdout + process.stderr
+    assert "3 of 3 in" in process.stdout
+    assert process.stderr == ""
