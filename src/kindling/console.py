@@ -8,10 +8,11 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from rich.console import Console
+from rich.errors import LiveError
 from rich.progress import Progress
 from rich.table import Table
 
@@ -66,7 +67,15 @@ def progress(what: str, total: int | None = None) -> Iterator[Callable[[int], No
     """
     console = Console(highlight=False)
     bar = Progress(*Progress.get_default_columns(), console=console, transient=True)
-    timer = threading.Timer(PATIENCE, lambda: bar.start() if console.is_terminal and is_first() else say(f"{what} ..."))
+
+    def show() -> None:
+        if not console.is_terminal:
+            say(f"{what} ...")
+        elif is_first():
+            with suppress(LiveError):  # another bar is there
+                bar.start()
+
+    timer = threading.Timer(PATIENCE, show)
     timer.daemon = True
     task = bar.add_task(what, total=total)
     timer.start()

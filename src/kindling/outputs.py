@@ -10,6 +10,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from kindling.callbacks import CollectTest
+from kindling.console import progress
 from kindling.data import ClassificationDataModule
 from kindling.models import Classifier
 from kindling.parts import part
@@ -109,6 +110,7 @@ def write_test(
     said = answers.exp() if model.classifies else answers
     write_predictions(run / "predictions.csv", data.tested_rows(), data.row_header, said, model.class_names, labels)
     if model.classifies and (report := part("report")):
-        report.write_report(checkpoint, metrics, answers, labels, model, data, command)
+        with progress("writing the report"):
+            report.write_report(checkpoint, metrics, answers, labels, model, data, command)
         return run / "report.html"
     return None

@@ -1,6 +1,5 @@
 """A trained model in three lines of Python: `load` it, ask it, read the labels."""
 
-import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ from kindling.data.listing import list_images, say_unused
 from kindling.inputs import as_float, fit_image, from_numbers
 from kindling.models.trained import load_classifier
 from kindling.parts import part
+from kindling.record import read_json
 from kindling.runs import find_checkpoint, read_checkpoint, run_of
 from kindling.wording import listed
 
@@ -180,7 +180,6 @@ def read_card(checkpoint: Path, stored: dict[str, Any]) -> ModelCard:
     """Describe the model of a checkpoint by what the checkpoint stores and by its run."""
     about, data = stored["hyper_parameters"], stored.get("datamodule_hyper_parameters", {})
     learned = stored.get(data.get("_class_path", "").rpartition(".")[2], {})
-    metrics = run_of(checkpoint) / "test_metrics.json"
     classes = tuple(about.get("class_names") or map(str, range(about["num_classes"])))
     return ModelCard(
         model=about["_class_path"].rpartition(".")[2],
@@ -188,5 +187,5 @@ def read_card(checkpoint: Path, stored: dict[str, Any]) -> ModelCard:
         input_shape=tuple(about["input_shape"]),
         columns=learned.get("columns"),
         levels=learned.get("levels"),
-        metrics=json.loads(metrics.read_text(encoding="utf-8")) if metrics.exists() else {},
+        metrics=read_json(run_of(checkpoint) / "test_metrics.json"),
     )

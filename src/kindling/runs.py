@@ -41,6 +41,7 @@ def find_checkpoint(where: str | Path, prefer: Kind = "best", root: Path = RUNS)
 
     Raises:
         FileNotFoundError: If there is none.
+        ValueError: If links lead out of its run folder; see `kindling.trust.check_links`.
     """
     path = Path(where)
     if path.is_file():
@@ -68,7 +69,10 @@ def _with_its_run(checkpoint: Path) -> Path:
     if checkpoint.is_symlink() and checkpoint.absolute().parent.name != "checkpoints":
         checkpoint = checkpoint.resolve()
     if len(checkpoint.parts) < 3 or ".." in checkpoint.parts:
-        return checkpoint.parent.resolve() / checkpoint.name
+        checkpoint = checkpoint.parent.resolve() / checkpoint.name
+    from kindling.trust import check_links  # which needs this module
+
+    check_links(checkpoint)
     return checkpoint
 
 

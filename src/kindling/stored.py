@@ -1,6 +1,6 @@
 """What was not typed: configuration from YAML files, and what a checkpoint and its run bring."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from kindling.errors import UsageError
 from kindling.models.classifier import DATA_ARGUMENTS, Classifier
 from kindling.record import Record
 from kindling.runs import is_last, read_checkpoint, run_of
+from kindling.trust import check_classes, check_parts, harmless, is_own
 from kindling.wording import did_you_mean
 
 
@@ -32,20 +33,38 @@ def read_yaml(config: Path) -> dict[str, Any]:
         raise UsageError(f"{config} is no YAML{where}: {getattr(error, 'problem', error)}") from error
 
 
-def stored_config(checkpoint: Path, command: str) -> dict[str, Any]:
-    """The configuration with which a command goes on from a checkpoint.
+def stored_config(checkpoint: Path, command: str, typed: Sequence[str] = ()) -> dict[str, Any]:
+    """The configuration with which a command uses a checkpoint.
 
-    From the `config.yaml` of its run; for a file outside of a run, from what the checkpoint itself stores.
+    From the `config.yaml` of its run; for a file outside of a run, from what the checkpoint itself stores. See
+    `kindling.trust` for what is used of a run that was not made here.
+
+    Args:
+        checkpoint: The checkpoint.
+        command: fit, validate, test or predict.
+        typed: The options that were typed.
+
+    Raises:
+        ValueError: If the run was not made here, and would run code or read files elsewhere.
     """
     stored = read_checkpoint(checkpoint, verify="metadata")
-    path = run_of(checkpoint) / "config.yaml"
+    run = run_of(checkpoint)
+    path = run / "config.yaml"
     config = read_yaml(path) if path.exists() else {}
+    is_ours = is_own(path)
+    if not is_ours:
+        config = harmless(config, path)
     model = class_config(stored["hyper_parameters"])
+    check_classes(model, run)
+    check_classes([stored.get("datamodule_hyper_parameters"), config.get("data")], run, "data source")
+    check_parts(stored["hyper_parameters"], checkpoint)
     if "data" not in config and "_class_path" in stored.get("datamodule_hyper_parameters", {}):
         config["data"] = class_config(stored["datamodule_hyper_parameters"])
-    split = run_of(checkpoint) / "split.csv"
+    split = run / "split.csv"
     if checkpoint.parent.name == "checkpoints" and split.exists() and "data" in config:
         config["data"]["init_args"]["split"] = str(split)  # what is tested was not trained on, whatever has come since
+    elif not is_ours and "data" in config:
+        check_reads(config["data"].get("init_args") or {}, checkpoint, typed)
     if command == "fit":
         for name in DATA_ARGUMENTS:
             model["init_args"].pop(name, None)  # the data module says them anew
@@ -54,6 +73,18 @@ def stored_config(checkpoint: Path, command: str) -> dict[str, Any]:
     trainer = {"devices": 1, "precision": config.get("trainer", {}).get("precision")}
     kept: dict[str, Any] = {key: config[key] for key in ("data", "seed_everything") if key in config}
     return {"model": model, "trainer": trainer} | kept
+
+
+def check_reads(arguments: dict[str, Any], checkpoint: Path, typed: Sequence[str]) -> None:
+    """Check that a configuration that was not written here names no split file, which was typed for another folder.
+
+    Raises:
+        ValueError: If it does, and no other is typed.
+    """
+    arguments.pop("predict", None)  # the samples to predict are typed
+    given = {option.split("=")[0] for option in typed}
+    if (split := arguments.get("split")) is not None and given.isdisjoint(("--data.split", "--data")):
+        raise ValueError(f"{checkpoint} names a split file outside of its run folder: --data.split {split} to use it")
 
 
 def class_config(hyper_parameters: dict[str, Any]) -> dict[str, Any]:

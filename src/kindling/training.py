@@ -33,6 +33,7 @@ from kindling.parts import part
 from kindling.record import Record
 from kindling.runs import RUNS, find_checkpoint, read_checkpoint, whole_file
 from kindling.stored import check_fits, epochs_had, has_only_the_rest_left, read_yaml, stored_config
+from kindling.trust import sign
 
 DASHBOARD = part("dashboard")
 
@@ -42,8 +43,11 @@ class SaveConfig(SaveConfigCallback):
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if stage != "fit":
+        if stage != "fit" and not self.already_saved:
             super().setup(trainer, pl_module, stage)
+            path = Path(trainer.log_dir or ".") / self.config_filename
+            if trainer.is_global_zero:
+                sign(path)
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -51,6 +55,8 @@ class SaveConfig(SaveConfigCallback):
         with whole_file(path) if trainer.is_global_zero else nullcontext(path) as written:
             self.config_filename = written.name
             super().setup(trainer, pl_module, "fit")
+            if trainer.is_global_zero:
+                sign(written)
 
 
 class KindlingCLI(LightningCLI):
@@ -117,7 +123,7 @@ class KindlingCLI(LightningCLI):
             self.checkpoint = find_checkpoint(where.ckpt_path, prefer="last" if command == "fit" else "best")
             if command == "fit":
                 restore_last(self.checkpoint)
-            stored = ["--config", yaml.safe_dump(stored_config(self.checkpoint, command))]
+            stored = ["--config", yaml.safe_dump(stored_config(self.checkpoint, command, typed))]
         elif command != "fit" and not {"-h", "--help"}.intersection(typed):
             raise UsageError(f"{command} needs a trained model: --ckpt_path best, last, a run folder or a file")
         try:

@@ -1,8 +1,8 @@
 """Whether a run was made here, and what is used of one that was not.
 
 A run folder from someone else must not run code, write outside its folder or read files elsewhere. `fit` signs the
-`config.yaml` of its run with a key of this user's: what it says is done as it was typed. Of any other configuration only
-values are used that can do no harm.
+`config.yaml` of its run with a key of this user's, and resumes it as it was typed. Of any other configuration only
+those values are used that can do no harm.
 """
 
 import hashlib
@@ -15,24 +15,35 @@ import secrets
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
 from kindling.console import say
-from kindling.runs import whole_file
+from kindling.runs import run_of
 from kindling.wording import listed
 
 MARK = "# signed by the user who ran this: "
 SAFE = re.compile(r"[\w:.-]*")  # a text that is no path
+# What is written through, and what is read, in a run folder.
+WRITTEN = ("checkpoints", "train", "val", "test", "export")
+READ = ("config.yaml", "split.csv", "metrics.csv", "run.json", "test_metrics.json", "profile.txt")
+GROUPS = (
+    "model",
+    "data",
+    "trainer",
+    "checkpoint",
+    "early_stopping",
+)  # of options; a text would be another file of them
 CLASSES = ("logger", "callbacks", "plugins", "default_root_dir")  # of the Trainer: their texts are classes and paths
 
 
 def sign(config: Path) -> None:
     """Sign a configuration as written by this user; without a home to keep a key in, leave it unsigned."""
     if key := _key(create=True):
-        text = config.read_text(encoding="utf-8")
-        with whole_file(config) as path:
-            path.write_text(f"{text}{MARK}{_signature(text, key)}\n", encoding="utf-8")
+        signature = _signature(config.read_text(encoding="utf-8"), key)
+        with config.open("a", encoding="utf-8") as file:
+            file.write(f"{MARK}{signature}\n")
 
 
 def is_own(config: Path) -> bool:
@@ -73,16 +84,11 @@ def harmless(config: dict[str, Any], source: Path) -> dict[str, Any]:
     """
     kept, left_out = dict(config), []
     for name, value in config.items():
-        if name in ("model", "data"):  # of the checkpoint, or checked by `check_classes`
-            is_safe = isinstance(value, dict)
-        elif name == "trainer" and isinstance(value, dict):
+        if name == "trainer" and isinstance(value, dict):
             unsafe = [key for key, one in value.items() if not _is_safe(one, key in CLASSES)]
             kept[name] = {key: one for key, one in value.items() if key not in unsafe}
             left_out += [f"trainer.{key}" for key in unsafe]
-            continue
-        else:
-            is_safe = _is_safe(value, name == "trainer") and not (name == "run_name" and value in (".", ".."))
-        if not is_safe:
+        elif not (isinstance(value, dict | None) if name in GROUPS else _is_safe(value) and value not in (".", "..")):
             del kept[name]
             left_out.append(name)
     if left_out:
@@ -102,29 +108,34 @@ def _is_safe(value: Any, is_class: bool = False) -> bool:
     return True
 
 
-def check_classes(stored: Any, source: Path, run: Path) -> None:
+def check_classes(stored: Any, run: Path, what: str = "model") -> None:
     """Check that the classes that stored values name are not code that came with them, or Python's own.
 
     Args:
         stored: Values of a checkpoint or a configuration.
-        source: The file that holds them.
-        run: The folder that came with it.
+        run: The folder that came with them.
+        what: What the classes are.
 
     Raises:
         ValueError: If one is; none has been imported then.
     """
     for name in class_paths(stored):
         top = name.partition(".")[0]
-        spec = importlib.util.find_spec(top) if top.isidentifier() else None
-        places = [*(spec.submodule_search_locations or []), spec.origin or ""] if spec else []
-        here = run.resolve()
-        inside = [place for place in map(Path, filter(None, places)) if _share_a_branch(place.resolve(), here)]
-        if top in sys.stdlib_module_names or inside:
-            raise ValueError(f"{source} holds a {name}, which is no model, data or optimizer that is installed here")
+        if top in sys.stdlib_module_names:
+            raise ValueError(f"the checkpoint holds a {name}, which is no {what} of Kindling")
+        if top.isidentifier() and (spec := importlib.util.find_spec(top)) and _comes_with(spec, run):
+            raise ValueError(f"the checkpoint holds a {name}, code that comes with the run {run}: it was not run")
 
 
-def _share_a_branch(place: Path, run: Path) -> bool:
-    return place == run or place in run.parents or run in place.parents
+def _comes_with(spec: ModuleSpec, run: Path) -> bool:
+    """Whether a package is in a run folder, or around one: any folder of the working directory is a package."""
+    places = {Path(place).resolve() for place in (*(spec.submodule_search_locations or []), spec.origin or "") if place}
+    run = run.resolve()
+    if any(place == run or run in place.parents for place in places):
+        return True
+    is_around = not places.isdisjoint(run.parents)
+    is_strange = (run / "checkpoints").is_dir() and not is_own(run / "config.yaml")
+    return is_around and (spec.origin is None or is_strange)  # a package may bring the checkpoint of its own model
 
 
 def class_paths(stored: Any) -> Iterator[str]:
@@ -141,3 +152,31 @@ def class_paths(stored: Any) -> Iterator[str]:
         case str() if stored.startswith("{"):
             with suppress(ValueError, RecursionError):
                 yield from class_paths(json.loads(stored))
+
+
+def check_links(checkpoint: Path) -> None:
+    """Check that no link in the run folder of a checkpoint leads out of it, unless the run was made here.
+
+    Raises:
+        ValueError: If one does: what is written there, or read, would be another file.
+    """
+    run = run_of(checkpoint)
+    if checkpoint.parent.name != "checkpoints" or is_own(run / "config.yaml"):
+        return
+    here = run.resolve()
+    inside = [path for name in WRITTEN if not (run / name).is_symlink() for path in (run / name).glob("*")]
+    for path in (*(run / name for name in WRITTEN + READ), *inside):
+        if path.is_symlink() and here not in path.resolve().parents:
+            raise ValueError(f"{path} leads out of its run folder, which was not made here: put the file itself there")
+
+
+def check_parts(hyper_parameters: dict[str, Any], source: Path) -> None:
+    """Check that the parts of a stored model are in its checkpoint, as `fit` puts them there, and in no other file.
+
+    Raises:
+        ValueError: If the model would be put together from other files.
+    """
+    backbone, members = hyper_parameters.get("backbone"), hyper_parameters.get("checkpoints")
+    for part in (backbone, *(members if isinstance(members, list | tuple) else [])):
+        if isinstance(part, str) and not part.startswith("{") and (part in ("best", "last") or os.path.lexists(part)):
+            raise ValueError(f"{source} takes a part of its model from {part}, another file: it holds no whole model")

@@ -158,7 +158,7 @@ class RunRecord(Callback):
 
 def settings(run: Path) -> dict[str, Any]:
     """What `config.yaml` of a run says, its split aside: a run that goes on is told the one it has."""
-    with suppress(OSError, yaml.YAMLError):
+    with suppress(OSError, yaml.YAMLError, AttributeError):  # a file of someone else may hold anything
         config: dict[str, Any] = yaml.safe_load((run / "config.yaml").read_text("utf-8"))
         config.get("data", {}).get("init_args", {}).pop("split", None)
         return config

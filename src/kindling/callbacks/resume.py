@@ -262,15 +262,21 @@ def move_best(state: dict[str, Any], folder: str, is_same_run: bool) -> None:
     """
     before = state["dirpath"]
     if not is_same_run:
-        if before != folder:
-            state["best_model_path"] = ""
+        state.update(dirpath="", best_model_path="")
         return
     paths = state["best_k_models"]
     moved = {path: path if before == folder else os.path.join(folder, os.path.relpath(path, before)) for path in paths}
-    moved = {path: new for path, new in moved.items() if "://" in new or os.path.exists(new)}
+    moved = {path: new for path, new in moved.items() if _is_in(new, folder)}
     state["dirpath"] = folder
     state["best_k_models"] = {new: paths[path] for path, new in moved.items()}
     for key in ("best_model_path", "kth_best_model_path", "last_model_path"):
         state[key] = moved.get(state[key], "")
     if not state["best_model_path"]:
         state["best_model_score"] = None
+
+
+def _is_in(path: str, folder: str) -> bool:
+    """Whether a file is there and in a folder: ModelCheckpoint deletes files that are no longer the best."""
+    if "://" in folder:
+        return path.startswith(folder)
+    return os.path.exists(path) and Path(folder).absolute() in Path(os.path.abspath(path)).parents

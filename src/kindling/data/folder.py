@@ -2,7 +2,7 @@
 
 import csv
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import NamedTuple
 
 from kindling.console import say
@@ -187,6 +187,8 @@ def read_split(path: Path) -> list[Sample]:
     samples = [Sample(*row) for row in rows if len(row) == 3]
     if header != ["file", "class", "split"] or len(samples) < len(rows) or {row.split for row in samples} - {*SPLITS}:
         raise ValueError(f"{path} is no list of file,class,split with the splits {', '.join(SPLITS)}")
+    if outside := [row.file for row in samples if row.file.startswith("/") or ".." in PurePath(row.file).parts]:
+        raise ValueError(f"{path} names files outside of the data folder: {listed(outside, 1)}")
     if absent := [split for split in SPLITS if split not in {sample.split for sample in samples}]:
         raise ValueError(f"{path} puts no image into {listed(absent)}: name some for each of {', '.join(SPLITS)}")
     return samples

@@ -13,7 +13,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 from typing_extensions import override
 
-from kindling.console import say
+from kindling.console import progress, say
 from kindling.data.augment import random_affine, random_colour, random_flip
 from kindling.data.checks import check_classes, check_split, warnings, whole_ones
 from kindling.data.datamodule import SPLITS, ArrayDataset, Batch, ClassificationDataModule, Split
@@ -256,4 +256,5 @@ class ImageFolderDataModule(ClassificationDataModule):
     @cached_property
     def _moments(self) -> tuple[Tensor, Tensor]:
         self._read_training()
-        return channel_moments(self.train.inputs, len(self.train), self.split_seed)
+        with progress("measuring the training images"):
+            return channel_moments(self.train.inputs, len(self.train), self.split_seed)

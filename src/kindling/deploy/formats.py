@@ -8,6 +8,7 @@ import warnings
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -19,11 +20,13 @@ from typing_extensions import override
 from kindling.deploy.extras import require
 from kindling.models import Classifier
 from kindling.predictor import ModelCard, Predictor
+from kindling.wording import printable
 
 Outputs = tuple[Tensor, ...]  # probabilities and logits, (N, classes) each; or the numbers predicted, (N,)
 Compute = Callable[[Tensor], Outputs]  # takes raw inputs (N, *input_shape)
 
 CARD = "card.json"  # in the formats of torch
+FIELDS = {field.name for field in fields(ModelCard)}
 BATCH = {"inputs": {0: "batch"}}  # may be of any size
 
 
@@ -101,12 +104,41 @@ def onnx_session(path: Path) -> Any:
         raise FileNotFoundError(f"there is no file {path}: kindling export writes one")
     import onnxruntime
 
+    check_one_file(path)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     try:
         return onnxruntime.InferenceSession(path, options, providers=onnxruntime.get_available_providers())
     except Exception as error:  # each of its errors is a class of its own
         raise ValueError(f"{path} is damaged or no model in ONNX") from error
+
+
+def check_one_file(path: Path) -> None:
+    """Check that a model in ONNX keeps all its weights in its own file, as `kindling export` writes it.
+
+    Raises:
+        ValueError: If it is no model in ONNX, or takes some from another file, anywhere on this machine.
+    """
+    require("export", "onnx")
+    import onnx
+    from onnx.external_data_helper import ExternalDataInfo, uses_external_data
+
+    try:
+        model = onnx.load_model(path, load_external_data=False)
+    except Exception as error:  # protobuf's, which is a package of its own
+        raise ValueError(f"{path} is damaged or no model in ONNX") from error
+    for tensor in tensors_of(model):
+        if uses_external_data(tensor):
+            place = printable(ExternalDataInfo(tensor).location)
+            raise ValueError(f"{path} keeps weights in another file, {place}: kindling export writes one without")
+
+
+def tensors_of(message: Any) -> Iterator[Any]:
+    """All tensors in a message of ONNX, at any depth: initializers, attributes, functions, subgraphs."""
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            for one in value if hasattr(value, "extend") else [value]:
+                yield from [one] if field.message_type.name == "TensorProto" else tensors_of(one)
 
 
 def load_onnx(path: Path) -> Predictor:
@@ -116,16 +148,19 @@ def load_onnx(path: Path) -> Predictor:
         ValueError: If the file was not exported by Kindling, or predicts no classes.
     """
     session = onnx_session(path)
-    card = {name: json.loads(value) for name, value in session.get_modelmeta().custom_metadata_map.items()}
-    if "classes" not in card:
-        raise ValueError(f"{path} was not written by kindling export: it does not name its classes")
+    held = session.get_modelmeta().custom_metadata_map
+    try:
+        card = {name: json.loads(held[name]) for name in FIELDS & held.keys()}
+        about = ModelCard.from_dict(card)
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise ValueError(f"{path} was not written by kindling export: it does not name its classes") from error
     if not card.get("classifies", True):  # files of earlier versions do not say
         raise ValueError(f"{path} predicts numbers, and this takes classes: onnxruntime computes with it")
 
     def compute(inputs: Tensor) -> Tensor:
         return torch.from_numpy(session.run(["probabilities"], {"inputs": inputs.numpy()})[0])
 
-    return Predictor(compute, ModelCard.from_dict(card))
+    return Predictor(compute, about)
 
 
 def write_torch_export(model: Portable, example: Tensor, card: ModelCard, path: Path) -> None:

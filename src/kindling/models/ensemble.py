@@ -1,13 +1,14 @@
 """Several trained models that answer as one."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
+from kindling.console import progress
 from kindling.models.classifier import Classifier
 from kindling.models.trained import build_model, is_model, load_classifier, read_model
 from kindling.runs import find_checkpoint
@@ -51,7 +52,8 @@ class EnsembleClassifier(Classifier):
         super().__init__(**recipe)
         if not checkpoints:
             raise ValueError("an ensemble needs members: name at least one in checkpoints")
-        texts, members = zip(*(_member(checkpoint) for checkpoint in checkpoints), strict=True)
+        with progress(f"building {len(checkpoints)} members", len(checkpoints)) as done:
+            texts, members = zip(*(_member(checkpoint, done) for checkpoint in checkpoints), strict=True)
         for number, member in enumerate(members):
             ours, theirs = (self.input_shape, self.class_names), (member.input_shape, member.class_names)
             if ours != theirs:
@@ -69,7 +71,8 @@ class EnsembleClassifier(Classifier):
         checkpoint["trained_before"] = True
 
 
-def _member(checkpoint: str) -> tuple[str, Classifier]:
+def _member(checkpoint: str, done: Callable[[int], None]) -> tuple[str, Classifier]:
+    done(1)
     if is_model(checkpoint):  # out of the ensemble's own checkpoint, which brings the weights
         return checkpoint, build_model(checkpoint)
     path = find_checkpoint(checkpoint)

@@ -8,7 +8,7 @@ from lightning.pytorch import Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from kindling.console import say
+from kindling.console import progress, say
 
 
 class CachedFeatures:
@@ -38,7 +38,8 @@ class CachedFeatures:
         images = sum(len(loader.dataset) for loader in loaders)
         say(f"the features of {images:,} images are computed once: --model.cache_features")
         for loader in loaders:
-            features = features_of(loader, compute, data.eval_batch_size)
+            with progress(f"computing the features of {len(loader.dataset):,} images"):
+                features = features_of(loader, compute, data.eval_batch_size)
             self._images.append((loader.dataset, loader.dataset.inputs))
             loader.dataset.inputs = features
 

@@ -8,7 +8,8 @@ from typing import Any
 from torch import Tensor
 
 from kindling.models.classifier import Classifier
-from kindling.runs import read_checkpoint
+from kindling.runs import RUNS, read_checkpoint, run_of
+from kindling.trust import check_classes, check_parts
 
 
 def read_model(path: Path, stored: dict[str, Any] | None = None) -> tuple[str, dict[str, Tensor]]:
@@ -27,6 +28,8 @@ def read_model(path: Path, stored: dict[str, Any] | None = None) -> tuple[str, d
     stored = stored or read_checkpoint(path)
     check_trained(path, stored)
     hyper_parameters = stored["hyper_parameters"]
+    check_classes(hyper_parameters, run_of(path))
+    check_parts(hyper_parameters, path)
     unused = ("optimizer", "lr_scheduler", "_class_path", "_instantiator")
     arguments = {name: value for name, value in hyper_parameters.items() if name not in unused}
     return json.dumps({"model": hyper_parameters["_class_path"], "arguments": arguments}), stored["state_dict"]
@@ -50,6 +53,7 @@ def build_model(text: str) -> Classifier:
         ValueError: If there is no such model.
     """
     config = json.loads(text)
+    check_classes(config, RUNS)
     module, _, name = config["model"].rpartition(".")
     try:
         cls = getattr(import_module(module), name)
@@ -57,7 +61,10 @@ def build_model(text: str) -> Classifier:
         raise ValueError(f"the checkpoint holds a {config['model']}, which can't be imported here: {error}") from error
     if not (isinstance(cls, type) and issubclass(cls, Classifier)):  # nothing else that it names may run
         raise ValueError(f"the checkpoint holds a {config['model']}, which is no model of Kindling")
-    return cls(**config["arguments"])
+    try:
+        return cls(**config["arguments"])
+    except TypeError as error:
+        raise ValueError(f"the checkpoint holds a {name} with other arguments than it takes here: {error}") from error
 
 
 def load_model(path: Path, stored: dict[str, Any] | None = None) -> Classifier:

@@ -1,0 +1,308 @@
+"""Run folders, checkpoints and ONNX files from someone else: no code of theirs, no file outside of the folder."""
+
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+import torch
+import yaml
+
+from conftest import TINY, Command, Train
+from kindling import load
+from kindling.trust import is_own, sign
+
+RUN = Path("runs/tiny/version_0")
+MORE = ["fit", "--ckpt_path", "last", "--trainer.max_epochs", "3"]
+CONFIG = RUN / "config.yaml"
+OUTSIDE = Path("outside")
+
+
+@pytest.fixture(autouse=True)
+def key(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """This user has a key."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.getbasetemp() / "config"))
+
+
+def change_config(change: Callable[[dict[str, Any]], None]) -> None:
+    config = yaml.safe_load(CONFIG.read_text())
+    change(config)
+    CONFIG.write_text(yaml.safe_dump(config))
+
+
+def change_checkpoint(change: Callable[[dict[str, Any]], None], name: str = "last") -> Path:
+    """A checkpoint as another program could write it, without a checksum."""
+    path = RUN / "checkpoints" / f"{name}.ckpt"
+    stored = torch.load(path, weights_only=True)
+    change(stored)
+    stored.pop("checksums", None)
+    torch.save(stored, path)
+    return path
+
+
+def files(folder: Path = Path()) -> set[str]:
+    return {str(path) for path in folder.rglob("*") if RUN not in path.parents}
+
+
+OWN = ["--trainer.logger=CSVLogger", "--trainer.logger.save_dir=outside", "--trainer.callbacks+=helpers.MemoryByEpoch"]
+
+
+def test_one_s_own_run_keeps_all_of_its_settings(kindling: Command, tmp_path: Path) -> None:
+    assert kindling("fit", *TINY, *OWN, "--test_after_fit", "false").code == 0
+    assert is_own(CONFIG)
+    shutil.copytree(RUN, "copy")
+    for options in (MORE, [*MORE[:1], "--ckpt_path", "copy", *MORE[3:]]):
+        before = files(OUTSIDE)
+        result = kindling(*options)
+        assert result.code == 0, result.err
+        assert "left out" not in result.out
+        assert files(OUTSIDE) > before
+    assert "helpers.MemoryByEpoch" in CONFIG.read_text()
+
+
+def test_a_changed_configuration_or_another_user_s_is_not_one_s_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    path = Path("config.yaml")
+    assert not is_own(path)
+    path.write_text("a: 1\n")
+    assert not is_own(path)
+    sign(path)
+    assert is_own(path)
+    assert yaml.safe_load(path.read_text()) == {"a": 1}
+    signed = path.read_text()
+    path.write_text(signed.replace("a: 1", "a: 2"))
+    assert not is_own(path)
+    path.write_text(signed + "a: 2\n")
+    assert not is_own(path)
+    path.write_text(signed)
+    monkeypatch.setenv("XDG_CONFIG_HOME", "elsewhere")
+    assert not is_own(path)
+    sign(path)
+    assert Path("elsewhere/kindling/key").stat().st_mode & 0o77 == 0
+    monkeypatch.setenv("XDG_CONFIG_HOME", "config.yaml")  # where no key can be kept
+    sign(path)
+    assert not is_own(path)
+
+
+LOGGER = {"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": {"save_dir": "outside"}}
+PROFILER = {"class_path": "AdvancedProfiler", "init_args": {"dirpath": "outside", "filename": "profile"}}
+SAVER = {"class_path": "ModelCheckpoint", "init_args": {"dirpath": "outside"}}
+STRANGE = {
+    "trainer.logger": LOGGER,
+    "trainer.profiler": PROFILER,
+    "trainer.callbacks": [SAVER],
+    "trainer.plugins": ["lightning.pytorch.plugins.io.AsyncCheckpointIO"],
+    "trainer.strategy": {"class_path": "DDPStrategy", "init_args": {"process_group_backend": "gloo"}},
+    "trainer.default_root_dir": "outside",
+}
+
+
+@pytest.mark.parametrize("name", STRANGE)
+def test_the_trainer_of_a_stranger_s_run_names_no_classes_and_no_paths(
+    kindling: Command, trained: Train, name: str
+) -> None:
+    trained(*TINY)
+    change_config(lambda config: config["trainer"].update({name.removeprefix("trainer."): STRANGE[name]}))
+    before = files()
+    result = kindling(*MORE)
+    assert result.code == 0, result.err
+    line = f"{CONFIG} was not written here: {name} left out; to use all of it, add --config {CONFIG}"
+    assert result.out.splitlines()[0] == line
+    assert files() == before
+    assert is_own(CONFIG)  # what is resumed here is one's own from then on
+
+
+def test_who_trusts_a_stranger_s_configuration_names_it(kindling: Command, trained: Train) -> None:
+    trained(*TINY)
+    change_config(lambda config: config["trainer"].update(logger=LOGGER))
+    shutil.copy(CONFIG, "trusted.yaml")
+    assert kindling("fit", "--config", "trusted.yaml", *MORE[1:]).code == 0
+    assert list(OUTSIDE.rglob("metrics.csv"))
+
+
+@pytest.mark.parametrize("name", ["../../outside", ".."])
+def test_a_stranger_s_run_name_leads_nowhere(kindling: Command, trained: Train, name: str) -> None:
+    trained(*TINY)
+    change_config(lambda config: config.update(run_name=name))
+    result = kindling("fit", "--ckpt_path", RUN / "checkpoints/best.ckpt", "--trainer.max_epochs", 3)
+    assert result.code == 0, result.err
+    assert f"{CONFIG} was not written here: run_name left out" in result.out
+    assert {path.parent.name for path in Path("runs").glob("*/version_*")} == {
+        "tiny",
+        "MLPClassifier-SyntheticDataModule",
+    }
+
+
+@pytest.mark.parametrize("text", ["secret.yaml", "[1]"])
+@pytest.mark.parametrize("group", ["trainer", "data", "early_stopping"])
+def test_a_stranger_s_configuration_reads_no_other_file(
+    kindling: Command, trained: Train, group: str, text: str
+) -> None:
+    trained(*TINY)
+    Path("secret.yaml").write_text("max_epochs: 7\npatience: 7\nsecret: 1\n")
+    change_config(lambda config: config.update({group: yaml.safe_load(text)}))
+    result = kindling("fit", "--ckpt_path", RUN, *MORE[3:])
+    assert result.code == 0, result.err
+    assert f"{group} left out" in result.out
+    assert "secret: 1" not in result.out
+
+
+EVIL = "from pathlib import Path\nfrom kindling import {base}\nPath('ran').touch()\nclass Evil({base}): pass\n"
+
+
+def code_in(folder: Path, base: str) -> str:
+    folder.mkdir(exist_ok=True)
+    (folder / "evil.py").write_text(EVIL.format(base=base))
+    return ".".join((*folder.parts, "evil", "Evil"))
+
+
+@pytest.mark.parametrize(
+    ("command", "where"),
+    [(command, "inside") for command in ("fit", "test", "export", "load", "backbone")] + [("predict", "beside")],
+)
+def test_code_that_comes_with_a_run_is_not_run(
+    kindling: Command, trained: Train, command: str, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained(*TINY)
+    monkeypatch.syspath_prepend(str(Path.cwd()))  # as `python -m` does
+    name = code_in(RUN if where == "inside" else RUN.parent, "MLPClassifier")
+    for kind in ("best", "last"):
+        path = change_checkpoint(lambda stored: stored["hyper_parameters"].update(_class_path=name), kind)
+    if command == "load":
+        with pytest.raises(ValueError, match="code that comes with the run"):
+            load(path)
+    else:
+        backbone = "fit --model TransferClassifier --data DigitsDataModule --model.backbone".split()
+        result = kindling(*(backbone if command == "backbone" else [command, "--ckpt_path"]), RUN)
+        assert (result.code, result.err.count("\n")) == (1, 1)
+        assert f"the checkpoint holds a {name}, code that comes with the run" in result.err
+    assert not Path("ran").exists()
+    assert not any(module.endswith("evil") for module in sys.modules)
+
+
+@pytest.mark.parametrize("place", ["checkpoint", "config", "optimizer", "nested"])
+def test_no_other_class_of_a_stranger_runs_code_either(
+    kindling: Command, trained: Train, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained(*TINY)
+    monkeypatch.syspath_prepend(str(Path.cwd()))
+    name = code_in(RUN, "SyntheticDataModule")
+    evil: dict[str, Any] = {"class_path": name, "init_args": {}}
+    if place == "checkpoint":
+        CONFIG.unlink()
+        change_checkpoint(lambda stored: stored["datamodule_hyper_parameters"].update(_class_path=name))
+    elif place == "config":
+        change_config(lambda config: config["data"].update(class_path=name))
+    elif place == "optimizer":
+        change_checkpoint(lambda stored: stored["hyper_parameters"].update(optimizer=evil))
+    else:
+        text = f'{{"model": "{name}", "arguments": {{}}}}'
+        change_checkpoint(lambda stored: stored["hyper_parameters"].update(backbone=text))
+    result = kindling(*MORE)
+    assert (result.code, result.err.count("\n")) == (1, 1)
+    assert f"the checkpoint holds a {name}, code that comes with the run {RUN}" in result.err
+    assert not Path("ran").exists()
+
+
+@pytest.mark.parametrize("name", ["subprocess.Popen", "os.system", "idlelib.idle.X", "antigravity.X"])
+def test_modules_of_python_are_not_even_imported(
+    kindling: Command, trained: Train, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained(*TINY)
+    monkeypatch.delitem(sys.modules, name.split(".")[0], raising=False)
+    change_config(lambda config: config["data"].update(class_path=name))
+    result = kindling("test", "--ckpt_path", "last")
+    assert (result.code, result.err.count("\n")) == (1, 1)
+    assert f"the checkpoint holds a {name}, which is no data source of Kindling" in result.err
+    assert name.split(".")[0] not in sys.modules or name.startswith(("os", "subprocess"))
+
+
+LINKS = {"checkpoints": "fit", "train": "fit", "export": "export", "metrics.csv": "fit", "config.yaml": "fit"}
+
+
+@pytest.mark.parametrize(("link", "command"), [*LINKS.items(), ("test", "test"), ("checkpoints/best.ckpt", "test")])
+def test_links_do_not_lead_out_of_a_stranger_s_run(kindling: Command, trained: Train, command: str, link: str) -> None:
+    trained(*TINY)
+    change_config(lambda config: config.update(test_after_fit=False))
+    path = RUN / link
+    OUTSIDE.mkdir()
+    if path.exists():
+        path.rename(OUTSIDE / path.name)
+    else:
+        (OUTSIDE / path.name).mkdir()
+    path.symlink_to((OUTSIDE / path.name).absolute())
+    before = {name: Path(name).stat().st_mtime_ns for name in files(OUTSIDE)}
+    result = kindling(command, "--ckpt_path", RUN)
+    assert (result.code, result.err.count("\n")) == (1, 1)
+    assert f"{path} leads out of its run folder, which was not made here" in result.err
+    assert {name: Path(name).stat().st_mtime_ns for name in files(OUTSIDE)} == before
+
+
+def test_a_run_of_one_s_own_may_have_its_checkpoints_elsewhere(kindling: Command) -> None:
+    assert kindling("fit", *TINY, "--test_after_fit", "false").code == 0
+    (RUN / "checkpoints").rename("scratch")
+    (RUN / "checkpoints").symlink_to(Path("scratch").absolute())
+    result = kindling(*MORE)
+    assert result.code == 0, result.err
+
+
+def test_a_stranger_s_best_checkpoints_are_not_deleted(kindling: Command, trained: Train) -> None:
+    trained(*TINY)
+    Path("mine.ckpt").touch()
+    inside = RUN / "checkpoints" / "../../../../mine.ckpt"
+
+    def change(stored: dict[str, Any]) -> None:
+        (state,) = (state for name, state in stored["callbacks"].items() if name.startswith("ModelCheckpoint"))
+        for path in (str(inside), str(Path("mine.ckpt").absolute())):
+            state["best_k_models"][path] = torch.tensor(9.0)
+            state["kth_best_model_path"] = state["best_model_path"] = path
+
+    for options in (MORE, ["fit", "--ckpt_path", RUN / "checkpoints/best.ckpt", *MORE[3:]]):
+        for name in ("best", "last"):
+            change_checkpoint(change, name)
+        result = kindling(*options)
+        assert result.code == 0, result.err
+        assert Path("mine.ckpt").exists()
+
+
+def test_a_model_is_put_together_from_its_checkpoint_alone(kindling: Command, trained: Train) -> None:
+    trained(*TINY)
+    shutil.copy(RUN / "checkpoints/best.ckpt", "other.ckpt")
+    parts = {"checkpoints": ["other.ckpt"], "_class_path": "kindling.models.ensemble.EnsembleClassifier"}
+
+    def change(stored: dict[str, Any]) -> None:
+        stored["hyper_parameters"].pop("hidden")
+        stored["hyper_parameters"].update(parts)
+
+    change_checkpoint(change)
+    for command in ("test", "export"):
+        result = kindling(command, "--ckpt_path", RUN / "checkpoints/last.ckpt")
+        assert (result.code, result.err.count("\n")) == (1, 1)
+        assert "last.ckpt takes a part of its model from other.ckpt, another file" in result.err
+
+
+def test_a_model_in_onnx_reads_no_other_file(kindling: Command, trained: Train) -> None:
+    trained(*TINY)
+    assert kindling("export", "--ckpt_path", "last", "--out", "model.onnx").code == 0
+    model = onnx.load("model.onnx")
+    Path("secret").write_bytes(bytes(10_000))
+    tensor = model.graph.initializer[0]
+    tensor.ClearField("raw_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="secret")
+    Path("evil.onnx").write_bytes(model.SerializeToString())
+    result = kindling("serve", "--ckpt_path", "evil.onnx", "--port", "0")
+    assert (result.code, result.err.count("\n")) == (1, 1)
+    assert "evil.onnx keeps weights in another file, secret" in result.err
+
+
+def test_names_do_not_control_the_terminal(kindling: Command, trained: Train) -> None:
+    trained(*TINY)
+    change_config(lambda config: config["trainer"].update({"\x1b[2Jx": "/"}))
+    result = kindling(*MORE)
+    assert "\x1b" not in result.out + result.err
+    result = kindling("test", "--ckpt_path", "a\x1b[2J")
+    assert result.code == 1
+    assert "\x1b" not in result.err
