@@ -89,11 +89,18 @@ def progress(what: str, total: int | None = None) -> Iterator[Callable[[int], No
 
 
 def quiet() -> None:
-    """Silences what libraries announce: devices found, tips, seeds, and the warnings above."""
+    """Silences what libraries announce: devices found, tips, seeds, the warnings above, and threads of TensorBoard."""
+    threading.excepthook = _report_thread
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in SILENCED:
         warnings.filterwarnings("ignore", message=message)
+
+
+def _report_thread(failed: threading.ExceptHookArgs) -> None:
+    """Report the error of a thread, unless TensorBoard raises it again where the next event is written."""
+    if not type(failed.thread).__module__.startswith("tensorboard."):
+        threading.__excepthook__(failed)
 
 
 def results_table(title: str, metrics: Mapping[str, float]) -> Table:

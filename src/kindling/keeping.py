@@ -61,7 +61,7 @@ class KeptRun:
 
     def callbacks(self) -> list[Callback]:
         """What writes into the folder while it trains."""
-        return [self.record, StepFigures(), TrainingHistory(self.path), self.resume, SpeedHint()]
+        return [self.record, StepFigures(), self.resume, TrainingHistory(self.path), SpeedHint()]
 
     def loggers(self, asked: list[Logger] | Logger | bool | None) -> list[Logger]:
         """The loggers of the run, and those that were asked for; none at all where that is False."""

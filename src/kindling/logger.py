@@ -12,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.tensorboard import SummaryWriter
 from typing_extensions import override
 
-from kindling.runs import read_checkpoint, whole_file
+from kindling.runs import read_checkpoint, whole_file, writing
 
 
 class StageLogger(TensorBoardLogger):
@@ -44,26 +44,29 @@ class StageLogger(TensorBoardLogger):
     @override
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        for name, value in metrics.items():
-            stage, _, figure = name.partition("/")
-            if stage in ("train", "val") and figure:
-                self.writer(stage).add_scalar(f"metrics/{figure}", float(value), step)
-            elif stage != "test" and name != "epoch":  # of a test one point each, which HParams shows; a straight line
-                self.writer("train").add_scalar(f"optimization/{name}", float(value), step)
+        with writing(self.run / "train"):
+            for name, value in metrics.items():
+                stage, _, figure = name.partition("/")
+                if stage in ("train", "val") and figure:
+                    self.writer(stage).add_scalar(f"metrics/{figure}", float(value), step)
+                elif stage != "test" and name != "epoch":  # of a test one point each, which HParams shows; a line
+                    self.writer("train").add_scalar(f"optimization/{name}", float(value), step)
 
     @override
     @rank_zero_only
     def save(self) -> None:
-        super().save()
-        for writer in self._writers.values():
-            writer.flush()
+        with writing(self.run / "train"):
+            super().save()
+            for writer in self._writers.values():
+                writer.flush()
 
     @override
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        super().finalize(status)
-        for writer in self._writers.values():
-            writer.close()
+        with writing(self.run / "train"):
+            super().finalize(status)
+            for writer in self._writers.values():
+                writer.close()
 
 
 class MetricsWriter(ExperimentWriter):
@@ -93,7 +96,7 @@ class MetricsWriter(ExperimentWriter):
         if not self.metrics:
             return
         if set().union(*self.metrics) <= set(self.metrics_keys):
-            with self._path.open("a", newline="", encoding="utf-8") as file:
+            with writing(self._path), self._path.open("a", newline="", encoding="utf-8") as file:
                 csv.DictWriter(file, fieldnames=self.metrics_keys).writerows(self.metrics)
         else:
             self._begin((whole_rows(self._path) if self._path.exists() else []) + self.metrics)

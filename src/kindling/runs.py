@@ -105,17 +105,25 @@ def whole_file(path: Path) -> Iterator[Path]:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        if error.filename in (None, str(temporary), temporary):
-            raise OSError(f"can't write {path}: {error.strerror or error}") from error
-        raise
+        with writing(path, temporary):
+            yield temporary
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            temporary.replace(path)
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing(path: Path, temporary: Path | None = None) -> Iterator[None]:
+    """Name the file in an error that occurs while it is written: that of a full disk names none."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno and error.filename in (None, str(path), str(temporary)):
+            raise OSError(f"can't write {path}: {error.strerror}") from error
+        raise
 
 
 def remove_temporary_files(run: Path) -> None:

@@ -1,5 +1,6 @@
 """The picture of a run, drawn when it ends however it ends."""
 
+from contextlib import suppress
 from pathlib import Path
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -38,4 +39,5 @@ class TrainingHistory(Callback):
 
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self.on_train_end(trainer, pl_module)
+        with suppress(OSError):  # on a full disk too, the first error is the one to report
+            self.on_train_end(trainer, pl_module)

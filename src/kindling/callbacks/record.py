@@ -135,7 +135,8 @@ class RunRecord(Callback):
             self.record.epochs = max(self.record.epochs or 0, trainer.current_epoch)
             stopped = isinstance(exception, KeyboardInterrupt | SIGTERMException)
             self.record.reason = "" if stopped else " ".join(str(exception).split())[:REASON]
-            self._write("stopped" if stopped else "failed")
+            with suppress(OSError):  # on a full disk too, the first error is the one to report
+                self._write("stopped" if stopped else "failed")
 
     def end_untrained(self, figures: Mapping[str, float]) -> None:
         """Notes that there was nothing to train, and the figures of the validation."""
