@@ -4,10 +4,11 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 from urllib.error import URLError
 
 import numpy as np
@@ -111,6 +112,30 @@ def different(one: Path | str, other: Path | str) -> list[str]:
     ours, theirs = weights(one), weights(other)
     assert ours.keys() == theirs.keys()
     return [name for name in ours if not torch.equal(ours[name], theirs[name])]
+
+
+def differences(one: Path, other: Path) -> list[str]:
+    """The places in which two whole checkpoints of two runs differ at all; the runs' own folders aside."""
+    ours, theirs = (torch.load(path, weights_only=True) for path in (one, other))
+    return list(_differences(ours, theirs, [str(path.parent.parent) for path in (one, other)], ""))
+
+
+def _differences(one: Any, other: Any, runs: list[str], place: str) -> Iterator[str]:
+    if isinstance(one, dict) and isinstance(other, dict):
+        ours, theirs = (
+            {str(key).replace(run, "RUN"): key for key in part} for part, run in zip((one, other), runs, strict=True)
+        )
+        yield from (f"{place}.{key} in one alone" for key in ours.keys() ^ theirs.keys())
+        for key in ours.keys() & theirs.keys():
+            yield from _differences(one[ours[key]], other[theirs[key]], runs, f"{place}.{key}")
+    elif isinstance(one, list | tuple) and isinstance(other, list | tuple) and len(one) == len(other):
+        for number, pair in enumerate(zip(one, other, strict=True)):
+            yield from _differences(*pair, runs, f"{place}[{number}]")
+    elif isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
+        if not torch.equal(one, other):
+            yield f"{place}: {one.flatten()[:3].tolist()}... and {other.flatten()[:3].tolist()}..."
+    elif str(one).replace(runs[0], "RUN") != str(other).replace(runs[1], "RUN"):
+        yield f"{place}: {one} and {other}"
 
 
 CURVES = "epoch,step,train/loss,val/accuracy,val/loss\n" + "".join(

@@ -73,6 +73,23 @@ class StopAt(Callback):
             trainer.should_stop = True
 
 
+class OwnRandomNumbers(Callback):
+    """Gives each process of a training random numbers of its own, once."""
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.global_step == 0:
+            torch.manual_seed(trainer.global_rank)
+
+
+class SeenSamples(Callback):
+    """Notes the training samples of each batch, by their first feature."""
+
+    batches: ClassVar[list[list[float]]] = []
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        self.batches.append(batch[0][:, 0].tolist())
+
+
 class KillAt(Callback):
     """Ends this process on the spot in the middle of one training step."""
 

@@ -61,8 +61,8 @@ def restore_position(trainer: Trainer, checkpoint: dict[str, Any], stored: dict[
     if not stored.get("position") or _continue_epoch(trainer, checkpoint["loops"]["fit_loop"], stored["position"]):
         return stored
     say(
-        f"epoch {checkpoint['epoch'] + 1} begins anew: the checkpoint was saved within it, and the order of the samples"
-        " is another one now"
+        f"epoch {checkpoint['epoch'] + 1} starts over: the training data, its order or its limits have changed since"
+        " the checkpoint was saved within it"
     )
     return stored | {"position": {}}
 

@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from copy import deepcopy
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -50,6 +51,7 @@ class ExactResume(Callback):
         self.is_drawn = False  # whether the plots of that training are there
         self._handlers: dict[int, Any] = {}
         self._loaded: dict[str, Any] | None = None
+        self._validated: dict[str, Any] = {}
         self._saving = False  # as against a ModelCheckpoint that saves
         self._saved_step, self._saved_at = 0, 0.0  # seconds of a clock
         self._stops = self._is_saved = False  # within an epoch
@@ -82,6 +84,7 @@ class ExactResume(Callback):
         assert isinstance(pl_module, Classifier)
         self._loaded = restore_position(trainer, checkpoint, checkpoint["callbacks"].get(self.state_key, {}))
         pl_module.step_offset = step_offset(trainer, checkpoint)
+        self._validated = deepcopy(checkpoint["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"])
         self._prefer_typed_settings(pl_module, checkpoint)
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             state = checkpoint["callbacks"].get(callback.state_key)
@@ -174,6 +177,7 @@ class ExactResume(Callback):
 
         All processes of a distributed run save and stop at the same batch, whichever got the signal.
         """
+        self._end_restart(trainer)
         done = trainer.fit_loop.batch_idx + 1
         if not done or done % trainer.accumulate_grad_batches:  # saved already; or within an optimizer step
             return
@@ -209,6 +213,8 @@ class ExactResume(Callback):
     def _end_restart(self, trainer: Trainer) -> None:
         # Lightning ends it after the epoch, and until then skips ReduceLROnPlateau for fear of stepping it twice.
         if self._loaded is not None:
+            # It counts a validation that belongs to the last batch once more.
+            trainer.fit_loop.epoch_loop.val_loop.batch_progress.load_state_dict(self._validated)
             epoch = trainer.fit_loop.epoch_progress.current
             epoch.ready = epoch.completed + 1  # at the start of an epoch, it forgets that
             for loop in (trainer.fit_loop, trainer.fit_loop.epoch_loop):
