@@ -80,7 +80,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
     try:
         with quick_imports():
-            from kindling.errors import UsageError, one_line
+            from kindling.errors import UsageError, dead_worker, one_line, without_worker
 
             run = import_module(OPTIONAL.get(command, "kindling.training")).run
     except KeyboardInterrupt:
@@ -93,12 +93,14 @@ def main(args: Sequence[str] | None = None) -> int:
         run(command, options)
     except UsageError as error:
         return _fail(str(error), code=2)
-    except _mendable() as error:
+    except Exception as error:
         # What a person can mend is said in one line; KINDLING_DEBUG=1 shows where it came from.
-        if os.environ.get("KINDLING_DEBUG"):
+        killed = dead_worker(error)
+        if os.environ.get("KINDLING_DEBUG") or not (killed or isinstance(error, _mendable())):
             raise
-        ours = inspect.trace()[-1].filename.startswith(os.path.dirname(__file__))
-        return _fail(one_line(str(error)) + ("" if ours else " (KINDLING_DEBUG=1 shows where)"), code=1)
+        ours = killed or inspect.trace()[-1].filename.startswith(os.path.dirname(__file__))
+        message = killed or one_line(without_worker(str(error)))
+        return _fail(message + ("" if ours else " (KINDLING_DEBUG=1 shows where)"), code=1)
     except (KeyboardInterrupt, SystemExit) as stop:
         # Lightning turns Ctrl-C into an exit; the other exits are those of help pages.
         if isinstance(stop, KeyboardInterrupt) or isinstance(stop.__context__, KeyboardInterrupt):

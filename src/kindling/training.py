@@ -29,6 +29,7 @@ from kindling.models.trained import check_trained
 from kindling.options import TRIALS, ReadableParser, add_fit_options, check_amounts
 from kindling.outputs import write_predicted, write_test
 from kindling.parts import part
+from kindling.processes import as_commands, end_with_parent, watch_processes
 from kindling.runs import RUNS, find_checkpoint, read_checkpoint
 from kindling.stored import check_fits, check_goes_on, epochs_had, read_yaml, stored_config
 
@@ -160,8 +161,13 @@ class KindlingCLI(LightningCLI):
             if DASHBOARD and self.command == "test" and self.checkpoint and not config["fast_dev_run"]:
                 self.collected = DASHBOARD.dashboard_of(self.checkpoint) or self.collected
         self.trainer_defaults["callbacks"] = [*callbacks, self.collected]
+        config["strategy"] = as_commands(config["strategy"])
+        if isinstance(config["strategy"], str):
+            self.config[self.command]["trainer"]["strategy"] = config["strategy"]  # for config.yaml
         try:
-            return super().instantiate_trainer(**kwargs)
+            trainer = super().instantiate_trainer(**kwargs)
+            watch_processes(trainer, self._tidy_up)
+            return trainer
         except BaseException:  # Ctrl-C leaves no empty folder either
             self._tidy_up()
             raise
@@ -283,4 +289,5 @@ def run(command: str, options: Sequence[str]) -> None:
     """Runs `fit`, `validate`, `test` or `predict` with the options as typed."""
     quiet()
     keep_freed_memory()
+    end_with_parent()
     KindlingCLI(command, options)
