@@ -3,6 +3,7 @@
 import atexit
 import difflib
 import inspect
+import logging
 import os
 import sys
 import threading
@@ -78,6 +79,7 @@ def main(args: Sequence[str] | None = None) -> int:
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMMANDS)}"
         return _fail(f"there is no command {command}: {hint}", code=2)
 
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it warns of a home folder that can't be written
     try:
         with quick_imports():
             from kindling.errors import UsageError, dead_worker, one_line, without_worker

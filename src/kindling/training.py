@@ -27,10 +27,10 @@ from kindling.models import Classifier
 from kindling.models.check import check_labels, check_network
 from kindling.models.trained import check_trained
 from kindling.options import TRIALS, ReadableParser, add_fit_options, check_amounts
-from kindling.outputs import write_predicted, write_test
+from kindling.outputs import is_writable, not_written, write_predicted, write_test
 from kindling.parts import part
 from kindling.processes import as_commands, end_with_parent, watch_processes
-from kindling.runs import RUNS, find_checkpoint, read_checkpoint
+from kindling.runs import RUNS, find_checkpoint, read_checkpoint, run_of
 from kindling.stored import check_fits, check_goes_on, epochs_had, read_yaml, stored_config
 
 DASHBOARD = part("dashboard")
@@ -158,7 +158,8 @@ class KindlingCLI(LightningCLI):
                 self.config["fit"]["profile"] = False  # what repeats or continues the run is not profiled too
         else:
             self.save_config_callback = None
-            if DASHBOARD and self.command == "test" and self.checkpoint and not config["fast_dev_run"]:
+            kept = self.command == "test" and self.checkpoint and not config["fast_dev_run"]
+            if DASHBOARD and self.checkpoint and kept and is_writable(run_of(self.checkpoint)):
                 self.collected = DASHBOARD.dashboard_of(self.checkpoint) or self.collected
         self.trainer_defaults["callbacks"] = [*callbacks, self.collected]
         config["strategy"] = as_commands(config["strategy"])
@@ -277,6 +278,8 @@ class KindlingCLI(LightningCLI):
         assert self.checkpoint is not None
         if self.trainer.world_size > 1:
             raise ValueError("predict keeps the order of the rows and needs one device: --trainer.devices 1")
+        if not is_writable(run_of(self.checkpoint)) and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            raise not_written(run_of(self.checkpoint), "read-only")  # before minutes of predicting
         batches: Any = self.trainer.predict(**kwargs | {"ckpt_path": self.checkpoint})
         probabilities = torch.cat(batches).cpu()  # (N, classes), or numbers (N,)
         if self.trainer.fast_dev_run:  # type: ignore[attr-defined]
