@@ -91,13 +91,13 @@ class SeenSamples(Callback):
 
 
 class KillAt(Callback):
-    """Ends this process on the spot in the middle of one training step."""
+    """Ends this process on the spot in the middle of one training step; of several, the one of a rank."""
 
-    def __init__(self, step: int) -> None:
-        self.step = step
+    def __init__(self, step: int, rank: int = 0) -> None:
+        self.step, self.rank = step, rank
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Any) -> None:
-        if trainer.global_step == self.step:
+        if (trainer.global_step, trainer.global_rank) == (self.step, self.rank):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -256,6 +256,30 @@ class BrokenDataModule(SyntheticDataModule):
         train, val = super().load_training()
         (train if self.broken == "train" else val).inputs[:3] = torch.nan
         return train, val
+
+
+class FailingInputs:
+    """Inputs (N, 20) that can't be read by a data-loading process."""
+
+    def __init__(self, inputs: Tensor, failure: str) -> None:
+        self.inputs, self.failure = inputs, failure
+
+    def __getitem__(self, index: Tensor) -> Tensor:
+        if self.failure == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise OSError(5, "Input/output error", "cat.jpg") if self.failure == "os" else ValueError("cat.jpg is\nbroken")
+
+
+class FailingDataModule(SyntheticDataModule):
+    """Samples whose validation fails in a data-loading process."""
+
+    def __init__(self, failure: str, **loading: Any) -> None:
+        super().__init__(num_workers=1, **loading)
+        self.failure = failure
+
+    def load_training(self) -> tuple[ArrayDataset, ArrayDataset]:
+        train, val = super().load_training()
+        return train, ArrayDataset(FailingInputs(val.inputs, self.failure), val.labels)
 
 
 class NanAt(Callback):

@@ -1,12 +1,24 @@
 """Several processes of one training, over gloo on the CPU."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
+from typing import Any, NoReturn
 
 import pytest
-from ranks import Ranks
+import yaml
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 
-from conftest import TINY, Command
+from conftest import TINY, Command, different
+from kindling import processes
+from kindling.processes import Launcher, PeerError, as_commands
+from ranks import Ranks
 
 RUN = Path("runs/tiny/version_0")
 
@@ -23,3 +35,107 @@ def test_splits_of_fewer_samples_than_processes_are_evaluated_as_by_one(kindling
     assert json.loads((RUN / "test_metrics.json").read_text()) == pytest.approx(figures, abs=1e-6)
     assert (RUN / "predictions.csv").read_text() == predictions
     assert f"{record['best']['val/loss']:.4f}" in kindling("validate", "--ckpt_path", "best").out
+
+
+@pytest.fixture
+def launcher(monkeypatch: pytest.MonkeyPatch) -> Launcher:
+    """One that starts a second process, and leaves the environment as it was."""
+    for name in ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(processes, "GRACE", 1.0)
+    return Launcher(_SubprocessScriptLauncher(LightningEnvironment(), 2, 1), lambda: print("cleaned up"))
+
+
+def second_process(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
+    monkeypatch.setattr(processes, "_basic_subprocess_cmd", lambda: [sys.executable, "-c", code])
+
+
+def lose_connection() -> NoReturn:
+    raise RuntimeError("[/gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:1234")
+
+
+@pytest.mark.parametrize(
+    ("code", "message", "shown"),
+    [
+        ("import sys; sys.exit('a warning\\nkindling: error: no such file')", "no such file", ""),
+        ("import os; os.kill(os.getpid(), 9)", r"process 2 of 2 was killed \(SIGKILL\)", ""),
+        ("0 / 0", "process 2 of 2 failed", "ZeroDivisionError: division by zero\n"),
+        ("import time; time.sleep(60)", "lost the connection to another process: .*closed by peer", ""),
+    ],
+    ids=["error", "killed", "bug", "running"],
+)
+def test_the_error_of_another_process_is_reported_once(
+    launcher: Launcher,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    code: str,
+    message: str,
+    shown: str,
+) -> None:
+    second_process(monkeypatch, code)
+    with pytest.raises(PeerError, match=f"^{message}"):
+        launcher.launch(lose_connection)
+    assert launcher.procs[0].wait(10) != 0
+    printed = capfd.readouterr().err
+    assert printed == shown if not shown else printed.endswith(shown)
+
+
+def test_an_error_of_the_main_process_ends_the_others_without_their_word(
+    launcher: Launcher, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    second_process(monkeypatch, "import sys, time; print('the same', file=sys.stderr, flush=True); time.sleep(60)")
+    with pytest.raises(ZeroDivisionError):
+        launcher.launch(lambda: 0 // 0)
+    assert launcher.procs[0].wait(10) == -signal.SIGKILL
+    assert capfd.readouterr().err == ""
+
+
+def test_the_main_process_does_not_wait_for_one_that_has_failed(
+    launcher: Launcher, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    codes: list[int] = []
+    monkeypatch.setattr(os, "_exit", codes.append)
+    second_process(monkeypatch, "import sys; sys.exit('kindling: error: no such file')")
+
+    def wait() -> None:
+        until = time.monotonic() + 20
+        while not codes and time.monotonic() < until:
+            time.sleep(0.05)
+
+    launcher.launch(wait)
+    assert codes == [1]
+    printed = capfd.readouterr()
+    assert (printed.out, printed.err) == ("cleaned up\n", "kindling: error: no such file\n")
+
+
+@pytest.mark.parametrize("name", ["ddp_spawn", "ddp_fork_find_unused_parameters_true", "ddp_notebook"])
+def test_processes_are_started_as_commands(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    expected = "ddp_find_unused_parameters_true" if "unused" in name else "ddp"
+    assert as_commands(name) == expected
+    assert (
+        capsys.readouterr().out
+        == f"--trainer.strategy {'_'.join(name.split('_')[:2])} is for notebooks and scripts: using ddp\n"
+    )
+    strategy: Any = as_commands(DDPStrategy(start_method="spawn"))
+    assert strategy._start_method == "popen"
+    assert (as_commands("auto"), as_commands("fsdp")) == ("auto", "fsdp")
+
+
+LONG = [*TINY, "--trainer.max_epochs", "3", "--test_after_fit", "false"]
+
+
+def test_a_killed_process_ends_the_run_which_resumes_exactly(kindling: Command) -> None:
+    """Processes of the command itself, spawned in name; the second one is killed in the middle of an epoch."""
+    devices = ["--trainer.accelerator", "cpu", "--trainer.devices", "2", "--trainer.strategy", "ddp_spawn"]
+    kill = [{"class_path": "helpers.KillAt", "init_args": {"step": 6, "rank": 1}}]
+    command = [sys.executable, "-m", "kindling", "fit", *LONG, *devices, "--trainer.callbacks", json.dumps(kill)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert (ended.returncode, ended.stderr) == (1, "kindling: error: process 2 of 2 was killed (SIGKILL)\n")
+    assert f"fit --ckpt_path {RUN}" in ended.stdout
+    assert yaml.safe_load((RUN / "config.yaml").read_text())["trainer"]["strategy"] == "ddp"
+    assert [result.code for result in Ranks("fit", *LONG, "--run_name", "straight").wait()] == [0, 0]
+    resumed = Ranks("fit", "--ckpt_path", RUN, "--trainer.callbacks", "null").wait()
+    assert [(result.code, result.err) for result in resumed] == [(0, "")] * 2
+    assert different("runs/straight/version_0/checkpoints/last.ckpt", RUN / "checkpoints/last.ckpt") == []

@@ -3,6 +3,7 @@
 import atexit
 import difflib
 import inspect
+import logging
 import os
 import sys
 import threading
@@ -80,9 +81,10 @@ def main(args: Sequence[str] | None = None) -> int:
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMMANDS)}"
         return _fail(f"there is no command {command}: {hint}", code=2)
 
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it warns of a home folder that can't be written
     try:
         with _loading(command), quick_imports():
-            from kindling.errors import UsageError, one_line
+            from kindling.errors import UsageError
 
             run = import_module(OPTIONAL.get(command, "kindling.training")).run
     except KeyboardInterrupt:
@@ -95,25 +97,17 @@ def main(args: Sequence[str] | None = None) -> int:
         run(command, options)
     except UsageError as error:
         return _fail(str(error), code=2)
-    except _mendable() as error:
-        # What a person can mend is said in one line; KINDLING_DEBUG=1 shows where it came from.
-        if os.environ.get("KINDLING_DEBUG"):
+    except Exception as error:
+        message = _message(error)
+        if not message or os.environ.get("KINDLING_DEBUG"):
             raise
-        ours = inspect.trace()[-1].filename.startswith(os.path.dirname(__file__))
-        return _fail(one_line(str(error)) + ("" if ours else " (KINDLING_DEBUG=1 shows where)"), code=1)
+        return _fail(message, code=1)
     except (KeyboardInterrupt, SystemExit) as stop:
         # Lightning turns Ctrl-C into an exit; the other exits are those of help pages.
         if isinstance(stop, KeyboardInterrupt) or isinstance(stop.__context__, KeyboardInterrupt):
             print("kindling: interrupted", file=sys.stderr)
             return 1
         return int(stop.code or 0)
-    except Exception as error:
-        frames = inspect.trace()
-        if os.environ.get("KINDLING_DEBUG") or any(map(_is_users_code, frames)):
-            raise
-        where = f"{'/'.join(frames[-1].filename.split(os.sep)[-3:])}, line {frames[-1].lineno}"
-        message = brief(f"{type(error).__name__}: {error}", 180)
-        return _fail(f"{message} (unexpected, in {where}; KINDLING_DEBUG=1 shows the traceback)", code=1)
     return 0
 
 
@@ -126,14 +120,31 @@ def _loading(command: str) -> AbstractContextManager[object]:
     return progress("loading PyTorch and Lightning")
 
 
+def _message(error: Exception) -> str:
+    """Return the line that reports an error; empty where whoever wrote the failing code needs the traceback."""
+    from kindling.errors import dead_worker, one_line, without_worker
+
+    if killed := dead_worker(error):
+        return killed
+    frames = inspect.trace()
+    if isinstance(error, _mendable()):
+        is_ours = frames[-1].filename.startswith(os.path.dirname(__file__))
+        return one_line(without_worker(str(error))) + ("" if is_ours else " (KINDLING_DEBUG=1 shows where)")
+    if any(map(_is_users_code, frames)):
+        return ""
+    where = f"{'/'.join(frames[-1].filename.split(os.sep)[-3:])}, line {frames[-1].lineno}"
+    reason = brief(f"{type(error).__name__}: {error}", 180)
+    return f"{reason} (unexpected, in {where}; KINDLING_DEBUG=1 shows the traceback)"
+
+
 def _is_users_code(frame: inspect.FrameInfo) -> bool:
-    """Whether a frame is neither Kindling's nor a library's: whoever wrote it needs the traceback."""
+    """Return whether a frame is neither Kindling's nor a library's."""
     libraries = (os.path.dirname(__file__), os.path.dirname(os.__file__), "<")
     return not frame.filename.startswith(libraries) and "site-packages" not in frame.filename
 
 
 def _mendable() -> tuple[type[Exception], ...]:
-    """What a person can mend; errors of Lightning's own only where it has been imported, which takes seconds."""
+    """Return the errors that users can fix; Lightning's own only where it has been imported, which takes seconds."""
     lightning = sys.modules.get("lightning.fabric.utilities.exceptions")
     return (ValueError, OSError, ImportError, *([lightning.MisconfigurationException] if lightning else []))
 

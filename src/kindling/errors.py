@@ -53,6 +53,20 @@ def one_line(message: str, options: Iterable[str] = ()) -> str:
     return " ".join([f"{key}:"] * bool(key) + reasons(message))
 
 
+def without_worker(message: str) -> str:
+    """Return the original message of an error in a data-loading process, which torch wraps in its traceback."""
+    if not re.match(r"Caught \w+ in .+\.\nOriginal Traceback", message):
+        return message
+    return re.split(r"^[\w.]+(?:Error|Exception): ", message, flags=re.MULTILINE)[-1].strip()
+
+
+def dead_worker(error: BaseException) -> str:
+    """Return one line about a data-loading process that was killed, an empty string for any other error."""
+    if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker (pid"):
+        return "a data-loading process was killed, often for lack of memory: try a smaller --data.num_workers"
+    return ""
+
+
 def reasons(message: str) -> list[str]:
     """The lines of a message that give a reason of their own."""
     frames = (

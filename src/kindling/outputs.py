@@ -3,7 +3,9 @@
 import csv
 import json
 import math
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from lightning.pytorch.utilities import rank_zero_only
@@ -63,6 +65,26 @@ def _write(path: Path, header: Sequence[str], columns: Sequence[Sequence[object]
         table.writerows(zip(*columns, strict=True))
 
 
+def is_writable(run: Path) -> bool:
+    """Return whether files can be written to a run folder, or to the folder in which it would be made."""
+    return os.access(run if run.exists() else run.parent, os.W_OK)
+
+
+def not_written(run: Path, reason: str) -> OSError:
+    """Return the error that nothing can be written to a run folder, with the way out."""
+    return OSError(f"can't write to {run} ({reason}): copy it to a folder that can be written, and use the copy")
+
+
+@contextmanager
+def written_to(run: Path) -> Iterator[None]:
+    """Make a run folder where there is none, and name it in an error of writing to it."""
+    try:
+        run.mkdir(exist_ok=True)  # of a checkpoint outside of a run
+        yield
+    except OSError as error:
+        raise not_written(run, error.strerror or str(error)) from error
+
+
 def write_predicted(checkpoint: Path, probabilities: Tensor, model: Classifier, data: ClassificationDataModule) -> Path:
     """Writes what a checkpoint predicts, (N, classes) or numbers (N,), into its run folder.
 
@@ -70,12 +92,12 @@ def write_predicted(checkpoint: Path, probabilities: Tensor, model: Classifier, 
         `predictions.csv`, or of other samples than those of the test, a file named after them.
     """
     run, labels = run_of(checkpoint), None
-    run.mkdir(exist_ok=True)  # of a checkpoint outside of a run
     if others := getattr(data, "predict", None):
         written = run / f"predictions_{Path(others).resolve().stem}.csv"
     else:
         written, labels = run / "predictions.csv", data.new.labels[: len(probabilities)]
-    write_predictions(written, data.predicted_rows(), data.row_header, probabilities, model.class_names, labels)
+    with written_to(run):
+        write_predictions(written, data.predicted_rows(), data.row_header, probabilities, model.class_names, labels)
     return written
 
 
@@ -100,17 +122,20 @@ def write_test(
 
     Returns:
         The path of the report, where this project writes one; of a model that predicts numbers there is none.
+
+    Raises:
+        OSError: If the folder can't be written to.
     """
     run = run_of(checkpoint)
-    run.mkdir(exist_ok=True)  # of a checkpoint outside of a run
     figures = {name: round(value, 6) if math.isfinite(value) else None for name, value in metrics.items()}
-    with whole_file(run / "test_metrics.json") as path:
-        path.write_text(json.dumps(figures, indent=2, allow_nan=False) + "\n")
     answers, labels = collected.answers, collected.labels
     said = answers.exp() if model.classifies else answers
-    write_predictions(run / "predictions.csv", data.tested_rows(), data.row_header, said, model.class_names, labels)
-    if model.classifies and (report := part("report")):
-        with progress("writing the report"):
-            report.write_report(checkpoint, metrics, answers, labels, model, data, command)
-        return run / "report.html"
+    with written_to(run):
+        with whole_file(run / "test_metrics.json") as path:
+            path.write_text(json.dumps(figures, indent=2, allow_nan=False) + "\n")
+        write_predictions(run / "predictions.csv", data.tested_rows(), data.row_header, said, model.class_names, labels)
+        if model.classifies and (report := part("report")):
+            with progress("writing the report"):
+                report.write_report(checkpoint, metrics, answers, labels, model, data, command)
+            return run / "report.html"
     return None

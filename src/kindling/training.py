@@ -28,10 +28,11 @@ from kindling.models import Classifier
 from kindling.models.check import check_labels, check_network
 from kindling.models.trained import check_trained
 from kindling.options import TRIALS, ReadableParser, add_fit_options, check_amounts
-from kindling.outputs import write_predicted, write_test
+from kindling.outputs import is_writable, not_written, write_predicted, write_test
 from kindling.parts import part
+from kindling.processes import as_commands, end_with_parent, watch_processes
 from kindling.record import Record
-from kindling.runs import RUNS, find_checkpoint, read_checkpoint, whole_file
+from kindling.runs import RUNS, find_checkpoint, read_checkpoint, run_of, whole_file
 from kindling.stored import check_fits, epochs_had, has_only_the_rest_left, read_yaml, stored_config
 from kindling.trust import sign
 
@@ -175,12 +176,17 @@ class KindlingCLI(LightningCLI):
                 self.config["fit"]["profile"] = False  # what repeats or continues the run is not profiled too
         else:
             self.save_config_callback = None
-            if DASHBOARD and self.command == "test" and self.checkpoint and not config["fast_dev_run"]:
+            kept = self.command == "test" and self.checkpoint and not config["fast_dev_run"]
+            if DASHBOARD and self.checkpoint and kept and is_writable(run_of(self.checkpoint)):
                 self.collected = DASHBOARD.dashboard_of(self.checkpoint) or self.collected
         self.trainer_defaults["callbacks"] = [*callbacks, self.collected]
+        config["strategy"] = as_commands(config["strategy"])
+        if isinstance(config["strategy"], str):
+            self.config[self.command]["trainer"]["strategy"] = config["strategy"]  # for config.yaml
         try:
             trainer = super().instantiate_trainer(**kwargs)
             write_atomically(trainer.strategy, self.run.path if self.run else None)
+            watch_processes(trainer, self._tidy_up)
             return trainer
         except BaseException:  # Ctrl-C leaves no empty folder either
             self._tidy_up()
@@ -300,6 +306,8 @@ class KindlingCLI(LightningCLI):
         assert self.checkpoint is not None
         if self.trainer.world_size > 1:
             raise ValueError("predict keeps the order of the rows and needs one device: --trainer.devices 1")
+        if not is_writable(run_of(self.checkpoint)) and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            raise not_written(run_of(self.checkpoint), "read-only")  # before minutes of predicting
         batches: Any = self.trainer.predict(**kwargs | {"ckpt_path": self.checkpoint})
         probabilities = torch.cat(batches).cpu()  # (N, classes), or numbers (N,)
         if self.trainer.fast_dev_run:  # type: ignore[attr-defined]
@@ -312,4 +320,5 @@ def run(command: str, options: Sequence[str]) -> None:
     """Runs `fit`, `validate`, `test` or `predict` with the options as typed."""
     quiet()
     keep_freed_memory()
+    end_with_parent()
     KindlingCLI(command, options)

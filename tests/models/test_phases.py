@@ -13,12 +13,12 @@ import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
-from ranks import Ranks
 from torch.optim.lr_scheduler import OneCycleLR
 from torchvision import models
 
 from conftest import SHUFFLENET, TRANSFER, Command, different, weights
 from kindling import DigitsDataModule, MNISTDataModule, TransferClassifier
+from ranks import Ranks
 
 PARAMETERS = len(list(models.shufflenet_v2_x0_5().parameters())) - 2  # of the backbone
 ONE_CYCLE = ["--model.lr_scheduler", "OneCycleLR", "--model.lr_scheduler.max_lr", "0.01"]

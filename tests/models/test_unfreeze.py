@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import torch
-from ranks import Ranks
 
 from conftest import Command, different, weights
+from ranks import Ranks
 
 CNN = (
     "fit --model CNNClassifier --model.channels [8,8] --model.hidden 16 --model.batch_norm false --run_name cnn "

@@ -15,6 +15,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from typing_extensions import override
 
+from kindling.errors import dead_worker, without_worker
 from kindling.record import Record, as_utc, git_commit, this_process, versions
 
 REASON = 300  # letters of it that are kept
@@ -134,7 +135,8 @@ class RunRecord(Callback):
         if self.record.status == "running":  # what goes wrong in a test later does not undo a training
             self.record.epochs = max(self.record.epochs or 0, trainer.current_epoch)
             stopped = isinstance(exception, KeyboardInterrupt | SIGTERMException)
-            self.record.reason = "" if stopped else " ".join(str(exception).split())[:REASON]
+            reason = dead_worker(exception) or without_worker(str(exception))
+            self.record.reason = "" if stopped else " ".join(reason.split())[:REASON]
             with suppress(OSError):  # on a full disk too, the first error is the one to report
                 self._write("stopped" if stopped else "failed")
 
