@@ -17,7 +17,8 @@ from torch import Tensor
 # What measures the session, not the training.
 TIMED_COLUMNS = {"samples_per_second", "memory_gb", "gpu_memory_gb"}
 TIMED_TAGS = {f"optimization/{name}" for name in TIMED_COLUMNS}
-TIMED_ENDINGS = (" (gradient)", "samples as trained on")  # drawn when there is time; of the first batch of a session
+# Drawn when there is time; of the first batch of a session; config.yaml, which is compared by itself.
+OTHER_TAGS = (" (gradient)", "samples as trained on", "settings/text_summary")
 TIMED_FIELDS = {"commands", "commits", "threads", "started", "seen", "seconds", "process"}
 # A resumed run is told the split that it wrote; the checksums follow from the values.
 OTHER_KEYS = ("datamodule_hyper_parameters.split", "data.init_args.split", "checksums")
@@ -100,7 +101,8 @@ def read_config(path: Path) -> dict[str, Any]:
 def read_events(folder: Path) -> dict[str, Any]:
     """What TensorBoard shows of a folder: all points of a scalar, and the last one of everything else.
 
-    Of a resumed run it leaves out what had been logged after the checkpoint.
+    Of a resumed run it leaves out what had been logged after the checkpoint. The figures beside the hyperparameters,
+    `result/...`, are written at the end of each session, and TensorBoard shows the last ones.
     """
     if not folder.is_dir():
         return {}
@@ -109,10 +111,12 @@ def read_events(folder: Path) -> dict[str, Any]:
     tags = shown.Tags()
     found: dict[str, Any] = {}
     for tag in set(tags[events.SCALARS]) - TIMED_TAGS:
-        found |= {f"{tag}, point {number}": (each.step, each.value) for number, each in enumerate(shown.Scalars(tag))}
+        points = [(event.step, event.value) for event in shown.Scalars(tag)]
+        first = len(points) - 1 if tag.startswith("result/") else 0
+        found |= {f"{tag}, point {number}": point for number, point in enumerate(points[first:])}
     for kind, value_of in KINDS.items():
         for tag in tags[kind]:
-            if not tag.endswith(TIMED_ENDINGS):
+            if not tag.endswith(OTHER_TAGS):
                 found[f"{tag}, last point"] = value_of(getattr(shown, kind.capitalize())(tag)[-1])
     return found
 
