@@ -112,10 +112,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.keep.mkdir(parents=True)
     with temporary_folder() as temporary:
         folder = (options.keep or temporary).resolve()
-        for result in soak(options, folder):
-            results.append(result)
-            if result.faults:
-                report(result, options.seed)
+        try:
+            for result in soak(options, folder):
+                results.append(result)
+                if result.faults:
+                    report(result, options.seed)
+        except RuntimeError as error:  # a training fails without a kill
+            sys.exit(str(error))
     Console().print(table(sorted(results, key=lambda each: [*CONFIGS].index(each.trial.config))))
     right = sum(not each.faults for each in results)
     print(f"{right} of {len(results)} in {time.monotonic() - start:.0f} s, seed {options.seed}")

@@ -10,15 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from tensorboard.backend.event_processing import event_accumulator as events
 from torch import Tensor
 
 # What measures the session, not the training.
 TIMED_COLUMNS = {"samples_per_second", "memory_gb", "gpu_memory_gb"}
 TIMED_TAGS = {f"optimization/{name}" for name in TIMED_COLUMNS}
-TIMED_ENDINGS = (" (gradient)", "samples as trained on")  # drawn when there is time; of the first batch of a session
+# Drawn when there is time; of the first batch of a session; config.yaml, which is compared by itself.
+OTHER_TAGS = (" (gradient)", "samples as trained on", "settings/text_summary")
 TIMED_FIELDS = {"commands", "commits", "threads", "started", "seen", "seconds", "process"}
-TIMED_KEYS: tuple[str, ...] = ()
+# A resumed run is told the split that it wrote; the checksums follow from the values.
+OTHER_KEYS = ("datamodule_hyper_parameters.split", "data.init_args.split", "checksums")
 logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it announces what it leaves out
 EVERYTHING = dict.fromkeys(events.DEFAULT_SIZE_GUIDANCE, 0)
 KINDS: dict[str, Callable[[Any], object]] = {
@@ -58,9 +61,13 @@ def files(run: Path) -> set[str]:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """All values of a checkpoint by their place in it, without those that measure the session."""
-    leaves = flatten(torch.load(path, weights_only=True, map_location="cpu"))
-    return {place: value for place, value in leaves if not place.endswith(TIMED_KEYS)}
+    """All values of a checkpoint by their places."""
+    return named(torch.load(path, weights_only=True, map_location="cpu"))
+
+
+def named(values: Any) -> dict[str, Any]:
+    """The leaves of nested values by their places, without those that may differ."""
+    return {place: value for place, value in flatten(values) if not place.startswith(OTHER_KEYS)}
 
 
 def flatten(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
@@ -83,13 +90,19 @@ def read_table(path: Path) -> dict[str, Any]:
 def read_record(path: Path) -> dict[str, Any]:
     """The fields of `run.json`, without those that tell of the sessions."""
     record = json.loads(path.read_text("utf-8"))
-    return dict(flatten({name: value for name, value in record.items() if name not in TIMED_FIELDS}))
+    return named({name: value for name, value in record.items() if name not in TIMED_FIELDS})
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The settings of `config.yaml` by their places."""
+    return named(yaml.safe_load(path.read_text("utf-8")))
 
 
 def read_events(folder: Path) -> dict[str, Any]:
     """What TensorBoard shows of a folder: all points of a scalar, and the last one of everything else.
 
-    Of a resumed run it leaves out what had been logged after the checkpoint.
+    Of a resumed run it leaves out what had been logged after the checkpoint. The figures beside the hyperparameters,
+    `result/...`, are written at the end of each session, and TensorBoard shows the last ones.
     """
     if not folder.is_dir():
         return {}
@@ -98,10 +111,12 @@ def read_events(folder: Path) -> dict[str, Any]:
     tags = shown.Tags()
     found: dict[str, Any] = {}
     for tag in set(tags[events.SCALARS]) - TIMED_TAGS:
-        found |= {f"{tag}, point {number}": (each.step, each.value) for number, each in enumerate(shown.Scalars(tag))}
+        points = [(event.step, event.value) for event in shown.Scalars(tag)]
+        first = len(points) - 1 if tag.startswith("result/") else 0
+        found |= {f"{tag}, point {number}": point for number, point in enumerate(points[first:])}
     for kind, value_of in KINDS.items():
         for tag in tags[kind]:
-            if not tag.endswith(TIMED_ENDINGS):
+            if not tag.endswith(OTHER_TAGS):
                 found[f"{tag}, last point"] = value_of(getattr(shown, kind.capitalize())(tag)[-1])
     return found
 
@@ -139,5 +154,5 @@ READERS = {
     "test_metrics.json": _whole,
     "predictions.csv": _whole,
     "split.csv": _whole,
-    "config.yaml": _whole,
+    "config.yaml": read_config,
 }

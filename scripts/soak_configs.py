@@ -50,7 +50,7 @@ class Config:
 CONFIGS = {
     "plateau": Config(MLP + PLATEAU),
     "one_cycle": Config(
-        CNN + ONE_CYCLE + "--data MNISTDataModule --data.source sample --data.batch_size 64 --data.val_split 500 "
+        CNN + ONE_CYCLE + "--data MNISTDataModule --data.source sample --data.batch_size 64 --data.val_split 0.125 "
         "--data.degrees 10 --data.shift 0.1 --trainer.limit_train_batches 12 --trainer.limit_test_batches 4"
     ),
     "accumulation": Config(

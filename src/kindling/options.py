@@ -72,7 +72,7 @@ def early_stopping(
 def best_checkpoint(
     monitor: str = "val/loss",
     mode: Literal["min", "max"] = "min",
-    every_n_minutes: float = 10,
+    every_n_minutes: float = 10.0,
     every_n_steps: int | None = None,
 ) -> ModelCheckpoint:
     """Keeps the checkpoint of the best validation, best.ckpt, and the last one, last.ckpt.
