@@ -259,7 +259,7 @@ def test_a_stranger_s_best_checkpoints_are_not_deleted(kindling: Command, traine
             state["best_k_models"][path] = torch.tensor(9.0)
             state["kth_best_model_path"] = state["best_model_path"] = path
 
-    for options in (MORE, ["fit", "--ckpt_path", RUN / "checkpoints/best.ckpt", *MORE[3:]]):
+    for options in (MORE, ["fit", "--ckpt_path", RUN / "checkpoints/best.ckpt", *MORE[3:-1], "5"]):
         for name in ("best", "last"):
             change_checkpoint(change, name)
         result = kindling(*options)

@@ -274,6 +274,9 @@ def move_best(state: dict[str, Any], folder: str, is_same_run: bool) -> None:
     moved = {path: path if before == folder else os.path.join(folder, os.path.relpath(path, before)) for path in paths}
     moved = {path: new for path, new in moved.items() if _is_in(new, folder)}
     state["dirpath"] = folder
+    if state["kth_best_model_path"] not in moved:  # the one to be replaced next: keep the best alone
+        moved = {path: new for path, new in moved.items() if path == state["best_model_path"]}
+        state["kth_best_model_path"] = next(iter(moved), "")
     state["best_k_models"] = {new: paths[path] for path, new in moved.items()}
     for key in ("best_model_path", "kth_best_model_path", "last_model_path"):
         state[key] = moved.get(state[key], "")
