@@ -6,12 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import onnx
 import pytest
 import torch
 import yaml
 
 from conftest import TINY, Command, Train
+from helpers import needs
 from kindling import load
 from kindling.trust import is_own, sign
 
@@ -160,7 +160,12 @@ def code_in(folder: Path, base: str) -> str:
 
 @pytest.mark.parametrize(
     ("command", "where"),
-    [(command, "inside") for command in ("fit", "test", "export", "load", "backbone")] + [("predict", "beside")],
+    [
+        *((command, "inside") for command in ("fit", "test", "load")),
+        ("predict", "beside"),
+        pytest.param("export", "inside", marks=needs("deploy")),
+        pytest.param("backbone", "inside", marks=needs("models.transfer")),
+    ],
 )
 def test_code_that_comes_with_a_run_is_not_run(
     kindling: Command, trained: Train, command: str, where: str, monkeypatch: pytest.MonkeyPatch
@@ -219,7 +224,7 @@ def test_modules_of_python_are_not_even_imported(
     assert name.split(".")[0] not in sys.modules or name.startswith(("os", "subprocess"))
 
 
-LINKS = {"checkpoints": "fit", "train": "fit", "export": "export", "metrics.csv": "fit", "config.yaml": "fit"}
+LINKS = {"checkpoints": "fit", "train": "fit", "export": "test", "metrics.csv": "fit", "config.yaml": "fit"}
 
 
 @pytest.mark.parametrize(("link", "command"), [*LINKS.items(), ("test", "test"), ("checkpoints/best.ckpt", "test")])
@@ -267,6 +272,7 @@ def test_a_stranger_s_best_checkpoints_are_not_deleted(kindling: Command, traine
         assert Path("mine.ckpt").exists()
 
 
+@needs("models.ensemble")
 def test_a_model_is_put_together_from_its_checkpoint_alone(kindling: Command, trained: Train) -> None:
     trained(*TINY)
     shutil.copy(RUN / "checkpoints/best.ckpt", "other.ckpt")
@@ -277,25 +283,10 @@ def test_a_model_is_put_together_from_its_checkpoint_alone(kindling: Command, tr
         stored["hyper_parameters"].update(parts)
 
     change_checkpoint(change)
-    for command in ("test", "export"):
+    for command in ("test", "predict"):
         result = kindling(command, "--ckpt_path", RUN / "checkpoints/last.ckpt")
         assert (result.code, result.err.count("\n")) == (1, 1)
         assert "last.ckpt takes a part of its model from other.ckpt, another file" in result.err
-
-
-def test_a_model_in_onnx_reads_no_other_file(kindling: Command, trained: Train) -> None:
-    trained(*TINY)
-    assert kindling("export", "--ckpt_path", "last", "--out", "model.onnx").code == 0
-    model = onnx.load("model.onnx")
-    Path("secret").write_bytes(bytes(10_000))
-    tensor = model.graph.initializer[0]
-    tensor.ClearField("raw_data")
-    tensor.data_location = onnx.TensorProto.EXTERNAL
-    tensor.external_data.add(key="location", value="secret")
-    Path("evil.onnx").write_bytes(model.SerializeToString())
-    result = kindling("serve", "--ckpt_path", "evil.onnx", "--port", "0")
-    assert (result.code, result.err.count("\n")) == (1, 1)
-    assert "evil.onnx keeps weights in another file, secret" in result.err
 
 
 def test_names_do_not_control_the_terminal(kindling: Command, trained: Train) -> None:

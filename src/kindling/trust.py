@@ -68,9 +68,11 @@ def _key(create: bool = False) -> bytes | None:
             temporary = path.with_name(f"{path.name}.{os.getpid()}")
             temporary.touch(mode=0o600)
             temporary.write_bytes(secrets.token_bytes(32))
-            with suppress(FileExistsError):  # of another process, which was faster
+            with suppress(OSError):  # another process was faster, or the file system has no hard links
                 os.link(temporary, path)
-            temporary.unlink()
+            if not path.exists():
+                temporary.rename(path)
+            temporary.unlink(missing_ok=True)
         return path.read_bytes()
     return None
 

@@ -683,6 +683,8 @@ def rows(*splits: str, head: str = "file,class,split") -> str:
         (rows("train", "train", "test").encode(), "list.csv puts no image into val"),
         (rows("train", "train", "val").encode(), "list.csv puts no image into test"),
         (rows("train", "val", "test").encode() + b"cat/x.png,cat,val\n", "list.csv names .* not in photos: cat/x.png"),
+        (rows("train", "val", "test").encode() + b"../x.png,cat,val\n", "list.csv names files outside of .*: ../x.png"),
+        (rows("train", "val", "test").encode() + b"/x.png,cat,val\n", "list.csv names files outside of .*: /x.png"),
     ],
 )
 def test_a_list_of_splits_that_can_not_be_used_is_refused(kindling: Command, content: bytes | None, words: str) -> None:
@@ -692,6 +694,18 @@ def test_a_list_of_splits_that_can_not_be_used_is_refused(kindling: Command, con
     result = kindling("fit", *FIT, "--data.split", "list.csv")
     assert (result.code, result.out, result.err.count("\n")) == (1, "", 1)
     assert re.search(words, result.err), result.err
+
+
+def test_a_split_file_elsewhere_is_used_only_where_it_is_typed(kindling: Command) -> None:
+    write("photos", 4)
+    Path("list.csv").write_text(rows("train", "train", "val", "test"))
+    assert kindling("fit", *FIT, "--data.split", "list.csv", "--test_after_fit", "false").code == 0
+    (RUN / "checkpoints/best.ckpt").rename("alone.ckpt")
+    result = kindling("test", "--ckpt_path", "alone.ckpt")
+    assert (result.code, result.err.count("\n")) == (1, 1)
+    assert "alone.ckpt names a split file outside of its run folder: --data.split list.csv to use it" in result.err
+    result = kindling("test", "--ckpt_path", "alone.ckpt", "--data.split", "list.csv")
+    assert result.code == 0, result.err
 
 
 def test_a_list_of_splits_may_come_from_a_spreadsheet() -> None:

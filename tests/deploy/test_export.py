@@ -214,3 +214,18 @@ def test_what_takes_long_is_said(kindling: Command, trained: Train, monkeypatch:
     lines = result.out.splitlines()
     assert lines[0] == "converting MLPClassifier to torch_export ..."
     assert lines.index("comparing model.pt2 with the checkpoint ...") < lines.index(lines[-1])
+
+
+def test_a_model_in_onnx_reads_no_other_file(kindling: Command, trained: Train) -> None:
+    trained(*TINY)
+    assert kindling("export", "--ckpt_path", "last", "--out", "model.onnx").code == 0
+    model = onnx.load("model.onnx")
+    Path("secret").write_bytes(bytes(10_000))
+    tensor = model.graph.initializer[0]
+    tensor.ClearField("raw_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="secret")
+    Path("evil.onnx").write_bytes(model.SerializeToString())
+    result = kindling("serve", "--ckpt_path", "evil.onnx", "--port", "0")
+    assert (result.code, result.err.count("\n")) == (1, 1)
+    assert "evil.onnx keeps weights in another file, secret" in result.err

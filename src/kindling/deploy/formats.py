@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
+from kindling.deploy.external import check_one_file
 from kindling.deploy.extras import require
 from kindling.models import Classifier
 from kindling.predictor import ModelCard, Predictor
-from kindling.wording import printable
 
 Outputs = tuple[Tensor, ...]  # probabilities and logits, (N, classes) each; or the numbers predicted, (N,)
 Compute = Callable[[Tensor], Outputs]  # takes raw inputs (N, *input_shape)
@@ -111,34 +111,6 @@ def onnx_session(path: Path) -> Any:
         return onnxruntime.InferenceSession(path, options, providers=onnxruntime.get_available_providers())
     except Exception as error:  # each of its errors is a class of its own
         raise ValueError(f"{path} is damaged or no model in ONNX") from error
-
-
-def check_one_file(path: Path) -> None:
-    """Check that a model in ONNX keeps all its weights in its own file, as `kindling export` writes it.
-
-    Raises:
-        ValueError: If it is no model in ONNX, or takes some from another file, anywhere on this machine.
-    """
-    require("export", "onnx")
-    import onnx
-    from onnx.external_data_helper import ExternalDataInfo, uses_external_data
-
-    try:
-        model = onnx.load_model(path, load_external_data=False)
-    except Exception as error:  # protobuf's, which is a package of its own
-        raise ValueError(f"{path} is damaged or no model in ONNX") from error
-    for tensor in tensors_of(model):
-        if uses_external_data(tensor):
-            place = printable(ExternalDataInfo(tensor).location)
-            raise ValueError(f"{path} keeps weights in another file, {place}: kindling export writes one without")
-
-
-def tensors_of(message: Any) -> Iterator[Any]:
-    """All tensors in a message of ONNX, at any depth: initializers, attributes, functions, subgraphs."""
-    for field, value in message.ListFields():
-        if field.message_type is not None:
-            for one in value if hasattr(value, "extend") else [value]:
-                yield from [one] if field.message_type.name == "TensorProto" else tensors_of(one)
 
 
 def load_onnx(path: Path) -> Predictor:
