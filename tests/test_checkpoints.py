@@ -181,14 +181,31 @@ def test_what_was_just_saved_is_not_removed_under_another_name() -> None:
     assert not Path("other.ckpt").exists()
 
 
-def test_a_way_of_writing_that_was_asked_for_is_kept() -> None:
-    class Own(TorchCheckpointIO):
+class Careless(TorchCheckpointIO):
+    """Ignores that it may not write."""
+
+    def save_checkpoint(self, *_: object, **__: object) -> None:
         pass
 
-    for chosen, inner in ((None, AtomicCheckpointIO), (TorchCheckpointIO(), AtomicCheckpointIO), (Own(), Own)):
+
+def test_a_way_of_writing_that_was_asked_for_is_kept_and_checked() -> None:
+    for chosen in (None, TorchCheckpointIO()):
         strategy = SingleDeviceStrategy(checkpoint_io=chosen)
         write_atomically(strategy, None)
-        assert type(strategy.checkpoint_io) is inner
+        assert type(strategy.checkpoint_io) is AtomicCheckpointIO
     wrapped = AsyncCheckpointIO()
     write_atomically(SingleDeviceStrategy(checkpoint_io=wrapped), None)
     assert type(wrapped.checkpoint_io) is AtomicCheckpointIO
+    strategy = SingleDeviceStrategy(checkpoint_io=Careless())
+    write_atomically(strategy, None)
+    for name in ("new.ckpt", "old.ckpt"):
+        Path("old.ckpt").touch()
+        with pytest.raises(OSError, match=rf"{name} has not been written by Careless"):
+            strategy.save_checkpoint({}, name)
+
+
+def test_a_plugin_that_writes_nothing_ends_the_training(kindling: Command) -> None:
+    plugin = '[{"class_path": "test_checkpoints.Careless"}]'
+    result = kindling("fit", *TINY, "--trainer.plugins", plugin)
+    assert (result.code, result.err.count("\n")) == (1, 1), result.err
+    assert "has not been written by Careless" in result.err

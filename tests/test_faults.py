@@ -16,6 +16,7 @@ from PIL import Image
 from conftest import TINY, Command, different
 from kindling.checkpoints import read, save
 from kindling.record import Record, as_utc, status_of, this_process
+from kindling.runs import find_checkpoint
 
 RUN = Path("runs/tiny/version_0")
 LAST = RUN / "checkpoints/last.ckpt"
@@ -126,8 +127,11 @@ def test_a_run_trains_and_resumes_while_the_clock_goes_back(kindling: Command, m
     assert kindling("fit", *TINY).code == 0
     before, now = time.time(), iter(range(10**6))
     monkeypatch.setattr(time, "time", lambda: before - 3600 * next(now))
+    for checkpoint in RUN.rglob("*.ckpt"):  # written before the clock was set back by an hour
+        os.utime(checkpoint, (before + 3600, before + 3600))
     assert kindling("fit", *TINY).code == 0
     other = Path("runs/tiny/version_1")
+    assert find_checkpoint("last") == other / "checkpoints/last.ckpt"
     assert different(LAST, other / "checkpoints/last.ckpt") == []
     assert kindling("fit", "--ckpt_path", other, "--trainer.max_epochs", "3").code == 0
 

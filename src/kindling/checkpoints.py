@@ -22,7 +22,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from kindling.console import say
-from kindling.runs import is_last, whole_file
+from kindling.runs import RUNS, is_last, run_of, whole_file, written_checkpoints
 
 Verify = Literal["metadata", "weights", "all"]
 CHECKSUMS = "checksums"  # key of a checkpoint: the checksum of the tensors in each of its other parts
@@ -135,6 +135,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def __init__(self, run: Path | None = None) -> None:
         self.run = run
         self._saved: Path | None = None
+        self._others: float | None = None  # when the newest checkpoint of the other runs was written
 
     @override
     def save_checkpoint(self, checkpoint: dict[str, Any], path: _PATH, storage_options: Any = None) -> None:
@@ -146,6 +147,15 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         save(checkpoint, Path(path))
         self._saved = Path(path)
+        self._keep_newest(Path(path))
+
+    def _keep_newest(self, saved: Path) -> None:
+        """Date a checkpoint after those of earlier runs where the clock was set back: `last` is of the newest run."""
+        if self._others is None:
+            others = [path for path in written_checkpoints(RUNS) if run_of(path) != self.run]
+            self._others = others[-1].stat().st_mtime if others else 0.0
+        if saved.stat().st_mtime < self._others:
+            os.utime(saved, (self._others + 1, self._others + 1))
 
     @override
     def load_checkpoint(
@@ -179,8 +189,27 @@ def save(checkpoint: dict[str, Any], path: Path) -> None:
             raise
 
 
+class CheckedCheckpointIO(_WrappingCheckpointIO):
+    """Have another plugin write the checkpoints, and fail at once where it has not: some ignore a PermissionError."""
+
+    @override
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: _PATH, storage_options: Any = None) -> None:
+        before = _identity(path)
+        super().save_checkpoint(checkpoint, path, storage_options)
+        if "://" not in str(path) and _identity(path) in (None, before):
+            raise OSError(f"{path} has not been written by {type(self.checkpoint_io).__name__}: may it be written?")
+
+
+def _identity(path: _PATH) -> tuple[int, int, int] | None:
+    """What changes when a file is written; None where there is none."""
+    with suppress(OSError):
+        found = os.stat(path)
+        return found.st_ino, found.st_mtime_ns, found.st_size
+    return None
+
+
 def write_atomically(strategy: Strategy, run: Path | None) -> None:
-    """Have a strategy write its checkpoints with `AtomicCheckpointIO`, unless it has a way of its own."""
+    """Have a strategy write its checkpoints with `AtomicCheckpointIO`, or check those of a plugin that was chosen."""
     chosen = strategy._checkpoint_io  # to read the property would choose Lightning's
     if type(strategy).checkpoint_io is not Strategy.checkpoint_io:
         return
@@ -188,6 +217,8 @@ def write_atomically(strategy: Strategy, run: Path | None) -> None:
         chosen.checkpoint_io = AtomicCheckpointIO(run)  # which it heeds where it wraps none yet
     elif chosen is None or type(chosen) is TorchCheckpointIO:
         strategy.checkpoint_io = AtomicCheckpointIO(run)
+    else:
+        strategy.checkpoint_io = CheckedCheckpointIO(chosen)
 
 
 def restore_last(checkpoint: Path) -> None:

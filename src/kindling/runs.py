@@ -52,13 +52,18 @@ def find_checkpoint(where: str | Path, prefer: Kind = "best", root: Path = RUNS)
         folder, kind = path, prefer
     else:
         raise FileNotFoundError(f"there is no checkpoint {where}: give a file, a run folder, best or last")
-    written = sorted(folder.glob("**/checkpoints/*.ckpt"), key=lambda file: file.stat().st_mtime)
+    written = written_checkpoints(folder)
     if not written:
         raise FileNotFoundError(f"there is no {kind}.ckpt under {folder}: train one with kindling fit")
     found = written[-1].with_name(f"{kind}.ckpt")  # of the newest run
     if not found.exists():
         raise FileNotFoundError(f"there is no {found}: that run has {written[-1].name} alone")
     return _with_its_run(found)
+
+
+def written_checkpoints(folder: Path) -> list[Path]:
+    """Return the checkpoints of all runs in a folder, the newest last."""
+    return sorted(folder.glob("**/checkpoints/*.ckpt"), key=lambda file: file.stat().st_mtime)
 
 
 def _with_its_run(checkpoint: Path) -> Path:
