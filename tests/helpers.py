@@ -40,13 +40,13 @@ def png_16(values: np.ndarray) -> bytes:
 
 
 class SignalAt(Callback):
-    """Sends this process a signal in the middle of one training step, as Ctrl-C does."""
+    """Sends this process a signal in the middle of one training step, as Ctrl-C does; of several, those of a rank."""
 
-    def __init__(self, step: int, number: int = 2) -> None:
-        self.step, self.number, self.sent = step, number, False
+    def __init__(self, step: int, number: int = 2, rank: int | None = None) -> None:
+        self.step, self.number, self.rank, self.sent = step, number, rank, False
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Any) -> None:
-        if trainer.global_step == self.step and not self.sent:
+        if trainer.global_step == self.step and self.rank in (None, trainer.global_rank) and not self.sent:
             self.sent = True
             signal.raise_signal(self.number)
 
@@ -91,13 +91,13 @@ class SeenSamples(Callback):
 
 
 class KillAt(Callback):
-    """Ends this process on the spot in the middle of one training step; of several, the one of a rank."""
+    """Ends this process on the spot in the middle of one training step."""
 
-    def __init__(self, step: int, rank: int = 0) -> None:
-        self.step, self.rank = step, rank
+    def __init__(self, step: int) -> None:
+        self.step = step
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Any) -> None:
-        if (trainer.global_step, trainer.global_rank) == (self.step, self.rank):
+        if trainer.global_step == self.step:
             os.kill(os.getpid(), signal.SIGKILL)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
+import torch
 import yaml
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.strategies import DDPStrategy
@@ -122,20 +123,38 @@ def test_processes_are_started_as_commands(name: str, capsys: pytest.CaptureFixt
     assert (as_commands("auto"), as_commands("fsdp")) == ("auto", "fsdp")
 
 
-LONG = [*TINY, "--trainer.max_epochs", "3", "--test_after_fit", "false"]
+# Four steps an epoch, and no pictures at the end.
+LONG = [*TINY, *"--model.dropout 0.3 --trainer.max_epochs 3 --test_after_fit false --trainer.logger false".split()]
 
 
-def test_a_killed_process_ends_the_run_which_resumes_exactly(kindling: Command) -> None:
-    """Processes of the command itself, spawned in name; the second one is killed in the middle of an epoch."""
+def signal_at(step: int, number: int, *ranks: int) -> list[str]:
+    """Options that send a signal to some of the processes in the middle of a training step."""
+    init_args = [{"step": step, "number": number, "rank": rank} for rank in ranks]
+    callbacks = [{"class_path": "helpers.SignalAt", "init_args": arguments} for arguments in init_args]
+    return ["--trainer.callbacks", json.dumps(callbacks)]
+
+
+def test_killed_and_interrupted_processes_resume_exactly() -> None:
+    """The second process of a command is killed, which was spawned in name; then one or both, by each signal."""
     devices = ["--trainer.accelerator", "cpu", "--trainer.devices", "2", "--trainer.strategy", "ddp_spawn"]
-    kill = [{"class_path": "helpers.KillAt", "init_args": {"step": 6, "rank": 1}}]
-    command = [sys.executable, "-m", "kindling", "fit", *LONG, *devices, "--trainer.callbacks", json.dumps(kill)]
+    command = [sys.executable, "-m", "kindling", "fit", *LONG, *devices, *signal_at(6, signal.SIGKILL, 1)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
     assert (ended.returncode, ended.stderr) == (1, "kindling: error: process 2 of 2 was killed (SIGKILL)\n")
     assert f"fit --ckpt_path {RUN}" in ended.stdout
     assert yaml.safe_load((RUN / "config.yaml").read_text())["trainer"]["strategy"] == "ddp"
-    assert [result.code for result in Ranks("fit", *LONG, "--run_name", "straight").wait()] == [0, 0]
+
+    last = RUN / "checkpoints/last.ckpt"
+    for number, step, ranks, code, saved in (
+        (signal.SIGTERM, 4, (1,), 1, 5),
+        (signal.SIGINT, 5, (0,), 1, 6),
+        (signal.SIGKILL, 9, (0, 1), -signal.SIGKILL, 8),
+    ):
+        stopped = Ranks("fit", "--ckpt_path", RUN, *signal_at(step, number, *ranks)).wait()
+        assert [result.code for result in stopped] == [code] * 2
+        assert torch.load(last, weights_only=True)["global_step"] == saved
     resumed = Ranks("fit", "--ckpt_path", RUN, "--trainer.callbacks", "null").wait()
     assert [(result.code, result.err) for result in resumed] == [(0, "")] * 2
-    assert different("runs/straight/version_0/checkpoints/last.ckpt", RUN / "checkpoints/last.ckpt") == []
+    assert [result.code for result in Ranks("fit", *LONG, "--run_name", "straight").wait()] == [0, 0]
+    assert different("runs/straight/version_0/checkpoints/last.ckpt", last) == []
+    assert not list(RUN.rglob(".*"))

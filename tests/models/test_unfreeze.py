@@ -15,7 +15,7 @@ CNN = (
 TRANSFER = (
     "fit --model TransferClassifier --model.backbone runs/cnn/version_0 --model.unfreeze_epoch 2 --model.backbone_lr 1 "
     "--model.optimizer.lr 0.01 --data DigitsDataModule --data.shots 10 --data.val_split 0.2 --trainer.max_epochs 4 "
-    "--test_after_fit false"
+    "--test_after_fit false --trainer.logger false"
 ).split()
 
 
