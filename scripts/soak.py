@@ -23,6 +23,7 @@ from pathlib import Path
 # Before the imports: the same number of threads in each process, and none in one that is forked.
 os.environ |= dict.fromkeys(["OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"], "1")
 os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+os.environ["GIT_DIR"] = os.devnull  # a record names the commit, which may change meanwhile
 
 import matplotlib.pyplot  # noqa: F401  (so that no fork has to import it)
 import sklearn.metrics  # noqa: F401

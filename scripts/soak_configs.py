@@ -70,10 +70,11 @@ CONFIGS = {
         "--model.lr_scheduler OneCycleLR --model.lr_scheduler.max_lr 0.01 --data DigitsDataModule --data.shots 10 "
         "--data.batch_size 20 --data.val_split 0.2 --trainer.max_epochs 4"
     ),
+    "every_n_steps": Config(MLP + ONE_CYCLE + "--checkpoint.every_n_steps 3"),
     "ddp": Config(MLP + ONE_CYCLE + DDP, processes=2, weight=0.3),
     "averaged": Config(MLP + "--trainer.callbacks+=EMAWeightAveraging --trainer.callbacks.decay 0.9"),
     "tmpdir": Config(MLP.replace("[16]", "[512,512]"), temporary="/dev/shm"),
-    "no_early_stopping": Config(
+    "best_accuracy": Config(
         MLP + "--model.optimizer SGD --model.optimizer.lr 0.3 --model.optimizer.momentum 0.9 "
         "--checkpoint.monitor val/accuracy --checkpoint.mode max --early_stopping.patience null --seed_everything 7"
     ),

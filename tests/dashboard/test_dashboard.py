@@ -264,6 +264,17 @@ def test_a_run_that_goes_on_keeps_the_figures_of_its_best_epoch(kindling: Comman
     assert read("val").Tags()["images"] == ["pictures/confusion matrix"]  # of that epoch, still there
 
 
+def test_a_crashed_run_still_shows_its_best_epoch_when_it_ends(kindling: Command) -> None:
+    crash = ["--trainer.callbacks", "helpers.CrashAt", "--trainer.callbacks.step", "16"]
+    with pytest.raises(RuntimeError, match="lights"):
+        kindling("fit", *TINY, "--trainer.max_epochs", "3", *crash)
+    worse = ["--trainer.callbacks", "null", "--model.optimizer.lr", "10", "--test_after_fit", "false"]
+    assert kindling("fit", "--ckpt_path", RUN, *worse).code == 0
+    losses = [event.value for event in read("val").Scalars("metrics/loss")]
+    assert losses[2] > min(losses)
+    assert read("val").Tags()["images"] == ["pictures/confusion matrix"]
+
+
 def test_another_figure_may_say_which_epoch_is_best(kindling: Command) -> None:
     monitor = ["--checkpoint.monitor", "val/accuracy", "--checkpoint.mode", "max"]
     assert kindling("fit", *TINY, *monitor, "--model.optimizer.lr", "0.5", "--trainer.max_epochs", "5").code == 0

@@ -26,6 +26,7 @@ from kindling.pictures import are_pictures
 from kindling.runs import read_checkpoint, run_of
 
 SAMPLES = 30  # training images on the sheet
+STORED = 1_000_000  # numbers of the best validation that a checkpoint stores, 4 MB
 SHARE = 0.005  # of the training time that histograms may take
 
 
@@ -44,7 +45,7 @@ class Dashboard(CollectTest):
     def __init__(self, logger: StageLogger | None = None, step: int | None = None) -> None:
         super().__init__()
         self._logger, self._step = logger, step
-        self._best: tuple[Tensor, Tensor] | None = None  # answers and labels of the best epoch, if it was one of these
+        self._best: tuple[Tensor, Tensor] | None = None  # predictions and labels of the best epoch, if known
         self._figures: dict[str, float] = {}  # of the best epoch
         self._layer: nn.Linear | None = None  # the last one, while a test runs
         self._hidden: list[Tensor] = []  # what it is given, (n, features) each
@@ -53,11 +54,15 @@ class Dashboard(CollectTest):
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        return {"figures": self._figures}
+        best = [tensor.cpu() for tensor in self._best or ()]
+        return {"figures": self._figures, "best": best if sum(map(torch.numel, best)) <= STORED else []}
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._figures = state_dict["figures"]
+        if best := state_dict.get("best"):  # checkpoints of older versions have none
+            predictions, labels = best
+            self._best = predictions, labels
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
