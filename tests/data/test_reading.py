@@ -199,6 +199,16 @@ def test_dates_that_could_be_either_are_named(capfd: pytest.CaptureFixture[str])
     assert "first" not in capfd.readouterr().out
 
 
+@pytest.mark.parametrize(("pattern", "first"), [("%y-%m-%d", "year"), ("%d/%m/%y", "day")])
+def test_years_of_two_digits_are_told_from_days(pattern: str, first: str, capfd: pytest.CaptureFixture[str]) -> None:
+    dates = pd.date_range("2021-01-01", periods=200, freq="3D")
+    columns = learn(dates.strftime(pattern))
+    assert f"is read with the {first} first; write years with four digits to be sure" in capfd.readouterr().out
+    expected = numbers(learn(dates), pd.DataFrame({"x": dates[::40]}))
+    for other in (pattern, "%Y-%m-%d", "%m/%d/%Y"):
+        assert numbers(columns, pd.DataFrame({"x": dates[::40].strftime(other)})) == expected
+
+
 def test_dates_in_a_form_that_is_not_read_are_named(capfd: pytest.CaptureFixture[str]) -> None:
     learn([f"{row % 28 + 1}|{row % 12 + 1}|{row}" for row in range(150)], y=SMALL[:150])
     line = "left out: x (text such as 1|1|0: if it is a number or a date, write it as 1234.5 or 2024-12-31 23:59)"

@@ -35,6 +35,7 @@ PATTERNS = [
     for order, pattern in [
         ("Y_MD", r"(\d{4})([-./:])(\d\d?)\2(\d\d?)"),
         ("YMD", r"(\d{4})(\d\d)(\d\d)"),
+        ("YMD", r"(\d{4})年(\d\d?)月(\d\d?)日"),
         ("D_MY", rf"(\d\d?)(\.) ?(\d\d?)\. ?{YEAR}"),
         ("d_mY", rf"(\d\d?)([-/])(\d\d?)\2{YEAR}"),
         ("DMY", rf"{WEEKDAY}(\d\d?){ORDINAL}[-/.]? *(?:of )?{MONTH}[-/,]? *{YEAR}"),
@@ -53,7 +54,7 @@ FIELDS = next(pattern for order, pattern in PATTERNS if order == "d_mY")
 UNIX = re.compile(rf"{WEEKDAY}{MONTH} +(\d\d?) +((?:{CLOCK}))(?: [a-z]{{2,4}}t?)? +(\d{{4}})", re.ASCII)
 
 
-def as_days(text: str, day_first: bool) -> float:
+def as_days(text: str, day_first: bool | None) -> float:
     """Return the days from the year 1 to a date, or from midnight to a time; NaN if it is neither.
 
     The time zone, hours at most, is ignored. A month or quarter alone is its first day; of two digits, 69 to 99 are
@@ -61,7 +62,8 @@ def as_days(text: str, day_first: bool) -> float:
 
     Args:
         text: Such as 2024-03-01, 1.3.2024, 3/1/2024 2:15 PM, 14-Mar-24, March 14, 2024, 2024-03 or 14:15.
-        day_first: Whether 3/1/2024 is in January; with points the day is first in any case.
+        day_first: Whether 3/1/2024 is in January; with points the day is first in any case. None if the year is first
+            where it has two digits, as in 24-03-01.
 
     Examples:
         >>> as_days("3.1.2024", day_first=False) - as_days("January 1, 2024", day_first=False)
@@ -77,7 +79,7 @@ def as_days(text: str, day_first: bool) -> float:
     return float(_read_date(day, day_first) * DAY + (_read_time(clock, 24) if clock else 0)) / DAY
 
 
-def read_days(texts: Sequence[str], day_first: bool) -> NDArray[np.float64]:
+def read_days(texts: Sequence[str], day_first: bool | None) -> NDArray[np.float64]:
     """Return the days of many texts, (N,); see `as_days`."""
     joined = "\n".join([*texts, ""])
     if texts and joined.count("\n") == len(texts) and ISO.fullmatch(joined):
@@ -119,10 +121,12 @@ def _read_time(clock: str, hours: int) -> float:
     return seconds * 10**6 + int((fraction or "")[:6].ljust(6, "0")) if seconds <= 3600 * hours else math.nan
 
 
-def _read_date(text: str, day_first: bool) -> float:
+def _read_date(text: str, day_first: bool | None) -> float:
     """Return the days from the year 1 to a date without a time; NaN if there is no such date."""
     for order, pattern in PATTERNS:
         if found := pattern.fullmatch(text):
+            if order == "d_mY" and day_first is None and len(found[4]) == 2:
+                order = "Y_MD"
             order = order.translate(str.maketrans("dm", "DM" if day_first else "MD"))
             return _days(dict(zip(order, found.groups(), strict=True)))
     return math.nan
@@ -161,3 +165,21 @@ def field_order(text: str) -> str | None:
     if first == second:
         return "="
     return "day" if first > 12 else "month" if second > 12 else "?"
+
+
+def short_years(texts: Sequence[str]) -> bool | None:
+    """Tell whether the year comes first in dates such as 24-03-14, where it could be the day as well.
+
+    Years are fewer than days, so the field with fewer different values is taken for the year.
+
+    Returns:
+        None where there are no such dates, or their fields can't be mistaken.
+    """
+    if not any(FIELDS.fullmatch(split_time(text[:LONGEST])[0]) for text in texts[:20]):
+        return None  # as most columns
+    found = [FIELDS.fullmatch(split_time(text)[0]) for text in texts if len(text) <= LONGEST]
+    fields = [(int(match[1]), int(match[3]), match[4]) for match in found if match]
+    if not fields or any(len(last) != 2 or int(last) > 31 or middle > 12 for _, middle, last in fields):
+        return None
+    firsts, lasts = {first for first, _, _ in fields}, {last for _, _, last in fields}
+    return len(firsts) < len(lasts) and len(lasts) > 12 and not firsts <= {1, 28, 29, 30, 31}

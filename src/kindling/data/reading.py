@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kindling.console import say
-from kindling.data.dates import as_days, field_order, read_days
+from kindling.data.dates import as_days, field_order, read_days, short_years
 from kindling.data.filestyle import FileStyle, read_style
 from kindling.data.quantities import decimal_evidence, read_quantities
 from kindling.data.ranges import CLEARLY, misfit, range_of
@@ -51,6 +51,10 @@ def learn_kind(name: str, cells: Cells, style: FileStyle, missing: Sequence[str]
     return None
 
 
+def _texts(cells: Cells) -> list[str]:
+    return [value for value in cells.values if isinstance(value, str)]
+
+
 def _is_compact(cells: Cells) -> bool:
     """Whether all values are dates such as 20240314, with or without a time; not just any numbers of 8 digits."""
     names = map(as_name, cells.values)
@@ -71,13 +75,15 @@ def _learn_date(name: str, cells: Cells, style: FileStyle) -> tuple[Column, Floa
     day_first = style.day_first(name)
     if day_first is None:
         day_first = style.decimal == ","  # where people write 1,5 the day comes first
-    column = {"name": name, "kind": "date", "day_first": day_first}
+    if short_years(_texts(cells)):
+        day_first = None
+    column: Column = {"name": name, "kind": "date", "day_first": day_first}
     return column, read_values(cells.values, column)
 
 
 def _grouping(cells: Cells) -> str | None:
     """Return the decimal sign where 1.234 or 1,234 must be grouped: only numbers below 1000 have neither sign."""
-    texts = [value for value in cells.values if isinstance(value, str)]
+    texts = _texts(cells)
     signed = [text for text in texts if decimal_evidence(text) == "?"]
     bare = [text for text in texts if text.isdigit()]
     if len(signed) < 3 or not bare or max(map(len, bare)) > 3 or len(signed) + len(bare) < len(texts):
@@ -107,8 +113,11 @@ def _tell_learned(column: Column, cells: Cells, markers: Sequence[str], style: F
         say(f"column {name}: these values of the training rows count as missing: {texts}")
     if column["kind"] == "number":
         tell_units(column, cells)
+    elif (years := short_years(_texts(cells))) is not None:
+        date, order = _texts(cells)[0], "year" if years else "day" if column["day_first"] else "month"
+        say(f"column {name}: {date} is read with the {order} first; write years with four digits to be sure")
     elif style.day_first(name) is None:
-        unclear = [value for value in cells.values if isinstance(value, str) and field_order(value) == "?"]
+        unclear = [text for text in _texts(cells) if field_order(text) == "?"]
         first = "day" if column["day_first"] else "month"
         for date in unclear[:1]:
             say(f"column {name}: {date} is read with the {first} first; write dates as 2024-12-31 to be sure")
@@ -172,7 +181,9 @@ def adapt_columns(
 def _adapt(column: Column, cells: Cells, style: FileStyle, what: str) -> Column:
     if column["kind"] == "date":
         day_first = style.day_first(column["name"])
-        return column if day_first is None else column | {"day_first": day_first}
+        if short_years(_texts(cells)):
+            return column | {"day_first": None}
+        return column if day_first is None or column["day_first"] is None else column | {"day_first": day_first}
     if column["kind"] == "number":
         column = column | {"decimal": _decimal_here(column, cells, style)}
         return column | {"factors": adapt_units(column, cells, what)}
@@ -186,7 +197,7 @@ def _decimal_here(column: Column, cells: Cells, style: FileStyle) -> str:
         return told
     if name not in style.ambiguous:
         return learned
-    unclear = [value for value in cells.values if isinstance(value, str) and decimal_evidence(value) == "?"]
+    unclear = [text for text in _texts(cells) if decimal_evidence(text) == "?"]
     point, comma = (misfit(read_values(unclear, column | {"decimal": decimal}), column) for decimal in (".", ","))
     if abs(point - comma) > CLEARLY:
         return "." if point < comma else ","
