@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from conftest import Command
-from kindling.data.columns import encode, learn_columns
+from kindling.data.columns import encode
 from kindling.data.tablefiles import read_table
 from rows import FIT, one_column, read
 
@@ -60,12 +60,17 @@ def test_numbers_with_dirt_are_numbers(capfd: pytest.CaptureFixture[str]) -> Non
         "name": "value",
         "kind": "number",
         "decimal": ".",
+        "units": [],
+        "missing_values": ["-", "?", "NULL", "n/a"],
+        "range": [0.0, 39.0],
         "median": np.median(known),
         "center": pytest.approx(np.mean(known)),
         "scale": pytest.approx(np.std(known)),
         "missing": True,
     }
-    assert "no numbers" not in capfd.readouterr().out  # these are the usual ways to say that there is none
+    said = capfd.readouterr().out
+    assert "column value: these values of the training rows count as missing: ? (1), n/a (1), - (1), NULL (1)" in said
+    assert "column value of one.csv: 1 of 97 are no numbers, such as inf: they count as missing" in said
     assert features[:, 1].nonzero().squeeze(1).tolist() == [3, 4, 5, 6, 7, 8]
     expected = [np.median(known)] * 6 + [500, -3]
     numbers = features[[*range(3, 9), -2, -1], 0].numpy() * np.std(known) + np.mean(known)
@@ -74,11 +79,12 @@ def test_numbers_with_dirt_are_numbers(capfd: pytest.CaptureFixture[str]) -> Non
     values[20] = "about 7"
     learned, features = one_column([*values, "lots", 1])
     assert (learned["kind"], features[20, 1].item()) == ("number", 1)
-    assert "column value of one.csv: 2 of 96 are no numbers, such as about 7: they c" in capfd.readouterr().out
+    assert "column value of one.csv: 3 of 97 are no numbers, such as inf: they c" in capfd.readouterr().out
 
 
 def test_categories_unseen_in_training_are_zero() -> None:
     learned, features = one_column(["b", "a", "c"] * 10 + ["", " a", "d"])
+    assert learned.pop("missing_values") == []
     assert learned == {"name": "value", "kind": "category", "values": ["a", "b", "c"], "missing": True}
     assert features[-5:].tolist() == [[1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1], [1, 0, 0, 0], [0, 0, 0, 0]]
 
@@ -249,12 +255,3 @@ def test_the_other_rows_of_a_file_change_nothing(table: pd.DataFrame) -> None:
     table.assign(code=codes).iloc[chosen].to_csv("few.csv", index=False)
     few = read(predict="few.csv").load_new().inputs
     assert torch.equal(few, data.rows[0][chosen])
-
-
-def test_words_for_nothing_leave_a_column_one_of_numbers(capsys: pytest.CaptureFixture[str]) -> None:
-    """Of 100 ages 14 are "unknown", which is missing; of 100 sizes 14 are "tiny", which is said."""
-    ages = pd.Series([str(20 + row % 60) if row % 7 else "unknown" for row in range(100)], name="age")
-    sizes = pd.Series([str(row % 9) if row % 7 else "tiny" for row in range(100)], name="size")
-    columns, _ = learn_columns(pd.DataFrame({"age": ages, "size": sizes}), rows=100)
-    assert [(column["kind"], column["missing"]) for column in columns] == [("number", True), ("category", False)]
-    assert "size is read as categories: 15 values are no numbers, such as tiny" in capsys.readouterr().out

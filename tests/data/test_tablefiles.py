@@ -34,7 +34,7 @@ def test_separators_and_encodings_are_recognised(
 
 
 def test_spaces_after_separators_and_columns_without_a_name_are_taken() -> None:
-    lines = [f"{row % 7}, {'ab'[row % 2]}, {'?' if row == 2 else 'xyz'[row % 3]},no\n" for row in range(30)]
+    lines = [f"{row % 7}, {'ab'[row % 2]}, {'' if row == 2 else 'xyz'[row % 3]},no\n" for row in range(30)]
     Path("spaces.csv").write_text("size, class, letter,\n" + "".join(lines) + "\n\n")
     data = read("spaces.csv", "class")
     assert data.class_names == ("a", "b")
@@ -55,7 +55,7 @@ def test_spaces_after_separators_and_columns_without_a_name_are_taken() -> None:
         (b'[{"a": "' + b'1", "b": 2}, {"a": "' * 10_000 + b'1"}]', "t.csv is no regular CSV"),
         ("a,class\n1,x\n".encode("utf-16")[:-1], "t.csv is damaged: it begins as UTF-16"),
         (b"a,class\n1,x\n2,y\n3,y\n4,y\n", "too few of x (1): leave these rows out, merge classes, or split them"),
-        (b"a,class\n1,\n2,?\n", "has no values"),
+        (b"a,class\n1,\n2, \n", "has no values"),
     ],
 )
 def test_a_bad_file_is_said_in_one_line(content: bytes, words: str) -> None:

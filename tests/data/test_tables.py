@@ -81,7 +81,7 @@ def test_splits_keep_the_share_of_each_class_and_follow_their_seed(table: pd.Dat
 def test_classes_are_sorted_and_rows_without_one_are_left_out(capfd: pytest.CaptureFixture[str]) -> None:
     classes = ["10", "9", "", "2", "?"] * 12
     Path("grades.csv").write_text("size,grade\n" + "".join(f"{row % 11},{name}\n" for row, name in enumerate(classes)))
-    data = read("grades.csv", "grade")
+    data = read("grades.csv", "grade", missing="?")
     assert data.class_names == ("2", "9", "10")
     assert (data.splits == "left out").sum() == 24
     assert "left out: 24 rows of grades.csv without grade" in capfd.readouterr().out
@@ -91,9 +91,20 @@ def test_classes_are_sorted_and_rows_without_one_are_left_out(capfd: pytest.Capt
     ]
 
 
-def test_a_class_may_be_called_none(table: pd.DataFrame) -> None:
-    table.replace({"churned": {"no": "none", "yes": "-"}}).to_csv("customers.csv", index=False)
-    assert read().class_names == ("-", "none")
+@pytest.mark.parametrize("names", [("NA", "EU"), ("None", "gold"), ("null", "nan"), ("-", "none"), ("?", "unknown")])
+def test_classes_may_be_called_na_or_none(
+    table: pd.DataFrame, names: tuple[str, str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    table["churned"] = table["churned"].map({"no": names[0], "yes": names[1]})
+    table.loc[:11, "churned"] = ["", " "] * 6
+    table.to_csv("customers.csv", index=False)
+    data = read()
+    assert data.class_names == tuple(sorted(names))
+    assert sum(data.class_counts) == data.train.labels.shape[0] == (data.splits == "train").sum()
+    said = capfd.readouterr().out
+    assert "left out: 12 rows of customers.csv without churned" in said
+    words = [*{*names} - {"EU", "gold"}]
+    assert f"has the class {', '.join(sorted(words))}: if that means missing, --data.missing" in said
 
 
 def test_a_test_file_of_its_own(kindling: Command, table: pd.DataFrame) -> None:
@@ -105,6 +116,7 @@ def test_a_test_file_of_its_own(kindling: Command, table: pd.DataFrame) -> None:
     assert set(pd.read_csv("runs/tables/version_0/split.csv")["split"]) == {"train", "val"}
     data = read(test_path="extra.csv")
     data.setup("test")
+    assert "left out: 1 rows of extra.csv without churned" in result.out
     assert data.tested_rows() == [0, 1, 2, *range(4, 30)]
     facts = data.describe(3)
     assert facts == {name: None if pd.isna(value) else str(value) for name, value in extra.iloc[4].items()}
@@ -223,6 +235,7 @@ def test_training_does_not_go_on_with_another_table(kindling: Command, trained: 
         ({"test_path": "unknown.csv"}, "unknown.csv has no row with a churned"),
         ({"split": "other.csv"}, "other.csv must have the columns row and split"),
         ({"split": "short.csv"}, "short.csv splits 2 rows, customers.csv has 200"),
+        ({"missing": None}, 'missing must be texts in quotes, such as ["null"], got None'),
         ({"split": "all.csv"}, "all.csv puts no row of customers.csv into test"),
     ],
 )

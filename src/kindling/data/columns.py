@@ -1,46 +1,57 @@
 """Columns of a table as features: what is learned from the training rows, and any rows encoded by it.
 
 What is learned of a column is plain values, for a checkpoint:
-`{"name": "age", "kind": "number", "decimal": ".", "median": 38.0, "center": 39.5, "scale": 12.1, "missing": True}`,
+`{"name": "age", "kind": "number", "decimal": ".", "units": [], "range": [18.0, 80.0], "missing_values": ["NA"],
+"median": 38.0, "center": 39.5, "scale": 12.1, "missing": True}`,
 `{"name": "since", "kind": "date", "day_first": False, ...}` with the rest as for a number, in days, or
-`{"name": "plan", "kind": "category", "values": ["basic", "gold"], "missing": False}`.
+`{"name": "plan", "kind": "category", "values": ["basic", "gold"], "missing": False, "missing_values": []}`.
 """
 
 import math
 import re
 from collections.abc import Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kindling.console import say
+from kindling.data.filestyle import FileStyle, read_style
+from kindling.data.quantities import read_quantities
+from kindling.data.ranges import distances, in_words, is_far_outside
+from kindling.data.reading import (
+    NUMERIC_SHARE,
+    adapt_columns,
+    as_numbers,
+    drop_missing_words,
+    learn_kind,
+    missing_values,
+)
 from kindling.data.values import (
+    Cells,
+    Column,
     Floats,
     Indices,
-    as_days,
-    as_number,
-    decimal_commas,
-    demands_day_first,
+    as_name,
+    in_brief,
     in_order,
+    missing_option,
+    name_cells,
+    read_cells,
     read_names,
-    read_numbers,
 )
 from kindling.wording import listed
 
 if TYPE_CHECKING:
-    from pandas import DataFrame, Series
-
-Column = dict[str, Any]
+    from pandas import DataFrame
 
 MOST_CATEGORIES = 50  # of a column that has more, the rarest are as if unseen
-NUMERIC_SHARE = 0.95  # of the values must be numbers for a column to be one of numbers
 ID_SHARE = 0.95  # of the values are different in a column of ids
 FARTHEST = 1000.0  # standard deviations from the mean; a million training rows have none farther
 WRONG_SHARE = 0.95  # of the categories are unseen where a column is another one than in training,
 FEW = 20  # but with fewer values that may be chance
 
+STARTS_AS_NUMBER = re.compile(r"[(<>~≈]? ?[-+]? ?[^\w\s]?\d(?![0-9a-f]{7}-)")  # but no UUID
 CONSTANT = "always the same"
 ID = "an id: a number for each row"
 TEXT = "text that differs from row to row: an id, a name"
@@ -53,12 +64,13 @@ ID_NAME = re.compile(
 )
 
 
-def learn_columns(frame: "DataFrame", rows: int) -> tuple[list[Column], dict[str, str]]:
+def learn_columns(frame: "DataFrame", rows: int, missing: Sequence[str] = ()) -> tuple[list[Column], dict[str, str]]:
     """Learns from the training rows how columns are encoded.
 
     Args:
         frame: The training rows, without the target.
         rows: Rows of the whole file.
+        missing: Texts that stand for missing values.
 
     Returns:
         What was learned of each column; and the columns left out, each with the reason.
@@ -66,9 +78,9 @@ def learn_columns(frame: "DataFrame", rows: int) -> tuple[list[Column], dict[str
     Raises:
         ValueError: If no column is left.
     """
-    commas = {name: decimal_commas(frame[name]) for name in frame}
-    most = sum(commas.values())  # a column that could be read either way is read as the others are
-    learned = {name: learn_column(frame[name], rows, "," if (commas[name] or most) > 0 else ".") for name in frame}
+    cells = {name: read_cells(frame[name], missing) for name in frame}
+    style = read_style(cells, frame.attrs.get("separator"))
+    learned = {name: learn_column(name, column, rows, style, missing) for name, column in cells.items()}
     columns = [column for column in learned.values() if not isinstance(column, str)]
     left_out = {name: reason for name, reason in learned.items() if isinstance(reason, str)}
     for reason in dict.fromkeys(left_out.values()):
@@ -78,34 +90,50 @@ def learn_columns(frame: "DataFrame", rows: int) -> tuple[list[Column], dict[str
     return columns, left_out
 
 
-def learn_column(column: "Series", rows: int, decimal: str) -> Column | str:
+def learn_column(name: str, cells: Cells, rows: int, style: FileStyle, missing: Sequence[str]) -> Column | str:
     """Learns one column; a reason to leave it out is a string."""
-    kind: Column = {"name": column.name, "kind": "number", "decimal": decimal}
-    numbers = as_numbers(column, kind)
-    if _mostly(*numbers):
-        return _learn_numbers(kind, numbers[0], rows)
-    kind = {"name": column.name, "kind": "date", "day_first": demands_day_first(column)}
-    dates = as_numbers(column, kind)
-    if _mostly(*dates):
-        return _learn_numbers(kind, dates[0], rows)
-    codes, names = read_names(column)
+    if found := learn_kind(name, cells, style, missing):
+        return _learn_numbers(*found, rows)
+    codes, names = name_cells(cells)
     counts = np.bincount(codes[codes >= 0], minlength=len(names))
-    missing = bool((codes < 0).any())
-    if len(names) + missing < 2:
+    absent = bool((codes < 0).any())
+    if len(names) + absent < 2:
         return CONSTANT
     if len(names) > 2 and 2 * len(names) > counts.sum():
-        return TEXT
-    if 2 * np.count_nonzero(~np.isnan(numbers[0])) > counts.sum():
-        stray = in_brief(column.iloc[numbers[1][0]])
-        say(f"{column.name} is read as categories: {len(numbers[1]):,} values are no numbers, such as {stray}")
+        return _describe_text(cells)
+    _hint_at_numbers(name, cells, missing)
     frequent = np.argsort(-counts, kind="stable")[:MOST_CATEGORIES]
     values = in_order(names[place] for place in frequent)
-    return {"name": column.name, "kind": "category", "values": values, "missing": missing}
+    return {
+        "name": name,
+        "kind": "category",
+        "values": values,
+        "missing": absent,
+        "missing_values": sorted(missing),
+    }
 
 
-def _mostly(numbers: Floats, strays: Indices) -> bool:
-    known = np.count_nonzero(~np.isnan(numbers))
-    return bool(known >= NUMERIC_SHARE * (known + len(strays)))
+def _hint_at_numbers(name: str, cells: Cells, missing: Sequence[str]) -> None:
+    """Say what keeps a column that is mostly numbers from being one of numbers."""
+    numbers = ~np.isnan(read_quantities(cells.values, ".")[0])
+    if 2 * cells.counts[numbers].sum() > cells.counts.sum() and not numbers.all():
+        texts = [as_name(cells.values[place]) for place in np.flatnonzero(~numbers)]
+        option = f"; if they mean missing, {missing_option([*missing, *texts])}" if len(texts) <= 3 else ""
+        say(
+            f"column {name} is read as categories: {cells.counts[~numbers].sum():,} values are no numbers, such as "
+            f"{in_brief(texts[0])}{option}"
+        )
+
+
+def _describe_text(cells: Cells) -> str:
+    """Return why text is left out, and what to do where it looks like numbers or dates."""
+    texts = [str(value) for value in cells.values]
+    numbers, units = read_quantities(cells.values, ".")
+    if np.mean(~np.isnan(numbers)) >= NUMERIC_SHARE and len({*units}) > 1:
+        return f"numbers in several units, such as {in_brief(texts[0])}: convert them to one"
+    if 2 * sum(map(bool, map(STARTS_AS_NUMBER.match, texts))) > len(texts):
+        return f"text such as {in_brief(texts[0])}: if it is a number or a date, write it as 1234.5 or 2024-12-31 23:59"
+    return TEXT
 
 
 def _learn_numbers(kind: Column, numbers: Floats, rows: int) -> Column | str:
@@ -114,20 +142,13 @@ def _learn_numbers(kind: Column, numbers: Floats, rows: int) -> Column | str:
     different = len(np.unique(known))
     if different + missing < 2 or not different:
         return CONSTANT
-    whole = kind["kind"] == "number" and not (known % 1).any()
+    whole = kind["kind"] == "number" and not kind["units"] and not (known % 1).any()
     if whole and different >= ID_SHARE * len(numbers) and (np.ptp(known) < rows or ID_NAME.fullmatch(kind["name"])):
         return ID
     # fsum gives the same to the bit on any machine, so training goes on elsewhere and a digest holds.
     center = math.fsum(known) / len(known)
     scale = math.sqrt(math.fsum((known - center) ** 2) / len(known)) if different > 1 else 0.0
     return kind | {"median": float(np.median(known)), "center": center, "scale": scale or 1.0, "missing": missing}
-
-
-def as_numbers(values: "Series", column: Column) -> tuple[Floats, Indices]:
-    """Reads numbers or dates as the column was learned; see `read_numbers`."""
-    if column["kind"] == "date":
-        return read_numbers(values, partial(as_days, day_first=column["day_first"]))
-    return read_numbers(values, partial(as_number, decimal=column["decimal"]))
 
 
 def width(column: Column) -> int:
@@ -156,37 +177,42 @@ def encode(frame: "DataFrame", columns: Sequence[Column], file: object) -> NDArr
     """
     if absent := [column["name"] for column in columns if column["name"] not in frame]:
         raise ValueError(f"{file} lacks columns that the model was trained with: {listed(absent, 100)}")
+    cells = {column["name"]: read_cells(frame[column["name"]], missing_values(column)) for column in columns}
     features: list[NDArray[Any]] = []
-    for column in columns:
+    for column in adapt_columns(columns, cells, frame.attrs.get("separator"), file):
         what = f"column {column['name']} of {file}"
         encode_one = _encode_categories if column["kind"] == "category" else _encode_numbers
-        values, missing = encode_one(frame[column["name"]], column, what)
+        values, missing = encode_one(cells[column["name"]], column, what)
         if len(missing) > 1 and missing.all():
             say(f"{what}: all missing")
         features += [values, missing[:, None]] if column["missing"] else [values]
     return np.concatenate([values.astype(np.float32, copy=False) for values in features], axis=1)
 
 
-def in_brief(value: object) -> str:
-    """A value for a message: one line of at most 40 characters."""
-    return " ".join(str(value).split())[:40]
-
-
-def _encode_numbers(values: "Series", column: Column, what: str) -> tuple[Floats, NDArray[np.bool_]]:
-    numbers, strays = as_numbers(values, column)
+def _encode_numbers(cells: Cells, column: Column, what: str) -> tuple[Floats, NDArray[np.bool_]]:
+    numbers, strays = as_numbers(cells, column)
     missing = np.isnan(numbers)
-    if len(strays):
-        example, given = in_brief(values.iloc[strays[0]]), np.count_nonzero(~missing) + len(strays)
+    if len(strays) and len(strays := drop_missing_words(cells, strays, what)):
+        example, given = in_brief(cells.values[cells.codes[strays[0]]]), np.count_nonzero(~missing) + len(strays)
         if 2 * len(strays) > given:  # a few are dirt, but this is another column
             raise ValueError(f"{what} must hold {column['kind']}s, not {example}")
         say(f"{what}: {len(strays):,} of {given:,} are no {column['kind']}s, such as {example}: they count as missing")
+    if is_far_outside(numbers, column):
+        say(_far_outside(numbers, cells, column, what))
     # In float64: of 1,700,000,000 seconds float32 keeps but every 128th.
     deviations = (np.where(missing, column["median"], numbers) - column["center"]) / column["scale"]
     return np.clip(deviations, -FARTHEST, FARTHEST)[:, None], missing
 
 
-def _encode_categories(values: "Series", column: Column, what: str) -> tuple[Floats, NDArray[np.bool_]]:
-    codes, names = read_names(values)
+def _far_outside(numbers: Floats, cells: Cells, column: Column, what: str) -> str:
+    row = int(np.nanargmax(distances(numbers, column)))
+    example = in_brief(cells.values[cells.codes[row]])
+    read = f" (read as {numbers[row]:.6g})" if column["kind"] == "number" and example != f"{numbers[row]:.6g}" else ""
+    return f"{what}: values such as {example}{read} are far from those of the training, {in_words(column)}"
+
+
+def _encode_categories(cells: Cells, column: Column, what: str) -> tuple[Floats, NDArray[np.bool_]]:
+    codes, names = name_cells(cells)
     known = {name: place for place, name in enumerate(column["values"])}
     places = np.array([*(known.get(name, -1) for name in names), -1])[codes]
     unseen, given = np.count_nonzero((places < 0) & (codes >= 0)), np.count_nonzero(codes >= 0)

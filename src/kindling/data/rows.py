@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kindling.data.columns import Column, encode
+from kindling.data.columns import encode
 from kindling.data.tablefiles import read_table
+from kindling.data.values import Column
 
 
 def encode_rows(rows: Any, columns: Sequence[Column], source: object) -> NDArray[np.float32]:

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from kindling.data.quantities import as_number
 from kindling.data.tablefiles import read_table
-from kindling.data.values import as_number
 
 LEFT_OUT = "left out"  # the split of a row without a class
 SPLITS = ("train", "val", "test", LEFT_OUT)

@@ -3,6 +3,7 @@
 import csv
 import re
 from collections import Counter
+from decimal import Decimal
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -48,8 +49,8 @@ def read_parquet(path: Path) -> "DataFrame":
     except (ValueError, OSError) as error:
         raise ValueError(f"{path} is damaged or no Parquet file") from error
     for name in frame:
-        if frame[name].dtype.kind == "O":  # lists and decimals too
-            frame[name] = frame[name].map(str, na_action="ignore")
+        if frame[name].dtype.kind == "O":  # lists too, but a decimal is a number
+            frame[name] = frame[name].map(lambda cell: cell if isinstance(cell, Decimal) else str(cell), "ignore")
     return frame.rename(columns=str)
 
 
@@ -104,6 +105,7 @@ def _read_csv(path: Path, encoding: str) -> "DataFrame":
         keep_default_na=False,
         na_values=[""],
     )
+    frame.attrs["separator"] = separator  # tells something about decimal commas
     if not isinstance(frame.index, pd.RangeIndex):  # pandas took the first fields for names of the rows
         raise ValueError(f"the rows of {path} have more fields than its first line, which must name all columns")
     return frame

@@ -20,8 +20,8 @@ from kindling.data.datamodule import ArrayDataset, Batch, ClassificationDataModu
 from kindling.data.holdout import draw
 from kindling.data.splits import LEFT_OUT, read_split
 from kindling.data.tablefiles import read_table
-from kindling.data.target import check_classes, odd_classes, read_classes
-from kindling.data.values import in_order
+from kindling.data.target import check_classes, odd_classes
+from kindling.data.values import Indices, as_name, in_order, read_names
 from kindling.runs import whole_file
 from kindling.wording import did_you_mean, listed
 
@@ -44,6 +44,8 @@ class TableDataModule(ClassificationDataModule):
         test_path: File of rows for testing; then none of `path` are.
         split: CSV with the columns row (from 0) and split (train, val, test), which decides instead. `fit` writes one.
         predict: File of rows to predict; by default those of the test split.
+        missing: Text that stands for a missing value, such as NA or -999, or several: ["NA", "?"]. An empty field
+            always does.
         **loading: Batches and validation split, see `ClassificationDataModule`.
     """
 
@@ -56,11 +58,15 @@ class TableDataModule(ClassificationDataModule):
         test_path: str | Path | None = None,
         split: str | Path | None = None,
         predict: str | Path | None = None,
+        missing: tuple[str | float, ...] | str = (),
         **loading: Any,
     ) -> None:
         super().__init__(**loading)
         self.path, self.target, self.drop = path, target, drop
         self.test_split, self.test_path, self.split, self.predict = test_split, test_path, split, predict
+        if not isinstance(missing, str | list | tuple):
+            raise ValueError(f'missing must be texts in quotes, such as ["null"], got {missing}')
+        self.missing = [missing] if isinstance(missing, str) else [*map(as_name, missing)]
 
     @property
     def num_classes(self) -> int:  # type: ignore[override]
@@ -85,7 +91,7 @@ class TableDataModule(ClassificationDataModule):
     @cached_property
     def splits(self) -> NDArray[np.object_]:
         """The split of each row of `path`, (N,)."""
-        labels, names = read_classes(self.table[self.target])
+        labels, names = self._read_classes(self.table)
         check_classes(labels, names, self._classes, self._held_out, self.split is not None)
         splits = np.where(labels >= 0, "train", LEFT_OUT).astype(object)
         if self.split is not None:
@@ -138,7 +144,9 @@ class TableDataModule(ClassificationDataModule):
             self.tested = self.table[self.splits == split]
             return self._rows_of(split)
         table = self._read(self.test_path)
-        self.tested = table[read_classes(table[self.target])[0] >= 0]
+        self.tested = table[self._read_classes(table)[0] >= 0]
+        if unlabelled := len(table) - len(self.tested):
+            say(f"left out: {unlabelled:,} rows of {self.test_path} without {self.target}")
         if self.tested.empty:
             raise ValueError(f"{self.test_path} has no row with a {self.target}")
         return self._encode(self.tested, self.test_path)
@@ -182,25 +190,29 @@ class TableDataModule(ClassificationDataModule):
             raise ValueError(f"{path} has no column {self.target} as the target{near} It has {listed(frame.columns)}")
         return frame
 
+    def _read_classes(self, frame: "DataFrame") -> tuple[Indices, list[str]]:
+        """Return the class of each row, -1 where it has none, shape (N,); and their names as they come."""
+        return read_names(frame[self.target], self.missing)
+
     def _learn(self) -> dict[str, Any]:
         if unlabelled := int((self.splits == LEFT_OUT).sum()):
             say(f"left out: {unlabelled:,} rows of {self.path} without {self.target}")
-        for line in odd_classes(self.table[self.target], self.splits, self._held_out, self._classes):
+        for line in odd_classes(self.table[self.target], self.splits, self._held_out, self._classes, self.missing):
             say(line)
         train = self.table[self.splits == "train"]
         features = train.drop(columns=self.target)
         for name in self.drop:
             if name not in features:
                 raise ValueError(f"drop: {self.path} has no column {name}{did_you_mean(name, features.columns)}")
-        labels, classes = read_classes(train[self.target])
-        columns, left_out = learn_columns(features.drop(columns=list(self.drop)), len(self.table))
+        labels, classes = self._read_classes(train)
+        columns, left_out = learn_columns(features.drop(columns=list(self.drop)), len(self.table), self.missing)
         if found := twins(features, columns, labels):
             without = shlex.quote(json.dumps([*self.drop, *found], ensure_ascii=False))
             say(f"the class can be told from {listed(found)} alone: if not known beforehand, --data.drop {without}")
         return {"classes": in_order(classes), "columns": columns, "left_out": left_out}
 
     def _encode(self, frame: "DataFrame", file: str | Path) -> Batch:
-        labels, names = read_classes(frame[self.target])
+        labels, names = self._read_classes(frame)
         places = {name: place for place, name in enumerate(self.class_names)}
         if unknown := [name for name in names if name not in places]:
             raise ValueError(

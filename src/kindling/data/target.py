@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from kindling.data.values import NO_CLASS, Indices, as_number, in_order, read_names
+from kindling.data.quantities import as_number
+from kindling.data.values import MISSING_WORD, Indices, in_order, missing_option, read_names
 from kindling.wording import listed
 
 if TYPE_CHECKING:
@@ -16,11 +17,6 @@ if TYPE_CHECKING:
 
 MOST_CLASSES = 1000
 MANY_CLASSES = 20  # more may be a column of something else
-
-
-def read_classes(column: "Series") -> tuple[Indices, list[str]]:
-    """The class of each row, -1 where it has none, shape (N,); and their names as they come."""
-    return read_names(column, NO_CLASS)
 
 
 def check_classes(labels: Indices, names: Sequence[str], what: str, held_out: Collection[str], given: bool) -> None:
@@ -54,9 +50,13 @@ def check_classes(labels: Indices, names: Sequence[str], what: str, held_out: Co
         )
 
 
-def odd_classes(column: "Series", splits: NDArray[np.object_], held_out: Collection[str], what: str) -> Iterator[str]:
-    """What is odd about the classes but no obstacle, a line each."""
-    names = {split: set(read_classes(column[splits == split])[1]) for split in ("train", *held_out)}
+def odd_classes(
+    column: "Series", splits: NDArray[np.object_], held_out: Collection[str], what: str, missing: Collection[str]
+) -> Iterator[str]:
+    """Yield what is odd about the classes but no obstacle, a line each."""
+    names = {split: set(read_names(column[splits == split], missing)[1]) for split in ("train", *held_out)}
+    if words := [name for name in in_order(names["train"]) if MISSING_WORD.fullmatch(name)]:
+        yield f"{what} has the class {listed(words)}: if that means missing, {missing_option([*missing, *words])}"
     for split in held_out:
         if lacking := names["train"] - names[split]:
             yield f"{split} has no rows of {listed(in_order(lacking))}"

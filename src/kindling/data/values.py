@@ -1,152 +1,123 @@
-"""What the cells of a table say: names, numbers and dates, in the clothes that people put on them."""
+"""The cells of a table: which are missing, and what the others are called."""
 
+import json
 import math
 import re
-from collections.abc import Callable, Collection, Iterable
-from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+import shlex
+from collections.abc import Collection, Iterable
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from kindling.data.quantities import as_number
 
 if TYPE_CHECKING:
     from pandas import Series
 
 Floats = NDArray[np.floating[Any]]
 Indices = NDArray[np.integer[Any]]
+Column = dict[str, Any]  # what was learned of a column: see columns.py
 
-# What stands for a missing value, in lower case; and in the target, where "none" and "-" may well be classes.
-MISSING = frozenset(
-    ["", "?", "-", "--", ".", "na", "n/a", "n.a.", "nan", "nat", "null", "none", "nil", "<na>", "#n/a", "unknown"]
+# What stands for a missing value among numbers or dates. Among names these are names: NA is Namibia, North America or
+# sodium.
+MISSING_WORD = re.compile(
+    r"[?*.-]+|#?n/?a|<na>|n\.a\.|n\.d\.|nan|nat|null|none|nil|\\n|#(?:value|div/0|ref)!|unknown|missing"
+    r"|not (?:available|applicable)",
+    re.IGNORECASE,
 )
-NO_CLASS = frozenset(["", "?", "na", "n/a", "nan", "null", "<na>", "#n/a"])
-LARGEST = 1e100  # of a number; its square is still finite
-SAMPLED = 1000  # values that tell what the decimal sign of a column is
-
-# Currencies, per cent, and thousands signs that can't be decimal ones.
-CLOTHES = re.compile(r"[$€£¥%]|(?<=\d)[\s'’](?=\d{3}(?!\d))")  # noqa: RUF001
-THOUSANDS = {".": ",", ",": "."}  # by the decimal sign
-NUMBER = {
-    decimal: re.compile(
-        rf"[+-]?(?=[{decimal}]?\d)(\d+|[1-9]\d{{0,2}}([{sign}]\d{{3}})+)?([{decimal}]\d*)?(e[+-]?\d+)?", re.IGNORECASE
-    )
-    for decimal, sign in THOUSANDS.items()
-}
-# The year first or last, the same sign twice; a time to the second. The zone, hours at most, is not minded.
-DATE = re.compile(
-    r"(\d{4}|\d\d?)([-./])(\d\d?)\2(\d{4}|\d\d?)"
-    r"(?:[T ]+(\d\d?):(\d\d)(?::(\d\d)(?:[.,]\d+)?)?(?: ?Z|[+-]\d\d:?\d\d)?)?"
+# Checkpoints of before `missing_values` was stored took these for missing in every column.
+LEGACY_WORDS = (
+    "?",
+    "-",
+    "--",
+    ".",
+    "na",
+    "n/a",
+    "n.a.",
+    "nan",
+    "nat",
+    "null",
+    "none",
+    "nil",
+    "<na>",
+    "#n/a",
+    "unknown",
 )
+LEGACY_MISSING = frozenset(
+    spelling for word in LEGACY_WORDS for spelling in (word, word.upper(), word.capitalize(), word.title())
+) | {"NaN", "NaT"}
 
 
-def read_names(column: "Series", missing: Collection[str] = MISSING) -> tuple[Indices, list[str]]:
-    """Reads a column as names.
+class Cells(NamedTuple):
+    """The cells of a column, each different value once.
+
+    Attributes:
+        codes: Index into `values` for each row, -1 where the cell is missing, shape (N,).
+        values: Texts without surrounding spaces, or typed values such as floats.
+    """
+
+    codes: Indices
+    values: list[Any]
+
+    @property
+    def counts(self) -> Indices:
+        """Number of rows that hold each value."""
+        return np.bincount(self.codes[self.codes >= 0], minlength=len(self.values))
+
+
+def read_cells(column: "Series", missing: Collection[str] = ()) -> Cells:
+    """Read a column; a cell is missing where it is empty or one of the texts in `missing`."""
+    codes, uniques = column.factorize()
+    values = [value.strip() if isinstance(value, str) else value for value in uniques.tolist()]
+    absent = [isinstance(value, str) and not value for value in values]
+    if missing:
+        absent = [empty or as_name(value) in missing for empty, value in zip(absent, values, strict=True)]
+    if any(absent):
+        kept = ~np.array(absent)
+        codes = np.append(np.where(kept, np.cumsum(kept) - 1, -1), -1)[codes]
+        values = [value for value, keep in zip(values, kept.tolist(), strict=True) if keep]
+    return Cells(codes, values)
+
+
+def read_names(column: "Series", missing: Collection[str] = ()) -> tuple[Indices, list[str]]:
+    """Read a column as names.
 
     Returns:
-        For each row the place of its name in the list, or -1 where it has none, shape (N,); and the list of different
-        names as they come.
+        For each row the index of its name in the list, or -1 where it is missing, shape (N,); and the different names
+        in order of appearance.
     """
-    codes, values = column.factorize()
-    names = [*map(as_name, values.tolist())]
-    known = dict.fromkeys(name for name in names if name.lower() not in missing)
-    place = {name: number for number, name in enumerate(known)}
-    return np.array([*(place.get(name, -1) for name in names), -1])[codes], list(known)
+    return name_cells(read_cells(column, missing))
+
+
+def name_cells(cells: Cells) -> tuple[Indices, list[str]]:
+    """Read cells as names; see `read_names`."""
+    names = [*map(as_name, cells.values)]
+    place = {name: number for number, name in enumerate(dict.fromkeys(names))}
+    return np.array([*(place[name] for name in names), -1])[cells.codes], list(place)
 
 
 def as_name(value: object) -> str:
-    """A value as text that is the same whichever way it came: 3.0 is "3", True is "true"."""
+    """Return a value as text that is the same whichever type it came in: 3.0 is "3", True is "true"."""
     name = str(value).strip()
     if name.endswith(".0") and name[:-2].lstrip("-").isdigit():
         return name[:-2]
     return name.lower() if name.lower() in ("true", "false") else name
 
 
+def in_brief(value: object) -> str:
+    """Return a value for a message: one line of at most 40 characters."""
+    return " ".join(str(value).split())[:40]
+
+
+def missing_option(texts: Iterable[str]) -> str:
+    """Return the option that makes texts count as missing, ready to be typed."""
+    return f"--data.missing {shlex.quote(json.dumps([*texts], ensure_ascii=False))}"
+
+
 def in_order(names: Iterable[str]) -> list[str]:
-    """Names sorted: numbers by size, others by the alphabet."""
+    """Sort names: numbers by size, others by the alphabet."""
     numbers = {name: as_number(name) for name in names}
     if any(map(math.isnan, numbers.values())):
         return sorted(numbers)
     return sorted(numbers, key=lambda name: (numbers[name], name))
-
-
-def read_numbers(column: "Series", read: Callable[[str], float]) -> tuple[Floats, Indices]:
-    """Reads a column as numbers.
-
-    Args:
-        column: The column; names or numbers.
-        read: Gives the number that a name stands for, NaN where it stands for none.
-
-    Returns:
-        The numbers, float64 (N,), NaN where there is none or an infinite one; and the rows of what is none.
-    """
-    codes, names = read_names(column)
-    numbers = np.array([*map(read, names), math.nan])[codes]
-    strays = np.flatnonzero(np.isnan(numbers) & (codes >= 0))
-    return np.where(np.isfinite(numbers), np.clip(numbers, -LARGEST, LARGEST), np.nan), strays
-
-
-def as_number(name: str, decimal: str = ".") -> float:
-    """The number that a name is; NaN if it is none.
-
-    Args:
-        name: Like 1234.5, "1,234.50 €" or 12%.
-        decimal: Decimal sign where it could be either, as in 1,234.
-
-    Examples:
-        >>> as_number("1,234.50 €"), as_number("1,234"), as_number("1,234", decimal=","), as_number("a few")
-        (1234.5, 1234.0, 1.234, nan)
-    """
-    if decimal == ".":
-        try:
-            return float(name)  # most are as plain as that
-        except ValueError:
-            pass
-    bare = CLOTHES.sub("", name).strip()
-    for sign in (decimal, THOUSANDS[decimal]):
-        if NUMBER[sign].fullmatch(bare):
-            return float(bare.replace(THOUSANDS[sign], "").replace(sign, "."))
-    return math.nan
-
-
-def decimal_commas(column: "Series") -> int:
-    """How many names of a column can only have a decimal comma, less those that can only have a point."""
-    if column.dtype.kind in "iufb":
-        return 0
-    names = read_names(column[:: len(column) // SAMPLED + 1])[1]
-    some = [CLOTHES.sub("", name).strip() for name in names]
-    return sum(bool(NUMBER[","].fullmatch(name)) - bool(NUMBER["."].fullmatch(name)) for name in some)
-
-
-def as_days(name: str, day_first: bool) -> float:
-    """The days from the year 1 to a date like 2024-03-01, 1.3.2024 or 3/1/2024 9:30; NaN if it is none.
-
-    Args:
-        name: The date.
-        day_first: Whether 3/1/2024 is in January; with points the day is first in any case.
-
-    Examples:
-        >>> as_days("3.1.2024", day_first=False) - as_days("2024-01-01", day_first=False)
-        2.0
-    """
-    if not (found := DATE.fullmatch(name)):
-        return math.nan
-    first, sign, middle, last, *time = found.groups()
-    if len(first) == 4:
-        year, month, day = first, middle, last
-    elif day_first or sign == ".":
-        day, month, year = first, middle, last
-    else:
-        month, day, year = first, middle, last
-    if len(year) < 4:
-        return math.nan
-    try:
-        hour, minute, second = (int(part or 0) for part in time)
-        moment = datetime(int(year), int(month), int(day), hour, minute, second)
-    except ValueError:
-        return math.nan
-    return (moment - datetime.min) / timedelta(days=1)
-
-
-def demands_day_first(column: "Series") -> bool:
-    """Whether a column has dates that make sense only with the day first."""
-    return any(math.isnan(as_days(name, False)) and as_days(name, True) > 0 for name in read_names(column)[1])

@@ -49,8 +49,10 @@ PARTS = {
     "tables": Part(
         (
             *(f"src/kindling/data/{name}.py" for name in ("columns", "rows", "splits", "tables", "target")),
-            *(f"src/kindling/data/{name}.py" for name in ("tablefiles", "values")),
-            *(f"tests/data/test_{name}.py" for name in ("columns", "rows", "tablefiles", "tables")),
+            *(f"src/kindling/data/{name}.py" for name in ("tablefiles", "values", "quantities", "dates", "units")),
+            *(f"src/kindling/data/{name}.py" for name in ("filestyle", "ranges", "reading")),
+            *(f"tests/data/test_{name}.py" for name in ("columns", "rows", "tablefiles", "tables", "dates")),
+            *(f"tests/data/test_{name}.py" for name in ("quantities", "reading")),
             *("tests/rows.py", "configs/table_mlp.yaml", "notebooks/05_*"),
         ),
         ("parquet",),

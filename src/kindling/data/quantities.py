@@ -1,0 +1,171 @@
+"""Numbers as people and programs write them: decimal signs, digit grouping, currencies, units, negatives.
+
+A number is what tables hold, not what Python's `float` accepts: `1_000`, `inf`, `nan` and `0x10` are texts. So is
+`1e5`, which is a code far more often than a number: an exponent needs a sign or a decimal sign in front of it, as all
+common programs write it (`1e-05`, `1E+10`, `1.5e10`).
+"""
+
+import math
+import re
+from collections.abc import Sequence
+from decimal import Decimal
+from numbers import Real
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+DECIMALS = {".": ",", ",": "."}  # each with the sign that then groups digits
+LARGEST = 1e100  # of a number; its square is still finite
+LONGEST = 60  # characters of a number or date
+
+# Dashes and minus signs, spaces that do not break, and apostrophes, each as ASCII has it.
+SPELLINGS = str.maketrans(
+    dict.fromkeys("\u2212\u2010\u2011\u2012\u2013\u2014\ufe63\uff0d", "-")
+    | dict.fromkeys("\u00a0\u2007\u2009\u200a\u202f", " ")
+    | dict.fromkeys("\u2018\u2019\u02bc\u00b4`", "'")
+)
+SIGNS = "$¢£¤¥\u20a0-\u20cf"
+CURRENCY = (
+    rf"(?:[A-Z]{{0,3}}[{SIGNS}]|(?:USD|EUR|GBP|JPY|CNY|CHF|CAD|AUD|NZD|INR|BRL|MXN|SEK|NOK|DKK|PLN|CZK|HUF|TRY|RUB|ZAR"
+    r"|KRW|SGD|HKD|Rs\.?|kr\.?|zł)(?![^\W\d_]))"
+)
+UNIT = rf"(?![APap]\.?[Mm]\.?$)(?:[%‰°\"'{SIGNS}]|/?[^\W\d_])[^\d()_+\n,;:=-]{{0,14}}[23]?"
+BODY = r"[0-9.,](?:[0-9.,' ]*[0-9.,])?(?:[eE][+-]?[0-9]+)?"
+QUANTITY = re.compile(rf"([+-]?) ?({CURRENCY})? ?([+-]?)({BODY})(?:[.,]--?)? ?({UNIT})?((?<=[0-9])-)?")
+ACCOUNTING = re.compile(rf"({CURRENCY})? ?\(({CURRENCY})? ?({BODY}) ?(%)?\) ?({UNIT})?")
+NUMBER = {
+    decimal: re.compile(
+        rf"[1-9]\d{{0,2}}([{group}' ])\d{{3}}(?:\1\d{{3}})*(?:[{decimal}]\d*)?"  # 1,234,567.5
+        rf"|[1-9]\d?(?:[{group}]\d\d)+[{group}]\d{{3}}(?:[{decimal}]\d*)?"  # 12,34,567 as in India
+        rf"|(?:\d+[{decimal}]\d*|[{decimal}]\d+)(?:[eE][+-]?\d+)?"
+        r"|\d+(?:[eE][+-]\d+)?",
+        re.ASCII,
+    )
+    for decimal, group in DECIMALS.items()
+}
+# A whole column of numbers without any decoration, one a line: most are, and one match is much faster than many.
+PLAIN = {decimal: re.compile(rf"(?:-?[0-9]++(?:[{decimal}][0-9]++)?\n)*+") for decimal in DECIMALS}
+CURRENCIES = {"usd": "$", "us$": "$", "eur": "€", "gbp": "£", "jpy": "¥", "inr": "₹"}
+ALIASES = CURRENCIES | {"percent": "%", "pct": "%"} | dict.fromkeys(["st", "nd", "rd", "th"], "")
+IS_CURRENCY = re.compile(CURRENCY)
+
+Floats = NDArray[np.floating[Any]]
+
+
+def as_number(text: str, decimal: str = ".") -> float:
+    """Return the number that a text stands for, whatever its unit; NaN if it stands for none.
+
+    Args:
+        text: Such as 1234.5, "1,234.50 €", 12%, (716.45) or 5 kg.
+        decimal: Decimal sign where it could be either, as in 1,234.
+
+    Examples:
+        >>> as_number("1,234.50 €"), as_number("1,234"), as_number("1,234", decimal=","), as_number("a few")
+        (1234.5, 1234.0, 1.234, nan)
+        >>> as_number("(716.45)"), as_number("1.5e-3"), as_number("1e5"), as_number("1_000")
+        (-716.45, 0.0015, nan, nan)
+    """
+    return read_quantity(text, decimal)[0]
+
+
+def read_quantity(text: str, decimal: str = ".") -> tuple[float, str]:
+    """Split a text into a number and its unit, "" where it has none; the number is NaN where there is none.
+
+    Examples:
+        >>> read_quantity("$1,200.50"), read_quantity("98 °F"), read_quantity("3 Days")
+        ((1200.5, '$'), (98.0, '°f'), (3.0, 'day'))
+    """
+    if not (parts := _split(text)):
+        return math.nan, ""
+    body, unit, negative = parts
+    for sign in (decimal, DECIMALS[decimal]):
+        if NUMBER[sign].fullmatch(body):
+            number = float(body.translate({ord(DECIMALS[sign]): None, 32: None, 39: None}).replace(sign, "."))
+            return math.copysign(number, -1 if negative else 1) if math.isfinite(number) else math.nan, unit
+    return math.nan, ""
+
+
+def _split(text: str) -> tuple[str, str, bool] | None:
+    """Split a text into digits, unit and whether it is negative."""
+    if len(text) > LONGEST:
+        return None
+    text = text.translate(SPELLINGS)
+    if accounting := ACCOUNTING.fullmatch(text):
+        before, inside, body, percent, after = (part or "" for part in accounting.groups())
+        return body, same_unit(before or inside, percent or after), True
+    if not (found := QUANTITY.fullmatch(text)):
+        return None
+    sign, before, inner, body, after, minus = (part or "" for part in found.groups())
+    if bool(sign) + bool(inner) + bool(minus) > 1:
+        return None
+    return body, same_unit(before, after), "-" in (sign, inner, minus)
+
+
+def same_unit(before: str, after: str) -> str:
+    """Return one spelling of a unit, for all that mean the same: capitals, plurals and codes of currencies."""
+    parts = []
+    for part in (before, after):
+        unit = part.strip().rstrip(".").lower()
+        unit = unit[:-1] if len(unit) > 2 and unit.endswith("s") and unit.isalpha() else unit
+        parts.append(ALIASES.get(unit, unit))
+    return parts[0] if parts[0] == parts[1] else "".join(parts)
+
+
+def is_currency(unit: str) -> bool:
+    """Whether a unit is a currency."""
+    return any(IS_CURRENCY.fullmatch(spelling) for spelling in (unit, unit.upper(), unit.capitalize()))
+
+
+def is_typed_number(value: object) -> bool:
+    """Whether a value came as a number, of which nothing needs to be guessed."""
+    return isinstance(value, Real | Decimal) and not isinstance(value, bool | np.bool_)
+
+
+def read_quantities(values: Sequence[Any], decimal: str) -> tuple[Floats, list[str]]:
+    """Read values as numbers.
+
+    Args:
+        values: Texts or typed values.
+        decimal: Decimal sign where a text could have either.
+
+    Returns:
+        The numbers, float64 (N,), NaN where there is none; and their units.
+    """
+    if all(map(is_typed_number, values)):
+        return _finite(values), [""] * len(values)
+    if is_plain(values, decimal):
+        plain = values if decimal == "." else [text.replace(decimal, ".") for text in values]
+        return _finite(plain), [""] * len(values)
+    read = [(float(value), "") if is_typed_number(value) else read_quantity(str(value), decimal) for value in values]
+    return _finite([number for number, _ in read]), [unit for _, unit in read]
+
+
+def _finite(values: Sequence[Any]) -> Floats:
+    numbers = np.array(values, dtype=np.float64)
+    return np.where(np.isfinite(numbers), np.clip(numbers, -LARGEST, LARGEST), np.nan)
+
+
+def is_plain(values: Sequence[Any], decimal: str) -> bool:
+    """Whether all values are texts of digits with at most a minus and this decimal sign."""
+    if not all(isinstance(value, str) for value in values):
+        return False
+    joined = "\n".join([*values, ""])
+    return joined.count("\n") == len(values) and PLAIN[decimal].fullmatch(joined) is not None
+
+
+def decimal_evidence(text: str) -> str | None:
+    """Return the decimal sign that a number must have, "?" if it could be either, None if it has none or is no number.
+
+    Examples:
+        >>> decimal_evidence("1,5"), decimal_evidence("1,234"), decimal_evidence("1,234,567"), decimal_evidence("12")
+        (',', '?', '.', None)
+    """
+    if "." not in text and "," not in text:
+        return None
+    if not (parts := _split(text)):
+        return None
+    able = [decimal for decimal in DECIMALS if NUMBER[decimal].fullmatch(parts[0])]
+    if len(able) == 2 and parts[0].strip(".,").isdigit():
+        return None
+    return "?" if len(able) == 2 else able[0] if able else None
