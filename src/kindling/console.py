@@ -38,6 +38,8 @@ SILENCED = {
     r"(Possibly )?corrupt EXIF data": "what a camera noted beside the picture; the picture counts as upright",
     r"\s*Unable to serialize instance": "config.yaml is written without what is only a default",
     r"When using `Trainer\(accumulate_grad_batches != 1\)` and overriding": "the warm-up counts optimizer steps",
+    r"`precision=.*` is supported for historical reasons": "the old names of precisions are as clear",
+    r"You passed `Trainer\(accelerator='cpu', precision='16-mixed'\)`": "16-bit mixed precision is bfloat16 on a CPU",
     r"Precision .*-mixed is not supported by the model summary": "weights stay in 32 bits, as the summary counts them",
     r"When using the `ThroughputMonitor`, you need to define": "samples per second need no count of operations",
     r"You're using the WeightAveraging callback, but loading": "a test needs the averaged weights alone",

@@ -24,7 +24,7 @@ from kindling.console import as_typed, quiet, results_table, say
 from kindling.data import ClassificationDataModule
 from kindling.ending import say_next, say_why_early
 from kindling.errors import OneLineParser, UsageError, one_line
-from kindling.flags import apply_barebones, check_run_name, check_seed, draw_seed
+from kindling.flags import apply_barebones, check_devices, check_run_name, check_seed, check_trainer, draw_seed
 from kindling.keeping import KeptRun
 from kindling.memory import keep_freed_memory
 from kindling.models import Classifier
@@ -162,6 +162,7 @@ class KindlingCLI(LightningCLI):
         elif self.checkpoint:
             check_trained(self.checkpoint, read_checkpoint(self.checkpoint, verify="metadata"))
         config = self.config_init[self.command]["trainer"]
+        check_trainer(config)
         check_amounts(self.command, config, self.config[self.command].get("test_after_fit", True), self._is_trainable)
         keeps = not (config["barebones"] or config["fast_dev_run"])
         if config["barebones"]:
@@ -193,11 +194,14 @@ class KindlingCLI(LightningCLI):
             self.config[self.command]["trainer"]["strategy"] = config["strategy"]  # for config.yaml
         try:
             trainer = super().instantiate_trainer(**kwargs)
+            check_devices(trainer)
             write_atomically(trainer.strategy, self.run.path if self.run else None)
             watch_processes(trainer, self._tidy_up)
             return trainer
-        except BaseException:  # Ctrl-C leaves no empty folder either
+        except BaseException as error:  # Ctrl-C leaves no empty folder either
             self._tidy_up()
+            if isinstance(error, TypeError | RuntimeError):  # of values that the Trainer does not take
+                raise ValueError(f"the Trainer can't be built: {error}") from error
             raise
 
     @override

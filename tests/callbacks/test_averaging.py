@@ -17,7 +17,7 @@ LONG = [*TINY, "--trainer.max_epochs", "4", "--model.batch_norm", "true", "--mod
 EMA_OPTIONS = ["--averaging", "EMA", "--averaging.decay", "0.9"]
 SWA_OPTIONS = ["--averaging", "SWA", "--averaging.start_epoch", "1"]
 USERS = ["--trainer.callbacks+=EMAWeightAveraging", "--trainer.callbacks.decay", "0.9"]
-pytestmark = pytest.mark.usefixtures("no_pictures")
+pytestmark = pytest.mark.usefixtures("no_pictures", "shown_warnings")
 
 
 class Raw(Callback):
@@ -112,8 +112,6 @@ def test_a_run_with_averaged_weights_resumes_exactly(kindling: Command, options:
     stop = {"class_path": "helpers.SignalAt", "init_args": {"step": 16}}
     assert kindling("fit", *LONG, *options, f"--trainer.callbacks+={json.dumps(stop)}").code == 1
     interrupted = Path("runs/tiny/version_1")
-    config = (interrupted / "config.yaml").read_text()
-    (interrupted / "config.yaml").write_text(config.replace("step: 16", "step: -1"))
     assert kindling("fit", "--ckpt_path", interrupted).code == 0
     assert kindling("fit", *LONG, *options, "--trainer.max_epochs", "2").code == 0
     longer = Path("runs/tiny/version_2")

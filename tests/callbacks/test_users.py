@@ -56,7 +56,7 @@ def test_all_that_lightning_ships_is_tried() -> None:
     assert all(inspect.isclass(getattr(callbacks, name)) for name in CALLBACKS)
 
 
-@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.usefixtures("no_pictures", "shown_warnings")
 @pytest.mark.parametrize(
     ("kind", "name"),
     [*(("callbacks", name) for name in CALLBACKS), *(each for each in OTHERS if each[1] not in ELSEWHERE)],
@@ -105,7 +105,7 @@ OWN = {  # each keeps another checkpoint than the one of the lowest validation l
 }
 
 
-@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.usefixtures("no_pictures", "shown_warnings")
 @pytest.mark.parametrize("own", OWN.values(), ids=OWN.keys())
 def test_a_checkpoint_callback_of_ones_own_leaves_ours_alone(kindling: Command, own: dict[str, Any]) -> None:
     # A learning rate this high makes the loss go up again.

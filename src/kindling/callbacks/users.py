@@ -76,7 +76,7 @@ def combine(users: Sequence[Callback], ours: Sequence[Callback], run: Path | Non
         if isinstance(callback, ModelCheckpoint) and run:
             _keep_apart(callback, run / "checkpoints")
         if isinstance(callback, SpikeDetection):
-            callback.running = callback.running_mean  # Lightning loads its state under this name
+            callback.running = callback.running_mean  # type: ignore[attr-defined]  # Lightning loads its state there
     users = [SaveOnException(each) if isinstance(each, OnExceptionCheckpoint) else each for each in users]
     together = [callback for callback in [*ours, *users] if saves or not isinstance(callback, Checkpoint)]
     averages = [callback for callback in together if isinstance(callback, WeightAveraging)]
