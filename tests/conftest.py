@@ -4,6 +4,8 @@ import hashlib
 import json
 import os
 import shutil
+import sys
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -77,6 +79,21 @@ def kindling(capfd: pytest.CaptureFixture[str]) -> Command:
         return Result(code, printed.out, printed.err)
 
     return run
+
+
+@pytest.fixture
+def shown_warnings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Warnings reach stderr by Python's own filters, as a user sees them; pytest would collect them."""
+
+    def show(message: Any, category: Any, filename: str, lineno: int, file: Any = None, line: Any = None) -> None:
+        sys.stderr.write(warnings.formatwarning(message, category, filename, lineno, line))
+
+    with warnings.catch_warnings():
+        warnings.resetwarnings()
+        for hidden in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
+            warnings.simplefilter("ignore", hidden)
+        monkeypatch.setattr(warnings, "showwarning", show)
+        yield
 
 
 @pytest.fixture(scope="session")

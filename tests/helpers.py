@@ -439,3 +439,8 @@ class Detached(MLPClassifier):
 
     def forward(self, inputs: Tensor) -> Tensor:
         return super().forward(inputs).detach()
+
+
+def batch_size(batch: Any) -> int:
+    """The number of samples of a batch, for ThroughputMonitor."""
+    return len(batch[1])

@@ -308,10 +308,14 @@ def test_a_few_batches_can_be_overfitted(kindling: Command) -> None:
     assert [float(row["train/accuracy"]) for row in rows() if row["train/accuracy"]][-1] > 0.95
 
 
-def test_without_validation_the_last_checkpoint_is_tested(kindling: Command) -> None:
-    result = kindling("fit", *TINY, "--trainer.limit_val_batches", "0")
-    assert result.code == 0
-    assert f"{RUN}/checkpoints/last.ckpt" in result.out
+@pytest.mark.parametrize("without", [["limit_val_batches", "0"], ["check_val_every_n_epoch", "9"]], ids=str)
+def test_without_validation_the_last_epoch_is_the_best(kindling: Command, without: list[str]) -> None:
+    result = kindling("fit", *TINY, f"--trainer.{without[0]}", without[1])
+    assert (result.code, result.err) == (0, "")
+    assert f"{RUN}/checkpoints/best.ckpt" in result.out
+    assert kindling("fit", "--ckpt_path", RUN, "--trainer.max_epochs", "3").code == 0
+    assert different(RUN / "checkpoints/best.ckpt", RUN / "checkpoints/last.ckpt") == []
+    assert torch.load(RUN / "checkpoints/best.ckpt", weights_only=True)["global_step"] == 21
 
 
 def test_two_processes_train_as_one_would_report(kindling: Command, folder: Path) -> None:

@@ -12,9 +12,14 @@ Points = list[tuple[float, float]]  # epochs done, value
 
 
 def read_history(metrics: Path) -> dict[str, dict[int, float]]:
-    """Reads `metrics.csv` as {metric: {epoch: value}}, epochs from 0; the last value of an epoch counts."""
+    """Read `metrics.csv` as {metric: {epoch: value}}, epochs from 0; the last value of an epoch counts.
+
+    Rows without an epoch, as LearningRateMonitor and DeviceStatsMonitor log them, are left out.
+    """
     history: dict[str, dict[int, float]] = defaultdict(dict)
     for row in _rows(metrics):
+        if "epoch" not in row:
+            continue
         epoch = int(row.pop("epoch"))
         for name, value in row.items():
             if name != "step":

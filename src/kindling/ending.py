@@ -11,10 +11,16 @@ from kindling.runs import RUNS
 
 
 def say_why_early(trainer: Trainer, run: Path | None) -> None:
-    """Say why the training stopped early, where it did, and how to resume a run that was not over."""
-    stopper = trainer.early_stopping_callback
-    if trainer.should_stop and stopper and stopper.stopping_reason_message:
-        reason = stopper.stopping_reason_message
+    """Say why the training stopped early, where it did, and how to resume a run that was not over.
+
+    Args:
+        trainer: The trainer that stopped.
+        run: The run folder, if checkpoints are saved there.
+    """
+    stoppers = [each for each in trainer.early_stopping_callbacks if each.stopping_reason_message]
+    if trainer.should_stop and stoppers:
+        stopper = stoppers[0]
+        reason = str(stopper.stopping_reason_message)
         if stopper.stopping_reason is EarlyStoppingReason.NON_FINITE_METRIC:
             figure = trainer.callback_metrics[stopper.monitor].item()
             reason = f"{stopper.monitor} is {figure:g}, where each training loss was finite: look at its samples"
@@ -29,6 +35,9 @@ def say_why_early(trainer: Trainer, run: Path | None) -> None:
 
 def say_next(trainer: Trainer, run: Path, is_trainable: bool) -> None:
     """Say where the run is, and the commands that use it."""
+    if not trainer.checkpoint_callbacks:
+        say(f"run: {run}\nno checkpoint was saved (--trainer.enable_checkpointing false): this run cannot be resumed")
+        return
     say(f"run: {run}\nnext:")
     say("  " + as_typed("kindling", "predict --ckpt_path", run))
     if is_trainable:

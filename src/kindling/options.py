@@ -3,12 +3,16 @@
 import sys
 from argparse import SUPPRESS
 from collections.abc import Mapping
+from enum import Enum
 from typing import Any, Literal
 
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+import yaml
+from jsonargparse import set_dumper
+from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.cli import LightningArgumentParser
 from typing_extensions import override
 
+from kindling.callbacks import Averaging, BestCheckpoint, RunEarlyStopping
 from kindling.cli import COMMANDS
 from kindling.models.classifier import DATA_ARGUMENTS
 from kindling.parts import part
@@ -17,12 +21,14 @@ from kindling.parts import part
 HELP = {
     "config": "Recipe in YAML; of several, the later wins.",
     "print_config": "Print the configuration that results, and stop.",
-    "seed_everything": "Seed of all random numbers; true draws one.",
+    "seed_everything": "Seed of all random numbers; true draws one and prints it.",
     "ckpt_path": "Checkpoint to go on from: best, last (of the newest run), a run folder or a file.",
     "model": "Model; its options follow as --model.NAME VALUE.",
     "model.help": "Show the options of one model, CNNClassifier for example.",
     "data": "Data source; its options follow as --data.NAME VALUE.",
     "data.help": "Show the options of one data source, MNISTDataModule for example.",
+    "averaging": "Average the weights while training: EMA, or SWA; its options follow as --averaging.NAME VALUE.",
+    "averaging.help": "Show the options of EMA or SWA.",
     "trainer.max_epochs": "Epochs to train.",
     "trainer.max_time": "Time to train at most, days:hours:minutes:seconds.",
     "trainer.accelerator": "cpu, gpu, mps, tpu or auto.",
@@ -49,6 +55,7 @@ if TRIALS := part("trials.command"):
     FLAGS |= TRIALS.FLAGS
 TITLES = {"trainer": "trainer", "model": "model", "data": "data", "checkpoint": "best and last checkpoint"}
 TITLES |= {"early_stopping": "early stopping", "ckpt_path": "going on from a checkpoint"}
+TITLES |= {"averaging": "averaged weights"}
 MORE = "All other flags of Lightning's Trainer work too: https://lightning.ai/docs/pytorch/stable/common/trainer.html"
 
 
@@ -66,7 +73,7 @@ def early_stopping(
         patience = sys.maxsize
     if patience < 0:
         raise ValueError(f"early_stopping.patience must not be negative: {patience}")
-    return EarlyStopping(monitor, mode=mode, patience=patience, check_on_train_epoch_end=False)
+    return RunEarlyStopping(monitor, mode=mode, patience=patience, check_on_train_epoch_end=False)
 
 
 def best_checkpoint(
@@ -74,7 +81,7 @@ def best_checkpoint(
     mode: Literal["min", "max"] = "min",
     every_n_minutes: float = 10.0,
     every_n_steps: int | None = None,
-) -> ModelCheckpoint:
+) -> BestCheckpoint:
     """Keeps the checkpoint of the best validation, best.ckpt, and the last one, last.ckpt.
 
     Args:
@@ -86,7 +93,7 @@ def best_checkpoint(
     for name, value in {"every_n_minutes": every_n_minutes, "every_n_steps": every_n_steps}.items():
         if value is not None and not value > 0:
             raise ValueError(f"checkpoint.{name} must be greater than 0, not {value}")
-    return ModelCheckpoint(filename="best", monitor=monitor, mode=mode, enable_version_counter=False)
+    return BestCheckpoint(monitor, mode)
 
 
 def add_fit_options(parser: LightningArgumentParser) -> None:
@@ -95,6 +102,7 @@ def add_fit_options(parser: LightningArgumentParser) -> None:
         parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
     parser.add_lightning_class_args(best_checkpoint, "checkpoint")
     parser.add_lightning_class_args(early_stopping, "early_stopping")
+    parser.add_lightning_class_args(Averaging, "averaging", subclass_mode=True, required=False)
     parser.add_argument("--run_name", type=str | None, help=RUN_NAME)
     parser.add_argument("--test_after_fit", type=bool, default=True, help=TEST_AFTER_FIT)
     for flag, text in FLAGS.items():
@@ -117,6 +125,34 @@ def check_amounts(command: str, trainer: Mapping[str, Any], tests: bool, trains:
     for name in ("max_epochs", "max_steps", "limit_train_batches"):
         if command == "fit" and trains and trainer[name] == 0:
             raise ValueError(f"nothing is trained by --trainer.{name} 0: ask for at least 1")
+
+
+UNKNOWN = "Unable to serialize instance "  # what jsonargparse writes before a value whose type it does not know
+
+
+def plain(value: Any) -> Any:
+    """Replace what YAML cannot hold in a configuration.
+
+    Enums become their values. An object without a text form can only be a default, which needs no entry.
+    """
+    match value:
+        case dict():
+            return {key: plain(item) for key, item in value.items() if not str(item).startswith(f"{UNKNOWN}<")}
+        case list():
+            return [plain(item) for item in value]
+        case Enum():
+            return value.value
+        case str():
+            return value.removeprefix(UNKNOWN)
+    return value
+
+
+def dump_yaml(config: dict[str, Any]) -> str:
+    """Write a configuration as YAML, its keys in the order of the options."""
+    return yaml.safe_dump(plain(config), default_flow_style=False, allow_unicode=True, sort_keys=False)
+
+
+set_dumper("yaml", dump_yaml)
 
 
 class ReadableParser(LightningArgumentParser):

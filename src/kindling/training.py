@@ -10,18 +10,21 @@ import torch
 import yaml
 from jsonargparse import ArgumentError, Namespace
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_only
 from typing_extensions import override
 
-from kindling.callbacks import CollectTest, EpochProfiler, FiniteLoss, ProgressBar, Watch
+from kindling.callbacks import BestCheckpoint, CollectTest, EpochProfiler, FiniteLoss, ProgressBar, Watch
 from kindling.callbacks.finite import anomaly
+from kindling.callbacks.limits import AtLeastOneBatch
+from kindling.callbacks.users import as_list, combine, has_progress_bar
 from kindling.checkpoints import restore_last, write_atomically
 from kindling.console import as_typed, quiet, results_table, say
 from kindling.data import ClassificationDataModule
 from kindling.ending import say_next, say_why_early
 from kindling.errors import OneLineParser, UsageError, one_line
+from kindling.flags import apply_barebones, check_devices, check_run_name, check_seed, check_trainer, draw_seed
 from kindling.keeping import KeptRun
 from kindling.memory import keep_freed_memory
 from kindling.models import Classifier
@@ -159,16 +162,22 @@ class KindlingCLI(LightningCLI):
         elif self.checkpoint:
             check_trained(self.checkpoint, read_checkpoint(self.checkpoint, verify="metadata"))
         config = self.config_init[self.command]["trainer"]
+        check_trainer(config)
         check_amounts(self.command, config, self.config[self.command].get("test_after_fit", True), self._is_trainable)
-        callbacks: list[Callback] = [] if config["enable_progress_bar"] is False else [ProgressBar()]
+        keeps = not (config["barebones"] or config["fast_dev_run"])
+        if config["barebones"]:
+            apply_barebones(config)
+        callbacks: list[Callback] = [AtLeastOneBatch()]
+        if config["enable_progress_bar"] is not False and not has_progress_bar(config["callbacks"]):
+            callbacks.append(ProgressBar())
         kwargs["logger"] = False
         if self.command == "fit":
             watch = self.config["fit"]["watch"]
             callbacks += [FiniteLoss(wait=watch), *([Watch()] if watch else [])]
-        if self.command == "fit" and not config["fast_dev_run"] and not self._is_trial:
+        if self.command == "fit" and keeps and not self._is_trial:
             self.run = self._open_run()
             kwargs |= {"default_root_dir": self.run.path, "logger": self.run.loggers(config["logger"])}
-            callbacks += self.run.callbacks()
+            callbacks += [each for each in self.run.callbacks() if self._saves or each is not self.run.resume]
             if DASHBOARD and kwargs["logger"]:
                 self.collected = DASHBOARD.Dashboard()
             if self.config["fit"]["profile"]:
@@ -185,12 +194,37 @@ class KindlingCLI(LightningCLI):
             self.config[self.command]["trainer"]["strategy"] = config["strategy"]  # for config.yaml
         try:
             trainer = super().instantiate_trainer(**kwargs)
+            check_devices(trainer)
             write_atomically(trainer.strategy, self.run.path if self.run else None)
             watch_processes(trainer, self._tidy_up)
             return trainer
-        except BaseException:  # Ctrl-C leaves no empty folder either
+        except BaseException as error:  # Ctrl-C leaves no empty folder either
             self._tidy_up()
+            if isinstance(error, TypeError | RuntimeError):  # of values that the Trainer does not take
+                raise ValueError(f"the Trainer can't be built: {error}") from error
             raise
+
+    @override
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
+        run = self.run.path if self.run else None
+        ours = [callback for callback in callbacks if callback is not None]  # no averaging is asked for
+        config["callbacks"] = combine(as_list(config["callbacks"]), ours, run, self._saves)
+        return super()._instantiate_trainer(config, [])
+
+    @property
+    def _saves(self) -> bool:
+        """Whether checkpoints are saved."""
+        return self.config_init[self.command]["trainer"]["enable_checkpointing"] is not False
+
+    @override
+    def _set_seed(self) -> None:
+        config = self.config[self.command]
+        if config["seed_everything"] is True:
+            config["seed_everything"] = draw_seed()
+            say(f"seed: {config['seed_everything']}")
+        elif config["seed_everything"] is not False:
+            check_seed(config["seed_everything"])
+        super()._set_seed()
 
     def _open_run(self) -> KeptRun:
         name = self._run_name()
@@ -204,7 +238,10 @@ class KindlingCLI(LightningCLI):
     def _run_name(self) -> str:
         recipes = [config.stem for config in self.configs if config.parent.name != "with"]
         classes = f"{type(self.model).__name__}-{type(self.datamodule).__name__}"
-        return str(self.config[self.command]["run_name"] or (recipes or [classes])[0])
+        name = self.config[self.command]["run_name"]
+        name = (recipes or [classes])[0] if name is None else name
+        check_run_name(name)
+        return str(name)
 
     def fit(self, **kwargs: Any) -> None:
         """Trains, then tests the best checkpoint."""
@@ -235,13 +272,13 @@ class KindlingCLI(LightningCLI):
             if anomaly(error):
                 raise ValueError("; ".join(error.__notes__)) from error
             raise
-        say_why_early(self.trainer, self.run.path if self.run else None)
+        say_why_early(self.trainer, self.run.path if self.run and self._saves else None)
         if self.run and self.run.resume.interrupted:
             say("trained to the end; test it with: " + as_typed("kindling", "test --ckpt_path", self.run.path))
             return
         if self.config[self.command]["test_after_fit"]:
-            tested = self._best.best_model_path or f"{self._best.dirpath}/last.ckpt"
-            self.test(**kwargs | {"ckpt_path": tested if self.run else None})
+            self._drop_averaging()
+            self.test(**kwargs | {"ckpt_path": self._tested})
         if self.run:
             say_next(self.trainer, self.run.path, self._is_trainable)
 
@@ -270,15 +307,29 @@ class KindlingCLI(LightningCLI):
             self.run.record.begin(self.trainer)
         metrics = self.trainer.validate(**kwargs | {"ckpt_path": None, "verbose": False})[0]
         say(results_table("validation split", metrics))
-        if self.run:
+        if self.run and self._best:
             self._best.best_model_path = f"{self._best.dirpath}/best.ckpt"
             self.trainer.save_checkpoint(self._best.best_model_path)
+        if self.run:
             self.run.record.end_untrained(metrics)
 
     @property
-    def _best(self) -> ModelCheckpoint:
-        assert isinstance(self.trainer.checkpoint_callback, ModelCheckpoint)
-        return self.trainer.checkpoint_callback
+    def _best(self) -> BestCheckpoint | None:
+        """What keeps the best checkpoint; None where no checkpoints are saved."""
+        keeper = self.trainer.checkpoint_callback
+        return keeper if isinstance(keeper, BestCheckpoint) else None
+
+    @property
+    def _tested(self) -> str | None:
+        """The checkpoint that `fit` tests; None for the weights as they are."""
+        if not (self.run and self._best):
+            return None
+        return self._best.best_model_path or f"{self._best.dirpath}/last.ckpt"
+
+    def _drop_averaging(self) -> None:
+        """Remove callbacks that average weights: in the test they would put the raw weights of a checkpoint back."""
+        callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
+        callbacks[:] = [callback for callback in callbacks if not isinstance(callback, WeightAveraging)]
 
     def _tidy_up(self) -> None:
         if self.run:
@@ -293,8 +344,12 @@ class KindlingCLI(LightningCLI):
         """Measures the checkpoint on the test split and writes what it found into its run folder."""
         checkpoint = kwargs["ckpt_path"] or (None if self.command == "fit" else self.checkpoint)
         metrics = self.trainer.test(**kwargs | {"ckpt_path": checkpoint, "verbose": False})[0]
-        say(results_table(f"test split, {checkpoint or 'a few batches after a trial run'}", metrics))
-        if checkpoint and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+        tried = self.trainer.fast_dev_run  # type: ignore[attr-defined]
+        what = checkpoint or ("a few batches after a trial run" if tried else "weights at the end of training")
+        say(results_table(f"test split, {what}", metrics))
+        if not checkpoint and self.run:
+            checkpoint = self.run.path / "checkpoints" / what  # says where the results belong, and what was tested
+        if checkpoint and not tried:
             report = write_test(Path(checkpoint), metrics, self.collected, self.model, self.datamodule, self.typed)
             if report:
                 say(f"report: {report}")

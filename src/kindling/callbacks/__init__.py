@@ -1,5 +1,7 @@
 """Behaviours that cut across models and data, one file each."""
 
+from kindling.callbacks.averaging import EMA, SWA, Averaging
+from kindling.callbacks.best import BestCheckpoint, RunEarlyStopping
 from kindling.callbacks.collect import CollectTest
 from kindling.callbacks.figures import StepFigures
 from kindling.callbacks.finite import FiniteLoss
@@ -12,11 +14,16 @@ from kindling.callbacks.resume import ExactResume
 from kindling.callbacks.watch import Watch
 
 __all__ = [
+    "EMA",
+    "SWA",
+    "Averaging",
+    "BestCheckpoint",
     "CollectTest",
     "EpochProfiler",
     "ExactResume",
     "FiniteLoss",
     "ProgressBar",
+    "RunEarlyStopping",
     "RunRecord",
     "SpeedHint",
     "StepFigures",

@@ -13,6 +13,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, ModelCheckpoint, Timer
 from typing_extensions import override
 
+from kindling.callbacks.best import adopt_states
 from kindling.callbacks.collect import CollectTest
 from kindling.callbacks.history import TrainingHistory
 from kindling.callbacks.position import is_within_epoch, mark_within_epoch, position, restore_position, step_offset
@@ -82,6 +83,7 @@ class ExactResume(Callback):
         if trainer.state.fn != "fit":
             return
         assert isinstance(pl_module, Classifier)
+        adopt_states(trainer.callbacks, checkpoint["callbacks"])  # type: ignore[attr-defined]
         self._loaded = restore_position(trainer, checkpoint, checkpoint["callbacks"].get(self.state_key, {}))
         pl_module.step_offset = step_offset(trainer, checkpoint)
         self._validated = deepcopy(checkpoint["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"])

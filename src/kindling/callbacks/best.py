@@ -1,0 +1,55 @@
+"""The best checkpoint and early stopping of a run, told apart from those that users add."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from typing_extensions import override
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """Keeps `best.ckpt`, the checkpoint of the best validation; the last one where nothing was validated.
+
+    A class of its own, so that its state in a checkpoint never clashes with a ModelCheckpoint that a user adds.
+
+    Args:
+        monitor: Metric to compare.
+        mode: Whether lower (`min`) or higher (`max`) is better.
+    """
+
+    def __init__(self, monitor: str, mode: str) -> None:
+        super().__init__(filename="best", monitor=monitor, mode=mode, enable_version_counter=False)
+
+    @override
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        validated = any(name.startswith("val/") for name in trainer.callback_metrics)
+        if validated or not str(self.monitor).startswith("val/"):
+            super().on_train_epoch_end(trainer, pl_module)
+
+    @override
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_end(trainer, pl_module)
+        if self.best_model_score is None and trainer.global_step and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            self.best_model_path = str(Path(self.dirpath or ".") / "best.ckpt")
+            trainer.save_checkpoint(self.best_model_path)
+
+
+class RunEarlyStopping(EarlyStopping):
+    """Early stopping as `--early_stopping` configures it; a user may add another EarlyStopping."""
+
+
+def adopt_states(callbacks: Iterable[Callback], states: dict[str, Any]) -> None:
+    """Rename the callback states of a checkpoint that was written when these classes were Lightning's own.
+
+    Args:
+        callbacks: The callbacks of the trainer.
+        states: States by key, as the checkpoint stores them; changed in place.
+    """
+    for callback in callbacks:
+        if isinstance(callback, BestCheckpoint | RunEarlyStopping):
+            name, old_name = type(callback).__name__, type(callback).__bases__[0].__name__
+            old_key = callback.state_key.replace(name, old_name, 1)
+            if callback.state_key not in states and old_key in states:
+                states[callback.state_key] = states.pop(old_key)

@@ -1,0 +1,24 @@
+"""Shares of the batches that would round down to none."""
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from typing_extensions import override
+
+# The limits that a stage reads, each with the data loader that it limits.
+LIMITS = {
+    "fit": {"limit_train_batches": "train_dataloader", "limit_val_batches": "val_dataloader"},
+    "validate": {"limit_val_batches": "val_dataloader"},
+    "test": {"limit_test_batches": "test_dataloader"},
+    "predict": {"limit_predict_batches": "predict_dataloader"},
+}
+
+
+class AtLeastOneBatch(Callback):
+    """Makes a positive share of the batches, `--trainer.overfit_batches 0.01` for example, at least one batch."""
+
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        for limit, loader in LIMITS[stage].items():
+            share = getattr(trainer, limit)
+            if isinstance(share, float) and 0 < share < 1 and share * len(getattr(data, loader)()) < 1:
+                setattr(trainer, limit, 1)

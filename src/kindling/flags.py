@@ -1,0 +1,102 @@
+"""Options of `fit` and the Trainer whose values need a check, or mean something else here than to Lightning."""
+
+import os
+import random
+import unicodedata
+from collections.abc import Mapping, MutableMapping
+from typing import Any
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.utilities import rank_zero_only
+
+from kindling.errors import UsageError
+
+MOST_PROCESSES = 8  # on the CPU, however few cores it has: enough to try out distributed training
+LONGEST_NAME = 120  # bytes: file systems allow 255, and some names of files in the run hold the name of the run
+# The Trainer's own barebones mode switches off `self.log` too, and so leaves no result.
+BAREBONES = {
+    "barebones": False,
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "log_every_n_steps": 0,
+}
+
+
+# The smallest value of options with which Lightning would divide by zero, go backwards or never end.
+SMALLEST = {
+    "max_epochs": -1,
+    "max_steps": -1,
+    "min_epochs": 0,
+    "min_steps": 0,
+    "num_nodes": 1,
+    "fast_dev_run": 0,
+    "log_every_n_steps": 0,
+    "gradient_clip_val": 0,
+    "num_sanity_val_steps": -1,
+    "check_val_every_n_epoch": 1,
+    "accumulate_grad_batches": 1,
+    "reload_dataloaders_every_n_epochs": 0,
+}
+SHARES = ("overfit_batches", *(f"limit_{stage}_batches" for stage in ("train", "val", "test", "predict")))
+
+
+def check_trainer(trainer: Mapping[str, Any]) -> None:
+    """Raise UsageError where an option of the Trainer is out of range."""
+    for name, least in SMALLEST.items():
+        if (value := trainer[name]) is not None and value < least:
+            raise UsageError(f"--trainer.{name} must be at least {least}, got {value}")
+    for name in SHARES:
+        value = trainer[name]
+        if value is not None and (value < 0 or (isinstance(value, float) and value > 1)):
+            raise UsageError(f"--trainer.{name} must be a number of batches or a share from 0 to 1, got {value}")
+    if isinstance(interval := trainer["val_check_interval"], int | float) and interval <= 0:
+        raise UsageError(f"--trainer.val_check_interval must be positive, got {interval}")
+
+
+def check_devices(trainer: Trainer) -> None:
+    """Raise UsageError where far more processes would compute on the CPU than it has cores."""
+    most = max(MOST_PROCESSES, os.cpu_count() or 1)
+    if trainer.strategy.root_device.type == "cpu" and trainer.num_devices > most:
+        raise UsageError(f"--trainer.devices {trainer.num_devices}: this machine trains in {most} processes at most")
+
+
+def draw_seed() -> int:
+    """Draw a seed, the same in all processes of a distributed training.
+
+    Raises:
+        UsageError: If this process was started by a launcher that does not pass the seed on.
+    """
+    if getattr(rank_zero_only, "rank", 0) == 0 and int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return random.SystemRandom().randrange(2**32)
+    if "PL_GLOBAL_SEED" not in os.environ:
+        raise UsageError("--seed_everything true would draw another seed in each process: give a number")
+    return int(os.environ["PL_GLOBAL_SEED"])  # from the process that started this one
+
+
+def check_seed(seed: int) -> None:
+    """Raise UsageError unless NumPy and torch both take a seed."""
+    if not 0 <= seed < 2**32:
+        raise UsageError(f"--seed_everything must be from 0 to {2**32 - 1}, got {seed}")
+
+
+def check_run_name(name: str) -> None:
+    """Raise UsageError where a run of this name would lie outside of `runs/`, or could not be a folder there."""
+    for folder in name.split("/"):
+        reason = ""
+        if folder in ("", ".", "..") or "\\" in folder:
+            reason = "give the name of a folder inside runs/"
+        elif folder != folder.strip():
+            reason = "it begins or ends with a space"
+        elif any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in folder):
+            reason = "it contains a control character"
+        elif len(folder.encode()) > LONGEST_NAME:
+            reason = f"it is longer than {LONGEST_NAME} bytes"
+        if reason:
+            raise UsageError(f"--run_name {name[:40]!r}: {reason}")
+
+
+def apply_barebones(trainer: MutableMapping[str, Any]) -> None:
+    """Translate `--trainer.barebones true`: only train and test, without files, logs or a progress bar."""
+    for name, value in BAREBONES.items():
+        trainer[name] = value
