@@ -99,10 +99,9 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def read_events(folder: Path) -> dict[str, Any]:
-    """What TensorBoard shows of a folder: all points of a scalar, and the last one of everything else.
+    """Read what TensorBoard shows of a folder: all points of a scalar; of everything else the steps and the last point.
 
-    Of a resumed run it leaves out what had been logged after the checkpoint. The figures beside the hyperparameters,
-    `result/...`, are written at the end of each session, and TensorBoard shows the last ones.
+    Of a resumed run TensorBoard leaves out what had been logged after the checkpoint.
     """
     if not folder.is_dir():
         return {}
@@ -112,12 +111,13 @@ def read_events(folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for tag in set(tags[events.SCALARS]) - TIMED_TAGS:
         points = [(event.step, event.value) for event in shown.Scalars(tag)]
-        first = len(points) - 1 if tag.startswith("result/") else 0
-        found |= {f"{tag}, point {number}": point for number, point in enumerate(points[first:])}
+        found |= {f"{tag}, point {number}": point for number, point in enumerate(points)}
     for kind, value_of in KINDS.items():
         for tag in tags[kind]:
             if not tag.endswith(OTHER_TAGS):
-                found[f"{tag}, last point"] = value_of(getattr(shown, kind.capitalize())(tag)[-1])
+                points = getattr(shown, kind.capitalize())(tag)
+                found[f"{tag}, steps"] = [point.step for point in points]
+                found[f"{tag}, last point"] = value_of(points[-1])
     return found
 
 

@@ -34,7 +34,6 @@ from kindling.options import TRIALS, ReadableParser, add_fit_options, check_amou
 from kindling.outputs import is_writable, not_written, write_predicted, write_test
 from kindling.parts import part
 from kindling.processes import as_commands, end_with_parent, watch_processes
-from kindling.record import Record
 from kindling.runs import RUNS, find_checkpoint, read_checkpoint, run_of, whole_file
 from kindling.stored import check_fits, epochs_had, has_only_the_rest_left, read_yaml, stored_config
 from kindling.trust import sign
@@ -261,7 +260,6 @@ class KindlingCLI(LightningCLI):
                 if self.run and self.is_trained:
                     say("its training is complete: only what follows it is left")
                     self.run.resume.is_trained = True
-                    self.run.resume.is_drawn = Record.read(self.run.path).status == "finished"
                 self.trainer.fit(**kwargs | {"ckpt_path": self.checkpoint, "weights_only": True})
             else:
                 self._keep_as_it_is(**kwargs)

@@ -70,7 +70,7 @@ def test_an_epoch_holds_each_sample_once_in_an_order_of_its_own(
     epochs = []
     for epoch in range(2):
         loader = data.train_dataloader()
-        loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]  # as Lightning does
+        loader.sampler.set_epoch(epoch)  # as Lightning does
         batches = list(loader)
         assert [len(labels) for _, labels in batches] == [32] * 5 + [20]
         epochs.append(torch.cat([inputs for inputs, _ in batches]))
@@ -217,6 +217,13 @@ def test_a_batch_may_be_a_single_sample() -> None:
     data.setup("validate")
     assert [len(labels) for _, labels in data.train_dataloader()] == [1] * 13
     assert [len(labels) for _, labels in data.val_dataloader()] == [1] * 3
+
+
+@pytest.mark.parametrize("val_split", [500, 500.0, 0.125])
+def test_a_number_of_samples_may_come_as_a_float(val_split: float) -> None:
+    data = MNISTDataModule(source="sample", val_split=val_split)
+    data.setup("fit")
+    assert (len(data.train), len(data.val)) == (3500, 500)
 
 
 @pytest.mark.parametrize("val_split", [0, 4000, 5000, 1.0, -0.1])

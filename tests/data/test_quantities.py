@@ -45,7 +45,9 @@ from kindling.data.quantities import as_number, decimal_evidence, read_quantitie
     ],
 )
 def test_numbers_are_read_with_their_units(text: str, number: float, unit: str) -> None:
-    assert read_quantity(text) == (pytest.approx(number), unit)
+    value, found = read_quantity(text)
+    assert value == pytest.approx(number)
+    assert found == unit
 
 
 NO_NUMBERS = (

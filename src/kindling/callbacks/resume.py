@@ -49,7 +49,6 @@ class ExactResume(Callback):
         self.every_n_minutes, self.every_n_steps = every_n_minutes, every_n_steps
         self.interrupted = False
         self.is_trained = False  # whether no training is left to do: then none is begun
-        self.is_drawn = False  # whether the plots of that training are there
         self._handlers: dict[int, Any] = {}
         self._loaded: dict[str, Any] | None = None
         self._validated: dict[str, Any] = {}
@@ -119,7 +118,7 @@ class ExactResume(Callback):
 
     @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.is_trained and not self.is_drawn:
+        if self.is_trained:
             for callback in trainer.callbacks:  # type: ignore[attr-defined]
                 if isinstance(callback, TrainingHistory | CollectTest):
                     callback.on_train_end(trainer, pl_module)

@@ -127,7 +127,7 @@ class Dashboard(CollectTest):
     @rank_zero_only
     def _end(self, trainer: Trainer, model: LightningModule) -> None:
         assert isinstance(model, Classifier)
-        step = max(0, trainer.global_step - 1)  # a run that goes on has TensorBoard forget what is of later steps
+        step = trainer.global_step  # TensorBoard drops this and later steps where the run resumes
         if trainer.state.fn != "fit":
             write_texts(self._writer("train"), model, step)
         write_network(self._writer("train"), model, step)

@@ -40,13 +40,21 @@ def hold_out(labels: Tensor, name: str, share: int | float, seed: int) -> tuple[
     Raises:
         ValueError: If none would be held out, or none left.
     """
-    size = share if isinstance(share, int) else round(share * len(labels))
+    size = round(share * len(labels)) if is_fraction(share) else int(share)
     if not 0 < size < len(labels):
         raise ValueError(
             f"{name}={share} holds out {size} of the {len(labels)} training samples: "
             "at least 1 must be held out and 1 left"
         )
     return stratified_split(labels, size, seed)
+
+
+def is_fraction(size: int | float) -> bool:
+    """Return whether a size is a fraction of all samples, and not a number of them.
+
+    A parser may turn 500 into 500.0: to Python `int | float` and `float | int` are equal, and one is cached for both.
+    """
+    return isinstance(size, float) and (size <= 1 or not size.is_integer())
 
 
 def draw(classes: Mapping[Group, Hashable], what: str, split: str, size: int | float, seed: int) -> set[Group]:
@@ -62,7 +70,7 @@ def draw(classes: Mapping[Group, Hashable], what: str, split: str, size: int | f
     Raises:
         ValueError: If nothing would be drawn, or nothing be left.
     """
-    share = size if isinstance(size, float) else size / max(len(classes), 1)
+    share = size if is_fraction(size) else size / max(len(classes), 1)
     if not 0 < share < 1:
         raise ValueError(f"{split}_split={size} of {len(classes):,} {what}: at least 1 must be held out and 1 left")
     by_class = defaultdict(list)
