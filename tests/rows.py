@@ -69,6 +69,12 @@ def one_column(values: Sequence[object], **arguments: Any) -> tuple[dict[str, An
     return learned.get("value", {}), features[:, :-1]  # without `other`
 
 
+def decode(features: "np.ndarray[Any, Any] | torch.Tensor", learned: dict[str, Any]) -> "np.ndarray[Any, Any]":
+    """The numbers that scaled features stand for."""
+    limited = np.asarray(features, dtype=float)
+    return limited / np.sqrt(1 - (limited / learned["limit"]) ** 2) * learned["scale"] + learned["center"]
+
+
 def predictions(path: Path = Path("runs/tables/version_0/predictions.csv")) -> list[dict[str, str]]:
     with path.open(newline="") as file:
         return list(csv.DictReader(file))

@@ -271,7 +271,10 @@ def test_rows_that_do_not_fit_the_model_are_named(kindling: Command, trained: Pa
         ("lacks.csv", "lacks.csv lacks columns that the model was trained with: age, plan"),
         ("words.csv", "column visits of words.csv must hold numbers, not few"),
         ("half.csv", "column visits of half.csv must hold numbers, not few"),
-        ("unknown.csv", "column member of unknown.csv: 199 of 200 unseen in training, such as 1; it must hold no, yes"),
+        (
+            "unknown.csv",
+            "column member of unknown.csv: 199 of 200 rows have a value unseen in training, such as 1; it must hold ",
+        ),
         ("nowhere.csv", "there is no file nowhere.csv"),
     ):
         result = kindling("predict", "--ckpt_path", "best", "--data.predict", file)
@@ -291,9 +294,9 @@ def test_what_is_odd_about_new_rows_is_said(kindling: Command, trained: Path, ta
     assert said["odd.csv"] == [
         "column age of odd.csv: all missing",
         "column visits of odd.csv: 1 of 200 are no numbers, such as few: they count as missing",
-        "column member of odd.csv: 100 of 200 unseen in training, such as maybe, No",
+        "column member of odd.csv: 100 of 200 rows have a value unseen in training, such as maybe, No",
     ]
-    assert said["one.csv"] == ["column member of one.csv: 1 of 1 unseen in training, such as maybe"]
+    assert said["one.csv"] == ["column member of one.csv: 1 of 1 rows have a value unseen in training, such as maybe"]
 
 
 def test_a_weighted_loss_finds_the_rare_class(kindling: Command) -> None:

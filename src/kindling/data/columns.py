@@ -2,12 +2,13 @@
 
 What is learned of a column is plain values, for a checkpoint:
 `{"name": "age", "kind": "number", "decimal": ".", "units": [], "range": [18.0, 80.0], "missing_values": ["NA"],
-"median": 38.0, "center": 39.5, "scale": 12.1, "missing": True}`,
+"median": 38.0, "center": 38.0, "scale": 26.0, "limit": 5.0, "missing": True}`,
 `{"name": "since", "kind": "date", "day_first": False, ...}` with the rest as for a number, in days, or
 `{"name": "plan", "kind": "category", "values": ["basic", "gold"], "missing": False, "missing_values": []}`.
+A column with many categories, or with numbers that are codes, has a target encoding too: `{..., "known": ["Ulm", ...],
+"classes": [1], "prior": [0.4], "smoothing": 2.1, "encodings": [[0.37], ...]}`, see `kindling.data.categories`.
 """
 
-import math
 import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kindling.console import say
+from kindling.data.categories import (
+    UNRELATED,
+    are_codes,
+    check_unseen,
+    encode_categories,
+    encode_target,
+    is_text,
+    learn_categories,
+    learn_target,
+)
 from kindling.data.filestyle import FileStyle, read_style
 from kindling.data.quantities import read_quantities
 from kindling.data.ranges import distances, in_words, is_far_outside
@@ -27,6 +38,7 @@ from kindling.data.reading import (
     learn_kind,
     missing_values,
 )
+from kindling.data.scaling import are_far, learn_scale, scale
 from kindling.data.values import (
     Cells,
     Column,
@@ -34,7 +46,6 @@ from kindling.data.values import (
     Indices,
     as_name,
     in_brief,
-    in_order,
     missing_option,
     name_cells,
     read_cells,
@@ -45,11 +56,7 @@ from kindling.wording import listed
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-MOST_CATEGORIES = 50  # of a column that has more, the rarest are as if unseen
 ID_SHARE = 0.95  # of the values are different in a column of ids
-FARTHEST = 1000.0  # standard deviations from the mean; a million training rows have none farther
-WRONG_SHARE = 0.95  # of the categories are unseen where a column is another one than in training,
-FEW = 20  # but with fewer values that may be chance
 
 STARTS_AS_NUMBER = re.compile(r"[(<>~≈]? ?[-+]? ?[^\w\s]?\d(?![0-9a-f]{7}-)")  # but no UUID
 CONSTANT = "always the same"
@@ -64,11 +71,14 @@ ID_NAME = re.compile(
 )
 
 
-def learn_columns(frame: "DataFrame", rows: int, missing: Sequence[str] = ()) -> tuple[list[Column], dict[str, str]]:
-    """Learns from the training rows how columns are encoded.
+def learn_columns(
+    frame: "DataFrame", labels: Indices, rows: int, missing: Sequence[str] = ()
+) -> tuple[list[Column], dict[str, str]]:
+    """Learn from the training rows how columns are encoded.
 
     Args:
         frame: The training rows, without the target.
+        labels: Their classes, shape (N,).
         rows: Rows of the whole file.
         missing: Texts that stand for missing values.
 
@@ -80,7 +90,7 @@ def learn_columns(frame: "DataFrame", rows: int, missing: Sequence[str] = ()) ->
     """
     cells = {name: read_cells(frame[name], missing) for name in frame}
     style = read_style(cells, frame.attrs.get("separator"))
-    learned = {name: learn_column(name, column, rows, style, missing) for name, column in cells.items()}
+    learned = {name: learn_column(name, column, labels, rows, style, missing) for name, column in cells.items()}
     columns = [column for column in learned.values() if not isinstance(column, str)]
     left_out = {name: reason for name, reason in learned.items() if isinstance(reason, str)}
     for reason in dict.fromkeys(left_out.values()):
@@ -90,27 +100,23 @@ def learn_columns(frame: "DataFrame", rows: int, missing: Sequence[str] = ()) ->
     return columns, left_out
 
 
-def learn_column(name: str, cells: Cells, rows: int, style: FileStyle, missing: Sequence[str]) -> Column | str:
-    """Learns one column; a reason to leave it out is a string."""
+def learn_column(
+    name: str, cells: Cells, labels: Indices, rows: int, style: FileStyle, missing: Sequence[str]
+) -> Column | str:
+    """Learn one column; a reason to leave it out is a string."""
     if found := learn_kind(name, cells, style, missing):
-        return _learn_numbers(*found, rows)
+        return _learn_numbers(*found, labels, rows)
     codes, names = name_cells(cells)
     counts = np.bincount(codes[codes >= 0], minlength=len(names))
     absent = bool((codes < 0).any())
     if len(names) + absent < 2:
         return CONSTANT
-    if len(names) > 2 and 2 * len(names) > counts.sum():
+    if is_text(counts):
         return _describe_text(cells)
     _hint_at_numbers(name, cells, missing)
-    frequent = np.argsort(-counts, kind="stable")[:MOST_CATEGORIES]
-    values = in_order(names[place] for place in frequent)
-    return {
-        "name": name,
-        "kind": "category",
-        "values": values,
-        "missing": absent,
-        "missing_values": sorted(missing),
-    }
+    if not (learned := learn_categories(name, codes, names, labels)):
+        return UNRELATED
+    return {"name": name, "kind": "category", "missing": absent, "missing_values": sorted(missing)} | learned
 
 
 def _hint_at_numbers(name: str, cells: Cells, missing: Sequence[str]) -> None:
@@ -136,7 +142,7 @@ def _describe_text(cells: Cells) -> str:
     return TEXT
 
 
-def _learn_numbers(kind: Column, numbers: Floats, rows: int) -> Column | str:
+def _learn_numbers(kind: Column, numbers: Floats, labels: Indices, rows: int) -> Column | str:
     known = numbers[~np.isnan(numbers)]
     missing = len(known) < len(numbers)
     different = len(np.unique(known))
@@ -145,29 +151,42 @@ def _learn_numbers(kind: Column, numbers: Floats, rows: int) -> Column | str:
     whole = kind["kind"] == "number" and not kind["units"] and not (known % 1).any()
     if whole and different >= ID_SHARE * len(numbers) and (np.ptp(known) < rows or ID_NAME.fullmatch(kind["name"])):
         return ID
-    # fsum gives the same to the bit on any machine, so training goes on elsewhere and a digest holds.
-    center = math.fsum(known) / len(known)
-    scale = math.sqrt(math.fsum((known - center) ** 2) / len(known)) if different > 1 else 0.0
-    return kind | {"median": float(np.median(known)), "center": center, "scale": scale or 1.0, "missing": missing}
+    learned = kind | learn_scale(known) | {"missing": missing}
+    if kind["kind"] == "number" and are_codes(known, labels[~np.isnan(numbers)]):
+        learned |= learn_target(kind["name"], *name_codes(numbers), labels)
+    return learned
+
+
+def name_codes(numbers: Floats) -> tuple[Indices, list[str]]:
+    """Read numbers as codes: the index of each in the list, -1 where it is NaN; and the list of them as text."""
+    known = np.unique(numbers[~np.isnan(numbers)])
+    codes = np.where(np.isnan(numbers), -1, np.searchsorted(known, numbers))
+    return codes, [str(int(value)) for value in known.tolist()]
 
 
 def width(column: Column) -> int:
-    """Features that a column gives."""
-    single = column["kind"] != "category" or len(column["values"]) == 2
-    return (1 if single else len(column["values"])) + int(column["missing"])
+    """Return the number of features of a column."""
+    values = len(column["values"]) if column["kind"] == "category" else 1
+    target = len(column["classes"]) if "encodings" in column else 0
+    return (1 if values == 2 else values) + target + int(column["missing"])
 
 
-def encode(frame: "DataFrame", columns: Sequence[Column], file: object) -> NDArray[np.float32]:
-    """Encodes rows by what was learned.
+def encode(
+    frame: "DataFrame", columns: Sequence[Column], file: object, labels: Indices | None = None
+) -> NDArray[np.float32]:
+    """Encode rows by what was learned.
 
-    Numbers and dates, missing ones replaced by the median, become standard deviations from the mean of the training
-    rows. Of two categories one is -1, the other 1; of more, each has a feature of its own; a category not seen in
-    training is 0 in all of them. Where values were missing in training, a last feature says whether they are.
+    Numbers and dates, with the median in place of missing ones, are scaled by the spread of the training rows, so that
+    a few wild ones do not matter. Of two categories one is -1, the other 1; of more, each has a feature of its own,
+    which is 1, and a category unseen in training is 0 in all of them. Of more than 50 this holds for frequent ones,
+    and all are encoded by the share of each class among their training rows. Where values were missing in training, a
+    last feature says whether they are.
 
     Args:
         frame: Rows with at least these columns, in any order; numbers may come as such or as text.
         columns: What was learned of each column.
         file: Where the rows come from, for messages.
+        labels: Class of each row that the columns were learned from, -1 elsewhere, shape (N,). By default none was.
 
     Returns:
         Features, shape (N, F).
@@ -181,52 +200,50 @@ def encode(frame: "DataFrame", columns: Sequence[Column], file: object) -> NDArr
     features: list[NDArray[Any]] = []
     for column in adapt_columns(columns, cells, frame.attrs.get("separator"), file):
         what = f"column {column['name']} of {file}"
-        encode_one = _encode_categories if column["kind"] == "category" else _encode_numbers
-        values, missing = encode_one(cells[column["name"]], column, what)
+        if column["kind"] == "category":
+            codes, names = name_cells(cells[column["name"]])
+            features.append(encode_categories(codes, names, column))
+        else:
+            numbers = _read_numbers(cells[column["name"]], column, what)
+            features.append(scale(np.where(np.isnan(numbers), column["median"], numbers), column)[:, None])
+            codes, names = name_codes(numbers) if "known" in column else (np.where(np.isnan(numbers), -1, 0), [])
+        if column["kind"] == "category" or "known" in column:
+            check_unseen(codes, names, column, what, len(columns) == 1)
+        if "encodings" in column:
+            features.append(encode_target(codes, names, column, labels))
+        missing = codes < 0
         if len(missing) > 1 and missing.all():
             say(f"{what}: all missing")
-        features += [values, missing[:, None]] if column["missing"] else [values]
+        if column["missing"]:
+            features.append(missing[:, None])
     return np.concatenate([values.astype(np.float32, copy=False) for values in features], axis=1)
 
 
-def _encode_numbers(cells: Cells, column: Column, what: str) -> tuple[Floats, NDArray[np.bool_]]:
+def _read_numbers(cells: Cells, column: Column, what: str) -> Floats:
     numbers, strays = as_numbers(cells, column)
-    missing = np.isnan(numbers)
     if len(strays) and len(strays := drop_missing_words(cells, strays, what)):
-        example, given = in_brief(cells.values[cells.codes[strays[0]]]), np.count_nonzero(~missing) + len(strays)
+        example, given = _example(cells, strays[0]), np.count_nonzero(~np.isnan(numbers)) + len(strays)
         if 2 * len(strays) > given:  # a few are dirt, but this is another column
             raise ValueError(f"{what} must hold {column['kind']}s, not {example}")
         say(f"{what}: {len(strays):,} of {given:,} are no {column['kind']}s, such as {example}: they count as missing")
+    far = np.flatnonzero(are_far(numbers, column))
     if is_far_outside(numbers, column):
         say(_far_outside(numbers, cells, column, what))
-    # In float64: of 1,700,000,000 seconds float32 keeps but every 128th.
-    deviations = (np.where(missing, column["median"], numbers) - column["center"]) / column["scale"]
-    return np.clip(deviations, -FARTHEST, FARTHEST)[:, None], missing
+    elif len(far):
+        given = np.count_nonzero(~np.isnan(numbers))
+        say(f"{what}: {len(far):,} of {given:,} values are far from the others, such as {_example(cells, far[0])}")
+    return numbers
+
+
+def _example(cells: Cells, row: int) -> str:
+    return in_brief(cells.values[cells.codes[row]])
 
 
 def _far_outside(numbers: Floats, cells: Cells, column: Column, what: str) -> str:
     row = int(np.nanargmax(distances(numbers, column)))
-    example = in_brief(cells.values[cells.codes[row]])
+    example = _example(cells, row)
     read = f" (read as {numbers[row]:.6g})" if column["kind"] == "number" and example != f"{numbers[row]:.6g}" else ""
     return f"{what}: values such as {example}{read} are far from those of the training, {in_words(column)}"
-
-
-def _encode_categories(cells: Cells, column: Column, what: str) -> tuple[Floats, NDArray[np.bool_]]:
-    codes, names = name_cells(cells)
-    known = {name: place for place, name in enumerate(column["values"])}
-    places = np.array([*(known.get(name, -1) for name in names), -1])[codes]
-    unseen, given = np.count_nonzero((places < 0) & (codes >= 0)), np.count_nonzero(codes >= 0)
-    # Of a column with the most categories that there may be, rare ones count as unseen in training too.
-    if unseen and (len(known) < MOST_CATEGORIES or unseen == given):
-        strange = [name for name in names if name not in known]
-        say_so = f"{what}: {unseen:,} of {given:,} unseen in training, such as {listed(strange[:3])}"
-        if unseen >= max(FEW, WRONG_SHARE * given):
-            raise ValueError(f"{say_so}; it must hold {listed(column['values'])}")
-        say(say_so)
-    # The last row of each matrix is that of -1.
-    two = np.array([[-1.0], [1.0], [0.0]], dtype=np.float32)
-    matrix = two if len(known) == 2 else np.eye(len(known) + 1, len(known), dtype=np.float32)
-    return matrix[places], codes < 0
 
 
 def twins(frame: "DataFrame", columns: Sequence[Column], labels: Indices) -> list[str]:

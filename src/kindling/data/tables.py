@@ -112,7 +112,8 @@ class TableDataModule(ClassificationDataModule):
         Raises:
             ValueError: If they or their splits are others than in the training: those to test may be known from it.
         """
-        inputs, labels = self._encode(self.table[self.splits != LEFT_OUT], self.path)
+        labelled = self.splits != LEFT_OUT
+        inputs, labels = self._encode(self.table[labelled], self.path, trained=self.splits[labelled] == "train")
         content = inputs.numpy().tobytes() + labels.numpy().tobytes() + ",".join(self.splits).encode()
         digest = hashlib.sha256(content).hexdigest()
         if self.fitted.setdefault("digest", digest) != digest:
@@ -204,14 +205,17 @@ class TableDataModule(ClassificationDataModule):
         for name in self.drop:
             if name not in features:
                 raise ValueError(f"drop: {self.path} has no column {name}{did_you_mean(name, features.columns)}")
-        labels, classes = self._read_classes(train)
-        columns, left_out = learn_columns(features.drop(columns=list(self.drop)), len(self.table), self.missing)
+        labels, names = self._read_classes(train)
+        classes = in_order(names)
+        labels = np.array([classes.index(name) for name in names])[labels]
+        features = features.drop(columns=list(self.drop))
+        columns, left_out = learn_columns(features, labels, len(self.table), self.missing)
         if found := twins(features, columns, labels):
             without = shlex.quote(json.dumps([*self.drop, *found], ensure_ascii=False))
             say(f"the class can be told from {listed(found)} alone: if not known beforehand, --data.drop {without}")
-        return {"classes": in_order(classes), "columns": columns, "left_out": left_out}
+        return {"classes": classes, "columns": columns, "left_out": left_out}
 
-    def _encode(self, frame: "DataFrame", file: str | Path) -> Batch:
+    def _encode(self, frame: "DataFrame", file: str | Path, trained: NDArray[np.bool_] | None = None) -> Batch:
         labels, names = self._read_classes(frame)
         places = {name: place for place, name in enumerate(self.class_names)}
         if unknown := [name for name in names if name not in places]:
@@ -219,6 +223,7 @@ class TableDataModule(ClassificationDataModule):
                 f"column {self.target} of {file} has classes that no training row has: {listed(unknown)}; "
                 f"training has {listed(self.class_names)}"
             )
-        place = torch.tensor([places[name] for name in names])
-        inputs: Tensor = torch.from_numpy(encode(frame, self._learned["columns"], file))
-        return inputs, place[torch.from_numpy(labels)]
+        labels = np.array([places[name] for name in names])[labels]
+        learned_from = None if trained is None else np.where(trained, labels, -1)
+        inputs: Tensor = torch.from_numpy(encode(frame, self._learned["columns"], file, learned_from))
+        return inputs, torch.from_numpy(labels)

@@ -50,9 +50,9 @@ PARTS = {
         (
             *(f"src/kindling/data/{name}.py" for name in ("columns", "rows", "splits", "tables", "target")),
             *(f"src/kindling/data/{name}.py" for name in ("tablefiles", "values", "quantities", "dates", "units")),
-            *(f"src/kindling/data/{name}.py" for name in ("filestyle", "ranges", "reading")),
+            *(f"src/kindling/data/{name}.py" for name in ("categories", "filestyle", "ranges", "reading", "scaling")),
             *(f"tests/data/test_{name}.py" for name in ("columns", "rows", "tablefiles", "tables", "dates")),
-            *(f"tests/data/test_{name}.py" for name in ("quantities", "reading")),
+            *(f"tests/data/test_{name}.py" for name in ("categories", "quantities", "reading", "scaling")),
             *("tests/rows.py", "configs/table_mlp.yaml", "notebooks/05_*"),
         ),
         ("parquet",),
