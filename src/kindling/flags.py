@@ -42,23 +42,23 @@ SHARES = ("overfit_batches", *(f"limit_{stage}_batches" for stage in ("train", "
 
 
 def check_trainer(trainer: Mapping[str, Any]) -> None:
-    """Raise UsageError where an option of the Trainer is out of range."""
+    """Raise ValueError where an option of the Trainer is out of range."""
     for name, least in SMALLEST.items():
         if (value := trainer[name]) is not None and value < least:
-            raise UsageError(f"--trainer.{name} must be at least {least}, got {value}")
+            raise ValueError(f"--trainer.{name} must be at least {least}, got {value}")
     for name in SHARES:
         value = trainer[name]
         if value is not None and (value < 0 or (isinstance(value, float) and value > 1)):
-            raise UsageError(f"--trainer.{name} must be a number of batches or a share from 0 to 1, got {value}")
+            raise ValueError(f"--trainer.{name} must be a number of batches or a share from 0 to 1, got {value}")
     if isinstance(interval := trainer["val_check_interval"], int | float) and interval <= 0:
-        raise UsageError(f"--trainer.val_check_interval must be positive, got {interval}")
+        raise ValueError(f"--trainer.val_check_interval must be positive, got {interval}")
 
 
 def check_devices(trainer: Trainer) -> None:
-    """Raise UsageError where far more processes would compute on the CPU than it has cores."""
+    """Raise ValueError where far more processes would compute on the CPU than it has cores."""
     most = max(MOST_PROCESSES, os.cpu_count() or 1)
     if trainer.strategy.root_device.type == "cpu" and trainer.num_devices > most:
-        raise UsageError(f"--trainer.devices {trainer.num_devices}: this machine trains in {most} processes at most")
+        raise ValueError(f"--trainer.devices {trainer.num_devices}: this machine trains in {most} processes at most")
 
 
 def draw_seed() -> int:
