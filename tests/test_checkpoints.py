@@ -115,8 +115,8 @@ def test_a_damaged_last_checkpoint_is_replaced_by_the_newest_intact_one(
 
 def test_a_run_without_an_intact_checkpoint_is_refused_in_one_line(kindling: Command, trained: Train) -> None:
     trained(*TINY)
-    damage(LAST)
-    damage(BEST)
+    for checkpoint in LAST.parent.glob("*.ckpt"):
+        damage(checkpoint)
     result = kindling(*MORE)
     assert (result.code, result.err.count("\n")) == (1, 1)
     assert "no intact checkpoint" in result.err
@@ -144,7 +144,7 @@ def test_a_kill_while_a_checkpoint_is_written_leaves_the_old_one(
     assert LAST.read_bytes() == before
     assert len(list(LAST.parent.glob(".last.ckpt.*"))) == 1
     assert kindling(*MORE).code == 0
-    assert sorted(os.listdir(LAST.parent)) == ["best.ckpt", "last.ckpt"]
+    assert sorted(os.listdir(LAST.parent)) == ["best.ckpt", "last.ckpt", "previous.ckpt"]
 
 
 @pytest.mark.parametrize("name", ["last.ckpt", "best.ckpt"])
@@ -167,7 +167,7 @@ def test_a_checkpoint_that_may_not_be_written_ends_the_training_at_once(
     assert (different(LAST, BEST), LAST.read_bytes(), BEST.read_bytes()) == before or name == "best.ckpt"
     assert read(LAST, "all")
     assert read(BEST, "all")
-    assert sorted(os.listdir(LAST.parent)) == ["best.ckpt", "last.ckpt"]
+    assert sorted(os.listdir(LAST.parent)) == ["best.ckpt", "last.ckpt", "previous.ckpt"]
 
 
 def test_what_was_just_saved_is_not_removed_under_another_name() -> None:

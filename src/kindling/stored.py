@@ -6,6 +6,7 @@ from typing import Any
 
 import yaml
 
+from kindling.callbacks import RunEarlyStopping
 from kindling.data import ClassificationDataModule
 from kindling.errors import UsageError
 from kindling.models.classifier import DATA_ARGUMENTS, Classifier
@@ -140,9 +141,12 @@ def has_only_the_rest_left(checkpoint: Path, config: Mapping[str, Any]) -> bool:
     return unfinished and (all_epochs or all_steps or stopped_early(stored, config["early_stopping"]["patience"]))
 
 
+STOPPERS = (f"{RunEarlyStopping.__qualname__}{{", "EarlyStopping{")  # the latter in checkpoints of older versions
+
+
 def stopped_early(stored: Mapping[str, Any], patience: int | None) -> bool:
     """Whether early stopping ended the training of a checkpoint, and would do so with this patience too."""
-    stoppers = [state for name, state in stored["callbacks"].items() if name.startswith("EarlyStopping")]
+    stoppers = [state for name, state in stored["callbacks"].items() if name.startswith(STOPPERS)]
     return patience is not None and any(state["wait_count"] >= patience for state in stoppers)
 
 
