@@ -110,6 +110,14 @@ def test_the_main_process_does_not_wait_for_one_that_has_failed(
     assert (printed.out, printed.err) == ("cleaned up\n", "kindling: error: no such file\n")
 
 
+@pytest.mark.parametrize("gone", [True, False])
+def test_a_process_ends_with_the_main_one_even_if_that_is_gone_already(gone: bool) -> None:
+    """Killed while the others were starting, the main process would leave them waiting for its address."""
+    code = "import time; from kindling.processes import end_with_parent; end_with_parent(); time.sleep(2)"
+    environment = os.environ | {"KINDLING_PARENT": str(-1 if gone else os.getpid())}
+    assert subprocess.run([sys.executable, "-c", code], env=environment, check=False).returncode == int(gone)
+
+
 @pytest.mark.parametrize("name", ["ddp_spawn", "ddp_fork_find_unused_parameters_true", "ddp_notebook"])
 def test_processes_are_started_as_commands(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     expected = "ddp_find_unused_parameters_true" if "unused" in name else "ddp"

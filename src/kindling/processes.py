@@ -21,7 +21,7 @@ from typing_extensions import override
 from kindling.console import say
 
 GRACE = 5.0  # seconds in which a process should notice by itself that another one has failed
-LAUNCHED = "KINDLING_LAUNCHED"  # set in the environment of processes that `Launcher` starts
+PARENT = "KINDLING_PARENT"  # in the environment of processes that `Launcher` starts: the pid of the main process
 
 
 class PeerError(ConnectionError):
@@ -81,7 +81,7 @@ class Launcher(_SubprocessScriptLauncher):
             stderr = tempfile.TemporaryFile()  # noqa: SIM115  (open as long as the process writes to it)
             self._stderr.append(stderr)
             shown = None if os.environ.get("KINDLING_DEBUG") else stderr
-            variables = os.environ | {"LOCAL_RANK": str(rank), LAUNCHED: "1"}
+            variables = os.environ | {"LOCAL_RANK": str(rank), PARENT: str(os.getpid())}
             self.procs.append(subprocess.Popen(_basic_subprocess_cmd(), env=variables, stderr=shown))
 
     def _watch(self) -> None:
@@ -125,9 +125,9 @@ def watch_processes(trainer: Trainer, clean_up: Callable[[], None]) -> None:
 
 def end_with_parent() -> None:
     """Make a process that `Launcher` has started exit soon after the main process is gone."""
-    if LAUNCHED not in os.environ:
+    if PARENT not in os.environ:
         return
-    parent = os.getppid()
+    parent = int(os.environ[PARENT])  # not getppid(): it may have been killed while this process was starting
 
     def watch() -> None:
         while os.getppid() == parent:
