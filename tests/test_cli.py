@@ -39,7 +39,7 @@ def test_fit_help_is_readable_and_lists_what_can_be_chosen(kindling: Command, mo
     monkeypatch.setenv("COLUMNS", "100")
     shown = kindling("fit", "--help").out
     assert len(shown.splitlines()) < 160
-    for title in ("options:", "model:", "data:", "best checkpoint:", "early stopping:", "trainer:"):
+    for title in ("options:", "model:", "data:", "best and last checkpoint:", "early stopping:", "trainer:"):
         assert title in shown.splitlines()
     words = " ".join(shown.split())
     for name in {*package.__all__} - {"Predictor", "find_lr", "load", "overfit_batch"}:

@@ -16,8 +16,10 @@ def seed(run: Path) -> int:
     return stored
 
 
-def test_a_seed_of_true_is_drawn_printed_and_stored(kindling: Command) -> None:
-    outs = [kindling("fit", *TINY, "--seed_everything", "true").out for _ in range(2)]
+def test_a_seed_of_true_or_null_is_drawn_printed_and_stored(kindling: Command) -> None:
+    Path("unseeded.yaml").write_text("seed_everything: null\n")
+    options = (["--seed_everything", "true"], ["--config", "unseeded.yaml"])
+    outs = [kindling("fit", *TINY, *option).out for option in options]
     runs = sorted(Path("runs/tiny").iterdir())
     assert seed(runs[0]) != seed(runs[1])
     for out, run in zip(outs, runs, strict=True):

@@ -26,8 +26,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from conftest import CONFIGS
+from helpers import needs
 from kindling import load
 from kindling.cli import main
+from kindling.parts import part
 
 CASES = int(os.environ.get("KINDLING_FUZZ_CASES", "300"))
 LONGEST = 300  # characters of a message
@@ -217,7 +219,7 @@ def mutate(value: Any, draw: st.DrawFn) -> Any:
 
 
 @st.composite
-def recipes(draw: st.DrawFn) -> str:
+def recipe_texts(draw: st.DrawFn) -> str:
     recipe = yaml.safe_load((CONFIGS / "synthetic_mlp.yaml").read_text())
     recipe["data"]["init_args"] = {"num_samples": 100}
     text = yaml.safe_dump(mutate(recipe, draw), allow_unicode=True)
@@ -228,7 +230,7 @@ def recipes(draw: st.DrawFn) -> str:
 
 
 @share(15)
-@given(text=recipes())
+@given(text=recipe_texts())
 def test_recipes(workplace: Path, text: str) -> None:
     note(text)
     Path("recipe.yaml").write_text(text, encoding="utf-8")
@@ -247,7 +249,7 @@ CELL = st.one_of(
 
 
 @st.composite
-def tables(draw: st.DrawFn) -> bytes:
+def table_files(draw: st.DrawFn) -> bytes:
     names = draw(st.lists(st.sampled_from(["x", "kind", "y", "z", "", "Y", "x "]) | SHORT_TEXT, min_size=1, max_size=4))
     names += ["y"] * draw(st.integers(0, 1))
     # A few kinds of row over and over, as columns of categories and classes have them.
@@ -261,7 +263,7 @@ def tables(draw: st.DrawFn) -> bytes:
 
 
 @share(20)
-@given(data=tables(), predict=st.booleans())
+@given(data=table_files(), predict=st.booleans())
 def test_tables(workplace: Path, data: bytes, predict: bool) -> None:
     note(repr(data))
     Path("table.csv").write_bytes(data)
@@ -288,7 +290,7 @@ IMAGE = st.builds(
 
 
 @st.composite
-def damaged(draw: st.DrawFn, whole: st.SearchStrategy[bytes]) -> bytes:
+def with_damage(draw: st.DrawFn, whole: st.SearchStrategy[bytes]) -> bytes:
     data = bytearray(draw(whole))
     for _ in range(draw(st.integers(0, 3))):
         if data:
@@ -303,7 +305,7 @@ FOLDER_NAME = st.sampled_from("cat dog train/cat test/dog valid/cat @eaDir __MAC
 @share(10)
 @given(
     added=st.lists(
-        st.tuples(FOLDER_NAME, FILE_NAME, st.one_of(IMAGE, damaged(IMAGE), st.binary(max_size=9))), max_size=6
+        st.tuples(FOLDER_NAME, FILE_NAME, st.one_of(IMAGE, with_damage(IMAGE), st.binary(max_size=9))), max_size=6
     ),
     skip=st.booleans(),
     predict=st.booleans(),
@@ -375,9 +377,9 @@ class Client:
         self.app = self.loop.run_until_complete(self._make(run))
 
     async def _make(self, run: Path) -> Any:
-        from kindling.deploy.server import Service
-
-        return Service(load(run)).app()
+        server = part("deploy.server")
+        assert server
+        return server.Service(load(run)).app()
 
     def send(self, method: str, path: str, body: bytes, headers: list[tuple[bytes, bytes]]) -> tuple[int, bytes]:
         return self.loop.run_until_complete(self._send(method, path, body, headers))
@@ -424,9 +426,9 @@ BODY = st.one_of(
     JSON_VALUE.map(lambda value: json.dumps({"rows": [value]}).encode()),
     JSON_VALUE.map(lambda value: json.dumps({"inputs": value}).encode()),
     IMAGE,
-    damaged(IMAGE),
-    damaged(IMAGE).map(lambda data: FORM.replace(b"%s", data)),
-    damaged(st.just(FORM)),
+    with_damage(IMAGE),
+    with_damage(IMAGE).map(lambda data: FORM.replace(b"%s", data)),
+    with_damage(st.just(FORM)),
     st.binary(max_size=40),
     st.integers(1, 3000).map(lambda depth: b"[" * depth),
 )
@@ -447,6 +449,7 @@ HEADER = st.sampled_from(
 )
 
 
+@needs("deploy.server")
 @share(10)
 @given(
     body=BODY,

@@ -38,6 +38,7 @@ def test_fit_leaves_one_complete_folder_and_says_where_and_what_next(kindling: C
     files = [path.relative_to(RUN) for path in RUN.rglob("*") if path.is_file()]
     assert {str(path.parent / path.name.split(".tfevents.")[0]) for path in files} == {
         *("config.yaml", "run.json", "metrics.csv", "checkpoints/best.ckpt", "checkpoints/last.ckpt"),
+        "checkpoints/previous.ckpt",  # of the epoch before
         *("training_history.png", "test_metrics.json", "predictions.csv", *REPORT),
         *("train/events.out", "val/events.out", *DASHBOARD),
     }

@@ -259,7 +259,7 @@ def test_a_stranger_s_best_checkpoints_are_not_deleted(kindling: Command, traine
     inside = RUN / "checkpoints" / "../../../../mine.ckpt"
 
     def change(stored: dict[str, Any]) -> None:
-        (state,) = (state for name, state in stored["callbacks"].items() if name.startswith("ModelCheckpoint"))
+        (state,) = (state for name, state in stored["callbacks"].items() if name.startswith("BestCheckpoint"))
         for path in (str(inside), str(Path("mine.ckpt").absolute())):
             state["best_k_models"][path] = torch.tensor(9.0)
             state["kth_best_model_path"] = state["best_model_path"] = path

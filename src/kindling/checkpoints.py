@@ -90,8 +90,11 @@ def _verify_metadata(path: Path) -> None:
 
 def _verify_tensors(path: Path, checkpoint: dict[str, Any], skip: set[str]) -> None:
     for part, expected in checkpoint.get(CHECKSUMS, {}).items():  # older versions wrote none
-        if part not in skip and checksum(checkpoint.get(part)) != expected:
-            raise DamagedError(f"{path} is damaged: its {part} does not match its checksum")
+        if part in checkpoint and part not in skip and checksum(checkpoint[part]) != expected:
+            raise DamagedError(
+                f"{path} is damaged: its {part} does not match its checksum (if it was changed on purpose, delete its "
+                f"key {CHECKSUMS})"
+            )
 
 
 def checksum(value: Any) -> int:

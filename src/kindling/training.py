@@ -218,7 +218,7 @@ class KindlingCLI(LightningCLI):
     @override
     def _set_seed(self) -> None:
         config = self.config[self.command]
-        if config["seed_everything"] is True:
+        if config["seed_everything"] is True or config["seed_everything"] is None:
             config["seed_everything"] = draw_seed()
             say(f"seed: {config['seed_everything']}")
         elif config["seed_everything"] is not False:

@@ -177,6 +177,7 @@ def test_a_checkpoint_of_an_earlier_version_continues_within_its_epoch(kindling:
     stored = state_of(SECOND)
     now = stored["callbacks"]["ExactResume"]
     stored["callbacks"]["ExactResume"] = {"batches_done": 3, **now["processes"][0]["random"]}
+    del stored["checksums"]  # which earlier versions did not store
     torch.save(stored, path)
     assert kindling("fit", "--ckpt_path", "last", "--trainer.callbacks", "null").code == 0
     assert differences(*(run / "checkpoints/last.ckpt" for run in (FIRST, SECOND))) == [
@@ -225,7 +226,7 @@ def test_two_processes_resume_within_an_epoch_each_with_its_own_random_numbers(k
         command = [sys.executable, "-m", "kindling", "fit", *map(str, options)]
         subprocess.run(command, env=environment, capture_output=True, check=False)
 
-    whole = [*LONG, *PLATEAU, *TWO, "--trainer.max_epochs", "2"]
+    whole = [*LONG, *PLATEAU, *TWO, "--trainer.max_epochs", "3"]
     fit(*whole, *callbacks(("OwnRandomNumbers", {})))
     fit(*whole, *callbacks(("OwnRandomNumbers", {}), ("SignalAt", {"step": 5})))
     processes = state_of(SECOND)["callbacks"]["ExactResume"]["processes"]
@@ -238,7 +239,7 @@ def test_two_processes_resume_within_an_epoch_each_with_its_own_random_numbers(k
     one = ["--trainer.devices", "1", "--trainer.strategy", "auto", *callbacks(("SeenSamples", {}))]
     SeenSamples.batches.clear()
     assert kindling("fit", "--ckpt_path", THIRD, *one).code == 0
-    assert [len(batch) for batch in SeenSamples.batches] == [32, 32, 24]
+    assert [len(batch) for batch in SeenSamples.batches[:3]] == [32, 32, 24]
     assert state_of(THIRD)["callbacks"]["ExactResume"]["position"] == {}
 
 

@@ -124,7 +124,11 @@ def test_a_vision_transformer_of_another_size_takes_the_weights(no_network: None
 def test_weights_that_are_not_there_are_named_with_the_place_for_them(kindling: Command, no_network: None) -> None:
     result = kindling(*TRANSFER)
     assert (result.code, result.err.count("\n")) == (1, 1)
-    for words in ("torch/hub/checkpoints/" + FILE, "https://download.pytorch.org/models/", "--model.weights none"):
+    for words in (
+        "torch/hub/checkpoints, ",
+        f"https://download.pytorch.org/models/{FILE}",
+        "--model.weights FILE, or none",
+    ):
         assert words in result.err
     assert not Path("runs").exists()
 

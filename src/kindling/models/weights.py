@@ -28,8 +28,8 @@ def read_torchvision(weights: Any) -> tuple[Path, Any]:
         if path.exists():
             raise ValueError(f"{path} is damaged, or no {weights}: delete it to download it again") from error
         raise OSError(
-            f"the weights {weights} are not there and the download failed: put {weights.url} at {path}, name another "
-            "file with --model.weights, or start from random weights with --model.weights none"
+            f"the download of {weights.url} failed: put it into {path.parent}, or give --model.weights FILE, or none "
+            "for random weights"
         ) from error
 
 
