@@ -241,7 +241,8 @@ def restore_last(checkpoint: Path) -> None:
         with suppress(ValueError, OSError):
             stored = read(other, "all")
             steps[other] = stored["global_step"] if "optimizer_states" in stored else -1
-    newest = max(steps, key=steps.__getitem__, default=checkpoint)
+    # Of two at the same step, previous.ckpt: best.ckpt was saved before schedulers had their turn.
+    newest = max(steps, key=lambda path: (steps[path], path.name == "previous.ckpt"), default=checkpoint)
     if steps.get(newest, -1) < 0:
         raise DamagedError(f"{checkpoint} is damaged, and its run has no intact checkpoint to resume from")
     with whole_file(checkpoint) as temporary:

@@ -53,8 +53,8 @@ def figures(run: Path) -> list[dict[str, str]]:
     ]
 
 
-def check_same() -> None:
-    for name in ("last", "previous", "best"):
+def check_same(*names: str) -> None:
+    for name in names:
         assert differences(*(run / f"checkpoints/{name}.ckpt" for run in (FIRST, SECOND))) == []
     assert figures(FIRST) == figures(SECOND)
 
@@ -87,7 +87,7 @@ def test_a_run_that_stops_anywhere_resumes_to_the_same_checkpoints_and_figures(
     assert state_of(SECOND)["global_step"] == step
     resumed = kindling("fit", "--ckpt_path", SECOND, "--trainer.callbacks", "null", *then)
     assert resumed.code == 0, resumed.err
-    check_same()
+    check_same("last", "previous", "best")
 
 
 def test_the_time_limit_says_how_to_resume_and_counts_for_each_session(kindling: Command) -> None:
@@ -175,6 +175,7 @@ def test_a_checkpoint_of_an_earlier_version_continues_within_its_epoch(kindling:
     kindling("fit", *LONG, *PLATEAU, *callbacks(("SignalAt", {"step": 9})))
     path = SECOND / "checkpoints/last.ckpt"
     stored = state_of(SECOND)
+    del stored["checksums"]
     now = stored["callbacks"]["ExactResume"]
     stored["callbacks"]["ExactResume"] = {"batches_done": 3, **now["processes"][0]["random"]}
     del stored["checksums"]  # which earlier versions did not store
@@ -194,6 +195,17 @@ def test_the_last_two_checkpoints_are_kept(kindling: Command) -> None:
         "last.ckpt",
         "previous.ckpt",
     ]
+
+
+def test_a_damaged_checkpoint_is_replaced_by_the_one_before(kindling: Command) -> None:
+    kindling("fit", *LONG, *PLATEAU)
+    kindling("fit", *LONG, *PLATEAU, *callbacks(("SignalAt", {"step": 9})))
+    assert [state_of(SECOND, name)["global_step"] for name in ("previous", "best")] == [7, 7]
+    path = SECOND / "checkpoints/last.ckpt"
+    path.write_bytes(path.read_bytes()[:-1000])
+    resumed = kindling("fit", "--ckpt_path", "last", "--trainer.callbacks", "null")
+    assert "resuming from previous.ckpt, saved after step 7" in resumed.out
+    check_same("last", "previous", "best")
 
 
 @pytest.mark.parametrize(
@@ -234,7 +246,7 @@ def test_two_processes_resume_within_an_epoch_each_with_its_own_random_numbers(k
     assert [process["metrics"]["train_loss"]["samples"] for process in processes] == [64, 64]
     shutil.copytree(SECOND, THIRD)
     fit("--ckpt_path", SECOND, "--trainer.callbacks", "null")
-    check_same()
+    check_same("last", "best")  # the one before is that of the signal
     # One process continues with the samples that two have left, and knows what both have counted.
     one = ["--trainer.devices", "1", "--trainer.strategy", "auto", *callbacks(("SeenSamples", {}))]
     SeenSamples.batches.clear()
