@@ -70,7 +70,7 @@ def one_column(values: Sequence[object], **arguments: Any) -> tuple[dict[str, An
 
 
 def decode(features: "np.ndarray[Any, Any] | torch.Tensor", learned: dict[str, Any]) -> "np.ndarray[Any, Any]":
-    """The numbers that scaled features stand for."""
+    """Return the numbers that scaled features stand for."""
     limited = np.asarray(features, dtype=float)
     return np.asarray(limited / np.sqrt(1 - (limited / learned["limit"]) ** 2) * learned["scale"] + learned["center"])
 
