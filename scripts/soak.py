@@ -25,7 +25,10 @@ os.environ |= dict.fromkeys(["OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM
 os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
 os.environ["GIT_DIR"] = os.devnull  # a record names the commit, which may change meanwhile
 
-import matplotlib.pyplot  # noqa: F401  (so that no fork has to import it)
+# So that no fork has to import them. Lightning first, as in a command: `Optional[Union[float, int]]` of scikit-learn
+# would be cached for its `Optional[Union[int, float]]`, and 12 be parsed as 12.0.
+import lightning.pytorch  # noqa: F401
+import matplotlib.pyplot  # noqa: F401
 import sklearn.metrics  # noqa: F401
 import torch.utils.tensorboard  # noqa: F401
 import torchvision  # noqa: F401
