@@ -5,6 +5,7 @@ import json
 import logging
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -99,9 +100,10 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def read_events(folder: Path) -> dict[str, Any]:
-    """Read what TensorBoard shows of a folder: all points of a scalar; of everything else the steps and the last point.
+    """Read what TensorBoard shows of a folder: all points of a scalar; of everything else the last one.
 
-    Of a resumed run TensorBoard leaves out what had been logged after the checkpoint.
+    Of a resumed run TensorBoard leaves out what had been logged after the checkpoint. How often histograms are written
+    depends on how long they take, but none twice in a step.
     """
     if not folder.is_dir():
         return {}
@@ -116,7 +118,8 @@ def read_events(folder: Path) -> dict[str, Any]:
         for tag in tags[kind]:
             if not tag.endswith(OTHER_TAGS):
                 points = getattr(shown, kind.capitalize())(tag)
-                found[f"{tag}, steps"] = [point.step for point in points]
+                steps = Counter(point.step for point in points)
+                found[f"{tag}, steps with two points"] = [step for step, number in steps.items() if number > 1]
                 found[f"{tag}, last point"] = value_of(points[-1])
     return found
 
