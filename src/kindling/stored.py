@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from lightning.pytorch.callbacks import EarlyStopping
 
+from kindling.callbacks import RunEarlyStopping
 from kindling.data import ClassificationDataModule
 from kindling.errors import UsageError
 from kindling.models.classifier import DATA_ARGUMENTS, Classifier
@@ -142,7 +144,8 @@ def has_only_the_rest_left(checkpoint: Path, config: Mapping[str, Any]) -> bool:
 
 def stopped_early(stored: Mapping[str, Any], patience: int | None) -> bool:
     """Whether early stopping ended the training of a checkpoint, and would do so with this patience too."""
-    stoppers = [state for name, state in stored["callbacks"].items() if name.startswith("EarlyStopping")]
+    names = RunEarlyStopping.__name__, EarlyStopping.__name__  # the latter in a checkpoint of an older version
+    stoppers = [state for name, state in stored["callbacks"].items() if name.startswith(names)]
     return patience is not None and any(state["wait_count"] >= patience for state in stoppers)
 
 
