@@ -118,8 +118,9 @@ def read_events(folder: Path) -> dict[str, Any]:
         for tag in tags[kind]:
             if not tag.endswith(OTHER_TAGS):
                 points = getattr(shown, kind.capitalize())(tag)
-                steps = Counter(point.step for point in points)
-                found[f"{tag}, steps with two points"] = [step for step, number in steps.items() if number > 1]
+                if kind != events.TENSORS:  # of which this reader drops none where a run resumes, but TensorBoard does
+                    steps = Counter(point.step for point in points)
+                    found[f"{tag}, steps with two points"] = [step for step, number in steps.items() if number > 1]
                 found[f"{tag}, last point"] = value_of(points[-1])
     return found
 

@@ -364,7 +364,7 @@ def test_checkpoints(workplace: Path, how: Any, command: str) -> None:
     options = {
         "runs": ["show", "stranger"],
         "fit": ["--ckpt_path", "stranger", "--trainer.max_epochs", "2", *ONE_BATCH.split()],
-        "export": ["--ckpt_path", "stranger", "--format", "torch"],
+        "export": ["--ckpt_path", "stranger", "--format", "torch_export"],
     }
     check_command(command, *options.get(command, ["--ckpt_path", "stranger"]))
 

@@ -1,6 +1,8 @@
 """Run folders: `runs/<recipe>/version_<n>/`, one for each `fit`, and the checkpoints in them."""
 
+import glob
 import os
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -63,7 +65,11 @@ def find_checkpoint(where: str | Path, prefer: Kind = "best", root: Path = RUNS)
 
 def written_checkpoints(folder: Path) -> list[Path]:
     """Return the checkpoints of all runs in a folder, the newest last."""
-    return sorted(folder.glob("**/checkpoints/*.ckpt"), key=lambda file: file.stat().st_mtime)
+    times: dict[Path, float] = {}
+    for path in folder.glob("**/checkpoints/*.ckpt"):
+        with suppress(FileNotFoundError):  # a link that leads nowhere, or a file that was just replaced
+            times[path] = path.stat().st_mtime
+    return sorted(times, key=times.__getitem__)
 
 
 def _with_its_run(checkpoint: Path) -> Path:
@@ -108,7 +114,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     Raises:
         OSError: If the file can't be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.tmp")
     try:
         with writing(path, temporary):
             yield temporary
@@ -134,8 +140,9 @@ def writing(path: Path, temporary: Path | None = None) -> Iterator[None]:
 def remove_temporary_files(run: Path) -> None:
     """Remove the temporary files that killed processes left in a run folder; see `whole_file`."""
     for folder in (run, run / "checkpoints"):
-        for path in folder.glob(".*.*"):
-            pid = path.suffix.removeprefix(".")
+        # Of this machine alone: whether a process of another one still runs is not known.
+        for path in folder.glob(f".*.{glob.escape(platform.node())}.*.tmp"):
+            pid = path.name.split(".")[-2]
             if pid.isdecimal() and (int(pid) == os.getpid() or not psutil.pid_exists(int(pid))):
                 with suppress(OSError):
                     path.unlink()

@@ -1,6 +1,7 @@
 """Checkpoints from which a run resumes to exactly the same weights."""
 
 import os
+import shutil
 import signal
 import time
 from copy import deepcopy
@@ -23,6 +24,8 @@ from kindling.hyperparameters import same_factory
 from kindling.models.classifier import Classifier
 from kindling.models.metrics import metric_states, restore_metrics
 from kindling.runs import whole_file
+
+AT_THE_END = TrainingHistory, CollectTest  # what draws plots when training ends
 
 
 class ExactResume(Callback):
@@ -60,10 +63,12 @@ class ExactResume(Callback):
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         # After the others: what they decide and draw is known to this one. The Trainer's own Timer would come later.
+        # But before plots are drawn at the end of training, which takes time.
         others = [callback for callback in trainer.callbacks if callback is not self]  # type: ignore[attr-defined]
-        keepers = [callback for callback in others if isinstance(callback, Checkpoint)]
-        rest = [callback for callback in others if not isinstance(callback, Checkpoint)]
-        trainer.callbacks = [*rest, self, *keepers]  # type: ignore[attr-defined]
+        after: list[Callback] = [callback for callback in others if isinstance(callback, AT_THE_END)]
+        after += [callback for callback in others if isinstance(callback, Checkpoint)]
+        rest = [callback for callback in others if callback not in after]
+        trainer.callbacks = [*rest, self, *after]  # type: ignore[attr-defined]
 
     @override
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -120,7 +125,7 @@ class ExactResume(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.is_trained:
             for callback in trainer.callbacks:  # type: ignore[attr-defined]
-                if isinstance(callback, TrainingHistory | CollectTest):
+                if isinstance(callback, AT_THE_END):
                     callback.on_train_end(trainer, pl_module)
 
     @override
@@ -227,7 +232,7 @@ class ExactResume(Callback):
             logger.save()  # a killed run has its figures up to here
         if not trainer.global_step:  # nothing trained, nothing to resume
             return
-        if trainer.is_global_zero and self.path.exists():
+        if trainer.is_global_zero and self.path.exists() and trainer.global_step != self._saved_step:
             keep_previous(self.path)
         self._saving = True
         trainer.save_checkpoint(self.path)
@@ -253,7 +258,8 @@ def keep_previous(path: Path) -> None:
         with whole_file(previous) as link:
             link.hardlink_to(path)
     except OSError:  # a file system without hard links
-        path.replace(previous)
+        with whole_file(previous) as copy:
+            shutil.copyfile(path, copy)
 
 
 def move_best(state: dict[str, Any], folder: str, is_same_run: bool) -> None:
