@@ -1,5 +1,6 @@
 """`kindling fit`, `validate`, `test` and `predict`: LightningCLI with run folders and checkpoints found by name."""
 
+import re
 import shlex
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -11,7 +12,7 @@ import yaml
 from jsonargparse import ArgumentError, Namespace
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback, _InstantiatorFn
 from lightning.pytorch.utilities import rank_zero_only
 from typing_extensions import override
 
@@ -113,6 +114,7 @@ class KindlingCLI(LightningCLI):
     @override
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         command, *typed = args
+        typed = [re.sub(r"^\?$|(?<==)\?$", '"?"', value) for value in typed]  # to YAML ? alone is {null: null}
         finder = OneLineParser(add_help=False, allow_abbrev=False)
         finder.add_argument("--ckpt_path")
         finder.add_argument("-c", "--config", action="append", default=[])
@@ -151,6 +153,23 @@ class KindlingCLI(LightningCLI):
             return
         if schedule and schedule["class_path"].endswith(".OneCycleLR"):
             schedule["init_args"]["max_lr"] = model["optimizer"]["init_args"]["lr"]
+
+    @override
+    def _add_instantiators(self) -> None:
+        super()._add_instantiators()
+        if self.checkpoint and self.command == "fit":  # the model asks the data module for its shape at once
+            create = _InstantiatorFn(cli=self, key="data")
+            learned = read_checkpoint(self.checkpoint, verify="metadata")
+
+            def instantiate(
+                kind: type[ClassificationDataModule], *args: Any, applied_instantiation_links: Any, **kwargs: Any
+            ) -> ClassificationDataModule:
+                data = create(kind, *args, applied_instantiation_links=applied_instantiation_links, **kwargs)
+                assert isinstance(data, ClassificationDataModule)
+                data.begin_with(learned.get(kind.__qualname__, {}))
+                return data
+
+            self.parser.add_instantiator(instantiate, ClassificationDataModule, subclasses=True)
 
     @override
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:

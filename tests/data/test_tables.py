@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from conftest import Command
+from kindling.checkpoints import CHECKSUMS
 from kindling.cli import main
 from kindling.predictor import load
 from kindling.runs import read_checkpoint
@@ -203,7 +205,38 @@ def test_training_does_not_go_on_with_another_table(kindling: Command, trained: 
     assert (result.code, result.err.count("\n")) == (1, 1)
     assert "customers.csv is not what the checkpoint was trained on" in result.err
     table.to_csv("customers.csv", index=False)
+    for options, reason in {
+        ("--data.drop", "[age]"): "its columns are without age",
+        ("--data.missing", "gold"): "other rows or another split",
+        ("--data.split", "null", "--data.split_seed", "7"): "other rows or another split",
+    }.items():
+        result = kindling(*more, *options)
+        assert (result.code, result.err.count("\n")) == (1, 1)
+        assert f"customers.csv is not what the checkpoint was trained on: {reason}" in result.err
     assert kindling(*more).code == 0
+
+
+def test_training_goes_on_with_what_the_checkpoint_learned(kindling: Command, trained: Path) -> None:
+    before, path = read().fitted, trained / "checkpoints/last.ckpt"
+    checkpoint = torch.load(path, weights_only=True)  # as an earlier version wrote it: it learned less of a column
+    for column in checkpoint["TableDataModule"]["columns"]:
+        for key in ("range", "units"):
+            column.pop(key, None)
+    checkpoint.pop(CHECKSUMS, None)
+    torch.save(checkpoint, path)
+    result = kindling("fit", "--ckpt_path", "last", "--trainer.max_epochs", "3")
+    assert result.code == 0, result.err
+    learned = read_checkpoint(path)["TableDataModule"]
+    assert all("range" not in column for column in learned["columns"])
+    assert learned["digest"] == before["digest"]
+
+
+def test_a_question_mark_may_stand_for_missing(kindling: Command, table: pd.DataFrame) -> None:
+    table.loc[::9, "plan"] = "?"
+    table.to_csv("customers.csv", index=False)
+    for option in (["--data.missing", "?"], ["--data.missing=?"]):
+        result = kindling(*FIT, *option, "--trainer.fast_dev_run", "true")
+        assert result.code == 0, result.err
 
 
 @pytest.mark.parametrize(
@@ -235,7 +268,7 @@ def test_training_does_not_go_on_with_another_table(kindling: Command, trained: 
         ({"test_path": "unknown.csv"}, "unknown.csv has no row with a churned"),
         ({"split": "other.csv"}, "other.csv must have the columns row and split"),
         ({"split": "short.csv"}, "short.csv splits 2 rows, customers.csv has 200"),
-        ({"missing": None}, 'missing must be texts in quotes, such as ["null"], got None'),
+        ({"missing": None}, "missing must be texts in quotes, such as --data.missing '[\"?\"]', got None"),
         ({"split": "all.csv"}, "all.csv puts no row of customers.csv into test"),
     ],
 )

@@ -10,7 +10,7 @@ A column with many categories, or with numbers that are codes, has a target enco
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -172,7 +172,11 @@ def width(column: Column) -> int:
 
 
 def encode(
-    frame: "DataFrame", columns: Sequence[Column], file: object, labels: Indices | None = None
+    frame: "DataFrame",
+    columns: Sequence[Column],
+    file: object,
+    labels: Indices | None = None,
+    missing: Collection[str] = (),
 ) -> NDArray[np.float32]:
     """Encode rows by what was learned.
 
@@ -187,6 +191,7 @@ def encode(
         columns: What was learned of each column.
         file: Where the rows come from, for messages.
         labels: Class of each row that the columns were learned from, -1 elsewhere, shape (N,). By default none was.
+        missing: Texts that stand for missing values in these rows, beside those of the training rows.
 
     Returns:
         Features, shape (N, F).
@@ -196,7 +201,9 @@ def encode(
     """
     if absent := [column["name"] for column in columns if column["name"] not in frame]:
         raise ValueError(f"{file} lacks columns that the model was trained with: {listed(absent, 100)}")
-    cells = {column["name"]: read_cells(frame[column["name"]], missing_values(column)) for column in columns}
+    cells = {
+        column["name"]: read_cells(frame[column["name"]], missing_values(column).union(missing)) for column in columns
+    }
     features: list[NDArray[Any]] = []
     for column in adapt_columns(columns, cells, frame.attrs.get("separator"), file):
         what = f"column {column['name']} of {file}"
@@ -211,11 +218,11 @@ def encode(
             check_unseen(codes, names, column, what, len(columns) == 1)
         if "encodings" in column:
             features.append(encode_target(codes, names, column, labels))
-        missing = codes < 0
-        if len(missing) > 1 and missing.all():
+        no_value = codes < 0
+        if len(no_value) > 1 and no_value.all():
             say(f"{what}: all missing")
         if column["missing"]:
-            features.append(missing[:, None])
+            features.append(no_value[:, None])
     return np.concatenate([values.astype(np.float32, copy=False) for values in features], axis=1)
 
 

@@ -126,6 +126,13 @@ class ClassificationDataModule(LightningDataModule):
             )
         self.fitted = state_dict
 
+    def begin_with(self, learned: dict[str, Any]) -> None:
+        """Take over what a checkpoint has learned, before any data is read.
+
+        By default nothing is taken over: the data is read as in the training and compared in `load_state_dict`. A
+        source that checks its data against the checkpoint in another way need not learn the same again.
+        """
+
     @property
     def origin(self) -> str:
         """Where the samples come from, for messages: the folder or file, where an argument names it."""

@@ -21,7 +21,7 @@ from kindling.data.holdout import draw
 from kindling.data.splits import LEFT_OUT, read_split
 from kindling.data.tablefiles import read_table
 from kindling.data.target import check_classes, odd_classes
-from kindling.data.values import Indices, as_name, in_order, read_names
+from kindling.data.values import LEGACY_NO_CLASS, Indices, as_name, in_order, read_names
 from kindling.runs import whole_file
 from kindling.wording import did_you_mean, listed
 
@@ -65,8 +65,16 @@ class TableDataModule(ClassificationDataModule):
         self.path, self.target, self.drop = path, target, drop
         self.test_split, self.test_path, self.split, self.predict = test_split, test_path, split, predict
         if not isinstance(missing, str | list | tuple):
-            raise ValueError(f'missing must be texts in quotes, such as ["null"], got {missing}')
+            raise ValueError(f"missing must be texts in quotes, such as --data.missing '[\"?\"]', got {missing}")
         self.missing = [missing] if isinstance(missing, str) else [*map(as_name, missing)]
+        self.resumes = False  # whether training resumes with what a checkpoint has learned
+
+    @override
+    def begin_with(self, learned: dict[str, Any]) -> None:
+        # Learning anew could give other columns: a later version reads and encodes more of them. That the rows are the
+        # same is known from their digest.
+        self.load_state_dict(learned)
+        self.resumes = bool(learned)
 
     @property
     def num_classes(self) -> int:  # type: ignore[override]
@@ -86,7 +94,10 @@ class TableDataModule(ClassificationDataModule):
     @cached_property
     def table(self) -> "DataFrame":
         """All rows of `path` as they were read, numbered from 0."""
-        return self._read(self.path)
+        frame = self._read(self.path)
+        if self.resumes:
+            self._check_columns(frame)
+        return frame
 
     @cached_property
     def splits(self) -> NDArray[np.object_]:
@@ -117,11 +128,25 @@ class TableDataModule(ClassificationDataModule):
         content = inputs.numpy().tobytes() + labels.numpy().tobytes() + ",".join(self.splits).encode()
         digest = hashlib.sha256(content).hexdigest()
         if self.fitted.setdefault("digest", digest) != digest:
+            if self.resumes:
+                raise self._other_data("other rows or another split")
             raise ValueError(
                 f"{self.path} or its split is not as it was in the training, so rows trained on could be tested: give "
                 "other rows with --data.test_path"
             )
         return inputs, labels
+
+    def _check_columns(self, frame: "DataFrame") -> None:
+        """Check that the columns are those that the checkpoint was trained with, or had left out."""
+        learned = {*(column["name"] for column in self.fitted["columns"]), *self.fitted["left_out"]}
+        now = {*frame.columns} - {self.target, *self.drop}
+        changes = {"without": learned - now, "with": now - learned}
+        if found := [f"{change} {listed(sorted(names), 3)}" for change, names in changes.items() if names]:
+            raise self._other_data(f"its columns are {' and '.join(found)}")
+
+    def _other_data(self, reason: str) -> ValueError:
+        way_out = "train anew, without --ckpt_path"
+        return ValueError(f"{self.path} is not what the checkpoint was trained on: {reason}; {way_out}")
 
     @property
     def _classes(self) -> str:
@@ -161,7 +186,8 @@ class TableDataModule(ClassificationDataModule):
     def load_new(self) -> ArrayDataset:
         if self.predict is None:
             return super().load_new()
-        inputs = torch.from_numpy(encode(read_table(self.predict), self._learned["columns"], self.predict))
+        frame = read_table(self.predict)
+        inputs = torch.from_numpy(encode(frame, self._learned["columns"], self.predict, missing=self.missing))
         return ArrayDataset(inputs, torch.zeros(len(inputs), dtype=torch.int64))
 
     @override
@@ -193,7 +219,8 @@ class TableDataModule(ClassificationDataModule):
 
     def _read_classes(self, frame: "DataFrame") -> tuple[Indices, list[str]]:
         """Return the class of each row, -1 where it has none, shape (N,); and their names as they come."""
-        return read_names(frame[self.target], self.missing)
+        legacy = any("missing_values" not in column for column in self.fitted.get("columns", ()))
+        return read_names(frame[self.target], {*self.missing, *(LEGACY_NO_CLASS if legacy else ())})
 
     def _learn(self) -> dict[str, Any]:
         if unlabelled := int((self.splits == LEFT_OUT).sum()):
@@ -225,5 +252,5 @@ class TableDataModule(ClassificationDataModule):
             )
         labels = np.array([places[name] for name in names])[labels]
         learned_from = None if trained is None else np.where(trained, labels, -1)
-        inputs: Tensor = torch.from_numpy(encode(frame, self._learned["columns"], file, learned_from))
+        inputs: Tensor = torch.from_numpy(encode(frame, self._learned["columns"], file, learned_from, self.missing))
         return inputs, torch.from_numpy(labels)

@@ -47,6 +47,10 @@ LEGACY_WORDS = (
 LEGACY_MISSING = frozenset(
     spelling for word in LEGACY_WORDS for spelling in (word, word.upper(), word.capitalize(), word.title())
 ) | {"NaN", "NaT"}
+# Among the classes they took only these for missing.
+LEGACY_NO_CLASS = frozenset(
+    word for word in LEGACY_MISSING if word.lower() in ("?", "na", "n/a", "nan", "null", "<na>", "#n/a")
+)
 
 
 class Cells(NamedTuple):
