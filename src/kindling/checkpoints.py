@@ -40,6 +40,13 @@ UNZIPPING = (
 )
 RESUME_ONLY = {"optimizer_states"}  # twice the size of the weights, and only resuming needs them
 
+TYPES: dict[str, type] = {
+    **{"hyper_parameters": dict, "datamodule_hyper_parameters": dict, "state_dict": dict, "callbacks": dict},
+    **{"loops": dict, "optimizer_states": list, "lr_schedulers": list, "checksums": dict},
+    **{"global_step": int, "epoch": int, "schedule_start": int},
+}
+MODEL_TYPES: dict[str, type] = {"_class_path": str, "num_classes": int, "input_shape": list, "class_names": list}
+
 
 class DamagedError(ValueError):
     """A checkpoint that was cut off or altered."""
@@ -61,18 +68,37 @@ def read(path: Path, verify: Verify = "weights", mmap: bool = True) -> dict[str,
     """
     _verify_metadata(path)
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"{path} holds more than weights and plain values and could run code: it was not loaded"
         ) from error
     except (RuntimeError, OSError, EOFError, ValueError) as error:
         raise DamagedError(f"{path} is cut off, damaged or no checkpoint at all") from error
-    if not isinstance(checkpoint, dict) or "_class_path" not in checkpoint.get("hyper_parameters", {}):
-        raise ValueError(f"{path} is no checkpoint of Kindling: it does not say which model it holds")
+    _check_types(path, checkpoint)
     if verify != "metadata":
         _verify_tensors(path, checkpoint, skip=RESUME_ONLY if verify == "weights" else set())
     return checkpoint
+
+
+def _check_types(path: Path, checkpoint: Any) -> None:
+    about = checkpoint.get("hyper_parameters", {}) if isinstance(checkpoint, dict) else {}
+    if not isinstance(about, dict) or "_class_path" not in about:
+        raise ValueError(f"{path} is no checkpoint of Kindling: it does not say which model it holds")
+    data = checkpoint.get("datamodule_hyper_parameters", {})
+    source = data.get("_class_path", "") if isinstance(data, dict) else ""
+    fitted = {str(source).rpartition(".")[2]: dict} if source else {}
+    for held, kinds in ((checkpoint, TYPES | fitted), (about, MODEL_TYPES), (data, {"_class_path": str})):
+        for name, kind in kinds.items():
+            if isinstance(held, dict) and not _is(held.get(name), kind):
+                raise ValueError(f"{path} is no checkpoint of Kindling, or was altered: its {name} is {held[name]!r}")
+
+
+def _is(value: Any, kind: type) -> bool:
+    """Whether a value of a checkpoint, if there is one, has a type; numbers count, and a tuple is a list."""
+    if kind is int:
+        return value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= 0)
+    return value is None or isinstance(value, (list, tuple) if kind is list else kind)
 
 
 def _verify_metadata(path: Path) -> None:
