@@ -361,3 +361,27 @@ def test_the_aliases_of_a_stranger_s_configuration_do_not_grow(kindling: Command
     assert (result.code, result.err.count("\n")) == (2, 1)
     assert f"{CONFIG} is a configuration of more than 100,000 values" in result.err
     assert kindling("runs", "show", RUN).code == 0
+
+
+ALTERED = {
+    "hyper_parameters": "x",
+    "state_dict": [1],
+    "global_step": "x",
+    "loops": {},
+    "optimizer_states": [1],
+    "SyntheticDataModule": "-",
+    "datamodule_hyper_parameters": 5,
+}
+
+
+@pytest.mark.parametrize("part", ALTERED)
+@pytest.mark.parametrize("command", ["fit", "test"])
+def test_values_of_other_types_in_a_checkpoint_are_named(
+    kindling: Command, trained: Train, part: str, command: str
+) -> None:
+    trained(*TINY)
+    change_checkpoint(lambda stored: stored.update({part: ALTERED[part]}))
+    result = kindling(*(MORE if command == "fit" else ["test", "--ckpt_path", "last"]))
+    assert (result.code, result.err.count("\n")) == (1, 1)
+    assert "last.ckpt" in result.err
+    assert "unexpected" not in result.err

@@ -45,6 +45,7 @@ TYPES: dict[str, type] = {
     **{"loops": dict, "optimizer_states": list, "lr_schedulers": list, "checksums": dict},
     **{"global_step": int, "epoch": int, "schedule_start": int},
 }
+FITTED_TYPES: dict[str, type] = {"classes": list, "columns": list}
 MODEL_TYPES: dict[str, type] = {"_class_path": str, "num_classes": int, "input_shape": list, "class_names": list}
 
 
@@ -85,13 +86,37 @@ def _check_types(path: Path, checkpoint: Any) -> None:
     about = checkpoint.get("hyper_parameters", {}) if isinstance(checkpoint, dict) else {}
     if not isinstance(about, dict) or "_class_path" not in about:
         raise ValueError(f"{path} is no checkpoint of Kindling: it does not say which model it holds")
-    data = checkpoint.get("datamodule_hyper_parameters", {})
-    source = data.get("_class_path", "") if isinstance(data, dict) else ""
-    fitted = {str(source).rpartition(".")[2]: dict} if source else {}
-    for held, kinds in ((checkpoint, TYPES | fitted), (about, MODEL_TYPES), (data, {"_class_path": str})):
+    data = _dict(checkpoint.get("datamodule_hyper_parameters"))
+    fitted = checkpoint.get(str(data.get("_class_path")).rpartition(".")[2])
+    columns = _dict(fitted).get("columns")
+    columns = columns if isinstance(columns, list | tuple) else []
+    states = checkpoint.get("optimizer_states")
+    states = states if isinstance(states, list | tuple) else []
+    parts: list[tuple[dict[str, Any], dict[str, type]]]
+    parts = [
+        (checkpoint, TYPES),
+        ({"data": fitted}, {"data": dict}),
+        (about, MODEL_TYPES),
+        (data, {"_class_path": str}),
+    ]
+    parts += [(_dict(fitted), FITTED_TYPES), *(({"columns": item}, {"columns": dict}) for item in columns)]
+    parts += [(_dict(item), {"name": str, "kind": str, "values": list, "classes": list}) for item in columns]
+    parts += [({"optimizer_states": item}, {"optimizer_states": dict}) for item in states]
+    for held, kinds in parts:
         for name, kind in kinds.items():
-            if isinstance(held, dict) and not _is(held.get(name), kind):
+            if not _is(held.get(name), kind):
                 raise ValueError(f"{path} is no checkpoint of Kindling, or was altered: its {name} is {held[name]!r}")
+    names = about.get("class_names")
+    if names and len(names) != about.get("num_classes", len(names)):
+        raise ValueError(f"{path} was altered: it has {len(names)} class_names for {about['num_classes']} classes")
+    if checkpoint.get("loops") is not None and not checkpoint["loops"]:
+        raise ValueError(f"{path} was altered: its loops are empty")
+    if any("kind" not in item or "name" not in item for item in columns):
+        raise ValueError(f"{path} was altered: a column has no name or no kind")
+
+
+def _dict(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def _is(value: Any, kind: type) -> bool:
