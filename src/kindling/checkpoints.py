@@ -99,7 +99,8 @@ def _check_types(path: Path, checkpoint: Any) -> None:
         (about, MODEL_TYPES),
         (data, {"_class_path": str}),
     ]
-    parts += [(_dict(fitted), FITTED_TYPES), *(({"columns": item}, {"columns": dict}) for item in columns)]
+    parts += [(_dict(fitted), FITTED_TYPES)]
+    parts += [({"columns": item}, {"columns": dict}) for item in columns]
     parts += [(_dict(item), {"name": str, "kind": str, "values": list, "classes": list}) for item in columns]
     parts += [({"optimizer_states": item}, {"optimizer_states": dict}) for item in states]
     for held, kinds in parts:
