@@ -1,5 +1,6 @@
 """Run folders, checkpoints and ONNX files from someone else: no code of theirs, no file outside of the folder."""
 
+import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -19,12 +20,6 @@ RUN = Path("runs/tiny/version_0")
 MORE = ["fit", "--ckpt_path", "last", "--trainer.max_epochs", "3"]
 CONFIG = RUN / "config.yaml"
 OUTSIDE = Path("outside")
-
-
-@pytest.fixture(autouse=True)
-def key(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """This user has a key."""
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.getbasetemp() / "config"))
 
 
 def change_config(change: Callable[[dict[str, Any]], None]) -> None:
@@ -297,3 +292,96 @@ def test_names_do_not_control_the_terminal(kindling: Command, trained: Train) ->
     result = kindling("test", "--ckpt_path", "a\x1b[2J")
     assert result.code == 1
     assert "\x1b" not in result.err
+
+
+LAMBDA = {"class_path": "torch.optim.lr_scheduler.LambdaLR", "init_args": {"lr_lambda": "os.close"}}
+FACTORIES: list[tuple[str, object, str]] = [
+    ("lr_scheduler", LAMBDA, "names a function, os.close, in its lr_scheduler"),
+    ("lr_scheduler", LAMBDA | {"init_args": {"lr_lambda": ["pandas.read_pickle"]}}, "names a function, pandas."),
+    ("lr_scheduler", {"class_path": "torch.hub.load", "init_args": {}}, "names torch.hub.load as its lr_scheduler"),
+    ("optimizer", {"class_path": "pandas.read_pickle", "init_args": {}}, "names pandas.read_pickle as its optimizer"),
+    ("optimizer", {"class_path": "torch.nn.Linear", "init_args": {}}, "names torch.nn.Linear as its optimizer"),
+    ("optimizer", "torch.hub.load", "names torch.hub.load as its optimizer"),
+]
+
+
+@pytest.mark.parametrize("command", ["fit", "test"])
+@pytest.mark.parametrize(("part", "value", "message"), FACTORIES)
+def test_functions_that_a_stranger_names_are_not_called(
+    kindling: Command, trained: Train, part: str, value: object, message: str, command: str
+) -> None:
+    trained(*TINY)
+    CONFIG.unlink()
+    change_checkpoint(lambda stored: stored["hyper_parameters"].update({part: value}))
+    result = kindling(*(MORE if command == "fit" else ["test", "--ckpt_path", "last"]))
+    assert (result.code, result.err.count("\n")) == (1, 1)
+    assert message in result.err
+
+
+SECRETS = {"run.json": '{"recipe": "secret"}', "config.yaml": "secret: 1", "metrics.csv": "epoch,val/secret\n0,1"}
+
+
+@needs("runlist")
+@pytest.mark.parametrize("name", SECRETS)
+def test_runs_reads_no_file_outside_of_a_stranger_s_run(kindling: Command, trained: Train, name: str) -> None:
+    trained(*TINY)
+    if name == "metrics.csv":
+        (RUN / "run.json").unlink()
+    Path("elsewhere").write_text(SECRETS[name])
+    CONFIG.write_text(CONFIG.read_text() + "# changed")
+    (RUN / name).unlink()
+    (RUN / name).symlink_to(Path("elsewhere").absolute())
+    result = kindling("runs", "show", RUN)
+    assert result.code == 0
+    assert "secret" not in result.out
+
+
+@needs("runlist")
+def test_runs_reads_no_pipe_no_device_and_no_endless_file(
+    kindling: Command, trained: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained(*TINY)
+    (RUN / "run.json").unlink()
+    os.mkfifo(RUN / "run.json")
+    (RUN / "test_metrics.json").unlink()
+    (RUN / "test_metrics.json").symlink_to("/dev/zero")
+    monkeypatch.setattr("kindling.runs.MOST_BYTES", 10)
+    assert kindling("runs").code == 0
+    assert kindling("runs", "show", RUN).code == 0
+
+
+LAUGHS = "a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 12))
+
+
+@pytest.mark.parametrize("text", [LAUGHS, "a: &a [*a]\n"])
+def test_the_aliases_of_a_stranger_s_configuration_do_not_grow(kindling: Command, trained: Train, text: str) -> None:
+    trained(*TINY)
+    CONFIG.write_text(text)
+    result = kindling("test", "--ckpt_path", "last")
+    assert (result.code, result.err.count("\n")) == (2, 1)
+    assert f"{CONFIG} is a configuration of more than 100,000 values" in result.err
+    assert kindling("runs", "show", RUN).code == 0
+
+
+ALTERED = {
+    "hyper_parameters": "x",
+    "state_dict": [1],
+    "global_step": "x",
+    "loops": {},
+    "optimizer_states": [1],
+    "SyntheticDataModule": "-",
+    "datamodule_hyper_parameters": 5,
+}
+
+
+@pytest.mark.parametrize("part", ALTERED)
+@pytest.mark.parametrize("command", ["fit", "test"])
+def test_values_of_other_types_in_a_checkpoint_are_named(
+    kindling: Command, trained: Train, part: str, command: str
+) -> None:
+    trained(*TINY)
+    change_checkpoint(lambda stored: stored.update({part: ALTERED[part]}))
+    result = kindling(*(MORE if command == "fit" else ["test", "--ckpt_path", "last"]))
+    assert (result.code, result.err.count("\n")) == (1, 1)
+    assert "last.ckpt" in result.err
+    assert "unexpected" not in result.err

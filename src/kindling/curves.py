@@ -5,7 +5,10 @@ import math
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from io import StringIO
 from pathlib import Path
+
+from kindling.runs import read_text
 
 DAMAGED = (OSError, ValueError, KeyError, csv.Error)  # what reading a broken file may raise
 Points = list[tuple[float, float]]  # epochs done, value
@@ -44,8 +47,9 @@ def read_rates(metrics: Path) -> dict[str, Points]:
 
 def _rows(metrics: Path) -> Iterator[dict[str, str]]:
     """The rows, each without what it leaves empty."""
-    with metrics.open(newline="", encoding="utf-8") as file:
-        lines = list(csv.reader(file))  # half the time of csv.DictReader, which counts in a list of a thousand runs
+    lines = list(
+        csv.reader(StringIO(read_text(metrics), newline=""))
+    )  # half the time of csv.DictReader, which counts in a list of a thousand runs
     header, rows = (lines[0], lines[1:]) if lines else ([], [])
     for row in rows:
         yield {name: value for name, value in zip(header, row, strict=False) if value}  # the last may be half written

@@ -18,7 +18,7 @@ from typing import Any, Self, get_args, get_origin, get_type_hints
 import psutil
 
 from kindling.curves import DAMAGED, best_epoch, read_history
-from kindling.runs import whole_file
+from kindling.runs import read_text, whole_file
 from kindling.wording import printable
 
 FILE, TEST = "run.json", "test_metrics.json"
@@ -126,7 +126,7 @@ def _is_time(text: str) -> bool:
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file, tidied; nothing where the file is missing or damaged."""
     with suppress(OSError, ValueError, RecursionError):
-        stored = _tidied(json.loads(path.read_text("utf-8")))
+        stored = _tidied(json.loads(read_text(path)))
         return stored if isinstance(stored, dict) else {}
     return {}
 
@@ -150,9 +150,7 @@ def _from_files(run: Path) -> dict[str, Any]:
     record: dict[str, Any] = {"recipe": run.parent.name}
     with suppress(OSError, ValueError):
         record["started"] = as_utc(os.path.getmtime(run / "config.yaml"))
-        if found := re.search(
-            r"^checkpoint:\n +monitor: (\S+)", (run / "config.yaml").read_text("utf-8"), re.MULTILINE
-        ):
+        if found := re.search(r"^checkpoint:\n +monitor: (\S+)", read_text(run / "config.yaml"), re.MULTILINE):
             record["monitor"] = found[1]
     with suppress(*DAMAGED):
         history = read_history(run / "metrics.csv")

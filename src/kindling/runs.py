@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from kindling.checkpoints import Verify
 
 RUNS = Path("runs")
+MOST_BYTES = 256 * 2**20  # of a text file in a run folder; metrics.csv has 100 bytes a row
 Kind = Literal["best", "last"]
 
 
@@ -102,6 +103,26 @@ def read_checkpoint(path: Path, verify: "Verify" = "weights") -> dict[str, Any]:
     from kindling.checkpoints import read  # torch takes seconds, and listing runs needs none of it
 
     return read(path, verify)
+
+
+def read_text(path: Path) -> str:
+    """Read a text file of a run folder, which may come from someone else.
+
+    Raises:
+        OSError: If it is no file, too large, or a link out of the folder of a run that was not made here.
+        ValueError: If it is no text.
+    """
+    from kindling.trust import is_own  # which needs this module
+
+    if (
+        path.is_symlink()
+        and path.parent.resolve() not in path.resolve().parents
+        and not is_own(path.with_name("config.yaml"))
+    ):
+        raise OSError(f"{path} leads out of its run folder, which was not made here: put the file itself there")
+    if not path.is_file() or path.stat().st_size > MOST_BYTES:
+        raise OSError(f"{path} is no file, or has more than {MOST_BYTES:,} bytes")
+    return path.read_text("utf-8")
 
 
 @contextmanager

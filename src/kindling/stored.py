@@ -12,7 +12,7 @@ from kindling.errors import UsageError
 from kindling.models.classifier import DATA_ARGUMENTS, Classifier
 from kindling.record import Record
 from kindling.runs import is_last, read_checkpoint, run_of
-from kindling.trust import check_classes, check_parts, harmless, is_own
+from kindling.trust import check_classes, check_factories, check_parts, check_size, harmless, is_own
 from kindling.wording import did_you_mean
 
 
@@ -27,11 +27,16 @@ def read_yaml(config: Path) -> dict[str, Any]:
         there = map(str, [*Path("configs").rglob("*.yaml"), *config.parent.glob("*.yaml")])
         raise UsageError(f"there is no file {config}{did_you_mean(str(config), there)}")
     try:
-        return yaml.safe_load(config.read_text(encoding="utf-8")) or {}
+        read: dict[str, Any] = yaml.safe_load(config.read_text(encoding="utf-8")) or {}
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
         raise UsageError(f"{config} is no YAML{where}: {getattr(error, 'problem', error)}") from error
+    try:
+        check_size(read)
+    except ValueError as error:
+        raise UsageError(f"{config} is {error}") from error
+    return read
 
 
 def stored_config(checkpoint: Path, command: str, typed: Sequence[str] = ()) -> dict[str, Any]:
@@ -59,6 +64,8 @@ def stored_config(checkpoint: Path, command: str, typed: Sequence[str] = ()) -> 
     check_classes(model, run)
     check_classes([stored.get("datamodule_hyper_parameters"), config.get("data")], run, "data source")
     check_parts(stored["hyper_parameters"], checkpoint)
+    if not is_ours:
+        check_factories(stored["hyper_parameters"], checkpoint)
     if "data" not in config and "_class_path" in stored.get("datamodule_hyper_parameters", {}):
         config["data"] = class_config(stored["datamodule_hyper_parameters"])
     split = run / "split.csv"

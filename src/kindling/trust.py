@@ -9,6 +9,7 @@ import hashlib
 import hmac
 import importlib.util
 import json
+import math
 import os
 import re
 import secrets
@@ -25,7 +26,9 @@ from kindling.wording import listed
 
 MARK = "# signed by the user who ran this: "
 SAFE = re.compile(r"[\w:.-]*")  # a text that is no path
+DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")  # what jsonargparse imports
 # What is written through, and what is read, in a run folder.
+MOST_VALUES = 100_000  # of a configuration
 WRITTEN = ("checkpoints", "train", "val", "test", "export")
 READ = ("config.yaml", "split.csv", "metrics.csv", "run.json", "test_metrics.json", "profile.txt")
 GROUPS = (
@@ -140,6 +143,50 @@ def _comes_with(spec: ModuleSpec, run: Path) -> bool:
     return is_around and (spec.origin is None or is_strange)  # a package may bring the checkpoint of its own model
 
 
+def check_factories(hyper_parameters: dict[str, Any], source: Path) -> None:
+    """Check that a checkpoint from elsewhere names classes alone to train with: a function would be called.
+
+    Args:
+        hyper_parameters: The model's, whose classes have passed `check_classes`.
+        source: The checkpoint.
+
+    Raises:
+        ValueError: If its optimizer or scheduler is a function, or takes one.
+    """
+    from torch.optim import Optimizer  # torch takes seconds
+    from torch.optim.lr_scheduler import LRScheduler
+
+    for part, base in (("optimizer", Optimizer), ("lr_scheduler", LRScheduler)):
+        factory = hyper_parameters.get(part)
+        if factory is None:
+            continue
+        name = factory.get("class_path") if isinstance(factory, dict) else factory
+        if not (isinstance(factory, dict) and _is_class(name, base)):
+            raise ValueError(f"{source} names {name} as its {part}, which is no {base.__name__}: it was not run")
+        if function := next(_dotted_names(factory.get("init_args")), None):
+            raise ValueError(f"{source} names a function, {function}, in its {part}: it was not imported or run")
+
+
+def _is_class(name: Any, base: type) -> bool:
+    module, _, attribute = str(name).rpartition(".")
+    with suppress(ImportError, ValueError):
+        found = getattr(importlib.import_module(module), attribute, None)
+        return isinstance(found, type) and issubclass(found, base)
+    return False
+
+
+def _dotted_names(value: Any) -> Iterator[str]:
+    match value:
+        case str() if DOTTED.fullmatch(value.strip()):
+            yield value
+        case list() | tuple():
+            for item in value:
+                yield from _dotted_names(item)
+        case dict():
+            for item in value.values():
+                yield from _dotted_names(item)
+
+
 def class_paths(stored: Any) -> Iterator[str]:
     """The names of all classes in stored values, also in the descriptions of models, which are JSON."""
     match stored:
@@ -154,6 +201,27 @@ def class_paths(stored: Any) -> Iterator[str]:
         case str() if stored.startswith("{"):
             with suppress(ValueError, RecursionError):
                 yield from class_paths(json.loads(stored))
+
+
+def check_size(config: Any) -> None:
+    """Check that the aliases of a YAML file do not make it grow without limit where it is used: "a billion laughs".
+
+    Raises:
+        ValueError: If they do.
+    """
+    sizes: dict[int, float] = {}
+
+    def size(value: Any) -> float:
+        if not isinstance(value, dict | list):
+            return 1
+        if id(value) not in sizes:
+            sizes[id(value)] = math.inf  # of what holds itself
+            items = value.values() if isinstance(value, dict) else value
+            sizes[id(value)] = 1 + sum(map(size, items))
+        return sizes[id(value)]
+
+    if size(config) > MOST_VALUES:
+        raise ValueError(f"a configuration of more than {MOST_VALUES:,} values: write it without aliases (*)")
 
 
 def check_links(checkpoint: Path) -> None:

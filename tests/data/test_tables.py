@@ -385,3 +385,13 @@ def test_the_recipe_comes_within_a_point_of_scikit_learn(kindling: Command, name
         theirs.append(tuned.score(features[test], labels[test]))
     print(f"{name}: {np.mean(ours):.4f}, scikit-learn {np.mean(theirs):.4f}")
     assert np.mean(ours) >= np.mean(theirs) - 0.01
+
+
+def test_a_table_that_takes_long_says_so(kindling: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kindling.console.PATIENCE", 0.0)
+    Path("long.csv").write_text("x,y\n" + "".join(f"{row}.5,{'ab'[row % 2]}\n" for row in range(5000)))
+    options = "--model MLPClassifier --data TableDataModule --data.path long.csv --data.target y".split()
+    result = kindling("fit", *options, "--trainer.fast_dev_run", 1)
+    assert result.code == 0, result.err
+    assert "reading long.csv ..." in result.out
+    assert "encoding " in result.out

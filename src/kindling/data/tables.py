@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from typing_extensions import override
 
-from kindling.console import say
+from kindling.console import progress, say
 from kindling.data.columns import encode, learn_columns, twins, width
 from kindling.data.datamodule import ArrayDataset, Batch, ClassificationDataModule, Split
 from kindling.data.holdout import draw
@@ -159,7 +159,8 @@ class TableDataModule(ClassificationDataModule):
     @override
     def load_training(self) -> tuple[ArrayDataset, ArrayDataset]:
         if not self.fitted:
-            self.fitted = self._learn()
+            with progress(f"learning the columns of {self.path}"):
+                self.fitted = self._learn()
             if self.test_path is not None:
                 self.load("test")  # what is wrong with it is said before the training
         return ArrayDataset(*self._rows_of("train")), ArrayDataset(*self._rows_of("val"))
@@ -186,8 +187,9 @@ class TableDataModule(ClassificationDataModule):
     def load_new(self) -> ArrayDataset:
         if self.predict is None:
             return super().load_new()
-        frame = read_table(self.predict)
-        inputs = torch.from_numpy(encode(frame, self._learned["columns"], self.predict, missing=self.missing))
+        with progress(f"reading {self.predict}"):
+            frame = read_table(self.predict)
+            inputs = torch.from_numpy(encode(frame, self._learned["columns"], self.predict, missing=self.missing))
         return ArrayDataset(inputs, torch.zeros(len(inputs), dtype=torch.int64))
 
     @override
@@ -211,7 +213,8 @@ class TableDataModule(ClassificationDataModule):
             path.write_text("\n".join(["row,split", *rows, ""]), encoding="utf-8")
 
     def _read(self, path: str | Path) -> "DataFrame":
-        frame = read_table(path)
+        with progress(f"reading {path}"):
+            frame = read_table(path)
         if self.target not in frame:
             near = did_you_mean(self.target, frame.columns) or "."
             raise ValueError(f"{path} has no column {self.target} as the target{near} It has {listed(frame.columns)}")
@@ -252,5 +255,7 @@ class TableDataModule(ClassificationDataModule):
             )
         labels = np.array([places[name] for name in names])[labels]
         learned_from = None if trained is None else np.where(trained, labels, -1)
-        inputs: Tensor = torch.from_numpy(encode(frame, self._learned["columns"], file, learned_from, self.missing))
+        with progress(f"encoding {len(frame):,} rows of {file}"):
+            columns = self._learned["columns"]
+            inputs: Tensor = torch.from_numpy(encode(frame, columns, file, learned_from, self.missing))
         return inputs, torch.from_numpy(labels)

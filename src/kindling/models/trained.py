@@ -63,7 +63,7 @@ def build_model(text: str) -> Classifier:
         raise ValueError(f"the checkpoint holds a {config['model']}, which is no model of Kindling")
     try:
         return cls(**config["arguments"])
-    except TypeError as error:
+    except (TypeError, AttributeError, RuntimeError, ArithmeticError) as error:
         raise ValueError(f"the checkpoint holds a {name} with other arguments than it takes here: {error}") from error
 
 

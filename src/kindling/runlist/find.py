@@ -12,7 +12,8 @@ import yaml
 
 from kindling.curves import DAMAGED, read_history
 from kindling.record import FILE, TEST, Record, read_json, status_of
-from kindling.runs import RUNS
+from kindling.runs import RUNS, read_text
+from kindling.trust import check_size
 from kindling.wording import did_you_mean, printable
 
 MARKS = {FILE, "metrics.csv", "config.yaml"}
@@ -55,7 +56,8 @@ class Run:
     def settings(self) -> dict[str, Any]:
         """Its `config.yaml` as options: {"model": "kindling.CNNClassifier", "model.channels": [32, 64], ...}."""
         with suppress(OSError, yaml.YAMLError, ValueError, RecursionError):
-            config = yaml.load((self.path / "config.yaml").read_text("utf-8"), _LOADER)
+            config = yaml.load(read_text(self.path / "config.yaml"), _LOADER)
+            check_size(config)
             return dict(_options(config)) if isinstance(config, dict) else {}
         return {}
 
