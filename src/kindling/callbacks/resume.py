@@ -10,7 +10,7 @@ from types import FrameType
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, ModelCheckpoint, Timer
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, Timer
 from typing_extensions import override
 
 from kindling.callbacks.best import adopt_states
@@ -59,11 +59,10 @@ class ExactResume(Callback):
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        # After the others: what they decide and draw is known to this one. The Trainer's own Timer would come later.
-        others = [callback for callback in trainer.callbacks if callback is not self]  # type: ignore[attr-defined]
-        keepers = [callback for callback in others if isinstance(callback, Checkpoint)]
-        rest = [callback for callback in others if not isinstance(callback, Checkpoint)]
-        trainer.callbacks = [*rest, self, *keepers]  # type: ignore[attr-defined]
+        # The Trainer puts the timer of max_time last: this callback has to know what it decides.
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        timers = [callback for callback in callbacks if isinstance(callback, Timer)]
+        trainer.callbacks = [*timers, *(each for each in callbacks if each not in timers)]  # type: ignore[attr-defined]
 
     @override
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
