@@ -175,10 +175,8 @@ def test_a_checkpoint_of_an_earlier_version_continues_within_its_epoch(kindling:
     kindling("fit", *LONG, *PLATEAU, *callbacks(("SignalAt", {"step": 9})))
     path = SECOND / "checkpoints/last.ckpt"
     stored = state_of(SECOND)
-    del stored["checksums"]
     now = stored["callbacks"]["ExactResume"]
     stored["callbacks"]["ExactResume"] = {"batches_done": 3, **now["processes"][0]["random"]}
-    del stored["checksums"]  # which earlier versions did not store
     torch.save(stored, path)
     assert kindling("fit", "--ckpt_path", "last", "--trainer.callbacks", "null").code == 0
     assert differences(*(run / "checkpoints/last.ckpt" for run in (FIRST, SECOND))) == [
