@@ -1,6 +1,8 @@
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -352,3 +354,19 @@ def test_the_recipe_comes_within_a_point_of_scikit_learn(kindling: Command, name
         theirs.append(tuned.score(features[test], labels[test]))
     print(f"{name}: {np.mean(ours):.4f}, scikit-learn {np.mean(theirs):.4f}")
     assert np.mean(ours) >= np.mean(theirs) - 0.01
+
+
+def test_each_step_that_takes_long_shows_its_progress(table: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[str] = []
+
+    @contextmanager
+    def progress(what: str) -> Iterator[None]:
+        shown.append(what)
+        yield
+
+    for module in ("rows", "tablefiles", "tables"):
+        monkeypatch.setattr(f"kindling.data.{module}.progress", progress)
+    data = read(predict="customers.csv")
+    data.setup("predict")
+    reading, encoding = "reading customers.csv", "encoding 200 rows of customers.csv"
+    assert shown == [reading, "finding out what the 9 columns of customers.csv hold", encoding, reading, encoding]

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kindling.console import progress
 from kindling.data.columns import encode
 from kindling.data.tablefiles import read_table
 from kindling.data.values import Column
@@ -29,7 +30,9 @@ def encode_rows(rows: Any, columns: Sequence[Column], source: object) -> NDArray
     import pandas as pd  # half a second to import, needed by tables alone
 
     if isinstance(rows, str | Path):
-        return encode(read_table(rows), columns, source)
+        frame = read_table(rows)
+        with progress(f"encoding {len(frame):,} rows of {source}"):
+            return encode(frame, columns, source)
     if isinstance(rows, list):
         names = [column["name"] for column in columns if any(column["name"] in row for row in rows)]
         rows = {name: [row.get(name) for row in rows] for name in names}

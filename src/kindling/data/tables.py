@@ -14,14 +14,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 from typing_extensions import override
 
-from kindling.console import say
-from kindling.data.columns import encode, learn_columns, twins, width
+from kindling.console import progress, say
+from kindling.data.columns import encode, learn_columns, width
 from kindling.data.datamodule import ArrayDataset, Batch, ClassificationDataModule, Split
 from kindling.data.holdout import draw
+from kindling.data.leaks import find_leaky_columns
+from kindling.data.rows import encode_rows
 from kindling.data.splits import LEFT_OUT, read_split
 from kindling.data.tablefiles import read_table
 from kindling.data.target import check_classes, odd_classes
-from kindling.data.values import Indices, as_name, in_order, read_names
+from kindling.data.values import Indices, as_categorical, as_name, in_order, read_names
 from kindling.runs import whole_file
 from kindling.wording import did_you_mean, listed
 
@@ -85,8 +87,10 @@ class TableDataModule(ClassificationDataModule):
 
     @cached_property
     def table(self) -> "DataFrame":
-        """All rows of `path` as they were read, numbered from 0."""
-        return self._read(self.path)
+        """All rows of `path` as they were read, numbered from 0; equal texts are found once for all splits."""
+        table = self._read(self.path)
+        texts = [name for name in table if table[name].dtype.kind == "O"]
+        return table.assign(**{name: as_categorical(table[name]) for name in texts})
 
     @cached_property
     def splits(self) -> NDArray[np.object_]:
@@ -161,7 +165,7 @@ class TableDataModule(ClassificationDataModule):
     def load_new(self) -> ArrayDataset:
         if self.predict is None:
             return super().load_new()
-        inputs = torch.from_numpy(encode(read_table(self.predict), self._learned["columns"], self.predict))
+        inputs = torch.from_numpy(encode_rows(self.predict, self._learned["columns"], self.predict))
         return ArrayDataset(inputs, torch.zeros(len(inputs), dtype=torch.int64))
 
     @override
@@ -209,8 +213,10 @@ class TableDataModule(ClassificationDataModule):
         classes = in_order(names)
         labels = np.array([classes.index(name) for name in names])[labels]
         features = features.drop(columns=list(self.drop))
-        columns, left_out = learn_columns(features, labels, len(self.table), self.missing)
-        if found := twins(features, columns, labels):
+        with progress(f"finding out what the {features.shape[1]} columns of {self.path} hold"):
+            columns, left_out = learn_columns(features, labels, len(self.table), self.missing)
+            found = find_leaky_columns(features, columns, labels)
+        if found:
             without = shlex.quote(json.dumps([*self.drop, *found], ensure_ascii=False))
             say(f"the class can be told from {listed(found)} alone: if not known beforehand, --data.drop {without}")
         return {"classes": classes, "columns": columns, "left_out": left_out}
@@ -225,5 +231,6 @@ class TableDataModule(ClassificationDataModule):
             )
         labels = np.array([places[name] for name in names])[labels]
         learned_from = None if trained is None else np.where(trained, labels, -1)
-        inputs: Tensor = torch.from_numpy(encode(frame, self._learned["columns"], file, learned_from))
+        with progress(f"encoding {len(frame):,} rows of {file}"):
+            inputs: Tensor = torch.from_numpy(encode(frame, self._learned["columns"], file, learned_from))
         return inputs, torch.from_numpy(labels)
