@@ -1,6 +1,8 @@
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -387,11 +389,17 @@ def test_the_recipe_comes_within_a_point_of_scikit_learn(kindling: Command, name
     assert np.mean(ours) >= np.mean(theirs) - 0.01
 
 
-def test_a_table_that_takes_long_says_so(kindling: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kindling.console.PATIENCE", 0.0)
-    Path("long.csv").write_text("x,y\n" + "".join(f"{row}.5,{'ab'[row % 2]}\n" for row in range(5000)))
-    options = "--model MLPClassifier --data TableDataModule --data.path long.csv --data.target y".split()
-    result = kindling("fit", *options, "--trainer.fast_dev_run", 1)
-    assert result.code == 0, result.err
-    assert "reading long.csv ..." in result.out
-    assert "encoding " in result.out
+def test_each_step_that_takes_long_shows_its_progress(table: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[str] = []
+
+    @contextmanager
+    def progress(what: str) -> Iterator[None]:
+        shown.append(what)
+        yield
+
+    for module in ("rows", "tablefiles", "tables"):
+        monkeypatch.setattr(f"kindling.data.{module}.progress", progress)
+    data = read(predict="customers.csv")
+    data.setup("predict")
+    reading, encoding = "reading customers.csv", "encoding 200 rows of customers.csv"
+    assert shown == [reading, "finding out what the 9 columns of customers.csv hold", encoding, reading, encoding]

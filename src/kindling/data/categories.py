@@ -101,19 +101,23 @@ def is_text(counts: Indices) -> bool:
     return bool(2 * np.count_nonzero(counts == 1) > rows)
 
 
-def encode_categories(codes: Indices, names: Sequence[str], column: Mapping[str, Any]) -> NDArray[np.float32]:
-    """Encode categories one-hot, or two as -1 and 1, shape (N, F); 0 is any other.
+def encode_categories(
+    codes: Indices, names: Sequence[str], column: Mapping[str, Any], features: NDArray[np.float32]
+) -> None:
+    """Encode categories one-hot, or two as -1 and 1; any other is 0.
 
     Args:
         codes: Index into `names` for each row, -1 where missing, shape (N,).
         names: The categories of these rows.
         column: What was learned of the column.
+        features: Where to put them, zeros of shape (N, F).
     """
-    values = column["values"]
-    # The last row of each matrix is that of -1.
-    two = np.array([[-1.0], [1.0], [0.0]], dtype=np.float32)
-    matrix = two if len(values) == 2 else np.eye(len(values) + 1, len(values), dtype=np.float32)
-    return matrix[_find(names, values)[codes]]
+    places = _find(names, column["values"])[codes]
+    rows = np.flatnonzero(places >= 0)
+    if len(column["values"]) == 2:
+        features[rows, 0] = 2.0 * places[rows] - 1
+    else:
+        features[rows, places[rows]] = 1
 
 
 def encode_target(

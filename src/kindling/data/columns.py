@@ -11,7 +11,7 @@ A column with many categories, or with numbers that are codes, has a target enco
 
 import re
 from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,7 +49,6 @@ from kindling.data.values import (
     missing_option,
     name_cells,
     read_cells,
-    read_names,
 )
 from kindling.wording import listed
 
@@ -199,31 +198,41 @@ def encode(
     Raises:
         ValueError: If columns are missing, or hold something else than in training.
     """
-    if absent := [column["name"] for column in columns if column["name"] not in frame]:
-        raise ValueError(f"{file} lacks columns that the model was trained with: {listed(absent, 100)}")
+    if lacking := [column["name"] for column in columns if column["name"] not in frame]:
+        raise ValueError(f"{file} lacks columns that the model was trained with: {listed(lacking, 100)}")
     cells = {
         column["name"]: read_cells(frame[column["name"]], missing_values(column).union(missing)) for column in columns
     }
-    features: list[NDArray[Any]] = []
+    features = np.zeros((len(frame), sum(map(width, columns))), dtype=np.float32)
+    end = 0
     for column in adapt_columns(columns, cells, frame.attrs.get("separator"), file):
+        start, end = end, end + width(column)
         what = f"column {column['name']} of {file}"
-        if column["kind"] == "category":
-            codes, names = name_cells(cells[column["name"]])
-            features.append(encode_categories(codes, names, column))
-        else:
-            numbers = _read_numbers(cells[column["name"]], column, what)
-            features.append(scale(np.where(np.isnan(numbers), column["median"], numbers), column)[:, None])
-            codes, names = name_codes(numbers) if "known" in column else (np.where(np.isnan(numbers), -1, 0), [])
-        if column["kind"] == "category" or "known" in column:
-            check_unseen(codes, names, column, what, len(columns) == 1)
-        if "encodings" in column:
-            features.append(encode_target(codes, names, column, labels))
-        no_value = codes < 0
-        if len(no_value) > 1 and no_value.all():
+        absent = _encode_column(cells[column["name"]], column, what, len(columns) == 1, labels, features[:, start:end])
+        if len(absent) > 1 and absent.all():
             say(f"{what}: all missing")
         if column["missing"]:
-            features.append(no_value[:, None])
-    return np.concatenate([values.astype(np.float32, copy=False) for values in features], axis=1)
+            features[:, end - 1] = absent
+    return features
+
+
+def _encode_column(
+    cells: Cells, column: Column, what: str, alone: bool, labels: Indices | None, features: NDArray[np.float32]
+) -> NDArray[np.bool_]:
+    """Write the features of a column but for that of missing values, and return which are missing, (N,)."""
+    if column["kind"] == "category":
+        codes, names = name_cells(cells)
+        encode_categories(codes, names, column, features)
+    else:
+        numbers = _read_numbers(cells, column, what)
+        features[:, 0] = scale(np.where(np.isnan(numbers), column["median"], numbers), column)
+        codes, names = name_codes(numbers) if "known" in column else (np.where(np.isnan(numbers), -1, 0), [])
+    if column["kind"] == "category" or "known" in column:
+        check_unseen(codes, names, column, what, alone)
+    if "encodings" in column:
+        start = features.shape[1] - column["missing"] - len(column["classes"])
+        features[:, start : start + len(column["classes"])] = encode_target(codes, names, column, labels)
+    return codes < 0
 
 
 def _read_numbers(cells: Cells, column: Column, what: str) -> Floats:
@@ -251,21 +260,3 @@ def _far_outside(numbers: Floats, cells: Cells, column: Column, what: str) -> st
     example = _example(cells, row)
     read = f" (read as {numbers[row]:.6g})" if column["kind"] == "number" and example != f"{numbers[row]:.6g}" else ""
     return f"{what}: values such as {example}{read} are far from those of the training, {in_words(column)}"
-
-
-def twins(frame: "DataFrame", columns: Sequence[Column], labels: Indices) -> list[str]:
-    """The columns that say the class by themselves: each class has a value of its own, but for 1% of the rows."""
-    classes, rows = labels.max() + 1, len(labels)
-    found = []
-    for name in (column["name"] for column in columns):
-        if frame[name].nunique() > 2 * classes + rows / 100:
-            continue
-        lower, values = read_names(frame[name].map(str).str.lower())
-        table = np.zeros((len(values) + 1, classes), dtype=np.int64)
-        np.add.at(table, (lower, labels), 1)  # the last row is that of missing values, -1
-        best, same = table.argmax(axis=0), table.max(axis=0)
-        others = np.maximum(table.sum(axis=0), table[best].sum(axis=1)) - same
-        few = others.sum() <= max(1, rows / 100) and (others <= np.maximum(1, same / 100)).all()
-        if few and len(set(best)) == classes:
-            found.append(name)
-    return found

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kindling.data.quantities import LONGEST, SPELLINGS
+from kindling.data.values import are_texts, as_name
 
 DAY = 24 * 60 * 60 * 10**6  # microseconds
 # A whole column of dates as most programs write them, one a line: NumPy reads these, much faster.
@@ -79,16 +80,17 @@ def as_days(text: str, day_first: bool | None) -> float:
     return float(_read_date(day, day_first) * DAY + (_read_time(clock, 24) if clock else 0)) / DAY
 
 
-def read_days(texts: Sequence[str], day_first: bool | None) -> NDArray[np.float64]:
-    """Return the days of many texts, (N,); see `as_days`."""
-    joined = "\n".join([*texts, ""])
-    if texts and joined.count("\n") == len(texts) and ISO.fullmatch(joined):
-        try:
-            moments = np.array(texts, dtype="datetime64[us]") - np.datetime64("0001-01-01", "us")
-            return moments.astype(np.int64) / DAY
-        except ValueError:  # there is no such day
-            pass
-    return np.array([as_days(text, day_first) for text in texts], dtype=np.float64)
+def read_days(values: Sequence[object], day_first: bool | None) -> NDArray[np.float64]:
+    """Return the days of many values, (N,); see `as_days`."""
+    if values and are_texts(values):
+        joined = "\n".join([*map(str, values), ""])
+        if joined.count("\n") == len(values) and ISO.fullmatch(joined):
+            try:
+                moments = np.array(values, dtype="datetime64[us]") - np.datetime64("0001-01-01", "us")
+                return moments.astype(np.int64) / DAY
+            except ValueError:  # there is no such day
+                pass
+    return np.array([as_days(as_name(value), day_first) for value in values], dtype=np.float64)
 
 
 def split_time(text: str) -> tuple[str, str]:

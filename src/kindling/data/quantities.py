@@ -148,7 +148,7 @@ def _finite(values: Sequence[Any]) -> Floats:
 
 def is_plain(values: Sequence[Any], decimal: str) -> bool:
     """Whether all values are texts of digits with at most a minus and this decimal sign."""
-    if not all(isinstance(value, str) for value in values):
+    if not set(map(type, values)) <= {str}:
         return False
     joined = "\n".join([*values, ""])
     return joined.count("\n") == len(values) and PLAIN[decimal].fullmatch(joined) is not None

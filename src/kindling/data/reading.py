@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from kindling.console import say
 from kindling.data.dates import as_days, field_order, read_days, short_years
-from kindling.data.filestyle import FileStyle, read_style
+from kindling.data.filestyle import SAMPLED, FileStyle, read_style
 from kindling.data.quantities import decimal_evidence, read_quantities
 from kindling.data.ranges import CLEARLY, misfit, range_of
 from kindling.data.units import adapt_units, convert, find_units, tell_units
@@ -38,7 +38,9 @@ def learn_kind(name: str, cells: Cells, style: FileStyle, missing: Sequence[str]
         How the column is read, with the range of its values; and its values, float64 (N,), NaN where missing. None
         if it holds neither numbers nor dates.
     """
-    for learn in (_learn_date, _learn_number) if _is_compact(cells) else (_learn_number, _learn_date):
+    for learn in (
+        (_learn_date, _learn_number) if _is_compact(cells) or not _has_numbers(cells) else (_learn_number, _learn_date)
+    ):
         column, numbers = learn(name, cells, style)
         known = ~np.isnan(numbers)
         markers = _find_markers(cells, known)
@@ -49,6 +51,12 @@ def learn_kind(name: str, cells: Cells, style: FileStyle, missing: Sequence[str]
         spread = {"range": range_of(read)} if known.any() else {}
         return column | {"missing_values": sorted({*missing, *markers})} | spread, read
     return None
+
+
+def _has_numbers(cells: Cells) -> bool:
+    """Whether any value of a sample of the rows is a number."""
+    codes = np.unique(cells.codes[cells.codes >= 0][:: len(cells.codes) // SAMPLED + 1])
+    return not np.isnan(read_quantities([cells.values[code] for code in codes.tolist()], ".")[0]).all()
 
 
 def _texts(cells: Cells) -> list[str]:
@@ -117,10 +125,10 @@ def _tell_learned(column: Column, cells: Cells, markers: Sequence[str], style: F
         date, order = _texts(cells)[0], "year" if years else "day" if column["day_first"] else "month"
         say(f"column {name}: {date} is read with the {order} first; write years with four digits to be sure")
     elif style.day_first(name) is None:
-        unclear = [text for text in _texts(cells) if field_order(text) == "?"]
-        first = "day" if column["day_first"] else "month"
-        for date in unclear[:1]:
-            say(f"column {name}: {date} is read with the {first} first; write dates as 2024-12-31 to be sure")
+        dates, order = _texts(cells), "day" if column["day_first"] else "month"
+        unclear = (text for text in dates[:: len(dates) // SAMPLED + 1] if field_order(text) == "?")
+        if example := next(unclear, None):
+            say(f"column {name}: {example} is read with the {order} first; write dates as 2024-12-31 to be sure")
 
 
 def as_numbers(cells: Cells, column: Column) -> tuple[Floats, Indices]:
@@ -151,7 +159,7 @@ def drop_missing_words(cells: Cells, strays: Indices, what: str) -> Indices:
 def read_values(values: Sequence[Any], column: Column) -> Floats:
     """Read different values as the numbers or days that a column holds; NaN where one is none."""
     if column["kind"] == "date":
-        return read_days([*map(as_name, values)], column["day_first"])
+        return read_days(values, column["day_first"])
     return convert(*read_quantities(values, column["decimal"]), column)
 
 

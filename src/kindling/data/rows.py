@@ -7,18 +7,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kindling.console import progress
 from kindling.data.columns import encode
 from kindling.data.tablefiles import read_table
 from kindling.data.values import Column
 
 
-def encode_rows(rows: Any, columns: Sequence[Column], source: object) -> NDArray[np.float32]:
-    """Encodes rows by what was learned in training.
+def encode_rows(
+    rows: Any, columns: Sequence[Column], source: object, missing: Sequence[str] = ()
+) -> NDArray[np.float32]:
+    """Encode rows by what was learned in training.
 
     Args:
         rows: A data frame, the path of a table, or dictionaries, whose other keys need no room.
         columns: What was learned of each column.
         source: Where the rows come from, for messages.
+        missing: Texts that stand for missing values, besides those of the training.
 
     Returns:
         Features, shape (N, F).
@@ -29,8 +33,10 @@ def encode_rows(rows: Any, columns: Sequence[Column], source: object) -> NDArray
     import pandas as pd  # half a second to import, needed by tables alone
 
     if isinstance(rows, str | Path):
-        return encode(read_table(rows), columns, source)
+        frame = read_table(rows)
+        with progress(f"encoding {len(frame):,} rows of {source}"):
+            return encode(frame, columns, source, missing=missing)
     if isinstance(rows, list):
         names = [column["name"] for column in columns if any(column["name"] in row for row in rows)]
         rows = {name: [row.get(name) for row in rows] for name in names}
-    return encode(pd.DataFrame(rows), columns, source)
+    return encode(pd.DataFrame(rows), columns, source, missing=missing)

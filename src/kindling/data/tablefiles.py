@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kindling.console import progress
 from kindling.wording import listed
 
 if TYPE_CHECKING:
@@ -32,7 +33,8 @@ def read_table(path: str | Path) -> "DataFrame":
         raise FileNotFoundError(f"{path} is a folder: give a CSV or Parquet file")
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}: give a CSV or Parquet file")
-    frame = read_parquet(path) if path.suffix.lower() in (".parquet", ".pq") else read_csv(path)
+    with progress(f"reading {path}"):
+        frame = read_parquet(path) if path.suffix.lower() in (".parquet", ".pq") else read_csv(path)
     if len(frame) == 0:
         raise ValueError(f"{path} has no rows")
     return frame

@@ -15,13 +15,15 @@ from torch import Tensor
 from typing_extensions import override
 
 from kindling.console import progress, say
-from kindling.data.columns import encode, learn_columns, twins, width
+from kindling.data.columns import encode, learn_columns, width
 from kindling.data.datamodule import ArrayDataset, Batch, ClassificationDataModule, Split
 from kindling.data.holdout import draw
+from kindling.data.leaks import find_leaky_columns
+from kindling.data.rows import encode_rows
 from kindling.data.splits import LEFT_OUT, read_split
 from kindling.data.tablefiles import read_table
 from kindling.data.target import check_classes, odd_classes
-from kindling.data.values import LEGACY_NO_CLASS, Indices, as_name, in_order, read_names
+from kindling.data.values import LEGACY_NO_CLASS, Indices, as_categorical, as_name, in_order, read_names
 from kindling.runs import whole_file
 from kindling.wording import did_you_mean, listed
 
@@ -93,11 +95,12 @@ class TableDataModule(ClassificationDataModule):
 
     @cached_property
     def table(self) -> "DataFrame":
-        """All rows of `path` as they were read, numbered from 0."""
-        frame = self._read(self.path)
+        """All rows of `path` as they were read, numbered from 0; equal texts are found once for all splits."""
+        table = self._read(self.path)
         if self.resumes:
-            self._check_columns(frame)
-        return frame
+            self._check_columns(table)
+        texts = [name for name in table if table[name].dtype.kind == "O"]
+        return table.assign(**{name: as_categorical(table[name]) for name in texts})
 
     @cached_property
     def splits(self) -> NDArray[np.object_]:
@@ -187,9 +190,8 @@ class TableDataModule(ClassificationDataModule):
     def load_new(self) -> ArrayDataset:
         if self.predict is None:
             return super().load_new()
-        with progress(f"reading {self.predict}"):
-            frame = read_table(self.predict)
-            inputs = torch.from_numpy(encode(frame, self._learned["columns"], self.predict, missing=self.missing))
+        columns = self._learned["columns"]
+        inputs = torch.from_numpy(encode_rows(self.predict, columns, self.predict, self.missing))
         return ArrayDataset(inputs, torch.zeros(len(inputs), dtype=torch.int64))
 
     @override
@@ -239,8 +241,10 @@ class TableDataModule(ClassificationDataModule):
         classes = in_order(names)
         labels = np.array([classes.index(name) for name in names])[labels]
         features = features.drop(columns=list(self.drop))
-        columns, left_out = learn_columns(features, labels, len(self.table), self.missing)
-        if found := twins(features, columns, labels):
+        with progress(f"finding out what the {features.shape[1]} columns of {self.path} hold"):
+            columns, left_out = learn_columns(features, labels, len(self.table), self.missing)
+            found = find_leaky_columns(features, columns, labels)
+        if found:
             without = shlex.quote(json.dumps([*self.drop, *found], ensure_ascii=False))
             say(f"the class can be told from {listed(found)} alone: if not known beforehand, --data.drop {without}")
         return {"classes": classes, "columns": columns, "left_out": left_out}

@@ -73,15 +73,31 @@ class Cells(NamedTuple):
 def read_cells(column: "Series", missing: Collection[str] = ()) -> Cells:
     """Read a column; a cell is missing where it is empty or one of the texts in `missing`."""
     codes, uniques = column.factorize()
-    values = [value.strip() if isinstance(value, str) else value for value in uniques.tolist()]
-    absent = [isinstance(value, str) and not value for value in values]
+    values = uniques.tolist()
+    if are_texts(values):  # methods alone are fast: of large tables, millions of texts pass here
+        values = [*map(str.strip, values)]
+    else:
+        values = [value.strip() if isinstance(value, str) else value for value in values]
+    absent = [value == "" for value in values] if "" in values else []
     if missing:
-        absent = [empty or as_name(value) in missing for empty, value in zip(absent, values, strict=True)]
+        absent = [as_name(value) in ("", *missing) for value in values]
     if any(absent):
         kept = ~np.array(absent)
         codes = np.append(np.where(kept, np.cumsum(kept) - 1, -1), -1)[codes]
         values = [value for value, keep in zip(values, kept.tolist(), strict=True) if keep]
     return Cells(codes, values)
+
+
+def as_categorical(column: "Series") -> "Series":
+    """Return a column of texts that holds each different one once."""
+    import pandas as pd  # half a second to import, needed by tables alone
+
+    return pd.Series(pd.Categorical.from_codes(*column.factorize()), column.index)
+
+
+def are_texts(values: Collection[object]) -> bool:
+    """Whether all values are texts."""
+    return set(map(type, values)) <= {str}
 
 
 def read_names(column: "Series", missing: Collection[str] = ()) -> tuple[Indices, list[str]]:

@@ -50,7 +50,8 @@ PARTS = {
         (
             *(f"src/kindling/data/{name}.py" for name in ("columns", "rows", "splits", "tables", "target")),
             *(f"src/kindling/data/{name}.py" for name in ("tablefiles", "values", "quantities", "dates", "units")),
-            *(f"src/kindling/data/{name}.py" for name in ("categories", "filestyle", "ranges", "reading", "scaling")),
+            *(f"src/kindling/data/{name}.py" for name in ("categories", "filestyle", "leaks", "ranges")),
+            *(f"src/kindling/data/{name}.py" for name in ("reading", "scaling")),
             *(f"tests/data/test_{name}.py" for name in ("columns", "rows", "tablefiles", "tables", "dates")),
             *(f"tests/data/test_{name}.py" for name in ("categories", "quantities", "reading", "scaling")),
             *("tests/rows.py", "configs/table_mlp.yaml", "notebooks/05_*"),
