@@ -24,6 +24,8 @@ from kindling.models.classifier import Classifier
 from kindling.models.metrics import metric_states, restore_metrics
 from kindling.runs import whole_file
 
+AT_THE_END = TrainingHistory, CollectTest  # what draws plots when training ends
+
 
 class ExactResume(Callback):
     """Saves `last.ckpt` so that a killed, interrupted or finished run resumes as if it had never stopped.
@@ -60,10 +62,12 @@ class ExactResume(Callback):
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         # After the others: what they decide and draw is known to this one. The Trainer's own Timer would come later.
+        # But before plots are drawn at the end of training, which takes time.
         others = [callback for callback in trainer.callbacks if callback is not self]  # type: ignore[attr-defined]
-        keepers = [callback for callback in others if isinstance(callback, Checkpoint)]
-        rest = [callback for callback in others if not isinstance(callback, Checkpoint)]
-        trainer.callbacks = [*rest, self, *keepers]  # type: ignore[attr-defined]
+        after = [callback for callback in others if isinstance(callback, AT_THE_END)]
+        after += [callback for callback in others if isinstance(callback, Checkpoint)]
+        rest = [callback for callback in others if callback not in after]
+        trainer.callbacks = [*rest, self, *after]  # type: ignore[attr-defined]
 
     @override
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -120,7 +124,7 @@ class ExactResume(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.is_trained:
             for callback in trainer.callbacks:  # type: ignore[attr-defined]
-                if isinstance(callback, TrainingHistory | CollectTest):
+                if isinstance(callback, AT_THE_END):
                     callback.on_train_end(trainer, pl_module)
 
     @override
