@@ -64,7 +64,7 @@ class ExactResume(Callback):
         # After the others: what they decide and draw is known to this one. The Trainer's own Timer would come later.
         # But before plots are drawn at the end of training, which takes time.
         others = [callback for callback in trainer.callbacks if callback is not self]  # type: ignore[attr-defined]
-        after = [callback for callback in others if isinstance(callback, AT_THE_END)]
+        after: list[Callback] = [callback for callback in others if isinstance(callback, AT_THE_END)]
         after += [callback for callback in others if isinstance(callback, Checkpoint)]
         rest = [callback for callback in others if callback not in after]
         trainer.callbacks = [*rest, self, *after]  # type: ignore[attr-defined]
