@@ -402,4 +402,4 @@ def test_each_step_that_takes_long_shows_its_progress(table: pd.DataFrame, monke
     data = read(predict="customers.csv")
     data.setup("predict")
     reading, encoding = "reading customers.csv", "encoding 200 rows of customers.csv"
-    assert shown == [reading, "finding out what the 9 columns of customers.csv hold", encoding, reading, encoding]
+    assert shown == [reading, "learning the 9 columns of customers.csv", encoding, reading, encoding]

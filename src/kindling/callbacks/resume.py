@@ -254,12 +254,11 @@ class ExactResume(Callback):
 def keep_previous(path: Path) -> None:
     """Keep a checkpoint that is about to be replaced beside it, as `previous.ckpt`."""
     previous = path.with_name("previous.ckpt")
-    try:
-        with whole_file(previous) as link:
-            link.hardlink_to(path)
-    except OSError:  # a file system without hard links
-        with whole_file(previous) as copy:
-            shutil.copyfile(path, copy)
+    with whole_file(previous) as temporary:
+        try:
+            temporary.hardlink_to(path)
+        except OSError:  # a file system without hard links; a kill must not leave it without `path`
+            shutil.copyfile(path, temporary)
 
 
 def move_best(state: dict[str, Any], folder: str, is_same_run: bool) -> None:

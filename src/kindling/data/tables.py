@@ -162,8 +162,7 @@ class TableDataModule(ClassificationDataModule):
     @override
     def load_training(self) -> tuple[ArrayDataset, ArrayDataset]:
         if not self.fitted:
-            with progress(f"learning the columns of {self.path}"):
-                self.fitted = self._learn()
+            self.fitted = self._learn()
             if self.test_path is not None:
                 self.load("test")  # what is wrong with it is said before the training
         return ArrayDataset(*self._rows_of("train")), ArrayDataset(*self._rows_of("val"))
@@ -215,8 +214,7 @@ class TableDataModule(ClassificationDataModule):
             path.write_text("\n".join(["row,split", *rows, ""]), encoding="utf-8")
 
     def _read(self, path: str | Path) -> "DataFrame":
-        with progress(f"reading {path}"):
-            frame = read_table(path)
+        frame = read_table(path)
         if self.target not in frame:
             near = did_you_mean(self.target, frame.columns) or "."
             raise ValueError(f"{path} has no column {self.target} as the target{near} It has {listed(frame.columns)}")
@@ -241,7 +239,7 @@ class TableDataModule(ClassificationDataModule):
         classes = in_order(names)
         labels = np.array([classes.index(name) for name in names])[labels]
         features = features.drop(columns=list(self.drop))
-        with progress(f"finding out what the {features.shape[1]} columns of {self.path} hold"):
+        with progress(f"learning the {features.shape[1]} columns of {self.path}"):
             columns, left_out = learn_columns(features, labels, len(self.table), self.missing)
             found = find_leaky_columns(features, columns, labels)
         if found:
