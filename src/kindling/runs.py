@@ -60,7 +60,9 @@ def find_checkpoint(where: str | Path, prefer: Kind = "best", root: Path = RUNS)
         raise FileNotFoundError(f"there is no {kind}.ckpt under {folder}: train one with kindling fit")
     found = written[-1].with_name(f"{kind}.ckpt")  # of the newest run
     if not found.exists():
-        raise FileNotFoundError(f"there is no {found}: that run has {written[-1].name} alone")
+        names = [f"{name}.ckpt" for name in ("best", "last", "previous") if found.with_name(f"{name}.ckpt").exists()]
+        there = " or ".join(names or [written[-1].name])
+        raise FileNotFoundError(f"there is no {found}: give a file that is there, {there}")
     return _with_its_run(found)
 
 

@@ -11,8 +11,9 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 
-from conftest import TINY, Command, different
+from conftest import TINY, Command, Train, different
 from kindling import MLPClassifier, SyntheticDataModule
+from kindling.callbacks.resume import keep_previous
 
 # Dropout and shuffling draw random numbers, a plateau scheduler has a memory; 30 samples a class are 7 steps an epoch.
 LONG = [*TINY, "--model.dropout", "0.3", "--trainer.max_epochs", "4"]
@@ -265,3 +266,22 @@ def test_a_run_that_has_had_its_epochs_says_how_to_go_on(kindling: Command) -> N
     assert result.code == 1
     assert "2 epochs" in result.err
     assert "--trainer.max_epochs" in result.err
+
+
+def test_the_last_checkpoint_stays_in_place_while_it_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError("Operation not supported")
+
+    monkeypatch.setattr(Path, "hardlink_to", refuse)  # a file system without hard links
+    last = Path("last.ckpt")
+    last.write_text("weights")
+    keep_previous(last)
+    assert [path.read_text() for path in (last, Path("previous.ckpt"))] == ["weights"] * 2
+    assert len(list(Path().glob(".*.*"))) == 0
+
+
+def test_a_run_without_its_last_checkpoint_names_the_others(kindling: Command, trained: Train) -> None:
+    trained(*TINY)
+    Path("runs/tiny/version_0/checkpoints/last.ckpt").unlink()
+    result = kindling("fit", "--ckpt_path", "runs/tiny", "--trainer.max_epochs", "5")
+    assert (result.code, "give a file that is there, best.ckpt or previous.ckpt" in result.err) == (1, True)
