@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from conftest import TINY, Command, Train
+from kindling.callbacks import CollectTest
 from kindling.callbacks.resume import move_best
 from kindling.logger import MetricsLogger
+from kindling.parts import part
 from kindling.record import FILE, TEST, Record, this_process
 
 RUN = Path("runs/tiny/version_0")
@@ -137,6 +139,7 @@ def killed(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 PLACES = [
+    "kindling.callbacks.collect.CollectTest.on_train_end",
     "kindling.callbacks.record.RunRecord.on_fit_end",
     "kindling.training.KindlingCLI.test",
     "kindling.outputs.write_predictions",
@@ -145,7 +148,7 @@ PLACES = [
 
 
 @pytest.mark.parametrize(
-    ("place", "stop"), [*((place, "epochs") for place in PLACES), (PLACES[1], "early"), (PLACES[1], "steps")]
+    ("place", "stop"), [*((place, "epochs") for place in PLACES), (PLACES[2], "early"), (PLACES[2], "steps")]
 )
 def test_a_run_killed_after_its_last_epoch_is_finished_by_resuming(
     kindling: Command, monkeypatch: pytest.MonkeyPatch, place: str, stop: str
@@ -157,6 +160,8 @@ def test_a_run_killed_after_its_last_epoch_is_finished_by_resuming(
     }[stop]
     with monkeypatch.context() as patch:
         killed(place, patch)
+        if part("dashboard"):
+            patch.setattr("kindling.dashboard.callback.Dashboard.on_train_end", CollectTest.on_train_end)
         assert kindling("fit", *options).code == 9
     assert not Record.read(RUN).tested
     before = epoch_of(RUN / "checkpoints/last.ckpt"), (RUN / "checkpoints/best.ckpt").read_bytes()
