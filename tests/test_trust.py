@@ -92,6 +92,7 @@ STRANGE = {
     "trainer.strategy": {"class_path": "DDPStrategy", "init_args": {"process_group_backend": "gloo"}},
     "trainer.default_root_dir": "outside",
 }
+LOOSE = "from pathlib import Path\nPath('ran').touch()\n"
 
 
 @pytest.mark.parametrize("name", STRANGE)
@@ -107,6 +108,41 @@ def test_the_trainer_of_a_stranger_s_run_names_no_classes_and_no_paths(
     assert result.out.splitlines()[0] == line
     assert files() == before
     assert is_own(CONFIG)  # what is resumed here is one's own from then on
+
+
+@pytest.mark.parametrize("name", ["profiler", "strategy", "accelerator", "precision"])
+def test_a_dotted_name_for_the_trainer_is_not_imported(
+    kindling: Command, trained: Train, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    trained(*TINY)
+    Path("loose.py").write_text(LOOSE)
+    monkeypatch.syspath_prepend(str(Path.cwd()))
+    change_config(lambda config: config["trainer"].update({name: "loose.thing"}))
+    result = kindling(*MORE)
+    assert result.code == 0, result.err
+    assert f"trainer.{name} left out" in result.out
+    assert not Path("ran").exists()
+
+
+def test_averaging_of_a_run_from_elsewhere_goes_on(kindling: Command) -> None:
+    assert kindling("fit", *TINY, "--averaging", "EMA", "--test_after_fit", "false").code == 0
+    change_config(lambda config: config["trainer"].update(default_root_dir="outside"))
+    result = kindling(*MORE)
+    assert result.code == 0, result.err
+    assert "averaging left out" not in result.out
+    assert "current_model_state" in torch.load(RUN / "checkpoints/last.ckpt", weights_only=True)
+
+
+def test_results_of_a_lone_checkpoint_are_not_written_through_a_link(kindling: Command, trained: Train) -> None:
+    trained(*TINY)
+    Path("theirs").mkdir()
+    OUTSIDE.mkdir()
+    shutil.copy(RUN / "checkpoints/best.ckpt", "theirs/model.ckpt")
+    Path("theirs/model").symlink_to(OUTSIDE.absolute())
+    result = kindling("test", "--ckpt_path", "theirs/model.ckpt")
+    assert (result.code, result.err.count("\n")) == (1, 1)
+    assert "theirs/model is a link to another folder" in result.err
+    assert not list(OUTSIDE.iterdir())
 
 
 def test_who_trusts_a_stranger_s_configuration_names_it(kindling: Command, trained: Train) -> None:

@@ -68,6 +68,8 @@ def stored_config(checkpoint: Path, command: str, typed: Sequence[str] = ()) -> 
         check_factories(stored["hyper_parameters"], checkpoint)
     if "data" not in config and "_class_path" in stored.get("datamodule_hyper_parameters", {}):
         config["data"] = class_config(stored["datamodule_hyper_parameters"])
+    if not is_ours and "data" in config:
+        config["data"].get("init_args", {}).pop("predict", None)  # the samples to predict are typed
     split = run / "split.csv"
     if checkpoint.parent.name == "checkpoints" and split.exists() and "data" in config:
         config["data"]["init_args"]["split"] = str(split)  # what is tested was not trained on, whatever has come since
@@ -89,7 +91,6 @@ def check_reads(arguments: dict[str, Any], checkpoint: Path, typed: Sequence[str
     Raises:
         ValueError: If it does, and no other is typed.
     """
-    arguments.pop("predict", None)  # the samples to predict are typed
     given = {option.split("=")[0] for option in typed}
     if (split := arguments.get("split")) is not None and given.isdisjoint(("--data.split", "--data")):
         raise ValueError(f"{checkpoint} names a split file outside of its run folder: --data.split {split} to use it")

@@ -90,9 +90,11 @@ def harmless(config: dict[str, Any], source: Path) -> dict[str, Any]:
     kept, left_out = dict(config), []
     for name, value in config.items():
         if name == "trainer" and isinstance(value, dict):
-            unsafe = [key for key, one in value.items() if not _is_safe(one, key in CLASSES)]
+            unsafe = [key for key, one in value.items() if not _is_safe(one, key in CLASSES) or any(_dotted_names(one))]
             kept[name] = {key: one for key, one in value.items() if key not in unsafe}
             left_out += [f"trainer.{key}" for key in unsafe]
+        elif name == "averaging" and _is_averaging(value):
+            continue  # without it, the run would resume from other weights
         elif not (isinstance(value, dict | None) if name in GROUPS else _is_safe(value) and value not in (".", "..")):
             del kept[name]
             left_out.append(name)
@@ -111,6 +113,12 @@ def _is_safe(value: Any, is_class: bool = False) -> bool:
         case dict():
             return "class_path" not in value and all(_is_safe(one, is_class) for one in value.values())
     return True
+
+
+def _is_averaging(value: Any) -> bool:
+    """Return whether a value is one of Kindling's own ways to average weights."""
+    own = isinstance(value, dict) and value.get("class_path") in ("kindling.callbacks.EMA", "kindling.callbacks.SWA")
+    return own and _is_safe(value.get("init_args"))
 
 
 def check_classes(stored: Any, run: Path, what: str = "model") -> None:
@@ -231,7 +239,11 @@ def check_links(checkpoint: Path) -> None:
         ValueError: If one does: what is written there, or read, would be another file.
     """
     run = run_of(checkpoint)
-    if checkpoint.parent.name != "checkpoints" or is_own(run / "config.yaml"):
+    if checkpoint.parent.name != "checkpoints":  # what is found out about it is written into a folder beside it
+        if run.is_symlink():
+            raise ValueError(f"{run} is a link to another folder: results of {checkpoint} would be written there")
+        return
+    if is_own(run / "config.yaml"):
         return
     here = run.resolve()
     inside = [path for name in WRITTEN if not (run / name).is_symlink() for path in (run / name).glob("*")]
