@@ -207,7 +207,7 @@ def test_training_does_not_go_on_from_weights_alone(kindling: Command, trained: 
     torch.save({name: value for name, value in whole.items() if name != "optimizer_states"}, "weights.ckpt")
     result = kindling("fit", "--ckpt_path", "weights.ckpt", "--trainer.max_epochs", "9")
     assert (result.code, result.err.count("\n")) == (1, 1)
-    assert "weights.ckpt holds weights alone: training can't go on from it" in result.err
+    assert "weights.ckpt holds only weights: training can't be resumed from it" in result.err
 
 
 def test_a_figure_to_stop_by_that_there_is_not_is_named(kindling: Command) -> None:

@@ -74,7 +74,7 @@ class KeptRun:
     def tidy_up(self, began: bool) -> None:
         """After a failure: says how to go on with it, or removes it where it has never begun."""
         if (self.path / "checkpoints" / "last.ckpt").exists():
-            say("stopped; go on with: " + as_typed("kindling", "fit --ckpt_path", self.path))
+            say("stopped; resume with: " + as_typed("kindling", "fit --ckpt_path", self.path))
         elif self.is_new and not began:
             shutil.rmtree(self.path, ignore_errors=True)
             for folder in (self.path.parent, self.path.parent.parent):

@@ -136,12 +136,12 @@ def has_only_the_rest_left(checkpoint: Path, config: Mapping[str, Any]) -> bool:
     """
     stored, trainer = read_checkpoint(checkpoint, verify="metadata"), config["trainer"]
     if "optimizer_states" not in stored:
-        raise ValueError(f"{checkpoint} holds weights alone: training can't go on from it")
+        raise ValueError(f"{checkpoint} holds only weights: training can't be resumed from it")
     epochs, most = epochs_had(stored), trainer["max_epochs"] or -1
     all_epochs = 0 <= most <= epochs
     unfinished = is_last(checkpoint) and not Record.read(run_of(checkpoint)).is_complete(config["test_after_fit"])
     if all_epochs and not unfinished:
-        raise ValueError(f"{checkpoint} has had its {epochs} epochs: ask for more with --trainer.max_epochs")
+        raise ValueError(f"{checkpoint} has already trained for {epochs} epochs; raise --trainer.max_epochs to continue")
     all_steps = 0 <= trainer["max_steps"] <= stored["global_step"]
     if all_steps and not unfinished:
         steps = stored["global_step"]

@@ -273,11 +273,11 @@ class KindlingCLI(LightningCLI):
             if self.run:
                 self.datamodule.write_split(self.run.path)
             parameters = sum(parameter.numel() for parameter in self.model.parameters())
-            kept = self.run.path if self.run else "nothing is kept"
+            kept = self.run.path if self.run else "no files are written"
             say(f"{type(self.model).__name__}, {parameters:,} parameters: {kept}")
             if self._is_trainable:
                 if self.run and self.is_trained:
-                    say("its training is complete: only what follows it is left")
+                    say("training is complete: finishing the plots and the test")
                     self.run.resume.is_trained = True
                 self.trainer.fit(**kwargs | {"ckpt_path": self.checkpoint, "weights_only": True})
             else:
