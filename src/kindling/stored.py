@@ -141,7 +141,7 @@ def has_only_the_rest_left(checkpoint: Path, config: Mapping[str, Any]) -> bool:
     all_epochs = 0 <= most <= epochs
     unfinished = is_last(checkpoint) and not Record.read(run_of(checkpoint)).is_complete(config["test_after_fit"])
     if all_epochs and not unfinished:
-        raise ValueError(f"{checkpoint} has already trained for {epochs} epochs; raise --trainer.max_epochs to continue")
+        raise ValueError(f"{checkpoint} has already trained {epochs} epochs; raise --trainer.max_epochs to continue")
     all_steps = 0 <= trainer["max_steps"] <= stored["global_step"]
     if all_steps and not unfinished:
         steps = stored["global_step"]

@@ -39,7 +39,9 @@ def test_a_run_keeps_what_it_had_and_says_how_to_go_on(kindling: Command) -> Non
     assert (result.code, result.err.count("\n")) == (1, 1)
     assert "in step 10 (epoch 2)" in result.err
     assert "2 of the 32 samples hold nan or inf; look at the data" in result.err
-    assert f"stopped; resume with: kindling fit --ckpt_path {RUN}" in result.out.replace(os.sep, "/").replace(".exe", "")
+    assert f"stopped; resume with: kindling fit --ckpt_path {RUN}" in result.out.replace(os.sep, "/").replace(
+        ".exe", ""
+    )
     stored = torch.load(RUN / "checkpoints/last.ckpt", weights_only=True)
     assert stored["global_step"] == 7
     assert all(weight.isfinite().all() for weight in weights(RUN / "checkpoints/last.ckpt").values())
