@@ -86,6 +86,7 @@ def run(
         fresh: Start Python anew instead of forking this process, which has imported everything.
     """
     log = folder.with_suffix(".log")
+    log.touch()  # a process may be killed before it opens it
     sys.stdout.flush()
     start = time.monotonic()
     signals, rank = (kill.schedule(seconds), kill.rank) if kill else ([], 0)
