@@ -23,7 +23,6 @@ from pathlib import Path
 # Before the imports: the same number of threads in each process, and none in one that is forked.
 os.environ |= dict.fromkeys(["OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"], "1")
 os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
-os.environ["GIT_DIR"] = os.devnull  # a record names the commit, which may change meanwhile
 
 # So that no fork has to import them. Lightning first, as in a command: `Optional[Union[float, int]]` of scikit-learn
 # would be cached for its `Optional[Union[int, float]]`, and 12 be parsed as 12.0.

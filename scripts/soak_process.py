@@ -158,6 +158,7 @@ def _become(options: Sequence[str], folder: Path, environment: Mapping[str, str]
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         os.environ.update(environment)
+        os.environ["GIT_DIR"] = os.devnull  # a record names the commit, which may change meanwhile
         module = "soak_events" if "SOAK_KILL" in environment or "SOAK_COUNTS" in environment else "kindling"
         if fresh:
             os.execv(sys.executable, [sys.executable, "-m", module, *options])

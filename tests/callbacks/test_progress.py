@@ -24,7 +24,12 @@ def test_a_terminal_gets_one_bar() -> None:
     terminal, other_end = pty.openpty()
     termios.tcsetwinsize(other_end, (24, 100))
     # Importing torch takes more than the usual two seconds on some machines only.
-    code = ["from kindling import console, cli", "console.PATIENCE = 0.1", "cli.program()"]
+    code = [
+        "import kindling.console",
+        "kindling.console.PATIENCE = 0.1",
+        "import kindling.cli",
+        "kindling.cli.program()",
+    ]
     command = [sys.executable, "-c", "; ".join(code), "fit", *TINY]
     process = subprocess.Popen(command, stdout=other_end, stderr=other_end, env=os.environ | {"OMP_NUM_THREADS": "1"})
     os.close(other_end)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 
-from conftest import TINY, Command, Train, different
+from conftest import TINY, Command, different
 from kindling import MLPClassifier, SyntheticDataModule
 from kindling.callbacks.resume import keep_previous
 
@@ -280,8 +280,8 @@ def test_the_last_checkpoint_stays_in_place_while_it_is_replaced(monkeypatch: py
     assert len(list(Path().glob(".*.*"))) == 0
 
 
-def test_a_run_without_its_last_checkpoint_names_the_others(kindling: Command, trained: Train) -> None:
-    trained(*TINY)
+def test_a_run_without_its_last_checkpoint_names_the_others(kindling: Command) -> None:
+    kindling("fit", *TINY, "--test_after_fit", "false")
     Path("runs/tiny/version_0/checkpoints/last.ckpt").unlink()
     result = kindling("fit", "--ckpt_path", "runs/tiny", "--trainer.max_epochs", "5")
     assert (result.code, "give a file that is there, best.ckpt or previous.ckpt" in result.err) == (1, True)

@@ -151,7 +151,7 @@ def test_no_network_is_random_unless_told_to_be(cached: Path, use: Callable[[Tra
         ask(model)
     assert torch.equal(dict(model.named_parameters())["network.backbone.conv1.0.weight"], expected)
     cached.unlink()
-    with pytest.raises(OSError, match="are not there"):
+    with pytest.raises(OSError, match="failed: put it into"):
         ask(TransferClassifier(SHUFFLENET, **images()))
 
 
