@@ -115,15 +115,12 @@ def class_names(key: str) -> list[str]:
 def _bases(key: str) -> tuple[type, ...]:
     """What may be named by its class: in the options that take one, and in any other."""
     import torch  # takes seconds, which a command that names no classes is spared
-    from lightning.pytorch import Callback
+    from lightning.pytorch import Callback, LightningDataModule, LightningModule
     from lightning.pytorch.loggers import Logger
 
-    from kindling.data import ClassificationDataModule
-    from kindling.models import Classifier
-
     bases: dict[str, tuple[type, ...]] = {
-        "model": (Classifier,),
-        "data": (ClassificationDataModule,),
+        "model": (LightningModule,),
+        "data": (LightningDataModule,),
         "model.optimizer": (torch.optim.Optimizer,),
         "model.lr_scheduler": (torch.optim.lr_scheduler.LRScheduler,),
     }

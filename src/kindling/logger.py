@@ -12,11 +12,12 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.tensorboard import SummaryWriter
 from typing_extensions import override
 
+from kindling.metric_names import split_of
 from kindling.runs import read_checkpoint, whole_file, writing
 
 
 class StageLogger(TensorBoardLogger):
-    """Writes `train/loss` and `val/loss` as `metrics/loss` of two folders in the run, which makes one chart of them.
+    """Writes `train/loss` (or `train_loss`) and `val/loss` as `metrics/loss` of two folders, which makes one chart.
 
     What belongs to no stage goes to that of the training, under `optimization`. TensorBoard opens the first two groups
     of the alphabet, others on a click; and each folder counts as a run, of which it shows 40 at once.
@@ -46,8 +47,8 @@ class StageLogger(TensorBoardLogger):
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         with writing(self.run / "train"):
             for name, value in metrics.items():
-                stage, _, figure = name.partition("/")
-                if stage in ("train", "val") and figure:
+                stage, figure = split_of(name)
+                if stage in ("train", "val"):
                     self.writer(stage).add_scalar(f"metrics/{figure}", float(value), step)
                 elif stage != "test" and name != "epoch":  # of a test one point each, which HParams shows; a line
                     self.writer("train").add_scalar(f"optimization/{name}", float(value), step)

@@ -2,7 +2,7 @@
 
 import sys
 from argparse import SUPPRESS
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from enum import Enum
 from typing import Any, Literal
 
@@ -14,7 +14,7 @@ from typing_extensions import override
 
 from kindling.callbacks import Averaging, BestCheckpoint, RunEarlyStopping
 from kindling.cli import COMMANDS
-from kindling.models.classifier import DATA_ARGUMENTS
+from kindling.models.task import DATA_ARGUMENTS
 from kindling.parts import part
 
 # Help texts of our own, and the flags of the Trainer that the help page shows. All others work too.
@@ -96,10 +96,16 @@ def best_checkpoint(
     return BestCheckpoint(monitor, mode)
 
 
-def add_fit_options(parser: LightningArgumentParser) -> None:
-    """Adds what `fit` alone takes: what the data tells the model, best checkpoint, early stopping, and flags."""
+def add_fit_options(parser: LightningArgumentParser, given: Collection[str]) -> None:
+    """Add the options that `fit` alone takes, and link what the data tells the model.
+
+    Args:
+        parser: The parser of `fit`.
+        given: Arguments of the model that a user gives, so that they need not come from the data.
+    """
     for name in DATA_ARGUMENTS:
-        parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
+        if name not in given:
+            parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
     parser.add_lightning_class_args(best_checkpoint, "checkpoint")
     parser.add_lightning_class_args(early_stopping, "early_stopping")
     parser.add_lightning_class_args(Averaging, "averaging", subclass_mode=True, required=False)
@@ -107,6 +113,17 @@ def add_fit_options(parser: LightningArgumentParser) -> None:
     parser.add_argument("--test_after_fit", type=bool, default=True, help=TEST_AFTER_FIT)
     for flag, text in FLAGS.items():
         parser.add_argument(f"--{flag}", action="store_true", help=text)
+
+
+def given_model_arguments(typed: Sequence[str], configs: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Yield the names of the model's arguments that are typed, or in a YAML file."""
+    for option in typed:
+        if option.startswith("--model."):
+            yield option.split("=")[0].removeprefix("--model.").removeprefix("init_args.")
+    for config in configs:
+        model = config.get("model")
+        if isinstance(model, dict) and isinstance(model.get("init_args"), dict):
+            yield from model["init_args"]
 
 
 def check_amounts(command: str, trainer: Mapping[str, Any], tests: bool, trains: bool) -> None:

@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from kindling.callbacks import RunEarlyStopping
-from kindling.data import ClassificationDataModule
+from kindling.data import BaseDataModule
 from kindling.errors import UsageError
-from kindling.models.classifier import DATA_ARGUMENTS, Classifier
+from kindling.models.task import DATA_ARGUMENTS, BaseTask
 from kindling.record import Record
 from kindling.runs import is_last, read_checkpoint, run_of
 from kindling.trust import check_classes, check_factories, check_parts, check_size, harmless, is_own
@@ -76,8 +78,10 @@ def stored_config(checkpoint: Path, command: str, typed: Sequence[str] = ()) -> 
     elif not is_ours and "data" in config:
         check_reads(config["data"].get("init_args") or {}, checkpoint, typed)
     if command == "fit":
+        given = (config.get("model") or {}).get("init_args") or {}
         for name in DATA_ARGUMENTS:
-            model["init_args"].pop(name, None)  # the data module says them anew
+            if name not in given:
+                model["init_args"].pop(name, None)  # linked to the data module, which knows them anew
         return config | {"model": model}  # of the checkpoint itself: it needs nothing that the first run began with
     # One device measures as well as several; the rest of the trainer was for training.
     trainer = {"devices": 1, "precision": config.get("trainer", {}).get("precision")}
@@ -102,20 +106,23 @@ def class_config(hyper_parameters: dict[str, Any]) -> dict[str, Any]:
     return {"class_path": hyper_parameters["_class_path"], "init_args": init_args}
 
 
-def check_fits(model: Classifier, data: ClassificationDataModule, checkpoint: Path | None) -> None:
-    """Puts the weights of a checkpoint into a model, and checks that data, model and checkpoint go together.
+def check_fits(model: LightningModule, data: LightningDataModule | None, checkpoint: Path | None) -> None:
+    """Load the weights of a checkpoint into a model, and check that data, model and checkpoint go together.
 
     Raises:
         ValueError: If they do not.
     """
     stored = read_checkpoint(checkpoint) if checkpoint else {}
-    if checkpoint:  # Lightning does so too, but after the data has been read
+    if checkpoint and isinstance(data, BaseDataModule):  # Lightning does so too, but after the data has been read
         data.load_state_dict(stored.get(type(data).__qualname__, {}))
-    if model.input_shape != data.input_shape:
-        raise ValueError(f"the model takes inputs of shape {model.input_shape}, the data has {data.input_shape}")
+    if isinstance(model, BaseTask) and isinstance(data, BaseDataModule):
+        takes, has = model.input_shape, tuple(getattr(data, "input_shape", ()))
+        if takes and has and takes != has:
+            raise ValueError(f"the model takes inputs of shape {takes}, the data has {has}")
+    if not checkpoint or is_overridden("configure_model", model):  # weights that Lightning creates later
+        return
     try:
-        if checkpoint:
-            model.load_state_dict(stored["state_dict"])
+        model.load_state_dict(stored["state_dict"], strict=model.strict_loading)
     except RuntimeError as error:
         name = stored["hyper_parameters"]["_class_path"].rsplit(".", 1)[-1]
         reason = str(error).splitlines()[1].strip()

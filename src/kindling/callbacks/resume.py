@@ -21,8 +21,8 @@ from kindling.callbacks.position import is_within_epoch, mark_within_epoch, posi
 from kindling.callbacks.states import of_all_processes, random_state, restore_random_state
 from kindling.data.loading import ResumableLoader
 from kindling.hyperparameters import same_factory
-from kindling.models.classifier import Classifier
 from kindling.models.metrics import metric_states, restore_metrics
+from kindling.models.task import BaseTask
 from kindling.runs import whole_file
 
 AT_THE_END = TrainingHistory, CollectTest  # what draws plots when training ends
@@ -86,12 +86,12 @@ class ExactResume(Callback):
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         if trainer.state.fn != "fit":
             return
-        assert isinstance(pl_module, Classifier)
         adopt_states(trainer.callbacks, checkpoint["callbacks"])  # type: ignore[attr-defined]
         self._loaded = restore_position(trainer, checkpoint, checkpoint["callbacks"].get(self.state_key, {}))
-        pl_module.step_offset = step_offset(trainer, checkpoint)
         self._validated = deepcopy(checkpoint["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"])
-        self._prefer_typed_settings(pl_module, checkpoint)
+        if isinstance(pl_module, BaseTask):
+            pl_module.step_offset = step_offset(trainer, checkpoint)
+            self._prefer_typed_settings(pl_module, checkpoint)
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             state = checkpoint["callbacks"].get(callback.state_key)
             if state and isinstance(callback, Timer):
@@ -105,7 +105,7 @@ class ExactResume(Callback):
     def _goes_on(self, trainer: Trainer) -> bool:
         return trainer.ckpt_path is not None and Path(trainer.ckpt_path).resolve() == self.path.resolve()
 
-    def _prefer_typed_settings(self, model: Classifier, checkpoint: dict[str, Any]) -> None:
+    def _prefer_typed_settings(self, model: BaseTask, checkpoint: dict[str, Any]) -> None:
         # Lightning would restore the stored learning rate over one that was typed, and a OneCycleLR that ends too soon.
         stored, wanted, steps = checkpoint["hyper_parameters"], model.hparams, checkpoint["global_step"]
         same = all(same_factory(stored[name], wanted[name]) for name in ("optimizer", "lr_scheduler"))

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
+from torch.utils.data import Dataset
 from typing_extensions import override
 
 from kindling.console import progress, say
@@ -156,7 +157,7 @@ class ImageFolderDataModule(ClassificationDataModule):
         return inputs, self._labels(self._tested)
 
     @override
-    def load_new(self) -> ArrayDataset:
+    def load_new(self) -> Dataset[Any]:
         if self.predict is None:
             dataset = super().load_new()
             self._predicted = self._tested
@@ -257,4 +258,5 @@ class ImageFolderDataModule(ClassificationDataModule):
     def _moments(self) -> tuple[Tensor, Tensor]:
         self._read_training()
         with progress("measuring the training images"):
+            assert isinstance(self.train, ArrayDataset)
             return channel_moments(self.train.inputs, len(self.train), self.split_seed)

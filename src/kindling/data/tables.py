@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils.data import Dataset
 from typing_extensions import override
 
 from kindling.console import progress, say
@@ -186,7 +187,7 @@ class TableDataModule(ClassificationDataModule):
         return inputs[chosen], labels[chosen]
 
     @override
-    def load_new(self) -> ArrayDataset:
+    def load_new(self) -> Dataset[Any]:
         if self.predict is None:
             return super().load_new()
         columns = self._learned["columns"]

@@ -19,7 +19,7 @@ from typing_extensions import override
 
 from kindling.deploy.external import check_one_file
 from kindling.deploy.extras import require
-from kindling.models import Classifier
+from kindling.models import BaseTask, ClassificationTask
 from kindling.predictor import ModelCard, Predictor
 
 Outputs = tuple[Tensor, ...]  # probabilities and logits, (N, classes) each; or the numbers predicted, (N,)
@@ -37,11 +37,11 @@ class Portable(nn.Module):
         model: Takes raw inputs and gives logits (N, classes), or numbers (N,).
     """
 
-    def __init__(self, model: Classifier) -> None:
+    def __init__(self, model: BaseTask) -> None:
         super().__init__()
         self.model = model.requires_grad_(False)
-        self.classifies = model.classifies
-        self.outputs = ["probabilities", "logits"] if model.classifies else ["predictions"]
+        self.classifies = isinstance(model, ClassificationTask)
+        self.outputs = ["probabilities", "logits"] if self.classifies else ["predictions"]
 
     @override
     def forward(self, inputs: Tensor) -> Outputs:
