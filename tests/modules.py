@@ -41,7 +41,7 @@ class Segmentation(LightningModule):
     def test_step(self, batch: Any, batch_idx: int) -> None:
         self.log("test_loss", F.cross_entropy(self(batch["image"]), batch["mask"]))
 
-    def predict_step(self, batch: Any) -> Tensor:
+    def predict_step(self, batch: Any) -> Any:
         return self(batch["image"]).argmax(1)
 
     def configure_optimizers(self) -> Any:
@@ -76,16 +76,16 @@ class ShapesDataModule(LightningDataModule):
         self.batch_size, self.num_workers = batch_size, num_workers
 
     def train_dataloader(self) -> Any:
-        return DataLoader(Shapes(0), self.batch_size, shuffle=True, num_workers=self.num_workers)
+        return DataLoader(Shapes(0), batch_size=self.batch_size, shuffle=True, num_workers=self.num_workers)
 
     def val_dataloader(self) -> Any:
-        return DataLoader(Shapes(1), self.batch_size)
+        return DataLoader(Shapes(1), batch_size=self.batch_size)
 
     def test_dataloader(self) -> Any:
-        return DataLoader(Shapes(2), self.batch_size)
+        return DataLoader(Shapes(2), batch_size=self.batch_size)
 
     def predict_dataloader(self) -> Any:
-        return DataLoader(Shapes(2), self.batch_size)
+        return DataLoader(Shapes(2), batch_size=self.batch_size)
 
 
 class GAN(LightningModule):
@@ -100,18 +100,17 @@ class GAN(LightningModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> None:
         real = batch[0]
-        of_generator, of_critic = self.optimizers()
+        of_generator, of_critic = self.optimizers()  # type: ignore[attr-defined]
         fake = self.generator(torch.randn(len(real), self.latent, device=self.device))
-        losses = {}
-        for name, optimizer, loss in (
-            ("critic", of_critic, lambda: F.softplus(-self.critic(real)).mean() + F.softplus(self.critic(fake.detach())).mean()),
-            ("generator", of_generator, lambda: F.softplus(-self.critic(fake)).mean()),
-        ):
-            losses[f"{name}_loss"] = loss()
-            optimizer.zero_grad()
-            self.manual_backward(losses[f"{name}_loss"])
-            optimizer.step()
-        self.log_dict(losses, on_epoch=True, on_step=False)
+        critic_loss = F.softplus(-self.critic(real)).mean() + F.softplus(self.critic(fake.detach())).mean()
+        of_critic.zero_grad()
+        self.manual_backward(critic_loss)
+        of_critic.step()
+        generator_loss = F.softplus(-self.critic(fake)).mean()
+        of_generator.zero_grad()
+        self.manual_backward(generator_loss)
+        of_generator.step()
+        self.log_dict({"critic_loss": critic_loss, "generator_loss": generator_loss}, on_epoch=True, on_step=False)
 
     def configure_optimizers(self) -> Any:
         return [torch.optim.Adam(part.parameters(), self.lr) for part in (self.generator, self.critic)]
@@ -132,7 +131,7 @@ class PointsDataModule(LightningDataModule):
     """Training data alone."""
 
     def train_dataloader(self) -> Any:
-        return DataLoader(Points(), 8, shuffle=True)
+        return DataLoader(Points(), batch_size=8, shuffle=True)
 
 
 class OwnPointsDataModule(BaseDataModule):

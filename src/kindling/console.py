@@ -34,6 +34,7 @@ SILENCED = {
     r"`isinstance\(treespec, LeafSpec\)` is deprecated": "between lightning and torch",
     r"Error detected in \w+\. Traceback of forward call": "the line at the end names the layer",
     r"You defined a `validation_step` but have no `val_dataloader`": "a trial on one batch has nothing to validate",
+    r"You passed in a `val_dataloader` but have no `validation_step`": "a model is not obliged to validate",
     r"Image size .* exceeds limit": "photos of 100 megapixels are photos; twice the limit counts as broken",
     r"(Possibly )?corrupt EXIF data": "what a camera noted beside the picture; the picture counts as upright",
     r"\s*Unable to serialize instance": "config.yaml is written without what is only a default",

@@ -180,7 +180,7 @@ def read_card(checkpoint: Path, stored: dict[str, Any]) -> ModelCard:
     """Describe the model of a checkpoint by what the checkpoint stores and by its run."""
     about, data = stored["hyper_parameters"], stored.get("datamodule_hyper_parameters", {})
     learned = stored.get(data.get("_class_path", "").rpartition(".")[2], {})
-    classes = tuple(about.get("class_names") or map(str, range(about["num_classes"])))
+    classes = tuple(about.get("class_names") or map(str, range(about.get("num_classes", 0))))
     return ModelCard(
         model=about["_class_path"].rpartition(".")[2],
         classes=classes,

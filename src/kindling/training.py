@@ -177,15 +177,16 @@ class KindlingCLI(LightningCLI):
         self, kind: type[LightningModule], *args: Any, applied_instantiation_links: dict[str, Any], **kwargs: Any
     ) -> LightningModule:
         linked = {key.rpartition(".")[2]: key for key in applied_instantiation_links}
-        parameters = inspect.signature(kind).parameters
-        if not issubclass(kind, BaseTask):  # an argument with a default may mean something else by the same name
-            for name in linked.keys() & parameters.keys():
-                if parameters[name].default is not inspect.Parameter.empty:
-                    del kwargs[name], applied_instantiation_links[linked.pop(name)]
-        missing = [name for name in DATA_ARGUMENTS if name in parameters and name not in kwargs]
-        for name in missing:
-            if parameters[name].default is inspect.Parameter.empty:
-                raise UsageError(f"{kind.__name__} needs {name}, which the data does not tell: --model.{name} VALUE")
+        for name in set(DATA_ARGUMENTS).intersection(kwargs) - self.given:  # the parser asks for none of them
+            is_optional = default_of(kind, name) is not inspect.Parameter.empty
+            if name in linked and is_optional and not issubclass(kind, BaseTask):
+                del applied_instantiation_links[linked.pop(name)]  # it may mean something else by the same name
+            if name not in linked and kwargs[name] is None:
+                if not is_optional:
+                    raise UsageError(
+                        f"{kind.__name__} needs {name}, which the data does not have: --model.{name} VALUE"
+                    )
+                del kwargs[name]
         create = _InstantiatorFn(cli=self, key="model")
         model = create(kind, *args, applied_instantiation_links=applied_instantiation_links, **kwargs)
         known = {name: applied_instantiation_links[key] for name, key in linked.items()}
@@ -323,19 +324,20 @@ class KindlingCLI(LightningCLI):
             self._drop_averaging()
             self.test(**kwargs | {"ckpt_path": self._tested})
         if self.run:
-            say_next(self.trainer, self.run.path, self._is_trainable)
+            say_next(self.trainer, self.run.path, self._is_trainable, self._has("predict"))
 
     def _has(self, stage: str) -> bool:
         """Whether model and data have what a stage, val, test or predict, needs."""
         loaders = [one for one in (self.datamodule, self.model) if one is not None]
-        return (stage == "predict" or is_overridden(f"{stage}_step", self.model)) and any(
-            is_overridden(f"{stage}_dataloader", one) for one in loaders
-        )
+        step = "validation_step" if stage == "val" else f"{stage}_step"
+        has_step = is_overridden(step, self.model)
+        if stage == "predict":  # Lightning's own calls forward
+            has_step |= is_overridden("forward", self.model)
+        return has_step and any(is_overridden(f"{stage}_dataloader", one) for one in loaders)
 
     def _check_has(self, stage: str, split: str) -> None:
         if not self._has(stage):
-            missing = f"{stage}_step and {stage}_dataloader" if stage != "predict" else "predict_dataloader"
-            raise ValueError(f"there is no {split} split: {type(self.model).__name__} and its data need {missing}")
+            raise ValueError(f"{type(self.model).__name__} and its data have no {split}_step or {stage}_dataloader")
 
     @property
     def _tests(self) -> bool:
@@ -436,6 +438,12 @@ class KindlingCLI(LightningCLI):
             return
         written, number = write_predicted(self.checkpoint, batches, self.model, self.datamodule)
         say(f"{number:,} predictions: {written}")
+
+
+def default_of(cls: type, name: str) -> Any:
+    """Return the default of an argument of a class or of the base that it passes it to; empty if it has none."""
+    signatures = (inspect.signature(vars(one)["__init__"]).parameters for one in cls.__mro__ if "__init__" in vars(one))
+    return next((found[name].default for found in signatures if name in found), inspect.Parameter.empty)
 
 
 def run(command: str, options: Sequence[str]) -> None:

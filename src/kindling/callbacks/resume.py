@@ -19,6 +19,7 @@ from kindling.callbacks.collect import CollectTest
 from kindling.callbacks.history import TrainingHistory
 from kindling.callbacks.position import is_within_epoch, mark_within_epoch, position, restore_position, step_offset
 from kindling.callbacks.states import of_all_processes, random_state, restore_random_state
+from kindling.console import say
 from kindling.data.loading import ResumableLoader
 from kindling.hyperparameters import same_factory
 from kindling.models.metrics import metric_states, restore_metrics
@@ -165,7 +166,9 @@ class ExactResume(Callback):
         if trainer.is_last_batch:
             return
         if not isinstance(trainer.train_dataloader, ResumableLoader) and self._any(trainer, self.interrupted):
-            raise KeyboardInterrupt  # the epoch can only be trained again as a whole
+            loader = type(trainer.train_dataloader).__name__
+            say(f"epoch {trainer.current_epoch + 1} will start over: a {loader} cannot resume within an epoch")
+            raise KeyboardInterrupt
         # Lightning would validate before it stops, which a run that is not stopped does not do, and stop between two
         # halves of an optimizer step.
         loop = trainer.fit_loop.epoch_loop

@@ -68,6 +68,10 @@ class BaseDataModule(LightningDataModule):
     """
 
     input_shape: tuple[int, ...]
+    train: Any  # the datasets, once they have been read
+    val: Any
+    test: Any
+    new: Any
     augments = False  # whether `augment` changes anything
     row_header = "row"  # what `predicted_rows` are
 
@@ -108,7 +112,7 @@ class BaseDataModule(LightningDataModule):
         """Put samples of a dataset together to a batch; by default as torch does, tensor by tensor."""
         return default_collate(samples)
 
-    def load_training(self) -> tuple[Dataset[Any], Dataset[Any]]:
+    def load_training(self) -> tuple[Any, Any]:
         """Read training and validation; by default validation is carved out of the training split."""
         dataset = as_dataset(self.load("train"))
         targets = targets_of(dataset)
@@ -116,13 +120,13 @@ class BaseDataModule(LightningDataModule):
         train, val = hold_out(strata, "val_split", self.val_split, self.split_seed)
         return subset(dataset, train), subset(dataset, val)
 
-    def load_new(self) -> Dataset[Any]:
+    def load_new(self) -> Any:
         """Read the samples to predict, whatever their targets are; by default the test split."""
         return as_dataset(self.load("test"))
 
     def predicted_rows(self) -> Sequence[object]:
         """What each sample to predict is called in `predictions.csv`; by default its number."""
-        return range(len(self.new))  # type: ignore[arg-type]
+        return range(len(self.new))
 
     def describe(self, row: int) -> dict[str, object]:
         """Return what identifies a test sample to a person, beside its picture: by default its features."""
@@ -134,7 +138,7 @@ class BaseDataModule(LightningDataModule):
 
     def tested_rows(self) -> Sequence[object]:
         """What each test sample is called; by default its number."""
-        return range(len(self.test))  # type: ignore[arg-type]
+        return range(len(self.test))
 
     def write_split(self, run: Path) -> None:
         """Writes into a run folder which sample is in which split, for a source that decides it by itself."""

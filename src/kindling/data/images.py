@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
-from torch.utils.data import Dataset
 from typing_extensions import override
 
 from kindling.console import progress, say
@@ -157,9 +156,9 @@ class ImageFolderDataModule(ClassificationDataModule):
         return inputs, self._labels(self._tested)
 
     @override
-    def load_new(self) -> Dataset[Any]:
+    def load_new(self) -> ArrayDataset:
         if self.predict is None:
-            dataset = super().load_new()
+            dataset: ArrayDataset = super().load_new()
             self._predicted = self._tested
             return dataset
         path = Path(self.predict)

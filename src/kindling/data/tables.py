@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset
 from typing_extensions import override
 
 from kindling.console import progress, say
@@ -187,9 +186,10 @@ class TableDataModule(ClassificationDataModule):
         return inputs[chosen], labels[chosen]
 
     @override
-    def load_new(self) -> Dataset[Any]:
+    def load_new(self) -> ArrayDataset:
         if self.predict is None:
-            return super().load_new()
+            tested: ArrayDataset = super().load_new()
+            return tested
         columns = self._learned["columns"]
         inputs = torch.from_numpy(encode_rows(self.predict, columns, self.predict, self.missing))
         return ArrayDataset(inputs, torch.zeros(len(inputs), dtype=torch.int64))

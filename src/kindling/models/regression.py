@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from torchmetrics import MeanAbsoluteError, MeanSquaredError, MetricCollection, R2Score
 from typing_extensions import override
 
+from kindling.data.loading import targets_of
 from kindling.models.mlp import mlp
 from kindling.models.task import BaseTask
 
@@ -35,8 +36,11 @@ class RegressionTask(BaseTask):
     @override
     def setup(self, stage: str) -> None:
         super().setup(stage)
+        if stage != "fit":
+            return
         data: Any = getattr(self.trainer, "datamodule", None)
-        if stage == "fit" and isinstance(targets := getattr(getattr(data, "train", None), "labels", None), Tensor):
+        targets = targets_of(data.train) if hasattr(data, "train") else None
+        if targets is not None:
             std = targets.float().std()
             self.target_mean.copy_(targets.float().mean())
             self.target_std.copy_(std if std > 0 else torch.tensor(1.0))
