@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
@@ -18,12 +17,6 @@ from torchmetrics import MeanAbsoluteError, MetricCollection
 from kindling import Classifier, MLPClassifier, SyntheticDataModule
 from kindling.cli import main
 from kindling.data.datamodule import ArrayDataset, Batch, ClassificationDataModule, Split
-from kindling.parts import part
-
-
-def needs(name: str) -> pytest.MarkDecorator:
-    """For a test of two parts together, where a project may have but one of them."""
-    return pytest.mark.skipif(part(name) is None, reason=f"this project has no {name}")
 
 
 def png_16(values: np.ndarray) -> bytes:

@@ -15,7 +15,7 @@ from typing_extensions import override
 from kindling.callbacks import Averaging, BestCheckpoint, RunEarlyStopping
 from kindling.cli import COMMANDS
 from kindling.models.classifier import DATA_ARGUMENTS
-from kindling.parts import part
+from kindling.trials import command as trials
 
 # Help texts of our own, and the flags of the Trainer that the help page shows. All others work too.
 HELP = {
@@ -51,8 +51,7 @@ FLAGS = {
     "profile": "Say where the time of an epoch goes, and trace a few steps.",
     "watch": "Name layers that die, vanish or explode, in a line when it occurs.",
 }
-if TRIALS := part("trials.command"):
-    FLAGS |= TRIALS.FLAGS
+FLAGS |= trials.FLAGS
 TITLES = {"trainer": "trainer", "model": "model", "data": "data", "checkpoint": "best and last checkpoint"}
 TITLES |= {"early_stopping": "early stopping", "ckpt_path": "going on from a checkpoint"}
 TITLES |= {"averaging": "averaged weights"}

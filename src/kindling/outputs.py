@@ -15,7 +15,7 @@ from kindling.callbacks import CollectTest
 from kindling.console import progress
 from kindling.data import ClassificationDataModule
 from kindling.models import Classifier
-from kindling.parts import part
+from kindling.report import write_report
 from kindling.runs import run_of, whole_file
 
 
@@ -121,7 +121,7 @@ def write_test(
         command: What was typed.
 
     Returns:
-        The path of the report, where this project writes one; of a model that predicts numbers there is none.
+        The path of the report; None for a model that predicts numbers.
 
     Raises:
         OSError: If the folder can't be written to.
@@ -134,8 +134,8 @@ def write_test(
         with whole_file(run / "test_metrics.json") as path:
             path.write_text(json.dumps(figures, indent=2, allow_nan=False) + "\n")
         write_predictions(run / "predictions.csv", data.tested_rows(), data.row_header, said, model.class_names, labels)
-        if model.classifies and (report := part("report")):
+        if model.classifies:
             with progress("writing the report"):
-                report.write_report(checkpoint, metrics, answers, labels, model, data, command)
+                write_report(checkpoint, metrics, answers, labels, model, data, command)
             return run / "report.html"
     return None

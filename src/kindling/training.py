@@ -22,6 +22,7 @@ from kindling.callbacks.limits import AtLeastOneBatch
 from kindling.callbacks.users import as_list, combine, has_progress_bar
 from kindling.checkpoints import restore_last, write_atomically
 from kindling.console import as_typed, quiet, results_table, say
+from kindling.dashboard import Dashboard, dashboard_of
 from kindling.data import ClassificationDataModule
 from kindling.ending import say_next, say_why_early
 from kindling.errors import OneLineParser, UsageError, one_line
@@ -31,15 +32,13 @@ from kindling.memory import keep_freed_memory
 from kindling.models import Classifier
 from kindling.models.check import check_labels, check_network
 from kindling.models.trained import check_trained
-from kindling.options import TRIALS, ReadableParser, add_fit_options, check_amounts
+from kindling.options import ReadableParser, add_fit_options, check_amounts
 from kindling.outputs import is_writable, not_written, write_predicted, write_test
-from kindling.parts import part
 from kindling.processes import as_commands, end_with_parent, watch_processes
 from kindling.runs import RUNS, find_checkpoint, read_checkpoint, run_of, whole_file
 from kindling.stored import check_fits, epochs_had, has_only_the_rest_left, read_yaml, stored_config
+from kindling.trials import command as trials
 from kindling.trust import sign
-
-DASHBOARD = part("dashboard")
 
 
 class SaveConfig(SaveConfigCallback):
@@ -196,16 +195,16 @@ class KindlingCLI(LightningCLI):
             self.run = self._open_run()
             kwargs |= {"default_root_dir": self.run.path, "logger": self.run.loggers(config["logger"])}
             callbacks += [each for each in self.run.callbacks() if self._saves or each is not self.run.resume]
-            if DASHBOARD and kwargs["logger"]:
-                self.collected = DASHBOARD.Dashboard()
+            if kwargs["logger"]:
+                self.collected = Dashboard()
             if self.config["fit"]["profile"]:
                 kwargs["profiler"] = rank_zero_only(EpochProfiler)(self.run.path)
                 self.config["fit"]["profile"] = False  # what repeats or continues the run is not profiled too
         else:
             self.save_config_callback = None
             kept = self.command == "test" and self.checkpoint and not config["fast_dev_run"]
-            if DASHBOARD and self.checkpoint and kept and is_writable(run_of(self.checkpoint)):
-                self.collected = DASHBOARD.dashboard_of(self.checkpoint) or self.collected
+            if self.checkpoint and kept and is_writable(run_of(self.checkpoint)):
+                self.collected = dashboard_of(self.checkpoint) or self.collected
         self.trainer_defaults["callbacks"] = [*callbacks, self.collected]
         config["strategy"] = as_commands(config["strategy"])
         if isinstance(config["strategy"], str):
@@ -302,16 +301,15 @@ class KindlingCLI(LightningCLI):
     @property
     def _is_trial(self) -> bool:
         """Whether a trial takes the place of the training."""
-        return bool(TRIALS and self.command == "fit" and TRIALS.wanted(self.config["fit"]))
+        return bool(self.command == "fit" and trials.wanted(self.config["fit"]))
 
     def _try_out(self) -> None:
-        assert TRIALS
         picture = RUNS / self._run_name() / "lr_finder.png"
         typed = shlex.split(self.typed)[2:]
         had = epochs_had(read_checkpoint(self.checkpoint)) if self.checkpoint else 0
         if self.checkpoint and 0 <= (self.trainer.max_epochs or -1) <= had:
             typed += ["--trainer.max_epochs", str(2 * had)]  # a run goes on for more epochs only
-        TRIALS.try_out(self.model, self.datamodule, self.config_init["fit"], picture, typed)
+        trials.try_out(self.model, self.datamodule, self.config_init["fit"], picture, typed)
 
     @property
     def _is_trainable(self) -> bool:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from conftest import TINY, Command, Train
-from helpers import SumRegressor, needs
+from helpers import SumRegressor
 from kindling import load
 from kindling.deploy import formats
 from kindling.deploy.formats import FORMATS
@@ -87,8 +87,8 @@ READERS = {
     [
         *(("cnn", format) for format in FORMATS),
         ("mlp", "onnx"),
-        pytest.param("colour", "onnx", marks=needs("models.transfer")),
-        pytest.param("ensemble", "onnx", marks=needs("models.ensemble")),
+        ("colour", "onnx"),
+        ("ensemble", "onnx"),
     ],
 )
 def test_the_file_computes_what_the_checkpoint_does(kindling: Command, model: str, format: str) -> None:
