@@ -33,7 +33,7 @@ commands:
 {chr(10).join(f"  {name:<10}{line}" for name, line in COMMANDS.items())}
 
 start with:
-  kindling fit --config configs/quickstart.yaml
+  kindling fit --config quickstart
   kindling fit --help
 """
 

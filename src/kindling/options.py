@@ -15,11 +15,12 @@ from typing_extensions import override
 from kindling.callbacks import Averaging, BestCheckpoint, RunEarlyStopping
 from kindling.cli import COMMANDS
 from kindling.models.classifier import DATA_ARGUMENTS
+from kindling.recipes import recipe_table
 from kindling.trials import command as trials
 
 # Help texts of our own, and the flags of the Trainer that the help page shows. All others work too.
 HELP = {
-    "config": "Recipe in YAML; of several, the later wins.",
+    "config": "Recipe: a YAML file, or the name of one listed below; of several, the later wins.",
     "print_config": "Print the configuration that results, and stop.",
     "seed_everything": "Seed of all random numbers; true draws one and prints it.",
     "ckpt_path": "Checkpoint to go on from: best, last (of the newest run), a run folder or a file.",
@@ -174,4 +175,5 @@ class ReadableParser(LightningArgumentParser):
         self.usage = f"kindling {command} [--config FILE ...] [--OPTION VALUE ...]"
         self.description = COMMANDS[command]
         self.epilog = MORE
-        return super().format_help(*arguments, **options)
+        recipes = f"\n{recipe_table()}\n" if command == "fit" else ""
+        return super().format_help(*arguments, **options) + recipes

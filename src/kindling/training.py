@@ -35,6 +35,7 @@ from kindling.models.trained import check_trained
 from kindling.options import ReadableParser, add_fit_options, check_amounts
 from kindling.outputs import is_writable, not_written, write_predicted, write_test
 from kindling.processes import as_commands, end_with_parent, watch_processes
+from kindling.recipes import find_recipes
 from kindling.runs import RUNS, find_checkpoint, read_checkpoint, run_of, whole_file
 from kindling.stored import check_fits, epochs_had, has_only_the_rest_left, read_yaml, stored_config
 from kindling.trials import command as trials
@@ -114,13 +115,14 @@ class KindlingCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         command, *typed = args
         typed = [re.sub(r"^\?$|(?<==)\?$", '"?"', value) for value in typed]  # to YAML ? alone is {null: null}
+        typed = find_recipes(typed)
         finder = OneLineParser(add_help=False, allow_abbrev=False)
         finder.add_argument("--ckpt_path")
         finder.add_argument("-c", "--config", action="append", default=[])
         where = finder.parse_known_args(typed)[0]
         self.configs = [Path(config) for config in where.config]
         for config in self.configs:
-            if config.is_file() or config.suffix in (".yaml", ".yml"):  # else it is YAML by itself
+            if config.is_file():  # else it is YAML by itself
                 read_yaml(config)
         stored: list[str] = []
         if where.ckpt_path is not None:

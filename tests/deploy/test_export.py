@@ -178,7 +178,7 @@ def test_mistakes_are_said_in_one_line(kindling: Command, monkeypatch: pytest.Mo
         assert message in result.err
     monkeypatch.setattr("kindling.deploy.extras.find_spec", lambda name: None)
     result = kindling("export")
-    assert "pip install -e '.[export]'" in result.err
+    assert "pip install 'kindling-ml[export]'" in result.err
 
 
 def test_a_file_of_another_program_is_not_served(kindling: Command) -> None:
