@@ -12,13 +12,14 @@ RUN useradd --create-home --uid 1000 app \
     && install --directory --owner app /project /project/runs /project/data
 WORKDIR /project
 
-COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY pyproject.toml constraints.txt README.md LICENSE copier.yml ./
 COPY src src
+COPY configs configs
+COPY template template
 # The wheels of this index leave out CUDA, which is several GB.
 RUN --mount=type=cache,target=/root/.cache/pip \
     pip install --root-user-action ignore --extra-index-url https://download.pytorch.org/whl/cpu \
     --constraint constraints.txt '.[export,serve]'
-COPY configs configs
 
 USER app
 ENV PYTHONUNBUFFERED=1

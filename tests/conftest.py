@@ -19,7 +19,6 @@ import torch
 
 from kindling.cli import main
 from kindling.data.mnist import read_sample
-from kindling.parts import part
 
 pytest_plugins = ["rows"] if find_spec("rows") else []  # the table that others read too
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -227,8 +226,7 @@ def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leaves out the graph and the pictures at the end of a training: they take longer than the training does here."""
     monkeypatch.setattr("torch.utils.tensorboard.SummaryWriter.add_graph", lambda *_: None)
     monkeypatch.setattr("kindling.callbacks.history.plot_history", lambda *_: None)
-    if part("dashboard"):
-        monkeypatch.setattr("kindling.dashboard.callback.write_answers", lambda *_: None)
+    monkeypatch.setattr("kindling.dashboard.callback.write_answers", lambda *_: None)
 
 
 @pytest.fixture

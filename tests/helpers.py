@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
@@ -19,12 +18,6 @@ from kindling import ClassificationTask, MLPClassifier, RegressionTask, Syntheti
 from kindling.cli import main
 from kindling.data.datamodule import ArrayDataset, BaseDataModule, Batch, ClassificationDataModule, Split
 from kindling.models.mlp import mlp
-from kindling.parts import part
-
-
-def needs(name: str) -> pytest.MarkDecorator:
-    """For a test of two parts together, where a project may have but one of them."""
-    return pytest.mark.skipif(part(name) is None, reason=f"this project has no {name}")
 
 
 def png_16(values: np.ndarray) -> bytes:

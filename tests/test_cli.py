@@ -38,7 +38,7 @@ def test_the_module_is_the_command() -> None:
 def test_fit_help_is_readable_and_lists_what_can_be_chosen(kindling: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "100")
     shown = kindling("fit", "--help").out
-    assert len(shown.splitlines()) < 160
+    assert len(shown.splitlines()) < 180
     for title in ("options:", "model:", "data:", "best and last checkpoint:", "early stopping:", "trainer:"):
         assert title in shown.splitlines()
     words = " ".join(shown.split())
@@ -92,6 +92,12 @@ USAGE = {
     ("fit", "--config", "nowhere.yaml"): ["there is no file nowhere.yaml"],
     ("fit", "--config", "configs/quikstart.yaml"): ["quikstart.yaml: did you mean configs/quickstart.yaml?"],
     ("fit", "--config", "configs/bf16.yaml"): ["did you mean configs/with/bf16.yaml?"],
+    ("fit", "--config", "elsewhere/quickstart.yaml"): ["no file elsewhere/quickstart.yaml: did you mean configs/quick"],
+    ("fit", "--config", "quikstart"): ["there is no recipe quikstart: did you mean quickstart?"],
+    ("fit", "--config=bf16"): ["there is no recipe bf16: did you mean with/bf16?"],
+    ("fit", "-c", "gpu"): ["there is no recipe gpu: did you mean with/gpu?"],
+    ("fit", "--config", "configs"): ["there is no recipe configs: kindling fit --help lists all"],
+    ("fit", "--config", ""): ["there is no recipe ''"],
     (*QUICK, "--config", "key.yaml"): ["model.chanels", "did you mean model.channels?"],
     (*QUICK, "--config", "gone.yaml"): ["data: there is no class kindling.data.GoneDataModule"],
     (*QUICK, "--config", "top.yaml"): ["trainer.max_epoch", "did you mean trainer.max_epochs?"],
@@ -130,7 +136,7 @@ VALUES = {
     (*QUICK, "--trainer.accelerator", "tpu"): ["torch_xla"],
     (*QUICK, "--data", "SyntheticDataModule"): ["CNNClassifier needs images", "(20,)"],
     ("fit", "--config", "configs/mnist_cnn.yaml", "--data.data_dir", "nowhere"): [
-        *("MNIST is not whole in nowhere/MNIST/raw", "--data.data_dir", "configs/quickstart.yaml"),
+        *("MNIST is not whole in nowhere/MNIST/raw", "--data.data_dir", "--config quickstart"),
     ],
     ("fit", "--config", "configs/mnist_cnn.yaml", "--data.data_dir", "cut"): ["cut/MNIST/raw", "damaged"],
     ("test", "--ckpt_path", "nowhere.ckpt"): ["nowhere.ckpt", "a run folder, best or last"],

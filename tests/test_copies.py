@@ -14,7 +14,6 @@ from conftest import TINY, Command, Train
 from kindling.callbacks import CollectTest
 from kindling.callbacks.resume import move_best
 from kindling.logger import MetricsLogger
-from kindling.parts import part
 from kindling.record import FILE, TEST, Record, this_process
 
 RUN = Path("runs/tiny/version_0")
@@ -160,8 +159,7 @@ def test_a_run_killed_after_its_last_epoch_is_finished_by_resuming(
     }[stop]
     with monkeypatch.context() as patch:
         killed(place, patch)
-        if part("dashboard"):
-            patch.setattr("kindling.dashboard.callback.Dashboard.on_train_end", CollectTest.on_train_end)
+        patch.setattr("kindling.dashboard.callback.Dashboard.on_train_end", CollectTest.on_train_end)
         assert kindling("fit", *options).code == 9
     assert not Record.read(RUN).tested
     before = epoch_of(RUN / "checkpoints/last.ckpt"), (RUN / "checkpoints/best.ckpt").read_bytes()

@@ -26,10 +26,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from conftest import CONFIGS
-from helpers import needs
 from kindling import load
 from kindling.cli import main
-from kindling.parts import part
+from kindling.deploy.server import Service
 
 CASES = int(os.environ.get("KINDLING_FUZZ_CASES", "300"))
 LONGEST = 300  # characters of a message
@@ -380,9 +379,7 @@ class Client:
         self.app = self.loop.run_until_complete(self._make(run))
 
     async def _make(self, run: Path) -> Any:
-        server = part("deploy.server")
-        assert server
-        return server.Service(load(run)).app()
+        return Service(load(run)).app()
 
     def send(self, method: str, path: str, body: bytes, headers: list[tuple[bytes, bytes]]) -> tuple[int, bytes]:
         return self.loop.run_until_complete(self._send(method, path, body, headers))
@@ -452,7 +449,6 @@ HEADER = st.sampled_from(
 )
 
 
-@needs("deploy.server")
 @share(10)
 @given(
     body=BODY,

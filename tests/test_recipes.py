@@ -11,7 +11,6 @@ from PIL import Image
 from torchvision import models
 
 from conftest import CONFIGS, Command
-from helpers import needs
 
 RECIPES = sorted(path.relative_to(CONFIGS.parent) for path in CONFIGS.glob("*.yaml"))
 OVERLAYS = sorted(path.relative_to(CONFIGS.parent) for path in CONFIGS.glob("*/*.yaml"))
@@ -137,7 +136,6 @@ def test_recipes_on_the_full_mnist_reach_their_accuracy(
     assert statistics.mean(reached) >= goal
 
 
-@needs("models.ensemble")
 def test_five_fast_members_are_better_together(kindling: Command, full_mnist: Path) -> None:
     member = [*BF16, "--trainer.max_epochs", "5", "--run_name", "member", "--data.data_dir", full_mnist]
     alone = [accuracy(kindling, "mnist_cnn_best", seed, *member) for seed in range(5)]
@@ -151,7 +149,6 @@ def few_shot(kindling: Command, *options: object) -> float:
     return statistics.mean(accuracy(kindling, "digits_transfer", seed, *more) for seed, more in seeds)
 
 
-@needs("models.transfer")
 def test_what_was_learned_on_mnist_transfers_to_other_digits(kindling: Command, full_mnist: Path) -> None:
     accuracy(kindling, "mnist_cnn_best", 0, "--data.data_dir", full_mnist, *BF16, "--trainer.max_epochs", "3")
     scratch = few_shot(kindling, "--model.weights", "none", "--run_name", "scratch")

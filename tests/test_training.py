@@ -13,13 +13,10 @@ from lightning.pytorch import Trainer
 
 from conftest import TINY, Command, Train, different
 from kindling import CNNClassifier, MLPClassifier, MNISTDataModule, SyntheticDataModule
-from kindling.parts import part
 
 RUN = Path("runs/tiny/version_0")
-# What optional parts leave.
-REPORT = ["report.html"] if part("report") else []
-DASHBOARD = ["test/events.out", "test/projector_config.pbtxt"] if part("dashboard") else []
-DASHBOARD += [f"test/00014/last_hidden_layer/{of}.tsv" for of in ("tensors", "metadata") if DASHBOARD]
+DASHBOARD = ["test/events.out", "test/projector_config.pbtxt"]
+DASHBOARD += [f"test/00014/last_hidden_layer/{of}.tsv" for of in ("tensors", "metadata")]
 
 
 def config() -> dict[str, dict[str, object]]:
@@ -39,7 +36,7 @@ def test_fit_leaves_one_complete_folder_and_says_where_and_what_next(kindling: C
     assert {str(path.parent / path.name.split(".tfevents.")[0]) for path in files} == {
         *("config.yaml", "run.json", "metrics.csv", "checkpoints/best.ckpt", "checkpoints/last.ckpt"),
         "checkpoints/previous.ckpt",  # of the epoch before
-        *("training_history.png", "test_metrics.json", "predictions.csv", *REPORT),
+        *("training_history.png", "test_metrics.json", "predictions.csv", "report.html"),
         *("train/events.out", "val/events.out", *DASHBOARD),
     }
     assert set(os.listdir()) == {"configs", "runs"}
@@ -56,7 +53,7 @@ def test_fit_leaves_one_complete_folder_and_says_where_and_what_next(kindling: C
 def test_the_console_is_quiet(kindling: Command) -> None:
     result = kindling("fit", *TINY)
     assert result.err == ""
-    assert len(result.out.splitlines()) == 1 + 2 + 9 + len(REPORT) + 1 + 4  # model, epochs, table, report, run, next
+    assert len(result.out.splitlines()) == 1 + 2 + 9 + 1 + 1 + 4  # model, epochs, table, report, run, next
     for advert in ("GPU", "Tip", "litlogger", "Seed set", "`Trainer.fit` stopped"):
         assert advert not in result.out
 
@@ -126,7 +123,7 @@ def test_a_checkpoint_outside_of_a_run_tells_all_that_is_needed(kindling: Comman
 def test_a_checkpoint_outside_of_a_run_leaves_the_files_beside_it_alone(kindling: Command, trained: Train) -> None:
     trained(*TINY)
     shutil.copy(RUN / "checkpoints/best.ckpt", "model.ckpt")
-    names = ("predictions.csv", "test_metrics.json", *REPORT, "config.yaml")
+    names = ("predictions.csv", "test_metrics.json", "report.html", "config.yaml")
     for name in names:
         Path(name).write_text("someone else's")
     for command in ("test", "predict"):
@@ -292,7 +289,7 @@ def test_a_plateau_scheduler_goes_with_rare_validation(kindling: Command) -> Non
 def test_a_run_without_loggers_keeps_its_checkpoints(kindling: Command) -> None:
     assert kindling("fit", *TINY, "--trainer.logger", "false").code == 0
     assert {path.name for path in RUN.iterdir()} == {
-        *("config.yaml", "run.json", "checkpoints", "test_metrics.json", "predictions.csv", *REPORT)
+        *("config.yaml", "run.json", "checkpoints", "test_metrics.json", "predictions.csv", "report.html")
     }
 
 

@@ -12,7 +12,6 @@ import torch
 import yaml
 
 from conftest import TINY, Command, Train
-from helpers import needs
 from kindling import load
 from kindling.trust import is_own, sign
 
@@ -194,8 +193,8 @@ def code_in(folder: Path, base: str) -> str:
     [
         *((command, "inside") for command in ("fit", "test", "load")),
         ("predict", "beside"),
-        pytest.param("export", "inside", marks=needs("deploy")),
-        pytest.param("backbone", "inside", marks=needs("models.transfer")),
+        ("export", "inside"),
+        ("backbone", "inside"),
     ],
 )
 def test_code_that_comes_with_a_run_is_not_run(
@@ -303,7 +302,6 @@ def test_a_stranger_s_best_checkpoints_are_not_deleted(kindling: Command, traine
         assert Path("mine.ckpt").exists()
 
 
-@needs("models.ensemble")
 def test_a_model_is_put_together_from_its_checkpoint_alone(kindling: Command, trained: Train) -> None:
     trained(*TINY)
     shutil.copy(RUN / "checkpoints/best.ckpt", "other.ckpt")
@@ -357,7 +355,6 @@ def test_functions_that_a_stranger_names_are_not_called(
 SECRETS = {"run.json": '{"recipe": "secret"}', "config.yaml": "secret: 1", "metrics.csv": "epoch,val/secret\n0,1"}
 
 
-@needs("runlist")
 @pytest.mark.parametrize("name", SECRETS)
 def test_runs_reads_no_file_outside_of_a_stranger_s_run(kindling: Command, trained: Train, name: str) -> None:
     trained(*TINY)
@@ -372,7 +369,6 @@ def test_runs_reads_no_file_outside_of_a_stranger_s_run(kindling: Command, train
     assert "secret" not in result.out
 
 
-@needs("runlist")
 def test_runs_reads_no_pipe_no_device_and_no_endless_file(
     kindling: Command, trained: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:

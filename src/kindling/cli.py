@@ -10,7 +10,6 @@ import threading
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
-from importlib.util import find_spec
 from typing import NoReturn
 
 from kindling import __version__
@@ -22,17 +21,11 @@ COMMANDS = {
     "validate": "measure a checkpoint on the validation split",
     "test": "measure a checkpoint on the test split",
     "predict": "write the classes and probabilities that a checkpoint predicts to predictions.csv",
+    "runs": "list what was trained; show one run, or compare several",
+    "export": "write a checkpoint as a file that other programs run, proven to be equal",
+    "serve": "answer over HTTP, with a page to try the model on",
 }
-
-# Those of parts that a project may do without: who deletes the folder deletes the command.
-OF_PARTS: list[tuple[str, str, str]] = [
-    ("runs", "kindling.runlist.command", "list what was trained; show one run, or compare several"),
-    ("export", "kindling.deploy.export", "write a checkpoint as a file that other programs run, proven to be equal"),
-    ("serve", "kindling.deploy.serve", "answer over HTTP, with a page to try the model on"),
-    ("new", "kindling.newproject.command", "write a project of your own from this one"),
-]
-OPTIONAL = {name: module for name, module, _ in OF_PARTS if find_spec(module.rpartition(".")[0])}
-COMMANDS |= {name: line for name, _, line in OF_PARTS if name in OPTIONAL}
+MODULES = {"runs": "kindling.runlist.command", "export": "kindling.deploy.export", "serve": "kindling.deploy.serve"}
 
 HELP = f"""usage: kindling COMMAND [OPTIONS]
 
@@ -40,7 +33,7 @@ commands:
 {chr(10).join(f"  {name:<10}{line}" for name, line in COMMANDS.items())}
 
 start with:
-  kindling fit --config configs/quickstart.yaml
+  kindling fit --config quickstart
   kindling fit --help
 """
 
@@ -83,10 +76,10 @@ def main(args: Sequence[str] | None = None) -> int:
 
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it warns of a home folder that can't be written
     try:
-        with _loading(command), quick_imports():
+        with _loading(), quick_imports():
             from kindling.errors import UsageError
 
-            run = import_module(OPTIONAL.get(command, "kindling.training")).run
+            run = import_module(MODULES.get(command, "kindling.training")).run
     except KeyboardInterrupt:
         return _fail("interrupted before it began", code=1)
     except ModuleNotFoundError as error:
@@ -111,9 +104,9 @@ def main(args: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _loading(command: str) -> AbstractContextManager[object]:
-    """Show on a terminal that the libraries are loaded; `new` runs where none are installed."""
-    if command == "new" or not sys.stdout.isatty():
+def _loading() -> AbstractContextManager[object]:
+    """Show on a terminal that the libraries are loaded."""
+    if not sys.stdout.isatty():
         return nullcontext()
     from kindling.console import progress
 

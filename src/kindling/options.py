@@ -15,11 +15,12 @@ from typing_extensions import override
 from kindling.callbacks import Averaging, BestCheckpoint, RunEarlyStopping
 from kindling.cli import COMMANDS
 from kindling.models.task import DATA_ARGUMENTS
-from kindling.parts import part
+from kindling.recipes import recipe_table
+from kindling.trials import command as trials
 
 # Help texts of our own, and the flags of the Trainer that the help page shows. All others work too.
 HELP = {
-    "config": "Recipe in YAML; of several, the later wins.",
+    "config": "Recipe: a YAML file, or the name of one listed below; of several, the later wins.",
     "print_config": "Print the configuration that results, and stop.",
     "seed_everything": "Seed of all random numbers; true draws one and prints it.",
     "ckpt_path": "Checkpoint to go on from: best, last (of the newest run), a run folder or a file.",
@@ -51,8 +52,7 @@ FLAGS = {
     "profile": "Say where the time of an epoch goes, and trace a few steps.",
     "watch": "Name layers that die, vanish or explode, in a line when it occurs.",
 }
-if TRIALS := part("trials.command"):
-    FLAGS |= TRIALS.FLAGS
+FLAGS |= trials.FLAGS
 TITLES = {"trainer": "trainer", "model": "model", "data": "data", "checkpoint": "best and last checkpoint"}
 TITLES |= {"early_stopping": "early stopping", "ckpt_path": "going on from a checkpoint"}
 TITLES |= {"averaging": "averaged weights"}
@@ -192,4 +192,5 @@ class ReadableParser(LightningArgumentParser):
         self.usage = f"kindling {command} [--config FILE ...] [--OPTION VALUE ...]"
         self.description = COMMANDS[command]
         self.epilog = MORE
-        return super().format_help(*arguments, **options)
+        recipes = f"\n{recipe_table()}\n" if command == "fit" else ""
+        return super().format_help(*arguments, **options) + recipes

@@ -20,7 +20,7 @@ from kindling.data import BaseDataModule
 from kindling.data.loading import targets_of
 from kindling.models import ClassificationTask, RegressionTask
 from kindling.models.task import batch_size
-from kindling.parts import part
+from kindling.report import write_report
 from kindling.runs import run_of, whole_file
 
 
@@ -166,8 +166,8 @@ def write_test(
         names: Sequence[str] = model.class_names if isinstance(model, ClassificationTask) else ()
         said = answers.exp() if names else answers
         write_predictions(run / "predictions.csv", data.tested_rows(), data.row_header, said, names, labels)
-        if isinstance(model, ClassificationTask) and (report := part("report")):
+        if isinstance(model, ClassificationTask):
             with progress("writing the report"):
-                report.write_report(checkpoint, metrics, answers, labels, model, data, command)
+                write_report(checkpoint, metrics, answers, labels, model, data, command)
             return run / "report.html"
     return None

@@ -14,9 +14,9 @@ from torch import Tensor
 from kindling import __version__
 from kindling.data.decode import read_image
 from kindling.data.listing import list_images, say_unused
+from kindling.data.rows import encode_rows
 from kindling.inputs import as_float, fit_image, from_numbers
 from kindling.models.trained import load_classifier
-from kindling.parts import part
 from kindling.record import read_json
 from kindling.runs import find_checkpoint, read_checkpoint, run_of
 from kindling.wording import listed
@@ -132,9 +132,7 @@ class Predictor:
     def _rows(self, rows: Any, source: object) -> Tensor:
         if self.card.columns is None:
             raise ValueError(f"the model takes no rows with names but {self.takes}")
-        tables = part("data.rows")
-        assert tables is not None, "what learned from a table can read one"
-        return torch.from_numpy(tables.encode_rows(rows, self.card.columns, source))
+        return torch.from_numpy(encode_rows(rows, self.card.columns, source))
 
     def _images(self, image: str | Path | Image.Image) -> Tensor:
         shape, levels = self.card.input_shape, self.card.levels

@@ -17,6 +17,7 @@ from typing import Any, Self, get_args, get_origin, get_type_hints
 
 import psutil
 
+from kindling import __version__
 from kindling.curves import DAMAGED, best_epoch, read_history
 from kindling.runs import read_text, whole_file
 from kindling.wording import printable
@@ -237,8 +238,8 @@ def git_commit() -> tuple[str, bool]:
 
 def versions() -> dict[str, str]:
     """The versions of what computes, as they are installed."""
-    found = {}
-    for name in ("kindling", "torch", "lightning"):
+    found = {"kindling": __version__}
+    for name in ("torch", "lightning"):
         with suppress(PackageNotFoundError):
             found[name] = version(name)
     return found

@@ -15,19 +15,14 @@ from kindling.models.task import DATA_ARGUMENTS, BaseTask
 from kindling.record import Record
 from kindling.runs import is_last, read_checkpoint, run_of
 from kindling.trust import check_classes, check_factories, check_parts, check_size, harmless, is_own
-from kindling.wording import did_you_mean
 
 
 def read_yaml(config: Path) -> dict[str, Any]:
     """Reads a configuration.
 
     Raises:
-        UsageError: If it is not there, with the nearest that is; or if it is no YAML, with the line. Of jsonargparse's
-            own messages neither names them.
+        UsageError: If it is no YAML, with the line, which jsonargparse's own message does not name.
     """
-    if not config.exists():
-        there = map(str, [*Path("configs").rglob("*.yaml"), *config.parent.glob("*.yaml")])
-        raise UsageError(f"there is no file {config}{did_you_mean(str(config), there)}")
     try:
         read: dict[str, Any] = yaml.safe_load(config.read_text(encoding="utf-8")) or {}
     except yaml.YAMLError as error:

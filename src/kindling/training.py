@@ -23,6 +23,7 @@ from kindling.callbacks.limits import AtLeastOneBatch
 from kindling.callbacks.users import as_list, combine, has_progress_bar
 from kindling.checkpoints import restore_last, write_atomically
 from kindling.console import as_typed, quiet, results_table, say
+from kindling.dashboard import Dashboard, dashboard_of
 from kindling.data import BaseDataModule
 from kindling.data.loading import targets_of
 from kindling.ending import say_next, say_why_early
@@ -34,15 +35,14 @@ from kindling.memory import keep_freed_memory
 from kindling.models.check import check_network, check_targets
 from kindling.models.task import DATA_ARGUMENTS, BaseTask
 from kindling.models.trained import check_trained
-from kindling.options import TRIALS, ReadableParser, add_fit_options, check_amounts, given_model_arguments
+from kindling.options import ReadableParser, add_fit_options, check_amounts, given_model_arguments
 from kindling.outputs import is_writable, not_written, write_predicted, write_test
-from kindling.parts import part
 from kindling.processes import as_commands, end_with_parent, watch_processes
+from kindling.recipes import find_recipes
 from kindling.runs import RUNS, find_checkpoint, read_checkpoint, run_of, whole_file
 from kindling.stored import check_fits, epochs_had, has_only_the_rest_left, read_yaml, stored_config
+from kindling.trials import command as trials
 from kindling.trust import sign
-
-DASHBOARD = part("dashboard")
 
 
 class SaveConfig(SaveConfigCallback):
@@ -114,12 +114,13 @@ class KindlingCLI(LightningCLI):
     def _read_sources(self, options: Sequence[str]) -> None:
         """Read what the command line names: recipes, and the checkpoint with the configuration of its run."""
         typed = [re.sub(r"^\?$|(?<==)\?$", '"?"', value) for value in options]  # to YAML ? alone is {null: null}
+        typed = find_recipes(typed)
         finder = OneLineParser(add_help=False, allow_abbrev=False)
         finder.add_argument("--ckpt_path")
         finder.add_argument("-c", "--config", action="append", default=[])
         where = finder.parse_known_args(typed)[0]
         self.configs = [Path(config) for config in where.config]
-        read = [read_yaml(path) for path in self.configs if path.is_file() or path.suffix in (".yaml", ".yml")]
+        read = [read_yaml(path) for path in self.configs if path.is_file()]
         stored: dict[str, Any] = {}
         if where.ckpt_path is not None:
             self.checkpoint = find_checkpoint(where.ckpt_path, prefer="last" if self.command == "fit" else "best")
@@ -223,16 +224,16 @@ class KindlingCLI(LightningCLI):
             self.run = self._open_run()
             kwargs |= {"default_root_dir": self.run.path, "logger": self.run.loggers(config["logger"])}
             callbacks += [each for each in self.run.callbacks() if self._saves or each is not self.run.resume]
-            if DASHBOARD and kwargs["logger"]:
-                self.collected = DASHBOARD.Dashboard()
+            if kwargs["logger"]:
+                self.collected = Dashboard()
             if self.config["fit"]["profile"]:
                 kwargs["profiler"] = rank_zero_only(EpochProfiler)(self.run.path)
                 self.config["fit"]["profile"] = False  # what repeats or continues the run is not profiled too
         else:
             self.save_config_callback = None
             kept = self.command == "test" and self.checkpoint and not config["fast_dev_run"]
-            if DASHBOARD and self.checkpoint and kept and is_writable(run_of(self.checkpoint)):
-                self.collected = DASHBOARD.dashboard_of(self.checkpoint) or self.collected
+            if self.checkpoint and kept and is_writable(run_of(self.checkpoint)):
+                self.collected = dashboard_of(self.checkpoint) or self.collected
         self.trainer_defaults["callbacks"] = [*callbacks, self.collected]
         config["strategy"] = as_commands(config["strategy"])
         if isinstance(config["strategy"], str):
@@ -347,10 +348,9 @@ class KindlingCLI(LightningCLI):
     @property
     def _is_trial(self) -> bool:
         """Whether a trial takes the place of the training."""
-        return bool(TRIALS and self.command == "fit" and TRIALS.wanted(self.config["fit"]))
+        return bool(self.command == "fit" and trials.wanted(self.config["fit"]))
 
     def _try_out(self) -> None:
-        assert TRIALS
         if not isinstance(self.model, BaseTask) or self.datamodule is None:
             name = type(self.model).__name__
             raise UsageError(
@@ -361,7 +361,7 @@ class KindlingCLI(LightningCLI):
         had = epochs_had(read_checkpoint(self.checkpoint)) if self.checkpoint else 0
         if self.checkpoint and 0 <= (self.trainer.max_epochs or -1) <= had:
             typed += ["--trainer.max_epochs", str(2 * had)]  # a run goes on for more epochs only
-        TRIALS.try_out(self.model, self.datamodule, self.config_init["fit"], picture, typed)
+        trials.try_out(self.model, self.datamodule, self.config_init["fit"], picture, typed)
 
     @property
     def _is_trainable(self) -> bool:

@@ -12,7 +12,6 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger
 
 from conftest import TINY, Command
-from helpers import needs
 from kindling import MLPClassifier, SyntheticDataModule
 from kindling.callbacks import ExactResume, RunRecord, TrainingHistory
 from kindling.curves import read_history
@@ -58,7 +57,6 @@ def test_a_figure_of_the_training_may_say_which_epoch_is_the_best(kindling: Comm
     assert Record.read(RUN).best == pytest.approx(best.best)
 
 
-@needs("runlist")
 def test_a_run_is_running_while_it_does(kindling: Command) -> None:
     line = kindling("fit", *TINY, *stop_with("RunsAt", 9)).out.split("runs/tiny/version_0 ")[1].splitlines()[0]
     assert "running" in line.split()
@@ -100,7 +98,6 @@ def test_a_run_stopped_early_is_finished(kindling: Command) -> None:
     assert (record.status, record.epochs, record.planned, record.best_epoch) == ("finished", 2, 9, 1)
 
 
-@needs("models.ensemble")
 def test_an_ensemble_is_a_run_too(kindling: Command) -> None:
     assert kindling("fit", *TINY).code == 0
     options = ["--data", "SyntheticDataModule", "--data.num_samples", "300", "--run_name", "both"]
@@ -172,7 +169,6 @@ def test_two_processes_do_not_train_in_one_folder(kindling: Command) -> None:
     assert kindling("test", "--ckpt_path", RUN).code == 0  # what only reads may go on
 
 
-@needs("runlist")
 def test_a_run_that_failed_says_why(kindling: Command) -> None:
     assert kindling("fit", *TINY, "--trainer.callbacks", "helpers.NoSpaceLeft").code == 1
     shown = kindling("runs", "show", RUN).out
@@ -180,7 +176,6 @@ def test_a_run_that_failed_says_why(kindling: Command) -> None:
     assert "No space left" in shown
 
 
-@needs("trials")
 def test_a_loss_without_a_gradient_is_named(kindling: Command) -> None:
     options = "--model helpers.Detached --data SyntheticDataModule --data.num_samples 300".split()
     for trial in ([], ["--overfit"]):

@@ -4,7 +4,7 @@ import pytest
 from lightning.pytorch import Trainer
 
 from conftest import Command
-from helpers import DeadClassifier, needs
+from helpers import DeadClassifier
 from kindling import CNNClassifier, MNISTDataModule, SyntheticDataModule
 from kindling.callbacks import Watch
 from kindling.callbacks.watch import gradient_sizes
@@ -59,7 +59,6 @@ def test_sound_recipes_raise_no_alarm(kindling: Command, recipe: str) -> None:
     assert watched(kindling("fit", "--config", f"configs/{recipe}.yaml", "--watch", *few).out) == []
 
 
-@needs("models.transfer")
 def test_a_frozen_backbone_is_no_fault(kindling: Command) -> None:
     few = "--trainer.max_epochs 1 --test_after_fit false".split()
     base = "--model CNNClassifier --model.channels [4,8] --data MNISTDataModule --data.source sample --run_name base"

@@ -20,7 +20,6 @@ from tensorboard.util.tensor_util import make_ndarray
 from torch.utils.tensorboard import SummaryWriter
 
 from conftest import TINY, TRANSFER, Command, Train
-from helpers import needs
 from kindling import MLPClassifier
 from kindling.callbacks import StepFigures
 from kindling.dashboard import Dashboard, pictures
@@ -174,7 +173,6 @@ def test_a_test_of_its_own_adds_to_the_run(kindling: Command) -> None:
     assert (RUN / "test" / "projector_config.pbtxt").read_text().count("tensor_name") == 1
 
 
-@needs("models.transfer")
 def test_a_frozen_backbone_has_its_own_learning_rate(kindling: Command, cached: Path) -> None:
     assert kindling(*TRANSFER, "--model.unfreeze_epoch", "1", "--trainer.log_every_n_steps", "1").code == 0
     head, backbone = (read("train").Scalars(f"optimization/lr/{name}") for name in ("head", "backbone"))

@@ -85,7 +85,7 @@ def test_parquet_says_what_it_needs(kindling: Command, monkeypatch: pytest.Monke
     Path("t.parquet").write_bytes(b"PAR1")
     result = kindling(*FIT, "--data.path", "t.parquet")
     assert (result.code, result.err.count("\n")) == (1, 1)
-    assert "pip install -e '.[parquet]'" in result.err
+    assert "pip install 'kindling-ml[parquet]'" in result.err
 
 
 def test_the_line_that_excel_wants_first_is_skipped(table: pd.DataFrame) -> None:

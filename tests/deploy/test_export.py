@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from conftest import TINY, Command, Train
-from helpers import SumRegressor, needs
+from helpers import SumRegressor
 from kindling import load
 from kindling.deploy import formats
 from kindling.deploy.formats import FORMATS
@@ -87,8 +87,8 @@ READERS = {
     [
         *(("cnn", format) for format in FORMATS),
         ("mlp", "onnx"),
-        pytest.param("colour", "onnx", marks=needs("models.transfer")),
-        pytest.param("ensemble", "onnx", marks=needs("models.ensemble")),
+        ("colour", "onnx"),
+        ("ensemble", "onnx"),
     ],
 )
 def test_the_file_computes_what_the_checkpoint_does(kindling: Command, model: str, format: str) -> None:
@@ -178,7 +178,7 @@ def test_mistakes_are_said_in_one_line(kindling: Command, monkeypatch: pytest.Mo
         assert message in result.err
     monkeypatch.setattr("kindling.deploy.extras.find_spec", lambda name: None)
     result = kindling("export")
-    assert "pip install -e '.[export]'" in result.err
+    assert "pip install 'kindling-ml[export]'" in result.err
 
 
 def test_a_file_of_another_program_is_not_served(kindling: Command) -> None:

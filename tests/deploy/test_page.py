@@ -38,7 +38,6 @@ from torch import Tensor
 
 from browser import chrome
 from conftest import CONFIGS
-from helpers import needs
 from kindling.cli import main
 from kindling.data.mnist import read_sample
 from kindling.deploy.server import Service
@@ -395,7 +394,6 @@ def test_a_key_is_asked_for_once(page: Page, digits_run: Path) -> None:
         assert page.answer == "1"
 
 
-@needs("data.tables")
 def test_a_table_is_a_form(page: Page, folder: Path) -> None:
     random = np.random.default_rng(0)
     rows = [(age, plan) for age in range(20, 70) for plan in ("it's basic", "gold", "team") for _ in range(4)]

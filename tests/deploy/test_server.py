@@ -21,7 +21,6 @@ import torch
 from PIL import Image
 
 from conftest import CONFIGS
-from helpers import needs
 from kindling import Predictor, load
 from kindling.cli import main
 from kindling.data.mnist import read_sample
@@ -388,7 +387,6 @@ def test_an_exported_file_is_served_by_several_workers(
         assert (info["model"], info["metrics"]) == ("CNNClassifier", predictor.card.metrics)
 
 
-@needs("data.tables")
 def test_a_table_is_asked_by_the_names_of_its_columns(tmp_path: Path) -> None:
     rows = [f"{20 + row * 7 % 50},{('gold', 'basic')[row % 2]},{row * 7 % 50 > 20}" for row in range(100)]
     (tmp_path / "table.csv").write_text("\n".join(["age,plan,left", *rows]))

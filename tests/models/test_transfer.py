@@ -17,7 +17,6 @@ from torchvision import models
 from torchvision.transforms.functional import rgb_to_grayscale
 
 from conftest import SHUFFLENET, TINY, TRANSFER, Command, Train
-from helpers import needs
 from kindling import CNNClassifier, TransferClassifier
 from kindling.models.adapt import Adapt
 from kindling.models.backbones import torchvision_names
@@ -168,7 +167,6 @@ def test_weights_that_do_not_come_are_still_missing(cached: Path) -> None:
     assert torch.equal(state["network.head.bias"], head["network.head.bias"])
 
 
-@needs("models.ensemble")
 def test_weights_come_with_those_of_a_whole(kindling: Command, cached: Path) -> None:
     """As a part of another module, and as the member of an ensemble, nothing is needed from elsewhere."""
     state = TransferClassifier(SHUFFLENET, **images()).state_dict()

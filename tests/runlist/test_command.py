@@ -221,7 +221,7 @@ def test_where_there_are_none_it_says_how_to_get_one(kindling: Command) -> None:
     result = kindling("runs")
     assert result.code == 0
     assert result.out.count("\n") == 1
-    assert "fit --config configs/quickstart.yaml" in result.out
+    assert "fit --config quickstart" in result.out
 
 
 def test_help_names_all_three_ways(kindling: Command) -> None:

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from conftest import TINY, Command, Train, different
-from helpers import needs
 from kindling import MLPClassifier
 from kindling.record import Record, git_commit
 
@@ -42,7 +41,6 @@ def test_a_run_that_began_from_another_repeats_too(kindling: Command, trained: T
     assert different("runs/second/version_0/checkpoints/last.ckpt", made / "checkpoints/last.ckpt") == []
 
 
-@needs("data.tables")
 @pytest.mark.usefixtures("table")
 def test_a_table_repeats_with_its_split(kindling: Command) -> None:
     options = "--config configs/table_mlp.yaml --data.path customers.csv --data.target churned --trainer.max_epochs 2"

@@ -9,7 +9,6 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from matplotlib.image import imread
 
 from conftest import TINY, Command, Train
-from helpers import needs
 from kindling import CNNClassifier, MLPClassifier, MNISTDataModule, SyntheticDataModule, find_lr
 from kindling.trials.rate import Sweep, valley
 from kindling.trials.trial import trial, twin
@@ -123,7 +122,6 @@ def test_a_loss_that_is_never_finite_is_explained(kindling: Command) -> None:
     assert not Path("runs").exists()
 
 
-@needs("models.ensemble")
 def test_an_ensemble_has_no_rate_to_find(kindling: Command, trained: Train) -> None:
     trained(*TINY)
     members = ["--model", "EnsembleClassifier", "--model.checkpoints", json.dumps(["runs/tiny"]), *TINY[4:]]

@@ -1,4 +1,4 @@
-"""What a run shows in TensorBoard beside its figures. A project that deletes this folder has its figures still."""
+"""What a run shows in TensorBoard beside its figures."""
 
 from kindling.dashboard.callback import Dashboard, dashboard_of
 

@@ -105,7 +105,7 @@ class MNISTDataModule(ClassificationDataModule):
                 raise OSError(
                     f"{self.source} is not whole in {self._folder} and the download failed: name a folder that holds "
                     f"{self.source}/raw with --data.data_dir, or train without a download: "
-                    "kindling fit --config configs/quickstart.yaml"
+                    "kindling fit --config quickstart"
                 ) from error
             if isinstance(error, OSError):
                 raise

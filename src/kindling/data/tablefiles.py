@@ -47,7 +47,7 @@ def read_parquet(path: Path) -> "DataFrame":
     try:
         frame = pd.read_parquet(path, engine="pyarrow").reset_index(drop=True)
     except ImportError as error:
-        raise ImportError("reading Parquet needs pyarrow: pip install -e '.[parquet]'") from error
+        raise ImportError("reading Parquet needs pyarrow: pip install 'kindling-ml[parquet]'") from error
     except (ValueError, OSError) as error:
         raise ValueError(f"{path} is damaged or no Parquet file") from error
     for name in frame:

@@ -8,4 +8,4 @@ from kindling.wording import listed
 def require(extra: str, *modules: str) -> None:
     """Raises ImportError, with the way to install them, where modules are missing."""
     if missing := [module for module in modules if find_spec(module) is None]:
-        raise ImportError(f"this needs {listed(missing)}: pip install -e '.[{extra}]'")
+        raise ImportError(f"this needs {listed(missing)}: pip install 'kindling-ml[{extra}]'")

@@ -47,7 +47,7 @@ def _list(options: Sequence[str]) -> None:
         print(table(runs, shutil.get_terminal_size().columns if sys.stdout.isatty() else None, typed.sort))
     else:
         where = " ".join(map(str, typed.folders)) or RUNS
-        say(f"no runs in {where} yet: " + as_typed("kindling", "fit --config configs/quickstart.yaml", "makes one"))
+        say(f"no runs in {where} yet: " + as_typed("kindling", "fit --config quickstart", "makes one"))
 
 
 def _show(options: Sequence[str]) -> None:
