@@ -43,7 +43,7 @@ RESUME_ONLY = {"optimizer_states"}  # twice the size of the weights, and only re
 
 TYPES: dict[str, type] = {
     **{"hyper_parameters": dict, "datamodule_hyper_parameters": dict, "state_dict": dict, "callbacks": dict},
-    **{"loops": dict, "optimizer_states": list, "lr_schedulers": list, "checksums": dict},
+    **{"loops": dict, "optimizer_states": list, "lr_schedulers": list, "checksums": dict, "plugins": dict},
     **{"global_step": int, "epoch": int, "schedule_start": int},
 }
 FITTED_TYPES: dict[str, type] = {"classes": list, "columns": list}

@@ -16,7 +16,8 @@ from rich.errors import LiveError
 from rich.progress import Progress
 from rich.table import Table
 
-from kindling.wording import printable
+from kindling.plugins import options_again
+from kindling.wording import printable, program_name
 
 PATIENCE = 2.0  # seconds after which a person wants to know what is going on
 
@@ -125,7 +126,11 @@ def results_table(title: str, metrics: Mapping[str, float]) -> Table:
 
 
 def as_typed(program: str, *arguments: str | Path) -> str:
-    """A command as this person can type it here: with its folder where that is not on the PATH."""
+    """Return a command as it can be typed here: with its folder if that is not on the PATH, and with its plug-ins."""
+    words = [part if isinstance(part, str) else shlex.quote(str(part)) for part in arguments]
+    if program == "kindling":
+        program = program_name()
+        words += [options_again()] * (not any(word.startswith("--plugin") for word in words))
     if not shutil.which(program):
         program = shutil.which(program, path=os.path.relpath(Path(sys.argv[0]).parent)) or program
-    return " ".join([program, *(part if isinstance(part, str) else shlex.quote(str(part)) for part in arguments)])
+    return " ".join([program, *filter(None, words)])

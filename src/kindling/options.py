@@ -7,7 +7,7 @@ from enum import Enum
 from typing import Any, Literal
 
 import yaml
-from jsonargparse import set_dumper
+from jsonargparse import _typehints, set_dumper
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.cli import LightningArgumentParser
 from typing_extensions import override
@@ -15,8 +15,10 @@ from typing_extensions import override
 from kindling.callbacks import Averaging, BestCheckpoint, RunEarlyStopping
 from kindling.cli import COMMANDS
 from kindling.models.task import DATA_ARGUMENTS
+from kindling.plugins import add_option, preferred
 from kindling.recipes import recipe_table
 from kindling.trials import command as trials
+from kindling.wording import program_name
 
 # Help texts of our own, and the flags of the Trainer that the help page shows. All others work too.
 HELP = {
@@ -172,6 +174,23 @@ def dump_yaml(config: dict[str, Any]) -> str:
 set_dumper("yaml", dump_yaml)
 
 
+_resolve = _typehints.resolve_class_path_by_name
+
+
+def resolve_name(kind: Any, name: str) -> str:
+    """Return the path of the class that a short name stands for; plug-ins win over others of the same name."""
+    if "." not in name and not isinstance(kind, tuple):
+        same = [path for path in _typehints.get_all_subclass_paths(kind) if path.rpartition(".")[2] == name]
+        found = preferred(same)
+        if same and len(found) < 2:
+            return found[0] if found else name
+    return str(_resolve(kind, name))
+
+
+# jsonargparse refuses a name that two classes share.
+_typehints.resolve_class_path_by_name = resolve_name  # type: ignore[assignment]
+
+
 class ReadableParser(LightningArgumentParser):
     """A parser whose help page has short texts, the flags that people use, and the Trainer's last."""
 
@@ -184,12 +203,14 @@ class ReadableParser(LightningArgumentParser):
             wanted = not action.dest.startswith("trainer") and not action.dest.endswith(("weights_only", "verbose"))
             is_config = action.dest in TITLES and "CONFIG" in str(action.metavar)
             action.help = HELP.get(action.dest, action.help if wanted and not is_config else SUPPRESS)
+        if "--plugin" not in self._option_string_actions:
+            add_option(self)
         groups = [group for group in self._action_groups if group.title != "Linked arguments"]  # nothing to choose
         for group in groups:
             first = next((action.dest.split(".")[0] for action in group._group_actions), "")
             group.title = TITLES.get(first, group.title)
         self._action_groups = sorted(groups, key=lambda group: group.title == "trainer")
-        self.usage = f"kindling {command} [--config FILE ...] [--OPTION VALUE ...]"
+        self.usage = f"{program_name()} {command} [--config FILE ...] [--OPTION VALUE ...]"
         self.description = COMMANDS[command]
         self.epilog = MORE
         recipes = f"\n{recipe_table()}\n" if command == "fit" else ""

@@ -1,6 +1,6 @@
 """A trained model in three lines of Python: `load` it, ask it, read the labels."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +17,7 @@ from kindling.data.listing import list_images, say_unused
 from kindling.data.rows import encode_rows
 from kindling.inputs import as_float, fit_image, from_numbers
 from kindling.models.trained import load_classifier
+from kindling.plugins import import_plugins
 from kindling.record import read_json
 from kindling.runs import find_checkpoint, read_checkpoint, run_of
 from kindling.wording import listed
@@ -151,17 +152,20 @@ class Predictor:
         return torch.stack([as_float(read_image(file, shape, levels)) for file in files])
 
 
-def load(where: str | Path = "best", device: str = "cpu") -> Predictor:
+def load(where: str | Path = "best", device: str = "cpu", plugins: Sequence[str | Path] = ()) -> Predictor:
     """Loads a trained model.
 
     Args:
         where: Checkpoint, run folder, or `best` or `last` of the newest run.
         device: Where it computes: cpu, cuda, mps.
+        plugins: Files or modules that define the model, where it is not in an installed package.
 
     Raises:
         FileNotFoundError: If there is no such checkpoint.
         ValueError: If it is no checkpoint of Kindling, has not been trained, or predicts no classes.
     """
+    if plugins:
+        import_plugins(plugins)
     path = find_checkpoint(where)
     stored = read_checkpoint(path)
     model = load_classifier(path, stored).to(device)

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import psutil
 
+from kindling.wording import program_name
+
 if TYPE_CHECKING:
     from kindling.checkpoints import Verify
 
@@ -57,7 +59,7 @@ def find_checkpoint(where: str | Path, prefer: Kind = "best", root: Path = RUNS)
         raise FileNotFoundError(f"there is no checkpoint {where}: give a file, a run folder, best or last")
     written = written_checkpoints(folder)
     if not written:
-        raise FileNotFoundError(f"there is no {kind}.ckpt under {folder}: train one with kindling fit")
+        raise FileNotFoundError(f"there is no {kind}.ckpt under {folder}: train one with {program_name()} fit")
     found = written[-1].with_name(f"{kind}.ckpt")  # of the newest run
     if not found.exists():
         names = [f"{name}.ckpt" for name in ("best", "last", "previous") if found.with_name(f"{name}.ckpt").exists()]

@@ -12,9 +12,10 @@ from kindling.callbacks import RunEarlyStopping
 from kindling.data import BaseDataModule
 from kindling.errors import UsageError
 from kindling.models.task import DATA_ARGUMENTS, BaseTask
+from kindling.plugins import check_available
 from kindling.record import Record
 from kindling.runs import is_last, read_checkpoint, run_of
-from kindling.trust import check_classes, check_factories, check_parts, check_size, harmless, is_own
+from kindling.trust import check_classes, check_factories, check_parts, check_size, class_paths, harmless, is_own
 
 
 def read_yaml(config: Path) -> dict[str, Any]:
@@ -58,8 +59,11 @@ def stored_config(checkpoint: Path, command: str, typed: Sequence[str] = ()) -> 
     if not is_ours:
         config = harmless(config, path)
     model = class_config(stored["hyper_parameters"])
-    check_classes(model, run)
-    check_classes([stored.get("datamodule_hyper_parameters"), config.get("data")], run, "data source")
+    plugins = stored.get("plugins", {})
+    check_classes(model, run, plugins=plugins)
+    check_classes([stored.get("datamodule_hyper_parameters"), config.get("data")], run, "data source", plugins)
+    for name in class_paths(config) if command == "fit" else ():
+        check_available(name, plugins)
     check_parts(stored["hyper_parameters"], checkpoint)
     if not is_ours:
         check_factories(stored["hyper_parameters"], checkpoint)

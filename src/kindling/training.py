@@ -37,12 +37,14 @@ from kindling.models.task import DATA_ARGUMENTS, BaseTask
 from kindling.models.trained import check_trained
 from kindling.options import ReadableParser, add_fit_options, check_amounts, given_model_arguments
 from kindling.outputs import is_writable, not_written, write_predicted, write_test
+from kindling.plugins import load_plugins
 from kindling.processes import as_commands, end_with_parent, watch_processes
 from kindling.recipes import find_recipes
 from kindling.runs import RUNS, find_checkpoint, read_checkpoint, run_of, whole_file
 from kindling.stored import check_fits, epochs_had, has_only_the_rest_left, read_yaml, stored_config
 from kindling.trials import command as trials
 from kindling.trust import sign
+from kindling.wording import program_name
 
 
 class SaveConfig(SaveConfigCallback):
@@ -79,7 +81,7 @@ class KindlingCLI(LightningCLI):
 
     def __init__(self, command: str, options: Sequence[str]) -> None:
         self.command = command
-        self.typed = shlex.join(["kindling", command, *options])
+        self.typed = shlex.join([program_name(), command, *options])
         self.checkpoint: Path | None = None
         self.run: KeptRun | None = None
         self.is_trained = False  # whether the run that is resumed lacks only what follows its training
@@ -98,7 +100,7 @@ class KindlingCLI(LightningCLI):
                 "enable_autolog_hparams": False,  # config.yaml has them all
             },
             parser_kwargs={"exit_on_error": False, command: {"exit_on_error": False}},
-            args=[command, *options],
+            args=[command, *load_plugins(options)],
         )
 
     @override

@@ -14,13 +14,14 @@ import os
 import re
 import secrets
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
 from kindling.console import say
+from kindling.plugins import LOADED, check_available
 from kindling.runs import run_of
 from kindling.wording import listed
 
@@ -121,13 +122,14 @@ def _is_averaging(value: Any) -> bool:
     return own and _is_safe(value.get("init_args"))
 
 
-def check_classes(stored: Any, run: Path, what: str = "model") -> None:
-    """Check that the classes that stored values name are not code that came with them, or Python's own.
+def check_classes(stored: Any, run: Path, what: str = "model", plugins: Mapping[str, str] | None = None) -> None:
+    """Check that the classes that stored values name are there, and not code that came with them, or Python's own.
 
     Args:
         stored: Values of a checkpoint or a configuration.
         run: The folder that came with them.
         what: What the classes are.
+        plugins: How to get the plug-ins that they belong to; see `kindling.plugins.sources`.
 
     Raises:
         ValueError: If one is; none has been imported then.
@@ -136,8 +138,11 @@ def check_classes(stored: Any, run: Path, what: str = "model") -> None:
         top = name.partition(".")[0]
         if top in sys.stdlib_module_names:
             raise ValueError(f"the checkpoint holds a {name}, which is no {what} of Kindling")
+        if top in LOADED and LOADED[top].is_named:
+            continue
         if top.isidentifier() and (spec := importlib.util.find_spec(top)) and _comes_with(spec, run):
             raise ValueError(f"the checkpoint holds a {name}, code that comes with the run {run}: it was not run")
+        check_available(name, plugins or {})
 
 
 def _comes_with(spec: ModuleSpec, run: Path) -> bool:

@@ -24,7 +24,9 @@ from kindling.data.loading import ResumableLoader
 from kindling.hyperparameters import same_factory
 from kindling.models.metrics import metric_states, restore_metrics
 from kindling.models.task import BaseTask
+from kindling.plugins import sources
 from kindling.runs import whole_file
+from kindling.trust import class_paths
 
 AT_THE_END = TrainingHistory, CollectTest  # what draws plots when training ends
 
@@ -80,6 +82,9 @@ class ExactResume(Callback):
             "processes": of_all_processes(mine),
             "callback_metrics": {name: value.cpu() for name, value in trainer.callback_metrics.items()},
         }
+        callbacks = map(type, trainer.callbacks)  # type: ignore[attr-defined]
+        named = class_paths([checkpoint["hyper_parameters"], checkpoint.get("datamodule_hyper_parameters")])
+        checkpoint["plugins"] = sources([*named, *(f"{kind.__module__}.{kind.__name__}" for kind in callbacks)])
         if within:
             mark_within_epoch(checkpoint["loops"]["fit_loop"], batch_is_over=self._saving)
 

@@ -13,6 +13,7 @@ from typing_extensions import override
 from kindling.data.augment import random_affine
 from kindling.data.datamodule import Batch, ClassificationDataModule, Split
 from kindling.data.holdout import stratified_split
+from kindling.wording import program_name
 
 DIGITS = tuple("0123456789")
 CLOTHES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
@@ -105,7 +106,7 @@ class MNISTDataModule(ClassificationDataModule):
                 raise OSError(
                     f"{self.source} is not whole in {self._folder} and the download failed: name a folder that holds "
                     f"{self.source}/raw with --data.data_dir, or train without a download: "
-                    "kindling fit --config quickstart"
+                    f"{program_name()} fit --config quickstart"
                 ) from error
             if isinstance(error, OSError):
                 raise

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from kindling.deploy.extras import require
-from kindling.wording import printable
+from kindling.wording import printable, program_name
 
 
 def check_one_file(path: Path) -> None:
@@ -25,7 +25,9 @@ def check_one_file(path: Path) -> None:
     for tensor in tensors_of(model):
         if uses_external_data(tensor):
             place = printable(ExternalDataInfo(tensor).location)
-            raise ValueError(f"{path} keeps weights in another file, {place}: kindling export writes one without")
+            raise ValueError(
+                f"{path} keeps weights in another file, {place}: {program_name()} export writes one without"
+            )
 
 
 def tensors_of(message: Any) -> Iterator[Any]:

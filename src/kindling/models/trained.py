@@ -29,7 +29,7 @@ def read_model(path: Path, stored: dict[str, Any] | None = None) -> tuple[str, d
     stored = stored or read_checkpoint(path)
     check_trained(path, stored)
     hyper_parameters = stored["hyper_parameters"]
-    check_classes(hyper_parameters, run_of(path))
+    check_classes(hyper_parameters, run_of(path), plugins=stored.get("plugins"))
     check_parts(hyper_parameters, path)
     unused = ("optimizer", "lr_scheduler", "_class_path", "_instantiator")
     arguments = {name: value for name, value in hyper_parameters.items() if name not in unused}
