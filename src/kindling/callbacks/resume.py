@@ -11,7 +11,7 @@ from types import FrameType
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, ModelCheckpoint, Timer
+from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, ModelCheckpoint, Timer, WeightAveraging
 from typing_extensions import override
 
 from kindling.callbacks.best import adopt_states
@@ -66,10 +66,11 @@ class ExactResume(Callback):
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         # After the others: what they decide and draw is known to this one. The Trainer's own Timer would come later.
-        # But before plots are drawn at the end of training, which takes time.
+        # But before plots are drawn at the end of training, which takes time; and before the average replaces the
+        # weights in `on_fit_end`, where this one draws the plots that a killed run lacks.
         others = [callback for callback in trainer.callbacks if callback is not self]  # type: ignore[attr-defined]
-        after: list[Callback] = [callback for callback in others if isinstance(callback, AT_THE_END)]
-        after += [callback for callback in others if isinstance(callback, Checkpoint)]
+        kinds: tuple[type[Callback], ...] = (WeightAveraging, *AT_THE_END, Checkpoint)
+        after = [callback for kind in kinds for callback in others if isinstance(callback, kind)]
         rest = [callback for callback in others if callback not in after]
         trainer.callbacks = [*rest, self, *after]  # type: ignore[attr-defined]
 
