@@ -37,6 +37,7 @@ from kindling.data.reading import (
     drop_missing_words,
     learn_kind,
     missing_values,
+    tell_ambiguous,
 )
 from kindling.data.scaling import are_far, learn_scale, scale
 from kindling.data.values import (
@@ -71,7 +72,7 @@ ID_NAME = re.compile(
 
 
 def learn_columns(
-    frame: "DataFrame", labels: Indices, rows: int, missing: Sequence[str] = ()
+    frame: "DataFrame", labels: Indices, rows: int, missing: Sequence[str] = (), decimal: str | None = None
 ) -> tuple[list[Column], dict[str, str]]:
     """Learn from the training rows how columns are encoded.
 
@@ -80,6 +81,7 @@ def learn_columns(
         labels: Their classes, shape (N,).
         rows: Rows of the whole file.
         missing: Texts that stand for missing values.
+        decimal: Decimal sign of columns whose own numbers could have either.
 
     Returns:
         What was learned of each column; and the columns left out, each with the reason.
@@ -88,12 +90,13 @@ def learn_columns(
         ValueError: If no column is left.
     """
     cells = {name: read_cells(frame[name], missing) for name in frame}
-    style = read_style(cells, frame.attrs.get("separator"))
+    style = read_style(cells, frame.attrs.get("separator"), decimal)
     learned = {name: learn_column(name, column, labels, rows, style, missing) for name, column in cells.items()}
     columns = [column for column in learned.values() if not isinstance(column, str)]
     left_out = {name: reason for name, reason in learned.items() if isinstance(reason, str)}
     for reason in dict.fromkeys(left_out.values()):
         say(f"left out: {listed([name for name in left_out if left_out[name] == reason])} ({reason})")
+    tell_ambiguous(columns, cells, style)
     if not columns:
         raise ValueError("there is no column to learn from beside the target and those left out")
     return columns, left_out
