@@ -70,7 +70,7 @@ class TableDataModule(ClassificationDataModule):
         self.test_split, self.test_path, self.split, self.predict = test_split, test_path, split, predict
         if not isinstance(missing, str | list | tuple):
             raise ValueError(f"missing must be texts in quotes, such as --data.missing '[\"?\"]', got {missing}")
-        self.missing = [missing] if isinstance(missing, str) else [*map(as_name, missing)]
+        self.missing = [*map(as_name, [missing] if isinstance(missing, str) else missing)]
         self.decimal = decimal
         self.resumes = False  # whether training resumes with what a checkpoint has learned
 
