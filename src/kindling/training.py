@@ -128,7 +128,7 @@ class KindlingCLI(LightningCLI):
             self.checkpoint = find_checkpoint(where.ckpt_path, prefer="last" if command == "fit" else "best")
             if command == "fit":
                 restore_last(self.checkpoint)
-            stored = ["--config", yaml.safe_dump(stored_config(self.checkpoint, command, typed))]
+            stored = ["--config", yaml.safe_dump(stored_config(self.checkpoint, command, typed, self.configs))]
         elif command != "fit" and not {"-h", "--help"}.intersection(typed):
             raise UsageError(f"{command} needs a trained model: --ckpt_path best, last, a run folder or a file")
         try:

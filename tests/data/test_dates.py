@@ -61,9 +61,7 @@ def test_times_and_durations_are_read(text: str, hours: float) -> None:
     assert as_days(text, day_first=False) == pytest.approx(hours / 24, abs=1e-12)
 
 
-NO_DATES = (
-    "2024-13-01;30/2/2024;1.2.3;10.0.0.1;2024-03-14 25:00;13:00 PM;14 Foo 2024;12-34;;14:75;20241301;2021-W53;2024-W10-8"
-)
+NO_DATES = "2024-13-01;30/2/2024;1.2.3;10.0.0.1;2024-03-14 25:00;13:00 PM;14 Foo 2024;12-34;;14:75;20241301;2021-W53"
 
 
 @pytest.mark.parametrize("text", [*NO_DATES.split(";"), "2024-03-14" * 10])

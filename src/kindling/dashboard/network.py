@@ -16,6 +16,7 @@ from torch.utils.tensorboard import SummaryWriter
 from kindling.console import as_typed, say
 from kindling.dashboard.pictures import add_picture, first_filters, sheet
 from kindling.models.classifier import Classifier
+from kindling.runs import read_text
 
 METERS = re.compile(r"\| (train|val|test)_(loss|metrics)")  # rows of a summary that are no part of the network
 BINS = 64
@@ -36,7 +37,7 @@ def write_texts(writer: SummaryWriter, model: Classifier, step: int) -> None:
     about = [code(summary), *(f"{what}:\n{code(how)}" for what, how in commands.items())]
     texts = {"model and commands": "\n".join(about)}
     if (config := run / "config.yaml").exists():
-        texts["settings"] = code(config.read_text(encoding="utf-8"))
+        texts["settings"] = code(read_text(config))
     for tag, text in texts.items():
         writer.add_text(tag, text, step)
 

@@ -17,6 +17,7 @@ from typing_extensions import override
 from kindling.hyperparameters import keep_plain
 from kindling.models.batches import check_batches
 from kindling.models.metrics import MeanLoss, classification_metrics
+from kindling.trust import sign_checkpoint
 
 Batch = tuple[Tensor, Tensor]  # inputs (N, C, H, W) or (N, F), labels (N,)
 Stage = Literal["train", "val", "test"]
@@ -253,6 +254,7 @@ class Classifier(LightningModule):
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["schedule_start"] = self.schedule_start
+        checkpoint.update(sign_checkpoint(checkpoint))
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -7,9 +7,10 @@ from typing import Any
 
 from torch import Tensor
 
+from kindling.foreign import check_functions
 from kindling.models.classifier import Classifier
 from kindling.runs import RUNS, read_checkpoint, run_of
-from kindling.trust import check_classes, check_parts
+from kindling.trust import check_classes, check_parts, is_own_checkpoint
 
 
 def read_model(path: Path, stored: dict[str, Any] | None = None) -> tuple[str, dict[str, Tensor]]:
@@ -30,6 +31,8 @@ def read_model(path: Path, stored: dict[str, Any] | None = None) -> tuple[str, d
     hyper_parameters = stored["hyper_parameters"]
     check_classes(hyper_parameters, run_of(path))
     check_parts(hyper_parameters, path)
+    if not is_own_checkpoint(stored, path):
+        check_functions(hyper_parameters, (), path)
     unused = ("optimizer", "lr_scheduler", "_class_path", "_instantiator")
     arguments = {name: value for name, value in hyper_parameters.items() if name not in unused}
     return json.dumps({"model": hyper_parameters["_class_path"], "arguments": arguments}), stored["state_dict"]
