@@ -116,13 +116,10 @@ def read_text(path: Path) -> str:
         OSError: If it is no file, too large, or a link out of the folder of a run that was not made here.
         ValueError: If it is no text.
     """
-    from kindling.trust import is_own  # which needs this module
+    from kindling.trust import is_own_here  # which needs this module
 
-    if (
-        path.is_symlink()
-        and path.parent.resolve() not in path.resolve().parents
-        and not is_own(path.with_name("config.yaml"))
-    ):
+    is_inside = path.parent.resolve() in path.resolve().parents
+    if path.is_symlink() and not is_inside and not is_own_here(path.parent):
         raise OSError(f"{path} leads out of its run folder, which was not made here: put the file itself there")
     if not path.is_file() or path.stat().st_size > MOST_BYTES:
         raise OSError(f"{path} is no file, or has more than {MOST_BYTES:,} bytes")

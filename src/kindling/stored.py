@@ -11,11 +11,21 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from kindling.callbacks import RunEarlyStopping
 from kindling.data import BaseDataModule
 from kindling.errors import UsageError
+from kindling.foreign import check_files, check_functions, typed_arguments
 from kindling.models.task import DATA_ARGUMENTS, BaseTask
 from kindling.plugins import check_available
 from kindling.record import Record
 from kindling.runs import is_last, read_checkpoint, run_of
-from kindling.trust import check_classes, check_factories, check_parts, check_size, class_paths, harmless, is_own
+from kindling.trust import (
+    check_classes,
+    check_factories,
+    check_parts,
+    check_size,
+    class_paths,
+    harmless,
+    is_own,
+    is_own_checkpoint,
+)
 
 
 def read_yaml(config: Path) -> dict[str, Any]:
@@ -37,7 +47,9 @@ def read_yaml(config: Path) -> dict[str, Any]:
     return read
 
 
-def stored_config(checkpoint: Path, command: str, typed: Sequence[str] = ()) -> dict[str, Any]:
+def stored_config(
+    checkpoint: Path, command: str, typed: Sequence[str] = (), configs: Sequence[Path] = ()
+) -> dict[str, Any]:
     """The configuration with which a command uses a checkpoint.
 
     From the `config.yaml` of its run; for a file outside of a run, from what the checkpoint itself stores. See
@@ -47,35 +59,39 @@ def stored_config(checkpoint: Path, command: str, typed: Sequence[str] = ()) -> 
         checkpoint: The checkpoint.
         command: fit, validate, test or predict.
         typed: The options that were typed.
+        configs: The files of options that were typed.
 
     Raises:
         ValueError: If the run was not made here, and would run code or read files elsewhere.
     """
     stored = read_checkpoint(checkpoint, verify="metadata")
-    run = run_of(checkpoint)
+    run, arguments = run_of(checkpoint), stored.get("datamodule_hyper_parameters", {})
     path = run / "config.yaml"
     config = read_yaml(path) if path.exists() else {}
-    is_ours = is_own(path)
+    is_ours, is_our_checkpoint = is_own(path), is_own_checkpoint(stored, checkpoint)
     if not is_ours:
         config = harmless(config, path)
     model = class_config(stored["hyper_parameters"])
     plugins = stored.get("plugins", {})
     check_classes(model, run, plugins=plugins)
-    check_classes([stored.get("datamodule_hyper_parameters"), config.get("data")], run, "data source", plugins)
+    check_classes([arguments, config.get("data")], run, "data source", plugins)
     for name in class_paths(config) if command == "fit" else ():
         check_available(name, plugins)
     check_parts(stored["hyper_parameters"], checkpoint)
-    if not is_ours:
+    if not is_our_checkpoint:
         check_factories(stored["hyper_parameters"], checkpoint)
-    if "data" not in config and "_class_path" in stored.get("datamodule_hyper_parameters", {}):
-        config["data"] = class_config(stored["datamodule_hyper_parameters"])
-    if not is_ours and "data" in config:
-        config["data"].get("init_args", {}).pop("predict", None)  # the samples to predict are typed
+        check_functions(model, typed_arguments("model", typed, configs), checkpoint)
+    source = path if "data" in config else checkpoint
+    if "data" not in config and "_class_path" in arguments:
+        config["data"] = class_config(arguments)
     split = run / "split.csv"
     if checkpoint.parent.name == "checkpoints" and split.exists() and "data" in config:
         config["data"]["init_args"]["split"] = str(split)  # what is tested was not trained on, whatever has come since
-    elif not is_ours and "data" in config:
-        check_reads(config["data"].get("init_args") or {}, checkpoint, typed)
+    if "data" in config and not (is_ours if source == path else is_our_checkpoint):
+        data_typed = typed_arguments("data", typed, configs)
+        check_functions(config["data"], data_typed, source)
+        known = arguments if is_our_checkpoint else {}
+        check_files(config["data"], data_typed, run, source, known, command)
     if command == "fit":
         given = (config.get("model") or {}).get("init_args") or {}
         for name in DATA_ARGUMENTS:
@@ -86,17 +102,6 @@ def stored_config(checkpoint: Path, command: str, typed: Sequence[str] = ()) -> 
     trainer = {"devices": 1, "precision": config.get("trainer", {}).get("precision")}
     kept: dict[str, Any] = {key: config[key] for key in ("data", "seed_everything") if key in config}
     return {"model": model, "trainer": trainer} | kept
-
-
-def check_reads(arguments: dict[str, Any], checkpoint: Path, typed: Sequence[str]) -> None:
-    """Check that a configuration that was not written here names no split file, which was typed for another folder.
-
-    Raises:
-        ValueError: If it does, and no other is typed.
-    """
-    given = {option.split("=")[0] for option in typed}
-    if (split := arguments.get("split")) is not None and given.isdisjoint(("--data.split", "--data")):
-        raise ValueError(f"{checkpoint} names a split file outside of its run folder: --data.split {split} to use it")
 
 
 def class_config(hyper_parameters: dict[str, Any]) -> dict[str, Any]:

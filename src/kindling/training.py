@@ -128,7 +128,7 @@ class KindlingCLI(LightningCLI):
             self.checkpoint = find_checkpoint(where.ckpt_path, prefer="last" if self.command == "fit" else "best")
             if self.command == "fit":
                 restore_last(self.checkpoint)
-            stored = stored_config(self.checkpoint, self.command, typed)
+            stored = stored_config(self.checkpoint, self.command, typed, self.configs)
         elif self.command != "fit" and not {"-h", "--help"}.intersection(typed):
             raise UsageError(f"{self.command} needs a trained model: --ckpt_path best, last, a run folder or a file")
         self.given = set(given_model_arguments(typed, [*read, stored])).intersection(DATA_ARGUMENTS)

@@ -696,15 +696,18 @@ def test_a_list_of_splits_that_can_not_be_used_is_refused(kindling: Command, con
     assert re.search(words, result.err), result.err
 
 
-def test_a_split_file_elsewhere_is_used_only_where_it_is_typed(kindling: Command) -> None:
+def test_a_split_file_elsewhere_is_used_only_where_it_is_typed(
+    kindling: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write("photos", 4)
     Path("list.csv").write_text(rows("train", "train", "val", "test"))
     assert kindling("fit", *FIT, "--data.split", "list.csv", "--test_after_fit", "false").code == 0
     (RUN / "checkpoints/best.ckpt").rename("alone.ckpt")
+    monkeypatch.setenv("XDG_CONFIG_HOME", "another user")
     result = kindling("test", "--ckpt_path", "alone.ckpt")
     assert (result.code, result.err.count("\n")) == (1, 1)
-    assert "alone.ckpt names a split file outside of its run folder: --data.split list.csv to use it" in result.err
-    result = kindling("test", "--ckpt_path", "alone.ckpt", "--data.split", "list.csv")
+    assert "alone.ckpt was not written here, so no file that it names is read; add --data.data_dir" in result.err
+    result = kindling("test", "--ckpt_path", "alone.ckpt", "--data.split", "list.csv", "--data.data_dir", "photos")
     assert result.code == 0, result.err
 
 

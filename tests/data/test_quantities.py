@@ -29,7 +29,7 @@ from kindling.data.quantities import as_number, decimal_evidence, read_quantitie
         ("USD 5", 5, "$"),
         ("5,00 EUR", 5, "€"),
         ("R$ 5", 5, "r$"),
-        ("Rs. 500", 500, "rs"),
+        ("Rs. 500", 500, "₹"),
         ("12 kg", 12, "kg"),
         ("3.5cm", 3.5, "cm"),
         ("98°F", 98, "°f"),

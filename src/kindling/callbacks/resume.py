@@ -26,7 +26,7 @@ from kindling.models.metrics import metric_states, restore_metrics
 from kindling.models.task import BaseTask
 from kindling.plugins import sources
 from kindling.runs import whole_file
-from kindling.trust import class_paths
+from kindling.trust import class_paths, sign_checkpoint
 
 AT_THE_END = TrainingHistory, CollectTest  # what draws plots when training ends
 
@@ -84,8 +84,9 @@ class ExactResume(Callback):
             "callback_metrics": {name: value.cpu() for name, value in trainer.callback_metrics.items()},
         }
         callbacks = map(type, trainer.callbacks)  # type: ignore[attr-defined]
-        named = class_paths([checkpoint["hyper_parameters"], checkpoint.get("datamodule_hyper_parameters")])
+        named = class_paths([checkpoint.get("hyper_parameters"), checkpoint.get("datamodule_hyper_parameters")])
         checkpoint["plugins"] = sources([*named, *(f"{kind.__module__}.{kind.__name__}" for kind in callbacks)])
+        checkpoint.update(sign_checkpoint(checkpoint))
         if within:
             mark_within_epoch(checkpoint["loops"]["fit_loop"], batch_is_over=self._saving)
 

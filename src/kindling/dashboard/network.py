@@ -17,6 +17,7 @@ from torch.utils.tensorboard import SummaryWriter
 from kindling.console import as_typed, say
 from kindling.dashboard.pictures import add_picture, first_filters, sheet
 from kindling.models.task import BaseTask
+from kindling.runs import read_text
 
 METERS = re.compile(r"\| (train|val|test)_(loss|metrics)")  # rows of a summary that are no part of the network
 BINS = 64
@@ -37,7 +38,7 @@ def write_texts(writer: SummaryWriter, model: LightningModule, step: int) -> Non
     about = [code(summary), *(f"{what}:\n{code(how)}" for what, how in commands.items())]
     texts = {"model and commands": "\n".join(about)}
     if (config := run / "config.yaml").exists():
-        texts["settings"] = code(config.read_text(encoding="utf-8"))
+        texts["settings"] = code(read_text(config))
     for tag, text in texts.items():
         writer.add_text(tag, text, step)
 

@@ -22,7 +22,7 @@ WEEKDAY = r"(?:(?:mon|tues?|wed(?:nes)?|thu(?:rs)?|fri|sat(?:ur)?|sun)(?:day)?\.
 ORDINAL = "(?:st|nd|rd|th)?"
 YEAR = r"(\d{4}|'?\d\d)"
 
-CLOCK = r"(\d{1,3}):([0-5]\d)(?::([0-5]\d|60)(?:[.,](\d+))?)? ?([ap]\.?m\.?)?|(\d\d?) ?([ap]\.?m\.?)"
+CLOCK = r"(\d{1,3})[:h]([0-5]\d)(?::([0-5]\d|60)(?:[.,](\d+))?)? ?([ap]\.?m\.?)?|(\d\d?) ?([ap]\.?m\.?)"
 ZONE = r"(?: ?(?:z|utc|gmt|[a-z]{2,4}t|[+-]\d\d:?\d\d|[+-]\d\d))?"
 TIME = re.compile(rf"(?:{CLOCK}){ZONE}", re.ASCII)
 # What separates a date from the time after it, and the other way round.
@@ -30,7 +30,8 @@ DATE_TIME = re.compile(rf"(.*?[^\s,-])(?:t(?=\d)|(?<=\d{{4}}):|[\s,]+(?:-\s+|at\
 TIME_DATE = re.compile(rf"((?:{CLOCK}))[\s,]+(.*)", re.ASCII)
 COMPACT_TIME = re.compile(r"(\d{8})t?(\d\d)(\d\d)(\d\d)?(?:\.\d+)?z?", re.ASCII)
 
-# Each with the meaning of its groups: d and m as day_first says, or D and M whatever it says; Q is a quarter.
+# Each with the meaning of its groups: d and m as day_first says, or D and M whatever it says; Q is a quarter, W an ISO
+# week and N its weekday.
 PATTERNS = [
     (order, re.compile(pattern, re.ASCII))
     for order, pattern in [
@@ -48,6 +49,8 @@ PATTERNS = [
         ("YM", rf"(\d{{4}})[-/ ]?{MONTH}"),
         ("YQ", r"(\d{4})[-/ ]?q([1-4])"),
         ("QY", r"q([1-4])[-/ ]?(\d{4})"),
+        ("YW", r"(\d{4})-?w(\d\d)"),
+        ("YWN", r"(\d{4})-?w(\d\d)-?([1-7])"),
     ]
 ]
 FIELDS = next(pattern for order, pattern in PATTERNS if order == "d_mY")
@@ -58,8 +61,8 @@ UNIX = re.compile(rf"{WEEKDAY}{MONTH} +(\d\d?) +((?:{CLOCK}))(?: [a-z]{{2,4}}t?)
 def as_days(text: str, day_first: bool | None) -> float:
     """Return the days from the year 1 to a date, or from midnight to a time; NaN if it is neither.
 
-    The time zone, hours at most, is ignored. A month or quarter alone is its first day; of two digits, 69 to 99 are
-    the years from 1969.
+    The time zone, hours at most, is ignored. A month, quarter or week alone is its first day; of two digits, 69 to 99
+    are the years from 1969.
 
     Args:
         text: Such as 2024-03-01, 1.3.2024, 3/1/2024 2:15 PM, 14-Mar-24, March 14, 2024, 2024-03 or 14:15.
@@ -143,6 +146,8 @@ def _days(known: dict[str, str]) -> float:
     if "Q" in known:
         number = 3 * int(known["Q"]) - 2
     try:
+        if "W" in known:
+            return date.fromisocalendar(year, int(known["W"]), int(known.get("N", 1))).toordinal() - 1
         return date(year, number, int(known.get("D", 1))).toordinal() - 1
     except ValueError:
         return math.nan

@@ -22,7 +22,7 @@ from kindling.data.folder import Sample, check_folder, find_samples, find_split,
 from kindling.data.listing import list_images, say_unused
 from kindling.runs import whole_file
 
-LARGEST = 224  # the size most published networks were trained at
+LARGEST_SIZE = 224  # pixels; what most published networks were trained with
 
 
 class ImageFolderDataModule(ClassificationDataModule):
@@ -221,7 +221,7 @@ class ImageFolderDataModule(ClassificationDataModule):
         if not self.fitted:
             pairs = zip(facts, samples, strict=True)
             sides = [fact.side for fact, sample in pairs if fact.side and sample.split == "train"]
-            size = self.image_size or min(LARGEST, int(median(sides or [LARGEST])))
+            size = self.image_size or min(LARGEST_SIZE, int(median(sides or [LARGEST_SIZE])))
             self.fitted = {
                 "classes": classes,
                 "image_size": size,

@@ -46,7 +46,11 @@ NUMBER = {
 }
 # A whole column of numbers without any decoration, one a line: most are, and one match is much faster than many.
 PLAIN = {decimal: re.compile(rf"(?:-?[0-9]++(?:[{decimal}][0-9]++)?\n)*+") for decimal in DECIMALS}
-CURRENCIES = {"usd": "$", "us$": "$", "eur": "€", "gbp": "£", "jpy": "¥", "inr": "₹"}
+CURRENCIES = {"usd": "$", "us$": "$", "eur": "€", "gbp": "£", "jpy": "¥", "inr": "₹"} | {
+    "dollar": "$",
+    "euro": "€",
+    "rs": "₹",
+}
 ALIASES = CURRENCIES | {"percent": "%", "pct": "%"} | dict.fromkeys(["st", "nd", "rd", "th"], "")
 IS_CURRENCY = re.compile(CURRENCY)
 

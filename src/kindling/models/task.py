@@ -17,6 +17,7 @@ from typing_extensions import override
 from kindling.hyperparameters import keep_plain
 from kindling.models.batches import check_batches
 from kindling.models.metrics import MeanLoss
+from kindling.trust import sign_checkpoint
 
 Stage = Literal["train", "val", "test"]
 
@@ -255,6 +256,7 @@ class BaseTask(LightningModule):
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["schedule_start"] = self.schedule_start
+        checkpoint.update(sign_checkpoint(checkpoint))
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

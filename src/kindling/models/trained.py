@@ -7,10 +7,11 @@ from typing import Any
 
 from torch import Tensor
 
+from kindling.foreign import check_functions
 from kindling.models.classification import ClassificationTask
 from kindling.models.task import BaseTask
 from kindling.runs import RUNS, read_checkpoint, run_of
-from kindling.trust import check_classes, check_parts
+from kindling.trust import check_classes, check_parts, is_own_checkpoint
 
 
 def read_model(path: Path, stored: dict[str, Any] | None = None) -> tuple[str, dict[str, Tensor]]:
@@ -31,6 +32,8 @@ def read_model(path: Path, stored: dict[str, Any] | None = None) -> tuple[str, d
     hyper_parameters = stored["hyper_parameters"]
     check_classes(hyper_parameters, run_of(path), plugins=stored.get("plugins"))
     check_parts(hyper_parameters, path)
+    if not is_own_checkpoint(stored, path):
+        check_functions(hyper_parameters, (), path)
     unused = ("optimizer", "lr_scheduler", "_class_path", "_instantiator")
     arguments = {name: value for name, value in hyper_parameters.items() if name not in unused}
     return json.dumps({"model": hyper_parameters["_class_path"], "arguments": arguments}), stored["state_dict"]

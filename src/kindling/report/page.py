@@ -16,7 +16,7 @@ from kindling.report.classes import class_table, confusions
 from kindling.report.figures import BINS, DRAWS, calibration, intervals
 from kindling.report.html import Html, element, join
 from kindling.report.samples import most_wrong
-from kindling.runs import run_of, whole_file
+from kindling.runs import read_text, run_of, whole_file
 
 TITLES = {"f1": "macro F1"}
 
@@ -68,7 +68,7 @@ def write_report(
     config = run / "config.yaml"
     asked = [element("p", "Tested with:"), element("pre", command, tabindex=0)]
     if config.exists():  # a checkpoint may lie outside of a run
-        text = element("pre", config.read_text(encoding="utf-8"), tabindex=0)
+        text = element("pre", read_text(config), tabindex=0)
         asked.append(element("details", element("summary", "config.yaml, of the training"), text))
     parts.append(section("Configuration", *asked))
     with whole_file(run / "report.html") as path:
