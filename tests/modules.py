@@ -50,9 +50,10 @@ class Segmentation(LightningModule):
 
 
 class Shapes(Dataset[Any]):
-    """Squares on noise, as dictionaries."""
+    """Noise and where it is bright, as dictionaries; training samples are flipped at random."""
 
-    def __init__(self, seed: int, size: int = 24) -> None:
+    def __init__(self, seed: int, augment: bool = False, size: int = 24) -> None:
+        self.augment = augment
         noise = torch.Generator().manual_seed(seed)
         self.images = torch.rand(size, 1, 8, 8, generator=noise)
         self.masks = (self.images[:, 0] > 0.5).long()
@@ -61,7 +62,7 @@ class Shapes(Dataset[Any]):
         return len(self.images)
 
     def __getitem__(self, index: int) -> Any:
-        flip = random.random() < 0.5  # an augmentation with Python's random numbers
+        flip = self.augment and random.random() < 0.5  # an augmentation with Python's random numbers
         image, mask = self.images[index], self.masks[index]
         return {"image": image.flip(-1), "mask": mask.flip(-1)} if flip else {"image": image, "mask": mask}
 
@@ -76,7 +77,9 @@ class ShapesDataModule(LightningDataModule):
         self.batch_size, self.num_workers = batch_size, num_workers
 
     def train_dataloader(self) -> Any:
-        return DataLoader(Shapes(0), batch_size=self.batch_size, shuffle=True, num_workers=self.num_workers)
+        return DataLoader(
+            Shapes(0, augment=True), batch_size=self.batch_size, shuffle=True, num_workers=self.num_workers
+        )
 
     def val_dataloader(self) -> Any:
         return DataLoader(Shapes(1), batch_size=self.batch_size)

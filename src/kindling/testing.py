@@ -18,12 +18,12 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
 from lightning.pytorch.utilities.model_helpers import is_overridden
-from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 from typing_extensions import override
 
 from kindling.callbacks import ExactResume
+from kindling.callbacks.states import random_state, restore_random_state
 from kindling.cli import main
 from kindling.console import quiet
 from kindling.data import BaseDataModule, ClassificationDataModule
@@ -105,8 +105,8 @@ def check_data(data: LightningDataModule, *, shared: float = 0.01) -> None:
     """
     with _quietly():
         name = type(data).__name__
-        splits = _read_splits(data)
-        again = _read_splits(_copy_of(data))
+        splits = _read_splits(data, seed=0)
+        again = _read_splits(_copy_of(data), seed=1)
         for split, samples in splits.items():
             assert samples, f"{name}: the {split} split is empty"
             assert samples == again.get(split), f"{name}: the {split} split differs when it is read again"
@@ -133,7 +133,7 @@ def check_recipe(path: str | Path, *options: str) -> None:
     """
     name = f"check-{Path(path).stem}-{os.getpid()}"
     few = ["--trainer.max_epochs=1", *(f"--trainer.limit_{stage}_batches=2" for stage in ("train", "val", "test"))]
-    with isolate_rng():
+    with _quietly():
         try:
             _run(path, "fit", "--config", str(path), *few, *options, "--run_name", name)
             run = Path("runs", name, "version_0")
@@ -153,12 +153,12 @@ def _run(recipe: str | Path, *command: str) -> None:
 @contextmanager
 def _quietly() -> Iterator[None]:
     """Leave random numbers, and the seed in the environment, as they were."""
-    seed = os.environ.get("PL_GLOBAL_SEED")
+    seed, numbers = os.environ.get("PL_GLOBAL_SEED"), random_state()
     quiet()
     try:
-        with isolate_rng():
-            yield
+        yield
     finally:
+        restore_random_state(numbers)
         os.environ.pop("PL_GLOBAL_SEED", None)
         if seed is not None:
             os.environ["PL_GLOBAL_SEED"] = seed
@@ -317,16 +317,22 @@ def _copy_of(data: LightningDataModule) -> LightningDataModule:
     return type(data)(**arguments)
 
 
-def _read_splits(data: LightningDataModule) -> dict[str, list[bytes]]:
-    """Return the samples of each split as bytes: training samples in any order, others in theirs."""
+def _read_splits(data: LightningDataModule, seed: int) -> dict[str, list[bytes]]:
+    """Return the samples of each split as bytes: training samples in any order, others in theirs.
+
+    Only the augmentation of training samples may depend on the random numbers of the training, which are the same in
+    each call; all others depend on `seed`.
+    """
+    seed_everything(seed, verbose=False)
     data.prepare_data()
     data.setup("fit")
     if is_overridden("test_dataloader", data):
         data.setup("test")
-    seed_everything(0, verbose=False)
     splits = {}
-    for split in ("train", "val", "test"):
+    for split in ("val", "test", "train"):
         if is_overridden(f"{split}_dataloader", data):
+            if split == "train":
+                seed_everything(0, verbose=False)
             loaders = getattr(data, f"{split}_dataloader")()
             splits[split] = [sample for batch in _batches(loaders) for sample in _samples(batch)]
     splits.get("train", []).sort()
