@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from kindling import __version__
-from kindling.data.decode import read_image
+from kindling.data.decode import read_image, tell_small_range
 from kindling.data.listing import list_images, say_unused
 from kindling.data.rows import encode_rows
 from kindling.inputs import as_float, fit_image, from_numbers
@@ -149,6 +149,7 @@ class Predictor:
             files = [path / name for name in names]
         if not files:
             raise ValueError(f"{path} has no images")
+        tell_small_range(files, levels)
         return torch.stack([as_float(read_image(file, shape, levels)) for file in files])
 
 

@@ -3,6 +3,7 @@
 import math
 from datetime import datetime, timedelta
 
+import numpy as np
 import pytest
 
 from kindling.data.dates import as_days, field_order, read_days
@@ -73,6 +74,20 @@ def test_whether_day_or_month_comes_first_shows() -> None:
     assert as_days("03/04/2024", day_first=True) - as_days("03/04/2024", day_first=False) == 30
     texts = ["14/03/2024 9:00", "03/14/24", "03-04-2024", "03/03/2024", "2024-03-14", "14.03.2024", "40/50/2024", "x"]
     assert [*map(field_order, texts)] == ["day", "month", "?", "=", None, None, None, None]
+
+
+@pytest.mark.parametrize("day_first", [True, False])
+@pytest.mark.parametrize("separator", "/-")
+def test_many_dates_with_a_clock_are_read_as_one_by_one(separator: str, day_first: bool) -> None:
+    random = np.random.default_rng(0)
+    texts = []
+    for _ in range(500):
+        first, second, hour, minute = (int(random.integers(0, most)) for most in (33, 14, 26, 60))
+        clock = random.choice(["", " {}:{:02}", " {}:{:02}:59", " {}:{:02} PM", " {}:{:02}:00am"]).format(hour, minute)
+        texts.append(f"{first}{separator}{second:02}{separator}{random.choice(['2024', '2023', '0000'])}{clock}")
+    expected = [as_days(text, day_first) for text in texts]
+    assert 0.05 < np.mean(np.isnan(expected)) < 0.95
+    np.testing.assert_array_equal(read_days(texts, day_first), expected)
 
 
 def test_many_dates_are_read_as_one_by_one() -> None:

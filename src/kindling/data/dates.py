@@ -15,6 +15,15 @@ DAY = 24 * 60 * 60 * 10**6  # microseconds
 # A whole column of dates as most programs write them, one a line: NumPy reads these, much faster.
 ISO = re.compile(r"(?:\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:\.\d{1,6})?)?)?\n)*+", re.ASCII)
 
+# The same of dates such as 14/3/2024 or 03-14-2024 02:15 PM, and the fields of one.
+NUMERIC = re.compile(
+    r"(?:(?:\d\d?/\d\d?/|\d\d?-\d\d?-)\d{4}(?: \d\d?:[0-5]\d(?::[0-5]\d)?(?: ?[ap]m)?)?\n)*+",
+    re.ASCII | re.IGNORECASE,
+)
+NUMERIC_FIELDS = re.compile(
+    r"(\d+)[-/](\d+)[-/](\d+)(?: (\d+):(\d+)(?::(\d+))? ?([ap]m)?)?\n", re.ASCII | re.IGNORECASE
+)
+
 MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 LONG = ("uary", "ruary", "ch", "il", "", "e", "y", "ust", "t(?:ember)?", "ober", "ember", "ember")
 MONTH = "(" + "|".join(rf"{month}(?:{rest})?" for month, rest in zip(MONTHS, LONG, strict=True)) + r")\.?"
@@ -93,7 +102,26 @@ def read_days(values: Sequence[object], day_first: bool | None) -> NDArray[np.fl
                 return moments.astype(np.int64) / DAY
             except ValueError:  # there is no such day
                 pass
+        if day_first is not None and NUMERIC.fullmatch(joined):
+            return _read_numeric(joined, day_first)
     return np.array([as_days(as_name(value), day_first) for value in values], dtype=np.float64)
+
+
+def _read_numeric(joined: str, day_first: bool) -> NDArray[np.float64]:
+    """Read dates such as 3/14/2024 or 03/14/2024 02:15 PM, one a line, as days, NaN where there is none."""
+    *fields, halves = zip(*NUMERIC_FIELDS.findall(joined), strict=True)
+    first, second, year, hour, minute, seconds = (np.array([int(part or 0) for part in field]) for field in fields)
+    day, month = (first, second) if day_first else (second, first)
+    half = np.array([half[:1].lower() for half in halves])
+    months = (year - 1970) * 12 + np.clip(month, 1, 12) - 1
+    moments = months.astype("datetime64[M]").astype("datetime64[D]") + (day - 1)
+    is_date = (month >= 1) & (month <= 12) & (day >= 1) & (moments.astype("datetime64[M]").astype(int) == months)
+    is_hour = (half == "") | ((hour >= 1) & (hour <= 12))
+    hour = np.where(half == "", hour, hour % 12 + 12 * (half == "p"))
+    clock = 3600 * hour + 60 * minute + seconds
+    days = (moments - np.datetime64("0001-01-01")).astype(int)
+    is_moment = is_date & is_hour & (clock <= 24 * 3600) & (year > 0)
+    return np.where(is_moment, (days * DAY + clock * 10**6) / DAY, np.nan)
 
 
 def split_time(text: str) -> tuple[str, str]:
@@ -184,9 +212,11 @@ def short_years(texts: Sequence[str]) -> bool | None:
     """
     if not any(FIELDS.fullmatch(split_time(text[:LONGEST])[0]) for text in texts[:20]):
         return None  # as most columns
-    found = [FIELDS.fullmatch(split_time(text)[0]) for text in texts if len(text) <= LONGEST]
-    fields = [(int(match[1]), int(match[3]), match[4]) for match in found if match]
-    if not fields or any(len(last) != 2 or int(last) > 31 or middle > 12 for _, middle, last in fields):
-        return None
-    firsts, lasts = {first for first, _, _ in fields}, {last for _, _, last in fields}
+    firsts, lasts = set(), set()
+    for text in texts:
+        if len(text) <= LONGEST and (match := FIELDS.fullmatch(split_time(text)[0])):
+            if len(match[4]) != 2 or int(match[4]) > 31 or int(match[3]) > 12:
+                return None
+            firsts.add(int(match[1]))
+            lasts.add(match[4])
     return len(firsts) < len(lasts) and len(lasts) > 12 and not firsts <= {1, 28, 29, 30, 31}
