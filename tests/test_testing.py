@@ -150,7 +150,7 @@ class Unstratified(ClassificationDataModule):
     ("data", "message"),
     [
         (Leaky(**SMALL), "Leaky: 216 of 240 samples of test are in train, too"),
-        (Moody(**SMALL), "Moody: the train split differs when it is read again"),
+        (Moody(**SMALL), "Moody: the val split differs when it is read again"),
         (Misshapen(**SMALL), "Misshapen: inputs of train have shape (7,), input_shape is (20,)"),
         (Misnamed(**SMALL), "Misnamed: two classes have the same name"),
         (Unstratified(), "Unstratified: no validation sample of class b"),

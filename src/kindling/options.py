@@ -4,7 +4,7 @@ import sys
 from argparse import SUPPRESS
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from enum import Enum
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import yaml
 from jsonargparse import _typehints, set_dumper
@@ -14,6 +14,7 @@ from typing_extensions import override
 
 from kindling.callbacks import Averaging, BestCheckpoint, RunEarlyStopping
 from kindling.cli import COMMANDS
+from kindling.errors import UsageError
 from kindling.models.task import DATA_ARGUMENTS
 from kindling.plugins import add_option, preferred
 from kindling.recipes import recipe_table
@@ -193,6 +194,13 @@ _typehints.resolve_class_path_by_name = resolve_name  # type: ignore[assignment]
 
 class ReadableParser(LightningArgumentParser):
     """A parser whose help page has short texts, the flags that people use, and the Trainer's last."""
+
+    @override
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        if self.exit_on_error:  # the parser of one class's help page
+            option = str(self.description).removeprefix("Help for ")
+            raise UsageError(f"{option} shows a help page; leave out the other options ({message.split(': ')[-1]})")
+        super().error(message, ex)
 
     @override
     def format_help(self, *arguments: Any, **options: Any) -> str:
