@@ -1,6 +1,7 @@
 """`kindling new`: write a project of one's own with Copier, from the template that this version of Kindling carries."""
 
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -79,9 +80,10 @@ def _check_folder(folder: Path) -> None:
 
 def _engine(engine: str) -> str:
     """Return the answer for an engine that was typed, a path as an absolute one."""
-    if Path(engine).expanduser().exists():
-        return str(Path(engine).expanduser().resolve())
-    if "/" in engine and "://" not in engine and "@" not in engine:
+    path = Path(os.path.expanduser(engine))  # unlike pathlib's, it takes ~=0.2
+    if path.exists():
+        return str(path.resolve())
+    if "/" in engine and ":" not in engine:
         raise UsageError(f"--engine {engine}: there is no such file or folder")
     return engine
 
@@ -95,10 +97,12 @@ def _template_source() -> dict[str, str]:
     except PackageNotFoundError:
         direct = {}
     if "vcs_info" in direct:
-        return {"template_url": direct["url"], "template_version": direct["vcs_info"]["commit_id"]}
-    if direct.get("url", "").startswith("file:"):
-        return {"engine": unquote(urlsplit(direct["url"]).path)}
-    return {"engine": direct.get("url", f">={__version__}")}
+        return {"template_url": _git_url(direct["url"]), "template_version": direct["vcs_info"]["commit_id"]}
+    url = direct.get("url", "")
+    path = unquote(urlsplit(url).path) if url.startswith("file:") else ""
+    if path and not Path(path).exists():  # a wheel that was deleted after it was installed
+        return {"engine": f">={__version__}"}
+    return {"engine": path or url or f">={__version__}"}
 
 
 def _checkout_source(checkout: Path) -> dict[str, str]:
@@ -108,11 +112,14 @@ def _checkout_source(checkout: Path) -> dict[str, str]:
     is_pushed = _git(checkout, "branch", "--remotes", "--contains", "HEAD")
     if not (remote and commit and is_pushed) or _git(checkout, "status", "--porcelain"):
         return {}
+    version = _git(checkout, "describe", "--tags", "--exact-match") or commit
+    return {"template_url": _git_url(remote), "template_version": version}
+
+
+def _git_url(remote: str) -> str:
+    """Return a remote so that Copier takes it for a git repository, whatever it is called."""
     url = Path(remote).resolve().as_uri() if Path(remote).exists() else remote
-    return {
-        "template_url": url,
-        "template_version": _git(checkout, "describe", "--tags", "--exact-match") or commit,
-    }
+    return f"git+{url}" if "://" in url and not url.startswith(("git+", "git://")) else url
 
 
 def _copy(folder: Path, answers: dict[str, str]) -> None:
