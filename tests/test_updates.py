@@ -64,7 +64,7 @@ def test_a_changed_template_is_merged_beside_what_its_owner_changed(template: Pa
     assert (project / "NEWS.md").exists()
     assert "PYTHON ?= python3.13\n" in (project / "Makefile").read_text()
     assert "<<<<<<<" not in "".join(files(project).values())
-    changed = {line[3:] for line in git(project, "status", "--porcelain").splitlines()}
+    changed = {line.split()[-1] for line in git(project, "status", "--porcelain").splitlines()}
     assert changed == {".copier-answers.yml", "Makefile", "NEWS.md", "configs/baseline.yaml", "pyproject.toml"}
 
 
