@@ -19,6 +19,7 @@ import torch
 
 from kindling.cli import main
 from kindling.data.mnist import read_sample
+from template import make_repository
 
 pytest_plugins = ["rows"] if find_spec("rows") else []  # the table that others read too
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -245,3 +246,19 @@ def cached(no_network: None, tmp_path: Path) -> Path:
     torch.manual_seed(1)
     torch.save(models.shufflenet_v2_x0_5().state_dict(), file)
     return file
+
+
+@pytest.fixture(scope="session")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A git repository with the template of projects, not to be changed."""
+    return make_repository(tmp_path_factory.mktemp("repository") / "kindling")
+
+
+@pytest.fixture
+def plain_template(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """`kindling new` writes from a folder without git, as a wheel has it: ten times as fast."""
+    folder = tmp_path / "share"
+    shutil.copytree(repository, folder, ignore=shutil.ignore_patterns(".git", "pyproject.toml"))
+    monkeypatch.setattr("kindling.new.SHARE", folder)
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+    return folder

@@ -24,8 +24,14 @@ COMMANDS = {
     "runs": "list what was trained; show one run, or compare several",
     "export": "write a checkpoint as a file that other programs run, proven to be equal",
     "serve": "answer over HTTP, with a page to try the model on",
+    "new": "write a project of your own that imports this package",
 }
-MODULES = {"runs": "kindling.runlist.command", "export": "kindling.deploy.export", "serve": "kindling.deploy.serve"}
+MODULES = {
+    "runs": "kindling.runlist.command",
+    "export": "kindling.deploy.export",
+    "serve": "kindling.deploy.serve",
+    "new": "kindling.new",
+}
 
 HELP = f"""usage: {{program}} COMMAND [OPTIONS]
 
@@ -81,7 +87,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it warns of a home folder that can't be written
     try:
-        with _loading(), quick_imports():
+        with _loading(command), quick_imports():
             from kindling.errors import UsageError
 
             run = import_module(MODULES.get(command, "kindling.training")).run
@@ -109,9 +115,9 @@ def main(args: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _loading() -> AbstractContextManager[object]:
-    """Show on a terminal that the libraries are loaded."""
-    if not sys.stdout.isatty():
+def _loading(command: str) -> AbstractContextManager[object]:
+    """Show on a terminal that the libraries are loaded; `new` needs none of them."""
+    if command == "new" or not sys.stdout.isatty():
         return nullcontext()
     from kindling.console import progress
 

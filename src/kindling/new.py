@@ -1,0 +1,162 @@
+"""`kindling new`: write a project of one's own with Copier, from the template that this version of Kindling carries."""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+import warnings
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from kindling import __version__
+from kindling.console import say
+from kindling.deploy.extras import require
+from kindling.errors import OneLineParser, UsageError
+from kindling.recipes import SHARE
+
+LICENSES = ("MIT", "BSD-3-Clause", "Apache-2.0", "none")
+TASKS = ("images", "table", "own")
+
+
+def run(command: str, options: Sequence[str]) -> None:
+    """Write the project that the options ask for, and commit it to a new git repository.
+
+    Raises:
+        UsageError: If it cannot be written; nothing has been written then.
+    """
+    typed = _parser().parse_args(options)
+    require("new", "copier")
+    folder = Path(typed.folder).absolute().resolve()
+    _check_folder(folder)
+    answers = {"name": typed.name or folder.name, **_template_source()}
+    given = {name: getattr(typed, name) for name in ("description", "author", "license", "task", "engine")}
+    answers |= {name: value for name, value in given.items() if value is not None}
+    if "author" not in answers and (author := _git(Path.cwd(), "config", "user.name")):
+        answers["author"] = author
+    if typed.engine is not None:
+        answers["engine"] = _engine(typed.engine)
+    _copy(folder, answers)
+    _begin_history(folder)
+    written = sum(path.is_file() for path in folder.rglob("*") if ".git" not in path.relative_to(folder).parts)
+    say(f"{written} files written to {typed.folder}; next:")
+    if _git(SHARE, "status", "--porcelain") and (SHARE / ".git").exists():
+        say(f"note: {SHARE} has uncommitted changes; `copier update` needs a commit to compare with")
+    print(f"  cd {shlex.quote(typed.folder)}\n  make train\n  make test")
+
+
+def _parser() -> OneLineParser:
+    parser = OneLineParser(
+        "kindling new",
+        description="Write a project of your own: a model, a data source, a recipe, tests and a notebook, to edit. It "
+        "imports Kindling, and receives improvements by `pip install --upgrade` and `copier update`.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("folder", metavar="FOLDER", help="A new folder to write it to.")
+    parser.add_argument("--name", help="Name of the project, package and command; default: the name of the folder.")
+    parser.add_argument("--description", help="What it is, in one line.")
+    parser.add_argument("--author", help="Your name; default: user.name of git.")
+    parser.add_argument("--license", choices=LICENSES, help="Default: MIT.")
+    parser.add_argument("--task", choices=TASKS, help="Folders of images (default), a table, or code of your own.")
+    parser.add_argument(
+        "--engine",
+        help="Where the project gets Kindling from: a git URL, the path of a checkout or wheel, or a version such as "
+        "0.2.0 or '>=0.2'; default: where this Kindling comes from.",
+    )
+    return parser
+
+
+def _check_folder(folder: Path) -> None:
+    if not folder.parent.is_dir():
+        raise UsageError(f"there is no folder {folder.parent} to create {folder.name} in")
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise UsageError(f"{folder} already exists and is not an empty folder: name another")
+    if SHARE in folder.parents:
+        raise UsageError(f"{folder} is inside {SHARE}, Kindling's own folder: name one elsewhere")
+
+
+def _engine(engine: str) -> str:
+    """Return the answer for an engine that was typed, a path as an absolute one."""
+    path = Path(os.path.expanduser(engine))  # unlike pathlib's, it takes ~=0.2
+    if path.exists():
+        return str(path.resolve())
+    if "/" in engine and ":" not in engine:
+        raise UsageError(f"--engine {engine}: there is no such file or folder")
+    return engine
+
+
+def _template_source() -> dict[str, str]:
+    """Return the answers that say where the template, and so the engine, come from."""
+    if (SHARE / "pyproject.toml").exists():
+        return _checkout_source(SHARE)
+    try:
+        direct = json.loads(distribution("kindling-ml").read_text("direct_url.json") or "{}")
+    except PackageNotFoundError:
+        direct = {}
+    if "vcs_info" in direct:
+        return {"template_url": _git_url(direct["url"]), "template_version": direct["vcs_info"]["commit_id"]}
+    url = direct.get("url", "")
+    path = unquote(urlsplit(url).path) if url.startswith("file:") else ""
+    if path and not Path(path).exists():  # a wheel that was deleted after it was installed
+        return {"engine": f">={__version__}"}
+    return {"engine": path or url or f">={__version__}"}
+
+
+def _checkout_source(checkout: Path) -> dict[str, str]:
+    """Return the remote and commit of a checkout, where both are all that it takes to get the same again."""
+    remote = _git(checkout, "remote", "get-url", "origin")
+    commit = _git(checkout, "rev-parse", "HEAD")
+    is_pushed = _git(checkout, "branch", "--remotes", "--contains", "HEAD")
+    if not (remote and commit and is_pushed) or _git(checkout, "status", "--porcelain"):
+        return {}
+    version = _git(checkout, "describe", "--tags", "--exact-match") or commit
+    return {"template_url": _git_url(remote), "template_version": version}
+
+
+def _git_url(remote: str) -> str:
+    """Return a remote so that Copier takes it for a git repository, whatever it is called."""
+    url = Path(remote).resolve().as_uri() if Path(remote).exists() else remote
+    return f"git+{url}" if "://" in url and not url.startswith(("git+", "git://")) else url
+
+
+def _copy(folder: Path, answers: dict[str, str]) -> None:
+    from copier import run_copy  # half a second
+
+    from_git = "HEAD" if (SHARE / ".git").exists() else None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # uncommitted changes have been reported
+            run_copy(str(SHARE), folder, answers, vcs_ref=from_git, defaults=True, overwrite=True, quiet=True)
+    except ValueError as error:
+        raise UsageError(re.sub(r"^Validation error for question '\w+': ", "", str(error))) from error
+
+
+def _begin_history(folder: Path) -> None:
+    """Commit the project to a repository of its own, which `copier update` needs, unless it is inside another."""
+    if _git(folder, "rev-parse", "--show-toplevel"):
+        return
+    person = (
+        []
+        if _git(folder, "config", "user.email")
+        else ["-c", "user.name=kindling", "-c", "user.email=kindling@localhost"]
+    )
+    steps = [["init", "--quiet", "--initial-branch", "main"], ["add", "--all"]]
+    for step in [
+        *steps,
+        [*person, "commit", "--quiet", "--message", f"Begin with the template of Kindling {__version__}"],
+    ]:
+        if _git(folder, *step) is None:
+            print(f"kindling: git {step[0]} failed, and the project is not committed", file=sys.stderr)
+            return
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    """Return what git prints; None where it fails or is not installed."""
+    try:
+        done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()

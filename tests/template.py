@@ -1,0 +1,43 @@
+"""A repository with the template, and what the tests ask of the projects that come out of it."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+TASKS = ("images", "table", "own")
+
+
+def git(folder: Path, *arguments: str) -> str:
+    """What git prints; commits are those of a person of the tests."""
+    person = ["-c", "user.name=Ada", "-c", "user.email=ada@example.org"]
+    command = ["git", "-C", str(folder), *person, *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def commit(folder: Path, message: str, tag: str = "") -> None:
+    git(folder, "add", "--all")
+    git(folder, "commit", "--quiet", "--message", message)
+    if tag:
+        git(folder, "tag", tag)
+
+
+def make_repository(folder: Path) -> Path:
+    """A repository as this one, of the template alone, with the tag v0.1.0."""
+    shutil.copytree(ROOT / "template", folder / "template")
+    for name in ("copier.yml", "pyproject.toml"):
+        shutil.copy(ROOT / name, folder / name)
+    git(folder, "init", "--quiet", "--initial-branch", "main")
+    commit(folder, "Begin", "v0.1.0")
+    return folder
+
+
+def files(project: Path) -> dict[str, str]:
+    """The text of each file of a project by its path; git's own and what training wrote are left out."""
+    paths = (path for path in project.rglob("*") if path.is_file())
+    names = {path.relative_to(project).as_posix(): path for path in paths}
+    return {
+        name: path.read_text(encoding="utf-8")
+        for name, path in names.items()
+        if name.split("/")[0] not in (".git", "runs", "data") and "__pycache__" not in name
+    }

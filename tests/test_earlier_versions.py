@@ -1,0 +1,69 @@
+"""Runs of version 0.1.0, kept in tests/files/v0.1: they are evaluated, resumed and repeated as by that version."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from conftest import Command
+from kindling import load
+
+FILES = Path(__file__).parent / "files" / "v0.1"
+RUNS = [path.name for path in FILES.iterdir() if path.is_dir()]
+# What version 0.1.0 itself came to when it trained on to the same step without a stop: the step, the test loss, and the
+# sum of the absolute weights of the last layer.
+CONTINUED = {
+    "synthetic": ("--trainer.max_steps", 25, 1.080738, 3.333995),
+    "table": ("--trainer.max_epochs", 3, 0.734697, 2.686989),
+}
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
+
+@pytest.fixture
+def run(request: pytest.FixtureRequest, folder: Path) -> Path:
+    """A run of version 0.1.0 in the current folder, with the table that it was trained on."""
+    shutil.copytree(FILES, folder, ignore=lambda *_: RUNS, dirs_exist_ok=True)
+    return Path(shutil.copytree(FILES / request.param, f"runs/{request.param}")) / "version_0"
+
+
+def test_there_are_runs_of_an_earlier_version() -> None:
+    assert set(RUNS) == CONTINUED.keys()
+
+
+@pytest.mark.parametrize("run", RUNS, indirect=True)
+def test_it_is_evaluated_as_before(kindling: Command, run: Path) -> None:
+    before = json.loads((run / "test_metrics.json").read_text())
+    predictions = pd.read_csv(run / "predictions.csv")
+    for command in ("test", "validate", "predict"):
+        result = kindling(command, "--ckpt_path", run)
+        assert (result.code, result.err) == (0, "")
+    assert json.loads((run / "test_metrics.json").read_text()) == pytest.approx(before, abs=1e-4)
+    now = pd.read_csv(run / "predictions.csv")
+    assert list(now["prediction"]) == list(predictions["prediction"])
+    assert np.allclose(now["probability"], predictions["probability"], atol=1e-4)
+    assert run.parent.name in kindling("runs").out
+    assert load(run).card.classes
+
+
+@pytest.mark.parametrize("run", RUNS, indirect=True)
+def test_it_resumes_where_it_stopped(kindling: Command, run: Path) -> None:
+    option, target, loss, weights = CONTINUED[run.parent.name]
+    result = kindling("fit", "--ckpt_path", run, option, target)
+    assert (result.code, result.err) == (0, "")
+    last = torch.load(run / "checkpoints/last.ckpt", weights_only=True)
+    assert last["global_step"] == target  # a batch is an epoch of the table
+    assert float(last["state_dict"]["network.3.weight"].abs().sum()) == pytest.approx(weights, rel=1e-4)
+    assert json.loads((run / "test_metrics.json").read_text())["test/loss"] == pytest.approx(loss, abs=1e-4)
+    assert not list(run.parent.glob("version_1"))
+
+
+@pytest.mark.parametrize("run", RUNS, indirect=True)
+def test_its_configuration_repeats_it(kindling: Command, run: Path) -> None:
+    before = json.loads((run / "test_metrics.json").read_text())
+    assert kindling("fit", "--config", run / "config.yaml").code == 0
+    repeated = json.loads((run.parent / "version_1" / "test_metrics.json").read_text())
+    assert repeated == pytest.approx(before, abs=1e-4)

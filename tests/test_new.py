@@ -1,0 +1,195 @@
+"""`kindling new`: what is asked and guessed, and mistakes."""
+
+import json
+import keyword
+import sys
+from importlib.metadata import Distribution
+from pathlib import Path
+
+import pytest
+import yaml
+from copier import run_copy
+
+from conftest import Command
+from template import ROOT, files, git
+
+NAMES = {
+    "class": "the name class is a keyword of Python",
+    "Import": "the name Import is a keyword of Python",
+    "json": "the name json is a module of Python",
+    "concurrent": "the name concurrent is a module of Python",
+    "torch": "the name torch belongs to another package or command",
+    "kindling": "the name kindling belongs to another package or command",
+    "3d-shapes": "the name 3d-shapes must begin with a letter",
+    "Blätter": "must begin with a letter",
+    "leaf.net": "must begin with a letter",
+    "-leaf": "",
+    "leaf-": "must begin with a letter",
+    "x": "must begin with a letter and have 2 to 30",
+    "l" * 31: "must begin with a letter and have 2 to 30",
+}
+
+
+def requirement(project: str | Path) -> str:
+    lines = Path(project, "pyproject.toml").read_text().splitlines()
+    (line,) = (line for line in lines if "kindling-ml" in line)
+    return line.strip(' ",')
+
+
+@pytest.mark.usefixtures("plain_template")
+def test_a_project_is_written_and_committed(kindling: Command) -> None:
+    result = kindling("new", "leafnet")
+    assert (result.code, result.err) == (0, "")
+    assert f"{len(files(Path('leafnet')))} files written to leafnet" in result.out
+    assert "  cd leafnet\n  make train\n  make test\n" in result.out
+    assert git(Path("leafnet"), "status", "--porcelain") == ""
+    assert git(Path("leafnet"), "log", "--format=%s").startswith("Begin with the template of Kindling ")
+
+
+@pytest.mark.usefixtures("plain_template")
+def test_each_answer_has_a_flag(kindling: Command) -> None:
+    options = {
+        "--name": "Leaf Net",
+        "--description": 'Leaves, "told apart" \\ ☘',
+        "--author": "Ada O'Hara",
+        "--license": "BSD-3-Clause",
+        "--task": "table",
+        "--engine": ">=0.1,<2",
+    }
+    assert kindling("new", "somewhere", *(word for option in options.items() for word in option)).code == 0
+    answers = yaml.safe_load(Path("somewhere/.copier-answers.yml").read_text())
+    assert {f"--{name}": value for name, value in answers.items() if not name.startswith("_")} == options
+    assert requirement("somewhere") == "kindling-ml>=0.1,<2"
+    assert "LeafDataModule(TableDataModule)" in Path("somewhere/src/leaf_net/data.py").read_text()
+    assert "Ada O'Hara" in Path("somewhere/LICENSE").read_text()
+    asked = {name for name, about in yaml.safe_load((ROOT / "copier.yml").read_text()).items() if name[0] != "_"
+             and about.get("when", True)}  # fmt: skip
+    assert {f"--{name}" for name in asked} == options.keys()
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.usefixtures("plain_template")
+def test_odd_names_end_in_one_line(kindling: Command, folder: Path, name: str) -> None:
+    before = set(folder.rglob("*"))
+    result = kindling("new", name)
+    assert (result.code, result.err.count("\n")) == (2, 1)
+    assert NAMES[name] in result.err
+    assert len(result.err) < 300
+    assert set(folder.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["full"], "full already exists and is not an empty folder"),
+        (["full/file"], "full/file already exists and is not an empty folder"),
+        (["gone/leafnet"], "gone to create leafnet in"),
+        (["share/leafnet"], "is inside"),
+        (["leafnet", "--engine", "../nowhere"], "--engine ../nowhere: there is no such file or folder"),
+        (["leafnet", "--task", "text"], "invalid choice: 'text'"),
+        (["leafnet", "--author", "two\nlines"], "the author must be one line"),
+        (["leafnet", "--description", " "], "the description must be one line"),
+        ([], "missing: FOLDER"),
+    ],
+)
+@pytest.mark.usefixtures("plain_template")
+def test_mistakes_end_in_one_line(kindling: Command, folder: Path, options: list[str], message: str) -> None:
+    Path("full").mkdir()
+    Path("full/file").touch()
+    before = set(folder.rglob("*"))
+    result = kindling("new", *options)
+    assert (result.code, result.err.count("\n")) == (2, 1)
+    assert message in result.err
+    assert set(folder.rglob("*")) == before
+
+
+def test_without_copier_it_says_what_to_install(kindling: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kindling.deploy.extras.find_spec", lambda name: None)
+    result = kindling("new", "leafnet")
+    assert (result.code, result.err) == (1, "kindling: error: this needs copier: pip install 'kindling-ml[new]'\n")
+
+
+def test_no_project_in_a_repository_is_a_repository_of_its_own(kindling: Command, plain_template: Path) -> None:
+    git(plain_template.parent, "init", "--quiet")
+    Path("empty").mkdir()  # an empty folder will do
+    assert kindling("new", "empty", "--name", "leafnet").code == 0
+    assert not Path("empty/.git").exists()
+
+
+def test_copier_alone_writes_the_same(kindling: Command, plain_template: Path) -> None:
+    answers = {"name": "leafnet", "engine": ">=0.1", "author": "Ada"}
+    run_copy(str(plain_template), "two", answers, defaults=True, quiet=True)
+    assert kindling("new", "leafnet", "--engine", ">=0.1", "--author", "Ada").code == 0
+    assert files(Path("leafnet")) == files(Path("two"))
+
+
+DIRECT = {
+    "vcs": ({"url": "https://x.org/k.git", "vcs_info": {"vcs": "git", "commit_id": "c0ffee"}}, "git+https://x.org/k.git@c0ffee"),
+    "wheel": ({"url": "file://{here}/k%20l.whl", "archive_info": {}}, "file://{here}/k%20l.whl"),
+    "web": ({"url": "https://x.org/k.whl", "archive_info": {}}, "https://x.org/k.whl"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", DIRECT)
+@pytest.mark.usefixtures("plain_template")
+def test_the_engine_comes_from_where_it_was_installed_from(
+    kindling: Command, monkeypatch: pytest.MonkeyPatch, folder: Path, kind: str
+) -> None:
+    (folder / "k l.whl").touch()
+    direct, expected = DIRECT[kind]
+    text = json.dumps(direct).replace("{here}", str(folder))
+
+    class Installed(Distribution):
+        def read_text(self, filename: str) -> str | None:
+            return text if filename == "direct_url.json" else None
+
+        def locate_file(self, path: object) -> Path:
+            return folder
+
+    monkeypatch.setattr("kindling.new.distribution", lambda name: Installed())
+    assert kindling("new", "leafnet").code == 0
+    assert requirement("leafnet") == f"kindling-ml @ {expected.replace('{here}', str(folder))}"
+
+
+@pytest.mark.parametrize(
+    ("engine", "expected"),
+    [
+        ("0.2.0", "kindling-ml==0.2.0"),
+        ("~=0.2", "kindling-ml~=0.2"),
+        ("https://x.org/k.git", "kindling-ml @ git+https://x.org/k.git"),
+        ("git+ssh://git@x.org/k.git@v1", "kindling-ml @ git+ssh://git@x.org/k.git@v1"),
+        ("git@x.org:a/k.git", "kindling-ml @ git+ssh://git@x.org/a/k.git"),
+        ("gh:a/k", "kindling-ml @ git+https://github.com/a/k"),
+        ("a b", "kindling-ml @ file://{here}/a%20b"),
+    ],
+)
+@pytest.mark.usefixtures("plain_template")
+def test_an_engine_may_be_a_version_a_url_or_a_path(
+    kindling: Command, folder: Path, engine: str, expected: str
+) -> None:
+    (folder / "a b").mkdir()
+    assert kindling("new", "leafnet", "--engine", engine).code == 0
+    assert requirement("leafnet") == expected.replace("{here}", str(folder))
+
+
+def test_the_engine_is_the_remote_and_version_of_the_template_in_use(
+    kindling: Command, repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clone = tmp_path / "clone"
+    git(tmp_path, "clone", "--quiet", str(repository), str(clone))
+    monkeypatch.setattr("kindling.new.SHARE", clone)
+    assert kindling("new", "first").code == 0
+    assert requirement("first") == f"kindling-ml @ git+file://{repository}@v0.1.0"
+    answers = yaml.safe_load(Path("first/.copier-answers.yml").read_text())
+    assert (answers["_src_path"], answers["_commit"]) == (f"git+file://{repository}", "v0.1.0")
+    (clone / "copier.yml").open("a").write("# a change that no one else has\n")
+    result = kindling("new", "second")
+    assert (result.code, requirement("second")) == (0, f"kindling-ml @ file://{clone}")
+    assert "has uncommitted changes" in result.out
+
+
+def test_all_keywords_and_modules_of_python_are_refused() -> None:
+    settings = yaml.safe_load((ROOT / "copier.yml").read_text())
+    modules = {name for name in sys.stdlib_module_names if not name.startswith("_")}
+    assert modules <= set(settings["standard_library"]["default"].split())
+    assert {name for name in keyword.kwlist if name.islower()} <= set(settings["keywords"]["default"].split())

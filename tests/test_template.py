@@ -1,0 +1,126 @@
+"""The project that `kindling new` writes: small, sound, about nothing but the user's own, and it works."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import pytest
+import yaml
+
+from conftest import Command
+from template import ROOT, TASKS, files
+
+LICENSES = {"MIT": "MIT License", "BSD-3-Clause": "BSD 3-Clause", "Apache-2.0": "Apache License", "none": "reserved."}
+ALLOWED = (  # where the engine may be named
+    r"from kindling(\.testing|\.cli)? import .*",
+    r' *"kindling-ml>=0\.1",|\[project\.entry-points\."kindling\.plugins"\]|\w+ = "kindling\.cli:program"',
+    r"Made with .*Kindling.*\.|_src_path: .*",
+)
+
+
+@pytest.fixture
+def project(kindling: Command, request: pytest.FixtureRequest, plain_template: Path) -> Path:
+    """A new project for a task, the current folder from now on; its package can be imported."""
+    options = ["--task", request.param, "--engine", ">=0.1", "--author", "Ada"]
+    assert kindling("new", f"{request.param}net", *options).code == 0
+    patch = request.getfixturevalue("monkeypatch")
+    patch.chdir(f"{request.param}net")
+    patch.syspath_prepend(str(Path("src").resolve()))
+    return Path.cwd()
+
+
+def code_of(notebook: str) -> str:
+    cells = json.loads(notebook)["cells"]
+    return "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+
+
+def ruff(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "ruff", *arguments, "--no-cache"]
+    return subprocess.run(command, cwd=project, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("license_name", LICENSES)
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.usefixtures("plain_template")
+def test_a_project_is_small_and_about_nothing_but_its_own(kindling: Command, task: str, license_name: str) -> None:
+    options = ["--task", task, "--license", license_name, "--engine", ">=0.1"]
+    assert kindling("new", "my_net", *options, "--description", "Leaves").code == 0
+    found = files(Path("my_net"))
+    assert len(found) <= 20
+    assert sum(len(text.splitlines()) for text in found.values()) <= 600
+    for path, text in found.items():
+        assert not re.search(r"\{\{ |\{%|[ \t]$|\n\n\n\Z", text.replace("${{ ", ""), re.MULTILINE), path
+        assert text.strip("\n") + "\n" == text, path
+        lines = code_of(text).splitlines() if path.endswith(".ipynb") else text.splitlines()
+        named = [line for line in lines if "kindling" in line.lower()]
+        assert [line for line in named if not any(re.fullmatch(allowed, line) for allowed in ALLOWED)] == [], path
+    assert LICENSES[license_name] in found["LICENSE"]
+    build = tomllib.loads(found["pyproject.toml"])["project"]
+    assert build["license"] == ("LicenseRef-Proprietary" if license_name == "none" else license_name)
+    assert build["scripts"] == {"my_net": "kindling.cli:program"}
+    assert build["entry-points"] == {"kindling.plugins": {"my_net": "my_net"}}
+
+
+@pytest.mark.parametrize("name", ["ab", "A Long-Name_That Is Allowed 12", "CIFAR 10", "unet", "net"])
+@pytest.mark.usefixtures("plain_template")
+def test_style_holds_whatever_the_name(kindling: Command, name: str) -> None:
+    for task in TASKS:
+        assert kindling("new", task, "--name", name, "--task", task).code == 0
+    assert ruff(Path.cwd(), "check", ".").stdout == "All checks passed!\n"
+    assert ruff(Path.cwd(), "format", "--check", ".").returncode == 0
+
+
+@pytest.mark.skipif("KINDLING_SLOW" not in os.environ, reason="mypy takes half a minute: KINDLING_SLOW=1")
+@pytest.mark.parametrize("project", TASKS, indirect=True)
+def test_types_hold(project: Path) -> None:
+    process = subprocess.run([sys.executable, "-m", "mypy"], cwd=project, capture_output=True, text=True)
+    assert process.returncode == 0, process.stdout
+
+
+@pytest.mark.parametrize(
+    ("project", "figure", "least", "most"),
+    [("images", "accuracy", 0.9, 1), ("table", "accuracy", 0.9, 1), ("own", "loss", 0, 0.05)],
+    indirect=["project"],
+)
+@pytest.mark.usefixtures("no_pictures")
+def test_the_recipe_learns_the_example_and_the_notebook_shows_it(
+    kindling: Command, project: Path, monkeypatch: pytest.MonkeyPatch, figure: str, least: float, most: float
+) -> None:
+    result = kindling("fit", "--config", "baseline")
+    assert (result.code, result.err) == (0, "")
+    metrics = json.loads(Path("runs/baseline/version_0/test_metrics.json").read_text())
+    assert least <= metrics[f"test/{figure}"] <= most
+    monkeypatch.chdir("notebooks")
+    exec(code_of(Path("explore.ipynb").read_text()), {"__name__": "notebook"})  # it changes to the project's folder
+    plt.close("all")
+    assert not Path("runs/baseline/version_1").exists()  # it shows the run that was there
+
+
+@pytest.mark.parametrize("project", ["images"], indirect=True)
+def test_its_own_tests_pass(project: Path) -> None:
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    process = subprocess.run(
+        command, env=os.environ | {"PYTHONPATH": str(project / "src")}, capture_output=True, text=True
+    )
+    assert process.returncode == 0, process.stdout
+    assert Path("data").exists() is False  # nothing is left behind
+
+
+def test_workflows_and_hooks_are_sound() -> None:
+    hooks = yaml.safe_load((ROOT / "template/.pre-commit-config.yaml").read_text())
+    ours = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())
+    assert [repo["rev"] for repo in hooks["repos"]] == [repo["rev"] for repo in ours["repos"] if "ruff" in repo["repo"]]
+    makefile = (ROOT / "template/Makefile.jinja").read_text()
+    for path in (ROOT / "template/.github/workflows").iterdir():
+        workflow: dict[Any, Any] = yaml.safe_load(path.read_text())
+        (job,) = workflow["jobs"].values()
+        commands = "\n".join(step.get("run", "") for step in job["steps"])
+        assert all(f"\n{target}:" in makefile for target in re.findall(r"make (\w+)", commands))
+        assert "make test" in commands or "copier update" in commands
+        assert (path.stem == "update") == ("schedule" in workflow[True])  # YAML reads `on` so
