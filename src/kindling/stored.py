@@ -11,7 +11,7 @@ from kindling.data import ClassificationDataModule
 from kindling.errors import UsageError
 from kindling.models.classifier import DATA_ARGUMENTS, Classifier
 from kindling.record import Record
-from kindling.runs import is_last, read_checkpoint, run_of
+from kindling.runs import is_last, run_of
 from kindling.trust import check_classes, check_factories, check_parts, check_size, harmless, is_own
 from kindling.wording import did_you_mean
 
@@ -39,7 +39,7 @@ def read_yaml(config: Path) -> dict[str, Any]:
     return read
 
 
-def stored_config(checkpoint: Path, command: str, typed: Sequence[str] = ()) -> dict[str, Any]:
+def stored_config(checkpoint: Path, stored: dict[str, Any], command: str, typed: Sequence[str] = ()) -> dict[str, Any]:
     """The configuration with which a command uses a checkpoint.
 
     From the `config.yaml` of its run; for a file outside of a run, from what the checkpoint itself stores. See
@@ -47,13 +47,13 @@ def stored_config(checkpoint: Path, command: str, typed: Sequence[str] = ()) -> 
 
     Args:
         checkpoint: The checkpoint.
+        stored: What it holds.
         command: fit, validate, test or predict.
         typed: The options that were typed.
 
     Raises:
         ValueError: If the run was not made here, and would run code or read files elsewhere.
     """
-    stored = read_checkpoint(checkpoint, verify="metadata")
     run = run_of(checkpoint)
     path = run / "config.yaml"
     config = read_yaml(path) if path.exists() else {}
@@ -102,13 +102,14 @@ def class_config(hyper_parameters: dict[str, Any]) -> dict[str, Any]:
     return {"class_path": hyper_parameters["_class_path"], "init_args": init_args}
 
 
-def check_fits(model: Classifier, data: ClassificationDataModule, checkpoint: Path | None) -> None:
+def check_fits(
+    model: Classifier, data: ClassificationDataModule, checkpoint: Path | None, stored: dict[str, Any]
+) -> None:
     """Puts the weights of a checkpoint into a model, and checks that data, model and checkpoint go together.
 
     Raises:
         ValueError: If they do not.
     """
-    stored = read_checkpoint(checkpoint) if checkpoint else {}
     if checkpoint:  # Lightning does so too, but after the data has been read
         data.load_state_dict(stored.get(type(data).__qualname__, {}))
     if model.input_shape != data.input_shape:
@@ -122,19 +123,20 @@ def check_fits(model: Classifier, data: ClassificationDataModule, checkpoint: Pa
         raise ValueError(f"{checkpoint} holds another model, a {name}: {reason}") from error
 
 
-def has_only_the_rest_left(checkpoint: Path, config: Mapping[str, Any]) -> bool:
+def has_only_the_rest_left(checkpoint: Path, stored: Mapping[str, Any], config: Mapping[str, Any]) -> bool:
     """Whether the training that a checkpoint resumes is complete, and only what follows it is missing.
 
     A run that was killed between its last epoch and the end of its test still lacks the test, and maybe its plots.
 
     Args:
         checkpoint: Where `fit` resumes.
+        stored: What it holds.
         config: Its options.
 
     Raises:
         ValueError: If nothing is left to do, or training can't be resumed from the checkpoint.
     """
-    stored, trainer = read_checkpoint(checkpoint, verify="metadata"), config["trainer"]
+    trainer = config["trainer"]
     if "optimizer_states" not in stored:
         raise ValueError(f"{checkpoint} holds only weights: training can't be resumed from it")
     epochs, most = epochs_had(stored), trainer["max_epochs"] or -1

@@ -20,7 +20,8 @@ from kindling.callbacks import BestCheckpoint, CollectTest, EpochProfiler, Finit
 from kindling.callbacks.finite import anomaly
 from kindling.callbacks.limits import AtLeastOneBatch
 from kindling.callbacks.users import as_list, combine, has_progress_bar
-from kindling.checkpoints import restore_last, write_atomically
+from kindling.checkpoint_io import write_atomically
+from kindling.checkpoints import read, restore_last
 from kindling.console import as_typed, quiet, results_table, say
 from kindling.data import ClassificationDataModule
 from kindling.ending import say_next, say_why_early
@@ -35,7 +36,7 @@ from kindling.options import TRIALS, ReadableParser, add_fit_options, check_amou
 from kindling.outputs import is_writable, not_written, write_predicted, write_test
 from kindling.parts import part
 from kindling.processes import as_commands, end_with_parent, watch_processes
-from kindling.runs import RUNS, find_checkpoint, read_checkpoint, run_of, whole_file
+from kindling.runs import RUNS, find_checkpoint, run_of, whole_file
 from kindling.stored import check_fits, epochs_had, has_only_the_rest_left, read_yaml, stored_config
 from kindling.trust import sign
 
@@ -78,6 +79,8 @@ class KindlingCLI(LightningCLI):
         self.command = command
         self.typed = shlex.join(["kindling", command, *options])
         self.checkpoint: Path | None = None
+        self.stored: dict[str, Any] = {}  # what the checkpoint holds; the Trainer takes it over
+        self.epochs_had = 0  # by the checkpoint
         self.run: KeptRun | None = None
         self.is_trained = False  # whether the run that is resumed lacks only what follows its training
         self.collected = CollectTest()
@@ -126,9 +129,8 @@ class KindlingCLI(LightningCLI):
         stored: list[str] = []
         if where.ckpt_path is not None:
             self.checkpoint = find_checkpoint(where.ckpt_path, prefer="last" if command == "fit" else "best")
-            if command == "fit":
-                restore_last(self.checkpoint)
-            stored = ["--config", yaml.safe_dump(stored_config(self.checkpoint, command, typed))]
+            self.stored = restore_last(self.checkpoint) if command == "fit" else read(self.checkpoint)
+            stored = ["--config", yaml.safe_dump(stored_config(self.checkpoint, self.stored, command, typed))]
         elif command != "fit" and not {"-h", "--help"}.intersection(typed):
             raise UsageError(f"{command} needs a trained model: --ckpt_path best, last, a run folder or a file")
         try:
@@ -159,26 +161,25 @@ class KindlingCLI(LightningCLI):
         super()._add_instantiators()
         if self.checkpoint and self.command == "fit":  # the model asks the data module for its shape at once
             create = _InstantiatorFn(cli=self, key="data")
-            learned = read_checkpoint(self.checkpoint, verify="metadata")
 
             def instantiate(
                 kind: type[ClassificationDataModule], *args: Any, applied_instantiation_links: Any, **kwargs: Any
             ) -> ClassificationDataModule:
                 data = create(kind, *args, applied_instantiation_links=applied_instantiation_links, **kwargs)
                 assert isinstance(data, ClassificationDataModule)
-                data.begin_with(learned.get(kind.__qualname__, {}))
+                data.begin_with(self.stored.get(kind.__qualname__, {}))
                 return data
 
             self.parser.add_instantiator(instantiate, ClassificationDataModule, subclasses=True)
 
     @override
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        check_fits(self.model, self.datamodule, self.checkpoint)
+        check_fits(self.model, self.datamodule, self.checkpoint, self.stored)
         if self.checkpoint and self.command == "fit":
             if not self._is_trial:  # which does not go on
-                self.is_trained = has_only_the_rest_left(self.checkpoint, self.config["fit"])
+                self.is_trained = has_only_the_rest_left(self.checkpoint, self.stored, self.config["fit"])
         elif self.checkpoint:
-            check_trained(self.checkpoint, read_checkpoint(self.checkpoint, verify="metadata"))
+            check_trained(self.checkpoint, self.stored)
         config = self.config_init[self.command]["trainer"]
         check_trainer(config)
         check_amounts(self.command, config, self.config[self.command].get("test_after_fit", True), self._is_trainable)
@@ -194,7 +195,10 @@ class KindlingCLI(LightningCLI):
             callbacks += [FiniteLoss(wait=watch), *([Watch()] if watch else [])]
         if self.command == "fit" and keeps and not self._is_trial:
             self.run = self._open_run()
-            kwargs |= {"default_root_dir": self.run.path, "logger": self.run.loggers(config["logger"])}
+            kwargs |= {
+                "default_root_dir": self.run.path,
+                "logger": self.run.loggers(config["logger"], self.stored.get("global_step")),
+            }
             callbacks += [each for each in self.run.callbacks() if self._saves or each is not self.run.resume]
             if DASHBOARD and kwargs["logger"]:
                 self.collected = DASHBOARD.Dashboard()
@@ -205,7 +209,7 @@ class KindlingCLI(LightningCLI):
             self.save_config_callback = None
             kept = self.command == "test" and self.checkpoint and not config["fast_dev_run"]
             if DASHBOARD and self.checkpoint and kept and is_writable(run_of(self.checkpoint)):
-                self.collected = DASHBOARD.dashboard_of(self.checkpoint) or self.collected
+                self.collected = DASHBOARD.dashboard_of(self.checkpoint, self.stored["global_step"]) or self.collected
         self.trainer_defaults["callbacks"] = [*callbacks, self.collected]
         config["strategy"] = as_commands(config["strategy"])
         if isinstance(config["strategy"], str):
@@ -213,7 +217,9 @@ class KindlingCLI(LightningCLI):
         try:
             trainer = super().instantiate_trainer(**kwargs)
             check_devices(trainer)
-            write_atomically(trainer.strategy, self.run.path if self.run else None)
+            loaded = (self.checkpoint, self.stored) if self.checkpoint and not self._is_trial else None
+            write_atomically(trainer.strategy, self.run.path if self.run else None, loaded)
+            self.epochs_had, self.stored = epochs_had(self.stored), {}
             watch_processes(trainer, self._tidy_up)
             return trainer
         except BaseException as error:  # Ctrl-C leaves no empty folder either
@@ -308,7 +314,7 @@ class KindlingCLI(LightningCLI):
         assert TRIALS
         picture = RUNS / self._run_name() / "lr_finder.png"
         typed = shlex.split(self.typed)[2:]
-        had = epochs_had(read_checkpoint(self.checkpoint)) if self.checkpoint else 0
+        had = self.epochs_had
         if self.checkpoint and 0 <= (self.trainer.max_epochs or -1) <= had:
             typed += ["--trainer.max_epochs", str(2 * had)]  # a run goes on for more epochs only
         TRIALS.try_out(self.model, self.datamodule, self.config_init["fit"], picture, typed)
