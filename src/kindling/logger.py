@@ -13,7 +13,7 @@ from torch.utils.tensorboard import SummaryWriter
 from typing_extensions import override
 
 from kindling.metric_names import split_of
-from kindling.runs import read_checkpoint, whole_file, writing
+from kindling.runs import whole_file, writing
 
 
 class StageLogger(TensorBoardLogger):
@@ -132,18 +132,18 @@ class MetricsLogger(CSVLogger):
         return self._experiment
 
 
-def run_loggers(run: Path, resumed: Path | None) -> list[Logger]:
-    """The loggers of a run: `metrics.csv`, and files for TensorBoard.
+def run_loggers(run: Path, steps: int | None) -> list[Logger]:
+    """Return the loggers of the run: `metrics.csv`, and files for TensorBoard.
 
     Args:
         run: The run folder.
-        resumed: The checkpoint that the run goes on from: what was logged after it is left out.
+        steps: Optimizer steps of the checkpoint from which the run resumes: what was logged later is left out.
     """
     where: dict[str, Any] = {"save_dir": run.parent.parent, "name": run.parent.name, "version": run.name}
-    table, rows, steps = run / "metrics.csv", [], None
-    if resumed and table.exists():
-        steps = read_checkpoint(resumed, verify="metadata")["global_step"]
-        rows = [row for row in whole_rows(table) if was_before(row, steps)]
+    table = run / "metrics.csv"
+    if steps is None or not table.exists():
+        return [MetricsLogger([], **where), StageLogger(**where)]
+    rows = [row for row in whole_rows(table) if was_before(row, steps)]
     return [MetricsLogger(rows, **where), StageLogger(**where, purge_step=steps)]
 
 

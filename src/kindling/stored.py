@@ -15,7 +15,7 @@ from kindling.foreign import check_files, check_functions, typed_arguments
 from kindling.models.task import DATA_ARGUMENTS, BaseTask
 from kindling.plugins import check_available
 from kindling.record import Record
-from kindling.runs import is_last, read_checkpoint, run_of
+from kindling.runs import is_last, run_of
 from kindling.trust import (
     check_classes,
     check_factories,
@@ -48,7 +48,11 @@ def read_yaml(config: Path) -> dict[str, Any]:
 
 
 def stored_config(
-    checkpoint: Path, command: str, typed: Sequence[str] = (), configs: Sequence[Path] = ()
+    checkpoint: Path,
+    stored: dict[str, Any],
+    command: str,
+    typed: Sequence[str] = (),
+    configs: Sequence[Path] = (),
 ) -> dict[str, Any]:
     """The configuration with which a command uses a checkpoint.
 
@@ -57,6 +61,7 @@ def stored_config(
 
     Args:
         checkpoint: The checkpoint.
+        stored: What it holds.
         command: fit, validate, test or predict.
         typed: The options that were typed.
         configs: The files of options that were typed.
@@ -64,7 +69,6 @@ def stored_config(
     Raises:
         ValueError: If the run was not made here, and would run code or read files elsewhere.
     """
-    stored = read_checkpoint(checkpoint, verify="metadata")
     run, arguments = run_of(checkpoint), stored.get("datamodule_hyper_parameters", {})
     path = run / "config.yaml"
     config = read_yaml(path) if path.exists() else {}
@@ -110,13 +114,14 @@ def class_config(hyper_parameters: dict[str, Any]) -> dict[str, Any]:
     return {"class_path": hyper_parameters["_class_path"], "init_args": init_args}
 
 
-def check_fits(model: LightningModule, data: LightningDataModule | None, checkpoint: Path | None) -> None:
+def check_fits(
+    model: LightningModule, data: LightningDataModule | None, checkpoint: Path | None, stored: dict[str, Any]
+) -> None:
     """Load the weights of a checkpoint into a model, and check that data, model and checkpoint go together.
 
     Raises:
         ValueError: If they do not.
     """
-    stored = read_checkpoint(checkpoint) if checkpoint else {}
     if checkpoint and isinstance(data, BaseDataModule):  # Lightning does so too, but after the data has been read
         data.load_state_dict(stored.get(type(data).__qualname__, {}))
     if isinstance(model, BaseTask) and isinstance(data, BaseDataModule):
@@ -133,19 +138,20 @@ def check_fits(model: LightningModule, data: LightningDataModule | None, checkpo
         raise ValueError(f"{checkpoint} holds another model, a {name}: {reason}") from error
 
 
-def has_only_the_rest_left(checkpoint: Path, config: Mapping[str, Any]) -> bool:
+def has_only_the_rest_left(checkpoint: Path, stored: Mapping[str, Any], config: Mapping[str, Any]) -> bool:
     """Whether the training that a checkpoint resumes is complete, and only what follows it is missing.
 
     A run that was killed between its last epoch and the end of its test still lacks the test, and maybe its plots.
 
     Args:
         checkpoint: Where `fit` resumes.
+        stored: What it holds.
         config: Its options.
 
     Raises:
         ValueError: If nothing is left to do, or training can't be resumed from the checkpoint.
     """
-    stored, trainer = read_checkpoint(checkpoint, verify="metadata"), config["trainer"]
+    trainer = config["trainer"]
     if "optimizer_states" not in stored:
         raise ValueError(f"{checkpoint} holds only weights: training can't be resumed from it")
     epochs, most = epochs_had(stored), trainer["max_epochs"] or -1

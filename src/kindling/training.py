@@ -21,7 +21,8 @@ from kindling.callbacks import BestCheckpoint, CollectTest, EpochProfiler, Finit
 from kindling.callbacks.finite import anomaly
 from kindling.callbacks.limits import AtLeastOneBatch
 from kindling.callbacks.users import as_list, combine, has_progress_bar
-from kindling.checkpoints import restore_last, write_atomically
+from kindling.checkpoint_io import write_atomically
+from kindling.checkpoints import read, restore_last
 from kindling.console import as_typed, quiet, results_table, say
 from kindling.dashboard import Dashboard, dashboard_of
 from kindling.data import BaseDataModule
@@ -40,7 +41,7 @@ from kindling.outputs import is_writable, not_written, write_predicted, write_te
 from kindling.plugins import load_plugins
 from kindling.processes import as_commands, end_with_parent, watch_processes
 from kindling.recipes import find_recipes
-from kindling.runs import RUNS, find_checkpoint, read_checkpoint, run_of, whole_file
+from kindling.runs import RUNS, find_checkpoint, run_of, whole_file
 from kindling.stored import check_fits, epochs_had, has_only_the_rest_left, read_yaml, stored_config
 from kindling.trials import command as trials
 from kindling.trust import sign
@@ -83,6 +84,8 @@ class KindlingCLI(LightningCLI):
         self.command = command
         self.typed = shlex.join([program_name(), command, *options])
         self.checkpoint: Path | None = None
+        self.stored: dict[str, Any] = {}  # what the checkpoint holds; the Trainer takes it over
+        self.epochs_had = 0  # by the checkpoint
         self.run: KeptRun | None = None
         self.is_trained = False  # whether the run that is resumed lacks only what follows its training
         self.collected = CollectTest()
@@ -122,16 +125,15 @@ class KindlingCLI(LightningCLI):
         finder.add_argument("-c", "--config", action="append", default=[])
         where = finder.parse_known_args(typed)[0]
         self.configs = [Path(config) for config in where.config]
-        read = [read_yaml(path) for path in self.configs if path.is_file()]
+        files = [read_yaml(path) for path in self.configs if path.is_file()]
         stored: dict[str, Any] = {}
         if where.ckpt_path is not None:
             self.checkpoint = find_checkpoint(where.ckpt_path, prefer="last" if self.command == "fit" else "best")
-            if self.command == "fit":
-                restore_last(self.checkpoint)
-            stored = stored_config(self.checkpoint, self.command, typed, self.configs)
+            self.stored = restore_last(self.checkpoint) if self.command == "fit" else read(self.checkpoint)
+            stored = stored_config(self.checkpoint, self.stored, self.command, typed, self.configs)
         elif self.command != "fit" and not {"-h", "--help"}.intersection(typed):
             raise UsageError(f"{self.command} needs a trained model: --ckpt_path best, last, a run folder or a file")
-        self.given = set(given_model_arguments(typed, [*read, stored])).intersection(DATA_ARGUMENTS)
+        self.given = set(given_model_arguments(typed, [*files, stored])).intersection(DATA_ARGUMENTS)
         self.arguments = [*(["--config", yaml.safe_dump(stored)] if stored else []), *typed]
 
     @override
@@ -173,7 +175,7 @@ class KindlingCLI(LightningCLI):
         record_arguments(data, kind, self._plain_arguments("data"))
         if self.checkpoint and self.command == "fit" and isinstance(data, BaseDataModule):
             # At once: the model will ask for the shape of its inputs.
-            data.begin_with(read_checkpoint(self.checkpoint, verify="metadata").get(kind.__qualname__, {}))
+            data.begin_with(self.stored.get(kind.__qualname__, {}))
         return data
 
     def _create_model(
@@ -203,12 +205,12 @@ class KindlingCLI(LightningCLI):
 
     @override
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        check_fits(self.model, self.datamodule, self.checkpoint)
+        check_fits(self.model, self.datamodule, self.checkpoint, self.stored)
         if self.checkpoint and self.command == "fit":
             if not self._is_trial:  # which does not go on
-                self.is_trained = has_only_the_rest_left(self.checkpoint, self.config["fit"])
+                self.is_trained = has_only_the_rest_left(self.checkpoint, self.stored, self.config["fit"])
         elif self.checkpoint:
-            check_trained(self.checkpoint, read_checkpoint(self.checkpoint, verify="metadata"))
+            check_trained(self.checkpoint, self.stored)
         config = self.config_init[self.command]["trainer"]
         check_trainer(config)
         check_amounts(self.command, config, self._tests, self._is_trainable)
@@ -224,7 +226,10 @@ class KindlingCLI(LightningCLI):
             callbacks += [FiniteLoss(wait=watch), *([Watch()] if watch else [])]
         if self.command == "fit" and keeps and not self._is_trial:
             self.run = self._open_run()
-            kwargs |= {"default_root_dir": self.run.path, "logger": self.run.loggers(config["logger"])}
+            kwargs |= {
+                "default_root_dir": self.run.path,
+                "logger": self.run.loggers(config["logger"], self.stored.get("global_step")),
+            }
             callbacks += [each for each in self.run.callbacks() if self._saves or each is not self.run.resume]
             if kwargs["logger"]:
                 self.collected = Dashboard()
@@ -235,7 +240,7 @@ class KindlingCLI(LightningCLI):
             self.save_config_callback = None
             kept = self.command == "test" and self.checkpoint and not config["fast_dev_run"]
             if self.checkpoint and kept and is_writable(run_of(self.checkpoint)):
-                self.collected = dashboard_of(self.checkpoint) or self.collected
+                self.collected = dashboard_of(self.checkpoint, self.stored["global_step"]) or self.collected
         self.trainer_defaults["callbacks"] = [*callbacks, self.collected]
         config["strategy"] = as_commands(config["strategy"])
         if isinstance(config["strategy"], str):
@@ -243,7 +248,9 @@ class KindlingCLI(LightningCLI):
         try:
             trainer = super().instantiate_trainer(**kwargs)
             check_devices(trainer)
-            write_atomically(trainer.strategy, self.run.path if self.run else None)
+            loaded = (self.checkpoint, self.stored) if self.checkpoint and not self._is_trial else None
+            write_atomically(trainer.strategy, self.run.path if self.run else None, loaded)
+            self.epochs_had, self.stored = epochs_had(self.stored), {}
             watch_processes(trainer, self._tidy_up)
             return trainer
         except BaseException as error:  # Ctrl-C leaves no empty folder either
@@ -360,7 +367,7 @@ class KindlingCLI(LightningCLI):
             )
         picture = RUNS / self._run_name() / "lr_finder.png"
         typed = shlex.split(self.typed)[2:]
-        had = epochs_had(read_checkpoint(self.checkpoint)) if self.checkpoint else 0
+        had = self.epochs_had
         if self.checkpoint and 0 <= (self.trainer.max_epochs or -1) <= had:
             typed += ["--trainer.max_epochs", str(2 * had)]  # a run goes on for more epochs only
         trials.try_out(self.model, self.datamodule, self.config_init["fit"], picture, typed)

@@ -25,7 +25,7 @@ from kindling.data.loading import inputs_of, targets_of
 from kindling.logger import StageLogger
 from kindling.models.classification import ClassificationTask
 from kindling.pictures import are_pictures
-from kindling.runs import read_checkpoint, run_of
+from kindling.runs import run_of
 
 SAMPLES = 30  # training images on the sheet
 STORED = 1_000_000  # numbers of the best validation that a checkpoint stores, 4 MB
@@ -204,10 +204,15 @@ def figures_of(trainer: Trainer, stage: str) -> dict[str, float]:
     return {name: value.item() for name, value in trainer.callback_metrics.items() if name.startswith(f"{stage}/")}
 
 
-def dashboard_of(checkpoint: Path) -> Dashboard | None:
-    """Adds what a test finds to the dashboard of the run that a checkpoint is of; there is none outside of a run."""
+def dashboard_of(checkpoint: Path, step: int) -> Dashboard | None:
+    """Return a dashboard that adds what a test finds to the run of a checkpoint; None outside of a run.
+
+    Args:
+        checkpoint: The checkpoint.
+        step: Optimizer steps that it was trained for.
+    """
     run = run_of(checkpoint)
     if checkpoint.parent.name != "checkpoints" or not list(run.glob("train/events.out.tfevents.*")):
         return None  # outside of a run, or of one that was trained without loggers
     logger = StageLogger(save_dir=run.parent.parent, name=run.parent.name, version=run.name)
-    return Dashboard(logger, step=read_checkpoint(checkpoint, verify="metadata")["global_step"])
+    return Dashboard(logger, step=step)
