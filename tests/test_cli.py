@@ -38,7 +38,7 @@ def test_the_module_is_the_command() -> None:
 def test_fit_help_is_readable_and_lists_what_can_be_chosen(kindling: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "100")
     shown = kindling("fit", "--help").out
-    assert len(shown.splitlines()) < 180
+    assert len(shown.splitlines()) < 190
     for title in ("options:", "model:", "data:", "best and last checkpoint:", "early stopping:", "trainer:"):
         assert title in shown.splitlines()
     words = " ".join(shown.split())
@@ -71,7 +71,7 @@ YAML = {
 USAGE = {
     ("tset",): ["tset", "did you mean test?"],
     ("frobnicate",): ["frobnicate", "fit, validate, test, predict"],
-    ("fit",): ["--data, --model must be given"],
+    ("fit",): ["--model must be given"],
     ("fit", "--model", "CNNClassifier"): ["--data must be given"],
     (*QUICK, "stray"): ["stray"],
     (*QUICK, "--modl.dropout", "0"): ["modl.dropout", "did you mean model?"],
@@ -105,6 +105,10 @@ USAGE = {
     (*QUICK, "--config", "checkpoint.yaml"): ["the checkpoint is given on the command line", "--ckpt_path PATH"],
     (*QUICK, "--config", "optimizer.yaml"): ["Adamm", "did you mean Adam?"],
     (*QUICK, "--config", "argument.yaml"): ["model.optimizer.lrr", "did you mean model.optimizer.lr?"],
+    (*SYNTHETIC, "--data", "helpers.SumDataModule"): [
+        "MLPClassifier needs num_classes, which SumDataModule does not have",
+        "--model.num_classes VALUE",
+    ],
     ("test",): ["--ckpt_path", "best, last, a run folder or a file"],
     ("predict",): ["--ckpt_path", "best, last, a run folder or a file"],
     ("validate", "--config", "configs/quickstart.yaml"): ["--ckpt_path"],
@@ -117,11 +121,9 @@ VALUES = {
     (*QUICK, "--trainer.limit_train_batches", "0"): ["--trainer.limit_train_batches 0", "at least 1"],
     (*QUICK, "--model", "helpers.Recurrent"): ["Recurrent does not take inputs of shape (1, 28, 28): ", "2D", "3D"],
     (*QUICK, "--model", "helpers.TwoOutputs"): ["TwoOutputs must give logits (N, num_classes)", "(1, 10), not (1, 2)"],
-    (*SYNTHETIC, "--data", "helpers.SumDataModule"): [
-        "MLPClassifier predicts classes",
-        "labels of the data are numbers",
+    (*SYNTHETIC, "--model", "helpers.SumRegressor"): [
+        "SumRegressor predicts numbers, and the targets of the data are classes"
     ],
-    (*SYNTHETIC, "--model", "helpers.SumRegressor"): ["SumRegressor must give numbers (N,)", "(1, 3)"],
     (*QUICK, "--data.val_split", "50000"): ["val_split=50000", "4000 training samples"],
     (*QUICK, "--model.dropout", "1.5"): ["dropout", "1.5"],
     (*QUICK, "--model.hidden", "-3"): ["hidden", "-3"],
