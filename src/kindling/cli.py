@@ -154,5 +154,18 @@ def _mendable() -> tuple[type[Exception], ...]:
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"{program_name()}: error: {brief(message)}", file=sys.stderr)
+    if not _is_reported_by_first():
+        print(f"{program_name()}: error: {brief(message)}", file=sys.stderr)
     return code
+
+
+def _is_reported_by_first() -> bool:
+    """Whether the first process of torchrun or srun reports the same error as this one.
+
+    Until the processes have connected, all of them fail alike. Later, one may fail alone.
+    """
+    distributed = sys.modules.get("torch.distributed")
+    is_connected = distributed is not None and distributed.is_available() and distributed.is_initialized()
+    is_started_by_us = "KINDLING_PARENT" in os.environ  # and the first process reports what this one prints
+    ranks = (os.environ.get(name, "0") for name in ("RANK", "SLURM_PROCID"))
+    return any(rank != "0" for rank in ranks) and not is_connected and not is_started_by_us

@@ -306,7 +306,7 @@ class KindlingCLI(LightningCLI):
     def _set_seed(self) -> None:
         config = self.config[self.command]
         if config["seed_everything"] is True or config["seed_everything"] is None:
-            config["seed_everything"] = draw_seed()
+            config["seed_everything"] = draw_seed(config["trainer"]["num_nodes"])
             say(f"seed: {config['seed_everything']}")
         elif config["seed_everything"] is not False:
             check_seed(config["seed_everything"])

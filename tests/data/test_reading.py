@@ -273,7 +273,7 @@ def test_a_word_among_numbers_is_a_missing_value(word: str, capfd: pytest.Captur
 def test_other_words_for_missing_in_new_rows_are_named(capfd: pytest.CaptureFixture[str]) -> None:
     columns = learn([None if row % 5 == 0 else row / 4 for row in range(200)])
     assert encode_rows([{"x": "NA"}], columns[:1], "rows")[:, 1].tolist() == [1]
-    assert "column x of rows: 1 values count as missing: NA" in capfd.readouterr().out
+    assert "column x of rows: 1 value counts as missing: NA" in capfd.readouterr().out
 
 
 def test_na_and_none_are_names_among_names() -> None:

@@ -18,7 +18,7 @@ from kindling.data.quantities import DECIMALS, as_number, decimal_evidence, read
 from kindling.data.ranges import CLEARLY, misfit, range_of
 from kindling.data.units import adapt_units, convert, find_units, tell_units
 from kindling.data.values import LEGACY_MISSING, MISSING_WORD, Cells, Column, Floats, Indices, as_name, in_brief
-from kindling.wording import listed
+from kindling.wording import counted, listed
 
 NUMERIC_SHARE = 0.95  # of the values must be numbers for a column of numbers
 MOST_MARKERS = 3  # different texts among numbers that may stand for missing values
@@ -170,7 +170,8 @@ def drop_missing_words(cells: Cells, strays: Indices, what: str) -> Indices:
     rows = np.array([*words, False])[cells.codes[strays]]
     if rows.any():
         found = dict.fromkeys(in_brief(cells.values[code]) for code in cells.codes[strays[rows]].tolist())
-        say(f"{what}: {np.count_nonzero(rows):,} values count as missing: {listed([*found], 5)}")
+        number = counted(int(rows.sum()), "value counts", "values count")
+        say(f"{what}: {number} as missing: {listed([*found], 5)}")
     kept: Indices = strays[~rows]
     return kept
 
