@@ -28,6 +28,7 @@ COMMANDS = {
 OF_PARTS: list[tuple[str, str, str]] = [
     ("runs", "kindling.runlist.command", "list what was trained; show one run, or compare several"),
     ("export", "kindling.deploy.export", "write a checkpoint as a file that other programs run, proven to be equal"),
+    ("schema", "kindling.schema", "write the JSON Schema of recipes, with which editors complete and check them"),
     ("serve", "kindling.deploy.serve", "answer over HTTP, with a page to try the model on"),
     ("new", "kindling.newproject.command", "write a project of your own from this one"),
 ]
