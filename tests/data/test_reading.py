@@ -333,3 +333,11 @@ def test_columns_of_older_checkpoints_are_read_as_before(capfd: pytest.CaptureFi
     assert features[:2, 2].tolist() == [2, 1]
     assert features[:, 3:].tolist() == [[0, 1, 0], [0, 0, 1], [1, 0, 1], [1, -1, 0]]
     assert capfd.readouterr().out == ""
+
+
+def test_older_checkpoints_read_the_number_syntax_of_python() -> None:
+    column = {"name": "x", "kind": "number", "decimal": ".", "median": 0.0, "center": 0.0, "scale": 1000.0}
+    rows = [{"x": text} for text in ("1e5", "2e3", "1_000", "inf", "5")]
+    features = encode_rows(rows, [column | {"missing": True}], "rows")
+    assert features[:, 0] == pytest.approx([100, 2, 1, 0, 0.005])
+    assert features[:, 1].tolist() == [0, 0, 0, 1, 0]

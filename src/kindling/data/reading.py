@@ -6,6 +6,7 @@ the separator of the fields, and what the training file had. So is the order of 
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from kindling.console import say
 from kindling.data.dates import as_days, field_order, read_days, short_years
 from kindling.data.filestyle import SAMPLED, FileStyle, read_style
-from kindling.data.quantities import DECIMALS, as_number, decimal_evidence, read_quantities
+from kindling.data.quantities import DECIMALS, LARGEST, as_number, decimal_evidence, read_quantities
 from kindling.data.ranges import CLEARLY, misfit, range_of
 from kindling.data.units import adapt_units, convert, find_units, tell_units
 from kindling.data.values import LEGACY_MISSING, MISSING_WORD, Cells, Column, Floats, Indices, as_name, in_brief
@@ -180,7 +181,17 @@ def read_values(values: Sequence[Any], column: Column) -> Floats:
     """Read different values as the numbers or days that a column holds; NaN where one is none."""
     if column["kind"] == "date":
         return read_days(values, column["day_first"])
-    return convert(*read_quantities(values, column["decimal"]), column)
+    numbers = convert(*read_quantities(values, column["decimal"]), column)
+    return numbers if "missing_values" in column else _read_as_before(values, numbers, column["decimal"])
+
+
+def _read_as_before(values: Sequence[Any], numbers: Floats, decimal: str) -> Floats:
+    """Read what is no number by the syntax of Python, such as 1e5 and 1_000, as older checkpoints were trained."""
+    read = numbers.copy()
+    for place in np.flatnonzero(np.isnan(numbers)).tolist() if decimal == "." else ():
+        with suppress(ValueError, TypeError, OverflowError):
+            read[place] = float(values[place])
+    return np.where(np.isfinite(read), np.clip(read, -LARGEST, LARGEST), np.nan)
 
 
 def missing_values(column: Column) -> frozenset[str]:
