@@ -225,8 +225,8 @@ def table_files(draw: st.DrawFn) -> bytes:
     names = draw(st.lists(COLUMN, max_size=4)) + ["y"] * draw(st.sampled_from([0, 1, 1, 1]))
     # A few kinds of row over and over, as columns of categories and classes have them.
     fewer = draw(st.sampled_from([0, 0, 1, 2]))
-    lengths = {"min_size": max(0, len(names) - fewer), "max_size": len(names) + fewer}
-    kinds = draw(st.lists(st.lists(CELL, **lengths), max_size=8))
+    row = st.lists(CELL, min_size=max(0, len(names) - fewer), max_size=len(names) + fewer)
+    kinds = draw(st.lists(row, max_size=8))
     rows = [row for row in kinds * draw(st.sampled_from([1, 5, 20])) if len("".join(row)) < 1000 or row is kinds[0]]
     separators = draw(st.sampled_from([",", ";", "\t", "|", ":", " ", ",;"]))
     lines = [separators[number % len(separators)].join(row) for number, row in enumerate([names, *rows])]

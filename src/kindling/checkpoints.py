@@ -22,6 +22,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from kindling.console import say
+from kindling.contents import check_content
 from kindling.runs import RUNS, is_last, run_of, whole_file, written_checkpoints
 
 Verify = Literal["metadata", "weights", "all"]
@@ -40,14 +41,6 @@ UNZIPPING = (
 )
 ROW = 4096  # words of a tensor that share a weight in its checksum
 RESUME_ONLY = {"optimizer_states"}  # twice the size of the weights, and only resuming needs them
-
-TYPES: dict[str, type] = {
-    **{"hyper_parameters": dict, "datamodule_hyper_parameters": dict, "state_dict": dict, "callbacks": dict},
-    **{"loops": dict, "optimizer_states": list, "lr_schedulers": list, "checksums": dict},
-    **{"global_step": int, "epoch": int, "schedule_start": int},
-}
-FITTED_TYPES: dict[str, type] = {"classes": list, "columns": list}
-MODEL_TYPES: dict[str, type] = {"_class_path": str, "num_classes": int, "input_shape": list, "class_names": list}
 
 
 class DamagedError(ValueError):
@@ -77,55 +70,10 @@ def read(path: Path, verify: Verify = "weights", mmap: bool = True) -> dict[str,
         ) from error
     except (RuntimeError, OSError, EOFError, ValueError) as error:
         raise DamagedError(f"{path} is cut off, damaged or no checkpoint at all") from error
-    _check_types(path, checkpoint)
+    check_content(path, checkpoint)
     if verify != "metadata":
         _verify_tensors(path, checkpoint, skip=RESUME_ONLY if verify == "weights" else set())
     return checkpoint
-
-
-def _check_types(path: Path, checkpoint: Any) -> None:
-    about = checkpoint.get("hyper_parameters", {}) if isinstance(checkpoint, dict) else {}
-    if not isinstance(about, dict) or "_class_path" not in about:
-        raise ValueError(f"{path} is no checkpoint of Kindling: it does not say which model it holds")
-    data = _dict(checkpoint.get("datamodule_hyper_parameters"))
-    fitted = checkpoint.get(str(data.get("_class_path")).rpartition(".")[2])
-    columns = _dict(fitted).get("columns")
-    columns = columns if isinstance(columns, list | tuple) else []
-    states = checkpoint.get("optimizer_states")
-    states = states if isinstance(states, list | tuple) else []
-    parts: list[tuple[dict[str, Any], dict[str, type]]]
-    parts = [
-        (checkpoint, TYPES),
-        ({"data": fitted}, {"data": dict}),
-        (about, MODEL_TYPES),
-        (data, {"_class_path": str}),
-    ]
-    parts += [(_dict(fitted), FITTED_TYPES)]
-    parts += [({"columns": item}, {"columns": dict}) for item in columns]
-    parts += [(_dict(item), {"name": str, "kind": str, "values": list, "classes": list}) for item in columns]
-    parts += [({"optimizer_states": item}, {"optimizer_states": dict}) for item in states]
-    for held, kinds in parts:
-        for name, kind in kinds.items():
-            if not _is(held.get(name), kind):
-                raise ValueError(f"{path} is no checkpoint of Kindling, or was altered: its {name} is {held[name]!r}")
-    names = about.get("class_names")
-    if names and len(names) != about.get("num_classes", len(names)):
-        raise ValueError(f"{path} was altered: it has {len(names)} class_names for {about['num_classes']} classes")
-    if checkpoint.get("loops") is not None and not checkpoint["loops"]:
-        raise ValueError(f"{path} was altered: its loops are empty")
-    if any("kind" not in item or "name" not in item for item in columns):
-        raise ValueError(f"{path} was altered: a column has no name or no kind")
-
-
-def _dict(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def _is(value: Any, kind: type) -> bool:
-    """Whether a value of a checkpoint, if there is one, has a type; numbers count, and a tuple is a list."""
-    if kind is int:
-        return value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= 0)
-    return value is None or isinstance(value, (list, tuple) if kind is list else kind)
 
 
 def _verify_metadata(path: Path) -> None:

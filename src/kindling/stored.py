@@ -1,5 +1,6 @@
 """What was not typed: configuration from YAML files, and what a checkpoint and its run bring."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from kindling.models.classifier import DATA_ARGUMENTS, Classifier
 from kindling.record import Record
 from kindling.runs import is_last, read_checkpoint, run_of
 from kindling.trust import check_classes, check_factories, check_parts, check_size, harmless, is_own
-from kindling.wording import did_you_mean
+from kindling.wording import brief, did_you_mean
 
 
 def read_yaml(config: Path) -> dict[str, Any]:
@@ -27,11 +28,17 @@ def read_yaml(config: Path) -> dict[str, Any]:
         there = map(str, [*Path("configs").rglob("*.yaml"), *config.parent.glob("*.yaml")])
         raise UsageError(f"there is no file {config}{did_you_mean(str(config), there)}")
     try:
-        read: dict[str, Any] = yaml.safe_load(config.read_text(encoding="utf-8")) or {}
+        read = yaml.safe_load(config.read_text(encoding="utf-8")) or {}
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{config} is not text in UTF-8: save it with that encoding") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
         raise UsageError(f"{config} is no YAML{where}: {getattr(error, 'problem', error)}") from error
+    if not isinstance(read, dict):
+        raise UsageError(f"{config} must hold options such as seed_everything: 1, got {brief(repr(read), 60)}")
+    if strange := [key for key in read if not re.fullmatch(r"\w[\w.+]*", str(key))]:
+        raise UsageError(f"{config}: there is no option {brief(repr(strange[0]), 60)}")
     try:
         check_size(read)
     except ValueError as error:

@@ -22,6 +22,7 @@ from kindling.callbacks.limits import AtLeastOneBatch
 from kindling.callbacks.users import as_list, combine, has_progress_bar
 from kindling.checkpoints import restore_last, write_atomically
 from kindling.console import as_typed, quiet, results_table, say
+from kindling.contents import restoring
 from kindling.data import ClassificationDataModule
 from kindling.ending import say_next, say_why_early
 from kindling.errors import OneLineParser, UsageError, one_line
@@ -153,6 +154,11 @@ class KindlingCLI(LightningCLI):
             return
         if schedule and schedule["class_path"].endswith(".OneCycleLR"):
             schedule["init_args"]["max_lr"] = model["optimizer"]["init_args"]["lr"]
+
+    @override
+    def _run_subcommand(self, subcommand: str) -> None:
+        with restoring(self.checkpoint):
+            super()._run_subcommand(subcommand)
 
     @override
     def _add_instantiators(self) -> None:
