@@ -33,7 +33,7 @@ from fuzzing import (
     table_files,
     typed_options,
 )
-from hypothesis import HealthCheck, event, given, note, settings
+from hypothesis import HealthCheck, event, example, given, note, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -274,6 +274,44 @@ def test_checkpoints(workplace: Path, data: st.DataObject, command: str) -> None
     check_command(command, *options.get(command, ["--ckpt_path", "stranger"]))
 
 
+def without(value: dict[str, Any], name: str) -> dict[str, Any]:
+    """Return a copy of a dictionary that lacks one key."""
+    return {key: item for key, item in value.items() if key != name}
+
+
+def with_column(fitted: dict[str, Any], **values: Any) -> dict[str, Any]:
+    """Return what a table learned with other values of its first column, which is one of numbers."""
+    first, *others = fitted["columns"]
+    return fitted | {"columns": [first | values, *others]}
+
+
+@pytest.mark.parametrize(
+    ("command", "part", "alter", "words"),
+    [
+        ("test", "TableDataModule", lambda fitted: without(fitted, "classes"), "its table has no classes"),
+        ("fit", "TableDataModule", lambda fitted: with_column(fitted, limit=10**400), "its limit is 1000"),
+        ("predict", "TableDataModule", lambda fitted: with_column(fitted, center="a"), "its center is 'a'"),
+        ("export", "TableDataModule", lambda fitted: with_column(fitted, scale=None), "column x lacks scale"),
+        ("validate", "loops", lambda loops: without(loops, "validate_loop"), "it can't be restored (KeyError"),
+        ("fit", "callbacks", lambda states: dict.fromkeys(states, 3), "it can't be restored (TypeError"),
+        ("export", "state_dict", lambda weights: weights | {"mean": {}}, "Tensor-like object"),
+    ],
+)
+def test_an_altered_checkpoint_is_named(
+    workplace: Path, capsys: pytest.CaptureFixture[str], command: str, part: str, alter: Any, words: str
+) -> None:
+    shutil.copytree("runs/table/version_0", "stranger")
+    for path in Path("stranger/checkpoints").glob("*.ckpt"):
+        stored = torch.load(path, weights_only=True)
+        torch.save(without(stored, "checksums") | {part: alter(stored[part])}, path)
+    more = ["--trainer.max_epochs", "2"] if command == "fit" else []
+    assert main([command, "--ckpt_path", "stranger", *more]) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("kindling: error: stranger/checkpoints/")
+    assert words in error
+    assert not FOREIGN.search(error)
+
+
 class Client:
     """Calls an ASGI application without a network."""
 
@@ -325,6 +363,10 @@ def client(trained_runs: Path, request: pytest.FixtureRequest) -> Client:
     method=st.sampled_from(["POST"] * 6 + ["GET", "PUT", "HEAD", "OPTIONS", "x"]),
     path=PATH,
 )
+@example(body=b"x", headers=[(b"content-length", b"\xb2")], method="POST", path="/predict")
+@example(body=b"x", headers=[(b"content-length", b"9" * 5000)], method="POST", path="/predict")
+@example(body=b"", headers=[], method="GET", path="/" + "x" * 900)
+@example(body=b"", headers=[], method="GET", path="/a\x1b[31m")
 def test_http_bodies(client: Client, body: bytes, headers: list[tuple[bytes, bytes]], method: str, path: str) -> None:
     if not any(name == b"host" for name, _ in headers):
         headers = [(b"host", b"localhost"), *headers]
