@@ -157,7 +157,7 @@ def check_fit(*arguments: str, trains: bool) -> None:
 TRAINS = st.sampled_from([False, False, False, True])
 
 
-@share(22)
+@share(20)
 @given(typed=typed_options(), trains=TRAINS)
 def test_options_of_fit(workplace: Path, typed: list[str], trains: bool) -> None:
     check_fit(*MLP.split(), *typed, trains=trains)
@@ -197,7 +197,7 @@ def test_recipes(workplace: Path, text: bytes, trains: bool) -> None:
     check_fit("fit", "--config", "recipe.yaml", trains=trains)
 
 
-@share(18)
+@share(10)
 @given(data=table_files(), use=st.sampled_from(["fit", "predict", "test_path"]), trains=TRAINS)
 def test_tables(workplace: Path, data: bytes, use: str, trains: bool) -> None:
     Path("table.csv").write_bytes(data)
@@ -209,7 +209,7 @@ def test_tables(workplace: Path, data: bytes, use: str, trains: bool) -> None:
     check_fit("fit", *table, "--data.path", *files, trains=trains)
 
 
-@share(10)
+@share(8)
 @given(added=st.lists(IMAGE_FILE, max_size=6), skip=st.booleans(), predict=st.booleans(), trains=TRAINS)
 def test_image_folders(workplace: Path, added: list[Any], skip: bool, predict: bool, trains: bool) -> None:
     shutil.rmtree("pictures", ignore_errors=True)
@@ -257,7 +257,7 @@ def flip(path: Path, flips: list[tuple[float, int]], kept: float) -> None:
     path.write_bytes(data[: int(kept * len(data))])
 
 
-@share(14)
+@share(12)
 @given(data=st.data(), command=st.sampled_from(["predict", "test", "validate", "fit", "runs", "export"]))
 def test_checkpoints(workplace: Path, data: st.DataObject, command: str) -> None:
     CHECKPOINT[:] = [Path("runs/table/version_0/checkpoints/last.ckpt").absolute()]
@@ -356,7 +356,7 @@ def client(trained_runs: Path, request: pytest.FixtureRequest) -> Client:
 
 
 @needs("deploy.server")
-@share(10)
+@share(24)
 @given(
     body=BODY,
     headers=st.lists(HEADER, max_size=2),
