@@ -85,7 +85,7 @@ def main(args: Sequence[str] | None = None) -> int:
     if command not in COMMANDS:
         near = difflib.get_close_matches(command, COMMANDS, n=1)
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMMANDS)}"
-        return _fail(f"there is no command {command}: {hint}", code=2)
+        return _fail(f"there is no command {brief(command, 60) or repr(command)}: {hint}", code=2)
 
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it warns of a home folder that can't be written
     try:

@@ -24,6 +24,7 @@ from kindling.callbacks.users import as_list, combine, has_progress_bar
 from kindling.checkpoint_io import write_atomically
 from kindling.checkpoints import read, restore_last
 from kindling.console import as_typed, quiet, results_table, say
+from kindling.contents import restoring
 from kindling.dashboard import Dashboard, dashboard_of
 from kindling.data import BaseDataModule
 from kindling.data.loading import targets_of
@@ -171,6 +172,11 @@ class KindlingCLI(LightningCLI):
             super().instantiate_classes()
         except ValueError as error:
             raise self.failure or error from None
+
+    @override
+    def _run_subcommand(self, subcommand: str) -> None:
+        with restoring(self.checkpoint):
+            super()._run_subcommand(subcommand)
 
     @override
     def _add_instantiators(self) -> None:
