@@ -89,22 +89,26 @@ def soak(options: argparse.Namespace, folder: Path) -> Iterator[Result]:
 
 def report(result: Result, seed: int) -> None:
     """Print what went wrong in a trial, and the command that repeats it."""
-    trial = result.trial
+    trial, kills = result.trial, ", then ".join(map(str, result.hits or result.trial.kills))
     faults = "; ".join(result.faults[:SHOWN]) + f" (and {len(result.faults) - SHOWN} more)" * (
         len(result.faults) > SHOWN
     )
     again = f"python scripts/soak.py --config {trial.config} --only {trial.number} --seed {seed} --keep soak"
-    print(f"{trial.config} {trial.number}: {', then '.join(map(str, trial.kills))}: {faults}\n  {again}", flush=True)
+    print(f"{trial.config} {trial.number}: {kills}: {faults}\n  {again}", flush=True)
+
+
+def count_kills(results: Sequence[Result]) -> tuple[int, int]:
+    """Return how many kills hit a training, and how many were planned: one is spared if the training is complete."""
+    return sum(len(each.hits) for each in results), sum(len(each.trial.kills) for each in results)
 
 
 def table(results: Sequence[Result]) -> Table:
     """Sum the results up by configuration."""
-    columns = ("configuration", "trainings", "kills", "resumed to the bit")
-    summary = Table(*columns)
+    summary = Table("configuration", "trainings", "kills that hit", "resumed to the bit")
     for name in [*dict.fromkeys(each.trial.config for each in results), "all"]:
         own = [each for each in results if name in ("all", each.trial.config)]
-        right = sum(not each.faults for each in own)
-        summary.add_row(name, str(len(own)), str(sum(each.killed for each in own)), str(right))
+        right, (hits, kills) = sum(not each.faults for each in own), count_kills(own)
+        summary.add_row(name, str(len(own)), f"{hits} of {kills}", str(right))
     return summary
 
 
@@ -124,7 +128,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.exit(str(error))
     Console().print(table(sorted(results, key=lambda each: [*CONFIGS].index(each.trial.config))))
     right = sum(not each.faults for each in results)
-    print(f"{right} of {len(results)} in {time.monotonic() - start:.0f} s, seed {options.seed}")
+    hits, kills = count_kills(results)
+    took = f"in {time.monotonic() - start:.0f} s, seed {options.seed}"
+    print(f"{right} of {len(results)} {took}; {hits} of {kills} kills hit")
     return int(right < len(results) or not results)
 
 

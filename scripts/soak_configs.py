@@ -72,7 +72,8 @@ CONFIGS = {
     ),
     "every_n_steps": Config(MLP + ONE_CYCLE + "--checkpoint.every_n_steps 3"),
     "ddp": Config(MLP + ONE_CYCLE + DDP, processes=2, weight=0.3),
-    "averaged": Config(MLP + "--trainer.callbacks+=EMAWeightAveraging --trainer.callbacks.decay 0.9"),
+    "ema": Config(MLP + "--averaging EMA --averaging.decay 0.9"),
+    "swa": Config(MLP + "--averaging SWA --averaging.start_epoch 1"),
     "tmpdir": Config(MLP.replace("[16]", "[512,512]"), temporary="/dev/shm"),
     "best_accuracy": Config(
         MLP + "--model.optimizer SGD --model.optimizer.lr 0.3 --model.optimizer.momentum 0.9 "

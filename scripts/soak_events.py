@@ -3,7 +3,8 @@
     SOAK_KILL="save 12 KILL 0" python -m soak_events fit --config configs/quickstart.yaml
 
 Events are training, validation and test batches, and all writes: of a checkpoint (`save`) or another file (`write`).
-Where `SOAK_COUNTS` names a file, the number of events of each kind is written there at the end.
+Where `SOAK_COUNTS` names a file, the number of events of each kind is written there at the end. Where `SOAK_HIT` names
+one, it is created just before the signal is sent.
 """
 
 import atexit
@@ -32,13 +33,15 @@ class Events(Callback):
     Args:
         kill: The event, its number counted from 0, the signal (`TERM+KILL` for a TERM with a KILL after it), and the
             seconds until the second signal, or until a KILL; empty for none.
+        mark: A file to create when the signal is sent; empty for none.
     """
 
-    def __init__(self, kill: str = "") -> None:
+    def __init__(self, kill: str = "", mark: str = "") -> None:
         self.counts: Counter[str] = Counter()
         event, number, name, delay = kill.split() if kill else ("", "-1", "KILL", "0")
         self.moment, self.signals, self.delay = (event, int(number)), name.split("+"), float(delay)
-        self.process, self.folders = os.getpid(), (os.getcwd(), tempfile.gettempdir())
+        self.mark, self.process = mark, os.getpid()
+        self.folders = (f"{os.getcwd()}{os.sep}", f"{tempfile.gettempdir()}{os.sep}")
 
     def happen(self, event: str) -> None:
         """Count an event."""
@@ -48,6 +51,8 @@ class Events(Callback):
             self._send(self.signals[0])
 
     def _send(self, name: str) -> None:
+        if self.mark:
+            Path(self.mark).touch()
         if self.delay and self.signals[-1] == "KILL":
             signal.setitimer(signal.ITIMER_REAL, self.delay)  # SIGALRM ends a process that does not handle it
         if not self.delay or name != "KILL":
@@ -76,14 +81,10 @@ class Events(Callback):
             self.happen("save" if ".ckpt" in path else "write")
 
 
-def arm(kill: str = "", counts: str = "") -> None:
-    """Install the events in this process.
-
-    Args:
-        kill: See `Events`.
-        counts: A file for the number of events.
-    """
-    events = Events(kill)
+def arm() -> None:
+    """Install the events in this process, as the environment asks for them."""
+    counts = os.environ.get("SOAK_COUNTS", "")
+    events = Events(os.environ.get("SOAK_KILL", ""), os.environ.get("SOAK_HIT", ""))
     instantiate, write_record = KindlingCLI.instantiate_trainer, torch._C.PyTorchFileWriter.write_record
 
     def with_events(self: KindlingCLI, **options: Any) -> Any:
@@ -104,5 +105,5 @@ def arm(kill: str = "", counts: str = "") -> None:
 
 if __name__ == "__main__":
     if int(os.environ.get("LOCAL_RANK", "0")) == int(os.environ.get("SOAK_RANK", "0")):
-        arm(os.environ.get("SOAK_KILL", ""), os.environ.get("SOAK_COUNTS", ""))
+        arm()
     program()

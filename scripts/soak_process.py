@@ -54,11 +54,20 @@ class Kill(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """How a process ended: its exit code, what it printed, the seconds it took, whether others outlived it."""
+    """How a process ended.
+
+    Attributes:
+        code: Its exit code.
+        output: What it printed.
+        seconds: How long it took.
+        hit: Whether its kill reached it: a process that ends with code 0 was not hit by a KILL.
+        orphans: Whether processes that it started outlived it.
+    """
 
     code: int
     output: str
     seconds: float
+    hit: bool
     orphans: bool
 
     @property
@@ -85,48 +94,57 @@ def run(
         seconds: How long it takes when it is not.
         fresh: Start Python anew instead of forking this process, which has imported everything.
     """
-    log = folder.with_suffix(".log")
+    log, mark = folder.with_suffix(".log"), folder.with_suffix(".hit")
     log.touch()  # a process may be killed before it opens it
+    mark.unlink(missing_ok=True)
     sys.stdout.flush()
     start = time.monotonic()
     signals, rank = (kill.schedule(seconds), kill.rank) if kill else ([], 0)
     process = os.fork()
     if process == 0:
-        _become(options, folder, environment, log, fresh)
+        _become(options, folder, {**environment, "SOAK_HIT": str(mark)}, log, fresh)
     try:
-        status = _wait(process, start, signals, rank)
+        status, is_sent = _wait(process, start, signals, rank)
         passed = time.monotonic() - start
         orphans = not _is_empty(process, PATIENCE)
     finally:
         if not _is_empty(process, 0):
             os.killpg(process, signal.SIGKILL)
-    return Outcome(os.waitstatus_to_exitcode(status), log.read_text("utf-8", "replace"), passed, orphans)
+    code = os.waitstatus_to_exitcode(status)
+    hit = (is_sent or mark.exists()) and (code != 0 or kill is None or kill.signals != "KILL")
+    mark.unlink(missing_ok=True)
+    return Outcome(code, log.read_text("utf-8", "replace"), passed, hit, orphans)
 
 
-def _wait(process: int, start: float, signals: list[tuple[float, str]], rank: int | None) -> int:
+def _wait(process: int, start: float, signals: list[tuple[float, str]], rank: int | None) -> tuple[int, bool]:
+    is_sent = False
     while True:
         done, status = os.waitpid(process, os.WNOHANG)
         passed = time.monotonic() - start
         if done:
-            return status
+            return status, is_sent
         if passed > TIMEOUT:
-            signals = [(passed, "KILL")]
+            os.killpg(process, signal.SIGKILL)
         while signals and signals[0][0] <= passed:
-            _send(process, signal.Signals[f"SIG{signals.pop(0)[1]}"], rank)
+            is_sent |= _send(process, signal.Signals[f"SIG{signals.pop(0)[1]}"], rank)
         time.sleep(0.005)
 
 
-def _send(process: int, number: signal.Signals, rank: int | None) -> None:
+def _send(process: int, number: signal.Signals, rank: int | None) -> bool:
+    """Send a signal to a process of a training, and return whether that process was there."""
     try:
         if rank is None or number == signal.SIGINT:  # Ctrl-C in a terminal reaches all processes
             os.killpg(process, number)
         elif rank == 0:
             os.kill(process, number)
         else:
-            for child in psutil.Process(process).children()[rank - 1 : rank]:
-                child.send_signal(number)
+            children = psutil.Process(process).children()
+            if rank > len(children):
+                return False
+            children[rank - 1].send_signal(number)
     except (ProcessLookupError, psutil.NoSuchProcess):
-        pass  # it has ended meanwhile
+        return False  # it has ended meanwhile
+    return True
 
 
 def _is_empty(group: int, patience: float) -> bool:
@@ -164,7 +182,7 @@ def _become(options: Sequence[str], folder: Path, environment: Mapping[str, str]
             os.execv(sys.executable, [sys.executable, "-m", module, *options])
         tempfile.tempdir = None  # asked for anew: $TMPDIR may be another
         if module == "soak_events":
-            arm(os.environ.get("SOAK_KILL", ""), os.environ.get("SOAK_COUNTS", ""))
+            arm()
         sys.argv = ["kindling", *options]
         program()
     except SystemExit as stop:

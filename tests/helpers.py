@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import MeanAbsoluteError, MetricCollection
 
-from kindling import Classifier, MLPClassifier, SyntheticDataModule
+from kindling import ClassificationTask, MLPClassifier, RegressionTask, SyntheticDataModule
 from kindling.cli import main
-from kindling.data.datamodule import ArrayDataset, Batch, ClassificationDataModule, Split
+from kindling.data.datamodule import ArrayDataset, BaseDataModule, Batch, ClassificationDataModule, Split
+from kindling.models.mlp import mlp
 
 
 def png_16(values: np.ndarray) -> bytes:
@@ -161,30 +162,28 @@ class PhotosDataModule(ClassificationDataModule):
         return images, torch.randint(3, (40,), generator=random)
 
 
-class SumDataModule(SyntheticDataModule):
+class SumDataModule(BaseDataModule):
     """A number to predict in place of a class: the sum of the first two features."""
 
-    def __init__(self, **loading: Any) -> None:
-        super().__init__(num_samples=300, num_classes=1, **loading)
+    input_shape = (20,)
 
     def load(self, split: Split) -> Batch:
-        inputs, _ = super().load(split)
+        inputs, _ = SyntheticDataModule(num_samples=300).load(split)
         return inputs, inputs[:, :2].sum(dim=1)
 
 
-class SumRegressor(MLPClassifier):
-    """A network that predicts a number."""
+class SumRegressor(RegressionTask):
+    """A network that predicts a number, with a metric and a loss of its own."""
 
-    classifies = False
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        return super().forward(inputs).squeeze(1)
+    def __init__(self, width: int = 128, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.network = mlp(self.input_shape[0], (width,), 1, 0.0, False)
 
     def metrics(self) -> MetricCollection:
         return MetricCollection({"mae": MeanAbsoluteError()})
 
-    def loss(self, logits: Tensor, labels: Tensor, reduction: str = "sum") -> Tensor:
-        return F.mse_loss(logits, labels, reduction=reduction)
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return F.mse_loss(outputs, targets)
 
 
 class EasyDataModule(SyntheticDataModule):
@@ -205,8 +204,8 @@ class Root(nn.Module):
 class RootClassifier(MLPClassifier):
     """A network with a root in its middle."""
 
-    def __init__(self, **recipe: Any) -> None:
-        super().__init__((8, 8), **recipe)
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__((8, 8), **kwargs)
         first, *others = self.network.children()
         self.network = nn.Sequential(first, *others[:2], Root(), *others[2:])
 
@@ -214,17 +213,17 @@ class RootClassifier(MLPClassifier):
 class DeadClassifier(MLPClassifier):
     """A network of which 30 of 40 hidden units answer nothing."""
 
-    def __init__(self, **recipe: Any) -> None:
-        super().__init__((40,), **recipe)
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__((40,), **kwargs)
         with torch.no_grad():
             self.network.get_parameter("1.bias")[:30] = -100
 
 
-class SigmoidClassifier(Classifier):
+class SigmoidClassifier(ClassificationTask):
     """Thirty layers of sigmoids."""
 
-    def __init__(self, **recipe: Any) -> None:
-        super().__init__(**recipe)
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
         inner = [layer for _ in range(30) for layer in (nn.Linear(20, 20), nn.Sigmoid())]
         self.network = nn.Sequential(*inner, nn.Linear(20, self.num_classes))
 
@@ -232,8 +231,8 @@ class SigmoidClassifier(Classifier):
 class WildClassifier(MLPClassifier):
     """A network whose weights are far too large."""
 
-    def __init__(self, **recipe: Any) -> None:
-        super().__init__((64, 32), **recipe)
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__((64, 32), **kwargs)
         for weight in self.network.parameters():
             nn.init.normal_(weight, std=10)
 
@@ -289,8 +288,8 @@ class NanAt(Callback):
 class Untraceable(MLPClassifier):
     """A network whose path depends on whether it is traced."""
 
-    def __init__(self, **recipe: Any) -> None:
-        super().__init__(hidden=(8,), **recipe)
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(hidden=(8,), **kwargs)
         next(self.network.children()).register_forward_hook(refuse)
 
 
@@ -320,11 +319,11 @@ class OddNamesDataModule(SyntheticDataModule):
         self.class_names = names
 
 
-class Asserting(Classifier):
+class Asserting(ClassificationTask):
     """A network that fails where it is traced, by something else than a RuntimeError."""
 
-    def __init__(self, width: int, **recipe: Any) -> None:
-        super().__init__(**recipe)
+    def __init__(self, width: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
         self.network = nn.Sequential(AssertingLayer(), nn.Linear(self.input_shape[0], self.num_classes))
 
 
@@ -336,11 +335,11 @@ class AssertingLayer(nn.Module):
         return inputs
 
 
-class Sequences(Classifier):
+class Sequences(ClassificationTask):
     """A last linear layer over (N, T, F), averaged afterwards."""
 
-    def __init__(self, width: int, **recipe: Any) -> None:
-        super().__init__(**recipe)
+    def __init__(self, width: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
         layers = nn.Unflatten(1, (-1, 2)), nn.Linear(2, width), nn.ReLU(), nn.Linear(width, self.num_classes), Mean()
         self.network = nn.Sequential(*layers)
 
@@ -352,11 +351,11 @@ class Mean(nn.Module):
         return inputs.mean(1)
 
 
-class ByKeyword(Classifier):
+class ByKeyword(ClassificationTask):
     """A linear layer whose inputs come by name."""
 
-    def __init__(self, width: int, **recipe: Any) -> None:
-        super().__init__(**recipe)
+    def __init__(self, width: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
         self.network = Named(self.input_shape[0], self.num_classes)
 
 
@@ -372,21 +371,21 @@ class Named(nn.Module):
         return answers
 
 
-class Unlinear(Classifier):
+class Unlinear(ClassificationTask):
     """No linear layer at all, and parameters without elements."""
 
-    def __init__(self, width: int, **recipe: Any) -> None:
-        super().__init__(**recipe)
+    def __init__(self, width: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
         layers = nn.Unflatten(1, (1, -1)), nn.Conv1d(1, self.num_classes, 3), nn.AdaptiveAvgPool1d(1), nn.Flatten()
         self.network = nn.Sequential(*layers)
         self.network.register_parameter("nothing", nn.Parameter(torch.zeros(0)))
 
 
-class SharedClassifier(Classifier):
+class SharedClassifier(ClassificationTask):
     """A network with one ReLU at two places; at the second one, 10 of 16 units answer nothing."""
 
-    def __init__(self, **recipe: Any) -> None:
-        super().__init__(**recipe)
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
         act, narrow = nn.ReLU(), nn.Linear(64, 16)
         self.network = nn.Sequential(nn.Linear(20, 64), act, narrow, act, nn.Linear(16, self.num_classes))
         with torch.no_grad():
@@ -396,11 +395,11 @@ class SharedClassifier(Classifier):
 class ScaledClassifier(MLPClassifier):
     """A model with a parameter of its own, beside the network, that begins with NaN."""
 
-    def __init__(self, **recipe: Any) -> None:
-        super().__init__((8,), **recipe)
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__((8,), **kwargs)
         self.scale = nn.Parameter(torch.full((1,), torch.nan))
 
-    def forward(self, inputs: Tensor) -> Tensor:
+    def forward(self, inputs: Tensor) -> Any:
         return self.scale * super().forward(inputs)
 
 
@@ -411,26 +410,26 @@ class NoSpaceLeft(Callback):
         raise OSError(28, "No space left on device")
 
 
-class Recurrent(Classifier):
+class Recurrent(ClassificationTask):
     """Takes sequences, as many a network of one's own does, and no images."""
 
-    def __init__(self, **recipe: Any) -> None:
-        super().__init__(**recipe)
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
         self.network = nn.GRU(28, 10)
 
 
-class TwoOutputs(Classifier):
+class TwoOutputs(ClassificationTask):
     """Does not ask how many classes there are."""
 
-    def __init__(self, **recipe: Any) -> None:
-        super().__init__(**recipe)
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
         self.network = nn.Sequential(nn.Flatten(), nn.LazyLinear(2))
 
 
 class Detached(MLPClassifier):
     """Cuts its answers off from the weights."""
 
-    def forward(self, inputs: Tensor) -> Tensor:
+    def forward(self, inputs: Tensor) -> Any:
         return super().forward(inputs).detach()
 
 

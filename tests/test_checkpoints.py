@@ -1,9 +1,13 @@
 import os
 import random
 import shutil
+import struct
 import tempfile
+import zipfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -12,7 +16,9 @@ from lightning.pytorch.strategies import SingleDeviceStrategy
 
 from conftest import TINY, Command, Train, different
 from kindling import load
-from kindling.checkpoints import CHECKSUMS, AtomicCheckpointIO, DamagedError, checksum, read, save, write_atomically
+from kindling.checkpoint_io import AtomicCheckpointIO, write_atomically
+from kindling.checkpoints import CHECKSUMS, DamagedError, read, save
+from kindling.checksums import checksum
 
 RUN = Path("runs/tiny/version_0")
 LAST, BEST = RUN / "checkpoints/last.ckpt", RUN / "checkpoints/best.ckpt"
@@ -60,6 +66,63 @@ def test_no_flipped_bit_changes_what_is_loaded(trained: Train) -> None:
             assert same(loaded, found)  # it fell on what is not read
         other.unlink()
     assert detected > 80
+
+
+def regions(path: Path) -> dict[str, range]:
+    """The bytes of each part of a checkpoint file."""
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+        found = {"header": range(30), "directory": range(archive.start_dir, path.stat().st_size)}
+    whole = path.read_bytes()
+    for entry in entries:
+        names, extras = struct.unpack_from("<2H", whole, entry.header_offset + 26)
+        start = entry.header_offset + 30 + names + extras
+        found[entry.filename.partition("/")[2]] = range(start, start + entry.file_size)
+    return found
+
+
+@pytest.mark.parametrize("region", ["header", "directory", "data.pkl", "data/"])
+def test_a_flipped_bit_is_found_in_each_region_of_the_file(trained: Train, region: str) -> None:
+    trained(*TINY)
+    whole, found = LAST.read_bytes(), read(LAST, "all")
+    positions = [place for name, places in regions(LAST).items() if name.startswith(region) for place in places]
+    draw = random.Random(0)
+    for number in range(40):
+        other = Path(f"{number}.ckpt")
+        other.write_bytes(whole)
+        flip(other, draw.choice(positions), draw.randrange(8))
+        if region in ("header", "directory"):  # which also hold what is not read, such as times
+            with suppress(DamagedError):
+                assert same(read(other, "all"), found)
+        else:
+            with pytest.raises(DamagedError):
+                read(other, "all")
+        other.unlink()
+
+
+@pytest.mark.parametrize("command", ["fit", "validate", "test", "predict"])
+def test_a_command_reads_its_checkpoint_once(
+    kindling: Command, trained: Train, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    trained(*TINY)
+    load = Mock(wraps=torch.load)
+    monkeypatch.setattr(torch, "load", load)
+    options = [*MORE[1:], "--test_after_fit", "false"] if command == "fit" else ["--ckpt_path", RUN]
+    result = kindling(command, *options)
+    assert result.code == 0, result.err
+    assert [call.args[0] for call in load.call_args_list] == [LAST if command == "fit" else BEST]
+
+
+def test_what_was_read_is_given_to_lightning_once() -> None:
+    save({"weights": torch.zeros(2)}, Path("a.ckpt"))
+    save({"weights": torch.ones(2)}, Path("b.ckpt"))
+    for name in ("a.ckpt", "b.ckpt"):
+        held: dict[str, Any] = {}
+        files = AtomicCheckpointIO(loaded=(Path("a.ckpt"), held))
+        if name == "a.ckpt":
+            assert files.load_checkpoint(Path(name).absolute()) is held
+        with pytest.raises(ValueError, match="no checkpoint of Kindling"):
+            files.load_checkpoint(name)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.uint8, torch.bool, torch.int64], ids=str)

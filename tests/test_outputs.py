@@ -50,7 +50,7 @@ def test_a_read_only_run_is_validated(kindling: Command, read_only: dict[Path, b
 def test_a_read_only_run_is_told_before_it_predicts(
     kindling: Command, read_only: dict[Path, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kindling.models.classifier.Classifier.predict_step", refuse)
+    monkeypatch.setattr("kindling.models.task.BaseTask.predict_step", refuse)
     result = kindling("predict", "--ckpt_path", RUN)
     assert result.code == 1
     assert result.err.startswith(f"kindling: error: can't write to {RUN} (read-only): copy it")

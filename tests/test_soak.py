@@ -1,6 +1,7 @@
 """`scripts/soak.py`: what it compares, when it kills, and a few trainings that it kills."""
 
 import csv
+import json
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import soak_compare
 import soak_configs
 import soak_trials
 from conftest import CONFIGS, TINY, Train
+from soak_process import Kill, Outcome
 
 RUN, COPY = Path("runs/tiny/version_0"), Path("copy")
 SCRIPT = CONFIGS.parent / "scripts/soak.py"
@@ -138,6 +140,63 @@ def test_the_seed_decides_the_moments() -> None:
     assert ranks == {0, 1, None}
 
 
+def test_a_kill_that_does_not_hit_is_tried_again_earlier() -> None:
+    trial = soak_trials.plan("plateau", 4, seed=0)
+    kill = trial.kills[0]
+    tried = list(soak_trials.attempts(kill, trial))
+    assert tried == list(soak_trials.attempts(kill, trial))
+    assert tried[:2] == [kill, kill._replace(at=kill.at / 2)]
+    assert all(other.at < 0.5**number for number, other in enumerate(tried[2:], start=2))
+    assert len(tried) == soak_trials.TRIES
+
+
+class Sessions:
+    """Stands for the processes of a training: each leaves a record, and is hit or not, as it is told."""
+
+    def __init__(self, *outcomes: tuple[bool, int, str]) -> None:
+        self.outcomes = list(outcomes)
+        self.found: list[list[str]] = []  # files at the start of each session
+
+    def __call__(self, _: object, folder: Path, *__: object) -> Outcome:
+        run = folder / "runs/soak/version_0"
+        self.found.append(sorted(path.name for path in run.rglob("*")))
+        hit, code, status = self.outcomes.pop(0)
+        (run / "checkpoints").mkdir(parents=True, exist_ok=True)
+        (run / "run.json").write_text(json.dumps({"status": status, "tested": status == "finished"}))
+        return Outcome(code, "its last line\n", 1.0, hit, orphans=False)
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "hits", "faults"),
+    [
+        ([(True, -9, "running"), (False, 0, "finished")], 1, []),
+        ([(False, 0, "finished"), (True, -9, "running"), (False, 0, "finished")], 1, []),
+        ([(True, -9, "finished")], 1, []),  # killed when all was done: it is not resumed
+        ([(False, 0, "finished")] * soak_trials.TRIES, 0, ["no kill hit the training"]),
+        ([(True, -9, "running"), (False, 1, "failed")], 1, ["resumed: exit code 1, its last line"]),
+        (
+            [(False, 1, "failed"), (True, -9, "finished")],
+            1,
+            ["KILL at 50% of test, which did not hit it: exit code 1, its last line"],
+        ),
+    ],
+    ids=["hit", "second", "complete", "never", "resume fails", "fails by itself"],
+)
+def test_a_trial_counts_only_with_a_kill_that_hit(
+    monkeypatch: pytest.MonkeyPatch, outcomes: list[tuple[bool, int, str]], hits: int, faults: list[str]
+) -> None:
+    sessions = Sessions(*outcomes)
+    monkeypatch.setattr(soak_trials, "run", sessions)
+    monkeypatch.setattr(soak_trials, "differences", lambda *_: [])
+    trial = soak_trials.Trial("plateau", 0, (Kill("test", 0.5, "KILL"),), fresh=False)
+    straight = soak_trials.Straight(Path("straight"), 1.0, dict.fromkeys(soak_trials.MOMENTS, 9))
+    result = soak_trials.run_trial(trial, straight, Path("soak/0"), Path("data"))
+    assert (len(result.hits), result.faults) == (hits, faults)
+    assert sessions.outcomes == []
+    tries = [hit for hit, *_ in outcomes].index(True) + 1 if hits else soak_trials.TRIES
+    assert not any(sessions.found[:tries])
+
+
 def test_the_kills_are_shared_by_weight() -> None:
     shares = soak.share([*soak_configs.CONFIGS], 200)
     assert sum(shares.values()) == 200
@@ -161,4 +220,5 @@ def test_killed_trainings_are_resumed_to_the_bit() -> None:
     process = subprocess.run([sys.executable, SCRIPT, *options], capture_output=True, text=True, timeout=500)
     assert process.returncode == 0, process.stdout + process.stderr
     assert "3 of 3 in" in process.stdout
+    assert process.stdout.endswith("; 4 of 4 kills hit\n")
     assert process.stderr == ""

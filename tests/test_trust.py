@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 import yaml
@@ -417,3 +419,259 @@ def test_values_of_other_types_in_a_checkpoint_are_named(
     assert (result.code, result.err.count("\n")) == (1, 1)
     assert "last.ckpt" in result.err
     assert "unexpected" not in result.err
+
+
+TABLE = (
+    "fit --model MLPClassifier --model.hidden [4] --data TableDataModule --data.target y --trainer.max_epochs 1".split()
+)
+TABLE += ["--run_name", "tiny", "--test_after_fit", "false"]
+FILES = {"path": "secret.csv", "test_path": "tests.csv", "split": "list.csv"}
+
+
+def table(path: str) -> None:
+    rows = pd.DataFrame({"x": np.arange(60) % 7, "z": np.arange(60) % 5 / 2, "y": np.arange(60) % 2})
+    rows.to_csv(path, index=False)
+
+
+@pytest.fixture
+def others_table(kindling: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave a run of another user that was trained on secret.csv, and that file."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", "theirs")
+    table("secret.csv")
+    assert kindling(*TABLE, "--data.path", "secret.csv").code == 0
+    monkeypatch.setenv("XDG_CONFIG_HOME", "mine")
+
+
+@pytest.mark.parametrize(
+    ("command", "lone"),
+    [("fit", False), ("validate", False), ("test", False), ("predict", False), ("fit", True), ("test", True)],
+)
+def test_the_data_of_a_stranger_s_run_is_typed(
+    kindling: Command, no_pictures: None, others_table: None, command: str, lone: bool
+) -> None:
+    where, source = (RUN, CONFIG)
+    if lone:
+        where = source = Path("lone.ckpt")
+        shutil.copy(RUN / "checkpoints" / ("last.ckpt" if command == "fit" else "best.ckpt"), where)
+    more = ["--trainer.max_epochs", "2"] if command == "fit" else []
+    before = files()
+    result = kindling(command, "--ckpt_path", where, *more)
+    assert (result.code, result.out, result.err.count("\n")) == (1, "", 1)
+    line = f"{source} was not written here, so no file that it names is read; add --data.path secret.csv\n"
+    assert result.err.endswith(line)
+    assert files() == before
+    option = {"test": ["--data.path=secret.csv"], "predict": ["--data.init_args.path", "secret.csv"]}
+    result = kindling(command, "--ckpt_path", where, *more, *option.get(command, ["--data.path", "secret.csv"]))
+    assert result.code == 0, result.err
+
+
+def test_the_data_of_a_stranger_s_run_may_come_from_a_typed_file(
+    kindling: Command, no_pictures: None, others_table: None
+) -> None:
+    Path("mine.yaml").write_text("data: {class_path: TableDataModule, init_args: {path: secret.csv, target: y}}\n")
+    result = kindling("test", "--ckpt_path", RUN, "--config", "mine.yaml")
+    assert result.code == 0, result.err
+
+
+def test_new_rows_are_predicted_by_a_stranger_s_run_without_its_data(
+    kindling: Command, no_pictures: None, others_table: None
+) -> None:
+    Path("secret.csv").rename("new.csv")
+    result = kindling("predict", "--ckpt_path", RUN, "--data.predict", "new.csv")
+    assert result.code == 0, result.err
+    assert load(RUN).predict("new.csv").probabilities.shape == (60, 2)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_each_file_that_a_stranger_s_configuration_names_is_typed(
+    kindling: Command, no_pictures: None, others_table: None, name: str
+) -> None:
+    table("tests.csv")
+    (RUN / "split.csv").rename("list.csv")
+    change_config(lambda config: config["data"]["init_args"].update({name: FILES[name]}))
+    typed = [] if name == "path" else ["--data.path", "secret.csv"]
+    result = kindling("test", "--ckpt_path", RUN, *typed)
+    assert (result.code, result.err.count("\n")) == (1, 1)
+    assert f"no file that it names is read; add --data.{name} {FILES[name]}\n" in result.err
+
+
+def test_a_stranger_s_data_may_come_with_its_run(kindling: Command, no_pictures: None, others_table: None) -> None:
+    Path("secret.csv").rename(RUN / "rows.csv")
+    change_config(lambda config: config["data"]["init_args"].update(path=str(RUN / "rows.csv")))
+    assert kindling("test", "--ckpt_path", RUN).code == 0
+    table("secret.csv")
+    (RUN / "rows.csv").unlink()
+    (RUN / "rows.csv").symlink_to(Path("secret.csv").absolute())
+    result = kindling("test", "--ckpt_path", RUN)
+    assert (result.code, result.err.count("\n")) == (1, 1)
+    assert f"{RUN / 'rows.csv'} leads out of its run folder" in result.err
+
+
+@pytest.mark.parametrize("change", ["moved", "lone", "no config", "edited config"])
+def test_one_s_own_data_is_found_again(kindling: Command, no_pictures: None, change: str) -> None:
+    table("rows.csv")
+    assert kindling(*TABLE, "--data.path", "rows.csv").code == 0
+    where = RUN
+    if change == "moved":
+        where = RUN.rename("moved")
+    elif change == "lone":
+        where = (RUN / "checkpoints/best.ckpt").rename("lone.ckpt")
+    elif change == "no config":
+        CONFIG.unlink()
+    else:
+        CONFIG.write_text(CONFIG.read_text().replace("batch_size: 64", "batch_size: 32"))
+        assert not is_own(CONFIG)
+    for command in ("test", "predict"):
+        result = kindling(command, "--ckpt_path", where)
+        assert result.code == 0, result.err
+
+
+def test_a_checkpoint_that_was_altered_is_not_one_s_own(kindling: Command, no_pictures: None) -> None:
+    table("rows.csv")
+    table("other.csv")
+    assert kindling(*TABLE, "--data.path", "rows.csv").code == 0
+    path = change_checkpoint(lambda stored: stored["datamodule_hyper_parameters"].update(path="other.csv"), "best")
+    path.rename("lone.ckpt")
+    result = kindling("test", "--ckpt_path", "lone.ckpt")
+    assert (result.code, result.err.count("\n")) == (1, 1)
+    assert "lone.ckpt was not written here, so no file that it names is read; add --data.path other.csv" in result.err
+
+
+def test_nothing_is_downloaded_for_a_stranger(
+    kindling: Command, trained: Train, mnist: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = ["--data", "MNISTDataModule", "--data.source", "FashionMNIST", "--data.val_split", "40"]
+    trained(*TINY[:4], *mine, "--data.data_dir", mnist, *TINY[-4:])
+    change_config(lambda config: config["data"]["init_args"].update(data_dir="data"))
+    monkeypatch.setattr("kindling.data.mnist.MNISTDataModule._torchvision_dataset", None)
+    change_checkpoint(lambda stored: stored.update(signature="0"), "best")
+    for options in ([], ["--data.data_dir", "empty"]):
+        result = kindling("test", "--ckpt_path", RUN, *options)
+        assert (result.code, result.err.count("\n")) == (1, 1)
+        assert "train-images-idx3-ubyte: give --data.data_dir, or add --data.download true" in result.err
+        assert not Path("data").exists()
+
+
+PACKAGE = EVIL.format(base="MLPClassifier")
+
+
+@pytest.mark.parametrize("place", [".", "lib"])
+def test_a_package_around_a_lone_checkpoint_is_not_imported(
+    kindling: Command, trained: Train, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    trained(*TINY)
+    monkeypatch.syspath_prepend(str(Path(place).absolute()))
+    package = Path(place, "strange")
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text(PACKAGE)
+    path = change_checkpoint(lambda stored: stored["hyper_parameters"].update(_class_path="strange.Evil"), "best")
+    path = path.rename(package / "model.ckpt")
+    for command in ("test", "predict"):
+        result = kindling(command, "--ckpt_path", path)
+        assert (result.code, result.err.count("\n")) == (1, 1)
+        assert "the checkpoint holds a strange.Evil, code that comes with the run" in result.err
+    with pytest.raises(ValueError, match="code that comes with"):
+        load(path)
+    assert not Path("ran").exists()
+
+
+def test_an_installed_package_may_bring_a_checkpoint_of_its_model(
+    kindling: Command, trained: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained(*TINY)
+    site, source = Path("site").absolute(), Path("source").absolute()
+    site.mkdir()
+    (site / "project.pth").write_text(f"{source}\n")
+    monkeypatch.setattr("sysconfig.get_path", lambda name: str(site))
+    for place, name in ((site, "installed"), (source, "editable")):
+        monkeypatch.syspath_prepend(str(place))
+        (place / name).mkdir(parents=True)
+        (place / name / "__init__.py").write_text(PACKAGE)
+        stored = torch.load(RUN / "checkpoints/best.ckpt", weights_only=True)
+        stored["hyper_parameters"]["_class_path"] = f"{name}.Evil"
+        torch.save(stored, place / name / "model.ckpt")
+        assert load(place / name / "model.ckpt").card.model == "Evil"
+
+
+IMPORTER = """
+from importlib import import_module
+from kindling import MLPClassifier
+class Importer(MLPClassifier):
+    def __init__(self, layer: str = "torch.nn.ReLU", **recipe):
+        super().__init__((8,), **recipe)
+        module, _, name = layer.rpartition(".")
+        getattr(import_module(module), name)
+"""
+
+
+@pytest.mark.parametrize("command", ["test", "fit", "load"])
+@pytest.mark.parametrize(("layer", "allowed"), [("loose.thing", False), ("os.system", False), ("torch.nn.GELU", True)])
+def test_a_model_imports_nothing_that_a_stranger_names(
+    kindling: Command, trained: Train, monkeypatch: pytest.MonkeyPatch, command: str, layer: str, allowed: bool
+) -> None:
+    trained(*TINY)
+    Path("library").mkdir()
+    Path("library/importing.py").write_text(IMPORTER)
+    Path("library/loose.py").write_text(LOOSE + "thing = 1\n")
+    monkeypatch.syspath_prepend(str(Path("library").absolute()))
+    monkeypatch.delitem(sys.modules, "importing", raising=False)
+
+    def change(stored: dict[str, Any]) -> None:
+        stored["hyper_parameters"].pop("hidden")
+        stored["hyper_parameters"].update(_class_path="importing.Importer", layer=layer)
+
+    CONFIG.unlink()
+    paths = [change_checkpoint(change, name) for name in ("best", "last")]
+    line = f"was not written here and names {layer} as layer of its Importer: it was not imported"
+    if command == "load":
+        if allowed:
+            assert load(paths[0]).card.model == "Importer"
+        else:
+            with pytest.raises(ValueError, match=line):
+                load(paths[0])
+    else:
+        options = [
+            *(MORE if command == "fit" else ["test", "--ckpt_path", "best"]),
+            "--trainer.enable_model_summary=false",
+        ]
+        result = kindling(*options)
+        assert (result.code, line in result.err) == ((0, False) if allowed else (1, True)), result.err
+        if not allowed:
+            assert kindling(*options, "--model.layer", "torch.nn.ReLU").code == 0
+    assert not Path("ran").exists()
+
+
+@pytest.mark.parametrize("lone", [False, True])
+def test_a_report_holds_no_file_that_a_link_leads_to(kindling: Command, trained: Train, lone: bool) -> None:
+    trained(*TINY)
+    Path("secret").write_text("data: secret\n")
+    config, where = CONFIG, RUN
+    if lone:
+        where = (RUN / "checkpoints/best.ckpt").rename("model.ckpt")
+        config = Path("model/config.yaml")
+        config.parent.mkdir()
+    config.unlink(missing_ok=True)
+    config.symlink_to(Path("secret").absolute())
+    result = kindling("test", "--ckpt_path", where)
+    assert (result.code, result.err.count("\n")) == (1, 1)
+    assert f"{config} leads out of its run folder" in result.err
+
+
+@pytest.mark.parametrize("name", ["train", "test", "checkpoints/last.ckpt", "notes"])
+def test_links_that_come_with_one_s_own_configuration_are_not_followed(
+    kindling: Command, no_pictures: None, name: str
+) -> None:
+    assert kindling("fit", *TINY, "--test_after_fit", "false").code == 0
+    theirs = Path("theirs/version_0")
+    shutil.copytree(RUN, theirs)  # they send it back
+    OUTSIDE.mkdir()
+    if (theirs / name).is_dir():
+        shutil.rmtree(theirs / name)
+    (theirs / name).unlink(missing_ok=True)
+    (theirs / name).symlink_to(OUTSIDE.absolute())
+    assert is_own(theirs / "config.yaml")
+    for command in ("fit", "test"):
+        result = kindling(command, "--ckpt_path", theirs, *(MORE[3:] if command == "fit" else []))
+        assert (result.code, result.err.count("\n")) == (1, 1)
+        assert f"{theirs / name} leads out of its run folder, which was not made here" in result.err
+    assert not list(OUTSIDE.iterdir())

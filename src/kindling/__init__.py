@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from kindling.data import (
+        BaseDataModule,
         ClassificationDataModule,
         DigitsDataModule,
         ImageFolderDataModule,
@@ -12,22 +13,35 @@ if TYPE_CHECKING:
         SyntheticDataModule,
         TableDataModule,
     )
-    from kindling.models import Classifier, CNNClassifier, EnsembleClassifier, MLPClassifier, TransferClassifier
+    from kindling.models import (
+        BaseTask,
+        ClassificationTask,
+        CNNClassifier,
+        EnsembleClassifier,
+        MLPClassifier,
+        MLPRegressor,
+        RegressionTask,
+        TransferClassifier,
+    )
     from kindling.predictor import Predictor, load
     from kindling.trials import find_lr, overfit_batch
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "BaseDataModule",
+    "BaseTask",
     "CNNClassifier",
     "ClassificationDataModule",
-    "Classifier",
+    "ClassificationTask",
     "DigitsDataModule",
     "EnsembleClassifier",
     "ImageFolderDataModule",
     "MLPClassifier",
+    "MLPRegressor",
     "MNISTDataModule",
     "Predictor",
+    "RegressionTask",
     "SyntheticDataModule",
     "TableDataModule",
     "TransferClassifier",

@@ -1,28 +1,21 @@
 """Checkpoint files: written in one piece, with checksums, and verified when they are read."""
 
-import os
 import pickle
 import shutil
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from itertools import count
 from lzma import LZMAError
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from lightning.fabric.utilities.types import _PATH
-from lightning.pytorch.plugins.io import TorchCheckpointIO
-from lightning.pytorch.plugins.io.wrapper import _WrappingCheckpointIO
-from lightning.pytorch.strategies import Strategy
-from torch import Tensor
-from typing_extensions import override
 
+from kindling.checkpoint_types import check_types
+from kindling.checksums import checksum
 from kindling.console import say
-from kindling.runs import RUNS, is_last, run_of, whole_file, written_checkpoints
+from kindling.runs import is_last, whole_file
 
 Verify = Literal["metadata", "weights", "all"]
 CHECKSUMS = "checksums"  # key of a checkpoint: the checksum of the tensors in each of its other parts
@@ -38,16 +31,7 @@ UNZIPPING = (
     RuntimeError,
     ValueError,
 )
-ROW = 4096  # words of a tensor that share a weight in its checksum
 RESUME_ONLY = {"optimizer_states"}  # twice the size of the weights, and only resuming needs them
-
-TYPES: dict[str, type] = {
-    **{"hyper_parameters": dict, "datamodule_hyper_parameters": dict, "state_dict": dict, "callbacks": dict},
-    **{"loops": dict, "optimizer_states": list, "lr_schedulers": list, "checksums": dict},
-    **{"global_step": int, "epoch": int, "schedule_start": int},
-}
-FITTED_TYPES: dict[str, type] = {"classes": list, "columns": list}
-MODEL_TYPES: dict[str, type] = {"_class_path": str, "num_classes": int, "input_shape": list, "class_names": list}
 
 
 class DamagedError(ValueError):
@@ -60,7 +44,6 @@ def read(path: Path, verify: Verify = "weights", mmap: bool = True) -> dict[str,
     Args:
         path: The file.
         verify: What is compared with its checksum: the metadata alone, all but the optimizer's state, or everything.
-
         mmap: Whether to leave tensors in the file until they are used; else they outlive the file on the disk, which
             another process may replace.
 
@@ -77,55 +60,10 @@ def read(path: Path, verify: Verify = "weights", mmap: bool = True) -> dict[str,
         ) from error
     except (RuntimeError, OSError, EOFError, ValueError) as error:
         raise DamagedError(f"{path} is cut off, damaged or no checkpoint at all") from error
-    _check_types(path, checkpoint)
+    check_types(path, checkpoint)
     if verify != "metadata":
         _verify_tensors(path, checkpoint, skip=RESUME_ONLY if verify == "weights" else set())
     return checkpoint
-
-
-def _check_types(path: Path, checkpoint: Any) -> None:
-    about = checkpoint.get("hyper_parameters", {}) if isinstance(checkpoint, dict) else {}
-    if not isinstance(about, dict) or "_class_path" not in about:
-        raise ValueError(f"{path} is no checkpoint of Kindling: it does not say which model it holds")
-    data = _dict(checkpoint.get("datamodule_hyper_parameters"))
-    fitted = checkpoint.get(str(data.get("_class_path")).rpartition(".")[2])
-    columns = _dict(fitted).get("columns")
-    columns = columns if isinstance(columns, list | tuple) else []
-    states = checkpoint.get("optimizer_states")
-    states = states if isinstance(states, list | tuple) else []
-    parts: list[tuple[dict[str, Any], dict[str, type]]]
-    parts = [
-        (checkpoint, TYPES),
-        ({"data": fitted}, {"data": dict}),
-        (about, MODEL_TYPES),
-        (data, {"_class_path": str}),
-    ]
-    parts += [(_dict(fitted), FITTED_TYPES)]
-    parts += [({"columns": item}, {"columns": dict}) for item in columns]
-    parts += [(_dict(item), {"name": str, "kind": str, "values": list, "classes": list}) for item in columns]
-    parts += [({"optimizer_states": item}, {"optimizer_states": dict}) for item in states]
-    for held, kinds in parts:
-        for name, kind in kinds.items():
-            if not _is(held.get(name), kind):
-                raise ValueError(f"{path} is no checkpoint of Kindling, or was altered: its {name} is {held[name]!r}")
-    names = about.get("class_names")
-    if names and len(names) != about.get("num_classes", len(names)):
-        raise ValueError(f"{path} was altered: it has {len(names)} class_names for {about['num_classes']} classes")
-    if checkpoint.get("loops") is not None and not checkpoint["loops"]:
-        raise ValueError(f"{path} was altered: its loops are empty")
-    if any("kind" not in item or "name" not in item for item in columns):
-        raise ValueError(f"{path} was altered: a column has no name or no kind")
-
-
-def _dict(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def _is(value: Any, kind: type) -> bool:
-    """Whether a value of a checkpoint, if there is one, has a type; numbers count, and a tuple is a list."""
-    if kind is int:
-        return value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= 0)
-    return value is None or isinstance(value, (list, tuple) if kind is list else kind)
 
 
 def _verify_metadata(path: Path) -> None:
@@ -150,90 +88,6 @@ def _verify_tensors(path: Path, checkpoint: dict[str, Any], skip: set[str]) -> N
             )
 
 
-def checksum(value: Any) -> int:
-    """Return a checksum of all tensors in nested dictionaries and lists, in their order; 0 where there is none.
-
-    The sum of a tensor's bytes, eight at a time, in rows with different weights: no single altered byte goes unnoticed,
-    nor a block that moved, at the speed of memory.
-    """
-    total = 0
-    for weight, tensor in zip(count(1, step=2), _tensors(value), strict=False):  # odd: each bit counts
-        data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-        words = data[: len(data) // 8 * 8]
-        if words.storage_offset() % 8:
-            words = words.clone()
-        rest = bytes(data[len(words) :].tolist())
-        numbers = words.view(torch.int64)
-        whole = len(numbers) // ROW * ROW
-        rows = torch.cat([numbers[:whole].view(-1, ROW).sum(dim=1), numbers[whole:].sum().view(1)])
-        weighted = int((rows * torch.arange(1, 2 * len(rows), 2)).sum())
-        total += weight * (weighted + int.from_bytes(rest, "little"))
-    return total % 2**64
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        if value.layout == torch.strided:
-            yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from _tensors(item)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _tensors(item)
-
-
-class AtomicCheckpointIO(TorchCheckpointIO):
-    """Write checkpoints beside their target and rename them; verify them when they are loaded.
-
-    Lightning's own writes to `$TMPDIR` and moves the file, which is not atomic from one file system to another, and
-    ignores a PermissionError.
-
-    Args:
-        run: The run folder; a checkpoint in it is not written where the folder has been deleted.
-    """
-
-    def __init__(self, run: Path | None = None) -> None:
-        self.run = run
-        self._saved: Path | None = None
-        self._others: float | None = None  # when the newest checkpoint of the other runs was written
-
-    @override
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: _PATH, storage_options: Any = None) -> None:
-        if "://" in str(path) or storage_options is not None:
-            super().save_checkpoint(checkpoint, path, storage_options)
-            return
-        if self.run and not self.run.is_dir():
-            raise FileNotFoundError(f"can't write {path}: the run folder {self.run} was deleted while it trained")
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        save(checkpoint, Path(path))
-        self._saved = Path(path)
-        self._keep_newest(Path(path))
-
-    def _keep_newest(self, saved: Path) -> None:
-        """Date a checkpoint after those of earlier runs where the clock was set back: `last` is of the newest run."""
-        if self._others is None:
-            others = [path for path in written_checkpoints(RUNS) if run_of(path) != self.run]
-            self._others = others[-1].stat().st_mtime if others else 0.0
-        if saved.stat().st_mtime < self._others:
-            os.utime(saved, (self._others + 1, self._others + 1))
-
-    @override
-    def load_checkpoint(
-        self, path: _PATH, map_location: Callable[..., Any] | None = None, weights_only: bool | None = None
-    ) -> dict[str, Any]:
-        if "://" in str(path):
-            return super().load_checkpoint(path, map_location, weights_only)
-        return read(Path(path), "all", mmap=False)
-
-    @override
-    def remove_checkpoint(self, path: _PATH) -> None:
-        # ModelCheckpoint compares paths as texts: one folder under two names, and it removes what it has just saved.
-        if self._saved and os.path.exists(path) and os.path.exists(self._saved) and os.path.samefile(path, self._saved):
-            return
-        super().remove_checkpoint(path)
-
-
 def save(checkpoint: dict[str, Any], path: Path) -> None:
     """Write a checkpoint with its checksums.
 
@@ -250,47 +104,14 @@ def save(checkpoint: dict[str, Any], path: Path) -> None:
             raise
 
 
-class CheckedCheckpointIO(_WrappingCheckpointIO):
-    """Have another plugin write the checkpoints, and fail at once where it has not: some ignore a PermissionError."""
-
-    @override
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: _PATH, storage_options: Any = None) -> None:
-        before = _identity(path)
-        super().save_checkpoint(checkpoint, path, storage_options)
-        if "://" not in str(path) and _identity(path) in (None, before):
-            raise OSError(f"{path} has not been written by {type(self.checkpoint_io).__name__}: may it be written?")
-
-
-def _identity(path: _PATH) -> tuple[int, int, int] | None:
-    """What changes when a file is written; None where there is none."""
-    with suppress(OSError):
-        found = os.stat(path)
-        return found.st_ino, found.st_mtime_ns, found.st_size
-    return None
-
-
-def write_atomically(strategy: Strategy, run: Path | None) -> None:
-    """Have a strategy write its checkpoints with `AtomicCheckpointIO`, or check those of a plugin that was chosen."""
-    chosen = strategy._checkpoint_io  # to read the property would choose Lightning's
-    if type(strategy).checkpoint_io is not Strategy.checkpoint_io:
-        return
-    if isinstance(chosen, _WrappingCheckpointIO):
-        chosen.checkpoint_io = AtomicCheckpointIO(run)  # which it heeds where it wraps none yet
-    elif chosen is None or type(chosen) is TorchCheckpointIO:
-        strategy.checkpoint_io = AtomicCheckpointIO(run)
-    else:
-        strategy.checkpoint_io = CheckedCheckpointIO(chosen)
-
-
-def restore_last(checkpoint: Path) -> None:
-    """Put the newest intact checkpoint of a run in the place of its `last.ckpt` where that is damaged.
+def restore_last(checkpoint: Path) -> dict[str, Any]:
+    """Read a checkpoint to resume from; replace a damaged `last.ckpt` by the newest intact checkpoint of its run.
 
     Raises:
         ValueError: If the checkpoint is damaged and can't be replaced.
     """
     try:
-        read(checkpoint, "all")
-        return
+        return read(checkpoint, "all", mmap=False)
     except DamagedError:
         if not is_last(checkpoint):
             raise
@@ -306,3 +127,4 @@ def restore_last(checkpoint: Path) -> None:
     with whole_file(checkpoint) as temporary:
         shutil.copyfile(newest, temporary)
     say(f"{checkpoint} is damaged: resuming from {newest.name}, saved after step {steps[newest]}")
+    return read(checkpoint, "all", mmap=False)

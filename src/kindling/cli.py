@@ -14,7 +14,7 @@ from typing import NoReturn
 
 from kindling import __version__
 from kindling.startup import quick_imports
-from kindling.wording import brief
+from kindling.wording import brief, program_name, set_program_name
 
 COMMANDS = {
     "fit": "train a model, keep its best and last checkpoints, test the best",
@@ -33,14 +33,17 @@ MODULES = {
     "new": "kindling.new",
 }
 
-HELP = f"""usage: kindling COMMAND [OPTIONS]
+HELP = f"""usage: {{program}} COMMAND [OPTIONS]
 
 commands:
 {chr(10).join(f"  {name:<10}{line}" for name, line in COMMANDS.items())}
 
+of every command:
+  --plugin FILE   also use the models, data modules and callbacks of this file or module
+
 start with:
-  kindling fit --config quickstart
-  kindling fit --help
+  {{program}} fit --config quickstart
+  {{program}} fit --help
 """
 
 
@@ -48,8 +51,10 @@ def program() -> NoReturn:
     """The installed command: `main`, then an exit that leaves it to the system to free the memory.
 
     To take the imported libraries down object by object would take another half second. What asked to be called at the
-    exit is called, and while another thread is at work, the exit is the usual one.
+    exit is called, and while another thread is at work, the exit is the usual one. A project may install it under a
+    name of its own, by which it then calls itself.
     """
+    set_program_name(os.path.basename(sys.argv[0]).removesuffix(".exe"))
     code = main()
     if any(not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread()):
         sys.exit(code)
@@ -70,7 +75,7 @@ def main(args: Sequence[str] | None = None) -> int:
     """
     command, *options = (sys.argv[1:] if args is None else args) or ["--help"]
     if command in ("-h", "--help"):
-        print(HELP, end="")
+        print(HELP.format(program=program_name()), end="")
         return 0
     if command == "--version":
         print(f"kindling {__version__}")
@@ -104,7 +109,7 @@ def main(args: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, SystemExit) as stop:
         # Lightning turns Ctrl-C into an exit; the other exits are those of help pages.
         if isinstance(stop, KeyboardInterrupt) or isinstance(stop.__context__, KeyboardInterrupt):
-            print("kindling: interrupted", file=sys.stderr)
+            print(f"{program_name()}: interrupted", file=sys.stderr)
             return 1
         return int(stop.code or 0)
     return 0
@@ -149,5 +154,5 @@ def _mendable() -> tuple[type[Exception], ...]:
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"kindling: error: {brief(message)}", file=sys.stderr)
+    print(f"{program_name()}: error: {brief(message)}", file=sys.stderr)
     return code

@@ -7,6 +7,8 @@ from jsonargparse import ArgumentError, ArgumentParser
 
 from kindling.console import quiet
 from kindling.errors import UsageError, one_line
+from kindling.plugins import add_option, load_plugins
+from kindling.wording import program_name
 
 
 def call(function: Callable[..., None], options: Sequence[str]) -> None:
@@ -16,11 +18,12 @@ def call(function: Callable[..., None], options: Sequence[str]) -> None:
         UsageError: If they are not its arguments.
     """
     quiet()
-    parser = ArgumentParser(prog=f"kindling {function.__name__}", exit_on_error=False)
+    parser = ArgumentParser(prog=f"{program_name()} {function.__name__}", exit_on_error=False)
     names = parser.add_function_arguments(function, as_group=False, fail_untyped=True)
+    add_option(parser)
     parser.description = (function.__doc__ or "").partition("Args:")[0]
     try:
-        config = parser.parse_args(list(options))
+        config = parser.parse_args(load_plugins(options))
     except ArgumentError as error:
         raise UsageError(one_line(str(error), names)) from error
     arguments: dict[str, Any] = {name: config[name] for name in names}

@@ -16,7 +16,8 @@ from rich.errors import LiveError
 from rich.progress import Progress
 from rich.table import Table
 
-from kindling.wording import printable
+from kindling.plugins import options_again
+from kindling.wording import printable, program_name
 
 PATIENCE = 2.0  # seconds after which a person wants to know what is going on
 
@@ -34,6 +35,7 @@ SILENCED = {
     r"`isinstance\(treespec, LeafSpec\)` is deprecated": "between lightning and torch",
     r"Error detected in \w+\. Traceback of forward call": "the line at the end names the layer",
     r"You defined a `validation_step` but have no `val_dataloader`": "a trial on one batch has nothing to validate",
+    r"You passed in a `val_dataloader` but have no `validation_step`": "a model is not obliged to validate",
     r"Image size .* exceeds limit": "photos of 100 megapixels are photos; twice the limit counts as broken",
     r"(Possibly )?corrupt EXIF data": "what a camera noted beside the picture; the picture counts as upright",
     r"\s*Unable to serialize instance": "config.yaml is written without what is only a default",
@@ -124,7 +126,11 @@ def results_table(title: str, metrics: Mapping[str, float]) -> Table:
 
 
 def as_typed(program: str, *arguments: str | Path) -> str:
-    """A command as this person can type it here: with its folder where that is not on the PATH."""
+    """Return a command as it can be typed here: with its folder if that is not on the PATH, and with its plug-ins."""
+    words = [part if isinstance(part, str) else shlex.quote(str(part)) for part in arguments]
+    if program == "kindling":
+        program = program_name()
+        words += [options_again()] * (not any(word.startswith("--plugin") for word in words))
     if not shutil.which(program):
         program = shutil.which(program, path=os.path.relpath(Path(sys.argv[0]).parent)) or program
-    return " ".join([program, *(part if isinstance(part, str) else shlex.quote(str(part)) for part in arguments)])
+    return " ".join([program, *filter(None, words)])

@@ -4,10 +4,11 @@ import csv
 import math
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from io import StringIO
 from pathlib import Path
 
+from kindling.metric_names import standard_name
 from kindling.runs import read_text
 
 DAMAGED = (OSError, ValueError, KeyError, csv.Error)  # what reading a broken file may raise
@@ -16,6 +17,8 @@ Points = list[tuple[float, float]]  # epochs done, value
 
 def read_history(metrics: Path) -> dict[str, dict[int, float]]:
     """Read `metrics.csv` as {metric: {epoch: value}}, epochs from 0; the last value of an epoch counts.
+
+    Metrics have the names that Kindling's own tasks give them: `val/loss` for `valid_loss`.
 
     Rows without an epoch, as LearningRateMonitor and DeviceStatsMonitor log them, are left out.
     """
@@ -26,7 +29,7 @@ def read_history(metrics: Path) -> dict[str, dict[int, float]]:
         epoch = int(row.pop("epoch"))
         for name, value in row.items():
             if name != "step":
-                history[name][epoch] = float(value)
+                history[standard_name(name)][epoch] = float(value)
     return history
 
 
@@ -36,13 +39,27 @@ def read_rates(metrics: Path) -> dict[str, Points]:
     Before the end of the first epoch nothing says how long one is: then there are none.
     """
     rows = list(_rows(metrics))
-    ends = {int(row["epoch"]): int(row["step"]) + 1 for row in rows if "train/loss" in row}  # steps done by then
+    ends = epoch_ends(rows)
     rates: dict[str, Points] = defaultdict(list)
     for row in rows if ends else ():
         for name, value in row.items():
             if name == "lr" or name.startswith("lr/"):
                 rates[name].append((_epochs_done(int(row["step"]) + 1, ends), float(value)))
     return rates
+
+
+def epoch_ends(rows: Iterable[Mapping[str, str]]) -> dict[int, int]:
+    """Return the steps done at the end of each epoch: where its training metrics are, else at its last row."""
+    ends: dict[int, int] = {}
+    whole: dict[int, int] = {}
+    for row in rows:
+        if "epoch" not in row:
+            continue
+        epoch, done = int(row["epoch"]), int(row["step"]) + 1
+        ends[epoch] = max(done, ends.get(epoch, 0))
+        if "train/loss" in row:
+            whole[epoch] = done
+    return whole or ends
 
 
 def _rows(metrics: Path) -> Iterator[dict[str, str]]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 from torchmetrics import Metric
@@ -75,6 +76,8 @@ class _Rerun:
         self.bad: dict[str, set[str]] = {"input": set(), "output": set()}  # layers by the gradient that is not finite
 
     def look(self, batch: Any, batch_idx: int) -> str:
+        if not self.model.automatic_optimization:  # its step would change the weights
+            return "which layer was the first can't be told where the model optimizes by itself"
         self.model.zero_grad()
         hooks = [
             layer.register_forward_hook(partial(self._forward, name)) for name, layer in layers(self.model).items()
@@ -82,7 +85,8 @@ class _Rerun:
         try:
             with torch.enable_grad(), torch.autograd.set_detect_anomaly(False), self._context():
                 with torch.compiler.set_stance("force_eager"):  # what is compiled calls no hooks
-                    output: Any = self.model.training_step(batch, batch_idx)
+                    takes_index = is_param_in_hook_signature(self.model.training_step, "batch_idx", min_args=2)
+                    output: Any = self.model.training_step(*((batch, batch_idx) if takes_index else (batch,)))
                 loss = output["loss"] if isinstance(output, dict) else output
             if self.first:
                 return self.first

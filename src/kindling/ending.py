@@ -33,13 +33,14 @@ def say_why_early(trainer: Trainer, run: Path | None) -> None:
         say(f"stopped {where}: {reason}" + (f"; resume with: {_resume(trainer, run)}" if run else ""))
 
 
-def say_next(trainer: Trainer, run: Path, is_trainable: bool) -> None:
+def say_next(trainer: Trainer, run: Path, is_trainable: bool, predicts: bool) -> None:
     """Say where the run is, and the commands that use it."""
     if not trainer.checkpoint_callbacks:
         say(f"run: {run}\nno checkpoint was saved (--trainer.enable_checkpointing false): this run cannot be resumed")
         return
     say(f"run: {run}\nnext:")
-    say("  " + as_typed("kindling", "predict --ckpt_path", run))
+    if predicts:
+        say("  " + as_typed("kindling", "predict --ckpt_path", run))
     if is_trainable:
         say("  " + _resume(trainer, run))
     say("  " + as_typed("tensorboard", "--logdir", RUNS))

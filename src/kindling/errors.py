@@ -2,6 +2,7 @@
 
 import argparse
 import ast
+import importlib.util
 import re
 from collections.abc import Iterable
 from typing import NoReturn
@@ -41,7 +42,8 @@ def one_line(message: str, options: Iterable[str] = ()) -> str:
         group = "".join(f"{part}." for part in path)
         return f"there is no option {group}{name}{did_you_mean(name, known, group)}"
     if found := re.search(r"Expected a dot import path string: (\S+)", message):
-        return f"{key}: there is no {found[1]}{did_you_mean(found[1], class_names(key))}"
+        near = did_you_mean(found[1], {*class_names(key)} - {found[1]}) or ": --plugin FILE adds classes of your own"
+        return f"{key}: there is no {found[1]}{near}"
     if found := re.search(r"arguments are required: (.+)", message):
         names = ", ".join(f"{key}.{name}" if key else f"--{name.split('.', 1)[-1]}" for name in found[1].split(", "))
         return f"{names} must be given"
@@ -49,8 +51,15 @@ def one_line(message: str, options: Iterable[str] = ()) -> str:
         if key and (kinds := expected(message)):
             return f"{key}: {found[1]} is not {' or '.join(kinds)}"
         if key and owners:
-            return f"{key}: there is no class {owners[-1]}, or it can't be used here"
+            return f"{key}: {_missing(owners[-1])}"
     return " ".join([f"{key}:"] * bool(key) + reasons(message))
+
+
+def _missing(class_path: str) -> str:
+    module = class_path.partition(".")[0]
+    if importlib.util.find_spec(module):
+        return f"there is no class {class_path}, or it can't be used here"
+    return f"there is no module {module} for {class_path}: add --plugin {module}.py, or install the package that has it"
 
 
 def without_worker(message: str) -> str:
@@ -115,15 +124,12 @@ def class_names(key: str) -> list[str]:
 def _bases(key: str) -> tuple[type, ...]:
     """What may be named by its class: in the options that take one, and in any other."""
     import torch  # takes seconds, which a command that names no classes is spared
-    from lightning.pytorch import Callback
+    from lightning.pytorch import Callback, LightningDataModule, LightningModule
     from lightning.pytorch.loggers import Logger
 
-    from kindling.data import ClassificationDataModule
-    from kindling.models import Classifier
-
     bases: dict[str, tuple[type, ...]] = {
-        "model": (Classifier,),
-        "data": (ClassificationDataModule,),
+        "model": (LightningModule,),
+        "data": (LightningDataModule,),
         "model.optimizer": (torch.optim.Optimizer,),
         "model.lr_scheduler": (torch.optim.lr_scheduler.LRScheduler,),
     }

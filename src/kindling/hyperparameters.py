@@ -7,7 +7,9 @@ from pathlib import PurePath
 from typing import Any
 
 from lightning.pytorch import LightningDataModule, LightningModule
+from torch import Tensor
 
+INSTANTIATOR = "lightning.pytorch.cli.instantiate_module"  # how Lightning makes a module of its hyperparameters
 Factory = dict[str, Any]  # {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.1}}
 
 
@@ -24,7 +26,39 @@ def keep_plain(module: LightningModule | LightningDataModule) -> None:
     cls = type(module)
     if cls.__module__ != "__main__" and "." not in cls.__qualname__:  # others can't be imported elsewhere
         module.hparams.setdefault("_class_path", f"{cls.__module__}.{cls.__qualname__}")
-        module.hparams.setdefault("_instantiator", "lightning.pytorch.cli.instantiate_module")
+        module.hparams.setdefault("_instantiator", INSTANTIATOR)
+
+
+def record_arguments(module: LightningModule | LightningDataModule, cls: type, arguments: dict[str, Any]) -> None:
+    """Store class and arguments of a model or data module among its hyperparameters, where it does not do so itself.
+
+    Args:
+        module: The module.
+        cls: Its class.
+        arguments: What it was made with, plain values.
+
+    Raises:
+        ValueError: If it stores a hyperparameter that no checkpoint can hold.
+    """
+    if "_class_path" not in module.hparams:
+        path = {"_class_path": f"{cls.__module__}.{cls.__qualname__}", "_instantiator": INSTANTIATOR}
+        module.save_hyperparameters(arguments | path)
+    for name, value in module.hparams.items():
+        if not is_plain(value):
+            raise ValueError(
+                f"{cls.__name__} stores {name}, a {type(value).__name__}, as a hyperparameter, which no checkpoint can "
+                f"hold: write save_hyperparameters(ignore=['{name}'])"
+            )
+
+
+def is_plain(value: Any) -> bool:
+    """Return whether a value loads from a checkpoint without running code."""
+    match value:
+        case list() | tuple():
+            return all(map(is_plain, value))
+        case dict():
+            return all(is_plain(key) and is_plain(item) for key, item in value.items())
+    return value is None or type(value) in (bool, int, float, complex, str, bytes, Tensor)
 
 
 def as_factory(function: Callable[..., Any]) -> Factory:

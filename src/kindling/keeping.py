@@ -63,12 +63,17 @@ class KeptRun:
         """What writes into the folder while it trains."""
         return [self.record, StepFigures(), self.resume, TrainingHistory(self.path), SpeedHint()]
 
-    def loggers(self, asked: list[Logger] | Logger | bool | None) -> list[Logger]:
-        """The loggers of the run, and those that were asked for; none at all where that is False."""
+    def loggers(self, asked: list[Logger] | Logger | bool | None, steps: int | None) -> list[Logger]:
+        """Return the loggers of the run and those that were asked for; none if that is False.
+
+        Args:
+            asked: The value of `--trainer.logger`.
+            steps: Optimizer steps of the checkpoint from which the training resumes, if it does.
+        """
         if asked is False:
             return []
         others = asked if isinstance(asked, list) else [asked] if isinstance(asked, Logger) else []
-        return run_loggers(self.path, None if self.is_new else self.checkpoint) + others
+        return run_loggers(self.path, None if self.is_new else steps) + others
 
     @rank_zero_only
     def tidy_up(self, began: bool) -> None:

@@ -12,11 +12,12 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.tensorboard import SummaryWriter
 from typing_extensions import override
 
-from kindling.runs import read_checkpoint, whole_file, writing
+from kindling.metric_names import split_of
+from kindling.runs import whole_file, writing
 
 
 class StageLogger(TensorBoardLogger):
-    """Writes `train/loss` and `val/loss` as `metrics/loss` of two folders in the run, which makes one chart of them.
+    """Writes `train/loss` (or `train_loss`) and `val/loss` as `metrics/loss` of two folders, which makes one chart.
 
     What belongs to no stage goes to that of the training, under `optimization`. TensorBoard opens the first two groups
     of the alphabet, others on a click; and each folder counts as a run, of which it shows 40 at once.
@@ -46,8 +47,8 @@ class StageLogger(TensorBoardLogger):
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         with writing(self.run / "train"):
             for name, value in metrics.items():
-                stage, _, figure = name.partition("/")
-                if stage in ("train", "val") and figure:
+                stage, figure = split_of(name)
+                if stage in ("train", "val"):
                     self.writer(stage).add_scalar(f"metrics/{figure}", float(value), step)
                 elif stage != "test" and name != "epoch":  # of a test one point each, which HParams shows; a line
                     self.writer("train").add_scalar(f"optimization/{name}", float(value), step)
@@ -131,18 +132,18 @@ class MetricsLogger(CSVLogger):
         return self._experiment
 
 
-def run_loggers(run: Path, resumed: Path | None) -> list[Logger]:
-    """The loggers of a run: `metrics.csv`, and files for TensorBoard.
+def run_loggers(run: Path, steps: int | None) -> list[Logger]:
+    """Return the loggers of the run: `metrics.csv`, and files for TensorBoard.
 
     Args:
         run: The run folder.
-        resumed: The checkpoint that the run goes on from: what was logged after it is left out.
+        steps: Optimizer steps of the checkpoint from which the run resumes: what was logged later is left out.
     """
     where: dict[str, Any] = {"save_dir": run.parent.parent, "name": run.parent.name, "version": run.name}
-    table, rows, steps = run / "metrics.csv", [], None
-    if resumed and table.exists():
-        steps = read_checkpoint(resumed, verify="metadata")["global_step"]
-        rows = [row for row in whole_rows(table) if was_before(row, steps)]
+    table = run / "metrics.csv"
+    if steps is None or not table.exists():
+        return [MetricsLogger([], **where), StageLogger(**where)]
+    rows = [row for row in whole_rows(table) if was_before(row, steps)]
     return [MetricsLogger(rows, **where), StageLogger(**where, purge_step=steps)]
 
 

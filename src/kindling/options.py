@@ -2,21 +2,24 @@
 
 import sys
 from argparse import SUPPRESS
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from enum import Enum
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import yaml
-from jsonargparse import set_dumper
+from jsonargparse import _typehints, set_dumper
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.cli import LightningArgumentParser
 from typing_extensions import override
 
 from kindling.callbacks import Averaging, BestCheckpoint, RunEarlyStopping
 from kindling.cli import COMMANDS
-from kindling.models.classifier import DATA_ARGUMENTS
+from kindling.errors import UsageError
+from kindling.models.task import DATA_ARGUMENTS
+from kindling.plugins import add_option, preferred
 from kindling.recipes import recipe_table
 from kindling.trials import command as trials
+from kindling.wording import program_name
 
 # Help texts of our own, and the flags of the Trainer that the help page shows. All others work too.
 HELP = {
@@ -96,10 +99,16 @@ def best_checkpoint(
     return BestCheckpoint(monitor, mode)
 
 
-def add_fit_options(parser: LightningArgumentParser) -> None:
-    """Adds what `fit` alone takes: what the data tells the model, best checkpoint, early stopping, and flags."""
+def add_fit_options(parser: LightningArgumentParser, given: Collection[str]) -> None:
+    """Add the options that `fit` alone takes, and link what the data tells the model.
+
+    Args:
+        parser: The parser of `fit`.
+        given: Arguments of the model that a user gives, so that they need not come from the data.
+    """
     for name in DATA_ARGUMENTS:
-        parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
+        if name not in given:
+            parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
     parser.add_lightning_class_args(best_checkpoint, "checkpoint")
     parser.add_lightning_class_args(early_stopping, "early_stopping")
     parser.add_lightning_class_args(Averaging, "averaging", subclass_mode=True, required=False)
@@ -107,6 +116,17 @@ def add_fit_options(parser: LightningArgumentParser) -> None:
     parser.add_argument("--test_after_fit", type=bool, default=True, help=TEST_AFTER_FIT)
     for flag, text in FLAGS.items():
         parser.add_argument(f"--{flag}", action="store_true", help=text)
+
+
+def given_model_arguments(typed: Sequence[str], configs: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Yield the names of the model's arguments that are typed, or in a YAML file."""
+    for option in typed:
+        if option.startswith("--model."):
+            yield option.split("=")[0].removeprefix("--model.").removeprefix("init_args.")
+    for config in configs:
+        model = config.get("model")
+        if isinstance(model, dict) and isinstance(model.get("init_args"), dict):
+            yield from model["init_args"]
 
 
 def check_amounts(command: str, trainer: Mapping[str, Any], tests: bool, trains: bool) -> None:
@@ -155,8 +175,32 @@ def dump_yaml(config: dict[str, Any]) -> str:
 set_dumper("yaml", dump_yaml)
 
 
+_resolve = _typehints.resolve_class_path_by_name
+
+
+def resolve_name(kind: Any, name: str) -> str:
+    """Return the path of the class that a short name stands for; plug-ins win over others of the same name."""
+    if "." not in name and not isinstance(kind, tuple):
+        same = [path for path in _typehints.get_all_subclass_paths(kind) if path.rpartition(".")[2] == name]
+        found = preferred(same)
+        if same and len(found) < 2:
+            return found[0] if found else name
+    return str(_resolve(kind, name))
+
+
+# jsonargparse refuses a name that two classes share.
+_typehints.resolve_class_path_by_name = resolve_name  # type: ignore[assignment]
+
+
 class ReadableParser(LightningArgumentParser):
     """A parser whose help page has short texts, the flags that people use, and the Trainer's last."""
+
+    @override
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        if self.exit_on_error:  # the parser of one class's help page
+            option = str(self.description).removeprefix("Help for ")
+            raise UsageError(f"{option} shows a help page; leave out the other options ({message.split(': ')[-1]})")
+        super().error(message, ex)
 
     @override
     def format_help(self, *arguments: Any, **options: Any) -> str:
@@ -167,12 +211,14 @@ class ReadableParser(LightningArgumentParser):
             wanted = not action.dest.startswith("trainer") and not action.dest.endswith(("weights_only", "verbose"))
             is_config = action.dest in TITLES and "CONFIG" in str(action.metavar)
             action.help = HELP.get(action.dest, action.help if wanted and not is_config else SUPPRESS)
+        if "--plugin" not in self._option_string_actions:
+            add_option(self)
         groups = [group for group in self._action_groups if group.title != "Linked arguments"]  # nothing to choose
         for group in groups:
             first = next((action.dest.split(".")[0] for action in group._group_actions), "")
             group.title = TITLES.get(first, group.title)
         self._action_groups = sorted(groups, key=lambda group: group.title == "trainer")
-        self.usage = f"kindling {command} [--config FILE ...] [--OPTION VALUE ...]"
+        self.usage = f"{program_name()} {command} [--config FILE ...] [--OPTION VALUE ...]"
         self.description = COMMANDS[command]
         self.epilog = MORE
         recipes = f"\n{recipe_table()}\n" if command == "fit" else ""

@@ -7,14 +7,19 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import torch
+from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from kindling.callbacks import CollectTest
 from kindling.console import progress
-from kindling.data import ClassificationDataModule
-from kindling.models import Classifier
+from kindling.data import BaseDataModule
+from kindling.data.loading import targets_of
+from kindling.models import ClassificationTask, RegressionTask
+from kindling.models.task import batch_size
 from kindling.report import write_report
 from kindling.runs import run_of, whole_file
 
@@ -85,20 +90,44 @@ def written_to(run: Path) -> Iterator[None]:
         raise not_written(run, error.strerror or str(error)) from error
 
 
-def write_predicted(checkpoint: Path, probabilities: Tensor, model: Classifier, data: ClassificationDataModule) -> Path:
-    """Writes what a checkpoint predicts, (N, classes) or numbers (N,), into its run folder.
+def write_predicted(
+    checkpoint: Path, batches: Sequence[Any], model: LightningModule, data: LightningDataModule | None
+) -> tuple[Path, int]:
+    """Write the predictions of a checkpoint into its run folder.
+
+    Args:
+        checkpoint: The checkpoint.
+        batches: What `predict_step` returned for each batch.
+        model: The model.
+        data: The source of the samples.
 
     Returns:
-        `predictions.csv`, or of other samples than those of the test, a file named after them.
+        The file, and the number of predictions: `predictions.csv` for one class or number a sample (of other samples
+        than those of the test, named after them), else `predictions.pt`, which `torch.load` reads.
     """
-    run, labels = run_of(checkpoint), None
-    if others := getattr(data, "predict", None):
-        written = run / f"predictions_{Path(others).resolve().stem}.csv"
-    else:
-        written, labels = run / "predictions.csv", data.new.labels[: len(probabilities)]
+    run, labels, name = run_of(checkpoint), None, "predictions"
+    if others := getattr(data, "predict", None) if isinstance(data, BaseDataModule) else None:
+        name += f"_{Path(others).resolve().stem}"
+    table = _as_table(batches, model, data)
+    written = run / f"{name}.{'pt' if table is None else 'csv'}"
     with written_to(run):
-        write_predictions(written, data.predicted_rows(), data.row_header, probabilities, model.class_names, labels)
-    return written
+        if table is None or not isinstance(data, BaseDataModule):
+            with whole_file(written) as path:
+                torch.save(list(batches), path)
+            return written, sum(map(batch_size, batches))
+        if not others and (targets := targets_of(data.new)) is not None:
+            labels = targets[: len(table)]
+        names = model.class_names if isinstance(model, ClassificationTask) else ()
+        write_predictions(written, data.predicted_rows(), data.row_header, table, names, labels)
+    return written, len(table)
+
+
+def _as_table(batches: Sequence[Any], model: LightningModule, data: LightningDataModule | None) -> Tensor | None:
+    """Return probabilities (N, classes) or numbers (N,) of all batches; None for other predictions."""
+    if not (isinstance(model, ClassificationTask | RegressionTask) and isinstance(data, BaseDataModule)):
+        return None
+    table = torch.cat(list(batches)).cpu()
+    return table if table.ndim <= 2 else None
 
 
 @rank_zero_only
@@ -106,8 +135,8 @@ def write_test(
     checkpoint: Path,
     metrics: Mapping[str, float],
     collected: CollectTest,
-    model: Classifier,
-    data: ClassificationDataModule,
+    model: LightningModule,
+    data: LightningDataModule | None,
     command: str,
 ) -> Path | None:
     """Writes `test_metrics.json`, `predictions.csv` and `report.html` into the run folder of a checkpoint.
@@ -121,7 +150,7 @@ def write_test(
         command: What was typed.
 
     Returns:
-        The path of the report; None for a model that predicts numbers.
+        The path of the report, which a classifier has.
 
     Raises:
         OSError: If the folder can't be written to.
@@ -129,12 +158,15 @@ def write_test(
     run = run_of(checkpoint)
     figures = {name: round(value, 6) if math.isfinite(value) else None for name, value in metrics.items()}
     answers, labels = collected.answers, collected.labels
-    said = answers.exp() if model.classifies else answers
     with written_to(run):
         with whole_file(run / "test_metrics.json") as path:
             path.write_text(json.dumps(figures, indent=2, allow_nan=False) + "\n")
-        write_predictions(run / "predictions.csv", data.tested_rows(), data.row_header, said, model.class_names, labels)
-        if model.classifies:
+        if answers is None or labels is None or not isinstance(data, BaseDataModule):
+            return None
+        names: Sequence[str] = model.class_names if isinstance(model, ClassificationTask) else ()
+        said = answers.exp() if names else answers
+        write_predictions(run / "predictions.csv", data.tested_rows(), data.row_header, said, names, labels)
+        if isinstance(model, ClassificationTask):
             with progress("writing the report"):
                 write_report(checkpoint, metrics, answers, labels, model, data, command)
             return run / "report.html"

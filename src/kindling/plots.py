@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,11 +20,15 @@ if TYPE_CHECKING:
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 COLOURS = {"train": PALETTE[0], "val": PALETTE[1]}
 LABELS = {"train": "training", "val": "validation"}
+TRAINING_STATISTICS = ("lr", "gradient_norm", "samples_per_second", "memory_gb", "gpu_memory_gb")
 UNITS = {"accuracy": "accuracy (%)"}
 
 
 def plot_history(run: str | Path) -> Path:
-    """Draws `training_history.png` of a run from its `metrics.csv`.
+    """Draw `training_history.png` of a run from its `metrics.csv`.
+
+    Loss and accuracy, or the first other metric of the validation. Of a model that logs no metric by split, all losses
+    in one panel, and the first other metric in the second.
 
     Returns:
         The path of the picture.
@@ -34,17 +38,38 @@ def plot_history(run: str | Path) -> Path:
     run = Path(run)
     history, rates = read_history(run / "metrics.csv"), read_rates(run / "metrics.csv")
     best = Record.read(run).best_epoch
+    metrics = [name for name in history if "/" not in name and name not in TRAINING_STATISTICS]
+    by_split = any(name.startswith(("train/", "val/")) for name in history)
+    names = figures_in(history) if by_split or not metrics else ("loss", next(iter(_no_losses(metrics)), ""))
     figure = Figure(figsize=(7, 7.5 if rates else 6), dpi=150, layout="constrained")
     panels = figure.subplots(2 + bool(rates), sharex=True, height_ratios=[3, 3, 1.6][: 2 + bool(rates)])
-    for axes, metric in zip(panels, figures_in(history), strict=False):
-        draw_figure(axes, history, metric, best)
+    for axes, metric in zip(panels, names, strict=False):
+        if by_split or not metrics:
+            draw_figure(axes, history, metric, best)
+        else:
+            draw_metrics(axes, {name: history[name] for name in metrics if metric in name}, metric)
     if rates:
         draw_rates(panels[-1], rates)
         mark_best(panels[-1], best, {}, "")
-    epochs = max([0, *history["train/loss"], *history["val/loss"]]) + 1
+    curves = [curve for name, curve in history.items() if name in metrics or name.startswith(("train/", "val/"))]
+    epochs = max((epoch for curve in curves for epoch in curve), default=0) + 1
     finish(panels, max(epochs, *(x for points in rates.values() for x, _ in points), 1))
     panels[0].set_title(shown_name("/".join(run.absolute().parts[-2:]), 85), loc="left", fontsize=10)
     return save(figure, run / "training_history.png")
+
+
+def _no_losses(metrics: Sequence[str]) -> list[str]:
+    return [name for name in metrics if "loss" not in name]
+
+
+def draw_metrics(axes: "Axes", curves: Mapping[str, Mapping[int, float]], metric: str) -> None:
+    """Draw metrics that belong to no split, a line for each."""
+    for number, (name, curve) in enumerate(curves.items()):
+        draw_curve(axes, curve, metric, color=PALETTE[number % len(PALETTE)], label=name)
+    if curves:
+        axes.legend(frameon=False)
+    else:
+        axes.set_visible(False)
 
 
 def shown_name(name: str, most: int) -> str:

@@ -1,6 +1,6 @@
 """A trained model in three lines of Python: `load` it, ask it, read the labels."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,11 +12,12 @@ from PIL import Image
 from torch import Tensor
 
 from kindling import __version__
-from kindling.data.decode import read_image
+from kindling.data.decode import read_image, tell_small_range
 from kindling.data.listing import list_images, say_unused
 from kindling.data.rows import encode_rows
 from kindling.inputs import as_float, fit_image, from_numbers
 from kindling.models.trained import load_classifier
+from kindling.plugins import import_plugins
 from kindling.record import read_json
 from kindling.runs import find_checkpoint, read_checkpoint, run_of
 from kindling.wording import listed
@@ -148,20 +149,24 @@ class Predictor:
             files = [path / name for name in names]
         if not files:
             raise ValueError(f"{path} has no images")
+        tell_small_range(files, levels)
         return torch.stack([as_float(read_image(file, shape, levels)) for file in files])
 
 
-def load(where: str | Path = "best", device: str = "cpu") -> Predictor:
+def load(where: str | Path = "best", device: str = "cpu", plugins: Sequence[str | Path] = ()) -> Predictor:
     """Loads a trained model.
 
     Args:
         where: Checkpoint, run folder, or `best` or `last` of the newest run.
         device: Where it computes: cpu, cuda, mps.
+        plugins: Files or modules that define the model, where it is not in an installed package.
 
     Raises:
         FileNotFoundError: If there is no such checkpoint.
         ValueError: If it is no checkpoint of Kindling, has not been trained, or predicts no classes.
     """
+    if plugins:
+        import_plugins(plugins)
     path = find_checkpoint(where)
     stored = read_checkpoint(path)
     model = load_classifier(path, stored).to(device)
@@ -178,7 +183,7 @@ def read_card(checkpoint: Path, stored: dict[str, Any]) -> ModelCard:
     """Describe the model of a checkpoint by what the checkpoint stores and by its run."""
     about, data = stored["hyper_parameters"], stored.get("datamodule_hyper_parameters", {})
     learned = stored.get(data.get("_class_path", "").rpartition(".")[2], {})
-    classes = tuple(about.get("class_names") or map(str, range(about["num_classes"])))
+    classes = tuple(about.get("class_names") or map(str, range(about.get("num_classes", 0))))
     return ModelCard(
         model=about["_class_path"].rpartition(".")[2],
         classes=classes,

@@ -19,6 +19,7 @@ from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from typing_extensions import override
 
 from kindling.console import say
+from kindling.wording import program_name
 
 GRACE = 5.0  # seconds in which a process should notice by itself that another one has failed
 PARENT = "KINDLING_PARENT"  # in the environment of processes that `Launcher` starts: the pid of the main process
@@ -93,7 +94,7 @@ class Launcher(_SubprocessScriptLauncher):
             reason = self._wait_for_reason()
             self.kill(signal.SIGKILL)
             self._clean_up()
-            print(f"kindling: error: {reason}", file=sys.stderr, flush=True)
+            print(f"{program_name()}: error: {reason}", file=sys.stderr, flush=True)
             os._exit(1)
 
     def _wait_for_reason(self) -> str:
@@ -106,7 +107,7 @@ class Launcher(_SubprocessScriptLauncher):
                 continue
             stderr.seek(0)
             written = stderr.read().decode(errors="replace")
-            if lines := re.findall("^kindling: error: (.+)", written, re.MULTILINE):
+            if lines := re.findall(f"^{re.escape(program_name())}: error: (.+)", written, re.MULTILINE):
                 return str(lines[-1])
             if process.returncode < 0:
                 name = signal.Signals(-process.returncode).name

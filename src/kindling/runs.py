@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import psutil
 
+from kindling.wording import program_name
+
 if TYPE_CHECKING:
     from kindling.checkpoints import Verify
 
@@ -57,7 +59,7 @@ def find_checkpoint(where: str | Path, prefer: Kind = "best", root: Path = RUNS)
         raise FileNotFoundError(f"there is no checkpoint {where}: give a file, a run folder, best or last")
     written = written_checkpoints(folder)
     if not written:
-        raise FileNotFoundError(f"there is no {kind}.ckpt under {folder}: train one with kindling fit")
+        raise FileNotFoundError(f"there is no {kind}.ckpt under {folder}: train one with {program_name()} fit")
     found = written[-1].with_name(f"{kind}.ckpt")  # of the newest run
     if not found.exists():
         names = [f"{name}.ckpt" for name in ("best", "last", "previous") if found.with_name(f"{name}.ckpt").exists()]
@@ -114,13 +116,10 @@ def read_text(path: Path) -> str:
         OSError: If it is no file, too large, or a link out of the folder of a run that was not made here.
         ValueError: If it is no text.
     """
-    from kindling.trust import is_own  # which needs this module
+    from kindling.trust import is_own_here  # which needs this module
 
-    if (
-        path.is_symlink()
-        and path.parent.resolve() not in path.resolve().parents
-        and not is_own(path.with_name("config.yaml"))
-    ):
+    is_inside = path.parent.resolve() in path.resolve().parents
+    if path.is_symlink() and not is_inside and not is_own_here(path.parent):
         raise OSError(f"{path} leads out of its run folder, which was not made here: put the file itself there")
     if not path.is_file() or path.stat().st_size > MOST_BYTES:
         raise OSError(f"{path} is no file, or has more than {MOST_BYTES:,} bytes")

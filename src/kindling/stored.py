@@ -5,14 +5,27 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from kindling.callbacks import RunEarlyStopping
-from kindling.data import ClassificationDataModule
+from kindling.data import BaseDataModule
 from kindling.errors import UsageError
-from kindling.models.classifier import DATA_ARGUMENTS, Classifier
+from kindling.foreign import check_files, check_functions, typed_arguments
+from kindling.models.task import DATA_ARGUMENTS, BaseTask
+from kindling.plugins import check_available
 from kindling.record import Record
-from kindling.runs import is_last, read_checkpoint, run_of
-from kindling.trust import check_classes, check_factories, check_parts, check_size, harmless, is_own
+from kindling.runs import is_last, run_of
+from kindling.trust import (
+    check_classes,
+    check_factories,
+    check_parts,
+    check_size,
+    class_paths,
+    harmless,
+    is_own,
+    is_own_checkpoint,
+)
 
 
 def read_yaml(config: Path) -> dict[str, Any]:
@@ -34,7 +47,13 @@ def read_yaml(config: Path) -> dict[str, Any]:
     return read
 
 
-def stored_config(checkpoint: Path, command: str, typed: Sequence[str] = ()) -> dict[str, Any]:
+def stored_config(
+    checkpoint: Path,
+    stored: dict[str, Any],
+    command: str,
+    typed: Sequence[str] = (),
+    configs: Sequence[Path] = (),
+) -> dict[str, Any]:
     """The configuration with which a command uses a checkpoint.
 
     From the `config.yaml` of its run; for a file outside of a run, from what the checkpoint itself stores. See
@@ -42,53 +61,51 @@ def stored_config(checkpoint: Path, command: str, typed: Sequence[str] = ()) -> 
 
     Args:
         checkpoint: The checkpoint.
+        stored: What it holds.
         command: fit, validate, test or predict.
         typed: The options that were typed.
+        configs: The files of options that were typed.
 
     Raises:
         ValueError: If the run was not made here, and would run code or read files elsewhere.
     """
-    stored = read_checkpoint(checkpoint, verify="metadata")
-    run = run_of(checkpoint)
+    run, arguments = run_of(checkpoint), stored.get("datamodule_hyper_parameters", {})
     path = run / "config.yaml"
     config = read_yaml(path) if path.exists() else {}
-    is_ours = is_own(path)
+    is_ours, is_our_checkpoint = is_own(path), is_own_checkpoint(stored, checkpoint)
     if not is_ours:
         config = harmless(config, path)
     model = class_config(stored["hyper_parameters"])
-    check_classes(model, run)
-    check_classes([stored.get("datamodule_hyper_parameters"), config.get("data")], run, "data source")
+    plugins = stored.get("plugins", {})
+    check_classes(model, run, plugins=plugins)
+    check_classes([arguments, config.get("data")], run, "data source", plugins)
+    for name in class_paths(config) if command == "fit" else ():
+        check_available(name, plugins)
     check_parts(stored["hyper_parameters"], checkpoint)
-    if not is_ours:
+    if not is_our_checkpoint:
         check_factories(stored["hyper_parameters"], checkpoint)
-    if "data" not in config and "_class_path" in stored.get("datamodule_hyper_parameters", {}):
-        config["data"] = class_config(stored["datamodule_hyper_parameters"])
-    if not is_ours and "data" in config:
-        config["data"].get("init_args", {}).pop("predict", None)  # the samples to predict are typed
+        check_functions(model, typed_arguments("model", typed, configs), checkpoint)
+    source = path if "data" in config else checkpoint
+    if "data" not in config and "_class_path" in arguments:
+        config["data"] = class_config(arguments)
     split = run / "split.csv"
     if checkpoint.parent.name == "checkpoints" and split.exists() and "data" in config:
         config["data"]["init_args"]["split"] = str(split)  # what is tested was not trained on, whatever has come since
-    elif not is_ours and "data" in config:
-        check_reads(config["data"].get("init_args") or {}, checkpoint, typed)
+    if "data" in config and not (is_ours if source == path else is_our_checkpoint):
+        data_typed = typed_arguments("data", typed, configs)
+        check_functions(config["data"], data_typed, source)
+        known = arguments if is_our_checkpoint else {}
+        check_files(config["data"], data_typed, run, source, known, command)
     if command == "fit":
+        given = (config.get("model") or {}).get("init_args") or {}
         for name in DATA_ARGUMENTS:
-            model["init_args"].pop(name, None)  # the data module says them anew
+            if name not in given:
+                model["init_args"].pop(name, None)  # linked to the data module, which knows them anew
         return config | {"model": model}  # of the checkpoint itself: it needs nothing that the first run began with
     # One device measures as well as several; the rest of the trainer was for training.
     trainer = {"devices": 1, "precision": config.get("trainer", {}).get("precision")}
     kept: dict[str, Any] = {key: config[key] for key in ("data", "seed_everything") if key in config}
     return {"model": model, "trainer": trainer} | kept
-
-
-def check_reads(arguments: dict[str, Any], checkpoint: Path, typed: Sequence[str]) -> None:
-    """Check that a configuration that was not written here names no split file, which was typed for another folder.
-
-    Raises:
-        ValueError: If it does, and no other is typed.
-    """
-    given = {option.split("=")[0] for option in typed}
-    if (split := arguments.get("split")) is not None and given.isdisjoint(("--data.split", "--data")):
-        raise ValueError(f"{checkpoint} names a split file outside of its run folder: --data.split {split} to use it")
 
 
 def class_config(hyper_parameters: dict[str, Any]) -> dict[str, Any]:
@@ -97,39 +114,44 @@ def class_config(hyper_parameters: dict[str, Any]) -> dict[str, Any]:
     return {"class_path": hyper_parameters["_class_path"], "init_args": init_args}
 
 
-def check_fits(model: Classifier, data: ClassificationDataModule, checkpoint: Path | None) -> None:
-    """Puts the weights of a checkpoint into a model, and checks that data, model and checkpoint go together.
+def check_fits(
+    model: LightningModule, data: LightningDataModule | None, checkpoint: Path | None, stored: dict[str, Any]
+) -> None:
+    """Load the weights of a checkpoint into a model, and check that data, model and checkpoint go together.
 
     Raises:
         ValueError: If they do not.
     """
-    stored = read_checkpoint(checkpoint) if checkpoint else {}
-    if checkpoint:  # Lightning does so too, but after the data has been read
+    if checkpoint and isinstance(data, BaseDataModule):  # Lightning does so too, but after the data has been read
         data.load_state_dict(stored.get(type(data).__qualname__, {}))
-    if model.input_shape != data.input_shape:
-        raise ValueError(f"the model takes inputs of shape {model.input_shape}, the data has {data.input_shape}")
+    if isinstance(model, BaseTask) and isinstance(data, BaseDataModule):
+        takes, has = model.input_shape, tuple(getattr(data, "input_shape", ()))
+        if takes and has and takes != has:
+            raise ValueError(f"the model takes inputs of shape {takes}, the data has {has}")
+    if not checkpoint or is_overridden("configure_model", model):  # weights that Lightning creates later
+        return
     try:
-        if checkpoint:
-            model.load_state_dict(stored["state_dict"])
+        model.load_state_dict(stored["state_dict"], strict=model.strict_loading)
     except RuntimeError as error:
         name = stored["hyper_parameters"]["_class_path"].rsplit(".", 1)[-1]
         reason = str(error).splitlines()[1].strip()
         raise ValueError(f"{checkpoint} holds another model, a {name}: {reason}") from error
 
 
-def has_only_the_rest_left(checkpoint: Path, config: Mapping[str, Any]) -> bool:
+def has_only_the_rest_left(checkpoint: Path, stored: Mapping[str, Any], config: Mapping[str, Any]) -> bool:
     """Whether the training that a checkpoint resumes is complete, and only what follows it is missing.
 
     A run that was killed between its last epoch and the end of its test still lacks the test, and maybe its plots.
 
     Args:
         checkpoint: Where `fit` resumes.
+        stored: What it holds.
         config: Its options.
 
     Raises:
         ValueError: If nothing is left to do, or training can't be resumed from the checkpoint.
     """
-    stored, trainer = read_checkpoint(checkpoint, verify="metadata"), config["trainer"]
+    trainer = config["trainer"]
     if "optimizer_states" not in stored:
         raise ValueError(f"{checkpoint} holds only weights: training can't be resumed from it")
     epochs, most = epochs_had(stored), trainer["max_epochs"] or -1

@@ -1,5 +1,6 @@
 """`kindling fit`, `validate`, `test` and `predict`: LightningCLI with run folders and checkpoints found by name."""
 
+import inspect
 import re
 import shlex
 from collections.abc import Sequence
@@ -7,39 +8,44 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from jsonargparse import ArgumentError, Namespace
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback, _InstantiatorFn
 from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from typing_extensions import override
 
-from kindling.callbacks import BestCheckpoint, CollectTest, EpochProfiler, FiniteLoss, ProgressBar, Watch
+from kindling.callbacks import BestCheckpoint, CollectTest, EpochProfiler, FiniteLoss, ProgressBar, StandardNames, Watch
 from kindling.callbacks.finite import anomaly
 from kindling.callbacks.limits import AtLeastOneBatch
 from kindling.callbacks.users import as_list, combine, has_progress_bar
-from kindling.checkpoints import restore_last, write_atomically
+from kindling.checkpoint_io import write_atomically
+from kindling.checkpoints import read, restore_last
 from kindling.console import as_typed, quiet, results_table, say
 from kindling.dashboard import Dashboard, dashboard_of
-from kindling.data import ClassificationDataModule
+from kindling.data import BaseDataModule
+from kindling.data.loading import targets_of
 from kindling.ending import say_next, say_why_early
 from kindling.errors import OneLineParser, UsageError, one_line
 from kindling.flags import apply_barebones, check_devices, check_run_name, check_seed, check_trainer, draw_seed
+from kindling.hyperparameters import record_arguments
 from kindling.keeping import KeptRun
 from kindling.memory import keep_freed_memory
-from kindling.models import Classifier
-from kindling.models.check import check_labels, check_network
+from kindling.models.check import check_network, check_targets
+from kindling.models.task import DATA_ARGUMENTS, BaseTask
 from kindling.models.trained import check_trained
-from kindling.options import ReadableParser, add_fit_options, check_amounts
+from kindling.options import ReadableParser, add_fit_options, check_amounts, given_model_arguments
 from kindling.outputs import is_writable, not_written, write_predicted, write_test
+from kindling.plugins import load_plugins
 from kindling.processes import as_commands, end_with_parent, watch_processes
 from kindling.recipes import find_recipes
-from kindling.runs import RUNS, find_checkpoint, read_checkpoint, run_of, whole_file
+from kindling.runs import RUNS, find_checkpoint, run_of, whole_file
 from kindling.stored import check_fits, epochs_had, has_only_the_rest_left, read_yaml, stored_config
 from kindling.trials import command as trials
 from kindling.trust import sign
+from kindling.wording import program_name
 
 
 class SaveConfig(SaveConfigCallback):
@@ -76,17 +82,16 @@ class KindlingCLI(LightningCLI):
 
     def __init__(self, command: str, options: Sequence[str]) -> None:
         self.command = command
-        self.typed = shlex.join(["kindling", command, *options])
+        self.typed = shlex.join([program_name(), command, *options])
         self.checkpoint: Path | None = None
+        self.stored: dict[str, Any] = {}  # what the checkpoint holds; the Trainer takes it over
+        self.epochs_had = 0  # by the checkpoint
         self.run: KeptRun | None = None
         self.is_trained = False  # whether the run that is resumed lacks only what follows its training
         self.collected = CollectTest()
+        self._read_sources(options)
         super().__init__(
-            Classifier,
-            ClassificationDataModule,
             parser_class=ReadableParser,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
             auto_configure_optimizers=False,
             save_config_callback=SaveConfig,
             seed_everything_default=42,
@@ -98,7 +103,7 @@ class KindlingCLI(LightningCLI):
                 "enable_autolog_hparams": False,  # config.yaml has them all
             },
             parser_kwargs={"exit_on_error": False, command: {"exit_on_error": False}},
-            args=[command, *options],
+            args=[command, *load_plugins(options)],
         )
 
     @override
@@ -109,31 +114,33 @@ class KindlingCLI(LightningCLI):
     @override
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         if self.command == "fit":
-            add_fit_options(parser)
+            add_fit_options(parser, self.given)
 
-    @override
-    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        command, *typed = args
-        typed = [re.sub(r"^\?$|(?<==)\?$", '"?"', value) for value in typed]  # to YAML ? alone is {null: null}
+    def _read_sources(self, options: Sequence[str]) -> None:
+        """Read what the command line names: recipes, and the checkpoint with the configuration of its run."""
+        typed = [re.sub(r"^\?$|(?<==)\?$", '"?"', value) for value in options]  # to YAML ? alone is {null: null}
         typed = find_recipes(typed)
         finder = OneLineParser(add_help=False, allow_abbrev=False)
         finder.add_argument("--ckpt_path")
         finder.add_argument("-c", "--config", action="append", default=[])
         where = finder.parse_known_args(typed)[0]
         self.configs = [Path(config) for config in where.config]
-        for config in self.configs:
-            if config.is_file():  # else it is YAML by itself
-                read_yaml(config)
-        stored: list[str] = []
+        files = [read_yaml(path) for path in self.configs if path.is_file()]
+        stored: dict[str, Any] = {}
         if where.ckpt_path is not None:
-            self.checkpoint = find_checkpoint(where.ckpt_path, prefer="last" if command == "fit" else "best")
-            if command == "fit":
-                restore_last(self.checkpoint)
-            stored = ["--config", yaml.safe_dump(stored_config(self.checkpoint, command, typed))]
-        elif command != "fit" and not {"-h", "--help"}.intersection(typed):
-            raise UsageError(f"{command} needs a trained model: --ckpt_path best, last, a run folder or a file")
+            self.checkpoint = find_checkpoint(where.ckpt_path, prefer="last" if self.command == "fit" else "best")
+            self.stored = restore_last(self.checkpoint) if self.command == "fit" else read(self.checkpoint)
+            stored = stored_config(self.checkpoint, self.stored, self.command, typed, self.configs)
+        elif self.command != "fit" and not {"-h", "--help"}.intersection(typed):
+            raise UsageError(f"{self.command} needs a trained model: --ckpt_path best, last, a run folder or a file")
+        self.given = set(given_model_arguments(typed, [*files, stored])).intersection(DATA_ARGUMENTS)
+        self.arguments = [*(["--config", yaml.safe_dump(stored)] if stored else []), *typed]
+
+    @override
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        command, *typed = args
         try:
-            self.config = parser.parse_args([command, *stored, *typed])
+            self.config = parser.parse_args([command, *self.arguments])
         except ArgumentError as error:
             raise UsageError(one_line(str(error), self._parser(command).get_defaults().keys(branches=True))) from error
         for name in ("trainer", "checkpoint", "early_stopping"):
@@ -157,32 +164,56 @@ class KindlingCLI(LightningCLI):
 
     @override
     def _add_instantiators(self) -> None:
-        super()._add_instantiators()
-        if self.checkpoint and self.command == "fit":  # the model asks the data module for its shape at once
-            create = _InstantiatorFn(cli=self, key="data")
-            learned = read_checkpoint(self.checkpoint, verify="metadata")
+        self.parser.add_instantiator(self._create_model, LightningModule, subclasses=True)
+        self.parser.add_instantiator(self._create_data, LightningDataModule, subclasses=True)
 
-            def instantiate(
-                kind: type[ClassificationDataModule], *args: Any, applied_instantiation_links: Any, **kwargs: Any
-            ) -> ClassificationDataModule:
-                data = create(kind, *args, applied_instantiation_links=applied_instantiation_links, **kwargs)
-                assert isinstance(data, ClassificationDataModule)
-                data.begin_with(learned.get(kind.__qualname__, {}))
-                return data
+    def _create_data(
+        self, kind: type[LightningDataModule], *args: Any, applied_instantiation_links: Any, **kwargs: Any
+    ) -> LightningDataModule:
+        create = _InstantiatorFn(cli=self, key="data")
+        data = create(kind, *args, applied_instantiation_links=applied_instantiation_links, **kwargs)
+        record_arguments(data, kind, self._plain_arguments("data"))
+        if self.checkpoint and self.command == "fit" and isinstance(data, BaseDataModule):
+            # At once: the model will ask for the shape of its inputs.
+            data.begin_with(self.stored.get(kind.__qualname__, {}))
+        return data
 
-            self.parser.add_instantiator(instantiate, ClassificationDataModule, subclasses=True)
+    def _create_model(
+        self, kind: type[LightningModule], *args: Any, applied_instantiation_links: dict[str, Any], **kwargs: Any
+    ) -> LightningModule:
+        linked = {key.rpartition(".")[2]: key for key in applied_instantiation_links}
+        for name in set(DATA_ARGUMENTS).intersection(kwargs) - self.given:  # the parser asks for none of them
+            is_optional = default_of(kind, name) is not inspect.Parameter.empty
+            if name in linked and is_optional and not issubclass(kind, BaseTask):
+                del applied_instantiation_links[linked.pop(name)]  # it may mean something else by the same name
+            if name not in linked and kwargs[name] is None:
+                if not is_optional:
+                    raise UsageError(
+                        f"{kind.__name__} needs {name}, which the data does not have: --model.{name} VALUE"
+                    )
+                del kwargs[name]
+        create = _InstantiatorFn(cli=self, key="model")
+        model = create(kind, *args, applied_instantiation_links=applied_instantiation_links, **kwargs)
+        known = {name: applied_instantiation_links[key] for name, key in linked.items()}
+        record_arguments(model, kind, self._plain_arguments("model") | known)
+        return model
+
+    def _plain_arguments(self, key: str) -> dict[str, Any]:
+        """Return the arguments of the model or data module as plain values."""
+        config = self.config_dump.get(key) or {}
+        return {**config.get("init_args", {}), **config.get("dict_kwargs", {})}
 
     @override
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        check_fits(self.model, self.datamodule, self.checkpoint)
+        check_fits(self.model, self.datamodule, self.checkpoint, self.stored)
         if self.checkpoint and self.command == "fit":
             if not self._is_trial:  # which does not go on
-                self.is_trained = has_only_the_rest_left(self.checkpoint, self.config["fit"])
+                self.is_trained = has_only_the_rest_left(self.checkpoint, self.stored, self.config["fit"])
         elif self.checkpoint:
-            check_trained(self.checkpoint, read_checkpoint(self.checkpoint, verify="metadata"))
+            check_trained(self.checkpoint, self.stored)
         config = self.config_init[self.command]["trainer"]
         check_trainer(config)
-        check_amounts(self.command, config, self.config[self.command].get("test_after_fit", True), self._is_trainable)
+        check_amounts(self.command, config, self._tests, self._is_trainable)
         keeps = not (config["barebones"] or config["fast_dev_run"])
         if config["barebones"]:
             apply_barebones(config)
@@ -195,7 +226,10 @@ class KindlingCLI(LightningCLI):
             callbacks += [FiniteLoss(wait=watch), *([Watch()] if watch else [])]
         if self.command == "fit" and keeps and not self._is_trial:
             self.run = self._open_run()
-            kwargs |= {"default_root_dir": self.run.path, "logger": self.run.loggers(config["logger"])}
+            kwargs |= {
+                "default_root_dir": self.run.path,
+                "logger": self.run.loggers(config["logger"], self.stored.get("global_step")),
+            }
             callbacks += [each for each in self.run.callbacks() if self._saves or each is not self.run.resume]
             if kwargs["logger"]:
                 self.collected = Dashboard()
@@ -206,7 +240,7 @@ class KindlingCLI(LightningCLI):
             self.save_config_callback = None
             kept = self.command == "test" and self.checkpoint and not config["fast_dev_run"]
             if self.checkpoint and kept and is_writable(run_of(self.checkpoint)):
-                self.collected = dashboard_of(self.checkpoint) or self.collected
+                self.collected = dashboard_of(self.checkpoint, self.stored["global_step"]) or self.collected
         self.trainer_defaults["callbacks"] = [*callbacks, self.collected]
         config["strategy"] = as_commands(config["strategy"])
         if isinstance(config["strategy"], str):
@@ -214,7 +248,9 @@ class KindlingCLI(LightningCLI):
         try:
             trainer = super().instantiate_trainer(**kwargs)
             check_devices(trainer)
-            write_atomically(trainer.strategy, self.run.path if self.run else None)
+            loaded = (self.checkpoint, self.stored) if self.checkpoint and not self._is_trial else None
+            write_atomically(trainer.strategy, self.run.path if self.run else None, loaded)
+            self.epochs_had, self.stored = epochs_had(self.stored), {}
             watch_processes(trainer, self._tidy_up)
             return trainer
         except BaseException as error:  # Ctrl-C leaves no empty folder either
@@ -227,7 +263,7 @@ class KindlingCLI(LightningCLI):
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         run = self.run.path if self.run else None
         ours = [callback for callback in callbacks if callback is not None]  # no averaging is asked for
-        config["callbacks"] = combine(as_list(config["callbacks"]), ours, run, self._saves)
+        config["callbacks"] = combine(as_list(config["callbacks"]), [StandardNames(), *ours], run, self._saves)
         return super()._instantiate_trainer(config, [])
 
     @property
@@ -256,7 +292,7 @@ class KindlingCLI(LightningCLI):
 
     def _run_name(self) -> str:
         recipes = [config.stem for config in self.configs if config.parent.name != "with"]
-        classes = f"{type(self.model).__name__}-{type(self.datamodule).__name__}"
+        classes = "-".join(type(one).__name__ for one in (self.model, self.datamodule) if one is not None)
         name = self.config[self.command]["run_name"]
         name = (recipes or [classes])[0] if name is None else name
         check_run_name(name)
@@ -266,12 +302,12 @@ class KindlingCLI(LightningCLI):
         """Trains, then tests the best checkpoint."""
         try:
             check_network(self.model)
-            if hasattr(self.datamodule, "train"):  # read already, for its mean and std
-                check_labels(self.model, self.datamodule.train.labels)
+            if isinstance(self.datamodule, BaseDataModule) and hasattr(self.datamodule, "train"):
+                check_targets(self.model, targets_of(self.datamodule.train))  # read already, for its mean and std
             if self._is_trial:
                 self._try_out()
                 return
-            if self.run:
+            if self.run and isinstance(self.datamodule, BaseDataModule):
                 self.datamodule.write_split(self.run.path)
             parameters = sum(parameter.numel() for parameter in self.model.parameters())
             kept = self.run.path if self.run else "no files are written"
@@ -294,11 +330,29 @@ class KindlingCLI(LightningCLI):
         if self.run and self.run.resume.interrupted:
             say("trained to the end; test it with: " + as_typed("kindling", "test --ckpt_path", self.run.path))
             return
-        if self.config[self.command]["test_after_fit"]:
+        if self._tests:
             self._drop_averaging()
             self.test(**kwargs | {"ckpt_path": self._tested})
         if self.run:
-            say_next(self.trainer, self.run.path, self._is_trainable)
+            say_next(self.trainer, self.run.path, self._is_trainable, self._has("predict"))
+
+    def _has(self, stage: str) -> bool:
+        """Whether model and data have what a stage, val, test or predict, needs."""
+        loaders = [one for one in (self.datamodule, self.model) if one is not None]
+        step = "validation_step" if stage == "val" else f"{stage}_step"
+        has_step = is_overridden(step, self.model)
+        if stage == "predict":  # Lightning's own calls forward
+            has_step |= is_overridden("forward", self.model)
+        return has_step and any(is_overridden(f"{stage}_dataloader", one) for one in loaders)
+
+    def _check_has(self, stage: str, split: str) -> None:
+        if not self._has(stage):
+            raise ValueError(f"{type(self.model).__name__} and its data have no {split}_step or {stage}_dataloader")
+
+    @property
+    def _tests(self) -> bool:
+        """Whether `fit` tests at its end."""
+        return bool(self.config[self.command].get("test_after_fit", True)) and self._has("test")
 
     @property
     def _is_trial(self) -> bool:
@@ -306,9 +360,14 @@ class KindlingCLI(LightningCLI):
         return bool(self.command == "fit" and trials.wanted(self.config["fit"]))
 
     def _try_out(self) -> None:
+        if not isinstance(self.model, BaseTask) or self.datamodule is None:
+            name = type(self.model).__name__
+            raise UsageError(
+                f"--overfit and --find_lr need one of Kindling's tasks with a data module, and {name} is none"
+            )
         picture = RUNS / self._run_name() / "lr_finder.png"
         typed = shlex.split(self.typed)[2:]
-        had = epochs_had(read_checkpoint(self.checkpoint)) if self.checkpoint else 0
+        had = self.epochs_had
         if self.checkpoint and 0 <= (self.trainer.max_epochs or -1) <= had:
             typed += ["--trainer.max_epochs", str(2 * had)]  # a run goes on for more epochs only
         trials.try_out(self.model, self.datamodule, self.config_init["fit"], picture, typed)
@@ -353,12 +412,14 @@ class KindlingCLI(LightningCLI):
             self.run.tidy_up(began=hasattr(self, "trainer") and self.trainer.global_step > 0)
 
     def validate(self, **kwargs: Any) -> None:
-        """Measures the checkpoint on the validation split."""
+        """Evaluate the checkpoint on the validation split."""
+        self._check_has("val", "validation")
         metrics = self.trainer.validate(**kwargs | {"ckpt_path": self.checkpoint, "verbose": False})[0]
         say(results_table(f"validation split, {self.checkpoint}", metrics))
 
     def test(self, **kwargs: Any) -> None:
-        """Measures the checkpoint on the test split and writes what it found into its run folder."""
+        """Evaluate the checkpoint on the test split and write the results into its run folder."""
+        self._check_has("test", "test")
         checkpoint = kwargs["ckpt_path"] or (None if self.command == "fit" else self.checkpoint)
         metrics = self.trainer.test(**kwargs | {"ckpt_path": checkpoint, "verbose": False})[0]
         tried = self.trainer.fast_dev_run  # type: ignore[attr-defined]
@@ -374,18 +435,24 @@ class KindlingCLI(LightningCLI):
                 self.run.record.note_tested()
 
     def predict(self, **kwargs: Any) -> None:
-        """Writes `predictions.csv`, or of other samples than those of the test, a file named after them."""
+        """Write the predictions of a checkpoint into its run folder."""
         assert self.checkpoint is not None
+        self._check_has("predict", "predict")
         if self.trainer.world_size > 1:
             raise ValueError("predict keeps the order of the rows and needs one device: --trainer.devices 1")
         if not is_writable(run_of(self.checkpoint)) and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             raise not_written(run_of(self.checkpoint), "read-only")  # before minutes of predicting
         batches: Any = self.trainer.predict(**kwargs | {"ckpt_path": self.checkpoint})
-        probabilities = torch.cat(batches).cpu()  # (N, classes), or numbers (N,)
         if self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        written = write_predicted(self.checkpoint, probabilities, self.model, self.datamodule)
-        say(f"{len(probabilities):,} predictions: {written}")
+        written, number = write_predicted(self.checkpoint, batches, self.model, self.datamodule)
+        say(f"{number:,} predictions: {written}")
+
+
+def default_of(cls: type, name: str) -> Any:
+    """Return the default of an argument of a class or of the base that it passes it to; empty if it has none."""
+    signatures = (inspect.signature(vars(one)["__init__"]).parameters for one in cls.__mro__ if "__init__" in vars(one))
+    return next((found[name].default for found in signatures if name in found), inspect.Parameter.empty)
 
 
 def run(command: str, options: Sequence[str]) -> None:

@@ -1,8 +1,8 @@
 """Whether a run was made here, and what is used of one that was not.
 
 A run folder from someone else must not run code, write outside its folder or read files elsewhere. `fit` signs the
-`config.yaml` of its run with a key of this user's, and resumes it as it was typed. Of any other configuration only
-those values are used that can do no harm.
+`config.yaml` of its run and what its checkpoints name with a key of this user's, and resumes it as it was typed. Of any
+other configuration only those values are used that can do no harm; see `kindling.foreign` for its data.
 """
 
 import hashlib
@@ -14,23 +14,24 @@ import os
 import re
 import secrets
 import sys
-from collections.abc import Iterator
+import sysconfig
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
 from kindling.console import say
+from kindling.plugins import LOADED, check_available
 from kindling.runs import run_of
 from kindling.wording import listed
 
 MARK = "# signed by the user who ran this: "
+SIGNATURES = re.compile("[0-9a-f]{64}( [0-9a-f]{64})?")
 SAFE = re.compile(r"[\w:.-]*")  # a text that is no path
 DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")  # what jsonargparse imports
-# What is written through, and what is read, in a run folder.
 MOST_VALUES = 100_000  # of a configuration
-WRITTEN = ("checkpoints", "train", "val", "test", "export")
-READ = ("config.yaml", "split.csv", "metrics.csv", "run.json", "test_metrics.json", "profile.txt")
+SIGNATURE = "signature"  # key of a checkpoint
 GROUPS = (
     "model",
     "data",
@@ -42,20 +43,58 @@ CLASSES = ("logger", "callbacks", "plugins", "default_root_dir")  # of the Train
 
 
 def sign(config: Path) -> None:
-    """Sign a configuration as written by this user; without a home to keep a key in, leave it unsigned."""
+    """Sign a configuration as written by this user, and written in its folder; without a home for a key, do nothing."""
     if key := _key(create=True):
-        signature = _signature(config.read_text(encoding="utf-8"), key)
+        text = config.read_text(encoding="utf-8")
         with config.open("a", encoding="utf-8") as file:
-            file.write(f"{MARK}{signature}\n")
+            file.write(f"{MARK}{_signature(text, key)} {_signature(_in_place(text, config), key)}\n")
 
 
 def is_own(config: Path) -> bool:
     """Whether a configuration was signed by this user, and not changed since."""
+    text, signatures, key = _signed(config)
+    return key is not None and hmac.compare_digest(_signature(text, key).encode(), signatures[0])
+
+
+def is_own_here(run: Path) -> bool:
+    """Whether a run was made by this user in the folder where it is: others can't send links with a configuration.
+
+    Links in a run folder are followed only then.
+    """
+    text, signatures, key = _signed(config := run / "config.yaml")
+    return key is not None and hmac.compare_digest(_signature(_in_place(text, config), key).encode(), signatures[-1])
+
+
+def _signed(config: Path) -> tuple[str, list[bytes], bytes | None]:
+    """Return the text of a configuration, its signatures, and the key to verify them; no key if it has none."""
     key = _key()
     if key is None or not config.is_file():
-        return False
-    text, mark, signature = config.read_bytes().decode("utf-8", "replace").rpartition(MARK)
-    return bool(mark) and hmac.compare_digest(_signature(text, key).encode(), signature.strip().encode())
+        return "", [], None
+    text, mark, signatures = config.read_bytes().decode("utf-8", "replace").rpartition(MARK)
+    return text, signatures.encode().split(), key if mark and SIGNATURES.fullmatch(signatures.strip()) else None
+
+
+def _in_place(text: str, config: Path) -> str:
+    return f"{text}{config.parent.resolve()}"
+
+
+def sign_checkpoint(checkpoint: Mapping[str, Any]) -> dict[str, str]:
+    """Return the signature of what a checkpoint names, to be stored in it; nothing without a home for a key."""
+    key = _key(create=True)
+    return {SIGNATURE: _signature(_named_in(checkpoint), key)} if key else {}
+
+
+def is_own_checkpoint(stored: Mapping[str, Any], checkpoint: Path) -> bool:
+    """Whether a checkpoint was written by this user; of earlier versions, which signed none, whether its run was."""
+    if SIGNATURE not in stored:
+        return checkpoint.parent.name == "checkpoints" and is_own(run_of(checkpoint) / "config.yaml")
+    key, signature = _key(), str(stored[SIGNATURE])
+    return key is not None and hmac.compare_digest(_signature(_named_in(stored), key).encode(), signature.encode())
+
+
+def _named_in(checkpoint: Mapping[str, Any]) -> str:
+    parts = [checkpoint.get(name) for name in ("hyper_parameters", "datamodule_hyper_parameters")]
+    return json.dumps([None if part is None else {**part} for part in parts], default=str)
 
 
 def _signature(text: str, key: bytes) -> str:
@@ -121,13 +160,14 @@ def _is_averaging(value: Any) -> bool:
     return own and _is_safe(value.get("init_args"))
 
 
-def check_classes(stored: Any, run: Path, what: str = "model") -> None:
-    """Check that the classes that stored values name are not code that came with them, or Python's own.
+def check_classes(stored: Any, run: Path, what: str = "model", plugins: Mapping[str, str] | None = None) -> None:
+    """Check that the classes that stored values name are there, and not code that came with them, or Python's own.
 
     Args:
         stored: Values of a checkpoint or a configuration.
         run: The folder that came with them.
         what: What the classes are.
+        plugins: How to get the plug-ins that they belong to; see `kindling.plugins.sources`.
 
     Raises:
         ValueError: If one is; none has been imported then.
@@ -136,8 +176,11 @@ def check_classes(stored: Any, run: Path, what: str = "model") -> None:
         top = name.partition(".")[0]
         if top in sys.stdlib_module_names:
             raise ValueError(f"the checkpoint holds a {name}, which is no {what} of Kindling")
+        if top in LOADED and LOADED[top].is_named:
+            continue
         if top.isidentifier() and (spec := importlib.util.find_spec(top)) and _comes_with(spec, run):
             raise ValueError(f"the checkpoint holds a {name}, code that comes with the run {run}: it was not run")
+        check_available(name, plugins or {})
 
 
 def _comes_with(spec: ModuleSpec, run: Path) -> bool:
@@ -146,9 +189,17 @@ def _comes_with(spec: ModuleSpec, run: Path) -> bool:
     run = run.resolve()
     if any(place == run or run in place.parents for place in places):
         return True
-    is_around = not places.isdisjoint(run.parents)
-    is_strange = (run / "checkpoints").is_dir() and not is_own(run / "config.yaml")
-    return is_around and (spec.origin is None or is_strange)  # a package may bring the checkpoint of its own model
+    around = places.intersection(run.parents)  # an installed package may bring the checkpoint of its own model
+    is_trusted = spec.origin is not None and (is_own(run / "config.yaml") or all(map(_is_installed, around)))
+    return bool(around) and not is_trusted
+
+
+def _is_installed(package: Path) -> bool:
+    """Whether the folder of a package is where pip installs it, or in a folder that it added as editable."""
+    homes = {Path(sysconfig.get_path(name)).resolve() for name in ("purelib", "platlib")}
+    lines = (line for home in homes for file in home.glob("*.pth") for line in file.read_text("utf-8").splitlines())
+    editable = {Path(line).resolve() for line in lines if line and not line.startswith("import")} - {Path.cwd()}
+    return not homes.isdisjoint(package.parents) or package.parent in editable
 
 
 def check_factories(hyper_parameters: dict[str, Any], source: Path) -> None:
@@ -239,15 +290,12 @@ def check_links(checkpoint: Path) -> None:
         ValueError: If one does: what is written there, or read, would be another file.
     """
     run = run_of(checkpoint)
-    if checkpoint.parent.name != "checkpoints":  # what is found out about it is written into a folder beside it
-        if run.is_symlink():
-            raise ValueError(f"{run} is a link to another folder: results of {checkpoint} would be written there")
-        return
-    if is_own(run / "config.yaml"):
+    if checkpoint.parent.name != "checkpoints" and run.is_symlink():  # a folder beside it, for what is found out
+        raise ValueError(f"{run} is a link to another folder: results of {checkpoint} would be written there")
+    if is_own_here(run):
         return
     here = run.resolve()
-    inside = [path for name in WRITTEN if not (run / name).is_symlink() for path in (run / name).glob("*")]
-    for path in (*(run / name for name in WRITTEN + READ), *inside):
+    for path in run.rglob("*"):
         if path.is_symlink() and here not in path.resolve().parents:
             raise ValueError(f"{path} leads out of its run folder, which was not made here: put the file itself there")
 

@@ -3,6 +3,18 @@
 import difflib
 from collections.abc import Iterable, Sequence
 
+_program_name = ["kindling"]
+
+
+def set_program_name(name: str) -> None:
+    """Set the name of the command that was typed: a project may install it under its own."""
+    _program_name[:] = [name]
+
+
+def program_name() -> str:
+    """Return the name of the command that was typed."""
+    return _program_name[0]
+
 
 def did_you_mean(name: str, known: Iterable[str], group: str = "") -> str:
     """Names the nearest known name, where one is near, upper and lower case aside.

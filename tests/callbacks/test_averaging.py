@@ -125,6 +125,27 @@ def test_a_run_with_averaged_weights_resumes_exactly(kindling: Command, options:
                 assert torch.equal(value, theirs["current_model_state"][weight])
 
 
+@pytest.mark.parametrize("options", [EMA_OPTIONS, ["--averaging", "SWA"], USERS], ids=["EMA", "SWA", "user's"])
+def test_plots_at_the_end_show_the_raw_weights_also_when_they_are_drawn_on_resume(
+    kindling: Command, monkeypatch: pytest.MonkeyPatch, options: list[str]
+) -> None:
+    drawn: list[dict[str, Tensor]] = []
+
+    def draw(_: object, __: Trainer, model: LightningModule) -> None:
+        drawn.append({name: value.clone() for name, value in model.state_dict().items()})
+        if len(drawn) == 1:
+            raise SystemExit(9)  # as a kill does, between the last epoch and the test
+
+    monkeypatch.setattr("kindling.callbacks.history.TrainingHistory.on_train_end", draw)
+    assert kindling("fit", *TINY, *options).code == 9
+    assert kindling("fit", "--ckpt_path", RUN, "--test_after_fit", "false").code == 0
+    last = stored("last")
+    for name, raw in last["current_model_state"].items():
+        assert torch.equal(drawn[0][name], raw)
+        assert torch.equal(drawn[-1][name], raw)
+    assert any(not torch.equal(drawn[-1][name], average) for name, average in last["state_dict"].items())
+
+
 def test_without_checkpoints_the_averaged_weights_are_tested(kindling: Command) -> None:
     kindling("fit", *LONG, *EMA_OPTIONS, "--trainer.limit_val_batches", "0")
     kindling("fit", *LONG, *EMA_OPTIONS, "--trainer.enable_checkpointing", "false")

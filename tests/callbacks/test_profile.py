@@ -2,6 +2,7 @@ import json
 import re
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -9,7 +10,6 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from conftest import TINY, Command
 from kindling import SyntheticDataModule
-from kindling.data.datamodule import Batch
 
 RUN = Path("runs/tiny/version_0")
 PARTS = (
@@ -75,7 +75,7 @@ def test_each_second_is_counted_once(kindling: Command) -> None:
 class SlowToAugment(SyntheticDataModule):
     """Takes its time with each batch once it is on the device."""
 
-    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         time.sleep(0.005)
         return super().on_after_batch_transfer(batch, dataloader_idx)
 

@@ -3,6 +3,7 @@
 import math
 from datetime import datetime, timedelta
 
+import numpy as np
 import pytest
 
 from kindling.data.dates import as_days, field_order, read_days
@@ -15,6 +16,7 @@ FORMATS = [
     *("%B %d, %Y %I:%M:%S %p", "%b %d %Y %H:%M", "%A, %d %B %Y, %H:%M", "%a, %d %b %Y %H:%M:%S GMT"),
     *("%a %b %d %H:%M:%S %Y", "%a %b %d %H:%M:%S UTC %Y", "%d%b%Y %H:%M:%S", "%Y-%b-%d %H:%M", "%Y:%m:%d %H:%M:%S"),
     *("%Y-%m-%d %H:%M:%S+01:00", "%Y-%m-%d %H:%M:%S -0500", "%B %dth, %Y at %I:%M %p"),
+    *("%G-W%V-%u %H:%M", "%GW%V%uT%H:%M", "%Y-%m-%d %Hh%M"),
 ]
 
 
@@ -35,6 +37,8 @@ def test_moments_are_read(pattern: str) -> None:
             ("14-Mar-98", 1998, 3, 14),
             ("1 Sept. 2024", 2024, 9, 1),
             ("May 3rd, 2024", 2024, 5, 3),
+            ("2024-W01", 2024, 1, 1),
+            ("2020w53", 2020, 12, 28),
         ),
     ],
 )
@@ -44,13 +48,21 @@ def test_days_months_and_quarters_are_read(text: str, year: int, month: int, day
 
 @pytest.mark.parametrize(
     ("text", "hours"),
-    [("14:15", 14.25), ("2:15 PM", 14.25), ("12:00 am", 0), ("12 p.m.", 12), ("0:00:36", 0.01), ("125:30", 125.5)],
+    [
+        ("14:15", 14.25),
+        ("2:15 PM", 14.25),
+        ("12:00 am", 0),
+        ("12 p.m.", 12),
+        ("0:00:36", 0.01),
+        ("125:30", 125.5),
+        ("14h15", 14.25),
+    ],
 )
 def test_times_and_durations_are_read(text: str, hours: float) -> None:
     assert as_days(text, day_first=False) == pytest.approx(hours / 24, abs=1e-12)
 
 
-NO_DATES = "2024-13-01;30/2/2024;1.2.3;10.0.0.1;2024-03-14 25:00;13:00 PM;14 Foo 2024;12-34;;14:75;20241301"
+NO_DATES = "2024-13-01;30/2/2024;1.2.3;10.0.0.1;2024-03-14 25:00;13:00 PM;14 Foo 2024;12-34;;14:75;20241301;2021-W53"
 
 
 @pytest.mark.parametrize("text", [*NO_DATES.split(";"), "2024-03-14" * 10])
@@ -62,6 +74,20 @@ def test_whether_day_or_month_comes_first_shows() -> None:
     assert as_days("03/04/2024", day_first=True) - as_days("03/04/2024", day_first=False) == 30
     texts = ["14/03/2024 9:00", "03/14/24", "03-04-2024", "03/03/2024", "2024-03-14", "14.03.2024", "40/50/2024", "x"]
     assert [*map(field_order, texts)] == ["day", "month", "?", "=", None, None, None, None]
+
+
+@pytest.mark.parametrize("day_first", [True, False])
+@pytest.mark.parametrize("separator", "/-")
+def test_many_dates_with_a_clock_are_read_as_one_by_one(separator: str, day_first: bool) -> None:
+    random = np.random.default_rng(0)
+    texts = []
+    for _ in range(500):
+        first, second, hour, minute = (int(random.integers(0, most)) for most in (33, 14, 26, 60))
+        clock = random.choice(["", " {}:{:02}", " {}:{:02}:59", " {}:{:02} PM", " {}:{:02}:00am"]).format(hour, minute)
+        texts.append(f"{first}{separator}{second:02}{separator}{random.choice(['2024', '2023', '0000'])}{clock}")
+    expected = [as_days(text, day_first) for text in texts]
+    assert 0.05 < np.mean(np.isnan(expected)) < 0.95
+    np.testing.assert_array_equal(read_days(texts, day_first), expected)
 
 
 def test_many_dates_are_read_as_one_by_one() -> None:

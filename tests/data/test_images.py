@@ -9,6 +9,7 @@ import time
 import zlib
 from collections import Counter
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -502,7 +503,7 @@ SYSTEM = (
 )
 
 
-@pytest.mark.parametrize("name", [*SYSTEM, "System Volume Information", "@EADIR", ".Trash-1000"])
+@pytest.mark.parametrize("name", [*SYSTEM, "System Volume Information", "@EADIR", ".Trash-1000", "FOUND.000"])
 def test_what_systems_create_is_neither_a_class_nor_a_sample(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     write("photos", 4)
     for folder in ("photos", "photos/cat", "photos/owl/deeper"):
@@ -578,6 +579,7 @@ def test_a_folder_given_in_python_is_accounted_for_too(capsys: pytest.CaptureFix
 
 
 NAMES = ["train valid test", "training validation testing", "Train VAL Test", "train dev test", "training test"]
+NAMES += ["training_set test_set", "Train-Data Val-Data Test-Data"]
 
 
 @pytest.mark.parametrize("names", NAMES)
@@ -592,6 +594,43 @@ def test_splits_go_by_many_names(names: str) -> None:
     canonical = {row["file"].split("/")[0]: row["split"] for row in table(Path("split.csv")) if row["split"] != "val"}
     assert canonical == {names.split()[0]: "train", names.split()[-1]: "test"}
     assert len(data.val) == (12 if len(names.split()) == 3 else 3)
+
+
+def test_images_of_several_depths_are_named(kindling: Command) -> None:
+    random = np.random.default_rng(0)
+    for name, base in (("a", 100), ("b", 1000)):
+        Path("photos", name).mkdir(parents=True)
+        for number in range(6):
+            values = random.normal(base, 10, (9, 9))
+            if name == "a":
+                Image.fromarray(values.astype(np.uint8)).save(f"photos/a/{number}.png")
+            else:
+                Path(f"photos/b/{number}.png").write_bytes(png_16(values.astype(np.uint16)[..., None]))
+    assert kindling("fit", *FIT, "--test_after_fit", "false").out.startswith(
+        "4 of 8 training images have 16 bits, the others 8, and all those of b: the depth may give the class away\n"
+    )
+    shutil.rmtree("photos/b")
+    for number in range(6):
+        Image.fromarray(random.normal(200, 10, (9, 9)).astype(np.uint8)).save(Path("photos/a", f"x{number}.png"))
+    shutil.copytree("photos/a", "photos/c")
+    for path in Path("photos/c").iterdir():
+        path.write_bytes(path.read_bytes() + b"x")  # no copies
+    assert kindling("fit", *FIT, "--test_after_fit", "false", "--run_name", "eight").code == 0
+    Path("new.png").write_bytes(png_16(random.normal(1000, 10, (9, 9, 1)).astype(np.uint16)))
+    line = "1 of 1 images have 16 bits and use a small part of them"
+    run = "runs/eight/version_0"
+    assert line in kindling("predict", "--ckpt_path", run, "--data.predict", "new.png").out
+    with redirect_stdout(io.StringIO()) as out:
+        load(run).predict("new.png")
+    assert line in out.getvalue()
+
+
+def test_folders_that_may_be_splits_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    for number, name in enumerate(("part_1", "part_2")):
+        write(f"photos/{name}", 4, first=20 * number)
+    ImageFolderDataModule("photos").setup("fit")
+    line = "the classes of photos are part_1, part_2; if they are cat, dog, owl, rename the folders to train and test\n"
+    assert capsys.readouterr().out == line
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -696,15 +735,18 @@ def test_a_list_of_splits_that_can_not_be_used_is_refused(kindling: Command, con
     assert re.search(words, result.err), result.err
 
 
-def test_a_split_file_elsewhere_is_used_only_where_it_is_typed(kindling: Command) -> None:
+def test_a_split_file_elsewhere_is_used_only_where_it_is_typed(
+    kindling: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write("photos", 4)
     Path("list.csv").write_text(rows("train", "train", "val", "test"))
     assert kindling("fit", *FIT, "--data.split", "list.csv", "--test_after_fit", "false").code == 0
     (RUN / "checkpoints/best.ckpt").rename("alone.ckpt")
+    monkeypatch.setenv("XDG_CONFIG_HOME", "another user")
     result = kindling("test", "--ckpt_path", "alone.ckpt")
     assert (result.code, result.err.count("\n")) == (1, 1)
-    assert "alone.ckpt names a split file outside of its run folder: --data.split list.csv to use it" in result.err
-    result = kindling("test", "--ckpt_path", "alone.ckpt", "--data.split", "list.csv")
+    assert "alone.ckpt was not written here, so no file that it names is read; add --data.data_dir" in result.err
+    result = kindling("test", "--ckpt_path", "alone.ckpt", "--data.split", "list.csv", "--data.data_dir", "photos")
     assert result.code == 0, result.err
 
 

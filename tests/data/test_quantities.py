@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 
 from kindling.data.quantities import as_number, decimal_evidence, read_quantities, read_quantity
@@ -29,7 +30,7 @@ from kindling.data.quantities import as_number, decimal_evidence, read_quantitie
         ("USD 5", 5, "$"),
         ("5,00 EUR", 5, "€"),
         ("R$ 5", 5, "r$"),
-        ("Rs. 500", 500, "rs"),
+        ("Rs. 500", 500, "₹"),
         ("12 kg", 12, "kg"),
         ("3.5cm", 3.5, "cm"),
         ("98°F", 98, "°f"),
@@ -86,3 +87,18 @@ def test_many_plain_numbers_are_read_as_one_by_one(decimal: str) -> None:
     assert mixed[:-4].tolist() == numbers.tolist()
     assert [*map(math.isnan, mixed[-4:])] == [True, False, True, True]
     assert mixed[-3] == 1.234  # what came as a number is not read anew
+
+
+@pytest.mark.parametrize("decimal", [".", ","])
+@pytest.mark.parametrize(
+    ("before", "after"), [("$", ""), ("", " kg"), ("EUR ", ""), ("", "%"), ("", ""), ("$", ".-"), ("", "m2")]
+)
+def test_many_numbers_of_one_unit_are_read_as_one_by_one(before: str, after: str, decimal: str) -> None:
+    group = "," if decimal == "." else "."
+    bodies = [f"1{group}234{decimal}5", f"12{group}345{group}678", "7", f"0{decimal}25", f"999{group}000", "0042"]
+    texts = [f"{sign}{before}{body}{after}" for body in bodies for sign in ("", "-")]
+    for values in (texts, [*texts, f"5{decimal}1{group}2"], [*texts, "n/a"], [*texts, f"{before}(5){after}"]):
+        numbers, units = read_quantities(values, decimal)
+        one_by_one = [read_quantity(text, decimal) for text in values]
+        np.testing.assert_array_equal(numbers, [number for number, _ in one_by_one])
+        assert units == [unit for _, unit in one_by_one]

@@ -9,7 +9,7 @@ import pytest
 from sklearn.datasets import load_iris
 
 from conftest import Command
-from kindling import load
+from kindling import TableDataModule, load
 from kindling.data.rows import encode_rows
 from kindling.data.tablefiles import read_table
 from rows import decode, read
@@ -81,6 +81,53 @@ def test_other_columns_tell_the_decimal_sign_where_a_column_does_not(capfd: pyte
         Path("two.csv").write_text(f"x;y\n{line}\n")
         first = encode_rows("two.csv", columns, "two.csv")[0, 0]
         assert float(decode(first, columns[0])) == pytest.approx(expected, abs=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("separator", "sign", "decimal", "read", "instead"),
+    [
+        (";", ",", None, "1.002", "1002"),
+        (";", ".", None, "1002", "1.002"),
+        (",", ",", None, "1002", "1.002"),
+        ("\t", ",", None, "1002", "1.002"),
+        (",", ".", None, "1.002", None),  # as nearly all files
+        (";", ".", ".", "1.002", None),
+        (";", ".", ",", "1002", None),
+        (";", ",", ".", "1002", None),
+        (";", ",", ",", "1.002", None),
+    ],
+)
+def test_three_digits_that_could_be_either_are_named_and_an_option_decides(
+    separator: str, sign: str, decimal: str | None, read: str, instead: str | None, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write_ambiguous(separator, sign)
+    data = TableDataModule("train.csv", "class", decimal=decimal)  # type: ignore[arg-type]
+    data.setup("fit")
+    data.setup("test")
+    other = {".": ",", ",": "."}[sign if read == "1.002" else {".": ",", ",": "."}[sign]]
+    line = f"columns x, z: 1{sign}002 is read as {read}; if it is {instead}, add --data.decimal '{other}'"
+    assert [said for said in capfd.readouterr().out.splitlines() if "read as" in said] == ([line] if instead else [])
+    column = data.fitted["columns"][0]
+    assert column["range"][0] == pytest.approx(float(read), rel=0.1)
+
+
+def write_ambiguous(separator: str, sign: str) -> None:
+    values = [f"{number // 1000}{sign}{number % 1000:03}" for number in range(1002, 3000, 33)]
+    rows = pd.DataFrame({"x": values, "z": values[::-1], "class": np.arange(len(values)) % 2})
+    rows.to_csv("train.csv", index=False, sep=separator)
+
+
+def test_the_decimal_sign_is_an_option_of_the_command_line(kindling: Command, no_pictures: None) -> None:
+    write_ambiguous(";", ",")
+    options = "--model MLPClassifier --data TableDataModule --data.path train.csv --data.target class".split()
+    run = ["fit", *options, "--trainer.max_epochs", 1, "--run_name", "x", "--test_after_fit", "false"]
+    assert "columns x, z: 1,002 is read as 1.002; if it is 1002, add --data.decimal '.'" in kindling(*run).out
+    for sign, low in ((",", 1.002), (".", 1002)):
+        assert kindling(*run, "--data.decimal", sign).code == 0
+        (column, _) = load("best").card.columns or []
+        assert column["range"][0] == pytest.approx(low, rel=0.1)
+    result = kindling("test", "--ckpt_path", "best")
+    assert (result.code, "read as" in result.out) == (0, False)
 
 
 def test_numbers_far_from_the_training_are_named(capfd: pytest.CaptureFixture[str]) -> None:

@@ -259,9 +259,12 @@ def test_a_question_mark_may_stand_for_missing(kindling: Command, table: pd.Data
         ({"target": "spent"}, "column spent of customers.csv has 19"),
         (
             {"target": "name"},
-            "column name of customers.csv has 200 different values: this is no classification; docs/your-own.md",
+            "column name of customers.csv has 200 different values, which looks like a regression target, not classes",
         ),
-        ({"target": "country"}, "column country of customers.csv has one class alone, UK"),
+        (
+            {"target": "country"},
+            "column country of customers.csv has only one class (UK); a classifier needs at least two",
+        ),
         ({"test_split": 0}, "test_split=0 of 200 rows: at least 1 must be held out"),
         ({"val_split": 1.0}, "val_split=1.0 of 160 rows: at least 1 must be held out"),
         ({"test_split": 0.999}, "val_split=0.1: no class has enough rows to hold one out for val and leave one"),

@@ -229,3 +229,20 @@ def test_a_model_in_onnx_reads_no_other_file(kindling: Command, trained: Train) 
     result = kindling("serve", "--ckpt_path", "evil.onnx", "--port", "0")
     assert (result.code, result.err.count("\n")) == (1, 1)
     assert "evil.onnx keeps weights in another file, secret" in result.err
+
+
+@pytest.mark.parametrize("name", ["their.ops:Foo", "com.microsoft:EPContext"])
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_model_in_onnx_needs_no_other_library(kindling: Command, name: str, nested: bool) -> None:
+    domain, operator = name.split(":")
+    value = onnx.helper.make_tensor_value_info
+    inputs, outputs = value("inputs", onnx.TensorProto.FLOAT, [None, 2]), value("y", onnx.TensorProto.FLOAT, [None, 2])
+    node = onnx.helper.make_node(operator, ["inputs"], ["y"], domain=domain, ep_cache_context="../secret")
+    if nested:
+        branch = onnx.helper.make_graph([node], "branch", [], [outputs])
+        node = onnx.helper.make_node("If", ["inputs"], ["y"], then_branch=branch, else_branch=branch)
+    model = onnx.helper.make_model(onnx.helper.make_graph([node], "graph", [inputs], [outputs]))
+    Path("evil.onnx").write_bytes(model.SerializeToString())
+    result = kindling("serve", "--ckpt_path", "evil.onnx", "--port", "0")
+    assert (result.code, result.err.count("\n")) == (1, 1)
+    assert f"evil.onnx needs the custom operator {name}" in result.err

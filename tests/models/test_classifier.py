@@ -13,7 +13,7 @@ from torch import nn
 
 from conftest import TINY, Command, Train
 from helpers import SumDataModule, SumRegressor
-from kindling import Classifier, CNNClassifier, MLPClassifier, SyntheticDataModule
+from kindling import ClassificationTask, CNNClassifier, MLPClassifier, SyntheticDataModule
 from kindling.data.datamodule import ArrayDataset
 
 MNIST: dict[str, Any] = {"num_classes": 10, "input_shape": (1, 28, 28)}
@@ -49,7 +49,7 @@ def test_the_cnn_takes_images_of_any_size(shape: tuple[int, int, int], options: 
 
 
 def test_options_put_their_layers_in() -> None:
-    def kinds(model: Classifier) -> set[str]:
+    def kinds(model: ClassificationTask) -> set[str]:
         return {type(layer).__name__ for layer in model.network.modules()}
 
     assert {"BatchNorm1d", "Dropout"} <= kinds(MLPClassifier(dropout=0.1, batch_norm=True, **MNIST))
@@ -348,11 +348,11 @@ def test_ranges_are_checked(arguments: dict[str, float]) -> None:
         MLPClassifier(**MNIST, **arguments)  # type: ignore[arg-type]
 
 
-class WideClassifier(Classifier):
+class WideClassifier(ClassificationTask):
     """A model of one's own, as the README shows it."""
 
-    def __init__(self, width: int = 64, **recipe: object) -> None:
-        super().__init__(**recipe)  # type: ignore[arg-type]
+    def __init__(self, width: int = 64, **kwargs: object) -> None:
+        super().__init__(**kwargs)  # type: ignore[arg-type]
         self.network = nn.Sequential(nn.Flatten(), nn.LazyLinear(width), nn.ReLU(), nn.Linear(width, self.num_classes))
 
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from conftest import Command, Result
-from kindling import Classifier, data, load, models
+from kindling import BaseTask, ClassificationTask, data, load, models
 
-MODELS = {name: getattr(models, name) for name in models.__all__ if name != "Classifier"}
+MODELS = {name: getattr(models, name) for name in models.__all__ if not name.endswith("Task")}
 FEW = "--trainer.max_epochs 1 --trainer.limit_train_batches 2 --run_name every".split()
 RUN = Path("runs/every/version_0")
 
@@ -23,7 +23,7 @@ NUMBERS = ("helpers.SumDataModule",)
 OTHERS = [
     name
     for name in data.__all__
-    if name not in (*CLASSES, "ClassificationDataModule", "MNISTDataModule")
+    if name not in (*CLASSES, "BaseDataModule", "ClassificationDataModule", "MNISTDataModule")
     and all(
         argument.default is not argument.empty or argument.kind is argument.VAR_KEYWORD
         for argument in inspect.signature(getattr(data, name)).parameters.values()
@@ -37,9 +37,9 @@ OPTIONS = {
 }
 
 
-def train(kindling: Command, name: str, model: type[Classifier]) -> Result:
+def train(kindling: Command, name: str, model: type[BaseTask]) -> Result:
     """Trains on the first source that the model takes."""
-    for source in (*(CLASSES if model.classifies else NUMBERS), *OTHERS):
+    for source in (*(CLASSES if issubclass(model, ClassificationTask) else NUMBERS), *OTHERS):
         result = kindling("fit", "--model", name, *OPTIONS.get(name, []), "--data", source, *FEW)
         if result.code == 0:
             break
@@ -48,7 +48,7 @@ def train(kindling: Command, name: str, model: type[Classifier]) -> Result:
 
 @pytest.mark.parametrize(("name", "model"), MODELS.items(), ids=MODELS)
 def test_it_trains_loads_predicts_and_exports(
-    kindling: Command, monkeypatch: pytest.MonkeyPatch, name: str, model: type[Classifier]
+    kindling: Command, monkeypatch: pytest.MonkeyPatch, name: str, model: type[BaseTask]
 ) -> None:
     for number in range("".join(OPTIONS.get(name, [])).count("part")):
         part = ["--model", "CNNClassifier", "--model.channels", "[4]", "--data", CLASSES[0], *FEW]
@@ -64,12 +64,12 @@ def test_it_trains_loads_predicts_and_exports(
     assert kindling("predict", "--ckpt_path", RUN).code == 0
     with (RUN / "predictions.csv").open(newline="") as file:
         assert all(row["prediction"] for row in csv.DictReader(file))
-    if model.classifies:
+    if isinstance(again, ClassificationTask):
         assert outputs.shape == (5, again.num_classes)
         np.testing.assert_allclose(load(RUN).predict(inputs).probabilities, outputs.softmax(1), rtol=1e-4, atol=1e-6)
     else:
         assert outputs.shape == (5,)
-        with pytest.raises(ValueError, match=f"{name} predicts numbers"):
+        with pytest.raises(ValueError, match=f"{name} does not predict classes"):
             load(RUN)
     if find_spec("kindling.deploy"):
         monkeypatch.setattr("kindling.deploy.proof.SECONDS", 0.02)

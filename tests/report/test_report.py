@@ -279,10 +279,16 @@ def test_of_many_classes_none_confused_the_list_says_so() -> None:
     assert confusions(torch.eye(25, 26, dtype=torch.long), tuple(map(str, range(25)))) == "<p>There are none.</p>"
 
 
-def test_a_process_without_a_batch_has_an_empty_share() -> None:
+def test_a_process_without_a_batch_has_an_empty_share(monkeypatch: pytest.MonkeyPatch) -> None:
     collected = CollectTest()
     model = MLPClassifier(num_classes=3, input_shape=(2,))
-    collected.on_test_epoch_end(Trainer(logger=False), model)
+    trainer = Trainer(logger=False)
+    trainer.datamodule = SyntheticDataModule()  # type: ignore[attr-defined]
+    monkeypatch.setattr(Trainer, "world_size", 2)
+    monkeypatch.setattr("kindling.callbacks.collect.whole", lambda share, trainer: share)
+    collected.on_test_epoch_end(trainer, model)
+    assert collected.answers is not None
+    assert collected.labels is not None
     assert (collected.answers.shape, collected.labels.shape) == ((0, 3), (0,))
 
 

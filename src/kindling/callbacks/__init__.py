@@ -7,6 +7,7 @@ from kindling.callbacks.figures import StepFigures
 from kindling.callbacks.finite import FiniteLoss
 from kindling.callbacks.hint import SpeedHint
 from kindling.callbacks.history import TrainingHistory
+from kindling.callbacks.names import StandardNames
 from kindling.callbacks.profile import EpochProfiler
 from kindling.callbacks.progress import ProgressBar
 from kindling.callbacks.record import RunRecord
@@ -26,6 +27,7 @@ __all__ = [
     "RunEarlyStopping",
     "RunRecord",
     "SpeedHint",
+    "StandardNames",
     "StepFigures",
     "TrainingHistory",
     "Watch",

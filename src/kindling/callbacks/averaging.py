@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn, get_swa_multi_avg_fn
 from typing_extensions import override
 
-from kindling.models.classifier import Classifier
+from kindling.models.task import BaseTask
 
 
 class Averaging(WeightAveraging, ABC):
@@ -36,7 +36,7 @@ class Averaging(WeightAveraging, ABC):
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if stage == "fit" and isinstance(pl_module, Classifier):
+        if stage == "fit" and isinstance(pl_module, BaseTask):
             pl_module.materialize()  # a copy of weights that are still to come would never get them
         super().setup(trainer, pl_module, stage)
 

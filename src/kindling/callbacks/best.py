@@ -8,9 +8,16 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from typing_extensions import override
 
+DEFAULT_MONITOR = "val/loss"
+
+
+def is_missing(monitor: str | None, trainer: Trainer) -> bool:
+    """Return whether the default metric is not logged: a model is not obliged to have a validation loss."""
+    return monitor == DEFAULT_MONITOR and monitor not in trainer.callback_metrics
+
 
 class BestCheckpoint(ModelCheckpoint):
-    """Keeps `best.ckpt`, the checkpoint of the best validation; the last one where nothing was validated.
+    """Keeps `best.ckpt`, the checkpoint of the best validation; the last one where no `val/loss` is logged.
 
     A class of its own, so that its state in a checkpoint never clashes with a ModelCheckpoint that a user adds.
 
@@ -23,8 +30,15 @@ class BestCheckpoint(ModelCheckpoint):
         super().__init__(filename="best", monitor=monitor, mode=mode, enable_version_counter=False)
 
     @override
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not is_missing(self.monitor, trainer):
+            super().on_validation_end(trainer, pl_module)
+
+    @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         validated = any(name.startswith("val/") for name in trainer.callback_metrics)
+        if is_missing(self.monitor, trainer):
+            return
         if validated or not str(self.monitor).startswith("val/"):
             super().on_train_epoch_end(trainer, pl_module)
 
@@ -38,6 +52,11 @@ class BestCheckpoint(ModelCheckpoint):
 
 class RunEarlyStopping(EarlyStopping):
     """Early stopping as `--early_stopping` configures it; a user may add another EarlyStopping."""
+
+    @override
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not is_missing(self.monitor, trainer):
+            super().on_validation_end(trainer, pl_module)
 
 
 def adopt_states(callbacks: Iterable[Callback], states: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""What a model says of each test sample, for the report."""
+"""Outputs of a model for each sample of a split, for reports and pictures."""
 
 from typing import Any
 
@@ -8,41 +8,57 @@ from torch import Tensor
 from torchmetrics.utilities.distributed import gather_all_tensors
 from typing_extensions import override
 
-from kindling.models.classifier import Classifier
+from kindling.data import BaseDataModule
+from kindling.models.classification import ClassificationTask
+from kindling.models.regression import RegressionTask
+
+
+def is_collected(trainer: Trainer, model: LightningModule) -> bool:
+    """Return whether outputs of a model mean something here: one class or one number for each sample of our data."""
+    data = trainer.datamodule  # type: ignore[attr-defined]
+    return isinstance(data, BaseDataModule) and isinstance(model, ClassificationTask | RegressionTask)
 
 
 class Batches:
-    """What a model says of a split batch by batch, and the labels."""
+    """Outputs and targets of a split, batch by batch, of tasks that predict one class or one number a sample."""
 
     def __init__(self) -> None:
         self._batches: list[tuple[Tensor, Tensor]] = []
 
-    def add(self, answers: Tensor, labels: Tensor) -> None:
-        """Keeps those of one batch, shapes (n, classes) (or numbers, (n,)) and (n,), on the CPU."""
-        self._batches.append((answers.cpu(), labels.cpu()))
+    def add(self, trainer: Trainer, model: LightningModule, outputs: Any, batch: Any) -> None:
+        """Keep those of one batch, shapes (n, classes) or (n,), and (n,), on the CPU."""
+        if is_collected(trainer, model) and batch[1].ndim == 1:  # not a class for each position
+            self._batches.append((outputs.cpu(), batch[1].cpu()))
 
     def clear(self) -> None:
-        """Forgets them."""
+        """Forget them."""
         self._batches.clear()
 
-    def together(self, trainer: Trainer, model: Classifier) -> tuple[Tensor, Tensor]:
-        """Those of all processes in the order of the data set, (N, classes) or (N,), and (N,); none are kept."""
+    def together(self, trainer: Trainer, model: LightningModule) -> tuple[Tensor, Tensor] | None:
+        """Return those of all processes in the order of the dataset, (N, classes) or (N,), and (N,), and forget them.
+
+        None where there are none.
+        """
+        if not is_collected(trainer, model) or (trainer.world_size == 1 and not self._batches):
+            return None
         # A process may have had no batch: then its share is empty.
-        classes = (model.num_classes,) if model.classifies else ()
-        nothing = torch.empty(0, *classes), torch.empty(0, dtype=torch.long)
-        answers, labels = (torch.cat(parts) for parts in zip(nothing, *self._batches, strict=True))
+        classes = (model.num_classes,) if isinstance(model, ClassificationTask) else ()
+        dtype = torch.long if classes else torch.float
+        nothing = torch.empty(0, *classes), torch.empty(0, dtype=dtype)
+        outputs, targets = (torch.cat(parts) for parts in zip(nothing, *self._batches, strict=True))
         self._batches.clear()
-        return whole(answers, trainer), whole(labels, trainer)
+        return whole(outputs, trainer), whole(targets, trainer)
 
 
 class CollectTest(Callback):
-    """Keeps the answers and labels (N,) of a test on the CPU, in the order of the data set.
+    """Keeps outputs and targets (N,) of a test on the CPU, in the order of the dataset.
 
-    Answers are logarithms of probabilities, (N, classes): of a small probability a float says too little.
+    Outputs are logarithms of probabilities, (N, classes), since a small probability loses its digits in a float; or
+    numbers, (N,). Both are None for other tasks than classification and regression.
     """
 
-    answers: Tensor
-    labels: Tensor
+    answers: Tensor | None = None
+    labels: Tensor | None = None
 
     def __init__(self) -> None:
         self._batches = Batches()
@@ -51,12 +67,11 @@ class CollectTest(Callback):
     def on_test_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any, **__: Any
     ) -> None:
-        self._batches.add(outputs, batch[1])
+        self._batches.add(trainer, pl_module, outputs, batch)
 
     @override
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        assert isinstance(pl_module, Classifier)
-        self.answers, self.labels = self._batches.together(trainer, pl_module)
+        self.answers, self.labels = self._batches.together(trainer, pl_module) or (None, None)
 
 
 def whole(share: Tensor, trainer: Trainer) -> Tensor:

@@ -11,6 +11,8 @@ from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 from typing_extensions import override
 
+from kindling.models.task import batch_size
+
 
 class StepFigures(Callback):
     """Logs what training itself is like, beside the losses and metrics of the model.
@@ -32,7 +34,7 @@ class StepFigures(Callback):
         if of_short_epoch or (every and (step + 1) % every == 0):
             gradients = [parameter.grad for parameter in pl_module.parameters() if parameter.grad is not None]
             norm = float(get_total_norm(gradients))
-            log(trainer, {**learning_rates(optimizer), "gradient_norm": norm}, step)
+            log(trainer, {**learning_rates(optimizer, _prefix(trainer, optimizer)), "gradient_norm": norm}, step)
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -54,7 +56,7 @@ class StepFigures(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self._samples += len(batch[1])
+        self._samples += batch_size(batch)
 
     @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -68,12 +70,20 @@ class StepFigures(Callback):
         log(trainer, figures, max(0, trainer.global_step - trainer.is_last_batch))  # with the epoch's other figures
 
 
-def learning_rates(optimizer: Optimizer) -> dict[str, float]:
-    """The rates of an optimizer by the names under which they are logged."""
+def _prefix(trainer: Trainer, optimizer: Optimizer) -> str:
+    """Return how the rates of an optimizer are called: `lr`, or of several optimizers `lr/0`, `lr/1` and so on."""
+    optimizers = [getattr(one, "optimizer", one) for one in trainer.optimizers]
+    unwrapped = getattr(optimizer, "optimizer", optimizer)
+    number = next((number for number, one in enumerate(optimizers) if one is unwrapped), 0)
+    return f"lr/{number}" if len(optimizers) > 1 else "lr"
+
+
+def learning_rates(optimizer: Optimizer, prefix: str = "lr") -> dict[str, float]:
+    """Return the learning rates of an optimizer by the names under which they are logged."""
     groups = optimizer.param_groups
     if len(groups) == 1 and "name" not in groups[0]:
-        return {"lr": groups[0]["lr"]}
-    return {f"lr/{group.get('name', number)}": group["lr"] for number, group in enumerate(groups)}
+        return {prefix: groups[0]["lr"]}
+    return {f"{prefix}/{group.get('name', number)}": group["lr"] for number, group in enumerate(groups)}
 
 
 @rank_zero_only

@@ -1,6 +1,10 @@
 """Shares of the batches that would round down to none."""
 
+import math
+from typing import Any
+
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import CombinedLoader
 from typing_extensions import override
 
 # The limits that a stage reads, each with the data loader that it limits.
@@ -17,8 +21,16 @@ class AtLeastOneBatch(Callback):
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        data = trainer.datamodule  # type: ignore[attr-defined]
+        data = trainer.datamodule or pl_module  # type: ignore[attr-defined]
         for limit, loader in LIMITS[stage].items():
             share = getattr(trainer, limit)
-            if isinstance(share, float) and 0 < share < 1 and share * len(getattr(data, loader)()) < 1:
+            if isinstance(share, float) and 0 < share < 1 and share * _batches(getattr(data, loader)()) < 1:
                 setattr(trainer, limit, 1)
+
+
+def _batches(loaders: Any) -> float:
+    """Return the batches of one or more data loaders; infinitely many where they do not tell."""
+    try:
+        return len(CombinedLoader(loaders, "max_size"))
+    except (TypeError, NotImplementedError, RuntimeError):
+        return math.inf

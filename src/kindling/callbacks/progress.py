@@ -43,7 +43,13 @@ class ProgressBar(TQDMProgressBar):
     def _print_epoch(self, trainer: Trainer) -> None:
         """Prints the figures of the epoch that is over; they are complete only when the next one starts."""
         measured = [name for name in trainer.callback_metrics if name.startswith("val/") and name != "val/loss"]
-        names = ("train/loss", "val/loss", "val/accuracy" if "val/accuracy" in measured else "".join(measured[:1]))
+        names: tuple[str, ...] = (
+            "train/loss",
+            "val/loss",
+            "val/accuracy" if "val/accuracy" in measured else "".join(measured[:1]),
+        )
+        if not set(names).intersection(trainer.callback_metrics):  # of a model that logs other metrics
+            names = tuple(trainer.callback_metrics)[:3]
         figures = [f"{name} {trainer.callback_metrics[name]:.4f}" for name in names if name in trainer.callback_metrics]
         if figures and not self.in_terminal and trainer.is_global_zero:
             print(f"epoch {trainer.current_epoch}/{trainer.max_epochs}", *figures, sep="  ", flush=True)

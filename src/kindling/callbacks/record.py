@@ -17,6 +17,7 @@ from typing_extensions import override
 
 from kindling.errors import dead_worker, without_worker
 from kindling.record import Record, as_utc, git_commit, this_process, versions
+from kindling.runs import read_text
 
 REASON = 300  # letters of it that are kept
 EVERY = 30.0  # seconds from one sign of life to the next
@@ -162,7 +163,7 @@ class RunRecord(Callback):
 def settings(run: Path) -> dict[str, Any]:
     """What `config.yaml` of a run says, its split aside: a run that goes on is told the one it has."""
     with suppress(OSError, yaml.YAMLError, AttributeError):  # a file of someone else may hold anything
-        config: dict[str, Any] = yaml.safe_load((run / "config.yaml").read_text("utf-8"))
+        config: dict[str, Any] = yaml.safe_load(read_text(run / "config.yaml"))
         config.get("data", {}).get("init_args", {}).pop("split", None)
         return config
     return {}

@@ -11,7 +11,7 @@ from types import FrameType
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, ModelCheckpoint, Timer
+from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, ModelCheckpoint, Timer, WeightAveraging
 from typing_extensions import override
 
 from kindling.callbacks.best import adopt_states
@@ -19,11 +19,14 @@ from kindling.callbacks.collect import CollectTest
 from kindling.callbacks.history import TrainingHistory
 from kindling.callbacks.position import is_within_epoch, mark_within_epoch, position, restore_position, step_offset
 from kindling.callbacks.states import of_all_processes, random_state, restore_random_state
+from kindling.console import say
 from kindling.data.loading import ResumableLoader
 from kindling.hyperparameters import same_factory
-from kindling.models.classifier import Classifier
 from kindling.models.metrics import metric_states, restore_metrics
+from kindling.models.task import BaseTask
+from kindling.plugins import sources
 from kindling.runs import whole_file
+from kindling.trust import class_paths, sign_checkpoint
 
 AT_THE_END = TrainingHistory, CollectTest  # what draws plots when training ends
 
@@ -63,10 +66,11 @@ class ExactResume(Callback):
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         # After the others: what they decide and draw is known to this one. The Trainer's own Timer would come later.
-        # But before plots are drawn at the end of training, which takes time.
+        # But before plots are drawn at the end of training, which takes time; and before the average replaces the
+        # weights in `on_fit_end`, where this one draws the plots that a killed run lacks.
         others = [callback for callback in trainer.callbacks if callback is not self]  # type: ignore[attr-defined]
-        after: list[Callback] = [callback for callback in others if isinstance(callback, AT_THE_END)]
-        after += [callback for callback in others if isinstance(callback, Checkpoint)]
+        kinds: tuple[type[Callback], ...] = (WeightAveraging, *AT_THE_END, Checkpoint)
+        after = [callback for kind in kinds for callback in others if isinstance(callback, kind)]
         rest = [callback for callback in others if callback not in after]
         trainer.callbacks = [*rest, self, *after]  # type: ignore[attr-defined]
 
@@ -79,6 +83,10 @@ class ExactResume(Callback):
             "processes": of_all_processes(mine),
             "callback_metrics": {name: value.cpu() for name, value in trainer.callback_metrics.items()},
         }
+        callbacks = map(type, trainer.callbacks)  # type: ignore[attr-defined]
+        named = class_paths([checkpoint.get("hyper_parameters"), checkpoint.get("datamodule_hyper_parameters")])
+        checkpoint["plugins"] = sources([*named, *(f"{kind.__module__}.{kind.__name__}" for kind in callbacks)])
+        checkpoint.update(sign_checkpoint(checkpoint))
         if within:
             mark_within_epoch(checkpoint["loops"]["fit_loop"], batch_is_over=self._saving)
 
@@ -86,12 +94,12 @@ class ExactResume(Callback):
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         if trainer.state.fn != "fit":
             return
-        assert isinstance(pl_module, Classifier)
         adopt_states(trainer.callbacks, checkpoint["callbacks"])  # type: ignore[attr-defined]
         self._loaded = restore_position(trainer, checkpoint, checkpoint["callbacks"].get(self.state_key, {}))
-        pl_module.step_offset = step_offset(trainer, checkpoint)
         self._validated = deepcopy(checkpoint["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"])
-        self._prefer_typed_settings(pl_module, checkpoint)
+        if isinstance(pl_module, BaseTask):
+            pl_module.step_offset = step_offset(trainer, checkpoint)
+            self._prefer_typed_settings(pl_module, checkpoint)
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             state = checkpoint["callbacks"].get(callback.state_key)
             if state and isinstance(callback, Timer):
@@ -105,7 +113,7 @@ class ExactResume(Callback):
     def _goes_on(self, trainer: Trainer) -> bool:
         return trainer.ckpt_path is not None and Path(trainer.ckpt_path).resolve() == self.path.resolve()
 
-    def _prefer_typed_settings(self, model: Classifier, checkpoint: dict[str, Any]) -> None:
+    def _prefer_typed_settings(self, model: BaseTask, checkpoint: dict[str, Any]) -> None:
         # Lightning would restore the stored learning rate over one that was typed, and a OneCycleLR that ends too soon.
         stored, wanted, steps = checkpoint["hyper_parameters"], model.hparams, checkpoint["global_step"]
         same = all(same_factory(stored[name], wanted[name]) for name in ("optimizer", "lr_scheduler"))
@@ -165,7 +173,9 @@ class ExactResume(Callback):
         if trainer.is_last_batch:
             return
         if not isinstance(trainer.train_dataloader, ResumableLoader) and self._any(trainer, self.interrupted):
-            raise KeyboardInterrupt  # the epoch can only be trained again as a whole
+            loader = type(trainer.train_dataloader).__name__
+            say(f"epoch {trainer.current_epoch + 1} will start over: a {loader} cannot resume within an epoch")
+            raise KeyboardInterrupt
         # Lightning would validate before it stops, which a run that is not stopped does not do, and stop between two
         # halves of an optimizer step.
         loop = trainer.fit_loop.epoch_loop

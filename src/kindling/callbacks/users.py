@@ -23,7 +23,7 @@ from kindling.callbacks.averaging import defer_to_fit_end
 REPLACED: dict[type[Callback], str] = {
     BackboneFinetuning: "--model TransferClassifier --model.unfreeze_epoch",
     BaseFinetuning: "a subclass of it, or --model TransferClassifier",
-    LearningRateFinder: "kindling fit --find_lr",
+    LearningRateFinder: "fit --find_lr",
 }
 OURS = ("best", "last", "previous")  # checkpoints that Kindling writes itself
 

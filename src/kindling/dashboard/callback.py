@@ -1,6 +1,7 @@
 """What TensorBoard shows of a run beside its curves."""
 
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +16,16 @@ from torch.utils.tensorboard import SummaryWriter
 from typing_extensions import override
 
 from kindling.answers import Answers
-from kindling.callbacks.collect import CollectTest, whole
+from kindling.callbacks.collect import CollectTest, is_collected, whole
 from kindling.dashboard.hyperparameters import comparable, write_figures, write_session
 from kindling.dashboard.network import write_histograms, write_network, write_texts
 from kindling.dashboard.pictures import add_picture, sheet
 from kindling.dashboard.results import write_answers, write_hidden, write_worst
+from kindling.data.loading import inputs_of, targets_of
 from kindling.logger import StageLogger
-from kindling.models.classifier import Classifier
+from kindling.models.classification import ClassificationTask
 from kindling.pictures import are_pictures
-from kindling.runs import read_checkpoint, run_of
+from kindling.runs import run_of
 
 SAMPLES = 30  # training images on the sheet
 STORED = 1_000_000  # numbers of the best validation that a checkpoint stores, 4 MB
@@ -83,10 +85,11 @@ class Dashboard(CollectTest):
         if self._since or not trainer.is_global_zero:
             return
         self._since = time.perf_counter()
-        assert isinstance(pl_module, Classifier)
         write_texts(self._writer("train"), pl_module, trainer.global_step)
+        if not (isinstance(pl_module, ClassificationTask) and is_collected(trainer, pl_module)):
+            return
         inputs, labels = first_samples(trainer, batch)
-        if are_pictures(inputs) and pl_module.classifies:
+        if are_pictures(inputs) and labels.ndim == 1:
             names = [[pl_module.class_names[label]] for label in labels.tolist()]
             page = sheet(inputs, names)
             add_picture(self._writer("train"), "pictures/samples as trained on", page, trainer.global_step)
@@ -102,11 +105,10 @@ class Dashboard(CollectTest):
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any, **__: Any
     ) -> None:
-        self._batches.add(outputs, batch[1])
+        self._batches.add(trainer, pl_module, outputs, batch)
 
     @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        assert isinstance(pl_module, Classifier)
         if trainer.sanity_checking or not is_best(trainer):
             self._batches.clear()
             return
@@ -126,15 +128,15 @@ class Dashboard(CollectTest):
 
     @rank_zero_only
     def _end(self, trainer: Trainer, model: LightningModule) -> None:
-        assert isinstance(model, Classifier)
         step = trainer.global_step  # TensorBoard drops this and later steps where the run resumes
         if trainer.state.fn != "fit":
             write_texts(self._writer("train"), model, step)
         write_network(self._writer("train"), model, step)
-        if self._best and (answers := as_answers(*self._best)):
+        if self._best and isinstance(model, ClassificationTask):
+            answers = as_answers(*self._best)
             write_answers(self._writer("val"), answers, model.class_names, step)
-            inputs = trainer.datamodule.val.inputs  # type: ignore[attr-defined]
-            write_worst(self._writer("val"), answers, inputs, model.class_names, step)
+            val = trainer.datamodule.val  # type: ignore[attr-defined]
+            write_worst(self._writer("val"), answers, partial(inputs_of, val), model.class_names, step)
         write_session(self._writer("test"), comparable(trainer, model), self._figures, step)
 
     @override
@@ -151,19 +153,23 @@ class Dashboard(CollectTest):
 
     @override
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        assert isinstance(pl_module, Classifier)
-        answers, hidden = as_answers(self.answers, self.labels), None
+        answers, hidden = None, None
+        if isinstance(pl_module, ClassificationTask) and self.answers is not None and self.labels is not None:
+            answers = as_answers(self.answers, self.labels)
         if self._layer:
             self._hook.remove()
-            hidden = whole(torch.cat([torch.empty(0, self._layer.in_features), *self._hidden]), trainer)
+            if answers:
+                hidden = whole(torch.cat([torch.empty(0, self._layer.in_features), *self._hidden]), trainer)
             self._hidden.clear()
         if not trainer.is_global_zero:
             return
-        names, step, writer = pl_module.class_names, self._steps(trainer), self._writer("test")
-        if answers:
+        step, writer = self._steps(trainer), self._writer("test")
+        if answers and isinstance(pl_module, ClassificationTask):
+            names = pl_module.class_names
             write_answers(writer, answers, names, step)
-        if answers and hidden is not None and len(hidden) == len(answers.labels):  # compiled layers call no hook
-            write_hidden(writer, hidden, answers, trainer.datamodule.test.inputs, names, step)  # type: ignore[attr-defined]
+            if hidden is not None and len(hidden) == len(answers.labels):  # compiled layers call no hook
+                test = trainer.datamodule.test  # type: ignore[attr-defined]
+                write_hidden(writer, hidden, answers, partial(inputs_of, test), names, step)
         write_figures(writer, figures_of(trainer, "test"), step)
         writer.flush()
 
@@ -174,7 +180,8 @@ def first_samples(trainer: Trainer, batch: Any) -> tuple[Any, Tensor]:
     inputs, labels = batch[0], batch[1].cpu()
     if isinstance(inputs, Tensor) and inputs.ndim == 2 and len(getattr(data, "input_shape", ())) == 3:
         first = torch.arange(min(SAMPLES, len(data.train)))
-        return data.train.inputs[first], data.train.labels[first]
+        targets = targets_of(data.train)
+        return inputs_of(data.train, first), labels if targets is None else targets[first]
     return (inputs[:SAMPLES].cpu() if are_pictures(inputs) else inputs), labels[:SAMPLES]
 
 
@@ -187,10 +194,8 @@ def is_best(trainer: Trainer) -> bool:
     return score is not None and bool(score > best if keeper.mode == "max" else score < best)
 
 
-def as_answers(logs: Tensor, labels: Tensor) -> Answers | None:
-    """Answers of logarithms of probabilities (N, classes) and labels (N,); numbers (N,) are none."""
-    if logs.ndim == 1:
-        return None
+def as_answers(logs: Tensor, labels: Tensor) -> Answers:
+    """Answers of logarithms of probabilities (N, classes) and labels (N,)."""
     return Answers(logs.exp(), labels, F.nll_loss(logs, labels, reduction="none"))
 
 
@@ -199,10 +204,15 @@ def figures_of(trainer: Trainer, stage: str) -> dict[str, float]:
     return {name: value.item() for name, value in trainer.callback_metrics.items() if name.startswith(f"{stage}/")}
 
 
-def dashboard_of(checkpoint: Path) -> Dashboard | None:
-    """Adds what a test finds to the dashboard of the run that a checkpoint is of; there is none outside of a run."""
+def dashboard_of(checkpoint: Path, step: int) -> Dashboard | None:
+    """Return a dashboard that adds what a test finds to the run of a checkpoint; None outside of a run.
+
+    Args:
+        checkpoint: The checkpoint.
+        step: Optimizer steps that it was trained for.
+    """
     run = run_of(checkpoint)
     if checkpoint.parent.name != "checkpoints" or not list(run.glob("train/events.out.tfevents.*")):
         return None  # outside of a run, or of one that was trained without loggers
     logger = StageLogger(save_dir=run.parent.parent, name=run.parent.name, version=run.name)
-    return Dashboard(logger, step=read_checkpoint(checkpoint, verify="metadata")["global_step"])
+    return Dashboard(logger, step=step)

@@ -4,11 +4,11 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
-from kindling.models.classifier import DATA_ARGUMENTS, Classifier
+from kindling.models.task import DATA_ARGUMENTS
 
 # What nobody compares runs by: where data is, how it is read, and what belongs to all runs.
 PLACES = (
@@ -26,11 +26,12 @@ CROWD = ("balanced_accuracy", "f1")  # they say nearly the same as accuracy, and
 Value = float | str | bool
 
 
-def comparable(trainer: Trainer, model: Classifier) -> dict[str, Value]:
+def comparable(trainer: Trainer, model: LightningModule) -> dict[str, Value]:
     """The hyperparameters of a run: of the model, its optimizer and schedule, the data and the trainer."""
     data = trainer.datamodule  # type: ignore[attr-defined]
-    of_model, of_data = dict(model.hparams), dict(data.hparams)
-    optimizer, schedule = of_model.pop("optimizer"), of_model.pop("lr_scheduler") or {"class_path": "none"}
+    of_model, of_data = dict(model.hparams), dict(data.hparams) if data else {}
+    optimizer = _factory(of_model.pop("optimizer", None), ", ".join(type(one).__name__ for one in trainer.optimizers))
+    schedule = _factory(of_model.pop("lr_scheduler", None), "none")
     found = {
         "model": type(model).__name__,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
@@ -74,6 +75,13 @@ def write_figures(writer: SummaryWriter, figures: Mapping[str, float], step: int
         if not name.endswith(CROWD):
             writer.add_scalar(f"result/{name.replace('/', '_')}", value, step)
     writer.flush()
+
+
+def _factory(value: Any, otherwise: str) -> dict[str, Any]:
+    """Return an optimizer or schedule as class path and arguments; a plain LightningModule may not tell it so."""
+    return {"init_args": {}} | (
+        value if isinstance(value, dict) and "class_path" in value else {"class_path": otherwise}
+    )
 
 
 def _class_name(factory: Mapping[str, Any]) -> str:

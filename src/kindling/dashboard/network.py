@@ -7,6 +7,7 @@ import warnings
 from pathlib import Path
 
 import torch
+from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch import LightningModule
 from lightning.pytorch.core.module import _jit_is_scripting  # members of an ensemble have no Trainer to be looked at
 from lightning.pytorch.utilities.model_summary.model_summary import ModelSummary
@@ -15,14 +16,15 @@ from torch.utils.tensorboard import SummaryWriter
 
 from kindling.console import as_typed, say
 from kindling.dashboard.pictures import add_picture, first_filters, sheet
-from kindling.models.classifier import Classifier
+from kindling.models.task import BaseTask
+from kindling.runs import read_text
 
 METERS = re.compile(r"\| (train|val|test)_(loss|metrics)")  # rows of a summary that are no part of the network
 BINS = 64
 VALUES = 100_000  # of a tensor: a histogram of more looks the same and takes longer
 
 
-def write_texts(writer: SummaryWriter, model: Classifier, step: int) -> None:
+def write_texts(writer: SummaryWriter, model: LightningModule, step: int) -> None:
     """Writes the configuration, where there is one, what the model consists of, and how to go on with the run."""
     run = Path(writer.log_dir).parent
     rows = str(ModelSummary(model, max_depth=-1)).splitlines()
@@ -36,7 +38,7 @@ def write_texts(writer: SummaryWriter, model: Classifier, step: int) -> None:
     about = [code(summary), *(f"{what}:\n{code(how)}" for what, how in commands.items())]
     texts = {"model and commands": "\n".join(about)}
     if (config := run / "config.yaml").exists():
-        texts["settings"] = code(config.read_text(encoding="utf-8"))
+        texts["settings"] = code(read_text(config))
     for tag, text in texts.items():
         writer.add_text(tag, text, step)
 
@@ -63,12 +65,20 @@ def write_histogram(writer: SummaryWriter, tag: str, values: Tensor, step: int) 
     writer.add_histogram_raw(tag, low, high, len(flat), total, squares, edges[1:].tolist(), counts.tolist(), step)
 
 
-def write_network(writer: SummaryWriter, model: Classifier, step: int) -> None:
-    """Writes the graph of a network, its weights, and the filters of its first convolution, where there is one."""
+def write_network(writer: SummaryWriter, model: LightningModule, step: int) -> None:
+    """Write the graph of a network, its weights, and the filters of its first convolution, where there is one.
+
+    A model without an example of its inputs has no graph: Lightning's name for it is `example_input_array`.
+    """
     write_histograms(writer, model, step)
-    if (filters := first_filters(model.network)) is not None:
+    network = model.network if isinstance(model, BaseTask) else model
+    if (filters := first_filters(network)) is not None:
         add_picture(writer, "pictures/filters of the first layer", sheet(filters), step)
-    network, inputs = model.network, torch.zeros(1, *model.input_shape, device=model.device)
+    has_shape = isinstance(model, BaseTask) and model.input_shape
+    inputs = model.example_inputs() if isinstance(model, BaseTask) and has_shape else model.example_input_array
+    if inputs is None:
+        return
+    inputs = move_data_to_device(inputs, model.device)
     compiled, network._compiled_call_impl = network._compiled_call_impl, None  # nothing compiled can be traced
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), _jit_is_scripting():

@@ -1,9 +1,8 @@
 """What a model says of a split, as TensorBoard shows it."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,6 +13,8 @@ from kindling.answers import Answers
 from kindling.dashboard.pictures import add_picture, confusion_matrix, on_a_line, sheet
 from kindling.inputs import as_float
 from kindling.pictures import are_pictures
+
+Inputs = Callable[[Tensor], Tensor | None]  # of the samples with these numbers, (n, ...)
 
 WORST = 30
 CURVES = 20  # precision-recall curves at most: of the classes with the most samples
@@ -33,13 +34,13 @@ def write_answers(writer: SummaryWriter, answers: Answers, names: Sequence[str],
         writer.add_pr_curve(f"precision and recall/{on_a_line(names[label])}", answers.labels == label, of_class, step)
 
 
-def write_worst(writer: SummaryWriter, answers: Answers, inputs: Any, names: Sequence[str], step: int) -> None:
+def write_worst(writer: SummaryWriter, answers: Answers, inputs: Inputs, names: Sequence[str], step: int) -> None:
     """Writes the wrong answers that gave the label the least probability: images with captions, or rows as a table.
 
     Args:
         writer: Of the split.
         answers: What the model said of its N samples.
-        inputs: The samples, (N, ...), indexed by a tensor.
+        inputs: Returns the inputs (n, ...) of the samples with these numbers.
         names: Of the classes.
         step: Optimizer steps so far.
     """
@@ -49,8 +50,8 @@ def write_worst(writer: SummaryWriter, answers: Answers, inputs: Any, names: Seq
     said = [on_a_line(name) for name in (*names, "no answer")]
     label, guess = ([said[number] for number in of[worst].tolist()] for of in (answers.labels, answers.predictions))
     sure = [f"{confidence:.0%}" for confidence in answers.confidence[worst].tolist()]
-    samples = inputs[worst]
-    if are_pictures(samples):
+    samples = inputs(worst)
+    if samples is not None and are_pictures(samples):
         facts = zip(label, guess, sure, strict=True)
         captions = [(f"{name}, not", f"{other} ({share})") for name, other, share in facts]
         add_picture(writer, "pictures/most wrong", sheet(samples, captions), step)
@@ -62,14 +63,14 @@ def write_worst(writer: SummaryWriter, answers: Answers, inputs: Any, names: Seq
 
 
 def write_hidden(
-    writer: SummaryWriter, hidden: Tensor, answers: Answers, inputs: Any, names: Sequence[str], step: int
+    writer: SummaryWriter, hidden: Tensor, answers: Answers, inputs: Inputs, names: Sequence[str], step: int
 ) -> None:
     """Writes what the last hidden layer says of samples (N, features), for the projector."""
     chosen = torch.linspace(0, len(hidden) - 1, min(len(hidden), POINTS)).long()
     sprites = None
-    if are_pictures(inputs[chosen[:1]]):
-        parts = torch.split(chosen, 50)  # of photos no more are held as floats at once
-        sprites = torch.cat([sprites_of(inputs[part]) for part in parts])
+    if are_pictures(inputs(chosen[:1])):
+        parts = [inputs(part) for part in torch.split(chosen, 50)]  # of photos no more are held as floats at once
+        sprites = torch.cat([sprites_of(part) for part in parts if part is not None])
     said = [on_a_line(name) for name in (*names, "no answer")]
     facts = [
         [said[label], said[guess], "right" if label == guess else "wrong"]

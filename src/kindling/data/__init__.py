@@ -1,6 +1,6 @@
 """Data sources. A data module named here can be chosen with `--data NAME`."""
 
-from kindling.data.datamodule import ClassificationDataModule
+from kindling.data.datamodule import BaseDataModule, ClassificationDataModule
 from kindling.data.digits import DigitsDataModule
 from kindling.data.images import ImageFolderDataModule
 from kindling.data.mnist import MNISTDataModule
@@ -8,6 +8,7 @@ from kindling.data.synthetic import SyntheticDataModule
 from kindling.data.tables import TableDataModule
 
 __all__ = [
+    "BaseDataModule",
     "ClassificationDataModule",
     "DigitsDataModule",
     "ImageFolderDataModule",

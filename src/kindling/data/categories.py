@@ -24,7 +24,7 @@ MOST_STORED = 200_000  # numbers in the encodings of a column, 4 MB of a checkpo
 FOLDS = 5
 MANY_CODES = 20  # different numbers; fewer are told apart as numbers
 WRONG_SHARE = 0.95  # of the categories are unseen where a column is another one than in training,
-FEW = 20  # but with fewer rows that may be chance
+LEAST_UNSEEN = 20  # but with fewer rows that may be chance
 
 UNRELATED = "many rare categories, unrelated to the class"
 
@@ -163,7 +163,7 @@ def check_unseen(codes: Indices, names: Sequence[str], column: Mapping[str, Any]
     rare = "rare or " if many and not all_known else ""
     examples = listed([names[place] for place in np.flatnonzero(strange[:-1])[:3].tolist()])
     message = f"{what}: {unseen:,} of {given:,} rows have a value {rare}unseen in training, such as {examples}"
-    if unseen < max(FEW, WRONG_SHARE * given):
+    if unseen < max(LEAST_UNSEEN, WRONG_SHARE * given):
         say(message)
     elif column["kind"] == "category" and (alone or not many):
         raise ValueError(f"{message}; it must hold {listed(known, 10)}")

@@ -65,6 +65,23 @@ def warnings(samples: Sequence[Sample], digests: Sequence[bytes], classes: Seque
             yield f"the same image in more than one {what}: {listed(pairs, 3)}"
 
 
+def tell_depths(images: Sequence[tuple[str, bool]]) -> None:
+    """Say that some training images have 16 bits a channel and others 8, which are scaled differently.
+
+    Args:
+        images: The class of each, and whether it has 16 bits.
+    """
+    deep = sum(is_deep for _, is_deep in images)
+    if deep in (0, len(images)):
+        return
+    depths = defaultdict(set)
+    for label, is_deep in images:
+        depths[label].add(is_deep)
+    whole = sorted(label for label, found in depths.items() if found == {True})
+    hint = f", and all those of {listed(whole, 3)}: the depth may give the class away" if whole else ""
+    say(f"{deep:,} of {len(images):,} training images have 16 bits, the others 8{hint}")
+
+
 def whole_ones(root: Path, samples: Sequence[Sample], faults: Sequence[str], skip: bool) -> list[Sample]:
     """Leave out images that can't be used, broken ones or too large ones, or refuse them; print why, a line each.
 

@@ -37,6 +37,7 @@ from kindling.data.reading import (
     drop_missing_words,
     learn_kind,
     missing_values,
+    tell_ambiguous,
 )
 from kindling.data.scaling import are_far, learn_scale, scale
 from kindling.data.values import (
@@ -57,7 +58,8 @@ if TYPE_CHECKING:
 
 ID_SHARE = 0.95  # of the values are different in a column of ids
 
-STARTS_AS_NUMBER = re.compile(r"[(<>~≈]? ?[-+]? ?[^\w\s]?\d(?![0-9a-f]{7}-)")  # but no UUID
+# Such as ~12, 5-10, 1 1/2 or kg 12; but no UUID.
+STARTS_AS_NUMBER = re.compile(r"[(<>~≈]? ?[-+]? ?[^\w\s]?\d(?![0-9a-f]{7}-)|[^\W\d_]{1,3}\.? -?\d[\d.,]*$")
 CONSTANT = "always the same"
 ID = "an id: a number for each row"
 TEXT = "text that differs from row to row: an id, a name"
@@ -71,7 +73,7 @@ ID_NAME = re.compile(
 
 
 def learn_columns(
-    frame: "DataFrame", labels: Indices, rows: int, missing: Sequence[str] = ()
+    frame: "DataFrame", labels: Indices, rows: int, missing: Sequence[str] = (), decimal: str | None = None
 ) -> tuple[list[Column], dict[str, str]]:
     """Learn from the training rows how columns are encoded.
 
@@ -80,6 +82,7 @@ def learn_columns(
         labels: Their classes, shape (N,).
         rows: Rows of the whole file.
         missing: Texts that stand for missing values.
+        decimal: Decimal sign of columns whose own numbers could have either.
 
     Returns:
         What was learned of each column; and the columns left out, each with the reason.
@@ -88,12 +91,13 @@ def learn_columns(
         ValueError: If no column is left.
     """
     cells = {name: read_cells(frame[name], missing) for name in frame}
-    style = read_style(cells, frame.attrs.get("separator"))
+    style = read_style(cells, frame.attrs.get("separator"), decimal)
     learned = {name: learn_column(name, column, labels, rows, style, missing) for name, column in cells.items()}
     columns = [column for column in learned.values() if not isinstance(column, str)]
     left_out = {name: reason for name, reason in learned.items() if isinstance(reason, str)}
     for reason in dict.fromkeys(left_out.values()):
         say(f"left out: {listed([name for name in left_out if left_out[name] == reason])} ({reason})")
+    tell_ambiguous(columns, cells, style)
     if not columns:
         raise ValueError("there is no column to learn from beside the target and those left out")
     return columns, left_out
@@ -111,10 +115,10 @@ def learn_column(
     if len(names) + absent < 2:
         return CONSTANT
     if is_text(counts):
-        return _describe_text(cells)
+        return _describe_text(cells, TEXT)
     _hint_at_numbers(name, cells, missing)
     if not (learned := learn_categories(name, codes, names, labels)):
-        return UNRELATED
+        return _describe_text(cells, UNRELATED)
     return {"name": name, "kind": "category", "missing": absent, "missing_values": sorted(missing)} | learned
 
 
@@ -130,15 +134,15 @@ def _hint_at_numbers(name: str, cells: Cells, missing: Sequence[str]) -> None:
         )
 
 
-def _describe_text(cells: Cells) -> str:
-    """Return why text is left out, and what to do where it looks like numbers or dates."""
+def _describe_text(cells: Cells, reason: str) -> str:
+    """Return the reason why text is left out, or what to do if it looks like numbers or dates."""
     texts = [str(value) for value in cells.values]
     numbers, units = read_quantities(cells.values, ".")
     if np.mean(~np.isnan(numbers)) >= NUMERIC_SHARE and len({*units}) > 1:
         return f"numbers in several units, such as {in_brief(texts[0])}: convert them to one"
     if 2 * sum(map(bool, map(STARTS_AS_NUMBER.match, texts))) > len(texts):
         return f"text such as {in_brief(texts[0])}: if it is a number or a date, write it as 1234.5 or 2024-12-31 23:59"
-    return TEXT
+    return reason
 
 
 def _learn_numbers(kind: Column, numbers: Floats, labels: Indices, rows: int) -> Column | str:
@@ -247,7 +251,12 @@ def _read_numbers(cells: Cells, column: Column, what: str) -> Floats:
         say(_far_outside(numbers, cells, column, what))
     elif len(far):
         given = np.count_nonzero(~np.isnan(numbers))
-        say(f"{what}: {len(far):,} of {given:,} values are far from the others, such as {_example(cells, far[0])}")
+        values = {cells.values[code] for code in cells.codes[far].tolist()}
+        option = (
+            f"; if that means missing, {missing_option([*map(as_name, values)])}" if len(far) > len(values) == 1 else ""
+        )
+        example = _example(cells, far[0])
+        say(f"{what}: {len(far):,} of {given:,} values are far from the others, such as {example}{option}")
     return numbers
 
 

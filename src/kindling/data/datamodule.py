@@ -10,28 +10,50 @@ import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
 from torch import Tensor
+from torch.utils.data import Dataset, default_collate
 from typing_extensions import override
 
 from kindling.data.holdout import hold_out
-from kindling.data.loading import ArrayDataset, Batch, EpochSampler, ResumableLoader, TrainingBatches, as_is
+from kindling.data.loading import (
+    ArrayDataset,
+    Batch,
+    EpochSampler,
+    ResumableLoader,
+    SeededDataset,
+    TrainingBatches,
+    as_dataset,
+    as_is,
+    inputs_of,
+    subset,
+    targets_of,
+)
 from kindling.hyperparameters import keep_plain
 from kindling.inputs import as_float
 from kindling.wording import listed
 
 # What a source of one's own is made of.
-__all__ = ["SPLITS", "ArrayDataset", "Batch", "ClassificationDataModule", "ResumableLoader", "Split", "hold_out"]
+__all__ = [
+    "SPLITS",
+    "ArrayDataset",
+    "BaseDataModule",
+    "Batch",
+    "ClassificationDataModule",
+    "ResumableLoader",
+    "Split",
+    "hold_out",
+]
 
 Split = Literal["train", "test"]
 SPLITS = ("train", "val", "test")
 
 
-class ClassificationDataModule(LightningDataModule):
-    """Base of all data sources: a subclass says what it holds and implements `load`.
+class BaseDataModule(LightningDataModule):
+    """Base of all data sources: a subclass implements `load`.
 
-    It sets `num_classes`, `input_shape` and `class_names` (and, where they are known without reading the data,
-    `mean` and `std`). The test split is loaded for testing and predicting alone; validation is carved out of the
-    training split. What a source learns from its training split and needs for other samples, it keeps in `fitted`,
-    plain values that go into the checkpoint.
+    The test split is loaded for testing and predicting alone; validation is carved out of the training split. A source
+    that knows the shape of its inputs sets `input_shape`, and where they are known without reading the data, `mean` and
+    `std`. What a source learns from its training split and needs for other samples, it keeps in `fitted`, plain values
+    that go into the checkpoint.
 
     Args:
         batch_size: Samples in a training batch, on each device.
@@ -45,9 +67,11 @@ class ClassificationDataModule(LightningDataModule):
         ValueError: If a size is out of its range.
     """
 
-    num_classes: int
     input_shape: tuple[int, ...]
-    class_names: tuple[str, ...]
+    train: Any  # the datasets, once they have been read
+    val: Any
+    test: Any
+    new: Any
     augments = False  # whether `augment` changes anything
     row_header = "row"  # what `predicted_rows` are
 
@@ -74,29 +98,42 @@ class ClassificationDataModule(LightningDataModule):
         self.num_workers = num_workers
         self.fitted: dict[str, Any] = {}
 
-    def load(self, split: Split) -> Batch:
-        """Reads one official split: inputs (N, ...) and labels (N,)."""
+    def load(self, split: Split) -> Batch | Dataset[Any]:
+        """Read one official split.
+
+        Returns:
+            Inputs (N, ...) and targets (N,) as tensors, which are indexed a whole batch at a time; or a dataset of
+            samples, pairs of an input and a target, which `collate` puts together.
+        """
         raise NotImplementedError
 
-    def load_training(self) -> tuple[ArrayDataset, ArrayDataset]:
-        """Reads training and validation; by default it carves validation out of the training split."""
-        inputs, labels = self.load("train")
-        train, val = hold_out(labels, "val_split", self.val_split, self.split_seed)
-        return ArrayDataset(inputs[train], labels[train]), ArrayDataset(inputs[val], labels[val])
+    @staticmethod
+    def collate(samples: list[Any]) -> Any:
+        """Put samples of a dataset together to a batch; by default as torch does, tensor by tensor."""
+        return default_collate(samples)
 
-    def load_new(self) -> ArrayDataset:
-        """Reads the samples to predict, whatever their labels say; by default the test split."""
-        return ArrayDataset(*self.load("test"))
+    def load_training(self) -> tuple[Any, Any]:
+        """Read training and validation; by default validation is carved out of the training split."""
+        dataset = as_dataset(self.load("train"))
+        targets = targets_of(dataset)
+        strata = torch.zeros(len(dataset)) if targets is None or targets.ndim != 1 else targets  # type: ignore[arg-type]
+        train, val = hold_out(strata, "val_split", self.val_split, self.split_seed)
+        return subset(dataset, train), subset(dataset, val)
+
+    def load_new(self) -> Any:
+        """Read the samples to predict, whatever their targets are; by default the test split."""
+        return as_dataset(self.load("test"))
 
     def predicted_rows(self) -> Sequence[object]:
         """What each sample to predict is called in `predictions.csv`; by default its number."""
         return range(len(self.new))
 
     def describe(self, row: int) -> dict[str, object]:
-        """What a person needs to know a test sample by, beside its picture: by default its features."""
-        sample = self.test.inputs[torch.tensor([row])][0]
-        if sample.ndim > 1:
+        """Return what identifies a test sample to a person, beside its picture: by default its features."""
+        inputs = inputs_of(self.test, torch.tensor([row]))
+        if inputs is None or inputs.ndim > 2:
             return {}
+        sample = inputs[0]
         return {f"feature {number}": round(value, 4) for number, value in enumerate(sample.tolist())}
 
     def tested_rows(self) -> Sequence[object]:
@@ -140,26 +177,25 @@ class ClassificationDataModule(LightningDataModule):
 
     @cached_property
     def mean(self) -> tuple[float, ...]:
-        """Mean of the training inputs by channel or feature, as the model receives them."""
-        return tuple(self._training_inputs.mean(dim=self._other_dims).tolist())
+        """Mean of the training inputs by channel or feature, as the model receives them; 0 if they are no floats."""
+        inputs = self._training_inputs
+        return (0.0,) if inputs is None else tuple(inputs.mean(dim=_other_dims(inputs)).tolist())
 
     @cached_property
     def std(self) -> tuple[float, ...]:
-        """Standard deviation of the training inputs by channel or feature; 1 where they are constant."""
-        std = self._training_inputs.std(dim=self._other_dims)
+        """Standard deviation of the training inputs by channel or feature; 1 where they are constant or no floats."""
+        inputs = self._training_inputs
+        if inputs is None:
+            return (1.0,)
+        std = inputs.std(dim=_other_dims(inputs))
         return tuple(std.where(std > 0, 1.0).tolist())
 
-    @cached_property
-    def class_counts(self) -> tuple[int, ...]:
-        """Training samples of each class."""
-        self._read_training()
-        return tuple(self.train.labels.bincount(minlength=self.num_classes).tolist())
-
     @property
-    def _training_inputs(self) -> Tensor:
+    def _training_inputs(self) -> Tensor | None:
+        """The inputs as floats; None if they are read from a disk, or are integers such as tokens."""
         self._read_training()
-        assert isinstance(self.train.inputs, Tensor), "a source that streams knows its mean and std by itself"
-        return as_float(self.train.inputs)
+        inputs = as_float(self.train.inputs) if isinstance(self.train, ArrayDataset) else None
+        return inputs if isinstance(inputs, Tensor) and inputs.is_floating_point() else None
 
     @property
     def _learned(self) -> dict[str, Any]:
@@ -172,25 +208,21 @@ class ClassificationDataModule(LightningDataModule):
         self.prepare_data()
         self.setup("fit")
 
-    @property
-    def _other_dims(self) -> tuple[int, ...]:
-        return (0, *range(2, len(self.input_shape) + 1))
-
     @override
     def setup(self, stage: str) -> None:
         if stage in ("fit", "validate") and not hasattr(self, "train"):
             self.train, self.val = self.load_training()
         if stage == "test" and not hasattr(self, "test"):
-            self.test = ArrayDataset(*self.load("test"))
+            self.test = as_dataset(self.load("test"))
         if stage == "predict" and not hasattr(self, "new"):
             self.new = self.load_new()
 
     @override
     def train_dataloader(self) -> ResumableLoader:
         # The order of an epoch follows from seed and epoch alone, so a resumed run sees the same batches.
-        seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
-        sampler = EpochSampler(self.train, *self._share, seed=seed)
-        return self._loader(self.train, batch_sampler=TrainingBatches(sampler, self.batch_size, drop_last=False))
+        dataset = self._for_loader(self.train)
+        sampler = EpochSampler(dataset, *self._share, seed=_seed())
+        return self._loader(dataset, batch_sampler=TrainingBatches(sampler, self.batch_size, drop_last=False))
 
     @override
     def val_dataloader(self) -> ResumableLoader:
@@ -208,33 +240,78 @@ class ClassificationDataModule(LightningDataModule):
     def _share(self) -> tuple[int, int]:
         return (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
 
-    def _eval_loader(self, dataset: ArrayDataset) -> ResumableLoader:
+    def _eval_loader(self, dataset: Dataset[Any]) -> ResumableLoader:
         # Each sample counts once, however many processes share them; torch's own sampler repeats some. Of fewer samples
         # than processes each evaluates all: Lightning skips the hooks of a process without batches, and others wait.
-        share = self._share if len(dataset) >= self._share[0] else (1, 0)
+        dataset = self._for_loader(dataset)
+        share = self._share if len(dataset) >= self._share[0] else (1, 0)  # type: ignore[arg-type]
         sampler = UnrepeatedDistributedSampler(dataset, *share, shuffle=False)
         return self._loader(dataset, batch_size=self.eval_batch_size, sampler=sampler)
 
-    def _loader(self, dataset: ArrayDataset, **batches: Any) -> ResumableLoader:
-        device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
-        # Where the data is on the GPU, no batch has to be sent there; worker processes can't share it.
-        dataset = dataset.to(device if self.num_workers == 0 else torch.device("cpu"))
+    @property
+    def _device(self) -> torch.device:
+        return self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
+
+    def _for_loader(self, dataset: Dataset[Any]) -> Dataset[Any]:
+        if isinstance(dataset, ArrayDataset):
+            # Where the data is on the GPU, no batch has to be sent there; worker processes can't share it.
+            return dataset.to(self._device if self.num_workers == 0 else torch.device("cpu"))
+        return SeededDataset(dataset, _seed())
+
+    def _loader(self, dataset: Dataset[Any], **batches: Any) -> ResumableLoader:
+        in_memory = isinstance(dataset, ArrayDataset)
+        on_gpu = isinstance(dataset, ArrayDataset) and dataset.labels.device.type != "cpu"
         return ResumableLoader(
             dataset,
             **batches,
             num_workers=self.num_workers,
-            collate_fn=as_is,  # a batch comes whole out of the dataset
+            collate_fn=as_is if in_memory else self.collate,
             # What is sent to a GPU is sent from pinned memory: Lightning's copies then wait for nothing.
-            pin_memory=device.type == "cuda" and dataset.labels.device.type == "cpu",
+            pin_memory=self._device.type == "cuda" and not on_gpu,
             # A generator of its own: making a loader must not move the random numbers of the training.
             generator=torch.Generator(),
             persistent_workers=self.num_workers > 0,
         )
 
     @override
-    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        inputs, labels = as_float(batch[0]), batch[1]
-        return (self.augment(inputs) if self.trainer and self.trainer.training else inputs), labels
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        if not (isinstance(batch, tuple | list) and len(batch) == 2 and isinstance(batch[0], Tensor)):
+            return batch
+        inputs, targets = as_float(batch[0]), batch[1]
+        return (self.augment(inputs) if self.trainer and self.trainer.training else inputs), targets
+
+
+class ClassificationDataModule(BaseDataModule):
+    """Base of the data sources whose targets are classes: a subclass also sets `num_classes` and `class_names`.
+
+    Args:
+        **kwargs: See `BaseDataModule`.
+    """
+
+    num_classes: int
+    class_names: tuple[str, ...]
+
+    @cached_property
+    def class_counts(self) -> tuple[int, ...]:
+        """Training samples of each class.
+
+        Raises:
+            ValueError: If the training dataset does not tell its targets.
+        """
+        self._read_training()
+        targets = targets_of(self.train)
+        if targets is None:
+            raise ValueError(f"{type(self.train).__name__} needs an attribute `targets`: the classes of its samples")
+        return tuple(targets.bincount(minlength=self.num_classes).tolist())
+
+
+def _seed() -> int:
+    return int(os.environ.get("PL_GLOBAL_SEED", 0))
+
+
+def _other_dims(inputs: Tensor) -> tuple[int, ...]:
+    """Return all dimensions of inputs (N, C, ...) but that of the channels or features."""
+    return (0, *range(2, inputs.ndim))
 
 
 def _instead(now: Any, then: Any) -> str:

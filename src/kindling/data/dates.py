@@ -15,6 +15,15 @@ DAY = 24 * 60 * 60 * 10**6  # microseconds
 # A whole column of dates as most programs write them, one a line: NumPy reads these, much faster.
 ISO = re.compile(r"(?:\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:\.\d{1,6})?)?)?\n)*+", re.ASCII)
 
+# The same of dates such as 14/3/2024 or 03-14-2024 02:15 PM, and the fields of one.
+NUMERIC = re.compile(
+    r"(?:(?:\d\d?/\d\d?/|\d\d?-\d\d?-)\d{4}(?: \d\d?:[0-5]\d(?::[0-5]\d)?(?: ?[ap]m)?)?\n)*+",
+    re.ASCII | re.IGNORECASE,
+)
+NUMERIC_FIELDS = re.compile(
+    r"(\d+)[-/](\d+)[-/](\d+)(?: (\d+):(\d+)(?::(\d+))? ?([ap]m)?)?\n", re.ASCII | re.IGNORECASE
+)
+
 MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 LONG = ("uary", "ruary", "ch", "il", "", "e", "y", "ust", "t(?:ember)?", "ober", "ember", "ember")
 MONTH = "(" + "|".join(rf"{month}(?:{rest})?" for month, rest in zip(MONTHS, LONG, strict=True)) + r")\.?"
@@ -22,7 +31,7 @@ WEEKDAY = r"(?:(?:mon|tues?|wed(?:nes)?|thu(?:rs)?|fri|sat(?:ur)?|sun)(?:day)?\.
 ORDINAL = "(?:st|nd|rd|th)?"
 YEAR = r"(\d{4}|'?\d\d)"
 
-CLOCK = r"(\d{1,3}):([0-5]\d)(?::([0-5]\d|60)(?:[.,](\d+))?)? ?([ap]\.?m\.?)?|(\d\d?) ?([ap]\.?m\.?)"
+CLOCK = r"(\d{1,3})[:h]([0-5]\d)(?::([0-5]\d|60)(?:[.,](\d+))?)? ?([ap]\.?m\.?)?|(\d\d?) ?([ap]\.?m\.?)"
 ZONE = r"(?: ?(?:z|utc|gmt|[a-z]{2,4}t|[+-]\d\d:?\d\d|[+-]\d\d))?"
 TIME = re.compile(rf"(?:{CLOCK}){ZONE}", re.ASCII)
 # What separates a date from the time after it, and the other way round.
@@ -30,7 +39,8 @@ DATE_TIME = re.compile(rf"(.*?[^\s,-])(?:t(?=\d)|(?<=\d{{4}}):|[\s,]+(?:-\s+|at\
 TIME_DATE = re.compile(rf"((?:{CLOCK}))[\s,]+(.*)", re.ASCII)
 COMPACT_TIME = re.compile(r"(\d{8})t?(\d\d)(\d\d)(\d\d)?(?:\.\d+)?z?", re.ASCII)
 
-# Each with the meaning of its groups: d and m as day_first says, or D and M whatever it says; Q is a quarter.
+# Each with the meaning of its groups: d and m as day_first says, or D and M whatever it says; Q is a quarter, W an ISO
+# week and N its weekday.
 PATTERNS = [
     (order, re.compile(pattern, re.ASCII))
     for order, pattern in [
@@ -48,6 +58,8 @@ PATTERNS = [
         ("YM", rf"(\d{{4}})[-/ ]?{MONTH}"),
         ("YQ", r"(\d{4})[-/ ]?q([1-4])"),
         ("QY", r"q([1-4])[-/ ]?(\d{4})"),
+        ("YW", r"(\d{4})-?w(\d\d)"),
+        ("YWN", r"(\d{4})-?w(\d\d)-?([1-7])"),
     ]
 ]
 FIELDS = next(pattern for order, pattern in PATTERNS if order == "d_mY")
@@ -58,8 +70,8 @@ UNIX = re.compile(rf"{WEEKDAY}{MONTH} +(\d\d?) +((?:{CLOCK}))(?: [a-z]{{2,4}}t?)
 def as_days(text: str, day_first: bool | None) -> float:
     """Return the days from the year 1 to a date, or from midnight to a time; NaN if it is neither.
 
-    The time zone, hours at most, is ignored. A month or quarter alone is its first day; of two digits, 69 to 99 are
-    the years from 1969.
+    The time zone, hours at most, is ignored. A month, quarter or week alone is its first day; of two digits, 69 to 99
+    are the years from 1969.
 
     Args:
         text: Such as 2024-03-01, 1.3.2024, 3/1/2024 2:15 PM, 14-Mar-24, March 14, 2024, 2024-03 or 14:15.
@@ -90,7 +102,26 @@ def read_days(values: Sequence[object], day_first: bool | None) -> NDArray[np.fl
                 return moments.astype(np.int64) / DAY
             except ValueError:  # there is no such day
                 pass
+        if day_first is not None and NUMERIC.fullmatch(joined):
+            return _read_numeric(joined, day_first)
     return np.array([as_days(as_name(value), day_first) for value in values], dtype=np.float64)
+
+
+def _read_numeric(joined: str, day_first: bool) -> NDArray[np.float64]:
+    """Read dates such as 3/14/2024 or 03/14/2024 02:15 PM, one a line, as days, NaN where there is none."""
+    *fields, halves = zip(*NUMERIC_FIELDS.findall(joined), strict=True)
+    first, second, year, hour, minute, seconds = (np.array([int(part or 0) for part in field]) for field in fields)
+    day, month = (first, second) if day_first else (second, first)
+    half = np.array([half[:1].lower() for half in halves])
+    months = (year - 1970) * 12 + np.clip(month, 1, 12) - 1
+    moments = months.astype("datetime64[M]").astype("datetime64[D]") + (day - 1)
+    is_date = (month >= 1) & (month <= 12) & (day >= 1) & (moments.astype("datetime64[M]").astype(int) == months)
+    is_hour = (half == "") | ((hour >= 1) & (hour <= 12))
+    hour = np.where(half == "", hour, hour % 12 + 12 * (half == "p"))
+    clock = 3600 * hour + 60 * minute + seconds
+    days = (moments - np.datetime64("0001-01-01")).astype(int)
+    is_moment = is_date & is_hour & (clock <= 24 * 3600) & (year > 0)
+    return np.where(is_moment, (days * DAY + clock * 10**6) / DAY, np.nan)
 
 
 def split_time(text: str) -> tuple[str, str]:
@@ -143,6 +174,8 @@ def _days(known: dict[str, str]) -> float:
     if "Q" in known:
         number = 3 * int(known["Q"]) - 2
     try:
+        if "W" in known:
+            return date.fromisocalendar(year, int(known["W"]), int(known.get("N", 1))).toordinal() - 1
         return date(year, number, int(known.get("D", 1))).toordinal() - 1
     except ValueError:
         return math.nan
@@ -179,9 +212,11 @@ def short_years(texts: Sequence[str]) -> bool | None:
     """
     if not any(FIELDS.fullmatch(split_time(text[:LONGEST])[0]) for text in texts[:20]):
         return None  # as most columns
-    found = [FIELDS.fullmatch(split_time(text)[0]) for text in texts if len(text) <= LONGEST]
-    fields = [(int(match[1]), int(match[3]), match[4]) for match in found if match]
-    if not fields or any(len(last) != 2 or int(last) > 31 or middle > 12 for _, middle, last in fields):
-        return None
-    firsts, lasts = {first for first, _, _ in fields}, {last for _, _, last in fields}
+    firsts, lasts = set(), set()
+    for text in texts:
+        if len(text) <= LONGEST and (match := FIELDS.fullmatch(split_time(text)[0])):
+            if len(match[4]) != 2 or int(match[4]) > 31 or int(match[3]) > 12:
+                return None
+            firsts.add(int(match[1]))
+            lasts.add(match[4])
     return len(firsts) < len(lasts) and len(lasts) > 12 and not firsts <= {1, 28, 29, 30, 31}

@@ -4,6 +4,7 @@ import io
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from hashlib import blake2b
 from itertools import chain
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kindling.console import progress
+from kindling.console import progress, say
 from kindling.inputs import Levels, as_float, decode_image, has_16_bits, open_image, values_of_16_bits
 
 CHUNK = 64  # files a thread takes at a time: handing them over one by one would cost as much as a small file
@@ -167,6 +168,23 @@ def find_levels(paths: Sequence[str]) -> list[int] | None:
     counts[: low + 1] = 0  # most pixels of some images are background
     high = _quantile(counts, 0.999) if counts.any() else low
     return [low, high] if 0 < high - low < 32768 else None
+
+
+def tell_small_range(paths: Sequence[Path], levels: Levels) -> None:
+    """Say that 16-bit images use a small part of their range where the training images had another depth or range."""
+    deep = [str(path) for path in paths if _is_deep(path)] if levels is None else []
+    if deep and (used := find_levels(deep[:20])):
+        say(
+            f"{len(deep):,} of {len(paths):,} images have 16 bits and use a small part of them, {used[0]:,} to "
+            f"{used[1]:,} of 65,535, such as {deep[0]}: unlike in training, so they are nearly constant to the model"
+        )
+
+
+def _is_deep(path: Path) -> bool:
+    with suppress(OSError), path.open("rb") as file:
+        head = file.read(25)
+        return head.startswith(b"\x89PNG") and head[24:] == b"\x10"
+    return False
 
 
 def _histogram(path: str) -> NDArray[np.int64]:

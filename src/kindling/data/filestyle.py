@@ -19,7 +19,8 @@ class FileStyle:
     Attributes:
         decimals: Decimal sign of each column; None where its own values do not say.
         ambiguous: The columns with numbers that could have either.
-        decimal: Decimal sign of the whole file, None where no column says.
+        decimal: Decimal sign of the whole file: the one that was given, or else that of most columns that say; None
+            where none does.
         separated: Decimal sign that the separator of the fields suggests, if any.
         first_fields: For each column, "day" or "month", whichever comes first in its dates; None where its own values
             do not say.
@@ -43,8 +44,14 @@ class FileStyle:
         return None if field is None else field == "day"
 
 
-def read_style(cells: Mapping[str, Cells], separator: str | None) -> FileStyle:
-    """Find out how a file writes numbers and dates."""
+def read_style(cells: Mapping[str, Cells], separator: str | None, decimal: str | None = None) -> FileStyle:
+    """Find out how a file writes numbers and dates.
+
+    Args:
+        cells: The cells of its columns.
+        separator: Separator of the fields; None where it is no CSV.
+        decimal: Decimal sign of the columns whose own numbers could have either.
+    """
     texts = {name: [value for value in column.values if isinstance(value, str)] for name, column in cells.items()}
     signs = {
         name: _count([text for text in column if "." in text or "," in text], decimal_evidence)
@@ -56,7 +63,7 @@ def read_style(cells: Mapping[str, Cells], separator: str | None) -> FileStyle:
     return FileStyle(
         decimals=decimals,
         ambiguous=frozenset(name for name, found in signs.items() if found["?"]),
-        decimal=_majority(Counter(decimals.values()), ",", "."),
+        decimal=decimal or _majority(Counter(decimals.values()), ",", "."),
         separated=SEPARATED.get(separator or ""),
         first_fields=orders,
         first_field=_majority(Counter(orders.values()), "day", "month"),

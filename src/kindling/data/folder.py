@@ -1,6 +1,7 @@
 """A folder of labelled images: which of it is for training, validation and test."""
 
 import csv
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import NamedTuple
@@ -18,6 +19,9 @@ SPLIT_NAMES = {
     **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
+
+
+SET = re.compile(r"[ _-]?(set|split|data|images)$")  # as in training_set
 
 
 class Sample(NamedTuple):
@@ -48,6 +52,8 @@ def find_samples(root: Path) -> list[Sample]:
             raise ValueError(
                 f"{root / name} has images but is not one of {listed([*splits.values()])}: move or rename it"
             )
+    if not splits:
+        tell_alike(root)
     samples, unused = [], []
     for split, within in splits.items() or [("train", "")]:
         for label in class_folders(root / within):
@@ -72,7 +78,7 @@ def split_folders(root: Path) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     for name in subfolders(root):
-        split = SPLIT_NAMES.get(name.lower())
+        split = SPLIT_NAMES.get(SET.sub("", name.lower()))
         if split and subfolders(root / name):
             if split in found:
                 raise ValueError(f"{root} has two folders for the split {split}, {found[split]} and {name}: merge them")
@@ -80,6 +86,15 @@ def split_folders(root: Path) -> dict[str, str]:
     if {"train", "test"}.isdisjoint(found):
         return {}
     return {split: found[split] for split in SPLITS if split in found}
+
+
+def tell_alike(root: Path) -> None:
+    """Say that folders which hold folders of the same names may be splits, and those the classes."""
+    folders = subfolders(root)
+    inner = {tuple(subfolders(root / name)) for name in folders}
+    if len(folders) > 1 and len(inner) == 1 and len(*inner) > 1:
+        classes, others = listed(folders, 3), listed([*inner.pop()], 3)
+        say(f"the classes of {root} are {classes}; if they are {others}, rename the folders to train and test")
 
 
 def class_folders(root: Path) -> list[str]:

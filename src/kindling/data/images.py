@@ -15,14 +15,22 @@ from typing_extensions import override
 
 from kindling.console import progress, say
 from kindling.data.augment import random_affine, random_colour, random_flip
-from kindling.data.checks import check_classes, check_split, warnings, whole_ones
+from kindling.data.checks import check_classes, check_split, tell_depths, warnings, whole_ones
 from kindling.data.datamodule import SPLITS, ArrayDataset, Batch, ClassificationDataModule, Split
-from kindling.data.decode import Facts, channel_moments, find_levels, in_parallel, inspect, read_images
+from kindling.data.decode import (
+    Facts,
+    channel_moments,
+    find_levels,
+    in_parallel,
+    inspect,
+    read_images,
+    tell_small_range,
+)
 from kindling.data.folder import Sample, check_folder, find_samples, find_split, labels_of, split_up, write_split
 from kindling.data.listing import list_images, say_unused
 from kindling.runs import whole_file
 
-LARGEST = 224  # the size most published networks were trained at
+LARGEST_SIZE = 224  # pixels; what most published networks were trained with
 
 
 class ImageFolderDataModule(ClassificationDataModule):
@@ -158,7 +166,7 @@ class ImageFolderDataModule(ClassificationDataModule):
     @override
     def load_new(self) -> ArrayDataset:
         if self.predict is None:
-            dataset = super().load_new()
+            dataset: ArrayDataset = super().load_new()
             self._predicted = self._tested
             return dataset
         path = Path(self.predict)
@@ -169,6 +177,7 @@ class ImageFolderDataModule(ClassificationDataModule):
             root, (files, unused) = path, list_images(path)
             say_unused(path, unused)
         self._predicted, inputs = self._read(root, [Sample(file, "", "") for file in files])
+        tell_small_range([root / file for file in files], self._learned.get("levels"))
         return ArrayDataset(inputs, torch.zeros(len(self._predicted), dtype=torch.long))
 
     @override
@@ -221,7 +230,7 @@ class ImageFolderDataModule(ClassificationDataModule):
         if not self.fitted:
             pairs = zip(facts, samples, strict=True)
             sides = [fact.side for fact, sample in pairs if fact.side and sample.split == "train"]
-            size = self.image_size or min(LARGEST, int(median(sides or [LARGEST])))
+            size = self.image_size or min(LARGEST_SIZE, int(median(sides or [LARGEST_SIZE])))
             self.fitted = {
                 "classes": classes,
                 "image_size": size,
@@ -232,8 +241,9 @@ class ImageFolderDataModule(ClassificationDataModule):
 
     def _find_levels(self, facts: Sequence[Facts], samples: Sequence[Sample]) -> list[int] | None:
         """The range of 16-bit training images, of 1,000 of them at most; None to keep all 65,536 values."""
-        pairs = zip(facts, samples, strict=True)
-        deep = [str(self.data_dir / sample.file) for fact, sample in pairs if fact.deep and sample.split == "train"]
+        pairs = [pair for pair in zip(facts, samples, strict=True) if pair[1].split == "train"]
+        deep = [str(self.data_dir / sample.file) for fact, sample in pairs if fact.deep]
+        tell_depths([(sample.label, fact.deep) for fact, sample in pairs if fact.side])
         chosen = random.Random(self.split_seed).sample(deep, min(len(deep), 1000))
         if levels := find_levels(chosen):
             say(f"16-bit images: the values of the training images, {levels[0]:,} to {levels[1]:,}, become 0 to 255")
@@ -257,4 +267,5 @@ class ImageFolderDataModule(ClassificationDataModule):
     def _moments(self) -> tuple[Tensor, Tensor]:
         self._read_training()
         with progress("measuring the training images"):
+            assert isinstance(self.train, ArrayDataset)
             return channel_moments(self.train.inputs, len(self.train), self.split_seed)

@@ -21,8 +21,10 @@ SYSTEM = (
     *("*@synoeastream", "*@synoresource", "synofile_thumb_*", "synophoto_thumb_*"),  # NAS: thumbnails
     *("__macosx", ".ds_store", "._*", ".appledouble", ".spotlight-v100", ".trashes", ".fseventsd", "icon\r"),  # macOS
     *(".temporaryitems", ".documentrevisions-v100", ".apdisk", ".localized", ".appledb", ".appledesktop"),  # macOS
+    *("~snapshot", ".snapshot", ".zfs", ".xvpics", "_vti_*"),  # file servers, GIMP, FrontPage
     *("network trash folder", "temporary items", ".volumeicon.icns", ".com.apple.timemachine.*"),  # macOS
     *("thumbs.db", "ehthumbs*.db", "desktop.ini", "$recycle.bin", "recycler", "system volume information"),  # Windows
+    *("found.[0-9][0-9][0-9]",),  # chkdsk
     *("lost+found", ".trash", ".trash-*", ".directory", ".thumbnails", ".nomedia", ".nfs*", ".fuse_hidden*"),  # Linux
     *(".picasa.ini", "picasa.ini", ".picasaoriginals", ".dropbox*", ".stfolder", ".stversions", ".sync"),  # tools
     *(".git*", ".hg", ".svn", ".dvc*", ".ipynb_checkpoints", "__pycache__", ".idea", ".vscode", ".cache"),  # tools

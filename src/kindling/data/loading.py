@@ -1,14 +1,16 @@
-"""Samples in memory, indexed a whole batch at a time, and a loader that can resume in the middle of an epoch."""
+"""Datasets that the loaders take, and a loader that can resume in the middle of an epoch."""
 
 import copy
+import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from itertools import cycle, islice
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import BatchSampler, DataLoader, Dataset, DistributedSampler
+from torch.utils.data import BatchSampler, DataLoader, Dataset, DistributedSampler, Subset, get_worker_info
 from typing_extensions import override
 
 Batch = tuple[Tensor, Tensor]
@@ -53,10 +55,68 @@ class ArrayDataset(Dataset[Batch]):
         return self.inputs[index], self.labels[index]
 
 
+class SeededDataset(Dataset[Any]):
+    """Any map-style dataset, with random numbers that depend on seed, epoch and sample alone in worker processes.
+
+    So random transforms are the same however many workers there are, and wherever an epoch is resumed. Without worker
+    processes they use the random numbers of the training, which a checkpoint holds.
+
+    Args:
+        dataset: The dataset.
+        seed: Seed of the samples.
+    """
+
+    def __init__(self, dataset: Dataset[Any], seed: int) -> None:
+        self.dataset, self.seed = dataset, seed
+
+    def __len__(self) -> int:
+        return len(self.dataset)  # type: ignore[arg-type]
+
+    def __getitem__(self, key: int) -> Any:
+        if get_worker_info() is not None:
+            seed = (self.seed + 0x9E3779B97F4A7C15 * (key + 1)) % 2**64  # neighbours get seeds that are far apart
+            torch.manual_seed(seed)
+            random.seed(seed)
+            np.random.seed(seed % 2**32)  # noqa: NPY002  (the generator that transforms use)
+        return self.dataset[key % len(self)]
+
+
+def as_dataset(samples: Batch | Dataset[Any]) -> Dataset[Any]:
+    """Return a dataset of samples that may be two tensors, inputs (N, ...) and targets (N,)."""
+    return ArrayDataset(*samples) if isinstance(samples, tuple) else samples
+
+
+def subset(dataset: Dataset[Any], rows: Tensor) -> Dataset[Any]:
+    """Return some samples of a dataset, in memory as tensors if that is how the dataset keeps them."""
+    if isinstance(dataset, ArrayDataset):
+        return ArrayDataset(dataset.inputs[rows], dataset.labels[rows])
+    return Subset(dataset, rows.tolist())
+
+
+def targets_of(dataset: Dataset[Any]) -> Tensor | None:
+    """Return the targets (N,) of a dataset that has them as `labels` or `targets`, as torchvision's do; else None."""
+    if isinstance(dataset, Subset):
+        targets = targets_of(dataset.dataset)
+        return None if targets is None else targets[torch.tensor(dataset.indices)]
+    targets = getattr(dataset, "labels", getattr(dataset, "targets", None))
+    return None if targets is None else torch.as_tensor(targets)
+
+
+def inputs_of(dataset: Dataset[Any], rows: Tensor) -> Tensor | None:
+    """Return the inputs (n, ...) of some samples; None where they are not tensors of one shape."""
+    if isinstance(dataset, ArrayDataset):
+        inputs: Tensor = dataset.inputs[rows]
+        return inputs
+    inputs_each = [dataset[row][0] for row in rows.tolist()]
+    shapes = {one.shape if isinstance(one, Tensor) else None for one in inputs_each}
+    return torch.stack(inputs_each) if len(shapes) == 1 and None not in shapes else None
+
+
 class EpochSampler(DistributedSampler[int]):
     """Shuffles an epoch by seed and epoch alone, and can leave out the samples that were trained on already.
 
-    Processes take turns in one common order, so an epoch can continue with another number of them.
+    Processes take turns in one common order, so an epoch can continue with another number of them. For a
+    `SeededDataset` an index is followed by its epoch: epoch * samples + index.
 
     Attributes:
         start: Samples at the beginning of the next epoch's order, of all processes together, that are left out.
@@ -70,7 +130,8 @@ class EpochSampler(DistributedSampler[int]):
         order: list[int] = torch.randperm(len(self.dataset), generator=generator).tolist()  # type: ignore[arg-type]
         left, self.start = order[self.start :], 0
         left += islice(cycle(order), -len(left) % self.num_replicas)  # as many for each process
-        return iter(left[self.rank :: self.num_replicas])
+        first = self.epoch * len(order) if isinstance(self.dataset, SeededDataset) else 0
+        return (first + index for index in left[self.rank :: self.num_replicas])
 
 
 class TrainingBatches(BatchSampler):
@@ -93,7 +154,7 @@ class TrainingBatches(BatchSampler):
         return full + (rest > 1 or (rest == 1 and full == 0))
 
 
-class ResumableLoader(DataLoader[Batch]):
+class ResumableLoader(DataLoader[Any]):
     """A DataLoader that can continue in the middle of an epoch, where its sampler is an `EpochSampler`.
 
     Attributes:
@@ -116,8 +177,9 @@ class ResumableLoader(DataLoader[Batch]):
         self._sampler = sampler
 
     @override
-    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         self.samples = getattr(self.sampler, "start", 0)
+        of_a_batch = getattr(self.batch_sampler, "batch_size", 1) * getattr(self.sampler, "num_replicas", 1)
         batches = super().__iter__()
         while True:
             if self.before_batch:
@@ -127,7 +189,7 @@ class ResumableLoader(DataLoader[Batch]):
             self.seconds += time.perf_counter() - began
             if batch is None:
                 return
-            self.samples += len(batch[1]) * getattr(self.sampler, "num_replicas", 1)
+            self.samples += of_a_batch  # the last batch may differ, after which no position is asked for
             yield batch
 
 
@@ -136,7 +198,6 @@ def free_memory(device: torch.device) -> int:
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
 
 
-def as_is(batch: Any) -> Batch:
-    """What the dataset gives is a batch already."""
-    whole: Batch = batch
-    return whole
+def as_is(batch: Any) -> Any:
+    """Return what an `ArrayDataset` gives, which is a batch already."""
+    return batch

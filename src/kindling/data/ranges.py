@@ -4,16 +4,16 @@ import numpy as np
 
 from kindling.data.values import Column, Floats
 
-TAIL = 0.01  # of the training values lie below the range, and as many above
-FEW = 10  # with fewer values, all of them outside may be chance
+OUTSIDE = 0.01  # of the training values lie below the range, and as many above
+LEAST_VALUES = 10  # with fewer values, all of them outside may be chance
 CLEARLY = 0.5  # by how much one reading must fit better than another; see `misfit`
-FAR = 2.0  # widths of the range, or a factor of 7 below it
+FAR_WIDTHS = 2.0  # widths of the range, or a factor of 7 below it
 
 
 def range_of(numbers: Floats) -> list[float]:
     """Return the lowest and the highest number but for the tails, which a few wild values can't move."""
     known = np.sort(numbers[~np.isnan(numbers)])
-    cut = int(TAIL * len(known))
+    cut = int(OUTSIDE * len(known))
     return [float(known[cut]), float(known[-1 - cut])]
 
 
@@ -55,4 +55,4 @@ def is_far_outside(numbers: Floats, column: Column) -> bool:
     if not len(away):
         return False
     typical = np.median(away)
-    return bool(typical > FAR or (len(away) >= FEW and np.mean(away > 0) > 0.95 and typical > 0.2))
+    return bool(typical > FAR_WIDTHS or (len(away) >= LEAST_VALUES and np.mean(away > 0) > 0.95 and typical > 0.2))

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from kindling.console import say
 from kindling.data.dates import as_days, field_order, read_days, short_years
 from kindling.data.filestyle import SAMPLED, FileStyle, read_style
-from kindling.data.quantities import decimal_evidence, read_quantities
+from kindling.data.quantities import DECIMALS, as_number, decimal_evidence, read_quantities
 from kindling.data.ranges import CLEARLY, misfit, range_of
 from kindling.data.units import adapt_units, convert, find_units, tell_units
 from kindling.data.values import LEGACY_MISSING, MISSING_WORD, Cells, Column, Floats, Indices, as_name, in_brief
@@ -51,6 +51,25 @@ def learn_kind(name: str, cells: Cells, style: FileStyle, missing: Sequence[str]
         spread = {"range": range_of(read)} if known.any() else {}
         return column | {"missing_values": sorted({*missing, *markers})} | spread, read
     return None
+
+
+def tell_ambiguous(columns: Sequence[Column], cells: Mapping[str, Cells], style: FileStyle) -> None:
+    """Say how numbers such as 1,234 are read where nothing in the file tells their decimal sign from grouped digits.
+
+    Points are decimal signs without a word, but for files separated by semicolons, where commas usually are.
+    """
+    numbers = {column["name"]: column["decimal"] for column in columns if column["kind"] == "number"}
+    unclear: dict[str, str] = {}
+    for name in numbers.keys() & style.ambiguous if style.decimal is None else ():
+        text = next(text for text in _texts(cells[name]) if decimal_evidence(text) == "?")
+        if style.decimals[name] is None and (style.separated == "," or numbers[name] not in text):
+            unclear[name] = text
+    for decimal in DECIMALS:
+        if names := [name for name in numbers if name in unclear and numbers[name] == decimal]:
+            text, other = unclear[names[0]], DECIMALS[decimal]
+            read, instead = (f"{as_number(text, sign):.7g}" for sign in (decimal, other))
+            what = f"{'column' if len(names) == 1 else 'columns'} {listed(names, 3)}"
+            say(f"{what}: {text} is read as {read}; if it is {instead}, add --data.decimal '{other}'")
 
 
 def _has_numbers(cells: Cells) -> bool:

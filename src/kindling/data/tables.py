@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -48,6 +48,7 @@ class TableDataModule(ClassificationDataModule):
         predict: File of rows to predict; by default those of the test split.
         missing: Text that stands for a missing value, such as NA or -999, or several: ["NA", "?"]. An empty field
             always does.
+        decimal: Decimal sign of the numbers of `path` where they leave it open, as 1,234 does.
         **loading: Batches and validation split, see `ClassificationDataModule`.
     """
 
@@ -61,6 +62,7 @@ class TableDataModule(ClassificationDataModule):
         split: str | Path | None = None,
         predict: str | Path | None = None,
         missing: tuple[str | float, ...] | str = (),
+        decimal: Literal[".", ","] | None = None,
         **loading: Any,
     ) -> None:
         super().__init__(**loading)
@@ -68,7 +70,8 @@ class TableDataModule(ClassificationDataModule):
         self.test_split, self.test_path, self.split, self.predict = test_split, test_path, split, predict
         if not isinstance(missing, str | list | tuple):
             raise ValueError(f"missing must be texts in quotes, such as --data.missing '[\"?\"]', got {missing}")
-        self.missing = [missing] if isinstance(missing, str) else [*map(as_name, missing)]
+        self.missing = [*map(as_name, [missing] if isinstance(missing, str) else missing)]
+        self.decimal = decimal
         self.resumes = False  # whether training resumes with what a checkpoint has learned
 
     @override
@@ -188,7 +191,8 @@ class TableDataModule(ClassificationDataModule):
     @override
     def load_new(self) -> ArrayDataset:
         if self.predict is None:
-            return super().load_new()
+            tested: ArrayDataset = super().load_new()
+            return tested
         columns = self._learned["columns"]
         inputs = torch.from_numpy(encode_rows(self.predict, columns, self.predict, self.missing))
         return ArrayDataset(inputs, torch.zeros(len(inputs), dtype=torch.int64))
@@ -240,7 +244,7 @@ class TableDataModule(ClassificationDataModule):
         labels = np.array([classes.index(name) for name in names])[labels]
         features = features.drop(columns=list(self.drop))
         with progress(f"learning the {features.shape[1]} columns of {self.path}"):
-            columns, left_out = learn_columns(features, labels, len(self.table), self.missing)
+            columns, left_out = learn_columns(features, labels, len(self.table), self.missing, self.decimal)
             found = find_leaky_columns(features, columns, labels)
         if found:
             without = shlex.quote(json.dumps([*self.drop, *found], ensure_ascii=False))

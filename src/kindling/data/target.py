@@ -33,15 +33,17 @@ def check_classes(labels: Indices, names: Sequence[str], what: str, held_out: Co
         ValueError: If it is one.
     """
     if len(names) < 2:
-        raise ValueError(f"{what} has {f'one class alone, {names[0]}' if names else 'no values'}: nothing to learn")
+        raise ValueError(
+            f"{what} has {f'only one class ({names[0]})' if names else 'no values'}; a classifier needs at least two"
+        )
     counts = np.bincount(labels[labels >= 0]).tolist()
     few = [f"{name} ({count})" for name, count in zip(names, counts, strict=True) if count < 1 + len(held_out)]
     numbers = [as_number(name) for name in names]
     measured = not any(map(math.isnan, numbers)) and any(number % 1 for number in numbers)
     if len(names) > MOST_CLASSES or (len(names) > MANY_CLASSES and (measured or 2 * len(few) > len(names))):
         raise ValueError(
-            f"{what} has {len(names):,} different values: this is no classification; docs/your-own.md has a guide to "
-            "regression"
+            f"{what} has {len(names):,} different values, which looks like a regression target, not classes: see the "
+            "guide to regression in docs/your-own.md"
         )
     if few and not given:
         raise ValueError(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from kindling.console import say
-from kindling.data.quantities import is_currency, is_plain, is_typed_number, read_quantities
+from kindling.data.quantities import is_currency, is_plain, is_typed_number, read_quantities, same_unit
 from kindling.data.ranges import CLEARLY, in_words, is_far_outside, misfit
 from kindling.data.values import Cells, Column, Floats, Indices, in_brief
 from kindling.wording import listed
@@ -37,13 +37,18 @@ def find_units(numbers: Floats, units: Sequence[str], counts: Indices) -> list[s
 
 def convert(numbers: Floats, units: Sequence[str], column: Column) -> Floats:
     """Keep the numbers in a unit of the column, converted by its factors; NaN takes the place of the others."""
-    factors = {"": 1.0} | dict.fromkeys(column.get("units", ()), 1.0) | column.get("factors", {})
+    factors = {"": 1.0} | dict.fromkeys(_learned_units(column), 1.0) | column.get("factors", {})
     if not any(units):
         return numbers * factors[""] if factors[""] != 1 else numbers
     if "units" not in column:  # learned before units were: signs of currencies and percent did not matter
         factors |= {unit: 1.0 for unit in units if unit == "%" or is_currency(unit)}
     converted: Floats = numbers * np.array([factors.get(unit, math.nan) for unit in units])
     return converted
+
+
+def _learned_units(column: Column) -> list[str]:
+    """Return the units that were learned, in today's spelling."""
+    return [same_unit(unit, "") for unit in column.get("units", ())]
 
 
 def tell_units(column: Column, cells: Cells) -> None:
@@ -76,7 +81,7 @@ def adapt_units(column: Column, cells: Cells, what: str) -> dict[str, float]:
     if "units" not in column or (not column["units"] and (typed or is_plain(cells.values, column["decimal"]))):
         return {}
     numbers, units = read_quantities(cells.values, column["decimal"])
-    here, learned = find_units(numbers, units, cells.counts), column["units"]
+    here, learned = find_units(numbers, units, cells.counts), _learned_units(column)
     if {*here} & {*learned} or here == learned or np.isnan(numbers).all():
         return {}
     if here and learned:

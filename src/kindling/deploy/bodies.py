@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from typing import Any
 
 import torch
@@ -28,7 +29,7 @@ async def whole_body(request: Request, most: int) -> bytes:
     """
     body = bytearray()
     announced = request.headers.get("content-length", "")
-    too_long = announced.isdigit() and int(announced) > most
+    too_long = re.fullmatch("[0-9]+", announced) is not None and float(announced) > most
     try:
         async with asyncio.timeout(SECONDS):
             async for part in request.stream():

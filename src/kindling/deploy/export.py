@@ -15,7 +15,7 @@ from kindling.commands import call
 from kindling.console import progress, say
 from kindling.deploy.formats import FORMATS, Portable
 from kindling.deploy.proof import SIZES, prove
-from kindling.models import Classifier
+from kindling.models import BaseTask, ClassificationTask
 from kindling.models.trained import load_model
 from kindling.predictor import read_card
 from kindling.runs import find_checkpoint, read_checkpoint, run_of, whole_file
@@ -46,7 +46,7 @@ def export(
         say(f"legacy: {chosen.legacy}; prefer --format onnx")
     stored = read_checkpoint(path)
     model = load_model(path, stored)
-    card = replace(read_card(path, stored), classifies=model.classifies)
+    card = replace(read_card(path, stored), classifies=isinstance(model, ClassificationTask))
     samples = some_inputs(model, max(SIZES))
     portable = Portable(model).eval()
     with tempfile.TemporaryDirectory() as folder:
@@ -64,7 +64,7 @@ def export(
     say(f"exported: {target}, {target.stat().st_size / 1e6:,.1f} MB")
 
 
-def some_inputs(model: Classifier, number: int) -> Tensor:
+def some_inputs(model: BaseTask, number: int) -> Tensor:
     """Inputs to compare with, (number, *input_shape): noise in the range that the model knows."""
     random = torch.Generator().manual_seed(0)
     while members := getattr(model.network, "members", None):  # those of an ensemble know the range of the inputs

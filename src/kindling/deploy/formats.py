@@ -19,8 +19,9 @@ from typing_extensions import override
 
 from kindling.deploy.external import check_one_file
 from kindling.deploy.extras import require
-from kindling.models import Classifier
+from kindling.models import BaseTask, ClassificationTask
 from kindling.predictor import ModelCard, Predictor
+from kindling.wording import program_name
 
 Outputs = tuple[Tensor, ...]  # probabilities and logits, (N, classes) each; or the numbers predicted, (N,)
 Compute = Callable[[Tensor], Outputs]  # takes raw inputs (N, *input_shape)
@@ -37,11 +38,11 @@ class Portable(nn.Module):
         model: Takes raw inputs and gives logits (N, classes), or numbers (N,).
     """
 
-    def __init__(self, model: Classifier) -> None:
+    def __init__(self, model: BaseTask) -> None:
         super().__init__()
         self.model = model.requires_grad_(False)
-        self.classifies = model.classifies
-        self.outputs = ["probabilities", "logits"] if model.classifies else ["predictions"]
+        self.classifies = isinstance(model, ClassificationTask)
+        self.outputs = ["probabilities", "logits"] if self.classifies else ["predictions"]
 
     @override
     def forward(self, inputs: Tensor) -> Outputs:
@@ -101,7 +102,7 @@ def onnx_session(path: Path) -> Any:
     """
     require("export", "onnxruntime")
     if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}: kindling export writes one")
+        raise FileNotFoundError(f"there is no file {path}: {program_name()} export writes one")
     import onnxruntime
 
     check_one_file(path)
@@ -125,7 +126,7 @@ def load_onnx(path: Path) -> Predictor:
         card = {name: json.loads(held[name]) for name in FIELDS & held.keys()}
         about = ModelCard.from_dict(card)
     except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise ValueError(f"{path} was not written by kindling export: it does not name its classes") from error
+        raise ValueError(f"{path} was not written by {program_name()} export: it does not name its classes") from error
     if not card.get("classifies", True):  # files of earlier versions do not say
         raise ValueError(f"{path} predicts numbers, and this takes classes: onnxruntime computes with it")
 

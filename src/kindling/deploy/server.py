@@ -19,6 +19,7 @@ from kindling.deploy.batching import Batcher, TooBusyError
 from kindling.deploy.bodies import form_files, from_images, from_json, whole_body
 from kindling.deploy.serve import is_local
 from kindling.predictor import Predictor
+from kindling.wording import brief
 
 QUICK = 16_384  # bytes of JSON that are read sooner than a thread is found for them
 MOST_PENDING = 100_000_000  # bytes of all bodies at a time
@@ -134,10 +135,10 @@ class Service:
 async def refuse(request: Request, error: Exception) -> Response:
     """What a client did wrong, as JSON."""
     assert isinstance(error, HTTPException)
-    message = error.detail[:500]
+    message = error.detail
     if error.status_code in (404, 405):
         message = f"there is no {request.method} {request.url.path}: there are POST /predict, GET /info, /health and /"
-    return JSONResponse({"error": message}, error.status_code, error.headers)
+    return JSONResponse({"error": brief(message)}, error.status_code, error.headers)
 
 
 async def fail(request: Request, error: Exception) -> Response:

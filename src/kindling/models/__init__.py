@@ -1,9 +1,20 @@
 """Networks and the LightningModules that wrap them. A model named here can be chosen with `--model NAME`."""
 
-from kindling.models.classifier import Classifier
+from kindling.models.classification import ClassificationTask
 from kindling.models.cnn import CNNClassifier
 from kindling.models.ensemble import EnsembleClassifier
 from kindling.models.mlp import MLPClassifier
+from kindling.models.regression import MLPRegressor, RegressionTask
+from kindling.models.task import BaseTask
 from kindling.models.transfer import TransferClassifier
 
-__all__ = ["CNNClassifier", "Classifier", "EnsembleClassifier", "MLPClassifier", "TransferClassifier"]
+__all__ = [
+    "BaseTask",
+    "CNNClassifier",
+    "ClassificationTask",
+    "EnsembleClassifier",
+    "MLPClassifier",
+    "MLPRegressor",
+    "RegressionTask",
+    "TransferClassifier",
+]

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from kindling.models.classifier import Classifier
+from kindling.models.task import BaseTask
 from kindling.models.trained import build_model, is_model, read_model
 from kindling.models.weights import load_weights, read_file, read_torchvision
 from kindling.runs import find_checkpoint
@@ -146,7 +146,7 @@ def kindling_backbone(where: str) -> Source:
     model = build_model(text)
     if len(model.input_shape) != 3 or hasattr(model.network, "members"):  # an ensemble
         raise ValueError(f"{where} is no network for images but a {type(model).__name__}")
-    Classifier.materialize(model)  # lazy layers alone: what the backbone of a backbone started from is not needed
+    BaseTask.materialize(model)  # lazy layers alone: what the backbone of a backbone started from is not needed
     features, name = behead(model.network), type(model).__name__
     load = partial(load_weights, held=state, source=path, name=name, prefix="network.") if state else refuse
     channels, *size = model.input_shape

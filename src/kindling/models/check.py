@@ -1,39 +1,55 @@
 """Whether a network and its data go together."""
 
+from typing import Any
+
 import torch
+from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
-from kindling.models.classifier import Classifier
+from kindling.models.classification import ClassificationTask
+from kindling.models.regression import RegressionTask
+from kindling.models.task import BaseTask
 
 
-def check_labels(model: Classifier, labels: Tensor) -> None:
-    """Raises ValueError where a model for classes has numbers to learn from, or one for numbers classes."""
-    if labels.is_floating_point() == model.classifies:
-        wants, has = ("classes", "numbers") if model.classifies else ("numbers", "classes")
-        raise ValueError(f"{type(model).__name__} predicts {wants}, and the labels of the data are {has}")
+def check_targets(model: LightningModule, targets: Any) -> None:
+    """Raise ValueError where a classifier has numbers to learn from, or a regressor classes."""
+    if not isinstance(targets, Tensor) or not isinstance(model, ClassificationTask | RegressionTask):
+        return
+    if targets.is_floating_point() == isinstance(model, ClassificationTask):
+        kinds = ("numbers", "classes")
+        has, wants = kinds if targets.is_floating_point() else kinds[::-1]
+        raise ValueError(f"{type(model).__name__} predicts {wants}, and the targets of the data are {has}")
 
 
-def check_network(model: Classifier) -> None:
-    """Lets a network answer once, for a sample of zeros: what does not fit is said before the training.
+def check_network(model: LightningModule) -> None:
+    """Run a network once on an example, so that an error is reported before training.
+
+    A model that is no task of Kindling's, or knows neither the shape of its inputs nor an example, is not run.
 
     Raises:
-        ValueError: If it does not take the inputs of the data, or gives something else than it must.
+        ValueError: If it does not take the inputs of the data, or its outputs have the wrong shape.
         OSError: If it starts from trained weights that are not there.
     """
+    if not isinstance(model, BaseTask) or not (model.input_shape or model.example_input_array is not None):
+        return
     modes = [(module, module.training) for module in model.modules()]
     name, shape = type(model).__name__, tuple(model.input_shape)
     if not any(isinstance(parameter, nn.UninitializedParameter) for parameter in model.parameters()):
         model.materialize()  # trained weights say by themselves what is wrong with them
     try:
         with torch.no_grad():
-            outputs = model.eval()(torch.zeros(1, *shape))
+            outputs = model.eval()(model.example_inputs())
     except Exception as error:  # layers raise whatever they like
         reason = " ".join(str(error).split())
         raise ValueError(f"{name} does not take inputs of shape {shape}: {reason}") from error
     finally:
         for module, mode in modes:
             module.training = mode
-    wanted = (1, model.num_classes) if model.classifies else (1,)
-    if outputs.shape != wanted:
-        what = "logits (N, num_classes)" if model.classifies else "numbers (N,)"
-        raise ValueError(f"{name} must give {what}: for one sample {wanted}, not {tuple(outputs.shape)}")
+    if isinstance(model, ClassificationTask) and outputs.shape[:2] != (1, model.num_classes):
+        raise _wrong_shape(name, "logits (N, num_classes)", (1, model.num_classes), outputs)
+    if isinstance(model, RegressionTask) and outputs.shape != (1,):
+        raise _wrong_shape(name, "numbers (N,)", (1,), outputs)
+
+
+def _wrong_shape(name: str, what: str, wanted: tuple[int, ...], outputs: Tensor) -> ValueError:
+    return ValueError(f"{name} must give {what}: for one sample {wanted}, not {tuple(outputs.shape)}")

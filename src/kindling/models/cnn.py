@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from kindling.models.classifier import Classifier
+from kindling.models.classification import ClassificationTask
 
 
 def cnn(
@@ -47,7 +47,7 @@ def cnn(
     return nn.Sequential(*layers, nn.Linear(hidden, num_classes))
 
 
-class CNNClassifier(Classifier):
+class CNNClassifier(ClassificationTask):
     """Convolutional network: with channels 32 and 64 on MNIST it has 225,034 parameters without batch norm.
 
     Args:
@@ -58,7 +58,7 @@ class CNNClassifier(Classifier):
         strided_stem: Whether the first block halves the image by a 5x5 convolution of stride 2 in place of pooling:
             13 ms a step in place of 23 for three blocks on 256 images of 28 x 28 on two cores. Images of less than 7
             pixels have no use for it.
-        **recipe: What all models share, see `Classifier`.
+        **kwargs: See `ClassificationTask`.
 
     Raises:
         ValueError: If `input_shape` is not (channels, height, width).
@@ -71,9 +71,9 @@ class CNNClassifier(Classifier):
         dropout: float = 0.0,
         batch_norm: bool = True,
         strided_stem: bool = False,
-        **recipe: Any,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(**recipe)
+        super().__init__(**kwargs)
         if len(self.input_shape) != 3:
             raise ValueError(f"CNNClassifier needs images (channels, height, width), not {self.input_shape}")
         network = cnn(self.input_shape, channels, hidden, self.num_classes, dropout, batch_norm, strided_stem)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from kindling.console import progress
-from kindling.models.classifier import Classifier
+from kindling.models.classification import ClassificationTask
 from kindling.models.trained import build_model, is_model, load_classifier, read_model
 from kindling.runs import find_checkpoint
 
@@ -35,21 +35,21 @@ class MeanProbability(nn.Module):
         return super().train(False)  # no dropout, no new statistics
 
 
-class EnsembleClassifier(Classifier):
+class EnsembleClassifier(ClassificationTask):
     """Averages the probabilities of models that were trained before; nothing of it is trained.
 
     `fit` puts the members into one checkpoint, which from then on needs nothing else, and measures it.
 
     Args:
         checkpoints: The members: run folders or checkpoints of models for the same inputs and classes.
-        **recipe: What all models share, see `Classifier`; what concerns training has no effect.
+        **kwargs: See `ClassificationTask`; what concerns training has no effect.
 
     Raises:
         ValueError: If there are no members, or one is for other inputs or classes.
     """
 
-    def __init__(self, checkpoints: tuple[str, ...], **recipe: Any) -> None:
-        super().__init__(**recipe)
+    def __init__(self, checkpoints: tuple[str, ...], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
         if not checkpoints:
             raise ValueError("an ensemble needs members: name at least one in checkpoints")
         with progress(f"building {len(checkpoints)} members", len(checkpoints)) as done:
@@ -71,9 +71,12 @@ class EnsembleClassifier(Classifier):
         checkpoint["trained_before"] = True
 
 
-def _member(checkpoint: str, done: Callable[[int], None]) -> tuple[str, Classifier]:
+def _member(checkpoint: str, done: Callable[[int], None]) -> tuple[str, ClassificationTask]:
     done(1)
     if is_model(checkpoint):  # out of the ensemble's own checkpoint, which brings the weights
-        return checkpoint, build_model(checkpoint)
+        member = build_model(checkpoint)
+        if not isinstance(member, ClassificationTask):
+            raise ValueError(f"the checkpoint puts a {type(member).__name__} into an ensemble, which is no classifier")
+        return checkpoint, member
     path = find_checkpoint(checkpoint)
     return read_model(path)[0], load_classifier(path)

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from kindling.console import progress, say
+from kindling.data.loading import ArrayDataset
 
 
 class CachedFeatures:
@@ -34,6 +35,8 @@ class CachedFeatures:
         # Worker processes would go on with the features once the images are needed again.
         stuck = not for_good and any(loader.num_workers for loader in loaders)
         if getattr(data, "augments", True) or epochs < 2 or limited or stuck:
+            return
+        if not all(isinstance(loader.dataset, ArrayDataset) for loader in loaders):
             return
         images = sum(len(loader.dataset) for loader in loaders)
         say(f"the features of {images:,} images are computed once: --model.cache_features")

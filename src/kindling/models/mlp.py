@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from kindling.models.classifier import Classifier
+from kindling.models.classification import ClassificationTask
 
 
 def mlp(in_features: int, hidden: tuple[int, ...], num_classes: int, dropout: float, batch_norm: bool) -> nn.Sequential:
@@ -27,18 +27,18 @@ def mlp(in_features: int, hidden: tuple[int, ...], num_classes: int, dropout: fl
     return nn.Sequential(*layers, nn.Linear(in_features, num_classes))
 
 
-class MLPClassifier(Classifier):
+class MLPClassifier(ClassificationTask):
     """Multilayer perceptron: 784-128-10 on MNIST has 101,770 parameters.
 
     Args:
         hidden: Width of each hidden layer.
         dropout: Probability of zeroing a hidden activation, in [0, 1].
         batch_norm: Whether to normalise each hidden layer over the batch.
-        **recipe: What all models share, see `Classifier`.
+        **kwargs: See `ClassificationTask`.
     """
 
     def __init__(
-        self, hidden: tuple[int, ...] = (128,), dropout: float = 0.0, batch_norm: bool = False, **recipe: Any
+        self, hidden: tuple[int, ...] = (128,), dropout: float = 0.0, batch_norm: bool = False, **kwargs: Any
     ) -> None:
-        super().__init__(**recipe)
+        super().__init__(**kwargs)
         self.network = mlp(math.prod(self.input_shape), hidden, self.num_classes, dropout, batch_norm)

@@ -7,9 +7,11 @@ from typing import Any
 
 from torch import Tensor
 
-from kindling.models.classifier import Classifier
+from kindling.foreign import check_functions
+from kindling.models.classification import ClassificationTask
+from kindling.models.task import BaseTask
 from kindling.runs import RUNS, read_checkpoint, run_of
-from kindling.trust import check_classes, check_parts
+from kindling.trust import check_classes, check_parts, is_own_checkpoint
 
 
 def read_model(path: Path, stored: dict[str, Any] | None = None) -> tuple[str, dict[str, Tensor]]:
@@ -28,8 +30,10 @@ def read_model(path: Path, stored: dict[str, Any] | None = None) -> tuple[str, d
     stored = stored or read_checkpoint(path)
     check_trained(path, stored)
     hyper_parameters = stored["hyper_parameters"]
-    check_classes(hyper_parameters, run_of(path))
+    check_classes(hyper_parameters, run_of(path), plugins=stored.get("plugins"))
     check_parts(hyper_parameters, path)
+    if not is_own_checkpoint(stored, path):
+        check_functions(hyper_parameters, (), path)
     unused = ("optimizer", "lr_scheduler", "_class_path", "_instantiator")
     arguments = {name: value for name, value in hyper_parameters.items() if name not in unused}
     return json.dumps({"model": hyper_parameters["_class_path"], "arguments": arguments}), stored["state_dict"]
@@ -46,7 +50,7 @@ def is_model(text: str) -> bool:
     return text.startswith("{")
 
 
-def build_model(text: str) -> Classifier:
+def build_model(text: str) -> BaseTask:
     """A model as `read_model` describes it, without its weights.
 
     Raises:
@@ -59,16 +63,19 @@ def build_model(text: str) -> Classifier:
         cls = getattr(import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise ValueError(f"the checkpoint holds a {config['model']}, which can't be imported here: {error}") from error
-    if not (isinstance(cls, type) and issubclass(cls, Classifier)):  # nothing else that it names may run
-        raise ValueError(f"the checkpoint holds a {config['model']}, which is no model of Kindling")
+    if not (isinstance(cls, type) and issubclass(cls, BaseTask)):  # nothing else that it names may run
+        raise ValueError(
+            f"the checkpoint holds a {config['model']}, which is no task of Kindling's: load it with its own class's "
+            "load_from_checkpoint"
+        )
     try:
         return cls(**config["arguments"])
     except (TypeError, AttributeError, RuntimeError, ArithmeticError) as error:
         raise ValueError(f"the checkpoint holds a {name} with other arguments than it takes here: {error}") from error
 
 
-def load_model(path: Path, stored: dict[str, Any] | None = None) -> Classifier:
-    """The trained model of a checkpoint, on the CPU, ready to predict.
+def load_model(path: Path, stored: dict[str, Any] | None = None) -> BaseTask:
+    """Return the trained model of a checkpoint, on the CPU, ready to predict.
 
     Args:
         path: The checkpoint.
@@ -87,14 +94,14 @@ def load_model(path: Path, stored: dict[str, Any] | None = None) -> Classifier:
     return model.eval()
 
 
-def load_classifier(path: Path, stored: dict[str, Any] | None = None) -> Classifier:
-    """The same for what takes classes.
+def load_classifier(path: Path, stored: dict[str, Any] | None = None) -> ClassificationTask:
+    """Return the trained classifier of a checkpoint.
 
     Raises:
-        ValueError: As `load_model`, and if the model predicts numbers.
+        ValueError: As `load_model`, and if the model is no classifier.
     """
     model = load_model(path, stored)
-    if not model.classifies:
+    if not isinstance(model, ClassificationTask):
         name = type(model).__name__
-        raise ValueError(f"{name} predicts numbers, and this takes classes: {name}.load_from_checkpoint loads it")
+        raise ValueError(f"{name} does not predict classes: load it with {name}.load_from_checkpoint")
     return model

@@ -13,11 +13,11 @@ from typing_extensions import override
 from kindling.console import say
 from kindling.models.adapt import Adapt
 from kindling.models.backbones import Source, kindling_backbone, torchvision_backbone, torchvision_names
-from kindling.models.classifier import Classifier
+from kindling.models.classification import ClassificationTask
 from kindling.models.features import CachedFeatures
 
 
-class TransferClassifier(Classifier):
+class TransferClassifier(ClassificationTask):
     """A trained network, the backbone, with a new linear layer for the classes at hand.
 
     At first the backbone is frozen, its batch-norm statistics too, and the head alone is trained; then all of it, the
@@ -39,7 +39,7 @@ class TransferClassifier(Classifier):
         cache_features: Whether a frozen backbone is asked once for each image and not in each epoch. It is asked in
             each where images are augmented, the Trainer limits the batches, fewer than two frozen epochs remain, or
             worker processes load images that are needed again once the backbone is unfrozen.
-        **recipe: What all models share, see `Classifier`.
+        **kwargs: See `ClassificationTask`.
 
     Raises:
         ValueError: If there is no such backbone, or it can't take such images.
@@ -55,9 +55,9 @@ class TransferClassifier(Classifier):
         unfreeze_epoch: int | None = 1,
         backbone_lr: float = 0.1,
         cache_features: bool = True,
-        **recipe: Any,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(**recipe)
+        super().__init__(**kwargs)
         if len(self.input_shape) != 3 or self.input_shape[0] not in (1, 3):
             raise ValueError(
                 f"TransferClassifier needs images (1 or 3 channels, height, width), not {self.input_shape}"
@@ -146,7 +146,8 @@ class TransferClassifier(Classifier):
         if inputs.ndim == 2:  # features that were computed before
             logits: Tensor = self.head(inputs)
             return logits.float()
-        return super().forward(inputs)
+        logits = super().forward(inputs)
+        return logits
 
     @override
     def setup(self, stage: str) -> None:

@@ -4,18 +4,19 @@ from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from kindling import __version__
 from kindling.answers import Answers
-from kindling.data import ClassificationDataModule
-from kindling.models import Classifier
+from kindling.data import BaseDataModule
+from kindling.models import ClassificationTask
 from kindling.report.charts import confidence_histogram, reliability_diagram
 from kindling.report.classes import class_table, confusions
 from kindling.report.figures import BINS, DRAWS, calibration, intervals
 from kindling.report.html import Html, element, join
 from kindling.report.samples import most_wrong
-from kindling.runs import run_of, whole_file
+from kindling.runs import read_text, run_of, whole_file
 
 TITLES = {"f1": "macro F1"}
 
@@ -25,8 +26,8 @@ def write_report(
     metrics: Mapping[str, float],
     logs: Tensor,
     labels: Tensor,
-    model: Classifier,
-    data: ClassificationDataModule,
+    model: ClassificationTask,
+    data: BaseDataModule,
     command: str,
 ) -> Path:
     """Writes `report.html` into the run folder of a checkpoint.
@@ -44,7 +45,8 @@ def write_report(
         The path of the report.
     """
     run = run_of(checkpoint)
-    answers = Answers(logs.exp(), labels, model.loss(logs, labels, reduction="none"))
+    losses = torch.stack([model.loss(*one) for one in zip(torch.split(logs, 1), torch.split(labels, 1), strict=True)])
+    answers = Answers(logs.exp(), labels, losses)
     names = model.class_names
     where = run.resolve()
     title = f"{where.parent.name}/{where.name}"
@@ -66,7 +68,7 @@ def write_report(
     config = run / "config.yaml"
     asked = [element("p", "Tested with:"), element("pre", command, tabindex=0)]
     if config.exists():  # a checkpoint may lie outside of a run
-        text = element("pre", config.read_text(encoding="utf-8"), tabindex=0)
+        text = element("pre", read_text(config), tabindex=0)
         asked.append(element("details", element("summary", "config.yaml, of the training"), text))
     parts.append(section("Configuration", *asked))
     with whole_file(run / "report.html") as path:

@@ -8,7 +8,8 @@ from typing import NamedTuple
 from torch import Tensor
 
 from kindling.answers import Answers
-from kindling.data import ClassificationDataModule
+from kindling.data import BaseDataModule
+from kindling.data.loading import inputs_of
 from kindling.pictures import are_pictures, as_picture
 from kindling.report.classes import NO_ANSWER
 from kindling.report.html import Html, element, join, name_cell, table
@@ -28,7 +29,7 @@ class Wrong(NamedTuple):
     probability: str
 
 
-def most_wrong(answers: Answers, data: ClassificationDataModule, class_names: tuple[str, ...]) -> Html:
+def most_wrong(answers: Answers, data: BaseDataModule, class_names: tuple[str, ...]) -> Html:
     """The wrong answers with the highest loss."""
     mistakes = int((~answers.right).sum())
     if not mistakes:
@@ -40,12 +41,12 @@ def most_wrong(answers: Answers, data: ClassificationDataModule, class_names: tu
         for row, (label, prediction, confidence) in zip(worst.tolist(), facts, strict=True)
     ]
     intro = f"{len(worst)} of {mistakes:,} wrong answers: those that gave the label the lowest probability."
-    inputs = data.test.inputs[worst]
-    shown = sheet(samples, inputs, data) if are_pictures(inputs) else rows(samples, data)
+    inputs = inputs_of(data.test, worst)
+    shown = sheet(samples, inputs, data) if inputs is not None and are_pictures(inputs) else rows(samples, data)
     return join([element("p", intro, class_="soft"), shown])
 
 
-def sheet(samples: Sequence[Wrong], images: Tensor, data: ClassificationDataModule) -> Html:
+def sheet(samples: Sequence[Wrong], images: Tensor, data: BaseDataModule) -> Html:
     """Images (n, C, H, W), each with what it is and what it was taken for."""
     figures = []
     for sample, image in zip(samples, images, strict=True):
@@ -55,7 +56,7 @@ def sheet(samples: Sequence[Wrong], images: Tensor, data: ClassificationDataModu
     return element("div", *figures, class_="sheet")
 
 
-def rows(samples: Sequence[Wrong], data: ClassificationDataModule) -> Html:
+def rows(samples: Sequence[Wrong], data: BaseDataModule) -> Html:
     """Samples that are no images, with the facts that the data module knows them by."""
     facts = [data.describe(sample.row) for sample in samples]
     known = list(dict.fromkeys(fact for described in facts for fact in described))

@@ -8,15 +8,18 @@ from pathlib import Path
 
 from kindling.console import as_typed, say
 from kindling.errors import OneLineParser, UsageError
+from kindling.plugins import split_options
 from kindling.runlist.compare import compare
 from kindling.runlist.find import Run, find_run, find_runs, newest_last
 from kindling.runlist.show import show
 from kindling.runlist.table import COLUMNS, sort_by, table
 from kindling.runs import RUNS
+from kindling.wording import program_name
 
 
 def run(command: str, options: Sequence[str]) -> None:
     """Lists the runs, shows one, or compares several."""
+    options = split_options(options)[1]  # runs are listed without their classes
     what, *rest = options or [""]
     try:
         {"show": _show, "compare": _compare}.get(what, _list)(rest if what in ("show", "compare") else options)
@@ -26,10 +29,11 @@ def run(command: str, options: Sequence[str]) -> None:
 
 
 def _list(options: Sequence[str]) -> None:
+    name = program_name()
     parser = OneLineParser(
-        "kindling runs",
-        usage="kindling runs [FOLDER ...] [--sort COLUMN]\n       kindling runs show RUN\n       "
-        "kindling runs compare RUN RUN ...",
+        f"{name} runs",
+        usage=f"{name} runs [FOLDER ...] [--sort COLUMN]\n       {name} runs show RUN\n       "
+        f"{name} runs compare RUN RUN ...",
         description="Lists what was trained, the newest last. A RUN goes by its folder, by the end of that "
         "(quickstart/version_0), or by its recipe (quickstart: the newest of it).",
         allow_abbrev=False,
@@ -39,7 +43,7 @@ def _list(options: Sequence[str]) -> None:
     typed = parser.parse_args(options)
     for folder in typed.folders:
         if not folder.is_dir():
-            raise UsageError(f"there is no folder {folder}: kindling runs [FOLDER ...], or runs show, runs compare")
+            raise UsageError(f"there is no folder {folder}: {name} runs [FOLDER ...], or runs show, runs compare")
     runs = newest_last(Run.read(path) for folder in typed.folders or [RUNS] for path in find_runs(folder))
     if typed.sort:
         runs = sort_by(runs, typed.sort)
@@ -51,21 +55,21 @@ def _list(options: Sequence[str]) -> None:
 
 
 def _show(options: Sequence[str]) -> None:
-    parser = OneLineParser("kindling runs show", description="Shows a run, and the command that repeats it.")
+    parser = OneLineParser(f"{program_name()} runs show", description="Shows a run, and the command that repeats it.")
     parser.add_argument("run", metavar="RUN", help="Its folder, or a part of it: quickstart/version_0, quickstart.")
     show(Run.read(find_run(parser.parse_args(options).run)))
 
 
 def _compare(options: Sequence[str]) -> None:
     parser = OneLineParser(
-        "kindling runs compare", description="Shows how runs differ, and draws their curves as one plot."
+        f"{program_name()} runs compare", description="Shows how runs differ, and draws their curves as one plot."
     )
-    parser.add_argument("runs", metavar="RUN", nargs="+", help="Two or more, each as in kindling runs show.")
+    parser.add_argument("runs", metavar="RUN", nargs="+", help="Two or more, each as in runs show.")
     paths = [find_run(name) for name in parser.parse_args(options).runs]
     places = [path.resolve() for path in paths]
     twice = [path for number, path in enumerate(paths) if places[number] in places[:number]]
     if twice:
         raise UsageError(f"{twice[0]} is named twice: give different runs to compare")
     if len(paths) < 2:
-        raise UsageError(f"compare needs two runs or more: kindling runs compare {paths[0]} ANOTHER")
+        raise UsageError(f"compare needs two runs or more: {program_name()} runs compare {paths[0]} ANOTHER")
     compare([Run.read(path) for path in paths])

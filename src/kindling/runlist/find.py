@@ -14,7 +14,7 @@ from kindling.curves import DAMAGED, read_history
 from kindling.record import FILE, TEST, Record, read_json, status_of
 from kindling.runs import RUNS, read_text
 from kindling.trust import check_size
-from kindling.wording import did_you_mean, printable
+from kindling.wording import did_you_mean, printable, program_name
 
 MARKS = {FILE, "metrics.csv", "config.yaml"}
 
@@ -113,4 +113,6 @@ def find_run(name: str, root: Path = RUNS) -> Path:
             return runs[0] if len(runs) == 1 else newest_last(map(Run.read, runs))[-1].path
     known = {str(path.relative_to(root)) for path in find_runs(root)}
     known |= {path.split(os.sep)[0] for path in known}
-    raise FileNotFoundError(f"there is no run {name}{did_you_mean(name, known) or ': kindling runs lists them'}")
+    raise FileNotFoundError(
+        f"there is no run {name}{did_you_mean(name, known) or f': {program_name()} runs lists them'}"
+    )

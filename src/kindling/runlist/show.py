@@ -4,12 +4,15 @@ import os
 import re
 import shlex
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from itertools import zip_longest
 from typing import Any
 
 import psutil
 
 from kindling.console import as_typed, say
+from kindling.errors import UsageError
+from kindling.plugins import split_options
 from kindling.record import git_commit, versions
 from kindling.runlist.find import Run
 from kindling.runlist.table import commit, duration, epochs, figure, local_time
@@ -86,7 +89,7 @@ def repeat(run: Run) -> Iterator[str]:
     """How to repeat a run to the same weights: what stands in the way, and last the command."""
     record, config, settings = run.record, run.path / "config.yaml", run.settings()
     if not settings:
-        yield "no command repeats it: it has no config.yaml, which kindling fit writes"
+        yield "no command repeats it: it has no config.yaml, which fit writes"
         return
     if settings.get("seed_everything") is False:
         yield "its seed is not known (seed_everything: false): repeated, it has other weights"
@@ -105,7 +108,8 @@ def repeat(run: Run) -> Iterator[str]:
         else "it went on with other settings, code or threads than at first, which no one command repeats; in turn:"
     )
     source = f" --ckpt_path {shlex.quote(record.came_from)}" if record.came_from else ""
-    once = as_typed("kindling", "fit --config", shlex.quote(str(config))) + source
+    plugins = [f"--plugin {shlex.quote(name)}" for name in plugins_of(record.commands[-1:])]
+    once = as_typed("kindling", "fit --config", shlex.quote(str(config)), *plugins) + source
     commands, commits, threads = [once], [record.commit], record.threads[-1:]
     if record.altered:
         commands, commits, threads = record.commands, record.commits or [record.commit], record.threads
@@ -114,6 +118,13 @@ def repeat(run: Run) -> Iterator[str]:
             yield f"  git checkout {then[:10]}"
         here = then or here
         yield f"  {threads_told(count)}{command}"
+
+
+def plugins_of(commands: list[str]) -> list[str]:
+    """Return the values of `--plugin` in commands."""
+    with suppress(ValueError, UsageError):  # a record that was altered
+        return [name for command in commands for name in split_options(shlex.split(command))[0]]
+    return []
 
 
 def threads_told(count: int | None) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 from lightning.pytorch import LightningDataModule
 
 from kindling.console import as_typed, say
-from kindling.models.classifier import Classifier
+from kindling.models.task import BaseTask
 from kindling.trials.overfit import overfit_batch
 from kindling.trials.rate import Suggestion, find_lr
 from kindling.trials.trial import TAKEN
@@ -25,7 +25,7 @@ def wanted(config: Mapping[str, Any]) -> bool:
 
 
 def try_out(
-    model: Classifier, data: LightningDataModule, config: Mapping[str, Any], picture: Path, typed: Sequence[str]
+    model: BaseTask, data: LightningDataModule, config: Mapping[str, Any], picture: Path, typed: Sequence[str]
 ) -> None:
     """Runs the trials that are asked for and says what they found.
 

@@ -3,15 +3,18 @@
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.callbacks import EarlyStopping
 from torch import nn
 from torch.utils.data import DataLoader
 
 from kindling.callbacks.finite import FiniteLoss
-from kindling.models.classifier import Batch, Classifier
+from kindling.models.classification import ClassificationTask
+from kindling.models.task import BaseTask, batch_size
 from kindling.trials.trial import trial, twin
 
+FALL = 0.05  # of the first loss, to which that of a batch known by heart must fall
 EPOCH = 20  # steps: all answers of so many in a row must be right
 
 
@@ -20,26 +23,29 @@ class Learnt:
     """What came of it.
 
     Attributes:
-        accuracy: On the batch, over the last steps.
-        loss: The same of the loss.
+        accuracy: On the batch, over the last steps; None of a model that does not choose classes.
+        loss: The mean loss over the last steps.
+        first_loss: The loss before the first step.
         samples: Size of the batch.
         steps: Steps that it took.
     """
 
-    accuracy: float
+    accuracy: float | None
     loss: float
+    first_loss: float
     samples: int
     steps: int
 
     @property
     def whole(self) -> bool:
-        """Whether every sample was learnt."""
-        return self.accuracy == 1
+        """Whether every sample was learnt: all classes are right, or the loss is a twentieth of what it was."""
+        return self.accuracy == 1 if self.accuracy is not None else self.loss <= FALL * self.first_loss
 
     def __str__(self) -> str:
-        found = (
-            f"{self.accuracy:.1%} of one batch of {self.samples} samples after {self.steps} steps, loss {self.loss:.2g}"
-        )
+        batch = f"one batch of {self.samples} samples after {self.steps} steps"
+        found = f"{batch}, loss {self.loss:.2g} where it was {self.first_loss:.2g}"
+        if self.accuracy is not None:
+            found = f"{self.accuracy:.1%} of {batch}, loss {self.loss:.2g}"
         if self.whole:
             return f"the network can learn: {found}"
         return (
@@ -48,11 +54,12 @@ class Learnt:
         )
 
 
-def overfit_batch(model: Classifier, data: LightningDataModule, *, steps: int = 1000, **options: Any) -> Learnt:
+def overfit_batch(model: BaseTask, data: LightningDataModule, *, steps: int = 1000, **options: Any) -> Learnt:
     """Trains a copy of a model on its first training batch until it knows it by heart.
 
-    Augmentation, dropout, label smoothing, schedule and warm-up are left out: what remains must reach 100%, or
-    something is broken. The model, its random numbers and the disk stay as they are.
+    Augmentation, dropout, label smoothing, schedule and warm-up are left out: what remains must reach 100%, or for a
+    task without classes a twentieth of its first loss; else something is broken. The model, its random numbers and the
+    disk stay as they are.
 
     Args:
         model: The model, with the optimizer that it is to be trained with.
@@ -61,12 +68,11 @@ def overfit_batch(model: Classifier, data: LightningDataModule, *, steps: int = 
         **options: Arguments for the Trainer, `accelerator` for example.
 
     Raises:
-        ValueError: If nothing of the model can be trained, or it predicts no classes.
+        ValueError: If nothing of the model can be trained.
     """
-    if not model.classifies:
-        raise ValueError(f"{type(model).__name__} predicts numbers: no share of right answers says that it has learnt")
     without = twin(model)
-    without.label_smoothing, without.class_weights = 0.0, None
+    if isinstance(without, ClassificationTask):
+        without.label_smoothing, without.class_weights = 0.0, None
     if getattr(model, "waits", False):  # a backbone that is to be trained later
         without.unfreeze_epoch = 0  # type: ignore[assignment]
     for module in without.modules():
@@ -74,19 +80,24 @@ def overfit_batch(model: Classifier, data: LightningDataModule, *, steps: int = 
             module.p = 0.0  # type: ignore[assignment]
         elif isinstance(module, nn.MultiheadAttention):
             module.dropout = 0.0
-    learnt = EarlyStopping(
-        "train/accuracy", mode="max", stopping_threshold=1 - 1e-6, patience=steps, check_on_train_epoch_end=True
-    )
     batch = first_batch(data)
-    batches: DataLoader[Batch] = DataLoader([batch] * EPOCH, batch_size=None)  # type: ignore[arg-type]
+    with torch.no_grad():
+        first_loss = float(without.loss(without(batch[0]), batch[1]))
+    metric, mode, threshold = "train/loss", "min", FALL * first_loss
+    if isinstance(without, ClassificationTask):
+        metric, mode, threshold = "train/accuracy", "max", 1 - 1e-6
+    learnt = EarlyStopping(
+        metric, mode=mode, stopping_threshold=threshold, patience=steps, check_on_train_epoch_end=True
+    )
+    batches: DataLoader[Any] = DataLoader([batch] * EPOCH, batch_size=None)  # type: ignore[arg-type]
     trainer = trial(without, batches, steps, [learnt, FiniteLoss()], **options)
-    accuracy, loss = (trainer.callback_metrics[f"train/{name}"].item() for name in ("accuracy", "loss"))
-    return Learnt(accuracy, loss, len(batch[1]), trainer.global_step)
+    metrics = trainer.callback_metrics
+    accuracy = metrics["train/accuracy"].item() if isinstance(without, ClassificationTask) else None
+    return Learnt(accuracy, metrics["train/loss"].item(), first_loss, batch_size(batch[1]), trainer.global_step)
 
 
-def first_batch(data: LightningDataModule) -> Batch:
+def first_batch(data: LightningDataModule) -> Any:
     """The first training batch as the model receives it, but not augmented."""
     data.prepare_data()
     data.setup("fit")
-    batch: Batch = data.on_after_batch_transfer(next(iter(data.train_dataloader())), 0)
-    return batch
+    return data.on_after_batch_transfer(next(iter(data.train_dataloader())), 0)

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from typing_extensions import override
 
 from kindling.callbacks.finite import FiniteLoss
-from kindling.models.classifier import Classifier
+from kindling.models.task import BaseTask
 from kindling.runs import whole_file
 from kindling.trials.trial import trial, twin
 
@@ -112,7 +112,7 @@ class Sweep(FiniteLoss):
 
 
 def find_lr(
-    model: Classifier,
+    model: BaseTask,
     data: LightningDataModule,
     *,
     lowest: float = 1e-5,

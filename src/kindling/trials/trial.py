@@ -7,13 +7,13 @@ from lightning.pytorch import Callback, LightningDataModule, Trainer
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch.utils.data import DataLoader
 
-from kindling.models.classifier import Batch, Classifier
+from kindling.models.task import BaseTask
 
 # Options of the Trainer of a run that hold for a trial too.
 TAKEN = ("accelerator", "precision", "accumulate_grad_batches", "gradient_clip_val", "gradient_clip_algorithm")
 
 
-def twin(model: Classifier) -> Classifier:
+def twin(model: BaseTask) -> BaseTask:
     """A copy without schedule and warm-up, and without a backbone that is unfrozen on the way.
 
     Raises:
@@ -31,8 +31,8 @@ def twin(model: Classifier) -> Classifier:
 
 
 def trial(
-    model: Classifier,
-    data: LightningDataModule | DataLoader[Batch],
+    model: BaseTask,
+    data: LightningDataModule | DataLoader[Any],
     steps: int,
     callbacks: list[Callback],
     **options: Any,

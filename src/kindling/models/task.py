@@ -1,7 +1,7 @@
-"""The recipe that all classifiers share: input normalisation, loss, metrics, optimizer and schedule."""
+"""What all tasks share: the training step, the loss and metrics of a stage, the optimizer and its schedule."""
 
 from collections.abc import Callable
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule
@@ -9,170 +9,174 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, instan
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.optim import Optimizer
+from torch.utils._pytree import tree_leaves
 from torchmetrics import MetricCollection
 from typing_extensions import override
 
 from kindling.hyperparameters import keep_plain
 from kindling.models.batches import check_batches
-from kindling.models.metrics import MeanLoss, classification_metrics
+from kindling.models.metrics import MeanLoss
+from kindling.trust import sign_checkpoint
 
-Batch = tuple[Tensor, Tensor]  # inputs (N, C, H, W) or (N, F), labels (N,)
 Stage = Literal["train", "val", "test"]
 
 # A plain dict: a checkpoint stores it as it is, and `--model.optimizer.lr 0.01` works without naming the class.
 ADAM: Any = {"class_path": "torch.optim.Adam", "init_args": {"lr": 1e-3}}
 
-
-# What a model needs to know of its data: every `ClassificationDataModule` has these as attributes.
+# Arguments of models that describe the data, which a data module that knows them has as attributes.
 DATA_ARGUMENTS = ("num_classes", "input_shape", "mean", "std", "class_names")
 
 
-class Classifier(LightningModule):
-    """Base of all models: a subclass passes `**recipe` up and sets `self.network`.
+class BaseTask(LightningModule):
+    """Base of Kindling's tasks: a subclass passes `**kwargs` up, sets `self.network`, and implements `loss`.
 
-    It may override `loss` and `metrics`. With `classifies = False` it predicts numbers: `forward` gives them, shape
-    (N,), and there is no report.
+    A batch is a pair (inputs, targets). The network takes the inputs, normalised with `mean` and `std` where they are
+    one tensor of floats; several inputs are passed to it as they are, a tuple by position and a dictionary by name.
+    Targets may have any structure that `loss` and `metrics` take.
 
-    Takes raw inputs and normalises them itself, so training, export and serving can't drift apart: images as floats
-    in [0, 1], shape (N, C, H, W), or features as floats, shape (N, F). Gives logits, shape (N, num_classes).
-
-    The arguments that describe the data come from the data module: `kindling fit` links them, `for_data` passes them.
+    The arguments that describe the data come from the data module, where it has them: `kindling fit` links them,
+    `for_data` passes them.
 
     Args:
-        num_classes: Number of classes.
-        input_shape: Shape of one sample: (C, H, W) or (F,).
+        input_shape: Shape of one sample, (C, H, W) or (F,) for example; empty if it is not known.
         mean: Mean of the inputs by channel or feature; a single value serves all.
         std: Standard deviation of the inputs by channel or feature.
-        class_names: Names of the classes in the order of their labels; the labels themselves by default.
-        label_smoothing: Share of the target spread over all classes in the loss, in [0, 1). In validation too: a
-            network trained with it is less sure of itself, and by the plain loss would seem to get worse.
-        weighted_loss: Whether rare classes count for more in the loss, in inverse proportion to their training samples.
         optimizer: Any torch optimizer.
         lr_scheduler: Any torch scheduler, stepped after each epoch. `ReduceLROnPlateau` watches `val/loss`;
             `OneCycleLR` is stepped after each batch and told the number of steps.
-        warmup_epochs: Epochs (a fraction will do) in which the learning rate rises linearly, batch by batch, to what
-            the scheduler says.
+        warmup_epochs: Epochs (a fraction will do) in which the learning rate rises linearly, batch by batch, to the
+            rate of the scheduler.
         compile: Whether to compile the network with `torch.compile`; worth its half minute in long runs.
 
     Raises:
         ValueError: If an argument is out of its range.
     """
 
-    classifies = True
+    data_arguments: ClassVar[tuple[str, ...]] = ("input_shape", "mean", "std")  # those of `DATA_ARGUMENTS` it takes
     network: nn.Module
     mean: Tensor
     std: Tensor
-    class_weights: Tensor | None
 
     def __init__(
         self,
         *,
-        num_classes: int,
-        input_shape: tuple[int, ...],
+        input_shape: tuple[int, ...] = (),
         mean: tuple[float, ...] = (0.0,),
         std: tuple[float, ...] = (1.0,),
-        class_names: tuple[str, ...] = (),
-        label_smoothing: float = 0.0,
-        weighted_loss: bool = False,
         optimizer: OptimizerCallable = ADAM,
         lr_scheduler: LRSchedulerCallable | None = None,
         warmup_epochs: float = 0.0,
         compile: bool = False,
     ) -> None:
         super().__init__()
-        if not 0 <= label_smoothing < 1:
-            raise ValueError(f"label_smoothing must be in [0, 1), not {label_smoothing}")
         if warmup_epochs < 0:
             raise ValueError(f"warmup_epochs must not be negative: {warmup_epochs}")
         self.save_hyperparameters()
         keep_plain(self)
-        self.num_classes = num_classes
         self.input_shape = tuple(input_shape)
-        self.class_names = tuple(class_names) or tuple(str(label) for label in range(num_classes))
-        self.label_smoothing = label_smoothing
         self.warmup_epochs = warmup_epochs
         self.schedule_start = 0  # optimizer steps before the schedule: not 0 where a new one begins on the way
         # How many more steps the epochs so far would have had with batches as they are now: not 0 where a run has
         # resumed with another batch size, for example.
         self.step_offset = 0
-        per_channel = (-1,) + (1,) * (len(self.input_shape) - 1)
+        per_channel = (-1,) + (1,) * max(0, len(self.input_shape) - 1)
         self.register_buffer("mean", torch.tensor(mean).view(per_channel))
         self.register_buffer("std", torch.tensor(std).view(per_channel))
-        # Where the loss is weighted, `setup` asks the data module for the weights.
-        self.register_buffer("class_weights", torch.ones(num_classes) if weighted_loss else None)
-        metrics = self.metrics()
-        for stage in ("train", "val", "test"):
-            self.add_module(f"{stage}_metrics", metrics.clone(f"{stage}/"))
-            self.add_module(f"{stage}_loss", MeanLoss())
 
     @classmethod
     def for_data(cls, data: LightningDataModule, **arguments: Any) -> Self:
-        """The model for `data`: shape, classes and normalisation come from it, the other arguments from the caller."""
-        return cls(**{name: getattr(data, name) for name in DATA_ARGUMENTS}, **arguments)
+        """Return the model for `data`, which tells it shape, classes and normalisation.
+
+        Args:
+            data: A data module.
+            **arguments: All other arguments of the model.
+        """
+        known = {name: getattr(data, name) for name in cls.data_arguments if hasattr(data, name)}
+        return cls(**known | arguments)
+
+    def loss(self, outputs: Any, targets: Any) -> Tensor:
+        """Return the mean loss of a batch.
+
+        Args:
+            outputs: What `forward` gives.
+            targets: The second part of a batch.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no loss: write `def loss(self, outputs, targets)`")
+
+    def metrics(self) -> MetricCollection:
+        """Return the metrics of a stage, each updated with outputs and targets; by default there are none."""
+        return MetricCollection({})
+
+    def to_prediction(self, outputs: Any) -> Any:
+        """Return what `kindling predict` writes for the outputs of a batch; by default the outputs."""
+        return outputs
+
+    def example_inputs(self) -> Any:
+        """Return the inputs of one sample: `example_input_array` where the model sets it, else zeros."""
+        return torch.zeros(1, *self.input_shape) if self.example_input_array is None else self.example_input_array
 
     def materialize(self) -> None:
-        """Gives lazy layers, where there are any, the shapes that a sample brings."""
+        """Give lazy layers, where there are any, the shapes that a sample brings."""
         if any(isinstance(parameter, nn.UninitializedParameter) for parameter in self.parameters()):
             with torch.no_grad():
-                self.eval()(torch.zeros(1, *self.input_shape))
+                self.eval()(self.example_inputs())
             self.train()
 
     @override
     def setup(self, stage: str) -> None:
         self.materialize()
+        for name in ("train", "val", "test"):
+            self._stage_metrics(name)  # before the model is moved to its device
         if stage == "fit":
             self.schedule_start = self.step_offset = 0
         if stage == "fit" and self.hparams["compile"]:
             self.network.compile()
-        if stage == "fit" and self.class_weights is not None:
-            counts = torch.tensor(self.trainer.datamodule.class_counts)  # type: ignore[attr-defined]
-            self.class_weights.copy_(counts.sum() / (len(counts) * counts.clamp(min=1)))  # 1 in the mean
 
     @override
     def on_fit_start(self) -> None:
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        data: Any = getattr(self.trainer, "datamodule", None)
         if hasattr(data, "train") and hasattr(data, "batch_size"):
             check_batches(self, data.batch_size, len(data.train), self.trainer.world_size)
 
+    def normalize(self, inputs: Tensor) -> Tensor:
+        """Return inputs (N, ...) standardised with `mean` and `std`; integers, of tokens for example, as they are."""
+        return (inputs - self.mean) / self.std if inputs.is_floating_point() else inputs
+
     @override
-    def forward(self, inputs: Tensor) -> Tensor:
-        logits: Tensor = self.network((inputs - self.mean) / self.std)  # (N, num_classes)
-        return logits.float()
+    def forward(self, inputs: Any) -> Any:
+        match inputs:
+            case Tensor():
+                outputs = self.network(self.normalize(inputs))
+            case dict():
+                outputs = self.network(**inputs)
+            case _:
+                outputs = self.network(*inputs)
+        return outputs.float() if isinstance(outputs, Tensor) else outputs
 
-    def metrics(self) -> MetricCollection:
-        """The metrics of a stage, each fed with logits (N, num_classes) and labels (N,)."""
-        return classification_metrics(self.num_classes)
+    def shared_step(self, batch: Any, stage: Stage) -> tuple[Tensor, Any]:
+        """Compute the loss of a batch and update the metrics of a stage.
 
-    def loss(self, logits: Tensor, labels: Tensor, reduction: str = "sum") -> Tensor:
-        """The losses of logits (N, num_classes) and labels (N,): their sum, or with the reduction `none` each, (N,).
-
-        For the report the logits are logarithms of probabilities.
+        Returns:
+            The mean loss, and the outputs.
         """
-        smoothing = self.label_smoothing
-        return F.cross_entropy(logits, labels, self.class_weights, label_smoothing=smoothing, reduction=reduction)
-
-    def _step(self, batch: Batch, stage: Stage) -> tuple[Tensor, Tensor]:
-        inputs, labels = batch
-        logits = self(inputs)
-        # Over the number of samples, not the sum of their weights: so the mean of batches is the mean of all.
-        loss = self.loss(logits, labels) / len(labels)
+        inputs, targets = batch
+        outputs = self(inputs)
+        loss = self.loss(outputs, targets)
         # Counted here and logged once an epoch: `self.log` in each step would cost 0.4 ms, a third of a small step.
-        mean_loss, metrics = self._meters(stage)
-        mean_loss.update(loss.detach(), len(labels))
-        metrics.update(logits, labels)
-        return loss, logits
+        mean_loss, metrics = self._stage_metrics(stage)
+        mean_loss.update(loss.detach(), batch_size(targets))
+        metrics.update(outputs, targets)
+        return loss, outputs
 
-    def _answers(self, outputs: Tensor) -> Tensor:
-        """For reports and pictures: the logarithms of probabilities (N, num_classes), or numbers (N,)."""
-        return outputs.log_softmax(dim=1) if self.classifies else outputs
-
-    def _meters(self, stage: Stage) -> tuple[MeanLoss, MetricCollection]:
+    def _stage_metrics(self, stage: Stage) -> tuple[MeanLoss, MetricCollection]:
+        if not hasattr(self, f"{stage}_loss"):  # `metrics` may need what a subclass sets after this class is set up
+            self.add_module(f"{stage}_loss", MeanLoss().to(self.device))
+            self.add_module(f"{stage}_metrics", self.metrics().clone(f"{stage}/").to(self.device))
         return getattr(self, f"{stage}_loss"), getattr(self, f"{stage}_metrics")
 
     def _log_epoch(self, stage: Stage) -> None:
-        loss, metrics = self._meters(stage)
+        loss, metrics = self._stage_metrics(stage)
         figures = {f"{stage}/loss": loss.compute(), **metrics.compute()}  # summed over all processes already
         if stage != "train" or self.trainer.is_last_batch:
             self.log_dict(figures, prog_bar=stage == "val", sync_dist=True)
@@ -186,21 +190,20 @@ class Classifier(LightningModule):
         metrics.reset()
 
     @override
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        return self._step(batch, "train")[0]
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return self.shared_step(batch, "train")[0]
 
     @override
-    def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        return self._answers(self._step(batch, "val")[1])
+    def validation_step(self, batch: Any, batch_idx: int) -> Any:
+        return self.shared_step(batch, "val")[1]
 
     @override
-    def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        return self._answers(self._step(batch, "test")[1])
+    def test_step(self, batch: Any, batch_idx: int) -> Any:
+        return self.shared_step(batch, "test")[1]
 
     @override
-    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        outputs = self.forward(batch[0])
-        return outputs.softmax(dim=1) if self.classifies else outputs  # probabilities (N, num_classes), or numbers (N,)
+    def predict_step(self, batch: Any, batch_idx: int) -> Any:
+        return self.to_prediction(self(batch[0]))
 
     @override
     def on_train_epoch_end(self) -> None:
@@ -253,6 +256,7 @@ class Classifier(LightningModule):
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["schedule_start"] = self.schedule_start
+        checkpoint.update(sign_checkpoint(checkpoint))
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -289,3 +293,8 @@ class Classifier(LightningModule):
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
+
+
+def batch_size(targets: Any) -> int:
+    """Return the number of samples of a batch, by the first tensor among its targets."""
+    return next((len(leaf) for leaf in tree_leaves(targets) if isinstance(leaf, Tensor) and leaf.ndim), 1)

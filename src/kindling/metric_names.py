@@ -1,0 +1,22 @@
+"""Names of logged metrics: which split a metric belongs to, however its author writes it."""
+
+import re
+
+SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+NAME = re.compile(rf"({'|'.join(SPLITS)})[/_](.+?)(_epoch)?")
+
+
+def split_of(name: str) -> tuple[str, str]:
+    """Return the split that a metric belongs to, and the metric.
+
+    Examples:
+        >>> split_of("val/loss"), split_of("valid_loss"), split_of("train_loss_epoch"), split_of("lr")
+        (('val', 'loss'), ('val', 'loss'), ('train', 'loss'), ('', 'lr'))
+    """
+    found = NAME.fullmatch(name)
+    return (SPLITS[found[1]], found[2]) if found else ("", name)
+
+
+def standard_name(name: str) -> str:
+    """Return the name of a metric as Kindling's own tasks log it: `val/loss` for `valid_loss`."""
+    return "/".join(filter(None, split_of(name)))

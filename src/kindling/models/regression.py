@@ -1,0 +1,78 @@
+"""The task of predicting a number for each sample."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torchmetrics import MeanAbsoluteError, MeanSquaredError, MetricCollection, R2Score
+from typing_extensions import override
+
+from kindling.data.loading import targets_of
+from kindling.models.mlp import mlp
+from kindling.models.task import BaseTask
+
+
+class RegressionTask(BaseTask):
+    """Base of all models that predict a number: a subclass passes `**kwargs` up and sets `self.network`.
+
+    The network gives one standardised number a sample, shape (N, 1) or (N,); `forward` gives it in the units of the
+    targets, shape (N,). Mean and standard deviation of the targets are learned from the training split and saved
+    with the weights.
+
+    Args:
+        **kwargs: See `BaseTask`.
+    """
+
+    target_mean: Tensor
+    target_std: Tensor
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.register_buffer("target_mean", torch.tensor(0.0))
+        self.register_buffer("target_std", torch.tensor(1.0))
+
+    @override
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        if stage != "fit":
+            return
+        data: Any = getattr(self.trainer, "datamodule", None)
+        targets = targets_of(data.train) if hasattr(data, "train") else None
+        if targets is not None:
+            std = targets.float().std()
+            self.target_mean.copy_(targets.float().mean())
+            self.target_std.copy_(std if std > 0 else torch.tensor(1.0))
+
+    @override
+    def forward(self, inputs: Any) -> Tensor:
+        outputs: Tensor = super().forward(inputs)
+        return self.target_mean + self.target_std * (outputs.squeeze(1) if outputs.ndim > 1 else outputs)
+
+    @override
+    def metrics(self) -> MetricCollection:
+        """Return the metrics of a stage, each updated with predictions (N,) and targets (N,)."""
+        return MetricCollection({"mae": MeanAbsoluteError(), "rmse": MeanSquaredError(squared=False), "r2": R2Score()})
+
+    @override
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the mean squared error of predictions (N,), in units of the variance of the training targets."""
+        return F.mse_loss(outputs, targets) / self.target_std**2
+
+
+class MLPRegressor(RegressionTask):
+    """Multilayer perceptron that predicts a number.
+
+    Args:
+        hidden: Width of each hidden layer.
+        dropout: Probability of zeroing a hidden activation, in [0, 1].
+        batch_norm: Whether to normalise each hidden layer over the batch.
+        **kwargs: See `RegressionTask`.
+    """
+
+    def __init__(
+        self, hidden: tuple[int, ...] = (128,), dropout: float = 0.0, batch_norm: bool = False, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        self.network = mlp(math.prod(self.input_shape), hidden, 1, dropout, batch_norm)

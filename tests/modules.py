@@ -1,0 +1,294 @@
+"""LightningModules, data modules and datasets as users of other templates bring them: none knows of Kindling."""
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningDataModule, LightningModule
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
+from torchmetrics import MetricCollection
+from torchmetrics.classification import MultilabelF1Score
+
+from kindling import BaseDataModule, BaseTask, ClassificationDataModule, ClassificationTask
+
+
+class Segmentation(LightningModule):
+    """A fully convolutional network, written against Lightning alone."""
+
+    def __init__(self, num_classes: int, width: int = 4, lr: float = 0.01) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.network = nn.Sequential(nn.Conv2d(1, width, 3, padding=1), nn.ReLU(), nn.Conv2d(width, num_classes, 1))
+        self.dropout = nn.Dropout2d(0.2)
+
+    def forward(self, images: Tensor) -> Tensor:
+        masks: Tensor = self.network(self.dropout(images))  # (N, classes, H, W)
+        return masks
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        loss = F.cross_entropy(self(batch["image"]), batch["mask"])
+        self.log("train_loss", loss)
+        return loss
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        masks = self(batch["image"])
+        self.log("val_loss", F.cross_entropy(masks, batch["mask"]))
+        self.log("val_iou", (masks.argmax(1) == batch["mask"]).float().mean())
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("test_loss", F.cross_entropy(self(batch["image"]), batch["mask"]))
+
+    def predict_step(self, batch: Any) -> Any:
+        return self(batch["image"]).argmax(1)
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.AdamW(self.parameters(), self.hparams["lr"])
+        return [optimizer], [torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 4)]
+
+
+class Shapes(Dataset[Any]):
+    """Noise and where it is bright, as dictionaries; training samples are flipped at random."""
+
+    def __init__(self, seed: int, augment: bool = False, size: int = 24) -> None:
+        self.augment = augment
+        noise = torch.Generator().manual_seed(seed)
+        self.images = torch.rand(size, 1, 8, 8, generator=noise)
+        self.masks = (self.images[:, 0] > 0.5).long()
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Any:
+        flip = self.augment and random.random() < 0.5  # an augmentation with Python's random numbers
+        image, mask = self.images[index], self.masks[index]
+        return {"image": image.flip(-1), "mask": mask.flip(-1)} if flip else {"image": image, "mask": mask}
+
+
+class ShapesDataModule(LightningDataModule):
+    """A data module that is written against Lightning alone."""
+
+    num_classes = 2
+
+    def __init__(self, batch_size: int = 4, num_workers: int = 0) -> None:
+        super().__init__()
+        self.batch_size, self.num_workers = batch_size, num_workers
+
+    def train_dataloader(self) -> Any:
+        return DataLoader(
+            Shapes(0, augment=True), batch_size=self.batch_size, shuffle=True, num_workers=self.num_workers
+        )
+
+    def val_dataloader(self) -> Any:
+        return DataLoader(Shapes(1), batch_size=self.batch_size)
+
+    def test_dataloader(self) -> Any:
+        return DataLoader(Shapes(2), batch_size=self.batch_size)
+
+    def predict_dataloader(self) -> Any:
+        return DataLoader(Shapes(2), batch_size=self.batch_size)
+
+
+class GAN(LightningModule):
+    """Two optimizers, stepped by hand; nothing is validated or tested."""
+
+    def __init__(self, latent: int = 2, lr: float = 0.01) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.latent, self.lr = latent, lr
+        self.generator = nn.Sequential(nn.Linear(latent, 8), nn.ReLU(), nn.Linear(8, 2))
+        self.critic = nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 1))
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        real = batch[0]
+        of_generator, of_critic = self.optimizers()  # type: ignore[attr-defined]
+        fake = self.generator(torch.randn(len(real), self.latent, device=self.device))
+        critic_loss = F.softplus(-self.critic(real)).mean() + F.softplus(self.critic(fake.detach())).mean()
+        of_critic.zero_grad()
+        self.manual_backward(critic_loss)
+        of_critic.step()
+        generator_loss = F.softplus(-self.critic(fake)).mean()
+        of_generator.zero_grad()
+        self.manual_backward(generator_loss)
+        of_generator.step()
+        self.log_dict({"critic_loss": critic_loss, "generator_loss": generator_loss}, on_epoch=True, on_step=False)
+
+    def configure_optimizers(self) -> Any:
+        return [torch.optim.Adam(part.parameters(), self.lr) for part in (self.generator, self.critic)]
+
+
+class Points(Dataset[Any]):
+    """Points on a circle, as a tuple of one."""
+
+    def __len__(self) -> int:
+        return 40
+
+    def __getitem__(self, index: int) -> Any:
+        angle = torch.tensor(index * 0.157)
+        return (torch.stack([angle.cos(), angle.sin()]),)
+
+
+class PointsDataModule(LightningDataModule):
+    """Training data alone."""
+
+    def train_dataloader(self) -> Any:
+        return DataLoader(Points(), batch_size=8, shuffle=True)
+
+
+class OwnPointsDataModule(BaseDataModule):
+    """The same points through Kindling's loaders, which resume within an epoch."""
+
+    def load(self, split: str) -> Any:
+        return Points()
+
+
+class LanguageModel(LightningModule):
+    """Predicts the next letter."""
+
+    def __init__(self, vocabulary: int = 16, width: int = 8) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(vocabulary, width)
+        self.rnn = nn.GRU(width, width, batch_first=True)
+        self.head = nn.Linear(width, vocabulary)
+        self.example_input_array = torch.zeros(1, 6, dtype=torch.long)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.rnn(self.embedding(tokens))[0])  # (N, T, vocabulary)
+        return logits
+
+    def training_step(self, batch: Any) -> Tensor:
+        loss = F.cross_entropy(self(batch[0]).transpose(1, 2), batch[1])
+        self.log("train/loss", loss, on_step=False, on_epoch=True)
+        return loss
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("valid_loss", F.cross_entropy(self(batch[0]).transpose(1, 2), batch[1]))
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.Adam(self.parameters(), 0.01)
+
+
+class TextDataModule(BaseDataModule):
+    """Windows of a text, as a plain dataset with a collate function for windows of any length."""
+
+    def load(self, split: str) -> Any:
+        return Windows(200 if split == "train" else 40)
+
+    @staticmethod
+    def collate(samples: Sequence[Tensor]) -> Any:
+        shortest = min(map(len, samples))
+        tokens = torch.stack([sample[:shortest] for sample in samples])
+        return tokens[:, :-1], tokens[:, 1:]
+
+
+class Windows(Dataset[Tensor]):
+    """Windows of a counting text, of random length."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, index: int) -> Tensor:
+        return (torch.arange(5 + int(torch.randint(3, ()))) + index) % 16
+
+
+class MultiLabel(BaseTask):
+    """Several labels for one sample."""
+
+    def __init__(self, num_labels: int = 3, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.num_labels = num_labels
+        self.network = nn.Linear(self.input_shape[0], num_labels)
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return F.binary_cross_entropy_with_logits(outputs, targets)
+
+    def metrics(self) -> MetricCollection:
+        return MetricCollection({"f1": MultilabelF1Score(self.num_labels)})
+
+    def to_prediction(self, outputs: Tensor) -> Tensor:
+        return outputs.sigmoid()
+
+
+class MultiLabelDataModule(BaseDataModule):
+    """Two tensors, the targets of shape (N, labels)."""
+
+    input_shape = (4,)
+
+    def load(self, split: str) -> Any:
+        inputs = torch.randn(100, 4, generator=torch.Generator().manual_seed(len(split)))
+        return inputs, (inputs[:, :3] > 0).float()
+
+
+class TwoInputs(ClassificationTask):
+    """A network with two inputs."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.network = Added(self.num_classes)
+
+
+class Added(nn.Module):
+    """Adds up what is known of an image and of a row."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.image, self.row = nn.Linear(16, num_classes), nn.Linear(3, num_classes)
+
+    def forward(self, image: Tensor, row: Tensor) -> Tensor:
+        logits: Tensor = self.image(image.flatten(1)) + self.row(row)
+        return logits
+
+
+class TwoInputsDataModule(ClassificationDataModule):
+    """Samples ((image, row), label)."""
+
+    num_classes, class_names = 2, ("low", "high")
+
+    def load(self, split: str) -> Any:
+        return Pairs(60, len(split))
+
+
+class Pairs(Dataset[Any]):
+    """An image, a row, and whether their sum is positive."""
+
+    def __init__(self, size: int, seed: int) -> None:
+        noise = torch.Generator().manual_seed(seed)
+        self.images, self.rows = torch.randn(size, 1, 4, 4, generator=noise), torch.randn(size, 3, generator=noise)
+        self.targets = (self.images.sum((1, 2, 3)) + self.rows.sum(1) > 0).long()
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, index: int) -> Any:
+        return (self.images[index], self.rows[index]), self.targets[index]
+
+
+class Tagger(ClassificationTask):
+    """One class at each position: logits (N, classes, L)."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.network = nn.Conv1d(2, self.num_classes, 3, padding=1)
+
+
+class TaggerDataModule(ClassificationDataModule):
+    """Sequences (N, 2, L) with a label at each position, (N, L)."""
+
+    num_classes, class_names, input_shape = 2, ("down", "up"), (2, 10)
+
+    def load(self, split: str) -> Any:
+        inputs = torch.randn(80, 2, 10, generator=torch.Generator().manual_seed(len(split)))
+        return inputs, (inputs[:, 0] > 0).long()
+
+
+class NetDataModule(LightningDataModule):
+    """Stores a module as a hyperparameter, which no checkpoint can hold."""
+
+    def __init__(self, width: int = 3) -> None:
+        super().__init__()
+        self.save_hyperparameters({"network": nn.Linear(width, 1)})
