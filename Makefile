@@ -38,6 +38,7 @@ clean:
 .venv/installed: pyproject.toml $(CONSTRAINTS) | .venv/bin/python
 	@echo "installing into .venv: a minute or more, torch is large"
 	$(PIP) --editable .
+	.venv/bin/kindling schema
 	touch $@
 
 .venv/installed-dev: .venv/installed

@@ -41,7 +41,7 @@ sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", *tests]))
 
 
 class Guide(NamedTuple):
-    """What a page shows: Python files with the folder that they belong in, recipes, and commands."""
+    """What a page shows: Python files with the folder that they belong in, recipes and plug-ins, and commands."""
 
     files: list[tuple[str, str]]
     recipes: list[str]
@@ -54,11 +54,11 @@ def read_guide(text: str) -> Guide:
     for part in re.finditer(r"```(\w*)\n(.*?)```|`(src/kindling/\w+)/[^`]*`|`(kindling fit [^`]+)`", text, re.DOTALL):
         kind, block, named, command = part.groups()
         folder = named or folder
-        if kind == "python":
+        if kind == "python" and not block.startswith("# "):
             guide.files.append((folder, block))
-        elif kind == "yaml":
+        elif kind in ("python", "yaml"):  # whose first line names it
             guide.recipes.append(block)
-        else:
+        elif not kind:
             guide.commands.extend([command] if command else (block or "").splitlines())
     return guide
 

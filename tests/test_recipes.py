@@ -86,18 +86,12 @@ def prepare(kindling: Command, needed: dict[str, list[object]], recipe: Path) ->
 def test_recipes_run_with_each_overlay_and_no_library_speaks(
     kindling: Command, needed: dict[str, list[object]], recipe: Path
 ) -> None:
-    assert recipe.resolve().read_text().startswith("# ")
     options = prepare(kindling, needed, recipe)
     for overlay in [None, *(path for path in OVERLAYS if path.stem != "gpu")]:
         short = [] if overlay and overlay.stem == "debug" else SHORT
         result = kindling("fit", "--config", recipe, *(["--config", overlay] if overlay else []), *options, *short)
         assert (result.code, result.err) == (0, "")
         assert "test/loss" in result.out
-
-
-@pytest.mark.parametrize("overlay", OVERLAYS, ids=str)
-def test_overlays_say_what_they_are_for(overlay: Path) -> None:
-    assert overlay.resolve().read_text().startswith("# ")
 
 
 def test_the_gpu_overlay_says_when_there_is_none(kindling: Command, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,12 +23,14 @@ COMMANDS = {
     "predict": "write the classes and probabilities that a checkpoint predicts to predictions.csv",
     "runs": "list what was trained; show one run, or compare several",
     "export": "write a checkpoint as a file that other programs run, proven to be equal",
+    "schema": "write the JSON Schema of recipes, with which editors complete and check them",
     "serve": "answer over HTTP, with a page to try the model on",
     "new": "write a project of your own that imports this package",
 }
 MODULES = {
     "runs": "kindling.runlist.command",
     "export": "kindling.deploy.export",
+    "schema": "kindling.schema",
     "serve": "kindling.deploy.serve",
     "new": "kindling.new",
 }
