@@ -22,10 +22,10 @@ MODELS = '''
 import torch
 from lightning.pytorch import Callback
 from torch import nn
-from kindling import Classifier, SyntheticDataModule
+from kindling import ClassificationTask, SyntheticDataModule
 
 
-class LeafNet(Classifier):
+class LeafNet(ClassificationTask):
     """A network for leaves."""
 
     def __init__(self, width: int = 8, **recipe):
@@ -248,7 +248,7 @@ BROKEN = {
     "x = 1\ny = (\n": ["broken.py can't be imported", "SyntaxError", "broken.py, line 2"],
     "def f():\n    return 1 / 0\nf()\n": ["broken.py can't be imported: ZeroDivisionError", "broken.py, line 2"],
     "raise SystemExit(3)\n": ["broken.py can't be imported: SystemExit"],
-    "from kindling import Classifier\n": ["broken.py has no model, data module or callback"],
+    "from kindling import ClassificationTask\n": ["broken.py has no model, data module or callback"],
 }
 
 
@@ -276,7 +276,7 @@ WRONG = {
     "--plugin my_model.py": "there is no file my_model.py: did you mean my_models.py?",
     "--plugin my_models": "there is no module my_models: did you mean my_models.py?",
     "--plugin gone.models": "there is no module gone: give a file, or a module that is installed",
-    "--plugin": "argument --plugin: expected one argument",
+    "--plugin": "--plugin needs a value",
     "--plugin random.py": "there is another module called random: rename the file",
     "--plugin torch.py": "there is another module called torch: rename the file",
     "--plugin my-models.py": "rename the file so that Python can import it",

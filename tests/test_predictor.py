@@ -93,7 +93,7 @@ def test_the_card_says_what_the_model_is(digits: Predictor) -> None:
         ("broken.png", "broken.png"),
         ("empty", "empty has no images"),
         ({"age": 3}, "takes no rows with names but images"),
-        ([], "must have the shape"),
+        ([], "there are no samples"),
     ],
 )
 def test_what_the_model_does_not_take_is_said(digits: Predictor, samples: Any, message: str) -> None:

@@ -52,11 +52,14 @@ def one_line(message: str, options: Iterable[str] = ()) -> str:
         *path, name = ".".join(filter(None, [key, found[1]])).split(".")
         group = "".join(f"{part}." for part in path)
         return f"there is no option {group}{name}{did_you_mean(name, known, group)}"
+    if found := re.search(r"Multiple subclasses with name (\w+)\. .*: (.+)\.$", message, re.MULTILINE):
+        return f"{key}: several classes are called {found[1]}: give the full name of one, {found[2]}"
     if found := re.search(r"Expected a dot import path string: (\S+)", message):
-        near = did_you_mean(found[1], {*class_names(key)} - {found[1]}) or ": --plugin FILE adds classes of your own"
+        known = [name for name in class_names(key.removesuffix(".help")) if name != found[1]]
+        near = did_you_mean(found[1], known) or ": --plugin FILE adds classes of your own"
         return f"{key}: there is no {found[1]}{near}"
     if found := re.search(r"Expected (?:a path|an instantiatable class,) but (\S+) (?:is abstract|either)", message):
-        return f"{key}: there is no class {found[1]}, or it can't be used here"
+        return f"{key}: {_missing(found[1])}"
     if found := re.search(r"arguments are required: (.+)", message):
         names = ", ".join(f"{key}.{name}" if key else f"--{name.split('.', 1)[-1]}" for name in found[1].split(", "))
         return f"{names} must be given"

@@ -91,7 +91,7 @@ class KindlingCLI(LightningCLI):
         self.is_trained = False  # whether the run that is resumed lacks only what follows its training
         self.collected = CollectTest()
         self.failure: Exception | None = None  # of the model or the data module
-        self._read_sources(options)
+        self._read_sources(load_plugins(options))
         super().__init__(
             LightningModule,
             parser_class=ReadableParser,
@@ -107,7 +107,7 @@ class KindlingCLI(LightningCLI):
                 "enable_autolog_hparams": False,  # config.yaml has them all
             },
             parser_kwargs={"exit_on_error": False, command: {"exit_on_error": False}},
-            args=[command, *load_plugins(options)],
+            args=[command],
         )
 
     @override
@@ -138,11 +138,12 @@ class KindlingCLI(LightningCLI):
         elif self.command != "fit" and not {"-h", "--help"}.intersection(typed):
             raise UsageError(f"{self.command} needs a trained model: --ckpt_path best, last, a run folder or a file")
         self.given = set(given_model_arguments(typed, [*files, stored])).intersection(DATA_ARGUMENTS)
+        self.typed_options = typed
         self.arguments = [*(["--config", yaml.safe_dump(stored)] if stored else []), *typed]
 
     @override
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        command, *typed = args
+        command = self.command
         try:
             self.config = parser.parse_args([command, *self.arguments])
         except ArgumentError as error:
@@ -154,8 +155,8 @@ class KindlingCLI(LightningCLI):
         if self.config[command]["ckpt_path"] is not None and self.checkpoint is None:
             raise UsageError("the checkpoint is given on the command line, in full: --ckpt_path PATH")
         self.config[command]["ckpt_path"] = None  # Lightning would let what the checkpoint stores win
-        if "--model.optimizer.lr" in {option.split("=")[0] for option in typed}:
-            self._let_typed_rate_win(typed)
+        if "--model.optimizer.lr" in {option.split("=")[0] for option in self.typed_options}:
+            self._let_typed_rate_win(self.typed_options)
 
     def _let_typed_rate_win(self, typed: Sequence[str]) -> None:
         """Makes a typed learning rate the peak of OneCycleLR, which would replace it by its own `max_lr`."""
