@@ -62,7 +62,7 @@ def stored_config(checkpoint: Path, command: str, typed: Sequence[str] = ()) -> 
     if not is_ours:
         config = harmless(config, path)
     model = class_config(stored["hyper_parameters"])
-    plugins = stored.get("plugins", {})
+    plugins = stored.get("plugins") or {}
     check_classes(model, run, plugins=plugins)
     check_classes([stored.get("datamodule_hyper_parameters"), config.get("data")], run, "data source", plugins)
     for name in class_paths(config) if command == "fit" else ():
