@@ -188,6 +188,19 @@ def test_a_file_is_exported(kindling: Command) -> None:
     assert result.code == 0, result.err
 
 
+def test_a_file_is_served(kindling: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    served: list[object] = []
+    monkeypatch.setattr("uvicorn.run", lambda *_, **options: served.append(options["workers"]))
+    write_file()
+    assert kindling("fit", "--plugin", "my_models.py", *LEAF).code == 0
+    options = ["serve", "--ckpt_path", RUN, "--port", 0, "--workers", 2]
+    result = kindling(*options, "--plugin", "my_models.py")
+    assert result.code == 0, result.err
+    assert "LeafNet: http://" in result.out
+    assert served == [2]
+    assert "add --plugin my_models.py" in kindling(*options).err
+
+
 def test_several_files_and_modules_can_be_given(kindling: Command) -> None:
     write_file()
     write_file("from my_layers import Leaf2Net\n", "other/more.py")
@@ -300,6 +313,7 @@ def test_a_plugin_that_cannot_be_named_so_ends_in_one_line(kindling: Command, op
     [
         ("LeafNet", "model: there is no LeafNet: --plugin FILE adds classes of your own"),
         ("my_models.LeafNet", "there is no module my_models for my_models.LeafNet: add --plugin my_models.py"),
+        ("__main__.LeafNet", "there is no class __main__.LeafNet, or it can't be used here"),
     ],
 )
 def test_a_class_without_its_plugin_says_how_to_add_it(kindling: Command, model: str, line: str) -> None:

@@ -5,6 +5,7 @@ import ast
 import importlib.util
 import os
 import re
+import sys
 from collections.abc import Iterable
 from typing import NoReturn
 
@@ -92,7 +93,7 @@ def misplaced_value(key: str, message: str) -> str:
 
 def _missing(class_path: str) -> str:
     module = class_path.partition(".")[0]
-    if importlib.util.find_spec(module):
+    if module in sys.modules or importlib.util.find_spec(module):
         return f"there is no class {class_path}, or it can't be used here"
     return f"there is no module {module} for {class_path}: add --plugin {module}.py, or install the package that has it"
 

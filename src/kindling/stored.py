@@ -84,7 +84,7 @@ def stored_config(
     if not is_ours:
         config = harmless(config, path)
     model = class_config(stored["hyper_parameters"])
-    plugins = stored.get("plugins", {})
+    plugins = stored.get("plugins") or {}
     check_classes(model, run, plugins=plugins)
     check_classes([arguments, config.get("data")], run, "data source", plugins)
     for name in class_paths(config) if command == "fit" else ():
