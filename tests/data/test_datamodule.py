@@ -296,7 +296,9 @@ def test_what_is_sent_to_a_gpu_is_pinned(monkeypatch: pytest.MonkeyPatch, device
 @pytest.mark.parametrize("source", ["mnist", "synthetic", "digits", "table", "images"])
 def test_each_source_passes_the_checks_that_projects_call(source: str, folder: Path) -> None:
     if source == "table":
-        rows = "".join(f"{row * 37 % 101 / 7:.2f},{row * 53 % 97 / 11:.2f},{'yes' if row % 3 else 'no'}\n" for row in range(120))
+        rows = "".join(
+            f"{row * 37 % 101 / 7:.2f},{row * 53 % 97 / 11:.2f},{'yes' if row % 3 else 'no'}\n" for row in range(120)
+        )
         Path("rows.csv").write_text(f"width,height,target\n{rows}")
     if source == "images":
         for number in range(40):
