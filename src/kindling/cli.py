@@ -5,12 +5,13 @@ import difflib
 import inspect
 import logging
 import os
+import signal
 import sys
 import threading
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from kindling import __version__
 from kindling.startup import quick_imports
@@ -57,13 +58,27 @@ def program() -> NoReturn:
     name of its own, by which it then calls itself.
     """
     set_program_name(os.path.basename(sys.argv[0]).removesuffix(".exe"))
+    sys.unraisablehook = _interrupt_again
     code = main()
-    if any(not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread()):
+    waits = any(not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread())
+    # The command is done: Ctrl-C would only end in the traceback of some library's clean-up, left half done.
+    signal.signal(signal.SIGINT, signal.SIG_DFL if waits else signal.SIG_IGN)
+    if waits:
         sys.exit(code)
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
+
+
+def _interrupt_again(unraisable: Any) -> None:
+    """Deliver Ctrl-C again where it came within a destructor or a weak reference's callback: Python drops it there."""
+    if unraisable.exc_type is not KeyboardInterrupt:
+        sys.__unraisablehook__(unraisable)
+        return
+    timer = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT))
+    timer.daemon = True
+    timer.start()
 
 
 def main(args: Sequence[str] | None = None) -> int:
