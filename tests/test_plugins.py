@@ -1,17 +1,14 @@
 """Plug-ins: installed packages (real metadata on `sys.path`) and files given with `--plugin`."""
 
-import gc
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from jsonargparse import _typehints
 
 from conftest import TINY, Command
 from kindling import load, plugins, wording
@@ -51,21 +48,6 @@ SMALL = TINY[TINY.index("--data.num_samples") :]
 LEAF = ["--model", "LeafNet", "--data", "LeafDataModule", *SMALL, "--test_after_fit", "false"]
 RUN = Path("runs/tiny/version_0")
 pytestmark = pytest.mark.usefixtures("no_pictures")
-
-
-@pytest.fixture(autouse=True)
-def forget(tmp_path: Path) -> Iterator[None]:
-    """Each test begins without plug-ins, as each command of a user does."""
-    path = sys.path[:]
-    yield
-    sys.path[:] = path
-    for name, module in list(sys.modules.items()):
-        if str(getattr(module, "__file__", "")).startswith(str(tmp_path)):
-            del sys.modules[name]
-    for known in (plugins.LOADED, plugins.FILES, plugins.FOLDERS):
-        known.clear()
-    _typehints._cached_class_parsers.clear()
-    gc.collect()  # else classes of one test would be offered in the next
 
 
 def write_file(text: str = MODELS, name: str = "my_models.py") -> Path:
