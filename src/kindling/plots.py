@@ -40,9 +40,10 @@ def plot_history(run: str | Path) -> Path:
     best = Record.read(run).best_epoch
     metrics = [name for name in history if "/" not in name and name not in TRAINING_STATISTICS]
     by_split = any(name.startswith(("train/", "val/")) for name in history)
-    names = figures_in(history) if by_split or not metrics else ("loss", next(iter(_no_losses(metrics)), ""))
-    figure = Figure(figsize=(7, 7.5 if rates else 6), dpi=150, layout="constrained")
-    panels = figure.subplots(2 + bool(rates), sharex=True, height_ratios=[3, 3, 1.6][: 2 + bool(rates)])
+    names: list[str] = [*figures_in(history)] if by_split or not metrics else _chosen(metrics)
+    heights = [*[3.0] * len(names), *[1.6] * bool(rates)]
+    figure = Figure(figsize=(7, 1 + sum(heights)), dpi=150, layout="constrained")
+    panels = figure.subplots(len(heights), sharex=True, height_ratios=heights, squeeze=False)[:, 0]
     for axes, metric in zip(panels, names, strict=False):
         if by_split or not metrics:
             draw_figure(axes, history, metric, best)
@@ -58,8 +59,10 @@ def plot_history(run: str | Path) -> Path:
     return save(figure, run / "training_history.png")
 
 
-def _no_losses(metrics: Sequence[str]) -> list[str]:
-    return [name for name in metrics if "loss" not in name]
+def _chosen(metrics: Sequence[str]) -> list[str]:
+    """Return what is drawn of metrics that belong to no split: all losses in one panel, and the first other metric."""
+    others = [name for name in metrics if "loss" not in name]
+    return ["loss"] * (len(others) < len(metrics)) + others[:1]
 
 
 def draw_metrics(axes: "Axes", curves: Mapping[str, Mapping[int, float]], metric: str) -> None:
@@ -68,8 +71,6 @@ def draw_metrics(axes: "Axes", curves: Mapping[str, Mapping[int, float]], metric
         draw_curve(axes, curve, metric, color=PALETTE[number % len(PALETTE)], label=name)
     if curves:
         axes.legend(frameon=False)
-    else:
-        axes.set_visible(False)
 
 
 def shown_name(name: str, most: int) -> str:
@@ -137,14 +138,16 @@ def mark_best(axes: "Axes", best: int | None, curve: Mapping[int, float], metric
 
 def draw_rates(axes: "Axes", rates: Mapping[str, Points]) -> None:
     """Draws the learning rate of each group of parameters: in steps where it falls in steps."""
-    for number, (name, points) in enumerate(rates.items()):
+    for number, (name, points) in enumerate(sorted(rates.items()) if len(rates) > 1 else rates.items()):
         values = [rate for _, rate in points]
         in_steps = len(set(values)) <= len(values) / 2 or len(values) == 1
         if in_steps:
             points = [(math.ceil(points[0][0]) - 1, values[0]), *points]  # a frozen group has none before
         colour = PALETTE[2 + number % (len(PALETTE) - 2)]
         style = "steps-pre" if in_steps else "default"
-        axes.plot(*zip(*points, strict=True), color=colour, drawstyle=style, label=name.removeprefix("lr/"))
+        label = name.removeprefix("lr/")
+        label = f"optimizer {label}" if label.isdigit() else label
+        axes.plot(*zip(*points, strict=True), color=colour, drawstyle=style, label=label)
         if in_steps and min(values) > 0 and max(values) >= 5 * min(values):
             axes.set_yscale("log")
     if axes.get_yscale() == "linear":

@@ -30,7 +30,7 @@ class StepFigures(Callback):
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         every, step = trainer.log_every_n_steps, trainer.global_step  # type: ignore[attr-defined]
         of_an_epoch = trainer.num_training_batches / trainer.accumulate_grad_batches
-        of_short_epoch = trainer.is_last_batch and of_an_epoch < every
+        of_short_epoch = trainer.is_last_batch and of_an_epoch <= every
         if of_short_epoch or (every and (step + 1) % every == 0):
             gradients = [parameter.grad for parameter in pl_module.parameters() if parameter.grad is not None]
             norm = float(get_total_norm(gradients))
@@ -39,6 +39,10 @@ class StepFigures(Callback):
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.on_train_epoch_start(trainer, pl_module)  # a run that goes on in the middle of an epoch never starts it
+        every = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if every and trainer.num_training_batches < every:
+            # Lightning would never log what a model logs in each step of so short an epoch.
+            trainer.log_every_n_steps = int(trainer.num_training_batches)  # type: ignore[attr-defined]
 
     @override
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
