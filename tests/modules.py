@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch import LightningDataModule, LightningModule
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MultilabelF1Score
 
@@ -89,6 +89,14 @@ class ShapesDataModule(LightningDataModule):
 
     def predict_dataloader(self) -> Any:
         return DataLoader(Shapes(2), batch_size=self.batch_size)
+
+
+class PersistentShapes(ShapesDataModule):
+    """Workers that live longer than an epoch."""
+
+    def train_dataloader(self) -> Any:
+        dataset = Shapes(0, augment=True)
+        return DataLoader(dataset, batch_size=4, shuffle=True, num_workers=1, persistent_workers=True)
 
 
 class GAN(LightningModule):
@@ -292,3 +300,97 @@ class NetDataModule(LightningDataModule):
     def __init__(self, width: int = 3) -> None:
         super().__init__()
         self.save_hyperparameters({"network": nn.Linear(width, 1)})
+
+
+class Keeps(LightningModule):
+    """Takes a module that it does not store, and logs under names of its own."""
+
+    def __init__(self, net: nn.Module, lr: float = 0.1) -> None:
+        super().__init__()
+        self.save_hyperparameters(ignore=["net"])
+        self.net = net
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return self.net(batch[0]).square().mean()  # type: ignore[no-any-return]
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("loss/val", self.net(batch[0]).square().mean())
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), self.hparams["lr"])
+
+
+class DictLoaders(LightningDataModule):
+    """Training loaders by name, and a count of how often they are asked for."""
+
+    calls = 0
+
+    def train_dataloader(self) -> Any:
+        type(self).calls += 1
+        return {"first": DataLoader(Points(), batch_size=8), "second": DataLoader(Points(), batch_size=4)}
+
+
+class ReadsDicts(GAN):
+    """Trains on two loaders at once."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        super().training_step(batch["first"], batch_idx)
+
+
+class ValidatedPoints(PointsDataModule):
+    """Training and validation data."""
+
+    def val_dataloader(self) -> Any:
+        return DataLoader(Points(), batch_size=8)
+
+
+class Stream(IterableDataset[Any]):
+    """Samples without a length."""
+
+    def __iter__(self) -> Any:
+        return iter([(torch.zeros(4), 0)])
+
+
+class StreamDataModule(MultiLabelDataModule):
+    """Loads a stream, which Kindling's loaders can't index."""
+
+    def load(self, split: str) -> Any:
+        return Stream()
+
+
+class ListDataModule(MultiLabelDataModule):
+    """Loads a list of two tensors."""
+
+    def load(self, split: str) -> Any:
+        return list(super().load(split))
+
+
+class OwnNames(MultiLabel):
+    """Uses names that a task could use itself, and gives its metrics as a dictionary."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.val_loss = nn.BCEWithLogitsLoss()
+        self.train_metrics = "mine"
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return self.val_loss(outputs, targets)  # type: ignore[no-any-return]
+
+    def metrics(self) -> Any:
+        return {"f1": MultilabelF1Score(self.num_labels)}
+
+
+class ColumnTargets(MultiLabelDataModule):
+    """Numbers to predict as a column, (N, 1)."""
+
+    def load(self, split: str) -> Any:
+        inputs, targets = super().load(split)
+        return inputs, targets[:, :1]
+
+
+class FlatTargets(MultiLabelDataModule):
+    """Numbers to predict, (N,)."""
+
+    def load(self, split: str) -> Any:
+        inputs, targets = super().load(split)
+        return inputs, targets[:, 0]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from modules import Shapes
+from modules import DictLoaders, Shapes
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from conftest import Command, different
@@ -146,6 +146,8 @@ def test_one_class_for_each_position_of_a_sequence(kindling: Command) -> None:
         (["--model", "modules.Segmentation", "--data", "modules.NetDataModule"], "ignore=['network']"),
         (["--model", f"{BORING}BoringModel", "--data", f"{BORING}BoringDataModule", "--overfit"], "Kindling's tasks"),
         (["--model", "MLPRegressor", "--data", "SyntheticDataModule"], "predicts numbers, and the targets"),
+        (["--model", "MLPRegressor", "--data", "modules.ColumnTargets"], "the targets have the shape (90, 1)"),
+        (["--model", "modules.MultiLabel", "--data", "modules.StreamDataModule"], "which has no length: return two"),
     ],
 )
 def test_what_does_not_go_together_ends_in_one_line(kindling: Command, options: list[str], wanted: str) -> None:
@@ -175,3 +177,41 @@ def test_names_of_metrics() -> None:
     names = {"val_loss": "val/loss", "valid/acc": "val/acc", "train_loss_epoch": "train/loss", "loss": "loss"}
     names |= {"value": "value", "trainer_x": "trainer_x", "test_f1": "test/f1"}
     assert {name: standard_name(name) for name in names} == names
+
+
+def test_an_argument_that_a_module_does_not_store_is_there_again(kindling: Command) -> None:
+    net = ["--model.net", "torch.nn.Linear", "--model.net.in_features", "2", "--model.net.out_features", "1"]
+    options = ["--model", "modules.Keeps", *net, "--data", "modules.ValidatedPoints", "--run_name", "keeps", *FEW]
+    fitted = kindling("fit", *options)
+    assert (fitted.code, fitted.err) == (0, "")
+    assert fitted.out.count("val/loss is not logged, but loss/val: best.ckpt will be the last checkpoint") == 1
+    for command in (["validate"], ["fit", "--trainer.max_epochs", "4"]):
+        result = kindling(*command, "--ckpt_path", "runs/keeps/version_0")
+        assert (result.code, result.err) == (0, "")
+
+
+def test_loaders_by_name_are_asked_for_when_they_are_needed(kindling: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(DictLoaders, "calls", 0)
+    options = ["--model", "modules.ReadsDicts", "--data", "modules.DictLoaders", "--run_name", "names", *FEW]
+    fitted = kindling("fit", *options, "--trainer.limit_val_batches", "0.5")
+    assert (fitted.code, fitted.err) == (0, "")
+    assert DictLoaders.calls == 1
+
+
+def test_persistent_workers_are_said_not_to_resume_exactly(kindling: Command) -> None:
+    options = ["--model", "modules.Segmentation", "--data", "modules.PersistentShapes", "--run_name", "workers"]
+    fitted = kindling("fit", *options, "--trainer.max_epochs", "1")
+    assert (fitted.code, "will not resume exactly" in fitted.out) == (0, True)
+
+
+@pytest.mark.parametrize(
+    ("model", "data", "more"),
+    [
+        ("modules.OwnNames", "modules.MultiLabelDataModule", []),
+        ("modules.MultiLabel", "modules.ListDataModule", []),
+        ("MLPRegressor", "modules.FlatTargets", ["--data.eval_batch_size", "1", "--trainer.limit_val_batches", "1"]),
+    ],
+)
+def test_what_users_write_works(kindling: Command, model: str, data: str, more: list[str]) -> None:
+    fitted = kindling("fit", "--model", model, "--data", data, "--trainer.max_epochs", "1", *more)
+    assert (fitted.code, fitted.err) == (0, "")

@@ -30,7 +30,7 @@ def keep_plain(module: LightningModule | LightningDataModule) -> None:
 
 
 def record_arguments(module: LightningModule | LightningDataModule, cls: type, arguments: dict[str, Any]) -> None:
-    """Store class and arguments of a model or data module among its hyperparameters, where it does not do so itself.
+    """Store class and arguments of a model or data module among its hyperparameters, those that it ignores included.
 
     Args:
         module: The module.
@@ -40,9 +40,10 @@ def record_arguments(module: LightningModule | LightningDataModule, cls: type, a
     Raises:
         ValueError: If it stores a hyperparameter that no checkpoint can hold.
     """
-    if "_class_path" not in module.hparams:
-        path = {"_class_path": f"{cls.__module__}.{cls.__qualname__}", "_instantiator": INSTANTIATOR}
-        module.save_hyperparameters(arguments | path)
+    path = {"_class_path": f"{cls.__module__}.{cls.__qualname__}", "_instantiator": INSTANTIATOR}
+    missing = {name: value for name, value in (arguments | path).items() if name not in module.hparams}
+    if missing:
+        module.save_hyperparameters(missing)
     for name, value in module.hparams.items():
         if not is_plain(value):
             raise ValueError(

@@ -2,8 +2,9 @@
 
 import sys
 from argparse import SUPPRESS
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from enum import Enum
+from functools import partial
 from typing import Any, Literal, NoReturn
 
 import yaml
@@ -99,16 +100,21 @@ def best_checkpoint(
     return BestCheckpoint(monitor, mode)
 
 
-def add_fit_options(parser: LightningArgumentParser, given: Collection[str]) -> None:
+def add_fit_options(
+    parser: LightningArgumentParser, given: Collection[str], of_data: Callable[[str, Any], Any]
+) -> None:
     """Add the options that `fit` alone takes, and link what the data tells the model.
 
     Args:
         parser: The parser of `fit`.
         given: Arguments of the model that a user gives, so that they need not come from the data.
+        of_data: Returns the value of an argument of the model for a data module; None if the data does not have it.
     """
     for name in DATA_ARGUMENTS:
         if name not in given:
-            parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
+            # Not of `data.NAME`: where an attribute is missing, the parser calls all loaders to describe the data.
+            known = partial(of_data, name)
+            parser.link_arguments("data", f"model.init_args.{name}", compute_fn=known, apply_on="instantiate")
     parser.add_lightning_class_args(best_checkpoint, "checkpoint")
     parser.add_lightning_class_args(early_stopping, "early_stopping")
     parser.add_lightning_class_args(Averaging, "averaging", subclass_mode=True, required=False)

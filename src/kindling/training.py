@@ -118,7 +118,11 @@ class KindlingCLI(LightningCLI):
     @override
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         if self.command == "fit":
-            add_fit_options(parser, self.given)
+            add_fit_options(parser, self.given, self._of_data)
+
+    def _of_data(self, name: str, data: LightningDataModule | None) -> Any:
+        with self._noted():
+            return getattr(data, name, None)
 
     def _read_sources(self, options: Sequence[str]) -> None:
         """Read what the command line names: recipes, and the checkpoint with the configuration of its run."""
@@ -171,8 +175,10 @@ class KindlingCLI(LightningCLI):
     def instantiate_classes(self) -> None:
         try:
             super().instantiate_classes()
-        except ValueError as error:
-            raise self.failure or error from None
+        except Exception as error:
+            if self.failure is None or error is self.failure:
+                raise
+            raise self.failure from None
 
     @override
     def _run_subcommand(self, subcommand: str) -> None:
@@ -216,6 +222,8 @@ class KindlingCLI(LightningCLI):
         data = self.config[self.command]["data"]
         if issubclass(kind, BaseTask) and data is None:
             raise UsageError(f"--data must be given: {kind.__name__} has no data of its own")
+        for key in [key for key, value in links.items() if value is None]:
+            del links[key]
         linked = {key.rpartition(".")[2]: key for key in links}
         for name in set(DATA_ARGUMENTS).intersection(kwargs) - self.given:  # the parser asks for none of them
             is_optional = default_of(kind, name) is not inspect.Parameter.empty

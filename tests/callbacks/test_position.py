@@ -241,7 +241,7 @@ def test_two_processes_resume_within_an_epoch_each_with_its_own_random_numbers(k
     fit(*whole, *callbacks(("OwnRandomNumbers", {}), ("SignalAt", {"step": 5})))
     processes = state_of(SECOND)["callbacks"]["ExactResume"]["processes"]
     assert not torch.equal(*(process["random"]["torch"] for process in processes))
-    assert [process["metrics"]["train_loss"]["samples"] for process in processes] == [64, 64]
+    assert [process["metrics"]["_counted.train_loss"]["samples"] for process in processes] == [64, 64]
     shutil.copytree(SECOND, THIRD)
     fit("--ckpt_path", SECOND, "--trainer.callbacks", "null")
     check_same("last", "best")  # the one before is that of the signal

@@ -8,6 +8,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from typing_extensions import override
 
+from kindling.console import say
+from kindling.wording import listed
+
 DEFAULT_MONITOR = "val/loss"
 
 
@@ -27,18 +30,26 @@ class BestCheckpoint(ModelCheckpoint):
     """
 
     def __init__(self, monitor: str, mode: str) -> None:
+        self._is_told = False  # that its metric is not logged
         super().__init__(filename="best", monitor=monitor, mode=mode, enable_version_counter=False)
 
     @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not is_missing(self.monitor, trainer):
             super().on_validation_end(trainer, pl_module)
+        elif not (self._is_told or trainer.sanity_checking):
+            self._is_told = True
+            names = listed(sorted(trainer.callback_metrics)) if trainer.callback_metrics else "nothing"
+            say(
+                f"{self.monitor} is not logged, but {names}: best.ckpt will be the last checkpoint, and early stopping "
+                "is off; name a metric by --checkpoint.monitor and --early_stopping.monitor"
+            )
 
     @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        validated = any(name.startswith("val/") for name in trainer.callback_metrics)
         if is_missing(self.monitor, trainer):
             return
+        validated = any(name.startswith("val/") for name in trainer.callback_metrics)
         if validated or not str(self.monitor).startswith("val/"):
             super().on_train_epoch_end(trainer, pl_module)
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from lightning.fabric.utilities.data import sized_len
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch.utils._pytree import tree_leaves
 from typing_extensions import override
 
@@ -22,10 +23,12 @@ class AtLeastOneBatch(Callback):
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        data = trainer.datamodule or pl_module  # type: ignore[attr-defined]
         for limit, loader in LIMITS[stage].items():
             share = getattr(trainer, limit)
-            if isinstance(share, float) and 0 < share < 1 and share * _batches(getattr(data, loader)()) < 1:
+            owners = [trainer.datamodule, pl_module]  # type: ignore[attr-defined]
+            source = next((owner for owner in owners if owner and is_overridden(loader, owner)), None)
+            is_share = isinstance(share, float) and 0 < share < 1
+            if source and is_share and share * _batches(getattr(source, loader)()) < 1:
                 setattr(trainer, limit, 1)
 
 

@@ -139,6 +139,8 @@ class ExactResume(Callback):
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._watch_loader(trainer)
+        if getattr(trainer.train_dataloader, "persistent_workers", False) and not is_resumable(trainer):
+            say("this run will not resume exactly: no checkpoint holds the random numbers of persistent_workers")
         self._saved_step, self._saved_at = trainer.global_step, time.monotonic()
         self._stops, self._is_saved, self._max_steps = False, False, trainer.max_steps
         if state := self._loaded:  # empty for a checkpoint of another Trainer
@@ -259,6 +261,11 @@ class ExactResume(Callback):
     def _restore_handlers(self) -> None:
         while self._handlers:
             signal.signal(*self._handlers.popitem())
+
+
+def is_resumable(trainer: Trainer) -> bool:
+    """Return whether training can resume within an epoch, from any of its batches."""
+    return isinstance(trainer.train_dataloader, ResumableLoader)
 
 
 def keep_previous(path: Path) -> None:

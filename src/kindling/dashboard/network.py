@@ -19,7 +19,7 @@ from kindling.dashboard.pictures import add_picture, first_filters, sheet
 from kindling.models.task import BaseTask
 from kindling.runs import read_text
 
-METERS = re.compile(r"\| (train|val|test)_(loss|metrics)")  # rows of a summary that are no part of the network
+METERS = re.compile(r"\| _counted")  # rows of a summary that are no part of the network
 BINS = 64
 VALUES = 100_000  # of a tensor: a histogram of more looks the same and takes longer
 

@@ -10,7 +10,15 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import BatchSampler, DataLoader, Dataset, DistributedSampler, Subset, get_worker_info
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    DistributedSampler,
+    IterableDataset,
+    Subset,
+    get_worker_info,
+)
 from typing_extensions import override
 
 Batch = tuple[Tensor, Tensor]
@@ -81,9 +89,21 @@ class SeededDataset(Dataset[Any]):
         return self.dataset[key % len(self)]
 
 
-def as_dataset(samples: Batch | Dataset[Any]) -> Dataset[Any]:
-    """Return a dataset of samples that may be two tensors, inputs (N, ...) and targets (N,)."""
-    return ArrayDataset(*samples) if isinstance(samples, tuple) else samples
+def as_dataset(samples: Any) -> Dataset[Any]:
+    """Return a dataset of samples that may be two tensors, inputs (N, ...) and targets (N,).
+
+    Raises:
+        ValueError: If the samples have no length.
+    """
+    if isinstance(samples, tuple | list) and len(samples) == 2 and isinstance(samples[1], Tensor):
+        return ArrayDataset(*samples)
+    if isinstance(samples, IterableDataset) or not hasattr(samples, "__len__"):
+        raise ValueError(
+            f"load returned {type(samples).__name__}, which has no length: return two tensors or a dataset with "
+            "__len__, or write a LightningDataModule with loaders of its own"
+        )
+    dataset: Dataset[Any] = samples
+    return dataset
 
 
 def subset(dataset: Dataset[Any], rows: Tensor) -> Dataset[Any]:

@@ -19,6 +19,9 @@ def check_targets(model: LightningModule, targets: Any) -> None:
         kinds = ("numbers", "classes")
         has, wants = kinds if targets.is_floating_point() else kinds[::-1]
         raise ValueError(f"{type(model).__name__} predicts {wants}, and the targets of the data are {has}")
+    if isinstance(model, RegressionTask) and targets.ndim != 1:
+        shape = tuple(targets.shape)
+        raise ValueError(f"{type(model).__name__} predicts one number a sample, and the targets have the shape {shape}")
 
 
 def check_network(model: LightningModule) -> None:

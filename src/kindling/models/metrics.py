@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchmetrics import Metric, MetricCollection
+from torchmetrics import Metric, MetricCollection, R2Score
 from torchmetrics.classification import MulticlassConfusionMatrix
 from typing_extensions import override
 
@@ -69,6 +69,14 @@ class MacroF1(Confusions):
     def compute(self) -> Tensor:
         right, both = self.confmat.diag()[:-1], (self.confmat.sum(0) + self.confmat.sum(1))[:-1]
         return (2 * right / both)[both > 0].mean()
+
+
+class R2(R2Score):
+    """Coefficient of determination; NaN for fewer than two samples, where torchmetrics raises an error."""
+
+    @override
+    def compute(self) -> Tensor:
+        return super().compute() if self.total >= 2 else torch.tensor(torch.nan, device=self.device)
 
 
 def classification_metrics(num_classes: int) -> MetricCollection:

@@ -6,9 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchmetrics import MeanAbsoluteError, MeanSquaredError, MetricCollection, R2Score
+from torchmetrics import MeanAbsoluteError, MeanSquaredError, MetricCollection
 from typing_extensions import override
 
+from kindling.models.metrics import R2
 from kindling.models.mlp import mlp
 from kindling.models.task import BaseTask
 
@@ -52,7 +53,7 @@ class RegressionTask(BaseTask):
     @override
     def metrics(self) -> MetricCollection:
         """Return the metrics of a stage, each updated with predictions (N,) and targets (N,)."""
-        return MetricCollection({"mae": MeanAbsoluteError(), "rmse": MeanSquaredError(squared=False), "r2": R2Score()})
+        return MetricCollection({"mae": MeanAbsoluteError(), "rmse": MeanSquaredError(squared=False), "r2": R2()})
 
     @override
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:

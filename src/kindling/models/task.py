@@ -11,7 +11,7 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_leaves
-from torchmetrics import MetricCollection
+from torchmetrics import Metric, MetricCollection
 from typing_extensions import override
 
 from kindling.hyperparameters import keep_plain
@@ -20,6 +20,7 @@ from kindling.models.metrics import MeanLoss
 from kindling.trust import sign_checkpoint
 
 Stage = Literal["train", "val", "test"]
+STAGES: tuple[Stage, ...] = ("train", "val", "test")
 
 # A plain dict: a checkpoint stores it as it is, and `--model.optimizer.lr 0.01` works without naming the class.
 ADAM: Any = {"class_path": "torch.optim.Adam", "init_args": {"lr": 1e-3}}
@@ -81,6 +82,7 @@ class BaseTask(LightningModule):
         # resumed with another batch size, for example.
         self.step_offset = 0
         per_channel = (-1,) + (1,) * max(0, len(self.input_shape) - 1)
+        self._counted = nn.ModuleDict()  # loss and metrics of each stage
         self.register_buffer("mean", torch.tensor(mean).view(per_channel))
         self.register_buffer("std", torch.tensor(std).view(per_channel))
 
@@ -104,9 +106,9 @@ class BaseTask(LightningModule):
         """
         raise NotImplementedError(f"{type(self).__name__} has no loss: write `def loss(self, outputs, targets)`")
 
-    def metrics(self) -> MetricCollection:
-        """Return the metrics of a stage, each updated with outputs and targets; by default there are none."""
-        return MetricCollection({})
+    def metrics(self) -> MetricCollection | dict[str, Metric]:
+        """Return the metrics of a stage by name, each updated with outputs and targets; by default there are none."""
+        return {}
 
     def to_prediction(self, outputs: Any) -> Any:
         """Return what `kindling predict` writes for the outputs of a batch; by default the outputs."""
@@ -126,7 +128,7 @@ class BaseTask(LightningModule):
     @override
     def setup(self, stage: str) -> None:
         self.materialize()
-        for name in ("train", "val", "test"):
+        for name in STAGES:
             self._stage_metrics(name)  # before the model is moved to its device
         if stage == "fit":
             self.schedule_start = self.step_offset = 0
@@ -170,10 +172,13 @@ class BaseTask(LightningModule):
         return loss, outputs
 
     def _stage_metrics(self, stage: Stage) -> tuple[MeanLoss, MetricCollection]:
-        if not hasattr(self, f"{stage}_loss"):  # `metrics` may need what a subclass sets after this class is set up
-            self.add_module(f"{stage}_loss", MeanLoss().to(self.device))
-            self.add_module(f"{stage}_metrics", self.metrics().clone(f"{stage}/").to(self.device))
-        return getattr(self, f"{stage}_loss"), getattr(self, f"{stage}_metrics")
+        if f"{stage}_loss" not in self._counted:  # `metrics` may need what a subclass sets after this class is set up
+            metrics = self.metrics()
+            metrics = metrics if isinstance(metrics, MetricCollection) else MetricCollection({**metrics})
+            self._counted[f"{stage}_loss"] = MeanLoss()
+            self._counted[f"{stage}_metrics"] = metrics.clone(f"{stage}/")
+            self._counted.to(self.device)
+        return self._counted[f"{stage}_loss"], self._counted[f"{stage}_metrics"]  # type: ignore[return-value]
 
     def _log_epoch(self, stage: Stage) -> None:
         loss, metrics = self._stage_metrics(stage)
