@@ -15,6 +15,8 @@ import yaml
 from tensorboard.backend.event_processing import event_accumulator as events
 from torch import Tensor
 
+from kindling.trust import SIGNATURE, is_own_checkpoint
+
 # What measures the session, not the training.
 TIMED_COLUMNS = {"samples_per_second", "memory_gb", "gpu_memory_gb"}
 TIMED_TAGS = {f"optimization/{name}" for name in TIMED_COLUMNS}
@@ -62,8 +64,9 @@ def files(run: Path) -> set[str]:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """All values of a checkpoint by their places."""
-    return named(torch.load(path, weights_only=True, map_location="cpu"))
+    """All values of a checkpoint by their places; for the signature, which covers the split, whether it is valid."""
+    stored = torch.load(path, weights_only=True, map_location="cpu")
+    return named(stored | {SIGNATURE: is_own_checkpoint(stored, path)})
 
 
 def named(values: Any) -> dict[str, Any]:

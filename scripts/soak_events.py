@@ -106,4 +106,5 @@ def arm() -> None:
 if __name__ == "__main__":
     if int(os.environ.get("LOCAL_RANK", "0")) == int(os.environ.get("SOAK_RANK", "0")):
         arm()
+    sys.argv[0] = "kindling"  # by which it calls itself in what it writes
     program()

@@ -72,6 +72,10 @@ FAULTS: dict[str, tuple[Callable[[], object], str]] = {
         lambda: change_checkpoint("last.ckpt", lambda stored: stored["callbacks"].pop("ExactResume")),
         "checkpoints/last.ckpt: callbacks.ExactResume.",
     ),
+    "signature": (
+        lambda: change_checkpoint("best.ckpt", lambda stored: stored.update(signature="0" * 64)),
+        "checkpoints/best.ckpt: signature is False, not True",
+    ),
     "damaged": (
         lambda: (COPY / "checkpoints/last.ckpt").write_bytes(b""),
         "checkpoints/last.ckpt can't be read",
