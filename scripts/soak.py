@@ -5,7 +5,8 @@
 
 The moments follow from the seed: at random times, during a training batch, a validation, the test, while a checkpoint
 or another file is written, and twice in a row; by KILL, TERM, INT, or TERM with a KILL after it. A killed training is
-resumed by `kindling fit --ckpt_path RUN`. Most processes are forks of this one, which has imported everything; one in
+resumed by `kindling fit --ckpt_path RUN` unless its record says that it is complete. A session that ends before its
+kill is repeated with an earlier one. Most processes are forks of this one, which has imported everything; one in
 20 starts Python anew, and so do all of a distributed training.
 """
 

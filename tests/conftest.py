@@ -1,5 +1,6 @@
 """A tiny real MNIST, and `kindling` as a user calls it but without the seconds that starting Python takes."""
 
+import gc
 import hashlib
 import json
 import os
@@ -16,7 +17,9 @@ from urllib.error import URLError
 import numpy as np
 import pytest
 import torch
+from jsonargparse import _typehints
 
+from kindling import plugins
 from kindling.cli import main
 from kindling.data.mnist import read_sample
 from template import make_repository
@@ -71,6 +74,25 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     shutil.copytree(CONFIGS, tmp_path / "configs")
     return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def forget(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Each test begins without the modules and plug-ins that another one wrote, as each command of a user does."""
+    path = sys.path[:]
+    yield
+    sys.path[:] = path
+    written = str(tmp_path_factory.getbasetemp())
+    names = [
+        name for name, module in [*sys.modules.items()] if str(getattr(module, "__file__", "")).startswith(written)
+    ]
+    for name in names:
+        del sys.modules[name]
+    if names:
+        for known in (plugins.LOADED, plugins.FILES, plugins.FOLDERS):
+            known.clear()
+        _typehints._cached_class_parsers.clear()
+        gc.collect()  # else classes of one test would be offered in the next
 
 
 @pytest.fixture

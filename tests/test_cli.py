@@ -38,7 +38,7 @@ def test_the_module_is_the_command() -> None:
 def test_fit_help_is_readable_and_lists_what_can_be_chosen(kindling: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "100")
     shown = kindling("fit", "--help").out
-    assert len(shown.splitlines()) < 180
+    assert len(shown.splitlines()) < 200
     for title in ("options:", "model:", "data:", "best and last checkpoint:", "early stopping:", "trainer:"):
         assert title in shown.splitlines()
     words = " ".join(shown.split())
@@ -64,6 +64,11 @@ YAML = {
     "top": "trainer: {max_epoch: 3}",
     "syntax": "model: [",
     "checkpoint": "ckpt_path: last",
+    "list": "- seed_everything: 1",
+    "blank": "a b: 1",
+    "dash": "-seed_everything: 1",
+    "number": "model: 3",
+    "nested": "model: {class_path: {class_path: Adam}}",
     "optimizer": "model: {class_path: CNNClassifier, init_args: {optimizer: {class_path: Adamm}}}",
     "argument": "model: {class_path: CNNClassifier, init_args: {optimizer: {class_path: Adam, init_args: {lrr: 0.1}}}}",
 }
@@ -71,9 +76,28 @@ YAML = {
 USAGE = {
     ("tset",): ["tset", "did you mean test?"],
     ("frobnicate",): ["frobnicate", "fit, validate, test, predict"],
-    ("fit",): ["--data, --model must be given"],
+    ("fit",): ["--model must be given"],
     ("fit", "--model", "CNNClassifier"): ["--data must be given"],
-    (*QUICK, "stray"): ["stray"],
+    ("",): ["there is no command ''", "fit, validate, test, predict"],
+    (*QUICK, "stray"): ["unexpected argument 'stray'", "--NAME VALUE"],
+    (*QUICK, " "): ["unexpected argument ' '"],
+    (*QUICK, "--find_lr=0"): ["--find_lr takes no value, got '0'"],
+    (*QUICK, "--model.help", "Adam"): ["model.help: there is no Adam"],
+    (*QUICK, "--model.help", "MLPClasifier"): ["did you mean MLPClassifier?"],
+    (*QUICK, "--model.help", "MLPClassifier", "--data.noise", "1"): ["--model.help=", "without other options"],
+    (*QUICK, "--model", "torch.nn.Linear"): ["model: there is no class torch.nn.Linear, or it can't be used here"],
+    (*QUICK, "--averaging", "kindling.callbacks.Averaging"): ["averaging: there is no class", "Averaging"],
+    (*QUICK, "--early_stopping", "3"): ["early_stopping: expected options such as --early_stopping.NAME VALUE, got"],
+    (*QUICK, "--trainer.max_epochs"): ["--trainer.max_epochs needs a value"],
+    ("fit", "--config", "[]"): ["config: [] holds no options"],
+    ("fit", "--config", "latin.yaml"): ["latin.yaml is not text in UTF-8"],
+    ("fit", "--config", "list.yaml"): ["list.yaml must hold options", "got [{'seed_everything': 1}]"],
+    ("fit", "--config", "blank.yaml"): ["blank.yaml: there is no option 'a b'"],
+    ("fit", "--config", "dash.yaml"): ["dash.yaml: there is no option '-seed_everything'"],
+    ("fit", "--config", "number.yaml"): ["model: expected the name of a class, or class_path and init_args"],
+    ("fit", "--config", "nested.yaml"): ["model: expected the name of a class, or class_path and init_args"],
+    ("runs", "--sort"): ["--sort needs a value"],
+    ("runs", "--srot", "x"): ["there is no option srot", "did you mean sort?"],
     (*QUICK, "--modl.dropout", "0"): ["modl.dropout", "did you mean model?"],
     (*QUICK, "--model", "CNNClasifier"): ["CNNClasifier", "did you mean CNNClassifier?"],
     (*QUICK, "--model", "SyntheticDataModule"): ["model: there is no SyntheticDataModule"],
@@ -105,23 +129,27 @@ USAGE = {
     (*QUICK, "--config", "checkpoint.yaml"): ["the checkpoint is given on the command line", "--ckpt_path PATH"],
     (*QUICK, "--config", "optimizer.yaml"): ["Adamm", "did you mean Adam?"],
     (*QUICK, "--config", "argument.yaml"): ["model.optimizer.lrr", "did you mean model.optimizer.lr?"],
+    (*SYNTHETIC, "--data", "helpers.SumDataModule"): [
+        "MLPClassifier needs num_classes, which SumDataModule does not have",
+        "--model.num_classes VALUE",
+    ],
     ("test",): ["--ckpt_path", "best, last, a run folder or a file"],
     ("predict",): ["--ckpt_path", "best, last, a run folder or a file"],
     ("validate", "--config", "configs/quickstart.yaml"): ["--ckpt_path"],
 }
 
 VALUES = {
+    (*SYNTHETIC, "--data.num_classes", "0"): ["num_classes must be at least 1, got 0"],
+    (*SYNTHETIC, "--data.num_features", "-2"): ["num_features must be at least 1, got -2"],
     (*QUICK, "--data.batch_size", "-3"): ["batch_size must be at least 1, not -3"],
     (*QUICK, "--trainer.max_epochs", "0"): ["--trainer.max_epochs 0", "at least 1"],
     (*QUICK, "--trainer.max_steps", "0"): ["--trainer.max_steps 0", "at least 1"],
     (*QUICK, "--trainer.limit_train_batches", "0"): ["--trainer.limit_train_batches 0", "at least 1"],
     (*QUICK, "--model", "helpers.Recurrent"): ["Recurrent does not take inputs of shape (1, 28, 28): ", "2D", "3D"],
     (*QUICK, "--model", "helpers.TwoOutputs"): ["TwoOutputs must give logits (N, num_classes)", "(1, 10), not (1, 2)"],
-    (*SYNTHETIC, "--data", "helpers.SumDataModule"): [
-        "MLPClassifier predicts classes",
-        "labels of the data are numbers",
+    (*SYNTHETIC, "--model", "helpers.SumRegressor"): [
+        "SumRegressor predicts numbers, and the targets of the data are classes"
     ],
-    (*SYNTHETIC, "--model", "helpers.SumRegressor"): ["SumRegressor must give numbers (N,)", "(1, 3)"],
     (*QUICK, "--data.val_split", "50000"): ["val_split=50000", "4000 training samples"],
     (*QUICK, "--model.dropout", "1.5"): ["dropout", "1.5"],
     (*QUICK, "--model.hidden", "-3"): ["hidden", "-3"],
@@ -163,6 +191,7 @@ def rubble(folder: Path, mnist: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torchvision.datasets.MNIST.mirrors", ["http://127.0.0.1:9/"])
     for name, text in YAML.items():
         Path(f"{name}.yaml").write_text(text + "\n")
+    Path("latin.yaml").write_bytes("run_name: café".encode("latin-1"))
     Path("empty.ckpt").touch()
     Path("text.ckpt").write_text("hello")
     torch.save({"state_dict": {}, "surprise": Code()}, "code.ckpt")

@@ -97,6 +97,26 @@ def test_a_copy_of_hard_links_leaves_the_original_alone(kindling: Command, train
     assert contents(RUN) == before
 
 
+@pytest.mark.parametrize("inside", ["checkpoints", "mine/deep"])
+def test_a_copy_keeps_a_model_checkpoint_of_the_user_out_of_the_original(
+    kindling: Command, trained: Train, inside: str
+) -> None:
+    folder = RUN / inside
+    init_args = {"dirpath": str(folder), "monitor": "val/loss", "filename": "user", "enable_version_counter": False}
+    callbacks = json.dumps([{"class_path": "ModelCheckpoint", "init_args": init_args}])
+    trained(*TINY, "--trainer.callbacks", callbacks)
+    before = contents(RUN)
+    assert Path(folder, "user.ckpt") in before
+    copied("mine")
+    for command in (["--ckpt_path", "mine"], ["--config", RUN / "config.yaml", "--run_name", "again"]):
+        result = kindling("fit", *command, "--trainer.max_epochs", "5", "--test_after_fit", "false")
+        assert result.code == 0, result.err
+        assert "ModelCheckpoint: " in result.out
+        assert contents(RUN) == before
+    for run in (Path("mine"), Path("runs/again/version_0")):
+        assert epoch_of(run / inside / "user.ckpt") >= 2
+
+
 def test_a_copy_without_its_best_checkpoint_gets_one(kindling: Command, trained: Train) -> None:
     trained(*WORSE)
     copied("mine")

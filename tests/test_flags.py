@@ -1,4 +1,5 @@
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -31,14 +32,49 @@ def test_a_seed_of_true_or_null_is_drawn_printed_and_stored(kindling: Command) -
     assert seed(runs[0]) in map(int, [outs[0].split("seed: ")[1].split()[0]])
 
 
-def test_processes_of_a_launcher_do_not_draw_seeds_of_their_own(
-    kindling: Command, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("rank", ["0", "1"])
+@pytest.mark.parametrize("launcher", ["torchrun", "srun"])
+def test_no_process_of_a_launcher_draws_a_seed_of_its_own(
+    kindling: Command, monkeypatch: pytest.MonkeyPatch, launcher: str, rank: str
 ) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    """All end, also the first one, which would else wait for the others; and the first one alone says why."""
+    names = {"torchrun": ("WORLD_SIZE", "RANK"), "srun": ("SLURM_NTASKS", "SLURM_PROCID")}[launcher]
+    for name, value in zip(names, ("2", rank), strict=True):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("lightning.pytorch.utilities.rank_zero_only.rank", int(rank))
     monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
     result = kindling("fit", *TINY, "--seed_everything", "true")
+    assert (result.code, result.err.count("\n")) == (2, int(rank == "0"))
+    assert ("give a number" in result.err) == (rank == "0")
+
+
+def test_machines_that_train_together_draw_no_seeds_of_their_own(
+    kindling: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
+    result = kindling("fit", *TINY, "--seed_everything", "true", "--trainer.num_nodes", "2")
     assert (result.code, result.err.count("\n")) == (2, 1)
     assert "give a number" in result.err
+
+
+@pytest.mark.parametrize("command", [["fit", "--nonsense"], ["nonsense"], ["fit", "--config", "missing.yaml"]])
+@pytest.mark.parametrize(("name", "is_shown"), [("RANK", False), ("SLURM_PROCID", False), ("KINDLING_PARENT", True)])
+def test_the_first_process_of_a_launcher_alone_reports_a_mistake(
+    kindling: Command, monkeypatch: pytest.MonkeyPatch, command: list[str], name: str, is_shown: bool
+) -> None:
+    monkeypatch.setattr("kindling.training.end_with_parent", lambda: None)
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv(name, str(os.getppid()) if is_shown else "1")
+    result = kindling(*command)
+    assert (result.code, result.err.count("\n")) == (2, int(is_shown))
+
+
+def test_an_error_of_one_process_is_reported_once_they_are_connected(
+    kindling: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
+    assert kindling("fit", "--nonsense").err.startswith("kindling: error: ")
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ from fuzzing import (
     table_files,
     typed_options,
 )
-from hypothesis import HealthCheck, event, given, note, settings
+from hypothesis import HealthCheck, event, example, given, note, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -156,7 +156,7 @@ def check_fit(*arguments: str, trains: bool) -> None:
 TRAINS = st.sampled_from([False, False, False, True])
 
 
-@share(22)
+@share(20)
 @given(typed=typed_options(), trains=TRAINS)
 def test_options_of_fit(workplace: Path, typed: list[str], trains: bool) -> None:
     check_fit(*MLP.split(), *typed, trains=trains)
@@ -196,7 +196,7 @@ def test_recipes(workplace: Path, text: bytes, trains: bool) -> None:
     check_fit("fit", "--config", "recipe.yaml", trains=trains)
 
 
-@share(18)
+@share(10)
 @given(data=table_files(), use=st.sampled_from(["fit", "predict", "test_path"]), trains=TRAINS)
 def test_tables(workplace: Path, data: bytes, use: str, trains: bool) -> None:
     Path("table.csv").write_bytes(data)
@@ -208,7 +208,7 @@ def test_tables(workplace: Path, data: bytes, use: str, trains: bool) -> None:
     check_fit("fit", *table, "--data.path", *files, trains=trains)
 
 
-@share(10)
+@share(8)
 @given(added=st.lists(IMAGE_FILE, max_size=6), skip=st.booleans(), predict=st.booleans(), trains=TRAINS)
 def test_image_folders(workplace: Path, added: list[Any], skip: bool, predict: bool, trains: bool) -> None:
     shutil.rmtree("pictures", ignore_errors=True)
@@ -256,7 +256,7 @@ def flip(path: Path, flips: list[tuple[float, int]], kept: float) -> None:
     path.write_bytes(data[: int(kept * len(data))])
 
 
-@share(14)
+@share(12)
 @given(data=st.data(), command=st.sampled_from(["predict", "test", "validate", "fit", "runs", "export"]))
 def test_checkpoints(workplace: Path, data: st.DataObject, command: str) -> None:
     CHECKPOINT[:] = [Path("runs/table/version_0/checkpoints/last.ckpt").absolute()]
@@ -271,6 +271,44 @@ def test_checkpoints(workplace: Path, data: st.DataObject, command: str) -> None
         "export": ["--ckpt_path", "stranger", "--format", "torch_export"],
     }
     check_command(command, *options.get(command, ["--ckpt_path", "stranger"]))
+
+
+def without(value: dict[str, Any], name: str) -> dict[str, Any]:
+    """Return a copy of a dictionary that lacks one key."""
+    return {key: item for key, item in value.items() if key != name}
+
+
+def with_column(fitted: dict[str, Any], **values: Any) -> dict[str, Any]:
+    """Return what a table learned with other values of its first column, which is one of numbers."""
+    first, *others = fitted["columns"]
+    return fitted | {"columns": [first | values, *others]}
+
+
+@pytest.mark.parametrize(
+    ("command", "part", "alter", "words"),
+    [
+        ("test", "TableDataModule", lambda fitted: without(fitted, "classes"), "its table has no classes"),
+        ("fit", "TableDataModule", lambda fitted: with_column(fitted, limit=10**400), "its limit is 1000"),
+        ("predict", "TableDataModule", lambda fitted: with_column(fitted, center="a"), "its center is 'a'"),
+        ("export", "TableDataModule", lambda fitted: with_column(fitted, scale=None), "column x lacks scale"),
+        ("validate", "loops", lambda loops: without(loops, "validate_loop"), "it can't be restored (KeyError"),
+        ("fit", "callbacks", lambda states: dict.fromkeys(states, 3), "it can't be restored (TypeError"),
+        ("export", "state_dict", lambda weights: weights | {"mean": {}}, "Tensor-like object"),
+    ],
+)
+def test_an_altered_checkpoint_is_named(
+    workplace: Path, capsys: pytest.CaptureFixture[str], command: str, part: str, alter: Any, words: str
+) -> None:
+    shutil.copytree("runs/table/version_0", "stranger")
+    for path in Path("stranger/checkpoints").glob("*.ckpt"):
+        stored = torch.load(path, weights_only=True)
+        torch.save(without(stored, "checksums") | {part: alter(stored[part])}, path)
+    more = ["--trainer.max_epochs", "2"] if command == "fit" else []
+    assert main([command, "--ckpt_path", "stranger", *more]) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("kindling: error: stranger/checkpoints/")
+    assert words in error
+    assert not FOREIGN.search(error)
 
 
 class Client:
@@ -314,13 +352,17 @@ def client(trained_runs: Path, request: pytest.FixtureRequest) -> Client:
     return Client(trained_runs / "runs" / request.param)
 
 
-@share(10)
+@share(24)
 @given(
     body=BODY,
     headers=st.lists(HEADER, max_size=2),
     method=st.sampled_from(["POST"] * 6 + ["GET", "PUT", "HEAD", "OPTIONS", "x"]),
     path=PATH,
 )
+@example(body=b"x", headers=[(b"content-length", b"\xb2")], method="POST", path="/predict")
+@example(body=b"x", headers=[(b"content-length", b"9" * 5000)], method="POST", path="/predict")
+@example(body=b"", headers=[], method="GET", path="/" + "x" * 900)
+@example(body=b"", headers=[], method="GET", path="/a\x1b[31m")
 def test_http_bodies(client: Client, body: bytes, headers: list[tuple[bytes, bytes]], method: str, path: str) -> None:
     if not any(name == b"host" for name, _ in headers):
         headers = [(b"host", b"localhost"), *headers]

@@ -1,17 +1,14 @@
 """Plug-ins: installed packages (real metadata on `sys.path`) and files given with `--plugin`."""
 
-import gc
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from jsonargparse import _typehints
 
 from conftest import TINY, Command
 from kindling import load, plugins, wording
@@ -22,10 +19,10 @@ MODELS = '''
 import torch
 from lightning.pytorch import Callback
 from torch import nn
-from kindling import Classifier, SyntheticDataModule
+from kindling import ClassificationTask, SyntheticDataModule
 
 
-class LeafNet(Classifier):
+class LeafNet(ClassificationTask):
     """A network for leaves."""
 
     def __init__(self, width: int = 8, **recipe):
@@ -51,21 +48,6 @@ SMALL = TINY[TINY.index("--data.num_samples") :]
 LEAF = ["--model", "LeafNet", "--data", "LeafDataModule", *SMALL, "--test_after_fit", "false"]
 RUN = Path("runs/tiny/version_0")
 pytestmark = pytest.mark.usefixtures("no_pictures")
-
-
-@pytest.fixture(autouse=True)
-def forget(tmp_path: Path) -> Iterator[None]:
-    """Each test begins without plug-ins, as each command of a user does."""
-    path = sys.path[:]
-    yield
-    sys.path[:] = path
-    for name, module in list(sys.modules.items()):
-        if str(getattr(module, "__file__", "")).startswith(str(tmp_path)):
-            del sys.modules[name]
-    for known in (plugins.LOADED, plugins.FILES, plugins.FOLDERS):
-        known.clear()
-    _typehints._cached_class_parsers.clear()
-    gc.collect()  # else classes of one test would be offered in the next
 
 
 def write_file(text: str = MODELS, name: str = "my_models.py") -> Path:
@@ -188,6 +170,19 @@ def test_a_file_is_exported(kindling: Command) -> None:
     assert result.code == 0, result.err
 
 
+def test_a_file_is_served(kindling: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    served: list[object] = []
+    monkeypatch.setattr("uvicorn.run", lambda *_, **options: served.append(options["workers"]))
+    write_file()
+    assert kindling("fit", "--plugin", "my_models.py", *LEAF).code == 0
+    options = ["serve", "--ckpt_path", RUN, "--port", 0, "--workers", 2]
+    result = kindling(*options, "--plugin", "my_models.py")
+    assert result.code == 0, result.err
+    assert "LeafNet: http://" in result.out
+    assert served == [2]
+    assert "add --plugin my_models.py" in kindling(*options).err
+
+
 def test_several_files_and_modules_can_be_given(kindling: Command) -> None:
     write_file()
     write_file("from my_layers import Leaf2Net\n", "other/more.py")
@@ -248,7 +243,7 @@ BROKEN = {
     "x = 1\ny = (\n": ["broken.py can't be imported", "SyntaxError", "broken.py, line 2"],
     "def f():\n    return 1 / 0\nf()\n": ["broken.py can't be imported: ZeroDivisionError", "broken.py, line 2"],
     "raise SystemExit(3)\n": ["broken.py can't be imported: SystemExit"],
-    "from kindling import Classifier\n": ["broken.py has no model, data module or callback"],
+    "from kindling import ClassificationTask\n": ["broken.py has no model, data module or callback"],
 }
 
 
@@ -276,7 +271,7 @@ WRONG = {
     "--plugin my_model.py": "there is no file my_model.py: did you mean my_models.py?",
     "--plugin my_models": "there is no module my_models: did you mean my_models.py?",
     "--plugin gone.models": "there is no module gone: give a file, or a module that is installed",
-    "--plugin": "argument --plugin: expected one argument",
+    "--plugin": "--plugin needs a value",
     "--plugin random.py": "there is another module called random: rename the file",
     "--plugin torch.py": "there is another module called torch: rename the file",
     "--plugin my-models.py": "rename the file so that Python can import it",
@@ -300,6 +295,7 @@ def test_a_plugin_that_cannot_be_named_so_ends_in_one_line(kindling: Command, op
     [
         ("LeafNet", "model: there is no LeafNet: --plugin FILE adds classes of your own"),
         ("my_models.LeafNet", "there is no module my_models for my_models.LeafNet: add --plugin my_models.py"),
+        ("__main__.LeafNet", "there is no class __main__.LeafNet, or it can't be used here"),
     ],
 )
 def test_a_class_without_its_plugin_says_how_to_add_it(kindling: Command, model: str, line: str) -> None:

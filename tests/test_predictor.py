@@ -39,6 +39,12 @@ def test_it_predicts_what_the_command_predicts(kindling: Command, digits: Predic
     np.testing.assert_allclose(probabilities, written, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("samples", [[], (), np.empty((0, 1, 28, 28)), torch.empty(0)], ids=repr)
+def test_no_samples_are_refused(digits: Predictor, samples: Any) -> None:
+    with pytest.raises(ValueError, match=r"^there are no samples: .*1, 28, 28"):
+        digits.predict(samples)
+
+
 def test_images_may_be_held_in_any_way(digits: Predictor, images: torch.Tensor) -> None:
     Path("photos").mkdir()
     for number, image in enumerate(images):
@@ -87,7 +93,7 @@ def test_the_card_says_what_the_model_is(digits: Predictor) -> None:
         ("broken.png", "broken.png"),
         ("empty", "empty has no images"),
         ({"age": 3}, "takes no rows with names but images"),
-        ([], "must have the shape"),
+        ([], "there are no samples"),
     ],
 )
 def test_what_the_model_does_not_take_is_said(digits: Predictor, samples: Any, message: str) -> None:

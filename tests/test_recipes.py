@@ -11,6 +11,7 @@ from PIL import Image
 from torchvision import models
 
 from conftest import CONFIGS, Command
+from kindling.testing import check_recipe
 
 RECIPES = sorted(path.relative_to(CONFIGS.parent) for path in CONFIGS.glob("*.yaml"))
 OVERLAYS = sorted(path.relative_to(CONFIGS.parent) for path in CONFIGS.glob("*/*.yaml"))
@@ -84,12 +85,14 @@ def prepare(kindling: Command, needed: dict[str, list[object]], recipe: Path) ->
 @pytest.mark.usefixtures("shown_warnings", "no_pictures")
 @pytest.mark.parametrize("recipe", RECIPES, ids=str)
 def test_recipes_run_with_each_overlay_and_no_library_speaks(
-    kindling: Command, needed: dict[str, list[object]], recipe: Path
+    kindling: Command, needed: dict[str, list[object]], recipe: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     options = prepare(kindling, needed, recipe)
-    for overlay in [None, *(path for path in OVERLAYS if path.stem != "gpu")]:
-        short = [] if overlay and overlay.stem == "debug" else SHORT
-        result = kindling("fit", "--config", recipe, *(["--config", overlay] if overlay else []), *options, *short)
+    check_recipe(recipe, *map(str, options))
+    assert capfd.readouterr().err == ""
+    for overlay in (path for path in OVERLAYS if path.stem != "gpu"):
+        short = [] if overlay.stem == "debug" else SHORT
+        result = kindling("fit", "--config", recipe, "--config", overlay, *options, *short)
         assert (result.code, result.err) == (0, "")
         assert "test/loss" in result.out
 

@@ -1,4 +1,5 @@
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -64,3 +65,40 @@ def test_the_installed_command_tells_how_it_ended() -> None:
         "cli.main = lambda: print(0, end=' ') or 0\n"
         "atexit.register(print, 1); cli.program()"
     )
+
+
+@pytest.mark.parametrize(
+    ("last", "code"),
+    [
+        ("atexit.register(signal.raise_signal, signal.SIGINT)", 0),
+        # A thread that is still at work may hang, and Ctrl-C ends it.
+        ("threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()", -signal.SIGINT),
+    ],
+    ids=["clean-up", "thread"],
+)
+def test_ctrl_c_after_the_work_is_done_shows_no_traceback(last: str, code: int) -> None:
+    program = (
+        f"import atexit, os, signal, threading; from kindling import cli; {last}; cli.main = lambda: 0; cli.program()"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (code, "")
+
+
+def test_ctrl_c_within_a_destructor_interrupts_all_the_same() -> None:
+    program = """
+import signal, time
+from kindling import cli
+class Noisy:
+    def __del__(self):
+        signal.raise_signal(signal.SIGINT)
+def work():
+    try:
+        del [Noisy()][0]
+        time.sleep(60)
+    except KeyboardInterrupt:
+        return 1
+cli.main = work
+cli.program()
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stderr) == (1, "")

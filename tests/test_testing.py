@@ -169,7 +169,7 @@ def test_sound_data_passes(data: Any) -> None:
 
 
 def test_samples_that_are_alike_by_nature_may_be_allowed() -> None:
-    with pytest.raises(AssertionError, match="40 of 40 samples of test are in train"):
+    with pytest.raises(AssertionError, match="20 of 20 samples of val are in train"):
         check_data(TextDataModule())
     check_data(TextDataModule(), shared=1.0)
 

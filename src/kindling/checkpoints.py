@@ -12,9 +12,9 @@ from typing import Any, Literal
 
 import torch
 
-from kindling.checkpoint_types import check_types
 from kindling.checksums import checksum
 from kindling.console import say
+from kindling.contents import check_content
 from kindling.runs import is_last, whole_file
 
 Verify = Literal["metadata", "weights", "all"]
@@ -60,7 +60,7 @@ def read(path: Path, verify: Verify = "weights", mmap: bool = True) -> dict[str,
         ) from error
     except (RuntimeError, OSError, EOFError, ValueError) as error:
         raise DamagedError(f"{path} is cut off, damaged or no checkpoint at all") from error
-    check_types(path, checkpoint)
+    check_content(path, checkpoint)
     if verify != "metadata":
         _verify_tensors(path, checkpoint, skip=RESUME_ONLY if verify == "weights" else set())
     return checkpoint

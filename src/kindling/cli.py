@@ -5,12 +5,13 @@ import difflib
 import inspect
 import logging
 import os
+import signal
 import sys
 import threading
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from kindling import __version__
 from kindling.startup import quick_imports
@@ -57,13 +58,27 @@ def program() -> NoReturn:
     name of its own, by which it then calls itself.
     """
     set_program_name(os.path.basename(sys.argv[0]).removesuffix(".exe"))
+    sys.unraisablehook = _interrupt_again
     code = main()
-    if any(not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread()):
+    waits = any(not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread())
+    # The command is done: Ctrl-C would only end in the traceback of some library's clean-up, left half done.
+    signal.signal(signal.SIGINT, signal.SIG_DFL if waits else signal.SIG_IGN)
+    if waits:
         sys.exit(code)
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
+
+
+def _interrupt_again(unraisable: Any) -> None:
+    """Deliver Ctrl-C again where it came within a destructor or a weak reference's callback: Python drops it there."""
+    if unraisable.exc_type is not KeyboardInterrupt:
+        sys.__unraisablehook__(unraisable)
+        return
+    timer = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT))
+    timer.daemon = True
+    timer.start()
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -85,7 +100,7 @@ def main(args: Sequence[str] | None = None) -> int:
     if command not in COMMANDS:
         near = difflib.get_close_matches(command, COMMANDS, n=1)
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMMANDS)}"
-        return _fail(f"there is no command {command}: {hint}", code=2)
+        return _fail(f"there is no command {brief(command, 60) or repr(command)}: {hint}", code=2)
 
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it warns of a home folder that can't be written
     try:
@@ -156,5 +171,18 @@ def _mendable() -> tuple[type[Exception], ...]:
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"{program_name()}: error: {brief(message)}", file=sys.stderr)
+    if not _is_reported_by_first():
+        print(f"{program_name()}: error: {brief(message)}", file=sys.stderr)
     return code
+
+
+def _is_reported_by_first() -> bool:
+    """Whether the first process of torchrun or srun reports the same error as this one.
+
+    Until the processes have connected, all of them fail alike. Later, one may fail alone.
+    """
+    distributed = sys.modules.get("torch.distributed")
+    is_connected = distributed is not None and distributed.is_available() and distributed.is_initialized()
+    is_started_by_us = "KINDLING_PARENT" in os.environ  # and the first process reports what this one prints
+    ranks = (os.environ.get(name, "0") for name in ("RANK", "SLURM_PROCID"))
+    return any(rank != "0" for rank in ranks) and not is_connected and not is_started_by_us

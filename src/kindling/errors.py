@@ -3,11 +3,19 @@
 import argparse
 import ast
 import importlib.util
+import os
 import re
+import sys
 from collections.abc import Iterable
 from typing import NoReturn
 
-from kindling.wording import did_you_mean
+from kindling.wording import brief, did_you_mean
+
+# What jsonargparse says where a class is wanted and the value is not even a text.
+NO_CLASS = re.compile(
+    "unhashable type|is not iterable|Not a valid subclass|bytes-like object|Expected a dot import path string: *$",
+    re.MULTILINE,
+)
 
 
 class UsageError(Exception):
@@ -18,7 +26,8 @@ class OneLineParser(argparse.ArgumentParser):
     """A parser whose complaints end in one line."""
 
     def error(self, message: str) -> NoReturn:  # noqa: D102
-        raise UsageError(message.replace("the following arguments are required:", "missing:"))
+        message = message.replace("the following arguments are required:", "missing:")
+        raise UsageError(one_line(message, [option.lstrip("-") for option in self._option_string_actions]))
 
 
 def one_line(message: str, options: Iterable[str] = ()) -> str:
@@ -29,9 +38,12 @@ def one_line(message: str, options: Iterable[str] = ()) -> str:
         options: The names of all options, without the two dashes.
     """
     options = list(options)
-    key = ".".join(re.findall(r'Parser key "([^"]+)"', message))
+    key = ".".join(dict.fromkeys(re.findall(r'Parser key "([^"]+)"', message)))
+    key = key or "".join(re.findall(r"^--([\w.]+): ", message))
+    if reason := misplaced_value(key, message):
+        return reason
     owners = re.findall(r"class_path[= ]'([\w.]+)'", message)
-    if found := re.search(r"unrecognized arguments: (?:--)?([\w.]+)|does not accept option '([\w.]+)'", message):
+    if found := re.search(r"unrecognized arguments: --([\w.+]+)|does not accept option '(.*)'", message):
         name = found[1] or found[2]
         group = name.split(".")[0]
         near = did_you_mean(name, options) or ("" if group in options else did_you_mean(group, options))
@@ -41,9 +53,14 @@ def one_line(message: str, options: Iterable[str] = ()) -> str:
         *path, name = ".".join(filter(None, [key, found[1]])).split(".")
         group = "".join(f"{part}." for part in path)
         return f"there is no option {group}{name}{did_you_mean(name, known, group)}"
+    if found := re.search(r"Multiple subclasses with name (\w+)\. .*: (.+)\.$", message, re.MULTILINE):
+        return f"{key}: several classes are called {found[1]}: give the full name of one, {found[2]}"
     if found := re.search(r"Expected a dot import path string: (\S+)", message):
-        near = did_you_mean(found[1], {*class_names(key)} - {found[1]}) or ": --plugin FILE adds classes of your own"
+        known = [name for name in class_names(key.removesuffix(".help")) if name != found[1]]
+        near = did_you_mean(found[1], known) or ": --plugin FILE adds classes of your own"
         return f"{key}: there is no {found[1]}{near}"
+    if found := re.search(r"Expected (?:a path|an instantiatable class,) but (\S+) (?:is abstract|either)", message):
+        return f"{key}: {_missing(found[1])}"
     if found := re.search(r"arguments are required: (.+)", message):
         names = ", ".join(f"{key}.{name}" if key else f"--{name.split('.', 1)[-1]}" for name in found[1].split(", "))
         return f"{names} must be given"
@@ -52,12 +69,31 @@ def one_line(message: str, options: Iterable[str] = ()) -> str:
             return f"{key}: {found[1]} is not {' or '.join(kinds)}"
         if key and owners:
             return f"{key}: {_missing(owners[-1])}"
-    return " ".join([f"{key}:"] * bool(key) + reasons(message))
+    if key and NO_CLASS.search(message):
+        return f"{key}: expected the name of a class, or class_path and init_args"
+    return re.sub(r"<class '([\w.]+)'>", r"\1", " ".join([f"{key}:"] * bool(key) + reasons(message)))
+
+
+def misplaced_value(key: str, message: str) -> str:
+    """Return one line about a value that is missing, superfluous or of the wrong kind; else an empty string."""
+    if found := re.search(r"argument (?:-\w/)?--([\w.+]+): expected .*argument", message):
+        return f"--{found[1]} needs a value"
+    if found := re.search(r"argument (?:-\w/)?--([\w.+]+): ignored explicit argument (.*)", message, re.DOTALL):
+        return f"--{found[1]} takes no value, got {brief(found[2], 60)}"
+    if found := re.search(r"unrecognized arguments: (?!--[\w.+])(.*)", message, re.DOTALL):
+        return f"unexpected argument {brief(repr(found[1]), 60)}: options are typed as --NAME VALUE"
+    if found := re.search(r"Unexpected config: (.*)", message, re.DOTALL):
+        return f"config: {brief(found[1], 60)} holds no options: give a YAML file of them"
+    if found := re.search(r"Unable to load config (.*)", message):
+        return f"{key}: expected options such as --{key}.NAME VALUE, got {brief(found[1], 60)}"
+    if found := re.search(r"(?:File does not exist|Path is not a file): '(.*)'", message):
+        return f"{key}: there is no file {os.path.relpath(found[1])}"
+    return ""
 
 
 def _missing(class_path: str) -> str:
     module = class_path.partition(".")[0]
-    if importlib.util.find_spec(module):
+    if module in sys.modules or importlib.util.find_spec(module):
         return f"there is no class {class_path}, or it can't be used here"
     return f"there is no module {module} for {class_path}: add --plugin {module}.py, or install the package that has it"
 

@@ -6,6 +6,7 @@ import unicodedata
 from collections.abc import Mapping, MutableMapping
 from typing import Any
 
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -61,13 +62,20 @@ def check_devices(trainer: Trainer) -> None:
         raise ValueError(f"--trainer.devices {trainer.num_devices}: this machine trains in {most} processes at most")
 
 
-def draw_seed() -> int:
+def draw_seed(nodes: int = 1) -> int:
     """Draw a seed, the same in all processes of a distributed training.
 
+    Args:
+        nodes: Machines that train together; on each of them a process of its own begins.
+
     Raises:
-        UsageError: If this process was started by a launcher that does not pass the seed on.
+        UsageError: If this process was started by a launcher that does not pass the seed on; in all of them, since one
+            that went on would wait for the others.
     """
-    if getattr(rank_zero_only, "rank", 0) == 0 and int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if SLURMEnvironment.detect():  # srun sets no WORLD_SIZE
+        processes = max(processes, int(os.environ["SLURM_NTASKS"]))
+    if getattr(rank_zero_only, "rank", 0) == 0 and processes == nodes == 1:
         return random.SystemRandom().randrange(2**32)
     if "PL_GLOBAL_SEED" not in os.environ:
         raise UsageError("--seed_everything true would draw another seed in each process: give a number")

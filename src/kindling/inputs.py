@@ -201,6 +201,8 @@ def from_numbers(values: Any, shape: tuple[int, ...]) -> Tensor:
         inputs = torch.from_numpy(_as_array(values))
     except (TypeError, ValueError, MemoryError) as error:
         raise ValueError(f"inputs must be numbers in lists of equal length: {error}") from error
+    if not inputs.numel():
+        raise ValueError(f"there are no samples: give at least one of shape ({', '.join(map(str, shape))})")
     inputs = _in_shape(inputs, shape)
     if inputs.dtype != torch.uint8 or len(shape) < 3:
         inputs = inputs.float()
@@ -235,7 +237,7 @@ def _in_shape(inputs: Tensor, shape: tuple[int, ...]) -> Tensor:
         if shape[0] == 1:
             candidates += [candidate.unsqueeze(1) for candidate in candidates if candidate.ndim == 3]
     for candidate in candidates:
-        if candidate.shape[1:] == shape and len(candidate):
+        if candidate.shape[1:] == shape:
             return candidate
     one = ", ".join(map(str, shape))
     raise ValueError(f"inputs must have the shape ({one}) or (N, {one}), not {tuple(inputs.shape)}")

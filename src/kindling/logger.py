@@ -58,8 +58,16 @@ class StageLogger(TensorBoardLogger):
     def save(self) -> None:
         with writing(self.run / "train"):
             super().save()
+            self._open_earlier_folders()
             for writer in self._writers.values():
                 writer.flush()
+
+    def _open_earlier_folders(self) -> None:
+        # A new file is what drops the points that a folder has of steps after the checkpoint. Opened at its first point
+        # alone, it would be too late if this session is killed before, and the next one resumes from a later step.
+        for stage in ("val", "test"):
+            if self._kwargs.get("purge_step") is not None and (self.run / stage).is_dir():
+                self.writer(stage)
 
     @override
     @rank_zero_only

@@ -199,7 +199,7 @@ class ReadableParser(LightningArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         if self.exit_on_error:  # the parser of one class's help page
             option = str(self.description).removeprefix("Help for ")
-            raise UsageError(f"{option} shows a help page; leave out the other options ({message.split(': ')[-1]})")
+            raise UsageError(f"{option} shows a help page: type it without other options after it")
         super().error(message, ex)
 
     @override

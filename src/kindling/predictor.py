@@ -112,6 +112,8 @@ class Predictor:
         """The same samples as the model takes them, floats of shape (N, *input_shape)."""
         if isinstance(samples, str | Path | Image.Image | dict):
             samples = [samples]
+        if isinstance(samples, list | tuple) and not samples:
+            raise ValueError(f"there are no samples: the model takes {self.takes}")
         first = samples[0] if isinstance(samples, list | tuple) and samples else samples
         if isinstance(first, dict) or hasattr(first, "columns"):  # a data frame
             return self._rows(samples, "what was given")

@@ -23,7 +23,7 @@ def find_recipe(typed: str) -> str:
     Raises:
         UsageError: If there is neither a file nor a recipe of that name, with the nearest one that exists.
     """
-    if re.search(r":\s|[{\n]", typed) or Path(typed).is_file():
+    if re.search(r":\s|[{[\n]", typed) or Path(typed).is_file():
         return typed
     if not Path(typed).is_absolute():
         for folder in (PROJECT, SHARE / "configs"):

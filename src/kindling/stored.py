@@ -1,5 +1,6 @@
 """What was not typed: configuration from YAML files, and what a checkpoint and its run bring."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from kindling.trust import (
     is_own,
     is_own_checkpoint,
 )
+from kindling.wording import brief
 
 
 def read_yaml(config: Path) -> dict[str, Any]:
@@ -35,11 +37,17 @@ def read_yaml(config: Path) -> dict[str, Any]:
         UsageError: If it is no YAML, with the line, which jsonargparse's own message does not name.
     """
     try:
-        read: dict[str, Any] = yaml.safe_load(config.read_text(encoding="utf-8")) or {}
+        read = yaml.safe_load(config.read_text(encoding="utf-8")) or {}
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{config} is not text in UTF-8: save it with that encoding") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
         raise UsageError(f"{config} is no YAML{where}: {getattr(error, 'problem', error)}") from error
+    if not isinstance(read, dict):
+        raise UsageError(f"{config} must hold options such as seed_everything: 1, got {brief(repr(read), 60)}")
+    if strange := [key for key in read if not re.fullmatch(r"\w[\w.+]*", str(key))]:
+        raise UsageError(f"{config}: there is no option {brief(repr(strange[0]), 60)}")
     try:
         check_size(read)
     except ValueError as error:
@@ -76,7 +84,7 @@ def stored_config(
     if not is_ours:
         config = harmless(config, path)
     model = class_config(stored["hyper_parameters"])
-    plugins = stored.get("plugins", {})
+    plugins = stored.get("plugins") or {}
     check_classes(model, run, plugins=plugins)
     check_classes([arguments, config.get("data")], run, "data source", plugins)
     for name in class_paths(config) if command == "fit" else ():

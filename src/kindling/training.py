@@ -3,8 +3,8 @@
 import inspect
 import re
 import shlex
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from kindling.callbacks.users import as_list, combine, has_progress_bar
 from kindling.checkpoint_io import write_atomically
 from kindling.checkpoints import read, restore_last
 from kindling.console import as_typed, quiet, results_table, say
+from kindling.contents import restoring
 from kindling.dashboard import Dashboard, dashboard_of
 from kindling.data import BaseDataModule
 from kindling.data.loading import targets_of
@@ -89,9 +90,12 @@ class KindlingCLI(LightningCLI):
         self.run: KeptRun | None = None
         self.is_trained = False  # whether the run that is resumed lacks only what follows its training
         self.collected = CollectTest()
-        self._read_sources(options)
+        self.failure: Exception | None = None  # of the model or the data module
+        self._read_sources(load_plugins(options))
         super().__init__(
+            LightningModule,
             parser_class=ReadableParser,
+            subclass_mode_model=True,
             auto_configure_optimizers=False,
             save_config_callback=SaveConfig,
             seed_everything_default=42,
@@ -103,7 +107,7 @@ class KindlingCLI(LightningCLI):
                 "enable_autolog_hparams": False,  # config.yaml has them all
             },
             parser_kwargs={"exit_on_error": False, command: {"exit_on_error": False}},
-            args=[command, *load_plugins(options)],
+            args=[command],
         )
 
     @override
@@ -134,11 +138,12 @@ class KindlingCLI(LightningCLI):
         elif self.command != "fit" and not {"-h", "--help"}.intersection(typed):
             raise UsageError(f"{self.command} needs a trained model: --ckpt_path best, last, a run folder or a file")
         self.given = set(given_model_arguments(typed, [*files, stored])).intersection(DATA_ARGUMENTS)
+        self.typed_options = typed
         self.arguments = [*(["--config", yaml.safe_dump(stored)] if stored else []), *typed]
 
     @override
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        command, *typed = args
+        command = self.command
         try:
             self.config = parser.parse_args([command, *self.arguments])
         except ArgumentError as error:
@@ -150,8 +155,8 @@ class KindlingCLI(LightningCLI):
         if self.config[command]["ckpt_path"] is not None and self.checkpoint is None:
             raise UsageError("the checkpoint is given on the command line, in full: --ckpt_path PATH")
         self.config[command]["ckpt_path"] = None  # Lightning would let what the checkpoint stores win
-        if "--model.optimizer.lr" in {option.split("=")[0] for option in typed}:
-            self._let_typed_rate_win(typed)
+        if "--model.optimizer.lr" in {option.split("=")[0] for option in self.typed_options}:
+            self._let_typed_rate_win(self.typed_options)
 
     def _let_typed_rate_win(self, typed: Sequence[str]) -> None:
         """Makes a typed learning rate the peak of OneCycleLR, which would replace it by its own `max_lr`."""
@@ -163,6 +168,18 @@ class KindlingCLI(LightningCLI):
             schedule["init_args"]["max_lr"] = model["optimizer"]["init_args"]["lr"]
 
     @override
+    def instantiate_classes(self) -> None:
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            raise self.failure or error from None
+
+    @override
+    def _run_subcommand(self, subcommand: str) -> None:
+        with restoring(self.checkpoint):
+            super()._run_subcommand(subcommand)
+
+    @override
     def _add_instantiators(self) -> None:
         self.parser.add_instantiator(self._create_model, LightningModule, subclasses=True)
         self.parser.add_instantiator(self._create_data, LightningDataModule, subclasses=True)
@@ -171,7 +188,8 @@ class KindlingCLI(LightningCLI):
         self, kind: type[LightningDataModule], *args: Any, applied_instantiation_links: Any, **kwargs: Any
     ) -> LightningDataModule:
         create = _InstantiatorFn(cli=self, key="data")
-        data = create(kind, *args, applied_instantiation_links=applied_instantiation_links, **kwargs)
+        with self._noted():
+            data = create(kind, *args, applied_instantiation_links=applied_instantiation_links, **kwargs)
         record_arguments(data, kind, self._plain_arguments("data"))
         if self.checkpoint and self.command == "fit" and isinstance(data, BaseDataModule):
             # At once: the model will ask for the shape of its inputs.
@@ -181,22 +199,42 @@ class KindlingCLI(LightningCLI):
     def _create_model(
         self, kind: type[LightningModule], *args: Any, applied_instantiation_links: dict[str, Any], **kwargs: Any
     ) -> LightningModule:
-        linked = {key.rpartition(".")[2]: key for key in applied_instantiation_links}
+        with self._noted():
+            self._complete(kind, kwargs, applied_instantiation_links)
+        create = _InstantiatorFn(cli=self, key="model")
+        model = create(kind, *args, applied_instantiation_links=applied_instantiation_links, **kwargs)
+        known = {key.rpartition(".")[2]: value for key, value in applied_instantiation_links.items()}
+        record_arguments(model, kind, self._plain_arguments("model") | known)
+        return model
+
+    def _complete(self, kind: type[LightningModule], kwargs: dict[str, Any], links: dict[str, Any]) -> None:
+        """Check which arguments of a model come from its data, and remove those that do not; both are changed in place.
+
+        Raises:
+            UsageError: If the data does not have one that the model needs.
+        """
+        data = self.config[self.command]["data"]
+        if issubclass(kind, BaseTask) and data is None:
+            raise UsageError(f"--data must be given: {kind.__name__} has no data of its own")
+        linked = {key.rpartition(".")[2]: key for key in links}
         for name in set(DATA_ARGUMENTS).intersection(kwargs) - self.given:  # the parser asks for none of them
             is_optional = default_of(kind, name) is not inspect.Parameter.empty
             if name in linked and is_optional and not issubclass(kind, BaseTask):
-                del applied_instantiation_links[linked.pop(name)]  # it may mean something else by the same name
+                del links[linked.pop(name)], kwargs[name]  # it may mean something else by the same name
             if name not in linked and kwargs[name] is None:
                 if not is_optional:
-                    raise UsageError(
-                        f"{kind.__name__} needs {name}, which the data does not have: --model.{name} VALUE"
-                    )
+                    why = f", which {data['class_path'].rpartition('.')[2]} does not have" if data else ""
+                    raise UsageError(f"{kind.__name__} needs {name}{why}: --model.{name} VALUE")
                 del kwargs[name]
-        create = _InstantiatorFn(cli=self, key="model")
-        model = create(kind, *args, applied_instantiation_links=applied_instantiation_links, **kwargs)
-        known = {name: applied_instantiation_links[key] for name, key in linked.items()}
-        record_arguments(model, kind, self._plain_arguments("model") | known)
-        return model
+
+    @contextmanager
+    def _noted(self) -> Iterator[None]:
+        """Keep an error that the parser would wrap."""
+        try:
+            yield
+        except Exception as error:
+            self.failure = error
+            raise
 
     def _plain_arguments(self, key: str) -> dict[str, Any]:
         """Return the arguments of the model or data module as plain values."""
@@ -275,7 +313,7 @@ class KindlingCLI(LightningCLI):
     def _set_seed(self) -> None:
         config = self.config[self.command]
         if config["seed_everything"] is True or config["seed_everything"] is None:
-            config["seed_everything"] = draw_seed()
+            config["seed_everything"] = draw_seed(config["trainer"]["num_nodes"])
             say(f"seed: {config['seed_everything']}")
         elif config["seed_everything"] is not False:
             check_seed(config["seed_everything"])

@@ -49,6 +49,16 @@ def brief(text: str, most: int = 280) -> str:
     return f"{line[: most - end - 5].rstrip()} ... {line[-end:].lstrip()}"
 
 
+def counted(number: int, one: str, many: str) -> str:
+    """Return a number and what it counts, in the singular or plural.
+
+    Examples:
+        >>> counted(1, "value is", "values are"), counted(2000, "value is", "values are")
+        ('1 value is', '2,000 values are')
+    """
+    return f"{number:,} {one if number == 1 else many}"
+
+
 def listed(names: Sequence[object], most: int = 20) -> str:
     """Names with commas between them; of more than `most`, the first and how many follow.
 

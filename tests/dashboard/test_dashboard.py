@@ -273,6 +273,20 @@ def test_a_crashed_run_still_shows_its_best_epoch_when_it_ends(kindling: Command
     assert read("val").Tags()["images"] == ["pictures/confusion matrix"]
 
 
+def test_the_figures_of_an_interruption_are_dropped_though_the_next_session_crashes(kindling: Command) -> None:
+    def stop(name: str, step: int) -> list[str]:
+        return ["--trainer.callbacks", f"helpers.{name}", "--trainer.callbacks.step", str(step)]
+
+    assert kindling("fit", *TINY, *stop("SignalAt", 9)).code == 1
+    interrupted = [event.step for event in read("test").Scalars("result/val_loss")]
+    with pytest.raises(RuntimeError, match="lights"):  # it has saved a later checkpoint, but no figures
+        kindling("fit", "--ckpt_path", RUN, "--trainer.max_epochs", "3", *stop("CrashAt", 16))
+    assert kindling("fit", "--ckpt_path", RUN, "--trainer.callbacks", "null", "--test_after_fit", "false").code == 0
+    shown = [event.step for event in read("test").Scalars("result/val_loss")]
+    assert len(interrupted) == len(shown) == 1
+    assert interrupted < shown
+
+
 def test_another_figure_may_say_which_epoch_is_best(kindling: Command) -> None:
     monitor = ["--checkpoint.monitor", "val/accuracy", "--checkpoint.mode", "max"]
     assert kindling("fit", *TINY, *monitor, "--model.optimizer.lr", "0.5", "--trainer.max_epochs", "5").code == 0

@@ -1,16 +1,26 @@
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
-from lightning.pytorch import seed_everything
+from lightning.pytorch import LightningDataModule, seed_everything
+from PIL import Image
 
-from kindling import ClassificationDataModule, MNISTDataModule, SyntheticDataModule
+from kindling import (
+    ClassificationDataModule,
+    DigitsDataModule,
+    ImageFolderDataModule,
+    MNISTDataModule,
+    SyntheticDataModule,
+    TableDataModule,
+)
 from kindling.data.datamodule import ArrayDataset, Batch, Split
 from kindling.data.holdout import stratified_split
 from kindling.data.mnist import read_sample
+from kindling.testing import check_data
 
 
 @pytest.mark.parametrize(("number", "size"), [(10, 1), (100, 37), (5000, 500), (997, 996)])
@@ -281,3 +291,25 @@ def test_what_is_sent_to_a_gpu_is_pinned(monkeypatch: pytest.MonkeyPatch, device
     data.trainer = SimpleNamespace(strategy=strategy, world_size=1, global_rank=0)  # type: ignore[assignment]
     monkeypatch.setattr("kindling.data.loading.free_memory", lambda device: 0)
     assert data.train_dataloader().pin_memory == pinned
+
+
+@pytest.mark.parametrize("source", ["mnist", "synthetic", "digits", "table", "images"])
+def test_each_source_passes_the_checks_that_projects_call(source: str, folder: Path) -> None:
+    if source == "table":
+        rows = "".join(
+            f"{row * 37 % 101 / 7:.2f},{row * 53 % 97 / 11:.2f},{'yes' if row % 3 else 'no'}\n" for row in range(120)
+        )
+        Path("rows.csv").write_text(f"width,height,target\n{rows}")
+    if source == "images":
+        for number in range(40):
+            place = Path("photos", ("dark", "light")[number % 2], f"{number}.png")
+            place.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (9, 9), (number, 200 * (number % 2), number)).save(place)
+    sources: dict[str, Callable[[], LightningDataModule]] = {
+        "mnist": lambda: MNISTDataModule(source="sample"),
+        "synthetic": lambda: SyntheticDataModule(num_samples=300),
+        "digits": DigitsDataModule,
+        "table": lambda: TableDataModule("rows.csv", "target"),
+        "images": lambda: ImageFolderDataModule("photos"),
+    }
+    check_data(sources[source]())

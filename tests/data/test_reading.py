@@ -273,7 +273,7 @@ def test_a_word_among_numbers_is_a_missing_value(word: str, capfd: pytest.Captur
 def test_other_words_for_missing_in_new_rows_are_named(capfd: pytest.CaptureFixture[str]) -> None:
     columns = learn([None if row % 5 == 0 else row / 4 for row in range(200)])
     assert encode_rows([{"x": "NA"}], columns[:1], "rows")[:, 1].tolist() == [1]
-    assert "column x of rows: 1 values count as missing: NA" in capfd.readouterr().out
+    assert "column x of rows: 1 value counts as missing: NA" in capfd.readouterr().out
 
 
 def test_na_and_none_are_names_among_names() -> None:
@@ -333,3 +333,11 @@ def test_columns_of_older_checkpoints_are_read_as_before(capfd: pytest.CaptureFi
     assert features[:2, 2].tolist() == [2, 1]
     assert features[:, 3:].tolist() == [[0, 1, 0], [0, 0, 1], [1, 0, 1], [1, -1, 0]]
     assert capfd.readouterr().out == ""
+
+
+def test_older_checkpoints_read_the_number_syntax_of_python() -> None:
+    column = {"name": "x", "kind": "number", "decimal": ".", "median": 0.0, "center": 0.0, "scale": 1000.0}
+    rows = [{"x": text} for text in ("1e5", "2e3", "1_000", "inf", "5")]
+    features = encode_rows(rows, [column | {"missing": True}], "rows")
+    assert features[:, 0] == pytest.approx([100, 2, 1, 0, 0.005])
+    assert features[:, 1].tolist() == [0, 0, 0, 1, 0]

@@ -2,15 +2,19 @@
 
 import csv
 import inspect
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from conftest import Command, Result
-from kindling import BaseTask, ClassificationTask, data, load, models
+from helpers import SumDataModule
+from kindling import BaseDataModule, BaseTask, ClassificationTask, data, load, models
+from kindling.testing import check_model
 
 MODELS = {name: getattr(models, name) for name in models.__all__ if not name.endswith("Task")}
 FEW = "--trainer.max_epochs 1 --trainer.limit_train_batches 2 --run_name every".split()
@@ -37,6 +41,15 @@ OPTIONS = {
 }
 
 
+# Arguments of those that learn anything, and the data for the checks that projects call.
+CHECKED: dict[str, tuple[type[BaseDataModule], dict[str, Any]]] = {
+    "MLPClassifier": (data.SyntheticDataModule, {}),
+    "CNNClassifier": (data.DigitsDataModule, {"channels": (8,)}),
+    "MLPRegressor": (SumDataModule, {"optimizer": partial(torch.optim.Adam, lr=0.01)}),
+    "TransferClassifier": (data.DigitsDataModule, {"backbone": "runs/part/version_0", "weights": "none"}),
+}
+
+
 def train(kindling: Command, name: str, model: type[BaseTask]) -> Result:
     """Trains on the first source that the model takes."""
     for source in (*(CLASSES if issubclass(model, ClassificationTask) else NUMBERS), *OTHERS):
@@ -56,6 +69,9 @@ def test_it_trains_loads_predicts_and_exports(
         assert result.code == 0, result.err
     result = train(kindling, name, model)
     assert result.code == 0, result.err
+    if name in CHECKED:
+        source, arguments = CHECKED[name]
+        check_model(model, source(), formats=(), **arguments)  # exported below
 
     again = model.load_from_checkpoint(RUN / "checkpoints/best.ckpt", weights_only=True).eval()
     inputs = torch.rand(5, *again.input_shape)

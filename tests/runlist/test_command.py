@@ -199,7 +199,7 @@ def test_neither_torch_nor_lightning_is_imported(folder: Path) -> None:
     [
         (["nowhere"], "there is no folder nowhere"),
         (["--sort", "val/acuracy"], "there is no column val/acuracy: did you mean val/accuracy?"),
-        (["--srt"], "--srt"),
+        (["--srt"], "there is no option srt: did you mean sort?"),
         (["show"], "missing: RUN"),
         (["show", "tinny"], "there is no run tinny: did you mean tiny?"),
         (["compare", "tiny"], "two runs or more"),

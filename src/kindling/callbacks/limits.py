@@ -3,8 +3,9 @@
 import math
 from typing import Any
 
+from lightning.fabric.utilities.data import sized_len
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities import CombinedLoader
+from torch.utils._pytree import tree_leaves
 from typing_extensions import override
 
 # The limits that a stage reads, each with the data loader that it limits.
@@ -29,8 +30,5 @@ class AtLeastOneBatch(Callback):
 
 
 def _batches(loaders: Any) -> float:
-    """Return the batches of one or more data loaders; infinitely many where they do not tell."""
-    try:
-        return len(CombinedLoader(loaders, "max_size"))
-    except (TypeError, NotImplementedError, RuntimeError):
-        return math.inf
+    """Return the batches of the shortest of one or more data loaders; infinitely many where none tells."""
+    return min((sized_len(loader) or math.inf for loader in tree_leaves(loaders)), default=math.inf)

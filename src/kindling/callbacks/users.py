@@ -18,6 +18,8 @@ from lightning.pytorch.callbacks import (
 from typing_extensions import override
 
 from kindling.callbacks.averaging import defer_to_fit_end
+from kindling.console import say
+from kindling.record import FILE as RECORD
 
 # Callbacks whose work Kindling does in another way, with the option to use.
 REPLACED: dict[type[Callback], str] = {
@@ -74,7 +76,7 @@ def combine(users: Sequence[Callback], ours: Sequence[Callback], run: Path | Non
         if isinstance(callback, Checkpoint) and not saves:
             raise ValueError(f"{name} saves checkpoints, which --trainer.enable_checkpointing false forbids: drop one")
         if isinstance(callback, ModelCheckpoint) and run:
-            _keep_apart(callback, run / "checkpoints")
+            _keep_apart(callback, run)
         if isinstance(callback, SpikeDetection):
             callback.running = callback.running_mean  # type: ignore[attr-defined]  # Lightning loads its state there
     users = [SaveOnException(each) if isinstance(each, OnExceptionCheckpoint) else each for each in users]
@@ -89,9 +91,15 @@ def combine(users: Sequence[Callback], ours: Sequence[Callback], run: Path | Non
     return together
 
 
-def _keep_apart(callback: ModelCheckpoint, folder: Path) -> None:
-    """Keep a user's checkpoints from replacing those of Kindling in the same folder."""
-    if callback.dirpath and Path(callback.dirpath).resolve() != folder.resolve():
+def _keep_apart(callback: ModelCheckpoint, run: Path) -> None:
+    """Keep a user's checkpoints from replacing those of Kindling in the same folder, and those of other runs."""
+    if callback.dirpath and "://" not in str(callback.dirpath):
+        folder = Path(callback.dirpath).resolve()
+        owner = next((path for path in (folder, *folder.parents) if (path / RECORD).exists()), run.resolve())
+        if owner != run.resolve():  # this run is a copy, or repeats the other one with its config.yaml
+            callback.dirpath = str(run.resolve() / folder.relative_to(owner))
+            say(f"ModelCheckpoint: {folder} is in another run; saving in {run / folder.relative_to(owner)}")
+    if callback.dirpath and Path(callback.dirpath).resolve() != (run / "checkpoints").resolve():
         return
     callback.save_last = None  # last.ckpt is kept in any case, and resumes exactly
     if callback.filename in OURS:

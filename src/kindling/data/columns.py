@@ -51,7 +51,7 @@ from kindling.data.values import (
     name_cells,
     read_cells,
 )
-from kindling.wording import listed
+from kindling.wording import counted, listed
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -129,7 +129,8 @@ def _hint_at_numbers(name: str, cells: Cells, missing: Sequence[str]) -> None:
         texts = [as_name(cells.values[place]) for place in np.flatnonzero(~numbers)]
         option = f"; if they mean missing, {missing_option([*missing, *texts])}" if len(texts) <= 3 else ""
         say(
-            f"column {name} is read as categories: {cells.counts[~numbers].sum():,} values are no numbers, such as "
+            f"column {name} is read as categories: "
+            f"{counted(int(cells.counts[~numbers].sum()), 'value is no number', 'values are no numbers')}, such as "
             f"{in_brief(texts[0])}{option}"
         )
 

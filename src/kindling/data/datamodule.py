@@ -191,6 +191,12 @@ class BaseDataModule(LightningDataModule):
         return tuple(std.where(std > 0, 1.0).tolist())
 
     @property
+    def training_targets(self) -> Tensor | None:
+        """Targets of the training split, shape (N, ...); None if the dataset does not have them as a whole."""
+        self._read_training()
+        return targets_of(self.train)
+
+    @property
     def _training_inputs(self) -> Tensor | None:
         """The inputs as floats; None if they are read from a disk, or are integers such as tokens."""
         self._read_training()
@@ -298,8 +304,7 @@ class ClassificationDataModule(BaseDataModule):
         Raises:
             ValueError: If the training dataset does not tell its targets.
         """
-        self._read_training()
-        targets = targets_of(self.train)
+        targets = self.training_targets
         if targets is None:
             raise ValueError(f"{type(self.train).__name__} needs an attribute `targets`: the classes of its samples")
         return tuple(targets.bincount(minlength=self.num_classes).tolist())

@@ -6,6 +6,7 @@ the separator of the fields, and what the training file had. So is the order of 
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -14,11 +15,11 @@ from numpy.typing import NDArray
 from kindling.console import say
 from kindling.data.dates import as_days, field_order, read_days, short_years
 from kindling.data.filestyle import SAMPLED, FileStyle, read_style
-from kindling.data.quantities import DECIMALS, as_number, decimal_evidence, read_quantities
+from kindling.data.quantities import DECIMALS, LARGEST, as_number, decimal_evidence, read_quantities
 from kindling.data.ranges import CLEARLY, misfit, range_of
 from kindling.data.units import adapt_units, convert, find_units, tell_units
 from kindling.data.values import LEGACY_MISSING, MISSING_WORD, Cells, Column, Floats, Indices, as_name, in_brief
-from kindling.wording import listed
+from kindling.wording import counted, listed
 
 NUMERIC_SHARE = 0.95  # of the values must be numbers for a column of numbers
 MOST_MARKERS = 3  # different texts among numbers that may stand for missing values
@@ -170,7 +171,8 @@ def drop_missing_words(cells: Cells, strays: Indices, what: str) -> Indices:
     rows = np.array([*words, False])[cells.codes[strays]]
     if rows.any():
         found = dict.fromkeys(in_brief(cells.values[code]) for code in cells.codes[strays[rows]].tolist())
-        say(f"{what}: {np.count_nonzero(rows):,} values count as missing: {listed([*found], 5)}")
+        number = counted(int(rows.sum()), "value counts", "values count")
+        say(f"{what}: {number} as missing: {listed([*found], 5)}")
     kept: Indices = strays[~rows]
     return kept
 
@@ -179,7 +181,17 @@ def read_values(values: Sequence[Any], column: Column) -> Floats:
     """Read different values as the numbers or days that a column holds; NaN where one is none."""
     if column["kind"] == "date":
         return read_days(values, column["day_first"])
-    return convert(*read_quantities(values, column["decimal"]), column)
+    numbers = convert(*read_quantities(values, column["decimal"]), column)
+    return numbers if "missing_values" in column else _read_as_before(values, numbers, column["decimal"])
+
+
+def _read_as_before(values: Sequence[Any], numbers: Floats, decimal: str) -> Floats:
+    """Read what is no number by the syntax of Python, such as 1e5 and 1_000, as older checkpoints were trained."""
+    read = numbers.copy()
+    for place in np.flatnonzero(np.isnan(numbers)).tolist() if decimal == "." else ():
+        with suppress(ValueError, TypeError, OverflowError):
+            read[place] = float(values[place])
+    return np.where(np.isfinite(read), np.clip(read, -LARGEST, LARGEST), np.nan)
 
 
 def missing_values(column: Column) -> frozenset[str]:

@@ -31,6 +31,10 @@ class SyntheticDataModule(ClassificationDataModule):
         **loading: Any,
     ) -> None:
         super().__init__(**loading)
+        sizes = {"num_samples": num_samples, "num_features": num_features, "num_informative": num_informative}
+        for name, value in {**sizes, "num_classes": num_classes}.items():
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
         self.num_samples = num_samples
         self.num_informative = num_informative
         self.data_seed = data_seed

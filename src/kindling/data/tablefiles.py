@@ -73,7 +73,8 @@ def read_csv(path: Path) -> "DataFrame":
                 raise ValueError(f"{path} is damaged: it begins as UTF-16 but does not go on so") from error
             return _read_csv(path, "cp1252")
     except (csv.Error, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise ValueError(f"{path} is no regular CSV: {str(error).strip()}") from error
+        reason = str(error).removeprefix("Error tokenizing data. C error: ").strip()
+        raise ValueError(f"{path} is no regular CSV: {reason}") from error
 
 
 def _read_csv(path: Path, encoding: str) -> "DataFrame":

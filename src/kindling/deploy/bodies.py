@@ -94,8 +94,10 @@ def from_json(body: bytes, predictor: Predictor) -> Tensor:
             f'the body must be {{"inputs": ...}}, or for a table {{"rows": ...}}: the model takes {predictor.takes}'
         )
     if "inputs" in content:
-        if body.count(b'"') != 2:  # of texts NumPy would give each the room of the longest
-            raise ValueError('inputs must be numbers in lists: the body is {"inputs": ...} with no other text in it')
+        if body.count(b'"') != 2 or isinstance(
+            content["inputs"], dict
+        ):  # of texts NumPy would give each the room of the longest
+            raise ValueError(f"inputs must be numbers in lists: {_way_out(predictor)}")
         return from_numbers(content["inputs"], predictor.card.input_shape)
     rows = content["rows"]
     if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
@@ -105,6 +107,12 @@ def from_json(body: bytes, predictor: Predictor) -> Tensor:
     if any(isinstance(value, int | float) and not abs(value) < 1e300 for row in rows for value in row.values()):
         raise ValueError("the numbers of a row must be finite; null is a missing one")
     return predictor.inputs(rows)
+
+
+def _way_out(predictor: Predictor) -> str:
+    if predictor.card.columns is not None:
+        return f'for a table, the body is {{"rows": [{{"column": value}}]}}: the model takes {predictor.takes}'
+    return 'the body is {"inputs": ...} with no other text in it'
 
 
 def _no_constant(name: str) -> float:

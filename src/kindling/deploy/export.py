@@ -44,8 +44,9 @@ def export(
         raise ValueError(f"out: a file of {format} is called *{chosen.suffix}, not {target.name}")
     if chosen.legacy:
         say(f"legacy: {chosen.legacy}; prefer --format onnx")
-    stored = read_checkpoint(path)
-    model = load_model(path, stored)
+    with progress(f"loading {path}"):
+        stored = read_checkpoint(path)
+        model = load_model(path, stored)
     card = replace(read_card(path, stored), classifies=isinstance(model, ClassificationTask))
     samples = some_inputs(model, max(SIZES))
     portable = Portable(model).eval()

@@ -9,7 +9,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from kindling.console import progress, say
-from kindling.data.loading import ArrayDataset
 
 
 class CachedFeatures:
@@ -36,7 +35,7 @@ class CachedFeatures:
         stuck = not for_good and any(loader.num_workers for loader in loaders)
         if getattr(data, "augments", True) or epochs < 2 or limited or stuck:
             return
-        if not all(isinstance(loader.dataset, ArrayDataset) for loader in loaders):
+        if not all(hasattr(loader.dataset, "inputs") for loader in loaders):  # samples that are read one by one
             return
         images = sum(len(loader.dataset) for loader in loaders)
         say(f"the features of {images:,} images are computed once: --model.cache_features")

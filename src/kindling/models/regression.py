@@ -9,7 +9,6 @@ from torch.nn import functional as F
 from torchmetrics import MeanAbsoluteError, MeanSquaredError, MetricCollection, R2Score
 from typing_extensions import override
 
-from kindling.data.loading import targets_of
 from kindling.models.mlp import mlp
 from kindling.models.task import BaseTask
 
@@ -39,7 +38,7 @@ class RegressionTask(BaseTask):
         if stage != "fit":
             return
         data: Any = getattr(self.trainer, "datamodule", None)
-        targets = targets_of(data.train) if hasattr(data, "train") else None
+        targets: Tensor | None = getattr(data, "training_targets", None)
         if targets is not None:
             std = targets.float().std()
             self.target_mean.copy_(targets.float().mean())
