@@ -60,7 +60,7 @@ def test_each_answer_has_a_flag(kindling: Command) -> None:
     answers = yaml.safe_load(Path("somewhere/.copier-answers.yml").read_text())
     assert {f"--{name}": value for name, value in answers.items() if not name.startswith("_")} == options
     assert requirement("somewhere") == "kindling-ml>=0.1,<2"
-    assert "LeafDataModule(TableDataModule)" in Path("somewhere/src/leaf_net/data.py").read_text()
+    assert "LeafDataModule(kindling.TableDataModule)" in Path("somewhere/src/leaf_net/data.py").read_text()
     assert "Ada O'Hara" in Path("somewhere/LICENSE").read_text()
     asked = {name for name, about in yaml.safe_load((ROOT / "copier.yml").read_text()).items() if name[0] != "_"
              and about.get("when", True)}  # fmt: skip

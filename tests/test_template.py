@@ -18,7 +18,7 @@ from template import ROOT, TASKS, files
 
 LICENSES = {"MIT": "MIT License", "BSD-3-Clause": "BSD 3-Clause", "Apache-2.0": "Apache License", "none": "reserved."}
 ALLOWED = (  # where the engine may be named
-    r"from kindling(\.testing|\.cli)? import .*",
+    r"import kindling|from kindling(\.testing|\.cli)? import .*|class \w+\(kindling\.\w+\):",
     r' *"kindling-ml>=0\.1",|\[project\.entry-points\."kindling\.plugins"\]|\w+ = "kindling\.cli:program"',
     r"Made with .*Kindling.*\.|_src_path: .*",
     r"# yaml-language-server: \$schema=\.\./\.kindling/schema\.json|/\.kindling/",
@@ -110,7 +110,7 @@ def test_the_recipe_learns_the_example_and_the_notebook_shows_it(
     assert not Path("runs/baseline/version_1").exists()  # it shows the run that was there
 
 
-@pytest.mark.parametrize("project", ["images"], indirect=True)
+@pytest.mark.parametrize("project", TASKS if "KINDLING_SLOW" in os.environ else ["own"], indirect=True)
 def test_its_own_tests_pass(project: Path) -> None:
     most = [] if "KINDLING_SLOW" in os.environ else ["-k", "not test_model"]  # 20 s
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *most]
