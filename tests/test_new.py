@@ -2,8 +2,10 @@
 
 import json
 import keyword
+import re
 import sys
-from importlib.metadata import Distribution
+import tomllib
+from importlib.metadata import Distribution, packages_distributions
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,8 @@ NAMES = {
     "concurrent": "the name concurrent is a module of Python",
     "torch": "the name torch belongs to another package or command",
     "kindling": "the name kindling belongs to another package or command",
+    "Rich": "the name Rich belongs to another package or command",
+    "scikit-learn": "the name scikit-learn belongs to another package or command",
     "3d-shapes": "the name 3d-shapes must begin with a letter",
     "Blätter": "must begin with a letter",
     "leaf.net": "must begin with a letter",
@@ -86,6 +90,7 @@ def test_odd_names_end_in_one_line(kindling: Command, folder: Path, name: str) -
         (["gone/leafnet"], "gone to create leafnet in"),
         (["share/leafnet"], "is inside"),
         (["leafnet", "--engine", "../nowhere"], "--engine ../nowhere: there is no such file or folder"),
+        (["leafnet", "--plugin", "models.py"], "new takes no --plugin"),
         (["leafnet", "--task", "text"], "invalid choice: 'text'"),
         (["leafnet", "--author", "two\nlines"], "the author must be one line"),
         (["leafnet", "--description", " "], "the description must be one line"),
@@ -185,7 +190,41 @@ def test_the_engine_is_the_remote_and_version_of_the_template_in_use(
     (clone / "copier.yml").open("a").write("# a change that no one else has\n")
     result = kindling("new", "second")
     assert (result.code, requirement("second")) == (0, f"kindling-ml @ file://{clone}")
-    assert "has uncommitted changes" in result.out
+    note, *rest = result.out.splitlines()
+    assert "has uncommitted changes" in note
+    assert [line.split()[0] for line in rest[-3:]] == ["cd", "make", "make"]
+    assert rest[-4].endswith("files written to second; next:")
+
+
+@pytest.mark.usefixtures("plain_template")
+def test_a_project_that_git_does_not_commit_says_so(
+    kindling: Command, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hook = folder / "hooks/pre-commit"
+    hook.parent.mkdir()
+    hook.write_text("#!/bin/sh\nexit 1\n")
+    hook.chmod(0o755)
+    (folder / "gitconfig").write_text(f"[core]\n\thooksPath = {hook.parent}\n")
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(folder / "gitconfig"))
+    result = kindling("new", "leafnet")
+    assert (result.code, result.err) == (0, "kindling: git commit failed, and the project is not committed\n")
+    (folder / "gitconfig").write_text("[broken\n")
+    assert kindling("new", "second").err == "kindling: git init failed, and the project is not committed\n"
+
+
+def test_all_dependencies_are_refused_by_both_their_names() -> None:
+    build = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lines = [*build["dependencies"], *(line for extra in build["optional-dependencies"].values() for line in extra)]
+    distributions = {normal(re.split(r"[^\w.-]", line)[0]) for line in lines}
+    modules = {name for name, of in packages_distributions().items() if distributions & set(map(normal, of))}
+    assert {"yaml", "PIL", "sklearn", "torchvision"} <= modules
+    importable = {name.lower() for name in modules if name.isidentifier() and name[0] != "_"}
+    refused = set(yaml.safe_load((ROOT / "copier.yml").read_text())["other_packages"]["default"].split())
+    assert (distributions | importable) - refused == set()
+
+
+def normal(distribution: str) -> str:
+    return distribution.lower().replace("-", "_")
 
 
 def test_all_keywords_and_modules_of_python_are_refused() -> None:

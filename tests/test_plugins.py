@@ -125,7 +125,7 @@ def test_a_checkpoint_names_the_package_that_is_missing(kindling: Command, comma
     site = install("leafnet", distribution="leaf-net")
     assert kindling("fit", *LEAF).code == 0
     uninstall(site)
-    line = "needs leafnet.LeafNet from a plug-in that is missing: pip install leaf-net"
+    line = "needs leafnet.LeafNet from a plug-in that is missing: install the package leaf-net that has it"
     if command == "load":
         with pytest.raises(ValueError, match=line):
             load(RUN)
@@ -196,9 +196,10 @@ def test_several_files_and_modules_can_be_given(kindling: Command) -> None:
 
 
 def test_every_help_page_names_the_option(kindling: Command) -> None:
-    assert "--plugin FILE" in kindling("--help").out
-    for command in set(COMMANDS) - {"runs", "new"}:
-        assert "--plugin FILE" in kindling(command, "--help").out, command
+    assert "of all commands but runs and new:\n  --plugin FILE" in kindling("--help").out
+    for command in COMMANDS:
+        named = "--plugin FILE" in kindling(command, "--help").out
+        assert named == (command not in ("runs", "new")), command
 
 
 def test_no_other_option_is_touched() -> None:
@@ -338,6 +339,28 @@ def test_a_run_imports_no_file_that_was_not_given(kindling: Command, given: list
     assert not Path("ran").exists()
     assert kindling("test", *given, "--plugin", "beside.py", "--ckpt_path", path).code == 0
     assert Path("ran").exists()
+
+
+@pytest.mark.parametrize("own", [True, False])
+@pytest.mark.parametrize("stored", ["pip install evil-pkg", "evil-pkg", "--plugin evil.py"])
+def test_only_a_checkpoint_of_this_user_says_where_its_plugin_is(kindling: Command, stored: str, own: bool) -> None:
+    site = install("leafnet")
+    assert kindling("fit", *LEAF).code == 0
+    uninstall(site)
+    path = RUN / "checkpoints" / "best.ckpt"
+    checkpoint = torch.load(path, weights_only=True)
+    checkpoint["plugins"] = {"leafnet": stored}
+    checkpoint.pop("checksums")
+    if not own:
+        checkpoint["signature"] = "0" * 64
+    torch.save(checkpoint, path)
+    unknown = "add --plugin leafnet.py, or install the package leafnet that has it"
+    known = "add --plugin evil.py" if "--plugin" in stored else "install the package evil-pkg that has it"
+    for command in ("test", "export", "fit"):
+        result = kindling(command, "--ckpt_path", path)
+        assert (result.code, result.err.count("\n")) == (1, 1)
+        assert result.err.endswith(f"from a plug-in that is missing: {known if own else unknown}\n")
+        assert "pip install" not in result.err
 
 
 def test_a_configuration_names_no_plugin(kindling: Command) -> None:

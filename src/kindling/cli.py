@@ -41,7 +41,7 @@ HELP = f"""usage: {{program}} COMMAND [OPTIONS]
 commands:
 {chr(10).join(f"  {name:<10}{line}" for name, line in COMMANDS.items())}
 
-of every command:
+of all commands but runs and new:
   --plugin FILE   also use the models, data modules and callbacks of this file or module
 
 start with:

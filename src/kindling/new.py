@@ -16,6 +16,7 @@ from kindling import __version__
 from kindling.console import say
 from kindling.deploy.extras import require
 from kindling.errors import OneLineParser, UsageError
+from kindling.plugins import split_options
 from kindling.recipes import SHARE
 
 LICENSES = ("MIT", "BSD-3-Clause", "Apache-2.0", "none")
@@ -28,6 +29,8 @@ def run(command: str, options: Sequence[str]) -> None:
     Raises:
         UsageError: If it cannot be written; nothing has been written then.
     """
+    if split_options(options)[0]:
+        raise UsageError("new takes no --plugin: write the project first, then move the file into its src folder")
     typed = _parser().parse_args(options)
     require("new", "copier")
     folder = Path(typed.folder).absolute().resolve()
@@ -42,9 +45,9 @@ def run(command: str, options: Sequence[str]) -> None:
     _copy(folder, answers)
     _begin_history(folder)
     written = sum(path.is_file() for path in folder.rglob("*") if ".git" not in path.relative_to(folder).parts)
-    say(f"{written} files written to {typed.folder}; next:")
-    if _git(SHARE, "status", "--porcelain") and (SHARE / ".git").exists():
+    if (SHARE / ".git").exists() and _git(SHARE, "status", "--porcelain"):
         say(f"note: {SHARE} has uncommitted changes; `copier update` needs a commit to compare with")
+    say(f"{written} files written to {typed.folder}; next:")
     print(f"  cd {shlex.quote(typed.folder)}\n  make train\n  make test")
 
 
@@ -138,19 +141,14 @@ def _begin_history(folder: Path) -> None:
     """Commit the project to a repository of its own, which `copier update` needs, unless it is inside another."""
     if _git(folder, "rev-parse", "--show-toplevel"):
         return
-    person = (
-        []
-        if _git(folder, "config", "user.email")
-        else ["-c", "user.name=kindling", "-c", "user.email=kindling@localhost"]
-    )
-    steps = [["init", "--quiet", "--initial-branch", "main"], ["add", "--all"]]
-    for step in [
-        *steps,
-        [*person, "commit", "--quiet", "--message", f"Begin with the template of Kindling {__version__}"],
-    ]:
-        if _git(folder, *step) is None:
-            print(f"kindling: git {step[0]} failed, and the project is not committed", file=sys.stderr)
-            return
+    has_author = _git(folder, "config", "user.email")
+    author = [] if has_author else ["-c", "user.name=kindling", "-c", "user.email=kindling@localhost"]
+    message = f"Begin with the template of Kindling {__version__}"
+    begun = _git(folder, "init", "--quiet", "--initial-branch", "main") is not None
+    added = begun and _git(folder, "add", "--all") is not None
+    if not added or _git(folder, *author, "commit", "--quiet", "--message", message) is None:
+        failed = "commit" if added else "add" if begun else "init"
+        print(f"kindling: git {failed} failed, and the project is not committed", file=sys.stderr)
 
 
 def _git(folder: Path, *arguments: str) -> str | None:

@@ -45,8 +45,8 @@ class Plugin:
 
     @property
     def way_to_get(self) -> str:
-        """What to type where this plug-in is missing."""
-        return f"--plugin {Path(self.source).name}" if self.is_named else f"pip install {self.source}"
+        """The option that brings this plug-in where it is missing; the name of its distribution if it is installed."""
+        return f"--plugin {Path(self.source).name}" if self.is_named else self.source
 
     def has(self, class_path: str) -> bool:
         """Return whether a class is defined in the package of this plug-in."""
@@ -209,7 +209,7 @@ def options_again() -> str:
 
 
 def sources(class_paths: Iterable[str]) -> dict[str, str]:
-    """Return how to get the plug-ins that define the given classes: for each top-level module, what to type."""
+    """Return how to get the plug-ins that define the given classes: for each top-level module, its `way_to_get`."""
     found = ((path, plugin) for path in class_paths for plugin in LOADED.values() if plugin.has(path))
     return {path.partition(".")[0]: plugin.way_to_get for path, plugin in found}
 
@@ -219,23 +219,27 @@ def check_available(class_path: str, ways: Mapping[str, str], what: str = "the c
 
     Args:
         class_path: The class.
-        ways: How to get the plug-ins that the checkpoint needs, as `sources` returned them.
+        ways: How to get the plug-ins that the checkpoint needs, as `sources` returned them; empty if a stranger wrote
+            them. A command to install one is never printed: on an index, its name may be anybody's.
         what: What names the class.
 
     Raises:
         ValueError: If it is neither.
     """
     top = class_path.partition(".")[0]
-    if "." not in class_path or not top.isidentifier() or (not _is_forgotten(top) and _is_installed(top)):
+    if "." not in class_path or not top.isidentifier() or (not _is_forgotten(top) and _is_importable(top)):
         return
-    way = str(ways.get(top))
-    if not re.fullmatch(r"(--plugin|pip install) [\w.-]+", way):
-        way = f"--plugin {top}.py, or install the package that has it"
-    add = "" if way.startswith("pip") else "add "
-    raise ValueError(f"{what} needs {class_path} from a plug-in that is missing: {add}{way}")
+    way = str(ways.get(top)).removeprefix("pip install ")  # as it was written by earlier versions
+    if re.fullmatch(r"--plugin [\w.-]+", way):
+        hint = f"add {way}"
+    elif top in ways and re.fullmatch(r"\w[\w.-]*", way):
+        hint = f"install the package {way} that has it"
+    else:
+        hint = f"add --plugin {top}.py, or install the package {top} that has it"
+    raise ValueError(f"{what} needs {class_path} from a plug-in that is missing: {hint}")
 
 
-def _is_installed(module: str) -> bool:
+def _is_importable(module: str) -> bool:
     """Return whether a module can be imported without the files that were given with `--plugin`."""
     places = sys.path[:]
     sys.path[:] = [place for place in places if place not in FOLDERS]

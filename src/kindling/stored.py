@@ -26,6 +26,7 @@ from kindling.trust import (
     harmless,
     is_own,
     is_own_checkpoint,
+    plugin_sources,
 )
 from kindling.wording import brief
 
@@ -84,7 +85,7 @@ def stored_config(
     if not is_ours:
         config = harmless(config, path)
     model = class_config(stored["hyper_parameters"])
-    plugins = stored.get("plugins") or {}
+    plugins = plugin_sources(stored, checkpoint)
     check_classes(model, run, plugins=plugins)
     check_classes([arguments, config.get("data")], run, "data source", plugins)
     for name in class_paths(config) if command == "fit" else ():

@@ -92,6 +92,11 @@ def is_own_checkpoint(stored: Mapping[str, Any], checkpoint: Path) -> bool:
     return key is not None and hmac.compare_digest(_signature(_named_in(stored), key).encode(), signature.encode())
 
 
+def plugin_sources(stored: Mapping[str, Any], checkpoint: Path) -> dict[str, str]:
+    """Return how to get the plug-ins that a checkpoint needs; nothing of a checkpoint that this user did not write."""
+    return dict(stored.get("plugins") or {}) if is_own_checkpoint(stored, checkpoint) else {}
+
+
 def _named_in(checkpoint: Mapping[str, Any]) -> str:
     parts = [checkpoint.get(name) for name in ("hyper_parameters", "datamodule_hyper_parameters")]
     return json.dumps([None if part is None else {**part} for part in parts], default=str)

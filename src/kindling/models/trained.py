@@ -11,7 +11,7 @@ from kindling.foreign import check_functions
 from kindling.models.classification import ClassificationTask
 from kindling.models.task import BaseTask
 from kindling.runs import RUNS, read_checkpoint, run_of
-from kindling.trust import check_classes, check_parts, is_own_checkpoint
+from kindling.trust import check_classes, check_parts, is_own_checkpoint, plugin_sources
 
 
 def read_model(path: Path, stored: dict[str, Any] | None = None) -> tuple[str, dict[str, Tensor]]:
@@ -30,7 +30,7 @@ def read_model(path: Path, stored: dict[str, Any] | None = None) -> tuple[str, d
     stored = stored or read_checkpoint(path)
     check_trained(path, stored)
     hyper_parameters = stored["hyper_parameters"]
-    check_classes(hyper_parameters, run_of(path), plugins=stored.get("plugins"))
+    check_classes(hyper_parameters, run_of(path), plugins=plugin_sources(stored, path))
     check_parts(hyper_parameters, path)
     if not is_own_checkpoint(stored, path):
         check_functions(hyper_parameters, (), path)
