@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import sys
 from collections.abc import Sequence
 from copy import copy
 from importlib import import_module
@@ -103,7 +104,8 @@ class RecipeSchema(ParserJsonschema):
 def class_names(kind: Any) -> dict[str, list[str]]:
     """Return the names by which each class of a kind can be chosen, by its shortest path; none where there are many."""
     kinds = [each for each in get_class_types(kind) if each is not type]
-    paths = list(dict.fromkeys(path for each in kinds for path in get_all_subclass_paths(each)))
+    found = dict.fromkeys(path for each in kinds for path in get_all_subclass_paths(each))
+    paths = [path for path in found if _is_importable(path)]
     if len(paths) > MOST_CLASSES:
         return {}
     names: dict[str, list[str]] = {}
@@ -112,6 +114,12 @@ def class_names(kind: Any) -> dict[str, list[str]]:
         same = [other for other in paths if other.rpartition(".")[2] == short]
         names[path] = [*([short] if preferred(same) == [path] else []), *full_paths(path)]
     return names
+
+
+def _is_importable(class_path: str) -> bool:
+    """Return whether a class can be named at all: Lightning makes some while it trains."""
+    module, _, name = class_path.rpartition(".")
+    return hasattr(sys.modules.get(module), name)
 
 
 def full_paths(class_path: str) -> list[str]:

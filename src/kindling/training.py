@@ -209,7 +209,8 @@ class KindlingCLI(LightningCLI):
             self._complete(kind, kwargs, applied_instantiation_links)
         create = _InstantiatorFn(cli=self, key="model")
         model = create(kind, *args, applied_instantiation_links=applied_instantiation_links, **kwargs)
-        known = {key.rpartition(".")[2]: value for key, value in applied_instantiation_links.items()}
+        linked = {key.rpartition(".")[2]: value for key, value in applied_instantiation_links.items()}
+        known = {name: value for name, value in linked.items() if name in kwargs}  # others are of other classes
         record_arguments(model, kind, self._plain_arguments("model") | known)
         return model
 
