@@ -209,8 +209,7 @@ class KindlingCLI(LightningCLI):
             self._complete(kind, kwargs, applied_instantiation_links)
         create = _InstantiatorFn(cli=self, key="model")
         model = create(kind, *args, applied_instantiation_links=applied_instantiation_links, **kwargs)
-        linked = {key.rpartition(".")[2]: value for key, value in applied_instantiation_links.items()}
-        known = {name: value for name, value in linked.items() if name in kwargs}  # others are of other classes
+        known = {key.rpartition(".")[2]: value for key, value in applied_instantiation_links.items()}
         record_arguments(model, kind, self._plain_arguments("model") | known)
         return model
 
@@ -223,8 +222,9 @@ class KindlingCLI(LightningCLI):
         data = self.config[self.command]["data"]
         if issubclass(kind, BaseTask) and data is None:
             raise UsageError(f"--data must be given: {kind.__name__} has no data of its own")
-        for key in [key for key, value in links.items() if value is None]:
-            del links[key]
+        for key, value in [*links.items()]:
+            if value is None or key.rpartition(".")[2] not in kwargs:  # the data does not have it, or the class
+                del links[key]
         linked = {key.rpartition(".")[2]: key for key in links}
         for name in set(DATA_ARGUMENTS).intersection(kwargs) - self.given:  # the parser asks for none of them
             is_optional = default_of(kind, name) is not inspect.Parameter.empty
