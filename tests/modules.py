@@ -49,6 +49,23 @@ class Segmentation(LightningModule):
         return [optimizer], [torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 4)]
 
 
+class Rows(LightningModule):
+    """Learns to repeat rows of 20 numbers; knows nothing of their classes."""
+
+    def __init__(self, width: int = 4) -> None:
+        super().__init__()
+        self.network = nn.Sequential(nn.Linear(20, width), nn.Linear(width, 20))
+
+    def training_step(self, batch: Any) -> Tensor:
+        return F.mse_loss(self.network(batch[0]), batch[0])
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("val_loss", self.training_step(batch))
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.Adam(self.parameters())
+
+
 class Shapes(Dataset[Any]):
     """Noise and where it is bright, as dictionaries; training samples are flipped at random."""
 

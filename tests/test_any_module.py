@@ -163,6 +163,15 @@ def test_what_a_model_needs_may_be_typed(kindling: Command) -> None:
     assert kindling("fit", "--ckpt_path", "runs/typed/version_0", "--trainer.max_epochs", "4").code == 0
 
 
+def test_a_plain_module_stores_only_its_own_arguments(kindling: Command) -> None:
+    data = ["--data", "SyntheticDataModule", "--data.num_samples", "100"]  # which knows shape, classes, mean and std
+    assert kindling("fit", "--model", "modules.Rows", *data, "--trainer.max_epochs", "1").code == 0
+    run = Path("runs/Rows-SyntheticDataModule/version_0")
+    stored = torch.load(run / "checkpoints/best.ckpt", weights_only=True)["hyper_parameters"]
+    assert {name for name in stored if not name.startswith("_")} == {"width"}
+    assert kindling("validate", "--ckpt_path", run).code == 0
+
+
 def test_the_commands_for_classes_refuse_a_plain_module_in_one_line(kindling: Command) -> None:
     kindling("fit", *PLAIN, *FEW)
     for command in (["export", "--ckpt_path", RUN], ["serve", "--ckpt_path", RUN]):

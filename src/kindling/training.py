@@ -216,6 +216,8 @@ class KindlingCLI(LightningCLI):
         data = self.config[self.command]["data"]
         if issubclass(kind, BaseTask) and data is None:
             raise UsageError(f"--data must be given: {kind.__name__} has no data of its own")
+        for key in [key for key in links if key.rpartition(".")[2] not in kwargs]:
+            del links[key]  # the model has no such argument: Lightning would store it all the same
         linked = {key.rpartition(".")[2]: key for key in links}
         for name in set(DATA_ARGUMENTS).intersection(kwargs) - self.given:  # the parser asks for none of them
             is_optional = default_of(kind, name) is not inspect.Parameter.empty
