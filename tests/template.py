@@ -34,7 +34,7 @@ def make_repository(folder: Path) -> Path:
 
 
 def install(project: Path) -> Path:
-    """Return the folder that makes a project importable as if it were installed, entry points included."""
+    """Describe a project as an installed package, with its entry points, and return the folder for `sys.path`."""
     build = tomllib.loads((project / "pyproject.toml").read_text())["project"]
     about = project / "src" / f"{build['name']}-{build['version']}.dist-info"
     about.mkdir()
