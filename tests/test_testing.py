@@ -1,15 +1,29 @@
 """The checks that projects call in their own tests: what is sound passes, and each fault is named."""
 
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
+from lightning.pytorch import LightningDataModule
 from modules import GAN, LanguageModel, PointsDataModule, Segmentation, ShapesDataModule, TextDataModule
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, SubsetRandomSampler
 
-from kindling import ClassificationDataModule, ClassificationTask, DigitsDataModule, MLPClassifier, SyntheticDataModule
+from helpers import SumDataModule
+from kindling import (
+    ClassificationDataModule,
+    ClassificationTask,
+    DigitsDataModule,
+    MLPClassifier,
+    MLPRegressor,
+    SyntheticDataModule,
+)
+from kindling.data.loading import ArrayDataset, subset
+from kindling.deploy.formats import FORMATS
 from kindling.testing import check_data, check_model, check_recipe
 
 SMALL: dict[str, Any] = {"num_samples": 300, "num_classes": 3}
@@ -65,21 +79,98 @@ class Branching(Base):
         return super().forward(inputs if inputs.sum() > 1e6 else inputs + 1e-3)
 
 
+class Blocked(Base):
+    """A layer whose gradient is always zero."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.blocked = nn.Linear(20, self.num_classes)
+
+    def forward(self, inputs: Tensor) -> Any:
+        return super().forward(inputs) + 0 * self.blocked(inputs)
+
+
+class Mute(Base):
+    """Predicts zeros whatever the inputs."""
+
+    def predict_step(self, batch: Any, batch_idx: int) -> Any:
+        return torch.zeros(len(batch[0]), self.num_classes)
+
+
+class Forgetful(Base):
+    """Its predictions depend on a number that no checkpoint holds."""
+
+    steps = 0
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        self.steps += 1
+        return super().training_step(batch, batch_idx)
+
+    def to_prediction(self, outputs: Tensor) -> Any:
+        return super().to_prediction(outputs) * (1 + self.steps)
+
+
+class Drifting(LanguageModel):
+    """Its validation depends on a number that no checkpoint holds."""
+
+    steps = 0
+
+    def training_step(self, batch: Any) -> Tensor:
+        self.steps += 1
+        return super().training_step(batch)
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("valid_steps", float(self.steps), batch_size=1)
+
+
+class Tiring(Base):
+    """Stops its third training after the first batch."""
+
+    trainings = 0
+
+    def on_train_start(self) -> None:
+        type(self).trainings += 1
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self.trainer.should_stop = self.trainings == 3
+
+
+ONE_BATCH = SyntheticDataModule(**SMALL, batch_size=1000)
+
+
 @pytest.mark.parametrize(
     ("model", "options", "message"),
     [
         (Unused, {}, "Unused: no gradient reaches forgotten.bias, forgotten.weight"),
-        (Constant, {}, "Constant: the network can't even learn one batch by heart"),
-        (Restless, {}, "Restless: a run that was killed in batch 5 resumes to other weights in network.0.weight"),
-        (Random, {"overfits": False, "formats": ()}, "Random: predictions differ from call to call"),
-        (Branching, {"overfits": False, "formats": ["torch_export"]}, "Branching can't be exported to torch_export"),
+        (Constant, {"overfits": True}, "Constant cannot overfit one batch: "),
+        (
+            Restless,
+            {},
+            "Restless: a run that was killed in batch 2 of epoch 2 resumes to other weights in network.0.weight",
+        ),
+        (
+            Restless,
+            {"data": ONE_BATCH},
+            "Restless: a run that was killed in batch 1 of epoch 2 resumes to other weights",
+        ),
+        (
+            Tiring,
+            {},
+            "Tiring: a second training with the same seed has no batch 2 of epoch 2, where it was to be killed",
+        ),
+        (Blocked, {}, "Blocked: no gradient reaches blocked.bias, blocked.weight"),
+        (Random, {}, "Random: predictions differ from call to call"),
+        (Mute, {}, "Mute: predict_step does not return to_prediction(self(inputs))"),
+        (Forgetful, {}, "Forgetful: a loaded checkpoint predicts something else than the model that it was saved from"),
+        (Drifting, {"data": TextDataModule()}, "Drifting: a loaded checkpoint is validated as {'valid_steps': 0.0}"),
+        (Branching, {"formats": ["torch_export"]}, "Branching can't be exported to torch_export"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
 def test_faults_of_a_model_are_named(model: Any, options: dict[str, Any], message: str) -> None:
     before = torch.get_rng_state()
     with pytest.raises(AssertionError) as raised:
-        check_model(model, SyntheticDataModule(**SMALL), **{"formats": (), **options})
+        check_model(model, **{"data": SyntheticDataModule(**SMALL), "formats": (), "overfits": False, **options})
     assert str(raised.value).startswith(message)
     assert torch.equal(before, torch.get_rng_state())
 
@@ -88,6 +179,26 @@ def test_a_sound_model_passes_and_leaves_nothing_behind(folder: Path) -> None:
     before = set(folder.rglob("*"))
     check_model(Base, SyntheticDataModule(**SMALL), optimizer=partial(torch.optim.Adam, lr=0.01))
     assert set(folder.rglob("*")) == before
+
+
+def spoil(model: Any, example: Tensor, card: Any, path: Path) -> None:
+    """Write a model of other weights."""
+    model.model.network[0].weight.data += 1
+    FORMATS["torch_export"].write(model, example, card, path)
+    model.model.network[0].weight.data -= 1
+
+
+@pytest.mark.parametrize("needs", [(), ("extra", "no_such_module")])
+@pytest.mark.parametrize("model", [Base, MLPRegressor])
+def test_all_formats_that_can_be_written_are_checked(
+    monkeypatch: pytest.MonkeyPatch, model: Any, needs: tuple[str, ...]
+) -> None:
+    spoilt = FORMATS["torch_export"]._replace(write=spoil, needs=needs, classes_only=True)
+    monkeypatch.setattr("kindling.testing.FORMATS", {"spoilt": spoilt})
+    data = SyntheticDataModule(**SMALL) if model is Base else SumDataModule()
+    fails = model is Base and not needs
+    with pytest.raises(AssertionError, match="Base exported to spoilt differs") if fails else nullcontext():
+        check_model(model, data, overfits=False)
 
 
 def test_plain_modules_pass() -> None:
@@ -146,14 +257,84 @@ class Unstratified(ClassificationDataModule):
         return torch.utils.data.Subset(dataset, range(40, 200)), torch.utils.data.Subset(dataset, range(40))
 
 
+class Lopsided(Unstratified):
+    """Validates on 1 sample of the second class where 16 are expected."""
+
+    def load(self, split: str) -> Any:
+        inputs, labels = super().load(split)
+        return inputs, torch.arange(len(labels)) % 5 % 2  # 2 of 5
+
+    def load_training(self) -> Any:
+        dataset = ArrayDataset(*self.load("train"))
+        chosen = torch.cat([(dataset.labels == label).nonzero()[:size, 0] for label, size in ((0, 39), (1, 1))])
+        rest = torch.tensor(sorted({*range(200)} - {*chosen.tolist()}))
+        return subset(dataset, rest), subset(dataset, chosen)
+
+
+class Detection(LightningDataModule):
+    """Batches that are lists of images, each of another size."""
+
+    def __init__(self, sizes: dict[str, int], overlap: int = 0) -> None:  # not kept as hyperparameters
+        super().__init__()
+        self.sizes, self.overlap = sizes, overlap
+
+    def setup(self, stage: str) -> None:
+        noise = torch.Generator().manual_seed(0)
+        images = [torch.rand(3, 8 + number % 3, 8, generator=noise) for number in range(sum(self.sizes.values()))]
+        self.train = images[: self.sizes["train"]]
+        self.val = images[self.sizes["train"] - self.overlap :]
+
+    def train_dataloader(self) -> Any:
+        return DataLoader(self.train, batch_size=4, shuffle=True, collate_fn=list)  # type: ignore[arg-type]
+
+    def val_dataloader(self) -> Any:
+        return DataLoader(self.val, batch_size=3, collate_fn=list)  # type: ignore[arg-type]
+
+
+class Stream:
+    """Batches that come from no dataset."""
+
+    def __init__(self, *batches: Any) -> None:
+        self.batches = batches
+
+    def __iter__(self) -> Any:
+        return iter(self.batches)
+
+
+class Sampled(LightningDataModule):
+    """One dataset for both splits, of which samplers choose; validation is streamed from it as well."""
+
+    def train_dataloader(self) -> Any:
+        return DataLoader(torch.eye(20), batch_size=4, sampler=SubsetRandomSampler(range(15)))  # type: ignore[arg-type]
+
+    def val_dataloader(self) -> Any:
+        rows: DataLoader[Any] = DataLoader(torch.eye(20), batch_size=4, sampler=range(15, 18))  # type: ignore[arg-type]
+        return [rows, Stream(torch.eye(20)[18:])]
+
+
+class Ragged(LightningDataModule):
+    """Batches without samples that could be told apart."""
+
+    def train_dataloader(self) -> Any:
+        return Stream((torch.zeros(3, 2), torch.zeros(5)))
+
+    val_dataloader = train_dataloader
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [
+        (Lopsided(), "Lopsided: the validation split is not stratified: 39 of class a, expected 24; 1 of class b"),
+        (Detection({"train": 40, "val": 10}, 3), "Detection: 3 of 13 samples of val are in train, too"),
+        (Ragged(), "Ragged: the samples of val cannot be compared"),
         (Leaky(**SMALL), "Leaky: 216 of 240 samples of test are in train, too"),
         (Moody(**SMALL), "Moody: the val split differs when it is read again"),
         (Misshapen(**SMALL), "Misshapen: inputs of train have shape (7,), input_shape is (20,)"),
         (Misnamed(**SMALL), "Misnamed: two classes have the same name"),
-        (Unstratified(), "Unstratified: no validation sample of class b"),
+        (
+            Unstratified(),
+            "Unstratified: the validation split is not stratified: 40 of class a, expected 20; 0 of class b",
+        ),
     ],
     ids=lambda value: type(value).__name__,
 )
@@ -163,20 +344,39 @@ def test_faults_of_data_are_named(data: Any, message: str) -> None:
     assert str(raised.value).startswith(message)
 
 
-@pytest.mark.parametrize("data", [SyntheticDataModule(**SMALL), DigitsDataModule(), ShapesDataModule()])
+SOUND = [
+    SyntheticDataModule(**SMALL),
+    DigitsDataModule(),
+    ShapesDataModule(),
+    Detection({"train": 40, "val": 10}),
+    Sampled(),
+]
+
+
+@pytest.mark.parametrize("data", SOUND, ids=lambda data: type(data).__name__)
 def test_sound_data_passes(data: Any) -> None:
     check_data(data)
 
 
 def test_samples_that_are_alike_by_nature_may_be_allowed() -> None:
-    with pytest.raises(AssertionError, match="20 of 20 samples of val are in train"):
-        check_data(TextDataModule())
-    check_data(TextDataModule(), shared=1.0)
+    with pytest.raises(AssertionError, match="3 of 13 samples of val are in train"):
+        check_data(Detection({"train": 40, "val": 10}, 3))
+    check_data(Detection({"train": 40, "val": 10}, 3), shared=0.25)
+
+
+def test_validation_of_a_source_of_its_own_need_not_be_stratified() -> None:
+    check_data(Lopsided(), stratified=False)
 
 
 def test_a_recipe_trains_and_leaves_no_run(folder: Path) -> None:
     check_recipe("configs/synthetic_mlp.yaml")
     assert not list(Path("runs").glob("*"))
+
+
+def test_a_recipe_need_not_test_or_predict(folder: Path) -> None:
+    recipe = {"model": {"class_path": "modules.GAN"}, "data": {"class_path": "modules.PointsDataModule"}}
+    Path("configs/gan.yaml").write_text(yaml.safe_dump(recipe))
+    check_recipe("configs/gan.yaml")
 
 
 def test_a_recipe_that_fails_is_named(folder: Path) -> None:

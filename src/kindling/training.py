@@ -384,13 +384,7 @@ class KindlingCLI(LightningCLI):
             say_next(self.trainer, self.run.path, self._is_trainable, self._has("predict"))
 
     def _has(self, stage: str) -> bool:
-        """Whether model and data have what a stage, val, test or predict, needs."""
-        loaders = [one for one in (self.datamodule, self.model) if one is not None]
-        step = "validation_step" if stage == "val" else f"{stage}_step"
-        has_step = is_overridden(step, self.model)
-        if stage == "predict":  # Lightning's own calls forward
-            has_step |= is_overridden("forward", self.model)
-        return has_step and any(is_overridden(f"{stage}_dataloader", one) for one in loaders)
+        return has_stage(self.model, self.datamodule, stage)
 
     def _check_has(self, stage: str, split: str) -> None:
         if not self._has(stage):
@@ -494,6 +488,19 @@ class KindlingCLI(LightningCLI):
             return
         written, number = write_predicted(self.checkpoint, batches, self.model, self.datamodule)
         say(f"{number:,} predictions: {written}")
+
+
+def has_stage(
+    model: LightningModule | type[LightningModule],
+    data: LightningDataModule | type[LightningDataModule] | None,
+    stage: str,
+) -> bool:
+    """Return whether a model and its data, or their classes, have what a stage (val, test or predict) needs."""
+    loader = f"{stage}_dataloader"
+    steps = {"val": ["validation_step"], "predict": ["predict_step", "forward"]}  # Lightning's own one calls forward
+    return any(is_overridden(step, model, LightningModule) for step in steps.get(stage, [f"{stage}_step"])) and (
+        is_overridden(loader, model, LightningModule) or is_overridden(loader, data, LightningDataModule)
+    )
 
 
 def default_of(cls: type, name: str) -> Any:

@@ -58,17 +58,26 @@ class Format(NamedTuple):
         write: Writes a model, given two samples to trace it with and its card.
         read: Gives what the file computes.
         legacy: Why it should not be chosen any more.
+        needs: The extra that it needs, and the modules of it that must be installed.
+        classes_only: Whether only classifiers can be written.
     """
 
     suffix: str
     write: Callable[[Portable, Tensor, ModelCard, Path], None]
     read: Callable[[Path], Compute]
     legacy: str = ""
+    needs: tuple[str, ...] = ()
+    classes_only: bool = False
+
+    @property
+    def is_installed(self) -> bool:
+        """Whether all modules that it needs are installed."""
+        return all(map(importlib.util.find_spec, self.needs[1:]))
 
 
 def write_onnx(model: Portable, example: Tensor, card: ModelCard, path: Path) -> None:
     """ONNX, for onnxruntime in any language; the card is in its metadata, an entry a field."""
-    require("export", "onnx", "onnxscript", "onnxruntime")
+    require(*FORMATS["onnx"].needs)
     program = torch.onnx.export(
         model,
         (example,),
@@ -181,7 +190,7 @@ CARRIED = ("inputs.py", "filetypes.py", "deploy/answer.py")
 
 def write_torchserve(model: Portable, example: Tensor, card: ModelCard, path: Path) -> None:
     """An archive for TorchServe: TorchScript, and a handler that takes numbers as JSON and image files."""
-    require("torchserve", "model_archiver")
+    require(*FORMATS["torchserve"].needs)
     if not model.classifies:
         raise ValueError(f"for TorchServe there are classes alone, and {card.model} predicts numbers: --format onnx")
     from model_archiver import ModelArchiver, ModelArchiverConfig
@@ -223,8 +232,15 @@ def read_torchserve(path: Path) -> Compute:
 
 
 FORMATS = {
-    "onnx": Format(".onnx", write_onnx, read_onnx),
+    "onnx": Format(".onnx", write_onnx, read_onnx, needs=("export", "onnx", "onnxscript", "onnxruntime")),
     "torch_export": Format(".pt2", write_torch_export, read_torch_export),
     "torchscript": Format(".pt", write_torchscript, read_torchscript, "TorchScript is deprecated in torch"),
-    "torchserve": Format(".mar", write_torchserve, read_torchserve, "TorchServe had its last release in 2024"),
+    "torchserve": Format(
+        ".mar",
+        write_torchserve,
+        read_torchserve,
+        "TorchServe had its last release in 2024",
+        needs=("torchserve", "model_archiver"),
+        classes_only=True,
+    ),
 }
