@@ -162,6 +162,7 @@ def test_the_engine_comes_from_where_it_was_installed_from(
         ("0.2.0", "kindling-ml==0.2.0"),
         ("~=0.2", "kindling-ml~=0.2"),
         ("https://x.org/k.git", "kindling-ml @ git+https://x.org/k.git"),
+        ("file:///srv/k.git", "kindling-ml @ git+file://localhost/srv/k.git"),
         ("git+ssh://git@x.org/k.git@v1", "kindling-ml @ git+ssh://git@x.org/k.git@v1"),
         ("git@x.org:a/k.git", "kindling-ml @ git+ssh://git@x.org/a/k.git"),
         ("gh:a/k", "kindling-ml @ git+https://github.com/a/k"),
@@ -184,7 +185,7 @@ def test_the_engine_is_the_remote_and_version_of_the_template_in_use(
     git(tmp_path, "clone", "--quiet", str(repository), str(clone))
     monkeypatch.setattr("kindling.new.SHARE", clone)
     assert kindling("new", "first").code == 0
-    assert requirement("first") == f"kindling-ml @ git+file://{repository}@v0.1.0"
+    assert requirement("first") == f"kindling-ml @ git+file://localhost{repository}@v0.1.0"
     answers = yaml.safe_load(Path("first/.copier-answers.yml").read_text())
     assert (answers["_src_path"], answers["_commit"]) == (f"git+file://{repository}", "v0.1.0")
     (clone / "copier.yml").open("a").write("# a change that no one else has\n")

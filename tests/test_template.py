@@ -21,6 +21,7 @@ ALLOWED = (  # where the engine may be named
     r"import kindling|from kindling(\.testing|\.cli)? import .*|class \w+\(kindling\.\w+\):",
     r' *"kindling-ml>=0\.1",|\[project\.entry-points\."kindling\.plugins"\]|\w+ = "kindling\.cli:program"',
     r"Made with .*Kindling.*\.|_src_path: .*",
+    r"\.venv/bin/pip install --upgrade 'kindling-ml>=0\.1' .*",
     r"# yaml-language-server: \$schema=\.\./\.kindling/schema\.json|/\.kindling/",
 )
 

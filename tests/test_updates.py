@@ -1,14 +1,21 @@
 """`copier update` in a project that its owner has changed: a real history of the template, merged three-way."""
 
+import os
 import re
 import shutil
+import subprocess
+import sys
+import tomllib
+import venv
 import warnings
+from importlib.metadata import distributions
 from pathlib import Path
 
 import pytest
 import yaml
 from copier import run_copy, run_update
 
+import wheels
 from template import commit, files, git
 
 
@@ -69,13 +76,13 @@ def test_a_changed_template_is_merged_beside_what_its_owner_changed(template: Pa
 
 
 def test_the_engine_moves_with_the_template(template: Path, project: Path) -> None:
-    assert f'"kindling-ml @ git+file://{template}@v0.1.0"' in (project / "pyproject.toml").read_text()
+    assert f'"kindling-ml @ git+file://localhost{template}@v0.1.0"' in (project / "pyproject.toml").read_text()
     replace(project / "pyproject.toml", '    "torch",\n', '    "torch",\n    "timm",\n')  # beside the engine's line
     commit(project, "Use timm")
     release(template)
     update(project)
     build = (project / "pyproject.toml").read_text()
-    assert f'"kindling-ml @ git+file://{template}@v0.2.0"' in build
+    assert f'"kindling-ml @ git+file://localhost{template}@v0.2.0"' in build
     assert '    "timm",\n' in build
     assert yaml.safe_load((project / ".copier-answers.yml").read_text())["_commit"] == "v0.2.0"
 
@@ -109,3 +116,68 @@ def test_without_a_newer_version_nothing_changes(project: Path) -> None:
     commit(project, "Make it mine")
     update(project)
     assert git(project, "status", "--porcelain") == ""
+
+
+def release_engine(template: Path, version: str, tag: str) -> None:
+    """Version of an engine without code in the repository of the template, and among the wheels beside it."""
+    build = '[build-system]\nrequires = ["hatchling"]\nbuild-backend = "hatchling.build"\n'
+    (template / "pyproject.toml").write_text(f'{build}[project]\nname = "kindling-ml"\nversion = "{version}"\n')
+    wheels.write_wheel(template.parent, {"name": "kindling-ml", "version": version})
+    (template / "NEWS.md").open("a").write("Something is new.\n")
+    commit(template, "Release", tag)
+
+
+def make_environment(project: Path) -> None:
+    """Make the project's .venv, with the pip and Copier of the tests, and beside the project the wheels it needs."""
+    venv.create(project / ".venv", symlinks=True)
+    for tool, module in (("pip", "pip --python .venv/bin/python"), ("copier", "copier")):
+        script = project / ".venv/bin" / tool
+        script.write_text(f'#!/bin/sh\nexec {sys.executable} -m {module} "$@"\n')
+        script.chmod(0o755)
+    build = tomllib.loads((project / "pyproject.toml").read_text())["project"]
+    for line in [*build["dependencies"], *build["optional-dependencies"]["dev"]]:
+        name = re.split("[^a-z-]", line)[0]
+        if name != "kindling-ml":
+            wheels.write_wheel(project.parent, {"name": name, "version": "99"})
+    backend = {"hatchling/__init__.py": "", "hatchling/build.py": Path(wheels.__file__).read_text()}
+    wheels.write_wheel(project.parent, {"name": "hatchling", "version": "99"}, backend)
+
+
+def run_offline(project: Path, command: str) -> None:
+    settings = {name: value for name, value in os.environ.items() if not name.startswith("PIP_")}
+    settings |= {"PIP_CONFIG_FILE": os.devnull, "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(project.parent)}
+    done = subprocess.run(command, shell=True, cwd=project, env=settings, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def engine_of(project: Path) -> tuple[str, str | None]:
+    """Return the version of the engine that is installed in .venv, and where it came from."""
+    (site,) = project.glob(".venv/lib/*/site-packages")
+    (engine,) = distributions(name="kindling-ml", path=[str(site)])
+    return engine.version, engine.read_text("direct_url.json")
+
+
+@pytest.mark.parametrize(
+    ("engine", "tags", "version"),
+    [("template", ["", ""], "0.1.1"), (">=0.1", ["v0.1.1", ""], "0.2.0")],
+    ids=["a commit of the same version", "a newer wheel"],
+)
+def test_the_commands_of_the_readme_upgrade_the_engine(
+    template: Path, tmp_path: Path, engine: str, tags: list[str], version: str
+) -> None:
+    git(template, "tag", "--delete", "v0.1.0")
+    release_engine(template, "0.1.1", tags[0])
+    project, answers = tmp_path / "leafnet", {"name": "leafnet", "engine": engine}
+    run_copy(f"git+file://{template}", project, answers, defaults=True, quiet=True)
+    git(project, "init", "--quiet")
+    commit(project, "Begin")
+    make_environment(project)
+    (requirement,) = re.findall('"(kindling-ml.*)"', (project / "pyproject.toml").read_text())
+    run_offline(project, f".venv/bin/pip install '{requirement}'")
+    before = engine_of(project)
+    assert before[0] == "0.1.1"
+    release_engine(template, version, tags[1])
+    (commands,) = re.findall("## Updates\n\n```\n(.*?)```\n", (project / "README.md").read_text(), re.DOTALL)
+    run_offline(project, f"set -e\n{commands}")
+    assert engine_of(project)[0] == version
+    assert engine_of(project) != before
