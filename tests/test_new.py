@@ -47,6 +47,7 @@ def test_a_project_is_written_and_committed(kindling: Command) -> None:
     assert f"{len(files(Path('leafnet')))} files written to leafnet" in result.out
     assert "  cd leafnet\n  make train\n  make test\n" in result.out
     assert git(Path("leafnet"), "status", "--porcelain") == ""
+    assert "copier update --defaults" not in Path("leafnet/README.md").read_text()  # the template is in no repository
     assert git(Path("leafnet"), "log", "--format=%s").startswith("Begin with the template of Kindling ")
 
 
