@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -30,6 +31,18 @@ def make_repository(folder: Path) -> Path:
     git(folder, "init", "--quiet", "--initial-branch", "main")
     commit(folder, "Begin", "v0.1.0")
     return folder
+
+
+def install(project: Path) -> Path:
+    """Describe a project as an installed package, with its entry points, and return the folder for `sys.path`."""
+    build = tomllib.loads((project / "pyproject.toml").read_text())["project"]
+    about = project / "src" / f"{build['name']}-{build['version']}.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {build['name']}\nVersion: {build['version']}\n")
+    (group,) = build["entry-points"]
+    points = "".join(f"{name} = {value}\n" for name, value in build["entry-points"][group].items())
+    (about / "entry_points.txt").write_text(f"[{group}]\n{points}")
+    return about.parent
 
 
 def files(project: Path) -> dict[str, str]:

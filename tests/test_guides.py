@@ -1,11 +1,10 @@
-"""The guides of README and docs/your-own.md: what they show is put where they say, in a copy, and run as they say."""
+"""README's and docs/your-own.md's guides: their files are written to a new project, and their commands are run."""
 
 import ast
 import csv
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,119 +15,112 @@ import pandas as pd
 import pytest
 import torch
 from sklearn.datasets import load_diabetes
-from sklearn.metrics import mean_absolute_error, r2_score, top_k_accuracy_score
+from sklearn.metrics import f1_score, mean_absolute_error, r2_score, top_k_accuracy_score
 
-from conftest import CONFIGS, weights
+from conftest import weights
+from kindling.cli import main
+from template import ROOT, install, make_repository
 
 pytestmark = pytest.mark.xdist_group("guides")  # they share what takes long
 
-ROOT = CONFIGS.parent
-PACKAGE = "src/kindling"
-
-# One Python for all commands: each would take seconds to start.
+CLASSES = ["circle", "square", "triangle"]
+IN_BLOCKS = ("kindling new leafnet", "leafnet ", "pytest ")  # the beginnings of commands: no other is shown
+# One Python for all commands: each would take seconds to start. An error ends it.
 DRIVER = """
 import json, shlex, sys
 import pytest
 from kindling.cli import main
 
-commands, tests = json.load(sys.stdin)
-for command in commands:
+for command in json.load(sys.stdin):
     print(f"$ {command}", flush=True)
-    if code := main(shlex.split(command)[1:]):
-        sys.exit(code)
-sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", *tests]))
+    program, *options = shlex.split(command)
+    if code := pytest.main(["-q", "-p", "no:cacheprovider", *options]) if program == "pytest" else main(options):
+        sys.exit(f"exit code {int(code)}")
 """
 
 
 class Guide(NamedTuple):
-    """What a page shows: Python files with the folder that they belong in, recipes and plug-ins, and commands."""
+    """The files of a page by their paths, and its commands."""
 
-    files: list[tuple[str, str]]
-    recipes: list[str]
+    files: dict[str, str]
     commands: list[str]
 
 
 def read_guide(text: str) -> Guide:
-    """Finds the blocks of a page; a file belongs in the folder of the package that was named last before it."""
-    guide, folder = Guide([], [], []), ""
-    for part in re.finditer(r"```(\w*)\n(.*?)```|`(src/kindling/\w+)/[^`]*`|`(kindling fit [^`]+)`", text, re.DOTALL):
-        kind, block, named, command = part.groups()
-        folder = named or folder
-        if kind == "python" and not block.startswith("# "):
-            guide.files.append((folder, block))
-        elif kind in ("python", "yaml"):  # whose first line names it
-            guide.recipes.append(block)
-        elif not kind:
-            guide.commands.extend([command] if command else (block or "").splitlines())
+    """Return the blocks of a page: of Python and YAML with their paths in the first lines, others as commands."""
+    guide = Guide({}, [])
+    for language, block in re.findall(r"^```(\w*)\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
+        if language in ("python", "yaml"):
+            (path,) = re.findall(r"\A(?:# yaml-.*\n)?# ([\w/]+\.\w+)", block)
+            guide.files[path] = block
+        elif not language:
+            guide.commands.extend(block.splitlines())
     return guide
 
 
-def add_class(folder: Path, code: str) -> str:
-    """Writes a file, and the name of its last class into the package's `__init__`; gives the name."""
-    *_, name = (node.name for node in ast.parse(code).body if isinstance(node, ast.ClassDef))
-    (folder / f"{name.lower()}.py").write_text(code)
-    init = folder / "__init__.py"
-    before, after = init.read_text().split("__all__ = [")
-    package = ".".join(folder.parts[-2:])
-    init.write_text(f'{before}from {package}.{name.lower()} import {name}\n\n__all__ = ["{name}", {after}')
-    return name
+def classes_of(code: str) -> list[str]:
+    return [node.name for node in ast.parse(code).body if isinstance(node, ast.ClassDef)]
 
 
 readme = (ROOT / "README.md").read_text(encoding="utf-8").split("\n## Make it your own\n")[1].split("\n## ")[0]
-README, GUIDES = read_guide(readme), read_guide((ROOT / "docs/your-own.md").read_text(encoding="utf-8"))
+README, GUIDE = read_guide(readme), read_guide((ROOT / "docs/your-own.md").read_text(encoding="utf-8"))
 
 
-class Copy(NamedTuple):
-    """The project with everything from the guides in it, after all of their commands.
+class Project(NamedTuple):
+    """A new project with the files of the guide, after all of its commands.
 
     Attributes:
         folder: Where it is.
-        names: Of the classes that were added.
         printed: What the commands printed.
     """
 
     folder: Path
-    names: list[str]
     printed: str
 
     def run(self, name: str) -> Path:
-        """A run of the recipe, or of the classes."""
         return self.folder / "runs" / name / "version_0"
 
     def metrics(self, name: str) -> dict[str, float]:
-        """What the test of a run has measured."""
-        figures: dict[str, float] = json.loads((self.run(name) / "test_metrics.json").read_text())
-        return figures
+        """Return what the test of a run has measured."""
+        metrics: dict[str, float] = json.loads((self.run(name) / "test_metrics.json").read_text())
+        return metrics
 
     def probabilities(self, name: str) -> tuple[torch.Tensor, torch.Tensor]:
-        """Probabilities (N, classes) and labels (N,) of a test, of ten digits."""
+        """Return probabilities (N, classes) and labels (N,) of the test of a run."""
         table = pd.read_csv(self.run(name) / "predictions.csv")
-        return torch.tensor(table[list("0123456789")].to_numpy()), torch.tensor(table["label"].to_numpy())
+        return torch.tensor(table[CLASSES].to_numpy()), torch.tensor(table["label"].map(CLASSES.index).to_numpy())
 
 
 @pytest.fixture(scope="module")
-def copy(tmp_path_factory: pytest.TempPathFactory) -> Copy:
-    folder = tmp_path_factory.mktemp("copy")
-    for part in (PACKAGE, "configs", "tests"):
-        shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
-    names = [add_class(folder / where, code) for where, code in README.files + GUIDES.files]
-    for recipe in GUIDES.recipes:
-        (folder / recipe.split(":")[0].removeprefix("# ")).write_text(recipe)
-    patients = load_diabetes(as_frame=True).frame
-    patients.to_csv(folder / "patients.csv", index=False)
-    patients.drop(columns="target")[:8].to_csv(folder / "new_patients.csv", index=False)
-    commands = [*README.commands, "kindling export --ckpt_path best", *GUIDES.commands, "kindling fit --help"]
-    tests = ["tests/models/test_every_model.py", "tests/test_recipes.py", "-k", "Wide or MLPReg or synthetic_sgd"]
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    parent = tmp_path_factory.mktemp("guides")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(parent)
+        patch.setattr("kindling.new.SHARE", make_repository(parent / "share"))
+        assert main(["new", "leafnet", "--engine", ">=0.1"]) == 0
+    folder = parent / "leafnet"
+    source = install(folder)
+    imports = []
+    for path, code in (README.files | GUIDE.files).items():
+        (folder / path).write_text(code, encoding="utf-8")
+        if path.startswith("src/"):
+            imports.append(f"from leafnet.{Path(path).stem} import {', '.join(classes_of(code))}\n")
+    with (source / "leafnet/__init__.py").open("a") as init:
+        init.writelines(imports)
+    example = "import leafnet; leafnet.LeafDataModule().prepare_data()"  # `make train` has drawn it
+    environment = os.environ | {"PYTHONPATH": str(source)}
+    subprocess.run([sys.executable, "-c", example], cwd=folder, env=environment, check=True)
+    commands = [*README.commands, *(command for command in GUIDE.commands if "kindling new" not in command)]
     process = subprocess.run(
         [sys.executable, "-c", DRIVER],
         cwd=folder,
-        env=os.environ | {"PYTHONPATH": str(folder / "src")},
-        input=json.dumps([commands, tests]),
+        env=environment,
+        input=json.dumps([*commands, "leafnet fit --help"]),
         capture_output=True,
         text=True,
     )
     assert process.returncode == 0, process.stdout[-3000:] + process.stderr[-3000:]
-    return Copy(folder, names, process.stdout)
+    return Project(folder, process.stdout)
 
 
 def test_these_tests_are_one_group_of_workers(request: pytest.FixtureRequest) -> None:
@@ -137,67 +129,89 @@ def test_these_tests_are_one_group_of_workers(request: pytest.FixtureRequest) ->
     assert request.node.nodeid.endswith("@guides")  # else what takes long would be made twice, without a word
 
 
-def test_a_model_is_one_short_file() -> None:
-    models = [code for where, code in README.files if where.endswith("models")]
-    assert models
-    assert all(len(code.splitlines()) <= 25 for code in models)
+def test_all_commands_are_run() -> None:
+    assert len(GUIDE.commands) > 15
+    assert [command for command in README.commands + GUIDE.commands if not command.startswith(IN_BLOCKS)] == []
 
 
-def test_what_was_added_is_listed_and_covered_by_the_tests_there_are(copy: Copy) -> None:
-    assert len(copy.names) == 7
-    shown = copy.printed.split("$ kindling fit --help\n")[-1]
-    for name in set(copy.names) - {"WeightNorm"}:  # the help names models and data sources
-        assert name in shown
-    assert "\n3 passed" in shown
+def test_a_file_is_short() -> None:
+    lengths = {path: len(code.splitlines()) for path, code in GUIDE.files.items()}
+    assert {path: length for path, length in lengths.items() if length > 25} == {}
+    assert README.files.items() <= GUIDE.files.items()
 
 
-def test_the_metric_is_measured(copy: Copy) -> None:
-    probabilities, labels = copy.probabilities("TwoGuessesClassifier-DigitsDataModule")
-    found = copy.metrics("TwoGuessesClassifier-DigitsDataModule")
+def test_all_classes_are_listed(project: Project) -> None:
+    shown = project.printed.split("$ leafnet fit --help\n")[-1]
+    names = re.findall(r"^class (\w+(?:Net|DataModule))\(", "\n".join(GUIDE.files.values()), re.MULTILINE)
+    assert len(names) == 10
+    assert {name for name in names if name not in shown} == set()
+
+
+def test_the_model_is_exported_and_its_tests_pass(project: Project) -> None:
+    assert (project.run("WideNet-LeafDataModule") / "export/model.onnx").stat().st_size > 1e6
+    assert "\n2 passed" in project.printed
+
+
+@pytest.mark.parametrize("name", ["LeafNet-ShadesDataModule", "shades"])
+def test_two_tensors_are_learned(project: Project, name: str) -> None:
+    assert project.metrics(name)["test/accuracy"] > 0.9
+
+
+def test_samples_of_a_dataset_are_split_and_padded(project: Project) -> None:
+    probabilities, labels = project.probabilities("LeafNet-SizesDataModule")
+    assert len(probabilities) == 120
+    assert labels.bincount().tolist() == [40, 40, 40]
+
+
+def test_the_metrics_are_measured(project: Project) -> None:
+    probabilities, labels = project.probabilities("SureNet-LeafDataModule")
+    found = project.metrics("SureNet-LeafDataModule")
     assert found["test/top2"] == pytest.approx(top_k_accuracy_score(labels, probabilities, k=2), abs=1e-6)
-    assert found["test/top2"] > found["test/accuracy"]
-    confidence, guesses = probabilities.max(dim=1)
-    sure = (guesses != labels) & (confidence >= 0.9)
-    assert found["test/sure_mistakes"] == pytest.approx(sure.double().mean().item(), abs=1e-6)
-    assert "top2" in (copy.run("TwoGuessesClassifier-DigitsDataModule") / "report.html").read_text()
+    confidence, predicted = probabilities.max(dim=1)
+    mistakes = (predicted != labels) & (confidence >= 0.9)
+    assert found["test/sure_mistakes"] == pytest.approx(mistakes.double().mean().item(), abs=1e-6)
+    assert "top2" in (project.run("SureNet-LeafDataModule") / "report.html").read_text(encoding="utf-8")
 
 
-def test_the_loss_is_the_one_that_was_written(copy: Copy) -> None:
-    probabilities, labels = copy.probabilities("FocalClassifier-DigitsDataModule")
-    sure = probabilities[range(len(labels)), labels]
-    found = copy.metrics("FocalClassifier-DigitsDataModule")
-    assert found["test/loss"] == pytest.approx((-(1 - sure) * sure.log()).mean().item(), rel=1e-3)
-    assert found["test/accuracy"] > 0.9
-    report = (copy.run("FocalClassifier-DigitsDataModule") / "report.html").read_text(encoding="utf-8")
-    low, high = map(float, re.findall(r"loss<b>[^<]*</b><span>([\d.]+) to ([\d.]+)<", report)[0])
-    assert low < found["test/loss"] < high
+def test_the_loss_is_the_focal_loss(project: Project) -> None:
+    probabilities, labels = project.probabilities("FocalNet-LeafDataModule")
+    right = probabilities[range(len(labels)), labels]
+    expected = (-(1 - right) * right.log()).mean().item()
+    assert project.metrics("FocalNet-LeafDataModule")["test/loss"] == pytest.approx(expected, rel=1e-3)
 
 
-def test_the_callback_logs(copy: Copy) -> None:
-    with (copy.run("synthetic_mlp") / "metrics.csv").open(newline="") as file:
+def test_the_callback_logs(project: Project) -> None:
+    with (project.run("baseline") / "metrics.csv").open(newline="") as file:
         norms = [float(row["weight_norm"]) for row in csv.DictReader(file) if row["weight_norm"]]
-    names = ("weight", "bias")
-    last = weights(copy.run("synthetic_mlp") / "checkpoints/last.ckpt")
-    squares = sum(value.double().square().sum() for name, value in last.items() if name.endswith(names))
+    last = weights(project.run("baseline") / "checkpoints/last.ckpt")
+    squares = sum(value.double().square().sum() for name, value in last.items() if name.endswith(("weight", "bias")))
     assert norms[-1] == pytest.approx(float(squares) ** 0.5, rel=1e-5)
 
 
-def test_numbers_are_predicted(copy: Copy) -> None:
-    name = "MLPRegressor-NumbersDataModule"
-    table = pd.read_csv(copy.run(name) / "predictions.csv")
+def test_numbers_are_predicted(project: Project) -> None:
+    name = "ProgressNet-ProgressDataModule"
+    table = pd.read_csv(project.run(name) / "predictions.csv")
     assert list(table) == ["row", "label", "prediction"]
-    found = copy.metrics(name)
+    assert table["label"].tolist() == load_diabetes(return_X_y=True)[1][::4].tolist()
+    found = project.metrics(name)
     assert found["test/r2"] == pytest.approx(r2_score(table["label"], table["prediction"]), abs=1e-4)
-    assert found["test/mae"] == pytest.approx(mean_absolute_error(table["label"], table["prediction"]), abs=1e-2)
-    scale = float(weights(copy.run(name) / "checkpoints/best.ckpt")["scale"])
-    labels = pd.read_csv(copy.folder / "patients.csv")["target"]
-    assert scale == pytest.approx(labels.std(), rel=0.1)  # of three quarters of them
-    errors = np.square(table["label"] - table["prediction"])
-    assert found["test/loss"] == pytest.approx(errors.mean() / scale**2, rel=1e-3)
     assert found["test/r2"] > 0.4
-    new = pd.read_csv(copy.run(name) / "predictions_new_patients.csv")
-    assert list(new) == ["row", "prediction"]
-    assert len(new) == 8
-    assert new["prediction"][::4].tolist() == pytest.approx(table["prediction"][:2].tolist(), rel=1e-4)  # every fourth
-    assert (copy.run(name) / "training_history.png").exists()
-    assert not (copy.run(name) / "report.html").exists()
+    assert found["test/mae"] == pytest.approx(mean_absolute_error(table["label"], table["prediction"]), abs=1e-2)
+
+
+def test_several_labels_are_predicted(project: Project) -> None:
+    name = "TagsNet-TaggedDataModule"
+    predicted = torch.cat(torch.load(project.run(name) / "predictions.pt", weights_only=True))
+    inputs = torch.randn(400, 3, generator=torch.Generator().manual_seed(1))
+    f1 = f1_score(inputs > 0, predicted > 0.5, average="macro")
+    assert project.metrics(name)["test/f1"] == pytest.approx(f1, abs=1e-6)
+    assert f1 > 0.95
+    assert (project.run(name) / "export/model.onnx").exists()
+
+
+def test_a_plain_module_has_a_best_checkpoint(project: Project) -> None:
+    run = project.run("Autoencoder-LeafDataModule")
+    with (run / "metrics.csv").open(newline="") as file:
+        losses = [float(row["val_loss"]) for row in csv.DictReader(file) if row["val_loss"]]
+    assert json.loads((run / "run.json").read_text())["best"]["val/loss"] == pytest.approx(min(losses))
+    assert np.diff(losses).max() < 0

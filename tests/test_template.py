@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from conftest import Command
-from template import ROOT, TASKS, files
+from template import ROOT, TASKS, files, install
 
 LICENSES = {"MIT": "MIT License", "BSD-3-Clause": "BSD 3-Clause", "Apache-2.0": "Apache License", "none": "reserved."}
 ALLOWED = (  # where the engine may be named
@@ -32,14 +32,7 @@ def project(kindling: Command, request: pytest.FixtureRequest, plain_template: P
     assert kindling("new", f"{request.param}net", *options).code == 0
     patch = request.getfixturevalue("monkeypatch")
     patch.chdir(f"{request.param}net")
-    build = tomllib.loads(Path("pyproject.toml").read_text())["project"]
-    about = Path("src", f"{build['name']}-{build['version']}.dist-info")
-    about.mkdir()
-    (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {build['name']}\nVersion: {build['version']}\n")
-    (group,) = build["entry-points"]
-    points = "".join(f"{name} = {value}\n" for name, value in build["entry-points"][group].items())
-    (about / "entry_points.txt").write_text(f"[{group}]\n{points}")
-    patch.syspath_prepend(str(Path("src").resolve()))
+    patch.syspath_prepend(str(install(Path.cwd())))
     return Path.cwd()
 
 
