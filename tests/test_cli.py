@@ -38,7 +38,7 @@ def test_the_module_is_the_command() -> None:
 def test_fit_help_is_readable_and_lists_what_can_be_chosen(kindling: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "100")
     shown = kindling("fit", "--help").out
-    assert len(shown.splitlines()) < 200
+    assert len(shown.splitlines()) < 230
     for title in ("options:", "model:", "data:", "best and last checkpoint:", "early stopping:", "trainer:"):
         assert title in shown.splitlines()
     words = " ".join(shown.split())

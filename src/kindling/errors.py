@@ -152,7 +152,8 @@ def class_names(key: str) -> list[str]:
     classes = list(_bases(key))
     while classes:
         cls = classes.pop()
-        names.append(cls.__name__)
+        if getattr(sys.modules.get(cls.__module__), cls.__name__, None) is cls:  # else nobody can name it
+            names.append(cls.__name__)
         classes += cls.__subclasses__()
     return names
 
