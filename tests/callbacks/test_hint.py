@@ -83,7 +83,7 @@ class SlowDataModule(MNISTDataModule):
             quick = self.train.__class__.__getitems__
             class Slow(self.train.__class__):
                 def __getitems__(self, indices):
-                    time.sleep(0.02)
+                    time.sleep(0.1)
                     return quick(self, indices)
             self.train.__class__ = Slow
 """
