@@ -293,6 +293,8 @@ def with_column(fitted: dict[str, Any], **values: Any) -> dict[str, Any]:
         ("export", "TableDataModule", lambda fitted: with_column(fitted, scale=None), "column x lacks scale"),
         ("validate", "loops", lambda loops: without(loops, "validate_loop"), "it can't be restored (KeyError"),
         ("fit", "callbacks", lambda states: dict.fromkeys(states, 3), "it can't be restored (TypeError"),
+        ("test", "pytorch-lightning_version", lambda version: {version: 1}, "its pytorch-lightning_version is {'2."),
+        ("fit", "pytorch-lightning_version", lambda version: "newest", "its pytorch-lightning_version is 'newest'"),
         ("export", "state_dict", lambda weights: weights | {"mean": {}}, "Tensor-like object"),
     ],
 )

@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from packaging.version import InvalidVersion, Version
+
 from kindling.wording import brief, listed
 
 RESTORES = "checkpoint_connector.py"  # of Lightning
@@ -65,6 +67,9 @@ def check_content(path: Path, checkpoint: Any) -> None:
         raise ValueError(f"{path} was altered: its loops are empty")
     if columns and "classes" not in fitted:
         raise ValueError(f"{path} was altered: its table has no classes")
+    if not _is_version(checkpoint.get("pytorch-lightning_version")):
+        version = brief(repr(checkpoint["pytorch-lightning_version"]), 60)
+        raise ValueError(f"{path} was altered: its pytorch-lightning_version is {version}")
     for column in columns:
         needed = ("name", "kind", *NEEDED.get(column.get("kind"), ()))
         if lacking := [name for name in needed if column.get(name) is None]:
@@ -80,6 +85,14 @@ def _is(value: Any, kind: type) -> bool:
     if kind is int:
         return value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= 0)
     return value is None or isinstance(value, (list, tuple) if kind is list else kind)
+
+
+def _is_version(value: Any) -> bool:
+    """Whether Lightning can compare a stored version with its own; without one there is nothing to compare."""
+    try:
+        return value is None or bool(Version(value))
+    except (InvalidVersion, TypeError):
+        return False
 
 
 @contextmanager

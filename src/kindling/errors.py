@@ -6,7 +6,7 @@ import importlib.util
 import os
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NoReturn
 
 from kindling.wording import brief, did_you_mean
@@ -30,17 +30,18 @@ class OneLineParser(argparse.ArgumentParser):
         raise UsageError(one_line(message, [option.lstrip("-") for option in self._option_string_actions]))
 
 
-def one_line(message: str, options: Iterable[str] = ()) -> str:
+def one_line(message: str, options: Iterable[str] = (), typed: Sequence[str] = ()) -> str:
     """Says what jsonargparse's message means: the key, what is wrong with it, and the nearest name that would do.
 
     Args:
         message: A message of jsonargparse; any other is only put on one line.
         options: The names of all options, without the two dashes.
+        typed: The command line, to tell which of the options below one that takes a class lacks its value.
     """
     options = list(options)
     key = ".".join(dict.fromkeys(re.findall(r'Parser key "([^"]+)"', message)))
     key = key or "".join(re.findall(r"^--([\w.]+): ", message))
-    if reason := misplaced_value(key, message):
+    if reason := misplaced_value(key, message, typed):
         return reason
     owners = re.findall(r"class_path[= ]'([\w.]+)'", message)
     if found := re.search(r"unrecognized arguments: --([\w.+]+)|does not accept option '(.*)'", message):
@@ -52,10 +53,14 @@ def one_line(message: str, options: Iterable[str] = ()) -> str:
         known = class_arguments(owners[-1]) if owners else options
         *path, name = ".".join(filter(None, [key, found[1]])).split(".")
         group = "".join(f"{part}." for part in path)
-        return f"there is no option {group}{name}{did_you_mean(name, known, group)}"
+        near = did_you_mean(name, known, group)
+        kind = owners[-1].rpartition(".")[2] if owners and len(path) == 1 else ""
+        return f"{kind} has no option {group}{name}{near}" if kind else f"there is no option {group}{name}{near}"
     if found := re.search(r"Multiple subclasses with name (\w+)\. .*: (.+)\.$", message, re.MULTILINE):
         return f"{key}: several classes are called {found[1]}: give the full name of one, {found[2]}"
     if found := re.search(r"Expected a dot import path string: (\S+)", message):
+        if found[1] == "None":
+            return f"{key}: null is not a value for it"
         known = [name for name in class_names(key.removesuffix(".help")) if name != found[1]]
         near = did_you_mean(found[1], known) or ": --plugin FILE adds classes of your own"
         return f"{key}: there is no {found[1]}{near}"
@@ -74,10 +79,10 @@ def one_line(message: str, options: Iterable[str] = ()) -> str:
     return re.sub(r"<class '([\w.]+)'>", r"\1", " ".join([f"{key}:"] * bool(key) + reasons(message)))
 
 
-def misplaced_value(key: str, message: str) -> str:
+def misplaced_value(key: str, message: str, typed: Sequence[str] = ()) -> str:
     """Return one line about a value that is missing, superfluous or of the wrong kind; else an empty string."""
     if found := re.search(r"argument (?:-\w/)?--([\w.+]+): expected .*argument", message):
-        return f"--{found[1]} needs a value"
+        return f"{_without_value(f'--{found[1]}', typed)} needs a value"
     if found := re.search(r"argument (?:-\w/)?--([\w.+]+): ignored explicit argument (.*)", message, re.DOTALL):
         return f"--{found[1]} takes no value, got {brief(found[2], 60)}"
     if found := re.search(r"unrecognized arguments: (?!--[\w.+])(.*)", message, re.DOTALL):
@@ -89,6 +94,14 @@ def misplaced_value(key: str, message: str) -> str:
     if found := re.search(r"(?:File does not exist|Path is not a file): '(.*)'", message):
         return f"{key}: there is no file {os.path.relpath(found[1])}"
     return ""
+
+
+def _without_value(option: str, typed: Sequence[str]) -> str:
+    """Return the typed option that lacks a value: argparse names --model where it is --model.dropout."""
+    for name, value in zip(typed, [*typed[1:], "--"], strict=False):
+        if re.fullmatch(rf"{re.escape(option)}(\.[\w.+]+)?", name) and value.startswith("--"):
+            return name
+    return option
 
 
 def _missing(class_path: str) -> str:

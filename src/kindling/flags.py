@@ -4,13 +4,17 @@ import os
 import random
 import unicodedata
 from collections.abc import Mapping, MutableMapping
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin
 
+from jsonargparse import ArgumentParser, Namespace
+from jsonargparse._util import import_object
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
 from kindling.errors import UsageError
+from kindling.models.task import DATA_ARGUMENTS
 
 MOST_PROCESSES = 8  # on the CPU, however few cores it has: enough to try out distributed training
 LONGEST_NAME = 120  # bytes: file systems allow 255, and some names of files in the run hold the name of the run
@@ -53,6 +57,36 @@ def check_trainer(trainer: Mapping[str, Any]) -> None:
             raise ValueError(f"--trainer.{name} must be a number of batches or a share from 0 to 1, got {value}")
     if isinstance(interval := trainer["val_check_interval"], int | float) and interval <= 0:
         raise ValueError(f"--trainer.val_check_interval must be positive, got {interval}")
+
+
+def check_nulls(parser: ArgumentParser, config: Namespace, group: str = "") -> None:
+    """Raise UsageError where an option that must have a value is null, which jsonargparse does not check.
+
+    Args:
+        parser: The parser of the options.
+        config: Their values.
+        group: What precedes the names of the options, such as `model.`.
+    """
+    for action in parser._actions:
+        name, kind, value = action.dest, getattr(action, "_typehint", Any), config.get(action.dest)
+        for item in value if isinstance(value, list) else [value]:
+            if isinstance(item, Namespace) and isinstance(item.get("init_args"), Namespace):
+                check_nulls(_class_parser(item.class_path), item.init_args, f"{group}{name}.")
+        is_needed = action.default is not None or (action.required and name not in DATA_ARGUMENTS)
+        if name in config and value is None and is_needed and not _takes_null(kind):
+            raise UsageError(f"{group}{name}: null is not {getattr(kind, '__name__', kind)}")
+
+
+def _class_parser(class_path: str) -> ArgumentParser:
+    """Return a parser of the arguments of a class; of none where a function is named in its place."""
+    parser, found = ArgumentParser(exit_on_error=False), import_object(class_path)
+    if isinstance(found, type):
+        parser.add_class_arguments(found, fail_untyped=False)
+    return parser
+
+
+def _takes_null(kind: Any) -> bool:
+    return kind in (Any, NoneType) or (get_origin(kind) in (Union, UnionType) and any(map(_takes_null, get_args(kind))))
 
 
 def check_devices(trainer: Trainer) -> None:

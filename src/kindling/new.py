@@ -18,6 +18,7 @@ from kindling.deploy.extras import require
 from kindling.errors import OneLineParser, UsageError
 from kindling.plugins import split_options
 from kindling.recipes import SHARE
+from kindling.wording import counted
 
 LICENSES = ("MIT", "BSD-3-Clause", "Apache-2.0", "none")
 TASKS = ("images", "table", "own")
@@ -47,7 +48,7 @@ def run(command: str, options: Sequence[str]) -> None:
     written = sum(path.is_file() for path in folder.rglob("*") if ".git" not in path.relative_to(folder).parts)
     if (SHARE / ".git").exists() and _git(SHARE, "status", "--porcelain"):
         say(f"note: {SHARE} has uncommitted changes; `copier update` needs a commit to compare with")
-    say(f"{written} files written to {typed.folder}; next:")
+    say(f"{counted(written, 'file', 'files')} written to {typed.folder}; next:")
     print(f"  cd {shlex.quote(typed.folder)}\n  make train\n  make test")
 
 

@@ -28,7 +28,7 @@ from kindling.trust import (
     is_own_checkpoint,
     plugin_sources,
 )
-from kindling.wording import brief
+from kindling.wording import brief, counted
 
 
 def read_yaml(config: Path) -> dict[str, Any]:
@@ -38,9 +38,15 @@ def read_yaml(config: Path) -> dict[str, Any]:
         UsageError: If it is no YAML, with the line, which jsonargparse's own message does not name.
     """
     try:
-        read = yaml.safe_load(config.read_text(encoding="utf-8")) or {}
+        text = config.read_text(encoding="utf-8")
+        read = yaml.safe_load(text) or {}
     except UnicodeDecodeError as error:
         raise UsageError(f"{config} is not text in UTF-8: save it with that encoding") from error
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise UsageError(
+            f"{config} is no YAML, line {line}: remove the control character U+{error.character:04X}"
+        ) from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
@@ -167,11 +173,12 @@ def has_only_the_rest_left(checkpoint: Path, stored: Mapping[str, Any], config: 
     all_epochs = 0 <= most <= epochs
     unfinished = is_last(checkpoint) and not Record.read(run_of(checkpoint)).is_complete(config["test_after_fit"])
     if all_epochs and not unfinished:
-        raise ValueError(f"{checkpoint} has already trained {epochs} epochs; raise --trainer.max_epochs to continue")
+        done = counted(epochs, "epoch", "epochs")
+        raise ValueError(f"{checkpoint} has already trained for {done}; raise --trainer.max_epochs to continue")
     all_steps = 0 <= trainer["max_steps"] <= stored["global_step"]
     if all_steps and not unfinished:
-        steps = stored["global_step"]
-        raise ValueError(f"{checkpoint} has been trained for its {steps} steps: ask for more with --trainer.max_steps")
+        done = counted(stored["global_step"], "step", "steps")
+        raise ValueError(f"{checkpoint} has already trained for {done}; raise --trainer.max_steps to continue")
     return unfinished and (all_epochs or all_steps or stopped_early(stored, config["early_stopping"]["patience"]))
 
 

@@ -30,7 +30,15 @@ from kindling.data import BaseDataModule
 from kindling.data.loading import targets_of
 from kindling.ending import say_next, say_why_early
 from kindling.errors import OneLineParser, UsageError, one_line
-from kindling.flags import apply_barebones, check_devices, check_run_name, check_seed, check_trainer, draw_seed
+from kindling.flags import (
+    apply_barebones,
+    check_devices,
+    check_nulls,
+    check_run_name,
+    check_seed,
+    check_trainer,
+    draw_seed,
+)
 from kindling.hyperparameters import record_arguments
 from kindling.keeping import KeptRun
 from kindling.memory import keep_freed_memory
@@ -151,11 +159,13 @@ class KindlingCLI(LightningCLI):
         try:
             self.config = parser.parse_args([command, *self.arguments])
         except ArgumentError as error:
-            raise UsageError(one_line(str(error), self._parser(command).get_defaults().keys(branches=True))) from error
+            known = self._parser(command).get_defaults().keys(branches=True)
+            raise UsageError(one_line(str(error), known, self.typed_options)) from error
         for name in ("trainer", "checkpoint", "early_stopping"):
             value = self.config[command].get(name)
             if value is not None and not isinstance(value, Namespace):
                 raise UsageError(f"{name}: expected options such as --{name}.NAME VALUE, got {value}")
+        check_nulls(self._parser(command), self.config[command])
         if self.config[command]["ckpt_path"] is not None and self.checkpoint is None:
             raise UsageError("the checkpoint is given on the command line, in full: --ckpt_path PATH")
         self.config[command]["ckpt_path"] = None  # Lightning would let what the checkpoint stores win

@@ -167,7 +167,7 @@ def test_a_column_of_very_many_categories_is_cut(
     codes = np.concatenate([np.repeat(np.arange(60), 20), np.arange(60, 100)])
     learned = learn_target("shop", codes, [f"s{code}" for code in range(100)], codes % 2)
     assert learned["known"] == [f"s{code}" for code in range(60)]
-    assert capsys.readouterr().out == "column shop: 40 rows have none of the 60 categories that are most frequent\n"
+    assert capsys.readouterr().out == "column shop: 40 rows have none of the 60 most frequent categories\n"
 
 
 def test_columns_of_older_checkpoints_are_encoded_as_before(capsys: pytest.CaptureFixture[str]) -> None:

@@ -74,7 +74,7 @@ def test_numbers_with_dirt_are_numbers(capfd: pytest.CaptureFixture[str]) -> Non
     }
     said = capfd.readouterr().out
     assert "column value: these values of the training rows count as missing: ? (1), n/a (1), - (1), NULL (1)" in said
-    assert "column value of one.csv: 1 of 97 are no numbers, such as inf: they count as missing" in said
+    assert "column value of one.csv: 1 of 97 values can't be read as a number, such as inf; treated as missing" in said
     assert features[:, 1].nonzero().squeeze(1).tolist() == [3, 4, 5, 6, 7, 8]
     expected = [np.median(known)] * 6 + [500, -3]
     assert decode(features[[*range(3, 9), -2, -1], 0], learned) == pytest.approx(expected, rel=1e-4)
@@ -82,7 +82,10 @@ def test_numbers_with_dirt_are_numbers(capfd: pytest.CaptureFixture[str]) -> Non
     values[20] = "about 7"
     learned, features = one_column([*values, "lots", 1])
     assert (learned["kind"], features[20, 1].item()) == ("number", 1)
-    assert "column value of one.csv: 3 of 97 are no numbers, such as inf: they c" in capfd.readouterr().out
+    assert (
+        "column value of one.csv: 3 of 97 values can't be read as a number, such as inf; treated"
+        in capfd.readouterr().out
+    )
 
 
 def test_categories_unseen_in_training_are_zero() -> None:

@@ -209,7 +209,7 @@ def test_several_units_in_the_training_are_named(capfd: pytest.CaptureFixture[st
     assert learn([f"{row}{'%' * (row % 3 > 0)}" for row in range(1, 100)])[0]["units"] == ["%"]
     said = capfd.readouterr().out
     assert "column x has several currencies, $, €: they are not converted" in said
-    assert "column x: 32 training values have no % and are read as if they had" in said
+    assert "column x: 32 training values have no %; it is assumed" in said
     learn([f"{row} {'kg' if row % 2 else 'g'}" for row in range(1, 100)], y=SMALL[:99])
     assert "left out: x (numbers in several units, such as 1 kg: convert them to one)" in capfd.readouterr().out
 

@@ -120,7 +120,7 @@ def test_a_test_file_of_its_own(kindling: Command, table: pd.DataFrame) -> None:
     assert set(pd.read_csv("runs/tables/version_0/split.csv")["split"]) == {"train", "val"}
     data = read(test_path="extra.csv")
     data.setup("test")
-    assert "left out: 1 rows of extra.csv without churned" in result.out
+    assert "left out: 1 row of extra.csv without churned" in result.out
     assert data.tested_rows() == [0, 1, 2, *range(4, 30)]
     facts = data.describe(3)
     assert facts == {name: None if pd.isna(value) else str(value) for name, value in extra.iloc[4].items()}
@@ -331,10 +331,10 @@ def test_what_is_odd_about_new_rows_is_said(kindling: Command, trained: Path, ta
         said[file] = [line for line in result.out.splitlines() if line.startswith("column")]
     assert said["odd.csv"] == [
         "column age of odd.csv: all missing",
-        "column visits of odd.csv: 1 of 200 are no numbers, such as few: they count as missing",
+        "column visits of odd.csv: 1 of 200 values can't be read as a number, such as few; treated as missing",
         "column member of odd.csv: 100 of 200 rows have a value unseen in training, such as maybe, No",
     ]
-    assert said["one.csv"] == ["column member of one.csv: 1 of 1 rows have a value unseen in training, such as maybe"]
+    assert said["one.csv"] == ["column member of one.csv: 1 of 1 row has a value unseen in training, such as maybe"]
 
 
 def test_a_weighted_loss_finds_the_rare_class(kindling: Command) -> None:

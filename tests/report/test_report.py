@@ -306,7 +306,7 @@ def test_a_model_that_diverged_has_a_report(kindling: Command) -> None:
     assert figures == {"test/loss": None, "test/accuracy": 0, "test/balanced_accuracy": 0, "test/f1": 0}
     page = read()
     assert "lossnanno interval" in page.text
-    assert "The model says nothing of 60 samples (NaN): they count as wrong." in page.text
+    assert "60 predictions are NaN and counted as wrong." in page.text
     assert page.tables["Confusions"][0] == ["", "0", "1", "2", "no answer"]
 
 
@@ -326,7 +326,7 @@ def test_samples_without_an_answer_are_wrong(kindling: Command) -> None:
     }
     assert figures == pytest.approx(expected, abs=1e-5)
     page = read()
-    assert "The model says nothing of 20 samples (NaN): they count as wrong." in page.text
+    assert "20 predictions are NaN and counted as wrong." in page.text
     for name in ("accuracy", "balanced_accuracy", "f1"):
         figure = figures[f"test/{name}"]
         found = re.search(rf"{figure:.2%}([\d.]+)% to ([\d.]+)%", page.text)

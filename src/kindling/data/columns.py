@@ -246,7 +246,8 @@ def _read_numbers(cells: Cells, column: Column, what: str) -> Floats:
         example, given = _example(cells, strays[0]), np.count_nonzero(~np.isnan(numbers)) + len(strays)
         if 2 * len(strays) > given:  # a few are dirt, but this is another column
             raise ValueError(f"{what} must hold {column['kind']}s, not {example}")
-        say(f"{what}: {len(strays):,} of {given:,} are no {column['kind']}s, such as {example}: they count as missing")
+        share = f"{len(strays):,} of {counted(int(given), 'value', 'values')}"
+        say(f"{what}: {share} can't be read as a {column['kind']}, such as {example}; treated as missing")
     far = np.flatnonzero(are_far(numbers, column))
     if is_far_outside(numbers, column):
         say(_far_outside(numbers, cells, column, what))
@@ -257,7 +258,8 @@ def _read_numbers(cells: Cells, column: Column, what: str) -> Floats:
             f"; if that means missing, {missing_option([*map(as_name, values)])}" if len(far) > len(values) == 1 else ""
         )
         example = _example(cells, far[0])
-        say(f"{what}: {len(far):,} of {given:,} values are far from the others, such as {example}{option}")
+        share = f"{len(far):,} of {counted(int(given), 'value is', 'values are')}"
+        say(f"{what}: {share} far from the others, such as {example}{option}")
     return numbers
 
 

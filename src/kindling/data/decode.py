@@ -17,6 +17,7 @@ from torch import Tensor
 
 from kindling.console import progress, say
 from kindling.inputs import Levels, as_float, decode_image, has_16_bits, open_image, values_of_16_bits
+from kindling.wording import counted
 
 CHUNK = 64  # files a thread takes at a time: handing them over one by one would cost as much as a small file
 
@@ -75,7 +76,8 @@ def in_parallel(function: Callable[[Item], Made], items: Sequence[Item], what: s
             done(1)
         return made
 
-    with progress(f"{what} {len(items):,} images", len(items)) as done, ThreadPoolExecutor(os.cpu_count()) as pool:
+    text = f"{what} {counted(len(items), 'image', 'images')}"
+    with progress(text, len(items)) as done, ThreadPoolExecutor(os.cpu_count()) as pool:
         made: Iterable[list[Made]] = pool.map(work, range(0, len(items), CHUNK))
         return list(chain.from_iterable(made))
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from kindling.console import say
 from kindling.filetypes import FORMATS, HEAD, UNKNOWN, kind_of
 from kindling.inputs import open_image
-from kindling.wording import listed
+from kindling.wording import counted, listed
 
 SUFFIXES = frozenset((".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif"))
 
@@ -136,8 +136,7 @@ def identity(folder: str | Path) -> Identity:
 def say_unused(root: Path, unused: Unused) -> None:
     """Print how many files of a folder are not used, a line for each reason, with an example."""
     for reason, files in sorted((reason, files) for reason, files in unused.items() if files):
-        number = "1 file" if len(files) == 1 else f"{len(files):,} files"
-        say(f"not used in {root}: {number} ({reason}): {listed(files, 1)}")
+        say(f"not used in {root}: {counted(len(files), 'file', 'files')} ({reason}): {listed(files, 1)}")
 
 
 def merged(found: Iterable[Unused]) -> Unused:

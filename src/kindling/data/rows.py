@@ -11,6 +11,7 @@ from kindling.console import progress
 from kindling.data.columns import encode
 from kindling.data.tablefiles import read_table
 from kindling.data.values import Column
+from kindling.wording import counted
 
 
 def encode_rows(
@@ -34,7 +35,7 @@ def encode_rows(
 
     if isinstance(rows, str | Path):
         frame = read_table(rows)
-        with progress(f"encoding {len(frame):,} rows of {source}"):
+        with progress(f"encoding {counted(len(frame), 'row', 'rows')} of {source}"):
             return encode(frame, columns, source, missing=missing)
     if isinstance(rows, list):
         names = [column["name"] for column in columns if any(column["name"] in row for row in rows)]

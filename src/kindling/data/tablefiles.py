@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kindling.console import progress
-from kindling.wording import listed
+from kindling.wording import listed, printable
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -74,6 +74,9 @@ def read_csv(path: Path) -> "DataFrame":
             return _read_csv(path, "cp1252")
     except (csv.Error, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         reason = str(error).removeprefix("Error tokenizing data. C error: ").strip()
+        if reason.startswith("field larger than"):
+            most = f"{csv.field_size_limit():,} characters"
+            reason = f"one field has more than {most}; close its quotation mark, or check the separator"
         raise ValueError(f"{path} is no regular CSV: {reason}") from error
 
 
@@ -92,7 +95,9 @@ def _read_csv(path: Path, encoding: str) -> "DataFrame":
         separator = told[1]
         del lines[0]
     header = next(csv.reader(lines, delimiter=separator, skipinitialspace=True), [])
-    names = [name.strip() or f"column {number}" for number, name in enumerate(header, start=1)]
+    names = [
+        name.strip() if printable(name).strip() else f"column {number}" for number, name in enumerate(header, start=1)
+    ]
     if twice := [name for name, times in Counter(names).items() if times > 1]:
         raise ValueError(f"{path} has more than one column {listed(twice)}: rename all but one")
     frame = pd.read_csv(

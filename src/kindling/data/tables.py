@@ -25,7 +25,7 @@ from kindling.data.tablefiles import read_table
 from kindling.data.target import check_classes, odd_classes
 from kindling.data.values import LEGACY_NO_CLASS, Indices, as_categorical, as_name, in_order, read_names
 from kindling.runs import whole_file
-from kindling.wording import did_you_mean, listed
+from kindling.wording import counted, did_you_mean, listed
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -178,7 +178,7 @@ class TableDataModule(ClassificationDataModule):
         table = self._read(self.test_path)
         self.tested = table[self._read_classes(table)[0] >= 0]
         if unlabelled := len(table) - len(self.tested):
-            say(f"left out: {unlabelled:,} rows of {self.test_path} without {self.target}")
+            say(f"left out: {counted(unlabelled, 'row', 'rows')} of {self.test_path} without {self.target}")
         if self.tested.empty:
             raise ValueError(f"{self.test_path} has no row with a {self.target}")
         return self._encode(self.tested, self.test_path)
@@ -231,7 +231,7 @@ class TableDataModule(ClassificationDataModule):
 
     def _learn(self) -> dict[str, Any]:
         if unlabelled := int((self.splits == LEFT_OUT).sum()):
-            say(f"left out: {unlabelled:,} rows of {self.path} without {self.target}")
+            say(f"left out: {counted(unlabelled, 'row', 'rows')} of {self.path} without {self.target}")
         for line in odd_classes(self.table[self.target], self.splits, self._held_out, self._classes, self.missing):
             say(line)
         train = self.table[self.splits == "train"]
@@ -243,7 +243,7 @@ class TableDataModule(ClassificationDataModule):
         classes = in_order(names)
         labels = np.array([classes.index(name) for name in names])[labels]
         features = features.drop(columns=list(self.drop))
-        with progress(f"learning the {features.shape[1]} columns of {self.path}"):
+        with progress(f"learning {counted(features.shape[1], 'column', 'columns')} of {self.path}"):
             columns, left_out = learn_columns(features, labels, len(self.table), self.missing, self.decimal)
             found = find_leaky_columns(features, columns, labels)
         if found:
@@ -261,7 +261,7 @@ class TableDataModule(ClassificationDataModule):
             )
         labels = np.array([places[name] for name in names])[labels]
         learned_from = None if trained is None else np.where(trained, labels, -1)
-        with progress(f"encoding {len(frame):,} rows of {file}"):
+        with progress(f"encoding {counted(len(frame), 'row', 'rows')} of {file}"):
             columns = self._learned["columns"]
             inputs: Tensor = torch.from_numpy(encode(frame, columns, file, learned_from, self.missing))
         return inputs, torch.from_numpy(labels)

@@ -10,7 +10,7 @@ from kindling.console import say
 from kindling.data.quantities import is_currency, is_plain, is_typed_number, read_quantities, same_unit
 from kindling.data.ranges import CLEARLY, in_words, is_far_outside, misfit
 from kindling.data.values import Cells, Column, Floats, Indices, in_brief
-from kindling.wording import listed
+from kindling.wording import counted, listed
 
 RARE = 0.05  # of the values have a unit by mistake
 
@@ -60,7 +60,8 @@ def tell_units(column: Column, cells: Cells) -> None:
         numbers, found = read_quantities(cells.values, column["decimal"])
         bare = sum(cells.counts[[not unit for unit in found] & ~np.isnan(numbers)].tolist())
         if bare:
-            say(f"column {name}: {bare:,} training values have no {units[0]} and are read as if they had")
+            values = counted(bare, "training value has", "training values have")
+            say(f"column {name}: {values} no {units[0]}; it is assumed")
 
 
 def adapt_units(column: Column, cells: Cells, what: str) -> dict[str, float]:

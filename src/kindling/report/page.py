@@ -17,6 +17,7 @@ from kindling.report.figures import BINS, DRAWS, calibration, intervals
 from kindling.report.html import Html, element, join
 from kindling.report.samples import most_wrong
 from kindling.runs import read_text, run_of, whole_file
+from kindling.wording import counted
 
 TITLES = {"f1": "macro F1"}
 
@@ -107,7 +108,8 @@ def cards(metrics: Mapping[str, float], answers: Answers) -> Html:
     how += f"{DRAWS:,} bootstrap draws of the samples."
     parts = [element("div", *boxes, class_="cards"), element("p", how, class_="soft")]
     if silent := int(answers.confusion[:, -1].sum()):
-        parts.append(element("p", f"The model says nothing of {silent:,} samples (NaN): they count as wrong."))
+        wrong = counted(silent, "prediction is", "predictions are")
+        parts.append(element("p", f"{wrong} NaN and counted as wrong."))
     return join(parts)
 
 

@@ -13,6 +13,7 @@ from kindling.callbacks.finite import FiniteLoss
 from kindling.models.classification import ClassificationTask
 from kindling.models.task import BaseTask, batch_size
 from kindling.trials.trial import trial, twin
+from kindling.wording import counted
 
 FALL = 0.05  # of the first loss, to which that of a batch known by heart must fall
 EPOCH = 20  # steps: all answers of so many in a row must be right
@@ -42,7 +43,8 @@ class Learnt:
         return self.accuracy == 1 if self.accuracy is not None else self.loss <= FALL * self.first_loss
 
     def __str__(self) -> str:
-        batch = f"one batch of {self.samples} samples after {self.steps} steps"
+        samples, steps = counted(self.samples, "sample", "samples"), counted(self.steps, "step", "steps")
+        batch = f"one batch of {samples} after {steps}"
         found = f"{batch}, loss {self.loss:.2g} where it was {self.first_loss:.2g}"
         if self.accuracy is not None:
             found = f"{self.accuracy:.1%} of {batch}, loss {self.loss:.2g}"
