@@ -58,6 +58,8 @@ def test_model_help_shows_inherited_options_with_defaults(kindling: Command) -> 
 SYNTHETIC = ("fit", "--config", "configs/synthetic_mlp.yaml")
 DIGITS = ("fit", "--model", "CNNClassifier", "--data", "DigitsDataModule")
 
+STOPPER = ("--trainer.callbacks", "EarlyStopping", "--trainer.callbacks.monitor", "val/loss")
+
 YAML = {
     "gone": "data: {class_path: kindling.data.GoneDataModule, init_args: {size: 3}}",
     "key": "model: {class_path: CNNClassifier, init_args: {chanels: [3]}}",
@@ -100,7 +102,7 @@ USAGE = {
     (*QUICK, "--averaging", "SWA", "--averaging.start_epoch", "null"): ["averaging.start_epoch: null is not int"],
     (*QUICK, "--model.label_smoothing", "null"): ["model.label_smoothing: null is not float"],
     (*QUICK, "--data.batch_size", "null"): ["data.batch_size: null is not int"],
-    (*QUICK, "--trainer.callbacks", "helpers.CrashAt", "--trainer.callbacks.step", "null"): ["callbacks.step: null"],
+    (*QUICK, *STOPPER, "--trainer.callbacks.patience", "null"): ["trainer.callbacks.patience: null is not int"],
     (*QUICK, "--config", "control.yaml"): ["control.yaml is no YAML, line 2", "control character U+0016"],
     ("fit", "--config", "[]"): ["config: [] holds no options"],
     ("fit", "--config", "latin.yaml"): ["latin.yaml is not text in UTF-8"],

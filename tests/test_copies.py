@@ -117,6 +117,27 @@ def test_a_copy_keeps_a_model_checkpoint_of_the_user_out_of_the_original(
         assert epoch_of(run / inside / "user.ckpt") >= 2
 
 
+def test_a_copy_leaves_a_folder_outside_of_every_run_to_the_original(kindling: Command) -> None:
+    shared = Path("shared")
+    init_args = {"dirpath": str(shared), "monitor": "val/loss", "filename": "user", "enable_version_counter": False}
+    callbacks = json.dumps([{"class_path": "ModelCheckpoint", "init_args": init_args}])
+    assert kindling("fit", *TINY, "--trainer.callbacks", callbacks).code == 0
+    copied("mine")
+    before = contents(shared)
+    assert [path.name for path in before] == ["user.ckpt"]
+    more = "--test_after_fit false --model.optimizer.lr 0.01 --trainer.max_epochs".split()
+    for epochs in (4, 5):
+        result = kindling("fit", "--ckpt_path", "mine", *more, epochs)
+        assert result.code == 0, result.err
+        assert "shared belongs to the original of this run; saving in mine/user/shared" in result.out
+        assert contents(shared) == before
+        assert epoch_of(Path("mine/user/shared/user.ckpt")) == epochs - 1
+    result = kindling("fit", "--ckpt_path", RUN, *more, 4)
+    assert (result.code, "belongs to" in result.out) == (0, False)
+    assert epoch_of(shared / "user.ckpt") == 3
+    assert [path.name for path in contents(shared)] == ["user.ckpt"]
+
+
 def test_a_copy_without_its_best_checkpoint_gets_one(kindling: Command, trained: Train) -> None:
     trained(*WORSE)
     copied("mine")

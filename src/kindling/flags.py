@@ -14,7 +14,6 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
 from kindling.errors import UsageError
-from kindling.models.task import DATA_ARGUMENTS
 
 MOST_PROCESSES = 8  # on the CPU, however few cores it has: enough to try out distributed training
 LONGEST_NAME = 120  # bytes: file systems allow 255, and some names of files in the run hold the name of the run
@@ -72,8 +71,7 @@ def check_nulls(parser: ArgumentParser, config: Namespace, group: str = "") -> N
         for item in value if isinstance(value, list) else [value]:
             if isinstance(item, Namespace) and isinstance(item.get("init_args"), Namespace):
                 check_nulls(_class_parser(item.class_path), item.init_args, f"{group}{name}.")
-        is_needed = action.default is not None or (action.required and name not in DATA_ARGUMENTS)
-        if name in config and value is None and is_needed and not _takes_null(kind):
+        if name in config and value is None and action.default is not None and not _takes_null(kind):
             raise UsageError(f"{group}{name}: null is not {getattr(kind, '__name__', kind)}")
 
 

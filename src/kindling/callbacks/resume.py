@@ -19,6 +19,7 @@ from kindling.callbacks.collect import CollectTest
 from kindling.callbacks.history import TrainingHistory
 from kindling.callbacks.position import is_within_epoch, mark_within_epoch, position, restore_position, step_offset
 from kindling.callbacks.states import of_all_processes, random_state, restore_random_state
+from kindling.callbacks.users import leave_to_original
 from kindling.console import say
 from kindling.data.loading import ResumableLoader
 from kindling.hyperparameters import same_factory
@@ -26,7 +27,7 @@ from kindling.models.metrics import metric_states, restore_metrics
 from kindling.models.task import BaseTask
 from kindling.plugins import sources
 from kindling.runs import whole_file
-from kindling.trust import class_paths, sign_checkpoint
+from kindling.trust import class_paths, is_own_here, sign_checkpoint
 
 AT_THE_END = TrainingHistory, CollectTest  # what draws plots when training ends
 
@@ -53,6 +54,7 @@ class ExactResume(Callback):
         self.run = run
         self.path = run / "checkpoints" / "last.ckpt"
         self.every_n_minutes, self.every_n_steps = every_n_minutes, every_n_steps
+        self._is_copy = not is_own_here(run)  # asked before a new config.yaml is signed
         self.interrupted = False
         self.is_trained = False  # whether no training is left to do: then none is begun
         self._handlers: dict[int, Any] = {}
@@ -108,6 +110,8 @@ class ExactResume(Callback):
                 state["patience"] = callback.patience
             if state and isinstance(callback, ModelCheckpoint):
                 callback.current_score = state["current_score"]
+                if self._goes_on(trainer):
+                    leave_to_original(callback, state["dirpath"] or "", self.run, self._is_copy)
                 move_best(state, str(callback.dirpath), self._goes_on(trainer))
 
     def _goes_on(self, trainer: Trainer) -> bool:

@@ -106,6 +106,25 @@ def _keep_apart(callback: ModelCheckpoint, run: Path) -> None:
         raise ValueError(f"{callback.filename}.ckpt is Kindling's own: give the ModelCheckpoint another filename")
 
 
+def leave_to_original(callback: ModelCheckpoint, stored: str, run: Path, is_copy: bool) -> None:
+    """Keep a user's checkpoints in a copy of a run: those in a folder outside of it are the original's.
+
+    Args:
+        callback: A ModelCheckpoint of the run that is resumed; its `dirpath` is changed in place.
+        stored: Its `dirpath` in the checkpoint from which the run resumes.
+        run: The run folder.
+        is_copy: Whether the folder is not the one in which the run was last trained.
+    """
+    folder, ours = Path(callback.dirpath or run), run.resolve()
+    if "://" in str(callback.dirpath) or ours in (resolved := folder.resolve(), *resolved.parents):
+        return
+    inside = ours / "user" / folder.name
+    was_inside = Path(stored).parts[-2:] == inside.parts[-2:]
+    if was_inside or (is_copy and stored == str(folder)):
+        callback.dirpath = str(inside)
+        say(f"ModelCheckpoint: {folder} belongs to the original of this run; saving in {run / 'user' / folder.name}")
+
+
 def _check_keys(callbacks: Sequence[Callback]) -> None:
     """Raise ValueError where two callbacks would store their states under the same name."""
     stateful = [callback for callback in callbacks if type(callback).state_dict is not Callback.state_dict]
