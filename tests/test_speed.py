@@ -3,17 +3,20 @@
 import os
 import statistics
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from lightning.pytorch import Trainer
 
 import benchmark
 import folder_loop
 from conftest import TINY, Command
 from helpers import MemoryByEpoch
+from kindling.callbacks.resume import ExactResume
 from kindling.data.mnist import read_sample
 
 
@@ -81,6 +84,32 @@ def test_the_first_step_comes_sooner_than_bare_imports_alone() -> None:
     program = [benchmark.PROGRAM, *fit, "--trainer.callbacks", "benchmark.StepTimes"]
     bare, ours = (min(benchmark.run(command)[0][0][0] for _ in range(1)) for command in (imports, program))
     assert ours <= 1.3 * bare  # to its first line; 0.6 on a quiet machine
+
+
+@pytest.mark.alone
+@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.parametrize(("hidden", "megabytes"), [("[8]", 0.03), ("[5000, 5000]", 300)], ids=["small", "large"])
+def test_a_save_within_an_epoch_takes_less_than_half_a_second(
+    kindling: Command, monkeypatch: pytest.MonkeyPatch, hidden: str, megabytes: float
+) -> None:
+    save, seconds = ExactResume._save, []
+
+    def timed(self: ExactResume, trainer: Trainer) -> None:
+        start = time.perf_counter()
+        save(self, trainer)
+        if trainer.global_step > 1:  # the first one, before any step, writes nothing, and the second replaces nothing
+            seconds.append(time.perf_counter() - start)
+
+    monkeypatch.setattr(ExactResume, "_save", timed)
+    each_step = "--trainer.max_epochs 1 --test_after_fit false --checkpoint.every_n_minutes 1e-9".split()
+    result = kindling("fit", *TINY, *each_step, "--model.hidden", hidden)
+    assert result.code == 0, result.err
+    assert len(seconds) == 6  # of 7 steps
+    assert Path("runs/tiny/version_0/checkpoints/last.ckpt").stat().st_size >= megabytes * 1e6
+    share = statistics.median(seconds) / (60 * ExactResume(Path()).every_n_minutes)
+    print(f"{statistics.median(seconds):.3f} s, {share:.2%} of the time at the default interval")
+    assert min(seconds) < 0.5  # 0.006 and 0.29 by the median on two quiet cores; a busy disk triples some of them
+    assert share < 0.01
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads memory from Linux's /proc")
