@@ -19,6 +19,7 @@ from kindling import load
 from kindling.checkpoint_io import AtomicCheckpointIO, write_atomically
 from kindling.checkpoints import CHECKSUMS, DamagedError, read, save
 from kindling.checksums import checksum
+from kindling.record import Record
 
 RUN = Path("runs/tiny/version_0")
 LAST, BEST = RUN / "checkpoints/last.ckpt", RUN / "checkpoints/best.ckpt"
@@ -189,23 +190,27 @@ def test_checkpoints_need_no_temporary_folder(kindling: Command, monkeypatch: py
     with monkeypatch.context() as patch:
         patch.setattr(tempfile, "tempdir", "/proc/none")
         patch.setenv("TMPDIR", "/proc/none")
-        result = kindling("fit", *TINY, "--test_after_fit", "false")
+        result = kindling("fit", *TINY)
     assert result.code == 0, result.err
     assert read(LAST, "all")["global_step"] == 14
+    assert read(BEST, "all")
+    assert (RUN / "metrics.csv").read_text().count("\n") > 2
+    assert Record.read(RUN).tested
 
 
+@pytest.mark.parametrize("path", [LAST, BEST], ids=["last", "best"])
 def test_a_kill_while_a_checkpoint_is_written_leaves_the_old_one(
-    kindling: Command, trained: Train, monkeypatch: pytest.MonkeyPatch
+    kindling: Command, trained: Train, monkeypatch: pytest.MonkeyPatch, path: Path
 ) -> None:
     trained(*TINY)
-    before = LAST.read_bytes()
+    before = path.read_bytes()
     with monkeypatch.context() as patch:
         patch.setattr("os.fsync", lambda _: os._exit(9))
         if (child := os.fork()) == 0:
-            save({"weights": torch.zeros(9)}, LAST)
+            save({"weights": torch.zeros(9)}, path)
         assert os.waitpid(child, 0)[1] == 9 << 8
-    assert LAST.read_bytes() == before
-    assert len(list(LAST.parent.glob(".last.ckpt.*"))) == 1
+    assert path.read_bytes() == before
+    assert len(list(LAST.parent.glob(f".{path.name}.*"))) == 1
     assert kindling(*MORE).code == 0
     assert sorted(os.listdir(LAST.parent)) == ["best.ckpt", "last.ckpt", "previous.ckpt"]
 
@@ -216,6 +221,7 @@ def test_a_checkpoint_that_may_not_be_written_ends_the_training_at_once(
 ) -> None:
     trained(*TINY)
     before = different(LAST, BEST), LAST.read_bytes(), BEST.read_bytes()
+    *figures, _ = (RUN / "metrics.csv").read_text().splitlines()  # without the test, which is to be repeated
     replace = Path.replace
 
     def refuse(self: Path, target: Path) -> Path:
@@ -230,6 +236,7 @@ def test_a_checkpoint_that_may_not_be_written_ends_the_training_at_once(
     assert (different(LAST, BEST), LAST.read_bytes(), BEST.read_bytes()) == before or name == "best.ckpt"
     assert read(LAST, "all")
     assert read(BEST, "all")
+    assert set(figures) <= set((RUN / "metrics.csv").read_text().splitlines())
     assert sorted(os.listdir(LAST.parent)) == ["best.ckpt", "last.ckpt", "previous.ckpt"]
 
 

@@ -64,6 +64,8 @@ def test_a_copy_of_a_run_resumes_and_leaves_the_original_alone(
     assert epoch_of(copy / "checkpoints/last.ckpt") == 5
     assert best < 3
     assert epoch_of(copy / "checkpoints/best.ckpt") == best
+    assert len(rows_of(copy / "metrics.csv")) > len(rows_of(RUN / "metrics.csv"))
+    assert len(Record.read(copy).commands) == 2
     assert contents(RUN) == before
 
 

@@ -44,7 +44,8 @@ def test_a_run_keeps_what_it_had_and_says_how_to_go_on(kindling: Command) -> Non
     )
     stored = torch.load(RUN / "checkpoints/last.ckpt", weights_only=True)
     assert stored["global_step"] == 7
-    assert all(weight.isfinite().all() for weight in weights(RUN / "checkpoints/last.ckpt").values())
+    for name in ("last", "best"):
+        assert all(weight.isfinite().all() for weight in weights(RUN / f"checkpoints/{name}.ckpt").values())
     assert not list(RUN.rglob(".*"))
     assert kindling("fit", "--ckpt_path", "last", *broken[:2], "--trainer.callbacks.step", "99").code == 0
 

@@ -14,6 +14,7 @@ from lightning.pytorch import Trainer
 from conftest import TINY, Command, different
 from kindling import MLPClassifier, SyntheticDataModule
 from kindling.callbacks.resume import keep_previous
+from kindling.record import Record
 
 # Dropout and shuffling draw random numbers, a plateau scheduler has a memory; 30 samples a class are 7 steps an epoch.
 LONG = [*TINY, "--model.dropout", "0.3", "--trainer.max_epochs", "4"]
@@ -105,7 +106,12 @@ def test_a_killed_run_goes_on_with_all_its_figures(kindling: Command) -> None:
     assert len(rows(run)) == len(rows(RUN))
 
 
-def test_the_best_checkpoint_stays_the_best_where_the_folder_is_named_otherwise(kindling: Command) -> None:
+@pytest.mark.parametrize(
+    "other", [[], ["--data.batch_size", "16"], ["--model.optimizer.lr", "0.5"]], ids=["same", "batch_size", "lr"]
+)
+def test_the_best_checkpoint_stays_the_best_where_the_folder_is_named_otherwise(
+    kindling: Command, other: list[str]
+) -> None:
     # A learning rate this high makes the loss go up again.
     worse = ["--model.optimizer.lr", "0.3", "--trainer.max_epochs", "6", "--early_stopping.patience", "null"]
     kindling("fit", *TINY, *worse)
@@ -113,7 +119,8 @@ def test_the_best_checkpoint_stays_the_best_where_the_folder_is_named_otherwise(
     assert best < 5
     RUN.parent.rename("runs/moved")
     moved = Path("runs/moved/version_0").resolve()
-    assert kindling("fit", "--ckpt_path", moved, "--trainer.max_epochs", "7").code == 0
+    assert kindling("fit", "--ckpt_path", moved, "--trainer.max_epochs", "7", *other).code == 0
+    assert Record.read(moved).altered
     assert torch.load(moved / "checkpoints/best.ckpt", weights_only=True)["epoch"] == best
 
 
@@ -157,6 +164,10 @@ def test_a_checkpoint_that_does_not_say_where_its_schedule_began_began_with_it(k
 def test_ctrl_c_at_the_very_end_keeps_the_run_and_skips_the_test(kindling: Command) -> None:
     result = kindling("fit", *LONG, *stop_with("SignalAt", 27))
     assert torch.load(LAST, weights_only=True)["global_step"] == 28
+    kindling("fit", *LONG, "--test_after_fit", "false")
+    for name in ("last", "best"):
+        assert different(*(f"runs/tiny/version_{number}/checkpoints/{name}.ckpt" for number in (0, 1))) == []
+    assert [row["val/loss"] for row in rows(RUN)] == [row["val/loss"] for row in rows(Path("runs/tiny/version_1"))]
     assert not (RUN / "test_metrics.json").exists()
     assert "kindling test --ckpt_path" in result.out
 
