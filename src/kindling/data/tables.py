@@ -243,7 +243,7 @@ class TableDataModule(ClassificationDataModule):
         classes = in_order(names)
         labels = np.array([classes.index(name) for name in names])[labels]
         features = features.drop(columns=list(self.drop))
-        with progress(f"learning {counted(features.shape[1], 'column', 'columns')} of {self.path}"):
+        with progress(f"learning the {counted(features.shape[1], 'column', 'columns')} of {self.path}"):
             columns, left_out = learn_columns(features, labels, len(self.table), self.missing, self.decimal)
             found = find_leaky_columns(features, columns, labels)
         if found:
