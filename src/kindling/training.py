@@ -165,6 +165,8 @@ class KindlingCLI(LightningCLI):
             value = self.config[command].get(name)
             if value is not None and not isinstance(value, Namespace):
                 raise UsageError(f"{name}: expected options such as --{name}.NAME VALUE, got {value}")
+        if self.config[command]["seed_everything"] is None:  # a recipe's null means what true means
+            self.config[command]["seed_everything"] = True
         check_nulls(self._parser(command), self.config[command])
         if self.config[command]["ckpt_path"] is not None and self.checkpoint is None:
             raise UsageError("the checkpoint is given on the command line, in full: --ckpt_path PATH")
@@ -331,7 +333,7 @@ class KindlingCLI(LightningCLI):
     @override
     def _set_seed(self) -> None:
         config = self.config[self.command]
-        if config["seed_everything"] is True or config["seed_everything"] is None:
+        if config["seed_everything"] is True:
             config["seed_everything"] = draw_seed(config["trainer"]["num_nodes"])
             say(f"seed: {config['seed_everything']}")
         elif config["seed_everything"] is not False:
