@@ -108,6 +108,12 @@ class ShapesDataModule(LightningDataModule):
         return DataLoader(Shapes(2), batch_size=self.batch_size)
 
 
+class ShapesWithoutPredict(ShapesDataModule):
+    """A data module that has nothing to predict."""
+
+    predict_dataloader = LightningDataModule.predict_dataloader
+
+
 class PersistentShapes(ShapesDataModule):
     """Workers that live longer than an epoch."""
 
@@ -335,6 +341,30 @@ class Keeps(LightningModule):
 
     def configure_optimizers(self) -> Any:
         return torch.optim.SGD(self.parameters(), self.hparams["lr"])
+
+
+class Unsplit(Rows):
+    """Logs metrics of training under names without a split, and a loss that rounding twice would change."""
+
+    def training_step(self, batch: Any) -> Tensor:
+        loss = super().training_step(batch)
+        self.log("loss", loss, on_step=True, on_epoch=True)
+        self.log("acc", 0.25, on_step=False, on_epoch=True)
+        return loss
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("val_loss", 0.51015)  # as a float32 above 0.51015, as a decimal fraction below
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("test_loss", 0.51015)
+        self.log("test_tiny", 0.00001234)
+
+
+class ReadsImages(Rows):
+    """Has neither a `predict_step` nor a `forward`."""
+
+    def training_step(self, batch: Any) -> Tensor:
+        return self.network(batch["image"].flatten(1)[:, :20]).square().mean()  # type: ignore[no-any-return]
 
 
 class DictLoaders(LightningDataModule):

@@ -17,7 +17,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from kindling.plugins import options_again
-from kindling.wording import printable, program_name
+from kindling.wording import format_metric, printable, program_name
 
 PATIENCE = 2.0  # seconds after which a person wants to know what is going on
 
@@ -48,8 +48,6 @@ SILENCED = {
     r"The checkpoint was not created with WeightAveraging": "the average begins with the weights of the checkpoint",
     r"The PyTorch Profiler default schedule will be overridden": "a short epoch is traced as a whole",
     r"Warning: Profiler clears events at the end of each cycle": "between lightning and torch",
-    r"``instantiate_classes`` was deprecated": "between lightning and jsonargparse",
-    r"\s*By default only one JsonargparseDeprecationWarning": "between lightning and jsonargparse",
 }
 
 
@@ -121,7 +119,7 @@ def results_table(title: str, metrics: Mapping[str, float]) -> Table:
     table.add_column("metric")
     table.add_column("value", justify="right")
     for name, value in metrics.items():
-        table.add_row(name, f"{value:.4f}")
+        table.add_row(name, format_metric(value))
     return table
 
 

@@ -156,7 +156,7 @@ def write_test(
         OSError: If the folder can't be written to.
     """
     run = run_of(checkpoint)
-    figures = {name: round(value, 6) if math.isfinite(value) else None for name, value in metrics.items()}
+    figures = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
     answers, labels = collected.answers, collected.labels
     with written_to(run):
         with whole_file(run / "test_metrics.json") as path:

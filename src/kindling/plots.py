@@ -11,6 +11,7 @@ from rich.cells import cell_len
 from kindling.curves import Points, read_history, read_rates
 from kindling.record import Record
 from kindling.runs import whole_file
+from kindling.wording import format_metric
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -131,7 +132,7 @@ def mark_best(axes: "Axes", best: int | None, curve: Mapping[int, float], metric
     axes.axvline(best, color="0.45", lw=1, ls=":", zorder=1)
     value = curve.get(best - 1, math.nan) * (100 if metric == "accuracy" else 1)
     if math.isfinite(value):
-        figure = f"{value:.2f}%" if metric == "accuracy" else f"{value:.4f}" if abs(value) < 100 else f"{value:.5g}"
+        figure = f"{value:.2f}%" if metric == "accuracy" else format_metric(value)
         label = f"best epoch: {best} ({figure})"
         axes.plot(best, value, "o", ms=9, mfc="none", mec="0.1", mew=1.3, ls="none", label=label, zorder=5)
 

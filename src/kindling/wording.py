@@ -1,4 +1,4 @@
-"""Names in messages: the nearest one to a wrong one, and many of them."""
+"""Names and metrics in messages: the nearest name to a wrong one, many names, and how a metric is written."""
 
 import difflib
 from collections.abc import Iterable, Sequence
@@ -57,6 +57,19 @@ def counted(number: int, one: str, many: str) -> str:
         ('1 value is', '2,000 values are')
     """
     return f"{number:,} {one if number == 1 else many}"
+
+
+def format_metric(value: float | None) -> str:
+    """Return a metric as every command prints it: four decimals, or four significant digits if it is large or tiny.
+
+    Examples:
+        >>> format_metric(0.51015), format_metric(123456.7), format_metric(0.00001234), format_metric(None)
+        ('0.5101', '1.235e+05', '1.234e-05', '')
+    """
+    if value is None:
+        return ""
+    is_usual = value == 0 or 1e-3 <= abs(value) < 1e5
+    return f"{value:.4f}" if is_usual else f"{value:.4g}"
 
 
 def listed(names: Sequence[object], most: int = 20) -> str:

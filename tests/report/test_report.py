@@ -26,6 +26,7 @@ from kindling.answers import Answers
 from kindling.callbacks import CollectTest
 from kindling.report.classes import confusions
 from kindling.report.figures import bootstrap_mean, bootstrap_scores, calibration, wilson
+from kindling.wording import format_metric
 
 RUN = Path("runs/tiny/version_0")
 
@@ -344,7 +345,7 @@ def test_the_loss_lies_in_its_interval_however_large_it_is(kindling: Command) ->
     assert loss > 1000
     found = re.search("loss<b>(.*?)</b><span>(.*?) to (.*?)</span>", (RUN / "report.html").read_text())
     assert found
-    assert found[1] == f"{loss:.4g}"
+    assert found[1] == format_metric(loss)
     assert float(found[2]) < loss < float(found[3]) < 2 * loss
 
 

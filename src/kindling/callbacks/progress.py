@@ -1,11 +1,19 @@
 """One progress bar in a terminal, one line an epoch in a log file."""
 
+import re
 import sys
+from collections.abc import Sequence
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from typing_extensions import override
+
+from kindling.metric_names import split_of
+from kindling.wording import format_metric
+
+MOST = 3  # metrics without a split in an epoch's line
+RATE = re.compile(r"lr(-|$)")  # what LearningRateMonitor logs
 
 
 class ProgressBar(TQDMProgressBar):
@@ -41,15 +49,27 @@ class ProgressBar(TQDMProgressBar):
         self._print_epoch(trainer)
 
     def _print_epoch(self, trainer: Trainer) -> None:
-        """Prints the figures of the epoch that is over; they are complete only when the next one starts."""
-        measured = [name for name in trainer.callback_metrics if name.startswith("val/") and name != "val/loss"]
-        names: tuple[str, ...] = (
-            "train/loss",
-            "val/loss",
-            "val/accuracy" if "val/accuracy" in measured else "".join(measured[:1]),
-        )
-        if not set(names).intersection(trainer.callback_metrics):  # of a model that logs other metrics
-            names = tuple(trainer.callback_metrics)[:3]
-        figures = [f"{name} {trainer.callback_metrics[name]:.4f}" for name in names if name in trainer.callback_metrics]
-        if figures and not self.in_terminal and trainer.is_global_zero:
-            print(f"epoch {trainer.current_epoch}/{trainer.max_epochs}", *figures, sep="  ", flush=True)
+        """Print the metrics of the epoch that is over; they are complete only when the next one starts."""
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        shown = [f"{name} {format_metric(metrics[name])}" for name in epoch_metrics(list(metrics))]
+        if shown and not self.in_terminal and trainer.is_global_zero:
+            print(f"epoch {trainer.current_epoch}/{trainer.max_epochs}", *shown, sep="  ", flush=True)
+
+
+def epoch_metrics(names: Sequence[str]) -> list[str]:
+    """Return the metrics to print after an epoch: the losses, the first other metric, and those without a split.
+
+    Examples:
+        >>> epoch_metrics(["loss", "acc_step", "acc_epoch", "acc", "lr-Adam", "val/f1", "val/loss"])
+        ['loss', 'acc', 'val/loss', 'val/f1']
+        >>> epoch_metrics(["critic_loss", "generator_loss"])
+        ['critic_loss', 'generator_loss']
+        >>> epoch_metrics(["train/acc"])
+        ['train/acc']
+    """
+    measured = [name for name in names if name.startswith("val/") and name != "val/loss"]
+    metric = ["val/accuracy"] if "val/accuracy" in measured else measured[:1]
+    forms = {f"{name}_{form}" for name in names for form in ("step", "epoch")}  # Lightning logs all three
+    plain = [name for name in names if not split_of(name)[0] and name not in forms and not RATE.match(name)]
+    shown = [name for name in ("train/loss", *plain[:MOST], "val/loss", *metric) if name in names]
+    return shown or list(names[:MOST])

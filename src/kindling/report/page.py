@@ -17,7 +17,7 @@ from kindling.report.figures import BINS, DRAWS, calibration, intervals
 from kindling.report.html import Html, element, join
 from kindling.report.samples import most_wrong
 from kindling.runs import read_text, run_of, whole_file
-from kindling.wording import counted
+from kindling.wording import counted, format_metric
 
 TITLES = {"f1": "macro F1"}
 
@@ -99,7 +99,7 @@ def cards(metrics: Mapping[str, float], answers: Answers) -> Html:
     for name, value in metrics.items():
         name = name.removeprefix("test/")
         low, high = ranges.get(name, (value, value))
-        written = number if name == "loss" or name not in ranges else "{:.2%}".format
+        written = format_metric if name == "loss" or name not in ranges else "{:.2%}".format
         # Where every draw is the same, as it is without a mistake, the draws say nothing of chance.
         spread = f"{written(low)} to {written(high)}" if high > low else "no interval"
         title = TITLES.get(name, name.replace("_", " "))
@@ -111,11 +111,6 @@ def cards(metrics: Mapping[str, float], answers: Answers) -> Html:
         wrong = counted(silent, "prediction is", "predictions are")
         parts.append(element("p", f"{wrong} NaN and counted as wrong."))
     return join(parts)
-
-
-def number(value: float) -> str:
-    """Four decimals, or of large values, four digits."""
-    return f"{value:.4f}" if abs(value) < 1000 else f"{value:.4g}"
 
 
 def calibration_charts(answers: Answers) -> Html:

@@ -11,8 +11,9 @@ from kindling.console import say
 from kindling.plots import plot_runs
 from kindling.runlist.find import Run
 from kindling.runlist.show import OFF, shown
-from kindling.runlist.table import commit, duration, epochs, figure
+from kindling.runlist.table import commit, duration, epochs
 from kindling.runs import RUNS
+from kindling.wording import format_metric
 
 UNTOLD = ("run_name", "ckpt_path")  # a new name makes no other run
 
@@ -53,7 +54,7 @@ def outcomes(runs: Sequence[Run]) -> dict[str, list[str]]:
         "best epoch": [str(run.record.best_epoch or "") for run in runs],
     }
     for name in dict.fromkeys(name for run in runs for name in (*run.record.best, *run.test) if name != "epoch"):
-        rows[name] = [figure(run.figure(name)) for run in runs]
+        rows[name] = [format_metric(run.figure(name)) for run in runs]
     rows |= {"time": [duration(run.record.seconds) for run in runs], "commit": [commit(run) for run in runs]}
     return {name: values for name, values in rows.items() if any(values)}
 

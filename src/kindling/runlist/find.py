@@ -11,6 +11,7 @@ from typing import Any, Self
 import yaml
 
 from kindling.curves import DAMAGED, read_history
+from kindling.metric_names import standard_name
 from kindling.record import FILE, TEST, Record, read_json, status_of
 from kindling.runs import RUNS, read_text
 from kindling.trust import check_size
@@ -39,12 +40,12 @@ class Run:
     def read(cls, path: Path) -> Self:
         """Reads what its folder has, however damaged."""
         record, tested = Record.read(path), read_json(path / TEST)
-        figures = {name: value for name, value in tested.items() if isinstance(value, float | int)}
+        figures = {standard_name(name): value for name, value in tested.items() if isinstance(value, float | int)}
         return cls(path, record, status_of(record), figures)
 
     def figure(self, name: str) -> float | None:
         """A figure of the best validation or of the test."""
-        value = (self.test if name.startswith("test/") else self.record.best).get(name)
+        value = (self.test | self.record.best).get(name)
         return value if isinstance(value, float | int) else None
 
     def history(self) -> dict[str, dict[int, float]]:

@@ -15,8 +15,8 @@ from kindling.errors import UsageError
 from kindling.plugins import split_options
 from kindling.record import git_commit, versions
 from kindling.runlist.find import Run
-from kindling.runlist.table import commit, duration, epochs, figure, local_time
-from kindling.wording import printable
+from kindling.runlist.table import commit, duration, epochs, local_time
+from kindling.wording import format_metric, printable
 
 OFF: tuple[Any, ...] = (None, False, "auto", 0, -1, [], {}, "")  # not used, or left to Lightning
 USUAL = {  # of every run that does not say otherwise
@@ -75,9 +75,9 @@ def facts(run: Run) -> Iterator[tuple[str, str]]:
     yield "best epoch", str(record.best_epoch or "")
     for name in record.best:
         if name != "epoch":
-            yield name, figure(run.figure(name))
+            yield name, format_metric(run.figure(name))
     for name in run.test:
-        yield name, figure(run.figure(name))
+        yield name, format_metric(run.figure(name))
     yield "commit", commit(run)
     yield "versions", ", ".join(f"{name} {number}" for name, number in record.versions.items())
     yield "began from", record.came_from

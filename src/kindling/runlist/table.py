@@ -6,14 +6,9 @@ from datetime import datetime
 from kindling.errors import UsageError
 from kindling.record import is_lower_better
 from kindling.runlist.find import Run, by_number
-from kindling.wording import did_you_mean
+from kindling.wording import did_you_mean, format_metric
 
 FIGURES = ("val/loss", "val/accuracy", "test/accuracy")
-
-
-def figure(value: float | None) -> str:
-    """A figure as tables have it."""
-    return "" if value is None else f"{value:.4f}" if abs(value) < 1e5 else f"{value:.4g}"
 
 
 def duration(seconds: float | None) -> str:
@@ -77,7 +72,7 @@ def table(runs: Sequence[Run], width: int | None = None, sorted_by: str | None =
         sorted_by: The column that they are sorted by, if any: it is shown in any case.
     """
     cells = {name: [name, *map(value, runs)] for name, value in BEFORE.items()}
-    cells |= {name: [name, *(figure(run.figure(name)) for run in runs)] for name in figures_of(runs, sorted_by)}
+    cells |= {name: [name, *(format_metric(run.figure(name)) for run in runs)] for name in figures_of(runs, sorted_by)}
     cells |= {name: [name, *map(value, runs)] for name, value in AFTER.items()}
     if all(run.record.recipe == run.path.parent.name for run in runs):
         del cells["recipe"]  # the folder says it
