@@ -44,7 +44,7 @@ class Record:
         planned: Epochs asked for.
         monitor: The figure that says which epoch is the best.
         best: Validation figures of the best epoch, and `epoch`, counted from 1.
-        commit: Of git, in full.
+        commit: Of the working directory's git repository, in full; empty where it is in none.
         changed: Whether the files differed from that commit.
         came_from: The checkpoint of another run from which this one began.
         reason: Why it failed, in a line.
@@ -221,18 +221,17 @@ def as_utc(seconds: float | None = None) -> str:
 
 
 def git_commit() -> tuple[str, bool]:
-    """The commit of the folder where we are, or else of this package, and whether files differ from it.
+    """Return the commit of the working directory's git repository, and whether files differ from it.
 
-    Empty where neither is under git.
+    Empty where it is in no repository: the version of an installed Kindling is in `versions`.
     """
-    for folder in (Path.cwd(), Path(__file__).parent):
-        with suppress(OSError, subprocess.SubprocessError):
-            command = ["git", "-C", str(folder), "status", "--porcelain=v2", "--branch"]
-            # Whoever works with git meanwhile is not locked out.
-            environment = os.environ | {"GIT_OPTIONAL_LOCKS": "0"}
-            lines = subprocess.run(command, capture_output=True, check=True, timeout=2, env=environment).stdout
-            head, *_ = re.findall(rb"^# branch\.oid ([0-9a-f]+)$", lines, re.MULTILINE) or [b""]
-            return head.decode(), any(not line.startswith(b"#") for line in lines.splitlines())
+    with suppress(OSError, subprocess.SubprocessError):
+        command = ["git", "status", "--porcelain=v2", "--branch"]
+        # Whoever works with git meanwhile is not locked out.
+        environment = os.environ | {"GIT_OPTIONAL_LOCKS": "0"}
+        lines = subprocess.run(command, capture_output=True, check=True, timeout=2, env=environment).stdout
+        head, *_ = re.findall(rb"^# branch\.oid ([0-9a-f]+)$", lines, re.MULTILINE) or [b""]
+        return head.decode(), any(not line.startswith(b"#") for line in lines.splitlines())
     return "", False
 
 

@@ -134,6 +134,22 @@ def test_the_commit_is_that_of_the_folder_where_we_are(folder: Path) -> None:
     assert git_commit() == (head, True)
 
 
+def test_a_folder_without_a_repository_has_no_commit_though_the_engine_s_own_has_one(
+    kindling: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert git_commit() == ("", False)
+    stop = json.dumps({"class_path": "helpers.SignalAt", "init_args": {"step": 3}})
+    assert kindling("fit", *TINY, "--test_after_fit", "false", "--trainer.callbacks", stop).code == 1
+    run = Path("runs/tiny/version_0")
+    record = json.loads((run / "run.json").read_text())
+    assert (record["commit"], record["commits"], record["changed"]) == ("", [""], False)
+    assert "commit " not in kindling("runs", "show", run).out
+    (run / "run.json").write_text(json.dumps(record | {"commit": "a" * 40, "commits": ["a" * 40]}))  # of a repository
+    monkeypatch.setattr("helpers.SignalAt.on_before_backward", lambda *_: None)
+    assert kindling("fit", "--ckpt_path", run).code == 0
+    assert not Record.read(run).altered  # that the code has changed is not known
+
+
 def test_it_works_without_git(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     assert git_commit() == ("", False)

@@ -59,7 +59,7 @@ class RunRecord(Callback):
         old = Record.read(folder) if going_on else Record()
         self._settings = settings(folder)
         keeper, (commit, changed), threads = trainer.checkpoint_callback, git_commit(), torch.get_num_threads()
-        before = len(old.commands)
+        before, is_another = len(old.commands), bool(old.commit and commit) and old.commit != commit
         monitor = keeper.monitor if isinstance(keeper, ModelCheckpoint) and keeper.monitor else "val/loss"
         self.record = Record(
             recipe=old.recipe if old.commands else self.recipe,
@@ -75,7 +75,7 @@ class RunRecord(Callback):
             commit=commit,
             changed=changed or old.changed,
             came_from=old.came_from or self.came_from,
-            altered=old.altered or old.commit not in ("", commit) or not {0, threads}.issuperset(old.threads),
+            altered=old.altered or is_another or not {0, threads}.issuperset(old.threads),
             tested=False,
             versions=versions(),
         )
