@@ -199,7 +199,27 @@ _typehints.resolve_class_path_by_name = resolve_name  # type: ignore[assignment]
 
 
 class ReadableParser(LightningArgumentParser):
-    """A parser whose help page has short texts, the flags that people use, and the Trainer's last."""
+    """A parser whose help page has short texts, the flags that people use, and the Trainer's last.
+
+    LightningCLI still calls methods by names that jsonargparse has deprecated; here they call those that replace them.
+
+    Attributes:
+        instantiators: Functions that create the objects of a class: (function, class, whether of its subclasses too).
+    """
+
+    instantiators: list[tuple[Callable[..., Any], type, bool]] | None = None
+
+    @override
+    def instantiate_classes(self, cfg: Any, **options: Any) -> Any:
+        return self.instantiate(cfg, instantiators=self.instantiators, **options)
+
+    @override
+    def dump(self, *arguments: Any, skip_none: bool = True, **options: Any) -> str:
+        return str(super().dump(*arguments, **{"skip_unset": skip_none, **options}))
+
+    @override
+    def save(self, *arguments: Any, skip_none: bool = True, **options: Any) -> None:
+        super().save(*arguments, **{"skip_unset": skip_none, **options})
 
     @override
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:

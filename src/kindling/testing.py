@@ -334,8 +334,7 @@ def _check_round_trip(
     stored = torch.load(checkpoint, weights_only=True)  # fails on anything but weights and plain values
     unplain = [key for key, value in stored.get("hyper_parameters", {}).items() if not is_plain(value)]
     assert not unplain, f"{name} stores {', '.join(unplain)} as hyperparameters, which no checkpoint can hold"
-    known = {} if issubclass(model_class, BaseTask) else arguments
-    loaded = model_class.load_from_checkpoint(checkpoint, weights_only=True, **known).eval()
+    loaded = _load(model_class, checkpoint, stored, arguments).eval()
     for key, value in loaded.state_dict().items():
         assert torch.equal(value, stored["state_dict"][key]), f"{name}: {key} changes when a checkpoint is loaded"
     if is_overridden("predict_step", loaded) and has_stage(loaded, data, "predict"):
@@ -344,6 +343,18 @@ def _check_round_trip(
         ours, theirs = (_validate(one, data) for one in (trained, loaded))
         assert _are_close(ours, theirs), f"{name}: a loaded checkpoint is validated as {theirs}, its model as {ours}"
     return loaded
+
+
+def _load(
+    model_class: type[LightningModule], checkpoint: Path, stored: dict[str, Any], arguments: dict[str, Any]
+) -> LightningModule:
+    """Load a checkpoint: one of Kindling's tasks as `kindling.load` does, any other module as Lightning does."""
+    if not issubclass(model_class, BaseTask):
+        return model_class.load_from_checkpoint(checkpoint, weights_only=True, **arguments)
+    known = {key: value for key, value in stored["hyper_parameters"].items() if not key.startswith("_")}
+    model = model_class(**known)
+    model.load_state_dict(stored["state_dict"], strict=model.strict_loading)
+    return model
 
 
 class _Predictions(Callback):
