@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from modules import DictLoaders, Shapes
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from conftest import Command, different
+from kindling import load
 from kindling.metric_names import standard_name
 
 BORING = "lightning.pytorch.demos.boring_classes."
@@ -20,6 +22,11 @@ FEW = ["--trainer.max_epochs", "3"]
 
 def callback(name: str, step: int) -> list[str]:
     return ["--trainer.callbacks", json.dumps([{"class_path": f"helpers.{name}", "init_args": {"step": step}}])]
+
+
+def fit_briefly(kindling: Command, model: str, data: str) -> None:
+    few = ["--trainer.max_epochs", "1", "--trainer.limit_train_batches", "2", "--test_after_fit", "false"]
+    assert kindling("fit", "--model", model, "--data", data, *few).code == 0
 
 
 def test_lightnings_own_demo_modules_train_test_predict_and_resume(kindling: Command) -> None:
@@ -157,6 +164,49 @@ def test_what_does_not_go_together_ends_in_one_line(kindling: Command, options: 
     assert wanted in result.err
 
 
+def test_all_metrics_are_shown_with_the_same_digits_everywhere(kindling: Command) -> None:
+    options = ["--model", "modules.Unsplit", "--data", "SyntheticDataModule", "--data.num_samples", "100"]
+    options += ["--trainer.callbacks", "LearningRateMonitor", "--trainer.max_epochs", "1", "--run_name", "unsplit"]
+    fitted = kindling("fit", *options)
+    assert (fitted.code, fitted.err) == (0, "")
+    assert re.search(r"^epoch 1/1  loss \d\.\d{4}  acc 0\.2500  val/loss 0\.5102$", fitted.out, re.MULTILINE)
+    tested = kindling("test", "--ckpt_path", "best").out
+    shown = kindling("runs", "show", "unsplit").out
+    for printed in (fitted.out, tested):
+        assert re.search(r"test_loss │\s+0\.5102 ", printed)
+        assert re.search(r"test_tiny │\s+1\.234e-05 ", printed)
+    for line in (["val/loss", "0.5102"], ["test/loss", "0.5102"], ["test/tiny", "1.234e-05"]):
+        assert line in [line.split() for line in shown.splitlines()]
+    (row,) = (line for line in kindling("runs").out.splitlines() if "version_0" in line)
+    assert "0.5102" in row.split()
+
+
+@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.parametrize(
+    ("model", "data", "missing"),
+    [
+        ("GAN", "PointsDataModule", "predict_step in GAN and predict_dataloader in PointsDataModule,"),
+        ("Segmentation", "ShapesWithoutPredict", "predict_dataloader in ShapesWithoutPredict,"),
+        ("ReadsImages", "ShapesDataModule", "predict_step in ReadsImages,"),
+    ],
+)
+def test_predict_names_the_method_that_is_missing_and_its_class(
+    kindling: Command, model: str, data: str, missing: str
+) -> None:
+    fit_briefly(kindling, f"modules.{model}", f"modules.{data}")
+    result = kindling("predict", "--ckpt_path", "last")
+    assert (result.code, result.err.count("\n")) == (1, 1)
+    assert f"predict needs {missing} which is missing" in result.err
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_a_forward_that_takes_no_whole_batch_asks_for_a_predict_step(kindling: Command) -> None:
+    fit_briefly(kindling, "modules.LanguageModel", "modules.TextDataModule")
+    result = kindling("predict", "--ckpt_path", "last")
+    assert (result.code, result.err.count("\n")) == (1, 1)
+    assert "LanguageModel has no predict_step, and its forward does not take a whole batch" in result.err
+
+
 def test_what_a_model_needs_may_be_typed(kindling: Command) -> None:
     options = ["--model", "modules.Segmentation", "--model.num_classes", "3", "--data", "modules.ShapesDataModule"]
     assert kindling("fit", *options, "--run_name", "typed", *FEW).code == 0
@@ -176,10 +226,14 @@ def test_a_plain_module_stores_only_its_own_arguments(kindling: Command) -> None
 
 def test_the_commands_for_classes_refuse_a_plain_module_in_one_line(kindling: Command) -> None:
     kindling("fit", *PLAIN, *FEW)
+    wanted = "Segmentation is not one of Kindling's tasks: derive it from kindling.BaseTask to export it"
     for command in (["export", "--ckpt_path", RUN], ["serve", "--ckpt_path", RUN]):
         result = kindling(*command)
         assert (result.code, result.err.count("\n")) == (1, 1)
-        assert "load_from_checkpoint" in result.err
+        assert wanted in result.err
+        assert "call Segmentation.load_from_checkpoint" in result.err
+    with pytest.raises(ValueError, match=wanted):
+        load(RUN)
 
 
 def test_names_of_metrics() -> None:

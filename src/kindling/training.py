@@ -54,7 +54,7 @@ from kindling.runs import RUNS, find_checkpoint, run_of, whole_file
 from kindling.stored import check_fits, epochs_had, has_only_the_rest_left, read_yaml, stored_config
 from kindling.trials import command as trials
 from kindling.trust import sign
-from kindling.wording import program_name
+from kindling.wording import brief, program_name
 
 
 class SaveConfig(SaveConfigCallback):
@@ -199,8 +199,11 @@ class KindlingCLI(LightningCLI):
 
     @override
     def _add_instantiators(self) -> None:
-        self.parser.add_instantiator(self._create_model, LightningModule, subclasses=True)
-        self.parser.add_instantiator(self._create_data, LightningDataModule, subclasses=True)
+        assert isinstance(self.parser, ReadableParser)
+        self.parser.instantiators = [
+            (self._create_model, LightningModule, True),
+            (self._create_data, LightningDataModule, True),
+        ]
 
     def _create_data(
         self, kind: type[LightningDataModule], *args: Any, applied_instantiation_links: Any, **kwargs: Any
@@ -398,9 +401,9 @@ class KindlingCLI(LightningCLI):
     def _has(self, stage: str) -> bool:
         return has_stage(self.model, self.datamodule, stage)
 
-    def _check_has(self, stage: str, split: str) -> None:
-        if not self._has(stage):
-            raise ValueError(f"{type(self.model).__name__} and its data have no {split}_step or {stage}_dataloader")
+    def _check_has(self, stage: str) -> None:
+        if missing := missing_methods(self.model, self.datamodule, stage):
+            raise ValueError(f"{self.command} needs {' and '.join(missing)}, which is missing: define it there")
 
     @property
     def _tests(self) -> bool:
@@ -466,13 +469,13 @@ class KindlingCLI(LightningCLI):
 
     def validate(self, **kwargs: Any) -> None:
         """Evaluate the checkpoint on the validation split."""
-        self._check_has("val", "validation")
+        self._check_has("val")
         metrics = self.trainer.validate(**kwargs | {"ckpt_path": self.checkpoint, "verbose": False})[0]
         say(results_table(f"validation split, {self.checkpoint}", metrics))
 
     def test(self, **kwargs: Any) -> None:
         """Evaluate the checkpoint on the test split and write the results into its run folder."""
-        self._check_has("test", "test")
+        self._check_has("test")
         checkpoint = kwargs["ckpt_path"] or (None if self.command == "fit" else self.checkpoint)
         metrics = self.trainer.test(**kwargs | {"ckpt_path": checkpoint, "verbose": False})[0]
         tried = self.trainer.fast_dev_run  # type: ignore[attr-defined]
@@ -490,29 +493,59 @@ class KindlingCLI(LightningCLI):
     def predict(self, **kwargs: Any) -> None:
         """Write the predictions of a checkpoint into its run folder."""
         assert self.checkpoint is not None
-        self._check_has("predict", "predict")
+        self._check_has("predict")
         if self.trainer.world_size > 1:
             raise ValueError("predict keeps the order of the rows and needs one device: --trainer.devices 1")
         if not is_writable(run_of(self.checkpoint)) and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             raise not_written(run_of(self.checkpoint), "read-only")  # before minutes of predicting
-        batches: Any = self.trainer.predict(**kwargs | {"ckpt_path": self.checkpoint})
+        with self._explaining_forward():
+            batches: Any = self.trainer.predict(**kwargs | {"ckpt_path": self.checkpoint})
         if self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         written, number = write_predicted(self.checkpoint, batches, self.model, self.datamodule)
         say(f"{number:,} predictions: {written}")
 
+    @contextmanager
+    def _explaining_forward(self) -> Iterator[None]:
+        """Report that a model needs a `predict_step` where its `forward` does not take a batch as it is."""
+        try:
+            yield
+        except (TypeError, AttributeError, RuntimeError) as error:
+            if is_overridden("predict_step", self.model, LightningModule):
+                raise
+            name = type(self.model).__name__
+            raise ValueError(
+                f"{name} has no predict_step, and its forward does not take a whole batch: define predict_step(self, "
+                f"batch, batch_idx) in {name} ({brief(str(error), 100)})"
+            ) from error
 
-def has_stage(
-    model: LightningModule | type[LightningModule],
-    data: LightningDataModule | type[LightningDataModule] | None,
-    stage: str,
-) -> bool:
+
+Model = LightningModule | type[LightningModule]
+Data = LightningDataModule | type[LightningDataModule] | None
+
+
+def has_stage(model: Model, data: Data, stage: str) -> bool:
     """Return whether a model and its data, or their classes, have what a stage (val, test or predict) needs."""
-    loader = f"{stage}_dataloader"
-    steps = {"val": ["validation_step"], "predict": ["predict_step", "forward"]}  # Lightning's own one calls forward
-    return any(is_overridden(step, model, LightningModule) for step in steps.get(stage, [f"{stage}_step"])) and (
-        is_overridden(loader, model, LightningModule) or is_overridden(loader, data, LightningDataModule)
-    )
+    return not missing_methods(model, data, stage)
+
+
+def missing_methods(model: Model, data: Data, stage: str) -> list[str]:
+    """Return the methods that a stage (val, test or predict) needs and that a model and its data lack, with the class.
+
+    Examples:
+        >>> missing_methods(LightningModule, LightningDataModule, "test")
+        ['test_step in LightningModule', 'test_dataloader in LightningDataModule']
+    """
+    step, loader = "validation_step" if stage == "val" else f"{stage}_step", f"{stage}_dataloader"
+    steps = [step, "forward"] if stage == "predict" else [step]  # Lightning's own predict_step calls forward
+    has_step = any(is_overridden(each, model, LightningModule) for each in steps)
+    has_loader = is_overridden(loader, model, LightningModule) or is_overridden(loader, data, LightningDataModule)
+    owner = model if data is None else data
+    return [f"{step} in {_name_of(model)}"] * (not has_step) + [f"{loader} in {_name_of(owner)}"] * (not has_loader)
+
+
+def _name_of(one: object) -> str:
+    return one.__name__ if isinstance(one, type) else type(one).__name__
 
 
 def default_of(cls: type, name: str) -> Any:

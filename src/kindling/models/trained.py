@@ -65,8 +65,8 @@ def build_model(text: str) -> BaseTask:
         raise ValueError(f"the checkpoint holds a {config['model']}, which can't be imported here: {error}") from error
     if not (isinstance(cls, type) and issubclass(cls, BaseTask)):  # nothing else that it names may run
         raise ValueError(
-            f"the checkpoint holds a {config['model']}, which is no task of Kindling's: load it with its own class's "
-            "load_from_checkpoint"
+            f"{name} is not one of Kindling's tasks: derive it from kindling.BaseTask to export it, or from "
+            f"kindling.ClassificationTask to serve or load it; for Python alone, call {name}.load_from_checkpoint"
         )
     try:
         return cls(**config["arguments"])
