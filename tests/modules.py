@@ -367,6 +367,80 @@ class ReadsImages(Rows):
         return self.network(batch["image"].flatten(1)[:, :20]).square().mean()  # type: ignore[no-any-return]
 
 
+class Vectors(Dataset[Any]):
+    """Vectors and whether their sum is positive; their labels can be told from `targets`, or not."""
+
+    def __init__(self, tells_targets: bool) -> None:
+        self.inputs = torch.randn(60, 4, generator=torch.Generator().manual_seed(0))
+        self.sums = self.inputs.sum(1)
+        if tells_targets:
+            self.targets = (self.sums > 0).long()
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.inputs[index], int(self.sums[index] > 0)
+
+
+class VectorsDataModule(LightningDataModule):
+    """A plain data module that has no attributes for a model."""
+
+    tells_targets = True
+
+    def train_dataloader(self) -> Any:
+        return DataLoader(Vectors(self.tells_targets), batch_size=8, shuffle=True)
+
+    def val_dataloader(self) -> Any:
+        return DataLoader(Vectors(self.tells_targets), batch_size=8)
+
+    test_dataloader = val_dataloader
+
+
+class UntoldVectors(VectorsDataModule):
+    """Labels are known only sample by sample."""
+
+    tells_targets = False
+
+
+class UntoldLoader(UntoldVectors):
+    """A loader that asks for the Trainer."""
+
+    def train_dataloader(self) -> Any:
+        return DataLoader(Vectors(False), batch_size=8 * self.trainer.world_size)  # type: ignore[union-attr]
+
+
+class OwnVectors(ClassificationDataModule):
+    """The dataset alone, in Kindling's data module."""
+
+    def load(self, split: str) -> Any:
+        return Vectors(True)
+
+
+class OwnSums(BaseDataModule):
+    """Sums of vectors, to predict."""
+
+    def load(self, split: str) -> Any:
+        return Vectors(True).inputs, Vectors(True).sums
+
+
+class OwnNet(ClassificationTask):
+    """A network of one's own that needs to know the number of features."""
+
+    def __init__(self, width: int = 8, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        (features,) = self.input_shape
+        self.network = nn.Sequential(nn.Linear(features, width), nn.ReLU(), nn.Linear(width, self.num_classes))
+
+
+class LazyNet(ClassificationTask):
+    """A network of one's own that learns the number of features from a sample."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.network = nn.LazyLinear(self.num_classes)
+
+
 class DictLoaders(LightningDataModule):
     """Training loaders by name, and a count of how often they are asked for."""
 

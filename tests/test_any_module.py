@@ -114,6 +114,56 @@ def test_several_optimizers_stepped_by_hand(kindling: Command, data: list[str]) 
     assert different(*checkpoints) == []
 
 
+@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.parametrize(
+    ("model", "data"),
+    [
+        ("modules.OwnNet", "VectorsDataModule"),
+        ("modules.OwnNet", "OwnVectors"),
+        ("modules.LazyNet", "VectorsDataModule"),
+        ("MLPClassifier", "OwnVectors"),
+        ("MLPRegressor", "OwnSums"),
+    ],
+)
+def test_what_the_data_does_not_tell_is_read_from_its_samples(kindling: Command, model: str, data: str) -> None:
+    options = ["--model", model, "--data", f"modules.{data}", "--trainer.max_epochs", "1"]
+    assert kindling("fit", *options, "--run_name", "told", "--model.input_shape", "[4]").code == 0
+    fitted = kindling("fit", *options, "--run_name", "read")
+    assert (fitted.code, fitted.err) == (0, "")
+    told, read = (Path(f"runs/{name}/version_0/checkpoints/last.ckpt") for name in ("told", "read"))
+    assert different(told, read) == []  # reading draws no random numbers
+    stored = torch.load(read, weights_only=True)["hyper_parameters"]
+    assert (list(stored["input_shape"]), stored.get("num_classes", 2)) == ([4], 2)
+    assert kindling("validate", "--ckpt_path", "runs/read/version_0").code == 0
+
+
+@pytest.mark.parametrize(
+    ("model", "data", "wanted"),
+    [
+        ("modules.OwnNet", "UntoldVectors", "needs num_classes, which UntoldVectors does not tell: add --model.num_c"),
+        ("modules.OwnNet", "UntoldLoader", "--model.num_classes VALUE --model.input_shape VALUE"),
+        (
+            "CNNClassifier",
+            "ShapesWithoutPredict",
+            "needs input_shape, the shape of one sample, which its",
+        ),
+        ("modules.LazyNet", "ShapesWithoutPredict", "LazyNet needs input_shape, the shape of one sample"),
+        ("MLPRegressor", "ShapesWithoutPredict", "MLPRegressor needs input_shape, the shape of one sample"),
+        (
+            "modules.OwnNet --model.weighted_loss true",
+            "VectorsDataModule",
+            "needs class_counts, which Vectors",
+        ),
+        ("MLPClassifier", "DictLoaders", "needs num_classes and input_shape, which DictLoaders does not tell: add"),
+    ],
+)
+def test_what_can_be_read_from_no_sample_is_named(kindling: Command, model: str, data: str, wanted: str) -> None:
+    result = kindling("fit", "--model", *model.split(), "--data", f"modules.{data}")
+    assert (result.code in (1, 2), result.err.count("\n")) == (True, 1), result.err
+    assert wanted in result.err
+    assert not Path("runs").exists()
+
+
 def test_a_task_with_several_labels(kindling: Command) -> None:
     options = ["--model", "modules.MultiLabel", "--data", "modules.MultiLabelDataModule", "--run_name", "labels"]
     fitted = kindling("fit", *options, "--trainer.max_epochs", "20", "--model.optimizer.lr", "0.1")

@@ -3,7 +3,7 @@
 import inspect
 import re
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,7 @@ from kindling.hyperparameters import record_arguments
 from kindling.keeping import KeptRun
 from kindling.memory import keep_freed_memory
 from kindling.models.check import check_network, check_targets
+from kindling.models.infer import infer_arguments, with_shape
 from kindling.models.task import DATA_ARGUMENTS, BaseTask
 from kindling.models.trained import check_trained
 from kindling.options import ReadableParser, add_fit_options, check_amounts, given_model_arguments
@@ -55,6 +56,8 @@ from kindling.stored import check_fits, epochs_had, has_only_the_rest_left, read
 from kindling.trials import command as trials
 from kindling.trust import sign
 from kindling.wording import brief, program_name
+
+ARGUMENT = "model.init_args."  # before the name of an argument of the model in links of the parser
 
 
 class SaveConfig(SaveConfigCallback):
@@ -99,6 +102,7 @@ class KindlingCLI(LightningCLI):
         self.is_trained = False  # whether the run that is resumed lacks only what follows its training
         self.collected = CollectTest()
         self.failure: Exception | None = None  # of the model or the data module
+        self._data: LightningDataModule | None = None  # as soon as it is built: the model may be built from it
         self._read_sources(load_plugins(options))
         super().__init__(
             LightningModule,
@@ -211,6 +215,7 @@ class KindlingCLI(LightningCLI):
         create = _InstantiatorFn(cli=self, key="data")
         with self._noted():
             data = create(kind, *args, applied_instantiation_links=applied_instantiation_links, **kwargs)
+        self._data = data
         record_arguments(data, kind, self._plain_arguments("data"))
         if self.checkpoint and self.command == "fit" and isinstance(data, BaseDataModule):
             # At once: the model will ask for the shape of its inputs.
@@ -220,36 +225,58 @@ class KindlingCLI(LightningCLI):
     def _create_model(
         self, kind: type[LightningModule], *args: Any, applied_instantiation_links: dict[str, Any], **kwargs: Any
     ) -> LightningModule:
+        links = applied_instantiation_links
         with self._noted():
-            self._complete(kind, kwargs, applied_instantiation_links)
-        create = _InstantiatorFn(cli=self, key="model")
-        model = create(kind, *args, applied_instantiation_links=applied_instantiation_links, **kwargs)
-        known = {key.rpartition(".")[2]: value for key, value in applied_instantiation_links.items()}
-        record_arguments(model, kind, self._plain_arguments("model") | known)
+            self._complete(kind, kwargs, links)
+
+        def create(**inferred: Any) -> LightningModule:
+            known = links | {f"{ARGUMENT}{name}": value for name, value in inferred.items()}
+            create = _InstantiatorFn(cli=self, key="model")
+            return create(kind, *args, applied_instantiation_links=known, **kwargs | inferred)
+
+        is_task = issubclass(kind, BaseTask) and self.command == "fit"
+        model = with_shape(create, self._data) if is_task else create()
+        record_arguments(model, kind, self._plain_arguments("model") | {_argument(key): links[key] for key in links})
         return model
 
     def _complete(self, kind: type[LightningModule], kwargs: dict[str, Any], links: dict[str, Any]) -> None:
         """Check which arguments of a model come from its data, and remove those that do not; both are changed in place.
 
+        In `fit`, what the data module does not have and the model requires is read from training samples.
+
         Raises:
-            UsageError: If the data does not have one that the model needs.
+            UsageError: If the data does not tell one that the model needs.
         """
         data = self.config[self.command]["data"]
         if issubclass(kind, BaseTask) and data is None:
             raise UsageError(f"--data must be given: {kind.__name__} has no data of its own")
         for key, value in [*links.items()]:
-            if value is None or key.rpartition(".")[2] not in kwargs:  # the data does not have it, or the class
+            if value is None or _argument(key) not in kwargs:  # the data does not have it, or the class
                 del links[key]
-        linked = {key.rpartition(".")[2]: key for key in links}
+        linked, missing = {_argument(key): key for key in links}, []
         for name in set(DATA_ARGUMENTS).intersection(kwargs) - self.given:  # the parser asks for none of them
             is_optional = default_of(kind, name) is not inspect.Parameter.empty
             if name in linked and is_optional and not issubclass(kind, BaseTask):
                 del links[linked.pop(name)], kwargs[name]  # it may mean something else by the same name
             if name not in linked and kwargs[name] is None:
-                if not is_optional:
-                    why = f", which {data['class_path'].rpartition('.')[2]} does not have" if data else ""
-                    raise UsageError(f"{kind.__name__} needs {name}{why}: --model.{name} VALUE")
+                missing += [name] * (not is_optional)
                 del kwargs[name]
+        if missing:
+            found = self._infer(kind, missing, known={*linked, *self.given})
+            kwargs.update(found)
+            links.update({f"{ARGUMENT}{name}": value for name, value in found.items()})
+
+    def _infer(self, kind: type[LightningModule], missing: Collection[str], known: Collection[str]) -> dict[str, Any]:
+        """Read required arguments of a model from training samples, and the names of the classes with their number."""
+        also = {"class_names", "input_shape"}.intersection(kind.data_arguments if issubclass(kind, BaseTask) else ())
+        wanted = [name for name in DATA_ARGUMENTS if name in missing or name in also.difference(known)]
+        found = infer_arguments(self._data, wanted) if self._data and self.command == "fit" else {}
+        if not found.keys() >= set(missing):
+            lacking = [name for name in wanted if name not in found and name != "class_names"]
+            why = f", which {type(self._data).__name__} does not tell" if self._data else ""
+            options = " ".join(f"--model.{name} VALUE" for name in lacking)
+            raise UsageError(f"{kind.__name__} needs {' and '.join(lacking)}{why}: add {options}")
+        return {name: value for name, value in found.items() if name in missing or name == "class_names"}
 
     @contextmanager
     def _noted(self) -> Iterator[None]:
@@ -518,6 +545,11 @@ class KindlingCLI(LightningCLI):
                 f"{name} has no predict_step, and its forward does not take a whole batch: define predict_step(self, "
                 f"batch, batch_idx) in {name} ({brief(str(error), 100)})"
             ) from error
+
+
+def _argument(link: str) -> str:
+    """Return the name of the model's argument that a link of the parser sets."""
+    return link.rpartition(".")[2]
 
 
 Model = LightningModule | type[LightningModule]

@@ -307,7 +307,7 @@ class ClassificationDataModule(BaseDataModule):
         targets = self.training_targets
         if targets is None:
             raise ValueError(f"{type(self.train).__name__} needs an attribute `targets`: the classes of its samples")
-        return tuple(targets.bincount(minlength=self.num_classes).tolist())
+        return tuple(targets.bincount(minlength=getattr(self, "num_classes", 0)).tolist())
 
 
 def _seed() -> int:

@@ -33,10 +33,13 @@ def check_network(model: LightningModule) -> None:
         ValueError: If it does not take the inputs of the data, or its outputs have the wrong shape.
         OSError: If it starts from trained weights that are not there.
     """
-    if not isinstance(model, BaseTask) or not (model.input_shape or model.example_input_array is not None):
+    if not isinstance(model, BaseTask):
+        return
+    if not (model.input_shape or model.example_input_array is not None):
+        model.materialize()  # lazy layers need the shape
         return
     modes = [(module, module.training) for module in model.modules()]
-    name, shape = type(model).__name__, tuple(model.input_shape)
+    name, shape = type(model).__name__, tuple(model.input_shape or ())
     if not any(isinstance(parameter, nn.UninitializedParameter) for parameter in model.parameters()):
         model.materialize()  # trained weights say by themselves what is wrong with them
     try:

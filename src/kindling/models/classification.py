@@ -56,7 +56,11 @@ class ClassificationTask(BaseTask):
     def setup(self, stage: str) -> None:
         super().setup(stage)
         if stage == "fit" and self.class_weights is not None:
-            counts = torch.tensor(self.trainer.datamodule.class_counts)  # type: ignore[attr-defined]
+            data: Any = getattr(self.trainer, "datamodule", None)
+            if not hasattr(data, "class_counts"):
+                name = type(data).__name__
+                raise ValueError(f"weighted_loss needs class_counts, which {name} does not have: set it there")
+            counts = torch.tensor(data.class_counts)
             self.class_weights.copy_(counts.sum() / (len(counts) * counts.clamp(min=1)))  # 1 in the mean
 
     @override

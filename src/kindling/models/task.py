@@ -1,6 +1,7 @@
 """What all tasks share: the training step, the loss and metrics of a stage, the optimizer and its schedule."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, ClassVar, Literal, Self
 
 import torch
@@ -16,6 +17,7 @@ from typing_extensions import override
 
 from kindling.hyperparameters import keep_plain
 from kindling.models.batches import check_batches
+from kindling.models.infer import UnknownShape, infer_arguments, with_shape
 from kindling.models.metrics import MeanLoss
 from kindling.trust import sign_checkpoint
 
@@ -40,7 +42,8 @@ class BaseTask(LightningModule):
     `for_data` passes them.
 
     Args:
-        input_shape: Shape of one sample, (C, H, W) or (F,) for example; empty if it is not known.
+        input_shape: Shape of one sample, (C, H, W) or (F,) for example. Where it is not known and the network needs it,
+            `kindling fit` and `for_data` read it from training samples.
         mean: Mean of the inputs by channel or feature; a single value serves all.
         std: Standard deviation of the inputs by channel or feature.
         optimizer: Any torch optimizer.
@@ -75,13 +78,13 @@ class BaseTask(LightningModule):
             raise ValueError(f"warmup_epochs must not be negative: {warmup_epochs}")
         self.save_hyperparameters()
         keep_plain(self)
-        self.input_shape = tuple(input_shape)
+        self.input_shape = tuple(input_shape) or UnknownShape.of(self)
         self.warmup_epochs = warmup_epochs
         self.schedule_start = 0  # optimizer steps before the schedule: not 0 where a new one begins on the way
         # How many more steps the epochs so far would have had with batches as they are now: not 0 where a run has
         # resumed with another batch size, for example.
         self.step_offset = 0
-        per_channel = (-1,) + (1,) * max(0, len(self.input_shape) - 1)
+        per_channel = (-1,) + (1,) * max(0, len(input_shape) - 1)
         self._counted = nn.ModuleDict()  # loss and metrics of each stage
         self.register_buffer("mean", torch.tensor(mean).view(per_channel))
         self.register_buffer("std", torch.tensor(std).view(per_channel))
@@ -94,8 +97,10 @@ class BaseTask(LightningModule):
             data: A data module.
             **arguments: All other arguments of the model.
         """
-        known = {name: getattr(data, name) for name in cls.data_arguments if hasattr(data, name)}
-        return cls(**known | arguments)
+        known = {name: getattr(data, name) for name in cls.data_arguments if hasattr(data, name)} | arguments
+        if "num_classes" in cls.data_arguments and "num_classes" not in known:
+            known = infer_arguments(data, ["num_classes", "class_names"]) | known
+        return with_shape(partial(cls, **known), data)
 
     def loss(self, outputs: Any, targets: Any) -> Tensor:
         """Return the mean loss of a batch.
@@ -118,9 +123,19 @@ class BaseTask(LightningModule):
         """Return the inputs of one sample: `example_input_array` where the model sets it, else zeros."""
         return torch.zeros(1, *self.input_shape) if self.example_input_array is None else self.example_input_array
 
+    @property
+    def lacks_shape(self) -> bool:
+        """Whether the shape of inputs is unknown, but needed for lazy layers or to normalise by channel."""
+        is_lazy = self._has_lazy_layers and self.example_input_array is None
+        return not self.input_shape and (is_lazy or self.mean.numel() > 1)
+
+    @property
+    def _has_lazy_layers(self) -> bool:
+        return any(isinstance(parameter, nn.UninitializedParameter) for parameter in self.parameters())
+
     def materialize(self) -> None:
         """Give lazy layers, where there are any, the shapes that a sample brings."""
-        if any(isinstance(parameter, nn.UninitializedParameter) for parameter in self.parameters()):
+        if self._has_lazy_layers:
             with torch.no_grad():
                 self.eval()(self.example_inputs())
             self.train()
