@@ -64,23 +64,37 @@ VALID = [
     "trainer: {strategy: {class_path: DDPStrategy, init_args: {find_unused_parameters: true}}, precision: bf16-mixed}",
     "{seed_everything: true, trainer: {max_time: '00:01:00:00', limit_train_batches: 0.5}}",
 ]
+OPTIMIZER = "$.model.init_args.optimizer"
 INVALID = {
     "model: CNNClasifier": "$.model",
-    "model: {class_path: CNNClasifier}": "$.model",
+    "model: {class_path: CNNClasifier}": "$.model.class_path",
     "model: kindling.CNNClasifier": "$.model",
     "model: kindling.model.CNNClassifier": "$.model",
     "model: DigitsDataModule": "$.model",
     "model: {class_pth: CNNClassifier}": "$.model",
-    "model: {class_path: CNNClassifier, init_args: {chanels: [3]}}": "$.model",
-    "model: {class_path: CNNClassifier, init_args: {channels: 3}}": "$.model",
-    "model: {class_path: MLPClassifier, init_args: {optimizer: {class_path: Adamm}}}": "$.model",
-    "model: {class_path: MLPClassifier, init_args: {optimizer: torch.optim.SDG}}": "$.model",
-    "model: {class_path: MLPClassifier, init_args: {optimizer: {class_path: Adam, init_args: {lrr: 1}}}}": "$.model",
-    "model: {class_path: MLPClassifier, init_args: {optimizer: {class_path: Adam, init_args: {params: 1}}}}": "$.model",
-    "model: {init_args: {}, class_path: MLPClasifier}": "$.model",
-    "model: {class_path: CNNClassifier, init_args: {lr_scheduler: {class_path: StepLR, init_args: {y: 1}}}}": "$.model",
-    "data: {class_path: MNISTDataModule, init_args: {source: FasionMNIST}}": "$.data",
-    "averaging: {class_path: EMA, init_args: {decai: 0.9}}": "$.averaging",
+    "model: {class_path: CNNClassifier, init_arg: {channels: [3]}}": "$.model",
+    "model: {class_path: CNNClassifier, init_args: {chanels: [3]}}": "$.model.init_args",
+    "model: {class_path: CNNClassifier, init_args: {channels: 3}}": "$.model.init_args.channels",
+    "model: {class_path: CNNClassifier, init_args: {channels: [3, few]}}": "$.model.init_args.channels[1]",
+    "model: {class_path: MLPClassifier, init_args: {dropout: much}}": "$.model.init_args.dropout",
+    "model: {class_path: MLPClassifier, init_args: {optimizer: {class_path: Adamm}}}": f"{OPTIMIZER}.class_path",
+    "model: {class_path: MLPClassifier, init_args: {optimizer: torch.optim.SDG}}": OPTIMIZER,
+    "model: {class_path: MLPClassifier, init_args: {optimizer: {class_path: Adam, init_args: {lrr: 1}}}}": (
+        f"{OPTIMIZER}.init_args"
+    ),
+    "model: {class_path: MLPClassifier, init_args: {optimizer: {class_path: Adam, init_args: {lr: x}}}}": (
+        f"{OPTIMIZER}.init_args.lr"
+    ),
+    "model: {class_path: MLPClassifier, init_args: {optimizer: {class_path: Adam, init_args: {params: 1}}}}": (
+        f"{OPTIMIZER}.init_args"
+    ),
+    "model: {init_args: {}, class_path: MLPClasifier}": "$.model.class_path",
+    "model: {class_path: CNNClassifier, init_args: {lr_scheduler: {class_path: StepLR, init_args: {y: 1}}}}": (
+        "$.model.init_args.lr_scheduler.init_args"
+    ),
+    "data: {class_path: MNISTDataModule, init_args: {source: FasionMNIST}}": "$.data.init_args.source",
+    "data: {class_path: MNISTDataModul}": "$.data.class_path",
+    "averaging: {class_path: EMA, init_args: {decai: 0.9}}": "$.averaging.init_args",
     "modl: {}": "$",
     "plugin: my_models.py": "$",
     "ckpt_path: last": "$.ckpt_path",
@@ -88,12 +102,20 @@ INVALID = {
     "trainer: {max_epoch: 3}": "$.trainer",
     "trainer: {max_epochs: few}": "$.trainer.max_epochs",
     "trainer: {strategy: dpp}": "$.trainer.strategy",
+    "trainer: {strategy: {class_path: DDPStrategy, init_args: {find_unused: true}}}": "$.trainer.strategy.init_args",
     "trainer: {accelerator: cuda0}": "$.trainer.accelerator",
     "trainer: {precision: bf17}": "$.trainer.precision",
-    "trainer: {callbacks: [EarlyStoping]}": "$.trainer.callbacks",
-    "trainer: {callbacks: [lightning.pytorch.callbacks.EarlyStoping]}": "$.trainer.callbacks",
-    "trainer: {callbacks: [{class_path: EarlyStopping, init_args: {patiense: 3}}]}": "$.trainer.callbacks",
-    "trainer: {logger: {class_path: CSVLogger, init_args: {save_dr: logs}}}": "$.trainer.logger",
+    "trainer: {devices: [0, one]}": "$.trainer.devices[1]",
+    "trainer: {callbacks: [EarlyStoping]}": "$.trainer.callbacks[0]",
+    "trainer: {callbacks: [lightning.pytorch.callbacks.EarlyStoping]}": "$.trainer.callbacks[0]",
+    "trainer: {callbacks: [ModelSummary, {class_path: EarlyStopping, init_args: {patiense: 3}}]}": (
+        "$.trainer.callbacks[1].init_args"
+    ),
+    "trainer: {callbacks: {class_path: EarlyStopping, init_args: {monitor: val/loss, patience: soon}}}": (
+        "$.trainer.callbacks.init_args.patience"
+    ),
+    "trainer: {logger: {class_path: CSVLogger, init_args: {save_dr: logs}}}": "$.trainer.logger.init_args",
+    "trainer: {logger: [{class_path: CSVLoger}]}": "$.trainer.logger[0].class_path",
     "early_stopping: {mode: mini}": "$.early_stopping.mode",
     "checkpoint: {every_n_minutes: soon}": "$.checkpoint.every_n_minutes",
 }
@@ -105,7 +127,7 @@ def test_what_the_parser_takes_is_valid(schema: dict[str, Any], text: str) -> No
 
 
 @pytest.mark.parametrize("text", INVALID)
-def test_a_typo_of_a_class_a_key_or_a_type_is_found(schema: dict[str, Any], text: str) -> None:
+def test_a_typo_of_a_class_a_key_or_a_type_is_reported_where_it_is(schema: dict[str, Any], text: str) -> None:
     assert errors(schema, text) == [INVALID[text]]
 
 

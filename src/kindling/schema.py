@@ -4,7 +4,7 @@ import json
 import re
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import copy
 from importlib import import_module
 from pathlib import Path
@@ -33,6 +33,7 @@ MOST_CLASSES = 150  # of a base with more, such as torch.nn.Module, any class is
 # Paths that an editor accepts but does not offer: other paths of known classes, and those of modules not imported.
 OTHER_PATHS = r"^(?:{others}|(?!(?:kindling(?:\.\w+)*|{modules})\.\w+$)[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+)$"
 AS_IT_IS = ("if", "default", "enum")  # keywords whose values `tidy` leaves
+DEFINITIONS = "#/$defs/"
 BY_NAME = {"properties", "$defs"}  # keywords that hold a schema by the name of each part
 FILE: Schema = {"type": "string", "pattern": r"\.(ya?ml|json)$", "description": "A file with these options."}
 
@@ -53,7 +54,7 @@ class RecipeSchema(ParserJsonschema):
         if name not in self.defs:
             self.defs[name] = {}  # for a class that takes one of its own kind
             self.defs[name] |= self.choice(names, action, skip)
-        return {"$ref": f"#/$defs/{name}"}
+        return {"$ref": f"{DEFINITIONS}{name}"}
 
     def choice(self, names: dict[str, list[str]], action: Any, skip: int) -> Schema:
         """Return the schema of a class to choose: its name alone, or its name and arguments."""
@@ -91,7 +92,7 @@ class RecipeSchema(ParserJsonschema):
             without = copy(action)
             without.sub_add_kwargs = action.sub_add_kwargs | ({"skip": {skip}} if skip else {})
             self.defs[name] |= self.class_parser_schema(class_path, without, describe(class_path))
-        return {"$ref": f"#/$defs/{name}"}
+        return {"$ref": f"{DEFINITIONS}{name}"}
 
     @override
     def callable_schema(self, typehint: Any, action: Any) -> Schema:
@@ -157,6 +158,45 @@ def tidy(value: Any) -> Any:
     return schema
 
 
+def locate_errors(value: Any, definitions: Mapping[str, Schema]) -> None:
+    """Make errors within an object or a list be reported at the wrong key, where a schema has alternatives.
+
+    Of `anyOf` alone, editors report that the whole block fits none of them. Here it takes any object, and what the
+    object holds is checked by `if` and `then`. Schemas are changed in place.
+
+    Args:
+        value: A schema, or what it holds.
+        definitions: The schemas that it refers to.
+    """
+    if isinstance(value, list):
+        for each in value:
+            locate_errors(each, definitions)
+    if not isinstance(value, dict):
+        return
+    for key, each in value.items():
+        if key in BY_NAME:
+            locate_errors(list(each.values()), definitions)
+        elif key not in AS_IT_IS:
+            locate_errors(each, definitions)
+    alternatives = list(value.get("anyOf", ()))
+    for kind in ("object", "array"):
+        taking = [one for one in alternatives if accepts(one, kind, definitions)]
+        if taking and {"type": kind} not in taking and {} not in taking:
+            value["anyOf"] = [*value["anyOf"], {"type": kind}]
+            check = taking[0] if len(taking) == 1 else {"anyOf": taking}
+            value["allOf"] = [*value.get("allOf", ()), {"if": {"type": kind}, "then": check}]
+
+
+def accepts(schema: Schema, kind: str, definitions: Mapping[str, Schema]) -> bool:
+    """Return whether a schema may take a value of a type, object or array."""
+    if "$ref" in schema:
+        return accepts(definitions[schema["$ref"].removeprefix(DEFINITIONS)], kind, definitions)
+    if "anyOf" in schema:
+        return any(accepts(each, kind, definitions) for each in schema["anyOf"])
+    types = schema.get("type", [] if "enum" in schema or "pattern" in schema else kind)
+    return kind in ([types] if isinstance(types, str) else types)
+
+
 def recipe_schema() -> Schema:
     """Return the JSON Schema of a recipe: of the options of `fit`, with the classes that are imported now."""
     parser = capture_parser(lambda: KindlingCLI("fit", shlex.split(options_again())))
@@ -179,6 +219,7 @@ def recipe_schema() -> Schema:
         options = schema["properties"][group]["properties"] if group == "trainer" else schema["properties"]
         if option in options:
             options[option]["description"] = text
+    locate_errors(schema, schema["$defs"])
     return {"$schema": DRAFT, "title": "Kindling recipe", **{k: v for k, v in schema.items() if k != "$schema"}}
 
 
