@@ -140,7 +140,7 @@ def test_what_the_data_does_not_tell_is_read_from_its_samples(kindling: Command,
 @pytest.mark.parametrize(
     ("model", "data", "wanted"),
     [
-        ("modules.OwnNet", "UntoldVectors", "needs num_classes, which UntoldVectors does not tell: add --model.num_c"),
+        ("modules.OwnNet", "UntoldVectors", "needs num_classes, which UntoldVectors does not have: add --model.num_c"),
         ("modules.OwnNet", "UntoldLoader", "--model.num_classes VALUE --model.input_shape VALUE"),
         (
             "CNNClassifier",
@@ -154,7 +154,7 @@ def test_what_the_data_does_not_tell_is_read_from_its_samples(kindling: Command,
             "VectorsDataModule",
             "needs class_counts, which Vectors",
         ),
-        ("MLPClassifier", "DictLoaders", "needs num_classes and input_shape, which DictLoaders does not tell: add"),
+        ("MLPClassifier", "DictLoaders", "needs num_classes and input_shape, which DictLoaders does not have: add"),
     ],
 )
 def test_what_can_be_read_from_no_sample_is_named(kindling: Command, model: str, data: str, wanted: str) -> None:

@@ -106,7 +106,7 @@ USAGE = {
     (*QUICK, "--config", "control.yaml"): ["control.yaml is no YAML, line 2", "control character U+0016"],
     ("fit", "--config", "[]"): ["config: [] holds no options"],
     ("fit", "--config", "latin.yaml"): ["latin.yaml is not text in UTF-8"],
-    ("fit", "--config", "list.yaml"): ["list.yaml must hold options", "got [{'seed_everything': 1}]"],
+    ("fit", "--config", "list.yaml"): ["list.yaml: it must hold options", "got [{'seed_everything': 1}]"],
     ("fit", "--config", "blank.yaml"): ["blank.yaml: there is no option 'a b'"],
     ("fit", "--config", "dash.yaml"): ["dash.yaml: there is no option '-seed_everything'"],
     ("fit", "--config", "number.yaml"): ["model: expected the name of a class, or class_path and init_args"],

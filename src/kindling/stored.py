@@ -15,6 +15,7 @@ from kindling.errors import UsageError
 from kindling.foreign import check_files, check_functions, typed_arguments
 from kindling.models.task import DATA_ARGUMENTS, BaseTask
 from kindling.plugins import check_available
+from kindling.recipe_checks import add_space, check_layout, find_missing_space
 from kindling.record import Record
 from kindling.runs import is_last, run_of
 from kindling.trust import (
@@ -49,16 +50,21 @@ def read_yaml(config: Path) -> dict[str, Any]:
         ) from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
+        if mark and (hint := find_missing_space(text, mark.line + 1)):
+            raise UsageError(f"{config} is no YAML, {hint}") from error
         where = f", line {mark.line + 1}" if mark else ""
         raise UsageError(f"{config} is no YAML{where}: {getattr(error, 'problem', error)}") from error
     if not isinstance(read, dict):
-        raise UsageError(f"{config} must hold options such as seed_everything: 1, got {brief(repr(read), 60)}")
+        hint = add_space(str(read).split("\n")[0])
+        hint = hint or f"it must hold options such as seed_everything: 1, got {brief(repr(read), 60)}"
+        raise UsageError(f"{config}: {hint}")
     if strange := [key for key in read if not re.fullmatch(r"\w[\w.+]*", str(key))]:
         raise UsageError(f"{config}: there is no option {brief(repr(strange[0]), 60)}")
     try:
         check_size(read)
     except ValueError as error:
         raise UsageError(f"{config} is {error}") from error
+    check_layout(read, config)
     return read
 
 

@@ -273,7 +273,7 @@ class KindlingCLI(LightningCLI):
         found = infer_arguments(self._data, wanted) if self._data and self.command == "fit" else {}
         if not found.keys() >= set(missing):
             lacking = [name for name in wanted if name not in found and name != "class_names"]
-            why = f", which {type(self._data).__name__} does not tell" if self._data else ""
+            why = f", which {type(self._data).__name__} does not have" if self._data else ""
             options = " ".join(f"--model.{name} VALUE" for name in lacking)
             raise UsageError(f"{kind.__name__} needs {' and '.join(lacking)}{why}: add {options}")
         return {name: value for name, value in found.items() if name in missing or name == "class_names"}
