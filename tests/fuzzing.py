@@ -109,7 +109,8 @@ OPTIONS = """
     averaging averaging.decay averaging.help averaging.class_path averaging.start_epoch
     out format port host workers sort package without folders
 """.split()
-OPTION = st.sampled_from(OPTIONS) | st.sampled_from(OPTIONS).flatmap(st.permutations).map("".join)
+MISSPELT = st.sampled_from(OPTIONS).flatmap(st.permutations).map("".join)
+OPTION = st.one_of(*[st.sampled_from(OPTIONS)] * 7, MISSPELT)
 VALUE = NUMBER | NUMBER | NASTY_TEXT | SHORT_TEXT
 CLASSES = st.sampled_from(
     "MLPClassifier CNNClassifier kindling.models.MLPClassifier MLPclassifier Classifier help SyntheticDataModule "

@@ -85,7 +85,7 @@ def test_features_are_taken_as_they_are(values: Any) -> None:
         (torch.tensor([True, False, True]), (3,), "true or false"),
         ([1j, 2, 3], (3,), "must be numbers"),
         (torch.tensor([1j, 2, 3]), (3,), "must be numbers"),
-        ([None, 1, 2], (3,), "something else"),
+        ([None, 1, 2], (3,), "there is null, an object or"),
         ([[1, 2, 3], [1, 2]], (3,), "lists of equal length"),
         (BYTES.astype(int), COLOUR, r"from 0 to 1, not from 0 to 248: divide them by 255"),
         (FLOATS - 0.5, COLOUR, "from 0 to 1, not from -0.5 to 0.472549:"),

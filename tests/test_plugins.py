@@ -294,9 +294,9 @@ def test_a_plugin_that_cannot_be_named_so_ends_in_one_line(kindling: Command, op
 @pytest.mark.parametrize(
     ("model", "line"),
     [
-        ("LeafNet", "model: there is no LeafNet: --plugin FILE adds classes of your own"),
+        ("LeafNet", "model: there is no model LeafNet: --plugin FILE adds classes of your own"),
         ("my_models.LeafNet", "there is no module my_models for my_models.LeafNet: add --plugin my_models.py"),
-        ("__main__.LeafNet", "there is no class __main__.LeafNet, or it can't be used here"),
+        ("__main__.LeafNet", "model: there is no class __main__.LeafNet"),
     ],
 )
 def test_a_class_without_its_plugin_says_how_to_add_it(kindling: Command, model: str, line: str) -> None:

@@ -17,7 +17,7 @@ TYPES: dict[str, type] = {
     **{"loops": dict, "optimizer_states": list, "lr_schedulers": list, "checksums": dict, "plugins": dict},
     **{"global_step": int, "epoch": int, "schedule_start": int},
 }
-FITTED_TYPES: dict[str, type] = {"classes": list, "columns": list}
+FITTED_TYPES: dict[str, type] = {"classes": list, "columns": list, "left_out": dict}
 MODEL_TYPES: dict[str, type] = {"_class_path": str, "num_classes": int, "input_shape": list, "class_names": list}
 # What was learned of a column of a table; older checkpoints lack some of it.
 COLUMN_TYPES: dict[str, type] = {
@@ -25,6 +25,8 @@ COLUMN_TYPES: dict[str, type] = {
     **{"center": float, "scale": float, "median": float, "limit": float, "range": list, "decimal": str},
     **{"units": list, "factors": dict, "missing": bool, "missing_values": list, "day_first": bool},
 }
+EPOCHS = ("fit_loop", "epoch_progress", "current", "processed")  # where the loops say how many are complete
+STOPPERS = ("RunEarlyStopping{", "EarlyStopping{")  # keys of states; the latter in checkpoints of older versions
 NEEDED = {"number": ("center", "scale", "median", "decimal"), "date": ("center", "scale", "median")}
 
 
@@ -60,13 +62,12 @@ def check_content(path: Path, checkpoint: Any) -> None:
                 raise ValueError(
                     f"{path} is no checkpoint of Kindling, or was altered: its {name} is {brief(repr(held[name]), 60)}"
                 )
+    check_progress(path, checkpoint)
     names = about.get("class_names")
     if names and len(names) != about.get("num_classes", len(names)):
         raise ValueError(f"{path} was altered: it has {len(names)} class_names for {about['num_classes']} classes")
-    if checkpoint.get("loops") is not None and not checkpoint["loops"]:
-        raise ValueError(f"{path} was altered: its loops are empty")
-    if columns and "classes" not in fitted:
-        raise ValueError(f"{path} was altered: its table has no classes")
+    if columns and (lacking := [name for name in ("classes", "left_out") if fitted.get(name) is None]):
+        raise ValueError(f"{path} was altered: its table has no {lacking[0]}")
     if not _is_version(checkpoint.get("pytorch-lightning_version")):
         version = brief(repr(checkpoint["pytorch-lightning_version"]), 60)
         raise ValueError(f"{path} was altered: its pytorch-lightning_version is {version}")
@@ -74,6 +75,26 @@ def check_content(path: Path, checkpoint: Any) -> None:
         needed = ("name", "kind", *NEEDED.get(column.get("kind"), ()))
         if lacking := [name for name in needed if column.get(name) is None]:
             raise ValueError(f"{path} was altered: column {column.get('name')} lacks {listed(lacking)}")
+
+
+def check_progress(path: Path, checkpoint: dict[str, Any]) -> None:
+    """Check that a checkpoint holds the weights, and how far it was trained.
+
+    Raises:
+        ValueError: If it does not.
+    """
+    needed = ("state_dict", "global_step", *(["callbacks"] if "optimizer_states" in checkpoint else []))
+    if lacking := [name for name in needed if checkpoint.get(name) is None]:
+        raise ValueError(f"{path} was altered: it lacks {listed(lacking)}")
+    value = checkpoint.get("loops")
+    for name in EPOCHS if value is not None else ():
+        value = _dict(value).get(name)
+    if checkpoint.get("loops") is not None and not (value is not None and _is(value, int)):
+        raise ValueError(f"{path} was altered: its loops lack {'.'.join(EPOCHS)}, the number of epochs")
+    for name, state in (checkpoint.get("callbacks") or {}).items():
+        waited = _dict(state).get("wait_count")
+        if str(name).startswith(STOPPERS) and not (waited is not None and _is(waited, int)):
+            raise ValueError(f"{path} was altered: the state of {brief(str(name), 60)} lacks wait_count")
 
 
 def _dict(value: Any) -> dict[str, Any]:

@@ -2,13 +2,13 @@
 
 import argparse
 import ast
-import importlib.util
 import os
 import re
-import sys
 from collections.abc import Iterable, Sequence
+from pkgutil import resolve_name
 from typing import NoReturn
 
+from kindling.classes import class_arguments, describe_unknown
 from kindling.wording import brief, did_you_mean
 
 # What jsonargparse says where a class is wanted and the value is not even a text.
@@ -16,6 +16,16 @@ NO_CLASS = re.compile(
     "unhashable type|is not iterable|Not a valid subclass|bytes-like object|Expected a dot import path string: *$",
     re.MULTILINE,
 )
+
+# What it says of a name that is no class's, or of another kind of class.
+IMPORT_PATH = re.compile(
+    r"(?:Expected a dot import path string|Unexpected import path format): (\S.*?)(?:\. Got value: .*)?$"
+    r"|Import path (\S+) does not correspond",
+    re.MULTILINE,
+)
+# What it takes for the class of an option whose class is not given.
+NO_NAMES = ("lightning.LightningModule", "lightning.LightningDataModule", "typing.Union")
+CLASS_MISSING = "its class is missing: give --{key} NAME, or class_path in YAML"
 
 
 class UsageError(Exception):
@@ -44,6 +54,10 @@ def one_line(message: str, options: Iterable[str] = (), typed: Sequence[str] = (
     if reason := misplaced_value(key, message, typed):
         return reason
     owners = re.findall(r"class_path[= ]'([\w.]+)'", message)
+    if found := re.search(r"Multiple subclasses with name (\w+)\. .*: (.+)\.$", message, re.MULTILINE):
+        return f"{key}: several classes are called {found[1]}: give the full name of one, {found[2]}"
+    if reason := wrong_class(key, message, owners):
+        return f"{key}: {reason}"
     if found := re.search(r"unrecognized arguments: --([\w.+]+)|does not accept option '(.*)'", message):
         name = found[1] or found[2]
         group = name.split(".")[0]
@@ -56,27 +70,47 @@ def one_line(message: str, options: Iterable[str] = (), typed: Sequence[str] = (
         near = did_you_mean(name, known, group)
         kind = owners[-1].rpartition(".")[2] if owners and len(path) == 1 else ""
         return f"{kind} has no option {group}{name}{near}" if kind else f"there is no option {group}{name}{near}"
-    if found := re.search(r"Multiple subclasses with name (\w+)\. .*: (.+)\.$", message, re.MULTILINE):
-        return f"{key}: several classes are called {found[1]}: give the full name of one, {found[2]}"
-    if found := re.search(r"Expected a dot import path string: (\S+)", message):
-        if found[1] == "None":
-            return f"{key}: null is not a value for it"
-        known = [name for name in class_names(key.removesuffix(".help")) if name != found[1]]
-        near = did_you_mean(found[1], known) or ": --plugin FILE adds classes of your own"
-        return f"{key}: there is no {found[1]}{near}"
-    if found := re.search(r"Expected (?:a path|an instantiatable class,) but (\S+) (?:is abstract|either)", message):
-        return f"{key}: {_missing(found[1])}"
     if found := re.search(r"arguments are required: (.+)", message):
         names = ", ".join(f"{key}.{name}" if key else f"--{name.split('.', 1)[-1]}" for name in found[1].split(", "))
         return f"{names} must be given"
     if found := re.search(r"(?:Got|Given) value: (.*?)(?:\. Got value: .*)?$", message, re.MULTILINE):
-        if key and (kinds := expected(message)):
+        is_class = "Not a valid subclass" in message and "a <class 'str'>" not in message
+        if key and not is_class and (kinds := expected(message)):
             return f"{key}: {found[1]} is not {' or '.join(kinds)}"
+        if key and (sizes := re.search(r"Expected a tuple with (\d+) elements", message)):
+            return f"{key}: expected a list of {sizes[1]} values, got {found[1]}"
         if key and owners:
-            return f"{key}: {_missing(owners[-1])}"
+            return f"{key}: {describe_unknown(key, owners[-1])}"
     if key and NO_CLASS.search(message):
         return f"{key}: expected the name of a class, or class_path and init_args"
     return re.sub(r"<class '([\w.]+)'>", r"\1", " ".join([f"{key}:"] * bool(key) + reasons(message)))
+
+
+def wrong_class(key: str, message: str, owners: Sequence[str]) -> str:
+    """Return what is wrong with the class that an option names; an empty string if the message is about something else.
+
+    Args:
+        key: The option.
+        message: A message of jsonargparse.
+        owners: The class paths in the message, outermost first.
+    """
+    if owners and "is not accepted" in message:
+        if owners[-1] in NO_NAMES:
+            return CLASS_MISSING.format(key=key)
+        if not isinstance(resolve_name(owners[-1]), type):
+            return describe_unknown(key, owners[-1])
+    if {"float", "int"}.intersection(expected(message)):  # a number, or an object that computes it
+        return ""
+    if found := IMPORT_PATH.search(message):
+        name = found[1] or found[2]
+        return "null is not a value for it" if name == "None" else describe_unknown(key.removesuffix(".help"), name)
+    if found := re.search(r'"(\S+)" is not a subclass of', message):
+        return describe_unknown(key.removesuffix(".help"), found[1])
+    if found := re.search(r"Expected (?:a path|an instantiatable class,) but (\S+) (?:is abstract|either)", message):
+        return describe_unknown(key, found[1])
+    if owners and "No module named" in message:
+        return describe_unknown(key, owners[-1])
+    return ""
 
 
 def misplaced_value(key: str, message: str, typed: Sequence[str] = ()) -> str:
@@ -102,13 +136,6 @@ def _without_value(option: str, typed: Sequence[str]) -> str:
         if re.fullmatch(rf"{re.escape(option)}(\.[\w.+]+)?", name) and value.startswith("--"):
             return name
     return option
-
-
-def _missing(class_path: str) -> str:
-    module = class_path.partition(".")[0]
-    if module in sys.modules or importlib.util.find_spec(module):
-        return f"there is no class {class_path}, or it can't be used here"
-    return f"there is no module {module} for {class_path}: add --plugin {module}.py, or install the package that has it"
 
 
 def without_worker(message: str) -> str:
@@ -146,41 +173,4 @@ def expected(message: str) -> list[str]:
     choices = [choice for literal in literals for choice in literal]
     names = [kind.split("'")[1] for kind in kinds if "Literal" not in kind and "NoneType" not in kind]
     names = ["a list such as [1, 2]" if name in ("tuple", "list") else name for name in names]
-    return [*names, *([f"one of {', '.join(map(str, choices))}"] if choices else [])]
-
-
-def class_arguments(class_path: str) -> list[str]:
-    """The names of a class's arguments, inherited ones included."""
-    from jsonargparse import ArgumentParser  # commands that name no classes start without it
-
-    module, name = class_path.rsplit(".", 1)
-    cls = getattr(__import__(module, fromlist=[name]), name)
-    added = ArgumentParser().add_class_arguments(cls, "it", fail_untyped=False)
-    return [argument.removeprefix("it.") for argument in added]
-
-
-def class_names(key: str) -> list[str]:
-    """The names of the classes that an option takes."""
-    names: list[str] = []
-    classes = list(_bases(key))
-    while classes:
-        cls = classes.pop()
-        if getattr(sys.modules.get(cls.__module__), cls.__name__, None) is cls:  # else nobody can name it
-            names.append(cls.__name__)
-        classes += cls.__subclasses__()
-    return names
-
-
-def _bases(key: str) -> tuple[type, ...]:
-    """What may be named by its class: in the options that take one, and in any other."""
-    import torch  # takes seconds, which a command that names no classes is spared
-    from lightning.pytorch import Callback, LightningDataModule, LightningModule
-    from lightning.pytorch.loggers import Logger
-
-    bases: dict[str, tuple[type, ...]] = {
-        "model": (LightningModule,),
-        "data": (LightningDataModule,),
-        "model.optimizer": (torch.optim.Optimizer,),
-        "model.lr_scheduler": (torch.optim.lr_scheduler.LRScheduler,),
-    }
-    return bases.get(key, (Callback, Logger))
+    return [*names, *([f"one of {', '.join(dict.fromkeys(map(str, choices)))}"] if choices else [])]

@@ -10,10 +10,15 @@ from typing import Any, Union, get_args, get_origin
 from jsonargparse import ArgumentParser, Namespace
 from jsonargparse._util import import_object
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
+from lightning.pytorch.accelerators import AcceleratorRegistry
+from lightning.pytorch.callbacks import Timer
+from lightning.pytorch.strategies import StrategyRegistry
 from lightning.pytorch.utilities import rank_zero_only
 
 from kindling.errors import UsageError
+from kindling.wording import brief, did_you_mean, listed
 
 MOST_PROCESSES = 8  # on the CPU, however few cores it has: enough to try out distributed training
 LONGEST_NAME = 120  # bytes: file systems allow 255, and some names of files in the run hold the name of the run
@@ -44,6 +49,14 @@ SMALLEST = {
 }
 SHARES = ("overfit_batches", *(f"limit_{stage}_batches" for stage in ("train", "val", "test", "predict")))
 
+# The names that options of the Trainer take, some of them besides classes.
+CHOICES = {
+    "strategy": ("auto", *StrategyRegistry.available_strategies()),
+    "accelerator": ("auto", "gpu", *sorted(AcceleratorRegistry.available_accelerators())),
+    "profiler": ("simple", "advanced", "pytorch", "xla"),
+    "gradient_clip_algorithm": ("norm", "value"),
+}
+
 
 def check_trainer(trainer: Mapping[str, Any]) -> None:
     """Raise ValueError where an option of the Trainer is out of range."""
@@ -56,6 +69,19 @@ def check_trainer(trainer: Mapping[str, Any]) -> None:
             raise ValueError(f"--trainer.{name} must be a number of batches or a share from 0 to 1, got {value}")
     if isinstance(interval := trainer["val_check_interval"], int | float) and interval <= 0:
         raise ValueError(f"--trainer.val_check_interval must be positive, got {interval}")
+    for name, known in CHOICES.items():
+        if isinstance(value := trainer[name], str) and value.lower() not in known:
+            near = did_you_mean(value, known) or f": choose from {listed(known, most=6)}"
+            raise ValueError(f"there is no --trainer.{name} {brief(value, 60) or repr(value)}{near}")
+    check_time(trainer["max_time"])
+
+
+def check_time(time: Any) -> None:
+    """Raise ValueError where a time to train is not one that Lightning takes."""
+    try:
+        Timer(time)
+    except (MisconfigurationException, TypeError, OverflowError) as error:
+        raise ValueError(f"--trainer.max_time must be DD:HH:MM:SS such as 00:01:30:00, got {time}") from error
 
 
 def check_nulls(parser: ArgumentParser, config: Namespace, group: str = "") -> None:

@@ -197,10 +197,7 @@ def from_numbers(values: Any, shape: tuple[int, ...]) -> Tensor:
         >>> from_numbers([[1, 2, 3], [4, 5, 6]], shape=(3,)).shape
         torch.Size([2, 3])
     """
-    try:
-        inputs = torch.from_numpy(_as_array(values))
-    except (TypeError, ValueError, MemoryError) as error:
-        raise ValueError(f"inputs must be numbers in lists of equal length: {error}") from error
+    inputs = torch.from_numpy(_as_array(values))
     if not inputs.numel():
         raise ValueError(f"there are no samples: give at least one of shape ({', '.join(map(str, shape))})")
     inputs = _in_shape(inputs, shape)
@@ -221,10 +218,14 @@ def _as_array(values: Any) -> "np.ndarray[Any, Any]":
     if isinstance(values, Tensor):
         # NumPy knows no bfloat16.
         values = (values.float() if values.is_floating_point() else values).detach().cpu().numpy()
-    array = np.array(values, order="C")  # a copy: torch takes no array that is read-only or mirrored
+    try:
+        array = np.array(values, order="C")  # a copy: torch takes no array that is read-only or mirrored
+    except (TypeError, ValueError, MemoryError, OverflowError) as error:
+        raise ValueError("inputs must be numbers in lists of equal length; some are longer or deeper") from error
     if array.dtype.kind not in "uif":
-        known = {"O": "something else", "c": "a complex number"}
-        raise ValueError(f"there is {known.get(array.dtype.kind, 'text or true or false')}")
+        known = {"O": "null, an object or a number that is too large", "c": "a complex number"}
+        found = known.get(array.dtype.kind, "text or true or false")
+        raise ValueError(f"inputs must be numbers in lists of equal length: there is {found}")
     with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused as such
         return array if array.dtype == np.uint8 else array.astype(np.float32)
 

@@ -116,7 +116,7 @@ class Predictor:
             raise ValueError(f"there are no samples: the model takes {self.takes}")
         first = samples[0] if isinstance(samples, list | tuple) and samples else samples
         if isinstance(first, dict) or hasattr(first, "columns"):  # a data frame
-            return self._rows(samples, "what was given")
+            return self._rows(samples, "the input")
         if not isinstance(first, str | Path | Image.Image):
             return from_numbers(samples, self.card.input_shape)
         if self.card.takes_images:

@@ -1,71 +1,33 @@
 """What was not typed: configuration from YAML files, and what a checkpoint and its run bring."""
 
-import re
 from collections.abc import Mapping, Sequence
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
-import yaml
 from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
-from kindling.callbacks import RunEarlyStopping
+from kindling.contents import EPOCHS, STOPPERS
 from kindling.data import BaseDataModule
-from kindling.errors import UsageError
 from kindling.foreign import check_files, check_functions, typed_arguments
 from kindling.models.task import DATA_ARGUMENTS, BaseTask
 from kindling.plugins import check_available
-from kindling.recipe_checks import add_space, check_layout, find_missing_space
 from kindling.record import Record
 from kindling.runs import is_last, run_of
 from kindling.trust import (
     check_classes,
     check_factories,
     check_parts,
-    check_size,
     class_paths,
     harmless,
     is_own,
     is_own_checkpoint,
     plugin_sources,
 )
-from kindling.wording import brief, counted
-
-
-def read_yaml(config: Path) -> dict[str, Any]:
-    """Reads a configuration.
-
-    Raises:
-        UsageError: If it is no YAML, with the line, which jsonargparse's own message does not name.
-    """
-    try:
-        text = config.read_text(encoding="utf-8")
-        read = yaml.safe_load(text) or {}
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{config} is not text in UTF-8: save it with that encoding") from error
-    except yaml.reader.ReaderError as error:
-        line = text.count("\n", 0, error.position) + 1
-        raise UsageError(
-            f"{config} is no YAML, line {line}: remove the control character U+{error.character:04X}"
-        ) from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        if mark and (hint := find_missing_space(text, mark.line + 1)):
-            raise UsageError(f"{config} is no YAML, {hint}") from error
-        where = f", line {mark.line + 1}" if mark else ""
-        raise UsageError(f"{config} is no YAML{where}: {getattr(error, 'problem', error)}") from error
-    if not isinstance(read, dict):
-        hint = add_space(str(read).split("\n")[0])
-        hint = hint or f"it must hold options such as seed_everything: 1, got {brief(repr(read), 60)}"
-        raise UsageError(f"{config}: {hint}")
-    if strange := [key for key in read if not re.fullmatch(r"\w[\w.+]*", str(key))]:
-        raise UsageError(f"{config}: there is no option {brief(repr(strange[0]), 60)}")
-    try:
-        check_size(read)
-    except ValueError as error:
-        raise UsageError(f"{config} is {error}") from error
-    check_layout(read, config)
-    return read
+from kindling.wording import counted
+from kindling.yamlfiles import read_yaml
 
 
 def stored_config(
@@ -92,7 +54,7 @@ def stored_config(
     """
     run, arguments = run_of(checkpoint), stored.get("datamodule_hyper_parameters", {})
     path = run / "config.yaml"
-    config = read_yaml(path) if path.exists() else {}
+    config = read_yaml(path) if path.exists() and path.stat().st_size else {}
     is_ours, is_our_checkpoint = is_own(path), is_own_checkpoint(stored, checkpoint)
     if not is_ours:
         config = harmless(config, path)
@@ -188,9 +150,6 @@ def has_only_the_rest_left(checkpoint: Path, stored: Mapping[str, Any], config: 
     return unfinished and (all_epochs or all_steps or stopped_early(stored, config["early_stopping"]["patience"]))
 
 
-STOPPERS = (f"{RunEarlyStopping.__qualname__}{{", "EarlyStopping{")  # the latter in checkpoints of older versions
-
-
 def stopped_early(stored: Mapping[str, Any], patience: int | None) -> bool:
     """Whether early stopping ended the training of a checkpoint, and would do so with this patience too."""
     stoppers = [state for name, state in stored["callbacks"].items() if name.startswith(STOPPERS)]
@@ -200,4 +159,4 @@ def stopped_early(stored: Mapping[str, Any], patience: int | None) -> bool:
 def epochs_had(stored: Mapping[str, Any]) -> int:
     """The epochs that a checkpoint was trained for; 0 where it does not say."""
     loops = stored.get("loops")
-    return int(loops["fit_loop"]["epoch_progress"]["current"]["processed"]) if loops else 0
+    return int(reduce(getitem, EPOCHS, loops)) if loops else 0

@@ -29,7 +29,7 @@ from kindling.dashboard import Dashboard, dashboard_of
 from kindling.data import BaseDataModule
 from kindling.data.loading import targets_of
 from kindling.ending import say_next, say_why_early
-from kindling.errors import OneLineParser, UsageError, one_line
+from kindling.errors import CLASS_MISSING, NO_NAMES, OneLineParser, UsageError, one_line
 from kindling.flags import (
     apply_barebones,
     check_devices,
@@ -52,10 +52,11 @@ from kindling.plugins import load_plugins
 from kindling.processes import as_commands, end_with_parent, watch_processes
 from kindling.recipes import find_recipes
 from kindling.runs import RUNS, find_checkpoint, run_of, whole_file
-from kindling.stored import check_fits, epochs_had, has_only_the_rest_left, read_yaml, stored_config
+from kindling.stored import check_fits, epochs_had, has_only_the_rest_left, stored_config
 from kindling.trials import command as trials
 from kindling.trust import sign
 from kindling.wording import brief, program_name
+from kindling.yamlfiles import check_typed, read_yaml
 
 ARGUMENT = "model.init_args."  # before the name of an argument of the model in links of the parser
 
@@ -140,6 +141,7 @@ class KindlingCLI(LightningCLI):
         """Read what the command line names: recipes, and the checkpoint with the configuration of its run."""
         typed = [re.sub(r"^\?$|(?<==)\?$", '"?"', value) for value in options]  # to YAML ? alone is {null: null}
         typed = find_recipes(typed)
+        check_typed(typed)
         finder = OneLineParser(add_help=False, allow_abbrev=False)
         finder.add_argument("--ckpt_path")
         finder.add_argument("-c", "--config", action="append", default=[])
@@ -166,9 +168,13 @@ class KindlingCLI(LightningCLI):
             known = self._parser(command).get_defaults().keys(branches=True)
             raise UsageError(one_line(str(error), known, self.typed_options)) from error
         for name in ("trainer", "checkpoint", "early_stopping"):
-            value = self.config[command].get(name)
-            if value is not None and not isinstance(value, Namespace):
-                raise UsageError(f"{name}: expected options such as --{name}.NAME VALUE, got {value}")
+            value = self.config[command].get(name, Namespace())
+            if not isinstance(value, Namespace):
+                shown = "null: remove it for the defaults" if value is None else value
+                raise UsageError(f"{name}: expected options such as --{name}.NAME VALUE, got {shown}")
+        for key in ("model", "data"):
+            if (named := self.config[command].get(key)) and named.class_path in NO_NAMES:
+                raise UsageError(f"{key}: {CLASS_MISSING.format(key=key)}")
         if self.config[command]["seed_everything"] is None:  # a recipe's null means what true means
             self.config[command]["seed_everything"] = True
         check_nulls(self._parser(command), self.config[command])

@@ -452,7 +452,7 @@ def splits_named(*names: str) -> Callable[[], None]:
         (no_text, r"photos/cat/caf\\udce9.png' is not UTF-8: rename"),
         (no_text_in_class, r"photos/caf\\udce9/.*' is not UTF-8: rename"),
         (splits_named("train", "val", "valid"), "photos has two folders for the split val, val and valid: merge them"),
-        (splits_named("train", "test", "eval"), "photos/eval has images but is not one of train, test: move or"),
+        (splits_named("train", "test", "eval"), "photos/eval has images but is not a split beside train, test: move"),
         (only_strange, "photos/cat has no images .*; 0.png.bak is a backup copy"),
     ],
 )

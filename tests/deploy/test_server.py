@@ -211,8 +211,8 @@ def bomb(side: int) -> bytes:
 IMAGE = [[0.5] * 28] * 28
 HOSTILE: dict[str, tuple[Any, int, str]] = {
     "empty": (b"", 400, "the body"),
-    "no JSON": (b'{"inputs": [1, 2', 400, "the body is no JSON"),
-    "deep": (b"[" * 100_000, 400, "the body is no JSON"),
+    "no JSON": (b'{"inputs": [1, 2', 400, "the body is not valid JSON: line 1, column 17"),
+    "deep": (b"[" * 100_000, 400, "the body is not valid JSON: it is nested too deeply"),
     "an array": (b"[1, 2]", 400, '"inputs"'),
     "no inputs": ({"input": [1]}, 400, '"inputs"'),
     "null": ({"inputs": None}, 400, "inputs must be numbers"),

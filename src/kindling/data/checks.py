@@ -26,7 +26,9 @@ def check_classes(root: Path, found: Sequence[Sample], usable: Sequence[Sample])
     """
     classes = sorted({sample.label for sample in found})
     if untrained := sorted({*classes} - {sample.label for sample in usable if sample.split == "train"}):
-        raise ValueError(f"{root} has no images of {listed(untrained, 3)} for training, or broken ones alone")
+        raise ValueError(
+            f"{root} has no usable training images of {listed(untrained, 3)}: add some or remove the folder"
+        )
     if len(classes) < 2:
         inner = root / "".join(classes)
         within = inner.is_dir() and subfolders(inner)

@@ -50,7 +50,7 @@ def find_samples(root: Path) -> list[Sample]:
     for name in subfolders(root) if splits else []:
         if name not in splits.values() and list_images(root / name).images:
             raise ValueError(
-                f"{root / name} has images but is not one of {listed([*splits.values()])}: move or rename it"
+                f"{root / name} has images but is not a split beside {listed([*splits.values()])}: move or rename it"
             )
     if not splits:
         tell_alike(root)

@@ -73,11 +73,20 @@ def read_csv(path: Path) -> "DataFrame":
                 raise ValueError(f"{path} is damaged: it begins as UTF-16 but does not go on so") from error
             return _read_csv(path, "cp1252")
     except (csv.Error, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        reason = str(error).removeprefix("Error tokenizing data. C error: ").strip()
-        if reason.startswith("field larger than"):
-            most = f"{csv.field_size_limit():,} characters"
-            reason = f"one field has more than {most}; close its quotation mark, or check the separator"
-        raise ValueError(f"{path} is no regular CSV: {reason}") from error
+        raise ValueError(f"{path} is not a regular CSV: {_irregularity(str(error))}") from error
+
+
+def _irregularity(message: str) -> str:
+    """Return what a message of pandas or the csv module means, and what to do."""
+    if found := re.search(r"Expected (\d+) fields in line (\d+), saw (\d+)", message):
+        expected, line, fields = map(int, found.groups())
+        return f"line {line} has {fields} fields in place of {expected}; quote fields that contain the separator"
+    if found := re.search(r"EOF inside string starting at row (\d+)", message):
+        return f"the quotation mark that opens in row {int(found[1]) + 1}, the header being row 1, is never closed"
+    if "field larger than" in message:
+        most = f"{csv.field_size_limit():,} characters"
+        return f"one field has more than {most}; close its quotation mark, or check the separator"
+    return "check its separator, quotation marks and line ends"
 
 
 def _read_csv(path: Path, encoding: str) -> "DataFrame":

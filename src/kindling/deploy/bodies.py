@@ -54,9 +54,15 @@ async def form_files(request: Request, body: bytes) -> Files:
     async def receive() -> dict[str, Any]:
         return {"type": "http.request", "body": body, "more_body": False}
 
-    async with Request(request.scope, receive).form(max_files=MOST_FILES, max_fields=MOST_FILES) as form:
-        uploads = [(name, value) for name, value in form.multi_items() if isinstance(value, UploadFile)]
-        return [(upload.filename or name, await upload.read()) for name, upload in uploads]
+    try:
+        async with Request(request.scope, receive).form(max_files=MOST_FILES, max_fields=MOST_FILES) as form:
+            uploads = [(name, value) for name, value in form.multi_items() if isinstance(value, UploadFile)]
+            return [(upload.filename or name, await upload.read()) for name, upload in uploads]
+    except HTTPException as error:
+        reason = "is damaged, or its boundary is missing: send it as curl -F image=@photo.jpg does"
+        if "Too many" in error.detail:
+            reason = f"has more than {MOST_FILES} files or fields: send fewer at a time"
+        raise HTTPException(error.status_code, f"the form {reason}") from error
 
 
 def from_images(files: Files, predictor: Predictor) -> Tensor:
@@ -88,7 +94,7 @@ def from_json(body: bytes, predictor: Predictor) -> Tensor:
     try:
         content = json.loads(body, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"the body is no JSON: {error}") from error
+        raise ValueError(f"the body is not valid JSON: {_json_mistake(error)}") from error
     if not isinstance(content, dict) or len(content.keys() & {"inputs", "rows"}) != 1:
         raise ValueError(
             f'the body must be {{"inputs": ...}}, or for a table {{"rows": ...}}: the model takes {predictor.takes}'
@@ -115,5 +121,16 @@ def _way_out(predictor: Predictor) -> str:
     return 'the body is {"inputs": ...} with no other text in it'
 
 
+def _json_mistake(error: Exception) -> str:
+    match error:
+        case json.JSONDecodeError():
+            return f"line {error.lineno}, column {error.colno}; check the quotation marks, commas and brackets"
+        case UnicodeDecodeError():
+            return "send it in UTF-8"
+        case RecursionError():
+            return "it is nested too deeply"
+    return str(error)  # of a number that is not finite, or has too many digits
+
+
 def _no_constant(name: str) -> float:
-    raise ValueError(f"{name} is not finite")
+    raise ValueError(f"{name} is not a number in JSON; null is a missing value")

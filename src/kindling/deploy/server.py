@@ -100,7 +100,7 @@ class Service:
         """Raises HTTPException where the key is wrong, or a page from elsewhere asks by way of a browser here."""
         origin, host = request.headers.get("origin", ""), request.headers.get("host", "")
         if origin and origin.partition("://")[2] != host:
-            raise HTTPException(403, f"pages of {origin[:100]} may not ask this server")
+            raise HTTPException(403, f"the server does not answer web pages of other origins, such as {origin[:100]}")
         if not self.key and not is_local(re.sub(r":\d*$", "", host).strip("[]")):  # a name of theirs that leads here
             raise HTTPException(403, "without a key the server answers to localhost and 127.0.0.1 alone")
         scheme, _, sent = request.headers.get("authorization", "").partition(" ")
