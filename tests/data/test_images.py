@@ -446,7 +446,7 @@ def splits_named(*names: str) -> Callable[[], None]:
         (one_class, "1 class, dog: telling apart takes two or more$"),
         (wrapped, "1 class, inner: .*cat, dog, owl.* --data.data_dir photos/inner"),
         (empty_class, "photos/bat has no images"),
-        (class_without_training, "no images of owl for training"),
+        (class_without_training, "photos has no usable training images of owl: add"),
         (class_beside_splits, "photos/cat has images but"),
         (two_of_each, "enough images to hold one out for val"),
         (no_text, r"photos/cat/caf\\udce9.png' is not UTF-8: rename"),
@@ -483,7 +483,7 @@ def test_a_class_whose_training_images_are_all_broken_is_named(kindling: Command
         path.write_text("no image")
     result = kindling("fit", *FIT, "--data.skip_broken", "true")
     assert (result.code, result.err.count("\n")) == (1, 1)
-    assert "photos has no images of bat, cow for training" in result.err
+    assert "photos has no usable training images of bat, cow" in result.err
 
 
 @pytest.mark.parametrize(
