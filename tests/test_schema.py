@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 import kindling as package
 from conftest import CONFIGS, TINY, Command
-from kindling.errors import class_arguments
+from kindling.classes import class_arguments
 from kindling.schema import recipe_schema
 from kindling.training import KindlingCLI
 
