@@ -18,8 +18,8 @@ from template import ROOT, TASKS, files, install
 
 LICENSES = {"MIT": "MIT License", "BSD-3-Clause": "BSD 3-Clause", "Apache-2.0": "Apache License", "none": "reserved."}
 ALLOWED = (  # where the engine may be named
-    r"import kindling|from kindling(\.testing|\.cli)? import .*|class \w+\(kindling\.\w+\):",
-    r' *"kindling-ml>=0\.1",|\[project\.entry-points\."kindling\.plugins"\]|\w+ = "kindling\.cli:program"',
+    r"import kindling|from kindling(\.testing|\.cli|\.runs)? import .*|class \w+\(kindling\.\w+\):",
+    r' *"kindling-ml>=0\.1",|\[project\.entry-points\."kindling\.plugins"\]|[\w-]+ = "kindling\.cli:program"',
     r"Made with .*Kindling.*\.|_src_path: .*",
     r"\.venv/bin/pip install --upgrade 'kindling-ml>=0\.1' .*",
     r"# yaml-language-server: \$schema=\.\./\.kindling/schema\.json|/\.kindling/",
@@ -65,7 +65,7 @@ def test_a_project_is_small_and_about_nothing_but_its_own(kindling: Command, tas
     assert LICENSES[license_name] in found["LICENSE"]
     build = tomllib.loads(found["pyproject.toml"])["project"]
     assert build["license"] == ("LicenseRef-Proprietary" if license_name == "none" else license_name)
-    assert build["scripts"] == {"my_net": "kindling.cli:program"}
+    assert build["scripts"] == {"my-net": "kindling.cli:program"}
     assert build["entry-points"] == {"kindling.plugins": {"my_net": "my_net"}}
 
 
@@ -98,6 +98,11 @@ def test_the_recipe_learns_the_example_and_the_notebook_shows_it(
     assert (result.code, result.err) == (0, "")
     metrics = json.loads(Path("runs/baseline/version_0/test_metrics.json").read_text())
     assert least <= metrics[f"test/{figure}"] <= most
+    for number in (2, 10):  # of other recipes and earlier runs, with a checkpoint that is none
+        for run in (f"runs/other/version_{number}", f"runs/baseline/version_{number}"):
+            (Path(run) / "checkpoints").mkdir(parents=True)
+            (Path(run) / "checkpoints/best.ckpt").touch()
+            os.utime(Path(run) / "checkpoints/best.ckpt", (0, 0) if "baseline" in run else None)
     monkeypatch.chdir("notebooks")
     exec(code_of(Path("explore.ipynb").read_text()), {"__name__": "notebook"})  # it changes to the project's folder
     plt.close("all")
@@ -133,4 +138,4 @@ def test_workflows_and_hooks_are_sound() -> None:
         commands = "\n".join(step.get("run", "") for step in job["steps"])
         assert all(f"\n{target}:" in makefile for target in re.findall(r"make (\w+)", commands))
         assert "make test" in commands or "copier update" in commands
-        assert (path.stem == "update") == ("schedule" in workflow[True])  # YAML reads `on` so
+        assert ("update.yml" in path.name) == ("schedule" in workflow[True])  # YAML reads `on` so
