@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch import LightningDataModule, LightningModule
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MultilabelF1Score
 
@@ -261,6 +261,39 @@ class TwoInputs(ClassificationTask):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.network = Added(self.num_classes)
+        self.example_input_array = (torch.zeros(1, 1, 4, 4), torch.zeros(1, 3))
+
+
+class NamedInputs(ClassificationTask):
+    """A network with two inputs by name, one of which has a lazy layer."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.network = Added(self.num_classes)
+        self.network.row = nn.LazyLinear(self.num_classes)
+        self.example_input_array = {"row": torch.zeros(1, 3), "image": torch.zeros(1, 1, 4, 4)}
+
+
+class UnknownInputs(ClassificationTask):
+    """A network with two inputs of unknown shape."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.network = Added(self.num_classes)
+
+
+class TwoOutputs(BaseTask):
+    """A mean and a spread for each of two targets."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.network = nn.Linear(4, 4)
+
+    def loss(self, outputs: Any, targets: Any) -> Tensor:
+        return F.mse_loss(outputs[:, :3], targets)
+
+    def to_prediction(self, outputs: Any) -> Any:
+        return {"mean": outputs[:, :2], "spread": outputs[:, 2:].exp()}
 
 
 class Added(nn.Module):
@@ -282,6 +315,33 @@ class TwoInputsDataModule(ClassificationDataModule):
 
     def load(self, split: str) -> Any:
         return Pairs(60, len(split))
+
+
+class NamedInputsDataModule(TwoInputsDataModule):
+    """Samples ({"row": row, "image": image}, label)."""
+
+    @staticmethod
+    def collate(samples: list[Any]) -> Any:
+        (image, row), labels = default_collate(samples)
+        return {"row": row, "image": image}, labels
+
+
+class TriplesDataModule(TwoInputsDataModule):
+    """Samples (image, row, label), as other templates have them."""
+
+    @staticmethod
+    def collate(samples: list[Any]) -> Any:
+        (image, row), labels = default_collate(samples)
+        return image, row, labels
+
+
+class DictionariesDataModule(TwoInputsDataModule):
+    """Samples {"image": image, "label": label}."""
+
+    @staticmethod
+    def collate(samples: list[Any]) -> Any:
+        (image, _), labels = default_collate(samples)
+        return {"image": image, "label": labels}
 
 
 class Pairs(Dataset[Any]):

@@ -4,7 +4,9 @@ import csv
 import json
 import re
 from pathlib import Path
+from typing import Any
 
+import modules
 import pytest
 import torch
 from modules import DictLoaders, Shapes
@@ -12,6 +14,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from conftest import Command, different
 from kindling import load
+from kindling.deploy.answer import answers
+from kindling.deploy.formats import FORMATS, onnx_session, read_torch_export
 from kindling.metric_names import standard_name
 
 BORING = "lightning.pytorch.demos.boring_classes."
@@ -175,16 +179,73 @@ def test_a_task_with_several_labels(kindling: Command) -> None:
     assert predictions.shape == (100, 3)
     assert 0 <= predictions.min() <= predictions.max() <= 1
     assert kindling("export", "--ckpt_path", "best", "--format", "torch_export").code == 0
+    (exported,) = read_torch_export(Path("runs/labels/version_0/export/model.pt2"))(prediction_inputs("MultiLabel"))
+    assert torch.allclose(exported, predictions, atol=1e-5)  # probabilities, too
     assert kindling("fit", *options, "--overfit", "--model.optimizer.lr", "0.5").code == 0
 
 
-def test_a_classifier_with_two_inputs(kindling: Command) -> None:
-    options = ["--model", "modules.TwoInputs", "--data", "modules.TwoInputsDataModule", "--run_name", "two", *FEW]
+def prediction_inputs(model: str) -> Any:
+    """The inputs of the test split of a data module of `modules`."""
+    data = getattr(modules, f"{model}DataModule")()
+    data.setup("predict")
+    return next(iter(data.predict_dataloader()))[0]
+
+
+@pytest.mark.parametrize("model", ["TwoInputs", "NamedInputs"])
+@pytest.mark.usefixtures("quick_proof")
+def test_a_classifier_with_two_inputs(kindling: Command, model: str) -> None:
+    options = ["--model", f"modules.{model}", "--data", f"modules.{model}DataModule", "--run_name", "two", *FEW]
     fitted = kindling("fit", *options)
     assert (fitted.code, fitted.err) == (0, "")
     assert Path("runs/two/version_0/report.html").exists()
     assert kindling("predict", "--ckpt_path", "best").code == 0
-    assert len(Path("runs/two/version_0/predictions.csv").read_text().splitlines()) == 61
+    lines = Path("runs/two/version_0/predictions.csv").read_text().splitlines()
+    assert len(lines) == 61
+    predicted = torch.tensor([[float(value) for value in line.split(",")[-2:]] for line in lines[1:]])
+    inputs = prediction_inputs(model)
+    for name in ("onnx", "torch_export", "torchscript"):
+        exported = kindling("export", "--ckpt_path", "best", "--format", name)
+        assert (exported.code, exported.err) == (0, "")
+        compute = FORMATS[name].read(Path(f"runs/two/version_0/export/model{FORMATS[name].suffix}"))
+        found = compute(*(inputs.values() if isinstance(inputs, dict) else inputs))
+        assert torch.allclose(found[0], predicted, atol=1e-4)
+    session = onnx_session(Path("runs/two/version_0/export/model.onnx"))
+    assert [each.name for each in session.get_inputs()] == (
+        ["row", "image"] if model == "NamedInputs" else ["image", "row"]
+    )
+    for command, wanted in {
+        "export --ckpt_path best --format torchserve": f"{model} has several inputs: use --format onnx",
+        "serve --ckpt_path best": f"{model} has several inputs",
+        "serve --ckpt_path runs/two/version_0/export/model.onnx": "takes several inputs",
+    }.items():
+        refused = kindling(*command.split())
+        assert (refused.code, refused.err.count("\n")) == (1, 1)
+        assert wanted in refused.err
+
+
+def test_a_model_with_two_inputs_takes_them_in_any_form() -> None:
+    image, row = torch.randn(5, 1, 4, 4), torch.randn(5, 3)
+    model = modules.UnknownInputs(num_classes=2)
+    for outputs in (model((image, row)), model([image, row]), model({"row": row, "image": image}), model(image, row)):
+        assert torch.equal(outputs, model(image=image, row=row))
+
+
+def test_inputs_of_unknown_shape_can_be_named_after_training(kindling: Command) -> None:
+    options = ["--model", "modules.UnknownInputs", "--data", "modules.TwoInputsDataModule", "--run_name", "two", *FEW]
+    assert kindling("fit", *options, "--test_after_fit", "false").code == 0
+    refused = kindling("export", "--ckpt_path", "best")
+    assert (refused.code, refused.err.count("\n")) == (1, 1)
+    assert "UnknownInputs does not say what its inputs look like: set self.example_input_array" in refused.err
+    assert len(refused.err) < 300
+
+
+@pytest.mark.usefixtures("quick_proof")
+def test_several_outputs_are_exported_under_their_names(kindling: Command) -> None:
+    options = ["--model", "modules.TwoOutputs", "--data", "modules.MultiLabelDataModule", "--run_name", "out", *FEW]
+    assert kindling("fit", *options, "--test_after_fit", "false").code == 0
+    assert kindling("export", "--ckpt_path", "best").code == 0
+    session = onnx_session(Path("runs/out/version_0/export/model.onnx"))
+    assert [each.name for each in session.get_outputs()] == ["mean", "spread"]
 
 
 def test_one_class_for_each_position_of_a_sequence(kindling: Command) -> None:
@@ -193,7 +254,16 @@ def test_one_class_for_each_position_of_a_sequence(kindling: Command) -> None:
     assert (fitted.code, fitted.err) == (0, "")
     assert json.loads(Path("runs/tags/version_0/test_metrics.json").read_text())["test/accuracy"] > 0.9
     assert kindling("predict", "--ckpt_path", "best").code == 0
-    assert torch.cat(torch.load("runs/tags/version_0/predictions.pt", weights_only=True)).shape == (80, 2, 10)
+    written = torch.cat(torch.load("runs/tags/version_0/predictions.pt", weights_only=True))
+    assert written.shape == (80, 2, 10)
+    labels, probabilities = load("best").predict(prediction_inputs("Tagger"))
+    assert torch.allclose(torch.from_numpy(probabilities), written, atol=1e-6)
+    assert labels == [[("down", "up")[place] for place in row] for row in written.argmax(1).tolist()]
+    answered = answers(written, ("down", "up"), top=1)
+    assert [[each["class"] for each in row] for row in answered] == labels
+    assert answered[0][3]["probability"] == pytest.approx(float(written[0, :, 3].max()))
+    maps = answers(written.view(80, 2, 2, 5), ("down", "up"), top=1)  # as of an image
+    assert [[each["class"] for row in one for each in row] for one in maps] == labels
 
 
 @pytest.mark.parametrize(
@@ -205,6 +275,14 @@ def test_one_class_for_each_position_of_a_sequence(kindling: Command) -> None:
         (["--model", "MLPRegressor", "--data", "SyntheticDataModule"], "predicts numbers, and the targets"),
         (["--model", "MLPRegressor", "--data", "modules.ColumnTargets"], "the targets have the shape (90, 1)"),
         (["--model", "modules.MultiLabel", "--data", "modules.StreamDataModule"], "which has no length: return two"),
+        (
+            ["--model", "modules.TwoInputs", "--data", "modules.TriplesDataModule"],
+            "(inputs, targets), and the data gives 3",
+        ),
+        (
+            ["--model", "modules.TwoInputs", "--data", "modules.DictionariesDataModule"],
+            "and the data gives a dict: make",
+        ),
     ],
 )
 def test_what_does_not_go_together_ends_in_one_line(kindling: Command, options: list[str], wanted: str) -> None:

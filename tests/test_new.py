@@ -5,6 +5,7 @@ import keyword
 import re
 import sys
 import tomllib
+import unicodedata
 from importlib.metadata import Distribution, packages_distributions
 from pathlib import Path
 
@@ -15,22 +16,31 @@ from copier import run_copy
 from conftest import Command
 from template import ROOT, files, git
 
-NAMES = {
-    "class": "the name class is a keyword of Python",
-    "Import": "the name Import is a keyword of Python",
-    "json": "the name json is a module of Python",
-    "concurrent": "the name concurrent is a module of Python",
-    "torch": "the name torch belongs to another package or command",
-    "kindling": "the name kindling belongs to another package or command",
-    "Rich": "the name Rich belongs to another package or command",
-    "scikit-learn": "the name scikit-learn belongs to another package or command",
-    "3d-shapes": "the name 3d-shapes must begin with a letter",
-    "Blätter": "must begin with a letter",
-    "leaf.net": "must begin with a letter",
-    "-leaf": "",
-    "leaf-": "must begin with a letter",
-    "x": "must begin with a letter and have 2 to 30",
-    "l" * 31: "must begin with a letter and have 2 to 30",
+NAMES = {  # what is wrong with each, and the name that is suggested
+    "class": ("is a keyword of Python", "class-net"),
+    "Import": ("is a keyword of Python", "import-net"),
+    "json": ("is a module of Python", "json-net"),
+    "concurrent": ("is a module of Python", "concurrent-net"),
+    "torch": ("belongs to another package or command", "torch-net"),
+    "kindling": ("belongs to another package or command", "kindling-net"),
+    "Rich": ("belongs to another package or command", "rich-net"),
+    "scikit-learn": ("belongs to another package or command", "scikit-learn-net"),
+    "python3": ("belongs to another package or command", "python3-net"),
+    "2fast": ("must begin with a letter", "fast2"),
+    "3d-shapes": ("must begin with a letter", "d-shapes3"),
+    "123": ("must begin with a letter", "my-net"),
+    "Über": ("must begin with a letter", "uber"),
+    "U\u0308ber Blätter": ("must begin with a letter", "uber-blatter"),
+    "Straße": ("must begin with a letter", "strasse"),
+    "jsön": ("must begin with a letter", "json-net"),
+    "叶子": ("must begin with a letter", "my-net"),
+    "leaf.net": ("must begin with a letter", "leaf-net"),
+    "leaf-": ("must begin with a letter", "leaf"),
+    " leaf": ("must begin with a letter", "leaf"),
+    "leaf\nnet": ("must begin with a letter", "leaf-net"),
+    "x": ("have 2 to 30", "x-net"),
+    "l" * 31: ("have 2 to 30", "l" * 26),
+    "long name " * 30: ("have 2 to 30", "long-name-long-name-long-n"),
 }
 
 
@@ -73,29 +83,88 @@ def test_each_answer_has_a_flag(kindling: Command) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.usefixtures("plain_template")
-def test_odd_names_end_in_one_line(kindling: Command, folder: Path, name: str) -> None:
+def test_odd_names_end_in_one_line_with_a_suggestion(
+    kindling: Command, folder: Path, plain_template: Path, name: str
+) -> None:
     before = set(folder.rglob("*"))
     result = kindling("new", name)
     assert (result.code, result.err.count("\n")) == (2, 1)
-    assert NAMES[name] in result.err
+    wrong, suggestion = NAMES[name]
+    assert wrong in result.err
+    assert result.err.endswith(f": choose another, such as {suggestion}\n")
     assert len(result.err) < 300
+    with pytest.raises(ValueError, match="Validation error") as raised:
+        run_copy(str(plain_template), name.strip()[:100], {"name": name}, defaults=True, quiet=True)
+    sentence = str(raised.value).partition("'name': ")[2]
+    assert " ".join(sentence.split()) in result.err
     assert set(folder.rglob("*")) == before
+    if name in ("class", "2fast", "叶子"):  # what is suggested will do
+        assert kindling("new", suggestion).code == 0
+
+
+@pytest.mark.parametrize(
+    ("typed", "written", "way"),
+    [
+        ("leafnet/", "leafnet", "cd leafnet/"),
+        ("Leaf Net", "Leaf Net", "cd 'Leaf Net'"),
+        ("gone/too/leafnet", "gone/too/leafnet", "cd gone/too/leafnet"),
+        ("{here}/empty/../leafnet", "leafnet", "cd {here}/empty/../leafnet"),
+        ("~/leaf net", "home/leaf net", "cd ~/'leaf net'"),
+        (".", ".", ""),
+    ],
+)
+@pytest.mark.usefixtures("plain_template")
+def test_a_folder_may_be_any_path(
+    kindling: Command, folder: Path, monkeypatch: pytest.MonkeyPatch, typed: str, written: str, way: str
+) -> None:
+    monkeypatch.setenv("HOME", f"{folder}/empty/home")
+    Path("empty").mkdir()
+    monkeypatch.chdir("empty")
+    here = str(Path.cwd())
+    result = kindling("new", typed.replace("{here}", here))
+    assert (result.code, result.err) == (0, "")
+    written = written if written == "." or not typed.startswith("{here}") else f"{here}/leafnet"
+    assert Path(written, "pyproject.toml").exists()
+    lines = [line.strip() for line in result.out.splitlines()[1:]]
+    assert lines == [*([way.replace("{here}", here)] if way else []), "make train", "make test"]
+
+
+@pytest.mark.parametrize("name", ["my-net", "my_net", "My Net", "MY  NET"])
+@pytest.mark.usefixtures("plain_template")
+def test_distribution_and_command_have_a_dash_and_the_package_has_none(kindling: Command, name: str) -> None:
+    assert kindling("new", "somewhere", "--name", name).code == 0
+    build = tomllib.loads(Path("somewhere/pyproject.toml").read_text())["project"]
+    assert (build["name"], build["scripts"]) == ("my-net", {"my-net": "kindling.cli:program"})
+    assert Path("somewhere/src/my_net/__init__.py").exists()
+    shown = "".join(Path("somewhere", file).read_text() for file in ("README.md", "Makefile", "scripts/slurm.sh"))
+    assert set(re.findall(r"my.net(?= (?:fit|test|predict|runs|schema))", shown)) == {"my-net"}
+    assert set(re.findall(r"src/(my.net)", shown)) == {"my_net"}
+
+
+def test_letters_with_accents_become_those_of_ascii() -> None:
+    settings = yaml.safe_load((ROOT / "copier.yml").read_text())
+    pairs = zip(settings["accented"]["default"], settings["unaccented"]["default"], strict=True)
+    wrong = [pair for pair in pairs if unicodedata.normalize("NFD", pair[0])[0] not in (pair[1], *"øđłıħŧ")]
+    assert wrong == []
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["full"], "full already exists and is not an empty folder"),
+        (["full"], "full already exists and is not an empty folder: name another, such as full-2"),
         (["full/file"], "full/file already exists and is not an empty folder"),
-        (["gone/leafnet"], "gone to create leafnet in"),
+        (["full/file/leafnet"], "full/file is a file: leafnet can't be created in it"),
+        (["."], "already exists and is not an empty folder: name another, such as"),
+        ([""], "name a new folder for the project, such as leafnet"),
+        (["leafnet", "--name", ""], "the name '' must begin with a letter"),
+        (["leafnet", "--template", "nowhere"], "--template nowhere: there is no git repository with the tag v"),
         (["share/leafnet"], "is inside"),
         (["leafnet", "--engine", "../nowhere"], "--engine ../nowhere: there is no such file or folder"),
         (["leafnet", "--plugin", "models.py"], "new takes no --plugin"),
         (["leafnet", "--task", "text"], "invalid choice: 'text'"),
         (["leafnet", "--author", "two\nlines"], "the author must be one line"),
         (["leafnet", "--description", " "], "the description must be one line"),
-        ([], "missing: FOLDER"),
+        ([], "name a new folder for the project, such as leafnet"),
     ],
 )
 @pytest.mark.usefixtures("plain_template")

@@ -12,14 +12,16 @@ from typing import Any
 import matplotlib.pyplot as plt
 import pytest
 import yaml
+from copier import run_copy
 
 from conftest import Command
 from template import ROOT, TASKS, files, install
 
 LICENSES = {"MIT": "MIT License", "BSD-3-Clause": "BSD 3-Clause", "Apache-2.0": "Apache License", "none": "reserved."}
 ALLOWED = (  # where the engine may be named
-    r"import kindling|from kindling(\.testing|\.cli)? import .*|class \w+\(kindling\.\w+\):",
-    r' *"kindling-ml>=0\.1",|\[project\.entry-points\."kindling\.plugins"\]|\w+ = "kindling\.cli:program"',
+    r"import kindling|from kindling(\.testing|\.cli|\.runs)? import .*|class \w+\(kindling\.\w+\):",
+    r' *"kindling-ml(>=0\.1| @ git\+file://.*)",|\.venv/bin/pip uninstall --yes kindling-ml',
+    r'\[project\.entry-points\."kindling\.plugins"\]|[\w-]+ = "kindling\.cli:program"',
     r"Made with .*Kindling.*\.|_src_path: .*",
     r"\.venv/bin/pip install --upgrade 'kindling-ml>=0\.1' .*",
     r"# yaml-language-server: \$schema=\.\./\.kindling/schema\.json|/\.kindling/",
@@ -54,19 +56,38 @@ def test_a_project_is_small_and_about_nothing_but_its_own(kindling: Command, tas
     options = ["--task", task, "--license", license_name, "--engine", ">=0.1"]
     assert kindling("new", "my_net", *options, "--description", "Leaves").code == 0
     found = files(Path("my_net"))
-    assert len(found) <= 20
-    assert sum(len(text.splitlines()) for text in found.values()) <= 600
+    check_small(found)
     for path, text in found.items():
         assert not re.search(r"\{\{ |\{%|[ \t]$|\n\n\n\Z", text.replace("${{ ", ""), re.MULTILINE), path
         assert text.strip("\n") + "\n" == text, path
-        lines = code_of(text).splitlines() if path.endswith(".ipynb") else text.splitlines()
-        named = [line for line in lines if "kindling" in line.lower()]
-        assert [line for line in named if not any(re.fullmatch(allowed, line) for allowed in ALLOWED)] == [], path
     assert LICENSES[license_name] in found["LICENSE"]
     build = tomllib.loads(found["pyproject.toml"])["project"]
     assert build["license"] == ("LicenseRef-Proprietary" if license_name == "none" else license_name)
-    assert build["scripts"] == {"my_net": "kindling.cli:program"}
+    assert build["scripts"] == {"my-net": "kindling.cli:program"}
     assert build["entry-points"] == {"kindling.plugins": {"my_net": "my_net"}}
+
+
+def check_small(found: dict[str, str]) -> None:
+    """Check the size of a project, and that it names the engine as a dependency and in one line of credit alone."""
+    assert len(found) <= 20
+    assert sum(len(text.splitlines()) for text in found.values()) <= 600
+    named = [
+        (path, line)
+        for path, text in found.items()
+        for line in (code_of(text) if path.endswith(".ipynb") else text).splitlines()
+        if "kindling" in line.lower()
+    ]
+    assert [each for each in named if not any(re.fullmatch(allowed, each[1]) for allowed in ALLOWED)] == []
+    assert [path for path, line in named if line.startswith("Made with")] == ["README.md"]
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_project_from_a_repository_is_as_small(repository: Path, tmp_path: Path, task: str) -> None:
+    answers = {"name": "my_net", "task": task, "license": "Apache-2.0"}  # the longest
+    run_copy(f"git+file://{repository}", tmp_path / "my_net", answers, defaults=True, quiet=True)
+    found = files(tmp_path / "my_net")
+    check_small(found)
+    assert ".github/workflows/update.yml" in found
 
 
 @pytest.mark.parametrize("name", ["ab", "A Long-Name_That Is Allowed 12", "CIFAR 10", "unet", "net"])
@@ -98,6 +119,11 @@ def test_the_recipe_learns_the_example_and_the_notebook_shows_it(
     assert (result.code, result.err) == (0, "")
     metrics = json.loads(Path("runs/baseline/version_0/test_metrics.json").read_text())
     assert least <= metrics[f"test/{figure}"] <= most
+    for number in (2, 10):  # of other recipes and earlier runs, with a checkpoint that is none
+        for run in (f"runs/other/version_{number}", f"runs/baseline/version_{number}"):
+            (Path(run) / "checkpoints").mkdir(parents=True)
+            (Path(run) / "checkpoints/best.ckpt").touch()
+            os.utime(Path(run) / "checkpoints/best.ckpt", (0, 0) if "baseline" in run else None)
     monkeypatch.chdir("notebooks")
     exec(code_of(Path("explore.ipynb").read_text()), {"__name__": "notebook"})  # it changes to the project's folder
     plt.close("all")
@@ -133,4 +159,4 @@ def test_workflows_and_hooks_are_sound() -> None:
         commands = "\n".join(step.get("run", "") for step in job["steps"])
         assert all(f"\n{target}:" in makefile for target in re.findall(r"make (\w+)", commands))
         assert "make test" in commands or "copier update" in commands
-        assert (path.stem == "update") == ("schedule" in workflow[True])  # YAML reads `on` so
+        assert ("update.yml" in path.name) == ("schedule" in workflow[True])  # YAML reads `on` so

@@ -23,7 +23,7 @@ from kindling import (
     SyntheticDataModule,
 )
 from kindling.data.loading import ArrayDataset, subset
-from kindling.deploy.formats import FORMATS
+from kindling.deploy.formats import FORMATS, Inputs
 from kindling.testing import check_data, check_model, check_recipe
 
 SMALL: dict[str, Any] = {"num_samples": 300, "num_classes": 3}
@@ -181,7 +181,7 @@ def test_a_sound_model_passes_and_leaves_nothing_behind(folder: Path) -> None:
     assert set(folder.rglob("*")) == before
 
 
-def spoil(model: Any, example: Tensor, card: Any, path: Path) -> None:
+def spoil(model: Any, example: Inputs, card: Any, path: Path) -> None:
     """Write a model of other weights."""
     model.model.network[0].weight.data += 1
     FORMATS["torch_export"].write(model, example, card, path)

@@ -16,6 +16,7 @@ import yaml
 from copier import run_copy, run_update
 
 import wheels
+from conftest import Command
 from template import commit, files, git
 
 
@@ -181,3 +182,103 @@ def test_the_commands_of_the_readme_upgrade_the_engine(
     run_offline(project, f"set -e\n{commands}")
     assert engine_of(project)[0] == version
     assert engine_of(project) != before
+
+
+def run_workflow(project: Path, tmp_path: Path) -> str:
+    """Run the shell steps of the project's update workflow as GitHub does; return what `gh` was called with."""
+    tools = tmp_path / "tools"
+    tools.mkdir(exist_ok=True)
+    shims = {
+        "pipx": f'shift; exec {sys.executable} -m "$@"',
+        "gh": 'printf "%s\\n" "$GH_TOKEN" "$@" > "$GH_CALLS"',
+    }
+    for name, line in shims.items():
+        (tools / name).write_text(f"#!/bin/sh\n{line}\n")
+        (tools / name).chmod(0o755)
+    (job,) = yaml.safe_load((project / ".github/workflows/update.yml").read_text())["jobs"].values()
+    checkout, *steps = job["steps"]
+    assert checkout["uses"].startswith("actions/checkout@")
+    assert checkout["with"]["token"] == "${{ env.GH_TOKEN }}"  # pushes to workflows need more than GitHub's own token
+    assert job["env"] == {"GH_TOKEN": "${{ secrets.UPDATE_TOKEN || github.token }}"}
+    clone, calls = tmp_path / "clone", tmp_path / "calls"
+    shutil.rmtree(clone, ignore_errors=True)
+    calls.unlink(missing_ok=True)
+    git(tmp_path, "clone", "--quiet", str(tmp_path / "origin.git"), str(clone))
+    known = {"GH_TOKEN": "secret", "GH_CALLS": str(calls), "GITHUB_REF_NAME": "main"}
+    settings = os.environ | known | {"PATH": f"{tools}{os.pathsep}{os.environ['PATH']}"}
+    for step in steps:
+        done = subprocess.run(
+            ["bash", "-e", "-c", step["run"]], cwd=clone, env=settings, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+    return calls.read_text() if calls.exists() else ""
+
+
+def test_the_monthly_workflow_opens_a_pull_request(template: Path, project: Path, tmp_path: Path) -> None:
+    replace(project / "configs/baseline.yaml", "max_epochs: 10", "max_epochs: 99")
+    commit(project, "Train for much longer")
+    origin = tmp_path / "origin.git"
+    git(tmp_path, "clone", "--quiet", "--bare", str(project), str(origin))
+    assert run_workflow(project, tmp_path) == ""  # nothing is new
+    release(template)
+    token, *arguments = run_workflow(project, tmp_path).splitlines()
+    body = "Run by copier update. Conflicts to resolve in: configs/baseline.yaml"
+    options = {"base": "main", "head": "template-v0.2.0", "title": "Update from the template", "body": body}
+    assert token == "secret"
+    assert arguments == ["pr", "create", *(word for name, value in options.items() for word in (f"--{name}", value))]
+    assert git(origin, "log", "--format=%s", "main..template-v0.2.0") == "Update from the template"
+    recipe = git(origin, "show", "template-v0.2.0:configs/baseline.yaml")
+    assert re.search("<<<<<<<.*max_epochs: 99.*=======.*max_epochs: 12.*>>>>>>>", recipe, re.DOTALL)
+    assert "New in the template." in git(origin, "show", "template-v0.2.0:NEWS.md")
+    assert run_workflow(project, tmp_path) == ""  # proposed already: what its owner pushed to the branch stays
+
+
+@pytest.fixture
+def from_a_wheel(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, where `kindling new` writes from files as a wheel holds them, without a git repository."""
+    share = tmp_path / "site-packages/kindling/share"
+    shutil.copytree(template, share, ignore=shutil.ignore_patterns(".git", "pyproject.toml"))
+    monkeypatch.setattr("kindling.new.SHARE", share)
+    monkeypatch.setattr("kindling.new._template_source", lambda: {"engine": ">=0.1"})
+    for variable in ("GIT_AUTHOR", "GIT_COMMITTER"):
+        monkeypatch.setenv(f"{variable}_NAME", "Ada")
+        monkeypatch.setenv(f"{variable}_EMAIL", "ada@example.org")
+    return tmp_path
+
+
+def test_a_project_from_a_wheel_is_updated_from_a_repository_that_was_named(
+    kindling: Command, template: Path, from_a_wheel: Path
+) -> None:
+    assert kindling("new", "leafnet", "--template", template).code == 0
+    project = from_a_wheel / "leafnet"
+    answers = yaml.safe_load((project / ".copier-answers.yml").read_text())
+    assert (answers["_src_path"], answers["_commit"]) == (f"git+file://{template}", "v0.1.0")
+    check_update(project, template)
+
+
+def test_a_project_from_a_wheel_says_how_it_could_be_updated(
+    kindling: Command, template: Path, from_a_wheel: Path
+) -> None:
+    assert kindling("new", "leafnet").code == 0
+    project = from_a_wheel / "leafnet"
+    assert not (project / ".github/workflows/update.yml").exists()  # it could only fail
+    about = (project / "README.md").read_text()
+    assert ".venv/bin/copier update" not in about
+    assert re.search("set `_src_path`.*URL and `_commit` to the tag of the version.*`v0.1.0`", about, re.DOTALL)
+    answers = project / ".copier-answers.yml"
+    kept = [line for line in answers.read_text().splitlines() if not line.startswith("_")]
+    answers.write_text("\n".join([*kept, f"_src_path: git+file://{template}", "_commit: v0.1.0", ""]))
+    commit(project, "Name the repository of the template")
+    check_update(project, template)
+
+
+def check_update(project: Path, template: Path) -> None:
+    """Check that a new version of the template is merged with a change of the project, engine aside."""
+    replace(project / "configs/baseline.yaml", "batch_size: 32", "batch_size: 16")
+    commit(project, "Make it mine")
+    release(template)
+    update(project)
+    recipe = yaml.safe_load((project / "configs/baseline.yaml").read_text())
+    assert (recipe["data"]["init_args"]["batch_size"], recipe["trainer"]["max_epochs"]) == (16, 12)
+    assert '"kindling-ml>=0.1"' in (project / "pyproject.toml").read_text()
+    assert "<<<<<<<" not in "".join(files(project).values())

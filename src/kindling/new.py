@@ -34,9 +34,13 @@ def run(command: str, options: Sequence[str]) -> None:
         raise UsageError("new takes no --plugin: write the project first, then move the file into its src folder")
     typed = _parser().parse_args(options)
     require("new", "copier")
-    folder = Path(typed.folder).absolute().resolve()
+    if not typed.folder.strip():
+        raise UsageError("FOLDER is missing: name a new folder for the project, such as leafnet")
+    folder = Path(os.path.expanduser(typed.folder)).absolute().resolve()
     _check_folder(folder)
-    answers = {"name": typed.name or folder.name, **_template_source()}
+    answers = {"name": folder.name if typed.name is None else typed.name, **_template_source()}
+    if typed.template is not None:
+        answers |= _repository(typed.template)
     given = {name: getattr(typed, name) for name in ("description", "author", "license", "task", "engine")}
     answers |= {name: value for name, value in given.items() if value is not None}
     if "author" not in answers and (author := _git(Path.cwd(), "config", "user.name")):
@@ -49,7 +53,8 @@ def run(command: str, options: Sequence[str]) -> None:
     if (SHARE / ".git").exists() and _git(SHARE, "status", "--porcelain"):
         say(f"note: {SHARE} has uncommitted changes; `copier update` needs a commit to compare with")
     say(f"{counted(written, 'file', 'files')} written to {typed.folder}; next:")
-    print(f"  cd {shlex.quote(typed.folder)}\n  make train\n  make test")
+    enter = [] if folder == Path.cwd() else [f"cd {_quoted(typed.folder)}"]
+    print(*(f"  {command}" for command in (*enter, "make train", "make test")), sep="\n")
 
 
 def _parser() -> OneLineParser:
@@ -59,8 +64,12 @@ def _parser() -> OneLineParser:
         "imports Kindling, and receives improvements by `pip install --upgrade` and `copier update`.",
         allow_abbrev=False,
     )
-    parser.add_argument("folder", metavar="FOLDER", help="A new folder to write it to.")
-    parser.add_argument("--name", help="Name of the project, package and command; default: the name of the folder.")
+    parser.add_argument("folder", metavar="FOLDER", nargs="?", default="", help="A new folder to write it to.")
+    parser.add_argument(
+        "--name",
+        help="Name of the project; default: the name of the folder. The command of leaf-net or 'Leaf Net' is leaf-net, "
+        "and its package leaf_net.",
+    )
     parser.add_argument("--description", help="What it is, in one line.")
     parser.add_argument("--author", help="Your name; default: user.name of git.")
     parser.add_argument("--license", choices=LICENSES, help="Default: MIT.")
@@ -70,16 +79,29 @@ def _parser() -> OneLineParser:
         help="Where the project gets Kindling from: a git URL, the path of a checkout or wheel, or a version such as "
         "0.2.0 or '>=0.2'; default: where this Kindling comes from.",
     )
+    parser.add_argument(
+        "--template",
+        metavar="URL",
+        help="Git repository of Kindling, or of your fork, that `copier update` gets changes from; default: where this "
+        "Kindling comes from, unless it was installed from a wheel, which names no repository.",
+    )
     return parser
 
 
 def _check_folder(folder: Path) -> None:
-    if not folder.parent.is_dir():
-        raise UsageError(f"there is no folder {folder.parent} to create {folder.name} in")
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise UsageError(f"{folder} already exists and is not an empty folder: name another")
+    above = next(parent for parent in (*folder.parents, folder) if os.path.exists(parent))  # False for too long a name
+    if not above.is_dir():
+        raise UsageError(f"{above} is a file: {folder.name} can't be created in it")
+    if os.path.exists(folder) and not (folder.is_dir() and not any(folder.iterdir())):
+        raise UsageError(f"{folder} already exists and is not an empty folder: name another, such as {folder.name}-2")
     if SHARE in folder.parents:
         raise UsageError(f"{folder} is inside {SHARE}, Kindling's own folder: name one elsewhere")
+
+
+def _quoted(folder: str) -> str:
+    """Return a folder as a shell takes it; a leading ~ stays outside of the quotes."""
+    home, slash, rest = folder.partition("/")
+    return f"{home}{slash}{shlex.quote(rest)}" if home == "~" and rest else shlex.quote(folder)
 
 
 def _engine(engine: str) -> str:
@@ -90,6 +112,14 @@ def _engine(engine: str) -> str:
     if "/" in engine and ":" not in engine:
         raise UsageError(f"--engine {engine}: there is no such file or folder")
     return engine
+
+
+def _repository(url: str) -> dict[str, str]:
+    """Return the answers for a repository that holds the template of this version."""
+    version, source = f"v{__version__}", _git_url(url)
+    if _git(Path.cwd(), "ls-remote", "--exit-code", source.removeprefix("git+"), f"refs/tags/{version}") is None:
+        raise UsageError(f"--template {url}: there is no git repository with the tag {version} of this Kindling")
+    return {"template_url": source, "template_version": version}
 
 
 def _template_source() -> dict[str, str]:

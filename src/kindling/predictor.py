@@ -70,11 +70,12 @@ class Prediction(NamedTuple):
     """What a model says of N samples.
 
     Attributes:
-        labels: Name of the most probable class of each sample.
-        probabilities: Of each sample and class, shape (N, classes), float32.
+        labels: Name of the most probable class of each sample; of a sequence or an image with a class at each position,
+            lists of them.
+        probabilities: Of each sample and class, shape (N, classes) or (N, classes, ...), float32.
     """
 
-    labels: list[str]
+    labels: list[Any]
     probabilities: NDArray[np.float32]
 
 
@@ -106,7 +107,8 @@ class Predictor:
         """
         inputs = self.inputs(samples)
         probabilities = torch.cat([self.compute(part) for part in torch.split(inputs, BATCH)]).numpy()
-        return Prediction([self.card.classes[best] for best in probabilities.argmax(axis=1)], probabilities)
+        names = np.array(self.card.classes, dtype=object)
+        return Prediction(names[probabilities.argmax(axis=1)].tolist(), probabilities)
 
     def inputs(self, samples: Any) -> Tensor:
         """The same samples as the model takes them, floats of shape (N, *input_shape)."""
@@ -172,6 +174,9 @@ def load(where: str | Path = "best", device: str = "cpu", plugins: Sequence[str 
     path = find_checkpoint(where)
     stored = read_checkpoint(path)
     model = load_classifier(path, stored).to(device)
+    if not model.input_shape:
+        name = type(model).__name__
+        raise ValueError(f"{name} has several inputs, or of unknown shape: load it with {name}.load_from_checkpoint")
 
     @torch.inference_mode()
     def compute(inputs: Tensor) -> Tensor:

@@ -38,7 +38,7 @@ from kindling.data.datamodule import ArrayDataset
 from kindling.data.loading import targets_of
 from kindling.deploy.export import some_inputs
 from kindling.deploy.formats import FORMATS, Portable
-from kindling.deploy.proof import TOLERANCE, difference
+from kindling.deploy.proof import TOLERANCE, difference, first
 from kindling.hyperparameters import is_plain
 from kindling.models.classification import ClassificationTask
 from kindling.models.task import BaseTask
@@ -90,7 +90,7 @@ def check_model(
             _check_overfits(create(), data)
         trained, checkpoint = _check_resumes(create, data, Path(folder))
         model = _check_round_trip(trained, checkpoint, data, arguments)
-        if isinstance(model, BaseTask) and model.input_shape:
+        if isinstance(model, BaseTask) and model.has_example:
             for name in formats if formats is not None else _formats_for(model):
                 _check_export(model, name, Path(folder))
 
@@ -409,7 +409,8 @@ def _is_close(ours: Any, theirs: Any) -> bool:
 
 
 def _formats_for(model: BaseTask) -> list[str]:
-    classifies = isinstance(model, ClassificationTask)
+    one_input = isinstance(model.example_inputs(), Tensor)
+    classifies = isinstance(model, ClassificationTask) and one_input
     return [name for name, each in FORMATS.items() if each.is_installed and (classifies or not each.classes_only)]
 
 
@@ -417,16 +418,16 @@ def _formats_for(model: BaseTask) -> list[str]:
 def _check_export(model: BaseTask, name: str, folder: Path) -> None:
     chosen, portable = FORMATS[name], Portable(model).eval()
     samples = some_inputs(model, 7)
-    card = ModelCard(type(model).__name__, tuple(getattr(model, "class_names", ())), model.input_shape)
+    card = ModelCard(type(model).__name__, tuple(getattr(model, "class_names", ())), tuple(model.input_shape or ()))
     file = folder / f"model{chosen.suffix}"
     try:
         with torch.inference_mode(False):
-            chosen.write(portable, samples[:2].clone(), card, file)
+            chosen.write(portable, first(samples, 2), card, file)
     except Exception as error:  # a forward that is traced may fail in any way
         reason = (str(error).splitlines() or [""])[0]
         raise AssertionError(f"{card.model} can't be exported to {name}: {reason}") from error
     compute = chosen.read(file)
-    found = [each for size in (1, 2, 7) for each in difference(portable, compute, samples[:size])]
+    found = [each for size in (1, 2, 7) for each in difference(portable, compute, first(samples, size))]
     assert all(each <= TOLERANCE for each in found), (  # nan is no agreement
         f"{card.model} exported to {name} differs from the checkpoint by {max(found):.1e}"
     )

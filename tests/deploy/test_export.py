@@ -132,9 +132,9 @@ def test_a_model_that_predicts_numbers_is_exported_too(kindling: Command) -> Non
         for predictions in found:
             torch.testing.assert_close(torch.as_tensor(predictions), wanted, rtol=1e-4, atol=1e-4)
     result = kindling("export", "--format", "torchserve")
-    assert (result.code, "SumRegressor predicts numbers: --format onnx" in result.err) == (1, True)
+    assert (result.code, "SumRegressor predicts no classes: use --format onnx" in result.err) == (1, True)
     result = kindling("serve", "--ckpt_path", folder / "model.onnx", "--port", "0")
-    assert (result.code, "model.onnx predicts numbers, and this takes classes" in result.err) == (1, True)
+    assert (result.code, "model.onnx predicts no classes: compute with onnxruntime" in result.err) == (1, True)
 
 
 def test_a_file_that_differs_is_not_written(kindling: Command, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,6 +24,7 @@ from kindling.dashboard.results import write_answers, write_hidden, write_worst
 from kindling.data.loading import inputs_of, targets_of
 from kindling.logger import StageLogger
 from kindling.models.classification import ClassificationTask
+from kindling.models.task import as_pair
 from kindling.pictures import are_pictures
 from kindling.runs import run_of
 
@@ -177,7 +178,8 @@ class Dashboard(CollectTest):
 def first_samples(trainer: Trainer, batch: Any) -> tuple[Any, Tensor]:
     """Some of the first batch as the network gets them; where it gets features of images, of the images."""
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
-    inputs, labels = batch[0], batch[1].cpu()
+    inputs, labels = as_pair(batch, trainer.lightning_module)
+    labels = labels.cpu()
     if isinstance(inputs, Tensor) and inputs.ndim == 2 and len(getattr(data, "input_shape", ())) == 3:
         first = torch.arange(min(SAMPLES, len(data.train)))
         targets = targets_of(data.train)

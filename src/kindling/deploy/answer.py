@@ -9,14 +9,18 @@ from typing import Any
 from torch import Tensor
 
 
-def answers(probabilities: Tensor, classes: Sequence[str], top: int) -> list[dict[str, Any]]:
-    """The class of each sample, its probability, and those that come next.
+def answers(probabilities: Tensor, classes: Sequence[str], top: int) -> list[Any]:
+    """Return the class of each sample, its probability, and those that come next.
+
+    Where a sample has a class at each position, return lists of these.
 
     Args:
-        probabilities: Shape (N, classes).
+        probabilities: Shape (N, classes) or (N, classes, ...).
         classes: Their names.
         top: How many classes to list, the most probable first.
     """
+    if probabilities.ndim > 2:
+        return [answers(sample.movedim(1, 0), classes, top) for sample in probabilities]
     values, places = probabilities.topk(min(top, len(classes)), dim=1)
     found = []
     for row, named in zip(values.tolist(), places.tolist(), strict=True):

@@ -10,11 +10,12 @@ from typing import Literal
 import torch
 from rich.console import Console
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from kindling.commands import call
 from kindling.console import progress, say
-from kindling.deploy.formats import FORMATS, Portable
-from kindling.deploy.proof import SIZES, prove
+from kindling.deploy.formats import FORMATS, Inputs, Portable
+from kindling.deploy.proof import SIZES, first, prove
 from kindling.models import BaseTask, ClassificationTask
 from kindling.models.trained import load_model
 from kindling.predictor import read_card
@@ -26,7 +27,7 @@ def export(
     format: Literal["onnx", "torch_export", "torchscript", "torchserve"] = "onnx",
     out: str | None = None,
 ) -> None:
-    """Writes a checkpoint as a file that takes raw inputs and gives probabilities and logits, or numbers.
+    """Writes a checkpoint as a file that takes raw inputs and gives probabilities and logits, or predictions.
 
     Normalisation and softmax are inside, the batch may be of any size, and the file carries the names of the classes,
     the shape of the inputs and the figures of the test. It is compared with the checkpoint before it is kept.
@@ -53,7 +54,7 @@ def export(
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, target.name)
         with progress(f"converting {card.model} to {format}"):
-            chosen.write(portable, samples[:2].clone(), card, file)  # torch.export keeps all that a slice is of
+            chosen.write(portable, first(samples, 2), card, file)
         with progress(f"comparing {target.name} with the checkpoint"):
             table = prove(portable, chosen.read(file), samples).table(f"{target}", format)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -65,14 +66,34 @@ def export(
     say(f"exported: {target}, {target.stat().st_size / 1e6:,.1f} MB")
 
 
-def some_inputs(model: BaseTask, number: int) -> Tensor:
-    """Inputs to compare with, (number, *input_shape): noise in the range that the model knows."""
+def some_inputs(model: BaseTask, number: int) -> Inputs:
+    """Return inputs to compare with, `number` samples: noise in the range that the model knows.
+
+    Integers, such as tokens, are those of the model's `example_input_array`.
+
+    Raises:
+        ValueError: If it is not known what the inputs look like.
+    """
     random = torch.Generator().manual_seed(0)
     while members := getattr(model.network, "members", None):  # those of an ensemble know the range of the inputs
         model = members[0]
-    if len(model.input_shape) == 3:
-        return torch.rand(number, *model.input_shape, generator=random)
-    return model.mean + model.std * torch.randn(number, *model.input_shape, generator=random)
+    if model.input_shape and len(model.input_shape) == 3:
+        return (torch.rand(number, *model.input_shape, generator=random),)
+    if model.input_shape and model.example_input_array is None:
+        return (model.mean + model.std * torch.randn(number, *model.input_shape, generator=random),)
+    if not model.has_example:
+        name = type(model).__name__
+        raise ValueError(
+            f"{name} does not say what its inputs look like: set self.example_input_array in its __init__ to those of "
+            "one sample, such as (torch.zeros(1, 3, 8, 8), torch.zeros(1, 5)); it need not be trained again"
+        )
+    return tuple(_like(each, number, random) for each in tree_leaves(model.example_inputs()))
+
+
+def _like(example: Tensor, number: int, random: torch.Generator) -> Tensor:
+    if example.is_floating_point():
+        return torch.randn(number, *example.shape[1:], generator=random)
+    return example[:1].expand(number, *example.shape[1:]).clone()
 
 
 def run(command: str, options: Sequence[str]) -> None:

@@ -1,6 +1,7 @@
 """The files that a model is written to, and how each of them is read back and asked."""
 
 import importlib.util
+import inspect
 import json
 import shutil
 import tempfile
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 from typing_extensions import override
 
 from kindling.deploy.external import check_one_file
@@ -23,31 +25,54 @@ from kindling.models import BaseTask, ClassificationTask
 from kindling.predictor import ModelCard, Predictor
 from kindling.wording import program_name
 
-Outputs = tuple[Tensor, ...]  # probabilities and logits, (N, classes) each; or the numbers predicted, (N,)
-Compute = Callable[[Tensor], Outputs]  # takes raw inputs (N, *input_shape)
+Inputs = tuple[Tensor, ...]  # raw inputs: one, (N, *input_shape), or several
+Outputs = tuple[Tensor, ...]  # probabilities and logits, (N, classes) each; or what the model predicts, (N, ...)
+Compute = Callable[..., Outputs]  # takes the inputs one by one
 
 CARD = "card.json"  # in the formats of torch
 FIELDS = {field.name for field in fields(ModelCard)}
-BATCH = {"inputs": {0: "batch"}}  # may be of any size
 
 
 class Portable(nn.Module):
-    """A model with its softmax inside: raw inputs in, probabilities and logits out, or the numbers that it predicts.
+    """A model from raw inputs to predictions: probabilities and logits, or what `to_prediction` returns.
+
+    Attributes:
+        inputs: Names of the inputs: of several, those of a dictionary or of the network's arguments.
+        outputs: Names of the outputs.
 
     Args:
-        model: Takes raw inputs and gives logits (N, classes), or numbers (N,).
+        model: The trained model.
     """
 
     def __init__(self, model: BaseTask) -> None:
         super().__init__()
         self.model = model.requires_grad_(False)
         self.classifies = isinstance(model, ClassificationTask)
-        self.outputs = ["probabilities", "logits"] if self.classifies else ["predictions"]
+        example = model.example_inputs()
+        self.by_name = isinstance(example, dict)
+        self.inputs = ["inputs"] if isinstance(example, Tensor) else list(example)
+        if isinstance(example, tuple | list):
+            self.inputs = list(inspect.signature(model.network.forward).parameters)[: len(example)]
+        self.outputs = ["probabilities", "logits"] if self.classifies else self._name_outputs(example)
+
+    @torch.no_grad()
+    def _name_outputs(self, example: Any) -> list[str]:
+        predictions = self.model.eval().to_prediction(self.model(example))
+        if isinstance(predictions, Tensor):
+            return ["predictions"]
+        if not all(isinstance(leaf, Tensor) for leaf in tree_leaves(predictions)):
+            name = type(self.model).__name__
+            raise ValueError(
+                f"{name}.to_prediction returns a {type(predictions).__name__}: only tensors can be exported"
+            )
+        if isinstance(predictions, dict):
+            return list(predictions)
+        return [f"predictions_{number}" for number in range(len(tree_leaves(predictions)))]
 
     @override
-    def forward(self, inputs: Tensor) -> Outputs:
-        said: Tensor = self.model(inputs)
-        return (said.softmax(dim=1), said) if self.classifies else (said,)
+    def forward(self, *inputs: Tensor) -> Outputs:
+        said = self.model(**dict(zip(self.inputs, inputs, strict=True))) if self.by_name else self.model(*inputs)
+        return (said.softmax(dim=1), said) if self.classifies else tuple(tree_leaves(self.model.to_prediction(said)))
 
 
 class Format(NamedTuple):
@@ -59,11 +84,11 @@ class Format(NamedTuple):
         read: Gives what the file computes.
         legacy: Why it should not be chosen any more.
         needs: The extra that it needs, and the modules of it that must be installed.
-        classes_only: Whether only classifiers can be written.
+        classes_only: Whether only classifiers with one input can be written.
     """
 
     suffix: str
-    write: Callable[[Portable, Tensor, ModelCard, Path], None]
+    write: Callable[[Portable, Inputs, ModelCard, Path], None]
     read: Callable[[Path], Compute]
     legacy: str = ""
     needs: tuple[str, ...] = ()
@@ -75,18 +100,26 @@ class Format(NamedTuple):
         return all(map(importlib.util.find_spec, self.needs[1:]))
 
 
-def write_onnx(model: Portable, example: Tensor, card: ModelCard, path: Path) -> None:
+def _any_batch(example: Inputs) -> dict[str, Any]:
+    """Return what tells torch that a batch may be of any size."""
+    batch = torch.export.Dim("batch")
+    return {"inputs": tuple({0: batch} for _ in example)}
+
+
+def write_onnx(model: Portable, example: Inputs, card: ModelCard, path: Path) -> None:
     """ONNX, for onnxruntime in any language; the card is in its metadata, an entry a field."""
     require(*FORMATS["onnx"].needs)
-    program = torch.onnx.export(
-        model,
-        (example,),
-        dynamo=True,
-        input_names=["inputs"],
-        output_names=model.outputs,
-        dynamic_shapes=BATCH,
-        verbose=False,
-    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "# The axis name")  # of several inputs, whose batches are of one size
+        program = torch.onnx.export(
+            model,
+            example,
+            dynamo=True,
+            input_names=model.inputs,
+            output_names=model.outputs,
+            dynamic_shapes=_any_batch(example),
+            verbose=False,
+        )
     assert program is not None
     program.model.metadata_props.update({name: json.dumps(value) for name, value in card.as_dict().items()})
     program.save(path, external_data=False)
@@ -96,8 +129,11 @@ def read_onnx(path: Path) -> Compute:
     """Computes with onnxruntime."""
     session = onnx_session(path)
 
-    def compute(inputs: Tensor) -> Outputs:
-        return tuple(map(torch.from_numpy, session.run(None, {"inputs": inputs.numpy()})))
+    names = [each.name for each in session.get_inputs()]
+
+    def compute(*inputs: Tensor) -> Outputs:
+        arrays = (each.numpy() for each in inputs)
+        return tuple(map(torch.from_numpy, session.run(None, dict(zip(names, arrays, strict=True)))))
 
     return compute
 
@@ -137,7 +173,9 @@ def load_onnx(path: Path) -> Predictor:
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise ValueError(f"{path} was not written by {program_name()} export: it does not name its classes") from error
     if not card.get("classifies", True):  # files of earlier versions do not say
-        raise ValueError(f"{path} predicts numbers, and this takes classes: onnxruntime computes with it")
+        raise ValueError(f"{path} predicts no classes: compute with onnxruntime itself")
+    if len(session.get_inputs()) > 1:
+        raise ValueError(f"{path} takes several inputs: compute with onnxruntime itself")
 
     def compute(inputs: Tensor) -> Tensor:
         return torch.from_numpy(session.run(["probabilities"], {"inputs": inputs.numpy()})[0])
@@ -145,10 +183,9 @@ def load_onnx(path: Path) -> Predictor:
     return Predictor(compute, about)
 
 
-def write_torch_export(model: Portable, example: Tensor, card: ModelCard, path: Path) -> None:
+def write_torch_export(model: Portable, example: Inputs, card: ModelCard, path: Path) -> None:
     """torch.export, for Python, and for C++ by way of AOTInductor; `torch.export.load(path).module()` reads it."""
-    shapes = {"inputs": {0: torch.export.Dim("batch")}}
-    program = torch.export.export(model, (example,), dynamic_shapes=shapes)
+    program = torch.export.export(model, example, dynamic_shapes=_any_batch(example))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "No complete tensor found in the group")  # the proof would show what was lost
         torch.export.save(program, path, extra_files={CARD: json.dumps(card.as_dict())})
@@ -169,11 +206,18 @@ def deprecated() -> Iterator[None]:
         yield
 
 
-def write_torchscript(model: Portable, example: Tensor, card: ModelCard, path: Path) -> None:
+def write_torchscript(model: Portable, example: Inputs, card: ModelCard, path: Path) -> None:
     """TorchScript, for C++ and for servers that know nothing newer; `torch.jit.load` reads it."""
+
+    def compute(
+        *inputs: Tensor,
+    ) -> Outputs:  # torch.jit would look at all of a LightningModule, its missing trainer too
+        outputs: Outputs = model(*inputs)
+        return outputs
+
     with deprecated():
-        # A function and not the module: torch.jit would look at all of a LightningModule, its missing trainer too.
-        traced = torch.jit.trace(lambda inputs: model(inputs), example)  # type: ignore[no-untyped-call]
+        # The check of torch.jit compares lines of the source too, which differ for lazy layers; the proof is enough.
+        traced = torch.jit.trace(compute, example, check_trace=False)  # type: ignore[no-untyped-call]
         torch.jit.save(traced, str(path), {CARD: json.dumps(card.as_dict())})
 
 
@@ -188,11 +232,12 @@ def read_torchscript(path: Path) -> Compute:
 CARRIED = ("inputs.py", "filetypes.py", "deploy/answer.py")
 
 
-def write_torchserve(model: Portable, example: Tensor, card: ModelCard, path: Path) -> None:
+def write_torchserve(model: Portable, example: Inputs, card: ModelCard, path: Path) -> None:
     """An archive for TorchServe: TorchScript, and a handler that takes numbers as JSON and image files."""
     require(*FORMATS["torchserve"].needs)
-    if not model.classifies:
-        raise ValueError(f"for TorchServe there are classes alone, and {card.model} predicts numbers: --format onnx")
+    if not model.classifies or len(model.inputs) > 1:
+        wrong = "has several inputs" if model.classifies else "predicts no classes"
+        raise ValueError(f"TorchServe is for classifiers with one input, and {card.model} {wrong}: use --format onnx")
     from model_archiver import ModelArchiver, ModelArchiverConfig
 
     package = Path(__file__).parents[1]

@@ -7,9 +7,8 @@ from typing import Any
 
 import torch
 from rich.table import Table
-from torch import Tensor
 
-from kindling.deploy.formats import Compute
+from kindling.deploy.formats import Compute, Inputs
 
 SIZES = (1, 2, 7, 64)
 TOLERANCE = 1e-4  # of probabilities; of logits and numbers, as a share of the largest
@@ -47,25 +46,25 @@ class Proof:
 
 
 @torch.inference_mode()
-def prove(model: Any, compute: Compute, samples: Tensor) -> Proof:
+def prove(model: Any, compute: Compute, samples: Inputs) -> Proof:
     """Compares what a file computes with its model.
 
     Args:
-        model: Takes raw inputs and gives probabilities and logits, or numbers.
+        model: Takes raw inputs and gives probabilities and logits, or predictions.
         compute: The same, out of the file.
-        samples: At least 64 inputs, shape (N, *input_shape).
+        samples: Inputs of at least 64 samples.
 
     Raises:
         ValueError: If they differ by more than the tolerance.
     """
-    differences = {size: difference(model, compute, samples[:size]) for size in SIZES}
+    differences = {size: difference(model, compute, first(samples, size)) for size in SIZES}
     for size, worst in differences.items():
         if not max(worst) <= TOLERANCE:  # NaN is no proof
             raise ValueError(
                 f"what was exported differs from the checkpoint by {max(worst):.1e} at batch {size}, more than "
                 f"{TOLERANCE:g}: nothing was written"
             )
-    one, many = (in_turns(model, compute, samples[:size]) for size in (1, max(SIZES)))
+    one, many = (in_turns(model, compute, first(samples, size)) for size in (1, max(SIZES)))
     return Proof(
         differences,
         (1000 * one[0], 1000 * one[1]),
@@ -73,21 +72,26 @@ def prove(model: Any, compute: Compute, samples: Tensor) -> Proof:
     )
 
 
-def difference(model: Any, compute: Compute, inputs: Tensor) -> list[float]:
-    """The largest difference of each output, as a share of its largest value where that is more than 1."""
-    pairs = zip(model(inputs), compute(inputs), strict=True)
+def first(samples: Inputs, size: int) -> Inputs:
+    """Return the inputs of the first samples, without those of the others in memory."""
+    return tuple(each[:size].clone() for each in samples)  # torch.export keeps all that a slice is of
+
+
+def difference(model: Any, compute: Compute, inputs: Inputs) -> list[float]:
+    """Return the largest difference of each output, as a share of its largest value where that is more than 1."""
+    pairs = ((ours.float(), theirs.float()) for ours, theirs in zip(model(*inputs), compute(*inputs), strict=True))
     return [(ours - theirs).abs().max().item() / max(1.0, ours.abs().max().item()) for ours, theirs in pairs]
 
 
-def in_turns(model: Any, compute: Compute, inputs: Tensor) -> tuple[float, float]:
+def in_turns(model: Any, compute: Compute, inputs: Inputs) -> tuple[float, float]:
     """Median seconds of each, called in turns so that what slows one slows the other."""
     times: list[tuple[float, float]] = []
     began = time.perf_counter()
     while len(times) < 3 or time.perf_counter() - began < 2 * SECONDS:
         start = time.perf_counter()
-        model(inputs)
+        model(*inputs)
         middle = time.perf_counter()
-        compute(inputs)
+        compute(*inputs)
         times.append((middle - start, time.perf_counter() - middle))
     ours, theirs = zip(*times, strict=True)
     return statistics.median(ours), statistics.median(theirs)

@@ -35,11 +35,11 @@ def check_network(model: LightningModule) -> None:
     """
     if not isinstance(model, BaseTask):
         return
-    if not (model.input_shape or model.example_input_array is not None):
+    if not model.has_example:
         model.materialize()  # lazy layers need the shape
         return
     modes = [(module, module.training) for module in model.modules()]
-    name, shape = type(model).__name__, tuple(model.input_shape or ())
+    name = type(model).__name__
     if not any(isinstance(parameter, nn.UninitializedParameter) for parameter in model.parameters()):
         model.materialize()  # trained weights say by themselves what is wrong with them
     try:
@@ -47,7 +47,9 @@ def check_network(model: LightningModule) -> None:
             outputs = model.eval()(model.example_inputs())
     except Exception as error:  # layers raise whatever they like
         reason = " ".join(str(error).split())
-        raise ValueError(f"{name} does not take inputs of shape {shape}: {reason}") from error
+        of_its_own = model.example_input_array is not None
+        inputs = "its own example_input_array" if of_its_own else f"inputs of shape {tuple(model.input_shape)}"
+        raise ValueError(f"{name} does not take {inputs}: {reason}") from error
     finally:
         for module, mode in modes:
             module.training = mode

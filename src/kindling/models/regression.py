@@ -46,8 +46,8 @@ class RegressionTask(BaseTask):
             self.target_std.copy_(std if std > 0 else torch.tensor(1.0))
 
     @override
-    def forward(self, inputs: Any) -> Tensor:
-        outputs: Tensor = super().forward(inputs)
+    def forward(self, *inputs: Any, **named: Any) -> Tensor:
+        outputs: Tensor = super().forward(*inputs, **named)
         return self.target_mean + self.target_std * (outputs.squeeze(1) if outputs.ndim > 1 else outputs)
 
     @override

@@ -35,8 +35,9 @@ class BaseTask(LightningModule):
     """Base of Kindling's tasks: a subclass passes `**kwargs` up, sets `self.network`, and implements `loss`.
 
     A batch is a pair (inputs, targets). The network takes the inputs, normalised with `mean` and `std` where they are
-    one tensor of floats; several inputs are passed to it as they are, a tuple by position and a dictionary by name.
-    Targets may have any structure that `loss` and `metrics` take.
+    one tensor of floats; several inputs are passed to it as they are, a tuple by position and a dictionary by name. A
+    model with several inputs sets `example_input_array` to those of one sample, which its export needs. Targets may
+    have any structure that `loss` and `metrics` take.
 
     The arguments that describe the data come from the data module, where it has them: `kindling fit` links them,
     `for_data` passes them.
@@ -119,6 +120,11 @@ class BaseTask(LightningModule):
         """Return what `kindling predict` writes for the outputs of a batch; by default the outputs."""
         return outputs
 
+    @property
+    def has_example(self) -> bool:
+        """Whether it is known what the inputs of a sample look like."""
+        return bool(self.input_shape) or self.example_input_array is not None
+
     def example_inputs(self) -> Any:
         """Return the inputs of one sample: `example_input_array` where the model sets it, else zeros."""
         return torch.zeros(1, *self.input_shape) if self.example_input_array is None else self.example_input_array
@@ -161,14 +167,17 @@ class BaseTask(LightningModule):
         return (inputs - self.mean) / self.std if inputs.is_floating_point() else inputs
 
     @override
-    def forward(self, inputs: Any) -> Any:
+    def forward(self, *inputs: Any, **named: Any) -> Any:
+        """Return the outputs of the network; several inputs may be given one by one, or as a tuple or dictionary."""
         match inputs:
-            case Tensor():
-                outputs = self.network(self.normalize(inputs))
-            case dict():
-                outputs = self.network(**inputs)
+            case [Tensor() as one]:
+                outputs = self.network(self.normalize(one), **named)
+            case [dict() as several]:
+                outputs = self.network(**several)
+            case [tuple() | list() as several]:
+                outputs = self.network(*several)
             case _:
-                outputs = self.network(*inputs)
+                outputs = self.network(*inputs, **named)
         return outputs.float() if isinstance(outputs, Tensor) else outputs
 
     def shared_step(self, batch: Any, stage: Stage) -> tuple[Tensor, Any]:
@@ -177,7 +186,7 @@ class BaseTask(LightningModule):
         Returns:
             The mean loss, and the outputs.
         """
-        inputs, targets = batch
+        inputs, targets = as_pair(batch, self)
         outputs = self(inputs)
         loss = self.loss(outputs, targets)
         # Counted here and logged once an epoch: `self.log` in each step would cost 0.4 ms, a third of a small step.
@@ -223,7 +232,7 @@ class BaseTask(LightningModule):
 
     @override
     def predict_step(self, batch: Any, batch_idx: int) -> Any:
-        return self.to_prediction(self(batch[0]))
+        return self.to_prediction(self(as_pair(batch, self)[0]))
 
     @override
     def on_train_epoch_end(self) -> None:
@@ -313,6 +322,21 @@ class BaseTask(LightningModule):
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
+
+
+def as_pair(batch: Any, model: object) -> tuple[Any, Any]:
+    """Return the inputs and targets of a batch.
+
+    Raises:
+        ValueError: If the batch has another structure.
+    """
+    if isinstance(batch, tuple | list) and len(batch) == 2:
+        return batch[0], batch[1]
+    found = f"{len(batch)} parts" if isinstance(batch, tuple | list) else f"a {type(batch).__name__}"
+    raise ValueError(
+        f"{type(model).__name__} takes batches (inputs, targets), and the data gives {found}: make each sample a pair; "
+        "several inputs are a tuple or a dictionary, such as ((image, row), target)"
+    )
 
 
 def batch_size(targets: Any) -> int:
