@@ -12,7 +12,7 @@ from typing import NamedTuple
 from kindling.record import Record
 from soak_compare import differences, read_checkpoint
 from soak_configs import CONFIGS
-from soak_process import TIMEOUT, Kill, Outcome, run
+from soak_process import Kill, Outcome, run
 
 MOMENTS = ("time", "save", "validation", "twice", "test", "write", "time", "train", "save", "twice")
 SINGLE = tuple(moment for moment in MOMENTS if moment != "twice")
@@ -216,7 +216,7 @@ class Training:
 
     def _check_session(self, outcome: Outcome, kill: Kill | None) -> None:
         what = str(kill or "resumed")
-        if outcome.seconds > TIMEOUT:
+        if outcome.hangs:
             self.faults.append(f"{what}: hangs")
         if outcome.orphans:
             self.faults.append(f"{what}: processes outlive the first one")

@@ -8,7 +8,10 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from types import FrameType
 from typing import IO, Any
 
 import torch
@@ -109,26 +112,72 @@ class Launcher(_SubprocessScriptLauncher):
             written = stderr.read().decode(errors="replace")
             if lines := re.findall(f"^{re.escape(program_name())}: error: (.+)", written, re.MULTILINE):
                 return str(lines[-1])
+            which = f"process {rank + 1} of {self.num_processes}"
             if process.returncode < 0:
-                name = signal.Signals(-process.returncode).name
-                return f"process {rank + 1} of {self.num_processes} was killed ({name})"
+                return f"{which} was killed ({signal.Signals(-process.returncode).name})"
+            if f"{program_name()}: interrupted\n" in written:  # by Ctrl-C or SIGTERM
+                return f"{which} was interrupted"
             print(written, end="", file=sys.stderr)
-            return f"process {rank + 1} of {self.num_processes} failed"
+            return f"{which} failed"
         return ""
 
 
 def watch_processes(trainer: Trainer, clean_up: Callable[[], None]) -> None:
-    """Put `Launcher` in place of Lightning's where the Trainer starts several processes."""
+    """Put `Launcher` in place of Lightning's where the Trainer starts several processes.
+
+    Replace its handler of SIGTERM as well. That one broadcasts the signal to all processes, whatever they are doing:
+    each waits forever for the others. In a single process it ends a test with exit code 0.
+    """
+    trainer._signal_connector._sigterm_notifier_fn = _interrupt  # type: ignore[assignment, method-assign]
     strategy = trainer.strategy
     if isinstance(strategy.launcher, _SubprocessScriptLauncher):
         strategy._launcher = Launcher(strategy.launcher, clean_up)
 
 
+@contextmanager
+def sigterm_as_interrupt() -> Iterator[None]:
+    """Treat SIGTERM like Ctrl-C, so that a command that is told to end removes what is half written."""
+    if threading.current_thread() is not threading.main_thread():  # which alone may set handlers
+        yield
+        return
+    handler = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one ends the process at once
+    raise KeyboardInterrupt
+
+
 def end_with_parent() -> None:
     """Make a process that `Launcher` has started exit soon after the main process is gone."""
-    if PARENT not in os.environ:
-        return
-    parent = int(os.environ[PARENT])  # not getppid(): it may have been killed while this process was starting
+    if PARENT in os.environ:
+        # Not getppid(): the main process may have been killed while this one was starting.
+        _exit_without(int(os.environ[PARENT]))
+
+
+@cache
+def end_workers_with_parent() -> None:
+    """Make each process that this one forks, such as a data worker, exit soon after this process is gone.
+
+    A worker of a DataLoader watches its parent only once it has started: it would wait forever for a parent that was
+    killed before that.
+    """
+    parent = 0
+
+    def remember() -> None:
+        nonlocal parent
+        parent = os.getpid()
+
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(before=remember, after_in_child=lambda: _exit_without(parent))
+
+
+def _exit_without(parent: int) -> None:
+    """Exit soon after this process is no longer a child of a parent, given by its pid."""
 
     def watch() -> None:
         while os.getppid() == parent:

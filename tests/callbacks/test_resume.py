@@ -184,6 +184,19 @@ def test_sigterm_stops_as_ctrl_c_does(kindling: Command) -> None:
     assert torch.load(LAST, weights_only=True)["global_step"] == 4
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_test_is_finished_by_resuming(kindling: Command, number: int) -> None:
+    callback = {"class_path": "helpers.SignalInTest", "init_args": {"number": int(number)}}
+    stopped = kindling("fit", *TINY, "--trainer.callbacks", json.dumps([callback]))
+    assert (stopped.code, stopped.err) == (1, "kindling: interrupted\n")
+    assert not Record.read(RUN).tested
+    assert signal.getsignal(number) == (signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    resumed = kindling("fit", "--ckpt_path", RUN, "--trainer.callbacks", "null")
+    assert (resumed.code, resumed.err) == (0, "")
+    assert Record.read(RUN).tested
+    assert ("epoch 2/2" in stopped.out, "epoch 2/2" in resumed.out) == (True, False)
+
+
 def test_a_finished_run_can_be_trained_longer(kindling: Command) -> None:
     """A one-cycle schedule ends with its run: going on begins a new one over the steps that were added."""
     kindling("fit", *LONG, *ONE_CYCLE)
