@@ -91,13 +91,14 @@ def run(
 
     Args:
         options: Of the command line.
-        folder: The working directory; what is printed goes into a file beside it.
+        folder: The working directory; what is printed goes into a file beside it, one for each process.
         environment: Variables beside those of this process.
         kill: When it is killed, if it is.
         seconds: How long it takes when it is not; 0 where that is not known.
         fresh: Start Python anew instead of forking this process, which has imported everything.
     """
-    log, mark = folder.with_suffix(".log"), folder.with_suffix(".hit")
+    number = len([*folder.parent.glob(f"{folder.name}.*.log")])
+    log, mark = folder.with_suffix(f".{number}.log"), folder.with_suffix(".hit")
     log.touch()  # a process may be killed before it opens it
     mark.unlink(missing_ok=True)
     sys.stdout.flush()

@@ -18,6 +18,7 @@ MOMENTS = ("time", "save", "validation", "twice", "test", "write", "time", "trai
 SINGLE = tuple(moment for moment in MOMENTS if moment != "twice")
 SIGNALS = ("KILL", "KILL", "KILL", "TERM", "INT", "TERM+KILL")
 FRESH = 20  # of so many trials, one starts Python anew
+LOST_PARENT = ("ConnectionResetError", "BrokenPipeError", "EOFError")
 TRIES = 6  # to kill a session before it ends
 
 
@@ -220,7 +221,9 @@ class Training:
             self.faults.append(f"{what}: hangs")
         if outcome.orphans:
             self.faults.append(f"{what}: processes outlive the first one")
-        if "Traceback" in outcome.output:
+        # A data worker may print one that was handing over a batch when the main process was killed.
+        is_of_worker = kill and "KILL" in kill.signals and outcome.last_line.startswith(LOST_PARENT)
+        if "Traceback" in outcome.output and not is_of_worker:
             self.faults.append(f"{what}: traceback, {outcome.last_line}")
         for path in self.run.glob("checkpoints/*.ckpt"):
             try:

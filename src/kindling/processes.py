@@ -1,5 +1,6 @@
 """The processes of a training on several devices: started, watched and ended together, with one message."""
 
+import multiprocessing
 import os
 import re
 import signal
@@ -10,7 +11,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
 from types import FrameType
 from typing import IO, Any
 
@@ -19,6 +19,8 @@ from lightning.fabric.strategies.launchers.subprocess_script import _basic_subpr
 from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
+from torch.utils.data._utils import worker
+from torch.utils.data._utils.worker import ManagerWatchdog
 from typing_extensions import override
 
 from kindling.console import say
@@ -154,30 +156,9 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 def end_with_parent() -> None:
     """Make a process that `Launcher` has started exit soon after the main process is gone."""
-    if PARENT in os.environ:
-        # Not getppid(): the main process may have been killed while this one was starting.
-        _exit_without(int(os.environ[PARENT]))
-
-
-@cache
-def end_workers_with_parent() -> None:
-    """Make each process that this one forks, such as a data worker, exit soon after this process is gone.
-
-    A worker of a DataLoader watches its parent only once it has started: it would wait forever for a parent that was
-    killed before that.
-    """
-    parent = 0
-
-    def remember() -> None:
-        nonlocal parent
-        parent = os.getpid()
-
-    if hasattr(os, "register_at_fork"):
-        os.register_at_fork(before=remember, after_in_child=lambda: _exit_without(parent))
-
-
-def _exit_without(parent: int) -> None:
-    """Exit soon after this process is no longer a child of a parent, given by its pid."""
+    if PARENT not in os.environ:
+        return
+    parent = int(os.environ[PARENT])  # not getppid(): it may have been killed while this process was starting
 
     def watch() -> None:
         while os.getppid() == parent:
@@ -185,6 +166,25 @@ def _exit_without(parent: int) -> None:
         os._exit(1)  # the main process alone writes
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+class ParentWatchdog(ManagerWatchdog):
+    """Tells a data worker whether its parent lives, even where that was killed while the worker started.
+
+    Torch's own remembers whoever is the parent once the worker has started. An orphan would wait forever.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        parent = multiprocessing.parent_process()
+        assert parent is not None
+        assert parent.pid is not None
+        self.manager_pid = parent.pid
+
+
+def watch_parents() -> None:
+    """Use `ParentWatchdog` in the data workers that this process forks."""
+    worker.ManagerWatchdog = ParentWatchdog  # type: ignore[misc]
 
 
 def as_commands(strategy: Any) -> Any:

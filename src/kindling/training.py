@@ -52,8 +52,8 @@ from kindling.plugins import load_plugins
 from kindling.processes import (
     as_commands,
     end_with_parent,
-    end_workers_with_parent,
     sigterm_as_interrupt,
+    watch_parents,
     watch_processes,
 )
 from kindling.recipes import find_recipes
@@ -597,6 +597,6 @@ def run(command: str, options: Sequence[str]) -> None:
     quiet()
     keep_freed_memory()
     end_with_parent()
-    end_workers_with_parent()
+    watch_parents()
     with sigterm_as_interrupt():
         KindlingCLI(command, options)
