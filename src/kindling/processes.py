@@ -66,8 +66,10 @@ class Launcher(_SubprocessScriptLauncher):
             self.kill(signal.SIGKILL)
             if reason is None:
                 raise
-            lost = f"lost the connection to another process: {str(error).splitlines()[0]}"
-            raise PeerError(reason or lost) from error
+            line = re.sub(r"^\[\S+\] ", "", str(error).splitlines()[0]).split(". ")[
+                0
+            ]  # without gloo's source and advice
+            raise PeerError(reason or f"lost the connection to another process: {line}") from error
         except BaseException:  # Ctrl-C, after which Lightning ends the other processes
             self._failed = True
             raise

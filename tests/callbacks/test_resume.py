@@ -1,6 +1,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -191,9 +192,14 @@ def test_an_interrupted_test_is_finished_by_resuming(kindling: Command, number: 
     assert (stopped.code, stopped.err) == (1, "kindling: interrupted\n")
     assert not Record.read(RUN).tested
     assert signal.getsignal(number) == (signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    shutil.copytree(RUN, "before")
     resumed = kindling("fit", "--ckpt_path", RUN, "--trainer.callbacks", "null")
     assert (resumed.code, resumed.err) == (0, "")
     assert Record.read(RUN).tested
+    assert [
+        different(f"before/checkpoints/{name}.ckpt", RUN / f"checkpoints/{name}.ckpt") for name in ("last", "best")
+    ] == [[], []]
+    assert [row["val/loss"] for row in rows(RUN)][:-1] == [row["val/loss"] for row in rows(Path("before"))]
     assert ("epoch 2/2" in stopped.out, "epoch 2/2" in resumed.out) == (True, False)
 
 
