@@ -158,9 +158,16 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 def end_with_parent() -> None:
     """Make a process that `Launcher` has started exit soon after the main process is gone."""
-    if PARENT not in os.environ:
-        return
-    parent = int(os.environ[PARENT])  # not getppid(): it may have been killed while this process was starting
+    if PARENT in os.environ:
+        exit_without(int(os.environ[PARENT]))
+
+
+def exit_without(parent: int) -> None:
+    """Exit soon after the parent of this process is gone.
+
+    Args:
+        parent: Its pid: not getppid(), since it may have been killed while this process was starting.
+    """
 
     def watch() -> None:
         while os.getppid() == parent:
