@@ -15,8 +15,9 @@ import psutil
 from kindling.cli import program
 from soak_events import arm
 
-TIMEOUT = 300.0  # seconds after which a process hangs
-PATIENCE = 20.0  # seconds in which the other processes of a training end after the first
+# Beside how long the straight run took: a busy machine slows that down too.
+TIMEOUT, TIMES = 60.0, 20.0  # a process hangs after so many seconds more than so many times as long
+PATIENCE = 15.0  # seconds more in which the other processes of a training end after the first
 
 
 class Kill(NamedTuple):
@@ -62,6 +63,7 @@ class Outcome(NamedTuple):
         seconds: How long it took.
         hit: Whether its kill reached it: a process that ends with code 0 was not hit by a KILL.
         orphans: Whether processes that it started outlived it.
+        hangs: Whether it was ended because it took too long.
     """
 
     code: int
@@ -69,6 +71,7 @@ class Outcome(NamedTuple):
     seconds: float
     hit: bool
     orphans: bool
+    hangs: bool = False
 
     @property
     def last_line(self) -> str:
@@ -88,13 +91,14 @@ def run(
 
     Args:
         options: Of the command line.
-        folder: The working directory; what is printed goes into a file beside it.
+        folder: The working directory; what is printed goes into a file beside it, one for each process.
         environment: Variables beside those of this process.
         kill: When it is killed, if it is.
-        seconds: How long it takes when it is not.
+        seconds: How long it takes when it is not; 0 where that is not known.
         fresh: Start Python anew instead of forking this process, which has imported everything.
     """
-    log, mark = folder.with_suffix(".log"), folder.with_suffix(".hit")
+    number = len([*folder.parent.glob(f"{folder.name}.*.log")])
+    log, mark = folder.with_suffix(f".{number}.log"), folder.with_suffix(".hit")
     log.touch()  # a process may be killed before it opens it
     mark.unlink(missing_ok=True)
     sys.stdout.flush()
@@ -103,27 +107,30 @@ def run(
     process = os.fork()
     if process == 0:
         _become(options, folder, {**environment, "SOAK_HIT": str(mark)}, log, fresh)
+    limit = TIMEOUT + TIMES * (seconds or TIMEOUT)
     try:
-        status, is_sent = _wait(process, start, signals, rank)
+        status, is_sent = _wait(process, start, limit, signals, rank)
         passed = time.monotonic() - start
-        orphans = not _is_empty(process, PATIENCE)
+        orphans = not _is_empty(process, PATIENCE + seconds)
     finally:
         if not _is_empty(process, 0):
             os.killpg(process, signal.SIGKILL)
     code = os.waitstatus_to_exitcode(status)
     hit = (is_sent or mark.exists()) and (code != 0 or kill is None or kill.signals != "KILL")
     mark.unlink(missing_ok=True)
-    return Outcome(code, log.read_text("utf-8", "replace"), passed, hit, orphans)
+    return Outcome(code, log.read_text("utf-8", "replace"), passed, hit, orphans, hangs=passed > limit)
 
 
-def _wait(process: int, start: float, signals: list[tuple[float, str]], rank: int | None) -> tuple[int, bool]:
+def _wait(
+    process: int, start: float, limit: float, signals: list[tuple[float, str]], rank: int | None
+) -> tuple[int, bool]:
     is_sent = False
     while True:
         done, status = os.waitpid(process, os.WNOHANG)
         passed = time.monotonic() - start
         if done:
             return status, is_sent
-        if passed > TIMEOUT:
+        if passed > limit:
             os.killpg(process, signal.SIGKILL)
         while signals and signals[0][0] <= passed:
             is_sent |= _send(process, signal.Signals[f"SIG{signals.pop(0)[1]}"], rank)
@@ -139,10 +146,11 @@ def _send(process: int, number: signal.Signals, rank: int | None) -> bool:
             os.kill(process, number)
         else:
             children = psutil.Process(process).children()
-            if rank > len(children):
-                return False
-            children[rank - 1].send_signal(number)
-    except (ProcessLookupError, psutil.NoSuchProcess):
+            others = [each for each in children if each.environ().get("LOCAL_RANK") == str(rank)]
+            for other in others:
+                other.send_signal(number)
+            return bool(others)
+    except (ProcessLookupError, psutil.Error):
         return False  # it has ended meanwhile
     return True
 
@@ -168,7 +176,7 @@ def _become(options: Sequence[str], folder: Path, environment: Mapping[str, str]
     """Turn this forked process into a `kindling` as a shell would have started it."""
     code = 1
     try:
-        os.setsid()
+        os.setpgid(0, 0)  # not a session, which Linux may give the priority of another
         os.chdir(folder)
         written = os.open(log, os.O_CREAT | os.O_TRUNC | os.O_WRONLY)
         os.dup2(written, 1)

@@ -12,12 +12,13 @@ from typing import NamedTuple
 from kindling.record import Record
 from soak_compare import differences, read_checkpoint
 from soak_configs import CONFIGS
-from soak_process import TIMEOUT, Kill, Outcome, run
+from soak_process import Kill, Outcome, run
 
 MOMENTS = ("time", "save", "validation", "twice", "test", "write", "time", "train", "save", "twice")
 SINGLE = tuple(moment for moment in MOMENTS if moment != "twice")
 SIGNALS = ("KILL", "KILL", "KILL", "TERM", "INT", "TERM+KILL")
 FRESH = 20  # of so many trials, one starts Python anew
+LOST_PARENT = ("ConnectionResetError", "BrokenPipeError", "EOFError")
 TRIES = 6  # to kill a session before it ends
 
 
@@ -216,11 +217,13 @@ class Training:
 
     def _check_session(self, outcome: Outcome, kill: Kill | None) -> None:
         what = str(kill or "resumed")
-        if outcome.seconds > TIMEOUT:
+        if outcome.hangs:
             self.faults.append(f"{what}: hangs")
         if outcome.orphans:
             self.faults.append(f"{what}: processes outlive the first one")
-        if "Traceback" in outcome.output:
+        # A data worker may print one that was handing over a batch when the main process was killed.
+        is_of_worker = kill and "KILL" in kill.signals and outcome.last_line.startswith(LOST_PARENT)
+        if "Traceback" in outcome.output and not is_of_worker:
             self.faults.append(f"{what}: traceback, {outcome.last_line}")
         for path in self.run.glob("checkpoints/*.ckpt"):
             try:

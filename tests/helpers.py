@@ -45,6 +45,17 @@ class SignalAt(Callback):
             signal.raise_signal(self.number)
 
 
+class SignalInTest(Callback):
+    """Sends this process a signal before its first test batch; of several processes, that of a rank."""
+
+    def __init__(self, number: int, rank: int = 0) -> None:
+        self.number, self.rank = number, rank
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.global_rank == self.rank:
+            signal.raise_signal(self.number)
+
+
 class CrashAt(Callback):
     """Fails in the middle of one training step, as a lost machine does."""
 

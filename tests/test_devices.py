@@ -9,15 +9,18 @@ import time
 from pathlib import Path
 from typing import Any, NoReturn
 
+import psutil
 import pytest
 import torch
 import yaml
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
+from torch.utils.data._utils import worker
 
-from conftest import TINY, Command, different
+from conftest import TINY, Command, Train, different
 from kindling import processes
+from kindling.cli import main
 from kindling.processes import Launcher, PeerError, as_commands
 from ranks import Ranks
 
@@ -53,7 +56,7 @@ def second_process(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
 
 
 def lose_connection() -> NoReturn:
-    raise RuntimeError("[/gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:1234")
+    raise RuntimeError("[/gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:1234. This is typical")
 
 
 @pytest.mark.parametrize(
@@ -61,10 +64,15 @@ def lose_connection() -> NoReturn:
     [
         ("import sys; sys.exit('a warning\\nkindling: error: no such file')", "no such file", ""),
         ("import os; os.kill(os.getpid(), 9)", r"process 2 of 2 was killed \(SIGKILL\)", ""),
+        ("import sys; sys.exit('kindling: interrupted')", "process 2 of 2 was interrupted", ""),
         ("0 / 0", "process 2 of 2 failed", "ZeroDivisionError: division by zero\n"),
-        ("import time; time.sleep(60)", "lost the connection to another process: .*closed by peer", ""),
+        (
+            "import time; time.sleep(60)",
+            r"lost the connection to another process: Connection closed by peer \[127.0.0.1\]:1234$",
+            "",
+        ),
     ],
-    ids=["error", "killed", "bug", "running"],
+    ids=["error", "killed", "interrupted", "bug", "running"],
 )
 def test_the_error_of_another_process_is_reported_once(
     launcher: Launcher,
@@ -129,6 +137,39 @@ def test_processes_are_started_as_commands(name: str, capsys: pytest.CaptureFixt
     strategy: Any = as_commands(DDPStrategy(start_method="spawn"))
     assert strategy._start_method == "popen"
     assert (as_commands("auto"), as_commands("fsdp")) == ("auto", "fsdp")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs processes that are forked")
+def test_data_workers_end_with_a_command_that_is_killed_while_they_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    load = worker._worker_loop
+
+    def start_slowly(*options: Any) -> None:
+        time.sleep(2)
+        load(*options)
+
+    monkeypatch.setattr(worker, "_worker_loop", start_slowly)
+    if (command := os.fork()) == 0:
+        os._exit(main(["fit", *TINY, "--data.num_workers", "2"]))
+    workers: list[psutil.Process] = []
+    while len(workers) < 2:
+        time.sleep(0.02)
+        workers = psutil.Process(command).children()
+    os.kill(command, signal.SIGKILL)
+    os.waitpid(command, 0)
+    left = psutil.wait_procs(workers, timeout=15)[1]  # each looks every 5 seconds
+    for process in left:
+        process.kill()
+    assert left == []
+
+
+def test_a_process_that_is_told_to_end_in_the_test_ends_the_others(trained: Train) -> None:
+    trained(*TINY)
+    callback = {"class_path": "helpers.SignalInTest", "init_args": {"number": int(signal.SIGTERM), "rank": 1}}
+    options = ["--trainer.callbacks", json.dumps([callback]), "--trainer.accelerator", "cpu", "--trainer.devices", "2"]
+    command = [sys.executable, "-m", "kindling", "test", "--ckpt_path", str(RUN), *options]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert (ended.returncode, ended.stderr) == (1, "kindling: error: process 2 of 2 was interrupted\n")
 
 
 # Four steps an epoch, and no pictures at the end.

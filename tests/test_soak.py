@@ -2,9 +2,12 @@
 
 import csv
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,7 @@ from torch.utils.tensorboard import SummaryWriter
 import soak
 import soak_compare
 import soak_configs
+import soak_process
 import soak_trials
 from conftest import CONFIGS, TINY, Train
 from soak_process import Kill, Outcome
@@ -199,6 +203,22 @@ def test_a_trial_counts_only_with_a_kill_that_hit(
     assert sessions.outcomes == []
     tries = [hit for hit, *_ in outcomes].index(True) + 1 if hits else soak_trials.TRIES
     assert not any(sessions.found[:tries])
+
+
+@pytest.mark.parametrize(("straight", "hangs"), [(0.1, True), (100.0, False)])
+def test_a_process_hangs_that_takes_many_times_as_long_as_the_straight_run(
+    monkeypatch: pytest.MonkeyPatch, straight: float, hangs: bool
+) -> None:
+    def become(*_: object) -> None:
+        os.setpgid(0, 0)
+        time.sleep(1)
+        os._exit(0)
+
+    monkeypatch.setattr(soak_process, "_become", become)
+    monkeypatch.setattr(soak_process, "TIMEOUT", 0.1)
+    monkeypatch.setattr(soak_process, "TIMES", 3.0)
+    outcome = soak_process.run([], Path.cwd() / "run", {}, seconds=straight)
+    assert (outcome.hangs, outcome.code, outcome.orphans) == (hangs, -signal.SIGKILL if hangs else 0, False)
 
 
 def test_the_kills_are_shared_by_weight() -> None:

@@ -1,5 +1,6 @@
 """The processes of a training on several devices: started, watched and ended together, with one message."""
 
+import multiprocessing
 import os
 import re
 import signal
@@ -8,7 +9,9 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
 from typing import IO, Any
 
 import torch
@@ -16,6 +19,8 @@ from lightning.fabric.strategies.launchers.subprocess_script import _basic_subpr
 from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
+from torch.utils.data._utils import worker
+from torch.utils.data._utils.worker import ManagerWatchdog
 from typing_extensions import override
 
 from kindling.console import say
@@ -61,8 +66,10 @@ class Launcher(_SubprocessScriptLauncher):
             self.kill(signal.SIGKILL)
             if reason is None:
                 raise
-            lost = f"lost the connection to another process: {str(error).splitlines()[0]}"
-            raise PeerError(reason or lost) from error
+            line = re.sub(r"^\[\S+\] ", "", str(error).splitlines()[0]).split(". ")[
+                0
+            ]  # without gloo's source and advice
+            raise PeerError(reason or f"lost the connection to another process: {line}") from error
         except BaseException:  # Ctrl-C, after which Lightning ends the other processes
             self._failed = True
             raise
@@ -109,26 +116,58 @@ class Launcher(_SubprocessScriptLauncher):
             written = stderr.read().decode(errors="replace")
             if lines := re.findall(f"^{re.escape(program_name())}: error: (.+)", written, re.MULTILINE):
                 return str(lines[-1])
+            which = f"process {rank + 1} of {self.num_processes}"
             if process.returncode < 0:
-                name = signal.Signals(-process.returncode).name
-                return f"process {rank + 1} of {self.num_processes} was killed ({name})"
+                return f"{which} was killed ({signal.Signals(-process.returncode).name})"
+            if f"{program_name()}: interrupted\n" in written:  # by Ctrl-C or SIGTERM
+                return f"{which} was interrupted"
             print(written, end="", file=sys.stderr)
-            return f"process {rank + 1} of {self.num_processes} failed"
+            return f"{which} failed"
         return ""
 
 
 def watch_processes(trainer: Trainer, clean_up: Callable[[], None]) -> None:
-    """Put `Launcher` in place of Lightning's where the Trainer starts several processes."""
+    """Put `Launcher` in place of Lightning's where the Trainer starts several processes.
+
+    Replace its handler of SIGTERM as well. That one broadcasts the signal to all processes, whatever they are doing:
+    each waits forever for the others. In a single process it ends a test with exit code 0.
+    """
+    trainer._signal_connector._sigterm_notifier_fn = _interrupt  # type: ignore[assignment, method-assign]
     strategy = trainer.strategy
     if isinstance(strategy.launcher, _SubprocessScriptLauncher):
         strategy._launcher = Launcher(strategy.launcher, clean_up)
 
 
+@contextmanager
+def sigterm_as_interrupt() -> Iterator[None]:
+    """Treat SIGTERM like Ctrl-C, so that a command that is told to end removes what is half written."""
+    if threading.current_thread() is not threading.main_thread():  # which alone may set handlers
+        yield
+        return
+    handler = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one ends the process at once
+    raise KeyboardInterrupt
+
+
 def end_with_parent() -> None:
     """Make a process that `Launcher` has started exit soon after the main process is gone."""
-    if PARENT not in os.environ:
-        return
-    parent = int(os.environ[PARENT])  # not getppid(): it may have been killed while this process was starting
+    if PARENT in os.environ:
+        exit_without(int(os.environ[PARENT]))
+
+
+def exit_without(parent: int) -> None:
+    """Exit soon after the parent of this process is gone.
+
+    Args:
+        parent: Its pid: not getppid(), since it may have been killed while this process was starting.
+    """
 
     def watch() -> None:
         while os.getppid() == parent:
@@ -136,6 +175,25 @@ def end_with_parent() -> None:
         os._exit(1)  # the main process alone writes
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+class ParentWatchdog(ManagerWatchdog):
+    """Tells a data worker whether its parent lives, even where that was killed while the worker started.
+
+    Torch's own remembers whoever is the parent once the worker has started. An orphan would wait forever.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        parent = multiprocessing.parent_process()
+        assert parent is not None
+        assert parent.pid is not None
+        self.manager_pid = parent.pid
+
+
+def watch_parents() -> None:
+    """Use `ParentWatchdog` in the data workers that this process forks."""
+    worker.ManagerWatchdog = ParentWatchdog  # type: ignore[misc]
 
 
 def as_commands(strategy: Any) -> Any:

@@ -49,7 +49,13 @@ from kindling.models.trained import check_trained
 from kindling.options import ReadableParser, add_fit_options, check_amounts, given_model_arguments
 from kindling.outputs import is_writable, not_written, write_predicted, write_test
 from kindling.plugins import load_plugins
-from kindling.processes import as_commands, end_with_parent, watch_processes
+from kindling.processes import (
+    as_commands,
+    end_with_parent,
+    sigterm_as_interrupt,
+    watch_parents,
+    watch_processes,
+)
 from kindling.recipes import find_recipes
 from kindling.runs import RUNS, find_checkpoint, run_of, whole_file
 from kindling.stored import check_fits, epochs_had, has_only_the_rest_left, stored_config
@@ -597,4 +603,6 @@ def run(command: str, options: Sequence[str]) -> None:
     quiet()
     keep_freed_memory()
     end_with_parent()
-    KindlingCLI(command, options)
+    watch_parents()
+    with sigterm_as_interrupt():
+        KindlingCLI(command, options)

@@ -1,6 +1,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -182,6 +183,24 @@ def test_sigterm_stops_as_ctrl_c_does(kindling: Command) -> None:
     spec = [{"class_path": "helpers.SignalAt", "init_args": {"step": 3, "number": 15}}]
     assert kindling("fit", *LONG, "--trainer.callbacks", json.dumps(spec)).code == 1
     assert torch.load(LAST, weights_only=True)["global_step"] == 4
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_test_is_finished_by_resuming(kindling: Command, number: int) -> None:
+    callback = {"class_path": "helpers.SignalInTest", "init_args": {"number": int(number)}}
+    stopped = kindling("fit", *TINY, "--trainer.callbacks", json.dumps([callback]))
+    assert (stopped.code, stopped.err) == (1, "kindling: interrupted\n")
+    assert not Record.read(RUN).tested
+    assert signal.getsignal(number) == (signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    shutil.copytree(RUN, "before")
+    resumed = kindling("fit", "--ckpt_path", RUN, "--trainer.callbacks", "null")
+    assert (resumed.code, resumed.err) == (0, "")
+    assert Record.read(RUN).tested
+    assert [
+        different(f"before/checkpoints/{name}.ckpt", RUN / f"checkpoints/{name}.ckpt") for name in ("last", "best")
+    ] == [[], []]
+    assert [row["val/loss"] for row in rows(RUN)][:-1] == [row["val/loss"] for row in rows(Path("before"))]
+    assert ("epoch 2/2" in stopped.out, "epoch 2/2" in resumed.out) == (True, False)
 
 
 def test_a_finished_run_can_be_trained_longer(kindling: Command) -> None:

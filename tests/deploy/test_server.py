@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from PIL import Image
@@ -85,7 +86,7 @@ def serving(*options: object, **environment: str) -> Iterator[Server]:
         yield server
     finally:
         process.terminate()
-        assert process.wait(60) in (0, -signal.SIGTERM)
+        assert process.wait(60) in (0, -signal.SIGTERM, -signal.SIGKILL)
 
 
 def train(folder: Path, name: str, *options: str) -> Path:
@@ -386,6 +387,12 @@ def test_an_exported_file_is_served_by_several_workers(
             check(found["predictions"], predictor, digits)
         info = server.ask("GET", "/info")[1]
         assert (info["model"], info["metrics"]) == ("CNNClassifier", predictor.card.metrics)
+        workers = psutil.Process(server.process.pid).children()
+        server.process.kill()
+        left = psutil.wait_procs(workers, timeout=20)[1]
+        for worker in left:
+            worker.kill()
+        assert left == []
 
 
 def test_a_table_is_asked_by_the_names_of_its_columns(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ class ProgressBar(TQDMProgressBar):
     def __init__(self) -> None:
         super().__init__(refresh_rate=10)
         self.in_terminal = sys.stdout.isatty()
+        self._batches = 0  # whose figures are printed, by this session or the one that it resumes
 
     @property
     @override
@@ -39,6 +40,11 @@ class ProgressBar(TQDMProgressBar):
         return bar
 
     @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        self._batches = batches_trained(trainer)
+
+    @override
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_epoch_start(trainer)
         self._print_epoch(trainer)
@@ -50,6 +56,9 @@ class ProgressBar(TQDMProgressBar):
 
     def _print_epoch(self, trainer: Trainer) -> None:
         """Print the metrics of the epoch that is over; they are complete only when the next one starts."""
+        if batches_trained(trainer) == self._batches:
+            return
+        self._batches = batches_trained(trainer)
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         shown = [f"{name} {format_metric(metrics[name])}" for name in epoch_metrics(list(metrics))]
         if shown and not self.in_terminal and trainer.is_global_zero:
@@ -73,3 +82,8 @@ def epoch_metrics(names: Sequence[str]) -> list[str]:
     plain = [name for name in names if not split_of(name)[0] and name not in forms and not RATE.match(name)]
     shown = [name for name in ("train/loss", *plain[:MOST], "val/loss", *metric) if name in names]
     return shown or list(names[:MOST])
+
+
+def batches_trained(trainer: Trainer) -> int:
+    """Return the number of training batches so far, of all sessions of a run."""
+    return trainer.fit_loop.epoch_loop.batch_progress.total.completed

@@ -15,6 +15,7 @@ from kindling.console import say
 from kindling.deploy.extras import require
 from kindling.deploy.formats import load_onnx
 from kindling.predictor import Predictor, load
+from kindling.processes import exit_without
 from kindling.runs import find_checkpoint
 
 KEY = "KINDLING_API_KEY"
@@ -62,6 +63,7 @@ def serve(
     what = predictor.card.model + (f", test accuracy {accuracy:.2%}" if accuracy is not None else "")
     say(f"{what}: http://{f'[{host}]' if ':' in host else host}:{port}/ (Ctrl-C stops it)")
     settings = {"model": str(model), "batch": batch, "most_bytes": int(most_mb * 1e6), "threads": threads(workers)}
+    settings["parent"] = os.getpid()
     os.environ[SETTINGS] = json.dumps(settings)
     uvicorn.run(
         application(predictor) if workers == 1 else "kindling.deploy.serve:application",
@@ -82,7 +84,9 @@ def application(predictor: Predictor | None = None) -> Any:
 
     settings = json.loads(os.environ[SETTINGS])
     torch.set_num_threads(settings["threads"])
-    predictor = predictor or open_model(Path(settings["model"]))
+    if predictor is None:
+        exit_without(settings["parent"])
+        predictor = open_model(Path(settings["model"]))
     return Service(predictor, os.environ.get(KEY, ""), settings["most_bytes"], settings["batch"]).app()
 
 
