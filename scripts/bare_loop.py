@@ -18,8 +18,8 @@ from torch import Tensor  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
 from kindling import CNNClassifier, MNISTDataModule  # noqa: E402
-from kindling.inputs import as_float  # noqa: E402
 from kindling.memory import keep_freed_memory  # noqa: E402
+from kindling.utils.inputs import as_float  # noqa: E402
 
 TRAINING = ("optimizer", "lr_scheduler", "label_smoothing")  # what `train` reads of a recipe's model
 

@@ -40,8 +40,8 @@ import bare_loop
 import folder_loop
 from kindling import MNISTDataModule
 from kindling.cli import main as kindling
-from kindling.console import quiet
 from kindling.memory import keep_freed_memory
+from kindling.utils.console import quiet
 
 SCRIPTS = Path(__file__).resolve().parent
 CONFIGS = SCRIPTS.parent / "configs"

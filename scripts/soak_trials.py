@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from kindling.record import Record
+from kindling.runs.metadata import Record
 from soak_compare import differences, read_checkpoint
 from soak_configs import CONFIGS
 from soak_process import Kill, Outcome, run

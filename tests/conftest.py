@@ -248,14 +248,14 @@ def no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leaves out the graph and the pictures at the end of a training: they take longer than the training does here."""
     monkeypatch.setattr("torch.utils.tensorboard.SummaryWriter.add_graph", lambda *_: None)
-    monkeypatch.setattr("kindling.callbacks.history.plot_history", lambda *_: None)
-    monkeypatch.setattr("kindling.dashboard.callback.write_answers", lambda *_: None)
+    monkeypatch.setattr("kindling.training.training_plots.plot_history", lambda *_: None)
+    monkeypatch.setattr("kindling.tensorboard.dashboard.write_answers", lambda *_: None)
 
 
 @pytest.fixture
 def quick_proof(monkeypatch: pytest.MonkeyPatch) -> None:
     """Times an exported file for a moment instead of two seconds."""
-    monkeypatch.setattr("kindling.deploy.proof.SECONDS", 0.02)
+    monkeypatch.setattr("kindling.deploy.verify.SECONDS", 0.02)
 
 
 @pytest.fixture
@@ -281,6 +281,6 @@ def plain_template(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     """`kindling new` writes from a folder without git, as a wheel has it: ten times as fast."""
     folder = tmp_path / "share"
     shutil.copytree(repository, folder, ignore=shutil.ignore_patterns(".git", "pyproject.toml"))
-    monkeypatch.setattr("kindling.new.SHARE", folder)
+    monkeypatch.setattr("kindling.cli.new.SHARE", folder)
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
     return folder

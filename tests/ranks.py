@@ -25,7 +25,9 @@ class Ranks:
 
     def __init__(self, *arguments: object, world_size: int = 2) -> None:
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["kindling.training", "kindling.data.images", "kindling.report"])
+        context.set_forkserver_preload(
+            ["kindling.cli.lightning_cli", "kindling.data.images.datamodule", "kindling.evaluation.report"]
+        )
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]

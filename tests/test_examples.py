@@ -17,7 +17,7 @@ MODULES = [
 
 
 def test_there_are_examples() -> None:
-    assert "kindling.inputs" in MODULES
+    assert "kindling.utils.inputs" in MODULES
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -96,7 +96,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     parent = tmp_path_factory.mktemp("guides")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(parent)
-        patch.setattr("kindling.new.SHARE", make_repository(parent / "share"))
+        patch.setattr("kindling.cli.new.SHARE", make_repository(parent / "share"))
         assert main(["new", "leafnet", "--engine", ">=0.1"]) == 0
     folder = parent / "leafnet"
     source = install(folder)

@@ -16,8 +16,8 @@ import benchmark
 import folder_loop
 from conftest import TINY, Command
 from helpers import MemoryByEpoch
-from kindling.callbacks.resume import ExactResume
 from kindling.data.mnist import read_sample
+from kindling.training.resume import ExactResume
 
 
 @pytest.mark.alone

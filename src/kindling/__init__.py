@@ -13,6 +13,7 @@ if TYPE_CHECKING:
         SyntheticDataModule,
         TableDataModule,
     )
+    from kindling.deploy.predictor import Predictor, load
     from kindling.models import (
         BaseTask,
         ClassificationTask,
@@ -23,8 +24,7 @@ if TYPE_CHECKING:
         RegressionTask,
         TransferClassifier,
     )
-    from kindling.predictor import Predictor, load
-    from kindling.trials import find_lr, overfit_batch
+    from kindling.tuning import find_lr, overfit_batch
 
 __version__ = "0.1.0"
 
@@ -53,8 +53,8 @@ __all__ = [
 PACKAGES = (
     "kindling.models",
     "kindling.data",
-    "kindling.predictor",
-    "kindling.trials",
+    "kindling.deploy.predictor",
+    "kindling.tuning",
 )
 
 

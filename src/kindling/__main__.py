@@ -2,6 +2,6 @@
 
 import sys
 
-from kindling.cli import main
+from kindling.cli.main import main
 
 sys.exit(main())

@@ -29,22 +29,22 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 from typing_extensions import override
 
-from kindling.callbacks import ExactResume
-from kindling.callbacks.states import random_state, restore_random_state
-from kindling.cli import main
-from kindling.console import quiet
+from kindling.cli.lightning_cli import has_stage
+from kindling.cli.main import main
 from kindling.data import BaseDataModule, ClassificationDataModule
 from kindling.data.datamodule import ArrayDataset
 from kindling.data.loading import targets_of
 from kindling.deploy.export import some_inputs
 from kindling.deploy.formats import FORMATS, Portable
-from kindling.deploy.proof import TOLERANCE, difference, first
-from kindling.hyperparameters import is_plain
+from kindling.deploy.predictor import ModelCard
+from kindling.deploy.verify import TOLERANCE, difference, first
 from kindling.models.classification import ClassificationTask
 from kindling.models.task import BaseTask
-from kindling.predictor import ModelCard
-from kindling.training import has_stage
-from kindling.trials import overfit_batch
+from kindling.training import ExactResume
+from kindling.training.random_state import random_state, restore_random_state
+from kindling.tuning import overfit_batch
+from kindling.utils.console import quiet
+from kindling.utils.hyperparameters import is_plain
 
 __all__ = ["check_data", "check_model", "check_recipe"]
 

@@ -18,8 +18,8 @@ from kindling import (
     TableDataModule,
 )
 from kindling.data.datamodule import ArrayDataset, Batch, Split
-from kindling.data.holdout import stratified_split
 from kindling.data.mnist import read_sample
+from kindling.data.splitting import stratified_split
 from kindling.testing import check_data
 
 

@@ -176,7 +176,7 @@ def test_mistakes_are_said_in_one_line(kindling: Command, monkeypatch: pytest.Mo
         result = kindling("export", *options)
         assert (result.code, result.err.count("\n")) == (code, 1)
         assert message in result.err
-    monkeypatch.setattr("kindling.deploy.extras.find_spec", lambda name: None)
+    monkeypatch.setattr("kindling.utils.optional.find_spec", lambda name: None)
     result = kindling("export")
     assert "pip install 'kindling-ml[export]'" in result.err
 
@@ -208,7 +208,7 @@ def test_the_help_says_what_is_legacy_and_why(kindling: Command) -> None:
 
 def test_what_takes_long_is_said(kindling: Command, trained: Train, monkeypatch: pytest.MonkeyPatch) -> None:
     trained(*TINY)
-    monkeypatch.setattr("kindling.console.PATIENCE", 0.0)
+    monkeypatch.setattr("kindling.utils.console.PATIENCE", 0.0)
     result = kindling("export", "--format", "torch_export")
     assert result.code == 0, result.err
     lines = result.out.splitlines()

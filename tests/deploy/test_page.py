@@ -40,8 +40,8 @@ from browser import chrome
 from conftest import CONFIGS
 from kindling.cli import main
 from kindling.data.mnist import read_sample
+from kindling.deploy.predictor import ModelCard, Predictor, load
 from kindling.deploy.server import Service
-from kindling.predictor import ModelCard, Predictor, load
 
 pytestmark = pytest.mark.xdist_group("page")  # one browser and its servers for all
 

@@ -9,7 +9,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from conftest import TINY, Command, Train
 from kindling import EnsembleClassifier, SyntheticDataModule, load
-from kindling.models.trained import load_model
+from kindling.models.loading import load_model
 
 DATA = ["--data", "SyntheticDataModule", "--data.num_samples", "300"]
 RUN = Path("runs/both/version_0")

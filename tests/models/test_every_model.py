@@ -88,6 +88,6 @@ def test_it_trains_loads_predicts_and_exports(
         with pytest.raises(ValueError, match=f"{name} does not predict classes"):
             load(RUN)
     if find_spec("kindling.deploy"):
-        monkeypatch.setattr("kindling.deploy.proof.SECONDS", 0.02)
+        monkeypatch.setattr("kindling.deploy.verify.SECONDS", 0.02)
         result = kindling("export", "--ckpt_path", RUN)  # compares what it writes with the checkpoint
         assert (result.code, (RUN / "export/model.onnx").exists()) == (0, True), result.err

@@ -13,7 +13,6 @@ from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 from typing_extensions import override
 
-from kindling.data.holdout import hold_out
 from kindling.data.loading import (
     ArrayDataset,
     Batch,
@@ -27,9 +26,10 @@ from kindling.data.loading import (
     subset,
     targets_of,
 )
-from kindling.hyperparameters import keep_plain
-from kindling.inputs import as_float
-from kindling.wording import listed
+from kindling.data.splitting import hold_out
+from kindling.utils.hyperparameters import keep_plain
+from kindling.utils.inputs import as_float
+from kindling.utils.text import listed
 
 # What a source of one's own is made of.
 __all__ = [

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from kindling.data.datamodule import Batch, ClassificationDataModule, Split
-from kindling.data.holdout import stratified_split
+from kindling.data.splitting import stratified_split
 
 
 class DigitsDataModule(ClassificationDataModule):

@@ -12,8 +12,8 @@ from typing_extensions import override
 
 from kindling.data.augment import random_affine
 from kindling.data.datamodule import Batch, ClassificationDataModule, Split
-from kindling.data.holdout import stratified_split
-from kindling.wording import program_name
+from kindling.data.splitting import stratified_split
+from kindling.utils.text import program_name
 
 DIGITS = tuple("0123456789")
 CLOTHES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")

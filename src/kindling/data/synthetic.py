@@ -6,7 +6,7 @@ import torch
 from typing_extensions import override
 
 from kindling.data.datamodule import Batch, ClassificationDataModule, Split
-from kindling.data.holdout import stratified_split
+from kindling.data.splitting import stratified_split
 
 
 class SyntheticDataModule(ClassificationDataModule):

@@ -12,14 +12,14 @@ from rich.console import Console
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from kindling.commands import call
-from kindling.console import progress, say
+from kindling.cli.function_command import call
 from kindling.deploy.formats import FORMATS, Inputs, Portable
-from kindling.deploy.proof import SIZES, first, prove
+from kindling.deploy.predictor import read_card
+from kindling.deploy.verify import SIZES, first, prove
 from kindling.models import BaseTask, ClassificationTask
-from kindling.models.trained import load_model
-from kindling.predictor import read_card
-from kindling.runs import find_checkpoint, read_checkpoint, run_of, whole_file
+from kindling.models.loading import load_model
+from kindling.runs.folders import find_checkpoint, read_checkpoint, run_of, whole_file
+from kindling.utils.console import progress, say
 
 
 def export(

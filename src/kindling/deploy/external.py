@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from kindling.deploy.extras import require
-from kindling.wording import printable, program_name
+from kindling.utils.optional import require
+from kindling.utils.text import printable, program_name
 
 # Domains of operators that onnxruntime brings along. EPContext, which holds the path of a compiled model, is none of
 # those that are used.

@@ -20,10 +20,10 @@ from torch.utils._pytree import tree_leaves
 from typing_extensions import override
 
 from kindling.deploy.external import check_one_file
-from kindling.deploy.extras import require
+from kindling.deploy.predictor import ModelCard, Predictor
 from kindling.models import BaseTask, ClassificationTask
-from kindling.predictor import ModelCard, Predictor
-from kindling.wording import program_name
+from kindling.utils.optional import require
+from kindling.utils.text import program_name
 
 Inputs = tuple[Tensor, ...]  # raw inputs: one, (N, *input_shape), or several
 Outputs = tuple[Tensor, ...]  # probabilities and logits, (N, classes) each; or what the model predicts, (N, ...)

@@ -10,13 +10,13 @@ from typing import Any
 
 import torch
 
-from kindling.commands import call
-from kindling.console import say
-from kindling.deploy.extras import require
+from kindling.cli.function_command import call
 from kindling.deploy.formats import load_onnx
-from kindling.predictor import Predictor, load
-from kindling.processes import exit_without
-from kindling.runs import find_checkpoint
+from kindling.deploy.predictor import Predictor, load
+from kindling.runs.folders import find_checkpoint
+from kindling.training.processes import exit_without
+from kindling.utils.console import say
+from kindling.utils.optional import require
 
 KEY = "KINDLING_API_KEY"
 SETTINGS = "KINDLING_SERVE"  # tells worker processes what to serve

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from kindling.console import progress
 from kindling.models.classification import ClassificationTask
-from kindling.models.trained import build_model, is_model, load_classifier, read_model
-from kindling.runs import find_checkpoint
+from kindling.models.loading import build_model, is_model, load_classifier, read_model
+from kindling.runs.folders import find_checkpoint
+from kindling.utils.console import progress
 
 
 class MeanProbability(nn.Module):

@@ -11,7 +11,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
-from kindling.wording import brief
+from kindling.utils.text import brief
 
 
 class UnknownShapeError(ValueError):

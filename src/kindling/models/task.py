@@ -15,11 +15,11 @@ from torch.utils._pytree import tree_leaves
 from torchmetrics import Metric, MetricCollection
 from typing_extensions import override
 
-from kindling.hyperparameters import keep_plain
 from kindling.models.batches import check_batches
 from kindling.models.infer import UnknownShape, infer_arguments, with_shape
 from kindling.models.metrics import MeanLoss
-from kindling.trust import sign_checkpoint
+from kindling.runs.trust import sign_checkpoint
+from kindling.utils.hyperparameters import keep_plain
 
 Stage = Literal["train", "val", "test"]
 STAGES: tuple[Stage, ...] = ("train", "val", "test")

@@ -10,11 +10,11 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 from typing_extensions import override
 
-from kindling.console import say
-from kindling.models.adapt import Adapt
 from kindling.models.backbones import Source, kindling_backbone, torchvision_backbone, torchvision_names
 from kindling.models.classification import ClassificationTask
-from kindling.models.features import CachedFeatures
+from kindling.models.feature_cache import CachedFeatures
+from kindling.models.input_adapter import Adapt
+from kindling.utils.console import say
 
 
 class TransferClassifier(ClassificationTask):

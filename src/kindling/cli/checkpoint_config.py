@@ -1,0 +1,162 @@
+"""What was not typed: configuration from YAML files, and what a checkpoint and its run bring."""
+
+from collections.abc import Mapping, Sequence
+from functools import reduce
+from operator import getitem
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch.utilities.model_helpers import is_overridden
+
+from kindling.cli.yaml_files import read_yaml
+from kindling.data import BaseDataModule
+from kindling.models.task import DATA_ARGUMENTS, BaseTask
+from kindling.runs.checkpoint_contents import EPOCHS, STOPPERS
+from kindling.runs.folders import is_last, run_of
+from kindling.runs.foreign import check_files, check_functions, typed_arguments
+from kindling.runs.metadata import Record
+from kindling.runs.trust import (
+    check_classes,
+    check_factories,
+    check_parts,
+    class_paths,
+    harmless,
+    is_own,
+    is_own_checkpoint,
+    plugin_sources,
+)
+from kindling.utils.plugins import check_available
+from kindling.utils.text import counted
+
+
+def stored_config(
+    checkpoint: Path,
+    stored: dict[str, Any],
+    command: str,
+    typed: Sequence[str] = (),
+    configs: Sequence[Path] = (),
+) -> dict[str, Any]:
+    """The configuration with which a command uses a checkpoint.
+
+    From the `config.yaml` of its run; for a file outside of a run, from what the checkpoint itself stores. See
+    `kindling.runs.trust` for what is used of a run that was not made here.
+
+    Args:
+        checkpoint: The checkpoint.
+        stored: What it holds.
+        command: fit, validate, test or predict.
+        typed: The options that were typed.
+        configs: The files of options that were typed.
+
+    Raises:
+        ValueError: If the run was not made here, and would run code or read files elsewhere.
+    """
+    run, arguments = run_of(checkpoint), stored.get("datamodule_hyper_parameters", {})
+    path = run / "config.yaml"
+    config = read_yaml(path) if path.exists() and path.stat().st_size else {}
+    is_ours, is_our_checkpoint = is_own(path), is_own_checkpoint(stored, checkpoint)
+    if not is_ours:
+        config = harmless(config, path)
+    model = class_config(stored["hyper_parameters"])
+    plugins = plugin_sources(stored, checkpoint)
+    check_classes(model, run, plugins=plugins)
+    check_classes([arguments, config.get("data")], run, "data source", plugins)
+    for name in class_paths(config) if command == "fit" else ():
+        check_available(name, plugins)
+    check_parts(stored["hyper_parameters"], checkpoint)
+    if not is_our_checkpoint:
+        check_factories(stored["hyper_parameters"], checkpoint)
+        check_functions(model, typed_arguments("model", typed, configs), checkpoint)
+    source = path if "data" in config else checkpoint
+    if "data" not in config and "_class_path" in arguments:
+        config["data"] = class_config(arguments)
+    split = run / "split.csv"
+    if checkpoint.parent.name == "checkpoints" and split.exists() and "data" in config:
+        config["data"]["init_args"]["split"] = str(split)  # what is tested was not trained on, whatever has come since
+    if "data" in config and not (is_ours if source == path else is_our_checkpoint):
+        data_typed = typed_arguments("data", typed, configs)
+        check_functions(config["data"], data_typed, source)
+        known = arguments if is_our_checkpoint else {}
+        check_files(config["data"], data_typed, run, source, known, command)
+    if command == "fit":
+        given = (config.get("model") or {}).get("init_args") or {}
+        for name in DATA_ARGUMENTS:
+            if name not in given:
+                model["init_args"].pop(name, None)  # linked to the data module, which knows them anew
+        return config | {"model": model}  # of the checkpoint itself: it needs nothing that the first run began with
+    # One device measures as well as several; the rest of the trainer was for training.
+    trainer = {"devices": 1, "precision": config.get("trainer", {}).get("precision")}
+    kept: dict[str, Any] = {key: config[key] for key in ("data", "seed_everything") if key in config}
+    return {"model": model, "trainer": trainer} | kept
+
+
+def class_config(hyper_parameters: dict[str, Any]) -> dict[str, Any]:
+    """Hyperparameters as a checkpoint stores them, in the form that a configuration has."""
+    init_args = {name: value for name, value in hyper_parameters.items() if not name.startswith("_")}
+    return {"class_path": hyper_parameters["_class_path"], "init_args": init_args}
+
+
+def check_fits(
+    model: LightningModule, data: LightningDataModule | None, checkpoint: Path | None, stored: dict[str, Any]
+) -> None:
+    """Load the weights of a checkpoint into a model, and check that data, model and checkpoint go together.
+
+    Raises:
+        ValueError: If they do not.
+    """
+    if checkpoint and isinstance(data, BaseDataModule):  # Lightning does so too, but after the data has been read
+        data.load_state_dict(stored.get(type(data).__qualname__, {}))
+    if isinstance(model, BaseTask) and isinstance(data, BaseDataModule):
+        takes, has = model.input_shape, tuple(getattr(data, "input_shape", ()))
+        if takes and has and takes != has:
+            raise ValueError(f"the model takes inputs of shape {takes}, the data has {has}")
+    if not checkpoint or is_overridden("configure_model", model):  # weights that Lightning creates later
+        return
+    try:
+        model.load_state_dict(stored["state_dict"], strict=model.strict_loading)
+    except RuntimeError as error:
+        name = stored["hyper_parameters"]["_class_path"].rsplit(".", 1)[-1]
+        reason = str(error).splitlines()[1].strip()
+        raise ValueError(f"{checkpoint} holds another model, a {name}: {reason}") from error
+
+
+def has_only_the_rest_left(checkpoint: Path, stored: Mapping[str, Any], config: Mapping[str, Any]) -> bool:
+    """Whether the training that a checkpoint resumes is complete, and only what follows it is missing.
+
+    A run that was killed between its last epoch and the end of its test still lacks the test, and maybe its plots.
+
+    Args:
+        checkpoint: Where `fit` resumes.
+        stored: What it holds.
+        config: Its options.
+
+    Raises:
+        ValueError: If nothing is left to do, or training can't be resumed from the checkpoint.
+    """
+    trainer = config["trainer"]
+    if "optimizer_states" not in stored:
+        raise ValueError(f"{checkpoint} holds only weights: training can't be resumed from it")
+    epochs, most = epochs_had(stored), trainer["max_epochs"] or -1
+    all_epochs = 0 <= most <= epochs
+    unfinished = is_last(checkpoint) and not Record.read(run_of(checkpoint)).is_complete(config["test_after_fit"])
+    if all_epochs and not unfinished:
+        done = counted(epochs, "epoch", "epochs")
+        raise ValueError(f"{checkpoint} has already trained for {done}; raise --trainer.max_epochs to continue")
+    all_steps = 0 <= trainer["max_steps"] <= stored["global_step"]
+    if all_steps and not unfinished:
+        done = counted(stored["global_step"], "step", "steps")
+        raise ValueError(f"{checkpoint} has already trained for {done}; raise --trainer.max_steps to continue")
+    return unfinished and (all_epochs or all_steps or stopped_early(stored, config["early_stopping"]["patience"]))
+
+
+def stopped_early(stored: Mapping[str, Any], patience: int | None) -> bool:
+    """Whether early stopping ended the training of a checkpoint, and would do so with this patience too."""
+    stoppers = [state for name, state in stored["callbacks"].items() if name.startswith(STOPPERS)]
+    return patience is not None and any(state["wait_count"] >= patience for state in stoppers)
+
+
+def epochs_had(stored: Mapping[str, Any]) -> int:
+    """The epochs that a checkpoint was trained for; 0 where it does not say."""
+    loops = stored.get("loops")
+    return int(reduce(getitem, EPOCHS, loops)) if loops else 0

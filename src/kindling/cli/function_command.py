@@ -1,0 +1,30 @@
+"""A typed function as a command: its arguments are the options, its docstring the help."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from jsonargparse import ArgumentError, ArgumentParser
+
+from kindling.utils.console import quiet
+from kindling.utils.errors import UsageError, one_line
+from kindling.utils.plugins import add_option, load_plugins
+from kindling.utils.text import program_name
+
+
+def call(function: Callable[..., None], options: Sequence[str]) -> None:
+    """Calls a function with the options as typed.
+
+    Raises:
+        UsageError: If they are not its arguments.
+    """
+    quiet()
+    parser = ArgumentParser(prog=f"{program_name()} {function.__name__}", exit_on_error=False)
+    names = parser.add_function_arguments(function, as_group=False, fail_untyped=True)
+    add_option(parser)
+    parser.description = (function.__doc__ or "").partition("Args:")[0]
+    try:
+        config = parser.parse_args(load_plugins(options))
+    except ArgumentError as error:
+        raise UsageError(one_line(str(error), names)) from error
+    arguments: dict[str, Any] = {name: config[name] for name in names}
+    function(**arguments)

@@ -1,0 +1,188 @@
+"""The one command, `kindling`. Its help answers at once: torch is imported only by what needs it."""
+
+import atexit
+import difflib
+import inspect
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from importlib import import_module
+from typing import Any, NoReturn
+
+from kindling import __version__
+from kindling.startup import quick_imports
+from kindling.utils.text import brief, program_name, set_program_name
+
+COMMANDS = {
+    "fit": "train a model, keep its best and last checkpoints, test the best",
+    "validate": "measure a checkpoint on the validation split",
+    "test": "measure a checkpoint on the test split",
+    "predict": "write the classes and probabilities that a checkpoint predicts to predictions.csv",
+    "runs": "list what was trained; show one run, or compare several",
+    "export": "write a checkpoint as a file that other programs run, proven to be equal",
+    "schema": "write the JSON Schema of recipes, with which editors complete and check them",
+    "serve": "answer over HTTP, with a page to try the model on",
+    "new": "write a project of your own that imports this package",
+}
+MODULES = {
+    "runs": "kindling.cli.runs",
+    "export": "kindling.deploy.export",
+    "schema": "kindling.cli.schema",
+    "serve": "kindling.deploy.serve",
+    "new": "kindling.cli.new",
+}
+
+HELP = f"""usage: {{program}} COMMAND [OPTIONS]
+
+commands:
+{chr(10).join(f"  {name:<10}{line}" for name, line in COMMANDS.items())}
+
+of all commands but runs and new:
+  --plugin FILE   also use the models, data modules and callbacks of this file or module
+
+start with:
+  {{program}} fit --config quickstart
+  {{program}} fit --help
+"""
+
+
+def program() -> NoReturn:
+    """The installed command: `main`, then an exit that leaves it to the system to free the memory.
+
+    To take the imported libraries down object by object would take another half second. What asked to be called at the
+    exit is called, and while another thread is at work, the exit is the usual one. A project may install it under a
+    name of its own, by which it then calls itself.
+    """
+    set_program_name(os.path.basename(sys.argv[0]).removesuffix(".exe"))
+    sys.unraisablehook = _interrupt_again
+    code = main()
+    waits = any(not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread())
+    # The command is done: Ctrl-C would only end in the traceback of some library's clean-up, left half done.
+    signal.signal(signal.SIGINT, signal.SIG_DFL if waits else signal.SIG_IGN)
+    if waits:
+        sys.exit(code)
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _interrupt_again(unraisable: Any) -> None:
+    """Deliver Ctrl-C again where it came within a destructor or a weak reference's callback: Python drops it there."""
+    if unraisable.exc_type is not KeyboardInterrupt:
+        sys.__unraisablehook__(unraisable)
+        return
+    timer = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT))
+    timer.daemon = True
+    timer.start()
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Runs one command.
+
+    Args:
+        args: Its name and options, by default those of the command line.
+
+    Returns:
+        The exit code: 0, 1 if the command failed, 2 if it was not understood.
+    """
+    command, *options = (sys.argv[1:] if args is None else args) or ["--help"]
+    if command in ("-h", "--help"):
+        print(HELP.format(program=program_name()), end="")
+        return 0
+    if command == "--version":
+        print(f"kindling {__version__}")
+        return 0
+    if command not in COMMANDS:
+        near = difflib.get_close_matches(command, COMMANDS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMMANDS)}"
+        return _fail(f"there is no command {brief(command, 60) or repr(command)}: {hint}", code=2)
+
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it warns of a home folder that can't be written
+    try:
+        with _loading(command), quick_imports():
+            from kindling.utils.errors import UsageError
+
+            run = import_module(MODULES.get(command, "kindling.cli.lightning_cli")).run
+    except KeyboardInterrupt:
+        return _fail("interrupted before it began", code=1)
+    except ModuleNotFoundError as error:
+        if f"{error.name}.".startswith("kindling.") or os.environ.get("KINDLING_DEBUG"):
+            raise
+        return _fail(f"{error.name} is not installed: make train installs what pyproject.toml names", code=1)
+    try:
+        run(command, options)
+    except UsageError as error:
+        return _fail(str(error), code=2)
+    except Exception as error:
+        message = _message(error)
+        if not message or os.environ.get("KINDLING_DEBUG"):
+            raise
+        return _fail(message, code=1)
+    except (KeyboardInterrupt, SystemExit) as stop:
+        # Lightning turns Ctrl-C into an exit; the other exits are those of help pages.
+        if isinstance(stop, KeyboardInterrupt) or isinstance(stop.__context__, KeyboardInterrupt):
+            print(f"{program_name()}: interrupted", file=sys.stderr)
+            return 1
+        return int(stop.code or 0)
+    return 0
+
+
+def _loading(command: str) -> AbstractContextManager[object]:
+    """Show on a terminal that the libraries are loaded; `new` needs none of them."""
+    if command == "new" or not sys.stdout.isatty():
+        return nullcontext()
+    from kindling.utils.console import progress
+
+    return progress("loading PyTorch and Lightning")
+
+
+def _message(error: Exception) -> str:
+    """Return the line that reports an error; empty where whoever wrote the failing code needs the traceback."""
+    from kindling.utils.errors import dead_worker, one_line, without_worker
+
+    if killed := dead_worker(error):
+        return killed
+    frames = inspect.trace()
+    if isinstance(error, _mendable()):
+        is_ours = frames[-1].filename.startswith(os.path.dirname(__file__))
+        return one_line(without_worker(str(error))) + ("" if is_ours else " (KINDLING_DEBUG=1 shows where)")
+    if any(map(_is_users_code, frames)):
+        return ""
+    where = f"{'/'.join(frames[-1].filename.split(os.sep)[-3:])}, line {frames[-1].lineno}"
+    reason = brief(f"{type(error).__name__}: {error}", 180)
+    return f"{reason} (unexpected, in {where}; KINDLING_DEBUG=1 shows the traceback)"
+
+
+def _is_users_code(frame: inspect.FrameInfo) -> bool:
+    """Return whether a frame is neither Kindling's nor a library's."""
+    libraries = (os.path.dirname(__file__), os.path.dirname(os.__file__), "<")
+    return not frame.filename.startswith(libraries) and "site-packages" not in frame.filename
+
+
+def _mendable() -> tuple[type[Exception], ...]:
+    """Return the errors that users can fix; Lightning's own only where it has been imported, which takes seconds."""
+    lightning = sys.modules.get("lightning.fabric.utilities.exceptions")
+    return (ValueError, OSError, ImportError, *([lightning.MisconfigurationException] if lightning else []))
+
+
+def _fail(message: str, code: int) -> int:
+    if not _is_reported_by_first():
+        print(f"{program_name()}: error: {brief(message)}", file=sys.stderr)
+    return code
+
+
+def _is_reported_by_first() -> bool:
+    """Whether the first process of torchrun or srun reports the same error as this one.
+
+    Until the processes have connected, all of them fail alike. Later, one may fail alone.
+    """
+    distributed = sys.modules.get("torch.distributed")
+    is_connected = distributed is not None and distributed.is_available() and distributed.is_initialized()
+    is_started_by_us = "KINDLING_PARENT" in os.environ  # and the first process reports what this one prints
+    ranks = (os.environ.get(name, "0") for name in ("RANK", "SLURM_PROCID"))
+    return any(rank != "0" for rank in ranks) and not is_connected and not is_started_by_us

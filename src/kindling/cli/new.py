@@ -1,0 +1,191 @@
+"""`kindling new`: write a project of one's own with Copier, from the template that this version of Kindling carries."""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+import warnings
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from kindling import __version__
+from kindling.cli.recipes import SHARE
+from kindling.utils.console import say
+from kindling.utils.errors import OneLineParser, UsageError
+from kindling.utils.optional import require
+from kindling.utils.plugins import split_options
+from kindling.utils.text import counted
+
+LICENSES = ("MIT", "BSD-3-Clause", "Apache-2.0", "none")
+TASKS = ("images", "table", "own")
+
+
+def run(command: str, options: Sequence[str]) -> None:
+    """Write the project that the options ask for, and commit it to a new git repository.
+
+    Raises:
+        UsageError: If it cannot be written; nothing has been written then.
+    """
+    if split_options(options)[0]:
+        raise UsageError("new takes no --plugin: write the project first, then move the file into its src folder")
+    typed = _parser().parse_args(options)
+    require("new", "copier")
+    if not typed.folder.strip():
+        raise UsageError("FOLDER is missing: name a new folder for the project, such as leafnet")
+    folder = Path(os.path.expanduser(typed.folder)).absolute().resolve()
+    _check_folder(folder)
+    answers = {"name": folder.name if typed.name is None else typed.name, **_template_source()}
+    if typed.template is not None:
+        answers |= _repository(typed.template)
+    given = {name: getattr(typed, name) for name in ("description", "author", "license", "task", "engine")}
+    answers |= {name: value for name, value in given.items() if value is not None}
+    if "author" not in answers and (author := _git(Path.cwd(), "config", "user.name")):
+        answers["author"] = author
+    if typed.engine is not None:
+        answers["engine"] = _engine(typed.engine)
+    _copy(folder, answers)
+    _begin_history(folder)
+    written = sum(path.is_file() for path in folder.rglob("*") if ".git" not in path.relative_to(folder).parts)
+    if (SHARE / ".git").exists() and _git(SHARE, "status", "--porcelain"):
+        say(f"note: {SHARE} has uncommitted changes; `copier update` needs a commit to compare with")
+    say(f"{counted(written, 'file', 'files')} written to {typed.folder}; next:")
+    enter = [] if folder == Path.cwd() else [f"cd {_quoted(typed.folder)}"]
+    print(*(f"  {command}" for command in (*enter, "make train", "make test")), sep="\n")
+
+
+def _parser() -> OneLineParser:
+    parser = OneLineParser(
+        "kindling new",
+        description="Write a project of your own: a model, a data source, a recipe, tests and a notebook, to edit. It "
+        "imports Kindling, and receives improvements by `pip install --upgrade` and `copier update`.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("folder", metavar="FOLDER", nargs="?", default="", help="A new folder to write it to.")
+    parser.add_argument(
+        "--name",
+        help="Name of the project; default: the name of the folder. The command of leaf-net or 'Leaf Net' is leaf-net, "
+        "and its package leaf_net.",
+    )
+    parser.add_argument("--description", help="What it is, in one line.")
+    parser.add_argument("--author", help="Your name; default: user.name of git.")
+    parser.add_argument("--license", choices=LICENSES, help="Default: MIT.")
+    parser.add_argument("--task", choices=TASKS, help="Folders of images (default), a table, or code of your own.")
+    parser.add_argument(
+        "--engine",
+        help="Where the project gets Kindling from: a git URL, the path of a checkout or wheel, or a version such as "
+        "0.2.0 or '>=0.2'; default: where this Kindling comes from.",
+    )
+    parser.add_argument(
+        "--template",
+        metavar="URL",
+        help="Git repository of Kindling, or of your fork, that `copier update` gets changes from; default: where this "
+        "Kindling comes from, unless it was installed from a wheel, which names no repository.",
+    )
+    return parser
+
+
+def _check_folder(folder: Path) -> None:
+    above = next(parent for parent in (*folder.parents, folder) if os.path.exists(parent))  # False for too long a name
+    if not above.is_dir():
+        raise UsageError(f"{above} is a file: {folder.name} can't be created in it")
+    if os.path.exists(folder) and not (folder.is_dir() and not any(folder.iterdir())):
+        raise UsageError(f"{folder} already exists and is not an empty folder: name another, such as {folder.name}-2")
+    if SHARE in folder.parents:
+        raise UsageError(f"{folder} is inside {SHARE}, Kindling's own folder: name one elsewhere")
+
+
+def _quoted(folder: str) -> str:
+    """Return a folder as a shell takes it; a leading ~ stays outside of the quotes."""
+    home, slash, rest = folder.partition("/")
+    return f"{home}{slash}{shlex.quote(rest)}" if home == "~" and rest else shlex.quote(folder)
+
+
+def _engine(engine: str) -> str:
+    """Return the answer for an engine that was typed, a path as an absolute one."""
+    path = Path(os.path.expanduser(engine))  # unlike pathlib's, it takes ~=0.2
+    if path.exists():
+        return str(path.resolve())
+    if "/" in engine and ":" not in engine:
+        raise UsageError(f"--engine {engine}: there is no such file or folder")
+    return engine
+
+
+def _repository(url: str) -> dict[str, str]:
+    """Return the answers for a repository that holds the template of this version."""
+    version, source = f"v{__version__}", _git_url(url)
+    if _git(Path.cwd(), "ls-remote", "--exit-code", source.removeprefix("git+"), f"refs/tags/{version}") is None:
+        raise UsageError(f"--template {url}: there is no git repository with the tag {version} of this Kindling")
+    return {"template_url": source, "template_version": version}
+
+
+def _template_source() -> dict[str, str]:
+    """Return the answers that say where the template, and so the engine, come from."""
+    if (SHARE / "pyproject.toml").exists():
+        return _checkout_source(SHARE)
+    try:
+        direct = json.loads(distribution("kindling-ml").read_text("direct_url.json") or "{}")
+    except PackageNotFoundError:
+        direct = {}
+    if "vcs_info" in direct:
+        return {"template_url": _git_url(direct["url"]), "template_version": direct["vcs_info"]["commit_id"]}
+    url = direct.get("url", "")
+    path = unquote(urlsplit(url).path) if url.startswith("file:") else ""
+    if path and not Path(path).exists():  # a wheel that was deleted after it was installed
+        return {"engine": f">={__version__}"}
+    return {"engine": path or url or f">={__version__}"}
+
+
+def _checkout_source(checkout: Path) -> dict[str, str]:
+    """Return the remote and commit of a checkout, where both are all that it takes to get the same again."""
+    remote = _git(checkout, "remote", "get-url", "origin")
+    commit = _git(checkout, "rev-parse", "HEAD")
+    is_pushed = _git(checkout, "branch", "--remotes", "--contains", "HEAD")
+    if not (remote and commit and is_pushed) or _git(checkout, "status", "--porcelain"):
+        return {}
+    version = _git(checkout, "describe", "--tags", "--exact-match") or commit
+    return {"template_url": _git_url(remote), "template_version": version}
+
+
+def _git_url(remote: str) -> str:
+    """Return a remote so that Copier takes it for a git repository, whatever it is called."""
+    url = Path(remote).resolve().as_uri() if Path(remote).exists() else remote
+    return f"git+{url}" if "://" in url and not url.startswith(("git+", "git://")) else url
+
+
+def _copy(folder: Path, answers: dict[str, str]) -> None:
+    from copier import run_copy  # half a second
+
+    from_git = "HEAD" if (SHARE / ".git").exists() else None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # uncommitted changes have been reported
+            run_copy(str(SHARE), folder, answers, vcs_ref=from_git, defaults=True, overwrite=True, quiet=True)
+    except ValueError as error:
+        raise UsageError(re.sub(r"^Validation error for question '\w+': ", "", str(error))) from error
+
+
+def _begin_history(folder: Path) -> None:
+    """Commit the project to a repository of its own, which `copier update` needs, unless it is inside another."""
+    if _git(folder, "rev-parse", "--show-toplevel"):
+        return
+    has_author = _git(folder, "config", "user.email")
+    author = [] if has_author else ["-c", "user.name=kindling", "-c", "user.email=kindling@localhost"]
+    message = f"Begin with the template of Kindling {__version__}"
+    begun = _git(folder, "init", "--quiet", "--initial-branch", "main") is not None
+    added = begun and _git(folder, "add", "--all") is not None
+    if not added or _git(folder, *author, "commit", "--quiet", "--message", message) is None:
+        failed = "commit" if added else "add" if begun else "init"
+        print(f"kindling: git {failed} failed, and the project is not committed", file=sys.stderr)
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    """Return what git prints; None where it fails or is not installed."""
+    try:
+        done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()

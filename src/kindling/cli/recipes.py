@@ -1,0 +1,86 @@
+"""Recipes by name: those of the user's project first, then those that come with Kindling."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from kindling.utils.errors import UsageError
+from kindling.utils.text import did_you_mean
+
+# The folders that are neither Python nor part of the package: an installed wheel holds them, a checkout has them above.
+_WHEEL = Path(__file__).parent / "share"
+SHARE = _WHEEL if _WHEEL.exists() else Path(__file__).parents[2]
+PROJECT = Path("configs")  # in the current folder
+SUFFIXES = (".yaml", ".yml")
+
+
+def find_recipe(typed: str) -> str:
+    """Return the path of a recipe; inline YAML is returned as it is.
+
+    Args:
+        typed: The value of `--config`: the path of a file, a name such as `quickstart` or `with/bf16`, or inline YAML.
+
+    Raises:
+        UsageError: If there is neither a file nor a recipe of that name, with the nearest one that exists.
+    """
+    if re.search(r":\s|[{[\n]", typed) or Path(typed).is_file():
+        return typed
+    if not Path(typed).is_absolute():
+        for folder in (PROJECT, SHARE / "configs"):
+            for path in (folder / typed, *(folder / f"{typed}{suffix}" for suffix in SUFFIXES)):
+                if path.is_file() and path.suffix in SUFFIXES:
+                    return str(path)
+    kind = "file" if _is_path(typed) else "recipe"
+    raise UsageError(f"there is no {kind} {typed or repr(typed)}{_nearest(typed)}")
+
+
+def find_recipes(options: Sequence[str]) -> list[str]:
+    """Return the options of a command with the path of each recipe in place of its name."""
+    found: list[str] = []
+    for option in options:
+        flag, name = re.match(r"(--config=|-c=?|)(.*)", option, re.DOTALL).groups()  # type: ignore[union-attr]
+        follows = bool(found) and found[-1] in ("-c", "--config")
+        is_recipe = follows or (flag and name)
+        found.append(f"{'' if follows else flag}{find_recipe(option if follows else name)}" if is_recipe else option)
+    return found
+
+
+def list_recipes() -> dict[str, Path]:
+    """Return the recipes by name, those of the project first; a name that both have is the project's."""
+    recipes: dict[str, Path] = {}
+    for folder in (PROJECT, SHARE / "configs"):
+        found = sorted(path for path in folder.rglob("*") if path.suffix in SUFFIXES)
+        for path in sorted(found, key=lambda path: len(path.parts)):
+            recipes.setdefault(path.relative_to(folder).with_suffix("").as_posix(), path)
+    return recipes
+
+
+def describe(recipe: Path) -> str:
+    """Return the first comment of a recipe that is not an instruction to an editor."""
+    for line in recipe.read_text(encoding="utf-8").splitlines():
+        if not line.startswith("#"):
+            break
+        if not line.startswith("# yaml-language-server:"):
+            return line.lstrip("# ")
+    return ""
+
+
+def recipe_table() -> str:
+    """Return the names and descriptions of all recipes, for a help page."""
+    recipes = list_recipes()
+    width = max(map(len, recipes))
+    return "\n".join(["recipes:", *(f"  {name:<{width}}  {describe(path)}" for name, path in recipes.items())])
+
+
+def _is_path(typed: str) -> bool:
+    return Path(typed).suffix in SUFFIXES
+
+
+def _nearest(typed: str) -> str:
+    """Return a hint at the file or recipe that was probably meant."""
+    recipes = list(list_recipes())
+    if _is_path(typed):
+        files = map(str, [*PROJECT.rglob("*.yaml"), *Path(typed).parent.glob("*.yaml")])
+        return did_you_mean(typed, files) or did_you_mean(Path(typed).stem, recipes)
+    overlays = (f": did you mean {name}?" for name in recipes if name.endswith(f"/{typed}"))
+    return next(overlays, "") or did_you_mean(typed, recipes) or ": kindling fit --help lists all"

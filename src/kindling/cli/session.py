@@ -1,0 +1,87 @@
+"""What `kindling fit` keeps: the folder of its run, and what writes into it."""
+
+import shutil
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from lightning.pytorch import Callback
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_only
+
+from kindling.runs.folders import RUNS, is_last, new_run, remove_temporary_files, run_of
+from kindling.runs.metadata import Record, check_is_free, recipe_name
+from kindling.tensorboard.logger import run_loggers
+from kindling.training import ExactResume, RunRecord, SpeedHint, StepFigures, TrainingHistory
+from kindling.utils.console import as_typed, say
+
+
+@dataclass(frozen=True)
+class KeptRun:
+    """A run that is about to be trained.
+
+    Attributes:
+        path: Its folder.
+        is_new: Whether the folder was made for it; else a run that was stopped goes on there.
+        checkpoint: Where the training goes on from, if it does.
+        record: Keeps `run.json`.
+        resume: Keeps the last checkpoint.
+    """
+
+    path: Path
+    is_new: bool
+    checkpoint: Path | None
+    record: RunRecord
+    resume: ExactResume
+
+    @classmethod
+    def open(cls, name: str, checkpoint: Path | None, configs: Sequence[Path], command: str) -> Self:
+        """Opens the folder of a run: that of `last.ckpt`, which goes on there, or a new one.
+
+        Args:
+            name: Folder of a new run under `runs/`.
+            checkpoint: What the training goes on from.
+            configs: The recipe and what was put on top of it.
+            command: What was typed.
+
+        Raises:
+            ValueError: If another process trains there.
+        """
+        if checkpoint and is_last(checkpoint):
+            path, is_new, began_from = run_of(checkpoint), False, None
+            rank_zero_only(check_is_free)(path)
+            rank_zero_only(remove_temporary_files)(path)
+        else:
+            # The other processes of a distributed run write nothing: Lightning tells them where the first one writes.
+            path, is_new, began_from = rank_zero_only(new_run)(name) or RUNS / name, True, checkpoint
+        recipe = recipe_name(configs) or (Record.read(run_of(began_from)).recipe if began_from else path.parent.name)
+        return cls(path, is_new, checkpoint, RunRecord(path, recipe, command, began_from or ""), ExactResume(path))
+
+    def callbacks(self) -> list[Callback]:
+        """What writes into the folder while it trains."""
+        return [self.record, StepFigures(), self.resume, TrainingHistory(self.path), SpeedHint()]
+
+    def loggers(self, asked: list[Logger] | Logger | bool | None, steps: int | None) -> list[Logger]:
+        """Return the loggers of the run and those that were asked for; none if that is False.
+
+        Args:
+            asked: The value of `--trainer.logger`.
+            steps: Optimizer steps of the checkpoint from which the training resumes, if it does.
+        """
+        if asked is False:
+            return []
+        others = asked if isinstance(asked, list) else [asked] if isinstance(asked, Logger) else []
+        return run_loggers(self.path, None if self.is_new else steps) + others
+
+    @rank_zero_only
+    def tidy_up(self, began: bool) -> None:
+        """After a failure: says how to go on with it, or removes it where it has never begun."""
+        if (self.path / "checkpoints" / "last.ckpt").exists():
+            say("stopped; resume with: " + as_typed("kindling", "fit --ckpt_path", self.path))
+        elif self.is_new and not began:
+            shutil.rmtree(self.path, ignore_errors=True)
+            for folder in (self.path.parent, self.path.parent.parent):
+                with suppress(OSError):
+                    folder.rmdir()  # where this was the only run

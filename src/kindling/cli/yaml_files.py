@@ -1,0 +1,133 @@
+"""Read YAML configurations, and refuse what no option can take with the file, the line and the entry."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from kindling.cli.recipe_checks import add_space, check_layout, find_missing_space
+from kindling.runs.trust import check_size
+from kindling.utils.errors import UsageError
+from kindling.utils.text import brief
+
+# What PyYAML calls common mistakes, and how to mend them.
+MISTAKES = {
+    "mapping values are not allowed": "unexpected colon; check the indentation, and quote text that contains a colon",
+    "could not find expected ':'": "a colon is missing after a key, or a quotation mark is not closed",
+    "expected <block end>": "the indentation differs from the lines above",
+    "sequence entries are not allowed": "unexpected dash; start the list on a line of its own",
+    "unexpected end of stream": "a quotation mark is not closed",
+    "expected ',' or": "a bracket is not closed, or a comma is missing",
+    "cannot start any token": "indent with spaces rather than tabs, and quote text that begins with @, ` or %",
+    "could not determine a constructor": "remove the tag, which begins with !",
+    "found undefined alias": "quote text that begins with *",
+    "expected alphabetic or numeric character": "quote text that begins with * or &",
+    "escape": "double a backslash between double quotation marks, or use single ones",
+    "expected '<document start>'": "the file must be a single mapping of options",
+}
+ANYTHING = "check the indentation, colons, brackets and quotation marks"
+
+
+def read_yaml(config: Path) -> dict[str, Any]:
+    """Read a configuration.
+
+    Raises:
+        UsageError: If it is not valid YAML, with the line, which jsonargparse's own message does not name; or if an
+            entry can't be an option.
+    """
+    try:
+        text = config.read_text(encoding="utf-8")
+        read = yaml.safe_load(text)
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{config} is not text in UTF-8: save it with that encoding") from error
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise UsageError(
+            f"{config} is not valid YAML, line {line}: remove the control character U+{error.character:04X}"
+        ) from error
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        if mark and (hint := find_missing_space(text, mark.line + 1)):
+            raise UsageError(f"{config} is not valid YAML, {hint}") from error
+        raise UsageError(f"{config} is not valid YAML{_place(error)}: {_mistake(error)}") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date such as 2024-02-31, or deep nesting
+        raise UsageError(f"{config} is not valid YAML: {error}") from error
+    if not isinstance(read, dict):
+        hint = add_space(str(read).split("\n")[0])
+        raise UsageError(f"{config}: {hint or f'it must hold options such as seed_everything: 1, got {_shown(read)}'}")
+    try:
+        check_size(read)
+    except ValueError as error:
+        raise UsageError(f"{config} is {error}") from error
+    check_layout(read, config)
+    _check_options(read, "", f"{config}: ")
+    return read
+
+
+def check_typed(options: Sequence[str]) -> None:
+    """Raise UsageError where an option is given as a mapping or list with an entry that can't be an option.
+
+    Args:
+        options: The command line.
+    """
+    for previous, option in zip(["", *options], options, strict=False):
+        name, _, value = option.partition("=") if option.startswith("--") else (previous, "", option)
+        if not value.startswith(("{", "[")):
+            continue
+        try:
+            read = yaml.safe_load(value)
+            check_size(read)
+        except (yaml.YAMLError, ValueError, RecursionError):
+            continue  # it may be text
+        if name == "--config" and isinstance(read, dict):
+            _check_options(read, "", "--config: ")
+        _check_value(read, name.removeprefix("--"), "")
+
+
+def _check_options(options: dict[Any, Any], group: str, source: str) -> None:
+    """Check a mapping whose keys are options, and those within its values."""
+    for key, value in options.items():
+        if not re.fullmatch(r"\w[\w.+]*", key if isinstance(key, str) else ""):
+            raise UsageError(f"{source}there is no option {_shown(key)}{f' in {group}' if group else ''}")
+        name = f"{group}.{key}" if group else key
+        if not group and isinstance(value, dict) and not _is_class(value):
+            _check_options(value, name, source)
+        else:
+            _check_value(value, name, source)
+
+
+def _check_value(value: Any, name: str, source: str) -> None:
+    """Check a value that may name a class with its arguments, or several."""
+    for item in value if isinstance(value, list) else [value]:
+        if not isinstance(item, dict) or not _is_class(item):
+            continue
+        path, arguments = item.get("class_path", "" if value is item else None), item.get("init_args", {})
+        if "class_path" not in item and value is not item:
+            raise UsageError(f"{source}{name}: class_path is missing beside init_args")
+        if "class_path" in item and not (isinstance(path, str) and path.strip()):
+            raise UsageError(f"{source}{name}: class_path must be the name of a class, got {_shown(path)}")
+        if not isinstance(arguments, dict):
+            raise UsageError(
+                f"{source}{name}: init_args must hold options such as NAME: VALUE, got {_shown(arguments)}"
+            )
+        _check_options(arguments, name, source)
+
+
+def _is_class(value: dict[Any, Any]) -> bool:
+    return bool(value) and value.keys() <= {"class_path", "init_args", "dict_kwargs"}
+
+
+def _shown(value: Any) -> str:
+    return "null" if value is None else brief(repr(value), 60)
+
+
+def _place(error: yaml.MarkedYAMLError) -> str:
+    mark = error.problem_mark
+    return f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+
+
+def _mistake(error: yaml.MarkedYAMLError) -> str:
+    problem = error.problem or ""
+    return next((hint for words, hint in MISTAKES.items() if words in problem), ANYTHING)

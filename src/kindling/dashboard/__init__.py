@@ -1,5 +1,0 @@
-"""What a run shows in TensorBoard beside its figures."""
-
-from kindling.dashboard.callback import Dashboard, dashboard_of
-
-__all__ = ["Dashboard", "dashboard_of"]

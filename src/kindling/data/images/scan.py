@@ -1,0 +1,148 @@
+"""The image files in a folder, and why its other files are not used."""
+
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from fnmatch import translate
+from pathlib import Path
+from typing import NamedTuple
+
+from kindling.utils.console import say
+from kindling.utils.filetypes import FORMATS, HEAD, UNKNOWN, kind_of
+from kindling.utils.inputs import open_image
+from kindling.utils.text import counted, listed
+
+SUFFIXES = frozenset((".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif"))
+
+# What operating systems, storage devices and tools create, in lower case; nobody misses it.
+SYSTEM = (
+    *("@eadir", "@tmp", "@recycle", "@sharebin", "#recycle", "#snapshot", "@recently-snapshot", ".@__thumb"),  # NAS
+    *("*@synoeastream", "*@synoresource", "synofile_thumb_*", "synophoto_thumb_*"),  # NAS: thumbnails
+    *("__macosx", ".ds_store", "._*", ".appledouble", ".spotlight-v100", ".trashes", ".fseventsd", "icon\r"),  # macOS
+    *(".temporaryitems", ".documentrevisions-v100", ".apdisk", ".localized", ".appledb", ".appledesktop"),  # macOS
+    *("~snapshot", ".snapshot", ".zfs", ".xvpics", "_vti_*"),  # file servers, GIMP, FrontPage
+    *("network trash folder", "temporary items", ".volumeicon.icns", ".com.apple.timemachine.*"),  # macOS
+    *("thumbs.db", "ehthumbs*.db", "desktop.ini", "$recycle.bin", "recycler", "system volume information"),  # Windows
+    *("found.[0-9][0-9][0-9]",),  # chkdsk
+    *("lost+found", ".trash", ".trash-*", ".directory", ".thumbnails", ".nomedia", ".nfs*", ".fuse_hidden*"),  # Linux
+    *(".picasa.ini", "picasa.ini", ".picasaoriginals", ".dropbox*", ".stfolder", ".stversions", ".sync"),  # tools
+    *(".git*", ".hg", ".svn", ".dvc*", ".ipynb_checkpoints", "__pycache__", ".idea", ".vscode", ".cache"),  # tools
+)
+BACKUPS = ("*~", "*.bak", "*.orig", "*.old", "*.part", "*.partial", "*.crdownload", "*.download", "*.swp")
+_SYSTEM, _BACKUPS = (re.compile("|".join(map(translate, patterns))) for patterns in (SYSTEM, BACKUPS))
+HIDDEN, OUTSIDE = "hidden", "outside of the class folders"
+
+Identity = tuple[int, int]
+Unused = Mapping[str, Sequence[str]]  # paths of files by the reason why they are not used
+
+
+class Listing(NamedTuple):
+    """The files in a folder, as paths relative to it.
+
+    Attributes:
+        images: Its images, sorted.
+        unused: Its other files by the reason why they are not used; without what systems create.
+    """
+
+    images: list[str]
+    unused: Unused
+
+
+def is_system(name: str) -> bool:
+    """Whether a file or folder of this name was created by a system or tool, and not by a person."""
+    return bool(_SYSTEM.fullmatch(name.lower()))
+
+
+def subfolders(folder: Path) -> list[str]:
+    """Names of the folders in a folder, hidden ones and those of systems aside."""
+    paths = folder.iterdir()
+    return sorted(
+        path.name for path in paths if path.is_dir() and not path.name.startswith(".") and not is_system(path.name)
+    )
+
+
+def list_images(folder: Path, deep: bool = True) -> Listing:
+    """List the files in a folder by their suffixes and, where those say nothing, by their contents.
+
+    Args:
+        folder: The folder.
+        deep: Whether to look into the folders in it.
+
+    Raises:
+        ValueError: If the name of an image is not UTF-8, which no CSV and no terminal could show.
+    """
+    around = frozenset(identity(path) for path in folder.absolute().parents) if deep else None
+    start = os.path.join(folder, "")
+    images: list[str] = []
+    unused: defaultdict[str, list[str]] = defaultdict(list)
+    for path, reason in files_below(start, around):
+        if not reason and any("\udc80" <= character <= "\udcff" for character in path):  # bytes that are no UTF-8
+            raise ValueError(f"the name {path!a} is not UTF-8: rename it")
+        (unused[reason] if reason else images).append(path.removeprefix(start).replace(os.sep, "/"))
+    return Listing(sorted(images), {reason: sorted(files) for reason, files in unused.items()})
+
+
+def files_below(folder: str, around: frozenset[Identity] | None, hidden: bool = False) -> Iterator[tuple[str, str]]:
+    """Files in a folder at any depth, each with the reason why it is not used; an image has none.
+
+    Args:
+        folder: The folder.
+        around: The folders around it: a link that leads to one of them is passed by. None: only the files right in it.
+        hidden: Whether it is in a hidden folder.
+    """
+    here = identity(folder)
+    if around is not None and here in around:
+        return
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if is_system(entry.name):
+                continue
+            is_hidden = hidden or entry.name.startswith(".")
+            if not entry.is_dir():
+                yield entry.path, HIDDEN if is_hidden else why_unused(entry)
+            elif around is not None:
+                yield from files_below(entry.path, around | {here}, is_hidden)
+
+
+def why_unused(entry: "os.DirEntry[str]") -> str:
+    """The reason why a file is not used; none for an image, whole or broken."""
+    if not entry.is_file():
+        return "a link that leads nowhere" if entry.is_symlink() else "not a regular file"
+    name = entry.name.lower()
+    if _BACKUPS.fullmatch(name):
+        return "a backup copy or an unfinished download"
+    if os.path.splitext(name)[1] in SUFFIXES:
+        return ""
+    try:
+        with open(entry.path, "rb") as file:
+            kind = kind_of(file.read(HEAD))
+            if kind == UNKNOWN:
+                open_image(file)
+                return ""
+    except PermissionError:
+        return "no permission to read"
+    except Exception:  # damaged files make Pillow's readers raise anything
+        kind = UNKNOWN
+    return kind if kind == "empty" else f"{kind}, not {', '.join(FORMATS)}"
+
+
+def identity(folder: str | Path) -> Identity:
+    """What is the same for all paths that lead to a folder."""
+    status = os.stat(folder)
+    return status.st_dev, status.st_ino
+
+
+def say_unused(root: Path, unused: Unused) -> None:
+    """Print how many files of a folder are not used, a line for each reason, with an example."""
+    for reason, files in sorted((reason, files) for reason, files in unused.items() if files):
+        say(f"not used in {root}: {counted(len(files), 'file', 'files')} ({reason}): {listed(files, 1)}")
+
+
+def merged(found: Iterable[Unused]) -> Unused:
+    """Put unused files of several folders together."""
+    everything: defaultdict[str, list[str]] = defaultdict(list)
+    for unused in found:
+        for reason, files in unused.items():
+            everything[reason] += files
+    return everything

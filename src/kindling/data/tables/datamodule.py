@@ -1,0 +1,267 @@
+"""A table of one's own: a CSV or Parquet file, one column of which is the class."""
+
+import hashlib
+import json
+import shlex
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from typing_extensions import override
+
+from kindling.data.datamodule import ArrayDataset, Batch, ClassificationDataModule, Split
+from kindling.data.splitting import draw
+from kindling.data.tables.columns import encode, learn_columns, width
+from kindling.data.tables.files import read_table
+from kindling.data.tables.leaks import find_leaky_columns
+from kindling.data.tables.rows import encode_rows
+from kindling.data.tables.splits import LEFT_OUT, read_split
+from kindling.data.tables.target import check_classes, odd_classes
+from kindling.data.tables.values import LEGACY_NO_CLASS, Indices, as_categorical, as_name, in_order, read_names
+from kindling.runs.folders import whole_file
+from kindling.utils.console import progress, say
+from kindling.utils.text import counted, did_you_mean, listed
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+
+class TableDataModule(ClassificationDataModule):
+    """Rows of a CSV or Parquet file, one column of which holds the class.
+
+    How the other columns become numbers is learned from the training rows alone and kept in the checkpoint: see
+    `columns.encode`. Columns that are constant, ids or free text are left out.
+
+    Args:
+        path: CSV (fields separated by comma, semicolon, tab or bar) or Parquet.
+        target: Name of the column that holds the classes. Rows without one are left out.
+        drop: Names of columns to leave out.
+        test_split: Rows to hold out for testing, about, or as a float, their share: of each class at least one. So
+            does `val_split`, of the others.
+        test_path: File of rows for testing; then none of `path` are.
+        split: CSV with the columns row (from 0) and split (train, val, test), which decides instead. `fit` writes one.
+        predict: File of rows to predict; by default those of the test split.
+        missing: Text that stands for a missing value, such as NA or -999, or several: ["NA", "?"]. An empty field
+            always does.
+        decimal: Decimal sign of the numbers of `path` where they leave it open, as 1,234 does.
+        **loading: Batches and validation split, see `ClassificationDataModule`.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        target: str,
+        drop: tuple[str, ...] = (),
+        test_split: int | float = 0.2,
+        test_path: str | Path | None = None,
+        split: str | Path | None = None,
+        predict: str | Path | None = None,
+        missing: tuple[str | float, ...] | str = (),
+        decimal: Literal[".", ","] | None = None,
+        **loading: Any,
+    ) -> None:
+        super().__init__(**loading)
+        self.path, self.target, self.drop = path, target, drop
+        self.test_split, self.test_path, self.split, self.predict = test_split, test_path, split, predict
+        if not isinstance(missing, str | list | tuple):
+            raise ValueError(f"missing must be texts in quotes, such as --data.missing '[\"?\"]', got {missing}")
+        self.missing = [*map(as_name, [missing] if isinstance(missing, str) else missing)]
+        self.decimal = decimal
+        self.resumes = False  # whether training resumes with what a checkpoint has learned
+
+    @override
+    def begin_with(self, learned: dict[str, Any]) -> None:
+        # Learning anew could give other columns: a later version reads and encodes more of them. That the rows are the
+        # same is known from their digest.
+        self.load_state_dict(learned)
+        self.resumes = bool(learned)
+
+    @property
+    def num_classes(self) -> int:  # type: ignore[override]
+        """Classes among the training rows."""
+        return len(self.class_names)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:  # type: ignore[override]
+        """Their names, sorted: numbers by size, others by the alphabet."""
+        return tuple(self._learned["classes"])
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:  # type: ignore[override]
+        """One dimension: the features of a row."""
+        return (sum(map(width, self._learned["columns"])),)
+
+    @cached_property
+    def table(self) -> "DataFrame":
+        """All rows of `path` as they were read, numbered from 0; equal texts are found once for all splits."""
+        table = self._read(self.path)
+        if self.resumes:
+            self._check_columns(table)
+        texts = [name for name in table if table[name].dtype.kind == "O"]
+        return table.assign(**{name: as_categorical(table[name]) for name in texts})
+
+    @cached_property
+    def splits(self) -> NDArray[np.object_]:
+        """The split of each row of `path`, (N,)."""
+        labels, names = self._read_classes(self.table)
+        check_classes(labels, names, self._classes, self._held_out, self.split is not None)
+        splits = np.where(labels >= 0, "train", LEFT_OUT).astype(object)
+        if self.split is not None:
+            splits[labels >= 0] = read_split(Path(self.split), self.path, len(labels))[labels >= 0]
+            if absent := [name for name in ("train", *self._held_out) if name not in splits]:
+                raise ValueError(f"{self.split} puts no row of {self.path} into {listed(absent)}")
+            return splits
+        for name, size in self._held_out.items():
+            rest = np.flatnonzero(splits == "train")
+            classes = dict(zip(rest.tolist(), labels[rest].tolist(), strict=True))
+            splits[list(draw(classes, "rows", name, size, self.split_seed))] = name
+        return splits
+
+    @cached_property
+    def rows(self) -> Batch:
+        """The rows of `path` that have a class, encoded.
+
+        Raises:
+            ValueError: If they or their splits are others than in the training: those to test may be known from it.
+        """
+        labelled = self.splits != LEFT_OUT
+        inputs, labels = self._encode(self.table[labelled], self.path, trained=self.splits[labelled] == "train")
+        content = inputs.numpy().tobytes() + labels.numpy().tobytes() + ",".join(self.splits).encode()
+        digest = hashlib.sha256(content).hexdigest()
+        if self.fitted.setdefault("digest", digest) != digest:
+            if self.resumes:
+                raise self._other_data("other rows or another split")
+            raise ValueError(
+                f"{self.path} or its split is not as it was in the training, so rows trained on could be tested: give "
+                "other rows with --data.test_path"
+            )
+        return inputs, labels
+
+    def _check_columns(self, frame: "DataFrame") -> None:
+        """Check that the columns are those that the checkpoint was trained with, or had left out."""
+        learned = {*(column["name"] for column in self.fitted["columns"]), *self.fitted["left_out"]}
+        now = {*frame.columns} - {self.target, *self.drop}
+        changes = {"without": learned - now, "with": now - learned}
+        if found := [f"{change} {listed(sorted(names), 3)}" for change, names in changes.items() if names]:
+            raise self._other_data(f"its columns are {' and '.join(found)}")
+
+    def _other_data(self, reason: str) -> ValueError:
+        way_out = "train anew, without --ckpt_path"
+        return ValueError(f"{self.path} is not what the checkpoint was trained on: {reason}; {way_out}")
+
+    @property
+    def _classes(self) -> str:
+        return f"column {self.target} of {self.path}"
+
+    @property
+    def _held_out(self) -> dict[str, int | float]:
+        return {"val": self.val_split} if self.test_path else {"test": self.test_split, "val": self.val_split}
+
+    @override
+    def load_training(self) -> tuple[ArrayDataset, ArrayDataset]:
+        if not self.fitted:
+            self.fitted = self._learn()
+            if self.test_path is not None:
+                self.load("test")  # what is wrong with it is said before the training
+        return ArrayDataset(*self._rows_of("train")), ArrayDataset(*self._rows_of("val"))
+
+    @override
+    def load(self, split: Split) -> Batch:
+        if self.test_path is None:
+            self.tested = self.table[self.splits == split]
+            return self._rows_of(split)
+        table = self._read(self.test_path)
+        self.tested = table[self._read_classes(table)[0] >= 0]
+        if unlabelled := len(table) - len(self.tested):
+            say(f"left out: {counted(unlabelled, 'row', 'rows')} of {self.test_path} without {self.target}")
+        if self.tested.empty:
+            raise ValueError(f"{self.test_path} has no row with a {self.target}")
+        return self._encode(self.tested, self.test_path)
+
+    def _rows_of(self, split: str) -> Batch:
+        inputs, labels = self.rows
+        chosen = torch.from_numpy(self.splits[self.splits != LEFT_OUT] == split)
+        return inputs[chosen], labels[chosen]
+
+    @override
+    def load_new(self) -> ArrayDataset:
+        if self.predict is None:
+            tested: ArrayDataset = super().load_new()
+            return tested
+        columns = self._learned["columns"]
+        inputs = torch.from_numpy(encode_rows(self.predict, columns, self.predict, self.missing))
+        return ArrayDataset(inputs, torch.zeros(len(inputs), dtype=torch.int64))
+
+    @override
+    def predicted_rows(self) -> Sequence[object]:
+        return super().predicted_rows() if self.predict else self.tested_rows()
+
+    @override
+    def tested_rows(self) -> Sequence[object]:
+        return list(self.tested.index)
+
+    @override
+    def describe(self, row: int) -> dict[str, object]:
+        sample = self.tested.iloc[[row]].astype(object)
+        values: dict[str, object] = sample.where(sample.notna(), None).to_dict("records")[0]
+        return values
+
+    @override
+    def write_split(self, run: Path) -> None:
+        with whole_file(run / "split.csv") as path:
+            rows = (f"{row},{split}" for row, split in enumerate(self.splits))
+            path.write_text("\n".join(["row,split", *rows, ""]), encoding="utf-8")
+
+    def _read(self, path: str | Path) -> "DataFrame":
+        frame = read_table(path)
+        if self.target not in frame:
+            near = did_you_mean(self.target, frame.columns) or "."
+            raise ValueError(f"{path} has no column {self.target} as the target{near} It has {listed(frame.columns)}")
+        return frame
+
+    def _read_classes(self, frame: "DataFrame") -> tuple[Indices, list[str]]:
+        """Return the class of each row, -1 where it has none, shape (N,); and their names as they come."""
+        legacy = any("missing_values" not in column for column in self.fitted.get("columns", ()))
+        return read_names(frame[self.target], {*self.missing, *(LEGACY_NO_CLASS if legacy else ())})
+
+    def _learn(self) -> dict[str, Any]:
+        if unlabelled := int((self.splits == LEFT_OUT).sum()):
+            say(f"left out: {counted(unlabelled, 'row', 'rows')} of {self.path} without {self.target}")
+        for line in odd_classes(self.table[self.target], self.splits, self._held_out, self._classes, self.missing):
+            say(line)
+        train = self.table[self.splits == "train"]
+        features = train.drop(columns=self.target)
+        for name in self.drop:
+            if name not in features:
+                raise ValueError(f"drop: {self.path} has no column {name}{did_you_mean(name, features.columns)}")
+        labels, names = self._read_classes(train)
+        classes = in_order(names)
+        labels = np.array([classes.index(name) for name in names])[labels]
+        features = features.drop(columns=list(self.drop))
+        with progress(f"learning the {counted(features.shape[1], 'column', 'columns')} of {self.path}"):
+            columns, left_out = learn_columns(features, labels, len(self.table), self.missing, self.decimal)
+            found = find_leaky_columns(features, columns, labels)
+        if found:
+            without = shlex.quote(json.dumps([*self.drop, *found], ensure_ascii=False))
+            say(f"the class can be told from {listed(found)} alone: if not known beforehand, --data.drop {without}")
+        return {"classes": classes, "columns": columns, "left_out": left_out}
+
+    def _encode(self, frame: "DataFrame", file: str | Path, trained: NDArray[np.bool_] | None = None) -> Batch:
+        labels, names = self._read_classes(frame)
+        places = {name: place for place, name in enumerate(self.class_names)}
+        if unknown := [name for name in names if name not in places]:
+            raise ValueError(
+                f"column {self.target} of {file} has classes that no training row has: {listed(unknown)}; "
+                f"training has {listed(self.class_names)}"
+            )
+        labels = np.array([places[name] for name in names])[labels]
+        learned_from = None if trained is None else np.where(trained, labels, -1)
+        with progress(f"encoding {counted(len(frame), 'row', 'rows')} of {file}"):
+            columns = self._learned["columns"]
+            inputs: Tensor = torch.from_numpy(encode(frame, columns, file, learned_from, self.missing))
+        return inputs, torch.from_numpy(labels)

@@ -1,0 +1,43 @@
+"""Rows to predict, as people hold them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kindling.data.tables.columns import encode
+from kindling.data.tables.files import read_table
+from kindling.data.tables.values import Column
+from kindling.utils.console import progress
+from kindling.utils.text import counted
+
+
+def encode_rows(
+    rows: Any, columns: Sequence[Column], source: object, missing: Sequence[str] = ()
+) -> NDArray[np.float32]:
+    """Encode rows by what was learned in training.
+
+    Args:
+        rows: A data frame, the path of a table, or dictionaries, whose other keys need no room.
+        columns: What was learned of each column.
+        source: Where the rows come from, for messages.
+        missing: Texts that stand for missing values, besides those of the training.
+
+    Returns:
+        Features, shape (N, F).
+
+    Raises:
+        ValueError: If columns are missing, or hold something else than in training.
+    """
+    import pandas as pd  # half a second to import, needed by tables alone
+
+    if isinstance(rows, str | Path):
+        frame = read_table(rows)
+        with progress(f"encoding {counted(len(frame), 'row', 'rows')} of {source}"):
+            return encode(frame, columns, source, missing=missing)
+    if isinstance(rows, list):
+        names = [column["name"] for column in columns if any(column["name"] in row for row in rows)]
+        rows = {name: [row.get(name) for row in rows] for name in names}
+    return encode(pd.DataFrame(rows), columns, source, missing=missing)

@@ -1,0 +1,108 @@
+"""The units of numbers: which a column has, and what happens where another file has others."""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from kindling.data.tables.quantities import is_currency, is_plain, is_typed_number, read_quantities, same_unit
+from kindling.data.tables.ranges import CLEARLY, in_words, is_far_outside, misfit
+from kindling.data.tables.values import Cells, Column, Floats, Indices, in_brief
+from kindling.utils.console import say
+from kindling.utils.text import counted, listed
+
+RARE = 0.05  # of the values have a unit by mistake
+
+
+def find_units(numbers: Floats, units: Sequence[str], counts: Indices) -> list[str]:
+    """Return the unit of most values that have one, or all currencies; empty where hardly any has one.
+
+    Args:
+        numbers: Different values, NaN where one is no number, (N,).
+        units: Their units, "" where they have none.
+        counts: Rows that hold each value, (N,).
+    """
+    if not any(units):
+        return []
+    rows: Counter[str] = Counter()
+    for number, unit, count in zip(numbers.tolist(), units, counts.tolist(), strict=True):
+        if not math.isnan(number):
+            rows[unit] += count
+    found = [unit for unit, _ in rows.most_common() if unit]
+    if not found or rows[found[0]] <= RARE * rows.total():
+        return []
+    return [*filter(is_currency, found)] if is_currency(found[0]) else found[:1]
+
+
+def convert(numbers: Floats, units: Sequence[str], column: Column) -> Floats:
+    """Keep the numbers in a unit of the column, converted by its factors; NaN takes the place of the others."""
+    factors = {"": 1.0} | dict.fromkeys(_learned_units(column), 1.0) | column.get("factors", {})
+    if not any(units):
+        return numbers * factors[""] if factors[""] != 1 else numbers
+    if "units" not in column:  # learned before units were: signs of currencies and percent did not matter
+        factors |= {unit: 1.0 for unit in units if unit == "%" or is_currency(unit)}
+    converted: Floats = numbers * np.array([factors.get(unit, math.nan) for unit in units])
+    return converted
+
+
+def _learned_units(column: Column) -> list[str]:
+    """Return the units that were learned, in today's spelling."""
+    return [same_unit(unit, "") for unit in column.get("units", ())]
+
+
+def tell_units(column: Column, cells: Cells) -> None:
+    """Say where the numbers of a column have several units, or only some have one."""
+    name, units = column["name"], column["units"]
+    if len(units) > 1:
+        say(f"column {name} has several currencies, {listed(units, 5)}: they are not converted")
+    elif units:
+        numbers, found = read_quantities(cells.values, column["decimal"])
+        bare = sum(cells.counts[[not unit for unit in found] & ~np.isnan(numbers)].tolist())
+        if bare:
+            values = counted(bare, "training value has", "training values have")
+            say(f"column {name}: {values} no {units[0]}; it is assumed")
+
+
+def adapt_units(column: Column, cells: Cells, what: str) -> dict[str, float]:
+    """Compare the unit of a column in a file with that of the training rows, and say where they differ.
+
+    Args:
+        column: What was learned of the column, with the decimal sign of this file.
+        cells: Its cells in this file.
+        what: Name of the column for messages.
+
+    Returns:
+        Factors by which to multiply numbers in each unit.
+
+    Raises:
+        ValueError: If the units are different, or if one is absent and the numbers are then far from the training.
+    """
+    typed = all(map(is_typed_number, cells.values))
+    if "units" not in column or (not column["units"] and (typed or is_plain(cells.values, column["decimal"]))):
+        return {}
+    numbers, units = read_quantities(cells.values, column["decimal"])
+    here, learned = find_units(numbers, units, cells.counts), _learned_units(column)
+    if {*here} & {*learned} or here == learned or np.isnan(numbers).all():
+        return {}
+    if here and learned:
+        raise ValueError(
+            f"{what} is in {listed(here, 3)}, in training it was in {listed(learned, 3)}: convert it, or leave out the "
+            "unit where both are the same"
+        )
+    unit, bare = (here or learned)[0], (here or [""])[0]
+    factors = [{bare: 1.0}, {bare: 0.01 if here else 100.0}] if unit == "%" else [{bare: 1.0}]
+    readings = [convert(numbers, units, column | {"factors": factor}) for factor in factors]
+    best = 1 if len(readings) > 1 and misfit(readings[0], column) - misfit(readings[1], column) > CLEARLY else 0
+    place = int(np.flatnonzero(~np.isnan(readings[best]))[0])
+    example, number = in_brief(cells.values[place]), f"{readings[best][place]:.6g}"
+    differs = f"is in {unit}, unlike in training" if here else f"has no {unit}, unlike in training"
+    if is_far_outside(readings[best], column):
+        raise ValueError(
+            f"{what} {differs}, and values such as {example} are far from those of the training, {in_words(column)}: "
+            "convert them"
+        )
+    if best or not typed:
+        read = number if here else f"{number}%" if unit == "%" else f"{number} {unit}"
+        say(f"{what} {differs}: {example} is read as {read}")
+    return factors[best]

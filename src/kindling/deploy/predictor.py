@@ -1,0 +1,201 @@
+"""A trained model in three lines of Python: `load` it, ask it, read the labels."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from kindling import __version__
+from kindling.data.images.decode import read_image, tell_small_range
+from kindling.data.images.scan import list_images, say_unused
+from kindling.data.tables.rows import encode_rows
+from kindling.models.loading import load_classifier
+from kindling.runs.folders import find_checkpoint, read_checkpoint, run_of
+from kindling.runs.metadata import read_json
+from kindling.utils.inputs import as_float, fit_image, from_numbers
+from kindling.utils.plugins import import_plugins
+from kindling.utils.text import listed
+
+__all__ = ["Predictor", "load"]
+
+BATCH = 256  # samples at a time
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What one must know of a model to ask it; an exported file carries it along.
+
+    Attributes:
+        model: Name of its class.
+        classes: Names of the classes in the order of the probabilities.
+        input_shape: Shape of a sample: (C, H, W) or (F,).
+        columns: Of a table, how its columns become features: see `kindling.data.tables.columns`.
+        levels: Of 16-bit images, the values that become 0 and 255 (1 as a float); None for 0 and 65,535.
+        metrics: Figures of the test of its run, where there was one; None for those that are not a number.
+        classifies: Whether it predicts classes, and not numbers.
+        kindling: Version that wrote this.
+    """
+
+    model: str
+    classes: tuple[str, ...]
+    input_shape: tuple[int, ...]
+    columns: list[dict[str, Any]] | None = None
+    levels: list[int] | None = None
+    metrics: dict[str, float | None] = field(default_factory=dict)
+    classifies: bool = True
+    kindling: str = __version__
+
+    def as_dict(self) -> dict[str, Any]:
+        """The card as plain values; `ModelCard.from_dict` reads it."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, card: dict[str, Any]) -> "ModelCard":
+        """Reads what `as_dict` gave, out of JSON too."""
+        return cls(**card | {name: tuple(card[name]) for name in ("classes", "input_shape")})
+
+    @property
+    def takes_images(self) -> bool:
+        """Whether a sample is an image."""
+        return len(self.input_shape) == 3
+
+
+class Prediction(NamedTuple):
+    """What a model says of N samples.
+
+    Attributes:
+        labels: Name of the most probable class of each sample; of a sequence or an image with a class at each position,
+            lists of them.
+        probabilities: Of each sample and class, shape (N, classes) or (N, classes, ...), float32.
+    """
+
+    labels: list[Any]
+    probabilities: NDArray[np.float32]
+
+
+class Predictor:
+    """A trained model that takes samples as people hold them.
+
+    Args:
+        compute: Takes inputs (N, *input_shape) and gives probabilities (N, classes).
+        card: What the model is.
+    """
+
+    def __init__(self, compute: Callable[[Tensor], Tensor], card: ModelCard) -> None:
+        self.compute = compute
+        self.card = card
+
+    def __repr__(self) -> str:
+        return f"Predictor: {self.card.model}, takes {self.takes}, classes {listed(self.card.classes)}"
+
+    def predict(self, samples: Any) -> Prediction:
+        """Predicts one sample or many.
+
+        Args:
+            samples: Images: PIL images, paths of files or of a folder, or arrays and tensors (N, C, H, W) of bytes or
+                of floats in [0, 1]. Rows of a table: a data frame, the path of a CSV, or a dictionary a row. Features:
+                arrays and tensors (N, F). Or a single one of these.
+
+        Raises:
+            ValueError: If they are not what the model takes.
+        """
+        inputs = self.inputs(samples)
+        probabilities = torch.cat([self.compute(part) for part in torch.split(inputs, BATCH)]).numpy()
+        names = np.array(self.card.classes, dtype=object)
+        return Prediction(names[probabilities.argmax(axis=1)].tolist(), probabilities)
+
+    def inputs(self, samples: Any) -> Tensor:
+        """The same samples as the model takes them, floats of shape (N, *input_shape)."""
+        if isinstance(samples, str | Path | Image.Image | dict):
+            samples = [samples]
+        if isinstance(samples, list | tuple) and not samples:
+            raise ValueError(f"there are no samples: the model takes {self.takes}")
+        first = samples[0] if isinstance(samples, list | tuple) and samples else samples
+        if isinstance(first, dict) or hasattr(first, "columns"):  # a data frame
+            return self._rows(samples, "the input")
+        if not isinstance(first, str | Path | Image.Image):
+            return from_numbers(samples, self.card.input_shape)
+        if self.card.takes_images:
+            return torch.cat([self._images(sample) for sample in samples])
+        if isinstance(first, Image.Image):
+            raise ValueError(f"the model takes no images but {self.takes}")
+        return torch.cat([self._rows(path, path) for path in samples])
+
+    @property
+    def takes(self) -> str:
+        """What the model takes, in words."""
+        if self.card.columns is None:
+            return f"{'images' if self.card.takes_images else 'numbers'} of shape {self.card.input_shape}"
+        return f"rows with the columns {listed([column['name'] for column in self.card.columns])}"
+
+    def _rows(self, rows: Any, source: object) -> Tensor:
+        if self.card.columns is None:
+            raise ValueError(f"the model takes no rows with names but {self.takes}")
+        return torch.from_numpy(encode_rows(rows, self.card.columns, source))
+
+    def _images(self, image: str | Path | Image.Image) -> Tensor:
+        shape, levels = self.card.input_shape, self.card.levels
+        if isinstance(image, Image.Image):
+            return as_float(fit_image(image, shape, levels)).unsqueeze(0)
+        path = Path(image)
+        if not path.exists():
+            raise FileNotFoundError(f"there is no {path}: give an image or a folder of images")
+        files = [path]
+        if path.is_dir():
+            names, unused = list_images(path)
+            say_unused(path, unused)
+            files = [path / name for name in names]
+        if not files:
+            raise ValueError(f"{path} has no images")
+        tell_small_range(files, levels)
+        return torch.stack([as_float(read_image(file, shape, levels)) for file in files])
+
+
+def load(where: str | Path = "best", device: str = "cpu", plugins: Sequence[str | Path] = ()) -> Predictor:
+    """Loads a trained model.
+
+    Args:
+        where: Checkpoint, run folder, or `best` or `last` of the newest run.
+        device: Where it computes: cpu, cuda, mps.
+        plugins: Files or modules that define the model, where it is not in an installed package.
+
+    Raises:
+        FileNotFoundError: If there is no such checkpoint.
+        ValueError: If it is no checkpoint of Kindling, has not been trained, or predicts no classes.
+    """
+    if plugins:
+        import_plugins(plugins)
+    path = find_checkpoint(where)
+    stored = read_checkpoint(path)
+    model = load_classifier(path, stored).to(device)
+    if not model.input_shape:
+        name = type(model).__name__
+        raise ValueError(f"{name} has several inputs, or of unknown shape: load it with {name}.load_from_checkpoint")
+
+    @torch.inference_mode()
+    def compute(inputs: Tensor) -> Tensor:
+        probabilities: Tensor = model(inputs.to(device)).softmax(dim=1).cpu()
+        return probabilities
+
+    return Predictor(compute, read_card(path, stored))
+
+
+def read_card(checkpoint: Path, stored: dict[str, Any]) -> ModelCard:
+    """Describe the model of a checkpoint by what the checkpoint stores and by its run."""
+    about, data = stored["hyper_parameters"], stored.get("datamodule_hyper_parameters", {})
+    learned = stored.get(data.get("_class_path", "").rpartition(".")[2], {})
+    classes = tuple(about.get("class_names") or map(str, range(about.get("num_classes", 0))))
+    return ModelCard(
+        model=about["_class_path"].rpartition(".")[2],
+        classes=classes,
+        input_shape=tuple(about["input_shape"]),
+        columns=learned.get("columns"),
+        levels=learned.get("levels"),
+        metrics=read_json(run_of(checkpoint) / "test_metrics.json"),
+    )

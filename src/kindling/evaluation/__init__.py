@@ -1,0 +1,1 @@
+"""Predictions, metrics files and the HTML report of a trained model. Nothing here runs while training."""

@@ -1,0 +1,29 @@
+"""Images of any kind to those that a trained network takes."""
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+from typing_extensions import override
+
+from kindling.utils.inputs import grey
+
+
+class Adapt(nn.Module):
+    """Brings images (N, C, H, W) to the channels and size that a backbone takes.
+
+    Args:
+        channels: 1 or 3; grey is repeated, colour is weighted into grey.
+        size: Height and width.
+    """
+
+    def __init__(self, channels: int, size: tuple[int, int]) -> None:
+        super().__init__()
+        self.channels, self.size = channels, size
+
+    @override
+    def forward(self, images: Tensor) -> Tensor:
+        if images.shape[1] == 3 and self.channels == 1:
+            images = grey(images)
+        images = images.expand(-1, self.channels, -1, -1)
+        if images.shape[2:] != self.size:
+            images = F.interpolate(images, self.size, mode="bilinear", antialias=True)
+        return images  # (N, channels, *size)

@@ -1,0 +1,199 @@
+"""Files and functions that a checkpoint or a configuration of another user names: they are typed, or not used.
+
+The classes that they name are checked in `kindling.runs.trust`.
+"""
+
+import importlib.util
+import inspect
+import json
+import os
+import shlex
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
+from importlib import import_module
+from pathlib import Path, PurePath
+from typing import Any, get_args, get_type_hints
+
+import yaml
+
+from kindling.runs.trust import DOTTED
+from kindling.utils.text import printable
+
+OWN = "kindling."  # the package, whose classes import nothing by name and annotate their files as paths
+LONGEST = 150  # characters of options in a message
+
+
+def check_files(
+    data: dict[str, Any], typed: Collection[str], run: Path, source: Path, known: Mapping[str, Any], command: str
+) -> None:
+    """Check that a data source reads only files that were typed, are in the run folder, or would be read anyway.
+
+    What it may leave out is removed from its arguments, and downloads are turned off.
+
+    Args:
+        data: The class of the data source and its arguments, changed in place.
+        typed: Names of its arguments that were typed.
+        run: The run folder.
+        source: Where its arguments come from, for messages.
+        known: Its arguments in a checkpoint that was written by this user.
+        command: fit, validate, test or predict.
+
+    Raises:
+        ValueError: If it names others.
+    """
+    arguments = data.setdefault("init_args", {})
+    cls = find_class(data["class_path"])
+    own = cls is not None and cls.__module__.startswith(OWN)
+    hints, defaults = _parameters(cls)
+    arguments.pop("predict", None)  # the samples to predict are typed
+    if "download" in hints and known.get("download") is not True:
+        arguments["download"] = False
+    if own and command == "predict" and "predict" in typed:
+        return  # which is all that is read then
+    strange = {
+        name: value
+        for name, value in arguments.items()
+        if name not in typed
+        and _names_file(value, hints.get(name), own)
+        and str(value) not in (str(defaults.get(name)), str(known.get(name)))
+        and not _is_inside(value, run)
+    }
+    if strange:
+        options = " ".join(f"--data.{name} {shlex.quote(str(value))}" for name, value in strange.items())
+        if len(options) > LONGEST:
+            options = " ".join(f"--data.{name} PATH" for name in [*strange][:5])
+        raise ValueError(f"{source} was not written here, so no file that it names is read; add {printable(options)}")
+
+
+def check_functions(model: Mapping[str, Any], typed: Collection[str], source: Path) -> None:
+    """Check that no argument of a class names something that the class could import.
+
+    Args:
+        model: The class and its arguments.
+        typed: Names of the arguments that were typed.
+        source: Where the arguments come from, for messages.
+
+    Raises:
+        ValueError: If one does, and is no layer of torch.
+    """
+    for cls, arguments in _classes_in(model):
+        if cls.startswith(OWN):
+            continue
+        for name, value in arguments.items():
+            if name in ("optimizer", "lr_scheduler", "class_names", "weights", *typed):
+                continue
+            for text in _texts(value):
+                if _is_importable(text) and not _is_layer(text):
+                    raise ValueError(
+                        f"{source} was not written here and names {text} as {name} of its {cls.rpartition('.')[2]}: it "
+                        "was not imported"
+                    )
+
+
+def typed_arguments(group: str, typed: Sequence[str], configs: Sequence[Path]) -> set[str]:
+    """Return the names of the arguments of the model or the data source that were typed, or are in a typed file."""
+    names = set()
+    for option, following in zip(typed, [*typed[1:], ""], strict=True):
+        option, _, value = option.partition("=")
+        if option.startswith(f"--{group}."):
+            names.add(option.removeprefix(f"--{group}.").removeprefix("init_args.").partition(".")[0].rstrip("+"))
+        elif option == f"--{group}":
+            names |= _argument_names(value or following)
+    for config in configs:
+        with suppress(OSError, UnicodeDecodeError, AttributeError):
+            names |= _argument_names(json.dumps(yaml.safe_load(config.read_text("utf-8")).get(group), default=str))
+    return names
+
+
+def _argument_names(text: str) -> set[str]:
+    with suppress(yaml.YAMLError):
+        value = yaml.safe_load(text)
+        if isinstance(value, dict):
+            return {*(value["init_args"] if isinstance(value.get("init_args"), dict) else value)}
+    return set()
+
+
+def find_class(name: str) -> type | None:
+    """Return the class of that name; its module has been checked by `kindling.runs.trust.check_classes`."""
+    module, _, attribute = name.rpartition(".")
+    with suppress(ImportError, ValueError):
+        found = getattr(import_module(module or "kindling"), attribute, None)
+        return found if isinstance(found, type) else None
+    return None
+
+
+def _parameters(cls: type | None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the annotations and the defaults of the arguments of a class, those of its bases included."""
+    hints: dict[str, Any] = {}
+    defaults: dict[str, Any] = {}
+    for base in reversed(cls.__mro__[:-1] if cls else ()):
+        with suppress(NameError, TypeError, ValueError):
+            hints |= get_type_hints(base.__init__)  # type: ignore[misc]
+        with suppress(TypeError, ValueError):
+            defaults |= {name: each.default for name, each in inspect.signature(base).parameters.items()}
+    return hints, defaults
+
+
+def _names_file(value: Any, hint: Any, own: bool) -> bool:
+    if value is None or isinstance(value, bool | int | float):
+        return False
+    return _is_path(hint) or (not own and any(map(_looks_like_file, _texts(value))))
+
+
+def _is_path(hint: Any) -> bool:
+    return (isinstance(hint, type) and issubclass(hint, PurePath | os.PathLike)) or any(map(_is_path, get_args(hint)))
+
+
+def _looks_like_file(text: str) -> bool:
+    path = Path(text)
+    return path.is_absolute() or text.startswith("~") or ".." in path.parts or "://" in text or os.path.lexists(text)
+
+
+def _is_inside(value: Any, run: Path) -> bool:
+    """Whether a path is in a run folder, links included."""
+    return isinstance(value, str) and run.is_dir() and run.resolve() in Path(value).resolve().parents
+
+
+def _texts(value: Any) -> Iterator[str]:
+    match value:
+        case str():
+            yield value
+        case list() | tuple():
+            for item in value:
+                yield from _texts(item)
+        case dict():
+            for item in value.values():
+                yield from _texts(item)
+
+
+def _classes_in(model: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield each class of stored values with its arguments, also in the descriptions of models, which are JSON."""
+    match model:
+        case {"class_path": str(name)}:
+            yield name, model.get("init_args") or {}
+        case {"_class_path": str(name)}:
+            yield name, {key: value for key, value in model.items() if not key.startswith("_")}
+        case {"model": str(name), "arguments": dict(arguments)}:
+            yield name, arguments
+    if isinstance(model, dict | list | tuple):
+        for value in model.values() if isinstance(model, dict) else model:
+            yield from _classes_in(value)
+    elif isinstance(model, str) and model.startswith("{"):
+        with suppress(ValueError, RecursionError):
+            yield from _classes_in(json.loads(model))
+
+
+def _is_importable(text: str) -> bool:
+    top = text.strip().partition(".")[0]
+    if not DOTTED.fullmatch(text.strip()):
+        return False
+    with suppress(ImportError, ValueError):
+        return importlib.util.find_spec(top) is not None
+    return False
+
+
+def _is_layer(text: str) -> bool:
+    from torch import nn
+
+    found = getattr(nn, text.strip().removeprefix("torch.nn."), None)
+    return isinstance(found, type) and issubclass(found, nn.Module)

@@ -1,0 +1,217 @@
+"""The processes of a training on several devices: started, watched and ended together, with one message."""
+
+import multiprocessing
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import IO, Any
+
+import torch
+from lightning.fabric.strategies.launchers.subprocess_script import _basic_subprocess_cmd
+from lightning.pytorch import Trainer
+from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
+from torch.utils.data._utils import worker
+from torch.utils.data._utils.worker import ManagerWatchdog
+from typing_extensions import override
+
+from kindling.utils.console import say
+from kindling.utils.text import program_name
+
+GRACE = 5.0  # seconds in which a process should notice by itself that another one has failed
+PARENT = "KINDLING_PARENT"  # in the environment of processes that `Launcher` starts: the pid of the main process
+
+
+class PeerError(ConnectionError):
+    """Another process of a distributed training has failed."""
+
+
+class Launcher(_SubprocessScriptLauncher):
+    """Starts the command once more for each further device, and fails with one message where one of them fails.
+
+    What the other processes write to stderr is held back: of an error in all of them the main process reports its own,
+    and of an error in another one the line that it wrote. Lightning's launcher lets each write, and kills the main
+    process with SIGKILL.
+
+    Args:
+        launcher: Lightning's launcher, whose place this one takes.
+        clean_up: Called before the main process exits because it waits in vain for another one.
+    """
+
+    def __init__(self, launcher: _SubprocessScriptLauncher, clean_up: Callable[[], None]) -> None:
+        super().__init__(launcher.cluster_environment, launcher.num_processes, launcher.num_nodes)
+        self._clean_up = clean_up
+        self._stderr: list[IO[bytes]] = []
+        self._failed = False
+
+    @override
+    def launch(self, function: Callable[..., Any], *args: Any, trainer: Trainer | None = None, **kwargs: Any) -> Any:
+        self.cluster_environment.validate_settings(num_devices=self.num_processes, num_nodes=self.num_nodes)
+        if not self.cluster_environment.creates_processes_externally:
+            self._call_children_scripts()
+            threading.Thread(target=self._watch, daemon=True).start()
+        try:
+            return function(*args, **kwargs)
+        except Exception as error:
+            self._failed = True
+            reason = self._wait_for_reason() if is_lost_connection(error) else None
+            self.kill(signal.SIGKILL)
+            if reason is None:
+                raise
+            line = re.sub(r"^\[\S+\] ", "", str(error).splitlines()[0]).split(". ")[
+                0
+            ]  # without gloo's source and advice
+            raise PeerError(reason or f"lost the connection to another process: {line}") from error
+        except BaseException:  # Ctrl-C, after which Lightning ends the other processes
+            self._failed = True
+            raise
+
+    @override
+    def _call_children_scripts(self) -> None:
+        self._check_can_spawn_children()
+        environment = self.cluster_environment
+        os.environ |= {
+            "MASTER_ADDR": environment.main_address,
+            "MASTER_PORT": str(environment.main_port),
+            "NODE_RANK": str(environment.node_rank()),
+            "LOCAL_RANK": str(environment.local_rank()),
+            "WORLD_SIZE": str(self.num_processes * self.num_nodes),
+        }
+        for rank in range(1, self.num_processes):
+            stderr = tempfile.TemporaryFile()  # noqa: SIM115  (open as long as the process writes to it)
+            self._stderr.append(stderr)
+            shown = None if os.environ.get("KINDLING_DEBUG") else stderr
+            variables = os.environ | {"LOCAL_RANK": str(rank), PARENT: str(os.getpid())}
+            self.procs.append(subprocess.Popen(_basic_subprocess_cmd(), env=variables, stderr=shown))
+
+    def _watch(self) -> None:
+        """End the main process where another one has failed and it does not notice: in a rendezvous, or with NCCL."""
+        while not any(process.poll() for process in self.procs):
+            time.sleep(0.2)
+        time.sleep(GRACE)
+        if not self._failed:
+            reason = self._wait_for_reason()
+            self.kill(signal.SIGKILL)
+            self._clean_up()
+            print(f"{program_name()}: error: {reason}", file=sys.stderr, flush=True)
+            os._exit(1)
+
+    def _wait_for_reason(self) -> str:
+        """Return why another process has failed, in one line; a traceback is printed as it is."""
+        until = time.monotonic() + GRACE
+        while self.procs and time.monotonic() < until and not any(process.poll() for process in self.procs):
+            time.sleep(0.05)
+        for rank, (process, stderr) in enumerate(zip(self.procs, self._stderr, strict=True), start=1):
+            if not process.poll():
+                continue
+            stderr.seek(0)
+            written = stderr.read().decode(errors="replace")
+            if lines := re.findall(f"^{re.escape(program_name())}: error: (.+)", written, re.MULTILINE):
+                return str(lines[-1])
+            which = f"process {rank + 1} of {self.num_processes}"
+            if process.returncode < 0:
+                return f"{which} was killed ({signal.Signals(-process.returncode).name})"
+            if f"{program_name()}: interrupted\n" in written:  # by Ctrl-C or SIGTERM
+                return f"{which} was interrupted"
+            print(written, end="", file=sys.stderr)
+            return f"{which} failed"
+        return ""
+
+
+def watch_processes(trainer: Trainer, clean_up: Callable[[], None]) -> None:
+    """Put `Launcher` in place of Lightning's where the Trainer starts several processes.
+
+    Replace its handler of SIGTERM as well. That one broadcasts the signal to all processes, whatever they are doing:
+    each waits forever for the others. In a single process it ends a test with exit code 0.
+    """
+    trainer._signal_connector._sigterm_notifier_fn = _interrupt  # type: ignore[assignment, method-assign]
+    strategy = trainer.strategy
+    if isinstance(strategy.launcher, _SubprocessScriptLauncher):
+        strategy._launcher = Launcher(strategy.launcher, clean_up)
+
+
+@contextmanager
+def sigterm_as_interrupt() -> Iterator[None]:
+    """Treat SIGTERM like Ctrl-C, so that a command that is told to end removes what is half written."""
+    if threading.current_thread() is not threading.main_thread():  # which alone may set handlers
+        yield
+        return
+    handler = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one ends the process at once
+    raise KeyboardInterrupt
+
+
+def end_with_parent() -> None:
+    """Make a process that `Launcher` has started exit soon after the main process is gone."""
+    if PARENT in os.environ:
+        exit_without(int(os.environ[PARENT]))
+
+
+def exit_without(parent: int) -> None:
+    """Exit soon after the parent of this process is gone.
+
+    Args:
+        parent: Its pid: not getppid(), since it may have been killed while this process was starting.
+    """
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)  # the main process alone writes
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+class ParentWatchdog(ManagerWatchdog):
+    """Tells a data worker whether its parent lives, even where that was killed while the worker started.
+
+    Torch's own remembers whoever is the parent once the worker has started. An orphan would wait forever.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        parent = multiprocessing.parent_process()
+        assert parent is not None
+        assert parent.pid is not None
+        self.manager_pid = parent.pid
+
+
+def watch_parents() -> None:
+    """Use `ParentWatchdog` in the data workers that this process forks."""
+    worker.ManagerWatchdog = ParentWatchdog  # type: ignore[misc]
+
+
+def as_commands(strategy: Any) -> Any:
+    """Return the strategy that starts processes as commands, in place of one that spawns or forks them.
+
+    A spawned process is given copies of model, data and callbacks, and the main process would know nothing of what they
+    have seen.
+    """
+    if isinstance(strategy, str) and (found := re.match("ddp_(spawn|fork|notebook)", strategy)):
+        say(f"--trainer.strategy {found[0]} is for notebooks and scripts: using ddp")
+        return strategy.replace(found[0], "ddp")
+    if isinstance(strategy, DDPStrategy):
+        strategy._start_method = "popen"
+    return strategy
+
+
+def is_lost_connection(error: BaseException) -> bool:
+    """Whether an error means that another process does not answer."""
+    return isinstance(error, torch.distributed.DistError) or (
+        isinstance(error, RuntimeError) and re.search(r"\bgloo\b|\bnccl", str(error)) is not None
+    )

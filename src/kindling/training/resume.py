@@ -1,0 +1,318 @@
+"""Checkpoints from which a run resumes to exactly the same weights."""
+
+import os
+import shutil
+import signal
+import time
+from copy import deepcopy
+from functools import partial
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, ModelCheckpoint, Timer, WeightAveraging
+from typing_extensions import override
+
+from kindling.data.loading import ResumableLoader
+from kindling.models.metrics import metric_states, restore_metrics
+from kindling.models.task import BaseTask
+from kindling.runs.folders import whole_file
+from kindling.runs.trust import class_paths, is_own_here, sign_checkpoint
+from kindling.training.best_checkpoint import adopt_states
+from kindling.training.position import is_within_epoch, mark_within_epoch, position, restore_position, step_offset
+from kindling.training.random_state import of_all_processes, random_state, restore_random_state
+from kindling.training.test_outputs import CollectTest
+from kindling.training.training_plots import TrainingHistory
+from kindling.training.user_callbacks import leave_to_original
+from kindling.utils.console import say
+from kindling.utils.hyperparameters import same_factory
+from kindling.utils.plugins import sources
+
+AT_THE_END = TrainingHistory, CollectTest  # what draws plots when training ends
+
+
+class ExactResume(Callback):
+    """Saves `last.ckpt` so that a killed, interrupted or finished run resumes as if it had never stopped.
+
+    It is saved at the start of each epoch, at the end of training (after schedulers and early stopping; Lightning's own
+    ModelCheckpoint saves before ReduceLROnPlateau steps), and within an epoch between two optimizer steps. It holds
+    the position in the epoch, counted in samples, and for each process its random numbers and metrics. The
+    checkpoint before it is kept as `previous.ckpt`.
+
+    Ctrl-C and SIGTERM are obeyed after the current optimizer step, with everything saved; a second one stops at once. A
+    run that stops within an epoch (max_steps, max_time, `should_stop`) continues there too, without the additional
+    validation with which Lightning would stop.
+
+    Args:
+        run: The run folder; checkpoints are saved in `checkpoints/` there.
+        every_n_minutes: Minutes from one checkpoint to the next within an epoch. None is saved during a validation.
+        every_n_steps: Optimizer steps after whose multiples a checkpoint is saved as well; null for none.
+    """
+
+    def __init__(self, run: Path, every_n_minutes: float = 10, every_n_steps: int | None = None) -> None:
+        self.run = run
+        self.path = run / "checkpoints" / "last.ckpt"
+        self.every_n_minutes, self.every_n_steps = every_n_minutes, every_n_steps
+        self._is_copy = not is_own_here(run)  # asked before a new config.yaml is signed
+        self.interrupted = False
+        self.is_trained = False  # whether no training is left to do: then none is begun
+        self._handlers: dict[int, Any] = {}
+        self._loaded: dict[str, Any] | None = None
+        self._validated: dict[str, Any] = {}
+        self._saving = False  # as against a ModelCheckpoint that saves
+        self._saved_step, self._saved_at = 0, 0.0  # seconds of a clock
+        self._stops = self._is_saved = False  # within an epoch
+        self._max_steps = -1
+
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        # After the others: what they decide and draw is known to this one. The Trainer's own Timer would come later.
+        # But before plots are drawn at the end of training, which takes time; and before the average replaces the
+        # weights in `on_fit_end`, where this one draws the plots that a killed run lacks.
+        others = [callback for callback in trainer.callbacks if callback is not self]  # type: ignore[attr-defined]
+        kinds: tuple[type[Callback], ...] = (WeightAveraging, *AT_THE_END, Checkpoint)
+        after = [callback for kind in kinds for callback in others if isinstance(callback, kind)]
+        rest = [callback for callback in others if callback not in after]
+        trainer.callbacks = [*rest, self, *after]  # type: ignore[attr-defined]
+
+    @override
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        within = is_within_epoch(trainer)
+        mine = {"random": random_state(), "metrics": metric_states(pl_module) if within else {}}
+        checkpoint["callbacks"][self.state_key] = {
+            "position": position(trainer.train_dataloader) if within else {},
+            "processes": of_all_processes(mine),
+            "callback_metrics": {name: value.cpu() for name, value in trainer.callback_metrics.items()},
+        }
+        callbacks = map(type, trainer.callbacks)  # type: ignore[attr-defined]
+        named = class_paths([checkpoint.get("hyper_parameters"), checkpoint.get("datamodule_hyper_parameters")])
+        checkpoint["plugins"] = sources([*named, *(f"{kind.__module__}.{kind.__name__}" for kind in callbacks)])
+        checkpoint.update(sign_checkpoint(checkpoint))
+        if within:
+            mark_within_epoch(checkpoint["loops"]["fit_loop"], batch_is_over=self._saving)
+
+    @override
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        if trainer.state.fn != "fit":
+            return
+        adopt_states(trainer.callbacks, checkpoint["callbacks"])  # type: ignore[attr-defined]
+        self._loaded = restore_position(trainer, checkpoint, checkpoint["callbacks"].get(self.state_key, {}))
+        self._validated = deepcopy(checkpoint["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"])
+        if isinstance(pl_module, BaseTask):
+            pl_module.step_offset = step_offset(trainer, checkpoint)
+            self._prefer_typed_settings(pl_module, checkpoint)
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            state = checkpoint["callbacks"].get(callback.state_key)
+            if state and isinstance(callback, Timer):
+                state.clear()  # the time that is allowed is that of one session
+            if state and isinstance(callback, EarlyStopping):
+                state["patience"] = callback.patience
+            if state and isinstance(callback, ModelCheckpoint):
+                callback.current_score = state["current_score"]
+                if self._goes_on(trainer):
+                    leave_to_original(callback, state["dirpath"] or "", self.run, self._is_copy)
+                move_best(state, str(callback.dirpath), self._goes_on(trainer))
+
+    def _goes_on(self, trainer: Trainer) -> bool:
+        return trainer.ckpt_path is not None and Path(trainer.ckpt_path).resolve() == self.path.resolve()
+
+    def _prefer_typed_settings(self, model: BaseTask, checkpoint: dict[str, Any]) -> None:
+        # Lightning would restore the stored learning rate over one that was typed, and a OneCycleLR that ends too soon.
+        stored, wanted, steps = checkpoint["hyper_parameters"], model.hparams, checkpoint["global_step"]
+        same = all(same_factory(stored[name], wanted[name]) for name in ("optimizer", "lr_scheduler"))
+        for schedule in checkpoint["lr_schedulers"]:
+            if "total_steps" in schedule:
+                began = steps + model.step_offset - schedule["last_epoch"]
+                same &= schedule["total_steps"] == model.schedule_steps(began)
+        if not same:
+            model.begin_schedule(checkpoint)
+
+    @override
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.is_trained:
+            trainer.should_stop = True
+
+    @override
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.is_trained:
+            for callback in trainer.callbacks:  # type: ignore[attr-defined]
+                if isinstance(callback, AT_THE_END):
+                    callback.on_train_end(trainer, pl_module)
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._watch_loader(trainer)
+        if getattr(trainer.train_dataloader, "persistent_workers", False) and not is_resumable(trainer):
+            say("this run will not resume exactly: no checkpoint holds the random numbers of persistent_workers")
+        self._saved_step, self._saved_at = trainer.global_step, time.monotonic()
+        self._stops, self._is_saved, self._max_steps = False, False, trainer.max_steps
+        if state := self._loaded:  # empty for a checkpoint of another Trainer
+            # At the last moment before the first batch: everything up to here may have drawn random numbers.
+            self._restore(trainer, pl_module, state)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._handlers[number] = signal.signal(number, self._on_signal)
+
+    def _restore(self, trainer: Trainer, model: LightningModule, state: dict[str, Any]) -> None:
+        rank, processes = trainer.global_rank, state["processes"]
+        if rank < len(processes):
+            restore_random_state(processes[rank]["random"])
+        trainer.callback_metrics.update(state["callback_metrics"])
+        if state["position"]:
+            assert isinstance(trainer.train_dataloader, ResumableLoader)
+            trainer.train_dataloader.sampler.start = state["position"]["samples"]
+            restore_metrics(model, [process["metrics"] for process in processes[rank :: trainer.world_size]])
+
+    @override
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._watch_loader(trainer)  # it may be a new one
+        self._end_restart(trainer)  # before the epoch's counters are reset: a resumed epoch is one like any other
+        self._save(trainer)
+        if self._any(trainer, self.interrupted):
+            raise KeyboardInterrupt
+
+    @override
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self._end_restart(trainer)
+        if trainer.is_last_batch:
+            return
+        if not isinstance(trainer.train_dataloader, ResumableLoader) and self._any(trainer, self.interrupted):
+            loader = type(trainer.train_dataloader).__name__
+            say(f"epoch {trainer.current_epoch + 1} will start over: a {loader} cannot resume within an epoch")
+            raise KeyboardInterrupt
+        # Lightning would validate before it stops, which a run that is not stopped does not do, and stop between two
+        # halves of an optimizer step.
+        loop = trainer.fit_loop.epoch_loop
+        if trainer.should_stop and loop.done:
+            trainer.should_stop, self._stops = False, True
+        if self._stops and (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
+            loop.max_steps = trainer.global_step
+
+    def _watch_loader(self, trainer: Trainer) -> None:
+        if isinstance(trainer.train_dataloader, ResumableLoader):
+            trainer.train_dataloader.before_batch = partial(self._before_batch, trainer)
+
+    def _before_batch(self, trainer: Trainer) -> None:
+        """Save between two batches, where that is due: when validation, schedules and loggers are done with the last.
+
+        All processes of a distributed run save and stop at the same batch, whichever got the signal.
+        """
+        self._end_restart(trainer)
+        done = trainer.fit_loop.batch_idx + 1
+        if not done or done % trainer.accumulate_grad_batches:  # saved already; or within an optimizer step
+            return
+        if self._any(trainer, self.interrupted or self._is_due(trainer.global_step)):
+            self._save(trainer)
+            if self._any(trainer, self.interrupted):
+                raise KeyboardInterrupt
+
+    def _is_due(self, step: int) -> bool:
+        if step == self._saved_step:
+            return False
+        by_steps = self.every_n_steps is not None and step % self.every_n_steps == 0
+        return by_steps or time.monotonic() - self._saved_at >= 60 * self.every_n_minutes
+
+    @override
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if is_within_epoch(trainer):  # training stops here, and the metrics are about to be reset
+            self._save(trainer)
+            self._is_saved = True
+
+    @override
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not self._is_saved:
+            self._save(trainer)
+        if self._stops:
+            trainer.should_stop, trainer.fit_loop.epoch_loop.max_steps = True, self._max_steps
+        self._restore_handlers()
+
+    @override
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._restore_handlers()
+
+    def _end_restart(self, trainer: Trainer) -> None:
+        # Lightning ends it after the epoch, and until then skips ReduceLROnPlateau for fear of stepping it twice.
+        if self._loaded is not None:
+            # It counts a validation that belongs to the last batch once more.
+            trainer.fit_loop.epoch_loop.val_loop.batch_progress.load_state_dict(self._validated)
+            epoch = trainer.fit_loop.epoch_progress.current
+            epoch.ready = epoch.completed + 1  # at the start of an epoch, it forgets that
+            for loop in (trainer.fit_loop, trainer.fit_loop.epoch_loop):
+                loop.on_iteration_done()
+            self._loaded = None
+
+    def _save(self, trainer: Trainer) -> None:
+        for logger in trainer.loggers:
+            logger.save()  # a killed run has its figures up to here
+        if not trainer.global_step:  # nothing trained, nothing to resume
+            return
+        if trainer.is_global_zero and self.path.exists() and trainer.global_step != self._saved_step:
+            keep_previous(self.path)
+        self._saving = True
+        trainer.save_checkpoint(self.path)
+        self._saving = False
+        self._saved_step, self._saved_at = trainer.global_step, time.monotonic()
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self.interrupted = True
+        self._restore_handlers()
+
+    def _any(self, trainer: Trainer, decision: bool) -> bool:
+        return trainer.strategy.reduce_boolean_decision(decision, all=False)
+
+    def _restore_handlers(self) -> None:
+        while self._handlers:
+            signal.signal(*self._handlers.popitem())
+
+
+def is_resumable(trainer: Trainer) -> bool:
+    """Return whether training can resume within an epoch, from any of its batches."""
+    return isinstance(trainer.train_dataloader, ResumableLoader)
+
+
+def keep_previous(path: Path) -> None:
+    """Keep a checkpoint that is about to be replaced beside it, as `previous.ckpt`."""
+    previous = path.with_name("previous.ckpt")
+    with whole_file(previous) as temporary:
+        try:
+            temporary.hardlink_to(path)
+        except OSError:  # a file system without hard links; a kill must not leave it without `path`
+            shutil.copyfile(path, temporary)
+
+
+def move_best(state: dict[str, Any], folder: str, is_same_run: bool) -> None:
+    """Tell ModelCheckpoint where its files are now: Lightning stores paths as they were given, and compares texts.
+
+    A folder that was moved, copied or given by another name would have it forget its best score, or take the best
+    checkpoint for an old one and delete it. A new run owns no file of the run that it starts from.
+
+    Args:
+        state: The state of a ModelCheckpoint; altered in place.
+        folder: Where it saves now.
+        is_same_run: Whether the run is resumed in its folder, or in a copy of that.
+    """
+    before = state["dirpath"]
+    if not is_same_run:
+        state.update(dirpath="", best_model_path="")
+        return
+    paths = state["best_k_models"]
+    moved = {path: path if before == folder else os.path.join(folder, os.path.relpath(path, before)) for path in paths}
+    moved = {path: new for path, new in moved.items() if _is_in(new, folder)}
+    state["dirpath"] = folder
+    if state["kth_best_model_path"] not in moved:  # the one to be replaced next: keep the best alone
+        moved = {path: new for path, new in moved.items() if path == state["best_model_path"]}
+        state["kth_best_model_path"] = next(iter(moved), "")
+    state["best_k_models"] = {new: paths[path] for path, new in moved.items()}
+    for key in ("best_model_path", "kth_best_model_path", "last_model_path"):
+        state[key] = moved.get(state[key], "")
+    if not state["best_model_path"]:
+        state["best_model_score"] = None
+
+
+def _is_in(path: str, folder: str) -> bool:
+    """Whether a file is there and in a folder: ModelCheckpoint deletes files that are no longer the best."""
+    if "://" in folder:
+        return path.startswith(folder)
+    return os.path.exists(path) and Path(folder).absolute() in Path(os.path.abspath(path)).parents

@@ -1,0 +1,43 @@
+"""The picture of a run, drawn when it ends however it ends."""
+
+from contextlib import suppress
+from pathlib import Path
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import CSVLogger
+from typing_extensions import override
+
+from kindling.runs.plots import plot_history
+
+
+class TrainingHistory(Callback):
+    """Draws `training_history.png` when training ends or is stopped.
+
+    Args:
+        run: The run folder, with `metrics.csv` in it; by default that of the CSVLogger.
+    """
+
+    def __init__(self, run: Path | None = None) -> None:
+        self.run = run
+        self._folder: Path | None = None
+
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._folder = self.run
+        if self.run is None:
+            kept = [logger.log_dir for logger in trainer.loggers if isinstance(logger, CSVLogger)]
+            if not kept:
+                raise ValueError("the history is drawn from metrics.csv: Trainer(logger=CSVLogger('runs')) keeps it")
+            self._folder = Path(kept[0])
+
+    @override
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        for logger in trainer.loggers:
+            logger.save()
+        if trainer.is_global_zero and self._folder and (self._folder / "metrics.csv").exists():
+            plot_history(self._folder)
+
+    @override
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        with suppress(OSError):  # on a full disk too, the first error is the one to report
+            self.on_train_end(trainer, pl_module)

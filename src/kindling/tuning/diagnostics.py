@@ -1,0 +1,70 @@
+"""`kindling fit --find_lr` and `--overfit`: a trial in place of the training."""
+
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningDataModule
+
+from kindling.models.task import BaseTask
+from kindling.tuning.learning_rate import Suggestion, find_lr
+from kindling.tuning.overfit import overfit_batch
+from kindling.tuning.short_fit import TAKEN
+from kindling.utils.console import as_typed, say
+
+FLAGS = {
+    "overfit": "Only find out whether the network can learn one batch by heart; keep nothing.",
+    "find_lr": "Only find a learning rate, and draw the loss against it; train nothing.",
+}
+
+
+def wanted(config: Mapping[str, Any]) -> bool:
+    """Whether a trial is asked for."""
+    return any(config.get(name) for name in FLAGS)
+
+
+def try_out(
+    model: BaseTask, data: LightningDataModule, config: Mapping[str, Any], picture: Path, typed: Sequence[str]
+) -> None:
+    """Runs the trials that are asked for and says what they found.
+
+    Args:
+        model: The model.
+        data: What it is to be trained on.
+        config: All that is configured.
+        picture: Where the learning-rate finder draws its curve.
+        typed: The options as typed.
+
+    Raises:
+        ValueError: If the network can't learn one batch, or no learning rate makes the loss fall.
+    """
+    options = {name: config["trainer"][name] for name in TAKEN if config["trainer"][name] is not None}
+    if config["overfit"]:
+        learnt = overfit_batch(model, data, **options)
+        if not learnt.whole:
+            raise ValueError(str(learnt))
+        say(str(learnt))
+    if config["find_lr"]:
+        found = find_lr(model, data, **options)
+        found.plot(picture)
+        if found.lr is None:
+            raise ValueError(f"no learning rate makes the loss fall: see {picture}, and try --overfit")
+        _report(found, picture, [option for option in typed if option.lstrip("-") not in FLAGS])
+        if (schedule := model.hparams["lr_scheduler"]) and schedule["class_path"].endswith(".CyclicLR"):
+            say("CyclicLR goes by rates of its own: set --model.lr_scheduler.base_lr and --model.lr_scheduler.max_lr")
+
+
+def _report(found: Suggestion, picture: Path, typed: list[str]) -> None:
+    rates, rate = found.rates, f"{found.lr:g}"
+    way = (
+        "where the loss is lowest, as the peak of the schedule"
+        if found.peaked
+        else "a quarter of where the loss is lowest"
+    )
+    say(f"learning rate: {rate}, {way} ({len(rates)} steps, from {rates[0]:.0e} to {rates[-1]:.0e})")
+    say(f"picture: {picture}\nnext:")
+    typed += ["--model.optimizer.lr", rate]
+    if found.peaked and any(option.startswith("--model.lr_scheduler") for option in typed):
+        typed += ["--model.lr_scheduler.max_lr", rate]  # what was typed of a schedule wins over the optimizer's rate
+    say("  " + as_typed("kindling", "fit", *map(shlex.quote, typed)))

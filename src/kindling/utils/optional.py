@@ -1,0 +1,11 @@
+"""What a part of the package needs beside the dependencies."""
+
+from importlib.util import find_spec
+
+from kindling.utils.text import listed
+
+
+def require(extra: str, *modules: str) -> None:
+    """Raises ImportError, with the way to install them, where modules are missing."""
+    if missing := [module for module in modules if find_spec(module) is None]:
+        raise ImportError(f"this needs {listed(missing)}: pip install 'kindling-ml[{extra}]'")

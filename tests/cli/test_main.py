@@ -1,0 +1,342 @@
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+import kindling as package
+from conftest import TINY, Command, Train
+from kindling.cli.main import COMMANDS
+
+QUICK = ["fit", "--config", "configs/quickstart.yaml"]
+
+
+@pytest.mark.alone
+def test_help_names_every_command_in_a_moment_without_torch() -> None:
+    program = "import sys; from kindling.cli import main; main(['--help']); sys.exit('torch' in sys.modules)"
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+        seconds.append(time.perf_counter() - start)
+    assert min(seconds) < 0.4
+    for name, line in COMMANDS.items():
+        assert any(shown.split() == [name, *line.split()] for shown in process.stdout.splitlines())
+
+
+def test_the_module_is_the_command() -> None:
+    process = subprocess.run(
+        [sys.executable, "-m", "kindling", "--version"], capture_output=True, text=True, check=True
+    )
+    assert process.stdout == f"kindling {package.__version__}\n"
+
+
+def test_fit_help_is_readable_and_lists_what_can_be_chosen(kindling: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    shown = kindling("fit", "--help").out
+    assert len(shown.splitlines()) < 230
+    for title in ("options:", "model:", "data:", "best and last checkpoint:", "early stopping:", "trainer:"):
+        assert title in shown.splitlines()
+    words = " ".join(shown.split())
+    for name in {*package.__all__} - {"Predictor", "find_lr", "load", "overfit_batch"}:
+        assert f"kindling.{name}" in words
+    assert "(type: int | null, default: 5)" in words
+
+
+def test_model_help_shows_inherited_options_with_defaults(kindling: Command) -> None:
+    words = " ".join(kindling("fit", "--model.help", "CNNClassifier").out.split())
+    assert "Output channels of each block; each block halves" in words
+    assert "while more than 3 are left. (type: tuple[int, ...], default: (32, 64)" in words
+    assert "--model.label_smoothing" in words
+    assert "default: 0.0" in words
+
+
+SYNTHETIC = ("fit", "--config", "configs/synthetic_mlp.yaml")
+DIGITS = ("fit", "--model", "CNNClassifier", "--data", "DigitsDataModule")
+
+STOPPER = ("--trainer.callbacks", "EarlyStopping", "--trainer.callbacks.monitor", "val/loss")
+
+YAML = {
+    "gone": "data: {class_path: kindling.data.GoneDataModule, init_args: {size: 3}}",
+    "key": "model: {class_path: CNNClassifier, init_args: {chanels: [3]}}",
+    "top": "trainer: {max_epoch: 3}",
+    "syntax": "model: [",
+    "checkpoint": "ckpt_path: last",
+    "list": "- seed_everything: 1",
+    "blank": "a b: 1",
+    "dash": "-seed_everything: 1",
+    "number": "model: 3",
+    "nested": "model: {class_path: {class_path: Adam}}",
+    "optimizer": "model: {class_path: CNNClassifier, init_args: {optimizer: {class_path: Adamm}}}",
+    "empty": "",
+    "null_key": "trainer: {null: 1}",
+    "null_group": "seed_everything: 1\nearly_stopping:",
+    "null_class": "trainer: {callbacks: [{class_path: null, init_args: {}}]}",
+    "null_arguments": "model: {class_path: CNNClassifier, init_args: {optimizer: {class_path: Adam, init_args: null}}}",
+    "no_class": "trainer: {logger: [{init_args: {save_dir: logs}}]}",
+    "colon": "seed_everything: 1\nrun_name: a: b",
+    "tag": "seed_everything: !!python/object:os.system x",
+    "control": "seed_everything: 1\nrun_name: a\x16b",
+    "argument": "model: {class_path: CNNClassifier, init_args: {optimizer: {class_path: Adam, init_args: {lrr: 0.1}}}}",
+}
+
+USAGE = {
+    ("tset",): ["tset", "did you mean test?"],
+    ("frobnicate",): ["frobnicate", "fit, validate, test, predict"],
+    ("fit",): ["--model must be given"],
+    ("fit", "--model", "CNNClassifier"): ["--data must be given"],
+    ("",): ["there is no command ''", "fit, validate, test, predict"],
+    (*QUICK, "stray"): ["unexpected argument 'stray'", "--NAME VALUE"],
+    (*QUICK, " "): ["unexpected argument ' '"],
+    (*QUICK, "--find_lr=0"): ["--find_lr takes no value, got '0'"],
+    (*QUICK, "--model.help", "Adam"): ["model.help: there is no model Adam"],
+    (*QUICK, "--model.help", "MLPClasifier"): ["did you mean MLPClassifier?"],
+    (*QUICK, "--model.help", "MLPClassifier", "--data.noise", "1"): ["--model.help=", "without other options"],
+    (*QUICK, "--model", "torch.nn.Linear"): ["model: torch.nn.Linear is not a model"],
+    (*QUICK, "--averaging", "kindling.training.Averaging"): ["averaging: kindling.training.Averaging is a base class"],
+    (*QUICK, "--early_stopping", "3"): ["early_stopping: expected options such as --early_stopping.NAME VALUE, got"],
+    (*QUICK, "--trainer.max_epochs"): ["--trainer.max_epochs needs a value"],
+    (*QUICK, "--model.dropout"): ["--model.dropout needs a value"],
+    (*QUICK, "--model.optimizer.lr", "--trainer.max_epochs", "1"): ["--model.optimizer.lr needs a value"],
+    (*QUICK, "--averaging", "EMA", "--averaging.decay"): ["--averaging.decay needs a value"],
+    (*QUICK, "--data"): ["--data needs a value"],
+    (*QUICK, "--data.noise", "1"): ["MNISTDataModule has no option data.noise"],
+    (*QUICK, "--averaging", "SWA", "--averaging.decay", "1"): ["SWA has no option averaging.decay"],
+    (*QUICK, "--averaging", "EMA", "--averaging.decay", "null"): ["averaging.decay: null is not float"],
+    (*QUICK, "--averaging", "SWA", "--averaging.start_epoch", "null"): ["averaging.start_epoch: null is not int"],
+    (*QUICK, "--model.label_smoothing", "null"): ["model.label_smoothing: null is not float"],
+    (*QUICK, "--data.batch_size", "null"): ["data.batch_size: null is not int"],
+    (*QUICK, *STOPPER, "--trainer.callbacks.patience", "null"): ["trainer.callbacks.patience: null is not int"],
+    (*QUICK, "--config", "control.yaml"): ["control.yaml is not valid YAML, line 2", "control character U+0016"],
+    ("fit", "--config", "[]"): ["config: [] holds no options"],
+    ("fit", "--config", "empty.yaml"): ["empty.yaml: it must hold options such as seed_everything: 1, got null"],
+    ("fit", "--config", "null_key.yaml"): ["null_key.yaml: there is no option null in trainer"],
+    (*QUICK, "--config", "null_group.yaml"): ["early_stopping: expected options", "got null: remove it"],
+    ("fit", "--config", "null_class.yaml"): ["null_class.yaml: trainer.callbacks: class_path must be the name of"],
+    ("fit", "--config", "null_arguments.yaml"): ["model.optimizer: init_args must hold options", "got null"],
+    ("fit", "--config", "no_class.yaml"): ["no_class.yaml: trainer.logger: class_path is missing"],
+    ("fit", "--config", "colon.yaml"): ["colon.yaml is not valid YAML, line 2, column 12: unexpected colon"],
+    ("fit", "--config", "tag.yaml"): ["tag.yaml is not valid YAML, line 1, column 18: remove the tag"],
+    (*QUICK, "--model.optimizer", "{class_path: 1}"): [
+        "model.optimizer: class_path must be the name of a class, got 1"
+    ],
+    (*QUICK, "--model.optimizer", "CNNClassifier"): ["model.optimizer: there is no optimizer CNNClassifier"],
+    (*QUICK, "--model.optimizer", "os.system"): ["model.optimizer: os.system is not an optimizer"],
+    (*QUICK, "--model.optimizer.lr", "2024-01-31"): ["model.optimizer.lr: 2024-01-31 is not float"],
+    (*QUICK, "--model.optimizer.betas", "[0.9]"): ["model.optimizer.betas: expected a list of 2 values, got [0.9]"],
+    (*QUICK, "--trainer.logger", "1"): ["trainer.logger: there is no class 1"],
+    ("fit", "--model", "LightningModule"): ["model: its class is missing: give --model NAME"],
+    ("fit", "--data.num_samples", "9"): ["data: its class is missing: give --data NAME"],
+    ("fit", "--config", "latin.yaml"): ["latin.yaml is not text in UTF-8"],
+    ("fit", "--config", "list.yaml"): ["list.yaml: it must hold options", "got [{'seed_everything': 1}]"],
+    ("fit", "--config", "blank.yaml"): ["blank.yaml: there is no option 'a b'"],
+    ("fit", "--config", "dash.yaml"): ["dash.yaml: there is no option '-seed_everything'"],
+    ("fit", "--config", "number.yaml"): ["model: expected the name of a class, or class_path and init_args"],
+    ("fit", "--config", "nested.yaml"): [
+        "nested.yaml: model: class_path must be the name of a class, got {'class_path"
+    ],
+    ("runs", "--sort"): ["--sort needs a value"],
+    ("runs", "--srot", "x"): ["there is no option srot", "did you mean sort?"],
+    (*QUICK, "--modl.dropout", "0"): ["modl.dropout", "did you mean model?"],
+    (*QUICK, "--model", "CNNClasifier"): ["CNNClasifier", "did you mean CNNClassifier?"],
+    (*QUICK, "--model", "SyntheticDataModule"): ["model: there is no model SyntheticDataModule"],
+    (*QUICK, "--model.chanels", "[3]"): ["model.chanels", "did you mean model.channels?"],
+    (*QUICK, "--data.bach_size", "3"): ["data.bach_size", "did you mean data.batch_size?"],
+    (*QUICK, "--model.optimizer", "Sgd"): ["did you mean SGD?"],
+    (*QUICK, "--model.optimizer", "SGDD"): ["model.optimizer", "SGDD", "did you mean SGD?"],
+    (*QUICK, "--model.optimizer.lrr", "3"): ["model.optimizer.lrr", "did you mean model.optimizer.lr?"],
+    (*QUICK, "--model.lr_scheduler", "StepLR"): ["model.lr_scheduler.step_size must be given"],
+    (*QUICK, "--model.dropout", "much"): ["model.dropout: much is not float"],
+    (*QUICK, "--model.channels", "32"): ["model.channels: 32 is not a list such as [1, 2]"],
+    (*QUICK, "--data.source", "FasionMNIST"): ["data.source: FasionMNIST is not one of MNIST, FashionMNIST"],
+    (*QUICK, "--trainer.max_epochs", "few"): ["trainer.max_epochs: few is not int"],
+    (*QUICK, "--trainer.precision", "bf17"): ["trainer.precision: bf17 is not", "bf16-mixed"],
+    (*QUICK, "--early_stopping.mode", "mini"): ["early_stopping.mode: mini is not one of min, max"],
+    ("fit", "--config", "nowhere.yaml"): ["there is no file nowhere.yaml"],
+    ("fit", "--config", "configs/quikstart.yaml"): ["quikstart.yaml: did you mean configs/quickstart.yaml?"],
+    ("fit", "--config", "configs/bf16.yaml"): ["did you mean configs/with/bf16.yaml?"],
+    ("fit", "--config", "elsewhere/quickstart.yaml"): ["no file elsewhere/quickstart.yaml: did you mean configs/quick"],
+    ("fit", "--config", "quikstart"): ["there is no recipe quikstart: did you mean quickstart?"],
+    ("fit", "--config=bf16"): ["there is no recipe bf16: did you mean with/bf16?"],
+    ("fit", "-c", "gpu"): ["there is no recipe gpu: did you mean with/gpu?"],
+    ("fit", "--config", "configs"): ["there is no recipe configs: kindling fit --help lists all"],
+    ("fit", "--config", ""): ["there is no recipe ''"],
+    (*QUICK, "--config", "key.yaml"): ["model.chanels", "did you mean model.channels?"],
+    (*QUICK, "--config", "gone.yaml"): ["data: there is no class kindling.data.GoneDataModule"],
+    (*QUICK, "--config", "top.yaml"): ["trainer.max_epoch", "did you mean trainer.max_epochs?"],
+    (*QUICK, "--config", "syntax.yaml"): ["syntax.yaml is not valid YAML, line", "check the indentation"],
+    (*QUICK, "--config", "checkpoint.yaml"): ["the checkpoint is given on the command line", "--ckpt_path PATH"],
+    (*QUICK, "--config", "optimizer.yaml"): ["Adamm", "did you mean Adam?"],
+    (*QUICK, "--config", "argument.yaml"): ["model.optimizer.lrr", "did you mean model.optimizer.lr?"],
+    (*SYNTHETIC, "--data", "helpers.SumDataModule"): [
+        "MLPClassifier needs num_classes, which SumDataModule does not have",
+        "--model.num_classes VALUE",
+    ],
+    ("test",): ["--ckpt_path", "best, last, a run folder or a file"],
+    ("predict",): ["--ckpt_path", "best, last, a run folder or a file"],
+    ("validate", "--config", "configs/quickstart.yaml"): ["--ckpt_path"],
+}
+
+VALUES = {
+    (*SYNTHETIC, "--data.num_classes", "0"): ["num_classes must be at least 1, got 0"],
+    (*SYNTHETIC, "--data.num_features", "-2"): ["num_features must be at least 1, got -2"],
+    (*QUICK, "--data.batch_size", "-3"): ["batch_size must be at least 1, not -3"],
+    (*QUICK, "--trainer.max_epochs", "0"): ["--trainer.max_epochs 0", "at least 1"],
+    (*QUICK, "--trainer.max_time", "1h"): ["trainer.max_time must be DD:HH:MM:SS", "got 1h"],
+    (*QUICK, "--trainer.strategy", "dpp"): ["there is no --trainer.strategy dpp: did you mean ddp?"],
+    (*QUICK, "--trainer.profiler", "fast"): ["there is no --trainer.profiler fast: choose from simple, advanced"],
+    (*QUICK, "--trainer.max_steps", "0"): ["--trainer.max_steps 0", "at least 1"],
+    (*QUICK, "--trainer.limit_train_batches", "0"): ["--trainer.limit_train_batches 0", "at least 1"],
+    (*QUICK, "--model", "helpers.Recurrent"): ["Recurrent does not take inputs of shape (1, 28, 28): ", "2D", "3D"],
+    (*QUICK, "--model", "helpers.TwoOutputs"): ["TwoOutputs must give logits (N, num_classes)", "(1, 10), not (1, 2)"],
+    (*SYNTHETIC, "--model", "helpers.SumRegressor"): [
+        "SumRegressor predicts numbers, and the targets of the data are classes"
+    ],
+    (*QUICK, "--data.val_split", "50000"): ["val_split=50000", "4000 training samples"],
+    (*QUICK, "--model.dropout", "1.5"): ["dropout", "1.5"],
+    (*QUICK, "--model.hidden", "-3"): ["hidden", "-3"],
+    (*QUICK, "--model.channels", "[8, 0]"): ["channels", "(8, 0)"],
+    (*SYNTHETIC, "--model.hidden", "[8, 0]"): ["hidden layers", "at least 1", "(8, 0)"],
+    (*DIGITS, "--data.margin", "-1"): ["margin must not be negative: -1"],
+    (*DIGITS, "--data.shots", "500"): ["shots must be from 1 to", "not 500"],
+    (*QUICK, "--model.label_smoothing", "2"): ["label_smoothing", "2"],
+    (*QUICK, "--model.optimizer.lr", "-1"): ["learning rate", "-1"],
+    (*QUICK, "--early_stopping.patience", "-1"): ["early_stopping.patience", "-1"],
+    (*QUICK, "--trainer.max_epochs", "-5"): ["max_epochs", "-5"],
+    (*QUICK, "--trainer.accelerator", "tpu"): ["torch_xla"],
+    (*QUICK, "--data", "SyntheticDataModule"): ["CNNClassifier needs images", "(20,)"],
+    ("fit", "--config", "configs/mnist_cnn.yaml", "--data.data_dir", "nowhere"): [
+        *("MNIST is not whole in nowhere/MNIST/raw", "--data.data_dir", "--config quickstart"),
+    ],
+    ("fit", "--config", "configs/mnist_cnn.yaml", "--data.data_dir", "cut"): ["cut/MNIST/raw", "damaged"],
+    ("test", "--ckpt_path", "nowhere.ckpt"): ["nowhere.ckpt", "a run folder, best or last"],
+    ("test", "--ckpt_path", "best"): ["best.ckpt", "kindling fit"],
+    ("test", "--ckpt_path", "empty.ckpt"): ["empty.ckpt is cut off, damaged or no checkpoint"],
+    ("test", "--ckpt_path", "text.ckpt"): ["text.ckpt is cut off, damaged or no checkpoint"],
+    ("test", "--ckpt_path", "code.ckpt"): ["code.ckpt", "could run code: it was not loaded"],
+    ("fit", "--ckpt_path", "foreign.ckpt"): ["foreign.ckpt is no checkpoint of Kindling"],
+    (*QUICK, "--data.scale", "1.5"): ["scale must be from 0 to 0.99, not 1.5"],
+    ("test", "--ckpt_path", "plain.ckpt"): ["plain.ckpt is no checkpoint of Kindling"],
+}
+
+
+class Code:
+    """An object that writes a file when it is unpickled."""
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, ("hacked",)
+
+
+@pytest.fixture
+def rubble(folder: Path, mnist: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files with every kind of fault, and no network."""
+    monkeypatch.setattr("torchvision.datasets.MNIST.mirrors", ["http://127.0.0.1:9/"])
+    for name, text in YAML.items():
+        Path(f"{name}.yaml").write_text(text + "\n")
+    Path("latin.yaml").write_bytes("run_name: café".encode("latin-1"))
+    Path("empty.ckpt").touch()
+    Path("text.ckpt").write_text("hello")
+    torch.save({"state_dict": {}, "surprise": Code()}, "code.ckpt")
+    torch.save({"weights": torch.zeros(3)}, "plain.ckpt")
+    torch.save({"state_dict": {}, "hyper_parameters": {"lr": 0.1}}, "foreign.ckpt")
+    raw = Path("cut/MNIST/raw")
+    raw.mkdir(parents=True)
+    for path in (mnist / "MNIST/raw").iterdir():
+        (raw / path.name).write_bytes(path.read_bytes()[:1000])
+
+
+@pytest.mark.usefixtures("rubble")
+@pytest.mark.parametrize(("arguments", "words"), (USAGE | VALUES).items(), ids=lambda value: " ".join(value)[-60:])
+def test_mistakes_end_in_one_line_that_names_them(
+    kindling: Command, arguments: tuple[str, ...], words: list[str]
+) -> None:
+    before = set(Path().rglob("*"))
+    result = kindling(*arguments)
+    assert result.code == (2 if arguments in USAGE else 1)
+    assert result.err.startswith("kindling: error: ")
+    assert result.err.count("\n") == 1
+    assert len(result.err) < 400
+    for word in words:
+        assert word in result.err
+    assert set(Path().rglob("*")) == before, "something half-written was left behind"
+
+
+def test_a_checkpoint_cut_short_is_refused(kindling: Command, trained: Train) -> None:
+    trained(*TINY)
+    checkpoint = Path("runs/tiny/version_0/checkpoints/best.ckpt")
+    checkpoint.write_bytes(checkpoint.read_bytes()[:-2000])
+    result = kindling("test", "--ckpt_path", "best")
+    assert (result.code, result.err.count("\n")) == (1, 1)
+    assert f"{checkpoint} is cut off" in result.err
+
+
+def test_what_is_not_installed_is_named() -> None:
+    command = [sys.executable, "-S", "-m", "kindling", "fit"]  # without what is installed, as a clone is at first
+    environment = os.environ | {"PYTHONPATH": str(Path(package.__file__).parents[1])}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert re.fullmatch(r"kindling: error: \w+ is not installed: make train installs what .*\n", done.stderr)
+
+
+def test_training_does_not_go_on_from_weights_alone(kindling: Command, trained: Train) -> None:
+    trained(*TINY)
+    whole = torch.load("runs/tiny/version_0/checkpoints/best.ckpt", weights_only=True)
+    torch.save({name: value for name, value in whole.items() if name != "optimizer_states"}, "weights.ckpt")
+    result = kindling("fit", "--ckpt_path", "weights.ckpt", "--trainer.max_epochs", "9")
+    assert (result.code, result.err.count("\n")) == (1, 1)
+    assert "weights.ckpt holds only weights: training can't be resumed from it" in result.err
+
+
+def test_a_figure_to_stop_by_that_there_is_not_is_named(kindling: Command) -> None:
+    result = kindling("fit", *TINY, "--early_stopping.monitor", "val/los")
+    assert (result.code, result.err.count("\n")) == (1, 1)
+    assert "val/los" in result.err
+    assert "val/loss" in result.err
+
+
+def test_rows_are_predicted_in_their_order_by_one_device(kindling: Command, trained: Train) -> None:
+    trained(*TINY)
+    options = ["--trainer.accelerator", "cpu", "--trainer.devices", "2"]
+    result = kindling("predict", "--ckpt_path", "last", *options)
+    assert (result.code, result.err.count("\n")) == (1, 1)
+    assert "--trainer.devices 1" in result.err
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        (["--model.hidden", "[9]"], "holds another model, a MLPClassifier"),
+        (["--model", "CNNClassifier", "--data", "MNISTDataModule", "--data.source", "sample"], "20"),
+        (["--data.num_features", "30"], "(30,)"),
+    ],
+)
+def test_a_checkpoint_of_another_model_is_refused(
+    kindling: Command, trained: Train, other: list[str], words: str
+) -> None:
+    trained(*TINY)
+    result = kindling("test", "--ckpt_path", "best", *other)
+    assert (result.code, result.err.count("\n")) == (1, 1)
+    assert words in result.err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the message is the system's own")
+def test_a_run_folder_that_cannot_be_written_is_named(kindling: Command) -> None:
+    Path("runs").write_text("a file, not a folder")
+    result = kindling("fit", *TINY)
+    assert (result.code, result.err.count("\n")) == (1, 1)
+    assert "runs/tiny" in result.err
+
+
+def test_a_traceback_can_be_had(kindling: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KINDLING_DEBUG", "1")
+    with pytest.raises(ValueError, match="label_smoothing"):
+        kindling(*QUICK, "--model.label_smoothing", "2")
+
+
+def test_an_error_in_ones_own_code_keeps_its_traceback(kindling: Command) -> None:
+    with pytest.raises(RuntimeError, match="the lights went out"):
+        kindling("fit", *TINY, "--trainer.callbacks", '[{"class_path": "helpers.CrashAt", "init_args": {"step": 1}}]')

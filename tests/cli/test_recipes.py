@@ -1,0 +1,75 @@
+"""Recipes go by name, from any folder; a path, and the project's own recipes, win."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from conftest import CONFIGS, TINY, Command
+from kindling.cli.recipes import describe, find_recipe, find_recipes, list_recipes
+
+FAST = ["--trainer.fast_dev_run", "1"]
+OVERLAY = "# Two epochs.\ntrainer:\n  max_epochs: 2\n"
+
+
+@pytest.fixture
+def empty(folder: Path) -> Path:
+    """A folder without recipes of its own."""
+    shutil.rmtree(folder / "configs")
+    return folder
+
+
+@pytest.mark.usefixtures("empty")
+def test_a_recipe_and_an_overlay_go_by_name(kindling: Command) -> None:
+    result = kindling("fit", "--config", "quickstart", "--config=with/bf16", "-c", "with/debug.yaml", "--print_config")
+    assert (result.code, result.err) == (0, "")
+    config = yaml.safe_load(result.out)
+    assert config["model"]["class_path"] == "kindling.CNNClassifier"
+    assert (config["trainer"]["precision"], config["trainer"]["fast_dev_run"]) == ("bf16-mixed", 3)
+
+
+@pytest.mark.usefixtures("empty")
+def test_all_recipes_of_kindling_go_by_name() -> None:
+    recipes = sorted(CONFIGS.rglob("*.yaml"))
+    names = [path.relative_to(CONFIGS).with_suffix("").as_posix() for path in recipes]
+    assert len(names) > 10
+    assert list_recipes().keys() == set(names)
+    assert [Path(find_recipe(name)).read_bytes() for name in names] == [path.read_bytes() for path in recipes]
+
+
+def test_the_own_recipe_wins_and_the_path_as_typed_wins_over_it(empty: Path) -> None:
+    own = empty / "configs" / "quickstart.yaml"
+    own.parent.mkdir()
+    own.write_text(OVERLAY)
+    assert find_recipe("quickstart") == "configs/quickstart.yaml"
+    assert find_recipe("quickstart.yaml") == "configs/quickstart.yaml"
+    (empty / "quickstart.yaml").write_text(OVERLAY)
+    (empty / "quickstart").mkdir()  # a folder is no recipe
+    assert find_recipe("quickstart.yaml") == "quickstart.yaml"
+    assert find_recipe("quickstart") == "configs/quickstart.yaml"
+    assert find_recipe("{seed_everything: 1}") == "{seed_everything: 1}"
+    assert find_recipes(["--model.name", "quickstart", "-cwith/bf16"])[:2] == ["--model.name", "quickstart"]
+
+
+@pytest.mark.usefixtures("empty")
+def test_the_run_is_named_after_the_recipe_and_resumes(kindling: Command) -> None:
+    Path("configs").mkdir()
+    Path("configs/small.yml").write_text(OVERLAY)
+    options = [*TINY[: TINY.index("--run_name")], *TINY[TINY.index("--run_name") + 2 :]]
+    assert kindling("fit", *options, "--config", "small", "--trainer.max_epochs", "1").code == 0
+    record = json.loads(Path("runs/small/version_0/run.json").read_text())
+    assert record["recipe"] == "small"
+    assert "--config small" in record["commands"][0]
+    assert kindling("fit", "--ckpt_path", "last", "--config", "small").code == 0  # two epochs now
+    assert json.loads(Path("runs/small/version_0/run.json").read_text())["epochs"] == 2
+
+
+def test_the_help_page_lists_the_own_recipes_first(kindling: Command, empty: Path) -> None:
+    (empty / "configs").mkdir()
+    (empty / "configs" / "zebra.yaml").write_text(f"# yaml-language-server: $schema=schema.json\n{OVERLAY}")
+    lines = kindling("fit", "--help").out.partition("\nrecipes:\n")[2].splitlines()
+    assert lines[0].split() == ["zebra", "Two", "epochs."]
+    assert {line.split()[0] for line in lines} == list_recipes().keys()
+    assert all(describe(path) for path in list_recipes().values())

@@ -1,0 +1,396 @@
+import base64
+import csv
+import io
+import json
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass, field
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from PIL import Image
+from scipy.stats import binomtest
+from sklearn.metrics import balanced_accuracy_score, classification_report, confusion_matrix, f1_score, recall_score
+from torch import Tensor
+from torchmetrics.classification import MulticlassCalibrationError
+
+from conftest import TINY, Command, Train
+from helpers import AWKWARD
+from kindling import MLPClassifier, MNISTDataModule, SyntheticDataModule
+from kindling.evaluation.predictions import Answers
+from kindling.evaluation.report.classes import confusions
+from kindling.evaluation.report.statistics import bootstrap_mean, bootstrap_scores, calibration, wilson
+from kindling.training import CollectTest
+from kindling.utils.text import format_metric
+
+RUN = Path("runs/tiny/version_0")
+
+
+@dataclass
+class Page:
+    """A report as a reader's eyes take it in: tables by the heading above them, pictures and captions."""
+
+    tables: dict[str, list[list[str]]] = field(default_factory=dict)
+    pictures: list[str] = field(default_factory=list)
+    captions: list[str] = field(default_factory=list)
+    text: str = ""
+
+
+class Reader(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.page, self.heading, self.inside = Page(), "", ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.inside = tag
+        if tag == "h2":
+            self.heading = ""
+        elif tag == "tr":
+            self.page.tables.setdefault(self.heading, []).append([])
+        elif tag in ("th", "td"):
+            self.page.tables[self.heading][-1].append("")
+        elif tag == "img":
+            self.page.pictures.append(dict(attrs)["src"] or "")
+        elif tag == "figcaption":
+            self.page.captions.append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in ("table", "figcaption"):
+            self.inside = ""
+
+    def handle_data(self, data: str) -> None:
+        self.page.text += data
+        if self.inside == "h2":
+            self.heading += data
+        elif self.inside in ("th", "td", "span") and self.heading in self.page.tables:
+            self.page.tables[self.heading][-1][-1] += data
+        elif self.page.captions and self.inside in ("figcaption", "b", "br"):
+            self.page.captions[-1] += data
+
+
+def read(run: Path = RUN) -> Page:
+    reader = Reader()
+    reader.feed((run / "report.html").read_text(encoding="utf-8"))
+    return reader.page
+
+
+def written(run: Path = RUN) -> tuple[list[dict[str, str]], Tensor]:
+    """The rows of predictions.csv and the probabilities in them."""
+    with (run / "predictions.csv").open(newline="", encoding="utf-8") as file:
+        table = list(csv.DictReader(file))
+    names = list(table[0])[4:]
+    return table, torch.tensor([[float(row[name]) for name in names] for row in table])
+
+
+def random_answers(samples: int, classes: int, skill: float = 2.0) -> Answers:
+    random = torch.Generator().manual_seed(3)
+    labels = torch.randint(classes, (samples,), generator=random)
+    logits = torch.randn(samples, classes, generator=random)
+    logits[torch.arange(samples), labels] += skill
+    probabilities = logits.softmax(dim=1)
+    return Answers(probabilities, labels, -probabilities[torch.arange(samples), labels].log())
+
+
+@pytest.mark.parametrize("command", ["fit", "test"])
+def test_a_test_leaves_figures_predictions_and_a_report(kindling: Command, command: str) -> None:
+    result = kindling("fit", *TINY)
+    if command == "test":
+        for name in ("report.html", "predictions.csv"):
+            (RUN / name).unlink()
+        result = kindling("test", "--ckpt_path", "best")
+    assert result.code == 0, result.err
+    assert f"report: {RUN / 'report.html'}" in result.out.splitlines()
+    data = SyntheticDataModule(num_samples=300)
+    data.setup("test")
+    model = MLPClassifier.load_from_checkpoint(RUN / "checkpoints/best.ckpt")
+    with torch.no_grad():
+        probabilities = model(data.test.inputs).softmax(dim=1)
+    table, numbers = written()
+    assert list(table[0]) == ["row", "label", "prediction", "probability", "0", "1", "2"]
+    assert [int(row["row"]) for row in table] == list(range(60))
+    assert [int(row["label"]) for row in table] == data.test.labels.tolist()
+    assert [int(row["prediction"]) for row in table] == probabilities.argmax(dim=1).tolist()
+    assert [float(row["probability"]) for row in table] == pytest.approx(probabilities.amax(1).tolist(), abs=1e-5)
+    torch.testing.assert_close(numbers, probabilities, atol=1e-5, rtol=1e-4)
+    page = read()
+    figures = json.loads((RUN / "test_metrics.json").read_text())
+    for name in ("accuracy", "balanced_accuracy", "f1"):
+        assert f"{figures[f'test/{name}']:.2%}" in page.text
+    assert f"{figures['test/loss']:.4f}" in page.text
+    assert (RUN / "config.yaml").read_text() in page.text
+
+
+def test_the_tables_of_classes_agree_with_scikit_learn(trained: Train) -> None:
+    trained(*TINY)
+    table, _ = written()
+    labels, answers = ([row[name] for row in table] for name in ("label", "prediction"))
+    expected = classification_report(labels, answers, output_dict=True)
+    header, *rows = read().tables["Classes"]
+    assert header == ["class", "samples", "precision", "recall", "F1"]
+    assert [row[0] for row in rows] == ["0", "1", "2"]
+    for name, samples, *scores in rows:
+        assert int(samples) == expected[name]["support"]
+        assert scores == [f"{expected[name][score]:.1%}" for score in ("precision", "recall", "f1-score")]
+    counts = [[int(cell or 0) for cell in row[1:]] for row in read().tables["Confusions"][1:]]
+    assert counts == confusion_matrix(labels, answers).tolist()
+
+
+def test_many_classes_have_a_list_of_confusions(kindling: Command) -> None:
+    many = ["--data.num_classes", "25", "--data.num_samples", "2000"]
+    assert kindling("fit", *TINY, *many).code == 0
+    table, _ = written()
+    pairs = [(row["label"], row["prediction"]) for row in table if row["label"] != row["prediction"]]
+    header, *rows = read().tables["Confusions"]
+    assert header == ["label", "prediction", "samples", "of the label"]
+    listed = {(label, prediction): int(samples) for label, prediction, samples, _ in rows}
+    assert len(listed) == 20
+    assert listed == {pair: pairs.count(pair) for pair in listed}
+    assert min(listed.values()) >= max(pairs.count(pair) for pair in set(pairs) - set(listed))
+    assert len(read().tables["Classes"]) == 1 + 25
+
+
+def test_the_accuracys_interval_is_wilsons() -> None:
+    for right, samples in ((0, 7), (7, 7), (55, 60), (9912, 10000)):
+        expected = binomtest(right, samples).proportion_ci(method="wilson")
+        assert wilson(right, samples) == pytest.approx((expected.low, expected.high), abs=1e-6)
+
+
+def test_the_other_intervals_are_those_of_samples_drawn_anew() -> None:
+    """Against the scores, by their definitions, of samples drawn one by one."""
+    answers = random_answers(400, 4)
+    labels, guesses, random = answers.labels.numpy(), answers.predictions.numpy(), np.random.default_rng(7)
+    scores = []
+    for _ in range(1000):
+        drawn = random.integers(400, size=400)
+        label, guess = labels[drawn], guesses[drawn]
+        recall = [(guess[label == name] == name).mean() for name in range(4)]
+        precision = [(label[guess == name] == name).mean() for name in range(4)]
+        f1 = [2 * p * r / (p + r) for p, r in zip(precision, recall, strict=True)]
+        scores.append((np.mean(recall), np.mean(f1), answers.losses.numpy()[drawn].mean()))
+    expected = np.quantile(np.array(scores), [0.025, 0.975], axis=0).T
+    found = [*bootstrap_scores(answers.confusion), bootstrap_mean(answers.losses)]
+    np.testing.assert_allclose(found, expected, atol=0.012)  # an interval is 0.09 wide
+
+
+def test_intervals_hold_their_figure_with_a_thousand_classes() -> None:
+    answers = random_answers(8000, 1000, skill=4.0)
+    labels, guesses = answers.labels.numpy(), answers.predictions.numpy()
+    (low, high), (f1_low, f1_high) = bootstrap_scores(answers.confusion)
+    assert low < balanced_accuracy_score(labels, guesses) < high < low + 0.04
+    assert f1_low < f1_score(labels, guesses, average="macro") < f1_high < f1_low + 0.04
+
+
+def test_the_calibration_error_agrees_with_torchmetrics() -> None:
+    for skill in (0.5, 3.0):
+        answers = random_answers(3000, 5, skill)
+        expected = MulticlassCalibrationError(5, n_bins=15, norm="l1")(answers.probabilities, answers.labels)
+        assert calibration(answers).error == pytest.approx(expected.item(), abs=1e-6)
+
+
+def test_the_loss_of_the_samples_is_the_models_own(kindling: Command) -> None:
+    """Smoothed and weighted: the figure of the test lies within its interval, the plain loss far outside."""
+    kindling("fit", *TINY, "--model.label_smoothing", "0.6", "--data.num_samples", "1500")
+    loss = json.loads((RUN / "test_metrics.json").read_text())["test/loss"]
+    found = re.search(r"loss\d\.\d{4}(\d\.\d{4}) to (\d\.\d{4})", read().text)
+    assert found
+    low, high = map(float, found.groups())
+    table, probabilities = written()
+    plain = -probabilities[range(len(table)), [int(row["label"]) for row in table]].log().mean()
+    assert low < loss < high < low + 0.1
+    assert not low < plain < high
+
+
+def test_rows_that_are_most_wrong_are_told_with_their_features(trained: Train) -> None:
+    trained(*TINY)
+    table, probabilities = written()
+    of_label = {
+        row["row"]: probabilities[number, int(row["label"])].item()
+        for number, row in enumerate(table)
+        if row["label"] != row["prediction"]
+    }
+    header, *rows = read().tables["Most wrong"]
+    assert header == ["row", "label", "prediction", "probability", *(f"feature {number}" for number in range(20))]
+    assert len(of_label) > 5
+    assert [row[0] for row in rows] == sorted(of_label, key=of_label.__getitem__)[:24]
+    data = SyntheticDataModule(num_samples=300)
+    data.setup("test")
+    for name, label, prediction, probability, *features in rows:
+        told = table[int(name)]
+        assert (label, prediction) == (told["label"], told["prediction"])
+        assert probability == f"{float(told['probability']):.1%}"
+        assert [float(value) for value in features] == pytest.approx(data.test.inputs[int(name)].tolist(), abs=1e-4)
+
+
+def test_images_that_are_most_wrong_are_shown(kindling: Command, mnist: Path) -> None:
+    options = f"--model MLPClassifier --data MNISTDataModule --data.data_dir {mnist} --data.val_split 40"
+    assert kindling("fit", *options.split(), *TINY[-4:]).code == 0
+    table, probabilities = written()
+    wrong = [number for number, row in enumerate(table) if row["label"] != row["prediction"]]
+    worst = sorted(wrong, key=lambda number: probabilities[number, int(table[number]["label"])].item())[:24]
+    page = read()
+    data = MNISTDataModule(data_dir=mnist)
+    data.setup("test")
+    assert len(page.pictures) == len(worst) > 5
+    for number, source, caption in zip(worst, page.pictures, page.captions, strict=False):
+        kind, content = source.split(",")
+        assert kind == "data:image/png;base64"
+        with Image.open(io.BytesIO(base64.b64decode(content))) as image:
+            assert torch.equal(torch.from_numpy(np.array(image)), data.test.inputs[number, 0])
+        row = table[number]
+        sure = f"{float(row['probability']):.1%}"
+        assert caption == f"{row['label']}, said {row['prediction']} ({sure})row {number}"
+
+
+def test_names_are_text_whatever_is_in_them(kindling: Command) -> None:
+    options = "--model MLPClassifier --model.hidden [8] --data helpers.AwkwardDataModule"
+    assert kindling("fit", *options.split(), *TINY[-4:], "--trainer.max_epochs", "1").code == 0
+    page = read()
+    assert [row[0] for row in page.tables["Classes"][1:]] == list(AWKWARD)
+    assert page.tables["Most wrong"][1][0].startswith("<i>row</i>")
+    source = (RUN / "report.html").read_text()
+    for raw in ("<b>&", "<i>", 'quote"', "<script"):
+        assert raw not in source
+    assert written()[0][0]["label"] in AWKWARD
+
+
+def test_the_report_needs_nothing_else(trained: Train) -> None:
+    trained(*TINY)
+    source = (RUN / "report.html").read_text()
+    assert not re.search(r"https?:|//\w|<script|<link|@import|url\(", source.split("<details>")[0])
+    assert all(address.startswith("data:") for address in re.findall(r'(?:src|href)="([^"]*)', source))
+
+
+def test_without_a_mistake_the_report_says_so(kindling: Command) -> None:
+    easy = "--data.num_features 2 --data.num_informative 2 --data.num_classes 2 --trainer.max_epochs 30".split()
+    easy += ["--model.optimizer.lr", "0.03", "--data", "helpers.EasyDataModule"]
+    result = kindling("fit", *TINY, *easy[-2:], "--model.optimizer.lr", "0.03", "--trainer.max_epochs", "10")
+    assert result.code == 0, result.err
+    text = read().text
+    assert "Not one answer is wrong." in text
+    assert "100.00%93.98% to 100.00%" in text  # the accuracy has an interval all the same
+    assert text.count("no interval") == 2  # the draws of balanced accuracy and F1 are all the same
+
+
+def test_of_many_classes_none_confused_the_list_says_so() -> None:
+    assert confusions(torch.eye(25, 26, dtype=torch.long), tuple(map(str, range(25)))) == "<p>There are none.</p>"
+
+
+def test_a_process_without_a_batch_has_an_empty_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    collected = CollectTest()
+    model = MLPClassifier(num_classes=3, input_shape=(2,))
+    trainer = Trainer(logger=False)
+    trainer.datamodule = SyntheticDataModule()  # type: ignore[attr-defined]
+    monkeypatch.setattr(Trainer, "world_size", 2)
+    monkeypatch.setattr("kindling.training.test_outputs.whole", lambda share, trainer: share)
+    collected.on_test_epoch_end(trainer, model)
+    assert collected.answers is not None
+    assert collected.labels is not None
+    assert (collected.answers.shape, collected.labels.shape) == ((0, 3), (0,))
+
+
+def test_a_model_that_diverged_has_a_report(kindling: Command) -> None:
+    assert kindling("fit", *TINY, "--test_after_fit", "false").code == 0
+    best = RUN / "checkpoints" / "best.ckpt"
+    stored = torch.load(best, weights_only=True)
+    stored["state_dict"]["network.1.weight"].fill_(torch.nan)
+    del stored["checksums"]
+    torch.save(stored, best)
+    result = kindling("test", "--ckpt_path", RUN)
+    assert result.code == 0, result.err
+    text = (RUN / "test_metrics.json").read_text()
+    figures = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    assert figures == {"test/loss": None, "test/accuracy": 0, "test/balanced_accuracy": 0, "test/f1": 0}
+    page = read()
+    assert "lossnanno interval" in page.text
+    assert "60 predictions are NaN and counted as wrong." in page.text
+    assert page.tables["Confusions"][0] == ["", "0", "1", "2", "no answer"]
+
+
+def test_samples_without_an_answer_are_wrong(kindling: Command) -> None:
+    options = "--model MLPClassifier --data helpers.SilentDataModule --data.num_samples 300"
+    result = kindling("fit", *options.split(), *TINY[-4:])
+    assert result.code == 0, result.err
+    table, _ = written()
+    assert [row["prediction"] == "" for row in table] == [number % 3 == 0 for number in range(60)]
+    labels, answers = ([row[name] for row in table] for name in ("label", "prediction"))
+    figures = json.loads((RUN / "test_metrics.json").read_text())
+    expected = {
+        "test/accuracy": np.mean([label == answer for label, answer in zip(labels, answers, strict=True)]),
+        "test/balanced_accuracy": recall_score(labels, answers, labels=list("012"), average="macro"),
+        "test/f1": f1_score(labels, answers, labels=list("012"), average="macro"),
+        "test/loss": None,
+    }
+    assert figures == pytest.approx(expected, abs=1e-5)
+    page = read()
+    assert "20 predictions are NaN and counted as wrong." in page.text
+    for name in ("accuracy", "balanced_accuracy", "f1"):
+        figure = figures[f"test/{name}"]
+        found = re.search(rf"{figure:.2%}([\d.]+)% to ([\d.]+)%", page.text)
+        assert found
+        assert float(found[1]) < 100 * figure < float(found[2])
+    confused = [[int(cell or 0) for cell in row[1:]] for row in page.tables["Confusions"][1:]]
+    assert confused == confusion_matrix(labels, answers, labels=["0", "1", "2", ""])[:3].tolist()
+    assert "no answer" in {row[2] for row in page.tables["Most wrong"][1:]} | {*page.tables["Confusions"][0]}
+
+
+def test_the_loss_lies_in_its_interval_however_large_it_is(kindling: Command) -> None:
+    """A model that is sure and wrong: its probabilities are 0, their logarithms are not."""
+    kindling("fit", *TINY, "--model.hidden", "[]", "--model.optimizer", "SGD", "--model.optimizer.lr", "1e4")
+    loss = json.loads((RUN / "test_metrics.json").read_text())["test/loss"]
+    assert loss > 1000
+    found = re.search("loss<b>(.*?)</b><span>(.*?) to (.*?)</span>", (RUN / "report.html").read_text())
+    assert found
+    assert found[1] == format_metric(loss)
+    assert float(found[2]) < loss < float(found[3]) < 2 * loss
+
+
+def test_the_report_says_what_the_test_was_asked_with(kindling: Command, trained: Train) -> None:
+    trained(*TINY)
+    kindling("test", "--ckpt_path", "best", "--data.num_samples", "200")
+    assert "kindling test --ckpt_path best --data.num_samples 200" in read().text
+    assert (RUN / "config.yaml").read_text() in read().text
+
+
+def test_photos_are_shown_small(kindling: Command) -> None:
+    options = "--model MLPClassifier --model.hidden [4] --data helpers.PhotosDataModule"
+    result = kindling("fit", *options.split(), *TINY[-4:])
+    assert result.code == 0, result.err
+    pictures = read().pictures
+    assert len(pictures) > 5
+    for source in pictures:
+        with Image.open(io.BytesIO(base64.b64decode(source.split(",")[1]))) as image:
+            assert image.size == (256, 128)
+
+
+def test_part_of_the_test_split_can_be_tested(kindling: Command) -> None:
+    few = ["--data.eval_batch_size", "7", "--trainer.limit_test_batches", "2"]
+    assert kindling("fit", *TINY, *few).code == 0
+    assert [row["row"] for row in written()[0]] == [str(number) for number in range(14)]
+    assert "14 test samples" in read().text
+
+
+def test_the_page_fits_a_phone(kindling: Command, mnist: Path, folder: Path) -> None:
+    """In a real browser, 360 pixels wide: what is wider scrolls in a box of its own."""
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("neither chromium nor google-chrome is installed")
+    clothes = f"--model MLPClassifier --data MNISTDataModule --data.source FashionMNIST --data.data_dir {mnist}"
+    assert kindling("fit", *clothes.split(), "--data.val_split", "40", *TINY[-4:]).code == 0
+    report = (folder / RUN / "report.html").as_uri()
+    Path("phone.html").write_text(
+        f'<iframe src="{report}" width="360" height="800"></iframe><p></p><script>onload = () => {{'
+        "const page = document.querySelector('iframe').contentDocument.documentElement;"
+        "document.querySelector('p').textContent = `${page.clientWidth} ${page.scrollWidth}`}</script>"
+    )
+    options = "--headless --no-sandbox --disable-gpu --allow-file-access-from-files --dump-dom".split()
+    dom = subprocess.run([browser, *options, folder / "phone.html"], capture_output=True, text=True, timeout=60).stdout
+    found = re.search(r"<p>(\d+) (\d+)</p>", dom)
+    assert found, dom
+    shown, needed = map(int, found.groups())
+    assert 330 <= shown <= 360
+    assert needed <= shown

@@ -1,0 +1,68 @@
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from kindling.runs.folders import find_checkpoint, new_run, run_of, whole_file
+
+
+def checkpoint(path: str, age: int) -> Path:
+    file = Path(path)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.touch()
+    os.utime(file, (1e9 - age, 1e9 - age))
+    return file
+
+
+def test_runs_are_numbered_in_order(folder: Path) -> None:
+    assert [new_run("mine", folder).name for _ in range(11)] == [f"version_{number}" for number in range(11)]
+    (folder / "mine/version_old").mkdir()
+    assert new_run("mine", folder).name == "version_11"
+    assert new_run("other", folder).name == "version_0"
+    (folder / "mine/version_0").rmdir()
+    assert new_run("mine", folder).name == "version_12"  # on from the highest, whatever was deleted
+
+
+def test_runs_that_start_at_once_get_folders_of_their_own(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "glob", lambda *_: iter(()))  # each has looked before any of the others began
+    with ThreadPoolExecutor(16) as pool:
+        runs = list(pool.map(lambda _: new_run("mine", folder), range(64)))
+    assert {run.name for run in runs} == {f"version_{number}" for number in range(64)}
+
+
+def test_the_newest_run_is_the_one_trained_last() -> None:
+    checkpoint("runs/a/version_0/checkpoints/best.ckpt", age=10)
+    newest = checkpoint("runs/b/version_0/checkpoints/best.ckpt", age=1)
+    checkpoint("runs/b/version_1/checkpoints/last.ckpt", age=5)
+    last = checkpoint("runs/a/version_0/checkpoints/last.ckpt", age=3)
+    with pytest.raises(FileNotFoundError, match=r"runs/b/version_0/checkpoints/last\.ckpt: .* is there, best\.ckpt"):
+        find_checkpoint("last")  # not that of an older run
+    assert find_checkpoint("best") == newest
+    assert find_checkpoint("runs/a") == Path("runs/a/version_0/checkpoints/best.ckpt")
+    assert find_checkpoint("runs/a/version_0", prefer="last") == last
+    assert find_checkpoint(last) == last
+
+
+@pytest.mark.parametrize("where", ["best", "last", "runs/a", "nowhere", "nowhere/best.ckpt"])
+def test_a_missing_checkpoint_is_named(where: str) -> None:
+    Path("runs/a").mkdir(parents=True)
+    with pytest.raises(FileNotFoundError, match=where):
+        find_checkpoint(where)
+
+
+def test_the_run_of_a_checkpoint() -> None:
+    assert run_of(Path("runs/a/version_0/checkpoints/best.ckpt")) == Path("runs/a/version_0")
+    assert run_of(Path("downloads/model.ckpt")) == Path("downloads/model")
+
+
+def test_a_file_appears_whole_or_not_at_all(folder: Path) -> None:
+    target = folder / "table.csv"
+    target.write_text("old")
+    with pytest.raises(TypeError), whole_file(target) as path, path.open("w") as file:
+        file.writelines(["half", 3])  # type: ignore[list-item]
+    assert target.read_text() == "old"
+    with whole_file(target) as path:
+        path.write_text("new")
+    assert target.read_text() == "new"
+    assert sorted(os.listdir()) == ["configs", "table.csv"]

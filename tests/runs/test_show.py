@@ -1,0 +1,121 @@
+import json
+import shlex
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+from conftest import TINY, Command, Train, different
+from kindling import MLPClassifier
+from kindling.runs.metadata import Record, git_commit
+
+RUN = Path("runs/tiny/version_0")
+
+
+def repeat(kindling: Command, run: str | Path) -> Path:
+    """Types what `runs show` ends with; gives the run folder that this makes."""
+    before = set(Path("runs").glob("*/*"))
+    typed = shlex.split(kindling("runs", "show", run).out.splitlines()[-1])
+    result = kindling(*typed[typed.index("fit") :])
+    assert result.code == 0, result.err
+    (made,) = set(Path("runs").glob("*/*")) - before
+    return made
+
+
+def test_it_ends_with_the_command_that_repeats_the_run_to_the_same_weights(kindling: Command) -> None:
+    schedule = ["--model.dropout", "0.3", "--model.lr_scheduler", "OneCycleLR", "--model.lr_scheduler.max_lr", "0.01"]
+    assert kindling("fit", *TINY, *schedule, "--seed_everything", "true", "--profile").code == 0
+    made = repeat(kindling, "tiny/version_0")
+    assert made == RUN.with_name("version_1")
+    for name in ("best", "last"):
+        assert different(RUN / f"checkpoints/{name}.ckpt", made / f"checkpoints/{name}.ckpt") == []
+    assert Record.read(made).recipe == "tiny"
+
+
+def test_a_run_that_began_from_another_repeats_too(kindling: Command, trained: Train) -> None:
+    trained(*TINY)
+    start = RUN / "checkpoints/best.ckpt"
+    assert kindling("fit", "--ckpt_path", start, "--run_name", "second", "--trainer.max_epochs", 4).code == 0
+    made = repeat(kindling, "second")
+    assert different("runs/second/version_0/checkpoints/last.ckpt", made / "checkpoints/last.ckpt") == []
+
+
+@pytest.mark.usefixtures("table")
+def test_a_table_repeats_with_its_split(kindling: Command) -> None:
+    options = "--config configs/table_mlp.yaml --data.path customers.csv --data.target churned --trainer.max_epochs 2"
+    assert kindling("fit", *options.split()).code == 0
+    run = Path("runs/table_mlp/version_0")
+    made = repeat(kindling, run)
+    assert different(run / "checkpoints/last.ckpt", made / "checkpoints/last.ckpt") == []
+    assert (run / "split.csv").read_text() == (made / "split.csv").read_text()
+
+
+def test_an_interrupted_run_that_went_on_repeats_too_but_not_one_with_other_settings(
+    kindling: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        interrupt = lambda model, *_: signal.raise_signal(2) if model.global_step == 9 else None  # noqa: E731
+        patch.setattr(MLPClassifier, "on_before_backward", interrupt)
+        assert kindling("fit", *TINY).code == 1
+    assert kindling("fit", "--ckpt_path", RUN).code == 0
+    assert not Record.read(RUN).altered
+    assert different(RUN / "checkpoints/last.ckpt", repeat(kindling, RUN) / "checkpoints/last.ckpt") == []
+    assert kindling("fit", "--ckpt_path", RUN, "--trainer.max_epochs", 3).code == 0
+    *_, why, first, second, third = kindling("runs", "show", RUN).out.splitlines()
+    assert "no one command repeats" in why
+    assert first.split()[:2] == second.split()[:2] == ["kindling", "fit"]
+    assert third == f"  kindling fit --ckpt_path {RUN} --trainer.max_epochs 3"
+
+
+def test_it_says_what_the_run_was_and_what_stands_in_the_way_of_repeating_it(kindling: Command) -> None:
+    assert kindling("fit", *TINY, "--seed_everything", "false").code == 0
+    stored = json.loads((RUN / "run.json").read_text())
+    stored |= {"commit": "0123456789" * 4, "changed": True, "versions": {"torch": "1.0"}}
+    (RUN / "run.json").write_text(json.dumps(stored))
+    shown = kindling("runs", "show", RUN).out
+    lines = [line.split() for line in shown.splitlines()]
+    for line in (["status", "finished"], ["model.hidden", "[8]"], ["data.num_samples", "300"], ["epochs", "2/2"]):
+        assert line in lines
+    tested = json.loads((RUN / "test_metrics.json").read_text())
+    assert ["test/f1", f"{tested['test/f1']:.4f}"] in lines
+    assert [f"{RUN}/training_history.png"] in lines
+    for words in ("its seed is not known", "torch 1.0", "differed from commit 0123456", "git checkout 0123456789\n"):
+        assert words in shown
+    (RUN / "config.yaml").unlink()
+    assert "no command repeats it: it has no config.yaml" in kindling("runs", "show", RUN).out.splitlines()[-1]
+
+
+def test_the_command_asks_for_the_threads_that_the_run_had(
+    kindling: Command, trained: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained(*TINY)
+    threads = torch.get_num_threads()
+    assert Record.read(RUN).threads == [threads]
+    monkeypatch.setenv("OMP_NUM_THREADS", str(threads))
+    assert kindling("runs", "show", RUN).out.splitlines()[-1].split()[:2] == ["kindling", "fit"]
+    monkeypatch.setenv("OMP_NUM_THREADS", str(threads + 1))
+    last = kindling("runs", "show", RUN).out.splitlines()[-1]
+    assert last.split()[:3] == [f"OMP_NUM_THREADS={threads}", "kindling", "fit"]
+
+
+def test_a_run_that_went_on_names_commit_and_threads_of_each_command(
+    kindling: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert kindling("fit", *TINY).code == 0
+    stored = json.loads((RUN / "run.json").read_text())
+    first, now = "a" * 40, git_commit()[0]
+    (RUN / "run.json").write_text(json.dumps(stored | {"commit": first, "commits": [first], "threads": [7]}))
+    assert kindling("fit", "--ckpt_path", RUN, "--trainer.max_epochs", 3).code == 0
+    record, threads = Record.read(RUN), torch.get_num_threads()
+    assert (record.altered, record.commits, record.threads) == (True, [first, now], [7, threads])
+    monkeypatch.setenv("OMP_NUM_THREADS", str(threads))
+    lines = kindling("runs", "show", RUN).out.splitlines()
+    shown = [line.split()[:3] for line in lines[lines.index(next(line for line in lines if "in turn" in line)) + 1 :]]
+    checkout = [["git", "checkout", now[:10]]] if now else []
+    assert shown == [
+        ["git", "checkout", first[:10]],
+        ["OMP_NUM_THREADS=7", "kindling", "fit"],
+        *checkout,
+        ["kindling", "fit", "--ckpt_path"],
+    ]

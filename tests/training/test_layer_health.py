@@ -1,0 +1,90 @@
+import re
+
+import pytest
+from lightning.pytorch import Trainer
+
+from conftest import Command
+from helpers import DeadClassifier
+from kindling import CNNClassifier, MNISTDataModule, SyntheticDataModule
+from kindling.training import Watch
+from kindling.training.layer_health import gradient_sizes
+
+SHORT = (
+    "--data SyntheticDataModule --data.num_samples 300 --data.batch_size 32 --trainer.max_epochs 4 --run_name tiny "
+    "--test_after_fit false --early_stopping.patience null --watch"
+).split()
+
+
+def watched(out: str) -> list[str]:
+    return [line for line in out.splitlines() if line.startswith("watch: ")]
+
+
+def test_dead_units_are_counted_once(kindling: Command) -> None:
+    lines = watched(kindling("fit", "--model", "helpers.DeadClassifier", *SHORT).out)
+    assert lines == ["watch: dead: network.2: 30 of 40 units were zero for every sample of epoch 1"]
+
+
+@pytest.mark.parametrize("batch_size", [1, 32])
+def test_one_relu_at_two_places_is_watched_at_each(kindling: Command, batch_size: int) -> None:
+    few = ["--data.batch_size", batch_size, "--trainer.max_epochs", 1]
+    result = kindling("fit", "--model", "helpers.SharedClassifier", *SHORT, *few)
+    assert (result.code, result.err) == (0, "")
+    (line,) = [line for line in watched(result.out) if "dead" in line]
+    assert line.startswith("watch: dead: network.1 (call 2 in a forward): 10 of 16 units were zero for every sample")
+
+
+def test_layers_that_a_gradient_does_not_reach_are_named_together(kindling: Command) -> None:
+    (line,) = watched(kindling("fit", "--model", "helpers.SigmoidClassifier", *SHORT).out)
+    assert re.fullmatch(
+        r"watch: vanishing: network.0, network.2, network.4 and 2\d more: a gradient of 0 to \S+ of that of network.60 "
+        "in step 21",
+        line,
+    )
+
+
+def test_a_gradient_far_too_large_is_named_in_the_first_step(kindling: Command) -> None:
+    lines = watched(kindling("fit", "--model", "helpers.WildClassifier", *SHORT).out)
+    assert lines[0].startswith("watch: exploding: network.5: a gradient of ")
+    assert "in step 1," in lines[0]
+
+
+def test_a_learning_rate_far_too_high_is_named(kindling: Command) -> None:
+    result = kindling("fit", "--model", "MLPClassifier", "--model.optimizer.lr", "10", *SHORT)
+    assert "watch: exploding: network." in watched(result.out)[0]
+
+
+@pytest.mark.parametrize("recipe", ["quickstart", "synthetic_mlp"])
+def test_sound_recipes_raise_no_alarm(kindling: Command, recipe: str) -> None:
+    few = ["--trainer.limit_train_batches", "40", "--trainer.max_epochs", "2", "--test_after_fit", "false"]
+    assert watched(kindling("fit", "--config", f"configs/{recipe}.yaml", "--watch", *few).out) == []
+
+
+def test_a_frozen_backbone_is_no_fault(kindling: Command) -> None:
+    few = "--trainer.max_epochs 1 --test_after_fit false".split()
+    base = "--model CNNClassifier --model.channels [4,8] --data MNISTDataModule --data.source sample --run_name base"
+    assert kindling("fit", *base.split(), *few).code == 0
+    result = kindling(
+        *("fit", "--config", "configs/digits_transfer.yaml", "--model.backbone", "runs/base", "--watch"),
+        *("--model.unfreeze_epoch", "3", "--trainer.max_epochs", "6", "--test_after_fit", "false"),
+    )
+    assert (result.code, watched(result.out)) == (0, [])
+
+
+def test_it_works_in_python_and_leaves_nothing_behind(capsys: pytest.CaptureFixture[str]) -> None:
+    data = SyntheticDataModule(num_samples=300)
+    model = DeadClassifier.for_data(data)
+    Trainer(max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, callbacks=[Watch()]).fit(
+        model, data
+    )
+    assert len(watched(capsys.readouterr().out)) == 1
+    assert not any(module._forward_hooks for module in model.network.modules())
+
+
+def test_gradients_are_root_mean_squares_by_layer() -> None:
+    data = MNISTDataModule(source="sample")
+    model = CNNClassifier.for_data(data, channels=(2,))
+    model.network.requires_grad_(False)
+    weight = model.network.get_parameter("0.weight").requires_grad_()
+    assert gradient_sizes(model) == {"network.0": 0}
+    (3 * weight.sum()).backward()  # type: ignore[no-untyped-call]
+    assert gradient_sizes(model) == {"network.0": pytest.approx(3)}

@@ -1,0 +1,305 @@
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.data import DistributedSampler
+
+from conftest import TINY, Command, differences
+from helpers import SeenSamples
+from kindling.data.loading import ArrayDataset, EpochSampler, TrainingBatches
+
+# 216 training samples in 7 batches. Dropout draws random numbers, a plateau scheduler has a memory.
+LONG = [*TINY, "--model.dropout", "0.3", "--trainer.max_epochs", "3", "--test_after_fit", "false"]
+PLATEAU = (
+    "--model.lr_scheduler torch.optim.lr_scheduler.ReduceLROnPlateau --model.lr_scheduler.patience 0 "
+    "--model.lr_scheduler.threshold 10 --model.lr_scheduler.threshold_mode abs --model.optimizer.lr 0.01"
+).split()
+ONE_CYCLE = "--model.lr_scheduler OneCycleLR --model.lr_scheduler.max_lr 0.01".split()
+WITHIN = "--trainer.val_check_interval 2 --trainer.accumulate_grad_batches 2".split()
+TWO = "--trainer.accelerator cpu --trainer.devices 2 --trainer.strategy ddp".split()
+FIRST, SECOND, THIRD = (Path(f"runs/tiny/version_{number}") for number in range(3))
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
+
+def callbacks(*specs: tuple[str, dict[str, int]]) -> list[str]:
+    spec = [{"class_path": f"helpers.{name}", "init_args": arguments} for name, arguments in specs]
+    return ["--trainer.callbacks", json.dumps(spec)]
+
+
+def state_of(run: Path, name: str = "last") -> dict[str, Any]:
+    checkpoint: dict[str, Any] = torch.load(run / f"checkpoints/{name}.ckpt", weights_only=True)
+    return checkpoint
+
+
+def position_in(run: Path, name: str = "last") -> dict[str, int]:
+    position: dict[str, int] = state_of(run, name)["callbacks"]["ExactResume"]["position"]
+    return position
+
+
+def figures(run: Path) -> list[dict[str, str]]:
+    """The rows of metrics.csv, those of speed and memory aside."""
+    with (run / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return [
+        {name: value for name, value in row.items() if name not in ("samples_per_second", "memory_gb")} for row in rows
+    ]
+
+
+def check_same(*names: str) -> None:
+    for name in names:
+        assert differences(*(run / f"checkpoints/{name}.ckpt" for run in (FIRST, SECOND))) == []
+    assert figures(FIRST) == figures(SECOND)
+
+
+@pytest.mark.parametrize(
+    ("options", "first", "then", "step"),
+    [
+        (PLATEAU, ["--trainer.max_steps", "10"], ["--trainer.max_steps", "-1"], 10),
+        ([], ["--trainer.max_steps", "2"], ["--trainer.max_steps", "-1"], 2),  # before the first validation
+        (ONE_CYCLE, callbacks(("StopAt", {"step": 11})), [], 12),
+        (PLATEAU, callbacks(("SignalAt", {"step": 11})), [], 12),
+        ([*PLATEAU, *WITHIN], callbacks(("SignalAt", {"step": 5})), [], 6),  # each step ends with a validation
+        ([*PLATEAU, *WITHIN], callbacks(("StopAt", {"step": 5})), [], 6),
+        ([*PLATEAU, *WITHIN], ["--trainer.max_steps", "5"], ["--trainer.max_steps", "-1"], 5),
+        ([*PLATEAU, "--checkpoint.every_n_steps", "2"], callbacks(("CrashAt", {"step": 13})), [], 12),
+        (PLATEAU, callbacks(("CrashAt", {"step": 13})), [], 7),
+        (["--data.num_workers", "1"], callbacks(("SignalAt", {"step": 2})), [], 3),
+    ],
+    ids=["max_steps", "first_epoch", "should_stop", "signal", *["within"] * 3, "crash", "epoch_start", "workers"],
+)
+def test_a_run_that_stops_anywhere_resumes_to_the_same_checkpoints_and_figures(
+    kindling: Command, options: list[str], first: list[str], then: list[str], step: int
+) -> None:
+    assert kindling("fit", *LONG, *options).code == 0
+    if "CrashAt" in str(first):
+        with pytest.raises(RuntimeError, match="lights"):
+            kindling("fit", *LONG, *options, *first)
+    else:
+        kindling("fit", *LONG, *options, *first)
+    assert state_of(SECOND)["global_step"] == step
+    resumed = kindling("fit", "--ckpt_path", SECOND, "--trainer.callbacks", "null", *then)
+    assert resumed.code == 0, resumed.err
+    check_same("last", "previous", "best")
+
+
+def test_the_time_limit_says_how_to_resume_and_counts_for_each_session(kindling: Command) -> None:
+    kindling("fit", *LONG, "--trainer.max_epochs", "4000", "--trainer.max_time", "00:00:00:01")
+    for _ in range(2):
+        before = state_of(FIRST)["global_step"]
+        result = kindling("fit", "--ckpt_path", "last")
+        assert result.code == 0
+        stopped = [line for line in result.out.splitlines() if line.startswith("stopped")]
+        assert len(stopped) == 1
+        assert "--trainer.max_time" in stopped[0]
+        assert f"kindling fit --ckpt_path {FIRST}" in stopped[0]
+        after = state_of(FIRST)["global_step"]
+        assert after > before
+    epochs, batches = divmod(after, 7)
+    assert position_in(FIRST).get("samples", 0) == 32 * batches  # and resumed without losing any
+    kindling("fit", *LONG, "--trainer.max_epochs", str(epochs + 1))
+    kindling("fit", "--ckpt_path", FIRST, "--trainer.max_epochs", str(epochs + 1), "--trainer.max_time", "null")
+    assert differences(*(run / "checkpoints/last.ckpt" for run in (FIRST, SECOND))) == []
+
+
+def test_max_steps_that_were_trained_are_said(kindling: Command) -> None:
+    stopped = kindling("fit", *LONG, "--trainer.max_steps", "5")
+    assert "stopped after step 5, in epoch 1: --trainer.max_steps 5; resume with: " in stopped.out
+    assert stopped.out.count("--trainer.max_steps 10") == 2
+    again = kindling("fit", "--ckpt_path", "last")
+    assert (again.code, again.err.count("\n")) == (1, 1)
+    assert "5 steps" in again.err
+    assert "--trainer.max_steps" in again.err
+
+
+@pytest.mark.parametrize(
+    ("options", "sizes", "schedule"),
+    [
+        (["--data.batch_size", "64"], [64, 56], 2 + 2 * 4),
+        (["--data.batch_size", "7"], [*[7] * 16, 8], 17 + 2 * 31),  # 120 = 17 * 7 + 1: no batch of one sample
+        (["--data.batch_size", "200"], [120], 1 + 2 * 2),
+        (["--data.batch_size", "16", "--trainer.accumulate_grad_batches", "4"], [*[16] * 7, 8], 3 + 2 * 4),
+        (["--trainer.limit_train_batches", "5"], [32] * 2, 2 + 2 * 5),
+        (["--data.num_workers", "1"], [32, 32, 32, 24], 4 + 2 * 7),
+    ],
+    ids=["larger", "smaller", "largest", "accumulation", "limit", "workers"],
+)
+def test_an_epoch_continues_with_the_samples_that_are_left_in_other_batches(
+    kindling: Command, options: list[str], sizes: list[int], schedule: int
+) -> None:
+    SeenSamples.batches.clear()
+    kindling("fit", *LONG, *ONE_CYCLE, *callbacks(("SignalAt", {"step": 2}), ("SeenSamples", {})))
+    assert position_in(FIRST) == {"samples": 96, "of": 216, "seed": 42}
+    resumed = kindling("fit", "--ckpt_path", "last", *callbacks(("SeenSamples", {})), *options)
+    assert resumed.code == 0, resumed.err
+    assert "starts over" not in resumed.out
+    batches = SeenSamples.batches[: 3 + len(sizes)]
+    assert [len(batch) for batch in batches[3:]] == sizes
+    seen = [value for batch in batches for value in batch]
+    assert len(set(seen)) == len(seen) == 96 + sum(sizes)
+    scheduler = state_of(FIRST)["lr_schedulers"][0]
+    planned = schedule + 3 * (options == ["--data.num_workers", "1"])  # where nothing changes it is the first one still
+    assert (scheduler["total_steps"], scheduler["last_epoch"]) == (planned, planned)
+    epochs = [row["epoch"] for row in figures(FIRST) if row["train/loss"]]
+    assert epochs == [row["epoch"] for row in figures(FIRST) if row["val/loss"]] == ["0", "1", "2"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [["--data.val_split", "30"], ["--seed_everything", "7"], ["--trainer.limit_train_batches", "2"]],
+    ids=["data", "seed", "limit"],
+)
+def test_an_epoch_that_cannot_continue_starts_over_and_says_so(kindling: Command, options: list[str]) -> None:
+    SeenSamples.batches.clear()
+    kindling("fit", *LONG, *callbacks(("SignalAt", {"step": 9}), ("SeenSamples", {})))
+    done = len(SeenSamples.batches)
+    resumed = kindling("fit", "--ckpt_path", "last", *callbacks(("SeenSamples", {})), *options)
+    assert resumed.code == 0, resumed.err
+    assert resumed.out.count("epoch 2 starts over") == 1
+    of_an_epoch = 2 if "2" in options else 7
+    assert len(SeenSamples.batches) == done + 2 * of_an_epoch
+    first = [value for batch in SeenSamples.batches[done : done + of_an_epoch] for value in batch]
+    assert len(set(first)) == len(first)
+    assert state_of(FIRST)["epoch"] == 3
+
+
+def test_a_checkpoint_of_an_earlier_version_continues_within_its_epoch(kindling: Command) -> None:
+    kindling("fit", *LONG, *PLATEAU)
+    kindling("fit", *LONG, *PLATEAU, *callbacks(("SignalAt", {"step": 9})))
+    path = SECOND / "checkpoints/last.ckpt"
+    stored = state_of(SECOND)
+    now = stored["callbacks"]["ExactResume"]
+    stored["callbacks"]["ExactResume"] = {"batches_done": 3, **now["processes"][0]["random"]}
+    torch.save(stored, path)
+    assert kindling("fit", "--ckpt_path", "last", "--trainer.callbacks", "null").code == 0
+    assert differences(*(run / "checkpoints/last.ckpt" for run in (FIRST, SECOND))) == [
+        found for found in differences(FIRST / "checkpoints/last.ckpt", path) if "callback_metrics.train/" in found
+    ]
+
+
+def test_the_last_two_checkpoints_are_kept(kindling: Command) -> None:
+    kindling("fit", *LONG, "--trainer.max_steps", "11", "--checkpoint.every_n_minutes", "1e-9")
+    assert [state_of(FIRST, name)["global_step"] for name in ("last", "previous")] == [11, 10]
+    assert [position_in(FIRST, name)["samples"] for name in ("last", "previous")] == [128, 96]
+    assert sorted(path.name for path in (FIRST / "checkpoints").iterdir()) == [
+        "best.ckpt",
+        "last.ckpt",
+        "previous.ckpt",
+    ]
+
+
+def test_a_damaged_checkpoint_is_replaced_by_the_one_before(kindling: Command) -> None:
+    kindling("fit", *LONG, *PLATEAU)
+    kindling("fit", *LONG, *PLATEAU, *callbacks(("SignalAt", {"step": 9})))
+    assert [state_of(SECOND, name)["global_step"] for name in ("previous", "best")] == [7, 7]
+    path = SECOND / "checkpoints/last.ckpt"
+    path.write_bytes(path.read_bytes()[:-1000])
+    resumed = kindling("fit", "--ckpt_path", "last", "--trainer.callbacks", "null")
+    assert "resuming from previous.ckpt, saved after step 7" in resumed.out
+    check_same("last", "previous", "best")
+
+
+@pytest.mark.parametrize(
+    ("options", "saves"),
+    [([], 3), (["--checkpoint.every_n_steps", "5"], 3 + 4), (["--checkpoint.every_n_minutes", "1e-9"], 3 + 3 * 6)],
+    ids=["epochs", "steps", "minutes"],
+)
+def test_it_saves_as_often_as_was_asked_for(
+    kindling: Command, monkeypatch: pytest.MonkeyPatch, options: list[str], saves: int
+) -> None:
+    replaced: list[Path] = []
+    monkeypatch.setattr("kindling.training.resume.keep_previous", replaced.append)
+    assert kindling("fit", *LONG, *options).code == 0
+    assert len(replaced) == saves - 1  # the first one replaces none
+    assert state_of(FIRST)["global_step"] == 21
+
+
+@pytest.mark.parametrize("option", ["every_n_minutes", "every_n_steps"])
+def test_an_interval_that_is_none_is_refused(kindling: Command, option: str) -> None:
+    result = kindling("fit", *LONG, f"--checkpoint.{option}", "0")
+    assert (result.code, result.err.count("\n")) == (1, 1)
+    assert f"checkpoint.{option} must be greater than 0" in result.err
+    assert not Path("runs").exists()
+
+
+def test_two_processes_resume_within_an_epoch_each_with_its_own_random_numbers(kindling: Command) -> None:
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
+
+    def fit(*options: object) -> None:
+        command = [sys.executable, "-m", "kindling", "fit", *map(str, options)]
+        subprocess.run(command, env=environment, capture_output=True, check=False)
+
+    whole = [*LONG, *PLATEAU, *TWO, "--trainer.max_epochs", "3"]
+    fit(*whole, *callbacks(("OwnRandomNumbers", {})))
+    fit(*whole, *callbacks(("OwnRandomNumbers", {}), ("SignalAt", {"step": 5})))
+    processes = state_of(SECOND)["callbacks"]["ExactResume"]["processes"]
+    assert not torch.equal(*(process["random"]["torch"] for process in processes))
+    assert [process["metrics"]["_counted.train_loss"]["samples"] for process in processes] == [64, 64]
+    shutil.copytree(SECOND, THIRD)
+    fit("--ckpt_path", SECOND, "--trainer.callbacks", "null")
+    check_same("last", "best")  # the one before is that of the signal
+    # One process continues with the samples that two have left, and knows what both have counted.
+    one = ["--trainer.devices", "1", "--trainer.strategy", "auto", *callbacks(("SeenSamples", {}))]
+    SeenSamples.batches.clear()
+    assert kindling("fit", "--ckpt_path", THIRD, *one).code == 0
+    assert [len(batch) for batch in SeenSamples.batches[:3]] == [32, 32, 24]
+    assert state_of(THIRD)["callbacks"]["ExactResume"]["position"] == {}
+
+
+@pytest.mark.parametrize(("samples", "size"), [(72, 71), (5, 2), (3, 2), (2, 2), (1, 8), (33, 16), (32, 16), (10, 1)])
+def test_no_training_batch_is_a_single_sample(samples: int, size: int) -> None:
+    batches = list(TrainingBatches(range(samples), size, drop_last=False))
+    assert [index for batch in batches for index in batch] == list(range(samples))
+    assert len(batches) == len(TrainingBatches(range(samples), size, drop_last=False))
+    assert min(map(len, batches)) > 1 or 1 in (samples, size)
+    assert max(map(len, batches)) <= size + 1
+
+
+@pytest.mark.parametrize(("samples", "start"), [(101, 0), (101, 40), (100, 64), (7, 6)])
+@pytest.mark.parametrize("processes", [1, 2, 3])
+def test_processes_share_what_is_left_of_the_order_that_torch_gives(samples: int, start: int, processes: int) -> None:
+    data = ArrayDataset(torch.zeros(samples, 1), torch.zeros(samples))
+    shares: list[Sequence[int]] = []
+    for rank in range(processes):
+        sampler = EpochSampler(data, processes, rank, seed=3)
+        sampler.set_epoch(5)
+        sampler.start = start
+        shares.append(list(sampler))
+        theirs: DistributedSampler[int] = DistributedSampler(data, processes, rank, seed=3)
+        theirs.set_epoch(5)
+        assert list(sampler) == list(theirs)  # the next epoch is whole
+    whole: DistributedSampler[int] = DistributedSampler(data, 1, 0, seed=3)
+    whole.set_epoch(5)
+    order = list(whole)
+    assert len({len(share) for share in shares}) == 1
+    together = [index for turn in zip(*shares, strict=True) for index in turn]
+    assert together[: samples - start] == order[start:]
+    assert together[samples - start :] == order[: len(together) - (samples - start)]
+
+
+BATCH_NORM = "--model CNNClassifier --data DigitsDataModule --trainer.max_epochs 1 --run_name tiny".split()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--data.batch_size", "1"], "--data.batch_size 1 is too small"),
+        (["--data.shots", "1", "--data.val_split", "9"], "1 training sample on 1 devices are too few"),
+    ],
+    ids=["batch_size", "data"],
+)
+def test_batch_norm_and_single_samples_are_refused_before_training(
+    kindling: Command, options: list[str], words: str
+) -> None:
+    result = kindling("fit", *BATCH_NORM, *options)
+    assert (result.code, result.err.count("\n")) == (1, 1)
+    assert "batch norm (network." in result.err
+    assert words in result.err
+    assert not Path("runs").exists()

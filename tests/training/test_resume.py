@@ -1,0 +1,317 @@
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+
+from conftest import TINY, Command, different
+from kindling import MLPClassifier, SyntheticDataModule
+from kindling.runs.metadata import Record
+from kindling.training.resume import keep_previous
+
+# Dropout and shuffling draw random numbers, a plateau scheduler has a memory; 30 samples a class are 7 steps an epoch.
+LONG = [*TINY, "--model.dropout", "0.3", "--trainer.max_epochs", "4"]
+PLATEAU = [
+    *("--model.lr_scheduler", "torch.optim.lr_scheduler.ReduceLROnPlateau"),
+    *("--model.lr_scheduler.patience", "0", "--model.lr_scheduler.threshold", "10"),
+    *("--model.lr_scheduler.threshold_mode", "abs", "--model.optimizer.lr", "0.01"),
+]
+ONE_CYCLE = ["--model.lr_scheduler", "OneCycleLR", "--model.lr_scheduler.max_lr", "0.01"]
+RUN = Path("runs/tiny/version_0")
+LAST = RUN / "checkpoints/last.ckpt"
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
+
+def rows(run: Path) -> list[dict[str, str]]:
+    with (run / "metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def stop_with(name: str, step: int) -> list[str]:
+    return ["--trainer.callbacks", json.dumps([{"class_path": f"helpers.{name}", "init_args": {"step": step}}])]
+
+
+@pytest.mark.parametrize("schedule", [[], PLATEAU, ONE_CYCLE], ids=["constant", "plateau", "one-cycle"])
+def test_an_interrupted_run_goes_on_to_the_very_same_weights(kindling: Command, schedule: list[str]) -> None:
+    assert kindling("fit", *LONG, *schedule).code == 0
+    # In the first step, in the last of an epoch, and in the middle of one.
+    for number, step in enumerate((0, 13, 16), start=1):
+        stopped = kindling("fit", *LONG, *schedule, *stop_with("SignalAt", step))
+        assert stopped.code == 1
+        run = Path(f"runs/tiny/version_{number}")
+        assert f"fit --ckpt_path {run}" in stopped.out
+        assert torch.load(run / "checkpoints/last.ckpt", weights_only=True)["global_step"] == step + 1
+        resumed = kindling("fit", "--ckpt_path", "last", "--trainer.callbacks", "null")
+        assert resumed.code == 0, resumed.err
+        assert different(LAST, run / "checkpoints/last.ckpt") == []
+        assert different(RUN / "checkpoints/best.ckpt", run / "checkpoints/best.ckpt") == []
+        names = ("epoch", "step", "val/loss", "test/loss")
+        figures = [[[row[name] for name in names] for row in rows(folder)] for folder in (run, RUN)]
+        assert figures[0] == figures[1]
+
+
+@pytest.mark.parametrize("schedule", [PLATEAU, ONE_CYCLE], ids=["plateau", "one-cycle"])
+def test_a_crashed_run_goes_on_from_its_last_epoch_to_the_very_same_weights(
+    kindling: Command, schedule: list[str]
+) -> None:
+    assert kindling("fit", *LONG, *schedule).code == 0
+    with pytest.raises(RuntimeError, match="lights"):
+        kindling("fit", *LONG, *schedule, *stop_with("CrashAt", 17))
+    run = Path("runs/tiny/version_1")
+    assert torch.load(run / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 14
+    assert kindling("fit", "--ckpt_path", run, "--trainer.callbacks", "null").code == 0
+    assert different(LAST, run / "checkpoints/last.ckpt") == []
+    assert len(rows(run)) == len(rows(RUN))
+
+
+@pytest.mark.parametrize(
+    ("options", "step", "saved"),
+    [
+        (["--trainer.limit_train_batches", "5"], 9, 10),  # the last batch of a shortened epoch
+        (["--trainer.limit_train_batches", "5"], 11, 12),
+        (["--trainer.accumulate_grad_batches", "2"], 1, 2),
+        (["--trainer.val_check_interval", "3"], 2, 3),  # after the validation that belongs to the third batch
+        (["--trainer.max_steps", "25", "--trainer.max_epochs", "-1"], 10, 11),
+    ],
+    ids=lambda value: str(value[0]) if isinstance(value, list) else str(value),
+)
+def test_it_goes_on_exactly_with_other_lengths_of_epochs_and_steps(
+    kindling: Command, options: list[str], step: int, saved: int
+) -> None:
+    assert kindling("fit", *LONG, *PLATEAU, *options).code == 0
+    assert kindling("fit", *LONG, *PLATEAU, *options, *stop_with("SignalAt", step)).code == 1
+    run = Path("runs/tiny/version_1")
+    assert torch.load(run / "checkpoints/last.ckpt", weights_only=True)["global_step"] == saved
+    resumed = kindling("fit", "--ckpt_path", "last", "--trainer.callbacks", "null")
+    assert resumed.code == 0, resumed.err
+    assert different(LAST, run / "checkpoints/last.ckpt") == []
+
+
+def test_a_killed_run_goes_on_with_all_its_figures(kindling: Command) -> None:
+    kindling("fit", *LONG)
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
+    command = [sys.executable, "-m", "kindling", "fit", *LONG, *stop_with("KillAt", 17)]
+    assert subprocess.run(command, env=environment, capture_output=True, check=False).returncode == -signal.SIGKILL
+    run = Path("runs/tiny/version_1")
+    assert len([row for row in rows(run) if row["val/loss"]]) == 2
+    assert kindling("fit", "--ckpt_path", "last", "--trainer.callbacks", "null").code == 0
+    assert different(LAST, run / "checkpoints/last.ckpt") == []
+    assert len(rows(run)) == len(rows(RUN))
+
+
+@pytest.mark.parametrize(
+    "other", [[], ["--data.batch_size", "16"], ["--model.optimizer.lr", "0.5"]], ids=["same", "batch_size", "lr"]
+)
+def test_the_best_checkpoint_stays_the_best_where_the_folder_is_named_otherwise(
+    kindling: Command, other: list[str]
+) -> None:
+    # A learning rate this high makes the loss go up again.
+    worse = ["--model.optimizer.lr", "0.3", "--trainer.max_epochs", "6", "--early_stopping.patience", "null"]
+    kindling("fit", *TINY, *worse)
+    best = torch.load(RUN / "checkpoints/best.ckpt", weights_only=True)["epoch"]
+    assert best < 5
+    RUN.parent.rename("runs/moved")
+    moved = Path("runs/moved/version_0").resolve()
+    assert kindling("fit", "--ckpt_path", moved, "--trainer.max_epochs", "7", *other).code == 0
+    assert Record.read(moved).altered
+    assert torch.load(moved / "checkpoints/best.ckpt", weights_only=True)["epoch"] == best
+
+
+def test_typed_patience_wins_over_the_checkpoint(kindling: Command) -> None:
+    still = ["--model.optimizer", "SGD", "--model.optimizer.lr", "0", "--trainer.max_epochs", "3"]
+    kindling("fit", *TINY, *still, "--early_stopping.patience", "9")
+    kindling("fit", "--ckpt_path", "last", "--trainer.max_epochs", "20", "--early_stopping.patience", "4")
+    assert len([row for row in rows(RUN) if row["val/loss"]]) == 1 + 4
+
+
+def test_a_notebooks_checkpoint_goes_on_with_its_momentum_and_schedule(kindling: Command) -> None:
+    data = SyntheticDataModule(num_samples=300, batch_size=32)
+    model = MLPClassifier.for_data(
+        data,
+        optimizer=partial(torch.optim.Adam, lr=0.01),
+        lr_scheduler=partial(torch.optim.lr_scheduler.StepLR, step_size=2),
+    )
+    trainer = Trainer(max_epochs=3, logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    trainer.fit(model, data)
+    trainer.save_checkpoint("notebook.ckpt")
+    result = kindling("fit", "--ckpt_path", "notebook.ckpt", "--trainer.max_epochs", "5", "--run_name", "tiny")
+    assert result.code == 0, result.err
+    stored = torch.load(LAST, weights_only=True)
+    assert stored["optimizer_states"][0]["state"][0]["step"] == 5 * 7
+    assert stored["lr_schedulers"][0]["last_epoch"] == 5
+    assert stored["optimizer_states"][0]["param_groups"][0]["lr"] == pytest.approx(1e-4)
+
+
+def test_a_checkpoint_that_does_not_say_where_its_schedule_began_began_with_it(kindling: Command) -> None:
+    kindling("fit", *LONG, "--model.warmup_epochs", "6")
+    stored = torch.load(LAST, weights_only=True)
+    del stored["schedule_start"]
+    torch.save(stored, "other.ckpt")
+    more = "--trainer.max_epochs 6 --trainer.log_every_n_steps 1 --run_name other"
+    result = kindling("fit", "--ckpt_path", "other.ckpt", *more.split())
+    assert result.code == 0, result.err
+    rates = [float(row["lr"]) for row in rows(Path("runs/other/version_0")) if row["lr"]]
+    assert rates == pytest.approx([1e-3 * (step + 1) / 42 for step in range(28, 42)], rel=1e-5)
+
+
+def test_ctrl_c_at_the_very_end_keeps_the_run_and_skips_the_test(kindling: Command) -> None:
+    result = kindling("fit", *LONG, *stop_with("SignalAt", 27))
+    assert torch.load(LAST, weights_only=True)["global_step"] == 28
+    kindling("fit", *LONG, "--test_after_fit", "false")
+    for name in ("last", "best"):
+        assert different(*(f"runs/tiny/version_{number}/checkpoints/{name}.ckpt" for number in (0, 1))) == []
+    assert [row["val/loss"] for row in rows(RUN)] == [row["val/loss"] for row in rows(Path("runs/tiny/version_1"))]
+    assert not (RUN / "test_metrics.json").exists()
+    assert "kindling test --ckpt_path" in result.out
+
+
+def test_the_plateau_scheduler_of_these_tests_does_act(kindling: Command) -> None:
+    kindling("fit", *LONG, *PLATEAU)
+    scheduler = torch.load(LAST, weights_only=True)["lr_schedulers"][0]
+    assert scheduler["_last_lr"][0] < 0.01
+
+
+def test_sigterm_stops_as_ctrl_c_does(kindling: Command) -> None:
+    spec = [{"class_path": "helpers.SignalAt", "init_args": {"step": 3, "number": 15}}]
+    assert kindling("fit", *LONG, "--trainer.callbacks", json.dumps(spec)).code == 1
+    assert torch.load(LAST, weights_only=True)["global_step"] == 4
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_test_is_finished_by_resuming(kindling: Command, number: int) -> None:
+    callback = {"class_path": "helpers.SignalInTest", "init_args": {"number": int(number)}}
+    stopped = kindling("fit", *TINY, "--trainer.callbacks", json.dumps([callback]))
+    assert (stopped.code, stopped.err) == (1, "kindling: interrupted\n")
+    assert not Record.read(RUN).tested
+    assert signal.getsignal(number) == (signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    shutil.copytree(RUN, "before")
+    resumed = kindling("fit", "--ckpt_path", RUN, "--trainer.callbacks", "null")
+    assert (resumed.code, resumed.err) == (0, "")
+    assert Record.read(RUN).tested
+    assert [
+        different(f"before/checkpoints/{name}.ckpt", RUN / f"checkpoints/{name}.ckpt") for name in ("last", "best")
+    ] == [[], []]
+    assert [row["val/loss"] for row in rows(RUN)][:-1] == [row["val/loss"] for row in rows(Path("before"))]
+    assert ("epoch 2/2" in stopped.out, "epoch 2/2" in resumed.out) == (True, False)
+
+
+def test_a_finished_run_can_be_trained_longer(kindling: Command) -> None:
+    """A one-cycle schedule ends with its run: going on begins a new one over the steps that were added."""
+    kindling("fit", *LONG, *ONE_CYCLE)
+    longer = kindling("fit", "--ckpt_path", RUN, "--trainer.max_epochs", "6", "--trainer.log_every_n_steps", "1")
+    assert longer.code == 0, longer.err
+    steps = 2 * 7
+    optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))])
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.01, total_steps=steps)
+    expected = []
+    for _ in range(steps):
+        expected.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    rates = [float(row["lr"]) for row in rows(RUN) if row["lr"]][-steps:]
+    assert rates == pytest.approx(expected, rel=1e-5)
+
+
+def test_going_on_from_the_best_checkpoint_leaves_its_run_as_it_was(kindling: Command) -> None:
+    kindling("fit", *LONG)
+    before = {path: path.read_bytes() for path in RUN.rglob("*") if path.is_file()}
+    assert kindling("fit", "--ckpt_path", RUN / "checkpoints/best.ckpt", "--trainer.max_epochs", "5").code == 0
+    assert before == {path: path.read_bytes() for path in RUN.rglob("*") if path.is_file()}
+    assert Path("runs/tiny/version_1/checkpoints/last.ckpt").exists()
+
+
+def test_typed_learning_rate_wins_over_the_checkpoint(kindling: Command) -> None:
+    kindling("fit", *LONG)
+    result = kindling("fit", "--ckpt_path", "last", "--model.optimizer.lr", "1e-4", "--trainer.max_epochs", "5")
+    assert result.code == 0, result.err
+    stored = torch.load(LAST, weights_only=True)
+    assert stored["optimizer_states"][0]["param_groups"][0]["lr"] == 1e-4
+    assert stored["hyper_parameters"]["optimizer"]["init_args"]["lr"] == 1e-4
+    # Adam's memory of the gradients is kept: its step count goes on.
+    assert stored["optimizer_states"][0]["state"][0]["step"] == 5 * 7
+
+
+def test_typed_learning_rate_is_warmed_up_to_anew(kindling: Command) -> None:
+    kindling("fit", *LONG, "--model.warmup_epochs", "2")
+    for more in ("--model.optimizer.lr 1e-4 --trainer.max_epochs 5", "--trainer.max_epochs 6"):
+        options = [*more.split(), "--trainer.log_every_n_steps", "1"]
+        assert kindling("fit", "--ckpt_path", "last", *options).code == 0
+    rates = [float(row["lr"]) for row in rows(RUN) if row["lr"]][-14:]
+    assert rates == pytest.approx([1e-4 * (step + 1) / 14 for step in range(14)], rel=1e-5)
+
+
+def test_typed_learning_rate_is_the_peak_of_a_one_cycle_schedule(kindling: Command) -> None:
+    kindling("fit", *LONG, *ONE_CYCLE)
+    more = ["--trainer.max_epochs", "6", "--trainer.log_every_n_steps", "1"]
+    kindling("fit", "--ckpt_path", "last", "--model.optimizer.lr", "1e-4", *more)
+    rates = [float(row["lr"]) for row in rows(RUN) if row["lr"] and int(row["step"]) >= 28]
+    assert max(rates) == pytest.approx(1e-4, rel=0.02)
+    kindling("fit", *LONG, *ONE_CYCLE, "--model.lr_scheduler.max_lr", "0.02", "--model.optimizer.lr", "0.5", *more)
+    rates = [float(row["lr"]) for row in rows(Path("runs/tiny/version_1")) if row["lr"]]
+    assert max(rates) == pytest.approx(0.02, rel=0.02)
+
+
+def test_a_run_that_was_never_trained_is_neither_kept_nor_measured(kindling: Command) -> None:
+    with pytest.raises(RuntimeError, match="lights"):
+        kindling("fit", *LONG, *stop_with("CrashAt", 0))
+    assert not Path("runs").exists()
+    data = SyntheticDataModule(num_samples=300)
+    trainer = Trainer(max_epochs=0, logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    trainer.fit(MLPClassifier.for_data(data), data)
+    trainer.save_checkpoint("random.ckpt")
+    result = kindling("test", "--ckpt_path", "random.ckpt")
+    assert result.code == 1
+    assert "random.ckpt has not been trained" in result.err
+
+
+def test_a_run_that_fails_to_go_on_keeps_its_configuration(kindling: Command) -> None:
+    kindling("fit", *TINY)
+    before = (RUN / "config.yaml").read_text()
+    impossible = [*ONE_CYCLE, "--model.lr_scheduler.total_steps", "-3", "--trainer.max_epochs", "5"]
+    result = kindling("fit", "--ckpt_path", "last", *impossible)
+    assert (result.code, result.err.count("\n")) == (1, 1)
+    assert (RUN / "config.yaml").read_text() == before
+    assert kindling("fit", "--ckpt_path", "last", "--trainer.max_epochs", "3").code == 0
+    assert "max_epochs: 3" in (RUN / "config.yaml").read_text()
+
+
+def test_another_optimizer_starts_afresh(kindling: Command) -> None:
+    kindling("fit", *LONG)
+    result = kindling("fit", "--ckpt_path", "last", "--model.optimizer", "SGD", "--trainer.max_epochs", "5")
+    assert result.code == 0, result.err
+    assert "exp_avg" not in str(torch.load(LAST, weights_only=True)["optimizer_states"][0]["state"])
+
+
+def test_a_run_that_has_had_its_epochs_says_how_to_go_on(kindling: Command) -> None:
+    kindling("fit", *TINY)
+    result = kindling("fit", "--ckpt_path", "last")
+    assert result.code == 1
+    assert "2 epochs" in result.err
+    assert "--trainer.max_epochs" in result.err
+
+
+def test_the_last_checkpoint_stays_in_place_while_it_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError("Operation not supported")
+
+    monkeypatch.setattr(Path, "hardlink_to", refuse)  # a file system without hard links
+    last = Path("last.ckpt")
+    last.write_text("weights")
+    keep_previous(last)
+    assert [path.read_text() for path in (last, Path("previous.ckpt"))] == ["weights"] * 2
+    assert len(list(Path().glob(".*.*"))) == 0
+
+
+def test_a_run_without_its_last_checkpoint_names_the_others(kindling: Command) -> None:
+    kindling("fit", *TINY, "--test_after_fit", "false")
+    Path("runs/tiny/version_0/checkpoints/last.ckpt").unlink()
+    result = kindling("fit", "--ckpt_path", "runs/tiny", "--trainer.max_epochs", "5")
+    assert (result.code, "give a file that is there, best.ckpt or previous.ckpt" in result.err) == (1, True)

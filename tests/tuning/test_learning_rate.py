@@ -1,0 +1,130 @@
+import json
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from matplotlib.image import imread
+
+from conftest import TINY, Command, Train
+from kindling import CNNClassifier, MLPClassifier, MNISTDataModule, SyntheticDataModule, find_lr
+from kindling.tuning.learning_rate import Sweep, valley
+from kindling.tuning.short_fit import trial, twin
+
+SGD = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.1}}
+
+
+def test_the_command_draws_says_and_trains_nothing(kindling: Command) -> None:
+    result = kindling("fit", *TINY, "--find_lr")
+    assert (result.code, result.err) == (0, "")
+    assert [str(path) for path in Path("runs").rglob("*") if path.is_file()] == [str(Path("runs/tiny/lr_finder.png"))]
+    assert imread("runs/tiny/lr_finder.png").shape[1] >= 1000
+    said, picture, _, command = result.out.splitlines()
+    assert said.startswith("learning rate: ")
+    assert picture == f"picture: {Path('runs/tiny/lr_finder.png')}"
+    typed = shlex.split(command)
+    assert typed[-2:] == ["--model.optimizer.lr", said.split()[2].rstrip(",")]
+    assert "--find_lr" not in typed
+    assert kindling(*typed[typed.index("fit") :]).code == 0
+
+
+def test_a_rate_for_a_typed_schedule_is_its_peak_too(kindling: Command) -> None:
+    result = kindling("fit", *TINY, "--find_lr", "--model.lr_scheduler", "OneCycleLR", "--model.lr_scheduler.max_lr=1")
+    command = shlex.split(result.out.splitlines()[-1])
+    assert command[-2] == "--model.lr_scheduler.max_lr"
+    assert command[-1] == command[-3]
+
+
+def test_a_schedule_with_rates_of_its_own_is_told_so(kindling: Command) -> None:
+    schedule = {"class_path": "CyclicLR", "init_args": {"base_lr": 0.001, "max_lr": 0.1}}
+    result = kindling(
+        "fit", *TINY, "--model.optimizer", "SGD", "--find_lr", "--model.lr_scheduler", json.dumps(schedule)
+    )
+    assert "a quarter of where the loss is lowest" in result.out
+    assert result.out.splitlines()[-1].startswith("CyclicLR goes by rates of its own: set --model.lr_scheduler.base_lr")
+
+
+@pytest.mark.parametrize("wish", ["--find_lr", "--overfit"])
+def test_a_finished_run_may_be_tried_out(kindling: Command, trained: Train, wish: str) -> None:
+    trained(*TINY)
+    result = kindling("fit", "--ckpt_path", "runs/tiny", wish)
+    assert "epochs: ask for more" not in result.err
+    assert (result.code, result.err) == (0, "")
+    if wish == "--find_lr":
+        typed = shlex.split(result.out.splitlines()[-1])
+        assert kindling(*typed[typed.index("fit") :]).code == 0
+
+
+class Steps(Callback):
+    """Notes how far each step of plain SGD went beside its gradient: the rate that was really used."""
+
+    def __init__(self) -> None:
+        self.rates: list[float] = []
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: object) -> None:
+        weight = pl_module.get_parameter("network.1.weight")
+        assert weight.grad is not None
+        self.before, self.gradient = weight.detach().clone(), weight.grad.clone()
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
+        moved = self.before - pl_module.get_parameter("network.1.weight").detach()
+        self.rates.append((moved.norm() / self.gradient.norm()).item())
+
+
+def test_the_rates_are_those_that_the_steps_really_have() -> None:
+    data = SyntheticDataModule(num_samples=300)
+    model = MLPClassifier.for_data(data, hidden=(8,), optimizer=SGD, warmup_epochs=5)
+    sweep, steps = Sweep(1e-2, 1.0, 20), Steps()
+    trial(twin(model), data, 20, [sweep, steps], accelerator="cpu")
+    assert steps.rates == pytest.approx(np.geomspace(1e-2, 1.0, 20).tolist(), rel=1e-3)
+
+
+def test_it_leaves_no_trace(folder: Path) -> None:
+    data = SyntheticDataModule(num_samples=300)
+    model = MLPClassifier.for_data(data, hidden=(8,), batch_norm=True, dropout=0.5)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    random = torch.get_rng_state()
+    find_lr(model, data, accelerator="cpu")
+    assert torch.equal(random, torch.get_rng_state())
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert model.training
+    assert model.hparams["lr_scheduler"] is None
+    assert [path.name for path in folder.iterdir()] == ["configs"]
+
+
+def test_the_suggestion_is_near_to_what_was_tuned_by_hand() -> None:
+    data = MNISTDataModule(source="sample", batch_size=64)
+    schedule = {"class_path": "torch.optim.lr_scheduler.OneCycleLR", "init_args": {"max_lr": 1.0}}
+    found = find_lr(CNNClassifier.for_data(data, label_smoothing=0.05, lr_scheduler=schedule), data, accelerator="cpu")
+    assert found.lr == pytest.approx(6e-3, rel=0.7)  # as in quickstart.yaml
+    assert found.peaked
+
+
+def test_the_valley_is_the_middle_of_the_lowest_losses() -> None:
+    rates = np.geomspace(1e-4, 1, 5)
+    assert valley(rates, np.array([2.0, 1.0, 1.0, 1.0, 5.0])) == pytest.approx(1e-2)
+    assert valley(rates, np.array([2.0, 1.5, 1.0, 1.0, 5.0])) == pytest.approx(10**-1.5)
+
+
+def test_no_suggestion_where_nothing_is_learnt(kindling: Command) -> None:
+    result = kindling("fit", "--model", "helpers.SigmoidClassifier", *TINY[4:], "--find_lr")
+    assert (result.code, result.err.count("\n")) == (1, 1)
+    assert "no learning rate makes the loss fall: see runs" in result.err
+    assert Path("runs/tiny/lr_finder.png").exists()
+
+
+def test_a_loss_that_is_never_finite_is_explained(kindling: Command) -> None:
+    result = kindling("fit", "--model", "MLPClassifier", "--data", "helpers.BrokenDataModule", "--find_lr")
+    assert (result.code, result.err.count("\n")) == (1, 1)
+    assert "look at the data" in result.err
+    assert not Path("runs").exists()
+
+
+def test_an_ensemble_has_no_rate_to_find(kindling: Command, trained: Train) -> None:
+    trained(*TINY)
+    members = ["--model", "EnsembleClassifier", "--model.checkpoints", json.dumps(["runs/tiny"]), *TINY[4:]]
+    result = kindling("fit", *members, "--find_lr")
+    assert (result.code, result.err.count("\n")) == (1, 1)
+    assert "EnsembleClassifier has nothing to train" in result.err

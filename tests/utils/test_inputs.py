@@ -1,0 +1,216 @@
+import io
+import struct
+import warnings
+import zlib
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torchvision.transforms.v2.functional as F
+from PIL import Image
+from torchvision.transforms import InterpolationMode
+
+from helpers import png_16
+from kindling.utils.inputs import decode_image, fit_image, from_numbers
+
+GREY, COLOUR = (1, 5, 4), (3, 5, 4)
+BYTES = np.random.default_rng(0).integers(0, 256, (2, 3, 5, 4), dtype=np.uint8)
+FLOATS = torch.from_numpy(BYTES / 255).float()
+
+
+def forms(one: bool) -> dict[str, Any]:
+    """Ways to hold the same images, or the first of them."""
+    read_only = BYTES.copy()
+    read_only.flags.writeable = False
+    ways: dict[str, Any] = {
+        "bytes": BYTES,
+        "read-only bytes": read_only,
+        "mirrored twice": BYTES[..., ::-1].copy()[..., ::-1],
+        "double": BYTES / 255,
+        "tensor of doubles": FLOATS.double(),
+        "on a graph": FLOATS.clone().requires_grad_(),
+        "big-endian": (BYTES / 255).astype(">f4"),
+        "tensor of bytes": torch.from_numpy(BYTES),
+        "lists": FLOATS.tolist(),
+    }
+    return {name: values[0] if one else values for name, values in ways.items()}
+
+
+@pytest.mark.parametrize("one", [True, False])
+@pytest.mark.parametrize("form", forms(True))
+def test_images_are_taken_however_they_are_held(form: str, one: bool) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        inputs = from_numbers(forms(one)[form], COLOUR)
+    assert inputs.dtype == torch.float32
+    torch.testing.assert_close(inputs, FLOATS[:1] if one else FLOATS)
+
+
+def test_numbers_of_half_precision_are_taken() -> None:
+    assert from_numbers(torch.tensor([0.5, 2, -3], dtype=torch.bfloat16), (3,)).tolist() == [[0.5, 2, -3]]
+    assert from_numbers(np.array([0.5, 2, -3], dtype=np.float16), (3,)).tolist() == [[0.5, 2, -3]]
+
+
+@pytest.mark.parametrize("number", [1, 2])
+@pytest.mark.parametrize("shape", [GREY, COLOUR])
+def test_channels_may_come_last_and_grey_needs_none(shape: tuple[int, int, int], number: int) -> None:
+    images = FLOATS[:number, : shape[0]]
+    forms = [images, images.movedim(1, -1)]
+    forms += [images[:, 0]] if shape == GREY else []
+    forms += [form[0] for form in forms] if number == 1 else []
+    for form in forms:
+        assert torch.equal(from_numbers(form, shape), images)
+
+
+@pytest.mark.parametrize("values", [[1, -2.5, 300], np.array([1, -2.5, 300]), torch.tensor([[1, -2.5, 300]])])
+def test_features_are_taken_as_they_are(values: Any) -> None:
+    assert from_numbers(values, (3,)).tolist() == [[1, -2.5, 300]]
+    assert from_numbers(np.array([[1, 2, 200]], dtype=np.uint8), (3,)).tolist() == [[1, 2, 200]]
+
+
+@pytest.mark.parametrize(
+    ("values", "shape", "words"),
+    [
+        (np.zeros((4, 5)), COLOUR, r"the shape \(3, 5, 4\) or \(N, 3, 5, 4\), not \(4, 5\)"),
+        (np.zeros((2, 1, 5, 4)), COLOUR, r"not \(2, 1, 5, 4\)"),
+        (np.zeros((3, 4, 5)), COLOUR, r"not \(3, 4, 5\)"),
+        (np.zeros((0, 3, 5, 4)), COLOUR, "there are no samples"),
+        ([], (3,), "there are no samples"),
+        (7, (3,), r"not \(\)"),
+        ([1, float("nan"), 2], (3,), "finite"),
+        ([1, 1e300, 2], (3,), "finite"),
+        (["1", "2", "3"], (3,), "text"),
+        ([True, False, True], (3,), "true or false"),
+        (torch.tensor([True, False, True]), (3,), "true or false"),
+        ([1j, 2, 3], (3,), "must be numbers"),
+        (torch.tensor([1j, 2, 3]), (3,), "must be numbers"),
+        ([None, 1, 2], (3,), "there is null, an object or"),
+        ([[1, 2, 3], [1, 2]], (3,), "lists of equal length"),
+        (BYTES.astype(int), COLOUR, r"from 0 to 1, not from 0 to 248: divide them by 255"),
+        (FLOATS - 0.5, COLOUR, "from 0 to 1, not from -0.5 to 0.472549:"),
+    ],
+)
+def test_what_is_no_such_sample_is_refused_in_one_line(values: Any, shape: tuple[int, ...], words: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(ValueError, match=words) as caught:
+            from_numbers(values, shape)
+    assert "\n" not in str(caught.value)
+
+
+def encoded(image: Image.Image, kind: str = "png", **options: Any) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def scene(width: int, height: int, mode: str = "RGB") -> Image.Image:
+    """Waves in three colours: without edges, so that a shift of half a pixel of the result changes little."""
+    across, down = np.meshgrid(np.linspace(0, 6, width), np.linspace(0, 6, height))
+    waves = [np.sin(across + phase) + np.cos(down - phase) for phase in (0, 1, 2)]
+    return Image.fromarray((np.stack(waves, axis=2) * 60 + 128).astype(np.uint8)).convert(mode)
+
+
+@pytest.mark.parametrize("shape", [(3, 20, 20), (3, 16, 40), (3, 40, 16), (1, 24, 32), (1, 30, 7)])
+@pytest.mark.parametrize("beside", [(0, 0), (0, 12), (12, 0), (0, 90)])
+@pytest.mark.parametrize(("kind", "levels"), [("png", 1), ("jpeg", 2)])
+def test_size_and_cut_agree_with_torchvision(
+    shape: tuple[int, int, int], beside: tuple[int, int], kind: str, levels: int
+) -> None:
+    channels, *size = shape
+    within = [side + more for side, more in zip(size, beside, strict=True)]  # what is cut of it is a whole number
+    data = encoded(scene(4 * within[1], 4 * within[0]), kind, quality=100, subsampling=0)
+    image = Image.open(io.BytesIO(data)).convert("RGB" if channels == 3 else "L")
+    theirs = F.center_crop(F.resize(image, within, InterpolationMode.BILINEAR, antialias=True), size)
+    ours = decode_image(data, shape)
+    assert (ours.shape, ours.dtype) == (shape, torch.uint8)
+    assert (ours.float() - F.pil_to_tensor(theirs).float()).abs().max() <= levels
+
+
+@pytest.mark.parametrize("orientation", [1, 6, 8])
+@pytest.mark.parametrize("shape", [(3, 300, 10), (3, 10, 300), (3, 64, 64)])
+def test_a_large_jpeg_is_as_sharp_whichever_way_it_is_turned(shape: tuple[int, int, int], orientation: int) -> None:
+    noise = np.random.default_rng(2).integers(0, 256, (800, 200, 3), dtype=np.uint8)
+    smooth = Image.fromarray(noise).resize((800, 3200), Image.Resampling.BICUBIC)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encoded(smooth, "jpeg", quality=95, exif=exif)
+    turned = {
+        1: smooth,
+        6: smooth.transpose(Image.Transpose.ROTATE_270),
+        8: smooth.transpose(Image.Transpose.ROTATE_90),
+    }
+    difference = decode_image(data, shape).float() - fit_image(turned[orientation], shape).float()
+    assert difference.abs().mean() <= 8  # 25 where it was enlarged
+
+
+def bomb() -> bytes:
+    """A PNG that says that it is 30,000 pixels wide and high."""
+    data = bytearray(encoded(Image.new("L", (8, 8))))
+    data[16:24] = struct.pack(">II", 30000, 30000)
+    data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
+    return bytes(data)
+
+
+HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"", "it is empty, not JPEG, PNG, WEBP, BMP, GIF$"),
+        (b"no image", "it is text"),
+        (b"BMW", "it is text"),
+        (b"GIF89 \x01", "it is of an unknown format"),
+        (encoded(scene(8, 8), "tiff"), "it is a TIFF"),
+        (HEIC, "it is a HEIC"),
+        (encoded(scene(50, 50))[:-900], "broken"),
+        (encoded(scene(50, 50), "jpeg")[:-500], "broken"),
+        (bomb(), "too large: 30,000 x 30,000 pixels, of which at most 178,956,970 can be decoded"),
+        (encoded(scene(11, 10)), "too large: 11 x 10 pixels, of which at most 100 "),
+    ],
+)
+def test_what_can_not_be_decoded_is_refused_in_one_line(data: bytes, words: str) -> None:
+    with pytest.raises(ValueError, match=words) as caught:
+        decode_image(data, (3, 8, 8), most_pixels=100 if "most 100" in words else None)
+    assert "\n" not in str(caught.value)
+    assert "0x" not in str(caught.value)
+
+
+def test_a_large_photo_is_decoded_and_only_a_stranger_s_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # Pillow calls twice as many an attack
+    monkeypatch.setattr("kindling.utils.inputs.MOST_PIXELS", 2000)
+    photo = encoded(scene(160, 120), "jpeg")  # decoded at an eighth
+    assert decode_image(photo, (3, 8, 8)).shape == (3, 8, 8)
+    for data, most in ((photo, 1000), (encoded(scene(160, 120)), None)):
+        with pytest.raises(
+            ValueError, match=r"^this image is too large: 160 x 120 pixels, .*; make it smaller or save"
+        ):
+            decode_image(data, (3, 8, 8), most)
+    with pytest.raises(ValueError, match=r"^this image is too large: 19,200 pixels, of which at most 2,000"):
+        decode_image(encoded(scene(160, 120), "webp"), (3, 8, 8))
+    assert decode_image(encoded(scene(40, 30), "webp"), (3, 8, 8)).shape == (3, 8, 8)
+
+
+@pytest.mark.parametrize("levels", [None, [100, 4095]])
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_sixteen_bits_are_scaled_as_told_and_lose_none_on_the_way(channels: int, levels: list[int] | None) -> None:
+    values = np.random.default_rng(channels).integers(0, 4200 if levels else 65536, (6, 7, channels))
+    low, high = levels or (0, 65535)
+    expected = np.clip((values[..., : 3 if channels > 2 else 1] - low) / (high - low), 0, 1) * 255
+    if channels in (2, 4):
+        alpha = values[..., -1:] / 65535
+        expected = expected * alpha + 255 * (1 - alpha)
+    ours = decode_image(png_16(values), (3, 6, 7), levels=levels).permute(1, 2, 0).numpy()
+    assert np.abs(ours - expected).max() <= (0.5001 if channels % 2 else 2)
+
+
+def test_an_image_of_as_many_pixels_as_allowed_is_decoded() -> None:
+    assert decode_image(encoded(scene(10, 10)), (3, 8, 8), most_pixels=100).shape == (3, 8, 8)
+
+
+def test_grey_is_the_brightness_of_the_colours_and_colours_of_grey_are_equal() -> None:
+    image = Image.fromarray(np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255]]], dtype=np.uint8))
+    assert fit_image(image, (1, 1, 3)).flatten().tolist() == [76, 150, 29]  # Rec. 601
+    assert fit_image(image.convert("L"), (3, 1, 3)).tolist() == [[[76, 150, 29]]] * 3
