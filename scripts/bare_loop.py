@@ -18,7 +18,6 @@ from torch import Tensor  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
 from kindling import CNNClassifier, MNISTDataModule  # noqa: E402
-from kindling.memory import keep_freed_memory  # noqa: E402
 from kindling.utils.inputs import as_float  # noqa: E402
 
 TRAINING = ("optimizer", "lr_scheduler", "label_smoothing")  # what `train` reads of a recipe's model
@@ -77,7 +76,6 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--config", type=Path, default=Path(__file__).parents[1] / "configs" / "mnist_cnn_fast.yaml")
     options = parser.parse_args()
-    keep_freed_memory()
     recipe = yaml.safe_load(options.config.read_text())
     model, data = build(recipe, options.data_dir, options.seed)
     batches = -(-len(data.train) // data.batch_size)

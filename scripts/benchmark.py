@@ -40,7 +40,6 @@ import bare_loop
 import folder_loop
 from kindling import MNISTDataModule
 from kindling.cli import main as kindling
-from kindling.memory import keep_freed_memory
 from kindling.utils.console import quiet
 
 SCRIPTS = Path(__file__).resolve().parent
@@ -249,7 +248,6 @@ def start_up(data_dir: Path, rounds: int) -> dict[str, list[float]]:
 def steps(data_dir: Path, rounds: int) -> dict[str, Any]:
     """All that concerns single steps."""
     quiet()
-    keep_freed_memory()
     with tempfile.TemporaryDirectory() as folder, chdir(folder):
         found: dict[str, dict[Any, list[float]]] = {
             "ms of a step of mnist_cnn_fast.yaml": step_overhead(FAST, data_dir, rounds),
@@ -307,7 +305,6 @@ def folder_epochs(root: Path, epochs: int, bf16: bool) -> dict[str, float]:
 def folders(data_dir: Path, rounds: int, epochs: int, most: int) -> dict[str, Any]:
     """Training on a folder of PNG files, in float32 and with bf16."""
     quiet()
-    keep_freed_memory()
     images, labels = MNISTDataModule(data_dir=str(data_dir)).load("train")
     found: dict[str, dict[Any, list[float]]] = {}
     with tempfile.TemporaryDirectory() as folder, chdir(folder):

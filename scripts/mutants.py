@@ -28,7 +28,10 @@ ROOT = Path(__file__).resolve().parents[1]
 # What the tests use and nobody changes is imported once: each mutant runs in a fork of this process.
 IMPORTS = "jsonargparse lightning.pytorch.cli matplotlib.pyplot pandas sklearn.metrics torchmetrics torchvision"
 # After a file's own tests, those of the whole, the quick ones first.
-WHOLE = [f"tests/{name}.py" for name in ("test_predictor", "callbacks/test_resume", "test_training", "test_cli")]
+WHOLE = [
+    f"tests/{name}.py"
+    for name in ("deploy/test_predictor", "training/test_resume", "cli/test_lightning_cli", "cli/test_entry_point")
+]
 # What ruff and mypy look after: types, also those with a name of their own, decorators, and `__all__`.
 NAMES = m.Assign(value=m.Subscript(m.Name("Literal") | m.Name("tuple"))), m.Assign([m.AssignTarget(m.Name("__all__"))])
 LEFT_OUT = (m.Annotation(), m.Decorator(), *NAMES)

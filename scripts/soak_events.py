@@ -21,8 +21,8 @@ import torch
 from lightning.pytorch import Callback
 from typing_extensions import override
 
+from kindling.cli.entry_point import program
 from kindling.cli.lightning_cli import KindlingCLI
-from kindling.cli.main import program
 
 WRITES = {"open", "os.rename", "os.remove", "os.link", "os.mkdir"}  # audit events, raised before the fact
 

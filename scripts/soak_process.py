@@ -12,7 +12,7 @@ from typing import NamedTuple, NoReturn
 
 import psutil
 
-from kindling.cli.main import program
+from kindling.cli.entry_point import program
 from soak_events import arm
 
 # Beside how long the straight run took: a busy machine slows that down too.

@@ -19,9 +19,9 @@ import pytest
 import torch
 from jsonargparse import _typehints
 
-from kindling import plugins
 from kindling.cli import main
 from kindling.data.mnist import read_sample
+from kindling.utils import plugins
 from template import make_repository
 
 pytest_plugins = ["rows"] if find_spec("rows") else []  # the table that others read too

@@ -2,6 +2,6 @@
 
 import sys
 
-from kindling.cli.main import main
+from kindling.cli.entry_point import main
 
 sys.exit(main())

@@ -29,8 +29,8 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 from typing_extensions import override
 
+from kindling.cli.entry_point import main
 from kindling.cli.lightning_cli import has_stage
-from kindling.cli.main import main
 from kindling.data import BaseDataModule, ClassificationDataModule
 from kindling.data.datamodule import ArrayDataset
 from kindling.data.loading import targets_of

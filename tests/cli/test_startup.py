@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from conftest import TINY
-from kindling.startup import Deferred
 
 ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1"}
 
@@ -24,28 +23,23 @@ def test_fit_imports_no_more_than_it_uses() -> None:
     *_, exit_code, loaded = python(code).splitlines()
     assert exit_code == "0"
     # What scikit-learn, tables, images and exports need is imported by the jobs that use it.
-    unused = ("pandas", "sklearn", "scipy.signal", "scipy.stats", "mlxtend.data", "onnx", "onnxruntime", "starlette")
+    unused = ("pandas", "sklearn", "mlxtend.data", "onnx", "onnxruntime", "starlette")
     for name in unused:
         assert f"'{name}'" not in loaded
 
 
-def test_modules_put_off_are_whole_when_they_are_used() -> None:
-    code = """
-from kindling.startup import quick_imports
-with quick_imports():
-    import torchmetrics
-import scipy.signal.windows
-from scipy.signal import convolve
-print(convolve([1, 2], [1, 1]).tolist(), len(scipy.signal.windows.hann(5)))
-"""
-    assert python(code) == "[1, 3, 2] 5\n"
+def test_the_process_is_left_as_python_makes_it() -> None:
+    code = "import gc, sys; from kindling.cli import main; main(['fit', '--help'])"
+    told = f"{code}; print(gc.isenabled(), gc.get_freeze_count(), sys.modules['scipy.signal'].hamming.__module__)"
+    assert python(told).splitlines()[-1] == "True 0 scipy.signal.windows._windows"
 
 
-@pytest.mark.parametrize("use", ["module.rgb_to_hsv(0, 0, 1)", "from colorsys import rgb_to_hsv as it"])
-def test_a_module_put_off_is_imported_by_its_first_use(monkeypatch: pytest.MonkeyPatch, use: str) -> None:
-    monkeypatch.setitem(sys.modules, "colorsys", module := Deferred("colorsys"))
-    exec(use, {"module": module})
-    assert sys.modules["colorsys"] is not module
+def test_a_file_left_open_is_written_at_the_exit() -> None:
+    python(
+        "import sys; from kindling.cli import main, program; sys.argv = ['kindling', '--version']\n"
+        "file = open('open.txt', 'w'); file.write('unflushed'); program()"
+    )
+    assert Path("open.txt").read_text() == "unflushed"
 
 
 def test_the_installed_command_tells_how_it_ended() -> None:
@@ -58,10 +52,10 @@ def test_the_installed_command_tells_how_it_ended() -> None:
     assert (run("nonsense").returncode, run("nonsense").stderr.count("\n")) == (2, 1)
     done = run("fit", *TINY)
     assert done.returncode == 0
-    assert done.stdout.splitlines()[-4] == "next:"  # nothing is lost by its quick exit
+    assert done.stdout.splitlines()[-4] == "next:"
     assert run("fit", *TINY, "--data.batch_size", "0").returncode == 1
     assert "0 1\n" in python(
-        "import atexit, threading; from kindling import cli\n"
+        "import atexit, threading; from kindling.cli import entry_point as cli\n"
         "cli.main = lambda: print(0, end=' ') or 0\n"
         "atexit.register(print, 1); cli.program()"
     )
@@ -77,9 +71,8 @@ def test_the_installed_command_tells_how_it_ended() -> None:
     ids=["clean-up", "thread"],
 )
 def test_ctrl_c_after_the_work_is_done_shows_no_traceback(last: str, code: int) -> None:
-    program = (
-        f"import atexit, os, signal, threading; from kindling import cli; {last}; cli.main = lambda: 0; cli.program()"
-    )
+    imports = "import atexit, os, signal, threading; from kindling.cli import entry_point as cli"
+    program = f"{imports}; {last}; cli.main = lambda: 0; cli.program()"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stderr) == (code, "")
 
@@ -87,7 +80,7 @@ def test_ctrl_c_after_the_work_is_done_shows_no_traceback(last: str, code: int) 
 def test_ctrl_c_within_a_destructor_interrupts_all_the_same() -> None:
     program = """
 import signal, time
-from kindling import cli
+from kindling.cli import entry_point as cli
 class Noisy:
     def __del__(self):
         signal.raise_signal(signal.SIGINT)

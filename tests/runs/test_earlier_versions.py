@@ -12,7 +12,7 @@ import torch
 from conftest import Command
 from kindling import load
 
-FILES = Path(__file__).parent / "files" / "v0.1"
+FILES = Path(__file__).parents[1] / "files" / "v0.1"
 RUNS = [path.name for path in FILES.iterdir() if path.is_dir()]
 # What version 0.1.0 itself came to when it trained on to the same step without a stop: the step, the test loss, and the
 # sum of the absolute weights of the last layer.

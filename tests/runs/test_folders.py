@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from kindling.runs.folders import find_checkpoint, new_run, run_of, whole_file
+from kindling.runs.find import find_checkpoint
+from kindling.runs.folders import new_run, run_of
+from kindling.utils.files import whole_file
 
 
 def checkpoint(path: str, age: int) -> Path:

@@ -379,7 +379,7 @@ def test_runs_reads_no_pipe_no_device_and_no_endless_file(
     os.mkfifo(RUN / "run.json")
     (RUN / "test_metrics.json").unlink()
     (RUN / "test_metrics.json").symlink_to("/dev/zero")
-    monkeypatch.setattr("kindling.runs.folders.MOST_BYTES", 10)
+    monkeypatch.setattr("kindling.runs.find.MOST_BYTES", 10)
     assert kindling("runs").code == 0
     assert kindling("runs", "show", RUN).code == 0
 

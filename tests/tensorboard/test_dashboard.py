@@ -21,7 +21,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from conftest import TINY, TRANSFER, Command, Train
 from kindling import MLPClassifier
-from kindling.tensorboard import Dashboard, pictures
+from kindling.tensorboard import Dashboard, images
 from kindling.tensorboard.logger import StageLogger
 from kindling.tensorboard.network import write_network
 from kindling.tensorboard.results import principal
@@ -219,7 +219,7 @@ def test_it_takes_less_than_three_percent_of_the_training(kindling: Command, mon
 
 
 def test_captions_fit_however_narrow_the_images_are() -> None:
-    page = pictures.sheet(torch.zeros(2, 1, 100, 4), [["a long name"], ["漢字"]])
+    page = images.sheet(torch.zeros(2, 1, 100, 4), [["a long name"], ["漢字"]])
     assert page.height > 96
 
 

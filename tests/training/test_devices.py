@@ -19,8 +19,8 @@ from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from torch.utils.data._utils import worker
 
 from conftest import TINY, Command, Train, different
-from kindling import processes
 from kindling.cli import main
+from kindling.training import processes
 from kindling.training.processes import Launcher, PeerError, as_commands
 from ranks import Ranks
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from conftest import TINY, Command, different
 from kindling.runs.checkpoints import read, save
-from kindling.runs.folders import find_checkpoint
+from kindling.runs.find import find_checkpoint
 from kindling.runs.metadata import Record, as_utc, status_of, this_process
 
 RUN = Path("runs/tiny/version_0")

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from conftest import Command
-from kindling.training import hint
+from kindling.training import performance_hint
 
 CNN = (
     "fit --model CNNClassifier --model.channels [4] --data MNISTDataModule --data.source sample --data.batch_size 64 "
@@ -25,13 +25,13 @@ def hints(out: str) -> list[str]:
 
 @pytest.fixture
 def has_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hint, "cpu_has_bf16", lambda: True)
-    monkeypatch.setattr(hint, "HEAVY", 0.0)
+    monkeypatch.setattr(performance_hint, "cpu_has_bf16", lambda: True)
+    monkeypatch.setattr(performance_hint, "HEAVY", 0.0)
 
 
 @pytest.mark.usefixtures("has_bf16")
 def test_bf16_is_named_once_where_the_processor_has_it(kindling: Command) -> None:
-    assert hints(kindling(*CNN).out) == [f"faster: {hint.BF16}"]
+    assert hints(kindling(*CNN).out) == [f"faster: {performance_hint.BF16}"]
 
 
 @pytest.mark.usefixtures("has_bf16")
@@ -41,7 +41,7 @@ def test_bf16_is_not_named_where_it_is_used_or_the_run_is_short(kindling: Comman
 
 
 def test_bf16_is_not_named_where_the_processor_has_none(kindling: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hint, "HEAVY", 0.0)
+    monkeypatch.setattr(performance_hint, "HEAVY", 0.0)
     monkeypatch.setattr("torch.cpu.get_capabilities", lambda: {"avx512_bf16": False}, raising=False)
     assert hints(kindling(*CNN).out) == []
 
@@ -50,7 +50,7 @@ def test_bf16_is_not_named_where_the_processor_has_none(kindling: Command, monke
     ("device", "bf16", "precision", "said"),
     [
         ("cpu", False, "32-true", "a GPU is left unused: --trainer.accelerator gpu"),
-        ("cuda", True, "32-true", hint.BF16),
+        ("cuda", True, "32-true", performance_hint.BF16),
         ("cuda", True, "bf16-mixed", None),
         ("cuda", False, "32-true", None),
     ],
@@ -66,7 +66,7 @@ def test_what_a_gpu_could_do_is_said_at_the_start(
     monkeypatch.setattr("lightning.pytorch.accelerators.CUDAAccelerator.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation: bf16)
     trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device(device)), precision=precision)
-    hint.SpeedHint().on_train_start(trainer, None)  # type: ignore[arg-type]
+    performance_hint.SpeedHint().on_train_start(trainer, None)  # type: ignore[arg-type]
     assert hints(capsys.readouterr().out) == ([f"faster: {said}"] if said else [])
 
 
@@ -100,4 +100,4 @@ class SlowDataModule(MNISTDataModule):
 def test_a_run_that_goes_on_is_judged_by_its_own_batches(kindling: Command) -> None:
     stop = ["--trainer.callbacks", "helpers.SignalAt", "--trainer.callbacks.step", "20", "--run_name", "tiny"]
     assert hints(kindling(*CNN, *stop).out) == []
-    assert hints(kindling("fit", "--ckpt_path", "last").out) == [f"faster: {hint.BF16}"]
+    assert hints(kindling("fit", "--ckpt_path", "last").out) == [f"faster: {performance_hint.BF16}"]

@@ -33,8 +33,8 @@ def test_a_terminal_gets_one_bar() -> None:
     code = [
         "import kindling.utils.console",
         "kindling.utils.console.PATIENCE = 0.1",
-        "import kindling.cli.main",
-        "kindling.cli.main.program()",
+        "import kindling.cli.entry_point",
+        "kindling.cli.entry_point.program()",
     ]
     command = [sys.executable, "-c", "; ".join(code), "fit", *TINY]
     process = subprocess.Popen(command, stdout=other_end, stderr=other_end, env=os.environ | {"OMP_NUM_THREADS": "1"})

@@ -11,8 +11,9 @@ import torch
 import yaml
 
 from conftest import TINY, Command
-from kindling import load, plugins, wording
-from kindling.cli.main import COMMANDS
+from kindling import load
+from kindling.cli.commands import COMMANDS
+from kindling.utils import plugins, text
 from kindling.utils.plugins import import_plugins, split_options
 
 MODELS = '''
@@ -392,7 +393,7 @@ def test_a_file_is_imported_once() -> None:
 
 
 def test_a_project_calls_the_command_by_its_own_name(kindling: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wording, "_program_name", ["leafnet"])
+    monkeypatch.setattr(text, "_program_name", ["leafnet"])
     assert kindling("--help").out.startswith("usage: leafnet COMMAND")
     assert "kindling" not in kindling("--help").out
     assert kindling("fitt").err == "leafnet: error: there is no command fitt: did you mean fit?\n"
@@ -405,7 +406,7 @@ def test_a_project_calls_the_command_by_its_own_name(kindling: Command, monkeypa
 def test_a_command_under_another_name_trains_in_several_processes() -> None:
     write_file()
     script = Path("leafnet")
-    script.write_text(f"#!{sys.executable}\nfrom kindling.cli.main import program\nprogram()\n")
+    script.write_text(f"#!{sys.executable}\nfrom kindling.cli.entry_point import program\nprogram()\n")
     script.chmod(0o755)
     options = ["--trainer.accelerator", "cpu", "--trainer.devices", "2", "--trainer.strategy", "ddp"]
     command = ["./leafnet", "fit", "--plugin", "my_models.py", *LEAF, *options]

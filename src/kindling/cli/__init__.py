@@ -1,5 +1,5 @@
 """Commands: their options, help pages, one-line errors, and the run that `fit` opens. Nothing is computed here."""
 
-from kindling.cli.main import main, program
+from kindling.cli.entry_point import main, program
 
 __all__ = ["main", "program"]

@@ -35,14 +35,14 @@ from kindling.cli.yaml_files import check_typed, read_yaml
 from kindling.data import BaseDataModule
 from kindling.data.loading import targets_of
 from kindling.evaluation.outputs import is_writable, not_written, write_predicted, write_test
-from kindling.memory import keep_freed_memory
 from kindling.models.infer import infer_arguments, with_shape
 from kindling.models.loading import check_trained
 from kindling.models.sanity_check import check_network, check_targets
 from kindling.models.task import DATA_ARGUMENTS, BaseTask
 from kindling.runs.checkpoint_contents import restoring
 from kindling.runs.checkpoints import read, restore_last
-from kindling.runs.folders import RUNS, find_checkpoint, run_of, whole_file
+from kindling.runs.find import find_checkpoint
+from kindling.runs.folders import RUNS, run_of
 from kindling.runs.trust import sign
 from kindling.tensorboard import Dashboard, dashboard_of
 from kindling.training import BestCheckpoint, CollectTest, EpochProfiler, FiniteLoss, ProgressBar, StandardNames, Watch
@@ -57,9 +57,10 @@ from kindling.training.processes import (
 )
 from kindling.training.terminate_on_nan import anomaly
 from kindling.training.user_callbacks import as_list, combine, has_progress_bar
-from kindling.tuning import command as trials
+from kindling.tuning import diagnostics
 from kindling.utils.console import as_typed, quiet, results_table, say
 from kindling.utils.errors import CLASS_MISSING, NO_NAMES, OneLineParser, UsageError, one_line
+from kindling.utils.files import whole_file
 from kindling.utils.hyperparameters import record_arguments
 from kindling.utils.plugins import load_plugins
 from kindling.utils.text import brief, program_name
@@ -452,7 +453,7 @@ class KindlingCLI(LightningCLI):
     @property
     def _is_trial(self) -> bool:
         """Whether a trial takes the place of the training."""
-        return bool(self.command == "fit" and trials.wanted(self.config["fit"]))
+        return bool(self.command == "fit" and diagnostics.wanted(self.config["fit"]))
 
     def _try_out(self) -> None:
         if not isinstance(self.model, BaseTask) or self.datamodule is None:
@@ -465,7 +466,7 @@ class KindlingCLI(LightningCLI):
         had = self.epochs_had
         if self.checkpoint and 0 <= (self.trainer.max_epochs or -1) <= had:
             typed += ["--trainer.max_epochs", str(2 * had)]  # a run goes on for more epochs only
-        trials.try_out(self.model, self.datamodule, self.config_init["fit"], picture, typed)
+        diagnostics.try_out(self.model, self.datamodule, self.config_init["fit"], picture, typed)
 
     @property
     def _is_trainable(self) -> bool:
@@ -601,7 +602,6 @@ def default_of(cls: type, name: str) -> Any:
 def run(command: str, options: Sequence[str]) -> None:
     """Runs `fit`, `validate`, `test` or `predict` with the options as typed."""
     quiet()
-    keep_freed_memory()
     end_with_parent()
     watch_parents()
     with sigterm_as_interrupt():

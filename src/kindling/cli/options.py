@@ -13,11 +13,11 @@ from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.cli import LightningArgumentParser
 from typing_extensions import override
 
-from kindling.cli.main import COMMANDS
+from kindling.cli.commands import COMMANDS
 from kindling.cli.recipes import recipe_table
 from kindling.models.task import DATA_ARGUMENTS
 from kindling.training import Averaging, BestCheckpoint, RunEarlyStopping
-from kindling.tuning import command as trials
+from kindling.tuning import diagnostics
 from kindling.utils.errors import UsageError
 from kindling.utils.plugins import add_option, preferred
 from kindling.utils.text import program_name
@@ -56,7 +56,7 @@ FLAGS = {
     "profile": "Say where the time of an epoch goes, and trace a few steps.",
     "watch": "Name layers that die, vanish or explode, in a line when it occurs.",
 }
-FLAGS |= trials.FLAGS
+FLAGS |= diagnostics.FLAGS
 TITLES = {"trainer": "trainer", "model": "model", "data": "data", "checkpoint": "best and last checkpoint"}
 TITLES |= {"early_stopping": "early stopping", "ckpt_path": "going on from a checkpoint"}
 TITLES |= {"averaging": "averaged weights"}

@@ -8,8 +8,8 @@ from kindling.utils.errors import UsageError
 from kindling.utils.text import did_you_mean
 
 # The folders that are neither Python nor part of the package: an installed wheel holds them, a checkout has them above.
-_WHEEL = Path(__file__).parent / "share"
-SHARE = _WHEEL if _WHEEL.exists() else Path(__file__).parents[2]
+_WHEEL = Path(__file__).parents[1] / "share"
+SHARE = _WHEEL if _WHEEL.exists() else Path(__file__).parents[3]
 PROJECT = Path("configs")  # in the current folder
 SUFFIXES = (".yaml", ".yml")
 

@@ -4,7 +4,7 @@ import json
 import re
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from copy import copy
 from importlib import import_module
 from pathlib import Path
@@ -19,11 +19,10 @@ from lightning.pytorch.accelerators import AcceleratorRegistry
 from lightning.pytorch.strategies import StrategyRegistry
 from typing_extensions import override
 
-from kindling.cli.function_command import call
 from kindling.cli.lightning_cli import KindlingCLI
 from kindling.cli.options import HELP
-from kindling.runs.folders import whole_file
 from kindling.utils.console import say
+from kindling.utils.files import whole_file
 from kindling.utils.plugins import options_again, preferred
 
 Schema = dict[str, Any]
@@ -239,8 +238,3 @@ def schema(output: str = ".kindling/schema.json") -> None:
     with whole_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
     say(f"schema: {path}")
-
-
-def run(command: str, options: Sequence[str]) -> None:
-    """Writes the schema as the options say."""
-    call(schema, options)

@@ -11,11 +11,12 @@ from lightning.pytorch import Callback
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from kindling.runs.folders import RUNS, is_last, new_run, remove_temporary_files, run_of
+from kindling.runs.folders import RUNS, is_last, new_run, run_of
 from kindling.runs.metadata import Record, check_is_free, recipe_name
 from kindling.tensorboard.logger import run_loggers
 from kindling.training import ExactResume, RunRecord, SpeedHint, StepFigures, TrainingHistory
 from kindling.utils.console import as_typed, say
+from kindling.utils.files import remove_temporary_files
 
 
 @dataclass(frozen=True)

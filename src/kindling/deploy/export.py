@@ -2,7 +2,6 @@
 
 import shutil
 import tempfile
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -12,14 +11,15 @@ from rich.console import Console
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from kindling.cli.function_command import call
 from kindling.deploy.formats import FORMATS, Inputs, Portable
 from kindling.deploy.predictor import read_card
 from kindling.deploy.verify import SIZES, first, prove
 from kindling.models import BaseTask, ClassificationTask
 from kindling.models.loading import load_model
-from kindling.runs.folders import find_checkpoint, read_checkpoint, run_of, whole_file
+from kindling.runs.find import find_checkpoint, read_checkpoint
+from kindling.runs.folders import run_of
 from kindling.utils.console import progress, say
+from kindling.utils.files import whole_file
 
 
 def export(
@@ -94,8 +94,3 @@ def _like(example: Tensor, number: int, random: torch.Generator) -> Tensor:
     if example.is_floating_point():
         return torch.randn(number, *example.shape[1:], generator=random)
     return example[:1].expand(number, *example.shape[1:]).clone()
-
-
-def run(command: str, options: Sequence[str]) -> None:
-    """Exports as the options say."""
-    call(export, options)

@@ -229,7 +229,7 @@ def read_torchscript(path: Path) -> Compute:
 
 
 # What the archive for TorchServe carries of this package, so that it needs none of it where it serves.
-CARRIED = ("inputs.py", "filetypes.py", "deploy/answer.py")
+CARRIED = ("utils/inputs.py", "utils/filetypes.py", "deploy/responses.py")
 
 
 def write_torchserve(model: Portable, example: Inputs, card: ModelCard, path: Path) -> None:
@@ -243,14 +243,14 @@ def write_torchserve(model: Portable, example: Inputs, card: ModelCard, path: Pa
     package = Path(__file__).parents[1]
     with tempfile.TemporaryDirectory() as folder:
         carried = Path(folder, "carried", "kindling")
-        for name in ("__init__.py", "deploy/__init__.py", *CARRIED):
+        for name in ("__init__.py", "deploy/__init__.py", "utils/__init__.py", *CARRIED):
             (carried / name).parent.mkdir(parents=True, exist_ok=True)
             (carried / name).write_text((package / name).read_text(encoding="utf-8") if name in CARRIED else "")
         write_torchscript(model, example, card, Path(folder, "model.pt"))
         config = ModelArchiverConfig(
             model_name="model",  # the archive's own name may be anything
             version="1.0",
-            handler=str(package / "deploy" / "handler.py"),
+            handler=str(package / "deploy" / "torchserve_handler.py"),
             serialized_file=str(Path(folder, "model.pt")),
             extra_files=str(carried.parent),
             export_path=folder,
@@ -264,7 +264,7 @@ def read_torchserve(path: Path) -> Compute:
     with tempfile.TemporaryDirectory() as folder:
         with zipfile.ZipFile(path) as archive:
             archive.extractall(folder)
-        spec = importlib.util.spec_from_file_location("handler", Path(folder, "handler.py"))
+        spec = importlib.util.spec_from_file_location("handler", Path(folder, "torchserve_handler.py"))
         assert spec
         assert spec.loader
         module = importlib.util.module_from_spec(spec)

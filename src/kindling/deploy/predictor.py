@@ -16,7 +16,8 @@ from kindling.data.images.decode import read_image, tell_small_range
 from kindling.data.images.scan import list_images, say_unused
 from kindling.data.tables.rows import encode_rows
 from kindling.models.loading import load_classifier
-from kindling.runs.folders import find_checkpoint, read_checkpoint, run_of
+from kindling.runs.find import find_checkpoint, read_checkpoint
+from kindling.runs.folders import run_of
 from kindling.runs.metadata import read_json
 from kindling.utils.inputs import as_float, fit_image, from_numbers
 from kindling.utils.plugins import import_plugins

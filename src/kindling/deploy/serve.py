@@ -4,16 +4,14 @@ import ipaddress
 import json
 import os
 import socket
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from kindling.cli.function_command import call
 from kindling.deploy.formats import load_onnx
 from kindling.deploy.predictor import Predictor, load
-from kindling.runs.folders import find_checkpoint
+from kindling.runs.find import find_checkpoint
 from kindling.training.processes import exit_without
 from kindling.utils.console import say
 from kindling.utils.optional import require
@@ -126,8 +124,3 @@ def free_port(host: str, port: int) -> int:
 def open_model(path: Path) -> Predictor:
     """A checkpoint or an exported file."""
     return load_onnx(path) if path.suffix == ".onnx" else load(path)
-
-
-def run(command: str, options: Sequence[str]) -> None:
-    """Serves as the options say."""
-    call(serve, options)

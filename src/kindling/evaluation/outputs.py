@@ -19,9 +19,10 @@ from kindling.data.loading import targets_of
 from kindling.evaluation.report import write_report
 from kindling.models import ClassificationTask, RegressionTask
 from kindling.models.task import batch_size
-from kindling.runs.folders import run_of, whole_file
+from kindling.runs.folders import run_of
 from kindling.training import CollectTest
 from kindling.utils.console import progress
+from kindling.utils.files import whole_file
 
 
 def write_predictions(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from kindling.models.loading import build_model, is_model, read_model
 from kindling.models.task import BaseTask
 from kindling.models.weights import load_weights, read_file, read_torchvision
-from kindling.runs.folders import find_checkpoint
+from kindling.runs.find import find_checkpoint
 
 FIXED_SIZE = {"vit": "image_size", "maxvit": "input_size"}  # families of one size, and the argument that names it
 INCEPTIONS = ("googlenet", "inception_v3")

@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from kindling.models.classification import ClassificationTask
 from kindling.models.loading import build_model, is_model, load_classifier, read_model
-from kindling.runs.folders import find_checkpoint
+from kindling.runs.find import find_checkpoint
 from kindling.utils.console import progress
 
 

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from kindling.models.classification import ClassificationTask
 from kindling.models.task import BaseTask
-from kindling.runs.folders import RUNS, read_checkpoint, run_of
+from kindling.runs.find import read_checkpoint
+from kindling.runs.folders import RUNS, run_of
 from kindling.runs.foreign import check_functions
 from kindling.runs.trust import check_classes, check_parts, is_own_checkpoint, plugin_sources
 

@@ -14,8 +14,9 @@ import torch
 
 from kindling.runs.checkpoint_contents import check_content
 from kindling.runs.checksums import checksum
-from kindling.runs.folders import is_last, whole_file
+from kindling.runs.folders import is_last
 from kindling.utils.console import say
+from kindling.utils.files import whole_file
 
 Verify = Literal["metadata", "weights", "all"]
 CHECKSUMS = "checksums"  # key of a checkpoint: the checksum of the tensors in each of its other parts

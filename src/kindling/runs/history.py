@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from io import StringIO
 from pathlib import Path
 
-from kindling.runs.folders import read_text
+from kindling.runs.find import read_text
 from kindling.runs.metric_names import standard_name
 
 DAMAGED = (OSError, ValueError, KeyError, csv.Error)  # what reading a broken file may raise

@@ -10,7 +10,8 @@ from typing import Any, Self
 
 import yaml
 
-from kindling.runs.folders import RUNS, read_text
+from kindling.runs.find import read_text
+from kindling.runs.folders import RUNS
 from kindling.runs.history import DAMAGED, read_history
 from kindling.runs.metadata import FILE, TEST, Record, read_json, status_of
 from kindling.runs.metric_names import standard_name

@@ -18,8 +18,9 @@ from typing import Any, Self, get_args, get_origin, get_type_hints
 import psutil
 
 from kindling import __version__
-from kindling.runs.folders import read_text, whole_file
+from kindling.runs.find import read_text
 from kindling.runs.history import DAMAGED, best_epoch, read_history
+from kindling.utils.files import whole_file
 from kindling.utils.text import printable
 
 FILE, TEST = "run.json", "test_metrics.json"

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from rich.cells import cell_len
 
-from kindling.runs.folders import whole_file
 from kindling.runs.history import Points, read_history, read_rates
 from kindling.runs.metadata import Record
+from kindling.utils.files import whole_file
 from kindling.utils.text import format_metric
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.tensorboard import SummaryWriter
 from typing_extensions import override
 
-from kindling.runs.folders import whole_file, writing
 from kindling.runs.metric_names import split_of
+from kindling.utils.files import whole_file, writing
 
 
 class StageLogger(TensorBoardLogger):

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from kindling.models.task import BaseTask
-from kindling.runs.folders import read_text
+from kindling.runs.find import read_text
 from kindling.tensorboard.images import add_picture, first_filters, sheet
 from kindling.utils.console import as_typed, say
 

@@ -13,8 +13,8 @@ from rich.table import Table
 from torch.profiler import record_function
 from typing_extensions import override
 
-from kindling.runs.folders import whole_file
 from kindling.utils.console import say
+from kindling.utils.files import whole_file
 
 EPOCH, BATCH = "run_training_epoch", "run_training_batch"
 LOOP = "the training loop itself"

@@ -17,7 +17,6 @@ from typing_extensions import override
 from kindling.data.loading import ResumableLoader
 from kindling.models.metrics import metric_states, restore_metrics
 from kindling.models.task import BaseTask
-from kindling.runs.folders import whole_file
 from kindling.runs.trust import class_paths, is_own_here, sign_checkpoint
 from kindling.training.best_checkpoint import adopt_states
 from kindling.training.position import is_within_epoch, mark_within_epoch, position, restore_position, step_offset
@@ -26,6 +25,7 @@ from kindling.training.test_outputs import CollectTest
 from kindling.training.training_plots import TrainingHistory
 from kindling.training.user_callbacks import leave_to_original
 from kindling.utils.console import say
+from kindling.utils.files import whole_file
 from kindling.utils.hyperparameters import same_factory
 from kindling.utils.plugins import sources
 

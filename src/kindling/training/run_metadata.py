@@ -15,7 +15,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from typing_extensions import override
 
-from kindling.runs.folders import read_text
+from kindling.runs.find import read_text
 from kindling.runs.metadata import Record, as_utc, git_commit, this_process, versions
 from kindling.utils.errors import dead_worker, without_worker
 

@@ -13,9 +13,9 @@ from torch.optim import Optimizer
 from typing_extensions import override
 
 from kindling.models.task import BaseTask
-from kindling.runs.folders import whole_file
 from kindling.training.terminate_on_nan import FiniteLoss
 from kindling.tuning.short_fit import trial, twin
+from kindling.utils.files import whole_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -12,7 +12,7 @@ import torch
 
 from conftest import Command
 from kindling import load
-from kindling.data import categories
+from kindling.data.tables import categories
 from kindling.data.tables.categories import are_codes, learn_categories, learn_target
 from kindling.data.tables.columns import encode
 from rows import one_column, read

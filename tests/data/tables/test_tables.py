@@ -15,7 +15,7 @@ from conftest import Command
 from kindling.cli import main
 from kindling.deploy.predictor import load
 from kindling.runs.checkpoints import CHECKSUMS
-from kindling.runs.folders import read_checkpoint
+from kindling.runs.find import read_checkpoint
 from rows import FIT, customers, predictions, read
 
 

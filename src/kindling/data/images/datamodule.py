@@ -27,8 +27,8 @@ from kindling.data.images.decode import (
 from kindling.data.images.folder import Sample, check_folder, find_samples, find_split, labels_of, split_up, write_split
 from kindling.data.images.scan import list_images, say_unused
 from kindling.data.images.validation import check_classes, check_split, tell_depths, warnings, whole_ones
-from kindling.runs.folders import whole_file
 from kindling.utils.console import progress, say
+from kindling.utils.files import whole_file
 
 LARGEST_SIZE = 224  # pixels; what most published networks were trained with
 

@@ -23,8 +23,8 @@ from kindling.data.tables.rows import encode_rows
 from kindling.data.tables.splits import LEFT_OUT, read_split
 from kindling.data.tables.target import check_classes, odd_classes
 from kindling.data.tables.values import LEGACY_NO_CLASS, Indices, as_categorical, as_name, in_order, read_names
-from kindling.runs.folders import whole_file
 from kindling.utils.console import progress, say
+from kindling.utils.files import whole_file
 from kindling.utils.text import counted, did_you_mean, listed
 
 if TYPE_CHECKING:

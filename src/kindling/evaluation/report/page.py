@@ -16,7 +16,9 @@ from kindling.evaluation.report.html import Html, element, join
 from kindling.evaluation.report.samples import most_wrong
 from kindling.evaluation.report.statistics import BINS, DRAWS, calibration, intervals
 from kindling.models import ClassificationTask
-from kindling.runs.folders import read_text, run_of, whole_file
+from kindling.runs.find import read_text
+from kindling.runs.folders import run_of
+from kindling.utils.files import whole_file
 from kindling.utils.text import counted, format_metric
 
 TITLES = {"f1": "macro F1"}

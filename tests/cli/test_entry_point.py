@@ -10,7 +10,7 @@ import torch
 
 import kindling as package
 from conftest import TINY, Command, Train
-from kindling.cli.main import COMMANDS
+from kindling.cli.commands import COMMANDS
 
 QUICK = ["fit", "--config", "configs/quickstart.yaml"]
 
