@@ -25,6 +25,7 @@ lint: .venv/installed-dev
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
 	.venv/bin/mypy
+	.venv/bin/lint-imports
 
 docs: .venv/installed-dev
 	.venv/bin/python scripts/api.py site

@@ -104,13 +104,3 @@ def test_what_make_is_asked_for_is_there() -> None:
     targets = re.findall(r"^([\w-]+):", read("Makefile"), re.MULTILINE)
     for path in ("README.md", "CONTRIBUTING.md", ".ci/run"):
         assert set(re.findall(r"(?:`|^)make (\w+)", read(path), re.MULTILINE)) <= set(targets)
-
-
-@pytest.mark.parametrize(
-    ("package", "others"), [("models", "data|callbacks|cli|training"), ("data", "models|callbacks")]
-)
-def test_models_and_data_know_nothing_of_each_other(package: str, others: str) -> None:
-    files = [*(ROOT / "src/kindling" / package).glob("*.py")]
-    assert len(files) > 5
-    for path in files:
-        assert not re.search(rf"(from|import) kindling\.({others})\b", path.read_text(encoding="utf-8")), path

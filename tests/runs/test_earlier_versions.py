@@ -9,8 +9,9 @@ import pandas as pd
 import pytest
 import torch
 
-from conftest import Command
+from conftest import TINY, Command
 from kindling import load
+from kindling.cli import renamed
 
 FILES = Path(__file__).parents[1] / "files" / "v0.1"
 RUNS = [path.name for path in FILES.iterdir() if path.is_dir()]
@@ -69,3 +70,12 @@ def test_its_configuration_repeats_it(kindling: Command, run: Path) -> None:
     assert kindling("fit", "--config", run / "config.yaml").code == 0
     repeated = json.loads((run.parent / "version_1" / "test_metrics.json").read_text())
     assert repeated == pytest.approx(before, abs=1e-4)
+
+
+def test_a_class_that_has_moved_is_found_with_a_hint(kindling: Command) -> None:
+    Path("averaged.yaml").write_text("averaging: kindling.callbacks.EMA\n")
+    renamed._hint.cache_clear()  # an earlier test may have had it
+    options = ["--trainer.callbacks", "kindling.callbacks.StepFigures", "--config", "averaged.yaml"]
+    result = kindling("fit", *TINY, *options)
+    assert (result.code, result.err) == (0, "")
+    assert result.out.count("note: kindling.callbacks is called kindling.training now\n") == 1

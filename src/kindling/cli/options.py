@@ -15,6 +15,7 @@ from typing_extensions import override
 
 from kindling.cli.commands import COMMANDS
 from kindling.cli.recipes import recipe_table
+from kindling.cli.renamed import present_path
 from kindling.models.task import DATA_ARGUMENTS
 from kindling.training import Averaging, BestCheckpoint, RunEarlyStopping
 from kindling.tuning import diagnostics
@@ -186,6 +187,7 @@ _resolve = _typehints.resolve_class_path_by_name
 
 def resolve_name(kind: Any, name: str) -> str:
     """Return the path of the class that a short name stands for; plug-ins win over others of the same name."""
+    name = present_path(name)
     if "." not in name and not isinstance(kind, tuple):
         same = [path for path in _typehints.get_all_subclass_paths(kind) if path.rpartition(".")[2] == name]
         found = preferred(same)

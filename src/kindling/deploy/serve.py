@@ -1,14 +1,13 @@
 """`kindling serve`: a model over HTTP."""
 
-import ipaddress
 import json
 import os
-import socket
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from kindling.deploy.addresses import free_port, is_local
 from kindling.deploy.formats import load_onnx
 from kindling.deploy.predictor import Predictor, load
 from kindling.runs.find import find_checkpoint
@@ -88,37 +87,12 @@ def application(predictor: Predictor | None = None) -> Any:
     return Service(predictor, os.environ.get(KEY, ""), settings["most_bytes"], settings["batch"]).app()
 
 
-def is_local(host: str) -> bool:
-    """Whether only this machine reaches an address."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
 def threads(workers: int) -> int:
     """Threads with which each worker computes: its share of the cores, but for one that reads requests.
 
     More would be many times as slow: threads that wait for each other get in the way of everything else.
     """
     return max(1, torch.get_num_threads() // workers - 1)
-
-
-def free_port(host: str, port: int) -> int:
-    """Makes sure that a port can be listened at; of 0 it makes a free one.
-
-    Raises:
-        OSError: If that can't be done.
-    """
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind, protocol) as listener:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as uvicorn does
-            listener.bind(address)
-            found: int = listener.getsockname()[1]
-    except OSError as error:
-        raise OSError(f"can't listen at {host}, port {port}: {error}; choose another with --port") from error
-    return found
 
 
 def open_model(path: Path) -> Predictor:

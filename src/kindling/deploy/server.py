@@ -14,11 +14,11 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 from torch import Tensor
 
+from kindling.deploy.addresses import is_local
 from kindling.deploy.batching import Batcher, TooBusyError
 from kindling.deploy.predictor import Predictor
 from kindling.deploy.request_bodies import form_files, from_images, from_json, whole_body
 from kindling.deploy.responses import answers
-from kindling.deploy.serve import is_local
 from kindling.utils.text import brief
 
 QUICK = 16_384  # bytes of JSON that are read sooner than a thread is found for them

@@ -42,6 +42,9 @@ GROUPS = (
 CLASSES = ("logger", "callbacks", "plugins", "default_root_dir")  # of the Trainer: their texts are classes and paths
 
 
+AVERAGING = [f"kindling.{package}.{name}" for package in ("training", "callbacks") for name in ("EMA", "SWA")]
+
+
 def sign(config: Path) -> None:
     """Sign a configuration as written by this user, and written in its folder; without a home for a key, do nothing."""
     if key := _key(create=True):
@@ -161,7 +164,7 @@ def _is_safe(value: Any, is_class: bool = False) -> bool:
 
 def _is_averaging(value: Any) -> bool:
     """Return whether a value is one of Kindling's own ways to average weights."""
-    own = isinstance(value, dict) and value.get("class_path") in ("kindling.training.EMA", "kindling.training.SWA")
+    own = isinstance(value, dict) and value.get("class_path") in AVERAGING
     return own and _is_safe(value.get("init_args"))
 
 
