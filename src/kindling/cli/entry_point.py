@@ -141,7 +141,8 @@ def _paused_garbage_collection() -> Iterator[None]:
 
 def _message(error: Exception) -> str:
     """Return the line that reports an error; empty where whoever wrote the failing code needs the traceback."""
-    from kindling.utils.errors import dead_worker, one_line, without_worker
+    from kindling.cli.parser_errors import one_line
+    from kindling.utils.errors import dead_worker, without_worker
 
     if killed := dead_worker(error):
         return killed

@@ -5,8 +5,9 @@ from typing import Any
 
 from jsonargparse import ArgumentError, ArgumentParser
 
+from kindling.cli.parser_errors import one_line
 from kindling.utils.console import quiet
-from kindling.utils.errors import UsageError, one_line
+from kindling.utils.errors import UsageError
 from kindling.utils.plugins import add_option, load_plugins
 from kindling.utils.text import program_name
 

@@ -28,6 +28,7 @@ from kindling.cli.option_checks import (
     draw_seed,
 )
 from kindling.cli.options import ReadableParser, add_fit_options, check_amounts, given_model_arguments
+from kindling.cli.parser_errors import CLASS_MISSING, NO_NAMES, one_line
 from kindling.cli.recipes import find_recipes
 from kindling.cli.session import KeptRun
 from kindling.cli.summary import say_next, say_why_early
@@ -59,7 +60,7 @@ from kindling.training.terminate_on_nan import anomaly
 from kindling.training.user_callbacks import as_list, combine, has_progress_bar
 from kindling.tuning import diagnostics
 from kindling.utils.console import as_typed, quiet, results_table, say
-from kindling.utils.errors import CLASS_MISSING, NO_NAMES, OneLineParser, UsageError, one_line
+from kindling.utils.errors import OneLineParser, UsageError
 from kindling.utils.files import whole_file
 from kindling.utils.hyperparameters import record_arguments
 from kindling.utils.plugins import load_plugins
