@@ -18,7 +18,7 @@ from torch import Tensor  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
 from kindling import CNNClassifier, MNISTDataModule  # noqa: E402
-from kindling.utils.inputs import as_float  # noqa: E402
+from kindling.utils.inputs import to_float  # noqa: E402
 
 TRAINING = ("optimizer", "lr_scheduler", "label_smoothing")  # what `train` reads of a recipe's model
 
@@ -36,7 +36,7 @@ def train(model: CNNClassifier, data: MNISTDataModule, recipe: dict[str, Any], e
     for _ in range(epochs):
         for chosen in torch.randperm(len(labels)).split(batch_size):  # type: ignore[no-untyped-call]
             yield time.perf_counter()
-            images = (data.augment(as_float(inputs[chosen])) - model.mean) / model.std
+            images = (data.augment(to_float(inputs[chosen])) - model.mean) / model.std
             with torch.autocast("cpu", dtype=torch.bfloat16):
                 logits = network(images)
             loss = F.cross_entropy(logits.float(), labels[chosen], label_smoothing=settings["label_smoothing"])
@@ -54,7 +54,7 @@ def accuracy(model: CNNClassifier, inputs: Tensor, labels: Tensor) -> float:
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
         for start in range(0, len(labels), 1024):
             images, classes = inputs[start : start + 1024], labels[start : start + 1024]
-            correct += int((model(as_float(images)).argmax(1) == classes).sum())
+            correct += int((model(to_float(images)).argmax(1) == classes).sum())
     return correct / len(labels)
 
 

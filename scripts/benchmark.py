@@ -40,7 +40,7 @@ import bare_loop
 import folder_loop
 from kindling import MNISTDataModule
 from kindling.cli import main as kindling
-from kindling.utils.console import quiet
+from kindling.utils.console import silence_libraries
 
 SCRIPTS = Path(__file__).resolve().parent
 CONFIGS = SCRIPTS.parent / "configs"
@@ -247,7 +247,7 @@ def start_up(data_dir: Path, rounds: int) -> dict[str, list[float]]:
 
 def steps(data_dir: Path, rounds: int) -> dict[str, Any]:
     """All that concerns single steps."""
-    quiet()
+    silence_libraries()
     with tempfile.TemporaryDirectory() as folder, chdir(folder):
         found: dict[str, dict[Any, list[float]]] = {
             "ms of a step of mnist_cnn_fast.yaml": step_overhead(FAST, data_dir, rounds),
@@ -304,7 +304,7 @@ def folder_epochs(root: Path, epochs: int, bf16: bool) -> dict[str, float]:
 
 def folders(data_dir: Path, rounds: int, epochs: int, most: int) -> dict[str, Any]:
     """Training on a folder of PNG files, in float32 and with bf16."""
-    quiet()
+    silence_libraries()
     images, labels = MNISTDataModule(data_dir=str(data_dir)).load("train")
     found: dict[str, dict[Any, list[float]]] = {}
     with tempfile.TemporaryDirectory() as folder, chdir(folder):

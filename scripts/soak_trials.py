@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from kindling.runs.metadata import Record
+from kindling.runs.metadata import RunMetadata
 from soak_compare import differences, read_checkpoint
 from soak_configs import CONFIGS
 from soak_process import Kill, Outcome, run
@@ -171,7 +171,7 @@ class Training:
     @property
     def is_complete(self) -> bool:
         """Whether its record says that the training is finished and tested: `fit` refuses to resume it then."""
-        return Record.read(self.run).is_complete(tests=True)
+        return RunMetadata.read(self.run).is_complete(tests=True)
 
     def kill(self, kills: Iterable[Kill]) -> None:
         """Run a session and kill it, unless the training is complete already.

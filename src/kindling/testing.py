@@ -35,7 +35,7 @@ from kindling.data import BaseDataModule, ClassificationDataModule
 from kindling.data.datamodule import ArrayDataset
 from kindling.data.loading import targets_of
 from kindling.deploy.export import some_inputs
-from kindling.deploy.formats import FORMATS, Portable
+from kindling.deploy.formats import FORMATS, ExportWrapper
 from kindling.deploy.predictor import ModelCard
 from kindling.deploy.verify import TOLERANCE, difference, first
 from kindling.models.classification import ClassificationTask
@@ -43,7 +43,7 @@ from kindling.models.task import BaseTask
 from kindling.training import ExactResume
 from kindling.training.random_state import random_state, restore_random_state
 from kindling.tuning import overfit_batch
-from kindling.utils.console import quiet
+from kindling.utils.console import silence_libraries
 from kindling.utils.hyperparameters import is_plain
 
 __all__ = ["check_data", "check_model", "check_recipe"]
@@ -179,7 +179,7 @@ def _has(config: dict[str, Any], stage: str) -> bool:
 def _quietly() -> Iterator[None]:
     """Leave random numbers, and the seed in the environment, as they were."""
     seed, numbers = os.environ.get("PL_GLOBAL_SEED"), random_state()
-    quiet()
+    silence_libraries()
     try:
         yield
     finally:
@@ -416,7 +416,7 @@ def _formats_for(model: BaseTask) -> list[str]:
 
 @torch.inference_mode()
 def _check_export(model: BaseTask, name: str, folder: Path) -> None:
-    chosen, portable = FORMATS[name], Portable(model).eval()
+    chosen, portable = FORMATS[name], ExportWrapper(model).eval()
     samples = some_inputs(model, 7)
     card = ModelCard(type(model).__name__, tuple(getattr(model, "class_names", ())), tuple(model.input_shape or ()))
     file = folder / f"model{chosen.suffix}"

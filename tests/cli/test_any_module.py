@@ -15,7 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from conftest import Command, different
 from kindling import load
 from kindling.deploy.formats import FORMATS, onnx_session, read_torch_export
-from kindling.deploy.responses import answers
+from kindling.deploy.responses import to_response
 from kindling.runs.metric_names import standard_name
 
 BORING = "lightning.pytorch.demos.boring_classes."
@@ -259,10 +259,10 @@ def test_one_class_for_each_position_of_a_sequence(kindling: Command) -> None:
     labels, probabilities = load("best").predict(prediction_inputs("Tagger"))
     assert torch.allclose(torch.from_numpy(probabilities), written, atol=1e-6)
     assert labels == [[("down", "up")[place] for place in row] for row in written.argmax(1).tolist()]
-    answered = answers(written, ("down", "up"), top=1)
+    answered = to_response(written, ("down", "up"), top=1)
     assert [[each["class"] for each in row] for row in answered] == labels
     assert answered[0][3]["probability"] == pytest.approx(float(written[0, :, 3].max()))
-    maps = answers(written.view(80, 2, 2, 5), ("down", "up"), top=1)  # as of an image
+    maps = to_response(written.view(80, 2, 2, 5), ("down", "up"), top=1)  # as of an image
     assert [[each["class"] for row in one for each in row] for one in maps] == labels
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kindling.deploy.batching import Batcher, TooBusyError
+from kindling.deploy.batching import Batcher, QueueFullError
 
 
 def test_a_model_that_fails_once_answers_the_next() -> None:
@@ -53,6 +53,6 @@ def test_too_many_waiting_requests_are_refused() -> None:
         batcher = Batcher(lambda inputs: inputs, most=1, most_waiting=3)
         asked = [asyncio.create_task(batcher.ask(torch.ones(1, 1))) for _ in range(4)]
         found = await asyncio.gather(*asked, return_exceptions=True)
-        assert [type(answer) for answer in found] == [Tensor, Tensor, Tensor, TooBusyError]
+        assert [type(answer) for answer in found] == [Tensor, Tensor, Tensor, QueueFullError]
 
     asyncio.run(ask())

@@ -141,7 +141,7 @@ def test_a_file_that_differs_is_not_written(kindling: Command, monkeypatch: pyte
     run = train(kindling, "mlp")
     write = formats.write_torch_export
 
-    def spoil(model: formats.Portable, *rest: Any) -> None:
+    def spoil(model: formats.ExportWrapper, *rest: Any) -> None:
         before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
         model.load_state_dict({name: tensor * 1.01 for name, tensor in before.items()})
         write(model, *rest)

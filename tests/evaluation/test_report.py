@@ -22,10 +22,10 @@ from torchmetrics.classification import MulticlassCalibrationError
 from conftest import TINY, Command, Train
 from helpers import AWKWARD
 from kindling import MLPClassifier, MNISTDataModule, SyntheticDataModule
-from kindling.evaluation.predictions import Answers
+from kindling.evaluation.predictions import Predictions
 from kindling.evaluation.report.classes import confusions
 from kindling.evaluation.report.statistics import bootstrap_mean, bootstrap_scores, calibration, wilson
-from kindling.training import CollectTest
+from kindling.training import TestOutputCollector
 from kindling.utils.text import format_metric
 
 RUN = Path("runs/tiny/version_0")
@@ -87,13 +87,13 @@ def written(run: Path = RUN) -> tuple[list[dict[str, str]], Tensor]:
     return table, torch.tensor([[float(row[name]) for name in names] for row in table])
 
 
-def random_answers(samples: int, classes: int, skill: float = 2.0) -> Answers:
+def random_answers(samples: int, classes: int, skill: float = 2.0) -> Predictions:
     random = torch.Generator().manual_seed(3)
     labels = torch.randint(classes, (samples,), generator=random)
     logits = torch.randn(samples, classes, generator=random)
     logits[torch.arange(samples), labels] += skill
     probabilities = logits.softmax(dim=1)
-    return Answers(probabilities, labels, -probabilities[torch.arange(samples), labels].log())
+    return Predictions(probabilities, labels, -probabilities[torch.arange(samples), labels].log())
 
 
 @pytest.mark.parametrize("command", ["fit", "test"])
@@ -281,7 +281,7 @@ def test_of_many_classes_none_confused_the_list_says_so() -> None:
 
 
 def test_a_process_without_a_batch_has_an_empty_share(monkeypatch: pytest.MonkeyPatch) -> None:
-    collected = CollectTest()
+    collected = TestOutputCollector()
     model = MLPClassifier(num_classes=3, input_shape=(2,))
     trainer = Trainer(logger=False)
     trainer.datamodule = SyntheticDataModule()  # type: ignore[attr-defined]

@@ -111,7 +111,7 @@ def test_the_learning_rate_of_the_backbone_is_a_share_of_the_heads(cached: Path)
     model = TransferClassifier.for_data(
         data, backbone=SHUFFLENET, unfreeze_epoch=0, backbone_lr=0.25, optimizer=partial(torch.optim.SGD, lr=0.1)
     )
-    model.materialize()
+    model.init_lazy_layers()
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
 
     class Gradients(Callback):

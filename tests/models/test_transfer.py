@@ -19,7 +19,7 @@ from torchvision.transforms.functional import rgb_to_grayscale
 from conftest import SHUFFLENET, TINY, TRANSFER, Command, Train
 from kindling import CNNClassifier, TransferClassifier
 from kindling.models.backbones import torchvision_names
-from kindling.models.input_adapter import Adapt
+from kindling.models.input_adapter import InputAdapter
 
 FILE = "shufflenetv2_x0.5-f707e7126e.pth"  # of torchvision's weights
 RUN = Path("runs/tiny/version_0")
@@ -65,7 +65,7 @@ def test_every_family_of_torchvision_takes_its_weights_and_a_step_at_its_smalles
     file.parent.mkdir(parents=True)
     expected = weights_of_its_own(name)
     torch.save(as_in_2017(expected) if name.startswith("densenet") else expected, file)
-    model.materialize()
+    model.init_lazy_layers()
     for key, value in model.backbone.state_dict().items():
         assert torch.equal(value, expected[key]), key
     loss = model.training_step((torch.rand(2, 1, 1, 1), torch.tensor([0, 2])), 0)
@@ -104,7 +104,7 @@ def test_weights_come_from_a_file(cached: Path, form: Callable[[dict[str, torch.
     torch.save(form(state), "mine.pt")
     cached.unlink()
     model = TransferClassifier(SHUFFLENET, "mine.pt", **images())
-    model.materialize()
+    model.init_lazy_layers()
     assert torch.equal(model.backbone.state_dict()["conv1.0.weight"], state["conv1.0.weight"])
 
 
@@ -115,7 +115,7 @@ def test_a_vision_transformer_of_another_size_takes_the_weights(no_network: None
     state["encoder.pos_embedding"] = torch.cat([torch.tensor([-1.0]), rows]).view(1, 197, 1).expand(1, 197, 768)
     torch.save(state, "mine.pt")
     model = TransferClassifier("vit_b_16", "mine.pt", image_size=48, **images())
-    model.materialize()
+    model.init_lazy_layers()
     positions = model.backbone.state_dict()["encoder.pos_embedding"][0, :, 0]
     assert positions.tolist() == pytest.approx([-1, *[0] * 3, *[6.5] * 3, *[13] * 3], abs=1e-4)
 
@@ -325,7 +325,7 @@ def test_a_network_that_was_trained_here_is_a_backbone(kindling: Command) -> Non
 def test_images_are_recoloured_and_resized(channels: int, takes: int, size: tuple[int, int]) -> None:
     """As Pillow does it, which weights all pixels where an image becomes smaller."""
     images = torch.rand(2, channels, 15, 21)
-    adapted = Adapt(takes, size)(images)
+    adapted = InputAdapter(takes, size)(images)
     if (channels, takes) == (3, 1):
         images = rgb_to_grayscale(images)
     for image, result in zip(images, adapted, strict=True):

@@ -18,7 +18,7 @@ from conftest import TINY, Command, Train, different
 from kindling import load
 from kindling.runs.checkpoints import CHECKSUMS, DamagedError, read, save
 from kindling.runs.checksums import checksum
-from kindling.runs.metadata import Record
+from kindling.runs.metadata import RunMetadata
 from kindling.training.checkpoint_io import AtomicCheckpointIO, write_atomically
 
 RUN = Path("runs/tiny/version_0")
@@ -195,7 +195,7 @@ def test_checkpoints_need_no_temporary_folder(kindling: Command, monkeypatch: py
     assert read(LAST, "all")["global_step"] == 14
     assert read(BEST, "all")
     assert (RUN / "metrics.csv").read_text().count("\n") > 2
-    assert Record.read(RUN).tested
+    assert RunMetadata.read(RUN).tested
 
 
 @pytest.mark.parametrize("path", [LAST, BEST], ids=["last", "best"])

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from conftest import TINY, Command, Train
-from kindling.runs.metadata import FILE, TEST, Record, this_process
+from kindling.runs.metadata import FILE, TEST, RunMetadata, process_info
 from kindling.tensorboard.logger import MetricsLogger
-from kindling.training import CollectTest
+from kindling.training import TestOutputCollector
 from kindling.training.resume import move_best
 
 RUN = Path("runs/tiny/version_0")
@@ -65,7 +65,7 @@ def test_a_copy_of_a_run_resumes_and_leaves_the_original_alone(
     assert best < 3
     assert epoch_of(copy / "checkpoints/best.ckpt") == best
     assert len(rows_of(copy / "metrics.csv")) > len(rows_of(RUN / "metrics.csv"))
-    assert len(Record.read(copy).commands) == 2
+    assert len(RunMetadata.read(copy).commands) == 2
     assert contents(RUN) == before
 
 
@@ -148,7 +148,7 @@ def test_a_copy_without_its_best_checkpoint_gets_one(kindling: Command, trained:
     assert result.code == 0, result.err
     best = epoch_of(Path("mine/checkpoints/best.ckpt")) + 1
     assert best > 4
-    assert Record.read(Path("mine")).best_epoch == best
+    assert RunMetadata.read(Path("mine")).best_epoch == best
 
 
 def test_a_new_run_owns_no_file_of_the_one_that_it_starts_from() -> None:
@@ -160,15 +160,15 @@ def test_a_new_run_owns_no_file_of_the_one_that_it_starts_from() -> None:
 def test_a_copy_of_a_run_that_still_trains_resumes(kindling: Command, trained: Train) -> None:
     trained(*WORSE)
     running = json.loads((RUN / FILE).read_text()) | {"status": "running"}
-    running["process"] = this_process(RUN) | {"pid": os.getppid(), "began": 0.0}
+    running["process"] = process_info(RUN) | {"pid": os.getppid(), "began": 0.0}
     running["process"] |= {"host": "elsewhere"}
-    running["seen"] = Record().started
-    (RUN / FILE).write_text(json.dumps(running | {"seen": Record.read(RUN).seen}))
+    running["seen"] = RunMetadata().started
+    (RUN / FILE).write_text(json.dumps(running | {"seen": RunMetadata.read(RUN).seen}))
     assert kindling("fit", "--ckpt_path", RUN, "--trainer.max_epochs", "5").code == 1
     copied("mine")
     assert kindling("fit", "--ckpt_path", "mine", "--trainer.max_epochs", "5").code == 0
     RUN.rename("moved")
-    assert Record.read(Path("moved")).status == "running"
+    assert RunMetadata.read(Path("moved")).status == "running"
 
 
 def killed(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,11 +181,11 @@ def killed(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 PLACES = [
-    "kindling.training.test_outputs.CollectTest.on_train_end",
-    "kindling.training.run_metadata.RunRecord.on_fit_end",
+    "kindling.training.test_outputs.TestOutputCollector.on_train_end",
+    "kindling.training.run_metadata.RunMetadataWriter.on_fit_end",
     "kindling.cli.lightning_cli.KindlingCLI.test",
     "kindling.evaluation.outputs.write_predictions",
-    "kindling.training.run_metadata.RunRecord.note_tested",
+    "kindling.training.run_metadata.RunMetadataWriter.note_tested",
 ]
 
 
@@ -202,15 +202,15 @@ def test_a_run_killed_after_its_last_epoch_is_finished_by_resuming(
     }[stop]
     with monkeypatch.context() as patch:
         killed(place, patch)
-        patch.setattr("kindling.tensorboard.dashboard.Dashboard.on_train_end", CollectTest.on_train_end)
+        patch.setattr("kindling.tensorboard.dashboard.Dashboard.on_train_end", TestOutputCollector.on_train_end)
         assert kindling("fit", *options).code == 9
-    assert not Record.read(RUN).tested
+    assert not RunMetadata.read(RUN).tested
     before = epoch_of(RUN / "checkpoints/last.ckpt"), (RUN / "checkpoints/best.ckpt").read_bytes()
     result = kindling("fit", "--ckpt_path", RUN)
     assert result.code == 0, result.err
     assert f"test split, {RUN}/checkpoints/best.ckpt" in result.out
     assert (epoch_of(RUN / "checkpoints/last.ckpt"), (RUN / "checkpoints/best.ckpt").read_bytes()) == before
-    record = Record.read(RUN)
+    record = RunMetadata.read(RUN)
     assert (record.status, record.tested) == ("finished", True)
     assert all((RUN / name).exists() for name in (TEST, "predictions.csv"))
     rows = (RUN / "metrics.csv").read_text().splitlines()

@@ -79,3 +79,4 @@ def test_a_class_that_has_moved_is_found_with_a_hint(kindling: Command) -> None:
     result = kindling("fit", *TINY, *options)
     assert (result.code, result.err) == (0, "")
     assert result.out.count("note: kindling.callbacks is called kindling.training now\n") == 1
+    assert result.out.count("note: StepFigures is called TrainingStatsMonitor now\n") == 1

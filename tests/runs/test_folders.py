@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from kindling.runs.find import find_checkpoint
-from kindling.runs.folders import new_run, run_of
-from kindling.utils.files import whole_file
+from kindling.runs.folders import new_run, run_folder_of
+from kindling.utils.files import atomic_write
 
 
 def checkpoint(path: str, age: int) -> Path:
@@ -54,17 +54,17 @@ def test_a_missing_checkpoint_is_named(where: str) -> None:
 
 
 def test_the_run_of_a_checkpoint() -> None:
-    assert run_of(Path("runs/a/version_0/checkpoints/best.ckpt")) == Path("runs/a/version_0")
-    assert run_of(Path("downloads/model.ckpt")) == Path("downloads/model")
+    assert run_folder_of(Path("runs/a/version_0/checkpoints/best.ckpt")) == Path("runs/a/version_0")
+    assert run_folder_of(Path("downloads/model.ckpt")) == Path("downloads/model")
 
 
 def test_a_file_appears_whole_or_not_at_all(folder: Path) -> None:
     target = folder / "table.csv"
     target.write_text("old")
-    with pytest.raises(TypeError), whole_file(target) as path, path.open("w") as file:
+    with pytest.raises(TypeError), atomic_write(target) as path, path.open("w") as file:
         file.writelines(["half", 3])  # type: ignore[list-item]
     assert target.read_text() == "old"
-    with whole_file(target) as path:
+    with atomic_write(target) as path:
         path.write_text("new")
     assert target.read_text() == "new"
     assert sorted(os.listdir()) == ["configs", "table.csv"]

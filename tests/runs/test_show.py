@@ -8,7 +8,7 @@ import torch
 
 from conftest import TINY, Command, Train, different
 from kindling import MLPClassifier
-from kindling.runs.metadata import Record, git_commit
+from kindling.runs.metadata import RunMetadata, git_commit
 
 RUN = Path("runs/tiny/version_0")
 
@@ -30,7 +30,7 @@ def test_it_ends_with_the_command_that_repeats_the_run_to_the_same_weights(kindl
     assert made == RUN.with_name("version_1")
     for name in ("best", "last"):
         assert different(RUN / f"checkpoints/{name}.ckpt", made / f"checkpoints/{name}.ckpt") == []
-    assert Record.read(made).recipe == "tiny"
+    assert RunMetadata.read(made).recipe == "tiny"
 
 
 def test_a_run_that_began_from_another_repeats_too(kindling: Command, trained: Train) -> None:
@@ -59,7 +59,7 @@ def test_an_interrupted_run_that_went_on_repeats_too_but_not_one_with_other_sett
         patch.setattr(MLPClassifier, "on_before_backward", interrupt)
         assert kindling("fit", *TINY).code == 1
     assert kindling("fit", "--ckpt_path", RUN).code == 0
-    assert not Record.read(RUN).altered
+    assert not RunMetadata.read(RUN).altered
     assert different(RUN / "checkpoints/last.ckpt", repeat(kindling, RUN) / "checkpoints/last.ckpt") == []
     assert kindling("fit", "--ckpt_path", RUN, "--trainer.max_epochs", 3).code == 0
     *_, why, first, second, third = kindling("runs", "show", RUN).out.splitlines()
@@ -91,7 +91,7 @@ def test_the_command_asks_for_the_threads_that_the_run_had(
 ) -> None:
     trained(*TINY)
     threads = torch.get_num_threads()
-    assert Record.read(RUN).threads == [threads]
+    assert RunMetadata.read(RUN).threads == [threads]
     monkeypatch.setenv("OMP_NUM_THREADS", str(threads))
     assert kindling("runs", "show", RUN).out.splitlines()[-1].split()[:2] == ["kindling", "fit"]
     monkeypatch.setenv("OMP_NUM_THREADS", str(threads + 1))
@@ -107,7 +107,7 @@ def test_a_run_that_went_on_names_commit_and_threads_of_each_command(
     first, now = "a" * 40, git_commit()[0]
     (RUN / "run.json").write_text(json.dumps(stored | {"commit": first, "commits": [first], "threads": [7]}))
     assert kindling("fit", "--ckpt_path", RUN, "--trainer.max_epochs", 3).code == 0
-    record, threads = Record.read(RUN), torch.get_num_threads()
+    record, threads = RunMetadata.read(RUN), torch.get_num_threads()
     assert (record.altered, record.commits, record.threads) == (True, [first, now], [7, threads])
     monkeypatch.setenv("OMP_NUM_THREADS", str(threads))
     lines = kindling("runs", "show", RUN).out.splitlines()

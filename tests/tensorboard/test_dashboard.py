@@ -22,10 +22,10 @@ from torch.utils.tensorboard import SummaryWriter
 from conftest import TINY, TRANSFER, Command, Train
 from kindling import MLPClassifier
 from kindling.tensorboard import Dashboard, images
-from kindling.tensorboard.logger import StageLogger
+from kindling.tensorboard.logger import SplitLogger
 from kindling.tensorboard.network import write_network
 from kindling.tensorboard.results import principal
-from kindling.training import StepFigures
+from kindling.training import TrainingStatsMonitor
 
 RUN = Path("runs/tiny/version_0")
 DIGITS = (
@@ -208,7 +208,7 @@ def test_it_takes_less_than_three_percent_of_the_training(kindling: Command, mon
 
         return call
 
-    for cls in (Dashboard, StepFigures, StageLogger):
+    for cls in (Dashboard, TrainingStatsMonitor, SplitLogger):
         for name, function in list(vars(cls).items()):
             if name.startswith("on_") or name in ("log_metrics", "save"):
                 monkeypatch.setattr(cls, name, timed(name, function))
@@ -219,7 +219,7 @@ def test_it_takes_less_than_three_percent_of_the_training(kindling: Command, mon
 
 
 def test_captions_fit_however_narrow_the_images_are() -> None:
-    page = images.sheet(torch.zeros(2, 1, 100, 4), [["a long name"], ["漢字"]])
+    page = images.image_grid(torch.zeros(2, 1, 100, 4), [["a long name"], ["漢字"]])
     assert page.height > 96
 
 

@@ -136,7 +136,7 @@ def test_plots_at_the_end_show_the_raw_weights_also_when_they_are_drawn_on_resum
         if len(drawn) == 1:
             raise SystemExit(9)  # as a kill does, between the last epoch and the test
 
-    monkeypatch.setattr("kindling.training.training_plots.TrainingHistory.on_train_end", draw)
+    monkeypatch.setattr("kindling.training.training_plots.PlotTrainingHistory.on_train_end", draw)
     assert kindling("fit", *TINY, *options).code == 9
     assert kindling("fit", "--ckpt_path", RUN, "--test_after_fit", "false").code == 0
     last = stored("last")

@@ -17,7 +17,7 @@ from PIL import Image
 from conftest import TINY, Command, different
 from kindling.runs.checkpoints import read, save
 from kindling.runs.find import find_checkpoint
-from kindling.runs.metadata import Record, as_utc, status_of, this_process
+from kindling.runs.metadata import RunMetadata, process_info, status_of, utc_timestamp
 
 RUN = Path("runs/tiny/version_0")
 LAST = RUN / "checkpoints/last.ckpt"
@@ -97,7 +97,7 @@ def test_a_disk_that_is_full_amid_a_checkpoint_leaves_the_old_one(monkeypatch: p
 def test_a_run_folder_that_is_deleted_ends_the_training_in_one_line(
     kindling: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hook = "kindling.training.training_stats.StepFigures.on_train_epoch_end"
+    hook = "kindling.training.training_stats.TrainingStatsMonitor.on_train_epoch_end"
     monkeypatch.setattr(hook, lambda *_: shutil.rmtree(RUN, ignore_errors=True))
     result = kindling("fit", *TINY)
     assert (result.code, result.err.count("\n")) == (1, 1), result.err
@@ -120,7 +120,7 @@ def test_an_image_that_disappears_is_named_and_the_run_resumes_when_it_is_back(
     assert kindling("fit", *options).code == 0
     lost, hidden = Path("images/a/4.png"), Path("lost.png")
     with monkeypatch.context() as patch:
-        hook = "kindling.training.training_stats.StepFigures.on_train_epoch_end"
+        hook = "kindling.training.training_stats.TrainingStatsMonitor.on_train_epoch_end"
         patch.setattr(hook, lambda *_: lost.exists() and lost.rename(hidden))
         result = kindling("fit", *options)
     assert (result.code, result.err.count("\n")) == (1, 1), result.err
@@ -148,13 +148,13 @@ def test_a_run_trains_and_resumes_while_the_clock_goes_back(kindling: Command, m
 def test_a_clock_that_was_set_back_hides_neither_a_run_that_trains_nor_a_dead_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    process = this_process(Path())
+    process = process_info(Path())
     begin = psutil.Process.create_time
     boot = psutil.boot_time()
     monkeypatch.setattr(psutil, "boot_time", lambda: boot - 7200)
     monkeypatch.setattr(psutil.Process, "create_time", lambda self: begin(self) - 7200)
-    assert status_of(Record(status="running", process=process)) == "running"
-    assert status_of(Record(status="running", process=process | {"after_boot": 1.0})) == "failed"
+    assert status_of(RunMetadata(status="running", process=process)) == "running"
+    assert status_of(RunMetadata(status="running", process=process | {"after_boot": 1.0})) == "failed"
     later = (datetime.now(UTC) + timedelta(hours=2)).isoformat()
-    assert status_of(Record(status="running", process={"host": "elsewhere"}, seen=later)) == "failed"
-    assert status_of(Record(status="running", process={"host": "elsewhere"}, seen=as_utc())) == "running"
+    assert status_of(RunMetadata(status="running", process={"host": "elsewhere"}, seen=later)) == "failed"
+    assert status_of(RunMetadata(status="running", process={"host": "elsewhere"}, seen=utc_timestamp())) == "running"

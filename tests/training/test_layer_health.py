@@ -6,7 +6,7 @@ from lightning.pytorch import Trainer
 from conftest import Command
 from helpers import DeadClassifier
 from kindling import CNNClassifier, MNISTDataModule, SyntheticDataModule
-from kindling.training import Watch
+from kindling.training import LayerHealthMonitor
 from kindling.training.layer_health import gradient_sizes
 
 SHORT = (
@@ -73,9 +73,9 @@ def test_a_frozen_backbone_is_no_fault(kindling: Command) -> None:
 def test_it_works_in_python_and_leaves_nothing_behind(capsys: pytest.CaptureFixture[str]) -> None:
     data = SyntheticDataModule(num_samples=300)
     model = DeadClassifier.for_data(data)
-    Trainer(max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, callbacks=[Watch()]).fit(
-        model, data
-    )
+    Trainer(
+        max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, callbacks=[LayerHealthMonitor()]
+    ).fit(model, data)
     assert len(watched(capsys.readouterr().out)) == 1
     assert not any(module._forward_hooks for module in model.network.modules())
 

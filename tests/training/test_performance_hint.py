@@ -66,7 +66,7 @@ def test_what_a_gpu_could_do_is_said_at_the_start(
     monkeypatch.setattr("lightning.pytorch.accelerators.CUDAAccelerator.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation: bf16)
     trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device(device)), precision=precision)
-    performance_hint.SpeedHint().on_train_start(trainer, None)  # type: ignore[arg-type]
+    performance_hint.PerformanceHint().on_train_start(trainer, None)  # type: ignore[arg-type]
     assert hints(capsys.readouterr().out) == ([f"faster: {said}"] if said else [])
 
 

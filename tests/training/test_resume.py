@@ -14,7 +14,7 @@ from lightning.pytorch import Trainer
 
 from conftest import TINY, Command, different
 from kindling import MLPClassifier, SyntheticDataModule
-from kindling.runs.metadata import Record
+from kindling.runs.metadata import RunMetadata
 from kindling.training.resume import keep_previous
 
 # Dropout and shuffling draw random numbers, a plateau scheduler has a memory; 30 samples a class are 7 steps an epoch.
@@ -121,7 +121,7 @@ def test_the_best_checkpoint_stays_the_best_where_the_folder_is_named_otherwise(
     RUN.parent.rename("runs/moved")
     moved = Path("runs/moved/version_0").resolve()
     assert kindling("fit", "--ckpt_path", moved, "--trainer.max_epochs", "7", *other).code == 0
-    assert Record.read(moved).altered
+    assert RunMetadata.read(moved).altered
     assert torch.load(moved / "checkpoints/best.ckpt", weights_only=True)["epoch"] == best
 
 
@@ -190,12 +190,12 @@ def test_an_interrupted_test_is_finished_by_resuming(kindling: Command, number: 
     callback = {"class_path": "helpers.SignalInTest", "init_args": {"number": int(number)}}
     stopped = kindling("fit", *TINY, "--trainer.callbacks", json.dumps([callback]))
     assert (stopped.code, stopped.err) == (1, "kindling: interrupted\n")
-    assert not Record.read(RUN).tested
+    assert not RunMetadata.read(RUN).tested
     assert signal.getsignal(number) == (signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
     shutil.copytree(RUN, "before")
     resumed = kindling("fit", "--ckpt_path", RUN, "--trainer.callbacks", "null")
     assert (resumed.code, resumed.err) == (0, "")
-    assert Record.read(RUN).tested
+    assert RunMetadata.read(RUN).tested
     assert [
         different(f"before/checkpoints/{name}.ckpt", RUN / f"checkpoints/{name}.ckpt") for name in ("last", "best")
     ] == [[], []]

@@ -14,8 +14,8 @@ from lightning.pytorch.loggers import CSVLogger
 from conftest import TINY, Command
 from kindling import MLPClassifier, SyntheticDataModule
 from kindling.runs.history import read_history
-from kindling.runs.metadata import Record, as_utc, git_commit, status_of
-from kindling.training import ExactResume, RunRecord, TrainingHistory
+from kindling.runs.metadata import RunMetadata, git_commit, status_of, utc_timestamp
+from kindling.training import ExactResume, PlotTrainingHistory, RunMetadataWriter
 
 RUN = Path("runs/tiny/version_0")
 
@@ -26,7 +26,7 @@ def stop_with(name: str, step: int) -> list[str]:
 
 def test_a_run_writes_down_what_it_was(kindling: Command) -> None:
     assert kindling("fit", *TINY, "--trainer.max_epochs", 4, "--model.optimizer.lr", 0.1).code == 0
-    record = Record.read(RUN)
+    record = RunMetadata.read(RUN)
     assert [shlex.split(typed)[: 2 + len(TINY)] for typed in record.commands] == [["kindling", "fit", *TINY]]
     assert (record.recipe, record.status, record.epochs, record.planned) == ("tiny", "finished", 4, 4)
     history = read_history(RUN / "metrics.csv")
@@ -40,21 +40,21 @@ def test_the_best_epoch_is_that_of_the_checkpoint(kindling: Command) -> None:
     monitor = ["--checkpoint.monitor", "val/accuracy", "--checkpoint.mode", "max"]
     assert kindling("fit", *TINY, *monitor, "--trainer.max_epochs", 5).code == 0
     accuracies = list(read_history(RUN / "metrics.csv")["val/accuracy"].values())
-    best = Record.read(RUN)
+    best = RunMetadata.read(RUN)
     assert best.best_epoch == 1 + accuracies.index(max(accuracies))
     (RUN / "run.json").unlink()
-    assert Record.read(RUN).best == pytest.approx(best.best)  # a run of the past has it in its other files
+    assert RunMetadata.read(RUN).best == pytest.approx(best.best)  # a run of the past has it in its other files
 
 
 def test_a_figure_of_the_training_may_say_which_epoch_is_the_best(kindling: Command) -> None:
     assert kindling("fit", *TINY, "--checkpoint.monitor", "train/loss", "--trainer.max_epochs", 3).code == 0
     losses = list(read_history(RUN / "metrics.csv")["train/loss"].values())
-    best = Record.read(RUN)
+    best = RunMetadata.read(RUN)
     assert best.best_epoch == 1 + losses.index(min(losses))
     assert best.best["train/loss"] == pytest.approx(min(losses))
     assert "val/loss" in best.best
     (RUN / "run.json").unlink()
-    assert Record.read(RUN).best == pytest.approx(best.best)
+    assert RunMetadata.read(RUN).best == pytest.approx(best.best)
 
 
 def test_a_run_is_running_while_it_does(kindling: Command) -> None:
@@ -65,10 +65,10 @@ def test_a_run_is_running_while_it_does(kindling: Command) -> None:
 
 def test_an_interrupted_run_is_stopped_and_then_finished(kindling: Command) -> None:
     assert kindling("fit", *TINY, *stop_with("SignalAt", 9)).code == 1
-    stopped = Record.read(RUN)
+    stopped = RunMetadata.read(RUN)
     assert (stopped.status, stopped.epochs) == ("stopped", 1)
     assert kindling("fit", "--ckpt_path", "last", "--trainer.callbacks", "null").code == 0
-    finished = Record.read(RUN)
+    finished = RunMetadata.read(RUN)
     assert (finished.status, finished.epochs, finished.started) == ("finished", 2, stopped.started)
     assert finished.commands[1:] == ["kindling fit --ckpt_path last --trainer.callbacks null"]
     assert (finished.seconds or 0) > (stopped.seconds or 0)
@@ -77,7 +77,7 @@ def test_an_interrupted_run_is_stopped_and_then_finished(kindling: Command) -> N
 def test_a_crashed_run_has_failed(kindling: Command) -> None:
     with pytest.raises(RuntimeError, match="lights"):
         kindling("fit", *TINY, *stop_with("CrashAt", 9))
-    assert Record.read(RUN).status == "failed"
+    assert RunMetadata.read(RUN).status == "failed"
     assert (RUN / "training_history.png").exists()
 
 
@@ -87,14 +87,14 @@ def test_a_run_that_fails_at_its_very_end_has_failed(kindling: Command, monkeypa
 
     monkeypatch.setattr(ExactResume, "on_train_end", fill_disk)
     assert kindling("fit", *TINY).code == 1
-    record = Record.read(RUN)
+    record = RunMetadata.read(RUN)
     assert (record.status, record.epochs) == ("failed", 2)
 
 
 def test_a_run_stopped_early_is_finished(kindling: Command) -> None:
     options = ["--early_stopping.patience", "1", "--model.optimizer.lr", "0", "--trainer.max_epochs", "9"]
     assert kindling("fit", *TINY, *options).code == 0
-    record = Record.read(RUN)
+    record = RunMetadata.read(RUN)
     assert (record.status, record.epochs, record.planned, record.best_epoch) == ("finished", 2, 9, 1)
 
 
@@ -103,7 +103,7 @@ def test_an_ensemble_is_a_run_too(kindling: Command) -> None:
     options = ["--data", "SyntheticDataModule", "--data.num_samples", "300", "--run_name", "both"]
     members = f"[{RUN}, {RUN}]"
     assert kindling("fit", "--model", "EnsembleClassifier", "--model.checkpoints", members, *options).code == 0
-    both, one = Record.read(Path("runs/both/version_0")), Record.read(RUN)
+    both, one = RunMetadata.read(Path("runs/both/version_0")), RunMetadata.read(RUN)
     assert (both.status, both.epochs) == ("finished", None)
     assert both.best["val/loss"] == pytest.approx(one.best["val/loss"], rel=1e-3)
 
@@ -121,8 +121,8 @@ def test_only_a_process_that_lives_is_running() -> None:
         ("x", "y", host, "failed"),
     ]:
         process = {"pid": pid, "began": since, "host": where}
-        assert status_of(Record(status="running", process=process, seen=long_ago)) == status
-    assert status_of(Record(status="running", process={"host": "elsewhere"}, seen=as_utc())) == "running"
+        assert status_of(RunMetadata(status="running", process=process, seen=long_ago)) == status
+    assert status_of(RunMetadata(status="running", process={"host": "elsewhere"}, seen=utc_timestamp())) == "running"
 
 
 def test_the_commit_is_that_of_the_folder_where_we_are(folder: Path) -> None:
@@ -147,7 +147,7 @@ def test_a_folder_without_a_repository_has_no_commit_though_the_engine_s_own_has
     (run / "run.json").write_text(json.dumps(record | {"commit": "a" * 40, "commits": ["a" * 40]}))  # of a repository
     monkeypatch.setattr("helpers.SignalAt.on_before_backward", lambda *_: None)
     assert kindling("fit", "--ckpt_path", run).code == 0
-    assert not Record.read(run).altered  # that the code has changed is not known
+    assert not RunMetadata.read(run).altered  # that the code has changed is not known
 
 
 def test_it_works_without_git(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,21 +160,21 @@ def test_a_notebook_gets_record_and_picture_without_arguments() -> None:
     trainer = Trainer(
         max_epochs=2,
         logger=CSVLogger("runs"),
-        callbacks=[RunRecord(), TrainingHistory()],
+        callbacks=[RunMetadataWriter(), PlotTrainingHistory()],
         enable_progress_bar=False,
         enable_model_summary=False,
     )
     trainer.fit(MLPClassifier.for_data(data, hidden=(8,)), data)
     run = Path("runs/lightning_logs/version_0")
     assert (run / "training_history.png").exists()
-    record = Record.read(run)
+    record = RunMetadata.read(run)
     assert (record.status, record.epochs) == ("finished", 2)
     assert "val/accuracy" in record.best
 
 
 def test_two_processes_do_not_train_in_one_folder(kindling: Command) -> None:
     assert kindling("fit", *TINY, "--test_after_fit", "false").code == 0
-    record = Record.read(RUN)
+    record = RunMetadata.read(RUN)
     other = psutil.Process(os.getppid())  # as alive as can be
     record.status = "running"
     record.process |= {"pid": other.pid, "began": other.create_time()}

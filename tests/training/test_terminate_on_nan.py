@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from conftest import TINY, Command, weights
-from kindling.training import FiniteLoss
+from kindling.training import TerminateOnNaN
 from kindling.training.terminate_on_nan import NotFiniteError
 
 RUN = Path("runs/tiny/version_0")
@@ -127,7 +127,7 @@ def test_a_gpu_is_not_waited_for_but_its_loss_is_found_later(monkeypatch: pytest
     monkeypatch.setattr("torch.cuda.Event", Event)
     optimizer = SimpleNamespace(param_groups=[{"lr": 0.5}])
     trainer: Any = SimpleNamespace(world_size=1, global_step=0, current_epoch=0, optimizers=[optimizer])
-    finite = FiniteLoss()
+    finite = TerminateOnNaN()
 
     def step(loss: float) -> None:
         on_gpu: Any = SimpleNamespace(is_cuda=True, requires_grad=True, detach=lambda: torch.tensor(loss))

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from conftest import CURVES, TINY, Command
 from kindling import MLPClassifier, SyntheticDataModule
-from kindling.runs.history import read_history, read_rates
+from kindling.runs.history import read_history, read_learning_rates
 from kindling.runs.plots import PALETTE, plot_history, plot_runs, shown_name
-from kindling.training import TrainingHistory
+from kindling.training import PlotTrainingHistory
 
 RUN = Path("runs/tiny/version_0")
 
@@ -64,8 +64,8 @@ def test_steps_are_turned_into_epochs_by_the_ends_of_the_epochs(folder: Path) ->
     Path("metrics.csv").write_text("\n".join(rows))
     # Four steps in the first epoch and six in the second; three more on the way in a third.
     expected = [(0.5, 0.1), (2.0, 0.3), (2.5, 1.0)]
-    assert read_rates(Path("metrics.csv"))["lr/backbone"] == expected
-    assert [rate for _, rate in read_rates(Path("metrics.csv"))["lr/head"]] == [0.2, 0.4, 2.0]
+    assert read_learning_rates(Path("metrics.csv"))["lr/backbone"] == expected
+    assert [rate for _, rate in read_learning_rates(Path("metrics.csv"))["lr/head"]] == [0.2, 0.4, 2.0]
 
 
 def test_any_name_can_be_a_title(folder: Path, recwarn: pytest.WarningsRecorder) -> None:
@@ -81,7 +81,7 @@ def test_any_name_can_be_a_title(folder: Path, recwarn: pytest.WarningsRecorder)
 
 def test_a_history_needs_a_table_of_figures() -> None:
     data = SyntheticDataModule(num_samples=100)
-    trainer = Trainer(max_epochs=1, logger=False, callbacks=[TrainingHistory()], enable_checkpointing=False)
+    trainer = Trainer(max_epochs=1, logger=False, callbacks=[PlotTrainingHistory()], enable_checkpointing=False)
     with pytest.raises(ValueError, match=r"Trainer\(logger=CSVLogger\('runs'\)\) keeps it"):
         trainer.fit(MLPClassifier.for_data(data), data)
 

@@ -10,7 +10,7 @@ from lightning.pytorch.loggers import CSVLogger
 
 from conftest import TINY, Command
 from kindling import MLPClassifier, SyntheticDataModule
-from kindling.training import StepFigures
+from kindling.training import TrainingStatsMonitor
 
 RUN = Path("runs/tiny/version_0")
 
@@ -38,7 +38,7 @@ def test_the_gradient_norm_is_that_before_clipping() -> None:
         log_every_n_steps=1,
         gradient_clip_val=1e-3,
         logger=CSVLogger(".", "runs", "one"),
-        callbacks=[norms, StepFigures()],
+        callbacks=[norms, TrainingStatsMonitor()],
         enable_progress_bar=False,
     )
     trainer.fit(MLPClassifier.for_data(data), data)

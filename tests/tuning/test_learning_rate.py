@@ -10,8 +10,8 @@ from matplotlib.image import imread
 
 from conftest import TINY, Command, Train
 from kindling import CNNClassifier, MLPClassifier, MNISTDataModule, SyntheticDataModule, find_lr
-from kindling.tuning.learning_rate import Sweep, valley
-from kindling.tuning.short_fit import trial, twin
+from kindling.tuning.learning_rate import LRSweep, valley_lr
+from kindling.tuning.short_fit import clone_model, short_fit
 
 SGD = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.1}}
 
@@ -76,8 +76,8 @@ class Steps(Callback):
 def test_the_rates_are_those_that_the_steps_really_have() -> None:
     data = SyntheticDataModule(num_samples=300)
     model = MLPClassifier.for_data(data, hidden=(8,), optimizer=SGD, warmup_epochs=5)
-    sweep, steps = Sweep(1e-2, 1.0, 20), Steps()
-    trial(twin(model), data, 20, [sweep, steps], accelerator="cpu")
+    sweep, steps = LRSweep(1e-2, 1.0, 20), Steps()
+    short_fit(clone_model(model), data, 20, [sweep, steps], accelerator="cpu")
     assert steps.rates == pytest.approx(np.geomspace(1e-2, 1.0, 20).tolist(), rel=1e-3)
 
 
@@ -104,8 +104,8 @@ def test_the_suggestion_is_near_to_what_was_tuned_by_hand() -> None:
 
 def test_the_valley_is_the_middle_of_the_lowest_losses() -> None:
     rates = np.geomspace(1e-4, 1, 5)
-    assert valley(rates, np.array([2.0, 1.0, 1.0, 1.0, 5.0])) == pytest.approx(1e-2)
-    assert valley(rates, np.array([2.0, 1.5, 1.0, 1.0, 5.0])) == pytest.approx(10**-1.5)
+    assert valley_lr(rates, np.array([2.0, 1.0, 1.0, 1.0, 5.0])) == pytest.approx(1e-2)
+    assert valley_lr(rates, np.array([2.0, 1.5, 1.0, 1.0, 5.0])) == pytest.approx(10**-1.5)
 
 
 def test_no_suggestion_where_nothing_is_learnt(kindling: Command) -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode
 
 from helpers import png_16
-from kindling.utils.inputs import decode_image, fit_image, from_numbers
+from kindling.utils.inputs import decode_image, fit_image, to_input_tensor
 
 GREY, COLOUR = (1, 5, 4), (3, 5, 4)
 BYTES = np.random.default_rng(0).integers(0, 256, (2, 3, 5, 4), dtype=np.uint8)
@@ -42,14 +42,14 @@ def forms(one: bool) -> dict[str, Any]:
 def test_images_are_taken_however_they_are_held(form: str, one: bool) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        inputs = from_numbers(forms(one)[form], COLOUR)
+        inputs = to_input_tensor(forms(one)[form], COLOUR)
     assert inputs.dtype == torch.float32
     torch.testing.assert_close(inputs, FLOATS[:1] if one else FLOATS)
 
 
 def test_numbers_of_half_precision_are_taken() -> None:
-    assert from_numbers(torch.tensor([0.5, 2, -3], dtype=torch.bfloat16), (3,)).tolist() == [[0.5, 2, -3]]
-    assert from_numbers(np.array([0.5, 2, -3], dtype=np.float16), (3,)).tolist() == [[0.5, 2, -3]]
+    assert to_input_tensor(torch.tensor([0.5, 2, -3], dtype=torch.bfloat16), (3,)).tolist() == [[0.5, 2, -3]]
+    assert to_input_tensor(np.array([0.5, 2, -3], dtype=np.float16), (3,)).tolist() == [[0.5, 2, -3]]
 
 
 @pytest.mark.parametrize("number", [1, 2])
@@ -60,13 +60,13 @@ def test_channels_may_come_last_and_grey_needs_none(shape: tuple[int, int, int],
     forms += [images[:, 0]] if shape == GREY else []
     forms += [form[0] for form in forms] if number == 1 else []
     for form in forms:
-        assert torch.equal(from_numbers(form, shape), images)
+        assert torch.equal(to_input_tensor(form, shape), images)
 
 
 @pytest.mark.parametrize("values", [[1, -2.5, 300], np.array([1, -2.5, 300]), torch.tensor([[1, -2.5, 300]])])
 def test_features_are_taken_as_they_are(values: Any) -> None:
-    assert from_numbers(values, (3,)).tolist() == [[1, -2.5, 300]]
-    assert from_numbers(np.array([[1, 2, 200]], dtype=np.uint8), (3,)).tolist() == [[1, 2, 200]]
+    assert to_input_tensor(values, (3,)).tolist() == [[1, -2.5, 300]]
+    assert to_input_tensor(np.array([[1, 2, 200]], dtype=np.uint8), (3,)).tolist() == [[1, 2, 200]]
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_what_is_no_such_sample_is_refused_in_one_line(values: Any, shape: tuple
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with pytest.raises(ValueError, match=words) as caught:
-            from_numbers(values, shape)
+            to_input_tensor(values, shape)
     assert "\n" not in str(caught.value)
 
 
@@ -180,7 +180,7 @@ def test_what_can_not_be_decoded_is_refused_in_one_line(data: bytes, words: str)
 
 def test_a_large_photo_is_decoded_and_only_a_stranger_s_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # Pillow calls twice as many an attack
-    monkeypatch.setattr("kindling.utils.inputs.MOST_PIXELS", 2000)
+    monkeypatch.setattr("kindling.utils.inputs.MAX_PIXELS", 2000)
     photo = encoded(scene(160, 120), "jpeg")  # decoded at an eighth
     assert decode_image(photo, (3, 8, 8)).shape == (3, 8, 8)
     for data, most in ((photo, 1000), (encoded(scene(160, 120)), None)):

@@ -13,9 +13,9 @@ from kindling.cli.yaml_files import read_yaml
 from kindling.data import BaseDataModule
 from kindling.models.task import DATA_ARGUMENTS, BaseTask
 from kindling.runs.checkpoint_contents import EPOCHS, STOPPERS
-from kindling.runs.folders import is_last, run_of
+from kindling.runs.folders import is_last, run_folder_of
 from kindling.runs.foreign import check_files, check_functions, typed_arguments
-from kindling.runs.metadata import Record
+from kindling.runs.metadata import RunMetadata
 from kindling.runs.trust import (
     check_classes,
     check_factories,
@@ -27,10 +27,10 @@ from kindling.runs.trust import (
     plugin_sources,
 )
 from kindling.utils.plugins import check_available
-from kindling.utils.text import counted
+from kindling.utils.text import count_noun
 
 
-def stored_config(
+def config_from_checkpoint(
     checkpoint: Path,
     stored: dict[str, Any],
     command: str,
@@ -52,7 +52,7 @@ def stored_config(
     Raises:
         ValueError: If the run was not made here, and would run code or read files elsewhere.
     """
-    run, arguments = run_of(checkpoint), stored.get("datamodule_hyper_parameters", {})
+    run, arguments = run_folder_of(checkpoint), stored.get("datamodule_hyper_parameters", {})
     path = run / "config.yaml"
     config = read_yaml(path) if path.exists() and path.stat().st_size else {}
     is_ours, is_our_checkpoint = is_own(path), is_own_checkpoint(stored, checkpoint)
@@ -97,7 +97,7 @@ def class_config(hyper_parameters: dict[str, Any]) -> dict[str, Any]:
     return {"class_path": hyper_parameters["_class_path"], "init_args": init_args}
 
 
-def check_fits(
+def load_weights(
     model: LightningModule, data: LightningDataModule | None, checkpoint: Path | None, stored: dict[str, Any]
 ) -> None:
     """Load the weights of a checkpoint into a model, and check that data, model and checkpoint go together.
@@ -121,7 +121,7 @@ def check_fits(
         raise ValueError(f"{checkpoint} holds another model, a {name}: {reason}") from error
 
 
-def has_only_the_rest_left(checkpoint: Path, stored: Mapping[str, Any], config: Mapping[str, Any]) -> bool:
+def is_training_complete(checkpoint: Path, stored: Mapping[str, Any], config: Mapping[str, Any]) -> bool:
     """Whether the training that a checkpoint resumes is complete, and only what follows it is missing.
 
     A run that was killed between its last epoch and the end of its test still lacks the test, and maybe its plots.
@@ -137,15 +137,17 @@ def has_only_the_rest_left(checkpoint: Path, stored: Mapping[str, Any], config: 
     trainer = config["trainer"]
     if "optimizer_states" not in stored:
         raise ValueError(f"{checkpoint} holds only weights: training can't be resumed from it")
-    epochs, most = epochs_had(stored), trainer["max_epochs"] or -1
+    epochs, most = epochs_completed(stored), trainer["max_epochs"] or -1
     all_epochs = 0 <= most <= epochs
-    unfinished = is_last(checkpoint) and not Record.read(run_of(checkpoint)).is_complete(config["test_after_fit"])
+    unfinished = is_last(checkpoint) and not RunMetadata.read(run_folder_of(checkpoint)).is_complete(
+        config["test_after_fit"]
+    )
     if all_epochs and not unfinished:
-        done = counted(epochs, "epoch", "epochs")
+        done = count_noun(epochs, "epoch", "epochs")
         raise ValueError(f"{checkpoint} has already trained for {done}; raise --trainer.max_epochs to continue")
     all_steps = 0 <= trainer["max_steps"] <= stored["global_step"]
     if all_steps and not unfinished:
-        done = counted(stored["global_step"], "step", "steps")
+        done = count_noun(stored["global_step"], "step", "steps")
         raise ValueError(f"{checkpoint} has already trained for {done}; raise --trainer.max_steps to continue")
     return unfinished and (all_epochs or all_steps or stopped_early(stored, config["early_stopping"]["patience"]))
 
@@ -156,7 +158,7 @@ def stopped_early(stored: Mapping[str, Any], patience: int | None) -> bool:
     return patience is not None and any(state["wait_count"] >= patience for state in stoppers)
 
 
-def epochs_had(stored: Mapping[str, Any]) -> int:
+def epochs_completed(stored: Mapping[str, Any]) -> int:
     """The epochs that a checkpoint was trained for; 0 where it does not say."""
     loops = stored.get("loops")
     return int(reduce(getitem, EPOCHS, loops)) if loops else 0

@@ -5,7 +5,7 @@ import inspect
 import sys
 from pkgutil import resolve_name
 
-from kindling.utils.text import brief, did_you_mean, listed
+from kindling.utils.text import join_names, shorten, suggest
 
 # What a class of each option is called, by itself and after a verb.
 NOUNS = {
@@ -29,13 +29,15 @@ def describe_unknown(key: str, name: str) -> str:
     module, _, last = name.rpartition(".")
     if not module or not all(part.isidentifier() for part in name.split(".")):
         known = [candidate for candidate in class_names(key) if candidate != name]
-        choices = f": choose from {listed(known)}" if len(known) <= FEW else ": --plugin FILE adds classes of your own"
-        return f"there is no {noun} {brief(name, 60)}{did_you_mean(name, known) or choices}"
+        choices = (
+            f": choose from {join_names(known)}" if len(known) <= FEW else ": --plugin FILE adds classes of your own"
+        )
+        return f"there is no {noun} {shorten(name, 60)}{suggest(name, known) or choices}"
     if found := getattr(sys.modules.get(module), last, None):
         return f"{name} is a base class: name a class derived from it" if _is_base(found) else f"{name} is not {nouns}"
     package = name.partition(".")[0]
     if package in sys.modules or importlib.util.find_spec(package):
-        return f"there is no class {brief(name, 60)}"
+        return f"there is no class {shorten(name, 60)}"
     return f"there is no module {package} for {name}: add --plugin {package}.py, or install the package that has it"
 
 

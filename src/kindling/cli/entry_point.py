@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 from kindling import __version__
 from kindling.cli.commands import COMMANDS, FUNCTIONS, MODULES
-from kindling.utils.text import brief, program_name, set_program_name
+from kindling.utils.text import program_name, set_program_name, shorten
 
 PACKAGE = os.path.dirname(os.path.dirname(__file__))
 HELP = f"""usage: {{program}} COMMAND [OPTIONS]
@@ -75,7 +75,7 @@ def main(args: Sequence[str] | None = None) -> int:
     if command not in COMMANDS:
         near = difflib.get_close_matches(command, COMMANDS, n=1)
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMMANDS)}"
-        return _fail(f"there is no command {brief(command, 60) or repr(command)}: {hint}", code=2)
+        return _fail(f"there is no command {shorten(command, 60) or repr(command)}: {hint}", code=2)
 
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it warns of a home folder that can't be written
     try:
@@ -112,10 +112,10 @@ def _find(command: str) -> Callable[[str, Sequence[str]], None]:
     if command not in FUNCTIONS:
         found: Callable[[str, Sequence[str]], None] = import_module(MODULES[command]).run
         return found
-    from kindling.cli.function_command import call
+    from kindling.cli.function_command import run_function
 
     function = getattr(import_module(FUNCTIONS[command]), command)
-    return lambda _, options: call(function, options)
+    return lambda _, options: run_function(function, options)
 
 
 def _loading(command: str) -> AbstractContextManager[object]:
@@ -147,13 +147,13 @@ def _message(error: Exception) -> str:
     if killed := dead_worker(error):
         return killed
     frames = inspect.trace()
-    if isinstance(error, _mendable()):
+    if isinstance(error, _user_errors()):
         is_ours = frames[-1].filename.startswith(PACKAGE)
         return one_line(without_worker(str(error))) + ("" if is_ours else " (KINDLING_DEBUG=1 shows where)")
     if any(map(_is_users_code, frames)):
         return ""
     where = f"{'/'.join(frames[-1].filename.split(os.sep)[-3:])}, line {frames[-1].lineno}"
-    reason = brief(f"{type(error).__name__}: {error}", 180)
+    reason = shorten(f"{type(error).__name__}: {error}", 180)
     return f"{reason} (unexpected, in {where}; KINDLING_DEBUG=1 shows the traceback)"
 
 
@@ -163,7 +163,7 @@ def _is_users_code(frame: inspect.FrameInfo) -> bool:
     return not frame.filename.startswith(libraries) and "site-packages" not in frame.filename
 
 
-def _mendable() -> tuple[type[Exception], ...]:
+def _user_errors() -> tuple[type[Exception], ...]:
     """Return the errors that users can fix; Lightning's own only where it has been imported, which takes seconds."""
     lightning = sys.modules.get("lightning.fabric.utilities.exceptions")
     return (ValueError, OSError, ImportError, *([lightning.MisconfigurationException] if lightning else []))
@@ -171,7 +171,7 @@ def _mendable() -> tuple[type[Exception], ...]:
 
 def _fail(message: str, code: int) -> int:
     if not _is_reported_by_first():
-        print(f"{program_name()}: error: {brief(message)}", file=sys.stderr)
+        print(f"{program_name()}: error: {shorten(message)}", file=sys.stderr)
     return code
 
 

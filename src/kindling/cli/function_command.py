@@ -6,19 +6,19 @@ from typing import Any
 from jsonargparse import ArgumentError, ArgumentParser
 
 from kindling.cli.parser_errors import one_line
-from kindling.utils.console import quiet
+from kindling.utils.console import silence_libraries
 from kindling.utils.errors import UsageError
 from kindling.utils.plugins import add_option, load_plugins
 from kindling.utils.text import program_name
 
 
-def call(function: Callable[..., None], options: Sequence[str]) -> None:
+def run_function(function: Callable[..., None], options: Sequence[str]) -> None:
     """Calls a function with the options as typed.
 
     Raises:
         UsageError: If they are not its arguments.
     """
-    quiet()
+    silence_libraries()
     parser = ArgumentParser(prog=f"{program_name()} {function.__name__}", exit_on_error=False)
     names = parser.add_function_arguments(function, as_group=False, fail_untyped=True)
     add_option(parser)

@@ -17,7 +17,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from typing_extensions import override
 
-from kindling.cli.checkpoint_config import check_fits, epochs_had, has_only_the_rest_left, stored_config
+from kindling.cli.checkpoint_config import config_from_checkpoint, epochs_completed, is_training_complete, load_weights
 from kindling.cli.option_checks import (
     apply_barebones,
     check_devices,
@@ -27,15 +27,15 @@ from kindling.cli.option_checks import (
     check_trainer,
     draw_seed,
 )
-from kindling.cli.options import ReadableParser, add_fit_options, check_amounts, given_model_arguments
+from kindling.cli.options import KindlingArgumentParser, add_fit_options, check_nonempty_run, given_model_arguments
 from kindling.cli.parser_errors import CLASS_MISSING, NO_NAMES, one_line
 from kindling.cli.recipes import find_recipes
-from kindling.cli.session import KeptRun
-from kindling.cli.summary import say_next, say_why_early
+from kindling.cli.session import RunSession
+from kindling.cli.summary import print_early_stop_reason, print_next_steps
 from kindling.cli.yaml_files import check_typed, read_yaml
 from kindling.data import BaseDataModule
 from kindling.data.loading import targets_of
-from kindling.evaluation.outputs import is_writable, not_written, write_predicted, write_test
+from kindling.evaluation.outputs import is_writable, not_written, save_predictions, save_test_results
 from kindling.models.infer import infer_arguments, with_shape
 from kindling.models.loading import check_trained
 from kindling.models.sanity_check import check_network, check_targets
@@ -43,28 +43,36 @@ from kindling.models.task import DATA_ARGUMENTS, BaseTask
 from kindling.runs.checkpoint_contents import restoring
 from kindling.runs.checkpoints import read, restore_last
 from kindling.runs.find import find_checkpoint
-from kindling.runs.folders import RUNS, run_of
+from kindling.runs.folders import RUNS, run_folder_of
 from kindling.runs.trust import sign
 from kindling.tensorboard import Dashboard, dashboard_of
-from kindling.training import BestCheckpoint, CollectTest, EpochProfiler, FiniteLoss, ProgressBar, StandardNames, Watch
+from kindling.training import (
+    BestCheckpoint,
+    EpochProfiler,
+    LayerHealthMonitor,
+    ProgressBar,
+    StandardNames,
+    TerminateOnNaN,
+    TestOutputCollector,
+)
 from kindling.training.batch_limits import AtLeastOneBatch
 from kindling.training.checkpoint_io import write_atomically
 from kindling.training.processes import (
-    as_commands,
     end_with_parent,
     sigterm_as_interrupt,
     watch_parents,
     watch_processes,
+    without_spawn,
 )
-from kindling.training.terminate_on_nan import anomaly
+from kindling.training.terminate_on_nan import is_anomaly
 from kindling.training.user_callbacks import as_list, combine, has_progress_bar
 from kindling.tuning import diagnostics
-from kindling.utils.console import as_typed, quiet, results_table, say
-from kindling.utils.errors import OneLineParser, UsageError
-from kindling.utils.files import whole_file
+from kindling.utils.console import as_command, results_table, say, silence_libraries
+from kindling.utils.errors import UsageError, UsageErrorParser
+from kindling.utils.files import atomic_write
 from kindling.utils.hyperparameters import record_arguments
 from kindling.utils.plugins import load_plugins
-from kindling.utils.text import brief, program_name
+from kindling.utils.text import program_name, shorten
 
 ARGUMENT = "model.init_args."  # before the name of an argument of the model in links of the parser
 
@@ -83,7 +91,7 @@ class SaveConfig(SaveConfigCallback):
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         path = Path(trainer.log_dir or ".") / "config.yaml"  # asked in all processes: they tell it to each other
-        with whole_file(path) if trainer.is_global_zero else nullcontext(path) as written:
+        with atomic_write(path) if trainer.is_global_zero else nullcontext(path) as written:
             self.config_filename = written.name
             super().setup(trainer, pl_module, "fit")
             if trainer.is_global_zero:
@@ -107,15 +115,15 @@ class KindlingCLI(LightningCLI):
         self.checkpoint: Path | None = None
         self.stored: dict[str, Any] = {}  # what the checkpoint holds; the Trainer takes it over
         self.epochs_had = 0  # by the checkpoint
-        self.run: KeptRun | None = None
+        self.run: RunSession | None = None
         self.is_trained = False  # whether the run that is resumed lacks only what follows its training
-        self.collected = CollectTest()
+        self.collected = TestOutputCollector()
         self.failure: Exception | None = None  # of the model or the data module
         self._data: LightningDataModule | None = None  # as soon as it is built: the model may be built from it
         self._read_sources(load_plugins(options))
         super().__init__(
             LightningModule,
-            parser_class=ReadableParser,
+            parser_class=KindlingArgumentParser,
             subclass_mode_model=True,
             auto_configure_optimizers=False,
             save_config_callback=SaveConfig,
@@ -142,7 +150,7 @@ class KindlingCLI(LightningCLI):
             add_fit_options(parser, self.given, self._of_data)
 
     def _of_data(self, name: str, data: LightningDataModule | None) -> Any:
-        with self._noted():
+        with self._keeping_the_error():
             return getattr(data, name, None)
 
     def _read_sources(self, options: Sequence[str]) -> None:
@@ -150,7 +158,7 @@ class KindlingCLI(LightningCLI):
         typed = [re.sub(r"^\?$|(?<==)\?$", '"?"', value) for value in options]  # to YAML ? alone is {null: null}
         typed = find_recipes(typed)
         check_typed(typed)
-        finder = OneLineParser(add_help=False, allow_abbrev=False)
+        finder = UsageErrorParser(add_help=False, allow_abbrev=False)
         finder.add_argument("--ckpt_path")
         finder.add_argument("-c", "--config", action="append", default=[])
         where = finder.parse_known_args(typed)[0]
@@ -160,7 +168,7 @@ class KindlingCLI(LightningCLI):
         if where.ckpt_path is not None:
             self.checkpoint = find_checkpoint(where.ckpt_path, prefer="last" if self.command == "fit" else "best")
             self.stored = restore_last(self.checkpoint) if self.command == "fit" else read(self.checkpoint)
-            stored = stored_config(self.checkpoint, self.stored, self.command, typed, self.configs)
+            stored = config_from_checkpoint(self.checkpoint, self.stored, self.command, typed, self.configs)
         elif self.command != "fit" and not {"-h", "--help"}.intersection(typed):
             raise UsageError(f"{self.command} needs a trained model: --ckpt_path best, last, a run folder or a file")
         self.given = set(given_model_arguments(typed, [*files, stored])).intersection(DATA_ARGUMENTS)
@@ -217,7 +225,7 @@ class KindlingCLI(LightningCLI):
 
     @override
     def _add_instantiators(self) -> None:
-        assert isinstance(self.parser, ReadableParser)
+        assert isinstance(self.parser, KindlingArgumentParser)
         self.parser.instantiators = [
             (self._create_model, LightningModule, True),
             (self._create_data, LightningDataModule, True),
@@ -227,7 +235,7 @@ class KindlingCLI(LightningCLI):
         self, kind: type[LightningDataModule], *args: Any, applied_instantiation_links: Any, **kwargs: Any
     ) -> LightningDataModule:
         create = _InstantiatorFn(cli=self, key="data")
-        with self._noted():
+        with self._keeping_the_error():
             data = create(kind, *args, applied_instantiation_links=applied_instantiation_links, **kwargs)
         self._data = data
         record_arguments(data, kind, self._plain_arguments("data"))
@@ -240,7 +248,7 @@ class KindlingCLI(LightningCLI):
         self, kind: type[LightningModule], *args: Any, applied_instantiation_links: dict[str, Any], **kwargs: Any
     ) -> LightningModule:
         links = applied_instantiation_links
-        with self._noted():
+        with self._keeping_the_error():
             self._complete(kind, kwargs, links)
 
         def create(**inferred: Any) -> LightningModule:
@@ -293,7 +301,7 @@ class KindlingCLI(LightningCLI):
         return {name: value for name, value in found.items() if name in missing or name == "class_names"}
 
     @contextmanager
-    def _noted(self) -> Iterator[None]:
+    def _keeping_the_error(self) -> Iterator[None]:
         """Keep an error that the parser would wrap."""
         try:
             yield
@@ -308,15 +316,15 @@ class KindlingCLI(LightningCLI):
 
     @override
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        check_fits(self.model, self.datamodule, self.checkpoint, self.stored)
+        load_weights(self.model, self.datamodule, self.checkpoint, self.stored)
         if self.checkpoint and self.command == "fit":
-            if not self._is_trial:  # which does not go on
-                self.is_trained = has_only_the_rest_left(self.checkpoint, self.stored, self.config["fit"])
+            if not self._is_diagnostic_run:  # which does not go on
+                self.is_trained = is_training_complete(self.checkpoint, self.stored, self.config["fit"])
         elif self.checkpoint:
             check_trained(self.checkpoint, self.stored)
         config = self.config_init[self.command]["trainer"]
         check_trainer(config)
-        check_amounts(self.command, config, self._tests, self._is_trainable)
+        check_nonempty_run(self.command, config, self._tests, self._is_trainable)
         keeps = not (config["barebones"] or config["fast_dev_run"])
         if config["barebones"]:
             apply_barebones(config)
@@ -326,8 +334,8 @@ class KindlingCLI(LightningCLI):
         kwargs["logger"] = False
         if self.command == "fit":
             watch = self.config["fit"]["watch"]
-            callbacks += [FiniteLoss(wait=watch), *([Watch()] if watch else [])]
-        if self.command == "fit" and keeps and not self._is_trial:
+            callbacks += [TerminateOnNaN(wait=watch), *([LayerHealthMonitor()] if watch else [])]
+        if self.command == "fit" and keeps and not self._is_diagnostic_run:
             self.run = self._open_run()
             kwargs |= {
                 "default_root_dir": self.run.path,
@@ -342,22 +350,22 @@ class KindlingCLI(LightningCLI):
         else:
             self.save_config_callback = None
             kept = self.command == "test" and self.checkpoint and not config["fast_dev_run"]
-            if self.checkpoint and kept and is_writable(run_of(self.checkpoint)):
+            if self.checkpoint and kept and is_writable(run_folder_of(self.checkpoint)):
                 self.collected = dashboard_of(self.checkpoint, self.stored["global_step"]) or self.collected
         self.trainer_defaults["callbacks"] = [*callbacks, self.collected]
-        config["strategy"] = as_commands(config["strategy"])
+        config["strategy"] = without_spawn(config["strategy"])
         if isinstance(config["strategy"], str):
             self.config[self.command]["trainer"]["strategy"] = config["strategy"]  # for config.yaml
         try:
             trainer = super().instantiate_trainer(**kwargs)
             check_devices(trainer)
-            loaded = (self.checkpoint, self.stored) if self.checkpoint and not self._is_trial else None
+            loaded = (self.checkpoint, self.stored) if self.checkpoint and not self._is_diagnostic_run else None
             write_atomically(trainer.strategy, self.run.path if self.run else None, loaded)
-            self.epochs_had, self.stored = epochs_had(self.stored), {}
-            watch_processes(trainer, self._tidy_up)
+            self.epochs_had, self.stored = epochs_completed(self.stored), {}
+            watch_processes(trainer, self._clean_up)
             return trainer
         except BaseException as error:  # Ctrl-C leaves no empty folder either
-            self._tidy_up()
+            self._clean_up()
             if isinstance(error, TypeError | RuntimeError):  # of values that the Trainer does not take
                 raise ValueError(f"the Trainer can't be built: {error}") from error
             raise
@@ -384,9 +392,9 @@ class KindlingCLI(LightningCLI):
             check_seed(config["seed_everything"])
         super()._set_seed()
 
-    def _open_run(self) -> KeptRun:
+    def _open_run(self) -> RunSession:
         name = self._run_name()
-        run = KeptRun.open(name, self.checkpoint, self.configs, self.typed)
+        run = RunSession.open(name, self.checkpoint, self.configs, self.typed)
         saving = self.config["fit"]["checkpoint"]
         run.resume.every_n_minutes, run.resume.every_n_steps = saving["every_n_minutes"], saving["every_n_steps"]
         if run.is_new:
@@ -407,8 +415,8 @@ class KindlingCLI(LightningCLI):
             check_network(self.model)
             if isinstance(self.datamodule, BaseDataModule) and hasattr(self.datamodule, "train"):
                 check_targets(self.model, targets_of(self.datamodule.train))  # read already, for its mean and std
-            if self._is_trial:
-                self._try_out()
+            if self._is_diagnostic_run:
+                self._run_diagnostic()
                 return
             if self.run and isinstance(self.datamodule, BaseDataModule):
                 self.datamodule.write_split(self.run.path)
@@ -421,23 +429,23 @@ class KindlingCLI(LightningCLI):
                     self.run.resume.is_trained = True
                 self.trainer.fit(**kwargs | {"ckpt_path": self.checkpoint, "weights_only": True})
             else:
-                self._keep_as_it_is(**kwargs)
+                self._save_untrained_model(**kwargs)
         except BaseException as error:
-            self._tidy_up()
+            self._clean_up()
             if "conditioned on metric" in str(error):  # a wrong --early_stopping.monitor; RuntimeError to Lightning
                 raise ValueError(str(error)) from error
-            if anomaly(error):
+            if is_anomaly(error):
                 raise ValueError("; ".join(error.__notes__)) from error
             raise
-        say_why_early(self.trainer, self.run.path if self.run and self._saves else None)
+        print_early_stop_reason(self.trainer, self.run.path if self.run and self._saves else None)
         if self.run and self.run.resume.interrupted:
-            say("trained to the end; test it with: " + as_typed("kindling", "test --ckpt_path", self.run.path))
+            say("trained to the end; test it with: " + as_command("kindling", "test --ckpt_path", self.run.path))
             return
         if self._tests:
             self._drop_averaging()
             self.test(**kwargs | {"ckpt_path": self._tested})
         if self.run:
-            say_next(self.trainer, self.run.path, self._is_trainable, self._has("predict"))
+            print_next_steps(self.trainer, self.run.path, self._is_trainable, self._has("predict"))
 
     def _has(self, stage: str) -> bool:
         return has_stage(self.model, self.datamodule, stage)
@@ -452,11 +460,11 @@ class KindlingCLI(LightningCLI):
         return bool(self.config[self.command].get("test_after_fit", True)) and self._has("test")
 
     @property
-    def _is_trial(self) -> bool:
+    def _is_diagnostic_run(self) -> bool:
         """Whether a trial takes the place of the training."""
-        return bool(self.command == "fit" and diagnostics.wanted(self.config["fit"]))
+        return bool(self.command == "fit" and diagnostics.is_wanted(self.config["fit"]))
 
-    def _try_out(self) -> None:
+    def _run_diagnostic(self) -> None:
         if not isinstance(self.model, BaseTask) or self.datamodule is None:
             name = type(self.model).__name__
             raise UsageError(
@@ -467,14 +475,14 @@ class KindlingCLI(LightningCLI):
         had = self.epochs_had
         if self.checkpoint and 0 <= (self.trainer.max_epochs or -1) <= had:
             typed += ["--trainer.max_epochs", str(2 * had)]  # a run goes on for more epochs only
-        diagnostics.try_out(self.model, self.datamodule, self.config_init["fit"], picture, typed)
+        diagnostics.run_diagnostic(self.model, self.datamodule, self.config_init["fit"], picture, typed)
 
     @property
     def _is_trainable(self) -> bool:
         """Whether there is something to train: an ensemble has nothing."""
         return any(parameter.requires_grad for parameter in self.model.parameters())
 
-    def _keep_as_it_is(self, **kwargs: Any) -> None:
+    def _save_untrained_model(self, **kwargs: Any) -> None:
         """Makes the checkpoint of a model whose parts have been trained before, and measures it."""
         if self.run:
             self.run.record.begin(self.trainer)
@@ -504,9 +512,9 @@ class KindlingCLI(LightningCLI):
         callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
         callbacks[:] = [callback for callback in callbacks if not isinstance(callback, WeightAveraging)]
 
-    def _tidy_up(self) -> None:
+    def _clean_up(self) -> None:
         if self.run:
-            self.run.tidy_up(began=hasattr(self, "trainer") and self.trainer.global_step > 0)
+            self.run.clean_up(began=hasattr(self, "trainer") and self.trainer.global_step > 0)
 
     def validate(self, **kwargs: Any) -> None:
         """Evaluate the checkpoint on the validation split."""
@@ -525,7 +533,9 @@ class KindlingCLI(LightningCLI):
         if not checkpoint and self.run:
             checkpoint = self.run.path / "checkpoints" / what  # says where the results belong, and what was tested
         if checkpoint and not tried:
-            report = write_test(Path(checkpoint), metrics, self.collected, self.model, self.datamodule, self.typed)
+            report = save_test_results(
+                Path(checkpoint), metrics, self.collected, self.model, self.datamodule, self.typed
+            )
             if report:
                 say(f"report: {report}")
             if self.run:
@@ -537,13 +547,13 @@ class KindlingCLI(LightningCLI):
         self._check_has("predict")
         if self.trainer.world_size > 1:
             raise ValueError("predict keeps the order of the rows and needs one device: --trainer.devices 1")
-        if not is_writable(run_of(self.checkpoint)) and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
-            raise not_written(run_of(self.checkpoint), "read-only")  # before minutes of predicting
+        if not is_writable(run_folder_of(self.checkpoint)) and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            raise not_written(run_folder_of(self.checkpoint), "read-only")  # before minutes of predicting
         with self._explaining_forward():
             batches: Any = self.trainer.predict(**kwargs | {"ckpt_path": self.checkpoint})
         if self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        written, number = write_predicted(self.checkpoint, batches, self.model, self.datamodule)
+        written, number = save_predictions(self.checkpoint, batches, self.model, self.datamodule)
         say(f"{number:,} predictions: {written}")
 
     @contextmanager
@@ -557,7 +567,7 @@ class KindlingCLI(LightningCLI):
             name = type(self.model).__name__
             raise ValueError(
                 f"{name} has no predict_step, and its forward does not take a whole batch: define predict_step(self, "
-                f"batch, batch_idx) in {name} ({brief(str(error), 100)})"
+                f"batch, batch_idx) in {name} ({shorten(str(error), 100)})"
             ) from error
 
 
@@ -602,7 +612,7 @@ def default_of(cls: type, name: str) -> Any:
 
 def run(command: str, options: Sequence[str]) -> None:
     """Runs `fit`, `validate`, `test` or `predict` with the options as typed."""
-    quiet()
+    silence_libraries()
     end_with_parent()
     watch_parents()
     with sigterm_as_interrupt():

@@ -15,10 +15,10 @@ from urllib.parse import unquote, urlsplit
 from kindling import __version__
 from kindling.cli.recipes import SHARE
 from kindling.utils.console import say
-from kindling.utils.errors import OneLineParser, UsageError
-from kindling.utils.optional import require
+from kindling.utils.errors import UsageError, UsageErrorParser
+from kindling.utils.optional import require_extra
 from kindling.utils.plugins import split_options
-from kindling.utils.text import counted
+from kindling.utils.text import count_noun
 
 LICENSES = ("MIT", "BSD-3-Clause", "Apache-2.0", "none")
 TASKS = ("images", "table", "own")
@@ -33,7 +33,7 @@ def run(command: str, options: Sequence[str]) -> None:
     if split_options(options)[0]:
         raise UsageError("new takes no --plugin: write the project first, then move the file into its src folder")
     typed = _parser().parse_args(options)
-    require("new", "copier")
+    require_extra("new", "copier")
     if not typed.folder.strip():
         raise UsageError("FOLDER is missing: name a new folder for the project, such as leafnet")
     folder = Path(os.path.expanduser(typed.folder)).absolute().resolve()
@@ -52,13 +52,13 @@ def run(command: str, options: Sequence[str]) -> None:
     written = sum(path.is_file() for path in folder.rglob("*") if ".git" not in path.relative_to(folder).parts)
     if (SHARE / ".git").exists() and _git(SHARE, "status", "--porcelain"):
         say(f"note: {SHARE} has uncommitted changes; `copier update` needs a commit to compare with")
-    say(f"{counted(written, 'file', 'files')} written to {typed.folder}; next:")
+    say(f"{count_noun(written, 'file', 'files')} written to {typed.folder}; next:")
     enter = [] if folder == Path.cwd() else [f"cd {_quoted(typed.folder)}"]
     print(*(f"  {command}" for command in (*enter, "make train", "make test")), sep="\n")
 
 
-def _parser() -> OneLineParser:
-    parser = OneLineParser(
+def _parser() -> UsageErrorParser:
+    parser = UsageErrorParser(
         "kindling new",
         description="Write a project of your own: a model, a data source, a recipe, tests and a notebook, to edit. It "
         "imports Kindling, and receives improvements by `pip install --upgrade` and `copier update`.",

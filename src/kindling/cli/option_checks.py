@@ -18,7 +18,7 @@ from lightning.pytorch.strategies import StrategyRegistry
 from lightning.pytorch.utilities import rank_zero_only
 
 from kindling.utils.errors import UsageError
-from kindling.utils.text import brief, did_you_mean, listed
+from kindling.utils.text import join_names, shorten, suggest
 
 MOST_PROCESSES = 8  # on the CPU, however few cores it has: enough to try out distributed training
 LONGEST_NAME = 120  # bytes: file systems allow 255, and some names of files in the run hold the name of the run
@@ -71,8 +71,8 @@ def check_trainer(trainer: Mapping[str, Any]) -> None:
         raise ValueError(f"--trainer.val_check_interval must be positive, got {interval}")
     for name, known in CHOICES.items():
         if isinstance(value := trainer[name], str) and value.lower() not in known:
-            near = did_you_mean(value, known) or f": choose from {listed(known, most=6)}"
-            raise ValueError(f"there is no --trainer.{name} {brief(value, 60) or repr(value)}{near}")
+            near = suggest(value, known) or f": choose from {join_names(known, most=6)}"
+            raise ValueError(f"there is no --trainer.{name} {shorten(value, 60) or repr(value)}{near}")
     check_time(trainer["max_time"])
 
 

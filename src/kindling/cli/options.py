@@ -136,7 +136,7 @@ def given_model_arguments(typed: Sequence[str], configs: Sequence[Mapping[str, A
             yield from model["init_args"]
 
 
-def check_amounts(command: str, trainer: Mapping[str, Any], tests: bool, trains: bool) -> None:
+def check_nonempty_run(command: str, trainer: Mapping[str, Any], tests: bool, trains: bool) -> None:
     """Raises ValueError where nothing would be trained or measured.
 
     Args:
@@ -200,7 +200,7 @@ def resolve_name(kind: Any, name: str) -> str:
 _typehints.resolve_class_path_by_name = resolve_name  # type: ignore[assignment]
 
 
-class ReadableParser(LightningArgumentParser):
+class KindlingArgumentParser(LightningArgumentParser):
     """A parser whose help page has short texts, the flags that people use, and the Trainer's last.
 
     LightningCLI still calls methods by names that jsonargparse has deprecated; here they call those that replace them.

@@ -12,7 +12,7 @@ from pkgutil import resolve_name
 
 from kindling.cli.class_names import class_arguments, describe_unknown
 from kindling.utils.errors import describe_misuse, unknown_option
-from kindling.utils.text import brief, did_you_mean
+from kindling.utils.text import shorten, suggest
 
 # What jsonargparse says where a class is wanted and the value is not even a text.
 NO_CLASS = re.compile(
@@ -55,7 +55,7 @@ def one_line(message: str, options: Iterable[str] = (), typed: Sequence[str] = (
         known = class_arguments(owners[-1]) if owners else options
         *path, name = ".".join(filter(None, [key, found[1]])).split(".")
         group = "".join(f"{part}." for part in path)
-        near = did_you_mean(name, known, group)
+        near = suggest(name, known, group)
         kind = owners[-1].rpartition(".")[2] if owners and len(path) == 1 else ""
         return f"{kind} has no option {group}{name}{near}" if kind else f"there is no option {group}{name}{near}"
     if found := re.search(r"arguments are required: (.+)", message):
@@ -104,9 +104,9 @@ def wrong_class(key: str, message: str, owners: Sequence[str]) -> str:
 def misplaced_value(key: str, message: str) -> str:
     """Return one line about a file or value where another kind of value is wanted; else an empty string."""
     if found := re.search(r"Unexpected config: (.*)", message, re.DOTALL):
-        return f"config: {brief(found[1], 60)} holds no options: give a YAML file of them"
+        return f"config: {shorten(found[1], 60)} holds no options: give a YAML file of them"
     if found := re.search(r"Unable to load config (.*)", message):
-        return f"{key}: expected options such as --{key}.NAME VALUE, got {brief(found[1], 60)}"
+        return f"{key}: expected options such as --{key}.NAME VALUE, got {shorten(found[1], 60)}"
     if found := re.search(r"(?:File does not exist|Path is not a file): '(.*)'", message):
         return f"{key}: there is no file {os.path.relpath(found[1])}"
     return ""

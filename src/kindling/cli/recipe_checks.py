@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from kindling.utils.errors import UsageError
-from kindling.utils.text import brief
+from kindling.utils.text import shorten
 
 CLASS_KEYS = ("class_path", "init_args", "dict_kwargs")
 ALSO_MEANT = {"args": "init_args", "kwargs": "init_args", "arguments": "init_args", "class": "class_path"}
@@ -45,7 +45,7 @@ def add_space(line: str) -> str:
     if not found:
         return ""
     value = found[2].split(" ")[0] if NO_SPACE.search(found[2]) else found[2]  # of several lines, joined by YAML
-    return f"write {found[1]}: {brief(value, 60)}, with a space after the colon"
+    return f"write {found[1]}: {shorten(value, 60)}, with a space after the colon"
 
 
 def find_missing_space(text: str, line: int) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kindling.utils.errors import UsageError
-from kindling.utils.text import did_you_mean
+from kindling.utils.text import suggest
 
 # The folders that are neither Python nor part of the package: an installed wheel holds them, a checkout has them above.
 _WHEEL = Path(__file__).parents[1] / "share"
@@ -81,6 +81,6 @@ def _nearest(typed: str) -> str:
     recipes = list(list_recipes())
     if _is_path(typed):
         files = map(str, [*PROJECT.rglob("*.yaml"), *Path(typed).parent.glob("*.yaml")])
-        return did_you_mean(typed, files) or did_you_mean(Path(typed).stem, recipes)
+        return suggest(typed, files) or suggest(Path(typed).stem, recipes)
     overlays = (f": did you mean {name}?" for name in recipes if name.endswith(f"/{typed}"))
-    return next(overlays, "") or did_you_mean(typed, recipes) or ": kindling fit --help lists all"
+    return next(overlays, "") or suggest(typed, recipes) or ": kindling fit --help lists all"

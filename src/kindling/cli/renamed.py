@@ -5,6 +5,13 @@ from functools import cache
 from kindling.utils.console import say
 
 PACKAGES = {"kindling.callbacks.": "kindling.training."}
+CLASSES = {
+    "FiniteLoss": "TerminateOnNaN",
+    "SpeedHint": "PerformanceHint",
+    "StepFigures": "TrainingStatsMonitor",
+    "TrainingHistory": "PlotTrainingHistory",
+    "Watch": "LayerHealthMonitor",
+}
 
 
 def present_path(class_path: str) -> str:
@@ -12,7 +19,11 @@ def present_path(class_path: str) -> str:
     for old, new in PACKAGES.items():
         if class_path.startswith(old):
             _hint(old.rstrip("."), new.rstrip("."))
-            return new + class_path.removeprefix(old)
+            class_path = new + class_path.removeprefix(old)
+    package, _, name = class_path.rpartition(".")
+    if name in CLASSES and package in ("", "kindling.training"):
+        _hint(name, CLASSES[name])
+        class_path = f"kindling.training.{CLASSES[name]}"
     return class_path
 
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from kindling.runs.compare import compare
 from kindling.runs.folders import RUNS
-from kindling.runs.listing import Run, find_run, find_runs, newest_last
+from kindling.runs.listing import Run, find_run, find_runs, sort_by_start
 from kindling.runs.show import show
 from kindling.runs.table import COLUMNS, sort_by, table
-from kindling.utils.console import as_typed, say
-from kindling.utils.errors import OneLineParser, UsageError
+from kindling.utils.console import as_command, say
+from kindling.utils.errors import UsageError, UsageErrorParser
 from kindling.utils.plugins import split_options
 from kindling.utils.text import program_name
 
@@ -30,7 +30,7 @@ def run(command: str, options: Sequence[str]) -> None:
 
 def _list(options: Sequence[str]) -> None:
     name = program_name()
-    parser = OneLineParser(
+    parser = UsageErrorParser(
         f"{name} runs",
         usage=f"{name} runs [FOLDER ...] [--sort COLUMN]\n       {name} runs show RUN\n       "
         f"{name} runs compare RUN RUN ...",
@@ -44,24 +44,26 @@ def _list(options: Sequence[str]) -> None:
     for folder in typed.folders:
         if not folder.is_dir():
             raise UsageError(f"there is no folder {folder}: {name} runs [FOLDER ...], or runs show, runs compare")
-    runs = newest_last(Run.read(path) for folder in typed.folders or [RUNS] for path in find_runs(folder))
+    runs = sort_by_start(Run.read(path) for folder in typed.folders or [RUNS] for path in find_runs(folder))
     if typed.sort:
         runs = sort_by(runs, typed.sort)
     if runs:
         print(table(runs, shutil.get_terminal_size().columns if sys.stdout.isatty() else None, typed.sort))
     else:
         where = " ".join(map(str, typed.folders)) or RUNS
-        say(f"no runs in {where} yet: " + as_typed("kindling", "fit --config quickstart", "makes one"))
+        say(f"no runs in {where} yet: " + as_command("kindling", "fit --config quickstart", "makes one"))
 
 
 def _show(options: Sequence[str]) -> None:
-    parser = OneLineParser(f"{program_name()} runs show", description="Shows a run, and the command that repeats it.")
+    parser = UsageErrorParser(
+        f"{program_name()} runs show", description="Shows a run, and the command that repeats it."
+    )
     parser.add_argument("run", metavar="RUN", help="Its folder, or a part of it: quickstart/version_0, quickstart.")
     show(Run.read(find_run(parser.parse_args(options).run)))
 
 
 def _compare(options: Sequence[str]) -> None:
-    parser = OneLineParser(
+    parser = UsageErrorParser(
         f"{program_name()} runs compare", description="Shows how runs differ, and draws their curves as one plot."
     )
     parser.add_argument("runs", metavar="RUN", nargs="+", help="Two or more, each as in runs show.")

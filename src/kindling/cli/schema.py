@@ -22,7 +22,7 @@ from typing_extensions import override
 from kindling.cli.lightning_cli import KindlingCLI
 from kindling.cli.options import HELP
 from kindling.utils.console import say
-from kindling.utils.files import whole_file
+from kindling.utils.files import atomic_write
 from kindling.utils.plugins import options_again, preferred
 
 Schema = dict[str, Any]
@@ -235,6 +235,6 @@ def schema(output: str = ".kindling/schema.json") -> None:
     path = Path(output)
     text = json.dumps(recipe_schema(), indent=1, ensure_ascii=False) + "\n"
     path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
     say(f"schema: {path}")

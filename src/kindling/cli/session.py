@@ -11,16 +11,16 @@ from lightning.pytorch import Callback
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from kindling.runs.folders import RUNS, is_last, new_run, run_of
-from kindling.runs.metadata import Record, check_is_free, recipe_name
+from kindling.runs.folders import RUNS, is_last, new_run, run_folder_of
+from kindling.runs.metadata import RunMetadata, check_is_free, recipe_name
 from kindling.tensorboard.logger import run_loggers
-from kindling.training import ExactResume, RunRecord, SpeedHint, StepFigures, TrainingHistory
-from kindling.utils.console import as_typed, say
+from kindling.training import ExactResume, PerformanceHint, PlotTrainingHistory, RunMetadataWriter, TrainingStatsMonitor
+from kindling.utils.console import as_command, say
 from kindling.utils.files import remove_temporary_files
 
 
 @dataclass(frozen=True)
-class KeptRun:
+class RunSession:
     """A run that is about to be trained.
 
     Attributes:
@@ -34,7 +34,7 @@ class KeptRun:
     path: Path
     is_new: bool
     checkpoint: Path | None
-    record: RunRecord
+    record: RunMetadataWriter
     resume: ExactResume
 
     @classmethod
@@ -51,18 +51,22 @@ class KeptRun:
             ValueError: If another process trains there.
         """
         if checkpoint and is_last(checkpoint):
-            path, is_new, began_from = run_of(checkpoint), False, None
+            path, is_new, began_from = run_folder_of(checkpoint), False, None
             rank_zero_only(check_is_free)(path)
             rank_zero_only(remove_temporary_files)(path)
         else:
             # The other processes of a distributed run write nothing: Lightning tells them where the first one writes.
             path, is_new, began_from = rank_zero_only(new_run)(name) or RUNS / name, True, checkpoint
-        recipe = recipe_name(configs) or (Record.read(run_of(began_from)).recipe if began_from else path.parent.name)
-        return cls(path, is_new, checkpoint, RunRecord(path, recipe, command, began_from or ""), ExactResume(path))
+        recipe = recipe_name(configs) or (
+            RunMetadata.read(run_folder_of(began_from)).recipe if began_from else path.parent.name
+        )
+        return cls(
+            path, is_new, checkpoint, RunMetadataWriter(path, recipe, command, began_from or ""), ExactResume(path)
+        )
 
     def callbacks(self) -> list[Callback]:
         """What writes into the folder while it trains."""
-        return [self.record, StepFigures(), self.resume, TrainingHistory(self.path), SpeedHint()]
+        return [self.record, TrainingStatsMonitor(), self.resume, PlotTrainingHistory(self.path), PerformanceHint()]
 
     def loggers(self, asked: list[Logger] | Logger | bool | None, steps: int | None) -> list[Logger]:
         """Return the loggers of the run and those that were asked for; none if that is False.
@@ -77,10 +81,10 @@ class KeptRun:
         return run_loggers(self.path, None if self.is_new else steps) + others
 
     @rank_zero_only
-    def tidy_up(self, began: bool) -> None:
+    def clean_up(self, began: bool) -> None:
         """After a failure: says how to go on with it, or removes it where it has never begun."""
         if (self.path / "checkpoints" / "last.ckpt").exists():
-            say("stopped; resume with: " + as_typed("kindling", "fit --ckpt_path", self.path))
+            say("stopped; resume with: " + as_command("kindling", "fit --ckpt_path", self.path))
         elif self.is_new and not began:
             shutil.rmtree(self.path, ignore_errors=True)
             for folder in (self.path.parent, self.path.parent.parent):

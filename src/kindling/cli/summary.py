@@ -7,10 +7,10 @@ from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 
 from kindling.runs.folders import RUNS
-from kindling.utils.console import as_typed, say
+from kindling.utils.console import as_command, say
 
 
-def say_why_early(trainer: Trainer, run: Path | None) -> None:
+def print_early_stop_reason(trainer: Trainer, run: Path | None) -> None:
     """Say why the training stopped early, where it did, and how to resume a run that was not over.
 
     Args:
@@ -33,17 +33,17 @@ def say_why_early(trainer: Trainer, run: Path | None) -> None:
         say(f"stopped {where}: {reason}" + (f"; resume with: {_resume(trainer, run)}" if run else ""))
 
 
-def say_next(trainer: Trainer, run: Path, is_trainable: bool, predicts: bool) -> None:
+def print_next_steps(trainer: Trainer, run: Path, is_trainable: bool, predicts: bool) -> None:
     """Say where the run is, and the commands that use it."""
     if not trainer.checkpoint_callbacks:
         say(f"run: {run}\nno checkpoint was saved (--trainer.enable_checkpointing false): this run cannot be resumed")
         return
     say(f"run: {run}\nnext:")
     if predicts:
-        say("  " + as_typed("kindling", "predict --ckpt_path", run))
+        say("  " + as_command("kindling", "predict --ckpt_path", run))
     if is_trainable:
         say("  " + _resume(trainer, run))
-    say("  " + as_typed("tensorboard", "--logdir", RUNS))
+    say("  " + as_command("tensorboard", "--logdir", RUNS))
 
 
 def _resume(trainer: Trainer, run: Path) -> str:
@@ -59,7 +59,7 @@ def _resume(trainer: Trainer, run: Path) -> str:
         more = [f"--trainer.max_epochs {2 * max(trainer.current_epoch, trainer.max_epochs or 0)}"]
         if trainer.should_stop and stopper and stopper.stopping_reason_message:
             more.append("--early_stopping.patience null")  # it would stop again at once
-    return as_typed("kindling", "fit --ckpt_path", run, *more)
+    return as_command("kindling", "fit --ckpt_path", run, *more)
 
 
 def _is_out_of_time(trainer: Trainer) -> bool:

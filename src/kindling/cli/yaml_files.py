@@ -10,7 +10,7 @@ import yaml
 from kindling.cli.recipe_checks import add_space, check_layout, find_missing_space
 from kindling.runs.trust import check_size
 from kindling.utils.errors import UsageError
-from kindling.utils.text import brief
+from kindling.utils.text import shorten
 
 # What PyYAML calls common mistakes, and how to mend them.
 MISTAKES = {
@@ -120,7 +120,7 @@ def _is_class(value: dict[Any, Any]) -> bool:
 
 
 def _shown(value: Any) -> str:
-    return "null" if value is None else brief(repr(value), 60)
+    return "null" if value is None else shorten(repr(value), 60)
 
 
 def _place(error: yaml.MarkedYAMLError) -> str:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kindling.utils.inputs import grey
+from kindling.utils.inputs import rgb_to_grayscale
 
 
 def affine(images: Tensor, angle: Tensor, zoom: Tensor, right: Tensor, down: Tensor) -> Tensor:
@@ -81,8 +81,8 @@ def colour(images: Tensor, brightness: Tensor, contrast: Tensor, saturation: Ten
     """
     brightness, contrast, saturation = (factor.view(-1, 1, 1, 1) for factor in (brightness, contrast, saturation))
     images = (images * brightness).clamp_(0, 1)
-    images = torch.lerp(grey(images).mean((2, 3), keepdim=True), images, contrast).clamp_(0, 1)
-    return torch.lerp(grey(images), images, saturation).clamp_(0, 1)
+    images = torch.lerp(rgb_to_grayscale(images).mean((2, 3), keepdim=True), images, contrast).clamp_(0, 1)
+    return torch.lerp(rgb_to_grayscale(images), images, saturation).clamp_(0, 1)
 
 
 def random_colour(images: Tensor, strength: float) -> Tensor:

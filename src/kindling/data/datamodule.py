@@ -21,15 +21,15 @@ from kindling.data.loading import (
     SeededDataset,
     TrainingBatches,
     as_dataset,
-    as_is,
+    identity_collate,
     inputs_of,
     subset,
     targets_of,
 )
-from kindling.data.splitting import hold_out
-from kindling.utils.hyperparameters import keep_plain
-from kindling.utils.inputs import as_float
-from kindling.utils.text import listed
+from kindling.data.splitting import train_val_split
+from kindling.utils.hyperparameters import make_hparams_plain
+from kindling.utils.inputs import to_float
+from kindling.utils.text import join_names
 
 # What a source of one's own is made of.
 __all__ = [
@@ -40,7 +40,7 @@ __all__ = [
     "ClassificationDataModule",
     "ResumableLoader",
     "Split",
-    "hold_out",
+    "train_val_split",
 ]
 
 Split = Literal["train", "test"]
@@ -90,7 +90,7 @@ class BaseDataModule(LightningDataModule):
         if num_workers < 0:
             raise ValueError(f"num_workers must not be negative: {num_workers}")
         self.save_hyperparameters()
-        keep_plain(self)
+        make_hparams_plain(self)
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
         self.val_split = val_split
@@ -117,7 +117,7 @@ class BaseDataModule(LightningDataModule):
         dataset = as_dataset(self.load("train"))
         targets = targets_of(dataset)
         strata = torch.zeros(len(dataset)) if targets is None or targets.ndim != 1 else targets  # type: ignore[arg-type]
-        train, val = hold_out(strata, "val_split", self.val_split, self.split_seed)
+        train, val = train_val_split(strata, "val_split", self.val_split, self.split_seed)
         return subset(dataset, train), subset(dataset, val)
 
     def load_new(self) -> Any:
@@ -158,7 +158,7 @@ class BaseDataModule(LightningDataModule):
         if changed:
             others = [f"other {name}{_instead(self.fitted[name], value)}" for name, value in changed.items()]
             raise ValueError(
-                f"{self.origin} is not what the checkpoint was trained on: {listed(others)}; train anew, without "
+                f"{self.origin} is not what the checkpoint was trained on: {join_names(others)}; train anew, without "
                 "--ckpt_path"
             )
         self.fitted = state_dict
@@ -200,7 +200,7 @@ class BaseDataModule(LightningDataModule):
     def _training_inputs(self) -> Tensor | None:
         """The inputs as floats; None if they are read from a disk, or are integers such as tokens."""
         self._read_training()
-        inputs = as_float(self.train.inputs) if isinstance(self.train, ArrayDataset) else None
+        inputs = to_float(self.train.inputs) if isinstance(self.train, ArrayDataset) else None
         return inputs if isinstance(inputs, Tensor) and inputs.is_floating_point() else None
 
     @property
@@ -271,7 +271,7 @@ class BaseDataModule(LightningDataModule):
             dataset,
             **batches,
             num_workers=self.num_workers,
-            collate_fn=as_is if in_memory else self.collate,
+            collate_fn=identity_collate if in_memory else self.collate,
             # What is sent to a GPU is sent from pinned memory: Lightning's copies then wait for nothing.
             pin_memory=self._device.type == "cuda" and not on_gpu,
             # A generator of its own: making a loader must not move the random numbers of the training.
@@ -283,7 +283,7 @@ class BaseDataModule(LightningDataModule):
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         if not (isinstance(batch, tuple | list) and len(batch) == 2 and isinstance(batch[0], Tensor)):
             return batch
-        inputs, targets = as_float(batch[0]), batch[1]
+        inputs, targets = to_float(batch[0]), batch[1]
         return (self.augment(inputs) if self.trainer and self.trainer.training else inputs), targets
 
 
@@ -324,5 +324,5 @@ def _instead(now: Any, then: Any) -> str:
     if isinstance(now, int):
         return f" ({now}, not {then})"
     if isinstance(now, list) and all(isinstance(name, str) for name in now):
-        return f" ({listed(now, 5)}, not {listed(then, 5)})"
+        return f" ({join_names(now, 5)}, not {join_names(then, 5)})"
     return ""

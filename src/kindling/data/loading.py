@@ -24,7 +24,7 @@ from typing_extensions import override
 Batch = tuple[Tensor, Tensor]
 
 
-class Streamed(Protocol):
+class LazyInputs(Protocol):
     """Inputs that are made as they are asked for, like a tensor (N, ...) indexed by a tensor (n,)."""
 
     def __getitem__(self, index: Tensor) -> Tensor: ...
@@ -38,7 +38,7 @@ class ArrayDataset(Dataset[Batch]):
         labels: Their classes, shape (N,), int64.
     """
 
-    def __init__(self, inputs: Tensor | Streamed, labels: Tensor) -> None:
+    def __init__(self, inputs: Tensor | LazyInputs, labels: Tensor) -> None:
         self.inputs: Any = inputs
         self.labels = labels
 
@@ -218,6 +218,6 @@ def free_memory(device: torch.device) -> int:
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
 
 
-def as_is(batch: Any) -> Any:
+def identity_collate(batch: Any) -> Any:
     """Return what an `ArrayDataset` gives, which is a batch already."""
     return batch

@@ -16,13 +16,24 @@ from kindling.data.splitting import stratified_split
 from kindling.utils.text import program_name
 
 DIGITS = tuple("0123456789")
-CLOTHES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
-KANA = ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo")
+FASHION_CLASSES = (
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+)
+KMNIST_CLASSES = ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo")
 # Of the 60,000 training images of each, as floats in [0, 1]: mean, standard deviation, names of the classes.
-FACTS = {
+DATASETS = {
     "MNIST": (0.1307, 0.3081, DIGITS),
-    "FashionMNIST": (0.2860, 0.3530, CLOTHES),
-    "KMNIST": (0.1918, 0.3483, KANA),
+    "FashionMNIST": (0.2860, 0.3530, FASHION_CLASSES),
+    "KMNIST": (0.1918, 0.3483, KMNIST_CLASSES),
     "sample": (0.1307, 0.3081, DIGITS),
 }
 
@@ -63,7 +74,7 @@ class MNISTDataModule(ClassificationDataModule):
         self.data_dir = Path(data_dir)
         self.degrees, self.shift, self.scale = degrees, shift, scale
         self.download = download
-        mean, std, self.class_names = FACTS[source]
+        mean, std, self.class_names = DATASETS[source]
         self.mean, self.std = (mean,), (std,)
         self.num_classes = len(self.class_names)
 

@@ -28,7 +28,7 @@ def stratified_split(labels: Tensor, size: int, seed: int) -> tuple[Tensor, Tens
     return (~held_out).nonzero().squeeze(1), held_out.nonzero().squeeze(1)
 
 
-def hold_out(labels: Tensor, name: str, share: int | float, seed: int) -> tuple[Tensor, Tensor]:
+def train_val_split(labels: Tensor, name: str, share: int | float, seed: int) -> tuple[Tensor, Tensor]:
     """Splits the indices of training samples in those left and those held out, as the argument `name` asks.
 
     Args:
@@ -57,7 +57,7 @@ def is_fraction(size: int | float) -> bool:
     return isinstance(size, float) and (size <= 1 or not size.is_integer())
 
 
-def draw(classes: Mapping[Group, Hashable], what: str, split: str, size: int | float, seed: int) -> set[Group]:
+def sample_groups(classes: Mapping[Group, Hashable], what: str, split: str, size: int | float, seed: int) -> set[Group]:
     """Draws a share of each class, at least one of it but never the last.
 
     Args:

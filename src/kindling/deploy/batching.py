@@ -11,7 +11,7 @@ from torch import Tensor
 QUICK = 0.001  # seconds
 
 
-class TooBusyError(Exception):
+class QueueFullError(Exception):
     """More is waiting than can be answered soon."""
 
 
@@ -42,7 +42,7 @@ class Batcher:
             TooBusyError: If too many requests are waiting.
         """
         if len(self._waiting) >= self.most_waiting:
-            raise TooBusyError(f"{self.most_waiting:,} requests are waiting: try again in a moment")
+            raise QueueFullError(f"{self.most_waiting:,} requests are waiting: try again in a moment")
         answer: asyncio.Future[Tensor] = asyncio.get_running_loop().create_future()
         self._waiting.append((inputs, answer))
         if self._at_work is None:

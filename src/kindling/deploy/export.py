@@ -11,15 +11,15 @@ from rich.console import Console
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from kindling.deploy.formats import FORMATS, Inputs, Portable
+from kindling.deploy.formats import FORMATS, ExportWrapper, Inputs
 from kindling.deploy.predictor import read_card
-from kindling.deploy.verify import SIZES, first, prove
+from kindling.deploy.verify import SIZES, compare_outputs, first
 from kindling.models import BaseTask, ClassificationTask
 from kindling.models.loading import load_model
 from kindling.runs.find import find_checkpoint, read_checkpoint
-from kindling.runs.folders import run_of
+from kindling.runs.folders import run_folder_of
 from kindling.utils.console import progress, say
-from kindling.utils.files import whole_file
+from kindling.utils.files import atomic_write
 
 
 def export(
@@ -40,7 +40,7 @@ def export(
     """
     chosen = FORMATS[format]
     path = find_checkpoint(ckpt_path)
-    target = Path(out) if out else run_of(path) / "export" / f"model{chosen.suffix}"
+    target = Path(out) if out else run_folder_of(path) / "export" / f"model{chosen.suffix}"
     if target.suffix != chosen.suffix:
         raise ValueError(f"out: a file of {format} is called *{chosen.suffix}, not {target.name}")
     if chosen.legacy:
@@ -50,17 +50,20 @@ def export(
         model = load_model(path, stored)
     card = replace(read_card(path, stored), classifies=isinstance(model, ClassificationTask))
     samples = some_inputs(model, max(SIZES))
-    portable = Portable(model).eval()
+    portable = ExportWrapper(model).eval()
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, target.name)
         with progress(f"converting {card.model} to {format}"):
             chosen.write(portable, first(samples, 2), card, file)
         with progress(f"comparing {target.name} with the checkpoint"):
-            table = prove(portable, chosen.read(file), samples).table(f"{target}", format)
+            table = compare_outputs(portable, chosen.read(file), samples).table(f"{target}", format)
         target.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(target) as temporary:
+        with atomic_write(target) as temporary:
             shutil.copyfile(file, temporary)
-    with whole_file(target.with_name(f"{target.name}.txt")) as temporary, temporary.open("w", encoding="utf-8") as text:
+    with (
+        atomic_write(target.with_name(f"{target.name}.txt")) as temporary,
+        temporary.open("w", encoding="utf-8") as text,
+    ):
         Console(file=text, width=100, force_jupyter=False).print(table)
     say(table)
     say(f"exported: {target}, {target.stat().st_size / 1e6:,.1f} MB")

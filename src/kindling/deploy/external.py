@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from kindling.utils.optional import require
-from kindling.utils.text import printable, program_name
+from kindling.utils.optional import require_extra
+from kindling.utils.text import program_name, strip_control_characters
 
 # Domains of operators that onnxruntime brings along. EPContext, which holds the path of a compiled model, is none of
 # those that are used.
@@ -19,7 +19,7 @@ def check_one_file(path: Path) -> None:
         ValueError: If it is no model in ONNX, takes weights from another file, anywhere on this machine, or needs
             operators that onnxruntime does not bring along.
     """
-    require("export", "onnx")
+    require_extra("export", "onnx")
     import onnx
     from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
@@ -31,11 +31,11 @@ def check_one_file(path: Path) -> None:
     for node in messages(model, "NodeProto"):
         known = node.domain in DOMAINS or (node.domain, node.op_type) in functions
         if not known or node.op_type == "EPContext":
-            name = printable(f"{node.domain}:{node.op_type}")
+            name = strip_control_characters(f"{node.domain}:{node.op_type}")
             raise ValueError(f"{path} needs the custom operator {name}: kindling export writes models without")
     for tensor in messages(model, "TensorProto"):
         if uses_external_data(tensor):
-            place = printable(ExternalDataInfo(tensor).location)
+            place = strip_control_characters(ExternalDataInfo(tensor).location)
             raise ValueError(
                 f"{path} keeps weights in another file, {place}: {program_name()} export writes one without"
             )

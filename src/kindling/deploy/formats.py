@@ -22,7 +22,7 @@ from typing_extensions import override
 from kindling.deploy.external import check_one_file
 from kindling.deploy.predictor import ModelCard, Predictor
 from kindling.models import BaseTask, ClassificationTask
-from kindling.utils.optional import require
+from kindling.utils.optional import require_extra
 from kindling.utils.text import program_name
 
 Inputs = tuple[Tensor, ...]  # raw inputs: one, (N, *input_shape), or several
@@ -33,7 +33,7 @@ CARD = "card.json"  # in the formats of torch
 FIELDS = {field.name for field in fields(ModelCard)}
 
 
-class Portable(nn.Module):
+class ExportWrapper(nn.Module):
     """A model from raw inputs to predictions: probabilities and logits, or what `to_prediction` returns.
 
     Attributes:
@@ -88,7 +88,7 @@ class Format(NamedTuple):
     """
 
     suffix: str
-    write: Callable[[Portable, Inputs, ModelCard, Path], None]
+    write: Callable[[ExportWrapper, Inputs, ModelCard, Path], None]
     read: Callable[[Path], Compute]
     legacy: str = ""
     needs: tuple[str, ...] = ()
@@ -106,9 +106,9 @@ def _any_batch(example: Inputs) -> dict[str, Any]:
     return {"inputs": tuple({0: batch} for _ in example)}
 
 
-def write_onnx(model: Portable, example: Inputs, card: ModelCard, path: Path) -> None:
+def write_onnx(model: ExportWrapper, example: Inputs, card: ModelCard, path: Path) -> None:
     """ONNX, for onnxruntime in any language; the card is in its metadata, an entry a field."""
-    require(*FORMATS["onnx"].needs)
+    require_extra(*FORMATS["onnx"].needs)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "# The axis name")  # of several inputs, whose batches are of one size
         program = torch.onnx.export(
@@ -145,7 +145,7 @@ def onnx_session(path: Path) -> Any:
         FileNotFoundError: If there is no such file.
         ValueError: If it is no model in ONNX.
     """
-    require("export", "onnxruntime")
+    require_extra("export", "onnxruntime")
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}: {program_name()} export writes one")
     import onnxruntime
@@ -183,7 +183,7 @@ def load_onnx(path: Path) -> Predictor:
     return Predictor(compute, about)
 
 
-def write_torch_export(model: Portable, example: Inputs, card: ModelCard, path: Path) -> None:
+def write_torch_export(model: ExportWrapper, example: Inputs, card: ModelCard, path: Path) -> None:
     """torch.export, for Python, and for C++ by way of AOTInductor; `torch.export.load(path).module()` reads it."""
     program = torch.export.export(model, example, dynamic_shapes=_any_batch(example))
     with warnings.catch_warnings():
@@ -206,7 +206,7 @@ def deprecated() -> Iterator[None]:
         yield
 
 
-def write_torchscript(model: Portable, example: Inputs, card: ModelCard, path: Path) -> None:
+def write_torchscript(model: ExportWrapper, example: Inputs, card: ModelCard, path: Path) -> None:
     """TorchScript, for C++ and for servers that know nothing newer; `torch.jit.load` reads it."""
 
     def compute(
@@ -232,9 +232,9 @@ def read_torchscript(path: Path) -> Compute:
 CARRIED = ("utils/inputs.py", "utils/filetypes.py", "deploy/responses.py")
 
 
-def write_torchserve(model: Portable, example: Inputs, card: ModelCard, path: Path) -> None:
+def write_torchserve(model: ExportWrapper, example: Inputs, card: ModelCard, path: Path) -> None:
     """An archive for TorchServe: TorchScript, and a handler that takes numbers as JSON and image files."""
-    require(*FORMATS["torchserve"].needs)
+    require_extra(*FORMATS["torchserve"].needs)
     if not model.classifies or len(model.inputs) > 1:
         wrong = "has several inputs" if model.classifies else "predicts no classes"
         raise ValueError(f"TorchServe is for classifiers with one input, and {card.model} {wrong}: use --format onnx")

@@ -17,11 +17,11 @@ from kindling.data.images.scan import list_images, say_unused
 from kindling.data.tables.rows import encode_rows
 from kindling.models.loading import load_classifier
 from kindling.runs.find import find_checkpoint, read_checkpoint
-from kindling.runs.folders import run_of
+from kindling.runs.folders import run_folder_of
 from kindling.runs.metadata import read_json
-from kindling.utils.inputs import as_float, fit_image, from_numbers
+from kindling.utils.inputs import fit_image, to_float, to_input_tensor
 from kindling.utils.plugins import import_plugins
-from kindling.utils.text import listed
+from kindling.utils.text import join_names
 
 __all__ = ["Predictor", "load"]
 
@@ -93,7 +93,7 @@ class Predictor:
         self.card = card
 
     def __repr__(self) -> str:
-        return f"Predictor: {self.card.model}, takes {self.takes}, classes {listed(self.card.classes)}"
+        return f"Predictor: {self.card.model}, takes {self.takes}, classes {join_names(self.card.classes)}"
 
     def predict(self, samples: Any) -> Prediction:
         """Predicts one sample or many.
@@ -121,7 +121,7 @@ class Predictor:
         if isinstance(first, dict) or hasattr(first, "columns"):  # a data frame
             return self._rows(samples, "the input")
         if not isinstance(first, str | Path | Image.Image):
-            return from_numbers(samples, self.card.input_shape)
+            return to_input_tensor(samples, self.card.input_shape)
         if self.card.takes_images:
             return torch.cat([self._images(sample) for sample in samples])
         if isinstance(first, Image.Image):
@@ -133,7 +133,7 @@ class Predictor:
         """What the model takes, in words."""
         if self.card.columns is None:
             return f"{'images' if self.card.takes_images else 'numbers'} of shape {self.card.input_shape}"
-        return f"rows with the columns {listed([column['name'] for column in self.card.columns])}"
+        return f"rows with the columns {join_names([column['name'] for column in self.card.columns])}"
 
     def _rows(self, rows: Any, source: object) -> Tensor:
         if self.card.columns is None:
@@ -143,7 +143,7 @@ class Predictor:
     def _images(self, image: str | Path | Image.Image) -> Tensor:
         shape, levels = self.card.input_shape, self.card.levels
         if isinstance(image, Image.Image):
-            return as_float(fit_image(image, shape, levels)).unsqueeze(0)
+            return to_float(fit_image(image, shape, levels)).unsqueeze(0)
         path = Path(image)
         if not path.exists():
             raise FileNotFoundError(f"there is no {path}: give an image or a folder of images")
@@ -155,7 +155,7 @@ class Predictor:
         if not files:
             raise ValueError(f"{path} has no images")
         tell_small_range(files, levels)
-        return torch.stack([as_float(read_image(file, shape, levels)) for file in files])
+        return torch.stack([to_float(read_image(file, shape, levels)) for file in files])
 
 
 def load(where: str | Path = "best", device: str = "cpu", plugins: Sequence[str | Path] = ()) -> Predictor:
@@ -198,5 +198,5 @@ def read_card(checkpoint: Path, stored: dict[str, Any]) -> ModelCard:
         input_shape=tuple(about["input_shape"]),
         columns=learned.get("columns"),
         levels=learned.get("levels"),
-        metrics=read_json(run_of(checkpoint) / "test_metrics.json"),
+        metrics=read_json(run_folder_of(checkpoint) / "test_metrics.json"),
     )

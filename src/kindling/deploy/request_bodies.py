@@ -12,7 +12,7 @@ from starlette.requests import ClientDisconnect, Request
 from torch import Tensor
 
 from kindling.deploy.predictor import Predictor
-from kindling.utils.inputs import as_float, decode_image, from_numbers
+from kindling.utils.inputs import decode_image, to_float, to_input_tensor
 
 MOST_PIXELS = 16_000_000  # of an image as it is decoded: of a JPEG a fraction, so any photo passes; 0.6 GB at the most
 MOST_FILES = 64  # in a form
@@ -21,7 +21,7 @@ SECONDS = 30  # in which a body must arrive
 Files = list[tuple[str, bytes]]  # names and contents
 
 
-async def whole_body(request: Request, most: int) -> bytes:
+async def read_body(request: Request, most: int) -> bytes:
     """The bytes of a body.
 
     Raises:
@@ -79,7 +79,7 @@ def from_images(files: Files, predictor: Predictor) -> Tensor:
     for name, data in files:
         try:
             card = predictor.card
-            images.append(as_float(decode_image(data, card.input_shape, MOST_PIXELS, card.levels)))
+            images.append(to_float(decode_image(data, card.input_shape, MOST_PIXELS, card.levels)))
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
     return torch.stack(images)
@@ -104,7 +104,7 @@ def from_json(body: bytes, predictor: Predictor) -> Tensor:
             content["inputs"], dict
         ):  # of texts NumPy would give each the room of the longest
             raise ValueError(f"inputs must be numbers in lists: {_way_out(predictor)}")
-        return from_numbers(content["inputs"], predictor.card.input_shape)
+        return to_input_tensor(content["inputs"], predictor.card.input_shape)
     rows = content["rows"]
     if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
         raise ValueError('rows must be a list of objects, one a row: [{"age": 30}]')

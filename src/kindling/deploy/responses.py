@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 
-def answers(probabilities: Tensor, classes: Sequence[str], top: int) -> list[Any]:
+def to_response(probabilities: Tensor, classes: Sequence[str], top: int) -> list[Any]:
     """Return the class of each sample, its probability, and those that come next.
 
     Where a sample has a class at each position, return lists of these.
@@ -20,7 +20,7 @@ def answers(probabilities: Tensor, classes: Sequence[str], top: int) -> list[Any
         top: How many classes to list, the most probable first.
     """
     if probabilities.ndim > 2:
-        return [answers(sample.movedim(1, 0), classes, top) for sample in probabilities]
+        return [to_response(sample.movedim(1, 0), classes, top) for sample in probabilities]
     values, places = probabilities.topk(min(top, len(classes)), dim=1)
     found = []
     for row, named in zip(values.tolist(), places.tolist(), strict=True):

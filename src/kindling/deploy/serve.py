@@ -13,7 +13,7 @@ from kindling.deploy.predictor import Predictor, load
 from kindling.runs.find import find_checkpoint
 from kindling.training.processes import exit_without
 from kindling.utils.console import say
-from kindling.utils.optional import require
+from kindling.utils.optional import require_extra
 
 KEY = "KINDLING_API_KEY"
 SETTINGS = "KINDLING_SERVE"  # tells worker processes what to serve
@@ -41,7 +41,7 @@ def serve(
         batch: Samples that the model is asked at a time: what waits goes together.
         most_mb: Longest body of a request, in MB.
     """
-    require("serve", "starlette", "uvicorn", "python_multipart")
+    require_extra("serve", "starlette", "uvicorn", "python_multipart")
     for name, value, least in (("workers", workers, 1), ("batch", batch, 1), ("port", port, 0)):
         if not least <= value <= 65535:
             raise ValueError(f"{name} must be from {least} to 65535, not {value}")

@@ -15,11 +15,11 @@ from starlette.routing import Route
 from torch import Tensor
 
 from kindling.deploy.addresses import is_local
-from kindling.deploy.batching import Batcher, TooBusyError
+from kindling.deploy.batching import Batcher, QueueFullError
 from kindling.deploy.predictor import Predictor
-from kindling.deploy.request_bodies import form_files, from_images, from_json, whole_body
-from kindling.deploy.responses import answers
-from kindling.utils.text import brief
+from kindling.deploy.request_bodies import form_files, from_images, from_json, read_body
+from kindling.deploy.responses import to_response
+from kindling.utils.text import shorten
 
 QUICK = 16_384  # bytes of JSON that are read sooner than a thread is found for them
 MOST_PENDING = 100_000_000  # bytes of all bodies at a time
@@ -54,7 +54,7 @@ class Service:
             Route("/info", self.info),
             Route("/predict", self.predict, methods=["POST"]),
         ]
-        return Starlette(routes=routes, exception_handlers={HTTPException: refuse, Exception: fail})
+        return Starlette(routes=routes, exception_handlers={HTTPException: handle_http_error, Exception: handle_error})
 
     async def page(self, request: Request) -> Response:
         """A page to try the model on."""
@@ -77,7 +77,7 @@ class Service:
         top = request.query_params.get("top", str(TOP))
         if not (re.fullmatch("[0-9]{1,4}", top) and int(top) >= 1):
             raise HTTPException(400, f"top must be a number from 1 to 9999, not {top[:20]}")
-        body = await whole_body(request, self.most_bytes)
+        body = await read_body(request, self.most_bytes)
         if self.pending + len(body) > MOST_PENDING:
             raise HTTPException(503, "too much is waiting to be read: try again in a moment", {"Retry-After": "1"})
         self.pending += len(body)
@@ -88,13 +88,13 @@ class Service:
             probabilities = await self.batcher.ask(inputs)
         except ValueError as error:
             raise HTTPException(400, str(error)) from error
-        except TooBusyError as error:
+        except QueueFullError as error:
             raise HTTPException(503, str(error), {"Retry-After": "1"}) from error
         finally:
             self.pending -= len(body)
         if not probabilities.isfinite().all():
             raise HTTPException(500, "the model gives no probabilities for this: it diverged when it was trained")
-        return JSONResponse({"predictions": answers(probabilities, self.predictor.card.classes, int(top))})
+        return JSONResponse({"predictions": to_response(probabilities, self.predictor.card.classes, int(top))})
 
     def admit(self, request: Request) -> None:
         """Raises HTTPException where the key is wrong, or a page from elsewhere asks by way of a browser here."""
@@ -132,15 +132,15 @@ class Service:
             return await asyncio.get_running_loop().run_in_executor(self.readers, read)
 
 
-async def refuse(request: Request, error: Exception) -> Response:
+async def handle_http_error(request: Request, error: Exception) -> Response:
     """What a client did wrong, as JSON."""
     assert isinstance(error, HTTPException)
     message = error.detail
     if error.status_code in (404, 405):
         message = f"there is no {request.method} {request.url.path}: there are POST /predict, GET /info, /health and /"
-    return JSONResponse({"error": brief(message)}, error.status_code, error.headers)
+    return JSONResponse({"error": shorten(message)}, error.status_code, error.headers)
 
 
-async def fail(request: Request, error: Exception) -> Response:
+async def handle_error(request: Request, error: Exception) -> Response:
     """What went wrong here, as JSON; uvicorn logs the rest."""
     return JSONResponse({"error": "the server failed to answer; its log says why"}, 500)

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kindling.deploy.responses import answers
-from kindling.utils.inputs import as_float, decode_image, from_numbers
+from kindling.deploy.responses import to_response
+from kindling.utils.inputs import decode_image, to_float, to_input_tensor
 
 TOP = 5
 MOST_PIXELS = 16_000_000  # of an image as it is decoded
@@ -47,7 +47,7 @@ class Handler:
             probabilities = self.model(torch.cat([*parts.values()]).to(self.device))[0].cpu()
             sizes = [len(part) for part in parts.values()]
             for number, part in zip(parts, probabilities.split(sizes), strict=True):
-                found[number]["predictions"] = answers(part, self.card["classes"], TOP)
+                found[number]["predictions"] = to_response(part, self.card["classes"], TOP)
         return found
 
     def inputs(self, body: Any) -> Tensor:
@@ -62,5 +62,5 @@ class Handler:
         if isinstance(body, bytes | bytearray):
             if len(shape) < 3:
                 raise ValueError("the model takes no images but numbers")
-            return as_float(decode_image(bytes(body), shape, MOST_PIXELS, self.card.get("levels"))).unsqueeze(0)
-        return from_numbers(body.get("inputs") if isinstance(body, dict) else body, shape)
+            return to_float(decode_image(bytes(body), shape, MOST_PIXELS, self.card.get("levels"))).unsqueeze(0)
+        return to_input_tensor(body.get("inputs") if isinstance(body, dict) else body, shape)

@@ -46,7 +46,7 @@ class Proof:
 
 
 @torch.inference_mode()
-def prove(model: Any, compute: Compute, samples: Inputs) -> Proof:
+def compare_outputs(model: Any, compute: Compute, samples: Inputs) -> Proof:
     """Compares what a file computes with its model.
 
     Args:
@@ -64,7 +64,7 @@ def prove(model: Any, compute: Compute, samples: Inputs) -> Proof:
                 f"what was exported differs from the checkpoint by {max(worst):.1e} at batch {size}, more than "
                 f"{TOLERANCE:g}: nothing was written"
             )
-    one, many = (in_turns(model, compute, first(samples, size)) for size in (1, max(SIZES)))
+    one, many = (time_interleaved(model, compute, first(samples, size)) for size in (1, max(SIZES)))
     return Proof(
         differences,
         (1000 * one[0], 1000 * one[1]),
@@ -83,7 +83,7 @@ def difference(model: Any, compute: Compute, inputs: Inputs) -> list[float]:
     return [(ours - theirs).abs().max().item() / max(1.0, ours.abs().max().item()) for ours, theirs in pairs]
 
 
-def in_turns(model: Any, compute: Compute, inputs: Inputs) -> tuple[float, float]:
+def time_interleaved(model: Any, compute: Compute, inputs: Inputs) -> tuple[float, float]:
     """Median seconds of each, called in turns so that what slows one slows the other."""
     times: list[tuple[float, float]] = []
     began = time.perf_counter()

@@ -19,10 +19,10 @@ from kindling.data.loading import targets_of
 from kindling.evaluation.report import write_report
 from kindling.models import ClassificationTask, RegressionTask
 from kindling.models.task import batch_size
-from kindling.runs.folders import run_of
-from kindling.training import CollectTest
+from kindling.runs.folders import run_folder_of
+from kindling.training import TestOutputCollector
 from kindling.utils.console import progress
-from kindling.utils.files import whole_file
+from kindling.utils.files import atomic_write
 
 
 def write_predictions(
@@ -65,7 +65,7 @@ def write_predictions(
 
 
 def _write(path: Path, header: Sequence[str], columns: Sequence[Sequence[object]]) -> None:
-    with whole_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+    with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
         table.writerow(header)
         table.writerows(zip(*columns, strict=True))
@@ -91,7 +91,7 @@ def written_to(run: Path) -> Iterator[None]:
         raise not_written(run, error.strerror or str(error)) from error
 
 
-def write_predicted(
+def save_predictions(
     checkpoint: Path, batches: Sequence[Any], model: LightningModule, data: LightningDataModule | None
 ) -> tuple[Path, int]:
     """Write the predictions of a checkpoint into its run folder.
@@ -106,14 +106,14 @@ def write_predicted(
         The file, and the number of predictions: `predictions.csv` for one class or number a sample (of other samples
         than those of the test, named after them), else `predictions.pt`, which `torch.load` reads.
     """
-    run, labels, name = run_of(checkpoint), None, "predictions"
+    run, labels, name = run_folder_of(checkpoint), None, "predictions"
     if others := getattr(data, "predict", None) if isinstance(data, BaseDataModule) else None:
         name += f"_{Path(others).resolve().stem}"
     table = _as_table(batches, model, data)
     written = run / f"{name}.{'pt' if table is None else 'csv'}"
     with written_to(run):
         if table is None or not isinstance(data, BaseDataModule):
-            with whole_file(written) as path:
+            with atomic_write(written) as path:
                 torch.save(list(batches), path)
             return written, sum(map(batch_size, batches))
         if not others and (targets := targets_of(data.new)) is not None:
@@ -132,10 +132,10 @@ def _as_table(batches: Sequence[Any], model: LightningModule, data: LightningDat
 
 
 @rank_zero_only
-def write_test(
+def save_test_results(
     checkpoint: Path,
     metrics: Mapping[str, float],
-    collected: CollectTest,
+    collected: TestOutputCollector,
     model: LightningModule,
     data: LightningDataModule | None,
     command: str,
@@ -156,11 +156,11 @@ def write_test(
     Raises:
         OSError: If the folder can't be written to.
     """
-    run = run_of(checkpoint)
+    run = run_folder_of(checkpoint)
     figures = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
     answers, labels = collected.answers, collected.labels
     with written_to(run):
-        with whole_file(run / "test_metrics.json") as path:
+        with atomic_write(run / "test_metrics.json") as path:
             path.write_text(json.dumps(figures, indent=2, allow_nan=False) + "\n")
         if answers is None or labels is None or not isinstance(data, BaseDataModule):
             return None

@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Answers:
+class Predictions:
     """What a model said of N samples.
 
     Args:

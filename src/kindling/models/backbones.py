@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from kindling.models.loading import build_model, is_model, read_model
+from kindling.models.loading import build_from_spec, is_model_spec, read_model_spec
 from kindling.models.task import BaseTask
 from kindling.models.weights import load_weights, read_file, read_torchvision
 from kindling.runs.find import find_checkpoint
@@ -19,7 +19,7 @@ INCEPTIONS = ("googlenet", "inception_v3")
 
 
 @dataclass(frozen=True)
-class Source:
+class Backbone:
     """A network without its last layer, and what it takes.
 
     Attributes:
@@ -43,7 +43,7 @@ class Source:
     load: Callable[[nn.Module], None]
 
 
-def behead(network: nn.Module) -> int:
+def remove_head(network: nn.Module) -> int:
     """Puts nothing in place of the last layer, which gives the logits; returns the number of features that it took."""
     name, head = [item for item in network.named_modules() if isinstance(item[1], nn.Linear | nn.Conv2d)][-1]
     parent, _, child = name.rpartition(".")
@@ -61,7 +61,7 @@ def torchvision_names() -> list[str]:
 
 def torchvision_backbone(
     name: str, weights: str, input_shape: tuple[int, ...], image_size: int | None = None
-) -> Source:
+) -> Backbone:
     """A network of torchvision.
 
     Args:
@@ -95,10 +95,10 @@ def torchvision_backbone(
         # Their weights were trained on another normalisation, to which they turn the usual one by themselves.
         options = {"aux_logits": False, "init_weights": weights == "none", "transform_input": weights != "none"}
     network = models.get_model(name, weights=None, **options)
-    features = behead(network)
+    features = remove_head(network)
     preset = chosen.transforms()
     load = partial(load_named, name=name, weights=weights)
-    return Source(name, network, features, 3, size, tuple(preset.mean), tuple(preset.std), load)
+    return Backbone(name, network, features, 3, size, tuple(preset.mean), tuple(preset.std), load)
 
 
 def load_named(network: nn.Module, name: str, weights: str) -> None:
@@ -124,7 +124,7 @@ def patch_size(name: str) -> int:
     return 224 if name.startswith("maxvit") else int(name.rsplit("_", 1)[1])  # vit_b_16
 
 
-def kindling_backbone(where: str) -> Source:
+def kindling_backbone(where: str) -> Backbone:
     """A network that was trained here.
 
     Args:
@@ -135,25 +135,27 @@ def kindling_backbone(where: str) -> Source:
     """
     state: dict[str, Tensor] | None = None
     text = where
-    if not is_model(where):
+    if not is_model_spec(where):
         try:
             path = find_checkpoint(where)
         except FileNotFoundError as error:
             near = difflib.get_close_matches(where, torchvision_names(), n=1)
             hint = f"did you mean {near[0]}?" if near else "name a network of torchvision, a run folder or a checkpoint"
             raise ValueError(f"there is no backbone {where}: {hint}") from error
-        text, state = read_model(path)
-    model = build_model(text)
+        text, state = read_model_spec(path)
+    model = build_from_spec(text)
     if len(model.input_shape) != 3 or hasattr(model.network, "members"):  # an ensemble
         raise ValueError(f"{where} is no network for images but a {type(model).__name__}")
-    BaseTask.materialize(model)  # lazy layers alone: what the backbone of a backbone started from is not needed
-    features, name = behead(model.network), type(model).__name__
-    load = partial(load_weights, held=state, source=path, name=name, prefix="network.") if state else refuse
+    BaseTask.init_lazy_layers(model)  # lazy layers alone: what the backbone of a backbone started from is not needed
+    features, name = remove_head(model.network), type(model).__name__
+    load = (
+        partial(load_weights, held=state, source=path, name=name, prefix="network.") if state else raise_missing_weights
+    )
     channels, *size = model.input_shape
     mean, std = (tuple(values.flatten().tolist()) for values in (model.mean, model.std))
-    return Source(text, model.network, features, channels, (size[0], size[1]), mean, std, load)
+    return Backbone(text, model.network, features, channels, (size[0], size[1]), mean, std, load)
 
 
-def refuse(network: nn.Module) -> None:
+def raise_missing_weights(network: nn.Module) -> None:
     """In place of loading weights that only a checkpoint has."""
     raise ValueError("the weights of a backbone that was trained here come with the checkpoint: load it first")

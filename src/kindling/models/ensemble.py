@@ -9,12 +9,12 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from kindling.models.classification import ClassificationTask
-from kindling.models.loading import build_model, is_model, load_classifier, read_model
+from kindling.models.loading import build_from_spec, is_model_spec, load_classifier, read_model_spec
 from kindling.runs.find import find_checkpoint
 from kindling.utils.console import progress
 
 
-class MeanProbability(nn.Module):
+class ProbabilityAveraging(nn.Module):
     """The mean of what its members say, each of which takes raw inputs.
 
     Args:
@@ -31,7 +31,7 @@ class MeanProbability(nn.Module):
         return logs.logsumexp(dim=0) - math.log(len(self.members))  # the softmax of these is the mean probability
 
     @override
-    def train(self, mode: bool = True) -> "MeanProbability":
+    def train(self, mode: bool = True) -> "ProbabilityAveraging":
         return super().train(False)  # no dropout, no new statistics
 
 
@@ -61,7 +61,7 @@ class EnsembleClassifier(ClassificationTask):
                     f"member {checkpoints[number]} is for other inputs or classes: {theirs} and not {ours}"
                 )
         self.hparams["checkpoints"] = list(texts)
-        self.network = MeanProbability(members).requires_grad_(False)
+        self.network = ProbabilityAveraging(members).requires_grad_(False)
         self.mean.zero_()
         self.std.fill_(1)  # each member normalises its inputs as it learned to
 
@@ -73,10 +73,10 @@ class EnsembleClassifier(ClassificationTask):
 
 def _member(checkpoint: str, done: Callable[[int], None]) -> tuple[str, ClassificationTask]:
     done(1)
-    if is_model(checkpoint):  # out of the ensemble's own checkpoint, which brings the weights
-        member = build_model(checkpoint)
+    if is_model_spec(checkpoint):  # out of the ensemble's own checkpoint, which brings the weights
+        member = build_from_spec(checkpoint)
         if not isinstance(member, ClassificationTask):
             raise ValueError(f"the checkpoint puts a {type(member).__name__} into an ensemble, which is no classifier")
         return checkpoint, member
     path = find_checkpoint(checkpoint)
-    return read_model(path)[0], load_classifier(path)
+    return read_model_spec(path)[0], load_classifier(path)

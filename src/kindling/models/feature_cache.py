@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from kindling.utils.console import progress, say
 
 
-class CachedFeatures:
+class FeatureCache:
     """Puts features into the datasets of a training, and the images back."""
 
     def __init__(self) -> None:

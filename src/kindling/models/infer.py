@@ -11,7 +11,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
-from kindling.utils.text import brief
+from kindling.utils.text import shorten
 
 
 class UnknownShapeError(ValueError):
@@ -91,7 +91,7 @@ def infer_arguments(data: LightningDataModule, names: Iterable[str]) -> dict[str
             shapes = {_input_shape(batch) for batch in _small_batches(loader)}
     except (AttributeError, TypeError) as error:  # such as a loader that asks for the Trainer, which is built later
         options = " ".join(f"--model.{name} VALUE" for name in names if name != "class_names")
-        reason = brief(f"{type(error).__name__}: {error}", 100)
+        reason = shorten(f"{type(error).__name__}: {error}", 100)
         raise ValueError(f"{type(data).__name__} can't be asked for a sample ({reason}): add {options}") from error
     if not isinstance(loader, DataLoader):
         return {}

@@ -4,10 +4,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
-from kindling.utils.inputs import grey
+from kindling.utils.inputs import rgb_to_grayscale
 
 
-class Adapt(nn.Module):
+class InputAdapter(nn.Module):
     """Brings images (N, C, H, W) to the channels and size that a backbone takes.
 
     Args:
@@ -22,7 +22,7 @@ class Adapt(nn.Module):
     @override
     def forward(self, images: Tensor) -> Tensor:
         if images.shape[1] == 3 and self.channels == 1:
-            images = grey(images)
+            images = rgb_to_grayscale(images)
         images = images.expand(-1, self.channels, -1, -1)
         if images.shape[2:] != self.size:
             images = F.interpolate(images, self.size, mode="bilinear", antialias=True)

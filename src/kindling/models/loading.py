@@ -10,12 +10,12 @@ from torch import Tensor
 from kindling.models.classification import ClassificationTask
 from kindling.models.task import BaseTask
 from kindling.runs.find import read_checkpoint
-from kindling.runs.folders import RUNS, run_of
+from kindling.runs.folders import RUNS, run_folder_of
 from kindling.runs.foreign import check_functions
 from kindling.runs.trust import check_classes, check_parts, is_own_checkpoint, plugin_sources
 
 
-def read_model(path: Path, stored: dict[str, Any] | None = None) -> tuple[str, dict[str, Tensor]]:
+def read_model_spec(path: Path, stored: dict[str, Any] | None = None) -> tuple[str, dict[str, Tensor]]:
     """What it takes to build the model of a checkpoint, its class and arguments as JSON; and its weights.
 
     As text it is one argument of another model, which jsonargparse leaves as it is: of a dictionary it would make an
@@ -31,7 +31,7 @@ def read_model(path: Path, stored: dict[str, Any] | None = None) -> tuple[str, d
     stored = stored or read_checkpoint(path)
     check_trained(path, stored)
     hyper_parameters = stored["hyper_parameters"]
-    check_classes(hyper_parameters, run_of(path), plugins=plugin_sources(stored, path))
+    check_classes(hyper_parameters, run_folder_of(path), plugins=plugin_sources(stored, path))
     check_parts(hyper_parameters, path)
     if not is_own_checkpoint(stored, path):
         check_functions(hyper_parameters, (), path)
@@ -46,12 +46,12 @@ def check_trained(path: Path, stored: dict[str, Any]) -> None:
         raise ValueError(f"{path} has not been trained: its weights are random")
 
 
-def is_model(text: str) -> bool:
+def is_model_spec(text: str) -> bool:
     """Whether a text describes a model, and is not the place of a checkpoint."""
     return text.startswith("{")
 
 
-def build_model(text: str) -> BaseTask:
+def build_from_spec(text: str) -> BaseTask:
     """A model as `read_model` describes it, without its weights.
 
     Raises:
@@ -85,8 +85,8 @@ def load_model(path: Path, stored: dict[str, Any] | None = None) -> BaseTask:
     Raises:
         ValueError: If it is no checkpoint of Kindling, has not been trained, or its model has changed since.
     """
-    text, weights = read_model(path, stored)
-    model = build_model(text)
+    text, weights = read_model_spec(path, stored)
+    model = build_from_spec(text)
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:

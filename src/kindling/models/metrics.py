@@ -33,7 +33,7 @@ class MeanLoss(Metric):
         return self.total / self.samples
 
 
-class Confusions(MulticlassConfusionMatrix):
+class ConfusionMatrixMetric(MulticlassConfusionMatrix):
     """Counts samples by label and answer; NaN is none, and is counted after the classes as one of its own."""
 
     def __init__(self, num_classes: int) -> None:
@@ -45,7 +45,7 @@ class Confusions(MulticlassConfusionMatrix):
         super().update(answers.masked_fill(best.isnan(), self.num_classes - 1), target)
 
 
-class Accuracy(Confusions):
+class Accuracy(ConfusionMatrixMetric):
     """Share of right answers."""
 
     @override
@@ -53,7 +53,7 @@ class Accuracy(Confusions):
         return self.confmat.diag().sum() / self.confmat.sum()
 
 
-class BalancedAccuracy(Confusions):
+class BalancedAccuracy(ConfusionMatrixMetric):
     """Share of right answers in each class, averaged over the classes that occur among the labels."""
 
     @override
@@ -62,7 +62,7 @@ class BalancedAccuracy(Confusions):
         return (right / samples)[samples > 0].mean()
 
 
-class MacroF1(Confusions):
+class MacroF1(ConfusionMatrixMetric):
     """F1 of each class, averaged over the classes that occur among labels or answers."""
 
     @override

@@ -36,12 +36,12 @@ def check_network(model: LightningModule) -> None:
     if not isinstance(model, BaseTask):
         return
     if not model.has_example:
-        model.materialize()  # lazy layers need the shape
+        model.init_lazy_layers()  # lazy layers need the shape
         return
     modes = [(module, module.training) for module in model.modules()]
     name = type(model).__name__
     if not any(isinstance(parameter, nn.UninitializedParameter) for parameter in model.parameters()):
-        model.materialize()  # trained weights say by themselves what is wrong with them
+        model.init_lazy_layers()  # trained weights say by themselves what is wrong with them
     try:
         with torch.no_grad():
             outputs = model.eval()(model.example_inputs())

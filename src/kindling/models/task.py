@@ -19,7 +19,7 @@ from kindling.models.batches import check_batches
 from kindling.models.infer import UnknownShape, infer_arguments, with_shape
 from kindling.models.metrics import MeanLoss
 from kindling.runs.trust import sign_checkpoint
-from kindling.utils.hyperparameters import keep_plain
+from kindling.utils.hyperparameters import make_hparams_plain
 
 Stage = Literal["train", "val", "test"]
 STAGES: tuple[Stage, ...] = ("train", "val", "test")
@@ -78,7 +78,7 @@ class BaseTask(LightningModule):
         if warmup_epochs < 0:
             raise ValueError(f"warmup_epochs must not be negative: {warmup_epochs}")
         self.save_hyperparameters()
-        keep_plain(self)
+        make_hparams_plain(self)
         self.input_shape = tuple(input_shape) or UnknownShape.of(self)
         self.warmup_epochs = warmup_epochs
         self.schedule_start = 0  # optimizer steps before the schedule: not 0 where a new one begins on the way
@@ -139,7 +139,7 @@ class BaseTask(LightningModule):
     def _has_lazy_layers(self) -> bool:
         return any(isinstance(parameter, nn.UninitializedParameter) for parameter in self.parameters())
 
-    def materialize(self) -> None:
+    def init_lazy_layers(self) -> None:
         """Give lazy layers, where there are any, the shapes that a sample brings."""
         if self._has_lazy_layers:
             with torch.no_grad():
@@ -148,7 +148,7 @@ class BaseTask(LightningModule):
 
     @override
     def setup(self, stage: str) -> None:
-        self.materialize()
+        self.init_lazy_layers()
         for name in STAGES:
             self._stage_metrics(name)  # before the model is moved to its device
         if stage == "fit":
@@ -291,7 +291,7 @@ class BaseTask(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.schedule_start = checkpoint.get("schedule_start", 0)  # checkpoints of other Trainers have none
 
-    def begin_schedule(self, checkpoint: dict[str, Any]) -> None:
+    def restart_lr_schedule(self, checkpoint: dict[str, Any]) -> None:
         """Makes a run that goes on from a checkpoint begin its schedule anew, over the steps that remain.
 
         The optimizer keeps its momentum where it fits.

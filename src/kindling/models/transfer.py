@@ -10,10 +10,10 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 from typing_extensions import override
 
-from kindling.models.backbones import Source, kindling_backbone, torchvision_backbone, torchvision_names
+from kindling.models.backbones import Backbone, kindling_backbone, torchvision_backbone, torchvision_names
 from kindling.models.classification import ClassificationTask
-from kindling.models.feature_cache import CachedFeatures
-from kindling.models.input_adapter import Adapt
+from kindling.models.feature_cache import FeatureCache
+from kindling.models.input_adapter import InputAdapter
 from kindling.utils.console import say
 
 
@@ -70,15 +70,15 @@ class TransferClassifier(ClassificationTask):
         self.random = weights == "none"
         self.backbone_lr = 1.0 if self.random else backbone_lr
         self.cache_features = cache_features
-        self._cached = CachedFeatures()
+        self._cached = FeatureCache()
         self.source = self._source(backbone, weights, image_size)
         self.hparams["backbone"] = self.source.config  # a checkpoint needs nothing but itself
         # Loaded when they are first needed, unless a checkpoint brings others.
         self._weights_missing = not self.random
         self.register_load_state_dict_pre_hook(_note_weights)  # type: ignore[no-untyped-call]
-        self.register_state_dict_pre_hook(_materialize)  # type: ignore[no-untyped-call]
+        self.register_state_dict_pre_hook(_init_lazy_layers)  # type: ignore[no-untyped-call]
         parts = {
-            "adapt": Adapt(self.source.channels, self.source.size),
+            "adapt": InputAdapter(self.source.channels, self.source.size),
             "backbone": self.source.network,
             "head": nn.Linear(self.source.features, self.num_classes),
         }
@@ -88,7 +88,7 @@ class TransferClassifier(ClassificationTask):
             self.std = torch.tensor(self.source.std).view(-1, 1, 1)
         self._freeze(not self.random and unfreeze_epoch != 0)
 
-    def _source(self, backbone: str, weights: str, image_size: int | None) -> Source:
+    def _source(self, backbone: str, weights: str, image_size: int | None) -> Backbone:
         if backbone in torchvision_names():
             return torchvision_backbone(backbone, weights, self.input_shape, image_size)
         source = kindling_backbone(backbone)
@@ -114,11 +114,11 @@ class TransferClassifier(ClassificationTask):
         return self.frozen and self.unfreeze_epoch is not None
 
     @override
-    def materialize(self) -> None:
+    def init_lazy_layers(self) -> None:
         if self._weights_missing:
             self.source.load(self.backbone)
             self._weights_missing = False
-        super().materialize()
+        super().init_lazy_layers()
 
     def _freeze(self, frozen: bool) -> None:
         self.frozen = frozen
@@ -135,14 +135,14 @@ class TransferClassifier(ClassificationTask):
     def features(self, images: Tensor) -> Tensor:
         """What the head is given, (N, features), of raw images (N, C, H, W)."""
         if self._weights_missing:
-            self.materialize()
+            self.init_lazy_layers()
         features: Tensor = self.backbone(self.network[0]((images - self.mean) / self.std))
         return features
 
     @override
     def forward(self, inputs: Tensor) -> Tensor:
         if self._weights_missing:
-            self.materialize()
+            self.init_lazy_layers()
         if inputs.ndim == 2:  # features that were computed before
             logits: Tensor = self.head(inputs)
             return logits.float()
@@ -235,7 +235,7 @@ class TransferClassifier(ClassificationTask):
         if changed and not checkpoint["frozen"] and not self.random:
             say(f"unfreeze_epoch {self.unfreeze_epoch} has no effect: the backbone is being trained already")
         if checkpoint["frozen"] and due:
-            self.begin_schedule(checkpoint)
+            self.restart_lr_schedule(checkpoint)
         for group in checkpoint["optimizer_states"][0]["param_groups"][1:]:
             group["lr_scale"] = self.backbone_lr
 
@@ -248,7 +248,7 @@ def _note_weights(model: nn.Module, state: dict[str, Tensor], prefix: str, *_: A
         model._weights_missing = False
 
 
-def _materialize(model: nn.Module, *_: Any) -> None:
+def _init_lazy_layers(model: nn.Module, *_: Any) -> None:
     """Before a state dict is read: it never holds random weights that are to be replaced."""
     assert isinstance(model, TransferClassifier)
-    model.materialize()
+    model.init_lazy_layers()

@@ -8,7 +8,7 @@ from typing import Any
 
 from packaging.version import InvalidVersion, Version
 
-from kindling.utils.text import brief, listed
+from kindling.utils.text import join_names, shorten
 
 RESTORES = "checkpoint_connector.py"  # of Lightning
 
@@ -59,9 +59,8 @@ def check_content(path: Path, checkpoint: Any) -> None:
     for held, kinds in parts:
         for name, kind in kinds.items():
             if not _is(held.get(name), kind):
-                raise ValueError(
-                    f"{path} is no checkpoint of Kindling, or was altered: its {name} is {brief(repr(held[name]), 60)}"
-                )
+                found = shorten(repr(held[name]), 60)
+                raise ValueError(f"{path} is no checkpoint of Kindling, or was altered: its {name} is {found}")
     check_progress(path, checkpoint)
     names = about.get("class_names")
     if names and len(names) != about.get("num_classes", len(names)):
@@ -69,12 +68,12 @@ def check_content(path: Path, checkpoint: Any) -> None:
     if columns and (lacking := [name for name in ("classes", "left_out") if fitted.get(name) is None]):
         raise ValueError(f"{path} was altered: its table has no {lacking[0]}")
     if not _is_version(checkpoint.get("pytorch-lightning_version")):
-        version = brief(repr(checkpoint["pytorch-lightning_version"]), 60)
+        version = shorten(repr(checkpoint["pytorch-lightning_version"]), 60)
         raise ValueError(f"{path} was altered: its pytorch-lightning_version is {version}")
     for column in columns:
         needed = ("name", "kind", *NEEDED.get(column.get("kind"), ()))
         if lacking := [name for name in needed if column.get(name) is None]:
-            raise ValueError(f"{path} was altered: column {column.get('name')} lacks {listed(lacking)}")
+            raise ValueError(f"{path} was altered: column {column.get('name')} lacks {join_names(lacking)}")
 
 
 def check_progress(path: Path, checkpoint: dict[str, Any]) -> None:
@@ -85,7 +84,7 @@ def check_progress(path: Path, checkpoint: dict[str, Any]) -> None:
     """
     needed = ("state_dict", "global_step", *(["callbacks"] if "optimizer_states" in checkpoint else []))
     if lacking := [name for name in needed if checkpoint.get(name) is None]:
-        raise ValueError(f"{path} was altered: it lacks {listed(lacking)}")
+        raise ValueError(f"{path} was altered: it lacks {join_names(lacking)}")
     value = checkpoint.get("loops")
     for name in EPOCHS if value is not None else ():
         value = _dict(value).get(name)
@@ -94,7 +93,7 @@ def check_progress(path: Path, checkpoint: dict[str, Any]) -> None:
     for name, state in (checkpoint.get("callbacks") or {}).items():
         waited = _dict(state).get("wait_count")
         if str(name).startswith(STOPPERS) and not (waited is not None and _is(waited, int)):
-            raise ValueError(f"{path} was altered: the state of {brief(str(name), 60)} lacks wait_count")
+            raise ValueError(f"{path} was altered: the state of {shorten(str(name), 60)} lacks wait_count")
 
 
 def _dict(value: Any) -> dict[str, Any]:
@@ -129,5 +128,5 @@ def restoring(path: Path | None) -> Iterator[None]:
         frames = traceback.extract_tb(error.__traceback__)
         if path is None or not any(Path(frame.filename).name == RESTORES for frame in frames):
             raise
-        reason = brief(f"{type(error).__name__}: {error}", 100)
+        reason = shorten(f"{type(error).__name__}: {error}", 100)
         raise ValueError(f"{path} was altered or is of another version: it can't be restored ({reason})") from error

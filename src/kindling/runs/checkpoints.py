@@ -16,7 +16,7 @@ from kindling.runs.checkpoint_contents import check_content
 from kindling.runs.checksums import checksum
 from kindling.runs.folders import is_last
 from kindling.utils.console import say
-from kindling.utils.files import whole_file
+from kindling.utils.files import atomic_write
 
 Verify = Literal["metadata", "weights", "all"]
 CHECKSUMS = "checksums"  # key of a checkpoint: the checksum of the tensors in each of its other parts
@@ -96,7 +96,7 @@ def save(checkpoint: dict[str, Any], path: Path) -> None:
         OSError: If the file can't be written; the old one is left.
     """
     checkpoint = checkpoint | {CHECKSUMS: {part: checksum(value) for part, value in checkpoint.items()}}
-    with whole_file(path) as temporary, temporary.open("wb") as file:
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
         try:
             torch.save(checkpoint, file)
         except RuntimeError as error:  # torch's own words for a failed write
@@ -125,7 +125,7 @@ def restore_last(checkpoint: Path) -> dict[str, Any]:
     newest = max(steps, key=lambda path: (steps[path], path.name == "previous.ckpt"), default=checkpoint)
     if steps.get(newest, -1) < 0:
         raise DamagedError(f"{checkpoint} is damaged, and its run has no intact checkpoint to resume from")
-    with whole_file(checkpoint) as temporary:
+    with atomic_write(checkpoint) as temporary:
         shutil.copyfile(newest, temporary)
     say(f"{checkpoint} is damaged: resuming from {newest.name}, saved after step {steps[newest]}")
     return read(checkpoint, "all", mmap=False)

@@ -36,6 +36,6 @@ def is_last(checkpoint: Path) -> bool:
     return checkpoint.parts[-2:] == ("checkpoints", "last.ckpt")
 
 
-def run_of(checkpoint: Path) -> Path:
+def run_folder_of(checkpoint: Path) -> Path:
     """The run folder that a checkpoint belongs to; outside of a run, a folder of its name beside it."""
     return checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.with_suffix("")

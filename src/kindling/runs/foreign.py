@@ -17,7 +17,7 @@ from typing import Any, get_args, get_type_hints
 import yaml
 
 from kindling.runs.trust import DOTTED
-from kindling.utils.text import printable
+from kindling.utils.text import strip_control_characters
 
 OWN = "kindling."  # the package, whose classes import nothing by name and annotate their files as paths
 LONGEST = 150  # characters of options in a message
@@ -62,7 +62,9 @@ def check_files(
         options = " ".join(f"--data.{name} {shlex.quote(str(value))}" for name, value in strange.items())
         if len(options) > LONGEST:
             options = " ".join(f"--data.{name} PATH" for name in [*strange][:5])
-        raise ValueError(f"{source} was not written here, so no file that it names is read; add {printable(options)}")
+        raise ValueError(
+            f"{source} was not written here, so no file that it names is read; add {strip_control_characters(options)}"
+        )
 
 
 def check_functions(model: Mapping[str, Any], typed: Collection[str], source: Path) -> None:

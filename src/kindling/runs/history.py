@@ -33,7 +33,7 @@ def read_history(metrics: Path) -> dict[str, dict[int, float]]:
     return history
 
 
-def read_rates(metrics: Path) -> dict[str, Points]:
+def read_learning_rates(metrics: Path) -> dict[str, Points]:
     """Reads the learning rates of `metrics.csv`: of each group of parameters, the rate by epochs done.
 
     Before the end of the first epoch nothing says how long one is: then there are none.

@@ -13,10 +13,10 @@ import yaml
 from kindling.runs.find import read_text
 from kindling.runs.folders import RUNS
 from kindling.runs.history import DAMAGED, read_history
-from kindling.runs.metadata import FILE, TEST, Record, read_json, status_of
+from kindling.runs.metadata import FILE, TEST, RunMetadata, read_json, status_of
 from kindling.runs.metric_names import standard_name
 from kindling.runs.trust import check_size
-from kindling.utils.text import did_you_mean, printable, program_name
+from kindling.utils.text import program_name, strip_control_characters, suggest
 
 MARKS = {FILE, "metrics.csv", "config.yaml"}
 
@@ -33,14 +33,14 @@ class Run:
     """
 
     path: Path
-    record: Record
+    record: RunMetadata
     status: str
     test: dict[str, float]
 
     @classmethod
     def read(cls, path: Path) -> Self:
         """Reads what its folder has, however damaged."""
-        record, tested = Record.read(path), read_json(path / TEST)
+        record, tested = RunMetadata.read(path), read_json(path / TEST)
         figures = {standard_name(name): value for name, value in tested.items() if isinstance(value, float | int)}
         return cls(path, record, status_of(record), figures)
 
@@ -73,7 +73,7 @@ def _options(config: dict[str, Any], group: str = "") -> Iterable[tuple[str, Any
         if isinstance(value, dict) and value:
             yield from _options(value, name)
         else:
-            yield printable(name), value
+            yield strip_control_characters(name), value
 
 
 def find_runs(folder: Path) -> list[Path]:
@@ -94,12 +94,12 @@ def find_runs(folder: Path) -> list[Path]:
     return found
 
 
-def newest_last(runs: Iterable[Run]) -> list[Run]:
+def sort_by_start(runs: Iterable[Run]) -> list[Run]:
     """Runs by the time they began; of one second, by their names and numbers."""
-    return sorted(runs, key=lambda run: (run.record.started, by_number(str(run.path))))
+    return sorted(runs, key=lambda run: (run.record.started, natural_key(str(run.path))))
 
 
-def by_number(name: str) -> list[tuple[int, str]]:
+def natural_key(name: str) -> list[tuple[int, str]]:
     """A key that puts version_9 before version_10."""
     return [(int(part or 0) if part.isdecimal() else 0, part) for part in re.split(r"(\d+)", name)]
 
@@ -112,9 +112,7 @@ def find_run(name: str, root: Path = RUNS) -> Path:
     """
     for folder in (Path(name), root / name):
         if folder.is_dir() and (runs := find_runs(folder)):
-            return runs[0] if len(runs) == 1 else newest_last(map(Run.read, runs))[-1].path
+            return runs[0] if len(runs) == 1 else sort_by_start(map(Run.read, runs))[-1].path
     known = {str(path.relative_to(root)) for path in find_runs(root)}
     known |= {path.split(os.sep)[0] for path in known}
-    raise FileNotFoundError(
-        f"there is no run {name}{did_you_mean(name, known) or f': {program_name()} runs lists them'}"
-    )
+    raise FileNotFoundError(f"there is no run {name}{suggest(name, known) or f': {program_name()} runs lists them'}")

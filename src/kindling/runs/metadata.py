@@ -20,15 +20,17 @@ import psutil
 from kindling import __version__
 from kindling.runs.find import read_text
 from kindling.runs.history import DAMAGED, best_epoch, read_history
-from kindling.utils.files import whole_file
-from kindling.utils.text import printable
+from kindling.utils.files import atomic_write
+from kindling.utils.text import strip_control_characters
 
 FILE, TEST = "run.json", "test_metrics.json"
-SILENT = 600  # seconds without a word after which a run on another host counts as dead; it says one every half minute
+HEARTBEAT_TIMEOUT = (
+    600  # seconds without a word after which a run on another host counts as dead; it says one every half minute
+)
 
 
 @dataclass
-class Record:
+class RunMetadata:
     """What is known of a run; what is not is None or empty.
 
     Attributes:
@@ -102,11 +104,11 @@ class Record:
     def write(self, run: Path) -> None:
         """Writes it into the folder of a run; a figure that is NaN is null."""
         best = {name: value if value is None or math.isfinite(value) else None for name, value in self.best.items()}
-        with whole_file(run / FILE) as path:
+        with atomic_write(run / FILE) as path:
             path.write_text(json.dumps(asdict(self) | {"best": best}, indent=2, allow_nan=False) + "\n", "utf-8")
 
 
-KINDS = get_type_hints(Record)
+KINDS = get_type_hints(RunMetadata)
 
 
 def _is(value: object, kind: Any) -> bool:
@@ -137,13 +139,13 @@ def _tidied(value: Any) -> Any:
     """What JSON held, without what a terminal would obey; null for a number that is no finite float."""
     match value:
         case str():
-            return printable(value)
+            return strip_control_characters(value)
         case int() | float():
             return value if abs(value) <= sys.float_info.max else None
         case list():
             return [_tidied(one) for one in value]
         case dict():
-            return {printable(name): _tidied(one) for name, one in value.items()}
+            return {strip_control_characters(name): _tidied(one) for name, one in value.items()}
     return value
 
 
@@ -151,17 +153,17 @@ def _from_files(run: Path) -> dict[str, Any]:
     """The record of a run that wrote none. A folder `runs/quickstart/version_0` is of the recipe quickstart."""
     record: dict[str, Any] = {"recipe": run.parent.name}
     with suppress(OSError, ValueError):
-        record["started"] = as_utc(os.path.getmtime(run / "config.yaml"))
+        record["started"] = utc_timestamp(os.path.getmtime(run / "config.yaml"))
         if found := re.search(r"^checkpoint:\n +monitor: (\S+)", read_text(run / "config.yaml"), re.MULTILINE):
             record["monitor"] = found[1]
     with suppress(*DAMAGED):
         history = read_history(run / "metrics.csv")
-        record["seen"] = as_utc(os.path.getmtime(run / "metrics.csv"))
+        record["seen"] = utc_timestamp(os.path.getmtime(run / "metrics.csv"))
         record["epochs"] = len(history["train/loss"])
         monitor = record.get("monitor", "val/loss")
         if (best := best_epoch(history[monitor], lower=is_lower_better(monitor))) is not None:
             told = [name for name in history if name.startswith("val/") or name == monitor]
-            figures = {printable(name): history[name][best] for name in told if best in history[name]}
+            figures = {strip_control_characters(name): history[name][best] for name in told if best in history[name]}
             record["best"] = {"epoch": best + 1} | figures
     return record
 
@@ -173,13 +175,13 @@ def is_lower_better(figure: str) -> bool:
 
 def check_is_free(run: Path) -> None:
     """Raises ValueError where another process trains in a run folder."""
-    record = Record.read(run)
+    record = RunMetadata.read(run)
     if status_of(record) == "running" and record.process.get("pid") != os.getpid():
         where = f"process {record.process.get('pid')} on {record.process.get('host')}"
         raise ValueError(f"{run} is still being trained ({where}): wait for it or stop it first")
 
 
-def status_of(record: Record) -> str:
+def status_of(record: RunMetadata) -> str:
     """The status of a run as it is now: one that says it is running may have been killed."""
     if record.status != "running":
         return record.status
@@ -187,7 +189,9 @@ def status_of(record: Record) -> str:
     if process.get("host") != platform.node():
         with suppress(ValueError):
             silent = datetime.now(UTC) - datetime.fromisoformat(record.seen)
-            return "running" if abs(silent.total_seconds()) < SILENT else "failed"  # its clock may be set back
+            return (
+                "running" if abs(silent.total_seconds()) < HEARTBEAT_TIMEOUT else "failed"
+            )  # its clock may be set back
     with suppress(psutil.Error, KeyError, TypeError, ValueError):
         # The number may have gone to another process since. When the clock is set, so is the time of booting.
         began = psutil.Process(process["pid"]).create_time()
@@ -197,7 +201,7 @@ def status_of(record: Record) -> str:
     return "failed"
 
 
-def this_process(run: Path) -> dict[str, Any]:
+def process_info(run: Path) -> dict[str, Any]:
     """Where this process runs and what it trains, as `status_of` and `Record.read` ask for it."""
     began = psutil.Process().create_time()
     return {
@@ -215,7 +219,7 @@ def _is_copy(process: dict[str, Any], run: Path) -> bool:
     return None not in (path, inode) and str(run.resolve()) != path and run.stat().st_ino != inode
 
 
-def as_utc(seconds: float | None = None) -> str:
+def utc_timestamp(seconds: float | None = None) -> str:
     """A time, by default now, as ISO 8601 in UTC to the second."""
     moment = datetime.now(UTC) if seconds is None else datetime.fromtimestamp(seconds, UTC)
     return moment.isoformat(timespec="seconds")

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from rich.cells import cell_len
 
-from kindling.runs.history import Points, read_history, read_rates
-from kindling.runs.metadata import Record
-from kindling.utils.files import whole_file
+from kindling.runs.history import Points, read_history, read_learning_rates
+from kindling.runs.metadata import RunMetadata
+from kindling.utils.files import atomic_write
 from kindling.utils.text import format_metric
 
 if TYPE_CHECKING:
@@ -37,8 +37,8 @@ def plot_history(run: str | Path) -> Path:
     from matplotlib.figure import Figure  # 0.3 s to import, needed once at the end
 
     run = Path(run)
-    history, rates = read_history(run / "metrics.csv"), read_rates(run / "metrics.csv")
-    best = Record.read(run).best_epoch
+    history, rates = read_history(run / "metrics.csv"), read_learning_rates(run / "metrics.csv")
+    best = RunMetadata.read(run).best_epoch
     metrics = [name for name in history if "/" not in name and name not in TRAINING_STATISTICS]
     by_split = any(name.startswith(("train/", "val/")) for name in history)
     names: list[str] = [*figures_in(history)] if by_split or not metrics else _chosen(metrics)
@@ -51,7 +51,7 @@ def plot_history(run: str | Path) -> Path:
         else:
             draw_metrics(axes, {name: history[name] for name in metrics if metric in name}, metric)
     if rates:
-        draw_rates(panels[-1], rates)
+        draw_learning_rates(panels[-1], rates)
         mark_best(panels[-1], best, {}, "")
     curves = [curve for name, curve in history.items() if name in metrics or name.startswith(("train/", "val/"))]
     epochs = max((epoch for curve in curves for epoch in curve), default=0) + 1
@@ -84,7 +84,7 @@ def shown_name(name: str, most: int) -> str:
 
 def save(figure: "Figure", path: Path) -> Path:
     """Writes a plot as PNG. A character that the font lacks is a box there, and no warning."""
-    with whole_file(path) as temporary, warnings.catch_warnings():
+    with atomic_write(path) as temporary, warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font")
         figure.savefig(temporary, format="png")
     return path
@@ -137,7 +137,7 @@ def mark_best(axes: "Axes", best: int | None, curve: Mapping[int, float], metric
         axes.plot(best, value, "o", ms=9, mfc="none", mec="0.1", mew=1.3, ls="none", label=label, zorder=5)
 
 
-def draw_rates(axes: "Axes", rates: Mapping[str, Points]) -> None:
+def draw_learning_rates(axes: "Axes", rates: Mapping[str, Points]) -> None:
     """Draws the learning rate of each group of parameters: in steps where it falls in steps."""
     for number, (name, points) in enumerate(sorted(rates.items()) if len(rates) > 1 else rates.items()):
         values = [rate for _, rate in points]

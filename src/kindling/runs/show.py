@@ -13,10 +13,10 @@ import psutil
 from kindling.runs.listing import Run
 from kindling.runs.metadata import git_commit, versions
 from kindling.runs.table import commit, duration, epochs, local_time
-from kindling.utils.console import as_typed, say
+from kindling.utils.console import as_command, say
 from kindling.utils.errors import UsageError
 from kindling.utils.plugins import split_options
-from kindling.utils.text import format_metric, printable
+from kindling.utils.text import format_metric, strip_control_characters
 
 OFF: tuple[Any, ...] = (None, False, "auto", 0, -1, [], {}, "")  # not used, or left to Lightning
 USUAL = {  # of every run that does not say otherwise
@@ -55,8 +55,14 @@ def _print_rows(rows: Mapping[str, object]) -> None:
 def shown(value: object) -> str:
     """A setting as one reads it: classes of torch and Kindling without their modules, the rest as in YAML."""
     if isinstance(value, str):
-        return printable(re.sub(r"^(?:kindling|torch)\.(?:\w+\.)*(?=[A-Z])", "", value))
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else printable(str(value))
+        return strip_control_characters(re.sub(r"^(?:kindling|torch)\.(?:\w+\.)*(?=[A-Z])", "", value))
+    return (
+        "null"
+        if value is None
+        else str(value).lower()
+        if isinstance(value, bool)
+        else strip_control_characters(str(value))
+    )
 
 
 def facts(run: Run) -> Iterator[tuple[str, str]]:
@@ -109,7 +115,7 @@ def repeat(run: Run) -> Iterator[str]:
     )
     source = f" --ckpt_path {shlex.quote(record.came_from)}" if record.came_from else ""
     plugins = [f"--plugin {shlex.quote(name)}" for name in plugins_of(record.commands[-1:])]
-    once = as_typed("kindling", "fit --config", shlex.quote(str(config)), *plugins) + source
+    once = as_command("kindling", "fit --config", shlex.quote(str(config)), *plugins) + source
     commands, commits, threads = [once], [record.commit], record.threads[-1:]
     if record.altered:
         commands, commits, threads = record.commands, record.commits or [record.commit], record.threads
@@ -117,7 +123,7 @@ def repeat(run: Run) -> Iterator[str]:
         if then and then != here:
             yield f"  git checkout {then[:10]}"
         here = then or here
-        yield f"  {threads_told(count)}{command}"
+        yield f"  {threads_prefix(count)}{command}"
 
 
 def plugins_of(commands: list[str]) -> list[str]:
@@ -127,7 +133,7 @@ def plugins_of(commands: list[str]) -> list[str]:
     return []
 
 
-def threads_told(count: int | None) -> str:
+def threads_prefix(count: int | None) -> str:
     """What to put before a command that is to have so many threads, where this shell would give it others."""
     usual = os.environ.get("OMP_NUM_THREADS") or str(psutil.cpu_count(logical=False))
     return f"OMP_NUM_THREADS={count} " if count and usual != str(count) else ""

@@ -3,10 +3,10 @@
 from collections.abc import Callable, Sequence
 from datetime import datetime
 
-from kindling.runs.listing import Run, by_number
+from kindling.runs.listing import Run, natural_key
 from kindling.runs.metadata import is_lower_better
 from kindling.utils.errors import UsageError
-from kindling.utils.text import did_you_mean, format_metric
+from kindling.utils.text import format_metric, suggest
 
 FIGURES = ("val/loss", "val/accuracy", "test/accuracy")
 
@@ -98,11 +98,11 @@ def sort_by(runs: Sequence[Run], column: str) -> list[Run]:
     """
     known = {*COLUMNS, *(name for run in runs for name in (*run.record.best, *run.test)), "test/loss"} - {"epoch"}
     if column not in known:
-        near = did_you_mean(column, known) or f": there are {', '.join(COLUMNS)}"
+        near = suggest(column, known) or f": there are {', '.join(COLUMNS)}"
         raise UsageError(f"there is no column {column}{near}")
     numbers = {"epochs": lambda run: run.record.epochs, "time": lambda run: run.record.seconds}
     if column in WORDS:
-        return sorted(runs, key=lambda run: by_number((BEFORE | AFTER)[column](run)))
+        return sorted(runs, key=lambda run: natural_key((BEFORE | AFTER)[column](run)))
     value: Callable[[Run], float | None] = numbers.get(column, lambda run: run.figure(column))
     sign = -1 if is_lower_better(column) else 1
     return sorted(runs, key=lambda run: (value(run) is not None, sign * (value(run) or 0)))

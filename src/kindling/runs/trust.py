@@ -21,10 +21,10 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
-from kindling.runs.folders import run_of
+from kindling.runs.folders import run_folder_of
 from kindling.utils.console import say
 from kindling.utils.plugins import LOADED, check_available
-from kindling.utils.text import listed
+from kindling.utils.text import join_names
 
 MARK = "# signed by the user who ran this: "
 SIGNATURES = re.compile("[0-9a-f]{64}( [0-9a-f]{64})?")
@@ -90,7 +90,7 @@ def sign_checkpoint(checkpoint: Mapping[str, Any]) -> dict[str, str]:
 def is_own_checkpoint(stored: Mapping[str, Any], checkpoint: Path) -> bool:
     """Whether a checkpoint was written by this user; of earlier versions, which signed none, whether its run was."""
     if SIGNATURE not in stored:
-        return checkpoint.parent.name == "checkpoints" and is_own(run_of(checkpoint) / "config.yaml")
+        return checkpoint.parent.name == "checkpoints" and is_own(run_folder_of(checkpoint) / "config.yaml")
     key, signature = _key(), str(stored[SIGNATURE])
     return key is not None and hmac.compare_digest(_signature(_named_in(stored), key).encode(), signature.encode())
 
@@ -146,7 +146,7 @@ def harmless(config: dict[str, Any], source: Path) -> dict[str, Any]:
             del kept[name]
             left_out.append(name)
     if left_out:
-        say(f"{source} was not written here: {listed(left_out)} left out; to use all of it, add --config {source}")
+        say(f"{source} was not written here: {join_names(left_out)} left out; to use all of it, add --config {source}")
     return kept
 
 
@@ -297,7 +297,7 @@ def check_links(checkpoint: Path) -> None:
     Raises:
         ValueError: If one does: what is written there, or read, would be another file.
     """
-    run = run_of(checkpoint)
+    run = run_folder_of(checkpoint)
     if checkpoint.parent.name != "checkpoints" and run.is_symlink():  # a folder beside it, for what is found out
         raise ValueError(f"{run} is a link to another folder: results of {checkpoint} would be written there")
     if is_own_here(run):

@@ -16,16 +16,16 @@ from torch.utils.tensorboard import SummaryWriter
 from typing_extensions import override
 
 from kindling.data.loading import inputs_of, targets_of
-from kindling.evaluation.predictions import Answers
+from kindling.evaluation.predictions import Predictions
 from kindling.models.classification import ClassificationTask
 from kindling.models.task import as_pair
-from kindling.runs.folders import run_of
-from kindling.tensorboard.hyperparameters import comparable, write_figures, write_session
-from kindling.tensorboard.images import add_picture, sheet
-from kindling.tensorboard.logger import StageLogger
+from kindling.runs.folders import run_folder_of
+from kindling.tensorboard.hyperparameters import collect_hparams, write_final_metrics, write_hparams
+from kindling.tensorboard.images import add_picture, image_grid
+from kindling.tensorboard.logger import SplitLogger
 from kindling.tensorboard.network import write_histograms, write_network, write_texts
-from kindling.tensorboard.results import write_answers, write_hidden, write_worst
-from kindling.training.test_outputs import CollectTest, is_collected, whole
+from kindling.tensorboard.results import write_embeddings, write_predictions, write_top_losses
+from kindling.training.test_outputs import TestOutputCollector, is_collected, whole
 from kindling.utils.pictures import are_pictures
 
 SAMPLES = 30  # training images on the sheet
@@ -33,7 +33,7 @@ STORED = 1_000_000  # numbers of the best validation that a checkpoint stores, 4
 SHARE = 0.005  # of the training time that histograms may take
 
 
-class Dashboard(CollectTest):
+class Dashboard(TestOutputCollector):
     """Fills TensorBoard's tabs: images, graph, histograms, texts, PR curves, projector and HParams.
 
     While training, it writes texts and a sheet of augmented samples once, and histograms of weights and gradients
@@ -45,7 +45,7 @@ class Dashboard(CollectTest):
         step: Optimizer steps that the model has had; by default those of the Trainer.
     """
 
-    def __init__(self, logger: StageLogger | None = None, step: int | None = None) -> None:
+    def __init__(self, logger: SplitLogger | None = None, step: int | None = None) -> None:
         super().__init__()
         self._logger, self._step = logger, step
         self._best: tuple[Tensor, Tensor] | None = None  # predictions and labels of the best epoch, if known
@@ -69,7 +69,7 @@ class Dashboard(CollectTest):
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        own = [logger for logger in trainer.loggers if isinstance(logger, StageLogger)]
+        own = [logger for logger in trainer.loggers if isinstance(logger, SplitLogger)]
         if self._logger is None and not own:
             raise ValueError('a Dashboard needs a Trainer(logger=StageLogger(save_dir="runs", name="mine"))')
         self._logger = self._logger or own[0]
@@ -92,7 +92,7 @@ class Dashboard(CollectTest):
         inputs, labels = first_samples(trainer, batch)
         if are_pictures(inputs) and labels.ndim == 1:
             names = [[pl_module.class_names[label]] for label in labels.tolist()]
-            page = sheet(inputs, names)
+            page = image_grid(inputs, names)
             add_picture(self._writer("train"), "pictures/samples as trained on", page, trainer.global_step)
 
     @override
@@ -134,11 +134,11 @@ class Dashboard(CollectTest):
             write_texts(self._writer("train"), model, step)
         write_network(self._writer("train"), model, step)
         if self._best and isinstance(model, ClassificationTask):
-            answers = as_answers(*self._best)
-            write_answers(self._writer("val"), answers, model.class_names, step)
+            answers = to_predictions(*self._best)
+            write_predictions(self._writer("val"), answers, model.class_names, step)
             val = trainer.datamodule.val  # type: ignore[attr-defined]
-            write_worst(self._writer("val"), answers, partial(inputs_of, val), model.class_names, step)
-        write_session(self._writer("test"), comparable(trainer, model), self._figures, step)
+            write_top_losses(self._writer("val"), answers, partial(inputs_of, val), model.class_names, step)
+        write_hparams(self._writer("test"), collect_hparams(trainer, model), self._figures, step)
 
     @override
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -156,7 +156,7 @@ class Dashboard(CollectTest):
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         answers, hidden = None, None
         if isinstance(pl_module, ClassificationTask) and self.answers is not None and self.labels is not None:
-            answers = as_answers(self.answers, self.labels)
+            answers = to_predictions(self.answers, self.labels)
         if self._layer:
             self._hook.remove()
             if answers:
@@ -167,11 +167,11 @@ class Dashboard(CollectTest):
         step, writer = self._steps(trainer), self._writer("test")
         if answers and isinstance(pl_module, ClassificationTask):
             names = pl_module.class_names
-            write_answers(writer, answers, names, step)
+            write_predictions(writer, answers, names, step)
             if hidden is not None and len(hidden) == len(answers.labels):  # compiled layers call no hook
                 test = trainer.datamodule.test  # type: ignore[attr-defined]
-                write_hidden(writer, hidden, answers, partial(inputs_of, test), names, step)
-        write_figures(writer, figures_of(trainer, "test"), step)
+                write_embeddings(writer, hidden, answers, partial(inputs_of, test), names, step)
+        write_final_metrics(writer, figures_of(trainer, "test"), step)
         writer.flush()
 
 
@@ -196,9 +196,9 @@ def is_best(trainer: Trainer) -> bool:
     return score is not None and bool(score > best if keeper.mode == "max" else score < best)
 
 
-def as_answers(logs: Tensor, labels: Tensor) -> Answers:
+def to_predictions(logs: Tensor, labels: Tensor) -> Predictions:
     """Answers of logarithms of probabilities (N, classes) and labels (N,)."""
-    return Answers(logs.exp(), labels, F.nll_loss(logs, labels, reduction="none"))
+    return Predictions(logs.exp(), labels, F.nll_loss(logs, labels, reduction="none"))
 
 
 def figures_of(trainer: Trainer, stage: str) -> dict[str, float]:
@@ -213,8 +213,8 @@ def dashboard_of(checkpoint: Path, step: int) -> Dashboard | None:
         checkpoint: The checkpoint.
         step: Optimizer steps that it was trained for.
     """
-    run = run_of(checkpoint)
+    run = run_folder_of(checkpoint)
     if checkpoint.parent.name != "checkpoints" or not list(run.glob("train/events.out.tfevents.*")):
         return None  # outside of a run, or of one that was trained without loggers
-    logger = StageLogger(save_dir=run.parent.parent, name=run.parent.name, version=run.name)
+    logger = SplitLogger(save_dir=run.parent.parent, name=run.parent.name, version=run.name)
     return Dashboard(logger, step=step)

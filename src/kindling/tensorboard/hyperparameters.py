@@ -26,7 +26,7 @@ CROWD = ("balanced_accuracy", "f1")  # they say nearly the same as accuracy, and
 Value = float | str | bool
 
 
-def comparable(trainer: Trainer, model: LightningModule) -> dict[str, Value]:
+def collect_hparams(trainer: Trainer, model: LightningModule) -> dict[str, Value]:
     """The hyperparameters of a run: of the model, its optimizer and schedule, the data and the trainer."""
     data = trainer.datamodule  # type: ignore[attr-defined]
     of_model, of_data = dict(model.hparams), dict(data.hparams) if data else {}
@@ -57,7 +57,7 @@ def comparable(trainer: Trainer, model: LightningModule) -> dict[str, Value]:
     }
 
 
-def write_session(writer: SummaryWriter, values: Mapping[str, Value], figures: Mapping[str, float], step: int) -> None:
+def write_hparams(writer: SummaryWriter, values: Mapping[str, Value], figures: Mapping[str, float], step: int) -> None:
     """Writes the hyperparameters of a run, and its figures.
 
     Without the list of all hyperparameters that torch's `add_hparams` writes beside them: of such lists TensorBoard
@@ -66,10 +66,10 @@ def write_session(writer: SummaryWriter, values: Mapping[str, Value], figures: M
     _, start, end = hparams(dict(values), {})  # type: ignore[no-untyped-call]
     for summary in (start, end):
         writer._get_file_writer().add_summary(summary, step)  # type: ignore[no-untyped-call]
-    write_figures(writer, figures, step)
+    write_final_metrics(writer, figures, step)
 
 
-def write_figures(writer: SummaryWriter, figures: Mapping[str, float], step: int) -> None:
+def write_final_metrics(writer: SummaryWriter, figures: Mapping[str, float], step: int) -> None:
     """Writes the final figures of a run: `val/loss` as `result/val_loss`."""
     for name, value in figures.items():
         if not name.endswith(CROWD):

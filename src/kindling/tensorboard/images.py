@@ -18,7 +18,7 @@ LONGEST = 16  # letters of the name of a class in a picture
 MOST_NUMBERS = 20  # classes of a confusion matrix that has room for numbers
 
 
-def sheet(images: Tensor, captions: Sequence[Sequence[str]] = (), columns: int = 6) -> Image.Image:
+def image_grid(images: Tensor, captions: Sequence[Sequence[str]] = (), columns: int = 6) -> Image.Image:
     """Images side by side, with lines of text under each.
 
     Args:

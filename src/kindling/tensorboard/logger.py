@@ -13,10 +13,10 @@ from torch.utils.tensorboard import SummaryWriter
 from typing_extensions import override
 
 from kindling.runs.metric_names import split_of
-from kindling.utils.files import whole_file, writing
+from kindling.utils.files import atomic_write, naming_the_file
 
 
-class StageLogger(TensorBoardLogger):
+class SplitLogger(TensorBoardLogger):
     """Writes `train/loss` (or `train_loss`) and `val/loss` as `metrics/loss` of two folders, which makes one chart.
 
     What belongs to no stage goes to that of the training, under `optimization`. TensorBoard opens the first two groups
@@ -45,7 +45,7 @@ class StageLogger(TensorBoardLogger):
     @override
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        with writing(self.run / "train"):
+        with naming_the_file(self.run / "train"):
             for name, value in metrics.items():
                 stage, figure = split_of(name)
                 if stage in ("train", "val"):
@@ -56,7 +56,7 @@ class StageLogger(TensorBoardLogger):
     @override
     @rank_zero_only
     def save(self) -> None:
-        with writing(self.run / "train"):
+        with naming_the_file(self.run / "train"):
             super().save()
             self._open_earlier_folders()
             for writer in self._writers.values():
@@ -72,7 +72,7 @@ class StageLogger(TensorBoardLogger):
     @override
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        with writing(self.run / "train"):
+        with naming_the_file(self.run / "train"):
             super().finalize(status)
             for writer in self._writers.values():
                 writer.close()
@@ -105,15 +105,15 @@ class MetricsWriter(ExperimentWriter):
         if not self.metrics:
             return
         if set().union(*self.metrics) <= set(self.metrics_keys):
-            with writing(self._path), self._path.open("a", newline="", encoding="utf-8") as file:
+            with naming_the_file(self._path), self._path.open("a", newline="", encoding="utf-8") as file:
                 csv.DictWriter(file, fieldnames=self.metrics_keys).writerows(self.metrics)
         else:
-            self._begin((whole_rows(self._path) if self._path.exists() else []) + self.metrics)
+            self._begin((complete_rows(self._path) if self._path.exists() else []) + self.metrics)
         self.metrics = []
 
     def _begin(self, rows: list[dict[str, Any]]) -> None:
         self.metrics_keys = sorted(set(self.metrics_keys).union(*rows))
-        with whole_file(self._path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        with atomic_write(self._path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
             table = csv.DictWriter(file, fieldnames=self.metrics_keys)
             table.writeheader()
             table.writerows(rows)
@@ -150,18 +150,18 @@ def run_loggers(run: Path, steps: int | None) -> list[Logger]:
     where: dict[str, Any] = {"save_dir": run.parent.parent, "name": run.parent.name, "version": run.name}
     table = run / "metrics.csv"
     if steps is None or not table.exists():
-        return [MetricsLogger([], **where), StageLogger(**where)]
-    rows = [row for row in whole_rows(table) if was_before(row, steps)]
-    return [MetricsLogger(rows, **where), StageLogger(**where, purge_step=steps)]
+        return [MetricsLogger([], **where), SplitLogger(**where)]
+    rows = [row for row in complete_rows(table) if is_before_step(row, steps)]
+    return [MetricsLogger(rows, **where), SplitLogger(**where, purge_step=steps)]
 
 
-def whole_rows(table: Path) -> list[dict[str, Any]]:
+def complete_rows(table: Path) -> list[dict[str, Any]]:
     """Read the rows of `metrics.csv`, without a last one that was cut off in the middle of a number."""
     text = table.read_text("utf-8")
     return list(csv.DictReader(text[: text.rfind("\n") + 1].splitlines()))
 
 
-def was_before(row: Mapping[str, str | None], steps: int) -> bool:
+def is_before_step(row: Mapping[str, str | None], steps: int) -> bool:
     """Whether a row of `metrics.csv` is of one of the first steps; a row that was cut off is of none."""
     step = row["step"] or ""
     return step.isdigit() and int(step) < steps

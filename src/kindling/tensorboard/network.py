@@ -16,8 +16,8 @@ from torch.utils.tensorboard import SummaryWriter
 
 from kindling.models.task import BaseTask
 from kindling.runs.find import read_text
-from kindling.tensorboard.images import add_picture, first_filters, sheet
-from kindling.utils.console import as_typed, say
+from kindling.tensorboard.images import add_picture, first_filters, image_grid
+from kindling.utils.console import as_command, say
 
 METERS = re.compile(r"\| _counted")  # rows of a summary that are no part of the network
 BINS = 64
@@ -30,10 +30,10 @@ def write_texts(writer: SummaryWriter, model: LightningModule, step: int) -> Non
     rows = str(ModelSummary(model, max_depth=-1)).splitlines()
     summary = "\n".join(row for row in rows if not METERS.search(row))
     commands = {
-        "go on with this run, if it was stopped": as_typed("kindling", "fit --ckpt_path", run),
-        "train it for longer": as_typed("kindling", "fit --ckpt_path", run, "--trainer.max_epochs N"),
-        "train the same again": as_typed("kindling", "fit --config", run / "config.yaml"),
-        "test its best epoch": as_typed("kindling", "test --ckpt_path", run),
+        "go on with this run, if it was stopped": as_command("kindling", "fit --ckpt_path", run),
+        "train it for longer": as_command("kindling", "fit --ckpt_path", run, "--trainer.max_epochs N"),
+        "train the same again": as_command("kindling", "fit --config", run / "config.yaml"),
+        "test its best epoch": as_command("kindling", "test --ckpt_path", run),
     }
     about = [code(summary), *(f"{what}:\n{code(how)}" for what, how in commands.items())]
     texts = {"model and commands": "\n".join(about)}
@@ -73,7 +73,7 @@ def write_network(writer: SummaryWriter, model: LightningModule, step: int) -> N
     write_histograms(writer, model, step)
     network = model.network if isinstance(model, BaseTask) else model
     if (filters := first_filters(network)) is not None:
-        add_picture(writer, "pictures/filters of the first layer", sheet(filters), step)
+        add_picture(writer, "pictures/filters of the first layer", image_grid(filters), step)
     has_shape = isinstance(model, BaseTask) and model.input_shape
     inputs = model.example_inputs() if isinstance(model, BaseTask) and has_shape else model.example_input_array
     if inputs is None:

@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.tensorboard import SummaryWriter
 
-from kindling.evaluation.predictions import Answers
-from kindling.tensorboard.images import add_picture, confusion_matrix, on_a_line, sheet
-from kindling.utils.inputs import as_float
+from kindling.evaluation.predictions import Predictions
+from kindling.tensorboard.images import add_picture, confusion_matrix, image_grid, on_a_line
+from kindling.utils.inputs import to_float
 from kindling.utils.pictures import are_pictures
 
 Inputs = Callable[[Tensor], Tensor | None]  # of the samples with these numbers, (n, ...)
@@ -24,7 +24,7 @@ TAG = "last_hidden_layer"
 SPRITE = 32  # pixels of a side of a point's picture
 
 
-def write_answers(writer: SummaryWriter, answers: Answers, names: Sequence[str], step: int) -> None:
+def write_predictions(writer: SummaryWriter, answers: Predictions, names: Sequence[str], step: int) -> None:
     """Writes the confusion matrix and, class by class, the curve of precision against recall."""
     counts = answers.confusion if answers.confusion[:, -1].any() else answers.confusion[:, :-1]
     add_picture(writer, "pictures/confusion matrix", confusion_matrix(counts, names), step)
@@ -34,7 +34,9 @@ def write_answers(writer: SummaryWriter, answers: Answers, names: Sequence[str],
         writer.add_pr_curve(f"precision and recall/{on_a_line(names[label])}", answers.labels == label, of_class, step)
 
 
-def write_worst(writer: SummaryWriter, answers: Answers, inputs: Inputs, names: Sequence[str], step: int) -> None:
+def write_top_losses(
+    writer: SummaryWriter, answers: Predictions, inputs: Inputs, names: Sequence[str], step: int
+) -> None:
     """Writes the wrong answers that gave the label the least probability: images with captions, or rows as a table.
 
     Args:
@@ -54,7 +56,7 @@ def write_worst(writer: SummaryWriter, answers: Answers, inputs: Inputs, names: 
     if samples is not None and are_pictures(samples):
         facts = zip(label, guess, sure, strict=True)
         captions = [(f"{name}, not", f"{other} ({share})") for name, other, share in facts]
-        add_picture(writer, "pictures/most wrong", sheet(samples, captions), step)
+        add_picture(writer, "pictures/most wrong", image_grid(samples, captions), step)
         return
     rows = zip(map(str, worst.tolist()), label, guess, sure, strict=True)
     table = [("row", "label", "guess", "probability"), ("---",) * 4, *rows]
@@ -62,8 +64,8 @@ def write_worst(writer: SummaryWriter, answers: Answers, inputs: Inputs, names: 
     writer.add_text("most wrong", "\n".join(f"| {line} |" for line in lines), step)
 
 
-def write_hidden(
-    writer: SummaryWriter, hidden: Tensor, answers: Answers, inputs: Inputs, names: Sequence[str], step: int
+def write_embeddings(
+    writer: SummaryWriter, hidden: Tensor, answers: Predictions, inputs: Inputs, names: Sequence[str], step: int
 ) -> None:
     """Writes what the last hidden layer says of samples (N, features), for the projector."""
     chosen = torch.linspace(0, len(hidden) - 1, min(len(hidden), POINTS)).long()
@@ -86,7 +88,7 @@ def write_hidden(
 
 def sprites_of(images: Tensor) -> Tensor:
     """Small pictures (n, 3, SPRITE, SPRITE) of images (n, 1 or 3, H, W)."""
-    small = F.interpolate(as_float(images), (SPRITE, SPRITE), mode="bilinear", antialias=True)
+    small = F.interpolate(to_float(images), (SPRITE, SPRITE), mode="bilinear", antialias=True)
     return small.clamp(0, 1).expand(-1, 3, -1, -1)
 
 

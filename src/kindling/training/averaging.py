@@ -37,7 +37,7 @@ class Averaging(WeightAveraging, ABC):
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit" and isinstance(pl_module, BaseTask):
-            pl_module.materialize()  # a copy of weights that are still to come would never get them
+            pl_module.init_lazy_layers()  # a copy of weights that are still to come would never get them
         super().setup(trainer, pl_module, stage)
 
 

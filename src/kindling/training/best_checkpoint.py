@@ -9,7 +9,7 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from typing_extensions import override
 
 from kindling.utils.console import say
-from kindling.utils.text import listed
+from kindling.utils.text import join_names
 
 DEFAULT_MONITOR = "val/loss"
 
@@ -39,7 +39,7 @@ class BestCheckpoint(ModelCheckpoint):
             super().on_validation_end(trainer, pl_module)
         elif not (self._is_told or trainer.sanity_checking):
             self._is_told = True
-            names = listed(sorted(trainer.callback_metrics)) if trainer.callback_metrics else "nothing"
+            names = join_names(sorted(trainer.callback_metrics)) if trainer.callback_metrics else "nothing"
             say(
                 f"{self.monitor} is not logged, but {names}: best.ckpt will be the last checkpoint, and early stopping "
                 "is off; name a metric by --checkpoint.monitor and --early_stopping.monitor"

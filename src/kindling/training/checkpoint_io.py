@@ -13,7 +13,7 @@ from lightning.pytorch.strategies import Strategy
 from typing_extensions import override
 
 from kindling.runs.checkpoints import read, save
-from kindling.runs.folders import RUNS, run_of, written_checkpoints
+from kindling.runs.folders import RUNS, run_folder_of, written_checkpoints
 
 Loaded = tuple[Path, dict[str, Any]]  # the path of a checkpoint and what it holds
 
@@ -50,7 +50,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def _keep_newest(self, saved: Path) -> None:
         """Date a checkpoint after those of earlier runs where the clock was set back: `last` is of the newest run."""
         if self._others is None:
-            others = [path for path in written_checkpoints(RUNS) if run_of(path) != self.run]
+            others = [path for path in written_checkpoints(RUNS) if run_folder_of(path) != self.run]
             self._others = others[-1].stat().st_mtime if others else 0.0
         if saved.stat().st_mtime < self._others:
             os.utime(saved, (self._others + 1, self._others + 1))

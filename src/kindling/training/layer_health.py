@@ -14,14 +14,14 @@ from typing_extensions import override
 
 from kindling.training.nan_diagnosis import layers
 from kindling.utils.console import say
-from kindling.utils.text import listed
+from kindling.utils.text import join_names
 
 EVERY = 10  # steps from one look at the gradients to the next
 PATIENCE = 3  # looks in a row at which a gradient must have vanished: at the first one alone, little has been learnt
 RECTIFIERS = (nn.ReLU, nn.ReLU6)  # zero, and without a gradient, where the input is negative
 
 
-class Watch(Callback):
+class LayerHealthMonitor(Callback):
     """Watches gradients and activations, and says once of a layer what is wrong with it.
 
     Dead: units of a ReLU that were zero for every sample of an epoch, and so had no gradient. Up to a sixth of a layer
@@ -121,7 +121,7 @@ class Watch(Callback):
     def _say(self, kind: str, names: list[str], what: str) -> None:
         new = [name for name in names if (kind, name) not in self.said]
         if new:
-            say(f"watch: {kind}: {listed(new, 3)}: {what}")
+            say(f"watch: {kind}: {join_names(new, 3)}: {what}")
         self.said.update((kind, name) for name in new)
 
     @override

@@ -21,7 +21,7 @@ def layers(model: nn.Module) -> dict[str, nn.Module]:
     }
 
 
-def called(model: nn.Module, name: str) -> str:
+def layer_label(model: nn.Module, name: str) -> str:
     """A layer's name and kind: `network.3 (Linear)`."""
     return f"{name} ({type(model.get_submodule(name)).__name__})"
 
@@ -36,7 +36,7 @@ def floats(values: Any) -> list[Tensor]:
     return [leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
 
 
-def first_to_go(model: LightningModule, batch: Any, batch_idx: int = 0) -> str:
+def find_first_nonfinite_layer(model: LightningModule, batch: Any, batch_idx: int = 0) -> str:
     """Says which layer was the first not to be finite in a training step; runs forward and backward again to see it.
 
     Args:
@@ -44,21 +44,21 @@ def first_to_go(model: LightningModule, batch: Any, batch_idx: int = 0) -> str:
         batch: What the step was given.
         batch_idx: Its number.
     """
-    return broken_weights(model) or _Rerun(model).look(batch, batch_idx)
+    return nonfinite_weights(model) or _Rerun(model).look(batch, batch_idx)
 
 
-def broken_weights(model: LightningModule) -> str:
+def nonfinite_weights(model: LightningModule) -> str:
     """Says which layer's weights were the first not to be finite; nothing where all are."""
     went = [name for name, weight in model.named_parameters() if not is_finite(weight)]
     if not went:
         return ""
     layer = went[-1].rpartition(".")[0]  # backward goes from the last layer to the first, and so did they
     cause = "the gradient of the step before left" if model.global_step else "it began with"
-    where = called(model, layer) if layer else went[-1]
+    where = layer_label(model, layer) if layer else went[-1]
     return f"{where} was the first to go: {cause} nan or inf in its weights"
 
 
-def broken_data(model: LightningModule, batch: Any) -> str:
+def nonfinite_data(model: LightningModule, batch: Any) -> str:
     """Says what in a batch (N, ...), or in the mean and std of all inputs, is not finite."""
     for values in floats(batch):
         if broken := sum(not is_finite(sample) for sample in values):
@@ -104,7 +104,7 @@ class _Rerun:
     def _forward(self, name: str, layer: nn.Module, inputs: Any, output: Any) -> None:
         for end, values in (("input", inputs), ("output", output)):
             if not self.first and not is_finite(values):
-                self.first = f"{called(self.model, name)} was the first to go: its {end} holds nan or inf"
+                self.first = f"{layer_label(self.model, name)} was the first to go: its {end} holds nan or inf"
             for value in floats(values):
                 if value.requires_grad:
                     value.register_hook(partial(self._backward, name, end))  # type: ignore[no-untyped-call]
@@ -119,9 +119,11 @@ class _Rerun:
         guilty = [name for name in names if name in self.bad["input"] | own and name not in self.bad["output"]]
         after = [name for name in names if name in self.bad["output"]]
         if guilty:
-            return f"{called(self.model, guilty[-1])} was the first to go: its gradient holds nan or inf"
+            return f"{layer_label(self.model, guilty[-1])} was the first to go: its gradient holds nan or inf"
         if after:
-            return f"what follows {called(self.model, after[-1])} was the first to go: its gradient holds nan or inf"
+            return (
+                f"what follows {layer_label(self.model, after[-1])} was the first to go: its gradient holds nan or inf"
+            )
         return ""
 
 

@@ -20,7 +20,7 @@ HEAVY = 0.03  # seconds of a step on the CPU from which bfloat16 pays: 8% less t
 BF16 = "this processor computes in bfloat16: --trainer.precision bf16-mixed"
 
 
-class SpeedHint(Callback):
+class PerformanceHint(Callback):
     """Says at most once a run, and only where it can know, what would make it faster.
 
     A GPU that is not used, bfloat16 that the processor has and the run does not use, or a loader that the training

@@ -196,7 +196,7 @@ def watch_parents() -> None:
     worker.ManagerWatchdog = ParentWatchdog  # type: ignore[misc]
 
 
-def as_commands(strategy: Any) -> Any:
+def without_spawn(strategy: Any) -> Any:
     """Return the strategy that starts processes as commands, in place of one that spawns or forks them.
 
     A spawned process is given copies of model, data and callbacks, and the main process would know nothing of what they

@@ -14,7 +14,7 @@ from torch.profiler import record_function
 from typing_extensions import override
 
 from kindling.utils.console import say
-from kindling.utils.files import whole_file
+from kindling.utils.files import atomic_write
 
 EPOCH, BATCH = "run_training_epoch", "run_training_batch"
 LOOP = "the training loop itself"
@@ -112,5 +112,5 @@ class EpochProfiler(Profiler):
         say(table)
         if self.trace.exists():
             say(f"trace of a few steps: {self.trace} (https://ui.perfetto.dev opens it)")
-        with whole_file(self.run / "profile.txt") as path, path.open("w", encoding="utf-8") as file:
+        with atomic_write(self.run / "profile.txt") as path, path.open("w", encoding="utf-8") as file:
             Console(file=file, width=100, force_jupyter=False).print(table)

@@ -21,15 +21,15 @@ from kindling.runs.trust import class_paths, is_own_here, sign_checkpoint
 from kindling.training.best_checkpoint import adopt_states
 from kindling.training.position import is_within_epoch, mark_within_epoch, position, restore_position, step_offset
 from kindling.training.random_state import of_all_processes, random_state, restore_random_state
-from kindling.training.test_outputs import CollectTest
-from kindling.training.training_plots import TrainingHistory
+from kindling.training.test_outputs import TestOutputCollector
+from kindling.training.training_plots import PlotTrainingHistory
 from kindling.training.user_callbacks import leave_to_original
 from kindling.utils.console import say
-from kindling.utils.files import whole_file
-from kindling.utils.hyperparameters import same_factory
+from kindling.utils.files import atomic_write
+from kindling.utils.hyperparameters import is_same_factory
 from kindling.utils.plugins import sources
 
-AT_THE_END = TrainingHistory, CollectTest  # what draws plots when training ends
+AT_THE_END = PlotTrainingHistory, TestOutputCollector  # what draws plots when training ends
 
 
 class ExactResume(Callback):
@@ -110,23 +110,23 @@ class ExactResume(Callback):
                 state["patience"] = callback.patience
             if state and isinstance(callback, ModelCheckpoint):
                 callback.current_score = state["current_score"]
-                if self._goes_on(trainer):
+                if self._continues_run(trainer):
                     leave_to_original(callback, state["dirpath"] or "", self.run, self._is_copy)
-                move_best(state, str(callback.dirpath), self._goes_on(trainer))
+                move_best(state, str(callback.dirpath), self._continues_run(trainer))
 
-    def _goes_on(self, trainer: Trainer) -> bool:
+    def _continues_run(self, trainer: Trainer) -> bool:
         return trainer.ckpt_path is not None and Path(trainer.ckpt_path).resolve() == self.path.resolve()
 
     def _prefer_typed_settings(self, model: BaseTask, checkpoint: dict[str, Any]) -> None:
         # Lightning would restore the stored learning rate over one that was typed, and a OneCycleLR that ends too soon.
         stored, wanted, steps = checkpoint["hyper_parameters"], model.hparams, checkpoint["global_step"]
-        same = all(same_factory(stored[name], wanted[name]) for name in ("optimizer", "lr_scheduler"))
+        same = all(is_same_factory(stored[name], wanted[name]) for name in ("optimizer", "lr_scheduler"))
         for schedule in checkpoint["lr_schedulers"]:
             if "total_steps" in schedule:
                 began = steps + model.step_offset - schedule["last_epoch"]
                 same &= schedule["total_steps"] == model.schedule_steps(began)
         if not same:
-            model.begin_schedule(checkpoint)
+            model.restart_lr_schedule(checkpoint)
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -166,7 +166,7 @@ class ExactResume(Callback):
     @override
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._watch_loader(trainer)  # it may be a new one
-        self._end_restart(trainer)  # before the epoch's counters are reset: a resumed epoch is one like any other
+        self._clear_restarting(trainer)  # before the epoch's counters are reset: a resumed epoch is one like any other
         self._save(trainer)
         if self._any(trainer, self.interrupted):
             raise KeyboardInterrupt
@@ -175,7 +175,7 @@ class ExactResume(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self._end_restart(trainer)
+        self._clear_restarting(trainer)
         if trainer.is_last_batch:
             return
         if not isinstance(trainer.train_dataloader, ResumableLoader) and self._any(trainer, self.interrupted):
@@ -199,7 +199,7 @@ class ExactResume(Callback):
 
         All processes of a distributed run save and stop at the same batch, whichever got the signal.
         """
-        self._end_restart(trainer)
+        self._clear_restarting(trainer)
         done = trainer.fit_loop.batch_idx + 1
         if not done or done % trainer.accumulate_grad_batches:  # saved already; or within an optimizer step
             return
@@ -232,7 +232,7 @@ class ExactResume(Callback):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._restore_handlers()
 
-    def _end_restart(self, trainer: Trainer) -> None:
+    def _clear_restarting(self, trainer: Trainer) -> None:
         # Lightning ends it after the epoch, and until then skips ReduceLROnPlateau for fear of stepping it twice.
         if self._loaded is not None:
             # It counts a validation that belongs to the last batch once more.
@@ -275,7 +275,7 @@ def is_resumable(trainer: Trainer) -> bool:
 def keep_previous(path: Path) -> None:
     """Keep a checkpoint that is about to be replaced beside it, as `previous.ckpt`."""
     previous = path.with_name("previous.ckpt")
-    with whole_file(previous) as temporary:
+    with atomic_write(previous) as temporary:
         try:
             temporary.hardlink_to(path)
         except OSError:  # a file system without hard links; a kill must not leave it without `path`

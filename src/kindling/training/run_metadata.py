@@ -16,14 +16,14 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from typing_extensions import override
 
 from kindling.runs.find import read_text
-from kindling.runs.metadata import Record, as_utc, git_commit, this_process, versions
+from kindling.runs.metadata import RunMetadata, git_commit, process_info, utc_timestamp, versions
 from kindling.utils.errors import dead_worker, without_worker
 
 REASON = 300  # letters of it that are kept
 EVERY = 30.0  # seconds from one sign of life to the next
 
 
-class RunRecord(Callback):
+class RunMetadataWriter(Callback):
     """Writes down what a run is, how far it has come, and how it ended.
 
     Args:
@@ -37,7 +37,7 @@ class RunRecord(Callback):
         self, run: Path | None = None, recipe: str = "", command: str = "", came_from: Path | str = ""
     ) -> None:
         self.run, self.recipe, self.command, self.came_from = run, recipe, command, str(came_from)
-        self.record = Record()
+        self.record = RunMetadata()
         self._folder: Path | None = None
         self._writes = False
         self._before = self._began = self._written = 0.0  # seconds of earlier sessions; of a clock
@@ -56,18 +56,18 @@ class RunRecord(Callback):
             return
         folder.mkdir(parents=True, exist_ok=True)
         going_on = self.run is not None and (folder / "checkpoints").is_dir()
-        old = Record.read(folder) if going_on else Record()
+        old = RunMetadata.read(folder) if going_on else RunMetadata()
         self._settings = settings(folder)
         keeper, (commit, changed), threads = trainer.checkpoint_callback, git_commit(), torch.get_num_threads()
         before, is_another = len(old.commands), bool(old.commit and commit) and old.commit != commit
         monitor = keeper.monitor if isinstance(keeper, ModelCheckpoint) and keeper.monitor else "val/loss"
-        self.record = Record(
+        self.record = RunMetadata(
             recipe=old.recipe if old.commands else self.recipe,
             commands=[*old.commands, *[self.command] * bool(self.command)],
             commits=[*(old.commits or [old.commit] * before), *[commit] * bool(self.command)],
             threads=[*(old.threads or [0] * before), *[threads] * bool(self.command)],
-            started=old.started or as_utc(),
-            process=this_process(folder),
+            started=old.started or utc_timestamp(),
+            process=process_info(folder),
             epochs=old.epochs or 0,
             planned=trainer.max_epochs if (trainer.max_epochs or 0) > 0 else None,
             monitor=monitor,
@@ -155,7 +155,7 @@ class RunRecord(Callback):
     def _write(self, status: str, until: float | None = None) -> None:
         self._written = until or time.monotonic()
         if self._writes and self._folder:
-            self.record.status, self.record.seen = status, as_utc()
+            self.record.status, self.record.seen = status, utc_timestamp()
             self.record.seconds = round(self._before + self._written - self._began, 2)
             self.record.write(self._folder)
 

@@ -10,7 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from typing_extensions import override
 
-from kindling.training.nan_diagnosis import broken_data, broken_weights, first_to_go
+from kindling.training.nan_diagnosis import find_first_nonfinite_layer, nonfinite_data, nonfinite_weights
 
 
 class NotFiniteError(ValueError):
@@ -25,7 +25,7 @@ class Later(NamedTuple):
     where: str
 
 
-class FiniteLoss(Callback):
+class TerminateOnNaN(Callback):
     """Stops training at the step whose loss is NaN or infinite, before the weights take it in.
 
     It names step and epoch (both counted from 1), learning rate, and the layer that was the first to go.
@@ -58,8 +58,8 @@ class FiniteLoss(Callback):
         if not loss.requires_grad:
             raise ValueError("no gradient reaches any weight: a detach, no_grad or freezing cuts the loss off")
         if loss.is_cuda and not self.wait and trainer.world_size == 1:
-            self._look_back()
-            self._look_later(loss, _where(trainer))
+            self._check_deferred()
+            self._defer_check(loss, _where(trainer))
             return
         finite = math.isfinite(loss.item())
         # The other processes would wait for this one's gradients for ever. (`ExactResume` asks them in each step too.)
@@ -71,18 +71,18 @@ class FiniteLoss(Callback):
         if finite:
             return "that of another process is not finite"
         batch, batch_idx = self._batch
-        if broken := broken_data(model, batch):
+        if broken := nonfinite_data(model, batch):
             return f"{broken}; look at the data"
-        if trainer.global_step == 0 and (broken := broken_weights(model)):
+        if trainer.global_step == 0 and (broken := nonfinite_weights(model)):
             return f"{broken}; look at where they come from"
-        return f"{first_to_go(model, batch, batch_idx)}; {ways_out(trainer)}"
+        return f"{find_first_nonfinite_layer(model, batch, batch_idx)}; {suggest_fixes(trainer)}"
 
-    def _look_later(self, loss: Tensor, where: str) -> None:
+    def _defer_check(self, loss: Tensor, where: str) -> None:
         arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
         self._later.append(Later(loss.detach().to("cpu", non_blocking=True), arrived, where))
         arrived.record()
 
-    def _look_back(self, wait: bool = False) -> None:
+    def _check_deferred(self, wait: bool = False) -> None:
         while self._later and (wait or self._later[0].arrived.query()):  # type: ignore[no-untyped-call]
             loss, arrived, where = self._later.popleft()
             arrived.synchronize()
@@ -93,26 +93,26 @@ class FiniteLoss(Callback):
 
     @override
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        self._look_back(wait=True)  # no checkpoint is replaced by weights that are NaN
+        self._check_deferred(wait=True)  # no checkpoint is replaced by weights that are NaN
 
     @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._look_back(wait=True)
+        self._check_deferred(wait=True)
 
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        if (operation := anomaly(exception)) and self._batch:
-            what = first_to_go(pl_module, *self._batch)
+        if (operation := is_anomaly(exception)) and self._batch:
+            what = find_first_nonfinite_layer(pl_module, *self._batch)
             exception.add_note(f"{operation} {_where(trainer)}" + f": {what}" * bool(what))
 
 
-def anomaly(exception: BaseException) -> str:
+def is_anomaly(exception: BaseException) -> str:
     """What anomaly detection has found, empty for any other exception."""
     found = re.match(r"Function '(\w+?)(Backward\d*)?' returned nan values", str(exception))
     return f"the derivative of {found[1].removesuffix('Backward')} is nan" if found else ""
 
 
-def ways_out(trainer: Trainer) -> str:
+def suggest_fixes(trainer: Trainer) -> str:
     """What mostly helps."""
     ways = ["a lower --model.optimizer.lr"]
     ways += ["--trainer.gradient_clip_val 1"] * (not trainer.gradient_clip_val)

@@ -50,7 +50,7 @@ class Batches:
         return whole(outputs, trainer), whole(targets, trainer)
 
 
-class CollectTest(Callback):
+class TestOutputCollector(Callback):
     """Keeps outputs and targets (N,) of a test on the CPU, in the order of the dataset.
 
     Outputs are logarithms of probabilities, (N, classes), since a small probability loses its digits in a float; or

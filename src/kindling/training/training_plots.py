@@ -10,7 +10,7 @@ from typing_extensions import override
 from kindling.runs.plots import plot_history
 
 
-class TrainingHistory(Callback):
+class PlotTrainingHistory(Callback):
     """Draws `training_history.png` when training ends or is stopped.
 
     Args:

@@ -14,7 +14,7 @@ from typing_extensions import override
 from kindling.models.task import batch_size
 
 
-class StepFigures(Callback):
+class TrainingStatsMonitor(Callback):
     """Logs what training itself is like, beside the losses and metrics of the model.
 
     Every `log_every_n_steps` steps, or in the last of an epoch that has less: `gradient_norm`, that of all gradients

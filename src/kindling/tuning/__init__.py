@@ -1,6 +1,6 @@
 """Short trainings that find faults before the long one."""
 
 from kindling.tuning.learning_rate import Suggestion, find_lr
-from kindling.tuning.overfit import Learnt, overfit_batch
+from kindling.tuning.overfit import OverfitResult, overfit_batch
 
-__all__ = ["Learnt", "Suggestion", "find_lr", "overfit_batch"]
+__all__ = ["OverfitResult", "Suggestion", "find_lr", "overfit_batch"]

@@ -10,8 +10,8 @@ from lightning.pytorch import LightningDataModule
 from kindling.models.task import BaseTask
 from kindling.tuning.learning_rate import Suggestion, find_lr
 from kindling.tuning.overfit import overfit_batch
-from kindling.tuning.short_fit import TAKEN
-from kindling.utils.console import as_typed, say
+from kindling.tuning.short_fit import TRAINER_KEYS
+from kindling.utils.console import as_command, say
 
 FLAGS = {
     "overfit": "Only find out whether the network can learn one batch by heart; keep nothing.",
@@ -19,12 +19,12 @@ FLAGS = {
 }
 
 
-def wanted(config: Mapping[str, Any]) -> bool:
+def is_wanted(config: Mapping[str, Any]) -> bool:
     """Whether a trial is asked for."""
     return any(config.get(name) for name in FLAGS)
 
 
-def try_out(
+def run_diagnostic(
     model: BaseTask, data: LightningDataModule, config: Mapping[str, Any], picture: Path, typed: Sequence[str]
 ) -> None:
     """Runs the trials that are asked for and says what they found.
@@ -39,7 +39,7 @@ def try_out(
     Raises:
         ValueError: If the network can't learn one batch, or no learning rate makes the loss fall.
     """
-    options = {name: config["trainer"][name] for name in TAKEN if config["trainer"][name] is not None}
+    options = {name: config["trainer"][name] for name in TRAINER_KEYS if config["trainer"][name] is not None}
     if config["overfit"]:
         learnt = overfit_batch(model, data, **options)
         if not learnt.whole:
@@ -67,4 +67,4 @@ def _report(found: Suggestion, picture: Path, typed: list[str]) -> None:
     typed += ["--model.optimizer.lr", rate]
     if found.peaked and any(option.startswith("--model.lr_scheduler") for option in typed):
         typed += ["--model.lr_scheduler.max_lr", rate]  # what was typed of a schedule wins over the optimizer's rate
-    say("  " + as_typed("kindling", "fit", *map(shlex.quote, typed)))
+    say("  " + as_command("kindling", "fit", *map(shlex.quote, typed)))

@@ -13,9 +13,9 @@ from torch.optim import Optimizer
 from typing_extensions import override
 
 from kindling.models.task import BaseTask
-from kindling.training.terminate_on_nan import FiniteLoss
-from kindling.tuning.short_fit import trial, twin
-from kindling.utils.files import whole_file
+from kindling.training.terminate_on_nan import TerminateOnNaN
+from kindling.tuning.short_fit import clone_model, short_fit
+from kindling.utils.files import atomic_write
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -66,12 +66,12 @@ class Suggestion:
         axes.legend(edgecolor="none", framealpha=0.9, loc="lower left")
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with whole_file(path) as temporary:
+            with atomic_write(path) as temporary:
                 figure.savefig(temporary, format="png")
         return figure
 
 
-class Sweep(FiniteLoss):
+class LRSweep(TerminateOnNaN):
     """Takes each step with a higher rate than the one before, until the loss diverges.
 
     Lightning's own finder sets what the scheduler says, which warm-up and the `lr_scale` of a backbone change; here the
@@ -137,8 +137,8 @@ def find_lr(
     Raises:
         ValueError: If nothing of the model can be trained, or the loss is not finite from the start.
     """
-    sweep = Sweep(lowest, highest, steps)
-    trial(twin(model), data, steps, [sweep], **options)
+    sweep = LRSweep(lowest, highest, steps)
+    short_fit(clone_model(model), data, steps, [sweep], **options)
     losses = np.array(sweep.losses[1:])  # a loss shows what the step before has done
     rates = sweep.planned[: len(losses)]
     if len(losses) < LEAST:
@@ -147,11 +147,11 @@ def find_lr(
     scheduler = model.hparams["lr_scheduler"]
     peaked = scheduler is not None and scheduler["class_path"].rsplit(".", 1)[-1] in PEAKED
     falls = smooth[0] - smooth.min() > 0.05 * abs(smooth[0])
-    lr = float(f"{valley(rates, smooth) * (1 if peaked else STEADY):.1e}") if falls else None
+    lr = float(f"{valley_lr(rates, smooth) * (1 if peaked else STEADY):.1e}") if falls else None
     return Suggestion(lr, rates, losses, smooth, peaked)
 
 
-def valley(rates: NDArray[np.float64], smooth: NDArray[np.float64]) -> float:
+def valley_lr(rates: NDArray[np.float64], smooth: NDArray[np.float64]) -> float:
     """The geometric middle of the rates around the lowest loss that keep nine tenths of its fall."""
     high = np.flatnonzero(smooth > smooth.min() + 0.1 * (smooth[0] - smooth.min()))
     lowest = int(smooth.argmin())

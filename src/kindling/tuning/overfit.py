@@ -11,16 +11,16 @@ from torch.utils.data import DataLoader
 
 from kindling.models.classification import ClassificationTask
 from kindling.models.task import BaseTask, batch_size
-from kindling.training.terminate_on_nan import FiniteLoss
-from kindling.tuning.short_fit import trial, twin
-from kindling.utils.text import counted
+from kindling.training.terminate_on_nan import TerminateOnNaN
+from kindling.tuning.short_fit import clone_model, short_fit
+from kindling.utils.text import count_noun
 
 FALL = 0.05  # of the first loss, to which that of a batch known by heart must fall
 EPOCH = 20  # steps: all answers of so many in a row must be right
 
 
 @dataclass(frozen=True)
-class Learnt:
+class OverfitResult:
     """What came of it.
 
     Attributes:
@@ -43,7 +43,7 @@ class Learnt:
         return self.accuracy == 1 if self.accuracy is not None else self.loss <= FALL * self.first_loss
 
     def __str__(self) -> str:
-        samples, steps = counted(self.samples, "sample", "samples"), counted(self.steps, "step", "steps")
+        samples, steps = count_noun(self.samples, "sample", "samples"), count_noun(self.steps, "step", "steps")
         batch = f"one batch of {samples} after {steps}"
         found = f"{batch}, loss {self.loss:.2g} where it was {self.first_loss:.2g}"
         if self.accuracy is not None:
@@ -56,7 +56,7 @@ class Learnt:
         )
 
 
-def overfit_batch(model: BaseTask, data: LightningDataModule, *, steps: int = 1000, **options: Any) -> Learnt:
+def overfit_batch(model: BaseTask, data: LightningDataModule, *, steps: int = 1000, **options: Any) -> OverfitResult:
     """Trains a copy of a model on its first training batch until it knows it by heart.
 
     Augmentation, dropout, label smoothing, schedule and warm-up are left out: what remains must reach 100%, or for a
@@ -72,7 +72,7 @@ def overfit_batch(model: BaseTask, data: LightningDataModule, *, steps: int = 10
     Raises:
         ValueError: If nothing of the model can be trained.
     """
-    without = twin(model)
+    without = clone_model(model)
     if isinstance(without, ClassificationTask):
         without.label_smoothing, without.class_weights = 0.0, None
     if getattr(model, "waits", False):  # a backbone that is to be trained later
@@ -92,10 +92,10 @@ def overfit_batch(model: BaseTask, data: LightningDataModule, *, steps: int = 10
         metric, mode=mode, stopping_threshold=threshold, patience=steps, check_on_train_epoch_end=True
     )
     batches: DataLoader[Any] = DataLoader([batch] * EPOCH, batch_size=None)  # type: ignore[arg-type]
-    trainer = trial(without, batches, steps, [learnt, FiniteLoss()], **options)
+    trainer = short_fit(without, batches, steps, [learnt, TerminateOnNaN()], **options)
     metrics = trainer.callback_metrics
     accuracy = metrics["train/accuracy"].item() if isinstance(without, ClassificationTask) else None
-    return Learnt(accuracy, metrics["train/loss"].item(), first_loss, batch_size(batch[1]), trainer.global_step)
+    return OverfitResult(accuracy, metrics["train/loss"].item(), first_loss, batch_size(batch[1]), trainer.global_step)
 
 
 def first_batch(data: LightningDataModule) -> Any:

@@ -10,10 +10,10 @@ from torch.utils.data import DataLoader
 from kindling.models.task import BaseTask
 
 # Options of the Trainer of a run that hold for a trial too.
-TAKEN = ("accelerator", "precision", "accumulate_grad_batches", "gradient_clip_val", "gradient_clip_algorithm")
+TRAINER_KEYS = ("accelerator", "precision", "accumulate_grad_batches", "gradient_clip_val", "gradient_clip_algorithm")
 
 
-def twin(model: BaseTask) -> BaseTask:
+def clone_model(model: BaseTask) -> BaseTask:
     """A copy without schedule and warm-up, and without a backbone that is unfrozen on the way.
 
     Raises:
@@ -21,16 +21,16 @@ def twin(model: BaseTask) -> BaseTask:
     """
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ValueError(f"{type(model).__name__} has nothing to train")
-    model.materialize()
-    twin = copy.deepcopy(model)
-    twin.hparams["lr_scheduler"] = None
-    twin.warmup_epochs = 0.0
-    if hasattr(twin, "unfreeze_epoch") and twin.waits:
-        twin.unfreeze_epoch = None  # type: ignore[assignment]  # the epochs of a trial are others
-    return twin
+    model.init_lazy_layers()
+    clone_model = copy.deepcopy(model)
+    clone_model.hparams["lr_scheduler"] = None
+    clone_model.warmup_epochs = 0.0
+    if hasattr(clone_model, "unfreeze_epoch") and clone_model.waits:
+        clone_model.unfreeze_epoch = None  # type: ignore[assignment]  # the epochs of a trial are others
+    return clone_model
 
 
-def trial(
+def short_fit(
     model: BaseTask,
     data: LightningDataModule | DataLoader[Any],
     steps: int,

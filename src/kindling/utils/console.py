@@ -17,12 +17,12 @@ from rich.progress import Progress
 from rich.table import Table
 
 from kindling.utils.plugins import options_again
-from kindling.utils.text import format_metric, printable, program_name
+from kindling.utils.text import format_metric, program_name, strip_control_characters
 
 PATIENCE = 2.0  # seconds after which a person wants to know what is going on
 
 # Each message, by its beginning, with the reason why it says nothing to the person who reads it.
-SILENCED = {
+SILENCED_WARNINGS = {
     r"The '.*_dataloader' does not have many workers": "tensors in memory load faster without worker processes",
     r"The number of training batches .* is smaller than the logging interval": "epochs are logged in any case",
     r"You're resuming from a checkpoint that ended before the epoch ended": "the data module goes on mid-epoch",
@@ -59,7 +59,9 @@ def is_first() -> bool:
 
 def say(*what: object) -> None:
     """Print lines and tables, once however many processes train; names of files in them can't control a terminal."""
-    shown = (one if not isinstance(one, str) else "\n".join(map(printable, one.split("\n"))) for one in what)
+    shown = (
+        one if not isinstance(one, str) else "\n".join(map(strip_control_characters, one.split("\n"))) for one in what
+    )
     if is_first():
         Console(highlight=False, markup=False, emoji=False, soft_wrap=True).print(*shown)
 
@@ -98,12 +100,12 @@ def progress(what: str, total: int | None = None) -> Iterator[Callable[[int], No
             bar.stop()
 
 
-def quiet() -> None:
+def silence_libraries() -> None:
     """Silences what libraries announce: devices found, tips, seeds, the warnings above, and threads of TensorBoard."""
     threading.excepthook = _report_thread
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    for message in SILENCED:
+    for message in SILENCED_WARNINGS:
         warnings.filterwarnings("ignore", message=message)
 
 
@@ -123,7 +125,7 @@ def results_table(title: str, metrics: Mapping[str, float]) -> Table:
     return table
 
 
-def as_typed(program: str, *arguments: str | Path) -> str:
+def as_command(program: str, *arguments: str | Path) -> str:
     """Return a command as it can be typed here: with its folder if that is not on the PATH, and with its plug-ins."""
     words = [part if isinstance(part, str) else shlex.quote(str(part)) for part in arguments]
     if program == "kindling":

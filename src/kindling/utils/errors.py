@@ -5,14 +5,14 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import NoReturn
 
-from kindling.utils.text import brief, did_you_mean
+from kindling.utils.text import shorten, suggest
 
 
 class UsageError(Exception):
     """A command line or configuration that can't be understood."""
 
 
-class OneLineParser(argparse.ArgumentParser):
+class UsageErrorParser(argparse.ArgumentParser):
     """A parser whose errors are one line each."""
 
     def error(self, message: str) -> NoReturn:  # noqa: D102
@@ -32,9 +32,9 @@ def describe_misuse(message: str, options: Iterable[str] = (), typed: Sequence[s
     if found := re.search(r"argument (?:-\w/)?--([\w.+]+): expected .*argument", message):
         return f"{_without_value(f'--{found[1]}', typed)} needs a value"
     if found := re.search(r"argument (?:-\w/)?--([\w.+]+): ignored explicit argument (.*)", message, re.DOTALL):
-        return f"--{found[1]} takes no value, got {brief(found[2], 60)}"
+        return f"--{found[1]} takes no value, got {shorten(found[2], 60)}"
     if found := re.search(r"unrecognized arguments: (?!--[\w.+])(.*)", message, re.DOTALL):
-        return f"unexpected argument {brief(repr(found[1]), 60)}: options are typed as --NAME VALUE"
+        return f"unexpected argument {shorten(repr(found[1]), 60)}: options are typed as --NAME VALUE"
     if found := re.search(r"unrecognized arguments: --([\w.+]+)", message):
         return unknown_option(found[1], options)
     return ""
@@ -43,7 +43,7 @@ def describe_misuse(message: str, options: Iterable[str] = (), typed: Sequence[s
 def unknown_option(name: str, options: Iterable[str]) -> str:
     """Return one line about an option that does not exist, with the nearest that does."""
     options, group = list(options), name.split(".")[0]
-    near = did_you_mean(name, options) or ("" if group in options else did_you_mean(group, options))
+    near = suggest(name, options) or ("" if group in options else suggest(group, options))
     return f"there is no option {name}{near}"
 
 

@@ -11,7 +11,7 @@ import psutil
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """Give a temporary path to write to, beside `path`, and rename it to `path` at the end.
 
     Nobody meets a file half written, and the file is on disk before it takes the place of the old one: a kill, a full
@@ -22,7 +22,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     """
     temporary = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.tmp")
     try:
-        with writing(path, temporary):
+        with naming_the_file(path, temporary):
             yield temporary
             with temporary.open("rb+") as file:
                 os.fsync(file.fileno())
@@ -33,7 +33,7 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def writing(path: Path, temporary: Path | None = None) -> Iterator[None]:
+def naming_the_file(path: Path, temporary: Path | None = None) -> Iterator[None]:
     """Name the file in an error that occurs while it is written: that of a full disk names none."""
     try:
         yield

@@ -13,7 +13,7 @@ INSTANTIATOR = "lightning.pytorch.cli.instantiate_module"  # how Lightning makes
 Factory = dict[str, Any]  # {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.1}}
 
 
-def keep_plain(module: LightningModule | LightningDataModule) -> None:
+def make_hparams_plain(module: LightningModule | LightningDataModule) -> None:
     """Turns the hyperparameters of a model or data module into plain values and adds the name of its class.
 
     The command line does so by itself; this makes a checkpoint from a notebook the same.
@@ -22,7 +22,7 @@ def keep_plain(module: LightningModule | LightningDataModule) -> None:
         if isinstance(value, PurePath):
             module.hparams[name] = str(value)
         elif callable(value):
-            module.hparams[name] = as_factory(value)
+            module.hparams[name] = to_class_path(value)
     cls = type(module)
     if cls.__module__ != "__main__" and "." not in cls.__qualname__:  # others can't be imported elsewhere
         module.hparams.setdefault("_class_path", f"{cls.__module__}.{cls.__qualname__}")
@@ -62,7 +62,7 @@ def is_plain(value: Any) -> bool:
     return value is None or type(value) in (bool, int, float, complex, str, bytes, Tensor)
 
 
-def as_factory(function: Callable[..., Any]) -> Factory:
+def to_class_path(function: Callable[..., Any]) -> Factory:
     """Writes a class, or a `functools.partial` of one, as class path and arguments, its defaults included.
 
     Raises:
@@ -85,7 +85,7 @@ def as_factory(function: Callable[..., Any]) -> Factory:
     return {"class_path": f"{cls.__module__}.{cls.__qualname__}", "init_args": init_args}
 
 
-def same_factory(one: Factory | None, other: Factory | None) -> bool:
+def is_same_factory(one: Factory | None, other: Factory | None) -> bool:
     """Whether two factories make the same: torch.optim.SGD is torch.optim.sgd.SGD too."""
     if one is None or other is None:
         return one is other

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from kindling.utils.filetypes import FORMATS, HEAD, kind_of
 
-MOST_PIXELS = 178_956_970  # to decode of an image file: 0.7 GB as RGB; Pillow takes more than that for an attack
+MAX_PIXELS = 178_956_970  # to decode of an image file: 0.7 GB as RGB; Pillow takes more than that for an attack
 
 Levels = Sequence[int] | None  # 16-bit values that become 0 and 255; None: 0 and 65,535
 
@@ -69,7 +69,7 @@ def decode_image(data: bytes, shape: tuple[int, ...], most_pixels: int | None = 
         raise ValueError(f"this image is broken: it is {kind_of(data[:HEAD])}, not {', '.join(FORMATS)}") from error
     except Exception as error:  # damaged files make Pillow's readers raise anything
         raise ValueError(f"this image is broken: {error or type(error).__name__}") from error
-    limit = most_pixels or MOST_PIXELS
+    limit = most_pixels or MAX_PIXELS
     raise ValueError(
         f"this image is too large: {pixels}, of which at most {limit:,} can be decoded; make it smaller or save it as "
         "JPEG"
@@ -78,15 +78,15 @@ def decode_image(data: bytes, shape: tuple[int, ...], most_pixels: int | None = 
 
 def is_too_large(size: tuple[int, int], decoded: tuple[int, int], most_pixels: int | None) -> bool:
     """Whether an image of some size, decoded at another, exceeds a limit; see `decode_image`."""
-    if most_pixels and size[0] * size[1] > MOST_PIXELS:
+    if most_pixels and size[0] * size[1] > MAX_PIXELS:
         return True
-    return decoded[0] * decoded[1] > (most_pixels or MOST_PIXELS)
+    return decoded[0] * decoded[1] > (most_pixels or MAX_PIXELS)
 
 
 def fit_image(image: Image.Image, shape: tuple[int, ...], levels: Levels = None) -> Tensor:
     """Resize and cut a picture as `decode_image` does."""
     channels, height, width = shape
-    plain = as_8_bit(upright(image), levels)
+    plain = as_8_bit(apply_exif_orientation(image), levels)
     scale = min(plain.width / width, plain.height / height)  # pixels of the picture to one of the result
     left, top = int(plain.width - scale * width) // 2, int(plain.height - scale * height) // 2
     box = (left, top, left + scale * width, top + scale * height)
@@ -95,7 +95,7 @@ def fit_image(image: Image.Image, shape: tuple[int, ...], levels: Levels = None)
     return torch.from_numpy(pixels).view(height, width, channels).permute(2, 0, 1)
 
 
-def upright(image: Image.Image) -> Image.Image:
+def apply_exif_orientation(image: Image.Image) -> Image.Image:
     """The same picture as the camera was held; as it is where what says so is damaged."""
     image.load()
     try:
@@ -162,20 +162,20 @@ def scale_to_8_bit(values: "np.ndarray[Any, Any]", levels: Levels) -> "np.ndarra
     return np.clip(scaled + 0.5, 0, 255).astype(np.uint8)
 
 
-def as_float(inputs: Tensor) -> Tensor:
+def to_float(inputs: Tensor) -> Tensor:
     """Bytes 0..255 as floats in [0, 1]; floats as they are, but no double ones, which NumPy makes of everything."""
     if inputs.dtype == torch.uint8:
         return inputs.float() / 255
     return inputs.float() if inputs.dtype == torch.float64 else inputs
 
 
-def grey(images: Tensor) -> Tensor:
+def rgb_to_grayscale(images: Tensor) -> Tensor:
     """How bright each pixel of (N, 3, H, W) looks, shape (N, 1, H, W): ITU-R BT.601 as torchvision rounds it."""
     red, green, blue = images.unbind(1)
     return (0.2989 * red + 0.587 * green + 0.114 * blue).unsqueeze(1)
 
 
-def from_numbers(values: Any, shape: tuple[int, ...]) -> Tensor:
+def to_input_tensor(values: Any, shape: tuple[int, ...]) -> Tensor:
     """Takes one sample or several as numbers.
 
     Args:
@@ -203,7 +203,7 @@ def from_numbers(values: Any, shape: tuple[int, ...]) -> Tensor:
     inputs = _in_shape(inputs, shape)
     if inputs.dtype != torch.uint8 or len(shape) < 3:
         inputs = inputs.float()
-    inputs = as_float(inputs)
+    inputs = to_float(inputs)
     if not inputs.isfinite().all():
         raise ValueError("inputs must be finite numbers: there is a NaN or an infinite one")
     if len(shape) == 3 and not (inputs.min() >= 0 and inputs.max() <= 1):

@@ -2,10 +2,10 @@
 
 from importlib.util import find_spec
 
-from kindling.utils.text import listed
+from kindling.utils.text import join_names
 
 
-def require(extra: str, *modules: str) -> None:
+def require_extra(extra: str, *modules: str) -> None:
     """Raises ImportError, with the way to install them, where modules are missing."""
     if missing := [module for module in modules if find_spec(module) is None]:
-        raise ImportError(f"this needs {listed(missing)}: pip install 'kindling-ml[{extra}]'")
+        raise ImportError(f"this needs {join_names(missing)}: pip install 'kindling-ml[{extra}]'")

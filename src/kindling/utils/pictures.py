@@ -7,7 +7,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from kindling.utils.inputs import as_float
+from kindling.utils.inputs import to_float
 
 
 def are_pictures(samples: Any) -> bool:
@@ -22,7 +22,7 @@ def as_picture(image: Tensor, side: int) -> Image.Image:
         image: Bytes or floats in [0, 1], shape (C, H, W).
         side: Pixels of its longer side in the picture.
     """
-    shown, factor = as_float(image)[None], side / max(image.shape[1:])
+    shown, factor = to_float(image)[None], side / max(image.shape[1:])
     size = [max(1, round(length * factor)) for length in image.shape[1:]]
     if factor > 1:
         shown = F.interpolate(shown, size, mode="nearest-exact")

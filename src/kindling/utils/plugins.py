@@ -19,8 +19,8 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
 
-from kindling.utils.errors import OneLineParser, UsageError
-from kindling.utils.text import did_you_mean
+from kindling.utils.errors import UsageError, UsageErrorParser
+from kindling.utils.text import suggest
 
 GROUP = "kindling.plugins"
 HELP = "File or module with models, data modules or callbacks of your own; can be repeated."
@@ -65,7 +65,7 @@ def add_option(parser: argparse.ArgumentParser) -> None:
 
 def split_options(options: Sequence[str]) -> tuple[list[str], list[str]]:
     """Return the values of `--plugin`, and all other options."""
-    parser = OneLineParser(add_help=False, allow_abbrev=False)
+    parser = UsageErrorParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--plugin", action="append", default=[])
     found, others = parser.parse_known_args(list(options))
     return found.plugin, others
@@ -141,7 +141,7 @@ def _import_file(path: Path) -> ModuleType:
     """Import a file under its own name, from its folder, where worker processes find it too."""
     name, folder = path.stem, str(path.absolute().parent)
     if not path.is_file():
-        near = did_you_mean(str(path), map(str, [*path.parent.glob("*.py"), *Path().glob("*.py")]))
+        near = suggest(str(path), map(str, [*path.parent.glob("*.py"), *Path().glob("*.py")]))
         raise UsageError(f"--plugin: there is no file {path}{near}")
     if not name.isidentifier() or keyword.iskeyword(name) or path.suffix != ".py":
         raise UsageError(f"--plugin {path}: rename the file so that Python can import it, for example my_models.py")

@@ -16,7 +16,7 @@ def program_name() -> str:
     return _program_name[0]
 
 
-def did_you_mean(name: str, known: Iterable[str], group: str = "") -> str:
+def suggest(name: str, known: Iterable[str], group: str = "") -> str:
     """Names the nearest known name, where one is near, upper and lower case aside.
 
     Examples:
@@ -30,26 +30,26 @@ def did_you_mean(name: str, known: Iterable[str], group: str = "") -> str:
     return f": did you mean {group}{names[near[0]]}?" if near else ""
 
 
-def printable(text: str) -> str:
+def strip_control_characters(text: str) -> str:
     """A text on one line, with a space for each character that a terminal would not show but obey."""
     return "".join(character if character.isprintable() else " " for character in text)
 
 
-def brief(text: str, most: int = 280) -> str:
+def shorten(text: str, most: int = 280) -> str:
     """Return a text on one printable line, without its middle where it is longer than `most` characters.
 
     Examples:
         >>> brief("there is no file " + "x" * 50 + ": give another", most=40)
         'there is no file xxxxx ... give another'
     """
-    line = " ".join(printable(text).split())
+    line = " ".join(strip_control_characters(text).split())
     if len(line) <= most:
         return line
     end = most // 3  # what to do stands at the end
     return f"{line[: most - end - 5].rstrip()} ... {line[-end:].lstrip()}"
 
 
-def counted(number: int, one: str, many: str) -> str:
+def count_noun(number: int, one: str, many: str) -> str:
     """Return a number and what it counts, in the singular or plural.
 
     Examples:
@@ -72,7 +72,7 @@ def format_metric(value: float | None) -> str:
     return f"{value:.4f}" if is_usual else f"{value:.4g}"
 
 
-def listed(names: Sequence[object], most: int = 20) -> str:
+def join_names(names: Sequence[object], most: int = 20) -> str:
     """Names with commas between them; of more than `most`, the first and how many follow.
 
     Examples:

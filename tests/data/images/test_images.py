@@ -27,7 +27,7 @@ from helpers import png_16
 from kindling import ImageFolderDataModule, MLPClassifier, load
 from kindling.data.datamodule import Batch
 from kindling.data.images.decode import ImageFiles, inspect, read_image
-from kindling.data.images.folder import Sample, carve
+from kindling.data.images.folder import Sample, move_to_split
 from kindling.deploy.predictor import ModelCard, Predictor
 
 FIT = (
@@ -452,7 +452,7 @@ def splits_named(*names: str) -> Callable[[], None]:
         (no_text, r"photos/cat/caf\\udce9.png' is not UTF-8: rename"),
         (no_text_in_class, r"photos/caf\\udce9/.*' is not UTF-8: rename"),
         (splits_named("train", "val", "valid"), "photos has two folders for the split val, val and valid: merge them"),
-        (splits_named("train", "test", "eval"), "photos/eval has images but is not a split beside train, test: move"),
+        (splits_named("train", "test", "eval"), "photos/eval has images but is no split beside train, test: move"),
         (only_strange, "photos/cat has no images .*; 0.png.bak is a backup copy"),
     ],
 )
@@ -779,14 +779,14 @@ def test_copies_stay_together_and_each_class_is_in_each_split() -> None:
     contents = [sample.file.encode() for sample in samples]
     samples += [sample._replace(file=f"copy of {sample.file}") for sample in samples[:50]]
     contents += contents[:50]
-    done = carve(carve(samples, contents, "test", 0.2, seed=1), contents, "val", 0.1, seed=1)
+    done = move_to_split(move_to_split(samples, contents, "test", 0.2, seed=1), contents, "val", 0.1, seed=1)
     where = {sample.file: sample.split for sample in done}
     assert all(where[sample.file] == where[sample.file.removeprefix("copy of ")] for sample in done)
     counts = Counter((sample.label, sample.split) for sample in done if not sample.file.startswith("copy"))
     assert [counts["many", split] for split in ("train", "val", "test")] == [70, 8, 19]
     assert [counts["three", split] for split in ("train", "val", "test")] == [1, 1, 1]
-    assert done == carve(carve(samples, contents, "test", 0.2, seed=1), contents, "val", 0.1, seed=1)
-    assert done != carve(carve(samples, contents, "test", 0.2, seed=2), contents, "val", 0.1, seed=2)
+    assert done == move_to_split(move_to_split(samples, contents, "test", 0.2, seed=1), contents, "val", 0.1, seed=1)
+    assert done != move_to_split(move_to_split(samples, contents, "test", 0.2, seed=2), contents, "val", 0.1, seed=2)
 
 
 def test_the_size_is_the_median_of_the_shorter_sides_up_to_224() -> None:

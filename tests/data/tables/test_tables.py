@@ -197,7 +197,7 @@ def test_classes_that_differ_in_capitals_alone_are_named(
     table.loc[::5, "churned"] = table["churned"][::5].str.title()
     table.to_csv("customers.csv", index=False)
     read()
-    assert "churned of customers.csv has classes that differ in capitals alone: No, Yes, no" in capfd.readouterr().out
+    assert "churned of customers.csv has classes that differ only in capitals: No, Yes, no" in capfd.readouterr().out
 
 
 def test_training_does_not_go_on_with_another_table(kindling: Command, trained: Path, table: pd.DataFrame) -> None:

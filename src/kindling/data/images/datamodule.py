@@ -16,7 +16,7 @@ from typing_extensions import override
 from kindling.data.augment import random_affine, random_colour, random_flip
 from kindling.data.datamodule import SPLITS, ArrayDataset, Batch, ClassificationDataModule, Split
 from kindling.data.images.decode import (
-    Facts,
+    ImageInfo,
     channel_moments,
     find_levels,
     in_parallel,
@@ -24,11 +24,19 @@ from kindling.data.images.decode import (
     read_images,
     tell_small_range,
 )
-from kindling.data.images.folder import Sample, check_folder, find_samples, find_split, labels_of, split_up, write_split
+from kindling.data.images.folder import (
+    Sample,
+    check_folder,
+    find_samples,
+    find_split,
+    labels_of,
+    make_splits,
+    write_split,
+)
 from kindling.data.images.scan import list_images, say_unused
 from kindling.data.images.validation import check_classes, check_split, tell_depths, warnings, whole_ones
 from kindling.utils.console import progress, say
-from kindling.utils.files import whole_file
+from kindling.utils.files import atomic_write
 
 LARGEST_SIZE = 224  # pixels; what most published networks were trained with
 
@@ -197,7 +205,7 @@ class ImageFolderDataModule(ClassificationDataModule):
     def write_split(self, run: Path) -> None:
         told = all(sample.file.startswith(f"{sample.split}/") for sample in self._samples)  # by the folders themselves
         if self._samples != self._listed or self.split or not told:
-            with whole_file(run / "split.csv") as path:
+            with atomic_write(run / "split.csv") as path:
                 write_split(path, self._samples)
 
     @override
@@ -224,7 +232,7 @@ class ImageFolderDataModule(ClassificationDataModule):
         samples, learned = found, {}
         if self.split is None:
             sizes = {"test": self.test_split, "val": self.val_split}
-            samples = split_up(found, [fact.digest for fact in facts], sizes, self.split_seed)
+            samples = make_splits(found, [fact.digest for fact in facts], sizes, self.split_seed)
             if not any(sample.split == "test" for sample in found):
                 learned = {"split": check_split(self.data_dir, samples, self.fitted)}
         if not self.fitted:
@@ -239,7 +247,7 @@ class ImageFolderDataModule(ClassificationDataModule):
             }
         return samples
 
-    def _find_levels(self, facts: Sequence[Facts], samples: Sequence[Sample]) -> list[int] | None:
+    def _find_levels(self, facts: Sequence[ImageInfo], samples: Sequence[Sample]) -> list[int] | None:
         """The range of 16-bit training images, of 1,000 of them at most; None to keep all 65,536 values."""
         pairs = [pair for pair in zip(facts, samples, strict=True) if pair[1].split == "train"]
         deep = [str(self.data_dir / sample.file) for fact, sample in pairs if fact.deep]

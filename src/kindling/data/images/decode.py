@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kindling.utils.console import progress, say
-from kindling.utils.inputs import Levels, as_float, decode_image, has_16_bits, open_image, values_of_16_bits
-from kindling.utils.text import counted
+from kindling.utils.inputs import Levels, decode_image, has_16_bits, open_image, to_float, values_of_16_bits
+from kindling.utils.text import count_noun
 
 CHUNK = 64  # files a thread takes at a time: handing them over one by one would cost as much as a small file
 
@@ -25,7 +25,7 @@ Item = TypeVar("Item")
 Made = TypeVar("Made")
 
 
-class Facts(NamedTuple):
+class ImageInfo(NamedTuple):
     """What is known of an image file without decoding it.
 
     Attributes:
@@ -76,20 +76,20 @@ def in_parallel(function: Callable[[Item], Made], items: Sequence[Item], what: s
             done(1)
         return made
 
-    text = f"{what} {counted(len(items), 'image', 'images')}"
+    text = f"{what} {count_noun(len(items), 'image', 'images')}"
     with progress(text, len(items)) as done, ThreadPoolExecutor(os.cpu_count()) as pool:
         made: Iterable[list[Made]] = pool.map(work, range(0, len(items), CHUNK))
         return list(chain.from_iterable(made))
 
 
-def inspect(path: str) -> Facts:
+def inspect(path: str) -> ImageInfo:
     """Reads a file but decodes nothing."""
     try:
         data = Path(path).read_bytes()
         with open_image(io.BytesIO(data)) as image:
-            return Facts(blake2b(data, digest_size=16).digest(), min(image.size), has_16_bits(image, data))
+            return ImageInfo(blake2b(data, digest_size=16).digest(), min(image.size), has_16_bits(image, data))
     except Exception:  # damaged files make Pillow's readers raise anything
-        return Facts(path.encode(), None)
+        return ImageInfo(path.encode(), None)
 
 
 def read_image(path: str | Path, shape: tuple[int, ...], levels: Levels = None) -> Tensor:
@@ -150,7 +150,7 @@ def channel_moments(images: Tensor | ImageFiles, number: int, seed: int) -> tupl
     if isinstance(images, ImageFiles):
         chosen = torch.randperm(number, generator=torch.Generator().manual_seed(seed))[:1000]
     # By image, then over the images: floats of all of them would take four times their memory.
-    by_image = [torch.var_mean(as_float(images[part]), (2, 3), correction=0) for part in torch.split(chosen, 64)]
+    by_image = [torch.var_mean(to_float(images[part]), (2, 3), correction=0) for part in torch.split(chosen, 64)]
     var, mean = (torch.cat(moments).double() for moments in zip(*by_image, strict=True))  # (N, 3) each
     std = (var.mean(0) + mean.var(0, correction=0)).sqrt()
     return mean.mean(0), std.where(std > 1e-4, 1.0)

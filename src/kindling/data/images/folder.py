@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 from kindling.data.datamodule import SPLITS
 from kindling.data.images.scan import OUTSIDE, list_images, merged, say_unused, subfolders
-from kindling.data.splitting import draw
+from kindling.data.splitting import sample_groups
 from kindling.utils.console import say
 from kindling.utils.filetypes import FORMATS
-from kindling.utils.text import listed
+from kindling.utils.text import join_names
 
 LAYOUT = "<class>/*.jpg or {train,val,test}/<class>/*.jpg"
 SPLIT_NAMES = {
@@ -50,7 +50,7 @@ def find_samples(root: Path) -> list[Sample]:
     for name in subfolders(root) if splits else []:
         if name not in splits.values() and list_images(root / name).images:
             raise ValueError(
-                f"{root / name} has images but is not a split beside {listed([*splits.values()])}: move or rename it"
+                f"{root / name} has images but is no split beside {join_names([*splits.values()])}: move or rename it"
             )
     if not splits:
         tell_alike(root)
@@ -61,7 +61,7 @@ def find_samples(root: Path) -> list[Sample]:
             found = list_images(root / place)
             if not found.images and split == "train":
                 others = "".join(f"; {files[0]} is {reason}" for reason, files in [*found.unused.items()][:1])
-                raise ValueError(f"{root / place} has no images ({listed(FORMATS)}): add some or remove it{others}")
+                raise ValueError(f"{root / place} has no images ({join_names(FORMATS)}): add some or remove it{others}")
             samples += [Sample(f"{place}/{file}", label, split) for file in found.images]
             unused.append({reason: [f"{place}/{file}" for file in files] for reason, files in found.unused.items()})
     outside = {within: list_images(root / within, deep=False).images for within in {"", *splits.values()}}
@@ -93,7 +93,7 @@ def tell_alike(root: Path) -> None:
     folders = subfolders(root)
     inner = {tuple(subfolders(root / name)) for name in folders}
     if len(folders) > 1 and len(inner) == 1 and len(*inner) > 1:
-        classes, others = listed(folders, 3), listed([*inner.pop()], 3)
+        classes, others = join_names(folders, 3), join_names([*inner.pop()], 3)
         say(f"the classes of {root} are {classes}; if they are {others}, rename the folders to train and test")
 
 
@@ -108,7 +108,7 @@ def class_folders(root: Path) -> list[str]:
     raise ValueError(f"{root} has no class folders: lay the images out as {LAYOUT}")
 
 
-def carve(
+def move_to_split(
     samples: Sequence[Sample], digests: Sequence[bytes], split: str, size: int | float, seed: int
 ) -> list[Sample]:
     """Moves a share of the training images of each class to another split, at least one but never the last.
@@ -129,21 +129,21 @@ def carve(
     for sample, digest in zip(samples, digests, strict=True):
         if sample.split == "train":
             owners.setdefault(digest, sample.label)
-    moved = draw(owners, "images", split, size, seed)
+    moved = sample_groups(owners, "images", split, size, seed)
     return [
         sample._replace(split=split) if sample.split == "train" and digest in moved else sample
         for sample, digest in zip(samples, digests, strict=True)
     ]
 
 
-def split_up(
+def make_splits(
     samples: Sequence[Sample], digests: Sequence[bytes], sizes: Mapping[str, int | float], seed: int
 ) -> list[Sample]:
     """Carves those of the splits out of the training images that have none; see `carve`."""
     given = {sample.split for sample in samples}
     for split, size in sizes.items():
         if split not in given:
-            samples = carve(samples, digests, split, size, seed)
+            samples = move_to_split(samples, digests, split, size, seed)
     return list(samples)
 
 
@@ -155,7 +155,7 @@ def labels_of(samples: Sequence[Sample], classes: Sequence[str], root: Path) -> 
     """
     number = {name: label for label, name in enumerate(classes)}
     if unknown := sorted({sample.label for sample in samples} - number.keys()):
-        raise ValueError(f"{root} has {listed(unknown, 3)}, the model knows {listed(classes)} alone")
+        raise ValueError(f"{root} has {join_names(unknown, 3)}, the model knows {join_names(classes)} alone")
     return [number[sample.label] for sample in samples]
 
 
@@ -181,7 +181,7 @@ def find_split(file: Path, root: Path, trained: bool) -> list[Sample]:
         given = any(sample.split == "test" for sample in found)
         return found if given else [sample._replace(split="test") for sample in found]
     if missing:
-        raise ValueError(f"{file} names what is not in {root}: {listed(missing, 3)}")
+        raise ValueError(f"{file} names what is not in {root}: {join_names(missing, 3)}")
     return samples
 
 
@@ -203,9 +203,9 @@ def read_split(path: Path) -> list[Sample]:
     if header != ["file", "class", "split"] or len(samples) < len(rows) or {row.split for row in samples} - {*SPLITS}:
         raise ValueError(f"{path} is no list of file,class,split with the splits {', '.join(SPLITS)}")
     if outside := [row.file for row in samples if row.file.startswith("/") or ".." in PurePath(row.file).parts]:
-        raise ValueError(f"{path} names files outside of the data folder: {listed(outside, 1)}")
+        raise ValueError(f"{path} names files outside of the data folder: {join_names(outside, 1)}")
     if absent := [split for split in SPLITS if split not in {sample.split for sample in samples}]:
-        raise ValueError(f"{path} puts no image into {listed(absent)}: name some for each of {', '.join(SPLITS)}")
+        raise ValueError(f"{path} puts no image into {join_names(absent)}: name some for each of {', '.join(SPLITS)}")
     return samples
 
 

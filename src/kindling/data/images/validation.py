@@ -10,7 +10,7 @@ from kindling.data.images.folder import Sample
 from kindling.data.images.scan import subfolders
 from kindling.utils.console import say
 from kindling.utils.filetypes import FORMATS
-from kindling.utils.text import listed
+from kindling.utils.text import join_names
 
 
 def check_classes(root: Path, found: Sequence[Sample], usable: Sequence[Sample]) -> list[str]:
@@ -27,12 +27,12 @@ def check_classes(root: Path, found: Sequence[Sample], usable: Sequence[Sample])
     classes = sorted({sample.label for sample in found})
     if untrained := sorted({*classes} - {sample.label for sample in usable if sample.split == "train"}):
         raise ValueError(
-            f"{root} has no usable training images of {listed(untrained, 3)}: add some or remove the folder"
+            f"{root} has no usable training images of {join_names(untrained, 3)}: add some or remove the folder"
         )
     if len(classes) < 2:
         inner = root / "".join(classes)
         within = inner.is_dir() and subfolders(inner)
-        hint = f"; if its classes are {listed(within, 3)}, give --data.data_dir {inner}" if within else ""
+        hint = f"; if its classes are {join_names(within, 3)}, give --data.data_dir {inner}" if within else ""
         raise ValueError(f"{root} has images of 1 class, {inner.name}: telling apart takes two or more{hint}")
     return classes
 
@@ -56,7 +56,7 @@ def warnings(samples: Sequence[Sample], digests: Sequence[bytes], classes: Seque
     """What is odd about the splits but no obstacle, a line each."""
     for split in ("val", "test"):
         if missing := sorted(set(classes) - {sample.label for sample in samples if sample.split == split}):
-            yield f"{split} has no images of {listed(missing, 3)}: there are too few, or none were given"
+            yield f"{split} has no images of {join_names(missing, 3)}: there are too few, or none were given"
     copies = defaultdict(list)
     for sample, digest in zip(samples, digests, strict=True):
         copies[digest].append(sample)
@@ -64,7 +64,7 @@ def warnings(samples: Sequence[Sample], digests: Sequence[bytes], classes: Seque
         shared = [same for same in copies.values() if len({sample[column] for sample in same}) > 1]
         if shared:
             pairs = [" = ".join(sample.file for sample in same) for same in shared]
-            yield f"the same image in more than one {what}: {listed(pairs, 3)}"
+            yield f"the same image in more than one {what}: {join_names(pairs, 3)}"
 
 
 def tell_depths(images: Sequence[tuple[str, bool]]) -> None:
@@ -80,7 +80,7 @@ def tell_depths(images: Sequence[tuple[str, bool]]) -> None:
     for label, is_deep in images:
         depths[label].add(is_deep)
     whole = sorted(label for label, found in depths.items() if found == {True})
-    hint = f", and all those of {listed(whole, 3)}: the depth may give the class away" if whole else ""
+    hint = f", and all those of {join_names(whole, 3)}: the depth may give the class away" if whole else ""
     say(f"{deep:,} of {len(images):,} training images have 16 bits, the others 8{hint}")
 
 
@@ -99,9 +99,9 @@ def whole_ones(root: Path, samples: Sequence[Sample], faults: Sequence[str], ski
     broken = {str(root / sample.file): fault for sample, fault in zip(samples, faults, strict=True) if fault}
     for path, fault in broken.items():
         say(f"{path}: {fault}")
-    what = f"{len(broken):,} of {len(samples):,} images can't be used: {listed([*broken], 3)}"
+    what = f"{len(broken):,} of {len(samples):,} images can't be used: {join_names([*broken], 3)}"
     if not samples:
-        raise ValueError(f"{root} has no images ({listed(FORMATS)})")
+        raise ValueError(f"{root} has no images ({join_names(FORMATS)})")
     if len(broken) == len(samples):
         raise ValueError(f"{what}; give others")
     if broken and not skip:

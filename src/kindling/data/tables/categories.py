@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from kindling.data.tables.values import Floats, Indices, in_order
 from kindling.utils.console import say
-from kindling.utils.text import counted, listed
+from kindling.utils.text import count_noun, join_names
 
 MOST_CATEGORIES = 50  # one-hot whatever their frequency; a column that has more is target-encoded too
 LEAST_ROWS = 10  # of a category of such a column to have a feature of its own
@@ -58,7 +58,7 @@ def learn_target(name: str, codes: Indices, names: Sequence[str], labels: Indice
     counts = np.bincount(codes[codes >= 0], minlength=len(names))
     kept = _largest(counts, MOST_STORED // len(classes))
     if rare := int(counts.sum() - counts[kept].sum()):
-        others = counted(rare, "row has", "rows have")
+        others = count_noun(rare, "row has", "rows have")
         say(f"column {name}: {others} none of the {len(kept):,} most frequent categories")
     places = np.full(len(names) + 1, -1)
     places[kept] = np.arange(len(kept))
@@ -162,13 +162,13 @@ def check_unseen(codes: Indices, names: Sequence[str], column: Mapping[str, Any]
     many = len(known) >= MOST_CATEGORIES
     all_known = "known" in column and len(known) < MOST_STORED // len(column["classes"])
     rare = "rare or " if many and not all_known else ""
-    examples = listed([names[place] for place in np.flatnonzero(strange[:-1])[:3].tolist()])
-    rows = counted(int(given), "row has", "rows have")
+    examples = join_names([names[place] for place in np.flatnonzero(strange[:-1])[:3].tolist()])
+    rows = count_noun(int(given), "row has", "rows have")
     message = f"{what}: {unseen:,} of {rows} a value {rare}unseen in training, such as {examples}"
     if unseen < max(LEAST_UNSEEN, WRONG_SHARE * given):
         say(message)
     elif column["kind"] == "category" and (alone or not many):
-        raise ValueError(f"{message}; it must hold {listed(known, 10)}")
+        raise ValueError(f"{message}; it must hold {join_names(known, 10)}")
     else:
         say(f"{message}: for these rows it tells nothing")
 

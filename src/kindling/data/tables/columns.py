@@ -51,7 +51,7 @@ from kindling.data.tables.values import (
     read_cells,
 )
 from kindling.utils.console import say
-from kindling.utils.text import counted, listed
+from kindling.utils.text import count_noun, join_names
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -96,7 +96,7 @@ def learn_columns(
     columns = [column for column in learned.values() if not isinstance(column, str)]
     left_out = {name: reason for name, reason in learned.items() if isinstance(reason, str)}
     for reason in dict.fromkeys(left_out.values()):
-        say(f"left out: {listed([name for name in left_out if left_out[name] == reason])} ({reason})")
+        say(f"left out: {join_names([name for name in left_out if left_out[name] == reason])} ({reason})")
     tell_ambiguous(columns, cells, style)
     if not columns:
         raise ValueError("there is no column to learn from beside the target and those left out")
@@ -130,7 +130,7 @@ def _hint_at_numbers(name: str, cells: Cells, missing: Sequence[str]) -> None:
         option = f"; if they mean missing, {missing_option([*missing, *texts])}" if len(texts) <= 3 else ""
         say(
             f"column {name} is read as categories: "
-            f"{counted(int(cells.counts[~numbers].sum()), 'value is no number', 'values are no numbers')}, such as "
+            f"{count_noun(int(cells.counts[~numbers].sum()), 'value is no number', 'values are no numbers')}, such as "
             f"{in_brief(texts[0])}{option}"
         )
 
@@ -204,7 +204,7 @@ def encode(
         ValueError: If columns are missing, or hold something else than in training.
     """
     if lacking := [column["name"] for column in columns if column["name"] not in frame]:
-        raise ValueError(f"{file} lacks columns that the model was trained with: {listed(lacking, 100)}")
+        raise ValueError(f"{file} lacks columns that the model was trained with: {join_names(lacking, 100)}")
     cells = {
         column["name"]: read_cells(frame[column["name"]], missing_values(column).union(missing)) for column in columns
     }
@@ -246,7 +246,7 @@ def _read_numbers(cells: Cells, column: Column, what: str) -> Floats:
         example, given = _example(cells, strays[0]), np.count_nonzero(~np.isnan(numbers)) + len(strays)
         if 2 * len(strays) > given:  # a few are dirt, but this is another column
             raise ValueError(f"{what} must hold {column['kind']}s, not {example}")
-        share = f"{len(strays):,} of {counted(int(given), 'value', 'values')}"
+        share = f"{len(strays):,} of {count_noun(int(given), 'value', 'values')}"
         say(f"{what}: {share} can't be read as a {column['kind']}, such as {example}; treated as missing")
     far = np.flatnonzero(are_far(numbers, column))
     if is_far_outside(numbers, column):
@@ -258,7 +258,7 @@ def _read_numbers(cells: Cells, column: Column, what: str) -> Floats:
             f"; if that means missing, {missing_option([*map(as_name, values)])}" if len(far) > len(values) == 1 else ""
         )
         example = _example(cells, far[0])
-        share = f"{len(far):,} of {counted(int(given), 'value is', 'values are')}"
+        share = f"{len(far):,} of {count_noun(int(given), 'value is', 'values are')}"
         say(f"{what}: {share} far from the others, such as {example}{option}")
     return numbers
 

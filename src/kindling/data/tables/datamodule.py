@@ -15,7 +15,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from kindling.data.datamodule import ArrayDataset, Batch, ClassificationDataModule, Split
-from kindling.data.splitting import draw
+from kindling.data.splitting import sample_groups
 from kindling.data.tables.columns import encode, learn_columns, width
 from kindling.data.tables.files import read_table
 from kindling.data.tables.leaks import find_leaky_columns
@@ -24,8 +24,8 @@ from kindling.data.tables.splits import LEFT_OUT, read_split
 from kindling.data.tables.target import check_classes, odd_classes
 from kindling.data.tables.values import LEGACY_NO_CLASS, Indices, as_categorical, as_name, in_order, read_names
 from kindling.utils.console import progress, say
-from kindling.utils.files import whole_file
-from kindling.utils.text import counted, did_you_mean, listed
+from kindling.utils.files import atomic_write
+from kindling.utils.text import count_noun, join_names, suggest
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -114,12 +114,12 @@ class TableDataModule(ClassificationDataModule):
         if self.split is not None:
             splits[labels >= 0] = read_split(Path(self.split), self.path, len(labels))[labels >= 0]
             if absent := [name for name in ("train", *self._held_out) if name not in splits]:
-                raise ValueError(f"{self.split} puts no row of {self.path} into {listed(absent)}")
+                raise ValueError(f"{self.split} puts no row of {self.path} into {join_names(absent)}")
             return splits
         for name, size in self._held_out.items():
             rest = np.flatnonzero(splits == "train")
             classes = dict(zip(rest.tolist(), labels[rest].tolist(), strict=True))
-            splits[list(draw(classes, "rows", name, size, self.split_seed))] = name
+            splits[list(sample_groups(classes, "rows", name, size, self.split_seed))] = name
         return splits
 
     @cached_property
@@ -147,7 +147,7 @@ class TableDataModule(ClassificationDataModule):
         learned = {*(column["name"] for column in self.fitted["columns"]), *self.fitted["left_out"]}
         now = {*frame.columns} - {self.target, *self.drop}
         changes = {"without": learned - now, "with": now - learned}
-        if found := [f"{change} {listed(sorted(names), 3)}" for change, names in changes.items() if names]:
+        if found := [f"{change} {join_names(sorted(names), 3)}" for change, names in changes.items() if names]:
             raise self._other_data(f"its columns are {' and '.join(found)}")
 
     def _other_data(self, reason: str) -> ValueError:
@@ -178,7 +178,7 @@ class TableDataModule(ClassificationDataModule):
         table = self._read(self.test_path)
         self.tested = table[self._read_classes(table)[0] >= 0]
         if unlabelled := len(table) - len(self.tested):
-            say(f"left out: {counted(unlabelled, 'row', 'rows')} of {self.test_path} without {self.target}")
+            say(f"left out: {count_noun(unlabelled, 'row', 'rows')} of {self.test_path} without {self.target}")
         if self.tested.empty:
             raise ValueError(f"{self.test_path} has no row with a {self.target}")
         return self._encode(self.tested, self.test_path)
@@ -213,15 +213,17 @@ class TableDataModule(ClassificationDataModule):
 
     @override
     def write_split(self, run: Path) -> None:
-        with whole_file(run / "split.csv") as path:
+        with atomic_write(run / "split.csv") as path:
             rows = (f"{row},{split}" for row, split in enumerate(self.splits))
             path.write_text("\n".join(["row,split", *rows, ""]), encoding="utf-8")
 
     def _read(self, path: str | Path) -> "DataFrame":
         frame = read_table(path)
         if self.target not in frame:
-            near = did_you_mean(self.target, frame.columns) or "."
-            raise ValueError(f"{path} has no column {self.target} as the target{near} It has {listed(frame.columns)}")
+            near = suggest(self.target, frame.columns) or "."
+            raise ValueError(
+                f"{path} has no column {self.target} as the target{near} It has {join_names(frame.columns)}"
+            )
         return frame
 
     def _read_classes(self, frame: "DataFrame") -> tuple[Indices, list[str]]:
@@ -231,24 +233,24 @@ class TableDataModule(ClassificationDataModule):
 
     def _learn(self) -> dict[str, Any]:
         if unlabelled := int((self.splits == LEFT_OUT).sum()):
-            say(f"left out: {counted(unlabelled, 'row', 'rows')} of {self.path} without {self.target}")
+            say(f"left out: {count_noun(unlabelled, 'row', 'rows')} of {self.path} without {self.target}")
         for line in odd_classes(self.table[self.target], self.splits, self._held_out, self._classes, self.missing):
             say(line)
         train = self.table[self.splits == "train"]
         features = train.drop(columns=self.target)
         for name in self.drop:
             if name not in features:
-                raise ValueError(f"drop: {self.path} has no column {name}{did_you_mean(name, features.columns)}")
+                raise ValueError(f"drop: {self.path} has no column {name}{suggest(name, features.columns)}")
         labels, names = self._read_classes(train)
         classes = in_order(names)
         labels = np.array([classes.index(name) for name in names])[labels]
         features = features.drop(columns=list(self.drop))
-        with progress(f"learning the {counted(features.shape[1], 'column', 'columns')} of {self.path}"):
+        with progress(f"learning the {count_noun(features.shape[1], 'column', 'columns')} of {self.path}"):
             columns, left_out = learn_columns(features, labels, len(self.table), self.missing, self.decimal)
             found = find_leaky_columns(features, columns, labels)
         if found:
             without = shlex.quote(json.dumps([*self.drop, *found], ensure_ascii=False))
-            say(f"the class can be told from {listed(found)} alone: if not known beforehand, --data.drop {without}")
+            say(f"the class can be told from {join_names(found)} alone: if not known beforehand, --data.drop {without}")
         return {"classes": classes, "columns": columns, "left_out": left_out}
 
     def _encode(self, frame: "DataFrame", file: str | Path, trained: NDArray[np.bool_] | None = None) -> Batch:
@@ -256,12 +258,12 @@ class TableDataModule(ClassificationDataModule):
         places = {name: place for place, name in enumerate(self.class_names)}
         if unknown := [name for name in names if name not in places]:
             raise ValueError(
-                f"column {self.target} of {file} has classes that no training row has: {listed(unknown)}; "
-                f"training has {listed(self.class_names)}"
+                f"column {self.target} of {file} has classes that no training row has: {join_names(unknown)}; "
+                f"training has {join_names(self.class_names)}"
             )
         labels = np.array([places[name] for name in names])[labels]
         learned_from = None if trained is None else np.where(trained, labels, -1)
-        with progress(f"encoding {counted(len(frame), 'row', 'rows')} of {file}"):
+        with progress(f"encoding {count_noun(len(frame), 'row', 'rows')} of {file}"):
             columns = self._learned["columns"]
             inputs: Tensor = torch.from_numpy(encode(frame, columns, file, learned_from, self.missing))
         return inputs, torch.from_numpy(labels)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kindling.utils.console import progress
-from kindling.utils.text import listed, printable
+from kindling.utils.text import join_names, strip_control_characters
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -105,10 +105,11 @@ def _read_csv(path: Path, encoding: str) -> "DataFrame":
         del lines[0]
     header = next(csv.reader(lines, delimiter=separator, skipinitialspace=True), [])
     names = [
-        name.strip() if printable(name).strip() else f"column {number}" for number, name in enumerate(header, start=1)
+        name.strip() if strip_control_characters(name).strip() else f"column {number}"
+        for number, name in enumerate(header, start=1)
     ]
     if twice := [name for name, times in Counter(names).items() if times > 1]:
-        raise ValueError(f"{path} has more than one column {listed(twice)}: rename all but one")
+        raise ValueError(f"{path} has more than one column {join_names(twice)}: rename all but one")
     frame = pd.read_csv(
         path,
         sep=separator,

@@ -19,7 +19,7 @@ from kindling.data.tables.ranges import CLEARLY, misfit, range_of
 from kindling.data.tables.units import adapt_units, convert, find_units, tell_units
 from kindling.data.tables.values import LEGACY_MISSING, MISSING_WORD, Cells, Column, Floats, Indices, as_name, in_brief
 from kindling.utils.console import say
-from kindling.utils.text import counted, listed
+from kindling.utils.text import count_noun, join_names
 
 NUMERIC_SHARE = 0.95  # of the values must be numbers for a column of numbers
 MOST_MARKERS = 3  # different texts among numbers that may stand for missing values
@@ -69,7 +69,7 @@ def tell_ambiguous(columns: Sequence[Column], cells: Mapping[str, Cells], style:
         if names := [name for name in numbers if name in unclear and numbers[name] == decimal]:
             text, other = unclear[names[0]], DECIMALS[decimal]
             read, instead = (f"{as_number(text, sign):.7g}" for sign in (decimal, other))
-            what = f"{'column' if len(names) == 1 else 'columns'} {listed(names, 3)}"
+            what = f"{'column' if len(names) == 1 else 'columns'} {join_names(names, 3)}"
             say(f"{what}: {text} is read as {read}; if it is {instead}, add --data.decimal '{other}'")
 
 
@@ -137,7 +137,7 @@ def _tell_learned(column: Column, cells: Cells, markers: Sequence[str], style: F
     name = column["name"]
     if markers:
         rows = dict(zip(map(as_name, cells.values), cells.counts.tolist(), strict=True))
-        texts = listed([f"{in_brief(text)} ({rows[text]:,})" for text in markers], 5)
+        texts = join_names([f"{in_brief(text)} ({rows[text]:,})" for text in markers], 5)
         say(f"column {name}: these values of the training rows count as missing: {texts}")
     if column["kind"] == "number":
         tell_units(column, cells)
@@ -171,8 +171,8 @@ def drop_missing_words(cells: Cells, strays: Indices, what: str) -> Indices:
     rows = np.array([*words, False])[cells.codes[strays]]
     if rows.any():
         found = dict.fromkeys(in_brief(cells.values[code]) for code in cells.codes[strays[rows]].tolist())
-        number = counted(int(rows.sum()), "value counts", "values count")
-        say(f"{what}: {number} as missing: {listed([*found], 5)}")
+        number = count_noun(int(rows.sum()), "value counts", "values count")
+        say(f"{what}: {number} as missing: {join_names([*found], 5)}")
     kept: Indices = strays[~rows]
     return kept
 

@@ -11,7 +11,7 @@ from kindling.data.tables.columns import encode
 from kindling.data.tables.files import read_table
 from kindling.data.tables.values import Column
 from kindling.utils.console import progress
-from kindling.utils.text import counted
+from kindling.utils.text import count_noun
 
 
 def encode_rows(
@@ -35,7 +35,7 @@ def encode_rows(
 
     if isinstance(rows, str | Path):
         frame = read_table(rows)
-        with progress(f"encoding {counted(len(frame), 'row', 'rows')} of {source}"):
+        with progress(f"encoding {count_noun(len(frame), 'row', 'rows')} of {source}"):
             return encode(frame, columns, source, missing=missing)
     if isinstance(rows, list):
         names = [column["name"] for column in columns if any(column["name"] in row for row in rows)]

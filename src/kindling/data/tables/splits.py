@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from kindling.data.tables.files import read_table
 from kindling.data.tables.quantities import as_number
-from kindling.utils.text import counted
+from kindling.utils.text import count_noun
 
 LEFT_OUT = "left out"  # the split of a row without a class
 SPLITS = ("train", "val", "test", LEFT_OUT)
@@ -33,7 +33,7 @@ def read_split(file: Path, path: str | Path, rows: int) -> NDArray[np.object_]:
     numbers = table["row"].map(str).map(as_number)
     if sorted(numbers) != list(range(rows)):
         raise ValueError(
-            f"{file} splits {counted(len(table), 'row', 'rows')}, {path} has {rows:,}: give other rows to test "
+            f"{file} splits {count_noun(len(table), 'row', 'rows')}, {path} has {rows:,}: give other rows to test "
             "with --data.test_path, or split anew with --data.split null"
         )
     splits: NDArray[np.object_] = table["split"].to_numpy(dtype=object)[np.argsort(numbers)]

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from kindling.data.tables.quantities import as_number
 from kindling.data.tables.values import MISSING_WORD, Indices, in_order, missing_option, read_names
-from kindling.utils.text import listed
+from kindling.utils.text import join_names
 
 if TYPE_CHECKING:
     from pandas import Series
@@ -48,7 +48,7 @@ def check_classes(labels: Indices, names: Sequence[str], what: str, held_out: Co
     if few and not given:
         raise ValueError(
             f"training, {' and '.join(held_out)} each need a row of every class, and {what} has too few of "
-            f"{listed(in_order(few))}: leave these rows out, merge classes, or split them yourself with --data.split"
+            f"{join_names(in_order(few))}: leave these rows out, merge classes, or split the rows with --data.split"
         )
 
 
@@ -58,10 +58,11 @@ def odd_classes(
     """Yield what is odd about the classes but no obstacle, a line each."""
     names = {split: set(read_names(column[splits == split], missing)[1]) for split in ("train", *held_out)}
     if words := [name for name in in_order(names["train"]) if MISSING_WORD.fullmatch(name)]:
-        yield f"{what} has the class {listed(words)}: if that means missing, {missing_option([*missing, *words])}"
+        yield f"{what} has the class {join_names(words)}: if that means missing, {missing_option([*missing, *words])}"
     for split in held_out:
         if lacking := names["train"] - names[split]:
-            yield f"{split} has no rows of {listed(in_order(lacking))}"
+            yield f"{split} has no rows of {join_names(in_order(lacking))}"
     spellings = Counter(name.lower() for name in names["train"])
     if alike := [name for name in in_order(names["train"]) if spellings[name.lower()] > 1]:
-        yield f"{what} has classes that differ in capitals alone: {listed(alike)}: if they are the same, write them so"
+        same = join_names(alike)
+        yield f"{what} has classes that differ only in capitals: {same}: if they are the same, spell them the same"

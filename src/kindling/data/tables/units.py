@@ -10,7 +10,7 @@ from kindling.data.tables.quantities import is_currency, is_plain, is_typed_numb
 from kindling.data.tables.ranges import CLEARLY, in_words, is_far_outside, misfit
 from kindling.data.tables.values import Cells, Column, Floats, Indices, in_brief
 from kindling.utils.console import say
-from kindling.utils.text import counted, listed
+from kindling.utils.text import count_noun, join_names
 
 RARE = 0.05  # of the values have a unit by mistake
 
@@ -55,12 +55,12 @@ def tell_units(column: Column, cells: Cells) -> None:
     """Say where the numbers of a column have several units, or only some have one."""
     name, units = column["name"], column["units"]
     if len(units) > 1:
-        say(f"column {name} has several currencies, {listed(units, 5)}: they are not converted")
+        say(f"column {name} has several currencies, {join_names(units, 5)}: they are not converted")
     elif units:
         numbers, found = read_quantities(cells.values, column["decimal"])
         bare = sum(cells.counts[[not unit for unit in found] & ~np.isnan(numbers)].tolist())
         if bare:
-            values = counted(bare, "training value has", "training values have")
+            values = count_noun(bare, "training value has", "training values have")
             say(f"column {name}: {values} no {units[0]}; it is assumed")
 
 
@@ -86,9 +86,10 @@ def adapt_units(column: Column, cells: Cells, what: str) -> dict[str, float]:
     if {*here} & {*learned} or here == learned or np.isnan(numbers).all():
         return {}
     if here and learned:
+        before = join_names(learned, 3)
         raise ValueError(
-            f"{what} is in {listed(here, 3)}, in training it was in {listed(learned, 3)}: convert it, or leave out the "
-            "unit where both are the same"
+            f"{what} is in {join_names(here, 3)}, in training it was in {before}: convert it, or leave out the unit where "
+            "both are the same"
         )
     unit, bare = (here or learned)[0], (here or [""])[0]
     factors = [{bare: 1.0}, {bare: 0.01 if here else 100.0}] if unit == "%" else [{bare: 1.0}]

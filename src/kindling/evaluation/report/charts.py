@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from kindling.evaluation.report.html import Html, element
 from kindling.evaluation.report.statistics import BINS, Calibration, wilson
-from kindling.utils.text import counted
+from kindling.utils.text import count_noun
 
 # Pixels on a phone; a wide screen shows them up to a quarter larger.
 WIDTH, LEFT, RIGHT, TOP = 340, 50, 8, 10
@@ -59,7 +59,7 @@ def _filled_bins(calibration: Calibration) -> Iterator[tuple[float, int, str, fl
     for number, (samples, accuracy, confidence) in enumerate(zip(*(c.tolist() for c in columns), strict=True)):
         if samples:
             between = f"confidence {number / BINS:.0%} to {(number + 1) / BINS:.0%}"
-            title = f"{between}: {counted(samples, 'sample', 'samples')}, mean confidence {confidence:.1%}"
+            title = f"{between}: {count_noun(samples, 'sample', 'samples')}, mean confidence {confidence:.1%}"
             yield round(LEFT + number * BAR + 1, 1), samples, title, accuracy, confidence
 
 

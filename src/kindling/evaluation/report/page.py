@@ -9,7 +9,7 @@ from torch import Tensor
 
 from kindling import __version__
 from kindling.data import BaseDataModule
-from kindling.evaluation.predictions import Answers
+from kindling.evaluation.predictions import Predictions
 from kindling.evaluation.report.charts import confidence_histogram, reliability_diagram
 from kindling.evaluation.report.classes import class_table, confusions
 from kindling.evaluation.report.html import Html, element, join
@@ -17,9 +17,9 @@ from kindling.evaluation.report.samples import most_wrong
 from kindling.evaluation.report.statistics import BINS, DRAWS, calibration, intervals
 from kindling.models import ClassificationTask
 from kindling.runs.find import read_text
-from kindling.runs.folders import run_of
-from kindling.utils.files import whole_file
-from kindling.utils.text import counted, format_metric
+from kindling.runs.folders import run_folder_of
+from kindling.utils.files import atomic_write
+from kindling.utils.text import count_noun, format_metric
 
 TITLES = {"f1": "macro F1"}
 
@@ -47,9 +47,9 @@ def write_report(
     Returns:
         The path of the report.
     """
-    run = run_of(checkpoint)
+    run = run_folder_of(checkpoint)
     losses = torch.stack([model.loss(*one) for one in zip(torch.split(logs, 1), torch.split(labels, 1), strict=True)])
-    answers = Answers(logs.exp(), labels, losses)
+    answers = Predictions(logs.exp(), labels, losses)
     names = model.class_names
     where = run.resolve()
     title = f"{where.parent.name}/{where.name}"
@@ -74,7 +74,7 @@ def write_report(
         text = element("pre", read_text(config), tabindex=0)
         asked.append(element("details", element("summary", "config.yaml, of the training"), text))
     parts.append(section("Configuration", *asked))
-    with whole_file(run / "report.html") as path:
+    with atomic_write(run / "report.html") as path:
         path.write_text(page(title, join(parts)), encoding="utf-8")
     return run / "report.html"
 
@@ -94,7 +94,7 @@ def section(title: str, *content: Html) -> Html:
     return element("section", element("h2", title), *content)
 
 
-def cards(metrics: Mapping[str, float], answers: Answers) -> Html:
+def cards(metrics: Mapping[str, float], answers: Predictions) -> Html:
     """The figures of the test, each with its 95% confidence interval where it has one."""
     ranges = intervals(answers)
     boxes = []
@@ -110,12 +110,12 @@ def cards(metrics: Mapping[str, float], answers: Answers) -> Html:
     how += f"{DRAWS:,} bootstrap draws of the samples."
     parts = [element("div", *boxes, class_="cards"), element("p", how, class_="soft")]
     if silent := int(answers.confusion[:, -1].sum()):
-        wrong = counted(silent, "prediction is", "predictions are")
+        wrong = count_noun(silent, "prediction is", "predictions are")
         parts.append(element("p", f"{wrong} NaN and counted as wrong."))
     return join(parts)
 
 
-def calibration_charts(answers: Answers) -> Html:
+def calibration_charts(answers: Predictions) -> Html:
     """The reliability diagram and the histogram of confidences."""
     bins = calibration(answers)
     mean, accuracy = answers.confidence.mean().item(), answers.right.float().mean().item()

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from kindling.data import BaseDataModule
 from kindling.data.loading import inputs_of
-from kindling.evaluation.predictions import Answers
+from kindling.evaluation.predictions import Predictions
 from kindling.evaluation.report.classes import NO_ANSWER
 from kindling.evaluation.report.html import Html, element, join, name_cell, table
 from kindling.utils.pictures import are_pictures, as_picture
@@ -29,7 +29,7 @@ class Wrong(NamedTuple):
     probability: str
 
 
-def most_wrong(answers: Answers, data: BaseDataModule, class_names: tuple[str, ...]) -> Html:
+def most_wrong(answers: Predictions, data: BaseDataModule, class_names: tuple[str, ...]) -> Html:
     """The wrong answers with the highest loss."""
     mistakes = int((~answers.right).sum())
     if not mistakes:
@@ -42,11 +42,11 @@ def most_wrong(answers: Answers, data: BaseDataModule, class_names: tuple[str, .
     ]
     intro = f"{len(worst)} of {mistakes:,} wrong answers: those that gave the label the lowest probability."
     inputs = inputs_of(data.test, worst)
-    shown = sheet(samples, inputs, data) if inputs is not None and are_pictures(inputs) else rows(samples, data)
+    shown = sample_table(samples, inputs, data) if inputs is not None and are_pictures(inputs) else rows(samples, data)
     return join([element("p", intro, class_="soft"), shown])
 
 
-def sheet(samples: Sequence[Wrong], images: Tensor, data: BaseDataModule) -> Html:
+def sample_table(samples: Sequence[Wrong], images: Tensor, data: BaseDataModule) -> Html:
     """Images (n, C, H, W), each with what it is and what it was taken for."""
     figures = []
     for sample, image in zip(samples, images, strict=True):

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kindling.evaluation.predictions import Answers
+from kindling.evaluation.predictions import Predictions
 
 BINS = 15
 DRAWS = 1000
@@ -15,7 +15,7 @@ NORMAL_95 = 1.959964  # 95% of a normal distribution lie within so many standard
 Interval = tuple[float, float]
 
 
-def intervals(answers: Answers) -> dict[str, Interval]:
+def intervals(answers: Predictions) -> dict[str, Interval]:
     """95% confidence intervals by the name of the metric."""
     accuracy = wilson(int(answers.right.sum()), len(answers.labels))
     balanced, f1 = bootstrap_scores(answers.confusion)
@@ -104,7 +104,7 @@ class Calibration:
     error: float
 
 
-def calibration(answers: Answers) -> Calibration:
+def calibration(answers: Predictions) -> Calibration:
     """Sorts answers into bins by their confidence."""
     inner_edges = torch.linspace(0, 1, BINS + 1)[1:-1]
     bins = torch.bucketize(answers.confidence, inner_edges, right=True)  # (N,)
