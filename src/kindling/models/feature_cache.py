@@ -1,5 +1,6 @@
 """Features in place of images: what a frozen backbone says of an image need not be computed in each epoch."""
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -8,7 +9,9 @@ from lightning.pytorch import Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from kindling.utils.console import progress, say
+from kindling.utils.console import progress
+
+logger = logging.getLogger(__name__)
 
 
 class FeatureCache:
@@ -38,7 +41,7 @@ class FeatureCache:
         if not all(hasattr(loader.dataset, "inputs") for loader in loaders):  # samples that are read one by one
             return
         images = sum(len(loader.dataset) for loader in loaders)
-        say(f"the features of {images:,} images are computed once: --model.cache_features")
+        logger.info(f"the features of {images:,} images are computed once: --model.cache_features")
         for loader in loaders:
             with progress(f"computing the features of {len(loader.dataset):,} images"):
                 features = features_of(loader, compute, data.eval_batch_size)

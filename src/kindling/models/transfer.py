@@ -1,5 +1,6 @@
 """Transfer learning: a network that was trained on other images gets a new head."""
 
+import logging
 import math
 import sys
 from collections import OrderedDict
@@ -14,7 +15,8 @@ from kindling.models.backbones import Backbone, kindling_backbone, torchvision_b
 from kindling.models.classification import ClassificationTask
 from kindling.models.feature_cache import FeatureCache
 from kindling.models.input_adapter import InputAdapter
-from kindling.utils.console import say
+
+logger = logging.getLogger(__name__)
 
 
 class TransferClassifier(ClassificationTask):
@@ -233,7 +235,7 @@ class TransferClassifier(ClassificationTask):
             return
         changed = self.unfreeze_epoch != checkpoint["hyper_parameters"]["unfreeze_epoch"]
         if changed and not checkpoint["frozen"] and not self.random:
-            say(f"unfreeze_epoch {self.unfreeze_epoch} has no effect: the backbone is being trained already")
+            logger.info(f"unfreeze_epoch {self.unfreeze_epoch} has no effect: the backbone is being trained already")
         if checkpoint["frozen"] and due:
             self.restart_lr_schedule(checkpoint)
         for group in checkpoint["optimizer_states"][0]["param_groups"][1:]:

@@ -1,5 +1,6 @@
 """Checkpoint files: written in one piece, with checksums, and verified when they are read."""
 
+import logging
 import pickle
 import shutil
 import struct
@@ -15,8 +16,9 @@ import torch
 from kindling.runs.checkpoint_contents import check_content
 from kindling.runs.checksums import checksum
 from kindling.runs.folders import is_last
-from kindling.utils.console import say
 from kindling.utils.files import atomic_write
+
+logger = logging.getLogger(__name__)
 
 Verify = Literal["metadata", "weights", "all"]
 CHECKSUMS = "checksums"  # key of a checkpoint: the checksum of the tensors in each of its other parts
@@ -127,5 +129,5 @@ def restore_last(checkpoint: Path) -> dict[str, Any]:
         raise DamagedError(f"{checkpoint} is damaged, and its run has no intact checkpoint to resume from")
     with atomic_write(checkpoint) as temporary:
         shutil.copyfile(newest, temporary)
-    say(f"{checkpoint} is damaged: resuming from {newest.name}, saved after step {steps[newest]}")
+    logger.warning(f"{checkpoint} is damaged: resuming from {newest.name}, saved after step {steps[newest]}")
     return read(checkpoint, "all", mmap=False)

@@ -9,6 +9,7 @@ import hashlib
 import hmac
 import importlib.util
 import json
+import logging
 import math
 import os
 import re
@@ -22,9 +23,10 @@ from pathlib import Path
 from typing import Any
 
 from kindling.runs.folders import run_folder_of
-from kindling.utils.console import say
 from kindling.utils.plugins import LOADED, check_available
 from kindling.utils.text import join_names
+
+logger = logging.getLogger(__name__)
 
 MARK = "# signed by the user who ran this: "
 SIGNATURES = re.compile("[0-9a-f]{64}( [0-9a-f]{64})?")
@@ -146,7 +148,9 @@ def harmless(config: dict[str, Any], source: Path) -> dict[str, Any]:
             del kept[name]
             left_out.append(name)
     if left_out:
-        say(f"{source} was not written here: {join_names(left_out)} left out; to use all of it, add --config {source}")
+        logger.warning(
+            f"{source} was not written here: {join_names(left_out)} left out; to use all of it, add --config {source}"
+        )
     return kept
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import logging
 import re
 import warnings
 from pathlib import Path
@@ -17,7 +18,9 @@ from torch.utils.tensorboard import SummaryWriter
 from kindling.models.task import BaseTask
 from kindling.runs.find import read_text
 from kindling.tensorboard.images import add_picture, first_filters, image_grid
-from kindling.utils.console import as_command, say
+from kindling.utils.console import as_command
+
+logger = logging.getLogger(__name__)
 
 METERS = re.compile(r"\| _counted")  # rows of a summary that are no part of the network
 BINS = 64
@@ -85,6 +88,8 @@ def write_network(writer: SummaryWriter, model: LightningModule, step: int) -> N
             warnings.simplefilter("ignore")  # what tracing announces concerns those who run what was traced
             writer.add_graph(network, inputs)
     except Exception as error:  # a forward that is traced may fail in any way, and no run fails for a picture
-        say(f"TensorBoard shows no graph: this network can't be traced, {(str(error).splitlines() or ['?'])[0]}")
+        logger.warning(
+            f"TensorBoard shows no graph: this network can't be traced, {(str(error).splitlines() or ['?'])[0]}"
+        )
     finally:
         network._compiled_call_impl = compiled

@@ -1,5 +1,6 @@
 """The best checkpoint and early stopping of a run, told apart from those that users add."""
 
+import logging
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -8,8 +9,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from typing_extensions import override
 
-from kindling.utils.console import say
 from kindling.utils.text import join_names
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_MONITOR = "val/loss"
 
@@ -40,7 +42,7 @@ class BestCheckpoint(ModelCheckpoint):
         elif not (self._is_told or trainer.sanity_checking):
             self._is_told = True
             names = join_names(sorted(trainer.callback_metrics)) if trainer.callback_metrics else "nothing"
-            say(
+            logger.warning(
                 f"{self.monitor} is not logged, but {names}: best.ckpt will be the last checkpoint, and early stopping "
                 "is off; name a metric by --checkpoint.monitor and --early_stopping.monitor"
             )

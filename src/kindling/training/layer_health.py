@@ -1,5 +1,6 @@
 """Names the layers in which something goes wrong, in one line when it occurs."""
 
+import logging
 import math
 from collections import Counter
 from functools import partial
@@ -13,8 +14,9 @@ from torch.utils.hooks import RemovableHandle
 from typing_extensions import override
 
 from kindling.training.nan_diagnosis import layers
-from kindling.utils.console import say
 from kindling.utils.text import join_names
+
+logger = logging.getLogger(__name__)
 
 EVERY = 10  # steps from one look at the gradients to the next
 PATIENCE = 3  # looks in a row at which a gradient must have vanished: at the first one alone, little has been learnt
@@ -121,7 +123,7 @@ class LayerHealthMonitor(Callback):
     def _say(self, kind: str, names: list[str], what: str) -> None:
         new = [name for name in names if (kind, name) not in self.said]
         if new:
-            say(f"watch: {kind}: {join_names(new, 3)}: {what}")
+            logger.warning(f"watch: {kind}: {join_names(new, 3)}: {what}")
         self.said.update((kind, name) for name in new)
 
     @override

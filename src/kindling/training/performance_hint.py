@@ -1,5 +1,6 @@
 """One line that says what would make a run faster."""
 
+import logging
 import os
 import time
 from typing import Any, cast
@@ -12,7 +13,9 @@ from torch.utils.data import DataLoader
 from typing_extensions import override
 
 from kindling.data.datamodule import ArrayDataset
-from kindling.utils.console import say
+
+logger = logging.getLogger(__name__)
+
 
 WARM_UP = 5  # batches that are not judged: the first ones start workers and fill caches
 ENOUGH = 30  # batches after which the run is judged
@@ -65,7 +68,7 @@ class PerformanceHint(Callback):
 
     def _say(self, what: str) -> None:
         if not self.said:
-            say(f"faster: {what}")
+            logger.info(f"faster: {what}")
         self.said = True
 
 

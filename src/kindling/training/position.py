@@ -1,12 +1,15 @@
 """The position within an epoch: how a checkpoint stores it, and how training continues from there."""
 
+import logging
 import math
 from typing import Any
 
 from lightning.pytorch import Trainer
 
 from kindling.data.loading import EpochSampler, ResumableLoader, TrainingBatches
-from kindling.utils.console import say
+
+logger = logging.getLogger(__name__)
+
 
 Loops = dict[str, Any]  # the state of Lightning's fit loop, as a checkpoint stores it
 PARTS = ("total", "current")
@@ -60,7 +63,7 @@ def restore_position(trainer: Trainer, checkpoint: dict[str, Any], stored: dict[
         stored = _from_old(checkpoint, stored, trainer.train_dataloader)
     if not stored.get("position") or _continue_epoch(trainer, checkpoint["loops"]["fit_loop"], stored["position"]):
         return stored
-    say(
+    logger.warning(
         f"epoch {checkpoint['epoch'] + 1} starts over: the training data, its order or its limits have changed since"
         " the checkpoint was saved within it"
     )

@@ -1,5 +1,6 @@
 """The processes of a training on several devices: started, watched and ended together, with one message."""
 
+import logging
 import multiprocessing
 import os
 import re
@@ -23,8 +24,9 @@ from torch.utils.data._utils import worker
 from torch.utils.data._utils.worker import ManagerWatchdog
 from typing_extensions import override
 
-from kindling.utils.console import say
 from kindling.utils.text import program_name
+
+logger = logging.getLogger(__name__)
 
 GRACE = 5.0  # seconds in which a process should notice by itself that another one has failed
 PARENT = "KINDLING_PARENT"  # in the environment of processes that `Launcher` starts: the pid of the main process
@@ -203,7 +205,7 @@ def without_spawn(strategy: Any) -> Any:
     have seen.
     """
     if isinstance(strategy, str) and (found := re.match("ddp_(spawn|fork|notebook)", strategy)):
-        say(f"--trainer.strategy {found[0]} is for notebooks and scripts: using ddp")
+        logger.warning(f"--trainer.strategy {found[0]} is for notebooks and scripts: using ddp")
         return strategy.replace(found[0], "ddp")
     if isinstance(strategy, DDPStrategy):
         strategy._start_method = "popen"

@@ -1,5 +1,6 @@
 """Checkpoints from which a run resumes to exactly the same weights."""
 
+import logging
 import os
 import shutil
 import signal
@@ -24,10 +25,11 @@ from kindling.training.random_state import of_all_processes, random_state, resto
 from kindling.training.test_outputs import TestOutputCollector
 from kindling.training.training_plots import PlotTrainingHistory
 from kindling.training.user_callbacks import leave_to_original
-from kindling.utils.console import say
 from kindling.utils.files import atomic_write
 from kindling.utils.hyperparameters import is_same_factory
 from kindling.utils.plugins import sources
+
+logger = logging.getLogger(__name__)
 
 AT_THE_END = PlotTrainingHistory, TestOutputCollector  # what draws plots when training ends
 
@@ -144,7 +146,9 @@ class ExactResume(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._watch_loader(trainer)
         if getattr(trainer.train_dataloader, "persistent_workers", False) and not is_resumable(trainer):
-            say("this run will not resume exactly: no checkpoint holds the random numbers of persistent_workers")
+            logger.warning(
+                "this run will not resume exactly: no checkpoint holds the random numbers of persistent_workers"
+            )
         self._saved_step, self._saved_at = trainer.global_step, time.monotonic()
         self._stops, self._is_saved, self._max_steps = False, False, trainer.max_steps
         if state := self._loaded:  # empty for a checkpoint of another Trainer
@@ -180,7 +184,9 @@ class ExactResume(Callback):
             return
         if not isinstance(trainer.train_dataloader, ResumableLoader) and self._any(trainer, self.interrupted):
             loader = type(trainer.train_dataloader).__name__
-            say(f"epoch {trainer.current_epoch + 1} will start over: a {loader} cannot resume within an epoch")
+            logger.warning(
+                f"epoch {trainer.current_epoch + 1} will start over: a {loader} cannot resume within an epoch"
+            )
             raise KeyboardInterrupt
         # Lightning would validate before it stops, which a run that is not stopped does not do, and stop between two
         # halves of an optimizer step.

@@ -1,5 +1,6 @@
 """Callbacks that users add by `--trainer.callbacks`, beside those of Kindling."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,7 +20,9 @@ from typing_extensions import override
 
 from kindling.runs.metadata import FILE as RECORD
 from kindling.training.averaging import defer_to_fit_end
-from kindling.utils.console import say
+
+logger = logging.getLogger(__name__)
+
 
 # Callbacks whose work Kindling does in another way, with the option to use.
 REPLACED: dict[type[Callback], str] = {
@@ -98,7 +101,7 @@ def _keep_apart(callback: ModelCheckpoint, run: Path) -> None:
         owner = next((path for path in (folder, *folder.parents) if (path / RECORD).exists()), run.resolve())
         if owner != run.resolve():  # this run is a copy, or repeats the other one with its config.yaml
             callback.dirpath = str(run.resolve() / folder.relative_to(owner))
-            say(f"ModelCheckpoint: {folder} is in another run; saving in {run / folder.relative_to(owner)}")
+            logger.warning(f"ModelCheckpoint: {folder} is in another run; saving in {run / folder.relative_to(owner)}")
     if callback.dirpath and Path(callback.dirpath).resolve() != (run / "checkpoints").resolve():
         return
     callback.save_last = None  # last.ckpt is kept in any case, and resumes exactly
@@ -122,7 +125,9 @@ def leave_to_original(callback: ModelCheckpoint, stored: str, run: Path, is_copy
     was_inside = Path(stored).parts[-2:] == inside.parts[-2:]
     if was_inside or (is_copy and stored == str(folder)):
         callback.dirpath = str(inside)
-        say(f"ModelCheckpoint: {folder} belongs to the original of this run; saving in {run / 'user' / folder.name}")
+        logger.warning(
+            f"ModelCheckpoint: {folder} belongs to the original of this run; saving in {run / 'user' / folder.name}"
+        )
 
 
 def _check_keys(callbacks: Sequence[Callback]) -> None:

@@ -1,5 +1,6 @@
 """A folder of images, a folder a class."""
 
+import logging
 import os
 import random
 from collections.abc import Sequence
@@ -35,8 +36,10 @@ from kindling.data.images.folder import (
 )
 from kindling.data.images.scan import list_images, say_unused
 from kindling.data.images.validation import check_classes, check_split, tell_depths, warnings, whole_ones
-from kindling.utils.console import progress, say
+from kindling.utils.console import progress
 from kindling.utils.files import atomic_write
+
+logger = logging.getLogger(__name__)
 
 LARGEST_SIZE = 224  # pixels; what most published networks were trained with
 
@@ -158,7 +161,7 @@ class ImageFolderDataModule(ClassificationDataModule):
         self._samples, inputs = self._read(self.data_dir, found, used)
         classes = check_classes(self.data_dir, found, self._samples)
         for line in warnings(self._samples, [self._digests[sample.file] for sample in self._samples], classes):
-            say(line)
+            logger.warning(line)
         labels = self._labels([sample for sample in self._samples if sample.split != "test"])
         end = sum(sample.split == "train" for sample in self._samples)
         return ArrayDataset(inputs[:end], labels[:end]), ArrayDataset(inputs[end:], labels[end:])
@@ -254,7 +257,9 @@ class ImageFolderDataModule(ClassificationDataModule):
         tell_depths([(sample.label, fact.deep) for fact, sample in pairs if fact.side])
         chosen = random.Random(self.split_seed).sample(deep, min(len(deep), 1000))
         if levels := find_levels(chosen):
-            say(f"16-bit images: the values of the training images, {levels[0]:,} to {levels[1]:,}, become 0 to 255")
+            logger.warning(
+                f"16-bit images: the values of the training images, {levels[0]:,} to {levels[1]:,}, become 0 to 255"
+            )
         return levels
 
     def _read(self, root: Path, samples: list[Sample], used: int | None = None) -> tuple[list[Sample], Any]:

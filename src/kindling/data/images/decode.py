@@ -1,6 +1,7 @@
 """Image files of any kind and size as RGB bytes of one size, read on all cores."""
 
 import io
+import logging
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,9 +16,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kindling.utils.console import progress, say
+from kindling.utils.console import progress
 from kindling.utils.inputs import Levels, decode_image, has_16_bits, open_image, to_float, values_of_16_bits
 from kindling.utils.text import count_noun
+
+logger = logging.getLogger(__name__)
 
 CHUNK = 64  # files a thread takes at a time: handing them over one by one would cost as much as a small file
 
@@ -176,7 +179,7 @@ def tell_small_range(paths: Sequence[Path], levels: Levels) -> None:
     """Say that 16-bit images use a small part of their range where the training images had another depth or range."""
     deep = [str(path) for path in paths if _is_deep(path)] if levels is None else []
     if deep and (used := find_levels(deep[:20])):
-        say(
+        logger.warning(
             f"{len(deep):,} of {len(paths):,} images have 16 bits and use a small part of them, {used[0]:,} to "
             f"{used[1]:,} of 65,535, such as {deep[0]}: unlike in training, so they are nearly constant to the model"
         )

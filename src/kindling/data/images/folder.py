@@ -1,6 +1,7 @@
 """A folder of labelled images: which of it is for training, validation and test."""
 
 import csv
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
@@ -9,9 +10,10 @@ from typing import NamedTuple
 from kindling.data.datamodule import SPLITS
 from kindling.data.images.scan import OUTSIDE, list_images, merged, say_unused, subfolders
 from kindling.data.splitting import sample_groups
-from kindling.utils.console import say
 from kindling.utils.filetypes import FORMATS
 from kindling.utils.text import join_names
+
+logger = logging.getLogger(__name__)
 
 LAYOUT = "<class>/*.jpg or {train,val,test}/<class>/*.jpg"
 SPLIT_NAMES = {
@@ -94,7 +96,9 @@ def tell_alike(root: Path) -> None:
     inner = {tuple(subfolders(root / name)) for name in folders}
     if len(folders) > 1 and len(inner) == 1 and len(*inner) > 1:
         classes, others = join_names(folders, 3), join_names([*inner.pop()], 3)
-        say(f"the classes of {root} are {classes}; if they are {others}, rename the folders to train and test")
+        logger.warning(
+            f"the classes of {root} are {classes}; if they are {others}, rename the folders to train and test"
+        )
 
 
 def class_folders(root: Path) -> list[str]:
@@ -176,7 +180,7 @@ def find_split(file: Path, root: Path, trained: bool) -> list[Sample]:
     samples = read_split(file)
     missing = [sample.file for sample in samples if not (root / sample.file).exists()]
     if missing and len(missing) == len(samples) and trained:
-        say(f"{root} is not the folder of {file}: all that it does not set apart is for testing")
+        logger.warning(f"{root} is not the folder of {file}: all that it does not set apart is for testing")
         found = find_samples(root)
         given = any(sample.split == "test" for sample in found)
         return found if given else [sample._replace(split="test") for sample in found]

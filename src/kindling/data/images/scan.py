@@ -1,5 +1,6 @@
 """The image files in a folder, and why its other files are not used."""
 
+import logging
 import os
 import re
 from collections import defaultdict
@@ -8,10 +9,11 @@ from fnmatch import translate
 from pathlib import Path
 from typing import NamedTuple
 
-from kindling.utils.console import say
 from kindling.utils.filetypes import FORMATS, HEAD, UNKNOWN, kind_of
 from kindling.utils.inputs import open_image
 from kindling.utils.text import count_noun, join_names
+
+logger = logging.getLogger(__name__)
 
 SUFFIXES = frozenset((".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif"))
 
@@ -136,7 +138,9 @@ def identity(folder: str | Path) -> Identity:
 def say_unused(root: Path, unused: Unused) -> None:
     """Print how many files of a folder are not used, a line for each reason, with an example."""
     for reason, files in sorted((reason, files) for reason, files in unused.items() if files):
-        say(f"not used in {root}: {count_noun(len(files), 'file', 'files')} ({reason}): {join_names(files, 1)}")
+        logger.warning(
+            f"not used in {root}: {count_noun(len(files), 'file', 'files')} ({reason}): {join_names(files, 1)}"
+        )
 
 
 def merged(found: Iterable[Unused]) -> Unused:

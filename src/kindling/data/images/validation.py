@@ -1,5 +1,6 @@
 """What is wrong or odd about a folder of labelled images, said before the training."""
 
+import logging
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from hashlib import blake2b
@@ -8,9 +9,10 @@ from typing import Any
 
 from kindling.data.images.folder import Sample
 from kindling.data.images.scan import subfolders
-from kindling.utils.console import say
 from kindling.utils.filetypes import FORMATS
 from kindling.utils.text import join_names
+
+logger = logging.getLogger(__name__)
 
 
 def check_classes(root: Path, found: Sequence[Sample], usable: Sequence[Sample]) -> list[str]:
@@ -81,7 +83,7 @@ def tell_depths(images: Sequence[tuple[str, bool]]) -> None:
         depths[label].add(is_deep)
     whole = sorted(label for label, found in depths.items() if found == {True})
     hint = f", and all those of {join_names(whole, 3)}: the depth may give the class away" if whole else ""
-    say(f"{deep:,} of {len(images):,} training images have 16 bits, the others 8{hint}")
+    logger.warning(f"{deep:,} of {len(images):,} training images have 16 bits, the others 8{hint}")
 
 
 def whole_ones(root: Path, samples: Sequence[Sample], faults: Sequence[str], skip: bool) -> list[Sample]:
@@ -98,7 +100,7 @@ def whole_ones(root: Path, samples: Sequence[Sample], faults: Sequence[str], ski
     """
     broken = {str(root / sample.file): fault for sample, fault in zip(samples, faults, strict=True) if fault}
     for path, fault in broken.items():
-        say(f"{path}: {fault}")
+        logger.warning(f"{path}: {fault}")
     what = f"{len(broken):,} of {len(samples):,} images can't be used: {join_names([*broken], 3)}"
     if not samples:
         raise ValueError(f"{root} has no images ({join_names(FORMATS)})")
@@ -107,5 +109,5 @@ def whole_ones(root: Path, samples: Sequence[Sample], faults: Sequence[str], ski
     if broken and not skip:
         raise ValueError(f"{what}; replace them or leave them out with --data.skip_broken true")
     if broken:
-        say(f"left out: {what}")
+        logger.warning(f"left out: {what}")
     return [sample for sample, fault in zip(samples, faults, strict=True) if not fault]

@@ -5,6 +5,7 @@ rows; by empirical Bayes, the less categories differ, the more. Training rows ar
 rows alone: their own labels must not be among their features.
 """
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kindling.data.tables.values import Floats, Indices, in_order
-from kindling.utils.console import say
 from kindling.utils.text import count_noun, join_names
+
+logger = logging.getLogger(__name__)
 
 MOST_CATEGORIES = 50  # one-hot whatever their frequency; a column that has more is target-encoded too
 LEAST_ROWS = 10  # of a category of such a column to have a feature of its own
@@ -59,7 +61,7 @@ def learn_target(name: str, codes: Indices, names: Sequence[str], labels: Indice
     kept = _largest(counts, MOST_STORED // len(classes))
     if rare := int(counts.sum() - counts[kept].sum()):
         others = count_noun(rare, "row has", "rows have")
-        say(f"column {name}: {others} none of the {len(kept):,} most frequent categories")
+        logger.warning(f"column {name}: {others} none of the {len(kept):,} most frequent categories")
     places = np.full(len(names) + 1, -1)
     places[kept] = np.arange(len(kept))
     table = _count(places[codes], labels, (len(kept), len(totals)))
@@ -166,11 +168,11 @@ def check_unseen(codes: Indices, names: Sequence[str], column: Mapping[str, Any]
     rows = count_noun(int(given), "row has", "rows have")
     message = f"{what}: {unseen:,} of {rows} a value {rare}unseen in training, such as {examples}"
     if unseen < max(LEAST_UNSEEN, WRONG_SHARE * given):
-        say(message)
+        logger.warning(message)
     elif column["kind"] == "category" and (alone or not many):
         raise ValueError(f"{message}; it must hold {join_names(known, 10)}")
     else:
-        say(f"{message}: for these rows it tells nothing")
+        logger.warning(f"{message}: for these rows it tells nothing")
 
 
 def _find(names: Sequence[str], known: Sequence[str]) -> Indices:

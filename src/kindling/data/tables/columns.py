@@ -9,6 +9,7 @@ A column with many categories, or with numbers that are codes, has a target enco
 "classes": [1], "prior": [0.4], "smoothing": 2.1, "encodings": [[0.37], ...]}`, see `kindling.data.tables.categories`.
 """
 
+import logging
 import re
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
@@ -50,8 +51,9 @@ from kindling.data.tables.values import (
     name_cells,
     read_cells,
 )
-from kindling.utils.console import say
 from kindling.utils.text import count_noun, join_names
+
+logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -96,7 +98,7 @@ def learn_columns(
     columns = [column for column in learned.values() if not isinstance(column, str)]
     left_out = {name: reason for name, reason in learned.items() if isinstance(reason, str)}
     for reason in dict.fromkeys(left_out.values()):
-        say(f"left out: {join_names([name for name in left_out if left_out[name] == reason])} ({reason})")
+        logger.warning(f"left out: {join_names([name for name in left_out if left_out[name] == reason])} ({reason})")
     tell_ambiguous(columns, cells, style)
     if not columns:
         raise ValueError("there is no column to learn from beside the target and those left out")
@@ -128,7 +130,7 @@ def _hint_at_numbers(name: str, cells: Cells, missing: Sequence[str]) -> None:
     if 2 * cells.counts[numbers].sum() > cells.counts.sum() and not numbers.all():
         texts = [as_name(cells.values[place]) for place in np.flatnonzero(~numbers)]
         option = f"; if they mean missing, {missing_option([*missing, *texts])}" if len(texts) <= 3 else ""
-        say(
+        logger.warning(
             f"column {name} is read as categories: "
             f"{count_noun(int(cells.counts[~numbers].sum()), 'value is no number', 'values are no numbers')}, such as "
             f"{in_brief(texts[0])}{option}"
@@ -215,7 +217,7 @@ def encode(
         what = f"column {column['name']} of {file}"
         absent = _encode_column(cells[column["name"]], column, what, len(columns) == 1, labels, features[:, start:end])
         if len(absent) > 1 and absent.all():
-            say(f"{what}: all missing")
+            logger.warning(f"{what}: all missing")
         if column["missing"]:
             features[:, end - 1] = absent
     return features
@@ -247,10 +249,10 @@ def _read_numbers(cells: Cells, column: Column, what: str) -> Floats:
         if 2 * len(strays) > given:  # a few are dirt, but this is another column
             raise ValueError(f"{what} must hold {column['kind']}s, not {example}")
         share = f"{len(strays):,} of {count_noun(int(given), 'value', 'values')}"
-        say(f"{what}: {share} can't be read as a {column['kind']}, such as {example}; treated as missing")
+        logger.warning(f"{what}: {share} can't be read as a {column['kind']}, such as {example}; treated as missing")
     far = np.flatnonzero(are_far(numbers, column))
     if is_far_outside(numbers, column):
-        say(_far_outside(numbers, cells, column, what))
+        logger.warning(_far_outside(numbers, cells, column, what))
     elif len(far):
         given = np.count_nonzero(~np.isnan(numbers))
         values = {cells.values[code] for code in cells.codes[far].tolist()}
@@ -259,7 +261,7 @@ def _read_numbers(cells: Cells, column: Column, what: str) -> Floats:
         )
         example = _example(cells, far[0])
         share = f"{len(far):,} of {count_noun(int(given), 'value is', 'values are')}"
-        say(f"{what}: {share} far from the others, such as {example}{option}")
+        logger.warning(f"{what}: {share} far from the others, such as {example}{option}")
     return numbers
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import shlex
 from collections.abc import Sequence
 from functools import cached_property
@@ -23,9 +24,11 @@ from kindling.data.tables.rows import encode_rows
 from kindling.data.tables.splits import LEFT_OUT, read_split
 from kindling.data.tables.target import check_classes, odd_classes
 from kindling.data.tables.values import LEGACY_NO_CLASS, Indices, as_categorical, as_name, in_order, read_names
-from kindling.utils.console import progress, say
+from kindling.utils.console import progress
 from kindling.utils.files import atomic_write
 from kindling.utils.text import count_noun, join_names, suggest
+
+logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -178,7 +181,9 @@ class TableDataModule(ClassificationDataModule):
         table = self._read(self.test_path)
         self.tested = table[self._read_classes(table)[0] >= 0]
         if unlabelled := len(table) - len(self.tested):
-            say(f"left out: {count_noun(unlabelled, 'row', 'rows')} of {self.test_path} without {self.target}")
+            logger.warning(
+                f"left out: {count_noun(unlabelled, 'row', 'rows')} of {self.test_path} without {self.target}"
+            )
         if self.tested.empty:
             raise ValueError(f"{self.test_path} has no row with a {self.target}")
         return self._encode(self.tested, self.test_path)
@@ -233,9 +238,9 @@ class TableDataModule(ClassificationDataModule):
 
     def _learn(self) -> dict[str, Any]:
         if unlabelled := int((self.splits == LEFT_OUT).sum()):
-            say(f"left out: {count_noun(unlabelled, 'row', 'rows')} of {self.path} without {self.target}")
+            logger.warning(f"left out: {count_noun(unlabelled, 'row', 'rows')} of {self.path} without {self.target}")
         for line in odd_classes(self.table[self.target], self.splits, self._held_out, self._classes, self.missing):
-            say(line)
+            logger.warning(line)
         train = self.table[self.splits == "train"]
         features = train.drop(columns=self.target)
         for name in self.drop:
@@ -250,7 +255,9 @@ class TableDataModule(ClassificationDataModule):
             found = find_leaky_columns(features, columns, labels)
         if found:
             without = shlex.quote(json.dumps([*self.drop, *found], ensure_ascii=False))
-            say(f"the class can be told from {join_names(found)} alone: if not known beforehand, --data.drop {without}")
+            logger.warning(
+                f"the class can be told from {join_names(found)} alone: if not known beforehand, --data.drop {without}"
+            )
         return {"classes": classes, "columns": columns, "left_out": left_out}
 
     def _encode(self, frame: "DataFrame", file: str | Path, trained: NDArray[np.bool_] | None = None) -> Batch:

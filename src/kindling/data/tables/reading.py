@@ -5,6 +5,7 @@ every file from, in this order, the column's own numbers, those of the other col
 the separator of the fields, and what the training file had. So is the order of day and month.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -18,8 +19,9 @@ from kindling.data.tables.quantities import DECIMALS, LARGEST, as_number, decima
 from kindling.data.tables.ranges import CLEARLY, misfit, range_of
 from kindling.data.tables.units import adapt_units, convert, find_units, tell_units
 from kindling.data.tables.values import LEGACY_MISSING, MISSING_WORD, Cells, Column, Floats, Indices, as_name, in_brief
-from kindling.utils.console import say
 from kindling.utils.text import count_noun, join_names
+
+logger = logging.getLogger(__name__)
 
 NUMERIC_SHARE = 0.95  # of the values must be numbers for a column of numbers
 MOST_MARKERS = 3  # different texts among numbers that may stand for missing values
@@ -70,7 +72,7 @@ def tell_ambiguous(columns: Sequence[Column], cells: Mapping[str, Cells], style:
             text, other = unclear[names[0]], DECIMALS[decimal]
             read, instead = (f"{as_number(text, sign):.7g}" for sign in (decimal, other))
             what = f"{'column' if len(names) == 1 else 'columns'} {join_names(names, 3)}"
-            say(f"{what}: {text} is read as {read}; if it is {instead}, add --data.decimal '{other}'")
+            logger.warning(f"{what}: {text} is read as {read}; if it is {instead}, add --data.decimal '{other}'")
 
 
 def _has_numbers(cells: Cells) -> bool:
@@ -138,17 +140,19 @@ def _tell_learned(column: Column, cells: Cells, markers: Sequence[str], style: F
     if markers:
         rows = dict(zip(map(as_name, cells.values), cells.counts.tolist(), strict=True))
         texts = join_names([f"{in_brief(text)} ({rows[text]:,})" for text in markers], 5)
-        say(f"column {name}: these values of the training rows count as missing: {texts}")
+        logger.warning(f"column {name}: these values of the training rows count as missing: {texts}")
     if column["kind"] == "number":
         tell_units(column, cells)
     elif (years := short_years(_texts(cells))) is not None:
         date, order = _texts(cells)[0], "year" if years else "day" if column["day_first"] else "month"
-        say(f"column {name}: {date} is read with the {order} first; write years with four digits to be sure")
+        logger.warning(f"column {name}: {date} is read with the {order} first; write years with four digits to be sure")
     elif style.day_first(name) is None:
         dates, order = _texts(cells), "day" if column["day_first"] else "month"
         unclear = (text for text in dates[:: len(dates) // SAMPLED + 1] if field_order(text) == "?")
         if example := next(unclear, None):
-            say(f"column {name}: {example} is read with the {order} first; write dates as 2024-12-31 to be sure")
+            logger.warning(
+                f"column {name}: {example} is read with the {order} first; write dates as 2024-12-31 to be sure"
+            )
 
 
 def as_numbers(cells: Cells, column: Column) -> tuple[Floats, Indices]:
@@ -172,7 +176,7 @@ def drop_missing_words(cells: Cells, strays: Indices, what: str) -> Indices:
     if rows.any():
         found = dict.fromkeys(in_brief(cells.values[code]) for code in cells.codes[strays[rows]].tolist())
         number = count_noun(int(rows.sum()), "value counts", "values count")
-        say(f"{what}: {number} as missing: {join_names([*found], 5)}")
+        logger.warning(f"{what}: {number} as missing: {join_names([*found], 5)}")
     kept: Indices = strays[~rows]
     return kept
 

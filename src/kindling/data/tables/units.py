@@ -1,5 +1,6 @@
 """The units of numbers: which a column has, and what happens where another file has others."""
 
+import logging
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -9,8 +10,9 @@ import numpy as np
 from kindling.data.tables.quantities import is_currency, is_plain, is_typed_number, read_quantities, same_unit
 from kindling.data.tables.ranges import CLEARLY, in_words, is_far_outside, misfit
 from kindling.data.tables.values import Cells, Column, Floats, Indices, in_brief
-from kindling.utils.console import say
 from kindling.utils.text import count_noun, join_names
+
+logger = logging.getLogger(__name__)
 
 RARE = 0.05  # of the values have a unit by mistake
 
@@ -55,13 +57,13 @@ def tell_units(column: Column, cells: Cells) -> None:
     """Say where the numbers of a column have several units, or only some have one."""
     name, units = column["name"], column["units"]
     if len(units) > 1:
-        say(f"column {name} has several currencies, {join_names(units, 5)}: they are not converted")
+        logger.warning(f"column {name} has several currencies, {join_names(units, 5)}: they are not converted")
     elif units:
         numbers, found = read_quantities(cells.values, column["decimal"])
         bare = sum(cells.counts[[not unit for unit in found] & ~np.isnan(numbers)].tolist())
         if bare:
             values = count_noun(bare, "training value has", "training values have")
-            say(f"column {name}: {values} no {units[0]}; it is assumed")
+            logger.warning(f"column {name}: {values} no {units[0]}; it is assumed")
 
 
 def adapt_units(column: Column, cells: Cells, what: str) -> dict[str, float]:
@@ -88,8 +90,8 @@ def adapt_units(column: Column, cells: Cells, what: str) -> dict[str, float]:
     if here and learned:
         before = join_names(learned, 3)
         raise ValueError(
-            f"{what} is in {join_names(here, 3)}, in training it was in {before}: convert it, or leave out the unit where "
-            "both are the same"
+            f"{what} is in {join_names(here, 3)}, in training it was in {before}: convert it, or leave out the unit "
+            "where both are the same"
         )
     unit, bare = (here or learned)[0], (here or [""])[0]
     factors = [{bare: 1.0}, {bare: 0.01 if here else 100.0}] if unit == "%" else [{bare: 1.0}]
@@ -105,5 +107,5 @@ def adapt_units(column: Column, cells: Cells, what: str) -> dict[str, float]:
         )
     if best or not typed:
         read = number if here else f"{number}%" if unit == "%" else f"{number} {unit}"
-        say(f"{what} {differs}: {example} is read as {read}")
+        logger.warning(f"{what} {differs}: {example} is read as {read}")
     return factors[best]
