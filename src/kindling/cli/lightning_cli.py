@@ -197,17 +197,22 @@ class KindlingCLI(LightningCLI):
         if self.config[command]["ckpt_path"] is not None and self.checkpoint is None:
             raise UsageError("the checkpoint is given on the command line, in full: --ckpt_path PATH")
         self.config[command]["ckpt_path"] = None  # Lightning would let what the checkpoint stores win
-        if "--model.optimizer.lr" in {option.split("=")[0] for option in self.typed_options}:
-            self._let_typed_rate_win(self.typed_options)
+        self._check_typed_rate()
 
-    def _let_typed_rate_win(self, typed: Sequence[str]) -> None:
-        """Makes a typed learning rate the peak of OneCycleLR, which would replace it by its own `max_lr`."""
-        model = self.config[self.command]["model"]["init_args"]
-        schedule = model.get("lr_scheduler")
-        if any(option.startswith("--model.lr_scheduler") for option in typed):
-            return
-        if schedule and schedule["class_path"].endswith(".OneCycleLR"):
-            schedule["init_args"]["max_lr"] = model["optimizer"]["init_args"]["lr"]
+    def _check_typed_rate(self) -> None:
+        """Raise UsageError where a learning rate is typed that the schedule would replace by its own."""
+        names = {option.split("=")[0] for option in self.typed_options}
+        schedule = self.config[self.command].get("model.init_args.lr_scheduler")
+        peak = schedule and schedule.class_path.endswith(".OneCycleLR") and schedule.get("init_args.max_lr")
+        if (
+            peak
+            and "--model.optimizer.lr" in names
+            and not any(each.startswith("--model.lr_scheduler") for each in names)
+        ):
+            raise UsageError(
+                f"--model.optimizer.lr has no effect with OneCycleLR, whose max_lr is {peak}: add --model.lr_scheduler "
+                "OneCycle, or type --model.lr_scheduler.max_lr"
+            )
 
     @override
     def instantiate_classes(self) -> None:

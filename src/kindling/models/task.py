@@ -18,6 +18,7 @@ from typing_extensions import override
 from kindling.models.batches import check_batches
 from kindling.models.infer import UnknownShape, infer_arguments, with_shape
 from kindling.models.metrics import MeanLoss
+from kindling.models.schedules import restart, scaled_rates, scheduler_config
 from kindling.runs.trust import sign_checkpoint
 from kindling.utils.hyperparameters import make_hparams_plain
 
@@ -49,7 +50,8 @@ class BaseTask(LightningModule):
         std: Standard deviation of the inputs by channel or feature.
         optimizer: Any torch optimizer.
         lr_scheduler: Any torch scheduler, stepped after each epoch. `ReduceLROnPlateau` watches `val/loss`;
-            `OneCycleLR` is stepped after each batch and told the number of steps.
+            `OneCycle`, with the rate of the optimizer as its peak, and torch's `OneCycleLR` are stepped after each
+            batch and told the number of steps.
         warmup_epochs: Epochs (a fraction will do) in which the learning rate rises linearly, batch by batch, to the
             rate of the scheduler.
         compile: Whether to compile the network with `torch.compile`; worth its half minute in long runs.
@@ -257,25 +259,12 @@ class BaseTask(LightningModule):
     @override
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig | Optimizer:
         optimizer: Optimizer = instantiate_class((self.parameter_groups(),), self.hparams["optimizer"])
-        config = self.hparams["lr_scheduler"]
-        if config is None:
+        factory = self.hparams["lr_scheduler"]
+        if factory is None:
             return optimizer
-        name = config["class_path"].rpartition(".")[2]
-        init_args = dict(config["init_args"])
-        if name == "OneCycleLR" and init_args.get("total_steps") is None:
-            init_args["total_steps"] = self.schedule_steps(self.schedule_start + self.step_offset)
-        scheduler = instantiate_class(optimizer, {**config, "init_args": init_args})
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {
-                "scheduler": scheduler,
-                "interval": "step" if name == "OneCycleLR" else "epoch",
-                # ReduceLROnPlateau steps where there is a validation, and waits where there is none.
-                "monitor": "val/loss",
-                "frequency": (self.trainer.check_val_every_n_epoch or 1) if name == "ReduceLROnPlateau" else 1,
-                "strict": False,
-            },
-        }
+        steps = partial(self.schedule_steps, self.schedule_start + self.step_offset)
+        every_n_epochs = self.trainer.check_val_every_n_epoch or 1
+        return {"optimizer": optimizer, "lr_scheduler": scheduler_config(optimizer, factory, steps, every_n_epochs)}
 
     @property
     def is_fitting(self) -> bool:
@@ -296,14 +285,10 @@ class BaseTask(LightningModule):
 
         The optimizer keeps its momentum where it fits.
         """
-        stored, wanted = checkpoint["hyper_parameters"], self.hparams
         self.schedule_start = checkpoint["global_step"]
         configured = self.configure_optimizers()
-        optimizer = (configured["optimizer"] if isinstance(configured, dict) else configured).state_dict()
-        if stored["optimizer"]["class_path"] == wanted["optimizer"]["class_path"]:
-            optimizer["state"] = checkpoint["optimizer_states"][0]["state"]
-        checkpoint["optimizer_states"] = [optimizer]
-        checkpoint["lr_schedulers"] = []
+        optimizer = configured["optimizer"] if isinstance(configured, dict) else configured
+        restart(checkpoint, optimizer, self.hparams["optimizer"])
 
     @override
     def optimizer_step(
@@ -313,15 +298,10 @@ class BaseTask(LightningModule):
         optimizer: Optimizer | LightningOptimizer,
         optimizer_closure: Callable[[], Any] | None = None,
     ) -> None:
-        # Warm-up and `lr_scale` change what the scheduler says for this one step, so they go with any scheduler.
-        rates = [group["lr"] for group in optimizer.param_groups]
         steps = self.warmup_epochs * self.trainer.num_training_batches / self.trainer.accumulate_grad_batches
         warmth = min(1.0, (self.global_step + 1 - self.schedule_start) / steps) if steps else 1.0
-        for group in optimizer.param_groups:
-            group["lr"] *= warmth * group.get("lr_scale", 1.0)
-        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
-        for group, rate in zip(optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate
+        with scaled_rates(optimizer, warmth):
+            super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
 
 
 def as_pair(batch: Any, model: object) -> tuple[Any, Any]:

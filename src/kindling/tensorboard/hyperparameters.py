@@ -46,8 +46,8 @@ def collect_hparams(trainer: Trainer, model: LightningModule) -> dict[str, Value
     }
     # Numbers alone: the switches of an optimizer choose between ways to compute the same.
     found |= {name: value for name, value in optimizer["init_args"].items() if not isinstance(value, bool)}
-    if "max_lr" in schedule.get("init_args", {}):
-        found["lr"] = schedule["init_args"]["max_lr"]  # OneCycleLR begins and ends far below it
+    if (peak := schedule.get("init_args", {}).get("max_lr")) is not None:
+        found["lr"] = peak  # OneCycleLR begins and ends far below it
     for arguments in (of_model, of_data):
         found |= {name: value for name, value in arguments.items() if not name.startswith("_")}
     return {

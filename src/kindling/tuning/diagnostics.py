@@ -50,12 +50,14 @@ def run_diagnostic(
         found.plot(picture)
         if found.lr is None:
             raise ValueError(f"no learning rate makes the loss fall: see {picture}, and try --overfit")
-        _report(found, picture, [option for option in typed if option.lstrip("-") not in FLAGS])
-        if (schedule := model.hparams["lr_scheduler"]) and schedule["class_path"].endswith(".CyclicLR"):
-            say("CyclicLR goes by rates of its own: set --model.lr_scheduler.base_lr and --model.lr_scheduler.max_lr")
+        typed = [option for option in typed if option.lstrip("-") not in FLAGS]
+        schedule = model.hparams["lr_scheduler"] or {"class_path": "", "init_args": {}}
+        _report(found, picture, typed, has_own_peak=schedule["init_args"].get("max_lr") is not None)
+        if schedule["class_path"].endswith(".CyclicLR"):
+            say("CyclicLR has rates of its own: set --model.lr_scheduler.base_lr and --model.lr_scheduler.max_lr")
 
 
-def _report(found: Suggestion, picture: Path, typed: list[str]) -> None:
+def _report(found: Suggestion, picture: Path, typed: list[str], has_own_peak: bool) -> None:
     rates, rate = found.rates, f"{found.lr:g}"
     way = (
         "where the loss is lowest, as the peak of the schedule"
@@ -65,6 +67,6 @@ def _report(found: Suggestion, picture: Path, typed: list[str]) -> None:
     say(f"learning rate: {rate}, {way} ({len(rates)} steps, from {rates[0]:.0e} to {rates[-1]:.0e})")
     say(f"picture: {picture}\nnext:")
     typed += ["--model.optimizer.lr", rate]
-    if found.peaked and any(option.startswith("--model.lr_scheduler") for option in typed):
-        typed += ["--model.lr_scheduler.max_lr", rate]  # what was typed of a schedule wins over the optimizer's rate
+    if found.peaked and has_own_peak:
+        typed += ["--model.lr_scheduler.max_lr", rate]
     say("  " + as_command("kindling", "fit", *map(shlex.quote, typed)))

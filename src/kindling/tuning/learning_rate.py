@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 WIDTH = 6  # steps: the standard deviation of the bell that smooths the losses
 LEAST = 30  # losses: fewer are no curve
 DIVERGED = 4.0  # times the lowest loss: a rate that leads there is too high by far
-PEAKED = ("OneCycleLR",)  # schedules that are at their highest rate for a moment only
+PEAKED = ("OneCycle", "OneCycleLR")  # schedules that are at their highest rate for a moment only
 STEADY = 0.25
 
 
