@@ -10,7 +10,7 @@ A column with many categories, or with numbers that are codes, has a target enco
 """
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,7 +27,8 @@ from kindling.data.categories import (
     learn_categories,
     learn_target,
 )
-from kindling.data.filestyle import FileStyle, read_style
+from kindling.data.cells import Cells, name_cells, read_cells
+from kindling.data.filestyle import SAMPLED, FileStyle, read_style
 from kindling.data.quantities import read_quantities
 from kindling.data.ranges import distances, in_words, is_far_outside
 from kindling.data.reading import (
@@ -41,15 +42,12 @@ from kindling.data.reading import (
 )
 from kindling.data.scaling import are_far, learn_scale, scale
 from kindling.data.values import (
-    Cells,
     Column,
     Floats,
     Indices,
     as_name,
     in_brief,
     missing_option,
-    name_cells,
-    read_cells,
 )
 from kindling.wording import counted, listed
 
@@ -73,14 +71,20 @@ ID_NAME = re.compile(
 
 
 def learn_columns(
-    frame: "DataFrame", labels: Indices, rows: int, missing: Sequence[str] = (), decimal: str | None = None
+    cells: Mapping[str, Cells],
+    labels: Indices,
+    rows: int,
+    separator: str | None = None,
+    missing: Sequence[str] = (),
+    decimal: str | None = None,
 ) -> tuple[list[Column], dict[str, str]]:
     """Learn from the training rows how columns are encoded.
 
     Args:
-        frame: The training rows, without the target.
+        cells: The columns of the training rows, without the target.
         labels: Their classes, shape (N,).
         rows: Rows of the whole file.
+        separator: Separator of its fields; None where it is no CSV.
         missing: Texts that stand for missing values.
         decimal: Decimal sign of columns whose own numbers could have either.
 
@@ -90,8 +94,7 @@ def learn_columns(
     Raises:
         ValueError: If no column is left.
     """
-    cells = {name: read_cells(frame[name], missing) for name in frame}
-    style = read_style(cells, frame.attrs.get("separator"), decimal)
+    style = read_style(cells, separator, decimal)
     learned = {name: learn_column(name, column, labels, rows, style, missing) for name, column in cells.items()}
     columns = [column for column in learned.values() if not isinstance(column, str)]
     left_out = {name: reason for name, reason in learned.items() if isinstance(reason, str)}
@@ -124,7 +127,7 @@ def learn_column(
 
 def _hint_at_numbers(name: str, cells: Cells, missing: Sequence[str]) -> None:
     """Say what keeps a column that is mostly numbers from being one of numbers."""
-    numbers = ~np.isnan(read_quantities(cells.values, ".")[0])
+    numbers = ~np.isnan(cells.quantities(".")[0])
     if 2 * cells.counts[numbers].sum() > cells.counts.sum() and not numbers.all():
         texts = [as_name(cells.values[place]) for place in np.flatnonzero(~numbers)]
         option = f"; if they mean missing, {missing_option([*missing, *texts])}" if len(texts) <= 3 else ""
@@ -137,8 +140,8 @@ def _hint_at_numbers(name: str, cells: Cells, missing: Sequence[str]) -> None:
 
 def _describe_text(cells: Cells, reason: str) -> str:
     """Return the reason why text is left out, or what to do if it looks like numbers or dates."""
-    texts = [str(value) for value in cells.values]
-    numbers, units = read_quantities(cells.values, ".")
+    texts = [str(value) for value in cells.values[:: len(cells.values) // SAMPLED + 1]]
+    numbers, units = read_quantities(texts, ".")
     if np.mean(~np.isnan(numbers)) >= NUMERIC_SHARE and len({*units}) > 1:
         return f"numbers in several units, such as {in_brief(texts[0])}: convert them to one"
     if 2 * sum(map(bool, map(STARTS_AS_NUMBER.match, texts))) > len(texts):
@@ -203,14 +206,26 @@ def encode(
     Raises:
         ValueError: If columns are missing, or hold something else than in training.
     """
-    if lacking := [column["name"] for column in columns if column["name"] not in frame]:
+    names = {column["name"] for column in columns}
+    cells = {name: read_cells(frame[name], missing) for name in frame if name in names}
+    return encode_cells(cells, columns, file, frame.attrs.get("separator"), labels)
+
+
+def encode_cells(
+    cells: Mapping[str, Cells],
+    columns: Sequence[Column],
+    file: object,
+    separator: str | None,
+    labels: Indices | None = None,
+) -> NDArray[np.float32]:
+    """Encode the cells of columns, see `encode`."""
+    names = [column["name"] for column in columns]
+    if lacking := [name for name in names if name not in cells]:
         raise ValueError(f"{file} lacks columns that the model was trained with: {listed(lacking, 100)}")
-    cells = {
-        column["name"]: read_cells(frame[column["name"]], missing_values(column).union(missing)) for column in columns
-    }
-    features = np.zeros((len(frame), sum(map(width, columns))), dtype=np.float32)
+    cells = {column["name"]: cells[column["name"]].drop(missing_values(column)) for column in columns}
+    features = np.zeros((len(cells[names[0]].codes), sum(map(width, columns))), dtype=np.float32)
     end = 0
-    for column in adapt_columns(columns, cells, frame.attrs.get("separator"), file):
+    for column in adapt_columns(columns, cells, separator, file):
         start, end = end, end + width(column)
         what = f"column {column['name']} of {file}"
         absent = _encode_column(cells[column["name"]], column, what, len(columns) == 1, labels, features[:, start:end])

@@ -46,6 +46,8 @@ NUMBER = {
 }
 # A whole column of numbers without any decoration, one a line: most are, and one match is much faster than many.
 PLAIN = {decimal: re.compile(rf"(?:-?[0-9]++(?:[{decimal}][0-9]++)?\n)*+") for decimal in DECIMALS}
+# Of most numbers with a decimal sign it is plain at once: 12.5, but not 1.234.
+OBVIOUS = re.compile(r"-?[0-9]{1,25}([.,])(?![0-9]{3}$)[0-9]{1,25}")
 CURRENCIES = {"usd": "$", "us$": "$", "eur": "€", "gbp": "£", "jpy": "¥", "inr": "₹"} | {
     "dollar": "$",
     "euro": "€",
@@ -189,6 +191,8 @@ def decimal_evidence(text: str) -> str | None:
     """
     if "." not in text and "," not in text:
         return None
+    if obvious := OBVIOUS.fullmatch(text):
+        return obvious[1]
     if not (parts := _split(text)):
         return None
     able = [decimal for decimal in DECIMALS if NUMBER[decimal].fullmatch(parts[0])]

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from kindling.data.cells import read_names
 from kindling.data.quantities import as_number
-from kindling.data.values import MISSING_WORD, Indices, in_order, missing_option, read_names
+from kindling.data.values import MISSING_WORD, Indices, in_order, missing_option
 from kindling.wording import listed
 
 if TYPE_CHECKING:
