@@ -32,6 +32,7 @@ from kindling.data.filestyle import SAMPLED, FileStyle, read_style
 from kindling.data.quantities import read_quantities
 from kindling.data.ranges import distances, in_words, is_far_outside
 from kindling.data.reading import (
+    MANY_NUMBERS,
     NUMERIC_SHARE,
     adapt_columns,
     as_numbers,
@@ -56,8 +57,11 @@ if TYPE_CHECKING:
 
 ID_SHARE = 0.95  # of the values are different in a column of ids
 
-# Such as ~12, 5-10, 1 1/2 or kg 12; but no UUID.
-STARTS_AS_NUMBER = re.compile(r"[(<>~≈]? ?[-+]? ?[^\w\s]?\d(?![0-9a-f]{7}-)|[^\W\d_]{1,3}\.? -?\d[\d.,]*$")
+# Such as ~12, 5-10, 1 1/2, kg 12, KW 9/2024, "Freitag, 1. März 2024" or PT5M; but no UUID.
+STARTS_AS_NUMBER = re.compile(
+    r"[(<>~≈]? ?[-+]? ?[^\w\s]?\d(?![0-9a-f]{7}-)|[^\W\d_]{1,3}\.? -?\d[\d.,/]*$|[^\W\d_]{2,10}\.?, ?\d|PT?\d"
+)
+WRITE_AS = "if it is a number or a date, write it as 1234.5 or 2024-12-31 23:59"
 CONSTANT = "always the same"
 ID = "an id: a number for each row"
 TEXT = "text that differs from row to row: an id, a name"
@@ -126,7 +130,7 @@ def learn_column(
 
 
 def _hint_at_numbers(name: str, cells: Cells, missing: Sequence[str]) -> None:
-    """Say what keeps a column that is mostly numbers from being one of numbers."""
+    """Say what keeps a column of numbers, or of what looks like them, from being read as such."""
     numbers = ~np.isnan(cells.quantities(".")[0])
     if 2 * cells.counts[numbers].sum() > cells.counts.sum() and not numbers.all():
         texts = [as_name(cells.values[place]) for place in np.flatnonzero(~numbers)]
@@ -136,6 +140,12 @@ def _hint_at_numbers(name: str, cells: Cells, missing: Sequence[str]) -> None:
             f"{counted(int(cells.counts[~numbers].sum()), 'value is no number', 'values are no numbers')}, such as "
             f"{in_brief(texts[0])}{option}"
         )
+    elif not numbers.any() and len(cells.values) > MANY_NUMBERS and _start_as_numbers([*map(str, cells.values)]):
+        say(f"column {name} is read as categories, such as {in_brief(cells.values[0])}: {WRITE_AS}")
+
+
+def _start_as_numbers(texts: Sequence[str]) -> bool:
+    return 2 * sum(map(bool, map(STARTS_AS_NUMBER.match, texts))) > len(texts)
 
 
 def _describe_text(cells: Cells, reason: str) -> str:
@@ -144,8 +154,8 @@ def _describe_text(cells: Cells, reason: str) -> str:
     numbers, units = read_quantities(texts, ".")
     if np.mean(~np.isnan(numbers)) >= NUMERIC_SHARE and len({*units}) > 1:
         return f"numbers in several units, such as {in_brief(texts[0])}: convert them to one"
-    if 2 * sum(map(bool, map(STARTS_AS_NUMBER.match, texts))) > len(texts):
-        return f"text such as {in_brief(texts[0])}: if it is a number or a date, write it as 1234.5 or 2024-12-31 23:59"
+    if _start_as_numbers(texts):
+        return f"text such as {in_brief(texts[0])}: {WRITE_AS}"
     return reason
 
 

@@ -30,7 +30,8 @@ CURRENCY = (
     rf"(?:[A-Z]{{0,3}}[{SIGNS}]|(?:USD|EUR|GBP|JPY|CNY|CHF|CAD|AUD|NZD|INR|BRL|MXN|SEK|NOK|DKK|PLN|CZK|HUF|TRY|RUB|ZAR"
     r"|KRW|SGD|HKD|Rs\.?|kr\.?|zł)(?![^\W\d_]))"
 )
-UNIT = rf"(?![APap]\.?[Mm]\.?$)(?:[%‰°\"'{SIGNS}]|/?[^\W\d_])[^\d()_+\n,;:=-]{{0,14}}[23]?"
+FRACTIONS = "¼½¾\u2150-\u215f\u2189"  # letters to a regular expression, but 5½ is not 5 of a unit
+UNIT = rf"(?![{FRACTIONS}])(?![APap]\.?[Mm]\.?$)(?:[%‰°\"'{SIGNS}]|/?[^\W\d_])[^\d()_+\n,;:=-]{{0,14}}[23]?"
 BODY = r"[0-9.,](?:[0-9.,' ]*[0-9.,])?(?:[eE][+-]?[0-9]+)?"
 QUANTITY = re.compile(rf"([+-]?) ?({CURRENCY})? ?([+-]?)({BODY})(?:[.,]--?)? ?({UNIT})?((?<=[0-9])-)?")
 ACCOUNTING = re.compile(rf"({CURRENCY})? ?\(({CURRENCY})? ?({BODY}) ?(%)?\) ?({UNIT})?")
