@@ -1,5 +1,6 @@
 """The cells of a table column: selected, and parsed once."""
 
+import time
 from functools import partial
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pandas as pd
 import pytest
 
 from kindling.data import cells as cells_module
-from kindling.data import reading
+from kindling.data import listing, reading
 from kindling.data.cells import read_cells
 from kindling.data.tables import TableDataModule
 
@@ -48,3 +49,15 @@ def test_each_value_of_a_table_is_parsed_once(tmp_path: Path, monkeypatch: pytes
     assert len([value for value in parsed if value in {*number}]) < 3000 + 1100
     assert len([value for value in parsed if value in {*text}]) < 2000
     assert parsed.count(number[-1]) == 1
+
+
+def test_listing_many_images_is_announced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    (photos / "one").write_bytes(b"")
+    monkeypatch.setattr("kindling.console.PATIENCE", 0.02)
+    monkeypatch.setattr(listing, "why_unused", lambda entry: time.sleep(0.1) or "empty")
+    assert listing.list_images(photos).unused == {"empty": ["one"]}
+    assert capfd.readouterr().out == f"listing the images of {photos} ...\n"

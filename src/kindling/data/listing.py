@@ -8,7 +8,7 @@ from fnmatch import translate
 from pathlib import Path
 from typing import NamedTuple
 
-from kindling.console import say
+from kindling.console import progress, say
 from kindling.filetypes import FORMATS, HEAD, UNKNOWN, kind_of
 from kindling.inputs import open_image
 from kindling.wording import counted, listed
@@ -76,10 +76,11 @@ def list_images(folder: Path, deep: bool = True) -> Listing:
     start = os.path.join(folder, "")
     images: list[str] = []
     unused: defaultdict[str, list[str]] = defaultdict(list)
-    for path, reason in files_below(start, around):
-        if not reason and any("\udc80" <= character <= "\udcff" for character in path):  # bytes that are no UTF-8
-            raise ValueError(f"the name {path!a} is not UTF-8: rename it")
-        (unused[reason] if reason else images).append(path.removeprefix(start).replace(os.sep, "/"))
+    with progress(f"listing the images of {folder}"):
+        for path, reason in files_below(start, around):
+            if not reason and any("\udc80" <= character <= "\udcff" for character in path):  # bytes that are no UTF-8
+                raise ValueError(f"the name {path!a} is not UTF-8: rename it")
+            (unused[reason] if reason else images).append(path.removeprefix(start).replace(os.sep, "/"))
     return Listing(sorted(images), {reason: sorted(files) for reason, files in unused.items()})
 
 

@@ -3,8 +3,8 @@
 import hashlib
 import json
 import shlex
-from collections.abc import Mapping, Sequence
-from functools import cached_property
+from collections.abc import Callable, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -117,10 +117,11 @@ class TableDataModule(ClassificationDataModule):
             if absent := [name for name in ("train", *self._held_out) if name not in splits]:
                 raise ValueError(f"{self.split} puts no row of {self.path} into {listed(absent)}")
             return splits
-        for name, size in self._held_out.items():
-            rest = np.flatnonzero(splits == "train")
-            classes = dict(zip(rest.tolist(), labels[rest].tolist(), strict=True))
-            splits[list(draw(classes, "rows", name, size, self.split_seed))] = name
+        with progress(f"splitting {counted(len(splits), 'row', 'rows')} of {self.path}"):
+            for name, size in self._held_out.items():
+                rest = np.flatnonzero(splits == "train")
+                classes = dict(zip(rest.tolist(), labels[rest].tolist(), strict=True))
+                splits[list(draw(classes, "rows", name, size, self.split_seed))] = name
         return splits
 
     @cached_property
@@ -131,10 +132,9 @@ class TableDataModule(ClassificationDataModule):
             ValueError: If they or their splits are others than in the training: those to test may be known from it.
         """
         labelled = self.splits != LEFT_OUT
-        names = [column["name"] for column in self._learned["columns"] if column["name"] in self.table]
-        cells = {name: self._select(name, labelled) for name in names}
         trained = self.splits[labelled] == "train"
-        inputs, labels = self._encode(self.table.loc[labelled, self.target], cells, self.table, self.path, trained)
+        select = partial(self._select, rows=labelled)
+        inputs, labels = self._encode(self.table.loc[labelled, self.target], select, self.table, self.path, trained)
         self._cells.clear()  # of no further use
         content = hashlib.sha256(inputs.numpy().data)
         content.update(labels.numpy().data)
@@ -188,9 +188,12 @@ class TableDataModule(ClassificationDataModule):
             say(f"left out: {counted(unlabelled, 'row', 'rows')} of {self.test_path} without {self.target}")
         if self.tested.empty:
             raise ValueError(f"{self.test_path} has no row with a {self.target}")
-        names = [column["name"] for column in self._learned["columns"] if column["name"] in table]
-        cells = {name: read_cells(self.tested[name], self.missing) for name in names}
-        return self._encode(self.tested[self.target], cells, table, self.test_path)
+        tested = self.tested
+
+        def select(name: str) -> Cells:
+            return read_cells(tested[name], self.missing)
+
+        return self._encode(tested[self.target], select, table, self.test_path)
 
     def _rows_of(self, split: str) -> Batch:
         inputs, labels = self.rows
@@ -271,7 +274,7 @@ class TableDataModule(ClassificationDataModule):
     def _encode(
         self,
         target: "Series",
-        cells: Mapping[str, Cells],
+        select: Callable[[str], Cells],
         table: "DataFrame",
         file: str | Path,
         trained: NDArray[np.bool_] | None = None,
@@ -287,5 +290,6 @@ class TableDataModule(ClassificationDataModule):
         learned_from = None if trained is None else np.where(trained, labels, -1)
         columns, separator = self._learned["columns"], table.attrs.get("separator")
         with progress(f"encoding {counted(len(target), 'row', 'rows')} of {file}"):
+            cells = {name: select(name) for name in table if name in {column["name"] for column in columns}}
             inputs: Tensor = torch.from_numpy(encode_cells(cells, columns, file, separator, learned_from))
         return inputs, torch.from_numpy(labels)
