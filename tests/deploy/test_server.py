@@ -226,7 +226,7 @@ HOSTILE: dict[str, tuple[Any, int, str]] = {
     "size": ({"inputs": [[0.5] * 27] * 27}, 400, "(1, 28, 28) or (N, 1, 28, 28), not (27, 27)"),
     "none": ({"inputs": []}, 400, "there are no samples"),
     "an empty object": ({"inputs": {}}, 400, "no other text"),
-    "NaN": (json.dumps({"inputs": IMAGE}).replace("0.5", "NaN", 1).encode(), 400, "finite"),
+    "NaN": (json.dumps({"inputs": IMAGE}).replace("0.5", "NaN", 1).encode(), 400, "NaN is not a number in JSON"),
     "infinite": (json.dumps({"inputs": IMAGE}).replace("0.5", "1e999", 1).encode(), 400, "finite"),
     "huge": (json.dumps({"inputs": IMAGE}).replace("0.5", "9" * 5000, 1).encode(), 400, ""),
     "bytes": ({"inputs": [[255] * 28] * 28}, 400, "from 0 to 1"),
@@ -237,7 +237,7 @@ HOSTILE: dict[str, tuple[Any, int, str]] = {
     "no image": (b"this is no image", 400, "the body: "),
     "cut off": (png(torch.zeros(1, 28, 28, dtype=torch.uint8))[:40], 400, "the body: "),
     "a bomb": (bomb(40_000), 400, "pixels"),
-    "not UTF-8": (b'{"inputs": "\xff"}', 400, "no JSON"),
+    "not UTF-8": (b'{"inputs": "\xff"}', 400, "not valid JSON"),
     "too long": (b" " * 10_000_001, 413, "longer than 10,000,000 bytes"),
 }
 
@@ -410,7 +410,7 @@ def test_a_table_is_asked_by_the_names_of_its_columns(tmp_path: Path) -> None:
             ({"rows": [{"age": [1], "plan": "gold"}]}, "the values of a row"),
             ({"rows": []}, "rows must be a list of objects"),
             ({"rows": [{str(number): 1} for number in range(3000)]}, "lacks columns"),
-            (b'{"rows": [{"age": NaN, "plan": "gold"}]}', "NaN is not finite"),
+            (b'{"rows": [{"age": NaN, "plan": "gold"}]}', "NaN is not a number in JSON"),
             (b'{"rows": [{"age": 1e999, "plan": "gold"}]}', "must be finite"),
             (b'{"rows": [{"age": 1' + b"0" * 400 + b', "plan": "gold"}]}', "must be finite"),
             (png(torch.zeros(1, 2, 2, dtype=torch.uint8)), "takes no images but rows with the columns age, plan"),

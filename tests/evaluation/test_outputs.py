@@ -20,7 +20,7 @@ def refuse(*_: object, **__: object) -> NoReturn:
 def read_only(trained: Train, monkeypatch: pytest.MonkeyPatch) -> dict[Path, bytes]:
     """A run on a file system that can't be written, root or not, and all of its files."""
     trained(*TINY)
-    monkeypatch.setattr("kindling.evaluation.outputs.whole_file", refuse)
+    monkeypatch.setattr("kindling.evaluation.outputs.atomic_write", refuse)
     access = os.access
     monkeypatch.setattr(os, "access", lambda path, mode: path != RUN and access(path, mode))
     return contents()
@@ -63,7 +63,7 @@ def test_a_full_disk_leaves_the_figures(kindling: Command, trained: Train, monke
     def full(*_: object) -> NoReturn:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("kindling.evaluation.outputs.whole_file", full)
+    monkeypatch.setattr("kindling.evaluation.outputs.atomic_write", full)
     result = kindling("test", "--ckpt_path", RUN)
     assert result.code == 1
     assert "test/accuracy" in result.out

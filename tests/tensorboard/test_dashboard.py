@@ -137,7 +137,9 @@ def test_runs_are_compared_by_what_was_chosen_and_what_came_out(kindling: Comman
 
 def test_the_most_wrong_are_those_of_the_best_epoch(kindling: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     shown = []
-    monkeypatch.setattr("kindling.tensorboard.dashboard.write_worst", lambda _, answers, *rest: shown.append(answers))
+    monkeypatch.setattr(
+        "kindling.tensorboard.dashboard.write_top_losses", lambda _, answers, *rest: shown.append(answers)
+    )
     assert kindling("fit", *TINY, "--model.optimizer.lr", "1").code == 0
     losses = [event.value for event in read("val").Scalars("metrics/loss")]
     assert losses[-1] > min(losses)

@@ -29,6 +29,7 @@ from kindling.data.datamodule import Batch
 from kindling.data.images.decode import ImageFiles, inspect, read_image
 from kindling.data.images.folder import Sample, move_to_split
 from kindling.deploy.predictor import ModelCard, Predictor
+from kindling.deploy.request_bodies import from_images
 
 FIT = (
     "--model MLPClassifier --model.hidden [8] --model.optimizer.lr 0.01 --data ImageFolderDataModule "
@@ -623,6 +624,9 @@ def test_images_of_several_depths_are_named(kindling: Command) -> None:
     with redirect_stdout(io.StringIO()) as out:
         load(run).predict("new.png")
     assert line in out.getvalue()
+    with redirect_stdout(io.StringIO()) as out:  # what the server prints to its log
+        from_images([("new.png", Path("new.png").read_bytes()), ("a", Path("photos/a/x0.png").read_bytes())], load(run))
+    assert "1 of 2 images have 16 bits" in out.getvalue()
 
 
 def test_folders_that_may_be_splits_are_named(capsys: pytest.CaptureFixture[str]) -> None:

@@ -255,10 +255,25 @@ def test_years_of_two_digits_are_told_from_days(pattern: str, first: str, capfd:
         assert numbers(columns, pd.DataFrame({"x": dates[::40].strftime(other)})) == expected
 
 
-def test_dates_in_a_form_that_is_not_read_are_named(capfd: pytest.CaptureFixture[str]) -> None:
-    learn([f"{row % 28 + 1}|{row % 12 + 1}|{row}" for row in range(150)], y=SMALL[:150])
-    line = "left out: x (text such as 1|1|0: if it is a number or a date, write it as 1234.5 or 2024-12-31 23:59)"
+NOT_READ = [
+    *["{day}|{month}|{row}", "{day}. Mai {row}", "Samstag, {day}. Mai {row}", "{row} km {row} m", "{row}½", "{row}e5"],
+    *[">{row}", "<{row}.5", "{row}-{row}0", "~{row}", "{row} 1/2", "{row}x{row}", "PT{row}M", "No. {row}", "٣{row}"],
+]
+
+
+@pytest.mark.parametrize("form", NOT_READ)
+def test_numbers_and_dates_in_a_form_that_is_not_read_are_named(form: str, capfd: pytest.CaptureFixture[str]) -> None:
+    texts = [form.format(day=row % 28 + 1, month=row % 12 + 1, row=row) for row in range(1, 151)]
+    learn(texts, y=SMALL[:150])
+    line = f"left out: x (text such as {texts[0]}: if it is a number or a date, write it as 1234.5 or 2024-12-31 23:59)"
     assert line in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(("form", "said"), [("{}/7", True), ("0h {}m", True), ("KW {}/2024", True), ("shop {}", False)])
+def test_categories_that_look_like_numbers_are_named(form: str, said: bool, capfd: pytest.CaptureFixture[str]) -> None:
+    learn([form.format(row % 30) for row in range(1, 151)], y=SMALL[:150])
+    line = f"column x is read as categories, such as {form.format(1)}: if it is a number or a date, write it as 1234.5"
+    assert (line in capfd.readouterr().out) == said
 
 
 @pytest.mark.parametrize("word", ["NA", "None", "null", "nan", "?", "unknown", "refused", "N/A"])

@@ -405,4 +405,5 @@ def test_each_step_that_takes_long_shows_its_progress(table: pd.DataFrame, monke
     data = read(predict="customers.csv")
     data.setup("predict")
     reading, encoding = "reading customers.csv", "encoding 200 rows of customers.csv"
-    assert shown == [reading, "learning the 9 columns of customers.csv", encoding, reading, encoding]
+    splitting, learning = "splitting 200 rows of customers.csv", "learning the 9 columns of customers.csv"
+    assert shown == [reading, splitting, learning, encoding, reading, encoding]

@@ -159,42 +159,51 @@ def channel_moments(images: Tensor | ImageFiles, number: int, seed: int) -> tupl
     return mean.mean(0), std.where(std > 1e-4, 1.0)
 
 
-def find_levels(paths: Sequence[str]) -> list[int] | None:
+def find_levels(files: Sequence[str | bytes]) -> list[int] | None:
     """Find the range of values that 16-bit images use, for `decode_image`: a few extreme pixels don't count.
 
     Args:
-        paths: The training images of 16 bits.
+        files: Paths or contents of images of 16 bits.
 
     Returns:
         The range; None where they use at least half of all values, or just one.
     """
-    counts = sum(in_parallel(_histogram, paths, "measuring"), np.zeros(65536, np.int64))
+    counts = sum(in_parallel(_histogram, files, "measuring"), np.zeros(65536, np.int64))
     low = _quantile(counts, 0.001)
     counts[: low + 1] = 0  # most pixels of some images are background
     high = _quantile(counts, 0.999) if counts.any() else low
     return [low, high] if 0 < high - low < 32768 else None
 
 
-def tell_small_range(paths: Sequence[Path], levels: Levels) -> None:
-    """Say that 16-bit images use a small part of their range where the training images had another depth or range."""
-    deep = [str(path) for path in paths if _is_deep(path)] if levels is None else []
-    if deep and (used := find_levels(deep[:20])):
+def tell_small_range(names: Sequence[str | Path], levels: Levels, contents: Sequence[bytes] = ()) -> None:
+    """Say that 16-bit images use a small part of their range where the training images had another depth or range.
+
+    Args:
+        names: The images, for messages.
+        levels: The range of values that the training images use, if any.
+        contents: What they hold; by default, `names` are their paths.
+    """
+    files: Sequence[str | bytes] = contents or [*map(str, names)]
+    deep = [number for number, file in enumerate(files) if _is_deep(file)] if levels is None else []
+    if deep and (used := find_levels([files[number] for number in deep[:20]])):
         logger.warning(
-            f"{len(deep):,} of {len(paths):,} images have 16 bits and use a small part of them, {used[0]:,} to "
-            f"{used[1]:,} of 65,535, such as {deep[0]}: unlike in training, so they are nearly constant to the model"
+            f"{len(deep):,} of {len(names):,} images have 16 bits and use a small part of them, {used[0]:,} to "
+            f"{used[1]:,} of 65,535, such as {names[deep[0]]}: unlike in training, so they are nearly constant to the "
+            "model"
         )
 
 
-def _is_deep(path: Path) -> bool:
-    with suppress(OSError), path.open("rb") as file:
-        head = file.read(25)
-        return head.startswith(b"\x89PNG") and head[24:] == b"\x10"
-    return False
+def _is_deep(file: str | bytes) -> bool:
+    head = file[:25] if isinstance(file, bytes) else b""
+    if isinstance(file, str):
+        with suppress(OSError), Path(file).open("rb") as stream:
+            head = stream.read(25)
+    return head.startswith(b"\x89PNG") and head[24:] == b"\x10"
 
 
-def _histogram(path: str) -> NDArray[np.int64]:
+def _histogram(file: str | bytes) -> NDArray[np.int64]:
     try:
-        values = values_of_16_bits(Path(path).read_bytes())
+        values = values_of_16_bits(file if isinstance(file, bytes) else Path(file).read_bytes())
     except Exception:  # damaged files make Pillow's readers raise anything; they are reported when decoded
         return np.zeros(65536, np.int64)
     colours = values[..., : (values.shape[2] - 1) // 2 * 2 + 1]  # without transparency

@@ -9,6 +9,7 @@ from fnmatch import translate
 from pathlib import Path
 from typing import NamedTuple
 
+from kindling.utils.console import progress
 from kindling.utils.filetypes import FORMATS, HEAD, UNKNOWN, kind_of
 from kindling.utils.inputs import open_image
 from kindling.utils.text import count_noun, join_names
@@ -78,10 +79,11 @@ def list_images(folder: Path, deep: bool = True) -> Listing:
     start = os.path.join(folder, "")
     images: list[str] = []
     unused: defaultdict[str, list[str]] = defaultdict(list)
-    for path, reason in files_below(start, around):
-        if not reason and any("\udc80" <= character <= "\udcff" for character in path):  # bytes that are no UTF-8
-            raise ValueError(f"the name {path!a} is not UTF-8: rename it")
-        (unused[reason] if reason else images).append(path.removeprefix(start).replace(os.sep, "/"))
+    with progress(f"listing the images of {folder}"):
+        for path, reason in files_below(start, around):
+            if not reason and any("\udc80" <= character <= "\udcff" for character in path):  # bytes that are no UTF-8
+                raise ValueError(f"the name {path!a} is not UTF-8: rename it")
+            (unused[reason] if reason else images).append(path.removeprefix(start).replace(os.sep, "/"))
     return Listing(sorted(images), {reason: sorted(files) for reason, files in unused.items()})
 
 

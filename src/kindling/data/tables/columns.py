@@ -11,7 +11,7 @@ A column with many categories, or with numbers that are codes, has a target enco
 
 import logging
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,10 +27,12 @@ from kindling.data.tables.categories import (
     learn_categories,
     learn_target,
 )
-from kindling.data.tables.file_style import FileStyle, read_style
+from kindling.data.tables.cells import Cells, name_cells, read_cells
+from kindling.data.tables.file_style import SAMPLED, FileStyle, read_style
 from kindling.data.tables.quantities import read_quantities
 from kindling.data.tables.ranges import distances, in_words, is_far_outside
 from kindling.data.tables.reading import (
+    MANY_NUMBERS,
     NUMERIC_SHARE,
     adapt_columns,
     as_numbers,
@@ -41,15 +43,12 @@ from kindling.data.tables.reading import (
 )
 from kindling.data.tables.scaling import are_far, learn_scale, scale
 from kindling.data.tables.values import (
-    Cells,
     Column,
     Floats,
     Indices,
     as_name,
     in_brief,
     missing_option,
-    name_cells,
-    read_cells,
 )
 from kindling.utils.text import count_noun, join_names
 
@@ -60,8 +59,11 @@ if TYPE_CHECKING:
 
 ID_SHARE = 0.95  # of the values are different in a column of ids
 
-# Such as ~12, 5-10, 1 1/2 or kg 12; but no UUID.
-STARTS_AS_NUMBER = re.compile(r"[(<>~≈]? ?[-+]? ?[^\w\s]?\d(?![0-9a-f]{7}-)|[^\W\d_]{1,3}\.? -?\d[\d.,]*$")
+# Such as ~12, 5-10, 1 1/2, kg 12, KW 9/2024, "Freitag, 1. März 2024" or PT5M; but no UUID.
+STARTS_AS_NUMBER = re.compile(
+    r"[(<>~≈]? ?[-+]? ?[^\w\s]?\d(?![0-9a-f]{7}-)|[^\W\d_]{1,3}\.? -?\d[\d.,/]*$|[^\W\d_]{2,10}\.?, ?\d|PT?\d"
+)
+WRITE_AS = "if it is a number or a date, write it as 1234.5 or 2024-12-31 23:59"
 CONSTANT = "always the same"
 ID = "an id: a number for each row"
 TEXT = "text that differs from row to row: an id, a name"
@@ -75,14 +77,20 @@ ID_NAME = re.compile(
 
 
 def learn_columns(
-    frame: "DataFrame", labels: Indices, rows: int, missing: Sequence[str] = (), decimal: str | None = None
+    cells: Mapping[str, Cells],
+    labels: Indices,
+    rows: int,
+    separator: str | None = None,
+    missing: Sequence[str] = (),
+    decimal: str | None = None,
 ) -> tuple[list[Column], dict[str, str]]:
     """Learn from the training rows how columns are encoded.
 
     Args:
-        frame: The training rows, without the target.
+        cells: The columns of the training rows, without the target.
         labels: Their classes, shape (N,).
         rows: Rows of the whole file.
+        separator: Separator of its fields; None where it is no CSV.
         missing: Texts that stand for missing values.
         decimal: Decimal sign of columns whose own numbers could have either.
 
@@ -92,8 +100,7 @@ def learn_columns(
     Raises:
         ValueError: If no column is left.
     """
-    cells = {name: read_cells(frame[name], missing) for name in frame}
-    style = read_style(cells, frame.attrs.get("separator"), decimal)
+    style = read_style(cells, separator, decimal)
     learned = {name: learn_column(name, column, labels, rows, style, missing) for name, column in cells.items()}
     columns = [column for column in learned.values() if not isinstance(column, str)]
     left_out = {name: reason for name, reason in learned.items() if isinstance(reason, str)}
@@ -125,8 +132,8 @@ def learn_column(
 
 
 def _hint_at_numbers(name: str, cells: Cells, missing: Sequence[str]) -> None:
-    """Say what keeps a column that is mostly numbers from being one of numbers."""
-    numbers = ~np.isnan(read_quantities(cells.values, ".")[0])
+    """Say what keeps a column of numbers, or of what looks like them, from being read as such."""
+    numbers = ~np.isnan(cells.quantities(".")[0])
     if 2 * cells.counts[numbers].sum() > cells.counts.sum() and not numbers.all():
         texts = [as_name(cells.values[place]) for place in np.flatnonzero(~numbers)]
         option = f"; if they mean missing, {missing_option([*missing, *texts])}" if len(texts) <= 3 else ""
@@ -135,16 +142,22 @@ def _hint_at_numbers(name: str, cells: Cells, missing: Sequence[str]) -> None:
             f"{count_noun(int(cells.counts[~numbers].sum()), 'value is no number', 'values are no numbers')}, such as "
             f"{in_brief(texts[0])}{option}"
         )
+    elif not numbers.any() and len(cells.values) > MANY_NUMBERS and _start_as_numbers([*map(str, cells.values)]):
+        logger.warning(f"column {name} is read as categories, such as {in_brief(cells.values[0])}: {WRITE_AS}")
+
+
+def _start_as_numbers(texts: Sequence[str]) -> bool:
+    return 2 * sum(map(bool, map(STARTS_AS_NUMBER.match, texts))) > len(texts)
 
 
 def _describe_text(cells: Cells, reason: str) -> str:
     """Return the reason why text is left out, or what to do if it looks like numbers or dates."""
-    texts = [str(value) for value in cells.values]
-    numbers, units = read_quantities(cells.values, ".")
+    texts = [str(value) for value in cells.values[:: len(cells.values) // SAMPLED + 1]]
+    numbers, units = read_quantities(texts, ".")
     if np.mean(~np.isnan(numbers)) >= NUMERIC_SHARE and len({*units}) > 1:
         return f"numbers in several units, such as {in_brief(texts[0])}: convert them to one"
-    if 2 * sum(map(bool, map(STARTS_AS_NUMBER.match, texts))) > len(texts):
-        return f"text such as {in_brief(texts[0])}: if it is a number or a date, write it as 1234.5 or 2024-12-31 23:59"
+    if _start_as_numbers(texts):
+        return f"text such as {in_brief(texts[0])}: {WRITE_AS}"
     return reason
 
 
@@ -205,14 +218,26 @@ def encode(
     Raises:
         ValueError: If columns are missing, or hold something else than in training.
     """
-    if lacking := [column["name"] for column in columns if column["name"] not in frame]:
+    names = {column["name"] for column in columns}
+    cells = {name: read_cells(frame[name], missing) for name in frame if name in names}
+    return encode_cells(cells, columns, file, frame.attrs.get("separator"), labels)
+
+
+def encode_cells(
+    cells: Mapping[str, Cells],
+    columns: Sequence[Column],
+    file: object,
+    separator: str | None,
+    labels: Indices | None = None,
+) -> NDArray[np.float32]:
+    """Encode the cells of columns, see `encode`."""
+    names = [column["name"] for column in columns]
+    if lacking := [name for name in names if name not in cells]:
         raise ValueError(f"{file} lacks columns that the model was trained with: {join_names(lacking, 100)}")
-    cells = {
-        column["name"]: read_cells(frame[column["name"]], missing_values(column).union(missing)) for column in columns
-    }
-    features = np.zeros((len(frame), sum(map(width, columns))), dtype=np.float32)
+    cells = {column["name"]: cells[column["name"]].drop(missing_values(column)) for column in columns}
+    features = np.zeros((len(cells[names[0]].codes), sum(map(width, columns))), dtype=np.float32)
     end = 0
-    for column in adapt_columns(columns, cells, frame.attrs.get("separator"), file):
+    for column in adapt_columns(columns, cells, separator, file):
         start, end = end, end + width(column)
         what = f"column {column['name']} of {file}"
         absent = _encode_column(cells[column["name"]], column, what, len(columns) == 1, labels, features[:, start:end])

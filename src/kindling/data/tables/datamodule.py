@@ -4,8 +4,8 @@ import hashlib
 import json
 import logging
 import shlex
-from collections.abc import Sequence
-from functools import cached_property
+from collections.abc import Callable, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,13 +17,14 @@ from typing_extensions import override
 
 from kindling.data.datamodule import ArrayDataset, Batch, ClassificationDataModule, Split
 from kindling.data.splitting import sample_groups
-from kindling.data.tables.columns import encode, learn_columns, width
+from kindling.data.tables.cells import Cells, read_cells, read_names
+from kindling.data.tables.columns import encode_cells, learn_columns, width
 from kindling.data.tables.files import read_table
 from kindling.data.tables.leaks import find_leaky_columns
 from kindling.data.tables.rows import encode_rows
 from kindling.data.tables.splits import LEFT_OUT, read_split
 from kindling.data.tables.target import check_classes, odd_classes
-from kindling.data.tables.values import LEGACY_NO_CLASS, Indices, as_categorical, as_name, in_order, read_names
+from kindling.data.tables.values import LEGACY_NO_CLASS, Indices, as_name, in_order
 from kindling.utils.console import progress
 from kindling.utils.files import atomic_write
 from kindling.utils.text import count_noun, join_names, suggest
@@ -31,7 +32,7 @@ from kindling.utils.text import count_noun, join_names, suggest
 logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
-    from pandas import DataFrame
+    from pandas import DataFrame, Series
 
 
 class TableDataModule(ClassificationDataModule):
@@ -75,6 +76,7 @@ class TableDataModule(ClassificationDataModule):
             raise ValueError(f"missing must be texts in quotes, such as --data.missing '[\"?\"]', got {missing}")
         self.missing = [*map(as_name, [missing] if isinstance(missing, str) else missing)]
         self.decimal = decimal
+        self._cells: dict[str, Cells] = {}
         self.resumes = False  # whether training resumes with what a checkpoint has learned
 
     @override
@@ -101,17 +103,16 @@ class TableDataModule(ClassificationDataModule):
 
     @cached_property
     def table(self) -> "DataFrame":
-        """All rows of `path` as they were read, numbered from 0; equal texts are found once for all splits."""
+        """All rows of `path` as they were read, numbered from 0."""
         table = self._read(self.path)
         if self.resumes:
             self._check_columns(table)
-        texts = [name for name in table if table[name].dtype.kind == "O"]
-        return table.assign(**{name: as_categorical(table[name]) for name in texts})
+        return table
 
     @cached_property
     def splits(self) -> NDArray[np.object_]:
         """The split of each row of `path`, (N,)."""
-        labels, names = self._read_classes(self.table)
+        labels, names = self._read_classes(self.table[self.target])
         check_classes(labels, names, self._classes, self._held_out, self.split is not None)
         splits = np.where(labels >= 0, "train", LEFT_OUT).astype(object)
         if self.split is not None:
@@ -119,10 +120,11 @@ class TableDataModule(ClassificationDataModule):
             if absent := [name for name in ("train", *self._held_out) if name not in splits]:
                 raise ValueError(f"{self.split} puts no row of {self.path} into {join_names(absent)}")
             return splits
-        for name, size in self._held_out.items():
-            rest = np.flatnonzero(splits == "train")
-            classes = dict(zip(rest.tolist(), labels[rest].tolist(), strict=True))
-            splits[list(sample_groups(classes, "rows", name, size, self.split_seed))] = name
+        with progress(f"splitting {count_noun(len(splits), 'row', 'rows')} of {self.path}"):
+            for name, size in self._held_out.items():
+                rest = np.flatnonzero(splits == "train")
+                classes = dict(zip(rest.tolist(), labels[rest].tolist(), strict=True))
+                splits[list(sample_groups(classes, "rows", name, size, self.split_seed))] = name
         return splits
 
     @cached_property
@@ -133,9 +135,14 @@ class TableDataModule(ClassificationDataModule):
             ValueError: If they or their splits are others than in the training: those to test may be known from it.
         """
         labelled = self.splits != LEFT_OUT
-        inputs, labels = self._encode(self.table[labelled], self.path, trained=self.splits[labelled] == "train")
-        content = inputs.numpy().tobytes() + labels.numpy().tobytes() + ",".join(self.splits).encode()
-        digest = hashlib.sha256(content).hexdigest()
+        trained = self.splits[labelled] == "train"
+        select = partial(self._select, rows=labelled)
+        inputs, labels = self._encode(self.table.loc[labelled, self.target], select, self.table, self.path, trained)
+        self._cells.clear()  # of no further use
+        content = hashlib.sha256(inputs.numpy().data)
+        content.update(labels.numpy().data)
+        content.update(",".join(self.splits).encode())
+        digest = content.hexdigest()
         if self.fitted.setdefault("digest", digest) != digest:
             if self.resumes:
                 raise self._other_data("other rows or another split")
@@ -179,14 +186,19 @@ class TableDataModule(ClassificationDataModule):
             self.tested = self.table[self.splits == split]
             return self._rows_of(split)
         table = self._read(self.test_path)
-        self.tested = table[self._read_classes(table)[0] >= 0]
+        self.tested = table[self._read_classes(table[self.target])[0] >= 0]
         if unlabelled := len(table) - len(self.tested):
             logger.warning(
                 f"left out: {count_noun(unlabelled, 'row', 'rows')} of {self.test_path} without {self.target}"
             )
         if self.tested.empty:
             raise ValueError(f"{self.test_path} has no row with a {self.target}")
-        return self._encode(self.tested, self.test_path)
+        tested = self.tested
+
+        def select(name: str) -> Cells:
+            return read_cells(tested[name], self.missing)
+
+        return self._encode(tested[self.target], select, table, self.test_path)
 
     def _rows_of(self, split: str) -> Batch:
         inputs, labels = self.rows
@@ -231,28 +243,30 @@ class TableDataModule(ClassificationDataModule):
             )
         return frame
 
-    def _read_classes(self, frame: "DataFrame") -> tuple[Indices, list[str]]:
+    def _read_classes(self, target: "Series") -> tuple[Indices, list[str]]:
         """Return the class of each row, -1 where it has none, shape (N,); and their names as they come."""
         legacy = any("missing_values" not in column for column in self.fitted.get("columns", ()))
-        return read_names(frame[self.target], {*self.missing, *(LEGACY_NO_CLASS if legacy else ())})
+        return read_names(target, {*self.missing, *(LEGACY_NO_CLASS if legacy else ())})
 
     def _learn(self) -> dict[str, Any]:
         if unlabelled := int((self.splits == LEFT_OUT).sum()):
             logger.warning(f"left out: {count_noun(unlabelled, 'row', 'rows')} of {self.path} without {self.target}")
         for line in odd_classes(self.table[self.target], self.splits, self._held_out, self._classes, self.missing):
             logger.warning(line)
-        train = self.table[self.splits == "train"]
-        features = train.drop(columns=self.target)
+        features = [name for name in self.table if name != self.target]
         for name in self.drop:
             if name not in features:
-                raise ValueError(f"drop: {self.path} has no column {name}{suggest(name, features.columns)}")
-        labels, names = self._read_classes(train)
+                raise ValueError(f"drop: {self.path} has no column {name}{suggest(name, features)}")
+        train = self.splits == "train"
+        labels, names = self._read_classes(self.table.loc[train, self.target])
         classes = in_order(names)
         labels = np.array([classes.index(name) for name in names])[labels]
-        features = features.drop(columns=list(self.drop))
-        with progress(f"learning the {count_noun(features.shape[1], 'column', 'columns')} of {self.path}"):
-            columns, left_out = learn_columns(features, labels, len(self.table), self.missing, self.decimal)
-            found = find_leaky_columns(features, columns, labels)
+        features = [name for name in features if name not in self.drop]
+        with progress(f"learning the {count_noun(len(features), 'column', 'columns')} of {self.path}"):
+            cells = {name: self._select(name, train) for name in features}
+            separator = self.table.attrs.get("separator")
+            columns, left_out = learn_columns(cells, labels, len(self.table), separator, self.missing, self.decimal)
+            found = find_leaky_columns(cells, columns, labels)
         if found:
             without = shlex.quote(json.dumps([*self.drop, *found], ensure_ascii=False))
             logger.warning(
@@ -260,8 +274,21 @@ class TableDataModule(ClassificationDataModule):
             )
         return {"classes": classes, "columns": columns, "left_out": left_out}
 
-    def _encode(self, frame: "DataFrame", file: str | Path, trained: NDArray[np.bool_] | None = None) -> Batch:
-        labels, names = self._read_classes(frame)
+    def _select(self, name: str, rows: NDArray[np.bool_]) -> Cells:
+        """Return the cells of a column in some rows of `path`; each value is parsed once for all of them."""
+        if name not in self._cells:
+            self._cells[name] = read_cells(self.table[name], self.missing)
+        return self._cells[name].select(rows)
+
+    def _encode(
+        self,
+        target: "Series",
+        select: Callable[[str], Cells],
+        table: "DataFrame",
+        file: str | Path,
+        trained: NDArray[np.bool_] | None = None,
+    ) -> Batch:
+        labels, names = self._read_classes(target)
         places = {name: place for place, name in enumerate(self.class_names)}
         if unknown := [name for name in names if name not in places]:
             raise ValueError(
@@ -270,7 +297,8 @@ class TableDataModule(ClassificationDataModule):
             )
         labels = np.array([places[name] for name in names])[labels]
         learned_from = None if trained is None else np.where(trained, labels, -1)
-        with progress(f"encoding {count_noun(len(frame), 'row', 'rows')} of {file}"):
-            columns = self._learned["columns"]
-            inputs: Tensor = torch.from_numpy(encode(frame, columns, file, learned_from, self.missing))
+        columns, separator = self._learned["columns"], table.attrs.get("separator")
+        with progress(f"encoding {count_noun(len(target), 'row', 'rows')} of {file}"):
+            cells = {name: select(name) for name in table if name in {column["name"] for column in columns}}
+            inputs: Tensor = torch.from_numpy(encode_cells(cells, columns, file, separator, learned_from))
         return inputs, torch.from_numpy(labels)

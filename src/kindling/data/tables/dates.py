@@ -192,6 +192,8 @@ def field_order(text: str) -> str | None:
         >>> field_order("14/03/2024"), field_order("03/14/24 9:00"), field_order("03/04/2024"), field_order("3.4.2024")
         ('day', 'month', '?', None)
     """
+    if text.isascii() and "/" not in text and "-" not in text:
+        return None  # at once, as most texts
     if len(text) > LONGEST or not (found := FIELDS.fullmatch(split_time(text)[0])):
         return None
     first, second = int(found[1]), int(found[3])

@@ -4,9 +4,10 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from kindling.data.tables.cells import Cells
 from kindling.data.tables.dates import field_order
 from kindling.data.tables.quantities import decimal_evidence
-from kindling.data.tables.values import Cells
+from kindling.data.tables.values import are_texts
 
 SAMPLED = 1000  # values are looked at before all are
 SEPARATED = {";": ",", ",": "."}  # by the separator of the fields: a semicolon leaves the comma to the decimals
@@ -52,7 +53,7 @@ def read_style(cells: Mapping[str, Cells], separator: str | None, decimal: str |
         separator: Separator of the fields; None where it is no CSV.
         decimal: Decimal sign of the columns whose own numbers could have either.
     """
-    texts = {name: [value for value in column.values if isinstance(value, str)] for name, column in cells.items()}
+    texts = {name: texts_of(column) for name, column in cells.items()}
     signs = {
         name: _count([text for text in column if "." in text or "," in text], decimal_evidence)
         for name, column in texts.items()
@@ -68,6 +69,11 @@ def read_style(cells: Mapping[str, Cells], separator: str | None, decimal: str |
         first_fields=orders,
         first_field=_majority(Counter(orders.values()), "day", "month"),
     )
+
+
+def texts_of(cells: Cells) -> list[str]:
+    """Return the values that are texts."""
+    return cells.values if are_texts(cells.values) else [value for value in cells.values if isinstance(value, str)]
 
 
 def _count(texts: Sequence[str], tell: Callable[[str], str | None]) -> Counter[str | None]:

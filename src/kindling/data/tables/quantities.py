@@ -30,7 +30,8 @@ CURRENCY = (
     rf"(?:[A-Z]{{0,3}}[{SIGNS}]|(?:USD|EUR|GBP|JPY|CNY|CHF|CAD|AUD|NZD|INR|BRL|MXN|SEK|NOK|DKK|PLN|CZK|HUF|TRY|RUB|ZAR"
     r"|KRW|SGD|HKD|Rs\.?|kr\.?|zł)(?![^\W\d_]))"
 )
-UNIT = rf"(?![APap]\.?[Mm]\.?$)(?:[%‰°\"'{SIGNS}]|/?[^\W\d_])[^\d()_+\n,;:=-]{{0,14}}[23]?"
+FRACTIONS = "¼½¾\u2150-\u215f\u2189"  # letters to a regular expression, but 5½ is not 5 of a unit
+UNIT = rf"(?![{FRACTIONS}])(?![APap]\.?[Mm]\.?$)(?:[%‰°\"'{SIGNS}]|/?[^\W\d_])[^\d()_+\n,;:=-]{{0,14}}[23]?"
 BODY = r"[0-9.,](?:[0-9.,' ]*[0-9.,])?(?:[eE][+-]?[0-9]+)?"
 QUANTITY = re.compile(rf"([+-]?) ?({CURRENCY})? ?([+-]?)({BODY})(?:[.,]--?)? ?({UNIT})?((?<=[0-9])-)?")
 ACCOUNTING = re.compile(rf"({CURRENCY})? ?\(({CURRENCY})? ?({BODY}) ?(%)?\) ?({UNIT})?")
@@ -46,6 +47,8 @@ NUMBER = {
 }
 # A whole column of numbers without any decoration, one a line: most are, and one match is much faster than many.
 PLAIN = {decimal: re.compile(rf"(?:-?[0-9]++(?:[{decimal}][0-9]++)?\n)*+") for decimal in DECIMALS}
+# Of most numbers with a decimal sign it is plain at once: 12.5, but not 1.234.
+OBVIOUS = re.compile(r"-?[0-9]{1,25}([.,])(?![0-9]{3}$)[0-9]{1,25}")
 CURRENCIES = {"usd": "$", "us$": "$", "eur": "€", "gbp": "£", "jpy": "¥", "inr": "₹"} | {
     "dollar": "$",
     "euro": "€",
@@ -189,6 +192,8 @@ def decimal_evidence(text: str) -> str | None:
     """
     if "." not in text and "," not in text:
         return None
+    if obvious := OBVIOUS.fullmatch(text):
+        return obvious[1]
     if not (parts := _split(text)):
         return None
     able = [decimal for decimal in DECIMALS if NUMBER[decimal].fullmatch(parts[0])]

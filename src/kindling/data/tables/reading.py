@@ -6,19 +6,20 @@ the separator of the fields, and what the training file had. So is the order of 
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from kindling.data.tables.cells import Cells
 from kindling.data.tables.dates import as_days, field_order, read_days, short_years
-from kindling.data.tables.file_style import SAMPLED, FileStyle, read_style
+from kindling.data.tables.file_style import SAMPLED, FileStyle, read_style, texts_of
 from kindling.data.tables.quantities import DECIMALS, LARGEST, as_number, decimal_evidence, read_quantities
 from kindling.data.tables.ranges import CLEARLY, misfit, range_of
 from kindling.data.tables.units import adapt_units, convert, find_units, tell_units
-from kindling.data.tables.values import LEGACY_MISSING, MISSING_WORD, Cells, Column, Floats, Indices, as_name, in_brief
+from kindling.data.tables.values import LEGACY_MISSING, MISSING_WORD, Column, Floats, Indices, as_name, in_brief
 from kindling.utils.text import count_noun, join_names
 
 logger = logging.getLogger(__name__)
@@ -44,7 +45,10 @@ def learn_kind(name: str, cells: Cells, style: FileStyle, missing: Sequence[str]
     for learn in (
         (_learn_date, _learn_number) if _is_compact(cells) or not _has_numbers(cells) else (_learn_number, _learn_date)
     ):
-        column, numbers = learn(name, cells, style)
+        found = learn(name, cells, style)
+        if found is None:
+            continue
+        column, numbers = found
         known = ~np.isnan(numbers)
         markers = _find_markers(cells, known)
         if markers is None:
@@ -64,7 +68,7 @@ def tell_ambiguous(columns: Sequence[Column], cells: Mapping[str, Cells], style:
     numbers = {column["name"]: column["decimal"] for column in columns if column["kind"] == "number"}
     unclear: dict[str, str] = {}
     for name in numbers.keys() & style.ambiguous if style.decimal is None else ():
-        text = next(text for text in _texts(cells[name]) if decimal_evidence(text) == "?")
+        text = next(text for text in texts_of(cells[name]) if decimal_evidence(text) == "?")
         if style.decimals[name] is None and (style.separated == "," or numbers[name] not in text):
             unclear[name] = text
     for decimal in DECIMALS:
@@ -81,10 +85,6 @@ def _has_numbers(cells: Cells) -> bool:
     return not np.isnan(read_quantities([cells.values[code] for code in codes.tolist()], ".")[0]).all()
 
 
-def _texts(cells: Cells) -> list[str]:
-    return [value for value in cells.values if isinstance(value, str)]
-
-
 def _is_compact(cells: Cells) -> bool:
     """Whether all values are dates such as 20240314, with or without a time; not just any numbers of 8 digits."""
     names = map(as_name, cells.values)
@@ -94,26 +94,43 @@ def _is_compact(cells: Cells) -> bool:
     )
 
 
-def _learn_number(name: str, cells: Cells, style: FileStyle) -> tuple[Column, Floats]:
+def _learn_number(name: str, cells: Cells, style: FileStyle) -> tuple[Column, Floats] | None:
+    if _are_others(cells, lambda values: read_quantities(values, ".")[0]):  # no number in either decimal sign
+        return None
     decimal = style.decimal_of(name) or _grouping(cells) or style.separated or "."
-    numbers, units = read_quantities(cells.values, decimal)
+    numbers, units = cells.quantities(decimal)
     column = {"name": name, "kind": "number", "decimal": decimal, "units": find_units(numbers, units, cells.counts)}
     return column, convert(numbers, units, column)
 
 
-def _learn_date(name: str, cells: Cells, style: FileStyle) -> tuple[Column, Floats]:
+def _learn_date(name: str, cells: Cells, style: FileStyle) -> tuple[Column, Floats] | None:
     day_first = style.day_first(name)
     if day_first is None:
         day_first = style.decimal == ","  # where people write 1,5 the day comes first
-    if short_years(_texts(cells)):
+    if short_years(texts_of(cells)):
         day_first = None
-    column: Column = {"name": name, "kind": "date", "day_first": day_first}
-    return column, read_values(cells.values, column)
+    if _are_others(cells, lambda values: read_days(values, day_first)):
+        return None
+    return {"name": name, "kind": "date", "day_first": day_first}, cells.days(day_first)
+
+
+def _are_others(cells: Cells, read: Callable[[Sequence[Any]], Floats]) -> bool:
+    """Whether the first values alone rule out a column of numbers: a long text column is not parsed to its end."""
+    if not np.isnan(read(cells.values[:MANY_NUMBERS])).all():
+        return False
+    rows = cells.counts.cumsum()
+    first = int(np.searchsorted(rows, 2 * (1 - NUMERIC_SHARE) * len(cells.codes))) + MANY_NUMBERS
+    strays = np.isnan(read(cells.values[:first]))
+    for place in np.flatnonzero(strays).tolist():
+        strays[place] = not MISSING_WORD.fullmatch(as_name(cells.values[place]))
+    return bool(
+        strays.sum() > MOST_MARKERS and cells.counts[:first][strays].sum() > (1 - NUMERIC_SHARE) * cells.counts.sum()
+    )
 
 
 def _grouping(cells: Cells) -> str | None:
     """Return the decimal sign where 1.234 or 1,234 must be grouped: only numbers below 1000 have neither sign."""
-    texts = _texts(cells)
+    texts = texts_of(cells)
     signed = [text for text in texts if decimal_evidence(text) == "?"]
     bare = [text for text in texts if text.isdigit()]
     if len(signed) < 3 or not bare or max(map(len, bare)) > 3 or len(signed) + len(bare) < len(texts):
@@ -143,11 +160,11 @@ def _tell_learned(column: Column, cells: Cells, markers: Sequence[str], style: F
         logger.warning(f"column {name}: these values of the training rows count as missing: {texts}")
     if column["kind"] == "number":
         tell_units(column, cells)
-    elif (years := short_years(_texts(cells))) is not None:
-        date, order = _texts(cells)[0], "year" if years else "day" if column["day_first"] else "month"
+    elif (years := short_years(texts_of(cells))) is not None:
+        date, order = texts_of(cells)[0], "year" if years else "day" if column["day_first"] else "month"
         logger.warning(f"column {name}: {date} is read with the {order} first; write years with four digits to be sure")
     elif style.day_first(name) is None:
-        dates, order = _texts(cells), "day" if column["day_first"] else "month"
+        dates, order = texts_of(cells), "day" if column["day_first"] else "month"
         unclear = (text for text in dates[:: len(dates) // SAMPLED + 1] if field_order(text) == "?")
         if example := next(unclear, None):
             logger.warning(
@@ -165,7 +182,7 @@ def as_numbers(cells: Cells, column: Column) -> tuple[Floats, Indices]:
     Returns:
         The numbers, float64 (N,), NaN where there is none; and the rows of what is given but no number.
     """
-    numbers = np.append(read_values(cells.values, column), np.nan)[cells.codes]
+    numbers = np.append(read_values(cells, column), np.nan)[cells.codes]
     return numbers, np.flatnonzero(np.isnan(numbers) & (cells.codes >= 0))
 
 
@@ -181,12 +198,12 @@ def drop_missing_words(cells: Cells, strays: Indices, what: str) -> Indices:
     return kept
 
 
-def read_values(values: Sequence[Any], column: Column) -> Floats:
-    """Read different values as the numbers or days that a column holds; NaN where one is none."""
+def read_values(cells: Cells, column: Column) -> Floats:
+    """Read the distinct values as the numbers or days that a column holds; NaN where one is none."""
     if column["kind"] == "date":
-        return read_days(values, column["day_first"])
-    numbers = convert(*read_quantities(values, column["decimal"]), column)
-    return numbers if "missing_values" in column else _read_as_before(values, numbers, column["decimal"])
+        return cells.days(column["day_first"])
+    numbers = convert(*cells.quantities(column["decimal"]), column)
+    return numbers if "missing_values" in column else _read_as_before(cells.values, numbers, column["decimal"])
 
 
 def _read_as_before(values: Sequence[Any], numbers: Floats, decimal: str) -> Floats:
@@ -224,7 +241,7 @@ def adapt_columns(
 def _adapt(column: Column, cells: Cells, style: FileStyle, what: str) -> Column:
     if column["kind"] == "date":
         day_first = style.day_first(column["name"])
-        if short_years(_texts(cells)):
+        if short_years(texts_of(cells)):
             return column | {"day_first": None}
         return column if day_first is None or column["day_first"] is None else column | {"day_first": day_first}
     if column["kind"] == "number":
@@ -240,7 +257,8 @@ def _decimal_here(column: Column, cells: Cells, style: FileStyle) -> str:
         return told
     if name not in style.ambiguous:
         return learned
-    unclear = [text for text in _texts(cells) if decimal_evidence(text) == "?"]
+    values = [text for text in texts_of(cells) if decimal_evidence(text) == "?"]
+    unclear = Cells(np.arange(len(values)), values)
     point, comma = (misfit(read_values(unclear, column | {"decimal": decimal}), column) for decimal in (".", ","))
     if abs(point - comma) > CLEARLY:
         return "." if point < comma else ","

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from kindling.data.tables.cells import read_names
 from kindling.data.tables.quantities import as_number
-from kindling.data.tables.values import MISSING_WORD, Indices, in_order, missing_option, read_names
+from kindling.data.tables.values import MISSING_WORD, Indices, in_order, missing_option
 from kindling.utils.text import join_names
 
 if TYPE_CHECKING:

@@ -3,13 +3,14 @@
 import logging
 import math
 from collections import Counter
-from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
-from kindling.data.tables.quantities import is_currency, is_plain, is_typed_number, read_quantities, same_unit
+from kindling.data.tables.cells import Cells
+from kindling.data.tables.quantities import is_currency, is_typed_number, same_unit
 from kindling.data.tables.ranges import CLEARLY, in_words, is_far_outside, misfit
-from kindling.data.tables.values import Cells, Column, Floats, Indices, in_brief
+from kindling.data.tables.values import Column, Floats, Indices, in_brief
 from kindling.utils.text import count_noun, join_names
 
 logger = logging.getLogger(__name__)
@@ -17,7 +18,7 @@ logger = logging.getLogger(__name__)
 RARE = 0.05  # of the values have a unit by mistake
 
 
-def find_units(numbers: Floats, units: Sequence[str], counts: Indices) -> list[str]:
+def find_units(numbers: Floats, units: NDArray[np.object_], counts: Indices) -> list[str]:
     """Return the unit of most values that have one, or all currencies; empty where hardly any has one.
 
     Args:
@@ -25,7 +26,7 @@ def find_units(numbers: Floats, units: Sequence[str], counts: Indices) -> list[s
         units: Their units, "" where they have none.
         counts: Rows that hold each value, (N,).
     """
-    if not any(units):
+    if not units.any():
         return []
     rows: Counter[str] = Counter()
     for number, unit, count in zip(numbers.tolist(), units, counts.tolist(), strict=True):
@@ -37,10 +38,10 @@ def find_units(numbers: Floats, units: Sequence[str], counts: Indices) -> list[s
     return [*filter(is_currency, found)] if is_currency(found[0]) else found[:1]
 
 
-def convert(numbers: Floats, units: Sequence[str], column: Column) -> Floats:
+def convert(numbers: Floats, units: NDArray[np.object_], column: Column) -> Floats:
     """Keep the numbers in a unit of the column, converted by its factors; NaN takes the place of the others."""
     factors = {"": 1.0} | dict.fromkeys(_learned_units(column), 1.0) | column.get("factors", {})
-    if not any(units):
+    if not units.any():
         return numbers * factors[""] if factors[""] != 1 else numbers
     if "units" not in column:  # learned before units were: signs of currencies and percent did not matter
         factors |= {unit: 1.0 for unit in units if unit == "%" or is_currency(unit)}
@@ -59,8 +60,8 @@ def tell_units(column: Column, cells: Cells) -> None:
     if len(units) > 1:
         logger.warning(f"column {name} has several currencies, {join_names(units, 5)}: they are not converted")
     elif units:
-        numbers, found = read_quantities(cells.values, column["decimal"])
-        bare = sum(cells.counts[[not unit for unit in found] & ~np.isnan(numbers)].tolist())
+        numbers, found = cells.quantities(column["decimal"])
+        bare = sum(cells.counts[(found == "") & ~np.isnan(numbers)].tolist())
         if bare:
             values = count_noun(bare, "training value has", "training values have")
             logger.warning(f"column {name}: {values} no {units[0]}; it is assumed")
@@ -80,10 +81,9 @@ def adapt_units(column: Column, cells: Cells, what: str) -> dict[str, float]:
     Raises:
         ValueError: If the units are different, or if one is absent and the numbers are then far from the training.
     """
-    typed = all(map(is_typed_number, cells.values))
-    if "units" not in column or (not column["units"] and (typed or is_plain(cells.values, column["decimal"]))):
+    if "units" not in column:
         return {}
-    numbers, units = read_quantities(cells.values, column["decimal"])
+    numbers, units = cells.quantities(column["decimal"])
     here, learned = find_units(numbers, units, cells.counts), _learned_units(column)
     if {*here} & {*learned} or here == learned or np.isnan(numbers).all():
         return {}
@@ -105,7 +105,7 @@ def adapt_units(column: Column, cells: Cells, what: str) -> dict[str, float]:
             f"{what} {differs}, and values such as {example} are far from those of the training, {in_words(column)}: "
             "convert them"
         )
-    if best or not typed:
+    if best or not all(map(is_typed_number, cells.values)):
         read = number if here else f"{number}%" if unit == "%" else f"{number} {unit}"
         logger.warning(f"{what} {differs}: {example} is read as {read}")
     return factors[best]

@@ -1,19 +1,16 @@
-"""The cells of a table: which are missing, and what the others are called."""
+"""The values of table cells: which stand for missing ones, and what the others are called."""
 
 import json
 import math
 import re
 import shlex
 from collections.abc import Collection, Iterable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kindling.data.tables.quantities import as_number
-
-if TYPE_CHECKING:
-    from pandas import Series
 
 Floats = NDArray[np.floating[Any]]
 Indices = NDArray[np.integer[Any]]
@@ -53,71 +50,14 @@ LEGACY_NO_CLASS = frozenset(
 )
 
 
-class Cells(NamedTuple):
-    """The cells of a column, each different value once.
-
-    Attributes:
-        codes: Index into `values` for each row, -1 where the cell is missing, shape (N,).
-        values: Texts without surrounding spaces, or typed values such as floats.
-    """
-
-    codes: Indices
-    values: list[Any]
-
-    @property
-    def counts(self) -> Indices:
-        """Number of rows that hold each value."""
-        return np.bincount(self.codes[self.codes >= 0], minlength=len(self.values))
-
-
 def strip_text(value: Any) -> Any:
     """Return a text without white space around it, and any other value as it is."""
     return value.strip() if isinstance(value, str) else value
 
 
-def read_cells(column: "Series", missing: Collection[str] = ()) -> Cells:
-    """Read a column; a cell is missing where it is empty or one of the texts in `missing`."""
-    codes, uniques = column.factorize()
-    values = uniques.tolist()
-    strip = str.strip if are_texts(values) else strip_text  # the method is fast: millions of texts pass here
-    values = [*map(strip, values)]
-    absent = [value == "" for value in values] if "" in values else []
-    if missing:
-        absent = [as_name(value) in ("", *missing) for value in values]
-    if any(absent):
-        kept = ~np.array(absent)
-        codes = np.append(np.where(kept, np.cumsum(kept) - 1, -1), -1)[codes]
-        values = [value for value, keep in zip(values, kept.tolist(), strict=True) if keep]
-    return Cells(codes, values)
-
-
-def as_categorical(column: "Series") -> "Series":
-    """Return a column of texts that holds each different one once."""
-    import pandas as pd  # half a second to import, needed by tables alone
-
-    return pd.Series(pd.Categorical.from_codes(*column.factorize()), column.index)
-
-
 def are_texts(values: Collection[object]) -> bool:
     """Whether all values are texts."""
     return set(map(type, values)) <= {str}
-
-
-def read_names(column: "Series", missing: Collection[str] = ()) -> tuple[Indices, list[str]]:
-    """Read a column as names.
-
-    Returns:
-        For each row the index of its name in the list, or -1 where it is missing, shape (N,); and the different names
-        in order of appearance.
-    """
-    return name_cells(read_cells(column, missing))
-
-
-def name_cells(cells: Cells) -> tuple[Indices, list[str]]:
-    """Read cells as names; see `read_names`."""
-    names = [*map(as_name, cells.values)]
-    place = {name: number for number, name in enumerate(dict.fromkeys(names))}
-    return np.array([*(place[name] for name in names), -1])[cells.codes], list(place)
 
 
 def as_name(value: object) -> str:

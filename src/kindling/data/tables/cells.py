@@ -1,0 +1,118 @@
+"""The cells of a table column, each distinct value once."""
+
+from collections.abc import Collection
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kindling.data.tables.dates import read_days
+from kindling.data.tables.quantities import read_quantities
+from kindling.data.tables.values import Floats, Indices, are_texts, as_name, strip_text
+
+if TYPE_CHECKING:
+    from pandas import Series
+
+
+class Cells:
+    """The cells of a column, each distinct value once, and parsed once whatever rows of it are selected.
+
+    Args:
+        codes: Index into `values` for each row, -1 where the cell is missing, shape (N,).
+        values: Texts without surrounding spaces, or typed values such as floats.
+        whole: The cells that these were selected from.
+        places: Index of each value into those of `whole`.
+    """
+
+    def __init__(
+        self, codes: Indices, values: list[Any], whole: "Cells | None" = None, places: Indices | None = None
+    ) -> None:
+        self.codes = codes
+        self.values = values
+        self.whole = whole
+        self.places = np.arange(len(values)) if places is None else places
+        self.parsed: dict[Any, Any] = {}
+
+    @cached_property
+    def counts(self) -> Indices:
+        """Number of rows that hold each value."""
+        return np.bincount(self.codes[self.codes >= 0], minlength=len(self.values))
+
+    def select(self, rows: Indices | NDArray[np.bool_]) -> "Cells":
+        """Return the cells of some rows, with their values in order of appearance."""
+        import pandas as pd  # half a second to import, needed by tables alone
+
+        codes, values = pd.factorize(self.codes[rows])
+        return _without(self, codes, values, values < 0)
+
+    def drop(self, texts: Collection[str]) -> "Cells":
+        """Return the cells where those that hold one of the texts are missing."""
+        if not texts:
+            return self
+        absent = np.array([as_name(value) in texts for value in self.values], dtype=bool)
+        return _without(self, self.codes, np.arange(len(absent)), absent) if absent.any() else self
+
+    def quantities(self, decimal: str) -> tuple[Floats, NDArray[np.object_]]:
+        """Return the values as numbers and units, see `read_quantities`."""
+        if self.whole is not None:
+            numbers, units = self.whole.quantities(decimal)
+            return numbers[self.places], units[self.places]
+        if decimal not in self.parsed:
+            numbers, found = read_quantities(self.values, decimal)
+            self.parsed[decimal] = numbers, np.array(found, dtype=object)
+        parsed: tuple[Floats, NDArray[np.object_]] = self.parsed[decimal]
+        return parsed
+
+    def days(self, day_first: bool | None) -> Floats:
+        """Return the values as days, see `read_days`."""
+        if self.whole is not None:
+            return self.whole.days(day_first)[self.places]
+        if day_first not in self.parsed:
+            self.parsed[day_first] = read_days(self.values, day_first)
+        days: Floats = self.parsed[day_first]
+        return days
+
+
+def _without(cells: Cells, codes: Indices, places: Indices, absent: NDArray[np.bool_]) -> Cells:
+    """Return cells without absent values.
+
+    Args:
+        cells: The cells that the values come from.
+        codes: Index into `places` for each row, -1 where missing.
+        places: Index into the values of `cells`.
+        absent: Which of `places` count as missing.
+    """
+    if absent.any():
+        codes = np.append(np.where(absent, -1, np.cumsum(~absent) - 1), -1)[codes]
+        places = places[~absent]
+    values = [cells.values[place] for place in places.tolist()]
+    return Cells(codes, values, cells.whole or cells, cells.places[places])
+
+
+def read_cells(column: "Series", missing: Collection[str] = ()) -> Cells:
+    """Read a column; a cell is missing where it is empty or one of the texts in `missing`."""
+    codes, uniques = column.factorize()
+    values = uniques.tolist()
+    strip = str.strip if are_texts(values) else strip_text  # the method is fast: millions of texts pass here
+    cells = Cells(codes, [*map(strip, values)])
+    return cells.drop({"", *missing}) if missing or "" in cells.values else cells
+
+
+def read_names(column: "Series", missing: Collection[str] = ()) -> tuple[Indices, list[str]]:
+    """Read a column as names.
+
+    Returns:
+        For each row the index of its name in the list, or -1 where it is missing, shape (N,); and the different names
+        in order of appearance.
+    """
+    return name_cells(read_cells(column, missing))
+
+
+def name_cells(cells: Cells) -> tuple[Indices, list[str]]:
+    """Read cells as names; see `read_names`."""
+    names = [*map(as_name, cells.values)]
+    place = {name: number for number, name in enumerate(dict.fromkeys(names))}
+    if len(place) == len(names):
+        return cells.codes, names
+    return np.array([*(place[name] for name in names), -1])[cells.codes], list(place)
