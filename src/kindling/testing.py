@@ -30,7 +30,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 from typing_extensions import override
 
 from kindling.cli.entry_point import main
-from kindling.cli.lightning_cli import has_stage
+from kindling.cli.stages import has_stage
 from kindling.data import BaseDataModule, ClassificationDataModule
 from kindling.data.datamodule import ArrayDataset
 from kindling.data.loading import targets_of

@@ -1,23 +1,21 @@
 """`kindling fit`, `validate`, `test` and `predict`: LightningCLI with run folders and checkpoints found by name."""
 
-import inspect
-import re
 import shlex
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import yaml
 from jsonargparse import ArgumentError, Namespace
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback, _InstantiatorFn
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from typing_extensions import override
 
-from kindling.cli.checkpoint_config import config_from_checkpoint, epochs_completed, is_training_complete, load_weights
+from kindling.cli.checkpoint_config import epochs_completed, is_training_complete, load_weights
+from kindling.cli.modules import ModuleBuilder
 from kindling.cli.option_checks import (
     apply_barebones,
     check_devices,
@@ -27,24 +25,20 @@ from kindling.cli.option_checks import (
     check_trainer,
     draw_seed,
 )
-from kindling.cli.options import KindlingArgumentParser, add_fit_options, check_nonempty_run, given_model_arguments
+from kindling.cli.options import KindlingArgumentParser, add_fit_options, check_nonempty_run
 from kindling.cli.parser_errors import CLASS_MISSING, NO_NAMES, one_line
-from kindling.cli.recipes import find_recipes
-from kindling.cli.session import RunSession
+from kindling.cli.session import RunSession, SaveConfig
+from kindling.cli.sources import Sources
+from kindling.cli.stages import has_stage, missing_methods
 from kindling.cli.summary import print_early_stop_reason, print_next_steps
-from kindling.cli.yaml_files import check_typed, read_yaml
 from kindling.data import BaseDataModule
 from kindling.data.loading import targets_of
 from kindling.evaluation.outputs import is_writable, not_written, save_predictions, save_test_results
-from kindling.models.infer import infer_arguments, with_shape
 from kindling.models.loading import check_trained
 from kindling.models.sanity_check import check_network, check_targets
-from kindling.models.task import DATA_ARGUMENTS, BaseTask
+from kindling.models.task import BaseTask
 from kindling.runs.checkpoint_contents import restoring
-from kindling.runs.checkpoints import read, restore_last
-from kindling.runs.find import find_checkpoint
 from kindling.runs.folders import RUNS, run_folder_of
-from kindling.runs.trust import sign
 from kindling.tensorboard import Dashboard, dashboard_of
 from kindling.training import (
     BestCheckpoint,
@@ -68,34 +62,11 @@ from kindling.training.terminate_on_nan import is_anomaly
 from kindling.training.user_callbacks import as_list, combine, has_progress_bar
 from kindling.tuning import diagnostics
 from kindling.utils.console import as_command, results_table, say, silence_libraries
-from kindling.utils.errors import UsageError, UsageErrorParser
-from kindling.utils.files import atomic_write
-from kindling.utils.hyperparameters import record_arguments
+from kindling.utils.errors import UsageError
 from kindling.utils.plugins import load_plugins
 from kindling.utils.text import program_name, shorten
 
 ARGUMENT = "model.init_args."  # before the name of an argument of the model in links of the parser
-
-
-class SaveConfig(SaveConfigCallback):
-    """Writes `config.yaml` when the training begins: a run that can't go on keeps the one it has."""
-
-    @override
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if stage != "fit" and not self.already_saved:
-            super().setup(trainer, pl_module, stage)
-            path = Path(trainer.log_dir or ".") / self.config_filename
-            if trainer.is_global_zero:
-                sign(path)
-
-    @override
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        path = Path(trainer.log_dir or ".") / "config.yaml"  # asked in all processes: they tell it to each other
-        with atomic_write(path) if trainer.is_global_zero else nullcontext(path) as written:
-            self.config_filename = written.name
-            super().setup(trainer, pl_module, "fit")
-            if trainer.is_global_zero:
-                sign(written)
 
 
 class KindlingCLI(LightningCLI):
@@ -112,15 +83,13 @@ class KindlingCLI(LightningCLI):
     def __init__(self, command: str, options: Sequence[str]) -> None:
         self.command = command
         self.typed = shlex.join([program_name(), command, *options])
-        self.checkpoint: Path | None = None
-        self.stored: dict[str, Any] = {}  # what the checkpoint holds; the Trainer takes it over
+        self.sources = Sources.read(command, load_plugins(options))
+        self.checkpoint = self.sources.checkpoint
+        self.builder = ModuleBuilder(self, command, self.sources)
         self.epochs_had = 0  # by the checkpoint
         self.run: RunSession | None = None
         self.is_trained = False  # whether the run that is resumed lacks only what follows its training
         self.collected = TestOutputCollector()
-        self.failure: Exception | None = None  # of the model or the data module
-        self._data: LightningDataModule | None = None  # as soon as it is built: the model may be built from it
-        self._read_sources(load_plugins(options))
         super().__init__(
             LightningModule,
             parser_class=KindlingArgumentParser,
@@ -147,42 +116,16 @@ class KindlingCLI(LightningCLI):
     @override
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         if self.command == "fit":
-            add_fit_options(parser, self.given, self._of_data)
-
-    def _of_data(self, name: str, data: LightningDataModule | None) -> Any:
-        with self._keeping_the_error():
-            return getattr(data, name, None)
-
-    def _read_sources(self, options: Sequence[str]) -> None:
-        """Read what the command line names: recipes, and the checkpoint with the configuration of its run."""
-        typed = [re.sub(r"^\?$|(?<==)\?$", '"?"', value) for value in options]  # to YAML ? alone is {null: null}
-        typed = find_recipes(typed)
-        check_typed(typed)
-        finder = UsageErrorParser(add_help=False, allow_abbrev=False)
-        finder.add_argument("--ckpt_path")
-        finder.add_argument("-c", "--config", action="append", default=[])
-        where = finder.parse_known_args(typed)[0]
-        self.configs = [Path(config) for config in where.config]
-        files = [read_yaml(path) for path in self.configs if path.is_file()]
-        stored: dict[str, Any] = {}
-        if where.ckpt_path is not None:
-            self.checkpoint = find_checkpoint(where.ckpt_path, prefer="last" if self.command == "fit" else "best")
-            self.stored = restore_last(self.checkpoint) if self.command == "fit" else read(self.checkpoint)
-            stored = config_from_checkpoint(self.checkpoint, self.stored, self.command, typed, self.configs)
-        elif self.command != "fit" and not {"-h", "--help"}.intersection(typed):
-            raise UsageError(f"{self.command} needs a trained model: --ckpt_path best, last, a run folder or a file")
-        self.given = set(given_model_arguments(typed, [*files, stored])).intersection(DATA_ARGUMENTS)
-        self.typed_options = typed
-        self.arguments = [*(["--config", yaml.safe_dump(stored)] if stored else []), *typed]
+            add_fit_options(parser, self.sources.given, self.builder.data_attribute)
 
     @override
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         command = self.command
         try:
-            self.config = parser.parse_args([command, *self.arguments])
+            self.config = parser.parse_args([command, *self.sources.arguments])
         except ArgumentError as error:
             known = self._parser(command).get_defaults().keys(branches=True)
-            raise UsageError(one_line(str(error), known, self.typed_options)) from error
+            raise UsageError(one_line(str(error), known, self.sources.typed)) from error
         for name in ("trainer", "checkpoint", "early_stopping"):
             value = self.config[command].get(name, Namespace())
             if not isinstance(value, Namespace):
@@ -201,7 +144,7 @@ class KindlingCLI(LightningCLI):
 
     def _check_typed_rate(self) -> None:
         """Raise UsageError where a learning rate is typed that the schedule would replace by its own."""
-        names = {option.split("=")[0] for option in self.typed_options}
+        names = {option.split("=")[0] for option in self.sources.typed}
         schedule = self.config[self.command].get("model.init_args.lr_scheduler")
         peak = schedule and schedule.class_path.endswith(".OneCycleLR") and schedule.get("init_args.max_lr")
         if (
@@ -219,9 +162,9 @@ class KindlingCLI(LightningCLI):
         try:
             super().instantiate_classes()
         except Exception as error:
-            if self.failure is None or error is self.failure:
+            if self.builder.failure is None or error is self.builder.failure:
                 raise
-            raise self.failure from None
+            raise self.builder.failure from None
 
     @override
     def _run_subcommand(self, subcommand: str) -> None:
@@ -232,141 +175,31 @@ class KindlingCLI(LightningCLI):
     def _add_instantiators(self) -> None:
         assert isinstance(self.parser, KindlingArgumentParser)
         self.parser.instantiators = [
-            (self._create_model, LightningModule, True),
-            (self._create_data, LightningDataModule, True),
+            (self.builder.create_model, LightningModule, True),
+            (self.builder.create_data, LightningDataModule, True),
         ]
-
-    def _create_data(
-        self, kind: type[LightningDataModule], *args: Any, applied_instantiation_links: Any, **kwargs: Any
-    ) -> LightningDataModule:
-        create = _InstantiatorFn(cli=self, key="data")
-        with self._keeping_the_error():
-            data = create(kind, *args, applied_instantiation_links=applied_instantiation_links, **kwargs)
-        self._data = data
-        record_arguments(data, kind, self._plain_arguments("data"))
-        if self.checkpoint and self.command == "fit" and isinstance(data, BaseDataModule):
-            # At once: the model will ask for the shape of its inputs.
-            data.begin_with(self.stored.get(kind.__qualname__, {}))
-        return data
-
-    def _create_model(
-        self, kind: type[LightningModule], *args: Any, applied_instantiation_links: dict[str, Any], **kwargs: Any
-    ) -> LightningModule:
-        links = applied_instantiation_links
-        with self._keeping_the_error():
-            self._complete(kind, kwargs, links)
-
-        def create(**inferred: Any) -> LightningModule:
-            known = links | {f"{ARGUMENT}{name}": value for name, value in inferred.items()}
-            create = _InstantiatorFn(cli=self, key="model")
-            return create(kind, *args, applied_instantiation_links=known, **kwargs | inferred)
-
-        is_task = issubclass(kind, BaseTask) and self.command == "fit"
-        model = with_shape(create, self._data) if is_task else create()
-        record_arguments(model, kind, self._plain_arguments("model") | {_argument(key): links[key] for key in links})
-        return model
-
-    def _complete(self, kind: type[LightningModule], kwargs: dict[str, Any], links: dict[str, Any]) -> None:
-        """Check which arguments of a model come from its data, and remove those that do not; both are changed in place.
-
-        In `fit`, what the data module does not have and the model requires is read from training samples.
-
-        Raises:
-            UsageError: If the data does not tell one that the model needs.
-        """
-        data = self.config[self.command]["data"]
-        if issubclass(kind, BaseTask) and data is None:
-            raise UsageError(f"--data must be given: {kind.__name__} has no data of its own")
-        for key, value in [*links.items()]:
-            if value is None or _argument(key) not in kwargs:  # the data does not have it, or the class
-                del links[key]
-        linked, missing = {_argument(key): key for key in links}, []
-        for name in set(DATA_ARGUMENTS).intersection(kwargs) - self.given:  # the parser asks for none of them
-            is_optional = default_of(kind, name) is not inspect.Parameter.empty
-            if name in linked and is_optional and not issubclass(kind, BaseTask):
-                del links[linked.pop(name)], kwargs[name]  # it may mean something else by the same name
-            if name not in linked and kwargs[name] is None:
-                missing += [name] * (not is_optional)
-                del kwargs[name]
-        if missing:
-            found = self._infer(kind, missing, known={*linked, *self.given})
-            kwargs.update(found)
-            links.update({f"{ARGUMENT}{name}": value for name, value in found.items()})
-
-    def _infer(self, kind: type[LightningModule], missing: Collection[str], known: Collection[str]) -> dict[str, Any]:
-        """Read required arguments of a model from training samples, and the names of the classes with their number."""
-        also = {"class_names", "input_shape"}.intersection(kind.data_arguments if issubclass(kind, BaseTask) else ())
-        wanted = [name for name in DATA_ARGUMENTS if name in missing or name in also.difference(known)]
-        found = infer_arguments(self._data, wanted) if self._data and self.command == "fit" else {}
-        if not found.keys() >= set(missing):
-            lacking = [name for name in wanted if name not in found and name != "class_names"]
-            why = f", which {type(self._data).__name__} does not have" if self._data else ""
-            options = " ".join(f"--model.{name} VALUE" for name in lacking)
-            raise UsageError(f"{kind.__name__} needs {' and '.join(lacking)}{why}: add {options}")
-        return {name: value for name, value in found.items() if name in missing or name == "class_names"}
-
-    @contextmanager
-    def _keeping_the_error(self) -> Iterator[None]:
-        """Keep an error that the parser would wrap."""
-        try:
-            yield
-        except Exception as error:
-            self.failure = error
-            raise
-
-    def _plain_arguments(self, key: str) -> dict[str, Any]:
-        """Return the arguments of the model or data module as plain values."""
-        config = self.config_dump.get(key) or {}
-        return {**config.get("init_args", {}), **config.get("dict_kwargs", {})}
 
     @override
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        load_weights(self.model, self.datamodule, self.checkpoint, self.stored)
-        if self.checkpoint and self.command == "fit":
-            if not self._is_diagnostic_run:  # which does not go on
-                self.is_trained = is_training_complete(self.checkpoint, self.stored, self.config["fit"])
-        elif self.checkpoint:
-            check_trained(self.checkpoint, self.stored)
+        """Check what was asked for, open the run folder, and build the Trainer that writes into it."""
+        self._load_checkpoint()
         config = self.config_init[self.command]["trainer"]
         check_trainer(config)
         check_nonempty_run(self.command, config, self._tests, self._is_trainable)
-        keeps = not (config["barebones"] or config["fast_dev_run"])
         if config["barebones"]:
             apply_barebones(config)
-        callbacks: list[Callback] = [AtLeastOneBatch()]
-        if config["enable_progress_bar"] is not False and not has_progress_bar(config["callbacks"]):
-            callbacks.append(ProgressBar())
-        kwargs["logger"] = False
-        if self.command == "fit":
-            watch = self.config["fit"]["watch"]
-            callbacks += [TerminateOnNaN(wait=watch), *([LayerHealthMonitor()] if watch else [])]
-        if self.command == "fit" and keeps and not self._is_diagnostic_run:
-            self.run = self._open_run()
-            kwargs |= {
-                "default_root_dir": self.run.path,
-                "logger": self.run.loggers(config["logger"], self.stored.get("global_step")),
-            }
-            callbacks += [each for each in self.run.callbacks() if self._saves or each is not self.run.resume]
-            if kwargs["logger"]:
-                self.collected = Dashboard()
-            if self.config["fit"]["profile"]:
-                kwargs["profiler"] = rank_zero_only(EpochProfiler)(self.run.path)
-                self.config["fit"]["profile"] = False  # what repeats or continues the run is not profiled too
-        else:
-            self.save_config_callback = None
-            kept = self.command == "test" and self.checkpoint and not config["fast_dev_run"]
-            if self.checkpoint and kept and is_writable(run_folder_of(self.checkpoint)):
-                self.collected = dashboard_of(self.checkpoint, self.stored["global_step"]) or self.collected
-        self.trainer_defaults["callbacks"] = [*callbacks, self.collected]
         config["strategy"] = without_spawn(config["strategy"])
         if isinstance(config["strategy"], str):
             self.config[self.command]["trainer"]["strategy"] = config["strategy"]  # for config.yaml
+        kwargs |= self._prepare_run(config)
         try:
             trainer = super().instantiate_trainer(**kwargs)
             check_devices(trainer)
-            loaded = (self.checkpoint, self.stored) if self.checkpoint and not self._is_diagnostic_run else None
+            is_loaded = self.checkpoint is not None and not self._is_diagnostic_run
+            loaded = (self.checkpoint, {**self.sources.stored}) if self.checkpoint and is_loaded else None
             write_atomically(trainer.strategy, self.run.path if self.run else None, loaded)
-            self.epochs_had, self.stored = epochs_completed(self.stored), {}
+            self.epochs_had = epochs_completed(self.sources.stored)
+            self.sources.stored.clear()  # the Trainer frees it when all is restored
             watch_processes(trainer, self._clean_up)
             return trainer
         except BaseException as error:  # Ctrl-C leaves no empty folder either
@@ -374,6 +207,45 @@ class KindlingCLI(LightningCLI):
             if isinstance(error, TypeError | RuntimeError):  # of values that the Trainer does not take
                 raise ValueError(f"the Trainer can't be built: {error}") from error
             raise
+
+    def _load_checkpoint(self) -> None:
+        stored = self.sources.stored
+        load_weights(self.model, self.datamodule, self.checkpoint, stored)
+        if self.checkpoint and self.command != "fit":
+            check_trained(self.checkpoint, stored)
+        elif self.checkpoint and not self._is_diagnostic_run:  # which does not resume
+            self.is_trained = is_training_complete(self.checkpoint, stored, self.config["fit"])
+
+    def _prepare_run(self, config: Namespace) -> dict[str, Any]:
+        """Open the run folder of a training, choose the callbacks, and return further arguments of the Trainer."""
+        callbacks: list[Callback] = [AtLeastOneBatch()]
+        if config["enable_progress_bar"] is not False and not has_progress_bar(config["callbacks"]):
+            callbacks.append(ProgressBar())
+        if self.command == "fit":
+            watch = self.config["fit"]["watch"]
+            callbacks += [TerminateOnNaN(wait=watch), *([LayerHealthMonitor()] if watch else [])]
+        arguments: dict[str, Any] = {"logger": False}
+        if self.command == "fit" and not (config["barebones"] or config["fast_dev_run"] or self._is_diagnostic_run):
+            self.run = self._open_run()
+            loggers = self.run.loggers(config["logger"], self.sources.stored.get("global_step"))
+            arguments = {"default_root_dir": self.run.path, "logger": loggers}
+            callbacks += [each for each in self.run.callbacks() if self._saves or each is not self.run.resume]
+            if loggers:
+                self.collected = Dashboard()
+            if self.config["fit"]["profile"]:
+                arguments["profiler"] = rank_zero_only(EpochProfiler)(self.run.path)
+                self.config["fit"]["profile"] = False  # what repeats or continues the run is not profiled too
+        else:
+            self.save_config_callback = None
+            if self.checkpoint and self.command == "test" and not config["fast_dev_run"]:
+                self._add_dashboard(self.checkpoint)
+        self.trainer_defaults["callbacks"] = [*callbacks, self.collected]
+        return arguments
+
+    def _add_dashboard(self, checkpoint: Path) -> None:
+        """Write the plots of a test into the run of its checkpoint, where that has some and may be written."""
+        if is_writable(run_folder_of(checkpoint)):
+            self.collected = dashboard_of(checkpoint, self.sources.stored["global_step"]) or self.collected
 
     @override
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
@@ -399,7 +271,7 @@ class KindlingCLI(LightningCLI):
 
     def _open_run(self) -> RunSession:
         name = self._run_name()
-        run = RunSession.open(name, self.checkpoint, self.configs, self.typed)
+        run = RunSession.open(name, self.checkpoint, self.sources.configs, self.typed)
         saving = self.config["fit"]["checkpoint"]
         run.resume.every_n_minutes, run.resume.every_n_steps = saving["every_n_minutes"], saving["every_n_steps"]
         if run.is_new:
@@ -407,7 +279,7 @@ class KindlingCLI(LightningCLI):
         return run
 
     def _run_name(self) -> str:
-        recipes = [config.stem for config in self.configs if config.parent.name != "with"]
+        recipes = [config.stem for config in self.sources.configs if config.parent.name != "with"]
         classes = "-".join(type(one).__name__ for one in (self.model, self.datamodule) if one is not None)
         name = self.config[self.command]["run_name"]
         name = (recipes or [classes])[0] if name is None else name
@@ -574,45 +446,6 @@ class KindlingCLI(LightningCLI):
                 f"{name} has no predict_step, and its forward does not take a whole batch: define predict_step(self, "
                 f"batch, batch_idx) in {name} ({shorten(str(error), 100)})"
             ) from error
-
-
-def _argument(link: str) -> str:
-    """Return the name of the model's argument that a link of the parser sets."""
-    return link.rpartition(".")[2]
-
-
-Model = LightningModule | type[LightningModule]
-Data = LightningDataModule | type[LightningDataModule] | None
-
-
-def has_stage(model: Model, data: Data, stage: str) -> bool:
-    """Return whether a model and its data, or their classes, have what a stage (val, test or predict) needs."""
-    return not missing_methods(model, data, stage)
-
-
-def missing_methods(model: Model, data: Data, stage: str) -> list[str]:
-    """Return the methods that a stage (val, test or predict) needs and that a model and its data lack, with the class.
-
-    Examples:
-        >>> missing_methods(LightningModule, LightningDataModule, "test")
-        ['test_step in LightningModule', 'test_dataloader in LightningDataModule']
-    """
-    step, loader = "validation_step" if stage == "val" else f"{stage}_step", f"{stage}_dataloader"
-    steps = [step, "forward"] if stage == "predict" else [step]  # Lightning's own predict_step calls forward
-    has_step = any(is_overridden(each, model, LightningModule) for each in steps)
-    has_loader = is_overridden(loader, model, LightningModule) or is_overridden(loader, data, LightningDataModule)
-    owner = model if data is None else data
-    return [f"{step} in {_name_of(model)}"] * (not has_step) + [f"{loader} in {_name_of(owner)}"] * (not has_loader)
-
-
-def _name_of(one: object) -> str:
-    return one.__name__ if isinstance(one, type) else type(one).__name__
-
-
-def default_of(cls: type, name: str) -> Any:
-    """Return the default of an argument of a class or of the base that it passes it to; empty if it has none."""
-    signatures = (inspect.signature(vars(one)["__init__"]).parameters for one in cls.__mro__ if "__init__" in vars(one))
-    return next((found[name].default for found in signatures if name in found), inspect.Parameter.empty)
 
 
 def run(command: str, options: Sequence[str]) -> None:

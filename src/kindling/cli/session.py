@@ -2,21 +2,24 @@
 
 import shutil
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
+from typing_extensions import override
 
 from kindling.runs.folders import RUNS, is_last, new_run, run_folder_of
 from kindling.runs.metadata import RunMetadata, check_is_free, recipe_name
+from kindling.runs.trust import sign
 from kindling.tensorboard.logger import run_loggers
 from kindling.training import ExactResume, PerformanceHint, PlotTrainingHistory, RunMetadataWriter, TrainingStatsMonitor
 from kindling.utils.console import as_command, say
-from kindling.utils.files import remove_temporary_files
+from kindling.utils.files import atomic_write, remove_temporary_files
 
 
 @dataclass(frozen=True)
@@ -90,3 +93,24 @@ class RunSession:
             for folder in (self.path.parent, self.path.parent.parent):
                 with suppress(OSError):
                     folder.rmdir()  # where this was the only run
+
+
+class SaveConfig(SaveConfigCallback):
+    """Writes `config.yaml` when the training begins: a run that can't go on keeps the one it has."""
+
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage != "fit" and not self.already_saved:
+            super().setup(trainer, pl_module, stage)
+            path = Path(trainer.log_dir or ".") / self.config_filename
+            if trainer.is_global_zero:
+                sign(path)
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        path = Path(trainer.log_dir or ".") / "config.yaml"  # asked in all processes: they tell it to each other
+        with atomic_write(path) if trainer.is_global_zero else nullcontext(path) as written:
+            self.config_filename = written.name
+            super().setup(trainer, pl_module, "fit")
+            if trainer.is_global_zero:
+                sign(written)

@@ -1,0 +1,71 @@
+"""What a command line names: recipes, and the checkpoint with the configuration of its run."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import yaml
+
+from kindling.cli.checkpoint_config import config_from_checkpoint
+from kindling.cli.options import given_model_arguments
+from kindling.cli.recipes import find_recipes
+from kindling.cli.yaml_files import check_typed, read_yaml
+from kindling.models.task import DATA_ARGUMENTS
+from kindling.runs.checkpoints import read, restore_last
+from kindling.runs.find import find_checkpoint
+from kindling.utils.errors import UsageError, UsageErrorParser
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where the options of a command come from.
+
+    Attributes:
+        typed: The options as typed, recipes by their path.
+        configs: The files of options among them.
+        checkpoint: The checkpoint, if one is named.
+        stored: Contents of the checkpoint.
+        stored_config: Configuration of its run, which all that is typed overrides.
+        given: Arguments of the model that are given, and need not come from the data.
+    """
+
+    typed: list[str]
+    configs: list[Path]
+    checkpoint: Path | None
+    stored: dict[str, Any]
+    stored_config: dict[str, Any]
+    given: set[str]
+
+    @classmethod
+    def read(cls, command: str, options: Sequence[str]) -> Self:
+        """Read the files that a command line names.
+
+        Raises:
+            UsageError: If the command needs a checkpoint and none is named.
+            ValueError: If a file can't be read.
+        """
+        typed = [re.sub(r"^\?$|(?<==)\?$", '"?"', value) for value in options]  # to YAML ? alone is {null: null}
+        typed = find_recipes(typed)
+        check_typed(typed)
+        parser = UsageErrorParser(add_help=False, allow_abbrev=False)
+        parser.add_argument("--ckpt_path")
+        parser.add_argument("-c", "--config", action="append", default=[])
+        named = parser.parse_known_args(typed)[0]
+        configs = [Path(config) for config in named.config]
+        files = [read_yaml(path) for path in configs if path.is_file()]
+        checkpoint, stored, config = None, {}, {}
+        if named.ckpt_path is not None:
+            checkpoint = find_checkpoint(named.ckpt_path, prefer="last" if command == "fit" else "best")
+            stored = restore_last(checkpoint) if command == "fit" else read(checkpoint)
+            config = config_from_checkpoint(checkpoint, stored, command, typed, configs)
+        elif command != "fit" and not {"-h", "--help"}.intersection(typed):
+            raise UsageError(f"{command} needs a trained model: --ckpt_path best, last, a run folder or a file")
+        given = set(given_model_arguments(typed, [*files, config])).intersection(DATA_ARGUMENTS)
+        return cls(typed, configs, checkpoint, stored, config, given)
+
+    @property
+    def arguments(self) -> list[str]:
+        """All options, in the order in which one overrides another."""
+        return [*(["--config", yaml.safe_dump(self.stored_config)] if self.stored_config else []), *self.typed]

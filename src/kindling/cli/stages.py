@@ -1,0 +1,31 @@
+"""The stages that a model and its data have: those of validation, test and prediction may be missing."""
+
+from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch.utilities.model_helpers import is_overridden
+
+Model = LightningModule | type[LightningModule]
+Data = LightningDataModule | type[LightningDataModule] | None
+
+
+def has_stage(model: Model, data: Data, stage: str) -> bool:
+    """Return whether a model and its data, or their classes, have what a stage (val, test or predict) needs."""
+    return not missing_methods(model, data, stage)
+
+
+def missing_methods(model: Model, data: Data, stage: str) -> list[str]:
+    """Return the methods that a stage (val, test or predict) needs and that a model and its data lack, with the class.
+
+    Examples:
+        >>> missing_methods(LightningModule, LightningDataModule, "test")
+        ['test_step in LightningModule', 'test_dataloader in LightningDataModule']
+    """
+    step, loader = "validation_step" if stage == "val" else f"{stage}_step", f"{stage}_dataloader"
+    steps = [step, "forward"] if stage == "predict" else [step]  # Lightning's own predict_step calls forward
+    has_step = any(is_overridden(each, model, LightningModule) for each in steps)
+    has_loader = is_overridden(loader, model, LightningModule) or is_overridden(loader, data, LightningDataModule)
+    owner = model if data is None else data
+    return [f"{step} in {_name_of(model)}"] * (not has_step) + [f"{loader} in {_name_of(owner)}"] * (not has_loader)
+
+
+def _name_of(one: object) -> str:
+    return one.__name__ if isinstance(one, type) else type(one).__name__
