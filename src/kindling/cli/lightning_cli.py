@@ -451,6 +451,9 @@ class KindlingCLI(LightningCLI):
 def run(command: str, options: Sequence[str]) -> None:
     """Runs `fit`, `validate`, `test` or `predict` with the options as typed."""
     silence_libraries()
+    if list(options[-2:]) in (["--help", "all"], ["-h", "all"]):
+        options = options[:-1]
+        KindlingArgumentParser.shows_all = True
     end_with_parent()
     watch_parents()
     with sigterm_as_interrupt():

@@ -5,7 +5,7 @@ from argparse import SUPPRESS
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from enum import Enum
 from functools import partial
-from typing import Any, Literal, NoReturn
+from typing import Any, ClassVar, Literal, NoReturn
 
 import yaml
 from jsonargparse import _typehints, set_dumper
@@ -14,6 +14,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from typing_extensions import override
 
 from kindling.cli.commands import COMMANDS
+from kindling.cli.help_pages import HelpFormatter
 from kindling.cli.recipes import recipe_table
 from kindling.cli.renamed import present_path
 from kindling.models.task import DATA_ARGUMENTS
@@ -210,6 +211,10 @@ class KindlingArgumentParser(LightningArgumentParser):
     """
 
     instantiators: list[tuple[Callable[..., Any], type, bool]] | None = None
+    shows_all: ClassVar[bool] = False  # of the Trainer's options, those that few need, too
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **{"formatter_class": HelpFormatter} | options)
 
     @override
     def instantiate_classes(self, cfg: Any, **options: Any) -> Any:
@@ -234,11 +239,15 @@ class KindlingArgumentParser(LightningArgumentParser):
     def format_help(self, *arguments: Any, **options: Any) -> str:
         command = self.prog.split()[-1]
         if command not in COMMANDS:  # the help page of one class
+            option = str(self.description).removeprefix("Help for ")
+            self.usage = option.partition(".help")[0] + " NAME [options below]"
+            self.description = ""
             return super().format_help(*arguments, **options)
         for action in self._actions:
             wanted = not action.dest.startswith("trainer") and not action.dest.endswith(("weights_only", "verbose"))
             is_config = action.dest in TITLES and "CONFIG" in str(action.metavar)
-            action.help = HELP.get(action.dest, action.help if wanted and not is_config else SUPPRESS)
+            shown = (wanted or self.shows_all) and not is_config
+            action.help = HELP.get(action.dest, action.help if shown else SUPPRESS)
         if "--plugin" not in self._option_string_actions:
             add_option(self)
         groups = [group for group in self._action_groups if group.title != "Linked arguments"]  # nothing to choose
@@ -248,6 +257,6 @@ class KindlingArgumentParser(LightningArgumentParser):
         self._action_groups = sorted(groups, key=lambda group: group.title == "trainer")
         self.usage = f"{program_name()} {command} [--config FILE ...] [--OPTION VALUE ...]"
         self.description = COMMANDS[command]
-        self.epilog = MORE
+        self.epilog = f"{program_name()} {command} --help all shows all options. {MORE}"
         recipes = f"\n{recipe_table()}\n" if command == "fit" else ""
         return super().format_help(*arguments, **options) + recipes
