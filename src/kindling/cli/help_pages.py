@@ -9,11 +9,12 @@ from jsonargparse._typehints import ActionTypeHint, get_all_subclass_paths
 from typing_extensions import override
 
 from kindling.models.task import DATA_ARGUMENTS
+from kindling.utils.plugins import LOADED
 
 WIDEST = 112  # columns: longer lines are hard to read
 BASES = {"LightningModule", "LightningDataModule", "BaseTask", "ClassificationTask", "RegressionTask"}
 BASES |= {"BaseDataModule", "ClassificationDataModule", "Averaging"}
-FEW = 12  # classes that can be named
+FEW = 16  # classes that can be named; of more, those of Kindling and of plug-ins are
 
 
 class HelpFormatter(DefaultHelpFormatter):
@@ -46,7 +47,7 @@ class HelpFormatter(DefaultHelpFormatter):
             choices, classes = [], []
         if len(choices) > 3:
             facts.append(", ".join(map(str, choices)))
-        if 0 < len(classes) <= FEW:
+        if classes:
             facts.append(", ".join(classes))
         name = action.dest.rpartition(".")[2]
         if action.required:
@@ -80,11 +81,16 @@ def _classes(action: Action) -> list[str]:
     if not isinstance(action, ActionTypeHint):
         return []
     paths = get_all_subclass_paths(action._typehint, closed_types=False)
+    if len(paths) > FEW:
+        plugins = LOADED.values()
+        paths = [path for path in paths if path.startswith("kindling.") or any(one.has(path) for one in plugins)]
     names = dict.fromkeys(path.rpartition(".")[2] for path in paths)
     return [name for name in names if name not in BASES]
 
 
 def _value_name(action: Action) -> str:
+    if isinstance(action.metavar, str) and action.metavar.isidentifier():
+        return action.metavar
     if _classes(action):
         return "NAME"
     kind = _kind(action)
