@@ -32,7 +32,7 @@ def epoch_times(root: Path, path: Path, epochs: int, bf16: bool, workers: int = 
     network = CNNClassifier(num_classes=len(data.classes), input_shape=shape, **described).network.train()
     optimizer = torch.optim.AdamW(network.parameters(), **settings["optimizer"]["init_args"])
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, **settings["lr_scheduler"]["init_args"], total_steps=epochs * len(loader)
+        optimizer, max_lr=settings["optimizer"]["init_args"]["lr"], total_steps=epochs * len(loader)
     )
     found = []
     for _ in range(epochs):

@@ -1,5 +1,6 @@
 """Runs `kindling` in a process that may be killed, for `soak.py`."""
 
+import atexit
 import os
 import signal
 import sys
@@ -197,5 +198,6 @@ def _become(options: Sequence[str], folder: Path, environment: Mapping[str, str]
         code = int(stop.code or 0)
     except BaseException:
         traceback.print_exc()
+    atexit._run_exitfuncs()  # as a process that was not forked does
     sys.stdout.flush()
     os._exit(code)

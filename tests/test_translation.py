@@ -128,7 +128,7 @@ def test_no_paragraph_is_left_in_english() -> None:
         ("\nMIT licence.", "\n## Thanks\n\nMIT licence.", '"Thanks" in README.md, "(no section)"'),
         ("kindling runs show quickstart  ", "kindling runs show synthetic  ", "show synthetic  "),
         ("make lint", "make check", "'code make check', 1 more in README.md"),
-        ("quiet()  # silences", "quiet()  # hushes", "# hushes"),
+        ("silence_libraries()  # silences", "silence_libraries()  # hushes", "# hushes"),
         ("| 1 | 610 | 8.1 |", "| 1 | 8.1 | 610 |", "['number 8.1'] and ['number 610']"),
         ("in 80 s](docs/benchmark/compare.png)", "in 80 s](docs/page.png)", "picture docs/page.png"),
         ("](docs/your-own.md)", "](docs/own.md)", "link docs/own.md"),

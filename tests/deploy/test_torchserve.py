@@ -92,7 +92,8 @@ def test_the_handler_says_what_is_wrong_with_each_request_of_a_batch(kindling: C
     assert kindling("export", "--format", "torchserve").code == 0
     shutil.unpack_archive("runs/cnn/version_0/export/model.mar", "unpacked", "zip")
     program = (
-        "import json, sys; from types import SimpleNamespace as N; from handler import Handler; h = Handler();"
+        "import json, sys; from types import SimpleNamespace as N; from torchserve_handler import Handler;"
+        "h = Handler();"
         "import kindling; assert 'unpacked' in kindling.__file__;"  # what it carries, not what is installed
         "h.initialize(N(system_properties={'model_dir': '.'}));"
         "image = [[[0.5] * 28] * 28];"

@@ -173,7 +173,8 @@ def test_what_is_changed_at_a_boundary_is_planned_for(
 
 def test_the_best_frozen_checkpoint_is_gone_on_from_with_another_rate(kindling: Command, cached: Path) -> None:
     """It was written before the epoch was over after which the backbone is unfrozen."""
-    assert kindling(*TRANSFER, *ONE_CYCLE, "--trainer.max_epochs", "1").code == 0
+    one_cycle = ["--model.lr_scheduler", "OneCycle", "--model.optimizer.lr", "0.01"]
+    assert kindling(*TRANSFER, *one_cycle, "--trainer.max_epochs", "1").code == 0
     best = RUN / "checkpoints/best.ckpt"
     more = ["--trainer.max_epochs", "3", "--model.optimizer.lr", "0.003", "--run_name", "more"]
     result = kindling("fit", "--ckpt_path", best, *more)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from lightning.pytorch import Trainer
 
 from conftest import TINY, Command, different
@@ -248,15 +249,33 @@ def test_typed_learning_rate_is_warmed_up_to_anew(kindling: Command) -> None:
     assert rates == pytest.approx([1e-4 * (step + 1) / 14 for step in range(14)], rel=1e-5)
 
 
-def test_typed_learning_rate_is_the_peak_of_a_one_cycle_schedule(kindling: Command) -> None:
-    kindling("fit", *LONG, *ONE_CYCLE)
-    more = ["--trainer.max_epochs", "6", "--trainer.log_every_n_steps", "1"]
-    kindling("fit", "--ckpt_path", "last", "--model.optimizer.lr", "1e-4", *more)
-    rates = [float(row["lr"]) for row in rows(RUN) if row["lr"] and int(row["step"]) >= 28]
-    assert max(rates) == pytest.approx(1e-4, rel=0.02)
-    kindling("fit", *LONG, *ONE_CYCLE, "--model.lr_scheduler.max_lr", "0.02", "--model.optimizer.lr", "0.5", *more)
-    rates = [float(row["lr"]) for row in rows(Path("runs/tiny/version_1")) if row["lr"]]
-    assert max(rates) == pytest.approx(0.02, rel=0.02)
+def test_one_cycle_peaks_at_the_learning_rate_of_the_optimizer(kindling: Command) -> None:
+    """Typed or from an overlay; `--print_config` shows what the run uses."""
+    one_cycle = [*LONG, "--model.lr_scheduler", "OneCycle", "--trainer.log_every_n_steps", "1"]
+
+    def peak(number: int, since: int = 0) -> float:
+        logged = rows(Path(f"runs/tiny/version_{number}"))
+        return max(float(row["lr"]) for row in logged if row["lr"] and int(row["step"]) >= since)
+
+    kindling("fit", *one_cycle, "--model.optimizer.lr", "0.01")
+    assert peak(0) == pytest.approx(0.01, rel=0.02)
+    kindling("fit", "--ckpt_path", "last", "--model.optimizer.lr", "1e-4", "--trainer.max_epochs", "6")
+    assert peak(0, since=28) == pytest.approx(1e-4, rel=0.02)
+    Path("rate.yaml").write_text("model: {init_args: {optimizer: {class_path: Adam, init_args: {lr: 0.02}}}}\n")
+    kindling("fit", *one_cycle, "--config", "rate.yaml")
+    assert peak(1) == pytest.approx(0.02, rel=0.02)
+    shown = yaml.safe_load(kindling("fit", *one_cycle, "--model.optimizer.lr", "0.03", "--print_config").out)
+    settings = shown["model"]["init_args"]
+    assert (settings["optimizer"]["init_args"]["lr"], settings["lr_scheduler"]["init_args"]["max_lr"]) == (0.03, None)
+
+
+def test_a_typed_rate_that_a_schedule_would_ignore_is_refused(kindling: Command) -> None:
+    Path("peak.yaml").write_text(
+        "model: {init_args: {lr_scheduler: {class_path: OneCycleLR, init_args: {max_lr: 0.01}}}}\n"
+    )
+    result = kindling("fit", *LONG, "--config", "peak.yaml", "--model.optimizer.lr", "0.5")
+    assert (result.code, result.err.count("\n")) == (2, 1)
+    assert "--model.optimizer.lr has no effect with OneCycleLR, whose max_lr is 0.01: add --model.lr" in result.err
 
 
 def test_a_run_that_was_never_trained_is_neither_kept_nor_measured(kindling: Command) -> None:

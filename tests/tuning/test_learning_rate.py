@@ -43,7 +43,7 @@ def test_a_schedule_with_rates_of_its_own_is_told_so(kindling: Command) -> None:
         "fit", *TINY, "--model.optimizer", "SGD", "--find_lr", "--model.lr_scheduler", json.dumps(schedule)
     )
     assert "a quarter of where the loss is lowest" in result.out
-    assert result.out.splitlines()[-1].startswith("CyclicLR goes by rates of its own: set --model.lr_scheduler.base_lr")
+    assert result.out.splitlines()[-1].startswith("CyclicLR has rates of its own: set --model.lr_scheduler.base_lr")
 
 
 @pytest.mark.parametrize("wish", ["--find_lr", "--overfit"])

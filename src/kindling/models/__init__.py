@@ -5,7 +5,6 @@ from kindling.models.cnn import CNNClassifier
 from kindling.models.ensemble import EnsembleClassifier
 from kindling.models.mlp import MLPClassifier
 from kindling.models.regression import MLPRegressor, RegressionTask
-from kindling.models.schedules import OneCycle
 from kindling.models.task import BaseTask
 from kindling.models.transfer import TransferClassifier
 
@@ -16,7 +15,6 @@ __all__ = [
     "EnsembleClassifier",
     "MLPClassifier",
     "MLPRegressor",
-    "OneCycle",
     "RegressionTask",
     "TransferClassifier",
 ]

@@ -92,7 +92,7 @@ def check_progress(path: Path, checkpoint: dict[str, Any]) -> None:
         raise ValueError(f"{path} was altered: its loops lack {'.'.join(EPOCHS)}, the number of epochs")
     for name, state in (checkpoint.get("callbacks") or {}).items():
         waited = _dict(state).get("wait_count")
-        if str(name).startswith(STOPPERS) and not (waited is not None and _is(waited, int)):
+        if str(name).startswith(STOPPERS) and not isinstance(waited, int):
             raise ValueError(f"{path} was altered: the state of {shorten(str(name), 60)} lacks wait_count")
 
 

@@ -192,9 +192,9 @@ def to_input_tensor(values: Any, shape: tuple[int, ...]) -> Tensor:
     Examples:
         A grey image of 1 x 2 pixels without its channel, then a batch of two rows of features:
 
-        >>> from_numbers([[0, 0.5]], shape=(1, 1, 2)).shape
+        >>> to_input_tensor([[0, 0.5]], shape=(1, 1, 2)).shape
         torch.Size([1, 1, 1, 2])
-        >>> from_numbers([[1, 2, 3], [4, 5, 6]], shape=(3,)).shape
+        >>> to_input_tensor([[1, 2, 3], [4, 5, 6]], shape=(3,)).shape
         torch.Size([2, 3])
     """
     inputs = torch.from_numpy(_as_array(values))

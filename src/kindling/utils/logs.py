@@ -2,14 +2,12 @@
 
 import logging
 
-from typing_extensions import override
-
 
 class ConsoleHandler(logging.Handler):
     """Print messages as they are, once however many processes train."""
 
-    @override
     def emit(self, record: logging.LogRecord) -> None:
+        """Print a message."""
         from kindling.utils.console import say  # rich takes a moment, and most commands log nothing
 
         say(self.format(record))

@@ -20,9 +20,9 @@ def suggest(name: str, known: Iterable[str], group: str = "") -> str:
     """Names the nearest known name, where one is near, upper and lower case aside.
 
     Examples:
-        >>> did_you_mean("lrr", ["lr", "momentum"], "optimizer.")
+        >>> suggest("lrr", ["lr", "momentum"], "optimizer.")
         ': did you mean optimizer.lr?'
-        >>> did_you_mean("colour", ["lr", "momentum"])
+        >>> suggest("colour", ["lr", "momentum"])
         ''
     """
     names = {candidate.lower(): candidate for candidate in known}
@@ -39,7 +39,7 @@ def shorten(text: str, most: int = 280) -> str:
     """Return a text on one printable line, without its middle where it is longer than `most` characters.
 
     Examples:
-        >>> brief("there is no file " + "x" * 50 + ": give another", most=40)
+        >>> shorten("there is no file " + "x" * 50 + ": give another", most=40)
         'there is no file xxxxx ... give another'
     """
     line = " ".join(strip_control_characters(text).split())
@@ -53,7 +53,7 @@ def count_noun(number: int, one: str, many: str) -> str:
     """Return a number and what it counts, in the singular or plural.
 
     Examples:
-        >>> counted(1, "value is", "values are"), counted(2000, "value is", "values are")
+        >>> count_noun(1, "value is", "values are"), count_noun(2000, "value is", "values are")
         ('1 value is', '2,000 values are')
     """
     return f"{number:,} {one if number == 1 else many}"
@@ -76,7 +76,7 @@ def join_names(names: Sequence[object], most: int = 20) -> str:
     """Names with commas between them; of more than `most`, the first and how many follow.
 
     Examples:
-        >>> listed(range(1000), most=3)
+        >>> join_names(range(1000), most=3)
         '0, 1, 2 and 997 more'
     """
     more = f" and {len(names) - most:,} more" if len(names) > most else ""

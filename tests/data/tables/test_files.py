@@ -60,7 +60,7 @@ def test_spaces_after_separators_and_columns_without_a_name_are_taken() -> None:
         (b"a,class\n" + b"x" * 140_000 + b",y\n", "has more than 131,072 characters; close its quotation mark"),
         (b'[{"a": "' + b'1", "b": 2}, {"a": "' * 10_000 + b'1"}]', "t.csv is not a regular CSV"),
         ("a,class\n1,x\n".encode("utf-16")[:-1], "t.csv is damaged: it begins as UTF-16"),
-        (b"a,class\n1,x\n2,y\n3,y\n4,y\n", "too few of x (1): leave these rows out, merge classes, or split them"),
+        (b"a,class\n1,x\n2,y\n3,y\n4,y\n", "too few of x (1): leave these rows out, merge classes, or split the rows"),
         (b"a,class\n1,\n2, \n", "has no values"),
     ],
 )

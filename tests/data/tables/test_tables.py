@@ -400,8 +400,8 @@ def test_each_step_that_takes_long_shows_its_progress(table: pd.DataFrame, monke
         shown.append(what)
         yield
 
-    for module in ("rows", "tablefiles", "tables"):
-        monkeypatch.setattr(f"kindling.data.{module}.progress", progress)
+    for module in ("rows", "files", "datamodule"):
+        monkeypatch.setattr(f"kindling.data.tables.{module}.progress", progress)
     data = read(predict="customers.csv")
     data.setup("predict")
     reading, encoding = "reading customers.csv", "encoding 200 rows of customers.csv"
