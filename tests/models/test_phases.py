@@ -21,7 +21,7 @@ from kindling import DigitsDataModule, MNISTDataModule, TransferClassifier
 from ranks import Ranks
 
 PARAMETERS = len(list(models.shufflenet_v2_x0_5().parameters())) - 2  # of the backbone
-ONE_CYCLE = ["--model.lr_scheduler", "OneCycleLR", "--model.lr_scheduler.max_lr", "0.01"]
+ONE_CYCLE = ["--model.lr_scheduler", "OneCycle", "--model.optimizer.lr", "0.01"]
 STEPS = ["--model.lr_scheduler", "StepLR", "--model.lr_scheduler.step_size", "1", "--model.warmup_epochs", "0.7"]
 PLATEAU = [
     *("--model.lr_scheduler", "torch.optim.lr_scheduler.ReduceLROnPlateau"),
@@ -173,8 +173,7 @@ def test_what_is_changed_at_a_boundary_is_planned_for(
 
 def test_the_best_frozen_checkpoint_is_gone_on_from_with_another_rate(kindling: Command, cached: Path) -> None:
     """It was written before the epoch was over after which the backbone is unfrozen."""
-    one_cycle = ["--model.lr_scheduler", "OneCycle", "--model.optimizer.lr", "0.01"]
-    assert kindling(*TRANSFER, *one_cycle, "--trainer.max_epochs", "1").code == 0
+    assert kindling(*TRANSFER, *ONE_CYCLE, "--trainer.max_epochs", "1").code == 0
     best = RUN / "checkpoints/best.ckpt"
     more = ["--trainer.max_epochs", "3", "--model.optimizer.lr", "0.003", "--run_name", "more"]
     result = kindling("fit", "--ckpt_path", best, *more)
