@@ -6,6 +6,7 @@ MkDocs calls `on_files`; `generate_pages` returns the same pages for the tests.
 import base64
 import contextlib
 import io
+import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -19,6 +20,7 @@ import kindling
 from kindling.cli import main
 from kindling.cli.commands import COMMANDS
 from kindling.cli.schema import recipe_schema
+from kindling.models.task import DATA_ARGUMENTS
 
 ROOT = Path(__file__).parents[1]
 TYPES = {
@@ -95,7 +97,8 @@ def type_text(schema: Schema) -> str:
     if "enum" in schema:
         return ", ".join(f"`{'null' if value is None else value}`" for value in schema["enum"])
     if "$ref" in schema:
-        return schema["$ref"].rpartition(".")[2].removesuffix(":factory")
+        bases = str(schema["$ref"]).partition(":")[2].split(":")  # any:torch.optim.optimizer.Optimizer:factory
+        return " or ".join(base.rpartition(".")[2] for base in bases if base != "factory")
     kinds = schema.get("anyOf") or schema.get("oneOf")
     if kinds:
         return " or ".join(dict.fromkeys(type_text(kind) for kind in kinds))
@@ -103,15 +106,16 @@ def type_text(schema: Schema) -> str:
     return " or ".join(TYPES.get(each, each) for each in ([kind] if isinstance(kind, str) else kind))
 
 
-def default_text(schema: Schema) -> str:
+def default_text(name: str, schema: Schema) -> str:
     """Return the default of an option as it is typed; empty if there is none."""
+    if name in DATA_ARGUMENTS:
+        return "from the data"
     if "default" not in schema:
         return ""
     value = schema["default"]
     if isinstance(value, dict) and "class_path" in value:
         value = value["class_path"].rpartition(".")[2]
-    text = {None: "null", True: "true", False: "false"}.get(value, value) if not isinstance(value, list) else value
-    return f"`{text}`"
+    return f"`{value if isinstance(value, str) else json.dumps(value)}`"
 
 
 def options_table(options: Mapping[str, Schema], prefix: str) -> str:
@@ -119,24 +123,24 @@ def options_table(options: Mapping[str, Schema], prefix: str) -> str:
     rows = ["| option | values | default | description |", "|---|---|---|---|"]
     for name, schema in options.items():
         text = " ".join(schema.get("description", "").replace("``", "`").split())
-        cells = (f"`--{prefix}{name}`", type_text(schema), default_text(schema), text)
+        cells = (f"`--{prefix}{name}`", type_text(schema), default_text(name, schema), text)
         rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(rows)
 
 
 def options_page(schema: Schema) -> str:
     """Return the options of `kindling fit` that do not belong to a model or data source."""
-    groups = {"trainer": "Trainer", "checkpoint": "Checkpoints", "early_stopping": "Early stopping"}
+    groups = {"checkpoint": "Checkpoints", "early_stopping": "Early stopping", "trainer": "Trainer"}
     general = {name: each for name, each in schema["properties"].items() if name not in groups}
     general.pop("weights_only", None)
     page = [
         "# Options of fit",
         "Each option can be typed (`--trainer.max_epochs 5`) or written in a recipe (`trainer: {max_epochs: 5}`). "
-        "A typed option overrides the recipe. [Models](models.md) and [data sources](data.md) have options of their own.",
+        "A typed option overrides the recipe. [Models](models.md) and [data sources](data.md) have their own options.",
         "## General",
         options_table(general, ""),
     ]
-    for name, title in {**{name: groups[name] for name in ("checkpoint", "early_stopping", "trainer")}}.items():
+    for name, title in groups.items():
         page += [f"## {title}", options_table(schema["properties"][name]["properties"], f"{name}.")]
     page += ["## Averaged weights"]
     for name in ("EMA", "SWA"):
