@@ -120,10 +120,10 @@ def default_text(name: str, schema: Schema) -> str:
 
 def options_table(options: Mapping[str, Schema], prefix: str) -> str:
     """Return a Markdown table of options."""
-    rows = ["| option | values | default | description |", "|---|---|---|---|"]
+    rows = ["| option | description | default | values |", "|---|---|---|---|"]
     for name, schema in options.items():
         text = " ".join(schema.get("description", "").replace("``", "`").split())
-        cells = (f"`--{prefix}{name}`", type_text(schema), default_text(name, schema), text)
+        cells = (f"`--{prefix}{name}`", text, default_text(name, schema), type_text(schema))
         rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(rows)
 

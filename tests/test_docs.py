@@ -233,5 +233,5 @@ def test_the_reference_has_every_option_and_command(kindling: Command) -> None:
     assert len(typed) > 15
     assert {option for option in typed if option not in shown} == set()
     assert all(f"## kindling {command}\n" in shown for command in COMMANDS)
-    assert "| `--model.dropout` | float | `0.0` | Probability" in shown
+    assert "| `--model.dropout` | Probability of zeroing a hidden activation, in [0, 1]. | `0.0` | float |" in shown
     assert "::: kindling.models.classification.ClassificationTask" in shown
