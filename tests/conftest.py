@@ -249,7 +249,7 @@ def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leaves out the graph and the pictures at the end of a training: they take longer than the training does here."""
     monkeypatch.setattr("torch.utils.tensorboard.SummaryWriter.add_graph", lambda *_: None)
     monkeypatch.setattr("kindling.training.training_plots.plot_history", lambda *_: None)
-    monkeypatch.setattr("kindling.tensorboard.dashboard.write_answers", lambda *_: None)
+    monkeypatch.setattr("kindling.tensorboard.dashboard.write_predictions", lambda *_: None)
 
 
 @pytest.fixture

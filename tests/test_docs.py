@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -56,6 +57,7 @@ NOT_RUN_WITH = {
     "--config with/gpu": "needs a GPU",
     "--trainer.devices 2": "tests/training train with two processes",
 }
+OTHER_PROGRAMS: set[str] = set()  # options in sentences that belong to other programs
 # Pages about runs that are there already, or that are made by a command which is not run.
 TRAINED = {
     "README.md": ["quickstart"],
@@ -235,3 +237,14 @@ def test_the_reference_has_every_option_and_command(kindling: Command) -> None:
     assert all(f"## kindling {command}\n" in shown for command in COMMANDS)
     assert "| `--model.dropout` | Probability of zeroing a hidden activation, in [0, 1]. | `0.0` | float |" in shown
     assert "::: kindling.models.classification.ClassificationTask" in shown
+
+
+def test_the_names_in_sentences_exist() -> None:
+    """Of imports and options in backticks."""
+    pages = "".join(page.read_text(encoding="utf-8") for page in [*PAGES, ROOT / "docs/your-own.md"])
+    for module, names in re.findall(r"`from (kindling[\w.]*) import ([\w, ]+)`", pages):
+        assert all(hasattr(import_module(module), name) for name in names.split(", ")), module
+    reference = "".join(str(content) for path, content in generate_pages() if path.startswith("reference/"))
+    options = set(re.findall(r"`(--[a-z]\w+(?:\.\w+)*)", pages))
+    assert len(options) > 30
+    assert {option for option in options if not re.search(rf"{option}\b", reference)} == OTHER_PROGRAMS
