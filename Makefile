@@ -28,7 +28,7 @@ lint: .venv/installed-dev
 	.venv/bin/lint-imports
 
 docs: .venv/installed-dev
-	.venv/bin/python scripts/api.py site
+	NO_MKDOCS_2_WARNING=1 .venv/bin/python -m mkdocs build --strict
 
 clean:
 	rm -rf .venv

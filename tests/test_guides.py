@@ -1,4 +1,4 @@
-"""README's and docs/your-own.md's guides: their files are written to a new project, and their commands are run."""
+"""The guide docs/your-own.md: its files are written to a new project, and its commands are run."""
 
 import ast
 import csv
@@ -53,7 +53,7 @@ def read_guide(text: str) -> Guide:
         if language in ("python", "yaml"):
             (path,) = re.findall(r"\A(?:# yaml-.*\n)?# ([\w/]+\.\w+)", block)
             guide.files[path] = block
-        elif not language:
+        elif language == "bash":
             guide.commands.extend(block.splitlines())
     return guide
 
@@ -62,8 +62,8 @@ def classes_of(code: str) -> list[str]:
     return [node.name for node in ast.parse(code).body if isinstance(node, ast.ClassDef)]
 
 
-readme = (ROOT / "README.md").read_text(encoding="utf-8").split("\n## Make it your own\n")[1].split("\n## ")[0]
-README, GUIDE = read_guide(readme), read_guide((ROOT / "docs/your-own.md").read_text(encoding="utf-8"))
+GUIDE = read_guide((ROOT / "docs/your-own.md").read_text(encoding="utf-8"))
+README = read_guide((ROOT / "README.md").read_text(encoding="utf-8"))
 
 
 class Project(NamedTuple):
@@ -101,7 +101,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     folder = parent / "leafnet"
     source = install(folder)
     imports = []
-    for path, code in (README.files | GUIDE.files).items():
+    for path, code in GUIDE.files.items():
         (folder / path).write_text(code, encoding="utf-8")
         if path.startswith("src/"):
             imports.append(f"from leafnet.{Path(path).stem} import {', '.join(classes_of(code))}\n")
@@ -110,7 +110,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     example = "import leafnet; leafnet.LeafDataModule().prepare_data()"  # `make train` has drawn it
     environment = os.environ | {"PYTHONPATH": str(source)}
     subprocess.run([sys.executable, "-c", example], cwd=folder, env=environment, check=True)
-    commands = [*README.commands, *(command for command in GUIDE.commands if "kindling new" not in command)]
+    commands = [command for command in GUIDE.commands if "kindling new" not in command]
     process = subprocess.run(
         [sys.executable, "-c", DRIVER],
         cwd=folder,
@@ -131,7 +131,7 @@ def test_these_tests_are_one_group_of_workers(request: pytest.FixtureRequest) ->
 
 def test_all_commands_are_run() -> None:
     assert len(GUIDE.commands) > 15
-    assert [command for command in README.commands + GUIDE.commands if not command.startswith(IN_BLOCKS)] == []
+    assert [command for command in GUIDE.commands if not command.startswith(IN_BLOCKS)] == []
 
 
 def test_a_file_is_short() -> None:

@@ -93,6 +93,8 @@ def test_links_lead_somewhere(page: Path) -> None:
     text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
     for link in re.findall(r"\]\((?!https?:)([^)\s]+)\)", text):
         file, _, anchor = link.partition("#")
+        if file.startswith(("reference/", "tutorials/")):  # generated: `make docs` checks links to them
+            continue
         target = (page.parent / file) if file else page
         assert target.exists(), link
         if anchor:

@@ -120,10 +120,10 @@ def test_what_was_not_trained_is_not_loaded(trained: Train) -> None:
     assert not Path("made").exists()
 
 
-def test_the_ways_to_save_and_load_of_the_readme_work(kindling: Command) -> None:
+def test_the_ways_to_save_and_load_in_the_guide_work(kindling: Command) -> None:
     few = ["--trainer.max_epochs", "1", "--trainer.limit_train_batches", "2"]
     assert kindling("fit", "--config", "configs/quickstart.yaml", *few).code == 0
-    blocks = (CONFIGS.parent / "README.md").read_text(encoding="utf-8").split("```python\n")[1:]
+    blocks = (CONFIGS.parent / "docs/python.md").read_text(encoding="utf-8").split("```python\n")[1:]
     (code,) = (block.split("```")[0] for block in blocks if "weights.pt" in block)
     names: dict[str, Any] = {}
     exec(code, names)

@@ -288,10 +288,9 @@ class BaseDataModule(LightningDataModule):
 
 
 class ClassificationDataModule(BaseDataModule):
-    """Base of the data sources whose targets are classes: a subclass also sets `num_classes` and `class_names`.
+    """Base of the data sources whose targets are classes.
 
-    Args:
-        **kwargs: See `BaseDataModule`.
+    It takes the arguments of `BaseDataModule`. A subclass also sets `num_classes` and `class_names`.
     """
 
     num_classes: int
