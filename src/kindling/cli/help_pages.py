@@ -32,7 +32,7 @@ class HelpFormatter(DefaultHelpFormatter):
     def _format_action_invocation(self, action: Action) -> str:
         names = [name for name in action.option_strings if not name.endswith("+")]
         values = ""
-        if action.nargs not in (0, "?") and not action.dest.endswith("help"):
+        if action.nargs not in (0, "?") and not action.dest.endswith(("help", "print_config")):
             choices = _choices(action)
             values = " {" + ",".join(map(str, choices)) + "}" if 0 < len(choices) < 4 else f" {_value_name(action)}"
         elif action.dest.endswith(".help"):
