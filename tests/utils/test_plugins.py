@@ -272,10 +272,10 @@ def test_a_broken_package_stops_only_commands_that_need_classes(kindling: Comman
 WRONG = {
     "--plugin my_model.py": "there is no file my_model.py: did you mean my_models.py?",
     "--plugin my_models": "there is no module my_models: did you mean my_models.py?",
-    "--plugin gone.models": "there is no module gone: give a file, or a module that is installed",
+    "--plugin gone.models": "there is no module gone: name a file or an installed module",
     "--plugin": "--plugin needs a value",
-    "--plugin random.py": "there is another module called random: rename the file",
-    "--plugin torch.py": "there is another module called torch: rename the file",
+    "--plugin random.py": "another module is called random: rename the file",
+    "--plugin torch.py": "another module is called torch: rename the file",
     "--plugin my-models.py": "rename the file so that Python can import it",
     "--plugin class.py": "rename the file so that Python can import it",
     "--plugin other": "there is no module other",

@@ -142,14 +142,14 @@ def _paused_garbage_collection() -> Iterator[None]:
 def _message(error: Exception) -> str:
     """Return the line that reports an error; empty where whoever wrote the failing code needs the traceback."""
     from kindling.cli.parser_errors import one_line
-    from kindling.utils.errors import dead_worker, without_worker
+    from kindling.utils.errors import describe_killed_worker, unwrap_worker_error
 
-    if killed := dead_worker(error):
+    if killed := describe_killed_worker(error):
         return killed
     frames = inspect.trace()
     if isinstance(error, _user_errors()):
         is_ours = frames[-1].filename.startswith(PACKAGE)
-        return one_line(without_worker(str(error))) + ("" if is_ours else " (KINDLING_DEBUG=1 shows where)")
+        return one_line(unwrap_worker_error(str(error))) + ("" if is_ours else " (KINDLING_DEBUG=1 shows where)")
     if any(map(_is_users_code, frames)):
         return ""
     where = f"{'/'.join(frames[-1].filename.split(os.sep)[-3:])}, line {frames[-1].lineno}"

@@ -71,7 +71,7 @@ def check_trainer(trainer: Mapping[str, Any]) -> None:
         raise ValueError(f"--trainer.val_check_interval must be positive, got {interval}")
     for name, known in CHOICES.items():
         if isinstance(value := trainer[name], str) and value.lower() not in known:
-            near = suggest(value, known) or f": choose from {join_names(known, most=6)}"
+            near = suggest(value, known) or f": choose from {join_names(known, max_names=6)}"
             raise ValueError(f"there is no --trainer.{name} {shorten(value, 60) or repr(value)}{near}")
     check_time(trainer["max_time"])
 

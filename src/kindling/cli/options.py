@@ -20,7 +20,7 @@ from kindling.models.task import DATA_ARGUMENTS
 from kindling.training import Averaging, BestCheckpoint, RunEarlyStopping
 from kindling.tuning import diagnostics
 from kindling.utils.errors import UsageError
-from kindling.utils.plugins import add_option, preferred
+from kindling.utils.plugins import add_option, prefer_plugins
 from kindling.utils.text import program_name
 
 # Help texts of our own, and the flags of the Trainer that the help page shows. All others work too.
@@ -190,7 +190,7 @@ def resolve_name(kind: Any, name: str) -> str:
     name = present_path(name)
     if "." not in name and not isinstance(kind, tuple):
         same = [path for path in _typehints.get_all_subclass_paths(kind) if path.rpartition(".")[2] == name]
-        found = preferred(same)
+        found = prefer_plugins(same)
         if same and len(found) < 2:
             return found[0] if found else name
     return str(_resolve(kind, name))

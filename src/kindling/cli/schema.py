@@ -23,7 +23,7 @@ from kindling.cli.lightning_cli import KindlingCLI
 from kindling.cli.options import HELP
 from kindling.utils.console import say
 from kindling.utils.files import atomic_write
-from kindling.utils.plugins import options_again, preferred
+from kindling.utils.plugins import plugin_options, prefer_plugins
 
 Schema = dict[str, Any]
 
@@ -112,7 +112,7 @@ def class_names(kind: Any) -> dict[str, list[str]]:
     for path in paths:
         short = path.rpartition(".")[2]
         same = [other for other in paths if other.rpartition(".")[2] == short]
-        names[path] = [*([short] if preferred(same) == [path] else []), *full_paths(path)]
+        names[path] = [*([short] if prefer_plugins(same) == [path] else []), *full_paths(path)]
     return names
 
 
@@ -198,7 +198,7 @@ def accepts(schema: Schema, kind: str, definitions: Mapping[str, Schema]) -> boo
 
 def recipe_schema() -> Schema:
     """Return the JSON Schema of a recipe: of the options of `fit`, with the classes that are imported now."""
-    parser = capture_parser(lambda: KindlingCLI("fit", shlex.split(options_again())))
+    parser = capture_parser(lambda: KindlingCLI("fit", shlex.split(plugin_options())))
     assert parser._subcommands_action is not None
     schema: Schema = tidy(
         RecipeSchema().generate(parser._subcommands_action._name_parser_map["fit"])  # type: ignore[no-untyped-call]

@@ -700,7 +700,7 @@ def test_what_takes_long_is_said(capsys: pytest.CaptureFixture[str], monkeypatch
     ImageFolderDataModule("photos").setup("fit")
     assert capsys.readouterr().out == ""
     read = Path.read_bytes
-    monkeypatch.setattr("kindling.utils.console.PATIENCE", 0.02)
+    monkeypatch.setattr("kindling.utils.console.PROGRESS_DELAY", 0.02)
 
     def slowly(path: Path) -> bytes:
         time.sleep(0.02)
