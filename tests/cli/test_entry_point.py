@@ -215,12 +215,12 @@ VALUES = {
     ("fit", "--config", "configs/mnist_cnn.yaml", "--data.data_dir", "cut"): ["cut/MNIST/raw", "damaged"],
     ("test", "--ckpt_path", "nowhere.ckpt"): ["nowhere.ckpt", "a run folder, best or last"],
     ("test", "--ckpt_path", "best"): ["best.ckpt", "kindling fit"],
-    ("test", "--ckpt_path", "empty.ckpt"): ["empty.ckpt is cut off, damaged or no checkpoint"],
-    ("test", "--ckpt_path", "text.ckpt"): ["text.ckpt is cut off, damaged or no checkpoint"],
+    ("test", "--ckpt_path", "empty.ckpt"): ["empty.ckpt is truncated, damaged or not a checkpoint"],
+    ("test", "--ckpt_path", "text.ckpt"): ["text.ckpt is truncated, damaged or not a checkpoint"],
     ("test", "--ckpt_path", "code.ckpt"): ["code.ckpt", "could run code: it was not loaded"],
-    ("fit", "--ckpt_path", "foreign.ckpt"): ["foreign.ckpt is no checkpoint of Kindling"],
+    ("fit", "--ckpt_path", "foreign.ckpt"): ["foreign.ckpt is not a Kindling checkpoint"],
     (*QUICK, "--data.scale", "1.5"): ["scale must be from 0 to 0.99, not 1.5"],
-    ("test", "--ckpt_path", "plain.ckpt"): ["plain.ckpt is no checkpoint of Kindling"],
+    ("test", "--ckpt_path", "plain.ckpt"): ["plain.ckpt is not a Kindling checkpoint"],
 }
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from conftest import TINY, Command, Train, make_run
 from kindling.runs.listing import Run
-from kindling.runs.table import table
+from kindling.runs.table import format_table
 
 RUN = Path("runs/tiny/version_0")
 
@@ -155,10 +155,10 @@ def test_no_column_is_cut_in_a_pipe_and_a_narrow_window_leaves_out_the_least(kin
     piped = kindling("runs").out.splitlines()
     assert piped[1].split()[:2] == [str(run), "cnn+bf16"]
     assert piped[1].endswith("aaaaaaa")
-    narrow = table([Run.read(run)], width=len(name) + 50).splitlines()
+    narrow = format_table([Run.read(run)], width=len(name) + 50).splitlines()
     assert max(map(len, narrow[:-1])) <= len(name) + 50
     assert narrow[1].split()[0] == name
-    assert narrow[-1].startswith("(a wider window has: recipe, commit")
+    assert narrow[-1].startswith("(not shown, for lack of space: recipe, commit")
 
 
 def test_a_pipe_that_closes_early_is_no_error(folder: Path) -> None:

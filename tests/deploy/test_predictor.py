@@ -110,7 +110,7 @@ def test_what_was_not_trained_is_not_loaded(trained: Train) -> None:
     good = torch.load("runs/tiny/version_0/checkpoints/best.ckpt", weights_only=True)
     for change, message in (
         ({"global_step": 0}, "has not been trained"),
-        ({"hyper_parameters": {"_class_path": "os.mkdir", "path": "made"}}, "os.mkdir, which is no model of Kindling"),
+        ({"hyper_parameters": {"_class_path": "os.mkdir", "path": "made"}}, "os.mkdir, which is not a model"),
         ({"hyper_parameters": good["hyper_parameters"] | {"_class_path": "gone.Model"}}, "gone.Model from a plug-in"),
         ({"hyper_parameters": good["hyper_parameters"] | {"hidden": (9,)}}, "does not fit MLPClassifier as it is now"),
     ):

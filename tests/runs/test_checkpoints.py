@@ -122,7 +122,7 @@ def test_what_was_read_is_given_to_lightning_once() -> None:
         files = AtomicCheckpointIO(loaded=(Path("a.ckpt"), held))
         if name == "a.ckpt":
             assert files.load_checkpoint(Path(name).absolute()) is held
-        with pytest.raises(ValueError, match="no checkpoint of Kindling"):
+        with pytest.raises(ValueError, match="not a Kindling checkpoint"):
             files.load_checkpoint(name)
 
 

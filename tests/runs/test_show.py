@@ -80,10 +80,12 @@ def test_it_says_what_the_run_was_and_what_stands_in_the_way_of_repeating_it(kin
     tested = json.loads((RUN / "test_metrics.json").read_text())
     assert ["test/f1", f"{tested['test/f1']:.4f}"] in lines
     assert [f"{RUN}/training_history.png"] in lines
-    for words in ("its seed is not known", "torch 1.0", "differed from commit 0123456", "git checkout 0123456789\n"):
+    for words in ("the seed is unknown", "torch 1.0", "changes to commit 0123456", "git checkout 0123456789\n"):
         assert words in shown
     (RUN / "config.yaml").unlink()
-    assert "no command repeats it: it has no config.yaml" in kindling("runs", "show", RUN).out.splitlines()[-1]
+    assert (
+        "this run can't be reproduced: its config.yaml is missing" in kindling("runs", "show", RUN).out.splitlines()[-1]
+    )
 
 
 def test_the_command_asks_for_the_threads_that_the_run_had(

@@ -184,9 +184,7 @@ def test_a_large_photo_is_decoded_and_only_a_stranger_s_is_limited(monkeypatch: 
     photo = encoded(scene(160, 120), "jpeg")  # decoded at an eighth
     assert decode_image(photo, (3, 8, 8)).shape == (3, 8, 8)
     for data, most in ((photo, 1000), (encoded(scene(160, 120)), None)):
-        with pytest.raises(
-            ValueError, match=r"^this image is too large: 160 x 120 pixels, .*; resize it or save"
-        ):
+        with pytest.raises(ValueError, match=r"^this image is too large: 160 x 120 pixels, .*; resize it or save"):
             decode_image(data, (3, 8, 8), most)
     with pytest.raises(ValueError, match=r"^this image is too large: 19,200 pixels, the limit is 2,000"):
         decode_image(encoded(scene(160, 120), "webp"), (3, 8, 8))

@@ -10,7 +10,7 @@ from kindling.runs.compare import compare
 from kindling.runs.folders import RUNS
 from kindling.runs.listing import Run, find_run, find_runs, sort_by_start
 from kindling.runs.show import show
-from kindling.runs.table import COLUMNS, sort_by, table
+from kindling.runs.table import COLUMNS, format_table, sort_by
 from kindling.utils.console import as_command, say
 from kindling.utils.errors import UsageError, UsageErrorParser
 from kindling.utils.plugins import split_options
@@ -48,7 +48,7 @@ def _list(options: Sequence[str]) -> None:
     if typed.sort:
         runs = sort_by(runs, typed.sort)
     if runs:
-        print(table(runs, shutil.get_terminal_size().columns if sys.stdout.isatty() else None, typed.sort))
+        print(format_table(runs, shutil.get_terminal_size().columns if sys.stdout.isatty() else None, typed.sort))
     else:
         where = " ".join(map(str, typed.folders)) or RUNS
         say(f"no runs in {where} yet: " + as_command("kindling", "fit --config quickstart", "makes one"))

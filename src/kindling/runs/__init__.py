@@ -1,1 +1,1 @@
-"""`kindling runs`: what was trained, from the run folders alone. Imports neither torch nor Lightning."""
+"""Run folders: metadata, metrics, checkpoints, signatures, and the tables and plots made from them; no training."""

@@ -73,9 +73,7 @@ def to_class_path(function: Callable[..., Any]) -> Factory:
         parts, arguments = (function.func, *function.args), function.keywords
     cls = next((part for part in parts if isinstance(part, type)), None)
     if cls is None:
-        raise ValueError(
-            f"a checkpoint can't store {function!r}: pass functools.partial(torch.optim.SGD, lr=0.1)"
-        )
+        raise ValueError(f"a checkpoint can't store {function!r}: pass functools.partial(torch.optim.SGD, lr=0.1)")
     defaults = {
         name: parameter.default
         for name, parameter in inspect.signature(cls).parameters.items()
