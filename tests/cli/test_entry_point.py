@@ -112,7 +112,7 @@ USAGE = {
     (*QUICK, "--data.batch_size", "null"): ["data.batch_size: null is not int"],
     (*QUICK, *STOPPER, "--trainer.callbacks.patience", "null"): ["trainer.callbacks.patience: null is not int"],
     (*QUICK, "--config", "control.yaml"): ["control.yaml is not valid YAML, line 2", "control character U+0016"],
-    ("fit", "--config", "[]"): ["config: [] holds no options"],
+    ("fit", "--config", "[]"): ["config: [] is not a YAML file with options"],
     ("fit", "--config", "empty.yaml"): ["empty.yaml: it must hold options such as seed_everything: 1, got null"],
     ("fit", "--config", "null_key.yaml"): ["null_key.yaml: there is no option null in trainer"],
     (*QUICK, "--config", "null_group.yaml"): ["early_stopping: expected options", "got null: remove it"],
@@ -279,7 +279,7 @@ def test_what_is_not_installed_is_named() -> None:
     environment = os.environ | {"PYTHONPATH": str(Path(package.__file__).parents[1])}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
-    assert re.fullmatch(r"kindling: error: \w+ is not installed: make train installs what .*\n", done.stderr)
+    assert re.fullmatch(r"kindling: error: \w+ is not installed: install the dependencies with .*\n", done.stderr)
 
 
 def test_training_does_not_go_on_from_weights_alone(kindling: Command, trained: Train) -> None:

@@ -151,10 +151,10 @@ def test_letters_with_accents_become_those_of_ascii() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["full"], "full already exists and is not an empty folder: name another, such as full-2"),
+        (["full"], "full already exists and is not an empty folder: choose another, such as full-2"),
         (["full/file"], "full/file already exists and is not an empty folder"),
         (["full/file/leafnet"], "full/file is a file: leafnet can't be created in it"),
-        (["."], "already exists and is not an empty folder: name another, such as"),
+        (["."], "already exists and is not an empty folder: choose another, such as"),
         ([""], "name a new folder for the project, such as leafnet"),
         (["leafnet", "--name", ""], "the name '' must begin with a letter"),
         (["leafnet", "--template", "nowhere"], "--template nowhere: there is no git repository with the tag v"),
@@ -278,9 +278,9 @@ def test_a_project_that_git_does_not_commit_says_so(
     (folder / "gitconfig").write_text(f"[core]\n\thooksPath = {hook.parent}\n")
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(folder / "gitconfig"))
     result = kindling("new", "leafnet")
-    assert (result.code, result.err) == (0, "kindling: git commit failed, and the project is not committed\n")
+    assert (result.code, result.err) == (0, "kindling: git commit failed: the project is not committed\n")
     (folder / "gitconfig").write_text("[broken\n")
-    assert kindling("new", "second").err == "kindling: git init failed, and the project is not committed\n"
+    assert kindling("new", "second").err == "kindling: git init failed: the project is not committed\n"
 
 
 def test_all_dependencies_are_refused_by_both_their_names() -> None:

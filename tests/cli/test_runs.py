@@ -146,7 +146,7 @@ def test_a_run_is_not_compared_with_itself_by_another_name(kindling: Command) ->
     run = make_run("runs/a/version_0")
     result = kindling("runs", "compare", "a/version_0", run.resolve())
     assert (result.code, result.err.count("\n")) == (2, 1)
-    assert "is named twice" in result.err
+    assert "is given twice" in result.err
 
 
 def test_no_column_is_cut_in_a_pipe_and_a_narrow_window_leaves_out_the_least(kindling: Command) -> None:
@@ -202,8 +202,8 @@ def test_neither_torch_nor_lightning_is_imported(folder: Path) -> None:
         (["--srt"], "there is no option srt: did you mean sort?"),
         (["show"], "missing: RUN"),
         (["show", "tinny"], "there is no run tinny: did you mean tiny?"),
-        (["compare", "tiny"], "two runs or more"),
-        (["compare", "tiny", "tiny/version_0"], "runs/tiny/version_0 is named twice"),
+        (["compare", "tiny"], "at least two runs"),
+        (["compare", "tiny", "tiny/version_0"], "runs/tiny/version_0 is given twice"),
         (["compare", "tiny", "nothing_like_it"], "there is no run nothing_like_it"),
     ],
 )

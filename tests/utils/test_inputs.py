@@ -173,7 +173,7 @@ HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"
 )
 def test_what_can_not_be_decoded_is_refused_in_one_line(data: bytes, words: str) -> None:
     with pytest.raises(ValueError, match=words) as caught:
-        decode_image(data, (3, 8, 8), most_pixels=100 if "most 100" in words else None)
+        decode_image(data, (3, 8, 8), max_pixels=100 if "most 100" in words else None)
     assert "\n" not in str(caught.value)
     assert "0x" not in str(caught.value)
 
@@ -205,7 +205,7 @@ def test_sixteen_bits_are_scaled_as_told_and_lose_none_on_the_way(channels: int,
 
 
 def test_an_image_of_as_many_pixels_as_allowed_is_decoded() -> None:
-    assert decode_image(encoded(scene(10, 10)), (3, 8, 8), most_pixels=100).shape == (3, 8, 8)
+    assert decode_image(encoded(scene(10, 10)), (3, 8, 8), max_pixels=100).shape == (3, 8, 8)
 
 
 def test_grey_is_the_brightness_of_the_colours_and_colours_of_grey_are_equal() -> None:

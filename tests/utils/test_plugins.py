@@ -197,7 +197,7 @@ def test_several_files_and_modules_can_be_given(kindling: Command) -> None:
 
 
 def test_every_help_page_names_the_option(kindling: Command) -> None:
-    assert "of all commands but runs and new:\n  --plugin FILE" in kindling("--help").out
+    assert "options of all commands except runs and new:\n  --plugin FILE" in kindling("--help").out
     for command in COMMANDS:
         named = "--plugin FILE" in kindling(command, "--help").out
         assert named == (command not in ("runs", "new")), command
@@ -295,7 +295,7 @@ def test_a_plugin_that_cannot_be_named_so_ends_in_one_line(kindling: Command, op
 @pytest.mark.parametrize(
     ("model", "line"),
     [
-        ("LeafNet", "model: there is no model LeafNet: --plugin FILE adds classes of your own"),
+        ("LeafNet", "model: there is no model LeafNet: add custom classes with --plugin FILE"),
         ("my_models.LeafNet", "there is no module my_models for my_models.LeafNet: add --plugin my_models.py"),
         ("__main__.LeafNet", "model: there is no class __main__.LeafNet"),
     ],
