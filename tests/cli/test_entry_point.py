@@ -225,7 +225,7 @@ VALUES = {
 
 
 class Code:
-    """An object that writes a file when it is unpickled."""
+    """Write a file when unpickled."""
 
     def __reduce__(self) -> tuple[object, tuple[str]]:
         return os.mkdir, ("hacked",)
@@ -233,7 +233,7 @@ class Code:
 
 @pytest.fixture
 def rubble(folder: Path, mnist: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files with every kind of fault, and no network."""
+    """Create files with all kinds of faults, and block the network."""
     monkeypatch.setattr("torchvision.datasets.MNIST.mirrors", ["http://127.0.0.1:9/"])
     for name, text in YAML.items():
         Path(f"{name}.yaml").write_text(text + "\n")
@@ -275,7 +275,7 @@ def test_a_checkpoint_cut_short_is_refused(kindling: Command, trained: Train) ->
 
 
 def test_what_is_not_installed_is_named() -> None:
-    command = [sys.executable, "-S", "-m", "kindling", "fit"]  # without what is installed, as a clone is at first
+    command = [sys.executable, "-S", "-m", "kindling", "fit"]  # without site-packages, as in a new clone
     environment = os.environ | {"PYTHONPATH": str(Path(package.__file__).parents[1])}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)

@@ -1,4 +1,4 @@
-"""`kindling new`: what is asked and guessed, and mistakes."""
+"""`kindling new`: options, defaults and errors."""
 
 import json
 import keyword
@@ -16,7 +16,7 @@ from copier import run_copy
 from conftest import Command
 from template import ROOT, files, git
 
-NAMES = {  # what is wrong with each, and the name that is suggested
+NAMES = {  # name: error and suggested name
     "class": ("is a keyword of Python", "class-net"),
     "Import": ("is a keyword of Python", "import-net"),
     "json": ("is a module of Python", "json-net"),
@@ -98,7 +98,7 @@ def test_odd_names_end_in_one_line_with_a_suggestion(
     sentence = str(raised.value).partition("'name': ")[2]
     assert " ".join(sentence.split()) in result.err
     assert set(folder.rglob("*")) == before
-    if name in ("class", "2fast", "叶子"):  # what is suggested will do
+    if name in ("class", "2fast", "叶子"):  # the suggestion is valid
         assert kindling("new", suggestion).code == 0
 
 
@@ -186,7 +186,7 @@ def test_without_copier_it_says_what_to_install(kindling: Command, monkeypatch: 
 
 def test_no_project_in_a_repository_is_a_repository_of_its_own(kindling: Command, plain_template: Path) -> None:
     git(plain_template.parent, "init", "--quiet")
-    Path("empty").mkdir()  # an empty folder will do
+    Path("empty").mkdir()  # an empty folder is accepted
     assert kindling("new", "empty", "--name", "leafnet").code == 0
     assert not Path("empty/.git").exists()
 

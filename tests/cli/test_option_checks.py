@@ -34,10 +34,10 @@ def test_a_seed_of_true_or_null_is_drawn_printed_and_stored(kindling: Command) -
 
 @pytest.mark.parametrize("rank", ["0", "1"])
 @pytest.mark.parametrize("launcher", ["torchrun", "srun"])
-def test_no_process_of_a_launcher_draws_a_seed_of_its_own(
+def test_no_process_of_a_launcher_draws_its_own_seed(
     kindling: Command, monkeypatch: pytest.MonkeyPatch, launcher: str, rank: str
 ) -> None:
-    """All end, also the first one, which would else wait for the others; and the first one alone says why."""
+    """All processes end, including rank 0, which alone reports the error."""
     names = {"torchrun": ("WORLD_SIZE", "RANK"), "srun": ("SLURM_NTASKS", "SLURM_PROCID")}[launcher]
     for name, value in zip(names, ("2", rank), strict=True):
         monkeypatch.setenv(name, value)

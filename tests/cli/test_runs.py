@@ -75,7 +75,7 @@ def test_runs_of_the_past_and_broken_ones_are_listed_from_what_they_have(kindlin
     torn = make_run("runs/b/version_1")
     (torn / "run.json").unlink()
     (torn / "metrics.csv").write_text("epoch,step,val/loss\nx,\0")
-    Path("runs/b/version_2").mkdir()  # no run yet
+    Path("runs/b/version_2").mkdir()  # empty, not a run
     result = kindling("runs")
     assert result.code == 0, result.err
     assert len(listed(result.out)) == 7

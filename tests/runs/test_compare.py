@@ -8,7 +8,7 @@ from matplotlib.colors import to_rgb
 from conftest import TINY, Command, Train, make_run
 from kindling.runs.plots import PALETTE
 
-LINES = set(PALETTE) - {"#000000"}  # which is that of the text too
+LINES = set(PALETTE) - {"#000000"}  # also the colour of text
 
 
 def colours(path: Path) -> set[str]:

@@ -14,7 +14,7 @@ RUN = Path("runs/tiny/version_0")
 
 
 def repeat(kindling: Command, run: str | Path) -> Path:
-    """Types what `runs show` ends with; gives the run folder that this makes."""
+    """Run the last command that `runs show` prints, and return the new run folder."""
     before = set(Path("runs").glob("*/*"))
     typed = shlex.split(kindling("runs", "show", run).out.splitlines()[-1])
     result = kindling(*typed[typed.index("fit") :])

@@ -1,4 +1,4 @@
-"""Run folders, checkpoints and ONNX files from someone else: no code of theirs, no file outside of the folder."""
+"""Untrusted run folders, checkpoints and ONNX files: no code is run, and no file outside of the folder is used."""
 
 import os
 import shutil
@@ -30,7 +30,7 @@ def change_config(change: Callable[[dict[str, Any]], None]) -> None:
 
 
 def change_checkpoint(change: Callable[[dict[str, Any]], None], name: str = "last") -> Path:
-    """A checkpoint as another program could write it, without a checksum."""
+    """Modify a checkpoint as another program could, without checksums."""
     path = RUN / "checkpoints" / f"{name}.ckpt"
     stored = torch.load(path, weights_only=True)
     change(stored)
@@ -77,7 +77,7 @@ def test_a_changed_configuration_or_another_user_s_is_not_one_s_own(monkeypatch:
     assert not is_own(path)
     sign(path)
     assert Path("elsewhere/kindling/key").stat().st_mode & 0o77 == 0
-    monkeypatch.setenv("XDG_CONFIG_HOME", "config.yaml")  # where no key can be kept
+    monkeypatch.setenv("XDG_CONFIG_HOME", "config.yaml")  # no key can be stored here
     sign(path)
     assert not is_own(path)
 
@@ -108,7 +108,7 @@ def test_the_trainer_of_a_stranger_s_run_names_no_classes_and_no_paths(
     line = f"{CONFIG} is from elsewhere: ignoring {name}; add --config {CONFIG} to trust it"
     assert result.out.splitlines()[0] == line
     assert files() == before
-    assert is_own(CONFIG)  # what is resumed here is one's own from then on
+    assert is_own(CONFIG)  # resuming signs the run
 
 
 @pytest.mark.parametrize("name", ["profiler", "strategy", "accelerator", "precision"])
@@ -435,7 +435,7 @@ def table(path: str) -> None:
 
 @pytest.fixture
 def others_table(kindling: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave a run of another user that was trained on secret.csv, and that file."""
+    """Create secret.csv and a run of another user that was trained on it."""
     monkeypatch.setenv("XDG_CONFIG_HOME", "theirs")
     table("secret.csv")
     assert kindling(*TABLE, "--data.path", "secret.csv").code == 0
@@ -663,7 +663,7 @@ def test_links_that_come_with_one_s_own_configuration_are_not_followed(
 ) -> None:
     assert kindling("fit", *TINY, "--test_after_fit", "false").code == 0
     theirs = Path("theirs/version_0")
-    shutil.copytree(RUN, theirs)  # they send it back
+    shutil.copytree(RUN, theirs)  # the other user returns the run
     OUTSIDE.mkdir()
     if (theirs / name).is_dir():
         shutil.rmtree(theirs / name)

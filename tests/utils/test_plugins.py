@@ -143,7 +143,7 @@ def test_a_callback_that_is_missing_is_named_where_its_run_resumes(kindling: Com
     result = kindling(*more)
     assert (result.code, result.err.count("\n")) == (1, 1)
     assert "my_models.LeafCallback from a plug-in that is missing: add --plugin my_models.py" in result.err
-    assert kindling("test", "--ckpt_path", RUN).code == 0  # which has no use for it
+    assert kindling("test", "--ckpt_path", RUN).code == 0  # where it is not needed
     assert "leaves are trained" in kindling(*more, "--plugin", "my_models.py").out
 
 
@@ -152,7 +152,7 @@ def test_a_file_is_given_with_every_command(kindling: Command) -> None:
     fit = kindling("fit", *plugin, *LEAF, "--trainer.callbacks+=LeafCallback")
     assert fit.code == 0, fit.err
     assert "leaves are trained" in fit.out
-    assert f"predict --ckpt_path {RUN} --plugin mine/my_models.py" in fit.out  # what to type next
+    assert f"predict --ckpt_path {RUN} --plugin mine/my_models.py" in fit.out  # the next command
     for command in ("test", "validate", "predict"):
         assert kindling(command, "--ckpt_path", RUN, *plugin).code == 0
         result = kindling(command, "--ckpt_path", RUN)
@@ -219,7 +219,7 @@ def test_plugins_win_over_classes_of_the_engine_with_the_same_name(kindling: Com
     result = kindling("fit", *SAME_OPTIONS)
     assert result.code == 0, result.err
     assert "MLPClassifier, 195 parameters" in result.out
-    write_file(SAME.replace("width: int = 8", "width: int = 4"))  # given explicitly, it wins over what is installed
+    write_file(SAME.replace("width: int = 8", "width: int = 4"))  # --plugin takes precedence over installed packages
     result = kindling("fit", *SAME_OPTIONS, "--plugin", "my_models.py")
     assert "MLPClassifier, 99 parameters" in result.out
     Path("recipe.yaml").write_text("model: {class_path: MLPClassifier}\ndata: {class_path: DigitsDataModule}\n")
@@ -316,7 +316,7 @@ def test_a_class_that_a_plugin_has_lost_is_named(kindling: Command) -> None:
     assert "my_models.LeafNet" in result.err
 
 
-# What a stranger's run may not do.
+# An untrusted run may not do this.
 TOUCH = "from pathlib import Path\nPath('ran').touch()\n" + MODELS
 
 
@@ -374,7 +374,7 @@ def test_a_configuration_names_no_plugin(kindling: Command) -> None:
 
 
 def test_spawned_processes_import_what_a_file_imports() -> None:
-    """They know `sys.path` and nothing else; data loaders spawn their workers on macOS and Windows."""
+    """Spawned processes only inherit `sys.path`; data loaders spawn their workers on macOS and Windows."""
     write_file("def work(): pass\n", "mine/my_layers.py")
     write_file(MODELS + "from my_layers import work\n", "mine/my_models.py")
     import_plugins(["mine/my_models.py"])
