@@ -95,7 +95,7 @@ USAGE = {
     (*QUICK, "--find_lr=0"): ["--find_lr takes no value, got '0'"],
     (*QUICK, "--model.help", "Adam"): ["model.help: there is no model Adam"],
     (*QUICK, "--model.help", "MLPClasifier"): ["did you mean MLPClassifier?"],
-    (*QUICK, "--model.help", "MLPClassifier", "--data.noise", "1"): ["--model.help=", "without other options"],
+    (*QUICK, "--model.help", "MLPClassifier", "--data.noise", "1"): ["--model.help=", "no other options may follow"],
     (*QUICK, "--model", "torch.nn.Linear"): ["model: torch.nn.Linear is not a model"],
     (*QUICK, "--averaging", "kindling.training.Averaging"): ["averaging: kindling.training.Averaging is a base class"],
     (*QUICK, "--early_stopping", "3"): ["early_stopping: expected options such as --early_stopping.NAME VALUE, got"],

@@ -206,7 +206,7 @@ def test_no_batch_at_all_is_said_before_anything_is_done(
     what = TINY if command == "fit" else ["--ckpt_path", "best"]
     result = kindling(command, *what, f"--trainer.limit_{name}_batches", "0")
     assert (result.code, result.err.count("\n")) == (1, 1)
-    assert f"no batch is left by --trainer.limit_{name}_batches 0: ask for {way_out}" in result.err
+    assert f"no batch is left by --trainer.limit_{name}_batches 0: set {way_out}" in result.err
     assert Path("runs").exists() == (command != "fit")
 
 

@@ -45,7 +45,7 @@ def test_no_process_of_a_launcher_draws_its_own_seed(
     monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
     result = kindling("fit", *TINY, "--seed_everything", "true")
     assert (result.code, result.err.count("\n")) == (2, int(rank == "0"))
-    assert ("give a number" in result.err) == (rank == "0")
+    assert ("set a number" in result.err) == (rank == "0")
 
 
 def test_machines_that_train_together_draw_no_seeds_of_their_own(
@@ -54,7 +54,7 @@ def test_machines_that_train_together_draw_no_seeds_of_their_own(
     monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
     result = kindling("fit", *TINY, "--seed_everything", "true", "--trainer.num_nodes", "2")
     assert (result.code, result.err.count("\n")) == (2, 1)
-    assert "give a number" in result.err
+    assert "set a number" in result.err
 
 
 @pytest.mark.parametrize("command", [["fit", "--nonsense"], ["nonsense"], ["fit", "--config", "missing.yaml"]])

@@ -86,7 +86,7 @@ def test_the_card_says_what_the_model_is(digits: Predictor) -> None:
     ("samples", "message"),
     [
         (np.zeros((2, 1, 27, 28)), r"must have the shape \(1, 28, 28\) or \(N, 1, 28, 28\), not \(2, 1, 27, 28\)"),
-        (np.full((1, 28, 28), 255.0), "from 0 to 1, not from 255 to 255"),
+        (np.full((1, 28, 28), 255.0), "between 0 and 1, got 255 to 255"),
         (np.full((1, 28, 28), np.nan), "finite"),
         ([["a", "b"]], "must be numbers"),
         ([[1, 2], [3]], "must be numbers"),

@@ -63,7 +63,7 @@ def test_an_interrupted_run_that_went_on_repeats_too_but_not_one_with_other_sett
     assert different(RUN / "checkpoints/last.ckpt", repeat(kindling, RUN) / "checkpoints/last.ckpt") == []
     assert kindling("fit", "--ckpt_path", RUN, "--trainer.max_epochs", 3).code == 0
     *_, why, first, second, third = kindling("runs", "show", RUN).out.splitlines()
-    assert "no one command repeats" in why
+    assert "resumed with other settings" in why
     assert first.split()[:2] == second.split()[:2] == ["kindling", "fit"]
     assert third == f"  kindling fit --ckpt_path {RUN} --trainer.max_epochs 3"
 
@@ -113,7 +113,7 @@ def test_a_run_that_went_on_names_commit_and_threads_of_each_command(
     assert (record.altered, record.commits, record.threads) == (True, [first, now], [7, threads])
     monkeypatch.setenv("OMP_NUM_THREADS", str(threads))
     lines = kindling("runs", "show", RUN).out.splitlines()
-    shown = [line.split()[:3] for line in lines[lines.index(next(line for line in lines if "in turn" in line)) + 1 :]]
+    shown = [line.split()[:3] for line in lines[lines.index(next(line for line in lines if "in order" in line)) + 1 :]]
     checkout = [["git", "checkout", now[:10]]] if now else []
     assert shown == [
         ["git", "checkout", first[:10]],

@@ -492,7 +492,7 @@ def test_each_file_that_a_stranger_s_configuration_names_is_typed(
     typed = [] if name == "path" else ["--data.path", "secret.csv"]
     result = kindling("test", "--ckpt_path", RUN, *typed)
     assert (result.code, result.err.count("\n")) == (1, 1)
-    assert f"no file that it names is read; add --data.{name} {FILES[name]}\n" in result.err
+    assert f"the files in it are not read; add --data.{name} {FILES[name]}\n" in result.err
 
 
 def test_a_stranger_s_data_may_come_with_its_run(kindling: Command, no_pictures: None, others_table: None) -> None:
@@ -570,7 +570,7 @@ def test_a_package_around_a_lone_checkpoint_is_not_imported(
         result = kindling(command, "--ckpt_path", path)
         assert (result.code, result.err.count("\n")) == (1, 1)
         assert "the checkpoint names the class strange.Evil, whose code is in the run folder" in result.err
-    with pytest.raises(ValueError, match="code that comes with"):
+    with pytest.raises(ValueError, match="whose code is in the run folder"):
         load(path)
     assert not Path("ran").exists()
 

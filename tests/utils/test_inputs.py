@@ -87,8 +87,8 @@ def test_features_are_taken_as_they_are(values: Any) -> None:
         (torch.tensor([1j, 2, 3]), (3,), "must be numbers"),
         ([None, 1, 2], (3,), "got null, an object or"),
         ([[1, 2, 3], [1, 2]], (3,), "lists of equal length"),
-        (BYTES.astype(int), COLOUR, r"from 0 to 1, not from 0 to 248: divide them by 255"),
-        (FLOATS - 0.5, COLOUR, "from 0 to 1, not from -0.5 to 0.472549:"),
+        (BYTES.astype(int), COLOUR, r"between 0 and 1, got 0 to 248: divide them by 255"),
+        (FLOATS - 0.5, COLOUR, "between 0 and 1, got -0.5 to 0.472549:"),
     ],
 )
 def test_what_is_no_such_sample_is_refused_in_one_line(values: Any, shape: tuple[int, ...], words: str) -> None:

@@ -124,22 +124,16 @@ def _is_importable(class_path: str) -> bool:
 
 def full_paths(class_path: str) -> list[str]:
     """Return the paths of a class: in its module, and in the packages that import it from there."""
-    cls = find_class(class_path)
+    cls: type = resolve_name(class_path)
     parts = cls.__module__.split(".")
     modules = (".".join(parts[:number]) for number in range(1, len(parts) + 1))
     found = [f"{name}.{cls.__name__}" for name in modules if getattr(import_module(name), cls.__name__, None) is cls]
     return list(dict.fromkeys([*found, class_path]))
 
 
-def find_class(path: str) -> type:
-    """Return the class of a path."""
-    cls: type = resolve_name(path)
-    return cls
-
-
 def describe(class_path: str) -> str:
     """Return the first sentence of a class's docstring."""
-    return parse(find_class(class_path).__doc__ or "").short_description or ""
+    return parse(resolve_name(class_path).__doc__ or "").short_description or ""
 
 
 def to_draft_7(value: Any) -> Any:

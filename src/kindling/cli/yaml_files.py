@@ -47,10 +47,7 @@ def read_yaml(config: Path) -> dict[str, Any]:
             f"{config} is not valid YAML, line {line}: remove the control character U+{error.character:04X}"
         ) from error
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        if mark and (hint := find_missing_space(text, mark.line + 1)):
-            raise UsageError(f"{config} is not valid YAML, {hint}") from error
-        raise UsageError(f"{config} is not valid YAML{_place(error)}: {_fix(error)}") from error
+        raise UsageError(f"{config} is not valid YAML{_explain(error, text)}") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date such as 2024-02-31, or deep nesting
         raise UsageError(f"{config} is not valid YAML: {error}") from error
     if not isinstance(read, dict):
@@ -122,11 +119,12 @@ def _shown(value: Any) -> str:
     return "null" if value is None else shorten(repr(value), 60)
 
 
-def _place(error: yaml.MarkedYAMLError) -> str:
-    mark = error.problem_mark
-    return f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-
-
-def _fix(error: yaml.MarkedYAMLError) -> str:
-    problem = error.problem or ""
-    return next((fix for text, fix in FIXES.items() if text in problem), DEFAULT_FIX)
+def _explain(error: yaml.MarkedYAMLError, text: str) -> str:
+    """Return the place of a YAML error, and how to fix it."""
+    mark, place = error.problem_mark, ""
+    if mark:
+        if hint := find_missing_space(text, mark.line + 1):
+            return f", {hint}"
+        place = f", line {mark.line + 1}, column {mark.column + 1}"
+    fix = next((fix for part, fix in FIXES.items() if part in (error.problem or "")), DEFAULT_FIX)
+    return f"{place}: {fix}"

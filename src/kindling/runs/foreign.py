@@ -16,7 +16,7 @@ from typing import Any, get_args, get_type_hints
 
 import yaml
 
-from kindling.runs.trust import DOTTED
+from kindling.runs.trust import DOTTED, texts
 from kindling.utils.text import strip_control_characters
 
 OWN_PACKAGE = "kindling."  # its classes import nothing by name, and annotate their files as paths
@@ -84,7 +84,7 @@ def check_functions(model: Mapping[str, Any], typed: Collection[str], source: Pa
         for name, value in arguments.items():
             if name in ("optimizer", "lr_scheduler", "class_names", "weights", *typed):
                 continue
-            for text in _texts(value):
+            for text in texts(value):
                 if _is_importable(text) and not _is_layer(text):
                     raise ValueError(
                         f"{source} is from elsewhere and names {text} as {name} of its {cls.rpartition('.')[2]}: it "
@@ -139,7 +139,7 @@ def _parameters(cls: type | None) -> tuple[dict[str, Any], dict[str, Any]]:
 def _is_file(value: Any, hint: Any, is_own: bool) -> bool:
     if value is None or isinstance(value, bool | int | float):
         return False
-    return _is_path(hint) or (not is_own and any(map(_looks_like_file, _texts(value))))
+    return _is_path(hint) or (not is_own and any(map(_looks_like_file, texts(value))))
 
 
 def _is_path(hint: Any) -> bool:
@@ -154,18 +154,6 @@ def _looks_like_file(text: str) -> bool:
 def _is_inside(value: Any, run: Path) -> bool:
     """Return whether a path is in a run folder after following links."""
     return isinstance(value, str) and run.is_dir() and run.resolve() in Path(value).resolve().parents
-
-
-def _texts(value: Any) -> Iterator[str]:
-    match value:
-        case str():
-            yield value
-        case list() | tuple():
-            for item in value:
-                yield from _texts(item)
-        case dict():
-            for item in value.values():
-                yield from _texts(item)
 
 
 def _classes_in(model: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:

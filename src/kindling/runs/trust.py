@@ -237,16 +237,21 @@ def _is_class(name: Any, base: type) -> bool:
     return False
 
 
-def _dotted_names(value: Any) -> Iterator[str]:
+def texts(value: Any) -> Iterator[str]:
+    """Yield all texts in nested lists and dictionaries."""
     match value:
-        case str() if DOTTED.fullmatch(value.strip()):
+        case str():
             yield value
         case list() | tuple():
             for item in value:
-                yield from _dotted_names(item)
+                yield from texts(item)
         case dict():
             for item in value.values():
-                yield from _dotted_names(item)
+                yield from texts(item)
+
+
+def _dotted_names(value: Any) -> Iterator[str]:
+    return (text for text in texts(value) if DOTTED.fullmatch(text.strip()))
 
 
 def class_paths(stored: Any) -> Iterator[str]:
