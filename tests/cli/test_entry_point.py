@@ -271,7 +271,7 @@ def test_a_checkpoint_cut_short_is_refused(kindling: Command, trained: Train) ->
     checkpoint.write_bytes(checkpoint.read_bytes()[:-2000])
     result = kindling("test", "--ckpt_path", "best")
     assert (result.code, result.err.count("\n")) == (1, 1)
-    assert f"{checkpoint} is cut off" in result.err
+    assert f"{checkpoint} is truncated" in result.err
 
 
 def test_what_is_not_installed_is_named() -> None:

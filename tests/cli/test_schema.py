@@ -172,7 +172,7 @@ def test_options_have_types_defaults_and_descriptions(schema: dict[str, Any]) ->
         options["trainer"]["properties"]["max_epochs"] | {"default": 10}
         == options["trainer"]["properties"]["max_epochs"]
     )
-    assert options["trainer"]["properties"]["max_epochs"]["description"] == "Epochs to train."
+    assert options["trainer"]["properties"]["max_epochs"]["description"] == "Number of training epochs."
     cnn = schema["$defs"]["kindling.CNNClassifier"]["properties"]
     assert cnn["dropout"]["type"] == "number"
     assert "Output channels of each block" in cnn["channels"]["description"]

@@ -65,7 +65,7 @@ def install(package: str, text: str = MODELS, distribution: str = "", module: st
     about = site / f"{(distribution or package).replace('-', '_')}-0.3.dist-info"
     about.mkdir()
     (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution or package}\nVersion: 0.3\n")
-    (about / "entry_points.txt").write_text(f"[kindling.utils.plugins]\n{package} = {module or package}\n")
+    (about / "entry_points.txt").write_text(f"[kindling.plugins]\n{package} = {module or package}\n")
     sys.path.insert(0, str(site))
     return site
 

@@ -2,14 +2,11 @@
 
 import logging
 
-from typing_extensions import override
-
 
 class ConsoleHandler(logging.Handler):
     """Print messages without a prefix, on rank 0 only."""
 
-    @override
-    def emit(self, record: logging.LogRecord) -> None:
+    def emit(self, record: logging.LogRecord) -> None:  # noqa: D102 - imported before any dependency is known to exist
         from kindling.utils.console import say  # importing rich takes time
 
         say(self.format(record))
