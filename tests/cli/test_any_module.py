@@ -1,4 +1,4 @@
-"""Modules, data modules and datasets that know nothing of Kindling, and tasks with unusual inputs or outputs."""
+"""Modules, data modules and datasets written without Kindling, and tasks with unusual inputs or outputs."""
 
 import csv
 import json
@@ -63,7 +63,7 @@ def test_a_plain_module_gets_what_a_run_gets(kindling: Command) -> None:
         min(float(row["val_loss"]) for row in csv.DictReader((RUN / "metrics.csv").open()) if row["val_loss"])
     )
     best = torch.load(RUN / "checkpoints/best.ckpt", weights_only=True)
-    assert best["hyper_parameters"]["num_classes"] == 2  # required, and so linked to the data
+    assert best["hyper_parameters"]["num_classes"] == 2  # required, so linked to the data
     assert best["hyper_parameters"]["_class_path"] == "modules.Segmentation"
     assert (RUN / "training_history.png").stat().st_size > 20_000
     events = EventAccumulator(str(RUN / "val"))
@@ -185,7 +185,7 @@ def test_a_task_with_several_labels(kindling: Command) -> None:
 
 
 def prediction_inputs(model: str) -> Any:
-    """The inputs of the test split of a data module of `modules`."""
+    """Return the inputs of the test split of a data module in `modules`."""
     data = getattr(modules, f"{model}DataModule")()
     data.setup("predict")
     return next(iter(data.predict_dataloader()))[0]
@@ -344,7 +344,7 @@ def test_what_a_model_needs_may_be_typed(kindling: Command) -> None:
 
 
 def test_a_plain_module_stores_only_its_own_arguments(kindling: Command) -> None:
-    data = ["--data", "SyntheticDataModule", "--data.num_samples", "100"]  # which knows shape, classes, mean and std
+    data = ["--data", "SyntheticDataModule", "--data.num_samples", "100"]  # it provides shape, classes, mean and std
     assert kindling("fit", "--model", "modules.Rows", *data, "--trainer.max_epochs", "1").code == 0
     run = Path("runs/Rows-SyntheticDataModule/version_0")
     stored = torch.load(run / "checkpoints/best.ckpt", weights_only=True)["hyper_parameters"]

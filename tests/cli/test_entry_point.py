@@ -100,7 +100,7 @@ USAGE = {
     (*QUICK, "--find_lr=0"): ["--find_lr takes no value, got '0'"],
     (*QUICK, "--model.help", "Adam"): ["model.help: there is no model Adam"],
     (*QUICK, "--model.help", "MLPClasifier"): ["did you mean MLPClassifier?"],
-    (*QUICK, "--model.help", "MLPClassifier", "--data.noise", "1"): ["--model.help=", "without other options"],
+    (*QUICK, "--model.help", "MLPClassifier", "--data.noise", "1"): ["--model.help=", "no other options may follow"],
     (*QUICK, "--model", "torch.nn.Linear"): ["model: torch.nn.Linear is not a model"],
     (*QUICK, "--averaging", "kindling.training.Averaging"): ["averaging: kindling.training.Averaging is a base class"],
     (*QUICK, "--early_stopping", "3"): ["early_stopping: expected options such as --early_stopping.NAME VALUE, got"],
@@ -117,7 +117,7 @@ USAGE = {
     (*QUICK, "--data.batch_size", "null"): ["data.batch_size: null is not int"],
     (*QUICK, *STOPPER, "--trainer.callbacks.patience", "null"): ["trainer.callbacks.patience: null is not int"],
     (*QUICK, "--config", "control.yaml"): ["control.yaml is not valid YAML, line 2", "control character U+0016"],
-    ("fit", "--config", "[]"): ["config: [] holds no options"],
+    ("fit", "--config", "[]"): ["config: [] is not a YAML file with options"],
     ("fit", "--config", "empty.yaml"): ["empty.yaml: it must hold options such as seed_everything: 1, got null"],
     ("fit", "--config", "null_key.yaml"): ["null_key.yaml: there is no option null in trainer"],
     (*QUICK, "--config", "null_group.yaml"): ["early_stopping: expected options", "got null: remove it"],
@@ -220,17 +220,17 @@ VALUES = {
     ("fit", "--config", "configs/mnist_cnn.yaml", "--data.data_dir", "cut"): ["cut/MNIST/raw", "damaged"],
     ("test", "--ckpt_path", "nowhere.ckpt"): ["nowhere.ckpt", "a run folder, best or last"],
     ("test", "--ckpt_path", "best"): ["best.ckpt", "kindling fit"],
-    ("test", "--ckpt_path", "empty.ckpt"): ["empty.ckpt is cut off, damaged or no checkpoint"],
-    ("test", "--ckpt_path", "text.ckpt"): ["text.ckpt is cut off, damaged or no checkpoint"],
+    ("test", "--ckpt_path", "empty.ckpt"): ["empty.ckpt is truncated, damaged or not a checkpoint"],
+    ("test", "--ckpt_path", "text.ckpt"): ["text.ckpt is truncated, damaged or not a checkpoint"],
     ("test", "--ckpt_path", "code.ckpt"): ["code.ckpt", "could run code: it was not loaded"],
-    ("fit", "--ckpt_path", "foreign.ckpt"): ["foreign.ckpt is no checkpoint of Kindling"],
+    ("fit", "--ckpt_path", "foreign.ckpt"): ["foreign.ckpt is not a Kindling checkpoint"],
     (*QUICK, "--data.scale", "1.5"): ["scale must be from 0 to 0.99, not 1.5"],
-    ("test", "--ckpt_path", "plain.ckpt"): ["plain.ckpt is no checkpoint of Kindling"],
+    ("test", "--ckpt_path", "plain.ckpt"): ["plain.ckpt is not a Kindling checkpoint"],
 }
 
 
 class Code:
-    """An object that writes a file when it is unpickled."""
+    """Write a file when unpickled."""
 
     def __reduce__(self) -> tuple[object, tuple[str]]:
         return os.mkdir, ("hacked",)
@@ -238,7 +238,7 @@ class Code:
 
 @pytest.fixture
 def rubble(folder: Path, mnist: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files with every kind of fault, and no network."""
+    """Create files with all kinds of faults, and block the network."""
     monkeypatch.setattr("torchvision.datasets.MNIST.mirrors", ["http://127.0.0.1:9/"])
     for name, text in YAML.items():
         Path(f"{name}.yaml").write_text(text + "\n")
@@ -276,15 +276,15 @@ def test_a_checkpoint_cut_short_is_refused(kindling: Command, trained: Train) ->
     checkpoint.write_bytes(checkpoint.read_bytes()[:-2000])
     result = kindling("test", "--ckpt_path", "best")
     assert (result.code, result.err.count("\n")) == (1, 1)
-    assert f"{checkpoint} is cut off" in result.err
+    assert f"{checkpoint} is truncated" in result.err
 
 
 def test_what_is_not_installed_is_named() -> None:
-    command = [sys.executable, "-S", "-m", "kindling", "fit"]  # without what is installed, as a clone is at first
+    command = [sys.executable, "-S", "-m", "kindling", "fit"]  # without site-packages, as in a new clone
     environment = os.environ | {"PYTHONPATH": str(Path(package.__file__).parents[1])}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
-    assert re.fullmatch(r"kindling: error: \w+ is not installed: make train installs what .*\n", done.stderr)
+    assert re.fullmatch(r"kindling: error: \w+ is not installed: install the dependencies with .*\n", done.stderr)
 
 
 def test_training_does_not_go_on_from_weights_alone(kindling: Command, trained: Train) -> None:

@@ -30,14 +30,14 @@ def accuracy(kindling: Command, recipe: str, seed: int, *options: object) -> flo
 
 
 def test_every_recipe_and_overlay_is_tested() -> None:
-    assert {path.stem for path in RECIPES} >= {"quickstart", "synthetic_mlp"}  # other tests train by these
+    assert {path.stem for path in RECIPES} >= {"quickstart", "synthetic_mlp"}  # other tests use these
     assert {path.stem for path in OVERLAYS} >= {"debug", "bf16", "gpu"}
     assert set(CONFIGS.rglob("*")) - {CONFIGS.parent / path for path in RECIPES + OVERLAYS} == {CONFIGS / "with"}
 
 
 @pytest.fixture
 def needed(mnist: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, list[object]]:
-    """What a recipe needs to run here, by the data source that it names: data in place of one's own."""
+    """Return the options that a recipe needs to run in a test: small data in place of the user's."""
     rows = (f"{width % 9},{'big' if width % 9 > 4 else 'small'}\n" for width in range(99))
     Path("table.csv").write_text("width,size\n" + "".join(rows))
     for number in range(20):
@@ -57,8 +57,8 @@ SHORT += [part for stage in ("train", "val", "test") for part in (f"--trainer.li
 
 
 def prepare(kindling: Command, needed: dict[str, list[object]], recipe: Path) -> list[object]:
-    """Make what a recipe starts from, and return the options that it needs here."""
-    if recipe.stem in ("images_transfer", "mnist_transfer"):  # ImageNet's weights, where a download puts them
+    """Create the runs that a recipe starts from, and return the options that it needs in a test."""
+    if recipe.stem in ("images_transfer", "mnist_transfer"):  # pretrained weights, in the cache of downloads
         checkpoints = Path(torch.hub.get_dir(), "checkpoints")
         checkpoints.mkdir(parents=True)
         torch.save(models.resnet18().state_dict(), checkpoints / "resnet18-f37072fd.pth")
@@ -141,7 +141,7 @@ def test_five_fast_members_are_better_together(kindling: Command, full_mnist: Pa
 
 
 def few_shot(kindling: Command, *options: object) -> float:
-    """Mean accuracy of digits_transfer.yaml over seeds, each with labelled images of its own."""
+    """Return the mean accuracy of digits_transfer.yaml over seeds, each with other labelled images."""
     seeds = ((seed, ["--data.split_seed", seed, *options]) for seed in SEEDS)
     return statistics.mean(accuracy(kindling, "digits_transfer", seed, *more) for seed, more in seeds)
 

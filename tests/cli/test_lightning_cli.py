@@ -35,7 +35,7 @@ def test_fit_leaves_one_complete_folder_and_says_where_and_what_next(kindling: C
     files = [path.relative_to(RUN) for path in RUN.rglob("*") if path.is_file()]
     assert {str(path.parent / path.name.split(".tfevents.")[0]) for path in files} == {
         *("config.yaml", "run.json", "metrics.csv", "checkpoints/best.ckpt", "checkpoints/last.ckpt"),
-        "checkpoints/previous.ckpt",  # of the epoch before
+        "checkpoints/previous.ckpt",  # of the previous epoch
         *("training_history.png", "test_metrics.json", "predictions.csv", "report.html"),
         *("train/events.out", "val/events.out", *DASHBOARD),
     }
@@ -66,7 +66,7 @@ def test_fit_can_leave_the_test_split_alone(kindling: Command) -> None:
 
 
 def test_the_best_checkpoint_is_the_epoch_of_the_lowest_validation_loss(kindling: Command) -> None:
-    # A learning rate this high makes the loss go up again.
+    # With such a high learning rate, the loss increases again.
     kindling(
         "fit", *TINY, "--trainer.max_epochs", "8", "--model.optimizer.lr", "0.3", "--early_stopping.patience", "null"
     )
@@ -79,7 +79,7 @@ def test_the_best_checkpoint_is_the_epoch_of_the_lowest_validation_loss(kindling
 
 
 def test_early_stopping_stops_after_its_patience(kindling: Command) -> None:
-    """Without learning nothing improves: the first validation counts as best, and then patience runs out."""
+    """With a learning rate of zero, only the first validation counts as an improvement."""
     still = ["--model.optimizer", "SGD", "--model.optimizer.lr", "0", "--trainer.max_epochs", "20"]
     kindling("fit", *TINY, *still)
     assert len([row for row in rows() if row["val/loss"]]) == 1 + 5
@@ -145,13 +145,13 @@ def test_a_checkpoint_from_a_notebook_works_on_the_command_line(kindling: Comman
 
 
 def test_predictions_are_the_models_own(kindling: Command, trained: Train) -> None:
-    """Without new samples they are those of the test, which so lose nothing."""
+    """Without new samples, `predict` writes the predictions of the test split."""
     trained(*TINY)
     tested = (RUN / "predictions.csv").read_text().splitlines()
     result = kindling("predict", "--ckpt_path", "best")
     assert result.code == 0
     again = (RUN / "predictions.csv").read_text().splitlines()
-    assert [line.split(",")[:3] for line in again] == [line.split(",")[:3] for line in tested]  # with their labels
+    assert [line.split(",")[:3] for line in again] == [line.split(",")[:3] for line in tested]  # including the labels
     for line, other in zip(again[1:], tested[1:], strict=True):
         assert [float(value) for value in line.split(",")[3:]] == pytest.approx(
             [float(value) for value in other.split(",")[3:]], abs=1e-5
@@ -206,7 +206,7 @@ def test_no_batch_at_all_is_said_before_anything_is_done(
     what = TINY if command == "fit" else ["--ckpt_path", "best"]
     result = kindling(command, *what, f"--trainer.limit_{name}_batches", "0")
     assert (result.code, result.err.count("\n")) == (1, 1)
-    assert f"no batch is left by --trainer.limit_{name}_batches 0: ask for {way_out}" in result.err
+    assert f"no batch is left by --trainer.limit_{name}_batches 0: set {way_out}" in result.err
     assert Path("runs").exists() == (command != "fit")
 
 
@@ -261,7 +261,7 @@ def test_a_trial_with_a_checkpoint_leaves_its_results_alone(kindling: Command, t
 
 
 def test_a_failed_start_deletes_nothing_that_was_there(kindling: Command, trained: Train, folder: Path) -> None:
-    """A checkpoint in the present folder makes no run of that folder."""
+    """A checkpoint in the current folder does not make that folder a run."""
     trained(*TINY)
     Path("last.ckpt").write_bytes((RUN / "checkpoints/last.ckpt").read_bytes())
     before = sorted(folder.rglob("*"))
@@ -317,19 +317,19 @@ def test_without_validation_the_last_epoch_is_the_best(kindling: Command, withou
 
 
 def test_two_processes_train_as_one_would_report(kindling: Command, folder: Path) -> None:
-    """DDP over gloo on the CPU: one run folder, and a checkpoint that a single process measures."""
+    """DDP with gloo on the CPU: one run folder, and a checkpoint that a single process evaluates."""
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     options = [*TINY, "--trainer.accelerator", "cpu", "--trainer.devices", "2", "--trainer.strategy", "ddp"]
-    options += ["--data.num_samples", "305"]  # an odd number, which two processes can't share evenly
+    options += ["--data.num_samples", "305"]  # an odd number, which can't be divided evenly between two processes
     command = [sys.executable, "-m", "kindling", "fit", *options, "--trainer.max_epochs", "3"]
     process = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert process.returncode == 0, process.stderr
     assert [str(path) for path in Path("runs").glob("*/*")] == [str(RUN)]
     assert process.stdout.count("test/accuracy") == 1
     assert process.stderr == ""
-    # 220 samples in batches of 32 on each of two devices: 4 steps an epoch.
+    # 220 samples in batches of 32 on each of two devices: 4 steps per epoch.
     assert torch.load(RUN / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 12
-    # 61 samples to test: the two share them, and their figures are those of one process.
+    # 61 test samples, divided between the processes: the metrics equal those of one process.
     figures = json.loads((RUN / "test_metrics.json").read_text())
     told = (RUN / "predictions.csv").read_text().splitlines()
     assert len(told) == 1 + 61

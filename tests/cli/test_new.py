@@ -1,4 +1,4 @@
-"""`kindling new`: what is asked and guessed, and mistakes."""
+"""`kindling new`: options, defaults and errors."""
 
 import json
 import keyword
@@ -16,7 +16,7 @@ from copier import run_copy
 from conftest import Command
 from template import ROOT, files, git
 
-NAMES = {  # what is wrong with each, and the name that is suggested
+NAMES = {  # name: error and suggested name
     "class": ("is a keyword of Python", "class-net"),
     "Import": ("is a keyword of Python", "import-net"),
     "json": ("is a module of Python", "json-net"),
@@ -98,7 +98,7 @@ def test_odd_names_end_in_one_line_with_a_suggestion(
     sentence = str(raised.value).partition("'name': ")[2]
     assert " ".join(sentence.split()) in result.err
     assert set(folder.rglob("*")) == before
-    if name in ("class", "2fast", "叶子"):  # what is suggested will do
+    if name in ("class", "2fast", "叶子"):  # the suggestion is valid
         assert kindling("new", suggestion).code == 0
 
 
@@ -151,10 +151,10 @@ def test_letters_with_accents_become_those_of_ascii() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["full"], "full already exists and is not an empty folder: name another, such as full-2"),
+        (["full"], "full already exists and is not an empty folder: choose another, such as full-2"),
         (["full/file"], "full/file already exists and is not an empty folder"),
         (["full/file/leafnet"], "full/file is a file: leafnet can't be created in it"),
-        (["."], "already exists and is not an empty folder: name another, such as"),
+        (["."], "already exists and is not an empty folder: choose another, such as"),
         ([""], "name a new folder for the project, such as leafnet"),
         (["leafnet", "--name", ""], "the name '' must begin with a letter"),
         (["leafnet", "--template", "nowhere"], "--template nowhere: there is no git repository with the tag v"),
@@ -186,7 +186,7 @@ def test_without_copier_it_says_what_to_install(kindling: Command, monkeypatch: 
 
 def test_no_project_in_a_repository_is_a_repository_of_its_own(kindling: Command, plain_template: Path) -> None:
     git(plain_template.parent, "init", "--quiet")
-    Path("empty").mkdir()  # an empty folder will do
+    Path("empty").mkdir()  # an empty folder is accepted
     assert kindling("new", "empty", "--name", "leafnet").code == 0
     assert not Path("empty/.git").exists()
 
@@ -278,9 +278,9 @@ def test_a_project_that_git_does_not_commit_says_so(
     (folder / "gitconfig").write_text(f"[core]\n\thooksPath = {hook.parent}\n")
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(folder / "gitconfig"))
     result = kindling("new", "leafnet")
-    assert (result.code, result.err) == (0, "kindling: git commit failed, and the project is not committed\n")
+    assert (result.code, result.err) == (0, "kindling: git commit failed: the project is not committed\n")
     (folder / "gitconfig").write_text("[broken\n")
-    assert kindling("new", "second").err == "kindling: git init failed, and the project is not committed\n"
+    assert kindling("new", "second").err == "kindling: git init failed: the project is not committed\n"
 
 
 def test_all_dependencies_are_refused_by_both_their_names() -> None:

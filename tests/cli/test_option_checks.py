@@ -34,10 +34,10 @@ def test_a_seed_of_true_or_null_is_drawn_printed_and_stored(kindling: Command) -
 
 @pytest.mark.parametrize("rank", ["0", "1"])
 @pytest.mark.parametrize("launcher", ["torchrun", "srun"])
-def test_no_process_of_a_launcher_draws_a_seed_of_its_own(
+def test_no_process_of_a_launcher_draws_its_own_seed(
     kindling: Command, monkeypatch: pytest.MonkeyPatch, launcher: str, rank: str
 ) -> None:
-    """All end, also the first one, which would else wait for the others; and the first one alone says why."""
+    """All processes end, including rank 0, which alone reports the error."""
     names = {"torchrun": ("WORLD_SIZE", "RANK"), "srun": ("SLURM_NTASKS", "SLURM_PROCID")}[launcher]
     for name, value in zip(names, ("2", rank), strict=True):
         monkeypatch.setenv(name, value)
@@ -45,7 +45,7 @@ def test_no_process_of_a_launcher_draws_a_seed_of_its_own(
     monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
     result = kindling("fit", *TINY, "--seed_everything", "true")
     assert (result.code, result.err.count("\n")) == (2, int(rank == "0"))
-    assert ("give a number" in result.err) == (rank == "0")
+    assert ("set a number" in result.err) == (rank == "0")
 
 
 def test_machines_that_train_together_draw_no_seeds_of_their_own(
@@ -54,7 +54,7 @@ def test_machines_that_train_together_draw_no_seeds_of_their_own(
     monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
     result = kindling("fit", *TINY, "--seed_everything", "true", "--trainer.num_nodes", "2")
     assert (result.code, result.err.count("\n")) == (2, 1)
-    assert "give a number" in result.err
+    assert "set a number" in result.err
 
 
 @pytest.mark.parametrize("command", [["fit", "--nonsense"], ["nonsense"], ["fit", "--config", "missing.yaml"]])

@@ -1,4 +1,4 @@
-"""Recipes with a mistake in their layout: a key that is misspelt, misplaced or without a space after its colon."""
+"""Recipes with structural errors: a key that is misspelt, misplaced or without a space after its colon."""
 
 from pathlib import Path
 
@@ -45,7 +45,7 @@ def test_the_key_and_the_way_to_write_it_are_named(kindling: Command, text: str)
     assert len(result.err) < 300
 
 
-def test_the_layouts_that_the_parser_takes_are_left_to_it(kindling: Command) -> None:
+def test_valid_structures_are_accepted(kindling: Command) -> None:
     """Arguments without a class, and texts with a colon."""
     Path("r.yaml").write_text(
         "model: {hidden: [8], optimizer: {lr: 0.1}}\ndata: {num_samples: 300}\n"

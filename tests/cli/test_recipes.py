@@ -1,4 +1,4 @@
-"""Recipes go by name, from any folder; a path, and the project's own recipes, win."""
+"""Recipes are found by name from any folder; paths and the project's recipes take precedence."""
 
 import json
 import shutil
@@ -16,7 +16,7 @@ OVERLAY = "# Two epochs.\ntrainer:\n  max_epochs: 2\n"
 
 @pytest.fixture
 def empty(folder: Path) -> Path:
-    """A folder without recipes of its own."""
+    """Remove the recipes of the current folder."""
     shutil.rmtree(folder / "configs")
     return folder
 
@@ -46,7 +46,7 @@ def test_the_own_recipe_wins_and_the_path_as_typed_wins_over_it(empty: Path) -> 
     assert find_recipe("quickstart") == "configs/quickstart.yaml"
     assert find_recipe("quickstart.yaml") == "configs/quickstart.yaml"
     (empty / "quickstart.yaml").write_text(OVERLAY)
-    (empty / "quickstart").mkdir()  # a folder is no recipe
+    (empty / "quickstart").mkdir()  # not a recipe
     assert find_recipe("quickstart.yaml") == "quickstart.yaml"
     assert find_recipe("quickstart") == "configs/quickstart.yaml"
     assert find_recipe("{seed_everything: 1}") == "{seed_everything: 1}"
@@ -62,7 +62,7 @@ def test_the_run_is_named_after_the_recipe_and_resumes(kindling: Command) -> Non
     record = json.loads(Path("runs/small/version_0/run.json").read_text())
     assert record["recipe"] == "small"
     assert "--config small" in record["commands"][0]
-    assert kindling("fit", "--ckpt_path", "last", "--config", "small").code == 0  # two epochs now
+    assert kindling("fit", "--ckpt_path", "last", "--config", "small").code == 0  # now two epochs
     assert json.loads(Path("runs/small/version_0/run.json").read_text())["epochs"] == 2
 
 

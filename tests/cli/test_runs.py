@@ -9,7 +9,7 @@ import pytest
 
 from conftest import TINY, Command, Train, make_run
 from kindling.runs.listing import Run
-from kindling.runs.table import table
+from kindling.runs.table import format_table
 
 RUN = Path("runs/tiny/version_0")
 
@@ -75,7 +75,7 @@ def test_runs_of_the_past_and_broken_ones_are_listed_from_what_they_have(kindlin
     torn = make_run("runs/b/version_1")
     (torn / "run.json").unlink()
     (torn / "metrics.csv").write_text("epoch,step,val/loss\nx,\0")
-    Path("runs/b/version_2").mkdir()  # no run yet
+    Path("runs/b/version_2").mkdir()  # empty, not a run
     result = kindling("runs")
     assert result.code == 0, result.err
     assert len(listed(result.out)) == 7
@@ -146,7 +146,7 @@ def test_a_run_is_not_compared_with_itself_by_another_name(kindling: Command) ->
     run = make_run("runs/a/version_0")
     result = kindling("runs", "compare", "a/version_0", run.resolve())
     assert (result.code, result.err.count("\n")) == (2, 1)
-    assert "is named twice" in result.err
+    assert "is given twice" in result.err
 
 
 def test_no_column_is_cut_in_a_pipe_and_a_narrow_window_leaves_out_the_least(kindling: Command) -> None:
@@ -155,10 +155,10 @@ def test_no_column_is_cut_in_a_pipe_and_a_narrow_window_leaves_out_the_least(kin
     piped = kindling("runs").out.splitlines()
     assert piped[1].split()[:2] == [str(run), "cnn+bf16"]
     assert piped[1].endswith("aaaaaaa")
-    narrow = table([Run.read(run)], width=len(name) + 50).splitlines()
+    narrow = format_table([Run.read(run)], width=len(name) + 50).splitlines()
     assert max(map(len, narrow[:-1])) <= len(name) + 50
     assert narrow[1].split()[0] == name
-    assert narrow[-1].startswith("(a wider window has: recipe, commit")
+    assert narrow[-1].startswith("(not shown, for lack of space: recipe, commit")
 
 
 def test_a_pipe_that_closes_early_is_no_error(folder: Path) -> None:
@@ -202,8 +202,8 @@ def test_neither_torch_nor_lightning_is_imported(folder: Path) -> None:
         (["--srt"], "there is no option srt: did you mean sort?"),
         (["show"], "missing: RUN"),
         (["show", "tinny"], "there is no run tinny: did you mean tiny?"),
-        (["compare", "tiny"], "two runs or more"),
-        (["compare", "tiny", "tiny/version_0"], "runs/tiny/version_0 is named twice"),
+        (["compare", "tiny"], "at least two runs"),
+        (["compare", "tiny", "tiny/version_0"], "runs/tiny/version_0 is given twice"),
         (["compare", "tiny", "nothing_like_it"], "there is no run nothing_like_it"),
     ],
 )

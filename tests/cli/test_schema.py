@@ -1,4 +1,4 @@
-"""The JSON Schema of recipes, checked with jsonschema and with the parser whose options it describes."""
+"""The JSON Schema of recipes, validated by jsonschema and compared with the parser of `fit`."""
 
 import inspect
 import json
@@ -42,7 +42,7 @@ def test_recipes_and_overlays_are_valid_and_name_the_schema(schema: dict[str, An
     first, second, *_ = recipe.read_text().splitlines()
     mark = "# yaml-language-server: $schema="
     assert first.startswith(mark)
-    assert second.startswith("# ")  # what it is for
+    assert second.startswith("# ")  # the description
     assert (recipe.parent / first.removeprefix(mark)).resolve() == (CONFIGS.parent / ".kindling/schema.json").resolve()
 
 
@@ -172,7 +172,7 @@ def test_options_have_types_defaults_and_descriptions(schema: dict[str, Any]) ->
         options["trainer"]["properties"]["max_epochs"] | {"default": 10}
         == options["trainer"]["properties"]["max_epochs"]
     )
-    assert options["trainer"]["properties"]["max_epochs"]["description"] == "Epochs to train."
+    assert options["trainer"]["properties"]["max_epochs"]["description"] == "Number of training epochs."
     cnn = schema["$defs"]["kindling.CNNClassifier"]["properties"]
     assert cnn["dropout"]["type"] == "number"
     assert "Output channels of each block" in cnn["channels"]["description"]
@@ -189,7 +189,7 @@ def test_the_command_writes_it_with_the_classes_of_plugins(kindling: Command) ->
     assert (result.code, result.out) == (0, "schema: editor/recipes.json\n")
     made = json.loads(Path("editor/recipes.json").read_text())
     own = "model: {class_path: %s, init_args: {veins: %s}}"
-    assert not errors(made, own % ("MLPClassifier", 3))  # the short name is that of the plug-in
+    assert not errors(made, own % ("MLPClassifier", 3))  # the short name refers to the plug-in
     assert not errors(made, own % ("leaves.MLPClassifier", 3))
     assert errors(made, own % ("leaves.MLPClassifier", "many"))
     assert errors(made, own % ("kindling.MLPClassifier", 3))

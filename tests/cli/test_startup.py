@@ -22,7 +22,7 @@ def test_fit_imports_no_more_than_it_uses() -> None:
     code = f"import sys; from kindling.cli import main; print(main({['fit', *options]})); print(sorted(sys.modules))"
     *_, exit_code, loaded = python(code).splitlines()
     assert exit_code == "0"
-    # What scikit-learn, tables, images and exports need is imported by the jobs that use it.
+    # Imports of scikit-learn, and for tables, images and exports, are deferred until needed.
     unused = ("pandas", "sklearn", "mlxtend.data", "onnx", "onnxruntime", "starlette")
     for name in unused:
         assert f"'{name}'" not in loaded
@@ -65,7 +65,7 @@ def test_the_installed_command_tells_how_it_ended() -> None:
     ("last", "code"),
     [
         ("atexit.register(signal.raise_signal, signal.SIGINT)", 0),
-        # A thread that is still at work may hang, and Ctrl-C ends it.
+        # Ctrl-C ends a thread that hangs.
         ("threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()", -signal.SIGINT),
     ],
     ids=["clean-up", "thread"],

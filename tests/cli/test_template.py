@@ -1,4 +1,4 @@
-"""The project that `kindling new` writes: small, sound, about nothing but the user's own, and it works."""
+"""The project that `kindling new` creates: small, self-contained, and all its commands work."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from conftest import Command
 from template import ROOT, TASKS, files, install
 
 LICENSES = {"MIT": "MIT License", "BSD-3-Clause": "BSD 3-Clause", "Apache-2.0": "Apache License", "none": "reserved."}
-ALLOWED = (  # where the engine may be named
+ALLOWED = (  # files that may mention the engine
     r"import kindling|from kindling(\.testing|\.cli|\.runs)? import .*|class \w+\(kindling\.\w+\):",
     r' *"kindling-ml(>=0\.1| @ git\+file://.*)",|\.venv/bin/pip uninstall --yes kindling-ml',
     r'\[project\.entry-points\."kindling\.plugins"\]|[\w-]+ = "kindling\.cli:program"',
@@ -30,7 +30,7 @@ ALLOWED = (  # where the engine may be named
 
 @pytest.fixture
 def project(kindling: Command, request: pytest.FixtureRequest, plain_template: Path) -> Path:
-    """A new project for a task, the current folder from now on; its package is there as if it were installed."""
+    """Create a project for a task, change to it, and make its package importable."""
     options = ["--task", request.param, "--engine", ">=0.1", "--author", "Ada"]
     assert kindling("new", f"{request.param}net", *options).code == 0
     patch = request.getfixturevalue("monkeypatch")
@@ -68,7 +68,7 @@ def test_a_project_is_small_and_about_nothing_but_its_own(kindling: Command, tas
 
 
 def check_small(found: dict[str, str]) -> None:
-    """Check the size of a project, and that it names the engine as a dependency and in one line of credit alone."""
+    """Check the size of a project, and that it mentions the engine only as a dependency and in one line of credit."""
     assert len(found) <= 20
     assert sum(len(text.splitlines()) for text in found.values()) <= 600
     named = [
@@ -119,15 +119,15 @@ def test_the_recipe_learns_the_example_and_the_notebook_shows_it(
     assert (result.code, result.err) == (0, "")
     metrics = json.loads(Path("runs/baseline/version_0/test_metrics.json").read_text())
     assert least <= metrics[f"test/{figure}"] <= most
-    for number in (2, 10):  # of other recipes and earlier runs, with a checkpoint that is none
+    for number in (2, 10):  # of another recipe, with an invalid checkpoint
         for run in (f"runs/other/version_{number}", f"runs/baseline/version_{number}"):
             (Path(run) / "checkpoints").mkdir(parents=True)
             (Path(run) / "checkpoints/best.ckpt").touch()
             os.utime(Path(run) / "checkpoints/best.ckpt", (0, 0) if "baseline" in run else None)
     monkeypatch.chdir("notebooks")
-    exec(code_of(Path("explore.ipynb").read_text()), {"__name__": "notebook"})  # it changes to the project's folder
+    exec(code_of(Path("explore.ipynb").read_text()), {"__name__": "notebook"})  # it changes the working directory
     plt.close("all")
-    assert not Path("runs/baseline/version_1").exists()  # it shows the run that was there
+    assert not Path("runs/baseline/version_1").exists()  # it uses the existing run
 
 
 @pytest.mark.parametrize("project", TASKS, indirect=True)
@@ -144,8 +144,8 @@ def test_its_own_tests_pass(project: Path, tmp_path: Path) -> None:
     path = os.pathsep.join(map(str, (project / "src", plugin.parent)))
     process = subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True)
     assert process.returncode == 0, process.stdout
-    assert re.search(r"^3 passed in", process.stdout, re.MULTILINE), process.stdout  # without a warning
-    assert Path("data").exists() is False  # nothing is left behind
+    assert re.search(r"^3 passed in", process.stdout, re.MULTILINE), process.stdout  # no warnings
+    assert Path("data").exists() is False  # nothing is left
 
 
 def test_workflows_and_hooks_are_sound() -> None:
@@ -159,4 +159,4 @@ def test_workflows_and_hooks_are_sound() -> None:
         commands = "\n".join(step.get("run", "") for step in job["steps"])
         assert all(f"\n{target}:" in makefile for target in re.findall(r"make (\w+)", commands))
         assert "make test" in commands or "copier update" in commands
-        assert ("update.yml" in path.name) == ("schedule" in workflow[True])  # YAML reads `on` so
+        assert ("update.yml" in path.name) == ("schedule" in workflow[True])  # YAML parses `on` as True

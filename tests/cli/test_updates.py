@@ -1,4 +1,4 @@
-"""`copier update` in a project that its owner has changed: a real history of the template, merged three-way."""
+"""`copier update` of a modified project: three-way merges with a real git history of the template."""
 
 import os
 import re
@@ -36,13 +36,13 @@ def release(template: Path) -> None:
 
 @pytest.fixture
 def template(repository: Path, tmp_path: Path) -> Path:
-    """A template with a history of its own."""
+    """Create a template in a git repository."""
     return Path(shutil.copytree(repository, tmp_path / "kindling"))
 
 
 @pytest.fixture
 def project(template: Path, tmp_path: Path) -> Path:
-    """A committed project from version 0.1.0 of the template, which it knows by a URL."""
+    """Create and commit a project from version 0.1.0 of the template, given by its URL."""
     folder = tmp_path / "leafnet"
     run_copy(f"git+file://{template}", folder, {"name": "leafnet", "author": "Ada"}, defaults=True, quiet=True)
     git(folder, "init", "--quiet", "--initial-branch", "main")
@@ -57,8 +57,8 @@ def update(project: Path, **options: object) -> None:
 
 
 def test_a_changed_template_is_merged_beside_what_its_owner_changed(template: Path, project: Path) -> None:
-    replace(project / "configs/baseline.yaml", "batch_size: 32", "batch_size: 16")  # beside a change of the template
-    replace(project / "src/leafnet/models.py", "width: int = 16", "width: int = 24")  # where the template has none
+    replace(project / "configs/baseline.yaml", "batch_size: 32", "batch_size: 16")  # next to a change in the template
+    replace(project / "src/leafnet/models.py", "width: int = 16", "width: int = 24")  # unchanged in the template
     (project / "src/leafnet/losses.py").write_text('"""My own."""\n')
     (project / "scripts/slurm.sh").unlink()  # not wanted
     commit(project, "Make it mine")
@@ -97,7 +97,7 @@ def test_an_engine_that_was_chosen_stays(template: Path, tmp_path: Path) -> None
     update(project)
     assert '"kindling-ml>=0.1"' in (project / "pyproject.toml").read_text()
     commit(project, "Update")
-    update(project, data={"engine": ">=0.2"})  # until another one is chosen
+    update(project, data={"engine": ">=0.2"})  # kept until another one is set
     assert '"kindling-ml>=0.2"' in (project / "pyproject.toml").read_text()
 
 
@@ -120,7 +120,7 @@ def test_without_a_newer_version_nothing_changes(project: Path) -> None:
 
 
 def release_engine(template: Path, version: str, tag: str) -> None:
-    """Version of an engine without code in the repository of the template, and among the wheels beside it."""
+    """Release a version of an empty engine, as a tag of the template's repository and as a wheel."""
     build = '[build-system]\nrequires = ["hatchling"]\nbuild-backend = "hatchling.build"\n'
     (template / "pyproject.toml").write_text(f'{build}[project]\nname = "kindling-ml"\nversion = "{version}"\n')
     wheels.write_wheel(template.parent, {"name": "kindling-ml", "version": version})
@@ -152,7 +152,7 @@ def run_offline(project: Path, command: str) -> None:
 
 
 def engine_of(project: Path) -> tuple[str, str | None]:
-    """Return the version of the engine that is installed in .venv, and where it came from."""
+    """Return the version and the source of the engine installed in .venv."""
     (site,) = project.glob(".venv/lib/*/site-packages")
     (engine,) = distributions(name="kindling-ml", path=[str(site)])
     return engine.version, engine.read_text("direct_url.json")
@@ -219,7 +219,7 @@ def test_the_monthly_workflow_opens_a_pull_request(template: Path, project: Path
     commit(project, "Train for much longer")
     origin = tmp_path / "origin.git"
     git(tmp_path, "clone", "--quiet", "--bare", str(project), str(origin))
-    assert run_workflow(project, tmp_path) == ""  # nothing is new
+    assert run_workflow(project, tmp_path) == ""  # no update
     release(template)
     token, *arguments = run_workflow(project, tmp_path).splitlines()
     body = "Run by copier update. Conflicts to resolve in: configs/baseline.yaml"
@@ -230,7 +230,7 @@ def test_the_monthly_workflow_opens_a_pull_request(template: Path, project: Path
     recipe = git(origin, "show", "template-v0.2.0:configs/baseline.yaml")
     assert re.search("<<<<<<<.*max_epochs: 99.*=======.*max_epochs: 12.*>>>>>>>", recipe, re.DOTALL)
     assert "New in the template." in git(origin, "show", "template-v0.2.0:NEWS.md")
-    assert run_workflow(project, tmp_path) == ""  # proposed already: what its owner pushed to the branch stays
+    assert run_workflow(project, tmp_path) == ""  # already proposed: the branch is not overwritten
 
 
 @pytest.fixture
@@ -261,7 +261,7 @@ def test_a_project_from_a_wheel_says_how_it_could_be_updated(
 ) -> None:
     assert kindling("new", "leafnet").code == 0
     project = from_a_wheel / "leafnet"
-    assert not (project / ".github/workflows/update.yml").exists()  # it could only fail
+    assert not (project / ".github/workflows/update.yml").exists()  # it would always fail
     about = (project / "README.md").read_text()
     assert ".venv/bin/copier update" not in about
     assert re.search("set `_src_path`.*URL and `_commit` to the tag of the version.*`v0.1.0`", about, re.DOTALL)
@@ -273,7 +273,7 @@ def test_a_project_from_a_wheel_says_how_it_could_be_updated(
 
 
 def check_update(project: Path, template: Path) -> None:
-    """Check that a new version of the template is merged with a change of the project, engine aside."""
+    """Check that a new version of the template is merged into a modified project, without the engine."""
     replace(project / "configs/baseline.yaml", "batch_size: 32", "batch_size: 16")
     commit(project, "Make it mine")
     release(template)

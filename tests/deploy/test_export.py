@@ -208,7 +208,7 @@ def test_the_help_says_what_is_legacy_and_why(kindling: Command) -> None:
 
 def test_what_takes_long_is_said(kindling: Command, trained: Train, monkeypatch: pytest.MonkeyPatch) -> None:
     trained(*TINY)
-    monkeypatch.setattr("kindling.utils.console.PATIENCE", 0.0)
+    monkeypatch.setattr("kindling.utils.console.PROGRESS_DELAY", 0.0)
     result = kindling("export", "--format", "torch_export")
     assert result.code == 0, result.err
     lines = result.out.splitlines()

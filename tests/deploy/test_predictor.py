@@ -86,7 +86,7 @@ def test_the_card_says_what_the_model_is(digits: Predictor) -> None:
     ("samples", "message"),
     [
         (np.zeros((2, 1, 27, 28)), r"must have the shape \(1, 28, 28\) or \(N, 1, 28, 28\), not \(2, 1, 27, 28\)"),
-        (np.full((1, 28, 28), 255.0), "from 0 to 1, not from 255 to 255"),
+        (np.full((1, 28, 28), 255.0), "between 0 and 1, got 255 to 255"),
         (np.full((1, 28, 28), np.nan), "finite"),
         ([["a", "b"]], "must be numbers"),
         ([[1, 2], [3]], "must be numbers"),
@@ -110,7 +110,7 @@ def test_what_was_not_trained_is_not_loaded(trained: Train) -> None:
     good = torch.load("runs/tiny/version_0/checkpoints/best.ckpt", weights_only=True)
     for change, message in (
         ({"global_step": 0}, "has not been trained"),
-        ({"hyper_parameters": {"_class_path": "os.mkdir", "path": "made"}}, "os.mkdir, which is no model of Kindling"),
+        ({"hyper_parameters": {"_class_path": "os.mkdir", "path": "made"}}, "os.mkdir, which is not a model"),
         ({"hyper_parameters": good["hyper_parameters"] | {"_class_path": "gone.Model"}}, "gone.Model from a plug-in"),
         ({"hyper_parameters": good["hyper_parameters"] | {"hidden": (9,)}}, "does not fit MLPClassifier as it is now"),
     ):

@@ -97,7 +97,7 @@ def test_it_works_in_python(kindling: Command, members: list[str]) -> None:
         (["--model.checkpoints", "[runs/tiny]", "--data.num_classes", "4"], "member runs/tiny is for other inputs or"),
         (["--model.checkpoints", "[runs/tiny]", "--data.num_features", "19"], "member runs/tiny is for other inputs"),
         (["--model.checkpoints", "[untrained.ckpt]"], "untrained.ckpt has not been trained"),
-        (["--model.checkpoints", "[evil.ckpt]"], "os.mkdir, which is no model of Kindling"),
+        (["--model.checkpoints", "[evil.ckpt]"], "os.mkdir, which is not a model"),
     ],
 )
 def test_mistakes_are_said_in_one_line(kindling: Command, members: list[str], options: list[str], message: str) -> None:

@@ -274,7 +274,7 @@ def test_a_backbone_that_is_no_model_does_not_run(kindling: Command) -> None:
     torch.save(stored, "evil.ckpt")
     result = kindling(*TRANSFER, "--model.backbone", "evil.ckpt")
     assert (result.code, result.err.count("\n")) == (1, 1)
-    assert "the checkpoint holds a os.system, which is no model of Kindling" in result.err
+    assert "the checkpoint names the class os.system, which is not a model" in result.err
     assert not Path("ran").exists()
 
 
@@ -285,7 +285,7 @@ def test_a_checkpoint_whose_backbone_is_no_model_runs_nothing(kindling: Command,
     torch.save(stored, "evil.ckpt")
     result = kindling("test", "--ckpt_path", "evil.ckpt")
     assert (result.code, result.err.count("\n")) == (1, 1)
-    assert "os.system, which is no model of Kindling" in result.err
+    assert "os.system, which is not a model" in result.err
     with pytest.raises(ValueError, match=r"os\.system"):
         TransferClassifier.load_from_checkpoint("evil.ckpt")
     assert not Path("ran").exists()

@@ -30,12 +30,12 @@ pytestmark = pytest.mark.usefixtures("no_pictures")
 def flip(path: Path, position: int, bit: int = 0) -> None:
     data = bytearray(path.read_bytes())
     data[position] ^= 1 << bit
-    path.unlink()  # not the bytes that another test has mapped into memory
+    path.unlink()  # other tests may have mapped the old file into memory
     path.write_bytes(data)
 
 
 def damage(path: Path) -> None:
-    """Flips a bit of the weights."""
+    """Flip a bit of the weights."""
     weights = read(path)["state_dict"]["network.1.weight"]
     flip(path, path.read_bytes().index(weights.numpy().tobytes()) + 5, bit=3)
 
@@ -64,13 +64,13 @@ def test_no_flipped_bit_changes_what_is_loaded(trained: Train) -> None:
         except DamagedError:
             detected += 1
         else:
-            assert same(loaded, found)  # it fell on what is not read
+            assert same(loaded, found)  # the bit is in bytes that are not read
         other.unlink()
     assert detected > 80
 
 
 def regions(path: Path) -> dict[str, range]:
-    """The bytes of each part of a checkpoint file."""
+    """Return the byte ranges of the parts of a checkpoint file."""
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
         found = {"header": range(30), "directory": range(archive.start_dir, path.stat().st_size)}
@@ -92,7 +92,7 @@ def test_a_flipped_bit_is_found_in_each_region_of_the_file(trained: Train, regio
         other = Path(f"{number}.ckpt")
         other.write_bytes(whole)
         flip(other, draw.choice(positions), draw.randrange(8))
-        if region in ("header", "directory"):  # which also hold what is not read, such as times
+        if region in ("header", "directory"):  # they contain bytes that are not read, such as times
             with suppress(DamagedError):
                 assert same(read(other, "all"), found)
         else:
@@ -122,7 +122,7 @@ def test_what_was_read_is_given_to_lightning_once() -> None:
         files = AtomicCheckpointIO(loaded=(Path("a.ckpt"), held))
         if name == "a.ckpt":
             assert files.load_checkpoint(Path(name).absolute()) is held
-        with pytest.raises(ValueError, match="no checkpoint of Kindling"):
+        with pytest.raises(ValueError, match="not a Kindling checkpoint"):
             files.load_checkpoint(name)
 
 
@@ -221,7 +221,7 @@ def test_a_checkpoint_that_may_not_be_written_ends_the_training_at_once(
 ) -> None:
     trained(*TINY)
     before = different(LAST, BEST), LAST.read_bytes(), BEST.read_bytes()
-    *figures, _ = (RUN / "metrics.csv").read_text().splitlines()  # without the test, which is to be repeated
+    *figures, _ = (RUN / "metrics.csv").read_text().splitlines()  # without the test metrics
     replace = Path.replace
 
     def refuse(self: Path, target: Path) -> Path:
@@ -252,7 +252,7 @@ def test_what_was_just_saved_is_not_removed_under_another_name() -> None:
 
 
 class Careless(TorchCheckpointIO):
-    """Ignores that it may not write."""
+    """A checkpoint plug-in that saves nothing."""
 
     def save_checkpoint(self, *_: object, **__: object) -> None:
         pass

@@ -8,7 +8,7 @@ from matplotlib.colors import to_rgb
 from conftest import TINY, Command, Train, make_run
 from kindling.runs.plots import PALETTE
 
-LINES = set(PALETTE) - {"#000000"}  # which is that of the text too
+LINES = set(PALETTE) - {"#000000"}  # also the colour of text
 
 
 def colours(path: Path) -> set[str]:
@@ -34,7 +34,7 @@ def test_it_shows_the_settings_and_figures_that_differ(kindling: Command, traine
 def test_the_same_settings_are_called_so(kindling: Command) -> None:
     for number in range(2):
         make_run(f"runs/a/version_{number}")
-    assert "their settings are the same" in kindling("runs", "compare", "a/version_0", "a/version_1").out
+    assert "the settings are identical" in kindling("runs", "compare", "a/version_0", "a/version_1").out
 
 
 def test_many_runs_are_told_apart(kindling: Command) -> None:

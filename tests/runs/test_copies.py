@@ -1,4 +1,4 @@
-"""Runs that were copied, moved or linked, and runs that were killed after their last epoch."""
+"""Copied, moved and linked runs, and runs killed after their last epoch."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from kindling.training import TestOutputCollector
 from kindling.training.resume import move_best
 
 RUN = Path("runs/tiny/version_0")
-# The loss goes up again: the best checkpoint is not that of the last epoch, and what comes after may be better.
+# The loss increases again: the best checkpoint is not that of the last epoch, and later ones may be better.
 WORSE = [*TINY, "--model.optimizer.lr", "0.3", "--trainer.max_epochs", "4", "--early_stopping.patience", "null"]
 pytestmark = pytest.mark.usefixtures("no_pictures")
 
@@ -172,7 +172,7 @@ def test_a_copy_of_a_run_that_still_trains_resumes(kindling: Command, trained: T
 
 
 def killed(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Has the next command end at a place as a kill does: with nothing that comes after."""
+    """End the next command at a given function as if it were killed there."""
 
     def kill(*_: object, **__: object) -> None:
         raise SystemExit(9)

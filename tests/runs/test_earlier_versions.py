@@ -1,4 +1,4 @@
-"""Runs of version 0.1.0, kept in tests/files/v0.1: they are evaluated, resumed and repeated as by that version."""
+"""Runs of version 0.1.0, in tests/files/v0.1, are evaluated, resumed and reproduced as by that version."""
 
 import json
 import shutil
@@ -15,20 +15,20 @@ from kindling.cli import renamed
 
 FILES = Path(__file__).parents[1] / "files" / "v0.1"
 RUNS = [path.name for path in FILES.iterdir() if path.is_dir()]
-# What version 0.1.0 itself came to when it trained on to the same step without a stop: the step, the test loss, and the
-# sum of the absolute weights of the last layer.
+# Results of version 0.1.0 after the same step without interruption: the step, the test loss, and the sum of the
+# absolute weights of the last layer.
 CONTINUED = {
     "synthetic": ("--trainer.max_steps", 25, 1.080738, 3.333995),
     "table": ("--trainer.max_epochs", 3, 0.734697, 2.686989),
 }
-# It was not signed, as later ones are: where data is read is typed.
+# Version 0.1.0 did not sign its runs, so paths of data must be typed.
 TYPED = {"synthetic": [], "table": ["--data.path", "customers.csv"]}
 pytestmark = pytest.mark.usefixtures("no_pictures")
 
 
 @pytest.fixture
 def run(request: pytest.FixtureRequest, folder: Path) -> Path:
-    """A run of version 0.1.0 in the current folder, with the table that it was trained on."""
+    """Copy a run of version 0.1.0, and its table, to the current folder."""
     shutil.copytree(FILES, folder, ignore=lambda *_: RUNS, dirs_exist_ok=True)
     return Path(shutil.copytree(FILES / request.param, f"runs/{request.param}")) / "version_0"
 
@@ -58,7 +58,7 @@ def test_it_resumes_where_it_stopped(kindling: Command, run: Path) -> None:
     result = kindling("fit", "--ckpt_path", run, option, target, *TYPED[run.parent.name])
     assert (result.code, result.err) == (0, "")
     last = torch.load(run / "checkpoints/last.ckpt", weights_only=True)
-    assert last["global_step"] == target  # a batch is an epoch of the table
+    assert last["global_step"] == target  # the table is one batch per epoch
     assert float(last["state_dict"]["network.3.weight"].abs().sum()) == pytest.approx(weights, rel=1e-4)
     assert json.loads((run / "test_metrics.json").read_text())["test/loss"] == pytest.approx(loss, abs=1e-4)
     assert not list(run.parent.glob("version_1"))
@@ -74,9 +74,9 @@ def test_its_configuration_repeats_it(kindling: Command, run: Path) -> None:
 
 def test_a_class_that_has_moved_is_found_with_a_hint(kindling: Command) -> None:
     Path("averaged.yaml").write_text("averaging: kindling.callbacks.EMA\n")
-    renamed._hint.cache_clear()  # an earlier test may have had it
+    renamed._hint.cache_clear()  # another test may have filled it
     options = ["--trainer.callbacks", "kindling.callbacks.StepFigures", "--config", "averaged.yaml"]
     result = kindling("fit", *TINY, *options)
     assert (result.code, result.err) == (0, "")
-    assert result.out.count("note: kindling.callbacks is called kindling.training now\n") == 1
-    assert result.out.count("note: StepFigures is called TrainingStatsMonitor now\n") == 1
+    assert result.out.count("note: kindling.callbacks has been renamed to kindling.training\n") == 1
+    assert result.out.count("note: StepFigures has been renamed to TrainingStatsMonitor\n") == 1

@@ -23,11 +23,11 @@ def test_runs_are_numbered_in_order(folder: Path) -> None:
     assert new_run("mine", folder).name == "version_11"
     assert new_run("other", folder).name == "version_0"
     (folder / "mine/version_0").rmdir()
-    assert new_run("mine", folder).name == "version_12"  # on from the highest, whatever was deleted
+    assert new_run("mine", folder).name == "version_12"  # one more than the highest
 
 
 def test_runs_that_start_at_once_get_folders_of_their_own(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Path, "glob", lambda *_: iter(()))  # each has looked before any of the others began
+    monkeypatch.setattr(Path, "glob", lambda *_: iter(()))  # as if all looked before any started
     with ThreadPoolExecutor(16) as pool:
         runs = list(pool.map(lambda _: new_run("mine", folder), range(64)))
     assert {run.name for run in runs} == {f"version_{number}" for number in range(64)}
@@ -38,8 +38,8 @@ def test_the_newest_run_is_the_one_trained_last() -> None:
     newest = checkpoint("runs/b/version_0/checkpoints/best.ckpt", age=1)
     checkpoint("runs/b/version_1/checkpoints/last.ckpt", age=5)
     last = checkpoint("runs/a/version_0/checkpoints/last.ckpt", age=3)
-    with pytest.raises(FileNotFoundError, match=r"runs/b/version_0/checkpoints/last\.ckpt: .* is there, best\.ckpt"):
-        find_checkpoint("last")  # not that of an older run
+    with pytest.raises(FileNotFoundError, match=r"runs/b/version_0/checkpoints/last\.ckpt: choose .*, best\.ckpt"):
+        find_checkpoint("last")  # not the one of an older run
     assert find_checkpoint("best") == newest
     assert find_checkpoint("runs/a") == Path("runs/a/version_0/checkpoints/best.ckpt")
     assert find_checkpoint("runs/a/version_0", prefer="last") == last

@@ -14,7 +14,7 @@ RUN = Path("runs/tiny/version_0")
 
 
 def repeat(kindling: Command, run: str | Path) -> Path:
-    """Types what `runs show` ends with; gives the run folder that this makes."""
+    """Run the last command that `runs show` prints, and return the new run folder."""
     before = set(Path("runs").glob("*/*"))
     typed = shlex.split(kindling("runs", "show", run).out.splitlines()[-1])
     result = kindling(*typed[typed.index("fit") :])
@@ -63,7 +63,7 @@ def test_an_interrupted_run_that_went_on_repeats_too_but_not_one_with_other_sett
     assert different(RUN / "checkpoints/last.ckpt", repeat(kindling, RUN) / "checkpoints/last.ckpt") == []
     assert kindling("fit", "--ckpt_path", RUN, "--trainer.max_epochs", 3).code == 0
     *_, why, first, second, third = kindling("runs", "show", RUN).out.splitlines()
-    assert "no one command repeats" in why
+    assert "resumed with other settings" in why
     assert first.split()[:2] == second.split()[:2] == ["kindling", "fit"]
     assert third == f"  kindling fit --ckpt_path {RUN} --trainer.max_epochs 3"
 
@@ -80,10 +80,12 @@ def test_it_says_what_the_run_was_and_what_stands_in_the_way_of_repeating_it(kin
     tested = json.loads((RUN / "test_metrics.json").read_text())
     assert ["test/f1", f"{tested['test/f1']:.4f}"] in lines
     assert [f"{RUN}/training_history.png"] in lines
-    for words in ("its seed is not known", "torch 1.0", "differed from commit 0123456", "git checkout 0123456789\n"):
+    for words in ("the seed is unknown", "torch 1.0", "changes to commit 0123456", "git checkout 0123456789\n"):
         assert words in shown
     (RUN / "config.yaml").unlink()
-    assert "no command repeats it: it has no config.yaml" in kindling("runs", "show", RUN).out.splitlines()[-1]
+    assert (
+        "this run can't be reproduced: its config.yaml is missing" in kindling("runs", "show", RUN).out.splitlines()[-1]
+    )
 
 
 def test_the_command_asks_for_the_threads_that_the_run_had(
@@ -111,7 +113,7 @@ def test_a_run_that_went_on_names_commit_and_threads_of_each_command(
     assert (record.altered, record.commits, record.threads) == (True, [first, now], [7, threads])
     monkeypatch.setenv("OMP_NUM_THREADS", str(threads))
     lines = kindling("runs", "show", RUN).out.splitlines()
-    shown = [line.split()[:3] for line in lines[lines.index(next(line for line in lines if "in turn" in line)) + 1 :]]
+    shown = [line.split()[:3] for line in lines[lines.index(next(line for line in lines if "in order" in line)) + 1 :]]
     checkout = [["git", "checkout", now[:10]]] if now else []
     assert shown == [
         ["git", "checkout", first[:10]],

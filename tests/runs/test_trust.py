@@ -1,4 +1,4 @@
-"""Run folders, checkpoints and ONNX files from someone else: no code of theirs, no file outside of the folder."""
+"""Untrusted run folders, checkpoints and ONNX files: no code is run, and no file outside of the folder is used."""
 
 import os
 import shutil
@@ -30,7 +30,7 @@ def change_config(change: Callable[[dict[str, Any]], None]) -> None:
 
 
 def change_checkpoint(change: Callable[[dict[str, Any]], None], name: str = "last") -> Path:
-    """A checkpoint as another program could write it, without a checksum."""
+    """Modify a checkpoint as another program could, without checksums."""
     path = RUN / "checkpoints" / f"{name}.ckpt"
     stored = torch.load(path, weights_only=True)
     change(stored)
@@ -54,7 +54,7 @@ def test_one_s_own_run_keeps_all_of_its_settings(kindling: Command, tmp_path: Pa
         before = files(OUTSIDE)
         result = kindling(*options)
         assert result.code == 0, result.err
-        assert "left out" not in result.out
+        assert "is from elsewhere" not in result.out
         assert files(OUTSIDE) > before
     assert "helpers.MemoryByEpoch" in CONFIG.read_text()
 
@@ -77,7 +77,7 @@ def test_a_changed_configuration_or_another_user_s_is_not_one_s_own(monkeypatch:
     assert not is_own(path)
     sign(path)
     assert Path("elsewhere/kindling/key").stat().st_mode & 0o77 == 0
-    monkeypatch.setenv("XDG_CONFIG_HOME", "config.yaml")  # where no key can be kept
+    monkeypatch.setenv("XDG_CONFIG_HOME", "config.yaml")  # no key can be stored here
     sign(path)
     assert not is_own(path)
 
@@ -105,10 +105,10 @@ def test_the_trainer_of_a_stranger_s_run_names_no_classes_and_no_paths(
     before = files()
     result = kindling(*MORE)
     assert result.code == 0, result.err
-    line = f"{CONFIG} was not written here: {name} left out; to use all of it, add --config {CONFIG}"
+    line = f"{CONFIG} is from elsewhere: ignoring {name}; add --config {CONFIG} to trust it"
     assert result.out.splitlines()[0] == line
     assert files() == before
-    assert is_own(CONFIG)  # what is resumed here is one's own from then on
+    assert is_own(CONFIG)  # resuming signs the run
 
 
 @pytest.mark.parametrize("name", ["profiler", "strategy", "accelerator", "precision"])
@@ -121,7 +121,7 @@ def test_a_dotted_name_for_the_trainer_is_not_imported(
     change_config(lambda config: config["trainer"].update({name: "loose.thing"}))
     result = kindling(*MORE)
     assert result.code == 0, result.err
-    assert f"trainer.{name} left out" in result.out
+    assert f"ignoring trainer.{name}" in result.out
     assert not Path("ran").exists()
 
 
@@ -130,7 +130,7 @@ def test_averaging_of_a_run_from_elsewhere_goes_on(kindling: Command) -> None:
     change_config(lambda config: config["trainer"].update(default_root_dir="outside"))
     result = kindling(*MORE)
     assert result.code == 0, result.err
-    assert "averaging left out" not in result.out
+    assert "ignoring averaging" not in result.out
     assert "current_model_state" in torch.load(RUN / "checkpoints/last.ckpt", weights_only=True)
 
 
@@ -160,7 +160,7 @@ def test_a_stranger_s_run_name_leads_nowhere(kindling: Command, trained: Train, 
     change_config(lambda config: config.update(run_name=name))
     result = kindling("fit", "--ckpt_path", RUN / "checkpoints/best.ckpt", "--trainer.max_epochs", 3)
     assert result.code == 0, result.err
-    assert f"{CONFIG} was not written here: run_name left out" in result.out
+    assert f"{CONFIG} is from elsewhere: ignoring run_name" in result.out
     assert {path.parent.name for path in Path("runs").glob("*/version_*")} == {
         "tiny",
         "MLPClassifier-SyntheticDataModule",
@@ -177,7 +177,7 @@ def test_a_stranger_s_configuration_reads_no_other_file(
     change_config(lambda config: config.update({group: yaml.safe_load(text)}))
     result = kindling("fit", "--ckpt_path", RUN, *MORE[3:])
     assert result.code == 0, result.err
-    assert f"{group} left out" in result.out
+    assert f"ignoring {group}" in result.out
     assert "secret: 1" not in result.out
 
 
@@ -208,13 +208,13 @@ def test_code_that_comes_with_a_run_is_not_run(
     for kind in ("best", "last"):
         path = change_checkpoint(lambda stored: stored["hyper_parameters"].update(_class_path=name), kind)
     if command == "load":
-        with pytest.raises(ValueError, match="code that comes with the run"):
+        with pytest.raises(ValueError, match="whose code is in the run folder"):
             load(path)
     else:
         backbone = "fit --model TransferClassifier --data DigitsDataModule --model.backbone".split()
         result = kindling(*(backbone if command == "backbone" else [command, "--ckpt_path"]), RUN)
         assert (result.code, result.err.count("\n")) == (1, 1)
-        assert f"the checkpoint holds a {name}, code that comes with the run" in result.err
+        assert f"the checkpoint names the class {name}, whose code is in the run folder" in result.err
     assert not Path("ran").exists()
     assert not any(module.endswith("evil") for module in sys.modules)
 
@@ -239,7 +239,7 @@ def test_no_other_class_of_a_stranger_runs_code_either(
         change_checkpoint(lambda stored: stored["hyper_parameters"].update(backbone=text))
     result = kindling(*MORE)
     assert (result.code, result.err.count("\n")) == (1, 1)
-    assert f"the checkpoint holds a {name}, code that comes with the run {RUN}" in result.err
+    assert f"the checkpoint names the class {name}, whose code is in the run folder {RUN}" in result.err
     assert not Path("ran").exists()
 
 
@@ -252,7 +252,7 @@ def test_modules_of_python_are_not_even_imported(
     change_config(lambda config: config["data"].update(class_path=name))
     result = kindling("test", "--ckpt_path", "last")
     assert (result.code, result.err.count("\n")) == (1, 1)
-    assert f"the checkpoint holds a {name}, which is no data source of Kindling" in result.err
+    assert f"the checkpoint names the class {name}, which is not a data source" in result.err
     assert name.split(".")[0] not in sys.modules or name.startswith(("os", "subprocess"))
 
 
@@ -273,7 +273,7 @@ def test_links_do_not_lead_out_of_a_stranger_s_run(kindling: Command, trained: T
     before = {name: Path(name).stat().st_mtime_ns for name in files(OUTSIDE)}
     result = kindling(command, "--ckpt_path", RUN)
     assert (result.code, result.err.count("\n")) == (1, 1)
-    assert f"{path} leads out of its run folder, which was not made here" in result.err
+    assert f"{path} is a link out of a run folder from elsewhere" in result.err
     assert {name: Path(name).stat().st_mtime_ns for name in files(OUTSIDE)} == before
 
 
@@ -317,7 +317,7 @@ def test_a_model_is_put_together_from_its_checkpoint_alone(kindling: Command, tr
     for command in ("test", "predict"):
         result = kindling(command, "--ckpt_path", RUN / "checkpoints/last.ckpt")
         assert (result.code, result.err.count("\n")) == (1, 1)
-        assert "last.ckpt takes a part of its model from other.ckpt, another file" in result.err
+        assert "last.ckpt is incomplete: a part of its model is in another file, other.ckpt" in result.err
 
 
 def test_names_do_not_control_the_terminal(kindling: Command, trained: Train) -> None:
@@ -332,8 +332,8 @@ def test_names_do_not_control_the_terminal(kindling: Command, trained: Train) ->
 
 LAMBDA = {"class_path": "torch.optim.lr_scheduler.LambdaLR", "init_args": {"lr_lambda": "os.close"}}
 FACTORIES: list[tuple[str, object, str]] = [
-    ("lr_scheduler", LAMBDA, "names a function, os.close, in its lr_scheduler"),
-    ("lr_scheduler", LAMBDA | {"init_args": {"lr_lambda": ["pandas.read_pickle"]}}, "names a function, pandas."),
+    ("lr_scheduler", LAMBDA, "names the function os.close in its lr_scheduler"),
+    ("lr_scheduler", LAMBDA | {"init_args": {"lr_lambda": ["pandas.read_pickle"]}}, "names the function pandas."),
     ("lr_scheduler", {"class_path": "torch.hub.load", "init_args": {}}, "names torch.hub.load as its lr_scheduler"),
     ("optimizer", {"class_path": "pandas.read_pickle", "init_args": {}}, "names pandas.read_pickle as its optimizer"),
     ("optimizer", {"class_path": "torch.nn.Linear", "init_args": {}}, "names torch.nn.Linear as its optimizer"),
@@ -379,7 +379,7 @@ def test_runs_reads_no_pipe_no_device_and_no_endless_file(
     os.mkfifo(RUN / "run.json")
     (RUN / "test_metrics.json").unlink()
     (RUN / "test_metrics.json").symlink_to("/dev/zero")
-    monkeypatch.setattr("kindling.runs.find.MOST_BYTES", 10)
+    monkeypatch.setattr("kindling.runs.find.MAX_BYTES", 10)
     assert kindling("runs").code == 0
     assert kindling("runs", "show", RUN).code == 0
 
@@ -435,7 +435,7 @@ def table(path: str) -> None:
 
 @pytest.fixture
 def others_table(kindling: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave a run of another user that was trained on secret.csv, and that file."""
+    """Create secret.csv and a run of another user that was trained on it."""
     monkeypatch.setenv("XDG_CONFIG_HOME", "theirs")
     table("secret.csv")
     assert kindling(*TABLE, "--data.path", "secret.csv").code == 0
@@ -457,7 +457,7 @@ def test_the_data_of_a_stranger_s_run_is_typed(
     before = files()
     result = kindling(command, "--ckpt_path", where, *more)
     assert (result.code, result.out, result.err.count("\n")) == (1, "", 1)
-    line = f"{source} was not written here, so no file that it names is read; add --data.path secret.csv\n"
+    line = f"{source} is from elsewhere, so the files in it are not read; add --data.path secret.csv\n"
     assert result.err.endswith(line)
     assert files() == before
     option = {"test": ["--data.path=secret.csv"], "predict": ["--data.init_args.path", "secret.csv"]}
@@ -492,7 +492,7 @@ def test_each_file_that_a_stranger_s_configuration_names_is_typed(
     typed = [] if name == "path" else ["--data.path", "secret.csv"]
     result = kindling("test", "--ckpt_path", RUN, *typed)
     assert (result.code, result.err.count("\n")) == (1, 1)
-    assert f"no file that it names is read; add --data.{name} {FILES[name]}\n" in result.err
+    assert f"the files in it are not read; add --data.{name} {FILES[name]}\n" in result.err
 
 
 def test_a_stranger_s_data_may_come_with_its_run(kindling: Command, no_pictures: None, others_table: None) -> None:
@@ -504,7 +504,7 @@ def test_a_stranger_s_data_may_come_with_its_run(kindling: Command, no_pictures:
     (RUN / "rows.csv").symlink_to(Path("secret.csv").absolute())
     result = kindling("test", "--ckpt_path", RUN)
     assert (result.code, result.err.count("\n")) == (1, 1)
-    assert f"{RUN / 'rows.csv'} leads out of its run folder" in result.err
+    assert f"{RUN / 'rows.csv'} is a link out of a run folder" in result.err
 
 
 @pytest.mark.parametrize("change", ["moved", "lone", "no config", "edited config"])
@@ -534,7 +534,7 @@ def test_a_checkpoint_that_was_altered_is_not_one_s_own(kindling: Command, no_pi
     path.rename("lone.ckpt")
     result = kindling("test", "--ckpt_path", "lone.ckpt")
     assert (result.code, result.err.count("\n")) == (1, 1)
-    assert "lone.ckpt was not written here, so no file that it names is read; add --data.path other.csv" in result.err
+    assert "lone.ckpt is from elsewhere, so the files in it are not read; add --data.path other.csv" in result.err
 
 
 def test_nothing_is_downloaded_for_a_stranger(
@@ -569,8 +569,8 @@ def test_a_package_around_a_lone_checkpoint_is_not_imported(
     for command in ("test", "predict"):
         result = kindling(command, "--ckpt_path", path)
         assert (result.code, result.err.count("\n")) == (1, 1)
-        assert "the checkpoint holds a strange.Evil, code that comes with the run" in result.err
-    with pytest.raises(ValueError, match="code that comes with"):
+        assert "the checkpoint names the class strange.Evil, whose code is in the run folder" in result.err
+    with pytest.raises(ValueError, match="whose code is in the run folder"):
         load(path)
     assert not Path("ran").exists()
 
@@ -622,7 +622,7 @@ def test_a_model_imports_nothing_that_a_stranger_names(
 
     CONFIG.unlink()
     paths = [change_checkpoint(change, name) for name in ("best", "last")]
-    line = f"was not written here and names {layer} as layer of its Importer: it was not imported"
+    line = f"is from elsewhere and names {layer} as layer of its Importer: it was not imported"
     if command == "load":
         if allowed:
             assert load(paths[0]).card.model == "Importer"
@@ -654,7 +654,7 @@ def test_a_report_holds_no_file_that_a_link_leads_to(kindling: Command, trained:
     config.symlink_to(Path("secret").absolute())
     result = kindling("test", "--ckpt_path", where)
     assert (result.code, result.err.count("\n")) == (1, 1)
-    assert f"{config} leads out of its run folder" in result.err
+    assert f"{config} is a link out of a run folder" in result.err
 
 
 @pytest.mark.parametrize("name", ["train", "test", "checkpoints/last.ckpt", "notes"])
@@ -663,7 +663,7 @@ def test_links_that_come_with_one_s_own_configuration_are_not_followed(
 ) -> None:
     assert kindling("fit", *TINY, "--test_after_fit", "false").code == 0
     theirs = Path("theirs/version_0")
-    shutil.copytree(RUN, theirs)  # they send it back
+    shutil.copytree(RUN, theirs)  # the other user returns the run
     OUTSIDE.mkdir()
     if (theirs / name).is_dir():
         shutil.rmtree(theirs / name)
@@ -673,5 +673,5 @@ def test_links_that_come_with_one_s_own_configuration_are_not_followed(
     for command in ("fit", "test"):
         result = kindling(command, "--ckpt_path", theirs, *(MORE[3:] if command == "fit" else []))
         assert (result.code, result.err.count("\n")) == (1, 1)
-        assert f"{theirs / name} leads out of its run folder, which was not made here" in result.err
+        assert f"{theirs / name} is a link out of a run folder from elsewhere" in result.err
     assert not list(OUTSIDE.iterdir())

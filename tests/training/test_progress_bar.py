@@ -32,7 +32,7 @@ def test_a_terminal_gets_one_bar() -> None:
     # Importing torch takes more than the usual two seconds on some machines only.
     code = [
         "import kindling.utils.console",
-        "kindling.utils.console.PATIENCE = 0.1",
+        "kindling.utils.console.PROGRESS_DELAY = 0.1",
         "import kindling.cli.entry_point",
         "kindling.cli.entry_point.program()",
     ]

@@ -333,4 +333,4 @@ def test_a_run_without_its_last_checkpoint_names_the_others(kindling: Command) -
     kindling("fit", *TINY, "--test_after_fit", "false")
     Path("runs/tiny/version_0/checkpoints/last.ckpt").unlink()
     result = kindling("fit", "--ckpt_path", "runs/tiny", "--trainer.max_epochs", "5")
-    assert (result.code, "give a file that is there, best.ckpt or previous.ckpt" in result.err) == (1, True)
+    assert (result.code, "choose another checkpoint, best.ckpt or previous.ckpt" in result.err) == (1, True)

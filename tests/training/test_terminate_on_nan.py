@@ -90,7 +90,7 @@ def test_a_validation_that_is_not_finite_is_said(kindling: Command) -> None:
     options = ["--data.broken", "val", "--trainer.max_epochs", "3", "--run_name", "tiny", "--test_after_fit", "false"]
     result = kindling("fit", "--model", "MLPClassifier", "--data", "helpers.BrokenDataModule", *options)
     assert (result.code, result.err) == (0, "")
-    assert "stopped early: val/loss is nan, where each training loss was finite: look at its samples" in result.out
+    assert "stopped early: val/loss is nan, although all training losses are finite: check its samples" in result.out
 
 
 @pytest.mark.skipif("KINDLING_SLOW" not in os.environ, reason="two processes take 15 s to start: KINDLING_SLOW=1")

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from conftest import CURVES, TINY, Command
 from kindling import MLPClassifier, SyntheticDataModule
 from kindling.runs.history import read_history, read_learning_rates
-from kindling.runs.plots import PALETTE, plot_history, plot_runs, shown_name
+from kindling.runs.plots import PALETTE, fit_label, plot_history, plot_runs
 from kindling.training import PlotTrainingHistory
 
 RUN = Path("runs/tiny/version_0")
@@ -87,7 +87,7 @@ def test_a_history_needs_a_table_of_figures() -> None:
 
 
 def test_a_long_name_is_shown_without_its_middle() -> None:
-    shown = shown_name("a" * 100 + "/version_17", 60)
+    shown = fit_label("a" * 100 + "/version_17", 60)
     assert (shown[:3], shown[-11:], len(shown)) == ("aaa", "/version_17", 61)
 
 

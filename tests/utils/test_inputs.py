@@ -20,7 +20,7 @@ FLOATS = torch.from_numpy(BYTES / 255).float()
 
 
 def forms(one: bool) -> dict[str, Any]:
-    """Ways to hold the same images, or the first of them."""
+    """Return the same images, or the first of them, in different containers."""
     read_only = BYTES.copy()
     read_only.flags.writeable = False
     ways: dict[str, Any] = {
@@ -85,10 +85,10 @@ def test_features_are_taken_as_they_are(values: Any) -> None:
         (torch.tensor([True, False, True]), (3,), "true or false"),
         ([1j, 2, 3], (3,), "must be numbers"),
         (torch.tensor([1j, 2, 3]), (3,), "must be numbers"),
-        ([None, 1, 2], (3,), "there is null, an object or"),
+        ([None, 1, 2], (3,), "got null, an object or"),
         ([[1, 2, 3], [1, 2]], (3,), "lists of equal length"),
-        (BYTES.astype(int), COLOUR, r"from 0 to 1, not from 0 to 248: divide them by 255"),
-        (FLOATS - 0.5, COLOUR, "from 0 to 1, not from -0.5 to 0.472549:"),
+        (BYTES.astype(int), COLOUR, r"between 0 and 1, got 0 to 248: divide them by 255"),
+        (FLOATS - 0.5, COLOUR, "between 0 and 1, got -0.5 to 0.472549:"),
     ],
 )
 def test_what_is_no_such_sample_is_refused_in_one_line(values: Any, shape: tuple[int, ...], words: str) -> None:
@@ -106,7 +106,7 @@ def encoded(image: Image.Image, kind: str = "png", **options: Any) -> bytes:
 
 
 def scene(width: int, height: int, mode: str = "RGB") -> Image.Image:
-    """Waves in three colours: without edges, so that a shift of half a pixel of the result changes little."""
+    """Return a smooth image, which a shift by half a pixel hardly changes."""
     across, down = np.meshgrid(np.linspace(0, 6, width), np.linspace(0, 6, height))
     waves = [np.sin(across + phase) + np.cos(down - phase) for phase in (0, 1, 2)]
     return Image.fromarray((np.stack(waves, axis=2) * 60 + 128).astype(np.uint8)).convert(mode)
@@ -119,7 +119,7 @@ def test_size_and_cut_agree_with_torchvision(
     shape: tuple[int, int, int], beside: tuple[int, int], kind: str, levels: int
 ) -> None:
     channels, *size = shape
-    within = [side + more for side, more in zip(size, beside, strict=True)]  # what is cut of it is a whole number
+    within = [side + more for side, more in zip(size, beside, strict=True)]  # an integer number of pixels is cropped
     data = encoded(scene(4 * within[1], 4 * within[0]), kind, quality=100, subsampling=0)
     image = Image.open(io.BytesIO(data)).convert("RGB" if channels == 3 else "L")
     theirs = F.center_crop(F.resize(image, within, InterpolationMode.BILINEAR, antialias=True), size)
@@ -142,11 +142,11 @@ def test_a_large_jpeg_is_as_sharp_whichever_way_it_is_turned(shape: tuple[int, i
         8: smooth.transpose(Image.Transpose.ROTATE_90),
     }
     difference = decode_image(data, shape).float() - fit_image(turned[orientation], shape).float()
-    assert difference.abs().mean() <= 8  # 25 where it was enlarged
+    assert difference.abs().mean() <= 8  # 25 for an enlarged image
 
 
 def bomb() -> bytes:
-    """A PNG that says that it is 30,000 pixels wide and high."""
+    """Return a PNG whose header claims 30,000 x 30,000 pixels."""
     data = bytearray(encoded(Image.new("L", (8, 8))))
     data[16:24] = struct.pack(">II", 30000, 30000)
     data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
@@ -167,28 +167,26 @@ HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"
         (HEIC, "it is a HEIC"),
         (encoded(scene(50, 50))[:-900], "broken"),
         (encoded(scene(50, 50), "jpeg")[:-500], "broken"),
-        (bomb(), "too large: 30,000 x 30,000 pixels, of which at most 178,956,970 can be decoded"),
-        (encoded(scene(11, 10)), "too large: 11 x 10 pixels, of which at most 100 "),
+        (bomb(), "too large: 30,000 x 30,000 pixels, the limit is 178,956,970"),
+        (encoded(scene(11, 10)), "too large: 11 x 10 pixels, the limit is 100;"),
     ],
 )
 def test_what_can_not_be_decoded_is_refused_in_one_line(data: bytes, words: str) -> None:
     with pytest.raises(ValueError, match=words) as caught:
-        decode_image(data, (3, 8, 8), most_pixels=100 if "most 100" in words else None)
+        decode_image(data, (3, 8, 8), max_pixels=100 if "limit is 100;" in words else None)
     assert "\n" not in str(caught.value)
     assert "0x" not in str(caught.value)
 
 
 def test_a_large_photo_is_decoded_and_only_a_stranger_s_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # Pillow calls twice as many an attack
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # Pillow raises an error at twice as many
     monkeypatch.setattr("kindling.utils.inputs.MAX_PIXELS", 2000)
-    photo = encoded(scene(160, 120), "jpeg")  # decoded at an eighth
+    photo = encoded(scene(160, 120), "jpeg")  # decoded at 1/8 of its size
     assert decode_image(photo, (3, 8, 8)).shape == (3, 8, 8)
     for data, most in ((photo, 1000), (encoded(scene(160, 120)), None)):
-        with pytest.raises(
-            ValueError, match=r"^this image is too large: 160 x 120 pixels, .*; make it smaller or save"
-        ):
+        with pytest.raises(ValueError, match=r"^this image is too large: 160 x 120 pixels, .*; resize it or save"):
             decode_image(data, (3, 8, 8), most)
-    with pytest.raises(ValueError, match=r"^this image is too large: 19,200 pixels, of which at most 2,000"):
+    with pytest.raises(ValueError, match=r"^this image is too large: 19,200 pixels, the limit is 2,000"):
         decode_image(encoded(scene(160, 120), "webp"), (3, 8, 8))
     assert decode_image(encoded(scene(40, 30), "webp"), (3, 8, 8)).shape == (3, 8, 8)
 
@@ -207,7 +205,7 @@ def test_sixteen_bits_are_scaled_as_told_and_lose_none_on_the_way(channels: int,
 
 
 def test_an_image_of_as_many_pixels_as_allowed_is_decoded() -> None:
-    assert decode_image(encoded(scene(10, 10)), (3, 8, 8), most_pixels=100).shape == (3, 8, 8)
+    assert decode_image(encoded(scene(10, 10)), (3, 8, 8), max_pixels=100).shape == (3, 8, 8)
 
 
 def test_grey_is_the_brightness_of_the_colours_and_colours_of_grey_are_equal() -> None:

@@ -143,7 +143,7 @@ def test_a_callback_that_is_missing_is_named_where_its_run_resumes(kindling: Com
     result = kindling(*more)
     assert (result.code, result.err.count("\n")) == (1, 1)
     assert "my_models.LeafCallback from a plug-in that is missing: add --plugin my_models.py" in result.err
-    assert kindling("test", "--ckpt_path", RUN).code == 0  # which has no use for it
+    assert kindling("test", "--ckpt_path", RUN).code == 0  # where it is not needed
     assert "leaves are trained" in kindling(*more, "--plugin", "my_models.py").out
 
 
@@ -152,7 +152,7 @@ def test_a_file_is_given_with_every_command(kindling: Command) -> None:
     fit = kindling("fit", *plugin, *LEAF, "--trainer.callbacks+=LeafCallback")
     assert fit.code == 0, fit.err
     assert "leaves are trained" in fit.out
-    assert f"predict --ckpt_path {RUN} --plugin mine/my_models.py" in fit.out  # what to type next
+    assert f"predict --ckpt_path {RUN} --plugin mine/my_models.py" in fit.out  # the next command
     for command in ("test", "validate", "predict"):
         assert kindling(command, "--ckpt_path", RUN, *plugin).code == 0
         result = kindling(command, "--ckpt_path", RUN)
@@ -197,7 +197,7 @@ def test_several_files_and_modules_can_be_given(kindling: Command) -> None:
 
 
 def test_every_help_page_names_the_option(kindling: Command) -> None:
-    assert "of all commands but runs and new:\n  --plugin FILE" in kindling("--help").out
+    assert "options of all commands except runs and new:\n  --plugin FILE" in kindling("--help").out
     for command in COMMANDS:
         named = "--plugin FILE" in kindling(command, "--help").out
         assert named == (command not in ("runs", "new")), command
@@ -219,7 +219,7 @@ def test_plugins_win_over_classes_of_the_engine_with_the_same_name(kindling: Com
     result = kindling("fit", *SAME_OPTIONS)
     assert result.code == 0, result.err
     assert "MLPClassifier, 195 parameters" in result.out
-    write_file(SAME.replace("width: int = 8", "width: int = 4"))  # given explicitly, it wins over what is installed
+    write_file(SAME.replace("width: int = 8", "width: int = 4"))  # --plugin takes precedence over installed packages
     result = kindling("fit", *SAME_OPTIONS, "--plugin", "my_models.py")
     assert "MLPClassifier, 99 parameters" in result.out
     Path("recipe.yaml").write_text("model: {class_path: MLPClassifier}\ndata: {class_path: DigitsDataModule}\n")
@@ -272,10 +272,10 @@ def test_a_broken_package_stops_only_commands_that_need_classes(kindling: Comman
 WRONG = {
     "--plugin my_model.py": "there is no file my_model.py: did you mean my_models.py?",
     "--plugin my_models": "there is no module my_models: did you mean my_models.py?",
-    "--plugin gone.models": "there is no module gone: give a file, or a module that is installed",
+    "--plugin gone.models": "there is no module gone: name a file or an installed module",
     "--plugin": "--plugin needs a value",
-    "--plugin random.py": "there is another module called random: rename the file",
-    "--plugin torch.py": "there is another module called torch: rename the file",
+    "--plugin random.py": "another module is called random: rename the file",
+    "--plugin torch.py": "another module is called torch: rename the file",
     "--plugin my-models.py": "rename the file so that Python can import it",
     "--plugin class.py": "rename the file so that Python can import it",
     "--plugin other": "there is no module other",
@@ -295,7 +295,7 @@ def test_a_plugin_that_cannot_be_named_so_ends_in_one_line(kindling: Command, op
 @pytest.mark.parametrize(
     ("model", "line"),
     [
-        ("LeafNet", "model: there is no model LeafNet: --plugin FILE adds classes of your own"),
+        ("LeafNet", "model: there is no model LeafNet: add custom classes with --plugin FILE"),
         ("my_models.LeafNet", "there is no module my_models for my_models.LeafNet: add --plugin my_models.py"),
         ("__main__.LeafNet", "model: there is no class __main__.LeafNet"),
     ],
@@ -316,7 +316,7 @@ def test_a_class_that_a_plugin_has_lost_is_named(kindling: Command) -> None:
     assert "my_models.LeafNet" in result.err
 
 
-# What a stranger's run may not do.
+# An untrusted run may not do this.
 TOUCH = "from pathlib import Path\nPath('ran').touch()\n" + MODELS
 
 
@@ -374,7 +374,7 @@ def test_a_configuration_names_no_plugin(kindling: Command) -> None:
 
 
 def test_spawned_processes_import_what_a_file_imports() -> None:
-    """They know `sys.path` and nothing else; data loaders spawn their workers on macOS and Windows."""
+    """Spawned processes only inherit `sys.path`; data loaders spawn their workers on macOS and Windows."""
     write_file("def work(): pass\n", "mine/my_layers.py")
     write_file(MODELS + "from my_layers import work\n", "mine/my_models.py")
     import_plugins(["mine/my_models.py"])

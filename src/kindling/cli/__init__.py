@@ -1,4 +1,4 @@
-"""Commands: their options, help pages, one-line errors, and the run that `fit` opens. Nothing is computed here."""
+"""The command line: commands, options, help pages, error messages and recipes; no training or evaluation code."""
 
 from kindling.cli.entry_point import main, program
 

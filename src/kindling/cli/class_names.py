@@ -1,4 +1,4 @@
-"""The classes that an option takes, and what is wrong with a name that is none of theirs."""
+"""The classes that an option takes, and messages about invalid class names."""
 
 import importlib.util
 import inspect
@@ -7,7 +7,7 @@ from pkgutil import resolve_name
 
 from kindling.utils.text import join_names, shorten, suggest
 
-# What a class of each option is called, by itself and after a verb.
+# What the classes of an option are called, without and with an article.
 NOUNS = {
     "model": ("model", "a model"),
     "data": ("data source", "a data source"),
@@ -15,26 +15,28 @@ NOUNS = {
     "model.optimizer": ("optimizer", "an optimizer"),
     "model.lr_scheduler": ("learning rate schedule", "a learning rate schedule"),
 }
-FEW = 5  # classes, all of which a message can name
+MAX_CHOICES = 5  # classes to list in a message
 
 
 def describe_unknown(key: str, name: str) -> str:
-    """Return one line about a name that is not a class that an option takes.
+    """Return one line about a name that is not one of the classes that an option takes.
 
     Args:
-        key: The option.
-        name: Short name, or class path.
+        key: Name of the option.
+        name: Short name or class path.
     """
     noun, nouns = NOUNS.get(key, ("class", "a class that can be used here"))
     module, _, last = name.rpartition(".")
     if not module or not all(part.isidentifier() for part in name.split(".")):
         known = [candidate for candidate in class_names(key) if candidate != name]
         choices = (
-            f": choose from {join_names(known)}" if len(known) <= FEW else ": --plugin FILE adds classes of your own"
+            f": choose from {join_names(known)}"
+            if len(known) <= MAX_CHOICES
+            else ": add custom classes with --plugin FILE"
         )
         return f"there is no {noun} {shorten(name, 60)}{suggest(name, known) or choices}"
     if found := getattr(sys.modules.get(module), last, None):
-        return f"{name} is a base class: name a class derived from it" if _is_base(found) else f"{name} is not {nouns}"
+        return f"{name} is a base class: choose a subclass" if _is_base(found) else f"{name} is not {nouns}"
     package = name.partition(".")[0]
     if package in sys.modules or importlib.util.find_spec(package):
         return f"there is no class {shorten(name, 60)}"
@@ -42,8 +44,8 @@ def describe_unknown(key: str, name: str) -> str:
 
 
 def class_arguments(class_path: str) -> list[str]:
-    """Return the names of the arguments of a class, inherited ones included."""
-    from jsonargparse import ArgumentParser  # commands that name no classes start without it
+    """Return the names of the arguments of a class, including inherited ones."""
+    from jsonargparse import ArgumentParser  # loaded only when needed
 
     added = ArgumentParser().add_class_arguments(resolve_name(class_path), "it", fail_untyped=False)
     return [argument.removeprefix("it.") for argument in added]
@@ -57,7 +59,7 @@ def class_names(key: str) -> list[str]:
         classes += base.__subclasses__()
     while classes:
         cls = classes.pop()
-        if getattr(sys.modules.get(cls.__module__), cls.__name__, None) is cls:  # else nobody can name it
+        if getattr(sys.modules.get(cls.__module__), cls.__name__, None) is cls:  # else it has no importable name
             names.append(cls.__name__)
         classes += cls.__subclasses__()
     return names
@@ -68,8 +70,8 @@ def _is_base(found: object) -> bool:
 
 
 def _bases(key: str) -> tuple[type, ...]:
-    """Return the base classes of what an option takes; of callbacks and loggers for other options."""
-    import torch  # takes seconds, which a command that names no classes is spared
+    """Return the base classes of an option; callbacks and loggers for options of the Trainer."""
+    import torch  # imported only when needed: takes seconds
     from lightning.pytorch import Callback, LightningDataModule, LightningModule
     from lightning.pytorch.loggers import Logger
 

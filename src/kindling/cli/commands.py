@@ -1,23 +1,23 @@
-"""The commands: what each does, and where it is."""
+"""The commands with their descriptions and modules."""
 
 COMMANDS = {
-    "fit": "train a model, keep its best and last checkpoints, test the best",
-    "validate": "measure a checkpoint on the validation split",
-    "test": "measure a checkpoint on the test split",
-    "predict": "write the classes and probabilities that a checkpoint predicts to predictions.csv",
-    "runs": "list what was trained; show one run, or compare several",
-    "export": "write a checkpoint as a file that other programs run, proven to be equal",
-    "schema": "write the JSON Schema of recipes, with which editors complete and check them",
-    "serve": "answer over HTTP, with a page to try the model on",
-    "new": "write a project of your own that imports this package",
+    "fit": "train a model, save its best and last checkpoints, and test the best one",
+    "validate": "evaluate a checkpoint on the validation split",
+    "test": "evaluate a checkpoint on the test split",
+    "predict": "write the predictions of a checkpoint for new samples to predictions.csv",
+    "runs": "list runs, show one, or compare several",
+    "export": "export a checkpoint to a deployment format, and verify its outputs",
+    "schema": "write the JSON Schema of recipes, for completion and checks in editors",
+    "serve": "serve predictions over HTTP, with a web page to try the model",
+    "new": "create a project that imports this package",
 }
-# Commands whose options are the arguments of a function of the same name, with its module.
+# Modules of commands whose options are the arguments of a function with the same name.
 FUNCTIONS = {
     "export": "kindling.deploy.export",
     "schema": "kindling.cli.schema",
     "serve": "kindling.deploy.serve",
 }
-# Modules of the other commands, each with a function `run` that takes the name of the command and its options.
+# Modules of the other commands, with a function `run(command, options)`.
 MODULES = {
     "fit": "kindling.cli.lightning_cli",
     "validate": "kindling.cli.lightning_cli",

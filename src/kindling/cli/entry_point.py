@@ -1,4 +1,4 @@
-"""The one command, `kindling`. Its help answers at once: torch is imported only by what needs it."""
+"""The entry point of `kindling`; torch is imported only by commands that need it."""
 
 import difflib
 import gc
@@ -23,31 +23,28 @@ HELP = f"""usage: {{program}} COMMAND [OPTIONS]
 commands:
 {chr(10).join(f"  {name:<10}{line}" for name, line in COMMANDS.items())}
 
-of all commands but runs and new:
-  --plugin FILE   also use the models, data modules and callbacks of this file or module
+options of all commands except runs and new:
+  --plugin FILE   load custom models, data modules and callbacks from a file or module
 
-start with:
+examples:
   {{program}} fit --config quickstart
   {{program}} fit --help
 """
 
 
 def program() -> NoReturn:
-    """The installed command: `main`, then exit with its code.
-
-    A project may install it under a name of its own, by which it then calls itself.
-    """
+    """Run `main` and exit with its code; the name of the script becomes the name of the program in messages."""
     set_program_name(os.path.basename(sys.argv[0]).removesuffix(".exe"))
     sys.unraisablehook = _interrupt_again
     code = main()
-    waits = any(not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread())
-    # The command is done: Ctrl-C would only end in the traceback of some library's clean-up, left half done.
-    signal.signal(signal.SIGINT, signal.SIG_DFL if waits else signal.SIG_IGN)
+    has_threads = any(not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread())
+    # From here, Ctrl-C would only print the traceback of a library's clean-up.
+    signal.signal(signal.SIGINT, signal.SIG_DFL if has_threads else signal.SIG_IGN)
     sys.exit(code)
 
 
 def _interrupt_again(unraisable: Any) -> None:
-    """Deliver Ctrl-C again where it came within a destructor or a weak reference's callback: Python drops it there."""
+    """Raise Ctrl-C again if it occurred in a destructor or weak reference callback, where Python ignores it."""
     if unraisable.exc_type is not KeyboardInterrupt:
         sys.__unraisablehook__(unraisable)
         return
@@ -57,13 +54,13 @@ def _interrupt_again(unraisable: Any) -> None:
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Runs one command.
+    """Run one command.
 
     Args:
-        args: Its name and options, by default those of the command line.
+        args: Name and options of the command, by default `sys.argv`.
 
     Returns:
-        The exit code: 0, 1 if the command failed, 2 if it was not understood.
+        The exit code: 0, 1 if the command failed, 2 for a usage error.
     """
     command, *options = (sys.argv[1:] if args is None else args) or ["--help"]
     if command in ("-h", "--help"):
@@ -74,21 +71,21 @@ def main(args: Sequence[str] | None = None) -> int:
         return 0
     if command not in COMMANDS:
         near = difflib.get_close_matches(command, COMMANDS, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMMANDS)}"
+        hint = f"did you mean {near[0]}?" if near else f"choose from {', '.join(COMMANDS)}"
         return _fail(f"there is no command {shorten(command, 60) or repr(command)}: {hint}", code=2)
 
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it warns of a home folder that can't be written
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it warns if the home folder is read-only
     try:
         with _loading(command), _paused_garbage_collection():
             from kindling.utils.errors import UsageError
 
             run = _find(command)
     except KeyboardInterrupt:
-        return _fail("interrupted before it began", code=1)
+        return _fail("interrupted during start-up", code=1)
     except ModuleNotFoundError as error:
         if f"{error.name}.".startswith("kindling.") or os.environ.get("KINDLING_DEBUG"):
             raise
-        return _fail(f"{error.name} is not installed: make train installs what pyproject.toml names", code=1)
+        return _fail(f"{error.name} is not installed: install the dependencies with pip install -e .", code=1)
     try:
         run(command, options)
     except UsageError as error:
@@ -99,7 +96,7 @@ def main(args: Sequence[str] | None = None) -> int:
             raise
         return _fail(message, code=1)
     except (KeyboardInterrupt, SystemExit) as stop:
-        # Lightning turns Ctrl-C into an exit; the other exits are those of help pages.
+        # Lightning turns Ctrl-C into SystemExit; help pages exit too.
         if isinstance(stop, KeyboardInterrupt) or isinstance(stop.__context__, KeyboardInterrupt):
             print(f"{program_name()}: interrupted", file=sys.stderr)
             return 1
@@ -108,7 +105,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def _find(command: str) -> Callable[[str, Sequence[str]], None]:
-    """Return the function that runs a command, with all that it imports."""
+    """Import and return the function that runs a command."""
     if command not in FUNCTIONS:
         found: Callable[[str, Sequence[str]], None] = import_module(MODULES[command]).run
         return found
@@ -119,7 +116,7 @@ def _find(command: str) -> Callable[[str, Sequence[str]], None]:
 
 
 def _loading(command: str) -> AbstractContextManager[object]:
-    """Show on a terminal that the libraries are loaded; `new` needs none of them."""
+    """Return a progress bar for the imports, on a terminal; `new` needs no slow ones."""
     if command == "new" or not sys.stdout.isatty():
         return nullcontext()
     from kindling.utils.console import progress
@@ -129,7 +126,7 @@ def _loading(command: str) -> AbstractContextManager[object]:
 
 @contextmanager
 def _paused_garbage_collection() -> Iterator[None]:
-    """Look for no garbage during imports: they make a million objects that stay, and it takes a quarter of the time."""
+    """Pause garbage collection during imports, where it finds nothing and takes a quarter of the time."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -140,16 +137,16 @@ def _paused_garbage_collection() -> Iterator[None]:
 
 
 def _message(error: Exception) -> str:
-    """Return the line that reports an error; empty where whoever wrote the failing code needs the traceback."""
+    """Return one line about an error; empty if it is in a user's code, whose author needs the traceback."""
     from kindling.cli.parser_errors import one_line
-    from kindling.utils.errors import dead_worker, without_worker
+    from kindling.utils.errors import describe_killed_worker, unwrap_worker_error
 
-    if killed := dead_worker(error):
-        return killed
+    if message := describe_killed_worker(error):
+        return message
     frames = inspect.trace()
     if isinstance(error, _user_errors()):
         is_ours = frames[-1].filename.startswith(PACKAGE)
-        return one_line(without_worker(str(error))) + ("" if is_ours else " (KINDLING_DEBUG=1 shows where)")
+        return one_line(unwrap_worker_error(str(error))) + ("" if is_ours else " (KINDLING_DEBUG=1 shows where)")
     if any(map(_is_users_code, frames)):
         return ""
     where = f"{'/'.join(frames[-1].filename.split(os.sep)[-3:])}, line {frames[-1].lineno}"
@@ -158,13 +155,13 @@ def _message(error: Exception) -> str:
 
 
 def _is_users_code(frame: inspect.FrameInfo) -> bool:
-    """Return whether a frame is neither Kindling's nor a library's."""
+    """Return whether a frame belongs to neither Kindling nor a library."""
     libraries = (PACKAGE, os.path.dirname(os.__file__), "<")
     return not frame.filename.startswith(libraries) and "site-packages" not in frame.filename
 
 
 def _user_errors() -> tuple[type[Exception], ...]:
-    """Return the errors that users can fix; Lightning's own only where it has been imported, which takes seconds."""
+    """Return the types of errors that users can fix; Lightning's own only if it has been imported."""
     lightning = sys.modules.get("lightning.fabric.utilities.exceptions")
     return (ValueError, OSError, ImportError, *([lightning.MisconfigurationException] if lightning else []))
 
@@ -176,12 +173,9 @@ def _fail(message: str, code: int) -> int:
 
 
 def _is_reported_by_first() -> bool:
-    """Whether the first process of torchrun or srun reports the same error as this one.
-
-    Until the processes have connected, all of them fail alike. Later, one may fail alone.
-    """
+    """Return whether rank 0 reports the same error: until the processes connect, all of them fail alike."""
     distributed = sys.modules.get("torch.distributed")
     is_connected = distributed is not None and distributed.is_available() and distributed.is_initialized()
-    is_started_by_us = "KINDLING_PARENT" in os.environ  # and the first process reports what this one prints
+    is_started_by_us = "KINDLING_PARENT" in os.environ  # rank 0 prints the error of this process
     ranks = (os.environ.get(name, "0") for name in ("RANK", "SLURM_PROCID"))
     return any(rank != "0" for rank in ranks) and not is_connected and not is_started_by_us

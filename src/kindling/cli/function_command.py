@@ -1,4 +1,4 @@
-"""A typed function as a command: its arguments are the options, its docstring the help."""
+"""Run a typed function as a command: its arguments are the options, its docstring is the help."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,10 +13,10 @@ from kindling.utils.text import program_name
 
 
 def run_function(function: Callable[..., None], options: Sequence[str]) -> None:
-    """Calls a function with the options as typed.
+    """Parse options by the signature of a function, and call it.
 
     Raises:
-        UsageError: If they are not its arguments.
+        UsageError: If the options are invalid.
     """
     silence_libraries()
     parser = ArgumentParser(prog=f"{program_name()} {function.__name__}", exit_on_error=False)

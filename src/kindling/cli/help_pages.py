@@ -83,7 +83,7 @@ def _classes(action: Action) -> list[str]:
     paths = get_all_subclass_paths(action._typehint, closed_types=False)
     if len(paths) > FEW:
         plugins = LOADED.values()
-        paths = [path for path in paths if path.startswith("kindling.") or any(one.has(path) for one in plugins)]
+        paths = [path for path in paths if path.startswith("kindling.") or any(one.defines(path) for one in plugins)]
     names = dict.fromkeys(path.rpartition(".")[2] for path in paths)
     return [name for name in names if name not in BASES]
 

@@ -1,4 +1,4 @@
-"""`kindling new`: write a project of one's own with Copier, from the template that this version of Kindling carries."""
+"""`kindling new`: create a project with Copier from the template in this version of Kindling."""
 
 import json
 import os
@@ -25,13 +25,13 @@ TASKS = ("images", "table", "own")
 
 
 def run(command: str, options: Sequence[str]) -> None:
-    """Write the project that the options ask for, and commit it to a new git repository.
+    """Create a project, and commit it to a new git repository.
 
     Raises:
-        UsageError: If it cannot be written; nothing has been written then.
+        UsageError: If an option is invalid; no files are written.
     """
     if split_options(options)[0]:
-        raise UsageError("new takes no --plugin: write the project first, then move the file into its src folder")
+        raise UsageError("new takes no --plugin: create the project first, then move the file into its src folder")
     typed = _parser().parse_args(options)
     require_extra("new", "copier")
     if not typed.folder.strip():
@@ -53,37 +53,37 @@ def run(command: str, options: Sequence[str]) -> None:
     if (SHARE / ".git").exists() and _git(SHARE, "status", "--porcelain"):
         say(f"note: {SHARE} has uncommitted changes; `copier update` needs a commit to compare with")
     say(f"{count_noun(written, 'file', 'files')} written to {typed.folder}; next:")
-    enter = [] if folder == Path.cwd() else [f"cd {_quoted(typed.folder)}"]
-    print(*(f"  {command}" for command in (*enter, "make train", "make test")), sep="\n")
+    cd = [] if folder == Path.cwd() else [f"cd {_quoted(typed.folder)}"]
+    print(*(f"  {command}" for command in (*cd, "make train", "make test")), sep="\n")
 
 
 def _parser() -> UsageErrorParser:
     parser = UsageErrorParser(
         "kindling new",
-        description="Write a project of your own: a model, a data source, a recipe, tests and a notebook, to edit. It "
-        "imports Kindling, and receives improvements by `pip install --upgrade` and `copier update`.",
+        description="Create a project with a model, a data source, a recipe, tests and a notebook to edit. It imports "
+        "Kindling; update it with `pip install --upgrade` and `copier update`.",
         allow_abbrev=False,
     )
-    parser.add_argument("folder", metavar="FOLDER", nargs="?", default="", help="A new folder to write it to.")
+    parser.add_argument("folder", metavar="FOLDER", nargs="?", default="", help="New folder for the project.")
     parser.add_argument(
         "--name",
-        help="Name of the project; default: the name of the folder. The command of leaf-net or 'Leaf Net' is leaf-net, "
-        "and its package leaf_net.",
+        help="Name of the project (default: name of the folder). For 'Leaf Net', the command is leaf-net, and the "
+        "package leaf_net.",
     )
-    parser.add_argument("--description", help="What it is, in one line.")
-    parser.add_argument("--author", help="Your name; default: user.name of git.")
-    parser.add_argument("--license", choices=LICENSES, help="Default: MIT.")
-    parser.add_argument("--task", choices=TASKS, help="Folders of images (default), a table, or code of your own.")
+    parser.add_argument("--description", help="Description in one line.")
+    parser.add_argument("--author", help="Your name (default: user.name of git).")
+    parser.add_argument("--license", choices=LICENSES, help="License (default: MIT).")
+    parser.add_argument("--task", choices=TASKS, help="Image folders (default), a table, or your own code.")
     parser.add_argument(
         "--engine",
-        help="Where the project gets Kindling from: a git URL, the path of a checkout or wheel, or a version such as "
-        "0.2.0 or '>=0.2'; default: where this Kindling comes from.",
+        help="Source of Kindling for the project: a git URL, the path of a checkout or wheel, or a version such as "
+        "0.2.0 or '>=0.2' (default: the source of this installation).",
     )
     parser.add_argument(
         "--template",
         metavar="URL",
-        help="Git repository of Kindling, or of your fork, that `copier update` gets changes from; default: where this "
-        "Kindling comes from, unless it was installed from a wheel, which names no repository.",
+        help="Git repository of Kindling or your fork, for `copier update` (default: the source of this installation; "
+        "none for a wheel).",
     )
     return parser
 
@@ -93,20 +93,20 @@ def _check_folder(folder: Path) -> None:
     if not above.is_dir():
         raise UsageError(f"{above} is a file: {folder.name} can't be created in it")
     if os.path.exists(folder) and not (folder.is_dir() and not any(folder.iterdir())):
-        raise UsageError(f"{folder} already exists and is not an empty folder: name another, such as {folder.name}-2")
+        raise UsageError(f"{folder} already exists and is not an empty folder: choose another, such as {folder.name}-2")
     if SHARE in folder.parents:
-        raise UsageError(f"{folder} is inside {SHARE}, Kindling's own folder: name one elsewhere")
+        raise UsageError(f"{folder} is inside {SHARE}, the folder of Kindling: choose another")
 
 
 def _quoted(folder: str) -> str:
-    """Return a folder as a shell takes it; a leading ~ stays outside of the quotes."""
+    """Return a folder quoted for a shell, apart from a leading ~."""
     home, slash, rest = folder.partition("/")
     return f"{home}{slash}{shlex.quote(rest)}" if home == "~" and rest else shlex.quote(folder)
 
 
 def _engine(engine: str) -> str:
-    """Return the answer for an engine that was typed, a path as an absolute one."""
-    path = Path(os.path.expanduser(engine))  # unlike pathlib's, it takes ~=0.2
+    """Return the value of `--engine`; a path is made absolute."""
+    path = Path(os.path.expanduser(engine))  # unlike Path.expanduser, it accepts ~=0.2
     if path.exists():
         return str(path.resolve())
     if "/" in engine and ":" not in engine:
@@ -115,7 +115,7 @@ def _engine(engine: str) -> str:
 
 
 def _repository(url: str) -> dict[str, str]:
-    """Return the answers for a repository that holds the template of this version."""
+    """Return Copier's answers for `--template`, a repository with the tag of this version."""
     version, source = f"v{__version__}", _git_url(url)
     if _git(Path.cwd(), "ls-remote", "--exit-code", source.removeprefix("git+"), f"refs/tags/{version}") is None:
         raise UsageError(f"--template {url}: there is no git repository with the tag {version} of this Kindling")
@@ -123,7 +123,7 @@ def _repository(url: str) -> dict[str, str]:
 
 
 def _template_source() -> dict[str, str]:
-    """Return the answers that say where the template, and so the engine, come from."""
+    """Return Copier's answers for the source of this installation."""
     if (SHARE / "pyproject.toml").exists():
         return _checkout_source(SHARE)
     try:
@@ -140,7 +140,7 @@ def _template_source() -> dict[str, str]:
 
 
 def _checkout_source(checkout: Path) -> dict[str, str]:
-    """Return the remote and commit of a checkout, where both are all that it takes to get the same again."""
+    """Return the remote and commit of a checkout; empty if it differs from what was pushed."""
     remote = _git(checkout, "remote", "get-url", "origin")
     commit = _git(checkout, "rev-parse", "HEAD")
     is_pushed = _git(checkout, "branch", "--remotes", "--contains", "HEAD")
@@ -151,13 +151,13 @@ def _checkout_source(checkout: Path) -> dict[str, str]:
 
 
 def _git_url(remote: str) -> str:
-    """Return a remote so that Copier takes it for a git repository, whatever it is called."""
+    """Return a remote as a URL that Copier recognizes as a git repository."""
     url = Path(remote).resolve().as_uri() if Path(remote).exists() else remote
     return f"git+{url}" if "://" in url and not url.startswith(("git+", "git://")) else url
 
 
 def _copy(folder: Path, answers: dict[str, str]) -> None:
-    from copier import run_copy  # half a second
+    from copier import run_copy  # takes 0.5 s to import
 
     from_git = "HEAD" if (SHARE / ".git").exists() else None
     try:
@@ -169,21 +169,21 @@ def _copy(folder: Path, answers: dict[str, str]) -> None:
 
 
 def _begin_history(folder: Path) -> None:
-    """Commit the project to a repository of its own, which `copier update` needs, unless it is inside another."""
+    """Commit the project to a new git repository, which `copier update` needs, unless it is inside another."""
     if _git(folder, "rev-parse", "--show-toplevel"):
         return
     has_author = _git(folder, "config", "user.email")
     author = [] if has_author else ["-c", "user.name=kindling", "-c", "user.email=kindling@localhost"]
     message = f"Begin with the template of Kindling {__version__}"
-    begun = _git(folder, "init", "--quiet", "--initial-branch", "main") is not None
-    added = begun and _git(folder, "add", "--all") is not None
+    initialized = _git(folder, "init", "--quiet", "--initial-branch", "main") is not None
+    added = initialized and _git(folder, "add", "--all") is not None
     if not added or _git(folder, *author, "commit", "--quiet", "--message", message) is None:
-        failed = "commit" if added else "add" if begun else "init"
-        print(f"kindling: git {failed} failed, and the project is not committed", file=sys.stderr)
+        failed = "commit" if added else "add" if initialized else "init"
+        print(f"kindling: git {failed} failed: the project is not committed", file=sys.stderr)
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
-    """Return what git prints; None where it fails or is not installed."""
+    """Return the output of git; None if it fails or is not installed."""
     try:
         done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):

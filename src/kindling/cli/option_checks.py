@@ -1,4 +1,4 @@
-"""Options of `fit` and the Trainer whose values need a check, or mean something else here than to Lightning."""
+"""Checks of options of `fit` and the Trainer, and options that differ from Lightning's."""
 
 import os
 import random
@@ -20,9 +20,9 @@ from lightning.pytorch.utilities import rank_zero_only
 from kindling.utils.errors import UsageError
 from kindling.utils.text import join_names, shorten, suggest
 
-MOST_PROCESSES = 8  # on the CPU, however few cores it has: enough to try out distributed training
-LONGEST_NAME = 120  # bytes: file systems allow 255, and some names of files in the run hold the name of the run
-# The Trainer's own barebones mode switches off `self.log` too, and so leaves no result.
+MAX_CPU_PROCESSES = 8  # allowed on any number of cores, to try out distributed training
+MAX_NAME_BYTES = 120  # file systems allow 255, and the names of some files contain the name of the run
+# The Trainer's own barebones mode also turns off `self.log`, and so has no metrics.
 BAREBONES = {
     "barebones": False,
     "logger": False,
@@ -30,10 +30,8 @@ BAREBONES = {
     "enable_progress_bar": False,
     "log_every_n_steps": 0,
 }
-
-
-# The smallest value of options with which Lightning would divide by zero, go backwards or never end.
-SMALLEST = {
+# Minimum values; with smaller ones, Lightning would divide by zero or never stop.
+MINIMUM = {
     "max_epochs": -1,
     "max_steps": -1,
     "min_epochs": 0,
@@ -47,9 +45,9 @@ SMALLEST = {
     "accumulate_grad_batches": 1,
     "reload_dataloaders_every_n_epochs": 0,
 }
-SHARES = ("overfit_batches", *(f"limit_{stage}_batches" for stage in ("train", "val", "test", "predict")))
+BATCH_LIMITS = ("overfit_batches", *(f"limit_{stage}_batches" for stage in ("train", "val", "test", "predict")))
 
-# The names that options of the Trainer take, some of them besides classes.
+# Names accepted by options of the Trainer, some of which also take a class.
 CHOICES = {
     "strategy": ("auto", *StrategyRegistry.available_strategies()),
     "accelerator": ("auto", "gpu", *sorted(AcceleratorRegistry.available_accelerators())),
@@ -59,38 +57,37 @@ CHOICES = {
 
 
 def check_trainer(trainer: Mapping[str, Any]) -> None:
-    """Raise ValueError where an option of the Trainer is out of range."""
-    for name, least in SMALLEST.items():
-        if (value := trainer[name]) is not None and value < least:
-            raise ValueError(f"--trainer.{name} must be at least {least}, got {value}")
-    for name in SHARES:
+    """Raise ValueError if an option of the Trainer is out of range."""
+    for name, minimum in MINIMUM.items():
+        if trainer[name] is not None and trainer[name] < minimum:
+            raise ValueError(f"--trainer.{name} must be at least {minimum}, got {trainer[name]}")
+    for name in BATCH_LIMITS:
         value = trainer[name]
         if value is not None and (value < 0 or (isinstance(value, float) and value > 1)):
-            raise ValueError(f"--trainer.{name} must be a number of batches or a share from 0 to 1, got {value}")
-    if isinstance(interval := trainer["val_check_interval"], int | float) and interval <= 0:
+            raise ValueError(f"--trainer.{name} must be a number of batches or a fraction from 0 to 1, got {value}")
+    interval = trainer["val_check_interval"]
+    if isinstance(interval, int | float) and interval <= 0:
         raise ValueError(f"--trainer.val_check_interval must be positive, got {interval}")
     for name, known in CHOICES.items():
-        if isinstance(value := trainer[name], str) and value.lower() not in known:
-            near = suggest(value, known) or f": choose from {join_names(known, most=6)}"
+        value = trainer[name]
+        if isinstance(value, str) and value.lower() not in known:
+            near = suggest(value, known) or f": choose from {join_names(known, max_names=6)}"
             raise ValueError(f"there is no --trainer.{name} {shorten(value, 60) or repr(value)}{near}")
-    check_time(trainer["max_time"])
-
-
-def check_time(time: Any) -> None:
-    """Raise ValueError where a time to train is not one that Lightning takes."""
     try:
-        Timer(time)
+        Timer(trainer["max_time"])
     except (MisconfigurationException, TypeError, OverflowError) as error:
-        raise ValueError(f"--trainer.max_time must be DD:HH:MM:SS such as 00:01:30:00, got {time}") from error
+        raise ValueError(
+            f"--trainer.max_time must be DD:HH:MM:SS such as 00:01:30:00, got {trainer['max_time']}"
+        ) from error
 
 
 def check_nulls(parser: ArgumentParser, config: Namespace, group: str = "") -> None:
-    """Raise UsageError where an option that must have a value is null, which jsonargparse does not check.
+    """Raise UsageError if an option that must have a value is null, which jsonargparse does not check.
 
     Args:
-        parser: The parser of the options.
+        parser: Parser of the options.
         config: Their values.
-        group: What precedes the names of the options, such as `model.`.
+        group: Prefix of the options, such as `model.`.
     """
     for action in parser._actions:
         name, kind, value = action.dest, getattr(action, "_typehint", Any), config.get(action.dest)
@@ -102,7 +99,7 @@ def check_nulls(parser: ArgumentParser, config: Namespace, group: str = "") -> N
 
 
 def _class_parser(class_path: str) -> ArgumentParser:
-    """Return a parser of the arguments of a class; of none where a function is named in its place."""
+    """Return a parser of the arguments of a class; without arguments if the path is that of a function."""
     parser, found = ArgumentParser(exit_on_error=False), import_object(class_path)
     if isinstance(found, type):
         parser.add_class_arguments(found, fail_untyped=False)
@@ -114,21 +111,20 @@ def _takes_null(kind: Any) -> bool:
 
 
 def check_devices(trainer: Trainer) -> None:
-    """Raise ValueError where far more processes would compute on the CPU than it has cores."""
-    most = max(MOST_PROCESSES, os.cpu_count() or 1)
-    if trainer.strategy.root_device.type == "cpu" and trainer.num_devices > most:
-        raise ValueError(f"--trainer.devices {trainer.num_devices}: this machine trains in {most} processes at most")
+    """Raise ValueError if far more processes would train on the CPU than it has cores."""
+    limit = max(MAX_CPU_PROCESSES, os.cpu_count() or 1)
+    if trainer.strategy.root_device.type == "cpu" and trainer.num_devices > limit:
+        raise ValueError(f"--trainer.devices must be at most {limit} on this CPU, got {trainer.num_devices}")
 
 
 def draw_seed(nodes: int = 1) -> int:
-    """Draw a seed, the same in all processes of a distributed training.
+    """Draw a random seed, the same in all processes of a distributed training.
 
     Args:
-        nodes: Machines that train together; on each of them a process of its own begins.
+        nodes: Number of machines that train together.
 
     Raises:
-        UsageError: If this process was started by a launcher that does not pass the seed on; in all of them, since one
-            that went on would wait for the others.
+        UsageError: In all processes, if their launcher does not pass the seed on: one alone would wait for the others.
     """
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     if SLURMEnvironment.detect():  # srun sets no WORLD_SIZE
@@ -136,33 +132,33 @@ def draw_seed(nodes: int = 1) -> int:
     if getattr(rank_zero_only, "rank", 0) == 0 and processes == nodes == 1:
         return random.SystemRandom().randrange(2**32)
     if "PL_GLOBAL_SEED" not in os.environ:
-        raise UsageError("--seed_everything true would draw another seed in each process: give a number")
+        raise UsageError("--seed_everything true would draw a different seed in each process: set a number")
     return int(os.environ["PL_GLOBAL_SEED"])  # from the process that started this one
 
 
 def check_seed(seed: int) -> None:
-    """Raise UsageError unless NumPy and torch both take a seed."""
+    """Raise UsageError unless both NumPy and torch accept a seed."""
     if not 0 <= seed < 2**32:
         raise UsageError(f"--seed_everything must be from 0 to {2**32 - 1}, got {seed}")
 
 
 def check_run_name(name: str) -> None:
-    """Raise UsageError where a run of this name would lie outside of `runs/`, or could not be a folder there."""
+    """Raise UsageError if a name of a run is not a valid folder inside `runs/`."""
     for folder in name.split("/"):
         reason = ""
         if folder in ("", ".", "..") or "\\" in folder:
-            reason = "give the name of a folder inside runs/"
+            reason = "it must be the name of a folder inside runs/"
         elif folder != folder.strip():
             reason = "it begins or ends with a space"
         elif any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in folder):
             reason = "it contains a control character"
-        elif len(folder.encode()) > LONGEST_NAME:
-            reason = f"it is longer than {LONGEST_NAME} bytes"
+        elif len(folder.encode()) > MAX_NAME_BYTES:
+            reason = f"it is longer than {MAX_NAME_BYTES} bytes"
         if reason:
             raise UsageError(f"--run_name {name[:40]!r}: {reason}")
 
 
 def apply_barebones(trainer: MutableMapping[str, Any]) -> None:
-    """Translate `--trainer.barebones true`: only train and test, without files, logs or a progress bar."""
+    """Replace `--trainer.barebones true` by options: train and test without files, logs or a progress bar."""
     for name, value in BAREBONES.items():
         trainer[name] = value

@@ -1,7 +1,6 @@
-"""One line for a mistake in options or recipes, in place of jsonargparse's many.
+"""One-line messages for errors in options and recipes, in place of jsonargparse's long ones.
 
-Its messages are all that it tells, so they are searched for what they name; tests/cli/test_entry_point.py notices when
-it words them otherwise.
+Its errors have no attributes, so their text is parsed; tests/cli/test_entry_point.py fails if the text changes.
 """
 
 import ast
@@ -14,30 +13,30 @@ from kindling.cli.class_names import class_arguments, describe_unknown
 from kindling.utils.errors import describe_misuse, unknown_option
 from kindling.utils.text import shorten, suggest
 
-# What jsonargparse says where a class is wanted and the value is not even a text.
-NO_CLASS = re.compile(
+# Messages of jsonargparse about a value in place of a class that is not a text.
+NOT_A_CLASS = re.compile(
     "unhashable type|is not iterable|Not a valid subclass|bytes-like object|Expected a dot import path string: *$",
     re.MULTILINE,
 )
 
-# What it says of a name that is no class's, or of another kind of class.
+# Messages about a name that is not a class, or a class of another kind.
 IMPORT_PATH = re.compile(
     r"(?:Expected a dot import path string|Unexpected import path format): (\S.*?)(?:\. Got value: .*)?$"
     r"|Import path (\S+) does not correspond",
     re.MULTILINE,
 )
-# What it takes for the class of an option whose class is not given.
+# Classes that it reports for an option without a class.
 NO_NAMES = ("lightning.LightningModule", "lightning.LightningDataModule", "typing.Union")
 CLASS_MISSING = "its class is missing: give --{key} NAME, or class_path in YAML"
 
 
 def one_line(message: str, options: Iterable[str] = (), typed: Sequence[str] = ()) -> str:
-    """Says what jsonargparse's message means: the key, what is wrong with it, and the nearest name that would do.
+    """Return a message of jsonargparse in one line: the option, what is wrong, and the most similar valid name.
 
     Args:
-        message: A message of jsonargparse; any other is only put on one line.
-        options: The names of all options, without the two dashes.
-        typed: The command line, to tell which of the options below one that takes a class lacks its value.
+        message: Message of jsonargparse; any other text is only joined to one line.
+        options: Names of all options, without the dashes.
+        typed: Command line, to find out which option of a class lacks its value.
     """
     options = list(options)
     key = ".".join(dict.fromkeys(re.findall(r'Parser key "([^"]+)"', message)))
@@ -46,7 +45,7 @@ def one_line(message: str, options: Iterable[str] = (), typed: Sequence[str] = (
         return reason
     owners = re.findall(r"class_path[= ]'([\w.]+)'", message)
     if found := re.search(r"Multiple subclasses with name (\w+)\. .*: (.+)\.$", message, re.MULTILINE):
-        return f"{key}: several classes are called {found[1]}: give the full name of one, {found[2]}"
+        return f"{key}: several classes are called {found[1]}: use a full name, {found[2]}"
     if reason := wrong_class(key, message, owners):
         return f"{key}: {reason}"
     if found := re.search("does not accept option '(.*)'", message):
@@ -56,8 +55,8 @@ def one_line(message: str, options: Iterable[str] = (), typed: Sequence[str] = (
         *path, name = ".".join(filter(None, [key, found[1]])).split(".")
         group = "".join(f"{part}." for part in path)
         near = suggest(name, known, group)
-        kind = owners[-1].rpartition(".")[2] if owners and len(path) == 1 else ""
-        return f"{kind} has no option {group}{name}{near}" if kind else f"there is no option {group}{name}{near}"
+        subject = f"{owners[-1].rpartition('.')[2]} has" if owners and len(path) == 1 else "there is"
+        return f"{subject} no option {group}{name}{near}"
     if found := re.search(r"arguments are required: (.+)", message):
         names = ", ".join(f"{key}.{name}" if key else f"--{name.split('.', 1)[-1]}" for name in found[1].split(", "))
         return f"{names} must be given"
@@ -69,29 +68,30 @@ def one_line(message: str, options: Iterable[str] = (), typed: Sequence[str] = (
             return f"{key}: expected a list of {sizes[1]} values, got {found[1]}"
         if key and owners:
             return f"{key}: {describe_unknown(key, owners[-1])}"
-    if key and NO_CLASS.search(message):
+    if key and NOT_A_CLASS.search(message):
         return f"{key}: expected the name of a class, or class_path and init_args"
-    return re.sub(r"<class '([\w.]+)'>", r"\1", " ".join([f"{key}:"] * bool(key) + reasons(message)))
+    lines = [f"{key}:", *reasons(message)] if key else reasons(message)
+    return re.sub(r"<class '([\w.]+)'>", r"\1", " ".join(lines))
 
 
 def wrong_class(key: str, message: str, owners: Sequence[str]) -> str:
-    """Return what is wrong with the class that an option names; an empty string if the message is about something else.
+    """Return what is wrong with the class of an option; empty if the message is about something else.
 
     Args:
-        key: The option.
-        message: A message of jsonargparse.
-        owners: The class paths in the message, outermost first.
+        key: Name of the option.
+        message: Message of jsonargparse.
+        owners: Class paths in the message, outermost first.
     """
     if owners and "is not accepted" in message:
         if owners[-1] in NO_NAMES:
             return CLASS_MISSING.format(key=key)
         if not isinstance(resolve_name(owners[-1]), type):
             return describe_unknown(key, owners[-1])
-    if {"float", "int"}.intersection(expected(message)):  # a number, or an object that computes it
+    if {"float", "int"}.intersection(expected(message)):  # an option that takes a number or a class
         return ""
     if found := IMPORT_PATH.search(message):
         name = found[1] or found[2]
-        return "null is not a value for it" if name == "None" else describe_unknown(key.removesuffix(".help"), name)
+        return "null is not allowed" if name == "None" else describe_unknown(key.removesuffix(".help"), name)
     if found := re.search(r'"(\S+)" is not a subclass of', message):
         return describe_unknown(key.removesuffix(".help"), found[1])
     if found := re.search(r"Expected (?:a path|an instantiatable class,) but (\S+) (?:is abstract|either)", message):
@@ -102,9 +102,9 @@ def wrong_class(key: str, message: str, owners: Sequence[str]) -> str:
 
 
 def misplaced_value(key: str, message: str) -> str:
-    """Return one line about a file or value where another kind of value is wanted; else an empty string."""
+    """Return one line about a file or value in the wrong place; empty for other messages."""
     if found := re.search(r"Unexpected config: (.*)", message, re.DOTALL):
-        return f"config: {shorten(found[1], 60)} holds no options: give a YAML file of them"
+        return f"config: {shorten(found[1], 60)} is not a YAML file with options"
     if found := re.search(r"Unable to load config (.*)", message):
         return f"{key}: expected options such as --{key}.NAME VALUE, got {shorten(found[1], 60)}"
     if found := re.search(r"(?:File does not exist|Path is not a file): '(.*)'", message):
@@ -113,8 +113,8 @@ def misplaced_value(key: str, message: str) -> str:
 
 
 def reasons(message: str) -> list[str]:
-    """The lines of a message that give a reason of their own."""
-    frames = (
+    """Return the lines of a message that give a reason."""
+    headings = (
         "Does not validate",
         "Subtypes:",
         "Errors:",
@@ -123,11 +123,11 @@ def reasons(message: str) -> list[str]:
         "Expected a <class 'NoneType'>",
     )
     lines = [re.sub(r'Parser key "[^"]+":', "", line).strip(" -") for line in message.splitlines()]
-    return [line for line in lines if line and not line.startswith(frames)]
+    return [line for line in lines if line and not line.startswith(headings)]
 
 
 def expected(message: str) -> list[str]:
-    """The types and choices that would have been accepted, in plain words."""
+    """Return the accepted types and choices, for people."""
     kinds = re.findall(r"Expected an? (<class '[\w.]+'>|typing\.Literal\[.*?\])", message)
     literals = [ast.literal_eval(kind.removeprefix("typing.Literal")) for kind in kinds if "Literal" in kind]
     choices = [choice for literal in literals for choice in literal]

@@ -1,4 +1,4 @@
-"""Mistakes in the layout of a recipe that the parser would report without the key and the way out."""
+"""Checks of the structure of recipes, with clearer messages than those of the parser."""
 
 import difflib
 import re
@@ -10,7 +10,7 @@ from kindling.utils.errors import UsageError
 from kindling.utils.text import shorten
 
 CLASS_KEYS = ("class_path", "init_args", "dict_kwargs")
-ALSO_MEANT = {"args": "init_args", "kwargs": "init_args", "arguments": "init_args", "class": "class_path"}
+KEY_SYNONYMS = {"args": "init_args", "kwargs": "init_args", "arguments": "init_args", "class": "class_path"}
 IS_CLASS = {"class_path", "init_args"}
 CLASSES = ("model", "data", "averaging")  # options that take a class
 CLASS_OPTIONS = re.compile(
@@ -18,19 +18,19 @@ CLASS_OPTIONS = re.compile(
     r"|model\.(init_args\.)?(optimizer|lr_scheduler)"
 )
 GROUPS = ("trainer", "checkpoint", "early_stopping")  # options that hold others
-NO_SPACE = re.compile(r"\s*(?:- )?([A-Za-z_]\w+):(?!//)(\S.*)")  # of `max_epochs:10`; no URL
+NO_SPACE = re.compile(r"\s*(?:- )?([A-Za-z_]\w+):(?!//)(\S.*)")  # matches `max_epochs:10`, but no URL
 
 
 def check_layout(recipe: dict[str, Any], source: Path) -> None:
-    """Check that classes of a recipe have no keys but `class_path`, `init_args` and `dict_kwargs`, and groups any keys.
+    """Check that classes in a recipe have only the keys in `CLASS_KEYS`, and that groups are mappings.
 
     Raises:
-        UsageError: If not, with the key and how to write it.
+        UsageError: If not, with the key and the fix.
     """
     for key in CLASS_KEYS:
         if key in recipe:
             raise UsageError(f"{source}: {key} belongs to a class: indent it below model, data or another option")
-    for place, value in _parts(recipe):
+    for place, value in _nested_values(recipe):
         name = place.rpartition(".")[2]
         is_group = place in (*CLASSES, *GROUPS) or name in ("init_args", "dict_kwargs")
         if is_group and isinstance(value, str) and (hint := add_space(value.split("\n")[0])):
@@ -40,34 +40,34 @@ def check_layout(recipe: dict[str, Any], source: Path) -> None:
 
 
 def add_space(line: str) -> str:
-    """Return how to write a line of YAML whose colon has no space after it; an empty string for any other line."""
+    """Return a hint at a line of YAML whose colon lacks a space after it; empty for other lines."""
     found = NO_SPACE.fullmatch(line.rstrip())
     if not found:
         return ""
-    value = found[2].split(" ")[0] if NO_SPACE.search(found[2]) else found[2]  # of several lines, joined by YAML
+    value = found[2].split(" ")[0] if NO_SPACE.search(found[2]) else found[2]  # YAML joins several lines
     return f"write {found[1]}: {shorten(value, 60)}, with a space after the colon"
 
 
 def find_missing_space(text: str, line: int) -> str:
-    """Return the last line up to a given one whose colon has no space after it, and how to write it."""
+    """Return a hint at the last line, up to a given one, whose colon lacks a space after it."""
     lines = list(enumerate(text.splitlines()[:line], 1))
-    return next((f"line {number}: {hint}" for number, one in reversed(lines) if (hint := add_space(one))), "")
+    return next((f"line {number}: {hint}" for number, text in reversed(lines) if (hint := add_space(text))), "")
 
 
-def _parts(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield all values of a recipe with the options that they belong to."""
-    parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, part in parts:
-        where = f"{place}[{key}]" if isinstance(value, list) else f"{place}.{key}".lstrip(".")
-        yield where, part
-        yield from _parts(part, where)
+def _nested_values(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the path and value of each entry of a recipe, depth first."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in items:
+        path = f"{place}[{key}]" if isinstance(value, list) else f"{place}.{key}".lstrip(".")
+        yield path, item
+        yield from _nested_values(item, path)
 
 
 def _check_class_keys(value: dict[str, Any], place: str, source: Path) -> None:
-    has_class = not IS_CLASS.isdisjoint(value)  # without them, the arguments themselves may stand here
+    has_class = not IS_CLASS.isdisjoint(value)  # else these may be the arguments themselves
     for key in (str(key) for key in value if key not in CLASS_KEYS):
         near = difflib.get_close_matches(key.lower(), CLASS_KEYS, n=1, cutoff=0.8)
-        if meant := (ALSO_MEANT.get(key) if has_class else None) or "".join(near):
+        if meant := (KEY_SYNONYMS.get(key) if has_class else None) or "".join(near):
             raise UsageError(f"{source}: there is no {place}.{key}: did you mean {place}.{meant}?")
         if has_class:
             raise UsageError(f"{source}: {place}.{key}: options of a class go below init_args: {place}.init_args.{key}")

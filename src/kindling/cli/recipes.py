@@ -1,4 +1,4 @@
-"""Recipes by name: those of the user's project first, then those that come with Kindling."""
+"""Find recipes by name, first in the user's project, then in Kindling."""
 
 import re
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from pathlib import Path
 from kindling.utils.errors import UsageError
 from kindling.utils.text import suggest
 
-# The folders that are neither Python nor part of the package: an installed wheel holds them, a checkout has them above.
+# Folder with configs and the template: inside the package in a wheel, above it in a checkout.
 _WHEEL = Path(__file__).parents[1] / "share"
 SHARE = _WHEEL if _WHEEL.exists() else Path(__file__).parents[3]
 PROJECT = Path("configs")  # in the current folder
@@ -15,13 +15,13 @@ SUFFIXES = (".yaml", ".yml")
 
 
 def find_recipe(typed: str) -> str:
-    """Return the path of a recipe; inline YAML is returned as it is.
+    """Return the path of a recipe; inline YAML is returned unchanged.
 
     Args:
-        typed: The value of `--config`: the path of a file, a name such as `quickstart` or `with/bf16`, or inline YAML.
+        typed: Value of `--config`: a path, a name such as `quickstart` or `with/bf16`, or inline YAML.
 
     Raises:
-        UsageError: If there is neither a file nor a recipe of that name, with the nearest one that exists.
+        UsageError: If there is no such file or recipe, with the most similar one.
     """
     if re.search(r":\s|[{[\n]", typed) or Path(typed).is_file():
         return typed
@@ -35,7 +35,7 @@ def find_recipe(typed: str) -> str:
 
 
 def find_recipes(options: Sequence[str]) -> list[str]:
-    """Return the options of a command with the path of each recipe in place of its name."""
+    """Return the options of a command with the names of recipes replaced by their paths."""
     found: list[str] = []
     for option in options:
         flag, name = re.match(r"(--config=|-c=?|)(.*)", option, re.DOTALL).groups()  # type: ignore[union-attr]
@@ -46,7 +46,7 @@ def find_recipes(options: Sequence[str]) -> list[str]:
 
 
 def list_recipes() -> dict[str, Path]:
-    """Return the recipes by name, those of the project first; a name that both have is the project's."""
+    """Return all recipes by name; those of the project come first and override Kindling's."""
     recipes: dict[str, Path] = {}
     for folder in (PROJECT, SHARE / "configs"):
         found = sorted(path for path in folder.rglob("*") if path.suffix in SUFFIXES)
@@ -56,7 +56,7 @@ def list_recipes() -> dict[str, Path]:
 
 
 def describe(recipe: Path) -> str:
-    """Return the first comment of a recipe that is not an instruction to an editor."""
+    """Return the first comment of a recipe, apart from settings of the editor."""
     for line in recipe.read_text(encoding="utf-8").splitlines():
         if not line.startswith("#"):
             break
@@ -77,7 +77,7 @@ def _is_path(typed: str) -> bool:
 
 
 def _nearest(typed: str) -> str:
-    """Return a hint at the file or recipe that was probably meant."""
+    """Return a hint at the most similar file or recipe."""
     recipes = list(list_recipes())
     if _is_path(typed):
         files = map(str, [*PROJECT.rglob("*.yaml"), *Path(typed).parent.glob("*.yaml")])

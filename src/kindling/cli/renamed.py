@@ -1,4 +1,4 @@
-"""Names that earlier versions had: they keep working for one version, with a hint."""
+"""Old names of classes, which keep working for one version, with a note."""
 
 from functools import cache
 
@@ -15,7 +15,7 @@ CLASSES = {
 
 
 def present_path(class_path: str) -> str:
-    """Return the present path of a class that may have moved."""
+    """Return the current path of a class that may have been renamed."""
     for old, new in PACKAGES.items():
         if class_path.startswith(old):
             _hint(old.rstrip("."), new.rstrip("."))
@@ -29,4 +29,4 @@ def present_path(class_path: str) -> str:
 
 @cache
 def _hint(old: str, new: str) -> None:
-    say(f"note: {old} is called {new} now")
+    say(f"note: {old} has been renamed to {new}")

@@ -1,4 +1,4 @@
-"""`kindling runs`, `kindling runs show` and `kindling runs compare`."""
+"""The commands `kindling runs`, `kindling runs show` and `kindling runs compare`."""
 
 import os
 import shutil
@@ -10,7 +10,7 @@ from kindling.runs.compare import compare
 from kindling.runs.folders import RUNS
 from kindling.runs.listing import Run, find_run, find_runs, sort_by_start
 from kindling.runs.show import show
-from kindling.runs.table import COLUMNS, sort_by, table
+from kindling.runs.table import COLUMNS, format_table, sort_by
 from kindling.utils.console import as_command, say
 from kindling.utils.errors import UsageError, UsageErrorParser
 from kindling.utils.plugins import split_options
@@ -18,13 +18,16 @@ from kindling.utils.text import program_name
 
 
 def run(command: str, options: Sequence[str]) -> None:
-    """Lists the runs, shows one, or compares several."""
-    options = split_options(options)[1]  # runs are listed without their classes
-    what, *rest = options or [""]
+    """List runs, show one, or compare several."""
+    options = split_options(options)[1]  # no plug-ins are needed
+    subcommands = {"show": _show, "compare": _compare}
     try:
-        {"show": _show, "compare": _compare}.get(what, _list)(rest if what in ("show", "compare") else options)
+        if options and options[0] in subcommands:
+            subcommands[options[0]](options[1:])
+        else:
+            _list(options)
         sys.stdout.flush()
-    except BrokenPipeError:  # of `kindling runs | head`, which has read enough
+    except BrokenPipeError:  # of `kindling runs | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -34,12 +37,12 @@ def _list(options: Sequence[str]) -> None:
         f"{name} runs",
         usage=f"{name} runs [FOLDER ...] [--sort COLUMN]\n       {name} runs show RUN\n       "
         f"{name} runs compare RUN RUN ...",
-        description="Lists what was trained, the newest last. A RUN goes by its folder, by the end of that "
-        "(quickstart/version_0), or by its recipe (quickstart: the newest of it).",
+        description="List runs, newest last. RUN is a folder, with or without runs/ (quickstart/version_0), or a "
+        "recipe, which stands for its newest run (quickstart).",
         allow_abbrev=False,
     )
-    parser.add_argument("folders", nargs="*", metavar="FOLDER", type=Path, help="Where to look; by default in runs.")
-    parser.add_argument("--sort", metavar="COLUMN", help=f"The best of it last: {', '.join(COLUMNS)}.")
+    parser.add_argument("folders", nargs="*", metavar="FOLDER", type=Path, help="Folders with runs (default: runs).")
+    parser.add_argument("--sort", metavar="COLUMN", help=f"Sort, best last, by: {', '.join(COLUMNS)}.")
     typed = parser.parse_args(options)
     for folder in typed.folders:
         if not folder.is_dir():
@@ -48,7 +51,7 @@ def _list(options: Sequence[str]) -> None:
     if typed.sort:
         runs = sort_by(runs, typed.sort)
     if runs:
-        print(table(runs, shutil.get_terminal_size().columns if sys.stdout.isatty() else None, typed.sort))
+        print(format_table(runs, shutil.get_terminal_size().columns if sys.stdout.isatty() else None, typed.sort))
     else:
         where = " ".join(map(str, typed.folders)) or RUNS
         say(f"no runs in {where} yet: " + as_command("kindling", "fit --config quickstart", "makes one"))
@@ -56,22 +59,21 @@ def _list(options: Sequence[str]) -> None:
 
 def _show(options: Sequence[str]) -> None:
     parser = UsageErrorParser(
-        f"{program_name()} runs show", description="Shows a run, and the command that repeats it."
+        f"{program_name()} runs show", description="Show a run, and the command that reproduces it."
     )
-    parser.add_argument("run", metavar="RUN", help="Its folder, or a part of it: quickstart/version_0, quickstart.")
+    parser.add_argument("run", metavar="RUN", help="Run folder or recipe: quickstart/version_0, quickstart.")
     show(Run.read(find_run(parser.parse_args(options).run)))
 
 
 def _compare(options: Sequence[str]) -> None:
     parser = UsageErrorParser(
-        f"{program_name()} runs compare", description="Shows how runs differ, and draws their curves as one plot."
+        f"{program_name()} runs compare", description="Show the differences between runs, and plot their curves."
     )
     parser.add_argument("runs", metavar="RUN", nargs="+", help="Two or more, each as in runs show.")
     paths = [find_run(name) for name in parser.parse_args(options).runs]
-    places = [path.resolve() for path in paths]
-    twice = [path for number, path in enumerate(paths) if places[number] in places[:number]]
-    if twice:
-        raise UsageError(f"{twice[0]} is named twice: give different runs to compare")
+    resolved = [path.resolve() for path in paths]
+    if duplicates := [path for path in paths if resolved.count(path.resolve()) > 1]:
+        raise UsageError(f"{duplicates[-1]} is given twice: compare different runs")
     if len(paths) < 2:
-        raise UsageError(f"compare needs two runs or more: {program_name()} runs compare {paths[0]} ANOTHER")
+        raise UsageError(f"compare needs at least two runs: {program_name()} runs compare {paths[0]} ANOTHER")
     compare([Run.read(path) for path in paths])

@@ -1,4 +1,4 @@
-"""`kindling schema`: the JSON Schema of a recipe, with which editors complete and check it."""
+"""`kindling schema`: the JSON Schema of recipes, for completion and checks in editors."""
 
 import json
 import re
@@ -23,22 +23,22 @@ from kindling.cli.lightning_cli import KindlingCLI
 from kindling.cli.options import HELP
 from kindling.utils.console import say
 from kindling.utils.files import atomic_write
-from kindling.utils.plugins import options_again, preferred
+from kindling.utils.plugins import plugin_options, prefer_plugins
 
 Schema = dict[str, Any]
 
-DRAFT = "http://json-schema.org/draft-07/schema#"  # the newest that the YAML extensions of all editors read
-MOST_CLASSES = 150  # of a base with more, such as torch.nn.Module, any class is accepted
-# Paths that an editor accepts but does not offer: other paths of known classes, and those of modules not imported.
+DRAFT = "http://json-schema.org/draft-07/schema#"  # the latest that all YAML extensions of editors support
+MAX_CLASSES = 150  # if a base class has more subclasses, such as torch.nn.Module, any class is accepted
+# Paths that are valid but not offered: other paths of known classes, and those in modules not imported.
 OTHER_PATHS = r"^(?:{others}|(?!(?:kindling(?:\.\w+)*|{modules})\.\w+$)[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+)$"
-AS_IT_IS = ("if", "default", "enum")  # keywords whose values `tidy` leaves
+LITERAL_KEYWORDS = ("if", "default", "enum")  # their values are not changed
 DEFINITIONS = "#/$defs/"
-BY_NAME = {"properties", "$defs"}  # keywords that hold a schema by the name of each part
+SCHEMA_MAPS = {"properties", "$defs"}  # keywords whose values map names to schemas
 FILE: Schema = {"type": "string", "pattern": r"\.(ya?ml|json)$", "description": "A file with these options."}
 
 
 class RecipeSchema(ParserJsonschema):
-    """The schema of a parser as jsonargparse makes it, with short names, and arguments checked by their class."""
+    """jsonargparse's schema of a parser, with short names of classes, and their arguments checked."""
 
     @override
     def class_ref(self, class_type: Any, action: Any, subclass: bool, skip: int = 0) -> Schema:
@@ -51,12 +51,12 @@ class RecipeSchema(ParserJsonschema):
         bases = [f"{kind.__module__}.{kind.__name__}" for kind in get_class_types(class_type)]
         name = ":".join(["any", *bases, *["factory"] * skip])
         if name not in self.defs:
-            self.defs[name] = {}  # for a class that takes one of its own kind
+            self.defs[name] = {}  # set first: a class may take another of its kind
             self.defs[name] |= self.choice(names, action, skip)
         return {"$ref": f"{DEFINITIONS}{name}"}
 
     def choice(self, names: dict[str, list[str]], action: Any, skip: int) -> Schema:
-        """Return the schema of a class to choose: its name alone, or its name and arguments."""
+        """Return the schema of an option that takes a class: its name, or its name with arguments."""
         full = sorted({name for same in names.values() for name in same if "." in name})
         modules = "|".join(re.escape(name) for name in sorted({path.rpartition(".")[0] for path in full}))
         others = "|".join(re.escape(path) for path in full if path not in names)
@@ -71,7 +71,7 @@ class RecipeSchema(ParserJsonschema):
             "properties": {
                 "class_path": {"anyOf": named, "description": "Name or full path of the class."},
                 "init_args": {"type": "object", "description": "Arguments of the class."},
-                "dict_kwargs": {"type": "object", "description": "Arguments that the class passes on."},
+                "dict_kwargs": {"type": "object", "description": "Further keyword arguments."},
             },
             "allOf": [
                 {
@@ -84,7 +84,7 @@ class RecipeSchema(ParserJsonschema):
         return {"anyOf": [*named, FILE, with_arguments]}
 
     def arguments(self, class_path: str, action: Any, skip: int) -> Schema:
-        """Return the schema of the arguments of a class, without the first `skip` ones, which are no options."""
+        """Return the schema of the arguments of a class, without the first `skip` ones, which are not options."""
         name = ":".join([class_path, *["factory"] * skip])
         if name not in self.defs:
             self.defs[name] = {}
@@ -102,69 +102,64 @@ class RecipeSchema(ParserJsonschema):
 
 
 def class_names(kind: Any) -> dict[str, list[str]]:
-    """Return the names by which each class of a kind can be chosen, by its shortest path; none where there are many."""
+    """Return the valid names of each class of a kind, by its shortest path; empty above `MAX_CLASSES`."""
     kinds = [each for each in get_class_types(kind) if each is not type]
     found = dict.fromkeys(path for each in kinds for path in get_all_subclass_paths(each))
     paths = [path for path in found if _is_importable(path)]
-    if len(paths) > MOST_CLASSES:
+    if len(paths) > MAX_CLASSES:
         return {}
     names: dict[str, list[str]] = {}
     for path in paths:
         short = path.rpartition(".")[2]
         same = [other for other in paths if other.rpartition(".")[2] == short]
-        names[path] = [*([short] if preferred(same) == [path] else []), *full_paths(path)]
+        names[path] = [*([short] if prefer_plugins(same) == [path] else []), *full_paths(path)]
     return names
 
 
 def _is_importable(class_path: str) -> bool:
-    """Return whether a class can be named at all: Lightning makes some while it trains."""
+    """Return whether a class has an importable name; Lightning creates some at run time."""
     module, _, name = class_path.rpartition(".")
     return hasattr(sys.modules.get(module), name)
 
 
 def full_paths(class_path: str) -> list[str]:
-    """Return the paths of a class: in the module that defines it, and in the packages around that import it."""
-    cls = find_class(class_path)
+    """Return the paths of a class: in its module, and in the packages that import it from there."""
+    cls: type = resolve_name(class_path)
     parts = cls.__module__.split(".")
     modules = (".".join(parts[:number]) for number in range(1, len(parts) + 1))
     found = [f"{name}.{cls.__name__}" for name in modules if getattr(import_module(name), cls.__name__, None) is cls]
     return list(dict.fromkeys([*found, class_path]))
 
 
-def find_class(path: str) -> type:
-    """Return the class of a path."""
-    cls: type = resolve_name(path)
-    return cls
-
-
 def describe(class_path: str) -> str:
-    """Return the first line of a class's docstring."""
-    return parse(find_class(class_path).__doc__ or "").short_description or ""
+    """Return the first sentence of a class's docstring."""
+    return parse(resolve_name(class_path).__doc__ or "").short_description or ""
 
 
-def tidy(value: Any) -> Any:
-    """Put a schema into draft 7, and let a recipe leave out what another or the command line gives."""
+def to_draft_7(value: Any) -> Any:
+    """Convert a schema to draft 7, without required keys: another recipe or the command line may set them."""
     if isinstance(value, list):
-        return [tidy(each) for each in value]
+        return [to_draft_7(each) for each in value]
     if not isinstance(value, dict):
         return value
-    schema = {key: each if key in AS_IT_IS else tidy(each) for key, each in value.items() if key not in BY_NAME}
+    others = {key: each for key, each in value.items() if key not in SCHEMA_MAPS}
+    schema = {key: each if key in LITERAL_KEYWORDS else to_draft_7(each) for key, each in others.items()}
     schema.pop("required", None)
-    for key in BY_NAME & value.keys():
-        schema[key] = {name: tidy(each) for name, each in value[key].items() if name != "$schema"}
+    for key in SCHEMA_MAPS & value.keys():
+        schema[key] = {name: to_draft_7(each) for name, each in value[key].items() if name != "$schema"}
     if "prefixItems" in schema:
         schema |= {"items": schema.pop("prefixItems"), "additionalItems": False}
     return schema
 
 
 def locate_errors(value: Any, definitions: Mapping[str, Schema]) -> None:
-    """Make errors within an object or a list be reported at the wrong key, where a schema has alternatives.
+    """Change schemas in place so that editors report an error at the wrong key, although there are alternatives.
 
-    Of `anyOf` alone, editors report that the whole block fits none of them. Here it takes any object, and what the
-    object holds is checked by `if` and `then`. Schemas are changed in place.
+    For `anyOf`, editors report the whole block. So it accepts any object or list here, and `if` and `then` check the
+    contents.
 
     Args:
-        value: A schema, or what it holds.
+        value: A schema or a part of one.
         definitions: The schemas that it refers to.
     """
     if isinstance(value, list):
@@ -173,21 +168,21 @@ def locate_errors(value: Any, definitions: Mapping[str, Schema]) -> None:
     if not isinstance(value, dict):
         return
     for key, each in value.items():
-        if key in BY_NAME:
+        if key in SCHEMA_MAPS:
             locate_errors(list(each.values()), definitions)
-        elif key not in AS_IT_IS:
+        elif key not in LITERAL_KEYWORDS:
             locate_errors(each, definitions)
     alternatives = list(value.get("anyOf", ()))
     for kind in ("object", "array"):
-        taking = [one for one in alternatives if accepts(one, kind, definitions)]
-        if taking and {"type": kind} not in taking and {} not in taking:
+        matching = [each for each in alternatives if accepts(each, kind, definitions)]
+        if matching and {"type": kind} not in matching and {} not in matching:
             value["anyOf"] = [*value["anyOf"], {"type": kind}]
-            check = taking[0] if len(taking) == 1 else {"anyOf": taking}
+            check = matching[0] if len(matching) == 1 else {"anyOf": matching}
             value["allOf"] = [*value.get("allOf", ()), {"if": {"type": kind}, "then": check}]
 
 
 def accepts(schema: Schema, kind: str, definitions: Mapping[str, Schema]) -> bool:
-    """Return whether a schema may take a value of a type, object or array."""
+    """Return whether a schema may accept a value of a type, object or array."""
     if "$ref" in schema:
         return accepts(definitions[schema["$ref"].removeprefix(DEFINITIONS)], kind, definitions)
     if "anyOf" in schema:
@@ -197,13 +192,13 @@ def accepts(schema: Schema, kind: str, definitions: Mapping[str, Schema]) -> boo
 
 
 def recipe_schema() -> Schema:
-    """Return the JSON Schema of a recipe: of the options of `fit`, with the classes that are imported now."""
-    parser = capture_parser(lambda: KindlingCLI("fit", shlex.split(options_again())))
+    """Return the JSON Schema of the options of `fit`, with the classes imported so far."""
+    parser = capture_parser(lambda: KindlingCLI("fit", shlex.split(plugin_options())))
     assert parser._subcommands_action is not None
-    schema: Schema = tidy(
+    schema: Schema = to_draft_7(
         RecipeSchema().generate(parser._subcommands_action._name_parser_map["fit"])  # type: ignore[no-untyped-call]
     )
-    schema["properties"]["ckpt_path"] = {"type": "null"}  # which is given on the command line
+    schema["properties"]["ckpt_path"] = {"type": "null"}  # only on the command line
     names = {
         "accelerator": ["auto", "gpu", *AcceleratorRegistry.available_accelerators()],
         "strategy": ["auto", *StrategyRegistry.available_strategies()],
@@ -223,10 +218,10 @@ def recipe_schema() -> Schema:
 
 
 def schema(output: str = ".kindling/schema.json") -> None:
-    """Writes the JSON Schema of recipes, with which editors complete and check them.
+    """Write the JSON Schema of recipes, for completion and checks in editors.
 
-    It has all models, data sources, optimizers, schedulers, callbacks and loggers with their arguments, those of
-    plug-ins too. Recipes begin with a line that names it, relative to themselves:
+    It contains all models, data sources, optimizers, schedulers, callbacks and loggers with their arguments, including
+    those of plug-ins. Recipes refer to it in their first line, relative to their own folder:
     # yaml-language-server: $schema=../.kindling/schema.json
 
     Args:

@@ -1,4 +1,4 @@
-"""How `kindling fit` ends: why it stopped, and what to type next."""
+"""Messages at the end of `kindling fit`: why it stopped, and the next commands."""
 
 from pathlib import Path
 
@@ -11,30 +11,30 @@ from kindling.utils.console import as_command, say
 
 
 def print_early_stop_reason(trainer: Trainer, run: Path | None) -> None:
-    """Say why the training stopped early, where it did, and how to resume a run that was not over.
+    """Print why training stopped early, if it did, and how to resume it.
 
     Args:
-        trainer: The trainer that stopped.
-        run: The run folder, if checkpoints are saved there.
+        trainer: The trainer after `fit`.
+        run: The run folder; None if no checkpoints are saved.
     """
     stoppers = [each for each in trainer.early_stopping_callbacks if each.stopping_reason_message]
     if trainer.should_stop and stoppers:
         stopper = stoppers[0]
         reason = str(stopper.stopping_reason_message)
         if stopper.stopping_reason is EarlyStoppingReason.NON_FINITE_METRIC:
-            figure = trainer.callback_metrics[stopper.monitor].item()
-            reason = f"{stopper.monitor} is {figure:g}, where each training loss was finite: look at its samples"
+            value = trainer.callback_metrics[stopper.monitor].item()
+            reason = f"{stopper.monitor} is {value:g}, although all training losses are finite: check its samples"
         say(f"stopped early: {reason}")
     elif trainer.global_step and (_is_out_of_time(trainer) or not trainer.is_last_batch):
-        reason = "a callback asked for it" if trainer.should_stop else f"--trainer.max_steps {trainer.max_steps}"
+        reason = "requested by a callback" if trainer.should_stop else f"--trainer.max_steps {trainer.max_steps}"
         if _is_out_of_time(trainer):
-            reason = "its time is up (--trainer.max_time)"
+            reason = "time limit reached (--trainer.max_time)"
         where = f"after step {trainer.global_step}, in epoch {trainer.current_epoch}"
         say(f"stopped {where}: {reason}" + (f"; resume with: {_resume(trainer, run)}" if run else ""))
 
 
 def print_next_steps(trainer: Trainer, run: Path, is_trainable: bool, predicts: bool) -> None:
-    """Say where the run is, and the commands that use it."""
+    """Print the run folder and the commands that use it."""
     if not trainer.checkpoint_callbacks:
         say(f"run: {run}\nno checkpoint was saved (--trainer.enable_checkpointing false): this run cannot be resumed")
         return
@@ -47,10 +47,10 @@ def print_next_steps(trainer: Trainer, run: Path, is_trainable: bool, predicts: 
 
 
 def _resume(trainer: Trainer, run: Path) -> str:
-    """Return the command that trains a run for longer."""
+    """Return the command that continues the training of a run."""
     stopper = trainer.early_stopping_callback
     if _is_out_of_time(trainer):
-        more = []  # the next session has as much time again
+        more = []  # the time limit applies to each session
     elif trainer.max_steps == trainer.global_step:
         more = [f"--trainer.max_steps {2 * trainer.max_steps}"]
     elif trainer.should_stop and not trainer.is_last_batch:
@@ -58,7 +58,7 @@ def _resume(trainer: Trainer, run: Path) -> str:
     else:
         more = [f"--trainer.max_epochs {2 * max(trainer.current_epoch, trainer.max_epochs or 0)}"]
         if trainer.should_stop and stopper and stopper.stopping_reason_message:
-            more.append("--early_stopping.patience null")  # it would stop again at once
+            more.append("--early_stopping.patience null")  # or it would stop again immediately
     return as_command("kindling", "fit --ckpt_path", run, *more)
 
 

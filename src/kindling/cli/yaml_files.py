@@ -1,4 +1,4 @@
-"""Read YAML configurations, and refuse what no option can take with the file, the line and the entry."""
+"""Read YAML configurations, with errors that name the file, the line and the key."""
 
 import re
 from collections.abc import Sequence
@@ -12,8 +12,8 @@ from kindling.runs.trust import check_size
 from kindling.utils.errors import UsageError
 from kindling.utils.text import shorten
 
-# What PyYAML calls common mistakes, and how to mend them.
-MISTAKES = {
+# Parts of PyYAML's messages about common mistakes, with the fix.
+FIXES = {
     "mapping values are not allowed": "unexpected colon; check the indentation, and quote text that contains a colon",
     "could not find expected ':'": "a colon is missing after a key, or a quotation mark is not closed",
     "expected <block end>": "the indentation differs from the lines above",
@@ -27,15 +27,14 @@ MISTAKES = {
     "escape": "double a backslash between double quotation marks, or use single ones",
     "expected '<document start>'": "the file must be a single mapping of options",
 }
-ANYTHING = "check the indentation, colons, brackets and quotation marks"
+DEFAULT_FIX = "check the indentation, colons, brackets and quotation marks"
 
 
 def read_yaml(config: Path) -> dict[str, Any]:
     """Read a configuration.
 
     Raises:
-        UsageError: If it is not valid YAML, with the line, which jsonargparse's own message does not name; or if an
-            entry can't be an option.
+        UsageError: If it is not valid YAML, or a key can't be an option.
     """
     try:
         text = config.read_text(encoding="utf-8")
@@ -48,10 +47,7 @@ def read_yaml(config: Path) -> dict[str, Any]:
             f"{config} is not valid YAML, line {line}: remove the control character U+{error.character:04X}"
         ) from error
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        if mark and (hint := find_missing_space(text, mark.line + 1)):
-            raise UsageError(f"{config} is not valid YAML, {hint}") from error
-        raise UsageError(f"{config} is not valid YAML{_place(error)}: {_mistake(error)}") from error
+        raise UsageError(f"{config} is not valid YAML{_explain(error, text)}") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date such as 2024-02-31, or deep nesting
         raise UsageError(f"{config} is not valid YAML: {error}") from error
     if not isinstance(read, dict):
@@ -67,10 +63,10 @@ def read_yaml(config: Path) -> dict[str, Any]:
 
 
 def check_typed(options: Sequence[str]) -> None:
-    """Raise UsageError where an option is given as a mapping or list with an entry that can't be an option.
+    """Raise UsageError if the value of an option is a mapping or list with a key that can't be an option.
 
     Args:
-        options: The command line.
+        options: Command line.
     """
     for previous, option in zip(["", *options], options, strict=False):
         name, _, value = option.partition("=") if option.startswith("--") else (previous, "", option)
@@ -87,7 +83,7 @@ def check_typed(options: Sequence[str]) -> None:
 
 
 def _check_options(options: dict[Any, Any], group: str, source: str) -> None:
-    """Check a mapping whose keys are options, and those within its values."""
+    """Check a mapping whose keys are options, and the mappings in it."""
     for key, value in options.items():
         if not re.fullmatch(r"\w[\w.+]*", key if isinstance(key, str) else ""):
             raise UsageError(f"{source}there is no option {_shown(key)}{f' in {group}' if group else ''}")
@@ -99,7 +95,7 @@ def _check_options(options: dict[Any, Any], group: str, source: str) -> None:
 
 
 def _check_value(value: Any, name: str, source: str) -> None:
-    """Check a value that may name a class with its arguments, or several."""
+    """Check a value that may be a class with its arguments, or a list of them."""
     for item in value if isinstance(value, list) else [value]:
         if not isinstance(item, dict) or not _is_class(item):
             continue
@@ -123,11 +119,12 @@ def _shown(value: Any) -> str:
     return "null" if value is None else shorten(repr(value), 60)
 
 
-def _place(error: yaml.MarkedYAMLError) -> str:
-    mark = error.problem_mark
-    return f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-
-
-def _mistake(error: yaml.MarkedYAMLError) -> str:
-    problem = error.problem or ""
-    return next((hint for words, hint in MISTAKES.items() if words in problem), ANYTHING)
+def _explain(error: yaml.MarkedYAMLError, text: str) -> str:
+    """Return the place of a YAML error, and how to fix it."""
+    mark, place = error.problem_mark, ""
+    if mark:
+        if hint := find_missing_space(text, mark.line + 1):
+            return f", {hint}"
+        place = f", line {mark.line + 1}, column {mark.column + 1}"
+    fix = next((fix for part, fix in FIXES.items() if part in (error.problem or "")), DEFAULT_FIX)
+    return f"{place}: {fix}"

@@ -1,4 +1,4 @@
-"""`kindling runs`: what was trained, from the run folders alone. Imports neither torch nor Lightning."""
+"""Run folders: metadata, metrics, checkpoints, signatures, and the tables and plots made from them; no training."""
 
 from kindling.runs.find import find_checkpoint
 

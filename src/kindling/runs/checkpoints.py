@@ -1,4 +1,4 @@
-"""Checkpoint files: written in one piece, with checksums, and verified when they are read."""
+"""Checkpoint files: written atomically with checksums, and verified when read."""
 
 import logging
 import pickle
@@ -21,9 +21,9 @@ from kindling.utils.files import atomic_write
 logger = logging.getLogger(__name__)
 
 Verify = Literal["metadata", "weights", "all"]
-CHECKSUMS = "checksums"  # key of a checkpoint: the checksum of the tensors in each of its other parts
-# What zipfile raises at a damaged archive.
-UNZIPPING = (
+CHECKSUMS = "checksums"  # key of a checkpoint: the checksum of the tensors under each other key
+# Errors that zipfile raises for a damaged archive.
+ARCHIVE_ERRORS = (
     zipfile.BadZipFile,
     zlib.error,
     LZMAError,
@@ -34,25 +34,24 @@ UNZIPPING = (
     RuntimeError,
     ValueError,
 )
-RESUME_ONLY = {"optimizer_states"}  # twice the size of the weights, and only resuming needs them
+RESUME_ONLY = {"optimizer_states"}  # keys needed only to resume; twice the size of the weights
 
 
 class DamagedError(ValueError):
-    """A checkpoint that was cut off or altered."""
+    """A truncated or corrupt checkpoint."""
 
 
 def read(path: Path, verify: Verify = "weights", mmap: bool = True) -> dict[str, Any]:
-    """Read a checkpoint without running any code that it may carry.
+    """Read a checkpoint without running any code that it may contain.
 
     Args:
         path: The file.
-        verify: What is compared with its checksum: the metadata alone, all but the optimizer's state, or everything.
-        mmap: Whether to leave tensors in the file until they are used; else they outlive the file on the disk, which
-            another process may replace.
+        verify: Which checksums to verify: of the metadata, of all but the optimizer states, or of everything.
+        mmap: Whether to map the tensors into memory; False if the file may be replaced while they are in use.
 
     Raises:
         DamagedError: If the file is damaged.
-        ValueError: If it is no checkpoint of Kindling, or carries code.
+        ValueError: If it is not a Kindling checkpoint, or contains code.
     """
     _verify_metadata(path)
     try:
@@ -62,7 +61,7 @@ def read(path: Path, verify: Verify = "weights", mmap: bool = True) -> dict[str,
             f"{path} holds more than weights and plain values and could run code: it was not loaded"
         ) from error
     except (RuntimeError, OSError, EOFError, ValueError) as error:
-        raise DamagedError(f"{path} is cut off, damaged or no checkpoint at all") from error
+        raise DamagedError(f"{path} is truncated, damaged or not a checkpoint") from error
     check_content(path, checkpoint)
     if verify != "metadata":
         _verify_tensors(path, checkpoint, skip=RESUME_ONLY if verify == "weights" else set())
@@ -70,7 +69,7 @@ def read(path: Path, verify: Verify = "weights", mmap: bool = True) -> dict[str,
 
 
 def _verify_metadata(path: Path) -> None:
-    """Compare all but the tensors with its CRC-32, which torch.save writes and torch.load ignores."""
+    """Verify the CRC-32 of all but the tensors, which torch.save writes and torch.load ignores."""
     try:
         with path.open("rb") as file, zipfile.ZipFile(file) as archive:
             for name in archive.namelist():
@@ -78,16 +77,16 @@ def _verify_metadata(path: Path) -> None:
                     archive.read(name)
     except (FileNotFoundError, IsADirectoryError, PermissionError):
         raise
-    except UNZIPPING as error:
-        raise DamagedError(f"{path} is cut off, damaged or no checkpoint at all") from error
+    except ARCHIVE_ERRORS as error:
+        raise DamagedError(f"{path} is truncated, damaged or not a checkpoint") from error
 
 
 def _verify_tensors(path: Path, checkpoint: dict[str, Any], skip: set[str]) -> None:
     for part, expected in checkpoint.get(CHECKSUMS, {}).items():  # older versions wrote none
         if part in checkpoint and part not in skip and checksum(checkpoint[part]) != expected:
             raise DamagedError(
-                f"{path} is damaged: its {part} does not match its checksum (if it was changed on purpose, delete its "
-                f"key {CHECKSUMS})"
+                f"{path} is damaged: the checksum of its {part} is wrong (if you changed the file, delete its key "
+                f"{CHECKSUMS})"
             )
 
 
@@ -95,20 +94,20 @@ def save(checkpoint: dict[str, Any], path: Path) -> None:
     """Write a checkpoint with its checksums.
 
     Raises:
-        OSError: If the file can't be written; the old one is left.
+        OSError: If the file can't be written; an existing one is left unchanged.
     """
     checkpoint = checkpoint | {CHECKSUMS: {part: checksum(value) for part, value in checkpoint.items()}}
     with atomic_write(path) as temporary, temporary.open("wb") as file:
         try:
             torch.save(checkpoint, file)
-        except RuntimeError as error:  # torch's own words for a failed write
+        except RuntimeError as error:  # torch hides the OSError of a failed write
             if isinstance(error.__context__, OSError):
                 raise error.__context__ from None
             raise
 
 
 def restore_last(checkpoint: Path) -> dict[str, Any]:
-    """Read a checkpoint to resume from; replace a damaged `last.ckpt` by the newest intact checkpoint of its run.
+    """Read a checkpoint to resume from; replace a damaged `last.ckpt` with the newest intact checkpoint of its run.
 
     Raises:
         ValueError: If the checkpoint is damaged and can't be replaced.
@@ -123,7 +122,7 @@ def restore_last(checkpoint: Path) -> dict[str, Any]:
         with suppress(ValueError, OSError):
             stored = read(other, "all")
             steps[other] = stored["global_step"] if "optimizer_states" in stored else -1
-    # Of two at the same step, previous.ckpt: best.ckpt was saved before schedulers had their turn.
+    # At the same step, prefer previous.ckpt: best.ckpt was saved before the schedulers were stepped.
     newest = max(steps, key=lambda path: (steps[path], path.name == "previous.ckpt"), default=checkpoint)
     if steps.get(newest, -1) < 0:
         raise DamagedError(f"{checkpoint} is damaged, and its run has no intact checkpoint to resume from")

@@ -8,17 +8,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-ROW = 4096  # words of a tensor that share a weight in its checksum
-NESTED = (Tensor, dict, list, tuple)
+ROW_LENGTH = 4096  # 64-bit words of a tensor with the same weight in its checksum
+CONTAINERS = (Tensor, dict, list, tuple)
 
 
 def checksum(value: Any) -> int:
-    """Return a checksum of all tensors in nested dictionaries and lists, in their order; 0 if there are none.
+    """Return a checksum of all tensors in nested dictionaries and lists, in order; 0 if there are none.
 
-    The sum of a tensor's bytes, eight at a time, in rows with different weights: it changes with each single byte and
-    with each block that moves, and is computed at the speed of memory.
+    It is a weighted sum of 64-bit words: it detects a changed byte and a moved block, at the speed of memory.
     """
-    weights = count(1, step=2)  # odd: each bit counts
+    weights = count(1, step=2)  # odd, so that each bit counts
     return sum(weight * _sum_of(tensor) for weight, tensor in zip(weights, _tensors(value), strict=False)) % 2**64
 
 
@@ -27,12 +26,12 @@ def _sum_of(tensor: Tensor) -> int:
     size = data.numel() // 8 * 8
     array: np.ndarray[Any, np.dtype[np.uint8]] = data.numpy()
     total = int.from_bytes(array[size:].tobytes(), "little")
-    if size < 8 * ROW:  # torch takes ten times as long for a small tensor, of which a model may have thousands
+    if size < 8 * ROW_LENGTH:  # for small tensors, NumPy is ten times as fast as torch
         return total + int(array[:size].view(np.int64).sum())
     words = data[:size] if data.storage_offset() % 8 == 0 else data[:size].clone()
     numbers = words.view(torch.int64)
-    whole = len(numbers) // ROW * ROW
-    rows = torch.cat([numbers[:whole].view(-1, ROW).sum(dim=1), numbers[whole:].sum().view(1)])
+    full = len(numbers) // ROW_LENGTH * ROW_LENGTH
+    rows = torch.cat([numbers[:full].view(-1, ROW_LENGTH).sum(dim=1), numbers[full:].sum().view(1)])
     return total + int((rows * torch.arange(1, 2 * len(rows), 2)).sum())
 
 
@@ -42,5 +41,5 @@ def _tensors(value: Any) -> Iterator[Tensor]:
             yield value
         return
     for item in value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ():
-        if isinstance(item, NESTED):  # the state of a random generator is a list of 624 numbers
+        if isinstance(item, CONTAINERS):  # skips the 624 numbers of a random generator's state
             yield from _tensors(item)

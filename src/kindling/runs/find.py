@@ -1,4 +1,4 @@
-"""Checkpoints and text files of run folders, found by name and read without trusting whoever wrote them."""
+"""Find checkpoints by name, and read text files of run folders, which may be untrusted."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -10,21 +10,21 @@ from kindling.utils.text import program_name
 if TYPE_CHECKING:
     from kindling.runs.checkpoints import Verify
 
-MOST_BYTES = 256 * 2**20  # of a text file in a run folder; metrics.csv has 100 bytes a row
+MAX_BYTES = 256 * 2**20  # of a text file in a run folder; metrics.csv has 100 bytes per row
 Kind = Literal["best", "last"]
 
 
 def find_checkpoint(where: str | Path, prefer: Kind = "best", root: Path = RUNS) -> Path:
-    """Finds a checkpoint by file, by run folder, or as `best` or `last` of the newest run under `root`.
+    """Return a checkpoint given as a file, as a folder, or as `best` or `last` of the newest run under `root`.
 
     Args:
-        where: Path of a checkpoint or of a folder with runs in it, or `best` or `last`.
-        prefer: Which checkpoint of a run to take where only its folder is given.
-        root: Folder that holds all runs.
+        where: Path of a checkpoint or of a folder that contains runs, or `best` or `last`.
+        prefer: Which checkpoint of the newest run to return for a folder.
+        root: Folder of all runs.
 
     Raises:
         FileNotFoundError: If there is none.
-        ValueError: If links lead out of its run folder; see `kindling.runs.trust.check_links`.
+        ValueError: If links point out of its run folder; see `kindling.runs.trust.check_links`.
     """
     path = Path(where)
     if path.is_file():
@@ -41,15 +41,15 @@ def find_checkpoint(where: str | Path, prefer: Kind = "best", root: Path = RUNS)
     found = written[-1].with_name(f"{kind}.ckpt")  # of the newest run
     if not found.exists():
         names = [f"{name}.ckpt" for name in ("best", "last", "previous") if found.with_name(f"{name}.ckpt").exists()]
-        there = " or ".join(names or [written[-1].name])
-        raise FileNotFoundError(f"there is no {found}: give a file that is there, {there}")
+        existing = " or ".join(names or [written[-1].name])
+        raise FileNotFoundError(f"there is no {found}: choose another checkpoint, {existing}")
     return _with_its_run(found)
 
 
 def _with_its_run(checkpoint: Path) -> Path:
-    """Return the path of a checkpoint such that it names the run folder too, however it was given.
+    """Return a checkpoint's path with the name of its run folder.
 
-    `last.ckpt` in the working directory, `../mine/checkpoints/last.ckpt` and a link to a checkpoint of a run all do.
+    The given path may lack it: `last.ckpt` in the working directory, `../checkpoints/last.ckpt`, or a link elsewhere.
     """
     if checkpoint.is_symlink() and checkpoint.absolute().parent.name != "checkpoints":
         checkpoint = checkpoint.resolve()
@@ -60,22 +60,22 @@ def _with_its_run(checkpoint: Path) -> Path:
 
 
 def read_checkpoint(path: Path, verify: "Verify" = "weights") -> dict[str, Any]:
-    """Read a checkpoint without running any code that it may carry; see `kindling.runs.checkpoints.read`."""
-    from kindling.runs.checkpoints import read  # torch takes seconds, and listing runs needs none of it
+    """Read a checkpoint without running any code that it may contain; see `kindling.runs.checkpoints.read`."""
+    from kindling.runs.checkpoints import read  # imports torch, which takes seconds
 
     return read(path, verify)
 
 
 def read_text(path: Path) -> str:
-    """Read a text file of a run folder, which may come from someone else.
+    """Read a text file of a run folder, which may be untrusted.
 
     Raises:
-        OSError: If it is no file, too large, or a link out of the folder of a run that was not made here.
-        ValueError: If it is no text.
+        OSError: If it is not a file, too large, or a link out of the folder of another user's run.
+        ValueError: If it is not UTF-8 text.
     """
     is_inside = path.parent.resolve() in path.resolve().parents
     if path.is_symlink() and not is_inside and not is_own_here(path.parent):
-        raise OSError(f"{path} leads out of its run folder, which was not made here: put the file itself there")
-    if not path.is_file() or path.stat().st_size > MOST_BYTES:
-        raise OSError(f"{path} is no file, or has more than {MOST_BYTES:,} bytes")
+        raise OSError(f"{path} is a link out of a run folder from elsewhere: replace it with the file itself")
+    if not path.is_file() or path.stat().st_size > MAX_BYTES:
+        raise OSError(f"{path} is not a file, or has more than {MAX_BYTES:,} bytes")
     return path.read_text("utf-8")

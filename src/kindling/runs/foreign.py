@@ -1,6 +1,6 @@
-"""Files and functions that a checkpoint or a configuration of another user names: they are typed, or not used.
+"""Checks of files and functions in a checkpoint or configuration from another user: they are used only if typed.
 
-The classes that they name are checked in `kindling.runs.trust`.
+`kindling.runs.trust` checks the classes.
 """
 
 import importlib.util
@@ -16,84 +16,84 @@ from typing import Any, get_args, get_type_hints
 
 import yaml
 
-from kindling.runs.trust import DOTTED
+from kindling.runs.trust import DOTTED, texts
 from kindling.utils.text import strip_control_characters
 
-OWN = "kindling."  # the package, whose classes import nothing by name and annotate their files as paths
-LONGEST = 150  # characters of options in a message
+OWN_PACKAGE = "kindling."  # its classes import nothing by name, and annotate their files as paths
+MAX_OPTIONS_LENGTH = 150  # characters of options in a message
 
 
 def check_files(
     data: dict[str, Any], typed: Collection[str], run: Path, source: Path, known: Mapping[str, Any], command: str
 ) -> None:
-    """Check that a data source reads only files that were typed, are in the run folder, or would be read anyway.
+    """Check that a data source reads only files that were typed, are in the run folder, or are defaults.
 
-    What it may leave out is removed from its arguments, and downloads are turned off.
+    Samples to predict are removed from its arguments, and downloads are turned off.
 
     Args:
         data: The class of the data source and its arguments, changed in place.
-        typed: Names of its arguments that were typed.
+        typed: Names of the typed arguments.
         run: The run folder.
-        source: Where its arguments come from, for messages.
-        known: Its arguments in a checkpoint that was written by this user.
+        source: File with the arguments, for messages.
+        known: Its arguments in a checkpoint of this user.
         command: fit, validate, test or predict.
 
     Raises:
-        ValueError: If it names others.
+        ValueError: If it would read other files.
     """
     arguments = data.setdefault("init_args", {})
     cls = find_class(data["class_path"])
-    own = cls is not None and cls.__module__.startswith(OWN)
+    is_own = cls is not None and cls.__module__.startswith(OWN_PACKAGE)
     hints, defaults = _parameters(cls)
-    arguments.pop("predict", None)  # the samples to predict are typed
+    arguments.pop("predict", None)
     if "download" in hints and known.get("download") is not True:
         arguments["download"] = False
-    if own and command == "predict" and "predict" in typed:
-        return  # which is all that is read then
-    strange = {
+    if is_own and command == "predict" and "predict" in typed:
+        return  # no other file is read
+    untrusted = {
         name: value
         for name, value in arguments.items()
         if name not in typed
-        and _names_file(value, hints.get(name), own)
+        and _is_file(value, hints.get(name), is_own)
         and str(value) not in (str(defaults.get(name)), str(known.get(name)))
         and not _is_inside(value, run)
     }
-    if strange:
-        options = " ".join(f"--data.{name} {shlex.quote(str(value))}" for name, value in strange.items())
-        if len(options) > LONGEST:
-            options = " ".join(f"--data.{name} PATH" for name in [*strange][:5])
+    if untrusted:
+        options = " ".join(f"--data.{name} {shlex.quote(str(value))}" for name, value in untrusted.items())
+        if len(options) > MAX_OPTIONS_LENGTH:
+            options = " ".join(f"--data.{name} PATH" for name in [*untrusted][:5])
         raise ValueError(
-            f"{source} was not written here, so no file that it names is read; add {strip_control_characters(options)}"
+            f"{source} is from elsewhere, so the files in it are not read; add {strip_control_characters(options)}"
         )
 
 
 def check_functions(model: Mapping[str, Any], typed: Collection[str], source: Path) -> None:
-    """Check that no argument of a class names something that the class could import.
+    """Check that no argument of a class is a name that the class could import, apart from layers of torch.
 
     Args:
         model: The class and its arguments.
-        typed: Names of the arguments that were typed.
-        source: Where the arguments come from, for messages.
+        typed: Names of the typed arguments.
+        source: File with the arguments, for messages.
 
     Raises:
-        ValueError: If one does, and is no layer of torch.
+        ValueError: If one is.
     """
     for cls, arguments in _classes_in(model):
-        if cls.startswith(OWN):
+        if cls.startswith(OWN_PACKAGE):
             continue
         for name, value in arguments.items():
             if name in ("optimizer", "lr_scheduler", "class_names", "weights", *typed):
                 continue
-            for text in _texts(value):
+            for text in texts(value):
                 if _is_importable(text) and not _is_layer(text):
                     raise ValueError(
-                        f"{source} was not written here and names {text} as {name} of its {cls.rpartition('.')[2]}: it "
+                        f"{source} is from elsewhere and names {text} as {name} of its {cls.rpartition('.')[2]}: it "
                         "was not imported"
                     )
 
 
 def typed_arguments(group: str, typed: Sequence[str], configs: Sequence[Path]) -> set[str]:
-    """Return the names of the arguments of the model or the data source that were typed, or are in a typed file."""
+    """Return the names of a group's arguments, model or data, on the command line or in its config files."""
     names = set()
     for option, following in zip(typed, [*typed[1:], ""], strict=True):
         option, _, value = option.partition("=")
@@ -116,7 +116,7 @@ def _argument_names(text: str) -> set[str]:
 
 
 def find_class(name: str) -> type | None:
-    """Return the class of that name; its module has been checked by `kindling.runs.trust.check_classes`."""
+    """Return a class by its path, after `kindling.runs.trust.check_classes`; None if it is not a class."""
     module, _, attribute = name.rpartition(".")
     with suppress(ImportError, ValueError):
         found = getattr(import_module(module or "kindling"), attribute, None)
@@ -125,7 +125,7 @@ def find_class(name: str) -> type | None:
 
 
 def _parameters(cls: type | None) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the annotations and the defaults of the arguments of a class, those of its bases included."""
+    """Return the annotations and the defaults of the arguments of a class and its bases."""
     hints: dict[str, Any] = {}
     defaults: dict[str, Any] = {}
     for base in reversed(cls.__mro__[:-1] if cls else ()):
@@ -136,10 +136,10 @@ def _parameters(cls: type | None) -> tuple[dict[str, Any], dict[str, Any]]:
     return hints, defaults
 
 
-def _names_file(value: Any, hint: Any, own: bool) -> bool:
+def _is_file(value: Any, hint: Any, is_own: bool) -> bool:
     if value is None or isinstance(value, bool | int | float):
         return False
-    return _is_path(hint) or (not own and any(map(_looks_like_file, _texts(value))))
+    return _is_path(hint) or (not is_own and any(map(_looks_like_file, texts(value))))
 
 
 def _is_path(hint: Any) -> bool:
@@ -152,24 +152,12 @@ def _looks_like_file(text: str) -> bool:
 
 
 def _is_inside(value: Any, run: Path) -> bool:
-    """Whether a path is in a run folder, links included."""
+    """Return whether a path is in a run folder after following links."""
     return isinstance(value, str) and run.is_dir() and run.resolve() in Path(value).resolve().parents
 
 
-def _texts(value: Any) -> Iterator[str]:
-    match value:
-        case str():
-            yield value
-        case list() | tuple():
-            for item in value:
-                yield from _texts(item)
-        case dict():
-            for item in value.values():
-                yield from _texts(item)
-
-
 def _classes_in(model: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield each class of stored values with its arguments, also in the descriptions of models, which are JSON."""
+    """Yield each class in stored values with its arguments, including models stored as JSON text."""
     match model:
         case {"class_path": str(name)}:
             yield name, model.get("init_args") or {}

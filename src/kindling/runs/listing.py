@@ -1,4 +1,4 @@
-"""Run folders, and what is in them."""
+"""Find run folders and read them."""
 
 import os
 import re
@@ -12,59 +12,57 @@ import yaml
 
 from kindling.runs.find import read_text
 from kindling.runs.folders import RUNS
-from kindling.runs.history import DAMAGED, read_history
+from kindling.runs.history import READ_ERRORS, read_history
 from kindling.runs.metadata import FILE, TEST, RunMetadata, read_json, status_of
 from kindling.runs.metric_names import standard_name
 from kindling.runs.trust import check_size
 from kindling.utils.text import program_name, strip_control_characters, suggest
 
-MARKS = {FILE, "metrics.csv", "config.yaml"}
+RUN_FILES = {FILE, "metrics.csv", "config.yaml"}
+YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C, if available: ten times as fast
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run as it is now.
+    """The current state of a run.
 
     Attributes:
-        path: Its folder.
-        record: What it says of itself.
-        status: Whether it is under way or how it ended; empty where nothing says it.
-        test: Figures of its test by name.
+        path: Run folder.
+        metadata: Content of `run.json`.
+        status: running, finished, stopped or failed; empty if unknown.
+        test: Test metrics by name.
     """
 
     path: Path
-    record: RunMetadata
+    metadata: RunMetadata
     status: str
     test: dict[str, float]
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Reads what its folder has, however damaged."""
-        record, tested = RunMetadata.read(path), read_json(path / TEST)
-        figures = {standard_name(name): value for name, value in tested.items() if isinstance(value, float | int)}
-        return cls(path, record, status_of(record), figures)
+        """Read a run folder; missing or damaged files are skipped."""
+        metadata, tested = RunMetadata.read(path), read_json(path / TEST)
+        metrics = {standard_name(name): value for name, value in tested.items() if isinstance(value, float | int)}
+        return cls(path, metadata, status_of(metadata), metrics)
 
-    def figure(self, name: str) -> float | None:
-        """A figure of the best validation or of the test."""
-        value = (self.test | self.record.best).get(name)
+    def metric(self, name: str) -> float | None:
+        """Return a validation metric of the best epoch, or a test metric."""
+        value = (self.test | self.metadata.best).get(name)
         return value if isinstance(value, float | int) else None
 
     def history(self) -> dict[str, dict[int, float]]:
-        """Its figures by epoch; none where `metrics.csv` is missing or damaged."""
-        with suppress(*DAMAGED):
+        """Return the metrics by epoch; empty if `metrics.csv` is missing or damaged."""
+        with suppress(*READ_ERRORS):
             return read_history(self.path / "metrics.csv")
         return {}
 
     def settings(self) -> dict[str, Any]:
-        """Its `config.yaml` as options: {"model": "kindling.CNNClassifier", "model.channels": [32, 64], ...}."""
+        """Return `config.yaml` as flat options: {"model": "kindling.CNNClassifier", "model.channels": [32], ...}."""
         with suppress(OSError, yaml.YAMLError, ValueError, RecursionError):
-            config = yaml.load(read_text(self.path / "config.yaml"), _LOADER)
+            config = yaml.load(read_text(self.path / "config.yaml"), YAML_LOADER)
             check_size(config)
             return dict(_options(config)) if isinstance(config, dict) else {}
         return {}
-
-
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where yaml was built with it
 
 
 def _options(config: dict[str, Any], group: str = "") -> Iterable[tuple[str, Any]]:
@@ -77,35 +75,39 @@ def _options(config: dict[str, Any], group: str = "") -> Iterable[tuple[str, Any
 
 
 def find_runs(folder: Path) -> list[Path]:
-    """All run folders at and under a folder, behind links too; each once."""
+    """Return all run folders in a folder, including itself; links are followed, and each run is returned once."""
     found: list[Path] = []
     seen: set[str] = set()
-    places = [str(folder)]
-    for place in places:  # grows by the links: what lies here has its own name first
-        for path, folders, files in os.walk(place):
+    roots = [str(folder)]
+    for root in roots:  # links are appended, so that runs are found by their real paths first
+        for path, folders, files in os.walk(root):
             real = os.path.realpath(path)
-            is_run = not MARKS.isdisjoint(files) or "checkpoints" in folders
+            is_run = not RUN_FILES.isdisjoint(files) or "checkpoints" in folders
             if is_run and real not in seen:
                 found.append(Path(path))
-            if is_run or real in seen:  # what is in a run is no run
+            if is_run or real in seen:  # runs are not nested
                 folders.clear()
             seen.add(real)
-            places += filter(os.path.islink, (os.path.join(path, name) for name in folders))
+            roots += filter(os.path.islink, (os.path.join(path, name) for name in folders))
     return found
 
 
 def sort_by_start(runs: Iterable[Run]) -> list[Run]:
-    """Runs by the time they began; of one second, by their names and numbers."""
-    return sorted(runs, key=lambda run: (run.record.started, natural_key(str(run.path))))
+    """Sort runs by their start time, then by name and version."""
+    return sorted(runs, key=lambda run: (run.metadata.started, natural_key(str(run.path))))
 
 
 def natural_key(name: str) -> list[tuple[int, str]]:
-    """A key that puts version_9 before version_10."""
+    """Return a sort key that puts version_9 before version_10."""
     return [(int(part or 0) if part.isdecimal() else 0, part) for part in re.split(r"(\d+)", name)]
 
 
 def find_run(name: str, root: Path = RUNS) -> Path:
-    """Finds a run by its folder, by the end of that, or by a folder above it: then the newest in there.
+    """Return a run folder, given by its path, or by a folder that contains runs: then the newest.
+
+    Args:
+        name: Path, also relative to `root`.
+        root: Folder of all runs.
 
     Raises:
         FileNotFoundError: If there is none.

@@ -1,4 +1,4 @@
-"""What a run says of itself: `run.json` in its folder, or where that is missing, what its other files tell."""
+"""Metadata of a run: `run.json` in its folder, or without it, what its other files contain."""
 
 import json
 import math
@@ -19,41 +19,39 @@ import psutil
 
 from kindling import __version__
 from kindling.runs.find import read_text
-from kindling.runs.history import DAMAGED, best_epoch, read_history
+from kindling.runs.history import READ_ERRORS, best_epoch, read_history
 from kindling.utils.files import atomic_write
 from kindling.utils.text import strip_control_characters
 
 FILE, TEST = "run.json", "test_metrics.json"
-HEARTBEAT_TIMEOUT = (
-    600  # seconds without a word after which a run on another host counts as dead; it says one every half minute
-)
+HEARTBEAT_TIMEOUT = 600  # seconds after which a run on another host counts as dead; it writes run.json every 30
 
 
 @dataclass
 class RunMetadata:
-    """What is known of a run; what is not is None or empty.
+    """Content of `run.json`; unknown values are None or empty.
 
     Attributes:
-        recipe: Names of the recipe and of what was put on top of it, with + between them.
-        commands: What was typed, once for each time the run began or went on.
-        commits: The commit of git by which each of the commands ran.
-        threads: The threads that torch took in each of them; 0 where that is not known.
-        status: running, finished, stopped or failed, as the run said last; `status_of` knows whether that still holds.
-        started: When it began, ISO 8601 in UTC.
-        seen: When it last wrote this.
-        seconds: Time spent training and validating, of all sessions.
-        process: Where it runs: host, pid, and the time when that process began.
-        epochs: Epochs done.
-        planned: Epochs asked for.
-        monitor: The figure that says which epoch is the best.
-        best: Validation figures of the best epoch, and `epoch`, counted from 1.
-        commit: Of the working directory's git repository, in full; empty where it is in none.
-        changed: Whether the files differed from that commit.
-        came_from: The checkpoint of another run from which this one began.
-        reason: Why it failed, in a line.
-        altered: Whether it went on with other settings, another commit or other threads than it had begun with.
-        tested: Whether `fit` has tested its best checkpoint; None in records of older versions.
-        versions: Of what computes.
+        recipe: Names of the config files, joined by +.
+        commands: Command lines: of the start and of each resume.
+        commits: Git commit of each command.
+        threads: Number of torch's threads in each command; 0 if unknown.
+        status: running, finished, stopped or failed, when last written; `status_of` returns the current status.
+        started: Start time, ISO 8601 in UTC.
+        seen: Time of the last write (heartbeat).
+        seconds: Time spent training and validating, in all sessions.
+        process: Host, pid and start time of the process.
+        epochs: Completed epochs.
+        planned: Epochs to train.
+        monitor: Metric that determines the best epoch.
+        best: Validation metrics of the best epoch, and `epoch`, counted from 1.
+        commit: Full git commit of the working directory; empty outside of a repository.
+        changed: Whether there were uncommitted changes.
+        came_from: Checkpoint of another run from which this one started.
+        reason: Error message of a failed run, in one line.
+        altered: Whether the run was resumed with other settings, another commit or another number of threads.
+        tested: Whether `fit` has tested its best checkpoint; None in files of older versions.
+        versions: Versions of Kindling, torch and Lightning.
     """
 
     recipe: str = ""
@@ -79,121 +77,120 @@ class RunMetadata:
 
     @classmethod
     def read(cls, run: Path) -> Self:
-        """Reads the record of a run; of a damaged one what is whole, of a run without one what other files tell."""
+        """Read the metadata of a run: the valid values of `run.json`, or without any, what the other files contain."""
         stored = read_json(run / FILE)
-        whole = {name: stored[name] for name, kind in KINDS.items() if name in stored and _is(stored[name], kind)}
+        valid = {n: stored[n] for n, kind in FIELD_TYPES.items() if n in stored and _has_type(stored[n], kind)}
         for name in ("started", "seen"):
-            if not _is_time(whole.get(name, "")):
-                del whole[name]
-        if whole.get("status") == "running" and _is_copy(whole.get("process", {}), run):
-            whole["status"] = "failed"
-        if whole and whole.get("tested") is None:
-            whole["tested"] = (run / TEST).exists()
-        return cls(**whole) if whole else cls(**_from_files(run))
+            if not _is_timestamp(valid.get(name, "")):
+                del valid[name]
+        if valid.get("status") == "running" and _is_copy(valid.get("process", {}), run):
+            valid["status"] = "failed"
+        if valid and valid.get("tested") is None:
+            valid["tested"] = (run / TEST).exists()
+        return cls(**(valid or _infer_from_files(run)))
 
     @property
     def best_epoch(self) -> int | None:
-        """The epoch of the best checkpoint, counted from 1."""
+        """Return the epoch of the best checkpoint, counted from 1."""
         epoch = self.best.get("epoch")
         return int(epoch) if isinstance(epoch, int | float) else None
 
     def is_complete(self, tests: bool) -> bool:
-        """Whether all is done that `fit` does, with or without a test at its end."""
+        """Return whether `fit` has finished, including its test if `tests` is set."""
         return self.status == "finished" and (not tests or bool(self.tested))
 
     def write(self, run: Path) -> None:
-        """Writes it into the folder of a run; a figure that is NaN is null."""
+        """Write `run.json`; metrics that are not finite become null."""
         best = {name: value if value is None or math.isfinite(value) else None for name, value in self.best.items()}
         with atomic_write(run / FILE) as path:
             path.write_text(json.dumps(asdict(self) | {"best": best}, indent=2, allow_nan=False) + "\n", "utf-8")
 
 
-KINDS = get_type_hints(RunMetadata)
+FIELD_TYPES = get_type_hints(RunMetadata)
 
 
-def _is(value: object, kind: Any) -> bool:
+def _has_type(value: object, kind: Any) -> bool:
+    """Return whether a value has a type; for lists and dicts, also whether all items have theirs."""
     if get_origin(kind) not in (list, dict):
         return isinstance(value, kind)
     *_, item = get_args(kind)
-    held = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return isinstance(value, get_origin(kind)) and (item is Any or all(isinstance(one, item) for one in held))
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return isinstance(value, get_origin(kind)) and (item is Any or all(isinstance(each, item) for each in items))
 
 
-def _is_time(text: str) -> bool:
-    """Whether a text is a time that can be compared with others and shown as a local one; nothing is too."""
+def _is_timestamp(text: str) -> bool:
+    """Return whether a text is empty or a valid time with a time zone."""
     with suppress(ValueError):
-        moment = datetime.fromisoformat(text) if text else datetime.now(UTC)
-        return moment.tzinfo is not None and 1970 < moment.year < 3000
+        time = datetime.fromisoformat(text) if text else datetime.now(UTC)
+        return time.tzinfo is not None and 1970 < time.year < 3000
     return False
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file, tidied; nothing where the file is missing or damaged."""
+    """Return the sanitized object in a JSON file; empty if the file is missing or damaged."""
     with suppress(OSError, ValueError, RecursionError):
-        stored = _tidied(json.loads(read_text(path)))
+        stored = _sanitize(json.loads(read_text(path)))
         return stored if isinstance(stored, dict) else {}
     return {}
 
 
-def _tidied(value: Any) -> Any:
-    """What JSON held, without what a terminal would obey; null for a number that is no finite float."""
+def _sanitize(value: Any) -> Any:
+    """Remove control characters from parsed JSON, and replace numbers that are not finite floats by None."""
     match value:
         case str():
             return strip_control_characters(value)
         case int() | float():
             return value if abs(value) <= sys.float_info.max else None
         case list():
-            return [_tidied(one) for one in value]
+            return [_sanitize(item) for item in value]
         case dict():
-            return {strip_control_characters(name): _tidied(one) for name, one in value.items()}
+            return {strip_control_characters(name): _sanitize(item) for name, item in value.items()}
     return value
 
 
-def _from_files(run: Path) -> dict[str, Any]:
-    """The record of a run that wrote none. A folder `runs/quickstart/version_0` is of the recipe quickstart."""
-    record: dict[str, Any] = {"recipe": run.parent.name}
+def _infer_from_files(run: Path) -> dict[str, Any]:
+    """Return the metadata of a run without `run.json`; `runs/quickstart/version_0` has the recipe quickstart."""
+    metadata: dict[str, Any] = {"recipe": run.parent.name}
     with suppress(OSError, ValueError):
-        record["started"] = utc_timestamp(os.path.getmtime(run / "config.yaml"))
+        metadata["started"] = utc_timestamp(os.path.getmtime(run / "config.yaml"))
         if found := re.search(r"^checkpoint:\n +monitor: (\S+)", read_text(run / "config.yaml"), re.MULTILINE):
-            record["monitor"] = found[1]
-    with suppress(*DAMAGED):
+            metadata["monitor"] = found[1]
+    with suppress(*READ_ERRORS):
         history = read_history(run / "metrics.csv")
-        record["seen"] = utc_timestamp(os.path.getmtime(run / "metrics.csv"))
-        record["epochs"] = len(history["train/loss"])
-        monitor = record.get("monitor", "val/loss")
+        metadata["seen"] = utc_timestamp(os.path.getmtime(run / "metrics.csv"))
+        metadata["epochs"] = len(history["train/loss"])
+        monitor = metadata.get("monitor", "val/loss")
         if (best := best_epoch(history[monitor], lower=is_lower_better(monitor))) is not None:
-            told = [name for name in history if name.startswith("val/") or name == monitor]
-            figures = {strip_control_characters(name): history[name][best] for name in told if best in history[name]}
-            record["best"] = {"epoch": best + 1} | figures
-    return record
+            names = [name for name in history if name.startswith("val/") or name == monitor]
+            metrics = {strip_control_characters(name): history[name][best] for name in names if best in history[name]}
+            metadata["best"] = {"epoch": best + 1} | metrics
+    return metadata
 
 
-def is_lower_better(figure: str) -> bool:
-    """Whether less of a figure is better, as far as its name tells."""
-    return figure.endswith(("loss", "error", "mae", "mse"))
+def is_lower_better(metric: str) -> bool:
+    """Return whether lower values of a metric are better, judging by its name."""
+    return metric.endswith(("loss", "error", "mae", "mse"))
 
 
 def check_is_free(run: Path) -> None:
-    """Raises ValueError where another process trains in a run folder."""
-    record = RunMetadata.read(run)
-    if status_of(record) == "running" and record.process.get("pid") != os.getpid():
-        where = f"process {record.process.get('pid')} on {record.process.get('host')}"
+    """Raise ValueError if another process is training in a run folder."""
+    metadata = RunMetadata.read(run)
+    if status_of(metadata) == "running" and metadata.process.get("pid") != os.getpid():
+        where = f"process {metadata.process.get('pid')} on {metadata.process.get('host')}"
         raise ValueError(f"{run} is still being trained ({where}): wait for it or stop it first")
 
 
-def status_of(record: RunMetadata) -> str:
-    """The status of a run as it is now: one that says it is running may have been killed."""
-    if record.status != "running":
-        return record.status
-    process = record.process
+def status_of(metadata: RunMetadata) -> str:
+    """Return the current status of a run: failed if its process is gone."""
+    if metadata.status != "running":
+        return metadata.status
+    process = metadata.process
     if process.get("host") != platform.node():
         with suppress(ValueError):
-            silent = datetime.now(UTC) - datetime.fromisoformat(record.seen)
-            return (
-                "running" if abs(silent.total_seconds()) < HEARTBEAT_TIMEOUT else "failed"
-            )  # its clock may be set back
+            age = datetime.now(UTC) - datetime.fromisoformat(metadata.seen)  # negative if the clocks differ
+            return "running" if abs(age.total_seconds()) < HEARTBEAT_TIMEOUT else "failed"
     with suppress(psutil.Error, KeyError, TypeError, ValueError):
-        # The number may have gone to another process since. When the clock is set, so is the time of booting.
+        # The pid may have been reused. Setting the clock shifts the boot time as well.
         began = psutil.Process(process["pid"]).create_time()
         after_boot = began - psutil.boot_time()
         if abs(began - process["began"]) < 5 or abs(after_boot - process.get("after_boot", -1.0)) < 0.1:
@@ -202,7 +199,7 @@ def status_of(record: RunMetadata) -> str:
 
 
 def process_info(run: Path) -> dict[str, Any]:
-    """Where this process runs and what it trains, as `status_of` and `Record.read` ask for it."""
+    """Return this process and its run folder, for `status_of` and `RunMetadata.read`."""
     began = psutil.Process().create_time()
     return {
         "host": platform.node(),
@@ -214,26 +211,22 @@ def process_info(run: Path) -> dict[str, Any]:
 
 
 def _is_copy(process: dict[str, Any], run: Path) -> bool:
-    """Whether a run folder is a copy of the one that a process trains, which may be moved meanwhile."""
+    """Return whether a run folder is a copy of the one in which a process trains; that one may have been moved."""
     path, inode = process.get("folder") or (None, None)
     return None not in (path, inode) and str(run.resolve()) != path and run.stat().st_ino != inode
 
 
 def utc_timestamp(seconds: float | None = None) -> str:
-    """A time, by default now, as ISO 8601 in UTC to the second."""
-    moment = datetime.now(UTC) if seconds is None else datetime.fromtimestamp(seconds, UTC)
-    return moment.isoformat(timespec="seconds")
+    """Return a Unix time, by default the current one, as ISO 8601 in UTC."""
+    time = datetime.now(UTC) if seconds is None else datetime.fromtimestamp(seconds, UTC)
+    return time.isoformat(timespec="seconds")
 
 
 def git_commit() -> tuple[str, bool]:
-    """Return the commit of the working directory's git repository, and whether files differ from it.
-
-    Empty where it is in no repository: the version of an installed Kindling is in `versions`.
-    """
+    """Return the git commit of the working directory, empty outside of a repository, and whether files differ."""
     with suppress(OSError, subprocess.SubprocessError):
         command = ["git", "status", "--porcelain=v2", "--branch"]
-        # Whoever works with git meanwhile is not locked out.
-        environment = os.environ | {"GIT_OPTIONAL_LOCKS": "0"}
+        environment = os.environ | {"GIT_OPTIONAL_LOCKS": "0"}  # don't block other git commands
         lines = subprocess.run(command, capture_output=True, check=True, timeout=2, env=environment).stdout
         head, *_ = re.findall(rb"^# branch\.oid ([0-9a-f]+)$", lines, re.MULTILINE) or [b""]
         return head.decode(), any(not line.startswith(b"#") for line in lines.splitlines())
@@ -241,7 +234,7 @@ def git_commit() -> tuple[str, bool]:
 
 
 def versions() -> dict[str, str]:
-    """The versions of what computes, as they are installed."""
+    """Return the installed versions of Kindling, torch and Lightning."""
     found = {"kindling": __version__}
     for name in ("torch", "lightning"):
         with suppress(PackageNotFoundError):
@@ -250,5 +243,5 @@ def versions() -> dict[str, str]:
 
 
 def recipe_name(configs: Sequence[Path]) -> str:
-    """What the files given as --config are called together; the `config.yaml` of a run as that run's folder."""
+    """Return the names of config files joined by +; the `config.yaml` of a run has the name of the run."""
     return "+".join(path.parent.parent.name if path.name == "config.yaml" else path.stem for path in configs)

@@ -1,4 +1,4 @@
-"""Names of logged metrics: which split a metric belongs to, however its author writes it."""
+"""Names of logged metrics, in the spellings that different authors use."""
 
 import re
 
@@ -7,7 +7,7 @@ NAME = re.compile(rf"({'|'.join(SPLITS)})[/_](.+?)(_epoch)?")
 
 
 def split_of(name: str) -> tuple[str, str]:
-    """Return the split that a metric belongs to, and the metric.
+    """Return the split of a logged metric, empty if it has none, and the name of the metric.
 
     Examples:
         >>> split_of("val/loss"), split_of("valid_loss"), split_of("train_loss_epoch"), split_of("lr")
@@ -18,5 +18,5 @@ def split_of(name: str) -> tuple[str, str]:
 
 
 def standard_name(name: str) -> str:
-    """Return the name of a metric as Kindling's own tasks log it: `val/loss` for `valid_loss`."""
+    """Return the name that Kindling uses for a metric: `val/loss` for `valid_loss`."""
     return "/".join(filter(None, split_of(name)))

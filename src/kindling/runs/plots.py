@@ -1,4 +1,4 @@
-"""The curves of a run: loss and accuracy over its epochs, training against validation, and the learning rate."""
+"""Plots of metrics and learning rates by epoch, for one run or several."""
 
 import math
 import warnings
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's palette: told apart by colour-blind readers and in print.
+# Okabe and Ito's palette, for colour-blind readers and print.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
-COLOURS = {"train": PALETTE[0], "val": PALETTE[1]}
+SPLIT_COLORS = {"train": PALETTE[0], "val": PALETTE[1]}
 LABELS = {"train": "training", "val": "validation"}
 TRAINING_STATISTICS = ("lr", "gradient_norm", "samples_per_second", "memory_gb", "gpu_memory_gb")
 UNITS = {"accuracy": "accuracy (%)"}
@@ -28,26 +28,26 @@ UNITS = {"accuracy": "accuracy (%)"}
 def plot_history(run: str | Path) -> Path:
     """Draw `training_history.png` of a run from its `metrics.csv`.
 
-    Loss and accuracy, or the first other metric of the validation. Of a model that logs no metric by split, all losses
-    in one panel, and the first other metric in the second.
+    It shows loss and accuracy, or else the first other validation metric. If no metric belongs to a split, it shows all
+    losses in one panel, and the first other metric in another.
 
     Returns:
-        The path of the picture.
+        The path of the plot.
     """
-    from matplotlib.figure import Figure  # 0.3 s to import, needed once at the end
+    from matplotlib.figure import Figure  # takes 0.3 s to import
 
     run = Path(run)
     history, rates = read_history(run / "metrics.csv"), read_learning_rates(run / "metrics.csv")
     best = RunMetadata.read(run).best_epoch
     metrics = [name for name in history if "/" not in name and name not in TRAINING_STATISTICS]
     by_split = any(name.startswith(("train/", "val/")) for name in history)
-    names: list[str] = [*figures_in(history)] if by_split or not metrics else _chosen(metrics)
-    heights = [*[3.0] * len(names), *[1.6] * bool(rates)]
+    names = list(plotted_metrics(history)) if by_split or not metrics else _panels_without_splits(metrics)
+    heights = [3.0] * len(names) + ([1.6] if rates else [])
     figure = Figure(figsize=(7, 1 + sum(heights)), dpi=150, layout="constrained")
     panels = figure.subplots(len(heights), sharex=True, height_ratios=heights, squeeze=False)[:, 0]
     for axes, metric in zip(panels, names, strict=False):
         if by_split or not metrics:
-            draw_figure(axes, history, metric, best)
+            draw_splits(axes, history, metric, best)
         else:
             draw_metrics(axes, {name: history[name] for name in metrics if metric in name}, metric)
     if rates:
@@ -55,53 +55,54 @@ def plot_history(run: str | Path) -> Path:
         mark_best(panels[-1], best, {}, "")
     curves = [curve for name, curve in history.items() if name in metrics or name.startswith(("train/", "val/"))]
     epochs = max((epoch for curve in curves for epoch in curve), default=0) + 1
-    finish(panels, max(epochs, *(x for points in rates.values() for x, _ in points), 1))
-    panels[0].set_title(shown_name("/".join(run.absolute().parts[-2:]), 85), loc="left", fontsize=10)
+    style_axes(panels, max(epochs, *(x for points in rates.values() for x, _ in points), 1))
+    panels[0].set_title(fit_label("/".join(run.absolute().parts[-2:]), 85), loc="left", fontsize=10)
     return save(figure, run / "training_history.png")
 
 
-def _chosen(metrics: Sequence[str]) -> list[str]:
-    """Return what is drawn of metrics that belong to no split: all losses in one panel, and the first other metric."""
+def _panels_without_splits(metrics: Sequence[str]) -> list[str]:
+    """Return the panels for metrics without a split: one for all losses, and one for the first other metric."""
     others = [name for name in metrics if "loss" not in name]
-    return ["loss"] * (len(others) < len(metrics)) + others[:1]
+    return others[:1] if len(others) == len(metrics) else ["loss", *others[:1]]
 
 
 def draw_metrics(axes: "Axes", curves: Mapping[str, Mapping[int, float]], metric: str) -> None:
-    """Draw metrics that belong to no split, a line for each."""
+    """Draw metrics without a split, one line each."""
     for number, (name, curve) in enumerate(curves.items()):
         draw_curve(axes, curve, metric, color=PALETTE[number % len(PALETTE)], label=name)
     if curves:
         axes.legend(frameon=False)
 
 
-def shown_name(name: str, most: int) -> str:
-    """A name as a plot can show it: at most so many letters wide, without its middle if need be, and no formula."""
-    if (width := cell_len(name)) > most:
-        half = most * len(name) // (2 * width)
+def fit_label(name: str, max_width: int) -> str:
+    """Return a name as a label in a plot: without its middle if it is too wide, and with escaped dollar signs."""
+    width = cell_len(name)
+    if width > max_width:
+        half = max_width * len(name) // (2 * width)
         name = f"{name[:half]}…{name[-half:]}"
     return name.replace("$", r"\$")
 
 
 def save(figure: "Figure", path: Path) -> Path:
-    """Writes a plot as PNG. A character that the font lacks is a box there, and no warning."""
+    """Write a plot as PNG, without warnings about characters that the font lacks."""
     with atomic_write(path) as temporary, warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font")
         figure.savefig(temporary, format="png")
     return path
 
 
-def figures_in(*histories: Mapping[str, Mapping[int, float]]) -> tuple[str, str]:
-    """Loss and accuracy; of models that have none, as those that predict numbers, the first other figure."""
+def plotted_metrics(*histories: Mapping[str, Mapping[int, float]]) -> tuple[str, str]:
+    """Return the metrics to plot: loss and accuracy, or for models without it, the first other validation metric."""
     names = [name.partition("/")[2] for history in histories for name in history if name.startswith("val/")]
     others = [name for name in names if name != "loss"]
     return "loss", "accuracy" if "accuracy" in others or not others else others[0]
 
 
-def draw_figure(axes: "Axes", history: Mapping[str, Mapping[int, float]], metric: str, best: int | None) -> None:
-    """Draws a figure of training and validation, its best epoch, and where it was no number."""
-    curves = {stage: history.get(f"{stage}/{metric}", {}) for stage in LABELS}
-    for stage, curve in curves.items():
-        draw_curve(axes, curve, metric, color=COLOURS[stage], label=LABELS[stage])
+def draw_splits(axes: "Axes", history: Mapping[str, Mapping[int, float]], metric: str, best: int | None) -> None:
+    """Draw a metric on the training and validation splits, and mark the best epoch and values that are not finite."""
+    curves = {split: history.get(f"{split}/{metric}", {}) for split in LABELS}
+    for split, curve in curves.items():
+        draw_curve(axes, curve, metric, color=SPLIT_COLORS[split], label=LABELS[split])
     mark_best(axes, best, curves["val"], metric)
     values = {epoch: value for curve in curves.values() for epoch, value in curve.items()}
     gaps = [epoch + 1 for curve in curves.values() for epoch, value in curve.items() if not math.isfinite(value)]
@@ -109,15 +110,15 @@ def draw_figure(axes: "Axes", history: Mapping[str, Mapping[int, float]], metric
         label = "not a finite number" if number == 0 else None
         axes.axvspan(epoch - 0.5, epoch + 0.5, color="0.9", lw=0, zorder=0, label=label)
     if not any(map(math.isfinite, values.values())):
-        axes.set_yticks([])  # there is nothing that they would measure
+        axes.set_yticks([])
     if values:
         axes.legend(frameon=False)
     else:
-        axes.text(0.5, 0.5, "no epoch was finished", transform=axes.transAxes, ha="center", color="0.4")
+        axes.text(0.5, 0.5, "no complete epoch", transform=axes.transAxes, ha="center", color="0.4")
 
 
 def draw_curve(axes: "Axes", curve: Mapping[int, float], metric: str, **style: Any) -> None:
-    """Draws a figure by epoch, with points where there are few; accuracies as per cent."""
+    """Draw a metric by epoch, with markers if there are few epochs; accuracy in percent."""
     axes.set_ylabel(UNITS.get(metric, metric))
     scale = 100 if metric == "accuracy" else 1
     style = {"marker": "o" if len(curve) <= 25 else "", "ms": 3.5} | style
@@ -126,29 +127,29 @@ def draw_curve(axes: "Axes", curve: Mapping[int, float], metric: str, **style: A
 
 
 def mark_best(axes: "Axes", best: int | None, curve: Mapping[int, float], metric: str) -> None:
-    """Marks the epoch of the best checkpoint by a line, and by a ring on the curve of the validation."""
+    """Mark the epoch of the best checkpoint by a vertical line, and by a ring on the validation curve."""
     if best is None:
         return
     axes.axvline(best, color="0.45", lw=1, ls=":", zorder=1)
     value = curve.get(best - 1, math.nan) * (100 if metric == "accuracy" else 1)
     if math.isfinite(value):
-        figure = f"{value:.2f}%" if metric == "accuracy" else format_metric(value)
-        label = f"best epoch: {best} ({figure})"
+        text = f"{value:.2f}%" if metric == "accuracy" else format_metric(value)
+        label = f"best epoch: {best} ({text})"
         axes.plot(best, value, "o", ms=9, mfc="none", mec="0.1", mew=1.3, ls="none", label=label, zorder=5)
 
 
 def draw_learning_rates(axes: "Axes", rates: Mapping[str, Points]) -> None:
-    """Draws the learning rate of each group of parameters: in steps where it falls in steps."""
+    """Draw the learning rate of each parameter group, as steps if it is piecewise constant."""
     for number, (name, points) in enumerate(sorted(rates.items()) if len(rates) > 1 else rates.items()):
         values = [rate for _, rate in points]
         in_steps = len(set(values)) <= len(values) / 2 or len(values) == 1
         if in_steps:
-            points = [(math.ceil(points[0][0]) - 1, values[0]), *points]  # a frozen group has none before
-        colour = PALETTE[2 + number % (len(PALETTE) - 2)]
+            points = [(math.ceil(points[0][0]) - 1, values[0]), *points]  # a frozen group starts later
+        color = PALETTE[2 + number % (len(PALETTE) - 2)]
         style = "steps-pre" if in_steps else "default"
         label = name.removeprefix("lr/")
         label = f"optimizer {label}" if label.isdigit() else label
-        axes.plot(*zip(*points, strict=True), color=colour, drawstyle=style, label=label)
+        axes.plot(*zip(*points, strict=True), color=color, drawstyle=style, label=label)
         if in_steps and min(values) > 0 and max(values) >= 5 * min(values):
             axes.set_yscale("log")
     if axes.get_yscale() == "linear":
@@ -159,8 +160,8 @@ def draw_learning_rates(axes: "Axes", rates: Mapping[str, Points]) -> None:
     axes.yaxis.set_major_formatter(lambda rate, _: f"{rate:.3g}")
 
 
-def finish(panels: Any, epochs: float) -> None:
-    """What all panels share: the axis of epochs, and a quiet look."""
+def style_axes(panels: Any, epochs: float) -> None:
+    """Set the epoch axis, the grid and the spines of all panels."""
     for axes in panels:
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
@@ -170,16 +171,16 @@ def finish(panels: Any, epochs: float) -> None:
 
 
 def plot_runs(histories: Mapping[str, Mapping[str, Mapping[int, float]]], path: Path) -> Path:
-    """Lays the curves of several runs over each other: a colour for each, validation solid, training dashed.
+    """Draw the curves of several runs: one colour per run, validation solid, training dashed.
 
-    From the ninth on the colours come again, with a marker.
+    From the ninth run on, colours repeat with other markers.
 
     Args:
-        histories: What `read_history` gives of each run, by its name.
-        path: Where to draw.
+        histories: Results of `read_history` by the name of the run.
+        path: File to write.
 
     Returns:
-        The path of the picture.
+        The path of the plot.
     """
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
@@ -188,20 +189,21 @@ def plot_runs(histories: Mapping[str, Mapping[str, Mapping[int, float]]], path: 
     figure = Figure(figsize=(10, 4 + 0.22 * math.ceil(len(histories) / columns)), dpi=150, layout="constrained")
     panels, lines = figure.subplots(1, 2), []
     for number, (name, history) in enumerate(histories.items()):
-        colour = PALETTE[number % len(PALETTE)]
+        color = PALETTE[number % len(PALETTE)]
         marker = ("none", "o", "s", "^", "D", "v")[number // len(PALETTE) % 6]
-        style: dict[str, Any] = {"color": colour, "marker": marker, "ms": 4}
-        for axes, metric in zip(panels, figures_in(*histories.values()), strict=True):
+        style: dict[str, Any] = {"color": color, "marker": marker, "ms": 4}
+        for axes, metric in zip(panels, plotted_metrics(*histories.values()), strict=True):
             draw_curve(axes, history.get(f"train/{metric}", {}), metric, **style, ls="--", lw=1, alpha=0.7)
             draw_curve(axes, history.get(f"val/{metric}", {}), metric, **style)
-        lines.append(Line2D([], [], label=shown_name(name, 110), **style))
-    kinds = [Line2D([], [], color="0.3", label="validation"), Line2D([], [], color="0.3", ls="--", lw=1)]
-    kinds[1].set_label("training")
-    panels[0].legend(handles=kinds, frameon=False)
+        lines.append(Line2D([], [], label=fit_label(name, 110), **style))
+    splits = [
+        Line2D([], [], color="0.3", label="validation"),
+        Line2D([], [], color="0.3", ls="--", lw=1, label="training"),
+    ]
+    panels[0].legend(handles=splits, frameon=False)
     figure.legend(handles=lines, loc="outside lower center", ncols=columns, frameon=False)
-    epochs = max(
-        (epoch + 1 for history in histories.values() for curve in history.values() for epoch in curve), default=1
-    )
+    curves = [curve for history in histories.values() for curve in history.values()]
+    epochs = max((epoch + 1 for curve in curves for epoch in curve), default=1)
     for axes in panels:
-        finish([axes], epochs)
+        style_axes([axes], epochs)
     return save(figure, path)

@@ -1,4 +1,4 @@
-"""One run in full, and the command that repeats it."""
+"""Details of a run, and the command that reproduces it."""
 
 import os
 import re
@@ -12,14 +12,14 @@ import psutil
 
 from kindling.runs.listing import Run
 from kindling.runs.metadata import git_commit, versions
-from kindling.runs.table import commit, duration, epochs, local_time
+from kindling.runs.table import format_commit, format_duration, format_epochs, local_time
 from kindling.utils.console import as_command, say
 from kindling.utils.errors import UsageError
 from kindling.utils.plugins import split_options
 from kindling.utils.text import format_metric, strip_control_characters
 
-OFF: tuple[Any, ...] = (None, False, "auto", 0, -1, [], {}, "")  # not used, or left to Lightning
-USUAL = {  # of every run that does not say otherwise
+UNSET: tuple[Any, ...] = (None, False, "auto", 0, -1, [], {}, "")  # off, or Lightning's choice
+DEFAULTS = {
     "trainer.num_nodes": 1,
     "trainer.check_val_every_n_epoch": 1,
     "trainer.accumulate_grad_batches": 1,
@@ -30,93 +30,91 @@ USUAL = {  # of every run that does not say otherwise
 
 
 def show(run: Run) -> None:
-    """Prints what is known of a run, its settings, its files, and last how to repeat it."""
+    """Print the metadata of a run, its settings, its files, and how to reproduce it."""
     say(run.path)
-    _print_rows({name: value for name, value in facts(run) if value})
-    told = {name: value for name, value in run.settings().items() if value not in OFF and value != USUAL.get(name)}
-    if told:
-        say("\nsettings, without what is off (config.yaml has all):")
-        _print_rows(told)
+    _print_rows({name: value for name, value in describe(run) if value})
+    settings = {name: value for name, value in run.settings().items() if value not in UNSET}
+    settings = {name: value for name, value in settings.items() if value != DEFAULTS.get(name)}
+    if settings:
+        say("\nsettings (all are in config.yaml):")
+        _print_rows(settings)
     say("\nfiles:")
     for file in sorted(run.path.rglob("*")):
         if file.is_file() and not file.name.startswith("."):
             say(f"  {file}")
     say()
-    for line in repeat(run):
+    for line in reproduce(run):
         say(line)
 
 
 def _print_rows(rows: Mapping[str, object]) -> None:
     width = max(map(len, rows), default=0)
     for name, value in rows.items():
-        say(f"  {name:<{width}}  {shown(value)}")
+        say(f"  {name:<{width}}  {format_setting(value)}")
 
 
-def shown(value: object) -> str:
-    """A setting as one reads it: classes of torch and Kindling without their modules, the rest as in YAML."""
+def format_setting(value: object) -> str:
+    """Return a setting as in YAML; classes of torch and Kindling without their modules."""
     if isinstance(value, str):
         return strip_control_characters(re.sub(r"^(?:kindling|torch)\.(?:\w+\.)*(?=[A-Z])", "", value))
-    return (
-        "null"
-        if value is None
-        else str(value).lower()
-        if isinstance(value, bool)
-        else strip_control_characters(str(value))
-    )
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
+    return strip_control_characters(str(value))
 
 
-def facts(run: Run) -> Iterator[tuple[str, str]]:
-    """What its record and its test say, by name."""
-    record = run.record
-    where = f" (process {record.process.get('pid')} on {record.process.get('host')})" if run.status == "running" else ""
-    gone = " (it ended without a word: killed, or the machine went down)"
-    yield "status", run.status + where + gone * (run.status == "failed" and record.status == "running")
-    if record.reason:
-        yield "why", record.reason
+def describe(run: Run) -> Iterator[tuple[str, str]]:
+    """Yield the name and value of all that is known of a run."""
+    record = run.metadata
+    status = run.status
+    if run.status == "running":
+        status += f" (process {record.process.get('pid')} on {record.process.get('host')})"
+    elif run.status == "failed" and record.status == "running":
+        status += " (killed, or the machine went down)"
+    yield "status", status
+    yield "error", record.reason
     yield "recipe", record.recipe
     yield "started", local_time(record.started)
     yield "last seen", local_time(record.seen)
-    yield "time", duration(record.seconds)
-    yield "epochs", epochs(run)
+    yield "time", format_duration(record.seconds)
+    yield "epochs", format_epochs(run)
     yield "best epoch", str(record.best_epoch or "")
     for name in record.best:
         if name != "epoch":
-            yield name, format_metric(run.figure(name))
+            yield name, format_metric(run.metric(name))
     for name in run.test:
-        yield name, format_metric(run.figure(name))
-    yield "commit", commit(run)
+        yield name, format_metric(run.metric(name))
+    yield "commit", format_commit(run)
     yield "versions", ", ".join(f"{name} {number}" for name, number in record.versions.items())
-    yield "began from", record.came_from
-    for number, typed in enumerate(record.commands):
-        yield "typed" if number == 0 else "then", typed
+    yield "started from", record.came_from
+    for number, command in enumerate(record.commands):
+        yield "command" if number == 0 else f"resume {number}", command
 
 
-def repeat(run: Run) -> Iterator[str]:
-    """How to repeat a run to the same weights: what stands in the way, and last the command."""
-    record, config, settings = run.record, run.path / "config.yaml", run.settings()
+def reproduce(run: Run) -> Iterator[str]:
+    """Yield the lines that tell how to train the same weights again: first the obstacles, then the commands."""
+    record, config, settings = run.metadata, run.path / "config.yaml", run.settings()
     if not settings:
-        yield "no command repeats it: it has no config.yaml, which fit writes"
+        yield "this run can't be reproduced: its config.yaml is missing"
         return
     if settings.get("seed_everything") is False:
-        yield "its seed is not known (seed_everything: false): repeated, it has other weights"
+        yield "the seed is unknown (seed_everything: false): the weights will differ"
     now = versions()
     for name, number in record.versions.items():
         if name in now and now[name] != number:
-            yield f"it was trained with {name} {number}, here is {now[name]}: other versions may round otherwise"
+            yield f"trained with {name} {number}, installed is {now[name]}: results may differ slightly"
     here, differs = git_commit()
     if record.commit and record.changed:
-        yield f"its files differed from commit {record.commit[:7]}: it repeats exactly only with the same changes"
+        yield f"there were uncommitted changes to commit {record.commit[:7]}: exact only with the same changes"
     elif record.commit == here and differs:
-        yield f"files have changed since commit {here[:7]}, by which it was trained: set them aside with git stash"
-    yield (
-        "to repeat it exactly:"
-        if not record.altered
-        else "it went on with other settings, code or threads than at first, which no one command repeats; in turn:"
-    )
+        yield f"there are uncommitted changes to commit {here[:7]}: run git stash first"
+    if record.altered:
+        yield "this run was resumed with other settings, code or threads; to reproduce it, run in order:"
+    else:
+        yield "to reproduce it exactly:"
     source = f" --ckpt_path {shlex.quote(record.came_from)}" if record.came_from else ""
     plugins = [f"--plugin {shlex.quote(name)}" for name in plugins_of(record.commands[-1:])]
-    once = as_command("kindling", "fit --config", shlex.quote(str(config)), *plugins) + source
-    commands, commits, threads = [once], [record.commit], record.threads[-1:]
+    command = as_command("kindling", "fit --config", shlex.quote(str(config)), *plugins) + source
+    commands, commits, threads = [command], [record.commit], record.threads[-1:]
     if record.altered:
         commands, commits, threads = record.commands, record.commits or [record.commit], record.threads
     for command, then, count in zip_longest(commands, commits[: len(commands)], threads[: len(commands)]):
@@ -128,12 +126,12 @@ def repeat(run: Run) -> Iterator[str]:
 
 def plugins_of(commands: list[str]) -> list[str]:
     """Return the values of `--plugin` in commands."""
-    with suppress(ValueError, UsageError):  # a record that was altered
+    with suppress(ValueError, UsageError):  # run.json was edited
         return [name for command in commands for name in split_options(shlex.split(command))[0]]
     return []
 
 
 def threads_prefix(count: int | None) -> str:
-    """What to put before a command that is to have so many threads, where this shell would give it others."""
-    usual = os.environ.get("OMP_NUM_THREADS") or str(psutil.cpu_count(logical=False))
-    return f"OMP_NUM_THREADS={count} " if count and usual != str(count) else ""
+    """Return the prefix of a command that sets its number of threads; empty if that is the default here."""
+    default = os.environ.get("OMP_NUM_THREADS") or str(psutil.cpu_count(logical=False))
+    return f"OMP_NUM_THREADS={count} " if count and default != str(count) else ""

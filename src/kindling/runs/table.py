@@ -1,4 +1,4 @@
-"""The list of runs: columns that a person reads and a script can cut."""
+"""The table of runs that `kindling runs` prints."""
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -8,101 +8,108 @@ from kindling.runs.metadata import is_lower_better
 from kindling.utils.errors import UsageError
 from kindling.utils.text import format_metric, suggest
 
-FIGURES = ("val/loss", "val/accuracy", "test/accuracy")
+METRICS = ("val/loss", "val/accuracy", "test/accuracy")
 
 
-def duration(seconds: float | None) -> str:
-    """Seconds as 0:07, 12:34 or 1:02:03."""
+def format_duration(seconds: float | None) -> str:
+    """Return seconds as 0:07, 12:34 or 1:02:03; empty for None."""
     if seconds is None:
         return ""
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes >= 60 else f"{minutes}:{rest:02}"
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}" if minutes >= 60 else f"{minutes}:{seconds:02}"
 
 
-def local_time(moment: str) -> str:
-    """A time of a record, to the minute, as the clock on the wall had it."""
+def local_time(timestamp: str) -> str:
+    """Return an ISO 8601 timestamp as local time, to the minute; empty if it is invalid."""
     try:
-        return f"{datetime.fromisoformat(moment).astimezone():%Y-%m-%d %H:%M}"
+        return f"{datetime.fromisoformat(timestamp).astimezone():%Y-%m-%d %H:%M}"
     except ValueError:
         return ""
 
 
-def epochs(run: Run) -> str:
-    """Epochs done and asked for: 3/12."""
-    done, planned = run.record.epochs, run.record.planned
+def format_epochs(run: Run) -> str:
+    """Return the completed and planned epochs: 3/12."""
+    done, planned = run.metadata.epochs, run.metadata.planned
     return "" if done is None else f"{done}/{planned}" if planned else str(done)
 
 
-def commit(run: Run) -> str:
-    """The commit, with + where the files differed from it."""
-    return run.record.commit[:7] + "+" * (bool(run.record.commit) and run.record.changed)
+def format_commit(run: Run) -> str:
+    """Return the short commit, with + if there were uncommitted changes."""
+    commit = run.metadata.commit[:7]
+    return f"{commit}+" if commit and run.metadata.changed else commit
 
 
-BEFORE: dict[str, Callable[[Run], str]] = {
+LEFT_COLUMNS: dict[str, Callable[[Run], str]] = {
     "run": lambda run: str(run.path),
-    "recipe": lambda run: run.record.recipe,
-    "started": lambda run: local_time(run.record.started),
+    "recipe": lambda run: run.metadata.recipe,
+    "started": lambda run: local_time(run.metadata.started),
     "status": lambda run: run.status,
-    "epochs": epochs,
+    "epochs": format_epochs,
 }
-AFTER: dict[str, Callable[[Run], str]] = {"time": lambda run: duration(run.record.seconds), "commit": commit}
-COLUMNS = (*BEFORE, *FIGURES, *AFTER)
-WORDS = ("run", "recipe", "started", "status", "commit")
-# A window that is too narrow does without these, in this order.
-SPARED = ("recipe", "commit", "time", "val/loss", "started", "epochs")
+RIGHT_COLUMNS: dict[str, Callable[[Run], str]] = {
+    "time": lambda run: format_duration(run.metadata.seconds),
+    "commit": format_commit,
+}
+COLUMNS = (*LEFT_COLUMNS, *METRICS, *RIGHT_COLUMNS)
+TEXT_COLUMNS = ("run", "recipe", "started", "status", "commit")
+# Columns to omit, in this order, if the terminal is too narrow.
+DROP_ORDER = ("recipe", "commit", "time", "val/loss", "started", "epochs")
 
 
-def figures_of(runs: Sequence[Run], sorted_by: str | None = None) -> list[str]:
-    """The figures that a list shows: loss and accuracy, or the first metric of models without; and the sorted one."""
+def metric_columns(runs: Sequence[Run], sorted_by: str | None = None) -> list[str]:
+    """Return the metrics to list: loss, accuracy (or the first metric of models without it), and the sort key."""
     others: list[str] = []
     for run in runs:
-        metrics = [name.removeprefix("val/") for name in run.record.best if name not in ("epoch", "val/loss")]
+        metrics = [name.removeprefix("val/") for name in run.metadata.best if name not in ("epoch", "val/loss")]
         if metrics and "accuracy" not in metrics:
             others += [f"val/{metrics[0]}", f"test/{metrics[0]}"]
-    usual = [name for name in FIGURES if not others or any(run.figure(name) is not None for run in runs)]
-    return list(dict.fromkeys([*usual, *others, *([sorted_by] if sorted_by and "/" in sorted_by else [])]))
+    defaults = [name for name in METRICS if not others or any(run.metric(name) is not None for run in runs)]
+    return list(dict.fromkeys([*defaults, *others, *([sorted_by] if sorted_by and "/" in sorted_by else [])]))
 
 
-def table(runs: Sequence[Run], width: int | None = None, sorted_by: str | None = None) -> str:
-    """The list as text.
+def format_table(runs: Sequence[Run], width: int | None = None, sorted_by: str | None = None) -> str:
+    """Return the table as text.
 
     Args:
         runs: The runs, in order.
-        width: Of the window in characters; without one, all columns are there in full.
-        sorted_by: The column that they are sorted by, if any: it is shown in any case.
+        width: Width of the terminal in characters; None shows all columns.
+        sorted_by: Column that they are sorted by, which is always shown.
     """
-    cells = {name: [name, *map(value, runs)] for name, value in BEFORE.items()}
-    cells |= {name: [name, *(format_metric(run.figure(name)) for run in runs)] for name in figures_of(runs, sorted_by)}
-    cells |= {name: [name, *map(value, runs)] for name, value in AFTER.items()}
-    if all(run.record.recipe == run.path.parent.name for run in runs):
-        del cells["recipe"]  # the folder says it
+    metrics = metric_columns(runs, sorted_by)
+    cells = {name: [name, *map(value, runs)] for name, value in LEFT_COLUMNS.items()}
+    cells |= {name: [name, *(format_metric(run.metric(name)) for run in runs)] for name in metrics}
+    cells |= {name: [name, *map(value, runs)] for name, value in RIGHT_COLUMNS.items()}
+    if all(run.metadata.recipe == run.path.parent.name for run in runs):
+        del cells["recipe"]  # same as the folder
     widths = {name: max(map(len, column)) for name, column in cells.items()}
-    spared = []
-    for name in SPARED:
-        if width and name in cells and sum(widths[kept] + 2 for kept in cells) - 2 > width:
-            spared.append(name)
+    dropped = []
+    for name in DROP_ORDER:
+        if width and name in cells and sum(widths[shown] + 2 for shown in cells) - 2 > width:
+            dropped.append(name)
             del cells[name]
     padded = [
-        [cell.ljust(widths[name]) if name in WORDS else cell.rjust(widths[name]) for cell in column]
+        [cell.ljust(widths[name]) if name in TEXT_COLUMNS else cell.rjust(widths[name]) for cell in column]
         for name, column in cells.items()
     ]
     lines = ["  ".join(row).rstrip() for row in zip(*padded, strict=True)]
-    return "\n".join(lines + [f"(a wider window has: {', '.join(spared)})"] * bool(spared))
+    if dropped:
+        lines.append(f"(not shown, for lack of space: {', '.join(dropped)})")
+    return "\n".join(lines)
 
 
 def sort_by(runs: Sequence[Run], column: str) -> list[Run]:
-    """Puts the runs in the order of a column, the best last: it is what one sees. Those without a value come first.
+    """Sort runs by a column, the best last, next to the prompt; those without a value come first.
 
     Raises:
-        UsageError: If there is no such column.
+        UsageError: If the column does not exist.
     """
-    known = {*COLUMNS, *(name for run in runs for name in (*run.record.best, *run.test)), "test/loss"} - {"epoch"}
+    known = {*COLUMNS, *(name for run in runs for name in (*run.metadata.best, *run.test)), "test/loss"} - {"epoch"}
     if column not in known:
-        near = suggest(column, known) or f": there are {', '.join(COLUMNS)}"
+        near = suggest(column, known) or f": choose from {', '.join(COLUMNS)}"
         raise UsageError(f"there is no column {column}{near}")
-    numbers = {"epochs": lambda run: run.record.epochs, "time": lambda run: run.record.seconds}
-    if column in WORDS:
-        return sorted(runs, key=lambda run: natural_key((BEFORE | AFTER)[column](run)))
-    value: Callable[[Run], float | None] = numbers.get(column, lambda run: run.figure(column))
+    if column in TEXT_COLUMNS:
+        return sorted(runs, key=lambda run: natural_key((LEFT_COLUMNS | RIGHT_COLUMNS)[column](run)))
+    numbers = {"epochs": lambda run: run.metadata.epochs, "time": lambda run: run.metadata.seconds}
+    value: Callable[[Run], float | None] = numbers.get(column, lambda run: run.metric(column))
     sign = -1 if is_lower_better(column) else 1
     return sorted(runs, key=lambda run: (value(run) is not None, sign * (value(run) or 0)))

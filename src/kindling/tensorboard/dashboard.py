@@ -26,7 +26,7 @@ from kindling.tensorboard.logger import SplitLogger
 from kindling.tensorboard.network import write_histograms, write_network, write_texts
 from kindling.tensorboard.results import write_embeddings, write_predictions, write_top_losses
 from kindling.training.test_outputs import TestOutputCollector, is_collected, whole
-from kindling.utils.pictures import are_pictures
+from kindling.utils.pictures import are_images
 
 SAMPLES = 30  # training images on the sheet
 STORED = 1_000_000  # numbers of the best validation that a checkpoint stores, 4 MB
@@ -90,7 +90,7 @@ class Dashboard(TestOutputCollector):
         if not (isinstance(pl_module, ClassificationTask) and is_collected(trainer, pl_module)):
             return
         inputs, labels = first_samples(trainer, batch)
-        if are_pictures(inputs) and labels.ndim == 1:
+        if are_images(inputs) and labels.ndim == 1:
             names = [[pl_module.class_names[label]] for label in labels.tolist()]
             page = image_grid(inputs, names)
             add_picture(self._writer("train"), "pictures/samples as trained on", page, trainer.global_step)
@@ -184,7 +184,7 @@ def first_samples(trainer: Trainer, batch: Any) -> tuple[Any, Tensor]:
         first = torch.arange(min(SAMPLES, len(data.train)))
         targets = targets_of(data.train)
         return inputs_of(data.train, first), labels if targets is None else targets[first]
-    return (inputs[:SAMPLES].cpu() if are_pictures(inputs) else inputs), labels[:SAMPLES]
+    return (inputs[:SAMPLES].cpu() if are_images(inputs) else inputs), labels[:SAMPLES]
 
 
 def is_best(trainer: Trainer) -> bool:

@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
-from kindling.utils.pictures import as_picture
+from kindling.utils.pictures import to_pil_image
 
 SIDE = 96  # pixels of the longer side of an image on a sheet
 GAP, LINE = 6, 19  # pixels between images; height of a line of a caption
@@ -26,7 +26,7 @@ def image_grid(images: Tensor, captions: Sequence[Sequence[str]] = (), columns: 
         captions: The lines of each image.
         columns: Images in a row.
     """
-    shown = [as_picture(image, SIDE) for image in images]
+    shown = [to_pil_image(image, SIDE) for image in images]
     lines = max(map(len, captions), default=0)
     width, height = shown[0].width + GAP, shown[0].height + lines * LINE + GAP
     rows = -(-len(shown) // columns)

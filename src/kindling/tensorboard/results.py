@@ -12,7 +12,7 @@ from torch.utils.tensorboard import SummaryWriter
 from kindling.evaluation.predictions import Predictions
 from kindling.tensorboard.images import add_picture, confusion_matrix, image_grid, on_a_line
 from kindling.utils.inputs import to_float
-from kindling.utils.pictures import are_pictures
+from kindling.utils.pictures import are_images
 
 Inputs = Callable[[Tensor], Tensor | None]  # of the samples with these numbers, (n, ...)
 
@@ -53,7 +53,7 @@ def write_top_losses(
     label, guess = ([said[number] for number in of[worst].tolist()] for of in (answers.labels, answers.predictions))
     sure = [f"{confidence:.0%}" for confidence in answers.confidence[worst].tolist()]
     samples = inputs(worst)
-    if samples is not None and are_pictures(samples):
+    if samples is not None and are_images(samples):
         facts = zip(label, guess, sure, strict=True)
         captions = [(f"{name}, not", f"{other} ({share})") for name, other, share in facts]
         add_picture(writer, "pictures/most wrong", image_grid(samples, captions), step)
@@ -70,7 +70,7 @@ def write_embeddings(
     """Writes what the last hidden layer says of samples (N, features), for the projector."""
     chosen = torch.linspace(0, len(hidden) - 1, min(len(hidden), POINTS)).long()
     sprites = None
-    if are_pictures(inputs(chosen[:1])):
+    if are_images(inputs(chosen[:1])):
         parts = [inputs(part) for part in torch.split(chosen, 50)]  # of photos no more are held as floats at once
         sprites = torch.cat([sprites_of(part) for part in parts if part is not None])
     said = [on_a_line(name) for name in (*names, "no answer")]

@@ -17,7 +17,7 @@ from typing_extensions import override
 
 from kindling.runs.find import read_text
 from kindling.runs.metadata import RunMetadata, git_commit, process_info, utc_timestamp, versions
-from kindling.utils.errors import dead_worker, without_worker
+from kindling.utils.errors import describe_killed_worker, unwrap_worker_error
 
 REASON = 300  # letters of it that are kept
 EVERY = 30.0  # seconds from one sign of life to the next
@@ -136,7 +136,7 @@ class RunMetadataWriter(Callback):
         if self.record.status == "running":  # what goes wrong in a test later does not undo a training
             self.record.epochs = max(self.record.epochs or 0, trainer.current_epoch)
             stopped = isinstance(exception, KeyboardInterrupt | SIGTERMException)
-            reason = dead_worker(exception) or without_worker(str(exception))
+            reason = describe_killed_worker(exception) or unwrap_worker_error(str(exception))
             self.record.reason = "" if stopped else " ".join(reason.split())[:REASON]
             with suppress(OSError):  # on a full disk too, the first error is the one to report
                 self._write("stopped" if stopped else "failed")

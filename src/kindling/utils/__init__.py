@@ -1,4 +1,4 @@
-"""What every folder may use: text, console, errors, files, plug-ins. Nothing here knows models, data or runs."""
+"""Helpers for every package: console, text, errors, files, images, plug-ins; nothing about models, data or runs."""
 
 from kindling.utils.logs import set_up_logging
 

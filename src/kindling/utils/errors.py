@@ -1,4 +1,4 @@
-"""Errors that end a command with one line, and a parser of options that raises them."""
+"""Errors reported in one line, and an option parser that raises them."""
 
 import argparse
 import re
@@ -9,11 +9,11 @@ from kindling.utils.text import shorten, suggest
 
 
 class UsageError(Exception):
-    """A command line or configuration that can't be understood."""
+    """An invalid command line or configuration; the exit code is 2."""
 
 
 class UsageErrorParser(argparse.ArgumentParser):
-    """A parser whose errors are one line each."""
+    """An argument parser that raises `UsageError` instead of exiting."""
 
     def error(self, message: str) -> NoReturn:  # noqa: D102
         message = message.replace("the following arguments are required:", "missing:")
@@ -22,15 +22,15 @@ class UsageErrorParser(argparse.ArgumentParser):
 
 
 def describe_misuse(message: str, options: Iterable[str] = (), typed: Sequence[str] = ()) -> str:
-    """Return one line about an option that is unknown, lacks its value or takes none; else an empty string.
+    """Return one line about an option that is unknown, lacks its value or takes none; empty for other messages.
 
     Args:
-        message: A message of argparse.
-        options: The names of all options, without the two dashes.
-        typed: The command line, to tell which of the options below one that takes a class lacks its value.
+        message: Error message of argparse.
+        options: Names of all options, without the dashes.
+        typed: Command line, to find out which option of a class lacks its value.
     """
     if found := re.search(r"argument (?:-\w/)?--([\w.+]+): expected .*argument", message):
-        return f"{_without_value(f'--{found[1]}', typed)} needs a value"
+        return f"{_option_without_value(f'--{found[1]}', typed)} needs a value"
     if found := re.search(r"argument (?:-\w/)?--([\w.+]+): ignored explicit argument (.*)", message, re.DOTALL):
         return f"--{found[1]} takes no value, got {shorten(found[2], 60)}"
     if found := re.search(r"unrecognized arguments: (?!--[\w.+])(.*)", message, re.DOTALL):
@@ -41,29 +41,29 @@ def describe_misuse(message: str, options: Iterable[str] = (), typed: Sequence[s
 
 
 def unknown_option(name: str, options: Iterable[str]) -> str:
-    """Return one line about an option that does not exist, with the nearest that does."""
+    """Return one line about an option that does not exist, with the most similar one."""
     options, group = list(options), name.split(".")[0]
     near = suggest(name, options) or ("" if group in options else suggest(group, options))
     return f"there is no option {name}{near}"
 
 
-def _without_value(option: str, typed: Sequence[str]) -> str:
-    """Return the typed option that lacks a value: argparse names --model where it is --model.dropout."""
+def _option_without_value(option: str, typed: Sequence[str]) -> str:
+    """Return the typed option that lacks a value; argparse reports --model for --model.dropout."""
     for name, value in zip(typed, [*typed[1:], "--"], strict=False):
         if re.fullmatch(rf"{re.escape(option)}(\.[\w.+]+)?", name) and value.startswith("--"):
             return name
     return option
 
 
-def without_worker(message: str) -> str:
-    """Return the original message of an error in a data-loading process, which torch wraps in its traceback."""
+def unwrap_worker_error(message: str) -> str:
+    """Return the original message of an error in a data-loading process, which torch wraps in a traceback."""
     if not re.match(r"Caught \w+ in .+\.\nOriginal Traceback", message):
         return message
     return re.split(r"^[\w.]+(?:Error|Exception): ", message, flags=re.MULTILINE)[-1].strip()
 
 
-def dead_worker(error: BaseException) -> str:
-    """Return one line about a data-loading process that was killed, an empty string for any other error."""
+def describe_killed_worker(error: BaseException) -> str:
+    """Return one line about a data-loading process that was killed; empty for any other error."""
     if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker (pid"):
         return "a data-loading process was killed, often for lack of memory: try a smaller --data.num_workers"
     return ""

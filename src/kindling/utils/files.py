@@ -1,4 +1,4 @@
-"""Files written in one piece: beside their target, then renamed."""
+"""Atomic writes of files."""
 
 import glob
 import os
@@ -12,10 +12,9 @@ import psutil
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Give a temporary path to write to, beside `path`, and rename it to `path` at the end.
+    """Yield a temporary path next to `path`, and rename it to `path` at the end.
 
-    Nobody meets a file half written, and the file is on disk before it takes the place of the old one: a kill, a full
-    disk or a power cut leaves the old or the new file.
+    A kill, a full disk or a power failure leaves either the old or the new file, never a partial one.
 
     Raises:
         OSError: If the file can't be written.
@@ -34,7 +33,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def naming_the_file(path: Path, temporary: Path | None = None) -> Iterator[None]:
-    """Name the file in an error that occurs while it is written: that of a full disk names none."""
+    """Add the name of the file to an error while it is written; "disk full" names none."""
     try:
         yield
     except OSError as error:
@@ -44,9 +43,9 @@ def naming_the_file(path: Path, temporary: Path | None = None) -> Iterator[None]
 
 
 def remove_temporary_files(run: Path) -> None:
-    """Remove the temporary files that killed processes left in a run folder; see `whole_file`."""
+    """Remove the temporary files of `atomic_write` that killed processes left in a run folder."""
     for folder in (run, run / "checkpoints"):
-        # Of this machine alone: whether a process of another one still runs is not known.
+        # Only those of this machine: processes elsewhere may still be running.
         for path in folder.glob(f".*.{glob.escape(platform.node())}.*.tmp"):
             pid = path.name.split(".")[-2]
             if pid.isdecimal() and (int(pid) == os.getpid() or not psutil.pid_exists(int(pid))):

@@ -1,13 +1,13 @@
-"""The formats of images that are read, and what other files are, by their first bytes.
+"""Supported image formats, and the type of other files by their first bytes.
 
-Needs nothing else of Kindling: an archive for TorchServe carries this file as it is.
+Imports nothing from Kindling: a TorchServe archive contains a copy of this file.
 """
 
 import codecs
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")  # no other reader of Pillow opens a file that calls itself one of them
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")  # names of Pillow's plug-ins; no others are tried
 
-# What the first bytes say about a file that is none of these: where they start, the bytes, the kind.
+# Signatures of other files: offset, bytes, file type.
 SIGNATURES = (
     (0, b"II*\0", "a TIFF or camera raw file"),
     (0, b"MM\0*", "a TIFF or camera raw file"),
@@ -27,12 +27,12 @@ SIGNATURES = (
     *((0, start, "an archive") for start in (b"PK\3\4", b"7z\xbc\xaf", b"Rar!", b"\x1f\x8b", b"\xfd7zXZ", b"BZh")),
     (257, b"ustar", "an archive"),
 )
-HEAD = 264  # bytes that tell the kind of a file
+HEAD = 264  # bytes that determine the type of a file
 UNKNOWN = "of an unknown format"
 
 
 def kind_of(head: bytes) -> str:
-    """Name the kind of a file that is no image of `FORMATS` by its first `HEAD` bytes, for messages."""
+    """Return the type of a file in an unsupported format, by its first `HEAD` bytes, for messages."""
     if not head:
         return "empty"
     for start, signature, kind in SIGNATURES:
@@ -42,6 +42,6 @@ def kind_of(head: bytes) -> str:
 
 
 def is_text(head: bytes) -> bool:
-    """Whether the first bytes of a file are those of a text; a character may be cut off at the end."""
+    """Return whether the first bytes of a file are UTF-8 text; the last character may be incomplete."""
     text = codecs.getincrementaldecoder("utf-8")("replace").decode(head)
     return "\ufffd" not in text and not any(character < " " and character not in "\t\n\r\f" for character in text)

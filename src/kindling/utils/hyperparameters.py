@@ -1,4 +1,4 @@
-"""Hyperparameters as plain values: all that a checkpoint stores, so that it loads without running code."""
+"""Hyperparameters as plain values, so that checkpoints load without running code."""
 
 import inspect
 from collections.abc import Callable
@@ -9,14 +9,14 @@ from typing import Any
 from lightning.pytorch import LightningDataModule, LightningModule
 from torch import Tensor
 
-INSTANTIATOR = "lightning.pytorch.cli.instantiate_module"  # how Lightning makes a module of its hyperparameters
+INSTANTIATOR = "lightning.pytorch.cli.instantiate_module"  # creates a module from its hyperparameters
 Factory = dict[str, Any]  # {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.1}}
 
 
 def make_hparams_plain(module: LightningModule | LightningDataModule) -> None:
-    """Turns the hyperparameters of a model or data module into plain values and adds the name of its class.
+    """Convert the hyperparameters of a model or data module to plain values and add the name of its class.
 
-    The command line does so by itself; this makes a checkpoint from a notebook the same.
+    The command line does this too; here it is for checkpoints that are saved in a notebook.
     """
     for name, value in module.hparams.items():
         if isinstance(value, PurePath):
@@ -30,15 +30,15 @@ def make_hparams_plain(module: LightningModule | LightningDataModule) -> None:
 
 
 def record_arguments(module: LightningModule | LightningDataModule, cls: type, arguments: dict[str, Any]) -> None:
-    """Store class and arguments of a model or data module among its hyperparameters, those that it ignores included.
+    """Store the class and all arguments of a model or data module in its hyperparameters, even those it ignores.
 
     Args:
         module: The module.
         cls: Its class.
-        arguments: What it was made with, plain values.
+        arguments: Its arguments as plain values.
 
     Raises:
-        ValueError: If it stores a hyperparameter that no checkpoint can hold.
+        ValueError: If a hyperparameter is not a plain value.
     """
     path = {"_class_path": f"{cls.__module__}.{cls.__qualname__}", "_instantiator": INSTANTIATOR}
     missing = {name: value for name, value in (arguments | path).items() if name not in module.hparams}
@@ -47,8 +47,8 @@ def record_arguments(module: LightningModule | LightningDataModule, cls: type, a
     for name, value in module.hparams.items():
         if not is_plain(value):
             raise ValueError(
-                f"{cls.__name__} stores {name}, a {type(value).__name__}, as a hyperparameter, which no checkpoint can "
-                f"hold: write save_hyperparameters(ignore=['{name}'])"
+                f"{cls.__name__} has a hyperparameter {name} of type {type(value).__name__}, which a checkpoint can't "
+                f"store: call save_hyperparameters(ignore=['{name}'])"
             )
 
 
@@ -63,17 +63,17 @@ def is_plain(value: Any) -> bool:
 
 
 def to_class_path(function: Callable[..., Any]) -> Factory:
-    """Writes a class, or a `functools.partial` of one, as class path and arguments, its defaults included.
+    """Return the class path and arguments, defaults included, of a class or a `functools.partial` of one.
 
     Raises:
-        ValueError: If it is something else, a lambda for example, which no checkpoint could store.
+        ValueError: If it is neither, such as a lambda.
     """
     parts, arguments = (function,), {}
     if isinstance(function, partial):  # the class is the function, or as jsonargparse builds it, an argument
         parts, arguments = (function.func, *function.args), function.keywords
     cls = next((part for part in parts if isinstance(part, type)), None)
     if cls is None:
-        raise ValueError(f"no checkpoint can store {function!r}: pass functools.partial(torch.optim.SGD, lr=0.1)")
+        raise ValueError(f"a checkpoint can't store {function!r}: pass functools.partial(torch.optim.SGD, lr=0.1)")
     defaults = {
         name: parameter.default
         for name, parameter in inspect.signature(cls).parameters.items()
@@ -86,7 +86,7 @@ def to_class_path(function: Callable[..., Any]) -> Factory:
 
 
 def is_same_factory(one: Factory | None, other: Factory | None) -> bool:
-    """Whether two factories make the same: torch.optim.SGD is torch.optim.sgd.SGD too."""
+    """Return whether two factories are equal; torch.optim.SGD is also torch.optim.sgd.SGD."""
     if one is None or other is None:
         return one is other
     names = [factory["class_path"].rsplit(".", 1)[-1] for factory in (one, other)]

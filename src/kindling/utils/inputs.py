@@ -1,6 +1,6 @@
-"""Raw inputs of a model from what people hold: image files and numbers.
+"""Input tensors from image files and numbers.
 
-Needs nothing of Kindling but `filetypes`: an archive for TorchServe carries both files as they are.
+Imports only `filetypes` from Kindling: a TorchServe archive contains copies of both files.
 """
 
 import io
@@ -17,16 +17,16 @@ from torch import Tensor
 
 from kindling.utils.filetypes import FORMATS, HEAD, kind_of
 
-MAX_PIXELS = 178_956_970  # to decode of an image file: 0.7 GB as RGB; Pillow takes more than that for an attack
+MAX_PIXELS = 178_956_970  # of a decoded image, 0.7 GB as RGB; above it, Pillow suspects an attack
 
-Levels = Sequence[int] | None  # 16-bit values that become 0 and 255; None: 0 and 65,535
+Levels = Sequence[int] | None  # 16-bit values to map to 0 and 255; None: 0 and 65,535
 
 
 def open_image(file: BinaryIO) -> ImageFile.ImageFile:
-    """Open an image file of any size as Pillow does, without its limit, which calls a large photo an attack.
+    """Open an image file of any size: like `Image.open`, but without its limit on pixels.
 
     Raises:
-        UnidentifiedImageError: If the file is no image of `FORMATS`.
+        UnidentifiedImageError: If the file is not an image in one of `FORMATS`.
     """
     Image.init()
     file.seek(0)
@@ -34,22 +34,23 @@ def open_image(file: BinaryIO) -> ImageFile.ImageFile:
     for factory, accept in (Image.OPEN[name] for name in FORMATS):
         if accept is None or accept(start) is True:
             file.seek(0)
-            with suppress(SyntaxError, IndexError, TypeError, struct.error):  # what Pillow's readers raise for others
+            with suppress(SyntaxError, IndexError, TypeError, struct.error):  # raised for other formats
                 return factory(file, "")
     raise UnidentifiedImageError
 
 
-def decode_image(data: bytes, shape: tuple[int, ...], most_pixels: int | None = None, levels: Levels = None) -> Tensor:
-    """Decode an image file: its centre as bytes (C, H, W), upright, transparency on white.
-
-    It is resized until one side fits and the other does not lack anything; of that, both ends are cut.
+def decode_image(data: bytes, shape: tuple[int, ...], max_pixels: int | None = None, levels: Levels = None) -> Tensor:
+    """Decode an image file, resize it and crop its centre; apply its EXIF orientation and put it on white.
 
     Args:
-        data: What the file holds.
-        shape: (C, H, W) of the result; one channel is grey, three are red, green and blue.
-        most_pixels: For files of strangers: a smaller limit on the pixels to decode, which also limits the file's own
-            size to `MOST_PIXELS`. A large JPEG is decoded at a fraction of its size.
-        levels: The values of a 16-bit image that become 0 and 255.
+        data: Content of the file.
+        shape: (C, H, W) of the result; one channel is grayscale, three are RGB.
+        max_pixels: For untrusted files: a lower limit on the decoded pixels; the image itself must have at most
+            `MAX_PIXELS` then. A large JPEG is decoded at reduced size.
+        levels: The values of a 16-bit image to map to 0 and 255.
+
+    Returns:
+        The pixels as uint8, shape (C, H, W).
 
     Raises:
         ValueError: If the file is broken, or too large to decode.
@@ -58,36 +59,34 @@ def decode_image(data: bytes, shape: tuple[int, ...], most_pixels: int | None = 
     try:
         with open_image(io.BytesIO(data)) as image:
             size = image.size
-            # A large JPEG is decoded at a fraction, but not below this, whichever way it has to be turned.
+            # Decode a large JPEG at reduced size, but not below this, whatever its orientation.
             image.draft(None, (2 * max(height, width), 2 * max(height, width)))
-            if not is_too_large(size, image.size, most_pixels):
+            if not is_too_large(size, image.size, max_pixels):
                 return fit_image(with_16_bits(image, data, levels), shape, levels)
             pixels = f"{size[0]:,} x {size[1]:,} pixels"
-    except Image.DecompressionBombError as error:  # Pillow's reader of WebP has a limit of its own
+    except Image.DecompressionBombError as error:  # Pillow's WebP reader has its own limit
         pixels = f"{int(re.findall('[0-9]+', str(error))[0]):,} pixels"
     except UnidentifiedImageError as error:
         raise ValueError(f"this image is broken: it is {kind_of(data[:HEAD])}, not {', '.join(FORMATS)}") from error
-    except Exception as error:  # damaged files make Pillow's readers raise anything
+    except Exception as error:  # Pillow raises all kinds of errors for damaged files
         raise ValueError(f"this image is broken: {error or type(error).__name__}") from error
-    limit = most_pixels or MAX_PIXELS
     raise ValueError(
-        f"this image is too large: {pixels}, of which at most {limit:,} can be decoded; make it smaller or save it as "
-        "JPEG"
+        f"this image is too large: {pixels}, the limit is {max_pixels or MAX_PIXELS:,}; resize it or save it as JPEG"
     )
 
 
-def is_too_large(size: tuple[int, int], decoded: tuple[int, int], most_pixels: int | None) -> bool:
-    """Whether an image of some size, decoded at another, exceeds a limit; see `decode_image`."""
-    if most_pixels and size[0] * size[1] > MAX_PIXELS:
+def is_too_large(size: tuple[int, int], decoded: tuple[int, int], max_pixels: int | None) -> bool:
+    """Return whether an image of a size, decoded at another size, exceeds the limits; see `decode_image`."""
+    if max_pixels and size[0] * size[1] > MAX_PIXELS:
         return True
-    return decoded[0] * decoded[1] > (most_pixels or MAX_PIXELS)
+    return decoded[0] * decoded[1] > (max_pixels or MAX_PIXELS)
 
 
 def fit_image(image: Image.Image, shape: tuple[int, ...], levels: Levels = None) -> Tensor:
-    """Resize and cut a picture as `decode_image` does."""
+    """Resize and crop an image as `decode_image` does."""
     channels, height, width = shape
     plain = as_8_bit(apply_exif_orientation(image), levels)
-    scale = min(plain.width / width, plain.height / height)  # pixels of the picture to one of the result
+    scale = min(plain.width / width, plain.height / height)  # input pixels per output pixel
     left, top = int(plain.width - scale * width) // 2, int(plain.height - scale * height) // 2
     box = (left, top, left + scale * width, top + scale * height)
     resized = plain.resize((width, height), Image.Resampling.BILINEAR, box)  # antialiased
@@ -96,17 +95,17 @@ def fit_image(image: Image.Image, shape: tuple[int, ...], levels: Levels = None)
 
 
 def apply_exif_orientation(image: Image.Image) -> Image.Image:
-    """The same picture as the camera was held; as it is where what says so is damaged."""
+    """Return an image rotated by its EXIF orientation; unchanged if its EXIF data is damaged."""
     image.load()
     try:
         return ImageOps.exif_transpose(image)
-    except Exception:  # EXIF is read by Pillow's reader of TIFF, which raises anything too
+    except Exception:  # Pillow raises all kinds of errors for damaged EXIF data
         return image
 
 
 def as_8_bit(image: Image.Image, levels: Levels = None) -> Image.Image:
-    """The same picture in 8 bits of grey or RGB, transparency on white."""
-    if image.mode.startswith("I"):  # 16 bits of grey, which `convert` would clip
+    """Convert an image to 8-bit grayscale or RGB, transparency on white."""
+    if image.mode.startswith("I"):  # 16-bit grayscale, which `convert` would clip
         return Image.fromarray(scale_to_8_bit(np.asarray(image), levels))
     if image.has_transparency_data:
         white = Image.new("RGBA", image.size, "white")
@@ -115,12 +114,12 @@ def as_8_bit(image: Image.Image, levels: Levels = None) -> Image.Image:
 
 
 def has_16_bits(image: Image.Image, data: bytes) -> bool:
-    """Whether an image file holds 16 bits a channel; of the formats that are read, only PNG can."""
+    """Return whether an image file has 16 bits per channel; of `FORMATS`, only PNG can."""
     return image.format == "PNG" and data[24:25] == b"\x10"
 
 
 def values_of_16_bits(data: bytes) -> "np.ndarray[Any, Any]":
-    """Decode a 16-bit PNG to all its bits, (H, W, C); of colours Pillow by itself reads the upper 8."""
+    """Decode a 16-bit PNG with all its bits, (H, W, C); Pillow reads only the upper 8 of colours."""
 
     def read(mode: str | None = None) -> "np.ndarray[Any, Any]":
         with open_image(io.BytesIO(data)) as image:
@@ -137,60 +136,60 @@ def values_of_16_bits(data: bytes) -> "np.ndarray[Any, Any]":
     if values.ndim == 2:
         return values[..., np.newaxis]
     values = values.astype(np.uint16) << 8
-    values |= read(mode.replace("16B", "16L"))  # the lower bytes, by the other order
+    values |= read(mode.replace("16B", "16L"))  # the lower bytes, read in the other byte order
     return values
 
 
 def with_16_bits(image: Image.Image, data: bytes, levels: Levels) -> Image.Image:
-    """The same image; of 16-bit colours, or grey with transparency, with all their bits in place of the upper 8."""
+    """Return an image whose 16-bit colours, or gray with transparency, are scaled by `levels`; others unchanged."""
     if not has_16_bits(image, data) or image.mode.startswith("I"):
         return image
     values = values_of_16_bits(data)
     channels = 4 if values.shape[2] % 2 == 0 else 3
-    colours = scale_to_8_bit(values[..., : (values.shape[2] - 1) // 2 * 2 + 1], levels)
+    colors = scale_to_8_bit(values[..., : (values.shape[2] - 1) // 2 * 2 + 1], levels)
     alpha = scale_to_8_bit(values[..., -1:], None)[..., : channels - 3]
-    colours = np.broadcast_to(colours, (*values.shape[:2], 3))
-    scaled = Image.fromarray(np.ascontiguousarray(np.concatenate([colours, alpha], axis=2)))
+    colors = np.broadcast_to(colors, (*values.shape[:2], 3))
+    scaled = Image.fromarray(np.ascontiguousarray(np.concatenate([colors, alpha], axis=2)))
     scaled.info["exif"] = image.getexif().tobytes()
     return scaled
 
 
 def scale_to_8_bit(values: "np.ndarray[Any, Any]", levels: Levels) -> "np.ndarray[Any, Any]":
-    """Scale 16-bit values so that `levels` become 0 and 255, and cut what lies outside."""
+    """Scale 16-bit values so that `levels` become 0 and 255, and clip the rest."""
     low, high = levels or (0, 65535)
     scaled: np.ndarray[Any, Any] = (values.astype(np.float32) - low) * np.float32(255 / (high - low))
     return np.clip(scaled + 0.5, 0, 255).astype(np.uint8)
 
 
 def to_float(inputs: Tensor) -> Tensor:
-    """Bytes 0..255 as floats in [0, 1]; floats as they are, but no double ones, which NumPy makes of everything."""
+    """Convert uint8 to floats in [0, 1], and double to single precision; other floats are returned unchanged."""
     if inputs.dtype == torch.uint8:
         return inputs.float() / 255
     return inputs.float() if inputs.dtype == torch.float64 else inputs
 
 
 def rgb_to_grayscale(images: Tensor) -> Tensor:
-    """How bright each pixel of (N, 3, H, W) looks, shape (N, 1, H, W): ITU-R BT.601 as torchvision rounds it."""
+    """Convert (N, 3, H, W) to (N, 1, H, W) by ITU-R BT.601, with torchvision's coefficients."""
     red, green, blue = images.unbind(1)
     return (0.2989 * red + 0.587 * green + 0.114 * blue).unsqueeze(1)
 
 
 def to_input_tensor(values: Any, shape: tuple[int, ...]) -> Tensor:
-    """Takes one sample or several as numbers.
+    """Convert one or more samples given as numbers to a tensor.
 
     Args:
-        values: Nested lists, an array or a tensor. Images as bytes (uint8) or as numbers in [0, 1]; the channels may
-            come last, and be left out where there is but one.
+        values: Nested lists, an array or a tensor. Images are uint8, or floats in [0, 1]; the channels may come last,
+            and be omitted if there is only one.
         shape: Shape of a sample: (C, H, W) or (F,).
 
     Returns:
         Floats, shape (N, *shape).
 
     Raises:
-        ValueError: If they are no such numbers.
+        ValueError: If the values, or their shape, are invalid.
 
     Examples:
-        A grey image of 1 x 2 pixels without its channel, then a batch of two rows of features:
+        A grayscale image of 1 x 2 pixels without its channel, then a batch of two rows of features:
 
         >>> to_input_tensor([[0, 0.5]], shape=(1, 1, 2)).shape
         torch.Size([1, 1, 1, 2])
@@ -200,38 +199,38 @@ def to_input_tensor(values: Any, shape: tuple[int, ...]) -> Tensor:
     inputs = torch.from_numpy(_as_array(values))
     if not inputs.numel():
         raise ValueError(f"there are no samples: give at least one of shape ({', '.join(map(str, shape))})")
-    inputs = _in_shape(inputs, shape)
+    inputs = _reshape(inputs, shape)
     if inputs.dtype != torch.uint8 or len(shape) < 3:
         inputs = inputs.float()
     inputs = to_float(inputs)
     if not inputs.isfinite().all():
-        raise ValueError("inputs must be finite numbers: there is a NaN or an infinite one")
+        raise ValueError("inputs must be finite numbers, got NaN or infinity")
     if len(shape) == 3 and not (inputs.min() >= 0 and inputs.max() <= 1):
         raise ValueError(
-            f"images are numbers from 0 to 1, not from {inputs.min():g} to {inputs.max():g}: divide them by 255, or "
-            "give bytes (uint8) or an image file"
+            f"image values must be between 0 and 1, got {inputs.min():g} to {inputs.max():g}: divide them by 255, or "
+            "pass uint8 values or an image file"
         )
     return inputs
 
 
 def _as_array(values: Any) -> "np.ndarray[Any, Any]":
     if isinstance(values, Tensor):
-        # NumPy knows no bfloat16.
+        # NumPy has no bfloat16.
         values = (values.float() if values.is_floating_point() else values).detach().cpu().numpy()
     try:
-        array = np.array(values, order="C")  # a copy: torch takes no array that is read-only or mirrored
+        array = np.array(values, order="C")  # a copy: torch rejects arrays that are read-only or have negative strides
     except (TypeError, ValueError, MemoryError, OverflowError) as error:
-        raise ValueError("inputs must be numbers in lists of equal length; some are longer or deeper") from error
+        raise ValueError("inputs must be numbers in lists of equal length: the lengths or depths differ") from error
     if array.dtype.kind not in "uif":
         known = {"O": "null, an object or a number that is too large", "c": "a complex number"}
         found = known.get(array.dtype.kind, "text or true or false")
-        raise ValueError(f"inputs must be numbers in lists of equal length: there is {found}")
-    with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused as such
+        raise ValueError(f"inputs must be numbers in lists of equal length, got {found}")
+    with np.errstate(over="ignore"):  # values that are too large become infinite; the caller rejects them
         return array if array.dtype == np.uint8 else array.astype(np.float32)
 
 
-def _in_shape(inputs: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """The same values as (N, *shape), where there is one way to see them so."""
+def _reshape(inputs: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Return the values with shape (N, *shape)."""
     candidates = [inputs, inputs.unsqueeze(0)]
     if len(shape) == 3:
         candidates += [candidate.movedim(-1, -3) for candidate in candidates if candidate.ndim == 4]

@@ -1,20 +1,19 @@
-"""Where log messages go: to the terminal, for the person at it, unless a program handles them by itself."""
+"""Logging of the package `kindling` to the console, unless a program sets up its own handlers."""
 
 import logging
 
 
 class ConsoleHandler(logging.Handler):
-    """Print messages as they are, once however many processes train."""
+    """Print messages without a prefix, on rank 0 only."""
 
-    def emit(self, record: logging.LogRecord) -> None:
-        """Print a message."""
-        from kindling.utils.console import say  # rich takes a moment, and most commands log nothing
+    def emit(self, record: logging.LogRecord) -> None:  # noqa: D102 - imported before any dependency is known to exist
+        from kindling.utils.console import say  # importing rich takes time
 
         say(self.format(record))
 
 
 def set_up_logging() -> None:
-    """Give the logger `kindling` a handler, as Lightning does with its own, unless it has one."""
+    """Add a console handler to the logger `kindling`, unless it has a handler."""
     logger = logging.getLogger("kindling")
     if not logger.handlers:
         logger.addHandler(ConsoleHandler())

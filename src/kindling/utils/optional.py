@@ -1,4 +1,4 @@
-"""What a part of the package needs beside the dependencies."""
+"""Optional dependencies."""
 
 from importlib.util import find_spec
 
@@ -6,6 +6,6 @@ from kindling.utils.text import join_names
 
 
 def require_extra(extra: str, *modules: str) -> None:
-    """Raises ImportError, with the way to install them, where modules are missing."""
+    """Raise ImportError, with the command to install the extra, if one of its modules is missing."""
     if missing := [module for module in modules if find_spec(module) is None]:
         raise ImportError(f"this needs {join_names(missing)}: pip install 'kindling-ml[{extra}]'")

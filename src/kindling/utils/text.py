@@ -1,4 +1,4 @@
-"""Names and metrics in messages: the nearest name to a wrong one, many names, and how a metric is written."""
+"""Formatting of names, lists of names and metrics in messages."""
 
 import difflib
 from collections.abc import Iterable, Sequence
@@ -7,7 +7,7 @@ _program_name = ["kindling"]
 
 
 def set_program_name(name: str) -> None:
-    """Set the name of the command that was typed: a project may install it under its own."""
+    """Set the name of the command that was typed; a project may install it under another name."""
     _program_name[:] = [name]
 
 
@@ -17,7 +17,7 @@ def program_name() -> str:
 
 
 def suggest(name: str, known: Iterable[str], group: str = "") -> str:
-    """Names the nearest known name, where one is near, upper and lower case aside.
+    """Return a hint at the most similar known name, ignoring case; empty if none is similar.
 
     Examples:
         >>> suggest("lrr", ["lr", "momentum"], "optimizer.")
@@ -31,36 +31,36 @@ def suggest(name: str, known: Iterable[str], group: str = "") -> str:
 
 
 def strip_control_characters(text: str) -> str:
-    """A text on one line, with a space for each character that a terminal would not show but obey."""
+    """Return a text with a space in place of each line break and other non-printable character."""
     return "".join(character if character.isprintable() else " " for character in text)
 
 
-def shorten(text: str, most: int = 280) -> str:
-    """Return a text on one printable line, without its middle where it is longer than `most` characters.
+def shorten(text: str, max_length: int = 280) -> str:
+    """Return a text as one printable line, with "..." in place of its middle if it is longer than `max_length`.
 
     Examples:
-        >>> shorten("there is no file " + "x" * 50 + ": give another", most=40)
+        >>> shorten("there is no file " + "x" * 50 + ": give another", max_length=40)
         'there is no file xxxxx ... give another'
     """
     line = " ".join(strip_control_characters(text).split())
-    if len(line) <= most:
+    if len(line) <= max_length:
         return line
-    end = most // 3  # what to do stands at the end
-    return f"{line[: most - end - 5].rstrip()} ... {line[-end:].lstrip()}"
+    end = max_length // 3  # messages end with what to do
+    return f"{line[: max_length - end - 5].rstrip()} ... {line[-end:].lstrip()}"
 
 
-def count_noun(number: int, one: str, many: str) -> str:
-    """Return a number and what it counts, in the singular or plural.
+def count_noun(number: int, singular: str, plural: str) -> str:
+    """Return a number with its noun in the singular or plural.
 
     Examples:
         >>> count_noun(1, "value is", "values are"), count_noun(2000, "value is", "values are")
         ('1 value is', '2,000 values are')
     """
-    return f"{number:,} {one if number == 1 else many}"
+    return f"{number:,} {singular if number == 1 else plural}"
 
 
 def format_metric(value: float | None) -> str:
-    """Return a metric as every command prints it: four decimals, or four significant digits if it is large or tiny.
+    """Return a metric with four decimals, or four significant digits if it is large or tiny.
 
     Examples:
         >>> format_metric(0.51015), format_metric(123456.7), format_metric(0.00001234), format_metric(None)
@@ -72,12 +72,12 @@ def format_metric(value: float | None) -> str:
     return f"{value:.4f}" if is_usual else f"{value:.4g}"
 
 
-def join_names(names: Sequence[object], most: int = 20) -> str:
-    """Names with commas between them; of more than `most`, the first and how many follow.
+def join_names(names: Sequence[object], max_names: int = 20) -> str:
+    """Return names separated by commas; if there are more than `max_names`, the first and how many follow.
 
     Examples:
-        >>> join_names(range(1000), most=3)
+        >>> join_names(range(1000), max_names=3)
         '0, 1, 2 and 997 more'
     """
-    more = f" and {len(names) - most:,} more" if len(names) > most else ""
-    return ", ".join(map(str, names[:most])) + more
+    more = f" and {len(names) - max_names:,} more" if len(names) > max_names else ""
+    return ", ".join(map(str, names[:max_names])) + more

@@ -700,7 +700,7 @@ def test_what_takes_long_is_said(capsys: pytest.CaptureFixture[str], monkeypatch
     ImageFolderDataModule("photos").setup("fit")
     assert capsys.readouterr().out == ""
     read = Path.read_bytes
-    monkeypatch.setattr("kindling.utils.console.PATIENCE", 0.02)
+    monkeypatch.setattr("kindling.utils.console.PROGRESS_DELAY", 0.02)
 
     def slowly(path: Path) -> bytes:
         time.sleep(0.02)
@@ -749,7 +749,7 @@ def test_a_split_file_elsewhere_is_used_only_where_it_is_typed(
     monkeypatch.setenv("XDG_CONFIG_HOME", "another user")
     result = kindling("test", "--ckpt_path", "alone.ckpt")
     assert (result.code, result.err.count("\n")) == (1, 1)
-    assert "alone.ckpt was not written here, so no file that it names is read; add --data.data_dir" in result.err
+    assert "alone.ckpt is from elsewhere, so the files in it are not read; add --data.data_dir" in result.err
     result = kindling("test", "--ckpt_path", "alone.ckpt", "--data.split", "list.csv", "--data.data_dir", "photos")
     assert result.code == 0, result.err
 

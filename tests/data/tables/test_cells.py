@@ -64,7 +64,7 @@ def test_listing_many_images_is_announced(
         time.sleep(0.1)
         return "empty"
 
-    monkeypatch.setattr("kindling.utils.console.PATIENCE", 0.02)
+    monkeypatch.setattr("kindling.utils.console.PROGRESS_DELAY", 0.02)
     monkeypatch.setattr(scan, "why_unused", slow)
     assert scan.list_images(photos).unused == {"empty": ["one"]}
     assert capfd.readouterr().out == f"listing the images of {photos} ...\n"

@@ -12,7 +12,7 @@ from kindling.data.loading import inputs_of
 from kindling.evaluation.predictions import Predictions
 from kindling.evaluation.report.classes import NO_ANSWER
 from kindling.evaluation.report.html import Html, element, join, name_cell, table
-from kindling.utils.pictures import are_pictures, as_picture
+from kindling.utils.pictures import are_images, to_pil_image
 
 AT_MOST = 24
 SMALL = 96  # pixels; smaller images are shown larger, pixel by pixel
@@ -42,7 +42,7 @@ def most_wrong(answers: Predictions, data: BaseDataModule, class_names: tuple[st
     ]
     intro = f"{len(worst)} of {mistakes:,} wrong answers: those that gave the label the lowest probability."
     inputs = inputs_of(data.test, worst)
-    shown = sample_table(samples, inputs, data) if inputs is not None and are_pictures(inputs) else rows(samples, data)
+    shown = sample_table(samples, inputs, data) if inputs is not None and are_images(inputs) else rows(samples, data)
     return join([element("p", intro, class_="soft"), shown])
 
 
@@ -74,6 +74,6 @@ def rows(samples: Sequence[Wrong], data: BaseDataModule) -> Html:
 def picture(image: Tensor) -> Html:
     """An image (C, H, W) of bytes or floats in [0, 1] as an `img` element that holds its own PNG."""
     side, file = max(image.shape[1:]), io.BytesIO()
-    as_picture(image, min(side, LARGE)).save(file, "PNG")
+    to_pil_image(image, min(side, LARGE)).save(file, "PNG")
     source = "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
     return element("img", src=source, alt="", class_="small" if side < SMALL else "large")
