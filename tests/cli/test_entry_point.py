@@ -191,10 +191,13 @@ VALUES = {
     (*QUICK, "--trainer.profiler", "fast"): ["there is no --trainer.profiler fast: choose from simple, advanced"],
     (*QUICK, "--trainer.max_steps", "0"): ["--trainer.max_steps 0", "at least 1"],
     (*QUICK, "--trainer.limit_train_batches", "0"): ["--trainer.limit_train_batches 0", "at least 1"],
-    (*QUICK, "--model", "helpers.Recurrent"): ["Recurrent does not take inputs of shape (1, 28, 28): ", "2D", "3D"],
-    (*QUICK, "--model", "helpers.TwoOutputs"): ["TwoOutputs must give logits (N, num_classes)", "(1, 10), not (1, 2)"],
+    (*QUICK, "--model", "helpers.Recurrent"): ["Recurrent does not accept inputs of shape (1, 28, 28): ", "2D", "3D"],
+    (*QUICK, "--model", "helpers.TwoOutputs"): [
+        "TwoOutputs must return logits (N, num_classes)",
+        "(1, 10), got (1, 2)",
+    ],
     (*SYNTHETIC, "--model", "helpers.SumRegressor"): [
-        "SumRegressor predicts numbers, and the targets of the data are classes"
+        "SumRegressor predicts numbers, but the targets of the data are classes"
     ],
     (*QUICK, "--data.val_split", "50000"): ["val_split=50000", "4000 training samples"],
     (*QUICK, "--model.dropout", "1.5"): ["dropout", "1.5"],
