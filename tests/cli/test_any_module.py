@@ -273,15 +273,15 @@ def test_one_class_for_each_position_of_a_sequence(kindling: Command) -> None:
         (["--model", "modules.Segmentation", "--data", "modules.NetDataModule"], "ignore=['network']"),
         (["--model", f"{BORING}BoringModel", "--data", f"{BORING}BoringDataModule", "--overfit"], "Kindling's tasks"),
         (["--model", "MLPRegressor", "--data", "SyntheticDataModule"], "predicts numbers, but the targets"),
-        (["--model", "MLPRegressor", "--data", "modules.ColumnTargets"], "the targets have the shape (90, 1)"),
+        (["--model", "MLPRegressor", "--data", "modules.ColumnTargets"], "the targets have shape (90, 1)"),
         (["--model", "modules.MultiLabel", "--data", "modules.StreamDataModule"], "which has no length: return two"),
         (
             ["--model", "modules.TwoInputs", "--data", "modules.TriplesDataModule"],
-            "(inputs, targets), and the data gives 3",
+            "(inputs, targets), but the data module returns 3",
         ),
         (
             ["--model", "modules.TwoInputs", "--data", "modules.DictionariesDataModule"],
-            "and the data gives a dict: make",
+            "but the data module returns a dict: make",
         ),
     ],
 )

@@ -49,8 +49,8 @@ def test_fit_help_is_readable_and_lists_what_can_be_chosen(kindling: Command, mo
 
 def test_model_help_shows_inherited_options_with_defaults(kindling: Command) -> None:
     words = " ".join(kindling("fit", "--model.help", "CNNClassifier").out.split())
-    assert "Output channels of each block; each block halves" in words
-    assert "while more than 3 are left. (type: tuple[int, ...], default: (32, 64)" in words
+    assert "Output channels of each block; blocks halve" in words
+    assert "as long as both exceed 3. (type: tuple[int, ...], default: (32, 64)" in words
     assert "--model.label_smoothing" in words
     assert "default: 0.0" in words
 

@@ -27,7 +27,7 @@ class PlotTrainingHistory(Callback):
         if self.run is None:
             folders = [logger.log_dir for logger in trainer.loggers if isinstance(logger, CSVLogger)]
             if not folders:
-                raise ValueError("PlotTrainingHistory needs metrics.csv: add Trainer(logger=CSVLogger('runs'))")
+                raise ValueError("PlotTrainingHistory needs metrics.csv: train with Trainer(logger=CSVLogger('runs'))")
             self._folder = Path(folders[0])
 
     @override
