@@ -107,7 +107,7 @@ def check_command(*arguments: str) -> int:
     assert not any(ord(character) < 32 for line in errors for character in line), errors
     assert not any(FOREIGN.search(line) for line in errors), errors
     assert all(len(line) > len("kindling: error: ") for line in errors), errors
-    hidden = {path for path in files() - before if Path(path).name.startswith(".") and command != "new"}
+    hidden = {path for path in files() - before if Path(path).name.startswith(".") and arguments[:1] != ("new",)}
     assert not hidden, "a temporary file is left"
     if code == 2:
         assert files() == before, "files of a command that was not understood"

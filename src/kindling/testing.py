@@ -259,7 +259,7 @@ def _check_overfits(model: LightningModule, data: LightningDataModule) -> None:
     if isinstance(model, BaseTask):
         learnt = overfit_batch(model, data, accelerator="cpu")
         found = str(learnt).partition(": ")[2]
-        assert learnt.whole, f"{type(model).__name__} cannot overfit one batch: {found}"
+        assert learnt.succeeded, f"{type(model).__name__} cannot overfit one batch: {found}"
     elif model.automatic_optimization:
         watch = _Losses()
         _trainer(watch, max_epochs=-1, max_steps=500, limit_val_batches=0, overfit_batches=1).fit(model, data)

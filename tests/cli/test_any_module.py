@@ -82,7 +82,7 @@ def test_a_plain_loader_resumes_exactly_from_the_start_of_an_epoch(kindling: Com
             kindling("fit", *PLAIN, *FEW, *callback(stop, 8))
     else:
         stopped = kindling("fit", *PLAIN, *FEW, *callback(stop, 8))
-        assert (stopped.code, "epoch 2 will start over: a DataLoader cannot" in stopped.out) == (1, True)
+        assert (stopped.code, "epoch 2 will start over: DataLoader can't" in stopped.out) == (1, True)
     run = Path("runs/plain/version_1")
     assert torch.load(run / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 6
     resumed = kindling("fit", "--ckpt_path", run, "--trainer.callbacks", "null")
@@ -272,16 +272,16 @@ def test_one_class_for_each_position_of_a_sequence(kindling: Command) -> None:
         (["--model", "modules.Segmentation", "--data", f"{BORING}BoringDataModule"], "--model.num_classes VALUE"),
         (["--model", "modules.Segmentation", "--data", "modules.NetDataModule"], "ignore=['network']"),
         (["--model", f"{BORING}BoringModel", "--data", f"{BORING}BoringDataModule", "--overfit"], "Kindling's tasks"),
-        (["--model", "MLPRegressor", "--data", "SyntheticDataModule"], "predicts numbers, and the targets"),
-        (["--model", "MLPRegressor", "--data", "modules.ColumnTargets"], "the targets have the shape (90, 1)"),
+        (["--model", "MLPRegressor", "--data", "SyntheticDataModule"], "predicts numbers, but the targets"),
+        (["--model", "MLPRegressor", "--data", "modules.ColumnTargets"], "the targets have shape (90, 1)"),
         (["--model", "modules.MultiLabel", "--data", "modules.StreamDataModule"], "which has no length: return two"),
         (
             ["--model", "modules.TwoInputs", "--data", "modules.TriplesDataModule"],
-            "(inputs, targets), and the data gives 3",
+            "(inputs, targets), but the data module returns 3",
         ),
         (
             ["--model", "modules.TwoInputs", "--data", "modules.DictionariesDataModule"],
-            "and the data gives a dict: make",
+            "but the data module returns a dict: make",
         ),
     ],
 )
@@ -375,7 +375,7 @@ def test_an_argument_that_a_module_does_not_store_is_there_again(kindling: Comma
     options = ["--model", "modules.Keeps", *net, "--data", "modules.ValidatedPoints", "--run_name", "keeps", *FEW]
     fitted = kindling("fit", *options)
     assert (fitted.code, fitted.err) == (0, "")
-    assert fitted.out.count("val/loss is not logged, but loss/val: best.ckpt will be the last checkpoint") == 1
+    assert fitted.out.count("val/loss is not logged, only loss/val: best.ckpt will be the last checkpoint") == 1
     for command in (["validate"], ["fit", "--trainer.max_epochs", "4"]):
         result = kindling(*command, "--ckpt_path", "runs/keeps/version_0")
         assert (result.code, result.err) == (0, "")

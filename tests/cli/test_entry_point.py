@@ -53,8 +53,8 @@ def test_fit_help_is_readable_and_lists_what_can_be_chosen(kindling: Command, mo
 
 def test_model_help_shows_inherited_options_with_defaults(kindling: Command) -> None:
     words = " ".join(kindling("fit", "--model.help", "CNNClassifier").out.split())
-    assert "Output channels of each block; each block halves" in words
-    assert "while more than 3 are left. [default: [32, 64]]" in words
+    assert "Output channels of each block; blocks halve" in words
+    assert "as long as both exceed 3. [default: [32, 64]]" in words
     assert "--model.num_classes N Number of classes. [from the data]" in words
     assert "--model.label_smoothing X" in words
     assert "[default: 0.0]" in words
@@ -196,10 +196,13 @@ VALUES = {
     (*QUICK, "--trainer.profiler", "fast"): ["there is no --trainer.profiler fast: choose from simple, advanced"],
     (*QUICK, "--trainer.max_steps", "0"): ["--trainer.max_steps 0", "at least 1"],
     (*QUICK, "--trainer.limit_train_batches", "0"): ["--trainer.limit_train_batches 0", "at least 1"],
-    (*QUICK, "--model", "helpers.Recurrent"): ["Recurrent does not take inputs of shape (1, 28, 28): ", "2D", "3D"],
-    (*QUICK, "--model", "helpers.TwoOutputs"): ["TwoOutputs must give logits (N, num_classes)", "(1, 10), not (1, 2)"],
+    (*QUICK, "--model", "helpers.Recurrent"): ["Recurrent does not accept inputs of shape (1, 28, 28): ", "2D", "3D"],
+    (*QUICK, "--model", "helpers.TwoOutputs"): [
+        "TwoOutputs must return logits (N, num_classes)",
+        "(1, 10), got (1, 2)",
+    ],
     (*SYNTHETIC, "--model", "helpers.SumRegressor"): [
-        "SumRegressor predicts numbers, and the targets of the data are classes"
+        "SumRegressor predicts numbers, but the targets of the data are classes"
     ],
     (*QUICK, "--data.val_split", "50000"): ["val_split=50000", "4000 training samples"],
     (*QUICK, "--model.dropout", "1.5"): ["dropout", "1.5"],

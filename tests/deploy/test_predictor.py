@@ -112,7 +112,10 @@ def test_what_was_not_trained_is_not_loaded(trained: Train) -> None:
         ({"global_step": 0}, "has not been trained"),
         ({"hyper_parameters": {"_class_path": "os.mkdir", "path": "made"}}, "os.mkdir, which is not a model"),
         ({"hyper_parameters": good["hyper_parameters"] | {"_class_path": "gone.Model"}}, "gone.Model from a plug-in"),
-        ({"hyper_parameters": good["hyper_parameters"] | {"hidden": (9,)}}, "does not fit MLPClassifier as it is now"),
+        (
+            {"hyper_parameters": good["hyper_parameters"] | {"hidden": (9,)}},
+            "does not match the current class MLPClassifier",
+        ),
     ):
         torch.save(good | change, "changed.ckpt")
         with pytest.raises(ValueError, match=message):

@@ -286,11 +286,11 @@ def test_a_process_without_a_batch_has_an_empty_share(monkeypatch: pytest.Monkey
     trainer = Trainer(logger=False)
     trainer.datamodule = SyntheticDataModule()  # type: ignore[attr-defined]
     monkeypatch.setattr(Trainer, "world_size", 2)
-    monkeypatch.setattr("kindling.training.test_outputs.whole", lambda share, trainer: share)
+    monkeypatch.setattr("kindling.training.test_outputs.gather_samples", lambda part, trainer: part)
     collected.on_test_epoch_end(trainer, model)
-    assert collected.answers is not None
-    assert collected.labels is not None
-    assert (collected.answers.shape, collected.labels.shape) == ((0, 3), (0,))
+    assert collected.outputs is not None
+    assert collected.targets is not None
+    assert (collected.outputs.shape, collected.targets.shape) == ((0, 3), (0,))
 
 
 def test_a_model_that_diverged_has_a_report(kindling: Command) -> None:

@@ -94,8 +94,14 @@ def test_it_works_in_python(kindling: Command, members: list[str]) -> None:
     [
         (["--model.checkpoints", "[]"], "an ensemble needs members"),
         (["--model.checkpoints", "[runs/nowhere]"], "there is no checkpoint runs/nowhere"),
-        (["--model.checkpoints", "[runs/tiny]", "--data.num_classes", "4"], "member runs/tiny is for other inputs or"),
-        (["--model.checkpoints", "[runs/tiny]", "--data.num_features", "19"], "member runs/tiny is for other inputs"),
+        (
+            ["--model.checkpoints", "[runs/tiny]", "--data.num_classes", "4"],
+            "member runs/tiny has another input shape or",
+        ),
+        (
+            ["--model.checkpoints", "[runs/tiny]", "--data.num_features", "19"],
+            "member runs/tiny has another input shape",
+        ),
         (["--model.checkpoints", "[untrained.ckpt]"], "untrained.ckpt has not been trained"),
         (["--model.checkpoints", "[evil.ckpt]"], "os.mkdir, which is not a model"),
     ],

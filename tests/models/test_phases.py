@@ -266,7 +266,7 @@ def test_cached_features_change_nothing_but_the_time(kindling: Command, cached: 
     quiet = ["--trainer.logger", "false"]  # for TensorBoard's graph the network is asked once more
     frozen = [*TRANSFER, *quiet, "--model.unfreeze_epoch", "null", "--data.eval_batch_size", "50"]
     result = kindling(*frozen, "--model.cache_features", "true")
-    assert result.out.count("the features of 100 images are computed once") == 1
+    assert result.out.count("computing the features of 100 images once") == 1
     assert asked == [50, 30, 20]  # 80 for training and 20 for validation
     asked.clear()
     assert kindling(*frozen, "--model.cache_features", "false").code == 0

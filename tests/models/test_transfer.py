@@ -126,7 +126,7 @@ def test_weights_that_are_not_there_are_named_with_the_place_for_them(kindling: 
     for words in (
         "torch/hub/checkpoints, ",
         f"https://download.pytorch.org/models/{FILE}",
-        "--model.weights FILE, or none",
+        "--model.weights FILE, or --model.weights none",
     ):
         assert words in result.err
     assert not Path("runs").exists()
@@ -150,7 +150,7 @@ def test_no_network_is_random_unless_told_to_be(cached: Path, use: Callable[[Tra
         ask(model)
     assert torch.equal(dict(model.named_parameters())["network.backbone.conv1.0.weight"], expected)
     cached.unlink()
-    with pytest.raises(OSError, match="failed: put it into"):
+    with pytest.raises(OSError, match="failed: copy the file to"):
         ask(TransferClassifier(SHUFFLENET, **images()))
 
 
@@ -188,7 +188,7 @@ def test_what_was_trained_on_rows_is_no_backbone(kindling: Command, trained: Tra
     trained(*TINY)
     result = kindling(*TRANSFER, "--model.backbone", "runs/tiny")
     assert (result.code, result.err.count("\n")) == (1, 1)
-    assert "runs/tiny is no network for images but a MLPClassifier" in result.err
+    assert "runs/tiny can't be a backbone: MLPClassifier is not a single network for images" in result.err
 
 
 @pytest.mark.usefixtures("no_network")
@@ -196,34 +196,37 @@ def test_what_was_trained_on_rows_is_no_backbone(kindling: Command, trained: Tra
     ("options", "message"),
     [
         (["--model.backbone", "resnet19"], "there is no backbone resnet19: did you mean resnet1"),
-        (["--model.backbone", "runs/nowhere"], "there is no backbone runs/nowhere: name a network"),
+        (["--model.backbone", "runs/nowhere"], "there is no backbone runs/nowhere: give a torchvision network"),
         (["--model.backbone", "resnet1", "--model.image_size", "64"], "there is no backbone resnet1: did you mean"),
         (
             ["--model.weights", "IMAGENET"],
-            f"{SHUFFLENET} has no weights IMAGENET: there are IMAGENET1K_V1, DEFAULT, none",
+            f"{SHUFFLENET} has no weights IMAGENET: choose IMAGENET1K_V1, DEFAULT, none",
         ),
-        (["--model.weights", "broken.pt"], "broken.pt holds no weights"),
-        (["--model.weights", "other.pt"], "other.pt holds no weights of shufflenet_v2_x0_5"),
-        (["--model.weights", "fewer.pt"], "fewer.pt holds no weights of shufflenet_v2_x0_5: conv1.0.weight is missing"),
-        (["--model.weights", "list.pt"], "list.pt holds no weights: it is no dictionary of tensors"),
-        (["--model.weights", "gone.pt"], f"{SHUFFLENET} has no weights gone.pt: there are"),
-        (["--model.image_size", "0"], f"image_size must be at least 1 for {SHUFFLENET}, not 0"),
-        (["--model.image_size", "-8"], f"image_size must be at least 1 for {SHUFFLENET}, not -8"),
+        (["--model.weights", "broken.pt"], "broken.pt contains no weights"),
+        (["--model.weights", "other.pt"], "other.pt contains no weights of shufflenet_v2_x0_5"),
+        (
+            ["--model.weights", "fewer.pt"],
+            "fewer.pt contains no weights of shufflenet_v2_x0_5: conv1.0.weight is missing",
+        ),
+        (["--model.weights", "list.pt"], "list.pt contains no weights: it is not a dictionary of tensors"),
+        (["--model.weights", "gone.pt"], f"{SHUFFLENET} has no weights gone.pt: choose"),
+        (["--model.image_size", "0"], f"image_size must be at least 1 for {SHUFFLENET}, got 0"),
+        (["--model.image_size", "-8"], f"image_size must be at least 1 for {SHUFFLENET}, got -8"),
         (
             ["--model.backbone", "inception_v3", "--model.image_size", "64"],
-            "image_size must be at least 75 for inception_v3, not 64",
+            "image_size must be at least 75 for inception_v3, got 64",
         ),
         (
             ["--model.backbone", "vit_b_32", "--model.image_size", "100"],
-            "image_size must be at least 32 and a multiple of 32 for vit_b_32, not 100",
+            "image_size must be at least 32 and a multiple of 32 for vit_b_32, got 100",
         ),
         (
             ["--model.backbone", "maxvit_t", "--model.image_size", "256"],
-            "image_size must be at least 224 and a multiple of 224 for maxvit_t, not 256",
+            "image_size must be at least 224 and a multiple of 224 for maxvit_t, got 256",
         ),
-        (["--model.backbone_lr", "-0.1"], "backbone_lr must not be negative: -0.1"),
+        (["--model.backbone_lr", "-0.1"], "backbone_lr must not be negative, got -0.1"),
         (["--data", "SyntheticDataModule"], "TransferClassifier needs images"),
-        (["--model.unfreeze_epoch", "-1"], "unfreeze_epoch must not be negative: -1"),
+        (["--model.unfreeze_epoch", "-1"], "unfreeze_epoch must not be negative, got -1"),
     ],
 )
 def test_mistakes_are_said_in_one_line(kindling: Command, options: list[str], message: str) -> None:

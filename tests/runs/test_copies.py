@@ -131,7 +131,7 @@ def test_a_copy_leaves_a_folder_outside_of_every_run_to_the_original(kindling: C
     for epochs in (4, 5):
         result = kindling("fit", "--ckpt_path", "mine", *more, epochs)
         assert result.code == 0, result.err
-        assert "shared belongs to the original of this run; saving in mine/user/shared" in result.out
+        assert "shared belongs to the original of this run; saving to mine/user/shared" in result.out
         assert contents(shared) == before
         assert epoch_of(Path("mine/user/shared/user.ckpt")) == epochs - 1
     result = kindling("fit", "--ckpt_path", RUN, *more, 4)
@@ -185,7 +185,7 @@ PLACES = [
     "kindling.training.run_metadata.RunMetadataWriter.on_fit_end",
     "kindling.cli.lightning_cli.KindlingCLI.test",
     "kindling.evaluation.outputs.write_predictions",
-    "kindling.training.run_metadata.RunMetadataWriter.note_tested",
+    "kindling.training.run_metadata.RunMetadataWriter.mark_tested",
 ]
 
 

@@ -21,7 +21,7 @@ from torch.utils.data._utils import worker
 from conftest import TINY, Command, Train, different
 from kindling.cli import main
 from kindling.training import processes
-from kindling.training.processes import Launcher, PeerError, without_spawn
+from kindling.training.processes import Launcher, PeerError, replace_spawn
 from ranks import Ranks
 
 RUN = Path("runs/tiny/version_0")
@@ -47,7 +47,7 @@ def launcher(monkeypatch: pytest.MonkeyPatch) -> Launcher:
     for name in ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE"):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
-    monkeypatch.setattr(processes, "GRACE", 1.0)
+    monkeypatch.setattr(processes, "GRACE_SECONDS", 1.0)
     return Launcher(_SubprocessScriptLauncher(LightningEnvironment(), 2, 1), lambda: print("cleaned up"))
 
 
@@ -129,14 +129,14 @@ def test_a_process_ends_with_the_main_one_even_if_that_is_gone_already(gone: boo
 @pytest.mark.parametrize("name", ["ddp_spawn", "ddp_fork_find_unused_parameters_true", "ddp_notebook"])
 def test_processes_are_started_as_commands(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     expected = "ddp_find_unused_parameters_true" if "unused" in name else "ddp"
-    assert without_spawn(name) == expected
+    assert replace_spawn(name) == expected
     assert (
         capsys.readouterr().out
-        == f"--trainer.strategy {'_'.join(name.split('_')[:2])} is for notebooks and scripts: using ddp\n"
+        == f"--trainer.strategy {'_'.join(name.split('_')[:2])} is for notebooks and scripts; using ddp instead\n"
     )
-    strategy: Any = without_spawn(DDPStrategy(start_method="spawn"))
+    strategy: Any = replace_spawn(DDPStrategy(start_method="spawn"))
     assert strategy._start_method == "popen"
-    assert (without_spawn("auto"), without_spawn("fsdp")) == ("auto", "fsdp")
+    assert (replace_spawn("auto"), replace_spawn("fsdp")) == ("auto", "fsdp")
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs processes that are forked")

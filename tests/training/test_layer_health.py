@@ -16,12 +16,13 @@ SHORT = (
 
 
 def watched(out: str) -> list[str]:
-    return [line for line in out.splitlines() if line.startswith("watch: ")]
+    kinds = ("dead units: ", "vanishing gradients: ", "exploding gradients: ")
+    return [line for line in out.splitlines() if line.startswith(kinds)]
 
 
 def test_dead_units_are_counted_once(kindling: Command) -> None:
     lines = watched(kindling("fit", "--model", "helpers.DeadClassifier", *SHORT).out)
-    assert lines == ["watch: dead: network.2: 30 of 40 units were zero for every sample of epoch 1"]
+    assert lines == ["dead units: network.2: 30 of 40 units were zero for every sample of epoch 1"]
 
 
 @pytest.mark.parametrize("batch_size", [1, 32])
@@ -30,27 +31,27 @@ def test_one_relu_at_two_places_is_watched_at_each(kindling: Command, batch_size
     result = kindling("fit", "--model", "helpers.SharedClassifier", *SHORT, *few)
     assert (result.code, result.err) == (0, "")
     (line,) = [line for line in watched(result.out) if "dead" in line]
-    assert line.startswith("watch: dead: network.1 (call 2 in a forward): 10 of 16 units were zero for every sample")
+    assert line.startswith("dead units: network.1 (call 2 per forward pass): 10 of 16 units were zero for every sample")
 
 
 def test_layers_that_a_gradient_does_not_reach_are_named_together(kindling: Command) -> None:
     (line,) = watched(kindling("fit", "--model", "helpers.SigmoidClassifier", *SHORT).out)
     assert re.fullmatch(
-        r"watch: vanishing: network.0, network.2, network.4 and 2\d more: a gradient of 0 to \S+ of that of network.60 "
-        "in step 21",
+        r"vanishing gradients: network.0, network.2, network.4 and 2\d more: 0 to \S+ of the gradient of network.60 in "
+        "step 21",
         line,
     )
 
 
 def test_a_gradient_far_too_large_is_named_in_the_first_step(kindling: Command) -> None:
     lines = watched(kindling("fit", "--model", "helpers.WildClassifier", *SHORT).out)
-    assert lines[0].startswith("watch: exploding: network.5: a gradient of ")
+    assert lines[0].startswith("exploding gradients: network.5: ")
     assert "in step 1," in lines[0]
 
 
 def test_a_learning_rate_far_too_high_is_named(kindling: Command) -> None:
     result = kindling("fit", "--model", "MLPClassifier", "--model.optimizer.lr", "10", *SHORT)
-    assert "watch: exploding: network." in watched(result.out)[0]
+    assert "exploding gradients: network." in watched(result.out)[0]
 
 
 @pytest.mark.parametrize("recipe", ["quickstart", "synthetic_mlp"])

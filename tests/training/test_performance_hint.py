@@ -20,18 +20,18 @@ def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def hints(out: str) -> list[str]:
-    return [line for line in out.splitlines() if line.startswith("faster: ")]
+    return [line for line in out.splitlines() if line.startswith("hint: ")]
 
 
 @pytest.fixture
 def has_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(performance_hint, "cpu_has_bf16", lambda: True)
-    monkeypatch.setattr(performance_hint, "HEAVY", 0.0)
+    monkeypatch.setattr(performance_hint, "MIN_BF16_STEP_SECONDS", 0.0)
 
 
 @pytest.mark.usefixtures("has_bf16")
 def test_bf16_is_named_once_where_the_processor_has_it(kindling: Command) -> None:
-    assert hints(kindling(*CNN).out) == [f"faster: {performance_hint.BF16}"]
+    assert hints(kindling(*CNN).out) == [f"hint: {performance_hint.BF16_HINT}"]
 
 
 @pytest.mark.usefixtures("has_bf16")
@@ -41,7 +41,7 @@ def test_bf16_is_not_named_where_it_is_used_or_the_run_is_short(kindling: Comman
 
 
 def test_bf16_is_not_named_where_the_processor_has_none(kindling: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(performance_hint, "HEAVY", 0.0)
+    monkeypatch.setattr(performance_hint, "MIN_BF16_STEP_SECONDS", 0.0)
     monkeypatch.setattr("torch.cpu.get_capabilities", lambda: {"avx512_bf16": False}, raising=False)
     assert hints(kindling(*CNN).out) == []
 
@@ -49,8 +49,8 @@ def test_bf16_is_not_named_where_the_processor_has_none(kindling: Command, monke
 @pytest.mark.parametrize(
     ("device", "bf16", "precision", "said"),
     [
-        ("cpu", False, "32-true", "a GPU is left unused: --trainer.accelerator gpu"),
-        ("cuda", True, "32-true", performance_hint.BF16),
+        ("cpu", False, "32-true", "a GPU is not used: --trainer.accelerator gpu"),
+        ("cuda", True, "32-true", performance_hint.BF16_HINT),
         ("cuda", True, "bf16-mixed", None),
         ("cuda", False, "32-true", None),
     ],
@@ -67,7 +67,7 @@ def test_what_a_gpu_could_do_is_said_at_the_start(
     monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation: bf16)
     trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device(device)), precision=precision)
     performance_hint.PerformanceHint().on_train_start(trainer, None)  # type: ignore[arg-type]
-    assert hints(capsys.readouterr().out) == ([f"faster: {said}"] if said else [])
+    assert hints(capsys.readouterr().out) == ([f"hint: {said}"] if said else [])
 
 
 @pytest.mark.alone
@@ -100,4 +100,4 @@ class SlowDataModule(MNISTDataModule):
 def test_a_run_that_goes_on_is_judged_by_its_own_batches(kindling: Command) -> None:
     stop = ["--trainer.callbacks", "helpers.SignalAt", "--trainer.callbacks.step", "20", "--run_name", "tiny"]
     assert hints(kindling(*CNN, *stop).out) == []
-    assert hints(kindling("fit", "--ckpt_path", "last").out) == [f"faster: {performance_hint.BF16}"]
+    assert hints(kindling("fit", "--ckpt_path", "last").out) == [f"hint: {performance_hint.BF16_HINT}"]

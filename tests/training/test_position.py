@@ -291,7 +291,7 @@ BATCH_NORM = "--model CNNClassifier --data DigitsDataModule --trainer.max_epochs
     ("options", "words"),
     [
         (["--data.batch_size", "1"], "--data.batch_size 1 is too small"),
-        (["--data.shots", "1", "--data.val_split", "9"], "1 training sample on 1 devices are too few"),
+        (["--data.shots", "1", "--data.val_split", "9"], "got 1 training sample on 1 devices"),
     ],
     ids=["batch_size", "data"],
 )

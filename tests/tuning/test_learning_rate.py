@@ -23,7 +23,7 @@ def test_the_command_draws_says_and_trains_nothing(kindling: Command) -> None:
     assert imread("runs/tiny/lr_finder.png").shape[1] >= 1000
     said, picture, _, command = result.out.splitlines()
     assert said.startswith("learning rate: ")
-    assert picture == f"picture: {Path('runs/tiny/lr_finder.png')}"
+    assert picture == f"plot: {Path('runs/tiny/lr_finder.png')}"
     typed = shlex.split(command)
     assert typed[-2:] == ["--model.optimizer.lr", said.split()[2].rstrip(",")]
     assert "--find_lr" not in typed
@@ -42,8 +42,10 @@ def test_a_schedule_with_rates_of_its_own_is_told_so(kindling: Command) -> None:
     result = kindling(
         "fit", *TINY, "--model.optimizer", "SGD", "--find_lr", "--model.lr_scheduler", json.dumps(schedule)
     )
-    assert "a quarter of where the loss is lowest" in result.out
-    assert result.out.splitlines()[-1].startswith("CyclicLR has rates of its own: set --model.lr_scheduler.base_lr")
+    assert "a quarter of the rate with the lowest loss" in result.out
+    assert result.out.splitlines()[-1].startswith(
+        "CyclicLR has its own learning rates: set --model.lr_scheduler.base_lr"
+    )
 
 
 @pytest.mark.parametrize("wish", ["--find_lr", "--overfit"])
@@ -111,14 +113,14 @@ def test_the_valley_is_the_middle_of_the_lowest_losses() -> None:
 def test_no_suggestion_where_nothing_is_learnt(kindling: Command) -> None:
     result = kindling("fit", "--model", "helpers.SigmoidClassifier", *TINY[4:], "--find_lr")
     assert (result.code, result.err.count("\n")) == (1, 1)
-    assert "no learning rate makes the loss fall: see runs" in result.err
+    assert "no learning rate reduces the loss: see runs" in result.err
     assert Path("runs/tiny/lr_finder.png").exists()
 
 
 def test_a_loss_that_is_never_finite_is_explained(kindling: Command) -> None:
     result = kindling("fit", "--model", "MLPClassifier", "--data", "helpers.BrokenDataModule", "--find_lr")
     assert (result.code, result.err.count("\n")) == (1, 1)
-    assert "look at the data" in result.err
+    assert "check the data" in result.err
     assert not Path("runs").exists()
 
 

@@ -53,12 +53,12 @@ from kindling.training.batch_limits import AtLeastOneBatch
 from kindling.training.checkpoint_io import write_atomically
 from kindling.training.processes import (
     end_with_parent,
+    replace_spawn,
     sigterm_as_interrupt,
     watch_parents,
     watch_processes,
-    without_spawn,
 )
-from kindling.training.terminate_on_nan import is_anomaly
+from kindling.training.terminate_on_nan import describe_anomaly
 from kindling.training.user_callbacks import as_list, combine, has_progress_bar
 from kindling.tuning import diagnostics
 from kindling.utils.console import as_command, results_table, say, silence_libraries
@@ -188,7 +188,7 @@ class KindlingCLI(LightningCLI):
         check_nonempty_run(self.command, config, self._tests, self._is_trainable)
         if config["barebones"]:
             apply_barebones(config)
-        config["strategy"] = without_spawn(config["strategy"])
+        config["strategy"] = replace_spawn(config["strategy"])
         if isinstance(config["strategy"], str):
             self.config[self.command]["trainer"]["strategy"] = config["strategy"]  # for config.yaml
         kwargs |= self._prepare_run(config)
@@ -311,7 +311,7 @@ class KindlingCLI(LightningCLI):
             self._clean_up()
             if "conditioned on metric" in str(error):  # a wrong --early_stopping.monitor; RuntimeError to Lightning
                 raise ValueError(str(error)) from error
-            if is_anomaly(error):
+            if describe_anomaly(error):
                 raise ValueError("; ".join(error.__notes__)) from error
             raise
         print_early_stop_reason(self.trainer, self.run.path if self.run and self._saves else None)
@@ -369,7 +369,7 @@ class KindlingCLI(LightningCLI):
             self._best.best_model_path = f"{self._best.dirpath}/best.ckpt"
             self.trainer.save_checkpoint(self._best.best_model_path)
         if self.run:
-            self.run.record.end_untrained(metrics)
+            self.run.record.finish_untrained(metrics)
 
     @property
     def _best(self) -> BestCheckpoint | None:
@@ -416,7 +416,7 @@ class KindlingCLI(LightningCLI):
             if report:
                 say(f"report: {report}")
             if self.run:
-                self.run.record.note_tested()
+                self.run.record.mark_tested()
 
     def predict(self, **kwargs: Any) -> None:
         """Write the predictions of a checkpoint into its run folder."""

@@ -11,7 +11,7 @@ from kindling.deploy.addresses import free_port, is_local
 from kindling.deploy.formats import load_onnx
 from kindling.deploy.predictor import Predictor, load
 from kindling.runs.find import find_checkpoint
-from kindling.training.processes import exit_without
+from kindling.training.processes import exit_when_orphaned
 from kindling.utils.console import say
 from kindling.utils.optional import require_extra
 
@@ -82,7 +82,7 @@ def application(predictor: Predictor | None = None) -> Any:
     settings = json.loads(os.environ[SETTINGS])
     torch.set_num_threads(settings["threads"])
     if predictor is None:
-        exit_without(settings["parent"])
+        exit_when_orphaned(settings["parent"])
         predictor = open_model(Path(settings["model"]))
     return Service(predictor, os.environ.get(KEY, ""), settings["most_bytes"], settings["batch"]).app()
 

@@ -158,7 +158,7 @@ def save_test_results(
     """
     run = run_folder_of(checkpoint)
     figures = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
-    answers, labels = collected.answers, collected.labels
+    answers, labels = collected.outputs, collected.targets
     with written_to(run):
         with atomic_write(run / "test_metrics.json") as path:
             path.write_text(json.dumps(figures, indent=2, allow_nan=False) + "\n")

@@ -1,4 +1,4 @@
-"""Networks and the LightningModules that wrap them. A model named here can be chosen with `--model NAME`."""
+"""Networks and the LightningModules that train them (`--model NAME`); no data sources and no callbacks."""
 
 from kindling.models.classification import ClassificationTask
 from kindling.models.cnn import CNNClassifier

@@ -1,20 +1,22 @@
-"""Whether a network can be trained on batches as small as they would be."""
+"""Check that the training batches are large enough for batch norm."""
 
 import math
 
 from torch import nn
 
+from kindling.utils.text import count_noun
+
 
 def check_batches(model: nn.Module, batch_size: int, samples: int, devices: int) -> None:
-    """Raise ValueError where a training batch would be a single sample, for which batch norm has no variance.
+    """Raise ValueError if a training batch has a single sample, which has no variance for batch norm.
 
     Args:
-        model: What is frozen for good, in evaluation mode, keeps its statistics and takes any batch.
-        batch_size: Samples in a batch on each device.
-        samples: Training samples.
-        devices: Number of devices that share them.
+        model: The model; permanently frozen layers are in evaluation mode and take any batch.
+        batch_size: Batch size on each device.
+        samples: Number of training samples.
+        devices: Number of devices.
     """
-    later = getattr(model, "waits", False)  # a frozen part that will be trained
+    later = getattr(model, "will_unfreeze", False)
     norms = [
         name
         for name, module in model.named_modules()
@@ -24,5 +26,5 @@ def check_batches(model: nn.Module, batch_size: int, samples: int, devices: int)
         return
     reason = "--data.batch_size 1 is too small"
     if batch_size > 1:
-        reason = f"{samples} training sample{'s' * (samples > 1)} on {devices} devices are too few"
+        reason = f"got {count_noun(samples, 'training sample', 'training samples')} on {devices} devices"
     raise ValueError(f"batch norm ({norms[0]}) needs at least 2 samples in each training batch: {reason}")

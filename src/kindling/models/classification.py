@@ -1,4 +1,4 @@
-"""The task of choosing one class for each sample."""
+"""The classification task."""
 
 from typing import Any
 
@@ -13,18 +13,18 @@ from kindling.models.task import BaseTask
 
 
 class ClassificationTask(BaseTask):
-    """Base of all classifiers: a subclass passes `**kwargs` up and sets `self.network`, which gives logits.
+    """Base of all classifiers: a subclass passes `**kwargs` to `super().__init__` and sets `self.network`.
 
     Takes raw inputs and normalises them itself, so training, export and serving can't drift apart: images as floats
-    in [0, 1], shape (N, C, H, W), or features as floats, shape (N, F). Gives logits, shape (N, num_classes), or
+    in [0, 1], shape (N, C, H, W), or features as floats, shape (N, F). Returns logits, shape (N, num_classes), or
     (N, num_classes, L) for one class at each of L positions.
 
     Args:
         num_classes: Number of classes.
         class_names: Names of the classes in the order of their labels; the labels themselves by default.
-        label_smoothing: Share of the target spread over all classes in the loss, in [0, 1). In validation too: a
-            network trained with it is less sure of itself, and by the plain loss would seem to get worse.
-        weighted_loss: Whether rare classes count for more in the loss, in inverse proportion to their training samples.
+        label_smoothing: Fraction of the target spread over all classes in the loss, in [0, 1). Applies to validation
+            too: smoothing makes a network less confident, which the plain loss would show as a decline.
+        weighted_loss: Whether to weight classes in the loss inversely to their number of training samples.
         **kwargs: See `BaseTask`.
 
     Raises:
@@ -45,11 +45,11 @@ class ClassificationTask(BaseTask):
     ) -> None:
         super().__init__(**kwargs)
         if not 0 <= label_smoothing < 1:
-            raise ValueError(f"label_smoothing must be in [0, 1), not {label_smoothing}")
+            raise ValueError(f"label_smoothing must be in [0, 1), got {label_smoothing}")
         self.num_classes = num_classes
         self.class_names = tuple(class_names) or tuple(str(label) for label in range(num_classes))
         self.label_smoothing = label_smoothing
-        # Where the loss is weighted, `setup` asks the data module for the weights.
+        # `setup` computes the weights from the training data.
         self.register_buffer("class_weights", torch.ones(num_classes) if weighted_loss else None)
 
     @override
@@ -59,9 +59,13 @@ class ClassificationTask(BaseTask):
             data: Any = getattr(self.trainer, "datamodule", None)
             if not hasattr(data, "class_counts"):
                 name = type(data).__name__
-                raise ValueError(f"weighted_loss needs class_counts, which {name} does not have: set it there")
+                raise ValueError(
+                    f"weighted_loss needs class_counts, which {name} does not have: set it in the data module"
+                )
             counts = torch.tensor(data.class_counts)
-            self.class_weights.copy_(counts.sum() / (len(counts) * counts.clamp(min=1)))  # 1 in the mean
+            self.class_weights.copy_(
+                counts.sum() / (len(counts) * counts.clamp(min=1))
+            )  # mean weight over the samples: 1
 
     @override
     def metrics(self) -> MetricCollection:
@@ -73,21 +77,19 @@ class ClassificationTask(BaseTask):
         """Return the mean cross-entropy of logits (N, num_classes) and labels (N,)."""
         smoothing = self.label_smoothing
         total = F.cross_entropy(outputs, targets, self.class_weights, label_smoothing=smoothing, reduction="sum")
-        # Over the number of samples, not the sum of their weights: so the mean of batches is the mean of all.
+        # Divided by the number of samples, not their total weight, so that batch means average to the epoch mean.
         return total / targets.numel()
 
     @override
     def to_prediction(self, outputs: Tensor) -> Tensor:
-        """Return the probabilities of the classes, (N, num_classes), for logits."""
+        """Return class probabilities (N, num_classes) for logits."""
         return outputs.softmax(dim=1)
 
     @override
     def validation_step(self, batch: Any, batch_idx: int) -> Tensor:
-        return self._log_probabilities(super().validation_step(batch, batch_idx))
+        # Log-probabilities for reports: small probabilities would underflow.
+        return super().validation_step(batch, batch_idx).log_softmax(dim=1)  # type: ignore[no-any-return]
 
     @override
     def test_step(self, batch: Any, batch_idx: int) -> Tensor:
-        return self._log_probabilities(super().test_step(batch, batch_idx))
-
-    def _log_probabilities(self, logits: Tensor) -> Tensor:
-        return logits.log_softmax(dim=1)  # for reports: a small probability loses its digits in a float
+        return super().test_step(batch, batch_idx).log_softmax(dim=1)  # type: ignore[no-any-return]

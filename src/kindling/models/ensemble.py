@@ -1,4 +1,4 @@
-"""Several trained models that answer as one."""
+"""An ensemble of trained classifiers."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -15,10 +15,10 @@ from kindling.utils.console import progress
 
 
 class ProbabilityAveraging(nn.Module):
-    """The mean of what its members say, each of which takes raw inputs.
+    """Average the probabilities of several models, each of which takes raw inputs.
 
     Args:
-        members: Models that give logits (N, classes).
+        members: Models that return logits (N, classes).
     """
 
     def __init__(self, members: Sequence[nn.Module]) -> None:
@@ -27,43 +27,42 @@ class ProbabilityAveraging(nn.Module):
 
     @override
     def forward(self, inputs: Tensor) -> Tensor:
-        logs = torch.stack([member(inputs).log_softmax(dim=1) for member in self.members])  # (members, N, classes)
-        return logs.logsumexp(dim=0) - math.log(len(self.members))  # the softmax of these is the mean probability
+        log_probabilities = torch.stack([member(inputs).log_softmax(dim=1) for member in self.members])
+        return log_probabilities.logsumexp(dim=0) - math.log(len(self.members))  # (N, classes): log of the mean
 
     @override
     def train(self, mode: bool = True) -> "ProbabilityAveraging":
-        return super().train(False)  # no dropout, no new statistics
+        return super().train(False)  # no dropout, frozen batch-norm statistics
 
 
 class EnsembleClassifier(ClassificationTask):
-    """Averages the probabilities of models that were trained before; nothing of it is trained.
+    """Averages the probabilities of trained classifiers; `fit` trains nothing.
 
-    `fit` puts the members into one checkpoint, which from then on needs nothing else, and measures it.
+    `fit` evaluates the ensemble and saves all members in one self-contained checkpoint.
 
     Args:
-        checkpoints: The members: run folders or checkpoints of models for the same inputs and classes.
-        **kwargs: See `ClassificationTask`; what concerns training has no effect.
+        checkpoints: The members: run folders or checkpoints of classifiers with the same input shape and classes.
+        **kwargs: See `ClassificationTask`; training options have no effect.
 
     Raises:
-        ValueError: If there are no members, or one is for other inputs or classes.
+        ValueError: If there are no members, or their input shapes or classes differ.
     """
 
     def __init__(self, checkpoints: tuple[str, ...], **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if not checkpoints:
-            raise ValueError("an ensemble needs members: name at least one in checkpoints")
+            raise ValueError("an ensemble needs members: give at least one with --model.checkpoints")
         with progress(f"building {len(checkpoints)} members", len(checkpoints)) as done:
-            texts, members = zip(*(_member(checkpoint, done) for checkpoint in checkpoints), strict=True)
-        for number, member in enumerate(members):
-            ours, theirs = (self.input_shape, self.class_names), (member.input_shape, member.class_names)
-            if ours != theirs:
-                raise ValueError(
-                    f"member {checkpoints[number]} is for other inputs or classes: {theirs} and not {ours}"
-                )
-        self.hparams["checkpoints"] = list(texts)
+            specs, members = zip(*(_load_member(checkpoint, done) for checkpoint in checkpoints), strict=True)
+        ours = (self.input_shape, self.class_names)
+        for checkpoint, member in zip(checkpoints, members, strict=True):
+            theirs = (member.input_shape, member.class_names)
+            if theirs != ours:
+                raise ValueError(f"member {checkpoint} has another input shape or other classes: {theirs}, not {ours}")
+        self.hparams["checkpoints"] = list(specs)
         self.network = ProbabilityAveraging(members).requires_grad_(False)
         self.mean.zero_()
-        self.std.fill_(1)  # each member normalises its inputs as it learned to
+        self.std.fill_(1)  # each member normalises its inputs itself
 
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -71,12 +70,12 @@ class EnsembleClassifier(ClassificationTask):
         checkpoint["trained_before"] = True
 
 
-def _member(checkpoint: str, done: Callable[[int], None]) -> tuple[str, ClassificationTask]:
+def _load_member(checkpoint: str, done: Callable[[int], None]) -> tuple[str, ClassificationTask]:
     done(1)
-    if is_model_spec(checkpoint):  # out of the ensemble's own checkpoint, which brings the weights
+    if is_model_spec(checkpoint):  # from the checkpoint of the ensemble, which contains the weights
         member = build_from_spec(checkpoint)
         if not isinstance(member, ClassificationTask):
-            raise ValueError(f"the checkpoint puts a {type(member).__name__} into an ensemble, which is no classifier")
+            raise ValueError(f"the members of an ensemble must be classifiers, got {type(member).__name__}")
         return checkpoint, member
     path = find_checkpoint(checkpoint)
     return read_model_spec(path)[0], load_classifier(path)

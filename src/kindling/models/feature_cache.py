@@ -1,4 +1,4 @@
-"""Features in place of images: what a frozen backbone says of an image need not be computed in each epoch."""
+"""Caches the features of a frozen backbone, so that they are computed once and not in each epoch."""
 
 import logging
 from collections.abc import Callable
@@ -15,54 +15,54 @@ logger = logging.getLogger(__name__)
 
 
 class FeatureCache:
-    """Puts features into the datasets of a training, and the images back."""
+    """Replaces the images of the training and validation datasets by their features, and restores them."""
 
     def __init__(self) -> None:
         self._images: list[tuple[Any, Any]] = []
 
-    def put(self, trainer: Trainer, compute: Callable[[Any], Tensor], epochs: float, for_good: bool) -> None:
-        """Puts features in place of the images, where that saves time and each epoch would compute the same ones.
+    def install(self, trainer: Trainer, compute: Callable[[Any], Tensor], epochs: float, permanent: bool) -> None:
+        """Replace images by features if that saves time and every epoch would compute the same features.
 
         Args:
-            trainer: Its data module is one of Kindling's, else nothing happens.
-            compute: Takes a batch and gives the features (n, features) of its images.
-            epochs: For how many epochs they are needed.
-            for_good: Whether the images are not needed after that.
+            trainer: The Trainer; nothing happens unless its data module is one of Kindling's.
+            compute: Returns the features (n, features) of a batch.
+            epochs: Number of epochs for which the features are used.
+            permanent: Whether the images are not needed afterwards.
         """
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         loaders: dict[Any, int | float] = {trainer.train_dataloader: trainer.num_training_batches}
         if trainer.val_dataloaders is not None:
             loaders[trainer.val_dataloaders] = sum(trainer.num_val_batches)
         limited = any(batches != len(loader) for loader, batches in loaders.items())
-        # Worker processes would go on with the features once the images are needed again.
-        stuck = not for_good and any(loader.num_workers for loader in loaders)
-        if getattr(data, "augments", True) or epochs < 2 or limited or stuck:
+        # Worker processes would not notice that the images are restored.
+        stale = not permanent and any(loader.num_workers for loader in loaders)
+        if getattr(data, "augments", True) or epochs < 2 or limited or stale:
             return
-        if not all(hasattr(loader.dataset, "inputs") for loader in loaders):  # samples that are read one by one
+        if not all(hasattr(loader.dataset, "inputs") for loader in loaders):  # samples are read one by one
             return
         images = sum(len(loader.dataset) for loader in loaders)
-        logger.info(f"the features of {images:,} images are computed once: --model.cache_features")
+        logger.info(f"computing the features of {images:,} images once (--model.cache_features)")
         for loader in loaders:
             with progress(f"computing the features of {len(loader.dataset):,} images"):
-                features = features_of(loader, compute, data.eval_batch_size)
+                features = compute_features(loader, compute, data.eval_batch_size)
             self._images.append((loader.dataset, loader.dataset.inputs))
             loader.dataset.inputs = features
 
     def remove(self) -> None:
-        """Puts the images back."""
+        """Restore the images."""
         while self._images:
             dataset, images = self._images.pop()
             dataset.inputs = images
 
 
 @torch.no_grad()
-def features_of(loader: DataLoader[Any], compute: Callable[[Any], Tensor], batch_size: int) -> Tensor:
-    """The features of all images of a loader in the order of its dataset, (N, features)."""
+def compute_features(loader: DataLoader[Any], compute: Callable[[Any], Tensor], batch_size: int) -> Tensor:
+    """Return the features (N, features) of all images of a loader, in the order of its dataset."""
     in_order: DataLoader[Any] = DataLoader(
         loader.dataset,
         batch_size=batch_size,
         num_workers=loader.num_workers,
         collate_fn=loader.collate_fn,
-        generator=torch.Generator(),  # the random numbers of the training stay where they are
+        generator=torch.Generator(),  # leaves the random state of the training unchanged
     )
     return torch.cat([compute(batch) for batch in in_order])

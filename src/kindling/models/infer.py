@@ -1,6 +1,7 @@
-"""Arguments of a model that are read from training samples where the data module does not have them."""
+"""Infers model arguments from training samples if the data module does not provide them."""
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from itertools import islice
 from typing import Any, NoReturn, Self, TypeVar
 
@@ -15,24 +16,24 @@ from kindling.utils.text import shorten
 
 
 class UnknownShapeError(ValueError):
-    """A model needs the shape of its inputs, which is not known."""
+    """A model needs its input shape, which is not known."""
 
 
 class UnknownShape(tuple[int, ...]):
-    """The shape of inputs that is not known: it is false, and whoever asks for a dimension gets `UnknownShapeError`."""
+    """Placeholder for an unknown input shape: false, and raises `UnknownShapeError` when a dimension is read."""
 
-    owner = "the model"  # name of the class that lacks it
+    owner = "the model"  # name of the class whose shape it is
 
     @classmethod
     def of(cls, owner: object) -> Self:
-        """Return the unknown shape of a model."""
+        """Return a placeholder for the shape of a model."""
         shape = cls()
         shape.owner = type(owner).__name__
         return shape
 
     def _fail(self, *_: object) -> NoReturn:
         raise UnknownShapeError(
-            f"{self.owner} needs input_shape, the shape of one sample, which its data does not tell: add "
+            f"{self.owner} needs input_shape, the shape of one sample, which its data module does not provide: add "
             "--model.input_shape SHAPE, such as '[3, 32, 32]', or set input_shape in the data module"
         )
 
@@ -46,38 +47,36 @@ M = TypeVar("M", bound=LightningModule)
 
 
 def with_shape(create: Callable[..., M], data: LightningDataModule | None) -> M:
-    """Create a model; where it needs the shape of its inputs and does not have it, read it from its data.
+    """Create a model; if it lacks an input shape that it needs, infer the shape from the data.
 
     Args:
-        create: Creates the model; it takes `input_shape` as a keyword.
-        data: Its data.
+        create: Creates the model; accepts `input_shape` as a keyword argument.
+        data: The data module.
 
     Raises:
-        UnknownShapeError: If the data does not tell it either.
+        UnknownShapeError: If the shape can't be inferred.
     """
     state = torch.get_rng_state()
-    try:
+    model = None
+    with suppress(UnknownShapeError):
         model = create()
-    except UnknownShapeError:
-        known = infer_arguments(data, ["input_shape"]) if data else {}
-        if not known:
-            raise
-    else:
-        known = infer_arguments(data, ["input_shape"]) if data and getattr(model, "lacks_shape", False) else {}
-        if not known:
-            return model
-    torch.set_rng_state(state)  # the first attempt has drawn weights
-    return create(**known)
+    if model is not None and not getattr(model, "lacks_shape", False):
+        return model
+    known = infer_arguments(data, ["input_shape"]) if data else {}
+    if known or model is None:
+        torch.set_rng_state(state)  # the first attempt has drawn initial weights
+        model = create(**known)  # raises UnknownShapeError again if the shape is still unknown
+    return model
 
 
 def infer_arguments(data: LightningDataModule, names: Iterable[str]) -> dict[str, Any]:
-    """Return those of some arguments of a model that the training samples of a data module tell.
+    """Return the requested model arguments that can be inferred from the training samples.
 
-    `input_shape` is the shape of the first, the middle and the last sample in a batch, if it is the same for all three.
-    `num_classes` and `class_names` come from the `classes` of the dataset, or from its integer `targets` or `labels`.
+    `input_shape` is the shape of the first, the middle and the last sample, if all three agree. `num_classes` and
+    `class_names` come from the `classes` of the dataset, or from its integer `targets` or `labels`.
 
     Args:
-        data: The data module; it is set up, and random numbers stay as they are.
+        data: The data module; it is set up, and the random state is left unchanged.
         names: Names of the arguments.
     """
     names = list(names)
@@ -89,10 +88,10 @@ def infer_arguments(data: LightningDataModule, names: Iterable[str]) -> dict[str
             data.setup("fit")
             loader = data.train_dataloader()
             shapes = {_input_shape(batch) for batch in _small_batches(loader)}
-    except (AttributeError, TypeError) as error:  # such as a loader that asks for the Trainer, which is built later
+    except (AttributeError, TypeError) as error:  # for example a data loader that needs the Trainer
         options = " ".join(f"--model.{name} VALUE" for name in names if name != "class_names")
         reason = shorten(f"{type(error).__name__}: {error}", 100)
-        raise ValueError(f"{type(data).__name__} can't be asked for a sample ({reason}): add {options}") from error
+        raise ValueError(f"can't read a sample from {type(data).__name__} ({reason}): add {options}") from error
     if not isinstance(loader, DataLoader):
         return {}
     classes = _attribute(loader.dataset, "classes")
@@ -106,7 +105,7 @@ def infer_arguments(data: LightningDataModule, names: Iterable[str]) -> dict[str
 
 
 def _small_batches(loader: Any) -> Iterator[Any]:
-    """Return three samples as batches of one; of a stream the first batch, of other loaders nothing."""
+    """Return an iterator over three single-sample batches; for a stream its first batch, for other loaders nothing."""
     if not isinstance(loader, DataLoader):
         return iter(())
     dataset: Any = loader.dataset
@@ -119,13 +118,13 @@ def _small_batches(loader: Any) -> Iterator[Any]:
 
 
 def _input_shape(batch: Any) -> tuple[int, ...] | None:
-    """Return the shape of a sample in a batch of inputs (N, ...) and targets; None for other batches."""
+    """Return the shape of a sample in a batch (inputs (N, ...), targets); None for other batches."""
     inputs = batch[0] if isinstance(batch, tuple | list) and len(batch) == 2 else None
     return tuple(inputs.shape[1:]) if isinstance(inputs, Tensor) else None
 
 
 def _attribute(dataset: Any, *names: str) -> Any:
-    """Return an attribute of a dataset or of the one that it wraps, as a Subset does; None if there is none."""
+    """Return the first of some attributes of a dataset, or of the one that it wraps (as Subset does); else None."""
     found = [getattr(dataset, name) for name in names if hasattr(dataset, name)]
     if found or not hasattr(dataset, "dataset"):
         return found[0] if found else None
@@ -133,7 +132,7 @@ def _attribute(dataset: Any, *names: str) -> Any:
 
 
 def _count_classes(dataset: Any) -> int | None:
-    """Return the number of classes by the largest label; None where the dataset does not tell one integer a sample."""
+    """Return the largest label plus one; None unless the dataset has one integer label per sample."""
     tensors = _attribute(dataset, "tensors")  # of a TensorDataset
     targets = tensors[1] if tensors and len(tensors) == 2 else _attribute(dataset, "labels", "targets")
     targets = None if targets is None else torch.as_tensor(targets)

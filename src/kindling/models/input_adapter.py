@@ -1,4 +1,4 @@
-"""Images of any kind to those that a trained network takes."""
+"""Converts images to the channels and size that a backbone expects."""
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -8,10 +8,10 @@ from kindling.utils.inputs import rgb_to_grayscale
 
 
 class InputAdapter(nn.Module):
-    """Brings images (N, C, H, W) to the channels and size that a backbone takes.
+    """Convert images (N, C, H, W) to the number of channels and the size that a backbone expects.
 
     Args:
-        channels: 1 or 3; grey is repeated, colour is weighted into grey.
+        channels: 1 or 3. Grayscale images are repeated; RGB images are converted to grayscale.
         size: Height and width.
     """
 

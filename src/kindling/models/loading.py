@@ -1,4 +1,4 @@
-"""Models out of checkpoints: as a whole, or what it takes to build one again."""
+"""Loads models from checkpoints, and reads the specs from which they are built."""
 
 import json
 from importlib import import_module
@@ -16,17 +16,17 @@ from kindling.runs.trust import check_classes, check_parts, is_own_checkpoint, p
 
 
 def read_model_spec(path: Path, stored: dict[str, Any] | None = None) -> tuple[str, dict[str, Tensor]]:
-    """What it takes to build the model of a checkpoint, its class and arguments as JSON; and its weights.
+    """Return the spec of the model in a checkpoint (its class and arguments as JSON), and its weights.
 
-    As text it is one argument of another model, which jsonargparse leaves as it is: of a dictionary it would make an
-    object, and of a class named "0" a number.
+    The spec is a string so that it can be an argument of another model: jsonargparse would turn a dictionary into an
+    object, and a class named "0" into a number.
 
     Args:
         path: The checkpoint.
-        stored: What it holds, where it has been read already.
+        stored: Contents of the checkpoint, if it has been read already.
 
     Raises:
-        ValueError: If it is no checkpoint of Kindling, or has not been trained.
+        ValueError: If it was not written by Kindling, or the model has not been trained.
     """
     stored = stored or read_checkpoint(path)
     check_trained(path, stored)
@@ -41,57 +41,57 @@ def read_model_spec(path: Path, stored: dict[str, Any] | None = None) -> tuple[s
 
 
 def check_trained(path: Path, stored: dict[str, Any]) -> None:
-    """Raises ValueError where the weights of a checkpoint are those that the model began with."""
+    """Raise ValueError if a checkpoint contains only initial weights."""
     if stored["global_step"] == 0 and not stored.get("trained_before"):
         raise ValueError(f"{path} has not been trained: its weights are random")
 
 
 def is_model_spec(text: str) -> bool:
-    """Whether a text describes a model, and is not the place of a checkpoint."""
+    """Return whether a text is a model spec rather than the path of a checkpoint."""
     return text.startswith("{")
 
 
-def build_from_spec(text: str) -> BaseTask:
-    """A model as `read_model` describes it, without its weights.
+def build_from_spec(spec: str) -> BaseTask:
+    """Return the model that a spec describes, with initial weights.
 
     Raises:
-        ValueError: If there is no such model.
+        ValueError: If there is no such model, or it takes other arguments.
     """
-    config = json.loads(text)
+    config = json.loads(spec)
     check_classes(config, RUNS)
     module, _, name = config["model"].rpartition(".")
     try:
         cls = getattr(import_module(module), name)
     except (ImportError, AttributeError) as error:
-        raise ValueError(f"the checkpoint holds a {config['model']}, which can't be imported here: {error}") from error
-    if not (isinstance(cls, type) and issubclass(cls, BaseTask)):  # nothing else that it names may run
+        raise ValueError(f"the model of the checkpoint, {config['model']}, can't be imported: {error}") from error
+    if not (isinstance(cls, type) and issubclass(cls, BaseTask)):  # no other code that a checkpoint names may run
         raise ValueError(
             f"{name} is not one of Kindling's tasks: derive it from kindling.BaseTask to export it, or from "
-            f"kindling.ClassificationTask to serve or load it; for Python alone, call {name}.load_from_checkpoint"
+            f"kindling.ClassificationTask to serve or load it; to use it in Python, call {name}.load_from_checkpoint"
         )
     try:
         return cls(**config["arguments"])
     except (TypeError, AttributeError, RuntimeError, ArithmeticError) as error:
-        raise ValueError(f"the checkpoint holds a {name} with other arguments than it takes here: {error}") from error
+        raise ValueError(f"{name} does not accept the arguments stored in the checkpoint: {error}") from error
 
 
 def load_model(path: Path, stored: dict[str, Any] | None = None) -> BaseTask:
-    """Return the trained model of a checkpoint, on the CPU, ready to predict.
+    """Return the trained model of a checkpoint, on the CPU, in evaluation mode.
 
     Args:
         path: The checkpoint.
-        stored: What it holds, where it has been read already.
+        stored: Contents of the checkpoint, if it has been read already.
 
     Raises:
-        ValueError: If it is no checkpoint of Kindling, has not been trained, or its model has changed since.
+        ValueError: If it was not written by Kindling, the model has not been trained, or its class has changed since.
     """
-    text, weights = read_model_spec(path, stored)
-    model = build_from_spec(text)
+    spec, weights = read_model_spec(path, stored)
+    model = build_from_spec(spec)
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
         reason = str(error).splitlines()[1].strip()
-        raise ValueError(f"{path} does not fit {type(model).__name__} as it is now: {reason}") from error
+        raise ValueError(f"{path} does not match the current class {type(model).__name__}: {reason}") from error
     return model.eval()
 
 
@@ -99,10 +99,10 @@ def load_classifier(path: Path, stored: dict[str, Any] | None = None) -> Classif
     """Return the trained classifier of a checkpoint.
 
     Raises:
-        ValueError: As `load_model`, and if the model is no classifier.
+        ValueError: As for `load_model`, and if the model is not a classifier.
     """
     model = load_model(path, stored)
     if not isinstance(model, ClassificationTask):
         name = type(model).__name__
-        raise ValueError(f"{name} does not predict classes: load it with {name}.load_from_checkpoint")
+        raise ValueError(f"{name} is not a classifier: load it with {name}.load_from_checkpoint")
     return model

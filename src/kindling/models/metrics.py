@@ -1,4 +1,4 @@
-"""Figures of an epoch, counted batch by batch."""
+"""Metrics, updated batch by batch and computed once an epoch."""
 
 import copy
 from collections.abc import Sequence
@@ -12,9 +12,9 @@ from typing_extensions import override
 
 
 class MeanLoss(Metric):
-    """The mean loss of all samples: unlike torchmetrics' MeanMetric it lets NaN through and never waits for a GPU."""
+    """Mean loss over all samples; unlike torchmetrics' MeanMetric it keeps NaN and never synchronises with a GPU."""
 
-    full_state_update = False  # so the states of several processes can be merged
+    full_state_update = False  # allows `merge_state`
     total: Tensor
     samples: Tensor
 
@@ -34,19 +34,19 @@ class MeanLoss(Metric):
 
 
 class ConfusionMatrixMetric(MulticlassConfusionMatrix):
-    """Counts samples by label and answer; NaN is none, and is counted after the classes as one of its own."""
+    """Confusion matrix whose last column counts predictions that are NaN."""
 
     def __init__(self, num_classes: int) -> None:
-        super().__init__(num_classes + 1, validate_args=False)  # the loss has checked labels and shapes already
+        super().__init__(num_classes + 1, validate_args=False)  # the loss has checked labels and shapes
 
     @override
     def update(self, preds: Tensor, target: Tensor) -> None:
-        best, answers = preds.max(dim=1)
-        super().update(answers.masked_fill(best.isnan(), self.num_classes - 1), target)
+        values, classes = preds.max(dim=1)
+        super().update(classes.masked_fill(values.isnan(), self.num_classes - 1), target)
 
 
 class Accuracy(ConfusionMatrixMetric):
-    """Share of right answers."""
+    """Fraction of correct predictions."""
 
     @override
     def compute(self) -> Tensor:
@@ -54,25 +54,25 @@ class Accuracy(ConfusionMatrixMetric):
 
 
 class BalancedAccuracy(ConfusionMatrixMetric):
-    """Share of right answers in each class, averaged over the classes that occur among the labels."""
+    """Mean recall of the classes that occur among the labels."""
 
     @override
     def compute(self) -> Tensor:
-        right, samples = self.confmat.diag(), self.confmat.sum(1)
-        return (right / samples)[samples > 0].mean()
+        correct, samples = self.confmat.diag(), self.confmat.sum(1)
+        return (correct / samples)[samples > 0].mean()
 
 
 class MacroF1(ConfusionMatrixMetric):
-    """F1 of each class, averaged over the classes that occur among labels or answers."""
+    """Mean F1 of the classes that occur among the labels or predictions."""
 
     @override
     def compute(self) -> Tensor:
-        right, both = self.confmat.diag()[:-1], (self.confmat.sum(0) + self.confmat.sum(1))[:-1]
-        return (2 * right / both)[both > 0].mean()
+        correct, labels_and_predictions = self.confmat.diag()[:-1], (self.confmat.sum(0) + self.confmat.sum(1))[:-1]
+        return (2 * correct / labels_and_predictions)[labels_and_predictions > 0].mean()
 
 
 class R2(R2Score):
-    """Coefficient of determination; NaN for fewer than two samples, where torchmetrics raises an error."""
+    """Coefficient of determination; NaN for fewer than two samples, for which torchmetrics raises an error."""
 
     @override
     def compute(self) -> Tensor:
@@ -80,39 +80,39 @@ class R2(R2Score):
 
 
 def classification_metrics(num_classes: int) -> MetricCollection:
-    """The metrics of a stage, each fed with logits (N, num_classes) and labels (N,).
+    """Return the default classification metrics, each updated with logits (N, num_classes) and labels (N,).
 
-    These share one confusion matrix, counted once a batch: on two cores a training step of 12 ms takes 0.45 ms less
-    than with torchmetrics' MulticlassAccuracy and MulticlassF1Score. Any other metric can stand beside them.
+    They share one confusion matrix, updated once a batch: on two cores a training step of 12 ms takes 0.45 ms less
+    than with torchmetrics' MulticlassAccuracy and MulticlassF1Score.
     """
-    kinds = {"accuracy": Accuracy, "balanced_accuracy": BalancedAccuracy, "f1": MacroF1}
-    return MetricCollection({name: kind(num_classes) for name, kind in kinds.items()})
+    classes = {"accuracy": Accuracy, "balanced_accuracy": BalancedAccuracy, "f1": MacroF1}
+    return MetricCollection({name: metric(num_classes) for name, metric in classes.items()})
 
 
 def metric_states(model: nn.Module) -> dict[str, dict[str, Any]]:
-    """Return what the metrics of a model have counted so far in this process, by their names."""
+    """Return the states of the metrics of a model in this process, by module name."""
     for module in model.modules():
         if isinstance(module, MetricCollection):
-            module.values(copy_state=False)  # metrics that share a state get it only when they are asked for
+            module.values(copy_state=False)  # copies shared states to all metrics of a compute group
     metrics = {name: module for name, module in model.named_modules() if isinstance(module, Metric)}
-    return {name: _moved(metric.metric_state, "cpu") for name, metric in metrics.items() if metric.update_called}
+    return {name: _to_device(metric.metric_state, "cpu") for name, metric in metrics.items() if metric.update_called}
 
 
 def restore_metrics(model: nn.Module, states: Sequence[dict[str, dict[str, Any]]]) -> None:
-    """Make the metrics of a model continue from what those of one or more processes had counted."""
+    """Restore the metrics of a model from the merged states of one or more processes."""
     metrics = {name: module for name, module in model.named_modules() if isinstance(module, Metric)}
     for number, state in enumerate(states):
         for name in state.keys() & metrics.keys():
             metric = metrics[name]
-            values = copy.deepcopy(_moved(state[name], metric.device))  # two that share a state would both add to it
+            values = copy.deepcopy(_to_device(state[name], metric.device))  # metrics may share a state, and update it
             if number == 0:
                 for attribute, value in values.items():
                     setattr(metric, attribute, value)
-            elif metric.full_state_update is False:  # others can't be merged
+            elif metric.full_state_update is False:  # else `merge_state` is not supported
                 metric.merge_state(values)
 
 
-def _moved(state: dict[str, Any], device: torch.device | str) -> dict[str, Any]:
+def _to_device(state: dict[str, Any], device: torch.device | str) -> dict[str, Any]:
     return {
         name: [one.to(device) for one in value] if isinstance(value, list) else value.to(device)
         for name, value in state.items()

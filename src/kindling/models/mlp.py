@@ -9,12 +9,12 @@ from kindling.models.classification import ClassificationTask
 
 
 def mlp(in_features: int, hidden: tuple[int, ...], num_classes: int, dropout: float, batch_norm: bool) -> nn.Sequential:
-    """Hidden layers of linear, batch norm, ReLU and dropout, then a linear layer to the logits.
+    """Return hidden layers of linear, batch norm, ReLU and dropout, followed by a linear layer.
 
-    Takes any shape (N, ...) with `in_features` values a sample and gives (N, num_classes).
+    Maps inputs (N, ...) with `in_features` values per sample to outputs (N, num_classes).
     """
     if min(hidden, default=1) < 1:
-        raise ValueError(f"hidden layers need a width of at least 1, not {hidden}")
+        raise ValueError(f"hidden layers need a width of at least 1, got {hidden}")
     layers: list[nn.Module] = [nn.Flatten()]
     for width in hidden:
         layers.append(nn.Linear(in_features, width))

@@ -1,4 +1,4 @@
-"""The task of predicting a number for each sample."""
+"""The regression task."""
 
 import math
 from typing import Any
@@ -15,10 +15,10 @@ from kindling.models.task import BaseTask
 
 
 class RegressionTask(BaseTask):
-    """Base of all models that predict a number: a subclass passes `**kwargs` up and sets `self.network`.
+    """Base of all regression models: a subclass passes `**kwargs` to `super().__init__` and sets `self.network`.
 
-    The network gives one standardised number a sample, shape (N, 1) or (N,); `forward` gives it in the units of the
-    targets, shape (N,). Mean and standard deviation of the targets are learned from the training split and saved
+    The network returns one standardised value per sample, shape (N, 1) or (N,); `forward` returns it in the units of
+    the targets, shape (N,). Mean and standard deviation of the targets are computed from the training split and saved
     with the weights.
 
     Args:
@@ -46,8 +46,8 @@ class RegressionTask(BaseTask):
             self.target_std.copy_(std if std > 0 else torch.tensor(1.0))
 
     @override
-    def forward(self, *inputs: Any, **named: Any) -> Tensor:
-        outputs: Tensor = super().forward(*inputs, **named)
+    def forward(self, *inputs: Any, **kwargs: Any) -> Tensor:
+        outputs: Tensor = super().forward(*inputs, **kwargs)
         return self.target_mean + self.target_std * (outputs.squeeze(1) if outputs.ndim > 1 else outputs)
 
     @override
@@ -57,12 +57,12 @@ class RegressionTask(BaseTask):
 
     @override
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the mean squared error of predictions (N,), in units of the variance of the training targets."""
+        """Return the mean squared error of predictions (N,), divided by the variance of the training targets."""
         return F.mse_loss(outputs, targets) / self.target_std**2
 
 
 class MLPRegressor(RegressionTask):
-    """Multilayer perceptron that predicts a number.
+    """Multilayer perceptron for regression.
 
     Args:
         hidden: Width of each hidden layer.

@@ -1,10 +1,10 @@
-"""Whether a network and its data go together."""
+"""Checks before training that a model and its data match."""
 
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
-from torch import Tensor, nn
+from torch import Tensor
 
 from kindling.models.classification import ClassificationTask
 from kindling.models.regression import RegressionTask
@@ -12,44 +12,44 @@ from kindling.models.task import BaseTask
 
 
 def check_targets(model: LightningModule, targets: Any) -> None:
-    """Raise ValueError where a classifier has numbers to learn from, or a regressor classes."""
+    """Raise ValueError if a classifier has continuous targets, or a regression model class labels."""
     if not isinstance(targets, Tensor) or not isinstance(model, ClassificationTask | RegressionTask):
         return
-    if targets.is_floating_point() == isinstance(model, ClassificationTask):
-        kinds = ("numbers", "classes")
-        has, wants = kinds if targets.is_floating_point() else kinds[::-1]
-        raise ValueError(f"{type(model).__name__} predicts {wants}, and the targets of the data are {has}")
+    name = type(model).__name__
+    if isinstance(model, ClassificationTask) and targets.is_floating_point():
+        raise ValueError(f"{name} predicts classes, but the targets of the data are numbers: use a regression model")
+    if isinstance(model, RegressionTask) and not targets.is_floating_point():
+        raise ValueError(f"{name} predicts numbers, but the targets of the data are classes: use a classifier")
     if isinstance(model, RegressionTask) and targets.ndim != 1:
-        shape = tuple(targets.shape)
-        raise ValueError(f"{type(model).__name__} predicts one number a sample, and the targets have the shape {shape}")
+        raise ValueError(f"{name} predicts one number per sample, but the targets have shape {tuple(targets.shape)}")
 
 
 def check_network(model: LightningModule) -> None:
-    """Run a network once on an example, so that an error is reported before training.
+    """Run a model once on an example, so that errors are reported before training.
 
-    A model that is no task of Kindling's, or knows neither the shape of its inputs nor an example, is not run.
+    Models that are not Kindling tasks, or have neither an input shape nor an example input, are skipped.
 
     Raises:
-        ValueError: If it does not take the inputs of the data, or its outputs have the wrong shape.
-        OSError: If it starts from trained weights that are not there.
+        ValueError: If the model does not accept the inputs of the data, or its outputs have the wrong shape.
+        OSError: If its pretrained weights are missing.
     """
     if not isinstance(model, BaseTask):
         return
     if not model.has_example:
-        model.init_lazy_layers()  # lazy layers need the shape
+        model.init_lazy_layers()  # raises an error if lazy layers need the shape
         return
     modes = [(module, module.training) for module in model.modules()]
     name = type(model).__name__
-    if not any(isinstance(parameter, nn.UninitializedParameter) for parameter in model.parameters()):
-        model.init_lazy_layers()  # trained weights say by themselves what is wrong with them
+    if not model.has_lazy_layers:
+        model.init_lazy_layers()  # outside of `try`: errors about pretrained weights are clear as they are
     try:
         with torch.no_grad():
             outputs = model.eval()(model.example_inputs())
-    except Exception as error:  # layers raise whatever they like
+    except Exception as error:  # layers may raise any exception
         reason = " ".join(str(error).split())
-        of_its_own = model.example_input_array is not None
-        inputs = "its own example_input_array" if of_its_own else f"inputs of shape {tuple(model.input_shape)}"
-        raise ValueError(f"{name} does not take {inputs}: {reason}") from error
+        has_example = model.example_input_array is not None
+        inputs = "its example_input_array" if has_example else f"inputs of shape {tuple(model.input_shape)}"
+        raise ValueError(f"{name} does not accept {inputs}: {reason}") from error
     finally:
         for module, mode in modes:
             module.training = mode
@@ -59,5 +59,5 @@ def check_network(model: LightningModule) -> None:
         raise _wrong_shape(name, "numbers (N,)", (1,), outputs)
 
 
-def _wrong_shape(name: str, what: str, wanted: tuple[int, ...], outputs: Tensor) -> ValueError:
-    return ValueError(f"{name} must give {what}: for one sample {wanted}, not {tuple(outputs.shape)}")
+def _wrong_shape(name: str, kind: str, expected: tuple[int, ...], outputs: Tensor) -> ValueError:
+    return ValueError(f"{name} must return {kind}: for one sample {expected}, got {tuple(outputs.shape)}")

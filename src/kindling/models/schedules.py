@@ -1,4 +1,4 @@
-"""Learning rate schedules: how a task's scheduler is stepped, warmed up and begun anew."""
+"""Learning rate schedules: how a task configures, warms up and restarts its scheduler."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -12,23 +12,23 @@ from typing_extensions import override
 
 from kindling.utils.hyperparameters import Factory
 
-BY_STEP = ("OneCycle", "OneCycleLR")  # stepped after each batch, and told the number of steps
+STEPPED_PER_BATCH = ("OneCycle", "OneCycleLR")  # these also need the total number of steps
 
 
 class OneCycle(OneCycleLR):
-    """torch's OneCycleLR whose peak is the learning rate of the optimizer.
+    """torch's OneCycleLR with the learning rate of the optimizer as its peak.
 
     Args:
         optimizer: The optimizer.
-        max_lr: Peak, where it is not the learning rate of the optimizer.
-        total_steps: Steps of the whole cycle; those of the training by default.
-        pct_start: Share of the cycle in which the learning rate rises.
-        anneal_strategy: Whether it falls along a cosine or a line.
+        max_lr: Peak learning rate; by default that of the optimizer.
+        total_steps: Steps of the whole cycle; by default those of the training.
+        pct_start: Fraction of the cycle in which the learning rate rises.
+        anneal_strategy: Whether the learning rate falls along a cosine or a line.
         cycle_momentum: Whether momentum falls while the learning rate rises.
         base_momentum: Momentum at the peak.
         max_momentum: Momentum at the beginning and the end.
-        div_factor: Peak divided by the learning rate at the beginning.
-        final_div_factor: Learning rate at the beginning divided by that at the end.
+        div_factor: Peak divided by the initial learning rate.
+        final_div_factor: Initial learning rate divided by the final one.
     """
 
     @override
@@ -62,21 +62,21 @@ class OneCycle(OneCycleLR):
 def scheduler_config(
     optimizer: Optimizer, factory: Factory, steps: Callable[[], int], every_n_epochs: int
 ) -> LRSchedulerConfigType:
-    """Return a scheduler and when Lightning steps it.
+    """Return a scheduler and the settings with which Lightning steps it.
 
     Args:
-        optimizer: Whose learning rate it sets.
+        optimizer: The optimizer.
         factory: Class and arguments of the scheduler.
-        steps: Returns the optimizer steps of the training, where a schedule needs their number.
-        every_n_epochs: Epochs from one validation to the next.
+        steps: Returns the number of optimizer steps; called only for schedules that need it.
+        every_n_epochs: Number of epochs between validations.
     """
     name, init_args = factory["class_path"].rpartition(".")[2], dict(factory["init_args"])
-    if name in BY_STEP and init_args.get("total_steps") is None:
+    if name in STEPPED_PER_BATCH and init_args.get("total_steps") is None:
         init_args["total_steps"] = steps()
     return {
         "scheduler": instantiate_class(optimizer, {**factory, "init_args": init_args}),
-        "interval": "step" if name in BY_STEP else "epoch",
-        # ReduceLROnPlateau steps where there is a validation, and waits where there is none.
+        "interval": "step" if name in STEPPED_PER_BATCH else "epoch",
+        # ReduceLROnPlateau steps after validations only, and never if `val/loss` is not logged.
         "monitor": "val/loss",
         "frequency": every_n_epochs if name == "ReduceLROnPlateau" else 1,
         "strict": False,
@@ -84,25 +84,25 @@ def scheduler_config(
 
 
 @contextmanager
-def scaled_rates(optimizer: Any, warmth: float) -> Iterator[None]:
-    """Change the learning rates for one step: by the warm-up, and by the `lr_scale` of each group of parameters.
+def scaled_learning_rates(optimizer: Any, warmup_factor: float) -> Iterator[None]:
+    """Scale the learning rates within the context by the warm-up and the `lr_scale` of each parameter group.
 
-    The scheduler knows nothing of it, so that they go with any scheduler.
+    The scheduler never sees the scaled rates, so this works with any scheduler.
 
     Args:
         optimizer: The optimizer.
-        warmth: Factor of the warm-up, up to 1.
+        warmup_factor: Factor in [0, 1].
     """
     rates = [group["lr"] for group in optimizer.param_groups]
     for group in optimizer.param_groups:
-        group["lr"] *= warmth * group.get("lr_scale", 1.0)
+        group["lr"] *= warmup_factor * group.get("lr_scale", 1.0)
     yield
     for group, rate in zip(optimizer.param_groups, rates, strict=True):
         group["lr"] = rate
 
 
-def restart(checkpoint: dict[str, Any], optimizer: Optimizer, factory: Mapping[str, Any]) -> None:
-    """Make a checkpoint begin its schedule anew; the optimizer keeps its momentum where it is of the same class.
+def restart_schedule(checkpoint: dict[str, Any], optimizer: Optimizer, factory: Mapping[str, Any]) -> None:
+    """Replace the optimizer state in a checkpoint and drop its schedule; momentum is kept if the class is the same.
 
     Args:
         checkpoint: Changed in place.

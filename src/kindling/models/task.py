@@ -1,4 +1,4 @@
-"""What all tasks share: the training step, the loss and metrics of a stage, the optimizer and its schedule."""
+"""The base class of all tasks: training step, loss and metrics per stage, optimizer and schedule."""
 
 from collections.abc import Callable
 from functools import partial
@@ -18,49 +18,49 @@ from typing_extensions import override
 from kindling.models.batches import check_batches
 from kindling.models.infer import UnknownShape, infer_arguments, with_shape
 from kindling.models.metrics import MeanLoss
-from kindling.models.schedules import restart, scaled_rates, scheduler_config
+from kindling.models.schedules import restart_schedule, scaled_learning_rates, scheduler_config
 from kindling.runs.trust import sign_checkpoint
 from kindling.utils.hyperparameters import make_hparams_plain
 
 Stage = Literal["train", "val", "test"]
 STAGES: tuple[Stage, ...] = ("train", "val", "test")
 
-# A plain dict: a checkpoint stores it as it is, and `--model.optimizer.lr 0.01` works without naming the class.
+# A plain dict: checkpoints can store it, and `--model.optimizer.lr 0.01` works without naming the class.
 ADAM: Any = {"class_path": "torch.optim.Adam", "init_args": {"lr": 1e-3}}
 
-# Arguments of models that describe the data, which a data module that knows them has as attributes.
+# Model arguments that describe the data; a data module provides them as attributes.
 DATA_ARGUMENTS = ("num_classes", "input_shape", "mean", "std", "class_names")
 
 
 class BaseTask(LightningModule):
-    """Base of Kindling's tasks: a subclass passes `**kwargs` up, sets `self.network`, and implements `loss`.
+    """Base of all tasks: a subclass passes `**kwargs` to `super().__init__`, sets `self.network` and implements `loss`.
 
-    A batch is a pair (inputs, targets). The network takes the inputs, normalised with `mean` and `std` where they are
-    one tensor of floats; several inputs are passed to it as they are, a tuple by position and a dictionary by name. A
-    model with several inputs sets `example_input_array` to those of one sample, which its export needs. Targets may
-    have any structure that `loss` and `metrics` take.
+    A batch is a pair (inputs, targets). A single float tensor of inputs is normalised with `mean` and `std` and passed
+    to the network; several inputs are passed unchanged, a tuple by position and a dictionary by name. A model with
+    several inputs must set `example_input_array` to those of one sample to be exported. Targets may have any structure
+    that `loss` and `metrics` accept.
 
-    The arguments that describe the data come from the data module, where it has them: `kindling fit` links them,
-    `for_data` passes them.
+    Arguments that describe the data come from the data module if it provides them: `kindling fit` and `for_data` pass
+    them on.
 
     Args:
-        input_shape: Shape of one sample, (C, H, W) or (F,) for example. Where it is not known and the network needs it,
-            `kindling fit` and `for_data` read it from training samples.
-        mean: Mean of the inputs by channel or feature; a single value serves all.
-        std: Standard deviation of the inputs by channel or feature.
+        input_shape: Shape of one sample, for example (C, H, W) or (F,). If the network needs it and the data module
+            does not provide it, `kindling fit` and `for_data` infer it from training samples.
+        mean: Mean of the inputs per channel or feature; a single value applies to all.
+        std: Standard deviation of the inputs per channel or feature.
         optimizer: Any torch optimizer.
-        lr_scheduler: Any torch scheduler, stepped after each epoch. `ReduceLROnPlateau` watches `val/loss`;
-            `OneCycle`, with the rate of the optimizer as its peak, and torch's `OneCycleLR` are stepped after each
-            batch and told the number of steps.
-        warmup_epochs: Epochs (a fraction will do) in which the learning rate rises linearly, batch by batch, to the
-            rate of the scheduler.
-        compile: Whether to compile the network with `torch.compile`; worth its half minute in long runs.
+        lr_scheduler: Any torch scheduler, stepped after each epoch. `ReduceLROnPlateau` monitors `val/loss`.
+            `OneCycle`, which peaks at the learning rate of the optimizer, and torch's `OneCycleLR` are stepped after
+            each batch, and `total_steps` is set automatically.
+        warmup_epochs: Number of epochs (may be fractional) in which the learning rate rises linearly, batch by batch,
+            to that of the scheduler.
+        compile: Whether to compile the network with `torch.compile`, which takes about half a minute.
 
     Raises:
         ValueError: If an argument is out of its range.
     """
 
-    data_arguments: ClassVar[tuple[str, ...]] = ("input_shape", "mean", "std")  # those of `DATA_ARGUMENTS` it takes
+    data_arguments: ClassVar[tuple[str, ...]] = ("input_shape", "mean", "std")  # subset of `DATA_ARGUMENTS`
     network: nn.Module
     mean: Tensor
     std: Tensor
@@ -78,14 +78,14 @@ class BaseTask(LightningModule):
     ) -> None:
         super().__init__()
         if warmup_epochs < 0:
-            raise ValueError(f"warmup_epochs must not be negative: {warmup_epochs}")
+            raise ValueError(f"warmup_epochs must not be negative, got {warmup_epochs}")
         self.save_hyperparameters()
         make_hparams_plain(self)
         self.input_shape = tuple(input_shape) or UnknownShape.of(self)
         self.warmup_epochs = warmup_epochs
-        self.schedule_start = 0  # optimizer steps before the schedule: not 0 where a new one begins on the way
-        # How many more steps the epochs so far would have had with batches as they are now: not 0 where a run has
-        # resumed with another batch size, for example.
+        self.schedule_start = 0  # optimizer step at which the current schedule started
+        # Steps that the completed epochs would have taken with the current batches, minus the steps taken: not 0
+        # after resuming with another batch size, for example.
         self.step_offset = 0
         per_channel = (-1,) + (1,) * max(0, len(input_shape) - 1)
         self._counted = nn.ModuleDict()  # loss and metrics of each stage
@@ -94,11 +94,11 @@ class BaseTask(LightningModule):
 
     @classmethod
     def for_data(cls, data: LightningDataModule, **arguments: Any) -> Self:
-        """Return the model for `data`, which tells it shape, classes and normalisation.
+        """Return a model whose input shape, classes and normalisation come from a data module.
 
         Args:
-            data: A data module.
-            **arguments: All other arguments of the model.
+            data: The data module.
+            **arguments: Other arguments of the model; they override those of the data module.
         """
         known = {name: getattr(data, name) for name in cls.data_arguments if hasattr(data, name)} | arguments
         if "num_classes" in cls.data_arguments and "num_classes" not in known:
@@ -109,41 +109,42 @@ class BaseTask(LightningModule):
         """Return the mean loss of a batch.
 
         Args:
-            outputs: What `forward` gives.
-            targets: The second part of a batch.
+            outputs: Outputs of `forward`.
+            targets: The second item of the batch.
         """
-        raise NotImplementedError(f"{type(self).__name__} has no loss: write `def loss(self, outputs, targets)`")
+        raise NotImplementedError(f"{type(self).__name__} has no loss: define `def loss(self, outputs, targets)`")
 
     def metrics(self) -> MetricCollection | dict[str, Metric]:
-        """Return the metrics of a stage by name, each updated with outputs and targets; by default there are none."""
+        """Return the metrics of a stage by name, each updated with outputs and targets; by default none."""
         return {}
 
     def to_prediction(self, outputs: Any) -> Any:
-        """Return what `kindling predict` writes for the outputs of a batch; by default the outputs."""
+        """Return the predictions that `kindling predict` writes for the outputs of a batch; by default the outputs."""
         return outputs
 
     @property
     def has_example(self) -> bool:
-        """Whether it is known what the inputs of a sample look like."""
+        """Whether `example_inputs` can be called."""
         return bool(self.input_shape) or self.example_input_array is not None
 
     def example_inputs(self) -> Any:
-        """Return the inputs of one sample: `example_input_array` where the model sets it, else zeros."""
+        """Return the inputs of one sample: `example_input_array` if the model sets it, else zeros."""
         return torch.zeros(1, *self.input_shape) if self.example_input_array is None else self.example_input_array
 
     @property
     def lacks_shape(self) -> bool:
-        """Whether the shape of inputs is unknown, but needed for lazy layers or to normalise by channel."""
-        is_lazy = self._has_lazy_layers and self.example_input_array is None
+        """Whether the input shape is unknown but needed, for lazy layers or to normalise per channel."""
+        is_lazy = self.has_lazy_layers and self.example_input_array is None
         return not self.input_shape and (is_lazy or self.mean.numel() > 1)
 
     @property
-    def _has_lazy_layers(self) -> bool:
+    def has_lazy_layers(self) -> bool:
+        """Whether any lazy layer is not initialised yet."""
         return any(isinstance(parameter, nn.UninitializedParameter) for parameter in self.parameters())
 
     def init_lazy_layers(self) -> None:
-        """Give lazy layers, where there are any, the shapes that a sample brings."""
-        if self._has_lazy_layers:
+        """Initialise lazy layers, if there are any, by a forward pass of one sample."""
+        if self.has_lazy_layers:
             with torch.no_grad():
                 self.eval()(self.example_inputs())
             self.train()
@@ -152,11 +153,11 @@ class BaseTask(LightningModule):
     def setup(self, stage: str) -> None:
         self.init_lazy_layers()
         for name in STAGES:
-            self._stage_metrics(name)  # before the model is moved to its device
+            self._stage_metrics(name)  # created before the model is moved to its device
         if stage == "fit":
             self.schedule_start = self.step_offset = 0
-        if stage == "fit" and self.hparams["compile"]:
-            self.network.compile()
+            if self.hparams["compile"]:
+                self.network.compile()
 
     @override
     def on_fit_start(self) -> None:
@@ -165,40 +166,40 @@ class BaseTask(LightningModule):
             check_batches(self, data.batch_size, len(data.train), self.trainer.world_size)
 
     def normalize(self, inputs: Tensor) -> Tensor:
-        """Return inputs (N, ...) standardised with `mean` and `std`; integers, of tokens for example, as they are."""
+        """Return inputs (N, ...) standardised with `mean` and `std`; integers, such as token IDs, are not changed."""
         return (inputs - self.mean) / self.std if inputs.is_floating_point() else inputs
 
     @override
-    def forward(self, *inputs: Any, **named: Any) -> Any:
-        """Return the outputs of the network; several inputs may be given one by one, or as a tuple or dictionary."""
+    def forward(self, *inputs: Any, **kwargs: Any) -> Any:
+        """Return the outputs of the network; several inputs may be separate arguments, a tuple or a dictionary."""
         match inputs:
             case [Tensor() as one]:
-                outputs = self.network(self.normalize(one), **named)
+                outputs = self.network(self.normalize(one), **kwargs)
             case [dict() as several]:
                 outputs = self.network(**several)
             case [tuple() | list() as several]:
                 outputs = self.network(*several)
             case _:
-                outputs = self.network(*inputs, **named)
+                outputs = self.network(*inputs, **kwargs)
         return outputs.float() if isinstance(outputs, Tensor) else outputs
 
     def shared_step(self, batch: Any, stage: Stage) -> tuple[Tensor, Any]:
         """Compute the loss of a batch and update the metrics of a stage.
 
         Returns:
-            The mean loss, and the outputs.
+            The mean loss and the outputs.
         """
         inputs, targets = as_pair(batch, self)
         outputs = self(inputs)
         loss = self.loss(outputs, targets)
-        # Counted here and logged once an epoch: `self.log` in each step would cost 0.4 ms, a third of a small step.
+        # Logged once an epoch: `self.log` in each step would take 0.4 ms, a third of a small step.
         mean_loss, metrics = self._stage_metrics(stage)
         mean_loss.update(loss.detach(), batch_size(targets))
         metrics.update(outputs, targets)
         return loss, outputs
 
     def _stage_metrics(self, stage: Stage) -> tuple[MeanLoss, MetricCollection]:
-        if f"{stage}_loss" not in self._counted:  # `metrics` may need what a subclass sets after this class is set up
+        if f"{stage}_loss" not in self._counted:  # not in `__init__`: `metrics` may need attributes of a subclass
             metrics = self.metrics()
             metrics = metrics if isinstance(metrics, MetricCollection) else MetricCollection({**metrics})
             self._counted[f"{stage}_loss"] = MeanLoss()
@@ -208,15 +209,15 @@ class BaseTask(LightningModule):
 
     def _log_epoch(self, stage: Stage) -> None:
         loss, metrics = self._stage_metrics(stage)
-        figures = {f"{stage}/loss": loss.compute(), **metrics.compute()}  # summed over all processes already
+        values = {f"{stage}/loss": loss.compute(), **metrics.compute()}  # already reduced over all processes
         if stage != "train" or self.trainer.is_last_batch:
-            self.log_dict(figures, prog_bar=stage == "val", sync_dist=True)
+            self.log_dict(values, prog_bar=stage == "val", sync_dist=True)
         else:
-            # Training stops within the epoch. When it resumes, it drops what was logged after the steps so far.
-            self.trainer.callback_metrics.update(figures)
-            values: dict[str, float] = {name: float(value) for name, value in figures.items()}
+            # Training stops within the epoch; resuming drops what is logged after the current step.
+            self.trainer.callback_metrics.update(values)
+            scalars = {name: float(value) for name, value in values.items()}
             for logger in self.loggers:
-                logger.log_metrics({**values, "epoch": self.current_epoch}, self.global_step)
+                logger.log_metrics({**scalars, "epoch": self.current_epoch}, self.global_step)
         loss.reset()
         metrics.reset()
 
@@ -249,12 +250,12 @@ class BaseTask(LightningModule):
         self._log_epoch("test")
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """What the optimizer gets: `lr_scale` of a group multiplies what the schedule says, `name` is for logs."""
+        """Return the parameter groups; `lr_scale` scales the learning rate of a group, `name` labels it in logs."""
         return [{"params": [parameter for parameter in self.parameters() if parameter.requires_grad]}]
 
-    def schedule_steps(self, began: int) -> int:
-        """Return the optimizer steps of a schedule that begins after `began` of them, counted with batches as now."""
-        return int(self.trainer.estimated_stepping_batches) - began
+    def schedule_steps(self, start: int) -> int:
+        """Return the optimizer steps of a schedule that starts at step `start`, counted with the current batches."""
+        return int(self.trainer.estimated_stepping_batches) - start
 
     @override
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig | Optimizer:
@@ -266,11 +267,6 @@ class BaseTask(LightningModule):
         every_n_epochs = self.trainer.check_val_every_n_epoch or 1
         return {"optimizer": optimizer, "lr_scheduler": scheduler_config(optimizer, factory, steps, every_n_epochs)}
 
-    @property
-    def is_fitting(self) -> bool:
-        """Whether a Trainer trains this model now, or is about to."""
-        return self._trainer is not None and self._trainer.state.fn == "fit"
-
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["schedule_start"] = self.schedule_start
@@ -278,17 +274,20 @@ class BaseTask(LightningModule):
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.schedule_start = checkpoint.get("schedule_start", 0)  # checkpoints of other Trainers have none
+        self.schedule_start = checkpoint.get("schedule_start", 0)  # not in checkpoints of other Trainers
 
     def restart_lr_schedule(self, checkpoint: dict[str, Any]) -> None:
-        """Makes a run that goes on from a checkpoint begin its schedule anew, over the steps that remain.
+        """Restart the schedule of a resumed run over the remaining steps.
 
-        The optimizer keeps its momentum where it fits.
+        Momentum is kept if the class of the optimizer is the same.
+
+        Args:
+            checkpoint: The checkpoint that is about to be loaded; changed in place.
         """
         self.schedule_start = checkpoint["global_step"]
         configured = self.configure_optimizers()
         optimizer = configured["optimizer"] if isinstance(configured, dict) else configured
-        restart(checkpoint, optimizer, self.hparams["optimizer"])
+        restart_schedule(checkpoint, optimizer, self.hparams["optimizer"])
 
     @override
     def optimizer_step(
@@ -299,8 +298,8 @@ class BaseTask(LightningModule):
         optimizer_closure: Callable[[], Any] | None = None,
     ) -> None:
         steps = self.warmup_epochs * self.trainer.num_training_batches / self.trainer.accumulate_grad_batches
-        warmth = min(1.0, (self.global_step + 1 - self.schedule_start) / steps) if steps else 1.0
-        with scaled_rates(optimizer, warmth):
+        warmup_factor = min(1.0, (self.global_step + 1 - self.schedule_start) / steps) if steps else 1.0
+        with scaled_learning_rates(optimizer, warmup_factor):
             super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
 
 
@@ -312,13 +311,13 @@ def as_pair(batch: Any, model: object) -> tuple[Any, Any]:
     """
     if isinstance(batch, tuple | list) and len(batch) == 2:
         return batch[0], batch[1]
-    found = f"{len(batch)} parts" if isinstance(batch, tuple | list) else f"a {type(batch).__name__}"
+    found = f"{len(batch)} items" if isinstance(batch, tuple | list) else f"a {type(batch).__name__}"
     raise ValueError(
-        f"{type(model).__name__} takes batches (inputs, targets), and the data gives {found}: make each sample a pair; "
-        "several inputs are a tuple or a dictionary, such as ((image, row), target)"
+        f"{type(model).__name__} needs batches (inputs, targets), but the data module returns {found}: make each "
+        "sample a pair; pass several inputs as a tuple or a dictionary, such as ((image, row), target)"
     )
 
 
 def batch_size(targets: Any) -> int:
-    """Return the number of samples of a batch, by the first tensor among its targets."""
+    """Return the number of samples in a batch, by the first tensor among its targets."""
     return next((len(leaf) for leaf in tree_leaves(targets) if isinstance(leaf, Tensor) and leaf.ndim), 1)

@@ -1,4 +1,4 @@
-"""Transfer learning: a network that was trained on other images gets a new head."""
+"""Transfer learning: a pretrained backbone with a new classification head."""
 
 import logging
 import math
@@ -20,31 +20,30 @@ logger = logging.getLogger(__name__)
 
 
 class TransferClassifier(ClassificationTask):
-    """A trained network, the backbone, with a new linear layer for the classes at hand.
+    """Classifier with a pretrained backbone and a new linear head.
 
-    At first the backbone is frozen, its batch-norm statistics too, and the head alone is trained; then all of it, the
-    backbone with a smaller learning rate. What is unfrozen stays so. Each of the two phases has a schedule of its own,
-    warm-up included, from its own first step: a OneCycleLR over its own steps, a CosineAnnealingLR that starts again.
-    Early stopping has its patience for the second phase.
+    The backbone, including its batch-norm statistics, is frozen at first, and only the head is trained. From
+    `unfreeze_epoch` on the backbone is trained too, with a smaller learning rate. Each of the two phases has its own
+    schedule and warm-up, which start with the phase. Early stopping counts only epochs of the second phase.
 
     Args:
-        backbone: A classification network of torchvision by name (resnet18, convnext_tiny, vit_b_16 ...), or one that
-            was trained here: a run folder or a checkpoint.
-        weights: What the backbone starts from: `DEFAULT` or a name of torchvision's (IMAGENET1K_V1), downloaded once;
-            a file of them; `none` for random weights, all of which train from the start and alike. A network that was
-            trained here brings its own.
-        image_size: Height and width to which images are resized; by default they are resized only where the network
-            needs it. A vision transformer needs a multiple of its patch, and its weights are interpolated.
-        unfreeze_epoch: Epoch, counted from 0, from which the backbone is trained as well; 0 trains it from the start,
-            null never.
-        backbone_lr: Learning rate of the backbone as a share of the head's.
-        cache_features: Whether a frozen backbone is asked once for each image and not in each epoch. It is asked in
-            each where images are augmented, the Trainer limits the batches, fewer than two frozen epochs remain, or
-            worker processes load images that are needed again once the backbone is unfrozen.
+        backbone: Name of a torchvision classification network (resnet18, convnext_tiny, vit_b_16 ...), or the run
+            folder or checkpoint of a model trained with Kindling.
+        weights: Initial weights of the backbone: `DEFAULT` or the name of a torchvision weight set (IMAGENET1K_V1),
+            downloaded once; a file; or `none` for random weights, with which nothing is frozen. Models trained with
+            Kindling use their own weights.
+        image_size: Height and width to which images are resized; by default only as far as the network needs it. A
+            vision transformer needs a multiple of its patch size, and its position embedding is interpolated.
+        unfreeze_epoch: Epoch, counted from 0, from which the backbone is trained; 0 trains it from the start, null
+            never.
+        backbone_lr: Learning rate of the backbone relative to that of the head.
+        cache_features: Whether to compute the features of a frozen backbone once per image and reuse them in each
+            epoch. Not done if images are augmented, the Trainer limits the batches, fewer than two frozen epochs
+            remain, or worker processes load images that are needed again once the backbone is unfrozen.
         **kwargs: See `ClassificationTask`.
 
     Raises:
-        ValueError: If there is no such backbone, or it can't take such images.
+        ValueError: If there is no such backbone, or it does not support such images.
     """
 
     frozen = False
@@ -62,22 +61,22 @@ class TransferClassifier(ClassificationTask):
         super().__init__(**kwargs)
         if len(self.input_shape) != 3 or self.input_shape[0] not in (1, 3):
             raise ValueError(
-                f"TransferClassifier needs images (1 or 3 channels, height, width), not {self.input_shape}"
+                f"TransferClassifier needs images (1 or 3 channels, height, width), got shape {self.input_shape}"
             )
         if unfreeze_epoch is not None and unfreeze_epoch < 0:
-            raise ValueError(f"unfreeze_epoch must not be negative: {unfreeze_epoch}")
+            raise ValueError(f"unfreeze_epoch must not be negative, got {unfreeze_epoch}")
         if not backbone_lr >= 0:
-            raise ValueError(f"backbone_lr must not be negative: {backbone_lr}")
+            raise ValueError(f"backbone_lr must not be negative, got {backbone_lr}")
         self.unfreeze_epoch = unfreeze_epoch
-        self.random = weights == "none"
-        self.backbone_lr = 1.0 if self.random else backbone_lr
+        self.is_random = weights == "none"
+        self.backbone_lr = 1.0 if self.is_random else backbone_lr
         self.cache_features = cache_features
-        self._cached = FeatureCache()
-        self.source = self._source(backbone, weights, image_size)
-        self.hparams["backbone"] = self.source.config  # a checkpoint needs nothing but itself
-        # Loaded when they are first needed, unless a checkpoint brings others.
-        self._weights_missing = not self.random
-        self.register_load_state_dict_pre_hook(_note_weights)  # type: ignore[no-untyped-call]
+        self._feature_cache = FeatureCache()
+        self.source = self._find_backbone(backbone, weights, image_size)
+        self.hparams["backbone"] = self.source.config  # makes checkpoints self-contained
+        # Loaded when first needed, unless a checkpoint contains the weights.
+        self._weights_missing = not self.is_random
+        self.register_load_state_dict_pre_hook(_check_for_weights)  # type: ignore[no-untyped-call]
         self.register_state_dict_pre_hook(_init_lazy_layers)  # type: ignore[no-untyped-call]
         parts = {
             "adapt": InputAdapter(self.source.channels, self.source.size),
@@ -85,34 +84,34 @@ class TransferClassifier(ClassificationTask):
             "head": nn.Linear(self.source.features, self.num_classes),
         }
         self.network: nn.Sequential = nn.Sequential(OrderedDict(parts)).to(memory_format=torch.channels_last)
-        if not self.random:  # inputs as the weights know them
+        if not self.is_random:  # normalise as in pretraining
             self.mean = torch.tensor(self.source.mean).view(-1, 1, 1)
             self.std = torch.tensor(self.source.std).view(-1, 1, 1)
-        self._freeze(not self.random and unfreeze_epoch != 0)
+        self._freeze(not self.is_random and unfreeze_epoch != 0)
 
-    def _source(self, backbone: str, weights: str, image_size: int | None) -> Backbone:
+    def _find_backbone(self, backbone: str, weights: str, image_size: int | None) -> Backbone:
         if backbone in torchvision_names():
             return torchvision_backbone(backbone, weights, self.input_shape, image_size)
         source = kindling_backbone(backbone)
         if image_size is not None:
-            raise ValueError(f"image_size can't be chosen: {backbone} takes the size that it was trained on")
+            raise ValueError(f"image_size can't be chosen: {backbone} needs the size that it was trained on")
         if weights not in ("DEFAULT", "none"):
-            raise ValueError(f"weights {weights} can't be chosen: {backbone} brings its own; none are random ones")
+            raise ValueError(f"weights {weights} can't be chosen: {backbone} has its own; use none for random weights")
         return source
 
     @property
     def backbone(self) -> nn.Module:
-        """The trained network without its last layer."""
+        """The pretrained network without its head."""
         return self.network.get_submodule("backbone")
 
     @property
     def head(self) -> nn.Module:
-        """The layer that is new."""
+        """The new linear layer."""
         return self.network.get_submodule("head")
 
     @property
-    def waits(self) -> bool:
-        """Whether the backbone is frozen and to be unfrozen later."""
+    def will_unfreeze(self) -> bool:
+        """Whether the backbone is frozen now and will be unfrozen later."""
         return self.frozen and self.unfreeze_epoch is not None
 
     @override
@@ -131,11 +130,11 @@ class TransferClassifier(ClassificationTask):
     def train(self, mode: bool = True) -> "TransferClassifier":
         super().train(mode)
         if self.frozen:
-            self.backbone.eval()  # batch norm keeps the statistics that the weights were trained with
+            self.backbone.eval()  # keeps the pretrained batch-norm statistics
         return self
 
     def features(self, images: Tensor) -> Tensor:
-        """What the head is given, (N, features), of raw images (N, C, H, W)."""
+        """Return the inputs of the head, (N, features), for raw images (N, C, H, W)."""
         if self._weights_missing:
             self.init_lazy_layers()
         features: Tensor = self.backbone(self.network[0]((images - self.mean) / self.std))
@@ -145,17 +144,16 @@ class TransferClassifier(ClassificationTask):
     def forward(self, inputs: Tensor) -> Tensor:
         if self._weights_missing:
             self.init_lazy_layers()
-        if inputs.ndim == 2:  # features that were computed before
+        if inputs.ndim == 2:  # cached features
             logits: Tensor = self.head(inputs)
             return logits.float()
-        logits = super().forward(inputs)
-        return logits
+        return super().forward(inputs)  # type: ignore[no-any-return]
 
     @override
     def setup(self, stage: str) -> None:
         super().setup(stage)
         if stage == "fit":
-            self._cached.remove()  # of a fit that was stopped
+            self._feature_cache.remove()  # of an interrupted fit
 
     @override
     def parameter_groups(self) -> list[dict[str, Any]]:
@@ -165,33 +163,34 @@ class TransferClassifier(ClassificationTask):
             groups.append(backbone)
         return groups
 
-    def _frozen_steps(self, began: int) -> tuple[float, int]:
-        """Optimizer steps of the frozen phase after `began` of them, and those of an epoch."""
-        self.trainer.fit_loop.setup_data()  # says how many batches there are
-        of_an_epoch = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
+    def _frozen_steps(self, start: int) -> tuple[float, int]:
+        """Return the optimizer steps of the frozen phase after step `start`, and those of an epoch."""
+        self.trainer.fit_loop.setup_data()  # sets `num_training_batches`
+        steps_per_epoch = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
         steps = self.trainer.estimated_stepping_batches
         if self.unfreeze_epoch is not None:
-            steps = min(steps, self.unfreeze_epoch * of_an_epoch)
-        return steps - began, of_an_epoch
+            steps = min(steps, self.unfreeze_epoch * steps_per_epoch)
+        return steps - start, steps_per_epoch
 
     @override
-    def schedule_steps(self, began: int) -> int:
+    def schedule_steps(self, start: int) -> int:
         if not self.frozen:
-            return super().schedule_steps(began)
-        return max(1, int(self._frozen_steps(began)[0]))  # none are left where it is unfrozen before the next one
+            return super().schedule_steps(start)
+        return max(1, int(self._frozen_steps(start)[0]))  # 0 if it is unfrozen before the next step
 
     @override
     def on_train_start(self) -> None:
-        if self.waits and self.trainer.world_size > 1 and not isinstance(self.trainer.strategy, DDPStrategy):
+        if self.will_unfreeze and self.trainer.world_size > 1 and not isinstance(self.trainer.strategy, DDPStrategy):
             raise ValueError(
                 f"{type(self.trainer.strategy).__name__} can't unfreeze a backbone during training: use "
                 "--trainer.strategy ddp, or --model.unfreeze_epoch 0 or null"
             )
         if self.frozen and self.cache_features:
-            remaining, of_an_epoch = self._frozen_steps(self.global_step)
-            self._cached.put(self.trainer, self._features_of, remaining / of_an_epoch, for_good=not self.waits)
+            steps, steps_per_epoch = self._frozen_steps(self.global_step)
+            permanent = not self.will_unfreeze
+            self._feature_cache.install(self.trainer, self._compute_features, steps / steps_per_epoch, permanent)
 
-    def _features_of(self, batch: Any) -> Tensor:
+    def _compute_features(self, batch: Any) -> Tensor:
         images = self.trainer.strategy.batch_to_device(batch)[0]
         with self.trainer.precision_plugin.forward_context():
             return self.features(images).to(batch[1].device)
@@ -199,12 +198,12 @@ class TransferClassifier(ClassificationTask):
     @override
     def on_train_epoch_start(self) -> None:
         if self.unfreeze_epoch is not None and self.frozen and self.current_epoch >= self.unfreeze_epoch:
-            self._cached.remove()
+            self._feature_cache.remove()
             self._freeze(False)
             self.schedule_start = self.global_step
             strategy = self.trainer.strategy
             if isinstance(strategy, DDPStrategy):
-                # DistributedDataParallel averages the gradients of what was trainable when it was constructed.
+                # DistributedDataParallel only averages gradients of weights that were trainable at its construction.
                 strategy.model = strategy.lightning_module
                 strategy.configure_ddp()
             (head,) = self.trainer.optimizers
@@ -213,13 +212,13 @@ class TransferClassifier(ClassificationTask):
 
     @override
     def on_validation_start(self) -> None:
-        # Early stopping counts validations without an improvement, but none of them before the backbone is trained.
+        # Early stopping must not count validations before the backbone is trained.
         for stopper in self.trainer.early_stopping_callbacks:
-            stopper.wait_count = -sys.maxsize if self.waits else max(0, stopper.wait_count)
+            stopper.wait_count = -sys.maxsize if self.will_unfreeze else max(0, stopper.wait_count)
 
     @override
     def on_train_end(self) -> None:
-        self._cached.remove()
+        self._feature_cache.remove()
 
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -231,10 +230,11 @@ class TransferClassifier(ClassificationTask):
         super().on_load_checkpoint(checkpoint)
         due = self.unfreeze_epoch is not None and checkpoint["epoch"] >= self.unfreeze_epoch
         self._freeze(checkpoint["frozen"] and not due)
-        if not self.is_fitting or "optimizer_states" not in checkpoint:
+        is_fitting = self._trainer is not None and self._trainer.state.fn == "fit"
+        if not is_fitting or "optimizer_states" not in checkpoint:
             return
         changed = self.unfreeze_epoch != checkpoint["hyper_parameters"]["unfreeze_epoch"]
-        if changed and not checkpoint["frozen"] and not self.random:
+        if changed and not checkpoint["frozen"] and not self.is_random:
             logger.info(f"unfreeze_epoch {self.unfreeze_epoch} has no effect: the backbone is being trained already")
         if checkpoint["frozen"] and due:
             self.restart_lr_schedule(checkpoint)
@@ -242,8 +242,8 @@ class TransferClassifier(ClassificationTask):
             group["lr_scale"] = self.backbone_lr
 
 
-def _note_weights(model: nn.Module, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
-    """Takes note that weights of the backbone come with a state dict, that of the model or of what it is a part of."""
+def _check_for_weights(model: nn.Module, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
+    """Note whether a state dict, of the model or of a module that contains it, contains the backbone's weights."""
     assert isinstance(model, TransferClassifier)
     expected = model.backbone.state_dict(prefix=f"{prefix}network.backbone.")
     if all(name in state and state[name].shape == value.shape for name, value in expected.items()):
@@ -251,6 +251,6 @@ def _note_weights(model: nn.Module, state: dict[str, Tensor], prefix: str, *_: A
 
 
 def _init_lazy_layers(model: nn.Module, *_: Any) -> None:
-    """Before a state dict is read: it never holds random weights that are to be replaced."""
+    """Load pretrained weights before a state dict is created, which must not contain the random initial ones."""
     assert isinstance(model, TransferClassifier)
     model.init_lazy_layers()

@@ -25,7 +25,7 @@ from kindling.tensorboard.images import add_picture, image_grid
 from kindling.tensorboard.logger import SplitLogger
 from kindling.tensorboard.network import write_histograms, write_network, write_texts
 from kindling.tensorboard.results import write_embeddings, write_predictions, write_top_losses
-from kindling.training.test_outputs import TestOutputCollector, is_collected, whole
+from kindling.training.test_outputs import TestOutputCollector, gather_samples, is_collected
 from kindling.utils.pictures import are_images
 
 SAMPLES = 30  # training images on the sheet
@@ -106,14 +106,14 @@ class Dashboard(TestOutputCollector):
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any, **__: Any
     ) -> None:
-        self._batches.add(trainer, pl_module, outputs, batch)
+        self._buffer.add(trainer, pl_module, outputs, batch)
 
     @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.sanity_checking or not is_best(trainer):
-            self._batches.clear()
+            self._buffer.clear()
             return
-        self._best = self._batches.together(trainer, pl_module)
+        self._best = self._buffer.gather(trainer, pl_module)
         self._figures = figures_of(trainer, "val")
         if trainer.state.fn == "validate":  # of an ensemble, which is not trained
             self._end(trainer, pl_module)
@@ -155,12 +155,12 @@ class Dashboard(TestOutputCollector):
     @override
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         answers, hidden = None, None
-        if isinstance(pl_module, ClassificationTask) and self.answers is not None and self.labels is not None:
-            answers = to_predictions(self.answers, self.labels)
+        if isinstance(pl_module, ClassificationTask) and self.outputs is not None and self.targets is not None:
+            answers = to_predictions(self.outputs, self.targets)
         if self._layer:
             self._hook.remove()
             if answers:
-                hidden = whole(torch.cat([torch.empty(0, self._layer.in_features), *self._hidden]), trainer)
+                hidden = gather_samples(torch.cat([torch.empty(0, self._layer.in_features), *self._hidden]), trainer)
             self._hidden.clear()
         if not trainer.is_global_zero:
             return

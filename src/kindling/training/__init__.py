@@ -1,4 +1,4 @@
-"""Behaviours that cut across models and data, one file each."""
+"""Callbacks and plug-ins that act during training, one file each; no models, data or evaluation results."""
 
 from kindling.training.averaging import EMA, SWA, Averaging
 from kindling.training.best_checkpoint import BestCheckpoint, RunEarlyStopping

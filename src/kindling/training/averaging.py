@@ -1,4 +1,4 @@
-"""Averages of the weights over training: what is validated, saved, tested, exported and served."""
+"""Weight averaging: the averaged weights are validated, saved, tested, exported and served."""
 
 from abc import ABC, abstractmethod
 from typing import Any
@@ -14,11 +14,10 @@ from kindling.models.task import BaseTask
 
 
 class Averaging(WeightAveraging, ABC):
-    """Base of `EMA` and `SWA`: validates and saves averaged weights, and trains on with the raw ones.
+    """Base of `EMA` and `SWA`: validates and saves averaged weights while training continues with the raw ones.
 
-    `state_dict` of a checkpoint holds the averaged weights; the raw ones, from which training resumes, are stored
-    beside them as `current_model_state`. Running statistics of batch norm are averaged as the weights are; counters
-    are copied.
+    The `state_dict` of a checkpoint contains the averaged weights; the raw weights, from which training resumes, are
+    stored as `current_model_state`. Running statistics of batch norm are averaged too; counters are copied.
     """
 
     def __init__(self) -> None:
@@ -26,29 +25,29 @@ class Averaging(WeightAveraging, ABC):
 
     @abstractmethod
     def _update(self, averages: list[Tensor], weights: list[Tensor], count: int) -> None:
-        """Update averages of `count` earlier values in place."""
+        """Update the averages of `count` earlier values in place."""
 
     def _average(self, averages: Any, weights: Any, count: Tensor | int) -> None:
-        if averages[0].is_floating_point():  # torch groups them by type
+        if averages[0].is_floating_point():  # torch groups tensors by type
             self._update(averages, weights, int(count))
         else:
-            torch._foreach_copy_(averages, weights)  # number of batches that batch norm has seen
+            torch._foreach_copy_(averages, weights)  # `num_batches_tracked` of batch norm
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit" and isinstance(pl_module, BaseTask):
-            pl_module.init_lazy_layers()  # a copy of weights that are still to come would never get them
+            pl_module.init_lazy_layers()  # before Lightning copies the weights
         super().setup(trainer, pl_module, stage)
 
 
 class EMA(Averaging):
     """Exponential moving average of the weights, updated after each optimizer step.
 
-    The decay rises to its final value as (1 + n) / (10 + n) over the first n updates, so that the random initial
-    weights are soon forgotten, in short trainings too.
+    The decay rises to its final value as (1 + n) / (10 + n) after n updates, so that the random initial weights are
+    forgotten soon even in a short training.
 
     Args:
-        decay: Weight of the average so far in each update, in [0, 1). At 0.99 the last few hundred steps count.
+        decay: Weight of the previous average in each update, in [0, 1). At 0.99 the last few hundred steps count.
 
     Raises:
         ValueError: If `decay` is out of range.
@@ -67,12 +66,12 @@ class EMA(Averaging):
 
 
 class SWA(Averaging):
-    """Stochastic weight averaging: the plain mean of the weights at the end of each epoch.
+    """Stochastic weight averaging: the mean of the weights at the end of each epoch from `start_epoch` on.
 
-    Works best with a learning rate that stays high. Before `start_epoch` nothing is averaged.
+    Works best with a learning rate that stays high.
 
     Args:
-        start_epoch: First epoch, counted from 0, whose weights count.
+        start_epoch: First epoch, counted from 0, whose weights are averaged.
 
     Raises:
         ValueError: If `start_epoch` is negative.
@@ -83,7 +82,7 @@ class SWA(Averaging):
         if start_epoch < 0:
             raise ValueError(f"averaging.start_epoch must not be negative, got {start_epoch}")
         self.start_epoch = start_epoch
-        self._counts = False  # whether the step just taken ends an epoch that counts
+        self._ends_epoch = False  # whether the last step ended an epoch whose weights are averaged
 
     @override
     def _update(self, averages: list[Tensor], weights: list[Tensor], count: int) -> None:
@@ -92,24 +91,24 @@ class SWA(Averaging):
     @override
     def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
         assert self._average_model is not None
-        # Until the first epoch that counts has ended, the average follows the weights.
-        return step_idx is not None and (self._counts or bool(self._average_model.n_averaged == 0))
+        # Until the end of epoch `start_epoch`, the average is a copy of the current weights.
+        return step_idx is not None and (self._ends_epoch or bool(self._average_model.n_averaged == 0))
 
     @override
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         assert self._average_model is not None
-        self._counts = trainer.is_last_batch and trainer.current_epoch >= self.start_epoch
-        follows = not self._counts and self._average_model.n_averaged == 0
+        self._ends_epoch = trainer.is_last_batch and trainer.current_epoch >= self.start_epoch
+        is_copy = not self._ends_epoch and self._average_model.n_averaged == 0
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
-        if follows:
+        if is_copy:
             self._average_model.n_averaged.zero_()
 
 
 def defer_to_fit_end(averaging: WeightAveraging) -> None:
-    """Make a callback put the average into the model after the last checkpoint is saved, not before.
+    """Make a callback copy the averaged weights into the model in `on_fit_end`, not in `on_train_end`.
 
-    Lightning's does so in `on_train_end`, and a last checkpoint saved after that has lost the raw weights.
+    A checkpoint that is saved in between would lose the raw weights.
     """
     averaging.on_fit_end, averaging.on_train_end = averaging.on_train_end, averaging.on_fit_end  # type: ignore[method-assign]

@@ -1,4 +1,4 @@
-"""The best checkpoint and early stopping of a run, told apart from those that users add."""
+"""The best checkpoint and early stopping of a run, as classes distinct from callbacks that users add."""
 
 import logging
 from collections.abc import Iterable
@@ -17,34 +17,34 @@ DEFAULT_MONITOR = "val/loss"
 
 
 def is_missing(monitor: str | None, trainer: Trainer) -> bool:
-    """Return whether the default metric is not logged: a model is not obliged to have a validation loss."""
+    """Return whether `monitor` is the default metric and not logged: a model need not have a validation loss."""
     return monitor == DEFAULT_MONITOR and monitor not in trainer.callback_metrics
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """Keeps `best.ckpt`, the checkpoint of the best validation; the last one where no `val/loss` is logged.
+    """Saves `best.ckpt` at the best validation; at the end of training if no `val/loss` is logged.
 
-    A class of its own, so that its state in a checkpoint never clashes with a ModelCheckpoint that a user adds.
+    A separate class, so that its state in a checkpoint never clashes with a ModelCheckpoint that a user adds.
 
     Args:
-        monitor: Metric to compare.
+        monitor: Metric to monitor.
         mode: Whether lower (`min`) or higher (`max`) is better.
     """
 
     def __init__(self, monitor: str, mode: str) -> None:
-        self._is_told = False  # that its metric is not logged
+        self._has_warned = False
         super().__init__(filename="best", monitor=monitor, mode=mode, enable_version_counter=False)
 
     @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not is_missing(self.monitor, trainer):
             super().on_validation_end(trainer, pl_module)
-        elif not (self._is_told or trainer.sanity_checking):
-            self._is_told = True
+        elif not (self._has_warned or trainer.sanity_checking):
+            self._has_warned = True
             names = join_names(sorted(trainer.callback_metrics)) if trainer.callback_metrics else "nothing"
             logger.warning(
-                f"{self.monitor} is not logged, but {names}: best.ckpt will be the last checkpoint, and early stopping "
-                "is off; name a metric by --checkpoint.monitor and --early_stopping.monitor"
+                f"{self.monitor} is not logged, only {names}: best.ckpt will be the last checkpoint and early "
+                "stopping is off; choose a metric with --checkpoint.monitor and --early_stopping.monitor"
             )
 
     @override
@@ -64,7 +64,7 @@ class BestCheckpoint(ModelCheckpoint):
 
 
 class RunEarlyStopping(EarlyStopping):
-    """Early stopping as `--early_stopping` configures it; a user may add another EarlyStopping."""
+    """Early stopping configured by `--early_stopping`; users may add another EarlyStopping."""
 
     @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -73,11 +73,11 @@ class RunEarlyStopping(EarlyStopping):
 
 
 def adopt_states(callbacks: Iterable[Callback], states: dict[str, Any]) -> None:
-    """Rename the callback states of a checkpoint that was written when these classes were Lightning's own.
+    """Rename the callback states of an old checkpoint, written with Lightning's ModelCheckpoint and EarlyStopping.
 
     Args:
-        callbacks: The callbacks of the trainer.
-        states: States by key, as the checkpoint stores them; changed in place.
+        callbacks: The callbacks of the Trainer.
+        states: Callback states of the checkpoint by key; changed in place.
     """
     for callback in callbacks:
         if isinstance(callback, BestCheckpoint | RunEarlyStopping):

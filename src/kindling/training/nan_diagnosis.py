@@ -1,6 +1,5 @@
-"""Where numbers went wrong: the first layer whose output or gradient is not finite."""
+"""Finds the first layer whose weights, output or gradient contain NaN or Inf."""
 
-from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
@@ -13,7 +12,7 @@ from torchmetrics import Metric
 
 
 def layers(model: nn.Module) -> dict[str, nn.Module]:
-    """The layers of a model by name, in the order of their definition: all modules that have none within."""
+    """Return the layers (modules without children) of a model by name, in the order of their definition."""
     return {
         name: module
         for name, module in model.named_modules()
@@ -22,110 +21,106 @@ def layers(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def layer_label(model: nn.Module, name: str) -> str:
-    """A layer's name and kind: `network.3 (Linear)`."""
+    """Return the name and class of a layer, such as `network.3 (Linear)`."""
     return f"{name} ({type(model.get_submodule(name)).__name__})"
 
 
 def is_finite(values: Any) -> bool:
-    """Whether all floats in a tensor, or in the tensors of a list, tuple or dict, are finite."""
+    """Return whether all float tensors in a nested structure are finite."""
     return all(bool(leaf.isfinite().all()) for leaf in floats(values))
 
 
 def floats(values: Any) -> list[Tensor]:
-    """The tensors of floats in a structure."""
+    """Return the float tensors in a nested structure."""
     return [leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
 
 
 def find_first_nonfinite_layer(model: LightningModule, batch: Any, batch_idx: int = 0) -> str:
-    """Says which layer was the first not to be finite in a training step; runs forward and backward again to see it.
+    """Repeat forward and backward of a training step, and describe the first layer that is not finite.
 
     Args:
         model: The model with the weights of the step.
-        batch: What the step was given.
-        batch_idx: Its number.
+        batch: The batch of the step.
+        batch_idx: Index of the batch.
     """
-    return nonfinite_weights(model) or _Rerun(model).look(batch, batch_idx)
+    return nonfinite_weights(model) or _Rerun(model).find(batch, batch_idx)
 
 
 def nonfinite_weights(model: LightningModule) -> str:
-    """Says which layer's weights were the first not to be finite; nothing where all are."""
-    went = [name for name, weight in model.named_parameters() if not is_finite(weight)]
-    if not went:
+    """Describe the first layer whose weights are not finite; empty if all are."""
+    names = [name for name, weight in model.named_parameters() if not is_finite(weight)]
+    if not names:
         return ""
-    layer = went[-1].rpartition(".")[0]  # backward goes from the last layer to the first, and so did they
-    cause = "the gradient of the step before left" if model.global_step else "it began with"
-    where = layer_label(model, layer) if layer else went[-1]
-    return f"{where} was the first to go: {cause} nan or inf in its weights"
+    layer = names[-1].rpartition(".")[0]  # the backward pass, which spreads NaN, starts at the last layer
+    label = layer_label(model, layer) if layer else names[-1]
+    since = "after the previous step" if model.global_step else "from the start"
+    return f"{label} is the first non-finite layer: its weights contain NaN or Inf {since}"
 
 
 def nonfinite_data(model: LightningModule, batch: Any) -> str:
-    """Says what in a batch (N, ...), or in the mean and std of all inputs, is not finite."""
+    """Describe what is not finite in a batch (N, ...), or in the mean and std of the inputs; empty if nothing is."""
     for values in floats(batch):
         if broken := sum(not is_finite(sample) for sample in values):
-            return f"{broken} of the {len(values)} samples hold nan or inf"
-    unknown = [name for name in ("mean", "std") if not is_finite(getattr(model, name, None))]
-    return f"the {' and '.join(unknown)} of the inputs hold nan or inf" if unknown else ""
+            return f"{broken} of the {len(values)} samples contain NaN or Inf"
+    broken_names = [name for name in ("mean", "std") if not is_finite(getattr(model, name, None))]
+    return f"the {' and '.join(broken_names)} of the inputs contain NaN or Inf" if broken_names else ""
 
 
 class _Rerun:
-    """Forward and backward with an eye on what goes into each layer and comes out of it."""
+    """Forward and backward pass with hooks that check inputs, outputs and gradients of each layer."""
 
     def __init__(self, model: LightningModule) -> None:
         self.model = model
-        self.first = ""  # what forward says
-        self.bad: dict[str, set[str]] = {"input": set(), "output": set()}  # layers by the gradient that is not finite
+        self.first = ""  # description of the first non-finite layer in the forward pass
+        # Names of layers with a non-finite gradient of their input or output.
+        self.nonfinite: dict[str, set[str]] = {"input": set(), "output": set()}
 
-    def look(self, batch: Any, batch_idx: int) -> str:
+    def find(self, batch: Any, batch_idx: int) -> str:
         if not self.model.automatic_optimization:  # its step would change the weights
-            return "which layer was the first can't be told where the model optimizes by itself"
+            return "the layer can't be found with manual optimization"
         self.model.zero_grad()
         hooks = [
             layer.register_forward_hook(partial(self._forward, name)) for name, layer in layers(self.model).items()
         ]
+        precision = self.model.trainer.precision_plugin
         try:
-            with torch.enable_grad(), torch.autograd.set_detect_anomaly(False), self._context():
-                with torch.compiler.set_stance("force_eager"):  # what is compiled calls no hooks
+            with torch.enable_grad(), torch.autograd.set_detect_anomaly(False), precision.forward_context():
+                with torch.compiler.set_stance("force_eager"):  # compiled code calls no hooks
                     takes_index = is_param_in_hook_signature(self.model.training_step, "batch_idx", min_args=2)
                     output: Any = self.model.training_step(*((batch, batch_idx) if takes_index else (batch,)))
                 loss = output["loss"] if isinstance(output, dict) else output
             if self.first:
                 return self.first
             if not is_finite(loss):
-                return "the outputs of all layers are finite, the loss of them is not"
+                return "the outputs of all layers are finite, but the loss is not"
             loss.backward()
         finally:
             for hook in hooks:
                 hook.remove()
-        return self._backward_says()
-
-    def _context(self) -> Any:
-        return self.model.trainer.precision_plugin.forward_context()
+        return self._describe_backward()
 
     def _forward(self, name: str, layer: nn.Module, inputs: Any, output: Any) -> None:
-        for end, values in (("input", inputs), ("output", output)):
+        for side, values in (("input", inputs), ("output", output)):
             if not self.first and not is_finite(values):
-                self.first = f"{layer_label(self.model, name)} was the first to go: its {end} holds nan or inf"
+                label = layer_label(self.model, name)
+                self.first = f"{label} is the first non-finite layer: its {side} contains NaN or Inf"
             for value in floats(values):
                 if value.requires_grad:
-                    value.register_hook(partial(self._backward, name, end))  # type: ignore[no-untyped-call]
+                    value.register_hook(partial(self._backward, name, side))  # type: ignore[no-untyped-call]
 
-    def _backward(self, name: str, end: str, gradient: Tensor) -> None:
+    def _backward(self, name: str, side: str, gradient: Tensor) -> None:
         if not is_finite(gradient):
-            self.bad[end].add(name)
+            self.nonfinite[side].add(name)
 
-    def _backward_says(self) -> str:
-        own = {name for name, layer in layers(self.model).items() if not is_finite(_gradients(layer))}
+    def _describe_backward(self) -> str:
+        outputs, sources = self.nonfinite["output"], set(self.nonfinite["input"])
+        for name, layer in layers(self.model).items():
+            if not is_finite([parameter.grad for parameter in layer.parameters(recurse=False)]):
+                sources.add(name)
         names = list(layers(self.model))
-        guilty = [name for name in names if name in self.bad["input"] | own and name not in self.bad["output"]]
-        after = [name for name in names if name in self.bad["output"]]
-        if guilty:
-            return f"{layer_label(self.model, guilty[-1])} was the first to go: its gradient holds nan or inf"
-        if after:
-            return (
-                f"what follows {layer_label(self.model, after[-1])} was the first to go: its gradient holds nan or inf"
-            )
+        finding = "is the first non-finite layer: its gradient contains NaN or Inf"
+        if first := [name for name in names if name in sources - outputs]:
+            return f"{layer_label(self.model, first[-1])} {finding}"
+        if before := [name for name in names if name in outputs]:
+            return f"the layer after {layer_label(self.model, before[-1])} {finding}"
         return ""
-
-
-def _gradients(layer: nn.Module) -> Iterable[Tensor]:
-    return [parameter.grad for parameter in layer.parameters(recurse=False) if parameter.grad is not None]

@@ -1,4 +1,4 @@
-"""The processes of a training on several devices: started, watched and ended together, with one message."""
+"""Starts, watches and ends the processes of a training on several devices, and reports one error for all."""
 
 import logging
 import multiprocessing
@@ -28,8 +28,8 @@ from kindling.utils.text import program_name
 
 logger = logging.getLogger(__name__)
 
-GRACE = 5.0  # seconds in which a process should notice by itself that another one has failed
-PARENT = "KINDLING_PARENT"  # in the environment of processes that `Launcher` starts: the pid of the main process
+GRACE_SECONDS = 5.0  # time in which a process should notice by itself that another one has failed
+PARENT_VARIABLE = "KINDLING_PARENT"  # environment variable with the PID of the main process, set by `Launcher`
 
 
 class PeerError(ConnectionError):
@@ -37,15 +37,14 @@ class PeerError(ConnectionError):
 
 
 class Launcher(_SubprocessScriptLauncher):
-    """Starts the command once more for each further device, and fails with one message where one of them fails.
+    """Starts the command once more for each further device, and reports a failure of any process as one error.
 
-    What the other processes write to stderr is held back: of an error in all of them the main process reports its own,
-    and of an error in another one the line that it wrote. Lightning's launcher lets each write, and kills the main
-    process with SIGKILL.
+    The stderr of the other processes is captured: the main process reports its own error, or else the error line of
+    the process that failed. With Lightning's launcher all processes write, and the main process is killed by SIGKILL.
 
     Args:
-        launcher: Lightning's launcher, whose place this one takes.
-        clean_up: Called before the main process exits because it waits in vain for another one.
+        launcher: Lightning's launcher, which this one replaces.
+        clean_up: Called before the main process exits because another one has failed.
     """
 
     def __init__(self, launcher: _SubprocessScriptLauncher, clean_up: Callable[[], None]) -> None:
@@ -68,9 +67,7 @@ class Launcher(_SubprocessScriptLauncher):
             self.kill(signal.SIGKILL)
             if reason is None:
                 raise
-            line = re.sub(r"^\[\S+\] ", "", str(error).splitlines()[0]).split(". ")[
-                0
-            ]  # without gloo's source and advice
+            line, _, _ = re.sub(r"^\[\S+\] ", "", str(error).splitlines()[0]).partition(". ")  # without gloo's advice
             raise PeerError(reason or f"lost the connection to another process: {line}") from error
         except BaseException:  # Ctrl-C, after which Lightning ends the other processes
             self._failed = True
@@ -88,17 +85,17 @@ class Launcher(_SubprocessScriptLauncher):
             "WORLD_SIZE": str(self.num_processes * self.num_nodes),
         }
         for rank in range(1, self.num_processes):
-            stderr = tempfile.TemporaryFile()  # noqa: SIM115  (open as long as the process writes to it)
+            stderr = tempfile.TemporaryFile()  # noqa: SIM115  (stays open while the process runs)
             self._stderr.append(stderr)
-            shown = None if os.environ.get("KINDLING_DEBUG") else stderr
-            variables = os.environ | {"LOCAL_RANK": str(rank), PARENT: str(os.getpid())}
-            self.procs.append(subprocess.Popen(_basic_subprocess_cmd(), env=variables, stderr=shown))
+            target = None if os.environ.get("KINDLING_DEBUG") else stderr
+            variables = os.environ | {"LOCAL_RANK": str(rank), PARENT_VARIABLE: str(os.getpid())}
+            self.procs.append(subprocess.Popen(_basic_subprocess_cmd(), env=variables, stderr=target))
 
     def _watch(self) -> None:
-        """End the main process where another one has failed and it does not notice: in a rendezvous, or with NCCL."""
+        """End the main process if another one has failed and it does not notice: in a rendezvous, or with NCCL."""
         while not any(process.poll() for process in self.procs):
             time.sleep(0.2)
-        time.sleep(GRACE)
+        time.sleep(GRACE_SECONDS)
         if not self._failed:
             reason = self._wait_for_reason()
             self.kill(signal.SIGKILL)
@@ -107,8 +104,8 @@ class Launcher(_SubprocessScriptLauncher):
             os._exit(1)
 
     def _wait_for_reason(self) -> str:
-        """Return why another process has failed, in one line; a traceback is printed as it is."""
-        until = time.monotonic() + GRACE
+        """Return the reason why another process has failed in one line; print its traceback if it has one."""
+        until = time.monotonic() + GRACE_SECONDS
         while self.procs and time.monotonic() < until and not any(process.poll() for process in self.procs):
             time.sleep(0.05)
         for rank, (process, stderr) in enumerate(zip(self.procs, self._stderr, strict=True), start=1):
@@ -118,21 +115,21 @@ class Launcher(_SubprocessScriptLauncher):
             written = stderr.read().decode(errors="replace")
             if lines := re.findall(f"^{re.escape(program_name())}: error: (.+)", written, re.MULTILINE):
                 return str(lines[-1])
-            which = f"process {rank + 1} of {self.num_processes}"
+            name = f"process {rank + 1} of {self.num_processes}"
             if process.returncode < 0:
-                return f"{which} was killed ({signal.Signals(-process.returncode).name})"
+                return f"{name} was killed ({signal.Signals(-process.returncode).name})"
             if f"{program_name()}: interrupted\n" in written:  # by Ctrl-C or SIGTERM
-                return f"{which} was interrupted"
+                return f"{name} was interrupted"
             print(written, end="", file=sys.stderr)
-            return f"{which} failed"
+            return f"{name} failed"
         return ""
 
 
 def watch_processes(trainer: Trainer, clean_up: Callable[[], None]) -> None:
-    """Put `Launcher` in place of Lightning's where the Trainer starts several processes.
+    """Replace Lightning's launcher, if the Trainer starts several processes, and its SIGTERM handler.
 
-    Replace its handler of SIGTERM as well. That one broadcasts the signal to all processes, whatever they are doing:
-    each waits forever for the others. In a single process it ends a test with exit code 0.
+    That handler broadcasts the signal to all processes, which then wait for each other forever, and in a single process
+    it makes an interrupted test exit with code 0.
     """
     trainer._signal_connector._sigterm_notifier_fn = _interrupt  # type: ignore[assignment, method-assign]
     strategy = trainer.strategy
@@ -142,8 +139,8 @@ def watch_processes(trainer: Trainer, clean_up: Callable[[], None]) -> None:
 
 @contextmanager
 def sigterm_as_interrupt() -> Iterator[None]:
-    """Treat SIGTERM like Ctrl-C, so that a command that is told to end removes what is half written."""
-    if threading.current_thread() is not threading.main_thread():  # which alone may set handlers
+    """Treat SIGTERM like Ctrl-C, so that a terminated command removes partial files."""
+    if threading.current_thread() is not threading.main_thread():  # the only one that may set handlers
         yield
         return
     handler = signal.signal(signal.SIGTERM, _interrupt)
@@ -159,30 +156,30 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def end_with_parent() -> None:
-    """Make a process that `Launcher` has started exit soon after the main process is gone."""
-    if PARENT in os.environ:
-        exit_without(int(os.environ[PARENT]))
+    """Make a process that `Launcher` has started exit soon after the main process has ended."""
+    if PARENT_VARIABLE in os.environ:
+        exit_when_orphaned(int(os.environ[PARENT_VARIABLE]))
 
 
-def exit_without(parent: int) -> None:
-    """Exit soon after the parent of this process is gone.
+def exit_when_orphaned(parent: int) -> None:
+    """Make this process exit soon after its parent has ended.
 
     Args:
-        parent: Its pid: not getppid(), since it may have been killed while this process was starting.
+        parent: PID of the parent, which may have been killed before this process could call getppid().
     """
 
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(0.5)
-        os._exit(1)  # the main process alone writes
+        os._exit(1)  # nothing to save: only the main process writes files
 
     threading.Thread(target=watch, daemon=True).start()
 
 
 class ParentWatchdog(ManagerWatchdog):
-    """Tells a data worker whether its parent lives, even where that was killed while the worker started.
+    """Detects that the parent of a data worker has ended, even if it was killed while the worker started.
 
-    Torch's own remembers whoever is the parent once the worker has started. An orphan would wait forever.
+    Torch's watchdog reads the PID of the parent after the start, so an orphan would wait forever.
     """
 
     def __init__(self) -> None:
@@ -198,14 +195,13 @@ def watch_parents() -> None:
     worker.ManagerWatchdog = ParentWatchdog  # type: ignore[misc]
 
 
-def without_spawn(strategy: Any) -> Any:
-    """Return the strategy that starts processes as commands, in place of one that spawns or forks them.
+def replace_spawn(strategy: Any) -> Any:
+    """Replace a strategy that spawns or forks processes by one that starts commands.
 
-    A spawned process is given copies of model, data and callbacks, and the main process would know nothing of what they
-    have seen.
+    Spawned processes train copies of model, data and callbacks, whose state the main process would not get back.
     """
     if isinstance(strategy, str) and (found := re.match("ddp_(spawn|fork|notebook)", strategy)):
-        logger.warning(f"--trainer.strategy {found[0]} is for notebooks and scripts: using ddp")
+        logger.warning(f"--trainer.strategy {found[0]} is for notebooks and scripts; using ddp instead")
         return strategy.replace(found[0], "ddp")
     if isinstance(strategy, DDPStrategy):
         strategy._start_method = "popen"
@@ -213,7 +209,7 @@ def without_spawn(strategy: Any) -> Any:
 
 
 def is_lost_connection(error: BaseException) -> bool:
-    """Whether an error means that another process does not answer."""
+    """Return whether an error means that another process does not respond."""
     return isinstance(error, torch.distributed.DistError) or (
         isinstance(error, RuntimeError) and re.search(r"\bgloo\b|\bnccl", str(error)) is not None
     )

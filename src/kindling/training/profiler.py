@@ -1,9 +1,8 @@
-"""Where the time of an epoch goes: a table to read and a trace to open."""
+"""Profiles training epochs: a table of times, and a trace of a few steps."""
 
 import os
 import time
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -15,34 +14,29 @@ from typing_extensions import override
 
 from kindling.utils.console import say
 from kindling.utils.files import atomic_write
+from kindling.utils.text import count_noun
 
 EPOCH, BATCH = "run_training_epoch", "run_training_batch"
-LOOP = "the training loop itself"
+CALLBACKS, LOOP = "callbacks, logging, checkpoints", "the training loop itself"
 
 
-def _ends(*endings: str) -> Callable[[str], bool]:
-    return lambda action: action.endswith(endings)
-
-
-# By what Lightning calls them; the first that fits counts.
-PARTS: dict[str, Callable[[str], bool]] = {
-    "callbacks, logging, checkpoints": lambda action: action.startswith("[Callback]"),
-    "load a batch": _ends("train_dataloader_next"),
-    "to the device, augment": _ends("batch_to_device", "_batch_transfer"),
-    "forward, loss, metrics": _ends(".training_step"),
-    "backward": _ends(".backward"),
-    "optimizer": _ends(".optimizer_step"),
-    "validation": _ends(".validation_step", ".val_next", ".on_validation_epoch_end"),
-    LOOP: lambda action: True,
+# Parts of an epoch, with the endings of the names of Lightning's actions.
+ENDINGS = {
+    "load a batch": ("train_dataloader_next",),
+    "to the device, augment": ("batch_to_device", "_batch_transfer"),
+    "forward, loss, metrics": (".training_step",),
+    "backward": (".backward",),
+    "optimizer": (".optimizer_step",),
+    "validation": (".validation_step", ".val_next", ".on_validation_epoch_end"),
 }
 
 
 class EpochProfiler(Profiler):
     """Times the parts of each training epoch, and traces every operator of steps 6 to 10.
 
-    When training ends or is stopped it prints a table and writes it as `profile.txt`, beside `profile.pt.trace.json`,
-    which https://ui.perfetto.dev and TensorBoard's profiler open. On a GPU the table has the time that the CPU spent or
-    waited; the trace has the GPU's.
+    When training ends or is stopped, it prints a table and writes it to `profile.txt`; the trace is written to
+    `profile.pt.trace.json`, which https://ui.perfetto.dev and TensorBoard's profiler open. On a GPU the table shows the
+    time of the CPU, including its waiting for the GPU; the trace shows that of the GPU.
 
     Args:
         run: The run folder.
@@ -52,11 +46,11 @@ class EpochProfiler(Profiler):
         super().__init__()
         self.run = run
         self.trace = run / "profile.pt.trace.json"
-        self.seconds = dict.fromkeys(PARTS, 0.0)  # of all epochs together; what runs within a part is not its own
-        self.times: Counter[str] = Counter()  # how often each action ran
+        self.seconds = dict.fromkeys([CALLBACKS, *ENDINGS, LOOP], 0.0)  # by part, over all epochs, without nested parts
+        self.counts: Counter[str] = Counter()  # calls of each action
         self._running: list[tuple[str, record_function]] = []
-        self._since = 0.0  # when the innermost of them began or went on
-        os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # it tells everyone that there is no GPU
+        self._since = 0.0  # when the innermost running action started or continued
+        os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # silences warnings about a missing GPU
         self._tracer = torch.profiler.profile(
             schedule=torch.profiler.schedule(wait=4, warmup=1, active=5, repeat=1),
             on_trace_ready=lambda trace: trace.export_chrome_trace(str(self.trace)),
@@ -64,11 +58,11 @@ class EpochProfiler(Profiler):
 
     @override
     def start(self, action_name: str) -> None:
-        if action_name == EPOCH and not self.times:
+        if action_name == EPOCH and not self.counts:
             self._tracer.start()
         if action_name == EPOCH or self._running:
-            self._note()
-            self.times[action_name] += 1
+            self._add_time()
+            self.counts[action_name] += 1
             self._running.append((action_name, record_function(action_name)))
             self._running[-1][1].__enter__()  # type: ignore[no-untyped-call]
 
@@ -76,18 +70,16 @@ class EpochProfiler(Profiler):
     def stop(self, action_name: str) -> None:
         if not self._running or self._running[-1][0] != action_name:
             return
-        self._note()
+        self._add_time()
         self._running.pop()[1].__exit__(None, None, None)
         if action_name == BATCH:
             self._tracer.step()
 
-    def _note(self) -> None:
-        """Gives the time that has passed to the part that is under way."""
+    def _add_time(self) -> None:
+        """Add the time since the last call to the part that is running."""
         now = time.perf_counter()
         if self._running:
-            action = self._running[-1][0]
-            part = next(part for part, fits in PARTS.items() if fits(action))
-            self.seconds[part] += now - self._since
+            self.seconds[part_of(self._running[-1][0])] += now - self._since
         self._since = now
 
     @override
@@ -96,21 +88,27 @@ class EpochProfiler(Profiler):
 
     @override
     def describe(self) -> None:
-        epochs, batches = self.times[EPOCH], self.times[BATCH]
+        epochs, batches = self.counts[EPOCH], self.counts[BATCH]
         if self._stage != "fit" or not batches:
             return
-        self._tracer.stop()  # in a run of less than ten steps it is still at it
+        self._tracer.stop()  # still running after less than ten steps
         total = sum(self.seconds.values())
-        of_epochs = f"{epochs} epoch{'s' * (epochs > 1)} of {batches // epochs} batches"
-        table = Table(title=f"where the time of an epoch goes, {of_epochs}")
+        table = Table(title=f"time per epoch, {count_noun(epochs, 'epoch', 'epochs')} of {batches // epochs} batches")
         table.title_justify = "left"
         table.add_column("part")
-        for column in ("seconds", "share", "ms a batch"):
+        for column in ("seconds", "percent", "ms per batch"):
             table.add_column(column, justify="right")
         for part, spent in [*sorted(self.seconds.items(), key=lambda item: -item[1]), ("all", total)]:
             table.add_row(part, f"{spent / epochs:.2f}", f"{spent / total:.0%}", f"{1000 * spent / batches:.2f}")
         say(table)
         if self.trace.exists():
-            say(f"trace of a few steps: {self.trace} (https://ui.perfetto.dev opens it)")
+            say(f"trace of a few steps: {self.trace} (open it with https://ui.perfetto.dev)")
         with atomic_write(self.run / "profile.txt") as path, path.open("w", encoding="utf-8") as file:
             Console(file=file, width=100, force_jupyter=False).print(table)
+
+
+def part_of(action: str) -> str:
+    """Return the part of an epoch to which an action of Lightning belongs."""
+    if action.startswith("[Callback]"):
+        return CALLBACKS
+    return next((part for part, endings in ENDINGS.items() if action.endswith(endings)), LOOP)

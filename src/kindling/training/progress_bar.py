@@ -1,4 +1,4 @@
-"""One progress bar in a terminal, one line an epoch in a log file."""
+"""A single progress bar in a terminal, one line per epoch elsewhere."""
 
 import re
 import sys
@@ -12,17 +12,17 @@ from typing_extensions import override
 from kindling.runs.metric_names import split_of
 from kindling.utils.text import format_metric
 
-MOST = 3  # metrics without a split in an epoch's line
-RATE = re.compile(r"lr(-|$)")  # what LearningRateMonitor logs
+MAX_METRICS = 3  # without a split, in the line of an epoch
+LEARNING_RATE = re.compile(r"lr(-|$)")  # names logged by LearningRateMonitor
 
 
 class ProgressBar(TQDMProgressBar):
-    """Lightning's bar without a second one for validation; where the output is no terminal, a line an epoch."""
+    """Lightning's progress bar without one for validation; if the output is not a terminal, a line per epoch."""
 
     def __init__(self) -> None:
         super().__init__(refresh_rate=10)
         self.in_terminal = sys.stdout.isatty()
-        self._batches = 0  # whose figures are printed, by this session or the one that it resumes
+        self._batches = 0  # batches trained when metrics were last printed
 
     @property
     @override
@@ -36,7 +36,7 @@ class ProgressBar(TQDMProgressBar):
     @override
     def init_test_tqdm(self) -> Tqdm:
         bar = super().init_test_tqdm()
-        bar.leave = False  # the table of results takes its place
+        bar.leave = False  # replaced by the table of results
         return bar
 
     @override
@@ -55,7 +55,7 @@ class ProgressBar(TQDMProgressBar):
         self._print_epoch(trainer)
 
     def _print_epoch(self, trainer: Trainer) -> None:
-        """Print the metrics of the epoch that is over; they are complete only when the next one starts."""
+        """Print the metrics of the last epoch; they are complete only when the next one starts."""
         if batches_trained(trainer) == self._batches:
             return
         self._batches = batches_trained(trainer)
@@ -76,14 +76,14 @@ def epoch_metrics(names: Sequence[str]) -> list[str]:
         >>> epoch_metrics(["train/acc"])
         ['train/acc']
     """
-    measured = [name for name in names if name.startswith("val/") and name != "val/loss"]
-    metric = ["val/accuracy"] if "val/accuracy" in measured else measured[:1]
-    forms = {f"{name}_{form}" for name in names for form in ("step", "epoch")}  # Lightning logs all three
-    plain = [name for name in names if not split_of(name)[0] and name not in forms and not RATE.match(name)]
-    shown = [name for name in ("train/loss", *plain[:MOST], "val/loss", *metric) if name in names]
-    return shown or list(names[:MOST])
+    validation = [name for name in names if name.startswith("val/") and name != "val/loss"]
+    metric = ["val/accuracy"] if "val/accuracy" in validation else validation[:1]
+    variants = {f"{name}_{suffix}" for name in names for suffix in ("step", "epoch")}  # Lightning logs all three
+    plain = [name for name in names if not (split_of(name)[0] or name in variants or LEARNING_RATE.match(name))]
+    shown = [name for name in ("train/loss", *plain[:MAX_METRICS], "val/loss", *metric) if name in names]
+    return shown or list(names[:MAX_METRICS])
 
 
 def batches_trained(trainer: Trainer) -> int:
-    """Return the number of training batches so far, of all sessions of a run."""
+    """Return the number of training batches of a run so far, including those before it was resumed."""
     return trainer.fit_loop.epoch_loop.batch_progress.total.completed

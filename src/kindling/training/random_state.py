@@ -1,4 +1,4 @@
-"""The state of a process that decides how its training continues: random numbers."""
+"""Saves and restores the random state of each process."""
 
 import random
 from typing import Any
@@ -10,7 +10,7 @@ from torch import distributed
 
 def random_state() -> dict[str, Any]:
     """Return the states of all global random generators of this process, as plain values."""
-    kind, keys, *position = np.random.get_state()  # noqa: NPY002  (the global generator is the one to keep)
+    kind, keys, *position = np.random.get_state()  # noqa: NPY002  (the state of the global generator)
     return {
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
@@ -20,7 +20,7 @@ def random_state() -> dict[str, Any]:
 
 
 def restore_random_state(state: dict[str, Any]) -> None:
-    """Put all global random generators of this process back."""
+    """Restore all global random generators of this process."""
     torch.set_rng_state(state["torch"])
     if state["cuda"] and len(state["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(state["cuda"])
@@ -29,8 +29,8 @@ def restore_random_state(state: dict[str, Any]) -> None:
     random.setstate(state["python"])
 
 
-def of_all_processes(state: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the states of all processes of a distributed training, by rank; all of them must call it."""
+def gather_states(state: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the states of all processes of a distributed training by rank; each process must call it."""
     if not (distributed.is_available() and distributed.is_initialized()):
         return [state]
     states: list[Any] = [None] * distributed.get_world_size()

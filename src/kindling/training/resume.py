@@ -1,4 +1,4 @@
-"""Checkpoints from which a run resumes to exactly the same weights."""
+"""Saves checkpoints from which a run resumes bit-exactly."""
 
 import logging
 import os
@@ -21,7 +21,7 @@ from kindling.models.task import BaseTask
 from kindling.runs.trust import class_paths, is_own_here, sign_checkpoint
 from kindling.training.best_checkpoint import adopt_states
 from kindling.training.position import is_within_epoch, mark_within_epoch, position, restore_position, step_offset
-from kindling.training.random_state import of_all_processes, random_state, restore_random_state
+from kindling.training.random_state import gather_states, random_state, restore_random_state
 from kindling.training.test_outputs import TestOutputCollector
 from kindling.training.training_plots import PlotTrainingHistory
 from kindling.training.user_callbacks import leave_to_original
@@ -31,49 +31,49 @@ from kindling.utils.plugins import sources
 
 logger = logging.getLogger(__name__)
 
-AT_THE_END = PlotTrainingHistory, TestOutputCollector  # what draws plots when training ends
+PLOTTERS = PlotTrainingHistory, TestOutputCollector  # callbacks that draw plots when training ends
 
 
 class ExactResume(Callback):
     """Saves `last.ckpt` so that a killed, interrupted or finished run resumes as if it had never stopped.
 
-    It is saved at the start of each epoch, at the end of training (after schedulers and early stopping; Lightning's own
-    ModelCheckpoint saves before ReduceLROnPlateau steps), and within an epoch between two optimizer steps. It holds
-    the position in the epoch, counted in samples, and for each process its random numbers and metrics. The
-    checkpoint before it is kept as `previous.ckpt`.
+    It is saved at the start of each epoch, at the end of training (after schedulers and early stopping; Lightning's
+    ModelCheckpoint saves before ReduceLROnPlateau steps), and within an epoch between two optimizer steps. It contains
+    the position in the epoch, counted in samples, and the random state and metrics of each process. The checkpoint
+    before it is kept as `previous.ckpt`.
 
-    Ctrl-C and SIGTERM are obeyed after the current optimizer step, with everything saved; a second one stops at once. A
-    run that stops within an epoch (max_steps, max_time, `should_stop`) continues there too, without the additional
-    validation with which Lightning would stop.
+    Ctrl-C or SIGTERM finishes the current optimizer step and saves a checkpoint; a second one stops at once. A run that
+    stops within an epoch (max_steps, max_time, `should_stop`) resumes there too, without the additional validation that
+    Lightning runs before it stops.
 
     Args:
-        run: The run folder; checkpoints are saved in `checkpoints/` there.
-        every_n_minutes: Minutes from one checkpoint to the next within an epoch. None is saved during a validation.
-        every_n_steps: Optimizer steps after whose multiples a checkpoint is saved as well; null for none.
+        run: The run folder; checkpoints are saved in its `checkpoints/`.
+        every_n_minutes: Minutes between checkpoints within an epoch. None is saved during validation.
+        every_n_steps: Number of optimizer steps between additional checkpoints; null for none.
     """
 
     def __init__(self, run: Path, every_n_minutes: float = 10, every_n_steps: int | None = None) -> None:
         self.run = run
         self.path = run / "checkpoints" / "last.ckpt"
         self.every_n_minutes, self.every_n_steps = every_n_minutes, every_n_steps
-        self._is_copy = not is_own_here(run)  # asked before a new config.yaml is signed
+        self._is_copy = not is_own_here(run)  # before a new config.yaml is signed
         self.interrupted = False
-        self.is_trained = False  # whether no training is left to do: then none is begun
+        self.is_trained = False  # whether the run is complete and nothing is left to train
         self._handlers: dict[int, Any] = {}
         self._loaded: dict[str, Any] | None = None
         self._validated: dict[str, Any] = {}
-        self._saving = False  # as against a ModelCheckpoint that saves
-        self._saved_step, self._saved_at = 0, 0.0  # seconds of a clock
+        self._saving = False  # whether this callback saves, and not a ModelCheckpoint
+        self._saved_step, self._saved_at = 0, 0.0  # step and time (s) of the last checkpoint
         self._stops = self._is_saved = False  # within an epoch
         self._max_steps = -1
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        # After the others: what they decide and draw is known to this one. The Trainer's own Timer would come later.
-        # But before plots are drawn at the end of training, which takes time; and before the average replaces the
-        # weights in `on_fit_end`, where this one draws the plots that a killed run lacks.
+        # After other callbacks, to save their state, even after the Trainer's Timer. But before plots are drawn at the
+        # end of training, which takes time; and before averaged weights replace the raw ones in `on_fit_end`, where
+        # this callback draws the plots that a killed run lacks.
         others = [callback for callback in trainer.callbacks if callback is not self]  # type: ignore[attr-defined]
-        kinds: tuple[type[Callback], ...] = (WeightAveraging, *AT_THE_END, Checkpoint)
+        kinds: tuple[type[Callback], ...] = (WeightAveraging, *PLOTTERS, Checkpoint)
         after = [callback for kind in kinds for callback in others if isinstance(callback, kind)]
         rest = [callback for callback in others if callback not in after]
         trainer.callbacks = [*rest, self, *after]  # type: ignore[attr-defined]
@@ -81,10 +81,10 @@ class ExactResume(Callback):
     @override
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         within = is_within_epoch(trainer)
-        mine = {"random": random_state(), "metrics": metric_states(pl_module) if within else {}}
+        state = {"random": random_state(), "metrics": metric_states(pl_module) if within else {}}
         checkpoint["callbacks"][self.state_key] = {
             "position": position(trainer.train_dataloader) if within else {},
-            "processes": of_all_processes(mine),
+            "processes": gather_states(state),
             "callback_metrics": {name: value.cpu() for name, value in trainer.callback_metrics.items()},
         }
         callbacks = map(type, trainer.callbacks)  # type: ignore[attr-defined]
@@ -107,7 +107,7 @@ class ExactResume(Callback):
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             state = checkpoint["callbacks"].get(callback.state_key)
             if state and isinstance(callback, Timer):
-                state.clear()  # the time that is allowed is that of one session
+                state.clear()  # its limit applies to each session
             if state and isinstance(callback, EarlyStopping):
                 state["patience"] = callback.patience
             if state and isinstance(callback, ModelCheckpoint):
@@ -120,13 +120,13 @@ class ExactResume(Callback):
         return trainer.ckpt_path is not None and Path(trainer.ckpt_path).resolve() == self.path.resolve()
 
     def _prefer_typed_settings(self, model: BaseTask, checkpoint: dict[str, Any]) -> None:
-        # Lightning would restore the stored learning rate over one that was typed, and a OneCycleLR that ends too soon.
+        # Lightning would restore the learning rate over a typed one, and a OneCycleLR with too few steps.
         stored, wanted, steps = checkpoint["hyper_parameters"], model.hparams, checkpoint["global_step"]
         same = all(is_same_factory(stored[name], wanted[name]) for name in ("optimizer", "lr_scheduler"))
         for schedule in checkpoint["lr_schedulers"]:
             if "total_steps" in schedule:
-                began = steps + model.step_offset - schedule["last_epoch"]
-                same &= schedule["total_steps"] == model.schedule_steps(began)
+                start = steps + model.step_offset - schedule["last_epoch"]
+                same &= schedule["total_steps"] == model.schedule_steps(start)
         if not same:
             model.restart_lr_schedule(checkpoint)
 
@@ -139,21 +139,22 @@ class ExactResume(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.is_trained:
             for callback in trainer.callbacks:  # type: ignore[attr-defined]
-                if isinstance(callback, AT_THE_END):
+                if isinstance(callback, PLOTTERS):
                     callback.on_train_end(trainer, pl_module)
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._watch_loader(trainer)
-        if getattr(trainer.train_dataloader, "persistent_workers", False) and not is_resumable(trainer):
+        is_resumable = isinstance(trainer.train_dataloader, ResumableLoader)
+        if getattr(trainer.train_dataloader, "persistent_workers", False) and not is_resumable:
             logger.warning(
-                "this run will not resume exactly: no checkpoint holds the random numbers of persistent_workers"
+                "this run will not resume exactly: checkpoints can't store the random state of persistent_workers"
             )
         self._saved_step, self._saved_at = trainer.global_step, time.monotonic()
         self._stops, self._is_saved, self._max_steps = False, False, trainer.max_steps
-        if state := self._loaded:  # empty for a checkpoint of another Trainer
-            # At the last moment before the first batch: everything up to here may have drawn random numbers.
-            self._restore(trainer, pl_module, state)
+        if self._loaded:  # empty for a checkpoint of another Trainer
+            # Just before the first batch: everything up to here may have drawn random numbers.
+            self._restore(trainer, pl_module, self._loaded)
         for number in (signal.SIGINT, signal.SIGTERM):
             self._handlers[number] = signal.signal(number, self._on_signal)
 
@@ -169,8 +170,8 @@ class ExactResume(Callback):
 
     @override
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._watch_loader(trainer)  # it may be a new one
-        self._clear_restarting(trainer)  # before the epoch's counters are reset: a resumed epoch is one like any other
+        self._watch_loader(trainer)  # the loader may be new
+        self._clear_restarting(trainer)  # before the counters of the epoch are reset
         self._save(trainer)
         if self._any(trainer, self.interrupted):
             raise KeyboardInterrupt
@@ -184,12 +185,10 @@ class ExactResume(Callback):
             return
         if not isinstance(trainer.train_dataloader, ResumableLoader) and self._any(trainer, self.interrupted):
             loader = type(trainer.train_dataloader).__name__
-            logger.warning(
-                f"epoch {trainer.current_epoch + 1} will start over: a {loader} cannot resume within an epoch"
-            )
+            logger.warning(f"epoch {trainer.current_epoch + 1} will start over: {loader} can't resume within an epoch")
             raise KeyboardInterrupt
-        # Lightning would validate before it stops, which a run that is not stopped does not do, and stop between two
-        # halves of an optimizer step.
+        # Lightning would run a validation before it stops, which an uninterrupted run does not, and could stop within
+        # an accumulated optimizer step.
         loop = trainer.fit_loop.epoch_loop
         if trainer.should_stop and loop.done:
             trainer.should_stop, self._stops = False, True
@@ -201,13 +200,13 @@ class ExactResume(Callback):
             trainer.train_dataloader.before_batch = partial(self._before_batch, trainer)
 
     def _before_batch(self, trainer: Trainer) -> None:
-        """Save between two batches, where that is due: when validation, schedules and loggers are done with the last.
+        """Save between two batches if due, after validation, schedulers and loggers of the last batch.
 
-        All processes of a distributed run save and stop at the same batch, whichever got the signal.
+        All processes of a distributed run save and stop at the same batch, whichever received the signal.
         """
         self._clear_restarting(trainer)
         done = trainer.fit_loop.batch_idx + 1
-        if not done or done % trainer.accumulate_grad_batches:  # saved already; or within an optimizer step
+        if not done or done % trainer.accumulate_grad_batches:  # already saved, or within an optimizer step
             return
         if self._any(trainer, self.interrupted or self._is_due(trainer.global_step)):
             self._save(trainer)
@@ -239,19 +238,19 @@ class ExactResume(Callback):
         self._restore_handlers()
 
     def _clear_restarting(self, trainer: Trainer) -> None:
-        # Lightning ends it after the epoch, and until then skips ReduceLROnPlateau for fear of stepping it twice.
+        # Lightning clears the flag after the epoch, and until then skips ReduceLROnPlateau to not step it twice.
         if self._loaded is not None:
-            # It counts a validation that belongs to the last batch once more.
+            # Lightning has counted the validation after the last batch twice.
             trainer.fit_loop.epoch_loop.val_loop.batch_progress.load_state_dict(self._validated)
             epoch = trainer.fit_loop.epoch_progress.current
-            epoch.ready = epoch.completed + 1  # at the start of an epoch, it forgets that
+            epoch.ready = epoch.completed + 1  # Lightning omits this at the start of an epoch
             for loop in (trainer.fit_loop, trainer.fit_loop.epoch_loop):
                 loop.on_iteration_done()
             self._loaded = None
 
     def _save(self, trainer: Trainer) -> None:
         for logger in trainer.loggers:
-            logger.save()  # a killed run has its figures up to here
+            logger.save()  # so that a killed run has its metrics up to here
         if not trainer.global_step:  # nothing trained, nothing to resume
             return
         if trainer.is_global_zero and self.path.exists() and trainer.global_step != self._saved_step:
@@ -273,31 +272,26 @@ class ExactResume(Callback):
             signal.signal(*self._handlers.popitem())
 
 
-def is_resumable(trainer: Trainer) -> bool:
-    """Return whether training can resume within an epoch, from any of its batches."""
-    return isinstance(trainer.train_dataloader, ResumableLoader)
-
-
 def keep_previous(path: Path) -> None:
-    """Keep a checkpoint that is about to be replaced beside it, as `previous.ckpt`."""
+    """Keep a checkpoint that is about to be replaced as `previous.ckpt`."""
     previous = path.with_name("previous.ckpt")
     with atomic_write(previous) as temporary:
         try:
             temporary.hardlink_to(path)
-        except OSError:  # a file system without hard links; a kill must not leave it without `path`
+        except OSError:  # no hard links; copied, not moved, so that a kill never leaves no `path`
             shutil.copyfile(path, temporary)
 
 
 def move_best(state: dict[str, Any], folder: str, is_same_run: bool) -> None:
-    """Tell ModelCheckpoint where its files are now: Lightning stores paths as they were given, and compares texts.
+    """Update the paths in the state of a ModelCheckpoint, which Lightning stores and compares as strings.
 
-    A folder that was moved, copied or given by another name would have it forget its best score, or take the best
-    checkpoint for an old one and delete it. A new run owns no file of the run that it starts from.
+    If the folder was moved, copied or given by another path, ModelCheckpoint would forget its best score or delete the
+    best checkpoint as outdated. A new run owns no file of the run that it starts from.
 
     Args:
-        state: The state of a ModelCheckpoint; altered in place.
-        folder: Where it saves now.
-        is_same_run: Whether the run is resumed in its folder, or in a copy of that.
+        state: The state of the ModelCheckpoint; changed in place.
+        folder: Folder of its checkpoints now.
+        is_same_run: Whether the run resumes in its folder or in a copy of it.
     """
     before = state["dirpath"]
     if not is_same_run:
@@ -307,7 +301,7 @@ def move_best(state: dict[str, Any], folder: str, is_same_run: bool) -> None:
     moved = {path: path if before == folder else os.path.join(folder, os.path.relpath(path, before)) for path in paths}
     moved = {path: new for path, new in moved.items() if _is_in(new, folder)}
     state["dirpath"] = folder
-    if state["kth_best_model_path"] not in moved:  # the one to be replaced next: keep the best alone
+    if state["kth_best_model_path"] not in moved:  # the next to be replaced: keep only the best
         moved = {path: new for path, new in moved.items() if path == state["best_model_path"]}
         state["kth_best_model_path"] = next(iter(moved), "")
     state["best_k_models"] = {new: paths[path] for path, new in moved.items()}
@@ -318,7 +312,7 @@ def move_best(state: dict[str, Any], folder: str, is_same_run: bool) -> None:
 
 
 def _is_in(path: str, folder: str) -> bool:
-    """Whether a file is there and in a folder: ModelCheckpoint deletes files that are no longer the best."""
+    """Return whether a file exists within a folder; ModelCheckpoint must not delete others."""
     if "://" in folder:
         return path.startswith(folder)
     return os.path.exists(path) and Path(folder).absolute() in Path(os.path.abspath(path)).parents

@@ -1,4 +1,4 @@
-"""Metrics of any LightningModule under the names that the rest of Kindling looks for."""
+"""Makes the metrics of any LightningModule available under standard names."""
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from typing_extensions import override
@@ -7,9 +7,9 @@ from kindling.runs.metric_names import standard_name
 
 
 class StandardNames(Callback):
-    """Makes a metric that is logged as `val_loss` or `valid_loss` known as `val/loss` too, and so all others.
+    """Makes metrics such as `val_loss` or `valid_loss` available as `val/loss` too.
 
-    Best checkpoint, early stopping, record and progress lines then work for it; loggers get the name as it is.
+    The best checkpoint, early stopping, run.json and progress lines use the standard name; loggers get the original.
     """
 
     @override
@@ -19,7 +19,7 @@ class StandardNames(Callback):
 
     @override
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.on_validation_end(trainer, pl_module)  # metrics of the last epoch's training are complete only now
+        self.on_validation_end(trainer, pl_module)  # the training metrics of the last epoch are complete only now
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

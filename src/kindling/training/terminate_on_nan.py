@@ -1,4 +1,4 @@
-"""Stops at a loss that is NaN or infinite, and says where it came from."""
+"""Stops training when the loss is NaN or infinite, and reports the cause."""
 
 import math
 import re
@@ -17,33 +17,33 @@ class NotFiniteError(ValueError):
     """A loss that is NaN or infinite."""
 
 
-class Later(NamedTuple):
-    """What is known of a step whose loss is still on its way from the GPU."""
+class DeferredCheck(NamedTuple):
+    """A step whose loss is still being copied from the GPU."""
 
     loss: Tensor
-    arrived: torch.cuda.Event
-    where: str
+    copied: torch.cuda.Event
+    step: str
 
 
 class TerminateOnNaN(Callback):
-    """Stops training at the step whose loss is NaN or infinite, before the weights take it in.
+    """Stops training at the first step whose loss is NaN or infinite, before the optimizer step.
 
-    It names step and epoch (both counted from 1), learning rate, and the layer that was the first to go.
+    The error names step and epoch (both counted from 1), learning rate, and the first non-finite layer.
 
-    To wait for a GPU in each step would cost what it computes ahead, so there the loss is looked at when it has
-    arrived, a step or two later: then the weights hold NaN, and which layer was the first can't be told.
+    Synchronising with a GPU in each step would slow it down, so the loss is checked there when its copy has arrived, a
+    step or two later. By then the weights contain NaN, and the layer can't be found.
 
     Args:
-        wait: Whether to wait for a GPU all the same.
+        wait: Whether to synchronise with the GPU in each step nevertheless.
 
     Raises:
-        NotFiniteError: At such a loss, in all processes of a distributed training.
+        NotFiniteError: In all processes of a distributed training.
     """
 
     def __init__(self, wait: bool = False) -> None:
         self.wait = wait
         self._batch: Any = None
-        self._later: deque[Later] = deque()
+        self._deferred: deque[DeferredCheck] = deque()
 
     @override
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -56,44 +56,46 @@ class TerminateOnNaN(Callback):
     @override
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         if not loss.requires_grad:
-            raise ValueError("no gradient reaches any weight: a detach, no_grad or freezing cuts the loss off")
+            raise ValueError(
+                "no gradient reaches any weight: the loss is detached, under no_grad, or all layers are frozen"
+            )
         if loss.is_cuda and not self.wait and trainer.world_size == 1:
             self._check_deferred()
-            self._defer_check(loss, _where(trainer))
+            self._defer_check(loss, _describe_step(trainer))
             return
         finite = math.isfinite(loss.item())
-        # The other processes would wait for this one's gradients for ever. (`ExactResume` asks them in each step too.)
+        # All processes must stop: the others would wait for the gradients of this one forever.
         if trainer.strategy.reduce_boolean_decision(finite, all=True):
             return
-        raise NotFiniteError(f"the loss is {loss.item():g} {_where(trainer)}: {self._why(trainer, pl_module, finite)}")
+        raise NotFiniteError(
+            f"the loss is {loss.item():g} {_describe_step(trainer)}: {self._find_cause(trainer, pl_module, finite)}"
+        )
 
-    def _why(self, trainer: Trainer, model: LightningModule, finite: bool) -> str:
+    def _find_cause(self, trainer: Trainer, model: LightningModule, finite: bool) -> str:
         if finite:
-            return "that of another process is not finite"
+            return "the loss of another process is not finite"
         batch, batch_idx = self._batch
         if broken := nonfinite_data(model, batch):
-            return f"{broken}; look at the data"
+            return f"{broken}; check the data"
         if trainer.global_step == 0 and (broken := nonfinite_weights(model)):
-            return f"{broken}; look at where they come from"
+            return f"{broken}; check their initialisation"
         return f"{find_first_nonfinite_layer(model, batch, batch_idx)}; {suggest_fixes(trainer)}"
 
-    def _defer_check(self, loss: Tensor, where: str) -> None:
-        arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        self._later.append(Later(loss.detach().to("cpu", non_blocking=True), arrived, where))
-        arrived.record()
+    def _defer_check(self, loss: Tensor, step: str) -> None:
+        copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        self._deferred.append(DeferredCheck(loss.detach().to("cpu", non_blocking=True), copied, step))
+        copied.record()
 
     def _check_deferred(self, wait: bool = False) -> None:
-        while self._later and (wait or self._later[0].arrived.query()):  # type: ignore[no-untyped-call]
-            loss, arrived, where = self._later.popleft()
-            arrived.synchronize()
+        while self._deferred and (wait or self._deferred[0].copied.query()):  # type: ignore[no-untyped-call]
+            loss, copied, step = self._deferred.popleft()
+            copied.synchronize()
             if not loss.isfinite():
-                raise NotFiniteError(
-                    f"the loss is {loss.item():g} {where}: --watch says which layer was the first to go"
-                )
+                raise NotFiniteError(f"the loss is {loss.item():g} {step}: add --watch to find the first such layer")
 
     @override
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        self._check_deferred(wait=True)  # no checkpoint is replaced by weights that are NaN
+        self._check_deferred(wait=True)  # never save weights that are NaN
 
     @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -101,26 +103,29 @@ class TerminateOnNaN(Callback):
 
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        if (operation := is_anomaly(exception)) and self._batch:
-            what = find_first_nonfinite_layer(pl_module, *self._batch)
-            exception.add_note(f"{operation} {_where(trainer)}" + f": {what}" * bool(what))
+        operation = describe_anomaly(exception)
+        if operation and self._batch:
+            layer = find_first_nonfinite_layer(pl_module, *self._batch)
+            exception.add_note(f"{operation} {_describe_step(trainer)}" + (f": {layer}" if layer else ""))
 
 
-def is_anomaly(exception: BaseException) -> str:
-    """What anomaly detection has found, empty for any other exception."""
+def describe_anomaly(exception: BaseException) -> str:
+    """Return the finding of torch's anomaly detection; empty for other exceptions."""
     found = re.match(r"Function '(\w+?)(Backward\d*)?' returned nan values", str(exception))
     return f"the derivative of {found[1].removesuffix('Backward')} is nan" if found else ""
 
 
 def suggest_fixes(trainer: Trainer) -> str:
-    """What mostly helps."""
-    ways = ["a lower --model.optimizer.lr"]
-    ways += ["--trainer.gradient_clip_val 1"] * (not trainer.gradient_clip_val)
-    ways += ["--trainer.precision 32-true"] * (trainer.precision != "32-true")
-    return f"try {' or '.join(ways)}; --trainer.detect_anomaly true may name the operation"
+    """Return the options that usually help."""
+    fixes = ["a lower --model.optimizer.lr"]
+    if not trainer.gradient_clip_val:
+        fixes.append("--trainer.gradient_clip_val 1")
+    if trainer.precision != "32-true":
+        fixes.append("--trainer.precision 32-true")
+    return f"try {' or '.join(fixes)}; --trainer.detect_anomaly true may name the operation"
 
 
-def _where(trainer: Trainer) -> str:
+def _describe_step(trainer: Trainer) -> str:
     step, epoch = trainer.global_step + 1, trainer.current_epoch + 1
     rates = dict.fromkeys(f"{group['lr']:.3g}" for each in trainer.optimizers for group in each.param_groups)
     return f"in step {step} (epoch {epoch}) at a learning rate of {' and '.join(rates)}"

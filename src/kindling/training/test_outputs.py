@@ -1,4 +1,4 @@
-"""Outputs of a model for each sample of a split, for reports and pictures."""
+"""Collects the outputs of a model for each sample of a split, for reports and plots."""
 
 from typing import Any
 
@@ -14,78 +14,78 @@ from kindling.models.regression import RegressionTask
 
 
 def is_collected(trainer: Trainer, model: LightningModule) -> bool:
-    """Return whether outputs of a model mean something here: one class or one number for each sample of our data."""
+    """Return whether model and data are supported: classification or regression with one of Kindling's data modules."""
     data = trainer.datamodule  # type: ignore[attr-defined]
     return isinstance(data, BaseDataModule) and isinstance(model, ClassificationTask | RegressionTask)
 
 
-class Batches:
-    """Outputs and targets of a split, batch by batch, of tasks that predict one class or one number a sample."""
+class OutputBuffer:
+    """Outputs and targets of a split, for tasks that predict one class or one number per sample."""
 
     def __init__(self) -> None:
         self._batches: list[tuple[Tensor, Tensor]] = []
 
     def add(self, trainer: Trainer, model: LightningModule, outputs: Any, batch: Any) -> None:
-        """Keep those of one batch, shapes (n, classes) or (n,), and (n,), on the CPU."""
-        if is_collected(trainer, model) and batch[1].ndim == 1:  # not a class for each position
+        """Add outputs (n, classes) or (n,) and targets (n,) of one batch, and copy them to the CPU."""
+        if is_collected(trainer, model) and batch[1].ndim == 1:  # not one class per position
             self._batches.append((outputs.cpu(), batch[1].cpu()))
 
     def clear(self) -> None:
-        """Forget them."""
+        """Remove all batches."""
         self._batches.clear()
 
-    def together(self, trainer: Trainer, model: LightningModule) -> tuple[Tensor, Tensor] | None:
-        """Return those of all processes in the order of the dataset, (N, classes) or (N,), and (N,), and forget them.
+    def gather(self, trainer: Trainer, model: LightningModule) -> tuple[Tensor, Tensor] | None:
+        """Return outputs (N, classes) or (N,) and targets (N,) of all processes, and clear the buffer.
 
-        None where there are none.
+        They are in the order of the dataset. Returns None if there are none.
         """
         if not is_collected(trainer, model) or (trainer.world_size == 1 and not self._batches):
             return None
-        # A process may have had no batch: then its share is empty.
-        classes = (model.num_classes,) if isinstance(model, ClassificationTask) else ()
-        dtype = torch.long if classes else torch.float
-        nothing = torch.empty(0, *classes), torch.empty(0, dtype=dtype)
-        outputs, targets = (torch.cat(parts) for parts in zip(nothing, *self._batches, strict=True))
+        # A process may have had no batch.
+        empty = torch.empty(0), torch.empty(0)
+        if isinstance(model, ClassificationTask):
+            empty = torch.empty(0, model.num_classes), torch.empty(0, dtype=torch.long)
+        outputs, targets = (torch.cat(parts) for parts in zip(empty, *self._batches, strict=True))
         self._batches.clear()
-        return whole(outputs, trainer), whole(targets, trainer)
+        return gather_samples(outputs, trainer), gather_samples(targets, trainer)
 
 
 class TestOutputCollector(Callback):
-    """Keeps outputs and targets (N,) of a test on the CPU, in the order of the dataset.
+    """Collects outputs and targets of a test on the CPU, in the order of the dataset.
 
-    Outputs are logarithms of probabilities, (N, classes), since a small probability loses its digits in a float; or
-    numbers, (N,). Both are None for other tasks than classification and regression.
+    Attributes:
+        outputs: Log-probabilities (N, classes) or predicted values (N,); None for unsupported models and data.
+        targets: Labels or values (N,).
     """
 
-    answers: Tensor | None = None
-    labels: Tensor | None = None
+    outputs: Tensor | None = None
+    targets: Tensor | None = None
 
     def __init__(self) -> None:
-        self._batches = Batches()
+        self._buffer = OutputBuffer()
 
     @override
     def on_test_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any, **__: Any
     ) -> None:
-        self._batches.add(trainer, pl_module, outputs, batch)
+        self._buffer.add(trainer, pl_module, outputs, batch)
 
     @override
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.answers, self.labels = self._batches.together(trainer, pl_module) or (None, None)
+        self.outputs, self.targets = self._buffer.gather(trainer, pl_module) or (None, None)
 
 
-def whole(share: Tensor, trainer: Trainer) -> Tensor:
-    """Join the shares (n, ...) of all processes.
+def gather_samples(part: Tensor, trainer: Trainer) -> Tensor:
+    """Return the values (N, ...) of all samples, given those (n, ...) of this process.
 
-    Of W processes, rank r evaluates the samples r, r + W, ...; a split of fewer than W samples each of them evaluates
-    whole.
+    Of W processes, rank r evaluates the samples r, r + W, ...; each evaluates all samples if there are fewer than W.
     """
     loader: Any = trainer.test_dataloaders if trainer.testing else trainer.val_dataloaders
     sampler = getattr(loader, "sampler", None)
     if getattr(sampler, "num_replicas", trainer.world_size) == 1:
-        return share
-    shares = gather_all_tensors(share.to(trainer.strategy.root_device))  # they may differ in length by one
-    together = share.new_empty(sum(map(len, shares)), *share.shape[1:])
-    for rank, part in enumerate(shares):
-        together[rank :: trainer.world_size] = part.cpu()
-    return together
+        return part
+    parts = gather_all_tensors(part.to(trainer.strategy.root_device))  # their lengths may differ by one
+    samples = part.new_empty(sum(map(len, parts)), *part.shape[1:])
+    for rank, gathered in enumerate(parts):
+        samples[rank :: trainer.world_size] = gathered.cpu()
+    return samples

@@ -1,4 +1,4 @@
-"""The picture of a run, drawn when it ends however it ends."""
+"""Plots the training history at the end of a run."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -11,10 +11,10 @@ from kindling.runs.plots import plot_history
 
 
 class PlotTrainingHistory(Callback):
-    """Draws `training_history.png` when training ends or is stopped.
+    """Draws `training_history.png` when training ends, is interrupted or fails.
 
     Args:
-        run: The run folder, with `metrics.csv` in it; by default that of the CSVLogger.
+        run: The run folder, which contains `metrics.csv`; by default that of the CSVLogger.
     """
 
     def __init__(self, run: Path | None = None) -> None:
@@ -25,10 +25,10 @@ class PlotTrainingHistory(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._folder = self.run
         if self.run is None:
-            kept = [logger.log_dir for logger in trainer.loggers if isinstance(logger, CSVLogger)]
-            if not kept:
-                raise ValueError("the history is drawn from metrics.csv: Trainer(logger=CSVLogger('runs')) keeps it")
-            self._folder = Path(kept[0])
+            folders = [logger.log_dir for logger in trainer.loggers if isinstance(logger, CSVLogger)]
+            if not folders:
+                raise ValueError("PlotTrainingHistory needs metrics.csv: train with Trainer(logger=CSVLogger('runs'))")
+            self._folder = Path(folders[0])
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -39,5 +39,5 @@ class PlotTrainingHistory(Callback):
 
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        with suppress(OSError):  # on a full disk too, the first error is the one to report
+        with suppress(OSError):  # on a full disk, for example: the original error must be reported
             self.on_train_end(trainer, pl_module)

@@ -1,4 +1,4 @@
-"""What training itself is like, in figures for the loggers."""
+"""Logs learning rate, gradient norm, speed and memory."""
 
 import time
 from typing import Any
@@ -15,12 +15,12 @@ from kindling.models.task import batch_size
 
 
 class TrainingStatsMonitor(Callback):
-    """Logs what training itself is like, beside the losses and metrics of the model.
+    """Logs learning rate, gradient norm, speed and memory.
 
-    Every `log_every_n_steps` steps, or in the last of an epoch that has less: `gradient_norm`, that of all gradients
-    before they are clipped, and the learning rate as that step uses it: `lr`, or of parameter groups with names,
-    `lr/<name>`. After each epoch: `samples_per_second`, time for validation not counted, and the memory in GB of this
-    process, `memory_gb`, or where it trains on a GPU, the most that it held there, `gpu_memory_gb`.
+    Every `log_every_n_steps` steps, or in the last step of a shorter epoch: `gradient_norm`, the norm of all gradients
+    before clipping, and the learning rate of the step as `lr`, or `lr/<name>` for named parameter groups. After each
+    epoch: `samples_per_second`, without the time for validation, and `memory_gb`, the memory of this process in GB, or
+    on a GPU `gpu_memory_gb`, the peak memory.
     """
 
     def __init__(self) -> None:
@@ -29,19 +29,19 @@ class TrainingStatsMonitor(Callback):
     @override
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         every, step = trainer.log_every_n_steps, trainer.global_step  # type: ignore[attr-defined]
-        of_an_epoch = trainer.num_training_batches / trainer.accumulate_grad_batches
-        of_short_epoch = trainer.is_last_batch and of_an_epoch <= every
-        if of_short_epoch or (every and (step + 1) % every == 0):
+        steps_per_epoch = trainer.num_training_batches / trainer.accumulate_grad_batches
+        ends_short_epoch = trainer.is_last_batch and steps_per_epoch <= every
+        if ends_short_epoch or (every and (step + 1) % every == 0):
             gradients = [parameter.grad for parameter in pl_module.parameters() if parameter.grad is not None]
             norm = float(get_total_norm(gradients))
             log(trainer, {**learning_rates(optimizer, _prefix(trainer, optimizer)), "gradient_norm": norm}, step)
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.on_train_epoch_start(trainer, pl_module)  # a run that goes on in the middle of an epoch never starts it
+        self.on_train_epoch_start(trainer, pl_module)  # not called if a run resumes within an epoch
         every = trainer.log_every_n_steps  # type: ignore[attr-defined]
         if every and trainer.num_training_batches < every:
-            # Lightning would never log what a model logs in each step of so short an epoch.
+            # Lightning would never log the step metrics of a model in an epoch this short.
             trainer.log_every_n_steps = int(trainer.num_training_batches)  # type: ignore[attr-defined]
 
     @override
@@ -66,16 +66,16 @@ class TrainingStatsMonitor(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         seconds = self._seconds + time.perf_counter() - self._since
         device = trainer.strategy.root_device
-        figures = {"samples_per_second": self._samples * trainer.world_size / seconds}
+        values = {"samples_per_second": self._samples * trainer.world_size / seconds}
         if device.type == "cuda":
-            figures["gpu_memory_gb"] = torch.cuda.max_memory_allocated(device) / 1e9
+            values["gpu_memory_gb"] = torch.cuda.max_memory_allocated(device) / 1e9
         else:
-            figures["memory_gb"] = psutil.Process().memory_info().rss / 1e9
-        log(trainer, figures, max(0, trainer.global_step - trainer.is_last_batch))  # with the epoch's other figures
+            values["memory_gb"] = psutil.Process().memory_info().rss / 1e9
+        log(trainer, values, max(0, trainer.global_step - trainer.is_last_batch))  # the step of other epoch metrics
 
 
 def _prefix(trainer: Trainer, optimizer: Optimizer) -> str:
-    """Return how the rates of an optimizer are called: `lr`, or of several optimizers `lr/0`, `lr/1` and so on."""
+    """Return the log name of the rate of an optimizer: `lr`, or `lr/0`, `lr/1` ... if there are several."""
     optimizers = [getattr(one, "optimizer", one) for one in trainer.optimizers]
     unwrapped = getattr(optimizer, "optimizer", optimizer)
     number = next((number for number, one in enumerate(optimizers) if one is unwrapped), 0)
@@ -83,7 +83,7 @@ def _prefix(trainer: Trainer, optimizer: Optimizer) -> str:
 
 
 def learning_rates(optimizer: Optimizer, prefix: str = "lr") -> dict[str, float]:
-    """Return the learning rates of an optimizer by the names under which they are logged."""
+    """Return the learning rates of an optimizer by log name."""
     groups = optimizer.param_groups
     if len(groups) == 1 and "name" not in groups[0]:
         return {prefix: groups[0]["lr"]}
@@ -91,7 +91,7 @@ def learning_rates(optimizer: Optimizer, prefix: str = "lr") -> dict[str, float]
 
 
 @rank_zero_only
-def log(trainer: Trainer, figures: dict[str, float], step: int) -> None:
-    """Hands figures to all loggers at once; what goes through the model's `log` waits for the next logging step."""
+def log(trainer: Trainer, values: dict[str, float], step: int) -> None:
+    """Log values immediately; `LightningModule.log` would wait for the next logging step."""
     for logger in trainer.loggers:
-        logger.log_metrics({**figures, "epoch": trainer.current_epoch}, step)
+        logger.log_metrics({**values, "epoch": trainer.current_epoch}, step)

@@ -1,4 +1,4 @@
-"""Callbacks that users add by `--trainer.callbacks`, beside those of Kindling."""
+"""Combines callbacks that users add with `--trainer.callbacks` with those of Kindling."""
 
 import logging
 from collections.abc import Sequence
@@ -23,18 +23,17 @@ from kindling.training.averaging import defer_to_fit_end
 
 logger = logging.getLogger(__name__)
 
-
-# Callbacks whose work Kindling does in another way, with the option to use.
-REPLACED: dict[type[Callback], str] = {
+# Unsupported callbacks, with the option to use instead.
+REPLACEMENTS: dict[type[Callback], str] = {
     BackboneFinetuning: "--model TransferClassifier --model.unfreeze_epoch",
     BaseFinetuning: "a subclass of it, or --model TransferClassifier",
     LearningRateFinder: "fit --find_lr",
 }
-OURS = ("best", "last", "previous")  # checkpoints that Kindling writes itself
+RESERVED_NAMES = ("best", "last", "previous")  # of checkpoints that Kindling writes
 
 
 class SaveOnException(Checkpoint):
-    """An OnExceptionCheckpoint that saves alone: Lightning would start each new run from what it saved before."""
+    """Wraps an OnExceptionCheckpoint, from whose file Lightning would otherwise start each new run."""
 
     def __init__(self, saver: OnExceptionCheckpoint) -> None:
         self.saver = saver
@@ -54,32 +53,33 @@ def as_list(callbacks: list[Callback] | Callback | None) -> list[Callback]:
 
 
 def has_progress_bar(callbacks: list[Callback] | Callback | None) -> bool:
-    """Whether a user brings a progress bar, of which a Trainer takes but one."""
+    """Return whether a user adds a progress bar; a Trainer accepts only one."""
     return any(isinstance(callback, ProgressBar) for callback in as_list(callbacks))
 
 
 def combine(users: Sequence[Callback], ours: Sequence[Callback], run: Path | None, saves: bool) -> list[Callback]:
-    """Put the callbacks of a user and those of Kindling together.
+    """Combine the callbacks of a user with those of Kindling.
 
-    Ours come first, since `trainer.checkpoint_callback` and `trainer.early_stopping_callback` are the first ones.
+    Kindling's come first, because the first of a kind becomes `trainer.checkpoint_callback` and
+    `trainer.early_stopping_callback`.
 
     Args:
         users: Callbacks from `--trainer.callbacks`.
-        ours: Callbacks that the options of `fit` configure.
+        ours: Callbacks configured by other options.
         run: The run folder.
         saves: Whether checkpoints are saved.
 
     Raises:
-        ValueError: If a callback cannot work here.
+        ValueError: If a callback is not supported, or two conflict.
     """
     for callback in users:
         name = type(callback).__name__
-        if type(callback) in REPLACED:
-            raise ValueError(f"{name} does not work with Kindling's models: use {REPLACED[type(callback)]}")
+        if type(callback) in REPLACEMENTS:
+            raise ValueError(f"{name} does not work with Kindling's models: use {REPLACEMENTS[type(callback)]}")
         if isinstance(callback, Checkpoint) and not saves:
-            raise ValueError(f"{name} saves checkpoints, which --trainer.enable_checkpointing false forbids: drop one")
+            raise ValueError(f"{name} needs checkpoints: remove it, or --trainer.enable_checkpointing false")
         if isinstance(callback, ModelCheckpoint) and run:
-            _keep_apart(callback, run)
+            _separate_files(callback, run)
         if isinstance(callback, SpikeDetection):
             callback.running = callback.running_mean  # type: ignore[attr-defined]  # Lightning loads its state there
     users = [SaveOnException(each) if isinstance(each, OnExceptionCheckpoint) else each for each in users]
@@ -87,36 +87,36 @@ def combine(users: Sequence[Callback], ours: Sequence[Callback], run: Path | Non
     averages = [callback for callback in together if isinstance(callback, WeightAveraging)]
     if len(averages) > 1:
         names = " and ".join(type(callback).__name__ for callback in averages)
-        raise ValueError(f"{names} would both average the weights: choose one")
+        raise ValueError(f"{names} both average the weights: choose one")
     for callback in averages:
         defer_to_fit_end(callback)
     _check_keys(together)
     return together
 
 
-def _keep_apart(callback: ModelCheckpoint, run: Path) -> None:
-    """Keep a user's checkpoints from replacing those of Kindling in the same folder, and those of other runs."""
+def _separate_files(callback: ModelCheckpoint, run: Path) -> None:
+    """Prevent a user's ModelCheckpoint from replacing the checkpoints of Kindling or of other runs."""
     if callback.dirpath and "://" not in str(callback.dirpath):
         folder = Path(callback.dirpath).resolve()
         owner = next((path for path in (folder, *folder.parents) if (path / RECORD).exists()), run.resolve())
-        if owner != run.resolve():  # this run is a copy, or repeats the other one with its config.yaml
+        if owner != run.resolve():  # this run is a copy, or was started from the config.yaml of the other
             callback.dirpath = str(run.resolve() / folder.relative_to(owner))
-            logger.warning(f"ModelCheckpoint: {folder} is in another run; saving in {run / folder.relative_to(owner)}")
+            logger.warning(f"ModelCheckpoint: {folder} is in another run; saving to {run / folder.relative_to(owner)}")
     if callback.dirpath and Path(callback.dirpath).resolve() != (run / "checkpoints").resolve():
         return
-    callback.save_last = None  # last.ckpt is kept in any case, and resumes exactly
-    if callback.filename in OURS:
-        raise ValueError(f"{callback.filename}.ckpt is Kindling's own: give the ModelCheckpoint another filename")
+    callback.save_last = None  # Kindling saves last.ckpt, which resumes exactly
+    if callback.filename in RESERVED_NAMES:
+        raise ValueError(f"{callback.filename}.ckpt is reserved for Kindling: give ModelCheckpoint another filename")
 
 
 def leave_to_original(callback: ModelCheckpoint, stored: str, run: Path, is_copy: bool) -> None:
-    """Keep a user's checkpoints in a copy of a run: those in a folder outside of it are the original's.
+    """Make a user's ModelCheckpoint save inside a copied run: a folder outside of it belongs to the original.
 
     Args:
-        callback: A ModelCheckpoint of the run that is resumed; its `dirpath` is changed in place.
+        callback: A ModelCheckpoint of the resumed run; its `dirpath` is changed in place.
         stored: Its `dirpath` in the checkpoint from which the run resumes.
         run: The run folder.
-        is_copy: Whether the folder is not the one in which the run was last trained.
+        is_copy: Whether the run was last trained in another folder.
     """
     folder, ours = Path(callback.dirpath or run), run.resolve()
     if "://" in str(callback.dirpath) or ours in (resolved := folder.resolve(), *resolved.parents):
@@ -126,13 +126,14 @@ def leave_to_original(callback: ModelCheckpoint, stored: str, run: Path, is_copy
     if was_inside or (is_copy and stored == str(folder)):
         callback.dirpath = str(inside)
         logger.warning(
-            f"ModelCheckpoint: {folder} belongs to the original of this run; saving in {run / 'user' / folder.name}"
+            f"ModelCheckpoint: {folder} belongs to the original of this run; saving to {run / 'user' / folder.name}"
         )
 
 
 def _check_keys(callbacks: Sequence[Callback]) -> None:
-    """Raise ValueError where two callbacks would store their states under the same name."""
+    """Raise ValueError if two callbacks would store their states under the same key."""
     stateful = [callback for callback in callbacks if type(callback).state_dict is not Callback.state_dict]
     keys = [callback.state_key for callback in stateful]
-    if twice := next((callback for callback in stateful if keys.count(callback.state_key) > 1), None):
-        raise ValueError(f"two {type(twice).__name__} callbacks with the same settings: drop one of them")
+    for callback in stateful:
+        if keys.count(callback.state_key) > 1:
+            raise ValueError(f"two {type(callback).__name__} callbacks have the same settings: remove one")

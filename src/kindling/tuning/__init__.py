@@ -1,4 +1,4 @@
-"""Short trainings that find faults before the long one."""
+"""Short diagnostic trainings before the real one; they save no run and no checkpoint."""
 
 from kindling.tuning.learning_rate import Suggestion, find_lr
 from kindling.tuning.overfit import OverfitResult, overfit_batch

@@ -1,4 +1,4 @@
-"""The learning-rate finder: the loss while the rate grows from step to step."""
+"""The learning-rate finder: trains with a learning rate that grows from step to step."""
 
 import math
 from dataclasses import dataclass
@@ -20,23 +20,23 @@ from kindling.utils.files import atomic_write
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-WIDTH = 6  # steps: the standard deviation of the bell that smooths the losses
-LEAST = 30  # losses: fewer are no curve
-DIVERGED = 4.0  # times the lowest loss: a rate that leads there is too high by far
-PEAKED = ("OneCycle", "OneCycleLR")  # schedules that are at their highest rate for a moment only
-STEADY = 0.25
+SMOOTHING_STEPS = 6  # standard deviation of the Gaussian that smooths the losses
+MIN_LOSSES = 30  # fewer do not make a curve
+DIVERGENCE_FACTOR = 4.0  # the sweep stops at this multiple of the lowest loss
+PEAKED_SCHEDULES = ("OneCycle", "OneCycleLR")  # at their highest rate only for a moment
+STEADY_FACTOR = 0.25  # of the suggested peak, for schedules that stay at their highest rate
 
 
 @dataclass(frozen=True)
 class Suggestion:
-    """What a sweep found.
+    """A suggested learning rate and the sweep behind it.
 
     Attributes:
-        lr: The suggested rate; None where no rate made the loss fall.
-        rates: The rates that were tried, in steps of equal ratio.
-        losses: The loss of the batch after the step with each of them.
-        smooth: The same without the noise of single batches.
-        peaked: Whether the rate is for the peak of a schedule.
+        lr: The suggested learning rate; None if no rate reduced the loss.
+        rates: The rates of the sweep, in steps of equal ratio.
+        losses: The training loss after the step with each rate.
+        smooth: The smoothed losses.
+        peaked: Whether `lr` is the peak of a schedule.
     """
 
     lr: float | None
@@ -46,7 +46,7 @@ class Suggestion:
     peaked: bool
 
     def plot(self, path: Path | None = None) -> "Figure":
-        """Draws the loss against the learning rate, with the suggestion marked, into a PNG file too if one is named."""
+        """Plot the loss against the learning rate, with the suggestion marked; write a PNG file if `path` is given."""
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(7, 4.2), dpi=150, layout="constrained")
@@ -57,7 +57,7 @@ class Suggestion:
             height = float(np.interp(math.log(self.lr), np.log(self.rates), self.smooth))
             axes.axvline(self.lr, color="#D55E00", lw=1, ls="--", zorder=1)
             axes.plot(self.lr, height, "o", color="#D55E00", ms=8, label=f"suggestion: {self.lr:g}")
-        top, low = self.smooth[:LEAST].max(), min(self.smooth.min(), self.losses.min())
+        top, low = self.smooth[:MIN_LOSSES].max(), min(self.smooth.min(), self.losses.min())
         axes.set_ylim(low - 0.08 * (top - low), top + 0.5 * (top - low))
         axes.set(xscale="log", xlabel="learning rate", ylabel="training loss")
         axes.set_xlim(self.rates[0], self.rates[-1])
@@ -72,40 +72,40 @@ class Suggestion:
 
 
 class LRSweep(TerminateOnNaN):
-    """Takes each step with a higher rate than the one before, until the loss diverges.
+    """Raises the learning rate from step to step until the loss diverges.
 
-    Lightning's own finder sets what the scheduler says, which warm-up and the `lr_scale` of a backbone change; here the
-    rate is set after those, as the very last thing before the optimizer reads it.
+    Lightning's finder sets the rate of the scheduler, which warm-up and the `lr_scale` of a backbone then change; this
+    callback sets the rate after them, immediately before the optimizer step.
     """
 
     def __init__(self, lowest: float, highest: float, steps: int) -> None:
         super().__init__(wait=True)
-        self.planned = np.geomspace(lowest, highest, steps)
-        self.losses: list[float] = []  # of the step with each planned rate, before it takes effect
+        self.rates = np.geomspace(lowest, highest, steps)
+        self.losses: list[float] = []  # before the step with each rate
 
     @override
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
-        self._began = trainer.global_step
+        self._step = trainer.global_step
 
     @override
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
-        if len(self.losses) < LEAST:  # after that it is the rate that is too high
+        if len(self.losses) < MIN_LOSSES:  # later, the rate is too high
             super().on_before_backward(trainer, pl_module, loss)
 
     @override
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         for group in optimizer.param_groups:
-            group["lr"] = float(self.planned[trainer.global_step]) * group.get("lr_scale", 1.0)
+            group["lr"] = float(self.rates[trainer.global_step]) * group.get("lr_scale", 1.0)
 
     @override
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if trainer.global_step == self._began:  # a part of a step
+        if trainer.global_step == self._step:  # gradient accumulation
             return
         loss = float(outputs["loss"])
-        if not math.isfinite(loss) or loss > DIVERGED * min([loss, *self.losses]):
+        if not math.isfinite(loss) or loss > DIVERGENCE_FACTOR * min([loss, *self.losses]):
             trainer.should_stop = True
         if math.isfinite(loss):
             self.losses.append(loss)
@@ -120,39 +120,40 @@ def find_lr(
     steps: int = 200,
     **options: Any,
 ) -> Suggestion:
-    """Finds a learning rate by training a copy of a model for some steps, each with a higher rate.
+    """Suggest a learning rate by training a copy of a model with a rate that grows from step to step.
 
-    It suggests the middle of the valley, where the smoothed loss is lowest, as the peak of a OneCycleLR; for a schedule
-    that stays at its rate for long, a quarter of it. (The rate of the steepest descent, which many finders suggest, was
-    ten times too low for our recipes.) The model, its random numbers and the disk stay as they are.
+    The suggestion is the middle of the valley of the smoothed loss for a schedule with a short peak, such as OneCycle,
+    and a quarter of it for others. (The rate of the steepest descent, which many finders suggest, was ten times too
+    low for Kindling's recipes.) The model and the random state are left unchanged; no files are written.
 
     Args:
-        model: The model, with the optimizer that it is to be trained with.
-        data: What it is to be trained on.
-        lowest: Rate of the first step.
-        highest: Rate of the last step; the sweep ends before it where the loss diverges.
-        steps: Number of rates.
-        **options: Arguments for the Trainer, `accelerator` for example.
+        model: The model, with its optimizer and schedule.
+        data: The data module.
+        lowest: Learning rate of the first step.
+        highest: Learning rate of the last step, unless the loss diverges before.
+        steps: Number of steps.
+        **options: Arguments of the Trainer, such as `accelerator`.
 
     Raises:
-        ValueError: If nothing of the model can be trained, or the loss is not finite from the start.
+        ValueError: If the model has nothing to train, or the loss diverges from the start.
     """
     sweep = LRSweep(lowest, highest, steps)
     short_fit(clone_model(model), data, steps, [sweep], **options)
-    losses = np.array(sweep.losses[1:])  # a loss shows what the step before has done
-    rates = sweep.planned[: len(losses)]
-    if len(losses) < LEAST:
-        raise ValueError(f"the loss diverges from the start, at a learning rate of {lowest:g}: look at data and model")
-    smooth = smoothed(losses)
+    losses = np.array(sweep.losses[1:])  # each loss is the result of the step before
+    rates = sweep.rates[: len(losses)]
+    if len(losses) < MIN_LOSSES:
+        raise ValueError(f"the loss diverges from the start, at a learning rate of {lowest:g}: check data and model")
+    smooth = smooth_losses(losses)
     scheduler = model.hparams["lr_scheduler"]
-    peaked = scheduler is not None and scheduler["class_path"].rsplit(".", 1)[-1] in PEAKED
-    falls = smooth[0] - smooth.min() > 0.05 * abs(smooth[0])
-    lr = float(f"{valley_lr(rates, smooth) * (1 if peaked else STEADY):.1e}") if falls else None
+    peaked = scheduler is not None and scheduler["class_path"].rsplit(".", 1)[-1] in PEAKED_SCHEDULES
+    lr = None
+    if smooth[0] - smooth.min() > 0.05 * abs(smooth[0]):
+        lr = float(f"{valley_lr(rates, smooth) * (1 if peaked else STEADY_FACTOR):.1e}")
     return Suggestion(lr, rates, losses, smooth, peaked)
 
 
 def valley_lr(rates: NDArray[np.float64], smooth: NDArray[np.float64]) -> float:
-    """The geometric middle of the rates around the lowest loss that keep nine tenths of its fall."""
+    """Return the geometric middle of the rates around the minimum with at least 90% of the maximal loss reduction."""
     high = np.flatnonzero(smooth > smooth.min() + 0.1 * (smooth[0] - smooth.min()))
     lowest = int(smooth.argmin())
     first = high[high < lowest].max(initial=-1) + 1
@@ -160,10 +161,10 @@ def valley_lr(rates: NDArray[np.float64], smooth: NDArray[np.float64]) -> float:
     return math.sqrt(rates[first] * rates[last])
 
 
-def smoothed(losses: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Means under a bell around each loss; the divergence at the end is cut off, so that it spoils none before it."""
-    level = np.minimum(losses, 1.5 * losses[:10].mean())
+def smooth_losses(losses: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the losses smoothed with a Gaussian, after clipping the divergence at the end."""
+    clipped = np.minimum(losses, 1.5 * losses[:10].mean())
     steps = np.arange(len(losses))
-    weights = np.exp(-0.5 * ((steps[:, None] - steps) / WIDTH) ** 2)
-    means: NDArray[np.float64] = weights @ level / weights.sum(axis=1)
+    weights = np.exp(-0.5 * ((steps[:, None] - steps) / SMOOTHING_STEPS) ** 2)
+    means: NDArray[np.float64] = weights @ clipped / weights.sum(axis=1)
     return means

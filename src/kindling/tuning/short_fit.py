@@ -1,4 +1,4 @@
-"""A short training on a copy: model, random numbers and disk are afterwards what they were before."""
+"""A short training of a cloned model that leaves no traces: no files, and the random state is restored."""
 
 import copy
 from typing import Any
@@ -9,25 +9,25 @@ from torch.utils.data import DataLoader
 
 from kindling.models.task import BaseTask
 
-# Options of the Trainer of a run that hold for a trial too.
+# Trainer options of the run that also apply to a short fit.
 TRAINER_KEYS = ("accelerator", "precision", "accumulate_grad_batches", "gradient_clip_val", "gradient_clip_algorithm")
 
 
 def clone_model(model: BaseTask) -> BaseTask:
-    """A copy without schedule and warm-up, and without a backbone that is unfrozen on the way.
+    """Return a copy of a model without schedule, warm-up and a backbone that is unfrozen later.
 
     Raises:
-        ValueError: If nothing of the model can be trained.
+        ValueError: If the model has nothing to train.
     """
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ValueError(f"{type(model).__name__} has nothing to train")
     model.init_lazy_layers()
-    clone_model = copy.deepcopy(model)
-    clone_model.hparams["lr_scheduler"] = None
-    clone_model.warmup_epochs = 0.0
-    if hasattr(clone_model, "unfreeze_epoch") and clone_model.waits:
-        clone_model.unfreeze_epoch = None  # type: ignore[assignment]  # the epochs of a trial are others
-    return clone_model
+    clone = copy.deepcopy(model)
+    clone.hparams["lr_scheduler"] = None
+    clone.warmup_epochs = 0.0
+    if getattr(clone, "will_unfreeze", False):
+        clone.unfreeze_epoch = None  # type: ignore[assignment]  # epochs of a short fit are not those of the run
+    return clone
 
 
 def short_fit(
@@ -37,14 +37,14 @@ def short_fit(
     callbacks: list[Callback],
     **options: Any,
 ) -> Trainer:
-    """Trains a model for so many steps at most, without validation, logs or files.
+    """Train a model without validation, logs or files, and return the Trainer.
 
     Args:
-        model: The model, a `twin` of another.
-        data: A data module, or what gives the batches of an epoch.
-        steps: Optimizer steps.
-        callbacks: What watches or stops it.
-        **options: Arguments for the Trainer.
+        model: The model, usually from `clone_model`.
+        data: A data module or a loader of training batches.
+        steps: Maximum number of optimizer steps.
+        callbacks: Callbacks of the Trainer.
+        **options: Other arguments of the Trainer.
     """
     trainer = Trainer(
         max_epochs=-1,
