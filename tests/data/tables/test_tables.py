@@ -205,7 +205,7 @@ def test_training_does_not_go_on_with_another_table(kindling: Command, trained: 
     table.assign(age=table["age"] + 1).to_csv("customers.csv", index=False)
     result = kindling(*more)
     assert (result.code, result.err.count("\n")) == (1, 1)
-    assert "customers.csv is not what the checkpoint was trained on" in result.err
+    assert "customers.csv is not the data that the checkpoint was trained on" in result.err
     table.to_csv("customers.csv", index=False)
     for options, reason in {
         ("--data.drop", "[age]"): "its columns are without age",
@@ -214,7 +214,7 @@ def test_training_does_not_go_on_with_another_table(kindling: Command, trained: 
     }.items():
         result = kindling(*more, *options)
         assert (result.code, result.err.count("\n")) == (1, 1)
-        assert f"customers.csv is not what the checkpoint was trained on: {reason}" in result.err
+        assert f"customers.csv is not the data that the checkpoint was trained on: {reason}" in result.err
     assert kindling(*more).code == 0
 
 
@@ -265,9 +265,9 @@ def test_a_question_mark_may_stand_for_missing(kindling: Command, table: pd.Data
             {"target": "country"},
             "column country of customers.csv has only one class (UK); a classifier needs at least two",
         ),
-        ({"test_split": 0}, "test_split=0 of 200 rows: at least 1 must be held out"),
-        ({"val_split": 1.0}, "val_split=1.0 of 160 rows: at least 1 must be held out"),
-        ({"test_split": 0.999}, "val_split=0.1: no class has enough rows to hold one out for val and leave one"),
+        ({"test_split": 0}, "`test_split` must hold out at least 1 of 200 rows and leave at least 1, got 0"),
+        ({"val_split": 1.0}, "`val_split` must hold out at least 1 of 160 rows and leave at least 1, got 1.0"),
+        ({"test_split": 0.999}, "`val_split` is 0.1, but no class has two rows: one to train on and one for val"),
         ({"test_path": "nowhere.csv"}, "there is no file nowhere.csv"),
         ({"test_path": "other.csv"}, "other.csv has classes that no training row has: maybe; training has no, yes"),
         ({"test_path": "unknown.csv"}, "unknown.csv has no row with a churned"),
