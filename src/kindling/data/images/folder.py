@@ -150,7 +150,7 @@ def labels_of(samples: Sequence[Sample], classes: Sequence[str], root: Path) -> 
     number = {name: label for label, name in enumerate(classes)}
     if unknown := sorted({sample.label for sample in samples} - number.keys()):
         raise ValueError(
-            f"{root} has the unknown class {join_names(unknown, 3)}; the model was trained on {join_names(classes)}"
+            f"{root} has unknown classes ({join_names(unknown, 3)}); the model knows {join_names(classes)}"
         )
     return [number[sample.label] for sample in samples]
 
