@@ -575,3 +575,11 @@ class FlatTargets(MultiLabelDataModule):
     def load(self, split: str) -> Any:
         inputs, targets = super().load(split)
         return inputs, targets[:, 0]
+
+
+class Fixed(ClassificationTask):
+    """A classifier whose `__init__` has its own arguments alone, and passes the others on by itself."""
+
+    def __init__(self, width: int = 8) -> None:
+        super().__init__(num_classes=2, optimizer={"class_path": "torch.optim.SGD", "init_args": {"lr": 0.1}})
+        self.network = nn.Sequential(nn.Linear(20, width), nn.ReLU(), nn.Linear(width, 2))

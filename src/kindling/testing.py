@@ -104,8 +104,8 @@ def check_data(data: LightningDataModule, *, shared: float = 0.01, stratified: b
 
     Args:
         data: The data module; all of its splits are read.
-        shared: The share of a split that may also occur, to the bit and with the same target, in the training split:
-            rows of a table can be alike by chance.
+        shared: The share of a split that may also occur, to the bit and with the same target, in another split: rows of
+            a table can be alike by chance.
         stratified: Whether each class must have the same share in validation as in training, give or take chance. By
             default it must, unless the two are datasets of separate sources.
 
@@ -121,10 +121,12 @@ def check_data(data: LightningDataModule, *, shared: float = 0.01, stratified: b
             assert samples, f"{name}: the {split} split is empty"
             same = samples == [sample.digest for sample in again[split]]
             assert same, f"{name}: the {split} split differs when it is read again"
-        for split in digests.keys() - {"train"}:
-            common = sum((Counter(digests[split]) & Counter(digests.get("train", []))).values())
-            most = shared * len(digests[split])
-            assert common <= most, f"{name}: {common} of {len(digests[split])} samples of {split} are in train, too"
+        for split, other in [("val", "train"), ("test", "train"), ("test", "val")]:
+            samples = digests.get(split, [])
+            common = sum((Counter(samples) & Counter(digests.get(other, []))).values())
+            assert common <= shared * len(samples), (
+                f"{name}: {common} of {len(samples)} samples of {split} are in {other}, too"
+            )
         _check_shapes(data, splits)
         if isinstance(data, ClassificationDataModule):
             counts = _check_classes(data)

@@ -406,3 +406,32 @@ def test_persistent_workers_are_said_not_to_resume_exactly(kindling: Command) ->
 def test_what_users_write_works(kindling: Command, model: str, data: str, more: list[str]) -> None:
     fitted = kindling("fit", "--model", model, "--data", data, "--trainer.max_epochs", "1", *more)
     assert (fitted.code, fitted.err) == (0, "")
+
+
+def test_a_task_without_kwargs_trains_resumes_and_is_loaded(kindling: Command) -> None:
+    options = ["--model", "modules.Fixed", "--data", "SyntheticDataModule", "--data.num_samples", "60"]
+    options += ["--data.num_classes", "2", "--run_name", "fixed"]
+    assert (result := kindling("fit", *options, "--trainer.max_epochs", "1")).code == 0, result.err
+    assert (result := kindling("fit", "--ckpt_path", "last", "--trainer.max_epochs", "2")).code == 0, result.err
+    assert (result := kindling("predict", "--ckpt_path", "last")).code == 0, result.err
+    assert (result := kindling("fit", *options, "--find_lr")).code in (0, 1), result.err
+    assert "unexpected" not in result.err
+
+
+def test_labels_that_are_no_numbers_are_not_counted(kindling: Command, folder: Path) -> None:
+    (folder / "named.py").write_text(
+        "import modules, torch\n"
+        "from lightning.pytorch import LightningDataModule\n"
+        "from torch.utils.data import DataLoader, Dataset\n"
+        "class Named(Dataset):\n"
+        "    labels = ['cat', 'dog'] * 20\n"
+        "    def __len__(self): return 40\n"
+        "    def __getitem__(self, i): return torch.rand(3), i % 2\n"
+        "class NamedData(LightningDataModule):\n"
+        "    def train_dataloader(self): return DataLoader(Named(), batch_size=8)\n"
+        "    def val_dataloader(self): return DataLoader(Named(), batch_size=8)\n"
+    )
+    result = kindling("fit", "--plugin", "named.py", "--model", "MLPClassifier", "--data", "NamedData")
+    assert (result.code, result.err.count("\n")) == (2, 1)
+    assert "MLPClassifier needs num_classes" in result.err
+    assert "--model.num_classes VALUE" in result.err

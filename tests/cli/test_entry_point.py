@@ -187,9 +187,9 @@ USAGE = {
 }
 
 VALUES = {
-    (*SYNTHETIC, "--data.num_classes", "0"): ["num_classes must be at least 1, got 0"],
-    (*SYNTHETIC, "--data.num_features", "-2"): ["num_features must be at least 1, got -2"],
-    (*QUICK, "--data.batch_size", "-3"): ["batch_size must be at least 1, not -3"],
+    (*SYNTHETIC, "--data.num_classes", "0"): ["`num_classes` must be at least 1, got 0"],
+    (*SYNTHETIC, "--data.num_features", "-2"): ["`num_features` must be at least 1, got -2"],
+    (*QUICK, "--data.batch_size", "-3"): ["`batch_size` must be at least 1, got -3"],
     (*QUICK, "--trainer.max_epochs", "0"): ["--trainer.max_epochs 0", "at least 1"],
     (*QUICK, "--trainer.max_time", "1h"): ["trainer.max_time must be DD:HH:MM:SS", "got 1h"],
     (*QUICK, "--trainer.strategy", "dpp"): ["there is no --trainer.strategy dpp: did you mean ddp?"],
@@ -209,8 +209,8 @@ VALUES = {
     (*QUICK, "--model.hidden", "-3"): ["hidden", "-3"],
     (*QUICK, "--model.channels", "[8, 0]"): ["channels", "(8, 0)"],
     (*SYNTHETIC, "--model.hidden", "[8, 0]"): ["hidden layers", "at least 1", "(8, 0)"],
-    (*DIGITS, "--data.margin", "-1"): ["margin must not be negative: -1"],
-    (*DIGITS, "--data.shots", "500"): ["shots must be from 1 to", "not 500"],
+    (*DIGITS, "--data.margin", "-1"): ["`margin` must be at least 0, got -1"],
+    (*DIGITS, "--data.shots", "500"): ["`shots` must be between 1 and", "got 500"],
     (*QUICK, "--model.label_smoothing", "2"): ["label_smoothing", "2"],
     (*QUICK, "--model.optimizer.lr", "-1"): ["learning rate", "-1"],
     (*QUICK, "--early_stopping.patience", "-1"): ["early_stopping.patience", "-1"],
@@ -218,7 +218,7 @@ VALUES = {
     (*QUICK, "--trainer.accelerator", "tpu"): ["torch_xla"],
     (*QUICK, "--data", "SyntheticDataModule"): ["CNNClassifier needs images", "(20,)"],
     ("fit", "--config", "configs/mnist_cnn.yaml", "--data.data_dir", "nowhere"): [
-        *("MNIST is not whole in nowhere/MNIST/raw", "--data.data_dir", "--config quickstart"),
+        *("MNIST is incomplete in nowhere/MNIST/raw", "--data.data_dir", "--config quickstart"),
     ],
     ("fit", "--config", "configs/mnist_cnn.yaml", "--data.data_dir", "cut"): ["cut/MNIST/raw", "damaged"],
     ("test", "--ckpt_path", "nowhere.ckpt"): ["nowhere.ckpt", "a run folder, best or last"],
@@ -227,7 +227,7 @@ VALUES = {
     ("test", "--ckpt_path", "text.ckpt"): ["text.ckpt is truncated, damaged or not a checkpoint"],
     ("test", "--ckpt_path", "code.ckpt"): ["code.ckpt", "could run code: it was not loaded"],
     ("fit", "--ckpt_path", "foreign.ckpt"): ["foreign.ckpt is not a Kindling checkpoint"],
-    (*QUICK, "--data.scale", "1.5"): ["scale must be from 0 to 0.99, not 1.5"],
+    (*QUICK, "--data.scale", "1.5"): ["`scale` must be between 0 and 0.99, got 1.5"],
     ("test", "--ckpt_path", "plain.ckpt"): ["plain.ckpt is not a Kindling checkpoint"],
 }
 

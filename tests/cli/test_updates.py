@@ -190,7 +190,8 @@ def run_workflow(project: Path, tmp_path: Path) -> str:
     tools.mkdir(exist_ok=True)
     shims = {
         "pipx": f'shift; exec {sys.executable} -m "$@"',
-        "gh": 'printf "%s\\n" "$GH_TOKEN" "$@" > "$GH_CALLS"',
+        "gh": 'if [ "$2" = list ]; then cat "$GH_PROPOSED"; else echo 1 > "$GH_PROPOSED"; '
+        'printf "%s\\n" "$GH_TOKEN" "$@" > "$GH_CALLS"; fi',
     }
     for name, line in shims.items():
         (tools / name).write_text(f"#!/bin/sh\n{line}\n")
@@ -204,7 +205,10 @@ def run_workflow(project: Path, tmp_path: Path) -> str:
     shutil.rmtree(clone, ignore_errors=True)
     calls.unlink(missing_ok=True)
     git(tmp_path, "clone", "--quiet", str(tmp_path / "origin.git"), str(clone))
-    known = {"GH_TOKEN": "secret", "GH_CALLS": str(calls), "GITHUB_REF_NAME": "main"}
+    proposed = tmp_path / "proposed"
+    if not proposed.exists():
+        proposed.write_text("0\n")
+    known = {"GH_TOKEN": "secret", "GH_CALLS": str(calls), "GH_PROPOSED": str(proposed), "GITHUB_REF_NAME": "main"}
     settings = os.environ | known | {"PATH": f"{tools}{os.pathsep}{os.environ['PATH']}"}
     for step in steps:
         done = subprocess.run(

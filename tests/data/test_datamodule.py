@@ -170,14 +170,14 @@ def test_a_test_sample_is_told_by_its_features_unless_it_is_an_image() -> None:
 @pytest.mark.parametrize(
     ("now", "then", "words"),
     [
-        ({"size": 28}, {"size": 32}, "other size (28, not 32); train anew, without --ckpt_path"),
-        ({"classes": ["a"], "size": 1}, {"classes": ["b", "c"], "size": 1}, "other classes (a, not b, c); train"),
+        ({"size": 28}, {"size": 32}, "other size (28, was 32); start a new run without --ckpt_path"),
+        ({"classes": ["a"], "size": 1}, {"classes": ["b", "c"], "size": 1}, "other classes (a, was b, c); start"),
         (
             {"classes": list("abcdef")},
             {"classes": list("abcdefg")},
-            "(a, b, c, d, e and 1 more, not a, b, c, d, e and 2",
+            "(a, b, c, d, e and 1 more, was a, b, c, d, e and 2",
         ),
-        ({"columns": [{"name": "age"}]}, {"columns": []}, "other columns; train anew"),
+        ({"columns": [{"name": "age"}]}, {"columns": []}, "other columns; start a new run"),
     ],
 )
 def test_what_has_changed_since_a_checkpoint_is_named(
@@ -187,7 +187,7 @@ def test_what_has_changed_since_a_checkpoint_is_named(
     data.fitted = now
     with pytest.raises(ValueError, match=re.escape(words)) as caught:
         data.load_state_dict(then)
-    assert str(caught.value).startswith("digits is not what the checkpoint was trained on: other ")
+    assert str(caught.value).startswith("digits is not the data that the checkpoint was trained on: other ")
     fresh = MNISTDataModule()
     fresh.load_state_dict(now)  # nothing has been read yet
     assert fresh.state_dict() == now
@@ -212,9 +212,9 @@ def test_a_source_of_ones_own_needs_load_alone() -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"batch_size": 0}, "^batch_size must be at least 1, not 0$"),
-        ({"eval_batch_size": -1}, "^eval_batch_size must be at least 1, not -1$"),
-        ({"num_workers": -1}, "^num_workers must not be negative: -1$"),
+        ({"batch_size": 0}, "^`batch_size` must be at least 1, got 0$"),
+        ({"eval_batch_size": -1}, "^`eval_batch_size` must be at least 1, got -1$"),
+        ({"num_workers": -1}, "^`num_workers` must be at least 0, got -1$"),
     ],
 )
 def test_sizes_are_checked(arguments: dict[str, int], words: str) -> None:
@@ -238,7 +238,7 @@ def test_a_number_of_samples_may_come_as_a_float(val_split: float) -> None:
 
 @pytest.mark.parametrize("val_split", [0, 4000, 5000, 1.0, -0.1])
 def test_a_validation_split_that_leaves_nothing_is_refused(val_split: float) -> None:
-    with pytest.raises(ValueError, match=f"val_split={val_split} .* 4000 training samples"):
+    with pytest.raises(ValueError, match=f"`val_split` must .* of 4000 training samples .* got {val_split}"):
         MNISTDataModule(source="sample", val_split=val_split).setup("fit")
 
 

@@ -406,7 +406,7 @@ def test_a_table_is_asked_by_the_names_of_its_columns(tmp_path: Path) -> None:
         check(found["predictions"], load(run), asked)
         for body, words in (
             ({"rows": [{"age": 30}]}, "lacks columns that the model was trained with: plan"),
-            ({"rows": [{"age": "old", "plan": "gold"}]}, "must hold numbers, not old"),
+            ({"rows": [{"age": "old", "plan": "gold"}]}, "must contain numbers, got old"),
             ({"rows": [{"age": [1], "plan": "gold"}]}, "the values of a row"),
             ({"rows": []}, "rows must be a list of objects"),
             ({"rows": [{str(number): 1} for number in range(3000)]}, "lacks columns"),

@@ -92,7 +92,7 @@ def test_it_leaves_no_trace(folder: Path) -> None:
     assert torch.equal(random, torch.get_rng_state())
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     assert model.training
-    assert model.hparams["lr_scheduler"] is None
+    assert model.training_options["lr_scheduler"] is None
     assert [path.name for path in folder.iterdir()] == ["configs"]
 
 

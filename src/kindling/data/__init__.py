@@ -1,4 +1,7 @@
-"""Data sources. A data module named here can be chosen with `--data NAME`."""
+"""Data modules, and how their samples are read, split, augmented and batched; no models and no training.
+
+A data module named here can be chosen with `--data NAME`.
+"""
 
 from kindling.data.datamodule import BaseDataModule, ClassificationDataModule
 from kindling.data.digits import DigitsDataModule

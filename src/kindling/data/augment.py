@@ -1,4 +1,4 @@
-"""Augmentation of a whole batch at once, on its device, each sample by itself."""
+"""Augmentation of whole batches on their device, with random values drawn for each image."""
 
 import math
 
@@ -10,17 +10,17 @@ from kindling.utils.inputs import rgb_to_grayscale
 
 
 def affine(images: Tensor, angle: Tensor, zoom: Tensor, right: Tensor, down: Tensor) -> Tensor:
-    """Turns, sizes and moves each image by its own amounts; what comes in at the edges repeats them.
+    """Rotate, scale and translate each image by its own amounts, repeating the edge pixels beyond the edges.
 
     Args:
         images: Floats, shape (N, C, H, W).
         angle: Counter-clockwise rotation about the centre in radians, shape (N,).
-        zoom: Factor of size, shape (N,).
-        right: Shift to the right as a share of the width, shape (N,).
-        down: Shift downwards as a share of the height, shape (N,).
+        zoom: Scale factor, shape (N,).
+        right: Shift to the right as a fraction of the width, shape (N,).
+        down: Shift downwards as a fraction of the height, shape (N,).
 
     Returns:
-        The changed images, shape (N, C, H, W).
+        The transformed images, shape (N, C, H, W).
     """
     height, width = images.shape[-2:]
     cos, sin = angle.cos() / zoom, angle.sin() / zoom
@@ -40,44 +40,44 @@ def affine(images: Tensor, angle: Tensor, zoom: Tensor, right: Tensor, down: Ten
 def random_affine(
     images: Tensor, degrees: float = 0.0, shift: float = 0.0, scale: float = 0.0, crop: float = 1.0
 ) -> Tensor:
-    """Turns, moves, sizes and crops each image by amounts drawn for it alone.
+    """Rotate, translate, scale and crop each image by random amounts.
 
     Args:
         images: Floats, shape (N, C, H, W).
-        degrees: Largest rotation to either side.
-        shift: Largest shift along each axis, as a share of its length.
-        scale: Largest change of size: 0.1 draws factors from 0.9 to 1.1.
-        crop: Smallest share of the area that is kept, at any place of the image, and enlarged to the whole.
+        degrees: Largest rotation in either direction.
+        shift: Largest shift along each axis, as a fraction of its length.
+        scale: Largest change of size; 0.1 draws factors from 0.9 to 1.1.
+        crop: Smallest fraction of the area to crop, at a random position, and resize to the whole image.
     """
     if not (degrees or shift or scale or crop < 1):
         return images
     drawn = torch.empty(4, len(images), device=images.device).uniform_(-1, 1)
     zoom, right, down = 1 + scale * drawn[1], shift * drawn[2], shift * drawn[3]
     if crop < 1:
-        enlarged = torch.empty(len(images), device=images.device).uniform_(crop, 1).rsqrt()
-        # The window that is kept may move until its edge meets that of the image.
-        place = torch.empty(2, len(images), device=images.device).uniform_(-0.5, 0.5) * zoom * (enlarged - 1)
-        zoom, right, down = zoom * enlarged, right + place[0], down + place[1]
+        crop_zoom = torch.empty(len(images), device=images.device).uniform_(crop, 1).rsqrt()
+        # The cropped window must stay inside the image.
+        offset = torch.empty(2, len(images), device=images.device).uniform_(-0.5, 0.5) * zoom * (crop_zoom - 1)
+        zoom, right, down = zoom * crop_zoom, right + offset[0], down + offset[1]
     return affine(images, math.radians(degrees) * drawn[0], zoom, right, down)
 
 
 def random_flip(images: Tensor) -> Tensor:
-    """Mirrors each image (N, C, H, W), left to right, with a chance of a half."""
-    mirrored = torch.rand(len(images), 1, 1, 1, device=images.device) < 0.5
-    return torch.where(mirrored, images.flip(-1), images)
+    """Flip each image (N, C, H, W) horizontally with probability 0.5."""
+    flipped = torch.rand(len(images), 1, 1, 1, device=images.device) < 0.5
+    return torch.where(flipped, images.flip(-1), images)
 
 
 def colour(images: Tensor, brightness: Tensor, contrast: Tensor, saturation: Tensor) -> Tensor:
-    """Changes brightness, then contrast, then saturation of each image by its own factors.
+    """Change brightness, then contrast, then saturation of each image by its own factors.
 
     Args:
-        images: Floats in [0, 1], red, green and blue, shape (N, 3, H, W).
+        images: RGB floats in [0, 1], shape (N, 3, H, W).
         brightness: Factor of all values, shape (N,); 0 gives black.
-        contrast: Factor of the distance from the image's mean grey, shape (N,).
-        saturation: Factor of the distance from each pixel's own grey, shape (N,).
+        contrast: Factor of the difference from the mean grey value of the image, shape (N,).
+        saturation: Factor of the difference from the grey value of each pixel, shape (N,).
 
     Returns:
-        The changed images, shape (N, 3, H, W), in [0, 1].
+        The transformed images, shape (N, 3, H, W), in [0, 1].
     """
     brightness, contrast, saturation = (factor.view(-1, 1, 1, 1) for factor in (brightness, contrast, saturation))
     images = (images * brightness).clamp_(0, 1)
@@ -86,7 +86,7 @@ def colour(images: Tensor, brightness: Tensor, contrast: Tensor, saturation: Ten
 
 
 def random_colour(images: Tensor, strength: float) -> Tensor:
-    """Changes brightness, contrast and saturation of each image (N, 3, H, W) by factors from 1 - strength to 1 +."""
+    """Change brightness, contrast and saturation of each image (N, 3, H, W) by factors in 1 ± strength."""
     if not strength:
         return images
     return colour(images, *torch.empty(3, len(images), device=images.device).uniform_(1 - strength, 1 + strength))

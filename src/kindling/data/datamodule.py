@@ -1,4 +1,4 @@
-"""What all data sources share: splits, loaders, and what they learn from the data."""
+"""Base classes of the data modules: splits, data loaders and statistics of the training split."""
 
 import os
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ from kindling.utils.hyperparameters import make_hparams_plain
 from kindling.utils.inputs import to_float
 from kindling.utils.text import join_names
 
-# What a source of one's own is made of.
+# The public interface for custom data modules.
 __all__ = [
     "SPLITS",
     "ArrayDataset",
@@ -48,27 +48,26 @@ SPLITS = ("train", "val", "test")
 
 
 class BaseDataModule(LightningDataModule):
-    """Base of all data sources: a subclass implements `load`.
+    """Base class of all data modules: a subclass implements `load`.
 
-    The test split is loaded for testing and predicting alone; validation is carved out of the training split. A source
-    that knows the shape of its inputs sets `input_shape`, and where they are known without reading the data, `mean` and
-    `std`. What a source learns from its training split and needs for other samples, it keeps in `fitted`, plain values
-    that go into the checkpoint.
+    The test split is loaded only to test and predict; the validation split is taken from the training split. A
+    subclass may set `input_shape`, and `mean` and `std` if they are known without reading the data. State learned from
+    the training split and needed for other samples belongs in `fitted`: plain values, saved in the checkpoint.
 
     Args:
-        batch_size: Samples in a training batch, on each device.
-        eval_batch_size: Samples in a batch of validation, test and prediction.
-        val_split: Samples (or as a float, their share) held out of the training split for validation, with the same
-            share of every class.
-        split_seed: Seed of that split; independent of the seed of the training.
-        num_workers: Processes that load batches; 0 is fastest for data in memory.
+        batch_size: Samples per training batch and device.
+        eval_batch_size: Samples per batch in validation, test and prediction.
+        val_split: Training samples to hold out for validation, stratified by class: a number, or a fraction as a
+            float.
+        split_seed: Seed of that split, independent of the training seed.
+        num_workers: Worker processes that load batches; 0 is fastest for data in memory.
 
     Raises:
-        ValueError: If a size is out of its range.
+        ValueError: If an argument is out of range.
     """
 
     input_shape: tuple[int, ...]
-    train: Any  # the datasets, once they have been read
+    train: Any  # the datasets, set by `setup`
     val: Any
     test: Any
     new: Any
@@ -86,9 +85,9 @@ class BaseDataModule(LightningDataModule):
         super().__init__()
         for name, value in {"batch_size": batch_size, "eval_batch_size": eval_batch_size}.items():
             if value < 1:
-                raise ValueError(f"{name} must be at least 1, not {value}")
+                raise ValueError(f"`{name}` must be at least 1, got {value}")
         if num_workers < 0:
-            raise ValueError(f"num_workers must not be negative: {num_workers}")
+            raise ValueError(f"`num_workers` must be at least 0, got {num_workers}")
         self.save_hyperparameters()
         make_hparams_plain(self)
         self.batch_size = batch_size
@@ -102,18 +101,18 @@ class BaseDataModule(LightningDataModule):
         """Read one official split.
 
         Returns:
-            Inputs (N, ...) and targets (N,) as tensors, which are indexed a whole batch at a time; or a dataset of
-            samples, pairs of an input and a target, which `collate` puts together.
+            Inputs (N, ...) and targets (N,) as tensors, indexed a whole batch at a time; or a map-style dataset of
+            pairs of an input and a target, which `collate` combines into batches.
         """
         raise NotImplementedError
 
     @staticmethod
     def collate(samples: list[Any]) -> Any:
-        """Put samples of a dataset together to a batch; by default as torch does, tensor by tensor."""
+        """Combine samples of a dataset into a batch; by default with torch's `default_collate`."""
         return default_collate(samples)
 
     def load_training(self) -> tuple[Any, Any]:
-        """Read training and validation; by default validation is carved out of the training split."""
+        """Read the training and validation sets; by default both come from the training split."""
         dataset = as_dataset(self.load("train"))
         targets = targets_of(dataset)
         strata = torch.zeros(len(dataset)) if targets is None or targets.ndim != 1 else targets  # type: ignore[arg-type]
@@ -121,15 +120,15 @@ class BaseDataModule(LightningDataModule):
         return subset(dataset, train), subset(dataset, val)
 
     def load_new(self) -> Any:
-        """Read the samples to predict, whatever their targets are; by default the test split."""
+        """Read the samples to predict, whose targets are ignored; by default the test split."""
         return as_dataset(self.load("test"))
 
     def predicted_rows(self) -> Sequence[object]:
-        """What each sample to predict is called in `predictions.csv`; by default its number."""
+        """Return the name of each sample in `predictions.csv`; by default its index."""
         return range(len(self.new))
 
     def describe(self, row: int) -> dict[str, object]:
-        """Return what identifies a test sample to a person, beside its picture: by default its features."""
+        """Return what identifies a test sample besides its image; by default its features."""
         inputs = inputs_of(self.test, torch.tensor([row]))
         if inputs is None or inputs.ndim > 2:
             return {}
@@ -137,14 +136,14 @@ class BaseDataModule(LightningDataModule):
         return {f"feature {number}": round(value, 4) for number, value in enumerate(sample.tolist())}
 
     def tested_rows(self) -> Sequence[object]:
-        """What each test sample is called; by default its number."""
+        """Return the name of each test sample; by default its index."""
         return range(len(self.test))
 
     def write_split(self, run: Path) -> None:
-        """Writes into a run folder which sample is in which split, for a source that decides it by itself."""
+        """Write which sample is in which split into a run folder; by default nothing is written."""
 
     def augment(self, inputs: Tensor) -> Tensor:
-        """Changes a training batch of inputs at random, each sample by itself; by default it does not."""
+        """Augment a batch of training inputs; by default they are returned unchanged."""
         return inputs
 
     @override
@@ -153,37 +152,37 @@ class BaseDataModule(LightningDataModule):
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        # What has been read already is of the data as it is now; the weights know the classes and columns of then.
+        # The weights fit the classes and columns at training time; the data read so far may have changed since.
         changed = {name: value for name, value in state_dict.items() if self.fitted.get(name, value) != value}
         if changed:
-            others = [f"other {name}{_instead(self.fitted[name], value)}" for name, value in changed.items()]
+            changes = [f"{name}{_describe_change(self.fitted[name], value)}" for name, value in changed.items()]
             raise ValueError(
-                f"{self.origin} is not what the checkpoint was trained on: {join_names(others)}; train anew, without "
-                "--ckpt_path"
+                f"{self.origin} is not the data that the checkpoint was trained on: other {join_names(changes)}; "
+                "start a new run without --ckpt_path"
             )
         self.fitted = state_dict
 
     def begin_with(self, learned: dict[str, Any]) -> None:
-        """Take over what a checkpoint has learned, before any data is read.
+        """Restore the fitted state of a checkpoint before any data is read.
 
-        By default nothing is taken over: the data is read as in the training and compared in `load_state_dict`. A
-        source that checks its data against the checkpoint in another way need not learn the same again.
+        By default this does nothing: the state is fitted again and compared in `load_state_dict`. A data module that
+        checks its data against the checkpoint in another way need not fit the state again.
         """
 
     @property
     def origin(self) -> str:
-        """Where the samples come from, for messages: the folder or file, where an argument names it."""
+        """Folder or file that the samples come from, for messages; the class name if no argument sets one."""
         return str(self.hparams.get("path", self.hparams.get("data_dir", type(self).__name__)))
 
     @cached_property
     def mean(self) -> tuple[float, ...]:
-        """Mean of the training inputs by channel or feature, as the model receives them; 0 if they are no floats."""
+        """Mean of the training inputs per channel or feature, as the model receives them; 0 if they are not floats."""
         inputs = self._training_inputs
         return (0.0,) if inputs is None else tuple(inputs.mean(dim=_other_dims(inputs)).tolist())
 
     @cached_property
     def std(self) -> tuple[float, ...]:
-        """Standard deviation of the training inputs by channel or feature; 1 where they are constant or no floats."""
+        """Standard deviation of the training inputs per channel or feature; 1 if they are constant or not floats."""
         inputs = self._training_inputs
         if inputs is None:
             return (1.0,)
@@ -192,20 +191,20 @@ class BaseDataModule(LightningDataModule):
 
     @property
     def training_targets(self) -> Tensor | None:
-        """Targets of the training split, shape (N, ...); None if the dataset does not have them as a whole."""
+        """Targets of the training split, shape (N, ...); None if the dataset does not expose them."""
         self._read_training()
         return targets_of(self.train)
 
     @property
     def _training_inputs(self) -> Tensor | None:
-        """The inputs as floats; None if they are read from a disk, or are integers such as tokens."""
+        """Training inputs as floats; None if they are not in memory or are integers such as tokens."""
         self._read_training()
         inputs = to_float(self.train.inputs) if isinstance(self.train, ArrayDataset) else None
         return inputs if isinstance(inputs, Tensor) and inputs.is_floating_point() else None
 
     @property
     def _learned(self) -> dict[str, Any]:
-        """What is in `fitted`, read from the training split where no checkpoint has said it."""
+        """The state in `fitted`, learned from the training split unless a checkpoint provided it."""
         if not self.fitted:
             self._read_training()
         return self.fitted
@@ -225,9 +224,9 @@ class BaseDataModule(LightningDataModule):
 
     @override
     def train_dataloader(self) -> ResumableLoader:
-        # The order of an epoch follows from seed and epoch alone, so a resumed run sees the same batches.
+        # The order of an epoch depends only on the seed and the epoch, so a resumed run sees the same batches.
         dataset = self._for_loader(self.train)
-        sampler = EpochSampler(dataset, *self._share, seed=_seed())
+        sampler = EpochSampler(dataset, *self._world_size_and_rank, seed=_seed())
         return self._loader(dataset, batch_sampler=TrainingBatches(sampler, self.batch_size, drop_last=False))
 
     @override
@@ -243,15 +242,16 @@ class BaseDataModule(LightningDataModule):
         return self._eval_loader(self.new)
 
     @property
-    def _share(self) -> tuple[int, int]:
+    def _world_size_and_rank(self) -> tuple[int, int]:
         return (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
 
     def _eval_loader(self, dataset: Dataset[Any]) -> ResumableLoader:
-        # Each sample counts once, however many processes share them; torch's own sampler repeats some. Of fewer samples
-        # than processes each evaluates all: Lightning skips the hooks of a process without batches, and others wait.
+        # DistributedSampler would repeat samples, which would count twice in the metrics. With fewer samples than
+        # processes, each process evaluates all: Lightning skips the hooks of a process without batches and the others
+        # would wait for it forever.
         dataset = self._for_loader(dataset)
-        share = self._share if len(dataset) >= self._share[0] else (1, 0)  # type: ignore[arg-type]
-        sampler = UnrepeatedDistributedSampler(dataset, *share, shuffle=False)
+        replicas = self._world_size_and_rank if len(dataset) >= self._world_size_and_rank[0] else (1, 0)  # type: ignore[arg-type]
+        sampler = UnrepeatedDistributedSampler(dataset, *replicas, shuffle=False)
         return self._loader(dataset, batch_size=self.eval_batch_size, sampler=sampler)
 
     @property
@@ -260,7 +260,7 @@ class BaseDataModule(LightningDataModule):
 
     def _for_loader(self, dataset: Dataset[Any]) -> Dataset[Any]:
         if isinstance(dataset, ArrayDataset):
-            # Where the data is on the GPU, no batch has to be sent there; worker processes can't share it.
+            # Data on the GPU saves a copy per batch, but worker processes can't share it.
             return dataset.to(self._device if self.num_workers == 0 else torch.device("cpu"))
         return SeededDataset(dataset, _seed())
 
@@ -272,9 +272,9 @@ class BaseDataModule(LightningDataModule):
             **batches,
             num_workers=self.num_workers,
             collate_fn=identity_collate if in_memory else self.collate,
-            # What is sent to a GPU is sent from pinned memory: Lightning's copies then wait for nothing.
+            # Copies from pinned memory to a GPU are asynchronous.
             pin_memory=self._device.type == "cuda" and not on_gpu,
-            # A generator of its own: making a loader must not move the random numbers of the training.
+            # Its own generator: creating a loader must not advance the global random state.
             generator=torch.Generator(),
             persistent_workers=self.num_workers > 0,
         )
@@ -288,7 +288,7 @@ class BaseDataModule(LightningDataModule):
 
 
 class ClassificationDataModule(BaseDataModule):
-    """Base of the data sources whose targets are classes.
+    """Base class of data modules for classification: a subclass also sets `num_classes` and `class_names`.
 
     It takes the arguments of `BaseDataModule`. A subclass also sets `num_classes` and `class_names`.
     """
@@ -298,14 +298,14 @@ class ClassificationDataModule(BaseDataModule):
 
     @cached_property
     def class_counts(self) -> tuple[int, ...]:
-        """Training samples of each class.
+        """Number of training samples per class.
 
         Raises:
-            ValueError: If the training dataset does not tell its targets.
+            ValueError: If the training dataset does not expose its targets.
         """
         targets = self.training_targets
         if targets is None:
-            raise ValueError(f"{type(self.train).__name__} needs an attribute `targets`: the classes of its samples")
+            raise ValueError(f"{type(self.train).__name__} needs an attribute `targets` with the class of each sample")
         return tuple(targets.bincount(minlength=getattr(self, "num_classes", 0)).tolist())
 
 
@@ -314,14 +314,14 @@ def _seed() -> int:
 
 
 def _other_dims(inputs: Tensor) -> tuple[int, ...]:
-    """Return all dimensions of inputs (N, C, ...) but that of the channels or features."""
+    """Return all dimensions of inputs (N, C, ...) except C."""
     return (0, *range(2, inputs.ndim))
 
 
-def _instead(now: Any, then: Any) -> str:
-    """Says what has changed, where a person can read it."""
+def _describe_change(now: Any, then: Any) -> str:
+    """Return the current and the previous value in parentheses, or nothing if they would not be readable."""
     if isinstance(now, int):
-        return f" ({now}, not {then})"
+        return f" ({now}, was {then})"
     if isinstance(now, list) and all(isinstance(name, str) for name in now):
-        return f" ({join_names(now, 5)}, not {join_names(then, 5)})"
+        return f" ({join_names(now, 5)}, was {join_names(then, 5)})"
     return ""

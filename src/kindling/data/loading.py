@@ -1,4 +1,4 @@
-"""Datasets that the loaders take, and a loader that can resume in the middle of an epoch."""
+"""Datasets, samplers and a data loader that can resume in the middle of an epoch."""
 
 import copy
 import random
@@ -25,17 +25,17 @@ Batch = tuple[Tensor, Tensor]
 
 
 class LazyInputs(Protocol):
-    """Inputs that are made as they are asked for, like a tensor (N, ...) indexed by a tensor (n,)."""
+    """Inputs read on demand, indexed by a tensor (n,) like a tensor (N, ...)."""
 
     def __getitem__(self, index: Tensor) -> Tensor: ...
 
 
 class ArrayDataset(Dataset[Batch]):
-    """Samples kept as two tensors and indexed a whole batch at a time.
+    """A dataset of two tensors, indexed a whole batch at a time.
 
     Args:
-        inputs: The samples, shape (N, ...): images as uint8, features as float32. Or what reads them from a disk.
-        labels: Their classes, shape (N,), int64.
+        inputs: Images as uint8 or features as float32, shape (N, ...); or lazy inputs, which read them on demand.
+        labels: Class indices, shape (N,), int64.
     """
 
     def __init__(self, inputs: Tensor | LazyInputs, labels: Tensor) -> None:
@@ -46,7 +46,7 @@ class ArrayDataset(Dataset[Batch]):
         return len(self.labels)
 
     def to(self, device: torch.device) -> "ArrayDataset":
-        """A dataset of the same samples: on a GPU, where they are in memory and fit there easily."""
+        """Return a copy on a GPU, if the samples are in memory and take at most a quarter of its free memory."""
         moved = copy.copy(self)
         if isinstance(self.inputs, Tensor) and 4 * self.inputs.nbytes <= free_memory(device):
             moved.inputs, moved.labels = self.inputs.to(device), self.labels.to(device)
@@ -64,14 +64,14 @@ class ArrayDataset(Dataset[Batch]):
 
 
 class SeededDataset(Dataset[Any]):
-    """Any map-style dataset, with random numbers that depend on seed, epoch and sample alone in worker processes.
+    """A map-style dataset whose random transforms depend only on seed, epoch and sample in worker processes.
 
-    So random transforms are the same however many workers there are, and wherever an epoch is resumed. Without worker
-    processes they use the random numbers of the training, which a checkpoint holds.
+    They are the same for any number of workers and wherever an epoch resumes. Without worker processes they use the
+    global random state, which checkpoints save.
 
     Args:
         dataset: The dataset.
-        seed: Seed of the samples.
+        seed: Seed of the transforms.
     """
 
     def __init__(self, dataset: Dataset[Any], seed: int) -> None:
@@ -82,7 +82,7 @@ class SeededDataset(Dataset[Any]):
 
     def __getitem__(self, key: int) -> Any:
         if get_worker_info() is not None:
-            seed = (self.seed + 0x9E3779B97F4A7C15 * (key + 1)) % 2**64  # neighbours get seeds that are far apart
+            seed = (self.seed + 0x9E3779B97F4A7C15 * (key + 1)) % 2**64  # spreads the seeds of consecutive keys
             torch.manual_seed(seed)
             random.seed(seed)
             np.random.seed(seed % 2**32)  # noqa: NPY002  (the generator that transforms use)
@@ -90,7 +90,7 @@ class SeededDataset(Dataset[Any]):
 
 
 def as_dataset(samples: Any) -> Dataset[Any]:
-    """Return a dataset of samples that may be two tensors, inputs (N, ...) and targets (N,).
+    """Return samples as a dataset, also if they are two tensors, inputs (N, ...) and targets (N,).
 
     Raises:
         ValueError: If the samples have no length.
@@ -99,22 +99,22 @@ def as_dataset(samples: Any) -> Dataset[Any]:
         return ArrayDataset(*samples)
     if isinstance(samples, IterableDataset) or not hasattr(samples, "__len__"):
         raise ValueError(
-            f"load returned {type(samples).__name__}, which has no length: return two tensors or a dataset with "
-            "__len__, or write a LightningDataModule with loaders of its own"
+            f"`load` returned {type(samples).__name__}, which has no length: return two tensors or a dataset with "
+            "`__len__`, or write a LightningDataModule"
         )
     dataset: Dataset[Any] = samples
     return dataset
 
 
 def subset(dataset: Dataset[Any], rows: Tensor) -> Dataset[Any]:
-    """Return some samples of a dataset, in memory as tensors if that is how the dataset keeps them."""
+    """Return the samples at some indices of a dataset; an `ArrayDataset` stays one."""
     if isinstance(dataset, ArrayDataset):
         return ArrayDataset(dataset.inputs[rows], dataset.labels[rows])
     return Subset(dataset, rows.tolist())
 
 
 def targets_of(dataset: Dataset[Any]) -> Tensor | None:
-    """Return the targets (N,) of a dataset that has them as `labels` or `targets`, as torchvision's do; else None."""
+    """Return the attribute `labels` or `targets` of a dataset, shape (N,); None if it has neither."""
     if isinstance(dataset, Subset):
         targets = targets_of(dataset.dataset)
         return None if targets is None else targets[torch.tensor(dataset.indices)]
@@ -123,23 +123,23 @@ def targets_of(dataset: Dataset[Any]) -> Tensor | None:
 
 
 def inputs_of(dataset: Dataset[Any], rows: Tensor) -> Tensor | None:
-    """Return the inputs (n, ...) of some samples; None where they are not tensors of one shape."""
+    """Return the inputs (n, ...) at some indices; None if they are not tensors of one shape."""
     if isinstance(dataset, ArrayDataset):
         inputs: Tensor = dataset.inputs[rows]
         return inputs
-    inputs_each = [dataset[row][0] for row in rows.tolist()]
-    shapes = {one.shape if isinstance(one, Tensor) else None for one in inputs_each}
-    return torch.stack(inputs_each) if len(shapes) == 1 and None not in shapes else None
+    samples = [dataset[row][0] for row in rows.tolist()]
+    shapes = {sample.shape if isinstance(sample, Tensor) else None for sample in samples}
+    return torch.stack(samples) if len(shapes) == 1 and None not in shapes else None
 
 
 class EpochSampler(DistributedSampler[int]):
-    """Shuffles an epoch by seed and epoch alone, and can leave out the samples that were trained on already.
+    """A shuffling sampler whose order depends only on seed and epoch, and that can skip the first samples.
 
-    Processes take turns in one common order, so an epoch can continue with another number of them. For a
-    `SeededDataset` an index is followed by its epoch: epoch * samples + index.
+    All processes take turns in one common order, so an epoch can resume with another number of processes. For a
+    `SeededDataset`, keys also encode the epoch: epoch * number of samples + index.
 
     Attributes:
-        start: Samples at the beginning of the next epoch's order, of all processes together, that are left out.
+        start: Number of samples, over all processes, to skip at the beginning of the next epoch.
     """
 
     start = 0
@@ -148,14 +148,14 @@ class EpochSampler(DistributedSampler[int]):
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(self.seed + self.epoch)
         order: list[int] = torch.randperm(len(self.dataset), generator=generator).tolist()  # type: ignore[arg-type]
-        left, self.start = order[self.start :], 0
-        left += islice(cycle(order), -len(left) % self.num_replicas)  # as many for each process
+        remaining, self.start = order[self.start :], 0
+        remaining += islice(cycle(order), -len(remaining) % self.num_replicas)  # the same number for each process
         first = self.epoch * len(order) if isinstance(self.dataset, SeededDataset) else 0
-        return (first + index for index in left[self.rank :: self.num_replicas])
+        return (first + index for index in remaining[self.rank :: self.num_replicas])
 
 
 class TrainingBatches(BatchSampler):
-    """Batches of which none has a single sample, for which batch norm has no variance: it joins the batch before it."""
+    """A batch sampler that adds a single last sample to the batch before it, as batch norm fails on one sample."""
 
     @override
     def __iter__(self) -> Iterator[list[int]]:
@@ -169,18 +169,18 @@ class TrainingBatches(BatchSampler):
         return self.count(len(self.sampler))  # type: ignore[arg-type]
 
     def count(self, samples: int) -> int:
-        """Return the number of batches that so many samples make."""
+        """Return the number of batches for a number of samples."""
         full, rest = divmod(samples, self.batch_size)
         return full + (rest > 1 or (rest == 1 and full == 0))
 
 
 class ResumableLoader(DataLoader[Any]):
-    """A DataLoader that can continue in the middle of an epoch, where its sampler is an `EpochSampler`.
+    """A DataLoader that can resume in the middle of an epoch if its sampler is an `EpochSampler`.
 
     Attributes:
-        before_batch: Called before a batch is loaded, when all that belongs to the batch before it is done.
-        samples: Samples of the current epoch in the batches so far, of all processes together.
-        seconds: Time that loading batches took.
+        before_batch: Called before each batch is loaded, when the previous one is finished.
+        samples: Number of samples of the current epoch loaded so far, over all processes.
+        seconds: Total time spent on loading batches.
     """
 
     before_batch: Callable[[], None] | None = None
@@ -189,7 +189,7 @@ class ResumableLoader(DataLoader[Any]):
 
     @property
     def sampler(self) -> Any:
-        """The sampler from which batches are made; a DataLoader with a batch sampler would name another one."""
+        """The sampler that the batches come from; with a batch sampler, DataLoader would return another one."""
         return getattr(self.batch_sampler, "sampler", self._sampler)
 
     @sampler.setter
@@ -199,25 +199,25 @@ class ResumableLoader(DataLoader[Any]):
     @override
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         self.samples = getattr(self.sampler, "start", 0)
-        of_a_batch = getattr(self.batch_sampler, "batch_size", 1) * getattr(self.sampler, "num_replicas", 1)
+        batch_samples = getattr(self.batch_sampler, "batch_size", 1) * getattr(self.sampler, "num_replicas", 1)
         batches = super().__iter__()
         while True:
             if self.before_batch:
                 self.before_batch()
-            began = time.perf_counter()
+            start = time.perf_counter()
             batch = next(batches, None)
-            self.seconds += time.perf_counter() - began
+            self.seconds += time.perf_counter() - start
             if batch is None:
                 return
-            self.samples += of_a_batch  # the last batch may differ, after which no position is asked for
+            self.samples += batch_samples  # may be wrong for the last batch, after which nobody reads it
             yield batch
 
 
 def free_memory(device: torch.device) -> int:
-    """Free bytes of a GPU's own memory; 0 for a device without one."""
+    """Return the free memory of a GPU in bytes; 0 for any other device."""
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
 
 
 def identity_collate(batch: Any) -> Any:
-    """Return what an `ArrayDataset` gives, which is a batch already."""
+    """Return the batch unchanged, as `ArrayDataset` returns whole batches."""
     return batch

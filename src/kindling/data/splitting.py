@@ -1,4 +1,4 @@
-"""Samples held out for validation and test, with the same share of every class."""
+"""Stratified splits for validation and test."""
 
 import random
 from collections import defaultdict
@@ -12,7 +12,7 @@ Group = TypeVar("Group", bound=Hashable)
 
 
 def stratified_split(labels: Tensor, size: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Splits the indices of `labels` (N,) in two, the second of `size`, each with the same share of every class.
+    """Split the indices of `labels` (N,) into two stratified parts, the second with `size` indices.
 
     Examples:
         >>> labels = torch.tensor([0, 0, 0, 0, 0, 0, 1, 1, 1])
@@ -28,58 +28,60 @@ def stratified_split(labels: Tensor, size: int, seed: int) -> tuple[Tensor, Tens
     return (~held_out).nonzero().squeeze(1), held_out.nonzero().squeeze(1)
 
 
-def train_val_split(labels: Tensor, name: str, share: int | float, seed: int) -> tuple[Tensor, Tensor]:
-    """Splits the indices of training samples in those left and those held out, as the argument `name` asks.
+def train_val_split(labels: Tensor, name: str, size: int | float, seed: int) -> tuple[Tensor, Tensor]:
+    """Split the indices of training samples into those to train on and those held out.
 
     Args:
         labels: Classes, shape (N,).
-        name: Name of the argument, for the message.
-        share: Its value: samples to hold out, or as a float, their share.
+        name: Name of the argument that `size` comes from, for the message.
+        size: Samples to hold out: a number, or a fraction as a float.
         seed: Seed of the split.
 
     Raises:
-        ValueError: If none would be held out, or none left.
+        ValueError: If no sample would be held out, or all.
     """
-    size = round(share * len(labels)) if is_fraction(share) else int(share)
-    if not 0 < size < len(labels):
+    held_out = round(size * len(labels)) if is_fraction(size) else int(size)
+    if not 0 < held_out < len(labels):
         raise ValueError(
-            f"{name}={share} holds out {size} of the {len(labels)} training samples: "
-            "at least 1 must be held out and 1 left"
+            f"`{name}` must hold out at least 1 of {len(labels)} training samples and leave at least 1, "
+            f"got {size}, which holds out {held_out}"
         )
-    return stratified_split(labels, size, seed)
+    return stratified_split(labels, held_out, seed)
 
 
 def is_fraction(size: int | float) -> bool:
-    """Return whether a size is a fraction of all samples, and not a number of them.
+    """Return whether a size is a fraction of all samples and not a number of samples.
 
-    A parser may turn 500 into 500.0: to Python `int | float` and `float | int` are equal, and one is cached for both.
+    The parser may turn 500 into 500.0, as `int | float` equals `float | int` and Python caches one for both.
     """
     return isinstance(size, float) and (size <= 1 or not size.is_integer())
 
 
 def sample_groups(classes: Mapping[Group, Hashable], what: str, split: str, size: int | float, seed: int) -> set[Group]:
-    """Draws a share of each class, at least one of it but never the last.
+    """Draw a fraction of each class, at least one group but never all.
 
     Args:
-        classes: The class of each sample, or of each group of samples that stay together.
-        what: What they are called in messages.
-        split: What they are drawn for: val or test.
-        size: How many to draw, about, or as a float, their share.
+        classes: The class of each sample, or of each group of samples to keep together.
+        what: Plural noun for the samples in messages.
+        split: The split to draw them for, val or test.
+        size: Approximate number to draw, or a fraction as a float.
         seed: Seed of the draw.
 
     Raises:
-        ValueError: If nothing would be drawn, or nothing be left.
+        ValueError: If nothing would be drawn, or everything.
     """
-    share = size if is_fraction(size) else size / max(len(classes), 1)
-    if not 0 < share < 1:
-        raise ValueError(f"{split}_split={size} of {len(classes):,} {what}: at least 1 must be held out and 1 left")
+    fraction = size if is_fraction(size) else size / max(len(classes), 1)
+    if not 0 < fraction < 1:
+        raise ValueError(
+            f"`{split}_split` must hold out at least 1 of {len(classes):,} {what} and leave at least 1, got {size}"
+        )
     by_class = defaultdict(list)
     for group, label in classes.items():
         by_class[label].append(group)
-    chance, drawn = random.Random(seed), set[Group]()
+    rng, drawn = random.Random(seed), set[Group]()
     for groups in by_class.values():
-        chance.shuffle(groups)
-        drawn.update(groups[: min(max(1, round(share * len(groups))), len(groups) - 1)])
+        rng.shuffle(groups)
+        drawn.update(groups[: min(max(1, round(fraction * len(groups))), len(groups) - 1)])
     if not drawn:
-        raise ValueError(f"{split}_split={size}: no class has enough {what} to hold one out for {split} and leave one")
+        raise ValueError(f"`{split}_split` is {size}, but no class has two {what}: one to train on and one for {split}")
     return drawn

@@ -1,4 +1,4 @@
-"""A synthetic classification problem of any size, from scikit-learn."""
+"""Synthetic classification data from scikit-learn."""
 
 from typing import Any
 
@@ -13,12 +13,12 @@ class SyntheticDataModule(ClassificationDataModule):
     """Clusters of points around the corners of a hypercube: scikit-learn's `make_classification`.
 
     Args:
-        num_samples: Samples in all; a fifth of them is the test split.
-        num_features: Features of a sample.
-        num_informative: Features that tell the classes apart; the others are mixtures of them or noise.
+        num_samples: Total number of samples; a fifth of them is the test split.
+        num_features: Features per sample.
+        num_informative: Features that distinguish the classes; the others are linear combinations of them or noise.
         num_classes: Number of classes.
         data_seed: Seed of the samples and of their test split.
-        **loading: Batches and validation split, see `ClassificationDataModule`.
+        **loading: Batches and validation split, see `BaseDataModule`.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class SyntheticDataModule(ClassificationDataModule):
         sizes = {"num_samples": num_samples, "num_features": num_features, "num_informative": num_informative}
         for name, value in {**sizes, "num_classes": num_classes}.items():
             if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+                raise ValueError(f"`{name}` must be at least 1, got {value}")
         self.num_samples = num_samples
         self.num_informative = num_informative
         self.data_seed = data_seed
@@ -44,7 +44,7 @@ class SyntheticDataModule(ClassificationDataModule):
 
     @override
     def load(self, split: Split) -> Batch:
-        from sklearn.datasets import make_classification  # 2 s to import, needed by this source alone
+        from sklearn.datasets import make_classification  # imported here because it takes 2 s
 
         features, classes = make_classification(
             self.num_samples,
@@ -55,5 +55,5 @@ class SyntheticDataModule(ClassificationDataModule):
         )
         inputs, labels = torch.from_numpy(features).float(), torch.from_numpy(classes).long()
         train, test = stratified_split(labels, self.num_samples // 5, self.data_seed)
-        chosen = train if split == "train" else test
-        return inputs[chosen], labels[chosen]
+        indices = train if split == "train" else test
+        return inputs[indices], labels[indices]

@@ -1,1 +1,1 @@
-"""From a checkpoint to production: exported files and a server. A project that needs neither deletes this folder."""
+"""From a checkpoint to production: exported files and a server."""

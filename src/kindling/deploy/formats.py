@@ -50,8 +50,8 @@ class ExportWrapper(nn.Module):
         self.classifies = isinstance(model, ClassificationTask)
         example = model.example_inputs()
         self.by_name = isinstance(example, dict)
-        self.inputs = ["inputs"] if isinstance(example, Tensor) else list(example)
-        if isinstance(example, tuple | list):
+        self.inputs = list(example) if self.by_name else ["inputs"]
+        if isinstance(example, tuple | list) and len(example) > 1:
             self.inputs = list(inspect.signature(model.network.forward).parameters)[: len(example)]
         self.outputs = ["probabilities", "logits"] if self.classifies else self._name_outputs(example)
 
@@ -178,7 +178,7 @@ def load_onnx(path: Path) -> Predictor:
         raise ValueError(f"{path} takes several inputs: compute with onnxruntime itself")
 
     def compute(inputs: Tensor) -> Tensor:
-        return torch.from_numpy(session.run(["probabilities"], {"inputs": inputs.numpy()})[0])
+        return torch.from_numpy(session.run(["probabilities"], {session.get_inputs()[0].name: inputs.numpy()})[0])
 
     return Predictor(compute, about)
 

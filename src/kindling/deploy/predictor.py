@@ -12,8 +12,8 @@ from PIL import Image
 from torch import Tensor
 
 from kindling import __version__
-from kindling.data.images.decode import read_image, tell_small_range
-from kindling.data.images.scan import list_images, say_unused
+from kindling.data.images.decode import read_image, warn_small_range
+from kindling.data.images.scan import list_images, warn_unused
 from kindling.data.tables.rows import encode_rows
 from kindling.models.loading import load_classifier
 from kindling.runs.find import find_checkpoint, read_checkpoint
@@ -150,11 +150,11 @@ class Predictor:
         files = [path]
         if path.is_dir():
             names, unused = list_images(path)
-            say_unused(path, unused)
+            warn_unused(path, unused)
             files = [path / name for name in names]
         if not files:
             raise ValueError(f"{path} has no images")
-        tell_small_range(files, levels)
+        warn_small_range(files, levels)
         return torch.stack([to_float(read_image(file, shape, levels)) for file in files])
 
 

@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from torch import Tensor
 
-from kindling.data.images.decode import tell_small_range
+from kindling.data.images.decode import warn_small_range
 from kindling.deploy.predictor import Predictor
 from kindling.utils.inputs import decode_image, to_float, to_input_tensor
 
@@ -82,7 +82,7 @@ def from_images(files: Files, predictor: Predictor) -> Tensor:
             images.append(to_float(decode_image(data, card.input_shape, MOST_PIXELS, card.levels)))
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
-    tell_small_range([name[:100] for name, _ in files], card.levels, [data for _, data in files])
+    warn_small_range([name[:100] for name, _ in files], card.levels, [data for _, data in files])
     return torch.stack(images)
 
 

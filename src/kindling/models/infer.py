@@ -109,8 +109,10 @@ def _small_batches(loader: Any) -> Iterator[Any]:
     if not isinstance(loader, DataLoader):
         return iter(())
     dataset: Any = loader.dataset
-    if isinstance(dataset, IterableDataset) or loader.collate_fn is None:
+    if isinstance(dataset, IterableDataset) or loader.batch_sampler is None:  # whose samples may be batches
         return islice(loader, 1)
+    if not len(dataset):
+        return iter(())
     rows = [[row] for row in {0, len(dataset) // 2, len(dataset) - 1}]
     if hasattr(dataset, "__getitems__"):
         return (loader.collate_fn(dataset.__getitems__(row)) for row in rows)
@@ -135,7 +137,10 @@ def _count_classes(dataset: Any) -> int | None:
     """Return the largest label plus one; None unless the dataset has one integer label per sample."""
     tensors = _attribute(dataset, "tensors")  # of a TensorDataset
     targets = tensors[1] if tensors and len(tensors) == 2 else _attribute(dataset, "labels", "targets")
-    targets = None if targets is None else torch.as_tensor(targets)
+    try:
+        targets = None if targets is None else torch.as_tensor(targets)
+    except (TypeError, ValueError, RuntimeError):  # names, boxes or masks
+        return None
     if targets is None or targets.ndim != 1 or not len(targets) or targets.is_floating_point():
         return None
     return int(targets.max()) + 1

@@ -96,9 +96,11 @@ def scaled_learning_rates(optimizer: Any, warmup_factor: float) -> Iterator[None
     rates = [group["lr"] for group in optimizer.param_groups]
     for group in optimizer.param_groups:
         group["lr"] *= warmup_factor * group.get("lr_scale", 1.0)
-    yield
-    for group, rate in zip(optimizer.param_groups, rates, strict=True):
-        group["lr"] = rate
+    try:
+        yield
+    finally:
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
 
 
 def restart_schedule(checkpoint: dict[str, Any], optimizer: Optimizer, factory: Mapping[str, Any]) -> None:
@@ -110,7 +112,7 @@ def restart_schedule(checkpoint: dict[str, Any], optimizer: Optimizer, factory: 
         factory: Class and arguments of the new optimizer.
     """
     state = optimizer.state_dict()
-    if checkpoint["hyper_parameters"]["optimizer"]["class_path"] == factory["class_path"]:
+    if checkpoint["hyper_parameters"].get("optimizer", factory)["class_path"] == factory["class_path"]:
         state["state"] = checkpoint["optimizer_states"][0]["state"]
     checkpoint["optimizer_states"] = [state]
     checkpoint["lr_schedulers"] = []

@@ -20,7 +20,7 @@ from kindling.models.infer import UnknownShape, infer_arguments, with_shape
 from kindling.models.metrics import MeanLoss
 from kindling.models.schedules import restart_schedule, scaled_learning_rates, scheduler_config
 from kindling.runs.trust import sign_checkpoint
-from kindling.utils.hyperparameters import make_hparams_plain
+from kindling.utils.hyperparameters import make_hparams_plain, to_class_path
 
 Stage = Literal["train", "val", "test"]
 STAGES: tuple[Stage, ...] = ("train", "val", "test")
@@ -81,6 +81,11 @@ class BaseTask(LightningModule):
             raise ValueError(f"warmup_epochs must not be negative, got {warmup_epochs}")
         self.save_hyperparameters()
         make_hparams_plain(self)
+        # Hyperparameters unless a subclass without **kwargs sets them: its own arguments alone are saved.
+        self.training_options = {
+            name: self.hparams.get(name, to_class_path(value) if callable(value) else value)
+            for name, value in {"optimizer": optimizer, "lr_scheduler": lr_scheduler, "compile": compile}.items()
+        }
         self.input_shape = tuple(input_shape) or UnknownShape.of(self)
         self.warmup_epochs = warmup_epochs
         self.schedule_start = 0  # optimizer step at which the current schedule started
@@ -156,7 +161,7 @@ class BaseTask(LightningModule):
             self._stage_metrics(name)  # created before the model is moved to its device
         if stage == "fit":
             self.schedule_start = self.step_offset = 0
-            if self.hparams["compile"]:
+            if self.training_options["compile"]:
                 self.network.compile()
 
     @override
@@ -259,8 +264,8 @@ class BaseTask(LightningModule):
 
     @override
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig | Optimizer:
-        optimizer: Optimizer = instantiate_class((self.parameter_groups(),), self.hparams["optimizer"])
-        factory = self.hparams["lr_scheduler"]
+        optimizer: Optimizer = instantiate_class((self.parameter_groups(),), self.training_options["optimizer"])
+        factory = self.training_options["lr_scheduler"]
         if factory is None:
             return optimizer
         steps = partial(self.schedule_steps, self.schedule_start + self.step_offset)
@@ -287,7 +292,7 @@ class BaseTask(LightningModule):
         self.schedule_start = checkpoint["global_step"]
         configured = self.configure_optimizers()
         optimizer = configured["optimizer"] if isinstance(configured, dict) else configured
-        restart_schedule(checkpoint, optimizer, self.hparams["optimizer"])
+        restart_schedule(checkpoint, optimizer, self.training_options["optimizer"])
 
     @override
     def optimizer_step(

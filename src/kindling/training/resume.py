@@ -121,8 +121,10 @@ class ExactResume(Callback):
 
     def _prefer_typed_settings(self, model: BaseTask, checkpoint: dict[str, Any]) -> None:
         # Lightning would restore the learning rate over a typed one, and a OneCycleLR with too few steps.
-        stored, wanted, steps = checkpoint["hyper_parameters"], model.hparams, checkpoint["global_step"]
-        same = all(is_same_factory(stored[name], wanted[name]) for name in ("optimizer", "lr_scheduler"))
+        stored, wanted, steps = checkpoint["hyper_parameters"], model.training_options, checkpoint["global_step"]
+        same = all(
+            is_same_factory(stored.get(name, wanted[name]), wanted[name]) for name in ("optimizer", "lr_scheduler")
+        )
         for schedule in checkpoint["lr_schedulers"]:
             if "total_steps" in schedule:
                 start = steps + model.step_offset - schedule["last_epoch"]

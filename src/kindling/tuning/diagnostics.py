@@ -51,7 +51,7 @@ def run_diagnostic(
         if suggestion.lr is None:
             raise ValueError(f"no learning rate reduces the loss: see {plot}, and try --overfit")
         typed = [option for option in typed if option.lstrip("-") not in FLAGS]
-        schedule = model.hparams["lr_scheduler"] or {"class_path": "", "init_args": {}}
+        schedule = model.training_options["lr_scheduler"] or {"class_path": "", "init_args": {}}
         _report(suggestion, plot, typed, has_own_peak=schedule["init_args"].get("max_lr") is not None)
         if schedule["class_path"].endswith(".CyclicLR"):
             say("CyclicLR has its own learning rates: set --model.lr_scheduler.base_lr and --model.lr_scheduler.max_lr")

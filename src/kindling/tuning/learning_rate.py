@@ -144,7 +144,7 @@ def find_lr(
     if len(losses) < MIN_LOSSES:
         raise ValueError(f"the loss diverges from the start, at a learning rate of {lowest:g}: check data and model")
     smooth = smooth_losses(losses)
-    scheduler = model.hparams["lr_scheduler"]
+    scheduler = model.training_options["lr_scheduler"]
     peaked = scheduler is not None and scheduler["class_path"].rsplit(".", 1)[-1] in PEAKED_SCHEDULES
     lr = None
     if smooth[0] - smooth.min() > 0.05 * abs(smooth[0]):

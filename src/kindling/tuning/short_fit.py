@@ -23,7 +23,7 @@ def clone_model(model: BaseTask) -> BaseTask:
         raise ValueError(f"{type(model).__name__} has nothing to train")
     model.init_lazy_layers()
     clone = copy.deepcopy(model)
-    clone.hparams["lr_scheduler"] = None
+    clone.training_options["lr_scheduler"] = None
     clone.warmup_epochs = 0.0
     if getattr(clone, "will_unfreeze", False):
         clone.unfreeze_epoch = None  # type: ignore[assignment]  # epochs of a short fit are not those of the run

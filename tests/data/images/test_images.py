@@ -303,7 +303,7 @@ def test_broken_images_stop_the_run_or_are_left_out(kindling: Command) -> None:
     assert not Path("runs").exists()
     result = kindling("fit", *FIT, "--data.skip_broken", "true")
     assert result.code == 0, result.err
-    assert sum("left out: 5 of 26 images can't be used" in line for line in result.out.splitlines()) == 1
+    assert sum("skipped: 5 of 26 images can't be used" in line for line in result.out.splitlines()) == 1
     assert {row["file"] for row in table(RUN / "split.csv")}.isdisjoint(broken)
     result = kindling("predict", "--ckpt_path", "best", "--data.predict", "photos")
     assert result.code == 0, result.err
@@ -313,14 +313,14 @@ def test_broken_images_stop_the_run_or_are_left_out(kindling: Command) -> None:
     shutil.copy("photos/cat/text.jpg", "hello.txt")
     result = kindling("predict", "--ckpt_path", "best", "--data.predict", "hello.txt")
     assert (result.code, result.err.count("\n")) == (1, 1)
-    assert "1 of 1 images can't be used: hello.txt; give others" in result.err
+    assert "1 of 1 images can't be used: hello.txt; use other files" in result.err
     Path("empty").mkdir()
     result = kindling("predict", "--ckpt_path", "best", "--data.predict", "empty")
     assert (result.code, result.err.count("\n")) == (1, 1)
     assert "empty has no images" in result.err
     result = kindling("predict", "--ckpt_path", "best", "--data.predict", "nowhere")
     assert (result.code, result.err.count("\n")) == (1, 1)
-    assert "there is no nowhere: give --data.predict a folder of images" in result.err
+    assert "nowhere not found: set --data.predict to an image or a folder of images" in result.err
 
 
 @pytest.mark.parametrize("split", ["train", "val", "test"])
@@ -339,7 +339,7 @@ def test_damage_inside_a_file_is_found_before_training(
     assert (len(module.train), len(module.train.inputs[torch.arange(9)]), len(module.val)) == (9, 9, 9)
     module.setup("test")
     assert len(module.test) == 9
-    assert capsys.readouterr().out.count("left out") == 1
+    assert capsys.readouterr().out.count("skipped: ") == 1
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no named pipes")
@@ -442,18 +442,18 @@ def splits_named(*names: str) -> Callable[[], None]:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda: shutil.rmtree("photos"), "there is no folder photos: .* <class>/"),
+        (lambda: shutil.rmtree("photos"), "folder photos not found: .* <class>/"),
         (no_classes, "photos has no class folders: .* <class>/"),
-        (one_class, "1 class, dog: telling apart takes two or more$"),
-        (wrapped, "1 class, inner: .*cat, dog, owl.* --data.data_dir photos/inner"),
+        (one_class, "only one class \\(dog\\); a classifier needs at least two$"),
+        (wrapped, "one class .inner.; .*cat, dog, owl.* --data.data_dir photos/inner"),
         (empty_class, "photos/bat has no images"),
         (class_without_training, "photos has no usable training images of owl: add"),
         (class_beside_splits, "photos/cat has images but"),
-        (two_of_each, "enough images to hold one out for val"),
+        (two_of_each, "no class has two images: one to train on and one for val"),
         (no_text, r"photos/cat/caf\\udce9.png' is not UTF-8: rename"),
         (no_text_in_class, r"photos/caf\\udce9/.*' is not UTF-8: rename"),
         (splits_named("train", "val", "valid"), "photos has two folders for the split val, val and valid: merge them"),
-        (splits_named("train", "test", "eval"), "photos/eval has images but is no split beside train, test: move"),
+        (splits_named("train", "test", "eval"), "photos/eval has images but is not a split like train, test: move"),
         (only_strange, "photos/cat has no images .*; 0.png.bak is a backup copy"),
     ],
 )
@@ -496,7 +496,7 @@ def test_values_out_of_range_are_named(kindling: Command, option: str) -> None:
     name, value = option.split()
     result = kindling("fit", *FIT, f"--data.{name}", value)
     assert (result.code, result.err.count("\n")) == (1, 1)
-    assert re.search(rf"{name}( must be .*, not |=){re.escape(value)}(\.0)?(\s|$)", result.err), result.err
+    assert re.search(rf"`{name}` must .*, got {re.escape(value)}(\.0)?(\s|$)", result.err), result.err
 
 
 SYSTEM = (
@@ -540,7 +540,7 @@ def strange_files(folder: str) -> list[str]:
         f"1 file (a PDF{not_any}): i.pdf",
         f"1 file (a TIFF or camera raw file{not_any}): c.tif",
         "1 file (a backup copy or an unfinished download): 00.png.bak",
-        "1 file (a link that leads nowhere): gone",
+        "1 file (a broken link): gone",
         f"1 file (a video{not_any}): d.mp4",
         f"1 file (an archive{not_any}): e.zip",
         "1 file (empty): nothing",
@@ -608,7 +608,7 @@ def test_images_of_several_depths_are_named(kindling: Command) -> None:
             else:
                 Path(f"photos/b/{number}.png").write_bytes(png_16(values.astype(np.uint16)[..., None]))
     assert kindling("fit", *FIT, "--test_after_fit", "false").out.startswith(
-        "4 of 8 training images have 16 bits, the others 8, and all those of b: the depth may give the class away\n"
+        "4 of 8 training images have 16 bits, the others 8, and all those of b: the bit depth may leak the class\n"
     )
     shutil.rmtree("photos/b")
     for number in range(6):
@@ -618,7 +618,7 @@ def test_images_of_several_depths_are_named(kindling: Command) -> None:
         path.write_bytes(path.read_bytes() + b"x")  # no copies
     assert kindling("fit", *FIT, "--test_after_fit", "false", "--run_name", "eight").code == 0
     Path("new.png").write_bytes(png_16(random.normal(1000, 10, (9, 9, 1)).astype(np.uint16)))
-    line = "1 of 1 images have 16 bits and use a small part of them"
+    line = "1 of 1 images have 16 bits and use a small part of the range"
     run = "runs/eight/version_0"
     assert line in kindling("predict", "--ckpt_path", run, "--data.predict", "new.png").out
     with redirect_stdout(io.StringIO()) as out:
@@ -633,8 +633,8 @@ def test_folders_that_may_be_splits_are_named(capsys: pytest.CaptureFixture[str]
     for number, name in enumerate(("part_1", "part_2")):
         write(f"photos/{name}", 4, first=20 * number)
     ImageFolderDataModule("photos").setup("fit")
-    line = "the classes of photos are part_1, part_2; if they are cat, dog, owl, rename the folders to train and test\n"
-    assert capsys.readouterr().out == line
+    line = "the classes of photos are part_1, part_2; if the classes are cat, dog, owl, rename the folders to train and"
+    assert capsys.readouterr().out == f"{line} test\n"
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -678,7 +678,7 @@ def test_a_checkpoint_from_before_scales_sixteen_bits_as_it_did() -> None:
     assert data.test.inputs.unique()[-1] in (10, 11, 12, 13, 14)
     data = ImageFolderDataModule("photos")
     data.setup("fit")
-    with pytest.raises(ValueError, match="photos is not what the checkpoint was trained on: other levels"):
+    with pytest.raises(ValueError, match="photos is not the data that the checkpoint was trained on: other levels"):
         data.load_state_dict({"classes": ["a", "b"], "image_size": 4})
 
 
@@ -719,15 +719,15 @@ def rows(*splits: str, head: str = "file,class,split") -> str:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (None, "there is no file list.csv: .*--data.split"),
-        (b"", "list.csv is no list of file,class,split"),
-        (rows("train", "val", "test").encode("utf-16"), "list.csv is no list of file,class,split"),
-        (rows("train", "val", "exam").encode(), "list.csv is no list of file,class,split"),
-        (rows("train", "train", "test").encode(), "list.csv puts no image into val"),
-        (rows("train", "train", "val").encode(), "list.csv puts no image into test"),
-        (rows("train", "val", "test").encode() + b"cat/x.png,cat,val\n", "list.csv names .* not in photos: cat/x.png"),
-        (rows("train", "val", "test").encode() + b"../x.png,cat,val\n", "list.csv names files outside of .*: ../x.png"),
-        (rows("train", "val", "test").encode() + b"/x.png,cat,val\n", "list.csv names files outside of .*: /x.png"),
+        (None, "list.csv not found: .*--data.split"),
+        (b"", "list.csv must be a CSV with the columns file,class,split"),
+        (rows("train", "val", "test").encode("utf-16"), "list.csv must be a CSV with the columns file,class,split"),
+        (rows("train", "val", "exam").encode(), "list.csv must be a CSV with the columns file,class,split"),
+        (rows("train", "train", "test").encode(), "list.csv has no images in val"),
+        (rows("train", "train", "val").encode(), "list.csv has no images in test"),
+        (rows("train", "val", "test").encode() + b"cat/x.png,cat,val\n", "list.csv lists .* not in photos: cat/x.png"),
+        (rows("train", "val", "test").encode() + b"../x.png,cat,val\n", "list.csv lists files outside of .*: ../x.png"),
+        (rows("train", "val", "test").encode() + b"/x.png,cat,val\n", "list.csv lists files outside of .*: /x.png"),
     ],
 )
 def test_a_list_of_splits_that_can_not_be_used_is_refused(kindling: Command, content: bytes | None, words: str) -> None:
@@ -923,8 +923,8 @@ def test_training_does_not_go_on_with_other_classes(kindling: Command) -> None:
         Path(f"photos/{split}/cat").rename(f"photos/{split}/zebra")
     result = kindling("fit", "--ckpt_path", "last", "--trainer.max_epochs", 6)
     assert (result.code, result.err.count("\n")) == (1, 1)
-    assert "photos is not what the checkpoint was trained on" in result.err
-    assert "other classes (dog, owl, zebra, not cat, dog, owl); train anew, without --ckpt_path" in result.err
+    assert "photos is not the data that the checkpoint was trained on" in result.err
+    assert "other classes (dog, owl, zebra, was cat, dog, owl); start a new run without --ckpt_path" in result.err
     assert (RUN / "checkpoints/last.ckpt").read_bytes() == before
 
 
@@ -934,7 +934,9 @@ def test_training_does_not_go_on_with_another_size() -> None:
     data.setup("fit")
     learned = data.state_dict()
     data.load_state_dict({**learned})
-    with pytest.raises(ValueError, match=r"photos is not what .*: other image_size \(20, not 12\); train anew"):
+    with pytest.raises(
+        ValueError, match=r"photos is not the data .*: other image_size \(20, was 12\); start a new run"
+    ):
         data.load_state_dict({**learned, "image_size": 12})
     assert data.state_dict() == learned
 

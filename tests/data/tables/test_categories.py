@@ -60,8 +60,8 @@ def test_unseen_shops_are_reported_and_the_other_columns_decide(kindling: Comman
     result = kindling("predict", "--ckpt_path", "best", "--data.predict", "new.csv")
     assert result.code == 0, result.err
     line = (
-        "column shop of new.csv: 490 of 500 rows have a value unseen in training, such as new 0, new 1, new 2: for "
-        "these rows it tells nothing"
+        "column shop of new.csv: 490 of 500 rows have a value unseen in training, such as new 0, new 1, new 2; "
+        "they are encoded without a category"
     )
     assert line in result.out.splitlines()
     model = load()
@@ -76,7 +76,7 @@ def test_a_lone_column_of_unseen_shops_is_refused(kindling: Command) -> None:
     frame[:50].assign(shop="new").to_csv("new.csv", index=False)
     result = kindling("predict", "--ckpt_path", "best", "--data.predict", "new.csv")
     assert (result.code, result.err.count("\n")) == (1, 1)
-    assert "new.csv: 50 of 50 rows have a value unseen in training, such as new; it must hold shop" in result.err
+    assert "new.csv: 50 of 50 rows have a value unseen in training, such as new; the model knows shop" in result.err
 
 
 def test_encodings_are_shrunk_shares_and_out_of_fold_for_training_rows() -> None:
@@ -163,7 +163,7 @@ def test_numbers_are_codes_where_neighbours_have_nothing_in_common() -> None:
 def test_a_column_of_very_many_categories_is_cut(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(categories, "MOST_STORED", 60)
+    monkeypatch.setattr(categories, "MAX_STORED_NUMBERS", 60)
     codes = np.concatenate([np.repeat(np.arange(60), 20), np.arange(60, 100)])
     learned = learn_target("shop", codes, [f"s{code}" for code in range(100)], codes % 2)
     assert learned["known"] == [f"s{code}" for code in range(60)]

@@ -73,7 +73,10 @@ def test_numbers_with_dirt_are_numbers(capfd: pytest.CaptureFixture[str]) -> Non
         "missing": True,
     }
     said = capfd.readouterr().out
-    assert "column value: these values of the training rows count as missing: ? (1), n/a (1), - (1), NULL (1)" in said
+    assert (
+        "column value: these values of the training rows are treated as missing: ? (1), n/a (1), - (1), NULL (1)"
+        in said
+    )
     assert "column value of one.csv: 1 of 97 values can't be read as a number, such as inf; treated as missing" in said
     assert features[:, 1].nonzero().squeeze(1).tolist() == [3, 4, 5, 6, 7, 8]
     expected = [np.median(known)] * 6 + [500, -3]
@@ -183,9 +186,9 @@ def test_columns_that_say_nothing_are_left_out(table: pd.DataFrame, capfd: pytes
     kept = [column["name"] for column in data.fitted["columns"]]
     assert kept == ["age", "plan", "member", "abroad"]
     assert capfd.readouterr().out.splitlines() == [
-        "left out: customer_id, row (an id: a number for each row)",
-        "left out: name (text that differs from row to row: an id, a name)",
-        "left out: country, nothing (always the same)",
+        "left out: customer_id, row (looks like an ID column)",
+        "left out: name (free text, names or IDs)",
+        "left out: country, nothing (constant)",
     ]
 
 
@@ -220,7 +223,9 @@ def test_a_column_that_gives_the_class_away_is_named(
     table.to_csv("customers.csv", index=False)
     read(drop=("age",))
     advice = capfd.readouterr().out.splitlines()[-1]
-    assert advice.startswith('the class can be told from it\'s, "left", code alone: if not known beforehand, --data.')
+    assert advice.startswith(
+        'possible target leakage: it\'s, "left", code alone determines the class; to leave it out, --data.'
+    )
     option, names = shlex.split(advice[advice.index("--data") :])
     result = kindling(*FIT, option, names)
     assert (result.code, "alone" in result.out) == (0, False), result.err

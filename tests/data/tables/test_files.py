@@ -50,17 +50,17 @@ def test_spaces_after_separators_and_columns_without_a_name_are_taken() -> None:
         (b"a,b,a,class\n1,2,3,x\n", "t.csv has more than one column a"),
         (b"\x16,\x16,class\n1,2,x\n", "has only one class (x)"),
         (b"column 2,,class\n1,2,x\n", "t.csv has more than one column column 2: rename"),
-        (b"a,class\n1,x\n1,2,y\n", "t.csv is not a regular CSV: line 3 has 3 fields in place of 2; quote fields"),
+        (b"a,class\n1,x\n1,2,y\n", "t.csv is not a regular CSV: line 3 has 3 fields, expected 2; quote fields"),
         (
             b'a,class\n1,x\n"2,y\n3,x\n',
-            "the quotation mark that opens in row 3, the header being row 1, is never closed",
+            "the quotation mark that opens in row 3 (the header is row 1) is never closed",
         ),
-        (b"a,class\n1,x,0\n1,y,0\n", "the rows of t.csv have more fields than its first line"),
-        (b"PK\0\3", "t.csv is no text"),
+        (b"a,class\n1,x,0\n1,y,0\n", "the rows of t.csv have more fields than its header"),
+        (b"PK\0\3", "t.csv is not a text file"),
         (b"a,class\n" + b"x" * 140_000 + b",y\n", "has more than 131,072 characters; close its quotation mark"),
         (b'[{"a": "' + b'1", "b": 2}, {"a": "' * 10_000 + b'1"}]', "t.csv is not a regular CSV"),
-        ("a,class\n1,x\n".encode("utf-16")[:-1], "t.csv is damaged: it begins as UTF-16"),
-        (b"a,class\n1,x\n2,y\n3,y\n4,y\n", "too few of x (1): leave these rows out, merge classes, or split the rows"),
+        ("a,class\n1,x\n".encode("utf-16")[:-1], "t.csv is damaged: it starts as UTF-16"),
+        (b"a,class\n1,x\n2,y\n3,y\n4,y\n", "too few of x (1): remove these rows, merge classes, or split the rows"),
         (b"a,class\n1,\n2, \n", "has no values"),
     ],
 )
@@ -82,7 +82,7 @@ def test_parquet_is_read_like_a_csv(table: pd.DataFrame) -> None:
         assert other.fitted == plain.fitted
         assert torch.equal(other.train.inputs, plain.train.inputs)
     Path("bad.parquet").write_bytes(b"no such thing")
-    with pytest.raises(ValueError, match=r"bad\.parquet is damaged or no Parquet file"):
+    with pytest.raises(ValueError, match=r"bad\.parquet is damaged or not a Parquet file"):
         read("bad.parquet")
 
 

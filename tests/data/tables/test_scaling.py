@@ -41,7 +41,7 @@ def test_a_few_wild_numbers_do_not_matter(kindling: Command, wild: str, count: i
     assert [text.split(";")[0] for text in result.out.splitlines() if text.startswith("column x")] == [line] * bool(
         line
     )
-    assert (f"if that means missing, --data.missing '[\"{wild}\"]'" in result.out) == bool(line)
+    assert (f"if it means missing, --data.missing '[\"{wild}\"]'" in result.out) == bool(line)
 
 
 @pytest.mark.parametrize(

@@ -108,7 +108,7 @@ def test_classes_may_be_called_na_or_none(
     said = capfd.readouterr().out
     assert "left out: 12 rows of customers.csv without churned" in said
     words = [*{*names} - {"EU", "gold"}]
-    assert f"has the class {', '.join(sorted(words))}: if that means missing, --data.missing" in said
+    assert f"has the class {', '.join(sorted(words))}: if it means missing, --data.missing" in said
 
 
 def test_a_test_file_of_its_own(kindling: Command, table: pd.DataFrame) -> None:
@@ -147,7 +147,7 @@ def test_what_was_split_stays_split(kindling: Command, trained: Path) -> None:
     customers(220).to_csv("customers.csv", index=False)
     result = kindling("test", "--ckpt_path", "best")
     assert (result.code, result.err.count("\n")) == (1, 1)
-    assert "splits 200 rows, customers.csv has 220" in result.err
+    assert "splits 200 rows, but customers.csv has 220" in result.err
     assert kindling("test", "--ckpt_path", "best", "--data.test_path", "customers.csv").code == 0
 
 
@@ -166,7 +166,7 @@ def test_rows_that_were_trained_on_are_not_tested(kindling: Command, trained: Pa
         for command in ("test", "validate", "predict"):
             result = kindling(command, "--ckpt_path", checkpoint, *options)
             assert (result.code, result.err.count("\n")) == (1, 1)
-            assert "customers.csv or its split is not as it was in the training" in result.err
+            assert "customers.csv or its split changed since training" in result.err
             assert "--data.test_path" in result.err
         assert kindling("test", "--ckpt_path", checkpoint, *options, "--data.test_path", "same.csv").code == 0
 
@@ -197,7 +197,7 @@ def test_classes_that_differ_in_capitals_alone_are_named(
     table.loc[::5, "churned"] = table["churned"][::5].str.title()
     table.to_csv("customers.csv", index=False)
     read()
-    assert "churned of customers.csv has classes that differ only in capitals: No, Yes, no" in capfd.readouterr().out
+    assert "churned of customers.csv has classes that differ only in case: No, Yes, no" in capfd.readouterr().out
 
 
 def test_training_does_not_go_on_with_another_table(kindling: Command, trained: Path, table: pd.DataFrame) -> None:
@@ -205,16 +205,16 @@ def test_training_does_not_go_on_with_another_table(kindling: Command, trained: 
     table.assign(age=table["age"] + 1).to_csv("customers.csv", index=False)
     result = kindling(*more)
     assert (result.code, result.err.count("\n")) == (1, 1)
-    assert "customers.csv is not what the checkpoint was trained on" in result.err
+    assert "customers.csv is not the data that the checkpoint was trained on" in result.err
     table.to_csv("customers.csv", index=False)
     for options, reason in {
         ("--data.drop", "[age]"): "its columns are without age",
-        ("--data.missing", "gold"): "other rows or another split",
-        ("--data.split", "null", "--data.split_seed", "7"): "other rows or another split",
+        ("--data.missing", "gold"): "its rows or its split changed",
+        ("--data.split", "null", "--data.split_seed", "7"): "its rows or its split changed",
     }.items():
         result = kindling(*more, *options)
         assert (result.code, result.err.count("\n")) == (1, 1)
-        assert f"customers.csv is not what the checkpoint was trained on: {reason}" in result.err
+        assert f"customers.csv is not the data that the checkpoint was trained on: {reason}" in result.err
     assert kindling(*more).code == 0
 
 
@@ -244,8 +244,8 @@ def test_a_question_mark_may_stand_for_missing(kindling: Command, table: pd.Data
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"path": "nowhere.csv"}, "there is no file nowhere.csv"),
-        ({"path": "configs"}, "configs is a folder: give a CSV or Parquet file"),
+        ({"path": "nowhere.csv"}, "nowhere.csv not found"),
+        ({"path": "configs"}, "configs is a folder: use a CSV or Parquet file"),
         (
             {"target": "churnt"},
             "customers.csv has no column churnt as the target: did you mean churned? It has customer_",
@@ -254,27 +254,27 @@ def test_a_question_mark_may_stand_for_missing(kindling: Command, table: pd.Data
             {"target": "zzz"},
             "no column zzz as the target. It has customer_id, name, age, spent, plan, visits, member, ab",
         ),
-        ({"drop": ["vists"]}, "drop: customers.csv has no column vists: did you mean visits?"),
-        ({"drop": ["age", "spent", "plan", "visits", "member", "abroad"]}, "there is no column to learn from"),
+        ({"drop": ["vists"]}, "`drop`: customers.csv has no column vists: did you mean visits?"),
+        ({"drop": ["age", "spent", "plan", "visits", "member", "abroad"]}, "no feature columns are left"),
         ({"target": "spent"}, "column spent of customers.csv has 19"),
         (
             {"target": "name"},
-            "column name of customers.csv has 200 different values, which looks like a regression target, not classes",
+            "column name of customers.csv has 200 distinct values, which looks like a regression target, not classes",
         ),
         (
             {"target": "country"},
             "column country of customers.csv has only one class (UK); a classifier needs at least two",
         ),
-        ({"test_split": 0}, "test_split=0 of 200 rows: at least 1 must be held out"),
-        ({"val_split": 1.0}, "val_split=1.0 of 160 rows: at least 1 must be held out"),
-        ({"test_split": 0.999}, "val_split=0.1: no class has enough rows to hold one out for val and leave one"),
-        ({"test_path": "nowhere.csv"}, "there is no file nowhere.csv"),
-        ({"test_path": "other.csv"}, "other.csv has classes that no training row has: maybe; training has no, yes"),
-        ({"test_path": "unknown.csv"}, "unknown.csv has no row with a churned"),
+        ({"test_split": 0}, "`test_split` must hold out at least 1 of 200 rows and leave at least 1, got 0"),
+        ({"val_split": 1.0}, "`val_split` must hold out at least 1 of 160 rows and leave at least 1, got 1.0"),
+        ({"test_split": 0.999}, "`val_split` is 0.1, but no class has two rows: one to train on and one for val"),
+        ({"test_path": "nowhere.csv"}, "nowhere.csv not found"),
+        ({"test_path": "other.csv"}, "other.csv has classes without training rows: maybe; the model knows no, yes"),
+        ({"test_path": "unknown.csv"}, "unknown.csv has no rows with a churned"),
         ({"split": "other.csv"}, "other.csv must have the columns row and split"),
-        ({"split": "short.csv"}, "short.csv splits 2 rows, customers.csv has 200"),
-        ({"missing": None}, "missing must be texts in quotes, such as --data.missing '[\"?\"]', got None"),
-        ({"split": "all.csv"}, "all.csv puts no row of customers.csv into test"),
+        ({"split": "short.csv"}, "short.csv splits 2 rows, but customers.csv has 200"),
+        ({"missing": None}, "`missing` must be quoted texts, such as --data.missing '[\"?\"]', got None"),
+        ({"split": "all.csv"}, "all.csv has no rows of customers.csv in test"),
     ],
 )
 def test_a_mistake_is_said_in_one_line(table: pd.DataFrame, arguments: dict[str, Any], words: str) -> None:
@@ -307,13 +307,13 @@ def test_rows_that_do_not_fit_the_model_are_named(kindling: Command, trained: Pa
     table.assign(member=["yes", *[1] * 199]).to_csv("unknown.csv", index=False)
     for file, words in (
         ("lacks.csv", "lacks.csv lacks columns that the model was trained with: age, plan"),
-        ("words.csv", "column visits of words.csv must hold numbers, not few"),
-        ("half.csv", "column visits of half.csv must hold numbers, not few"),
+        ("words.csv", "column visits of words.csv must contain numbers, got few"),
+        ("half.csv", "column visits of half.csv must contain numbers, got few"),
         (
             "unknown.csv",
-            "column member of unknown.csv: 199 of 200 rows have a value unseen in training, such as 1; it must hold ",
+            "column member of unknown.csv: 199 of 200 rows have a value unseen in training, such as 1; the model ",
         ),
-        ("nowhere.csv", "there is no file nowhere.csv"),
+        ("nowhere.csv", "nowhere.csv not found"),
     ):
         result = kindling("predict", "--ckpt_path", "best", "--data.predict", file)
         assert (result.code, result.err.count("\n")) == (1, 1)
@@ -330,7 +330,7 @@ def test_what_is_odd_about_new_rows_is_said(kindling: Command, trained: Path, ta
         assert result.code == 0, result.err
         said[file] = [line for line in result.out.splitlines() if line.startswith("column")]
     assert said["odd.csv"] == [
-        "column age of odd.csv: all missing",
+        "column age of odd.csv: all values are missing",
         "column visits of odd.csv: 1 of 200 values can't be read as a number, such as few; treated as missing",
         "column member of odd.csv: 100 of 200 rows have a value unseen in training, such as maybe, No",
     ]

@@ -1,4 +1,4 @@
-"""Folders of images: found, checked, split and decoded. Nothing here serves other data."""
+"""Folders of images: scan, check, split and decode them; no other kind of data."""
 
 from kindling.data.images.datamodule import ImageFolderDataModule
 

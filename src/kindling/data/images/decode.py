@@ -1,4 +1,4 @@
-"""Image files of any kind and size as RGB bytes of one size, read on all cores."""
+"""Decoding of image files to uint8 RGB tensors of one size, on all cores."""
 
 import io
 import logging
@@ -22,19 +22,19 @@ from kindling.utils.text import count_noun
 
 logger = logging.getLogger(__name__)
 
-CHUNK = 64  # files a thread takes at a time: handing them over one by one would cost as much as a small file
+CHUNK_FILES = 64  # per task of a thread: one task per file would cost as much as decoding a small file
 
 Item = TypeVar("Item")
-Made = TypeVar("Made")
+Result = TypeVar("Result")
 
 
 class ImageInfo(NamedTuple):
-    """What is known of an image file without decoding it.
+    """Properties of an image file that need no decoding.
 
     Attributes:
-        digest: The same for files of the same content.
-        side: Its shorter side in pixels; None where it can't be read or is no image.
-        deep: Whether it has 16 bits a channel.
+        digest: Hash of the content.
+        side: Shorter side in pixels; None if the file is not a readable image.
+        deep: Whether it has 16 bits per channel.
     """
 
     digest: bytes
@@ -43,12 +43,12 @@ class ImageInfo(NamedTuple):
 
 
 class ImageFiles:
-    """Images that are decoded as they are asked for, a batch (n, 3, size, size) of bytes at a time.
+    """Images decoded on demand, a batch (n, 3, size, size) of uint8 at a time.
 
     Args:
-        paths: Their files.
-        size: Height and width of the results.
-        levels: The values of 16-bit images that become 0 and 255.
+        paths: Paths of the files.
+        size: Height and width in pixels to resize to.
+        levels: The values of 16-bit images to scale to 0 and 255.
     """
 
     def __init__(self, paths: Sequence[str], size: int, levels: Levels = None) -> None:
@@ -63,30 +63,30 @@ class ImageFiles:
         return torch.stack([read_image(self.paths[number], shape, self.levels) for number in index.tolist()])
 
 
-def in_parallel(function: Callable[[Item], Made], items: Sequence[Item], what: str) -> list[Made]:
-    """The function of each item, in order, from as many threads as there are cores: Pillow decodes without the GIL.
+def in_parallel(function: Callable[[Item], Result], items: Sequence[Item], what: str) -> list[Result]:
+    """Apply a function to each item in as many threads as there are cores; Pillow releases the GIL to decode.
 
     Args:
         function: The function.
-        items: The items.
-        what: What is done to them, to print where it takes long.
+        items: Its arguments.
+        what: Verb for the progress bar.
     """
 
-    def work(start: int) -> list[Made]:
-        made = []
-        for item in items[start : start + CHUNK]:
-            made.append(function(item))
+    def work(start: int) -> list[Result]:
+        results = []
+        for item in items[start : start + CHUNK_FILES]:
+            results.append(function(item))
             done(1)
-        return made
+        return results
 
     text = f"{what} {count_noun(len(items), 'image', 'images')}"
     with progress(text, len(items)) as done, ThreadPoolExecutor(os.cpu_count()) as pool:
-        made: Iterable[list[Made]] = pool.map(work, range(0, len(items), CHUNK))
-        return list(chain.from_iterable(made))
+        results: Iterable[list[Result]] = pool.map(work, range(0, len(items), CHUNK_FILES))
+        return list(chain.from_iterable(results))
 
 
 def inspect(path: str) -> ImageInfo:
-    """Reads a file but decodes nothing."""
+    """Return the properties of an image file without decoding it."""
     try:
         data = Path(path).read_bytes()
         with open_image(io.BytesIO(data)) as image:
@@ -96,7 +96,7 @@ def inspect(path: str) -> ImageInfo:
 
 
 def read_image(path: str | Path, shape: tuple[int, ...], levels: Levels = None) -> Tensor:
-    """Decode a file as bytes (C, H, W), see `decode_image`.
+    """Decode a file to uint8 (C, H, W), see `decode_image`.
 
     Raises:
         ValueError: If the file is broken.
@@ -108,22 +108,22 @@ def read_image(path: str | Path, shape: tuple[int, ...], levels: Levels = None) 
 
 
 def read_images(
-    paths: Sequence[str], size: int, used: int, in_memory: bool, levels: Levels = None
+    paths: Sequence[str], size: int, needed: int, in_memory: bool, levels: Levels = None
 ) -> tuple[Tensor | ImageFiles, list[str]]:
-    """Decode files, to use them or only to see whether that can be done.
+    """Decode files, and find the broken ones among them.
 
     Args:
-        paths: The files.
-        size: Height and width of the results.
-        used: How many of them, from the first on, are to be used.
-        in_memory: Whether to keep these in memory; else they are decoded anew as they are asked for.
-        levels: The values of 16-bit images that become 0 and 255.
+        paths: Paths of the files.
+        size: Height and width in pixels to resize to.
+        needed: Number of images to return, from the first; the others are only checked.
+        in_memory: Whether to return a tensor; otherwise the images are decoded again on demand.
+        levels: The values of 16-bit images to scale to 0 and 255.
 
     Returns:
-        The images to be used, (n, 3, size, size), without broken ones; and of each file what is wrong with it, if
-        anything.
+        The needed images (n, 3, size, size) that are not broken; and for each file what is wrong with it, "" if
+        nothing.
     """
-    images = torch.empty(used if in_memory else 0, 3, size, size, dtype=torch.uint8)
+    images = torch.empty(needed if in_memory else 0, 3, size, size, dtype=torch.uint8)
 
     def read(number: int) -> str:
         try:
@@ -135,60 +135,60 @@ def read_images(
         return ""
 
     faults = in_parallel(read, range(len(paths)), "decoding")
-    whole = [number for number in range(used) if not faults[number]]
+    intact = [number for number in range(needed) if not faults[number]]
     if not in_memory:
-        return ImageFiles([paths[number] for number in whole], size, levels), faults
-    return (images if len(whole) == used else images[whole]), faults
+        return ImageFiles([paths[number] for number in intact], size, levels), faults
+    return (images if len(intact) == needed else images[intact]), faults
 
 
 def channel_moments(images: Tensor | ImageFiles, number: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation by channel, as floats in [0, 1]; the latter is 1 where all is the same.
+    """Return mean and standard deviation per channel, as floats in [0, 1]; the latter is 1 for constant images.
 
     Args:
-        images: Bytes, shape (N, 3, H, W). Of those that have to be read anew, 1,000 are chosen.
+        images: uint8, shape (N, 3, H, W); 1,000 of them are sampled if they are decoded on demand.
         number: N.
-        seed: Seed of the choice.
+        seed: Seed of the sample.
     """
-    chosen = torch.arange(number)
+    indices = torch.arange(number)
     if isinstance(images, ImageFiles):
-        chosen = torch.randperm(number, generator=torch.Generator().manual_seed(seed))[:1000]
-    # By image, then over the images: floats of all of them would take four times their memory.
-    by_image = [torch.var_mean(to_float(images[part]), (2, 3), correction=0) for part in torch.split(chosen, 64)]
+        indices = torch.randperm(number, generator=torch.Generator().manual_seed(seed))[:1000]
+    # Per image, then over all images: floats of all images would take four times their memory.
+    by_image = [torch.var_mean(to_float(images[part]), (2, 3), correction=0) for part in torch.split(indices, 64)]
     var, mean = (torch.cat(moments).double() for moments in zip(*by_image, strict=True))  # (N, 3) each
     std = (var.mean(0) + mean.var(0, correction=0)).sqrt()
     return mean.mean(0), std.where(std > 1e-4, 1.0)
 
 
 def find_levels(files: Sequence[str | bytes]) -> list[int] | None:
-    """Find the range of values that 16-bit images use, for `decode_image`: a few extreme pixels don't count.
+    """Find the range of values that 16-bit images use, ignoring 0.1% of the pixels at either end.
 
     Args:
-        files: Paths or contents of images of 16 bits.
+        files: Paths or contents of 16-bit images.
 
     Returns:
-        The range; None where they use at least half of all values, or just one.
+        Lowest and highest value; None if they are at least half of all values apart, or equal.
     """
-    counts = sum(in_parallel(_histogram, files, "measuring"), np.zeros(65536, np.int64))
+    counts = sum(in_parallel(_histogram, files, "reading"), np.zeros(65536, np.int64))
     low = _quantile(counts, 0.001)
     counts[: low + 1] = 0  # most pixels of some images are background
     high = _quantile(counts, 0.999) if counts.any() else low
     return [low, high] if 0 < high - low < 32768 else None
 
 
-def tell_small_range(names: Sequence[str | Path], levels: Levels, contents: Sequence[bytes] = ()) -> None:
-    """Say that 16-bit images use a small part of their range where the training images had another depth or range.
+def warn_small_range(names: Sequence[str | Path], levels: Levels, contents: Sequence[bytes] = ()) -> None:
+    """Warn if 16-bit images use less than half of their range and the training images had no such range.
 
     Args:
         names: The images, for messages.
-        levels: The range of values that the training images use, if any.
-        contents: What they hold; by default, `names` are their paths.
+        levels: The range of the 16-bit training images, if any.
+        contents: Contents of the files; by default, `names` are their paths.
     """
     files: Sequence[str | bytes] = contents or [*map(str, names)]
     deep = [number for number, file in enumerate(files) if _is_deep(file)] if levels is None else []
     if deep and (used := find_levels([files[number] for number in deep[:20]])):
         logger.warning(
-            f"{len(deep):,} of {len(names):,} images have 16 bits and use a small part of them, {used[0]:,} to "
-            f"{used[1]:,} of 65,535, such as {names[deep[0]]}: unlike in training, so they are nearly constant to the "
+            f"{len(deep):,} of {len(names):,} images have 16 bits and use a small part of the range, {used[0]:,} to "
+            f"{used[1]:,} of 65,535, such as {names[deep[0]]}: unlike in training, so they look nearly constant to the "
             "model"
         )
 
@@ -206,11 +206,11 @@ def _histogram(file: str | bytes) -> NDArray[np.int64]:
         values = values_of_16_bits(file if isinstance(file, bytes) else Path(file).read_bytes())
     except Exception:  # damaged files make Pillow's readers raise anything; they are reported when decoded
         return np.zeros(65536, np.int64)
-    colours = values[..., : (values.shape[2] - 1) // 2 * 2 + 1]  # without transparency
+    colours = values[..., : (values.shape[2] - 1) // 2 * 2 + 1]  # without the alpha channel
     return np.bincount(colours.ravel(), minlength=65536)
 
 
-def _quantile(counts: NDArray[np.int64], share: float) -> int:
-    """The value below or at which a share of all values lie, of which `counts` tells how often each occurs."""
-    total = counts.cumsum()
-    return int(np.searchsorted(total, share * total[-1]))
+def _quantile(counts: NDArray[np.int64], fraction: float) -> int:
+    """Return a quantile of values from their histogram."""
+    cumulative = counts.cumsum()
+    return int(np.searchsorted(cumulative, fraction * cumulative[-1]))

@@ -1,4 +1,4 @@
-"""A folder of labelled images: which of it is for training, validation and test."""
+"""The samples of an image folder and their splits, and `split.csv` files."""
 
 import csv
 import logging
@@ -8,7 +8,7 @@ from pathlib import Path, PurePath
 from typing import NamedTuple
 
 from kindling.data.datamodule import SPLITS
-from kindling.data.images.scan import OUTSIDE, list_images, merged, say_unused, subfolders
+from kindling.data.images.scan import OUTSIDE, list_images, merge_unused, subfolders, warn_unused
 from kindling.data.splitting import sample_groups
 from kindling.utils.filetypes import FORMATS
 from kindling.utils.text import join_names
@@ -21,13 +21,11 @@ SPLIT_NAMES = {
     **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
-
-
-SET = re.compile(r"[ _-]?(set|split|data|images)$")  # as in training_set
+SPLIT_SUFFIX = re.compile(r"[ _-]?(set|split|data|images)$")  # as in training_set
 
 
 class Sample(NamedTuple):
-    """One image: its file relative to the folder, its class, its split."""
+    """An image: its path relative to the data folder, its class and its split."""
 
     file: str
     label: str
@@ -35,27 +33,27 @@ class Sample(NamedTuple):
 
 
 def check_folder(root: Path) -> None:
-    """Raises FileNotFoundError where there is no such folder."""
+    """Raise FileNotFoundError if the folder does not exist."""
     if not root.is_dir():
-        raise FileNotFoundError(f"there is no folder {root}: name one with --data.data_dir that holds {LAYOUT}")
+        raise FileNotFoundError(f"folder {root} not found: set --data.data_dir to a folder with {LAYOUT}")
 
 
 def find_samples(root: Path) -> list[Sample]:
-    """List the images of a folder by class; without splits given by folders all of them are for training.
+    """List the labelled images of a folder; without split folders, all of them are in train.
 
     Raises:
-        FileNotFoundError: If there is no such folder.
-        ValueError: If it is laid out in another way, or a class has no images for training.
+        FileNotFoundError: If the folder does not exist.
+        ValueError: If its layout is wrong, or a class has no training images.
     """
     check_folder(root)
     splits = split_folders(root)
     for name in subfolders(root) if splits else []:
         if name not in splits.values() and list_images(root / name).images:
             raise ValueError(
-                f"{root / name} has images but is no split beside {join_names([*splits.values()])}: move or rename it"
+                f"{root / name} has images but is not a split like {join_names([*splits.values()])}: move or rename it"
             )
     if not splits:
-        tell_alike(root)
+        warn_swapped_levels(root)
     samples, unused = [], []
     for split, within in splits.items() or [("train", "")]:
         for label in class_folders(root / within):
@@ -68,19 +66,19 @@ def find_samples(root: Path) -> list[Sample]:
             unused.append({reason: [f"{place}/{file}" for file in files] for reason, files in found.unused.items()})
     outside = {within: list_images(root / within, deep=False).images for within in {"", *splits.values()}}
     unused.append({OUTSIDE: [str(Path(within, file)) for within, files in outside.items() for file in files]})
-    say_unused(root, merged(unused))
+    warn_unused(root, merge_unused(unused))
     return samples
 
 
 def split_folders(root: Path) -> dict[str, str]:
-    """The folders of classes by split, in the order of the splits; empty where the folders are classes themselves.
+    """Return the folder of each split, in the order of `SPLITS`; empty if the folders are classes.
 
     Raises:
         ValueError: If two folders could be the same split.
     """
     found: dict[str, str] = {}
     for name in subfolders(root):
-        split = SPLIT_NAMES.get(SET.sub("", name.lower()))
+        split = SPLIT_NAMES.get(SPLIT_SUFFIX.sub("", name.lower()))
         if split and subfolders(root / name):
             if split in found:
                 raise ValueError(f"{root} has two folders for the split {split}, {found[split]} and {name}: merge them")
@@ -90,23 +88,19 @@ def split_folders(root: Path) -> dict[str, str]:
     return {split: found[split] for split in SPLITS if split in found}
 
 
-def tell_alike(root: Path) -> None:
-    """Say that folders which hold folders of the same names may be splits, and those the classes."""
+def warn_swapped_levels(root: Path) -> None:
+    """Warn if all folders have subfolders of the same names: they may be splits, and the subfolders the classes."""
     folders = subfolders(root)
     inner = {tuple(subfolders(root / name)) for name in folders}
     if len(folders) > 1 and len(inner) == 1 and len(*inner) > 1:
         classes, others = join_names(folders, 3), join_names([*inner.pop()], 3)
         logger.warning(
-            f"the classes of {root} are {classes}; if they are {others}, rename the folders to train and test"
+            f"the classes of {root} are {classes}; if the classes are {others}, rename the folders to train and test"
         )
 
 
 def class_folders(root: Path) -> list[str]:
-    """The names of the class folders in a folder.
-
-    Raises:
-        ValueError: If there are none.
-    """
+    """Return the names of the class folders in a folder; raise ValueError if there are none."""
     if labels := subfolders(root):
         return labels
     raise ValueError(f"{root} has no class folders: lay the images out as {LAYOUT}")
@@ -115,19 +109,19 @@ def class_folders(root: Path) -> list[str]:
 def move_to_split(
     samples: Sequence[Sample], digests: Sequence[bytes], split: str, size: int | float, seed: int
 ) -> list[Sample]:
-    """Moves a share of the training images of each class to another split, at least one but never the last.
+    """Move a fraction of the training images of each class to another split, at least one image but never all.
 
-    Copies of an image move together with it.
+    Copies of an image stay together.
 
     Args:
         samples: All images.
-        digests: What is the same for copies.
-        split: Where they go: val or test.
-        size: Number of training images to move, about, or as a float, their share.
-        seed: Seed of the choice.
+        digests: Hash of each image.
+        split: The split to move them to, val or test.
+        size: Approximate number of images to move, or a fraction as a float.
+        seed: Seed of the split.
 
     Raises:
-        ValueError: If nothing would move, or nothing stay.
+        ValueError: If no image would be moved, or all.
     """
     owners: dict[bytes, str] = {}  # the class of each image that is not a copy
     for sample, digest in zip(samples, digests, strict=True):
@@ -143,7 +137,7 @@ def move_to_split(
 def make_splits(
     samples: Sequence[Sample], digests: Sequence[bytes], sizes: Mapping[str, int | float], seed: int
 ) -> list[Sample]:
-    """Carves those of the splits out of the training images that have none; see `carve`."""
+    """Move training images to each split that has no images yet, see `move_to_split`."""
     given = {sample.split for sample in samples}
     for split, size in sizes.items():
         if split not in given:
@@ -152,68 +146,66 @@ def make_splits(
 
 
 def labels_of(samples: Sequence[Sample], classes: Sequence[str], root: Path) -> list[int]:
-    """The numbers of the samples' classes.
-
-    Raises:
-        ValueError: If one is of another class.
-    """
+    """Return the class indices of samples; raise ValueError for an unknown class."""
     number = {name: label for label, name in enumerate(classes)}
     if unknown := sorted({sample.label for sample in samples} - number.keys()):
-        raise ValueError(f"{root} has {join_names(unknown, 3)}, the model knows {join_names(classes)} alone")
+        raise ValueError(
+            f"{root} has unknown classes ({join_names(unknown, 3)}); the model knows {join_names(classes)}"
+        )
     return [number[sample.label] for sample in samples]
 
 
 def find_split(file: Path, root: Path, trained: bool) -> list[Sample]:
-    """Lists the images of a folder as a `split.csv` has them.
+    """List the images of a folder with the splits of a `split.csv`.
 
     Args:
-        file: The list.
+        file: The `split.csv`.
         root: The folder.
-        trained: Whether there is a model to test. Then the folder may be another one than the list is of: all that it
-            does not set apart by itself is for testing.
+        trained: Whether a trained model is evaluated. Then the folder may be a different one than in `file`: without a
+            test split, all of its images are in test.
 
     Raises:
-        FileNotFoundError: If there is no such file or folder.
-        ValueError: If one does not fit the other, or a split has no images.
+        FileNotFoundError: If the file or folder does not exist.
+        ValueError: If they do not match, or a split has no images.
     """
     check_folder(root)
     samples = read_split(file)
     missing = [sample.file for sample in samples if not (root / sample.file).exists()]
     if missing and len(missing) == len(samples) and trained:
-        logger.warning(f"{root} is not the folder of {file}: all that it does not set apart is for testing")
+        logger.warning(f"{root} is not the folder of {file}: images outside of split folders are used for testing")
         found = find_samples(root)
-        given = any(sample.split == "test" for sample in found)
-        return found if given else [sample._replace(split="test") for sample in found]
+        has_test = any(sample.split == "test" for sample in found)
+        return found if has_test else [sample._replace(split="test") for sample in found]
     if missing:
-        raise ValueError(f"{file} names what is not in {root}: {join_names(missing, 3)}")
+        raise ValueError(f"{file} lists files that are not in {root}: {join_names(missing, 3)}")
     return samples
 
 
 def read_split(path: Path) -> list[Sample]:
-    """Reads a `split.csv`: file, class and split of each image.
+    """Read a `split.csv`: file, class and split of each image.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is something else, or a split has no images.
+        FileNotFoundError: If the file does not exist.
+        ValueError: If its format is wrong, or a split has no images.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}: name a list of file,class,split with --data.split")
+        raise FileNotFoundError(f"{path} not found: set --data.split to a CSV with the columns file,class,split")
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:  # a spreadsheet may put a mark at the beginning
+        with path.open(newline="", encoding="utf-8-sig") as file:  # spreadsheets may write a byte order mark
             header, *rows = list(csv.reader(file)) or [[]]
     except (UnicodeDecodeError, csv.Error):
         header, rows = [], []
     samples = [Sample(*row) for row in rows if len(row) == 3]
     if header != ["file", "class", "split"] or len(samples) < len(rows) or {row.split for row in samples} - {*SPLITS}:
-        raise ValueError(f"{path} is no list of file,class,split with the splits {', '.join(SPLITS)}")
+        raise ValueError(f"{path} must be a CSV with the columns file,class,split and the splits {', '.join(SPLITS)}")
     if outside := [row.file for row in samples if row.file.startswith("/") or ".." in PurePath(row.file).parts]:
-        raise ValueError(f"{path} names files outside of the data folder: {join_names(outside, 1)}")
+        raise ValueError(f"{path} lists files outside of the data folder: {join_names(outside, 1)}")
     if absent := [split for split in SPLITS if split not in {sample.split for sample in samples}]:
-        raise ValueError(f"{path} puts no image into {join_names(absent)}: name some for each of {', '.join(SPLITS)}")
+        raise ValueError(f"{path} has no images in {join_names(absent)}: add some to each of {', '.join(SPLITS)}")
     return samples
 
 
 def write_split(path: Path, samples: Sequence[Sample]) -> None:
-    """Writes what `read_split` reads."""
+    """Write a `split.csv`, see `read_split`."""
     with path.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([("file", "class", "split"), *samples])

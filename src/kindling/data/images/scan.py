@@ -1,4 +1,4 @@
-"""The image files in a folder, and why its other files are not used."""
+"""Listing of the image files in a folder, and of its other files with the reason why they are ignored."""
 
 import logging
 import os
@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 SUFFIXES = frozenset((".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif"))
 
-# What operating systems, storage devices and tools create, in lower case; nobody misses it.
+# Files of operating systems, storage devices and tools, in lower case; they are ignored without a warning.
 SYSTEM = (
     *("@eadir", "@tmp", "@recycle", "@sharebin", "#recycle", "#snapshot", "@recently-snapshot", ".@__thumb"),  # NAS
     *("*@synoeastream", "*@synoresource", "synofile_thumb_*", "synophoto_thumb_*"),  # NAS: thumbnails
@@ -37,15 +37,15 @@ _SYSTEM, _BACKUPS = (re.compile("|".join(map(translate, patterns))) for patterns
 HIDDEN, OUTSIDE = "hidden", "outside of the class folders"
 
 Identity = tuple[int, int]
-Unused = Mapping[str, Sequence[str]]  # paths of files by the reason why they are not used
+Unused = Mapping[str, Sequence[str]]  # reason -> paths of the files not used for it
 
 
 class Listing(NamedTuple):
     """The files in a folder, as paths relative to it.
 
     Attributes:
-        images: Its images, sorted.
-        unused: Its other files by the reason why they are not used; without what systems create.
+        images: The images, sorted.
+        unused: The other files by the reason why they are not used, without system files.
     """
 
     images: list[str]
@@ -53,50 +53,48 @@ class Listing(NamedTuple):
 
 
 def is_system(name: str) -> bool:
-    """Whether a file or folder of this name was created by a system or tool, and not by a person."""
+    """Return whether a file or folder name belongs to an operating system or tool."""
     return bool(_SYSTEM.fullmatch(name.lower()))
 
 
 def subfolders(folder: Path) -> list[str]:
-    """Names of the folders in a folder, hidden ones and those of systems aside."""
-    paths = folder.iterdir()
-    return sorted(
-        path.name for path in paths if path.is_dir() and not path.name.startswith(".") and not is_system(path.name)
-    )
+    """Return the names of the folders in a folder, sorted, without hidden and system folders."""
+    names = (path.name for path in folder.iterdir() if path.is_dir())
+    return sorted(name for name in names if not name.startswith(".") and not is_system(name))
 
 
 def list_images(folder: Path, deep: bool = True) -> Listing:
-    """List the files in a folder by their suffixes and, where those say nothing, by their contents.
+    """List the files in a folder by their suffix or, if that is unknown, by their content.
 
     Args:
         folder: The folder.
-        deep: Whether to look into the folders in it.
+        deep: Whether to include subfolders.
 
     Raises:
-        ValueError: If the name of an image is not UTF-8, which no CSV and no terminal could show.
+        ValueError: If the name of an image is not UTF-8, as a CSV could not contain it.
     """
-    around = frozenset(identity(path) for path in folder.absolute().parents) if deep else None
+    ancestors = frozenset(identity(path) for path in folder.absolute().parents) if deep else None
     start = os.path.join(folder, "")
     images: list[str] = []
     unused: defaultdict[str, list[str]] = defaultdict(list)
     with progress(f"listing the images of {folder}"):
-        for path, reason in files_below(start, around):
-            if not reason and any("\udc80" <= character <= "\udcff" for character in path):  # bytes that are no UTF-8
-                raise ValueError(f"the name {path!a} is not UTF-8: rename it")
+        for path, reason in files_below(start, ancestors):
+            if not reason and any("\udc80" <= character <= "\udcff" for character in path):  # undecodable bytes
+                raise ValueError(f"the file name {path!a} is not UTF-8: rename it")
             (unused[reason] if reason else images).append(path.removeprefix(start).replace(os.sep, "/"))
     return Listing(sorted(images), {reason: sorted(files) for reason, files in unused.items()})
 
 
-def files_below(folder: str, around: frozenset[Identity] | None, hidden: bool = False) -> Iterator[tuple[str, str]]:
-    """Files in a folder at any depth, each with the reason why it is not used; an image has none.
+def files_below(folder: str, ancestors: frozenset[Identity] | None, hidden: bool = False) -> Iterator[tuple[str, str]]:
+    """Yield the files in a folder, each with the reason why it is not used, "" for an image.
 
     Args:
         folder: The folder.
-        around: The folders around it: a link that leads to one of them is passed by. None: only the files right in it.
-        hidden: Whether it is in a hidden folder.
+        ancestors: Its parent folders, so that links to one of them are skipped. None excludes subfolders.
+        hidden: Whether it is a hidden folder.
     """
     here = identity(folder)
-    if around is not None and here in around:
+    if ancestors is not None and here in ancestors:
         return
     with os.scandir(folder) as entries:
         for entry in entries:
@@ -105,14 +103,14 @@ def files_below(folder: str, around: frozenset[Identity] | None, hidden: bool = 
             is_hidden = hidden or entry.name.startswith(".")
             if not entry.is_dir():
                 yield entry.path, HIDDEN if is_hidden else why_unused(entry)
-            elif around is not None:
-                yield from files_below(entry.path, around | {here}, is_hidden)
+            elif ancestors is not None:
+                yield from files_below(entry.path, ancestors | {here}, is_hidden)
 
 
 def why_unused(entry: "os.DirEntry[str]") -> str:
-    """The reason why a file is not used; none for an image, whole or broken."""
+    """Return the reason why a file is not used; "" for an image, even if it is broken."""
     if not entry.is_file():
-        return "a link that leads nowhere" if entry.is_symlink() else "not a regular file"
+        return "a broken link" if entry.is_symlink() else "not a regular file"
     name = entry.name.lower()
     if _BACKUPS.fullmatch(name):
         return "a backup copy or an unfinished download"
@@ -132,23 +130,23 @@ def why_unused(entry: "os.DirEntry[str]") -> str:
 
 
 def identity(folder: str | Path) -> Identity:
-    """What is the same for all paths that lead to a folder."""
+    """Return a value that is the same for all paths to a folder."""
     status = os.stat(folder)
     return status.st_dev, status.st_ino
 
 
-def say_unused(root: Path, unused: Unused) -> None:
-    """Print how many files of a folder are not used, a line for each reason, with an example."""
+def warn_unused(root: Path, unused: Unused) -> None:
+    """Warn about the unused files of a folder, one line per reason with an example."""
     for reason, files in sorted((reason, files) for reason, files in unused.items() if files):
         logger.warning(
             f"not used in {root}: {count_noun(len(files), 'file', 'files')} ({reason}): {join_names(files, 1)}"
         )
 
 
-def merged(found: Iterable[Unused]) -> Unused:
-    """Put unused files of several folders together."""
-    everything: defaultdict[str, list[str]] = defaultdict(list)
+def merge_unused(found: Iterable[Unused]) -> Unused:
+    """Merge the unused files of several folders."""
+    merged: defaultdict[str, list[str]] = defaultdict(list)
     for unused in found:
         for reason, files in unused.items():
-            everything[reason] += files
-    return everything
+            merged[reason] += files
+    return merged

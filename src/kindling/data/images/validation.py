@@ -1,4 +1,4 @@
-"""What is wrong or odd about a folder of labelled images, said before the training."""
+"""Errors and warnings about a folder of labelled images, reported before training."""
 
 import logging
 from collections import defaultdict
@@ -16,15 +16,15 @@ logger = logging.getLogger(__name__)
 
 
 def check_classes(root: Path, found: Sequence[Sample], usable: Sequence[Sample]) -> list[str]:
-    """The names of the classes, sorted.
+    """Return the names of the classes, sorted.
 
     Args:
         root: The folder.
         found: All images.
-        usable: Those that are not broken, as far as that is known.
+        usable: The images not known to be broken.
 
     Raises:
-        ValueError: If there are fewer than two, or one that can't be learnt for want of training images.
+        ValueError: If there are fewer than two classes, or one of them has no training images.
     """
     classes = sorted({sample.label for sample in found})
     if untrained := sorted({*classes} - {sample.label for sample in usable if sample.split == "train"}):
@@ -32,33 +32,29 @@ def check_classes(root: Path, found: Sequence[Sample], usable: Sequence[Sample])
             f"{root} has no usable training images of {join_names(untrained, 3)}: add some or remove the folder"
         )
     if len(classes) < 2:
-        inner = root / "".join(classes)
-        within = inner.is_dir() and subfolders(inner)
-        hint = f"; if its classes are {join_names(within, 3)}, give --data.data_dir {inner}" if within else ""
-        raise ValueError(f"{root} has images of 1 class, {inner.name}: telling apart takes two or more{hint}")
+        folder = root / "".join(classes)
+        inner = subfolders(folder) if folder.is_dir() else []
+        hint = f"; if the classes are {join_names(inner, 3)}, use --data.data_dir {folder}" if inner else ""
+        raise ValueError(f"{root} has only one class ({folder.name}); a classifier needs at least two{hint}")
     return classes
 
 
 def check_split(root: Path, samples: Sequence[Sample], fitted: Mapping[str, Any]) -> str:
-    """The fingerprint of a split that was made here.
-
-    Raises:
-        ValueError: If it is not the one that a checkpoint was trained with.
-    """
+    """Return the hash of a generated split; raise ValueError if it differs from that of the checkpoint."""
     split = blake2b(repr(samples).encode(), digest_size=16).hexdigest()
     if fitted.get("split", split) != split:
         raise ValueError(
-            f"{root} has other images than the checkpoint was trained on: so that no test is of those, give "
-            "the split.csv of its run with --data.split, or a folder with test/"
+            f"{root} has other images than the checkpoint was trained on, so training images could be tested: set "
+            "--data.split to the split.csv of its run, or use a folder with test/"
         )
     return split
 
 
-def warnings(samples: Sequence[Sample], digests: Sequence[bytes], classes: Sequence[str]) -> Iterator[str]:
-    """What is odd about the splits but no obstacle, a line each."""
+def find_oddities(samples: Sequence[Sample], digests: Sequence[bytes], classes: Sequence[str]) -> Iterator[str]:
+    """Yield a warning for each class without images in a split, and for copies of images."""
     for split in ("val", "test"):
         if missing := sorted(set(classes) - {sample.label for sample in samples if sample.split == split}):
-            yield f"{split} has no images of {join_names(missing, 3)}: there are too few, or none were given"
+            yield f"{split} has no images of {join_names(missing, 3)}"
     copies = defaultdict(list)
     for sample, digest in zip(samples, digests, strict=True):
         copies[digest].append(sample)
@@ -69,11 +65,11 @@ def warnings(samples: Sequence[Sample], digests: Sequence[bytes], classes: Seque
             yield f"the same image in more than one {what}: {join_names(pairs, 3)}"
 
 
-def tell_depths(images: Sequence[tuple[str, bool]]) -> None:
-    """Say that some training images have 16 bits a channel and others 8, which are scaled differently.
+def warn_mixed_depths(images: Sequence[tuple[str, bool]]) -> None:
+    """Warn if some training images have 16 bits per channel and others 8, as they are scaled differently.
 
     Args:
-        images: The class of each, and whether it has 16 bits.
+        images: Class of each image, and whether it has 16 bits.
     """
     deep = sum(is_deep for _, is_deep in images)
     if deep in (0, len(images)):
@@ -81,22 +77,22 @@ def tell_depths(images: Sequence[tuple[str, bool]]) -> None:
     depths = defaultdict(set)
     for label, is_deep in images:
         depths[label].add(is_deep)
-    whole = sorted(label for label, found in depths.items() if found == {True})
-    hint = f", and all those of {join_names(whole, 3)}: the depth may give the class away" if whole else ""
+    only_deep = sorted(label for label, found in depths.items() if found == {True})
+    hint = f", and all those of {join_names(only_deep, 3)}: the bit depth may leak the class" if only_deep else ""
     logger.warning(f"{deep:,} of {len(images):,} training images have 16 bits, the others 8{hint}")
 
 
-def whole_ones(root: Path, samples: Sequence[Sample], faults: Sequence[str], skip: bool) -> list[Sample]:
-    """Leave out images that can't be used, broken ones or too large ones, or refuse them; print why, a line each.
+def drop_broken(root: Path, samples: Sequence[Sample], faults: Sequence[str], skip: bool) -> list[Sample]:
+    """Return the images that are not broken or too large, and warn about the others, one line each.
 
     Args:
-        root: Their folder.
+        root: The folder.
         samples: The images.
-        faults: What is wrong with each; empty for those that can be used.
-        skip: Whether to leave them out.
+        faults: What is wrong with each image, "" if nothing.
+        skip: Whether to skip broken images.
 
     Raises:
-        ValueError: If there are some and they are not to be left out, or nothing else is there.
+        ValueError: If there are no images, all are broken, or some are and `skip` is off.
     """
     broken = {str(root / sample.file): fault for sample, fault in zip(samples, faults, strict=True) if fault}
     for path, fault in broken.items():
@@ -105,9 +101,9 @@ def whole_ones(root: Path, samples: Sequence[Sample], faults: Sequence[str], ski
     if not samples:
         raise ValueError(f"{root} has no images ({join_names(FORMATS)})")
     if len(broken) == len(samples):
-        raise ValueError(f"{what}; give others")
+        raise ValueError(f"{what}; use other files")
     if broken and not skip:
-        raise ValueError(f"{what}; replace them or leave them out with --data.skip_broken true")
+        raise ValueError(f"{what}; replace them, or skip them with --data.skip_broken true")
     if broken:
-        logger.warning(f"left out: {what}")
+        logger.warning(f"skipped: {what}")
     return [sample for sample, fault in zip(samples, faults, strict=True) if not fault]

@@ -1,4 +1,4 @@
-"""Tables: read, split and encoded. Nothing here serves other data."""
+"""Tables: read, split and encode them; no other kind of data."""
 
 from kindling.data.tables.datamodule import TableDataModule
 

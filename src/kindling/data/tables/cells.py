@@ -1,4 +1,4 @@
-"""The cells of a table column, each distinct value once."""
+"""The cells of a table column, factorized into distinct values."""
 
 from collections.abc import Collection
 from functools import cached_property
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 
 class Cells:
-    """The cells of a column, each distinct value once, and parsed once whatever rows of it are selected.
+    """The cells of a column as distinct values, each parsed only once whichever rows are selected.
 
     Args:
         codes: Index into `values` for each row, -1 where the cell is missing, shape (N,).
-        values: Texts without surrounding spaces, or typed values such as floats.
-        whole: The cells that these were selected from.
-        places: Index of each value into those of `whole`.
+        values: Distinct values: texts without surrounding spaces, or typed values such as floats.
+        whole: The cells that these were selected from, if any.
+        places: Index of each value into the values of `whole`.
     """
 
     def __init__(
@@ -41,17 +41,17 @@ class Cells:
 
     def select(self, rows: Indices | NDArray[np.bool_]) -> "Cells":
         """Return the cells of some rows, with their values in order of appearance."""
-        import pandas as pd  # half a second to import, needed by tables alone
+        import pandas as pd  # imported here because it takes 0.5 s
 
         codes, values = pd.factorize(self.codes[rows])
-        return _without(self, codes, values, values < 0)
+        return _mark_missing(self, codes, values, values < 0)
 
     def drop(self, texts: Collection[str]) -> "Cells":
-        """Return the cells where those that hold one of the texts are missing."""
+        """Return the cells with some texts marked as missing."""
         if not texts:
             return self
         absent = np.array([as_name(value) in texts for value in self.values], dtype=bool)
-        return _without(self, self.codes, np.arange(len(absent)), absent) if absent.any() else self
+        return _mark_missing(self, self.codes, np.arange(len(absent)), absent) if absent.any() else self
 
     def quantities(self, decimal: str) -> tuple[Floats, NDArray[np.object_]]:
         """Return the values as numbers and units, see `read_quantities`."""
@@ -74,14 +74,14 @@ class Cells:
         return days
 
 
-def _without(cells: Cells, codes: Indices, places: Indices, absent: NDArray[np.bool_]) -> Cells:
-    """Return cells without absent values.
+def _mark_missing(cells: Cells, codes: Indices, places: Indices, absent: NDArray[np.bool_]) -> Cells:
+    """Return cells with some values marked as missing.
 
     Args:
         cells: The cells that the values come from.
         codes: Index into `places` for each row, -1 where missing.
-        places: Index into the values of `cells`.
-        absent: Which of `places` count as missing.
+        places: Indices into the values of `cells`.
+        absent: Whether each of `places` is missing.
     """
     if absent.any():
         codes = np.append(np.where(absent, -1, np.cumsum(~absent) - 1), -1)[codes]
@@ -94,23 +94,22 @@ def read_cells(column: "Series", missing: Collection[str] = ()) -> Cells:
     """Read a column; a cell is missing where it is empty or one of the texts in `missing`."""
     codes, uniques = column.factorize()
     values = uniques.tolist()
-    strip = str.strip if are_texts(values) else strip_text  # the method is fast: millions of texts pass here
+    strip = str.strip if are_texts(values) else strip_text  # much faster for millions of texts
     cells = Cells(codes, [*map(strip, values)])
     return cells.drop({"", *missing}) if missing or "" in cells.values else cells
 
 
 def read_names(column: "Series", missing: Collection[str] = ()) -> tuple[Indices, list[str]]:
-    """Read a column as names.
+    """Read a column as category names.
 
     Returns:
-        For each row the index of its name in the list, or -1 where it is missing, shape (N,); and the different names
-        in order of appearance.
+        Index into the names for each row, -1 where missing, shape (N,); and the distinct names in order of appearance.
     """
     return name_cells(read_cells(column, missing))
 
 
 def name_cells(cells: Cells) -> tuple[Indices, list[str]]:
-    """Read cells as names; see `read_names`."""
+    """Return the cells as category names, see `read_names`."""
     names = [*map(as_name, cells.values)]
     place = {name: number for number, name in enumerate(dict.fromkeys(names))}
     if len(place) == len(names):

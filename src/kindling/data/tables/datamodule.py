@@ -1,4 +1,4 @@
-"""A table of one's own: a CSV or Parquet file, one column of which is the class."""
+"""Data module for a CSV or Parquet file with a target column."""
 
 import hashlib
 import json
@@ -23,8 +23,8 @@ from kindling.data.tables.files import read_table
 from kindling.data.tables.leaks import find_leaky_columns
 from kindling.data.tables.rows import encode_rows
 from kindling.data.tables.splits import LEFT_OUT, read_split
-from kindling.data.tables.target import check_classes, odd_classes
-from kindling.data.tables.values import LEGACY_NO_CLASS, Indices, as_name, in_order
+from kindling.data.tables.target import check_classes, find_oddities
+from kindling.data.tables.values import LEGACY_NO_CLASS, Indices, as_name, sort_names
 from kindling.utils.console import progress
 from kindling.utils.files import atomic_write
 from kindling.utils.text import count_noun, join_names, suggest
@@ -36,24 +36,25 @@ if TYPE_CHECKING:
 
 
 class TableDataModule(ClassificationDataModule):
-    """Rows of a CSV or Parquet file, one column of which holds the class.
+    """Rows of a CSV or Parquet file with a target column for the class.
 
-    How the other columns become numbers is learned from the training rows alone and kept in the checkpoint: see
-    `columns.encode`. Columns that are constant, ids or free text are left out.
+    The encoding of the other columns is learned from the training rows only and saved in the checkpoint, see
+    `columns.encode`. Columns that are constant, IDs or free text are left out.
 
     Args:
-        path: CSV (fields separated by comma, semicolon, tab or bar) or Parquet.
-        target: Name of the column that holds the classes. Rows without one are left out.
+        path: CSV (separated by comma, semicolon, tab or vertical bar) or Parquet file.
+        target: Name of the target column. Rows without a class are left out.
         drop: Names of columns to leave out.
-        test_split: Rows to hold out for testing, about, or as a float, their share: of each class at least one. So
-            does `val_split`, of the others.
-        test_path: File of rows for testing; then none of `path` are.
-        split: CSV with the columns row (from 0) and split (train, val, test), which decides instead. `fit` writes one.
-        predict: File of rows to predict; by default those of the test split.
-        missing: Text that stands for a missing value, such as NA or -999, or several: ["NA", "?"]. An empty field
-            always does.
-        decimal: Decimal sign of the numbers of `path` where they leave it open, as 1,234 does.
-        **loading: Batches and validation split, see `ClassificationDataModule`.
+        test_split: Rows to hold out for testing, at least one of each class: an approximate number, or a fraction as a
+            float. `val_split` then holds out of the remaining rows.
+        test_path: File of test rows; then no rows of `path` are held out for testing.
+        split: CSV with the columns row (from 0) and split (train, val, test), which defines the splits. `fit` saves
+            one in the run folder.
+        predict: File of rows to predict; by default the test split.
+        missing: Text that means a missing value, such as NA or -999, or several: ["NA", "?"]. Empty fields are always
+            missing.
+        decimal: Decimal sign of ambiguous numbers of `path`, such as 1,234.
+        **loading: Batches and validation split, see `BaseDataModule`.
     """
 
     def __init__(
@@ -73,37 +74,36 @@ class TableDataModule(ClassificationDataModule):
         self.path, self.target, self.drop = path, target, drop
         self.test_split, self.test_path, self.split, self.predict = test_split, test_path, split, predict
         if not isinstance(missing, str | list | tuple):
-            raise ValueError(f"missing must be texts in quotes, such as --data.missing '[\"?\"]', got {missing}")
+            raise ValueError(f"`missing` must be quoted texts, such as --data.missing '[\"?\"]', got {missing}")
         self.missing = [*map(as_name, [missing] if isinstance(missing, str) else missing)]
         self.decimal = decimal
         self._cells: dict[str, Cells] = {}
-        self.resumes = False  # whether training resumes with what a checkpoint has learned
+        self.resumes = False  # whether training resumes with the encoding of a checkpoint
 
     @override
     def begin_with(self, learned: dict[str, Any]) -> None:
-        # Learning anew could give other columns: a later version reads and encodes more of them. That the rows are the
-        # same is known from their digest.
+        # A later version of Kindling could learn other encodings. The digest shows whether the rows are the same.
         self.load_state_dict(learned)
         self.resumes = bool(learned)
 
     @property
     def num_classes(self) -> int:  # type: ignore[override]
-        """Classes among the training rows."""
+        """Number of classes in the training rows."""
         return len(self.class_names)
 
     @property
     def class_names(self) -> tuple[str, ...]:  # type: ignore[override]
-        """Their names, sorted: numbers by size, others by the alphabet."""
+        """Names of the classes, sorted, by value if all are numbers."""
         return tuple(self._learned["classes"])
 
     @property
     def input_shape(self) -> tuple[int, ...]:  # type: ignore[override]
-        """One dimension: the features of a row."""
+        """Number of features of a row, as a tuple."""
         return (sum(map(width, self._learned["columns"])),)
 
     @cached_property
     def table(self) -> "DataFrame":
-        """All rows of `path` as they were read, numbered from 0."""
+        """All rows of `path`, numbered from 0."""
         table = self._read(self.path)
         if self.resumes:
             self._check_columns(table)
@@ -113,12 +113,12 @@ class TableDataModule(ClassificationDataModule):
     def splits(self) -> NDArray[np.object_]:
         """The split of each row of `path`, (N,)."""
         labels, names = self._read_classes(self.table[self.target])
-        check_classes(labels, names, self._classes, self._held_out, self.split is not None)
+        check_classes(labels, names, self._target_name, self._held_out, self.split is not None)
         splits = np.where(labels >= 0, "train", LEFT_OUT).astype(object)
         if self.split is not None:
             splits[labels >= 0] = read_split(Path(self.split), self.path, len(labels))[labels >= 0]
             if absent := [name for name in ("train", *self._held_out) if name not in splits]:
-                raise ValueError(f"{self.split} puts no row of {self.path} into {join_names(absent)}")
+                raise ValueError(f"{self.split} has no rows of {self.path} in {join_names(absent)}: add some")
             return splits
         with progress(f"splitting {count_noun(len(splits), 'row', 'rows')} of {self.path}"):
             for name, size in self._held_out.items():
@@ -129,43 +129,43 @@ class TableDataModule(ClassificationDataModule):
 
     @cached_property
     def rows(self) -> Batch:
-        """The rows of `path` that have a class, encoded.
+        """Encoded rows of `path` with a class.
 
         Raises:
-            ValueError: If they or their splits are others than in the training: those to test may be known from it.
+            ValueError: If rows or splits changed since training, as training rows could be tested.
         """
         labelled = self.splits != LEFT_OUT
         trained = self.splits[labelled] == "train"
         select = partial(self._select, rows=labelled)
         inputs, labels = self._encode(self.table.loc[labelled, self.target], select, self.table, self.path, trained)
-        self._cells.clear()  # of no further use
+        self._cells.clear()  # to free memory
         content = hashlib.sha256(inputs.numpy().data)
         content.update(labels.numpy().data)
         content.update(",".join(self.splits).encode())
         digest = content.hexdigest()
         if self.fitted.setdefault("digest", digest) != digest:
             if self.resumes:
-                raise self._other_data("other rows or another split")
+                raise self._changed_data("its rows or its split changed")
             raise ValueError(
-                f"{self.path} or its split is not as it was in the training, so rows trained on could be tested: give "
-                "other rows with --data.test_path"
+                f"{self.path} or its split changed since training, so training rows could be tested: set "
+                "--data.test_path to other rows"
             )
         return inputs, labels
 
     def _check_columns(self, frame: "DataFrame") -> None:
-        """Check that the columns are those that the checkpoint was trained with, or had left out."""
+        """Raise ValueError if the columns differ from those used or left out in training."""
         learned = {*(column["name"] for column in self.fitted["columns"]), *self.fitted["left_out"]}
-        now = {*frame.columns} - {self.target, *self.drop}
-        changes = {"without": learned - now, "with": now - learned}
+        current = {*frame.columns} - {self.target, *self.drop}
+        changes = {"without": learned - current, "with": current - learned}
         if found := [f"{change} {join_names(sorted(names), 3)}" for change, names in changes.items() if names]:
-            raise self._other_data(f"its columns are {' and '.join(found)}")
+            raise self._changed_data(f"its columns are {' and '.join(found)}")
 
-    def _other_data(self, reason: str) -> ValueError:
-        way_out = "train anew, without --ckpt_path"
-        return ValueError(f"{self.path} is not what the checkpoint was trained on: {reason}; {way_out}")
+    def _changed_data(self, reason: str) -> ValueError:
+        message = f"{self.path} is not the data that the checkpoint was trained on: {reason}"
+        return ValueError(f"{message}; start a new run without --ckpt_path")
 
     @property
-    def _classes(self) -> str:
+    def _target_name(self) -> str:
         return f"column {self.target} of {self.path}"
 
     @property
@@ -177,7 +177,7 @@ class TableDataModule(ClassificationDataModule):
         if not self.fitted:
             self.fitted = self._learn()
             if self.test_path is not None:
-                self.load("test")  # what is wrong with it is said before the training
+                self.load("test")  # to report its errors before training
         return ArrayDataset(*self._rows_of("train")), ArrayDataset(*self._rows_of("val"))
 
     @override
@@ -192,13 +192,11 @@ class TableDataModule(ClassificationDataModule):
                 f"left out: {count_noun(unlabelled, 'row', 'rows')} of {self.test_path} without {self.target}"
             )
         if self.tested.empty:
-            raise ValueError(f"{self.test_path} has no row with a {self.target}")
-        tested = self.tested
+            raise ValueError(f"{self.test_path} has no rows with a {self.target}")
+        return self._encode(self.tested[self.target], self._read_tested, table, self.test_path)
 
-        def select(name: str) -> Cells:
-            return read_cells(tested[name], self.missing)
-
-        return self._encode(tested[self.target], select, table, self.test_path)
+    def _read_tested(self, name: str) -> Cells:
+        return read_cells(self.tested[name], self.missing)
 
     def _rows_of(self, split: str) -> Batch:
         inputs, labels = self.rows
@@ -237,45 +235,47 @@ class TableDataModule(ClassificationDataModule):
     def _read(self, path: str | Path) -> "DataFrame":
         frame = read_table(path)
         if self.target not in frame:
-            near = suggest(self.target, frame.columns) or "."
+            hint = suggest(self.target, frame.columns) or "."
             raise ValueError(
-                f"{path} has no column {self.target} as the target{near} It has {join_names(frame.columns)}"
+                f"{path} has no column {self.target} as the target{hint} It has {join_names(frame.columns)}"
             )
         return frame
 
     def _read_classes(self, target: "Series") -> tuple[Indices, list[str]]:
-        """Return the class of each row, -1 where it has none, shape (N,); and their names as they come."""
+        """Return the class of each row, -1 where missing, shape (N,); and their names in order of appearance."""
         legacy = any("missing_values" not in column for column in self.fitted.get("columns", ()))
         return read_names(target, {*self.missing, *(LEGACY_NO_CLASS if legacy else ())})
 
     def _learn(self) -> dict[str, Any]:
         if unlabelled := int((self.splits == LEFT_OUT).sum()):
             logger.warning(f"left out: {count_noun(unlabelled, 'row', 'rows')} of {self.path} without {self.target}")
-        for line in odd_classes(self.table[self.target], self.splits, self._held_out, self._classes, self.missing):
+        target = self.table[self.target]
+        for line in find_oddities(target, self.splits, self._held_out, self._target_name, self.missing):
             logger.warning(line)
         features = [name for name in self.table if name != self.target]
         for name in self.drop:
             if name not in features:
-                raise ValueError(f"drop: {self.path} has no column {name}{suggest(name, features)}")
+                raise ValueError(f"`drop`: {self.path} has no column {name}{suggest(name, features)}")
         train = self.splits == "train"
         labels, names = self._read_classes(self.table.loc[train, self.target])
-        classes = in_order(names)
+        classes = sort_names(names)
         labels = np.array([classes.index(name) for name in names])[labels]
         features = [name for name in features if name not in self.drop]
         with progress(f"learning the {count_noun(len(features), 'column', 'columns')} of {self.path}"):
             cells = {name: self._select(name, train) for name in features}
             separator = self.table.attrs.get("separator")
             columns, left_out = learn_columns(cells, labels, len(self.table), separator, self.missing, self.decimal)
-            found = find_leaky_columns(cells, columns, labels)
-        if found:
-            without = shlex.quote(json.dumps([*self.drop, *found], ensure_ascii=False))
+            leaky = find_leaky_columns(cells, columns, labels)
+        if leaky:
+            drop = shlex.quote(json.dumps([*self.drop, *leaky], ensure_ascii=False))
             logger.warning(
-                f"the class can be told from {join_names(found)} alone: if not known beforehand, --data.drop {without}"
+                f"possible target leakage: {join_names(leaky)} alone determines the class; to leave it out, "
+                f"--data.drop {drop}"
             )
         return {"classes": classes, "columns": columns, "left_out": left_out}
 
     def _select(self, name: str, rows: NDArray[np.bool_]) -> Cells:
-        """Return the cells of a column in some rows of `path`; each value is parsed once for all of them."""
+        """Return the cells of a column in some rows of `path`; the column is read only once."""
         if name not in self._cells:
             self._cells[name] = read_cells(self.table[name], self.missing)
         return self._cells[name].select(rows)
@@ -292,13 +292,13 @@ class TableDataModule(ClassificationDataModule):
         places = {name: place for place, name in enumerate(self.class_names)}
         if unknown := [name for name in names if name not in places]:
             raise ValueError(
-                f"column {self.target} of {file} has classes that no training row has: {join_names(unknown)}; "
-                f"training has {join_names(self.class_names)}"
+                f"column {self.target} of {file} has classes without training rows: {join_names(unknown)}; "
+                f"the model knows {join_names(self.class_names)}"
             )
         labels = np.array([places[name] for name in names])[labels]
-        learned_from = None if trained is None else np.where(trained, labels, -1)
+        training_labels = None if trained is None else np.where(trained, labels, -1)
         columns, separator = self._learned["columns"], table.attrs.get("separator")
         with progress(f"encoding {count_noun(len(target), 'row', 'rows')} of {file}"):
             cells = {name: select(name) for name in table if name in {column["name"] for column in columns}}
-            inputs: Tensor = torch.from_numpy(encode_cells(cells, columns, file, separator, learned_from))
+            inputs: Tensor = torch.from_numpy(encode_cells(cells, columns, file, separator, training_labels))
         return inputs, torch.from_numpy(labels)

@@ -1,4 +1,4 @@
-"""Dates and times as people and programs write them, as days."""
+"""Parsing of dates and times in common formats, as days."""
 
 import math
 import re
@@ -8,14 +8,14 @@ from datetime import date
 import numpy as np
 from numpy.typing import NDArray
 
-from kindling.data.tables.quantities import LONGEST, SPELLINGS
+from kindling.data.tables.quantities import MAX_CHARACTERS, SPELLINGS
 from kindling.data.tables.values import are_texts, as_name
 
 DAY = 24 * 60 * 60 * 10**6  # microseconds
-# A whole column of dates as most programs write them, one a line: NumPy reads these, much faster.
+# A whole column of ISO dates, one per line, which NumPy parses much faster.
 ISO = re.compile(r"(?:\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:\.\d{1,6})?)?)?\n)*+", re.ASCII)
 
-# The same of dates such as 14/3/2024 or 03-14-2024 02:15 PM, and the fields of one.
+# The same for dates such as 14/3/2024 or 03-14-2024 02:15 PM, and the fields of one date.
 NUMERIC = re.compile(
     r"(?:(?:\d\d?/\d\d?/|\d\d?-\d\d?-)\d{4}(?: \d\d?:[0-5]\d(?::[0-5]\d)?(?: ?[ap]m)?)?\n)*+",
     re.ASCII | re.IGNORECASE,
@@ -25,8 +25,8 @@ NUMERIC_FIELDS = re.compile(
 )
 
 MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
-LONG = ("uary", "ruary", "ch", "il", "", "e", "y", "ust", "t(?:ember)?", "ober", "ember", "ember")
-MONTH = "(" + "|".join(rf"{month}(?:{rest})?" for month, rest in zip(MONTHS, LONG, strict=True)) + r")\.?"
+MONTH_ENDINGS = ("uary", "ruary", "ch", "il", "", "e", "y", "ust", "t(?:ember)?", "ober", "ember", "ember")
+MONTH = "(" + "|".join(rf"{month}(?:{ending})?" for month, ending in zip(MONTHS, MONTH_ENDINGS, strict=True)) + r")\.?"
 WEEKDAY = r"(?:(?:mon|tues?|wed(?:nes)?|thu(?:rs)?|fri|sat(?:ur)?|sun)(?:day)?\.?,? +)?"
 ORDINAL = "(?:st|nd|rd|th)?"
 YEAR = r"(\d{4}|'?\d\d)"
@@ -34,13 +34,13 @@ YEAR = r"(\d{4}|'?\d\d)"
 CLOCK = r"(\d{1,3})[:h]([0-5]\d)(?::([0-5]\d|60)(?:[.,](\d+))?)? ?([ap]\.?m\.?)?|(\d\d?) ?([ap]\.?m\.?)"
 ZONE = r"(?: ?(?:z|utc|gmt|[a-z]{2,4}t|[+-]\d\d:?\d\d|[+-]\d\d))?"
 TIME = re.compile(rf"(?:{CLOCK}){ZONE}", re.ASCII)
-# What separates a date from the time after it, and the other way round.
+# Date before time, and time before date.
 DATE_TIME = re.compile(rf"(.*?[^\s,-])(?:t(?=\d)|(?<=\d{{4}}):|[\s,]+(?:-\s+|at\s+)?)((?:{CLOCK}){ZONE})", re.ASCII)
 TIME_DATE = re.compile(rf"((?:{CLOCK}))[\s,]+(.*)", re.ASCII)
 COMPACT_TIME = re.compile(r"(\d{8})t?(\d\d)(\d\d)(\d\d)?(?:\.\d+)?z?", re.ASCII)
 
-# Each with the meaning of its groups: d and m as day_first says, or D and M whatever it says; Q is a quarter, W an ISO
-# week and N its weekday.
+# Each with the meaning of its groups: Y year, M month, D day, d and m (swapped unless `day_first`), Q quarter, W ISO
+# week, N weekday.
 PATTERNS = [
     (order, re.compile(pattern, re.ASCII))
     for order, pattern in [
@@ -63,20 +63,19 @@ PATTERNS = [
     ]
 ]
 FIELDS = next(pattern for order, pattern in PATTERNS if order == "d_mY")
-# Thu Mar 14 14:15:00 2024, as C and the Unix command `date` write it.
+# Thu Mar 14 14:15:00 2024, the format of C and the Unix command `date`.
 UNIX = re.compile(rf"{WEEKDAY}{MONTH} +(\d\d?) +((?:{CLOCK}))(?: [a-z]{{2,4}}t?)? +(\d{{4}})", re.ASCII)
 
 
 def as_days(text: str, day_first: bool | None) -> float:
     """Return the days from the year 1 to a date, or from midnight to a time; NaN if it is neither.
 
-    The time zone, hours at most, is ignored. A month, quarter or week alone is its first day; of two digits, 69 to 99
-    are the years from 1969.
+    The time zone is ignored. A month, quarter or week means its first day; years of two digits are from 1969 to 2068.
 
     Args:
         text: Such as 2024-03-01, 1.3.2024, 3/1/2024 2:15 PM, 14-Mar-24, March 14, 2024, 2024-03 or 14:15.
-        day_first: Whether 3/1/2024 is in January; with points the day is first in any case. None if the year is first
-            where it has two digits, as in 24-03-01.
+        day_first: Whether 3/1/2024 is in January; with points the day always comes first. None if the year comes first
+            in dates such as 24-03-01.
 
     Examples:
         >>> as_days("3.1.2024", day_first=False) - as_days("January 1, 2024", day_first=False)
@@ -84,7 +83,7 @@ def as_days(text: str, day_first: bool | None) -> float:
         >>> as_days("6:00 PM", day_first=False)
         0.75
     """
-    if len(text) > LONGEST:
+    if len(text) > MAX_CHARACTERS:
         return math.nan
     day, clock = split_time(text)
     if not day:
@@ -125,7 +124,7 @@ def _read_numeric(joined: str, day_first: bool) -> NDArray[np.float64]:
 
 
 def split_time(text: str) -> tuple[str, str]:
-    """Split a text in lower case into its date and its time, either of them may be empty."""
+    """Split a text into its date and its time, in lower case; either may be empty."""
     text = text.translate(SPELLINGS).lower()
     if TIME.fullmatch(text):
         return "", text
@@ -141,7 +140,7 @@ def split_time(text: str) -> tuple[str, str]:
 
 
 def _read_time(clock: str, hours: int) -> float:
-    """Return a time or duration in microseconds; NaN if it is longer than so many hours."""
+    """Return a time or duration in microseconds; NaN if it is longer than `hours`."""
     found = TIME.fullmatch(clock)
     assert found is not None, "split_time found a time"
     hour, minute, second, fraction, half, hour_alone, half_alone = found.groups()
@@ -182,19 +181,19 @@ def _days(known: dict[str, str]) -> float:
 
 
 def field_order(text: str) -> str | None:
-    """Tell which of the first two fields of a date is the day.
+    """Return which of the first two fields of a date is the day.
 
     Returns:
-        "day" or "month", whichever must come first; "?" if it could be either; "=" if it makes no difference; None if
-        the first two fields are no day and month.
+        "day" or "month", whichever comes first; "?" if ambiguous; "=" if both are equal; None if the first two fields
+        are not day and month.
 
     Examples:
         >>> field_order("14/03/2024"), field_order("03/14/24 9:00"), field_order("03/04/2024"), field_order("3.4.2024")
         ('day', 'month', '?', None)
     """
     if text.isascii() and "/" not in text and "-" not in text:
-        return None  # at once, as most texts
-    if len(text) > LONGEST or not (found := FIELDS.fullmatch(split_time(text)[0])):
+        return None  # fast path for most texts
+    if len(text) > MAX_CHARACTERS or not (found := FIELDS.fullmatch(split_time(text)[0])):
         return None
     first, second = int(found[1]), int(found[3])
     if min(first, second) not in range(1, 13) or max(first, second) > 31:
@@ -205,18 +204,18 @@ def field_order(text: str) -> str | None:
 
 
 def short_years(texts: Sequence[str]) -> bool | None:
-    """Tell whether the year comes first in dates such as 24-03-14, where it could be the day as well.
+    """Return whether the year comes first in ambiguous dates such as 24-03-14.
 
-    Years are fewer than days, so the field with fewer different values is taken for the year.
+    The field with fewer distinct values is assumed to be the year.
 
     Returns:
-        None where there are no such dates, or their fields can't be mistaken.
+        None if there are no such dates, or they are not ambiguous.
     """
-    if not any(FIELDS.fullmatch(split_time(text[:LONGEST])[0]) for text in texts[:20]):
-        return None  # as most columns
+    if not any(FIELDS.fullmatch(split_time(text[:MAX_CHARACTERS])[0]) for text in texts[:20]):
+        return None  # fast path for most columns
     firsts, lasts = set(), set()
     for text in texts:
-        if len(text) <= LONGEST and (match := FIELDS.fullmatch(split_time(text)[0])):
+        if len(text) <= MAX_CHARACTERS and (match := FIELDS.fullmatch(split_time(text)[0])):
             if len(match[4]) != 2 or int(match[4]) > 31 or int(match[3]) > 12:
                 return None
             firsts.add(int(match[1]))

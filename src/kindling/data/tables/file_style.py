@@ -1,4 +1,4 @@
-"""How one file writes numbers and dates: its decimal sign, and whether the day or the month comes first."""
+"""The number and date formats of a file: its decimal sign, and whether the day or the month comes first."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -9,22 +9,21 @@ from kindling.data.tables.dates import field_order
 from kindling.data.tables.quantities import decimal_evidence
 from kindling.data.tables.values import are_texts
 
-SAMPLED = 1000  # values are looked at before all are
-SEPARATED = {";": ",", ",": "."}  # by the separator of the fields: a semicolon leaves the comma to the decimals
+SAMPLE_SIZE = 1000  # values to inspect first
+LIKELY_DECIMALS = {";": ",", ",": "."}  # decimal sign by field separator
 
 
 @dataclass(frozen=True)
 class FileStyle:
-    """What a file says about how it writes numbers and dates.
+    """The number and date formats of a file.
 
     Attributes:
-        decimals: Decimal sign of each column; None where its own values do not say.
-        ambiguous: The columns with numbers that could have either.
-        decimal: Decimal sign of the whole file: the one that was given, or else that of most columns that say; None
-            where none does.
-        separated: Decimal sign that the separator of the fields suggests, if any.
-        first_fields: For each column, "day" or "month", whichever comes first in its dates; None where its own values
-            do not say.
+        decimals: Decimal sign of each column; None if its values do not tell.
+        ambiguous: Columns with numbers that could have either decimal sign.
+        decimal: Decimal sign of the file: the given one, or that of most columns; None if unknown.
+        separated: Decimal sign suggested by the field separator, if any.
+        first_fields: "day" or "month" for each column, whichever comes first in its dates; None if its values do not
+            tell.
         first_field: The same for the whole file.
     """
 
@@ -36,22 +35,22 @@ class FileStyle:
     first_field: str | None
 
     def decimal_of(self, name: str) -> str | None:
-        """Return the decimal sign of a column, from its own numbers or else from the others; None if neither says."""
+        """Return the decimal sign of a column, or else that of the file; None if both are unknown."""
         return self.decimals[name] or self.decimal
 
     def day_first(self, name: str) -> bool | None:
-        """Whether the day comes first in the dates of a column, as its own dates or else others say; None if none."""
+        """Return whether the day comes first in the dates of a column, or else of the file; None if unknown."""
         field = self.first_fields[name] or self.first_field
         return None if field is None else field == "day"
 
 
 def read_style(cells: Mapping[str, Cells], separator: str | None, decimal: str | None = None) -> FileStyle:
-    """Find out how a file writes numbers and dates.
+    """Infer the number and date formats of a file.
 
     Args:
         cells: The cells of its columns.
-        separator: Separator of the fields; None where it is no CSV.
-        decimal: Decimal sign of the columns whose own numbers could have either.
+        separator: Field separator; None if it is not a CSV.
+        decimal: Decimal sign of columns with ambiguous numbers only.
     """
     texts = {name: texts_of(column) for name, column in cells.items()}
     signs = {
@@ -65,7 +64,7 @@ def read_style(cells: Mapping[str, Cells], separator: str | None, decimal: str |
         decimals=decimals,
         ambiguous=frozenset(name for name, found in signs.items() if found["?"]),
         decimal=decimal or _majority(Counter(decimals.values()), ",", "."),
-        separated=SEPARATED.get(separator or ""),
+        separated=LIKELY_DECIMALS.get(separator or ""),
         first_fields=orders,
         first_field=_majority(Counter(orders.values()), "day", "month"),
     )
@@ -76,11 +75,11 @@ def texts_of(cells: Cells) -> list[str]:
     return cells.values if are_texts(cells.values) else [value for value in cells.values if isinstance(value, str)]
 
 
-def _count(texts: Sequence[str], tell: Callable[[str], str | None]) -> Counter[str | None]:
-    """Count what texts say, of all texts where a sample only has what could be either; nothing if most say nothing."""
-    found = Counter(map(tell, texts[:: len(texts) // SAMPLED + 1]))
+def _count(texts: Sequence[str], classify: Callable[[str], str | None]) -> Counter[str | None]:
+    """Count the classes of a sample of texts, or of all if the sample is ambiguous; empty if most have no class."""
+    found = Counter(map(classify, texts[:: len(texts) // SAMPLE_SIZE + 1]))
     if found["?"] and found.keys() <= {"?", "=", None}:
-        found = Counter(map(tell, texts))
+        found = Counter(map(classify, texts))
     return found if found[None] <= found.total() / 2 else Counter()
 
 

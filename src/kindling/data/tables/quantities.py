@@ -1,8 +1,7 @@
-"""Numbers as people and programs write them: decimal signs, digit grouping, currencies, units, negatives.
+"""Parsing of numbers with decimal signs, digit grouping, currencies and units.
 
-A number is what tables hold, not what Python's `float` accepts: `1_000`, `inf`, `nan` and `0x10` are texts. So is
-`1e5`, which is a code far more often than a number: an exponent needs a sign or a decimal sign in front of it, as all
-common programs write it (`1e-05`, `1E+10`, `1.5e10`).
+The syntax is that of tables, not of Python: `1_000`, `inf`, `nan` and `0x10` are texts. So is `1e5`, which is usually
+a code: an exponent needs a sign, or a decimal sign before it, as common programs write it (`1e-05`, `1E+10`, `1.5e10`).
 """
 
 import math
@@ -15,11 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-DECIMALS = {".": ",", ",": "."}  # each with the sign that then groups digits
-LARGEST = 1e100  # of a number; its square is still finite
-LONGEST = 60  # characters of a number or date
+DECIMALS = {".": ",", ",": "."}  # decimal sign -> sign that groups digits
+MAX_NUMBER = 1e100  # its square is still finite
+MAX_CHARACTERS = 60  # of a number or date
 
-# Dashes and minus signs, spaces that do not break, and apostrophes, each as ASCII has it.
+# Dashes and minus signs, non-breaking spaces and apostrophes -> ASCII.
 SPELLINGS = str.maketrans(
     dict.fromkeys("\u2212\u2010\u2011\u2012\u2013\u2014\ufe63\uff0d", "-")
     | dict.fromkeys("\u00a0\u2007\u2009\u200a\u202f", " ")
@@ -30,7 +29,7 @@ CURRENCY = (
     rf"(?:[A-Z]{{0,3}}[{SIGNS}]|(?:USD|EUR|GBP|JPY|CNY|CHF|CAD|AUD|NZD|INR|BRL|MXN|SEK|NOK|DKK|PLN|CZK|HUF|TRY|RUB|ZAR"
     r"|KRW|SGD|HKD|Rs\.?|kr\.?|zł)(?![^\W\d_]))"
 )
-FRACTIONS = "¼½¾\u2150-\u215f\u2189"  # letters to a regular expression, but 5½ is not 5 of a unit
+FRACTIONS = "¼½¾\u2150-\u215f\u2189"  # letters in a regular expression, but 5½ is not 5 with a unit
 UNIT = rf"(?![{FRACTIONS}])(?![APap]\.?[Mm]\.?$)(?:[%‰°\"'{SIGNS}]|/?[^\W\d_])[^\d()_+\n,;:=-]{{0,14}}[23]?"
 BODY = r"[0-9.,](?:[0-9.,' ]*[0-9.,])?(?:[eE][+-]?[0-9]+)?"
 QUANTITY = re.compile(rf"([+-]?) ?({CURRENCY})? ?([+-]?)({BODY})(?:[.,]--?)? ?({UNIT})?((?<=[0-9])-)?")
@@ -45,9 +44,9 @@ NUMBER = {
     )
     for decimal, group in DECIMALS.items()
 }
-# A whole column of numbers without any decoration, one a line: most are, and one match is much faster than many.
+# A whole column of plain numbers, one per line: one match is much faster than many.
 PLAIN = {decimal: re.compile(rf"(?:-?[0-9]++(?:[{decimal}][0-9]++)?\n)*+") for decimal in DECIMALS}
-# Of most numbers with a decimal sign it is plain at once: 12.5, but not 1.234.
+# The decimal sign of most numbers is unambiguous: 12.5, but not 1.234.
 OBVIOUS = re.compile(r"-?[0-9]{1,25}([.,])(?![0-9]{3}$)[0-9]{1,25}")
 CURRENCIES = {"usd": "$", "us$": "$", "eur": "€", "gbp": "£", "jpy": "¥", "inr": "₹"} | {
     "dollar": "$",
@@ -61,11 +60,11 @@ Floats = NDArray[np.floating[Any]]
 
 
 def as_number(text: str, decimal: str = ".") -> float:
-    """Return the number that a text stands for, whatever its unit; NaN if it stands for none.
+    """Return the number in a text without its unit; NaN if there is none.
 
     Args:
         text: Such as 1234.5, "1,234.50 €", 12%, (716.45) or 5 kg.
-        decimal: Decimal sign where it could be either, as in 1,234.
+        decimal: Decimal sign of ambiguous numbers, such as 1,234.
 
     Examples:
         >>> as_number("1,234.50 €"), as_number("1,234"), as_number("1,234", decimal=","), as_number("a few")
@@ -77,7 +76,7 @@ def as_number(text: str, decimal: str = ".") -> float:
 
 
 def read_quantity(text: str, decimal: str = ".") -> tuple[float, str]:
-    """Split a text into a number and its unit, "" where it has none; the number is NaN where there is none.
+    """Split a text into a number, NaN if there is none, and its unit, "" if there is none.
 
     Examples:
         >>> read_quantity("$1,200.50"), read_quantity("98 °F"), read_quantity("3 Days")
@@ -94,23 +93,23 @@ def read_quantity(text: str, decimal: str = ".") -> tuple[float, str]:
 
 
 def _split(text: str) -> tuple[str, str, bool] | None:
-    """Split a text into digits, unit and whether it is negative."""
-    if len(text) > LONGEST:
+    """Return digits, unit and whether the number is negative; None if the text is not a number."""
+    if len(text) > MAX_CHARACTERS:
         return None
     text = text.translate(SPELLINGS)
     if accounting := ACCOUNTING.fullmatch(text):
         before, inside, body, percent, after = (part or "" for part in accounting.groups())
-        return body, same_unit(before or inside, percent or after), True
+        return body, normalize_unit(before or inside, percent or after), True
     if not (found := QUANTITY.fullmatch(text)):
         return None
     sign, before, inner, body, after, minus = (part or "" for part in found.groups())
-    if bool(sign) + bool(inner) + bool(minus) > 1:
+    if len(sign + inner + minus) > 1:
         return None
-    return body, same_unit(before, after), "-" in (sign, inner, minus)
+    return body, normalize_unit(before, after), "-" in (sign, inner, minus)
 
 
-def same_unit(before: str, after: str) -> str:
-    """Return one spelling of a unit, for all that mean the same: capitals, plurals and codes of currencies."""
+def normalize_unit(before: str, after: str) -> str:
+    """Return the canonical spelling of a unit: lower case, singular, currency signs."""
     parts = []
     for part in (before, after):
         unit = part.strip().rstrip(".").lower()
@@ -120,21 +119,21 @@ def same_unit(before: str, after: str) -> str:
 
 
 def is_currency(unit: str) -> bool:
-    """Whether a unit is a currency."""
+    """Return whether a unit is a currency."""
     return any(IS_CURRENCY.fullmatch(spelling) for spelling in (unit, unit.upper(), unit.capitalize()))
 
 
 def is_typed_number(value: object) -> bool:
-    """Whether a value came as a number, of which nothing needs to be guessed."""
+    """Return whether a value is a number, not a text or a bool."""
     return isinstance(value, Real | Decimal) and not isinstance(value, bool | np.bool_)
 
 
 def read_quantities(values: Sequence[Any], decimal: str) -> tuple[Floats, list[str]]:
-    """Read values as numbers.
+    """Parse values as numbers.
 
     Args:
         values: Texts or typed values.
-        decimal: Decimal sign where a text could have either.
+        decimal: Decimal sign of ambiguous texts.
 
     Returns:
         The numbers, float64 (N,), NaN where there is none; and their units.
@@ -151,10 +150,10 @@ def read_quantities(values: Sequence[Any], decimal: str) -> tuple[Floats, list[s
 
 
 def _read_uniform(values: Sequence[Any], decimal: str) -> tuple[Floats, list[str]] | None:
-    """Read many texts that all have the signs and the unit of the first one, much faster than one by one.
+    """Parse texts that all have the format and unit of the first, much faster than one by one.
 
     Returns:
-        What `read_quantities` does; None if they differ.
+        The result of `read_quantities`; None if the formats differ.
     """
     if not set(map(type, values)) <= {str} or not (found := QUANTITY.fullmatch(values[0])) or found[3] or found[6]:
         return None
@@ -167,16 +166,16 @@ def _read_uniform(values: Sequence[Any], decimal: str) -> tuple[Floats, list[str
         return None
     for part in (before, after, group):
         joined = joined.replace(part, "")
-    return _finite(joined.replace(decimal, ".").split()), [same_unit(found[2] or "", found[5] or "")] * len(values)
+    return _finite(joined.replace(decimal, ".").split()), [normalize_unit(found[2] or "", found[5] or "")] * len(values)
 
 
 def _finite(values: Sequence[Any]) -> Floats:
     numbers = np.array(values, dtype=np.float64)
-    return np.where(np.isfinite(numbers), np.clip(numbers, -LARGEST, LARGEST), np.nan)
+    return np.where(np.isfinite(numbers), np.clip(numbers, -MAX_NUMBER, MAX_NUMBER), np.nan)
 
 
 def is_plain(values: Sequence[Any], decimal: str) -> bool:
-    """Whether all values are texts of digits with at most a minus and this decimal sign."""
+    """Return whether all values are texts of digits with at most a minus and this decimal sign."""
     if not set(map(type, values)) <= {str}:
         return False
     joined = "\n".join([*values, ""])
@@ -184,7 +183,7 @@ def is_plain(values: Sequence[Any], decimal: str) -> bool:
 
 
 def decimal_evidence(text: str) -> str | None:
-    """Return the decimal sign that a number must have, "?" if it could be either, None if it has none or is no number.
+    """Return the decimal sign of a number, "?" if ambiguous, None if it has none or is not a number.
 
     Examples:
         >>> decimal_evidence("1,5"), decimal_evidence("1,234"), decimal_evidence("1,234,567"), decimal_evidence("12")
@@ -196,7 +195,9 @@ def decimal_evidence(text: str) -> str | None:
         return obvious[1]
     if not (parts := _split(text)):
         return None
-    able = [decimal for decimal in DECIMALS if NUMBER[decimal].fullmatch(parts[0])]
-    if len(able) == 2 and parts[0].strip(".,").isdigit():
+    valid = [decimal for decimal in DECIMALS if NUMBER[decimal].fullmatch(parts[0])]
+    if len(valid) == 2 and parts[0].strip(".,").isdigit():
         return None
-    return "?" if len(able) == 2 else able[0] if able else None
+    if len(valid) == 2:
+        return "?"
+    return valid[0] if valid else None

@@ -1,4 +1,4 @@
-"""Rows to predict, as people hold them."""
+"""Encoding of rows to predict: data frames, files or dictionaries."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,21 +17,21 @@ from kindling.utils.text import count_noun
 def encode_rows(
     rows: Any, columns: Sequence[Column], source: object, missing: Sequence[str] = ()
 ) -> NDArray[np.float32]:
-    """Encode rows by what was learned in training.
+    """Encode rows with the encoding learned in training.
 
     Args:
-        rows: A data frame, the path of a table, or dictionaries, whose other keys need no room.
-        columns: What was learned of each column.
-        source: Where the rows come from, for messages.
-        missing: Texts that stand for missing values, besides those of the training.
+        rows: A data frame, the path of a table, or a list of dictionaries.
+        columns: The encoding of each column.
+        source: Source of the rows, for messages.
+        missing: Texts that mean a missing value, besides those learned in training.
 
     Returns:
         Features, shape (N, F).
 
     Raises:
-        ValueError: If columns are missing, or hold something else than in training.
+        ValueError: If columns are missing, or have other contents than in training.
     """
-    import pandas as pd  # half a second to import, needed by tables alone
+    import pandas as pd  # imported here because it takes 0.5 s
 
     if isinstance(rows, str | Path):
         frame = read_table(rows)

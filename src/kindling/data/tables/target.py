@@ -1,4 +1,4 @@
-"""The column of a table that holds the classes: what it must be to be learned, and what is odd about it."""
+"""Errors and warnings about the target column of a table."""
 
 import math
 from collections import Counter
@@ -10,28 +10,28 @@ from numpy.typing import NDArray
 
 from kindling.data.tables.cells import read_names
 from kindling.data.tables.quantities import as_number
-from kindling.data.tables.values import MISSING_WORD, Indices, in_order, missing_option
+from kindling.data.tables.values import MISSING_WORD, Indices, missing_option, sort_names
 from kindling.utils.text import join_names
 
 if TYPE_CHECKING:
     from pandas import Series
 
-MOST_CLASSES = 1000
-MANY_CLASSES = 20  # more may be a column of something else
+MAX_CLASSES = 1000
+MAX_USUAL_CLASSES = 20  # more may be no classes
 
 
 def check_classes(labels: Indices, names: Sequence[str], what: str, held_out: Collection[str], given: bool) -> None:
-    """Refuses a target that is no class, or has classes that can't be learned.
+    """Check that the target contains classes, each with enough rows.
 
     Args:
-        labels: Place of the class of each row in `names`, -1 where it has none.
+        labels: Index into `names` for each row, -1 where missing.
         names: Names of the classes.
-        what: What the column is called in messages.
-        held_out: The splits that are made beside the one for training.
-        given: Whether these splits are given.
+        what: Column and file, for messages.
+        held_out: The splits other than train.
+        given: Whether these splits are given by a `split.csv`.
 
     Raises:
-        ValueError: If it is one.
+        ValueError: If there is one class, too many, or one with too few rows.
     """
     if len(names) < 2:
         raise ValueError(
@@ -40,30 +40,29 @@ def check_classes(labels: Indices, names: Sequence[str], what: str, held_out: Co
     counts = np.bincount(labels[labels >= 0]).tolist()
     few = [f"{name} ({count})" for name, count in zip(names, counts, strict=True) if count < 1 + len(held_out)]
     numbers = [as_number(name) for name in names]
-    measured = not any(map(math.isnan, numbers)) and any(number % 1 for number in numbers)
-    if len(names) > MOST_CLASSES or (len(names) > MANY_CLASSES and (measured or 2 * len(few) > len(names))):
+    is_continuous = not any(map(math.isnan, numbers)) and any(number % 1 for number in numbers)
+    if len(names) > MAX_CLASSES or (len(names) > MAX_USUAL_CLASSES and (is_continuous or 2 * len(few) > len(names))):
         raise ValueError(
-            f"{what} has {len(names):,} different values, which looks like a regression target, not classes: see the "
+            f"{what} has {len(names):,} distinct values, which looks like a regression target, not classes: see the "
             "guide to regression in docs/your-own.md"
         )
     if few and not given:
         raise ValueError(
-            f"training, {' and '.join(held_out)} each need a row of every class, and {what} has too few of "
-            f"{join_names(in_order(few))}: leave these rows out, merge classes, or split the rows with --data.split"
+            f"train, {' and '.join(held_out)} each need a row of every class, and {what} has too few of "
+            f"{join_names(sort_names(few))}: remove these rows, merge classes, or split the rows with --data.split"
         )
 
 
-def odd_classes(
+def find_oddities(
     column: "Series", splits: NDArray[np.object_], held_out: Collection[str], what: str, missing: Collection[str]
 ) -> Iterator[str]:
-    """Yield what is odd about the classes but no obstacle, a line each."""
+    """Yield a warning for each oddity of the classes."""
     names = {split: set(read_names(column[splits == split], missing)[1]) for split in ("train", *held_out)}
-    if words := [name for name in in_order(names["train"]) if MISSING_WORD.fullmatch(name)]:
-        yield f"{what} has the class {join_names(words)}: if that means missing, {missing_option([*missing, *words])}"
+    if words := [name for name in sort_names(names["train"]) if MISSING_WORD.fullmatch(name)]:
+        yield f"{what} has the class {join_names(words)}: if it means missing, {missing_option([*missing, *words])}"
     for split in held_out:
-        if lacking := names["train"] - names[split]:
-            yield f"{split} has no rows of {join_names(in_order(lacking))}"
+        if absent := names["train"] - names[split]:
+            yield f"{split} has no rows of {join_names(sort_names(absent))}"
     spellings = Counter(name.lower() for name in names["train"])
-    if alike := [name for name in in_order(names["train"]) if spellings[name.lower()] > 1]:
-        same = join_names(alike)
-        yield f"{what} has classes that differ only in capitals: {same}: if they are the same, spell them the same"
+    if alike := [name for name in sort_names(names["train"]) if spellings[name.lower()] > 1]:
+        yield f"{what} has classes that differ only in case: {join_names(alike)}; use one spelling for the same class"

@@ -1,4 +1,4 @@
-"""The units of numbers: which a column has, and what happens where another file has others."""
+"""The units of the numbers in a column, and their conversion in files with other units."""
 
 import logging
 import math
@@ -8,23 +8,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kindling.data.tables.cells import Cells
-from kindling.data.tables.quantities import is_currency, is_typed_number, same_unit
-from kindling.data.tables.ranges import CLEARLY, in_words, is_far_outside, misfit
-from kindling.data.tables.values import Column, Floats, Indices, in_brief
+from kindling.data.tables.quantities import is_currency, is_typed_number, normalize_unit
+from kindling.data.tables.ranges import MISFIT_MARGIN, format_range, is_far_outside, misfit
+from kindling.data.tables.values import Column, Floats, Indices, abbreviate
 from kindling.utils.text import count_noun, join_names
 
 logger = logging.getLogger(__name__)
 
-RARE = 0.05  # of the values have a unit by mistake
+MIN_UNIT_FRACTION = 0.05  # of the values; fewer may have a unit by mistake
 
 
 def find_units(numbers: Floats, units: NDArray[np.object_], counts: Indices) -> list[str]:
-    """Return the unit of most values that have one, or all currencies; empty where hardly any has one.
+    """Return the most frequent unit, or all currencies if it is one; empty if hardly any value has a unit.
 
     Args:
-        numbers: Different values, NaN where one is no number, (N,).
-        units: Their units, "" where they have none.
-        counts: Rows that hold each value, (N,).
+        numbers: Distinct values, NaN where they are not numbers, (N,).
+        units: Unit of each value, "" if it has none, (N,).
+        counts: Number of rows with each value, (N,).
     """
     if not units.any():
         return []
@@ -33,53 +33,53 @@ def find_units(numbers: Floats, units: NDArray[np.object_], counts: Indices) -> 
         if not math.isnan(number):
             rows[unit] += count
     found = [unit for unit, _ in rows.most_common() if unit]
-    if not found or rows[found[0]] <= RARE * rows.total():
+    if not found or rows[found[0]] <= MIN_UNIT_FRACTION * rows.total():
         return []
     return [*filter(is_currency, found)] if is_currency(found[0]) else found[:1]
 
 
 def convert(numbers: Floats, units: NDArray[np.object_], column: Column) -> Floats:
-    """Keep the numbers in a unit of the column, converted by its factors; NaN takes the place of the others."""
+    """Return the numbers multiplied by the factors of their units; NaN if the unit is not one of the column."""
     factors = {"": 1.0} | dict.fromkeys(_learned_units(column), 1.0) | column.get("factors", {})
     if not units.any():
         return numbers * factors[""] if factors[""] != 1 else numbers
-    if "units" not in column:  # learned before units were: signs of currencies and percent did not matter
+    if "units" not in column:  # older checkpoints ignore currencies and percent signs
         factors |= {unit: 1.0 for unit in units if unit == "%" or is_currency(unit)}
     converted: Floats = numbers * np.array([factors.get(unit, math.nan) for unit in units])
     return converted
 
 
 def _learned_units(column: Column) -> list[str]:
-    """Return the units that were learned, in today's spelling."""
-    return [same_unit(unit, "") for unit in column.get("units", ())]
+    """Return the learned units in their current spelling."""
+    return [normalize_unit(unit, "") for unit in column.get("units", ())]
 
 
-def tell_units(column: Column, cells: Cells) -> None:
-    """Say where the numbers of a column have several units, or only some have one."""
+def warn_mixed_units(column: Column, cells: Cells) -> None:
+    """Warn if the numbers of a column have several units, or only some have one."""
     name, units = column["name"], column["units"]
     if len(units) > 1:
-        logger.warning(f"column {name} has several currencies, {join_names(units, 5)}: they are not converted")
+        logger.warning(f"column {name} has several currencies ({join_names(units, 5)}), which are not converted")
     elif units:
         numbers, found = cells.quantities(column["decimal"])
         bare = sum(cells.counts[(found == "") & ~np.isnan(numbers)].tolist())
         if bare:
             values = count_noun(bare, "training value has", "training values have")
-            logger.warning(f"column {name}: {values} no {units[0]}; it is assumed")
+            logger.warning(f"column {name}: {values} no {units[0]}, which is assumed")
 
 
 def adapt_units(column: Column, cells: Cells, what: str) -> dict[str, float]:
-    """Compare the unit of a column in a file with that of the training rows, and say where they differ.
+    """Compare the unit of a column in a file with that of the training rows, and warn if they differ.
 
     Args:
-        column: What was learned of the column, with the decimal sign of this file.
+        column: The encoding of the column, with the decimal sign of this file.
         cells: Its cells in this file.
-        what: Name of the column for messages.
+        what: Column and file, for messages.
 
     Returns:
-        Factors by which to multiply numbers in each unit.
+        The factor to multiply numbers by, for each unit.
 
     Raises:
-        ValueError: If the units are different, or if one is absent and the numbers are then far from the training.
+        ValueError: If the units differ, or one is absent and the numbers are far from the training range.
     """
     if "units" not in column:
         return {}
@@ -90,19 +90,19 @@ def adapt_units(column: Column, cells: Cells, what: str) -> dict[str, float]:
     if here and learned:
         before = join_names(learned, 3)
         raise ValueError(
-            f"{what} is in {join_names(here, 3)}, in training it was in {before}: convert it, or leave out the unit "
-            "where both are the same"
+            f"{what} is in {join_names(here, 3)}, but was in {before} in training: convert it, or remove the unit "
+            "if both are the same"
         )
     unit, bare = (here or learned)[0], (here or [""])[0]
     factors = [{bare: 1.0}, {bare: 0.01 if here else 100.0}] if unit == "%" else [{bare: 1.0}]
     readings = [convert(numbers, units, column | {"factors": factor}) for factor in factors]
-    best = 1 if len(readings) > 1 and misfit(readings[0], column) - misfit(readings[1], column) > CLEARLY else 0
+    best = 1 if len(readings) > 1 and misfit(readings[0], column) - misfit(readings[1], column) > MISFIT_MARGIN else 0
     place = int(np.flatnonzero(~np.isnan(readings[best]))[0])
-    example, number = in_brief(cells.values[place]), f"{readings[best][place]:.6g}"
+    example, number = abbreviate(cells.values[place]), f"{readings[best][place]:.6g}"
     differs = f"is in {unit}, unlike in training" if here else f"has no {unit}, unlike in training"
     if is_far_outside(readings[best], column):
         raise ValueError(
-            f"{what} {differs}, and values such as {example} are far from those of the training, {in_words(column)}: "
+            f"{what} {differs}, and values such as {example} are far from the training range, {format_range(column)}: "
             "convert them"
         )
     if best or not all(map(is_typed_number, cells.values)):
