@@ -204,7 +204,7 @@ VALUES = {
     (*SYNTHETIC, "--model", "helpers.SumRegressor"): [
         "SumRegressor predicts numbers, but the targets of the data are classes"
     ],
-    (*QUICK, "--data.val_split", "50000"): ["val_split=50000", "4000 training samples"],
+    (*QUICK, "--data.val_split", "50000"): ["`val_split` must hold out", "4000 training samples"],
     (*QUICK, "--model.dropout", "1.5"): ["dropout", "1.5"],
     (*QUICK, "--model.hidden", "-3"): ["hidden", "-3"],
     (*QUICK, "--model.channels", "[8, 0]"): ["channels", "(8, 0)"],

@@ -548,7 +548,7 @@ def test_nothing_is_downloaded_for_a_stranger(
     for options in ([], ["--data.data_dir", "empty"]):
         result = kindling("test", "--ckpt_path", RUN, *options)
         assert (result.code, result.err.count("\n")) == (1, 1)
-        assert "train-images-idx3-ubyte: give --data.data_dir, or add --data.download true" in result.err
+        assert "train-images-idx3-ubyte not found: set --data.data_dir, or add --data.download true" in result.err
         assert not Path("data").exists()
 
 

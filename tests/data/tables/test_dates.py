@@ -1,4 +1,4 @@
-"""Dates and times as people and programs write them."""
+"""Parsing of dates and times."""
 
 import math
 from datetime import datetime, timedelta

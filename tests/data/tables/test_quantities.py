@@ -1,4 +1,4 @@
-"""Numbers as people and programs write them."""
+"""Parsing of numbers."""
 
 import math
 

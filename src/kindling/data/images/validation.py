@@ -58,10 +58,9 @@ def find_oddities(samples: Sequence[Sample], digests: Sequence[bytes], classes: 
     copies = defaultdict(list)
     for sample, digest in zip(samples, digests, strict=True):
         copies[digest].append(sample)
-    for column, what in ((2, "split"), (1, "class")):
-        shared = [same for same in copies.values() if len({sample[column] for sample in same}) > 1]
-        if shared:
-            pairs = [" = ".join(sample.file for sample in same) for same in shared]
+    for field, what in (("split", "split"), ("label", "class")):
+        if differing := [same for same in copies.values() if len({getattr(sample, field) for sample in same}) > 1]:
+            pairs = [" = ".join(sample.file for sample in same) for same in differing]
             yield f"the same image in more than one {what}: {join_names(pairs, 3)}"
 
 

@@ -46,11 +46,12 @@ def learn_categories(name: str, codes: Indices, names: Sequence[str], labels: In
     if len(names) <= MAX_ONE_HOT:
         return {"values": sort_names(names)}
     counts = np.bincount(codes[codes >= 0], minlength=len(names))
-    frequent = [place for place in _largest(counts, _max_features(len(labels))) if counts[place] >= MIN_CATEGORY_ROWS]
+    most_frequent = _largest(counts, _max_features(len(labels)))
+    frequent = most_frequent[counts[most_frequent] >= MIN_CATEGORY_ROWS].tolist()
     target = learn_target(name, codes, names, labels)
     if not frequent and "encodings" not in target:
         return {}
-    return {"values": sort_names(names[place] for place in frequent)} | target
+    return {"values": sort_names(names[position] for position in frequent)} | target
 
 
 def learn_target(name: str, codes: Indices, names: Sequence[str], labels: Indices) -> dict[str, Any]:
@@ -62,10 +63,10 @@ def learn_target(name: str, codes: Indices, names: Sequence[str], labels: Indice
     if rare := int(counts.sum() - counts[kept].sum()):
         others = count_noun(rare, "row has", "rows have")
         logger.warning(f"column {name}: {others} none of the {len(kept):,} most frequent categories")
-    places = np.full(len(names) + 1, -1)
-    places[kept] = np.arange(len(kept))
-    table = _count(places[codes], labels, (len(kept), len(totals)))
-    learned = {"known": [names[place] for place in kept], "classes": classes.tolist()}
+    positions = np.full(len(names) + 1, -1)
+    positions[kept] = np.arange(len(kept))
+    table = _count(positions[codes], labels, (len(kept), len(totals)))
+    learned = {"known": [names[position] for position in kept], "classes": classes.tolist()}
     within, between, rows = _variances(table)
     if not _differ(within, between, len(kept)):
         return learned
@@ -115,12 +116,12 @@ def encode_categories(
         column: The learned encoding of the column.
         features: The array to write to, zeros of shape (N, F).
     """
-    places = _find(names, column["values"])[codes]
-    rows = np.flatnonzero(places >= 0)
+    positions = _find(names, column["values"])[codes]
+    rows = np.flatnonzero(positions >= 0)
     if len(column["values"]) == 2:
-        features[rows, 0] = 2.0 * places[rows] - 1
+        features[rows, 0] = 2.0 * positions[rows] - 1
     else:
-        features[rows, places[rows]] = 1
+        features[rows, positions[rows]] = 1
 
 
 def encode_target(
@@ -134,16 +135,16 @@ def encode_target(
         column: The learned encoding of the column.
         labels: Class of each training row, -1 elsewhere, shape (N,); None if there are no training rows.
     """
-    places, encodings, prior = _find(names, column["known"]), column["encodings"], column["prior"]
-    encoded = [encodings[place] if place >= 0 else prior for place in places.tolist()]
+    positions, encodings, prior = _find(names, column["known"]), column["encodings"], column["prior"]
+    encoded = [encodings[position] if position >= 0 else prior for position in positions.tolist()]
     features = np.array(encoded, dtype=np.float32)[codes]
     if labels is not None:
-        trained = np.flatnonzero((labels >= 0) & (places[codes] >= 0))
-        features[trained] = _out_of_fold(places[codes[trained]], labels[trained], column)
+        trained = np.flatnonzero((labels >= 0) & (positions[codes] >= 0))
+        features[trained] = _out_of_fold(positions[codes[trained]], labels[trained], column)
     return features
 
 
-def check_unseen(codes: Indices, names: Sequence[str], column: Mapping[str, Any], what: str, alone: bool) -> None:
+def check_unseen(codes: Indices, names: Sequence[str], column: Mapping[str, Any], what: str, is_only: bool) -> None:
     """Warn about rows with a category that was not seen in training.
 
     Args:
@@ -151,7 +152,7 @@ def check_unseen(codes: Indices, names: Sequence[str], column: Mapping[str, Any]
         names: The categories of these rows.
         column: The learned encoding of the column.
         what: Column and file, for messages.
-        alone: Whether this is the only column.
+        is_only: Whether this is the only column.
 
     Raises:
         ValueError: If nearly all are unseen and the column has few categories or is the only one.
@@ -164,12 +165,12 @@ def check_unseen(codes: Indices, names: Sequence[str], column: Mapping[str, Any]
     many = len(known) >= MAX_ONE_HOT
     all_known = "known" in column and len(known) < MAX_STORED_NUMBERS // len(column["classes"])
     rare = "rare or " if many and not all_known else ""
-    examples = join_names([names[place] for place in np.flatnonzero(unseen_names[:-1])[:3].tolist()])
+    examples = join_names([names[position] for position in np.flatnonzero(unseen_names[:-1])[:3].tolist()])
     rows = count_noun(int(present), "row has", "rows have")
     message = f"{what}: {unseen:,} of {rows} a value {rare}unseen in training, such as {examples}"
     if unseen < max(MIN_UNSEEN_ROWS, UNSEEN_FRACTION * present):
         logger.warning(message)
-    elif column["kind"] == "category" and (alone or not many):
+    elif column["kind"] == "category" and (is_only or not many):
         raise ValueError(f"{message}; the model knows {join_names(known, 10)}")
     else:
         logger.warning(f"{message}; they are encoded without a category")

@@ -21,17 +21,17 @@ class Cells:
     Args:
         codes: Index into `values` for each row, -1 where the cell is missing, shape (N,).
         values: Distinct values: texts without surrounding spaces, or typed values such as floats.
-        whole: The cells that these were selected from, if any.
-        places: Index of each value into the values of `whole`.
+        source: The cells that these were selected from, if any.
+        positions: Index of each value into the values of `source`.
     """
 
     def __init__(
-        self, codes: Indices, values: list[Any], whole: "Cells | None" = None, places: Indices | None = None
+        self, codes: Indices, values: list[Any], source: "Cells | None" = None, positions: Indices | None = None
     ) -> None:
         self.codes = codes
         self.values = values
-        self.whole = whole
-        self.places = np.arange(len(values)) if places is None else places
+        self.source = source
+        self.positions = np.arange(len(values)) if positions is None else positions
         self.parsed: dict[Any, Any] = {}
 
     @cached_property
@@ -55,9 +55,9 @@ class Cells:
 
     def quantities(self, decimal: str) -> tuple[Floats, NDArray[np.object_]]:
         """Return the values as numbers and units, see `read_quantities`."""
-        if self.whole is not None:
-            numbers, units = self.whole.quantities(decimal)
-            return numbers[self.places], units[self.places]
+        if self.source is not None:
+            numbers, units = self.source.quantities(decimal)
+            return numbers[self.positions], units[self.positions]
         if decimal not in self.parsed:
             numbers, found = read_quantities(self.values, decimal)
             self.parsed[decimal] = numbers, np.array(found, dtype=object)
@@ -66,28 +66,28 @@ class Cells:
 
     def days(self, day_first: bool | None) -> Floats:
         """Return the values as days, see `read_days`."""
-        if self.whole is not None:
-            return self.whole.days(day_first)[self.places]
+        if self.source is not None:
+            return self.source.days(day_first)[self.positions]
         if day_first not in self.parsed:
             self.parsed[day_first] = read_days(self.values, day_first)
         days: Floats = self.parsed[day_first]
         return days
 
 
-def _mark_missing(cells: Cells, codes: Indices, places: Indices, absent: NDArray[np.bool_]) -> Cells:
+def _mark_missing(cells: Cells, codes: Indices, positions: Indices, absent: NDArray[np.bool_]) -> Cells:
     """Return cells with some values marked as missing.
 
     Args:
         cells: The cells that the values come from.
-        codes: Index into `places` for each row, -1 where missing.
-        places: Indices into the values of `cells`.
-        absent: Whether each of `places` is missing.
+        codes: Index into `positions` for each row, -1 where missing.
+        positions: Indices into the values of `cells`.
+        absent: Whether each of `positions` is missing.
     """
     if absent.any():
         codes = np.append(np.where(absent, -1, np.cumsum(~absent) - 1), -1)[codes]
-        places = places[~absent]
-    values = [cells.values[place] for place in places.tolist()]
-    return Cells(codes, values, cells.whole or cells, cells.places[places])
+        positions = positions[~absent]
+    values = [cells.values[position] for position in positions.tolist()]
+    return Cells(codes, values, cells.source or cells, cells.positions[positions])
 
 
 def read_cells(column: "Series", missing: Collection[str] = ()) -> Cells:
@@ -111,7 +111,7 @@ def read_names(column: "Series", missing: Collection[str] = ()) -> tuple[Indices
 def name_cells(cells: Cells) -> tuple[Indices, list[str]]:
     """Return the cells as category names, see `read_names`."""
     names = [*map(as_name, cells.values)]
-    place = {name: number for number, name in enumerate(dict.fromkeys(names))}
-    if len(place) == len(names):
+    index = {name: number for number, name in enumerate(dict.fromkeys(names))}
+    if len(index) == len(names):
         return cells.codes, names
-    return np.array([*(place[name] for name in names), -1])[cells.codes], list(place)
+    return np.array([*(index[name] for name in names), -1])[cells.codes], list(index)

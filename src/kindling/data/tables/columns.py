@@ -135,7 +135,7 @@ def _warn_about_numbers(name: str, cells: Cells, missing: Sequence[str]) -> None
     """Warn if a categorical column is mostly numbers, or its values look like numbers."""
     numbers = ~np.isnan(cells.quantities(".")[0])
     if 2 * cells.counts[numbers].sum() > cells.counts.sum() and not numbers.all():
-        texts = [as_name(cells.values[place]) for place in np.flatnonzero(~numbers)]
+        texts = [as_name(cells.values[position]) for position in np.flatnonzero(~numbers)]
         option = f"; if they mean missing, {missing_option([*missing, *texts])}" if len(texts) <= 3 else ""
         others = count_noun(int(cells.counts[~numbers].sum()), "value is not a number", "values are not numbers")
         logger.warning(f"column {name} is read as categories: {others}, such as {abbreviate(texts[0])}{option}")
@@ -200,7 +200,7 @@ def encode(
 ) -> NDArray[np.float32]:
     """Encode rows with the learned encoding.
 
-    Numbers and dates are scaled robustly, with the median in place of missing ones. Two categories become -1 and 1;
+    Numbers and dates are scaled robustly, missing ones replaced by the median. Two categories become -1 and 1;
     more are encoded one-hot, with zeros for categories unseen in training. Of more than 50 categories only frequent
     ones are one-hot, and all are target-encoded: by the fraction of each class among their training rows. Columns
     with missing values in training have a last feature that marks them.
@@ -249,7 +249,7 @@ def encode_cells(
 
 
 def _encode_column(
-    cells: Cells, column: Column, what: str, alone: bool, labels: Indices | None, features: NDArray[np.float32]
+    cells: Cells, column: Column, what: str, is_only: bool, labels: Indices | None, features: NDArray[np.float32]
 ) -> NDArray[np.bool_]:
     """Write the features of a column except for the missing indicator; return which values are missing, (N,)."""
     if column["kind"] == "category":
@@ -260,7 +260,7 @@ def _encode_column(
         features[:, 0] = scale(np.where(np.isnan(numbers), column["median"], numbers), column)
         codes, names = name_codes(numbers) if "known" in column else (np.where(np.isnan(numbers), -1, 0), [])
     if column["kind"] == "category" or "known" in column:
-        check_unseen(codes, names, column, what, alone)
+        check_unseen(codes, names, column, what, is_only)
     if "encodings" in column:
         start = features.shape[1] - column["missing"] - len(column["classes"])
         features[:, start : start + len(column["classes"])] = encode_target(codes, names, column, labels)

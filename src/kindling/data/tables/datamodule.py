@@ -289,13 +289,13 @@ class TableDataModule(ClassificationDataModule):
         trained: NDArray[np.bool_] | None = None,
     ) -> Batch:
         labels, names = self._read_classes(target)
-        places = {name: place for place, name in enumerate(self.class_names)}
-        if unknown := [name for name in names if name not in places]:
+        positions = {name: position for position, name in enumerate(self.class_names)}
+        if unknown := [name for name in names if name not in positions]:
             raise ValueError(
                 f"column {self.target} of {file} has classes without training rows: {join_names(unknown)}; "
                 f"the model knows {join_names(self.class_names)}"
             )
-        labels = np.array([places[name] for name in names])[labels]
+        labels = np.array([positions[name] for name in names])[labels]
         training_labels = None if trained is None else np.where(trained, labels, -1)
         columns, separator = self._learned["columns"], table.attrs.get("separator")
         with progress(f"encoding {count_noun(len(target), 'row', 'rows')} of {file}"):

@@ -120,8 +120,8 @@ def _is_other_kind(cells: Cells, read: Callable[[Sequence[Any]], Floats]) -> boo
     rows = cells.counts.cumsum()
     first = int(np.searchsorted(rows, 2 * (1 - NUMERIC_FRACTION) * len(cells.codes))) + MIN_NUMBERS
     unparsed = np.isnan(read(cells.values[:first]))
-    for place in np.flatnonzero(unparsed).tolist():
-        unparsed[place] = not MISSING_WORD.fullmatch(as_name(cells.values[place]))
+    for position in np.flatnonzero(unparsed).tolist():
+        unparsed[position] = not MISSING_WORD.fullmatch(as_name(cells.values[position]))
     return bool(
         unparsed.sum() > MAX_MARKERS
         and cells.counts[:first][unparsed].sum() > (1 - NUMERIC_FRACTION) * cells.counts.sum()
@@ -141,7 +141,7 @@ def _decimal_from_grouping(cells: Cells) -> str | None:
 def _find_markers(cells: Cells, known: NDArray[np.bool_]) -> list[str] | None:
     """Return the texts among numbers that mean missing; None if the column is not numeric."""
     counts = cells.counts
-    others = {as_name(cells.values[place]): int(counts[place]) for place in np.flatnonzero(~known).tolist()}
+    others = {as_name(cells.values[position]): int(counts[position]) for position in np.flatnonzero(~known).tolist()}
     words = [text for text in others if MISSING_WORD.fullmatch(text)]
     numbers, unparsed = counts[known].sum(), sum(others.values()) - sum(others[word] for word in words)
     if numbers >= NUMERIC_FRACTION * (numbers + unparsed) and (numbers or not others):
@@ -209,9 +209,9 @@ def read_values(cells: Cells, column: Column) -> Floats:
 def _read_legacy(values: Sequence[Any], numbers: Floats, decimal: str) -> Floats:
     """Parse the remaining values with Python's syntax, such as 1e5 and 1_000, as older checkpoints expect."""
     read = numbers.copy()
-    for place in np.flatnonzero(np.isnan(numbers)).tolist() if decimal == "." else ():
+    for position in np.flatnonzero(np.isnan(numbers)).tolist() if decimal == "." else ():
         with suppress(ValueError, TypeError, OverflowError):
-            read[place] = float(values[place])
+            read[position] = float(values[position])
     return np.where(np.isfinite(read), np.clip(read, -MAX_NUMBER, MAX_NUMBER), np.nan)
 
 

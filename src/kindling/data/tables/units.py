@@ -97,8 +97,8 @@ def adapt_units(column: Column, cells: Cells, what: str) -> dict[str, float]:
     factors = [{bare: 1.0}, {bare: 0.01 if here else 100.0}] if unit == "%" else [{bare: 1.0}]
     readings = [convert(numbers, units, column | {"factors": factor}) for factor in factors]
     best = 1 if len(readings) > 1 and misfit(readings[0], column) - misfit(readings[1], column) > MISFIT_MARGIN else 0
-    place = int(np.flatnonzero(~np.isnan(readings[best]))[0])
-    example, number = abbreviate(cells.values[place]), f"{readings[best][place]:.6g}"
+    position = int(np.flatnonzero(~np.isnan(readings[best]))[0])
+    example, number = abbreviate(cells.values[position]), f"{readings[best][position]:.6g}"
     differs = f"is in {unit}, unlike in training" if here else f"has no {unit}, unlike in training"
     if is_far_outside(readings[best], column):
         raise ValueError(
