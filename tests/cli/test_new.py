@@ -160,6 +160,8 @@ def test_letters_with_accents_become_those_of_ascii() -> None:
         (["leafnet", "--template", "nowhere"], "--template nowhere: there is no git repository with the tag v"),
         (["share/leafnet"], "is inside"),
         (["leafnet", "--engine", "../nowhere"], "--engine ../nowhere: there is no such file or folder"),
+        (["leafnet", "--engine", "banana"], "--engine banana: give a path, a git URL or versions such as >=0.1"),
+        (["leafnet", "--engine", ""], "--engine is empty: give a path, a git URL or versions such as >=0.1"),
         (["leafnet", "--plugin", "models.py"], "new takes no --plugin"),
         (["leafnet", "--task", "text"], "invalid choice: 'text'"),
         (["leafnet", "--author", "two\nlines"], "the author must be one line"),

@@ -12,6 +12,8 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
+
 from kindling import __version__
 from kindling.cli.recipes import SHARE
 from kindling.utils.console import say
@@ -106,11 +108,18 @@ def _quoted(folder: str) -> str:
 
 def _engine(engine: str) -> str:
     """Return the value of `--engine`; a path is made absolute."""
+    if not engine.strip():
+        raise UsageError("--engine is empty: give a path, a git URL or versions such as >=0.1")
     path = Path(os.path.expanduser(engine))  # unlike Path.expanduser, it accepts ~=0.2
     if path.exists():
         return str(path.resolve())
     if "/" in engine and ":" not in engine:
         raise UsageError(f"--engine {engine}: there is no such file or folder")
+    if ":" not in engine and engine != "template":
+        try:
+            SpecifierSet(engine if engine[0] in "<>=!~" else f"=={engine}")
+        except InvalidSpecifier as error:
+            raise UsageError(f"--engine {engine}: give a path, a git URL or versions such as >=0.1") from error
     return engine
 
 

@@ -1,5 +1,6 @@
 """Infers model arguments from training samples if the data module does not provide them."""
 
+import copy
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from itertools import islice
@@ -76,7 +77,7 @@ def infer_arguments(data: LightningDataModule, names: Iterable[str]) -> dict[str
     `class_names` come from the `classes` of the dataset, or from its integer `targets` or `labels`.
 
     Args:
-        data: The data module; it is set up, and the random state is left unchanged.
+        data: The data module; a copy of it is set up, and the random state is left unchanged.
         names: Names of the arguments.
     """
     names = list(names)
@@ -84,9 +85,10 @@ def infer_arguments(data: LightningDataModule, names: Iterable[str]) -> dict[str
         return {}
     try:
         with isolate_rng():
-            data.prepare_data()
-            data.setup("fit")
-            loader = data.train_dataloader()
+            probe = copy.deepcopy(data)  # Lightning sets up the data module itself, once
+            probe.prepare_data()
+            probe.setup("fit")
+            loader = probe.train_dataloader()
             shapes = {_input_shape(batch) for batch in _small_batches(loader)}
     except (AttributeError, TypeError) as error:  # for example a data loader that needs the Trainer
         options = " ".join(f"--model.{name} VALUE" for name in names if name != "class_names")

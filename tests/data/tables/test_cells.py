@@ -68,3 +68,10 @@ def test_listing_many_images_is_announced(
     monkeypatch.setattr(scan, "why_unused", slow)
     assert scan.list_images(photos).unused == {"empty": ["one"]}
     assert capfd.readouterr().out == f"listing the images of {photos} ...\n"
+
+
+def test_values_that_differ_in_blanks_are_one() -> None:
+    cells = read_cells(pd.Series(["red", "red ", None, "blue", " red", "blue"]))
+    assert cells.values == ["red", "blue"]
+    assert cells.codes.tolist() == [0, 0, -1, 1, 0, 1]
+    assert cells.counts.tolist() == [3, 2]

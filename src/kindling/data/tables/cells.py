@@ -95,7 +95,12 @@ def read_cells(column: "Series", missing: Collection[str] = ()) -> Cells:
     codes, uniques = column.factorize()
     values = uniques.tolist()
     strip = str.strip if are_texts(values) else strip_text  # much faster for millions of texts
-    cells = Cells(codes, [*map(strip, values)])
+    values = [*map(strip, values)]
+    if len({*values}) < len(values):  # "red" and "red " are one value
+        merged = {value: position for position, value in enumerate(dict.fromkeys(values))}
+        codes = np.append([merged[value] for value in values], -1)[codes]
+        values = [*merged]
+    cells = Cells(codes, values)
     return cells.drop({"", *missing}) if missing or "" in cells.values else cells
 
 
