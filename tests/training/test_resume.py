@@ -266,16 +266,18 @@ def test_one_cycle_peaks_at_the_learning_rate_of_the_optimizer(kindling: Command
     assert peak(1) == pytest.approx(0.02, rel=0.02)
     shown = yaml.safe_load(kindling("fit", *one_cycle, "--model.optimizer.lr", "0.03", "--print_config").out)
     settings = shown["model"]["init_args"]
-    assert (settings["optimizer"]["init_args"]["lr"], settings["lr_scheduler"]["init_args"]["max_lr"]) == (0.03, None)
+    assert settings["optimizer"]["init_args"]["lr"] == 0.03
+    assert "max_lr" not in settings["lr_scheduler"]["init_args"]
 
 
 def test_a_typed_rate_that_a_schedule_would_ignore_is_refused(kindling: Command) -> None:
     Path("peak.yaml").write_text(
         "model: {init_args: {lr_scheduler: {class_path: OneCycleLR, init_args: {max_lr: 0.01}}}}\n"
     )
-    result = kindling("fit", *LONG, "--config", "peak.yaml", "--model.optimizer.lr", "0.5")
-    assert (result.code, result.err.count("\n")) == (2, 1)
-    assert "--model.optimizer.lr has no effect with OneCycleLR, whose max_lr is 0.01: add --model.lr" in result.err
+    for name in ("--model.optimizer.lr", "--model.optimizer.init_args.lr", "--model.init_args.optimizer.init_args.lr"):
+        result = kindling("fit", *LONG, "--config", "peak.yaml", name, "0.5")
+        assert (result.code, result.err.count("\n")) == (2, 1)
+        assert "--model.optimizer.lr has no effect with OneCycleLR, whose max_lr is 0.01: add --model.lr" in result.err
 
 
 def test_a_run_that_was_never_trained_is_neither_kept_nor_measured(kindling: Command) -> None:

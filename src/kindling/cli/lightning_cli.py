@@ -1,5 +1,6 @@
 """`kindling fit`, `validate`, `test` and `predict`: LightningCLI with run folders and checkpoints found by name."""
 
+import re
 import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -67,6 +68,9 @@ from kindling.utils.plugins import load_plugins
 from kindling.utils.text import program_name, shorten
 
 ARGUMENT = "model.init_args."  # before the name of an argument of the model in links of the parser
+
+
+RATE = re.compile(r"--model\.(init_args\.)?optimizer\.(init_args\.)?lr[ =]")  # the ways to type it
 
 
 class KindlingCLI(LightningCLI):
@@ -144,14 +148,10 @@ class KindlingCLI(LightningCLI):
 
     def _check_typed_rate(self) -> None:
         """Raise UsageError where a learning rate is typed that the schedule would replace by its own."""
-        names = {option.split("=")[0] for option in self.sources.typed}
+        typed = " ".join(self.sources.typed)
         schedule = self.config[self.command].get("model.init_args.lr_scheduler")
         peak = schedule and schedule.class_path.endswith(".OneCycleLR") and schedule.get("init_args.max_lr")
-        if (
-            peak
-            and "--model.optimizer.lr" in names
-            and not any(each.startswith("--model.lr_scheduler") for each in names)
-        ):
+        if peak and RATE.search(typed) and "lr_scheduler" not in typed:
             raise UsageError(
                 f"--model.optimizer.lr has no effect with OneCycleLR, whose max_lr is {peak}: add --model.lr_scheduler "
                 "OneCycle, or type --model.lr_scheduler.max_lr"

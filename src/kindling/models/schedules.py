@@ -20,7 +20,6 @@ class OneCycle(OneCycleLR):
 
     Args:
         optimizer: The optimizer.
-        max_lr: Peak learning rate; by default that of the optimizer.
         total_steps: Steps of the whole cycle; by default those of the training.
         pct_start: Fraction of the cycle in which the learning rate rises.
         anneal_strategy: Whether the learning rate falls along a cosine or a line.
@@ -35,7 +34,6 @@ class OneCycle(OneCycleLR):
     def __init__(
         self,
         optimizer: Optimizer,
-        max_lr: float | None = None,
         total_steps: int | None = None,
         pct_start: float = 0.3,
         anneal_strategy: Literal["cos", "linear"] = "cos",
@@ -47,7 +45,7 @@ class OneCycle(OneCycleLR):
     ) -> None:
         super().__init__(
             optimizer,
-            max_lr=[float(group["lr"]) for group in optimizer.param_groups] if max_lr is None else max_lr,
+            max_lr=[float(group["lr"]) for group in optimizer.param_groups],
             total_steps=total_steps,
             pct_start=pct_start,
             anneal_strategy=anneal_strategy,
