@@ -493,7 +493,7 @@ class OwnNet(ClassificationTask):
         self.network = nn.Sequential(nn.Linear(features, width), nn.ReLU(), nn.Linear(width, self.num_classes))
 
 
-class LazyNet(ClassificationTask):
+class WithLazyLayers(ClassificationTask):
     """A network of one's own that learns the number of features from a sample."""
 
     def __init__(self, **kwargs: Any) -> None:

@@ -124,7 +124,7 @@ def test_several_optimizers_stepped_by_hand(kindling: Command, data: list[str]) 
     [
         ("modules.OwnNet", "VectorsDataModule"),
         ("modules.OwnNet", "OwnVectors"),
-        ("modules.LazyNet", "VectorsDataModule"),
+        ("modules.WithLazyLayers", "VectorsDataModule"),
         ("MLPClassifier", "OwnVectors"),
         ("MLPRegressor", "OwnSums"),
     ],
@@ -151,7 +151,7 @@ def test_what_the_data_does_not_tell_is_read_from_its_samples(kindling: Command,
             "ShapesWithoutPredict",
             "needs input_shape, the shape of one sample, which its",
         ),
-        ("modules.LazyNet", "ShapesWithoutPredict", "LazyNet needs input_shape, the shape of one sample"),
+        ("modules.WithLazyLayers", "ShapesWithoutPredict", "WithLazyLayers needs input_shape, the shape of one sample"),
         ("MLPRegressor", "ShapesWithoutPredict", "MLPRegressor needs input_shape, the shape of one sample"),
         (
             "modules.OwnNet --model.weighted_loss true",

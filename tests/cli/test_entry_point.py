@@ -48,7 +48,7 @@ def test_fit_help_is_readable_and_lists_what_can_be_chosen(kindling: Command, mo
     for name in {*package.__all__} - {"Predictor", "find_lr", "load", "overfit_batch"}:
         assert (name in words) == (name not in bases), name
     assert not re.search("Union|Literal|Optional|LightningModule|subclasses", words)
-    assert "null never stops. [default: 5]" in words
+    assert "null turns early stopping off. [default: 5]" in words
 
 
 def test_model_help_shows_inherited_options_with_defaults(kindling: Command) -> None:

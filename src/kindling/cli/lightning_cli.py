@@ -186,12 +186,13 @@ class KindlingCLI(LightningCLI):
         config = self.config_init[self.command]["trainer"]
         check_trainer(config)
         check_nonempty_run(self.command, config, self._tests, self._is_trainable)
+        saves = not (config["barebones"] or config["fast_dev_run"] or self._is_diagnostic_run)
         if config["barebones"]:
             apply_barebones(config)
         config["strategy"] = replace_spawn(config["strategy"])
         if isinstance(config["strategy"], str):
             self.config[self.command]["trainer"]["strategy"] = config["strategy"]  # for config.yaml
-        kwargs |= self._prepare_run(config)
+        kwargs |= self._prepare_run(config, saves)
         try:
             trainer = super().instantiate_trainer(**kwargs)
             check_devices(trainer)
@@ -216,7 +217,7 @@ class KindlingCLI(LightningCLI):
         elif self.checkpoint and not self._is_diagnostic_run:  # which does not resume
             self.is_trained = is_training_complete(self.checkpoint, stored, self.config["fit"])
 
-    def _prepare_run(self, config: Namespace) -> dict[str, Any]:
+    def _prepare_run(self, config: Namespace, saves: bool) -> dict[str, Any]:
         """Open the run folder of a training, choose the callbacks, and return further arguments of the Trainer."""
         callbacks: list[Callback] = [AtLeastOneBatch()]
         if config["enable_progress_bar"] is not False and not has_progress_bar(config["callbacks"]):
@@ -225,7 +226,7 @@ class KindlingCLI(LightningCLI):
             watch = self.config["fit"]["watch"]
             callbacks += [TerminateOnNaN(wait=watch), *([LayerHealthMonitor()] if watch else [])]
         arguments: dict[str, Any] = {"logger": False}
-        if self.command == "fit" and not (config["barebones"] or config["fast_dev_run"] or self._is_diagnostic_run):
+        if self.command == "fit" and saves:
             self.run = self._open_run()
             loggers = self.run.loggers(config["logger"], self.sources.stored.get("global_step"))
             arguments = {"default_root_dir": self.run.path, "logger": loggers}
