@@ -88,9 +88,9 @@ def forget(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     ]
     for name in names:
         del sys.modules[name]
+    for known in (plugins.LOADED, plugins.FILES, plugins.FOLDERS):
+        known.clear()
     if names:
-        for known in (plugins.LOADED, plugins.FILES, plugins.FOLDERS):
-            known.clear()
         _typehints._cached_class_parsers.clear()
         gc.collect()  # else classes of one test would be offered in the next
 
