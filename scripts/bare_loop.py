@@ -31,7 +31,7 @@ def train(model: CNNClassifier, data: MNISTDataModule, recipe: dict[str, Any], e
     network = model.network.train()
     optimizer = torch.optim.AdamW(network.parameters(), **settings["optimizer"]["init_args"])
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, **settings["lr_scheduler"]["init_args"], total_steps=epochs * -(-len(labels) // batch_size)
+        optimizer, max_lr=settings["optimizer"]["init_args"]["lr"], total_steps=epochs * -(-len(labels) // batch_size)
     )
     for _ in range(epochs):
         for chosen in torch.randperm(len(labels)).split(batch_size):  # type: ignore[no-untyped-call]
