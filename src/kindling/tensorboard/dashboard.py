@@ -41,7 +41,7 @@ class Dashboard(TestOutputCollector):
     is interrupted, and after a test.
 
     Args:
-        logger: Where to write; by default the Trainer's own `StageLogger`.
+        logger: Where to write; by default the Trainer's own `SplitLogger`.
         step: Optimizer steps that the model has had; by default those of the Trainer.
     """
 
@@ -71,7 +71,7 @@ class Dashboard(TestOutputCollector):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         own = [logger for logger in trainer.loggers if isinstance(logger, SplitLogger)]
         if self._logger is None and not own:
-            raise ValueError('a Dashboard needs a Trainer(logger=StageLogger(save_dir="runs", name="mine"))')
+            raise ValueError('a Dashboard needs a Trainer(logger=SplitLogger(save_dir="runs", name="mine"))')
         self._logger = self._logger or own[0]
 
     def _writer(self, stage: str) -> SummaryWriter:
