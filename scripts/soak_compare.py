@@ -15,7 +15,7 @@ import yaml
 from tensorboard.backend.event_processing import event_accumulator as events
 from torch import Tensor
 
-from kindling.runs.trust import SIGNATURE, is_own_checkpoint
+from kindling.runs.signatures import SIGNATURE, is_own_checkpoint
 
 # What measures the session, not the training.
 TIMED_COLUMNS = {"samples_per_second", "memory_gb", "gpu_memory_gb"}

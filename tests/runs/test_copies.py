@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from conftest import TINY, Command, Train
-from kindling.runs.metadata import FILE, TEST, RunMetadata, process_info
+from kindling.runs.metadata import FILE, TEST, RunMetadata
+from kindling.runs.process import process_info
 from kindling.tensorboard.logger import MetricsLogger
 from kindling.training import TestOutputCollector
 from kindling.training.resume import move_best
@@ -113,7 +114,7 @@ def test_a_copy_keeps_a_model_checkpoint_of_the_user_out_of_the_original(
     for command in (["--ckpt_path", "mine"], ["--config", RUN / "config.yaml", "--run_name", "again"]):
         result = kindling("fit", *command, "--trainer.max_epochs", "5", "--test_after_fit", "false")
         assert result.code == 0, result.err
-        assert "ModelCheckpoint: " in result.out
+        assert "ModelCheckpoint: " in result.err
         assert contents(RUN) == before
     for run in (Path("mine"), Path("runs/again/version_0")):
         assert epoch_of(run / inside / "user.ckpt") >= 2
@@ -131,11 +132,11 @@ def test_a_copy_leaves_a_folder_outside_of_every_run_to_the_original(kindling: C
     for epochs in (4, 5):
         result = kindling("fit", "--ckpt_path", "mine", *more, epochs)
         assert result.code == 0, result.err
-        assert "shared belongs to the original of this run; saving to mine/user/shared" in result.out
+        assert "shared belongs to the original of this run; saving to mine/user/shared" in result.err
         assert contents(shared) == before
         assert epoch_of(Path("mine/user/shared/user.ckpt")) == epochs - 1
     result = kindling("fit", "--ckpt_path", RUN, *more, 4)
-    assert (result.code, "belongs to" in result.out) == (0, False)
+    assert (result.code, "belongs to" in result.err) == (0, False)
     assert epoch_of(shared / "user.ckpt") == 3
     assert [path.name for path in contents(shared)] == ["user.ckpt"]
 

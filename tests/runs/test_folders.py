@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from kindling.runs.find import find_checkpoint
-from kindling.runs.folders import new_run, run_folder_of
+from kindling.runs.folders import is_last, new_run, run_folder_of
+from kindling.runs.listing import find_runs
 from kindling.utils.files import atomic_write
 
 
@@ -54,8 +55,36 @@ def test_a_missing_checkpoint_is_named(where: str) -> None:
 
 
 def test_the_run_of_a_checkpoint() -> None:
-    assert run_folder_of(Path("runs/a/version_0/checkpoints/best.ckpt")) == Path("runs/a/version_0")
+    path = checkpoint("runs/a/version_0/checkpoints/last.ckpt", age=1)
+    assert run_folder_of(path) == path.with_suffix("")  # the folder of a project may be called checkpoints too
+    assert not is_last(path)
+    Path("runs/a/version_0/run.json").touch()
+    assert run_folder_of(path) == Path("runs/a/version_0")
+    assert is_last(path)
     assert run_folder_of(Path("downloads/model.ckpt")) == Path("downloads/model")
+    assert run_folder_of(Path("downloads/model")) == Path("downloads/model_results")
+
+
+def test_the_links_of_a_project_around_a_checkpoint_are_its_own_matter(folder: Path) -> None:
+    path = checkpoint("project/checkpoints/model.ckpt", age=1)
+    for link in ("project/.venv/bin/python", "project/data"):
+        Path(link).parent.mkdir(parents=True, exist_ok=True)
+        Path(link).symlink_to(Path("/usr"))
+    assert find_checkpoint(path) == path
+    Path("project/data").unlink()
+    Path("project/config.yaml").touch()  # a run, with an environment inside
+    assert find_checkpoint(path) == path
+    Path("project/export").symlink_to(Path("/usr"))
+    with pytest.raises(ValueError, match="project/export is a link out of a run folder"):
+        find_checkpoint(path)
+
+
+def test_a_project_is_not_a_run_but_contains_runs() -> None:
+    checkpoint("project/checkpoints/model.ckpt", age=1)
+    for run in ("project/runs/a/version_0", "project/.venv/a"):
+        Path(run).mkdir(parents=True)
+        Path(run, "run.json").touch()
+    assert find_runs(Path("project")) == [Path("project/runs/a/version_0")]
 
 
 def test_a_file_appears_whole_or_not_at_all(folder: Path) -> None:

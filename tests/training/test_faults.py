@@ -17,7 +17,8 @@ from PIL import Image
 from conftest import TINY, Command, different
 from kindling.runs.checkpoints import read, save
 from kindling.runs.find import find_checkpoint
-from kindling.runs.metadata import RunMetadata, process_info, status_of, utc_timestamp
+from kindling.runs.metadata import RunMetadata, status_of, utc_timestamp
+from kindling.runs.process import process_info
 
 RUN = Path("runs/tiny/version_0")
 LAST = RUN / "checkpoints/last.ckpt"

@@ -13,19 +13,11 @@ from kindling.cli.yaml_files import read_yaml
 from kindling.data import BaseDataModule
 from kindling.models.task import DATA_ARGUMENTS, BaseTask
 from kindling.runs.checkpoint_contents import EPOCHS, STOPPERS
-from kindling.runs.folders import is_last, run_folder_of
-from kindling.runs.foreign import check_files, check_functions, typed_arguments
+from kindling.runs.folders import is_in_run, is_last, run_folder_of
+from kindling.runs.foreign import check_factories, check_files, check_functions, typed_arguments
 from kindling.runs.metadata import RunMetadata
-from kindling.runs.trust import (
-    check_classes,
-    check_factories,
-    check_parts,
-    class_paths,
-    harmless,
-    is_own,
-    is_own_checkpoint,
-    plugin_sources,
-)
+from kindling.runs.signatures import is_own, is_own_checkpoint, plugin_sources
+from kindling.runs.trust import check_classes, check_parts, class_paths, harmless
 from kindling.utils.plugins import check_available
 from kindling.utils.text import count_noun
 
@@ -72,7 +64,7 @@ def config_from_checkpoint(
     if "data" not in config and "_class_path" in arguments:
         config["data"] = class_config(arguments)
     split = run / "split.csv"
-    if checkpoint.parent.name == "checkpoints" and split.exists() and "data" in config:
+    if is_in_run(checkpoint) and split.exists() and "data" in config:
         config["data"]["init_args"]["split"] = str(split)  # what is tested was not trained on, whatever has come since
     if "data" in config and not (is_ours if source == path else is_our_checkpoint):
         data_typed = typed_arguments("data", typed, configs)

@@ -15,7 +15,7 @@ from typing_extensions import override
 
 from kindling.runs.folders import RUNS, is_last, new_run, run_folder_of
 from kindling.runs.metadata import RunMetadata, check_is_free, recipe_name
-from kindling.runs.trust import sign
+from kindling.runs.signatures import sign
 from kindling.tensorboard.logger import run_loggers
 from kindling.training import ExactResume, PerformanceHint, PlotTrainingHistory, RunMetadataWriter, TrainingStatsMonitor
 from kindling.utils.console import as_command, say

@@ -12,7 +12,8 @@ from kindling.models.task import BaseTask
 from kindling.runs.find import read_checkpoint
 from kindling.runs.folders import RUNS, run_folder_of
 from kindling.runs.foreign import check_functions
-from kindling.runs.trust import check_classes, check_parts, is_own_checkpoint, plugin_sources
+from kindling.runs.signatures import is_own_checkpoint, plugin_sources
+from kindling.runs.trust import check_classes, check_parts
 
 
 def read_model_spec(path: Path, stored: dict[str, Any] | None = None) -> tuple[str, dict[str, Tensor]]:

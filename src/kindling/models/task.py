@@ -19,7 +19,7 @@ from kindling.models.batches import check_batches
 from kindling.models.infer import UnknownShape, infer_arguments, with_shape
 from kindling.models.metrics import MeanLoss
 from kindling.models.schedules import restart_schedule, scaled_learning_rates, scheduler_config
-from kindling.runs.trust import sign_checkpoint
+from kindling.runs.signatures import sign_checkpoint
 from kindling.utils.hyperparameters import make_hparams_plain, to_class_path
 
 Stage = Literal["train", "val", "test"]

@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from kindling.runs.folders import RUNS, written_checkpoints
-from kindling.runs.trust import check_links, is_own_here
+from kindling.runs.folders import RUNS, is_in_run, written_checkpoints
+from kindling.runs.signatures import is_own_here
+from kindling.runs.trust import check_links
 from kindling.utils.text import program_name
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def _with_its_run(checkpoint: Path) -> Path:
 
     The given path may lack it: `last.ckpt` in the working directory, `../checkpoints/last.ckpt`, or a link elsewhere.
     """
-    if checkpoint.is_symlink() and checkpoint.absolute().parent.name != "checkpoints":
+    if checkpoint.is_symlink() and not is_in_run(checkpoint.absolute()):
         checkpoint = checkpoint.resolve()
     if len(checkpoint.parts) < 3 or ".." in checkpoint.parts:
         checkpoint = checkpoint.parent.resolve() / checkpoint.name

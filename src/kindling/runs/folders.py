@@ -1,9 +1,11 @@
 """Run folders: `runs/<recipe>/version_<n>/`, one per `fit`."""
 
+import os
 from contextlib import suppress
 from pathlib import Path
 
 RUNS = Path("runs")
+RUN_FILES = ("run.json", "config.yaml", "metrics.csv")  # a run folder has at least one of them
 
 
 def new_run(name: str, root: Path = RUNS) -> Path:
@@ -31,11 +33,19 @@ def written_checkpoints(folder: Path) -> list[Path]:
     return sorted(times, key=times.__getitem__)
 
 
+def is_in_run(checkpoint: Path) -> bool:
+    """Return whether a checkpoint is in a run folder; other projects have folders called `checkpoints` too."""
+    folder, run = checkpoint.parent, checkpoint.parent.parent
+    return folder.name == "checkpoints" and any(os.path.lexists(run / name) for name in RUN_FILES)
+
+
 def is_last(checkpoint: Path) -> bool:
     """Return whether a checkpoint is the `last.ckpt` of a run, which resumes in the same folder."""
-    return checkpoint.parts[-2:] == ("checkpoints", "last.ckpt")
+    return checkpoint.name == "last.ckpt" and is_in_run(checkpoint)
 
 
 def run_folder_of(checkpoint: Path) -> Path:
-    """Return the run folder of a checkpoint; outside of a run, a folder next to the file with its name."""
-    return checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.with_suffix("")
+    """Return the run folder of a checkpoint; outside of a run, the folder for its results, next to the file."""
+    if is_in_run(checkpoint):
+        return checkpoint.parent.parent
+    return checkpoint.with_suffix("") if checkpoint.suffix else checkpoint.with_name(f"{checkpoint.name}_results")

@@ -10,13 +10,12 @@ import os
 import shlex
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
-from importlib import import_module
 from pathlib import Path, PurePath
 from typing import Any, get_args, get_type_hints
 
 import yaml
 
-from kindling.runs.trust import DOTTED, texts
+from kindling.runs.trust import DOTTED, dotted_names, find_class, nested, texts
 from kindling.utils.text import strip_control_characters
 
 OWN_PACKAGE = "kindling."  # its classes import nothing by name, and annotate their files as paths
@@ -67,6 +66,31 @@ def check_files(
         )
 
 
+def check_factories(hyper_parameters: dict[str, Any], source: Path) -> None:
+    """Check that the optimizer and scheduler of a checkpoint from elsewhere are classes: a function would be called.
+
+    Args:
+        hyper_parameters: Those of the model, after `check_classes`.
+        source: The checkpoint, for messages.
+
+    Raises:
+        ValueError: If one is a function, or has a function as an argument.
+    """
+    from torch.optim import Optimizer  # torch takes seconds
+    from torch.optim.lr_scheduler import LRScheduler
+
+    for part, base in (("optimizer", Optimizer), ("lr_scheduler", LRScheduler)):
+        factory = hyper_parameters.get(part)
+        if factory is None:
+            continue
+        name = factory.get("class_path") if isinstance(factory, dict) else factory
+        cls = find_class(name) if isinstance(factory, dict) else None
+        if not (cls and issubclass(cls, base)):
+            raise ValueError(f"{source} names {name} as its {part}, which is not a {base.__name__}: it was not run")
+        if function := next(dotted_names(factory.get("init_args")), None):
+            raise ValueError(f"{source} names the function {function} in its {part}: it was not imported or run")
+
+
 def check_functions(model: Mapping[str, Any], typed: Collection[str], source: Path) -> None:
     """Check that no argument of a class is a name that the class could import, apart from layers of torch.
 
@@ -115,15 +139,6 @@ def _argument_names(text: str) -> set[str]:
     return set()
 
 
-def find_class(name: str) -> type | None:
-    """Return a class by its path, after `kindling.runs.trust.check_classes`; None if it is not a class."""
-    module, _, attribute = name.rpartition(".")
-    with suppress(ImportError, ValueError):
-        found = getattr(import_module(module or "kindling"), attribute, None)
-        return found if isinstance(found, type) else None
-    return None
-
-
 def _parameters(cls: type | None) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the annotations and the defaults of the arguments of a class and its bases."""
     hints: dict[str, Any] = {}
@@ -157,20 +172,15 @@ def _is_inside(value: Any, run: Path) -> bool:
 
 
 def _classes_in(model: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield each class in stored values with its arguments, including models stored as JSON text."""
-    match model:
-        case {"class_path": str(name)}:
-            yield name, model.get("init_args") or {}
-        case {"_class_path": str(name)}:
-            yield name, {key: value for key, value in model.items() if not key.startswith("_")}
-        case {"model": str(name), "arguments": dict(arguments)}:
-            yield name, arguments
-    if isinstance(model, dict | list | tuple):
-        for value in model.values() if isinstance(model, dict) else model:
-            yield from _classes_in(value)
-    elif isinstance(model, str) and model.startswith("{"):
-        with suppress(ValueError, RecursionError):
-            yield from _classes_in(json.loads(model))
+    """Yield each class in stored values with its arguments."""
+    for item in nested(model):
+        match item:
+            case {"class_path": str(name)}:
+                yield name, item.get("init_args") or {}
+            case {"_class_path": str(name)}:
+                yield name, {key: value for key, value in item.items() if not key.startswith("_")}
+            case {"model": str(name), "arguments": dict(arguments)}:
+                yield name, arguments
 
 
 def _is_importable(text: str) -> bool:

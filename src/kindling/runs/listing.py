@@ -11,14 +11,13 @@ from typing import Any, Self
 import yaml
 
 from kindling.runs.find import read_text
-from kindling.runs.folders import RUNS
+from kindling.runs.folders import RUN_FILES, RUNS
 from kindling.runs.history import READ_ERRORS, read_history
-from kindling.runs.metadata import FILE, TEST, RunMetadata, read_json, status_of
+from kindling.runs.metadata import TEST, RunMetadata, read_json, status_of
 from kindling.runs.metric_names import standard_name
 from kindling.runs.trust import check_size
 from kindling.utils.text import program_name, strip_control_characters, suggest
 
-RUN_FILES = {FILE, "metrics.csv", "config.yaml"}
 YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C, if available: ten times as fast
 
 
@@ -75,19 +74,23 @@ def _options(config: dict[str, Any], group: str = "") -> Iterable[tuple[str, Any
 
 
 def find_runs(folder: Path) -> list[Path]:
-    """Return all run folders in a folder, including itself; links are followed, and each run is returned once."""
+    """Return all run folders in a folder, including itself; links are followed, and each run is returned once.
+
+    Hidden folders are skipped.
+    """
     found: list[Path] = []
     seen: set[str] = set()
     roots = [str(folder)]
     for root in roots:  # links are appended, so that runs are found by their real paths first
         for path, folders, files in os.walk(root):
             real = os.path.realpath(path)
-            is_run = not RUN_FILES.isdisjoint(files) or "checkpoints" in folders
+            is_run = any(name in files for name in RUN_FILES)
             if is_run and real not in seen:
                 found.append(Path(path))
             if is_run or real in seen:  # runs are not nested
                 folders.clear()
             seen.add(real)
+            folders[:] = [name for name in folders if not name.startswith(".")]  # such as .venv
             roots += filter(os.path.islink, (os.path.join(path, name) for name in folders))
     return found
 

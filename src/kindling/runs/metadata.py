@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import platform
 import re
 import subprocess
 import sys
@@ -15,16 +14,14 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Self, get_args, get_origin, get_type_hints
 
-import psutil
-
 from kindling import __version__
 from kindling.runs.find import read_text
 from kindling.runs.history import READ_ERRORS, best_epoch, read_history
+from kindling.runs.process import is_alive, is_copy
 from kindling.utils.files import atomic_write
 from kindling.utils.text import strip_control_characters
 
 FILE, TEST = "run.json", "test_metrics.json"
-HEARTBEAT_TIMEOUT = 600  # seconds after which a run on another host counts as dead; it writes run.json every 30
 
 
 @dataclass
@@ -83,7 +80,7 @@ class RunMetadata:
         for name in ("started", "seen"):
             if not _is_timestamp(valid.get(name, "")):
                 del valid[name]
-        if valid.get("status") == "running" and _is_copy(valid.get("process", {}), run):
+        if valid.get("status") == "running" and is_copy(valid.get("process", {}), run):
             valid["status"] = "failed"
         if valid and valid.get("tested") is None:
             valid["tested"] = (run / TEST).exists()
@@ -182,38 +179,8 @@ def check_is_free(run: Path) -> None:
 
 def status_of(metadata: RunMetadata) -> str:
     """Return the current status of a run: failed if its process is gone."""
-    if metadata.status != "running":
-        return metadata.status
-    process = metadata.process
-    if process.get("host") != platform.node():
-        with suppress(ValueError):
-            age = datetime.now(UTC) - datetime.fromisoformat(metadata.seen)  # negative if the clocks differ
-            return "running" if abs(age.total_seconds()) < HEARTBEAT_TIMEOUT else "failed"
-    with suppress(psutil.Error, KeyError, TypeError, ValueError):
-        # The pid may have been reused. Setting the clock shifts the boot time as well.
-        began = psutil.Process(process["pid"]).create_time()
-        after_boot = began - psutil.boot_time()
-        if abs(began - process["began"]) < 5 or abs(after_boot - process.get("after_boot", -1.0)) < 0.1:
-            return "running"
-    return "failed"
-
-
-def process_info(run: Path) -> dict[str, Any]:
-    """Return this process and its run folder, for `status_of` and `RunMetadata.read`."""
-    began = psutil.Process().create_time()
-    return {
-        "host": platform.node(),
-        "pid": os.getpid(),
-        "began": round(began, 2),
-        "after_boot": round(began - psutil.boot_time(), 2),
-        "folder": [str(run.resolve()), run.stat().st_ino],
-    }
-
-
-def _is_copy(process: dict[str, Any], run: Path) -> bool:
-    """Return whether a run folder is a copy of the one in which a process trains; that one may have been moved."""
-    path, inode = process.get("folder") or (None, None)
-    return None not in (path, inode) and str(run.resolve()) != path and run.stat().st_ino != inode
+    is_dead = metadata.status == "running" and not is_alive(metadata.process, metadata.seen)
+    return "failed" if is_dead else metadata.status
 
 
 def utc_timestamp(seconds: float | None = None) -> str:

@@ -1,121 +1,36 @@
-"""Signatures of runs, and checks of runs from elsewhere.
+"""Checks of the configuration, classes and links of a run, which another user may have made.
 
-A run folder from another user must not run code, write outside its folder or read other files. `fit` signs its
-`config.yaml` and the classes in its checkpoints with a key of this user, and trusts signed configurations. Of all
-others, only safe values are used; see `kindling.runs.foreign` for their files and functions.
+A run folder from another user must not run code, write outside its folder or read other files. `kindling.runs.foreign`
+checks the files and functions that it names.
 """
 
-import hashlib
-import hmac
 import importlib.util
 import json
 import logging
 import math
 import os
 import re
-import secrets
 import sys
 import sysconfig
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
-from kindling.runs.folders import run_folder_of
+from kindling.runs.folders import is_in_run, run_folder_of
+from kindling.runs.signatures import is_own, is_own_here
 from kindling.utils.plugins import LOADED, check_available
 from kindling.utils.text import join_names
 
 logger = logging.getLogger(__name__)
 
-SIGNATURE_PREFIX = "# signed by the user who ran this: "
-SIGNATURES = re.compile("[0-9a-f]{64}( [0-9a-f]{64})?")
 SAFE_TEXT = re.compile(r"[\w:.-]*")  # not a path
 DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")  # jsonargparse may import these
 MAX_VALUES = 100_000  # of a configuration
-SIGNATURE = "signature"  # key of a checkpoint
 GROUPS = ("model", "data", "trainer", "checkpoint", "early_stopping")  # a text in their place would be a config file
 CLASSES = ("logger", "callbacks", "plugins", "default_root_dir")  # Trainer options that take class names and paths
 AVERAGING = [f"kindling.{package}.{name}" for package in ("training", "callbacks") for name in ("EMA", "SWA")]
-
-
-def sign(config: Path) -> None:
-    """Append signatures of a configuration, and of it in its folder; without a place for the key, do nothing."""
-    if key := _key(create=True):
-        text = config.read_text(encoding="utf-8")
-        with config.open("a", encoding="utf-8") as file:
-            file.write(f"{SIGNATURE_PREFIX}{_signature(text, key)} {_signature(_in_place(text, config), key)}\n")
-
-
-def is_own(config: Path) -> bool:
-    """Return whether a configuration was signed by this user and not changed since."""
-    text, signatures, key = _signed(config)
-    return key is not None and hmac.compare_digest(_signature(text, key).encode(), signatures[0])
-
-
-def is_own_here(run: Path) -> bool:
-    """Return whether a run was created by this user in its present folder; only then are links in it followed."""
-    text, signatures, key = _signed(config := run / "config.yaml")
-    return key is not None and hmac.compare_digest(_signature(_in_place(text, config), key).encode(), signatures[-1])
-
-
-def _signed(config: Path) -> tuple[str, list[bytes], bytes | None]:
-    """Return the text of a configuration, its signatures, and the key to verify them (None if it is not signed)."""
-    key = _key()
-    if key is None or not config.is_file():
-        return "", [], None
-    text, prefix, signatures = config.read_bytes().decode("utf-8", "replace").rpartition(SIGNATURE_PREFIX)
-    return text, signatures.encode().split(), key if prefix and SIGNATURES.fullmatch(signatures.strip()) else None
-
-
-def _in_place(text: str, config: Path) -> str:
-    return f"{text}{config.parent.resolve()}"
-
-
-def sign_checkpoint(checkpoint: Mapping[str, Any]) -> dict[str, str]:
-    """Return the signature to store in a checkpoint; empty without a place for the key."""
-    key = _key(create=True)
-    return {SIGNATURE: _signature(_named_in(checkpoint), key)} if key else {}
-
-
-def is_own_checkpoint(stored: Mapping[str, Any], checkpoint: Path) -> bool:
-    """Return whether a checkpoint, or the run of one from an earlier version, was signed by this user."""
-    if SIGNATURE not in stored:
-        return checkpoint.parent.name == "checkpoints" and is_own(run_folder_of(checkpoint) / "config.yaml")
-    key, signature = _key(), str(stored[SIGNATURE])
-    return key is not None and hmac.compare_digest(_signature(_named_in(stored), key).encode(), signature.encode())
-
-
-def plugin_sources(stored: Mapping[str, Any], checkpoint: Path) -> dict[str, str]:
-    """Return how to get the plug-ins of a checkpoint; empty unless this user wrote it."""
-    return dict(stored.get("plugins") or {}) if is_own_checkpoint(stored, checkpoint) else {}
-
-
-def _named_in(checkpoint: Mapping[str, Any]) -> str:
-    parts = [checkpoint.get(name) for name in ("hyper_parameters", "datamodule_hyper_parameters")]
-    return json.dumps([None if part is None else {**part} for part in parts], default=str)
-
-
-def _signature(text: str, key: bytes) -> str:
-    return hmac.new(key, text.encode(), hashlib.sha256).hexdigest()
-
-
-def _key(create: bool = False) -> bytes | None:
-    """Return this user's key; None if there is none and it can't be created."""
-    with suppress(OSError, RuntimeError):  # no home folder
-        path = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config", "kindling", "key")
-        if create and not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_name(f"{path.name}.{os.getpid()}")
-            temporary.touch(mode=0o600)
-            temporary.write_bytes(secrets.token_bytes(32))
-            with suppress(OSError):  # another process was faster, or the file system has no hard links
-                os.link(temporary, path)
-            if not path.exists():
-                temporary.rename(path)
-            temporary.unlink(missing_ok=True)
-        return path.read_bytes()
-    return None
 
 
 def harmless(config: dict[str, Any], source: Path) -> dict[str, Any]:
@@ -128,11 +43,10 @@ def harmless(config: dict[str, Any], source: Path) -> dict[str, Any]:
     safe, ignored = dict(config), []
     for name, value in config.items():
         if name == "trainer" and isinstance(value, dict):
-            unsafe = [
-                key for key, item in value.items() if not _is_safe(item, key in CLASSES) or any(_dotted_names(item))
-            ]
-            safe[name] = {key: item for key, item in value.items() if key not in unsafe}
-            ignored += [f"trainer.{key}" for key in unsafe]
+            for key, item in value.items():
+                if not _is_safe(item, key in CLASSES) or any(dotted_names(item)):
+                    ignored.append(f"trainer.{key}")
+            safe[name] = {key: item for key, item in value.items() if f"trainer.{key}" not in ignored}
         elif name == "averaging" and _is_averaging(value):
             continue  # needed to resume from the right weights
         elif not (isinstance(value, dict | None) if name in GROUPS else _is_safe(value) and value not in (".", "..")):
@@ -157,8 +71,7 @@ def _is_safe(value: Any, is_class: bool = False) -> bool:
 
 def _is_averaging(value: Any) -> bool:
     """Return whether a value is one of Kindling's own averaging methods with safe arguments."""
-    own = isinstance(value, dict) and value.get("class_path") in AVERAGING
-    return own and _is_safe(value.get("init_args"))
+    return isinstance(value, dict) and value.get("class_path") in AVERAGING and _is_safe(value.get("init_args"))
 
 
 def check_classes(stored: Any, run: Path, what: str = "model", plugins: Mapping[str, str] | None = None) -> None:
@@ -205,69 +118,52 @@ def _is_installed(package: Path) -> bool:
     return not homes.isdisjoint(package.parents) or package.parent in editable
 
 
-def check_factories(hyper_parameters: dict[str, Any], source: Path) -> None:
-    """Check that the optimizer and scheduler of a checkpoint from elsewhere are classes: a function would be called.
-
-    Args:
-        hyper_parameters: Those of the model, after `check_classes`.
-        source: The checkpoint, for messages.
-
-    Raises:
-        ValueError: If one is a function, or has a function as an argument.
-    """
-    from torch.optim import Optimizer  # torch takes seconds
-    from torch.optim.lr_scheduler import LRScheduler
-
-    for part, base in (("optimizer", Optimizer), ("lr_scheduler", LRScheduler)):
-        factory = hyper_parameters.get(part)
-        if factory is None:
-            continue
-        name = factory.get("class_path") if isinstance(factory, dict) else factory
-        if not (isinstance(factory, dict) and _is_class(name, base)):
-            raise ValueError(f"{source} names {name} as its {part}, which is not a {base.__name__}: it was not run")
-        if function := next(_dotted_names(factory.get("init_args")), None):
-            raise ValueError(f"{source} names the function {function} in its {part}: it was not imported or run")
-
-
-def _is_class(name: Any, base: type) -> bool:
+def find_class(name: Any) -> type | None:
+    """Return a class by its path, after `check_classes`; None if it is not a class."""
     module, _, attribute = str(name).rpartition(".")
     with suppress(ImportError, ValueError):
-        found = getattr(importlib.import_module(module), attribute, None)
-        return isinstance(found, type) and issubclass(found, base)
-    return False
+        found = getattr(importlib.import_module(module or "kindling"), attribute, None)
+        return found if isinstance(found, type) else None
+    return None
+
+
+def nested(value: Any, specs: bool = True) -> Iterator[Any]:
+    """Yield a value and all values in its lists and dictionaries.
+
+    Args:
+        value: Values of a checkpoint or a configuration.
+        specs: Whether to include those in models stored as JSON text.
+    """
+    yield value
+    items: Iterable[Any] = ()
+    match value:
+        case dict():
+            items = value.values()
+        case list() | tuple():
+            items = value
+        case str() if specs and value.startswith("{"):
+            with suppress(ValueError, RecursionError):
+                items = [json.loads(value)]
+    for item in items:
+        yield from nested(item, specs)
 
 
 def texts(value: Any) -> Iterator[str]:
     """Yield all texts in nested lists and dictionaries."""
-    match value:
-        case str():
-            yield value
-        case list() | tuple():
-            for item in value:
-                yield from texts(item)
-        case dict():
-            for item in value.values():
-                yield from texts(item)
+    return (item for item in nested(value, specs=False) if isinstance(item, str))
 
 
-def _dotted_names(value: Any) -> Iterator[str]:
+def dotted_names(value: Any) -> Iterator[str]:
+    """Yield all texts that jsonargparse may import."""
     return (text for text in texts(value) if DOTTED.fullmatch(text.strip()))
 
 
 def class_paths(stored: Any) -> Iterator[str]:
-    """Yield the names of all classes in stored values, including models stored as JSON text."""
-    match stored:
-        case dict():
-            for name, value in stored.items():
-                if name in ("class_path", "_class_path", "model") and isinstance(value, str):
-                    yield value
-                yield from class_paths(value)
-        case list() | tuple():
-            for value in stored:
-                yield from class_paths(value)
-        case str() if stored.startswith("{"):
-            with suppress(ValueError, RecursionError):
-                yield from class_paths(json.loads(stored))
+    """Yield the names of all classes in stored values."""
+    for item in nested(stored):
+        if isinstance(item, dict):
+            names = (item.get(name) for name in ("class_path", "_class_path", "model"))
+            yield from (name for name in names if isinstance(name, str))
 
 
 def check_size(config: Any) -> None:
@@ -298,14 +194,17 @@ def check_links(checkpoint: Path) -> None:
         ValueError: If one does: another file would be read or overwritten.
     """
     run = run_folder_of(checkpoint)
-    if checkpoint.parent.name != "checkpoints" and run.is_symlink():  # the results' folder
+    if run.is_symlink() and not is_in_run(checkpoint):  # the folder for its results
         raise ValueError(f"{run} is a link to another folder: results of {checkpoint} would be written there")
     if is_own_here(run):
         return
-    folder = run.resolve()
-    for path in run.rglob("*"):
-        if path.is_symlink() and folder not in path.resolve().parents:
-            raise ValueError(f"{path} is a link out of a run folder from elsewhere: replace it with the file itself")
+    for folder, folders, files in os.walk(run):
+        folders[:] = [name for name in folders if not name.startswith(".")]  # such as .venv: Kindling uses none
+        for path in map(Path(folder).joinpath, [*folders, *files]):
+            if path.is_symlink() and run.resolve() not in path.resolve().parents:
+                raise ValueError(
+                    f"{path} is a link out of a run folder from elsewhere: replace it with the file itself"
+                )
 
 
 def check_parts(hyper_parameters: dict[str, Any], source: Path) -> None:

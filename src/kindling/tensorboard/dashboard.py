@@ -19,7 +19,7 @@ from kindling.data.loading import inputs_of, targets_of
 from kindling.evaluation.predictions import Predictions
 from kindling.models.classification import ClassificationTask
 from kindling.models.task import as_pair
-from kindling.runs.folders import run_folder_of
+from kindling.runs.folders import is_in_run, run_folder_of
 from kindling.tensorboard.hyperparameters import collect_hparams, write_final_metrics, write_hparams
 from kindling.tensorboard.images import add_picture, image_grid
 from kindling.tensorboard.logger import SplitLogger
@@ -214,7 +214,7 @@ def dashboard_of(checkpoint: Path, step: int) -> Dashboard | None:
         step: Optimizer steps that it was trained for.
     """
     run = run_folder_of(checkpoint)
-    if checkpoint.parent.name != "checkpoints" or not list(run.glob("train/events.out.tfevents.*")):
+    if not is_in_run(checkpoint) or not list(run.glob("train/events.out.tfevents.*")):
         return None  # outside of a run, or of one that was trained without loggers
     logger = SplitLogger(save_dir=run.parent.parent, name=run.parent.name, version=run.name)
     return Dashboard(logger, step=step)

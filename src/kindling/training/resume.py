@@ -18,7 +18,8 @@ from typing_extensions import override
 from kindling.data.loading import ResumableLoader
 from kindling.models.metrics import metric_states, restore_metrics
 from kindling.models.task import BaseTask
-from kindling.runs.trust import class_paths, is_own_here, sign_checkpoint
+from kindling.runs.signatures import is_own_here, sign_checkpoint
+from kindling.runs.trust import class_paths
 from kindling.training.best_checkpoint import adopt_states
 from kindling.training.position import is_within_epoch, mark_within_epoch, position, restore_position, step_offset
 from kindling.training.random_state import gather_states, random_state, restore_random_state

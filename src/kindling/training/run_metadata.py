@@ -16,7 +16,8 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from typing_extensions import override
 
 from kindling.runs.find import read_text
-from kindling.runs.metadata import RunMetadata, git_commit, process_info, utc_timestamp, versions
+from kindling.runs.metadata import RunMetadata, git_commit, utc_timestamp, versions
+from kindling.runs.process import process_info
 from kindling.utils.errors import describe_killed_worker, unwrap_worker_error
 
 MAX_REASON_LENGTH = 300  # characters

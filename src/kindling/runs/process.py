@@ -1,0 +1,44 @@
+"""The process that trains a run, and whether it is still alive."""
+
+import os
+import platform
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+HEARTBEAT_TIMEOUT = 600  # seconds after which a run on another host counts as dead; it writes run.json every 30
+
+
+def process_info(run: Path) -> dict[str, Any]:
+    """Return this process and its run folder, for `is_alive` and `is_copy`."""
+    began = psutil.Process().create_time()
+    return {
+        "host": platform.node(),
+        "pid": os.getpid(),
+        "began": round(began, 2),
+        "after_boot": round(began - psutil.boot_time(), 2),
+        "folder": [str(run.resolve()), run.stat().st_ino],
+    }
+
+
+def is_alive(process: dict[str, Any], heartbeat: str) -> bool:
+    """Return whether a process is running; on another host, whether it wrote its last heartbeat a short time ago."""
+    if process.get("host") != platform.node():
+        with suppress(ValueError):
+            age = datetime.now(UTC) - datetime.fromisoformat(heartbeat)  # negative if the clocks differ
+            return abs(age.total_seconds()) < HEARTBEAT_TIMEOUT
+    with suppress(psutil.Error, KeyError, TypeError, ValueError):
+        # The pid may have been reused. Setting the clock shifts the boot time as well.
+        began = psutil.Process(process["pid"]).create_time()
+        after_boot = began - psutil.boot_time()
+        return bool(abs(began - process["began"]) < 5 or abs(after_boot - process.get("after_boot", -1.0)) < 0.1)
+    return False
+
+
+def is_copy(process: dict[str, Any], run: Path) -> bool:
+    """Return whether a run folder is a copy of the one in which a process trains; that one may have been moved."""
+    path, inode = process.get("folder") or (None, None)
+    return None not in (path, inode) and str(run.resolve()) != path and run.stat().st_ino != inode
