@@ -186,7 +186,7 @@ def test_a_large_photo_is_decoded_and_only_a_stranger_s_is_limited(monkeypatch: 
     for data, most in ((photo, 1000), (encoded(scene(160, 120)), None)):
         with pytest.raises(ValueError, match=r"^this image is too large: 160 x 120 pixels, .*; resize it or save"):
             decode_image(data, (3, 8, 8), most)
-    with pytest.raises(ValueError, match=r"^this image is too large: 19,200 pixels, the limit is 2,000"):
+    with pytest.raises(ValueError, match=r"^this image is too large: more pixels than Pillow decodes, the limit"):
         decode_image(encoded(scene(160, 120), "webp"), (3, 8, 8))
     assert decode_image(encoded(scene(40, 30), "webp"), (3, 8, 8)).shape == (3, 8, 8)
 

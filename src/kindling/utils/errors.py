@@ -1,4 +1,8 @@
-"""Errors reported in one line, and an option parser that raises them."""
+"""Errors reported in one line, and an option parser that raises them.
+
+Errors of argparse and of torch's data loader have no type or attribute that tells them apart, so their text is matched.
+If it changes, tests/cli/test_entry_point.py and tests/data/test_workers.py fail.
+"""
 
 import argparse
 import re
@@ -23,6 +27,8 @@ class UsageErrorParser(argparse.ArgumentParser):
 
 def describe_misuse(message: str, options: Iterable[str] = (), typed: Sequence[str] = ()) -> str:
     """Return one line about an option that is unknown, lacks its value or takes none; empty for other messages.
+
+    See https://github.com/python/cpython/blob/main/Lib/argparse.py.
 
     Args:
         message: Error message of argparse.
@@ -56,14 +62,20 @@ def _option_without_value(option: str, typed: Sequence[str]) -> str:
 
 
 def unwrap_worker_error(message: str) -> str:
-    """Return the original message of an error in a data-loading process, which torch wraps in a traceback."""
+    """Return the original message of an error in a data-loading process, which torch wraps in a traceback.
+
+    See `ExceptionWrapper` in https://github.com/pytorch/pytorch/blob/main/torch/_utils.py.
+    """
     if not re.match(r"Caught \w+ in .+\.\nOriginal Traceback", message):
         return message
     return re.split(r"^[\w.]+(?:Error|Exception): ", message, flags=re.MULTILINE)[-1].strip()
 
 
 def describe_killed_worker(error: BaseException) -> str:
-    """Return one line about a data-loading process that was killed; empty for any other error."""
+    """Return one line about a data-loading process that was killed; empty for any other error.
+
+    See https://github.com/pytorch/pytorch/blob/main/torch/csrc/DataLoader.cpp.
+    """
     if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker (pid"):
         return "a data-loading process was killed, often for lack of memory: try a smaller --data.num_workers"
     return ""

@@ -4,7 +4,7 @@ Imports only `filetypes` from Kindling: a TorchServe archive contains copies of 
 """
 
 import io
-import re
+import math
 import struct
 from collections.abc import Sequence
 from contextlib import suppress
@@ -55,17 +55,17 @@ def decode_image(data: bytes, shape: tuple[int, ...], max_pixels: int | None = N
     Raises:
         ValueError: If the file is broken, or too large to decode.
     """
-    height, width = shape[1:]
+    side = 2 * max(shape[1:])
     try:
         with open_image(io.BytesIO(data)) as image:
-            size = image.size
+            pixels = f"{image.width:,} x {image.height:,} pixels"
+            too_large = max_pixels and math.prod(image.size) > MAX_PIXELS
             # Decode a large JPEG at reduced size, but not below this, whatever its orientation.
-            image.draft(None, (2 * max(height, width), 2 * max(height, width)))
-            if not is_too_large(size, image.size, max_pixels):
+            image.draft(None, (side, side))
+            if not too_large and math.prod(image.size) <= (max_pixels or MAX_PIXELS):
                 return fit_image(with_16_bits(image, data, levels), shape, levels)
-            pixels = f"{size[0]:,} x {size[1]:,} pixels"
-    except Image.DecompressionBombError as error:  # Pillow's WebP reader has its own limit
-        pixels = f"{int(re.findall('[0-9]+', str(error))[0]):,} pixels"
+    except Image.DecompressionBombError:  # Pillow's WebP reader has its own limit
+        pixels = "more pixels than Pillow decodes"
     except UnidentifiedImageError as error:
         raise ValueError(f"this image is broken: it is {kind_of(data[:HEAD])}, not {', '.join(FORMATS)}") from error
     except Exception as error:  # Pillow raises all kinds of errors for damaged files
@@ -73,13 +73,6 @@ def decode_image(data: bytes, shape: tuple[int, ...], max_pixels: int | None = N
     raise ValueError(
         f"this image is too large: {pixels}, the limit is {max_pixels or MAX_PIXELS:,}; resize it or save it as JPEG"
     )
-
-
-def is_too_large(size: tuple[int, int], decoded: tuple[int, int], max_pixels: int | None) -> bool:
-    """Return whether an image of a size, decoded at another size, exceeds the limits; see `decode_image`."""
-    if max_pixels and size[0] * size[1] > MAX_PIXELS:
-        return True
-    return decoded[0] * decoded[1] > (max_pixels or MAX_PIXELS)
 
 
 def fit_image(image: Image.Image, shape: tuple[int, ...], levels: Levels = None) -> Tensor:
@@ -120,24 +113,10 @@ def has_16_bits(image: Image.Image, data: bytes) -> bool:
 
 def values_of_16_bits(data: bytes) -> "np.ndarray[Any, Any]":
     """Decode a 16-bit PNG with all its bits, (H, W, C); Pillow reads only the upper 8 of colours."""
+    from torchvision.io import ImageReadMode, decode_png  # takes a second
 
-    def read(mode: str | None = None) -> "np.ndarray[Any, Any]":
-        with open_image(io.BytesIO(data)) as image:
-            if mode:
-                image.tile = [tile._replace(args=mode) for tile in image.tile]
-            return np.array(image)
-
-    with open_image(io.BytesIO(data)) as image:
-        mode = str(image.tile[0].args)
-    if mode == "LA;16B":  # as large as RGBA in 8 bits
-        pairs: np.ndarray[Any, Any] = read("RGBA").view(">u2")
-        return pairs
-    values = read()
-    if values.ndim == 2:
-        return values[..., np.newaxis]
-    values = values.astype(np.uint16) << 8
-    values |= read(mode.replace("16B", "16L"))  # the lower bytes, read in the other byte order
-    return values
+    values = decode_png(torch.frombuffer(bytearray(data), dtype=torch.uint8), ImageReadMode.UNCHANGED)  # (C, H, W)
+    return np.asarray(values.movedim(0, -1))
 
 
 def with_16_bits(image: Image.Image, data: bytes, levels: Levels) -> Image.Image:
@@ -200,9 +179,7 @@ def to_input_tensor(values: Any, shape: tuple[int, ...]) -> Tensor:
     if not inputs.numel():
         raise ValueError(f"there are no samples: give at least one of shape ({', '.join(map(str, shape))})")
     inputs = _reshape(inputs, shape)
-    if inputs.dtype != torch.uint8 or len(shape) < 3:
-        inputs = inputs.float()
-    inputs = to_float(inputs)
+    inputs = to_float(inputs) if len(shape) == 3 else inputs.float()
     if not inputs.isfinite().all():
         raise ValueError("inputs must be finite numbers, got NaN or infinity")
     if len(shape) == 3 and not (inputs.min() >= 0 and inputs.max() <= 1):
@@ -222,9 +199,8 @@ def _as_array(values: Any) -> "np.ndarray[Any, Any]":
     except (TypeError, ValueError, MemoryError, OverflowError) as error:
         raise ValueError("inputs must be numbers in lists of equal length: the lengths or depths differ") from error
     if array.dtype.kind not in "uif":
-        known = {"O": "null, an object or a number that is too large", "c": "a complex number"}
-        found = known.get(array.dtype.kind, "text or true or false")
-        raise ValueError(f"inputs must be numbers in lists of equal length, got {found}")
+        found = {"O": "null, an object or a number that is too large", "c": "a complex number"}.get(array.dtype.kind)
+        raise ValueError(f"inputs must be numbers in lists of equal length, got {found or 'text or true or false'}")
     with np.errstate(over="ignore"):  # values that are too large become infinite; the caller rejects them
         return array if array.dtype == np.uint8 else array.astype(np.float32)
 

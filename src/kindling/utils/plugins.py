@@ -1,8 +1,4 @@
-"""Plug-ins: packages and files whose classes are available by their short names.
-
-An installed package is a plug-in if it has an entry point in the group `kindling.plugins`; `--plugin` adds a file or
-module.
-"""
+"""Plug-ins: packages with an entry point in the group `kindling.plugins`, and files and modules of `--plugin`."""
 
 import argparse
 import importlib
@@ -29,24 +25,11 @@ ENGINE = ("kindling", "lightning", "pytorch_lightning", "torch")  # packages who
 
 @dataclass(frozen=True)
 class Plugin:
-    """A module whose classes are available by their short names.
+    """A module whose classes are available by their short names."""
 
-    Attributes:
-        module: Name of the module.
-        package: Its package; for a single file, the module itself.
-        source: Name of the distribution, or the value of `--plugin`.
-        is_named: Whether it was given by `--plugin`.
-    """
-
-    module: str
-    package: str
-    source: str
-    is_named: bool
-
-    @property
-    def install_hint(self) -> str:
-        """The `--plugin` option, or the name of the distribution, that provides this plug-in."""
-        return f"--plugin {Path(self.source).name}" if self.is_named else self.source
+    package: str  # for a single file, its module
+    source: str  # name of the distribution, or value of `--plugin`
+    is_named: bool  # by `--plugin`
 
     def defines(self, class_path: str) -> bool:
         """Return whether a class belongs to the package of this plug-in."""
@@ -66,9 +49,9 @@ def add_option(parser: argparse.ArgumentParser) -> None:
 def split_options(options: Sequence[str]) -> tuple[list[str], list[str]]:
     """Return the values of `--plugin` and all other options."""
     parser = UsageErrorParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--plugin", action="append", default=[])
+    add_option(parser)
     found, others = parser.parse_known_args(list(options))
-    return found.plugin, others
+    return found.plugin or [], others
 
 
 def load_plugins(options: Sequence[str]) -> list[str]:
@@ -89,27 +72,20 @@ def import_plugins(named: Iterable[str | Path] = ()) -> None:
     for entry in entry_points(group=GROUP):
         source = entry.dist.name if entry.dist else entry.name
         _add(source, partial(importlib.import_module, entry.module), is_named=False)
-    names = [str(name) for name in named]
-    stems = [Path(name).stem for name in dict.fromkeys(names) if _is_file(name)]
-    if duplicate := next((stem for stem in stems if stems.count(stem) > 1), None):
-        raise UsageError(f"--plugin: two files are called {duplicate}.py: rename one of them")
-    for name in names:
-        _add(name, partial(_import_file, Path(name)) if _is_file(name) else partial(_import_module, name))
-
-
-def _is_file(name: str) -> bool:
-    return name.endswith(".py") or not all(part.isidentifier() for part in name.split("."))
+    for name in map(str, named):
+        is_module = not name.endswith(".py") and all(part.isidentifier() for part in name.split("."))
+        _add(name, partial(_import_module, name) if is_module else partial(_import_file, Path(name)))
 
 
 def _add(source: str, load: Callable[[], ModuleType], is_named: bool = True) -> None:
     try:
         module = load()
-    except UsageError:
-        raise
     except (Exception, SystemExit) as error:
+        if isinstance(error, UsageError):
+            raise
         raise ValueError(f"the plug-in {source} can't be imported: {_reason(error, source)}") from error
     package = module.__name__ if hasattr(module, "__path__") else module.__package__ or module.__name__
-    plugin = Plugin(module.__name__, package, source, is_named)
+    plugin = Plugin(package, source, is_named)
     if not _has_classes(plugin, module):
         raise ValueError(f"the plug-in {source} has no model, data module or callback: define or import one there")
     LOADED[module.__name__] = plugin
@@ -130,11 +106,10 @@ def _import_module(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
-        if error.name and f"{name}.".startswith(f"{error.name}."):
-            file = f"{name}.py"
-            hint = f"did you mean {file}?" if Path(file).is_file() else "name a file or an installed module"
-            raise UsageError(f"--plugin {name}: there is no module {error.name}: {hint}") from error
-        raise
+        if not error.name or not f"{name}.".startswith(f"{error.name}."):
+            raise
+        hint = f"did you mean {name}.py?" if Path(f"{name}.py").is_file() else "name a file or an installed module"
+        raise UsageError(f"--plugin {name}: there is no module {error.name}: {hint}") from error
 
 
 def _import_file(path: Path) -> ModuleType:
@@ -146,6 +121,8 @@ def _import_file(path: Path) -> ModuleType:
     if not name.isidentifier() or keyword.iskeyword(name) or path.suffix != ".py":
         raise UsageError(f"--plugin {path}: rename the file so that Python can import it, for example my_models.py")
     if name in FILES and not (FILES[name].exists() and FILES[name].samefile(path)):
+        if name in LOADED:
+            raise UsageError(f"--plugin: two files are called {name}.py: rename one of them")
         del FILES[name], sys.modules[name]  # of an earlier command in this process
     _add_folder(folder)
     spec = importlib.util.find_spec(name)
@@ -174,35 +151,21 @@ def _has_classes(plugin: Plugin, module: ModuleType) -> bool:
 
     bases = (LightningModule, LightningDataModule, Callback, Logger, Optimizer, LRScheduler)
     modules = [module, *(each for name, each in list(sys.modules.items()) if plugin.defines(name))]
-    classes = [value for each in modules for value in vars(each).values() if isinstance(value, type)]
-    return any(
-        issubclass(cls, bases)
-        and (plugin.defines(f"{cls.__module__}.") or cls.__module__.partition(".")[0] not in ENGINE)
-        for cls in classes
-    )
+    values = (value for each in modules for value in vars(each).values())
+    found = [value.__module__ for value in values if isinstance(value, type) and issubclass(value, bases)]
+    return any(plugin.defines(f"{name}.") or name.partition(".")[0] not in ENGINE for name in found)
 
 
 def prefer_plugins(class_paths: Sequence[str]) -> list[str]:
-    """Return which of several classes of the same name it refers to: those of `--plugin`, else of a package, else all.
-
-    Plug-ins of earlier commands in this process are ignored.
-    """
-    class_paths = [path for path in class_paths if _exists(path) and not _is_unloaded(path.partition(".")[0])]
+    """Return which classes a short name refers to: those of `--plugin`, else of an installed plug-in, else all."""
+    earlier = FILES.keys() - LOADED.keys()  # plug-ins of earlier commands in this process
+    parts = {path: path.rpartition(".") for path in class_paths if path.partition(".")[0] not in earlier}
+    class_paths = [path for path, (module, _, name) in parts.items() if hasattr(sys.modules.get(module), name)]
     for is_named in (True, False):
         plugins = [plugin for plugin in LOADED.values() if plugin.is_named == is_named]
         if found := [path for path in class_paths if any(plugin.defines(path) for plugin in plugins)]:
             return found
     return class_paths
-
-
-def _exists(class_path: str) -> bool:
-    module, _, name = class_path.rpartition(".")
-    return hasattr(sys.modules.get(module), name)
-
-
-def _is_unloaded(module: str) -> bool:
-    """Return whether a module is a plug-in of an earlier command in this process."""
-    return module in FILES and module not in LOADED
 
 
 def plugin_options() -> str:
@@ -211,9 +174,12 @@ def plugin_options() -> str:
 
 
 def sources(class_paths: Iterable[str]) -> dict[str, str]:
-    """Return the `install_hint` of the plug-ins that define classes, by top-level module."""
+    """Return how to get the plug-ins that define classes, by top-level module: an option, or a distribution."""
     found = ((path, plugin) for path in class_paths for plugin in LOADED.values() if plugin.defines(path))
-    return {path.partition(".")[0]: plugin.install_hint for path, plugin in found}
+    return {
+        path.partition(".")[0]: f"--plugin {Path(plugin.source).name}" if plugin.is_named else plugin.source
+        for path, plugin in found
+    }
 
 
 def check_available(class_path: str, hints: Mapping[str, str]) -> None:
@@ -228,20 +194,21 @@ def check_available(class_path: str, hints: Mapping[str, str]) -> None:
         ValueError: If it is neither, with the way to get it.
     """
     top = class_path.partition(".")[0]
-    if "." not in class_path or not top.isidentifier() or (not _is_unloaded(top) and _is_importable(top)):
+    if "." not in class_path or not top.isidentifier() or _is_importable(top):
         return
-    source = str(hints.get(top)).removeprefix("pip install ")  # as earlier versions stored it
+    source = str(hints.get(top, "")).removeprefix("pip install ")  # as earlier versions stored it
+    hint = f"add --plugin {top}.py, or install the package {top} that has it"
     if re.fullmatch(r"--plugin [\w.-]+", source):
         hint = f"add {source}"
-    elif top in hints and re.fullmatch(r"\w[\w.-]*", source):
+    elif re.fullmatch(r"\w[\w.-]*", source):
         hint = f"install the package {source} that has it"
-    else:
-        hint = f"add --plugin {top}.py, or install the package {top} that has it"
     raise ValueError(f"the checkpoint needs {class_path} from a plug-in that is missing: {hint}")
 
 
 def _is_importable(module: str) -> bool:
     """Return whether a module can be imported without the folders of plug-in files."""
+    if module in FILES:  # of this command, or of an earlier one in this process
+        return module in LOADED
     places = sys.path[:]
     sys.path[:] = [place for place in places if place not in FOLDERS]
     try:
