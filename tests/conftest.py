@@ -20,6 +20,7 @@ import torch
 from jsonargparse import _typehints
 
 from kindling.cli import main
+from kindling.cli.console_logging import console_logging
 from kindling.data.mnist import read_sample
 from kindling.utils import plugins
 from template import make_repository
@@ -109,6 +110,13 @@ def kindling(capfd: pytest.CaptureFixture[str]) -> Command:
         return Result(code, printed.out, printed.err)
 
     return run
+
+
+@pytest.fixture
+def console_logs() -> Iterator[None]:
+    """Print what is logged to stderr, as a command does."""
+    with console_logging():
+        yield
 
 
 @pytest.fixture

@@ -82,7 +82,7 @@ def test_a_plain_loader_resumes_exactly_from_the_start_of_an_epoch(kindling: Com
             kindling("fit", *PLAIN, *FEW, *callback(stop, 8))
     else:
         stopped = kindling("fit", *PLAIN, *FEW, *callback(stop, 8))
-        assert (stopped.code, "epoch 2 will start over: DataLoader can't" in stopped.out) == (1, True)
+        assert (stopped.code, "epoch 2 will start over: DataLoader can't" in stopped.err) == (1, True)
     run = Path("runs/plain/version_1")
     assert torch.load(run / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 6
     resumed = kindling("fit", "--ckpt_path", run, "--trainer.callbacks", "null")
@@ -375,7 +375,7 @@ def test_an_argument_that_a_module_does_not_store_is_there_again(kindling: Comma
     options = ["--model", "modules.Keeps", *net, "--data", "modules.ValidatedPoints", "--run_name", "keeps", *FEW]
     fitted = kindling("fit", *options)
     assert (fitted.code, fitted.err) == (0, "")
-    assert fitted.out.count("val/loss is not logged, only loss/val: best.ckpt will be the last checkpoint") == 1
+    assert fitted.err.count("val/loss is not logged, only loss/val: best.ckpt will be the last checkpoint") == 1
     for command in (["validate"], ["fit", "--trainer.max_epochs", "4"]):
         result = kindling(*command, "--ckpt_path", "runs/keeps/version_0")
         assert (result.code, result.err) == (0, "")
@@ -392,7 +392,7 @@ def test_loaders_by_name_are_asked_for_when_they_are_needed(kindling: Command, m
 def test_persistent_workers_are_said_not_to_resume_exactly(kindling: Command) -> None:
     options = ["--model", "modules.Segmentation", "--data", "modules.PersistentShapes", "--run_name", "workers"]
     fitted = kindling("fit", *options, "--trainer.max_epochs", "1")
-    assert (fitted.code, "will not resume exactly" in fitted.out) == (0, True)
+    assert (fitted.code, "will not resume exactly" in fitted.err) == (0, True)
 
 
 @pytest.mark.parametrize(

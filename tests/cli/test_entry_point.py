@@ -1,3 +1,4 @@
+import logging
 import os
 import re
 import subprocess
@@ -5,8 +6,10 @@ import sys
 import time
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
+import yaml
 
 import kindling as package
 from conftest import TINY, Command, Train
@@ -33,6 +36,24 @@ def test_the_module_is_the_command() -> None:
         [sys.executable, "-m", "kindling", "--version"], capture_output=True, text=True, check=True
     )
     assert process.stdout == f"kindling {package.__version__}\n"
+
+
+def test_only_the_output_of_a_command_is_on_stdout(kindling: Command) -> None:
+    result = kindling("fit", *TINY, "--trainer.callbacks", "Watch", "--print_config")
+    assert yaml.safe_load(result.out)["run_name"] == "tiny"
+    assert result.err == "note: Watch has been renamed to LayerHealthMonitor\n"
+
+
+def test_a_program_keeps_its_own_logging(
+    kindling: Command, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    logger = logging.getLogger("kindling")
+    assert kindling("runs").code == 0
+    assert (logger.handlers, logger.level, logger.propagate) == ([], logging.NOTSET, True)
+    monkeypatch.setattr(logging.root, "handlers", [])  # as in a notebook: pytest adds its own
+    pd.DataFrame({"x": [0.5, 1, 2, 4] * 5, "y": ["a", "b", None, "b"] * 5}).to_csv("rows.csv", index=False)
+    package.TableDataModule("rows.csv", "y").setup("fit")
+    assert capfd.readouterr().err == "left out: 5 rows of rows.csv without y\n"
 
 
 def test_fit_help_is_readable_and_lists_what_can_be_chosen(kindling: Command, monkeypatch: pytest.MonkeyPatch) -> None:

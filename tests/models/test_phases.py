@@ -168,7 +168,7 @@ def test_what_is_changed_at_a_boundary_is_planned_for(
         (schedule,) = stored()["lr_schedulers"]
         assert (schedule["total_steps"], schedule["last_epoch"], stored()["frozen"]) == (length, length, False)
         ignored = "unfreeze_epoch 1 has no effect: the backbone is being trained already"
-        assert (ignored in result.out) == (step == 9 and "--model.unfreeze_epoch" in change)
+        assert (ignored in result.err) == (step == 9 and "--model.unfreeze_epoch" in change)
 
 
 def test_the_best_frozen_checkpoint_is_gone_on_from_with_another_rate(kindling: Command, cached: Path) -> None:
@@ -266,7 +266,7 @@ def test_cached_features_change_nothing_but_the_time(kindling: Command, cached: 
     quiet = ["--trainer.logger", "false"]  # for TensorBoard's graph the network is asked once more
     frozen = [*TRANSFER, *quiet, "--model.unfreeze_epoch", "null", "--data.eval_batch_size", "50"]
     result = kindling(*frozen, "--model.cache_features", "true")
-    assert result.out.count("computing the features of 100 images once") == 1
+    assert result.err.count("computing the features of 100 images once") == 1
     assert asked == [50, 30, 20]  # 80 for training and 20 for validation
     asked.clear()
     assert kindling(*frozen, "--model.cache_features", "false").code == 0
@@ -292,7 +292,7 @@ def test_features_are_cached_only_where_that_saves_something(
 ) -> None:
     result = kindling(*TRANSFER, "--trainer.logger", "false", *options.split())
     assert result.code == 0, result.err
-    assert "computed once" not in result.out
+    assert "computed once" not in result.err
     assert sum(asked) == images
 
 

@@ -172,7 +172,7 @@ def test_a_damaged_last_checkpoint_is_replaced_by_the_newest_intact_one(
         LAST.write_bytes(LAST.read_bytes()[: 2000 * (how == "cut off")])
     result = kindling(*MORE)
     assert result.code == 0, result.err
-    assert f"{LAST} is damaged: resuming from best.ckpt, saved after step 14" in result.out
+    assert f"{LAST} is damaged: resuming from best.ckpt, saved after step 14" in result.err
     assert torch.load(LAST, weights_only=True)["global_step"] == 21
     assert not Path("runs/tiny/version_1").exists()
 

@@ -78,5 +78,5 @@ def test_a_class_that_has_moved_is_found_with_a_hint(kindling: Command) -> None:
     options = ["--trainer.callbacks", "kindling.callbacks.StepFigures", "--config", "averaged.yaml"]
     result = kindling("fit", *TINY, *options)
     assert (result.code, result.err) == (0, "")
-    assert result.out.count("note: kindling.callbacks has been renamed to kindling.training\n") == 1
-    assert result.out.count("note: StepFigures has been renamed to TrainingStatsMonitor\n") == 1
+    assert result.err.count("note: kindling.callbacks has been renamed to kindling.training\n") == 1
+    assert result.err.count("note: StepFigures has been renamed to TrainingStatsMonitor\n") == 1

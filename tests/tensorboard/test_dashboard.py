@@ -190,7 +190,7 @@ def test_without_a_logger_nothing_is_written(kindling: Command) -> None:
 def test_a_network_that_cannot_be_traced_has_no_graph_and_trains(kindling: Command) -> None:
     result = kindling("fit", *TINY, "--model", "helpers.Untraceable")
     assert result.code == 0, result.err
-    assert "TensorBoard shows no graph" in result.out
+    assert "TensorBoard shows no graph" in result.err
     assert not read("train").Tags()["graph"]
 
 

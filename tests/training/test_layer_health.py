@@ -9,6 +9,8 @@ from kindling import CNNClassifier, MNISTDataModule, SyntheticDataModule
 from kindling.training import LayerHealthMonitor
 from kindling.training.layer_health import gradient_sizes
 
+pytestmark = pytest.mark.usefixtures("console_logs")
+
 SHORT = (
     "--data SyntheticDataModule --data.num_samples 300 --data.batch_size 32 --trainer.max_epochs 4 --run_name tiny "
     "--test_after_fit false --early_stopping.patience null --watch"
@@ -21,7 +23,7 @@ def watched(out: str) -> list[str]:
 
 
 def test_dead_units_are_counted_once(kindling: Command) -> None:
-    lines = watched(kindling("fit", "--model", "helpers.DeadClassifier", *SHORT).out)
+    lines = watched(kindling("fit", "--model", "helpers.DeadClassifier", *SHORT).err)
     assert lines == ["dead units: network.2: 30 of 40 units were zero for every sample of epoch 1"]
 
 
@@ -30,12 +32,12 @@ def test_one_relu_at_two_places_is_watched_at_each(kindling: Command, batch_size
     few = ["--data.batch_size", batch_size, "--trainer.max_epochs", 1]
     result = kindling("fit", "--model", "helpers.SharedClassifier", *SHORT, *few)
     assert (result.code, result.err) == (0, "")
-    (line,) = [line for line in watched(result.out) if "dead" in line]
+    (line,) = [line for line in watched(result.err) if "dead" in line]
     assert line.startswith("dead units: network.1 (call 2 per forward pass): 10 of 16 units were zero for every sample")
 
 
 def test_layers_that_a_gradient_does_not_reach_are_named_together(kindling: Command) -> None:
-    (line,) = watched(kindling("fit", "--model", "helpers.SigmoidClassifier", *SHORT).out)
+    (line,) = watched(kindling("fit", "--model", "helpers.SigmoidClassifier", *SHORT).err)
     assert re.fullmatch(
         r"vanishing gradients: network.0, network.2, network.4 and 2\d more: 0 to \S+ of the gradient of network.60 in "
         "step 21",
@@ -44,20 +46,20 @@ def test_layers_that_a_gradient_does_not_reach_are_named_together(kindling: Comm
 
 
 def test_a_gradient_far_too_large_is_named_in_the_first_step(kindling: Command) -> None:
-    lines = watched(kindling("fit", "--model", "helpers.WildClassifier", *SHORT).out)
+    lines = watched(kindling("fit", "--model", "helpers.WildClassifier", *SHORT).err)
     assert lines[0].startswith("exploding gradients: network.5: ")
     assert "in step 1," in lines[0]
 
 
 def test_a_learning_rate_far_too_high_is_named(kindling: Command) -> None:
     result = kindling("fit", "--model", "MLPClassifier", "--model.optimizer.lr", "10", *SHORT)
-    assert "exploding gradients: network." in watched(result.out)[0]
+    assert "exploding gradients: network." in watched(result.err)[0]
 
 
 @pytest.mark.parametrize("recipe", ["quickstart", "synthetic_mlp"])
 def test_sound_recipes_raise_no_alarm(kindling: Command, recipe: str) -> None:
     few = ["--trainer.limit_train_batches", "40", "--trainer.max_epochs", "2", "--test_after_fit", "false"]
-    assert watched(kindling("fit", "--config", f"configs/{recipe}.yaml", "--watch", *few).out) == []
+    assert watched(kindling("fit", "--config", f"configs/{recipe}.yaml", "--watch", *few).err) == []
 
 
 def test_a_frozen_backbone_is_no_fault(kindling: Command) -> None:
@@ -68,7 +70,7 @@ def test_a_frozen_backbone_is_no_fault(kindling: Command) -> None:
         *("fit", "--config", "configs/digits_transfer.yaml", "--model.backbone", "runs/base", "--watch"),
         *("--model.unfreeze_epoch", "3", "--trainer.max_epochs", "6", "--test_after_fit", "false"),
     )
-    assert (result.code, watched(result.out)) == (0, [])
+    assert (result.code, watched(result.err)) == (0, [])
 
 
 def test_it_works_in_python_and_leaves_nothing_behind(capsys: pytest.CaptureFixture[str]) -> None:
@@ -77,7 +79,7 @@ def test_it_works_in_python_and_leaves_nothing_behind(capsys: pytest.CaptureFixt
     Trainer(
         max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, callbacks=[LayerHealthMonitor()]
     ).fit(model, data)
-    assert len(watched(capsys.readouterr().out)) == 1
+    assert len(watched(capsys.readouterr().err)) == 1
     assert not any(module._forward_hooks for module in model.network.modules())
 
 

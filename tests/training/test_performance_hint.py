@@ -7,6 +7,8 @@ import torch
 from conftest import Command
 from kindling.training import performance_hint
 
+pytestmark = pytest.mark.usefixtures("console_logs")
+
 CNN = (
     "fit --model CNNClassifier --model.channels [4] --data MNISTDataModule --data.source sample --data.batch_size 64 "
     "--trainer.max_epochs 2 --test_after_fit false --trainer.accelerator cpu"
@@ -31,19 +33,19 @@ def has_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("has_bf16")
 def test_bf16_is_named_once_where_the_processor_has_it(kindling: Command) -> None:
-    assert hints(kindling(*CNN).out) == [f"hint: {performance_hint.BF16_HINT}"]
+    assert hints(kindling(*CNN).err) == [f"hint: {performance_hint.BF16_HINT}"]
 
 
 @pytest.mark.usefixtures("has_bf16")
 @pytest.mark.parametrize("options", [["--trainer.precision", "bf16-mixed"], ["--trainer.limit_train_batches", "15"]])
 def test_bf16_is_not_named_where_it_is_used_or_the_run_is_short(kindling: Command, options: list[str]) -> None:
-    assert hints(kindling(*CNN, *options).out) == []
+    assert hints(kindling(*CNN, *options).err) == []
 
 
 def test_bf16_is_not_named_where_the_processor_has_none(kindling: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(performance_hint, "MIN_BF16_STEP_SECONDS", 0.0)
     monkeypatch.setattr("torch.cpu.get_capabilities", lambda: {"avx512_bf16": False}, raising=False)
-    assert hints(kindling(*CNN).out) == []
+    assert hints(kindling(*CNN).err) == []
 
 
 @pytest.mark.parametrize(
@@ -67,7 +69,7 @@ def test_what_a_gpu_could_do_is_said_at_the_start(
     monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation: bf16)
     trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device(device)), precision=precision)
     performance_hint.PerformanceHint().on_train_start(trainer, None)  # type: ignore[arg-type]
-    assert hints(capsys.readouterr().out) == ([f"hint: {said}"] if said else [])
+    assert hints(capsys.readouterr().err) == ([f"hint: {said}"] if said else [])
 
 
 @pytest.mark.alone
@@ -91,7 +93,7 @@ class SlowDataModule(MNISTDataModule):
     monkeypatch.syspath_prepend(".")
     monkeypatch.setattr("os.cpu_count", lambda: 3)
     options = ["--data", "slow.SlowDataModule", "--data.source", "sample", "--data.batch_size", "64"]
-    found = hints(kindling(*CNN[:5], *options, "--trainer.max_epochs", "1", "--test_after_fit", "false").out)
+    found = hints(kindling(*CNN[:5], *options, "--trainer.max_epochs", "1", "--test_after_fit", "false").err)
     assert len(found) == 1
     assert found[0].endswith("--data.num_workers 3")
 
@@ -99,5 +101,5 @@ class SlowDataModule(MNISTDataModule):
 @pytest.mark.usefixtures("has_bf16")
 def test_a_run_that_goes_on_is_judged_by_its_own_batches(kindling: Command) -> None:
     stop = ["--trainer.callbacks", "helpers.SignalAt", "--trainer.callbacks.step", "20", "--run_name", "tiny"]
-    assert hints(kindling(*CNN, *stop).out) == []
-    assert hints(kindling("fit", "--ckpt_path", "last").out) == [f"hint: {performance_hint.BF16_HINT}"]
+    assert hints(kindling(*CNN, *stop).err) == []
+    assert hints(kindling("fit", "--ckpt_path", "last").err) == [f"hint: {performance_hint.BF16_HINT}"]

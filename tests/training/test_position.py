@@ -139,7 +139,7 @@ def test_an_epoch_continues_with_the_samples_that_are_left_in_other_batches(
     assert position_in(FIRST) == {"samples": 96, "of": 216, "seed": 42}
     resumed = kindling("fit", "--ckpt_path", "last", *callbacks(("SeenSamples", {})), *options)
     assert resumed.code == 0, resumed.err
-    assert "starts over" not in resumed.out
+    assert "starts over" not in resumed.err
     batches = SeenSamples.batches[: 3 + len(sizes)]
     assert [len(batch) for batch in batches[3:]] == sizes
     seen = [value for batch in batches for value in batch]
@@ -162,7 +162,7 @@ def test_an_epoch_that_cannot_continue_starts_over_and_says_so(kindling: Command
     done = len(SeenSamples.batches)
     resumed = kindling("fit", "--ckpt_path", "last", *callbacks(("SeenSamples", {})), *options)
     assert resumed.code == 0, resumed.err
-    assert resumed.out.count("epoch 2 starts over") == 1
+    assert resumed.err.count("epoch 2 starts over") == 1
     of_an_epoch = 2 if "2" in options else 7
     assert len(SeenSamples.batches) == done + 2 * of_an_epoch
     first = [value for batch in SeenSamples.batches[done : done + of_an_epoch] for value in batch]
@@ -202,7 +202,7 @@ def test_a_damaged_checkpoint_is_replaced_by_the_one_before(kindling: Command) -
     path = SECOND / "checkpoints/last.ckpt"
     path.write_bytes(path.read_bytes()[:-1000])
     resumed = kindling("fit", "--ckpt_path", "last", "--trainer.callbacks", "null")
-    assert "resuming from previous.ckpt, saved after step 7" in resumed.out
+    assert "resuming from previous.ckpt, saved after step 7" in resumed.err
     check_same("last", "previous", "best")
 
 

@@ -77,6 +77,7 @@ def main(args: Sequence[str] | None = None) -> int:
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it warns if the home folder is read-only
     try:
         with _loading(command), _paused_garbage_collection():
+            from kindling.cli.console_logging import console_logging
             from kindling.utils.errors import UsageError
 
             run = _find(command)
@@ -87,7 +88,8 @@ def main(args: Sequence[str] | None = None) -> int:
             raise
         return _fail(f"{error.name} is not installed: install the dependencies with pip install -e .", code=1)
     try:
-        run(command, options)
+        with console_logging():
+            run(command, options)
     except UsageError as error:
         return _fail(str(error), code=2)
     except Exception as error:

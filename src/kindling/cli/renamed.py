@@ -1,8 +1,9 @@
 """Old names of classes, which keep working for one version, with a note."""
 
+import logging
 from functools import cache
 
-from kindling.utils.console import say
+logger = logging.getLogger(__name__)
 
 PACKAGES = {"kindling.callbacks.": "kindling.training."}
 CLASSES = {
@@ -29,4 +30,4 @@ def present_path(class_path: str) -> str:
 
 @cache
 def _hint(old: str, new: str) -> None:
-    say(f"note: {old} has been renamed to {new}")
+    logger.warning(f"note: {old} has been renamed to {new}")

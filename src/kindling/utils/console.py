@@ -57,11 +57,11 @@ def is_rank_zero() -> bool:
     return lightning is None or lightning.rank_zero_only.rank == 0
 
 
-def say(*items: object) -> None:
+def say(*items: object, stderr: bool = False) -> None:
     """Print lines and tables on rank 0, without control characters, which file names may contain."""
     if is_rank_zero():
         safe = ("\n".join(map(strip_control_characters, x.split("\n"))) if isinstance(x, str) else x for x in items)
-        Console(highlight=False, markup=False, emoji=False, soft_wrap=True).print(*safe)
+        Console(stderr=stderr, highlight=False, markup=False, emoji=False, soft_wrap=True).print(*safe)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import time
 import zlib
 from collections import Counter
 from collections.abc import Callable
-from contextlib import redirect_stdout
+from contextlib import redirect_stderr
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -30,6 +30,8 @@ from kindling.data.images.decode import ImageFiles, inspect, read_image
 from kindling.data.images.folder import Sample, move_to_split
 from kindling.deploy.predictor import ModelCard, Predictor
 from kindling.deploy.request_bodies import from_images
+
+pytestmark = pytest.mark.usefixtures("console_logs")
 
 FIT = (
     "--model MLPClassifier --model.hidden [8] --model.optimizer.lr 0.01 --data ImageFolderDataModule "
@@ -138,7 +140,7 @@ def test_another_folder_is_tested_whole_by_the_names_of_its_classes(kindling: Co
     write("others", 4, "dog owl", first=70)  # without the first class: labels must not shift
     result = kindling("test", "--ckpt_path", "best", "--data.data_dir", "others")
     assert result.code == 0, result.err
-    assert "others is not the folder of" in result.out
+    assert "others is not the folder of" in result.err
     assert "test/accuracy" in result.out.replace(" ", "").replace("│", " ")
     assert "1.0000" in result.out
     (Path("others") / "dog").rename("others/wolf")
@@ -293,17 +295,17 @@ def test_broken_images_stop_the_run_or_are_left_out(kindling: Command) -> None:
         "dog/scan.jpg": "it is a TIFF or camera raw file, not JPEG",
     }
     result = kindling("fit", *FIT)
-    assert (result.code, result.err.count("\n")) == (1, 1)
-    assert "5 of 26 images can't be used: photos/" in result.err
-    assert "--data.skip_broken true" in result.err
-    lines = sorted(result.out.splitlines())  # all of them, with what is wrong
-    for line, (file, fault) in zip(lines, broken.items(), strict=True):
+    assert result.code == 1
+    *lines, error = result.err.splitlines()  # all of them, with what is wrong
+    assert "5 of 26 images can't be used: photos/" in error
+    assert "--data.skip_broken true" in error
+    for line, (file, fault) in zip(sorted(lines), broken.items(), strict=True):
         assert line.startswith(f"photos/{file}: this image is ")
         assert fault in line
     assert not Path("runs").exists()
     result = kindling("fit", *FIT, "--data.skip_broken", "true")
     assert result.code == 0, result.err
-    assert sum("skipped: 5 of 26 images can't be used" in line for line in result.out.splitlines()) == 1
+    assert sum("skipped: 5 of 26 images can't be used" in line for line in result.err.splitlines()) == 1
     assert {row["file"] for row in table(RUN / "split.csv")}.isdisjoint(broken)
     result = kindling("predict", "--ckpt_path", "best", "--data.predict", "photos")
     assert result.code == 0, result.err
@@ -339,7 +341,7 @@ def test_damage_inside_a_file_is_found_before_training(
     assert (len(module.train), len(module.train.inputs[torch.arange(9)]), len(module.val)) == (9, 9, 9)
     module.setup("test")
     assert len(module.test) == 9
-    assert capsys.readouterr().out.count("skipped: ") == 1
+    assert capsys.readouterr().err.count("skipped: ") == 1
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no named pipes")
@@ -361,9 +363,9 @@ def test_what_is_no_file_is_no_image_and_what_can_not_be_read_is_broken(
 
     monkeypatch.setattr(Path, "read_bytes", locked)
     result = kindling("fit", *FIT)
-    assert (result.code, result.err.count("\n")) == (1, 1)
+    assert (result.code, result.err.count("\n")) == (1, 2)
     assert "photos/dog/02.png" in result.err
-    assert "Permission denied" in result.out
+    assert "Permission denied" in result.err
     assert kindling("fit", *FIT, "--data.skip_broken", "true").code == 0
 
 
@@ -515,7 +517,7 @@ def test_what_systems_create_is_neither_a_class_nor_a_sample(name: str, capsys: 
     data = ImageFolderDataModule("photos")
     assert data.class_names == ("cat", "dog", "owl")
     assert data.class_counts == (2, 2, 2)
-    assert capsys.readouterr().out == ""
+    assert capsys.readouterr().err == ""
 
 
 def strange_files(folder: str) -> list[str]:
@@ -562,12 +564,12 @@ def test_every_file_is_used_or_accounted_for(kindling: Command) -> None:
     assert result.code == 0, result.err
     outside = ["not used in photos: 1 file (outside of the class folders): d.jpg"]
     inside = [f"not used in photos: {line.replace('): ', '): cat/')}" for line in lines]
-    assert unused(result.out) == sorted(inside + outside, key=lambda line: line.split("(")[1])
+    assert unused(result.err) == sorted(inside + outside, key=lambda line: line.split("(")[1])
     names = {row["file"] for row in table(RUN / "split.csv") if row["class"] == "cat"}
     sniffed = {"whole.jpe", "no_suffix", "upload.tmp", "odd.dat", "LOUD.JPG"}
     assert names == {f"cat/{name}" for name in (*sniffed, *(f"0{number}.png" for number in range(6)))}
     result = kindling("predict", "--ckpt_path", "best", "--data.predict", "photos/cat")
-    assert unused(result.out) == [f"not used in photos/cat: {line}" for line in lines]
+    assert unused(result.err) == [f"not used in photos/cat: {line}" for line in lines]
     assert len(table(RUN / "predictions_cat.csv")) == 11
 
 
@@ -576,7 +578,7 @@ def test_a_folder_given_in_python_is_accounted_for_too(capsys: pytest.CaptureFix
     lines = strange_files("new/cat")
     card = ModelCard("", ("a", "b"), (3, 4, 4))
     assert len(Predictor(lambda inputs: inputs, card).inputs("new/cat")) == 7
-    assert unused(capsys.readouterr().out) == [f"not used in new/cat: {line}" for line in lines]
+    assert unused(capsys.readouterr().err) == [f"not used in new/cat: {line}" for line in lines]
 
 
 NAMES = ["train valid test", "training validation testing", "Train VAL Test", "train dev test", "training test"]
@@ -607,7 +609,7 @@ def test_images_of_several_depths_are_named(kindling: Command) -> None:
                 Image.fromarray(values.astype(np.uint8)).save(f"photos/a/{number}.png")
             else:
                 Path(f"photos/b/{number}.png").write_bytes(png_16(values.astype(np.uint16)[..., None]))
-    assert kindling("fit", *FIT, "--test_after_fit", "false").out.startswith(
+    assert kindling("fit", *FIT, "--test_after_fit", "false").err.startswith(
         "4 of 8 training images have 16 bits, the others 8, and all those of b: the bit depth may leak the class\n"
     )
     shutil.rmtree("photos/b")
@@ -620,11 +622,11 @@ def test_images_of_several_depths_are_named(kindling: Command) -> None:
     Path("new.png").write_bytes(png_16(random.normal(1000, 10, (9, 9, 1)).astype(np.uint16)))
     line = "1 of 1 images have 16 bits and use a small part of the range"
     run = "runs/eight/version_0"
-    assert line in kindling("predict", "--ckpt_path", run, "--data.predict", "new.png").out
-    with redirect_stdout(io.StringIO()) as out:
+    assert line in kindling("predict", "--ckpt_path", run, "--data.predict", "new.png").err
+    with redirect_stderr(io.StringIO()) as out:
         load(run).predict("new.png")
     assert line in out.getvalue()
-    with redirect_stdout(io.StringIO()) as out:  # what the server prints to its log
+    with redirect_stderr(io.StringIO()) as out:  # what the server prints to its log
         from_images([("new.png", Path("new.png").read_bytes()), ("a", Path("photos/a/x0.png").read_bytes())], load(run))
     assert "1 of 2 images have 16 bits" in out.getvalue()
 
@@ -634,7 +636,7 @@ def test_folders_that_may_be_splits_are_named(capsys: pytest.CaptureFixture[str]
         write(f"photos/{name}", 4, first=20 * number)
     ImageFolderDataModule("photos").setup("fit")
     line = "the classes of photos are part_1, part_2; if the classes are cat, dog, owl, rename the folders to train and"
-    assert capsys.readouterr().out == f"{line} test\n"
+    assert capsys.readouterr().err == f"{line} test\n"
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -648,7 +650,7 @@ def test_sixteen_bits_of_a_small_range_are_learnt_and_scaled_alike_everywhere(ki
             Path("photos", label, f"{number:02}.png").write_bytes(png_16(values))
     result = kindling("fit", *FIT, "--trainer.max_epochs", 8)
     assert result.code == 0, result.err
-    line = next(line for line in result.out.splitlines() if line.startswith("16-bit images"))
+    line = next(line for line in result.err.splitlines() if line.startswith("16-bit images"))
     low, high = (int(number.replace(",", "")) for number in re.findall(r" ([\d,]*\d)", line)[:2])
     assert low <= 1000
     assert 1090 < high < 1100
@@ -771,7 +773,7 @@ def test_what_is_odd_is_said_in_a_line_each(kindling: Command) -> None:
     shutil.rmtree("photos/test/owl")
     result = kindling("fit", *FIT)
     assert result.code == 0, result.err
-    lines = result.out.splitlines()
+    lines = result.err.splitlines()
     assert any("test has no images of owl" in line for line in lines)
     assert any("more than one split: train/cat/00.png = test/cat/copy.png" in line for line in lines)
     assert any("more than one class: train/dog/00.png = train/owl/copy.png" in line for line in lines)

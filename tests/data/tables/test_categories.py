@@ -17,6 +17,8 @@ from kindling.data.tables.categories import are_codes, learn_categories, learn_t
 from kindling.data.tables.columns import encode
 from rows import one_column, read
 
+pytestmark = pytest.mark.usefixtures("console_logs")
+
 SHOPS = (
     "fit --model MLPClassifier --data TableDataModule --data.path shops.csv --data.target y --run_name shops "
     "--model.optimizer.lr 0.01 --trainer.max_epochs"
@@ -63,7 +65,7 @@ def test_unseen_shops_are_reported_and_the_other_columns_decide(kindling: Comman
         "column shop of new.csv: 490 of 500 rows have a value unseen in training, such as new 0, new 1, new 2; "
         "they are encoded without a category"
     )
-    assert line in result.out.splitlines()
+    assert line in result.err.splitlines()
     model = load()
     assert model.predict({"shop": "new", "noise": 0}).probabilities.shape == (1, 2)
     assert len(json.dumps(model.card.as_dict())) < 10_000
@@ -133,7 +135,7 @@ def test_an_unrelated_column_of_many_categories_is_left_out(capfd: pytest.Captur
     frame.assign(x=frame["x"] % 7).to_csv("tickets.csv", index=False)
     data = read("tickets.csv", "y")
     assert data.fitted["left_out"] == {"ticket": "many rare categories, unrelated to the class"}
-    assert "left out: ticket (many rare categories, unrelated to the class)" in capfd.readouterr().out
+    assert "left out: ticket (many rare categories, unrelated to the class)" in capfd.readouterr().err
 
 
 def test_frequent_ones_of_many_categories_have_a_feature_each(capfd: pytest.CaptureFixture[str]) -> None:
@@ -141,7 +143,7 @@ def test_frequent_ones_of_many_categories_have_a_feature_each(capfd: pytest.Capt
     rare = [f"village {number}" for number in range(20)] * 4
     learned, features = one_column([*rare, *often, "city 03", "village 3"])
     assert learned["values"] == sorted(set(often))
-    assert "unseen" not in capfd.readouterr().out  # the rare ones are in the training rows
+    assert "unseen" not in capfd.readouterr().err  # the rare ones are in the training rows
     assert features.shape[1] == 50 + len(learned.get("encodings", [])[:1])
     assert (features[:80, :50] == 0).all()
     assert features[-2, :50].nonzero().tolist() == [[3]]
@@ -167,7 +169,7 @@ def test_a_column_of_very_many_categories_is_cut(
     codes = np.concatenate([np.repeat(np.arange(60), 20), np.arange(60, 100)])
     learned = learn_target("shop", codes, [f"s{code}" for code in range(100)], codes % 2)
     assert learned["known"] == [f"s{code}" for code in range(60)]
-    assert capsys.readouterr().out == "column shop: 40 rows have none of the 60 most frequent categories\n"
+    assert capsys.readouterr().err == "column shop: 40 rows have none of the 60 most frequent categories\n"
 
 
 def test_columns_of_older_checkpoints_are_encoded_as_before(capsys: pytest.CaptureFixture[str]) -> None:
@@ -182,4 +184,4 @@ def test_columns_of_older_checkpoints_are_encoded_as_before(capsys: pytest.Captu
     assert features[:, :2].tolist() == [[1, 0], [-0.5, 1], [1000, 0]]
     assert features[:, 2:].nonzero()[1].tolist() == [0, 49]
     line = "column shop of old.csv: 1 of 3 rows have a value rare or unseen in training, such as other"
-    assert line in capsys.readouterr().out.splitlines()
+    assert line in capsys.readouterr().err.splitlines()

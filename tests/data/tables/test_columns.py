@@ -10,6 +10,8 @@ from kindling.data.tables.columns import encode
 from kindling.data.tables.files import read_table
 from rows import FIT, decode, one_column, read
 
+pytestmark = pytest.mark.usefixtures("console_logs")
+
 
 def test_features_are_those_computed_by_hand(table: pd.DataFrame) -> None:
     data = read()
@@ -72,7 +74,7 @@ def test_numbers_with_dirt_are_numbers(capfd: pytest.CaptureFixture[str]) -> Non
         "limit": 5.0,
         "missing": True,
     }
-    said = capfd.readouterr().out
+    said = capfd.readouterr().err
     assert (
         "column value: these values of the training rows are treated as missing: ? (1), n/a (1), - (1), NULL (1)"
         in said
@@ -87,7 +89,7 @@ def test_numbers_with_dirt_are_numbers(capfd: pytest.CaptureFixture[str]) -> Non
     assert (learned["kind"], features[20, 1].item()) == ("number", 1)
     assert (
         "column value of one.csv: 3 of 97 values can't be read as a number, such as inf; treated"
-        in capfd.readouterr().out
+        in capfd.readouterr().err
     )
 
 
@@ -185,7 +187,7 @@ def test_columns_that_say_nothing_are_left_out(table: pd.DataFrame, capfd: pytes
     data = read(drop=("spent", "visits"))
     kept = [column["name"] for column in data.fitted["columns"]]
     assert kept == ["age", "plan", "member", "abroad"]
-    assert capfd.readouterr().out.splitlines() == [
+    assert capfd.readouterr().err.splitlines() == [
         "left out: customer_id, row (looks like an ID column)",
         "left out: name (free text, names or IDs)",
         "left out: country, nothing (constant)",
@@ -222,13 +224,13 @@ def test_a_column_that_gives_the_class_away_is_named(
     table["hint"] = np.where(np.arange(200) % 10 == 0, ~leaves, leaves)  # right in nine rows of ten
     table.to_csv("customers.csv", index=False)
     read(drop=("age",))
-    advice = capfd.readouterr().out.splitlines()[-1]
+    advice = capfd.readouterr().err.splitlines()[-1]
     assert advice.startswith(
         'possible target leakage: it\'s, "left", code alone determines the class; to leave it out, --data.'
     )
     option, names = shlex.split(advice[advice.index("--data") :])
     result = kindling(*FIT, option, names)
-    assert (result.code, "alone" in result.out) == (0, False), result.err
+    assert (result.code, "alone" in result.err) == (0, False), result.err
 
 
 def test_a_row_gives_the_same_features_however_it_comes(table: pd.DataFrame) -> None:

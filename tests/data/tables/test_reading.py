@@ -14,6 +14,8 @@ from kindling.data.tables.files import read_table
 from kindling.data.tables.rows import encode_rows
 from rows import decode, read
 
+pytestmark = pytest.mark.usefixtures("console_logs")
+
 
 def learn(values: Any, separator: str = ",", **others: Any) -> list[dict[str, Any]]:
     """Learn columns `x` and `others` of a file."""
@@ -57,7 +59,7 @@ def test_the_decimal_sign_is_that_of_the_file(
     columns = learn([f"{value:.3f}".replace(".", training) for value in SMALL], ";" if training == "," else ",")
     capfd.readouterr()
     assert numbers(columns, rows) == expected
-    assert capfd.readouterr().out == ""
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize(
@@ -106,7 +108,7 @@ def test_three_digits_that_could_be_either_are_named_and_an_option_decides(
     data.setup("test")
     other = {".": ",", ",": "."}[sign if read == "1.002" else {".": ",", ",": "."}[sign]]
     line = f"columns x, z: 1{sign}002 is read as {read}; if it is {instead}, add --data.decimal '{other}'"
-    assert [said for said in capfd.readouterr().out.splitlines() if "read as" in said] == ([line] if instead else [])
+    assert [said for said in capfd.readouterr().err.splitlines() if "read as" in said] == ([line] if instead else [])
     column = data.fitted["columns"][0]
     assert column["range"][0] == pytest.approx(float(read), rel=0.1)
 
@@ -121,19 +123,19 @@ def test_the_decimal_sign_is_an_option_of_the_command_line(kindling: Command, no
     write_ambiguous(";", ",")
     options = "--model MLPClassifier --data TableDataModule --data.path train.csv --data.target class".split()
     run = ["fit", *options, "--trainer.max_epochs", 1, "--run_name", "x", "--test_after_fit", "false"]
-    assert "columns x, z: 1,002 is read as 1.002; if it is 1002, add --data.decimal '.'" in kindling(*run).out
+    assert "columns x, z: 1,002 is read as 1.002; if it is 1002, add --data.decimal '.'" in kindling(*run).err
     for sign, low in ((",", 1.002), (".", 1002)):
         assert kindling(*run, "--data.decimal", sign).code == 0
         (column, _) = load("best").card.columns or []
         assert column["range"][0] == pytest.approx(low, rel=0.1)
     result = kindling("test", "--ckpt_path", "best")
-    assert (result.code, "read as" in result.out) == (0, False)
+    assert (result.code, "read as" in result.err) == (0, False)
 
 
 def test_numbers_far_from_the_training_are_named(capfd: pytest.CaptureFixture[str]) -> None:
     columns = learn(SMALL)
     numbers(columns, "x,z\n1200,0\n2400,0\n1.5,0\n")
-    said = capfd.readouterr().out
+    said = capfd.readouterr().err
     assert "column x of new.csv: values such as 2400 are far from the training range, 1.0" in said
 
 
@@ -179,7 +181,7 @@ def test_units_in_only_one_of_two_files_are_named(
     columns = learn([training.format(rate) for rate in RATES])
     capfd.readouterr()
     assert numbers(columns, rows) == expected
-    assert capfd.readouterr().out == (f"column x of new.csv {line}\n" if line else "")
+    assert capfd.readouterr().err == (f"column x of new.csv {line}\n" if line else "")
 
 
 def test_percent_is_read_as_fractions_where_the_training_had_these() -> None:
@@ -211,11 +213,11 @@ def test_other_units_are_refused(training: str, rows: Any, line: str) -> None:
 def test_several_units_in_the_training_are_named(capfd: pytest.CaptureFixture[str]) -> None:
     assert learn([f"{'$€'[row % 3 > 1]}{row}" for row in range(1, 100)])[0]["units"] == ["$", "€"]
     assert learn([f"{row}{'%' * (row % 3 > 0)}" for row in range(1, 100)])[0]["units"] == ["%"]
-    said = capfd.readouterr().out
+    said = capfd.readouterr().err
     assert "column x has several currencies ($, €), which are not converted" in said
     assert "column x: 32 training values have no %, which is assumed" in said
     learn([f"{row} {'kg' if row % 2 else 'g'}" for row in range(1, 100)], y=SMALL[:99])
-    assert "left out: x (numbers in several units, such as 1 kg: convert them to one)" in capfd.readouterr().out
+    assert "left out: x (numbers in several units, such as 1 kg: convert them to one)" in capfd.readouterr().err
 
 
 DATES = pd.date_range("2023-01-01", periods=200, freq="2D")
@@ -243,17 +245,17 @@ def test_numbers_of_eight_digits_are_no_dates() -> None:
 def test_dates_that_could_be_either_are_named(capfd: pytest.CaptureFixture[str]) -> None:
     unclear = [f"{1 + row % 12:02}/{1 + row % 11:02}/2024" for row in range(120)]
     assert not learn(unclear)[0]["day_first"]
-    assert "/2024 is read with the month first; write dates as 2024-12-31 to be sure" in capfd.readouterr().out
+    assert "/2024 is read with the month first; write dates as 2024-12-31 to be sure" in capfd.readouterr().err
     other = [f"{1 + row % 28}/{1 + row % 12}/2023" for row in range(120)]
     assert learn(unclear, since=other)[0]["day_first"]
-    assert "first" not in capfd.readouterr().out
+    assert "first" not in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(("pattern", "first"), [("%y-%m-%d", "year"), ("%d/%m/%y", "day")])
 def test_years_of_two_digits_are_told_from_days(pattern: str, first: str, capfd: pytest.CaptureFixture[str]) -> None:
     dates = pd.date_range("2021-01-01", periods=200, freq="3D")
     columns = learn(dates.strftime(pattern))
-    assert f"is read with the {first} first; write years with four digits to be sure" in capfd.readouterr().out
+    assert f"is read with the {first} first; write years with four digits to be sure" in capfd.readouterr().err
     expected = numbers(learn(dates), pd.DataFrame({"x": dates[::40]}))
     for other in (pattern, "%Y-%m-%d", "%m/%d/%Y"):
         assert numbers(columns, pd.DataFrame({"x": dates[::40].strftime(other)})) == expected
@@ -270,29 +272,29 @@ def test_numbers_and_dates_in_a_form_that_is_not_read_are_named(form: str, capfd
     texts = [form.format(day=row % 28 + 1, month=row % 12 + 1, row=row) for row in range(1, 151)]
     learn(texts, y=SMALL[:150])
     line = f"left out: x (text such as {texts[0]}: if it is a number or a date, write it as 1234.5 or 2024-12-31 23:59)"
-    assert line in capfd.readouterr().out
+    assert line in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(("form", "said"), [("{}/7", True), ("0h {}m", True), ("KW {}/2024", True), ("shop {}", False)])
 def test_categories_that_look_like_numbers_are_named(form: str, said: bool, capfd: pytest.CaptureFixture[str]) -> None:
     learn([form.format(row % 30) for row in range(1, 151)], y=SMALL[:150])
     line = f"column x is read as categories, such as {form.format(1)}: if it is a number or a date, write it as 1234.5"
-    assert (line in capfd.readouterr().out) == said
+    assert (line in capfd.readouterr().err) == said
 
 
 @pytest.mark.parametrize("word", ["NA", "None", "null", "nan", "?", "unknown", "refused", "N/A"])
 def test_a_word_among_numbers_is_a_missing_value(word: str, capfd: pytest.CaptureFixture[str]) -> None:
     columns = learn([word if row % 5 == 0 else str(row / 4) for row in range(200)])
     assert (columns[0]["kind"], columns[0]["missing"], columns[0]["missing_values"]) == ("number", True, [word])
-    assert f"column x: these values of the training rows are treated as missing: {word} (" in capfd.readouterr().out
+    assert f"column x: these values of the training rows are treated as missing: {word} (" in capfd.readouterr().err
     assert encode_rows([{"x": word}, {"x": ""}, {"x": 3}], columns[:1], "rows")[:, 1].tolist() == [1, 1, 0]
-    assert capfd.readouterr().out == ""
+    assert capfd.readouterr().err == ""
 
 
 def test_other_words_for_missing_in_new_rows_are_named(capfd: pytest.CaptureFixture[str]) -> None:
     columns = learn([None if row % 5 == 0 else row / 4 for row in range(200)])
     assert encode_rows([{"x": "NA"}], columns[:1], "rows")[:, 1].tolist() == [1]
-    assert "column x of rows: 1 value is treated as missing: NA" in capfd.readouterr().out
+    assert "column x of rows: 1 value is treated as missing: NA" in capfd.readouterr().err
 
 
 def test_na_and_none_are_names_among_names() -> None:
@@ -304,7 +306,7 @@ def test_na_and_none_are_names_among_names() -> None:
 def test_a_word_among_few_numbers_is_a_category(capfd: pytest.CaptureFixture[str]) -> None:
     columns = learn([str(row % 9) if row % 7 else "tiny" for row in range(100)])
     assert (columns[0]["kind"], columns[0]["missing"]) == ("category", False)
-    said = capfd.readouterr().out
+    said = capfd.readouterr().err
     assert "column x is read as categories: 15 values are not numbers, such as tiny; if they mean missing, " in said
     assert "--data.missing '[\"tiny\"]'" in said
 
@@ -324,13 +326,13 @@ def test_the_option_names_what_is_missing_everywhere(kindling: Command, no_pictu
     options += ["--data.target", "left", "--trainer.max_epochs", "1", "--data.missing", '["NA", -999]']
     result = kindling("fit", *options, "--test_after_fit", "false")
     assert result.code == 0, result.err
-    assert "left out: 20 rows of customers.csv without left" in result.out
+    assert "left out: 20 rows of customers.csv without left" in result.err
     data = read(target="left", missing=("NA", -999))
     assert [column["missing"] for column in data.fitted["columns"]] == [True, True]
     assert data.class_names == ("no", "yes")
     read_table("customers.csv")[:20].drop(columns="left").to_csv("new.csv", index=False)
     result = kindling("predict", "--ckpt_path", "best", "--data.predict", "new.csv")
-    assert (result.code, "column" in result.out) == (0, False), result.err
+    assert (result.code, "column" in result.err) == (0, False), result.err
 
 
 def test_columns_of_older_checkpoints_are_read_as_before(capfd: pytest.CaptureFixture[str]) -> None:
@@ -351,7 +353,7 @@ def test_columns_of_older_checkpoints_are_read_as_before(capfd: pytest.CaptureFi
     assert features[:, 1].tolist() == [0, 0, 1, 0]
     assert features[:2, 2].tolist() == [2, 1]
     assert features[:, 3:].tolist() == [[0, 1, 0], [0, 0, 1], [1, 0, 1], [1, -1, 0]]
-    assert capfd.readouterr().out == ""
+    assert capfd.readouterr().err == ""
 
 
 def test_older_checkpoints_read_the_number_syntax_of_python() -> None:

@@ -38,10 +38,10 @@ def test_a_few_wild_numbers_do_not_matter(kindling: Command, wild: str, count: i
     assert result.code == 0, result.err
     metrics = json.loads(Path("runs/wild/version_0/test_metrics.json").read_text())
     assert metrics["test/accuracy"] >= 0.9 * (1 - count / 2000)
-    assert [text.split(";")[0] for text in result.out.splitlines() if text.startswith("column x")] == [line] * bool(
+    assert [text.split(";")[0] for text in result.err.splitlines() if text.startswith("column x")] == [line] * bool(
         line
     )
-    assert (f"if it means missing, --data.missing '[\"{wild}\"]'" in result.out) == bool(line)
+    assert (f"if it means missing, --data.missing '[\"{wild}\"]'" in result.err) == bool(line)
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,8 @@ from kindling.runs.checkpoints import CHECKSUMS
 from kindling.runs.find import read_checkpoint
 from rows import FIT, customers, predictions, read
 
+pytestmark = pytest.mark.usefixtures("console_logs")
+
 
 @pytest.fixture(scope="module")
 def trained_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -88,7 +90,7 @@ def test_classes_are_sorted_and_rows_without_one_are_left_out(capfd: pytest.Capt
     data = read("grades.csv", "grade", missing="?")
     assert data.class_names == ("2", "9", "10")
     assert (data.splits == "left out").sum() == 24
-    assert "left out: 24 rows of grades.csv without grade" in capfd.readouterr().out
+    assert "left out: 24 rows of grades.csv without grade" in capfd.readouterr().err
     data.setup("test")
     assert [classes[row] for row in data.tested_rows()] == [  # type: ignore[call-overload]
         data.class_names[label] for label in data.test.labels
@@ -105,7 +107,7 @@ def test_classes_may_be_called_na_or_none(
     data = read()
     assert data.class_names == tuple(sorted(names))
     assert sum(data.class_counts) == data.train.labels.shape[0] == (data.splits == "train").sum()
-    said = capfd.readouterr().out
+    said = capfd.readouterr().err
     assert "left out: 12 rows of customers.csv without churned" in said
     words = [*{*names} - {"EU", "gold"}]
     assert f"has the class {', '.join(sorted(words))}: if it means missing, --data.missing" in said
@@ -120,7 +122,7 @@ def test_a_test_file_of_its_own(kindling: Command, table: pd.DataFrame) -> None:
     assert set(pd.read_csv("runs/tables/version_0/split.csv")["split"]) == {"train", "val"}
     data = read(test_path="extra.csv")
     data.setup("test")
-    assert "left out: 1 row of extra.csv without churned" in result.out
+    assert "left out: 1 row of extra.csv without churned" in result.err
     assert data.tested_rows() == [0, 1, 2, *range(4, 30)]
     facts = data.describe(3)
     assert facts == {name: None if pd.isna(value) else str(value) for name, value in extra.iloc[4].items()}
@@ -188,7 +190,7 @@ def test_a_given_split_that_lacks_classes_is_named(table: pd.DataFrame, capfd: p
     split = pd.DataFrame({"row": range(200), "split": names})
     split.to_csv("mine.csv", index=False, sep=";", encoding="utf-8-sig")  # as Excel saves it
     assert read(split="mine.csv").splits.tolist() == names.tolist()
-    assert "val has no rows of no" in capfd.readouterr().out.splitlines()
+    assert "val has no rows of no" in capfd.readouterr().err.splitlines()
 
 
 def test_classes_that_differ_in_capitals_alone_are_named(
@@ -197,7 +199,7 @@ def test_classes_that_differ_in_capitals_alone_are_named(
     table.loc[::5, "churned"] = table["churned"][::5].str.title()
     table.to_csv("customers.csv", index=False)
     read()
-    assert "churned of customers.csv has classes that differ only in case: No, Yes, no" in capfd.readouterr().out
+    assert "churned of customers.csv has classes that differ only in case: No, Yes, no" in capfd.readouterr().err
 
 
 def test_training_does_not_go_on_with_another_table(kindling: Command, trained: Path, table: pd.DataFrame) -> None:
@@ -328,7 +330,7 @@ def test_what_is_odd_about_new_rows_is_said(kindling: Command, trained: Path, ta
     for file in ("odd.csv", "one.csv"):
         result = kindling("predict", "--ckpt_path", "best", "--data.predict", file)
         assert result.code == 0, result.err
-        said[file] = [line for line in result.out.splitlines() if line.startswith("column")]
+        said[file] = [line for line in result.err.splitlines() if line.startswith("column")]
     assert said["odd.csv"] == [
         "column age of odd.csv: all values are missing",
         "column visits of odd.csv: 1 of 200 values can't be read as a number, such as few; treated as missing",
