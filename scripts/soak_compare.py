@@ -22,7 +22,7 @@ TIMED_COLUMNS = {"samples_per_second", "memory_gb", "gpu_memory_gb"}
 TIMED_TAGS = {f"optimization/{name}" for name in TIMED_COLUMNS}
 # Drawn when there is time; of the first batch of a session; config.yaml, which is compared by itself.
 OTHER_TAGS = (" (gradient)", "samples as trained on", "settings/text_summary")
-TIMED_FIELDS = {"commands", "commits", "threads", "started", "seen", "seconds", "process"}
+TIMED_FIELDS = {"commands", "commits", "threads", "started", "heartbeat", "seconds", "process"}
 # A resumed run is told the split that it wrote; the checksums follow from the values.
 OTHER_KEYS = ("datamodule_hyper_parameters.split", "data.init_args.split", "checksums")
 logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it announces what it leaves out

@@ -90,8 +90,8 @@ def test_runs_of_the_past_and_broken_ones_are_listed_from_what_they_have(kindlin
     [
         '{"seconds": NaN}',
         '{"epochs": 1e999, "seconds": -Infinity}',
-        '{"status": "running", "process": {"host": "other"}, "seen": "2026-01-01T00:00:00"}',
-        '{"status": "running", "process": {"host": "other"}, "seen": "9999-12-31T23:59:59-14:00"}',
+        '{"status": "running", "process": {"host": "other"}, "heartbeat": "2026-01-01T00:00:00"}',
+        '{"status": "running", "process": {"host": "other"}, "heartbeat": "9999-12-31T23:59:59-14:00"}',
         '{"started": "0001-01-01T00:00:00+14:00"}',
         "[" * 100_000,
         '{"best": {"epoch": 1, "val/loss": 1' + "0" * 400 + "}}",
@@ -99,7 +99,7 @@ def test_runs_of_the_past_and_broken_ones_are_listed_from_what_they_have(kindlin
         '{"best": {"epoch": NaN, "val/loss": 1}}',
         '{"best": {"epoch": Infinity, "val/loss": [1]}}',
         '{"recipe": "one\\ntwo\\u001b[31m", "commit": "\\u009b2J", "best": {"val/\\u001b": 1}}',
-        '{"commands": [1], "commits": 3, "threads": ["x"], "versions": {"torch": []}, "altered": true}',
+        '{"commands": [1], "commits": 3, "threads": ["x"], "versions": {"torch": []}, "modified": true}',
     ],
 )
 def test_a_foreign_or_damaged_record_spoils_no_list(kindling: Command, text: str) -> None:

@@ -163,8 +163,7 @@ def test_a_copy_of_a_run_that_still_trains_resumes(kindling: Command, trained: T
     running = json.loads((RUN / FILE).read_text()) | {"status": "running"}
     running["process"] = process_info(RUN) | {"pid": os.getppid(), "began": 0.0}
     running["process"] |= {"host": "elsewhere"}
-    running["seen"] = RunMetadata().started
-    (RUN / FILE).write_text(json.dumps(running | {"seen": RunMetadata.read(RUN).seen}))
+    (RUN / FILE).write_text(json.dumps(running | {"heartbeat": RunMetadata.read(RUN).heartbeat}))
     assert kindling("fit", "--ckpt_path", RUN, "--trainer.max_epochs", "5").code == 1
     copied("mine")
     assert kindling("fit", "--ckpt_path", "mine", "--trainer.max_epochs", "5").code == 0

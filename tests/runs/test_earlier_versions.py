@@ -12,6 +12,7 @@ import torch
 from conftest import TINY, Command
 from kindling import load
 from kindling.cli import renamed
+from kindling.runs.metadata import RunMetadata
 
 FILES = Path(__file__).parents[1] / "files" / "v0.1"
 RUNS = [path.name for path in FILES.iterdir() if path.is_dir()]
@@ -49,6 +50,8 @@ def test_it_is_evaluated_as_before(kindling: Command, run: Path) -> None:
     assert list(now["prediction"]) == list(predictions["prediction"])
     assert np.allclose(now["probability"], predictions["probability"], atol=1e-4)
     assert run.parent.name in kindling("runs").out
+    stored, metadata = json.loads((run / "run.json").read_text()), RunMetadata.read(run)
+    assert (metadata.heartbeat, metadata.max_epochs) == (stored["seen"], stored["planned"])
     assert load(run).card.classes
 
 

@@ -59,7 +59,7 @@ def test_an_interrupted_run_that_went_on_repeats_too_but_not_one_with_other_sett
         patch.setattr(MLPClassifier, "on_before_backward", interrupt)
         assert kindling("fit", *TINY).code == 1
     assert kindling("fit", "--ckpt_path", RUN).code == 0
-    assert not RunMetadata.read(RUN).altered
+    assert not RunMetadata.read(RUN).modified
     assert different(RUN / "checkpoints/last.ckpt", repeat(kindling, RUN) / "checkpoints/last.ckpt") == []
     assert kindling("fit", "--ckpt_path", RUN, "--trainer.max_epochs", 3).code == 0
     *_, why, first, second, third = kindling("runs", "show", RUN).out.splitlines()
@@ -110,7 +110,7 @@ def test_a_run_that_went_on_names_commit_and_threads_of_each_command(
     (RUN / "run.json").write_text(json.dumps(stored | {"commit": first, "commits": [first], "threads": [7]}))
     assert kindling("fit", "--ckpt_path", RUN, "--trainer.max_epochs", 3).code == 0
     record, threads = RunMetadata.read(RUN), torch.get_num_threads()
-    assert (record.altered, record.commits, record.threads) == (True, [first, now], [7, threads])
+    assert (record.modified, record.commits, record.threads) == (True, [first, now], [7, threads])
     monkeypatch.setenv("OMP_NUM_THREADS", str(threads))
     lines = kindling("runs", "show", RUN).out.splitlines()
     shown = [line.split()[:3] for line in lines[lines.index(next(line for line in lines if "in order" in line)) + 1 :]]

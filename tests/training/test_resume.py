@@ -122,7 +122,7 @@ def test_the_best_checkpoint_stays_the_best_where_the_folder_is_named_otherwise(
     RUN.parent.rename("runs/moved")
     moved = Path("runs/moved/version_0").resolve()
     assert kindling("fit", "--ckpt_path", moved, "--trainer.max_epochs", "7", *other).code == 0
-    assert RunMetadata.read(moved).altered
+    assert RunMetadata.read(moved).modified
     assert torch.load(moved / "checkpoints/best.ckpt", weights_only=True)["epoch"] == best
 
 

@@ -28,7 +28,7 @@ def test_a_run_writes_down_what_it_was(kindling: Command) -> None:
     assert kindling("fit", *TINY, "--trainer.max_epochs", 4, "--model.optimizer.lr", 0.1).code == 0
     record = RunMetadata.read(RUN)
     assert [shlex.split(typed)[: 2 + len(TINY)] for typed in record.commands] == [["kindling", "fit", *TINY]]
-    assert (record.recipe, record.status, record.epochs, record.planned) == ("tiny", "finished", 4, 4)
+    assert (record.recipe, record.status, record.epochs, record.max_epochs) == ("tiny", "finished", 4, 4)
     history = read_history(RUN / "metrics.csv")
     losses = list(history["val/loss"].values())
     assert record.best_epoch == 1 + losses.index(min(losses))
@@ -95,7 +95,7 @@ def test_a_run_stopped_early_is_finished(kindling: Command) -> None:
     options = ["--early_stopping.patience", "1", "--model.optimizer.lr", "0", "--trainer.max_epochs", "9"]
     assert kindling("fit", *TINY, *options).code == 0
     record = RunMetadata.read(RUN)
-    assert (record.status, record.epochs, record.planned, record.best_epoch) == ("finished", 2, 9, 1)
+    assert (record.status, record.epochs, record.max_epochs, record.best_epoch) == ("finished", 2, 9, 1)
 
 
 def test_an_ensemble_is_a_run_too(kindling: Command) -> None:
@@ -147,7 +147,7 @@ def test_a_folder_without_a_repository_has_no_commit_though_the_engine_s_own_has
     (run / "run.json").write_text(json.dumps(record | {"commit": "a" * 40, "commits": ["a" * 40]}))  # of a repository
     monkeypatch.setattr("helpers.SignalAt.on_before_backward", lambda *_: None)
     assert kindling("fit", "--ckpt_path", run).code == 0
-    assert not RunMetadata.read(run).altered  # that the code has changed is not known
+    assert not RunMetadata.read(run).modified  # that the code has changed is not known
 
 
 def test_it_works_without_git(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,6 +22,7 @@ from kindling.utils.files import atomic_write
 from kindling.utils.text import strip_control_characters
 
 FILE, TEST = "run.json", "test_metrics.json"
+RENAMED = {"seen": "heartbeat", "planned": "max_epochs", "came_from": "parent", "altered": "modified"}  # since 0.1.0
 
 
 @dataclass
@@ -35,18 +36,18 @@ class RunMetadata:
         threads: Number of torch's threads in each command; 0 if unknown.
         status: running, finished, stopped or failed, when last written; `status_of` returns the current status.
         started: Start time, ISO 8601 in UTC.
-        seen: Time of the last write (heartbeat).
+        heartbeat: Time of the last write.
         seconds: Time spent training and validating, in all sessions.
         process: Host, pid and start time of the process.
         epochs: Completed epochs.
-        planned: Epochs to train.
+        max_epochs: Epochs to train.
         monitor: Metric that determines the best epoch.
         best: Validation metrics of the best epoch, and `epoch`, counted from 1.
         commit: Full git commit of the working directory; empty outside of a repository.
         changed: Whether there were uncommitted changes.
-        came_from: Checkpoint of another run from which this one started.
+        parent: Checkpoint of another run from which this one started.
         reason: Error message of a failed run, in one line.
-        altered: Whether the run was resumed with other settings, another commit or another number of threads.
+        modified: Whether the run was resumed with other settings, another commit or another number of threads.
         tested: Whether `fit` has tested its best checkpoint; None in files of older versions.
         versions: Versions of Kindling, torch and Lightning.
     """
@@ -57,27 +58,27 @@ class RunMetadata:
     threads: list[int] = field(default_factory=list)
     status: str = ""
     started: str = ""
-    seen: str = ""
+    heartbeat: str = ""
     seconds: float | int | None = None
     process: dict[str, Any] = field(default_factory=dict)
     epochs: int | None = None
-    planned: int | None = None
+    max_epochs: int | None = None
     monitor: str = "val/loss"
     best: dict[str, float | int | None] = field(default_factory=dict)
     commit: str = ""
     changed: bool = False
-    came_from: str = ""
+    parent: str = ""
     reason: str = ""
-    altered: bool = False
+    modified: bool = False
     tested: bool | None = None
     versions: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def read(cls, run: Path) -> Self:
         """Read the metadata of a run: the valid values of `run.json`, or without any, what the other files contain."""
-        stored = read_json(run / FILE)
+        stored = {RENAMED.get(name, name): value for name, value in read_json(run / FILE).items()}
         valid = {n: stored[n] for n, kind in FIELD_TYPES.items() if n in stored and _has_type(stored[n], kind)}
-        for name in ("started", "seen"):
+        for name in ("started", "heartbeat"):
             if not _is_timestamp(valid.get(name, "")):
                 del valid[name]
         if valid.get("status") == "running" and is_copy(valid.get("process", {}), run):
@@ -154,7 +155,7 @@ def _infer_from_files(run: Path) -> dict[str, Any]:
             metadata["monitor"] = found[1]
     with suppress(*READ_ERRORS):
         history = read_history(run / "metrics.csv")
-        metadata["seen"] = utc_timestamp(os.path.getmtime(run / "metrics.csv"))
+        metadata["heartbeat"] = utc_timestamp(os.path.getmtime(run / "metrics.csv"))
         metadata["epochs"] = len(history["train/loss"])
         monitor = metadata.get("monitor", "val/loss")
         if (best := best_epoch(history[monitor], lower=is_lower_better(monitor))) is not None:
@@ -179,7 +180,7 @@ def check_is_free(run: Path) -> None:
 
 def status_of(metadata: RunMetadata) -> str:
     """Return the current status of a run: failed if its process is gone."""
-    is_dead = metadata.status == "running" and not is_alive(metadata.process, metadata.seen)
+    is_dead = metadata.status == "running" and not is_alive(metadata.process, metadata.heartbeat)
     return "failed" if is_dead else metadata.status
 
 

@@ -63,7 +63,7 @@ def format_setting(value: object) -> str:
 
 
 def describe(run: Run) -> Iterator[tuple[str, str]]:
-    """Yield the name and value of all that is known of a run."""
+    """Yield the name and value of each known property of a run."""
     record = run.metadata
     status = run.status
     if run.status == "running":
@@ -74,7 +74,7 @@ def describe(run: Run) -> Iterator[tuple[str, str]]:
     yield "error", record.reason
     yield "recipe", record.recipe
     yield "started", local_time(record.started)
-    yield "last seen", local_time(record.seen)
+    yield "last seen", local_time(record.heartbeat)
     yield "time", format_duration(record.seconds)
     yield "epochs", format_epochs(run)
     yield "best epoch", str(record.best_epoch or "")
@@ -85,13 +85,13 @@ def describe(run: Run) -> Iterator[tuple[str, str]]:
         yield name, format_metric(run.metric(name))
     yield "commit", format_commit(run)
     yield "versions", ", ".join(f"{name} {number}" for name, number in record.versions.items())
-    yield "started from", record.came_from
+    yield "started from", record.parent
     for number, command in enumerate(record.commands):
         yield "command" if number == 0 else f"resume {number}", command
 
 
 def reproduce(run: Run) -> Iterator[str]:
-    """Yield the lines that tell how to train the same weights again: first the obstacles, then the commands."""
+    """Yield how to train the same weights again: first what prevents it, then the commands."""
     record, config, settings = run.metadata, run.path / "config.yaml", run.settings()
     if not settings:
         yield "this run can't be reproduced: its config.yaml is missing"
@@ -107,15 +107,15 @@ def reproduce(run: Run) -> Iterator[str]:
         yield f"there were uncommitted changes to commit {record.commit[:7]}: exact only with the same changes"
     elif record.commit == here and differs:
         yield f"there are uncommitted changes to commit {here[:7]}: run git stash first"
-    if record.altered:
+    if record.modified:
         yield "this run was resumed with other settings, code or threads; to reproduce it, run in order:"
     else:
         yield "to reproduce it exactly:"
-    source = f" --ckpt_path {shlex.quote(record.came_from)}" if record.came_from else ""
+    source = f" --ckpt_path {shlex.quote(record.parent)}" if record.parent else ""
     plugins = [f"--plugin {shlex.quote(name)}" for name in plugins_of(record.commands[-1:])]
     command = as_command("kindling", "fit --config", shlex.quote(str(config)), *plugins) + source
     commands, commits, threads = [command], [record.commit], record.threads[-1:]
-    if record.altered:
+    if record.modified:
         commands, commits, threads = record.commands, record.commits or [record.commit], record.threads
     for command, then, count in zip_longest(commands, commits[: len(commands)], threads[: len(commands)]):
         if then and then != here:

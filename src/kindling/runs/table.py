@@ -28,9 +28,9 @@ def local_time(timestamp: str) -> str:
 
 
 def format_epochs(run: Run) -> str:
-    """Return the completed and planned epochs: 3/12."""
-    done, planned = run.metadata.epochs, run.metadata.planned
-    return "" if done is None else f"{done}/{planned}" if planned else str(done)
+    """Return the completed epochs and all: 3/12."""
+    done, total = run.metadata.epochs, run.metadata.max_epochs
+    return "" if done is None else f"{done}/{total}" if total else str(done)
 
 
 def format_commit(run: Run) -> str:

@@ -31,13 +31,11 @@ class RunMetadataWriter(Callback):
         run: The run folder; by default that of the Trainer's logger.
         recipe: Name of the recipe.
         command: The command line.
-        came_from: Checkpoint of another run from which this run starts.
+        parent: Checkpoint of another run from which this run starts.
     """
 
-    def __init__(
-        self, run: Path | None = None, recipe: str = "", command: str = "", came_from: Path | str = ""
-    ) -> None:
-        self.run, self.recipe, self.command, self.came_from = run, recipe, command, str(came_from)
+    def __init__(self, run: Path | None = None, recipe: str = "", command: str = "", parent: Path | str = "") -> None:
+        self.run, self.recipe, self.command, self.parent = run, recipe, command, str(parent)
         self.record = RunMetadata()
         self._folder: Path | None = None
         self._writes = False
@@ -70,13 +68,13 @@ class RunMetadataWriter(Callback):
             started=old.started or utc_timestamp(),
             process=process_info(folder),
             epochs=old.epochs or 0,
-            planned=trainer.max_epochs if (trainer.max_epochs or 0) > 0 else None,
+            max_epochs=trainer.max_epochs if (trainer.max_epochs or 0) > 0 else None,
             monitor=monitor,
             best=old.best if old.monitor == monitor and (folder / "checkpoints" / "best.ckpt").exists() else {},
             commit=commit,
             changed=changed or old.changed,
-            came_from=old.came_from or self.came_from,
-            altered=old.altered or is_other_commit or not {0, threads}.issuperset(old.threads),
+            parent=old.parent or self.parent,
+            modified=old.modified or is_other_commit or not {0, threads}.issuperset(old.threads),
             tested=False,
             versions=versions(),
         )
@@ -86,7 +84,7 @@ class RunMetadataWriter(Callback):
     @override
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._settings and self._folder:  # config.yaml is rewritten by now
-            self.record.altered |= settings(self._folder) != self._settings
+            self.record.modified |= settings(self._folder) != self._settings
             self._settings = {}
         self._end_epoch(trainer)
 
@@ -144,7 +142,7 @@ class RunMetadataWriter(Callback):
 
     def finish_untrained(self, metrics: Mapping[str, float]) -> None:
         """Record the validation metrics of a model that has nothing to train."""
-        self.record.epochs = self.record.planned = None
+        self.record.epochs = self.record.max_epochs = None
         self.record.best = dict(metrics)
         self._write("finished")
 
@@ -156,7 +154,7 @@ class RunMetadataWriter(Callback):
     def _write(self, status: str, until: float | None = None) -> None:
         self._written = until or time.monotonic()
         if self._writes and self._folder:
-            self.record.status, self.record.seen = status, utc_timestamp()
+            self.record.status, self.record.heartbeat = status, utc_timestamp()
             self.record.seconds = round(self._earlier_seconds + self._written - self._started, 2)
             self.record.write(self._folder)
 

@@ -33,7 +33,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def naming_the_file(path: Path, temporary: Path | None = None) -> Iterator[None]:
-    """Add the name of the file to an error while it is written; "disk full" names none."""
+    """Add the name of the file to an error that occurs while writing it; "disk full" names none."""
     try:
         yield
     except OSError as error:
