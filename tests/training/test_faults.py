@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from conftest import TINY, Command, different
-from kindling.runs.checkpoints import read, save
+from kindling.runs.checkpoints import read_checkpoint, save
 from kindling.runs.find import find_checkpoint
 from kindling.runs.metadata import RunMetadata, status_of, utc_timestamp
 from kindling.runs.process import process_info
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.usefixtures("no_pictures")
 def check_intact(folder: Path) -> None:
     """Asserts that all checkpoints in a folder can be read and no temporary file is left."""
     for checkpoint in folder.rglob("*.ckpt"):
-        read(checkpoint, "all")
+        read_checkpoint(checkpoint, "all")
     assert not list(folder.rglob(".*"))
 
 

@@ -31,7 +31,7 @@ def test_dead_units_are_counted_once(kindling: Command) -> None:
 def test_one_relu_at_two_places_is_watched_at_each(kindling: Command, batch_size: int) -> None:
     few = ["--data.batch_size", batch_size, "--trainer.max_epochs", 1]
     result = kindling("fit", "--model", "helpers.SharedClassifier", *SHORT, *few)
-    assert (result.code, result.err) == (0, "")
+    assert result.code == 0, result.err
     (line,) = [line for line in watched(result.err) if "dead" in line]
     assert line.startswith("dead units: network.1 (call 2 per forward pass): 10 of 16 units were zero for every sample")
 

@@ -13,7 +13,7 @@ from kindling.cli.options import given_model_arguments
 from kindling.cli.recipes import find_recipes
 from kindling.cli.yaml_files import check_typed, read_yaml
 from kindling.models.task import DATA_ARGUMENTS
-from kindling.runs.checkpoints import read, restore_last
+from kindling.runs.checkpoints import read_checkpoint, restore_last
 from kindling.runs.find import find_checkpoint
 from kindling.utils.errors import UsageError, UsageErrorParser
 
@@ -58,7 +58,7 @@ class Sources:
         checkpoint, stored, config = None, {}, {}
         if named.ckpt_path is not None:
             checkpoint = find_checkpoint(named.ckpt_path, prefer="last" if command == "fit" else "best")
-            stored = restore_last(checkpoint) if command == "fit" else read(checkpoint)
+            stored = restore_last(checkpoint) if command == "fit" else read_checkpoint(checkpoint)
             config = config_from_checkpoint(checkpoint, stored, command, typed, configs)
         elif command != "fit" and not {"-h", "--help"}.intersection(typed):
             raise UsageError(f"{command} needs a trained model: --ckpt_path best, last, a run folder or a file")

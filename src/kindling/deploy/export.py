@@ -16,7 +16,8 @@ from kindling.deploy.predictor import read_card
 from kindling.deploy.verify import SIZES, compare_outputs, first
 from kindling.models import BaseTask, ClassificationTask
 from kindling.models.loading import load_model
-from kindling.runs.find import find_checkpoint, read_checkpoint
+from kindling.runs.checkpoints import read_checkpoint
+from kindling.runs.find import find_checkpoint
 from kindling.runs.folders import run_folder_of
 from kindling.utils.console import progress, say
 from kindling.utils.files import atomic_write

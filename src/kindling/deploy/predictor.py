@@ -16,7 +16,8 @@ from kindling.data.images.decode import read_image, warn_small_range
 from kindling.data.images.scan import list_images, warn_unused
 from kindling.data.tables.rows import encode_rows
 from kindling.models.loading import load_classifier
-from kindling.runs.find import find_checkpoint, read_checkpoint
+from kindling.runs.checkpoints import read_checkpoint
+from kindling.runs.find import find_checkpoint
 from kindling.runs.folders import run_folder_of
 from kindling.runs.metadata import read_json
 from kindling.utils.inputs import fit_image, to_float, to_input_tensor

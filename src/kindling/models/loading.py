@@ -9,7 +9,7 @@ from torch import Tensor
 
 from kindling.models.classification import ClassificationTask
 from kindling.models.task import BaseTask
-from kindling.runs.find import read_checkpoint
+from kindling.runs.checkpoints import read_checkpoint
 from kindling.runs.folders import RUNS, run_folder_of
 from kindling.runs.foreign import check_functions
 from kindling.runs.signatures import is_own_checkpoint, plugin_sources

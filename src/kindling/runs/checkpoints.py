@@ -41,7 +41,7 @@ class DamagedError(ValueError):
     """A truncated or corrupt checkpoint."""
 
 
-def read(path: Path, verify: Verify = "weights", mmap: bool = True) -> dict[str, Any]:
+def read_checkpoint(path: Path, verify: Verify = "weights", mmap: bool = True) -> dict[str, Any]:
     """Read a checkpoint without running any code that it may contain.
 
     Args:
@@ -113,14 +113,14 @@ def restore_last(checkpoint: Path) -> dict[str, Any]:
         ValueError: If the checkpoint is damaged and can't be replaced.
     """
     try:
-        return read(checkpoint, "all", mmap=False)
+        return read_checkpoint(checkpoint, "all", mmap=False)
     except DamagedError:
         if not is_last(checkpoint):
             raise
     steps = {}
     for other in set(checkpoint.parent.glob("*.ckpt")) - {checkpoint}:
         with suppress(ValueError, OSError):
-            stored = read(other, "all")
+            stored = read_checkpoint(other, "all")
             steps[other] = stored["global_step"] if "optimizer_states" in stored else -1
     # At the same step, prefer previous.ckpt: best.ckpt was saved before the schedulers were stepped.
     newest = max(steps, key=lambda path: (steps[path], path.name == "previous.ckpt"), default=checkpoint)
@@ -129,4 +129,4 @@ def restore_last(checkpoint: Path) -> dict[str, Any]:
     with atomic_write(checkpoint) as temporary:
         shutil.copyfile(newest, temporary)
     logger.warning(f"{checkpoint} is damaged: resuming from {newest.name}, saved after step {steps[newest]}")
-    return read(checkpoint, "all", mmap=False)
+    return read_checkpoint(checkpoint, "all", mmap=False)

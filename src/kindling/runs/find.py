@@ -1,15 +1,12 @@
 """Find checkpoints by name, and read text files of run folders, which may be untrusted."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Literal
 
 from kindling.runs.folders import RUNS, is_in_run, written_checkpoints
 from kindling.runs.signatures import is_own_here
 from kindling.runs.trust import check_links
 from kindling.utils.text import program_name
-
-if TYPE_CHECKING:
-    from kindling.runs.checkpoints import Verify
 
 MAX_BYTES = 256 * 2**20  # of a text file in a run folder; metrics.csv has 100 bytes per row
 Kind = Literal["best", "last"]
@@ -58,13 +55,6 @@ def _with_its_run(checkpoint: Path) -> Path:
         checkpoint = checkpoint.parent.resolve() / checkpoint.name
     check_links(checkpoint)
     return checkpoint
-
-
-def read_checkpoint(path: Path, verify: "Verify" = "weights") -> dict[str, Any]:
-    """Read a checkpoint without running any code that it may contain; see `kindling.runs.checkpoints.read`."""
-    from kindling.runs.checkpoints import read  # imports torch, which takes seconds
-
-    return read(path, verify)
 
 
 def read_text(path: Path) -> str:

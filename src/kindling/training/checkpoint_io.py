@@ -12,7 +12,7 @@ from lightning.pytorch.plugins.io.wrapper import _WrappingCheckpointIO
 from lightning.pytorch.strategies import Strategy
 from typing_extensions import override
 
-from kindling.runs.checkpoints import read, save
+from kindling.runs.checkpoints import read_checkpoint, save
 from kindling.runs.folders import RUNS, run_folder_of, written_checkpoints
 
 Loaded = tuple[Path, dict[str, Any]]  # path and contents of a checkpoint
@@ -64,7 +64,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         loaded, self._loaded = self._loaded, None  # no reference kept: Lightning frees it after restoring
         if loaded and Path(path).resolve() == loaded[0].resolve():
             return loaded[1]
-        return read(Path(path), "all", mmap=False)
+        return read_checkpoint(Path(path), "all", mmap=False)
 
     @override
     def remove_checkpoint(self, path: _PATH) -> None:

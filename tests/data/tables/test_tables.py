@@ -14,8 +14,7 @@ import torch
 from conftest import Command
 from kindling.cli import main
 from kindling.deploy.predictor import load
-from kindling.runs.checkpoints import CHECKSUMS
-from kindling.runs.find import read_checkpoint
+from kindling.runs.checkpoints import CHECKSUMS, read_checkpoint
 from rows import FIT, customers, predictions, read
 
 pytestmark = pytest.mark.usefixtures("console_logs")
