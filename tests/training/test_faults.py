@@ -157,5 +157,7 @@ def test_a_clock_that_was_set_back_hides_neither_a_run_that_trains_nor_a_dead_on
     assert status_of(RunMetadata(status="running", process=process)) == "running"
     assert status_of(RunMetadata(status="running", process=process | {"after_boot": 1.0})) == "failed"
     later = (datetime.now(UTC) + timedelta(hours=2)).isoformat()
-    assert status_of(RunMetadata(status="running", process={"host": "elsewhere"}, seen=later)) == "failed"
-    assert status_of(RunMetadata(status="running", process={"host": "elsewhere"}, seen=utc_timestamp())) == "running"
+    assert status_of(RunMetadata(status="running", process={"host": "elsewhere"}, heartbeat=later)) == "failed"
+    assert (
+        status_of(RunMetadata(status="running", process={"host": "elsewhere"}, heartbeat=utc_timestamp())) == "running"
+    )

@@ -121,8 +121,10 @@ def test_only_a_process_that_lives_is_running() -> None:
         ("x", "y", host, "failed"),
     ]:
         process = {"pid": pid, "began": since, "host": where}
-        assert status_of(RunMetadata(status="running", process=process, seen=long_ago)) == status
-    assert status_of(RunMetadata(status="running", process={"host": "elsewhere"}, seen=utc_timestamp())) == "running"
+        assert status_of(RunMetadata(status="running", process=process, heartbeat=long_ago)) == status
+    assert (
+        status_of(RunMetadata(status="running", process={"host": "elsewhere"}, heartbeat=utc_timestamp())) == "running"
+    )
 
 
 def test_the_commit_is_that_of_the_folder_where_we_are(folder: Path) -> None:
