@@ -46,8 +46,8 @@ def parallel(board: Board) -> None:
 
 
 def pictures(board: Board) -> None:
-    """The samples that were taken for something else."""
-    board.open("images&tagFilter=most%20wrong%7Csamples", "most wrong")
+    """The worst predictions and the training samples."""
+    board.open("images&tagFilter=worst%7Csamples", "worst predictions")
 
 
 VIEWS: list[Callable[[Board], None]] = [curves, parallel, pictures, projector]

@@ -21,7 +21,7 @@ from kindling.runs.signatures import SIGNATURE, is_own_checkpoint
 TIMED_COLUMNS = {"samples_per_second", "memory_gb", "gpu_memory_gb"}
 TIMED_TAGS = {f"optimization/{name}" for name in TIMED_COLUMNS}
 # Drawn when there is time; of the first batch of a session; config.yaml, which is compared by itself.
-OTHER_TAGS = (" (gradient)", "samples as trained on", "settings/text_summary")
+OTHER_TAGS = (" (gradient)", "training samples", "config/text_summary")
 TIMED_FIELDS = {"commands", "commits", "threads", "started", "heartbeat", "seconds", "process"}
 # A resumed run is told the split that it wrote; the checksums follow from the values.
 OTHER_KEYS = ("datamodule_hyper_parameters.split", "data.init_args.split", "checksums")

@@ -171,7 +171,7 @@ class Page:
         self.find("file").send_keys(str(path.resolve()))
 
     def seen(self) -> Tensor:
-        """The picture that the model sees, as the page shows it, shape (H, W)."""
+        """The image as the model receives it, as the page shows it, shape (H, W)."""
         height, width, *values = self.js(SEEN, self.find("seen"))
         pixels = torch.tensor(values).view(height, width, 4).float() / 255
         return pixels[..., 0] * pixels[..., 3]
@@ -451,7 +451,7 @@ def test_numbers_are_typed_with_commas_or_spaces(page: Page) -> None:
         field.send_keys("x")
         page.settle()
         assert page.answer == ""
-        assert "4x is no number" in page.driver.find_element(By.CSS_SELECTOR, "#fields label").text
+        assert "4x is not a number" in page.driver.find_element(By.CSS_SELECTOR, "#fields label").text
 
 
 def test_the_line_for_the_terminal_is_copied(page: Page) -> None:

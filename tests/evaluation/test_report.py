@@ -23,8 +23,8 @@ from conftest import TINY, Command, Train
 from helpers import AWKWARD
 from kindling import MLPClassifier, MNISTDataModule, SyntheticDataModule
 from kindling.evaluation.predictions import Predictions
-from kindling.evaluation.report.classes import confusions
-from kindling.evaluation.report.statistics import bootstrap_mean, bootstrap_scores, calibration, wilson
+from kindling.evaluation.report.confusion_matrix import confusion_section
+from kindling.evaluation.statistics import bootstrap_mean, bootstrap_scores, calibration, wilson
 from kindling.training import TestOutputCollector
 from kindling.utils.text import format_metric
 
@@ -54,7 +54,7 @@ class Reader(HTMLParser):
             self.page.tables.setdefault(self.heading, []).append([])
         elif tag in ("th", "td"):
             self.page.tables[self.heading][-1].append("")
-        elif tag == "img":
+        elif tag == "img" and self.heading == "Worst predictions":
             self.page.pictures.append(dict(attrs)["src"] or "")
         elif tag == "figcaption":
             self.page.captions.append("")
@@ -87,13 +87,13 @@ def written(run: Path = RUN) -> tuple[list[dict[str, str]], Tensor]:
     return table, torch.tensor([[float(row[name]) for name in names] for row in table])
 
 
-def random_answers(samples: int, classes: int, skill: float = 2.0) -> Predictions:
+def random_predictions(samples: int, classes: int, skill: float = 2.0) -> Predictions:
     random = torch.Generator().manual_seed(3)
     labels = torch.randint(classes, (samples,), generator=random)
     logits = torch.randn(samples, classes, generator=random)
     logits[torch.arange(samples), labels] += skill
     probabilities = logits.softmax(dim=1)
-    return Predictions(probabilities, labels, -probabilities[torch.arange(samples), labels].log())
+    return Predictions(probabilities, labels)
 
 
 @pytest.mark.parametrize("command", ["fit", "test"])
@@ -128,16 +128,16 @@ def test_a_test_leaves_figures_predictions_and_a_report(kindling: Command, comma
 def test_the_tables_of_classes_agree_with_scikit_learn(trained: Train) -> None:
     trained(*TINY)
     table, _ = written()
-    labels, answers = ([row[name] for row in table] for name in ("label", "prediction"))
-    expected = classification_report(labels, answers, output_dict=True)
-    header, *rows = read().tables["Classes"]
+    labels, predictions = ([row[name] for row in table] for name in ("label", "prediction"))
+    expected = classification_report(labels, predictions, output_dict=True)
+    header, *rows = read().tables["Metrics per class"]
     assert header == ["class", "samples", "precision", "recall", "F1"]
     assert [row[0] for row in rows] == ["0", "1", "2"]
     for name, samples, *scores in rows:
         assert int(samples) == expected[name]["support"]
         assert scores == [f"{expected[name][score]:.1%}" for score in ("precision", "recall", "f1-score")]
-    counts = [[int(cell or 0) for cell in row[1:]] for row in read().tables["Confusions"][1:]]
-    assert counts == confusion_matrix(labels, answers).tolist()
+    counts = [[int(cell or 0) for cell in row[1:]] for row in read().tables["Confusion matrix"][1:]]
+    assert counts == confusion_matrix(labels, predictions).tolist()
 
 
 def test_many_classes_have_a_list_of_confusions(kindling: Command) -> None:
@@ -145,13 +145,13 @@ def test_many_classes_have_a_list_of_confusions(kindling: Command) -> None:
     assert kindling("fit", *TINY, *many).code == 0
     table, _ = written()
     pairs = [(row["label"], row["prediction"]) for row in table if row["label"] != row["prediction"]]
-    header, *rows = read().tables["Confusions"]
+    header, *rows = read().tables["Confusion matrix"]
     assert header == ["label", "prediction", "samples", "of the label"]
     listed = {(label, prediction): int(samples) for label, prediction, samples, _ in rows}
     assert len(listed) == 20
     assert listed == {pair: pairs.count(pair) for pair in listed}
     assert min(listed.values()) >= max(pairs.count(pair) for pair in set(pairs) - set(listed))
-    assert len(read().tables["Classes"]) == 1 + 25
+    assert len(read().tables["Metrics per class"]) == 1 + 25
 
 
 def test_the_accuracys_interval_is_wilsons() -> None:
@@ -162,8 +162,8 @@ def test_the_accuracys_interval_is_wilsons() -> None:
 
 def test_the_other_intervals_are_those_of_samples_drawn_anew() -> None:
     """Against the scores, by their definitions, of samples drawn one by one."""
-    answers = random_answers(400, 4)
-    labels, guesses, random = answers.labels.numpy(), answers.predictions.numpy(), np.random.default_rng(7)
+    predictions, losses = random_predictions(400, 4), torch.rand(400, generator=torch.Generator().manual_seed(1))
+    labels, guesses, random = predictions.labels.numpy(), predictions.classes.numpy(), np.random.default_rng(7)
     scores = []
     for _ in range(1000):
         drawn = random.integers(400, size=400)
@@ -171,25 +171,25 @@ def test_the_other_intervals_are_those_of_samples_drawn_anew() -> None:
         recall = [(guess[label == name] == name).mean() for name in range(4)]
         precision = [(label[guess == name] == name).mean() for name in range(4)]
         f1 = [2 * p * r / (p + r) for p, r in zip(precision, recall, strict=True)]
-        scores.append((np.mean(recall), np.mean(f1), answers.losses.numpy()[drawn].mean()))
+        scores.append((np.mean(recall), np.mean(f1), losses[drawn].numpy().mean()))
     expected = np.quantile(np.array(scores), [0.025, 0.975], axis=0).T
-    found = [*bootstrap_scores(answers.confusion), bootstrap_mean(answers.losses)]
+    found = [*bootstrap_scores(predictions.confusion_matrix), bootstrap_mean(losses)]
     np.testing.assert_allclose(found, expected, atol=0.012)  # an interval is 0.09 wide
 
 
 def test_intervals_hold_their_figure_with_a_thousand_classes() -> None:
-    answers = random_answers(8000, 1000, skill=4.0)
-    labels, guesses = answers.labels.numpy(), answers.predictions.numpy()
-    (low, high), (f1_low, f1_high) = bootstrap_scores(answers.confusion)
+    predictions = random_predictions(8000, 1000, skill=4.0)
+    labels, guesses = predictions.labels.numpy(), predictions.classes.numpy()
+    (low, high), (f1_low, f1_high) = bootstrap_scores(predictions.confusion_matrix)
     assert low < balanced_accuracy_score(labels, guesses) < high < low + 0.04
     assert f1_low < f1_score(labels, guesses, average="macro") < f1_high < f1_low + 0.04
 
 
 def test_the_calibration_error_agrees_with_torchmetrics() -> None:
     for skill in (0.5, 3.0):
-        answers = random_answers(3000, 5, skill)
-        expected = MulticlassCalibrationError(5, n_bins=15, norm="l1")(answers.probabilities, answers.labels)
-        assert calibration(answers).error == pytest.approx(expected.item(), abs=1e-6)
+        predictions = random_predictions(3000, 5, skill)
+        expected = MulticlassCalibrationError(5, n_bins=15, norm="l1")(predictions.probabilities, predictions.labels)
+        assert calibration(predictions).error == pytest.approx(expected.item(), abs=1e-6)
 
 
 def test_the_loss_of_the_samples_is_the_models_own(kindling: Command) -> None:
@@ -213,7 +213,7 @@ def test_rows_that_are_most_wrong_are_told_with_their_features(trained: Train) -
         for number, row in enumerate(table)
         if row["label"] != row["prediction"]
     }
-    header, *rows = read().tables["Most wrong"]
+    header, *rows = read().tables["Worst predictions"]
     assert header == ["row", "label", "prediction", "probability", *(f"feature {number}" for number in range(20))]
     assert len(of_label) > 5
     assert [row[0] for row in rows] == sorted(of_label, key=of_label.__getitem__)[:24]
@@ -243,15 +243,15 @@ def test_images_that_are_most_wrong_are_shown(kindling: Command, mnist: Path) ->
             assert torch.equal(torch.from_numpy(np.array(image)), data.test.inputs[number, 0])
         row = table[number]
         sure = f"{float(row['probability']):.1%}"
-        assert caption == f"{row['label']}, said {row['prediction']} ({sure})row {number}"
+        assert caption == f"{row['label']} → {row['prediction']} ({sure})row {number}"
 
 
 def test_names_are_text_whatever_is_in_them(kindling: Command) -> None:
     options = "--model MLPClassifier --model.hidden [8] --data helpers.AwkwardDataModule"
     assert kindling("fit", *options.split(), *TINY[-4:], "--trainer.max_epochs", "1").code == 0
     page = read()
-    assert [row[0] for row in page.tables["Classes"][1:]] == list(AWKWARD)
-    assert page.tables["Most wrong"][1][0].startswith("<i>row</i>")
+    assert [row[0] for row in page.tables["Metrics per class"][1:]] == list(AWKWARD)
+    assert page.tables["Worst predictions"][1][0].startswith("<i>row</i>")
     source = (RUN / "report.html").read_text()
     for raw in ("<b>&", "<i>", 'quote"', "<script"):
         assert raw not in source
@@ -271,13 +271,15 @@ def test_without_a_mistake_the_report_says_so(kindling: Command) -> None:
     result = kindling("fit", *TINY, *easy[-2:], "--model.optimizer.lr", "0.03", "--trainer.max_epochs", "10")
     assert result.code == 0, result.err
     text = read().text
-    assert "Not one answer is wrong." in text
+    assert "All predictions are correct." in text
     assert "100.00%93.98% to 100.00%" in text  # the accuracy has an interval all the same
     assert text.count("no interval") == 2  # the draws of balanced accuracy and F1 are all the same
 
 
 def test_of_many_classes_none_confused_the_list_says_so() -> None:
-    assert confusions(torch.eye(25, 26, dtype=torch.long), tuple(map(str, range(25)))) == "<p>There are none.</p>"
+    assert "All predictions are correct." in confusion_section(
+        torch.eye(25, 26, dtype=torch.long), [*map(str, range(25))]
+    )
 
 
 def test_a_process_without_a_batch_has_an_empty_share(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -308,7 +310,7 @@ def test_a_model_that_diverged_has_a_report(kindling: Command) -> None:
     page = read()
     assert "lossnanno interval" in page.text
     assert "60 predictions are NaN and counted as wrong." in page.text
-    assert page.tables["Confusions"][0] == ["", "0", "1", "2", "no answer"]
+    assert page.tables["Confusion matrix"][0] == ["", "0", "1", "2", "no prediction"]
 
 
 def test_samples_without_an_answer_are_wrong(kindling: Command) -> None:
@@ -317,12 +319,12 @@ def test_samples_without_an_answer_are_wrong(kindling: Command) -> None:
     assert result.code == 0, result.err
     table, _ = written()
     assert [row["prediction"] == "" for row in table] == [number % 3 == 0 for number in range(60)]
-    labels, answers = ([row[name] for row in table] for name in ("label", "prediction"))
+    labels, predictions = ([row[name] for row in table] for name in ("label", "prediction"))
     figures = json.loads((RUN / "test_metrics.json").read_text())
     expected = {
-        "test/accuracy": np.mean([label == answer for label, answer in zip(labels, answers, strict=True)]),
-        "test/balanced_accuracy": recall_score(labels, answers, labels=list("012"), average="macro"),
-        "test/f1": f1_score(labels, answers, labels=list("012"), average="macro"),
+        "test/accuracy": np.mean([label == answer for label, answer in zip(labels, predictions, strict=True)]),
+        "test/balanced_accuracy": recall_score(labels, predictions, labels=list("012"), average="macro"),
+        "test/f1": f1_score(labels, predictions, labels=list("012"), average="macro"),
         "test/loss": None,
     }
     assert figures == pytest.approx(expected, abs=1e-5)
@@ -333,9 +335,11 @@ def test_samples_without_an_answer_are_wrong(kindling: Command) -> None:
         found = re.search(rf"{figure:.2%}([\d.]+)% to ([\d.]+)%", page.text)
         assert found
         assert float(found[1]) < 100 * figure < float(found[2])
-    confused = [[int(cell or 0) for cell in row[1:]] for row in page.tables["Confusions"][1:]]
-    assert confused == confusion_matrix(labels, answers, labels=["0", "1", "2", ""])[:3].tolist()
-    assert "no answer" in {row[2] for row in page.tables["Most wrong"][1:]} | {*page.tables["Confusions"][0]}
+    confused = [[int(cell or 0) for cell in row[1:]] for row in page.tables["Confusion matrix"][1:]]
+    assert confused == confusion_matrix(labels, predictions, labels=["0", "1", "2", ""])[:3].tolist()
+    assert "no prediction" in {row[2] for row in page.tables["Worst predictions"][1:]} | {
+        *page.tables["Confusion matrix"][0]
+    }
 
 
 def test_the_loss_lies_in_its_interval_however_large_it_is(kindling: Command) -> None:

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from conftest import TINY, Command, Train
 from kindling.runs.metadata import FILE, TEST, RunMetadata
+from kindling.runs.metrics_csv import MetricsLogger
 from kindling.runs.process import process_info
-from kindling.tensorboard.logger import MetricsLogger
 from kindling.training import TestOutputCollector
 from kindling.training.resume import move_best
 

@@ -17,6 +17,7 @@ from sklearn.metrics import precision_score
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import metadata
 from tensorboard.util.tensor_util import make_ndarray
+from torch.nn import functional as F
 from torch.utils.tensorboard import SummaryWriter
 
 from conftest import TINY, TRANSFER, Command, Train
@@ -24,7 +25,7 @@ from kindling import MLPClassifier
 from kindling.tensorboard import Dashboard, images
 from kindling.tensorboard.logger import SplitLogger
 from kindling.tensorboard.network import write_network
-from kindling.tensorboard.results import principal
+from kindling.tensorboard.projector import reduce_features
 from kindling.training import TrainingStatsMonitor
 
 RUN = Path("runs/tiny/version_0")
@@ -70,12 +71,12 @@ def test_every_tab_has_something_of_images(kindling: Command) -> None:
     assert read("train").Tags()["graph"]
     assert len(read("train").Histograms("weights/0.weight")) >= 1
     assert len(read("train").Histograms("weights/0.weight (gradient)")) >= 1
-    assert {f"{tag}/text_summary" for tag in ("settings", "model and commands")} <= set(read("train").Tags()["tensors"])
-    of_training = {"pictures/samples as trained on", "pictures/filters of the first layer"}
+    assert {f"{tag}/text_summary" for tag in ("config", "model and commands")} <= set(read("train").Tags()["tensors"])
+    of_training = {"images/training samples", "images/filters of the first layer"}
     assert set(read("train").Tags()["images"]) == of_training
-    assert set(read("val").Tags()["images"]) == {"pictures/confusion matrix", "pictures/most wrong"}
+    assert set(read("val").Tags()["images"]) == {"images/confusion matrix", "images/worst predictions"}
     for split in ("val", "test"):
-        assert {f"precision and recall/{digit}" for digit in range(10)} <= set(read(split).Tags()["tensors"])
+        assert {f"precision-recall/{digit}" for digit in range(10)} <= set(read(split).Tags()["tensors"])
     rows = (RUN / "test" / "00010" / "last_hidden_layer" / "tensors.tsv").read_text().splitlines()
     assert len(rows) == 1000
     assert len(rows[0].split("\t")) == 8
@@ -83,9 +84,9 @@ def test_every_tab_has_something_of_images(kindling: Command) -> None:
 
 def test_a_table_has_all_that_makes_sense_for_it(trained: Train) -> None:
     trained(*TINY)
-    assert read("val").Tags()["images"] == ["pictures/confusion matrix"]
-    worst = make_ndarray(read("val").Tensors("most wrong/text_summary")[-1].tensor_proto)
-    assert b"| row | label | guess | probability |" in worst.item()
+    assert read("val").Tags()["images"] == ["images/confusion matrix"]
+    worst = make_ndarray(read("val").Tensors("worst predictions/text_summary")[-1].tensor_proto)
+    assert b"| row | label | prediction | probability |" in worst.item()
     assert not read("train").Tags()["images"]
     assert (RUN / "test" / "projector_config.pbtxt").exists()
     assert not list(RUN.rglob("sprite.png"))
@@ -105,7 +106,7 @@ def test_a_histogram_is_that_of_the_weights(kindling: Command) -> None:
 
 def test_precision_of_a_curve_is_that_of_the_predictions(kindling: Command) -> None:
     assert kindling("fit", *TINY, "--trainer.max_epochs", "8", "--model.optimizer.lr", "0.03").code == 0
-    curves = make_ndarray(read("test").Tensors("precision and recall/0")[-1].tensor_proto)  # (6, thresholds)
+    curves = make_ndarray(read("test").Tensors("precision-recall/0")[-1].tensor_proto)  # (6, thresholds)
     with (RUN / "predictions.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     sure = [float(row["0"]) >= 63 / 126 for row in rows]  # the threshold in the middle
@@ -138,19 +139,20 @@ def test_runs_are_compared_by_what_was_chosen_and_what_came_out(kindling: Comman
 def test_the_most_wrong_are_those_of_the_best_epoch(kindling: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     shown = []
     monkeypatch.setattr(
-        "kindling.tensorboard.dashboard.write_top_losses", lambda _, answers, *rest: shown.append(answers)
+        "kindling.tensorboard.dashboard.write_worst_predictions", lambda _, found, *rest: shown.append(found)
     )
     assert kindling("fit", *TINY, "--model.optimizer.lr", "1").code == 0
     losses = [event.value for event in read("val").Scalars("metrics/loss")]
     assert losses[-1] > min(losses)
-    assert shown[0].losses.mean().item() == pytest.approx(min(losses), rel=1e-4)
+    loss = F.nll_loss(shown[0].probabilities.log(), shown[0].labels)
+    assert loss.item() == pytest.approx(min(losses), rel=1e-4)
 
 
 def test_a_sheet_shows_the_samples_as_the_network_gets_them(kindling: Command) -> None:
     assert kindling(*DIGITS, "--test_after_fit", "false").code == 0
-    turned = picture("train", "pictures/samples as trained on")
+    turned = picture("train", "images/training samples")
     assert kindling(*DIGITS, "--test_after_fit", "false", "--data.degrees", "0").code == 0
-    upright = picture("train", "pictures/samples as trained on", Path("runs/tiny/version_1"))
+    upright = picture("train", "images/training samples", Path("runs/tiny/version_1"))
     assert turned.shape == upright.shape
     assert (turned != upright).any()
     assert upright.shape[1] > 6 * 96
@@ -159,7 +161,7 @@ def test_a_sheet_shows_the_samples_as_the_network_gets_them(kindling: Command) -
 def test_ctrl_c_leaves_a_whole_dashboard(kindling: Command) -> None:
     stop = ["--trainer.callbacks", "helpers.SignalAt", "--trainer.callbacks.step", 9]
     assert kindling("fit", *TINY, *stop).code == 1
-    assert read("val").Tags()["images"] == ["pictures/confusion matrix"]
+    assert read("val").Tags()["images"] == ["images/confusion matrix"]
     assert read("train").Tags()["graph"]
     assert hyperparameters(RUN)["hidden"] == "8"
 
@@ -171,7 +173,7 @@ def test_a_test_of_its_own_adds_to_the_run(kindling: Command) -> None:
         assert kindling("test", "--ckpt_path", RUN).code == 0
     tested = json.loads((RUN / "test_metrics.json").read_text())["test/accuracy"]
     assert read("test").Scalars("result/test_accuracy")[-1].value == pytest.approx(tested, abs=1e-6)
-    assert read("test").Tags()["images"] == ["pictures/confusion matrix"]
+    assert read("test").Tags()["images"] == ["images/confusion matrix"]
     assert (RUN / "test" / "projector_config.pbtxt").read_text().count("tensor_name") == 1
 
 
@@ -232,7 +234,7 @@ def test_names_of_classes_break_nothing(kindling: Command) -> None:
     rows = (RUN / "test" / "00014" / "last_hidden_layer" / "metadata.tsv").read_text().splitlines()
     assert len(rows) == 1 + 60
     assert {row.count("\t") for row in rows} == {2}
-    worst = make_ndarray(read("val").Tensors("most wrong/text_summary")[-1].tensor_proto).item().decode()
+    worst = make_ndarray(read("val").Tensors("worst predictions/text_summary")[-1].tensor_proto).item().decode()
     assert {line.replace("\\|", "").count("|") for line in worst.splitlines()} == {5}
 
 
@@ -240,7 +242,7 @@ def test_names_of_classes_break_nothing(kindling: Command) -> None:
 def test_any_network_has_a_dashboard(kindling: Command, kind: str) -> None:
     result = kindling("fit", *TINY[4:], "--model", f"helpers.{kind}", "--model.width", "8")
     assert result.code == 0, result.err
-    assert read("test").Tags()["images"] == ["pictures/confusion matrix"]
+    assert read("test").Tags()["images"] == ["images/confusion matrix"]
 
 
 def test_a_compiled_network_has_a_graph(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -261,7 +263,7 @@ def test_a_run_that_goes_on_keeps_the_figures_of_its_best_epoch(kindling: Comman
     losses = [event.value for event in read("val").Scalars("metrics/loss")]
     assert min(losses[2:]) > best
     assert read("test").Scalars("result/val_loss")[-1].value == pytest.approx(best)
-    assert read("val").Tags()["images"] == ["pictures/confusion matrix"]  # of that epoch, still there
+    assert read("val").Tags()["images"] == ["images/confusion matrix"]  # of that epoch, still there
 
 
 def test_a_crashed_run_still_shows_its_best_epoch_when_it_ends(kindling: Command) -> None:
@@ -272,7 +274,7 @@ def test_a_crashed_run_still_shows_its_best_epoch_when_it_ends(kindling: Command
     assert kindling("fit", "--ckpt_path", RUN, *worse).code == 0
     losses = [event.value for event in read("val").Scalars("metrics/loss")]
     assert losses[2] > min(losses)
-    assert read("val").Tags()["images"] == ["pictures/confusion matrix"]
+    assert read("val").Tags()["images"] == ["images/confusion matrix"]
 
 
 def test_the_figures_of_an_interruption_are_dropped_though_the_next_session_crashes(kindling: Command) -> None:
@@ -300,7 +302,7 @@ def test_another_figure_may_say_which_epoch_is_best(kindling: Command) -> None:
 
 def test_many_features_are_shown_by_their_principal_components() -> None:
     points = torch.randn(300, 500) * torch.logspace(0, -3, 500)
-    shown = principal(points)
+    shown = reduce_features(points)
     assert shown.shape == (300, 200)
     expected = PCA(200).fit(points.numpy()).explained_variance_
     np.testing.assert_allclose(shown.var(0).numpy(), expected, rtol=1e-2)
@@ -308,7 +310,7 @@ def test_many_features_are_shown_by_their_principal_components() -> None:
 
 def test_samples_are_shown_where_features_are_cached(kindling: Command, cached: Path) -> None:
     assert kindling(*TRANSFER, "--model.unfreeze_epoch", "null").code == 0
-    assert "pictures/samples as trained on" in read("train").Tags()["images"]
+    assert "images/training samples" in read("train").Tags()["images"]
 
 
 def test_it_says_what_it_needs() -> None:

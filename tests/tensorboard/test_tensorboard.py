@@ -51,7 +51,7 @@ def test_scalars(board: Board) -> None:
 
 
 def test_pictures(board: Board) -> None:
-    board.open("images", "confusion matrix", "most wrong", "filters of the first layer", "samples as trained on")
+    board.open("images", "confusion matrix", "worst predictions", "filters of the first layer", "training samples")
     assert int(board.find("img[src*='individualImage']").get_attribute("naturalWidth") or 0) > 100
 
 
@@ -70,11 +70,11 @@ def test_texts(board: Board) -> None:
 
 
 def test_precision_and_recall(board: Board) -> None:
-    board.open("pr_curves", "precision and recall", "digits/version_0/val", "digits/version_1/test")
+    board.open("pr_curves", "precision-recall", "digits/version_0/val", "digits/version_1/test")
 
 
 def test_projector(board: Board) -> None:
-    board.open("projector", "Points:", "1000", "Dimension:", "16", "label", "guess")
+    board.open("projector", "Points:", "1000", "Dimension:", "16", "label", "prediction")
 
 
 def test_hyperparameters(board: Board) -> None:

@@ -1,1 +1,1 @@
-"""Predictions, metrics files and the HTML report of a trained model. Nothing here runs while training."""
+"""Evaluation after training: predictions, statistics, and the files that `test` and `predict` write."""

@@ -1,4 +1,4 @@
-"""The files that `test` and `predict` leave in a run folder."""
+"""The files that `test` and `predict` write into a run folder."""
 
 import csv
 import json
@@ -33,18 +33,19 @@ def write_predictions(
     class_names: Sequence[str],
     labels: Tensor | None = None,
 ) -> None:
-    """Writes `predictions.csv`: row, label where it is known, prediction, its probability, those of all classes.
+    """Write `predictions.csv`.
 
-    The probability of a class that is called like another column is p(class). NaN is no prediction. Of a model that
-    predicts numbers it holds row, label and prediction.
+    Its columns are row, label if known, prediction, probability of the prediction, and the probability of each class;
+    for regression, row, label and prediction. If a class has the name of another column, its column is `p(<class>)`.
+    NaN is no prediction.
 
     Args:
         path: The file.
-        rows: What each sample is called; those beyond the last prediction are left out.
-        row_header: What the rows are.
-        probabilities: Of each sample, shape (N, classes), or numbers, shape (N,).
+        rows: Names of the samples; those after the last prediction are left out.
+        row_header: Header of the column of names.
+        probabilities: Probabilities (N, classes), or predicted values (N,).
         class_names: Names of the classes.
-        labels: The true classes, shape (N,).
+        labels: True classes or values, shape (N,).
     """
     header, columns = [row_header], [rows[: len(probabilities)]]
     if probabilities.ndim == 1:
@@ -55,8 +56,8 @@ def write_predictions(
     if labels is not None:
         header.append("label")
         columns.append([class_names[label] for label in labels.tolist()])
-    named = zip(predictions.tolist(), best.isnan().tolist(), strict=True)
-    columns.append(["" if none else class_names[prediction] for prediction, none in named])
+    pairs = zip(predictions.tolist(), best.isnan().tolist(), strict=True)
+    columns.append(["" if is_nan else class_names[prediction] for prediction, is_nan in pairs])
     columns += ([f"{value:.6g}" for value in column] for column in (best.tolist(), *probabilities.T.tolist()))
     header += ["prediction", "probability"]
     taken = {row_header, "label", "prediction", "probability"}
@@ -72,20 +73,20 @@ def _write(path: Path, header: Sequence[str], columns: Sequence[Sequence[object]
 
 
 def is_writable(run: Path) -> bool:
-    """Return whether files can be written to a run folder, or to the folder in which it would be made."""
+    """Return whether files can be written to a run folder, or to its parent if it does not exist."""
     return os.access(run if run.exists() else run.parent, os.W_OK)
 
 
 def not_written(run: Path, reason: str) -> OSError:
-    """Return the error that nothing can be written to a run folder, with the way out."""
+    """Return the error for a run folder that can't be written to."""
     return OSError(f"can't write to {run} ({reason}): copy it to a folder that can be written, and use the copy")
 
 
 @contextmanager
 def written_to(run: Path) -> Iterator[None]:
-    """Make a run folder where there is none, and name it in an error of writing to it."""
+    """Create a run folder if there is none, and name it in errors of writing to it."""
     try:
-        run.mkdir(exist_ok=True)  # of a checkpoint outside of a run
+        run.mkdir(exist_ok=True)  # missing if the checkpoint is outside of a run
         yield
     except OSError as error:
         raise not_written(run, error.strerror or str(error)) from error
@@ -98,13 +99,14 @@ def save_predictions(
 
     Args:
         checkpoint: The checkpoint.
-        batches: What `predict_step` returned for each batch.
+        batches: The outputs of `predict_step` for each batch.
         model: The model.
-        data: The source of the samples.
+        data: The data module.
 
     Returns:
-        The file, and the number of predictions: `predictions.csv` for one class or number a sample (of other samples
-        than those of the test, named after them), else `predictions.pt`, which `torch.load` reads.
+        The file and the number of predictions. The file is `predictions.csv` for one class or value per sample, or
+        `predictions_<name>.csv` for samples other than the test split; other predictions are written to a `.pt` file
+        for `torch.load`.
     """
     run, labels, name = run_folder_of(checkpoint), None, "predictions"
     if others := getattr(data, "predict", None) if isinstance(data, BaseDataModule) else None:
@@ -124,7 +126,7 @@ def save_predictions(
 
 
 def _as_table(batches: Sequence[Any], model: LightningModule, data: LightningDataModule | None) -> Tensor | None:
-    """Return probabilities (N, classes) or numbers (N,) of all batches; None for other predictions."""
+    """Return the probabilities (N, classes) or values (N,) of all batches; None for other predictions."""
     if not (isinstance(model, ClassificationTask | RegressionTask) and isinstance(data, BaseDataModule)):
         return None
     table = torch.cat(list(batches)).cpu()
@@ -140,35 +142,34 @@ def save_test_results(
     data: LightningDataModule | None,
     command: str,
 ) -> Path | None:
-    """Writes `test_metrics.json`, `predictions.csv` and `report.html` into the run folder of a checkpoint.
+    """Write `test_metrics.json`, `predictions.csv` and `report.html` into the run folder of a checkpoint.
 
     Args:
-        checkpoint: What was tested.
-        metrics: Figures of the test by name; NaN is null in the file.
-        collected: What the model said.
-        model: The model that was tested.
-        data: The source of the samples.
-        command: What was typed.
+        checkpoint: The tested checkpoint.
+        metrics: The test metrics by name; NaN is null in the file.
+        collected: The outputs of the model.
+        model: The tested model.
+        data: The data module.
+        command: The command as typed.
 
     Returns:
-        The path of the report, which a classifier has.
+        The path of the report; None if the model is not a classifier.
 
     Raises:
         OSError: If the folder can't be written to.
     """
     run = run_folder_of(checkpoint)
-    figures = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
-    answers, labels = collected.outputs, collected.targets
+    values = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+    outputs, labels = collected.outputs, collected.targets
     with written_to(run):
         with atomic_write(run / "test_metrics.json") as path:
-            path.write_text(json.dumps(figures, indent=2, allow_nan=False) + "\n")
-        if answers is None or labels is None or not isinstance(data, BaseDataModule):
+            path.write_text(json.dumps(values, indent=2, allow_nan=False) + "\n")
+        if outputs is None or labels is None or not isinstance(data, BaseDataModule):
             return None
         names: Sequence[str] = model.class_names if isinstance(model, ClassificationTask) else ()
-        said = answers.exp() if names else answers
-        write_predictions(run / "predictions.csv", data.tested_rows(), data.row_header, said, names, labels)
+        predictions = outputs.exp() if names else outputs
+        write_predictions(run / "predictions.csv", data.tested_rows(), data.row_header, predictions, names, labels)
         if isinstance(model, ClassificationTask):
             with progress("writing the report"):
-                write_report(checkpoint, metrics, answers, labels, model, data, command)
-            return run / "report.html"
+                return write_report(checkpoint, metrics, outputs, labels, model, data, command)
     return None

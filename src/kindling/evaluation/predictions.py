@@ -1,50 +1,49 @@
-"""What a model says of samples."""
+"""Predictions of a classifier and their confusion matrix, for the report and TensorBoard."""
 
 from dataclasses import dataclass
 from functools import cached_property
 
 from torch import Tensor
+from torchmetrics.functional.classification import multiclass_confusion_matrix
+
+NO_PREDICTION = "no prediction"  # name of a NaN prediction beside the class names
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a model said of N samples.
+    """Predictions of a classifier for N labelled samples.
 
     Args:
-        probabilities: Of each sample and class, shape (N, classes); NaN of a model that diverged is no answer.
+        probabilities: Shape (N, classes). A row with NaN, from a model that diverged, is no prediction.
         labels: The true classes, shape (N,).
-        losses: The loss of each sample, shape (N,).
     """
 
     probabilities: Tensor
     labels: Tensor
-    losses: Tensor
 
     @cached_property
-    def predictions(self) -> Tensor:
-        """The most probable class of each sample, shape (N,); the number of classes where there is no answer."""
-        best, predictions = self.probabilities.max(dim=1)
-        return predictions.masked_fill(best.isnan(), self.probabilities.shape[1])
+    def classes(self) -> Tensor:
+        """The most probable class of each sample, shape (N,); the number of classes if there is no prediction."""
+        best, classes = self.probabilities.max(dim=1)
+        return classes.masked_fill(best.isnan(), self.probabilities.shape[1])
 
     @cached_property
     def confidence(self) -> Tensor:
-        """The probability of the prediction, shape (N,); 0 where there is none."""
+        """The probability of the predicted class, shape (N,); 0 if there is no prediction."""
         return self.probabilities.amax(dim=1).nan_to_num()
 
     @cached_property
-    def right(self) -> Tensor:
-        """Whether each prediction is right, shape (N,)."""
-        return self.predictions == self.labels
+    def correct(self) -> Tensor:
+        """Whether each prediction is correct, shape (N,)."""
+        return self.classes == self.labels
 
     @cached_property
-    def confusion(self) -> Tensor:
-        """Samples by label and prediction, shape (classes, classes + 1); the last column is of those without answer."""
+    def confusion_matrix(self) -> Tensor:
+        """Number of samples by label and prediction, shape (classes, classes + 1); the last column: no prediction."""
         classes = self.probabilities.shape[1]
-        cells = self.labels * (classes + 1) + self.predictions
-        return cells.bincount(minlength=classes * (classes + 1)).view(classes, classes + 1)
+        return multiclass_confusion_matrix(self.classes, self.labels, classes + 1, validate_args=False)[:-1]
 
     def worst(self, number: int) -> Tensor:
-        """The wrong answers that gave the label the least probability, worst first, shape (number or fewer,)."""
-        wrong = (~self.right).nonzero().squeeze(1)
-        of_label = self.probabilities[wrong, self.labels[wrong]]
-        return wrong[of_label.argsort(stable=True)[:number]]
+        """Return the indices of the wrong predictions with the lowest probability of the label, lowest first."""
+        wrong = (~self.correct).nonzero().squeeze(1)
+        return wrong[self.probabilities[wrong, self.labels[wrong]].argsort(stable=True)[:number]]

@@ -1,4 +1,4 @@
-"""What a run shows in TensorBoard beside its figures."""
+"""TensorBoard: loggers, and a dashboard of images, graph, histograms and predictions."""
 
 from kindling.tensorboard.dashboard import Dashboard, dashboard_of
 

@@ -1,4 +1,4 @@
-"""What TensorBoard shows of a run beside its curves."""
+"""The callback that fills TensorBoard's tabs beside the curves."""
 
 import time
 from functools import partial
@@ -9,8 +9,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_only
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.tensorboard import SummaryWriter
 from typing_extensions import override
@@ -24,13 +23,14 @@ from kindling.tensorboard.hyperparameters import collect_hparams, write_final_me
 from kindling.tensorboard.images import add_picture, image_grid
 from kindling.tensorboard.logger import SplitLogger
 from kindling.tensorboard.network import write_histograms, write_network, write_texts
-from kindling.tensorboard.results import write_embeddings, write_predictions, write_top_losses
-from kindling.training.test_outputs import TestOutputCollector, gather_samples, is_collected
+from kindling.tensorboard.predictions import names_of, write_predictions, write_worst_predictions
+from kindling.tensorboard.projector import HiddenFeatures, write_projector
+from kindling.training.test_outputs import TestOutputCollector, is_collected
 from kindling.utils.pictures import are_images
 
 SAMPLES = 30  # training images on the sheet
-STORED = 1_000_000  # numbers of the best validation that a checkpoint stores, 4 MB
-SHARE = 0.005  # of the training time that histograms may take
+STORED = 1_000_000  # numbers of the best predictions that a checkpoint stores, 4 MB
+HISTOGRAM_SHARE = 0.005  # of the training time
 
 
 class Dashboard(TestOutputCollector):
@@ -41,66 +41,61 @@ class Dashboard(TestOutputCollector):
     is interrupted, and after a test.
 
     Args:
-        logger: Where to write; by default the Trainer's own `SplitLogger`.
-        step: Optimizer steps that the model has had; by default those of the Trainer.
+        logger: The logger; by default the `SplitLogger` of the Trainer.
+        step: Optimizer steps of the model; by default those of the Trainer.
     """
 
     def __init__(self, logger: SplitLogger | None = None, step: int | None = None) -> None:
         super().__init__()
         self._logger, self._step = logger, step
-        self._best: tuple[Tensor, Tensor] | None = None  # predictions and labels of the best epoch, if known
-        self._figures: dict[str, float] = {}  # of the best epoch
-        self._layer: nn.Linear | None = None  # the last one, while a test runs
-        self._hidden: list[Tensor] = []  # what it is given, (n, features) each
-        self._hook: Any = None
-        self._since = self._spent = 0.0  # when training began, and seconds that histograms have taken
+        self._best: tuple[Tensor, Tensor] | None = None  # log-probabilities and labels of the best epoch
+        self._metrics: dict[str, float] = {}  # of the best epoch
+        self._hidden: HiddenFeatures | None = None
+        self._start = self._histogram_seconds = 0.0
 
     @override
     def state_dict(self) -> dict[str, Any]:
         best = [tensor.cpu() for tensor in self._best or ()]
-        return {"figures": self._figures, "best": best if sum(map(torch.numel, best)) <= STORED else []}
+        return {"metrics": self._metrics, "best": best if sum(map(torch.numel, best)) <= STORED else []}
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._figures = state_dict["figures"]
-        if best := state_dict.get("best"):  # checkpoints of older versions have none
-            predictions, labels = best
-            self._best = predictions, labels
+        self._metrics = state_dict.get("metrics", {})  # older checkpoints have none
+        if best := state_dict.get("best"):
+            log_probabilities, labels = best
+            self._best = log_probabilities, labels
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        own = [logger for logger in trainer.loggers if isinstance(logger, SplitLogger)]
-        if self._logger is None and not own:
+        loggers = [logger for logger in trainer.loggers if isinstance(logger, SplitLogger)]
+        if self._logger is None and not loggers:
             raise ValueError('a Dashboard needs a Trainer(logger=SplitLogger(save_dir="runs", name="mine"))')
-        self._logger = self._logger or own[0]
+        self._logger = self._logger or loggers[0]
 
-    def _writer(self, stage: str) -> SummaryWriter:
+    def _writer(self, split: str) -> SummaryWriter:
         assert self._logger is not None
-        return self._logger.writer(stage)
-
-    def _steps(self, trainer: Trainer) -> int:
-        return trainer.global_step if self._step is None else self._step
+        return self._logger.writer(split)
 
     @override
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        if self._since or not trainer.is_global_zero:
+        if self._start or not trainer.is_global_zero:
             return
-        self._since = time.perf_counter()
+        self._start = time.perf_counter()
         write_texts(self._writer("train"), pl_module, trainer.global_step)
         if not (isinstance(pl_module, ClassificationTask) and is_collected(trainer, pl_module)):
             return
         inputs, labels = first_samples(trainer, batch)
         if are_images(inputs) and labels.ndim == 1:
-            names = [[pl_module.class_names[label]] for label in labels.tolist()]
-            page = image_grid(inputs, names)
-            add_picture(self._writer("train"), "pictures/samples as trained on", page, trainer.global_step)
+            sheet = image_grid(inputs, [[name] for name in names_of(labels, pl_module.class_names)])
+            add_picture(self._writer("train"), "images/training samples", sheet, trainer.global_step)
 
     @override
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        began = time.perf_counter()
-        if trainer.is_last_batch and trainer.is_global_zero and self._spent < SHARE * (began - self._since):
+        start = time.perf_counter()
+        has_time = self._histogram_seconds < HISTOGRAM_SHARE * (start - self._start)
+        if trainer.is_last_batch and trainer.is_global_zero and has_time:
             write_histograms(self._writer("train"), pl_module, trainer.global_step)
-            self._spent += time.perf_counter() - began
+            self._histogram_seconds += time.perf_counter() - start
 
     @override
     def on_validation_batch_end(
@@ -114,69 +109,56 @@ class Dashboard(TestOutputCollector):
             self._buffer.clear()
             return
         self._best = self._buffer.gather(trainer, pl_module)
-        self._figures = figures_of(trainer, "val")
-        if trainer.state.fn == "validate":  # of an ensemble, which is not trained
-            self._end(trainer, pl_module)
+        self._metrics = metrics_of(trainer, "val")
+        if trainer.state.fn == "validate":  # an ensemble, which is not trained
+            self._write_best(trainer, pl_module)
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._end(trainer, pl_module)
+        self._write_best(trainer, pl_module)
 
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         if isinstance(exception, KeyboardInterrupt) and trainer.state.fn == "fit":
-            self._end(trainer, pl_module)
+            self._write_best(trainer, pl_module)
 
     @rank_zero_only
-    def _end(self, trainer: Trainer, model: LightningModule) -> None:
-        step = trainer.global_step  # TensorBoard drops this and later steps where the run resumes
+    def _write_best(self, trainer: Trainer, model: LightningModule) -> None:
+        step = trainer.global_step  # TensorBoard drops this and later steps when the run resumes
         if trainer.state.fn != "fit":
             write_texts(self._writer("train"), model, step)
         write_network(self._writer("train"), model, step)
         if self._best and isinstance(model, ClassificationTask):
-            answers = to_predictions(*self._best)
-            write_predictions(self._writer("val"), answers, model.class_names, step)
-            val = trainer.datamodule.val  # type: ignore[attr-defined]
-            write_top_losses(self._writer("val"), answers, partial(inputs_of, val), model.class_names, step)
-        write_hparams(self._writer("test"), collect_hparams(trainer, model), self._figures, step)
+            log_probabilities, labels = self._best
+            predictions = Predictions(log_probabilities.exp(), labels)
+            write_predictions(self._writer("val"), predictions, model.class_names, step)
+            inputs = partial(inputs_of, trainer.datamodule.val)  # type: ignore[attr-defined]
+            write_worst_predictions(self._writer("val"), predictions, inputs, model.class_names, step)
+        write_hparams(self._writer("test"), collect_hparams(trainer, model), self._metrics, step)
 
     @override
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        linear = [module for module in pl_module.modules() if isinstance(module, nn.Linear)]
-        # An ensemble has many last layers, and nothing that is trained.
-        self._layer = linear[-1] if linear and linear[-1].weight.requires_grad else None
-        if self._layer:
-            self._hook = self._layer.register_forward_pre_hook(self._keep_hidden)
-
-    def _keep_hidden(self, _: nn.Module, inputs: tuple[Any, ...]) -> None:
-        if inputs and inputs[0].ndim == 2:  # (n, features), and not some layer within
-            self._hidden.append(inputs[0].float().cpu())
+        if isinstance(pl_module, ClassificationTask) and is_collected(trainer, pl_module):
+            self._hidden = HiddenFeatures(pl_module)
 
     @override
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        answers, hidden = None, None
-        if isinstance(pl_module, ClassificationTask) and self.outputs is not None and self.targets is not None:
-            answers = to_predictions(self.outputs, self.targets)
-        if self._layer:
-            self._hook.remove()
-            if answers:
-                hidden = gather_samples(torch.cat([torch.empty(0, self._layer.in_features), *self._hidden]), trainer)
-            self._hidden.clear()
+        features = self._hidden.gather(trainer) if self._hidden else None
+        self._hidden = None
         if not trainer.is_global_zero:
             return
-        step, writer = self._steps(trainer), self._writer("test")
-        if answers and isinstance(pl_module, ClassificationTask):
-            names = pl_module.class_names
-            write_predictions(writer, answers, names, step)
-            if hidden is not None and len(hidden) == len(answers.labels):  # compiled layers call no hook
-                test = trainer.datamodule.test  # type: ignore[attr-defined]
-                write_embeddings(writer, hidden, answers, partial(inputs_of, test), names, step)
-        write_final_metrics(writer, figures_of(trainer, "test"), step)
-        writer.flush()
+        writer, step = self._writer("test"), trainer.global_step if self._step is None else self._step
+        if isinstance(pl_module, ClassificationTask) and self.outputs is not None and self.targets is not None:
+            predictions, names = Predictions(self.outputs.exp(), self.targets), pl_module.class_names
+            write_predictions(writer, predictions, names, step)
+            if features is not None and len(features) == len(predictions.labels):  # compiled layers call no hook
+                inputs = partial(inputs_of, trainer.datamodule.test)  # type: ignore[attr-defined]
+                write_projector(writer, features, predictions, inputs, names, step)
+        write_final_metrics(writer, metrics_of(trainer, "test"), step)
 
 
 def first_samples(trainer: Trainer, batch: Any) -> tuple[Any, Tensor]:
-    """Some of the first batch as the network gets them; where it gets features of images, of the images."""
+    """Return the first samples as the network receives them; if it receives cached features, the images themselves."""
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
     inputs, labels = as_pair(batch, trainer.lightning_module)
     labels = labels.cpu()
@@ -188,33 +170,27 @@ def first_samples(trainer: Trainer, batch: Any) -> tuple[Any, Tensor]:
 
 
 def is_best(trainer: Trainer) -> bool:
-    """Whether the validation just over is the best so far, as the checkpoint of the best epoch goes by it."""
-    keeper = trainer.checkpoint_callback
-    if not isinstance(keeper, ModelCheckpoint) or keeper.best_model_score is None:
+    """Return whether the last validation is the best so far by the metric that the best checkpoint monitors."""
+    checkpoint = trainer.checkpoint_callback
+    if not isinstance(checkpoint, ModelCheckpoint) or checkpoint.best_model_score is None:
         return True
-    score, best = trainer.callback_metrics.get(keeper.monitor or ""), keeper.best_model_score
-    return score is not None and bool(score > best if keeper.mode == "max" else score < best)
+    score, best = trainer.callback_metrics.get(checkpoint.monitor or ""), checkpoint.best_model_score
+    return score is not None and bool(score > best if checkpoint.mode == "max" else score < best)
 
 
-def to_predictions(logs: Tensor, labels: Tensor) -> Predictions:
-    """Answers of logarithms of probabilities (N, classes) and labels (N,)."""
-    return Predictions(logs.exp(), labels, F.nll_loss(logs, labels, reduction="none"))
-
-
-def figures_of(trainer: Trainer, stage: str) -> dict[str, float]:
-    """What has been measured in a stage, by name."""
-    return {name: value.item() for name, value in trainer.callback_metrics.items() if name.startswith(f"{stage}/")}
+def metrics_of(trainer: Trainer, split: str) -> dict[str, float]:
+    """Return the metrics of a split by name."""
+    return {name: value.item() for name, value in trainer.callback_metrics.items() if name.startswith(f"{split}/")}
 
 
 def dashboard_of(checkpoint: Path, step: int) -> Dashboard | None:
-    """Return a dashboard that adds what a test finds to the run of a checkpoint; None outside of a run.
+    """Return a dashboard that adds test results to the run of a checkpoint; None outside of a run.
 
     Args:
         checkpoint: The checkpoint.
-        step: Optimizer steps that it was trained for.
+        step: Optimizer steps of the checkpoint.
     """
     run = run_folder_of(checkpoint)
     if not is_in_run(checkpoint) or not list(run.glob("train/events.out.tfevents.*")):
-        return None  # outside of a run, or of one that was trained without loggers
-    logger = SplitLogger(save_dir=run.parent.parent, name=run.parent.name, version=run.name)
-    return Dashboard(logger, step=step)
+        return None  # outside of a run, or trained without TensorBoard
+    return Dashboard(SplitLogger(save_dir=run.parent.parent, name=run.parent.name, version=run.name), step=step)

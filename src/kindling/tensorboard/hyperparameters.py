@@ -1,4 +1,4 @@
-"""What one run differs from another by, for TensorBoard's HParams."""
+"""Hyperparameters and final metrics of a run for TensorBoard's HParams tab."""
 
 import os
 from collections.abc import Mapping
@@ -10,8 +10,8 @@ from torch.utils.tensorboard.summary import hparams
 
 from kindling.models.task import DATA_ARGUMENTS
 
-# What nobody compares runs by: where data is, how it is read, and what belongs to all runs.
-PLACES = (
+# Not worth comparing: where the data is, how it is loaded, and what is equal in all runs.
+IGNORED = (
     "data_dir",
     "path",
     "predict",
@@ -22,12 +22,12 @@ PLACES = (
     "split_seed",
     "compile",
 )
-CROWD = ("balanced_accuracy", "f1")  # they say nearly the same as accuracy, and axes have little room
+REDUNDANT = ("balanced_accuracy", "f1")  # nearly equal to accuracy, and there is room for few axes
 Value = float | str | bool
 
 
 def collect_hparams(trainer: Trainer, model: LightningModule) -> dict[str, Value]:
-    """The hyperparameters of a run: of the model, its optimizer and schedule, the data and the trainer."""
+    """Return the hyperparameters of the model, its optimizer and schedule, the data and the trainer."""
     data = trainer.datamodule  # type: ignore[attr-defined]
     of_model, of_data = dict(model.hparams), dict(data.hparams) if data else {}
     optimizer = _factory(of_model.pop("optimizer", None), ", ".join(type(one).__name__ for one in trainer.optimizers))
@@ -44,41 +44,42 @@ def collect_hparams(trainer: Trainer, model: LightningModule) -> dict[str, Value
         "gradient_clip_val": trainer.gradient_clip_val or 0,
         "seed": int(os.environ.get("PL_GLOBAL_SEED", 0)),
     }
-    # Numbers alone: the switches of an optimizer choose between ways to compute the same.
+    # Without flags: those of an optimizer choose between implementations.
     found |= {name: value for name, value in optimizer["init_args"].items() if not isinstance(value, bool)}
     if (peak := schedule.get("init_args", {}).get("max_lr")) is not None:
-        found["lr"] = peak  # OneCycleLR begins and ends far below it
+        found["lr"] = peak  # OneCycleLR starts and ends far below it
     for arguments in (of_model, of_data):
         found |= {name: value for name, value in arguments.items() if not name.startswith("_")}
     return {
         name: _plain(value)
         for name, value in found.items()
-        if value is not None and name not in (*DATA_ARGUMENTS, *PLACES)
+        if value is not None and name not in (*DATA_ARGUMENTS, *IGNORED)
     }
 
 
-def write_hparams(writer: SummaryWriter, values: Mapping[str, Value], figures: Mapping[str, float], step: int) -> None:
-    """Writes the hyperparameters of a run, and its figures.
+def write_hparams(writer: SummaryWriter, values: Mapping[str, Value], metrics: Mapping[str, float], step: int) -> None:
+    """Write the hyperparameters and final metrics of a run.
 
-    Without the list of all hyperparameters that torch's `add_hparams` writes beside them: of such lists TensorBoard
-    takes the first for all runs, and hides what only others have.
+    Torch's `add_hparams` would also write a list of all hyperparameters. TensorBoard uses the first such list for all
+    runs and hides hyperparameters that only other runs have.
     """
+    write_final_metrics(writer, metrics, step)
     _, start, end = hparams(dict(values), {})  # type: ignore[no-untyped-call]
     for summary in (start, end):
-        writer._get_file_writer().add_summary(summary, step)  # type: ignore[no-untyped-call]
-    write_final_metrics(writer, figures, step)
+        writer.file_writer.add_summary(summary, step)  # type: ignore[attr-defined]
+    writer.flush()
 
 
-def write_final_metrics(writer: SummaryWriter, figures: Mapping[str, float], step: int) -> None:
-    """Writes the final figures of a run: `val/loss` as `result/val_loss`."""
-    for name, value in figures.items():
-        if not name.endswith(CROWD):
+def write_final_metrics(writer: SummaryWriter, metrics: Mapping[str, float], step: int) -> None:
+    """Write the final metrics of a run: `val/loss` as `result/val_loss`."""
+    for name, value in metrics.items():
+        if not name.endswith(REDUNDANT):
             writer.add_scalar(f"result/{name.replace('/', '_')}", value, step)
     writer.flush()
 
 
 def _factory(value: Any, otherwise: str) -> dict[str, Any]:
-    """Return an optimizer or schedule as class path and arguments; a plain LightningModule may not tell it so."""
+    """Return an optimizer or schedule as class path and arguments; a plain LightningModule may not have that form."""
     return {"init_args": {}} | (
         value if isinstance(value, dict) and "class_path" in value else {"class_path": otherwise}
     )

@@ -3,10 +3,11 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.optim import Optimizer
@@ -16,9 +17,6 @@ from kindling.models.task import BaseTask
 from kindling.training.terminate_on_nan import TerminateOnNaN
 from kindling.tuning.short_fit import clone_model, short_fit
 from kindling.utils.files import atomic_write
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 SMOOTHING_STEPS = 6  # standard deviation of the Gaussian that smooths the losses
 MIN_LOSSES = 30  # fewer do not make a curve
@@ -45,10 +43,8 @@ class Suggestion:
     smooth: NDArray[np.float64]
     peaked: bool
 
-    def plot(self, path: Path | None = None) -> "Figure":
+    def plot(self, path: Path | None = None) -> Figure:
         """Plot the loss against the learning rate, with the suggestion marked; write a PNG file if `path` is given."""
-        from matplotlib.figure import Figure
-
         figure = Figure(figsize=(7, 4.2), dpi=150, layout="constrained")
         axes = figure.subplots()
         axes.plot(self.rates, self.losses, ".", color="0.65", ms=4, label="one batch")

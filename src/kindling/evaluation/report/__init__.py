@@ -1,4 +1,4 @@
-"""The report of a test: one HTML page that needs nothing else."""
+"""The HTML report of a test: one self-contained page."""
 
 from kindling.evaluation.report.page import write_report
 

@@ -1,39 +1,45 @@
-"""HTML and SVG in which every text is escaped: the names of classes and files are someone's data."""
+"""HTML elements whose text is escaped: names of classes and files may contain anything."""
 
+import base64
 from collections.abc import Iterable
 from html import escape
 
 
 class Html(str):
-    """Text that is HTML already; all other text is escaped where it becomes part of an element."""
+    """Text that is already HTML; any other text is escaped when it becomes part of an element."""
 
 
 def element(name: str, *children: object, **attributes: object) -> Html:
-    """One element.
+    """Return an HTML element.
 
     Args:
-        name: Its tag.
-        *children: Elements or text within it.
-        **attributes: Its attributes; `class_` stands for class, `text_anchor` for text-anchor.
+        name: The tag.
+        *children: Elements or text in it.
+        **attributes: Its attributes; `class_` stands for `class`.
     """
-    marks = "".join(f' {key.rstrip("_").replace("_", "-")}="{escape(str(value))}"' for key, value in attributes.items())
-    if name in ("br", "img"):  # which have no end
-        return Html(f"<{name}{marks}>")
-    return Html(f"<{name}{marks}>{join(children)}</{name}>")
+    html = "".join(f' {key.rstrip("_")}="{escape(str(value))}"' for key, value in attributes.items())
+    if name in ("br", "img"):  # elements without an end tag
+        return Html(f"<{name}{html}>")
+    return Html(f"<{name}{html}>{join(children)}</{name}>")
 
 
 def join(children: Iterable[object]) -> Html:
-    """Elements and text one after the other."""
+    """Return elements and text in sequence."""
     return Html("".join(child if isinstance(child, Html) else escape(str(child)) for child in children))
 
 
+def png(content: bytes, **attributes: object) -> Html:
+    """Return an image that contains its own PNG file."""
+    return element("img", src="data:image/png;base64," + base64.b64encode(content).decode(), **attributes)
+
+
 def table(header: Iterable[object], rows: Iterable[Iterable[Html]], **attributes: object) -> Html:
-    """A table that scrolls in a box of its own where it is wider or longer than that.
+    """Return a table that scrolls in its own box if it is too wide or too long.
 
     Args:
         header: Titles of the columns.
         rows: The cells of each row, `td` or `th` elements.
-        **attributes: Of the table.
+        **attributes: Attributes of the table.
     """
     head = element("tr", *(element("th", title, scope="col") for title in header))
     body = (element("tr", *row) for row in rows)
@@ -42,5 +48,5 @@ def table(header: Iterable[object], rows: Iterable[Iterable[Html]], **attributes
 
 
 def name_cell(name: object) -> Html:
-    """The cell that says what its row is of."""
+    """Return the header cell of a row."""
     return element("th", name, scope="row", class_="name")

@@ -1,6 +1,6 @@
-"""The report's page, section by section."""
+"""The HTML page of the report, section by section."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -10,11 +10,11 @@ from torch import Tensor
 from kindling import __version__
 from kindling.data import BaseDataModule
 from kindling.evaluation.predictions import Predictions
-from kindling.evaluation.report.charts import confidence_histogram, reliability_diagram
-from kindling.evaluation.report.classes import class_table, confusions
-from kindling.evaluation.report.html import Html, element, join
-from kindling.evaluation.report.samples import most_wrong
-from kindling.evaluation.report.statistics import BINS, DRAWS, calibration, intervals
+from kindling.evaluation.report.calibration import calibration_charts
+from kindling.evaluation.report.confusion_matrix import confusion_section, share_cell
+from kindling.evaluation.report.html import Html, element, join, name_cell, table
+from kindling.evaluation.report.worst_predictions import worst_predictions
+from kindling.evaluation.statistics import RESAMPLES, class_scores, confidence_intervals
 from kindling.models import ClassificationTask
 from kindling.runs.find import read_text
 from kindling.runs.folders import run_folder_of
@@ -27,60 +27,58 @@ TITLES = {"f1": "macro F1"}
 def write_report(
     checkpoint: Path,
     metrics: Mapping[str, float],
-    logs: Tensor,
+    log_probabilities: Tensor,
     labels: Tensor,
     model: ClassificationTask,
     data: BaseDataModule,
     command: str,
 ) -> Path:
-    """Writes `report.html` into the run folder of a checkpoint.
+    """Write `report.html` into the run folder of a checkpoint and return its path.
 
     Args:
-        checkpoint: What was tested.
-        metrics: Figures of the test by name.
-        logs: What the model said of each test sample, logarithms of probabilities, shape (N, classes).
+        checkpoint: The tested checkpoint.
+        metrics: The test metrics by name.
+        log_probabilities: Predictions for the test samples, shape (N, classes).
         labels: The true classes, shape (N,).
-        model: The model that was tested.
-        data: The source of the samples.
-        command: What was typed.
-
-    Returns:
-        The path of the report.
+        model: The tested model.
+        data: The data module.
+        command: The command as typed.
     """
     run = run_folder_of(checkpoint)
-    losses = torch.stack([model.loss(*one) for one in zip(torch.split(logs, 1), torch.split(labels, 1), strict=True)])
-    answers = Predictions(logs.exp(), labels, losses)
-    names = model.class_names
-    where = run.resolve()
-    title = f"{where.parent.name}/{where.name}"
-    what = f"{type(model).__name__} on {len(labels):,} test samples of {type(data).__name__}"
-    when = f"{datetime.now():%d %B %Y, %H:%M}"
+    predictions, names = Predictions(log_probabilities.exp(), labels), model.class_names
+    samples = zip(torch.split(log_probabilities, 1), torch.split(labels, 1), strict=True)
+    losses = torch.stack([model.loss(*sample) for sample in samples])  # smoothed and weighted as the model's own
+    title = f"Test of {'/'.join(run.resolve().parts[-2:])}"
+    tested = f"{type(model).__name__} on {len(labels):,} test samples of {type(data).__name__}"
     parts = [
         element("h1", title),
-        element("p", f"{what} · {checkpoint.name} · {when} · Kindling {__version__}", class_="soft"),
-        cards(metrics, answers),
+        element(
+            "p",
+            f"{tested} · {checkpoint.name} · {datetime.now():%d %B %Y, %H:%M} · Kindling {__version__}",
+            class_="soft",
+        ),
+        metric_cards(metrics, predictions, losses),
         element(
             "div",
-            section("Classes", class_table(answers.confusion, names)),
-            section("Confusions", confusions(answers.confusion, names)),
+            section("Metrics per class", class_table(predictions.confusion_matrix, names)),
+            section("Confusion matrix", confusion_section(predictions.confusion_matrix, names)),
             class_="pair",
         ),
-        section("Most wrong", most_wrong(answers, data, names)),
-        section("Calibration", calibration_charts(answers)),
+        section("Worst predictions", worst_predictions(predictions, data, names)),
+        section("Calibration", calibration_charts(predictions)),
+        section("Command", element("pre", command, tabindex=0)),
     ]
     config = run / "config.yaml"
-    asked = [element("p", "Tested with:"), element("pre", command, tabindex=0)]
-    if config.exists():  # a checkpoint may lie outside of a run
+    if config.exists():  # not for a checkpoint outside of a run
         text = element("pre", read_text(config), tabindex=0)
-        asked.append(element("details", element("summary", "config.yaml, of the training"), text))
-    parts.append(section("Configuration", *asked))
+        parts.append(element("details", element("summary", "Training configuration (config.yaml)"), text))
     with atomic_write(run / "report.html") as path:
         path.write_text(page(title, join(parts)), encoding="utf-8")
     return run / "report.html"
 
 
 def page(title: str, body: Html) -> str:
-    """The whole document."""
+    """Return the HTML document."""
     style = Path(__file__).with_name("style.css").read_text(encoding="utf-8")
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -89,54 +87,38 @@ def page(title: str, body: Html) -> str:
     )
 
 
-def section(title: str, *content: Html) -> Html:
-    """A part of the page under a heading."""
-    return element("section", element("h2", title), *content)
+def section(title: str, content: Html) -> Html:
+    """Return a section with a heading."""
+    return element("section", element("h2", title), content)
 
 
-def cards(metrics: Mapping[str, float], answers: Predictions) -> Html:
-    """The figures of the test, each with its 95% confidence interval where it has one."""
-    ranges = intervals(answers)
-    boxes = []
+def metric_cards(metrics: Mapping[str, float], predictions: Predictions, losses: Tensor) -> Html:
+    """Return the test metrics with their 95% confidence intervals."""
+    intervals = confidence_intervals(predictions, losses)
+    cards = []
     for name, value in metrics.items():
         name = name.removeprefix("test/")
-        low, high = ranges.get(name, (value, value))
-        written = format_metric if name == "loss" or name not in ranges else "{:.2%}".format
-        # Where every draw is the same, as it is without a mistake, the draws say nothing of chance.
-        spread = f"{written(low)} to {written(high)}" if high > low else "no interval"
+        low, high = intervals.get(name, (value, value))
+        formatted = format_metric if name == "loss" or name not in intervals else "{:.2%}".format
+        # If all resamples are equal, as without any mistake, they say nothing about the uncertainty.
+        interval = f"{formatted(low)} to {formatted(high)}" if high > low else "no interval"
         title = TITLES.get(name, name.replace("_", " "))
-        boxes.append(element("div", title, element("b", written(value)), element("span", spread), class_="card"))
-    how = "Below each figure is its 95% confidence interval: Wilson's for the accuracy, for the others that of "
-    how += f"{DRAWS:,} bootstrap draws of the samples."
-    parts = [element("div", *boxes, class_="cards"), element("p", how, class_="soft")]
-    if silent := int(answers.confusion[:, -1].sum()):
-        wrong = count_noun(silent, "prediction is", "predictions are")
-        parts.append(element("p", f"{wrong} NaN and counted as wrong."))
+        cards.append(element("div", title, element("b", formatted(value)), element("span", interval), class_="card"))
+    note = "Ranges are 95% confidence intervals: Wilson's for accuracy, bootstrap "
+    note += f"({RESAMPLES:,} resamples) for loss, balanced accuracy and macro F1."
+    parts = [element("div", *cards, class_="cards"), element("p", note, class_="soft")]
+    if missing := int(predictions.confusion_matrix[:, -1].sum()):
+        verb = count_noun(missing, "prediction is", "predictions are")
+        parts.append(element("p", f"{verb} NaN and counted as wrong."))
     return join(parts)
 
 
-def calibration_charts(answers: Predictions) -> Html:
-    """The reliability diagram and the histogram of confidences."""
-    bins = calibration(answers)
-    mean, accuracy = answers.confidence.mean().item(), answers.right.float().mean().item()
-    intro = (
-        f"Expected calibration error {bins.error:.2%} over {BINS} bins: how far confidence and accuracy differ. "
-        f"The mean confidence is {mean:.1%}, the accuracy {accuracy:.1%}."
+def class_table(confusion_matrix: Tensor, names: Sequence[str]) -> Html:
+    """Return a table with samples, precision, recall and F1 of each class."""
+    labels, predictions = confusion_matrix.sum(1), confusion_matrix.sum(0)[:-1]
+    scores = torch.stack(class_scores(confusion_matrix.diag(), labels, predictions), dim=1)  # (classes, 3)
+    rows = (
+        [name_cell(name), element("td", f"{samples:,}"), *map(share_cell, shares)]
+        for name, samples, shares in zip(names, labels.tolist(), scores.tolist(), strict=True)
     )
-    diagram = "Share of right answers by confidence. Orange: surer than right; light blue: less sure than right. "
-    diagram += "A line is the 95% confidence interval of a bin."
-    return join(
-        [
-            element("p", intro),
-            element(
-                "div",
-                element("figure", reliability_diagram(bins), element("figcaption", diagram)),
-                element(
-                    "figure",
-                    confidence_histogram(bins),
-                    element("figcaption", "Number of samples by confidence, on a logarithmic scale."),
-                ),
-                class_="charts",
-            ),
-        ]
-    )
+    return table(["class", "samples", "precision", "recall", "F1"], rows, class_="list")

@@ -1,0 +1,114 @@
+"""Statistics of a test: confidence intervals, precision and recall per class, calibration."""
+
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from kindling.evaluation.predictions import Predictions
+
+BINS = 15
+RESAMPLES = 1000
+NORMAL_95 = 1.959964  # 95% of a normal distribution lie within this many standard deviations of the mean
+
+Interval = tuple[float, float]
+Number = TypeVar("Number", float, Tensor)
+
+
+def confidence_intervals(predictions: Predictions, losses: Tensor) -> dict[str, Interval]:
+    """Return 95% confidence intervals by the name of the metric; `losses` are those of the samples, shape (N,)."""
+    balanced_accuracy, f1 = bootstrap_scores(predictions.confusion_matrix)
+    return {
+        "accuracy": wilson(int(predictions.correct.sum()), len(predictions.labels)),
+        "balanced_accuracy": balanced_accuracy,
+        "f1": f1,
+        "loss": bootstrap_mean(losses),
+    }
+
+
+def wilson(correct: Number, samples: Number) -> tuple[Number, Number]:
+    """Return Wilson's 95% interval of a proportion: E. B. Wilson, J. Am. Stat. Assoc. 22 (1927)."""
+    share, spread = correct / samples, NORMAL_95**2 / samples
+    middle = (share + spread / 2) / (1 + spread)
+    half = (spread * share * (1 - share) + spread**2 / 4) ** 0.5 / (1 + spread)
+    return middle - half, middle + half
+
+
+def class_scores(correct: Tensor, labels: Tensor, predictions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return precision, recall and F1 of each class, NaN where undefined.
+
+    Args:
+        correct: Number of correct predictions of each class.
+        labels: Number of samples with this label.
+        predictions: Number of samples with this prediction.
+    """
+    return correct / predictions, correct / labels, 2 * correct / (labels + predictions)
+
+
+def bootstrap_scores(confusion_matrix: Tensor) -> tuple[Interval, Interval]:
+    """Return 95% bootstrap intervals of balanced accuracy and macro F1: B. Efron, Annals of Statistics 7 (1979).
+
+    To resample N samples with replacement is to draw the cells of the confusion matrix from a multinomial distribution.
+    """
+    labels, predictions = confusion_matrix.nonzero(as_tuple=True)
+    cells, samples = confusion_matrix[labels, predictions].numpy(), int(confusion_matrix.sum())
+    resampled = np.random.default_rng(0).multinomial(samples, cells / samples, size=RESAMPLES)
+    # (cells, 1 + RESAMPLES), the first column being the original: contiguous rows are added four times faster.
+    counts = torch.from_numpy(np.vstack([cells, resampled])).float().T.contiguous()
+    correct, exist = labels == predictions, predictions < len(confusion_matrix)
+    zeros = torch.zeros(len(confusion_matrix), 1 + RESAMPLES)
+    _, recall, f1 = class_scores(
+        zeros.index_add(0, labels[correct], counts[correct]),
+        zeros.index_add(0, labels, counts),
+        zeros.index_add(0, predictions[exist], counts[exist]),
+    )
+    balanced_accuracy, macro_f1 = (scores.double().nanmean(dim=0).numpy() for scores in (recall, f1))
+    return middle_95(balanced_accuracy[0], balanced_accuracy[1:], 1), middle_95(macro_f1[0], macro_f1[1:], 1)
+
+
+def bootstrap_mean(values: Tensor) -> Interval:
+    """Return the 95% bootstrap interval of the mean of non-negative values, shape (N,)."""
+    random, array = np.random.default_rng(0), values.double().numpy()
+    means = [array[random.integers(len(array), size=len(array))].mean() for _ in range(RESAMPLES)]
+    return middle_95(array.mean(), np.array(means), np.inf)
+
+
+def middle_95(metric: float, resampled: NDArray[np.float64], maximum: float) -> Interval:
+    """Return the middle 95% of the resampled metrics, shifted to the mean `metric`, between 0 and `maximum`.
+
+    The shift matters with many small classes: a resample lacks a third of the samples of a class, which lowers its F1.
+    With a thousand classes, all resamples lie below the metric.
+    """
+    low, high = np.clip(np.quantile(resampled, [0.025, 0.975]) - resampled.mean() + metric, 0, maximum)
+    return float(low), float(high)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Confidence and accuracy in bins of equal width: C. Guo et al., ICML 2017.
+
+    Attributes:
+        samples: Number of samples in each bin, shape (BINS,).
+        accuracy: Accuracy in each bin, NaN if it is empty.
+        confidence: Mean confidence in each bin, NaN if it is empty.
+        error: Expected calibration error: the mean difference of accuracy and confidence over all samples.
+    """
+
+    samples: Tensor
+    accuracy: Tensor
+    confidence: Tensor
+    error: float
+
+
+def calibration(predictions: Predictions) -> Calibration:
+    """Sort predictions into bins by confidence."""
+    inner_edges = torch.linspace(0, 1, BINS + 1)[1:-1]
+    bins = torch.bucketize(predictions.confidence, inner_edges, right=True)  # (N,)
+    samples = bins.bincount(minlength=BINS)
+    correct = bins.bincount(predictions.correct.double(), minlength=BINS)
+    confidence = bins.bincount(predictions.confidence.double(), minlength=BINS)
+    error = (correct - confidence).abs().sum().item() / len(bins)
+    return Calibration(samples, correct / samples, confidence / samples, error)

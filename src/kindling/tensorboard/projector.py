@@ -1,0 +1,88 @@
+"""The last hidden layer in TensorBoard's projector."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from sklearn.decomposition import PCA
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.tensorboard import SummaryWriter
+
+from kindling.evaluation.predictions import Predictions
+from kindling.tensorboard.predictions import Inputs, names_of
+from kindling.training.test_outputs import gather_samples
+from kindling.utils.inputs import to_float
+from kindling.utils.pictures import are_images
+
+POINTS = 1000  # a browser rotates more of them slowly
+FEATURES = 200  # the projector itself uses no more dimensions of a point
+TAG = "last_hidden_layer"
+SPRITE = 32  # pixels, side of the image of a point
+
+
+class HiddenFeatures:
+    """The inputs of the last linear layer of a model during a test.
+
+    Args:
+        model: The model. An ensemble has many last layers and nothing to train; its features are not collected.
+    """
+
+    def __init__(self, model: LightningModule) -> None:
+        self._batches: list[Tensor] = []
+        linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
+        self._layer = linear[-1] if linear and linear[-1].weight.requires_grad else None
+        self._hook = self._layer.register_forward_pre_hook(self._collect) if self._layer else None
+
+    def _collect(self, _: nn.Module, inputs: tuple[Any, ...]) -> None:
+        if inputs and inputs[0].ndim == 2:  # (n, features)
+            self._batches.append(inputs[0].float().cpu())
+
+    def gather(self, trainer: Trainer) -> Tensor | None:
+        """Return the features of all samples of all processes, shape (N, features), and stop collecting."""
+        if self._layer is None or self._hook is None:
+            return None
+        self._hook.remove()
+        return gather_samples(torch.cat([torch.empty(0, self._layer.in_features), *self._batches]), trainer)
+
+
+def write_projector(
+    writer: SummaryWriter,
+    features: Tensor,
+    predictions: Predictions,
+    inputs: Inputs,
+    class_names: tuple[str, ...],
+    step: int,
+) -> None:
+    """Write up to 1,000 points of hidden features (N, features) with labels, predictions and images."""
+    chosen = torch.linspace(0, len(features) - 1, min(len(features), POINTS)).long()
+    sprites = None
+    if are_images(inputs(chosen[:1])):
+        parts = [inputs(part) for part in torch.split(chosen, 50)]  # photos as floats are large
+        sprites = torch.cat([to_sprites(part) for part in parts if part is not None])
+    labels, classes = (names_of(part[chosen], class_names) for part in (predictions.labels, predictions.classes))
+    correct = ["correct" if is_correct else "wrong" for is_correct in predictions.correct[chosen].tolist()]
+    metadata = [list(row) for row in zip(labels, classes, correct, strict=True)]
+    folder = Path(writer.log_dir)
+    for earlier in folder.glob(f"*/{TAG}"):
+        shutil.rmtree(earlier.parent)
+    (folder / "projector_config.pbtxt").unlink(missing_ok=True)  # torch would append to it
+    points = reduce_features(features[chosen])
+    header = ["label", "prediction", "result"]
+    writer.add_embedding(points, metadata, sprites, step, tag=TAG, metadata_header=header)
+
+
+def to_sprites(images: Tensor) -> Tensor:
+    """Return small images (n, 3, SPRITE, SPRITE) of images (n, 1 or 3, H, W)."""
+    small = F.interpolate(to_float(images), (SPRITE, SPRITE), mode="bilinear", antialias=True)
+    return small.clamp(0, 1).expand(-1, 3, -1, -1)
+
+
+def reduce_features(points: Tensor) -> Tensor:
+    """Return points (N, features), reduced to their first principal components if they have many features."""
+    if points.shape[1] <= FEATURES:
+        return points
+    components = PCA(min(FEATURES, len(points)), svd_solver="full").fit_transform(points.nan_to_num().numpy())
+    return torch.from_numpy(components)
