@@ -60,7 +60,7 @@ def test_its_dashboard_has_a_graph_and_texts(kindling: Command, members: list[st
     assert "no graph" not in fit(kindling, members)
     tags = EventAccumulator(str(RUN / "train")).Reload().Tags()
     assert tags["graph"]
-    assert set(tags["tensors"]) == {"settings/text_summary", "model and commands/text_summary"}
+    assert set(tags["tensors"]) == {"config/text_summary", "model and commands/text_summary"}
 
 
 def test_nothing_of_it_is_trained(kindling: Command, members: list[str]) -> None:

@@ -306,6 +306,7 @@ def test_many_features_are_shown_by_their_principal_components() -> None:
     assert shown.shape == (300, 200)
     expected = PCA(200).fit(points.numpy()).explained_variance_
     np.testing.assert_allclose(shown.var(0).numpy(), expected, rtol=1e-2)
+    assert reduce_features(torch.full((3, 500), torch.nan)).shape == (3, 200)  # of a model that diverged
 
 
 def test_samples_are_shown_where_features_are_cached(kindling: Command, cached: Path) -> None:

@@ -82,7 +82,6 @@ def to_sprites(images: Tensor) -> Tensor:
 
 def reduce_features(points: Tensor) -> Tensor:
     """Return points (N, features), reduced to their first principal components if they have many features."""
-    if points.shape[1] <= FEATURES:
-        return points
-    components = PCA(min(FEATURES, len(points)), svd_solver="full").fit_transform(points.nan_to_num().numpy())
-    return torch.from_numpy(components)
+    if points.shape[1] <= FEATURES or not points.isfinite().all():  # PCA fails on NaN, from a model that diverged
+        return points[:, :FEATURES]
+    return torch.from_numpy(PCA(min(FEATURES, len(points)), svd_solver="full").fit_transform(points.numpy()))

@@ -1,4 +1,4 @@
-"""Short diagnostic trainings before the real one; they save no run and no checkpoint."""
+"""Short diagnostic fits before the actual training; they save no run and no checkpoint."""
 
 from kindling.tuning.learning_rate import Suggestion, find_lr
 from kindling.tuning.overfit import OverfitResult, overfit_batch

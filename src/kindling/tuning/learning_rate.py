@@ -14,9 +14,9 @@ from torch.optim import Optimizer
 from typing_extensions import override
 
 from kindling.models.task import BaseTask
+from kindling.runs.plots import save
 from kindling.training.terminate_on_nan import TerminateOnNaN
 from kindling.tuning.short_fit import clone_model, short_fit
-from kindling.utils.files import atomic_write
 
 SMOOTHING_STEPS = 6  # standard deviation of the Gaussian that smooths the losses
 MIN_LOSSES = 30  # fewer do not make a curve
@@ -62,8 +62,7 @@ class Suggestion:
         axes.legend(edgecolor="none", framealpha=0.9, loc="lower left")
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with atomic_write(path) as temporary:
-                figure.savefig(temporary, format="png")
+            save(figure, path)
         return figure
 
 

@@ -1,4 +1,4 @@
-"""A short training of a cloned model that leaves no traces: no files, and the random state is restored."""
+"""A short fit of a cloned model without side effects: no files, and the random state is restored."""
 
 import copy
 from typing import Any

@@ -23,7 +23,7 @@ def calibration_charts(predictions: Predictions) -> Html:
     mean, accuracy = predictions.confidence.mean().item(), predictions.correct.float().mean().item()
     summary = f"Expected calibration error (ECE) with {BINS} bins: {bins.error:.2%}. "
     summary += f"Mean confidence: {mean:.1%}; accuracy: {accuracy:.1%}."
-    reliability = "Accuracy by confidence. Orange: overconfident; light blue: underconfident; dashed: perfectly "
+    reliability = "Accuracy by confidence. Pale orange: overconfident; pale blue: underconfident; dashed: perfectly "
     reliability += "calibrated; vertical lines: 95% confidence intervals."
     charts = [
         element("figure", reliability_diagram(bins), element("figcaption", reliability)),
@@ -66,7 +66,7 @@ def new_chart(ylabel: str) -> tuple[Figure, Axes]:
     axes.set_xlabel("confidence", color=GREY)
     axes.set_ylabel(ylabel, color=GREY)
     axes.xaxis.set_major_formatter(PercentFormatter(1))
-    axes.tick_params(colors=GREY, which="both", length=0)
+    axes.tick_params(colors=GREY, which="both", length=0, pad=6)
     axes.grid(axis="y", color=GREY, alpha=0.3)
     axes.set_axisbelow(True)
     axes.spines[:].set_visible(False)
