@@ -55,7 +55,7 @@ def write_worst_predictions(
     samples = inputs(worst)
     if samples is not None and are_images(samples):
         triples = zip(labels, classes, confidence, strict=True)
-        captions = [(f"label {label}", f"{prediction} ({share})") for label, prediction, share in triples]
+        captions = [(label, f"as {prediction} ({share})") for label, prediction, share in triples]
         add_picture(writer, "images/worst predictions", image_grid(samples, captions), step)
         return
     rows = zip(map(str, worst.tolist()), labels, classes, confidence, strict=True)
