@@ -72,9 +72,9 @@ def test_every_tab_has_something_of_images(kindling: Command) -> None:
     assert len(read("train").Histograms("weights/0.weight")) >= 1
     assert len(read("train").Histograms("weights/0.weight (gradient)")) >= 1
     assert {f"{tag}/text_summary" for tag in ("config", "model and commands")} <= set(read("train").Tags()["tensors"])
-    of_training = {"images/training samples", "images/filters of the first layer"}
+    of_training = {"pictures/training samples", "pictures/filters of the first layer"}
     assert set(read("train").Tags()["images"]) == of_training
-    assert set(read("val").Tags()["images"]) == {"images/confusion matrix", "images/worst predictions"}
+    assert set(read("val").Tags()["images"]) == {"pictures/confusion matrix", "pictures/worst predictions"}
     for split in ("val", "test"):
         assert {f"precision-recall/{digit}" for digit in range(10)} <= set(read(split).Tags()["tensors"])
     rows = (RUN / "test" / "00010" / "last_hidden_layer" / "tensors.tsv").read_text().splitlines()
@@ -84,7 +84,7 @@ def test_every_tab_has_something_of_images(kindling: Command) -> None:
 
 def test_a_table_has_all_that_makes_sense_for_it(trained: Train) -> None:
     trained(*TINY)
-    assert read("val").Tags()["images"] == ["images/confusion matrix"]
+    assert read("val").Tags()["images"] == ["pictures/confusion matrix"]
     worst = make_ndarray(read("val").Tensors("worst predictions/text_summary")[-1].tensor_proto)
     assert b"| row | label | prediction | probability |" in worst.item()
     assert not read("train").Tags()["images"]
@@ -150,9 +150,9 @@ def test_the_most_wrong_are_those_of_the_best_epoch(kindling: Command, monkeypat
 
 def test_a_sheet_shows_the_samples_as_the_network_gets_them(kindling: Command) -> None:
     assert kindling(*DIGITS, "--test_after_fit", "false").code == 0
-    turned = picture("train", "images/training samples")
+    turned = picture("train", "pictures/training samples")
     assert kindling(*DIGITS, "--test_after_fit", "false", "--data.degrees", "0").code == 0
-    upright = picture("train", "images/training samples", Path("runs/tiny/version_1"))
+    upright = picture("train", "pictures/training samples", Path("runs/tiny/version_1"))
     assert turned.shape == upright.shape
     assert (turned != upright).any()
     assert upright.shape[1] > 6 * 96
@@ -161,7 +161,7 @@ def test_a_sheet_shows_the_samples_as_the_network_gets_them(kindling: Command) -
 def test_ctrl_c_leaves_a_whole_dashboard(kindling: Command) -> None:
     stop = ["--trainer.callbacks", "helpers.SignalAt", "--trainer.callbacks.step", 9]
     assert kindling("fit", *TINY, *stop).code == 1
-    assert read("val").Tags()["images"] == ["images/confusion matrix"]
+    assert read("val").Tags()["images"] == ["pictures/confusion matrix"]
     assert read("train").Tags()["graph"]
     assert hyperparameters(RUN)["hidden"] == "8"
 
@@ -173,7 +173,7 @@ def test_a_test_of_its_own_adds_to_the_run(kindling: Command) -> None:
         assert kindling("test", "--ckpt_path", RUN).code == 0
     tested = json.loads((RUN / "test_metrics.json").read_text())["test/accuracy"]
     assert read("test").Scalars("result/test_accuracy")[-1].value == pytest.approx(tested, abs=1e-6)
-    assert read("test").Tags()["images"] == ["images/confusion matrix"]
+    assert read("test").Tags()["images"] == ["pictures/confusion matrix"]
     assert (RUN / "test" / "projector_config.pbtxt").read_text().count("tensor_name") == 1
 
 
@@ -242,7 +242,7 @@ def test_names_of_classes_break_nothing(kindling: Command) -> None:
 def test_any_network_has_a_dashboard(kindling: Command, kind: str) -> None:
     result = kindling("fit", *TINY[4:], "--model", f"helpers.{kind}", "--model.width", "8")
     assert result.code == 0, result.err
-    assert read("test").Tags()["images"] == ["images/confusion matrix"]
+    assert read("test").Tags()["images"] == ["pictures/confusion matrix"]
 
 
 def test_a_compiled_network_has_a_graph(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -263,7 +263,7 @@ def test_a_run_that_goes_on_keeps_the_figures_of_its_best_epoch(kindling: Comman
     losses = [event.value for event in read("val").Scalars("metrics/loss")]
     assert min(losses[2:]) > best
     assert read("test").Scalars("result/val_loss")[-1].value == pytest.approx(best)
-    assert read("val").Tags()["images"] == ["images/confusion matrix"]  # of that epoch, still there
+    assert read("val").Tags()["images"] == ["pictures/confusion matrix"]  # of that epoch, still there
 
 
 def test_a_crashed_run_still_shows_its_best_epoch_when_it_ends(kindling: Command) -> None:
@@ -274,7 +274,7 @@ def test_a_crashed_run_still_shows_its_best_epoch_when_it_ends(kindling: Command
     assert kindling("fit", "--ckpt_path", RUN, *worse).code == 0
     losses = [event.value for event in read("val").Scalars("metrics/loss")]
     assert losses[2] > min(losses)
-    assert read("val").Tags()["images"] == ["images/confusion matrix"]
+    assert read("val").Tags()["images"] == ["pictures/confusion matrix"]
 
 
 def test_the_figures_of_an_interruption_are_dropped_though_the_next_session_crashes(kindling: Command) -> None:
@@ -311,7 +311,7 @@ def test_many_features_are_shown_by_their_principal_components() -> None:
 
 def test_samples_are_shown_where_features_are_cached(kindling: Command, cached: Path) -> None:
     assert kindling(*TRANSFER, "--model.unfreeze_epoch", "null").code == 0
-    assert "images/training samples" in read("train").Tags()["images"]
+    assert "pictures/training samples" in read("train").Tags()["images"]
 
 
 def test_it_says_what_it_needs() -> None:

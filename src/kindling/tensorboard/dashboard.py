@@ -87,7 +87,7 @@ class Dashboard(TestOutputCollector):
         inputs, labels = first_samples(trainer, batch)
         if are_images(inputs) and labels.ndim == 1:
             sheet = image_grid(inputs, [[name] for name in names_of(labels, pl_module.class_names)])
-            add_picture(self._writer("train"), "images/training samples", sheet, trainer.global_step)
+            add_picture(self._writer("train"), "pictures/training samples", sheet, trainer.global_step)
 
     @override
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:

@@ -17,8 +17,8 @@ from kindling.utils.files import naming_the_file
 class SplitLogger(TensorBoardLogger):
     """Writes `train/loss` (or `train_loss`) and `val/loss` as `metrics/loss` to two folders, which makes one chart.
 
-    Metrics without a split go to the training folder, under `optimization`. TensorBoard opens the first two groups in
-    alphabetical order; and it counts each folder as a run, of which it shows 40 at once.
+    Metrics without a split go to the training folder, under `optimization`. TensorBoard opens only the first two groups
+    in alphabetical order, so images are called `pictures`; it counts each folder as a run, and shows 40 runs at once.
 
     Args:
         purge_step: The step from which earlier sessions' points are dropped, if the run resumes.

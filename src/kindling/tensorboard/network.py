@@ -77,7 +77,7 @@ def write_network(writer: SummaryWriter, model: LightningModule, step: int) -> N
     write_histograms(writer, model, step)
     network = model.network if isinstance(model, BaseTask) else model
     if (filters := first_filters(network)) is not None:
-        add_picture(writer, "images/filters of the first layer", image_grid(filters), step)
+        add_picture(writer, "pictures/filters of the first layer", image_grid(filters), step)
     has_shape = isinstance(model, BaseTask) and model.input_shape
     inputs = model.example_inputs() if isinstance(model, BaseTask) and has_shape else model.example_input_array
     if inputs is None:

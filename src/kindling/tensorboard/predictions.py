@@ -28,7 +28,7 @@ def write_predictions(writer: SummaryWriter, predictions: Predictions, class_nam
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")  # the font shows boxes for the characters it lacks
         figure = confusion_figure(predictions.confusion_matrix, class_names)
-        writer.add_figure("images/confusion matrix", figure, step)
+        writer.add_figure("pictures/confusion matrix", figure, step)
     largest = predictions.confusion_matrix.sum(1).argsort(descending=True, stable=True)[:CURVES]
     for label in sorted(largest.tolist()):
         tag, probabilities = f"precision-recall/{shorten(class_names[label])}", predictions.probabilities[:, label]
@@ -56,7 +56,7 @@ def write_worst_predictions(
     if samples is not None and are_images(samples):
         triples = zip(labels, classes, confidence, strict=True)
         captions = [(label, f"as {prediction} ({share})") for label, prediction, share in triples]
-        add_picture(writer, "images/worst predictions", image_grid(samples, captions), step)
+        add_picture(writer, "pictures/worst predictions", image_grid(samples, captions), step)
         return
     rows = zip(map(str, worst.tolist()), labels, classes, confidence, strict=True)
     table = [("row", "label", "prediction", "probability"), ("---",) * 4, *rows]
