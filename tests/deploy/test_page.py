@@ -214,7 +214,7 @@ def wait_for(address: str) -> None:
 @contextmanager
 def service(predictor: Predictor, port: int = 0) -> Iterator[str]:
     """The address of the same server in this process, which is up at once."""
-    app = Service(predictor, most_bytes=100_000).app()
+    app = Service(predictor, max_bytes=100_000).app()
     server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="warning"))
     thread = threading.Thread(target=server.run)
     thread.start()

@@ -65,7 +65,11 @@ class ExportWrapper(nn.Module):
                 outputs = self.model(*several)
             case one:
                 outputs = self.model(one)
-        return (outputs.softmax(dim=1), outputs) if self.classifies else tuple(tree_leaves(self.model.to_prediction(outputs)))
+        return (
+            (outputs.softmax(dim=1), outputs)
+            if self.classifies
+            else tuple(tree_leaves(self.model.to_prediction(outputs)))
+        )
 
 
 def _argument_names(function: Callable[..., Any], number: int) -> list[str]:

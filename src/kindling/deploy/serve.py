@@ -59,7 +59,12 @@ def serve(
     accuracy = predictor.card.metrics.get("test/accuracy")
     what = predictor.card.model + (f", test accuracy {accuracy:.2%}" if accuracy is not None else "")
     say(f"{what}: http://{f'[{host}]' if ':' in host else host}:{port}/ (Ctrl-C stops it)")
-    settings = {"model": str(model), "batch_size": batch_size, "max_bytes": int(max_mb * 1e6), "threads": threads(workers)}
+    settings = {
+        "model": str(model),
+        "batch_size": batch_size,
+        "max_bytes": int(max_mb * 1e6),
+        "threads": threads(workers),
+    }
     settings["parent"] = os.getpid()
     os.environ[SETTINGS] = json.dumps(settings)
     uvicorn.run(

@@ -16,7 +16,7 @@ from kindling.deploy.onnx_file import any_batch_size
 from kindling.deploy.predictor import ModelCard
 
 CARD = "card.json"
-# Modules that the handler in a TorchServe archive imports: the archive contains copies, so Kindling is not needed there.
+# Modules that the handler in a TorchServe archive imports: the archive contains copies, so it needs no Kindling.
 HANDLER_MODULES = ("utils/inputs.py", "utils/filetypes.py", "deploy/responses.py")
 
 
