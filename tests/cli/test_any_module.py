@@ -14,9 +14,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from conftest import Command, different
 from kindling import load
-from kindling.deploy.formats import FORMATS, read_torch_export
+from kindling.deploy.formats import FORMATS
 from kindling.deploy.onnx_file import onnx_session
 from kindling.deploy.responses import to_response
+from kindling.deploy.torch_files import read_torch_export
 from kindling.runs.metric_names import standard_name
 
 BORING = "lightning.pytorch.demos.boring_classes."

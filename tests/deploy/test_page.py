@@ -380,7 +380,7 @@ def test_a_key_is_asked_for_once(page: Page, digits_run: Path) -> None:
         assert not page.find("canvas").is_displayed()
         assert page.find("key").get_attribute("type") == "password"
         page.find("key").send_keys("sesame", Keys.ENTER)
-        assert page.waits_for("error") == "This is not the key."
+        assert page.waits_for("error") == "This key is wrong."
         page.find("key").clear()
         page.find("key").send_keys("open sesame", Keys.ENTER)
         page.settle()
@@ -451,7 +451,7 @@ def test_numbers_are_typed_with_commas_or_spaces(page: Page) -> None:
         field.send_keys("x")
         page.settle()
         assert page.answer == ""
-        assert "4x is no number" in page.driver.find_element(By.CSS_SELECTOR, "#fields label").text
+        assert "4x is not a number" in page.driver.find_element(By.CSS_SELECTOR, "#fields label").text
 
 
 def test_the_line_for_the_terminal_is_copied(page: Page) -> None:
@@ -507,7 +507,7 @@ def test_a_server_that_is_gone_is_asked_again(page: Page) -> None:
         page.settle()
         assert page.answer == "odd"
     field.send_keys("2")
-    assert "does not answer" in page.waits_for("error")
+    assert "does not respond" in page.waits_for("error")
     assert page.answer == ""
     with service(model, int(address.rstrip("/").rpartition(":")[2])):
         field.send_keys("4")

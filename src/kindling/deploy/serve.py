@@ -64,8 +64,8 @@ def serve(
         "batch_size": batch_size,
         "max_bytes": int(max_mb * 1e6),
         "threads": threads(workers),
+        "parent": os.getpid(),
     }
-    settings["parent"] = os.getpid()
     os.environ[SETTINGS] = json.dumps(settings)
     uvicorn.run(
         application(predictor) if workers == 1 else "kindling.deploy.serve:application",

@@ -38,7 +38,7 @@ def read_torch_export(path: Path) -> Compute:
 def _silence_torchscript() -> Iterator[None]:
     """Ignore the deprecation, which the command mentions, and warnings of the tracer, since outputs are compared."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)
+        warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)  # type: ignore[attr-defined]
         warnings.filterwarnings("ignore", "`torch.jit.*is deprecated", FutureWarning)
         yield
 

@@ -152,8 +152,8 @@ def _check_shapes(data: LightningDataModule, splits: dict[str, list[Sample]]) ->
             for split, found in layouts.items()
         }
     for split, found in layouts.items():
-        expected = layouts.get("train", found)
-        assert found == expected, f"{name}: samples of {split} are {found}, those of train {expected}"
+        train = layouts.get("train", found)
+        assert found == train, f"{name}: samples of {split} are {found}, those of train {train}"
 
 
 def _check_classes(data: ClassificationDataModule) -> dict[str, Tensor]:

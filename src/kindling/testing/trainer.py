@@ -15,7 +15,7 @@ def small_trainer(*callbacks: Callback, **options: Any) -> Trainer:
         *callbacks: Its callbacks.
         **options: Other arguments of the Trainer.
     """
-    defaults = {
+    defaults: dict[str, Any] = {
         "accelerator": "cpu",
         "devices": 1,
         "max_epochs": EPOCHS,
