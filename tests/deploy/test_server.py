@@ -258,7 +258,7 @@ def test_bad_requests_are_refused_with_the_reason(server: Server) -> None:
         ("GET", "/predict", 405, "there is no GET /predict"),
         ("DELETE", "/info", 405, "there is no DELETE /info"),
         ("GET", "/../../etc/passwd", 404, "there is no"),
-        ("POST", "/predict?top=0", 400, "top must be a number from 1 to 9999, not 0"),
+        ("POST", "/predict?top=0", 400, "top must be a number from 1 to 9999, got 0"),
         ("POST", "/predict?top=many", 400, "top must be a number"),
         ("POST", f"/predict?top={'9' * 5000}", 400, "top must be a number"),
     ):
@@ -462,4 +462,4 @@ def test_a_model_that_diverged_says_so(run: Path, tmp_path: Path) -> None:
 def test_a_port_that_is_taken_is_said(kindling: Callable[..., Any], run: Path, server: Server) -> None:
     result = kindling("serve", "--ckpt_path", run, "--port", server.port)
     assert (result.code, result.err.count("\n")) == (1, 1)
-    assert f"can't listen at 127.0.0.1, port {server.port}" in result.err
+    assert f"can't listen on 127.0.0.1, port {server.port}" in result.err
