@@ -296,6 +296,33 @@ class TwoOutputs(BaseTask):
         return {"mean": outputs[:, :2], "spread": outputs[:, 2:].exp()}
 
 
+class Joined(nn.Module):
+    """Joins any number of inputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(19, 3)
+
+    def forward(self, first: Tensor, *others: Tensor) -> Tensor:
+        outputs: Tensor = self.layer(torch.cat([each.flatten(1) for each in (first, *others)], dim=1))
+        return outputs
+
+
+class NestedOutputs(BaseTask):
+    """A network with any number of inputs, and predictions that are nested."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.network = Joined()
+        self.example_input_array = (torch.zeros(1, 1, 4, 4), torch.zeros(1, 3))
+
+    def loss(self, outputs: Any, targets: Any) -> Tensor:
+        return F.cross_entropy(outputs, targets)
+
+    def to_prediction(self, outputs: Any) -> Any:
+        return {"mean": outputs, "bounds": {"low": outputs - 1, "high": outputs + 1}, "rest": [outputs, outputs**2]}
+
+
 class Added(nn.Module):
     """Adds up what is known of an image and of a row."""
 

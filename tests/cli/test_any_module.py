@@ -14,8 +14,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from conftest import Command, different
 from kindling import load
-from kindling.deploy.formats import FORMATS, onnx_session, read_torch_export
+from kindling.deploy.formats import FORMATS
+from kindling.deploy.onnx_file import onnx_session
 from kindling.deploy.responses import to_response
+from kindling.deploy.torch_files import read_torch_export
 from kindling.runs.metric_names import standard_name
 
 BORING = "lightning.pytorch.demos.boring_classes."
@@ -240,13 +242,31 @@ def test_inputs_of_unknown_shape_can_be_named_after_training(kindling: Command) 
     assert len(refused.err) < 300
 
 
+@pytest.mark.parametrize(
+    ("model", "data", "inputs", "outputs"),
+    [
+        ("TwoOutputs", "MultiLabelDataModule", ["inputs"], ["mean", "spread"]),
+        (
+            "NestedOutputs",
+            "TwoInputsDataModule",
+            ["first", "others_0"],
+            ["mean", "bounds.low", "bounds.high", "rest_0", "rest_1"],
+        ),
+    ],
+)
 @pytest.mark.usefixtures("quick_proof")
-def test_several_outputs_are_exported_under_their_names(kindling: Command) -> None:
-    options = ["--model", "modules.TwoOutputs", "--data", "modules.MultiLabelDataModule", "--run_name", "out", *FEW]
+def test_several_inputs_and_outputs_are_exported_under_their_names(
+    kindling: Command, model: str, data: str, inputs: list[str], outputs: list[str]
+) -> None:
+    options = ["--model", f"modules.{model}", "--data", f"modules.{data}", "--run_name", "out", *FEW]
     assert kindling("fit", *options, "--test_after_fit", "false").code == 0
-    assert kindling("export", "--ckpt_path", "best").code == 0
+    exported = kindling("export", "--ckpt_path", "best")
+    assert exported.code == 0, exported.err
     session = onnx_session(Path("runs/out/version_0/export/model.onnx"))
-    assert [each.name for each in session.get_outputs()] == ["mean", "spread"]
+    assert [each.name for each in session.get_inputs()] == inputs
+    assert [each.name for each in session.get_outputs()] == outputs
+    assert "logits" not in exported.out
+    assert all(f"{name} " in exported.out for name in outputs)
 
 
 def test_one_class_for_each_position_of_a_sequence(kindling: Command) -> None:

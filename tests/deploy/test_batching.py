@@ -17,12 +17,12 @@ def test_a_model_that_fails_once_answers_the_next() -> None:
         return found
 
     async def ask() -> None:
-        batcher = Batcher(compute, most=4)
+        batcher = Batcher(compute, batch_size=4)
         for _ in range(3):
             with pytest.raises((ValueError, RuntimeError, MemoryError)):
-                await asyncio.wait_for(batcher.ask(torch.ones(1, 2)), 10)
+                await asyncio.wait_for(batcher.submit(torch.ones(1, 2)), 10)
         for number in range(5):
-            answer = await asyncio.wait_for(batcher.ask(torch.full((1, 2), float(number))), 10)
+            answer = await asyncio.wait_for(batcher.submit(torch.full((1, 2), float(number))), 10)
             assert answer.tolist() == [[2.0 * number] * 2]
 
     asyncio.run(ask())
@@ -36,8 +36,8 @@ def test_what_waits_is_one_batch_and_who_left_is_forgotten() -> None:
         return inputs + 1
 
     async def ask() -> None:
-        batcher = Batcher(compute, most=64)
-        asked = [asyncio.create_task(batcher.ask(torch.full((2, 1), float(number)))) for number in range(10)]
+        batcher = Batcher(compute, batch_size=64)
+        asked = [asyncio.create_task(batcher.submit(torch.full((2, 1), float(number)))) for number in range(10)]
         await asyncio.sleep(0)
         asked[3].cancel()
         for number, task in enumerate(asked):
@@ -50,8 +50,8 @@ def test_what_waits_is_one_batch_and_who_left_is_forgotten() -> None:
 
 def test_too_many_waiting_requests_are_refused() -> None:
     async def ask() -> None:
-        batcher = Batcher(lambda inputs: inputs, most=1, most_waiting=3)
-        asked = [asyncio.create_task(batcher.ask(torch.ones(1, 1))) for _ in range(4)]
+        batcher = Batcher(lambda inputs: inputs, batch_size=1, max_waiting=3)
+        asked = [asyncio.create_task(batcher.submit(torch.ones(1, 1))) for _ in range(4)]
         found = await asyncio.gather(*asked, return_exceptions=True)
         assert [type(answer) for answer in found] == [Tensor, Tensor, Tensor, QueueFullError]
 

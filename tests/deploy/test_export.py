@@ -13,8 +13,9 @@ from torch import Tensor
 from conftest import TINY, Command, Train
 from helpers import SumRegressor
 from kindling import load
-from kindling.deploy import formats
+from kindling.deploy.export_wrapper import Compute, ExportWrapper
 from kindling.deploy.formats import FORMATS
+from kindling.deploy.torch_files import write_torch_export
 
 pytestmark = pytest.mark.usefixtures("quick_proof")
 
@@ -132,19 +133,18 @@ def test_a_model_that_predicts_numbers_is_exported_too(kindling: Command) -> Non
         for predictions in found:
             torch.testing.assert_close(torch.as_tensor(predictions), wanted, rtol=1e-4, atol=1e-4)
     result = kindling("export", "--format", "torchserve")
-    assert (result.code, "SumRegressor predicts no classes: use --format onnx" in result.err) == (1, True)
+    assert (result.code, "SumRegressor is not a classifier: use --format onnx" in result.err) == (1, True)
     result = kindling("serve", "--ckpt_path", folder / "model.onnx", "--port", "0")
-    assert (result.code, "model.onnx predicts no classes: compute with onnxruntime" in result.err) == (1, True)
+    assert (result.code, "model.onnx is not a classifier: run it with onnxruntime" in result.err) == (1, True)
 
 
 def test_a_file_that_differs_is_not_written(kindling: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     run = train(kindling, "mlp")
-    write = formats.write_torch_export
 
-    def spoil(model: formats.ExportWrapper, *rest: Any) -> None:
+    def spoil(model: ExportWrapper, *rest: Any) -> None:
         before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
         model.load_state_dict({name: tensor * 1.01 for name, tensor in before.items()})
-        write(model, *rest)
+        write_torch_export(model, *rest)
         model.load_state_dict(before)
 
     monkeypatch.setitem(FORMATS, "torch_export", FORMATS["torch_export"]._replace(write=spoil))
@@ -157,7 +157,7 @@ def test_a_file_that_differs_is_not_written(kindling: Command, monkeypatch: pyte
 def test_a_file_that_gives_nothing_is_no_proof(kindling: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     run = train(kindling, "mlp")
 
-    def read(path: Path) -> formats.Compute:
+    def read(path: Path) -> Compute:
         return lambda samples: (torch.full((len(samples), 3), torch.nan),) * 2
 
     monkeypatch.setitem(FORMATS, "torch_export", FORMATS["torch_export"]._replace(read=read))
@@ -170,7 +170,7 @@ def test_mistakes_are_said_in_one_line(kindling: Command, monkeypatch: pytest.Mo
     for options, code, message in (
         (["--ckpt_path", "nowhere"], 1, "there is no checkpoint nowhere"),
         (["--format", "onxx"], 2, "format: onxx is not one of onnx, torch_export, torchscript, torchserve"),
-        (["--out", "model.pt"], 1, "a file of onnx is called *.onnx, not model.pt"),
+        (["--out", "model.pt"], 1, "--out must end in .onnx for --format onnx, got model.pt"),
         (["--formt", "onnx"], 2, "there is no option formt: did you mean format?"),
     ):
         result = kindling("export", *options)

@@ -214,7 +214,7 @@ def wait_for(address: str) -> None:
 @contextmanager
 def service(predictor: Predictor, port: int = 0) -> Iterator[str]:
     """The address of the same server in this process, which is up at once."""
-    app = Service(predictor, most_bytes=100_000).app()
+    app = Service(predictor, max_bytes=100_000).app()
     server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="warning"))
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -380,7 +380,7 @@ def test_a_key_is_asked_for_once(page: Page, digits_run: Path) -> None:
         assert not page.find("canvas").is_displayed()
         assert page.find("key").get_attribute("type") == "password"
         page.find("key").send_keys("sesame", Keys.ENTER)
-        assert page.waits_for("error") == "This is not the key."
+        assert page.waits_for("error") == "This key is wrong."
         page.find("key").clear()
         page.find("key").send_keys("open sesame", Keys.ENTER)
         page.settle()
@@ -507,7 +507,7 @@ def test_a_server_that_is_gone_is_asked_again(page: Page) -> None:
         page.settle()
         assert page.answer == "odd"
     field.send_keys("2")
-    assert "does not answer" in page.waits_for("error")
+    assert "does not respond" in page.waits_for("error")
     assert page.answer == ""
     with service(model, int(address.rstrip("/").rpartition(":")[2])):
         field.send_keys("4")

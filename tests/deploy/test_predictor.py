@@ -92,7 +92,7 @@ def test_the_card_says_what_the_model_is(digits: Predictor) -> None:
         ([[1, 2], [3]], "must be numbers"),
         ("broken.png", "broken.png"),
         ("empty", "empty has no images"),
-        ({"age": 3}, "takes no rows with names but images"),
+        ({"age": 3}, "not rows of a table"),
         ([], "there are no samples"),
     ],
 )

@@ -225,14 +225,14 @@ HOSTILE: dict[str, tuple[Any, int, str]] = {
     "shape": ({"inputs": [IMAGE, IMAGE[:27]]}, 400, "inputs must be numbers"),
     "size": ({"inputs": [[0.5] * 27] * 27}, 400, "(1, 28, 28) or (N, 1, 28, 28), not (27, 27)"),
     "none": ({"inputs": []}, 400, "there are no samples"),
-    "an empty object": ({"inputs": {}}, 400, "no other text"),
+    "an empty object": ({"inputs": {}}, 400, "without other strings"),
     "NaN": (json.dumps({"inputs": IMAGE}).replace("0.5", "NaN", 1).encode(), 400, "NaN is not a number in JSON"),
     "infinite": (json.dumps({"inputs": IMAGE}).replace("0.5", "1e999", 1).encode(), 400, "finite"),
     "huge": (json.dumps({"inputs": IMAGE}).replace("0.5", "9" * 5000, 1).encode(), 400, ""),
     "bytes": ({"inputs": [[255] * 28] * 28}, 400, "between 0 and 1"),
     "texts of all lengths": ({"inputs": ["x" * 1500] + [""] * 300_000}, 400, "inputs must be numbers"),
     "many images": ({"inputs": [[[0] * 28] * 28] * 4097}, 413, "more than 4,096"),
-    "rows": ({"rows": [{"age": 3}]}, 400, "takes no rows with names but images"),
+    "rows": ({"rows": [{"age": 3}]}, 400, "not rows of a table"),
     "no rows": ({"rows": [3]}, 400, "rows must be a list of objects"),
     "no image": (b"this is no image", 400, "the body: "),
     "cut off": (png(torch.zeros(1, 28, 28, dtype=torch.uint8))[:40], 400, "the body: "),
@@ -258,7 +258,7 @@ def test_bad_requests_are_refused_with_the_reason(server: Server) -> None:
         ("GET", "/predict", 405, "there is no GET /predict"),
         ("DELETE", "/info", 405, "there is no DELETE /info"),
         ("GET", "/../../etc/passwd", 404, "there is no"),
-        ("POST", "/predict?top=0", 400, "top must be a number from 1 to 9999, not 0"),
+        ("POST", "/predict?top=0", 400, "top must be a number from 1 to 9999, got 0"),
         ("POST", "/predict?top=many", 400, "top must be a number"),
         ("POST", f"/predict?top={'9' * 5000}", 400, "top must be a number"),
     ):
@@ -413,7 +413,7 @@ def test_a_table_is_asked_by_the_names_of_its_columns(tmp_path: Path) -> None:
             (b'{"rows": [{"age": NaN, "plan": "gold"}]}', "NaN is not a number in JSON"),
             (b'{"rows": [{"age": 1e999, "plan": "gold"}]}', "must be finite"),
             (b'{"rows": [{"age": 1' + b"0" * 400 + b', "plan": "gold"}]}', "must be finite"),
-            (png(torch.zeros(1, 2, 2, dtype=torch.uint8)), "takes no images but rows with the columns age, plan"),
+            (png(torch.zeros(1, 2, 2, dtype=torch.uint8)), "takes rows with the columns age, plan, not images"),
         ):
             status, found = server.predict(body)
             assert status == 400
@@ -426,9 +426,9 @@ def test_a_table_is_asked_by_the_names_of_its_columns(tmp_path: Path) -> None:
         (["--ckpt_path", "nowhere"], 1, "there is no checkpoint nowhere"),
         (["--host", "0.0.0.0"], 1, "set KINDLING_API_KEY to a secret"),
         (["--host", "no.such.host.invalid"], 1, "KINDLING_API_KEY"),
-        (["--port", "99999"], 1, "port must be from 0 to 65535, not 99999"),
+        (["--port", "99999"], 1, "port must be from 0 to 65535, got 99999"),
         ([], 1, "KINDLING_API_KEY must be of ASCII"),
-        (["--workers", "0"], 1, "workers must be from 1 to 65535, not 0"),
+        (["--workers", "0"], 1, "workers must be from 1 to 65535, got 0"),
         (["--port", "x"], 2, "port: x is not int"),
         (["--ckpt_path", "gone.onnx"], 1, "gone.onnx: kindling export writes one"),
         (["--ckpt_path", "text.onnx"], 1, "text.onnx is damaged or no model in ONNX"),
@@ -462,4 +462,4 @@ def test_a_model_that_diverged_says_so(run: Path, tmp_path: Path) -> None:
 def test_a_port_that_is_taken_is_said(kindling: Callable[..., Any], run: Path, server: Server) -> None:
     result = kindling("serve", "--ckpt_path", run, "--port", server.port)
     assert (result.code, result.err.count("\n")) == (1, 1)
-    assert f"can't listen at 127.0.0.1, port {server.port}" in result.err
+    assert f"can't listen on 127.0.0.1, port {server.port}" in result.err

@@ -4,6 +4,7 @@ import os
 import shutil
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from kindling.runs.compare import compare
@@ -11,7 +12,7 @@ from kindling.runs.folders import RUNS
 from kindling.runs.listing import Run, find_run, find_runs, sort_by_start
 from kindling.runs.show import show
 from kindling.runs.table import COLUMNS, format_table, sort_by
-from kindling.utils.console import as_command, say
+from kindling.utils.console import as_command, progress, say
 from kindling.utils.errors import UsageError, UsageErrorParser
 from kindling.utils.plugins import split_options
 from kindling.utils.text import program_name
@@ -47,11 +48,20 @@ def _list(options: Sequence[str]) -> None:
     for folder in typed.folders:
         if not folder.is_dir():
             raise UsageError(f"there is no folder {folder}: {name} runs [FOLDER ...], or runs show, runs compare")
-    runs = sort_by_start(Run.read(path) for folder in typed.folders or [RUNS] for path in find_runs(folder))
+    paths = [path for folder in typed.folders or [RUNS] for path in find_runs(folder)]
+    is_terminal = sys.stdout.isatty()
+    # Nothing but the table goes into a pipe.
+    bar = progress(f"reading {len(paths):,} runs", len(paths)) if is_terminal else nullcontext(lambda _: None)
+    runs = []
+    with bar as advance:
+        for path in paths:
+            runs.append(Run.read(path))
+            advance(1)
+    runs = sort_by_start(runs)
     if typed.sort:
         runs = sort_by(runs, typed.sort)
     if runs:
-        print(format_table(runs, shutil.get_terminal_size().columns if sys.stdout.isatty() else None, typed.sort))
+        print(format_table(runs, shutil.get_terminal_size().columns if is_terminal else None, typed.sort))
     else:
         where = " ".join(map(str, typed.folders)) or RUNS
         say(f"no runs in {where} yet: " + as_command("kindling", "fit --config quickstart", "makes one"))

@@ -1,11 +1,11 @@
-"""Addresses that the server listens at."""
+"""Addresses and ports that the server listens on."""
 
 import ipaddress
 import socket
 
 
 def is_local(host: str) -> bool:
-    """Whether only this machine reaches an address."""
+    """Return whether an address can be reached only from this machine."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -13,10 +13,10 @@ def is_local(host: str) -> bool:
 
 
 def free_port(host: str, port: int) -> int:
-    """Makes sure that a port can be listened at; of 0 it makes a free one.
+    """Return the port if it is free; if it is 0, any free port.
 
     Raises:
-        OSError: If that can't be done.
+        OSError: If the port or the address cannot be used.
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
@@ -25,5 +25,5 @@ def free_port(host: str, port: int) -> int:
             listener.bind(address)
             found: int = listener.getsockname()[1]
     except OSError as error:
-        raise OSError(f"can't listen at {host}, port {port}: {error}; choose another with --port") from error
+        raise OSError(f"can't listen on {host}, port {port}: {error}; choose another with --port") from error
     return found

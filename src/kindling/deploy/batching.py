@@ -1,4 +1,4 @@
-"""Samples of many requests computed as one batch."""
+"""Computes the samples of concurrent requests in batches."""
 
 import asyncio
 import time
@@ -8,79 +8,80 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 from torch import Tensor
 
-QUICK = 0.001  # seconds
+INLINE_SECONDS = 0.001  # a batch that takes less is computed in the event loop: a thread would cost more
 
 
 class QueueFullError(Exception):
-    """More is waiting than can be answered soon."""
+    """Too many requests are waiting."""
 
 
 class Batcher:
-    """Gathers what is asked while the model computes, and asks it of the model as one batch.
+    """Collects the requests that arrive while the model computes, and computes them as one batch.
 
-    No request waits for others to come: while the model has nothing to do, a single one is a batch.
+    No request waits for others: while the model is idle, a single one is a batch.
 
     Args:
-        compute: Takes inputs (N, ...) and gives probabilities (N, classes).
-        most: Samples in a batch.
-        most_waiting: Requests in the queue, beyond which more are refused.
+        compute: Takes inputs (N, ...) and returns probabilities (N, classes).
+        batch_size: Maximum number of samples in a batch.
+        max_waiting: Maximum number of waiting requests; more are refused.
     """
 
-    def __init__(self, compute: Callable[[Tensor], Tensor], most: int, most_waiting: int = 1024) -> None:
+    def __init__(self, compute: Callable[[Tensor], Tensor], batch_size: int, max_waiting: int = 1024) -> None:
         self.compute = compute
-        self.most = most
-        self.most_waiting = most_waiting
+        self.batch_size = batch_size
+        self.max_waiting = max_waiting
         self._waiting: list[tuple[Tensor, asyncio.Future[Tensor]]] = []
-        self._at_work: asyncio.Task[None] | None = None
-        self._thread = ThreadPoolExecutor(1)  # the event loop goes on reading requests meanwhile
-        self._is_quick = False  # so that handing a batch over to the thread would take longer than to compute it
+        self._worker: asyncio.Task[None] | None = None
+        self._thread = ThreadPoolExecutor(1)  # the event loop keeps reading requests meanwhile
+        self._is_quick = False  # whether the last batch took less than INLINE_SECONDS
 
-    async def ask(self, inputs: Tensor) -> Tensor:
-        """The probabilities (n, classes) of the samples of one request (n, ...).
+    async def submit(self, inputs: Tensor) -> Tensor:
+        """Return the probabilities (n, classes) for the inputs (n, ...) of one request.
 
         Raises:
-            TooBusyError: If too many requests are waiting.
+            QueueFullError: If too many requests are waiting.
         """
-        if len(self._waiting) >= self.most_waiting:
-            raise QueueFullError(f"{self.most_waiting:,} requests are waiting: try again in a moment")
-        answer: asyncio.Future[Tensor] = asyncio.get_running_loop().create_future()
-        self._waiting.append((inputs, answer))
-        if self._at_work is None:
-            self._at_work = asyncio.create_task(self._work())
-        return await answer
+        if len(self._waiting) >= self.max_waiting:
+            raise QueueFullError(f"{self.max_waiting:,} requests are waiting: try again in a moment")
+        result: asyncio.Future[Tensor] = asyncio.get_running_loop().create_future()
+        self._waiting.append((inputs, result))
+        if self._worker is None:
+            self._worker = asyncio.create_task(self._compute_waiting())
+        return await result
 
-    async def _work(self) -> None:
+    async def _compute_waiting(self) -> None:
         try:
             while batch := self._next_batch():
                 try:
-                    found = await self._compute(torch.cat([samples for samples, _ in batch]))
-                    parts = torch.split(found, [len(samples) for samples, _ in batch])
-                except Exception as error:  # whatever the model raises is the answer to those who asked
-                    for _, answer in batch:
-                        if not answer.done():
-                            answer.set_exception(error)
+                    outputs = await self._compute(torch.cat([inputs for inputs, _ in batch]))
+                    parts = torch.split(outputs, [len(inputs) for inputs, _ in batch])
+                except Exception as error:  # any error of the model is passed on to the requests
+                    for _, result in batch:
+                        if not result.done():
+                            result.set_exception(error)
                     continue
-                for (_, answer), part in zip(batch, parts, strict=True):
-                    if not answer.done():  # a client may have gone away
-                        answer.set_result(part)
+                for (_, result), part in zip(batch, parts, strict=True):
+                    if not result.done():  # cancelled if the client has disconnected
+                        result.set_result(part)
         finally:
-            self._at_work = None
+            self._worker = None
 
     async def _compute(self, inputs: Tensor) -> Tensor:
         def compute() -> Tensor:
-            return torch.cat([self.compute(part) for part in torch.split(inputs, self.most)])
+            return torch.cat([self.compute(part) for part in torch.split(inputs, self.batch_size)])
 
         start = time.perf_counter()
-        loop = asyncio.get_running_loop()
-        here = self._is_quick and len(inputs) <= self.most
-        found = compute() if here else await loop.run_in_executor(self._thread, compute)
-        self._is_quick = time.perf_counter() - start < QUICK
-        return found
+        if self._is_quick and len(inputs) <= self.batch_size:
+            outputs = compute()
+        else:
+            outputs = await asyncio.get_running_loop().run_in_executor(self._thread, compute)
+        self._is_quick = time.perf_counter() - start < INLINE_SECONDS
+        return outputs
 
     def _next_batch(self) -> list[tuple[Tensor, "asyncio.Future[Tensor]"]]:
-        taken = samples = 0
-        while taken < len(self._waiting) and samples < self.most:
-            samples += len(self._waiting[taken][0])
-            taken += 1
-        batch, self._waiting = self._waiting[:taken], self._waiting[taken:]
+        requests = samples = 0
+        while requests < len(self._waiting) and samples < self.batch_size:
+            samples += len(self._waiting[requests][0])
+            requests += 1
+        batch, self._waiting = self._waiting[:requests], self._waiting[requests:]
         return batch

@@ -1,4 +1,4 @@
-"""`kindling export`: a checkpoint as a file that other programs run, proven to compute the same."""
+"""`kindling export`: write a checkpoint as a file that other programs run, and prove that it computes the same."""
 
 import shutil
 import tempfile
@@ -9,12 +9,15 @@ from typing import Literal
 import torch
 from rich.console import Console
 from torch import Tensor
+
+# Private, but used by many libraries and kept compatible: https://github.com/pytorch/pytorch/issues/65761
 from torch.utils._pytree import tree_leaves
 
-from kindling.deploy.formats import FORMATS, ExportWrapper, Inputs
+from kindling.deploy.export_wrapper import ExportWrapper, Inputs
+from kindling.deploy.formats import FORMATS
 from kindling.deploy.predictor import read_card
-from kindling.deploy.verify import SIZES, compare_outputs, first
-from kindling.models import BaseTask, ClassificationTask
+from kindling.deploy.verify import BATCH_SIZES, compare, first
+from kindling.models import BaseTask
 from kindling.models.loading import load_model
 from kindling.runs.checkpoints import read_checkpoint
 from kindling.runs.find import find_checkpoint
@@ -28,36 +31,37 @@ def export(
     format: Literal["onnx", "torch_export", "torchscript", "torchserve"] = "onnx",
     out: str | None = None,
 ) -> None:
-    """Writes a checkpoint as a file that takes raw inputs and gives probabilities and logits, or predictions.
+    """Write a checkpoint as a file that takes raw inputs and returns probabilities and logits, or predictions.
 
-    Normalisation and softmax are inside, the batch may be of any size, and the file carries the names of the classes,
-    the shape of the inputs and the figures of the test. It is compared with the checkpoint before it is kept.
+    The file includes normalization and softmax, takes batches of any size, and contains the class names, the input
+    shape and the test metrics. It is only written if its outputs equal those of the checkpoint.
 
     Args:
         ckpt_path: Checkpoint: best, last (of the newest run), a run folder or a file.
-        format: onnx runs anywhere; torch_export in Python. Legacy: torchscript, which torch has deprecated, and
+        format: onnx runs anywhere; torch_export in PyTorch. Legacy: torchscript, which torch has deprecated, and
             torchserve, an archive (.mar) for a server that had its last release in 2024.
-        out: File to write; by default in the folder export/ of the run.
+        out: File to write (default: model.* in the folder export/ of the run).
     """
     chosen = FORMATS[format]
     path = find_checkpoint(ckpt_path)
     target = Path(out) if out else run_folder_of(path) / "export" / f"model{chosen.suffix}"
     if target.suffix != chosen.suffix:
-        raise ValueError(f"out: a file of {format} is called *{chosen.suffix}, not {target.name}")
+        raise ValueError(f"--out must end in {chosen.suffix} for --format {format}, got {target.name}")
     if chosen.legacy:
         say(f"legacy: {chosen.legacy}; prefer --format onnx")
     with progress(f"loading {path}"):
         stored = read_checkpoint(path)
         model = load_model(path, stored)
-    card = replace(read_card(path, stored), classifies=isinstance(model, ClassificationTask))
-    samples = some_inputs(model, max(SIZES))
-    portable = ExportWrapper(model).eval()
+    samples = some_inputs(model, max(BATCH_SIZES))
+    wrapper = ExportWrapper(model).eval()
+    chosen.check(wrapper)
+    card = replace(read_card(path, stored), classifies=wrapper.classifies)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, target.name)
         with progress(f"converting {card.model} to {format}"):
-            chosen.write(portable, first(samples, 2), card, file)
+            chosen.write(wrapper, first(samples, 2), card, file)
         with progress(f"comparing {target.name} with the checkpoint"):
-            table = compare_outputs(portable, chosen.read(file), samples).table(f"{target}", format)
+            table = compare(wrapper, chosen.read(file), samples).table(f"{target}", format)
         target.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(target) as temporary:
             shutil.copyfile(file, temporary)

@@ -1,4 +1,4 @@
-"""A trained model in three lines of Python: `load` it, ask it, read the labels."""
+"""Prediction from Python: `load` a trained model and call `predict`."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -26,22 +26,22 @@ from kindling.utils.text import join_names
 
 __all__ = ["Predictor", "load"]
 
-BATCH = 256  # samples at a time
+BATCH_SIZE = 256
 
 
 @dataclass(frozen=True)
 class ModelCard:
-    """What one must know of a model to ask it; an exported file carries it along.
+    """What is needed to use a model; also stored in exported files.
 
     Attributes:
         model: Name of its class.
-        classes: Names of the classes in the order of the probabilities.
+        classes: Class names, in the order of the probabilities.
         input_shape: Shape of a sample: (C, H, W) or (F,).
-        columns: Of a table, how its columns become features: see `kindling.data.tables.columns`.
-        levels: Of 16-bit images, the values that become 0 and 255 (1 as a float); None for 0 and 65,535.
-        metrics: Figures of the test of its run, where there was one; None for those that are not a number.
-        classifies: Whether it predicts classes, and not numbers.
-        kindling: Version that wrote this.
+        columns: For tables, how columns are encoded as features: see `kindling.data.tables.columns`.
+        levels: For 16-bit images, the values to map to 0 and 255; None for 0 and 65,535.
+        metrics: Test metrics of its run; None for NaN.
+        classifies: Whether it is a classifier.
+        kindling: Version of Kindling that wrote this.
     """
 
     model: str
@@ -54,12 +54,12 @@ class ModelCard:
     kindling: str = __version__
 
     def as_dict(self) -> dict[str, Any]:
-        """The card as plain values; `ModelCard.from_dict` reads it."""
+        """Return the card as plain values."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, card: dict[str, Any]) -> "ModelCard":
-        """Reads what `as_dict` gave, out of JSON too."""
+        """Return a card from the result of `as_dict`, also after JSON."""
         return cls(**card | {name: tuple(card[name]) for name in ("classes", "input_shape")})
 
     @property
@@ -69,12 +69,11 @@ class ModelCard:
 
 
 class Prediction(NamedTuple):
-    """What a model says of N samples.
+    """Predictions for N samples.
 
     Attributes:
-        labels: Name of the most probable class of each sample; of a sequence or an image with a class at each position,
-            lists of them.
-        probabilities: Of each sample and class, shape (N, classes) or (N, classes, ...), float32.
+        labels: Most probable class of each sample; nested lists if a sample has a class at each position.
+        probabilities: Shape (N, classes) or (N, classes, ...), float32.
     """
 
     labels: list[Any]
@@ -82,11 +81,11 @@ class Prediction(NamedTuple):
 
 
 class Predictor:
-    """A trained model that takes samples as people hold them.
+    """A trained model that takes images, files, arrays and data frames.
 
     Args:
-        compute: Takes inputs (N, *input_shape) and gives probabilities (N, classes).
-        card: What the model is.
+        compute: Takes inputs (N, *input_shape) and returns probabilities (N, classes).
+        card: Description of the model.
     """
 
     def __init__(self, compute: Callable[[Tensor], Tensor], card: ModelCard) -> None:
@@ -97,23 +96,23 @@ class Predictor:
         return f"Predictor: {self.card.model}, takes {self.takes}, classes {join_names(self.card.classes)}"
 
     def predict(self, samples: Any) -> Prediction:
-        """Predicts one sample or many.
+        """Return the predictions for one or more samples.
 
         Args:
-            samples: Images: PIL images, paths of files or of a folder, or arrays and tensors (N, C, H, W) of bytes or
-                of floats in [0, 1]. Rows of a table: a data frame, the path of a CSV, or a dictionary a row. Features:
-                arrays and tensors (N, F). Or a single one of these.
+            samples: Images: PIL images, paths of files or of a folder, or arrays and tensors (N, C, H, W) of uint8, or
+                of floats in [0, 1]. Rows of a table: a data frame, the path of a CSV file, or dictionaries. Features:
+                arrays and tensors (N, F). A single sample is possible, too.
 
         Raises:
-            ValueError: If they are not what the model takes.
+            ValueError: If the model does not take such samples.
         """
         inputs = self.inputs(samples)
-        probabilities = torch.cat([self.compute(part) for part in torch.split(inputs, BATCH)]).numpy()
+        probabilities = torch.cat([self.compute(part) for part in torch.split(inputs, BATCH_SIZE)]).numpy()
         names = np.array(self.card.classes, dtype=object)
         return Prediction(names[probabilities.argmax(axis=1)].tolist(), probabilities)
 
     def inputs(self, samples: Any) -> Tensor:
-        """The same samples as the model takes them, floats of shape (N, *input_shape)."""
+        """Return samples as input of the model, floats of shape (N, *input_shape)."""
         if isinstance(samples, str | Path | Image.Image | dict):
             samples = [samples]
         if isinstance(samples, list | tuple) and not samples:
@@ -126,19 +125,19 @@ class Predictor:
         if self.card.takes_images:
             return torch.cat([self._images(sample) for sample in samples])
         if isinstance(first, Image.Image):
-            raise ValueError(f"the model takes no images but {self.takes}")
+            raise ValueError(f"the model takes {self.takes}, not images")
         return torch.cat([self._rows(path, path) for path in samples])
 
     @property
     def takes(self) -> str:
-        """What the model takes, in words."""
+        """Description of the inputs."""
         if self.card.columns is None:
             return f"{'images' if self.card.takes_images else 'numbers'} of shape {self.card.input_shape}"
         return f"rows with the columns {join_names([column['name'] for column in self.card.columns])}"
 
     def _rows(self, rows: Any, source: object) -> Tensor:
         if self.card.columns is None:
-            raise ValueError(f"the model takes no rows with names but {self.takes}")
+            raise ValueError(f"the model takes {self.takes}, not rows of a table")
         return torch.from_numpy(encode_rows(rows, self.card.columns, source))
 
     def _images(self, image: str | Path | Image.Image) -> Tensor:
@@ -160,16 +159,16 @@ class Predictor:
 
 
 def load(where: str | Path = "best", device: str = "cpu", plugins: Sequence[str | Path] = ()) -> Predictor:
-    """Loads a trained model.
+    """Load a trained classifier.
 
     Args:
         where: Checkpoint, run folder, or `best` or `last` of the newest run.
-        device: Where it computes: cpu, cuda, mps.
-        plugins: Files or modules that define the model, where it is not in an installed package.
+        device: cpu, cuda or mps.
+        plugins: Files or modules that define the model, if it is not in an installed package.
 
     Raises:
         FileNotFoundError: If there is no such checkpoint.
-        ValueError: If it is no checkpoint of Kindling, has not been trained, or predicts no classes.
+        ValueError: If it was not written by Kindling, has not been trained, or is not a classifier.
     """
     if plugins:
         import_plugins(plugins)
@@ -178,7 +177,9 @@ def load(where: str | Path = "best", device: str = "cpu", plugins: Sequence[str 
     model = load_classifier(path, stored).to(device)
     if not model.input_shape:
         name = type(model).__name__
-        raise ValueError(f"{name} has several inputs, or of unknown shape: load it with {name}.load_from_checkpoint")
+        raise ValueError(
+            f"{name} has several inputs, or an unknown input shape: load it with {name}.load_from_checkpoint"
+        )
 
     @torch.inference_mode()
     def compute(inputs: Tensor) -> Tensor:
@@ -189,15 +190,15 @@ def load(where: str | Path = "best", device: str = "cpu", plugins: Sequence[str 
 
 
 def read_card(checkpoint: Path, stored: dict[str, Any]) -> ModelCard:
-    """Describe the model of a checkpoint by what the checkpoint stores and by its run."""
-    about, data = stored["hyper_parameters"], stored.get("datamodule_hyper_parameters", {})
-    learned = stored.get(data.get("_class_path", "").rpartition(".")[2], {})
-    classes = tuple(about.get("class_names") or map(str, range(about.get("num_classes", 0))))
+    """Return the card of the model in a checkpoint, with the test metrics of its run."""
+    hparams, data = stored["hyper_parameters"], stored.get("datamodule_hyper_parameters", {})
+    data_state = stored.get(data.get("_class_path", "").rpartition(".")[2], {})
+    classes = tuple(hparams.get("class_names") or map(str, range(hparams.get("num_classes", 0))))
     return ModelCard(
-        model=about["_class_path"].rpartition(".")[2],
+        model=hparams["_class_path"].rpartition(".")[2],
         classes=classes,
-        input_shape=tuple(about["input_shape"]),
-        columns=learned.get("columns"),
-        levels=learned.get("levels"),
+        input_shape=tuple(hparams["input_shape"]),
+        columns=data_state.get("columns"),
+        levels=data_state.get("levels"),
         metrics=read_json(run_folder_of(checkpoint) / "test_metrics.json"),
     )

@@ -1,4 +1,4 @@
-"""What the body of a request holds: numbers or rows as JSON, an image, or a form with files."""
+"""Reads the bodies of requests: numbers or rows as JSON, an image, or a form with files."""
 
 import asyncio
 import json
@@ -15,71 +15,71 @@ from kindling.data.images.decode import warn_small_range
 from kindling.deploy.predictor import Predictor
 from kindling.utils.inputs import decode_image, to_float, to_input_tensor
 
-MOST_PIXELS = 16_000_000  # of an image as it is decoded: of a JPEG a fraction, so any photo passes; 0.6 GB at the most
-MOST_FILES = 64  # in a form
-SECONDS = 30  # in which a body must arrive
+MAX_PIXELS = 16_000_000  # of a decoded image, 0.6 GB; a large JPEG is decoded at reduced size, so any photo passes
+MAX_FILES = 64  # in a form
+TIMEOUT = 30  # seconds in which a body must arrive
 
 Files = list[tuple[str, bytes]]  # names and contents
 
 
-async def read_body(request: Request, most: int) -> bytes:
-    """The bytes of a body.
+async def read_body(request: Request, max_bytes: int) -> bytes:
+    """Return the body of a request.
 
     Raises:
-        HTTPException: If there are more than `most`, or they don't arrive in time.
+        HTTPException: If it is longer than `max_bytes`, or does not arrive in time.
     """
     body = bytearray()
     announced = request.headers.get("content-length", "")
-    too_long = re.fullmatch("[0-9]+", announced) is not None and float(announced) > most
+    too_long = re.fullmatch("[0-9]+", announced) is not None and float(announced) > max_bytes
     try:
-        async with asyncio.timeout(SECONDS):
+        async with asyncio.timeout(TIMEOUT):
             async for part in request.stream():
-                too_long = too_long or len(body) + len(part) > most
+                too_long = too_long or len(body) + len(part) > max_bytes
                 if too_long:
-                    raise HTTPException(413, f"the body is longer than {most:,} bytes")
+                    raise HTTPException(413, f"the body is longer than {max_bytes:,} bytes")
                 body += part
     except TimeoutError as error:
-        raise HTTPException(408, f"the body did not arrive within {SECONDS} seconds") from error
+        raise HTTPException(408, f"the body did not arrive within {TIMEOUT} seconds") from error
     except ClientDisconnect as error:
         raise HTTPException(400, "the body was cut off") from error
     return bytes(body)
 
 
 async def form_files(request: Request, body: bytes) -> Files:
-    """The files of a form, `multipart/form-data`.
+    """Return the files in a form, `multipart/form-data`.
 
     Raises:
-        HTTPException: If it is no such form.
+        HTTPException: If it is damaged, or has too many files.
     """
 
     async def receive() -> dict[str, Any]:
         return {"type": "http.request", "body": body, "more_body": False}
 
     try:
-        async with Request(request.scope, receive).form(max_files=MOST_FILES, max_fields=MOST_FILES) as form:
+        async with Request(request.scope, receive).form(max_files=MAX_FILES, max_fields=MAX_FILES) as form:
             uploads = [(name, value) for name, value in form.multi_items() if isinstance(value, UploadFile)]
             return [(upload.filename or name, await upload.read()) for name, upload in uploads]
     except HTTPException as error:
         reason = "is damaged, or its boundary is missing: send it as curl -F image=@photo.jpg does"
         if "Too many" in error.detail:
-            reason = f"has more than {MOST_FILES} files or fields: send fewer at a time"
+            reason = f"has more than {MAX_FILES} files or fields: send fewer at a time"
         raise HTTPException(error.status_code, f"the form {reason}") from error
 
 
 def from_images(files: Files, predictor: Predictor) -> Tensor:
-    """Inputs (N, C, H, W) of image files.
+    """Return image files as inputs (N, C, H, W).
 
     Raises:
-        ValueError: If there are none, one is broken or too large, or the model takes something else.
+        ValueError: If there is none, one is broken or too large, or the model does not take images.
     """
     if not predictor.card.takes_images:
-        raise ValueError(f"the model takes no images but {predictor.takes}")
+        raise ValueError(f"the model takes {predictor.takes}, not images")
     if not files:
         raise ValueError("the form has no files")
     card, images = predictor.card, []
     for name, data in files:
         try:
-            images.append(to_float(decode_image(data, card.input_shape, MOST_PIXELS, card.levels)))
+            images.append(to_float(decode_image(data, card.input_shape, MAX_PIXELS, card.levels)))
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
     warn_small_range([name[:100] for name, _ in files], card.levels, [data for _, data in files])
@@ -87,28 +87,27 @@ def from_images(files: Files, predictor: Predictor) -> Tensor:
 
 
 def from_json(body: bytes, predictor: Predictor) -> Tensor:
-    """Inputs (N, *input_shape) of `{"inputs": numbers}` or, for a table, `{"rows": [{"age": 30}]}`.
+    """Return inputs (N, *input_shape) from `{"inputs": numbers}` or, for a table, `{"rows": [{"age": 30}]}`.
 
     Raises:
-        ValueError: If it is something else.
+        ValueError: If the body has another form.
     """
     try:
-        content = json.loads(body, parse_constant=_no_constant)
+        content = json.loads(body, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"the body is not valid JSON: {_json_mistake(error)}") from error
+        raise ValueError(f"the body is not valid JSON: {_explain_json_error(error)}") from error
     if not isinstance(content, dict) or len(content.keys() & {"inputs", "rows"}) != 1:
         raise ValueError(
             f'the body must be {{"inputs": ...}}, or for a table {{"rows": ...}}: the model takes {predictor.takes}'
         )
     if "inputs" in content:
-        if body.count(b'"') != 2 or isinstance(
-            content["inputs"], dict
-        ):  # of texts NumPy would give each the room of the longest
-            raise ValueError(f"inputs must be numbers in lists: {_way_out(predictor)}")
+        # No strings: NumPy would allocate the length of the longest for each.
+        if body.count(b'"') != 2 or isinstance(content["inputs"], dict):
+            raise ValueError(f"inputs must be numbers in lists: {_expected_body(predictor)}")
         return to_input_tensor(content["inputs"], predictor.card.input_shape)
     rows = content["rows"]
     if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
-        raise ValueError('rows must be a list of objects, one a row: [{"age": 30}]')
+        raise ValueError('rows must be a list of objects, one per row: [{"age": 30}]')
     if any(isinstance(value, list | dict) for row in rows for value in row.values()):
         raise ValueError("the values of a row must be numbers, text, true, false or null")
     if any(isinstance(value, int | float) and not abs(value) < 1e300 for row in rows for value in row.values()):
@@ -116,13 +115,13 @@ def from_json(body: bytes, predictor: Predictor) -> Tensor:
     return predictor.inputs(rows)
 
 
-def _way_out(predictor: Predictor) -> str:
+def _expected_body(predictor: Predictor) -> str:
     if predictor.card.columns is not None:
-        return f'for a table, the body is {{"rows": [{{"column": value}}]}}: the model takes {predictor.takes}'
-    return 'the body is {"inputs": ...} with no other text in it'
+        return f'for a table, the body must be {{"rows": [{{"column": value}}]}}: the model takes {predictor.takes}'
+    return 'the body must be {"inputs": ...} without other strings'
 
 
-def _json_mistake(error: Exception) -> str:
+def _explain_json_error(error: Exception) -> str:
     match error:
         case json.JSONDecodeError():
             return f"line {error.lineno}, column {error.colno}; check the quotation marks, commas and brackets"
@@ -130,8 +129,8 @@ def _json_mistake(error: Exception) -> str:
             return "send it in UTF-8"
         case RecursionError():
             return "it is nested too deeply"
-    return str(error)  # of a number that is not finite, or has too many digits
+    return str(error)  # a number is not finite, or has too many digits
 
 
-def _no_constant(name: str) -> float:
+def _refuse_constant(name: str) -> float:
     raise ValueError(f"{name} is not a number in JSON; null is a missing value")

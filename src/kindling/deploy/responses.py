@@ -1,6 +1,6 @@
-"""How a prediction is said to a client.
+"""Predictions as JSON.
 
-Needs nothing else of Kindling: an archive for TorchServe carries this file as it is.
+Imports nothing from Kindling: a TorchServe archive contains a copy of this file.
 """
 
 from collections.abc import Sequence
@@ -10,20 +10,20 @@ from torch import Tensor
 
 
 def to_response(probabilities: Tensor, classes: Sequence[str], top: int) -> list[Any]:
-    """Return the class of each sample, its probability, and those that come next.
+    """Return for each sample the predicted class, its probability and the most probable classes.
 
-    Where a sample has a class at each position, return lists of these.
+    If a sample has a class at each position, return a list for each position instead.
 
     Args:
         probabilities: Shape (N, classes) or (N, classes, ...).
-        classes: Their names.
-        top: How many classes to list, the most probable first.
+        classes: Class names.
+        top: Number of classes to list, most probable first.
     """
     if probabilities.ndim > 2:
         return [to_response(sample.movedim(1, 0), classes, top) for sample in probabilities]
-    values, places = probabilities.topk(min(top, len(classes)), dim=1)
-    found = []
-    for row, named in zip(values.tolist(), places.tolist(), strict=True):
-        ranked = [{"class": classes[place], "probability": value} for place, value in zip(named, row, strict=True)]
-        found.append({**ranked[0], "top": ranked})
-    return found
+    values, indices = probabilities.topk(min(top, len(classes)), dim=1)
+    predictions = []
+    for row, labels in zip(values.tolist(), indices.tolist(), strict=True):
+        ranked = [{"class": classes[label], "probability": value} for label, value in zip(labels, row, strict=True)]
+        predictions.append({**ranked[0], "top": ranked})
+    return predictions

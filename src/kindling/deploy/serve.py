@@ -1,4 +1,4 @@
-"""`kindling serve`: a model over HTTP."""
+"""`kindling serve`: serve a model over HTTP."""
 
 import json
 import os
@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from kindling.deploy.addresses import free_port, is_local
-from kindling.deploy.formats import load_onnx
+from kindling.deploy.onnx_file import load_onnx
 from kindling.deploy.predictor import Predictor, load
 from kindling.runs.find import find_checkpoint
 from kindling.training.processes import exit_when_orphaned
@@ -16,7 +16,7 @@ from kindling.utils.console import say
 from kindling.utils.optional import require_extra
 
 KEY = "KINDLING_API_KEY"
-SETTINGS = "KINDLING_SERVE"  # tells worker processes what to serve
+SETTINGS = "KINDLING_SERVE"  # environment variable that configures worker processes
 
 
 def serve(
@@ -24,43 +24,48 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 8000,
     workers: int = 1,
-    batch: int = 64,
-    most_mb: float = 10.0,
+    batch_size: int = 64,
+    max_mb: float = 10.0,
 ) -> None:
-    """Answers over HTTP: POST /predict, GET /info, GET /health, and a page at / to try the model on.
+    """Serve a classifier over HTTP: POST /predict, GET /info, GET /health, and a page at / to try it.
 
-    Where the host is not local, clients must send the key that the environment variable KINDLING_API_KEY holds, as
-    the header `Authorization: Bearer KEY`.
+    Unless the host is local, clients must send the key in the environment variable KINDLING_API_KEY as the header
+    `Authorization: Bearer KEY`.
 
     Args:
         ckpt_path: Checkpoint: best, last (of the newest run), a run folder or a file; or a file of kindling export
             --format onnx.
-        host: Address to listen at; 0.0.0.0 is all of this machine.
-        port: Port to listen at; 0 takes any free one.
-        workers: Processes, each with a model of its own and its share of the cores.
-        batch: Samples that the model is asked at a time: what waits goes together.
-        most_mb: Longest body of a request, in MB.
+        host: Address to listen on; 0.0.0.0 for all network interfaces.
+        port: Port to listen on; 0 for any free one.
+        workers: Processes, each with its own copy of the model and its share of the cores.
+        batch_size: Maximum number of samples, of waiting requests together, that are computed at once.
+        max_mb: Maximum size of a request, in MB.
     """
     require_extra("serve", "starlette", "uvicorn", "python_multipart")
-    for name, value, least in (("workers", workers, 1), ("batch", batch, 1), ("port", port, 0)):
+    for name, value, least in (("workers", workers, 1), ("batch_size", batch_size, 1), ("port", port, 0)):
         if not least <= value <= 65535:
-            raise ValueError(f"{name} must be from {least} to 65535, not {value}")
+            raise ValueError(f"{name} must be from {least} to 65535, got {value}")
     key = os.environ.get(KEY, "")
     if not key.isascii() or key != key.strip():
-        raise ValueError(f"{KEY} must be of ASCII characters without blanks around them: a header can't carry others")
+        raise ValueError(f"{KEY} must be ASCII without surrounding blanks, since clients send it in a header")
     if not is_local(host) and not key:
-        raise ValueError(f"whoever reaches {host} could use the model: set {KEY} to a secret that clients must send")
+        raise ValueError(f"{host} can be reached from other machines: set {KEY} to a secret that clients must send")
     import uvicorn
 
     port = free_port(host, port)
-    # Found once: a worker that starts later serves the same, whatever run is the newest then.
+    # Resolved once: a worker that restarts later serves the same model, even if there is a newer run.
     model = (Path(ckpt_path) if ckpt_path.endswith(".onnx") else find_checkpoint(ckpt_path)).resolve()
     predictor = open_model(model)
     accuracy = predictor.card.metrics.get("test/accuracy")
     what = predictor.card.model + (f", test accuracy {accuracy:.2%}" if accuracy is not None else "")
     say(f"{what}: http://{f'[{host}]' if ':' in host else host}:{port}/ (Ctrl-C stops it)")
-    settings = {"model": str(model), "batch": batch, "most_bytes": int(most_mb * 1e6), "threads": threads(workers)}
-    settings["parent"] = os.getpid()
+    settings = {
+        "model": str(model),
+        "batch_size": batch_size,
+        "max_bytes": int(max_mb * 1e6),
+        "threads": threads(workers),
+        "parent": os.getpid(),
+    }
     os.environ[SETTINGS] = json.dumps(settings)
     uvicorn.run(
         application(predictor) if workers == 1 else "kindling.deploy.serve:application",
@@ -71,12 +76,12 @@ def serve(
         log_level="warning",
         access_log=False,
         server_header=False,
-        timeout_graceful_shutdown=30,  # seconds for what is in flight when it is told to stop
+        timeout_graceful_shutdown=30,  # seconds for running requests
     )
 
 
 def application(predictor: Predictor | None = None) -> Any:
-    """The application of one process, as the environment says; worker processes load the model by themselves."""
+    """Return the application of one process, configured by the environment; worker processes load the model."""
     from kindling.deploy.server import Service
 
     settings = json.loads(os.environ[SETTINGS])
@@ -84,17 +89,17 @@ def application(predictor: Predictor | None = None) -> Any:
     if predictor is None:
         exit_when_orphaned(settings["parent"])
         predictor = open_model(Path(settings["model"]))
-    return Service(predictor, os.environ.get(KEY, ""), settings["most_bytes"], settings["batch"]).app()
+    return Service(predictor, os.environ.get(KEY, ""), settings["max_bytes"], settings["batch_size"]).app()
 
 
 def threads(workers: int) -> int:
-    """Threads with which each worker computes: its share of the cores, but for one that reads requests.
+    """Return the number of computing threads of a worker: its share of the cores, minus one that reads requests.
 
-    More would be many times as slow: threads that wait for each other get in the way of everything else.
+    More would be many times slower, since computing threads busy-wait for each other.
     """
     return max(1, torch.get_num_threads() // workers - 1)
 
 
 def open_model(path: Path) -> Predictor:
-    """A checkpoint or an exported file."""
+    """Load a checkpoint or an exported file."""
     return load_onnx(path) if path.suffix == ".onnx" else load(path)

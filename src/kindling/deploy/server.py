@@ -1,4 +1,4 @@
-"""The server: what it answers to, and what it refuses."""
+"""The HTTP server: routes, limits and access control."""
 
 import asyncio
 import hmac
@@ -21,10 +21,10 @@ from kindling.deploy.request_bodies import form_files, from_images, from_json, r
 from kindling.deploy.responses import to_response
 from kindling.utils.text import shorten
 
-QUICK = 16_384  # bytes of JSON that are read sooner than a thread is found for them
-MOST_PENDING = 100_000_000  # bytes of all bodies at a time
-MOST_SAMPLES = 4096  # in a request
-TOP = 5  # classes in an answer, where ?top= does not say otherwise
+INLINE_BYTES = 16_384  # JSON that is parsed in the event loop; up to here, a thread would cost more
+MAX_PENDING_BYTES = 100_000_000  # of all bodies that are being processed
+MAX_SAMPLES = 4096  # in a request
+TOP = 5  # default of ?top=
 
 
 class Service:
@@ -32,22 +32,22 @@ class Service:
 
     Args:
         predictor: The model.
-        key: What clients must send as `Authorization: Bearer KEY`; empty for none.
-        most_bytes: Longest body of a request.
-        batch: Samples that the model is asked at a time.
+        key: Key that clients must send as `Authorization: Bearer KEY`; empty for none.
+        max_bytes: Maximum length of the body of a request.
+        batch_size: Maximum number of samples that are computed at once.
     """
 
-    def __init__(self, predictor: Predictor, key: str = "", most_bytes: int = 10_000_000, batch: int = 64) -> None:
+    def __init__(self, predictor: Predictor, key: str = "", max_bytes: int = 10_000_000, batch_size: int = 64) -> None:
         self.predictor = predictor
         self.key = key
-        self.most_bytes = most_bytes
-        self.batcher = Batcher(predictor.compute, batch)
-        self.pending = 0  # bytes of bodies that are being read or answered
+        self.max_bytes = max_bytes
+        self.batcher = Batcher(predictor.compute, batch_size)
+        self.pending_bytes = 0  # of bodies that are being processed
         self.readers = ThreadPoolExecutor(2)
-        self.reading = asyncio.Semaphore(2)  # so many images are decoded at once, however many arrive
+        self.reading = asyncio.Semaphore(2)  # limits how many images are decoded at once
 
     def app(self) -> Starlette:
-        """The application, for any ASGI server."""
+        """Return the application, for any ASGI server."""
         routes = [
             Route("/", self.page),
             Route("/health", self.health),
@@ -57,52 +57,53 @@ class Service:
         return Starlette(routes=routes, exception_handlers={HTTPException: handle_http_error, Exception: handle_error})
 
     async def page(self, request: Request) -> Response:
-        """A page to try the model on."""
+        """Return a web page to try the model."""
         return HTMLResponse(Path(__file__).with_name("page.html").read_text(encoding="utf-8"))
 
     async def health(self, request: Request) -> Response:
-        """Says that the server is up; needs no key."""
+        """Report that the server is up; needs no key."""
         return JSONResponse({"status": "ok"})
 
     async def info(self, request: Request) -> Response:
-        """What the model is and takes."""
-        self.admit(request)
+        """Describe the model and its inputs."""
+        self.authorize(request)
         return JSONResponse(
-            {**self.predictor.card.as_dict(), "takes": self.predictor.takes, "most_bytes": self.most_bytes}
+            {**self.predictor.card.as_dict(), "takes": self.predictor.takes, "max_bytes": self.max_bytes}
         )
 
     async def predict(self, request: Request) -> Response:
-        """Answers with the classes of the samples in the body."""
-        self.admit(request)
+        """Predict the samples in the body."""
+        self.authorize(request)
         top = request.query_params.get("top", str(TOP))
         if not (re.fullmatch("[0-9]{1,4}", top) and int(top) >= 1):
-            raise HTTPException(400, f"top must be a number from 1 to 9999, not {top[:20]}")
-        body = await read_body(request, self.most_bytes)
-        if self.pending + len(body) > MOST_PENDING:
-            raise HTTPException(503, "too much is waiting to be read: try again in a moment", {"Retry-After": "1"})
-        self.pending += len(body)
+            raise HTTPException(400, f"top must be a number from 1 to 9999, got {top[:20]}")
+        body = await read_body(request, self.max_bytes)
+        if self.pending_bytes + len(body) > MAX_PENDING_BYTES:
+            raise HTTPException(503, "too many requests are being read: try again in a moment", {"Retry-After": "1"})
+        self.pending_bytes += len(body)
         try:
             inputs = await self.inputs(request, body)
-            if len(inputs) > MOST_SAMPLES:
-                raise HTTPException(413, f"{len(inputs):,} samples are more than {MOST_SAMPLES:,} in a request")
-            probabilities = await self.batcher.ask(inputs)
+            if len(inputs) > MAX_SAMPLES:
+                raise HTTPException(413, f"a request may have at most {MAX_SAMPLES:,} samples, got {len(inputs):,}")
+            probabilities = await self.batcher.submit(inputs)
         except ValueError as error:
             raise HTTPException(400, str(error)) from error
         except QueueFullError as error:
             raise HTTPException(503, str(error), {"Retry-After": "1"}) from error
         finally:
-            self.pending -= len(body)
+            self.pending_bytes -= len(body)
         if not probabilities.isfinite().all():
-            raise HTTPException(500, "the model gives no probabilities for this: it diverged when it was trained")
+            raise HTTPException(500, "the probabilities are NaN: the model diverged during training")
         return JSONResponse({"predictions": to_response(probabilities, self.predictor.card.classes, int(top))})
 
-    def admit(self, request: Request) -> None:
-        """Raises HTTPException where the key is wrong, or a page from elsewhere asks by way of a browser here."""
+    def authorize(self, request: Request) -> None:
+        """Raise HTTPException if the key is wrong, or a web page of another origin sends the request."""
         origin, host = request.headers.get("origin", ""), request.headers.get("host", "")
         if origin and origin.partition("://")[2] != host:
-            raise HTTPException(403, f"the server does not answer web pages of other origins, such as {origin[:100]}")
-        if not self.key and not is_local(re.sub(r":\d*$", "", host).strip("[]")):  # a name of theirs that leads here
-            raise HTTPException(403, "without a key the server answers to localhost and 127.0.0.1 alone")
+            raise HTTPException(403, f"requests from web pages of other origins are refused: {origin[:100]}")
+        if not self.key and not is_local(re.sub(r":\d*$", "", host).strip("[]")):
+            # A foreign name that resolves to this machine (DNS rebinding).
+            raise HTTPException(403, "without a key, the server is available only as localhost and 127.0.0.1")
         scheme, _, sent = request.headers.get("authorization", "").partition(" ")
         sent = sent.strip() if scheme.lower() == "bearer" else ""
         if self.key and not hmac.compare_digest(sent.encode(), self.key.encode()):
@@ -111,10 +112,10 @@ class Service:
             )
 
     async def inputs(self, request: Request, body: bytes) -> Tensor:
-        """The samples in a body, shape (N, *input_shape).
+        """Return the samples in a body, shape (N, *input_shape).
 
         Raises:
-            ValueError: If there are none that the model takes.
+            ValueError: If the model does not take such a body.
         """
         if not body.strip():
             raise ValueError(f"the body is empty: the model takes {self.predictor.takes}")
@@ -122,25 +123,25 @@ class Service:
             read = partial(from_images, await form_files(request, body), self.predictor)
         elif body.lstrip()[:1] in (b"{", b"["):
             read = partial(from_json, body, self.predictor)
-            if len(body) <= QUICK:
+            if len(body) <= INLINE_BYTES:
                 return read()
         else:
             read = partial(from_images, [("the body", body)], self.predictor)
         async with self.reading:
             if await request.is_disconnected():
-                raise HTTPException(400, "the client is gone")
+                raise HTTPException(400, "the client has disconnected")
             return await asyncio.get_running_loop().run_in_executor(self.readers, read)
 
 
 async def handle_http_error(request: Request, error: Exception) -> Response:
-    """What a client did wrong, as JSON."""
+    """Return the error of a client as JSON."""
     assert isinstance(error, HTTPException)
     message = error.detail
     if error.status_code in (404, 405):
-        message = f"there is no {request.method} {request.url.path}: there are POST /predict, GET /info, /health and /"
+        message = f"there is no {request.method} {request.url.path}: use POST /predict, or GET /info, /health or /"
     return JSONResponse({"error": shorten(message)}, error.status_code, error.headers)
 
 
 async def handle_error(request: Request, error: Exception) -> Response:
-    """What went wrong here, as JSON; uvicorn logs the rest."""
-    return JSONResponse({"error": "the server failed to answer; its log says why"}, 500)
+    """Return an error of the server as JSON; uvicorn logs its traceback."""
+    return JSONResponse({"error": "internal error: see the log of the server"}, 500)

@@ -1,97 +1,111 @@
-"""The proof that an exported file computes what its checkpoint does, and how fast."""
+"""Compares an exported file with its checkpoint: outputs and speed."""
 
 import statistics
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from rich.table import Table
 
-from kindling.deploy.formats import Compute, Inputs
+from kindling.deploy.export_wrapper import Compute, ExportWrapper, Inputs
 
-SIZES = (1, 2, 7, 64)
-TOLERANCE = 1e-4  # of probabilities; of logits and numbers, as a share of the largest
+BATCH_SIZES = (1, 2, 7, 64)
+TOLERANCE = 1e-4
 SECONDS = 0.5  # of each measurement
+
+Differences = dict[int, dict[str, float]]  # by batch size and output
 
 
 @dataclass(frozen=True)
-class Proof:
-    """What was compared and measured.
+class Comparison:
+    """Differences and speed of an exported file and its checkpoint.
 
     Attributes:
-        differences: By batch size, the largest difference of each output: of probabilities, and of logits or numbers
-            as a share of the largest.
-        latency: Median milliseconds at batch 1: of the checkpoint, and of the file.
-        throughput: Samples a second at batch 64: of the checkpoint, and of the file.
+        differences: Largest difference of each output, by batch size and name; see `compare_outputs`.
+        latency: Median milliseconds at batch size 1: of the checkpoint, and of the file.
+        throughput: Samples per second at batch size 64: of the checkpoint, and of the file.
     """
 
-    differences: dict[int, list[float]]
+    differences: Differences
     latency: tuple[float, float]
     throughput: tuple[float, float]
 
     def table(self, title: str, name: str) -> Table:
-        """The proof as a table to print and to keep."""
+        """Return the comparison as a table with a column `name` for the file."""
         table = Table(title=title, title_justify="left")
         table.add_column("")
         for column in ("checkpoint", name, "ratio"):
             table.add_column(column, justify="right")
-        for size, found in self.differences.items():
-            table.add_row(f"difference, batch {size}", "", ", logits ".join(f"{each:.1e}" for each in found), "")
-        rows = {"ms, batch 1": (self.latency, 2), f"samples/s, batch {max(SIZES)}": (self.throughput, 0)}
-        for what, ((ours, theirs), digits) in rows.items():
-            table.add_row(what, f"{ours:,.{digits}f}", f"{theirs:,.{digits}f}", f"{theirs / ours:.2f}")
-        table.caption = f"the largest difference may be {TOLERANCE:g} (of logits and numbers, of the largest)"
+        for size, by_output in self.differences.items():
+            lines = "\n".join(f"{output} {value:.1e}" for output, value in by_output.items())
+            table.add_row(f"difference, batch {size}", "", lines, "")
+        for label, (before, after), digits in (
+            ("ms, batch 1", self.latency, 2),
+            (f"samples/s, batch {max(BATCH_SIZES)}", self.throughput, 0),
+        ):
+            table.add_row(label, f"{before:,.{digits}f}", f"{after:,.{digits}f}", f"{after / before:.2f}")
+        table.caption = f"differences must not exceed {TOLERANCE:g}; of values above 1, relative to the largest"
         return table
 
 
 @torch.inference_mode()
-def compare_outputs(model: Any, compute: Compute, samples: Inputs) -> Proof:
-    """Compares what a file computes with its model.
+def compare(model: ExportWrapper, compute: Compute, samples: Inputs) -> Comparison:
+    """Compare the outputs and the speed of a file with those of its model.
 
     Args:
-        model: Takes raw inputs and gives probabilities and logits, or predictions.
-        compute: The same, out of the file.
+        model: The model.
+        compute: The same from the file.
         samples: Inputs of at least 64 samples.
 
     Raises:
-        ValueError: If they differ by more than the tolerance.
+        ValueError: If an output differs by more than the tolerance.
     """
-    differences = {size: difference(model, compute, first(samples, size)) for size in SIZES}
-    for size, worst in differences.items():
-        if not max(worst) <= TOLERANCE:  # NaN is no proof
-            raise ValueError(
-                f"what was exported differs from the checkpoint by {max(worst):.1e} at batch {size}, more than "
-                f"{TOLERANCE:g}: nothing was written"
-            )
-    one, many = (time_interleaved(model, compute, first(samples, size)) for size in (1, max(SIZES)))
-    return Proof(
+    differences = compare_outputs(model, compute, samples, BATCH_SIZES)
+    one, many = (time_interleaved(model, compute, first(samples, size)) for size in (1, max(BATCH_SIZES)))
+    return Comparison(
         differences,
         (1000 * one[0], 1000 * one[1]),
-        (max(SIZES) / many[0], max(SIZES) / many[1]),
+        (max(BATCH_SIZES) / many[0], max(BATCH_SIZES) / many[1]),
     )
 
 
+@torch.inference_mode()
+def compare_outputs(model: ExportWrapper, compute: Compute, samples: Inputs, batch_sizes: Sequence[int]) -> Differences:
+    """Return the largest difference of each output, relative to its largest value if that exceeds 1.
+
+    Raises:
+        ValueError: If one is above the tolerance, or NaN.
+    """
+    differences: Differences = {size: {} for size in batch_sizes}
+    for size in batch_sizes:
+        inputs = first(samples, size)
+        for name, expected, found in zip(model.outputs, model(*inputs), compute(*inputs), strict=True):
+            scale = max(1.0, expected.abs().max().item())
+            difference = (expected.float() - found.float()).abs().max().item() / scale
+            if not difference <= TOLERANCE:  # NaN, too
+                raise ValueError(
+                    f"the exported output {name} differs from the checkpoint by {difference:.1e} at batch size {size}, "
+                    f"the limit is {TOLERANCE:g}: try another format"
+                )
+            differences[size][name] = difference
+    return differences
+
+
 def first(samples: Inputs, size: int) -> Inputs:
-    """Return the inputs of the first samples, without those of the others in memory."""
-    return tuple(each[:size].clone() for each in samples)  # torch.export keeps all that a slice is of
+    """Return a copy of the first samples: torch.export would store the whole tensor of a slice."""
+    return tuple(each[:size].clone() for each in samples)
 
 
-def difference(model: Any, compute: Compute, inputs: Inputs) -> list[float]:
-    """Return the largest difference of each output, as a share of its largest value where that is more than 1."""
-    pairs = ((ours.float(), theirs.float()) for ours, theirs in zip(model(*inputs), compute(*inputs), strict=True))
-    return [(ours - theirs).abs().max().item() / max(1.0, ours.abs().max().item()) for ours, theirs in pairs]
-
-
-def time_interleaved(model: Any, compute: Compute, inputs: Inputs) -> tuple[float, float]:
-    """Median seconds of each, called in turns so that what slows one slows the other."""
+def time_interleaved(model: ExportWrapper, compute: Compute, inputs: Inputs) -> tuple[float, float]:
+    """Return the median seconds of both, called in turns so that other load slows both; slow ones only once."""
     times: list[tuple[float, float]] = []
     began = time.perf_counter()
-    while len(times) < 3 or time.perf_counter() - began < 2 * SECONDS:
+    while not times or time.perf_counter() - began < 2 * SECONDS:
         start = time.perf_counter()
         model(*inputs)
         middle = time.perf_counter()
         compute(*inputs)
         times.append((middle - start, time.perf_counter() - middle))
-    ours, theirs = zip(*times, strict=True)
-    return statistics.median(ours), statistics.median(theirs)
+    before, after = zip(*times, strict=True)
+    return statistics.median(before), statistics.median(after)

@@ -133,7 +133,7 @@ def find_lr(
         ValueError: If the model has nothing to train, or the loss diverges from the start.
     """
     sweep = LRSweep(lowest, highest, steps)
-    short_fit(clone_model(model), data, steps, [sweep], **options)
+    short_fit(clone_model(model), data, steps, [sweep], "trying learning rates", **options)
     losses = np.array(sweep.losses[1:])  # each loss is the result of the step before
     rates = sweep.rates[: len(losses)]
     if len(losses) < MIN_LOSSES:

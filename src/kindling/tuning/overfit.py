@@ -94,7 +94,7 @@ def overfit_batch(model: BaseTask, data: LightningDataModule, *, steps: int = 10
         metric, mode=mode, stopping_threshold=threshold, patience=steps, check_on_train_epoch_end=True
     )
     batches: DataLoader[Any] = DataLoader([batch] * STEPS_PER_EPOCH, batch_size=None)  # type: ignore[arg-type]
-    trainer = short_fit(clone, batches, steps, [stopping, TerminateOnNaN()], **options)
+    trainer = short_fit(clone, batches, steps, [stopping, TerminateOnNaN()], "overfitting one batch", **options)
     metrics = trainer.callback_metrics
     accuracy = metrics["train/accuracy"].item() if is_classifier else None
     return OverfitResult(accuracy, metrics["train/loss"].item(), first_loss, batch_size(batch[1]), trainer.global_step)

@@ -1,13 +1,16 @@
 """A short fit of a cloned model without side effects: no files, and the random state is restored."""
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
-from lightning.pytorch import Callback, LightningDataModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch.utils.data import DataLoader
+from typing_extensions import override
 
 from kindling.models.task import BaseTask
+from kindling.utils.console import progress
 
 # Trainer options of the run that also apply to a short fit.
 TRAINER_KEYS = ("accelerator", "precision", "accumulate_grad_batches", "gradient_clip_val", "gradient_clip_algorithm")
@@ -35,6 +38,7 @@ def short_fit(
     data: LightningDataModule | DataLoader[Any],
     steps: int,
     callbacks: list[Callback],
+    description: str,
     **options: Any,
 ) -> Trainer:
     """Train a model without validation, logs or files, and return the Trainer.
@@ -44,20 +48,33 @@ def short_fit(
         data: A data module or a loader of training batches.
         steps: Maximum number of optimizer steps.
         callbacks: Callbacks of the Trainer.
+        description: The task, for the progress bar.
         **options: Other arguments of the Trainer.
     """
-    trainer = Trainer(
-        max_epochs=-1,
-        max_steps=steps,
-        limit_val_batches=0,
-        devices=1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        callbacks=callbacks,
-        **options,
-    )
-    with isolate_rng():
+    batches = steps * (options.get("accumulate_grad_batches") or 1)
+    with progress(description, batches) as advance, isolate_rng():
+        trainer = Trainer(
+            max_epochs=-1,
+            max_steps=steps,
+            limit_val_batches=0,
+            devices=1,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            callbacks=[*callbacks, _Advance(advance)],
+            **options,
+        )
         trainer.fit(model, data)
     return trainer
+
+
+class _Advance(Callback):
+    """Advances a progress bar by one with each batch."""
+
+    def __init__(self, advance: Callable[[int], None]) -> None:
+        self.advance = advance
+
+    @override
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        self.advance(1)

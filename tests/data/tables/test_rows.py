@@ -34,7 +34,7 @@ def test_rows_of_a_table_may_be_held_in_any_way(kindling: Command) -> None:
     np.testing.assert_allclose(pd.read_csv(written)[["false", "true"]], expected, rtol=1e-4, atol=1e-6)
     with pytest.raises(ValueError, match="lacks columns that the model was trained with: plan"):
         model.predict({"age": 30})
-    with pytest.raises(ValueError, match="takes no images but rows with the columns age, plan"):
+    with pytest.raises(ValueError, match="takes rows with the columns age, plan, not images"):
         model.predict(Image.new("L", (3, 3)))
 
 

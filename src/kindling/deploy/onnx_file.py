@@ -1,0 +1,138 @@
+"""ONNX files: write and read them, and refuse those that need other files or libraries."""
+
+import json
+import warnings
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kindling.deploy.export_wrapper import Compute, ExportWrapper, Inputs, Outputs
+from kindling.deploy.predictor import ModelCard, Predictor
+from kindling.utils.optional import require_extra
+from kindling.utils.text import program_name, strip_control_characters
+
+# Domains of the operators that onnxruntime contains. Its EPContext is refused: it holds the path of a compiled model.
+DOMAINS = frozenset(("", "ai.onnx", "ai.onnx.ml", "com.microsoft", "com.microsoft.nchwc", "com.ms.internal.nhwc"))
+
+
+def any_batch_size(example: Inputs) -> dict[str, Any]:
+    """Return the `dynamic_shapes` of inputs that share a batch of any size."""
+    batch = torch.export.Dim("batch")
+    return {"inputs": tuple({0: batch} for _ in example)}
+
+
+def write_onnx(model: ExportWrapper, example: Inputs, card: ModelCard, path: Path) -> None:
+    """Write an ONNX file, with one entry of metadata for each field of the card."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "# The axis name")  # the inputs share their batch size
+        program = torch.onnx.export(
+            model,
+            example,
+            dynamo=True,
+            input_names=model.inputs,
+            output_names=model.outputs,
+            dynamic_shapes=any_batch_size(example),
+            verbose=False,
+        )
+    assert program is not None
+    program.model.metadata_props.update({name: json.dumps(value) for name, value in card.as_dict().items()})
+    program.save(path, external_data=False)
+
+
+def read_onnx(path: Path) -> Compute:
+    """Return a function that computes with onnxruntime."""
+    session = onnx_session(path)
+    names = [each.name for each in session.get_inputs()]
+
+    def compute(*inputs: Tensor) -> Outputs:
+        arrays = (each.numpy() for each in inputs)
+        return tuple(map(torch.from_numpy, session.run(None, dict(zip(names, arrays, strict=True)))))
+
+    return compute
+
+
+def onnx_session(path: Path) -> Any:
+    """Open an ONNX file with onnxruntime.
+
+    Raises:
+        FileNotFoundError: If the file does not exist.
+        ValueError: If it is not an ONNX file, or needs other files or libraries.
+    """
+    require_extra("export", "onnxruntime")
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}: {program_name()} export writes one")
+    import onnxruntime
+
+    check_self_contained(path)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    try:
+        return onnxruntime.InferenceSession(path, options, providers=onnxruntime.get_available_providers())
+    except Exception as error:  # each error of onnxruntime has its own class
+        raise ValueError(f"{path} is damaged or not an ONNX file") from error
+
+
+def load_onnx(path: Path) -> Predictor:
+    """Return a predictor that computes with an exported file.
+
+    Raises:
+        ValueError: If the file was not exported by Kindling, or the model is not a classifier with one input.
+    """
+    session = onnx_session(path)
+    metadata = session.get_modelmeta().custom_metadata_map
+    try:
+        facts = {each.name: json.loads(metadata[each.name]) for each in fields(ModelCard) if each.name in metadata}
+        card = ModelCard.from_dict(facts)
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise ValueError(f"{path} was not written by {program_name()} export: it does not name its classes") from error
+    if not card.classifies:
+        raise ValueError(f"{path} is not a classifier: run it with onnxruntime")
+    if len(session.get_inputs()) > 1:
+        raise ValueError(f"{path} takes several inputs: run it with onnxruntime")
+
+    def compute(inputs: Tensor) -> Tensor:
+        return torch.from_numpy(session.run(["probabilities"], {session.get_inputs()[0].name: inputs.numpy()})[0])
+
+    return Predictor(compute, card)
+
+
+def check_self_contained(path: Path) -> None:
+    """Check that an ONNX file needs neither another file nor another library than onnxruntime.
+
+    Raises:
+        ValueError: If it does, or is not an ONNX file.
+    """
+    require_extra("export", "onnx")
+    import onnx
+    from onnx.external_data_helper import ExternalDataInfo, uses_external_data
+
+    try:
+        model = onnx.load_model(path, load_external_data=False)
+    except Exception as error:  # protobuf's, which is a package of its own
+        raise ValueError(f"{path} is damaged or not an ONNX file") from error
+    functions = {(function.domain, function.name) for function in model.functions}
+    for node in _messages(model, "NodeProto"):
+        known = node.domain in DOMAINS or (node.domain, node.op_type) in functions
+        if not known or node.op_type == "EPContext":
+            name = strip_control_characters(f"{node.domain}:{node.op_type}")
+            raise ValueError(f"{path} needs the custom operator {name}: {program_name()} export writes none")
+    for tensor in _messages(model, "TensorProto"):
+        if uses_external_data(tensor):
+            other = strip_control_characters(ExternalDataInfo(tensor).location)
+            raise ValueError(
+                f"{path} keeps weights in another file, {other}: {program_name()} export writes a single file"
+            )
+
+
+def _messages(message: Any, kind: str) -> Iterator[Any]:
+    """Yield all protobuf messages of a kind within a message, at any depth: in attributes, functions, subgraphs."""
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            for one in value if hasattr(value, "extend") else [value]:
+                if field.message_type.name == kind:
+                    yield one
+                yield from _messages(one, kind)

@@ -1,0 +1,206 @@
+"""Checks that the splits of a data module are sound."""
+
+import copy
+import hashlib
+import pickle
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningDataModule, seed_everything
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from torch import Tensor
+
+# Private, but used by many libraries and kept compatible: https://github.com/pytorch/pytorch/issues/65761
+from torch.utils._pytree import tree_leaves
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
+
+from kindling.data import BaseDataModule, ClassificationDataModule
+from kindling.data.datamodule import ArrayDataset
+from kindling.data.loading import targets_of
+from kindling.testing.isolation import isolated
+
+Layout = tuple[tuple[str, tuple[int, ...]], ...]  # type and shape of each part of a sample
+
+
+class Sample(NamedTuple):
+    """A sample, reduced to what is compared.
+
+    Attributes:
+        digest: Equal for samples with equal values.
+        layout: Type and shape of each part.
+    """
+
+    digest: bytes
+    layout: Layout
+
+
+@isolated()
+def check_data(data: LightningDataModule, *, shared: float = 0.01, stratified: bool | None = None) -> None:
+    """Check that the splits of a data module are sound.
+
+    No sample of one split occurs in another; the same seed gives the same splits and batches; shapes and types are the
+    same in all splits; and if targets are classes, their numbers and names match, and every class is in the training
+    split.
+
+    Args:
+        data: The data module; all of its splits are read.
+        shared: Fraction of a split whose samples may also occur, with equal values and targets, in another split: rows
+            of a table can be equal by chance.
+        stratified: Whether each class must have the same share in validation as in training, apart from chance. By
+            default it must, unless the two splits come from separate datasets.
+
+    Raises:
+        AssertionError: If a check fails.
+    """
+    name, untouched = type(data).__name__, copy_data(data)
+    splits, again = _read_splits(data, seed=0), _read_splits(untouched, seed=1)
+    for split, samples in splits.items():
+        assert samples, f"{name}: the {split} split is empty"
+        same = [sample.digest for sample in samples] == [sample.digest for sample in again[split]]
+        assert same, f"{name}: the {split} split differs when it is read again"
+    counts = {split: Counter(sample.digest for sample in samples) for split, samples in splits.items()}
+    for split, other in [("val", "train"), ("test", "train"), ("test", "val")]:
+        if split in counts and other in counts:
+            common, size = (counts[split] & counts[other]).total(), counts[split].total()
+            assert common <= shared * size, f"{name}: {common} of {size} samples of {split} are in {other}, too"
+    _check_shapes(data, splits)
+    if isinstance(data, ClassificationDataModule):
+        by_class = _check_classes(data)
+        if by_class and (stratified or (stratified is None and _may_share_source(data.train, data.val))):
+            _check_stratified(data, by_class["train"], by_class["val"])
+
+
+def copy_data(data: LightningDataModule) -> LightningDataModule:
+    """Return a copy of a data module, which has read as much as the original, without its trainer."""
+    alone = copy.copy(data)
+    alone.trainer = None
+    return copy.deepcopy(alone)
+
+
+def _read_splits(data: LightningDataModule, seed: int) -> dict[str, list[Sample]]:
+    """Return the samples of each split, those of training last and sorted.
+
+    Only the augmentation of training samples may depend on the random state of the training, which is the same in each
+    call; everything else is read with `seed`.
+    """
+    seed_everything(seed, verbose=False)
+    data.prepare_data()
+    data.setup("fit")
+    if is_overridden("test_dataloader", data):
+        data.setup("test")
+    splits = {}
+    for split in ("val", "test", "train"):
+        if is_overridden(f"{split}_dataloader", data):
+            if split == "train":
+                seed_everything(0, verbose=False)
+            loaders = getattr(data, f"{split}_dataloader")()
+            loaders = tree_leaves(getattr(loaders, "iterables", loaders))  # of a CombinedLoader
+            label = f"{type(data).__name__}: the samples of {split}"
+            splits[split] = [summarize(sample) for loader in loaders for sample in _samples(loader, label)]
+    splits.get("train", []).sort()
+    return splits
+
+
+def _samples(loader: Any, label: str) -> Iterator[Any]:
+    """Yield the samples of a loader: those of its dataset that its sampler selects, or the rows of its batches."""
+    if isinstance(loader, DataLoader) and loader.batch_sampler is not None:
+        dataset: Any = loader.dataset
+        if isinstance(dataset, IterableDataset):
+            yield from dataset
+        else:
+            yield from (dataset[index] for indices in loader.batch_sampler for index in indices)
+        return
+    for batch in loader:
+        leaves = tree_leaves(batch)
+        sizes = {len(leaf) if isinstance(leaf, Tensor) and leaf.ndim else 0 for leaf in leaves}
+        assert len(sizes) == 1, (
+            f"{label} cannot be compared: their loader has no dataset, and its batches are not tensors of equal length"
+        )
+        yield from ([leaf[row] for leaf in leaves] for row in range(sizes.pop()))
+
+
+def summarize(sample: Any) -> Sample:
+    """Return the digest and the layout of a sample."""
+    digest, layout = hashlib.blake2b(digest_size=16), []
+    for leaf in tree_leaves(sample):
+        if isinstance(leaf, Tensor) or (isinstance(leaf, np.ndarray) and leaf.dtype.kind in "biufc"):
+            values = torch.as_tensor(leaf).detach().cpu()
+            layout.append((str(values.dtype), tuple(values.shape)))
+            digest.update(values.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        else:
+            layout.append((type(leaf).__name__, ()))
+            digest.update(pickle.dumps(leaf))
+    digest.update(repr(layout).encode())
+    return Sample(digest.digest(), tuple(layout))
+
+
+def _check_shapes(data: LightningDataModule, splits: dict[str, list[Sample]]) -> None:
+    """Check that all splits have the same types and shapes; if shapes vary within a split, the number of dimensions."""
+    name = type(data).__name__
+    layouts: dict[str, set[Any]] = {split: {sample.layout for sample in splits[split]} for split in reversed(splits)}
+    if isinstance(data, BaseDataModule) and hasattr(data, "input_shape"):
+        expected = tuple(data.input_shape)
+        for split, found in layouts.items():
+            for shape in {layout[0][1] for layout in found} - {expected}:
+                raise AssertionError(f"{name}: inputs of {split} have shape {shape}, input_shape is {expected}")
+    if any(len(found) > 1 for found in layouts.values()):
+        layouts = {
+            split: {(kind, len(shape)) for layout in found for kind, shape in layout}
+            for split, found in layouts.items()
+        }
+    for split, found in layouts.items():
+        train = layouts.get("train", found)
+        assert found == train, f"{name}: samples of {split} are {found}, those of train {train}"
+
+
+def _check_classes(data: ClassificationDataModule) -> dict[str, Tensor]:
+    """Check class names and labels; return the number of samples of each class by split, empty if unknown."""
+    name, names = type(data).__name__, tuple(data.class_names)
+    assert len(names) == data.num_classes, f"{name}: {len(names)} class_names for {data.num_classes} classes"
+    assert len(set(names)) == len(names), f"{name}: two classes have the same name: {names}"
+    counts = {}
+    for split in ("train", "val", "test"):
+        labels = targets_of(getattr(data, split))
+        if labels is None:
+            return {}
+        assert not labels.is_floating_point(), f"{name}: labels of {split} are {labels.dtype}, not integers"
+        low, high = int(labels.min()), int(labels.max())
+        assert 0 <= low <= high < data.num_classes, (
+            f"{name}: labels of {split} must be from 0 to {data.num_classes - 1}, got {low} to {high}"
+        )
+        counts[split] = labels.flatten().bincount(minlength=data.num_classes)
+    missing = [names[label] for label in (counts["train"] == 0).nonzero().flatten().tolist()]
+    assert not missing, f"{name}: no training sample of class {', '.join(map(str, missing))}"
+    return counts
+
+
+def _may_share_source(train: Dataset[Any], val: Dataset[Any]) -> bool:
+    """Return whether two splits are parts of one dataset; splits in memory may be."""
+    if isinstance(train, Subset) and isinstance(val, Subset):
+        return train.dataset is val.dataset or _may_share_source(train.dataset, val.dataset)
+    return isinstance(train, ArrayDataset) and isinstance(val, ArrayDataset)
+
+
+def _check_stratified(data: ClassificationDataModule, train: Tensor, val: Tensor) -> None:
+    """Check that the number of validation samples of each class is as expected, apart from chance.
+
+    Args:
+        data: The data module.
+        train: Training samples of each class, shape (classes,).
+        val: Validation samples of each class, shape (classes,).
+    """
+    labels = targets_of(data.val)
+    if labels is None or labels.ndim != 1:  # several labels of one sample are not independent
+        return
+    share = (train + val) / (train + val).sum()
+    expected = share * val.sum()
+    tolerance = 4 * (expected * (1 - share)).sqrt() + 1  # four standard deviations of a binomial distribution
+    wrong = ((val - expected).abs() > tolerance) | ((val == 0) & (expected >= 3))
+    found = [
+        f"{val[label]} of class {data.class_names[label]}, expected {expected[label]:.0f}"
+        for label in wrong.nonzero().flatten().tolist()
+    ]
+    assert not found, f"{type(data).__name__}: the validation split is not stratified: {'; '.join(found)}"
