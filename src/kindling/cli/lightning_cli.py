@@ -16,6 +16,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from typing_extensions import override
 
 from kindling.cli.checkpoint_config import epochs_completed, is_training_complete, load_weights
+from kindling.cli.class_names import NOUNS
 from kindling.cli.modules import ModuleBuilder
 from kindling.cli.option_checks import (
     apply_barebones,
@@ -94,6 +95,7 @@ class KindlingCLI(LightningCLI):
         self.run: RunSession | None = None
         self.is_trained = False  # whether the run that is resumed lacks only what follows its training
         self.collected = TestOutputCollector()
+        parser_kwargs: dict[str, Any] = {"exit_on_error": False, "allow_abbrev": False}
         super().__init__(
             LightningModule,
             parser_class=KindlingArgumentParser,
@@ -108,7 +110,7 @@ class KindlingCLI(LightningCLI):
                 "enable_model_summary": False,
                 "enable_autolog_hparams": False,  # config.yaml has them all
             },
-            parser_kwargs={"exit_on_error": False, command: {"exit_on_error": False}},
+            parser_kwargs=parser_kwargs | {command: parser_kwargs},
             args=[command],
         )
 
@@ -128,7 +130,7 @@ class KindlingCLI(LightningCLI):
         try:
             self.config = parser.parse_args([command, *self.sources.arguments])
         except ArgumentError as error:
-            known = self._parser(command).get_defaults().keys(branches=True)
+            known = {*self._parser(command).get_defaults().keys(branches=True), *NOUNS}
             raise UsageError(one_line(str(error), known, self.sources.typed)) from error
         for name in ("trainer", "checkpoint", "early_stopping"):
             value = self.config[command].get(name, Namespace())
@@ -310,8 +312,6 @@ class KindlingCLI(LightningCLI):
                 self._save_untrained_model(**kwargs)
         except BaseException as error:
             self._clean_up()
-            if "conditioned on metric" in str(error):  # a wrong --early_stopping.monitor; RuntimeError to Lightning
-                raise ValueError(str(error)) from error
             if describe_anomaly(error):
                 raise ValueError("; ".join(error.__notes__)) from error
             raise

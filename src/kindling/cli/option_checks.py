@@ -147,7 +147,7 @@ def check_run_name(name: str) -> None:
     for folder in name.split("/"):
         reason = ""
         if folder in ("", ".", "..") or "\\" in folder:
-            reason = "it must be the name of a folder inside runs/"
+            reason = "it must be a folder inside runs/, such as a or a/b"
         elif folder != folder.strip():
             reason = "it begins or ends with a space"
         elif any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in folder):

@@ -3,7 +3,7 @@
 import argparse
 import re
 from collections.abc import Iterable, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from kindling.utils.text import shorten, suggest
 
@@ -13,7 +13,10 @@ class UsageError(Exception):
 
 
 class UsageErrorParser(argparse.ArgumentParser):
-    """An argument parser that raises `UsageError` instead of exiting."""
+    """An argument parser that raises `UsageError` instead of exiting, and takes no abbreviated options."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, allow_abbrev=False, **options)
 
     def error(self, message: str) -> NoReturn:  # noqa: D102
         message = message.replace("the following arguments are required:", "missing:")
