@@ -67,6 +67,11 @@ class Sources:
         return cls(typed, configs, checkpoint, stored, config, given)
 
     @property
+    def names(self) -> set[str]:
+        """Names of the options as typed."""
+        return {_key(option) for option in _split_options(self.typed)}
+
+    @property
     def arguments(self) -> list[str]:
         """All options, in the order in which one overrides another."""
         return [*(["--config", yaml.safe_dump(self.stored_config)] if self.stored_config else []), *self.typed]
