@@ -6,27 +6,24 @@ from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentError
-from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from typing_extensions import override
 
 from kindling.cli.checkpoint_config import epochs_completed, is_training_complete, load_weights
 from kindling.cli.class_names import NOUNS
-from kindling.cli.modules import ModuleBuilder
+from kindling.cli.modules import ModuleBuilder, check_model
 from kindling.cli.option_checks import check_config, check_devices
 from kindling.cli.options import KindlingArgumentParser, add_fit_options, check_nonempty_run
 from kindling.cli.parser_errors import one_line
 from kindling.cli.session import RunSession, SaveConfig, run_name
 from kindling.cli.sources import Sources
 from kindling.cli.stages import check_stage, explaining_forward, has_stage
-from kindling.cli.summary import print_early_stop_reason, print_next_steps
-from kindling.cli.trainer_setup import add_run, prepare_options, saves_checkpoints, trainer_callbacks
+from kindling.cli.summary import print_early_stop_reason, print_model, print_next_steps
+from kindling.cli.trainer_setup import add_run, prepare_options, remove_averaging, trainer_callbacks
 from kindling.data import BaseDataModule
-from kindling.data.loading import targets_of
 from kindling.evaluation.outputs import is_writable, not_written, save_predictions, save_test_results
 from kindling.models.loading import check_trained
-from kindling.models.sanity_check import check_network, check_targets
 from kindling.runs.checkpoint_contents import restoring
 from kindling.runs.folders import RUNS, run_folder_of
 from kindling.tensorboard import Dashboard, dashboard_of
@@ -59,7 +56,7 @@ class KindlingCLI(LightningCLI):
         self.checkpoint = self.sources.checkpoint
         self.builder = ModuleBuilder(self, command, self.sources)
         self.run: RunSession | None = None
-        self.epochs_completed = 0  # by the checkpoint
+        self.epochs_completed = 0  # those of the checkpoint
         self.is_trained = False  # whether a resumed run lacks only what follows its training
         self.collector = TestOutputCollector()
         parser_kwargs: dict[str, Any] = {"exit_on_error": False, "allow_abbrev": False}
@@ -153,9 +150,7 @@ class KindlingCLI(LightningCLI):
     def fit(self, **kwargs: Any) -> None:
         """Train, then test the best checkpoint."""
         try:
-            check_network(self.model)
-            if isinstance(self.datamodule, BaseDataModule) and hasattr(self.datamodule, "train"):
-                check_targets(self.model, targets_of(self.datamodule.train))  # read already, for its mean and std
+            check_model(self.model, self.datamodule)
             if self._is_diagnostic:
                 self._run_diagnostic()
                 return
@@ -165,19 +160,16 @@ class KindlingCLI(LightningCLI):
             if describe_anomaly(error):
                 raise ValueError("; ".join(error.__notes__)) from error
             raise
-        has_checkpoints = bool(self.run and saves_checkpoints(self.config_init["fit"]["trainer"]))
-        print_early_stop_reason(self.trainer, self.run.path if self.run and has_checkpoints else None)
+        print_early_stop_reason(self.trainer, self.run.path if self.run else None)
         if self.run and self.run.resume.interrupted:
             say("trained to the end; test it with: " + as_command("kindling", "test --ckpt_path", self.run.path))
             return
         if self._tests:
-            # Callbacks that average weights would put the raw weights of a checkpoint back.
-            callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
-            callbacks[:] = [callback for callback in callbacks if not isinstance(callback, WeightAveraging)]
+            remove_averaging(self.trainer)
             self.test(**kwargs | {"ckpt_path": self.run.tested_checkpoint(self.trainer) if self.run else None})
         if self.run:
-            predicts = has_stage(self.model, self.datamodule, "predict")
-            print_next_steps(self.trainer, self.run.path, self._is_trainable, predicts)
+            has_prediction = has_stage(self.model, self.datamodule, "predict")
+            print_next_steps(self.trainer, self.run.path, self._is_trainable, has_prediction)
 
     def validate(self, **kwargs: Any) -> None:
         """Evaluate the checkpoint on the validation split."""
@@ -198,10 +190,8 @@ class KindlingCLI(LightningCLI):
         if not checkpoint and self.run:
             checkpoint = self.run.path / "checkpoints" / weights  # for the folder and title of the results
         if checkpoint and not is_trial:
-            report = save_test_results(
-                Path(checkpoint), metrics, self.collector, self.model, self.datamodule, self.typed
-            )
-            if report:
+            where = Path(checkpoint)
+            if report := save_test_results(where, metrics, self.collector, self.model, self.datamodule, self.typed):
                 say(f"report: {report}")
             if self.run:
                 self.run.record.mark_tested()
@@ -236,13 +226,10 @@ class KindlingCLI(LightningCLI):
 
     def _open_run(self, options: Any) -> None:
         """Open the run folder, and let the Trainer of these options write into it."""
-        config = self._config
         self.run = RunSession.open(self._run_name, self.checkpoint, self.sources.configs, self.typed)
         if self.run.is_new:
-            config["run_name"] = self._run_name  # so that config.yaml repeats the run under this name
-        self.run.resume.every_n_minutes = config["checkpoint"]["every_n_minutes"]
-        self.run.resume.every_n_steps = config["checkpoint"]["every_n_steps"]
-        add_run(options, config, self.run, self.sources.stored.get("global_step"))
+            self._config["run_name"] = self._run_name  # so that config.yaml repeats the run under this name
+        add_run(options, self._config, self.run, self.sources.stored.get("global_step"))
         if options["logger"]:
             self.collector = Dashboard()
 
@@ -250,9 +237,7 @@ class KindlingCLI(LightningCLI):
         """Train the model; validate and save one that has nothing to train, such as an ensemble."""
         if self.run and isinstance(self.datamodule, BaseDataModule):
             self.datamodule.write_split(self.run.path)
-        parameters = sum(parameter.numel() for parameter in self.model.parameters())
-        folder = self.run.path if self.run else "no files are written"
-        say(f"{type(self.model).__name__}, {parameters:,} parameters: {folder}")
+        print_model(self.model, self.run.path if self.run else None)
         if self._is_trainable:
             if self.run and self.is_trained:
                 say("training is complete: finishing the plots and the test")

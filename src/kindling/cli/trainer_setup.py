@@ -1,9 +1,11 @@
 """Options and callbacks of the Trainer, on top of those that a user chooses."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, MutableMapping
+from typing import Any
 
 from jsonargparse import Namespace
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.utilities import rank_zero_only
 
 from kindling.cli.option_checks import apply_barebones, check_trainer
@@ -21,7 +23,7 @@ from kindling.training.processes import replace_spawn
 from kindling.training.user_callbacks import as_list, combine, has_progress_bar
 
 
-def prepare_options(options: Namespace, config: Namespace) -> None:
+def prepare_options(options: MutableMapping[str, Any], config: Namespace) -> None:
     """Check the options of the Trainer, and replace those that Kindling handles differently, in place.
 
     Args:
@@ -39,12 +41,7 @@ def prepare_options(options: Namespace, config: Namespace) -> None:
         config["trainer"]["strategy"] = options["strategy"]
 
 
-def saves_checkpoints(options: Namespace) -> bool:
-    """Return whether the options of the Trainer let it save checkpoints."""
-    return options["enable_checkpointing"] is not False
-
-
-def add_run(options: Namespace, config: Namespace, run: RunSession, steps: int | None) -> None:
+def add_run(options: MutableMapping[str, Any], config: Namespace, run: RunSession, steps: int | None) -> None:
     """Let a Trainer write into a run folder, by its loggers and profiler; `options` are changed in place.
 
     Args:
@@ -53,6 +50,8 @@ def add_run(options: Namespace, config: Namespace, run: RunSession, steps: int |
         run: The run.
         steps: Optimizer steps of the checkpoint from which the training resumes, if it does.
     """
+    run.resume.every_n_minutes = config["checkpoint"]["every_n_minutes"]
+    run.resume.every_n_steps = config["checkpoint"]["every_n_steps"]
     options["default_root_dir"] = run.path
     options["logger"] = run.loggers(options["logger"], steps)
     if config["profile"]:
@@ -60,10 +59,16 @@ def add_run(options: Namespace, config: Namespace, run: RunSession, steps: int |
         config["profile"] = False  # a run that repeats or resumes this one is not profiled too
 
 
+def remove_averaging(trainer: Trainer) -> None:
+    """Remove callbacks that average weights: in a test they would put the raw weights of a checkpoint back."""
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    callbacks[:] = [callback for callback in callbacks if not isinstance(callback, WeightAveraging)]
+
+
 def trainer_callbacks(
-    options: Namespace,
+    options: MutableMapping[str, Any],
     config: Namespace,
-    configured: Sequence[Callback],
+    configured: Iterable[Callback],
     run: RunSession | None,
     collector: TestOutputCollector,
 ) -> list[Callback]:
@@ -76,7 +81,7 @@ def trainer_callbacks(
         run: The run that is trained, if any.
         collector: Callback that collects the outputs of a test.
     """
-    saves = saves_checkpoints(options)
+    saves = options["enable_checkpointing"] is not False
     path = run.path if run else None
     callbacks = combine(as_list(options["callbacks"]), [StandardNames(), *configured], path, saves)
     callbacks.append(AtLeastOneBatch())

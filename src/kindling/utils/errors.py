@@ -16,7 +16,8 @@ class UsageErrorParser(argparse.ArgumentParser):
     """An argument parser that raises `UsageError` instead of exiting, and takes no abbreviated options."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, allow_abbrev=False, **options)
+        super().__init__(*arguments, **options)
+        self.allow_abbrev = False
 
     def error(self, message: str) -> NoReturn:  # noqa: D102
         message = message.replace("the following arguments are required:", "missing:")
