@@ -96,6 +96,7 @@ YAML = {
     "blank": "a b: 1",
     "dash": "-seed_everything: 1",
     "number": "model: 3",
+    "twice": "model: {class_path: CNNClassifier}\ntrainer: {max_epochs: 1}\nmodel: {init_args: {channels: [4]}}",
     "nested": "model: {class_path: {class_path: Adam}}",
     "optimizer": "model: {class_path: CNNClassifier, init_args: {optimizer: {class_path: Adamm}}}",
     "empty": "",
@@ -165,6 +166,19 @@ USAGE = {
     ("fit", "--config", "nested.yaml"): [
         "nested.yaml: model: class_path must be the name of a class, got {'class_path"
     ],
+    ("fit", "--config", "twice.yaml"): ["twice.yaml is not valid YAML: model is given twice, in lines 1 and 3"],
+    ("fit", "--model.hidden", "[8]", "--config", "quickstart"): ["model: its class is missing", "before its options"],
+    (*QUICK, "--averaging.decay", "0.9"): ["choose a subclass with --averaging NAME"],
+    (*QUICK, "--trainer.callbacks.patience", "3"): ["trainer.callbacks: its class is missing"],
+    (*QUICK, "--trainer.logger.save_dir", "x"): [
+        "Logger is a base class: choose a subclass with --trainer.logger NAME"
+    ],
+    (*QUICK, "--optimizer", "SGD"): ["there is no option optimizer: did you mean model.optimizer?"],
+    (*QUICK, "--trainer.max_epoch", "1"): ["there is no option trainer.max_epoch: did you mean trainer.max_epochs?"],
+    (*QUICK, "--seed=1"): ["there is no option seed: did you mean seed_everything?"],
+    (*QUICK, "--watc"): ["there is no option watc: did you mean watch?"],
+    ("serve", "--por", "1"): ["there is no option por: did you mean port?"],
+    ("runs", "--sor", "time"): ["there is no option sor: did you mean sort?"],
     ("runs", "--sort"): ["--sort needs a value"],
     ("runs", "--srot", "x"): ["there is no option srot", "did you mean sort?"],
     (*QUICK, "--modl.dropout", "0"): ["modl.dropout", "did you mean model?"],
@@ -320,11 +334,54 @@ def test_training_does_not_go_on_from_weights_alone(kindling: Command, trained: 
     assert "weights.ckpt holds only weights: training can't be resumed from it" in result.err
 
 
-def test_a_figure_to_stop_by_that_there_is_not_is_named(kindling: Command) -> None:
-    result = kindling("fit", *TINY, "--early_stopping.monitor", "val/los")
+@pytest.mark.parametrize(
+    "option",
+    [
+        "--early_stopping.monitor val/los",
+        "--checkpoint.monitor val/los",
+        "--checkpoint.monitor los",
+        "--checkpoint.monitor val/los --trainer.num_sanity_val_steps 1",
+        "--early_stopping.monitor val/los --trainer.num_sanity_val_steps 1",
+    ],
+)
+def test_a_monitored_metric_that_is_not_logged_is_named_with_those_that_are(kindling: Command, option: str) -> None:
+    result = kindling("fit", *TINY, *option.split())
     assert (result.code, result.err.count("\n")) == (1, 1)
-    assert "val/los" in result.err
-    assert "val/loss" in result.err
+    name, monitor, *sanity = option.split()
+    assert f"{name} {monitor}: no such metric is logged" in result.err
+    if monitor == "val/los":
+        assert (
+            "did you mean val/loss? (logged so far: val/accuracy, val/balanced_accuracy, val/f1, val/loss)"
+            in result.err
+        )
+    assert Path("runs").exists() == (not sanity)
+
+
+def test_a_training_metric_can_choose_the_best_checkpoint(kindling: Command) -> None:
+    assert kindling("fit", *TINY, "--checkpoint.monitor", "train/loss", "--test_after_fit", "false").code == 0
+    stored = torch.load("runs/tiny/version_0/checkpoints/best.ckpt", weights_only=True)
+    assert any("train/loss" in key for key in stored["callbacks"])
+
+
+def test_options_may_precede_their_class(kindling: Command) -> None:
+    options = (
+        "--model.optimizer.momentum 0.5 --model.optimizer=SGD --model.hidden [8] --model MLPClassifier "
+        "--data.num_samples=300 --data SyntheticDataModule --averaging.decay 0.5 --averaging EMA "
+        "--trainer.callbacks.monitor val/f1 --trainer.callbacks+=EarlyStopping --trainer.logger.save_dir x "
+        "--trainer.logger CSVLogger --model.lr_scheduler.step_size 3 --model.lr_scheduler StepLR"
+    )
+    result = kindling("fit", *options.split(), "--print_config")
+    assert result.code == 0, result.err
+    config = yaml.safe_load(result.out)
+    assert config["model"]["class_path"] == "kindling.MLPClassifier"
+    arguments = config["model"]["init_args"]
+    assert (arguments["hidden"], arguments["optimizer"]["class_path"]) == ([8], "torch.optim.SGD")
+    assert arguments["optimizer"]["init_args"]["momentum"] == 0.5
+    assert arguments["lr_scheduler"]["init_args"]["step_size"] == 3
+    assert config["data"]["init_args"]["num_samples"] == 300
+    assert config["averaging"]["init_args"]["decay"] == 0.5
+    assert config["trainer"]["callbacks"][0]["init_args"]["monitor"] == "val/f1"
+    assert config["trainer"]["logger"]["init_args"]["save_dir"] == "x"
 
 
 def test_rows_are_predicted_in_their_order_by_one_device(kindling: Command, trained: Train) -> None:

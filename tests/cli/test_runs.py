@@ -200,7 +200,7 @@ def test_neither_torch_nor_lightning_is_imported(folder: Path) -> None:
         (["nowhere"], "there is no folder nowhere"),
         (["--sort", "val/acuracy"], "there is no column val/acuracy: did you mean val/accuracy?"),
         (["--srt"], "there is no option srt: did you mean sort?"),
-        (["show"], "missing: RUN"),
+        (["show"], "show needs a run folder or recipe: kindling runs lists all"),
         (["show", "tinny"], "there is no run tinny: did you mean tiny?"),
         (["compare", "tiny"], "at least two runs"),
         (["compare", "tiny", "tiny/version_0"], "runs/tiny/version_0 is given twice"),

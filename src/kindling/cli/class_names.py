@@ -36,7 +36,8 @@ def describe_unknown(key: str, name: str) -> str:
         )
         return f"there is no {noun} {shorten(name, 60)}{suggest(name, known) or choices}"
     if found := getattr(sys.modules.get(module), last, None):
-        return f"{name} is a base class: choose a subclass" if _is_base(found) else f"{name} is not {nouns}"
+        is_base = f"{name} is a base class: choose a subclass with --{key} NAME"
+        return is_base if _is_base(found) else f"{name} is not {nouns}"
     package = name.partition(".")[0]
     if package in sys.modules or importlib.util.find_spec(package):
         return f"there is no class {shorten(name, 60)}"

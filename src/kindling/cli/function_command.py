@@ -19,7 +19,7 @@ def run_function(function: Callable[..., None], options: Sequence[str]) -> None:
         UsageError: If the options are invalid.
     """
     silence_libraries()
-    parser = ArgumentParser(prog=f"{program_name()} {function.__name__}", exit_on_error=False)
+    parser = ArgumentParser(prog=f"{program_name()} {function.__name__}", exit_on_error=False, allow_abbrev=False)
     names = parser.add_function_arguments(function, as_group=False, fail_untyped=True)
     add_option(parser)
     parser.description = (function.__doc__ or "").partition("Args:")[0]

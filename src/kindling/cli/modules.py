@@ -10,7 +10,9 @@ from lightning.pytorch.cli import LightningCLI, _InstantiatorFn
 
 from kindling.cli.sources import Sources
 from kindling.data import BaseDataModule
+from kindling.data.loading import targets_of
 from kindling.models.infer import infer_arguments, with_shape
+from kindling.models.sanity_check import check_network, check_targets
 from kindling.models.task import DATA_ARGUMENTS, BaseTask
 from kindling.utils.errors import UsageError
 from kindling.utils.hyperparameters import record_arguments
@@ -123,6 +125,13 @@ class ModuleBuilder:
         """Return the arguments of the model or data module as plain values."""
         config = self.cli.config_dump.get(key) or {}
         return {**config.get("init_args", {}), **config.get("dict_kwargs", {})}
+
+
+def check_model(model: LightningModule, data: LightningDataModule | None) -> None:
+    """Raise ValueError if the outputs of a network have the wrong shape, or its data has targets of another kind."""
+    check_network(model)
+    if isinstance(data, BaseDataModule) and hasattr(data, "train"):
+        check_targets(model, targets_of(data.train))  # read already, for its mean and std
 
 
 def _argument(link: str) -> str:

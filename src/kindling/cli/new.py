@@ -64,7 +64,6 @@ def _parser() -> UsageErrorParser:
         "kindling new",
         description="Create a project with a model, a data source, a recipe, tests and a notebook to edit. It imports "
         "Kindling; update it with `pip install --upgrade` and `copier update`.",
-        allow_abbrev=False,
     )
     parser.add_argument("folder", metavar="FOLDER", nargs="?", default="", help="New folder for the project.")
     parser.add_argument(

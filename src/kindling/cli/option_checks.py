@@ -3,7 +3,8 @@
 import os
 import random
 import unicodedata
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Collection, Mapping, MutableMapping
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin
 
@@ -17,6 +18,9 @@ from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.strategies import StrategyRegistry
 from lightning.pytorch.utilities import rank_zero_only
 
+from kindling.cli.parser_errors import CLASS_MISSING, NO_NAMES
+from kindling.cli.recipe_checks import GROUPS
+from kindling.utils.console import say
 from kindling.utils.errors import UsageError
 from kindling.utils.text import join_names, shorten, suggest
 
@@ -54,6 +58,45 @@ CHOICES = {
     "profiler": ("simple", "advanced", "pytorch", "xla"),
     "gradient_clip_algorithm": ("norm", "value"),
 }
+
+
+def check_config(parser: ArgumentParser, config: Namespace, typed: Collection[str], checkpoint: Path | None) -> None:
+    """Check the options of a command together, and draw a random seed where one is asked for, in place.
+
+    Args:
+        parser: Parser of the command.
+        config: Its options.
+        typed: Names of the options on the command line.
+        checkpoint: The checkpoint that the command line names.
+
+    Raises:
+        UsageError: If an option is missing, null, of the wrong kind or without effect.
+    """
+    for name in GROUPS:
+        value = config.get(name, Namespace())
+        if not isinstance(value, Namespace):
+            shown = "null: remove it for the defaults" if value is None else value
+            raise UsageError(f"{name}: expected options such as --{name}.NAME VALUE, got {shown}")
+    for key in ("model", "data"):
+        if (named := config.get(key)) and named.class_path in NO_NAMES:
+            raise UsageError(f"{key}: {CLASS_MISSING.format(key=key)}")
+    if config["seed_everything"] is None:  # in a recipe it means true
+        config["seed_everything"] = True
+    check_nulls(parser, config)
+    if config["ckpt_path"] is not None and checkpoint is None:
+        raise UsageError("the checkpoint is given on the command line, in full: --ckpt_path PATH")
+    schedule = config.get("model.init_args.lr_scheduler")
+    peak = schedule and schedule.class_path.endswith(".OneCycleLR") and schedule.get("init_args.max_lr")
+    if peak and "model.optimizer.lr" in typed and not any(name.startswith("model.lr_scheduler") for name in typed):
+        raise UsageError(
+            f"--model.optimizer.lr has no effect with OneCycleLR, whose max_lr is {peak}: add --model.lr_scheduler "
+            "OneCycle, or type --model.lr_scheduler.max_lr"
+        )
+    if config["seed_everything"] is True:
+        config["seed_everything"] = draw_seed(config["trainer"]["num_nodes"])
+        say(f"seed: {config['seed_everything']}")
+    elif config["seed_everything"] is not False:
+        check_seed(config["seed_everything"])
 
 
 def check_trainer(trainer: Mapping[str, Any]) -> None:
@@ -147,7 +190,7 @@ def check_run_name(name: str) -> None:
     for folder in name.split("/"):
         reason = ""
         if folder in ("", ".", "..") or "\\" in folder:
-            reason = "it must be the name of a folder inside runs/"
+            reason = "it must be a folder inside runs/, such as a or a/b"
         elif folder != folder.strip():
             reason = "it begins or ends with a space"
         elif any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in folder):

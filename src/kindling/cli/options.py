@@ -218,6 +218,10 @@ class KindlingArgumentParser(LightningArgumentParser):
         super().__init__(*arguments, **{"formatter_class": HelpFormatter} | options)
 
     @override
+    def add_instantiator(self, *arguments: Any, **options: Any) -> None:
+        """Ignore those of LightningCLI: `instantiators` holds all."""
+
+    @override
     def instantiate_classes(self, cfg: Any, **options: Any) -> Any:
         return self.instantiate(cfg, instantiators=self.instantiators, **options)
 

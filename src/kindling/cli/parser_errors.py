@@ -26,8 +26,8 @@ IMPORT_PATH = re.compile(
     re.MULTILINE,
 )
 # Classes that it reports for an option without a class.
-NO_NAMES = ("lightning.LightningModule", "lightning.LightningDataModule", "typing.Union")
-CLASS_MISSING = "its class is missing: give --{key} NAME, or class_path in YAML"
+NO_NAMES = ("lightning.LightningModule", "lightning.LightningDataModule", "lightning.Callback", "typing.Union")
+CLASS_MISSING = "its class is missing: give --{key} NAME, or a --config with its class_path, before its options"
 
 
 def one_line(message: str, options: Iterable[str] = (), typed: Sequence[str] = ()) -> str:
@@ -122,7 +122,7 @@ def reasons(message: str) -> list[str]:
         "Problem with",
         "Expected a <class 'NoneType'>",
     )
-    lines = [re.sub(r'Parser key "[^"]+":', "", line).strip(" -") for line in message.splitlines()]
+    lines = [re.sub(r'Parser key "[^"]+":', "", line).strip().removeprefix("- ") for line in message.splitlines()]
     return [line for line in lines if line and not line.startswith(headings)]
 
 

@@ -22,6 +22,8 @@ def run(command: str, options: Sequence[str]) -> None:
     """List runs, show one, or compare several."""
     options = split_options(options)[1]  # no plug-ins are needed
     subcommands = {"show": _show, "compare": _compare}
+    if len(options) == 1 and options[0] in subcommands:
+        raise UsageError(f"{options[0]} needs a run folder or recipe: {program_name()} runs lists all")
     try:
         if options and options[0] in subcommands:
             subcommands[options[0]](options[1:])
@@ -40,7 +42,6 @@ def _list(options: Sequence[str]) -> None:
         f"{name} runs compare RUN RUN ...",
         description="List runs, newest last. RUN is a folder, with or without runs/ (quickstart/version_0), or a "
         "recipe, which stands for its newest run (quickstart).",
-        allow_abbrev=False,
     )
     parser.add_argument("folders", nargs="*", metavar="FOLDER", type=Path, help="Folders with runs (default: runs).")
     parser.add_argument("--sort", metavar="COLUMN", help=f"Sort, best last, by: {', '.join(COLUMNS)}.")

@@ -1,7 +1,7 @@
 """What `kindling fit` keeps: the folder of its run, and what writes into it."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +13,19 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from typing_extensions import override
 
+from kindling.cli.option_checks import check_run_name
 from kindling.runs.folders import RUNS, is_last, new_run, run_folder_of
 from kindling.runs.metadata import RunMetadata, check_is_free, recipe_name
 from kindling.runs.signatures import sign
 from kindling.tensorboard.logger import run_loggers
-from kindling.training import ExactResume, PerformanceHint, PlotTrainingHistory, RunMetadataWriter, TrainingStatsMonitor
+from kindling.training import (
+    BestCheckpoint,
+    ExactResume,
+    PerformanceHint,
+    PlotTrainingHistory,
+    RunMetadataWriter,
+    TrainingStatsMonitor,
+)
 from kindling.utils.console import as_command, say
 from kindling.utils.files import atomic_write, remove_temporary_files
 
@@ -67,6 +75,18 @@ class RunSession:
             path, is_new, checkpoint, RunMetadataWriter(path, recipe, command, began_from or ""), ExactResume(path)
         )
 
+    def save_untrained(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
+        """Save the checkpoint of a model that has nothing to train, with its validation metrics."""
+        if keeper := best_checkpoint(trainer):
+            keeper.best_model_path = f"{keeper.dirpath}/best.ckpt"
+            trainer.save_checkpoint(keeper.best_model_path)
+        self.record.finish_untrained(metrics)
+
+    def tested_checkpoint(self, trainer: Trainer) -> str | None:
+        """Return the checkpoint that `fit` tests; None for the weights as they are."""
+        keeper = best_checkpoint(trainer)
+        return (keeper.best_model_path or f"{keeper.dirpath}/last.ckpt") if keeper else None
+
     def callbacks(self) -> list[Callback]:
         """What writes into the folder while it trains."""
         return [self.record, TrainingStatsMonitor(), self.resume, PlotTrainingHistory(self.path), PerformanceHint()]
@@ -93,6 +113,31 @@ class RunSession:
             for folder in (self.path.parent, self.path.parent.parent):
                 with suppress(OSError):
                     folder.rmdir()  # where this was the only run
+
+
+def best_checkpoint(trainer: Trainer) -> BestCheckpoint | None:
+    """Return the callback that saves the best checkpoint; None if no checkpoints are saved."""
+    keeper = trainer.checkpoint_callback
+    return keeper if isinstance(keeper, BestCheckpoint) else None
+
+
+def run_name(name: str | None, configs: Sequence[Path], parts: Sequence[object]) -> str:
+    """Return the name of a run's folder: the one that was typed, or that of its first recipe, or of its classes.
+
+    Args:
+        name: Value of `--run_name`.
+        configs: The files of options.
+        parts: Model and data module; the latter may be None.
+
+    Raises:
+        UsageError: If the name is not a valid folder.
+    """
+    if name is None:
+        recipes = [config.stem for config in configs if config.parent.name != "with"]
+        classes = "-".join(type(part).__name__ for part in parts if part is not None)
+        name = (recipes or [classes])[0]
+    check_run_name(name)
+    return name
 
 
 class SaveConfig(SaveConfigCallback):

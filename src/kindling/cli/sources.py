@@ -10,6 +10,7 @@ import yaml
 
 from kindling.cli.checkpoint_config import config_from_checkpoint
 from kindling.cli.options import given_model_arguments
+from kindling.cli.recipe_checks import GROUPS
 from kindling.cli.recipes import find_recipes
 from kindling.cli.yaml_files import check_typed, read_yaml
 from kindling.models.task import DATA_ARGUMENTS
@@ -47,9 +48,9 @@ class Sources:
             ValueError: If a file can't be read.
         """
         typed = [re.sub(r"^\?$|(?<==)\?$", '"?"', value) for value in options]  # to YAML ? alone is {null: null}
-        typed = find_recipes(typed)
+        typed = classes_first(find_recipes(typed))
         check_typed(typed)
-        parser = UsageErrorParser(add_help=False, allow_abbrev=False)
+        parser = UsageErrorParser(add_help=False)
         parser.add_argument("--ckpt_path")
         parser.add_argument("-c", "--config", action="append", default=[])
         named = parser.parse_known_args(typed)[0]
@@ -66,6 +67,54 @@ class Sources:
         return cls(typed, configs, checkpoint, stored, config, given)
 
     @property
+    def names(self) -> set[str]:
+        """Names of the options as typed."""
+        return {_key(option) for option in _split_options(self.typed)}
+
+    @property
     def arguments(self) -> list[str]:
         """All options, in the order in which one overrides another."""
         return [*(["--config", yaml.safe_dump(self.stored_config)] if self.stored_config else []), *self.typed]
+
+
+def classes_first(typed: Sequence[str]) -> list[str]:
+    """Return options with each class before its own options, which jsonargparse needs to know their names.
+
+    A class stays where it is if a `--config` lies in between, which may name another class, or if a class precedes its
+    options already.
+
+    Examples:
+        >>> classes_first(["--model.optimizer.lr", "0.1", "--model.optimizer", "SGD", "--model", "MLPClassifier"])
+        ['--model', 'MLPClassifier', '--model.optimizer', 'SGD', '--model.optimizer.lr', '0.1']
+    """
+    options = _split_options(typed)
+    for key in sorted({_key(option) for option in options if _names_class(option)}, key=lambda key: key.count(".")):
+        keys = [_key(option) for option in options]
+        own = next((place for place, other in enumerate(keys) if other.startswith(f"{key}.")), len(keys))
+        place = keys.index(key)
+        if own < place and "config" not in keys[own:place] and _names_class(options[place]):
+            options.insert(own, options.pop(place))
+    return [part for option in options for part in option]
+
+
+def _split_options(typed: Sequence[str]) -> list[list[str]]:
+    """Return the options of a command line, each with its values."""
+    options: list[list[str]] = []
+    for part in typed:
+        if part.startswith("--") or part == "-c" or not options:
+            options.append([part])
+        else:
+            options[-1].append(part)
+    return options
+
+
+def _key(option: Sequence[str]) -> str:
+    """Return the name of an option as a recipe has it, without `init_args` and the sign of a list."""
+    name = option[0].partition("=")[0].removeprefix("--").replace("init_args.", "").removesuffix("+")
+    return "config" if name.startswith("-c") else name
+
+
+def _names_class(option: Sequence[str]) -> bool:
+    """Return whether the value of an option is the name of a class."""
+    values = [*option[0].split("=", 1)[1:], *option[1:]]
+    return len(values) == 1 and _key(option) not in GROUPS and bool(re.fullmatch(r"[A-Za-z_][\w.]*", values[0]))

@@ -1,7 +1,12 @@
 """The stages that a model and its data have: those of validation, test and prediction may be missing."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.utilities.model_helpers import is_overridden
+
+from kindling.utils.text import shorten
 
 Model = LightningModule | type[LightningModule]
 Data = LightningDataModule | type[LightningDataModule] | None
@@ -25,6 +30,27 @@ def missing_methods(model: Model, data: Data, stage: str) -> list[str]:
     has_loader = is_overridden(loader, model, LightningModule) or is_overridden(loader, data, LightningDataModule)
     owner = model if data is None else data
     return [f"{step} in {_name_of(model)}"] * (not has_step) + [f"{loader} in {_name_of(owner)}"] * (not has_loader)
+
+
+def check_stage(command: str, model: LightningModule, data: LightningDataModule | None, stage: str) -> None:
+    """Raise ValueError if a model or its data lacks what the stage of a command needs."""
+    if missing := missing_methods(model, data, stage):
+        raise ValueError(f"{command} needs {' and '.join(missing)}, which is missing: define it there")
+
+
+@contextmanager
+def explaining_forward(model: LightningModule) -> Iterator[None]:
+    """Report that a model needs a `predict_step` where its `forward` does not take a batch as it is."""
+    try:
+        yield
+    except (TypeError, AttributeError, RuntimeError) as error:
+        if is_overridden("predict_step", model, LightningModule):
+            raise
+        name = type(model).__name__
+        raise ValueError(
+            f"{name} has no predict_step, and its forward does not take a whole batch: define predict_step(self, "
+            f"batch, batch_idx) in {name} ({shorten(str(error), 100)})"
+        ) from error
 
 
 def _name_of(one: object) -> str:

@@ -1,8 +1,8 @@
-"""Messages at the end of `kindling fit`: why it stopped, and the next commands."""
+"""Messages at the start and end of `kindling fit`: the model, why it stopped, and the next commands."""
 
 from pathlib import Path
 
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 
@@ -10,12 +10,18 @@ from kindling.runs.folders import RUNS
 from kindling.utils.console import as_command, say
 
 
+def print_model(model: LightningModule, run: Path | None) -> None:
+    """Print the class of a model, the number of its parameters and the run folder."""
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    say(f"{type(model).__name__}, {parameters:,} parameters: {run or 'no files are written'}")
+
+
 def print_early_stop_reason(trainer: Trainer, run: Path | None) -> None:
     """Print why training stopped early, if it did, and how to resume it.
 
     Args:
         trainer: The trainer after `fit`.
-        run: The run folder; None if no checkpoints are saved.
+        run: The run folder; None if no files are written.
     """
     stoppers = [each for each in trainer.early_stopping_callbacks if each.stopping_reason_message]
     if trainer.should_stop and stoppers:
@@ -30,7 +36,8 @@ def print_early_stop_reason(trainer: Trainer, run: Path | None) -> None:
         if _is_out_of_time(trainer):
             reason = "time limit reached (--trainer.max_time)"
         where = f"after step {trainer.global_step}, in epoch {trainer.current_epoch}"
-        say(f"stopped {where}: {reason}" + (f"; resume with: {_resume(trainer, run)}" if run else ""))
+        resume = f"; resume with: {_resume(trainer, run)}" if run and trainer.checkpoint_callbacks else ""
+        say(f"stopped {where}: {reason}{resume}")
 
 
 def print_next_steps(trainer: Trainer, run: Path, is_trainable: bool, predicts: bool) -> None:

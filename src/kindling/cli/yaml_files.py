@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from typing_extensions import override
 
 from kindling.cli.recipe_checks import add_space, check_layout, find_missing_space
 from kindling.runs.trust import check_size
@@ -30,6 +31,21 @@ FIXES = {
 DEFAULT_FIX = "check the indentation, colons, brackets and quotation marks"
 
 
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """PyYAML's loader lets the last of several equal keys win; YAML allows none."""
+
+    @override
+    def compose_mapping_node(self, anchor: dict[Any, yaml.Node]) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        lines: dict[str, int] = {}
+        for key, _ in node.value:
+            name, line = str(key.value), key.start_mark.line + 1
+            if name in lines:
+                raise ValueError(f"{name} is given twice, in lines {lines[name]} and {line}: keep one")
+            lines[name] = line
+        return node
+
+
 def read_yaml(config: Path) -> dict[str, Any]:
     """Read a configuration.
 
@@ -38,7 +54,7 @@ def read_yaml(config: Path) -> dict[str, Any]:
     """
     try:
         text = config.read_text(encoding="utf-8")
-        read = yaml.safe_load(text)
+        read = yaml.load(text, Loader=_UniqueKeyLoader)
     except UnicodeDecodeError as error:
         raise UsageError(f"{config} is not text in UTF-8: save it with that encoding") from error
     except yaml.reader.ReaderError as error:

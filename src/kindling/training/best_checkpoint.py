@@ -1,15 +1,17 @@
 """The best checkpoint and early stopping of a run, as classes distinct from callbacks that users add."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from typing_extensions import override
 
-from kindling.utils.text import join_names
+from kindling.utils.text import join_names, suggest
 
 logger = logging.getLogger(__name__)
 
@@ -19,6 +21,21 @@ DEFAULT_MONITOR = "val/loss"
 def is_missing(monitor: str | None, trainer: Trainer) -> bool:
     """Return whether `monitor` is the default metric and not logged: a model need not have a validation loss."""
     return monitor == DEFAULT_MONITOR and monitor not in trainer.callback_metrics
+
+
+def check_monitor(option: str, monitor: str | None, trainer: Trainer) -> None:
+    """Check that a monitored metric is logged.
+
+    Raises:
+        ValueError: If not, with the option that names it and the metrics that are logged.
+    """
+    names = sorted(trainer.callback_metrics)
+    if monitor in names or (trainer.sanity_checking and not names):  # some models log nothing in the sanity check
+        return
+    raise ValueError(
+        f"--{option}.monitor {monitor}: no such metric is logged{suggest(str(monitor), names)} (logged so far: "
+        f"{join_names(names)})"
+    )
 
 
 class BestCheckpoint(ModelCheckpoint):
@@ -38,7 +55,10 @@ class BestCheckpoint(ModelCheckpoint):
     @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not is_missing(self.monitor, trainer):
-            super().on_validation_end(trainer, pl_module)
+            if str(self.monitor).startswith("val/"):
+                check_monitor("checkpoint", self.monitor, trainer)
+            with self._naming_the_option(trainer):
+                super().on_validation_end(trainer, pl_module)
         elif not (self._has_warned or trainer.sanity_checking):
             self._has_warned = True
             names = join_names(sorted(trainer.callback_metrics)) if trainer.callback_metrics else "nothing"
@@ -53,7 +73,17 @@ class BestCheckpoint(ModelCheckpoint):
             return
         validated = any(name.startswith("val/") for name in trainer.callback_metrics)
         if validated or not str(self.monitor).startswith("val/"):
-            super().on_train_epoch_end(trainer, pl_module)
+            with self._naming_the_option(trainer):
+                super().on_train_epoch_end(trainer, pl_module)
+
+    @contextmanager
+    def _naming_the_option(self, trainer: Trainer) -> Iterator[None]:
+        """Replace Lightning's error about a metric that is not logged, which does not name the option."""
+        try:
+            yield
+        except MisconfigurationException:
+            check_monitor("checkpoint", self.monitor, trainer)
+            raise
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -69,6 +99,7 @@ class RunEarlyStopping(EarlyStopping):
     @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not is_missing(self.monitor, trainer):
+            check_monitor("early_stopping", self.monitor, trainer)
             super().on_validation_end(trainer, pl_module)
 
 

@@ -5,13 +5,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import LightningDataModule
+from lightning.pytorch import LightningDataModule, LightningModule
 
 from kindling.models.task import BaseTask
 from kindling.tuning.learning_rate import Suggestion, find_lr
 from kindling.tuning.overfit import overfit_batch
 from kindling.tuning.short_fit import TRAINER_KEYS
 from kindling.utils.console import as_command, say
+from kindling.utils.errors import UsageError
 
 FLAGS = {
     "overfit": "Only check whether the network can overfit one batch; save nothing.",
@@ -25,7 +26,11 @@ def is_wanted(config: Mapping[str, Any]) -> bool:
 
 
 def run_diagnostic(
-    model: BaseTask, data: LightningDataModule, config: Mapping[str, Any], plot: Path, typed: Sequence[str]
+    model: LightningModule,
+    data: LightningDataModule | None,
+    config: Mapping[str, Any],
+    plot: Path,
+    typed: Sequence[str],
 ) -> None:
     """Run the requested diagnostics and print their results.
 
@@ -37,8 +42,12 @@ def run_diagnostic(
         typed: The options as typed.
 
     Raises:
+        UsageError: If the model is not one of Kindling's tasks, or has no data module.
         ValueError: If the network can't overfit one batch, or no learning rate reduces the loss.
     """
+    if not isinstance(model, BaseTask) or data is None:
+        name = type(model).__name__
+        raise UsageError(f"--overfit and --find_lr need one of Kindling's tasks with a data module, and {name} is none")
     options = {name: config["trainer"][name] for name in TRAINER_KEYS if config["trainer"][name] is not None}
     if config["overfit"]:
         result = overfit_batch(model, data, **options)

@@ -7,7 +7,7 @@ If it changes, tests/cli/test_entry_point.py and tests/data/test_workers.py fail
 import argparse
 import re
 from collections.abc import Iterable, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from kindling.utils.text import shorten, suggest
 
@@ -17,7 +17,11 @@ class UsageError(Exception):
 
 
 class UsageErrorParser(argparse.ArgumentParser):
-    """An argument parser that raises `UsageError` instead of exiting."""
+    """An argument parser that raises `UsageError` instead of exiting, and takes no abbreviated options."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.allow_abbrev = False
 
     def error(self, message: str) -> NoReturn:  # noqa: D102
         message = message.replace("the following arguments are required:", "missing:")

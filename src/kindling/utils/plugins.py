@@ -48,7 +48,7 @@ def add_option(parser: argparse.ArgumentParser) -> None:
 
 def split_options(options: Sequence[str]) -> tuple[list[str], list[str]]:
     """Return the values of `--plugin` and all other options."""
-    parser = UsageErrorParser(add_help=False, allow_abbrev=False)
+    parser = UsageErrorParser(add_help=False)
     add_option(parser)
     found, others = parser.parse_known_args(list(options))
     return found.plugin or [], others

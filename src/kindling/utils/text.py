@@ -17,16 +17,19 @@ def program_name() -> str:
 
 
 def suggest(name: str, known: Iterable[str], group: str = "") -> str:
-    """Return a hint at the most similar known name, ignoring case; empty if none is similar.
+    """Return a hint at the known name that is most similar or begins alike, ignoring case; empty if there is none.
 
     Examples:
         >>> suggest("lrr", ["lr", "momentum"], "optimizer.")
         ': did you mean optimizer.lr?'
+        >>> suggest("seed", ["seed_everything", "run_name"])
+        ': did you mean seed_everything?'
         >>> suggest("colour", ["lr", "momentum"])
         ''
     """
     names = {candidate.lower(): candidate for candidate in known}
-    near = difflib.get_close_matches(name.lower(), names, n=1)
+    typed = name.lower()
+    near = difflib.get_close_matches(typed, names, n=1) or [key for key in names if typed and key.startswith(typed)]
     return f": did you mean {group}{names[near[0]]}?" if near else ""
 
 
