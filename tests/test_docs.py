@@ -180,7 +180,7 @@ def test_each_exception_is_needed() -> None:
     assert others == []
 
 
-@pytest.mark.usefixtures("no_pictures", "quick_proof", "plain_template", "downloads")
+@pytest.mark.usefixtures("quick_proof", "plain_template", "downloads")
 @pytest.mark.parametrize(
     "page",
     [page for page in PAGES if {"bash", "python"} & {kind for kind, _ in blocks(page)}],

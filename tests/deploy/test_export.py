@@ -85,10 +85,18 @@ READERS = {
 @pytest.mark.parametrize(
     ("model", "format"),
     [
-        *(("cnn", format) for format in FORMATS),
-        ("mlp", "onnx"),
-        ("colour", "onnx"),
-        ("ensemble", "onnx"),
+        ("cnn", "onnx"),
+        ("cnn", "torchscript"),
+        *(
+            pytest.param(*variant, marks=pytest.mark.slow)
+            for variant in [
+                ("cnn", "torch_export"),
+                ("cnn", "torchserve"),
+                ("mlp", "onnx"),
+                ("colour", "onnx"),
+                ("ensemble", "onnx"),
+            ]
+        ),
     ],
 )
 def test_the_file_computes_what_the_checkpoint_does(kindling: Command, model: str, format: str) -> None:

@@ -183,6 +183,7 @@ def signal_at(step: int, number: int, *ranks: int) -> list[str]:
     return ["--trainer.callbacks", json.dumps(callbacks)]
 
 
+@pytest.mark.slow
 def test_killed_and_interrupted_processes_resume_exactly() -> None:
     """The second process of a command is killed, which was spawned in name; then one or both, by each signal."""
     devices = ["--trainer.accelerator", "cpu", "--trainer.devices", "2", "--trainer.strategy", "ddp_spawn"]
