@@ -90,7 +90,14 @@ def test_a_project_from_a_repository_is_as_small(repository: Path, tmp_path: Pat
     assert ".github/workflows/update.yml" in found
 
 
-@pytest.mark.parametrize("name", ["ab", "A Long-Name_That Is Allowed 12", "CIFAR 10", "unet", "net"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "A Long-Name_That Is Allowed 12",
+        "net",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("ab", "CIFAR 10", "unet")),
+    ],
+)
 @pytest.mark.usefixtures("plain_template")
 def test_style_holds_whatever_the_name(kindling: Command, name: str) -> None:
     for task in TASKS:

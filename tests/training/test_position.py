@@ -1,9 +1,6 @@
 import csv
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +12,7 @@ from torch.utils.data import DistributedSampler
 from conftest import TINY, Command, Train, differences
 from helpers import SeenSamples
 from kindling.data.loading import ArrayDataset, EpochSampler, TrainingBatches
+from ranks import Ranks
 
 # 216 training samples in 7 batches. Dropout draws random numbers, a plateau scheduler has a memory.
 LONG = [*TINY, "--model.dropout", "0.3", "--trainer.max_epochs", "3", "--test_after_fit", "false"]
@@ -24,7 +22,6 @@ PLATEAU = (
 ).split()
 ONE_CYCLE = "--model.lr_scheduler OneCycleLR --model.lr_scheduler.max_lr 0.01".split()
 WITHIN = "--trainer.val_check_interval 2 --trainer.accumulate_grad_batches 2".split()
-TWO = "--trainer.accelerator cpu --trainer.devices 2 --trainer.strategy ddp".split()
 FIRST, SECOND, THIRD = (Path(f"runs/tiny/version_{number}") for number in range(3))
 
 
@@ -229,20 +226,14 @@ def test_an_interval_that_is_none_is_refused(kindling: Command, option: str) -> 
 
 
 def test_two_processes_resume_within_an_epoch_each_with_its_own_random_numbers(kindling: Command) -> None:
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
-
-    def fit(*options: object) -> None:
-        command = [sys.executable, "-m", "kindling", "fit", *map(str, options)]
-        subprocess.run(command, env=environment, capture_output=True, check=False)
-
-    whole = [*LONG, *PLATEAU, *TWO, "--trainer.max_epochs", "3"]
-    fit(*whole, *callbacks(("OwnRandomNumbers", {})))
-    fit(*whole, *callbacks(("OwnRandomNumbers", {}), ("SignalAt", {"step": 5})))
+    whole = ["fit", *LONG, *PLATEAU]
+    for added in ([], [("SignalAt", {"step": 5})]):
+        Ranks(*whole, *callbacks(("OwnRandomNumbers", {}), *added)).wait()
     processes = state_of(SECOND)["callbacks"]["ExactResume"]["processes"]
     assert not torch.equal(*(process["random"]["torch"] for process in processes))
     assert [process["metrics"]["_counted.train_loss"]["samples"] for process in processes] == [64, 64]
     shutil.copytree(SECOND, THIRD)
-    fit("--ckpt_path", SECOND, "--trainer.callbacks", "null")
+    Ranks("fit", "--ckpt_path", SECOND, "--trainer.callbacks", "null").wait()
     check_same("last", "best")  # the one before is that of the signal
     # One process continues with the samples that two have left, and knows what both have counted.
     one = ["--trainer.devices", "1", "--trainer.strategy", "auto", *callbacks(("SeenSamples", {}))]
