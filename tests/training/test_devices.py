@@ -137,7 +137,7 @@ def test_processes_are_started_as_commands(name: str, capsys: pytest.CaptureFixt
     expected = "ddp_find_unused_parameters_true" if "unused" in name else "ddp"
     assert replace_spawn(name) == expected
     assert (
-        capsys.readouterr().out
+        capsys.readouterr().err
         == f"--trainer.strategy {'_'.join(name.split('_')[:2])} is for notebooks and scripts; using ddp instead\n"
     )
     strategy: Any = replace_spawn(DDPStrategy(start_method="spawn"))
@@ -168,6 +168,7 @@ def test_data_workers_end_with_a_command_that_is_killed_while_they_start(monkeyp
     assert left == []
 
 
+@pytest.mark.slow
 def test_a_process_that_is_told_to_end_in_the_test_ends_the_others(trained: Train) -> None:
     trained(*TINY)
     callback = {"class_path": "helpers.SignalInTest", "init_args": {"number": int(signal.SIGTERM), "rank": 1}}
