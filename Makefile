@@ -3,21 +3,25 @@ PYTHON ?= python3
 # The versions that the tests last passed with; `make clean`, then `make CONSTRAINTS= train` takes the newest instead.
 CONSTRAINTS ?= constraints.txt
 PIP := .venv/bin/python -m pip install --quiet $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
-TOGETHER := -m "not alone" --numprocesses logical --maxprocesses 4 --dist loadgroup
+TOGETHER := --numprocesses logical --maxprocesses 4 --dist loadgroup
 
-.PHONY: train test coverage lint docs clean
+.PHONY: train test test-all coverage lint docs clean
 
 train: .venv/installed
 	.venv/bin/kindling fit --config configs/quickstart.yaml
 
 # Several torch with a thread for each core wait for one another all the time.
-test coverage: export OMP_NUM_THREADS = 1
+test test-all coverage: export OMP_NUM_THREADS = 1
 test: .venv/installed-dev
-	.venv/bin/pytest $(TOGETHER)
+	.venv/bin/pytest -m "not alone and not slow" $(TOGETHER)
+	.venv/bin/pytest -m "alone and not slow"
+
+test-all: .venv/installed-dev
+	.venv/bin/pytest -m "not alone" $(TOGETHER)
 	.venv/bin/pytest -m alone
 
 coverage: .venv/installed-dev
-	.venv/bin/coverage run -m pytest $(TOGETHER)
+	.venv/bin/coverage run -m pytest -m "not alone" $(TOGETHER)
 	.venv/bin/coverage combine --quiet
 	.venv/bin/coverage report
 

@@ -59,6 +59,7 @@ NOT_RUN_WITH = {
 }
 # Options in sentences: of another program, and of an optimizer.
 NOT_LISTED = {"--model_resume_path", "--model.optimizer.lr"}
+QUICK = {"README.md", "checkpoints.md", "get-started.md", "python.md", "tables.md"}  # in each run of the tests
 # Pages about runs that are there already, or that are made by a command which is not run.
 TRAINED = {
     "README.md": ["quickstart"],
@@ -180,10 +181,14 @@ def test_each_exception_is_needed() -> None:
     assert others == []
 
 
-@pytest.mark.usefixtures("no_pictures", "quick_proof", "plain_template", "downloads")
+@pytest.mark.usefixtures("quick_proof", "plain_template", "downloads")
 @pytest.mark.parametrize(
     "page",
-    [page for page in PAGES if {"bash", "python"} & {kind for kind, _ in blocks(page)}],
+    [
+        pytest.param(page, marks=[pytest.mark.slow] * (page.name not in QUICK))
+        for page in PAGES
+        if {"bash", "python"} & {kind for kind, _ in blocks(page)}
+    ],
     ids=lambda page: page.name,
 )
 def test_commands_and_code_run(page: Path, kindling: Command, trained: Train, own_data: Path) -> None:

@@ -21,7 +21,7 @@ from conftest import weights
 from kindling.cli import main
 from template import ROOT, install, make_repository
 
-pytestmark = pytest.mark.xdist_group("guides")  # they share what takes long
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("guides")]  # they share what takes long
 
 CLASSES = ["circle", "square", "triangle"]
 IN_BLOCKS = ("kindling new leafnet", "leafnet ", "pytest ")  # the beginnings of commands: no other is shown

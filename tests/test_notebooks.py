@@ -38,7 +38,14 @@ def test_there_are_some_in_order() -> None:
 @pytest.mark.parametrize(
     "path",
     # The second one compares times.
-    [pytest.param(path, marks=[pytest.mark.alone] * path.name.startswith("02")) for path in NOTEBOOKS],
+    [
+        pytest.param(
+            path,
+            marks=[pytest.mark.slow] * (not path.name.startswith("01"))
+            + [pytest.mark.alone] * path.name.startswith("02"),
+        )
+        for path in NOTEBOOKS
+    ],
     ids=lambda path: path.stem,
 )
 def test_it_runs_from_top_to_bottom(path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

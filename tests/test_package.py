@@ -61,6 +61,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return environment / "bin"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="folders of an environment as on Linux and macOS")
 def test_a_wheel_is_enough(installed: Path, folder: Path) -> None:
     elsewhere = folder / "empty"

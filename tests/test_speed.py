@@ -20,6 +20,7 @@ from kindling.data.mnist import read_sample
 from kindling.training.resume import ExactResume
 
 
+@pytest.mark.slow
 @pytest.mark.alone
 def test_a_step_costs_little_more_than_in_a_bare_loop() -> None:
     recipe = yaml.safe_load(Path("configs/mnist_cnn_fast.yaml").read_text())
@@ -31,6 +32,7 @@ def test_a_step_costs_little_more_than_in_a_bare_loop() -> None:
     assert statistics.median(times["kindling"]) <= 1.5 * statistics.median(times["bare"])
 
 
+@pytest.mark.slow
 @pytest.mark.alone
 def test_an_epoch_grows_as_its_samples_do(kindling: Command) -> None:
     def seconds(samples: int) -> float:
@@ -43,6 +45,7 @@ def test_an_epoch_grows_as_its_samples_do(kindling: Command) -> None:
     assert min(many) <= 4 * 1.3 * min(few)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows does not count the time of processes that have ended")
 def test_an_epoch_on_a_folder_of_images_costs_less_than_torchvisions(kindling: Command) -> None:
     images, labels = read_sample("train")
@@ -75,6 +78,7 @@ def test_an_epoch_on_a_folder_of_images_costs_less_than_torchvisions(kindling: C
     assert ratio >= 1.2
 
 
+@pytest.mark.slow
 @pytest.mark.alone
 @pytest.mark.skipif(sys.platform == "win32", reason="the benchmark needs Linux or macOS")
 def test_the_first_step_comes_sooner_than_bare_imports_alone() -> None:
@@ -87,7 +91,6 @@ def test_the_first_step_comes_sooner_than_bare_imports_alone() -> None:
 
 
 @pytest.mark.alone
-@pytest.mark.usefixtures("no_pictures")
 @pytest.mark.parametrize(("hidden", "megabytes"), [("[8]", 0.03), ("[5000, 5000]", 300)], ids=["small", "large"])
 def test_a_save_within_an_epoch_takes_less_than_half_a_second(
     kindling: Command, monkeypatch: pytest.MonkeyPatch, hidden: str, megabytes: float
@@ -112,6 +115,7 @@ def test_a_save_within_an_epoch_takes_less_than_half_a_second(
     assert share < 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads memory from Linux's /proc")
 def test_memory_stays_flat_over_the_epochs(kindling: Command) -> None:
     MemoryByEpoch.megabytes.clear()

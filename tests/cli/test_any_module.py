@@ -56,6 +56,7 @@ def test_a_model_with_loaders_of_its_own_needs_no_data_module(kindling: Command)
     assert kindling("test", "--ckpt_path", "best").code == 0
 
 
+@pytest.mark.usefixtures("pictures")
 def test_a_plain_module_gets_what_a_run_gets(kindling: Command) -> None:
     fitted = kindling("fit", *PLAIN, *FEW)
     assert (fitted.code, fitted.err) == (0, "")
@@ -121,7 +122,6 @@ def test_several_optimizers_stepped_by_hand(kindling: Command, data: list[str]) 
     assert different(*checkpoints) == []
 
 
-@pytest.mark.usefixtures("no_pictures")
 @pytest.mark.parametrize(
     ("model", "data"),
     [
@@ -330,7 +330,6 @@ def test_all_metrics_are_shown_with_the_same_digits_everywhere(kindling: Command
     assert "0.5102" in row.split()
 
 
-@pytest.mark.usefixtures("no_pictures")
 @pytest.mark.parametrize(
     ("model", "data", "missing"),
     [
@@ -348,7 +347,6 @@ def test_predict_names_the_method_that_is_missing_and_its_class(
     assert f"predict needs {missing} which is missing" in result.err
 
 
-@pytest.mark.usefixtures("no_pictures")
 def test_a_forward_that_takes_no_whole_batch_asks_for_a_predict_step(kindling: Command) -> None:
     fit_briefly(kindling, "modules.LanguageModel", "modules.TextDataModule")
     result = kindling("predict", "--ckpt_path", "last")

@@ -82,14 +82,23 @@ def prepare(kindling: Command, needed: dict[str, list[object]], recipe: Path) ->
     return needed.get(source, [])
 
 
-@pytest.mark.usefixtures("shown_warnings", "no_pictures")
+@pytest.mark.usefixtures("shown_warnings")
 @pytest.mark.parametrize("recipe", RECIPES, ids=str)
-def test_recipes_run_with_each_overlay_and_no_library_speaks(
+def test_recipes_run_and_no_library_speaks(
     kindling: Command, needed: dict[str, list[object]], recipe: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    options = prepare(kindling, needed, recipe)
-    check_recipe(recipe, *map(str, options))
+    check_recipe(recipe, *map(str, prepare(kindling, needed, recipe)))
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.usefixtures("shown_warnings")
+@pytest.mark.parametrize(
+    "recipe",
+    [pytest.param(path, marks=[pytest.mark.slow] * (path.stem != "synthetic_mlp")) for path in RECIPES],
+    ids=str,
+)
+def test_recipes_run_with_each_overlay(kindling: Command, needed: dict[str, list[object]], recipe: Path) -> None:
+    options = prepare(kindling, needed, recipe)
     for overlay in (path for path in OVERLAYS if path.stem != "gpu"):
         short = [] if overlay.stem == "debug" else SHORT
         result = kindling("fit", "--config", recipe, "--config", overlay, *options, *short)

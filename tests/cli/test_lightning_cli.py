@@ -29,6 +29,7 @@ def rows(run: Path = RUN) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@pytest.mark.usefixtures("pictures")
 def test_fit_leaves_one_complete_folder_and_says_where_and_what_next(kindling: Command) -> None:
     result = kindling("fit", *TINY)
     assert result.code == 0

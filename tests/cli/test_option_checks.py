@@ -9,7 +9,7 @@ import yaml
 from conftest import TINY, Command, different
 
 RUN = Path("runs/tiny/version_0")
-pytestmark = pytest.mark.usefixtures("no_pictures", "shown_warnings")
+pytestmark = pytest.mark.usefixtures("shown_warnings")
 
 
 def seed(run: Path) -> int:

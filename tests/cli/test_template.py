@@ -90,7 +90,14 @@ def test_a_project_from_a_repository_is_as_small(repository: Path, tmp_path: Pat
     assert ".github/workflows/update.yml" in found
 
 
-@pytest.mark.parametrize("name", ["ab", "A Long-Name_That Is Allowed 12", "CIFAR 10", "unet", "net"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "A Long-Name_That Is Allowed 12",
+        "net",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("ab", "CIFAR 10", "unet")),
+    ],
+)
 @pytest.mark.usefixtures("plain_template")
 def test_style_holds_whatever_the_name(kindling: Command, name: str) -> None:
     for task in TASKS:
@@ -99,7 +106,7 @@ def test_style_holds_whatever_the_name(kindling: Command, name: str) -> None:
     assert ruff(Path.cwd(), "format", "--check", ".").returncode == 0
 
 
-@pytest.mark.skipif("KINDLING_SLOW" not in os.environ, reason="mypy takes half a minute: KINDLING_SLOW=1")
+@pytest.mark.slow
 @pytest.mark.parametrize("project", TASKS, indirect=True)
 def test_types_hold(project: Path) -> None:
     process = subprocess.run([sys.executable, "-m", "mypy"], cwd=project, capture_output=True, text=True)
@@ -111,7 +118,6 @@ def test_types_hold(project: Path) -> None:
     [("images", "accuracy", 0.9, 1), ("table", "accuracy", 0.9, 1), ("own", "loss", 0, 0.05)],
     indirect=["project"],
 )
-@pytest.mark.usefixtures("no_pictures")
 def test_the_recipe_learns_the_example_and_the_notebook_shows_it(
     kindling: Command, project: Path, monkeypatch: pytest.MonkeyPatch, figure: str, least: float, most: float
 ) -> None:
@@ -130,17 +136,20 @@ def test_the_recipe_learns_the_example_and_the_notebook_shows_it(
     assert not Path("runs/baseline/version_1").exists()  # it uses the existing run
 
 
-@pytest.mark.parametrize("project", TASKS, indirect=True)
-def test_its_own_tests_pass(project: Path, tmp_path: Path) -> None:
-    # One export format unless KINDLING_SLOW is set: all of them take 20 s.
+@pytest.mark.parametrize(
+    ("project", "options"),
+    [("table", ["-p", "one_format"]), *(pytest.param(task, [], marks=pytest.mark.slow) for task in TASKS)],
+    indirect=["project"],
+)
+def test_its_own_tests_pass(project: Path, options: list[str], tmp_path: Path) -> None:
+    # All export formats take 20 s.
     plugin = tmp_path / "plugins" / "one_format.py"
     plugin.parent.mkdir()
     plugin.write_text(
         "from kindling.deploy.formats import FORMATS\n"
         "for name in FORMATS.keys() - {'torchscript'}:\n    del FORMATS[name]\n"
     )
-    fewer = [] if "KINDLING_SLOW" in os.environ else ["-p", "one_format"]
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *fewer]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *options]
     path = os.pathsep.join(map(str, (project / "src", plugin.parent)))
     process = subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True)
     assert process.returncode == 0, process.stdout

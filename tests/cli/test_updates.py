@@ -158,6 +158,7 @@ def engine_of(project: Path) -> tuple[str, str | None]:
     return engine.version, engine.read_text("direct_url.json")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("engine", "tags", "version"),
     [("template", ["", ""], "0.1.1"), (">=0.1", ["v0.1.1", ""], "0.2.0")],

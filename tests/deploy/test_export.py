@@ -33,17 +33,17 @@ MODELS = {
 Found = tuple[Any, Any, dict[str, Any]]  # probabilities, logits, what the file says of itself
 
 
-def train(kindling: Command, name: str) -> Path:
-    if name == "ensemble":
-        for seed in (0, 1):
-            assert kindling("fit", *MODELS["cnn"], "--run_name", "member", "--seed_everything", seed).code == 0
-        members = "[runs/member/version_0, runs/member/version_1]"
-        options = ["--model", "EnsembleClassifier", "--model.checkpoints", members, *SAMPLE]
-    else:
-        options = MODELS[name]
-    result = kindling("fit", *options, "--run_name", name)
-    assert result.code == 0, result.err
+def train(trained: Train, name: str) -> Path:
+    trained(*MODELS[name], "--run_name", name)
     return Path("runs", name, "version_0")
+
+
+def train_ensemble(kindling: Command) -> Path:
+    for seed in (0, 1):
+        assert kindling("fit", *MODELS["cnn"], "--run_name", "member", "--seed_everything", seed).code == 0
+    members = ["--model.checkpoints", "[runs/member/version_0, runs/member/version_1]"]
+    assert kindling("fit", "--model", "EnsembleClassifier", *members, *SAMPLE, "--run_name", "ensemble").code == 0
+    return Path("runs/ensemble/version_0")
 
 
 def inputs(run: Path, number: int) -> Tensor:
@@ -86,14 +86,22 @@ READERS = {
 @pytest.mark.parametrize(
     ("model", "format"),
     [
-        *(("cnn", format) for format in FORMATS),
-        ("mlp", "onnx"),
-        ("colour", "onnx"),
-        ("ensemble", "onnx"),
+        ("cnn", "onnx"),
+        ("cnn", "torchscript"),
+        *(
+            pytest.param(*variant, marks=pytest.mark.slow)
+            for variant in [
+                ("cnn", "torch_export"),
+                ("cnn", "torchserve"),
+                ("mlp", "onnx"),
+                ("colour", "onnx"),
+                ("ensemble", "onnx"),
+            ]
+        ),
     ],
 )
-def test_the_file_computes_what_the_checkpoint_does(kindling: Command, model: str, format: str) -> None:
-    run = train(kindling, model)
+def test_the_file_computes_what_the_checkpoint_does(kindling: Command, trained: Train, model: str, format: str) -> None:
+    run = train_ensemble(kindling) if model == "ensemble" else train(trained, model)
     result = kindling("export", "--ckpt_path", run, "--format", format)
     assert result.code == 0, result.err
     file = run / "export" / f"model{FORMATS[format].suffix}"
@@ -138,8 +146,8 @@ def test_a_model_that_predicts_numbers_is_exported_too(kindling: Command) -> Non
     assert (result.code, "model.onnx is not a classifier: run it with onnxruntime" in result.err) == (1, True)
 
 
-def test_a_file_that_differs_is_not_written(kindling: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = train(kindling, "mlp")
+def test_a_file_that_differs_is_not_written(kindling: Command, trained: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = train(trained, "mlp")
 
     def spoil(model: ExportWrapper, *rest: Any) -> None:
         before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -154,8 +162,10 @@ def test_a_file_that_differs_is_not_written(kindling: Command, monkeypatch: pyte
     assert not (run / "export").exists()
 
 
-def test_a_file_that_gives_nothing_is_no_proof(kindling: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = train(kindling, "mlp")
+def test_a_file_that_gives_nothing_is_no_proof(
+    kindling: Command, trained: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = train(trained, "mlp")
 
     def read(path: Path) -> Compute:
         return lambda samples: (torch.full((len(samples), 3), torch.nan),) * 2
@@ -165,8 +175,8 @@ def test_a_file_that_gives_nothing_is_no_proof(kindling: Command, monkeypatch: p
     assert not (run / "export").exists()
 
 
-def test_mistakes_are_said_in_one_line(kindling: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    train(kindling, "mlp")
+def test_mistakes_are_said_in_one_line(kindling: Command, trained: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    train(trained, "mlp")
     for options, code, message in (
         (["--ckpt_path", "nowhere"], 1, "there is no checkpoint nowhere"),
         (["--format", "onxx"], 2, "format: onxx is not one of onnx, torch_export, torchscript, torchserve"),
@@ -194,8 +204,8 @@ def test_a_file_of_another_program_is_not_served(kindling: Command) -> None:
     assert "relu.onnx was not written by kindling export: it does not name its classes" in result.err
 
 
-def test_it_writes_where_it_is_told_to(kindling: Command) -> None:
-    train(kindling, "mlp")
+def test_it_writes_where_it_is_told_to(kindling: Command, trained: Train) -> None:
+    train(trained, "mlp")
     assert kindling("export", "--format", "torch_export", "--out", "given/name.pt2").code == 0
     assert sorted(path.name for path in Path("given").iterdir()) == ["name.pt2", "name.pt2.txt"]
 

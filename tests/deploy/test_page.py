@@ -286,6 +286,7 @@ def test_what_is_drawn_is_read(page: Page, digits: str) -> None:
         assert page.find("probability").text == page.bars[digit]
 
 
+@pytest.mark.slow
 def test_it_answers_while_one_draws(page: Page, digits: str) -> None:
     page.open(digits)
     page.draw(DIGITS["1"], lift=False)
@@ -299,6 +300,7 @@ def test_it_answers_while_one_draws(page: Page, digits: str) -> None:
     assert torch.allclose(torch.tensor(last)[0], page.seen(), atol=0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("digit", ["7", "1", "0"])
 @pytest.mark.parametrize(("scale", "centre"), [(1.0, 0.5), (0.35, 0.25)])
 def test_the_model_sees_a_drawing_as_mnist_has_it(
@@ -318,6 +320,7 @@ def test_the_model_sees_a_drawing_as_mnist_has_it(
     assert page.answer == digit
 
 
+@pytest.mark.slow
 def test_clear_and_escape_forget_the_drawing(page: Page, digits: str) -> None:
     page.open(digits)
     for forget in (page.find("clear").click, lambda: ActionChains(page.driver).send_keys(Keys.ESCAPE).perform()):
@@ -337,6 +340,7 @@ def test_clear_and_escape_forget_the_drawing(page: Page, digits: str) -> None:
     assert page.answer == ""  # though there was an answer in the end
 
 
+@pytest.mark.slow
 def test_an_image_is_chosen_dropped_and_pasted(page: Page, digits: str, real_digits: dict[Path, str]) -> None:
     page.open(digits)
     for file, label in real_digits.items():
@@ -363,6 +367,7 @@ def test_an_image_is_chosen_dropped_and_pasted(page: Page, digits: str, real_dig
     assert not page.find("photo").is_displayed()
 
 
+@pytest.mark.slow
 def test_what_is_no_image_is_an_error_until_the_next_answer(page: Page, digits: str) -> None:
     Path("letter.png").write_text("Dear model,\n")
     page.open(digits)
@@ -374,6 +379,7 @@ def test_what_is_no_image_is_an_error_until_the_next_answer(page: Page, digits: 
     assert (page.answer, page.error) == ("1", "")
 
 
+@pytest.mark.slow
 def test_a_key_is_asked_for_once(page: Page, digits_run: Path) -> None:
     with served(digits_run, KINDLING_API_KEY="open sesame") as address:
         page.open(address)
@@ -428,6 +434,7 @@ def test_a_table_is_a_form(page: Page, folder: Path) -> None:
         assert page.error == ""
 
 
+@pytest.mark.slow
 def test_dates_are_asked_as_dates(page: Page) -> None:
     day = (datetime(2024, 2, 29) - datetime.min).days
     since = {"name": "since", "kind": "date", "day_first": False, "median": day, "missing": False}
@@ -437,6 +444,7 @@ def test_dates_are_asked_as_dates(page: Page) -> None:
         assert page.driver.find_element(By.CSS_SELECTOR, "#fields input").get_attribute("type") == "date"
 
 
+@pytest.mark.slow
 def test_numbers_are_typed_with_commas_or_spaces(page: Page) -> None:
     with service(summer("Summer", tuple(f"{n} left" for n in range(5)), (3,))) as address:
         page.open(address)
@@ -454,6 +462,7 @@ def test_numbers_are_typed_with_commas_or_spaces(page: Page) -> None:
         assert "4x is not a number" in page.driver.find_element(By.CSS_SELECTOR, "#fields label").text
 
 
+@pytest.mark.slow
 def test_the_line_for_the_terminal_is_copied(page: Page) -> None:
     with service(summer("Summer", ("a", "b"), (2,))) as address:
         page.open(address)
@@ -464,6 +473,7 @@ def test_the_line_for_the_terminal_is_copied(page: Page) -> None:
         assert line == f"curl -d '{{\"inputs\":[[0,0]]}}' {address}predict"
 
 
+@pytest.mark.slow
 def test_colours_and_many_classes(page: Page) -> None:
     """A photo instead of the canvas, and the best ten of twelve."""
     classes = tuple(f"kind {number}" for number in range(12))
@@ -485,6 +495,7 @@ def test_colours_and_many_classes(page: Page) -> None:
         assert "at most 0.1" in page.waits_for("error")
 
 
+@pytest.mark.slow
 def test_names_are_text_whatever_is_in_them(page: Page) -> None:
     nasty = "<img src=x onerror=\"document.title='broken'\">"
     model = summer(
@@ -498,6 +509,7 @@ def test_names_are_text_whatever_is_in_them(page: Page) -> None:
         assert page.driver.title == nasty
 
 
+@pytest.mark.slow
 def test_a_server_that_is_gone_is_asked_again(page: Page) -> None:
     model = summer("Summer", ("even", "odd"), (1,))
     with service(model) as address:
@@ -515,6 +527,7 @@ def test_a_server_that_is_gone_is_asked_again(page: Page) -> None:
         assert (page.answer, page.error) == ("even", "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("width", "height"), [(360, 640), (390, 844), (1280, 800)])
 def test_the_page_fits_and_nothing_moves(page: Page, width: int, height: int) -> None:
     Path("letter.png").write_text("Dear model,\n")
@@ -530,6 +543,7 @@ def test_the_page_fits_and_nothing_moves(page: Page, width: int, height: int) ->
         assert page.js(PLACES) == before
 
 
+@pytest.mark.slow
 def test_the_page_needs_nothing_else(page: Page, digits: str) -> None:
     page.open(digits)
     page.draw(DIGITS["7"])

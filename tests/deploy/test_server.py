@@ -319,6 +319,7 @@ def test_a_body_without_a_length_is_cut_where_it_is_too_long(server: Server) -> 
     assert server.ask("GET", "/health")[0] == 200
 
 
+@pytest.mark.slow
 def test_two_thousand_hostile_requests_leave_it_serving_in_the_same_memory(server: Server) -> None:
     bodies = [body for name, (body, status, _) in HOSTILE.items() if status == 400 and "all" not in name]
     for body in bodies * 10:  # what it keeps it has after these
@@ -376,6 +377,7 @@ def test_whoever_comes_from_elsewhere_needs_the_key(run: Path) -> None:
         assert server.ask("GET", "/health")[0] == 200
 
 
+@pytest.mark.slow
 def test_an_exported_file_is_served_by_several_workers(
     run: Path, predictor: Predictor, digits: torch.Tensor, tmp_path: Path
 ) -> None:

@@ -38,6 +38,7 @@ def free_ports(number: int) -> list[int]:
     return ports
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(bool(MISSING), reason=f"{' and '.join(MISSING)} not installed: the real TorchServe is not asked")
 def test_the_real_torchserve_answers_as_the_checkpoint_does(kindling: Command, tmp_path: Path) -> None:
     options = "--model CNNClassifier --model.channels [4,8] --data MNISTDataModule --data.source sample".split()

@@ -56,6 +56,7 @@ def test_it_is_a_checkpoint_that_needs_its_members_no_more(kindling: Command, me
     assert EnsembleClassifier.load_from_checkpoint(RUN / "checkpoints/best.ckpt")(torch.randn(2, 20)).shape == (2, 3)
 
 
+@pytest.mark.usefixtures("pictures")
 def test_its_dashboard_has_a_graph_and_texts(kindling: Command, members: list[str]) -> None:
     assert "no graph" not in fit(kindling, members)
     tags = EventAccumulator(str(RUN / "train")).Reload().Tags()

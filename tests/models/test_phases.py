@@ -36,7 +36,6 @@ QUIET: dict[str, Any] = {
     "enable_model_summary": False,
 }
 RUN = Path("runs/tiny/version_0")
-pytestmark = pytest.mark.usefixtures("no_pictures")
 
 
 def stored(run: Path = RUN, name: str = "last") -> dict[str, Any]:

@@ -23,7 +23,6 @@ from kindling.models.input_adapter import InputAdapter
 
 FILE = "shufflenetv2_x0.5-f707e7126e.pth"  # of torchvision's weights
 RUN = Path("runs/tiny/version_0")
-pytestmark = pytest.mark.usefixtures("no_pictures")
 
 
 def smallest_of_each_family() -> list[str]:
@@ -54,7 +53,13 @@ def as_in_2017(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {key: value for key, value in old.items() if "num_batches" not in key}
 
 
-@pytest.mark.parametrize("name", smallest_of_each_family())
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] * (name not in ("densenet121", "shufflenet_v2_x0_5", "vit_b_32")))
+        for name in smallest_of_each_family()
+    ],
+)
 def test_every_family_of_torchvision_takes_its_weights_and_a_step_at_its_smallest_size(
     name: str, no_network: None
 ) -> None:

@@ -24,7 +24,6 @@ from kindling.training.checkpoint_io import AtomicCheckpointIO, write_atomically
 RUN = Path("runs/tiny/version_0")
 LAST, BEST = RUN / "checkpoints/last.ckpt", RUN / "checkpoints/best.ckpt"
 MORE = ["fit", "--ckpt_path", RUN, "--trainer.max_epochs", "3"]
-pytestmark = pytest.mark.usefixtures("no_pictures")
 
 
 def flip(path: Path, position: int, bit: int = 0) -> None:

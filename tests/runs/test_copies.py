@@ -20,7 +20,6 @@ from kindling.training.resume import move_best
 RUN = Path("runs/tiny/version_0")
 # The loss increases again: the best checkpoint is not that of the last epoch, and later ones may be better.
 WORSE = [*TINY, "--model.optimizer.lr", "0.3", "--trainer.max_epochs", "4", "--early_stopping.patience", "null"]
-pytestmark = pytest.mark.usefixtures("no_pictures")
 
 
 def contents(folder: Path) -> dict[Path, bytes]:

@@ -24,7 +24,6 @@ CONTINUED = {
 }
 # Version 0.1.0 did not sign its runs, so paths of data must be typed.
 TYPED = {"synthetic": [], "table": ["--data.path", "customers.csv"]}
-pytestmark = pytest.mark.usefixtures("no_pictures")
 
 
 @pytest.fixture

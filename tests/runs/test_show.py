@@ -68,6 +68,7 @@ def test_an_interrupted_run_that_went_on_repeats_too_but_not_one_with_other_sett
     assert third == f"  kindling fit --ckpt_path {RUN} --trainer.max_epochs 3"
 
 
+@pytest.mark.usefixtures("pictures")
 def test_it_says_what_the_run_was_and_what_stands_in_the_way_of_repeating_it(kindling: Command) -> None:
     assert kindling("fit", *TINY, "--seed_everything", "false").code == 0
     stored = json.loads((RUN / "run.json").read_text())

@@ -446,9 +446,7 @@ def others_table(kindling: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     ("command", "lone"),
     [("fit", False), ("validate", False), ("test", False), ("predict", False), ("fit", True), ("test", True)],
 )
-def test_the_data_of_a_stranger_s_run_is_typed(
-    kindling: Command, no_pictures: None, others_table: None, command: str, lone: bool
-) -> None:
+def test_the_data_of_a_stranger_s_run_is_typed(kindling: Command, others_table: None, command: str, lone: bool) -> None:
     where, source = (RUN, CONFIG)
     if lone:
         where = source = Path("lone.ckpt")
@@ -465,17 +463,13 @@ def test_the_data_of_a_stranger_s_run_is_typed(
     assert result.code == 0, result.err
 
 
-def test_the_data_of_a_stranger_s_run_may_come_from_a_typed_file(
-    kindling: Command, no_pictures: None, others_table: None
-) -> None:
+def test_the_data_of_a_stranger_s_run_may_come_from_a_typed_file(kindling: Command, others_table: None) -> None:
     Path("mine.yaml").write_text("data: {class_path: TableDataModule, init_args: {path: secret.csv, target: y}}\n")
     result = kindling("test", "--ckpt_path", RUN, "--config", "mine.yaml")
     assert result.code == 0, result.err
 
 
-def test_new_rows_are_predicted_by_a_stranger_s_run_without_its_data(
-    kindling: Command, no_pictures: None, others_table: None
-) -> None:
+def test_new_rows_are_predicted_by_a_stranger_s_run_without_its_data(kindling: Command, others_table: None) -> None:
     Path("secret.csv").rename("new.csv")
     result = kindling("predict", "--ckpt_path", RUN, "--data.predict", "new.csv")
     assert result.code == 0, result.err
@@ -484,7 +478,7 @@ def test_new_rows_are_predicted_by_a_stranger_s_run_without_its_data(
 
 @pytest.mark.parametrize("name", FILES)
 def test_each_file_that_a_stranger_s_configuration_names_is_typed(
-    kindling: Command, no_pictures: None, others_table: None, name: str
+    kindling: Command, others_table: None, name: str
 ) -> None:
     table("tests.csv")
     (RUN / "split.csv").rename("list.csv")
@@ -495,7 +489,7 @@ def test_each_file_that_a_stranger_s_configuration_names_is_typed(
     assert f"the files in it are not read; add --data.{name} {FILES[name]}\n" in result.err
 
 
-def test_a_stranger_s_data_may_come_with_its_run(kindling: Command, no_pictures: None, others_table: None) -> None:
+def test_a_stranger_s_data_may_come_with_its_run(kindling: Command, others_table: None) -> None:
     Path("secret.csv").rename(RUN / "rows.csv")
     change_config(lambda config: config["data"]["init_args"].update(path=str(RUN / "rows.csv")))
     assert kindling("test", "--ckpt_path", RUN).code == 0
@@ -508,7 +502,7 @@ def test_a_stranger_s_data_may_come_with_its_run(kindling: Command, no_pictures:
 
 
 @pytest.mark.parametrize("change", ["moved", "lone", "no config", "edited config"])
-def test_one_s_own_data_is_found_again(kindling: Command, no_pictures: None, change: str) -> None:
+def test_one_s_own_data_is_found_again(kindling: Command, change: str) -> None:
     table("rows.csv")
     assert kindling(*TABLE, "--data.path", "rows.csv").code == 0
     where = RUN
@@ -526,7 +520,7 @@ def test_one_s_own_data_is_found_again(kindling: Command, no_pictures: None, cha
         assert result.code == 0, result.err
 
 
-def test_a_checkpoint_that_was_altered_is_not_one_s_own(kindling: Command, no_pictures: None) -> None:
+def test_a_checkpoint_that_was_altered_is_not_one_s_own(kindling: Command) -> None:
     table("rows.csv")
     table("other.csv")
     assert kindling(*TABLE, "--data.path", "rows.csv").code == 0
@@ -658,9 +652,7 @@ def test_a_report_holds_no_file_that_a_link_leads_to(kindling: Command, trained:
 
 
 @pytest.mark.parametrize("name", ["train", "test", "checkpoints/last.ckpt", "notes"])
-def test_links_that_come_with_one_s_own_configuration_are_not_followed(
-    kindling: Command, no_pictures: None, name: str
-) -> None:
+def test_links_that_come_with_one_s_own_configuration_are_not_followed(kindling: Command, name: str) -> None:
     assert kindling("fit", *TINY, "--test_after_fit", "false").code == 0
     theirs = Path("theirs/version_0")
     shutil.copytree(RUN, theirs)  # the other user returns the run

@@ -28,6 +28,8 @@ from kindling.tensorboard.network import write_network
 from kindling.tensorboard.projector import reduce_features
 from kindling.training import TrainingStatsMonitor
 
+pytestmark = pytest.mark.usefixtures("pictures")
+
 RUN = Path("runs/tiny/version_0")
 DIGITS = (
     "fit --model CNNClassifier --model.channels [4] --model.hidden 8 --data MNISTDataModule --data.source sample "

@@ -11,7 +11,7 @@ from selenium.webdriver.common.by import By
 from browser import Board, chrome, tensorboard
 from kindling.cli import main
 
-pytestmark = pytest.mark.xdist_group("tensorboard")  # two trainings and one browser for all
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("tensorboard")]  # two trainings and one browser for all
 
 DIGITS = (
     "fit --model CNNClassifier --model.channels [8] --model.hidden 16 --data MNISTDataModule --data.source sample "

@@ -17,7 +17,7 @@ LONG = [*TINY, "--trainer.max_epochs", "4", "--model.batch_norm", "true", "--mod
 EMA_OPTIONS = ["--averaging", "EMA", "--averaging.decay", "0.9"]
 SWA_OPTIONS = ["--averaging", "SWA", "--averaging.start_epoch", "1"]
 USERS = ["--trainer.callbacks+=EMAWeightAveraging", "--trainer.callbacks.decay", "0.9"]
-pytestmark = pytest.mark.usefixtures("no_pictures", "shown_warnings")
+pytestmark = pytest.mark.usefixtures("shown_warnings")
 
 
 class Raw(Callback):

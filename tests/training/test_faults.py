@@ -23,7 +23,6 @@ from kindling.runs.process import process_info
 RUN = Path("runs/tiny/version_0")
 LAST = RUN / "checkpoints/last.ckpt"
 FULL = OSError(28, "No space left on device")
-pytestmark = pytest.mark.usefixtures("no_pictures")
 
 
 def check_intact(folder: Path) -> None:

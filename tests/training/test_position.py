@@ -1,9 +1,6 @@
 import csv
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,9 +9,10 @@ import pytest
 import torch
 from torch.utils.data import DistributedSampler
 
-from conftest import TINY, Command, differences
+from conftest import TINY, Command, Train, differences
 from helpers import SeenSamples
 from kindling.data.loading import ArrayDataset, EpochSampler, TrainingBatches
+from ranks import Ranks
 
 # 216 training samples in 7 batches. Dropout draws random numbers, a plateau scheduler has a memory.
 LONG = [*TINY, "--model.dropout", "0.3", "--trainer.max_epochs", "3", "--test_after_fit", "false"]
@@ -24,9 +22,7 @@ PLATEAU = (
 ).split()
 ONE_CYCLE = "--model.lr_scheduler OneCycleLR --model.lr_scheduler.max_lr 0.01".split()
 WITHIN = "--trainer.val_check_interval 2 --trainer.accumulate_grad_batches 2".split()
-TWO = "--trainer.accelerator cpu --trainer.devices 2 --trainer.strategy ddp".split()
 FIRST, SECOND, THIRD = (Path(f"runs/tiny/version_{number}") for number in range(3))
-pytestmark = pytest.mark.usefixtures("no_pictures")
 
 
 def callbacks(*specs: tuple[str, dict[str, int]]) -> list[str]:
@@ -76,9 +72,9 @@ def check_same(*names: str) -> None:
     ids=["max_steps", "first_epoch", "should_stop", "signal", *["within"] * 3, "crash", "epoch_start", "workers"],
 )
 def test_a_run_that_stops_anywhere_resumes_to_the_same_checkpoints_and_figures(
-    kindling: Command, options: list[str], first: list[str], then: list[str], step: int
+    kindling: Command, trained: Train, options: list[str], first: list[str], then: list[str], step: int
 ) -> None:
-    assert kindling("fit", *LONG, *options).code == 0
+    trained(*LONG, *options)
     if "CrashAt" in str(first):
         with pytest.raises(RuntimeError, match="lights"):
             kindling("fit", *LONG, *options, *first)
@@ -170,8 +166,8 @@ def test_an_epoch_that_cannot_continue_starts_over_and_says_so(kindling: Command
     assert state_of(FIRST)["epoch"] == 3
 
 
-def test_a_checkpoint_of_an_earlier_version_continues_within_its_epoch(kindling: Command) -> None:
-    kindling("fit", *LONG, *PLATEAU)
+def test_a_checkpoint_of_an_earlier_version_continues_within_its_epoch(kindling: Command, trained: Train) -> None:
+    trained(*LONG, *PLATEAU)
     kindling("fit", *LONG, *PLATEAU, *callbacks(("SignalAt", {"step": 9})))
     path = SECOND / "checkpoints/last.ckpt"
     stored = state_of(SECOND)
@@ -195,8 +191,8 @@ def test_the_last_two_checkpoints_are_kept(kindling: Command) -> None:
     ]
 
 
-def test_a_damaged_checkpoint_is_replaced_by_the_one_before(kindling: Command) -> None:
-    kindling("fit", *LONG, *PLATEAU)
+def test_a_damaged_checkpoint_is_replaced_by_the_one_before(kindling: Command, trained: Train) -> None:
+    trained(*LONG, *PLATEAU)
     kindling("fit", *LONG, *PLATEAU, *callbacks(("SignalAt", {"step": 9})))
     assert [state_of(SECOND, name)["global_step"] for name in ("previous", "best")] == [7, 7]
     path = SECOND / "checkpoints/last.ckpt"
@@ -230,20 +226,14 @@ def test_an_interval_that_is_none_is_refused(kindling: Command, option: str) -> 
 
 
 def test_two_processes_resume_within_an_epoch_each_with_its_own_random_numbers(kindling: Command) -> None:
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
-
-    def fit(*options: object) -> None:
-        command = [sys.executable, "-m", "kindling", "fit", *map(str, options)]
-        subprocess.run(command, env=environment, capture_output=True, check=False)
-
-    whole = [*LONG, *PLATEAU, *TWO, "--trainer.max_epochs", "3"]
-    fit(*whole, *callbacks(("OwnRandomNumbers", {})))
-    fit(*whole, *callbacks(("OwnRandomNumbers", {}), ("SignalAt", {"step": 5})))
+    whole = ["fit", *LONG, *PLATEAU]
+    for added in ([], [("SignalAt", {"step": 5})]):
+        Ranks(*whole, *callbacks(("OwnRandomNumbers", {}), *added)).wait()
     processes = state_of(SECOND)["callbacks"]["ExactResume"]["processes"]
     assert not torch.equal(*(process["random"]["torch"] for process in processes))
     assert [process["metrics"]["_counted.train_loss"]["samples"] for process in processes] == [64, 64]
     shutil.copytree(SECOND, THIRD)
-    fit("--ckpt_path", SECOND, "--trainer.callbacks", "null")
+    Ranks("fit", "--ckpt_path", SECOND, "--trainer.callbacks", "null").wait()
     check_same("last", "best")  # the one before is that of the signal
     # One process continues with the samples that two have left, and knows what both have counted.
     one = ["--trainer.devices", "1", "--trainer.strategy", "auto", *callbacks(("SeenSamples", {}))]

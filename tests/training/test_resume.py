@@ -13,7 +13,7 @@ import torch
 import yaml
 from lightning.pytorch import Trainer
 
-from conftest import TINY, Command, different
+from conftest import TINY, Command, Train, different
 from kindling import MLPClassifier, SyntheticDataModule
 from kindling.runs.metadata import RunMetadata
 from kindling.training.resume import keep_previous
@@ -28,7 +28,6 @@ PLATEAU = [
 ONE_CYCLE = ["--model.lr_scheduler", "OneCycleLR", "--model.lr_scheduler.max_lr", "0.01"]
 RUN = Path("runs/tiny/version_0")
 LAST = RUN / "checkpoints/last.ckpt"
-pytestmark = pytest.mark.usefixtures("no_pictures")
 
 
 def rows(run: Path) -> list[dict[str, str]]:
@@ -41,8 +40,10 @@ def stop_with(name: str, step: int) -> list[str]:
 
 
 @pytest.mark.parametrize("schedule", [[], PLATEAU, ONE_CYCLE], ids=["constant", "plateau", "one-cycle"])
-def test_an_interrupted_run_goes_on_to_the_very_same_weights(kindling: Command, schedule: list[str]) -> None:
-    assert kindling("fit", *LONG, *schedule).code == 0
+def test_an_interrupted_run_goes_on_to_the_very_same_weights(
+    kindling: Command, trained: Train, schedule: list[str]
+) -> None:
+    trained(*LONG, *schedule)
     # In the first step, in the last of an epoch, and in the middle of one.
     for number, step in enumerate((0, 13, 16), start=1):
         stopped = kindling("fit", *LONG, *schedule, *stop_with("SignalAt", step))
@@ -61,9 +62,9 @@ def test_an_interrupted_run_goes_on_to_the_very_same_weights(kindling: Command, 
 
 @pytest.mark.parametrize("schedule", [PLATEAU, ONE_CYCLE], ids=["plateau", "one-cycle"])
 def test_a_crashed_run_goes_on_from_its_last_epoch_to_the_very_same_weights(
-    kindling: Command, schedule: list[str]
+    kindling: Command, trained: Train, schedule: list[str]
 ) -> None:
-    assert kindling("fit", *LONG, *schedule).code == 0
+    trained(*LONG, *schedule)
     with pytest.raises(RuntimeError, match="lights"):
         kindling("fit", *LONG, *schedule, *stop_with("CrashAt", 17))
     run = Path("runs/tiny/version_1")
@@ -96,8 +97,8 @@ def test_it_goes_on_exactly_with_other_lengths_of_epochs_and_steps(
     assert different(LAST, run / "checkpoints/last.ckpt") == []
 
 
-def test_a_killed_run_goes_on_with_all_its_figures(kindling: Command) -> None:
-    kindling("fit", *LONG)
+def test_a_killed_run_goes_on_with_all_its_figures(kindling: Command, trained: Train) -> None:
+    trained(*LONG)
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
     command = [sys.executable, "-m", "kindling", "fit", *LONG, *stop_with("KillAt", 17)]
     assert subprocess.run(command, env=environment, capture_output=True, check=False).returncode == -signal.SIGKILL
@@ -174,8 +175,8 @@ def test_ctrl_c_at_the_very_end_keeps_the_run_and_skips_the_test(kindling: Comma
     assert "kindling test --ckpt_path" in result.out
 
 
-def test_the_plateau_scheduler_of_these_tests_does_act(kindling: Command) -> None:
-    kindling("fit", *LONG, *PLATEAU)
+def test_the_plateau_scheduler_of_these_tests_does_act(trained: Train) -> None:
+    trained(*LONG, *PLATEAU)
     scheduler = torch.load(LAST, weights_only=True)["lr_schedulers"][0]
     assert scheduler["_last_lr"][0] < 0.01
 
@@ -204,9 +205,9 @@ def test_an_interrupted_test_is_finished_by_resuming(kindling: Command, number: 
     assert ("epoch 2/2" in stopped.out, "epoch 2/2" in resumed.out) == (True, False)
 
 
-def test_a_finished_run_can_be_trained_longer(kindling: Command) -> None:
+def test_a_finished_run_can_be_trained_longer(kindling: Command, trained: Train) -> None:
     """A one-cycle schedule ends with its run: going on begins a new one over the steps that were added."""
-    kindling("fit", *LONG, *ONE_CYCLE)
+    trained(*LONG, *ONE_CYCLE)
     longer = kindling("fit", "--ckpt_path", RUN, "--trainer.max_epochs", "6", "--trainer.log_every_n_steps", "1")
     assert longer.code == 0, longer.err
     steps = 2 * 7
@@ -221,16 +222,16 @@ def test_a_finished_run_can_be_trained_longer(kindling: Command) -> None:
     assert rates == pytest.approx(expected, rel=1e-5)
 
 
-def test_going_on_from_the_best_checkpoint_leaves_its_run_as_it_was(kindling: Command) -> None:
-    kindling("fit", *LONG)
+def test_going_on_from_the_best_checkpoint_leaves_its_run_as_it_was(kindling: Command, trained: Train) -> None:
+    trained(*LONG)
     before = {path: path.read_bytes() for path in RUN.rglob("*") if path.is_file()}
     assert kindling("fit", "--ckpt_path", RUN / "checkpoints/best.ckpt", "--trainer.max_epochs", "5").code == 0
     assert before == {path: path.read_bytes() for path in RUN.rglob("*") if path.is_file()}
     assert Path("runs/tiny/version_1/checkpoints/last.ckpt").exists()
 
 
-def test_typed_learning_rate_wins_over_the_checkpoint(kindling: Command) -> None:
-    kindling("fit", *LONG)
+def test_typed_learning_rate_wins_over_the_checkpoint(kindling: Command, trained: Train) -> None:
+    trained(*LONG)
     result = kindling("fit", "--ckpt_path", "last", "--model.optimizer.lr", "1e-4", "--trainer.max_epochs", "5")
     assert result.code == 0, result.err
     stored = torch.load(LAST, weights_only=True)
@@ -293,8 +294,8 @@ def test_a_run_that_was_never_trained_is_neither_kept_nor_measured(kindling: Com
     assert "random.ckpt has not been trained" in result.err
 
 
-def test_a_run_that_fails_to_go_on_keeps_its_configuration(kindling: Command) -> None:
-    kindling("fit", *TINY)
+def test_a_run_that_fails_to_go_on_keeps_its_configuration(kindling: Command, trained: Train) -> None:
+    trained(*TINY)
     before = (RUN / "config.yaml").read_text()
     impossible = [*ONE_CYCLE, "--model.lr_scheduler.total_steps", "-3", "--trainer.max_epochs", "5"]
     result = kindling("fit", "--ckpt_path", "last", *impossible)
@@ -304,15 +305,15 @@ def test_a_run_that_fails_to_go_on_keeps_its_configuration(kindling: Command) ->
     assert "max_epochs: 3" in (RUN / "config.yaml").read_text()
 
 
-def test_another_optimizer_starts_afresh(kindling: Command) -> None:
-    kindling("fit", *LONG)
+def test_another_optimizer_starts_afresh(kindling: Command, trained: Train) -> None:
+    trained(*LONG)
     result = kindling("fit", "--ckpt_path", "last", "--model.optimizer", "SGD", "--trainer.max_epochs", "5")
     assert result.code == 0, result.err
     assert "exp_avg" not in str(torch.load(LAST, weights_only=True)["optimizer_states"][0]["state"])
 
 
-def test_a_run_that_has_had_its_epochs_says_how_to_go_on(kindling: Command) -> None:
-    kindling("fit", *TINY)
+def test_a_run_that_has_had_its_epochs_says_how_to_go_on(kindling: Command, trained: Train) -> None:
+    trained(*TINY)
     result = kindling("fit", "--ckpt_path", "last")
     assert result.code == 1
     assert "2 epochs" in result.err

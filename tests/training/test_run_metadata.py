@@ -74,6 +74,7 @@ def test_an_interrupted_run_is_stopped_and_then_finished(kindling: Command) -> N
     assert (finished.seconds or 0) > (stopped.seconds or 0)
 
 
+@pytest.mark.usefixtures("pictures")
 def test_a_crashed_run_has_failed(kindling: Command) -> None:
     with pytest.raises(RuntimeError, match="lights"):
         kindling("fit", *TINY, *stop_with("CrashAt", 9))
@@ -157,6 +158,7 @@ def test_it_works_without_git(monkeypatch: pytest.MonkeyPatch) -> None:
     assert git_commit() == ("", False)
 
 
+@pytest.mark.usefixtures("pictures")
 def test_a_notebook_gets_record_and_picture_without_arguments() -> None:
     data = SyntheticDataModule(num_samples=300)
     trainer = Trainer(

@@ -238,6 +238,7 @@ def test_the_data_is_the_same_each_time() -> None:
     assert np.unique(np.loadtxt("one/table.csv", str, delimiter=",", skiprows=1)[:, 3]).tolist() == ["no", "yes"]
 
 
+@pytest.mark.slow
 def test_killed_trainings_are_resumed_to_the_bit() -> None:
     """In the test; while a checkpoint is written; and by SIGTERM, then Ctrl-C."""
     options = ["--config", "plateau", "--only", "4", "8", "13", "--jobs", "1"]

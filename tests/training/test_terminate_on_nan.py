@@ -98,7 +98,7 @@ def test_a_validation_that_is_not_finite_is_said(kindling: Command) -> None:
     assert "stopped early: val/loss is nan, although all training losses are finite: check its samples" in result.out
 
 
-@pytest.mark.skipif("KINDLING_SLOW" not in os.environ, reason="two processes take 15 s to start: KINDLING_SLOW=1")
+@pytest.mark.slow
 def test_all_processes_stop_where_one_has_such_a_loss(folder: Path) -> None:
     distributed = ["--trainer.accelerator", "cpu", "--trainer.devices", "2", "--trainer.strategy", "ddp"]
     broken = ["--trainer.callbacks", "helpers.NanAt", "--trainer.callbacks.step", "5", "--trainer.callbacks.rank", "1"]

@@ -27,6 +27,7 @@ def test_the_history_holds_a_figure_an_epoch(kindling: Command) -> None:
         assert sorted(history[name]) == [0, 1]
 
 
+@pytest.mark.usefixtures("pictures")
 def test_the_picture_shows_training_and_validation_and_the_learning_rate_underneath(kindling: Command) -> None:
     kindling("fit", *TINY, "--trainer.log_every_n_steps", 1)
     pixels = matplotlib.image.imread(RUN / "training_history.png")[..., :3]
@@ -91,6 +92,7 @@ def test_a_long_name_is_shown_without_its_middle() -> None:
     assert (shown[:3], shown[-11:], len(shown)) == ("aaa", "/version_17", 61)
 
 
+@pytest.mark.usefixtures("pictures")
 def test_an_interrupted_run_has_its_plot_too(kindling: Command) -> None:
     spec = '[{"class_path": "helpers.SignalAt", "init_args": {"step": 9}}]'
     assert kindling("fit", *TINY, "--trainer.callbacks", spec).code == 1

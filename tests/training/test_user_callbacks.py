@@ -38,6 +38,7 @@ REFUSED = {
     "LearningRateFinder": "--find_lr",
 }
 ELSEWHERE = {"CometLogger", "LitLogger", "Logger", "MLFlowLogger", "Profiler", "WandbLogger", "XLAProfiler"}
+QUICK = {"CSVLogger", "ModelCheckpoint", "SimpleProfiler", "StochasticWeightAveraging"}  # in each run of the tests
 CALLBACKS = sorted(set(callbacks.__all__) - set(REFUSED))
 OTHERS = [*(("logger", name) for name in loggers.__all__), *(("profiler", name) for name in profilers.__all__)]
 
@@ -56,10 +57,14 @@ def test_all_that_lightning_ships_is_tried() -> None:
     assert all(inspect.isclass(getattr(callbacks, name)) for name in CALLBACKS)
 
 
-@pytest.mark.usefixtures("no_pictures", "shown_warnings")
+@pytest.mark.usefixtures("shown_warnings")
 @pytest.mark.parametrize(
     ("kind", "name"),
-    [*(("callbacks", name) for name in CALLBACKS), *(each for each in OTHERS if each[1] not in ELSEWHERE)],
+    [
+        pytest.param(kind, name, marks=[pytest.mark.slow] * (name not in QUICK))
+        for kind, name in [*(("callbacks", name) for name in CALLBACKS), *OTHERS]
+        if name not in ELSEWHERE
+    ],
 )
 def test_what_lightning_ships_fits_resumes_and_repeats(kindling: Command, kind: str, name: str) -> None:
     configs = []
@@ -84,6 +89,7 @@ def test_callbacks_that_cannot_work_here_are_refused_before_training(kindling: C
     assert not Path("runs").exists()
 
 
+@pytest.mark.usefixtures("pictures")
 @pytest.mark.parametrize("name", ["LearningRateMonitor", "DeviceStatsMonitor"])
 def test_the_curves_are_drawn_where_rows_have_no_epoch(kindling: Command, name: str) -> None:
     assert kindling("fit", *OFTEN, *added("callbacks", name)).code == 0
@@ -105,7 +111,7 @@ OWN = {  # each keeps another checkpoint than the one of the lowest validation l
 }
 
 
-@pytest.mark.usefixtures("no_pictures", "shown_warnings")
+@pytest.mark.usefixtures("shown_warnings")
 @pytest.mark.parametrize("own", OWN.values(), ids=OWN.keys())
 def test_a_checkpoint_callback_of_ones_own_leaves_ours_alone(kindling: Command, own: dict[str, Any]) -> None:
     # A learning rate this high makes the loss go up again.

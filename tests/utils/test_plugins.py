@@ -48,7 +48,6 @@ class LeafSGD(torch.optim.SGD):
 SMALL = TINY[TINY.index("--data.num_samples") :]
 LEAF = ["--model", "LeafNet", "--data", "LeafDataModule", *SMALL, "--test_after_fit", "false"]
 RUN = Path("runs/tiny/version_0")
-pytestmark = pytest.mark.usefixtures("no_pictures")
 
 
 def write_file(text: str = MODELS, name: str = "my_models.py") -> Path:

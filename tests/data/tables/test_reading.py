@@ -119,7 +119,7 @@ def write_ambiguous(separator: str, sign: str) -> None:
     rows.to_csv("train.csv", index=False, sep=separator)
 
 
-def test_the_decimal_sign_is_an_option_of_the_command_line(kindling: Command, no_pictures: None) -> None:
+def test_the_decimal_sign_is_an_option_of_the_command_line(kindling: Command) -> None:
     write_ambiguous(";", ",")
     options = "--model MLPClassifier --data TableDataModule --data.path train.csv --data.target class".split()
     run = ["fit", *options, "--trainer.max_epochs", 1, "--run_name", "x", "--test_after_fit", "false"]
@@ -140,7 +140,7 @@ def test_numbers_far_from_the_training_are_named(capfd: pytest.CaptureFixture[st
 
 
 @pytest.mark.parametrize("training", ["point", "comma"])
-def test_iris_with_decimal_commas_is_classified_alike(kindling: Command, no_pictures: None, training: str) -> None:
+def test_iris_with_decimal_commas_is_classified_alike(kindling: Command, training: str) -> None:
     iris = load_iris(as_frame=True)
     rows = iris.data.assign(kind=iris.target_names[iris.target])
     rows.to_csv("point.csv", index=False)
@@ -316,7 +316,7 @@ def test_codes_are_no_numbers() -> None:
         assert learn(codes * 40)[0]["values"] == sorted(codes)
 
 
-def test_the_option_names_what_is_missing_everywhere(kindling: Command, no_pictures: None) -> None:
+def test_the_option_names_what_is_missing_everywhere(kindling: Command) -> None:
     random = np.random.default_rng(0)
     age = pd.Series(random.integers(18, 80, 200)).astype(str).where(random.random(200) > 0.2, "-999")
     plan = pd.Series(random.choice(["NA", "gold", "basic"], 200))

@@ -1,5 +1,4 @@
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -352,26 +351,29 @@ def test_a_weighted_loss_finds_the_rare_class(kindling: Command) -> None:
     assert reached[1]["test/balanced_accuracy"] > reached[0]["test/balanced_accuracy"] + 0.1
 
 
-SLOW = "KINDLING_SLOW" in os.environ
-slow = pytest.mark.skipif(not SLOW, reason="wine, digits and the grid take minutes: KINDLING_SLOW=1")
-GRID = {
+GRID: dict[str, list[Any]] = {
     "mlpclassifier__hidden_layer_sizes": [(64,), (256, 128)],
     "mlpclassifier__alpha": [1e-4, 1e-1],
     "mlpclassifier__learning_rate_init": [1e-3, 1e-2],
 }
 
 
-# Its MLP as it is by default, and with KINDLING_SLOW the best of a grid. 200 epochs do for it, converged or not.
+# Its MLP as it is by default, or the best of a grid. 200 epochs do for it, converged or not.
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.parametrize(
-    ("name", "seeds"),
+    ("name", "seeds", "grid"),
     [
-        pytest.param("wine", 20, marks=slow),  # a test split has 36 rows: of five, two rows more or less are a point
-        ("breast_cancer", 5),
-        pytest.param("digits", 5, marks=slow),
+        ("breast_cancer", 5, {}),
+        pytest.param("breast_cancer", 5, GRID, marks=pytest.mark.slow),
+        pytest.param("digits", 5, GRID, marks=pytest.mark.slow),
+        # A test split has 36 rows: of five, two rows more or less are a point.
+        pytest.param("wine", 20, GRID, marks=pytest.mark.slow),
     ],
+    ids=["breast_cancer", "breast_cancer-grid", "digits-grid", "wine-grid"],
 )
-def test_the_recipe_comes_within_a_point_of_scikit_learn(kindling: Command, name: str, seeds: int) -> None:
+def test_the_recipe_comes_within_a_point_of_scikit_learn(
+    kindling: Command, name: str, seeds: int, grid: dict[str, list[Any]]
+) -> None:
     from sklearn import datasets
     from sklearn.model_selection import GridSearchCV
     from sklearn.neural_network import MLPClassifier
@@ -387,7 +389,7 @@ def test_the_recipe_comes_within_a_point_of_scikit_learn(kindling: Command, name
         ours.append(json.loads(Path(f"runs/{seed}/version_0/test_metrics.json").read_text())["test/accuracy"])
         test = (pd.read_csv(f"runs/{seed}/version_0/split.csv")["split"] == "test").to_numpy()
         pipeline = make_pipeline(StandardScaler(), MLPClassifier(random_state=seed))
-        tuned = GridSearchCV(pipeline, GRID if SLOW else {}, cv=3).fit(features[~test], labels[~test])
+        tuned = GridSearchCV(pipeline, grid, cv=3).fit(features[~test], labels[~test])
         theirs.append(tuned.score(features[test], labels[test]))
     print(f"{name}: {np.mean(ours):.4f}, scikit-learn {np.mean(theirs):.4f}")
     assert np.mean(ours) >= np.mean(theirs) - 0.01
