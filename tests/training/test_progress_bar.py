@@ -2,6 +2,7 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -36,7 +37,7 @@ def test_a_terminal_gets_one_bar() -> None:
         "import kindling.cli.entry_point",
         "kindling.cli.entry_point.program()",
     ]
-    command = [sys.executable, "-c", "; ".join(code), "fit", *TINY]
+    command = [sys.executable, "-c", "; ".join(code), "fit", *TINY, "--trainer.limit_val_batches", "1"]
     process = subprocess.Popen(command, stdout=other_end, stderr=other_end, env=os.environ | {"OMP_NUM_THREADS": "1"})
     os.close(other_end)
     shown = b""
@@ -46,6 +47,9 @@ def test_a_terminal_gets_one_bar() -> None:
         except OSError:  # the other end was closed
             break
     assert process.wait(timeout=60) == 0
+    assert (
+        "  limit_val_batches: 1\n" in Path("runs/tiny/version_0/config.yaml").read_text()
+    )  # 1.0 would be all
     text = shown.decode()
     assert "loading PyTorch and Lightning" in text
     assert "Epoch 1" in text

@@ -14,7 +14,7 @@ from kindling.cli.checkpoint_config import epochs_completed, is_training_complet
 from kindling.cli.class_names import NOUNS
 from kindling.cli.modules import ModuleBuilder, check_model
 from kindling.cli.option_checks import check_config, check_devices
-from kindling.cli.options import KindlingArgumentParser, add_fit_options, check_nonempty_run
+from kindling.cli.options import KindlingArgumentParser, add_fit_options, check_nonempty_run, prefer_whole_numbers
 from kindling.cli.parser_errors import one_line
 from kindling.cli.session import RunSession, SaveConfig, run_name
 from kindling.cli.sources import Sources
@@ -84,6 +84,7 @@ class KindlingCLI(LightningCLI):
 
     @override
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        prefer_whole_numbers(parser)
         if self.command == "fit":
             add_fit_options(parser, self.sources.given, self.builder.data_attribute)
 

@@ -4,8 +4,9 @@ import sys
 from argparse import SUPPRESS
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from enum import Enum
-from functools import partial
-from typing import Any, ClassVar, Literal, NoReturn
+from functools import partial, reduce
+from operator import or_
+from typing import Any, ClassVar, Literal, NoReturn, get_args
 
 import yaml
 from jsonargparse import _typehints, set_dumper
@@ -125,6 +126,18 @@ def add_fit_options(
     parser.add_argument("--test_after_fit", type=bool, default=True, help=TEST_AFTER_FIT)
     for flag, text in FLAGS.items():
         parser.add_argument(f"--{flag}", action="store_true", help=text)
+
+
+def prefer_whole_numbers(parser: LightningArgumentParser) -> None:
+    """Let a whole number be read as an int by options that also take a float: 1 batch is not 1.0, all batches.
+
+    typing caches unions by their members in any order. If rich, which draws a progress bar while Lightning is imported,
+    has asked for `float | int`, the Trainer's `int | float` is that too, and jsonargparse tries float first.
+    """
+    for action in parser._actions:
+        members = get_args(getattr(action, "_typehint", None))
+        if int in members and float in members:
+            action._typehint = reduce(or_, sorted(members, key=lambda member: member is not int))
 
 
 def given_model_arguments(typed: Sequence[str], configs: Sequence[Mapping[str, Any]]) -> Iterator[str]:
