@@ -30,11 +30,12 @@ def check_network(model: LightningModule) -> None:
     Models that are not Kindling tasks, or have neither an input shape nor an example input, are skipped.
 
     Raises:
-        ValueError: If the model does not accept the inputs of the data, or its outputs have the wrong shape.
+        ValueError: If there is no network, it does not accept the inputs of the data, or its outputs have a wrong shape.
         OSError: If its pretrained weights are missing.
     """
     if not isinstance(model, BaseTask):
         return
+    _ = model.core  # raises an error if there is neither a network nor a forward
     if not model.has_example:
         model.init_lazy_layers()  # raises an error if lazy layers need the shape
         return
@@ -44,7 +45,7 @@ def check_network(model: LightningModule) -> None:
         model.init_lazy_layers()  # outside of `try`: errors about pretrained weights are clear as they are
     try:
         with torch.no_grad():
-            outputs = model.eval()(model.example_inputs())
+            outputs = model.eval().outputs_for(model.example_inputs())
     except Exception as error:  # layers may raise any exception
         reason = " ".join(str(error).split())
         has_example = model.example_input_array is not None
