@@ -30,7 +30,7 @@ def check_network(model: LightningModule) -> None:
     Models that are not Kindling tasks, or have neither an input shape nor an example input, are skipped.
 
     Raises:
-        ValueError: If there is no network, it does not accept the inputs of the data, or its outputs have a wrong shape.
+        ValueError: If there is no network, or its inputs or outputs do not fit the data.
         OSError: If its pretrained weights are missing.
     """
     if not isinstance(model, BaseTask):
