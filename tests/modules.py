@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch import LightningDataModule, LightningModule
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, default_collate
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MultilabelF1Score
 
@@ -253,6 +253,22 @@ class MultiLabelDataModule(BaseDataModule):
     def load(self, split: str) -> Any:
         inputs = torch.randn(100, 4, generator=torch.Generator().manual_seed(len(split)))
         return inputs, (inputs[:, :3] > 0).float()
+
+
+class OneLabel(ClassificationTask):
+    """A classifier for data that may have several labels per sample."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(num_classes=3, **kwargs)
+        self.network = nn.Linear(4, 3)
+
+
+class MultiLabelWithIntegers(MultiLabelDataModule):
+    """The same with integers, through a dataset that does not expose its targets."""
+
+    def load(self, split: str) -> Any:
+        inputs, targets = super().load(split)
+        return TensorDataset(inputs, targets.long())
 
 
 class TwoInputs(ClassificationTask):

@@ -340,7 +340,16 @@ def test_one_class_for_each_position_of_a_sequence(kindling: Command) -> None:
             "Networkless has no network: set self.network",
         ),
         (["--model", "MLPRegressor", "--data", "SyntheticDataModule"], "predicts numbers, but the targets"),
-        (["--model", "MLPRegressor", "--data", "modules.ColumnTargets"], "the targets have shape (90, 1)"),
+        (["--model", "modules.OneLabel", "--data", "modules.MultiLabelDataModule"], "derive from BaseTask"),
+        (
+            ["--model", "modules.OneLabel", "--data", "modules.MultiLabelWithIntegers"],
+            "derive from BaseTask",
+        ),
+        (
+            ["--model", "modules.OneLabel", "--data", "modules.MultiLabelDataModule", "--overfit"],
+            "derive from BaseTask",
+        ),
+        (["--model", "MLPRegressor", "--data", "modules.ColumnTargets"], "the targets have shape (64, 1)"),
         (["--model", "modules.MultiLabel", "--data", "modules.StreamDataModule"], "which has no length: return two"),
         (
             ["--model", "modules.TwoInputs", "--data", "modules.TriplesDataModule"],
@@ -355,8 +364,10 @@ def test_one_class_for_each_position_of_a_sequence(kindling: Command) -> None:
 def test_what_does_not_go_together_ends_in_one_line(kindling: Command, options: list[str], wanted: str) -> None:
     result = kindling("fit", *options)
     assert result.code in (1, 2)
-    assert result.err.count("\n") == 1
+    assert result.err.count("\n") == 1, result.err
     assert wanted in result.err
+    assert "epoch" not in result.out
+    assert not Path("runs").exists()
 
 
 def test_all_metrics_are_shown_with_the_same_digits_everywhere(kindling: Command) -> None:

@@ -123,6 +123,9 @@ class BaseTask(LightningModule):
         """
         raise NotImplementedError(f"{type(self).__name__} has no loss: define `def loss(self, outputs, targets)`")
 
+    def check_targets(self, outputs: Any, targets: Any) -> None:
+        """Raise ValueError if the targets of a batch are of the wrong kind for the outputs; by default never."""
+
     def metrics(self) -> MetricCollection | dict[str, Metric]:
         """Return the metrics of a stage by name, each updated with outputs and targets; by default none."""
         return {}
@@ -237,6 +240,7 @@ class BaseTask(LightningModule):
         if stage == "train" and isinstance(inputs, Tensor) and inputs.is_floating_point():
             self._seen_shapes.add(tuple(inputs.shape[1:]))
         outputs = self.outputs_for(inputs)
+        self.check_targets(outputs, targets)
         loss = self.loss(outputs, targets)
         # Logged once an epoch: `self.log` in each step would take 0.4 ms, a third of a small step.
         mean_loss, metrics = self._stage_metrics(stage)
