@@ -53,8 +53,8 @@ class BaseTask(LightningModule):
         std: Standard deviation of the inputs per channel or feature.
         optimizer: Any torch optimizer.
         lr_scheduler: Any torch scheduler, stepped after each epoch. `ReduceLROnPlateau` monitors `val/loss`.
-            `OneCycle`, which peaks at the learning rate of the optimizer, and torch's `OneCycleLR` are stepped after
-            each batch, and `total_steps` is set automatically.
+            `OneCycle`, which peaks at the learning rate of the optimizer, and torch's `OneCycleLR` and `CyclicLR` are
+            stepped after each optimizer step instead; `total_steps` of a cycle is that of the training.
         warmup_epochs: Number of epochs (may be fractional) in which the learning rate rises linearly, batch by batch,
             to that of the scheduler.
         compile: Whether to compile the network with `torch.compile`, which takes about half a minute.
