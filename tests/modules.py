@@ -310,7 +310,7 @@ class OwnForwardOfTwo(TwoInputs):
         self.added = self.network
         del self.network
 
-    def forward(self, image: Tensor, row: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, image: Tensor, row: Tensor) -> Tensor:
         logits: Tensor = self.added(image, row)
         return logits
 

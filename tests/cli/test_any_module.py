@@ -277,11 +277,9 @@ def test_a_shape_that_the_data_does_not_tell_is_that_of_the_training_samples(kin
 
 def test_a_shape_that_nothing_tells_is_that_of_the_example() -> None:
     model = modules.Unshaped(num_classes=2)
-    assert model.sample_shape == ()
-    model.example_input_array = torch.zeros(1, 4)
-    assert model.sample_shape == (4,)
-    model.example_input_array = torch.zeros(1, 4, dtype=torch.long)  # tokens
-    assert model.sample_shape == ()
+    for example, shape in ((None, []), (torch.zeros(1, 4), [4]), (torch.zeros(1, 4, dtype=torch.long), [])):
+        model.example_input_array = example
+        assert list(model.sample_shape) == shape  # tokens have none
 
 
 @pytest.mark.parametrize(
