@@ -8,11 +8,11 @@ import torch
 from lightning.pytorch import LightningDataModule, LightningModule
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, default_collate
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MultilabelF1Score
 
-from kindling import BaseDataModule, BaseTask, ClassificationDataModule, ClassificationTask
+from kindling import BaseDataModule, BaseTask, ClassificationDataModule, ClassificationTask, RegressionTask
 
 
 class Segmentation(LightningModule):
@@ -255,6 +255,22 @@ class MultiLabelDataModule(BaseDataModule):
         return inputs, (inputs[:, :3] > 0).float()
 
 
+class OneLabel(ClassificationTask):
+    """A classifier for data that may have several labels per sample."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(num_classes=3, **kwargs)
+        self.network = nn.Linear(4, 3)
+
+
+class MultiLabelWithIntegers(MultiLabelDataModule):
+    """The same with integers, through a dataset that does not expose its targets."""
+
+    def load(self, split: str) -> Any:
+        inputs, targets = super().load(split)
+        return TensorDataset(inputs, targets.long())
+
+
 class TwoInputs(ClassificationTask):
     """A network with two inputs."""
 
@@ -272,6 +288,39 @@ class NamedInputs(ClassificationTask):
         self.network = Added(self.num_classes)
         self.network.row = nn.LazyLinear(self.num_classes)
         self.example_input_array = {"row": torch.zeros(1, 3), "image": torch.zeros(1, 1, 4, 4)}
+
+
+class OwnForward(ClassificationTask):
+    """Layers and a `forward` in place of a network."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.hidden, self.head = nn.LazyLinear(8), nn.Linear(8, self.num_classes)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.hidden(self.normalize(inputs)).relu())
+        return logits
+
+
+class OwnForwardOfTwo(TwoInputs):
+    """The same with two inputs."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.added = self.network
+        del self.network
+
+    def forward(self, image: Tensor, row: Tensor) -> Tensor:
+        logits: Tensor = self.added(image, row)
+        return logits
+
+
+class Networkless(RegressionTask):
+    """Layers without a `forward`."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.head = nn.Linear(4, 1)
 
 
 class UnknownInputs(ClassificationTask):
@@ -502,6 +551,20 @@ class OwnVectors(ClassificationDataModule):
 
     def load(self, split: str) -> Any:
         return Vectors(True)
+
+
+class UnshapedVectors(OwnVectors):
+    """Tells the classes, but not the input shape."""
+
+    num_classes, class_names = 2, ("low", "high")
+
+
+class Unshaped(ClassificationTask):
+    """A network that does not ask for its input shape."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.network = nn.Linear(4, self.num_classes)
 
 
 class OwnSums(BaseDataModule):

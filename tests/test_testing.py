@@ -161,7 +161,7 @@ ONE_BATCH = SyntheticDataModule(**SMALL, batch_size=1000)
         ),
         (Blocked, {}, "Blocked: no gradient reaches blocked.bias, blocked.weight"),
         (Random, {}, "Random: predictions differ from call to call"),
-        (Mute, {}, "Mute: predict_step does not return to_prediction(self(inputs))"),
+        (Mute, {}, "Mute: predict_step does not return to_prediction(self.outputs_for(inputs))"),
         (
             Forgetful,
             {},

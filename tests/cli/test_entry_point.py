@@ -236,9 +236,7 @@ VALUES = {
         "TwoOutputs must return logits (N, num_classes)",
         "(1, 10), got (1, 2)",
     ],
-    (*SYNTHETIC, "--model", "helpers.SumRegressor"): [
-        "SumRegressor predicts numbers, but the targets of the data are classes"
-    ],
+    (*SYNTHETIC, "--model", "helpers.SumRegressor"): ["SumRegressor predicts numbers, but the targets are classes"],
     (*QUICK, "--data.val_split", "50000"): ["`val_split` must hold out", "4000 training samples"],
     (*QUICK, "--model.dropout", "1.5"): ["dropout", "1.5"],
     (*QUICK, "--model.hidden", "-3"): ["hidden", "-3"],
@@ -426,3 +424,55 @@ def test_a_traceback_can_be_had(kindling: Command, monkeypatch: pytest.MonkeyPat
 def test_an_error_in_ones_own_code_keeps_its_traceback(kindling: Command) -> None:
     with pytest.raises(RuntimeError, match="the lights went out"):
         kindling("fit", *TINY, "--trainer.callbacks", '[{"class_path": "helpers.CrashAt", "init_args": {"step": 1}}]')
+
+
+USERS_CLASSES = """import torch
+from kindling import ClassificationTask
+class Forgets(ClassificationTask):
+    def __init__(self, **kwargs):
+        self.network = torch.nn.Linear(20, 3)
+class Closed(ClassificationTask):
+    def __init__(self, width=3):
+        super().__init__()
+class Misspelt(ClassificationTask):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.network = torch.nn.Linear(20, self.num_clases)
+class Raising(ClassificationTask):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.network = torch.nn.Linear(20, self.num_classes)
+    def training_step(self, batch, batch_idx):
+        raise ValueError("not today")
+class Torn(Raising):
+    def forward(self, inputs):
+        return self.network(inputs.mT)
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        (
+            "Forgets",
+            "Forgets can't be created: call super().__init__(**kwargs) first in its __init__ (mine.py, line",
+        ),
+        (
+            "Closed",
+            "super().__init__ lacks 'num_classes': take **kwargs in its __init__ and pass them on (mine",
+        ),
+        (
+            "Misspelt",
+            "Misspelt can't be created: AttributeError: 'Misspelt' object has no attribute 'num_clases'",
+        ),
+        ("Raising", "not today (mine.py, line 18; KINDLING_DEBUG=1 shows the traceback)"),
+        ("Torn", "(mine.py, line 21)"),
+    ],
+)
+def test_a_mistake_in_a_class_names_it_or_its_line(kindling: Command, name: str, wanted: str) -> None:
+    Path("mine.py").write_text(USERS_CLASSES)
+    options = ["--data", "SyntheticDataModule", "--data.num_samples", "60", "--data.num_classes", "3"]
+    result = kindling("fit", "--plugin", "mine.py", "--model", name, *options)
+    assert (result.code, result.err.count("\n")) == (1, 1), result.err
+    assert wanted in result.err
+    assert not Path("runs").exists()

@@ -228,6 +228,13 @@ def test_one_cycle_spans_the_run_unless_told_otherwise(kindling: Command, typed:
     assert column("lr") == pytest.approx(expected, rel=1e-5)
 
 
+def test_a_cyclic_schedule_is_stepped_after_each_batch(kindling: Command) -> None:
+    cycle = "--model.lr_scheduler CyclicLR --model.lr_scheduler.base_lr 0.001 --model.lr_scheduler.max_lr 0.1".split()
+    cycle += "--model.lr_scheduler.step_size_up 4 --model.optimizer SGD --model.optimizer.lr 0.1".split()
+    kindling("fit", *TINY, *cycle, "--model.optimizer.momentum", "0.9", "--trainer.log_every_n_steps", "1")
+    assert column("lr") == pytest.approx([0.001 + 0.099 * (4 - abs(step % 8 - 4)) / 4 for step in range(14)])
+
+
 @pytest.mark.parametrize(
     ("rare", "every"),
     [

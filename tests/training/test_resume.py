@@ -26,6 +26,9 @@ PLATEAU = [
     *("--model.lr_scheduler.threshold_mode", "abs", "--model.optimizer.lr", "0.01"),
 ]
 ONE_CYCLE = ["--model.lr_scheduler", "OneCycleLR", "--model.lr_scheduler.max_lr", "0.01"]
+CYCLIC = ["--model.lr_scheduler", "CyclicLR", "--model.lr_scheduler.base_lr", "0.001"]
+CYCLIC += ["--model.lr_scheduler.max_lr", "0.1", "--model.lr_scheduler.step_size_up", "5"]
+CYCLIC += ["--model.optimizer", "SGD", "--model.optimizer.lr", "0.1", "--model.optimizer.momentum", "0.9"]
 RUN = Path("runs/tiny/version_0")
 LAST = RUN / "checkpoints/last.ckpt"
 
@@ -39,7 +42,10 @@ def stop_with(name: str, step: int) -> list[str]:
     return ["--trainer.callbacks", json.dumps([{"class_path": f"helpers.{name}", "init_args": {"step": step}}])]
 
 
-@pytest.mark.parametrize("schedule", [[], PLATEAU, ONE_CYCLE], ids=["constant", "plateau", "one-cycle"])
+SCHEDULES = {"constant": [], "plateau": PLATEAU, "one-cycle": ONE_CYCLE, "cyclic": CYCLIC}
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
 def test_an_interrupted_run_goes_on_to_the_very_same_weights(
     kindling: Command, trained: Train, schedule: list[str]
 ) -> None:
@@ -275,8 +281,11 @@ def test_a_typed_rate_that_a_schedule_would_ignore_is_refused(kindling: Command)
     Path("peak.yaml").write_text(
         "model: {init_args: {lr_scheduler: {class_path: OneCycleLR, init_args: {max_lr: 0.01}}}}\n"
     )
-    for name in ("--model.optimizer.lr", "--model.optimizer.init_args.lr", "--model.init_args.optimizer.init_args.lr"):
-        result = kindling("fit", *LONG, "--config", "peak.yaml", name, "0.5")
+    Path("rate.yaml").write_text("model: {init_args: {optimizer: {class_path: Adam, init_args: {lr: 0.02}}}}\n")
+    assert kindling("fit", *LONG, "--config", "rate.yaml", "--config", "peak.yaml", "--print_config").code == 0
+    names = "--model.optimizer.lr", "--model.optimizer.init_args.lr", "--model.init_args.optimizer.init_args.lr"
+    for rate in (*((name, "0.5") for name in names), ("--config", "rate.yaml")):
+        result = kindling("fit", *LONG, "--config", "peak.yaml", *rate)
         assert (result.code, result.err.count("\n")) == (2, 1)
         assert "--model.optimizer.lr has no effect with OneCycleLR, whose max_lr is 0.01: add --model.lr" in result.err
 

@@ -17,7 +17,6 @@ from kindling import __version__
 from kindling.cli.commands import COMMANDS, FUNCTIONS, MODULES
 from kindling.utils.text import program_name, set_program_name, shorten
 
-PACKAGE = os.path.dirname(os.path.dirname(__file__))
 HELP = f"""usage: {{program}} COMMAND [OPTIONS]
 
 commands:
@@ -141,25 +140,24 @@ def _paused_garbage_collection() -> Iterator[None]:
 def _message(error: Exception) -> str:
     """Return one line about an error; empty if it is in a user's code, whose author needs the traceback."""
     from kindling.cli.parser_errors import one_line
-    from kindling.utils.errors import describe_killed_worker, unwrap_worker_error
+    from kindling.utils.errors import LIBRARIES, describe_killed_worker, unwrap_worker_error, users_line
 
     if message := describe_killed_worker(error):
         return message
     frames = inspect.trace()
     if isinstance(error, _user_errors()):
-        is_ours = frames[-1].filename.startswith(PACKAGE)
-        return one_line(unwrap_worker_error(str(error))) + ("" if is_ours else " (KINDLING_DEBUG=1 shows where)")
-    if any(map(_is_users_code, frames)):
+        message, place = one_line(unwrap_worker_error(str(error))), users_line(error)
+        if frames[-1].filename.startswith(LIBRARIES[0]):
+            return message
+        hint = f"{place}; KINDLING_DEBUG=1 shows the traceback" if place else "KINDLING_DEBUG=1 shows where"
+        return f"{message} ({hint})"
+    if users_line(error):
         return ""
     where = f"{'/'.join(frames[-1].filename.split(os.sep)[-3:])}, line {frames[-1].lineno}"
-    reason = shorten(f"{type(error).__name__}: {error}", 180)
+    owners = (frame.frame.f_locals.get("self") for frame in frames)
+    model = next((f"{type(owner).__name__}: " for owner in owners if hasattr(owner, "configure_optimizers")), "")
+    reason = shorten(f"{model}{type(error).__name__}: {error}", 180)
     return f"{reason} (unexpected, in {where}; KINDLING_DEBUG=1 shows the traceback)"
-
-
-def _is_users_code(frame: inspect.FrameInfo) -> bool:
-    """Return whether a frame belongs to neither Kindling nor a library."""
-    libraries = (PACKAGE, os.path.dirname(os.__file__), "<")
-    return not frame.filename.startswith(libraries) and "site-packages" not in frame.filename
 
 
 def _user_errors() -> tuple[type[Exception], ...]:

@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from kindling.cli.checkpoint_config import epochs_completed, is_training_complete, load_weights
 from kindling.cli.class_names import NOUNS
-from kindling.cli.modules import ModuleBuilder, check_model
+from kindling.cli.modules import ModuleBuilder
 from kindling.cli.option_checks import check_config, check_devices
 from kindling.cli.options import KindlingArgumentParser, add_fit_options, check_nonempty_run, prefer_whole_numbers
 from kindling.cli.parser_errors import one_line
@@ -24,6 +24,7 @@ from kindling.cli.trainer_setup import add_run, prepare_options, remove_averagin
 from kindling.data import BaseDataModule
 from kindling.evaluation.outputs import is_writable, not_written, save_predictions, save_test_results
 from kindling.models.loading import check_trained
+from kindling.models.sanity_check import check_network
 from kindling.runs.checkpoint_contents import restoring
 from kindling.runs.folders import RUNS, run_folder_of
 from kindling.tensorboard import Dashboard, dashboard_of
@@ -112,9 +113,9 @@ class KindlingCLI(LightningCLI):
         try:
             super().instantiate_classes()
         except Exception as error:
-            if self.builder.failure is None or error is self.builder.failure:
+            if (failure := self.builder.failure) is None or error is failure:
                 raise
-            raise self.builder.failure from None
+            raise failure from failure.__cause__
 
     @override
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -151,7 +152,7 @@ class KindlingCLI(LightningCLI):
     def fit(self, **kwargs: Any) -> None:
         """Train, then test the best checkpoint."""
         try:
-            check_model(self.model, self.datamodule)
+            check_network(self.model)
             if self._is_diagnostic:
                 self._run_diagnostic()
                 return

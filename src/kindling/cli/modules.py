@@ -10,11 +10,9 @@ from lightning.pytorch.cli import LightningCLI, _InstantiatorFn
 
 from kindling.cli.sources import Sources
 from kindling.data import BaseDataModule
-from kindling.data.loading import targets_of
 from kindling.models.infer import infer_arguments, with_shape
-from kindling.models.sanity_check import check_network, check_targets
 from kindling.models.task import DATA_ARGUMENTS, BaseTask
-from kindling.utils.errors import UsageError
+from kindling.utils.errors import UsageError, creation_error
 from kindling.utils.hyperparameters import record_arguments
 
 ARGUMENT = "model.init_args."  # before the name of an argument of the model in links of the parser
@@ -46,7 +44,7 @@ class ModuleBuilder:
     ) -> LightningDataModule:
         """Build the data module, and tell it what the checkpoint of a resumed run knows of the data."""
         create = _InstantiatorFn(cli=self.cli, key="data")
-        with self._keeping_the_error():
+        with self._keeping_the_error(kind.__name__):
             data = create(kind, *args, applied_instantiation_links=applied_instantiation_links, **kwargs)
         self._data = data
         record_arguments(data, kind, self._plain_arguments("data"))
@@ -69,7 +67,8 @@ class ModuleBuilder:
             return create(kind, *args, applied_instantiation_links=known, **kwargs | inferred)
 
         is_task = issubclass(kind, BaseTask) and self.command == "fit"
-        model = with_shape(create, self._data) if is_task else create()
+        with self._keeping_the_error(kind.__name__):
+            model = with_shape(create, self._data) if is_task else create()
         record_arguments(model, kind, self._plain_arguments("model") | {_argument(key): links[key] for key in links})
         return model
 
@@ -113,25 +112,21 @@ class ModuleBuilder:
         return {name: value for name, value in found.items() if name in missing or name == "class_names"}
 
     @contextmanager
-    def _keeping_the_error(self) -> Iterator[None]:
-        """Keep an error that the parser would wrap."""
+    def _keeping_the_error(self, created: str = "") -> Iterator[None]:
+        """Keep an error that the parser would wrap; an error in the `__init__` of a class names the class."""
         try:
             yield
         except Exception as error:
             self.failure = error
+            if created and isinstance(error, TypeError | AttributeError | RuntimeError | LookupError | ArithmeticError):
+                self.failure = creation_error(created, error)
+                raise self.failure from error
             raise
 
     def _plain_arguments(self, key: str) -> dict[str, Any]:
         """Return the arguments of the model or data module as plain values."""
         config = self.cli.config_dump.get(key) or {}
         return {**config.get("init_args", {}), **config.get("dict_kwargs", {})}
-
-
-def check_model(model: LightningModule, data: LightningDataModule | None) -> None:
-    """Raise ValueError if the outputs of a network have the wrong shape, or its data has targets of another kind."""
-    check_network(model)
-    if isinstance(data, BaseDataModule) and hasattr(data, "train"):
-        check_targets(model, targets_of(data.train))  # read already, for its mean and std
 
 
 def _argument(link: str) -> str:

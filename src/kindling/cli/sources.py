@@ -1,7 +1,7 @@
 """What a command line names: recipes, and the checkpoint with the configuration of its run."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -17,6 +17,19 @@ from kindling.models.task import DATA_ARGUMENTS
 from kindling.runs.checkpoints import read_checkpoint, restore_last
 from kindling.runs.find import find_checkpoint
 from kindling.utils.errors import UsageError, UsageErrorParser
+
+
+def sets_rate_alone(recipes: Iterable[dict[str, Any]]) -> bool:
+    """Return whether one of some recipes sets a learning rate, and neither it nor a later one a schedule."""
+    is_alone = False
+    for recipe in recipes:
+        model = recipe.get("model")
+        arguments = (model.get("init_args") if isinstance(model, dict) else None) or {}
+        if "lr_scheduler" in arguments:
+            is_alone = False
+        elif isinstance(optimizer := arguments.get("optimizer"), dict):
+            is_alone |= "lr" in (optimizer.get("init_args") or optimizer)
+    return is_alone
 
 
 @dataclass(frozen=True)
@@ -68,8 +81,10 @@ class Sources:
 
     @property
     def names(self) -> set[str]:
-        """Names of the options as typed."""
-        return {_key(option) for option in _split_options(self.typed)}
+        """Names of the options as typed, including a learning rate that is typed in an overlay."""
+        names = {_key(option) for option in _split_options(self.typed)}
+        recipes = (read_yaml(path) for path in self.configs if path.is_file())
+        return names | {"model.optimizer.lr"} if sets_rate_alone(recipes) else names
 
     @property
     def arguments(self) -> list[str]:

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 from kindling.deploy.export_wrapper import ExportWrapper, Inputs
 from kindling.deploy.formats import FORMATS
-from kindling.deploy.predictor import read_card
+from kindling.deploy.predictor import read_card, unknown_inputs
 from kindling.deploy.verify import BATCH_SIZES, compare, first
 from kindling.models import BaseTask
 from kindling.models.loading import load_model
@@ -55,7 +55,7 @@ def export(
     samples = some_inputs(model, max(BATCH_SIZES))
     wrapper = ExportWrapper(model).eval()
     chosen.check(wrapper)
-    card = replace(read_card(path, stored), classifies=wrapper.classifies)
+    card = replace(read_card(path, stored, model), classifies=wrapper.classifies)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, target.name)
         with progress(f"converting {card.model} to {format}"):
@@ -83,18 +83,14 @@ def some_inputs(model: BaseTask, number: int) -> Inputs:
         ValueError: If it is not known what the inputs look like.
     """
     random = torch.Generator().manual_seed(0)
-    while members := getattr(model.network, "members", None):  # those of an ensemble know the range of the inputs
+    while members := getattr(model.core, "members", None):  # those of an ensemble know the range of the inputs
         model = members[0]
-    if model.input_shape and len(model.input_shape) == 3:
-        return (torch.rand(number, *model.input_shape, generator=random),)
-    if model.input_shape and model.example_input_array is None:
-        return (model.mean + model.std * torch.randn(number, *model.input_shape, generator=random),)
+    if len(shape := model.sample_shape) == 3:
+        return (torch.rand(number, *shape, generator=random),)
+    if shape and model.example_input_array is None:
+        return (model.mean + model.std * torch.randn(number, *shape, generator=random),)
     if not model.has_example:
-        name = type(model).__name__
-        raise ValueError(
-            f"{name} does not say what its inputs look like: set self.example_input_array in its __init__ to those of "
-            "one sample, such as (torch.zeros(1, 3, 8, 8), torch.zeros(1, 5)); it need not be trained again"
-        )
+        raise unknown_inputs(model)
     return tuple(_like(each, number, random) for each in tree_leaves(model.example_inputs()))
 
 

@@ -40,7 +40,7 @@ class ExportWrapper(nn.Module):
         example = model.example_inputs()
         self.structure = tree_flatten_with_path(example)[1]
         if isinstance(example, tuple | list):
-            names = _argument_names(model.network.forward, len(example))
+            names = _argument_names(model.core.forward, len(example))
             self.inputs = _leaf_names(dict(zip(names, example, strict=True)), "inputs")
         else:
             self.inputs = _leaf_names(example, "inputs")
@@ -48,7 +48,7 @@ class ExportWrapper(nn.Module):
 
     @torch.no_grad()
     def _name_outputs(self, example: Any) -> list[str]:
-        predictions = self.model.eval().to_prediction(self.model(example))
+        predictions = self.model.eval().to_prediction(self.model.outputs_for(example))
         if not all(isinstance(leaf, Tensor) for leaf in tree_leaves(predictions)):
             name = type(self.model).__name__
             raise ValueError(
@@ -58,18 +58,10 @@ class ExportWrapper(nn.Module):
 
     @override
     def forward(self, *inputs: Tensor) -> Outputs:
-        match tree_unflatten(inputs, self.structure):
-            case dict() as by_name:
-                outputs = self.model(**by_name)
-            case tuple() | list() as several:
-                outputs = self.model(*several)
-            case one:
-                outputs = self.model(one)
-        return (
-            (outputs.softmax(dim=1), outputs)
-            if self.classifies
-            else tuple(tree_leaves(self.model.to_prediction(outputs)))
-        )
+        outputs = self.model.outputs_for(tree_unflatten(inputs, self.structure))
+        if self.classifies:
+            return outputs.softmax(dim=1), outputs
+        return tuple(tree_leaves(self.model.to_prediction(outputs)))
 
 
 def _argument_names(function: Callable[..., Any], number: int) -> list[str]:

@@ -15,6 +15,7 @@ from kindling import __version__
 from kindling.data.images.decode import read_image, warn_small_range
 from kindling.data.images.scan import list_images, warn_unused
 from kindling.data.tables.rows import encode_rows
+from kindling.models import BaseTask
 from kindling.models.loading import load_classifier
 from kindling.runs.checkpoints import read_checkpoint
 from kindling.runs.find import find_checkpoint
@@ -175,30 +176,39 @@ def load(where: str | Path = "best", device: str = "cpu", plugins: Sequence[str 
     path = find_checkpoint(where)
     stored = read_checkpoint(path)
     model = load_classifier(path, stored).to(device)
-    if not model.input_shape:
-        name = type(model).__name__
-        raise ValueError(
-            f"{name} has several inputs, or an unknown input shape: load it with {name}.load_from_checkpoint"
-        )
+    example, name = model.example_input_array, type(model).__name__
+    if not (model.sample_shape or example is None):
+        kind = "integers" if isinstance(example, Tensor) else "several inputs"
+        raise ValueError(f"{name} has {kind}: export it, or load it with {name}.load_from_checkpoint")
+    if not model.sample_shape:
+        raise unknown_inputs(model)
 
     @torch.inference_mode()
     def compute(inputs: Tensor) -> Tensor:
         probabilities: Tensor = model(inputs.to(device)).softmax(dim=1).cpu()
         return probabilities
 
-    return Predictor(compute, read_card(path, stored))
+    return Predictor(compute, read_card(path, stored, model))
 
 
-def read_card(checkpoint: Path, stored: dict[str, Any]) -> ModelCard:
-    """Return the card of the model in a checkpoint, with the test metrics of its run."""
-    hparams, data = stored["hyper_parameters"], stored.get("datamodule_hyper_parameters", {})
-    data_state = stored.get(data.get("_class_path", "").rpartition(".")[2], {})
-    classes = tuple(hparams.get("class_names") or map(str, range(hparams.get("num_classes", 0))))
+def unknown_inputs(model: BaseTask) -> ValueError:
+    """Return the error for a model of whose inputs neither shape nor example is known."""
+    return ValueError(
+        f"{type(model).__name__} does not say what its inputs look like: set self.example_input_array in its __init__ "
+        "to one sample, such as torch.zeros(1, 3, 8, 8), or (torch.zeros(1, 3, 8, 8), torch.zeros(1, 5)) for two "
+        "inputs; it need not be trained again"
+    )
+
+
+def read_card(checkpoint: Path, stored: dict[str, Any], model: BaseTask) -> ModelCard:
+    """Describe the model of a checkpoint by its attributes, the fitted state of its data, and its run."""
+    data = stored.get("datamodule_hyper_parameters", {})
+    learned = stored.get(data.get("_class_path", "").rpartition(".")[2], {})
     return ModelCard(
-        model=hparams["_class_path"].rpartition(".")[2],
-        classes=classes,
-        input_shape=tuple(hparams["input_shape"]),
-        columns=data_state.get("columns"),
-        levels=data_state.get("levels"),
+        model=type(model).__name__,
+        classes=tuple(getattr(model, "class_names", ())),
+        input_shape=model.sample_shape,
+        columns=learned.get("columns"),
+        levels=learned.get("levels"),
         metrics=read_json(run_folder_of(checkpoint) / "test_metrics.json"),
     )

@@ -141,8 +141,9 @@ def kindling_backbone(source: str) -> Backbone:
             raise ValueError(f"there is no backbone {source}: {hint}") from error
         spec, state = read_model_spec(path)
     model = build_from_spec(spec)
-    if len(model.input_shape) != 3 or hasattr(model.network, "members"):  # an ensemble
-        raise ValueError(f"{source} can't be a backbone: {type(model).__name__} is not a single network for images")
+    if len(model.input_shape) != 3 or model.core is model or hasattr(model.core, "members"):  # an ensemble
+        name = type(model).__name__
+        raise ValueError(f"{source} can't be a backbone: {name} is not a single network for images (in self.network)")
     BaseTask.init_lazy_layers(model)  # not the override of TransferClassifier, which would load pretrained weights
     features, name = remove_head(model.network), type(model).__name__
     load = (

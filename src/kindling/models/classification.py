@@ -68,6 +68,17 @@ class ClassificationTask(BaseTask):
             )  # mean weight over the samples: 1
 
     @override
+    def check_targets(self, outputs: Tensor, targets: Any) -> None:
+        name = type(self).__name__
+        if isinstance(targets, Tensor) and targets.ndim == outputs.ndim > 1:
+            raise ValueError(
+                f"{name} predicts one class per sample, but targets have shape {tuple(targets.shape)}: return labels "
+                "(N,), or derive from BaseTask for several labels per sample (docs/your-own.md, A task of another kind)"
+            )
+        if isinstance(targets, Tensor) and targets.is_floating_point():
+            raise ValueError(f"{name} predicts classes, but the targets are numbers: use a regression model")
+
+    @override
     def metrics(self) -> MetricCollection:
         """Return the metrics of a stage, each updated with logits (N, num_classes) and labels (N,)."""
         return classification_metrics(self.num_classes)

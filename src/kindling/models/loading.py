@@ -86,8 +86,10 @@ def load_model(path: Path, stored: dict[str, Any] | None = None) -> BaseTask:
     Raises:
         ValueError: If it was not written by Kindling, the model has not been trained, or its class has changed since.
     """
+    stored = stored or read_checkpoint(path)
     spec, weights = read_model_spec(path, stored)
     model = build_from_spec(spec)
+    model.restore_shape(stored)
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:

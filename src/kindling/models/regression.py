@@ -51,6 +51,16 @@ class RegressionTask(BaseTask):
         return self.target_mean + self.target_std * (outputs.squeeze(1) if outputs.ndim > 1 else outputs)
 
     @override
+    def check_targets(self, outputs: Tensor, targets: Any) -> None:
+        name = type(self).__name__
+        if isinstance(targets, Tensor) and not targets.is_floating_point():
+            raise ValueError(f"{name} predicts numbers, but the targets are classes: use a classifier")
+        if isinstance(targets, Tensor) and targets.shape != outputs.shape:
+            raise ValueError(
+                f"{name} predicts one number per sample, but the targets have shape {tuple(targets.shape)}"
+            )
+
+    @override
     def metrics(self) -> MetricCollection:
         """Return the metrics of a stage, each updated with predictions (N,) and targets (N,)."""
         return MetricCollection({"mae": MeanAbsoluteError(), "rmse": MeanSquaredError(squared=False), "r2": R2()})

@@ -1,7 +1,5 @@
 """Checks before training that a model and its data match."""
 
-from typing import Any
-
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
@@ -9,19 +7,7 @@ from torch import Tensor
 from kindling.models.classification import ClassificationTask
 from kindling.models.regression import RegressionTask
 from kindling.models.task import BaseTask
-
-
-def check_targets(model: LightningModule, targets: Any) -> None:
-    """Raise ValueError if a classifier has continuous targets, or a regression model class labels."""
-    if not isinstance(targets, Tensor) or not isinstance(model, ClassificationTask | RegressionTask):
-        return
-    name = type(model).__name__
-    if isinstance(model, ClassificationTask) and targets.is_floating_point():
-        raise ValueError(f"{name} predicts classes, but the targets of the data are numbers: use a regression model")
-    if isinstance(model, RegressionTask) and not targets.is_floating_point():
-        raise ValueError(f"{name} predicts numbers, but the targets of the data are classes: use a classifier")
-    if isinstance(model, RegressionTask) and targets.ndim != 1:
-        raise ValueError(f"{name} predicts one number per sample, but the targets have shape {tuple(targets.shape)}")
+from kindling.utils.errors import users_line
 
 
 def check_network(model: LightningModule) -> None:
@@ -30,11 +16,12 @@ def check_network(model: LightningModule) -> None:
     Models that are not Kindling tasks, or have neither an input shape nor an example input, are skipped.
 
     Raises:
-        ValueError: If the model does not accept the inputs of the data, or its outputs have the wrong shape.
+        ValueError: If there is no network, or its inputs or outputs do not fit the data.
         OSError: If its pretrained weights are missing.
     """
     if not isinstance(model, BaseTask):
         return
+    _ = model.core  # raises an error if there is neither a network nor a forward
     if not model.has_example:
         model.init_lazy_layers()  # raises an error if lazy layers need the shape
         return
@@ -44,9 +31,9 @@ def check_network(model: LightningModule) -> None:
         model.init_lazy_layers()  # outside of `try`: errors about pretrained weights are clear as they are
     try:
         with torch.no_grad():
-            outputs = model.eval()(model.example_inputs())
+            outputs = model.eval().outputs_for(model.example_inputs())
     except Exception as error:  # layers may raise any exception
-        reason = " ".join(str(error).split())
+        reason = " ".join(str(error).split()) + (f" ({place})" if (place := users_line(error)) else "")
         has_example = model.example_input_array is not None
         inputs = "its example_input_array" if has_example else f"inputs of shape {tuple(model.input_shape)}"
         raise ValueError(f"{name} does not accept {inputs}: {reason}") from error

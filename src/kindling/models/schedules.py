@@ -2,17 +2,15 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pkgutil import resolve_name
 from typing import Any, Literal
 
-from lightning.pytorch.cli import instantiate_class
 from lightning.pytorch.utilities.types import LRSchedulerConfigType
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import OneCycleLR
+from torch.optim.lr_scheduler import CyclicLR, OneCycleLR, ReduceLROnPlateau
 from typing_extensions import override
 
 from kindling.utils.hyperparameters import Factory
-
-STEPPED_PER_BATCH = ("OneCycle", "OneCycleLR")  # these also need the total number of steps
 
 
 class OneCycle(OneCycleLR):
@@ -68,15 +66,15 @@ def scheduler_config(
         steps: Returns the number of optimizer steps; called only for schedules that need it.
         every_n_epochs: Number of epochs between validations.
     """
-    name, init_args = factory["class_path"].rpartition(".")[2], dict(factory["init_args"])
-    if name in STEPPED_PER_BATCH and init_args.get("total_steps") is None:
+    kind, init_args = resolve_name(factory["class_path"]), dict(factory["init_args"])
+    if issubclass(kind, OneCycleLR) and init_args.get("total_steps") is None:
         init_args["total_steps"] = steps()
     return {
-        "scheduler": instantiate_class(optimizer, {**factory, "init_args": init_args}),
-        "interval": "step" if name in STEPPED_PER_BATCH else "epoch",
+        "scheduler": kind(optimizer, **init_args),
+        "interval": "step" if issubclass(kind, OneCycleLR | CyclicLR) else "epoch",
         # ReduceLROnPlateau steps after validations only, and never if `val/loss` is not logged.
         "monitor": "val/loss",
-        "frequency": every_n_epochs if name == "ReduceLROnPlateau" else 1,
+        "frequency": every_n_epochs if issubclass(kind, ReduceLROnPlateau) else 1,
         "strict": False,
     }
 

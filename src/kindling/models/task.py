@@ -40,6 +40,9 @@ class BaseTask(LightningModule):
     several inputs must set `example_input_array` to those of one sample to be exported. Targets may have any structure
     that `loss` and `metrics` accept.
 
+    In place of a network, a subclass may define `forward`, which takes the inputs in the same way and normalises them
+    with `self.normalize`.
+
     Arguments that describe the data come from the data module if it provides them: `kindling fit` and `for_data` pass
     them on.
 
@@ -50,8 +53,8 @@ class BaseTask(LightningModule):
         std: Standard deviation of the inputs per channel or feature.
         optimizer: Any torch optimizer.
         lr_scheduler: Any torch scheduler, stepped after each epoch. `ReduceLROnPlateau` monitors `val/loss`.
-            `OneCycle`, which peaks at the learning rate of the optimizer, and torch's `OneCycleLR` are stepped after
-            each batch, and `total_steps` is set automatically.
+            `OneCycle`, which peaks at the learning rate of the optimizer, and torch's `OneCycleLR` and `CyclicLR` are
+            stepped after each optimizer step instead; `total_steps` of a cycle is that of the training.
         warmup_epochs: Number of epochs (may be fractional) in which the learning rate rises linearly, batch by batch,
             to that of the scheduler.
         compile: Whether to compile the network with `torch.compile`, which takes about half a minute.
@@ -87,6 +90,7 @@ class BaseTask(LightningModule):
             for name, value in {"optimizer": optimizer, "lr_scheduler": lr_scheduler, "compile": compile}.items()
         }
         self.input_shape = tuple(input_shape) or UnknownShape.of(self)
+        self._seen_shapes: set[tuple[int, ...]] = set()  # of training samples that are one float tensor
         self.warmup_epochs = warmup_epochs
         self.schedule_start = 0  # optimizer step at which the current schedule started
         # Steps that the completed epochs would have taken with the current batches, minus the steps taken: not 0
@@ -119,6 +123,9 @@ class BaseTask(LightningModule):
         """
         raise NotImplementedError(f"{type(self).__name__} has no loss: define `def loss(self, outputs, targets)`")
 
+    def check_targets(self, outputs: Any, targets: Any) -> None:
+        """Raise ValueError if the targets of a batch are of the wrong kind for the outputs; by default never."""
+
     def metrics(self) -> MetricCollection | dict[str, Metric]:
         """Return the metrics of a stage by name, each updated with outputs and targets; by default none."""
         return {}
@@ -128,13 +135,38 @@ class BaseTask(LightningModule):
         return outputs
 
     @property
+    def core(self) -> nn.Module:
+        """The module that computes the outputs: `network`, or the task itself if it has only a `forward` of its own.
+
+        Raises:
+            ValueError: If it has neither.
+        """
+        network: nn.Module | None = getattr(self, "network", None)
+        if network is not None:
+            return network
+        if type(self).forward.__module__.startswith("kindling."):  # those call the network
+            name = type(self).__name__
+            raise ValueError(
+                f"{name} has no network: set self.network in its __init__, or define forward(self, inputs)"
+            )
+        return self
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """Shape of one sample: `input_shape`, or that of the example or of all training samples; () if unknown."""
+        example = self.example_input_array
+        if not self.input_shape and isinstance(example, Tensor) and example.is_floating_point():
+            return tuple(example.shape[1:])
+        return self.input_shape or (() if len(self._seen_shapes) != 1 else next(iter(self._seen_shapes)))
+
+    @property
     def has_example(self) -> bool:
         """Whether `example_inputs` can be called."""
-        return bool(self.input_shape) or self.example_input_array is not None
+        return bool(self.sample_shape) or self.example_input_array is not None
 
     def example_inputs(self) -> Any:
         """Return the inputs of one sample: `example_input_array` if the model sets it, else zeros."""
-        return torch.zeros(1, *self.input_shape) if self.example_input_array is None else self.example_input_array
+        return torch.zeros(1, *self.sample_shape) if self.example_input_array is None else self.example_input_array
 
     @property
     def lacks_shape(self) -> bool:
@@ -151,7 +183,7 @@ class BaseTask(LightningModule):
         """Initialise lazy layers, if there are any, by a forward pass of one sample."""
         if self.has_lazy_layers:
             with torch.no_grad():
-                self.eval()(self.example_inputs())
+                self.eval().outputs_for(self.example_inputs())
             self.train()
 
     @override
@@ -162,7 +194,7 @@ class BaseTask(LightningModule):
         if stage == "fit":
             self.schedule_start = self.step_offset = 0
             if self.training_options["compile"]:
-                self.network.compile()
+                self.core.compile()
 
     @override
     def on_fit_start(self) -> None:
@@ -188,6 +220,16 @@ class BaseTask(LightningModule):
                 outputs = self.network(*inputs, **kwargs)
         return outputs.float() if isinstance(outputs, Tensor) else outputs
 
+    def outputs_for(self, inputs: Any) -> Any:
+        """Call `forward` with the inputs of a batch: a tuple by position, a dictionary by name."""
+        match inputs:
+            case dict():
+                return self(**inputs)
+            case tuple() | list():
+                return self(*inputs)
+            case _:
+                return self(inputs)
+
     def shared_step(self, batch: Any, stage: Stage) -> tuple[Tensor, Any]:
         """Compute the loss of a batch and update the metrics of a stage.
 
@@ -195,7 +237,10 @@ class BaseTask(LightningModule):
             The mean loss and the outputs.
         """
         inputs, targets = as_pair(batch, self)
-        outputs = self(inputs)
+        if stage == "train" and isinstance(inputs, Tensor) and inputs.is_floating_point():
+            self._seen_shapes.add(tuple(inputs.shape[1:]))
+        outputs = self.outputs_for(inputs)
+        self.check_targets(outputs, targets)
         loss = self.loss(outputs, targets)
         # Logged once an epoch: `self.log` in each step would take 0.4 ms, a third of a small step.
         mean_loss, metrics = self._stage_metrics(stage)
@@ -240,7 +285,7 @@ class BaseTask(LightningModule):
 
     @override
     def predict_step(self, batch: Any, batch_idx: int) -> Any:
-        return self.to_prediction(self(as_pair(batch, self)[0]))
+        return self.to_prediction(self.outputs_for(as_pair(batch, self)[0]))
 
     @override
     def on_train_epoch_end(self) -> None:
@@ -275,11 +320,17 @@ class BaseTask(LightningModule):
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["schedule_start"] = self.schedule_start
+        checkpoint["sample_shape"] = list(self.sample_shape)
         checkpoint.update(sign_checkpoint(checkpoint))
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.schedule_start = checkpoint.get("schedule_start", 0)  # not in checkpoints of other Trainers
+        self.restore_shape(checkpoint)
+
+    def restore_shape(self, checkpoint: dict[str, Any]) -> None:
+        """Restore the shape of the training samples; checkpoints of earlier versions lack it."""
+        self._seen_shapes = {tuple(checkpoint["sample_shape"])} if checkpoint.get("sample_shape") else set()
 
     def restart_lr_schedule(self, checkpoint: dict[str, Any]) -> None:
         """Restart the schedule of a resumed run over the remaining steps.

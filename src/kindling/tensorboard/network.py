@@ -75,11 +75,10 @@ def write_network(writer: SummaryWriter, model: LightningModule, step: int) -> N
     A plain LightningModule needs an `example_input_array` for the graph.
     """
     write_histograms(writer, model, step)
-    network = model.network if isinstance(model, BaseTask) else model
+    network = model.core if isinstance(model, BaseTask) else model
     if (filters := first_filters(network)) is not None:
         add_picture(writer, "pictures/filters of the first layer", image_grid(filters), step)
-    has_shape = isinstance(model, BaseTask) and model.input_shape
-    inputs = model.example_inputs() if isinstance(model, BaseTask) and has_shape else model.example_input_array
+    inputs = model.example_inputs() if isinstance(model, BaseTask) and model.has_example else model.example_input_array
     if inputs is None:
         return
     inputs = move_data_to_device(inputs, model.device)

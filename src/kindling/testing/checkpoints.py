@@ -37,7 +37,7 @@ class _PredictionRecorder(Callback):
     ) -> None:
         self.predictions.append(outputs)
         if isinstance(pl_module, BaseTask):
-            self.expected.append(pl_module.to_prediction(pl_module(batch[0])))
+            self.expected.append(pl_module.to_prediction(pl_module.outputs_for(batch[0])))
 
 
 def check_loaded(trained: LightningModule, loaded: LightningModule, data: LightningDataModule) -> None:
@@ -57,7 +57,7 @@ def check_loaded(trained: LightningModule, loaded: LightningModule, data: Lightn
             "predictions depend on is not in the checkpoint"
         )
         assert not after.expected or _are_close(after.predictions, after.expected), (
-            f"{name}: predict_step does not return to_prediction(self(inputs)), which exported models compute"
+            f"{name}: predict_step does not return to_prediction(self.outputs_for(inputs)), as exports do"
         )
     elif has_stage(loaded, data, "val"):
         metrics = []
@@ -88,7 +88,7 @@ def check_exports(model: BaseTask, formats: Sequence[str] | None, folder: Path) 
     """Check that exported files compute what the model does; by default in all formats that are possible."""
     wrapper, name = ExportWrapper(model).eval(), type(model).__name__
     samples = some_inputs(model, 7)
-    card = ModelCard(name, tuple(getattr(model, "class_names", ())), tuple(model.input_shape or ()))
+    card = ModelCard(name, tuple(getattr(model, "class_names", ())), model.sample_shape)
     for format in FORMATS if formats is None else formats:
         file = folder / f"model{FORMATS[format].suffix}"
         try:

@@ -53,6 +53,15 @@ class BestCheckpoint(ModelCheckpoint):
         super().__init__(filename="best", monitor=monitor, mode=mode, enable_version_counter=False)
 
     @override
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {"has_warned": self._has_warned}
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._has_warned = state_dict.get("has_warned", False)  # not in checkpoints of earlier versions
+        super().load_state_dict(state_dict)
+
+    @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not is_missing(self.monitor, trainer):
             if str(self.monitor).startswith("val/"):

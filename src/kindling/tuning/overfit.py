@@ -86,7 +86,7 @@ def overfit_batch(model: BaseTask, data: LightningDataModule, *, steps: int = 10
     data.setup("fit")
     batch = data.on_after_batch_transfer(next(iter(data.train_dataloader())), 0)  # not augmented
     with torch.no_grad():
-        first_loss = float(clone.loss(clone(batch[0]), batch[1]))
+        first_loss = float(clone.shared_step(batch, "val")[0])
     metric, mode, threshold = "train/loss", "min", MAX_LOSS_RATIO * first_loss
     if is_classifier:
         metric, mode, threshold = "train/accuracy", "max", 1 - 1e-6

@@ -5,11 +5,15 @@ If it changes, tests/cli/test_entry_point.py and tests/data/test_workers.py fail
 """
 
 import argparse
+import os
 import re
+import traceback
 from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
 from kindling.utils.text import shorten, suggest
+
+LIBRARIES = (os.path.dirname(os.path.dirname(__file__)), os.path.dirname(os.__file__), "<")
 
 
 class UsageError(Exception):
@@ -63,6 +67,28 @@ def _option_without_value(option: str, typed: Sequence[str]) -> str:
         if re.fullmatch(rf"{re.escape(option)}(\.[\w.+]+)?", name) and value.startswith("--"):
             return name
     return option
+
+
+def users_line(error: BaseException) -> str:
+    """Return the innermost line of a user's code in an error's traceback, such as `model.py, line 8`; empty if none."""
+    frames = traceback.extract_tb(error.__traceback__)
+    users = [one for one in frames if not one.filename.startswith(LIBRARIES) and "site-packages" not in one.filename]
+    return f"{os.path.basename(users[-1].filename)}, line {users[-1].lineno}" if users else ""
+
+
+def creation_error(name: str, error: Exception) -> ValueError:
+    """Return the error for an `__init__` that fails in a way that is no message to users.
+
+    Args:
+        name: Name of the class.
+        error: What it raised.
+    """
+    reason, place = f"{type(error).__name__}: {error}", users_line(error)
+    if "before Module.__init__() call" in reason or "super().__init__() needs to be called" in reason:
+        reason = "call super().__init__(**kwargs) first in its __init__"
+    elif found := re.search(r"Task\.__init__\(\) missing .* arguments?: (.*)", reason):
+        reason = f"super().__init__ lacks {found[1]}: take **kwargs in its __init__ and pass them on"
+    return ValueError(f"{name} can't be created: {reason}" + f" ({place})" * bool(place))
 
 
 def unwrap_worker_error(message: str) -> str:
