@@ -18,12 +18,11 @@ from typing_extensions import override
 from kindling.data.datamodule import ArrayDataset, Batch, ClassificationDataModule, Split
 from kindling.data.splitting import sample_groups
 from kindling.data.tables.cells import Cells, read_cells, read_names
-from kindling.data.tables.columns import encode_cells, learn_columns, width
+from kindling.data.tables.columns import learn_columns
 from kindling.data.tables.files import read_table
-from kindling.data.tables.leaks import find_leaky_columns
-from kindling.data.tables.rows import encode_rows
+from kindling.data.tables.rows import encode_cells, encode_rows, width
 from kindling.data.tables.splits import LEFT_OUT, read_split
-from kindling.data.tables.target import check_classes, find_oddities
+from kindling.data.tables.target import check_classes, find_leaky_columns, find_oddities
 from kindling.data.tables.values import LEGACY_NO_CLASS, Indices, as_name, sort_names
 from kindling.utils.console import progress
 from kindling.utils.files import atomic_write
@@ -39,7 +38,7 @@ class TableDataModule(ClassificationDataModule):
     """Rows of a CSV or Parquet file with a target column for the class.
 
     The encoding of the other columns is learned from the training rows only and saved in the checkpoint, see
-    `columns.encode`. Columns that are constant, IDs or free text are left out.
+    `kindling.data.tables.rows`. Columns that are constant, IDs or free text are left out.
 
     Args:
         path: CSV (separated by comma, semicolon, tab or vertical bar) or Parquet file.

@@ -1,16 +1,16 @@
-"""Errors and warnings about the target column of a table."""
+"""Errors and warnings about the target column of a table, and about columns that determine it."""
 
 import math
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kindling.data.tables.cells import read_names
+from kindling.data.tables.cells import Cells, name_cells, read_names
 from kindling.data.tables.quantities import as_number
-from kindling.data.tables.values import MISSING_WORD, Indices, missing_option, sort_names
+from kindling.data.tables.values import MISSING_WORD, Column, Indices, missing_option, sort_names
 from kindling.utils.text import join_names
 
 if TYPE_CHECKING:
@@ -40,12 +40,15 @@ def check_classes(labels: Indices, names: Sequence[str], what: str, held_out: Co
     counts = np.bincount(labels[labels >= 0]).tolist()
     few = [f"{name} ({count})" for name, count in zip(names, counts, strict=True) if count < 1 + len(held_out)]
     numbers = [as_number(name) for name in names]
-    is_continuous = not any(map(math.isnan, numbers)) and any(number % 1 for number in numbers)
+    are_numbers = not any(map(math.isnan, numbers))
+    is_continuous = are_numbers and any(number % 1 for number in numbers)
     if len(names) > MAX_CLASSES or (len(names) > MAX_USUAL_CLASSES and (is_continuous or 2 * len(few) > len(names))):
-        raise ValueError(
-            f"{what} has {len(names):,} distinct values, which looks like a regression target, not classes: see the "
-            "guide to regression in docs/your-own.md"
-        )
+        if are_numbers:
+            hint = "which looks like a regression target: replace the numbers by ranges, or train MLPRegressor on "
+            hint += "your own subclass of BaseDataModule"
+        else:
+            hint = "too many for classes: choose another target, or merge values"
+        raise ValueError(f"{what} has {len(names):,} distinct values, {hint}")
     if few and not given:
         raise ValueError(
             f"train, {' and '.join(held_out)} each need a row of every class, and {what} has too few of "
@@ -66,3 +69,21 @@ def find_oddities(
     spellings = Counter(name.lower() for name in names["train"])
     if alike := [name for name in sort_names(names["train"]) if spellings[name.lower()] > 1]:
         yield f"{what} has classes that differ only in case: {join_names(alike)}; use one spelling for the same class"
+
+
+def find_leaky_columns(cells: Mapping[str, Cells], columns: Sequence[Column], labels: Indices) -> list[str]:
+    """Return the columns that determine the class: each class has its own value, except in 1% of the rows."""
+    classes, rows = labels.max() + 1, len(labels)
+    found = []
+    for name in (column["name"] for column in columns):
+        if len(cells[name].values) > 2 * classes + rows / 100:
+            continue
+        codes, values = name_cells(Cells(cells[name].codes, [str(value).lower() for value in cells[name].values]))
+        table = np.zeros((len(values) + 1, classes), dtype=np.int64)
+        np.add.at(table, (codes, labels), 1)  # code -1 counts missing values in the last row
+        best, same = table.argmax(axis=0), table.max(axis=0)
+        others = np.maximum(table.sum(axis=0), table[best].sum(axis=1)) - same
+        is_consistent = others.sum() <= max(1, rows / 100) and (others <= np.maximum(1, same / 100)).all()
+        if is_consistent and len(set(best)) == classes:
+            found.append(name)
+    return found

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from kindling.data.tables.cells import Cells
 from kindling.data.tables.quantities import is_currency, is_typed_number, normalize_unit
-from kindling.data.tables.ranges import MISFIT_MARGIN, format_range, is_far_outside, misfit
+from kindling.data.tables.scaling import MISFIT_MARGIN, format_range, is_far_outside, misfit
 from kindling.data.tables.values import Column, Floats, Indices, abbreviate
 from kindling.utils.text import count_noun, join_names
 
@@ -29,9 +29,8 @@ def find_units(numbers: Floats, units: NDArray[np.object_], counts: Indices) -> 
     if not units.any():
         return []
     rows: Counter[str] = Counter()
-    for number, unit, count in zip(numbers.tolist(), units, counts.tolist(), strict=True):
-        if not math.isnan(number):
-            rows[unit] += count
+    for unit, count in zip(units[~np.isnan(numbers)], counts[~np.isnan(numbers)].tolist(), strict=True):
+        rows[unit] += count
     found = [unit for unit, _ in rows.most_common() if unit]
     if not found or rows[found[0]] <= MIN_UNIT_FRACTION * rows.total():
         return []
