@@ -85,11 +85,7 @@ def read_cells(column: "Series", missing: Collection[str] = ()) -> Cells:
 
 
 def read_names(column: "Series", missing: Collection[str] = ()) -> tuple[Indices, list[str]]:
-    """Read a column as category names.
-
-    Returns:
-        Index into the names for each row, -1 where missing, shape (N,); and the distinct names in order of appearance.
-    """
+    """Read a column as names: the index of each row, -1 where missing, (N,); and the names in order of appearance."""
     return name_cells(read_cells(column, missing))
 
 

@@ -53,11 +53,11 @@ def learn_columns(
     missing: Sequence[str] = (),
     decimal: str | None = None,
 ) -> tuple[list[Column], dict[str, str]]:
-    """Learn the encoding of columns from the training rows.
+    """Learn the encoding of columns from the training rows and their labels (N,), without the target.
 
     Args:
-        cells: The columns of the training rows, without the target.
-        labels: Class of each training row, shape (N,).
+        cells: The columns of the training rows.
+        labels: Class of each training row.
         rows: Number of rows in the whole file.
         separator: Field separator; None if it is not a CSV.
         missing: Texts that mean a missing value.
@@ -65,9 +65,6 @@ def learn_columns(
 
     Returns:
         The encoding of each column, and the reason for each column that is left out.
-
-    Raises:
-        ValueError: If no column is left.
     """
     style = read_style(cells, separator, decimal)
     learned = {name: learn_column(name, column, labels, rows, style, missing) for name, column in cells.items()}

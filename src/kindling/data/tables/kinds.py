@@ -25,13 +25,7 @@ MIN_NUMBERS = 20  # distinct numbers; with fewer, other texts may be categories
 
 
 def learn_kind(name: str, cells: Cells, style: FileStyle, missing: Sequence[str]) -> tuple[Column, Floats] | None:
-    """Infer whether a column contains numbers or dates.
-
-    Args:
-        name: Name of the column.
-        cells: Its training rows.
-        style: Number and date formats of the file.
-        missing: Texts that mean a missing value.
+    """Infer from the training rows whether a column contains numbers or dates.
 
     Returns:
         The format of the column with the range of its values; and its values, float64 (N,), NaN where missing. None

@@ -67,17 +67,7 @@ def missing_values(column: Column) -> frozenset[str]:
 def adapt_columns(
     columns: Sequence[Column], cells: Mapping[str, Cells], separator: str | None, file: object
 ) -> list[Column]:
-    """Return the columns with the formats of another file.
-
-    Args:
-        columns: The encoding of each column.
-        cells: The cells of these columns in the file.
-        separator: Field separator; None if it is not a CSV.
-        file: Source of the rows, for messages.
-
-    Raises:
-        ValueError: If the unit of a column differs from training.
-    """
+    """Return the columns with the formats of another file, `separator` included; other units raise ValueError."""
     style = read_style(cells, separator)
     return [_adapt(column, cells[column["name"]], style, f"column {column['name']} of {file}") for column in columns]
 
