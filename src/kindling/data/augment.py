@@ -1,12 +1,45 @@
 """Augmentation of whole batches on their device, with random values drawn for each image."""
 
 import math
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from kindling.utils.hyperparameters import check_range
 from kindling.utils.inputs import rgb_to_grayscale
+
+RANGES = {"degrees": (0, 180), "shift": (0, 1), "scale": (0, 0.99), "crop": (0.01, 1), "colour": (0, 1)}
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Random changes of the images of a batch (N, C, H, W); see `ImageFolderDataModule` for the amounts.
+
+    Raises:
+        ValueError: If an amount is out of range.
+    """
+
+    degrees: float = 0.0
+    shift: float = 0.0
+    scale: float = 0.0
+    crop: float = 1.0
+    flip: bool = False
+    colour: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, (low, high) in RANGES.items():
+            check_range(name, getattr(self, name), low, high)
+
+    def __bool__(self) -> bool:
+        return any(getattr(self, field.name) != field.default for field in fields(self))
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Return the changed images."""
+        images = random_flip(images) if self.flip else images
+        images = random_affine(images, self.degrees, self.shift, self.scale, self.crop)
+        return random_colour(images, self.colour)
 
 
 def affine(images: Tensor, angle: Tensor, zoom: Tensor, right: Tensor, down: Tensor) -> Tensor:

@@ -1,6 +1,5 @@
 """Base classes of the data modules: splits, data loaders and statistics of the training split."""
 
-import os
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -8,26 +7,14 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningDataModule
-from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 from typing_extensions import override
 
-from kindling.data.loading import (
-    ArrayDataset,
-    Batch,
-    EpochSampler,
-    ResumableLoader,
-    SeededDataset,
-    TrainingBatches,
-    as_dataset,
-    identity_collate,
-    inputs_of,
-    subset,
-    targets_of,
-)
+from kindling.data.loaders import make_loader
+from kindling.data.loading import ArrayDataset, Batch, ResumableLoader, as_dataset, inputs_of, subset, targets_of
 from kindling.data.splitting import train_val_split
-from kindling.utils.hyperparameters import make_hparams_plain
+from kindling.utils.hyperparameters import check_range, make_hparams_plain
 from kindling.utils.inputs import to_float
 from kindling.utils.text import join_names
 
@@ -83,11 +70,9 @@ class BaseDataModule(LightningDataModule):
         num_workers: int = 0,
     ) -> None:
         super().__init__()
-        for name, value in {"batch_size": batch_size, "eval_batch_size": eval_batch_size}.items():
-            if value < 1:
-                raise ValueError(f"`{name}` must be at least 1, got {value}")
-        if num_workers < 0:
-            raise ValueError(f"`num_workers` must be at least 0, got {num_workers}")
+        check_range("batch_size", batch_size, 1)
+        check_range("eval_batch_size", eval_batch_size, 1)
+        check_range("num_workers", num_workers, 0)
         self.save_hyperparameters()
         make_hparams_plain(self)
         self.batch_size = batch_size
@@ -130,10 +115,8 @@ class BaseDataModule(LightningDataModule):
     def describe(self, row: int) -> dict[str, object]:
         """Return what identifies a test sample besides its image; by default its features."""
         inputs = inputs_of(self.test, torch.tensor([row]))
-        if inputs is None or inputs.ndim > 2:
-            return {}
-        sample = inputs[0]
-        return {f"feature {number}": round(value, 4) for number, value in enumerate(sample.tolist())}
+        features = [] if inputs is None or inputs.ndim > 2 else inputs[0].tolist()
+        return {f"feature {number}": round(value, 4) for number, value in enumerate(features)}
 
     def tested_rows(self) -> Sequence[object]:
         """Return the name of each test sample; by default its index."""
@@ -165,8 +148,7 @@ class BaseDataModule(LightningDataModule):
     def begin_with(self, learned: dict[str, Any]) -> None:
         """Restore the fitted state of a checkpoint before any data is read.
 
-        By default this does nothing: the state is fitted again and compared in `load_state_dict`. A data module that
-        checks its data against the checkpoint in another way need not fit the state again.
+        By default nothing is restored: the state is fitted again and compared in `load_state_dict`.
         """
 
     @property
@@ -177,30 +159,28 @@ class BaseDataModule(LightningDataModule):
     @cached_property
     def mean(self) -> tuple[float, ...]:
         """Mean of the training inputs per channel or feature, as the model receives them; 0 if they are not floats."""
-        inputs = self._training_inputs
-        return (0.0,) if inputs is None else tuple(inputs.mean(dim=_other_dims(inputs)).tolist())
+        return tuple(self._moments[0].tolist())
 
     @cached_property
     def std(self) -> tuple[float, ...]:
         """Standard deviation of the training inputs per channel or feature; 1 if they are constant or not floats."""
-        inputs = self._training_inputs
-        if inputs is None:
-            return (1.0,)
-        std = inputs.std(dim=_other_dims(inputs))
-        return tuple(std.where(std > 0, 1.0).tolist())
+        return tuple(self._moments[1].tolist())
+
+    @cached_property
+    def _moments(self) -> tuple[Tensor, Tensor]:
+        self._read_training()
+        inputs = to_float(self.train.inputs) if isinstance(self.train, ArrayDataset) else None
+        if not isinstance(inputs, Tensor) or not inputs.is_floating_point():  # on demand, or integers such as tokens
+            return torch.zeros(1), torch.ones(1)
+        dims = (0, *range(2, inputs.ndim))  # all but C
+        std = inputs.std(dim=dims)
+        return inputs.mean(dim=dims), std.where(std > 0, 1.0)
 
     @property
     def training_targets(self) -> Tensor | None:
         """Targets of the training split, shape (N, ...); None if the dataset does not expose them."""
         self._read_training()
         return targets_of(self.train)
-
-    @property
-    def _training_inputs(self) -> Tensor | None:
-        """Training inputs as floats; None if they are not in memory or are integers such as tokens."""
-        self._read_training()
-        inputs = to_float(self.train.inputs) if isinstance(self.train, ArrayDataset) else None
-        return inputs if isinstance(inputs, Tensor) and inputs.is_floating_point() else None
 
     @property
     def _learned(self) -> dict[str, Any]:
@@ -224,60 +204,19 @@ class BaseDataModule(LightningDataModule):
 
     @override
     def train_dataloader(self) -> ResumableLoader:
-        # The order of an epoch depends only on the seed and the epoch, so a resumed run sees the same batches.
-        dataset = self._for_loader(self.train)
-        sampler = EpochSampler(dataset, *self._world_size_and_rank, seed=_seed())
-        return self._loader(dataset, batch_sampler=TrainingBatches(sampler, self.batch_size, drop_last=False))
+        return make_loader(self, self.train, self.batch_size, shuffle=True)
 
     @override
     def val_dataloader(self) -> ResumableLoader:
-        return self._eval_loader(self.val)
+        return make_loader(self, self.val, self.eval_batch_size)
 
     @override
     def test_dataloader(self) -> ResumableLoader:
-        return self._eval_loader(self.test)
+        return make_loader(self, self.test, self.eval_batch_size)
 
     @override
     def predict_dataloader(self) -> ResumableLoader:
-        return self._eval_loader(self.new)
-
-    @property
-    def _world_size_and_rank(self) -> tuple[int, int]:
-        return (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
-
-    def _eval_loader(self, dataset: Dataset[Any]) -> ResumableLoader:
-        # DistributedSampler would repeat samples, which would count twice in the metrics. With fewer samples than
-        # processes, each process evaluates all: Lightning skips the hooks of a process without batches and the others
-        # would wait for it forever.
-        dataset = self._for_loader(dataset)
-        replicas = self._world_size_and_rank if len(dataset) >= self._world_size_and_rank[0] else (1, 0)  # type: ignore[arg-type]
-        sampler = UnrepeatedDistributedSampler(dataset, *replicas, shuffle=False)
-        return self._loader(dataset, batch_size=self.eval_batch_size, sampler=sampler)
-
-    @property
-    def _device(self) -> torch.device:
-        return self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
-
-    def _for_loader(self, dataset: Dataset[Any]) -> Dataset[Any]:
-        if isinstance(dataset, ArrayDataset):
-            # Data on the GPU saves a copy per batch, but worker processes can't share it.
-            return dataset.to(self._device if self.num_workers == 0 else torch.device("cpu"))
-        return SeededDataset(dataset, _seed())
-
-    def _loader(self, dataset: Dataset[Any], **batches: Any) -> ResumableLoader:
-        in_memory = isinstance(dataset, ArrayDataset)
-        on_gpu = isinstance(dataset, ArrayDataset) and dataset.labels.device.type != "cpu"
-        return ResumableLoader(
-            dataset,
-            **batches,
-            num_workers=self.num_workers,
-            collate_fn=identity_collate if in_memory else self.collate,
-            # Copies from pinned memory to a GPU are asynchronous.
-            pin_memory=self._device.type == "cuda" and not on_gpu,
-            # Its own generator: creating a loader must not advance the global random state.
-            generator=torch.Generator(),
-            persistent_workers=self.num_workers > 0,
-        )
+        return make_loader(self, self.new, self.eval_batch_size)
 
     @override
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
@@ -288,10 +227,7 @@ class BaseDataModule(LightningDataModule):
 
 
 class ClassificationDataModule(BaseDataModule):
-    """Base class of data modules for classification: a subclass also sets `num_classes` and `class_names`.
-
-    It takes the arguments of `BaseDataModule`. A subclass also sets `num_classes` and `class_names`.
-    """
+    """Base class of data modules for classification: a subclass also sets `num_classes` and `class_names`."""
 
     num_classes: int
     class_names: tuple[str, ...]
@@ -307,15 +243,6 @@ class ClassificationDataModule(BaseDataModule):
         if targets is None:
             raise ValueError(f"{type(self.train).__name__} needs an attribute `targets` with the class of each sample")
         return tuple(targets.bincount(minlength=getattr(self, "num_classes", 0)).tolist())
-
-
-def _seed() -> int:
-    return int(os.environ.get("PL_GLOBAL_SEED", 0))
-
-
-def _other_dims(inputs: Tensor) -> tuple[int, ...]:
-    """Return all dimensions of inputs (N, C, ...) except C."""
-    return (0, *range(2, inputs.ndim))
 
 
 def _describe_change(now: Any, then: Any) -> str:

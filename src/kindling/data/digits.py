@@ -9,6 +9,7 @@ from typing_extensions import override
 
 from kindling.data.datamodule import Batch, ClassificationDataModule, Split
 from kindling.data.splitting import stratified_split
+from kindling.utils.hyperparameters import check_range
 
 
 class DigitsDataModule(ClassificationDataModule):
@@ -28,8 +29,7 @@ class DigitsDataModule(ClassificationDataModule):
 
     def __init__(self, shots: int | None = None, margin: int = 0, **loading: Any) -> None:
         super().__init__(**loading)
-        if margin < 0:
-            raise ValueError(f"`margin` must be at least 0, got {margin}")
+        check_range("margin", margin, 0)
         self.shots = shots
         self.margin = margin
         self.input_shape = (1, 8 + 2 * margin, 8 + 2 * margin)
@@ -50,8 +50,6 @@ class DigitsDataModule(ClassificationDataModule):
 
     def _select_shots(self, labels: Tensor, shots: int) -> Tensor:
         """Return the indices of `shots` random samples per class."""
-        smallest = int(labels.bincount().min())
-        if not 1 <= shots <= smallest:
-            raise ValueError(f"`shots` must be between 1 and {smallest}, got {shots}")
+        check_range("shots", shots, 1, int(labels.bincount().min()))
         order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(self.split_seed))
         return torch.cat([order[labels[order] == label][:shots] for label in range(self.num_classes)])

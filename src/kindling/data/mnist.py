@@ -10,23 +10,15 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from kindling.data.augment import random_affine
+from kindling.data.augment import Augmentation
 from kindling.data.datamodule import Batch, ClassificationDataModule, Split
 from kindling.data.splitting import stratified_split
 from kindling.utils.text import program_name
 
 DIGITS = tuple("0123456789")
 FASHION_CLASSES = (
-    "T-shirt/top",
-    "Trouser",
-    "Pullover",
-    "Dress",
-    "Coat",
-    "Sandal",
-    "Shirt",
-    "Sneaker",
-    "Bag",
-    "Ankle boot",
+    *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
+    *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
 )
 KMNIST_CLASSES = ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo")
 # Mean and standard deviation of the 60,000 training images as floats in [0, 1], and class names.
@@ -68,21 +60,14 @@ class MNISTDataModule(ClassificationDataModule):
         **loading: Any,
     ) -> None:
         super().__init__(val_split=(500 if source == "sample" else 5000) if val_split is None else val_split, **loading)
-        for name, value, limit in (("degrees", degrees, 180), ("shift", shift, 1), ("scale", scale, 0.99)):
-            if not 0 <= value <= limit:
-                raise ValueError(f"`{name}` must be between 0 and {limit}, got {value}")
         self.source = source
         self.data_dir = Path(data_dir)
-        self.degrees, self.shift, self.scale = degrees, shift, scale
+        self.augmentation = Augmentation(degrees, shift, scale)
+        self.augments = bool(self.augmentation)
         self.download = download
         mean, std, self.class_names = DATASETS[source]
         self.mean, self.std = (mean,), (std,)
         self.num_classes = len(self.class_names)
-
-    @property
-    def augments(self) -> bool:  # type: ignore[override]
-        """Whether any augmentation is on."""
-        return bool(self.degrees or self.shift or self.scale)
 
     @override
     def prepare_data(self) -> None:
@@ -102,7 +87,7 @@ class MNISTDataModule(ClassificationDataModule):
 
     @override
     def augment(self, inputs: Tensor) -> Tensor:
-        return random_affine(inputs, self.degrees, self.shift, self.scale)
+        return self.augmentation(inputs)
 
     @property
     def _folder(self) -> Path:

@@ -29,13 +29,9 @@ def stratified_split(labels: Tensor, size: int, seed: int) -> tuple[Tensor, Tens
 
 
 def train_val_split(labels: Tensor, name: str, size: int | float, seed: int) -> tuple[Tensor, Tensor]:
-    """Split the indices of training samples into those to train on and those held out.
+    """Split the indices of training samples with classes (N,) into those to train on and those held out.
 
-    Args:
-        labels: Classes, shape (N,).
-        name: Name of the argument that `size` comes from, for the message.
-        size: Samples to hold out: a number, or a fraction as a float.
-        seed: Seed of the split.
+    `size` is the number to hold out, or a fraction as a float; `name` is its argument.
 
     Raises:
         ValueError: If no sample would be held out, or all.
@@ -66,9 +62,6 @@ def sample_groups(classes: Mapping[Group, Hashable], what: str, split: str, size
         split: The split to draw them for, val or test.
         size: Approximate number to draw, or a fraction as a float.
         seed: Seed of the draw.
-
-    Raises:
-        ValueError: If nothing would be drawn, or everything.
     """
     fraction = size if is_fraction(size) else size / max(len(classes), 1)
     if not 0 < fraction < 1:

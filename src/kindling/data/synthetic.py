@@ -7,6 +7,7 @@ from typing_extensions import override
 
 from kindling.data.datamodule import Batch, ClassificationDataModule, Split
 from kindling.data.splitting import stratified_split
+from kindling.utils.hyperparameters import check_range
 
 
 class SyntheticDataModule(ClassificationDataModule):
@@ -33,8 +34,7 @@ class SyntheticDataModule(ClassificationDataModule):
         super().__init__(**loading)
         sizes = {"num_samples": num_samples, "num_features": num_features, "num_informative": num_informative}
         for name, value in {**sizes, "num_classes": num_classes}.items():
-            if value < 1:
-                raise ValueError(f"`{name}` must be at least 1, got {value}")
+            check_range(name, value, 1)
         self.num_samples = num_samples
         self.num_informative = num_informative
         self.data_seed = data_seed

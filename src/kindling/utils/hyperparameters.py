@@ -1,6 +1,7 @@
 """Hyperparameters as plain values, so that checkpoints load without running code."""
 
 import inspect
+import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import PurePath
@@ -11,6 +12,13 @@ from torch import Tensor
 
 INSTANTIATOR = "lightning.pytorch.cli.instantiate_module"  # creates a module from its hyperparameters
 Factory = dict[str, Any]  # {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.1}}
+
+
+def check_range(name: str, value: float, low: float, high: float = math.inf) -> None:
+    """Raise ValueError if an argument is out of range."""
+    if not low <= value <= high:
+        limits = f"at least {low}" if high == math.inf else f"between {low} and {high}"
+        raise ValueError(f"`{name}` must be {limits}, got {value}")
 
 
 def make_hparams_plain(module: LightningModule | LightningDataModule) -> None:

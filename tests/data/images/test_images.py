@@ -27,7 +27,7 @@ from helpers import png_16
 from kindling import ImageFolderDataModule, MLPClassifier, load
 from kindling.data.datamodule import Batch
 from kindling.data.images.decode import ImageFiles, inspect, read_image
-from kindling.data.images.folder import Sample, move_to_split
+from kindling.data.images.folder import Sample, make_splits
 from kindling.deploy.predictor import ModelCard, Predictor
 from kindling.deploy.request_bodies import from_images
 
@@ -780,19 +780,20 @@ def test_what_is_odd_is_said_in_a_line_each(kindling: Command) -> None:
 
 
 def test_copies_stay_together_and_each_class_is_in_each_split() -> None:
-    sizes = {"many": 97, "some": 12, "three": 3}
-    samples = [Sample(f"{label}/{n}", label, "train") for label, size in sizes.items() for n in range(size)]
+    numbers = {"many": 97, "some": 12, "three": 3}
+    samples = [Sample(f"{label}/{n}", label, "train") for label, size in numbers.items() for n in range(size)]
     contents = [sample.file.encode() for sample in samples]
     samples += [sample._replace(file=f"copy of {sample.file}") for sample in samples[:50]]
     contents += contents[:50]
-    done = move_to_split(move_to_split(samples, contents, "test", 0.2, seed=1), contents, "val", 0.1, seed=1)
+    sizes = {"test": 0.2, "val": 0.1}
+    done = make_splits(samples, contents, sizes, seed=1)
     where = {sample.file: sample.split for sample in done}
     assert all(where[sample.file] == where[sample.file.removeprefix("copy of ")] for sample in done)
     counts = Counter((sample.label, sample.split) for sample in done if not sample.file.startswith("copy"))
     assert [counts["many", split] for split in ("train", "val", "test")] == [70, 8, 19]
     assert [counts["three", split] for split in ("train", "val", "test")] == [1, 1, 1]
-    assert done == move_to_split(move_to_split(samples, contents, "test", 0.2, seed=1), contents, "val", 0.1, seed=1)
-    assert done != move_to_split(move_to_split(samples, contents, "test", 0.2, seed=2), contents, "val", 0.1, seed=2)
+    assert done == make_splits(samples, contents, sizes, seed=1)
+    assert done != make_splits(samples, contents, sizes, seed=2)
 
 
 def test_the_size_is_the_median_of_the_shorter_sides_up_to_224() -> None:

@@ -14,7 +14,7 @@ from conftest import Command
 from kindling import load
 from kindling.data.tables import categories
 from kindling.data.tables.categories import are_codes, learn_categories, learn_target
-from kindling.data.tables.columns import encode
+from kindling.data.tables.rows import encode_rows
 from rows import one_column, read
 
 pytestmark = pytest.mark.usefixtures("console_logs")
@@ -96,7 +96,7 @@ def test_encodings_are_shrunk_shares_and_out_of_fold_for_training_rows() -> None
 
     frame = pd.DataFrame({"shop": [names[place] for place in shop]})
     held_out = np.arange(600) % 10 == 0
-    features = encode(frame, [learned], "here", np.where(held_out, -1, label))[:, -1]
+    features = encode_rows(frame, [learned], "here", labels=np.where(held_out, -1, label))[:, -1]
     assert features[held_out] == pytest.approx(expected[shop[held_out]].to_numpy(), abs=1e-6)
     fifths = np.random.RandomState(0).permutation(np.count_nonzero(~held_out)) % 5
     for fold in range(5):
@@ -180,7 +180,7 @@ def test_columns_of_older_checkpoints_are_encoded_as_before(capsys: pytest.Captu
         {"name": "shop", "kind": "category", "values": values, "missing": False},
     ]
     frame = pd.DataFrame({"age": ["6", "", "99999"], "shop": ["v00", "v49", "other"]})
-    features = encode(frame, columns, "old.csv")
+    features = encode_rows(frame, columns, "old.csv")
     assert features[:, :2].tolist() == [[1, 0], [-0.5, 1], [1000, 0]]
     assert features[:, 2:].nonzero()[1].tolist() == [0, 49]
     line = "column shop of old.csv: 1 of 3 rows have a value rare or unseen in training, such as other"

@@ -11,7 +11,7 @@ import pytest
 
 from kindling.data.images import scan
 from kindling.data.tables import cells as cells_module
-from kindling.data.tables import reading
+from kindling.data.tables import kinds
 from kindling.data.tables.cells import read_cells
 from kindling.data.tables.datamodule import TableDataModule
 
@@ -19,7 +19,7 @@ from kindling.data.tables.datamodule import TableDataModule
 def test_selected_cells_are_those_of_the_selected_rows() -> None:
     column = pd.Series([" 3 kg", "", "a", "3 kg", None, "-9", "2024-03-01", "7"])
     rows = np.array([7, 1, 6, 0, 4, 5])
-    selected = read_cells(column).drop({"-9"}).select(rows)
+    selected = read_cells(column).select(drop={"-9"}).select(rows)
     directly = read_cells(column[rows].reset_index(drop=True), {"-9"})
     assert selected.values == directly.values == ["7", "2024-03-01", "3 kg"]
     assert selected.codes.tolist() == directly.codes.tolist() == [0, -1, 1, 2, -1, -1]
@@ -37,7 +37,7 @@ def test_each_value_of_a_table_is_parsed_once(tmp_path: Path, monkeypatch: pytes
         parsed.extend(values)
         return read(values, option)
 
-    for module, name in [(cells_module, "read_quantities"), (cells_module, "read_days"), (reading, "read_quantities")]:
+    for module, name in [(cells_module, "read_quantities"), (cells_module, "read_days"), (kinds, "read_quantities")]:
         monkeypatch.setattr(module, name, partial(count, getattr(module, name)))
     number, text = [f"{place / 7:.5f}" for place in range(3000)], [f"word {place}" for place in range(3000)]
     table = {"number": number, "text": text, "y": ["lo"] * 1500 + ["hi"] * 1500}

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from conftest import Command
-from kindling.data.tables.columns import encode
 from kindling.data.tables.files import read_table
+from kindling.data.tables.rows import encode_rows
 from rows import FIT, decode, one_column, read
 
 pytestmark = pytest.mark.usefixtures("console_logs")
@@ -240,14 +240,14 @@ def test_a_row_gives_the_same_features_however_it_comes(table: pd.DataFrame) -> 
     columns = read().fitted["columns"]
     rows = table.iloc[[0, 3, 9, 30]]
     rows.to_csv("new.csv", index=False)
-    from_file = encode(read_table("new.csv"), columns, "new.csv")
+    from_file = encode_rows(read_table("new.csv"), columns, "new.csv")
     assert np.array_equal(from_file, read().rows[0][rows.index].numpy())
-    assert np.array_equal(from_file, encode(rows, columns, "rows"))
-    assert np.array_equal(from_file, encode(rows.astype(object), columns, "rows"))
-    assert np.array_equal(from_file, encode(pd.DataFrame(rows.to_dict("records")), columns, "rows"))
+    assert np.array_equal(from_file, encode_rows(rows, columns, "rows"))
+    assert np.array_equal(from_file, encode_rows(rows.astype(object), columns, "rows"))
+    assert np.array_equal(from_file, encode_rows(pd.DataFrame(rows.to_dict("records")), columns, "rows"))
     for number, (_, row) in enumerate(rows.iterrows()):
         for one in (row.to_dict(), {name: str(value) for name, value in row.items()}):
-            assert np.array_equal(from_file[[number]], encode(pd.DataFrame([one]), columns, "a row"))
+            assert np.array_equal(from_file[[number]], encode_rows(pd.DataFrame([one]), columns, "a row"))
 
 
 def test_the_other_rows_of_a_file_change_nothing(table: pd.DataFrame) -> None:

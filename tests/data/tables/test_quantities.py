@@ -101,4 +101,9 @@ def test_many_numbers_of_one_unit_are_read_as_one_by_one(before: str, after: str
         numbers, units = read_quantities(values, decimal)
         one_by_one = [read_quantity(text, decimal) for text in values]
         np.testing.assert_array_equal(numbers, [number for number, _ in one_by_one])
-        assert units == [unit for _, unit in one_by_one]
+        assert units.tolist() == [unit for _, unit in one_by_one]
+
+
+def test_a_line_break_in_a_value_is_no_second_value() -> None:
+    numbers, _ = read_quantities(["$5", "$1\n$2", "$7"], ".")
+    assert [*map(math.isnan, numbers)] == [False, True, False]

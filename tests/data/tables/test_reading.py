@@ -316,6 +316,18 @@ def test_codes_are_no_numbers() -> None:
         assert learn(codes * 40)[0]["values"] == sorted(codes)
 
 
+@pytest.mark.parametrize(("wild", "value"), [("1e300", 1e100), ("5e4", 5e4), ("-2E5", -2e5)])
+def test_an_exponent_without_a_sign_is_a_number_among_numbers(
+    wild: str, value: float, capfd: pytest.CaptureFixture[str]
+) -> None:
+    columns = learn([*(str(row / 4) for row in range(200)), wild, wild])
+    assert (columns[0]["kind"], columns[0]["missing"], columns[0]["missing_values"]) == ("number", False, [])
+    capfd.readouterr()
+    features = encode_rows([{"x": 3}, {"x": wild}], columns[:1], "rows")
+    assert features == pytest.approx(encode_rows([{"x": 3.0}, {"x": value}], columns[:1], "rows"))
+    assert "can't be read" not in capfd.readouterr().out
+
+
 def test_the_option_names_what_is_missing_everywhere(kindling: Command) -> None:
     random = np.random.default_rng(0)
     age = pd.Series(random.integers(18, 80, 200)).astype(str).where(random.random(200) > 0.2, "-999")

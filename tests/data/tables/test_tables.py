@@ -256,10 +256,13 @@ def test_a_question_mark_may_stand_for_missing(kindling: Command, table: pd.Data
         ),
         ({"drop": ["vists"]}, "`drop`: customers.csv has no column vists: did you mean visits?"),
         ({"drop": ["age", "spent", "plan", "visits", "member", "abroad"]}, "no feature columns are left"),
-        ({"target": "spent"}, "column spent of customers.csv has 19"),
+        (
+            {"target": "spent"},
+            "distinct values, which looks like a regression target: replace the numbers",
+        ),
         (
             {"target": "name"},
-            "column name of customers.csv has 200 distinct values, which looks like a regression target, not classes",
+            "column name of customers.csv has 200 distinct values, too many for classes: choose another target",
         ),
         (
             {"target": "country"},

@@ -1,8 +1,8 @@
 """Data module for a folder of images with one subfolder per class."""
 
+import csv
 import logging
 import os
-import random
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -14,30 +14,15 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 from typing_extensions import override
 
-from kindling.data.augment import random_affine, random_colour, random_flip
+from kindling.data.augment import Augmentation
 from kindling.data.datamodule import SPLITS, ArrayDataset, Batch, ClassificationDataModule, Split
-from kindling.data.images.decode import (
-    ImageInfo,
-    channel_moments,
-    find_levels,
-    in_parallel,
-    inspect,
-    read_images,
-    warn_small_range,
-)
-from kindling.data.images.folder import (
-    Sample,
-    check_folder,
-    find_samples,
-    find_split,
-    labels_of,
-    make_splits,
-    write_split,
-)
+from kindling.data.images.decode import channel_moments, in_parallel, inspect, read_images, warn_small_range
+from kindling.data.images.folder import Sample, check_folder, find_samples, find_split, labels_of, make_splits
 from kindling.data.images.scan import list_images, warn_unused
-from kindling.data.images.validation import check_classes, check_split, drop_broken, find_oddities, warn_mixed_depths
+from kindling.data.images.validation import check_classes, check_split, drop_broken, find_oddities, find_training_levels
 from kindling.utils.console import progress
 from kindling.utils.files import atomic_write
+from kindling.utils.hyperparameters import check_range
 
 logger = logging.getLogger(__name__)
 
@@ -96,12 +81,8 @@ class ImageFolderDataModule(ClassificationDataModule):
         **loading: Any,
     ) -> None:
         super().__init__(eval_batch_size=eval_batch_size, **loading)
-        ranges = {"crop": (0.01, 1), "colour": (0, 1), "degrees": (0, 180), "shift": (0, 1), "scale": (0, 0.99)}
-        for name, (low, high) in ranges.items():
-            if not low <= self.hparams[name] <= high:
-                raise ValueError(f"`{name}` must be between {low} and {high}, got {self.hparams[name]}")
-        if image_size is not None and image_size < 1:
-            raise ValueError(f"`image_size` must be at least 1, got {image_size}")
+        if image_size is not None:
+            check_range("image_size", image_size, 1)
         self.data_dir = Path(data_dir)
         self.image_size = image_size
         self.split = split
@@ -109,13 +90,8 @@ class ImageFolderDataModule(ClassificationDataModule):
         self.predict = predict
         self.skip_broken = skip_broken
         self.memory_gb = memory_gb
-        self.flip, self.crop, self.colour = flip, crop, colour
-        self.degrees, self.shift, self.scale = degrees, shift, scale
-
-    @property
-    def augments(self) -> bool:  # type: ignore[override]
-        """Whether any augmentation is on."""
-        return bool(self.flip or self.crop < 1 or self.colour or self.degrees or self.shift or self.scale)
+        self.augmentation = Augmentation(degrees, shift, scale, crop, flip, colour)
+        self.augments = bool(self.augmentation)
 
     @property
     def class_names(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -132,16 +108,6 @@ class ImageFolderDataModule(ClassificationDataModule):
         """Channels, height and width of an image as the model receives it."""
         size = self.image_size or self._learned["image_size"]
         return 3, size, size
-
-    @cached_property
-    def mean(self) -> tuple[float, ...]:
-        """Mean of the training images per channel; of 1,000 of them if they don't fit in memory."""
-        return tuple(self._moments[0].tolist())
-
-    @cached_property
-    def std(self) -> tuple[float, ...]:
-        """Standard deviation of the same images per channel; 1 if they are constant."""
-        return tuple(self._moments[1].tolist())
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -208,15 +174,12 @@ class ImageFolderDataModule(ClassificationDataModule):
     def write_split(self, run: Path) -> None:
         in_split_folders = all(sample.file.startswith(f"{sample.split}/") for sample in self._samples)
         if self._samples != self._listed or self.split or not in_split_folders:
-            with atomic_write(run / "split.csv") as path:
-                write_split(path, self._samples)
+            with atomic_write(run / "split.csv") as path, path.open("w", newline="", encoding="utf-8") as file:
+                csv.writer(file).writerows([("file", "class", "split"), *self._samples])
 
     @override
     def augment(self, inputs: Tensor) -> Tensor:
-        if self.flip:
-            inputs = random_flip(inputs)
-        inputs = random_affine(inputs, self.degrees, self.shift, self.scale, self.crop)
-        return random_colour(inputs, self.colour)
+        return self.augmentation(inputs)
 
     @cached_property
     def _listed(self) -> list[Sample]:
@@ -242,23 +205,9 @@ class ImageFolderDataModule(ClassificationDataModule):
             pairs = zip(infos, samples, strict=True)
             sides = [info.side for info, sample in pairs if info.side and sample.split == "train"]
             size = self.image_size or min(MAX_DEFAULT_SIZE, int(median(sides or [MAX_DEFAULT_SIZE])))
-            self.fitted = {
-                "classes": classes,
-                "image_size": size,
-                "levels": self._find_levels(infos, samples),
-                **learned,
-            }
+            levels = find_training_levels(self.data_dir, infos, samples, self.split_seed)
+            self.fitted = {"classes": classes, "image_size": size, "levels": levels, **learned}
         return samples
-
-    def _find_levels(self, infos: Sequence[ImageInfo], samples: Sequence[Sample]) -> list[int] | None:
-        """Return the range of at most 1,000 16-bit training images; None to keep all 65,536 values."""
-        pairs = [pair for pair in zip(infos, samples, strict=True) if pair[1].split == "train"]
-        deep = [str(self.data_dir / sample.file) for info, sample in pairs if info.deep]
-        warn_mixed_depths([(sample.label, info.deep) for info, sample in pairs if info.side])
-        sampled = random.Random(self.split_seed).sample(deep, min(len(deep), 1000))
-        if levels := find_levels(sampled):
-            logger.warning(f"16-bit images: the training range, {levels[0]:,} to {levels[1]:,}, is scaled to 0 to 255")
-        return levels
 
     def _read(self, root: Path, samples: list[Sample], needed: int | None = None) -> tuple[list[Sample], Any]:
         """Return the samples that are not broken, and the first `needed` images (default: all), see `read_images`."""
@@ -275,7 +224,7 @@ class ImageFolderDataModule(ClassificationDataModule):
         return torch.tensor(labels_of(samples, self.class_names, self.data_dir))
 
     @cached_property
-    def _moments(self) -> tuple[Tensor, Tensor]:
+    def _moments(self) -> tuple[Tensor, Tensor]:  # of 1,000 images if they don't fit in memory
         self._read_training()
         with progress("computing the mean of the training images"):
             assert isinstance(self.train, ArrayDataset)

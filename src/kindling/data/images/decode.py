@@ -64,13 +64,7 @@ class ImageFiles:
 
 
 def in_parallel(function: Callable[[Item], Result], items: Sequence[Item], what: str) -> list[Result]:
-    """Apply a function to each item in as many threads as there are cores; Pillow releases the GIL to decode.
-
-    Args:
-        function: The function.
-        items: Its arguments.
-        what: Verb for the progress bar.
-    """
+    """Apply a function to each item in a thread per core, as Pillow releases the GIL; `what` is a verb, to show."""
 
     def work(start: int) -> list[Result]:
         results = []
@@ -96,11 +90,7 @@ def inspect(path: str) -> ImageInfo:
 
 
 def read_image(path: str | Path, shape: tuple[int, ...], levels: Levels = None) -> Tensor:
-    """Decode a file to uint8 (C, H, W), see `decode_image`.
-
-    Raises:
-        ValueError: If the file is broken.
-    """
+    """Decode a file to uint8 (C, H, W), see `decode_image`; a ValueError names the file if it is broken."""
     try:
         return decode_image(Path(path).read_bytes(), shape, levels=levels)
     except ValueError as error:
@@ -120,8 +110,7 @@ def read_images(
         levels: The values of 16-bit images to scale to 0 and 255.
 
     Returns:
-        The needed images (n, 3, size, size) that are not broken; and for each file what is wrong with it, "" if
-        nothing.
+        The needed images (n, 3, size, size) that are not broken; and the fault of each file, "" if it has none.
     """
     images = torch.empty(needed if in_memory else 0, 3, size, size, dtype=torch.uint8)
 
@@ -144,10 +133,7 @@ def read_images(
 def channel_moments(images: Tensor | ImageFiles, number: int, seed: int) -> tuple[Tensor, Tensor]:
     """Return mean and standard deviation per channel, as floats in [0, 1]; the latter is 1 for constant images.
 
-    Args:
-        images: uint8, shape (N, 3, H, W); 1,000 of them are sampled if they are decoded on demand.
-        number: N.
-        seed: Seed of the sample.
+    Of images that are decoded on demand, 1,000 are sampled.
     """
     indices = torch.arange(number)
     if isinstance(images, ImageFiles):
@@ -160,13 +146,9 @@ def channel_moments(images: Tensor | ImageFiles, number: int, seed: int) -> tupl
 
 
 def find_levels(files: Sequence[str | bytes]) -> list[int] | None:
-    """Find the range of values that 16-bit images use, ignoring 0.1% of the pixels at either end.
+    """Return the lowest and highest value of 16-bit images (paths or contents), without 0.1% of the pixels at each end.
 
-    Args:
-        files: Paths or contents of 16-bit images.
-
-    Returns:
-        Lowest and highest value; None if they are at least half of all values apart, or equal.
+    Returns None if they are at least half of all values apart, or equal.
     """
     counts = sum(in_parallel(_histogram, files, "reading"), np.zeros(65536, np.int64))
     low = _quantile(counts, 0.001)
@@ -176,12 +158,9 @@ def find_levels(files: Sequence[str | bytes]) -> list[int] | None:
 
 
 def warn_small_range(names: Sequence[str | Path], levels: Levels, contents: Sequence[bytes] = ()) -> None:
-    """Warn if 16-bit images use less than half of their range and the training images had no such range.
+    """Warn if 16-bit images use less than half of their range and the training images had no such `levels`.
 
-    Args:
-        names: The images, for messages.
-        levels: The range of the 16-bit training images, if any.
-        contents: Contents of the files; by default, `names` are their paths.
+    `names` are the paths, unless `contents` has the files.
     """
     files: Sequence[str | bytes] = contents or [*map(str, names)]
     deep = [number for number, file in enumerate(files) if _is_deep(file)] if levels is None else []

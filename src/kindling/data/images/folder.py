@@ -39,12 +39,7 @@ def check_folder(root: Path) -> None:
 
 
 def find_samples(root: Path) -> list[Sample]:
-    """List the labelled images of a folder; without split folders, all of them are in train.
-
-    Raises:
-        FileNotFoundError: If the folder does not exist.
-        ValueError: If its layout is wrong, or a class has no training images.
-    """
+    """List the labelled images of a folder; without split folders, all of them are in train."""
     check_folder(root)
     splits = split_folders(root)
     for name in subfolders(root) if splits else []:
@@ -56,7 +51,9 @@ def find_samples(root: Path) -> list[Sample]:
         warn_swapped_levels(root)
     samples, unused = [], []
     for split, within in splits.items() or [("train", "")]:
-        for label in class_folders(root / within):
+        if not (labels := subfolders(root / within)):
+            raise ValueError(f"{root / within} has no class folders: lay the images out as {LAYOUT}")
+        for label in labels:
             place = (Path(within) / label).as_posix()
             found = list_images(root / place)
             if not found.images and split == "train":
@@ -71,11 +68,7 @@ def find_samples(root: Path) -> list[Sample]:
 
 
 def split_folders(root: Path) -> dict[str, str]:
-    """Return the folder of each split, in the order of `SPLITS`; empty if the folders are classes.
-
-    Raises:
-        ValueError: If two folders could be the same split.
-    """
+    """Return the folder of each split, in the order of `SPLITS`; empty if the folders are classes."""
     found: dict[str, str] = {}
     for name in subfolders(root):
         split = SPLIT_NAMES.get(SPLIT_SUFFIX.sub("", name.lower()))
@@ -99,50 +92,24 @@ def warn_swapped_levels(root: Path) -> None:
         )
 
 
-def class_folders(root: Path) -> list[str]:
-    """Return the names of the class folders in a folder; raise ValueError if there are none."""
-    if labels := subfolders(root):
-        return labels
-    raise ValueError(f"{root} has no class folders: lay the images out as {LAYOUT}")
-
-
-def move_to_split(
-    samples: Sequence[Sample], digests: Sequence[bytes], split: str, size: int | float, seed: int
-) -> list[Sample]:
-    """Move a fraction of the training images of each class to another split, at least one image but never all.
-
-    Copies of an image stay together.
-
-    Args:
-        samples: All images.
-        digests: Hash of each image.
-        split: The split to move them to, val or test.
-        size: Approximate number of images to move, or a fraction as a float.
-        seed: Seed of the split.
-
-    Raises:
-        ValueError: If no image would be moved, or all.
-    """
-    owners: dict[bytes, str] = {}  # the class of each image that is not a copy
-    for sample, digest in zip(samples, digests, strict=True):
-        if sample.split == "train":
-            owners.setdefault(digest, sample.label)
-    moved = sample_groups(owners, "images", split, size, seed)
-    return [
-        sample._replace(split=split) if sample.split == "train" and digest in moved else sample
-        for sample, digest in zip(samples, digests, strict=True)
-    ]
-
-
 def make_splits(
     samples: Sequence[Sample], digests: Sequence[bytes], sizes: Mapping[str, int | float], seed: int
 ) -> list[Sample]:
-    """Move training images to each split that has no images yet, see `move_to_split`."""
-    given = {sample.split for sample in samples}
-    for split, size in sizes.items():
-        if split not in given:
-            samples = move_to_split(samples, digests, split, size, seed)
-    return list(samples)
+    """Move training images of each class to each split that has no images yet, at least one image but never all.
+
+    Copies of an image (same digest) stay together. `sizes` are approximate numbers, or fractions as floats.
+    """
+    given, splits = {sample.split for sample in samples}, [sample.split for sample in samples]
+    for split in [name for name in sizes if name not in given]:
+        owners: dict[bytes, str] = {}  # the class of each image that is not a copy
+        for sample, digest, now in zip(samples, digests, splits, strict=True):
+            if now == "train":
+                owners.setdefault(digest, sample.label)
+        moved = sample_groups(owners, "images", split, sizes[split], seed)
+        splits = [
+            split if now == "train" and digest in moved else now for digest, now in zip(digests, splits, strict=True)
+        ]
+    return [sample._replace(split=split) for sample, split in zip(samples, splits, strict=True)]
 
 
 def labels_of(samples: Sequence[Sample], classes: Sequence[str], root: Path) -> list[int]:
@@ -158,15 +125,7 @@ def labels_of(samples: Sequence[Sample], classes: Sequence[str], root: Path) -> 
 def find_split(file: Path, root: Path, trained: bool) -> list[Sample]:
     """List the images of a folder with the splits of a `split.csv`.
 
-    Args:
-        file: The `split.csv`.
-        root: The folder.
-        trained: Whether a trained model is evaluated. Then the folder may be a different one than in `file`: without a
-            test split, all of its images are in test.
-
-    Raises:
-        FileNotFoundError: If the file or folder does not exist.
-        ValueError: If they do not match, or a split has no images.
+    A trained model may be evaluated on a different folder: without a test split, all of its images are in test.
     """
     check_folder(root)
     samples = read_split(file)
@@ -182,12 +141,7 @@ def find_split(file: Path, root: Path, trained: bool) -> list[Sample]:
 
 
 def read_split(path: Path) -> list[Sample]:
-    """Read a `split.csv`: file, class and split of each image.
-
-    Raises:
-        FileNotFoundError: If the file does not exist.
-        ValueError: If its format is wrong, or a split has no images.
-    """
+    """Read a `split.csv`: file, class and split of each image."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} not found: set --data.split to a CSV with the columns file,class,split")
     try:
@@ -203,9 +157,3 @@ def read_split(path: Path) -> list[Sample]:
     if absent := [split for split in SPLITS if split not in {sample.split for sample in samples}]:
         raise ValueError(f"{path} has no images in {join_names(absent)}: add some to each of {', '.join(SPLITS)}")
     return samples
-
-
-def write_split(path: Path, samples: Sequence[Sample]) -> None:
-    """Write a `split.csv`, see `read_split`."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([("file", "class", "split"), *samples])

@@ -64,15 +64,7 @@ def subfolders(folder: Path) -> list[str]:
 
 
 def list_images(folder: Path, deep: bool = True) -> Listing:
-    """List the files in a folder by their suffix or, if that is unknown, by their content.
-
-    Args:
-        folder: The folder.
-        deep: Whether to include subfolders.
-
-    Raises:
-        ValueError: If the name of an image is not UTF-8, as a CSV could not contain it.
-    """
+    """List the files in a folder, or also below if `deep`, by their suffix or, if that is unknown, by their content."""
     ancestors = frozenset(identity(path) for path in folder.absolute().parents) if deep else None
     start = os.path.join(folder, "")
     images: list[str] = []
@@ -88,10 +80,7 @@ def list_images(folder: Path, deep: bool = True) -> Listing:
 def files_below(folder: str, ancestors: frozenset[Identity] | None, hidden: bool = False) -> Iterator[tuple[str, str]]:
     """Yield the files in a folder, each with the reason why it is not used, "" for an image.
 
-    Args:
-        folder: The folder.
-        ancestors: Its parent folders, so that links to one of them are skipped. None excludes subfolders.
-        hidden: Whether it is a hidden folder.
+    Links to one of the `ancestors` are skipped; None excludes subfolders.
     """
     here = identity(folder)
     if ancestors is not None and here in ancestors:

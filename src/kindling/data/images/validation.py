@@ -1,12 +1,14 @@
 """Errors and warnings about a folder of labelled images, reported before training."""
 
 import logging
+import random
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+from kindling.data.images.decode import ImageInfo, find_levels
 from kindling.data.images.folder import Sample
 from kindling.data.images.scan import subfolders
 from kindling.utils.filetypes import FORMATS
@@ -16,12 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 def check_classes(root: Path, found: Sequence[Sample], usable: Sequence[Sample]) -> list[str]:
-    """Return the names of the classes, sorted.
-
-    Args:
-        root: The folder.
-        found: All images.
-        usable: The images not known to be broken.
+    """Return the names of the classes, sorted; `usable` are the images not known to be broken.
 
     Raises:
         ValueError: If there are fewer than two classes, or one of them has no training images.
@@ -64,31 +61,30 @@ def find_oddities(samples: Sequence[Sample], digests: Sequence[bytes], classes: 
             yield f"the same image in more than one {what}: {join_names(pairs, 3)}"
 
 
-def warn_mixed_depths(images: Sequence[tuple[str, bool]]) -> None:
-    """Warn if some training images have 16 bits per channel and others 8, as they are scaled differently.
+def find_training_levels(
+    root: Path, infos: Sequence[ImageInfo], samples: Sequence[Sample], seed: int
+) -> list[int] | None:
+    """Return the range of at most 1,000 16-bit training images; None to keep all 65,536 values.
 
-    Args:
-        images: Class of each image, and whether it has 16 bits.
+    Warns if only some training images have 16 bits, as they are scaled differently.
     """
-    deep = sum(is_deep for _, is_deep in images)
-    if deep in (0, len(images)):
-        return
-    depths = defaultdict(set)
-    for label, is_deep in images:
-        depths[label].add(is_deep)
-    only_deep = sorted(label for label, found in depths.items() if found == {True})
-    hint = f", and all those of {join_names(only_deep, 3)}: the bit depth may leak the class" if only_deep else ""
-    logger.warning(f"{deep:,} of {len(images):,} training images have 16 bits, the others 8{hint}")
+    images = [(sample, info) for sample, info in zip(samples, infos, strict=True) if sample.split == "train"]
+    readable = [(sample, info) for sample, info in images if info.side]
+    deep = [str(root / sample.file) for sample, info in images if info.deep]
+    if 0 < len(deep) < len(readable):
+        shallow = {sample.label for sample, info in readable if not info.deep}
+        only_deep = {sample.label for sample, _ in readable} - shallow
+        leak = f", and all those of {join_names(sorted(only_deep), 3)}: the bit depth may leak the class"
+        logger.warning(
+            f"{len(deep):,} of {len(readable):,} training images have 16 bits, the others 8{leak if only_deep else ''}"
+        )
+    if levels := find_levels(random.Random(seed).sample(deep, min(len(deep), 1000))):
+        logger.warning(f"16-bit images: the training range, {levels[0]:,} to {levels[1]:,}, is scaled to 0 to 255")
+    return levels
 
 
 def drop_broken(root: Path, samples: Sequence[Sample], faults: Sequence[str], skip: bool) -> list[Sample]:
-    """Return the images that are not broken or too large, and warn about the others, one line each.
-
-    Args:
-        root: The folder.
-        samples: The images.
-        faults: What is wrong with each image, "" if nothing.
-        skip: Whether to skip broken images.
+    """Return the images without a fault, and warn about the others, one line each.
 
     Raises:
         ValueError: If there are no images, all are broken, or some are and `skip` is off.

@@ -32,13 +32,7 @@ UNRELATED = "many rare categories, unrelated to the class"
 
 
 def learn_categories(name: str, codes: Indices, names: Sequence[str], labels: Indices) -> dict[str, Any]:
-    """Learn the encoding of a categorical column.
-
-    Args:
-        name: Name of the column, for messages.
-        codes: Index into `names` for each training row, -1 where missing, shape (N,).
-        names: The categories.
-        labels: Class of each training row, shape (N,).
+    """Learn the encoding of a categorical column from the training rows: codes (N,), -1 where missing, and labels (N,).
 
     Returns:
         The state for `encode_categories`, as plain values; empty if the categories are rare and uninformative.
@@ -75,12 +69,7 @@ def learn_target(name: str, codes: Indices, names: Sequence[str], labels: Indice
 
 
 def are_codes(values: Floats, labels: Indices) -> bool:
-    """Return whether numbers are codes, such as postcodes: related to the class, unlike neighbouring numbers.
-
-    Args:
-        values: The numbers of the training rows without missing ones, shape (N,).
-        labels: Class of each of these rows, shape (N,).
-    """
+    """Return whether numbers (N,) are codes, such as postcodes: related to the class, unlike neighbouring numbers."""
     if (values % 1).any():
         return False
     _, codes, counts = np.unique(values, return_inverse=True, return_counts=True)
@@ -108,14 +97,7 @@ def is_text(counts: Indices) -> bool:
 def encode_categories(
     codes: Indices, names: Sequence[str], column: Mapping[str, Any], features: NDArray[np.float32]
 ) -> None:
-    """Encode categories one-hot, or two categories as -1 and 1; unseen ones are 0.
-
-    Args:
-        codes: Index into `names` for each row, -1 where missing, shape (N,).
-        names: The categories of these rows.
-        column: The learned encoding of the column.
-        features: The array to write to, zeros of shape (N, F).
-    """
+    """Write categories one-hot, or two categories as -1 and 1, into zeros (N, F); unseen ones stay 0."""
     positions = _find(names, column["values"])[codes]
     rows = np.flatnonzero(positions >= 0)
     if len(column["values"]) == 2:
@@ -129,11 +111,7 @@ def encode_target(
 ) -> NDArray[np.float32]:
     """Encode categories by the fraction of each class in the training rows, shape (N, F).
 
-    Args:
-        codes: Index into `names` for each row, -1 where missing, shape (N,).
-        names: The categories of these rows.
-        column: The learned encoding of the column.
-        labels: Class of each training row, -1 elsewhere, shape (N,); None if there are no training rows.
+    `labels` (N,) are the classes of training rows, which are encoded out of fold, and -1 elsewhere.
     """
     positions, encodings, prior = _find(names, column["known"]), column["encodings"], column["prior"]
     encoded = [encodings[position] if position >= 0 else prior for position in positions.tolist()]
@@ -146,13 +124,6 @@ def encode_target(
 
 def check_unseen(codes: Indices, names: Sequence[str], column: Mapping[str, Any], what: str, is_only: bool) -> None:
     """Warn about rows with a category that was not seen in training.
-
-    Args:
-        codes: Index into `names` for each row, -1 where missing, shape (N,).
-        names: The categories of these rows.
-        column: The learned encoding of the column.
-        what: Column and file, for messages.
-        is_only: Whether this is the only column.
 
     Raises:
         ValueError: If nearly all are unseen and the column has few categories or is the only one.

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kindling.data.tables.dates import read_days
-from kindling.data.tables.quantities import read_quantities
+from kindling.data.tables.quantities import Units, read_quantities
 from kindling.data.tables.values import Floats, Indices, are_texts, as_name, strip_text
 
 if TYPE_CHECKING:
@@ -39,29 +39,25 @@ class Cells:
         """Number of rows that hold each value."""
         return np.bincount(self.codes[self.codes >= 0], minlength=len(self.values))
 
-    def select(self, rows: Indices | NDArray[np.bool_]) -> "Cells":
-        """Return the cells of some rows, with their values in order of appearance."""
+    def select(self, rows: Indices | NDArray[np.bool_] | slice = slice(None), drop: Collection[str] = ()) -> "Cells":
+        """Return the cells of some rows, their values in order of appearance, with the texts in `drop` as missing."""
         import pandas as pd  # imported here because it takes 0.5 s
 
-        codes, values = pd.factorize(self.codes[rows])
-        return _mark_missing(self, codes, values, values < 0)
+        selected = self.codes[rows]
+        absent = [as_name(value) in drop for value in self.values] if drop else [False] * len(self.values)
+        present = ~np.array([*absent, True])[selected]
+        codes = np.full(len(selected), -1)
+        codes[present], kept = pd.factorize(selected[present])
+        return Cells(codes, [self.values[code] for code in kept.tolist()], self.source or self, self.positions[kept])
 
-    def drop(self, texts: Collection[str]) -> "Cells":
-        """Return the cells with some texts marked as missing."""
-        if not texts:
-            return self
-        absent = np.array([as_name(value) in texts for value in self.values], dtype=bool)
-        return _mark_missing(self, self.codes, np.arange(len(absent)), absent) if absent.any() else self
-
-    def quantities(self, decimal: str) -> tuple[Floats, NDArray[np.object_]]:
+    def quantities(self, decimal: str) -> tuple[Floats, Units]:
         """Return the values as numbers and units, see `read_quantities`."""
         if self.source is not None:
             numbers, units = self.source.quantities(decimal)
             return numbers[self.positions], units[self.positions]
         if decimal not in self.parsed:
-            numbers, found = read_quantities(self.values, decimal)
-            self.parsed[decimal] = numbers, np.array(found, dtype=object)
-        parsed: tuple[Floats, NDArray[np.object_]] = self.parsed[decimal]
+            self.parsed[decimal] = read_quantities(self.values, decimal)
+        parsed: tuple[Floats, Units] = self.parsed[decimal]
         return parsed
 
     def days(self, day_first: bool | None) -> Floats:
@@ -72,22 +68,6 @@ class Cells:
             self.parsed[day_first] = read_days(self.values, day_first)
         days: Floats = self.parsed[day_first]
         return days
-
-
-def _mark_missing(cells: Cells, codes: Indices, positions: Indices, absent: NDArray[np.bool_]) -> Cells:
-    """Return cells with some values marked as missing.
-
-    Args:
-        cells: The cells that the values come from.
-        codes: Index into `positions` for each row, -1 where missing.
-        positions: Indices into the values of `cells`.
-        absent: Whether each of `positions` is missing.
-    """
-    if absent.any():
-        codes = np.append(np.where(absent, -1, np.cumsum(~absent) - 1), -1)[codes]
-        positions = positions[~absent]
-    values = [cells.values[position] for position in positions.tolist()]
-    return Cells(codes, values, cells.source or cells, cells.positions[positions])
 
 
 def read_cells(column: "Series", missing: Collection[str] = ()) -> Cells:
@@ -101,15 +81,11 @@ def read_cells(column: "Series", missing: Collection[str] = ()) -> Cells:
         codes = np.append([merged[value] for value in values], -1)[codes]
         values = [*merged]
     cells = Cells(codes, values)
-    return cells.drop({"", *missing}) if missing or "" in cells.values else cells
+    return cells.select(drop={"", *missing}) if missing or "" in cells.values else cells
 
 
 def read_names(column: "Series", missing: Collection[str] = ()) -> tuple[Indices, list[str]]:
-    """Read a column as category names.
-
-    Returns:
-        Index into the names for each row, -1 where missing, shape (N,); and the distinct names in order of appearance.
-    """
+    """Read a column as names: the index of each row, -1 where missing, (N,); and the names in order of appearance."""
     return name_cells(read_cells(column, missing))
 
 

@@ -1,4 +1,4 @@
-"""Encoding of table columns as features, learned from the training rows.
+"""Learning how to encode the columns of a table as features, from the training rows; `rows.py` encodes them.
 
 The learned encoding of a column is a dictionary of plain values, saved in the checkpoint:
 `{"name": "age", "kind": "number", "decimal": ".", "units": [], "range": [18.0, 80.0], "missing_values": ["NA"],
@@ -11,51 +11,20 @@ Columns with many categories, or with numbers that are codes, also have a target
 
 import logging
 import re
-from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
-from kindling.data.tables.categories import (
-    UNRELATED,
-    are_codes,
-    check_unseen,
-    encode_categories,
-    encode_target,
-    is_text,
-    learn_categories,
-    learn_target,
-)
-from kindling.data.tables.cells import Cells, name_cells, read_cells
+from kindling.data.tables.categories import UNRELATED, are_codes, is_text, learn_categories, learn_target
+from kindling.data.tables.cells import Cells, name_cells
 from kindling.data.tables.file_style import SAMPLE_SIZE, FileStyle, read_style
+from kindling.data.tables.kinds import MIN_NUMBERS, NUMERIC_FRACTION, learn_kind, warn_ambiguous
 from kindling.data.tables.quantities import read_quantities
-from kindling.data.tables.ranges import distances, format_range, is_far_outside
-from kindling.data.tables.reading import (
-    MIN_NUMBERS,
-    NUMERIC_FRACTION,
-    adapt_columns,
-    as_numbers,
-    drop_missing_words,
-    learn_kind,
-    missing_values,
-    warn_ambiguous,
-)
-from kindling.data.tables.scaling import are_far, learn_scale, scale
-from kindling.data.tables.values import (
-    Column,
-    Floats,
-    Indices,
-    abbreviate,
-    as_name,
-    missing_option,
-)
+from kindling.data.tables.scaling import learn_scale
+from kindling.data.tables.values import Column, Floats, Indices, abbreviate, as_name, missing_option, name_codes
 from kindling.utils.text import count_noun, join_names
 
 logger = logging.getLogger(__name__)
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
 
 ID_FRACTION = 0.95  # of the values are distinct in an ID column
 
@@ -84,11 +53,11 @@ def learn_columns(
     missing: Sequence[str] = (),
     decimal: str | None = None,
 ) -> tuple[list[Column], dict[str, str]]:
-    """Learn the encoding of columns from the training rows.
+    """Learn the encoding of columns from the training rows and their labels (N,), without the target.
 
     Args:
-        cells: The columns of the training rows, without the target.
-        labels: Class of each training row, shape (N,).
+        cells: The columns of the training rows.
+        labels: Class of each training row.
         rows: Number of rows in the whole file.
         separator: Field separator; None if it is not a CSV.
         missing: Texts that mean a missing value.
@@ -96,9 +65,6 @@ def learn_columns(
 
     Returns:
         The encoding of each column, and the reason for each column that is left out.
-
-    Raises:
-        ValueError: If no column is left.
     """
     style = read_style(cells, separator, decimal)
     learned = {name: learn_column(name, column, labels, rows, style, missing) for name, column in cells.items()}
@@ -175,127 +141,3 @@ def _learn_numbers(kind: Column, numbers: Floats, labels: Indices, rows: int) ->
     if kind["kind"] == "number" and are_codes(known, labels[~np.isnan(numbers)]):
         learned |= learn_target(kind["name"], *name_codes(numbers), labels)
     return learned
-
-
-def name_codes(numbers: Floats) -> tuple[Indices, list[str]]:
-    """Return the index of each number among the distinct ones, -1 for NaN; and the distinct ones as text."""
-    known = np.unique(numbers[~np.isnan(numbers)])
-    codes = np.where(np.isnan(numbers), -1, np.searchsorted(known, numbers))
-    return codes, [str(int(value)) for value in known.tolist()]
-
-
-def width(column: Column) -> int:
-    """Return the number of features of a column."""
-    values = len(column["values"]) if column["kind"] == "category" else 1
-    target = len(column["classes"]) if "encodings" in column else 0
-    return (1 if values == 2 else values) + target + int(column["missing"])
-
-
-def encode(
-    frame: "DataFrame",
-    columns: Sequence[Column],
-    file: object,
-    labels: Indices | None = None,
-    missing: Collection[str] = (),
-) -> NDArray[np.float32]:
-    """Encode rows with the learned encoding.
-
-    Numbers and dates are scaled robustly, missing ones replaced by the median. Two categories become -1 and 1;
-    more are encoded one-hot, with zeros for categories unseen in training. Of more than 50 categories only frequent
-    ones are one-hot, and all are target-encoded: by the fraction of each class among their training rows. Columns
-    with missing values in training have a last feature that marks them.
-
-    Args:
-        frame: Rows with at least these columns, in any order; numbers may be text.
-        columns: The encoding of each column.
-        file: Source of the rows, for messages.
-        labels: Class of each training row, -1 elsewhere, shape (N,); None if there are no training rows.
-        missing: Texts that mean a missing value, besides those learned in training.
-
-    Returns:
-        Features, shape (N, F).
-
-    Raises:
-        ValueError: If columns are missing, or have other contents than in training.
-    """
-    names = {column["name"] for column in columns}
-    cells = {name: read_cells(frame[name], missing) for name in frame if name in names}
-    return encode_cells(cells, columns, file, frame.attrs.get("separator"), labels)
-
-
-def encode_cells(
-    cells: Mapping[str, Cells],
-    columns: Sequence[Column],
-    file: object,
-    separator: str | None,
-    labels: Indices | None = None,
-) -> NDArray[np.float32]:
-    """Encode the cells of columns, see `encode`."""
-    names = [column["name"] for column in columns]
-    if lacking := [name for name in names if name not in cells]:
-        raise ValueError(f"{file} lacks columns that the model was trained with: {join_names(lacking, 100)}")
-    cells = {column["name"]: cells[column["name"]].drop(missing_values(column)) for column in columns}
-    features = np.zeros((len(cells[names[0]].codes), sum(map(width, columns))), dtype=np.float32)
-    end = 0
-    for column in adapt_columns(columns, cells, separator, file):
-        start, end = end, end + width(column)
-        what = f"column {column['name']} of {file}"
-        absent = _encode_column(cells[column["name"]], column, what, len(columns) == 1, labels, features[:, start:end])
-        if len(absent) > 1 and absent.all():
-            logger.warning(f"{what}: all values are missing")
-        if column["missing"]:
-            features[:, end - 1] = absent
-    return features
-
-
-def _encode_column(
-    cells: Cells, column: Column, what: str, is_only: bool, labels: Indices | None, features: NDArray[np.float32]
-) -> NDArray[np.bool_]:
-    """Write the features of a column except for the missing indicator; return which values are missing, (N,)."""
-    if column["kind"] == "category":
-        codes, names = name_cells(cells)
-        encode_categories(codes, names, column, features)
-    else:
-        numbers = _read_numbers(cells, column, what)
-        features[:, 0] = scale(np.where(np.isnan(numbers), column["median"], numbers), column)
-        codes, names = name_codes(numbers) if "known" in column else (np.where(np.isnan(numbers), -1, 0), [])
-    if column["kind"] == "category" or "known" in column:
-        check_unseen(codes, names, column, what, is_only)
-    if "encodings" in column:
-        start = features.shape[1] - column["missing"] - len(column["classes"])
-        features[:, start : start + len(column["classes"])] = encode_target(codes, names, column, labels)
-    return codes < 0
-
-
-def _read_numbers(cells: Cells, column: Column, what: str) -> Floats:
-    numbers, unparsed = as_numbers(cells, column)
-    if len(unparsed) and len(unparsed := drop_missing_words(cells, unparsed, what)):
-        example, present = _example(cells, unparsed[0]), np.count_nonzero(~np.isnan(numbers)) + len(unparsed)
-        if 2 * len(unparsed) > present:  # this is a different column; a few would be dirty data
-            raise ValueError(f"{what} must contain {column['kind']}s, got {example}")
-        counts = f"{len(unparsed):,} of {count_noun(int(present), 'value', 'values')}"
-        logger.warning(f"{what}: {counts} can't be read as a {column['kind']}, such as {example}; treated as missing")
-    far = np.flatnonzero(are_far(numbers, column))
-    if is_far_outside(numbers, column):
-        logger.warning(_describe_far_outside(numbers, cells, column, what))
-    elif len(far):
-        present = np.count_nonzero(~np.isnan(numbers))
-        values = {cells.values[code] for code in cells.codes[far].tolist()}
-        option = (
-            f"; if it means missing, {missing_option([*map(as_name, values)])}" if len(far) > len(values) == 1 else ""
-        )
-        example = _example(cells, far[0])
-        counts = f"{len(far):,} of {count_noun(int(present), 'value is', 'values are')}"
-        logger.warning(f"{what}: {counts} far from the others, such as {example}{option}")
-    return numbers
-
-
-def _example(cells: Cells, row: int) -> str:
-    return abbreviate(cells.values[cells.codes[row]])
-
-
-def _describe_far_outside(numbers: Floats, cells: Cells, column: Column, what: str) -> str:
-    row = int(np.nanargmax(distances(numbers, column)))
-    example = _example(cells, row)
-    read = f" (read as {numbers[row]:.6g})" if column["kind"] == "number" and example != f"{numbers[row]:.6g}" else ""
-    return f"{what}: values such as {example}{read} are far from the training range, {format_range(column)}"

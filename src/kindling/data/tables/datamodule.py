@@ -4,42 +4,35 @@ import hashlib
 import json
 import logging
 import shlex
-from collections.abc import Callable, Sequence
-from functools import cached_property, partial
+from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 from typing_extensions import override
 
 from kindling.data.datamodule import ArrayDataset, Batch, ClassificationDataModule, Split
-from kindling.data.splitting import sample_groups
-from kindling.data.tables.cells import Cells, read_cells, read_names
-from kindling.data.tables.columns import encode_cells, learn_columns, width
-from kindling.data.tables.files import read_table
-from kindling.data.tables.leaks import find_leaky_columns
-from kindling.data.tables.rows import encode_rows
-from kindling.data.tables.splits import LEFT_OUT, read_split
-from kindling.data.tables.target import check_classes, find_oddities
-from kindling.data.tables.values import LEGACY_NO_CLASS, Indices, as_name, sort_names
+from kindling.data.tables.columns import learn_columns
+from kindling.data.tables.rows import encode_cells, encode_rows, width
+from kindling.data.tables.splits import LEFT_OUT, draw_splits, read_split
+from kindling.data.tables.table_file import TableFile
+from kindling.data.tables.target import check_classes, class_indices, find_leaky_columns, find_oddities
+from kindling.data.tables.values import LEGACY_NO_CLASS, as_name, sort_names
 from kindling.utils.console import progress
 from kindling.utils.files import atomic_write
 from kindling.utils.text import count_noun, join_names, suggest
 
 logger = logging.getLogger(__name__)
 
-if TYPE_CHECKING:
-    from pandas import DataFrame, Series
-
 
 class TableDataModule(ClassificationDataModule):
     """Rows of a CSV or Parquet file with a target column for the class.
 
     The encoding of the other columns is learned from the training rows only and saved in the checkpoint, see
-    `columns.encode`. Columns that are constant, IDs or free text are left out.
+    `kindling.data.tables.rows`. Columns that are constant, IDs or free text are left out.
 
     Args:
         path: CSV (separated by comma, semicolon, tab or vertical bar) or Parquet file.
@@ -77,7 +70,6 @@ class TableDataModule(ClassificationDataModule):
             raise ValueError(f"`missing` must be quoted texts, such as --data.missing '[\"?\"]', got {missing}")
         self.missing = [*map(as_name, [missing] if isinstance(missing, str) else missing)]
         self.decimal = decimal
-        self._cells: dict[str, Cells] = {}
         self.resumes = False  # whether training resumes with the encoding of a checkpoint
 
     @override
@@ -102,29 +94,24 @@ class TableDataModule(ClassificationDataModule):
         return (sum(map(width, self._learned["columns"])),)
 
     @cached_property
-    def table(self) -> "DataFrame":
+    def table(self) -> TableFile:
         """All rows of `path`, numbered from 0."""
-        table = self._read(self.path)
+        table = self._open(self.path)
         if self.resumes:
-            self._check_columns(table)
+            self._check_columns(table.features)
         return table
 
     @cached_property
     def splits(self) -> NDArray[np.object_]:
         """The split of each row of `path`, (N,)."""
-        labels, names = self._read_classes(self.table[self.target])
-        check_classes(labels, names, self._target_name, self._held_out, self.split is not None)
-        splits = np.where(labels >= 0, "train", LEFT_OUT).astype(object)
-        if self.split is not None:
-            splits[labels >= 0] = read_split(Path(self.split), self.path, len(labels))[labels >= 0]
-            if absent := [name for name in ("train", *self._held_out) if name not in splits]:
-                raise ValueError(f"{self.split} has no rows of {self.path} in {join_names(absent)}: add some")
-            return splits
-        with progress(f"splitting {count_noun(len(splits), 'row', 'rows')} of {self.path}"):
-            for name, size in self._held_out.items():
-                rest = np.flatnonzero(splits == "train")
-                classes = dict(zip(rest.tolist(), labels[rest].tolist(), strict=True))
-                splits[list(sample_groups(classes, "rows", name, size, self.split_seed))] = name
+        labels = self.table.labels
+        check_classes(self.table, self._held_out, self.split is not None)
+        if self.split is None:
+            with progress(f"splitting {count_noun(len(labels), 'row', 'rows')} of {self.path}"):
+                return draw_splits(labels, self._held_out, self.split_seed)
+        splits = np.where(labels >= 0, read_split(Path(self.split), self.path, len(labels)), LEFT_OUT).astype(object)
+        if absent := [name for name in ("train", *self._held_out) if name not in splits]:
+            raise ValueError(f"{self.split} has no rows of {self.path} in {join_names(absent)}: add some")
         return splits
 
     @cached_property
@@ -134,11 +121,8 @@ class TableDataModule(ClassificationDataModule):
         Raises:
             ValueError: If rows or splits changed since training, as training rows could be tested.
         """
-        labelled = self.splits != LEFT_OUT
-        trained = self.splits[labelled] == "train"
-        select = partial(self._select, rows=labelled)
-        inputs, labels = self._encode(self.table.loc[labelled, self.target], select, self.table, self.path, trained)
-        self._cells.clear()  # to free memory
+        inputs, labels = self._encode(self.table, self.splits != LEFT_OUT, self.splits == "train")
+        self.table.free_memory()
         content = hashlib.sha256(inputs.numpy().data)
         content.update(labels.numpy().data)
         content.update(",".join(self.splits).encode())
@@ -152,10 +136,10 @@ class TableDataModule(ClassificationDataModule):
             )
         return inputs, labels
 
-    def _check_columns(self, frame: "DataFrame") -> None:
+    def _check_columns(self, features: Sequence[str]) -> None:
         """Raise ValueError if the columns differ from those used or left out in training."""
         learned = {*(column["name"] for column in self.fitted["columns"]), *self.fitted["left_out"]}
-        current = {*frame.columns} - {self.target, *self.drop}
+        current = {*features} - {*self.drop}
         changes = {"without": learned - current, "with": current - learned}
         if found := [f"{change} {join_names(sorted(names), 3)}" for change, names in changes.items() if names]:
             raise self._changed_data(f"its columns are {' and '.join(found)}")
@@ -163,10 +147,6 @@ class TableDataModule(ClassificationDataModule):
     def _changed_data(self, reason: str) -> ValueError:
         message = f"{self.path} is not the data that the checkpoint was trained on: {reason}"
         return ValueError(f"{message}; start a new run without --ckpt_path")
-
-    @property
-    def _target_name(self) -> str:
-        return f"column {self.target} of {self.path}"
 
     @property
     def _held_out(self) -> dict[str, int | float]:
@@ -183,20 +163,14 @@ class TableDataModule(ClassificationDataModule):
     @override
     def load(self, split: Split) -> Batch:
         if self.test_path is None:
-            self.tested = self.table[self.splits == split]
+            self.tested = self.table.frame[self.splits == split]
             return self._rows_of(split)
-        table = self._read(self.test_path)
-        self.tested = table[self._read_classes(table[self.target])[0] >= 0]
-        if unlabelled := len(table) - len(self.tested):
-            logger.warning(
-                f"left out: {count_noun(unlabelled, 'row', 'rows')} of {self.test_path} without {self.target}"
-            )
+        table = self._open(self.test_path)
+        table.warn_unlabelled()
+        self.tested = table.frame[table.labels >= 0]
         if self.tested.empty:
             raise ValueError(f"{self.test_path} has no rows with a {self.target}")
-        return self._encode(self.tested[self.target], self._read_tested, table, self.test_path)
-
-    def _read_tested(self, name: str) -> Cells:
-        return read_cells(self.tested[name], self.missing)
+        return self._encode(table, table.labels >= 0)
 
     def _rows_of(self, split: str) -> Batch:
         inputs, labels = self.rows
@@ -232,39 +206,25 @@ class TableDataModule(ClassificationDataModule):
             rows = (f"{row},{split}" for row, split in enumerate(self.splits))
             path.write_text("\n".join(["row,split", *rows, ""]), encoding="utf-8")
 
-    def _read(self, path: str | Path) -> "DataFrame":
-        frame = read_table(path)
-        if self.target not in frame:
-            hint = suggest(self.target, frame.columns) or "."
-            raise ValueError(
-                f"{path} has no column {self.target} as the target{hint} It has {join_names(frame.columns)}"
-            )
-        return frame
-
-    def _read_classes(self, target: "Series") -> tuple[Indices, list[str]]:
-        """Return the class of each row, -1 where missing, shape (N,); and their names in order of appearance."""
+    def _open(self, path: str | Path) -> TableFile:
         legacy = any("missing_values" not in column for column in self.fitted.get("columns", ()))
-        return read_names(target, {*self.missing, *(LEGACY_NO_CLASS if legacy else ())})
+        return TableFile(path, self.target, self.missing, LEGACY_NO_CLASS if legacy else ())
 
     def _learn(self) -> dict[str, Any]:
-        if unlabelled := int((self.splits == LEFT_OUT).sum()):
-            logger.warning(f"left out: {count_noun(unlabelled, 'row', 'rows')} of {self.path} without {self.target}")
-        target = self.table[self.target]
-        for line in find_oddities(target, self.splits, self._held_out, self._target_name, self.missing):
+        table, train = self.table, self.splits == "train"
+        table.warn_unlabelled()
+        for line in find_oddities(table, self.splits, self._held_out):
             logger.warning(line)
-        features = [name for name in self.table if name != self.target]
         for name in self.drop:
-            if name not in features:
-                raise ValueError(f"`drop`: {self.path} has no column {name}{suggest(name, features)}")
-        train = self.splits == "train"
-        labels, names = self._read_classes(self.table.loc[train, self.target])
-        classes = sort_names(names)
-        labels = np.array([classes.index(name) for name in names])[labels]
-        features = [name for name in features if name not in self.drop]
+            if name not in table.features:
+                raise ValueError(f"`drop`: {self.path} has no column {name}{suggest(name, table.features)}")
+        classes = sort_names(table.names[label] for label in np.unique(table.labels[train]))
+        labels = class_indices(table.labels[train], table.names, classes, table.target_name)
+        features = [name for name in table.features if name not in self.drop]
         with progress(f"learning the {count_noun(len(features), 'column', 'columns')} of {self.path}"):
-            cells = {name: self._select(name, train) for name in features}
-            separator = self.table.attrs.get("separator")
-            columns, left_out = learn_columns(cells, labels, len(self.table), separator, self.missing, self.decimal)
+            cells = {name: table.cells(name, train) for name in features}
+            rows = len(table.labels)
+            columns, left_out = learn_columns(cells, labels, rows, table.separator, self.missing, self.decimal)
             leaky = find_leaky_columns(cells, columns, labels)
         if leaky:
             drop = shlex.quote(json.dumps([*self.drop, *leaky], ensure_ascii=False))
@@ -274,31 +234,15 @@ class TableDataModule(ClassificationDataModule):
             )
         return {"classes": classes, "columns": columns, "left_out": left_out}
 
-    def _select(self, name: str, rows: NDArray[np.bool_]) -> Cells:
-        """Return the cells of a column in some rows of `path`; the column is read only once."""
-        if name not in self._cells:
-            self._cells[name] = read_cells(self.table[name], self.missing)
-        return self._cells[name].select(rows)
-
     def _encode(
-        self,
-        target: "Series",
-        select: Callable[[str], Cells],
-        table: "DataFrame",
-        file: str | Path,
-        trained: NDArray[np.bool_] | None = None,
+        self, table: TableFile, rows: NDArray[np.bool_], training_rows: NDArray[np.bool_] | None = None
     ) -> Batch:
-        labels, names = self._read_classes(target)
-        positions = {name: position for position, name in enumerate(self.class_names)}
-        if unknown := [name for name in names if name not in positions]:
-            raise ValueError(
-                f"column {self.target} of {file} has classes without training rows: {join_names(unknown)}; "
-                f"the model knows {join_names(self.class_names)}"
-            )
-        labels = np.array([positions[name] for name in names])[labels]
-        training_labels = None if trained is None else np.where(trained, labels, -1)
-        columns, separator = self._learned["columns"], table.attrs.get("separator")
-        with progress(f"encoding {count_noun(len(target), 'row', 'rows')} of {file}"):
-            cells = {name: select(name) for name in table if name in {column["name"] for column in columns}}
-            inputs: Tensor = torch.from_numpy(encode_cells(cells, columns, file, separator, training_labels))
+        """Encode some rows of a table; training rows only from the other ones."""
+        labels = class_indices(table.labels[rows], table.names, self.class_names, table.target_name)
+        training_labels = None if training_rows is None else np.where(training_rows[rows], labels, -1)
+        columns = self._learned["columns"]
+        names = {column["name"] for column in columns}
+        with progress(f"encoding {count_noun(len(labels), 'row', 'rows')} of {table.path}"):
+            cells = {name: table.cells(name, rows) for name in table.features if name in names}
+            inputs = torch.from_numpy(encode_cells(cells, columns, table.path, table.separator, training_labels))
         return inputs, torch.from_numpy(labels)

@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Sequence
 from datetime import date
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,18 +12,10 @@ from numpy.typing import NDArray
 from kindling.data.tables.quantities import MAX_CHARACTERS, SPELLINGS
 from kindling.data.tables.values import are_texts, as_name
 
+CACHED = 2**16  # dates and clocks: columns of moments repeat them
 DAY = 24 * 60 * 60 * 10**6  # microseconds
 # A whole column of ISO dates, one per line, which NumPy parses much faster.
 ISO = re.compile(r"(?:\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:\.\d{1,6})?)?)?\n)*+", re.ASCII)
-
-# The same for dates such as 14/3/2024 or 03-14-2024 02:15 PM, and the fields of one date.
-NUMERIC = re.compile(
-    r"(?:(?:\d\d?/\d\d?/|\d\d?-\d\d?-)\d{4}(?: \d\d?:[0-5]\d(?::[0-5]\d)?(?: ?[ap]m)?)?\n)*+",
-    re.ASCII | re.IGNORECASE,
-)
-NUMERIC_FIELDS = re.compile(
-    r"(\d+)[-/](\d+)[-/](\d+)(?: (\d+):(\d+)(?::(\d+))? ?([ap]m)?)?\n", re.ASCII | re.IGNORECASE
-)
 
 MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 MONTH_ENDINGS = ("uary", "ruary", "ch", "il", "", "e", "y", "ust", "t(?:ember)?", "ober", "ember", "ember")
@@ -101,26 +94,7 @@ def read_days(values: Sequence[object], day_first: bool | None) -> NDArray[np.fl
                 return moments.astype(np.int64) / DAY
             except ValueError:  # there is no such day
                 pass
-        if day_first is not None and NUMERIC.fullmatch(joined):
-            return _read_numeric(joined, day_first)
     return np.array([as_days(as_name(value), day_first) for value in values], dtype=np.float64)
-
-
-def _read_numeric(joined: str, day_first: bool) -> NDArray[np.float64]:
-    """Read dates such as 3/14/2024 or 03/14/2024 02:15 PM, one a line, as days, NaN where there is none."""
-    *fields, halves = zip(*NUMERIC_FIELDS.findall(joined), strict=True)
-    first, second, year, hour, minute, seconds = (np.array([int(part or 0) for part in field]) for field in fields)
-    day, month = (first, second) if day_first else (second, first)
-    half = np.array([half[:1].lower() for half in halves])
-    months = (year - 1970) * 12 + np.clip(month, 1, 12) - 1
-    moments = months.astype("datetime64[M]").astype("datetime64[D]") + (day - 1)
-    is_date = (month >= 1) & (month <= 12) & (day >= 1) & (moments.astype("datetime64[M]").astype(int) == months)
-    is_hour = (half == "") | ((hour >= 1) & (hour <= 12))
-    hour = np.where(half == "", hour, hour % 12 + 12 * (half == "p"))
-    clock = 3600 * hour + 60 * minute + seconds
-    days = (moments - np.datetime64("0001-01-01")).astype(int)
-    is_moment = is_date & is_hour & (clock <= 24 * 3600) & (year > 0)
-    return np.where(is_moment, (days * DAY + clock * 10**6) / DAY, np.nan)
 
 
 def split_time(text: str) -> tuple[str, str]:
@@ -139,6 +113,7 @@ def split_time(text: str) -> tuple[str, str]:
     return text, ""
 
 
+@lru_cache(CACHED)
 def _read_time(clock: str, hours: int) -> float:
     """Return a time or duration in microseconds; NaN if it is longer than `hours`."""
     found = TIME.fullmatch(clock)
@@ -153,6 +128,7 @@ def _read_time(clock: str, hours: int) -> float:
     return seconds * 10**6 + int((fraction or "")[:6].ljust(6, "0")) if seconds <= 3600 * hours else math.nan
 
 
+@lru_cache(CACHED)
 def _read_date(text: str, day_first: bool | None) -> float:
     """Return the days from the year 1 to a date without a time; NaN if there is no such date."""
     for order, pattern in PATTERNS:

@@ -45,12 +45,9 @@ class FileStyle:
 
 
 def read_style(cells: Mapping[str, Cells], separator: str | None, decimal: str | None = None) -> FileStyle:
-    """Infer the number and date formats of a file.
+    """Infer the number and date formats of a file from the cells of its columns.
 
-    Args:
-        cells: The cells of its columns.
-        separator: Field separator; None if it is not a CSV.
-        decimal: Decimal sign of columns with ambiguous numbers only.
+    `separator` is its field separator, if any; `decimal` decides columns with ambiguous numbers only.
     """
     texts = {name: texts_of(column) for name, column in cells.items()}
     signs = {

@@ -44,8 +44,7 @@ NUMBER = {
     )
     for decimal, group in DECIMALS.items()
 }
-# A whole column of plain numbers, one per line: one match is much faster than many.
-PLAIN = {decimal: re.compile(rf"(?:-?[0-9]++(?:[{decimal}][0-9]++)?\n)*+") for decimal in DECIMALS}
+EXPONENT = re.compile(r"-?[0-9]+[eE][0-9]+")  # a number only among other numbers
 # The decimal sign of most numbers is unambiguous: 12.5, but not 1.234.
 OBVIOUS = re.compile(r"-?[0-9]{1,25}([.,])(?![0-9]{3}$)[0-9]{1,25}")
 CURRENCIES = {"usd": "$", "us$": "$", "eur": "€", "gbp": "£", "jpy": "¥", "inr": "₹"} | {
@@ -57,6 +56,7 @@ ALIASES = CURRENCIES | {"percent": "%", "pct": "%"} | dict.fromkeys(["st", "nd",
 IS_CURRENCY = re.compile(CURRENCY)
 
 Floats = NDArray[np.floating[Any]]
+Units = NDArray[np.object_]  # texts, "" for a number without a unit
 
 
 def as_number(text: str, decimal: str = ".") -> float:
@@ -128,33 +128,18 @@ def is_typed_number(value: object) -> bool:
     return isinstance(value, Real | Decimal) and not isinstance(value, bool | np.bool_)
 
 
-def read_quantities(values: Sequence[Any], decimal: str) -> tuple[Floats, list[str]]:
-    """Parse values as numbers.
-
-    Args:
-        values: Texts or typed values.
-        decimal: Decimal sign of ambiguous texts.
-
-    Returns:
-        The numbers, float64 (N,), NaN where there is none; and their units.
-    """
+def read_quantities(values: Sequence[Any], decimal: str) -> tuple[Floats, Units]:
+    """Return texts or typed values as numbers, float64 (N,), NaN where there is none; and their units."""
     if all(map(is_typed_number, values)):
-        return _finite(values), [""] * len(values)
-    if is_plain(values, decimal):
-        plain = values if decimal == "." else [text.replace(decimal, ".") for text in values]
-        return _finite(plain), [""] * len(values)
+        return limited(values), np.full(len(values), "", dtype=object)
     if uniform := _read_uniform(values, decimal):
         return uniform
     read = [(float(value), "") if is_typed_number(value) else read_quantity(str(value), decimal) for value in values]
-    return _finite([number for number, _ in read]), [unit for _, unit in read]
+    return limited([number for number, _ in read]), np.array([unit for _, unit in read], dtype=object)
 
 
-def _read_uniform(values: Sequence[Any], decimal: str) -> tuple[Floats, list[str]] | None:
-    """Parse texts that all have the format and unit of the first, much faster than one by one.
-
-    Returns:
-        The result of `read_quantities`; None if the formats differ.
-    """
+def _read_uniform(values: Sequence[Any], decimal: str) -> tuple[Floats, Units] | None:
+    """Parse texts that all have the format and unit of the first, much faster than one by one; None if they differ."""
     if not set(map(type, values)) <= {str} or not (found := QUANTITY.fullmatch(values[0])) or found[3] or found[6]:
         return None
     before, after = (values[0][: found.start(4)].lstrip("+-"), values[0][found.end(4) :])
@@ -162,24 +147,19 @@ def _read_uniform(values: Sequence[Any], decimal: str) -> tuple[Floats, list[str
     number = rf"(?:[1-9][0-9]{{0,2}}(?:[{group}][0-9]{{3}})++|[0-9]++)(?:[{decimal}][0-9]++)?"
     joined = "\n".join([*values, ""])
     pattern = rf"(?:-?{re.escape(before)}{number}{re.escape(after)}\n)*+"
-    if any(map(str.isdigit, before + after)) or not re.fullmatch(pattern, joined):
+    one_per_line = joined.count("\n") == len(values) and re.fullmatch(pattern, joined)
+    if not one_per_line or any(map(str.isdigit, before + after)):
         return None
-    for part in (before, after, group):
+    for part in filter(None, (before, after, group)):
         joined = joined.replace(part, "")
-    return _finite(joined.replace(decimal, ".").split()), [normalize_unit(found[2] or "", found[5] or "")] * len(values)
+    numbers = limited(joined.replace(decimal, ".").split())
+    return numbers, np.full(len(values), normalize_unit(found[2] or "", found[5] or ""), dtype=object)
 
 
-def _finite(values: Sequence[Any]) -> Floats:
+def limited(values: Sequence[Any]) -> Floats:
+    """Return numbers clipped to `MAX_NUMBER`, NaN where they are infinite."""
     numbers = np.array(values, dtype=np.float64)
     return np.where(np.isfinite(numbers), np.clip(numbers, -MAX_NUMBER, MAX_NUMBER), np.nan)
-
-
-def is_plain(values: Sequence[Any], decimal: str) -> bool:
-    """Return whether all values are texts of digits with at most a minus and this decimal sign."""
-    if not set(map(type, values)) <= {str}:
-        return False
-    joined = "\n".join([*values, ""])
-    return joined.count("\n") == len(values) and PLAIN[decimal].fullmatch(joined) is not None
 
 
 def decimal_evidence(text: str) -> str | None:

@@ -1,4 +1,4 @@
-"""Detection of numeric and date columns, and of their format in other files.
+"""Reading of the numbers and dates of a column in any file, with the format of that file.
 
 The decimal sign is a property of a file, not of a model: a model trained on `1.5` also reads `1,5`. It is inferred for
 every file from, in this order, the numbers of the column, those of the other columns, the range of the training values,
@@ -6,182 +6,25 @@ the field separator, and the training file. The order of day and month is inferr
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from kindling.data.tables.cells import Cells
-from kindling.data.tables.dates import as_days, field_order, read_days, short_years
-from kindling.data.tables.file_style import SAMPLE_SIZE, FileStyle, read_style, texts_of
-from kindling.data.tables.quantities import DECIMALS, MAX_NUMBER, as_number, decimal_evidence, read_quantities
-from kindling.data.tables.ranges import MISFIT_MARGIN, misfit, range_of
-from kindling.data.tables.units import adapt_units, convert, find_units, warn_mixed_units
-from kindling.data.tables.values import LEGACY_MISSING, MISSING_WORD, Column, Floats, Indices, abbreviate, as_name
+from kindling.data.tables.dates import short_years
+from kindling.data.tables.file_style import FileStyle, read_style, texts_of
+from kindling.data.tables.quantities import EXPONENT, decimal_evidence, limited
+from kindling.data.tables.scaling import MISFIT_MARGIN, misfit
+from kindling.data.tables.units import adapt_units, convert
+from kindling.data.tables.values import LEGACY_MISSING, MISSING_WORD, Column, Floats, Indices, abbreviate
 from kindling.utils.text import count_noun, join_names
 
 logger = logging.getLogger(__name__)
 
-NUMERIC_FRACTION = 0.95  # of the values must be numbers in a numeric column
-MAX_MARKERS = 3  # distinct texts among numbers that may mean missing
-MIN_NUMBERS = 20  # distinct numbers; with fewer, other texts may be categories
-
-
-def learn_kind(name: str, cells: Cells, style: FileStyle, missing: Sequence[str]) -> tuple[Column, Floats] | None:
-    """Infer whether a column contains numbers or dates.
-
-    Args:
-        name: Name of the column.
-        cells: Its training rows.
-        style: Number and date formats of the file.
-        missing: Texts that mean a missing value.
-
-    Returns:
-        The format of the column with the range of its values; and its values, float64 (N,), NaN where missing. None
-        if it contains neither numbers nor dates.
-    """
-    date_first = _is_compact(cells) or not _has_numbers(cells)
-    for learn in (_learn_date, _learn_number) if date_first else (_learn_number, _learn_date):
-        found = learn(name, cells, style)
-        if found is None:
-            continue
-        column, numbers = found
-        known = ~np.isnan(numbers)
-        markers = _find_markers(cells, known)
-        if markers is None:
-            continue
-        _warn_assumptions(column, cells, markers, style)
-        read = np.append(numbers, np.nan)[cells.codes]
-        spread = {"range": range_of(read)} if known.any() else {}
-        return column | {"missing_values": sorted({*missing, *markers})} | spread, read
-    return None
-
-
-def warn_ambiguous(columns: Sequence[Column], cells: Mapping[str, Cells], style: FileStyle) -> None:
-    """Warn about numbers such as 1,234 if nothing in the file tells a decimal sign from a thousands separator.
-
-    Points are assumed to be decimal signs without a warning, except in files separated by semicolons.
-    """
-    numbers = {column["name"]: column["decimal"] for column in columns if column["kind"] == "number"}
-    unclear: dict[str, str] = {}
-    for name in numbers.keys() & style.ambiguous if style.decimal is None else ():
-        text = next(text for text in texts_of(cells[name]) if decimal_evidence(text) == "?")
-        if style.decimals[name] is None and (style.separated == "," or numbers[name] not in text):
-            unclear[name] = text
-    for decimal in DECIMALS:
-        if names := [name for name in numbers if name in unclear and numbers[name] == decimal]:
-            text, other = unclear[names[0]], DECIMALS[decimal]
-            read, instead = (f"{as_number(text, sign):.7g}" for sign in (decimal, other))
-            what = f"{'column' if len(names) == 1 else 'columns'} {join_names(names, 3)}"
-            logger.warning(f"{what}: {text} is read as {read}; if it is {instead}, add --data.decimal '{other}'")
-
-
-def _has_numbers(cells: Cells) -> bool:
-    """Return whether any value in a sample of the rows is a number."""
-    codes = np.unique(cells.codes[cells.codes >= 0][:: len(cells.codes) // SAMPLE_SIZE + 1])
-    return not np.isnan(read_quantities([cells.values[code] for code in codes.tolist()], ".")[0]).all()
-
-
-def _is_compact(cells: Cells) -> bool:
-    """Return whether all values are dates such as 20240314, with or without a time."""
-    names = map(as_name, cells.values)
-    return len(cells.values) > 2 and all(
-        len(name) in (8, 12, 14) and name.isdigit() and name[:2] in ("19", "20") and as_days(name, False) > 0
-        for name in names
-    )
-
-
-def _learn_number(name: str, cells: Cells, style: FileStyle) -> tuple[Column, Floats] | None:
-    if _is_other_kind(cells, lambda values: read_quantities(values, ".")[0]):  # a number for neither decimal sign
-        return None
-    decimal = style.decimal_of(name) or _decimal_from_grouping(cells) or style.separated or "."
-    numbers, units = cells.quantities(decimal)
-    column = {"name": name, "kind": "number", "decimal": decimal, "units": find_units(numbers, units, cells.counts)}
-    return column, convert(numbers, units, column)
-
-
-def _learn_date(name: str, cells: Cells, style: FileStyle) -> tuple[Column, Floats] | None:
-    day_first = style.day_first(name)
-    if day_first is None:
-        day_first = style.decimal == ","  # the day comes first in countries that write 1,5
-    if short_years(texts_of(cells)):
-        day_first = None
-    if _is_other_kind(cells, lambda values: read_days(values, day_first)):
-        return None
-    return {"name": name, "kind": "date", "day_first": day_first}, cells.days(day_first)
-
-
-def _is_other_kind(cells: Cells, read: Callable[[Sequence[Any]], Floats]) -> bool:
-    """Return whether the first values rule out a kind of column, so that long text columns are not parsed whole."""
-    if not np.isnan(read(cells.values[:MIN_NUMBERS])).all():
-        return False
-    rows = cells.counts.cumsum()
-    first = int(np.searchsorted(rows, 2 * (1 - NUMERIC_FRACTION) * len(cells.codes))) + MIN_NUMBERS
-    unparsed = np.isnan(read(cells.values[:first]))
-    for position in np.flatnonzero(unparsed).tolist():
-        unparsed[position] = not MISSING_WORD.fullmatch(as_name(cells.values[position]))
-    return bool(
-        unparsed.sum() > MAX_MARKERS
-        and cells.counts[:first][unparsed].sum() > (1 - NUMERIC_FRACTION) * cells.counts.sum()
-    )
-
-
-def _decimal_from_grouping(cells: Cells) -> str | None:
-    """Return the decimal sign if 1.234 or 1,234 must be grouped, as only numbers below 1000 have no sign."""
-    texts = texts_of(cells)
-    signed = [text for text in texts if decimal_evidence(text) == "?"]
-    bare = [text for text in texts if text.isdigit()]
-    if len(signed) < 3 or not bare or max(map(len, bare)) > 3 or len(signed) + len(bare) < len(texts):
-        return None
-    return "," if "." in signed[0] else "."
-
-
-def _find_markers(cells: Cells, known: NDArray[np.bool_]) -> list[str] | None:
-    """Return the texts among numbers that mean missing; None if the column is not numeric."""
-    counts = cells.counts
-    others = {as_name(cells.values[position]): int(counts[position]) for position in np.flatnonzero(~known).tolist()}
-    words = [text for text in others if MISSING_WORD.fullmatch(text)]
-    numbers, unparsed = counts[known].sum(), sum(others.values()) - sum(others[word] for word in words)
-    if numbers >= NUMERIC_FRACTION * (numbers + unparsed) and (numbers or not others):
-        return words
-    if len(others) <= MAX_MARKERS and known.sum() > MIN_NUMBERS and 2 * numbers >= counts.sum():
-        return list(others)
-    return None
-
-
-def _warn_assumptions(column: Column, cells: Cells, markers: Sequence[str], style: FileStyle) -> None:
-    """Warn about the assumptions made to read a column."""
-    name = column["name"]
-    if markers:
-        rows = dict(zip(map(as_name, cells.values), cells.counts.tolist(), strict=True))
-        texts = join_names([f"{abbreviate(text)} ({rows[text]:,})" for text in markers], 5)
-        logger.warning(f"column {name}: these values of the training rows are treated as missing: {texts}")
-    if column["kind"] == "number":
-        warn_mixed_units(column, cells)
-    elif (years := short_years(texts_of(cells))) is not None:
-        date, order = texts_of(cells)[0], "year" if years else "day" if column["day_first"] else "month"
-        logger.warning(f"column {name}: {date} is read with the {order} first; write years with four digits to be sure")
-    elif style.day_first(name) is None:
-        dates, order = texts_of(cells), "day" if column["day_first"] else "month"
-        unclear = (text for text in dates[:: len(dates) // SAMPLE_SIZE + 1] if field_order(text) == "?")
-        if example := next(unclear, None):
-            logger.warning(
-                f"column {name}: {example} is read with the {order} first; write dates as 2024-12-31 to be sure"
-            )
-
 
 def as_numbers(cells: Cells, column: Column) -> tuple[Floats, Indices]:
-    """Read numbers or dates.
-
-    Args:
-        cells: The cells.
-        column: The format of the column, from `learn_kind` or, for another file, `adapt_columns`.
-
-    Returns:
-        The numbers, float64 (N,), NaN where there is none; and the rows with values that are not numbers.
-    """
+    """Return numbers or days, (N,), NaN where there is none; and the rows with other values."""
     numbers = np.append(read_values(cells, column), np.nan)[cells.codes]
     return numbers, np.flatnonzero(np.isnan(numbers) & (cells.codes >= 0))
 
@@ -198,21 +41,22 @@ def drop_missing_words(cells: Cells, unparsed: Indices, what: str) -> Indices:
     return kept
 
 
-def read_values(cells: Cells, column: Column) -> Floats:
-    """Return the distinct values as numbers or days, NaN where they are neither."""
+def read_values(cells: Cells, column: Column, strict: bool = False) -> Floats:
+    """Return the distinct values as numbers or days, NaN where they are neither.
+
+    Numbers such as 1e300 are NaN if `strict`, as they may be codes; older checkpoints read all that Python reads.
+    """
     if column["kind"] == "date":
         return cells.days(column["day_first"])
-    numbers = convert(*cells.quantities(column["decimal"]), column)
-    return numbers if "missing_values" in column else _read_legacy(cells.values, numbers, column["decimal"])
-
-
-def _read_legacy(values: Sequence[Any], numbers: Floats, decimal: str) -> Floats:
-    """Parse the remaining values with Python's syntax, such as 1e5 and 1_000, as older checkpoints expect."""
-    read = numbers.copy()
-    for position in np.flatnonzero(np.isnan(numbers)).tolist() if decimal == "." else ():
-        with suppress(ValueError, TypeError, OverflowError):
-            read[position] = float(values[position])
-    return np.where(np.isfinite(read), np.clip(read, -MAX_NUMBER, MAX_NUMBER), np.nan)
+    numbers, units = cells.quantities(column["decimal"])
+    if not strict:
+        as_python = "missing_values" not in column and column["decimal"] == "."
+        numbers = numbers.copy()
+        for position in np.flatnonzero(np.isnan(numbers)).tolist():
+            if as_python or EXPONENT.fullmatch(str(cells.values[position])):
+                with suppress(ValueError, TypeError, OverflowError):
+                    numbers[position] = limited([float(cells.values[position])])[0]
+    return convert(numbers, units, column)
 
 
 def missing_values(column: Column) -> frozenset[str]:
@@ -223,17 +67,7 @@ def missing_values(column: Column) -> frozenset[str]:
 def adapt_columns(
     columns: Sequence[Column], cells: Mapping[str, Cells], separator: str | None, file: object
 ) -> list[Column]:
-    """Return the columns with the formats of another file.
-
-    Args:
-        columns: The encoding of each column.
-        cells: The cells of these columns in the file.
-        separator: Field separator; None if it is not a CSV.
-        file: Source of the rows, for messages.
-
-    Raises:
-        ValueError: If the unit of a column differs from training.
-    """
+    """Return the columns with the formats of another file, `separator` included; other units raise ValueError."""
     style = read_style(cells, separator)
     return [_adapt(column, cells[column["name"]], style, f"column {column['name']} of {file}") for column in columns]
 

@@ -1,29 +1,42 @@
-"""Encoding of rows to predict: data frames, files or dictionaries."""
+"""Encoding of rows as features: data frames, files or dictionaries.
 
-from collections.abc import Sequence
+Numbers and dates are scaled robustly, missing ones replaced by the median. Two categories become -1 and 1; more are
+one-hot, with zeros for categories unseen in training. Of more than 50 categories only frequent ones are one-hot, and
+all are target-encoded: by the fraction of each class among their training rows. Columns with missing values in training
+have a last feature that marks them.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kindling.data.tables.columns import encode
+from kindling.data.tables.categories import check_unseen, encode_categories, encode_target
+from kindling.data.tables.cells import Cells, name_cells, read_cells
 from kindling.data.tables.files import read_table
-from kindling.data.tables.values import Column
+from kindling.data.tables.reading import adapt_columns, as_numbers, drop_missing_words, missing_values
+from kindling.data.tables.scaling import are_far, distances, format_range, is_far_outside, scale
+from kindling.data.tables.values import Column, Floats, Indices, abbreviate, as_name, missing_option, name_codes
 from kindling.utils.console import progress
-from kindling.utils.text import count_noun
+from kindling.utils.text import count_noun, join_names
+
+logger = logging.getLogger(__name__)
 
 
 def encode_rows(
-    rows: Any, columns: Sequence[Column], source: object, missing: Sequence[str] = ()
+    rows: Any, columns: Sequence[Column], source: object, missing: Sequence[str] = (), labels: Indices | None = None
 ) -> NDArray[np.float32]:
     """Encode rows with the encoding learned in training.
 
     Args:
-        rows: A data frame, the path of a table, or a list of dictionaries.
+        rows: A data frame, the path of a table, or a list of dictionaries; numbers may be texts.
         columns: The encoding of each column.
         source: Source of the rows, for messages.
         missing: Texts that mean a missing value, besides those learned in training.
+        labels: Class of each training row, -1 elsewhere, shape (N,); None if there are no training rows.
 
     Returns:
         Features, shape (N, F).
@@ -33,11 +46,95 @@ def encode_rows(
     """
     import pandas as pd  # imported here because it takes 0.5 s
 
-    if isinstance(rows, str | Path):
-        frame = read_table(rows)
-        with progress(f"encoding {count_noun(len(frame), 'row', 'rows')} of {source}"):
-            return encode(frame, columns, source, missing=missing)
+    names = {column["name"] for column in columns}
     if isinstance(rows, list):
-        names = [column["name"] for column in columns if any(column["name"] in row for row in rows)]
-        rows = {name: [row.get(name) for row in rows] for name in names}
-    return encode(pd.DataFrame(rows), columns, source, missing=missing)
+        rows = {name: [row.get(name) for row in rows] for name in names if any(name in row for row in rows)}
+    frame = read_table(rows) if isinstance(rows, str | Path) else pd.DataFrame(rows)
+    with progress(f"encoding {count_noun(len(frame), 'row', 'rows')} of {source}"):
+        cells = {name: read_cells(frame[name], missing) for name in frame if name in names}
+        return encode_cells(cells, columns, source, frame.attrs.get("separator"), labels)
+
+
+def encode_cells(
+    cells: Mapping[str, Cells],
+    columns: Sequence[Column],
+    file: object,
+    separator: str | None,
+    labels: Indices | None = None,
+) -> NDArray[np.float32]:
+    """Encode the cells of columns, see `encode_rows`."""
+    names = [column["name"] for column in columns]
+    if lacking := [name for name in names if name not in cells]:
+        raise ValueError(f"{file} lacks columns that the model was trained with: {join_names(lacking, 100)}")
+    cells = {column["name"]: cells[column["name"]].select(drop=missing_values(column)) for column in columns}
+    features = np.zeros((len(cells[names[0]].codes), sum(map(width, columns))), dtype=np.float32)
+    end = 0
+    for column in adapt_columns(columns, cells, separator, file):
+        start, end = end, end + width(column)
+        what = f"column {column['name']} of {file}"
+        absent = _encode_column(cells[column["name"]], column, what, len(columns) == 1, labels, features[:, start:end])
+        if len(absent) > 1 and absent.all():
+            logger.warning(f"{what}: all values are missing")
+        if column["missing"]:
+            features[:, end - 1] = absent
+    return features
+
+
+def width(column: Column) -> int:
+    """Return the number of features of a column."""
+    values = len(column["values"]) if column["kind"] == "category" else 1
+    target = len(column["classes"]) if "encodings" in column else 0
+    return (1 if values == 2 else values) + target + int(column["missing"])
+
+
+def _encode_column(
+    cells: Cells, column: Column, what: str, is_only: bool, labels: Indices | None, features: NDArray[np.float32]
+) -> NDArray[np.bool_]:
+    """Write the features of a column except for the missing indicator; return which values are missing, (N,)."""
+    if column["kind"] == "category":
+        codes, names = name_cells(cells)
+        encode_categories(codes, names, column, features)
+    else:
+        numbers = _read_numbers(cells, column, what)
+        features[:, 0] = scale(np.where(np.isnan(numbers), column["median"], numbers), column)
+        codes, names = name_codes(numbers) if "known" in column else (np.where(np.isnan(numbers), -1, 0), [])
+    if column["kind"] == "category" or "known" in column:
+        check_unseen(codes, names, column, what, is_only)
+    if "encodings" in column:
+        start = features.shape[1] - column["missing"] - len(column["classes"])
+        features[:, start : start + len(column["classes"])] = encode_target(codes, names, column, labels)
+    return codes < 0
+
+
+def _read_numbers(cells: Cells, column: Column, what: str) -> Floats:
+    numbers, unparsed = as_numbers(cells, column)
+    if len(unparsed) and len(unparsed := drop_missing_words(cells, unparsed, what)):
+        example, present = _example(cells, unparsed[0]), np.count_nonzero(~np.isnan(numbers)) + len(unparsed)
+        if 2 * len(unparsed) > present:  # this is a different column; a few would be dirty data
+            raise ValueError(f"{what} must contain {column['kind']}s, got {example}")
+        counts = f"{len(unparsed):,} of {count_noun(int(present), 'value', 'values')}"
+        logger.warning(f"{what}: {counts} can't be read as a {column['kind']}, such as {example}; treated as missing")
+    far = np.flatnonzero(are_far(numbers, column))
+    if is_far_outside(numbers, column):
+        logger.warning(_describe_far_outside(numbers, cells, column, what))
+    elif len(far):
+        present = np.count_nonzero(~np.isnan(numbers))
+        values = {cells.values[code] for code in cells.codes[far].tolist()}
+        option = (
+            f"; if it means missing, {missing_option([*map(as_name, values)])}" if len(far) > len(values) == 1 else ""
+        )
+        example = _example(cells, far[0])
+        counts = f"{len(far):,} of {count_noun(int(present), 'value is', 'values are')}"
+        logger.warning(f"{what}: {counts} far from the others, such as {example}{option}")
+    return numbers
+
+
+def _example(cells: Cells, row: int) -> str:
+    return abbreviate(cells.values[cells.codes[row]])
+
+
+def _describe_far_outside(numbers: Floats, cells: Cells, column: Column, what: str) -> str:
+    row = int(np.nanargmax(distances(numbers, column)))
+    example = _example(cells, row)
+    read = f" (read as {numbers[row]:.6g})" if column["kind"] == "number" and example != f"{numbers[row]:.6g}" else ""
+    return f"{what}: values such as {example}{read} are far from the training range, {format_range(column)}"

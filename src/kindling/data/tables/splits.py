@@ -1,32 +1,33 @@
 """Reading of the `split.csv` of a table."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from kindling.data.splitting import sample_groups
 from kindling.data.tables.files import read_table
 from kindling.data.tables.quantities import as_number
+from kindling.data.tables.values import Indices
 from kindling.utils.text import count_noun
 
 LEFT_OUT = "left out"  # split of rows without a class
 SPLITS = ("train", "val", "test", LEFT_OUT)
 
 
+def draw_splits(labels: Indices, sizes: Mapping[str, int | float], seed: int) -> NDArray[np.object_]:
+    """Draw a split for each row, (N,), stratified by label; rows with label -1 are left out."""
+    splits = np.where(labels >= 0, "train", LEFT_OUT).astype(object)
+    for name, size in sizes.items():
+        rest = np.flatnonzero(splits == "train")
+        classes = dict(zip(rest.tolist(), labels[rest].tolist(), strict=True))
+        splits[list(sample_groups(classes, "rows", name, size, seed))] = name
+    return splits
+
+
 def read_split(file: Path, path: str | Path, rows: int) -> NDArray[np.object_]:
-    """Read the `split.csv` of a table.
-
-    Args:
-        file: A CSV with the columns row and split.
-        path: Path of the table, for messages.
-        rows: Number of rows of the table.
-
-    Returns:
-        The split of each row, (N,).
-
-    Raises:
-        ValueError: If it does not match the table.
-    """
+    """Read the `split.csv` of the table at `path` and return the split of each row, (N,)."""
     table = read_table(file)
     if not {"row", "split"} <= set(table.columns) or not set(table["split"]) <= set(SPLITS):
         raise ValueError(f"{file} must have the columns row and split, with the splits {', '.join(SPLITS)}")

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from kindling.data.tables.cells import Cells
 from kindling.data.tables.quantities import is_currency, is_typed_number, normalize_unit
-from kindling.data.tables.ranges import MISFIT_MARGIN, format_range, is_far_outside, misfit
+from kindling.data.tables.scaling import MISFIT_MARGIN, format_range, is_far_outside, misfit
 from kindling.data.tables.values import Column, Floats, Indices, abbreviate
 from kindling.utils.text import count_noun, join_names
 
@@ -21,17 +21,13 @@ MIN_UNIT_FRACTION = 0.05  # of the values; fewer may have a unit by mistake
 def find_units(numbers: Floats, units: NDArray[np.object_], counts: Indices) -> list[str]:
     """Return the most frequent unit, or all currencies if it is one; empty if hardly any value has a unit.
 
-    Args:
-        numbers: Distinct values, NaN where they are not numbers, (N,).
-        units: Unit of each value, "" if it has none, (N,).
-        counts: Number of rows with each value, (N,).
+    `counts` (N,) are the rows with each of the distinct numbers (N,), which are NaN where there is none.
     """
     if not units.any():
         return []
     rows: Counter[str] = Counter()
-    for number, unit, count in zip(numbers.tolist(), units, counts.tolist(), strict=True):
-        if not math.isnan(number):
-            rows[unit] += count
+    for unit, count in zip(units[~np.isnan(numbers)], counts[~np.isnan(numbers)].tolist(), strict=True):
+        rows[unit] += count
     found = [unit for unit, _ in rows.most_common() if unit]
     if not found or rows[found[0]] <= MIN_UNIT_FRACTION * rows.total():
         return []
@@ -69,11 +65,6 @@ def warn_mixed_units(column: Column, cells: Cells) -> None:
 
 def adapt_units(column: Column, cells: Cells, what: str) -> dict[str, float]:
     """Compare the unit of a column in a file with that of the training rows, and warn if they differ.
-
-    Args:
-        column: The encoding of the column, with the decimal sign of this file.
-        cells: Its cells in this file.
-        what: Column and file, for messages.
 
     Returns:
         The factor to multiply numbers by, for each unit.

@@ -67,3 +67,10 @@ def sort_names(names: Iterable[str]) -> list[str]:
     if any(map(math.isnan, numbers.values())):
         return sorted(numbers)
     return sorted(numbers, key=lambda name: (numbers[name], name))
+
+
+def name_codes(numbers: Floats) -> tuple[Indices, list[str]]:
+    """Return the index of each number among the distinct ones, -1 for NaN; and the distinct ones as text."""
+    known = np.unique(numbers[~np.isnan(numbers)])
+    codes = np.where(np.isnan(numbers), -1, np.searchsorted(known, numbers))
+    return codes, [str(int(value)) for value in known.tolist()]
