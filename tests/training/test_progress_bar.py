@@ -47,9 +47,7 @@ def test_a_terminal_gets_one_bar() -> None:
         except OSError:  # the other end was closed
             break
     assert process.wait(timeout=60) == 0
-    assert (
-        "  limit_val_batches: 1\n" in Path("runs/tiny/version_0/config.yaml").read_text()
-    )  # 1.0 would be all
+    assert "  limit_val_batches: 1\n" in Path("runs/tiny/version_0/config.yaml").read_text()  # 1.0 would be all
     text = shown.decode()
     assert "loading PyTorch and Lightning" in text
     assert "Epoch 1" in text
