@@ -137,7 +137,7 @@ def prefer_whole_numbers(parser: LightningArgumentParser) -> None:
     for action in parser._actions:
         members = get_args(getattr(action, "_typehint", None))
         if int in members and float in members:
-            action._typehint = reduce(or_, sorted(members, key=lambda member: member is not int))
+            action._typehint = reduce(or_, sorted(members, key=lambda member: member is not int))  # type: ignore[attr-defined]
 
 
 def given_model_arguments(typed: Sequence[str], configs: Sequence[Mapping[str, Any]]) -> Iterator[str]:
