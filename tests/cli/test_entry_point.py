@@ -56,20 +56,82 @@ def test_a_program_keeps_its_own_logging(
     assert capfd.readouterr().err == "left out: 5 rows of rows.csv without y\n"
 
 
-def test_fit_help_is_readable_and_lists_what_can_be_chosen(kindling: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fit_help_lists_what_can_be_chosen_on_two_screens(kindling: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "114")
     shown = kindling("fit", "--help").out
-    assert len(shown.splitlines()) < 100  # two screens
+    assert len(shown.splitlines()) <= 95
     assert "--trainer.benchmark" not in shown
-    assert "--trainer.benchmark" in kindling("fit", "--help", "all").out
     for title in ("options:", "model:", "data:", "best and last checkpoint:", "early stopping:", "trainer:"):
         assert title in shown.splitlines()
     words = " ".join(shown.split())
     bases = {"BaseTask", "BaseDataModule", "ClassificationTask", "ClassificationDataModule", "RegressionTask"}
     for name in {*package.__all__} - {"Predictor", "find_lr", "load", "overfit_batch"}:
         assert (name in words) == (name not in bases), name
-    assert not re.search("Union|Literal|Optional|LightningModule|subclasses", words)
     assert "null turns early stopping off. [default: 5]" in words
+
+
+@pytest.mark.parametrize("typed", ["--help all -c quickstart", "-c quickstart -h all --watch", "--help=all --watch"])
+def test_all_options_are_shown_wherever_it_is_typed(kindling: Command, typed: str) -> None:
+    result = kindling("fit", *typed.split())
+    assert (result.code, result.err) == (0, "")
+    assert "--trainer.benchmark" in result.out
+    assert "--trainer.benchmark" not in kindling("fit", "--help").out  # nor is it remembered
+
+
+ODD = r"Union|Literal|Optional|<class|subclass|type:|null\]|LightningModule|Base[TD]|\] \[(?!-)"  # types and bases
+PAGES = ["fit --help", "validate --help", "test --help", "predict --help", "fit --averaging.help EMA"]
+PAGES += ["fit --model.help TransferClassifier", "fit --data.help TableDataModule", "export --help", "serve --help"]
+PAGES += ["schema --help", "runs --help", "runs show --help", "runs compare --help", "new --help", "--help"]
+
+
+@pytest.mark.parametrize("columns", [80, 114])
+@pytest.mark.parametrize("page", PAGES)
+def test_each_help_page_fits_the_terminal_and_has_one_style(
+    kindling: Command, monkeypatch: pytest.MonkeyPatch, page: str, columns: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    result = kindling(*page.split())
+    assert (result.code, result.err) == (0, "")
+    assert max(map(len, result.out.splitlines())) <= columns
+    assert not re.search(ODD, result.out)
+    words = " ".join(result.out.split())
+    assert ("Show this help page and exit." in words) == (".help" not in page and page != "--help")
+    assert "Optimizer," not in words
+
+
+@pytest.mark.parametrize("command", ["validate", "test", "predict"])
+def test_the_page_of_an_evaluation_has_no_options_of_training(kindling: Command, command: str) -> None:
+    shown = kindling(command, "--help").out
+    assert "\ncheckpoint:\n" in shown
+    assert "Checkpoint: best, last (of the newest run)" in " ".join(shown.split())
+    assert not re.search("resume|return_predictions|max_epochs|inference", shown)
+
+
+UNDOCUMENTED = """
+from lightning.pytorch import LightningModule
+
+class Leaf(LightningModule):
+    def __init__(self, class_names: list[str], veins: int = 3, sign: str = ""):
+        super().__init__()
+"""
+
+
+def test_options_without_a_docstring_are_shown_once(kindling: Command) -> None:
+    Path("leaves.py").write_text(UNDOCUMENTED)
+    lines = kindling("fit", "--plugin", "leaves.py", "--model.help", "Leaf").out.splitlines()[2:]
+    options = {"class_names [A,...]": "[from the data]", "veins N": "[default: 3]", "sign SIGN": ""}
+    assert [line.split() for line in lines] == [["Leaf:"], *(f"--model.{k} {v}".split() for k, v in options.items())]
+
+
+@pytest.mark.parametrize("option", ["--model BaseTask", "--data BaseDataModule", "--model.optimizer Optimizer"])
+def test_a_base_class_is_no_choice(kindling: Command, option: str) -> None:
+    key, name = option.removeprefix("--").split()
+    options = {"--model": "MLPClassifier", "--data": "DigitsDataModule"} | {f"--{key}": name}
+    result = kindling("fit", *(word for pair in options.items() for word in pair))
+    assert (result.code, result.err) == (2, f"kindling: error: {key}: {name} is a base class: choose a subclass\n")
+    near = kindling("fit", *(word for pair in (options | {f"--{key}": f"{name}s"}).items() for word in pair)).err
+    assert near.count("\n") == 1
+    assert f"did you mean {name}?" not in near
 
 
 def test_model_help_shows_inherited_options_with_defaults(kindling: Command) -> None:
@@ -156,7 +218,7 @@ USAGE = {
     (*QUICK, "--model.optimizer.lr", "2024-01-31"): ["model.optimizer.lr: 2024-01-31 is not float"],
     (*QUICK, "--model.optimizer.betas", "[0.9]"): ["model.optimizer.betas: expected a list of 2 values, got [0.9]"],
     (*QUICK, "--trainer.logger", "1"): ["trainer.logger: there is no class 1"],
-    ("fit", "--model", "LightningModule"): ["model: its class is missing: give --model NAME"],
+    ("fit", "--model", "LightningModule"): ["model: LightningModule is a base class: choose a subclass"],
     ("fit", "--data.num_samples", "9"): ["data: its class is missing: give --data NAME"],
     ("fit", "--config", "latin.yaml"): ["latin.yaml is not text in UTF-8"],
     ("fit", "--config", "list.yaml"): ["list.yaml: it must hold options", "got [{'seed_everything': 1}]"],

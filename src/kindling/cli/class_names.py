@@ -4,7 +4,9 @@ import importlib.util
 import inspect
 import sys
 from pkgutil import resolve_name
+from typing import Any
 
+from kindling.utils.plugins import ENGINE
 from kindling.utils.text import join_names, shorten, suggest
 
 # What the classes of an option are called, without and with an article.
@@ -16,6 +18,9 @@ NOUNS = {
     "model.lr_scheduler": ("learning rate schedule", "a learning rate schedule"),
 }
 MAX_CHOICES = 5  # classes to list in a message
+# Classes to derive from that Python does not know to be abstract.
+BASES = {"LightningModule", "LightningDataModule", "BaseTask", "ClassificationTask", "RegressionTask", "BaseDataModule"}
+BASES |= {"ClassificationDataModule", "Averaging", "Optimizer", "LRScheduler", "Callback", "Logger"}
 
 
 def describe_unknown(key: str, name: str) -> str:
@@ -27,6 +32,8 @@ def describe_unknown(key: str, name: str) -> str:
     """
     noun, nouns = NOUNS.get(key, ("class", "a class that can be used here"))
     module, _, last = name.rpartition(".")
+    if name in BASES:
+        return f"{name} is a base class: choose a subclass"
     if not module or not all(part.isidentifier() for part in name.split(".")):
         known = [candidate for candidate in class_names(key) if candidate != name]
         choices = (
@@ -36,8 +43,8 @@ def describe_unknown(key: str, name: str) -> str:
         )
         return f"there is no {noun} {shorten(name, 60)}{suggest(name, known) or choices}"
     if found := getattr(sys.modules.get(module), last, None):
-        is_base = f"{name} is a base class: choose a subclass with --{key} NAME"
-        return is_base if _is_base(found) else f"{name} is not {nouns}"
+        kind_of = f"{name} is a base class: choose a subclass with --{key} NAME"
+        return kind_of if is_base(found) else f"{name} is not {nouns}"
     package = name.partition(".")[0]
     if package in sys.modules or importlib.util.find_spec(package):
         return f"there is no class {shorten(name, 60)}"
@@ -60,14 +67,26 @@ def class_names(key: str) -> list[str]:
         classes += base.__subclasses__()
     while classes:
         cls = classes.pop()
-        if getattr(sys.modules.get(cls.__module__), cls.__name__, None) is cls:  # else it has no importable name
+        is_importable = getattr(sys.modules.get(cls.__module__), cls.__name__, None) is cls
+        if is_importable and not is_base(cls):
             names.append(cls.__name__)
         classes += cls.__subclasses__()
     return names
 
 
-def _is_base(found: object) -> bool:
-    return inspect.isabstract(found) or found in _bases("model") + _bases("data")
+def choosable_paths(kind: Any) -> list[str]:
+    """Return the class paths that an option takes, given its type, without the bases to derive from."""
+    # jsonargparse has no public function: https://github.com/omni-us/jsonargparse/blob/v4.53.0/jsonargparse/_typehints.py
+    from jsonargparse._typehints import get_all_subclass_paths  # takes 0.2 s to import
+
+    return [path for path in get_all_subclass_paths(kind, closed_types=False) if not is_base(resolve_name(path))]
+
+
+def is_base(found: object) -> bool:
+    """Return whether a class is there to derive from: an abstract one, or one of those in `BASES`."""
+    package = getattr(found, "__module__", "").partition(".")[0]
+    is_known = package in ENGINE and getattr(found, "__name__", "") in BASES
+    return inspect.isabstract(found) or is_known
 
 
 def _bases(key: str) -> tuple[type, ...]:

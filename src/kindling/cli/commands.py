@@ -1,13 +1,13 @@
 """The commands with their descriptions and modules."""
 
 COMMANDS = {
-    "fit": "train a model, save its best and last checkpoints, and test the best one",
+    "fit": "train a model, save checkpoints, and test the best one",
     "validate": "evaluate a checkpoint on the validation split",
     "test": "evaluate a checkpoint on the test split",
-    "predict": "write the predictions of a checkpoint for new samples to predictions.csv",
+    "predict": "write the predictions of a checkpoint to predictions.csv",
     "runs": "list runs, show one, or compare several",
     "export": "export a checkpoint to a deployment format, and verify its outputs",
-    "schema": "write the JSON Schema of recipes, for completion and checks in editors",
+    "schema": "write the JSON Schema of recipes, for editors",
     "serve": "serve predictions over HTTP, with a web page to try the model",
     "new": "create a project that imports this package",
 }

@@ -23,7 +23,7 @@ commands:
 {chr(10).join(f"  {name:<10}{line}" for name, line in COMMANDS.items())}
 
 options of all commands except runs and new:
-  --plugin FILE   load custom models, data modules and callbacks from a file or module
+  --plugin FILE   load custom classes from a file or module
 
 examples:
   {{program}} fit --config quickstart

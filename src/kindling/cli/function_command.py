@@ -5,6 +5,7 @@ from typing import Any
 
 from jsonargparse import ArgumentError, ArgumentParser
 
+from kindling.cli.help_pages import OptionFormatter
 from kindling.cli.parser_errors import one_line
 from kindling.utils.console import silence_libraries
 from kindling.utils.errors import UsageError
@@ -19,7 +20,10 @@ def run_function(function: Callable[..., None], options: Sequence[str]) -> None:
         UsageError: If the options are invalid.
     """
     silence_libraries()
-    parser = ArgumentParser(prog=f"{program_name()} {function.__name__}", exit_on_error=False, allow_abbrev=False)
+    name = f"{program_name()} {function.__name__}"
+    usage = f"{name} [--OPTION VALUE ...]"
+    options: dict[str, Any] = {"formatter_class": OptionFormatter, "exit_on_error": False, "allow_abbrev": False}
+    parser = ArgumentParser(prog=name, usage=usage, **options)
     names = parser.add_function_arguments(function, as_group=False, fail_untyped=True)
     add_option(parser)
     parser.description = (function.__doc__ or "").partition("Args:")[0]

@@ -1,23 +1,68 @@
 """Help pages that a person can scan: an option a line where possible, with its choices and its default."""
 
+import re
 import shutil
-from argparse import Action
-from typing import Any, Literal, get_args, get_origin
+from argparse import SUPPRESS, Action, ArgumentParser, HelpFormatter
+from collections.abc import Iterable
+from copy import copy
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
-from jsonargparse import DefaultHelpFormatter
-from jsonargparse._typehints import ActionTypeHint, get_all_subclass_paths
 from typing_extensions import override
 
-from kindling.models.task import DATA_ARGUMENTS
-from kindling.utils.plugins import LOADED
+from kindling.cli.commands import COMMANDS
+from kindling.utils.plugins import LOADED, add_option
+from kindling.utils.text import program_name
 
 WIDEST = 112  # columns: longer lines are hard to read
-BASES = {"LightningModule", "LightningDataModule", "BaseTask", "ClassificationTask", "RegressionTask"}
-BASES |= {"BaseDataModule", "ClassificationDataModule", "Averaging"}
 FEW = 16  # classes that can be named; of more, those of Kindling and of plug-ins are
+UNSHOWN = (None, SUPPRESS, (), [], "")  # defaults that say nothing
+
+# Help texts; of the Trainer's options, the help page shows only these.
+HELP = {
+    "help": "Show this help page and exit.",
+    "config": "Recipe: a YAML file, or a name from fit --help; later ones override.",
+    "print_config": "Print the resulting configuration and exit.",
+    "seed_everything": "Random seed; true draws one and prints it.",
+    "ckpt_path": "Checkpoint: best, last (of the newest run), a run folder or a file.",
+    "model": "Model; its options follow as --model.NAME VALUE.",
+    "model.help": "Show the options of a model, such as CNNClassifier.",
+    "data": "Data source; its options follow as --data.NAME VALUE.",
+    "data.help": "Show the options of a data source, such as MNISTDataModule.",
+    "trainer.accelerator": "cpu, gpu, mps, tpu or auto.",
+    "trainer.devices": "Number of devices, or a list of their indices.",
+    "trainer.strategy": "Distributed strategy: ddp, fsdp or auto.",
+    "trainer.precision": "32-true, bf16-mixed (recent CPUs and GPUs) or 16-mixed (older GPUs).",
+    "trainer.deterministic": "Use only deterministic algorithms; those of the CPU always are.",
+    "trainer.fast_dev_run": "Run only N batches of each stage; save nothing.",
+    "trainer.profiler": "Profiler: simple or advanced.",
+}
+FIT_HELP = {
+    "ckpt_path": "Checkpoint to resume: best, last (of the newest run), a folder or file.",
+    "averaging": "Averaging; its options follow as --averaging.NAME VALUE.",
+    "averaging.help": "Show the options of EMA or SWA.",
+    "trainer.max_epochs": "Number of training epochs.",
+    "trainer.max_time": "Maximum training time, days:hours:minutes:seconds.",
+    "trainer.accumulate_grad_batches": "Batches per optimizer step.",
+    "trainer.gradient_clip_val": "Maximum norm of all gradients; larger gradients are scaled down.",
+    "trainer.check_val_every_n_epoch": "Run validation every N epochs.",
+    "trainer.limit_train_batches": "Maximum number (int) or fraction (float) of batches per training epoch.",
+    "trainer.log_every_n_steps": "Log the learning rate every N optimizer steps.",
+    "trainer.overfit_batches": "Overfit N batches (int) or a fraction (float) of them.",
+}
+GROUP_TITLES = {"model": "model", "data": "data", "checkpoint": "best and last checkpoint", "trainer": "trainer"}
+GROUP_TITLES |= {"early_stopping": "early stopping", "averaging": "weight averaging", "ckpt_path": "checkpoint"}
+TRAINER_DOCS = (
+    "All other options of Lightning's Trainer work too: https://lightning.ai/docs/pytorch/stable/common/trainer.html"
+)
 
 
-class HelpFormatter(DefaultHelpFormatter):
+def page_width() -> int:
+    """Return the number of columns of a help page."""
+    return min(WIDEST, shutil.get_terminal_size().columns - 2)
+
+
+class OptionFormatter(HelpFormatter):
     """Format an option as `--NAME VALUE  Text [choices; default]`.
 
     Args:
@@ -25,67 +70,93 @@ class HelpFormatter(DefaultHelpFormatter):
     """
 
     def __init__(self, prog: str, **_: Any) -> None:
-        width = min(WIDEST, shutil.get_terminal_size().columns - 2)
-        super().__init__(prog, max_help_position=40, width=width)  # type: ignore[no-untyped-call]
+        super().__init__(prog, max_help_position=40, width=page_width())
 
     @override
-    def _format_action_invocation(self, action: Action) -> str:
-        names = [name for name in action.option_strings if not name.endswith("+")]
-        values = ""
-        if action.nargs not in (0, "?") and not action.dest.endswith(("help", "print_config")):
-            choices = _choices(action)
-            values = " {" + ",".join(map(str, choices)) + "}" if 0 < len(choices) < 4 else f" {_value_name(action)}"
-        elif action.dest.endswith(".help"):
-            values = " NAME"
-        return ", ".join(names) + values
-
-    @override
-    def _get_help_string(self, action: Action) -> str:
-        facts = []
-        choices, classes = _choices(action), _classes(action)
-        if action.dest.startswith("trainer."):  # whose texts name those that people use
-            choices, classes = [], []
-        if len(choices) > 3:
-            facts.append(", ".join(map(str, choices)))
-        if classes:
-            facts.append(", ".join(classes))
-        name = action.dest.rpartition(".")[2]
-        if action.required:
-            facts.append("from the data" if name in DATA_ARGUMENTS else "required")
-        elif action.nargs != 0 and action.default not in (None, "==SUPPRESS==", (), []):
-            facts.append(f"default: {_shown(action.default)}")
-        return (action.help or "").replace("%", "%%") + (f" [{'; '.join(facts)}]" if facts else "")
+    def _format_action(self, action: Action) -> str:
+        action = copy(action)
+        action.help = _described(action)
+        return super()._format_action(action)
 
     @override
     def _expand_help(self, action: Action) -> str:
-        return self._get_help_string(action).replace("%%", "%")
+        return action.help or ""  # no %: defaults are shown already
+
+    @override
+    def _format_action_invocation(self, action: Action) -> str:
+        if not action.option_strings:
+            return super()._format_action_invocation(action)
+        names = ", ".join(name for name in action.option_strings if not name.endswith("+"))
+        if action.dest.endswith(".help"):
+            return f"{names} NAME"
+        if action.nargs in (0, "?") or action.dest == "print_config":
+            return names
+        choices = _choices(action)
+        return f"{names} {'{' + ','.join(choices) + '}' if _are_few(choices) else _value_name(action)}"
+
+    @override
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        fill = super()._fill_text
+        return "\n\n".join(fill(paragraph, width, indent) for paragraph in re.split(r"\n\s*\n", text.strip()))
 
 
-def _kind(action: Action) -> Any:
-    return getattr(action, "_typehint", action.type)
+def _described(action: Action) -> str:
+    """Return the text of an option, then in brackets its choices and its default."""
+    if action.help == SUPPRESS:
+        return SUPPRESS
+    if (name := action.dest.rpartition(".")[2]) == "help":
+        return (HELP | FIT_HELP).get(action.dest, "Show the options of one of the classes below.")
+    facts = []
+    if not action.dest.startswith("trainer."):  # whose texts name those that people use
+        choices, classes = _choices(action), _classes(action)
+        facts += [" or ".join(choices) if len(choices) < 3 else ", ".join(choices)] * (not _are_few(choices))
+        facts += [", ".join(classes)]
+    if action.required and action.option_strings:
+        facts.append("from the data" if name in _data_arguments() else "required")
+    elif action.nargs != 0 and action.default not in UNSHOWN:
+        facts.append(f"default: {_shown(action.default)}")
+    shown = "; ".join(filter(None, facts))
+    return " ".join(filter(None, [action.help, shown and f"[{shown}]"]))
 
 
-def _choices(action: Action) -> list[Any]:
+def _data_arguments() -> Iterable[str]:
+    from kindling.models.task import DATA_ARGUMENTS  # imports torch, which `kindling new --help` does without
+
+    return DATA_ARGUMENTS
+
+
+def _parts(action: Action) -> list[Any]:
+    """Return the types that an option takes, apart from null."""
+    # jsonargparse keeps types there: https://github.com/omni-us/jsonargparse/blob/v4.53.0/jsonargparse/_typehints.py
+    kind = getattr(action, "_typehint", action.type)
+    parts = get_args(kind) if get_origin(kind) in (Union, UnionType) else [kind]
+    return [part for part in parts if part is not type(None)]
+
+
+def _choices(action: Action) -> list[str]:
     """Return the values that an option takes, if it takes no others."""
-    kind = _kind(action)
-    if kind is bool:
-        return ["true", "false"]
-    parts = [part for part in get_args(kind) if part is not type(None)] if get_origin(kind) is not Literal else [kind]
-    if parts and all(get_origin(part) is Literal for part in parts):
-        return [choice for part in parts for choice in get_args(part)]
-    return list(action.choices or ())
+    parts = _parts(action)
+    if not all(part is bool or get_origin(part) is Literal for part in parts):
+        return list(map(str, action.choices or ()))
+    return [each for part in parts for each in (("true", "false") if part is bool else map(str, get_args(part)))]
+
+
+def _are_few(choices: list[str]) -> bool:
+    """Return whether choices stand in braces, in place of the name of a value."""
+    return 0 < len(choices) < 4 and all(map(str.isidentifier, choices)) and len(" ".join(choices)) < 14
 
 
 def _classes(action: Action) -> list[str]:
     """Return the short names of the classes that an option takes, without the bases to derive from."""
-    if not isinstance(action, ActionTypeHint):
+    if not hasattr(action, "_typehint"):
         return []
-    paths = get_all_subclass_paths(action._typehint, closed_types=False)
+    from kindling.cli.class_names import choosable_paths
+
+    paths = choosable_paths(action._typehint)
     if len(paths) > FEW:
         plugins = LOADED.values()
         paths = [path for path in paths if path.startswith("kindling.") or any(one.defines(path) for one in plugins)]
-    names = dict.fromkeys(path.rpartition(".")[2] for path in paths)
-    return [name for name in names if name not in BASES]
+    return list(dict.fromkeys(path.rpartition(".")[2] for path in paths))
 
 
 def _value_name(action: Action) -> str:
@@ -93,14 +164,13 @@ def _value_name(action: Action) -> str:
         return action.metavar
     if _classes(action):
         return "NAME"
-    kind = _kind(action)
-    kinds = {int: "N", float: "X"}
-    parts = [part for part in get_args(kind) if part is not type(None)] or [kind]
-    if len(parts) == 1 and parts[0] in kinds:
-        return kinds[parts[0]]
-    if get_origin(kind) in (tuple, list):
+    parts = _parts(action)
+    if len(parts) == 1 and parts[0] in (int, float):
+        return "N" if parts[0] is int else "X"
+    if len(parts) == 1 and get_origin(parts[0]) in (tuple, list):
         return "[A,...]"
-    return action.dest.rpartition(".")[2].upper() if len(action.dest.rpartition(".")[2]) < 14 else "VALUE"
+    name = action.dest.rpartition(".")[2].upper()
+    return name if len(name) < 12 else "VALUE"
 
 
 def _shown(default: Any) -> str:
@@ -113,3 +183,38 @@ def _shown(default: Any) -> str:
     if isinstance(default, tuple | list):
         return "[" + ", ".join(map(str, default)) + "]"
     return str(default)
+
+
+def arrange_class_page(parser: ArgumentParser) -> None:
+    """Prepare the help page of one class."""
+    option = str(parser.description).removeprefix("Help for ")
+    parser.usage = option.partition(".help")[0] + " NAME [options below]"
+    parser.description = ""
+    for group in parser._action_groups:  # named after a class without a docstring
+        group.title = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", group.title or "")
+
+
+def arrange_page(parser: ArgumentParser, command: str, shows_all: bool) -> None:
+    """Prepare the help page of `fit`, `validate`, `test` or `predict`: common options only, those of the Trainer last.
+
+    Args:
+        parser: Parser of the command.
+        command: The command.
+        shows_all: Whether to show also what few people need.
+    """
+    texts = HELP | FIT_HELP if command == "fit" else HELP
+    for action in parser._actions:
+        is_rare = action.dest.startswith("trainer") or action.dest.endswith(("weights_only", "verbose"))
+        is_config = action.dest in GROUP_TITLES and "CONFIG" in str(action.metavar)
+        is_hidden = is_config or (is_rare and not shows_all)
+        action.help = texts.get(action.dest, SUPPRESS if is_hidden else action.help)
+    if parser.usage is None:  # else the page is shown again
+        add_option(parser)
+    groups = [group for group in parser._action_groups if group.title != "Linked arguments"]  # not options
+    for group in groups:
+        first = next((action.dest.split(".")[0] for action in group._group_actions), "")
+        group.title = GROUP_TITLES.get(first, group.title)
+    parser._action_groups = sorted(groups, key=lambda group: group.title == "trainer")
+    parser.usage = f"{program_name()} {command} [--config FILE ...] [--OPTION VALUE ...]"
+    parser.description = COMMANDS[command]
+    parser.epilog = f"{program_name()} {command} --help all shows all options. {TRAINER_DOCS}"

@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,7 @@ class KindlingCLI(LightningCLI):
     @override
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
         # One parser in place of four: each takes a third of a second to build.
-        return {self.command: LightningCLI.subcommands()[self.command]}
+        return {self.command: LightningCLI.subcommands()[self.command] | {"return_predictions"}}
 
     @override
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -294,7 +295,10 @@ class KindlingCLI(LightningCLI):
 def run(command: str, options: Sequence[str]) -> None:
     """Run `fit`, `validate`, `test` or `predict` with the options as typed."""
     silence_libraries()
-    KindlingArgumentParser.shows_all = list(options[-2:]) in (["--help", "all"], ["-h", "all"])
+    words = [word for each in options for word in (["-h", "all"] if each in ("-h=all", "--help=all") else [each])]
+    is_extra = [word == "all" and before in ("-h", "--help") for before, word in pairwise(["", *words])]
+    KindlingArgumentParser.shows_all = any(is_extra)
+    options = [word for word, extra in zip(words, is_extra, strict=True) if not extra]
     end_with_parent()
     watch_parents()
     with sigterm_as_interrupt():

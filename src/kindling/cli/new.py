@@ -15,6 +15,7 @@ from urllib.parse import unquote, urlsplit
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
 from kindling import __version__
+from kindling.cli.help_pages import OptionFormatter
 from kindling.cli.recipes import SHARE
 from kindling.utils.console import say
 from kindling.utils.errors import UsageError, UsageErrorParser
@@ -64,27 +65,29 @@ def _parser() -> UsageErrorParser:
         "kindling new",
         description="Create a project with a model, a data source, a recipe, tests and a notebook to edit. It imports "
         "Kindling; update it with `pip install --upgrade` and `copier update`.",
+        usage="kindling new FOLDER [--OPTION VALUE ...]",
+        formatter_class=OptionFormatter,
     )
     parser.add_argument("folder", metavar="FOLDER", nargs="?", default="", help="New folder for the project.")
     parser.add_argument(
         "--name",
-        help="Name of the project (default: name of the folder). For 'Leaf Net', the command is leaf-net, and the "
-        "package leaf_net.",
+        help="Name of the project: for 'Leaf Net', the command is leaf-net, and the package leaf_net. "
+        "[default: name of the folder]",
     )
     parser.add_argument("--description", help="Description in one line.")
-    parser.add_argument("--author", help="Your name (default: user.name of git).")
-    parser.add_argument("--license", choices=LICENSES, help="License (default: MIT).")
-    parser.add_argument("--task", choices=TASKS, help="Image folders (default), a table, or your own code.")
+    parser.add_argument("--author", help="Your name. [default: user.name of git]")
+    parser.add_argument("--license", choices=LICENSES, default="MIT", help="License.")
+    parser.add_argument("--task", choices=TASKS, default="images", help="Image folders, a table, or your own code.")
     parser.add_argument(
         "--engine",
         help="Source of Kindling for the project: a git URL, the path of a checkout or wheel, or a version such as "
-        "0.2.0 or '>=0.2' (default: the source of this installation).",
+        "0.2.0 or '>=0.2'. [default: the source of this installation]",
     )
     parser.add_argument(
         "--template",
         metavar="URL",
-        help="Git repository of Kindling or your fork, for `copier update` (default: the source of this installation; "
-        "none for a wheel).",
+        help="Git repository of Kindling or your fork, for `copier update`. [default: the source of this "
+        "installation; none for a wheel]",
     )
     return parser
 

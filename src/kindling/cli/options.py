@@ -1,7 +1,6 @@
-"""Options of `fit` other than those of model, data and Trainer, and a readable help page."""
+"""Options of `fit` other than those of model, data and Trainer, and the parser of all of them."""
 
 import sys
-from argparse import SUPPRESS
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from enum import Enum
 from functools import partial, reduce
@@ -14,57 +13,24 @@ from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.cli import LightningArgumentParser
 from typing_extensions import override
 
+from kindling.cli.class_names import BASES
 from kindling.cli.commands import COMMANDS
-from kindling.cli.help_pages import HelpFormatter
+from kindling.cli.help_pages import OptionFormatter, arrange_class_page, arrange_page, page_width
 from kindling.cli.recipes import recipe_table
 from kindling.cli.renamed import present_path
 from kindling.models.task import DATA_ARGUMENTS
 from kindling.training import Averaging, BestCheckpoint, RunEarlyStopping
 from kindling.tuning import diagnostics
 from kindling.utils.errors import UsageError
-from kindling.utils.plugins import add_option, prefer_plugins
-from kindling.utils.text import program_name
+from kindling.utils.plugins import prefer_plugins
 
-# Help texts; of the Trainer's options, the help page shows only these.
-HELP = {
-    "config": "Recipe: a YAML file, or a name listed below; later files override earlier ones.",
-    "print_config": "Print the resulting configuration and exit.",
-    "seed_everything": "Random seed; true draws one and prints it.",
-    "ckpt_path": "Checkpoint to resume from: best, last (of the newest run), a run folder or a file.",
-    "model": "Model; its options follow as --model.NAME VALUE.",
-    "model.help": "Show the options of a model, such as CNNClassifier.",
-    "data": "Data source; its options follow as --data.NAME VALUE.",
-    "data.help": "Show the options of a data source, such as MNISTDataModule.",
-    "averaging": "Weight averaging: EMA or SWA; its options follow as --averaging.NAME VALUE.",
-    "averaging.help": "Show the options of EMA or SWA.",
-    "trainer.max_epochs": "Number of training epochs.",
-    "trainer.max_time": "Maximum training time, days:hours:minutes:seconds.",
-    "trainer.accelerator": "cpu, gpu, mps, tpu or auto.",
-    "trainer.devices": "Number of devices, or a list of their indices.",
-    "trainer.strategy": "Distributed strategy: ddp, fsdp or auto.",
-    "trainer.precision": "32-true, bf16-mixed (recent CPUs and GPUs) or 16-mixed (older GPUs).",
-    "trainer.accumulate_grad_batches": "Batches per optimizer step.",
-    "trainer.gradient_clip_val": "Maximum norm of all gradients; larger gradients are scaled down.",
-    "trainer.check_val_every_n_epoch": "Run validation every N epochs.",
-    "trainer.limit_train_batches": "Maximum number (int) or fraction (float) of batches per training epoch.",
-    "trainer.log_every_n_steps": "Log the learning rate every N optimizer steps.",
-    "trainer.deterministic": "Whether to use only deterministic algorithms; those of the CPU always are.",
-    "trainer.fast_dev_run": "Run only N batches of each stage; save nothing.",
-    "trainer.overfit_batches": "Number (int) or fraction (float) of batches to overfit, as a check of the model.",
-    "trainer.profiler": "Profiler: simple or advanced.",
-}
-RUN_NAME = "Folder of the run in runs/ (default: name of the first --config)."
+RUN_NAME = "Folder of the run in runs/. [default: name of the first --config]"
 TEST_AFTER_FIT = "Whether to test the best checkpoint after training."
 FLAGS = {
     "profile": "Report the time per part of an epoch, and trace a few steps.",
     "watch": "Report layers with dead units, or vanishing or exploding gradients.",
 }
 FLAGS |= diagnostics.FLAGS
-GROUP_TITLES = {"trainer": "trainer", "model": "model", "data": "data", "checkpoint": "best and last checkpoint"}
-GROUP_TITLES |= {"early_stopping": "early stopping", "ckpt_path": "resume", "averaging": "weight averaging"}
-TRAINER_DOCS = (
-    "All other options of Lightning's Trainer work too: https://lightning.ai/docs/pytorch/stable/common/trainer.html"
-)
 
 
 def early_stopping(
@@ -203,6 +169,8 @@ _resolve = _typehints.resolve_class_path_by_name
 def resolve_name(kind: Any, name: str) -> str:
     """Return the class path of a short name; plug-ins take precedence over other classes of the same name."""
     name = present_path(name)
+    if name in BASES:
+        return name  # no choice: jsonargparse reports it
     if "." not in name and not isinstance(kind, tuple):
         same = [path for path in _typehints.get_all_subclass_paths(kind) if path.rpartition(".")[2] == name]
         found = prefer_plugins(same)
@@ -228,7 +196,7 @@ class KindlingArgumentParser(LightningArgumentParser):
     shows_all: ClassVar[bool] = False  # of the Trainer's options, those that few need, too
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **{"formatter_class": HelpFormatter} | options)
+        super().__init__(*arguments, **{"formatter_class": OptionFormatter} | options)
 
     @override
     def add_instantiator(self, *arguments: Any, **options: Any) -> None:
@@ -256,25 +224,10 @@ class KindlingArgumentParser(LightningArgumentParser):
     @override
     def format_help(self, *arguments: Any, **options: Any) -> str:
         command = self.prog.split()[-1]
-        if command not in COMMANDS:  # the help page of one class
-            option = str(self.description).removeprefix("Help for ")
-            self.usage = option.partition(".help")[0] + " NAME [options below]"
-            self.description = ""
+        if command not in COMMANDS:
+            arrange_class_page(self)
             return super().format_help(*arguments, **options)
-        for action in self._actions:
-            is_rare = action.dest.startswith("trainer") or action.dest.endswith(("weights_only", "verbose"))
-            is_config = action.dest in GROUP_TITLES and "CONFIG" in str(action.metavar)
-            is_hidden = is_config or (is_rare and not self.shows_all)
-            action.help = HELP.get(action.dest, SUPPRESS if is_hidden else action.help)
-        if "--plugin" not in self._option_string_actions:
-            add_option(self)
-        groups = [group for group in self._action_groups if group.title != "Linked arguments"]  # not options
-        for group in groups:
-            first = next((action.dest.split(".")[0] for action in group._group_actions), "")
-            group.title = GROUP_TITLES.get(first, group.title)
-        self._action_groups = sorted(groups, key=lambda group: group.title == "trainer")
-        self.usage = f"{program_name()} {command} [--config FILE ...] [--OPTION VALUE ...]"
-        self.description = COMMANDS[command]
-        self.epilog = f"{program_name()} {command} --help all shows all options. {TRAINER_DOCS}"
-        recipes = f"\n{recipe_table()}\n" if command == "fit" else ""
-        return super().format_help(*arguments, **options) + recipes
+        arrange_page(self, command, self.shows_all)
+        return super().format_help(*arguments, **options) + (
+            f"\n{recipe_table(page_width())}\n" if command == "fit" else ""
+        )

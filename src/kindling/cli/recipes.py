@@ -1,6 +1,7 @@
 """Find recipes by name, first in the user's project, then in Kindling."""
 
 import re
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -65,11 +66,13 @@ def describe(recipe: Path) -> str:
     return ""
 
 
-def recipe_table() -> str:
-    """Return the names and descriptions of all recipes, for a help page."""
+def recipe_table(width: int) -> str:
+    """Return the names and descriptions of all recipes, for a help page of so many columns."""
     recipes = list_recipes()
-    width = max(map(len, recipes))
-    return "\n".join(["recipes:", *(f"  {name:<{width}}  {describe(path)}" for name, path in recipes.items())])
+    names = max(map(len, recipes))
+    lines = [f"  {name:<{names}}  {describe(path)}" for name, path in recipes.items()]
+    indent = " " * (names + 4)
+    return "\n".join(["recipes:", *(textwrap.fill(line, width, subsequent_indent=indent) for line in lines)])
 
 
 def _is_path(typed: str) -> bool:

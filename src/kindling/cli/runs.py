@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
+from kindling.cli.help_pages import OptionFormatter
 from kindling.runs.compare import compare
 from kindling.runs.folders import RUNS
 from kindling.runs.listing import Run, find_run, find_runs, sort_by_start
@@ -42,8 +43,9 @@ def _list(options: Sequence[str]) -> None:
         f"{name} runs compare RUN RUN ...",
         description="List runs, newest last. RUN is a folder, with or without runs/ (quickstart/version_0), or a "
         "recipe, which stands for its newest run (quickstart).",
+        formatter_class=OptionFormatter,
     )
-    parser.add_argument("folders", nargs="*", metavar="FOLDER", type=Path, help="Folders with runs (default: runs).")
+    parser.add_argument("folders", nargs="*", metavar="FOLDER", type=Path, help="Folders with runs. [default: runs]")
     parser.add_argument("--sort", metavar="COLUMN", help=f"Sort, best last, by: {', '.join(COLUMNS)}.")
     typed = parser.parse_args(options)
     for folder in typed.folders:
@@ -70,7 +72,9 @@ def _list(options: Sequence[str]) -> None:
 
 def _show(options: Sequence[str]) -> None:
     parser = UsageErrorParser(
-        f"{program_name()} runs show", description="Show a run, and the command that reproduces it."
+        f"{program_name()} runs show",
+        description="Show a run, and the command that reproduces it.",
+        formatter_class=OptionFormatter,
     )
     parser.add_argument("run", metavar="RUN", help="Run folder or recipe: quickstart/version_0, quickstart.")
     show(Run.read(find_run(parser.parse_args(options).run)))
@@ -78,7 +82,9 @@ def _show(options: Sequence[str]) -> None:
 
 def _compare(options: Sequence[str]) -> None:
     parser = UsageErrorParser(
-        f"{program_name()} runs compare", description="Show the differences between runs, and plot their curves."
+        f"{program_name()} runs compare",
+        description="Show the differences between runs, and plot their curves.",
+        formatter_class=OptionFormatter,
     )
     parser.add_argument("runs", metavar="RUN", nargs="+", help="Two or more, each as in runs show.")
     paths = [find_run(name) for name in parser.parse_args(options).runs]

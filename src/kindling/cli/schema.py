@@ -19,8 +19,8 @@ from lightning.pytorch.accelerators import AcceleratorRegistry
 from lightning.pytorch.strategies import StrategyRegistry
 from typing_extensions import override
 
+from kindling.cli.help_pages import FIT_HELP, HELP
 from kindling.cli.lightning_cli import KindlingCLI
-from kindling.cli.options import HELP
 from kindling.utils.console import say
 from kindling.utils.files import atomic_write
 from kindling.utils.plugins import plugin_options, prefer_plugins
@@ -208,7 +208,7 @@ def recipe_schema() -> Schema:
     for option, known in names.items():
         classes = [each for each in trainer[option]["anyOf"] if "$ref" in each]
         trainer[option]["anyOf"] = [{"enum": list(dict.fromkeys(known))}, *classes]
-    for key, text in HELP.items():
+    for key, text in (HELP | FIT_HELP).items():
         group, _, option = key.rpartition(".")
         options = schema["properties"][group]["properties"] if group == "trainer" else schema["properties"]
         if option in options:

@@ -19,7 +19,7 @@ from kindling.utils.errors import UsageError, UsageErrorParser
 from kindling.utils.text import suggest
 
 GROUP = "kindling.plugins"
-HELP = "File or module with custom models, data modules or callbacks; can be repeated."
+HELP = "File or module with custom classes; can be repeated."
 ENGINE = ("kindling", "lightning", "pytorch_lightning", "torch")  # packages whose classes need no plug-in
 
 
