@@ -22,8 +22,8 @@ def run_function(function: Callable[..., None], options: Sequence[str]) -> None:
     silence_libraries()
     name = f"{program_name()} {function.__name__}"
     usage = f"{name} [--OPTION VALUE ...]"
-    options: dict[str, Any] = {"formatter_class": OptionFormatter, "exit_on_error": False, "allow_abbrev": False}
-    parser = ArgumentParser(prog=name, usage=usage, **options)
+    style: dict[str, Any] = {"formatter_class": OptionFormatter, "exit_on_error": False, "allow_abbrev": False}
+    parser = ArgumentParser(prog=name, usage=usage, **style)
     names = parser.add_function_arguments(function, as_group=False, fail_untyped=True)
     add_option(parser)
     parser.description = (function.__doc__ or "").partition("Args:")[0]

@@ -16,7 +16,7 @@ from kindling.utils.text import program_name
 
 WIDEST = 112  # columns: longer lines are hard to read
 FEW = 16  # classes that can be named; of more, those of Kindling and of plug-ins are
-UNSHOWN = (None, SUPPRESS, (), [], "")  # defaults that say nothing
+UNSHOWN: tuple[Any, ...] = (None, SUPPRESS, (), [], "")  # defaults that say nothing
 
 # Help texts; of the Trainer's options, the help page shows only these.
 HELP = {

@@ -302,4 +302,4 @@ def run(command: str, options: Sequence[str]) -> None:
     end_with_parent()
     watch_parents()
     with sigterm_as_interrupt():
-        KindlingCLI(command, options[:-1] if KindlingArgumentParser.shows_all else options)
+        KindlingCLI(command, options)
