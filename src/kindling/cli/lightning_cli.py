@@ -124,9 +124,9 @@ class KindlingCLI(LightningCLI):
         config, parser = self._config, self._parser(self.command)
         options = self.config_init[self.command]["trainer"]
         self._load_checkpoint()
+        is_saved = not (options["barebones"] or options["fast_dev_run"] or self._is_diagnostic)
         prepare_options(options, config)
         check_nonempty_run(self.command, options, self._tests, self._is_trainable)
-        is_saved = not (options["barebones"] or options["fast_dev_run"] or self._is_diagnostic)
         configured = [self.config_init[self.command][key] for key in parser.callback_keys]
         try:
             if self.command == "fit" and is_saved:
