@@ -454,6 +454,7 @@ def test_a_model_that_diverged_says_so(run: Path, tmp_path: Path) -> None:
     del stored["checksums"]
     (tmp_path / "diverged/checkpoints").mkdir(parents=True)
     torch.save(stored, tmp_path / "diverged/checkpoints/best.ckpt")
+    (tmp_path / "diverged/run.json").write_text("{}")  # makes it a run folder
     (tmp_path / "diverged/test_metrics.json").write_text('{"test/loss": null}')
     with serving("--ckpt_path", tmp_path / "diverged") as server:
         assert server.ask("GET", "/info")[1]["metrics"] == {"test/loss": None}
