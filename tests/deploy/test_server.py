@@ -231,7 +231,7 @@ HOSTILE: dict[str, tuple[Any, int, str]] = {
     "huge": (json.dumps({"inputs": IMAGE}).replace("0.5", "9" * 5000, 1).encode(), 400, ""),
     "bytes": ({"inputs": [[255] * 28] * 28}, 400, "between 0 and 1"),
     "texts of all lengths": ({"inputs": ["x" * 1500] + [""] * 300_000}, 400, "inputs must be numbers"),
-    "many images": ({"inputs": [[[0] * 28] * 28] * 4097}, 413, "more than 4,096"),
+    "many images": ({"inputs": [[[0] * 28] * 28] * 4097}, 413, "at most 4,096 samples"),
     "rows": ({"rows": [{"age": 3}]}, 400, "not rows of a table"),
     "no rows": ({"rows": [3]}, 400, "rows must be a list of objects"),
     "no image": (b"this is no image", 400, "the body: "),
@@ -429,11 +429,11 @@ def test_a_table_is_asked_by_the_names_of_its_columns(tmp_path: Path) -> None:
         (["--host", "0.0.0.0"], 1, "set KINDLING_API_KEY to a secret"),
         (["--host", "no.such.host.invalid"], 1, "KINDLING_API_KEY"),
         (["--port", "99999"], 1, "port must be from 0 to 65535, got 99999"),
-        ([], 1, "KINDLING_API_KEY must be of ASCII"),
+        ([], 1, "KINDLING_API_KEY must be ASCII"),
         (["--workers", "0"], 1, "workers must be from 1 to 65535, got 0"),
         (["--port", "x"], 2, "port: x is not int"),
         (["--ckpt_path", "gone.onnx"], 1, "gone.onnx: kindling export writes one"),
-        (["--ckpt_path", "text.onnx"], 1, "text.onnx is damaged or no model in ONNX"),
+        (["--ckpt_path", "text.onnx"], 1, "text.onnx is damaged or not an ONNX file"),
     ],
 )
 def test_mistakes_at_the_start_are_said_in_one_line(
@@ -454,6 +454,7 @@ def test_a_model_that_diverged_says_so(run: Path, tmp_path: Path) -> None:
     del stored["checksums"]
     (tmp_path / "diverged/checkpoints").mkdir(parents=True)
     torch.save(stored, tmp_path / "diverged/checkpoints/best.ckpt")
+    (tmp_path / "diverged/run.json").write_text("{}")  # makes it a run folder
     (tmp_path / "diverged/test_metrics.json").write_text('{"test/loss": null}')
     with serving("--ckpt_path", tmp_path / "diverged") as server:
         assert server.ask("GET", "/info")[1]["metrics"] == {"test/loss": None}
