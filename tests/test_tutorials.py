@@ -1,4 +1,4 @@
-"""The map of the two tutorials in docs/tutorials.md names what there is."""
+"""The map of topics in docs/tutorials.md names headings and files that exist."""
 
 import json
 import re
@@ -19,8 +19,8 @@ def test_there_are_seven_notebooks() -> None:
     assert found == [f"{number:02}" for number in range(1, 8)]
 
 
-def test_each_place_exists() -> None:
-    """Of `04: The digits; The network; configs/mnist_cnn.yaml` for example two headings and a file."""
+def test_every_entry_exists() -> None:
+    """`04: The digits; The network; configs/mnist_cnn.yaml`, for example, names two headings and a file."""
     tables = (ROOT / "docs/tutorials.md").read_text(encoding="utf-8").split("| first tutorial")[1]
     rows = [row.split("|")[2] for row in tables.splitlines() if row.count("|") == 3]
     found, number = 0, ""
