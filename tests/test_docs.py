@@ -59,7 +59,7 @@ NOT_RUN_WITH = {
 }
 # Options in sentences: of another program, and of an optimizer.
 NOT_LISTED = {"--model_resume_path", "--model.optimizer.lr"}
-QUICK = {"README.md", "checkpoints.md", "get-started.md", "python.md", "tables.md"}  # in each run of the tests
+QUICK = {"README.md", "checkpoints.md", "python.md", "tables.md"}  # in each run of the tests
 # Pages about runs that are there already, or that are made by a command which is not run.
 TRAINED = {
     "README.md": ["quickstart"],
