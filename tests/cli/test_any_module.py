@@ -263,7 +263,7 @@ def test_inputs_of_unknown_shape_can_be_named_after_training(kindling: Command) 
     assert len(refused.err) < 320
 
 
-@pytest.mark.usefixtures("quick_proof", "no_pictures")
+@pytest.mark.usefixtures("quick_proof")
 def test_a_shape_that_the_data_does_not_tell_is_that_of_the_training_samples(kindling: Command) -> None:
     options = ["--model", "modules.Unshaped", "--data", "modules.UnshapedVectors", "--run_name", "unshaped", *FEW]
     fitted = kindling("fit", *options, "--test_after_fit", "false")
