@@ -93,6 +93,8 @@ def test_runs_of_the_past_and_broken_ones_are_listed_from_what_they_have(kindlin
         '{"status": "running", "process": {"host": "other"}, "heartbeat": "2026-01-01T00:00:00"}',
         '{"status": "running", "process": {"host": "other"}, "heartbeat": "9999-12-31T23:59:59-14:00"}',
         '{"started": "0001-01-01T00:00:00+14:00"}',
+        '{"status": "running", "process": {"folder": [1]}}',
+        '{"status": "running", "process": {"folder": 5}}',
         "[" * 100_000,
         '{"best": {"epoch": 1, "val/loss": 1' + "0" * 400 + "}}",
         '{"recipe": ""}',

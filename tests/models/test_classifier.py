@@ -4,6 +4,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -369,3 +370,30 @@ def test_a_model_of_ones_own_trains_and_loads(kindling: Command) -> None:
     again = WideClassifier.load_from_checkpoint(RUN / "checkpoints/best.ckpt")
     assert again.network[1].out_features == 7  # type: ignore[index]
     assert kindling("test", "--ckpt_path", "best").code == 0
+
+
+FOLLOWER = """
+from torch.optim.lr_scheduler import LRScheduler
+
+class Follower(LRScheduler):
+    def __init__(self, optimizer, factor: float = 2.0):
+        self.factor, self.metrics = factor, []
+        super().__init__(optimizer)
+
+    def step(self, metrics=None, epoch=None):
+        if metrics is not None:
+            self.metrics.append(float(metrics))
+            for group in self.optimizer.param_groups:
+                group["lr"] *= self.factor
+"""
+
+
+def test_a_schedule_of_one_s_own_gets_the_validation_loss(kindling: Command) -> None:
+    Path("follower.py").write_text(FOLLOWER)
+    schedule = ["--plugin", "follower.py", "--model.lr_scheduler", "follower.Follower", "--model.optimizer.lr", "0.001"]
+    result = kindling("fit", *TINY, *schedule)
+    assert result.code == 0, result.err
+    stored = torch.load("runs/tiny/version_0/checkpoints/last.ckpt", weights_only=True)
+    logged = pd.read_csv("runs/tiny/version_0/metrics.csv")["val/loss"].dropna().tolist()
+    assert stored["lr_schedulers"][0]["metrics"] == pytest.approx(logged)
+    assert stored["optimizer_states"][0]["param_groups"][0]["lr"] == pytest.approx(0.004)

@@ -1,55 +1,42 @@
-"""Data that is read before a training, in several processes."""
+"""Data that is read before a training, by several processes at once."""
 
-import threading
+import os
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader, TensorDataset
 
-from kindling.models.infer import prepare
+from kindling.models.infer import infer_arguments
 
 
-class Counted(LightningDataModule):
-    """Counts the calls of `prepare_data`."""
-
-    calls = 0
+class Downloads(LightningDataModule):
+    """Fails if two processes prepare its data at the same time."""
 
     def prepare_data(self) -> None:
-        self.calls += 1
+        Path("downloading").touch(exist_ok=False)
+        subprocess.run([sys.executable, "-c", "import time; time.sleep(0.5)"], check=True)
+        Path("downloading").unlink()
+        with Path("calls").open("a") as file:
+            file.write("x")
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        return DataLoader(TensorDataset(torch.zeros(4, 2), torch.zeros(4)))
 
 
-@pytest.mark.parametrize(
-    ("variables", "per_node", "calls"),
-    [
-        ({}, True, 1),
-        ({"LOCAL_RANK": "0", "NODE_RANK": "1"}, True, 1),
-        ({"LOCAL_RANK": "0", "NODE_RANK": "1"}, False, 0),
-        ({"LOCAL_RANK": "1", "NODE_RANK": "0"}, True, 0),  # started by the first, which has prepared the data
-    ],
-)
-def test_data_is_prepared_where_lightning_prepares_it(
-    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], per_node: bool, calls: int
-) -> None:
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    data = Counted()
-    data.prepare_data_per_node = per_node
-    prepare(data)
-    assert data.calls == calls
-
-
-def test_processes_of_a_cluster_wait_until_the_first_has_prepared_the_data(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+@pytest.mark.skipif(sys.platform == "win32", reason="needs fcntl and fork")
+def test_processes_prepare_their_data_in_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    data = Counted()
-    for name, value in {"TORCHELASTIC_RUN_ID": "1", "GROUP_RANK": "0", "LOCAL_RANK": "1"}.items():
-        monkeypatch.setenv(name, value)
-    other = threading.Thread(target=prepare, args=[data], daemon=True)
-    other.start()
-    other.join(0.5)
-    assert (other.is_alive(), data.calls) == (True, 0)
-    monkeypatch.setenv("LOCAL_RANK", "0")
-    prepare(data)
-    other.join(10)
-    assert (other.is_alive(), data.calls) == (False, 1)
+    processes = []
+    for _ in range(3):
+        if not (process := os.fork()):
+            infer_arguments(Downloads(), ["input_shape"])
+            os._exit(0)
+        processes.append(process)
+    assert [os.waitpid(process, 0)[1] for process in processes] == [0, 0, 0]
+    assert Path("calls").read_text() == "xxx"
+    assert (tmp_path / f"kindling-{os.getuid()}.lock").stat().st_mode & 0o777 == 0o600

@@ -146,6 +146,36 @@ def test_results_of_a_lone_checkpoint_are_not_written_through_a_link(kindling: C
     assert not list(OUTSIDE.iterdir())
 
 
+def test_results_are_not_written_through_a_linked_folder_of_checkpoints(kindling: Command, trained: Train) -> None:
+    trained(*TINY)
+    OUTSIDE.mkdir()
+    shutil.copy(RUN / "checkpoints/best.ckpt", OUTSIDE / "best.ckpt")
+    Path("theirs").mkdir()
+    Path("theirs/checkpoints").symlink_to(OUTSIDE.absolute())
+    for checkpoint in ("theirs", "theirs/checkpoints/best.ckpt"):
+        result = kindling("test", "--ckpt_path", checkpoint)
+        assert (result.code, result.err.count("\n")) == (1, 1)
+        assert "theirs/checkpoints is a link to another folder" in result.err
+    assert [path.name for path in OUTSIDE.iterdir()] == ["best.ckpt"]
+
+
+def test_code_around_a_folder_of_checkpoints_is_not_imported(
+    kindling: Command, trained: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained(*TINY)
+    Path("theirs/checkpoints").mkdir(parents=True)
+    stored = torch.load(RUN / "checkpoints/best.ckpt", weights_only=True)
+    stored["hyper_parameters"]["_class_path"] = "evil.Net"
+    del stored["signature"]
+    torch.save(stored, "theirs/checkpoints/best.ckpt")
+    Path("theirs/evil.py").write_text("open('ran', 'w')")
+    monkeypatch.syspath_prepend(Path("theirs").absolute())
+    result = kindling("test", "--ckpt_path", "theirs/checkpoints/best.ckpt")
+    assert (result.code, result.err.count("\n")) == (1, 1)
+    assert "evil.Net" in result.err
+    assert not Path("ran").exists()
+
+
 def test_who_trusts_a_stranger_s_configuration_names_it(kindling: Command, trained: Train) -> None:
     trained(*TINY)
     change_config(lambda config: config["trainer"].update(logger=LOGGER))

@@ -13,7 +13,7 @@ from kindling.cli.yaml_files import read_yaml
 from kindling.data import BaseDataModule
 from kindling.models.task import DATA_ARGUMENTS, BaseTask
 from kindling.runs.checkpoint_contents import EPOCHS, STOPPERS
-from kindling.runs.folders import is_in_run, is_last, run_folder_of
+from kindling.runs.folders import is_in_run, is_last, run_folder_of, surroundings_of
 from kindling.runs.foreign import check_factories, check_files, check_functions, typed_arguments
 from kindling.runs.metadata import RunMetadata
 from kindling.runs.signatures import is_own, is_own_checkpoint, plugin_sources
@@ -52,8 +52,8 @@ def config_from_checkpoint(
         config = harmless(config, path)
     model = class_config(stored["hyper_parameters"])
     plugins = plugin_sources(stored, checkpoint)
-    check_classes(model, run, plugins=plugins)
-    check_classes([arguments, config.get("data")], run, "data source", plugins)
+    check_classes(model, surroundings_of(checkpoint), plugins=plugins)
+    check_classes([arguments, config.get("data")], surroundings_of(checkpoint), "data source", plugins)
     for name in class_paths(config) if command == "fit" else ():
         check_available(name, plugins)
     check_parts(stored["hyper_parameters"], checkpoint)

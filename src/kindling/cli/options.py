@@ -1,5 +1,6 @@
 """Options of `fit` other than those of model, data and Trainer, and the parser of all of them."""
 
+import pkgutil
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from enum import Enum
@@ -13,7 +14,7 @@ from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.cli import LightningArgumentParser
 from typing_extensions import override
 
-from kindling.cli.class_names import BASES
+from kindling.cli.class_names import is_base
 from kindling.cli.commands import COMMANDS
 from kindling.cli.help_pages import OptionFormatter, arrange_class_page, arrange_page, page_width
 from kindling.cli.recipes import recipe_table
@@ -169,13 +170,11 @@ _resolve = _typehints.resolve_class_path_by_name
 def resolve_name(kind: Any, name: str) -> str:
     """Return the class path of a short name; plug-ins take precedence over other classes of the same name."""
     name = present_path(name)
-    if name in BASES:
-        return name  # no choice: jsonargparse reports it
     if "." not in name and not isinstance(kind, tuple):
         same = [path for path in _typehints.get_all_subclass_paths(kind) if path.rpartition(".")[2] == name]
-        found = prefer_plugins(same)
+        found = [path for path in prefer_plugins(same) if not is_base(pkgutil.resolve_name(path))]
         if same and len(found) < 2:
-            return found[0] if found else name
+            return found[0] if found else name  # a base class is no choice: jsonargparse reports it
     return str(_resolve(kind, name))
 
 

@@ -116,7 +116,7 @@ def _split_options(typed: Sequence[str]) -> list[list[str]]:
     """Return the options of a command line, each with its values."""
     options: list[list[str]] = []
     for part in typed:
-        if part.startswith("--") or part == "-c" or not options:
+        if part.startswith(("--", "-c")) or not options:
             options.append([part])
         else:
             options[-1].append(part)

@@ -37,11 +37,11 @@ class _UniqueKeyLoader(yaml.SafeLoader):
     @override
     def compose_mapping_node(self, anchor: dict[Any, yaml.Node]) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
-        lines: dict[str, int] = {}
+        lines: dict[tuple[str, str], int] = {}
         for key, _ in node.value:
-            name, line = str(key.value), key.start_mark.line + 1
+            name, line = (key.tag, str(key.value)), key.start_mark.line + 1
             if name in lines:
-                raise ValueError(f"{name} is given twice, in lines {lines[name]} and {line}: keep one")
+                raise ValueError(f"{key.value} is given twice, in lines {lines[name]} and {line}: keep one")
             lines[name] = line
         return node
 

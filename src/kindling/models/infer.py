@@ -4,20 +4,16 @@ import copy
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
-from datetime import timedelta
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import islice
+from pathlib import Path
 from typing import Any, NoReturn, Self, TypeVar
 
 import torch
-from lightning.fabric.plugins.environments.lightning import LightningEnvironment
-from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
-from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
-from torch.distributed import FileStore  # type: ignore[attr-defined]
 from torch.utils.data import DataLoader, IterableDataset
 
 from kindling.utils.text import shorten
@@ -93,7 +89,8 @@ def infer_arguments(data: LightningDataModule, names: Iterable[str]) -> dict[str
     try:
         with isolate_rng():
             probe = copy.deepcopy(data)  # Lightning sets up the data module itself, once
-            prepare(probe)
+            with _one_at_a_time():  # Lightning connects the processes later, and then calls it in one of them
+                probe.prepare_data()
             probe.setup("fit")
             loader = probe.train_dataloader()
             shapes = {_input_shape(batch) for batch in _small_batches(loader)}
@@ -113,32 +110,19 @@ def infer_arguments(data: LightningDataModule, names: Iterable[str]) -> dict[str
     return {name: found[name] for name in names if found.get(name)}
 
 
-def prepare(data: LightningDataModule) -> None:
-    """Call `prepare_data` before the processes of a training are connected, in those that Lightning calls it in.
-
-    It is called in one process of each node, or in one of all if `prepare_data_per_node` is false. The others of the
-    node wait for it if a cluster has started all at once; Lightning starts them later.
-    """
-    clusters = (SLURMEnvironment, TorchElasticEnvironment)
-    cluster = next((kind() for kind in clusters if kind.detect()), LightningEnvironment())
-    is_first = cluster.local_rank() == 0
-    with _others_waiting(is_first) if isinstance(cluster, clusters) else nullcontext():
-        if is_first and (data.prepare_data_per_node or cluster.node_rank() == 0):
-            data.prepare_data()
-
-
 @contextmanager
-def _others_waiting(is_first: bool) -> Iterator[None]:
-    """Hold back the other processes of this node, which have the same parent, until the first leaves this context."""
-    name = f"kindling-{os.getppid()}-{os.environ.get('MASTER_PORT', '')}"
-    store = FileStore(os.path.join(tempfile.gettempdir(), name))
-    try:
+def _one_at_a_time() -> Iterator[None]:
+    """Let the processes of this user take turns: torchrun and Slurm start all processes of a node at once."""
+    with ExitStack() as stack:
+        # Without locks (Windows) or a place for the file, they don't wait. A process that ends releases its lock.
+        with suppress(ImportError, OSError):
+            import fcntl
+
+            path = Path(tempfile.gettempdir(), f"kindling-{os.getuid()}.lock")
+            lock = os.open(path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o600)  # the folder is shared with other users
+            stack.callback(os.close, lock)
+            fcntl.flock(lock, fcntl.LOCK_EX)
         yield
-    finally:  # after an error too, which all processes run into
-        if is_first:
-            store.set("prepared", "1")
-        else:
-            store.wait(["prepared"], timedelta(days=1))
 
 
 def _small_batches(loader: Any) -> Iterator[Any]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from kindling.models.classification import ClassificationTask
 from kindling.models.task import BaseTask
 from kindling.runs.checkpoints import read_checkpoint
-from kindling.runs.folders import RUNS, run_folder_of
+from kindling.runs.folders import RUNS, surroundings_of
 from kindling.runs.foreign import check_functions
 from kindling.runs.signatures import is_own_checkpoint, plugin_sources
 from kindling.runs.trust import check_classes, check_parts
@@ -32,7 +32,7 @@ def read_model_spec(path: Path, stored: dict[str, Any] | None = None) -> tuple[s
     stored = stored or read_checkpoint(path)
     check_trained(path, stored)
     hyper_parameters = stored["hyper_parameters"]
-    check_classes(hyper_parameters, run_folder_of(path), plugins=plugin_sources(stored, path))
+    check_classes(hyper_parameters, surroundings_of(path), plugins=plugin_sources(stored, path))
     check_parts(hyper_parameters, path)
     if not is_own_checkpoint(stored, path):
         check_functions(hyper_parameters, (), path)

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from inspect import signature
 from pkgutil import resolve_name
 from typing import Any, Literal
 
 from lightning.pytorch.utilities.types import LRSchedulerConfigType
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import CyclicLR, OneCycleLR, ReduceLROnPlateau
+from torch.optim.lr_scheduler import CyclicLR, OneCycleLR
 from typing_extensions import override
 
 from kindling.utils.hyperparameters import Factory
@@ -69,12 +70,14 @@ def scheduler_config(
     kind, init_args = resolve_name(factory["class_path"]), dict(factory["init_args"])
     if issubclass(kind, OneCycleLR) and init_args.get("total_steps") is None:
         init_args["total_steps"] = steps()
+    needs_metric = "metrics" in signature(kind.step).parameters  # as that of ReduceLROnPlateau
     return {
         "scheduler": kind(optimizer, **init_args),
         "interval": "step" if issubclass(kind, OneCycleLR | CyclicLR) else "epoch",
-        # ReduceLROnPlateau steps after validations only, and never if `val/loss` is not logged.
+        # A schedule that needs a metric steps after validations only, and never if `val/loss` is not logged.
+        "reduce_on_plateau": needs_metric,
         "monitor": "val/loss",
-        "frequency": every_n_epochs if issubclass(kind, ReduceLROnPlateau) else 1,
+        "frequency": every_n_epochs if needs_metric else 1,
         "strict": False,
     }
 

@@ -39,6 +39,11 @@ def is_in_run(checkpoint: Path) -> bool:
     return folder.name == "checkpoints" and any(os.path.lexists(run / name) for name in RUN_FILES)
 
 
+def surroundings_of(checkpoint: Path) -> Path:
+    """Return the folder that a stranger may have made around a checkpoint: code in it is not to be imported."""
+    return checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else run_folder_of(checkpoint)
+
+
 def is_last(checkpoint: Path) -> bool:
     """Return whether a checkpoint is the `last.ckpt` of a run, which resumes in the same folder."""
     return checkpoint.name == "last.ckpt" and is_in_run(checkpoint)

@@ -40,5 +40,7 @@ def is_alive(process: dict[str, Any], heartbeat: str) -> bool:
 
 def is_copy(process: dict[str, Any], run: Path) -> bool:
     """Return whether a run folder is a copy of the one in which a process trains; that one may have been moved."""
-    path, inode = process.get("folder") or (None, None)
-    return None not in (path, inode) and str(run.resolve()) != path and run.stat().st_ino != inode
+    match process.get("folder"):
+        case [str(path), int(inode)]:
+            return str(run.resolve()) != path and run.stat().st_ino != inode
+    return False

@@ -194,8 +194,10 @@ def check_links(checkpoint: Path) -> None:
         ValueError: If one does: another file would be read or overwritten.
     """
     run = run_folder_of(checkpoint)
-    if run.is_symlink() and not is_in_run(checkpoint):  # the folder for its results
-        raise ValueError(f"{run} is a link to another folder: results of {checkpoint} would be written there")
+    if not is_in_run(checkpoint):  # the results go into a folder next to it
+        for link in (run, *([checkpoint.parent] if checkpoint.parent.name == "checkpoints" else [])):
+            if link.is_symlink():
+                raise ValueError(f"{link} is a link to another folder: results of {checkpoint} would be written there")
     if is_own_here(run):
         return
     for folder, folders, files in os.walk(run):

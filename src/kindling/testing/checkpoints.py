@@ -22,6 +22,7 @@ from kindling.deploy.verify import compare_outputs, first
 from kindling.models.task import BaseTask
 from kindling.testing.data import summarize
 from kindling.testing.trainer import small_trainer
+from kindling.utils.text import join_names
 
 
 class _PredictionRecorder(Callback):
@@ -42,8 +43,10 @@ class _PredictionRecorder(Callback):
 
 def check_loaded(trained: LightningModule, loaded: LightningModule, data: LightningDataModule) -> None:
     """Check that a model loaded from a checkpoint has the weights, and predictions or metrics, of the trained model."""
-    name, weights = type(trained).__name__, trained.state_dict()
-    for key, value in loaded.state_dict().items():
+    name, weights, restored = type(trained).__name__, trained.state_dict(), loaded.state_dict()
+    differing = join_names(sorted(weights.keys() ^ restored.keys()))
+    assert not differing, f"{name}: {differing}: not in both the trained and the loaded model"
+    for key, value in restored.items():
         assert torch.equal(value, weights[key]), f"{name}: {key} changes when a checkpoint is loaded"
     if is_overridden("predict_step", loaded) and has_stage(loaded, data, "predict"):
         before, after, again = (_PredictionRecorder() for _ in range(3))

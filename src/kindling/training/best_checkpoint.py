@@ -9,6 +9,7 @@ from typing import Any
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.trainer.states import TrainerFn
 from typing_extensions import override
 
 from kindling.utils.text import join_names, suggest
@@ -30,7 +31,7 @@ def check_monitor(option: str, monitor: str | None, trainer: Trainer) -> None:
         ValueError: If not, with the option that names it and the metrics that are logged.
     """
     names = sorted(trainer.callback_metrics)
-    if monitor in names or (trainer.sanity_checking and not names):  # some models log nothing in the sanity check
+    if monitor in names:
         return
     raise ValueError(
         f"--{option}.monitor {monitor}: no such metric is logged{suggest(str(monitor), names)} (logged so far: "
@@ -63,12 +64,14 @@ class BestCheckpoint(ModelCheckpoint):
 
     @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.sanity_checking:  # not all metrics are logged
+            return
         if not is_missing(self.monitor, trainer):
             if str(self.monitor).startswith("val/"):
                 check_monitor("checkpoint", self.monitor, trainer)
             with self._naming_the_option(trainer):
                 super().on_validation_end(trainer, pl_module)
-        elif not (self._has_warned or trainer.sanity_checking):
+        elif not self._has_warned:
             self._has_warned = True
             names = join_names(sorted(trainer.callback_metrics)) if trainer.callback_metrics else "nothing"
             logger.warning(
@@ -107,7 +110,8 @@ class RunEarlyStopping(EarlyStopping):
 
     @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not is_missing(self.monitor, trainer):
+        is_fitting = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
+        if is_fitting and not is_missing(self.monitor, trainer):
             check_monitor("early_stopping", self.monitor, trainer)
             super().on_validation_end(trainer, pl_module)
 

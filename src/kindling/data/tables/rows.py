@@ -8,6 +8,7 @@ have a last feature that marks them.
 
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,9 @@ def encode_rows(
     if isinstance(rows, list):
         rows = {name: [row.get(name) for row in rows] for name in names if any(name in row for row in rows)}
     frame = read_table(rows) if isinstance(rows, str | Path) else pd.DataFrame(rows)
-    with progress(f"encoding {count_noun(len(frame), 'row', 'rows')} of {source}"):
+    is_file = isinstance(rows, str | Path)  # a server encodes many small requests
+    text = f"encoding {count_noun(len(frame), 'row', 'rows')} of {source}"
+    with progress(text) if is_file else nullcontext():
         cells = {name: read_cells(frame[name], missing) for name in frame if name in names}
         return encode_cells(cells, columns, source, frame.attrs.get("separator"), labels)
 
