@@ -166,7 +166,9 @@ class BaseTask(LightningModule):
 
     def example_inputs(self) -> Any:
         """Return the inputs of one sample: `example_input_array` if the model sets it, else zeros."""
-        return torch.zeros(1, *self.sample_shape) if self.example_input_array is None else self.example_input_array
+        if self.example_input_array is not None:
+            return self.example_input_array
+        return torch.zeros(1, *(self.sample_shape or self.input_shape))  # an unknown one raises an error
 
     @property
     def lacks_shape(self) -> bool:
