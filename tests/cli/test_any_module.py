@@ -195,7 +195,7 @@ def prediction_inputs(model: str) -> Any:
     return next(iter(data.predict_dataloader()))[0]
 
 
-@pytest.mark.usefixtures("quick_proof")
+@pytest.mark.usefixtures("quick_proof", "pictures")
 def test_a_task_with_a_forward_in_place_of_a_network(kindling: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.compile", partial(torch.compile, backend="eager"))  # the other takes half a minute
     options = ["--model", "modules.OwnForward", "--data", "SyntheticDataModule", "--data.num_samples", "60", *FEW]

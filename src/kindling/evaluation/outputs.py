@@ -18,7 +18,7 @@ from kindling.data import BaseDataModule
 from kindling.data.loading import targets_of
 from kindling.evaluation.report import write_report
 from kindling.models import ClassificationTask, RegressionTask
-from kindling.models.task import batch_size
+from kindling.models.batches import batch_size
 from kindling.runs.folders import run_folder_of
 from kindling.training import TestOutputCollector
 from kindling.utils.console import progress

@@ -1,8 +1,12 @@
-"""Check that the training batches are large enough for batch norm."""
+"""The structure and the size of batches."""
 
 import math
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
+
+# Private, but used by many libraries and kept compatible: https://github.com/pytorch/pytorch/issues/65761
+from torch.utils._pytree import tree_leaves
 
 from kindling.utils.text import count_noun
 
@@ -28,3 +32,23 @@ def check_batches(model: nn.Module, batch_size: int, samples: int, devices: int)
     if batch_size > 1:
         reason = f"got {count_noun(samples, 'training sample', 'training samples')} on {devices} devices"
     raise ValueError(f"batch norm ({norms[0]}) needs at least 2 samples in each training batch: {reason}")
+
+
+def as_pair(batch: Any, model: object) -> tuple[Any, Any]:
+    """Return the inputs and targets of a batch.
+
+    Raises:
+        ValueError: If the batch has another structure.
+    """
+    if isinstance(batch, tuple | list) and len(batch) == 2:
+        return batch[0], batch[1]
+    found = f"{len(batch)} items" if isinstance(batch, tuple | list) else f"a {type(batch).__name__}"
+    raise ValueError(
+        f"{type(model).__name__} needs batches (inputs, targets), but the data module returns {found}: make each "
+        "sample a pair; pass several inputs as a tuple or a dictionary, such as ((image, row), target)"
+    )
+
+
+def batch_size(targets: Any) -> int:
+    """Return the number of samples in a batch, by the first tensor among its targets."""
+    return next((len(leaf) for leaf in tree_leaves(targets) if isinstance(leaf, Tensor) and leaf.ndim), 1)

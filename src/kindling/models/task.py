@@ -11,11 +11,10 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.utils._pytree import tree_leaves
 from torchmetrics import Metric, MetricCollection
 from typing_extensions import override
 
-from kindling.models.batches import check_batches
+from kindling.models.batches import as_pair, batch_size, check_batches
 from kindling.models.infer import UnknownShape, infer_arguments, with_shape
 from kindling.models.metrics import MeanLoss
 from kindling.models.schedules import restart_schedule, scaled_learning_rates, scheduler_config
@@ -166,7 +165,9 @@ class BaseTask(LightningModule):
 
     def example_inputs(self) -> Any:
         """Return the inputs of one sample: `example_input_array` if the model sets it, else zeros."""
-        return torch.zeros(1, *self.sample_shape) if self.example_input_array is None else self.example_input_array
+        if self.example_input_array is not None:
+            return self.example_input_array
+        return torch.zeros(1, *(self.sample_shape or self.input_shape))  # an unknown one raises an error
 
     @property
     def lacks_shape(self) -> bool:
@@ -357,23 +358,3 @@ class BaseTask(LightningModule):
         warmup_factor = min(1.0, (self.global_step + 1 - self.schedule_start) / steps) if steps else 1.0
         with scaled_learning_rates(optimizer, warmup_factor):
             super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
-
-
-def as_pair(batch: Any, model: object) -> tuple[Any, Any]:
-    """Return the inputs and targets of a batch.
-
-    Raises:
-        ValueError: If the batch has another structure.
-    """
-    if isinstance(batch, tuple | list) and len(batch) == 2:
-        return batch[0], batch[1]
-    found = f"{len(batch)} items" if isinstance(batch, tuple | list) else f"a {type(batch).__name__}"
-    raise ValueError(
-        f"{type(model).__name__} needs batches (inputs, targets), but the data module returns {found}: make each "
-        "sample a pair; pass several inputs as a tuple or a dictionary, such as ((image, row), target)"
-    )
-
-
-def batch_size(targets: Any) -> int:
-    """Return the number of samples in a batch, by the first tensor among its targets."""
-    return next((len(leaf) for leaf in tree_leaves(targets) if isinstance(leaf, Tensor) and leaf.ndim), 1)

@@ -16,8 +16,8 @@ from typing_extensions import override
 
 from kindling.data.loading import inputs_of, targets_of
 from kindling.evaluation.predictions import Predictions
+from kindling.models.batches import as_pair
 from kindling.models.classification import ClassificationTask
-from kindling.models.task import as_pair
 from kindling.runs.folders import is_in_run, run_folder_of
 from kindling.tensorboard.hyperparameters import collect_hparams, write_final_metrics, write_hparams
 from kindling.tensorboard.images import add_picture, image_grid

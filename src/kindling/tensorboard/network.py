@@ -82,10 +82,12 @@ def write_network(writer: SummaryWriter, model: LightningModule, step: int) -> N
     if inputs is None:
         return
     inputs = move_data_to_device(inputs, model.device)
+    network = copy.copy(network)
+    network._compiled_call_impl = None  # which copies of a LightningModule keep, and which can't be traced
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), _jit_is_scripting():
             warnings.simplefilter("ignore")  # the traced network is only drawn, never run
-            writer.add_graph(copy.copy(network), inputs)  # a copy is not compiled, and can be traced
+            writer.add_graph(network, inputs)
     except Exception as error:  # tracing may fail in any way; the run must not
         logger.warning(
             f"TensorBoard shows no graph: this network can't be traced, {(str(error).splitlines() or ['?'])[0]}"

@@ -11,7 +11,7 @@ from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 from typing_extensions import override
 
-from kindling.models.task import batch_size
+from kindling.models.batches import batch_size
 
 
 class TrainingStatsMonitor(Callback):

@@ -9,8 +9,9 @@ from lightning.pytorch.callbacks import EarlyStopping
 from torch import nn
 from torch.utils.data import DataLoader
 
+from kindling.models.batches import batch_size
 from kindling.models.classification import ClassificationTask
-from kindling.models.task import BaseTask, batch_size
+from kindling.models.task import BaseTask
 from kindling.training.terminate_on_nan import TerminateOnNaN
 from kindling.tuning.short_fit import clone_model, short_fit
 from kindling.utils.text import count_noun
