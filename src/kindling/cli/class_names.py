@@ -31,7 +31,7 @@ def describe_unknown(key: str, name: str) -> str:
         name: Short name or class path.
     """
     noun, nouns = NOUNS.get(key, ("class", "a class that can be used here"))
-    module, _, last = name.rpartition(".")
+    module = name.rpartition(".")[0]
     if name in BASES:
         return f"{name} is a base class: choose a subclass"
     if not module or not all(part.isidentifier() for part in name.split(".")):
@@ -42,9 +42,9 @@ def describe_unknown(key: str, name: str) -> str:
             else ": add custom classes with --plugin FILE"
         )
         return f"there is no {noun} {shorten(name, 60)}{suggest(name, known) or choices}"
-    if found := getattr(sys.modules.get(module), last, None):
-        kind_of = f"{name} is a base class: choose a subclass with --{key} NAME"
-        return kind_of if is_base(found) else f"{name} is not {nouns}"
+    if found := find_class(name):
+        advice = f"{name} is a base class: choose a subclass with --{key} NAME"
+        return advice if is_base(found) else f"{name} is not {nouns}"
     package = name.partition(".")[0]
     if package in sys.modules or importlib.util.find_spec(package):
         return f"there is no class {shorten(name, 60)}"
@@ -67,8 +67,7 @@ def class_names(key: str) -> list[str]:
         classes += base.__subclasses__()
     while classes:
         cls = classes.pop()
-        is_importable = getattr(sys.modules.get(cls.__module__), cls.__name__, None) is cls
-        if is_importable and not is_base(cls):
+        if find_class(f"{cls.__module__}.{cls.__name__}") is cls and not is_base(cls):
             names.append(cls.__name__)
         classes += cls.__subclasses__()
     return names
@@ -79,7 +78,14 @@ def choosable_paths(kind: Any) -> list[str]:
     # jsonargparse has no public function: https://github.com/omni-us/jsonargparse/blob/v4.53.0/jsonargparse/_typehints.py
     from jsonargparse._typehints import get_all_subclass_paths  # takes 0.2 s to import
 
-    return [path for path in get_all_subclass_paths(kind, closed_types=False) if not is_base(resolve_name(path))]
+    found = {path: find_class(path) for path in get_all_subclass_paths(kind, closed_types=False)}
+    return [path for path, cls in found.items() if cls is not None and not is_base(cls)]
+
+
+def find_class(class_path: str) -> object:
+    """Return a class by its path; None if the path can't be imported, as of classes created at run time."""
+    module, _, name = class_path.rpartition(".")
+    return getattr(sys.modules.get(module), name, None)
 
 
 def is_base(found: object) -> bool:

@@ -202,6 +202,8 @@ def arrange_page(parser: ArgumentParser, command: str, shows_all: bool) -> None:
         command: The command.
         shows_all: Whether to show also what few people need.
     """
+    # argparse has no public way to hide or sort what others added:
+    # https://github.com/python/cpython/blob/v3.13.0/Lib/argparse.py
     texts = HELP | FIT_HELP if command == "fit" else HELP
     for action in parser._actions:
         is_rare = action.dest.startswith("trainer") or action.dest.endswith(("weights_only", "verbose"))

@@ -178,7 +178,8 @@ def resolve_name(kind: Any, name: str) -> str:
     return str(_resolve(kind, name))
 
 
-# jsonargparse rejects a name that two classes share.
+# jsonargparse rejects a name that two classes share, and has no setting for it:
+# https://github.com/omni-us/jsonargparse/blob/v4.53.0/jsonargparse/_typehints.py
 _typehints.resolve_class_path_by_name = resolve_name  # type: ignore[assignment]
 
 

@@ -3,10 +3,8 @@
 import json
 import re
 import shlex
-import sys
 from collections.abc import Mapping
 from copy import copy
-from importlib import import_module
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
@@ -14,13 +12,13 @@ from typing import Any
 from docstring_parser import parse
 from jsonargparse import capture_parser
 from jsonargparse._completions_jsonschema import ParserJsonschema
-from jsonargparse._typehints import get_all_subclass_paths, get_callable_return_type, get_class_types
-from lightning.pytorch.accelerators import AcceleratorRegistry
-from lightning.pytorch.strategies import StrategyRegistry
+from jsonargparse._typehints import get_callable_return_type
 from typing_extensions import override
 
+from kindling.cli.class_names import choosable_paths, find_class
 from kindling.cli.help_pages import FIT_HELP, HELP
 from kindling.cli.lightning_cli import KindlingCLI
+from kindling.cli.option_checks import CHOICES
 from kindling.utils.console import say
 from kindling.utils.files import atomic_write
 from kindling.utils.plugins import plugin_options, prefer_plugins
@@ -38,7 +36,11 @@ FILE: Schema = {"type": "string", "pattern": r"\.(ya?ml|json)$", "description": 
 
 
 class RecipeSchema(ParserJsonschema):
-    """jsonargparse's schema of a parser, with short names of classes, and their arguments checked."""
+    """jsonargparse's schema of a parser, with short names of classes, and their arguments checked.
+
+    Its public `get_completion_script("jsonschema")` takes neither a short name nor an optimizer without `params`:
+    https://github.com/omni-us/jsonargparse/blob/v4.53.0/jsonargparse/_completions_jsonschema.py
+    """
 
     @override
     def class_ref(self, class_type: Any, action: Any, subclass: bool, skip: int = 0) -> Schema:
@@ -48,8 +50,7 @@ class RecipeSchema(ParserJsonschema):
         names = class_names(class_type)
         if not names:
             return {"anyOf": [{"type": "string"}, self.unknown_class_path_schema()]}
-        bases = [f"{kind.__module__}.{kind.__name__}" for kind in get_class_types(class_type)]
-        name = ":".join(["any", *bases, *["factory"] * skip])
+        name = ":".join(["any", re.sub(r"\W+", ".", str(class_type)), *["factory"] * skip])
         if name not in self.defs:
             self.defs[name] = {}  # set first: a class may take another of its kind
             self.defs[name] |= self.choice(names, action, skip)
@@ -103,9 +104,7 @@ class RecipeSchema(ParserJsonschema):
 
 def class_names(kind: Any) -> dict[str, list[str]]:
     """Return the valid names of each class of a kind, by its shortest path; empty above `MAX_CLASSES`."""
-    kinds = [each for each in get_class_types(kind) if each is not type]
-    found = dict.fromkeys(path for each in kinds for path in get_all_subclass_paths(each))
-    paths = [path for path in found if _is_importable(path)]
+    paths = choosable_paths(kind)
     if len(paths) > MAX_CLASSES:
         return {}
     names: dict[str, list[str]] = {}
@@ -116,19 +115,12 @@ def class_names(kind: Any) -> dict[str, list[str]]:
     return names
 
 
-def _is_importable(class_path: str) -> bool:
-    """Return whether a class has an importable name; Lightning creates some at run time."""
-    module, _, name = class_path.rpartition(".")
-    return hasattr(sys.modules.get(module), name)
-
-
 def full_paths(class_path: str) -> list[str]:
     """Return the paths of a class: in its module, and in the packages that import it from there."""
     cls: type = resolve_name(class_path)
     parts = cls.__module__.split(".")
-    modules = (".".join(parts[:number]) for number in range(1, len(parts) + 1))
-    found = [f"{name}.{cls.__name__}" for name in modules if getattr(import_module(name), cls.__name__, None) is cls]
-    return list(dict.fromkeys([*found, class_path]))
+    paths = (".".join([*parts[:number], cls.__name__]) for number in range(1, len(parts) + 1))
+    return list(dict.fromkeys([*(path for path in paths if find_class(path) is cls), class_path]))
 
 
 def describe(class_path: str) -> str:
@@ -193,26 +185,17 @@ def accepts(schema: Schema, kind: str, definitions: Mapping[str, Schema]) -> boo
 
 def recipe_schema() -> Schema:
     """Return the JSON Schema of the options of `fit`, with the classes imported so far."""
-    parser = capture_parser(lambda: KindlingCLI("fit", shlex.split(plugin_options())))
-    assert parser._subcommands_action is not None
-    schema: Schema = to_draft_7(
-        RecipeSchema().generate(parser._subcommands_action._name_parser_map["fit"])  # type: ignore[no-untyped-call]
-    )
+    subcommands: Any = capture_parser(lambda: KindlingCLI("fit", shlex.split(plugin_options())))._subcommands_action
+    schema: Schema = to_draft_7(RecipeSchema().generate(subcommands.choices["fit"]))  # type: ignore[no-untyped-call]
     schema["properties"]["ckpt_path"] = {"type": "null"}  # only on the command line
-    names = {
-        "accelerator": ["auto", "gpu", *AcceleratorRegistry.available_accelerators()],
-        "strategy": ["auto", *StrategyRegistry.available_strategies()],
-        "profiler": ["simple", "advanced", "pytorch", "xla", None],
-    }
     trainer = schema["properties"]["trainer"]["properties"]
-    for option, known in names.items():
+    for option in ("accelerator", "strategy", "profiler"):
         classes = [each for each in trainer[option]["anyOf"] if "$ref" in each]
-        trainer[option]["anyOf"] = [{"enum": list(dict.fromkeys(known))}, *classes]
-    for key, text in (HELP | FIT_HELP).items():
-        group, _, option = key.rpartition(".")
-        options = schema["properties"][group]["properties"] if group == "trainer" else schema["properties"]
-        if option in options:
-            options[option]["description"] = text
+        known = [*CHOICES[option], *([None] if option == "profiler" else [])]
+        trainer[option]["anyOf"] = [{"enum": known}, *classes]
+    options = schema["properties"] | {f"trainer.{name}": option for name, option in trainer.items()}
+    for key in options.keys() & (HELP | FIT_HELP).keys():
+        options[key]["description"] = (HELP | FIT_HELP)[key]
     locate_errors(schema, schema["$defs"])
     return {"$schema": DRAFT, "title": "Kindling recipe", **{k: v for k, v in schema.items() if k != "$schema"}}
 
