@@ -160,7 +160,7 @@ def test_what_the_data_does_not_tell_is_read_from_its_samples(kindling: Command,
         (
             "modules.OwnNet --model.weighted_loss true",
             "VectorsDataModule",
-            "needs class_counts, which Vectors",
+            "needs class counts, which Vectors",
         ),
         ("MLPClassifier", "DictLoaders", "needs num_classes and input_shape, which DictLoaders does not provide: add"),
     ],
