@@ -148,7 +148,7 @@ def test_what_the_data_does_not_tell_is_read_from_its_samples(kindling: Command,
 @pytest.mark.parametrize(
     ("model", "data", "wanted"),
     [
-        ("modules.OwnNet", "UntoldVectors", "needs num_classes, which UntoldVectors does not have: add --model.num_c"),
+        ("modules.OwnNet", "UntoldVectors", "needs num_classes, which UntoldVectors does not provide: add --model.n"),
         ("modules.OwnNet", "UntoldLoader", "--model.num_classes VALUE --model.input_shape VALUE"),
         (
             "CNNClassifier",
@@ -160,9 +160,9 @@ def test_what_the_data_does_not_tell_is_read_from_its_samples(kindling: Command,
         (
             "modules.OwnNet --model.weighted_loss true",
             "VectorsDataModule",
-            "needs class_counts, which Vectors",
+            "needs class counts, which Vectors",
         ),
-        ("MLPClassifier", "DictLoaders", "needs num_classes and input_shape, which DictLoaders does not have: add"),
+        ("MLPClassifier", "DictLoaders", "needs num_classes and input_shape, which DictLoaders does not provide: add"),
     ],
 )
 def test_what_can_be_read_from_no_sample_is_named(kindling: Command, model: str, data: str, wanted: str) -> None:

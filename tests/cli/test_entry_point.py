@@ -177,7 +177,7 @@ USAGE = {
     ("tset",): ["tset", "did you mean test?"],
     ("frobnicate",): ["frobnicate", "fit, validate, test, predict"],
     ("fit",): ["--model must be given"],
-    ("fit", "--model", "CNNClassifier"): ["--data must be given"],
+    ("fit", "--model", "CNNClassifier"): ["--data is required: CNNClassifier does not provide its own data"],
     ("",): ["there is no command ''", "fit, validate, test, predict"],
     (*QUICK, "stray"): ["unexpected argument 'stray'", "--NAME VALUE"],
     (*QUICK, " "): ["unexpected argument ' '"],
@@ -202,11 +202,11 @@ USAGE = {
     (*QUICK, *STOPPER, "--trainer.callbacks.patience", "null"): ["trainer.callbacks.patience: null is not int"],
     (*QUICK, "--config", "control.yaml"): ["control.yaml is not valid YAML, line 2", "control character U+0016"],
     ("fit", "--config", "[]"): ["config: [] is not a YAML file with options"],
-    ("fit", "--config", "empty.yaml"): ["empty.yaml: it must hold options such as seed_everything: 1, got null"],
+    ("fit", "--config", "empty.yaml"): ["empty.yaml: must contain options such as seed_everything: 1, got null"],
     ("fit", "--config", "null_key.yaml"): ["null_key.yaml: there is no option null in trainer"],
     (*QUICK, "--config", "null_group.yaml"): ["early_stopping: expected options", "got null: remove it"],
     ("fit", "--config", "null_class.yaml"): ["null_class.yaml: trainer.callbacks: class_path must be the name of"],
-    ("fit", "--config", "null_arguments.yaml"): ["model.optimizer: init_args must hold options", "got null"],
+    ("fit", "--config", "null_arguments.yaml"): ["model.optimizer: init_args must contain options", "got null"],
     ("fit", "--config", "no_class.yaml"): ["no_class.yaml: trainer.logger: class_path is missing"],
     ("fit", "--config", "colon.yaml"): ["colon.yaml is not valid YAML, line 2, column 12: unexpected colon"],
     ("fit", "--config", "tag.yaml"): ["tag.yaml is not valid YAML, line 1, column 18: remove the tag"],
@@ -221,7 +221,7 @@ USAGE = {
     ("fit", "--model", "LightningModule"): ["model: LightningModule is a base class: choose a subclass"],
     ("fit", "--data.num_samples", "9"): ["data: its class is missing: give --data NAME"],
     ("fit", "--config", "latin.yaml"): ["latin.yaml is not text in UTF-8"],
-    ("fit", "--config", "list.yaml"): ["list.yaml: it must hold options", "got [{'seed_everything': 1}]"],
+    ("fit", "--config", "list.yaml"): ["list.yaml: must contain options", "got [{'seed_everything': 1}]"],
     ("fit", "--config", "blank.yaml"): ["blank.yaml: there is no option 'a b'"],
     ("fit", "--config", "dash.yaml"): ["dash.yaml: there is no option '-seed_everything'"],
     ("fit", "--config", "number.yaml"): ["model: expected the name of a class, or class_path and init_args"],
@@ -271,11 +271,11 @@ USAGE = {
     (*QUICK, "--config", "gone.yaml"): ["data: there is no class kindling.data.GoneDataModule"],
     (*QUICK, "--config", "top.yaml"): ["trainer.max_epoch", "did you mean trainer.max_epochs?"],
     (*QUICK, "--config", "syntax.yaml"): ["syntax.yaml is not valid YAML, line", "check the indentation"],
-    (*QUICK, "--config", "checkpoint.yaml"): ["the checkpoint is given on the command line", "--ckpt_path PATH"],
+    (*QUICK, "--config", "checkpoint.yaml"): ["ckpt_path can't be set in a config file", "--ckpt_path PATH"],
     (*QUICK, "--config", "optimizer.yaml"): ["Adamm", "did you mean Adam?"],
     (*QUICK, "--config", "argument.yaml"): ["model.optimizer.lrr", "did you mean model.optimizer.lr?"],
     (*SYNTHETIC, "--data", "helpers.SumDataModule"): [
-        "MLPClassifier needs num_classes, which SumDataModule does not have",
+        "MLPClassifier needs num_classes, which SumDataModule does not provide",
         "--model.num_classes VALUE",
     ],
     ("test",): ["--ckpt_path", "best, last, a run folder or a file"],
@@ -391,7 +391,7 @@ def test_training_does_not_go_on_from_weights_alone(kindling: Command, trained: 
     torch.save({name: value for name, value in whole.items() if name != "optimizer_states"}, "weights.ckpt")
     result = kindling("fit", "--ckpt_path", "weights.ckpt", "--trainer.max_epochs", "9")
     assert (result.code, result.err.count("\n")) == (1, 1)
-    assert "weights.ckpt holds only weights: training can't be resumed from it" in result.err
+    assert "weights.ckpt contains only weights: training can't be resumed from it" in result.err
 
 
 @pytest.mark.parametrize(
@@ -482,7 +482,7 @@ def test_rows_are_predicted_in_their_order_by_one_device(kindling: Command, trai
 @pytest.mark.parametrize(
     ("other", "words"),
     [
-        (["--model.hidden", "[9]"], "holds another model, a MLPClassifier"),
+        (["--model.hidden", "[9]"], "contains a different model, MLPClassifier"),
         (["--model", "CNNClassifier", "--data", "MNISTDataModule", "--data.source", "sample"], "20"),
         (["--data.num_features", "30"], "(30,)"),
     ],

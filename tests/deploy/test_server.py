@@ -432,7 +432,7 @@ def test_a_table_is_asked_by_the_names_of_its_columns(tmp_path: Path) -> None:
         ([], 1, "KINDLING_API_KEY must be ASCII"),
         (["--workers", "0"], 1, "workers must be from 1 to 65535, got 0"),
         (["--port", "x"], 2, "port: x is not int"),
-        (["--ckpt_path", "gone.onnx"], 1, "gone.onnx: kindling export writes one"),
+        (["--ckpt_path", "gone.onnx"], 1, "gone.onnx not found: create it with `kindling export`"),
         (["--ckpt_path", "text.onnx"], 1, "text.onnx is damaged or not an ONNX file"),
     ],
 )

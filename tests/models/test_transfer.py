@@ -200,9 +200,9 @@ def test_what_was_trained_on_rows_is_no_backbone(kindling: Command, trained: Tra
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--model.backbone", "resnet19"], "there is no backbone resnet19: did you mean resnet1"),
-        (["--model.backbone", "runs/nowhere"], "there is no backbone runs/nowhere: give a torchvision network"),
-        (["--model.backbone", "resnet1", "--model.image_size", "64"], "there is no backbone resnet1: did you mean"),
+        (["--model.backbone", "resnet19"], "unknown backbone 'resnet19': did you mean resnet1"),
+        (["--model.backbone", "runs/nowhere"], "unknown backbone 'runs/nowhere': give a torchvision network"),
+        (["--model.backbone", "resnet1", "--model.image_size", "64"], "unknown backbone 'resnet1': did you mean"),
         (
             ["--model.weights", "IMAGENET"],
             f"{SHUFFLENET} has no weights IMAGENET: choose IMAGENET1K_V1, DEFAULT, none",

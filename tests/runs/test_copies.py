@@ -217,7 +217,7 @@ def test_a_run_killed_after_its_last_epoch_is_finished_by_resuming(
     assert [bool(value) for value in tests] == [False] * (len(tests) - 1) + [True]
     if stop == "epochs":
         again = kindling("fit", "--ckpt_path", RUN)
-        assert (again.code, "has already trained for 2 epochs" in again.err) == (1, True)
+        assert (again.code, "was already trained for 2 epochs" in again.err) == (1, True)
 
 
 def test_a_finished_run_of_an_older_version_is_complete(kindling: Command, trained: Train) -> None:
@@ -225,7 +225,7 @@ def test_a_finished_run_of_an_older_version_is_complete(kindling: Command, train
     record = json.loads((RUN / FILE).read_text())
     del record["tested"]
     (RUN / FILE).write_text(json.dumps(record))
-    assert "has already trained for 2 epochs" in kindling("fit", "--ckpt_path", RUN).err
+    assert "was already trained for 2 epochs" in kindling("fit", "--ckpt_path", RUN).err
 
 
 def test_a_row_of_metrics_that_was_cut_off_is_left_out(kindling: Command, trained: Train) -> None:

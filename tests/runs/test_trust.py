@@ -238,13 +238,13 @@ def test_code_that_comes_with_a_run_is_not_run(
     for kind in ("best", "last"):
         path = change_checkpoint(lambda stored: stored["hyper_parameters"].update(_class_path=name), kind)
     if command == "load":
-        with pytest.raises(ValueError, match="whose code is in the run folder"):
+        with pytest.raises(ValueError, match="its code is in the run folder"):
             load(path)
     else:
         backbone = "fit --model TransferClassifier --data DigitsDataModule --model.backbone".split()
         result = kindling(*(backbone if command == "backbone" else [command, "--ckpt_path"]), RUN)
         assert (result.code, result.err.count("\n")) == (1, 1)
-        assert f"the checkpoint names the class {name}, whose code is in the run folder" in result.err
+        assert f"refusing to import class {name}: its code is in the run folder" in result.err
     assert not Path("ran").exists()
     assert not any(module.endswith("evil") for module in sys.modules)
 
@@ -269,7 +269,7 @@ def test_no_other_class_of_a_stranger_runs_code_either(
         change_checkpoint(lambda stored: stored["hyper_parameters"].update(backbone=text))
     result = kindling(*MORE)
     assert (result.code, result.err.count("\n")) == (1, 1)
-    assert f"the checkpoint names the class {name}, whose code is in the run folder {RUN}" in result.err
+    assert f"refusing to import class {name}: its code is in the run folder {RUN}" in result.err
     assert not Path("ran").exists()
 
 
@@ -593,8 +593,8 @@ def test_a_package_around_a_lone_checkpoint_is_not_imported(
     for command in ("test", "predict"):
         result = kindling(command, "--ckpt_path", path)
         assert (result.code, result.err.count("\n")) == (1, 1)
-        assert "the checkpoint names the class strange.Evil, whose code is in the run folder" in result.err
-    with pytest.raises(ValueError, match="whose code is in the run folder"):
+        assert "refusing to import class strange.Evil: its code is in the run folder" in result.err
+    with pytest.raises(ValueError, match="its code is in the run folder"):
         load(path)
     assert not Path("ran").exists()
 

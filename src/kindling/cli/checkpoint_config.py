@@ -1,4 +1,4 @@
-"""What was not typed: configuration from YAML files, and what a checkpoint and its run bring."""
+"""The config and weights that a command takes from a checkpoint and its run."""
 
 from collections.abc import Mapping, Sequence
 from functools import reduce
@@ -29,20 +29,20 @@ def config_from_checkpoint(
     typed: Sequence[str] = (),
     configs: Sequence[Path] = (),
 ) -> dict[str, Any]:
-    """The configuration with which a command uses a checkpoint.
+    """Return the config with which a command uses a checkpoint.
 
-    From the `config.yaml` of its run; for a file outside of a run, from what the checkpoint itself stores. See
-    `kindling.runs.trust` for what is used of a run that was not made here.
+    It comes from the `config.yaml` of the run; for a checkpoint outside a run, from the hyperparameters stored in it.
+    See `kindling.runs.trust` for the parts used from a run that was created elsewhere.
 
     Args:
-        checkpoint: The checkpoint.
-        stored: What it holds.
+        checkpoint: Path of the checkpoint.
+        stored: Contents of the checkpoint.
         command: fit, validate, test or predict.
-        typed: The options that were typed.
-        configs: The files of options that were typed.
+        typed: Options on the command line.
+        configs: Config files on the command line.
 
     Raises:
-        ValueError: If the run was not made here, and would run code or read files elsewhere.
+        ValueError: If the run was created elsewhere, and its config would run code or read files outside the run.
     """
     run, arguments = run_folder_of(checkpoint), stored.get("datamodule_hyper_parameters", {})
     path = run / "config.yaml"
@@ -65,7 +65,7 @@ def config_from_checkpoint(
         config["data"] = class_config(arguments)
     split = run / "split.csv"
     if is_in_run(checkpoint) and split.exists() and "data" in config:
-        config["data"]["init_args"]["split"] = str(split)  # what is tested was not trained on, whatever has come since
+        config["data"]["init_args"]["split"] = str(split)  # never test on training rows, even if the data has changed
     if "data" in config and not (is_ours if source == path else is_our_checkpoint):
         data_typed = typed_arguments("data", typed, configs)
         check_functions(config["data"], data_typed, source)
@@ -75,16 +75,16 @@ def config_from_checkpoint(
         given = (config.get("model") or {}).get("init_args") or {}
         for name in DATA_ARGUMENTS:
             if name not in given:
-                model["init_args"].pop(name, None)  # linked to the data module, which knows them anew
-        return config | {"model": model}  # of the checkpoint itself: it needs nothing that the first run began with
-    # One device measures as well as several; the rest of the trainer was for training.
+                model["init_args"].pop(name, None)  # set again from the data module
+        return config | {"model": model}  # not the run's, which may need files such as initial weights
+    # One device gives the same metrics; all other Trainer options concern training.
     trainer = {"devices": 1, "precision": config.get("trainer", {}).get("precision")}
     kept: dict[str, Any] = {key: config[key] for key in ("data", "seed_everything") if key in config}
     return {"model": model, "trainer": trainer} | kept
 
 
 def class_config(hyper_parameters: dict[str, Any]) -> dict[str, Any]:
-    """Hyperparameters as a checkpoint stores them, in the form that a configuration has."""
+    """Convert hyperparameters stored in a checkpoint to the form of a config: `class_path` and `init_args`."""
     init_args = {name: value for name, value in hyper_parameters.items() if not name.startswith("_")}
     return {"class_path": hyper_parameters["_class_path"], "init_args": init_args}
 
@@ -92,43 +92,43 @@ def class_config(hyper_parameters: dict[str, Any]) -> dict[str, Any]:
 def load_weights(
     model: LightningModule, data: LightningDataModule | None, checkpoint: Path | None, stored: dict[str, Any]
 ) -> None:
-    """Load the weights of a checkpoint into a model, and check that data, model and checkpoint go together.
+    """Load the weights of a checkpoint into a model, and check that data, model and checkpoint match.
 
     Raises:
-        ValueError: If they do not.
+        ValueError: If they do not match.
     """
-    if checkpoint and isinstance(data, BaseDataModule):  # Lightning does so too, but after the data has been read
+    if checkpoint and isinstance(data, BaseDataModule):  # Lightning does this only after the data is read
         data.load_state_dict(stored.get(type(data).__qualname__, {}))
     if isinstance(model, BaseTask) and isinstance(data, BaseDataModule):
         takes, has = model.input_shape, tuple(getattr(data, "input_shape", ()))
         if takes and has and takes != has:
             raise ValueError(f"the model takes inputs of shape {takes}, the data has {has}")
-    if not checkpoint or is_overridden("configure_model", model):  # weights that Lightning creates later
+    if not checkpoint or is_overridden("configure_model", model):  # Lightning creates and loads the weights later
         return
     try:
         model.load_state_dict(stored["state_dict"], strict=model.strict_loading)
     except RuntimeError as error:
         name = stored["hyper_parameters"]["_class_path"].rsplit(".", 1)[-1]
         reason = str(error).splitlines()[1].strip()
-        raise ValueError(f"{checkpoint} holds another model, a {name}: {reason}") from error
+        raise ValueError(f"{checkpoint} contains a different model, {name}: {reason}") from error
 
 
 def is_training_complete(checkpoint: Path, stored: Mapping[str, Any], config: Mapping[str, Any]) -> bool:
-    """Whether the training that a checkpoint resumes is complete, and only what follows it is missing.
+    """Return whether a checkpoint is fully trained, so that only the plots and the test remain.
 
-    A run that was killed between its last epoch and the end of its test still lacks the test, and maybe its plots.
+    This happens if a run is killed between its last epoch and the end of its test.
 
     Args:
-        checkpoint: Where `fit` resumes.
-        stored: What it holds.
-        config: Its options.
+        checkpoint: Checkpoint that `fit` resumes.
+        stored: Contents of the checkpoint.
+        config: Options of `fit`.
 
     Raises:
         ValueError: If nothing is left to do, or training can't be resumed from the checkpoint.
     """
     trainer = config["trainer"]
     if "optimizer_states" not in stored:
-        raise ValueError(f"{checkpoint} holds only weights: training can't be resumed from it")
+        raise ValueError(f"{checkpoint} contains only weights: training can't be resumed from it")
     epochs, most = epochs_completed(stored), trainer["max_epochs"] or -1
     all_epochs = 0 <= most <= epochs
     unfinished = is_last(checkpoint) and not RunMetadata.read(run_folder_of(checkpoint)).is_complete(
@@ -136,21 +136,21 @@ def is_training_complete(checkpoint: Path, stored: Mapping[str, Any], config: Ma
     )
     if all_epochs and not unfinished:
         done = count_noun(epochs, "epoch", "epochs")
-        raise ValueError(f"{checkpoint} has already trained for {done}; raise --trainer.max_epochs to continue")
+        raise ValueError(f"{checkpoint} was already trained for {done}; raise --trainer.max_epochs to continue")
     all_steps = 0 <= trainer["max_steps"] <= stored["global_step"]
     if all_steps and not unfinished:
         done = count_noun(stored["global_step"], "step", "steps")
-        raise ValueError(f"{checkpoint} has already trained for {done}; raise --trainer.max_steps to continue")
+        raise ValueError(f"{checkpoint} was already trained for {done}; raise --trainer.max_steps to continue")
     return unfinished and (all_epochs or all_steps or stopped_early(stored, config["early_stopping"]["patience"]))
 
 
 def stopped_early(stored: Mapping[str, Any], patience: int | None) -> bool:
-    """Whether early stopping ended the training of a checkpoint, and would do so with this patience too."""
+    """Return whether early stopping ended the training of a checkpoint, and still would with this patience."""
     stoppers = [state for name, state in stored["callbacks"].items() if name.startswith(STOPPERS)]
     return patience is not None and any(state["wait_count"] >= patience for state in stoppers)
 
 
 def epochs_completed(stored: Mapping[str, Any]) -> int:
-    """The epochs that a checkpoint was trained for; 0 where it does not say."""
+    """Return the number of epochs the checkpoint was trained for; 0 if not recorded."""
     loops = stored.get("loops")
     return int(reduce(getitem, EPOCHS, loops)) if loops else 0

@@ -1,4 +1,4 @@
-"""`kindling fit`, `validate`, `test` and `predict`: LightningCLI with run folders and checkpoints found by name."""
+"""`kindling fit`, `validate`, `test` and `predict`: LightningCLI with run folders and named checkpoints."""
 
 import shlex
 from collections.abc import Sequence
@@ -43,12 +43,12 @@ from kindling.utils.text import program_name
 class KindlingCLI(LightningCLI):
     """LightningCLI for one command and its options.
 
-    In `fit` the data module tells the model its shape and classes; in the other commands the checkpoint does. With
-    `--ckpt_path`, the configuration of the checkpoint's run is put before all that was typed, so what was typed wins.
+    In `fit`, the model's input shape and classes come from the data module; in the other commands, from the
+    checkpoint. With `--ckpt_path`, options on the command line override the config of the checkpoint's run.
 
     Args:
         command: fit, validate, test or predict.
-        options: The options as typed.
+        options: Options on the command line.
     """
 
     def __init__(self, command: str, options: Sequence[str]) -> None:
@@ -58,8 +58,8 @@ class KindlingCLI(LightningCLI):
         self.checkpoint = self.sources.checkpoint
         self.builder = ModuleBuilder(self, command, self.sources)
         self.run: RunSession | None = None
-        self.epochs_completed = 0  # those of the checkpoint
-        self.is_trained = False  # whether a resumed run lacks only what follows its training
+        self.epochs_completed = 0  # by the checkpoint
+        self.is_trained = False  # whether a resumed run lacks only its plots and test
         self.collector = TestOutputCollector()
         parser_kwargs: dict[str, Any] = {"exit_on_error": False, "allow_abbrev": False}
         super().__init__(
@@ -73,7 +73,7 @@ class KindlingCLI(LightningCLI):
                 "max_epochs": 10,
                 "num_sanity_val_steps": 0,
                 "enable_model_summary": False,
-                "enable_autolog_hparams": False,  # config.yaml has them all
+                "enable_autolog_hparams": False,  # config.yaml contains them all
             },
             parser_kwargs=parser_kwargs | {command: parser_kwargs},
             args=[command],
@@ -81,7 +81,7 @@ class KindlingCLI(LightningCLI):
 
     @override
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
-        # One parser in place of four: each takes a third of a second to build.
+        # One parser instead of four, each of which takes a third of a second to build.
         return {self.command: LightningCLI.subcommands()[self.command] | {"return_predictions"}}
 
     @override
@@ -99,7 +99,7 @@ class KindlingCLI(LightningCLI):
             known = {*command_parser.get_defaults().keys(branches=True), *NOUNS}
             raise UsageError(one_line(str(error), known, self.sources.typed)) from error
         check_config(command_parser, self._config, self.sources.names, self.checkpoint)
-        self._config["ckpt_path"] = None  # Lightning would let what the checkpoint stores win
+        self._config["ckpt_path"] = None  # otherwise Lightning lets the checkpoint's hyperparameters win
 
     @override
     def before_instantiate_classes(self) -> None:
@@ -120,7 +120,7 @@ class KindlingCLI(LightningCLI):
 
     @override
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Check the options, open the run folder, and build the Trainer that writes into it."""
+        """Check the options, open the run folder and build the Trainer."""
         config, parser = self._config, self._parser(self.command)
         options = self.config_init[self.command]["trainer"]
         self._load_checkpoint()
@@ -141,12 +141,12 @@ class KindlingCLI(LightningCLI):
             loaded = (self.checkpoint, {**self.sources.stored}) if self.checkpoint and not self._is_diagnostic else None
             write_atomically(trainer.strategy, self.run.path if self.run else None, loaded)
             self.epochs_completed = epochs_completed(self.sources.stored)
-            self.sources.stored.clear()  # the Trainer frees it when all is restored
+            self.sources.stored.clear()  # the Trainer holds the only copy and frees it after restoring
             watch_processes(trainer, self._clean_up)
             return trainer
         except BaseException as error:  # Ctrl-C leaves no empty folder either
             self._clean_up()
-            if isinstance(error, TypeError | RuntimeError):  # of values that the Trainer does not take
+            if isinstance(error, TypeError | RuntimeError):  # invalid values of Trainer options
                 raise ValueError(f"the Trainer can't be built: {error}") from error
             raise
 
@@ -191,7 +191,7 @@ class KindlingCLI(LightningCLI):
         weights = checkpoint or ("a few batches after a trial run" if is_trial else "weights at the end of training")
         say(results_table(f"test split, {weights}", metrics))
         if not checkpoint and self.run:
-            checkpoint = self.run.path / "checkpoints" / weights  # for the folder and title of the results
+            checkpoint = self.run.path / "checkpoints" / weights  # determines folder and title of the results
         if checkpoint and not is_trial:
             where = Path(checkpoint)
             if report := save_test_results(where, metrics, self.collector, self.model, self.datamodule, self.typed):
@@ -207,7 +207,7 @@ class KindlingCLI(LightningCLI):
         if self.trainer.world_size > 1:
             raise ValueError("predict keeps the order of the rows and needs one device: --trainer.devices 1")
         if not is_writable(run_folder_of(self.checkpoint)) and not is_trial:
-            raise not_written(run_folder_of(self.checkpoint), "read-only")  # before minutes of predicting
+            raise not_written(run_folder_of(self.checkpoint), "read-only")  # fail before predicting for minutes
         with restoring(self.checkpoint), explaining_forward(self.model):
             batches: Any = self.trainer.predict(**kwargs | {"ckpt_path": self.checkpoint})
         if not is_trial:
@@ -217,7 +217,7 @@ class KindlingCLI(LightningCLI):
     def _load_checkpoint(self) -> None:
         stored = self.sources.stored
         load_weights(self.model, self.datamodule, self.checkpoint, stored)
-        if not self.checkpoint or self._is_diagnostic:  # which does not resume
+        if not self.checkpoint or self._is_diagnostic:  # diagnostics do not resume
             return
         if self.command == "fit":
             self.is_trained = is_training_complete(self.checkpoint, stored, self._config)
@@ -228,16 +228,16 @@ class KindlingCLI(LightningCLI):
             self.collector = dashboard_of(self.checkpoint, stored["global_step"]) or self.collector
 
     def _open_run(self, options: Any) -> None:
-        """Open the run folder, and let the Trainer of these options write into it."""
+        """Open the run folder, and set the Trainer options that make it write there."""
         self.run = RunSession.open(self._run_name, self.checkpoint, self.sources.configs, self.typed)
         if self.run.is_new:
-            self._config["run_name"] = self._run_name  # so that config.yaml repeats the run under this name
+            self._config["run_name"] = self._run_name  # so that a run repeated from config.yaml has the same name
         add_run(options, self._config, self.run, self.sources.stored.get("global_step"))
         if options["logger"]:
             self.collector = Dashboard()
 
     def _train(self, **kwargs: Any) -> None:
-        """Train the model; validate and save one that has nothing to train, such as an ensemble."""
+        """Train the model; one without trainable parameters, such as an ensemble, is validated and saved."""
         if self.run and isinstance(self.datamodule, BaseDataModule):
             self.datamodule.write_split(self.run.path)
         print_model(self.model, self.run.path if self.run else None)
@@ -256,7 +256,7 @@ class KindlingCLI(LightningCLI):
             self.run.save_untrained(self.trainer, metrics)
 
     def _run_diagnostic(self) -> None:
-        """Check or find a learning rate in place of the training."""
+        """Run `--overfit` or `--find_lr` instead of training."""
         typed = shlex.split(self.typed)[2:]
         if self.checkpoint and 0 <= (self.trainer.max_epochs or -1) <= self.epochs_completed:
             typed += ["--trainer.max_epochs", str(2 * self.epochs_completed)]  # a run resumes only for more epochs
@@ -278,22 +278,22 @@ class KindlingCLI(LightningCLI):
 
     @property
     def _tests(self) -> bool:
-        """Whether the command tests; `fit` does so at its end."""
+        """Whether the command tests the model; `fit` does so after training."""
         return bool(self._config.get("test_after_fit", True)) and has_stage(self.model, self.datamodule, "test")
 
     @property
     def _is_diagnostic(self) -> bool:
-        """Whether `--overfit` or `--find_lr` replaces the training."""
+        """Whether `--overfit` or `--find_lr` replaces training."""
         return self.command == "fit" and diagnostics.is_wanted(self._config)
 
     @property
     def _is_trainable(self) -> bool:
-        """Whether the model has parameters to train: an ensemble has none."""
+        """Whether the model has trainable parameters; an ensemble has none."""
         return any(parameter.requires_grad for parameter in self.model.parameters())
 
 
 def run(command: str, options: Sequence[str]) -> None:
-    """Run `fit`, `validate`, `test` or `predict` with the options as typed."""
+    """Run `fit`, `validate`, `test` or `predict` with the options on the command line."""
     silence_libraries()
     words = [word for each in options for word in (["-h", "all"] if each in ("-h=all", "--help=all") else [each])]
     is_extra = [word == "all" and before in ("-h", "--help") for before, word in pairwise(["", *words])]

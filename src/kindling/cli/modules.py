@@ -1,4 +1,4 @@
-"""How `fit` and the other commands build the data module and the model, which may need the data to be built."""
+"""Build the data module and the model of a command; the model may depend on the data."""
 
 import inspect
 from collections.abc import Collection, Iterator
@@ -15,48 +15,48 @@ from kindling.models.task import DATA_ARGUMENTS, BaseTask
 from kindling.utils.errors import UsageError, creation_error
 from kindling.utils.hyperparameters import record_arguments
 
-ARGUMENT = "model.init_args."  # before the name of an argument of the model in links of the parser
+ARGUMENT = "model.init_args."  # prefix of model arguments in the parser's links
 
 
 class ModuleBuilder:
     """Builds the data module and the model of a command; its methods are instantiators of the parser.
 
     Args:
-        cli: The command line, whose configuration is complete when the parser builds something.
+        cli: The command line interface; its config is complete when the parser starts to build objects.
         command: fit, validate, test or predict.
-        sources: What the command line names.
+        sources: The recipes and the checkpoint on the command line.
     """
 
     def __init__(self, cli: LightningCLI, command: str, sources: Sources) -> None:
         self.cli = cli
         self.command = command
         self.sources = sources
-        self.failure: Exception | None = None  # of the model or the data module
-        self._data: LightningDataModule | None = None  # as soon as it is built: the model may be built from it
+        self.failure: Exception | None = None  # raised by the model or the data module
+        self._data: LightningDataModule | None = None  # once built; the model may depend on it
 
     def data_attribute(self, name: str, data: LightningDataModule | None) -> Any:
-        """Return an attribute of the data module; None if it does not have it."""
+        """Return an attribute of the data module; None if missing."""
         with self._keeping_the_error():
             return getattr(data, name, None)
 
     def create_data(
         self, kind: type[LightningDataModule], *args: Any, applied_instantiation_links: Any, **kwargs: Any
     ) -> LightningDataModule:
-        """Build the data module, and tell it what the checkpoint of a resumed run knows of the data."""
+        """Build the data module; when resuming, restore its state from the checkpoint."""
         create = _InstantiatorFn(cli=self.cli, key="data")
         with self._keeping_the_error(kind.__name__):
             data = create(kind, *args, applied_instantiation_links=applied_instantiation_links, **kwargs)
         self._data = data
         record_arguments(data, kind, self._plain_arguments("data"))
         if self.sources.checkpoint and self.command == "fit" and isinstance(data, BaseDataModule):
-            # At once: the model will ask for the shape of its inputs.
+            # Before the model is built, which needs the input shape.
             data.begin_with(self.sources.stored.get(kind.__qualname__, {}))
         return data
 
     def create_model(
         self, kind: type[LightningModule], *args: Any, applied_instantiation_links: dict[str, Any], **kwargs: Any
     ) -> LightningModule:
-        """Build the model with what the data module tells, or with what its training samples show."""
+        """Build the model with arguments from the data module or inferred from training samples."""
         links = applied_instantiation_links
         with self._keeping_the_error():
             self._complete(kind, kwargs, links)
@@ -73,24 +73,24 @@ class ModuleBuilder:
         return model
 
     def _complete(self, kind: type[LightningModule], kwargs: dict[str, Any], links: dict[str, Any]) -> None:
-        """Check which arguments of a model come from its data, and remove those that do not; both are changed in place.
+        """Decide which model arguments come from the data, and remove the others from `kwargs` and `links`, in place.
 
-        In `fit`, what the data module does not have and the model requires is read from training samples.
+        In `fit`, required arguments that the data module lacks are inferred from training samples.
 
         Raises:
-            UsageError: If the data does not tell one that the model needs.
+            UsageError: If a required argument can't be determined from the data.
         """
         data = self.cli.config[self.command]["data"]
         if issubclass(kind, BaseTask) and data is None:
-            raise UsageError(f"--data must be given: {kind.__name__} has no data of its own")
+            raise UsageError(f"--data is required: {kind.__name__} does not provide its own data")
         for key, value in [*links.items()]:
-            if value is None or _argument(key) not in kwargs:  # the data does not have it, or the class
+            if value is None or _argument(key) not in kwargs:  # the data module or the model lacks it
                 del links[key]
         linked, missing = {_argument(key): key for key in links}, []
-        for name in set(DATA_ARGUMENTS).intersection(kwargs) - self.sources.given:  # the parser asks for none of them
+        for name in set(DATA_ARGUMENTS).intersection(kwargs) - self.sources.given:  # optional to the parser
             is_optional = default_of(kind, name) is not inspect.Parameter.empty
             if name in linked and is_optional and not issubclass(kind, BaseTask):
-                del links[linked.pop(name)], kwargs[name]  # it may mean something else by the same name
+                del links[linked.pop(name)], kwargs[name]  # in another kind of model, the name may mean something else
             if name not in linked and kwargs[name] is None:
                 missing += [name] * (not is_optional)
                 del kwargs[name]
@@ -100,20 +100,20 @@ class ModuleBuilder:
             links.update({f"{ARGUMENT}{name}": value for name, value in found.items()})
 
     def _infer(self, kind: type[LightningModule], missing: Collection[str], known: Collection[str]) -> dict[str, Any]:
-        """Read required arguments of a model from training samples, and the names of the classes with their number."""
+        """Infer required model arguments, and class names along with `num_classes`, from training samples."""
         also = {"class_names", "input_shape"}.intersection(kind.data_arguments if issubclass(kind, BaseTask) else ())
         wanted = [name for name in DATA_ARGUMENTS if name in missing or name in also.difference(known)]
         found = infer_arguments(self._data, wanted) if self._data and self.command == "fit" else {}
         if not found.keys() >= set(missing):
             lacking = [name for name in wanted if name not in found and name != "class_names"]
-            why = f", which {type(self._data).__name__} does not have" if self._data else ""
+            why = f", which {type(self._data).__name__} does not provide" if self._data else ""
             options = " ".join(f"--model.{name} VALUE" for name in lacking)
             raise UsageError(f"{kind.__name__} needs {' and '.join(lacking)}{why}: add {options}")
         return {name: value for name, value in found.items() if name in missing or name == "class_names"}
 
     @contextmanager
     def _keeping_the_error(self, created: str = "") -> Iterator[None]:
-        """Keep an error that the parser would wrap; an error in the `__init__` of a class names the class."""
+        """Store an error that the parser would wrap; for an error in an `__init__`, name the class."""
         try:
             yield
         except Exception as error:
@@ -130,11 +130,11 @@ class ModuleBuilder:
 
 
 def _argument(link: str) -> str:
-    """Return the name of the model's argument that a link of the parser sets."""
+    """Return the model argument that a link of the parser sets."""
     return link.rpartition(".")[2]
 
 
 def default_of(cls: type, name: str) -> Any:
-    """Return the default of an argument of a class or of the base that it passes it to; empty if it has none."""
+    """Return the default of a constructor argument, looked up along the MRO; `Parameter.empty` if there is none."""
     signatures = (inspect.signature(vars(one)["__init__"]).parameters for one in cls.__mro__ if "__init__" in vars(one))
     return next((found[name].default for found in signatures if name in found), inspect.Parameter.empty)

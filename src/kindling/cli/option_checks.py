@@ -1,4 +1,4 @@
-"""Checks of options of `fit` and the Trainer, and options that differ from Lightning's."""
+"""Check the options of `fit` and the Trainer, and adapt those that differ from Lightning's."""
 
 import os
 import random
@@ -24,9 +24,9 @@ from kindling.utils.console import say
 from kindling.utils.errors import UsageError
 from kindling.utils.text import join_names, shorten, suggest
 
-MAX_CPU_PROCESSES = 8  # allowed on any number of cores, to try out distributed training
-MAX_NAME_BYTES = 120  # file systems allow 255, and the names of some files contain the name of the run
-# The Trainer's own barebones mode also turns off `self.log`, and so has no metrics.
+MAX_CPU_PROCESSES = 8  # always allowed, to try distributed training on few cores
+MAX_NAME_BYTES = 120  # file systems allow 255, and some file names contain the run name
+# The Trainer's own barebones mode also turns off `self.log`, so there are no metrics.
 BAREBONES = {
     "barebones": False,
     "logger": False,
@@ -61,16 +61,16 @@ CHOICES = {
 
 
 def check_config(parser: ArgumentParser, config: Namespace, typed: Collection[str], checkpoint: Path | None) -> None:
-    """Check the options of a command together, and draw a random seed where one is asked for, in place.
+    """Check the combined options of a command, and draw a random seed if requested, in place.
 
     Args:
         parser: Parser of the command.
-        config: Its options.
+        config: Options of the command, with defaults.
         typed: Names of the options on the command line.
-        checkpoint: The checkpoint that the command line names.
+        checkpoint: Checkpoint given on the command line.
 
     Raises:
-        UsageError: If an option is missing, null, of the wrong kind or without effect.
+        UsageError: If an option is missing, null, of the wrong type or without effect.
     """
     for name in GROUPS:
         value = config.get(name, Namespace())
@@ -84,13 +84,13 @@ def check_config(parser: ArgumentParser, config: Namespace, typed: Collection[st
         config["seed_everything"] = True
     check_nulls(parser, config)
     if config["ckpt_path"] is not None and checkpoint is None:
-        raise UsageError("the checkpoint is given on the command line, in full: --ckpt_path PATH")
+        raise UsageError("ckpt_path can't be set in a config file: add --ckpt_path PATH to the command line")
     schedule = config.get("model.init_args.lr_scheduler")
     peak = schedule and schedule.class_path.endswith(".OneCycleLR") and schedule.get("init_args.max_lr")
     if peak and "model.optimizer.lr" in typed and not any(name.startswith("model.lr_scheduler") for name in typed):
         raise UsageError(
             f"--model.optimizer.lr has no effect with OneCycleLR, whose max_lr is {peak}: add --model.lr_scheduler "
-            "OneCycle, or type --model.lr_scheduler.max_lr"
+            "OneCycle, or set --model.lr_scheduler.max_lr"
         )
     if config["seed_everything"] is True:
         config["seed_everything"] = draw_seed(config["trainer"]["num_nodes"])
@@ -129,7 +129,7 @@ def check_nulls(parser: ArgumentParser, config: Namespace, group: str = "") -> N
 
     Args:
         parser: Parser of the options.
-        config: Their values.
+        config: Values of the options.
         group: Prefix of the options, such as `model.`.
     """
     for action in parser._actions:
@@ -142,7 +142,7 @@ def check_nulls(parser: ArgumentParser, config: Namespace, group: str = "") -> N
 
 
 def _class_parser(class_path: str) -> ArgumentParser:
-    """Return a parser of the arguments of a class; without arguments if the path is that of a function."""
+    """Return a parser of the arguments of a class; without arguments if `class_path` is a function."""
     parser, found = ArgumentParser(exit_on_error=False), import_object(class_path)
     if isinstance(found, type):
         parser.add_class_arguments(found, fail_untyped=False)
@@ -154,20 +154,20 @@ def _takes_null(kind: Any) -> bool:
 
 
 def check_devices(trainer: Trainer) -> None:
-    """Raise ValueError if far more processes would train on the CPU than it has cores."""
+    """Raise ValueError if training would start far more processes than the CPU has cores."""
     limit = max(MAX_CPU_PROCESSES, os.cpu_count() or 1)
     if trainer.strategy.root_device.type == "cpu" and trainer.num_devices > limit:
         raise ValueError(f"--trainer.devices must be at most {limit} on this CPU, got {trainer.num_devices}")
 
 
 def draw_seed(nodes: int = 1) -> int:
-    """Draw a random seed, the same in all processes of a distributed training.
+    """Draw a random seed, the same in all processes of a distributed run.
 
     Args:
         nodes: Number of machines that train together.
 
     Raises:
-        UsageError: In all processes, if their launcher does not pass the seed on: one alone would wait for the others.
+        UsageError: In all processes, if the launcher does not share the seed; if only one failed, the rest would hang.
     """
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     if SLURMEnvironment.detect():  # srun sets no WORLD_SIZE
@@ -176,7 +176,7 @@ def draw_seed(nodes: int = 1) -> int:
         return random.SystemRandom().randrange(2**32)
     if "PL_GLOBAL_SEED" not in os.environ:
         raise UsageError("--seed_everything true would draw a different seed in each process: set a number")
-    return int(os.environ["PL_GLOBAL_SEED"])  # from the process that started this one
+    return int(os.environ["PL_GLOBAL_SEED"])  # set by the parent process
 
 
 def check_seed(seed: int) -> None:
@@ -186,7 +186,7 @@ def check_seed(seed: int) -> None:
 
 
 def check_run_name(name: str) -> None:
-    """Raise UsageError if a name of a run is not a valid folder inside `runs/`."""
+    """Raise UsageError if a run name is not a valid folder name inside `runs/`."""
     for folder in name.split("/"):
         reason = ""
         if folder in ("", ".", "..") or "\\" in folder:
@@ -202,6 +202,6 @@ def check_run_name(name: str) -> None:
 
 
 def apply_barebones(trainer: MutableMapping[str, Any]) -> None:
-    """Replace `--trainer.barebones true` by options: train and test without files, logs or a progress bar."""
+    """Replace `--trainer.barebones true` with options that train and test without files, logs or a progress bar."""
     for name, value in BAREBONES.items():
         trainer[name] = value

@@ -1,4 +1,4 @@
-"""Checks of the structure of recipes, with clearer messages than those of the parser."""
+"""Check the structure of recipes, with clearer messages than the parser's."""
 
 import difflib
 import re
@@ -17,15 +17,15 @@ CLASS_OPTIONS = re.compile(
     rf"{'|'.join(CLASSES)}|trainer\.(callbacks|logger|strategy|profiler)(\[\d+\])?"
     r"|model\.(init_args\.)?(optimizer|lr_scheduler)"
 )
-GROUPS = ("trainer", "checkpoint", "early_stopping")  # options that hold others
-NO_SPACE = re.compile(r"\s*(?:- )?([A-Za-z_]\w+):(?!//)(\S.*)")  # matches `max_epochs:10`, but no URL
+GROUPS = ("trainer", "checkpoint", "early_stopping")  # groups of options
+NO_SPACE = re.compile(r"\s*(?:- )?([A-Za-z_]\w+):(?!//)(\S.*)")  # matches `max_epochs:10` but not a URL
 
 
 def check_layout(recipe: dict[str, Any], source: Path) -> None:
     """Check that classes in a recipe have only the keys in `CLASS_KEYS`, and that groups are mappings.
 
     Raises:
-        UsageError: If not, with the key and the fix.
+        UsageError: If not; it names the key and the fix.
     """
     for key in CLASS_KEYS:
         if key in recipe:
@@ -40,16 +40,16 @@ def check_layout(recipe: dict[str, Any], source: Path) -> None:
 
 
 def add_space(line: str) -> str:
-    """Return a hint at a line of YAML whose colon lacks a space after it; empty for other lines."""
+    """Return a hint if a line of YAML has no space after its colon; otherwise an empty string."""
     found = NO_SPACE.fullmatch(line.rstrip())
     if not found:
         return ""
-    value = found[2].split(" ")[0] if NO_SPACE.search(found[2]) else found[2]  # YAML joins several lines
+    value = found[2].split(" ")[0] if NO_SPACE.search(found[2]) else found[2]  # YAML joined several lines
     return f"write {found[1]}: {shorten(value, 60)}, with a space after the colon"
 
 
 def find_missing_space(text: str, line: int) -> str:
-    """Return a hint at the last line, up to a given one, whose colon lacks a space after it."""
+    """Return a hint about the last line, up to `line`, with no space after its colon; empty if there is none."""
     lines = list(enumerate(text.splitlines()[:line], 1))
     return next((f"line {number}: {hint}" for number, text in reversed(lines) if (hint := add_space(text))), "")
 
@@ -64,7 +64,7 @@ def _nested_values(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _check_class_keys(value: dict[str, Any], place: str, source: Path) -> None:
-    has_class = not IS_CLASS.isdisjoint(value)  # else these may be the arguments themselves
+    has_class = not IS_CLASS.isdisjoint(value)  # otherwise the keys may be arguments
     for key in (str(key) for key in value if key not in CLASS_KEYS):
         near = difflib.get_close_matches(key.lower(), CLASS_KEYS, n=1, cutoff=0.8)
         if meant := (KEY_SYNONYMS.get(key) if has_class else None) or "".join(near):

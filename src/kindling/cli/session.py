@@ -1,4 +1,4 @@
-"""What `kindling fit` keeps: the folder of its run, and what writes into it."""
+"""The run folder of `kindling fit`, and the callbacks and loggers that write into it."""
 
 import shutil
 from collections.abc import Mapping, Sequence
@@ -32,14 +32,14 @@ from kindling.utils.files import atomic_write, remove_temporary_files
 
 @dataclass(frozen=True)
 class RunSession:
-    """A run that is about to be trained.
+    """The run that a `fit` command trains.
 
     Attributes:
-        path: Its folder.
-        is_new: Whether the folder was made for it; else a run that was stopped goes on there.
-        checkpoint: Where the training goes on from, if it does.
-        record: Keeps `run.json`.
-        resume: Keeps the last checkpoint.
+        path: Run folder.
+        is_new: Whether this command created the folder; otherwise it resumes the run there.
+        checkpoint: Checkpoint to start from, if any.
+        record: Callback that writes `run.json`.
+        resume: Callback that saves the last checkpoint.
     """
 
     path: Path
@@ -50,23 +50,23 @@ class RunSession:
 
     @classmethod
     def open(cls, name: str, checkpoint: Path | None, configs: Sequence[Path], command: str) -> Self:
-        """Opens the folder of a run: that of `last.ckpt`, which goes on there, or a new one.
+        """Open the run folder: for a `last.ckpt` the folder of its run, which is resumed; otherwise a new one.
 
         Args:
             name: Folder of a new run under `runs/`.
-            checkpoint: What the training goes on from.
-            configs: The recipe and what was put on top of it.
-            command: What was typed.
+            checkpoint: Checkpoint to start from.
+            configs: Config files on the command line: the recipe and its overlays.
+            command: The full command line.
 
         Raises:
-            ValueError: If another process trains there.
+            ValueError: If another process is training in that folder.
         """
         if checkpoint and is_last(checkpoint):
             path, is_new, began_from = run_folder_of(checkpoint), False, None
             rank_zero_only(check_is_free)(path)
             rank_zero_only(remove_temporary_files)(path)
         else:
-            # The other processes of a distributed run write nothing: Lightning tells them where the first one writes.
+            # Only the first process of a distributed run writes files; Lightning tells the others its folder.
             path, is_new, began_from = rank_zero_only(new_run)(name) or RUNS / name, True, checkpoint
         recipe = recipe_name(configs) or (
             RunMetadata.read(run_folder_of(began_from)).recipe if began_from else path.parent.name
@@ -77,26 +77,26 @@ class RunSession:
 
     def save_untrained(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
         """Save the checkpoint of a model that has nothing to train, with its validation metrics."""
-        if keeper := best_checkpoint(trainer):
-            keeper.best_model_path = f"{keeper.dirpath}/best.ckpt"
-            trainer.save_checkpoint(keeper.best_model_path)
+        if best := best_checkpoint(trainer):
+            best.best_model_path = f"{best.dirpath}/best.ckpt"
+            trainer.save_checkpoint(best.best_model_path)
         self.record.finish_untrained(metrics)
 
     def tested_checkpoint(self, trainer: Trainer) -> str | None:
         """Return the checkpoint that `fit` tests; None for the weights as they are."""
-        keeper = best_checkpoint(trainer)
-        return (keeper.best_model_path or f"{keeper.dirpath}/last.ckpt") if keeper else None
+        best = best_checkpoint(trainer)
+        return (best.best_model_path or f"{best.dirpath}/last.ckpt") if best else None
 
     def callbacks(self) -> list[Callback]:
-        """What writes into the folder while it trains."""
+        """Return the callbacks that write into the run folder during training."""
         return [self.record, TrainingStatsMonitor(), self.resume, PlotTrainingHistory(self.path), PerformanceHint()]
 
     def loggers(self, asked: list[Logger] | Logger | bool | None, steps: int | None) -> list[Logger]:
-        """Return the loggers of the run and those that were asked for; none if that is False.
+        """Return the loggers of the run and those of `--trainer.logger`; an empty list if that is False.
 
         Args:
             asked: The value of `--trainer.logger`.
-            steps: Optimizer steps of the checkpoint from which the training resumes, if it does.
+            steps: Optimizer steps of the checkpoint to start from, if any.
         """
         if asked is False:
             return []
@@ -105,28 +105,28 @@ class RunSession:
 
     @rank_zero_only
     def clean_up(self, began: bool) -> None:
-        """After a failure: says how to go on with it, or removes it where it has never begun."""
+        """After a failure, print how to resume the run, or remove its folder if training never started."""
         if (self.path / "checkpoints" / "last.ckpt").exists():
             say("stopped; resume with: " + as_command("kindling", "fit --ckpt_path", self.path))
         elif self.is_new and not began:
             shutil.rmtree(self.path, ignore_errors=True)
             for folder in (self.path.parent, self.path.parent.parent):
                 with suppress(OSError):
-                    folder.rmdir()  # where this was the only run
+                    folder.rmdir()  # fails if it contains other runs
 
 
 def best_checkpoint(trainer: Trainer) -> BestCheckpoint | None:
     """Return the callback that saves the best checkpoint; None if no checkpoints are saved."""
-    keeper = trainer.checkpoint_callback
-    return keeper if isinstance(keeper, BestCheckpoint) else None
+    best = trainer.checkpoint_callback
+    return best if isinstance(best, BestCheckpoint) else None
 
 
 def run_name(name: str | None, configs: Sequence[Path], parts: Sequence[object]) -> str:
-    """Return the name of a run's folder: the one that was typed, or that of its first recipe, or of its classes.
+    """Return the run name: `--run_name`, or else the name of the first recipe, or else the class names.
 
     Args:
         name: Value of `--run_name`.
-        configs: The files of options.
+        configs: Config files on the command line.
         parts: Model and data module; the latter may be None.
 
     Raises:
@@ -141,7 +141,7 @@ def run_name(name: str | None, configs: Sequence[Path], parts: Sequence[object])
 
 
 class SaveConfig(SaveConfigCallback):
-    """Writes `config.yaml` when the training begins: a run that can't go on keeps the one it has."""
+    """Writes `config.yaml` once training starts, so a run that fails to resume keeps its old one."""
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -153,7 +153,7 @@ class SaveConfig(SaveConfigCallback):
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        path = Path(trainer.log_dir or ".") / "config.yaml"  # asked in all processes: they tell it to each other
+        path = Path(trainer.log_dir or ".") / "config.yaml"  # in all processes: `log_dir` is a collective operation
         with atomic_write(path) if trainer.is_global_zero else nullcontext(path) as written:
             self.config_filename = written.name
             super().setup(trainer, pl_module, "fit")

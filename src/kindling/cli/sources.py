@@ -1,4 +1,4 @@
-"""What a command line names: recipes, and the checkpoint with the configuration of its run."""
+"""The recipes and the checkpoint that a command line names, and the config of the checkpoint's run."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -20,7 +20,7 @@ from kindling.utils.errors import UsageError, UsageErrorParser
 
 
 def sets_rate_alone(recipes: Iterable[dict[str, Any]]) -> bool:
-    """Return whether one of some recipes sets a learning rate, and neither it nor a later one a schedule."""
+    """Return whether a recipe sets a learning rate, and neither it nor a later recipe sets a schedule."""
     is_alone = False
     for recipe in recipes:
         model = recipe.get("model")
@@ -34,15 +34,15 @@ def sets_rate_alone(recipes: Iterable[dict[str, Any]]) -> bool:
 
 @dataclass(frozen=True)
 class Sources:
-    """Where the options of a command come from.
+    """The sources of a command's options.
 
     Attributes:
-        typed: The options as typed, recipes by their path.
-        configs: The files of options among them.
-        checkpoint: The checkpoint, if one is named.
+        typed: Options on the command line, with the paths of recipes instead of their names.
+        configs: Config files among them.
+        checkpoint: The checkpoint of `--ckpt_path`, if given.
         stored: Contents of the checkpoint.
-        stored_config: Configuration of its run, which all that is typed overrides.
-        given: Arguments of the model that are given, and need not come from the data.
+        stored_config: Config of the checkpoint's run; options on the command line override it.
+        given: Model arguments set by the options, which need not come from the data.
     """
 
     typed: list[str]
@@ -60,7 +60,7 @@ class Sources:
             UsageError: If the command needs a checkpoint and none is named.
             ValueError: If a file can't be read.
         """
-        typed = [re.sub(r"^\?$|(?<==)\?$", '"?"', value) for value in options]  # to YAML ? alone is {null: null}
+        typed = [re.sub(r"^\?$|(?<==)\?$", '"?"', value) for value in options]  # YAML reads a lone ? as {null: null}
         typed = classes_first(find_recipes(typed))
         check_typed(typed)
         parser = UsageErrorParser(add_help=False)
@@ -81,22 +81,21 @@ class Sources:
 
     @property
     def names(self) -> set[str]:
-        """Names of the options as typed, including a learning rate that is typed in an overlay."""
+        """Names of the options on the command line, including a learning rate set in an overlay."""
         names = {_key(option) for option in _split_options(self.typed)}
         recipes = (read_yaml(path) for path in self.configs if path.is_file())
         return names | {"model.optimizer.lr"} if sets_rate_alone(recipes) else names
 
     @property
     def arguments(self) -> list[str]:
-        """All options, in the order in which one overrides another."""
+        """All options; later ones override earlier ones."""
         return [*(["--config", yaml.safe_dump(self.stored_config)] if self.stored_config else []), *self.typed]
 
 
 def classes_first(typed: Sequence[str]) -> list[str]:
-    """Return options with each class before its own options, which jsonargparse needs to know their names.
+    """Move each class before its own options: jsonargparse must know the class to parse them.
 
-    A class stays where it is if a `--config` lies in between, which may name another class, or if a class precedes its
-    options already.
+    A class stays in place if it already precedes its options, or if a `--config` in between may name another class.
 
     Examples:
         >>> classes_first(["--model.optimizer.lr", "0.1", "--model.optimizer", "SGD", "--model", "MLPClassifier"])
@@ -124,7 +123,7 @@ def _split_options(typed: Sequence[str]) -> list[list[str]]:
 
 
 def _key(option: Sequence[str]) -> str:
-    """Return the name of an option as a recipe has it, without `init_args` and the sign of a list."""
+    """Return the dotted name of an option, without `init_args` and without the `+` that appends to a list."""
     name = option[0].partition("=")[0].removeprefix("--").replace("init_args.", "").removesuffix("+")
     return "config" if name.startswith("-c") else name
 

@@ -1,4 +1,4 @@
-"""The stages that a model and its data have: those of validation, test and prediction may be missing."""
+"""Find out whether a model and its data support validation, testing and prediction."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,12 +13,12 @@ Data = LightningDataModule | type[LightningDataModule] | None
 
 
 def has_stage(model: Model, data: Data, stage: str) -> bool:
-    """Return whether a model and its data, or their classes, have what a stage (val, test or predict) needs."""
+    """Return whether a model and its data, or their classes, support a stage (val, test or predict)."""
     return not missing_methods(model, data, stage)
 
 
 def missing_methods(model: Model, data: Data, stage: str) -> list[str]:
-    """Return the methods that a stage (val, test or predict) needs and that a model and its data lack, with the class.
+    """Return the methods missing for a stage (val, test or predict), each with its class.
 
     Examples:
         >>> missing_methods(LightningModule, LightningDataModule, "test")
@@ -33,14 +33,14 @@ def missing_methods(model: Model, data: Data, stage: str) -> list[str]:
 
 
 def check_stage(command: str, model: LightningModule, data: LightningDataModule | None, stage: str) -> None:
-    """Raise ValueError if a model or its data lacks what the stage of a command needs."""
+    """Raise ValueError if a model or its data lacks a method that the stage of a command needs."""
     if missing := missing_methods(model, data, stage):
         raise ValueError(f"{command} needs {' and '.join(missing)}, which is missing: define it there")
 
 
 @contextmanager
 def explaining_forward(model: LightningModule) -> Iterator[None]:
-    """Report that a model needs a `predict_step` where its `forward` does not take a batch as it is."""
+    """Suggest a `predict_step` if the `forward` of a model fails on a whole batch."""
     try:
         yield
     except (TypeError, AttributeError, RuntimeError) as error:

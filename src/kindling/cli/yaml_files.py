@@ -1,4 +1,4 @@
-"""Read YAML configurations, with errors that name the file, the line and the key."""
+"""Read YAML configs, with errors that name the file, the line and the key."""
 
 import re
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ DEFAULT_FIX = "check the indentation, colons, brackets and quotation marks"
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
-    """PyYAML's loader lets the last of several equal keys win; YAML allows none."""
+    """Rejects duplicate keys, which YAML forbids; in PyYAML's own loader the last one wins."""
 
     @override
     def compose_mapping_node(self, anchor: dict[Any, yaml.Node]) -> yaml.MappingNode:
@@ -47,10 +47,10 @@ class _UniqueKeyLoader(yaml.SafeLoader):
 
 
 def read_yaml(config: Path) -> dict[str, Any]:
-    """Read a configuration.
+    """Read a config.
 
     Raises:
-        UsageError: If it is not valid YAML, or a key can't be an option.
+        UsageError: If it is not valid YAML, or a key is not a valid option name.
     """
     try:
         text = config.read_text(encoding="utf-8")
@@ -68,7 +68,7 @@ def read_yaml(config: Path) -> dict[str, Any]:
         raise UsageError(f"{config} is not valid YAML: {error}") from error
     if not isinstance(read, dict):
         hint = add_space(str(read).split("\n")[0])
-        raise UsageError(f"{config}: {hint or f'it must hold options such as seed_everything: 1, got {_shown(read)}'}")
+        raise UsageError(f"{config}: {hint or f'must contain options such as seed_everything: 1, got {_shown(read)}'}")
     try:
         check_size(read)
     except ValueError as error:
@@ -79,10 +79,10 @@ def read_yaml(config: Path) -> dict[str, Any]:
 
 
 def check_typed(options: Sequence[str]) -> None:
-    """Raise UsageError if the value of an option is a mapping or list with a key that can't be an option.
+    """Raise UsageError if the value of an option is a mapping or list with an invalid option name as a key.
 
     Args:
-        options: Command line.
+        options: Options on the command line.
     """
     for previous, option in zip(["", *options], options, strict=False):
         name, _, value = option.partition("=") if option.startswith("--") else (previous, "", option)
@@ -99,7 +99,7 @@ def check_typed(options: Sequence[str]) -> None:
 
 
 def _check_options(options: dict[Any, Any], group: str, source: str) -> None:
-    """Check a mapping whose keys are options, and the mappings in it."""
+    """Check a mapping of options, and the mappings nested in it."""
     for key, value in options.items():
         if not re.fullmatch(r"\w[\w.+]*", key if isinstance(key, str) else ""):
             raise UsageError(f"{source}there is no option {_shown(key)}{f' in {group}' if group else ''}")
@@ -122,7 +122,7 @@ def _check_value(value: Any, name: str, source: str) -> None:
             raise UsageError(f"{source}{name}: class_path must be the name of a class, got {_shown(path)}")
         if not isinstance(arguments, dict):
             raise UsageError(
-                f"{source}{name}: init_args must hold options such as NAME: VALUE, got {_shown(arguments)}"
+                f"{source}{name}: init_args must contain options such as NAME: VALUE, got {_shown(arguments)}"
             )
         _check_options(arguments, name, source)
 
@@ -136,7 +136,7 @@ def _shown(value: Any) -> str:
 
 
 def _explain(error: yaml.MarkedYAMLError, text: str) -> str:
-    """Return the place of a YAML error, and how to fix it."""
+    """Return the location of a YAML error and how to fix it."""
     mark, place = error.problem_mark, ""
     if mark:
         if hint := find_missing_space(text, mark.line + 1):

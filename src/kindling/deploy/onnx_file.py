@@ -64,7 +64,7 @@ def onnx_session(path: Path) -> Any:
     """
     require_extra("export", "onnxruntime")
     if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}: {program_name()} export writes one")
+        raise FileNotFoundError(f"{path} not found: create it with `{program_name()} export`")
     import onnxruntime
 
     check_self_contained(path)

@@ -41,7 +41,7 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
     except TimeoutError as error:
         raise HTTPException(408, f"the body did not arrive within {TIMEOUT} seconds") from error
     except ClientDisconnect as error:
-        raise HTTPException(400, "the body was cut off") from error
+        raise HTTPException(400, "request body is truncated") from error
     return bytes(body)
 
 

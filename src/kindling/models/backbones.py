@@ -138,7 +138,7 @@ def kindling_backbone(source: str) -> Backbone:
         except FileNotFoundError as error:
             near = difflib.get_close_matches(source, torchvision_names(), n=1)
             hint = f"did you mean {near[0]}?" if near else "give a torchvision network, a run folder or a checkpoint"
-            raise ValueError(f"there is no backbone {source}: {hint}") from error
+            raise ValueError(f"unknown backbone {source!r}: {hint}") from error
         spec, state = read_model_spec(path)
     model = build_from_spec(spec)
     if len(model.input_shape) != 3 or model.core is model or hasattr(model.core, "members"):  # an ensemble

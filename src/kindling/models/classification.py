@@ -60,7 +60,7 @@ class ClassificationTask(BaseTask):
             if not hasattr(data, "class_counts"):
                 name = type(data).__name__
                 raise ValueError(
-                    f"weighted_loss needs class_counts, which {name} does not have: set it in the data module"
+                    f"weighted_loss needs class counts, which {name} lacks: set `class_counts` in the data module"
                 )
             counts = torch.tensor(data.class_counts)
             self.class_weights.copy_(

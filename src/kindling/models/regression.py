@@ -15,11 +15,11 @@ from kindling.models.task import BaseTask
 
 
 class RegressionTask(BaseTask):
-    """Base of all regression models: a subclass passes `**kwargs` to `super().__init__` and sets `self.network`.
+    """Base class for regression models.
 
-    The network returns one standardised value per sample, shape (N, 1) or (N,); `forward` returns it in the units of
-    the targets, shape (N,). Mean and standard deviation of the targets are computed from the training split and saved
-    with the weights.
+    A subclass passes `**kwargs` to `super().__init__` and sets `self.network`. The network returns one standardized
+    value per sample, shape (N, 1) or (N,); `forward` returns it in the units of the targets, shape (N,). Mean and
+    standard deviation of the targets are computed from the training split and saved with the weights.
 
     Args:
         **kwargs: See `BaseTask`.

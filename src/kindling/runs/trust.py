@@ -95,7 +95,9 @@ def check_classes(stored: Any, run: Path, what: str = "model", plugins: Mapping[
         if top in LOADED and LOADED[top].is_named:
             continue
         if top.isidentifier() and (spec := importlib.util.find_spec(top)) and _comes_with(spec, run):
-            raise ValueError(f"the checkpoint names the class {name}, whose code is in the run folder {run}: not run")
+            raise ValueError(
+                f"refusing to import class {name}: its code is in the run folder {run}; pass --plugin if you trust it"
+            )
         check_available(name, plugins or {})
 
 

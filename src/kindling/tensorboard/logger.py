@@ -1,4 +1,4 @@
-"""The loggers of a run: TensorBoard shows training and validation in one chart."""
+"""Loggers of a run; training and validation curves share one TensorBoard chart."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -20,7 +20,7 @@ DEFAULT_MONITOR = "val/loss"
 
 
 def is_missing(monitor: str | None, trainer: Trainer) -> bool:
-    """Return whether `monitor` is the default metric and not logged: a model need not have a validation loss."""
+    """Return whether `monitor` is the default metric but was not logged (a model may log no `val/loss`)."""
     return monitor == DEFAULT_MONITOR and monitor not in trainer.callback_metrics
 
 

@@ -70,18 +70,18 @@ def _option_without_value(option: str, typed: Sequence[str]) -> str:
 
 
 def users_line(error: BaseException) -> str:
-    """Return the innermost line of a user's code in an error's traceback, such as `model.py, line 8`; empty if none."""
+    """Return the innermost line of user code in a traceback, such as `model.py, line 8`; empty if there is none."""
     frames = traceback.extract_tb(error.__traceback__)
     users = [one for one in frames if not one.filename.startswith(LIBRARIES) and "site-packages" not in one.filename]
     return f"{os.path.basename(users[-1].filename)}, line {users[-1].lineno}" if users else ""
 
 
 def creation_error(name: str, error: Exception) -> ValueError:
-    """Return the error for an `__init__` that fails in a way that is no message to users.
+    """Turn an error that a class raised in its `__init__` into one clear line.
 
     Args:
         name: Name of the class.
-        error: What it raised.
+        error: The error raised by `__init__`.
     """
     reason, place = f"{type(error).__name__}: {error}", users_line(error)
     if "before Module.__init__() call" in reason or "super().__init__() needs to be called" in reason:

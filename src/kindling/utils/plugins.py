@@ -92,7 +92,7 @@ def _add(source: str, load: Callable[[], ModuleType], is_named: bool = True) -> 
 
 
 def _reason(error: BaseException, source: str) -> str:
-    """Return the error in a plug-in, with its file and line."""
+    """Return a one-line description of a plug-in's error, with file and line."""
     if isinstance(error, SyntaxError):
         return f"{type(error).__name__}: {error.msg} ({Path(error.filename or source).name}, line {error.lineno})"
     import_machinery = ("<frozen", importlib.__file__, importlib.util.__file__, __file__)

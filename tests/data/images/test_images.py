@@ -722,9 +722,9 @@ def rows(*splits: str, head: str = "file,class,split") -> str:
     ("content", "words"),
     [
         (None, "list.csv not found: .*--data.split"),
-        (b"", "list.csv must be a CSV with the columns file,class,split"),
-        (rows("train", "val", "test").encode("utf-16"), "list.csv must be a CSV with the columns file,class,split"),
-        (rows("train", "val", "exam").encode(), "list.csv must be a CSV with the columns file,class,split"),
+        (b"", "list.csv must be a CSV with columns file, class and split"),
+        (rows("train", "val", "test").encode("utf-16"), "list.csv must be a CSV with columns file, class and split"),
+        (rows("train", "val", "exam").encode(), "list.csv must be a CSV with columns file, class and split"),
         (rows("train", "train", "test").encode(), "list.csv has no images in val"),
         (rows("train", "train", "val").encode(), "list.csv has no images in test"),
         (rows("train", "val", "test").encode() + b"cat/x.png,cat,val\n", "list.csv lists .* not in photos: cat/x.png"),

@@ -143,7 +143,7 @@ def find_split(file: Path, root: Path, trained: bool) -> list[Sample]:
 def read_split(path: Path) -> list[Sample]:
     """Read a `split.csv`: file, class and split of each image."""
     if not path.is_file():
-        raise FileNotFoundError(f"{path} not found: set --data.split to a CSV with the columns file,class,split")
+        raise FileNotFoundError(f"{path} not found: set --data.split to a CSV with columns file, class and split")
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:  # spreadsheets may write a byte order mark
             header, *rows = list(csv.reader(file)) or [[]]
@@ -151,7 +151,7 @@ def read_split(path: Path) -> list[Sample]:
         header, rows = [], []
     samples = [Sample(*row) for row in rows if len(row) == 3]
     if header != ["file", "class", "split"] or len(samples) < len(rows) or {row.split for row in samples} - {*SPLITS}:
-        raise ValueError(f"{path} must be a CSV with the columns file,class,split and the splits {', '.join(SPLITS)}")
+        raise ValueError(f"{path} must be a CSV with columns file, class and split; split must be train, val or test")
     if outside := [row.file for row in samples if row.file.startswith("/") or ".." in PurePath(row.file).parts]:
         raise ValueError(f"{path} lists files outside of the data folder: {join_names(outside, 1)}")
     if absent := [split for split in SPLITS if split not in {sample.split for sample in samples}]:

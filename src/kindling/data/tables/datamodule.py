@@ -90,7 +90,7 @@ class TableDataModule(ClassificationDataModule):
 
     @property
     def input_shape(self) -> tuple[int, ...]:  # type: ignore[override]
-        """Number of features of a row, as a tuple."""
+        """Shape of one row: `(number of features,)`."""
         return (sum(map(width, self._learned["columns"])),)
 
     @cached_property
@@ -131,13 +131,13 @@ class TableDataModule(ClassificationDataModule):
             if self.resumes:
                 raise self._changed_data("its rows or its split changed")
             raise ValueError(
-                f"{self.path} or its split changed since training, so training rows could be tested: set "
-                "--data.test_path to other rows"
+                f"{self.path} or its split changed since training, so the test split may contain training rows: set "
+                "--data.test_path to unseen rows"
             )
         return inputs, labels
 
     def _check_columns(self, features: Sequence[str]) -> None:
-        """Raise ValueError if the columns differ from those used or left out in training."""
+        """Raise ValueError if the columns differ from those seen in training, used or dropped."""
         learned = {*(column["name"] for column in self.fitted["columns"]), *self.fitted["left_out"]}
         current = {*features} - {*self.drop}
         changes = {"without": learned - current, "with": current - learned}

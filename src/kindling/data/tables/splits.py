@@ -35,7 +35,7 @@ def read_split(file: Path, path: str | Path, rows: int) -> NDArray[np.object_]:
     if sorted(numbers) != list(range(rows)):
         raise ValueError(
             f"{file} splits {count_noun(len(table), 'row', 'rows')}, but {path} has {rows:,}: set --data.test_path to "
-            "other rows to test, or create a new split with --data.split null"
+            "unseen rows, or create a new split with --data.split null"
         )
     splits: NDArray[np.object_] = table["split"].to_numpy(dtype=object)[np.argsort(numbers)]
     return splits

@@ -1,4 +1,4 @@
-"""Errors and warnings about the target column of a table, and about columns that determine it."""
+"""Checks of the target column, and columns that leak it."""
 
 import math
 from collections import Counter
