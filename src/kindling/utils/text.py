@@ -24,7 +24,7 @@ def suggest(name: str, known: Iterable[str], group: str = "") -> str:
         ': did you mean optimizer.lr?'
         >>> suggest("seed", ["seed_everything", "run_name"])
         ': did you mean seed_everything?'
-        >>> suggest("colour", ["lr", "momentum"])
+        >>> suggest("color", ["lr", "momentum"])
         ''
     """
     names = {candidate.lower(): candidate for candidate in known}

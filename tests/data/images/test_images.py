@@ -42,7 +42,7 @@ COLOURS = {"cat": (220, 40, 40), "dog": (40, 220, 40), "owl": (40, 40, 220)}
 
 
 def photo(label: str, seed: int, size: tuple[int, int] = (14, 12)) -> Image.Image:
-    """Noise around the colour of a class."""
+    """Noise around the color of a class."""
     noise = np.random.default_rng([seed, *label.encode()]).integers(-30, 30, (size[1], size[0], 3))
     return Image.fromarray((np.array(COLOURS[label]) + noise).astype(np.uint8))
 
