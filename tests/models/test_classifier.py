@@ -158,7 +158,7 @@ def test_warm_up_goes_with_a_scheduler(kindling: Command) -> None:
     assert column("lr") == pytest.approx(expected, rel=1e-5)
 
 
-def test_what_went_on_once_and_is_trained_anew_warms_up_anew() -> None:
+def test_a_resumed_model_warms_up_again_when_retrained() -> None:
     class Rates(Callback):
         def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
             seen.append(optimizer.param_groups[0]["lr"])

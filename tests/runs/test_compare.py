@@ -16,7 +16,7 @@ def colors(path: Path) -> set[str]:
     return {color for color in LINES if (np.abs(pixels - to_rgb(color)).max(axis=-1) < 0.02).sum() > 100}
 
 
-def test_it_shows_the_settings_and_figures_that_differ(kindling: Command, trained: Train) -> None:
+def test_it_shows_the_settings_and_metrics_that_differ(kindling: Command, trained: Train) -> None:
     trained(*TINY)
     assert kindling("fit", *TINY, "--model.hidden", "[16]", "--test_after_fit", "false").code == 0
     result = kindling("runs", "compare", "tiny/version_0", "tiny/version_1")

@@ -80,7 +80,7 @@ def test_any_name_can_be_a_title(folder: Path, recwarn: pytest.WarningsRecorder)
     assert [str(warning.message) for warning in recwarn] == []
 
 
-def test_a_history_needs_a_table_of_figures() -> None:
+def test_a_history_needs_a_table_of_metrics() -> None:
     data = SyntheticDataModule(num_samples=100)
     trainer = Trainer(max_epochs=1, logger=False, callbacks=[PlotTrainingHistory()], enable_checkpointing=False)
     with pytest.raises(ValueError, match=r"metrics.csv: train with Trainer\(logger=CSVLogger"):

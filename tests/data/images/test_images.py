@@ -917,7 +917,7 @@ def test_augmentation_is_for_training_alone(augments: bool) -> None:
 GIVEN = ("train", "val", "test")
 
 
-def test_training_does_not_go_on_with_other_classes(kindling: Command) -> None:
+def test_training_does_not_resume_with_other_classes(kindling: Command) -> None:
     for split in GIVEN:
         write(f"photos/{split}", 6)
     assert kindling("fit", *FIT, "--test_after_fit", "false").code == 0
@@ -931,7 +931,7 @@ def test_training_does_not_go_on_with_other_classes(kindling: Command) -> None:
     assert (RUN / "checkpoints/last.ckpt").read_bytes() == before
 
 
-def test_training_does_not_go_on_with_another_size() -> None:
+def test_training_does_not_resume_with_another_image_size() -> None:
     write("photos", 6)
     data = ImageFolderDataModule("photos", image_size=20)
     data.setup("fit")
