@@ -45,7 +45,7 @@ from kindling.utils.console import silence_libraries
 SCRIPTS = Path(__file__).resolve().parent
 CONFIGS = SCRIPTS.parent / "configs"
 FAST, CNN, BF16 = CONFIGS / "mnist_cnn_fast.yaml", CONFIGS / "mnist_cnn.yaml", CONFIGS / "with" / "bf16.yaml"
-# Colours of Okabe and Ito, told apart by colour-blind readers.
+# Colors of Okabe and Ito, told apart by color-blind readers.
 LOOPS = {"tutorial's loop": "#D55E00", "bare loop": "#999999", "kindling fit": "#0072B2"}
 
 
@@ -320,7 +320,7 @@ def folders(data_dir: Path, rounds: int, epochs: int, most: int) -> dict[str, An
 
 
 def ablation(data_dir: Path, seeds: int, epochs: int) -> dict[str, Any]:
-    """The optimisation table of the second tutorial, measured."""
+    """The optimization table of the second tutorial, measured."""
     batch_norm, augmented = (
         ["--model.batch_norm", "true"],
         ["--data.degrees", "8", "--data.shift", "0.06", "--data.scale", "0.08"],

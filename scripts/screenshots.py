@@ -33,7 +33,7 @@ def curves(board: Board) -> None:
 
 
 def projector(board: Board) -> None:
-    """The last hidden layer, coloured by label."""
+    """The last hidden layer, colored by label."""
     board.open("projector", "Points:", "Dimension:")
     time.sleep(4)  # until it has read the labels
     board.set("vz-projector-data-panel", "selectedColorOptionName", "label")

@@ -21,7 +21,7 @@ from kindling.models.mlp import mlp
 
 
 def png_16(values: np.ndarray) -> bytes:
-    """A PNG of 16 bits a channel, (H, W, C), which Pillow can't write for colours."""
+    """A PNG of 16 bits a channel, (H, W, C), which Pillow can't write for colors."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))

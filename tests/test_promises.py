@@ -1,4 +1,4 @@
-"""docs/resume.md: each cell of its matrix of promises names a test, and each of them exists."""
+"""docs/resume.md: each cell of its table of guarantees names a test that exists."""
 
 import ast
 import re

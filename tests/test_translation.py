@@ -125,7 +125,7 @@ def test_no_paragraph_is_left_in_english() -> None:
     [
         ("\n## Commands\n", "\n### Commands\n", "levels 3 and 2"),
         ("\n## Commands\n", "\n## A new project\n\nOne `command`.\n\n## Commands\n", '"A new project"'),
-        ("\nMIT licence.", "\n## Thanks\n\nMIT licence.", '"Thanks" in README.md, "(no section)"'),
+        ("\nMIT license.", "\n## Thanks\n\nMIT license.", '"Thanks" in README.md, "(no section)"'),
         ("kindling test --ckpt_path best  ", "kindling test --ckpt_path last  ", "--ckpt_path last  "),
         ("`make docs`", "`make site`", "'code make site', 1 more in README.md"),
         ('"""A wide network."""', '"""A broad network."""', "A broad network"),

@@ -385,7 +385,7 @@ def test_what_is_not_installed_is_named() -> None:
     assert re.fullmatch(r"kindling: error: \w+ is not installed: install the dependencies with .*\n", done.stderr)
 
 
-def test_training_does_not_go_on_from_weights_alone(kindling: Command, trained: Train) -> None:
+def test_training_does_not_resume_from_weights_alone(kindling: Command, trained: Train) -> None:
     trained(*TINY)
     whole = torch.load("runs/tiny/version_0/checkpoints/best.ckpt", weights_only=True)
     torch.save({name: value for name, value in whole.items() if name != "optimizer_states"}, "weights.ckpt")

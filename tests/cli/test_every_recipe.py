@@ -150,7 +150,7 @@ def test_five_fast_members_are_better_together(kindling: Command, full_mnist: Pa
 
 
 def few_shot(kindling: Command, *options: object) -> float:
-    """Return the mean accuracy of digits_transfer.yaml over seeds, each with other labelled images."""
+    """Return the mean accuracy of digits_transfer.yaml over seeds, each with other labeled images."""
     seeds = ((seed, ["--data.split_seed", seed, *options]) for seed in SEEDS)
     return statistics.mean(accuracy(kindling, "digits_transfer", seed, *more) for seed, more in seeds)
 

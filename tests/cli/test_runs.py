@@ -104,7 +104,7 @@ def test_runs_of_the_past_and_broken_ones_are_listed_from_what_they_have(kindlin
         '{"commands": [1], "commits": 3, "threads": ["x"], "versions": {"torch": []}, "modified": true}',
     ],
 )
-def test_a_foreign_or_damaged_record_spoils_no_list(kindling: Command, text: str) -> None:
+def test_a_foreign_or_damaged_run_json_does_not_break_the_list(kindling: Command, text: str) -> None:
     make_run("runs/a/version_0", "2026-01-01T00:00:00+00:00")
     bad = make_run("runs/a/version_1")
     (bad / "run.json").write_text(text)
@@ -117,7 +117,7 @@ def test_a_foreign_or_damaged_record_spoils_no_list(kindling: Command, text: str
         assert result.out.replace("\n", "").isprintable()
 
 
-def test_settings_and_figures_can_not_steer_the_terminal(kindling: Command) -> None:
+def test_settings_and_metrics_can_not_steer_the_terminal(kindling: Command) -> None:
     bad = make_run("runs/a/version_0")
     (bad / "config.yaml").write_text('model: "\\e[31m"\n"\\e[1m": 3')
     (bad / "test_metrics.json").write_text('{"test/\\u001b[2J": 1}')

@@ -63,11 +63,11 @@ def test_a_crop_keeps_its_share_at_any_place_within_the_image() -> None:
     assert areas.min() == pytest.approx(0.4, abs=0.03)
     assert areas.max() == pytest.approx(1, abs=0.03)
     assert areas.mean() == pytest.approx(0.7, abs=0.03)  # of a uniform distribution
-    centres = inner.mean((2, 3)) - (size - 1) / (2 * size)
+    centers = inner.mean((2, 3)) - (size - 1) / (2 * size)
     free = (1 - sides) / 2
-    assert (centres.abs() - free).max() < 0.02
-    assert (centres / free)[areas < 0.8].std() == pytest.approx(1 / math.sqrt(3), rel=0.1)
-    assert abs(torch.corrcoef(centres.T)[0, 1]) < 0.15
+    assert (centers.abs() - free).max() < 0.02
+    assert (centers / free)[areas < 0.8].std() == pytest.approx(1 / math.sqrt(3), rel=0.1)
+    assert abs(torch.corrcoef(centers.T)[0, 1]) < 0.15
 
 
 def test_half_of_the_images_are_mirrored() -> None:
@@ -82,7 +82,7 @@ def test_half_of_the_images_are_mirrored() -> None:
 @pytest.mark.parametrize(
     "factors", [(1, 1, 1), (0.6, 1, 1), (1.7, 1, 1), (1, 0.4, 1), (1, 1.8, 1), (1, 1, 0), (1, 1, 2)]
 )
-def test_colours_change_as_torchvision_changes_them(factors: tuple[float, float, float]) -> None:
+def test_colors_change_as_torchvision_changes_them(factors: tuple[float, float, float]) -> None:
     images = torch.rand(5, 3, 9, 7)
     theirs = F.adjust_brightness(images, factors[0])
     theirs = F.adjust_saturation(F.adjust_contrast(theirs, factors[1]), factors[2])
@@ -90,8 +90,8 @@ def test_colours_change_as_torchvision_changes_them(factors: tuple[float, float,
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
 
 
-def test_each_image_gets_colours_of_its_own() -> None:
-    images = torch.full((500, 3, 4, 4), 0.4)  # grey: brightness alone changes it
+def test_each_image_gets_colors_of_its_own() -> None:
+    images = torch.full((500, 3, 4, 4), 0.4)  # gray: brightness alone changes it
     factors = random_colour(images, 0.3)[:, 0, 0, 0] / 0.4
     assert factors.min() == pytest.approx(0.7, abs=0.02)
     assert factors.max() == pytest.approx(1.3, abs=0.02)

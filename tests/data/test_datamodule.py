@@ -257,7 +257,7 @@ def test_the_full_set_and_its_siblings_are_read_from_their_files(mnist: Path, so
     assert len(data.class_names) == 10
 
 
-def test_normalisation_constants_are_those_of_the_full_mnist(full_mnist: Path) -> None:
+def test_normalization_constants_are_those_of_the_full_mnist(full_mnist: Path) -> None:
     data = MNISTDataModule(data_dir=str(full_mnist))
     images = data.load("train")[0].double() / 255
     assert data.mean == pytest.approx([images.mean().item()], abs=5e-5)

@@ -147,7 +147,7 @@ class Page:
         self,
         strokes: list[Stroke],
         scale: float = 1.0,
-        centre: float = 0.5,
+        center: float = 0.5,
         lift: bool = True,
         settle: bool = True,
     ) -> None:
@@ -157,7 +157,7 @@ class Page:
         pointer = actions.w3c_actions.pointer_action
         for stroke in strokes:
             for number, point in enumerate(stroke):
-                x, y = (centre + scale * (share - 0.5) for share in point)
+                x, y = (center + scale * (share - 0.5) for share in point)
                 pointer.move_to_location(canvas["x"] + x * canvas["width"], canvas["y"] + y * canvas["height"])  # type: ignore[no-untyped-call]
                 if number == 0:
                     pointer.pointer_down()  # type: ignore[no-untyped-call]
@@ -302,12 +302,12 @@ def test_it_answers_while_one_draws(page: Page, digits: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("digit", ["7", "1", "0"])
-@pytest.mark.parametrize(("scale", "centre"), [(1.0, 0.5), (0.35, 0.25)])
+@pytest.mark.parametrize(("scale", "center"), [(1.0, 0.5), (0.35, 0.25)])
 def test_the_model_sees_a_drawing_as_mnist_has_it(
-    page: Page, digits: str, digit: str, scale: float, centre: float
+    page: Page, digits: str, digit: str, scale: float, center: float
 ) -> None:
     page.open(digits)
-    page.draw(DIGITS[digit], scale, centre)
+    page.draw(DIGITS[digit], scale, center)
     seen = page.seen()
     assert seen.shape == (28, 28)
     rows, columns = (torch.nonzero(seen.amax(axis) > 0.3)[:, 0] for axis in (1, 0))
@@ -474,7 +474,7 @@ def test_the_line_for_the_terminal_is_copied(page: Page) -> None:
 
 
 @pytest.mark.slow
-def test_colours_and_many_classes(page: Page) -> None:
+def test_colors_and_many_classes(page: Page) -> None:
     """A photo instead of the canvas, and the best ten of twelve."""
     classes = tuple(f"kind {number}" for number in range(12))
     photo = np.zeros((40, 80, 3), dtype=np.uint8)

@@ -199,7 +199,7 @@ def test_health_and_info_say_what_is_there(server: Server, predictor: Predictor)
 
 
 def bomb(side: int) -> bytes:
-    """A PNG of so many grey pixels a side that takes little room itself."""
+    """A PNG of so many gray pixels a side that takes little room itself."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         return len(content).to_bytes(4) + kind + content + zlib.crc32(kind + content).to_bytes(4)

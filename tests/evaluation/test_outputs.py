@@ -57,7 +57,9 @@ def test_a_read_only_run_is_told_before_it_predicts(
     assert contents() == read_only
 
 
-def test_a_full_disk_leaves_the_figures(kindling: Command, trained: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_does_not_prevent_printing_the_test_results(
+    kindling: Command, trained: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
     trained(*TINY)
 
     def full(*_: object) -> NoReturn:

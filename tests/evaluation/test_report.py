@@ -97,7 +97,7 @@ def random_predictions(samples: int, classes: int, skill: float = 2.0) -> Predic
 
 
 @pytest.mark.parametrize("command", ["fit", "test"])
-def test_a_test_leaves_figures_predictions_and_a_report(kindling: Command, command: str) -> None:
+def test_a_test_writes_metrics_predictions_and_a_report(kindling: Command, command: str) -> None:
     result = kindling("fit", *TINY)
     if command == "test":
         for name in ("report.html", "predictions.csv"):

@@ -64,13 +64,13 @@ def test_classes_are_called_by_their_labels_where_they_have_no_names() -> None:
     assert MLPClassifier(num_classes=2, input_shape=(4,), class_names=("no", "yes")).class_names == ("no", "yes")
 
 
-def test_the_model_normalises_its_inputs() -> None:
+def test_the_model_normalizes_its_inputs() -> None:
     inputs = torch.rand(4, 2, 3, 3)
     raw = MLPClassifier(num_classes=3, input_shape=(2, 3, 3))
-    normalising = MLPClassifier(num_classes=3, input_shape=(2, 3, 3), mean=(0.2, 0.5), std=(0.1, 2.0))
-    normalising.network = raw.network
+    normalizing = MLPClassifier(num_classes=3, input_shape=(2, 3, 3), mean=(0.2, 0.5), std=(0.1, 2.0))
+    normalizing.network = raw.network
     by_hand = torch.stack([(inputs[:, 0] - 0.2) / 0.1, (inputs[:, 1] - 0.5) / 2.0], dim=1)
-    torch.testing.assert_close(normalising(inputs), raw(by_hand))
+    torch.testing.assert_close(normalizing(inputs), raw(by_hand))
 
 
 @pytest.mark.parametrize("eval_batch_size", [7, 64, 1000])
@@ -158,7 +158,7 @@ def test_warm_up_goes_with_a_scheduler(kindling: Command) -> None:
     assert column("lr") == pytest.approx(expected, rel=1e-5)
 
 
-def test_what_went_on_once_and_is_trained_anew_warms_up_anew() -> None:
+def test_a_resumed_model_warms_up_again_when_retrained() -> None:
     class Rates(Callback):
         def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
             seen.append(optimizer.param_groups[0]["lr"])

@@ -131,7 +131,9 @@ def test_random_weights_train_all_of_the_network_alike() -> None:
 
 
 @pytest.mark.parametrize("schedule", [ONE_CYCLE, STEPS, PLATEAU], ids=["cycle", "steps", "plateau"])
-def test_an_interrupted_run_goes_on_to_the_same_weights(kindling: Command, cached: Path, schedule: list[str]) -> None:
+def test_an_interrupted_two_phase_run_resumes_to_identical_weights(
+    kindling: Command, cached: Path, schedule: list[str]
+) -> None:
     """Stopped while the backbone is frozen, where it is unfrozen, after its first step and later."""
     options = [*TRANSFER, *schedule, "--model.unfreeze_epoch", "1"]
     assert kindling(*options).code == 0
@@ -199,7 +201,7 @@ def test_each_phase_warms_up(kindling: Command, cached: Path) -> None:
     assert rates() == pytest.approx([5e-4, *[1e-3] * 3, 5e-4, *[1e-3] * 7])
 
 
-def test_the_momentum_of_the_head_goes_on(kindling: Command, cached: Path) -> None:
+def test_the_momentum_of_the_head_is_kept(kindling: Command, cached: Path) -> None:
     kindling(*TRANSFER)
     state = stored()["optimizer_states"][0]["state"]
     assert [int(state[number]["step"]) for number in (0, 1, 2)] == [12, 12, 8]  # weight, bias, backbone
@@ -222,7 +224,7 @@ class Fail(Callback):
         raise RuntimeError("the lights went out")
 
 
-def test_a_model_is_trained_again_as_it_was_at_first(cached: Path) -> None:
+def test_a_model_can_be_trained_again(cached: Path) -> None:
     """After a fit that failed with features in memory, and after a whole one."""
     data = DigitsDataModule(**FEW)
     cycle: Any = partial(OneCycleLR, max_lr=0.01)
@@ -342,7 +344,7 @@ def test_a_strategy_that_cannot_unfreeze_a_backbone_is_refused(cached: Path, mon
         Trainer(max_epochs=2, **QUIET).fit(model, data)
 
 
-def test_several_processes_go_on_with_one_backbone(kindling: Command, cached: Path) -> None:
+def test_several_processes_continue_with_one_backbone(kindling: Command, cached: Path) -> None:
     """Two of them, over gloo: from a frozen one that is to be trained now, then from one that has been."""
     assert kindling(*TRANSFER, "--model.unfreeze_epoch", "null", "--trainer.max_epochs", "1").code == 0
     before = weights(RUN / "checkpoints/last.ckpt")

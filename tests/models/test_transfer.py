@@ -91,10 +91,10 @@ def test_weights_come_from_torchs_cache(cached: Path) -> None:
     reference.load_state_dict(torch.load(cached, weights_only=True))
     reference.fc = torch.nn.Identity()
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
-    normalised = (inputs.expand(-1, 3, -1, -1) - mean.view(3, 1, 1)) / std.view(3, 1, 1)
+    normalized = (inputs.expand(-1, 3, -1, -1) - mean.view(3, 1, 1)) / std.view(3, 1, 1)
     with torch.no_grad():
         logits = model.eval()(inputs)
-        expected = model.head(reference.eval()(normalised))
+        expected = model.head(reference.eval()(normalized))
     torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
 
 
@@ -330,7 +330,7 @@ def test_a_network_that_was_trained_here_is_a_backbone(kindling: Command) -> Non
 
 @pytest.mark.parametrize(("channels", "takes"), [(1, 3), (3, 1), (3, 3)])
 @pytest.mark.parametrize("size", [(10, 14), (4, 5)], ids=["larger", "smaller"])
-def test_images_are_recoloured_and_resized(channels: int, takes: int, size: tuple[int, int]) -> None:
+def test_images_are_recolored_and_resized(channels: int, takes: int, size: tuple[int, int]) -> None:
     """As Pillow does it, which weights all pixels where an image becomes smaller."""
     images = torch.rand(2, channels, 15, 21)
     adapted = InputAdapter(takes, size)(images)

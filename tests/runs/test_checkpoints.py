@@ -198,7 +198,7 @@ def test_checkpoints_need_no_temporary_folder(kindling: Command, monkeypatch: py
 
 
 @pytest.mark.parametrize("path", [LAST, BEST], ids=["last", "best"])
-def test_a_kill_while_a_checkpoint_is_written_leaves_the_old_one(
+def test_a_kill_while_saving_keeps_the_old_checkpoint(
     kindling: Command, trained: Train, monkeypatch: pytest.MonkeyPatch, path: Path
 ) -> None:
     trained(*TINY)
@@ -215,7 +215,7 @@ def test_a_kill_while_a_checkpoint_is_written_leaves_the_old_one(
 
 
 @pytest.mark.parametrize("name", ["last.ckpt", "best.ckpt"])
-def test_a_checkpoint_that_may_not_be_written_ends_the_training_at_once(
+def test_training_stops_at_once_if_a_checkpoint_is_not_writable(
     kindling: Command, trained: Train, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     trained(*TINY)

@@ -8,15 +8,15 @@ from matplotlib.colors import to_rgb
 from conftest import TINY, Command, Train, make_run
 from kindling.runs.plots import PALETTE
 
-LINES = set(PALETTE) - {"#000000"}  # also the colour of text
+LINES = set(PALETTE) - {"#000000"}  # also the color of text
 
 
-def colours(path: Path) -> set[str]:
+def colors(path: Path) -> set[str]:
     pixels = matplotlib.image.imread(path)[..., :3]
-    return {colour for colour in LINES if (np.abs(pixels - to_rgb(colour)).max(axis=-1) < 0.02).sum() > 100}
+    return {color for color in LINES if (np.abs(pixels - to_rgb(color)).max(axis=-1) < 0.02).sum() > 100}
 
 
-def test_it_shows_the_settings_and_figures_that_differ(kindling: Command, trained: Train) -> None:
+def test_it_shows_the_settings_and_metrics_that_differ(kindling: Command, trained: Train) -> None:
     trained(*TINY)
     assert kindling("fit", *TINY, "--model.hidden", "[16]", "--test_after_fit", "false").code == 0
     result = kindling("runs", "compare", "tiny/version_0", "tiny/version_1")
@@ -28,7 +28,7 @@ def test_it_shows_the_settings_and_figures_that_differ(kindling: Command, traine
     tested = json.loads(Path("runs/tiny/version_0/test_metrics.json").read_text())
     assert rows["test/accuracy"] == [f"{tested['test/accuracy']:.4f}", ""]
     assert result.out.splitlines()[-1] == "curves: runs/compare.png"
-    assert colours(Path("runs/compare.png")) == set(PALETTE[:2])
+    assert colors(Path("runs/compare.png")) == set(PALETTE[:2])
 
 
 def test_the_same_settings_are_called_so(kindling: Command) -> None:
@@ -42,4 +42,4 @@ def test_many_runs_are_told_apart(kindling: Command) -> None:
     out = kindling("runs", "compare", *runs).out
     for run in runs:
         assert run.removeprefix("runs/") in out
-    assert colours(Path("runs/compare.png")) == LINES
+    assert colors(Path("runs/compare.png")) == LINES

@@ -51,7 +51,7 @@ def linked(to: str) -> Path:
         (linked, "mine"),
     ],
 )
-def test_a_copy_of_a_run_resumes_and_leaves_the_original_alone(
+def test_a_copied_run_resumes_without_changing_the_original(
     kindling: Command, trained: Train, folder: Path, make: object, where: str
 ) -> None:
     trained(*WORSE)
@@ -228,7 +228,7 @@ def test_a_finished_run_of_an_older_version_is_complete(kindling: Command, train
     assert "was already trained for 2 epochs" in kindling("fit", "--ckpt_path", RUN).err
 
 
-def test_a_row_of_metrics_that_was_cut_off_is_left_out(kindling: Command, trained: Train) -> None:
+def test_a_truncated_row_of_metrics_is_skipped(kindling: Command, trained: Train) -> None:
     trained(*TINY)
     table = RUN / "metrics.csv"
     whole = table.read_text()

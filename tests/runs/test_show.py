@@ -51,7 +51,7 @@ def test_a_table_repeats_with_its_split(kindling: Command) -> None:
     assert (run / "split.csv").read_text() == (made / "split.csv").read_text()
 
 
-def test_an_interrupted_run_that_went_on_repeats_too_but_not_one_with_other_settings(
+def test_a_resumed_run_is_reproducible_unless_its_settings_changed(
     kindling: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
@@ -102,7 +102,7 @@ def test_the_command_asks_for_the_threads_that_the_run_had(
     assert last.split()[:3] == [f"OMP_NUM_THREADS={threads}", "kindling", "fit"]
 
 
-def test_a_run_that_went_on_names_commit_and_threads_of_each_command(
+def test_a_resumed_run_shows_commit_and_threads_of_each_command(
     kindling: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert kindling("fit", *TINY).code == 0

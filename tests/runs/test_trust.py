@@ -125,7 +125,7 @@ def test_a_dotted_name_for_the_trainer_is_not_imported(
     assert not Path("ran").exists()
 
 
-def test_averaging_of_a_run_from_elsewhere_goes_on(kindling: Command) -> None:
+def test_a_run_from_elsewhere_resumes_its_averaging(kindling: Command) -> None:
     assert kindling("fit", *TINY, "--averaging", "EMA", "--test_after_fit", "false").code == 0
     change_config(lambda config: config["trainer"].update(default_root_dir="outside"))
     result = kindling(*MORE)

@@ -257,7 +257,7 @@ def test_a_compiled_network_has_a_graph(monkeypatch: pytest.MonkeyPatch) -> None
     assert model.network._compiled_call_impl is compiled
 
 
-def test_a_run_that_goes_on_keeps_the_figures_of_its_best_epoch(kindling: Command) -> None:
+def test_a_resumed_run_keeps_the_results_of_its_best_epoch(kindling: Command) -> None:
     assert kindling("fit", *TINY, "--test_after_fit", "false").code == 0
     best = read("test").Scalars("result/val_loss")[-1].value
     more = ["--trainer.max_epochs", "4", "--model.optimizer.lr", "10", "--test_after_fit", "false"]
@@ -279,7 +279,7 @@ def test_a_crashed_run_still_shows_its_best_epoch_when_it_ends(kindling: Command
     assert read("val").Tags()["images"] == ["pictures/confusion matrix"]
 
 
-def test_the_figures_of_an_interruption_are_dropped_though_the_next_session_crashes(kindling: Command) -> None:
+def test_results_of_an_interruption_are_dropped_even_if_the_next_session_crashes(kindling: Command) -> None:
     def stop(name: str, step: int) -> list[str]:
         return ["--trainer.callbacks", f"helpers.{name}", "--trainer.callbacks.step", str(step)]
 
@@ -293,7 +293,7 @@ def test_the_figures_of_an_interruption_are_dropped_though_the_next_session_cras
     assert interrupted < shown
 
 
-def test_another_figure_may_say_which_epoch_is_best(kindling: Command) -> None:
+def test_another_metric_can_decide_which_epoch_is_best(kindling: Command) -> None:
     monitor = ["--checkpoint.monitor", "val/accuracy", "--checkpoint.mode", "max"]
     assert kindling("fit", *TINY, *monitor, "--model.optimizer.lr", "0.5", "--trainer.max_epochs", "5").code == 0
     accuracies, losses = (

@@ -146,7 +146,7 @@ def test_processes_are_started_as_commands(name: str, capsys: pytest.CaptureFixt
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs processes that are forked")
-def test_data_workers_end_with_a_command_that_is_killed_while_they_start(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_data_workers_end_if_training_is_killed_while_they_start(monkeypatch: pytest.MonkeyPatch) -> None:
     load = worker._worker_loop
 
     def start_slowly(*options: Any) -> None:
@@ -169,7 +169,7 @@ def test_data_workers_end_with_a_command_that_is_killed_while_they_start(monkeyp
 
 
 @pytest.mark.slow
-def test_a_process_that_is_told_to_end_in_the_test_ends_the_others(trained: Train) -> None:
+def test_a_process_terminated_during_the_test_ends_the_others(trained: Train) -> None:
     trained(*TINY)
     callback = {"class_path": "helpers.SignalInTest", "init_args": {"number": int(signal.SIGTERM), "rank": 1}}
     options = ["--trainer.callbacks", json.dumps([callback]), "--trainer.accelerator", "cpu", "--trainer.devices", "2"]

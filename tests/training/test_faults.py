@@ -52,7 +52,7 @@ def fail_at(number: int, function: Callable[..., object], error: OSError) -> Cal
     return call
 
 
-def test_a_full_disk_ends_in_one_line_at_every_write(kindling: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_gives_one_error_line_at_every_write(kindling: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     short = [*TINY, *"--trainer.max_epochs 1 --data.num_samples 60 --test_after_fit false".split()]
     for number in range(100):
         shutil.rmtree("runs", ignore_errors=True)
@@ -81,7 +81,7 @@ class FullFile(io.FileIO):
         return super().write(data)  # type: ignore[arg-type]
 
 
-def test_a_disk_that_is_full_amid_a_checkpoint_leaves_the_old_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_full_while_saving_keeps_the_old_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
     target = Path("last.ckpt")
     save({"weights": torch.zeros(3)}, target)
     before, opened = target.read_bytes(), Path.open
@@ -94,7 +94,7 @@ def test_a_disk_that_is_full_amid_a_checkpoint_leaves_the_old_one(monkeypatch: p
     assert sorted(os.listdir()) == ["configs", "last.ckpt"]
 
 
-def test_a_run_folder_that_is_deleted_ends_the_training_in_one_line(
+def test_training_stops_in_one_line_if_the_run_folder_is_deleted(
     kindling: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hook = "kindling.training.training_stats.TrainingStatsMonitor.on_train_epoch_end"
@@ -105,7 +105,7 @@ def test_a_run_folder_that_is_deleted_ends_the_training_in_one_line(
     assert not RUN.exists()
 
 
-def test_an_image_that_disappears_is_named_and_the_run_resumes_when_it_is_back(
+def test_a_missing_image_is_named_and_the_run_resumes_once_it_is_back(
     kindling: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for number in range(24):
@@ -132,7 +132,9 @@ def test_an_image_that_disappears_is_named_and_the_run_resumes_when_it_is_back(
     check_same(run)
 
 
-def test_a_run_trains_and_resumes_while_the_clock_goes_back(kindling: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_trains_and_resumes_while_the_clock_runs_backwards(
+    kindling: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert kindling("fit", *TINY).code == 0
     before, now = time.time(), iter(range(10**6))
     monkeypatch.setattr(time, "time", lambda: before - 3600 * next(now))
@@ -145,7 +147,7 @@ def test_a_run_trains_and_resumes_while_the_clock_goes_back(kindling: Command, m
     assert kindling("fit", "--ckpt_path", other, "--trainer.max_epochs", "3").code == 0
 
 
-def test_a_clock_that_was_set_back_hides_neither_a_run_that_trains_nor_a_dead_one(
+def test_live_and_dead_runs_are_told_apart_after_the_clock_is_set_back(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     process = process_info(Path())

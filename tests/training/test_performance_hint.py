@@ -99,7 +99,7 @@ class SlowDataModule(MNISTDataModule):
 
 
 @pytest.mark.usefixtures("has_bf16")
-def test_a_run_that_goes_on_is_judged_by_its_own_batches(kindling: Command) -> None:
+def test_a_resumed_run_is_judged_by_its_own_batches(kindling: Command) -> None:
     stop = ["--trainer.callbacks", "helpers.SignalAt", "--trainer.callbacks.step", "20", "--run_name", "tiny"]
     assert hints(kindling(*CNN, *stop).err) == []
     assert hints(kindling("fit", "--ckpt_path", "last").err) == [f"hint: {performance_hint.BF16_HINT}"]

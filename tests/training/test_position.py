@@ -71,7 +71,7 @@ def check_same(*names: str) -> None:
     ],
     ids=["max_steps", "first_epoch", "should_stop", "signal", *["within"] * 3, "crash", "epoch_start", "workers"],
 )
-def test_a_run_that_stops_anywhere_resumes_to_the_same_checkpoints_and_figures(
+def test_a_run_stopped_anywhere_resumes_to_identical_checkpoints_and_metrics(
     kindling: Command, trained: Train, options: list[str], first: list[str], then: list[str], step: int
 ) -> None:
     trained(*LONG, *options)
@@ -86,7 +86,7 @@ def test_a_run_that_stops_anywhere_resumes_to_the_same_checkpoints_and_figures(
     check_same("last", "previous", "best")
 
 
-def test_the_time_limit_says_how_to_resume_and_counts_for_each_session(kindling: Command) -> None:
+def test_the_time_limit_prints_how_to_resume_and_applies_to_each_session(kindling: Command) -> None:
     kindling("fit", *LONG, "--trainer.max_epochs", "4000", "--trainer.max_time", "00:00:00:01")
     for _ in range(2):
         before = state_of(FIRST)["global_step"]
@@ -127,7 +127,7 @@ def test_max_steps_that_were_trained_are_said(kindling: Command) -> None:
     ],
     ids=["larger", "smaller", "largest", "accumulation", "limit", "workers"],
 )
-def test_an_epoch_continues_with_the_samples_that_are_left_in_other_batches(
+def test_an_epoch_continues_with_its_remaining_samples_in_other_batch_sizes(
     kindling: Command, options: list[str], sizes: list[int], schedule: int
 ) -> None:
     SeenSamples.batches.clear()
@@ -207,7 +207,7 @@ def test_a_damaged_checkpoint_is_replaced_by_the_one_before(kindling: Command, t
     [([], 3), (["--checkpoint.every_n_steps", "5"], 3 + 4), (["--checkpoint.every_n_minutes", "1e-9"], 3 + 3 * 6)],
     ids=["epochs", "steps", "minutes"],
 )
-def test_it_saves_as_often_as_was_asked_for(
+def test_a_checkpoint_is_saved_at_the_requested_interval(
     kindling: Command, monkeypatch: pytest.MonkeyPatch, options: list[str], saves: int
 ) -> None:
     replaced: list[Path] = []

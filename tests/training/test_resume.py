@@ -46,7 +46,7 @@ SCHEDULES = {"constant": [], "plateau": PLATEAU, "one-cycle": ONE_CYCLE, "cyclic
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
-def test_an_interrupted_run_goes_on_to_the_very_same_weights(
+def test_an_interrupted_run_resumes_to_identical_weights(
     kindling: Command, trained: Train, schedule: list[str]
 ) -> None:
     trained(*LONG, *schedule)
@@ -67,7 +67,7 @@ def test_an_interrupted_run_goes_on_to_the_very_same_weights(
 
 
 @pytest.mark.parametrize("schedule", [PLATEAU, ONE_CYCLE], ids=["plateau", "one-cycle"])
-def test_a_crashed_run_goes_on_from_its_last_epoch_to_the_very_same_weights(
+def test_a_crashed_run_resumes_from_its_last_epoch_to_identical_weights(
     kindling: Command, trained: Train, schedule: list[str]
 ) -> None:
     trained(*LONG, *schedule)
@@ -91,7 +91,7 @@ def test_a_crashed_run_goes_on_from_its_last_epoch_to_the_very_same_weights(
     ],
     ids=lambda value: str(value[0]) if isinstance(value, list) else str(value),
 )
-def test_it_goes_on_exactly_with_other_lengths_of_epochs_and_steps(
+def test_runs_with_other_epoch_and_step_lengths_resume_exactly(
     kindling: Command, options: list[str], step: int, saved: int
 ) -> None:
     assert kindling("fit", *LONG, *PLATEAU, *options).code == 0
@@ -103,7 +103,7 @@ def test_it_goes_on_exactly_with_other_lengths_of_epochs_and_steps(
     assert different(LAST, run / "checkpoints/last.ckpt") == []
 
 
-def test_a_killed_run_goes_on_with_all_its_figures(kindling: Command, trained: Train) -> None:
+def test_a_killed_run_resumes_with_all_its_metrics(kindling: Command, trained: Train) -> None:
     trained(*LONG)
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
     command = [sys.executable, "-m", "kindling", "fit", *LONG, *stop_with("KillAt", 17)]
@@ -118,9 +118,7 @@ def test_a_killed_run_goes_on_with_all_its_figures(kindling: Command, trained: T
 @pytest.mark.parametrize(
     "other", [[], ["--data.batch_size", "16"], ["--model.optimizer.lr", "0.5"]], ids=["same", "batch_size", "lr"]
 )
-def test_the_best_checkpoint_stays_the_best_where_the_folder_is_named_otherwise(
-    kindling: Command, other: list[str]
-) -> None:
+def test_the_best_checkpoint_stays_the_best_in_a_renamed_folder(kindling: Command, other: list[str]) -> None:
     # A learning rate this high makes the loss go up again.
     worse = ["--model.optimizer.lr", "0.3", "--trainer.max_epochs", "6", "--early_stopping.patience", "null"]
     kindling("fit", *TINY, *worse)
@@ -140,7 +138,7 @@ def test_typed_patience_wins_over_the_checkpoint(kindling: Command) -> None:
     assert len([row for row in rows(RUN) if row["val/loss"]]) == 1 + 4
 
 
-def test_a_notebooks_checkpoint_goes_on_with_its_momentum_and_schedule(kindling: Command) -> None:
+def test_a_checkpoint_from_a_notebook_resumes_with_its_momentum_and_schedule(kindling: Command) -> None:
     data = SyntheticDataModule(num_samples=300, batch_size=32)
     model = MLPClassifier.for_data(
         data,
@@ -170,7 +168,7 @@ def test_a_checkpoint_that_does_not_say_where_its_schedule_began_began_with_it(k
     assert rates == pytest.approx([1e-3 * (step + 1) / 42 for step in range(28, 42)], rel=1e-5)
 
 
-def test_ctrl_c_at_the_very_end_keeps_the_run_and_skips_the_test(kindling: Command) -> None:
+def test_ctrl_c_in_the_last_step_keeps_the_run_and_skips_the_test(kindling: Command) -> None:
     result = kindling("fit", *LONG, *stop_with("SignalAt", 27))
     assert torch.load(LAST, weights_only=True)["global_step"] == 28
     kindling("fit", *LONG, "--test_after_fit", "false")
@@ -187,7 +185,7 @@ def test_the_plateau_scheduler_of_these_tests_does_act(trained: Train) -> None:
     assert scheduler["_last_lr"][0] < 0.01
 
 
-def test_sigterm_stops_as_ctrl_c_does(kindling: Command) -> None:
+def test_sigterm_stops_a_run_like_ctrl_c(kindling: Command) -> None:
     spec = [{"class_path": "helpers.SignalAt", "init_args": {"step": 3, "number": 15}}]
     assert kindling("fit", *LONG, "--trainer.callbacks", json.dumps(spec)).code == 1
     assert torch.load(LAST, weights_only=True)["global_step"] == 4
@@ -228,7 +226,7 @@ def test_a_finished_run_can_be_trained_longer(kindling: Command, trained: Train)
     assert rates == pytest.approx(expected, rel=1e-5)
 
 
-def test_going_on_from_the_best_checkpoint_leaves_its_run_as_it_was(kindling: Command, trained: Train) -> None:
+def test_resuming_from_the_best_checkpoint_leaves_its_run_unchanged(kindling: Command, trained: Train) -> None:
     trained(*LONG)
     before = {path: path.read_bytes() for path in RUN.rglob("*") if path.is_file()}
     assert kindling("fit", "--ckpt_path", RUN / "checkpoints/best.ckpt", "--trainer.max_epochs", "5").code == 0
@@ -236,7 +234,7 @@ def test_going_on_from_the_best_checkpoint_leaves_its_run_as_it_was(kindling: Co
     assert Path("runs/tiny/version_1/checkpoints/last.ckpt").exists()
 
 
-def test_typed_learning_rate_wins_over_the_checkpoint(kindling: Command, trained: Train) -> None:
+def test_a_learning_rate_on_the_command_line_overrides_the_checkpoint(kindling: Command, trained: Train) -> None:
     trained(*LONG)
     result = kindling("fit", "--ckpt_path", "last", "--model.optimizer.lr", "1e-4", "--trainer.max_epochs", "5")
     assert result.code == 0, result.err
@@ -247,7 +245,7 @@ def test_typed_learning_rate_wins_over_the_checkpoint(kindling: Command, trained
     assert stored["optimizer_states"][0]["state"][0]["step"] == 5 * 7
 
 
-def test_typed_learning_rate_is_warmed_up_to_anew(kindling: Command) -> None:
+def test_a_new_learning_rate_is_warmed_up_again(kindling: Command) -> None:
     kindling("fit", *LONG, "--model.warmup_epochs", "2")
     for more in ("--model.optimizer.lr 1e-4 --trainer.max_epochs 5", "--trainer.max_epochs 6"):
         options = [*more.split(), "--trainer.log_every_n_steps", "1"]
@@ -303,7 +301,7 @@ def test_a_run_that_was_never_trained_is_neither_kept_nor_measured(kindling: Com
     assert "random.ckpt has not been trained" in result.err
 
 
-def test_a_run_that_fails_to_go_on_keeps_its_configuration(kindling: Command, trained: Train) -> None:
+def test_a_run_that_fails_to_resume_keeps_its_config(kindling: Command, trained: Train) -> None:
     trained(*TINY)
     before = (RUN / "config.yaml").read_text()
     impossible = [*ONE_CYCLE, "--model.lr_scheduler.total_steps", "-3", "--trainer.max_epochs", "5"]
@@ -321,7 +319,7 @@ def test_another_optimizer_starts_afresh(kindling: Command, trained: Train) -> N
     assert "exp_avg" not in str(torch.load(LAST, weights_only=True)["optimizer_states"][0]["state"])
 
 
-def test_a_run_that_has_had_its_epochs_says_how_to_go_on(kindling: Command, trained: Train) -> None:
+def test_a_finished_run_prints_how_to_train_longer(kindling: Command, trained: Train) -> None:
     trained(*TINY)
     result = kindling("fit", "--ckpt_path", "last")
     assert result.code == 1

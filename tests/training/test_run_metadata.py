@@ -189,7 +189,7 @@ def test_two_processes_do_not_train_in_one_folder(kindling: Command) -> None:
     assert kindling("test", "--ckpt_path", RUN).code == 0  # what only reads may go on
 
 
-def test_a_run_that_failed_says_why(kindling: Command) -> None:
+def test_a_failed_run_records_the_reason(kindling: Command) -> None:
     assert kindling("fit", *TINY, "--trainer.callbacks", "helpers.NoSpaceLeft").code == 1
     shown = kindling("runs", "show", RUN).out
     assert "failed" in shown

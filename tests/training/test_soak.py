@@ -239,7 +239,7 @@ def test_the_data_is_the_same_each_time() -> None:
 
 
 @pytest.mark.slow
-def test_killed_trainings_are_resumed_to_the_bit() -> None:
+def test_killed_runs_resume_bit_identically() -> None:
     """In the test; while a checkpoint is written; and by SIGTERM, then Ctrl-C."""
     options = ["--config", "plateau", "--only", "4", "8", "13", "--jobs", "1"]
     process = subprocess.run([sys.executable, SCRIPT, *options], capture_output=True, text=True, timeout=500)

@@ -33,7 +33,7 @@ def test_the_rate_is_that_of_the_step_warm_up_included(kindling: Command) -> Non
     assert "at a learning rate of 2.86e+28:" in result.err
 
 
-def test_a_run_keeps_what_it_had_and_says_how_to_go_on(kindling: Command) -> None:
+def test_a_diverged_run_keeps_its_checkpoint_and_prints_how_to_resume(kindling: Command) -> None:
     broken = ["--trainer.callbacks", "helpers.NanAt", "--trainer.callbacks.step", "9"]
     result = kindling("fit", *TINY, *broken)
     assert (result.code, result.err.count("\n")) == (1, 1)

@@ -16,8 +16,8 @@ from kindling.training import PlotTrainingHistory
 RUN = Path("runs/tiny/version_0")
 
 
-def shows(panel: NDArray[np.float32], colour: str) -> bool:
-    return bool((np.abs(panel - to_rgb(colour)).max(axis=-1) < 0.02).sum() > 100)
+def shows(panel: NDArray[np.float32], color: str) -> bool:
+    return bool((np.abs(panel - to_rgb(color)).max(axis=-1) < 0.02).sum() > 100)
 
 
 def test_the_history_holds_a_figure_an_epoch(kindling: Command) -> None:
@@ -33,15 +33,15 @@ def test_the_picture_shows_training_and_validation_and_the_learning_rate_underne
     pixels = matplotlib.image.imread(RUN / "training_history.png")[..., :3]
     loss, accuracy, rate = np.split(pixels, [int(0.38 * len(pixels)), int(0.74 * len(pixels))])
     for panel in (loss, accuracy):
-        assert [shows(panel, colour) for colour in PALETTE[:3]] == [True, True, False]
-    assert [shows(rate, colour) for colour in PALETTE[:3]] == [False, False, True]
+        assert [shows(panel, color) for color in PALETTE[:3]] == [True, True, False]
+    assert [shows(rate, color) for color in PALETTE[:3]] == [False, False, True]
 
 
 def test_a_run_without_an_accuracy_shows_another_figure(folder: Path) -> None:
     Path("metrics.csv").write_text("epoch,step,train/loss,train/mae,val/loss,val/mae\n0,3,9,3,8,2\n1,7,5,2,4,1\n")
     pixels = matplotlib.image.imread(plot_history(folder))[..., :3]
     for panel in np.split(pixels, 2):
-        assert [shows(panel, colour) for colour in PALETTE[:3]] == [True, True, False]
+        assert [shows(panel, color) for color in PALETTE[:3]] == [True, True, False]
 
 
 def test_a_run_without_a_rate_a_validation_or_an_epoch_has_a_picture_too(folder: Path) -> None:
@@ -80,7 +80,7 @@ def test_any_name_can_be_a_title(folder: Path, recwarn: pytest.WarningsRecorder)
     assert [str(warning.message) for warning in recwarn] == []
 
 
-def test_a_history_needs_a_table_of_figures() -> None:
+def test_a_history_needs_a_table_of_metrics() -> None:
     data = SyntheticDataModule(num_samples=100)
     trainer = Trainer(max_epochs=1, logger=False, callbacks=[PlotTrainingHistory()], enable_checkpointing=False)
     with pytest.raises(ValueError, match=r"metrics.csv: train with Trainer\(logger=CSVLogger"):

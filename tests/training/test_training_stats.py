@@ -46,7 +46,7 @@ def test_the_gradient_norm_is_that_before_clipping() -> None:
     assert column("gradient_norm", Path("runs/one")) == pytest.approx(norms.found, rel=1e-5)
 
 
-def test_each_epoch_has_its_figures_however_short_it_is(kindling: Command) -> None:
+def test_each_epoch_has_its_metrics_however_short_it_is(kindling: Command) -> None:
     assert kindling("fit", *TINY, "--test_after_fit", "false").code == 0
     for name in ("lr", "gradient_norm", "samples_per_second", "memory_gb"):
         assert len(column(name)) == 2, name
@@ -73,7 +73,7 @@ def test_samples_per_second_are_right_after_an_interruption(kindling: Command) -
     assert min(column("samples_per_second")) > 100
 
 
-def test_a_row_that_was_cut_off_does_not_stop_a_run_from_going_on(kindling: Command) -> None:
+def test_a_truncated_row_does_not_prevent_resuming(kindling: Command) -> None:
     assert kindling("fit", *TINY, "--test_after_fit", "false").code == 0
     with (RUN / "metrics.csv").open("a") as file:
         file.write("1,0.5")

@@ -54,7 +54,7 @@ def test_numbers_of_half_precision_are_taken() -> None:
 
 @pytest.mark.parametrize("number", [1, 2])
 @pytest.mark.parametrize("shape", [GREY, COLOUR])
-def test_channels_may_come_last_and_grey_needs_none(shape: tuple[int, int, int], number: int) -> None:
+def test_channels_may_come_last_and_gray_needs_none(shape: tuple[int, int, int], number: int) -> None:
     images = FLOATS[:number, : shape[0]]
     forms = [images, images.movedim(1, -1)]
     forms += [images[:, 0]] if shape == GREY else []
@@ -208,7 +208,7 @@ def test_an_image_of_as_many_pixels_as_allowed_is_decoded() -> None:
     assert decode_image(encoded(scene(10, 10)), (3, 8, 8), max_pixels=100).shape == (3, 8, 8)
 
 
-def test_grey_is_the_brightness_of_the_colours_and_colours_of_grey_are_equal() -> None:
+def test_gray_is_the_brightness_of_the_colors_and_colors_of_gray_are_equal() -> None:
     image = Image.fromarray(np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255]]], dtype=np.uint8))
     assert fit_image(image, (1, 1, 3)).flatten().tolist() == [76, 150, 29]  # Rec. 601
     assert fit_image(image.convert("L"), (3, 1, 3)).tolist() == [[[76, 150, 29]]] * 3

@@ -174,7 +174,7 @@ def _value_name(action: Action) -> str:
 
 
 def _shown(default: Any) -> str:
-    """Return a default as it would be typed; of a class with arguments, its name."""
+    """Return a default as written on the command line; for a class with arguments, its name."""
     if isinstance(default, dict) and "class_path" in default:
         arguments = ", ".join(f"{name} {value}" for name, value in default.get("init_args", {}).items())
         return f"{default['class_path'].rpartition('.')[2]}" + (f", {arguments}" if arguments else "")

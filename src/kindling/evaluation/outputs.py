@@ -150,7 +150,7 @@ def save_test_results(
         collected: The outputs of the model.
         model: The tested model.
         data: The data module.
-        command: The command as typed.
+        command: The full command line.
 
     Returns:
         The path of the report; None if the model is not a classifier.

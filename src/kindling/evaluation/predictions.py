@@ -11,7 +11,7 @@ NO_PREDICTION = "no prediction"  # name of a NaN prediction beside the class nam
 
 @dataclass(frozen=True)
 class Predictions:
-    """Predictions of a classifier for N labelled samples.
+    """Predictions of a classifier for N labeled samples.
 
     Args:
         probabilities: Shape (N, classes). A row with NaN, from a model that diverged, is no prediction.

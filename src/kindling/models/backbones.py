@@ -25,7 +25,7 @@ class Backbone:
 
     Attributes:
         config: Name of a torchvision network, or a model spec (see `read_model_spec`), to build it again.
-        network: Maps normalised images (N, channels, *size) to features (N, features).
+        network: Maps normalized images (N, channels, *size) to features (N, features).
         features: Number of features per image.
         channels: Number of input channels.
         size: Height and width of the input.
@@ -94,7 +94,7 @@ def torchvision_backbone(
     if size_argument:
         options[size_argument] = size[0] if size_argument == "image_size" else size
     if name in INCEPTION_NETWORKS:
-        # Their weights expect another normalisation; `transform_input` converts from the usual one.
+        # Their weights expect another normalization; `transform_input` converts from the usual one.
         options = {"aux_logits": False, "init_weights": weights == "none", "transform_input": weights != "none"}
     network = models.get_model(name, weights=None, **options)
     features = remove_head(network)

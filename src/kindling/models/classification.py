@@ -15,7 +15,7 @@ from kindling.models.task import BaseTask
 class ClassificationTask(BaseTask):
     """Base of all classifiers: a subclass passes `**kwargs` to `super().__init__` and sets `self.network`.
 
-    Takes raw inputs and normalises them itself, so training, export and serving can't drift apart: images as floats
+    Takes raw inputs and normalizes them itself, so training, export and serving can't drift apart: images as floats
     in [0, 1], shape (N, C, H, W), or features as floats, shape (N, F). Returns logits, shape (N, num_classes), or
     (N, num_classes, L) for one class at each of L positions.
 

@@ -53,7 +53,7 @@ class CNNClassifier(ClassificationTask):
         channels: Output channels of each block; blocks halve height and width as long as both exceed 3.
         hidden: Width of the hidden layer.
         dropout: Probability of zeroing a hidden activation, in [0, 1].
-        batch_norm: Whether to normalise each block over the batch.
+        batch_norm: Whether to normalize each block over the batch.
         strided_stem: Whether the first block halves the image with a 5x5 convolution of stride 2 instead of pooling:
             13 ms instead of 23 ms per step for three blocks on 256 images of 28 x 28 on two cores. Has no effect on
             images smaller than 7 pixels.

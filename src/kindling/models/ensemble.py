@@ -62,7 +62,7 @@ class EnsembleClassifier(ClassificationTask):
         self.hparams["checkpoints"] = list(specs)
         self.network = ProbabilityAveraging(members).requires_grad_(False)
         self.mean.zero_()
-        self.std.fill_(1)  # each member normalises its inputs itself
+        self.std.fill_(1)  # each member normalizes its inputs itself
 
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

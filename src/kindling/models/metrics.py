@@ -12,7 +12,7 @@ from typing_extensions import override
 
 
 class MeanLoss(Metric):
-    """Mean loss over all samples; unlike torchmetrics' MeanMetric it keeps NaN and never synchronises with a GPU."""
+    """Mean loss over all samples; unlike torchmetrics' MeanMetric it keeps NaN and never synchronizes with a GPU."""
 
     full_state_update = False  # allows `merge_state`
     total: Tensor

@@ -33,7 +33,7 @@ class MLPClassifier(ClassificationTask):
     Args:
         hidden: Width of each hidden layer.
         dropout: Probability of zeroing a hidden activation, in [0, 1].
-        batch_norm: Whether to normalise each hidden layer over the batch.
+        batch_norm: Whether to normalize each hidden layer over the batch.
         **kwargs: See `ClassificationTask`.
     """
 

@@ -34,12 +34,12 @@ DATA_ARGUMENTS = ("num_classes", "input_shape", "mean", "std", "class_names")
 class BaseTask(LightningModule):
     """Base of all tasks: a subclass passes `**kwargs` to `super().__init__`, sets `self.network` and implements `loss`.
 
-    A batch is a pair (inputs, targets). A single float tensor of inputs is normalised with `mean` and `std` and passed
+    A batch is a pair (inputs, targets). A single float tensor of inputs is normalized with `mean` and `std` and passed
     to the network; several inputs are passed unchanged, a tuple by position and a dictionary by name. A model with
     several inputs must set `example_input_array` to those of one sample to be exported. Targets may have any structure
     that `loss` and `metrics` accept.
 
-    In place of a network, a subclass may define `forward`, which takes the inputs in the same way and normalises them
+    In place of a network, a subclass may define `forward`, which takes the inputs in the same way and normalizes them
     with `self.normalize`.
 
     Arguments that describe the data come from the data module if it provides them: `kindling fit` and `for_data` pass
@@ -102,7 +102,7 @@ class BaseTask(LightningModule):
 
     @classmethod
     def for_data(cls, data: LightningDataModule, **arguments: Any) -> Self:
-        """Return a model whose input shape, classes and normalisation come from a data module.
+        """Return a model whose input shape, classes and normalization come from a data module.
 
         Args:
             data: The data module.
@@ -171,17 +171,17 @@ class BaseTask(LightningModule):
 
     @property
     def lacks_shape(self) -> bool:
-        """Whether the input shape is unknown but needed, for lazy layers or to normalise per channel."""
+        """Whether the input shape is unknown but needed, for lazy layers or to normalize per channel."""
         is_lazy = self.has_lazy_layers and self.example_input_array is None
         return not self.input_shape and (is_lazy or self.mean.numel() > 1)
 
     @property
     def has_lazy_layers(self) -> bool:
-        """Whether any lazy layer is not initialised yet."""
+        """Whether any lazy layer is not initialized yet."""
         return any(isinstance(parameter, nn.UninitializedParameter) for parameter in self.parameters())
 
     def init_lazy_layers(self) -> None:
-        """Initialise lazy layers, if there are any, by a forward pass of one sample."""
+        """Initialize lazy layers, if there are any, by a forward pass of one sample."""
         if self.has_lazy_layers:
             with torch.no_grad():
                 self.eval().outputs_for(self.example_inputs())
@@ -204,7 +204,7 @@ class BaseTask(LightningModule):
             check_batches(self, data.batch_size, len(data.train), self.trainer.world_size)
 
     def normalize(self, inputs: Tensor) -> Tensor:
-        """Return inputs (N, ...) standardised with `mean` and `std`; integers, such as token IDs, are not changed."""
+        """Return inputs (N, ...) standardized with `mean` and `std`; integers, such as token IDs, are not changed."""
         return (inputs - self.mean) / self.std if inputs.is_floating_point() else inputs
 
     @override

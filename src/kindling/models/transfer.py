@@ -84,7 +84,7 @@ class TransferClassifier(ClassificationTask):
             "head": nn.Linear(self.source.features, self.num_classes),
         }
         self.network: nn.Sequential = nn.Sequential(OrderedDict(parts)).to(memory_format=torch.channels_last)
-        if not self.is_random:  # normalise as in pretraining
+        if not self.is_random:  # normalize as in pretraining
             self.mean = torch.tensor(self.source.mean).view(-1, 1, 1)
             self.std = torch.tensor(self.source.std).view(-1, 1, 1)
         self._freeze(not self.is_random and unfreeze_epoch != 0)

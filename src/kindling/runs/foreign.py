@@ -1,4 +1,4 @@
-"""Checks of files and functions in a checkpoint or configuration from another user: they are used only if typed.
+"""Checks of files and functions in a foreign checkpoint or config: only those on the command line are used.
 
 `kindling.runs.trust` checks the classes.
 """

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's palette, for colour-blind readers and print.
+# Okabe and Ito's palette, for color-blind readers and print.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 SPLIT_COLORS = {"train": PALETTE[0], "val": PALETTE[1]}
 LABELS = {"train": "training", "val": "validation"}
@@ -171,9 +171,9 @@ def style_axes(panels: Any, epochs: float) -> None:
 
 
 def plot_runs(histories: Mapping[str, Mapping[str, Mapping[int, float]]], path: Path) -> Path:
-    """Draw the curves of several runs: one colour per run, validation solid, training dashed.
+    """Draw the curves of several runs: one color per run, validation solid, training dashed.
 
-    From the ninth run on, colours repeat with other markers.
+    From the ninth run on, colors repeat with other markers.
 
     Args:
         histories: Results of `read_history` by the name of the run.

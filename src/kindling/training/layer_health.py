@@ -154,4 +154,4 @@ def gradient_sizes(model: nn.Module) -> dict[str, float]:
             gradient = weight.new_zeros(1) if weight.grad is None else weight.grad
             gradients.setdefault(name.rpartition(".")[0] or name, gradient)
     sizes = [gradient.detach().float().square().mean().sqrt() for gradient in gradients.values()]
-    return dict(zip(gradients, torch.stack(sizes).tolist(), strict=True)) if sizes else {}  # one GPU synchronisation
+    return dict(zip(gradients, torch.stack(sizes).tolist(), strict=True)) if sizes else {}  # one GPU synchronization

@@ -121,7 +121,7 @@ class ExactResume(Callback):
         return trainer.ckpt_path is not None and Path(trainer.ckpt_path).resolve() == self.path.resolve()
 
     def _prefer_typed_settings(self, model: BaseTask, checkpoint: dict[str, Any]) -> None:
-        # Lightning would restore the learning rate over a typed one, and a OneCycleLR with too few steps.
+        # Lightning would overwrite a learning rate from the command line, and restore a OneCycleLR with too few steps.
         stored, wanted, steps = checkpoint["hyper_parameters"], model.training_options, checkpoint["global_step"]
         same = all(
             is_same_factory(stored.get(name, wanted[name]), wanted[name]) for name in ("optimizer", "lr_scheduler")

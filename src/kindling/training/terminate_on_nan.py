@@ -34,7 +34,7 @@ class TerminateOnNaN(Callback):
     step or two later. By then the weights contain NaN, and the layer can't be found.
 
     Args:
-        wait: Whether to synchronise with the GPU in each step nevertheless.
+        wait: Whether to synchronize with the GPU in each step nevertheless.
 
     Raises:
         NotFiniteError: In all processes of a distributed training.
@@ -78,7 +78,7 @@ class TerminateOnNaN(Callback):
         if broken := nonfinite_data(model, batch):
             return f"{broken}; check the data"
         if trainer.global_step == 0 and (broken := nonfinite_weights(model)):
-            return f"{broken}; check their initialisation"
+            return f"{broken}; check their initialization"
         return f"{find_first_nonfinite_layer(model, batch, batch_idx)}; {suggest_fixes(trainer)}"
 
     def _defer_check(self, loss: Tensor, step: str) -> None:

@@ -39,7 +39,7 @@ def run_diagnostic(
         data: The data module.
         config: The configuration of `fit`.
         plot: Path of the plot of the learning-rate finder.
-        typed: The options as typed.
+        typed: Options on the command line.
 
     Raises:
         UsageError: If the model is not one of Kindling's tasks, or has no data module.

@@ -48,7 +48,7 @@ def describe_misuse(message: str, options: Iterable[str] = (), typed: Sequence[s
     if found := re.search(r"argument (?:-\w/)?--([\w.+]+): ignored explicit argument (.*)", message, re.DOTALL):
         return f"--{found[1]} takes no value, got {shorten(found[2], 60)}"
     if found := re.search(r"unrecognized arguments: (?!--[\w.+])(.*)", message, re.DOTALL):
-        return f"unexpected argument {shorten(repr(found[1]), 60)}: options are typed as --NAME VALUE"
+        return f"unexpected argument {shorten(repr(found[1]), 60)}: write options as --NAME VALUE"
     if found := re.search(r"unrecognized arguments: --([\w.+]+)", message):
         return unknown_option(found[1], options)
     return ""
@@ -62,7 +62,7 @@ def unknown_option(name: str, options: Iterable[str]) -> str:
 
 
 def _option_without_value(option: str, typed: Sequence[str]) -> str:
-    """Return the typed option that lacks a value; argparse reports --model for --model.dropout."""
+    """Return the full option that lacks a value; argparse reports --model for --model.dropout."""
     for name, value in zip(typed, [*typed[1:], "--"], strict=False):
         if re.fullmatch(rf"{re.escape(option)}(\.[\w.+]+)?", name) and value.startswith("--"):
             return name

@@ -40,7 +40,7 @@ def open_image(file: BinaryIO) -> ImageFile.ImageFile:
 
 
 def decode_image(data: bytes, shape: tuple[int, ...], max_pixels: int | None = None, levels: Levels = None) -> Tensor:
-    """Decode an image file, resize it and crop its centre; apply its EXIF orientation and put it on white.
+    """Decode an image file, resize it and crop its center; apply its EXIF orientation and put it on white.
 
     Args:
         data: Content of the file.
@@ -112,7 +112,7 @@ def has_16_bits(image: Image.Image, data: bytes) -> bool:
 
 
 def values_of_16_bits(data: bytes) -> "np.ndarray[Any, Any]":
-    """Decode a 16-bit PNG with all its bits, (H, W, C); Pillow reads only the upper 8 of colours."""
+    """Decode a 16-bit PNG with all its bits, (H, W, C); Pillow reads only the upper 8 of colors."""
     from torchvision.io import ImageReadMode, decode_png  # takes a second
 
     values = decode_png(torch.frombuffer(bytearray(data), dtype=torch.uint8), ImageReadMode.UNCHANGED)  # (C, H, W)
@@ -120,7 +120,7 @@ def values_of_16_bits(data: bytes) -> "np.ndarray[Any, Any]":
 
 
 def with_16_bits(image: Image.Image, data: bytes, levels: Levels) -> Image.Image:
-    """Return an image whose 16-bit colours, or gray with transparency, are scaled by `levels`; others unchanged."""
+    """Return an image whose 16-bit colors, or gray with transparency, are scaled by `levels`; others unchanged."""
     if not has_16_bits(image, data) or image.mode.startswith("I"):
         return image
     values = values_of_16_bits(data)

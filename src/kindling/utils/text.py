@@ -7,12 +7,12 @@ _program_name = ["kindling"]
 
 
 def set_program_name(name: str) -> None:
-    """Set the name of the command that was typed; a project may install it under another name."""
+    """Set the name under which the command was started; a project may install it under its own name."""
     _program_name[:] = [name]
 
 
 def program_name() -> str:
-    """Return the name of the command that was typed."""
+    """Return the name under which the command was started."""
     return _program_name[0]
 
 
@@ -24,7 +24,7 @@ def suggest(name: str, known: Iterable[str], group: str = "") -> str:
         ': did you mean optimizer.lr?'
         >>> suggest("seed", ["seed_everything", "run_name"])
         ': did you mean seed_everything?'
-        >>> suggest("colour", ["lr", "momentum"])
+        >>> suggest("color", ["lr", "momentum"])
         ''
     """
     names = {candidate.lower(): candidate for candidate in known}

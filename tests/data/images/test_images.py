@@ -42,7 +42,7 @@ COLOURS = {"cat": (220, 40, 40), "dog": (40, 220, 40), "owl": (40, 40, 220)}
 
 
 def photo(label: str, seed: int, size: tuple[int, int] = (14, 12)) -> Image.Image:
-    """Noise around the colour of a class."""
+    """Noise around the color of a class."""
     noise = np.random.default_rng([seed, *label.encode()]).integers(-30, 30, (size[1], size[0], 3))
     return Image.fromarray((np.array(COLOURS[label]) + noise).astype(np.uint8))
 
@@ -917,7 +917,7 @@ def test_augmentation_is_for_training_alone(augments: bool) -> None:
 GIVEN = ("train", "val", "test")
 
 
-def test_training_does_not_go_on_with_other_classes(kindling: Command) -> None:
+def test_training_does_not_resume_with_other_classes(kindling: Command) -> None:
     for split in GIVEN:
         write(f"photos/{split}", 6)
     assert kindling("fit", *FIT, "--test_after_fit", "false").code == 0
@@ -931,7 +931,7 @@ def test_training_does_not_go_on_with_other_classes(kindling: Command) -> None:
     assert (RUN / "checkpoints/last.ckpt").read_bytes() == before
 
 
-def test_training_does_not_go_on_with_another_size() -> None:
+def test_training_does_not_resume_with_another_image_size() -> None:
     write("photos", 6)
     data = ImageFolderDataModule("photos", image_size=20)
     data.setup("fit")

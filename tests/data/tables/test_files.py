@@ -14,7 +14,7 @@ from rows import FIT, read
     ("separator", "encoding", "decimal"),
     [(",", "utf-8-sig", "."), (";", "utf-8", "."), (";", "latin-1", ","), ("\t", "utf-16", ","), ("|", "cp1252", ",")],
 )
-def test_separators_and_encodings_are_recognised(
+def test_separators_and_encodings_are_recognized(
     table: pd.DataFrame, separator: str, encoding: str, decimal: str
 ) -> None:
     table["plan"] = table["plan"].replace(

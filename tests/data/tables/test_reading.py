@@ -227,7 +227,7 @@ DATES = pd.date_range("2023-01-01", periods=200, freq="2D")
     "pattern",
     ["%m/%d/%Y %I:%M %p", "%d/%m/%Y", "%d-%b-%Y", "%B %d, %Y", "%Y%m%d", "%Y%m%d%H%M%S", "%d.%m.%y %H:%M", "%Y-%m"],
 )
-def test_dates_are_recognised_and_read_in_any_other_form(pattern: str) -> None:
+def test_dates_are_recognized_and_read_in_any_other_form(pattern: str) -> None:
     columns = learn([date.strftime(pattern) for date in DATES])
     assert columns[0]["kind"] == "date"
     expected = [(date - pd.Timestamp("2023-06-01")).days + 738671 for date in DATES[::40]]

@@ -200,7 +200,7 @@ def test_classes_that_differ_in_capitals_alone_are_named(
     assert "churned of customers.csv has classes that differ only in case: No, Yes, no" in capfd.readouterr().err
 
 
-def test_training_does_not_go_on_with_another_table(kindling: Command, trained: Path, table: pd.DataFrame) -> None:
+def test_training_does_not_resume_with_another_table(kindling: Command, trained: Path, table: pd.DataFrame) -> None:
     more = ["fit", "--ckpt_path", "last", "--trainer.max_epochs", "3"]
     table.assign(age=table["age"] + 1).to_csv("customers.csv", index=False)
     result = kindling(*more)
@@ -218,7 +218,7 @@ def test_training_does_not_go_on_with_another_table(kindling: Command, trained: 
     assert kindling(*more).code == 0
 
 
-def test_training_goes_on_with_what_the_checkpoint_learned(kindling: Command, trained: Path) -> None:
+def test_training_resumes_with_the_encoders_of_the_checkpoint(kindling: Command, trained: Path) -> None:
     before, path = read().fitted, trained / "checkpoints/last.ckpt"
     checkpoint = torch.load(path, weights_only=True)  # as an earlier version wrote it: it learned less of a column
     for column in checkpoint["TableDataModule"]["columns"]:

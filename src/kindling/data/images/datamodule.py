@@ -32,14 +32,14 @@ MAX_DEFAULT_SIZE = 224  # pixels; most published networks were trained with this
 class ImageFolderDataModule(ClassificationDataModule):
     """Images laid out as `<class>/*.jpg` or `{train,val,test}/<class>/*.jpg`, as RGB of one size.
 
-    Reads JPEG, PNG, WebP, BMP and GIF (its first frame), recognised by suffix or content. If 16-bit images use less
+    Reads JPEG, PNG, WebP, BMP and GIF (its first frame), recognized by suffix or content. If 16-bit images use less
     than half of their values, the range of the training images is scaled to 8 bits. Missing splits are created:
     stratified, with copies of an image kept together, and saved in the run folder as `split.csv`. Images are decoded
     once and cached if they fit in memory; otherwise worker processes decode them batch by batch.
 
     Args:
         data_dir: The folder.
-        image_size: Height and width in pixels; images are resized and centre-cropped. By default the median of the
+        image_size: Height and width in pixels; images are resized and center-cropped. By default the median of the
             shorter sides of the training images, at most 224.
         split: A `split.csv` with the columns file, class and split, which defines the splits.
         test_split: Images to hold out for testing if the folder has no test split: a number, or a fraction as a float.

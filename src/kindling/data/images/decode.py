@@ -185,8 +185,8 @@ def _histogram(file: str | bytes) -> NDArray[np.int64]:
         values = values_of_16_bits(file if isinstance(file, bytes) else Path(file).read_bytes())
     except Exception:  # damaged files make Pillow's readers raise anything; they are reported when decoded
         return np.zeros(65536, np.int64)
-    colours = values[..., : (values.shape[2] - 1) // 2 * 2 + 1]  # without the alpha channel
-    return np.bincount(colours.ravel(), minlength=65536)
+    colors = values[..., : (values.shape[2] - 1) // 2 * 2 + 1]  # without the alpha channel
+    return np.bincount(colors.ravel(), minlength=65536)
 
 
 def _quantile(counts: NDArray[np.int64], fraction: float) -> int:

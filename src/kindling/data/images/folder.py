@@ -39,7 +39,7 @@ def check_folder(root: Path) -> None:
 
 
 def find_samples(root: Path) -> list[Sample]:
-    """List the labelled images of a folder; without split folders, all of them are in train."""
+    """List the labeled images of a folder; without split folders, all of them are in train."""
     check_folder(root)
     splits = split_folders(root)
     for name in subfolders(root) if splits else []:

@@ -1,4 +1,4 @@
-"""Errors and warnings about a folder of labelled images, reported before training."""
+"""Errors and warnings about a folder of labeled images, reported before training."""
 
 import logging
 import random

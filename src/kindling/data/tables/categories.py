@@ -69,7 +69,7 @@ def learn_target(name: str, codes: Indices, names: Sequence[str], labels: Indice
 
 
 def are_codes(values: Floats, labels: Indices) -> bool:
-    """Return whether numbers (N,) are codes, such as postcodes: related to the class, unlike neighbouring numbers."""
+    """Return whether numbers (N,) are codes, such as postcodes: related to the class, unlike neighboring numbers."""
     if (values % 1).any():
         return False
     _, codes, counts = np.unique(values, return_inverse=True, return_counts=True)
@@ -81,9 +81,9 @@ def are_codes(values: Floats, labels: Indices) -> bool:
         return False
     deviations = table / counts[:, None] - table.sum(axis=0) / len(values)
     weights = np.sqrt(counts[1:] * counts[:-1])
-    neighbour_covariance = float((weights[:, None] * deviations[1:] * deviations[:-1]).sum() / weights.sum())
+    neighbor_covariance = float((weights[:, None] * deviations[1:] * deviations[:-1]).sum() / weights.sum())
     error = between / rows / np.sqrt(len(counts))
-    return bool(neighbour_covariance + error < (between - within) / rows / 2)
+    return bool(neighbor_covariance + error < (between - within) / rows / 2)
 
 
 def is_text(counts: Indices) -> bool:

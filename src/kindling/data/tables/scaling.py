@@ -12,7 +12,7 @@ TRIM_FRACTION = 0.05  # of the training values at either end do not affect the s
 LEGACY_LIMIT = 1000.0  # standard deviations from the mean, in older checkpoints
 MIN_DISTINCT = 10  # values from which on a repeated one may be an outlier
 LIMIT = 5.0  # largest absolute value of a feature
-FAR_SCALES = 30.0  # scales from the centre; none of a million log-normal values (sigma 1) is farther
+FAR_SCALES = 30.0  # scales from the center; none of a million log-normal values (sigma 1) is farther
 TAIL_FRACTION = 0.01  # of the training values at either end are outside of the range
 MIN_VALUES = 10  # fewer may all be outside by chance
 MISFIT_MARGIN = 0.5  # difference of `misfit` from which on one interpretation is clearly better
@@ -20,7 +20,7 @@ FAR_WIDTHS = 2.0  # widths of the range, or a factor of exp(2) below it
 
 
 def learn_scale(known: Floats) -> dict[str, float]:
-    """Learn centre and scale of the training values: the median, and its larger distance to the 5% or 95% quantile.
+    """Learn center and scale of the training values: the median, and its larger distance to the 5% or 95% quantile.
 
     The most frequent value is ignored if it is far from all others, such as -999 for missing.
     """
@@ -35,7 +35,7 @@ def learn_scale(known: Floats) -> dict[str, float]:
 
 
 def _learn_scale(known: Floats) -> dict[str, float]:
-    """Learn centre and scale of all values.
+    """Learn center and scale of all values.
 
     If the inner 90% are constant, as in a column of mostly zeros, the scale is the median distance of the others. Only
     values and their differences are used, so results are the same to the bit on any machine.
@@ -49,7 +49,7 @@ def _learn_scale(known: Floats) -> dict[str, float]:
 
 
 def scale(numbers: Floats, column: Column) -> Floats:
-    """Scale numbers: about linear near the centre, saturating at the limit."""
+    """Scale numbers: about linear near the center, saturating at the limit."""
     # In float64, as float32 resolves 1,700,000,000 seconds only to 128 s.
     ratios = np.clip((numbers - column["center"]) / column["scale"], -MAX_NUMBER, MAX_NUMBER)
     if "limit" not in column:  # older checkpoints use standard deviations from the mean

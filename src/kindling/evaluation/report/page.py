@@ -42,7 +42,7 @@ def write_report(
         labels: The true classes, shape (N,).
         model: The tested model.
         data: The data module.
-        command: The command as typed.
+        command: The full command line.
     """
     run = run_folder_of(checkpoint)
     predictions, names = Predictions(log_probabilities.exp(), labels), model.class_names
