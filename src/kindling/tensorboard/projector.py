@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from sklearn.decomposition import PCA
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.tensorboard import SummaryWriter
@@ -84,4 +83,6 @@ def reduce_features(points: Tensor) -> Tensor:
     """Return points (N, features), reduced to their first principal components if they have many features."""
     if points.shape[1] <= FEATURES or not points.isfinite().all():  # PCA fails on NaN, from a model that diverged
         return points[:, :FEATURES]
+    from sklearn.decomposition import PCA  # scikit-learn imports pandas: 0.5 s
+
     return torch.from_numpy(PCA(min(FEATURES, len(points)), svd_solver="full").fit_transform(points.numpy()))

@@ -145,7 +145,7 @@ def test_another_folder_is_tested_whole_by_the_names_of_its_classes(kindling: Co
     assert "1.0000" in result.out
     (Path("others") / "dog").rename("others/wolf")
     result = kindling("test", "--ckpt_path", "best", "--data.data_dir", "others")
-    assert (result.code, result.err.count("\n")) == (1, 1)
+    assert (result.code, result.err.count("kindling: error:")) == (1, 1)
     assert "wolf" in result.err
     assert "cat, dog, owl" in result.err
 
@@ -311,10 +311,10 @@ def test_broken_images_stop_the_run_or_are_left_out(kindling: Command) -> None:
     assert result.code == 0, result.err
     assert len(table(RUN / "predictions_photos.csv")) == 21
     result = kindling("predict", "--ckpt_path", "best", "--data.predict", "photos", "--data.skip_broken", "false")
-    assert (result.code, result.err.count("\n")) == (1, 1)
+    assert (result.code, result.err.count("kindling: error:")) == (1, 1)
     shutil.copy("photos/cat/text.jpg", "hello.txt")
     result = kindling("predict", "--ckpt_path", "best", "--data.predict", "hello.txt")
-    assert (result.code, result.err.count("\n")) == (1, 1)
+    assert (result.code, result.err.count("kindling: error:")) == (1, 1)
     assert "1 of 1 images can't be used: hello.txt; use other files" in result.err
     Path("empty").mkdir()
     result = kindling("predict", "--ckpt_path", "best", "--data.predict", "empty")
@@ -363,7 +363,7 @@ def test_what_is_no_file_is_no_image_and_what_can_not_be_read_is_broken(
 
     monkeypatch.setattr(Path, "read_bytes", locked)
     result = kindling("fit", *FIT)
-    assert (result.code, result.err.count("\n")) == (1, 2)
+    assert (result.code, result.err.count("kindling: error:")) == (1, 1)
     assert "photos/dog/02.png" in result.err
     assert "Permission denied" in result.err
     assert kindling("fit", *FIT, "--data.skip_broken", "true").code == 0
@@ -485,7 +485,7 @@ def test_a_class_whose_training_images_are_all_broken_is_named(kindling: Command
     for path in Path("photos/cow").iterdir():
         path.write_text("no image")
     result = kindling("fit", *FIT, "--data.skip_broken", "true")
-    assert (result.code, result.err.count("\n")) == (1, 1)
+    assert (result.code, result.err.count("kindling: error:")) == (1, 1)
     assert "photos has no usable training images of bat, cow" in result.err
 
 
@@ -925,7 +925,7 @@ def test_training_does_not_resume_with_other_classes(kindling: Command) -> None:
     for split in GIVEN:
         Path(f"photos/{split}/cat").rename(f"photos/{split}/zebra")
     result = kindling("fit", "--ckpt_path", "last", "--trainer.max_epochs", 6)
-    assert (result.code, result.err.count("\n")) == (1, 1)
+    assert (result.code, result.err.count("kindling: error:")) == (1, 1)
     assert "photos is not the data that the checkpoint was trained on" in result.err
     assert "other classes (dog, owl, zebra, was cat, dog, owl); start a new run without --ckpt_path" in result.err
     assert (RUN / "checkpoints/last.ckpt").read_bytes() == before
