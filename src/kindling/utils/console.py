@@ -43,6 +43,7 @@ SILENCED_WARNINGS = {
     r"`precision=.*` is supported for historical reasons": "the old names are as clear",
     r"You passed `Trainer\(accelerator='cpu', precision='16-mixed'\)`": "16-bit mixed precision is bfloat16 on a CPU",
     r"Precision .*-mixed is not supported by the model summary": "weights stay in 32 bits, so the summary is right",
+    r"\s*(By default only one Jsonargparse|``instantiate_classes`` was deprecated)": "Lightning calls older methods",
     r"When using the `ThroughputMonitor`, you need to define": "samples per second need no FLOP count",
     r"You're using the WeightAveraging callback, but loading": "evaluation needs only the averaged weights",
     r"The checkpoint was not created with WeightAveraging": "averaging starts from the weights of the checkpoint",

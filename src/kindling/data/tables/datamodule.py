@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -24,6 +24,9 @@ from kindling.data.tables.values import LEGACY_NO_CLASS, as_name, sort_names
 from kindling.utils.console import progress
 from kindling.utils.files import atomic_write
 from kindling.utils.text import count_noun, join_names, suggest
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 logger = logging.getLogger(__name__)
 
@@ -94,18 +97,23 @@ class TableDataModule(ClassificationDataModule):
         return (sum(map(width, self._learned["columns"])),)
 
     @cached_property
-    def table(self) -> TableFile:
+    def file(self) -> TableFile:
         """All rows of `path`, numbered from 0."""
         table = self._open(self.path)
         if self.resumes:
             self._check_columns(table.features)
         return table
 
+    @property
+    def table(self) -> "DataFrame":
+        """The rows of `path` as they were read."""
+        return self.file.frame
+
     @cached_property
     def splits(self) -> NDArray[np.object_]:
         """The split of each row of `path`, (N,)."""
-        labels = self.table.labels
-        check_classes(self.table, self._held_out, self.split is not None)
+        labels = self.file.labels
+        check_classes(self.file, self._held_out, self.split is not None)
         if self.split is None:
             with progress(f"splitting {count_noun(len(labels), 'row', 'rows')} of {self.path}"):
                 return draw_splits(labels, self._held_out, self.split_seed)
@@ -121,8 +129,8 @@ class TableDataModule(ClassificationDataModule):
         Raises:
             ValueError: If rows or splits changed since training, as training rows could be tested.
         """
-        inputs, labels = self._encode(self.table, self.splits != LEFT_OUT, self.splits == "train")
-        self.table.free_memory()
+        inputs, labels = self._encode(self.file, self.splits != LEFT_OUT, self.splits == "train")
+        self.file.free_memory()
         content = hashlib.sha256(inputs.numpy().data)
         content.update(labels.numpy().data)
         content.update(",".join(self.splits).encode())
@@ -163,7 +171,7 @@ class TableDataModule(ClassificationDataModule):
     @override
     def load(self, split: Split) -> Batch:
         if self.test_path is None:
-            self.tested = self.table.frame[self.splits == split]
+            self.tested = self.table[self.splits == split]
             return self._rows_of(split)
         table = self._open(self.test_path)
         table.warn_unlabelled()
@@ -211,7 +219,7 @@ class TableDataModule(ClassificationDataModule):
         return TableFile(path, self.target, self.missing, LEGACY_NO_CLASS if legacy else ())
 
     def _learn(self) -> dict[str, Any]:
-        table, train = self.table, self.splits == "train"
+        table, train = self.file, self.splits == "train"
         table.warn_unlabelled()
         for line in find_oddities(table, self.splits, self._held_out):
             logger.warning(line)
