@@ -5,7 +5,7 @@ from kindling import DigitsDataModule, TransferClassifier, overfit_batch
 
 
 def test_a_frozen_backbone_is_trained_in_the_copy_alone(kindling: Command, cached: Path) -> None:
-    assert kindling(*TRANSFER, "--overfit").out.startswith("the network can overfit")
+    assert "the network can overfit" in kindling(*TRANSFER, "--overfit").out
     data = DigitsDataModule(shots=10)
     model = TransferClassifier.for_data(data, backbone=SHUFFLENET)
     assert overfit_batch(model, data, accelerator="cpu").succeeded
