@@ -98,7 +98,7 @@ def test_odd_names_end_in_one_line_with_a_suggestion(
     sentence = str(raised.value).partition("'name': ")[2]
     assert " ".join(sentence.split()) in result.err
     assert set(folder.rglob("*")) == before
-    if name in ("class", "2fast", "叶子"):  # the suggestion is valid
+    if name in ("class", "2fast", "Über", "叶子", "l" * 31):  # the suggestion is valid
         assert kindling("new", suggestion).code == 0
 
 
@@ -125,7 +125,7 @@ def test_a_folder_may_be_any_path(
     assert (result.code, result.err) == (0, "")
     written = written if written == "." or not typed.startswith("{here}") else f"{here}/leafnet"
     assert Path(written, "pyproject.toml").exists()
-    lines = [line.strip() for line in result.out.splitlines()[1:]]
+    lines = [line.strip() for line in result.out.splitlines() if line.startswith("  ")]
     assert lines == [*([way.replace("{here}", here)] if way else []), "make train", "make test"]
 
 
@@ -178,6 +178,24 @@ def test_mistakes_end_in_one_line(kindling: Command, folder: Path, options: list
     assert (result.code, result.err.count("\n")) == (2, 1)
     assert message in result.err
     assert set(folder.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("typed", "free"),
+    [("leaf", "leaf-3"), ("a/b", "a/b-2"), ("Über", "leafnet-2"), ("l" * 30, f"{'l' * 26}-2"), (".", "empty-2")],
+)
+@pytest.mark.usefixtures("plain_template")
+def test_another_name_for_a_folder_that_exists_is_free_and_valid(
+    kindling: Command, monkeypatch: pytest.MonkeyPatch, typed: str, free: str
+) -> None:
+    for name in ("leaf/file", "leaf-2/file", "a/b/file", "Über/file", f"{'l' * 30}/file", "empty/file"):
+        Path(name).mkdir(parents=True)
+    if typed == ".":
+        monkeypatch.chdir("empty")
+    result = kindling("new", typed)
+    assert (result.code, result.err.count("\n")) == (2, 1)
+    assert result.err.endswith(f": choose another, such as {free}\n")
+    assert kindling("new", free).code == 0
 
 
 def test_without_copier_it_says_what_to_install(kindling: Command, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -268,8 +286,12 @@ def test_the_engine_is_the_remote_and_version_of_the_template_in_use(
     assert (result.code, requirement("second")) == (0, f"kindling-ml @ file://{clone}")
     note, *rest = result.out.splitlines()
     assert "has uncommitted changes" in note
-    assert [line.split()[0] for line in rest[-3:]] == ["cd", "make", "make"]
-    assert rest[-4].endswith("files written to second; next:")
+    assert [line.split()[0] for line in rest[-4:]] == ["cd", "make", "make", "note:"]
+    assert rest[-5].endswith("files written to second; next:")
+    assert f"CI and other machines can't install file://{clone}: put the URL of a git repository" in rest[-1]
+    assert not Path("second/.github/workflows/update.yml").exists()  # CI can't read the template either
+    assert "Each month" not in Path("second/README.md").read_text()
+    assert ".venv/bin/copier update" in Path("second/README.md").read_text()
 
 
 @pytest.mark.usefixtures("plain_template")

@@ -216,6 +216,7 @@ def run_workflow(project: Path, tmp_path: Path) -> str:
             ["bash", "-e", "-c", step["run"]], cwd=clone, env=settings, capture_output=True, text=True
         )
         assert done.returncode == 0, done.stdout + done.stderr
+        (tmp_path / "log").write_text(done.stdout)
     return calls.read_text() if calls.exists() else ""
 
 
@@ -236,6 +237,22 @@ def test_the_monthly_workflow_opens_a_pull_request(template: Path, project: Path
     assert re.search("<<<<<<<.*max_epochs: 99.*=======.*max_epochs: 12.*>>>>>>>", recipe, re.DOTALL)
     assert "New in the template." in git(origin, "show", "template-v0.2.0:NEWS.md")
     assert run_workflow(project, tmp_path) == ""  # already proposed: the branch is not overwritten
+
+
+def test_the_workflow_has_nothing_to_do_where_the_project_is_newer_than_the_last_tag(
+    template: Path, tmp_path: Path
+) -> None:
+    (template / "template/NEWS.md").write_text("Not released yet.\n")
+    commit(template, "Begin the next version")
+    project, answers = tmp_path / "leafnet", {"name": "leafnet", "author": "Ada"}
+    run_copy(f"git+file://{template}", project, answers, defaults=True, quiet=True, vcs_ref="HEAD")
+    git(project, "init", "--quiet", "--initial-branch", "main")
+    commit(project, "Begin")
+    git(tmp_path, "clone", "--quiet", "--bare", str(project), str(tmp_path / "origin.git"))
+    assert run_workflow(project, tmp_path) == ""
+    assert (tmp_path / "log").read_text() == "the template has nothing newer\n"
+    release(template)
+    assert "template-v0.2.0" in run_workflow(project, tmp_path)
 
 
 @pytest.fixture

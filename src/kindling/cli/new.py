@@ -9,6 +9,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, distribution
+from itertools import count
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -40,7 +41,7 @@ def run(command: str, options: Sequence[str]) -> None:
     if not typed.folder.strip():
         raise UsageError("FOLDER is missing: name a new folder for the project, such as leafnet")
     folder = Path(os.path.expanduser(typed.folder)).absolute().resolve()
-    _check_folder(folder)
+    _check_folder(folder, Path(typed.folder))
     answers = {"name": folder.name if typed.name is None else typed.name, **_template_source()}
     if typed.template is not None:
         answers |= _repository(typed.template)
@@ -58,6 +59,11 @@ def run(command: str, options: Sequence[str]) -> None:
     say(f"{count_noun(written, 'file', 'files')} written to {typed.folder}; next:")
     cd = [] if folder == Path.cwd() else [f"cd {_quoted(typed.folder)}"]
     print(*(f"  {command}" for command in (*cd, "make train", "make test")), sep="\n")
+    if local := re.search(r'"kindling-ml @ ((?:git\+)?file:.*)"', (folder / "pyproject.toml").read_text("utf-8")):
+        say(
+            f"note: CI and other machines can't install {local[1]}: put the URL of a git repository or a version such "
+            f"as kindling-ml>={__version__} in pyproject.toml"
+        )
 
 
 def _parser() -> UsageErrorParser:
@@ -92,12 +98,15 @@ def _parser() -> UsageErrorParser:
     return parser
 
 
-def _check_folder(folder: Path) -> None:
+def _check_folder(folder: Path, typed: Path) -> None:
     above = next(parent for parent in (*folder.parents, folder) if os.path.exists(parent))  # False for too long a name
     if not above.is_dir():
         raise UsageError(f"{above} is a file: {folder.name} can't be created in it")
     if os.path.exists(folder) and not (folder.is_dir() and not any(folder.iterdir())):
-        raise UsageError(f"{folder} already exists and is not an empty folder: choose another, such as {folder.name}-2")
+        name = folder.name[:26] if re.fullmatch("[A-Za-z][A-Za-z0-9 _-]*", folder.name) else "leafnet"
+        others = (typed.parent / f"{name}-{number}" for number in count(2))
+        free = next(other for other in others if not os.path.exists(os.path.expanduser(other)))
+        raise UsageError(f"{folder} already exists and is not an empty folder: choose another, such as {free}")
     if SHARE in folder.parents:
         raise UsageError(f"{folder} is inside {SHARE}, the folder of Kindling: choose another")
 
