@@ -133,6 +133,7 @@ def test_a_process_ends_with_the_main_one_even_if_that_is_gone_already(
 
 
 @pytest.mark.parametrize("name", ["ddp_spawn", "ddp_fork_find_unused_parameters_true", "ddp_notebook"])
+@pytest.mark.usefixtures("console_logs")
 def test_processes_are_started_as_commands(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     expected = "ddp_find_unused_parameters_true" if "unused" in name else "ddp"
     assert replace_spawn(name) == expected
