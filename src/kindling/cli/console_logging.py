@@ -4,14 +4,13 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from kindling.utils.console import say
+
 
 class ConsoleHandler(logging.Handler):
     """Print messages without a prefix, on rank 0 only."""
 
     def emit(self, record: logging.LogRecord) -> None:  # noqa: D102
-        # If rich were imported before Lightning, typing would replace its int | float by float | int: 2 batches, 2.0.
-        from kindling.utils.console import say
-
         say(self.format(record), stderr=True)
 
 

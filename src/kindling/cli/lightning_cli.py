@@ -2,7 +2,6 @@
 
 import shlex
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,8 @@ from kindling.cli.checkpoint_config import epochs_completed, is_training_complet
 from kindling.cli.class_names import NOUNS
 from kindling.cli.modules import ModuleBuilder
 from kindling.cli.option_checks import check_config, check_devices
-from kindling.cli.options import KindlingArgumentParser, add_fit_options, check_nonempty_run, prefer_whole_numbers
+from kindling.cli.options import add_fit_options, check_nonempty_run
+from kindling.cli.parser import KindlingArgumentParser, prefer_whole_numbers, split_help_all
 from kindling.cli.parser_errors import one_line
 from kindling.cli.session import RunSession, SaveConfig, run_name
 from kindling.cli.sources import Sources
@@ -295,10 +295,7 @@ class KindlingCLI(LightningCLI):
 def run(command: str, options: Sequence[str]) -> None:
     """Run `fit`, `validate`, `test` or `predict` with the options on the command line."""
     silence_libraries()
-    words = [word for each in options for word in (["-h", "all"] if each in ("-h=all", "--help=all") else [each])]
-    is_extra = [word == "all" and before in ("-h", "--help") for before, word in pairwise(["", *words])]
-    KindlingArgumentParser.shows_all = any(is_extra)
-    options = [word for word, extra in zip(words, is_extra, strict=True) if not extra]
+    options, KindlingArgumentParser.shows_all = split_help_all(options)
     end_with_parent()
     watch_parents()
     with sigterm_as_interrupt():
