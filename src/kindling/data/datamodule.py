@@ -14,6 +14,7 @@ from typing_extensions import override
 from kindling.data.loaders import make_loader
 from kindling.data.loading import ArrayDataset, Batch, ResumableLoader, as_dataset, inputs_of, subset, targets_of
 from kindling.data.splitting import train_val_split
+from kindling.utils.files import in_turns
 from kindling.utils.hyperparameters import check_range, make_hparams_plain
 from kindling.utils.inputs import to_float
 from kindling.utils.text import join_names
@@ -190,7 +191,8 @@ class BaseDataModule(LightningDataModule):
         return self.fitted
 
     def _read_training(self) -> None:
-        self.prepare_data()
+        with in_turns():  # before Lightning connects the processes, which then calls it in one of them
+            self.prepare_data()
         self.setup("fit")
 
     @override

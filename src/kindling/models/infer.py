@@ -1,12 +1,9 @@
 """Infers model arguments from training samples if the data module does not provide them."""
 
 import copy
-import os
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import suppress
 from itertools import islice
-from pathlib import Path
 from typing import Any, NoReturn, Self, TypeVar
 
 import torch
@@ -16,6 +13,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
+from kindling.utils.files import in_turns
 from kindling.utils.text import shorten
 
 
@@ -89,7 +87,7 @@ def infer_arguments(data: LightningDataModule, names: Iterable[str]) -> dict[str
     try:
         with isolate_rng():
             probe = copy.deepcopy(data)  # Lightning sets up the data module itself, once
-            with _one_at_a_time():  # Lightning connects the processes later, and then calls it in one of them
+            with in_turns():  # Lightning connects the processes later, and then calls it in one of them
                 probe.prepare_data()
             probe.setup("fit")
             loader = probe.train_dataloader()
@@ -108,21 +106,6 @@ def infer_arguments(data: LightningDataModule, names: Iterable[str]) -> dict[str
         "class_names": classes,
     }
     return {name: found[name] for name in names if found.get(name)}
-
-
-@contextmanager
-def _one_at_a_time() -> Iterator[None]:
-    """Let the processes of this user take turns: torchrun and Slurm start all processes of a node at once."""
-    with ExitStack() as stack:
-        # Without locks (Windows) or a place for the file, they don't wait. A process that ends releases its lock.
-        with suppress(ImportError, OSError):
-            import fcntl
-
-            path = Path(tempfile.gettempdir(), f"kindling-{os.getuid()}.lock")
-            lock = os.open(path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o600)  # the folder is shared with other users
-            stack.callback(os.close, lock)
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _small_batches(loader: Any) -> Iterator[Any]:

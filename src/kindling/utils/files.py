@@ -1,10 +1,11 @@
-"""Atomic writes of files."""
+"""Atomic writes of files, and a lock between processes."""
 
 import glob
 import os
 import platform
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -29,6 +30,21 @@ def atomic_write(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def in_turns() -> Iterator[None]:
+    """Let the processes of this user take turns: torchrun and Slurm start all processes of a node at once."""
+    with ExitStack() as stack:
+        # Without locks (Windows) or a place for the file, they don't wait. A process that ends releases its lock.
+        with suppress(ImportError, OSError):
+            import fcntl
+
+            path = Path(tempfile.gettempdir(), f"kindling-{os.getuid()}.lock")
+            lock = os.open(path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o600)  # the folder is shared with other users
+            stack.callback(os.close, lock)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 @contextmanager
