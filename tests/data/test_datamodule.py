@@ -3,7 +3,9 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch import LightningDataModule, seed_everything
@@ -313,3 +315,22 @@ def test_each_source_passes_the_checks_that_projects_call(source: str, folder: P
         "images": lambda: ImageFolderDataModule("photos"),
     }
     check_data(sources[source]())
+
+
+class Arrays(ClassificationDataModule):
+    """NumPy arrays in place of tensors."""
+
+    num_classes, class_names = 2, ("low", "high")
+
+    def load(self, split: str) -> Any:
+        random = np.random.default_rng(len(split))
+        return random.normal(size=(50, 3)), random.integers(2, size=50, dtype=np.int32)
+
+
+def test_load_may_return_numpy_arrays() -> None:
+    data = Arrays()
+    data.setup("fit")
+    inputs, labels = data.train[0]
+    assert (len(data.train), len(data.val)) == (45, 5)
+    assert (inputs.dtype, labels.dtype) == (torch.float32, torch.int64)
+    assert data.class_counts == tuple(np.bincount(data.train.labels))

@@ -90,13 +90,13 @@ class SeededDataset(Dataset[Any]):
 
 
 def as_dataset(samples: Any) -> Dataset[Any]:
-    """Return samples as a dataset, also if they are two tensors, inputs (N, ...) and targets (N,).
+    """Return samples as a dataset, also if they are two tensors or arrays, inputs (N, ...) and targets (N,).
 
     Raises:
         ValueError: If the samples have no length.
     """
-    if isinstance(samples, tuple | list) and len(samples) == 2 and isinstance(samples[1], Tensor):
-        return ArrayDataset(*samples)
+    if isinstance(samples, tuple | list) and len(samples) == 2 and isinstance(samples[1], Tensor | np.ndarray):
+        return ArrayDataset(*(_as_tensor(one) if isinstance(one, np.ndarray) else one for one in samples))
     if isinstance(samples, IterableDataset) or not hasattr(samples, "__len__"):
         raise ValueError(
             f"`load` returned {type(samples).__name__}, which has no length: return two tensors or a dataset with "
@@ -104,6 +104,13 @@ def as_dataset(samples: Any) -> Dataset[Any]:
         )
     dataset: Dataset[Any] = samples
     return dataset
+
+
+def _as_tensor(array: np.ndarray) -> Tensor:
+    """Return an array as a tensor of the type that models and losses expect."""
+    tensor = torch.from_numpy(array)
+    types = {torch.float64: torch.float32, torch.int32: torch.int64, torch.int16: torch.int64}
+    return tensor.to(types.get(tensor.dtype, tensor.dtype))
 
 
 def subset(dataset: Dataset[Any], rows: Tensor) -> Dataset[Any]:
