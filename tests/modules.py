@@ -315,6 +315,18 @@ class OwnForwardOfTwo(TwoInputs):
         return logits
 
 
+class PackedForward(OwnForwardOfTwo):
+    """The same with both inputs in one argument, and without an example."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.example_input_array = None
+
+    def forward(self, inputs: Any) -> Tensor:  # type: ignore[override]
+        logits: Tensor = self.added(*inputs)
+        return logits
+
+
 class Networkless(RegressionTask):
     """Layers without a `forward`."""
 

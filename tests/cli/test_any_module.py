@@ -148,7 +148,7 @@ def test_what_the_data_does_not_tell_is_read_from_its_samples(kindling: Command,
 @pytest.mark.parametrize(
     ("model", "data", "wanted"),
     [
-        ("modules.OwnNet", "UntoldVectors", "needs num_classes, which UntoldVectors does not provide: add --model.n"),
+        ("modules.OwnNet", "UntoldVectors", "needs num_classes, which UntoldVectors does not provide: set them"),
         ("modules.OwnNet", "UntoldLoader", "--model.num_classes VALUE --model.input_shape VALUE"),
         (
             "CNNClassifier",
@@ -162,7 +162,7 @@ def test_what_the_data_does_not_tell_is_read_from_its_samples(kindling: Command,
             "VectorsDataModule",
             "needs class counts, which Vectors",
         ),
-        ("MLPClassifier", "DictLoaders", "needs num_classes and input_shape, which DictLoaders does not provide: add"),
+        ("MLPClassifier", "DictLoaders", "needs num_classes and input_shape, which DictLoaders does not provide: set"),
     ],
 )
 def test_what_can_be_read_from_no_sample_is_named(kindling: Command, model: str, data: str, wanted: str) -> None:
@@ -333,6 +333,10 @@ def test_one_class_for_each_position_of_a_sequence(kindling: Command) -> None:
         (["--model", "modules.Segmentation", "--data", f"{BORING}BoringDataModule"], "--model.num_classes VALUE"),
         (["--model", "modules.Segmentation", "--data", "modules.NetDataModule"], "ignore=['network']"),
         (["--model", f"{BORING}BoringModel", "--data", f"{BORING}BoringDataModule", "--overfit"], "Kindling's tasks"),
+        (
+            ["--model", "modules.PackedForward", "--data", "modules.TwoInputsDataModule"],
+            "PackedForward.forward does not take a sample: too many positional arguments; define forward(self, input",
+        ),
         (
             ["--model", "modules.Networkless", "--data", "modules.OwnSums"],
             "Networkless has no network: set self.network",

@@ -106,9 +106,10 @@ class ModuleBuilder:
         found = infer_arguments(self._data, wanted) if self._data and self.command == "fit" else {}
         if not found.keys() >= set(missing):
             lacking = [name for name in wanted if name not in found and name != "class_names"]
-            why = f", which {type(self._data).__name__} does not provide" if self._data else ""
+            data = type(self._data).__name__ if self._data else ""
+            why = f", which {data} does not provide: set them in its class, or add" if data else ": add"
             options = " ".join(f"--model.{name} VALUE" for name in lacking)
-            raise UsageError(f"{kind.__name__} needs {' and '.join(lacking)}{why}: add {options}")
+            raise UsageError(f"{kind.__name__} needs {' and '.join(lacking)}{why} {options}")
         return {name: value for name, value in found.items() if name in missing or name == "class_names"}
 
     @contextmanager

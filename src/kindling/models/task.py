@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from inspect import signature
 from typing import Any, ClassVar, Literal, Self
 
 import torch
@@ -39,8 +40,8 @@ class BaseTask(LightningModule):
     several inputs must set `example_input_array` to those of one sample to be exported. Targets may have any structure
     that `loss` and `metrics` accept.
 
-    In place of a network, a subclass may define `forward`, which takes the inputs in the same way and normalizes them
-    with `self.normalize`.
+    In place of a network, a subclass may define `forward`, which takes the inputs in the same way, for example
+    `forward(self, image, row)`, and normalizes them with `self.normalize`.
 
     Arguments that describe the data come from the data module if it provides them: `kindling fit` and `for_data` pass
     them on.
@@ -89,7 +90,7 @@ class BaseTask(LightningModule):
             for name, value in {"optimizer": optimizer, "lr_scheduler": lr_scheduler, "compile": compile}.items()
         }
         self.input_shape = tuple(input_shape) or UnknownShape.of(self)
-        self._seen_shapes: set[tuple[int, ...]] = set()  # of training samples that are one float tensor
+        self._seen_shapes: set[tuple[int, ...]] = set()  # of training samples that are one float tensor; at most two
         self.warmup_epochs = warmup_epochs
         self.schedule_start = 0  # optimizer step at which the current schedule started
         # Steps that the completed epochs would have taken with the current batches, minus the steps taken: not 0
@@ -145,9 +146,7 @@ class BaseTask(LightningModule):
             return network
         if type(self).forward.__module__.startswith("kindling."):  # those call the network
             name = type(self).__name__
-            raise ValueError(
-                f"{name} has no network: set self.network in its __init__, or define forward(self, inputs)"
-            )
+            raise ValueError(f"{name} has no network: set self.network in its __init__, or define forward")
         return self
 
     @property
@@ -222,14 +221,25 @@ class BaseTask(LightningModule):
         return outputs.float() if isinstance(outputs, Tensor) else outputs
 
     def outputs_for(self, inputs: Any) -> Any:
-        """Call `forward` with the inputs of a batch: a tuple by position, a dictionary by name."""
-        match inputs:
-            case dict():
-                return self(**inputs)
-            case tuple() | list():
-                return self(*inputs)
-            case _:
-                return self(inputs)
+        """Call `forward` with the inputs of a batch: a tuple by position, a dictionary by name.
+
+        Raises:
+            ValueError: If `forward` does not take them.
+        """
+        named = inputs if isinstance(inputs, dict) else {}
+        by_position = () if named else inputs if isinstance(inputs, tuple | list) else (inputs,)
+        try:
+            return self(*by_position, **named)
+        except TypeError as error:
+            try:
+                signature(self.forward).bind(*by_position, **named)
+            except TypeError as mismatch:
+                names = ", ".join(named or (f"input{number}" for number in range(1, len(by_position) + 1)))
+                advice = f"define forward(self, {names})"
+                raise ValueError(
+                    f"{type(self).__name__}.forward does not take a sample: {mismatch}; {advice}"
+                ) from error
+            raise
 
     def shared_step(self, batch: Any, stage: Stage) -> tuple[Tensor, Any]:
         """Compute the loss of a batch and update the metrics of a stage.
@@ -238,8 +248,8 @@ class BaseTask(LightningModule):
             The mean loss and the outputs.
         """
         inputs, targets = as_pair(batch, self)
-        if stage == "train" and isinstance(inputs, Tensor) and inputs.is_floating_point():
-            self._seen_shapes.add(tuple(inputs.shape[1:]))
+        if stage == "train":
+            self._note_shape(inputs)
         outputs = self.outputs_for(inputs)
         self.check_targets(outputs, targets)
         loss = self.loss(outputs, targets)
@@ -248,6 +258,11 @@ class BaseTask(LightningModule):
         mean_loss.update(loss.detach(), batch_size(targets))
         metrics.update(outputs, targets)
         return loss, outputs
+
+    def _note_shape(self, inputs: Any) -> None:
+        """Note the shape of training samples; a second one shows that it varies."""
+        if len(self._seen_shapes) < 2 and isinstance(inputs, Tensor) and inputs.is_floating_point():
+            self._seen_shapes.add(tuple(inputs.shape[1:]))
 
     def _stage_metrics(self, stage: Stage) -> tuple[MeanLoss, MetricCollection]:
         if f"{stage}_loss" not in self._counted:  # not in `__init__`: `metrics` may need attributes of a subclass
@@ -321,17 +336,17 @@ class BaseTask(LightningModule):
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["schedule_start"] = self.schedule_start
-        checkpoint["sample_shape"] = list(self.sample_shape)
+        checkpoint["sample_shapes"] = sorted(map(list, self._seen_shapes))
         checkpoint.update(sign_checkpoint(checkpoint))
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.schedule_start = checkpoint.get("schedule_start", 0)  # not in checkpoints of other Trainers
-        self.restore_shape(checkpoint)
+        self.restore_shapes(checkpoint)
 
-    def restore_shape(self, checkpoint: dict[str, Any]) -> None:
-        """Restore the shape of the training samples; checkpoints of earlier versions lack it."""
-        self._seen_shapes = {tuple(checkpoint["sample_shape"])} if checkpoint.get("sample_shape") else set()
+    def restore_shapes(self, checkpoint: dict[str, Any]) -> None:
+        """Restore the shapes of the training samples; checkpoints of earlier versions lack them."""
+        self._seen_shapes = set(map(tuple, checkpoint.get("sample_shapes", ())))
 
     def restart_lr_schedule(self, checkpoint: dict[str, Any]) -> None:
         """Restart the schedule of a resumed run over the remaining steps.

@@ -15,7 +15,7 @@ RESTORING_FILE = "checkpoint_connector.py"  # Lightning's module that restores a
 TYPES: dict[str, type] = {
     **{"hyper_parameters": dict, "datamodule_hyper_parameters": dict, "state_dict": dict, "callbacks": dict},
     **{"loops": dict, "optimizer_states": list, "lr_schedulers": list, "checksums": dict, "plugins": dict},
-    **{"global_step": int, "epoch": int, "schedule_start": int, "sample_shape": list},
+    **{"global_step": int, "epoch": int, "schedule_start": int, "sample_shapes": list},
 }
 FITTED_TYPES: dict[str, type] = {"classes": list, "columns": list, "left_out": dict}
 MODEL_TYPES: dict[str, type] = {"_class_path": str, "num_classes": int, "input_shape": list, "class_names": list}
