@@ -22,6 +22,7 @@ from jsonargparse import _typehints
 from kindling.cli import main
 from kindling.cli.console_logging import console_logging
 from kindling.data.mnist import read_sample
+from kindling.evaluation.report.html import element
 from kindling.utils import plugins
 from template import make_repository
 
@@ -95,6 +96,7 @@ def no_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
         monkeypatch.setattr("torch.utils.tensorboard.SummaryWriter.add_graph", lambda *_: None)
         monkeypatch.setattr("kindling.training.training_plots.plot_history", lambda *_: None)
         monkeypatch.setattr("kindling.tensorboard.dashboard.write_predictions", lambda *_: None)
+        monkeypatch.setattr("kindling.evaluation.report.page.calibration_charts", lambda *_: element("p"))
 
 
 @pytest.fixture(autouse=True)
