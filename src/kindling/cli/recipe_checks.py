@@ -17,7 +17,7 @@ CLASS_OPTIONS = re.compile(
     rf"{'|'.join(CLASSES)}|trainer\.(callbacks|logger|strategy|profiler)(\[\d+\])?"
     r"|model\.(init_args\.)?(optimizer|lr_scheduler)"
 )
-GROUPS = ("trainer", "checkpoint", "early_stopping")  # groups of options
+OPTION_GROUPS = ("trainer", "checkpoint", "early_stopping")  # groups of options
 NO_SPACE = re.compile(r"\s*(?:- )?([A-Za-z_]\w+):(?!//)(\S.*)")  # matches `max_epochs:10` but not a URL
 
 
@@ -32,7 +32,7 @@ def check_layout(recipe: dict[str, Any], source: Path) -> None:
             raise UsageError(f"{source}: {key} belongs to a class: indent it below model, data or another option")
     for place, value in _nested_values(recipe):
         name = place.rpartition(".")[2]
-        is_group = place in (*CLASSES, *GROUPS) or name in ("init_args", "dict_kwargs")
+        is_group = place in (*CLASSES, *OPTION_GROUPS) or name in ("init_args", "dict_kwargs")
         if is_group and isinstance(value, str) and (hint := add_space(value.split("\n")[0])):
             raise UsageError(f"{source}: {place}: {hint}")
         if isinstance(value, dict) and (CLASS_OPTIONS.fullmatch(place) or not IS_CLASS.isdisjoint(value)):

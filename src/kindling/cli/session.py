@@ -77,14 +77,14 @@ class RunSession:
 
     def save_untrained(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
         """Save the checkpoint of a model without trainable parameters, with its validation metrics."""
-        if best := best_checkpoint(trainer):
+        if best := best_checkpoint_callback(trainer):
             best.best_model_path = f"{best.dirpath}/best.ckpt"
             trainer.save_checkpoint(best.best_model_path)
         self.record.finish_untrained(metrics)
 
     def tested_checkpoint(self, trainer: Trainer) -> str | None:
         """Return the checkpoint that `fit` tests; None for the current weights."""
-        best = best_checkpoint(trainer)
+        best = best_checkpoint_callback(trainer)
         return (best.best_model_path or f"{best.dirpath}/last.ckpt") if best else None
 
     def callbacks(self) -> list[Callback]:
@@ -115,7 +115,7 @@ class RunSession:
                     folder.rmdir()  # fails if it contains other runs
 
 
-def best_checkpoint(trainer: Trainer) -> BestCheckpoint | None:
+def best_checkpoint_callback(trainer: Trainer) -> BestCheckpoint | None:
     """Return the callback that saves the best checkpoint; None if no checkpoints are saved."""
     best = trainer.checkpoint_callback
     return best if isinstance(best, BestCheckpoint) else None

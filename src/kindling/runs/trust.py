@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 SAFE_TEXT = re.compile(r"[\w:.-]*")  # not a path
 DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")  # jsonargparse may import these
 MAX_VALUES = 100_000  # of a configuration
-GROUPS = ("model", "data", "trainer", "checkpoint", "early_stopping")  # a text in their place would be a config file
+SECTIONS = ("model", "data", "trainer", "checkpoint", "early_stopping")  # a text in their place would be a config file
 CLASSES = ("logger", "callbacks", "plugins", "default_root_dir")  # Trainer options that take class names and paths
 AVERAGING = [f"kindling.{package}.{name}" for package in ("training", "callbacks") for name in ("EMA", "SWA")]
 
@@ -49,7 +49,7 @@ def harmless(config: dict[str, Any], source: Path) -> dict[str, Any]:
             safe[name] = {key: item for key, item in value.items() if f"trainer.{key}" not in ignored}
         elif name == "averaging" and _is_averaging(value):
             continue  # needed to resume from the right weights
-        elif not (isinstance(value, dict | None) if name in GROUPS else _is_safe(value) and value not in (".", "..")):
+        elif not (isinstance(value, dict | None) if name in SECTIONS else _is_safe(value) and value not in (".", "..")):
             del safe[name]
             ignored.append(name)
     if ignored:
