@@ -19,7 +19,7 @@ from lightning.pytorch.strategies import StrategyRegistry
 from lightning.pytorch.utilities import rank_zero_only
 
 from kindling.cli.parser_errors import CLASS_MISSING, NO_NAMES
-from kindling.cli.recipe_checks import GROUPS
+from kindling.cli.recipe_checks import OPTION_GROUPS
 from kindling.utils.console import say
 from kindling.utils.errors import UsageError
 from kindling.utils.text import join_names, shorten, suggest
@@ -72,7 +72,7 @@ def check_config(parser: ArgumentParser, config: Namespace, typed: Collection[st
     Raises:
         UsageError: If an option is missing, null, of the wrong type or without effect.
     """
-    for name in GROUPS:
+    for name in OPTION_GROUPS:
         value = config.get(name, Namespace())
         if not isinstance(value, Namespace):
             shown = "null: remove it for the defaults" if value is None else value

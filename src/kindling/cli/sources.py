@@ -10,7 +10,7 @@ import yaml
 
 from kindling.cli.checkpoint_config import config_from_checkpoint
 from kindling.cli.options import given_model_arguments
-from kindling.cli.recipe_checks import GROUPS
+from kindling.cli.recipe_checks import OPTION_GROUPS
 from kindling.cli.recipes import find_recipes
 from kindling.cli.yaml_files import check_typed, read_yaml
 from kindling.models.task import DATA_ARGUMENTS
@@ -131,4 +131,4 @@ def _key(option: Sequence[str]) -> str:
 def _names_class(option: Sequence[str]) -> bool:
     """Return whether the value of an option is the name of a class."""
     values = [*option[0].split("=", 1)[1:], *option[1:]]
-    return len(values) == 1 and _key(option) not in GROUPS and bool(re.fullmatch(r"[A-Za-z_][\w.]*", values[0]))
+    return len(values) == 1 and _key(option) not in OPTION_GROUPS and bool(re.fullmatch(r"[A-Za-z_][\w.]*", values[0]))
