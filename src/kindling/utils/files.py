@@ -34,17 +34,32 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def in_turns() -> Iterator[None]:
-    """Let the processes of this user take turns: torchrun and Slurm start all processes of a node at once."""
+    """Let the processes of a distributed training take turns: torchrun and Slurm start all of a node at once."""
     with ExitStack() as stack:
         # Without locks (Windows) or a place for the file, they don't wait. A process that ends releases its lock.
         with suppress(ImportError, OSError):
-            import fcntl
-
-            path = Path(tempfile.gettempdir(), f"kindling-{os.getuid()}.lock")
-            lock = os.open(path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o600)  # the folder is shared with other users
-            stack.callback(os.close, lock)
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            if {"LOCAL_RANK", "SLURM_PROCID"}.intersection(os.environ):
+                stack.enter_context(_file_lock(Path(tempfile.gettempdir(), f"kindling-{os.getuid()}.lock")))
         yield
+
+
+@contextmanager
+def _file_lock(path: Path) -> Iterator[None]:
+    """Wait for a lock on a file, which is removed at the end."""
+    import fcntl
+
+    while True:
+        lock = os.open(path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o600)  # other users can write to the folder
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(lock), path.stat()):
+                break
+        os.close(lock)  # of a file that the process before has removed
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(lock)
 
 
 @contextmanager
