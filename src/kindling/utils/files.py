@@ -39,15 +39,16 @@ def in_turns() -> Iterator[None]:
         # Without locks (Windows) or a place for the file, they don't wait. A process that ends releases its lock.
         with suppress(ImportError, OSError):
             if {"LOCAL_RANK", "SLURM_PROCID"}.intersection(os.environ):
-                stack.enter_context(_file_lock(Path(tempfile.gettempdir(), f"kindling-{os.getuid()}.lock")))
+                stack.enter_context(_lock())
         yield
 
 
 @contextmanager
-def _file_lock(path: Path) -> Iterator[None]:
-    """Wait for a lock on a file, which is removed at the end."""
+def _lock() -> Iterator[None]:
+    """Wait for the lock of this user: a file, which is removed at the end."""
     import fcntl
 
+    path = Path(tempfile.gettempdir(), f"kindling-{os.getuid()}.lock")
     while True:
         lock = os.open(path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o600)  # other users can write to the folder
         fcntl.flock(lock, fcntl.LOCK_EX)
