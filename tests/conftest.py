@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -60,6 +61,18 @@ Train = Callable[..., None]
 def pytest_xdist_setupnodes() -> None:
     """Gives each of `pytest -n 2` one thread: two torch with two threads each wait for one another all the time."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks the further cases of a test as slow if `quick_cases` says how many `make test` runs."""
+    seen: Counter[str] = Counter()
+    for item in items:
+        if mark := item.get_closest_marker("quick_cases"):
+            test = item.nodeid.partition("[")[0]
+            seen[test] += 1
+            if seen[test] > mark.args[0]:
+                item.add_marker("slow")
 
 
 def pytest_collection_finish() -> None:

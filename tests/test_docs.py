@@ -59,7 +59,7 @@ NOT_RUN_WITH = {
 }
 # Options in sentences: of another program, and of an optimizer.
 NOT_LISTED = {"--model_resume_path", "--model.optimizer.lr"}
-QUICK = {"README.md", "checkpoints.md", "python.md", "tables.md"}  # in each run of the tests
+QUICK = {"README.md"}  # in each run of the tests
 # Pages about runs that are there already, or that are made by a command which is not run.
 TRAINED = {
     "README.md": ["quickstart"],
@@ -221,6 +221,7 @@ def run_commands(typed: list[str], kindling: Command) -> None:
             assert result.code == 0, f"{command}\n{result.out}{result.err}"
 
 
+@pytest.mark.slow
 def test_the_navigation_has_every_page() -> None:
     class Loader(yaml.SafeLoader):
         """Reads MkDocs' own tags as nothing."""

@@ -35,17 +35,11 @@ def test_the_notebooks_are_numbered() -> None:
     assert all(path.name[:2].isdecimal() for path in NOTEBOOKS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "path",
-    # The second notebook compares times; only the first one is fast.
-    [
-        pytest.param(
-            path,
-            marks=[pytest.mark.slow] * (not path.name.startswith("01"))
-            + [pytest.mark.alone] * path.name.startswith("02"),
-        )
-        for path in NOTEBOOKS
-    ],
+    # The second notebook compares times.
+    [pytest.param(path, marks=[pytest.mark.alone] * path.name.startswith("02")) for path in NOTEBOOKS],
     ids=lambda path: path.stem,
 )
 def test_a_notebook_runs_from_top_to_bottom(path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -139,6 +139,7 @@ class Tiring(Base):
 ONE_BATCH = SyntheticDataModule(**SMALL, batch_size=1000)
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize(
     ("model", "options", "message"),
     [
@@ -197,6 +198,7 @@ def spoil(model: Any, example: Inputs, card: Any, path: Path) -> None:
     model.model.network[0].weight.data -= 1
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("needs", [(), ("extra", "no_such_module")])
 @pytest.mark.parametrize("model", [Base, MLPRegressor])
 def test_all_formats_that_can_be_written_are_checked(
@@ -214,6 +216,7 @@ def test_all_formats_that_can_be_written_are_checked(
         check_model(model, data, overfits=False)
 
 
+@pytest.mark.slow
 def test_plain_modules_pass() -> None:
     check_model(Segmentation, ShapesDataModule(), num_classes=2, overfits=False)
     check_model(GAN, PointsDataModule())
@@ -401,5 +404,6 @@ def test_a_recipe_that_fails_is_named(folder: Path) -> None:
     assert not Path("runs").exists() or not list(Path("runs").glob("*"))
 
 
+@pytest.mark.slow
 def test_the_checks_use_the_model_as_users_do() -> None:
     check_model(MLPClassifier, DigitsDataModule(), hidden=(32,), formats=["torch_export"])

@@ -57,6 +57,7 @@ def test_a_model_with_loaders_of_its_own_needs_no_data_module(kindling: Command)
     assert kindling("test", "--ckpt_path", "best").code == 0
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("pictures")
 def test_a_plain_module_gets_what_a_run_gets(kindling: Command) -> None:
     fitted = kindling("fit", *PLAIN, *FEW)
@@ -79,6 +80,7 @@ def test_a_plain_module_gets_what_a_run_gets(kindling: Command) -> None:
     assert masks.shape == (len(Shapes(2)), 8, 8)
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("stop", ["CrashAt", "SignalAt"])
 def test_a_plain_loader_resumes_exactly_from_the_start_of_an_epoch(kindling: Command, stop: str) -> None:
     kindling("fit", *PLAIN, *FEW)
@@ -95,6 +97,7 @@ def test_a_plain_loader_resumes_exactly_from_the_start_of_an_epoch(kindling: Com
     assert different(RUN / "checkpoints/last.ckpt", run / "checkpoints/last.ckpt") == []
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_dataset_in_our_data_module_resumes_exactly_within_an_epoch(kindling: Command, workers: int) -> None:
     options = ["--model", "modules.LanguageModel", "--data", "modules.TextDataModule", "--run_name", "text", *FEW]
@@ -107,6 +110,7 @@ def test_a_dataset_in_our_data_module_resumes_exactly_within_an_epoch(kindling: 
     assert different(Path("runs/text/version_0/checkpoints/last.ckpt"), run / "checkpoints/last.ckpt") == []
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("data", [["PointsDataModule"], ["OwnPointsDataModule", "--data.batch_size", "8"]])
 def test_several_optimizers_stepped_by_hand(kindling: Command, data: list[str]) -> None:
     options = ["--model", "modules.GAN", "--run_name", "gan", *FEW, "--data", f"modules.{data[0]}", *data[1:]]
@@ -123,6 +127,7 @@ def test_several_optimizers_stepped_by_hand(kindling: Command, data: list[str]) 
     assert different(*checkpoints) == []
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(
     ("model", "data"),
     [
@@ -145,6 +150,7 @@ def test_what_the_data_does_not_tell_is_read_from_its_samples(kindling: Command,
     assert kindling("validate", "--ckpt_path", "runs/read/version_0").code == 0
 
 
+@pytest.mark.quick_cases(3)
 @pytest.mark.parametrize(
     ("model", "data", "wanted"),
     [
@@ -214,6 +220,7 @@ def test_a_task_with_a_forward_in_place_of_a_network(kindling: Command, monkeypa
     assert events.Tags()["graph"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["TwoInputs", "OwnForwardOfTwo", "NamedInputs"])
 @pytest.mark.usefixtures("quick_proof")
 def test_a_classifier_with_two_inputs(kindling: Command, model: str) -> None:
@@ -263,6 +270,7 @@ def test_inputs_of_unknown_shape_can_be_named_after_training(kindling: Command) 
     assert len(refused.err) < 320
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick_proof")
 def test_a_shape_that_the_data_does_not_tell_is_that_of_the_training_samples(kindling: Command) -> None:
     options = ["--model", "modules.Unshaped", "--data", "modules.UnshapedVectors", "--run_name", "unshaped", *FEW]
@@ -282,6 +290,7 @@ def test_a_shape_that_nothing_tells_is_that_of_the_example() -> None:
         assert list(model.sample_shape) == shape  # tokens have none
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(
     ("model", "data", "inputs", "outputs"),
     [
@@ -309,6 +318,7 @@ def test_several_inputs_and_outputs_are_exported_under_their_names(
     assert all(f"{name} " in exported.out for name in outputs)
 
 
+@pytest.mark.slow
 def test_one_class_for_each_position_of_a_sequence(kindling: Command) -> None:
     options = ["--model", "modules.Tagger", "--data", "modules.TaggerDataModule", "--run_name", "tags"]
     fitted = kindling("fit", *options, "--trainer.max_epochs", "20", "--model.optimizer.lr", "0.1")
@@ -389,6 +399,7 @@ def test_all_metrics_are_shown_with_the_same_digits_everywhere(kindling: Command
     assert "0.5102" in row.split()
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize(
     ("model", "data", "missing"),
     [
@@ -413,6 +424,7 @@ def test_a_forward_that_takes_no_whole_batch_asks_for_a_predict_step(kindling: C
     assert "LanguageModel has no predict_step, and its forward does not take a whole batch" in result.err
 
 
+@pytest.mark.slow
 def test_what_a_model_needs_may_be_typed(kindling: Command) -> None:
     options = ["--model", "modules.Segmentation", "--model.num_classes", "3", "--data", "modules.ShapesDataModule"]
     assert kindling("fit", *options, "--run_name", "typed", *FEW).code == 0
@@ -448,6 +460,7 @@ def test_names_of_metrics() -> None:
     assert {name: standard_name(name) for name in names} == names
 
 
+@pytest.mark.slow
 def test_an_argument_that_a_module_does_not_store_is_there_again(kindling: Command) -> None:
     net = ["--model.net", "torch.nn.Linear", "--model.net.in_features", "2", "--model.net.out_features", "1"]
     options = ["--model", "modules.Keeps", *net, "--data", "modules.ValidatedPoints", "--run_name", "keeps", *FEW]
@@ -473,6 +486,7 @@ def test_persistent_workers_are_said_not_to_resume_exactly(kindling: Command) ->
     assert (fitted.code, "will not resume exactly" in fitted.err) == (0, True)
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize(
     ("model", "data", "more"),
     [
@@ -486,6 +500,7 @@ def test_what_users_write_works(kindling: Command, model: str, data: str, more: 
     assert (fitted.code, fitted.err) == (0, "")
 
 
+@pytest.mark.slow
 def test_a_task_without_kwargs_trains_resumes_and_is_loaded(kindling: Command) -> None:
     options = ["--model", "modules.Fixed", "--data", "SyntheticDataModule", "--data.num_samples", "60"]
     options += ["--data.num_classes", "2", "--run_name", "fixed"]

@@ -352,6 +352,7 @@ def rubble(folder: Path, mnist: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (raw / path.name).write_bytes(path.read_bytes()[:1000])
 
 
+@pytest.mark.quick_cases(60)
 @pytest.mark.usefixtures("rubble")
 @pytest.mark.parametrize(("arguments", "words"), (USAGE | VALUES).items(), ids=lambda value: " ".join(value)[-60:])
 def test_mistakes_end_in_one_line_that_names_them(
@@ -385,6 +386,7 @@ def test_what_is_not_installed_is_named() -> None:
     assert re.fullmatch(r"kindling: error: \w+ is not installed: install the dependencies with .*\n", done.stderr)
 
 
+@pytest.mark.slow
 def test_training_does_not_resume_from_weights_alone(kindling: Command, trained: Train) -> None:
     trained(*TINY)
     whole = torch.load("runs/tiny/version_0/checkpoints/best.ckpt", weights_only=True)
@@ -394,6 +396,7 @@ def test_training_does_not_resume_from_weights_alone(kindling: Command, trained:
     assert "weights.ckpt contains only weights: training can't be resumed from it" in result.err
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize(
     "option",
     [
@@ -441,6 +444,7 @@ def test_a_training_metric_can_choose_the_best_checkpoint(kindling: Command) -> 
     assert any("train/loss" in key for key in stored["callbacks"])
 
 
+@pytest.mark.slow
 def test_a_class_stays_behind_a_recipe_however_that_is_written(kindling: Command) -> None:
     Path("other.yaml").write_text("model: {class_path: CNNClassifier}")
     for recipe in (["--config", "other.yaml"], ["-c", "other.yaml"], ["-c=other.yaml"], ["-cother.yaml"]):

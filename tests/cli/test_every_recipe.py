@@ -82,6 +82,7 @@ def prepare(kindling: Command, needed: dict[str, list[object]], recipe: Path) ->
     return needed.get(source, [])
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.usefixtures("shown_warnings")
 @pytest.mark.parametrize("recipe", RECIPES, ids=str)
 def test_recipes_run_and_no_library_speaks(
@@ -91,6 +92,7 @@ def test_recipes_run_and_no_library_speaks(
     assert capfd.readouterr().err == ""
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("shown_warnings")
 @pytest.mark.parametrize(
     "recipe",
@@ -114,10 +116,12 @@ def test_the_gpu_overlay_says_when_there_is_none(kindling: Command, monkeypatch:
     assert "gpu" in result.err
 
 
+@pytest.mark.slow
 def test_quickstart_reaches_its_accuracy(kindling: Command) -> None:
     assert statistics.mean(accuracy(kindling, "quickstart", seed) for seed in SEEDS) >= 0.98
 
 
+@pytest.mark.slow
 def test_synthetic_mlp_reaches_its_accuracy(kindling: Command) -> None:
     assert statistics.mean(accuracy(kindling, "synthetic_mlp", seed) for seed in SEEDS) >= 0.93
 

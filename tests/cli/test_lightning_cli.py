@@ -172,6 +172,7 @@ def test_predictions_are_the_models_own(kindling: Command, trained: Train) -> No
     assert [float(row["probability"]) for row in table] == pytest.approx(written.max(dim=1).values.tolist())
 
 
+@pytest.mark.slow
 def test_predictions_carry_the_names_of_the_classes(kindling: Command, mnist: Path) -> None:
     clothes = f"--model MLPClassifier --data MNISTDataModule --data.source FashionMNIST --data.data_dir {mnist}"
     kindling("fit", *clothes.split(), "--data.val_split", "40", "--trainer.max_epochs", "1", "--run_name", "tiny")
@@ -190,6 +191,7 @@ def test_classes_that_are_called_like_columns_have_columns_of_their_own(kindling
     assert {row[2] for row in rows} <= {"label", "row", "p"}
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(
     ("command", "name", "way_out"),
     [
@@ -211,6 +213,7 @@ def test_no_batch_at_all_is_said_before_anything_is_done(
     assert Path("runs").exists() == (command != "fit")
 
 
+@pytest.mark.slow
 def test_a_repeated_run_has_the_name_of_the_first(kindling: Command) -> None:
     Path("mine.yaml").write_text("trainer: {max_epochs: 1}\n")
     kindling("fit", "--config", "mine.yaml", *TINY[:-2])
@@ -251,6 +254,7 @@ def test_debug_tries_everything_and_keeps_nothing(kindling: Command) -> None:
     assert os.listdir() == ["configs"]
 
 
+@pytest.mark.slow
 def test_a_trial_with_a_checkpoint_leaves_its_results_alone(kindling: Command, trained: Train) -> None:
     trained(*TINY)
     kindling("predict", "--ckpt_path", "best")
@@ -261,6 +265,7 @@ def test_a_trial_with_a_checkpoint_leaves_its_results_alone(kindling: Command, t
     assert before == {path: path.read_bytes() for path in Path("runs").rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 def test_a_failed_start_deletes_nothing_that_was_there(kindling: Command, trained: Train, folder: Path) -> None:
     """A checkpoint in the current folder does not make that folder a run."""
     trained(*TINY)
@@ -273,6 +278,7 @@ def test_a_failed_start_deletes_nothing_that_was_there(kindling: Command, traine
         assert sorted(folder.rglob("*")) == before
 
 
+@pytest.mark.slow
 def test_max_steps_counts_steps_over_epochs(kindling: Command) -> None:
     assert kindling("fit", *TINY, "--trainer.max_epochs", "-1", "--trainer.max_steps", "17").code == 0
     stored = torch.load(RUN / "checkpoints/last.ckpt", weights_only=True)
@@ -280,6 +286,7 @@ def test_max_steps_counts_steps_over_epochs(kindling: Command) -> None:
     assert [int(row["step"]) for row in rows() if row["val/loss"]] == [6, 13]
 
 
+@pytest.mark.slow
 def test_a_plateau_scheduler_goes_with_rare_validation(kindling: Command) -> None:
     plateau = ["--model.lr_scheduler", "torch.optim.lr_scheduler.ReduceLROnPlateau"]
     for rare in (["--trainer.check_val_every_n_epoch", "2"], ["--trainer.limit_val_batches", "0"]):
@@ -307,6 +314,7 @@ def test_a_few_batches_can_be_overfitted(kindling: Command) -> None:
     assert [float(row["train/accuracy"]) for row in rows() if row["train/accuracy"]][-1] > 0.95
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("without", [["limit_val_batches", "0"], ["check_val_every_n_epoch", "9"]], ids=str)
 def test_without_validation_the_last_epoch_is_the_best(kindling: Command, without: list[str]) -> None:
     result = kindling("fit", *TINY, f"--trainer.{without[0]}", without[1])
@@ -317,6 +325,7 @@ def test_without_validation_the_last_epoch_is_the_best(kindling: Command, withou
     assert torch.load(RUN / "checkpoints/best.ckpt", weights_only=True)["global_step"] == 21
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_would_report(kindling: Command, folder: Path) -> None:
     """DDP with gloo on the CPU: one run folder, and a checkpoint that a single process evaluates."""
     environment = os.environ | {"OMP_NUM_THREADS": "1"}

@@ -271,6 +271,7 @@ def test_an_engine_may_be_a_version_a_url_or_a_path(
     assert requirement("leafnet") == expected.replace("{here}", str(folder))
 
 
+@pytest.mark.slow
 def test_the_engine_is_the_remote_and_version_of_the_template_in_use(
     kindling: Command, repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -77,6 +77,7 @@ def test_an_error_of_one_process_is_reported_once_they_are_connected(
     assert kindling("fit", "--nonsense").err.startswith("kindling: error: ")
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize(
     "name", ["../../x", "/tmp/x", "..", ".", "a/../b", "a//b", "/", "", " ", "a\nb", "\x1b[31m", "a\\b", "x" * 300]
 )
@@ -90,6 +91,7 @@ def test_a_run_stays_inside_runs(kindling: Command, folder: Path, name: str) -> 
     assert sorted(folder.parent.rglob("*")) == before
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("name", ["ünï cödé", "a/b", "lr=0.1, x:y", "100%", "-dash", "[b]"])
 def test_other_names_are_folders_in_runs(kindling: Command, name: str) -> None:
     assert kindling("fit", *TINY, f"--run_name={name}", "--test_after_fit", "false").code == 0
@@ -97,6 +99,7 @@ def test_other_names_are_folders_in_runs(kindling: Command, name: str) -> None:
     assert kindling("test", "--ckpt_path", Path("runs", name)).code == 0
 
 
+@pytest.mark.slow
 def test_a_run_without_checkpoints_tests_its_last_weights_and_says_so(kindling: Command) -> None:
     result = kindling("fit", *TINY, "--trainer.enable_checkpointing", "false")
     assert (result.code, result.err) == (0, "")
@@ -119,6 +122,7 @@ def test_barebones_trains_and_tests_without_files(kindling: Command, folder: Pat
     assert sorted(folder.rglob("*")) == before
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize(
     ("option", "steps"),
     [
@@ -138,6 +142,7 @@ def test_a_share_of_the_batches_is_at_least_one(kindling: Command, option: str, 
         assert len((RUN / "predictions.csv").read_text().splitlines()) == 1 + 60
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("command", ["test", "validate", "predict"])
 def test_a_share_is_at_least_one_batch_in_each_command(kindling: Command, command: str) -> None:
     kindling("fit", *TINY, "--test_after_fit", "false")
@@ -146,6 +151,7 @@ def test_a_share_is_at_least_one_batch_in_each_command(kindling: Command, comman
     assert (result.code, result.err) == (0, "")
 
 
+@pytest.mark.quick_cases(8)
 @pytest.mark.parametrize(
     "option",
     [
@@ -185,6 +191,7 @@ def test_values_that_the_trainer_cannot_take_end_in_one_line(
     assert not Path("runs").exists()
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize(
     "option",
     [

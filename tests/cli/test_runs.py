@@ -186,6 +186,7 @@ def test_a_thousand_runs_are_listed_in_less_than_a_second(trained: Train) -> Non
     assert min(seconds) < 1
 
 
+@pytest.mark.slow
 def test_neither_torch_nor_lightning_is_imported(folder: Path) -> None:
     make_run("runs/a/version_0")
     make_run("runs/a/version_1")

@@ -17,6 +17,7 @@ def python(code: str) -> str:
     return run.stdout
 
 
+@pytest.mark.slow
 def test_fit_imports_no_more_than_it_uses() -> None:
     options = "--model MLPClassifier --data MNISTDataModule --data.source sample --trainer.max_epochs 1".split()
     code = f"import sys; from kindling.cli import main; print(main({['fit', *options]})); print(sorted(sys.modules))"
@@ -28,6 +29,7 @@ def test_fit_imports_no_more_than_it_uses() -> None:
         assert f"'{name}'" not in loaded
 
 
+@pytest.mark.slow
 def test_the_process_is_left_as_python_makes_it() -> None:
     code = "import gc, sys; from kindling.cli import main; main(['fit', '--help'])"
     told = f"{code}; print(gc.isenabled(), gc.get_freeze_count(), sys.modules['scipy.signal'].hamming.__module__)"
@@ -42,6 +44,7 @@ def test_a_file_left_open_is_written_at_the_exit() -> None:
     assert Path("open.txt").read_text() == "unflushed"
 
 
+@pytest.mark.slow
 def test_the_installed_command_tells_how_it_ended() -> None:
     program = Path(sys.executable).with_name("kindling")
 

@@ -90,6 +90,7 @@ def test_a_project_from_a_repository_is_as_small(repository: Path, tmp_path: Pat
     assert ".github/workflows/update.yml" in found
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(
     "name",
     [
@@ -113,6 +114,7 @@ def test_types_hold(project: Path) -> None:
     assert process.returncode == 0, process.stdout
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(
     ("project", "figure", "least", "most"),
     [("images", "accuracy", 0.9, 1), ("table", "accuracy", 0.9, 1), ("own", "loss", 0, 0.05)],
@@ -136,6 +138,7 @@ def test_the_recipe_learns_the_example_and_the_notebook_shows_it(
     assert not Path("runs/baseline/version_1").exists()  # it uses the existing run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("project", "options"),
     [("table", ["-p", "one_format"]), *(pytest.param(task, [], marks=pytest.mark.slow) for task in TASKS)],

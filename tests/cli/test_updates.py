@@ -76,6 +76,7 @@ def test_a_changed_template_is_merged_beside_what_its_owner_changed(template: Pa
     assert changed == {".copier-answers.yml", "Makefile", "NEWS.md", "configs/baseline.yaml", "pyproject.toml"}
 
 
+@pytest.mark.slow
 def test_the_engine_moves_with_the_template(template: Path, project: Path) -> None:
     assert f'"kindling-ml @ git+file://localhost{template}@v0.1.0"' in (project / "pyproject.toml").read_text()
     replace(project / "pyproject.toml", '    "torch",\n', '    "torch",\n    "timm",\n')  # beside the engine's line
@@ -88,6 +89,7 @@ def test_the_engine_moves_with_the_template(template: Path, project: Path) -> No
     assert yaml.safe_load((project / ".copier-answers.yml").read_text())["_commit"] == "v0.2.0"
 
 
+@pytest.mark.slow
 def test_an_engine_that_was_chosen_stays(template: Path, tmp_path: Path) -> None:
     project = tmp_path / "leafnet"
     run_copy(str(template), project, {"name": "leafnet", "engine": ">=0.1"}, defaults=True, quiet=True)
@@ -112,6 +114,7 @@ def test_a_conflict_is_shown_and_loses_nothing(template: Path, project: Path) ->
     assert "PYTHON ?= python3.13\n" in (project / "Makefile").read_text()  # the rest is merged
 
 
+@pytest.mark.slow
 def test_without_a_newer_version_nothing_changes(project: Path) -> None:
     replace(project / "configs/baseline.yaml", "batch_size: 32", "batch_size: 16")
     commit(project, "Make it mine")
@@ -220,6 +223,7 @@ def run_workflow(project: Path, tmp_path: Path) -> str:
     return calls.read_text() if calls.exists() else ""
 
 
+@pytest.mark.slow
 def test_the_monthly_workflow_opens_a_pull_request(template: Path, project: Path, tmp_path: Path) -> None:
     replace(project / "configs/baseline.yaml", "max_epochs: 10", "max_epochs: 99")
     commit(project, "Train for much longer")
@@ -239,6 +243,7 @@ def test_the_monthly_workflow_opens_a_pull_request(template: Path, project: Path
     assert run_workflow(project, tmp_path) == ""  # already proposed: the branch is not overwritten
 
 
+@pytest.mark.slow
 def test_the_workflow_has_nothing_to_do_where_the_project_is_newer_than_the_last_tag(
     template: Path, tmp_path: Path
 ) -> None:
@@ -268,6 +273,7 @@ def from_a_wheel(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     return tmp_path
 
 
+@pytest.mark.slow
 def test_a_project_from_a_wheel_is_updated_from_a_repository_that_was_named(
     kindling: Command, template: Path, from_a_wheel: Path
 ) -> None:
@@ -278,6 +284,7 @@ def test_a_project_from_a_wheel_is_updated_from_a_repository_that_was_named(
     check_update(project, template)
 
 
+@pytest.mark.slow
 def test_a_project_from_a_wheel_says_how_it_could_be_updated(
     kindling: Command, template: Path, from_a_wheel: Path
 ) -> None:

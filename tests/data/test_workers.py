@@ -8,6 +8,7 @@ import pytest
 from conftest import Command
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(
     ("failure", "message"),
     [

@@ -83,6 +83,7 @@ READERS = {
 }
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(
     ("model", "format"),
     [
@@ -146,6 +147,7 @@ def test_a_model_that_predicts_numbers_is_exported_too(kindling: Command) -> Non
     assert (result.code, "model.onnx is not a classifier: run it with onnxruntime" in result.err) == (1, True)
 
 
+@pytest.mark.slow
 def test_a_file_that_differs_is_not_written(kindling: Command, trained: Train, monkeypatch: pytest.MonkeyPatch) -> None:
     run = train(trained, "mlp")
 
@@ -227,6 +229,7 @@ def test_what_takes_long_is_said(kindling: Command, trained: Train, monkeypatch:
     assert lines.index("comparing model.pt2 with the checkpoint ...") < lines.index(lines[-1])
 
 
+@pytest.mark.slow
 def test_a_model_in_onnx_reads_no_other_file(kindling: Command, trained: Train) -> None:
     trained(*TINY)
     assert kindling("export", "--ckpt_path", "last", "--out", "model.onnx").code == 0

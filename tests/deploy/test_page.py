@@ -43,7 +43,7 @@ from kindling.data.mnist import read_sample
 from kindling.deploy.predictor import ModelCard, Predictor, load
 from kindling.deploy.server import Service
 
-pytestmark = pytest.mark.xdist_group("page")  # one browser and its servers for all
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("page")]  # one browser and its servers for all
 
 Stroke = list[tuple[float, float]]  # points as shares of the canvas, from left and top
 

@@ -123,6 +123,7 @@ def test_what_was_not_trained_is_not_loaded(trained: Train) -> None:
     assert not Path("made").exists()
 
 
+@pytest.mark.slow
 def test_the_ways_to_save_and_load_in_the_guide_work(kindling: Command) -> None:
     few = ["--trainer.max_epochs", "1", "--trainer.limit_train_batches", "2"]
     assert kindling("fit", "--config", "configs/quickstart.yaml", *few).code == 0

@@ -285,6 +285,7 @@ def test_pages_from_elsewhere_may_not_ask(server: Server, headers: dict[str, str
     assert server.ask("GET", "/info", headers={"Host": f"localhost:{server.port}"})[0] == 200
 
 
+@pytest.mark.slow
 def test_what_costs_little_to_send_takes_little_memory(server: Server) -> None:
     """The largest that the process ever was, before and after bodies that NumPy or Pillow would make large."""
 
@@ -347,6 +348,7 @@ def test_two_thousand_hostile_requests_leave_it_serving_in_the_same_memory(serve
     assert server.predict({"inputs": IMAGE})[0] == 200
 
 
+@pytest.mark.slow
 def test_what_is_in_flight_is_finished_when_it_is_told_to_stop(run: Path) -> None:
     with serving("--ckpt_path", run) as server:
         body = json.dumps({"inputs": [[IMAGE]] * 1500})
@@ -397,6 +399,7 @@ def test_an_exported_file_is_served_by_several_workers(
         assert left == []
 
 
+@pytest.mark.slow
 def test_a_table_is_asked_by_the_names_of_its_columns(tmp_path: Path) -> None:
     rows = [f"{20 + row * 7 % 50},{('gold', 'basic')[row % 2]},{row * 7 % 50 > 20}" for row in range(100)]
     (tmp_path / "table.csv").write_text("\n".join(["age,plan,left", *rows]))
@@ -446,6 +449,7 @@ def test_mistakes_at_the_start_are_said_in_one_line(
     assert words in result.err
 
 
+@pytest.mark.slow
 def test_a_model_that_diverged_says_so(run: Path, tmp_path: Path) -> None:
     stored = torch.load(run / "checkpoints/best.ckpt", weights_only=True)
     for name, tensor in stored["state_dict"].items():

@@ -86,6 +86,7 @@ def ask(address: str, body: bytes, process: "subprocess.Popen[Any]") -> Any:
     raise AssertionError(Path("log").read_text())
 
 
+@pytest.mark.slow
 def test_the_handler_says_what_is_wrong_with_each_request_of_a_batch(kindling: Command) -> None:
     options = "--model CNNClassifier --model.channels [4,8] --data MNISTDataModule --data.source sample".split()
     few = ["--trainer.max_epochs", "1", "--trainer.limit_train_batches", "2", "--run_name", "cnn"]

@@ -96,6 +96,7 @@ def random_predictions(samples: int, classes: int, skill: float = 2.0) -> Predic
     return Predictions(probabilities, labels)
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("command", ["fit", "test"])
 def test_a_test_writes_metrics_predictions_and_a_report(kindling: Command, command: str) -> None:
     result = kindling("fit", *TINY)
@@ -140,6 +141,7 @@ def test_the_tables_of_classes_agree_with_scikit_learn(trained: Train) -> None:
     assert counts == confusion_matrix(labels, predictions).tolist()
 
 
+@pytest.mark.slow
 def test_many_classes_have_a_list_of_confusions(kindling: Command) -> None:
     many = ["--data.num_classes", "25", "--data.num_samples", "2000"]
     assert kindling("fit", *TINY, *many).code == 0
@@ -192,6 +194,7 @@ def test_the_calibration_error_agrees_with_torchmetrics() -> None:
         assert calibration(predictions).error == pytest.approx(expected.item(), abs=1e-6)
 
 
+@pytest.mark.slow
 def test_the_loss_of_the_samples_is_the_models_own(kindling: Command) -> None:
     """Smoothed and weighted: the figure of the test lies within its interval, the plain loss far outside."""
     kindling("fit", *TINY, "--model.label_smoothing", "0.6", "--data.num_samples", "1500")
@@ -226,6 +229,7 @@ def test_rows_that_are_most_wrong_are_told_with_their_features(trained: Train) -
         assert [float(value) for value in features] == pytest.approx(data.test.inputs[int(name)].tolist(), abs=1e-4)
 
 
+@pytest.mark.slow
 def test_images_that_are_most_wrong_are_shown(kindling: Command, mnist: Path) -> None:
     options = f"--model MLPClassifier --data MNISTDataModule --data.data_dir {mnist} --data.val_split 40"
     assert kindling("fit", *options.split(), *TINY[-4:]).code == 0
@@ -266,6 +270,7 @@ def test_the_report_needs_nothing_else(trained: Train) -> None:
     assert all(address.startswith("data:") for address in re.findall(r'(?:src|href)="([^"]*)', source))
 
 
+@pytest.mark.slow
 def test_without_a_mistake_the_report_says_so(kindling: Command) -> None:
     easy = "--data.num_features 2 --data.num_informative 2 --data.num_classes 2 --trainer.max_epochs 30".split()
     easy += ["--model.optimizer.lr", "0.03", "--data", "helpers.EasyDataModule"]
@@ -296,6 +301,7 @@ def test_a_process_without_a_batch_has_an_empty_share(monkeypatch: pytest.Monkey
     assert (collected.outputs.shape, collected.targets.shape) == ((0, 3), (0,))
 
 
+@pytest.mark.slow
 def test_a_model_that_diverged_has_a_report(kindling: Command) -> None:
     assert kindling("fit", *TINY, "--test_after_fit", "false").code == 0
     best = RUN / "checkpoints" / "best.ckpt"
@@ -361,6 +367,7 @@ def test_the_report_says_what_the_test_was_asked_with(kindling: Command, trained
     assert (RUN / "config.yaml").read_text() in read().text
 
 
+@pytest.mark.slow
 def test_photos_are_shown_small(kindling: Command) -> None:
     options = "--model MLPClassifier --model.hidden [4] --data helpers.PhotosDataModule"
     result = kindling("fit", *options.split(), *TINY[-4:])
@@ -379,6 +386,7 @@ def test_part_of_the_test_split_can_be_tested(kindling: Command) -> None:
     assert "14 test samples" in read().text
 
 
+@pytest.mark.slow
 def test_the_page_fits_a_phone(kindling: Command, mnist: Path, folder: Path) -> None:
     """In a real browser, 360 pixels wide: what is wider scrolls in a box of its own."""
     browser = shutil.which("chromium") or shutil.which("google-chrome")

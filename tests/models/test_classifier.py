@@ -137,6 +137,7 @@ def test_label_smoothing_spreads_the_target_over_all_classes() -> None:
     torch.testing.assert_close(model.training_step((inputs, labels), 0), 0.8 * plain - 0.2 * log_probabilities.mean())
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(("epochs", "warm_up_steps"), [(1.0, 7), (1.5, 10.5)])
 def test_warm_up_raises_the_learning_rate_step_by_step(kindling: Command, epochs: float, warm_up_steps: float) -> None:
     kindling("fit", *TINY, "--model.warmup_epochs", epochs, "--trainer.log_every_n_steps", "1")
@@ -151,6 +152,7 @@ def test_warm_up_counts_steps_of_several_batches(kindling: Command) -> None:
     assert column("lr") == pytest.approx([1e-3 * min(1.0, (step + 1) / steps) for step in range(3 * 4)], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_warm_up_goes_with_a_scheduler(kindling: Command) -> None:
     schedule = ["--model.lr_scheduler", "ExponentialLR", "--model.lr_scheduler.gamma", "0.5"]
     kindling("fit", *TINY, *schedule, "--model.warmup_epochs", "2", "--trainer.log_every_n_steps", "1")
@@ -192,6 +194,7 @@ def epoch_rates(kindling: Command, *schedule: str, epochs: int, steps: int = 7) 
     return column("lr")[::steps]
 
 
+@pytest.mark.slow
 def test_step_lr_steps_after_its_epochs(kindling: Command) -> None:
     schedule = [
         "--model.lr_scheduler",
@@ -205,6 +208,7 @@ def test_step_lr_steps_after_its_epochs(kindling: Command) -> None:
     assert rates == pytest.approx([1e-3] * 5 + [1e-4] * 5 + [1e-5], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_reduce_lr_on_plateau_steps_after_its_patience(kindling: Command) -> None:
     # No validation loss falls by 10: the first counts as best, two more are waited for.
     schedule = (
@@ -215,6 +219,7 @@ def test_reduce_lr_on_plateau_steps_after_its_patience(kindling: Command) -> Non
     assert rates == pytest.approx([1e-3] * 4 + [1e-4] * 3 + [1e-5], rel=1e-5)
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(("typed", "steps"), [([], 14), (["--model.lr_scheduler.total_steps", "30"], 30)])
 def test_one_cycle_spans_the_run_unless_told_otherwise(kindling: Command, typed: list[str], steps: int) -> None:
     cycle = ["--model.lr_scheduler", "OneCycleLR", "--model.lr_scheduler.max_lr", "0.01"]
@@ -229,6 +234,7 @@ def test_one_cycle_spans_the_run_unless_told_otherwise(kindling: Command, typed:
     assert column("lr") == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_cyclic_schedule_is_stepped_after_each_batch(kindling: Command) -> None:
     cycle = "--model.lr_scheduler CyclicLR --model.lr_scheduler.base_lr 0.001 --model.lr_scheduler.max_lr 0.1".split()
     cycle += "--model.lr_scheduler.step_size_up 4 --model.optimizer SGD --model.optimizer.lr 0.1".split()
@@ -236,6 +242,7 @@ def test_a_cyclic_schedule_is_stepped_after_each_batch(kindling: Command) -> Non
     assert column("lr") == pytest.approx([0.001 + 0.099 * (4 - abs(step % 8 - 4)) / 4 for step in range(14)])
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(
     ("rare", "every"),
     [
@@ -292,6 +299,7 @@ def test_mixed_precision_computes_in_bfloat16() -> None:
     assert model(data.val.inputs).dtype == torch.float32
 
 
+@pytest.mark.slow
 def test_numbers_are_tested_and_predicted_as_they_are(kindling: Command) -> None:
     few = "--trainer.max_epochs 1 --run_name tiny".split()
     result = kindling("fit", "--model", "helpers.SumRegressor", "--data", "helpers.SumDataModule", *few)
@@ -388,6 +396,7 @@ class Follower(LRScheduler):
 """
 
 
+@pytest.mark.slow
 def test_a_schedule_of_one_s_own_gets_the_validation_loss(kindling: Command) -> None:
     Path("follower.py").write_text(FOLLOWER)
     schedule = ["--plugin", "follower.py", "--model.lr_scheduler", "follower.Follower", "--model.optimizer.lr", "0.001"]

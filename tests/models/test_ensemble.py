@@ -31,6 +31,7 @@ def fit(kindling: Command, members: list[str], *options: str) -> str:
     return result.out
 
 
+@pytest.mark.slow
 def test_it_averages_the_probabilities_of_its_members(kindling: Command, members: list[str]) -> None:
     fit(kindling, members)
     inputs = torch.randn(5, 20) * 100  # so far out that their probabilities are 0 or 1
@@ -56,6 +57,7 @@ def test_it_is_a_checkpoint_that_needs_its_members_no_more(kindling: Command, me
     assert EnsembleClassifier.load_from_checkpoint(RUN / "checkpoints/best.ckpt")(torch.randn(2, 20)).shape == (2, 3)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("pictures")
 def test_its_dashboard_has_a_graph_and_texts(kindling: Command, members: list[str]) -> None:
     assert "no graph" not in fit(kindling, members)
@@ -73,6 +75,7 @@ def test_nothing_of_it_is_trained(kindling: Command, members: list[str]) -> None
     assert not any(module.training for module in load_model(RUN / "checkpoints/best.ckpt").train().network.modules())
 
 
+@pytest.mark.slow
 def test_an_ensemble_can_have_ensembles_as_members(kindling: Command, members: list[str]) -> None:
     fit(kindling, members)
     fit(kindling, [str(RUN), members[0]])

@@ -60,6 +60,7 @@ def train(kindling: Command, name: str, model: type[BaseTask]) -> Result:
     return result
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(("name", "model"), MODELS.items(), ids=MODELS)
 def test_it_trains_loads_predicts_and_exports(
     kindling: Command, monkeypatch: pytest.MonkeyPatch, name: str, model: type[BaseTask]

@@ -28,6 +28,7 @@ class Downloads(LightningDataModule):
         return DataLoader(TensorDataset(torch.zeros(4, 2), torch.zeros(4)))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="needs fcntl and fork")
 def test_processes_prepare_their_data_in_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))

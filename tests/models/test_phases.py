@@ -81,6 +81,7 @@ def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return all(torch.equal(one[name], other[name]) for name in one)
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("cache_features", [True, False])
 def test_a_frozen_backbone_keeps_weights_and_statistics_until_it_is_unfrozen(
     cached: Path, cache_features: bool
@@ -130,6 +131,7 @@ def test_random_weights_train_all_of_the_network_alike() -> None:
     assert watch.groups == [[(2, 1.0), (PARAMETERS, 1.0)]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", [ONE_CYCLE, STEPS, PLATEAU], ids=["cycle", "steps", "plateau"])
 def test_an_interrupted_two_phase_run_resumes_to_identical_weights(
     kindling: Command, cached: Path, schedule: list[str]
@@ -145,6 +147,7 @@ def test_an_interrupted_two_phase_run_resumes_to_identical_weights(
         assert different(RUN / "checkpoints/last.ckpt", run / "checkpoints/last.ckpt") == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("step", "lengths"),  # of the last schedule, where the rate is another, the epoch, the number of epochs
     [(2, (8, 12, 12)), (7, (8, 8, 12)), (9, (6, 8, 10))],
@@ -172,6 +175,7 @@ def test_what_is_changed_at_a_boundary_is_planned_for(
         assert (ignored in result.err) == (step == 9 and "--model.unfreeze_epoch" in change)
 
 
+@pytest.mark.slow
 def test_the_best_frozen_checkpoint_is_gone_on_from_with_another_rate(kindling: Command, cached: Path) -> None:
     """It was written before the epoch was over after which the backbone is unfrozen."""
     assert kindling(*TRANSFER, *ONE_CYCLE, "--trainer.max_epochs", "1").code == 0
@@ -183,6 +187,7 @@ def test_the_best_frozen_checkpoint_is_gone_on_from_with_another_rate(kindling: 
     assert (after["lr_schedulers"][0]["total_steps"], after["frozen"]) == (8, False)
 
 
+@pytest.mark.slow
 def test_each_phase_has_a_schedule_of_its_own(kindling: Command, cached: Path) -> None:
     kindling(*TRANSFER, *ONE_CYCLE, "--trainer.log_every_n_steps", "1")
     expected = []
@@ -196,23 +201,27 @@ def test_each_phase_has_a_schedule_of_its_own(kindling: Command, cached: Path) -
     assert rates() == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_each_phase_warms_up(kindling: Command, cached: Path) -> None:
     kindling(*TRANSFER, "--model.warmup_epochs", "0.5", "--trainer.log_every_n_steps", "1")
     assert rates() == pytest.approx([5e-4, *[1e-3] * 3, 5e-4, *[1e-3] * 7])
 
 
+@pytest.mark.slow
 def test_the_momentum_of_the_head_is_kept(kindling: Command, cached: Path) -> None:
     kindling(*TRANSFER)
     state = stored()["optimizer_states"][0]["state"]
     assert [int(state[number]["step"]) for number in (0, 1, 2)] == [12, 12, 8]  # weight, bias, backbone
 
 
+@pytest.mark.slow
 def test_steps_may_be_given_in_place_of_epochs(kindling: Command, cached: Path) -> None:
     result = kindling(*TRANSFER, *ONE_CYCLE, "--trainer.max_epochs", "-1", "--trainer.max_steps", "10")
     assert result.code == 0, result.err
     assert stored()["lr_schedulers"][0]["total_steps"] == 6
 
 
+@pytest.mark.slow
 def test_a_typed_rate_of_the_backbone_wins_over_the_checkpoint(kindling: Command, cached: Path) -> None:
     kindling(*TRANSFER)
     assert kindling("fit", "--ckpt_path", "last", "--model.backbone_lr", "0.5", "--trainer.max_epochs", "4").code == 0
@@ -224,6 +233,7 @@ class Fail(Callback):
         raise RuntimeError("the lights went out")
 
 
+@pytest.mark.slow
 def test_a_model_can_be_trained_again(cached: Path) -> None:
     """After a fit that failed with features in memory, and after a whole one."""
     data = DigitsDataModule(**FEW)
@@ -238,6 +248,7 @@ def test_a_model_can_be_trained_again(cached: Path) -> None:
         assert (config.scheduler.total_steps, trainer.global_step) == (steps, 12)  # type: ignore[union-attr]
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("patience", [0, 2])
 @pytest.mark.parametrize("by_epoch", [True, False])
 def test_early_stopping_waits_until_the_backbone_is_trained(cached: Path, patience: int, by_epoch: bool) -> None:
@@ -277,6 +288,7 @@ def test_cached_features_change_nothing_but_the_time(kindling: Command, cached: 
         torch.testing.assert_close(ours[name], theirs[name], rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(
     ("options", "images"),
     [
@@ -344,6 +356,7 @@ def test_a_strategy_that_cannot_unfreeze_a_backbone_is_refused(cached: Path, mon
         Trainer(max_epochs=2, **QUIET).fit(model, data)
 
 
+@pytest.mark.slow
 def test_several_processes_continue_with_one_backbone(kindling: Command, cached: Path) -> None:
     """Two of them, over gloo: from a frozen one that is to be trained now, then from one that has been."""
     assert kindling(*TRANSFER, "--model.unfreeze_epoch", "null", "--trainer.max_epochs", "1").code == 0

@@ -172,6 +172,7 @@ def test_weights_that_do_not_come_are_still_missing(cached: Path) -> None:
     assert torch.equal(state["network.head.bias"], head["network.head.bias"])
 
 
+@pytest.mark.slow
 def test_weights_come_with_those_of_a_whole(kindling: Command, cached: Path) -> None:
     """As a part of another module, and as the member of an ensemble, nothing is needed from elsewhere."""
     state = TransferClassifier(SHUFFLENET, **images()).state_dict()
@@ -196,6 +197,7 @@ def test_what_was_trained_on_rows_is_no_backbone(kindling: Command, trained: Tra
     assert "runs/tiny can't be a backbone: MLPClassifier is not a single network for images" in result.err
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.usefixtures("no_network")
 @pytest.mark.parametrize(
     ("options", "message"),
@@ -245,6 +247,7 @@ def test_mistakes_are_said_in_one_line(kindling: Command, options: list[str], me
     assert message in result.err
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize(
     "content", [b"", b"<!doctype html>", b"PK\x03\x04" + bytes(1000)], ids=["empty", "page", "cut"]
 )
@@ -264,6 +267,7 @@ def test_what_was_trained_needs_no_weights_from_elsewhere(kindling: Command, cac
     assert model(torch.rand(2, 1, 8, 8)).shape == (2, 10)
 
 
+@pytest.mark.slow
 def test_weights_of_a_file_that_is_gone_are_in_the_checkpoint(kindling: Command, cached: Path) -> None:
     file = cached.rename("mine.pt")
     assert kindling(*TRANSFER, "--model.weights", file).code == 0
@@ -286,6 +290,7 @@ def test_a_backbone_that_is_no_model_does_not_run(kindling: Command) -> None:
     assert not Path("ran").exists()
 
 
+@pytest.mark.slow
 def test_a_checkpoint_whose_backbone_is_no_model_runs_nothing(kindling: Command, cached: Path) -> None:
     assert kindling(*TRANSFER, "--trainer.max_epochs", "1").code == 0
     stored = torch.load(RUN / "checkpoints/best.ckpt", weights_only=True)
@@ -299,6 +304,7 @@ def test_a_checkpoint_whose_backbone_is_no_model_runs_nothing(kindling: Command,
     assert not Path("ran").exists()
 
 
+@pytest.mark.slow
 def test_a_network_that_was_trained_here_is_a_backbone(kindling: Command) -> None:
     train = "fit --model CNNClassifier --model.channels [4,8] --data MNISTDataModule --data.source sample".split()
     few = ["--trainer.limit_train_batches", "5", "--trainer.max_epochs", "1", "--test_after_fit", "false"]

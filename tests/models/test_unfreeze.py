@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 import torch
 
 from conftest import Command, different, weights
@@ -27,6 +28,7 @@ def stop_at(step: int) -> list[object]:
     return ["--trainer.callbacks", "helpers.SignalAt", "--trainer.callbacks.step", step]
 
 
+@pytest.mark.slow
 def test_several_processes_train_both_phases_as_one_does(kindling: Command) -> None:
     """Two processes with batches of 10 are one with batches of 20, and resume exactly in either phase."""
     assert kindling(*CNN).code == 0

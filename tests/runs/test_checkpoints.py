@@ -49,6 +49,7 @@ def same(one: Any, other: Any) -> bool:
     return bool(one == other) or one != one
 
 
+@pytest.mark.slow
 def test_no_flipped_bit_changes_what_is_loaded(trained: Train) -> None:
     trained(*TINY)
     whole, found = LAST.read_bytes(), read_checkpoint(LAST, "all")
@@ -157,6 +158,7 @@ def test_a_damaged_checkpoint_is_refused_in_one_line(kindling: Command, trained:
         load(BEST)
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("how", ["flipped", "empty", "cut off"])
 def test_a_damaged_last_checkpoint_is_replaced_by_the_newest_intact_one(
     kindling: Command, trained: Train, how: str
@@ -185,6 +187,7 @@ def test_a_run_without_an_intact_checkpoint_is_refused_in_one_line(kindling: Com
     assert "no intact checkpoint" in result.err
 
 
+@pytest.mark.slow
 def test_checkpoints_need_no_temporary_folder(kindling: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(tempfile, "tempdir", "/proc/none")
@@ -197,6 +200,7 @@ def test_checkpoints_need_no_temporary_folder(kindling: Command, monkeypatch: py
     assert RunMetadata.read(RUN).tested
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("path", [LAST, BEST], ids=["last", "best"])
 def test_a_kill_while_saving_keeps_the_old_checkpoint(
     kindling: Command, trained: Train, monkeypatch: pytest.MonkeyPatch, path: Path
@@ -214,6 +218,7 @@ def test_a_kill_while_saving_keeps_the_old_checkpoint(
     assert sorted(os.listdir(LAST.parent)) == ["best.ckpt", "last.ckpt", "previous.ckpt"]
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("name", ["last.ckpt", "best.ckpt"])
 def test_training_stops_at_once_if_a_checkpoint_is_not_writable(
     kindling: Command, trained: Train, monkeypatch: pytest.MonkeyPatch, name: str

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import matplotlib.image
 import numpy as np
+import pytest
 from matplotlib.colors import to_rgb
 
 from conftest import TINY, Command, Train, make_run
@@ -16,6 +17,7 @@ def colors(path: Path) -> set[str]:
     return {color for color in LINES if (np.abs(pixels - to_rgb(color)).max(axis=-1) < 0.02).sum() > 100}
 
 
+@pytest.mark.slow
 def test_it_shows_the_settings_and_metrics_that_differ(kindling: Command, trained: Train) -> None:
     trained(*TINY)
     assert kindling("fit", *TINY, "--model.hidden", "[16]", "--test_after_fit", "false").code == 0

@@ -41,6 +41,7 @@ def linked(to: str) -> Path:
     return Path(to)
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(
     ("make", "where"),
     [
@@ -69,6 +70,7 @@ def test_a_copied_run_resumes_without_changing_the_original(
     assert contents(RUN) == before
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("inside", [".", "checkpoints"])
 def test_a_run_resumes_from_within_its_folder(
     kindling: Command, trained: Train, monkeypatch: pytest.MonkeyPatch, inside: str
@@ -99,6 +101,7 @@ def test_a_copy_of_hard_links_leaves_the_original_alone(kindling: Command, train
     assert contents(RUN) == before
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("inside", ["checkpoints", "mine/deep"])
 def test_a_copy_keeps_a_model_checkpoint_of_the_user_out_of_the_original(
     kindling: Command, trained: Train, inside: str
@@ -119,6 +122,7 @@ def test_a_copy_keeps_a_model_checkpoint_of_the_user_out_of_the_original(
         assert epoch_of(run / inside / "user.ckpt") >= 2
 
 
+@pytest.mark.slow
 def test_a_copy_leaves_a_folder_outside_of_every_run_to_the_original(kindling: Command) -> None:
     shared = Path("shared")
     init_args = {"dirpath": str(shared), "monitor": "val/loss", "filename": "user", "enable_version_counter": False}
@@ -157,6 +161,7 @@ def test_a_new_run_owns_no_file_of_the_one_that_it_starts_from() -> None:
     assert state["best_model_path"] == ""
 
 
+@pytest.mark.slow
 def test_a_copy_of_a_run_that_still_trains_resumes(kindling: Command, trained: Train) -> None:
     trained(*WORSE)
     running = json.loads((RUN / FILE).read_text()) | {"status": "running"}
@@ -188,6 +193,7 @@ PLACES = [
 ]
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(
     ("place", "stop"), [*((place, "epochs") for place in PLACES), (PLACES[2], "early"), (PLACES[2], "steps")]
 )

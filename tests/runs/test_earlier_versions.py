@@ -37,6 +37,7 @@ def test_there_are_runs_of_an_earlier_version() -> None:
     assert set(RUNS) == CONTINUED.keys()
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("run", RUNS, indirect=True)
 def test_it_is_evaluated_as_before(kindling: Command, run: Path) -> None:
     before = json.loads((run / "test_metrics.json").read_text())
@@ -54,6 +55,7 @@ def test_it_is_evaluated_as_before(kindling: Command, run: Path) -> None:
     assert load(run).card.classes
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("run", RUNS, indirect=True)
 def test_it_resumes_where_it_stopped(kindling: Command, run: Path) -> None:
     option, target, loss, weights = CONTINUED[run.parent.name]
@@ -66,6 +68,7 @@ def test_it_resumes_where_it_stopped(kindling: Command, run: Path) -> None:
     assert not list(run.parent.glob("version_1"))
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("run", RUNS, indirect=True)
 def test_its_configuration_repeats_it(kindling: Command, run: Path) -> None:
     before = json.loads((run / "test_metrics.json").read_text())

@@ -33,6 +33,7 @@ def test_it_ends_with_the_command_that_repeats_the_run_to_the_same_weights(kindl
     assert RunMetadata.read(made).recipe == "tiny"
 
 
+@pytest.mark.slow
 def test_a_run_that_began_from_another_repeats_too(kindling: Command, trained: Train) -> None:
     trained(*TINY)
     start = RUN / "checkpoints/best.ckpt"
@@ -41,6 +42,7 @@ def test_a_run_that_began_from_another_repeats_too(kindling: Command, trained: T
     assert different("runs/second/version_0/checkpoints/last.ckpt", made / "checkpoints/last.ckpt") == []
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("table")
 def test_a_table_repeats_with_its_split(kindling: Command) -> None:
     options = "--config configs/table_mlp.yaml --data.path customers.csv --data.target churned --trainer.max_epochs 2"
@@ -51,6 +53,7 @@ def test_a_table_repeats_with_its_split(kindling: Command) -> None:
     assert (run / "split.csv").read_text() == (made / "split.csv").read_text()
 
 
+@pytest.mark.slow
 def test_a_resumed_run_is_reproducible_unless_its_settings_changed(
     kindling: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -68,6 +71,7 @@ def test_a_resumed_run_is_reproducible_unless_its_settings_changed(
     assert third == f"  kindling fit --ckpt_path {RUN} --trainer.max_epochs 3"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("pictures")
 def test_it_says_what_the_run_was_and_what_stands_in_the_way_of_repeating_it(kindling: Command) -> None:
     assert kindling("fit", *TINY, "--seed_everything", "false").code == 0
@@ -102,6 +106,7 @@ def test_the_command_asks_for_the_threads_that_the_run_had(
     assert last.split()[:3] == [f"OMP_NUM_THREADS={threads}", "kindling", "fit"]
 
 
+@pytest.mark.slow
 def test_a_resumed_run_shows_commit_and_threads_of_each_command(
     kindling: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:

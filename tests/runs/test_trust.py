@@ -46,6 +46,7 @@ def files(folder: Path = Path()) -> set[str]:
 OWN = ["--trainer.logger=CSVLogger", "--trainer.logger.save_dir=outside", "--trainer.callbacks+=helpers.MemoryByEpoch"]
 
 
+@pytest.mark.slow
 def test_one_s_own_run_keeps_all_of_its_settings(kindling: Command, tmp_path: Path) -> None:
     assert kindling("fit", *TINY, *OWN, "--test_after_fit", "false").code == 0
     assert is_own(CONFIG)
@@ -96,6 +97,7 @@ STRANGE = {
 LOOSE = "from pathlib import Path\nPath('ran').touch()\n"
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("name", STRANGE)
 def test_the_trainer_of_a_stranger_s_run_names_no_classes_and_no_paths(
     kindling: Command, trained: Train, name: str
@@ -111,6 +113,7 @@ def test_the_trainer_of_a_stranger_s_run_names_no_classes_and_no_paths(
     assert is_own(CONFIG)  # resuming signs the run
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("name", ["profiler", "strategy", "accelerator", "precision"])
 def test_a_dotted_name_for_the_trainer_is_not_imported(
     kindling: Command, trained: Train, monkeypatch: pytest.MonkeyPatch, name: str
@@ -125,6 +128,7 @@ def test_a_dotted_name_for_the_trainer_is_not_imported(
     assert not Path("ran").exists()
 
 
+@pytest.mark.slow
 def test_a_run_from_elsewhere_resumes_its_averaging(kindling: Command) -> None:
     assert kindling("fit", *TINY, "--averaging", "EMA", "--test_after_fit", "false").code == 0
     change_config(lambda config: config["trainer"].update(default_root_dir="outside"))
@@ -176,6 +180,7 @@ def test_code_around_a_folder_of_checkpoints_is_not_imported(
     assert not Path("ran").exists()
 
 
+@pytest.mark.slow
 def test_who_trusts_a_stranger_s_configuration_names_it(kindling: Command, trained: Train) -> None:
     trained(*TINY)
     change_config(lambda config: config["trainer"].update(logger=LOGGER))
@@ -184,6 +189,7 @@ def test_who_trusts_a_stranger_s_configuration_names_it(kindling: Command, train
     assert list(OUTSIDE.rglob("metrics.csv"))
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("name", ["../../outside", ".."])
 def test_a_stranger_s_run_name_leads_nowhere(kindling: Command, trained: Train, name: str) -> None:
     trained(*TINY)
@@ -197,6 +203,7 @@ def test_a_stranger_s_run_name_leads_nowhere(kindling: Command, trained: Train, 
     }
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("text", ["secret.yaml", "[1]"])
 @pytest.mark.parametrize("group", ["trainer", "data", "early_stopping"])
 def test_a_stranger_s_configuration_reads_no_other_file(
@@ -307,6 +314,7 @@ def test_links_do_not_lead_out_of_a_stranger_s_run(kindling: Command, trained: T
     assert {name: Path(name).stat().st_mtime_ns for name in files(OUTSIDE)} == before
 
 
+@pytest.mark.slow
 def test_a_run_of_one_s_own_may_have_its_checkpoints_elsewhere(kindling: Command) -> None:
     assert kindling("fit", *TINY, "--test_after_fit", "false").code == 0
     (RUN / "checkpoints").rename("scratch")
@@ -472,6 +480,7 @@ def others_table(kindling: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CONFIG_HOME", "mine")
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(
     ("command", "lone"),
     [("fit", False), ("validate", False), ("test", False), ("predict", False), ("fit", True), ("test", True)],
@@ -493,12 +502,14 @@ def test_the_data_of_a_stranger_s_run_is_typed(kindling: Command, others_table: 
     assert result.code == 0, result.err
 
 
+@pytest.mark.slow
 def test_the_data_of_a_stranger_s_run_may_come_from_a_typed_file(kindling: Command, others_table: None) -> None:
     Path("mine.yaml").write_text("data: {class_path: TableDataModule, init_args: {path: secret.csv, target: y}}\n")
     result = kindling("test", "--ckpt_path", RUN, "--config", "mine.yaml")
     assert result.code == 0, result.err
 
 
+@pytest.mark.slow
 def test_new_rows_are_predicted_by_a_stranger_s_run_without_its_data(kindling: Command, others_table: None) -> None:
     Path("secret.csv").rename("new.csv")
     result = kindling("predict", "--ckpt_path", RUN, "--data.predict", "new.csv")
@@ -506,6 +517,7 @@ def test_new_rows_are_predicted_by_a_stranger_s_run_without_its_data(kindling: C
     assert load(RUN).predict("new.csv").probabilities.shape == (60, 2)
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("name", FILES)
 def test_each_file_that_a_stranger_s_configuration_names_is_typed(
     kindling: Command, others_table: None, name: str
@@ -519,6 +531,7 @@ def test_each_file_that_a_stranger_s_configuration_names_is_typed(
     assert f"the files in it are not read; add --data.{name} {FILES[name]}\n" in result.err
 
 
+@pytest.mark.slow
 def test_a_stranger_s_data_may_come_with_its_run(kindling: Command, others_table: None) -> None:
     Path("secret.csv").rename(RUN / "rows.csv")
     change_config(lambda config: config["data"]["init_args"].update(path=str(RUN / "rows.csv")))
@@ -531,6 +544,7 @@ def test_a_stranger_s_data_may_come_with_its_run(kindling: Command, others_table
     assert f"{RUN / 'rows.csv'} is a link out of a run folder" in result.err
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("change", ["moved", "lone", "no config", "edited config"])
 def test_one_s_own_data_is_found_again(kindling: Command, change: str) -> None:
     table("rows.csv")
@@ -628,6 +642,7 @@ class Importer(MLPClassifier):
 """
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("command", ["test", "fit", "load"])
 @pytest.mark.parametrize(("layer", "allowed"), [("loose.thing", False), ("os.system", False), ("torch.nn.GELU", True)])
 def test_a_model_imports_nothing_that_a_stranger_names(
@@ -681,6 +696,7 @@ def test_a_report_holds_no_file_that_a_link_leads_to(kindling: Command, trained:
     assert f"{config} is a link out of a run folder" in result.err
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("name", ["train", "test", "checkpoints/last.ckpt", "notes"])
 def test_links_that_come_with_one_s_own_configuration_are_not_followed(kindling: Command, name: str) -> None:
     assert kindling("fit", *TINY, "--test_after_fit", "false").code == 0

@@ -84,6 +84,7 @@ def test_every_tab_has_something_of_images(kindling: Command) -> None:
     assert len(rows[0].split("\t")) == 8
 
 
+@pytest.mark.slow
 def test_a_table_has_all_that_makes_sense_for_it(trained: Train) -> None:
     trained(*TINY)
     assert read("val").Tags()["images"] == ["pictures/confusion matrix"]
@@ -94,6 +95,7 @@ def test_a_table_has_all_that_makes_sense_for_it(trained: Train) -> None:
     assert not list(RUN.rglob("sprite.png"))
 
 
+@pytest.mark.slow
 def test_a_histogram_is_that_of_the_weights(kindling: Command) -> None:
     assert kindling("fit", *TINY, "--test_after_fit", "false").code == 0
     trained = torch.load(RUN / "checkpoints/last.ckpt", weights_only=True)["state_dict"]["network.1.weight"]
@@ -106,6 +108,7 @@ def test_a_histogram_is_that_of_the_weights(kindling: Command) -> None:
     assert sum(last.bucket) == trained.numel()
 
 
+@pytest.mark.slow
 def test_precision_of_a_curve_is_that_of_the_predictions(kindling: Command) -> None:
     assert kindling("fit", *TINY, "--trainer.max_epochs", "8", "--model.optimizer.lr", "0.03").code == 0
     curves = make_ndarray(read("test").Tensors("precision-recall/0")[-1].tensor_proto)  # (6, thresholds)
@@ -138,6 +141,7 @@ def test_runs_are_compared_by_what_was_chosen_and_what_came_out(kindling: Comman
     assert metadata.EXPERIMENT_TAG not in read("test").Tags()["tensors"]
 
 
+@pytest.mark.slow
 def test_the_most_wrong_are_those_of_the_best_epoch(kindling: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     shown = []
     monkeypatch.setattr(
@@ -150,6 +154,7 @@ def test_the_most_wrong_are_those_of_the_best_epoch(kindling: Command, monkeypat
     assert loss.item() == pytest.approx(min(losses), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_sheet_shows_the_samples_as_the_network_gets_them(kindling: Command) -> None:
     assert kindling(*DIGITS, "--test_after_fit", "false").code == 0
     turned = picture("train", "pictures/training samples")
@@ -160,6 +165,7 @@ def test_a_sheet_shows_the_samples_as_the_network_gets_them(kindling: Command) -
     assert upright.shape[1] > 6 * 96
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_a_whole_dashboard(kindling: Command) -> None:
     stop = ["--trainer.callbacks", "helpers.SignalAt", "--trainer.callbacks.step", 9]
     assert kindling("fit", *TINY, *stop).code == 1
@@ -168,6 +174,7 @@ def test_ctrl_c_leaves_a_whole_dashboard(kindling: Command) -> None:
     assert hyperparameters(RUN)["hidden"] == "8"
 
 
+@pytest.mark.slow
 def test_a_test_of_its_own_adds_to_the_run(kindling: Command) -> None:
     assert kindling("fit", *TINY, "--test_after_fit", "false").code == 0
     assert "result/test_accuracy" not in read("test").Tags()["scalars"]
@@ -179,6 +186,7 @@ def test_a_test_of_its_own_adds_to_the_run(kindling: Command) -> None:
     assert (RUN / "test" / "projector_config.pbtxt").read_text().count("tensor_name") == 1
 
 
+@pytest.mark.slow
 def test_a_frozen_backbone_has_its_own_learning_rate(kindling: Command, cached: Path) -> None:
     assert kindling(*TRANSFER, "--model.unfreeze_epoch", "1", "--trainer.log_every_n_steps", "1").code == 0
     head, backbone = (read("train").Scalars(f"optimization/lr/{name}") for name in ("head", "backbone"))
@@ -186,11 +194,13 @@ def test_a_frozen_backbone_has_its_own_learning_rate(kindling: Command, cached: 
     assert [event.value for event in backbone] == pytest.approx([event.value / 10 for event in head[4:]])
 
 
+@pytest.mark.slow
 def test_without_a_logger_nothing_is_written(kindling: Command) -> None:
     assert kindling("fit", *TINY, "--trainer.logger", "false").code == 0
     assert not list(RUN.rglob("*tfevents*"))
 
 
+@pytest.mark.slow
 def test_a_network_that_cannot_be_traced_has_no_graph_and_trains(kindling: Command) -> None:
     result = kindling("fit", *TINY, "--model", "helpers.Untraceable")
     assert result.code == 0, result.err
@@ -229,6 +239,7 @@ def test_captions_fit_however_narrow_the_images_are() -> None:
     assert page.height > 96
 
 
+@pytest.mark.slow
 def test_names_of_classes_break_nothing(kindling: Command) -> None:
     result = kindling("fit", *TINY, "--data", "helpers.OddNamesDataModule", "--model.optimizer.lr", "0.1")
     assert result.code == 0, result.err
@@ -240,6 +251,7 @@ def test_names_of_classes_break_nothing(kindling: Command) -> None:
     assert {line.replace("\\|", "").count("|") for line in worst.splitlines()} == {5}
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("kind", ["Asserting", "Sequences", "ByKeyword", "Unlinear"])
 def test_any_network_has_a_dashboard(kindling: Command, kind: str) -> None:
     result = kindling("fit", *TINY[4:], "--model", f"helpers.{kind}", "--model.width", "8")
@@ -257,6 +269,7 @@ def test_a_compiled_network_has_a_graph(monkeypatch: pytest.MonkeyPatch) -> None
     assert model.network._compiled_call_impl is compiled
 
 
+@pytest.mark.slow
 def test_a_resumed_run_keeps_the_results_of_its_best_epoch(kindling: Command) -> None:
     assert kindling("fit", *TINY, "--test_after_fit", "false").code == 0
     best = read("test").Scalars("result/val_loss")[-1].value
@@ -268,6 +281,7 @@ def test_a_resumed_run_keeps_the_results_of_its_best_epoch(kindling: Command) ->
     assert read("val").Tags()["images"] == ["pictures/confusion matrix"]  # of that epoch, still there
 
 
+@pytest.mark.slow
 def test_a_crashed_run_still_shows_its_best_epoch_when_it_ends(kindling: Command) -> None:
     crash = ["--trainer.callbacks", "helpers.CrashAt", "--trainer.callbacks.step", "16"]
     with pytest.raises(RuntimeError, match="lights"):
@@ -279,6 +293,7 @@ def test_a_crashed_run_still_shows_its_best_epoch_when_it_ends(kindling: Command
     assert read("val").Tags()["images"] == ["pictures/confusion matrix"]
 
 
+@pytest.mark.slow
 def test_results_of_an_interruption_are_dropped_even_if_the_next_session_crashes(kindling: Command) -> None:
     def stop(name: str, step: int) -> list[str]:
         return ["--trainer.callbacks", f"helpers.{name}", "--trainer.callbacks.step", str(step)]
@@ -293,6 +308,7 @@ def test_results_of_an_interruption_are_dropped_even_if_the_next_session_crashes
     assert interrupted < shown
 
 
+@pytest.mark.slow
 def test_another_metric_can_decide_which_epoch_is_best(kindling: Command) -> None:
     monitor = ["--checkpoint.monitor", "val/accuracy", "--checkpoint.mode", "max"]
     assert kindling("fit", *TINY, *monitor, "--model.optimizer.lr", "0.5", "--trainer.max_epochs", "5").code == 0
@@ -311,6 +327,7 @@ def test_many_features_are_shown_by_their_principal_components() -> None:
     assert reduce_features(torch.full((3, 500), torch.nan)).shape == (3, 200)  # of a model that diverged
 
 
+@pytest.mark.slow
 def test_samples_are_shown_where_features_are_cached(kindling: Command, cached: Path) -> None:
     assert kindling(*TRANSFER, "--model.unfreeze_epoch", "null").code == 0
     assert "pictures/training samples" in read("train").Tags()["images"]

@@ -81,6 +81,7 @@ def stored(name: str, run: Path = RUN) -> dict[str, Any]:
     return checkpoint
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("options", [EMA_OPTIONS, SWA_OPTIONS, USERS], ids=["EMA", "SWA", "user's"])
 def test_fit_test_validate_and_load_use_the_same_averaged_weights(kindling: Command, options: list[str]) -> None:
     result = kindling("fit", *LONG, *options)
@@ -106,6 +107,7 @@ def test_fit_test_validate_and_load_use_the_same_averaged_weights(kindling: Comm
 EXACT = ("state_dict", "current_model_state", "averaging_state", "optimizer_states", "lr_schedulers")
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("options", [EMA_OPTIONS, SWA_OPTIONS, USERS], ids=["EMA", "SWA", "user's"])
 def test_a_run_with_averaged_weights_resumes_exactly(kindling: Command, options: list[str]) -> None:
     kindling("fit", *LONG, *options)
@@ -125,6 +127,7 @@ def test_a_run_with_averaged_weights_resumes_exactly(kindling: Command, options:
                 assert torch.equal(value, theirs["current_model_state"][weight])
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("options", [EMA_OPTIONS, ["--averaging", "SWA"], USERS], ids=["EMA", "SWA", "user's"])
 def test_plots_at_the_end_show_the_raw_weights_also_when_they_are_drawn_on_resume(
     kindling: Command, monkeypatch: pytest.MonkeyPatch, options: list[str]
@@ -146,6 +149,7 @@ def test_plots_at_the_end_show_the_raw_weights_also_when_they_are_drawn_on_resum
     assert any(not torch.equal(drawn[-1][name], average) for name, average in last["state_dict"].items())
 
 
+@pytest.mark.slow
 def test_without_checkpoints_the_averaged_weights_are_tested(kindling: Command) -> None:
     kindling("fit", *LONG, *EMA_OPTIONS, "--trainer.limit_val_batches", "0")
     kindling("fit", *LONG, *EMA_OPTIONS, "--trainer.enable_checkpointing", "false")

@@ -146,6 +146,7 @@ def test_processes_are_started_as_commands(name: str, capsys: pytest.CaptureFixt
     assert (replace_spawn("auto"), replace_spawn("fsdp")) == ("auto", "fsdp")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs processes that are forked")
 def test_data_workers_end_if_training_is_killed_while_they_start(monkeypatch: pytest.MonkeyPatch) -> None:
     load = worker._worker_loop

@@ -105,6 +105,7 @@ def test_training_stops_in_one_line_if_the_run_folder_is_deleted(
     assert not RUN.exists()
 
 
+@pytest.mark.slow
 def test_a_missing_image_is_named_and_the_run_resumes_once_it_is_back(
     kindling: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -132,6 +133,7 @@ def test_a_missing_image_is_named_and_the_run_resumes_once_it_is_back(
     check_same(run)
 
 
+@pytest.mark.slow
 def test_a_run_trains_and_resumes_while_the_clock_runs_backwards(
     kindling: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:

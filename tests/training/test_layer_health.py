@@ -27,6 +27,7 @@ def test_dead_units_are_counted_once(kindling: Command) -> None:
     assert lines == ["dead units: network.2: 30 of 40 units were zero for every sample of epoch 1"]
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("batch_size", [1, 32])
 def test_one_relu_at_two_places_is_watched_at_each(kindling: Command, batch_size: int) -> None:
     few = ["--data.batch_size", batch_size, "--trainer.max_epochs", 1]
@@ -36,6 +37,7 @@ def test_one_relu_at_two_places_is_watched_at_each(kindling: Command, batch_size
     assert line.startswith("dead units: network.1 (call 2 per forward pass): 10 of 16 units were zero for every sample")
 
 
+@pytest.mark.slow
 def test_layers_that_a_gradient_does_not_reach_are_named_together(kindling: Command) -> None:
     (line,) = watched(kindling("fit", "--model", "helpers.SigmoidClassifier", *SHORT).err)
     assert re.fullmatch(
@@ -56,12 +58,14 @@ def test_a_learning_rate_far_too_high_is_named(kindling: Command) -> None:
     assert "exploding gradients: network." in watched(result.err)[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["quickstart", "synthetic_mlp"])
 def test_sound_recipes_raise_no_alarm(kindling: Command, recipe: str) -> None:
     few = ["--trainer.limit_train_batches", "40", "--trainer.max_epochs", "2", "--test_after_fit", "false"]
     assert watched(kindling("fit", "--config", f"configs/{recipe}.yaml", "--watch", *few).err) == []
 
 
+@pytest.mark.slow
 def test_a_frozen_backbone_is_no_fault(kindling: Command) -> None:
     few = "--trainer.max_epochs 1 --test_after_fit false".split()
     base = "--model CNNClassifier --model.channels [4,8] --data MNISTDataModule --data.source sample --run_name base"

@@ -31,17 +31,20 @@ def has_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(performance_hint, "MIN_BF16_STEP_SECONDS", 0.0)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("has_bf16")
 def test_bf16_is_named_once_where_the_processor_has_it(kindling: Command) -> None:
     assert hints(kindling(*CNN).err) == [f"hint: {performance_hint.BF16_HINT}"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("has_bf16")
 @pytest.mark.parametrize("options", [["--trainer.precision", "bf16-mixed"], ["--trainer.limit_train_batches", "15"]])
 def test_bf16_is_not_named_where_it_is_used_or_the_run_is_short(kindling: Command, options: list[str]) -> None:
     assert hints(kindling(*CNN, *options).err) == []
 
 
+@pytest.mark.slow
 def test_bf16_is_not_named_where_the_processor_has_none(kindling: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(performance_hint, "MIN_BF16_STEP_SECONDS", 0.0)
     monkeypatch.setattr("torch.cpu.get_capabilities", lambda: {"avx512_bf16": False}, raising=False)
@@ -98,6 +101,7 @@ class SlowDataModule(MNISTDataModule):
     assert found[0].endswith("--data.num_workers 3")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("has_bf16")
 def test_a_resumed_run_is_judged_by_its_own_batches(kindling: Command) -> None:
     stop = ["--trainer.callbacks", "helpers.SignalAt", "--trainer.callbacks.step", "20", "--run_name", "tiny"]

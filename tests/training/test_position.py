@@ -55,6 +55,7 @@ def check_same(*names: str) -> None:
     assert figures(FIRST) == figures(SECOND)
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize(
     ("options", "first", "then", "step"),
     [
@@ -86,6 +87,7 @@ def test_a_run_stopped_anywhere_resumes_to_identical_checkpoints_and_metrics(
     check_same("last", "previous", "best")
 
 
+@pytest.mark.slow
 def test_the_time_limit_prints_how_to_resume_and_applies_to_each_session(kindling: Command) -> None:
     kindling("fit", *LONG, "--trainer.max_epochs", "4000", "--trainer.max_time", "00:00:00:01")
     for _ in range(2):
@@ -105,6 +107,7 @@ def test_the_time_limit_prints_how_to_resume_and_applies_to_each_session(kindlin
     assert differences(*(run / "checkpoints/last.ckpt" for run in (FIRST, SECOND))) == []
 
 
+@pytest.mark.slow
 def test_max_steps_that_were_trained_are_said(kindling: Command) -> None:
     stopped = kindling("fit", *LONG, "--trainer.max_steps", "5")
     assert "stopped after step 5, in epoch 1: --trainer.max_steps 5; resume with: " in stopped.out
@@ -115,6 +118,7 @@ def test_max_steps_that_were_trained_are_said(kindling: Command) -> None:
     assert "--trainer.max_steps" in again.err
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(
     ("options", "sizes", "schedule"),
     [
@@ -147,6 +151,7 @@ def test_an_epoch_continues_with_its_remaining_samples_in_other_batch_sizes(
     assert epochs == [row["epoch"] for row in figures(FIRST) if row["val/loss"]] == ["0", "1", "2"]
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(
     "options",
     [["--data.val_split", "30"], ["--seed_everything", "7"], ["--trainer.limit_train_batches", "2"]],
@@ -166,6 +171,7 @@ def test_an_epoch_that_cannot_continue_starts_over_and_says_so(kindling: Command
     assert state_of(FIRST)["epoch"] == 3
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_an_earlier_version_continues_within_its_epoch(kindling: Command, trained: Train) -> None:
     trained(*LONG, *PLATEAU)
     kindling("fit", *LONG, *PLATEAU, *callbacks(("SignalAt", {"step": 9})))
@@ -202,6 +208,7 @@ def test_a_damaged_checkpoint_is_replaced_by_the_one_before(kindling: Command, t
     check_same("last", "previous", "best")
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(
     ("options", "saves"),
     [([], 3), (["--checkpoint.every_n_steps", "5"], 3 + 4), (["--checkpoint.every_n_minutes", "1e-9"], 3 + 3 * 6)],
@@ -225,6 +232,7 @@ def test_an_interval_that_is_none_is_refused(kindling: Command, option: str) -> 
     assert not Path("runs").exists()
 
 
+@pytest.mark.slow
 def test_two_processes_resume_within_an_epoch_each_with_its_own_random_numbers(kindling: Command) -> None:
     whole = ["fit", *LONG, *PLATEAU]
     for added in ([], [("SignalAt", {"step": 5})]):
@@ -277,6 +285,7 @@ def test_processes_share_what_is_left_of_the_order_that_torch_gives(samples: int
 BATCH_NORM = "--model CNNClassifier --data DigitsDataModule --trainer.max_epochs 1 --run_name tiny".split()
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(
     ("options", "words"),
     [

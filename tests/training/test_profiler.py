@@ -24,6 +24,7 @@ PARTS = (
 )
 
 
+@pytest.mark.slow
 def test_profile_says_where_the_time_of_an_epoch_goes(kindling: Command) -> None:
     result = kindling("fit", *TINY, "--profile")
     assert result.code == 0
@@ -39,6 +40,7 @@ def test_profile_says_where_the_time_of_an_epoch_goes(kindling: Command) -> None
         assert 0 < milliseconds[part] < total
 
 
+@pytest.mark.slow
 def test_profile_leaves_a_trace_of_operators_and_phases(kindling: Command) -> None:
     result = kindling("fit", *TINY, "--trainer.max_epochs", "1", "--data.batch_size", "16", "--profile")
     assert str(RUN / "profile.pt.trace.json") in result.out
@@ -80,6 +82,7 @@ class SlowToAugment(SyntheticDataModule):
         return super().on_after_batch_transfer(batch, dataloader_idx)
 
 
+@pytest.mark.slow
 def test_augmentation_has_a_line_of_its_own(kindling: Command) -> None:
     assert kindling("fit", *TINY, "--data", f"{__name__}.SlowToAugment", "--profile").code == 0
     table = (RUN / "profile.txt").read_text(encoding="utf-8")
@@ -88,6 +91,7 @@ def test_augmentation_has_a_line_of_its_own(kindling: Command) -> None:
     assert float(found[1]) >= 5
 
 
+@pytest.mark.slow
 def test_what_continues_a_profiled_run_is_not_profiled(kindling: Command) -> None:
     kindling("fit", *TINY, "--profile")
     assert yaml.safe_load((RUN / "config.yaml").read_text(encoding="utf-8"))["profile"] is False
@@ -96,6 +100,7 @@ def test_what_continues_a_profiled_run_is_not_profiled(kindling: Command) -> Non
     assert "time per epoch" not in again.out
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("batches", [2, 7])
 def test_a_run_too_short_for_the_whole_trace_is_profiled(kindling: Command, batches: int) -> None:
     few = ["--trainer.limit_train_batches", batches, "--trainer.max_epochs", "1"]

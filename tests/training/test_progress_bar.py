@@ -17,12 +17,14 @@ def test_a_log_file_gets_a_line_an_epoch(kindling: Command) -> None:
         )
 
 
+@pytest.mark.slow
 def test_a_resumed_run_prints_no_epoch_again(kindling: Command) -> None:
     printed = kindling("fit", *TINY, "--trainer.max_epochs", "1", "--test_after_fit", "false").out
     printed += kindling("fit", "--ckpt_path", "last", "--trainer.max_epochs", "3").out
     assert re.findall(r"^epoch \d", printed, re.MULTILINE) == ["epoch 1", "epoch 2", "epoch 3"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
 def test_a_terminal_gets_one_bar() -> None:
     import pty

@@ -45,6 +45,7 @@ def stop_with(name: str, step: int) -> list[str]:
 SCHEDULES = {"constant": [], "plateau": PLATEAU, "one-cycle": ONE_CYCLE, "cyclic": CYCLIC}
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
 def test_an_interrupted_run_resumes_to_identical_weights(
     kindling: Command, trained: Train, schedule: list[str]
@@ -66,6 +67,7 @@ def test_an_interrupted_run_resumes_to_identical_weights(
         assert figures[0] == figures[1]
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("schedule", [PLATEAU, ONE_CYCLE], ids=["plateau", "one-cycle"])
 def test_a_crashed_run_resumes_from_its_last_epoch_to_identical_weights(
     kindling: Command, trained: Train, schedule: list[str]
@@ -80,6 +82,7 @@ def test_a_crashed_run_resumes_from_its_last_epoch_to_identical_weights(
     assert len(rows(run)) == len(rows(RUN))
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(
     ("options", "step", "saved"),
     [
@@ -115,6 +118,7 @@ def test_a_killed_run_resumes_with_all_its_metrics(kindling: Command, trained: T
     assert len(rows(run)) == len(rows(RUN))
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(
     "other", [[], ["--data.batch_size", "16"], ["--model.optimizer.lr", "0.5"]], ids=["same", "batch_size", "lr"]
 )
@@ -131,6 +135,7 @@ def test_the_best_checkpoint_stays_the_best_in_a_renamed_folder(kindling: Comman
     assert torch.load(moved / "checkpoints/best.ckpt", weights_only=True)["epoch"] == best
 
 
+@pytest.mark.slow
 def test_typed_patience_wins_over_the_checkpoint(kindling: Command) -> None:
     still = ["--model.optimizer", "SGD", "--model.optimizer.lr", "0", "--trainer.max_epochs", "3"]
     kindling("fit", *TINY, *still, "--early_stopping.patience", "9")
@@ -138,6 +143,7 @@ def test_typed_patience_wins_over_the_checkpoint(kindling: Command) -> None:
     assert len([row for row in rows(RUN) if row["val/loss"]]) == 1 + 4
 
 
+@pytest.mark.slow
 def test_a_checkpoint_from_a_notebook_resumes_with_its_momentum_and_schedule(kindling: Command) -> None:
     data = SyntheticDataModule(num_samples=300, batch_size=32)
     model = MLPClassifier.for_data(
@@ -156,6 +162,7 @@ def test_a_checkpoint_from_a_notebook_resumes_with_its_momentum_and_schedule(kin
     assert stored["optimizer_states"][0]["param_groups"][0]["lr"] == pytest.approx(1e-4)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_does_not_say_where_its_schedule_began_began_with_it(kindling: Command) -> None:
     kindling("fit", *LONG, "--model.warmup_epochs", "6")
     stored = torch.load(LAST, weights_only=True)
@@ -191,6 +198,7 @@ def test_sigterm_stops_a_run_like_ctrl_c(kindling: Command) -> None:
     assert torch.load(LAST, weights_only=True)["global_step"] == 4
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_test_is_finished_by_resuming(kindling: Command, number: int) -> None:
     callback = {"class_path": "helpers.SignalInTest", "init_args": {"number": int(number)}}
@@ -209,6 +217,7 @@ def test_an_interrupted_test_is_finished_by_resuming(kindling: Command, number: 
     assert ("epoch 2/2" in stopped.out, "epoch 2/2" in resumed.out) == (True, False)
 
 
+@pytest.mark.slow
 def test_a_finished_run_can_be_trained_longer(kindling: Command, trained: Train) -> None:
     """A one-cycle schedule ends with its run: going on begins a new one over the steps that were added."""
     trained(*LONG, *ONE_CYCLE)
@@ -226,6 +235,7 @@ def test_a_finished_run_can_be_trained_longer(kindling: Command, trained: Train)
     assert rates == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_resuming_from_the_best_checkpoint_leaves_its_run_unchanged(kindling: Command, trained: Train) -> None:
     trained(*LONG)
     before = {path: path.read_bytes() for path in RUN.rglob("*") if path.is_file()}
@@ -245,6 +255,7 @@ def test_a_learning_rate_on_the_command_line_overrides_the_checkpoint(kindling: 
     assert stored["optimizer_states"][0]["state"][0]["step"] == 5 * 7
 
 
+@pytest.mark.slow
 def test_a_new_learning_rate_is_warmed_up_again(kindling: Command) -> None:
     kindling("fit", *LONG, "--model.warmup_epochs", "2")
     for more in ("--model.optimizer.lr 1e-4 --trainer.max_epochs 5", "--trainer.max_epochs 6"):
@@ -254,6 +265,7 @@ def test_a_new_learning_rate_is_warmed_up_again(kindling: Command) -> None:
     assert rates == pytest.approx([1e-4 * (step + 1) / 14 for step in range(14)], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_one_cycle_peaks_at_the_learning_rate_of_the_optimizer(kindling: Command) -> None:
     """Typed or from an overlay; `--print_config` shows what the run uses."""
     one_cycle = [*LONG, "--model.lr_scheduler", "OneCycle", "--trainer.log_every_n_steps", "1"]
@@ -275,6 +287,7 @@ def test_one_cycle_peaks_at_the_learning_rate_of_the_optimizer(kindling: Command
     assert "max_lr" not in settings["lr_scheduler"]["init_args"]
 
 
+@pytest.mark.slow
 def test_a_typed_rate_that_a_schedule_would_ignore_is_refused(kindling: Command) -> None:
     Path("peak.yaml").write_text(
         "model: {init_args: {lr_scheduler: {class_path: OneCycleLR, init_args: {max_lr: 0.01}}}}\n"
@@ -288,6 +301,7 @@ def test_a_typed_rate_that_a_schedule_would_ignore_is_refused(kindling: Command)
         assert "--model.optimizer.lr has no effect with OneCycleLR, whose max_lr is 0.01: add --model.lr" in result.err
 
 
+@pytest.mark.slow
 def test_a_run_that_was_never_trained_is_neither_kept_nor_measured(kindling: Command) -> None:
     with pytest.raises(RuntimeError, match="lights"):
         kindling("fit", *LONG, *stop_with("CrashAt", 0))
@@ -301,6 +315,7 @@ def test_a_run_that_was_never_trained_is_neither_kept_nor_measured(kindling: Com
     assert "random.ckpt has not been trained" in result.err
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_to_resume_keeps_its_config(kindling: Command, trained: Train) -> None:
     trained(*TINY)
     before = (RUN / "config.yaml").read_text()

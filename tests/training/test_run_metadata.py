@@ -24,6 +24,7 @@ def stop_with(name: str, step: int) -> list[str]:
     return ["--trainer.callbacks", json.dumps([{"class_path": f"helpers.{name}", "init_args": {"step": step}}])]
 
 
+@pytest.mark.slow
 def test_a_run_writes_down_what_it_was(kindling: Command) -> None:
     assert kindling("fit", *TINY, "--trainer.max_epochs", 4, "--model.optimizer.lr", 0.1).code == 0
     record = RunMetadata.read(RUN)
@@ -36,6 +37,7 @@ def test_a_run_writes_down_what_it_was(kindling: Command) -> None:
     assert 0 < (record.seconds or 0) < 60
 
 
+@pytest.mark.slow
 def test_the_best_epoch_is_that_of_the_checkpoint(kindling: Command) -> None:
     monitor = ["--checkpoint.monitor", "val/accuracy", "--checkpoint.mode", "max"]
     assert kindling("fit", *TINY, *monitor, "--trainer.max_epochs", 5).code == 0
@@ -46,6 +48,7 @@ def test_the_best_epoch_is_that_of_the_checkpoint(kindling: Command) -> None:
     assert RunMetadata.read(RUN).best == pytest.approx(best.best)  # a run of the past has it in its other files
 
 
+@pytest.mark.slow
 def test_a_figure_of_the_training_may_say_which_epoch_is_the_best(kindling: Command) -> None:
     assert kindling("fit", *TINY, "--checkpoint.monitor", "train/loss", "--trainer.max_epochs", 3).code == 0
     losses = list(read_history(RUN / "metrics.csv")["train/loss"].values())
@@ -57,6 +60,7 @@ def test_a_figure_of_the_training_may_say_which_epoch_is_the_best(kindling: Comm
     assert RunMetadata.read(RUN).best == pytest.approx(best.best)
 
 
+@pytest.mark.slow
 def test_a_run_is_running_while_it_does(kindling: Command) -> None:
     line = kindling("fit", *TINY, *stop_with("RunsAt", 9)).out.split("runs/tiny/version_0 ")[1].splitlines()[0]
     assert "running" in line.split()
@@ -74,6 +78,7 @@ def test_an_interrupted_run_is_stopped_and_then_finished(kindling: Command) -> N
     assert (finished.seconds or 0) > (stopped.seconds or 0)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("pictures")
 def test_a_crashed_run_has_failed(kindling: Command) -> None:
     with pytest.raises(RuntimeError, match="lights"):
@@ -99,6 +104,7 @@ def test_a_run_stopped_early_is_finished(kindling: Command) -> None:
     assert (record.status, record.epochs, record.max_epochs, record.best_epoch) == ("finished", 2, 9, 1)
 
 
+@pytest.mark.slow
 def test_an_ensemble_is_a_run_too(kindling: Command) -> None:
     assert kindling("fit", *TINY).code == 0
     options = ["--data", "SyntheticDataModule", "--data.num_samples", "300", "--run_name", "both"]
@@ -137,6 +143,7 @@ def test_the_commit_is_that_of_the_folder_where_we_are(folder: Path) -> None:
     assert git_commit() == (head, True)
 
 
+@pytest.mark.slow
 def test_a_folder_without_a_repository_has_no_commit_though_the_engine_s_own_has_one(
     kindling: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -196,6 +203,7 @@ def test_a_failed_run_records_the_reason(kindling: Command) -> None:
     assert "No space left" in shown
 
 
+@pytest.mark.slow
 def test_a_loss_without_a_gradient_is_named(kindling: Command) -> None:
     options = "--model helpers.Detached --data SyntheticDataModule --data.num_samples 300".split()
     for trial in ([], ["--overfit"]):

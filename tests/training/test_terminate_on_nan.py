@@ -33,6 +33,7 @@ def test_the_rate_is_that_of_the_step_warm_up_included(kindling: Command) -> Non
     assert "at a learning rate of 2.86e+28:" in result.err
 
 
+@pytest.mark.slow
 def test_a_diverged_run_keeps_its_checkpoint_and_prints_how_to_resume(kindling: Command) -> None:
     broken = ["--trainer.callbacks", "helpers.NanAt", "--trainer.callbacks.step", "9"]
     result = kindling("fit", *TINY, *broken)
@@ -80,6 +81,7 @@ def test_a_compiled_network_is_looked_into_too(kindling: Command, monkeypatch: p
     assert "the loss is nan in step 2 (epoch 1) at a learning rate of 1e+30: network.3 (Linear)" in result.err
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("overlay", [[], ["--config", "configs/with/debug.yaml"]], ids=["run", "debug"])
 def test_anomaly_detection_ends_in_one_line_with_operation_and_layer(kindling: Command, overlay: list[str]) -> None:
     options = [*SHORT, *overlay, "--trainer.detect_anomaly", "true"]

@@ -44,6 +44,7 @@ def test_a_run_without_an_accuracy_shows_another_figure(folder: Path) -> None:
         assert [shows(panel, color) for color in PALETTE[:3]] == [True, True, False]
 
 
+@pytest.mark.slow
 def test_a_run_without_a_rate_a_validation_or_an_epoch_has_a_picture_too(folder: Path) -> None:
     header = "epoch,lr,step,train/accuracy,train/loss,val/accuracy,val/loss\n"
     for rows in ("", "0,0.1,0,,,,\n", "0,,3,0.5,0.7,,\n", "0,0.1,3,0.5,nan,0.5,nan\n1,0,7,0.1,inf,,\n"):
@@ -69,6 +70,7 @@ def test_steps_are_turned_into_epochs_by_the_ends_of_the_epochs(folder: Path) ->
     assert [rate for _, rate in read_learning_rates(Path("metrics.csv"))["lr/head"]] == [0.2, 0.4, 2.0]
 
 
+@pytest.mark.slow
 def test_any_name_can_be_a_title(folder: Path, recwarn: pytest.WarningsRecorder) -> None:
     for name in ("a$x^$", "漢字", "long_" * 40):
         run = folder / name / "version_0"
@@ -92,6 +94,7 @@ def test_a_long_name_is_shown_without_its_middle() -> None:
     assert (shown[:3], shown[-11:], len(shown)) == ("aaa", "/version_17", 61)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("pictures")
 def test_an_interrupted_run_has_its_plot_too(kindling: Command) -> None:
     spec = '[{"class_path": "helpers.SignalAt", "init_args": {"step": 9}}]'

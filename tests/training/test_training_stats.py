@@ -67,12 +67,14 @@ def test_with_accumulated_gradients_an_epoch_has_less_steps_than_batches(kindlin
     assert len(column("lr")) == len(column("gradient_norm")) == 2
 
 
+@pytest.mark.slow
 def test_samples_per_second_are_right_after_an_interruption(kindling: Command) -> None:
     assert kindling("fit", *TINY, "--trainer.callbacks", "helpers.SignalAt", "--trainer.callbacks.step", 3).code == 1
     assert kindling("fit", "--ckpt_path", RUN, "--test_after_fit", "false").code == 0
     assert min(column("samples_per_second")) > 100
 
 
+@pytest.mark.slow
 def test_a_truncated_row_does_not_prevent_resuming(kindling: Command) -> None:
     assert kindling("fit", *TINY, "--test_after_fit", "false").code == 0
     with (RUN / "metrics.csv").open("a") as file:

@@ -57,6 +57,7 @@ def test_all_that_lightning_ships_is_tried() -> None:
     assert all(inspect.isclass(getattr(callbacks, name)) for name in CALLBACKS)
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.usefixtures("shown_warnings")
 @pytest.mark.parametrize(
     ("kind", "name"),
@@ -89,6 +90,7 @@ def test_callbacks_that_cannot_work_here_are_refused_before_training(kindling: C
     assert not Path("runs").exists()
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.usefixtures("pictures")
 @pytest.mark.parametrize("name", ["LearningRateMonitor", "DeviceStatsMonitor"])
 def test_the_curves_are_drawn_where_rows_have_no_epoch(kindling: Command, name: str) -> None:
@@ -111,6 +113,7 @@ OWN = {  # each keeps another checkpoint than the one of the lowest validation l
 }
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.usefixtures("shown_warnings")
 @pytest.mark.parametrize("own", OWN.values(), ids=OWN.keys())
 def test_a_checkpoint_callback_of_ones_own_leaves_ours_alone(kindling: Command, own: dict[str, Any]) -> None:
@@ -153,6 +156,7 @@ def test_early_stopping_of_ones_own_says_why_it_stopped(kindling: Command) -> No
     assert torch.load(RUN / "checkpoints/last.ckpt", weights_only=True)["epoch"] == 2
 
 
+@pytest.mark.slow
 def test_a_checkpoint_from_before_has_its_best_score_and_patience(kindling: Command) -> None:
     """Kindling's callbacks used to store their states under the names of Lightning's classes."""
     worse = [*TINY, "--trainer.max_epochs", "4", "--model.optimizer.lr", "0.3"]

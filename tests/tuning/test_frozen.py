@@ -1,9 +1,12 @@
 from pathlib import Path
 
+import pytest
+
 from conftest import SHUFFLENET, TRANSFER, Command
 from kindling import DigitsDataModule, TransferClassifier, overfit_batch
 
 
+@pytest.mark.slow
 def test_a_frozen_backbone_is_trained_in_the_copy_alone(kindling: Command, cached: Path) -> None:
     assert "the network can overfit" in kindling(*TRANSFER, "--overfit").out
     data = DigitsDataModule(shots=10)

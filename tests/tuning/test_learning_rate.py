@@ -30,6 +30,7 @@ def test_the_command_draws_says_and_trains_nothing(kindling: Command) -> None:
     assert kindling(*typed[typed.index("fit") :]).code == 0
 
 
+@pytest.mark.slow
 def test_a_rate_for_a_typed_schedule_is_its_peak_too(kindling: Command) -> None:
     result = kindling("fit", *TINY, "--find_lr", "--model.lr_scheduler", "OneCycleLR", "--model.lr_scheduler.max_lr=1")
     command = shlex.split(result.out.splitlines()[-1])
@@ -37,6 +38,7 @@ def test_a_rate_for_a_typed_schedule_is_its_peak_too(kindling: Command) -> None:
     assert command[-1] == command[-3]
 
 
+@pytest.mark.slow
 def test_a_schedule_with_rates_of_its_own_is_told_so(kindling: Command) -> None:
     schedule = {"class_path": "CyclicLR", "init_args": {"base_lr": 0.001, "max_lr": 0.1}}
     result = kindling(
@@ -48,6 +50,7 @@ def test_a_schedule_with_rates_of_its_own_is_told_so(kindling: Command) -> None:
     )
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("wish", ["--find_lr", "--overfit"])
 def test_a_finished_run_may_be_tried_out(
     kindling: Command, trained: Train, monkeypatch: pytest.MonkeyPatch, wish: str
@@ -100,6 +103,7 @@ def test_it_leaves_no_trace(folder: Path) -> None:
     assert [path.name for path in folder.iterdir()] == ["configs"]
 
 
+@pytest.mark.slow
 def test_the_suggestion_is_near_to_what_was_tuned_by_hand() -> None:
     data = MNISTDataModule(source="sample", batch_size=64)
     schedule = {"class_path": "torch.optim.lr_scheduler.OneCycleLR", "init_args": {"max_lr": 1.0}}
@@ -114,6 +118,7 @@ def test_the_valley_is_the_middle_of_the_lowest_losses() -> None:
     assert valley_lr(rates, np.array([2.0, 1.5, 1.0, 1.0, 5.0])) == pytest.approx(10**-1.5)
 
 
+@pytest.mark.slow
 def test_no_suggestion_where_nothing_is_learnt(kindling: Command) -> None:
     result = kindling("fit", "--model", "helpers.SigmoidClassifier", *TINY[4:], "--find_lr")
     assert (result.code, result.err.count("\n")) == (1, 1)

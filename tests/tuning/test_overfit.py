@@ -8,6 +8,7 @@ from conftest import TINY, Command
 from kindling import MLPClassifier, SyntheticDataModule, overfit_batch
 
 
+@pytest.mark.slow
 def test_the_command_says_that_a_network_can_learn_and_keeps_nothing(kindling: Command) -> None:
     result = kindling("fit", *TINY, "--model.dropout", "0.9", "--model.label_smoothing", "0.5", "--overfit")
     assert (result.code, result.err) == (0, "")
@@ -15,12 +16,14 @@ def test_the_command_says_that_a_network_can_learn_and_keeps_nothing(kindling: C
     assert not Path("runs").exists()
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("recipe", ["quickstart", "synthetic_mlp"])
 def test_recipes_can_learn(kindling: Command, recipe: str) -> None:
     result = kindling("fit", "--config", f"configs/{recipe}.yaml", "--overfit")
     assert re.search(r"the network can overfit one batch of \d+ samples: accuracy 100", result.out)
 
 
+@pytest.mark.slow
 def test_a_network_that_can_not_learn_is_told(kindling: Command) -> None:
     result = kindling("fit", "--model", "helpers.SigmoidClassifier", *TINY[4:], "--overfit")
     assert (result.code, result.err.count("\n")) == (1, 1)

@@ -95,6 +95,7 @@ def test_classes_of_an_installed_package_go_by_their_names_in_every_command(kind
     assert load(RUN).card.model == "LeafNet"
 
 
+@pytest.mark.slow
 def test_classes_of_an_installed_package_are_in_help_pages_and_suggestions(kindling: Command) -> None:
     install("leafnet")
     shown = "".join(kindling("fit", "--help").out.split())
@@ -120,6 +121,7 @@ def test_a_module_of_a_package_may_be_the_entry_point(kindling: Command) -> None
     assert result.code == 0, result.err
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("command", ["test", "export", "fit", "load"])
 def test_a_checkpoint_names_the_package_that_is_missing(kindling: Command, command: str) -> None:
     site = install("leafnet", distribution="leaf-net")
@@ -146,6 +148,7 @@ def test_a_callback_that_is_missing_is_named_where_its_run_resumes(kindling: Com
     assert "leaves are trained" in kindling(*more, "--plugin", "my_models.py").out
 
 
+@pytest.mark.slow
 def test_a_file_is_given_with_every_command(kindling: Command) -> None:
     plugin = ["--plugin", write_file(name="mine/my_models.py")]
     fit = kindling("fit", *plugin, *LEAF, "--trainer.callbacks+=LeafCallback")
@@ -162,6 +165,7 @@ def test_a_file_is_given_with_every_command(kindling: Command) -> None:
     assert f"fit --config {RUN}/config.yaml --plugin mine/my_models.py" in shown
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick_proof")
 def test_a_file_is_exported(kindling: Command) -> None:
     write_file()
@@ -170,6 +174,7 @@ def test_a_file_is_exported(kindling: Command) -> None:
     assert result.code == 0, result.err
 
 
+@pytest.mark.slow
 def test_a_file_is_served(kindling: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     served: list[object] = []
     monkeypatch.setattr("uvicorn.run", lambda *_, **options: served.append(options["workers"]))
@@ -183,6 +188,7 @@ def test_a_file_is_served(kindling: Command, monkeypatch: pytest.MonkeyPatch) ->
     assert "add --plugin my_models.py" in kindling(*options).err
 
 
+@pytest.mark.slow
 def test_several_files_and_modules_can_be_given(kindling: Command) -> None:
     write_file()
     write_file("from my_layers import Leaf2Net\n", "other/more.py")
@@ -228,6 +234,7 @@ def test_plugins_win_over_classes_of_the_engine_with_the_same_name(kindling: Com
     uninstall(site)
 
 
+@pytest.mark.slow
 def test_two_plugins_with_a_class_of_the_same_name_need_its_full_path(kindling: Command) -> None:
     write_file()
     write_file(name="other/your_models.py")
@@ -306,6 +313,7 @@ def test_a_class_without_its_plugin_says_how_to_add_it(kindling: Command, model:
     assert line in result.err
 
 
+@pytest.mark.slow
 def test_a_class_that_a_plugin_has_lost_is_named(kindling: Command) -> None:
     write_file()
     assert kindling("fit", "--plugin", "my_models.py", *LEAF).code == 0
@@ -319,6 +327,7 @@ def test_a_class_that_a_plugin_has_lost_is_named(kindling: Command) -> None:
 TOUCH = "from pathlib import Path\nPath('ran').touch()\n" + MODELS
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("given", [[], ["--plugin", "my_models.py"]])
 def test_a_run_imports_no_file_that_was_not_given(kindling: Command, given: list[str]) -> None:
     write_file()
@@ -341,6 +350,7 @@ def test_a_run_imports_no_file_that_was_not_given(kindling: Command, given: list
     assert Path("ran").exists()
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("own", [True, False])
 @pytest.mark.parametrize("stored", ["pip install evil-pkg", "evil-pkg", "--plugin evil.py"])
 def test_only_a_checkpoint_of_this_user_says_where_its_plugin_is(kindling: Command, stored: str, own: bool) -> None:
@@ -402,6 +412,7 @@ def test_a_project_calls_the_command_by_its_own_name(kindling: Command, monkeypa
     assert "train one with leafnet fit" in kindling("test", "--ckpt_path", "best").err
 
 
+@pytest.mark.slow
 def test_a_command_under_another_name_trains_in_several_processes() -> None:
     write_file()
     script = Path("leafnet")

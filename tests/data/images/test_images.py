@@ -134,6 +134,7 @@ def test_what_is_tested_was_not_trained_on_even_if_images_have_come(kindling: Co
     assert "split.csv" in result.err
 
 
+@pytest.mark.slow
 def test_another_folder_is_tested_whole_by_the_names_of_its_classes(kindling: Command) -> None:
     write("photos", 10)
     kindling("fit", *FIT, "--trainer.max_epochs", 8)
@@ -344,6 +345,7 @@ def test_damage_inside_a_file_is_found_before_training(
     assert capsys.readouterr().err.count("skipped: ") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no named pipes")
 def test_what_is_no_file_is_no_image_and_what_can_not_be_read_is_broken(
     kindling: Command, monkeypatch: pytest.MonkeyPatch
@@ -369,6 +371,7 @@ def test_what_is_no_file_is_no_image_and_what_can_not_be_read_is_broken(
     assert kindling("fit", *FIT, "--data.skip_broken", "true").code == 0
 
 
+@pytest.mark.slow
 def test_a_damaged_orientation_is_ignored_without_a_word(kindling: Command, recwarn: pytest.WarningsRecorder) -> None:
     write("photos", 4)
     exif = Image.Exif()
@@ -489,6 +492,7 @@ def test_a_class_whose_training_images_are_all_broken_is_named(kindling: Command
     assert "photos has no usable training images of bat, cow" in result.err
 
 
+@pytest.mark.quick_cases(3)
 @pytest.mark.parametrize(
     "option",
     ["crop 0", "crop 1.1", "colour -0.1", "degrees 200", "image_size 0", "test_split 1.0", "val_split 0"],
@@ -599,6 +603,7 @@ def test_splits_go_by_many_names(names: str) -> None:
     assert len(data.val) == (12 if len(names.split()) == 3 else 3)
 
 
+@pytest.mark.slow
 def test_images_of_several_depths_are_named(kindling: Command) -> None:
     random = np.random.default_rng(0)
     for name, base in (("a", 100), ("b", 1000)):
@@ -639,6 +644,7 @@ def test_folders_that_may_be_splits_are_named(capsys: pytest.CaptureFixture[str]
     assert capsys.readouterr().err == f"{line} test\n"
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("channels", [1, 3])
 def test_sixteen_bits_of_a_small_range_are_learnt_and_scaled_alike_everywhere(kindling: Command, channels: int) -> None:
     random = np.random.default_rng(0)
@@ -718,6 +724,7 @@ def rows(*splits: str, head: str = "file,class,split") -> str:
     return "\n".join([head, *lines, ""])
 
 
+@pytest.mark.quick_cases(4)
 @pytest.mark.parametrize(
     ("content", "words"),
     [
@@ -741,6 +748,7 @@ def test_a_list_of_splits_that_can_not_be_used_is_refused(kindling: Command, con
     assert re.search(words, result.err), result.err
 
 
+@pytest.mark.slow
 def test_a_split_file_elsewhere_is_used_only_where_it_is_typed(
     kindling: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -764,6 +772,7 @@ def test_a_list_of_splits_may_come_from_a_spreadsheet() -> None:
     assert (len(data.train), len(data.val)) == (6, 3)
 
 
+@pytest.mark.slow
 def test_what_is_odd_is_said_in_a_line_each(kindling: Command) -> None:
     write("photos/train", 6)
     write("photos/test", 6, first=40)
@@ -917,6 +926,7 @@ def test_augmentation_is_for_training_alone(augments: bool) -> None:
 GIVEN = ("train", "val", "test")
 
 
+@pytest.mark.slow
 def test_training_does_not_resume_with_other_classes(kindling: Command) -> None:
     for split in GIVEN:
         write(f"photos/{split}", 6)
@@ -944,6 +954,7 @@ def test_training_does_not_resume_with_another_image_size() -> None:
     assert data.state_dict() == learned
 
 
+@pytest.mark.slow
 def test_a_checkpoint_out_of_its_run_does_not_test_what_it_was_trained_on(kindling: Command) -> None:
     write("photos", 10)
     assert kindling("fit", *FIT, "--test_after_fit", "false").code == 0

@@ -33,6 +33,7 @@ def shops(rows: int, number: int, name: Callable[[int], object], classes: int = 
     return pd.DataFrame({"shop": [*map(name, shop.tolist())], "noise": random.normal(size=rows), "y": label})
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(
     ("rows", "number", "name", "classes", "accuracy"),
     [
@@ -71,6 +72,7 @@ def test_unseen_shops_are_reported_and_the_other_columns_decide(kindling: Comman
     assert len(json.dumps(model.card.as_dict())) < 10_000
 
 
+@pytest.mark.slow
 def test_a_lone_column_of_unseen_shops_is_refused(kindling: Command) -> None:
     frame = shops(1500, 100, "shop {}".format)[["shop", "y"]]
     frame.to_csv("shops.csv", index=False)
@@ -121,6 +123,7 @@ def test_what_is_encoded_does_not_depend_on_held_out_rows() -> None:
     assert torch.equal(second.train.inputs, first.train.inputs)
 
 
+@pytest.mark.slow
 def test_training_resumes_with_the_same_features(kindling: Command) -> None:
     shops(1000, 100, "shop {}".format).to_csv("shops.csv", index=False)
     assert kindling(*SHOPS, 1).code == 0

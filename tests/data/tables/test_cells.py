@@ -30,6 +30,7 @@ def test_selected_cells_are_those_of_the_selected_rows() -> None:
     assert np.array_equal(selected.days(True), directly.days(True), equal_nan=True)
 
 
+@pytest.mark.slow
 def test_each_value_of_a_table_is_parsed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     parsed: list[object] = []
 

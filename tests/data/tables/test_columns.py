@@ -213,6 +213,7 @@ def test_an_id_is_known_by_its_name_and_values(table: pd.DataFrame, name: str, i
         assert name not in read().fitted["left_out"]
 
 
+@pytest.mark.slow
 def test_a_column_that_gives_the_class_away_is_named(
     kindling: Command, table: pd.DataFrame, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -119,6 +119,7 @@ def write_ambiguous(separator: str, sign: str) -> None:
     rows.to_csv("train.csv", index=False, sep=separator)
 
 
+@pytest.mark.slow
 def test_the_decimal_sign_is_an_option_of_the_command_line(kindling: Command) -> None:
     write_ambiguous(";", ",")
     options = "--model MLPClassifier --data TableDataModule --data.path train.csv --data.target class".split()
@@ -139,6 +140,7 @@ def test_numbers_far_from_the_training_are_named(capfd: pytest.CaptureFixture[st
     assert "column x of new.csv: values such as 2400 are far from the training range, 1.0" in said
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("training", ["point", "comma"])
 def test_iris_with_decimal_commas_is_classified_alike(kindling: Command, training: str) -> None:
     iris = load_iris(as_frame=True)
@@ -328,6 +330,7 @@ def test_an_exponent_without_a_sign_is_a_number_among_numbers(
     assert "can't be read" not in capfd.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_option_names_what_is_missing_everywhere(kindling: Command) -> None:
     random = np.random.default_rng(0)
     age = pd.Series(random.integers(18, 80, 200)).astype(str).where(random.random(200) > 0.2, "-999")

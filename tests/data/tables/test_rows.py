@@ -12,6 +12,7 @@ from conftest import Command
 from kindling import MLPClassifier, TableDataModule, load
 
 
+@pytest.mark.slow
 def test_rows_of_a_table_may_be_held_in_any_way(kindling: Command) -> None:
     ages = [20 + row * 7 % 50 for row in range(100)]
     frame = pd.DataFrame([{"age": age, "plan": ("gold", "basic")[age % 2], "left": age > 40} for age in ages])

@@ -17,6 +17,7 @@ FIT = (
 ).split()
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(
     ("wild", "count", "line"),
     [

@@ -111,6 +111,7 @@ def test_classes_may_be_called_na_or_none(
     assert f"has the class {', '.join(sorted(words))}: if it means missing, --data.missing" in said
 
 
+@pytest.mark.slow
 def test_a_test_file_of_its_own(kindling: Command, table: pd.DataFrame) -> None:
     extra = customers(230)[200:]
     extra.loc[203, "churned"] = None
@@ -128,6 +129,7 @@ def test_a_test_file_of_its_own(kindling: Command, table: pd.DataFrame) -> None:
     assert [int(line["row"]) for line in predictions()] == data.tested_rows()
 
 
+@pytest.mark.slow
 def test_a_given_split_decides(kindling: Command, table: pd.DataFrame) -> None:
     names = ["train", "val", "test", "train"] * 50
     split = pd.DataFrame({"row": range(200), "split": names})[::-1]
@@ -139,6 +141,7 @@ def test_a_given_split_decides(kindling: Command, table: pd.DataFrame) -> None:
     assert [int(line["row"]) for line in predictions()] == list(range(2, 200, 4))
 
 
+@pytest.mark.slow
 def test_what_was_split_stays_split(kindling: Command, trained: Path) -> None:
     before = json.loads((trained / "test_metrics.json").read_text())
     # Another seed would split anew; the run's own split.csv goes before it.
@@ -218,6 +221,7 @@ def test_training_does_not_resume_with_another_table(kindling: Command, trained:
     assert kindling(*more).code == 0
 
 
+@pytest.mark.slow
 def test_training_resumes_with_the_encoders_of_the_checkpoint(kindling: Command, trained: Path) -> None:
     before, path = read().fitted, trained / "checkpoints/last.ckpt"
     checkpoint = torch.load(path, weights_only=True)  # as an earlier version wrote it: it learned less of a column
@@ -233,6 +237,7 @@ def test_training_resumes_with_the_encoders_of_the_checkpoint(kindling: Command,
     assert learned["digest"] == before["digest"]
 
 
+@pytest.mark.slow
 def test_a_question_mark_may_stand_for_missing(kindling: Command, table: pd.DataFrame) -> None:
     table.loc[::9, "plan"] = "?"
     table.to_csv("customers.csv", index=False)
@@ -303,6 +308,7 @@ def test_path_and_target_must_be_given(kindling: Command) -> None:
     assert (result.code, result.err) == (2, "kindling: error: data.path, data.target must be given\n")
 
 
+@pytest.mark.slow
 def test_rows_that_do_not_fit_the_model_are_named(kindling: Command, trained: Path, table: pd.DataFrame) -> None:
     table.drop(columns=["age", "plan", "name"]).to_csv("lacks.csv", index=False)
     table.assign(visits=["few", "many"] * 100).to_csv("words.csv", index=False)
@@ -340,6 +346,7 @@ def test_what_is_odd_about_new_rows_is_said(kindling: Command, trained: Path, ta
     assert said["one.csv"] == ["column member of one.csv: 1 of 1 row has a value unseen in training, such as maybe"]
 
 
+@pytest.mark.slow
 def test_a_weighted_loss_finds_the_rare_class(kindling: Command) -> None:
     random = np.random.default_rng(1)
     rare = random.random(800) < 0.05
@@ -362,6 +369,7 @@ GRID: dict[str, list[Any]] = {
 
 
 # Its MLP as it is by default, or the best of a grid. 200 epochs do for it, converged or not.
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.parametrize(
     ("name", "seeds", "grid"),
