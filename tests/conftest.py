@@ -94,7 +94,8 @@ def no_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
     if "pictures" not in request.fixturenames:
         monkeypatch.setattr("torch.utils.tensorboard.SummaryWriter.add_graph", lambda *_: None)
         monkeypatch.setattr("kindling.training.training_plots.plot_history", lambda *_: None)
-        monkeypatch.setattr("kindling.tensorboard.dashboard.write_predictions", lambda *_: None)
+        for kind in ("predictions.ClassificationTabs", "regression.RegressionTabs"):
+            monkeypatch.setattr(f"kindling.tensorboard.{kind}.write", lambda *_: None)
 
 
 @pytest.fixture(autouse=True)

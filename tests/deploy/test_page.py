@@ -40,7 +40,8 @@ from browser import chrome
 from conftest import CONFIGS
 from kindling.cli import main
 from kindling.data.mnist import read_sample
-from kindling.deploy.predictor import ModelCard, Predictor, load
+from kindling.deploy.card import ModelCard
+from kindling.deploy.predictor import Predictor, load
 from kindling.deploy.server import Service
 
 pytestmark = pytest.mark.xdist_group("page")  # one browser and its servers for all

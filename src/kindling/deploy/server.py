@@ -85,16 +85,17 @@ class Service:
             inputs = await self.inputs(request, body)
             if len(inputs) > MAX_SAMPLES:
                 raise HTTPException(413, f"a request may have at most {MAX_SAMPLES:,} samples, got {len(inputs):,}")
-            probabilities = await self.batcher.submit(inputs)
+            outputs = await self.batcher.submit(inputs)
         except ValueError as error:
             raise HTTPException(400, str(error)) from error
         except QueueFullError as error:
             raise HTTPException(503, str(error), {"Retry-After": "1"}) from error
         finally:
             self.pending_bytes -= len(body)
-        if not probabilities.isfinite().all():
-            raise HTTPException(500, "the probabilities are NaN: the model diverged during training")
-        return JSONResponse({"predictions": to_response(probabilities, self.predictor.card.classes, int(top))})
+        if not outputs.isfinite().all():
+            raise HTTPException(500, "the prediction is not a number: the model diverged during training")
+        card = self.predictor.card
+        return JSONResponse({"predictions": to_response(outputs, str(card.task), card.classes, int(top))})
 
     def authorize(self, request: Request) -> None:
         """Raise HTTPException if the key is wrong, or a web page of another origin sends the request."""
