@@ -1,9 +1,11 @@
 """Regression models from Python, as exported files and in TorchServe archives."""
 
+import io
 import json
 import shutil
 import subprocess
 import sys
+import threading
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ import pytest
 import torch
 from numbers_data import BrightnessDataModule, HousesDataModule, WavesDataModule
 from PIL import Image
+from servers import serving
 
 from conftest import Command, Train
 from kindling import MLPRegressor, load
@@ -22,6 +25,8 @@ from kindling.deploy.card import ModelCard
 from kindling.deploy.export_wrapper import ExportWrapper
 from kindling.deploy.onnx_file import load_onnx
 from kindling.deploy.predictor import RegressionPrediction
+from kindling.deploy.responses import to_values
+from kindling.deploy.serve import describe
 from kindling.deploy.verify import compare_outputs
 
 pytestmark = pytest.mark.usefixtures("quick_proof")
@@ -68,13 +73,6 @@ def test_load_takes_images(trained: Train) -> None:
     expected = pd.read_csv(RUN / "predictions.csv").prediction[3]
     for sample in ("photo.png", images[3], images[3, 0].numpy()):
         assert model.predict(sample).values == pytest.approx([expected], rel=1e-5)
-
-
-def test_load_says_what_it_does_not_load(kindling: Command) -> None:
-    fit = "--model modules.MultiLabel --data modules.MultiLabelDataModule --trainer.max_epochs 1 --run_name labels"
-    assert kindling("fit", *fit.split()).code == 0
-    with pytest.raises(ValueError, match="MultiLabel is neither a classifier nor a regression model: load it with M"):
-        load()
 
 
 @pytest.mark.parametrize("data", ["Houses", pytest.param("Brightness", marks=pytest.mark.slow)])
@@ -159,15 +157,86 @@ def test_cards_of_earlier_versions_load(old: dict[str, Any], task: str | None) -
     assert ModelCard.from_dict(json.loads(json.dumps(card.as_dict()))) == card
 
 
-def test_models_of_other_kinds_are_exported_but_not_served(kindling: Command) -> None:
+def test_models_of_other_kinds_are_exported_but_neither_loaded_nor_served(kindling: Command) -> None:
     fit = "--model modules.MultiLabel --data modules.MultiLabelDataModule --trainer.max_epochs 1 --run_name labels"
     assert kindling("fit", *fit.split()).code == 0
-    result = kindling("export", "--format", "torchserve")
-    assert result.code == 1
-    assert (
-        "a .mar file is for classifiers and regression models with one input, and MultiLabel is neither" in result.err
-    )
+    with pytest.raises(ValueError, match="MultiLabel is neither a classifier nor a regression model: load it with M"):
+        load()
     assert kindling("export").code == 0
-    result = kindling("serve", "--ckpt_path", "runs/labels/version_0/export/model.onnx", "--port", "0")
-    assert (result.code, result.err.count("\n")) == (1, 1)
-    assert "model.onnx is neither a classifier nor a regression model: run it with onnxruntime" in result.err
+    for command, message in (
+        (
+            "export --format torchserve",
+            "regression models with one input, and MultiLabel is neither",
+        ),
+        (
+            "serve --port 0 --ckpt_path runs/labels/version_0/export/model.onnx",
+            "onnx is neither a classifier nor",
+        ),
+    ):
+        result = kindling(*command.split())
+        assert (result.code, result.err.count("\n")) == (1, 1)
+        assert message in result.err
+
+
+def test_the_server_answers_with_numbers(trained: Train) -> None:
+    trained(*options("Houses"))
+    predictor, rows = load(RUN), HousesDataModule().rows("test")
+    with serving("--ckpt_path", RUN) as server:
+        status, found = server.predict({"rows": rows[:3]})
+        assert status == 200, found
+        values = [each.pop("value") for each in found["predictions"]]
+        assert found == {"predictions": [{}, {}, {}]}
+        assert values == pytest.approx(predictor.predict(rows[:3]).values.tolist(), rel=1e-6)
+        answers: dict[int, Any] = {}
+
+        def ask(number: int) -> None:
+            answers[number] = server.predict({"rows": rows[number : number + 1 + number % 3]}, "/predict?top=3")
+
+        threads = [threading.Thread(target=ask, args=(number,)) for number in range(12)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        for number, (status, found) in answers.items():
+            expected = predictor.predict(rows[number : number + 1 + number % 3]).values.tolist()
+            assert status == 200
+            assert [each["value"] for each in found["predictions"]] == pytest.approx(expected, rel=1e-5)
+        info = server.ask("GET", "/info")[1]
+        assert (info["task"], info["target"], info["unit"], info["classes"]) == ("regression", "price", "€", [])
+        assert info["metrics"] == predictor.card.metrics
+        assert server.predict({"inputs": [[0.0] * 5]})[0] == 200
+        assert server.predict({"rows": [{"size": 3}]})[0] == 400
+
+
+def test_the_server_computes_with_an_exported_file(kindling: Command, trained: Train) -> None:
+    trained(*options("Brightness"))
+    assert kindling("export").code == 0
+    images, _ = BrightnessDataModule().load("test")
+    file = io.BytesIO()
+    Image.fromarray(images[3, 0].numpy()).save(file, "PNG")
+    with serving("--ckpt_path", RUN / "export/model.onnx") as server:
+        status, found = server.predict(file.getvalue())
+        assert status == 200, found
+    assert [found["predictions"][0]["value"]] == pytest.approx(load(RUN).predict(images[3]).values.tolist(), rel=1e-4)
+
+
+def test_values_have_the_digits_that_tell_them_apart() -> None:
+    values = torch.tensor([0.1, 152.3, -1e-9, 3.0, 16777217.0, 1 / 3])
+    found = [each["value"] for each in to_values(values)]
+    assert found[:4] == [0.1, 152.3, -1e-9, 3.0]
+    assert torch.equal(torch.tensor(found), values)
+
+
+@pytest.mark.parametrize(
+    ("card", "text"),
+    [
+        (
+            ModelCard("Net", (), (1,), task="regression", unit="€", metrics={"test/mae": 1234.5}),
+            "Net, test MAE 1,234 €",
+        ),
+        (ModelCard("Net", (), (1,), task="regression"), "Net"),
+        (ModelCard("Net", ("a", "b"), (1,), metrics={"test/accuracy": 0.5}), "Net, test accuracy 50.00%"),
+    ],
+)
+def test_the_server_says_how_good_the_model_is(card: ModelCard, text: str) -> None:
+    assert describe(card) == text

@@ -29,7 +29,7 @@ def serve(
     batch_size: int = 64,
     max_mb: float = 10.0,
 ) -> None:
-    """Serve a model of classes or numbers over HTTP: POST /predict, GET /info, GET /health, and a page at / to try it.
+    """Serve a classifier or regression model over HTTP: POST /predict, GET /info, GET /health; a page at / to try it.
 
     Unless the host is local, clients must send the key in the environment variable KINDLING_API_KEY as the header
     `Authorization: Bearer KEY`.

@@ -88,7 +88,8 @@ def middle_95(metric: float, resampled: NDArray[np.float64], minimum: float, max
     The shift matters with many small classes: a resample lacks a third of the samples of a class, which lowers its F1.
     With a thousand classes, all resamples lie below the metric.
     """
-    low, high = np.clip(np.quantile(resampled, [0.025, 0.975]) - resampled.mean() + metric, minimum, maximum)
+    with np.errstate(invalid="ignore"):  # R² of equal targets is minus infinity
+        low, high = np.clip(np.quantile(resampled, [0.025, 0.975]) - resampled.mean() + metric, minimum, maximum)
     return float(low), float(high)
 
 
