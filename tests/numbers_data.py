@@ -21,7 +21,7 @@ COLUMNS = [
     },
     {"name": "plan", "kind": "category", "values": list(PLANS), "missing": False, "missing_values": []},
 ]
-PRICE = {"name": "price", "kind": "number", "decimal": ".", "units": ["€"]}
+PRICE = COLUMNS[0] | {"name": "price", "units": ["€"], "range": [50.0, 650.0], "median": 330.0, "center": 330.0}
 
 
 class HousesDataModule(BaseDataModule):

@@ -46,7 +46,8 @@ def test_load_predicts_what_the_command_predicts(kindling: Command, trained: Tra
     model = load(RUN)
     found = model.predict(inputs)
     assert isinstance(found, RegressionPrediction)
-    assert (found.values.shape, found.values.dtype) == ((400,), np.float32)
+    assert found.values.shape == (400,)
+    assert found.values.dtype == np.float32
     np.testing.assert_allclose(found.values, pd.read_csv(RUN / "predictions.csv").prediction, rtol=1e-5)
     assert found.values.std() > 20  # in the units of the targets
     assert model.predict(inputs[0].tolist()).values.shape == (1,)

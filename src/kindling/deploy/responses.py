@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 
-def to_response(outputs: Tensor, task: str, classes: Sequence[str], top: int) -> list[Any]:
+def to_predictions(outputs: Tensor, task: str, classes: Sequence[str], top: int) -> list[Any]:
     """Return the prediction for each sample.
 
     Args:
@@ -18,7 +18,7 @@ def to_response(outputs: Tensor, task: str, classes: Sequence[str], top: int) ->
         classes: Class names.
         top: Number of classes to list, most probable first.
     """
-    return to_values(outputs) if task == "regression" else to_classes(outputs, classes, top)
+    return to_values(outputs) if task == "regression" else to_response(outputs, classes, top)
 
 
 def to_values(values: Tensor) -> list[dict[str, float]]:
@@ -26,13 +26,13 @@ def to_values(values: Tensor) -> list[dict[str, float]]:
     return [{"value": float(str(value))} for value in values.float().numpy()]
 
 
-def to_classes(probabilities: Tensor, classes: Sequence[str], top: int) -> list[Any]:
+def to_response(probabilities: Tensor, classes: Sequence[str], top: int) -> list[Any]:
     """Return for each sample the predicted class, its probability and the most probable classes.
 
     If a sample has a class at each position, return a list for each position instead.
     """
     if probabilities.ndim > 2:
-        return [to_classes(sample.movedim(1, 0), classes, top) for sample in probabilities]
+        return [to_response(sample.movedim(1, 0), classes, top) for sample in probabilities]
     values, indices = probabilities.topk(min(top, len(classes)), dim=1)
     predictions = []
     for row, labels in zip(values.tolist(), indices.tolist(), strict=True):

@@ -18,7 +18,7 @@ from kindling.deploy.addresses import is_local
 from kindling.deploy.batching import Batcher, QueueFullError
 from kindling.deploy.predictor import Predictor
 from kindling.deploy.request_bodies import form_files, from_images, from_json, read_body
-from kindling.deploy.responses import to_response
+from kindling.deploy.responses import to_predictions
 from kindling.utils.text import shorten
 
 INLINE_BYTES = 16_384  # JSON that is parsed in the event loop; up to here, a thread would cost more
@@ -95,7 +95,7 @@ class Service:
         if not outputs.isfinite().all():
             raise HTTPException(500, "the prediction is not a number: the model diverged during training")
         card = self.predictor.card
-        return JSONResponse({"predictions": to_response(outputs, str(card.task), card.classes, int(top))})
+        return JSONResponse({"predictions": to_predictions(outputs, str(card.task), card.classes, int(top))})
 
     def authorize(self, request: Request) -> None:
         """Raise HTTPException if the key is wrong, or a web page of another origin sends the request."""

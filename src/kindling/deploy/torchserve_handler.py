@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kindling.deploy.responses import to_response
+from kindling.deploy.responses import to_predictions
 from kindling.utils.inputs import decode_image, to_float, to_input_tensor
 
 TOP = 5
@@ -45,7 +45,7 @@ class Handler:
             outputs = self.model(torch.cat([*inputs.values()]).to(self.device))[0].cpu()
             sizes = [len(part) for part in inputs.values()]
             for number, part in zip(inputs, outputs.split(sizes), strict=True):
-                responses[number]["predictions"] = to_response(part, self.card["task"], self.card["classes"], TOP)
+                responses[number]["predictions"] = to_predictions(part, self.card["task"], self.card["classes"], TOP)
         return responses
 
     def inputs(self, body: Any) -> Tensor:
