@@ -108,8 +108,9 @@ def no_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
     if "pictures" not in request.fixturenames:
         monkeypatch.setattr("torch.utils.tensorboard.SummaryWriter.add_graph", lambda *_: None)
         monkeypatch.setattr("kindling.training.training_plots.plot_history", lambda *_: None)
-        monkeypatch.setattr("kindling.tensorboard.dashboard.write_predictions", lambda *_: None)
-        monkeypatch.setattr("kindling.evaluation.report.page.calibration_charts", lambda *_: element("p"))
+        for kind in ("predictions.ClassificationTabs", "regression.RegressionTabs"):
+            monkeypatch.setattr(f"kindling.tensorboard.{kind}.write", lambda *_: None)
+        monkeypatch.setattr("kindling.evaluation.report.classification.calibration_charts", lambda *_: element("p"))
 
 
 @pytest.fixture(autouse=True)

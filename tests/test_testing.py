@@ -9,17 +9,24 @@ import pytest
 import torch
 import yaml
 from lightning.pytorch import LightningDataModule
-from modules import GAN, LanguageModel, PointsDataModule, Segmentation, ShapesDataModule, TextDataModule
+from modules import (
+    GAN,
+    LanguageModel,
+    MultiLabel,
+    MultiLabelDataModule,
+    PointsDataModule,
+    Segmentation,
+    ShapesDataModule,
+    TextDataModule,
+)
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, SubsetRandomSampler
 
-from helpers import SumDataModule
 from kindling import (
     ClassificationDataModule,
     ClassificationTask,
     DigitsDataModule,
     MLPClassifier,
-    MLPRegressor,
     SyntheticDataModule,
 )
 from kindling.data.loading import ArrayDataset, subset
@@ -200,13 +207,13 @@ def spoil(model: Any, example: Inputs, card: Any, path: Path) -> None:
 
 @pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("needs", [(), ("extra", "no_such_module")])
-@pytest.mark.parametrize("model", [Base, MLPRegressor])
+@pytest.mark.parametrize("model", [Base, MultiLabel])
 def test_all_formats_that_can_be_written_are_checked(
     monkeypatch: pytest.MonkeyPatch, model: Any, needs: tuple[str, ...]
 ) -> None:
-    spoilt = FORMATS["torch_export"]._replace(write=spoil, needs=needs, classes_only=True)
+    spoilt = FORMATS["torch_export"]._replace(write=spoil, needs=needs, served_only=True)
     monkeypatch.setattr("kindling.testing.checkpoints.FORMATS", {"spoilt": spoilt})
-    data = SyntheticDataModule(**SMALL) if model is Base else SumDataModule()
+    data = SyntheticDataModule(**SMALL) if model is Base else MultiLabelDataModule()
     fails = model is Base and not needs
     with (
         pytest.raises(AssertionError, match="Base exported to spoilt: the exported output probabilities differs")

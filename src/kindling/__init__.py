@@ -13,7 +13,7 @@ if TYPE_CHECKING:
         SyntheticDataModule,
         TableDataModule,
     )
-    from kindling.deploy.predictor import Predictor, load
+    from kindling.deploy.predictor import Prediction, Predictor, RegressionPrediction, load
     from kindling.models import (
         BaseTask,
         ClassificationTask,
@@ -40,7 +40,9 @@ __all__ = [
     "MLPClassifier",
     "MLPRegressor",
     "MNISTDataModule",
+    "Prediction",
     "Predictor",
+    "RegressionPrediction",
     "RegressionTask",
     "SyntheticDataModule",
     "TableDataModule",

@@ -40,7 +40,8 @@ from browser import chrome
 from conftest import CONFIGS
 from kindling.cli import main
 from kindling.data.mnist import read_sample
-from kindling.deploy.predictor import ModelCard, Predictor, load
+from kindling.deploy.card import ModelCard
+from kindling.deploy.predictor import Predictor, load
 from kindling.deploy.server import Service
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("page")]  # one browser and its servers for all
@@ -460,6 +461,27 @@ def test_numbers_are_typed_with_commas_or_spaces(page: Page) -> None:
         page.settle()
         assert page.answer == ""
         assert "4x is not a number" in page.driver.find_element(By.CSS_SELECTOR, "#fields label").text
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_a_number_is_shown_with_its_name_and_unit(page: Page, width: int) -> None:
+    about = {"metrics": {"test/mae": 17.5183}, "task": "regression", "target": "price of the flat", "unit": "€"}
+    card = ModelCard("Prices", (), (2,), **about)  # type: ignore[arg-type]
+    with service(Predictor(lambda inputs: 1000 * inputs.sum(1), card)) as address:
+        page.open(address, width)
+        assert page.find("facts").text == "test MAE 17.52 € · predicts price of the flat · 2 numbers"
+        field = page.driver.find_element(By.TAG_NAME, "textarea")
+        for typed, shown in (("1234 0.567", "1,234,567 €"), ("0.0001, 0.0000234", "0.1234 €"), ("-2 0", "-2,000 €")):
+            field.clear()
+            field.send_keys(typed)
+            page.settle()
+            assert (page.answer, page.find("probability").text) == (shown, "price of the flat")
+        assert page.error == ""
+        assert not page.find("bars").is_displayed()
+        assert page.js("return document.documentElement.scrollWidth") <= width
+        field.send_keys("x")
+        page.settle()
+        assert page.answer == ""
 
 
 @pytest.mark.slow

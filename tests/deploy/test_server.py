@@ -1,17 +1,12 @@
 import http.client
 import io
 import json
-import os
 import re
 import signal
-import subprocess
-import sys
 import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +15,7 @@ import psutil
 import pytest
 import torch
 from PIL import Image
+from servers import Server, serving
 
 from conftest import CONFIGS
 from kindling import Predictor, load
@@ -30,63 +26,6 @@ pytestmark = pytest.mark.xdist_group("server")  # one training and one server fo
 
 JSON = {"Content-Type": "application/json"}
 KEY = "a secret"
-
-
-@dataclass(frozen=True)
-class Server:
-    """A running `kindling serve`."""
-
-    process: subprocess.Popen[str]
-    host: str
-    port: int
-
-    def ask(
-        self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None
-    ) -> tuple[int, Any, dict[str, str]]:
-        connection = http.client.HTTPConnection(self.host, self.port, timeout=60)
-        try:
-            connection.request(method, path, body, headers or {})
-            response = connection.getresponse()
-            content = response.read()
-            kind = response.headers["Content-Type"]
-            found = json.loads(content) if kind == "application/json" else content.decode()
-            return response.status, found, dict(response.headers)
-        finally:
-            connection.close()
-
-    def predict(self, body: Any, path: str = "/predict", **headers: str) -> tuple[int, Any]:
-        named = {name.replace("_", "-"): value for name, value in headers.items()}
-        return self.ask("POST", path, json.dumps(body) if isinstance(body, dict) else body, named)[:2]
-
-    def memory(self) -> float:
-        pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
-
-
-@contextmanager
-def serving(*options: object, **environment: str) -> Iterator[Server]:
-    command = [sys.executable, "-m", "kindling", "serve", *map(str, options)]
-    command += [] if "--port" in options else ["--port", "0"]
-    threads = {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | threads | environment
-    )
-    try:
-        assert process.stdout
-        line = process.stdout.readline()
-        found = re.search(r"http://\[?([^/\]]+)\]?:(\d+)/", line)
-        assert found, line + process.stdout.read()
-        server = Server(process, "127.0.0.1" if found[1] == "0.0.0.0" else found[1], int(found[2]))
-        for _ in range(600):
-            try:
-                if server.ask("GET", "/health")[0] == 200:
-                    break
-            except OSError:
-                time.sleep(0.05)
-        yield server
-    finally:
-        process.terminate()
-        assert process.wait(60) in (0, -signal.SIGTERM, -signal.SIGKILL)
 
 
 def train(folder: Path, name: str, *options: str) -> Path:

@@ -5,8 +5,6 @@ import json
 import re
 import shutil
 import subprocess
-from dataclasses import dataclass, field
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +12,7 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 from PIL import Image
+from report_reader import read
 from scipy.stats import binomtest
 from sklearn.metrics import balanced_accuracy_score, classification_report, confusion_matrix, f1_score, recall_score
 from torch import Tensor
@@ -29,54 +28,6 @@ from kindling.training import TestOutputCollector
 from kindling.utils.text import format_metric
 
 RUN = Path("runs/tiny/version_0")
-
-
-@dataclass
-class Page:
-    """A report as a reader's eyes take it in: tables by the heading above them, pictures and captions."""
-
-    tables: dict[str, list[list[str]]] = field(default_factory=dict)
-    pictures: list[str] = field(default_factory=list)
-    captions: list[str] = field(default_factory=list)
-    text: str = ""
-
-
-class Reader(HTMLParser):
-    def __init__(self) -> None:
-        super().__init__()
-        self.page, self.heading, self.inside = Page(), "", ""
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.inside = tag
-        if tag == "h2":
-            self.heading = ""
-        elif tag == "tr":
-            self.page.tables.setdefault(self.heading, []).append([])
-        elif tag in ("th", "td"):
-            self.page.tables[self.heading][-1].append("")
-        elif tag == "img" and self.heading == "Worst predictions":
-            self.page.pictures.append(dict(attrs)["src"] or "")
-        elif tag == "figcaption":
-            self.page.captions.append("")
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag in ("table", "figcaption"):
-            self.inside = ""
-
-    def handle_data(self, data: str) -> None:
-        self.page.text += data
-        if self.inside == "h2":
-            self.heading += data
-        elif self.inside in ("th", "td", "span") and self.heading in self.page.tables:
-            self.page.tables[self.heading][-1][-1] += data
-        elif self.page.captions and self.inside in ("figcaption", "b", "br"):
-            self.page.captions[-1] += data
-
-
-def read(run: Path = RUN) -> Page:
-    reader = Reader()
-    reader.feed((run / "report.html").read_text(encoding="utf-8"))
-    return reader.page
 
 
 def written(run: Path = RUN) -> tuple[list[dict[str, str]], Tensor]:
@@ -118,7 +69,7 @@ def test_a_test_writes_metrics_predictions_and_a_report(kindling: Command, comma
     assert [int(row["prediction"]) for row in table] == probabilities.argmax(dim=1).tolist()
     assert [float(row["probability"]) for row in table] == pytest.approx(probabilities.amax(1).tolist(), abs=1e-5)
     torch.testing.assert_close(numbers, probabilities, atol=1e-5, rtol=1e-4)
-    page = read()
+    page = read(RUN)
     figures = json.loads((RUN / "test_metrics.json").read_text())
     for name in ("accuracy", "balanced_accuracy", "f1"):
         assert f"{figures[f'test/{name}']:.2%}" in page.text
@@ -131,13 +82,13 @@ def test_the_tables_of_classes_agree_with_scikit_learn(trained: Train) -> None:
     table, _ = written()
     labels, predictions = ([row[name] for row in table] for name in ("label", "prediction"))
     expected = classification_report(labels, predictions, output_dict=True)
-    header, *rows = read().tables["Metrics per class"]
+    header, *rows = read(RUN).tables["Metrics per class"]
     assert header == ["class", "samples", "precision", "recall", "F1"]
     assert [row[0] for row in rows] == ["0", "1", "2"]
     for name, samples, *scores in rows:
         assert int(samples) == expected[name]["support"]
         assert scores == [f"{expected[name][score]:.1%}" for score in ("precision", "recall", "f1-score")]
-    counts = [[int(cell or 0) for cell in row[1:]] for row in read().tables["Confusion matrix"][1:]]
+    counts = [[int(cell or 0) for cell in row[1:]] for row in read(RUN).tables["Confusion matrix"][1:]]
     assert counts == confusion_matrix(labels, predictions).tolist()
 
 
@@ -147,13 +98,13 @@ def test_many_classes_have_a_list_of_confusions(kindling: Command) -> None:
     assert kindling("fit", *TINY, *many).code == 0
     table, _ = written()
     pairs = [(row["label"], row["prediction"]) for row in table if row["label"] != row["prediction"]]
-    header, *rows = read().tables["Confusion matrix"]
+    header, *rows = read(RUN).tables["Confusion matrix"]
     assert header == ["label", "prediction", "samples", "of the label"]
     listed = {(label, prediction): int(samples) for label, prediction, samples, _ in rows}
     assert len(listed) == 20
     assert listed == {pair: pairs.count(pair) for pair in listed}
     assert min(listed.values()) >= max(pairs.count(pair) for pair in set(pairs) - set(listed))
-    assert len(read().tables["Metrics per class"]) == 1 + 25
+    assert len(read(RUN).tables["Metrics per class"]) == 1 + 25
 
 
 def test_the_accuracys_interval_is_wilsons() -> None:
@@ -199,7 +150,7 @@ def test_the_loss_of_the_samples_is_the_models_own(kindling: Command) -> None:
     """Smoothed and weighted: the figure of the test lies within its interval, the plain loss far outside."""
     kindling("fit", *TINY, "--model.label_smoothing", "0.6", "--data.num_samples", "1500")
     loss = json.loads((RUN / "test_metrics.json").read_text())["test/loss"]
-    found = re.search(r"loss\d\.\d{4}(\d\.\d{4}) to (\d\.\d{4})", read().text)
+    found = re.search(r"loss\d\.\d{4}(\d\.\d{4}) to (\d\.\d{4})", read(RUN).text)
     assert found
     low, high = map(float, found.groups())
     table, probabilities = written()
@@ -216,7 +167,7 @@ def test_rows_that_are_most_wrong_are_told_with_their_features(trained: Train) -
         for number, row in enumerate(table)
         if row["label"] != row["prediction"]
     }
-    header, *rows = read().tables["Worst predictions"]
+    header, *rows = read(RUN).tables["Worst predictions"]
     assert header == ["row", "label", "prediction", "probability", *(f"feature {number}" for number in range(20))]
     assert len(of_label) > 5
     assert [row[0] for row in rows] == sorted(of_label, key=of_label.__getitem__)[:24]
@@ -236,7 +187,7 @@ def test_images_that_are_most_wrong_are_shown(kindling: Command, mnist: Path) ->
     table, probabilities = written()
     wrong = [number for number, row in enumerate(table) if row["label"] != row["prediction"]]
     worst = sorted(wrong, key=lambda number: probabilities[number, int(table[number]["label"])].item())[:24]
-    page = read()
+    page = read(RUN)
     data = MNISTDataModule(data_dir=mnist)
     data.setup("test")
     assert len(page.pictures) == len(worst) > 5
@@ -253,7 +204,7 @@ def test_images_that_are_most_wrong_are_shown(kindling: Command, mnist: Path) ->
 def test_names_are_text_whatever_is_in_them(kindling: Command) -> None:
     options = "--model MLPClassifier --model.hidden [8] --data helpers.AwkwardDataModule"
     assert kindling("fit", *options.split(), *TINY[-4:], "--trainer.max_epochs", "1").code == 0
-    page = read()
+    page = read(RUN)
     assert [row[0] for row in page.tables["Metrics per class"][1:]] == list(AWKWARD)
     assert page.tables["Worst predictions"][1][0].startswith("<i>row</i>")
     source = (RUN / "report.html").read_text()
@@ -276,7 +227,7 @@ def test_without_a_mistake_the_report_says_so(kindling: Command) -> None:
     easy += ["--model.optimizer.lr", "0.03", "--data", "helpers.EasyDataModule"]
     result = kindling("fit", *TINY, *easy[-2:], "--model.optimizer.lr", "0.03", "--trainer.max_epochs", "10")
     assert result.code == 0, result.err
-    text = read().text
+    text = read(RUN).text
     assert "All predictions are correct." in text
     assert "100.00%93.98% to 100.00%" in text  # the accuracy has an interval all the same
     assert text.count("no interval") == 2  # the draws of balanced accuracy and F1 are all the same
@@ -314,7 +265,7 @@ def test_a_model_that_diverged_has_a_report(kindling: Command) -> None:
     text = (RUN / "test_metrics.json").read_text()
     figures = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
     assert figures == {"test/loss": None, "test/accuracy": 0, "test/balanced_accuracy": 0, "test/f1": 0}
-    page = read()
+    page = read(RUN)
     assert "lossnanno interval" in page.text
     assert "60 predictions are NaN and counted as wrong." in page.text
     assert page.tables["Confusion matrix"][0] == ["", "0", "1", "2", "no prediction"]
@@ -335,7 +286,7 @@ def test_samples_without_an_answer_are_wrong(kindling: Command) -> None:
         "test/loss": None,
     }
     assert figures == pytest.approx(expected, abs=1e-5)
-    page = read()
+    page = read(RUN)
     assert "20 predictions are NaN and counted as wrong." in page.text
     for name in ("accuracy", "balanced_accuracy", "f1"):
         figure = figures[f"test/{name}"]
@@ -363,8 +314,8 @@ def test_the_loss_lies_in_its_interval_however_large_it_is(kindling: Command) ->
 def test_the_report_says_what_the_test_was_asked_with(kindling: Command, trained: Train) -> None:
     trained(*TINY)
     kindling("test", "--ckpt_path", "best", "--data.num_samples", "200")
-    assert "kindling test --ckpt_path best --data.num_samples 200" in read().text
-    assert (RUN / "config.yaml").read_text() in read().text
+    assert "kindling test --ckpt_path best --data.num_samples 200" in read(RUN).text
+    assert (RUN / "config.yaml").read_text() in read(RUN).text
 
 
 @pytest.mark.slow
@@ -372,7 +323,7 @@ def test_photos_are_shown_small(kindling: Command) -> None:
     options = "--model MLPClassifier --model.hidden [4] --data helpers.PhotosDataModule"
     result = kindling("fit", *options.split(), *TINY[-4:])
     assert result.code == 0, result.err
-    pictures = read().pictures
+    pictures = read(RUN).pictures
     assert len(pictures) > 5
     for source in pictures:
         with Image.open(io.BytesIO(base64.b64decode(source.split(",")[1]))) as image:
@@ -383,7 +334,7 @@ def test_part_of_the_test_split_can_be_tested(kindling: Command) -> None:
     few = ["--data.eval_batch_size", "7", "--trainer.limit_test_batches", "2"]
     assert kindling("fit", *TINY, *few).code == 0
     assert [row["row"] for row in written()[0]] == [str(number) for number in range(14)]
-    assert "14 test samples" in read().text
+    assert "14 test samples" in read(RUN).text
 
 
 @pytest.mark.slow

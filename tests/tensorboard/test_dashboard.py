@@ -145,7 +145,8 @@ def test_runs_are_compared_by_what_was_chosen_and_what_came_out(kindling: Comman
 def test_the_most_wrong_are_those_of_the_best_epoch(kindling: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     shown = []
     monkeypatch.setattr(
-        "kindling.tensorboard.dashboard.write_worst_predictions", lambda _, found, *rest: shown.append(found)
+        "kindling.tensorboard.dashboard.write_worst_predictions",
+        lambda _, found, *rest: shown.append(found.predictions),
     )
     assert kindling("fit", *TINY, "--model.optimizer.lr", "1").code == 0
     losses = [event.value for event in read("val").Scalars("metrics/loss")]

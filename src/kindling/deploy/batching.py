@@ -21,7 +21,7 @@ class Batcher:
     No request waits for others: while the model is idle, a single one is a batch.
 
     Args:
-        compute: Takes inputs (N, ...) and returns probabilities (N, classes).
+        compute: Takes inputs (N, ...) and returns outputs (N, ...).
         batch_size: Maximum number of samples in a batch.
         max_waiting: Maximum number of waiting requests; more are refused.
     """
@@ -36,7 +36,7 @@ class Batcher:
         self._is_quick = False  # whether the last batch took less than INLINE_SECONDS
 
     async def submit(self, inputs: Tensor) -> Tensor:
-        """Return the probabilities (n, classes) for the inputs (n, ...) of one request.
+        """Return the outputs (n, ...) for the inputs (n, ...) of one request.
 
         Raises:
             QueueFullError: If too many requests are waiting.

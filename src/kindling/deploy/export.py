@@ -2,7 +2,6 @@
 
 import shutil
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -13,9 +12,10 @@ from torch import Tensor
 # Private, but used by many libraries and kept compatible: https://github.com/pytorch/pytorch/issues/65761
 from torch.utils._pytree import tree_leaves
 
+from kindling.deploy.card import read_card
 from kindling.deploy.export_wrapper import ExportWrapper, Inputs
 from kindling.deploy.formats import FORMATS
-from kindling.deploy.predictor import read_card, unknown_inputs
+from kindling.deploy.predictor import unknown_inputs
 from kindling.deploy.verify import BATCH_SIZES, compare, first
 from kindling.models import BaseTask
 from kindling.models.loading import load_model
@@ -33,8 +33,9 @@ def export(
 ) -> None:
     """Write a checkpoint as a file that takes raw inputs and returns probabilities and logits, or predictions.
 
-    The file includes normalization and softmax, takes batches of any size, and contains the class names, the input
-    shape and the test metrics. It is only written if its outputs equal those of the checkpoint.
+    The file includes normalization and softmax; numbers are in the units of the targets. It takes batches of any size,
+    and contains the names of the classes or of the target, the input shape and the test metrics. It is only written if
+    its outputs equal those of the checkpoint.
 
     Args:
         ckpt_path: Checkpoint: best, last (of the newest run), a run folder or a file.
@@ -55,7 +56,7 @@ def export(
     samples = some_inputs(model, max(BATCH_SIZES))
     wrapper = ExportWrapper(model).eval()
     chosen.check(wrapper)
-    card = replace(read_card(path, stored, model), classifies=wrapper.classifies)
+    card = read_card(path, stored, model)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, target.name)
         with progress(f"converting {card.model} to {format}"):

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import SequenceKey, tree_flatten_with_path, tree_leaves, tree_unflatten
 from typing_extensions import override
 
-from kindling.models import BaseTask, ClassificationTask
+from kindling.deploy.card import task_of
+from kindling.models import BaseTask
 
 Inputs = tuple[Tensor, ...]  # raw inputs, each (N, ...)
 Outputs = tuple[Tensor, ...]  # probabilities and logits, each (N, classes); or predictions, each (N, ...)
@@ -22,6 +23,7 @@ class ExportWrapper(nn.Module):
     """Computes probabilities and logits, or what `to_prediction` returns, from raw inputs; both flattened.
 
     Attributes:
+        task: See `ModelCard.task`.
         inputs: Names of the inputs: the keys of a dictionary, or the arguments of the network; "inputs" if it is a
             single tensor.
         outputs: Names of the outputs.
@@ -36,7 +38,7 @@ class ExportWrapper(nn.Module):
     def __init__(self, model: BaseTask) -> None:
         super().__init__()
         self.model = model.requires_grad_(False)
-        self.classifies = isinstance(model, ClassificationTask)
+        self.task = task_of(model)
         example = model.example_inputs()
         self.structure = tree_flatten_with_path(example)[1]
         if isinstance(example, tuple | list):
@@ -44,7 +46,7 @@ class ExportWrapper(nn.Module):
             self.inputs = _leaf_names(dict(zip(names, example, strict=True)), "inputs")
         else:
             self.inputs = _leaf_names(example, "inputs")
-        self.outputs = ["probabilities", "logits"] if self.classifies else self._name_outputs(example)
+        self.outputs = ["probabilities", "logits"] if self.task == "classification" else self._name_outputs(example)
 
     @torch.no_grad()
     def _name_outputs(self, example: Any) -> list[str]:
@@ -59,7 +61,7 @@ class ExportWrapper(nn.Module):
     @override
     def forward(self, *inputs: Tensor) -> Outputs:
         outputs = self.model.outputs_for(tree_unflatten(inputs, self.structure))
-        if self.classifies:
+        if self.task == "classification":
             return outputs.softmax(dim=1), outputs
         return tuple(tree_leaves(self.model.to_prediction(outputs)))
 

@@ -4,9 +4,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from kindling.deploy.card import ModelCard
 from kindling.deploy.export_wrapper import Compute, ExportWrapper, Inputs
 from kindling.deploy.onnx_file import read_onnx, write_onnx
-from kindling.deploy.predictor import ModelCard
 from kindling.deploy.torch_files import (
     read_torch_export,
     read_torchscript,
@@ -27,7 +27,7 @@ class Format(NamedTuple):
         read: Returns a function that computes with a file.
         legacy: Why new projects should not use it.
         needs: An extra and the modules of it that are needed.
-        classes_only: Whether it is only for classifiers with one input.
+        served_only: Whether it is only for models that can be served: of classes or numbers, and with one input.
     """
 
     suffix: str
@@ -35,7 +35,7 @@ class Format(NamedTuple):
     read: Callable[[Path], Compute]
     legacy: str = ""
     needs: tuple[str, ...] = ()
-    classes_only: bool = False
+    served_only: bool = False
 
     def check(self, model: ExportWrapper) -> None:
         """Check that a model can be written.
@@ -46,11 +46,12 @@ class Format(NamedTuple):
         """
         if self.needs:
             require_extra(*self.needs)
-        if self.classes_only and not (model.classifies and len(model.inputs) == 1):
+        if self.served_only and (model.task is None or len(model.inputs) > 1):
             name = type(model.model).__name__
-            problem = "has several inputs" if model.classifies else "is not a classifier"
+            problem = "has several inputs" if model.task else "is neither"
             raise ValueError(
-                f"a {self.suffix} file is for classifiers with one input, and {name} {problem}: use --format onnx"
+                f"a {self.suffix} file is for classifiers and regression models with one input, and {name} {problem}: "
+                "use --format onnx"
             )
 
 
@@ -64,6 +65,6 @@ FORMATS = {
         read_torchserve,
         legacy="TorchServe had its last release in 2024",
         needs=("torchserve", "model_archiver"),
-        classes_only=True,
+        served_only=True,
     ),
 }

@@ -10,13 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kindling.deploy.card import ModelCard, Task
 from kindling.deploy.export_wrapper import Compute, ExportWrapper, Inputs, Outputs
-from kindling.deploy.predictor import ModelCard, Predictor
+from kindling.deploy.predictor import Predictor
 from kindling.utils.optional import require_extra
 from kindling.utils.text import program_name, strip_control_characters
 
 # Domains of the operators that onnxruntime contains. Its EPContext is refused: it holds the path of a compiled model.
 DOMAINS = frozenset(("", "ai.onnx", "ai.onnx.ml", "com.microsoft", "com.microsoft.nchwc", "com.ms.internal.nhwc"))
+
+OUTPUTS: dict[Task, str] = {"classification": "probabilities", "regression": "predictions"}  # what is served
 
 
 def any_batch_size(example: Inputs) -> dict[str, Any]:
@@ -80,22 +83,26 @@ def load_onnx(path: Path) -> Predictor:
     """Return a predictor that computes with an exported file.
 
     Raises:
-        ValueError: If the file was not exported by Kindling, or the model is not a classifier with one input.
+        ValueError: If the file was not exported by Kindling, or the model takes several inputs, or is neither a
+            classifier nor a regression model.
     """
     session = onnx_session(path)
     metadata = session.get_modelmeta().custom_metadata_map
     try:
-        facts = {each.name: json.loads(metadata[each.name]) for each in fields(ModelCard) if each.name in metadata}
+        names = {*(each.name for each in fields(ModelCard)), "classifies"}
+        facts = {name: json.loads(metadata[name]) for name in names & metadata.keys()}
         card = ModelCard.from_dict(facts)
     except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise ValueError(f"{path} was not written by {program_name()} export: it does not name its classes") from error
-    if not card.classifies:
-        raise ValueError(f"{path} is not a classifier: run it with onnxruntime")
+        raise ValueError(f"{path} was not written by {program_name()} export: it lacks its metadata") from error
+    if card.task is None:
+        raise ValueError(f"{path} is neither a classifier nor a regression model: run it with onnxruntime")
     if len(session.get_inputs()) > 1:
         raise ValueError(f"{path} takes several inputs: run it with onnxruntime")
 
+    output = OUTPUTS[card.task]
+
     def compute(inputs: Tensor) -> Tensor:
-        return torch.from_numpy(session.run(["probabilities"], {session.get_inputs()[0].name: inputs.numpy()})[0])
+        return torch.from_numpy(session.run([output], {session.get_inputs()[0].name: inputs.numpy()})[0])
 
     return Predictor(compute, card)
 

@@ -1,7 +1,6 @@
 """Prediction from Python: `load` a trained model and call `predict`."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,66 +10,25 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from kindling import __version__
 from kindling.data.images.decode import read_image, warn_small_range
 from kindling.data.images.scan import list_images, warn_unused
 from kindling.data.tables.rows import encode_rows
+from kindling.deploy.card import ModelCard, read_card
 from kindling.models import BaseTask
-from kindling.models.loading import load_classifier
+from kindling.models.loading import load_model
 from kindling.runs.checkpoints import read_checkpoint
 from kindling.runs.find import find_checkpoint
-from kindling.runs.folders import run_folder_of
-from kindling.runs.metadata import read_json
 from kindling.utils.inputs import fit_image, to_float, to_input_tensor
 from kindling.utils.plugins import import_plugins
 from kindling.utils.text import join_names
 
-__all__ = ["Predictor", "load"]
+__all__ = ["Prediction", "Predictor", "RegressionPrediction", "load"]
 
 BATCH_SIZE = 256
 
 
-@dataclass(frozen=True)
-class ModelCard:
-    """What is needed to use a model; also stored in exported files.
-
-    Attributes:
-        model: Name of its class.
-        classes: Class names, in the order of the probabilities.
-        input_shape: Shape of a sample: (C, H, W) or (F,).
-        columns: For tables, how columns are encoded as features: see `kindling.data.tables.columns`.
-        levels: For 16-bit images, the values to map to 0 and 255; None for 0 and 65,535.
-        metrics: Test metrics of its run; None for NaN.
-        classifies: Whether it is a classifier.
-        kindling: Version of Kindling that wrote this.
-    """
-
-    model: str
-    classes: tuple[str, ...]
-    input_shape: tuple[int, ...]
-    columns: list[dict[str, Any]] | None = None
-    levels: list[int] | None = None
-    metrics: dict[str, float | None] = field(default_factory=dict)
-    classifies: bool = True
-    kindling: str = __version__
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the card as plain values."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, card: dict[str, Any]) -> "ModelCard":
-        """Return a card from the result of `as_dict`, also after JSON."""
-        return cls(**card | {name: tuple(card[name]) for name in ("classes", "input_shape")})
-
-    @property
-    def takes_images(self) -> bool:
-        """Whether a sample is an image."""
-        return len(self.input_shape) == 3
-
-
 class Prediction(NamedTuple):
-    """Predictions for N samples.
+    """Predictions of a classifier for N samples.
 
     Attributes:
         labels: Most probable class of each sample; nested lists if a sample has a class at each position.
@@ -81,11 +39,21 @@ class Prediction(NamedTuple):
     probabilities: NDArray[np.float32]
 
 
+class RegressionPrediction(NamedTuple):
+    """Predictions of a regression model for N samples.
+
+    Attributes:
+        values: In the units of the targets, shape (N,), float32.
+    """
+
+    values: NDArray[np.float32]
+
+
 class Predictor:
     """A trained model that takes images, files, arrays and data frames.
 
     Args:
-        compute: Takes inputs (N, *input_shape) and returns probabilities (N, classes).
+        compute: Takes inputs (N, *input_shape) and returns probabilities (N, classes), or for regression values (N,).
         card: Description of the model.
     """
 
@@ -94,10 +62,11 @@ class Predictor:
         self.card = card
 
     def __repr__(self) -> str:
-        return f"Predictor: {self.card.model}, takes {self.takes}, classes {join_names(self.card.classes)}"
+        predicts = "numbers" if self.card.task == "regression" else f"classes {join_names(self.card.classes)}"
+        return f"Predictor: {self.card.model}, takes {self.takes}, predicts {predicts}"
 
-    def predict(self, samples: Any) -> Prediction:
-        """Return the predictions for one or more samples.
+    def predict(self, samples: Any) -> Any:
+        """Return the predictions for one or more samples: a `Prediction`, or for regression a `RegressionPrediction`.
 
         Args:
             samples: Images: PIL images, paths of files or of a folder, or arrays and tensors (N, C, H, W) of uint8, or
@@ -108,9 +77,11 @@ class Predictor:
             ValueError: If the model does not take such samples.
         """
         inputs = self.inputs(samples)
-        probabilities = torch.cat([self.compute(part) for part in torch.split(inputs, BATCH_SIZE)]).numpy()
+        outputs = torch.cat([self.compute(part) for part in torch.split(inputs, BATCH_SIZE)]).numpy()
+        if self.card.task == "regression":
+            return RegressionPrediction(outputs)
         names = np.array(self.card.classes, dtype=object)
-        return Prediction(names[probabilities.argmax(axis=1)].tolist(), probabilities)
+        return Prediction(names[outputs.argmax(axis=1)].tolist(), outputs)
 
     def inputs(self, samples: Any) -> Tensor:
         """Return samples as input of the model, floats of shape (N, *input_shape)."""
@@ -160,7 +131,7 @@ class Predictor:
 
 
 def load(where: str | Path = "best", device: str = "cpu", plugins: Sequence[str | Path] = ()) -> Predictor:
-    """Load a trained classifier.
+    """Load a trained classifier or regression model.
 
     Args:
         where: Checkpoint, run folder, or `best` or `last` of the newest run.
@@ -169,14 +140,19 @@ def load(where: str | Path = "best", device: str = "cpu", plugins: Sequence[str 
 
     Raises:
         FileNotFoundError: If there is no such checkpoint.
-        ValueError: If it was not written by Kindling, has not been trained, or is not a classifier.
+        ValueError: If it was not written by Kindling, has not been trained, or is a model of another kind.
     """
     if plugins:
         import_plugins(plugins)
     path = find_checkpoint(where)
     stored = read_checkpoint(path)
-    model = load_classifier(path, stored).to(device)
-    example, name = model.example_input_array, type(model).__name__
+    model = load_model(path, stored).to(device)
+    card = read_card(path, stored, model)
+    example, name = model.example_input_array, card.model
+    if card.task is None:
+        raise ValueError(
+            f"{name} is neither a classifier nor a regression model: load it with {name}.load_from_checkpoint"
+        )
     if not (model.sample_shape or example is None):
         kind = "integers" if isinstance(example, Tensor) else "several inputs"
         raise ValueError(f"{name} has {kind}: export it, or load it with {name}.load_from_checkpoint")
@@ -185,10 +161,11 @@ def load(where: str | Path = "best", device: str = "cpu", plugins: Sequence[str 
 
     @torch.inference_mode()
     def compute(inputs: Tensor) -> Tensor:
-        probabilities: Tensor = model(inputs.to(device)).softmax(dim=1).cpu()
-        return probabilities
+        outputs = model(inputs.to(device))
+        found: Tensor = outputs.softmax(dim=1) if card.task == "classification" else model.to_prediction(outputs)
+        return found.cpu()
 
-    return Predictor(compute, read_card(path, stored, model))
+    return Predictor(compute, card)
 
 
 def unknown_inputs(model: BaseTask) -> ValueError:
@@ -197,18 +174,4 @@ def unknown_inputs(model: BaseTask) -> ValueError:
         f"{type(model).__name__} does not say what its inputs look like: set self.example_input_array in its __init__ "
         "to one sample, such as torch.zeros(1, 3, 8, 8), or (torch.zeros(1, 3, 8, 8), torch.zeros(1, 5)) for two "
         "inputs; it need not be trained again"
-    )
-
-
-def read_card(checkpoint: Path, stored: dict[str, Any], model: BaseTask) -> ModelCard:
-    """Describe the model of a checkpoint by its attributes, the fitted state of its data, and its run."""
-    data = stored.get("datamodule_hyper_parameters", {})
-    learned = stored.get(data.get("_class_path", "").rpartition(".")[2], {})
-    return ModelCard(
-        model=type(model).__name__,
-        classes=tuple(getattr(model, "class_names", ())),
-        input_shape=model.sample_shape,
-        columns=learned.get("columns"),
-        levels=learned.get("levels"),
-        metrics=read_json(run_folder_of(checkpoint) / "test_metrics.json"),
     )

@@ -9,15 +9,27 @@ from typing import Any
 from torch import Tensor
 
 
+def to_predictions(outputs: Tensor, task: str, classes: Sequence[str], top: int) -> list[Any]:
+    """Return the prediction for each sample.
+
+    Args:
+        outputs: Probabilities (N, classes) or (N, classes, ...); for regression values (N,).
+        task: "classification" or "regression".
+        classes: Class names.
+        top: Number of classes to list, most probable first.
+    """
+    return to_values(outputs) if task == "regression" else to_response(outputs, classes, top)
+
+
+def to_values(values: Tensor) -> list[dict[str, float]]:
+    """Return the values (N,), each with the fewest digits that tell it from other float32 numbers."""
+    return [{"value": float(str(value))} for value in values.float().numpy()]
+
+
 def to_response(probabilities: Tensor, classes: Sequence[str], top: int) -> list[Any]:
     """Return for each sample the predicted class, its probability and the most probable classes.
 
     If a sample has a class at each position, return a list for each position instead.
-
-    Args:
-        probabilities: Shape (N, classes) or (N, classes, ...).
-        classes: Class names.
-        top: Number of classes to list, most probable first.
     """
     if probabilities.ndim > 2:
         return [to_response(sample.movedim(1, 0), classes, top) for sample in probabilities]

@@ -8,12 +8,14 @@ from typing import Any
 import torch
 
 from kindling.deploy.addresses import free_port, is_local
+from kindling.deploy.card import ModelCard
 from kindling.deploy.onnx_file import load_onnx
 from kindling.deploy.predictor import Predictor, load
 from kindling.runs.find import find_checkpoint
 from kindling.training.processes import exit_when_orphaned
 from kindling.utils.console import say
 from kindling.utils.optional import require_extra
+from kindling.utils.text import format_number
 
 KEY = "KINDLING_API_KEY"
 SETTINGS = "KINDLING_SERVE"  # environment variable that configures worker processes
@@ -27,7 +29,7 @@ def serve(
     batch_size: int = 64,
     max_mb: float = 10.0,
 ) -> None:
-    """Serve a classifier over HTTP: POST /predict, GET /info, GET /health, and a page at / to try it.
+    """Serve a classifier or regression model over HTTP: POST /predict, GET /info, GET /health; a page at / to try it.
 
     Unless the host is local, clients must send the key in the environment variable KINDLING_API_KEY as the header
     `Authorization: Bearer KEY`.
@@ -56,9 +58,7 @@ def serve(
     # Resolved once: a worker that restarts later serves the same model, even if there is a newer run.
     model = (Path(ckpt_path) if ckpt_path.endswith(".onnx") else find_checkpoint(ckpt_path)).resolve()
     predictor = open_model(model)
-    accuracy = predictor.card.metrics.get("test/accuracy")
-    what = predictor.card.model + (f", test accuracy {accuracy:.2%}" if accuracy is not None else "")
-    say(f"{what}: http://{f'[{host}]' if ':' in host else host}:{port}/ (Ctrl-C stops it)")
+    say(f"{describe(predictor.card)}: http://{f'[{host}]' if ':' in host else host}:{port}/ (Ctrl-C stops it)")
     settings = {
         "model": str(model),
         "batch_size": batch_size,
@@ -90,6 +90,14 @@ def application(predictor: Predictor | None = None) -> Any:
         exit_when_orphaned(settings["parent"])
         predictor = open_model(Path(settings["model"]))
     return Service(predictor, os.environ.get(KEY, ""), settings["max_bytes"], settings["batch_size"]).app()
+
+
+def describe(card: ModelCard) -> str:
+    """Return the name of a model with its accuracy or, for regression, its mean absolute error."""
+    accuracy, error = (card.metrics.get(f"test/{name}") for name in ("accuracy", "mae"))
+    if card.task == "regression" and error is not None:
+        return f"{card.model}, test MAE {format_number(error)} {card.unit}".rstrip()
+    return card.model + (f", test accuracy {accuracy:.2%}" if accuracy is not None else "")
 
 
 def threads(workers: int) -> int:

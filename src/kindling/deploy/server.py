@@ -18,7 +18,7 @@ from kindling.deploy.addresses import is_local
 from kindling.deploy.batching import Batcher, QueueFullError
 from kindling.deploy.predictor import Predictor
 from kindling.deploy.request_bodies import form_files, from_images, from_json, read_body
-from kindling.deploy.responses import to_response
+from kindling.deploy.responses import to_predictions
 from kindling.utils.text import shorten
 
 INLINE_BYTES = 16_384  # JSON that is parsed in the event loop; up to here, a thread would cost more
@@ -85,16 +85,17 @@ class Service:
             inputs = await self.inputs(request, body)
             if len(inputs) > MAX_SAMPLES:
                 raise HTTPException(413, f"a request may have at most {MAX_SAMPLES:,} samples, got {len(inputs):,}")
-            probabilities = await self.batcher.submit(inputs)
+            outputs = await self.batcher.submit(inputs)
         except ValueError as error:
             raise HTTPException(400, str(error)) from error
         except QueueFullError as error:
             raise HTTPException(503, str(error), {"Retry-After": "1"}) from error
         finally:
             self.pending_bytes -= len(body)
-        if not probabilities.isfinite().all():
-            raise HTTPException(500, "the probabilities are NaN: the model diverged during training")
-        return JSONResponse({"predictions": to_response(probabilities, self.predictor.card.classes, int(top))})
+        if not outputs.isfinite().all():
+            raise HTTPException(500, "the prediction is not a number: the model diverged during training")
+        card = self.predictor.card
+        return JSONResponse({"predictions": to_predictions(outputs, str(card.task), card.classes, int(top))})
 
     def authorize(self, request: Request) -> None:
         """Raise HTTPException if the key is wrong, or a web page of another origin sends the request."""

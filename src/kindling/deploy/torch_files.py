@@ -11,9 +11,9 @@ from pathlib import Path
 
 import torch
 
+from kindling.deploy.card import ModelCard
 from kindling.deploy.export_wrapper import Compute, ExportWrapper, Inputs, Outputs
 from kindling.deploy.onnx_file import any_batch_size
-from kindling.deploy.predictor import ModelCard
 
 CARD = "card.json"
 # Modules that the handler in a TorchServe archive imports: the archive contains copies, so it needs no Kindling.

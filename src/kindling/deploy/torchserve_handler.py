@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kindling.deploy.responses import to_response
+from kindling.deploy.responses import to_predictions
 from kindling.utils.inputs import decode_image, to_float, to_input_tensor
 
 TOP = 5
@@ -42,10 +42,10 @@ class Handler:
             except (ValueError, RecursionError) as error:
                 responses[number]["error"] = str(error)
         if inputs:
-            probabilities = self.model(torch.cat([*inputs.values()]).to(self.device))[0].cpu()
+            outputs = self.model(torch.cat([*inputs.values()]).to(self.device))[0].cpu()
             sizes = [len(part) for part in inputs.values()]
-            for number, part in zip(inputs, probabilities.split(sizes), strict=True):
-                responses[number]["predictions"] = to_response(part, self.card["classes"], TOP)
+            for number, part in zip(inputs, outputs.split(sizes), strict=True):
+                responses[number]["predictions"] = to_predictions(part, self.card["task"], self.card["classes"], TOP)
         return responses
 
     def inputs(self, body: Any) -> Tensor:

@@ -7,11 +7,15 @@ from dataclasses import dataclass
 
 import torch
 from rich.table import Table
+from torch import Tensor
 
 from kindling.deploy.export_wrapper import Compute, ExportWrapper, Inputs
+from kindling.models import RegressionTask
+from kindling.utils.text import format_number
 
 BATCH_SIZES = (1, 2, 7, 64)
 TOLERANCE = 1e-4
+ROUNDING = 5e-3  # times TOLERANCE is 5e-7: numbers far from 0, such as years, can't agree better in float32
 SECONDS = 0.5  # of each measurement
 
 Differences = dict[int, dict[str, float]]  # by batch size and output
@@ -25,11 +29,13 @@ class Comparison:
         differences: Largest difference of each output, by batch size and name; see `compare_outputs`.
         latency: Median milliseconds at batch size 1: of the checkpoint, and of the file.
         throughput: Samples per second at batch size 64: of the checkpoint, and of the file.
+        scale: What the differences are relative to, in words.
     """
 
     differences: Differences
     latency: tuple[float, float]
     throughput: tuple[float, float]
+    scale: str
 
     def table(self, title: str, name: str) -> Table:
         """Return the comparison as a table with a column `name` for the file."""
@@ -45,7 +51,7 @@ class Comparison:
             (f"samples/s, batch {max(BATCH_SIZES)}", self.throughput, 0),
         ):
             table.add_row(label, f"{before:,.{digits}f}", f"{after:,.{digits}f}", f"{after / before:.2f}")
-        table.caption = f"differences must not exceed {TOLERANCE:g}; of values above 1, relative to the largest"
+        table.caption = f"differences must not exceed {TOLERANCE:g}; {self.scale}"
         return table
 
 
@@ -67,12 +73,13 @@ def compare(model: ExportWrapper, compute: Compute, samples: Inputs) -> Comparis
         differences,
         (1000 * one[0], 1000 * one[1]),
         (max(BATCH_SIZES) / many[0], max(BATCH_SIZES) / many[1]),
+        describe_scale(model),
     )
 
 
 @torch.inference_mode()
 def compare_outputs(model: ExportWrapper, compute: Compute, samples: Inputs, batch_sizes: Sequence[int]) -> Differences:
-    """Return the largest difference of each output, relative to its largest value if that exceeds 1.
+    """Return the largest difference of each output, relative to its scale: see `scale_of`.
 
     Raises:
         ValueError: If one is above the tolerance, or NaN.
@@ -81,8 +88,7 @@ def compare_outputs(model: ExportWrapper, compute: Compute, samples: Inputs, bat
     for size in batch_sizes:
         inputs = first(samples, size)
         for name, expected, found in zip(model.outputs, model(*inputs), compute(*inputs), strict=True):
-            scale = max(1.0, expected.abs().max().item())
-            difference = (expected.float() - found.float()).abs().max().item() / scale
+            difference = (expected.float() - found.float()).abs().max().item() / scale_of(model, expected)
             if not difference <= TOLERANCE:  # NaN, too
                 raise ValueError(
                     f"the exported output {name} differs from the checkpoint by {difference:.1e} at batch size {size}, "
@@ -90,6 +96,26 @@ def compare_outputs(model: ExportWrapper, compute: Compute, samples: Inputs, bat
                 )
             differences[size][name] = difference
     return differences
+
+
+def scale_of(model: ExportWrapper, expected: Tensor) -> float:
+    """Return the scale of an output: its largest value, at least 1.
+
+    For regression, where 1 may be a lot or nothing: its largest distance from the mean of the training targets, at
+    least their standard deviation.
+    """
+    largest = expected.abs().max().item()
+    if not isinstance(model.model, RegressionTask):
+        return max(1.0, largest)
+    distance = (expected - model.model.target_mean).abs().max().item()
+    return max(model.model.target_std.item(), distance, ROUNDING * largest)
+
+
+def describe_scale(model: ExportWrapper) -> str:
+    """Return in words what differences are relative to."""
+    if not isinstance(model.model, RegressionTask):
+        return "of values above 1, relative to the largest"
+    return f"relative to the spread of the targets, standard deviation {format_number(model.model.target_std.item())}"
 
 
 def first(samples: Inputs, size: int) -> Inputs:

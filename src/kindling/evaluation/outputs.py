@@ -153,7 +153,7 @@ def save_test_results(
         command: The full command line.
 
     Returns:
-        The path of the report; None if the model is not a classifier.
+        The path of the report; None for models other than classifiers and regression models, and other data.
 
     Raises:
         OSError: If the folder can't be written to.
@@ -169,7 +169,6 @@ def save_test_results(
         names: Sequence[str] = model.class_names if isinstance(model, ClassificationTask) else ()
         predictions = outputs.exp() if names else outputs
         write_predictions(run / "predictions.csv", data.tested_rows(), data.row_header, predictions, names, labels)
-        if isinstance(model, ClassificationTask):
-            with progress("writing the report"):
-                return write_report(checkpoint, metrics, outputs, labels, model, data, command)
-    return None
+        assert isinstance(model, ClassificationTask | RegressionTask)  # else nothing is collected
+        with progress("writing the report"):
+            return write_report(checkpoint, metrics, outputs, labels, model, data, command)

@@ -66,23 +66,30 @@ def bootstrap_scores(confusion_matrix: Tensor) -> tuple[Interval, Interval]:
         zeros.index_add(0, predictions[exist], counts[exist]),
     )
     balanced_accuracy, macro_f1 = (scores.double().nanmean(dim=0).numpy() for scores in (recall, f1))
-    return middle_95(balanced_accuracy[0], balanced_accuracy[1:], 1), middle_95(macro_f1[0], macro_f1[1:], 1)
+    return middle_95(balanced_accuracy[0], balanced_accuracy[1:], 0, 1), middle_95(macro_f1[0], macro_f1[1:], 0, 1)
 
 
 def bootstrap_mean(values: Tensor) -> Interval:
     """Return the 95% bootstrap interval of the mean of non-negative values, shape (N,)."""
-    random, array = np.random.default_rng(0), values.double().numpy()
-    means = [array[random.integers(len(array), size=len(array))].mean() for _ in range(RESAMPLES)]
-    return middle_95(array.mean(), np.array(means), np.inf)
+    values = values.double()
+    return middle_95(values.mean().item(), bootstrap_means(values.unsqueeze(1)).squeeze(1).numpy(), 0, np.inf)
 
 
-def middle_95(metric: float, resampled: NDArray[np.float64], maximum: float) -> Interval:
-    """Return the middle 95% of the resampled metrics, shifted to the mean `metric`, between 0 and `maximum`.
+def bootstrap_means(samples: Tensor) -> Tensor:
+    """Return the means (RESAMPLES, k) of N samples (N, k) drawn with replacement."""
+    random, array = np.random.default_rng(0), samples.double().numpy()
+    means = [array[random.integers(len(array), size=len(array))].mean(axis=0) for _ in range(RESAMPLES)]
+    return torch.from_numpy(np.stack(means))
+
+
+def middle_95(metric: float, resampled: NDArray[np.float64], minimum: float, maximum: float) -> Interval:
+    """Return the middle 95% of the resampled metrics, shifted to the mean `metric`, within the limits of the metric.
 
     The shift matters with many small classes: a resample lacks a third of the samples of a class, which lowers its F1.
     With a thousand classes, all resamples lie below the metric.
     """
-    low, high = np.clip(np.quantile(resampled, [0.025, 0.975]) - resampled.mean() + metric, 0, maximum)
+    with np.errstate(invalid="ignore"):  # R² of equal targets is minus infinity
+        low, high = np.clip(np.quantile(resampled, [0.025, 0.975]) - resampled.mean() + metric, minimum, maximum)
     return float(low), float(high)
 
 

@@ -16,6 +16,7 @@ from typing_extensions import override
 
 from kindling.data.loading import inputs_of, targets_of
 from kindling.evaluation.predictions import Predictions
+from kindling.evaluation.regression import RegressionPredictions, Target
 from kindling.models.batches import as_pair
 from kindling.models.classification import ClassificationTask
 from kindling.runs.folders import is_in_run, run_folder_of
@@ -23,10 +24,12 @@ from kindling.tensorboard.hyperparameters import collect_hparams, write_final_me
 from kindling.tensorboard.images import add_picture, image_grid
 from kindling.tensorboard.logger import SplitLogger
 from kindling.tensorboard.network import write_histograms, write_network, write_texts
-from kindling.tensorboard.predictions import names_of, write_predictions, write_worst_predictions
+from kindling.tensorboard.predictions import ClassificationTabs, PredictionTabs, names_of, write_worst_predictions
 from kindling.tensorboard.projector import HiddenFeatures, write_projector
+from kindling.tensorboard.regression import RegressionTabs
 from kindling.training.test_outputs import TestOutputCollector, is_collected
 from kindling.utils.pictures import are_images
+from kindling.utils.text import format_numbers
 
 SAMPLES = 30  # training images on the sheet
 STORED = 1_000_000  # numbers of the best predictions that a checkpoint stores, 4 MB
@@ -48,7 +51,7 @@ class Dashboard(TestOutputCollector):
     def __init__(self, logger: SplitLogger | None = None, step: int | None = None) -> None:
         super().__init__()
         self._logger, self._step = logger, step
-        self._best: tuple[Tensor, Tensor] | None = None  # log-probabilities and labels of the best epoch
+        self._best: tuple[Tensor, Tensor] | None = None  # outputs and targets of the best epoch
         self._metrics: dict[str, float] = {}  # of the best epoch
         self._hidden: HiddenFeatures | None = None
         self._start = self._histogram_seconds = 0.0
@@ -62,8 +65,8 @@ class Dashboard(TestOutputCollector):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._metrics = state_dict.get("metrics", {})  # older checkpoints have none
         if best := state_dict.get("best"):
-            log_probabilities, labels = best
-            self._best = log_probabilities, labels
+            outputs, targets = best
+            self._best = outputs, targets
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -82,11 +85,11 @@ class Dashboard(TestOutputCollector):
             return
         self._start = time.perf_counter()
         write_texts(self._writer("train"), pl_module, trainer.global_step)
-        if not (isinstance(pl_module, ClassificationTask) and is_collected(trainer, pl_module)):
+        if not is_collected(trainer, pl_module):
             return
-        inputs, labels = first_samples(trainer, batch)
-        if are_images(inputs) and labels.ndim == 1:
-            sheet = image_grid(inputs, [[name] for name in names_of(labels, pl_module.class_names)])
+        inputs, targets = first_samples(trainer, batch)
+        if are_images(inputs) and targets.ndim == 1:
+            sheet = image_grid(inputs, [[text] for text in target_texts(pl_module, targets)])
             add_picture(self._writer("train"), "pictures/training samples", sheet, trainer.global_step)
 
     @override
@@ -128,17 +131,15 @@ class Dashboard(TestOutputCollector):
         if trainer.state.fn != "fit":
             write_texts(self._writer("train"), model, step)
         write_network(self._writer("train"), model, step)
-        if self._best and isinstance(model, ClassificationTask):
-            log_probabilities, labels = self._best
-            predictions = Predictions(log_probabilities.exp(), labels)
-            write_predictions(self._writer("val"), predictions, model.class_names, step)
-            inputs = partial(inputs_of, trainer.datamodule.val)  # type: ignore[attr-defined]
-            write_worst_predictions(self._writer("val"), predictions, inputs, model.class_names, step)
+        if self._best:
+            predictions, data = predictions_of(trainer, *self._best), trainer.datamodule  # type: ignore[attr-defined]
+            predictions.write(self._writer("val"), step)
+            write_worst_predictions(self._writer("val"), predictions, partial(inputs_of, data.val), step)
         write_hparams(self._writer("test"), collect_hparams(trainer, model), self._metrics, step)
 
     @override
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if isinstance(pl_module, ClassificationTask) and is_collected(trainer, pl_module):
+        if is_collected(trainer, pl_module):
             self._hidden = HiddenFeatures(pl_module)
 
     @override
@@ -148,13 +149,34 @@ class Dashboard(TestOutputCollector):
         if not trainer.is_global_zero:
             return
         writer, step = self._writer("test"), trainer.global_step if self._step is None else self._step
-        if isinstance(pl_module, ClassificationTask) and self.outputs is not None and self.targets is not None:
-            predictions, names = Predictions(self.outputs.exp(), self.targets), pl_module.class_names
-            write_predictions(writer, predictions, names, step)
-            if features is not None and len(features) == len(predictions.labels):  # compiled layers call no hook
+        if self.outputs is not None and self.targets is not None:
+            predictions = predictions_of(trainer, self.outputs, self.targets)
+            predictions.write(writer, step)
+            if features is not None and len(features) == len(predictions):  # compiled layers call no hook
                 inputs = partial(inputs_of, trainer.datamodule.test)  # type: ignore[attr-defined]
-                write_projector(writer, features, predictions, inputs, names, step)
+                write_projector(writer, features, predictions, inputs, step)
         write_final_metrics(writer, metrics_of(trainer, "test"), step)
+
+
+def predictions_of(trainer: Trainer, outputs: Tensor, targets: Tensor) -> PredictionTabs:
+    """Return the predictions for a split.
+
+    Args:
+        trainer: The trainer.
+        outputs: Log-probabilities (N, classes), or predicted values (N,).
+        targets: Labels or true values (N,).
+    """
+    model, data = trainer.lightning_module, trainer.datamodule  # type: ignore[attr-defined]
+    if isinstance(model, ClassificationTask):
+        return ClassificationTabs(Predictions(outputs.exp(), targets), model.class_names)
+    return RegressionTabs(RegressionPredictions(outputs, targets, Target.of(data.fitted)))
+
+
+def target_texts(model: LightningModule, targets: Tensor) -> list[str]:
+    """Return labels as names, or values as numbers, (n,)."""
+    if isinstance(model, ClassificationTask):
+        return names_of(targets, model.class_names)
+    return format_numbers(targets.tolist())
 
 
 def first_samples(trainer: Trainer, batch: Any) -> tuple[Any, Tensor]:

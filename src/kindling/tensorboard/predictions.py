@@ -1,7 +1,8 @@
-"""Predictions for a split in TensorBoard: confusion matrix, precision-recall curves, worst predictions."""
+"""Predictions for a split in TensorBoard: those of a classifier, and what they share with those of regression."""
 
 import warnings
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
@@ -12,9 +13,91 @@ from kindling.utils.pictures import are_images
 from kindling.utils.text import shorten
 
 Inputs = Callable[[Tensor], Tensor | None]  # returns the inputs (n, ...) of the samples with these indices
+Texts = list[tuple[str, ...]]
 
 WORST = 30
 CURVES = 20  # precision-recall curves at most: of the classes with the most samples
+
+
+class PredictionTabs(Protocol):
+    """Predictions for the N samples of a split, as TensorBoard shows them.
+
+    Attributes:
+        header: Titles of `cells`.
+        point_header: Titles of `points`.
+    """
+
+    header: tuple[str, ...]
+    point_header: tuple[str, ...]
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+
+    def write(self, writer: SummaryWriter, step: int) -> None:
+        """Write the charts."""
+
+    def worst(self, number: int) -> Tensor:
+        """Return the indices of the worst predictions, worst first."""
+
+    def cells(self, rows: Tensor) -> Texts:
+        """Return the cells of a table of some samples (n,)."""
+
+    def captions(self, rows: Tensor) -> Texts:
+        """Return the lines below the images of some samples (n,)."""
+
+    def points(self, rows: Tensor) -> Texts:
+        """Return the metadata of some samples (n,) in the projector."""
+
+
+class ClassificationTabs:
+    """Predictions of a classifier: confusion matrix, precision-recall curves, worst predictions.
+
+    Args:
+        predictions: The predictions.
+        class_names: Names of the classes.
+    """
+
+    header: tuple[str, ...] = ("label", "prediction", "probability")
+    point_header: tuple[str, ...] = ("label", "prediction", "result")
+
+    def __init__(self, predictions: Predictions, class_names: Sequence[str]) -> None:
+        self.predictions, self.class_names = predictions, class_names
+
+    def __len__(self) -> int:
+        return len(self.predictions.labels)
+
+    def write(self, writer: SummaryWriter, step: int) -> None:
+        """Write the confusion matrix and a precision-recall curve for each class."""
+        predictions, names = self.predictions, self.class_names
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Glyph")  # the font shows boxes for the characters it lacks
+            writer.add_figure("pictures/confusion matrix", confusion_figure(predictions.confusion_matrix, names), step)
+        largest = predictions.confusion_matrix.sum(1).argsort(descending=True, stable=True)[:CURVES]
+        for label in sorted(largest.tolist()):
+            tag, probabilities = f"precision-recall/{shorten(names[label])}", predictions.probabilities[:, label]
+            writer.add_pr_curve(tag, predictions.labels == label, probabilities.nan_to_num(), step)
+
+    def worst(self, number: int) -> Tensor:
+        """Return the indices of the wrong predictions with the lowest probabilities of the label, lowest first."""
+        return self.predictions.worst(number)
+
+    def cells(self, rows: Tensor) -> Texts:
+        """Return label, prediction and its probability."""
+        confidence = [f"{value:.0%}" for value in self.predictions.confidence[rows].tolist()]
+        return list(zip(*self._names(rows), confidence, strict=True))
+
+    def captions(self, rows: Tensor) -> Texts:
+        """Return the label, and the prediction with its probability."""
+        return [(label, f"as {prediction} ({share})") for label, prediction, share in self.cells(rows)]
+
+    def points(self, rows: Tensor) -> Texts:
+        """Return label, prediction, and whether it is correct."""
+        correct = ["correct" if is_correct else "wrong" for is_correct in self.predictions.correct[rows].tolist()]
+        return list(zip(*self._names(rows), correct, strict=True))
+
+    def _names(self, rows: Tensor) -> tuple[list[str], list[str]]:
+        labels, classes = self.predictions.labels[rows], self.predictions.classes[rows]
+        return names_of(labels, self.class_names), names_of(classes, self.class_names)
 
 
 def names_of(classes: Tensor, class_names: Sequence[str]) -> list[str]:
@@ -23,42 +106,23 @@ def names_of(classes: Tensor, class_names: Sequence[str]) -> list[str]:
     return [names[label] for label in classes.tolist()]
 
 
-def write_predictions(writer: SummaryWriter, predictions: Predictions, class_names: Sequence[str], step: int) -> None:
-    """Write the confusion matrix and a precision-recall curve for each class."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph")  # the font shows boxes for the characters it lacks
-        figure = confusion_figure(predictions.confusion_matrix, class_names)
-        writer.add_figure("pictures/confusion matrix", figure, step)
-    largest = predictions.confusion_matrix.sum(1).argsort(descending=True, stable=True)[:CURVES]
-    for label in sorted(largest.tolist()):
-        tag, probabilities = f"precision-recall/{shorten(class_names[label])}", predictions.probabilities[:, label]
-        writer.add_pr_curve(tag, predictions.labels == label, probabilities.nan_to_num(), step)
-
-
-def write_worst_predictions(
-    writer: SummaryWriter, predictions: Predictions, inputs: Inputs, class_names: Sequence[str], step: int
-) -> None:
-    """Write the wrong predictions with the lowest probabilities of the label: images with captions, or a table.
+def write_worst_predictions(writer: SummaryWriter, predictions: PredictionTabs, inputs: Inputs, step: int) -> None:
+    """Write the worst predictions: images with captions, or a table.
 
     Args:
         writer: Writer of the split.
         predictions: Predictions for the N samples of the split.
         inputs: Returns the inputs of samples by index.
-        class_names: Names of the classes.
         step: Number of optimizer steps.
     """
     worst = predictions.worst(WORST)
     if not len(worst):
         return
-    labels, classes = (names_of(part[worst], class_names) for part in (predictions.labels, predictions.classes))
-    confidence = [f"{value:.0%}" for value in predictions.confidence[worst].tolist()]
     samples = inputs(worst)
     if samples is not None and are_images(samples):
-        triples = zip(labels, classes, confidence, strict=True)
-        captions = [(label, f"as {prediction} ({share})") for label, prediction, share in triples]
-        add_picture(writer, "pictures/worst predictions", image_grid(samples, captions), step)
+        add_picture(writer, "pictures/worst predictions", image_grid(samples, predictions.captions(worst)), step)
         return
-    rows = zip(map(str, worst.tolist()), labels, classes, confidence, strict=True)
-    table = [("row", "label", "prediction", "probability"), ("---",) * 4, *rows]
+    rows = ((str(row), *cells) for row, cells in zip(worst.tolist(), predictions.cells(worst), strict=True))
+    table = [("row", *predictions.header), ("---",) * (1 + len(predictions.header)), *rows]
     lines = (" | ".join(cell.replace("|", "\\|") for cell in row) for row in table)
     writer.add_text("worst predictions", "\n".join(f"| {line} |" for line in lines), step)

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.tensorboard import SummaryWriter
 
-from kindling.evaluation.predictions import Predictions
-from kindling.tensorboard.predictions import Inputs, names_of
+from kindling.tensorboard.predictions import Inputs, PredictionTabs
 from kindling.training.test_outputs import gather_samples
 from kindling.utils.inputs import to_float
 from kindling.utils.pictures import are_images
@@ -48,28 +47,21 @@ class HiddenFeatures:
 
 
 def write_projector(
-    writer: SummaryWriter,
-    features: Tensor,
-    predictions: Predictions,
-    inputs: Inputs,
-    class_names: tuple[str, ...],
-    step: int,
+    writer: SummaryWriter, features: Tensor, predictions: PredictionTabs, inputs: Inputs, step: int
 ) -> None:
-    """Write up to 1,000 points of hidden features (N, features) with labels, predictions and images."""
+    """Write up to 1,000 points of hidden features (N, features) with targets, predictions and images."""
     chosen = torch.linspace(0, len(features) - 1, min(len(features), POINTS)).long()
     sprites = None
     if are_images(inputs(chosen[:1])):
         parts = [inputs(part) for part in torch.split(chosen, 50)]  # photos as floats are large
         sprites = torch.cat([to_sprites(part) for part in parts if part is not None])
-    labels, classes = (names_of(part[chosen], class_names) for part in (predictions.labels, predictions.classes))
-    correct = ["correct" if is_correct else "wrong" for is_correct in predictions.correct[chosen].tolist()]
-    metadata = [list(row) for row in zip(labels, classes, correct, strict=True)]
+    metadata = [list(row) for row in predictions.points(chosen)]
     folder = Path(writer.log_dir)
     for earlier in folder.glob(f"*/{TAG}"):
         shutil.rmtree(earlier.parent)
     (folder / "projector_config.pbtxt").unlink(missing_ok=True)  # torch would append to it
     points = reduce_features(features[chosen])
-    header = ["label", "prediction", "result"]
+    header = list(predictions.point_header)
     writer.add_embedding(points, metadata, sprites, step, tag=TAG, metadata_header=header)
 
 

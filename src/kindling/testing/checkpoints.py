@@ -14,10 +14,10 @@ from torch.utils._pytree import tree_leaves
 from typing_extensions import override
 
 from kindling.cli.stages import has_stage
+from kindling.deploy.card import ModelCard
 from kindling.deploy.export import some_inputs
 from kindling.deploy.export_wrapper import ExportWrapper
 from kindling.deploy.formats import FORMATS
-from kindling.deploy.predictor import ModelCard
 from kindling.deploy.verify import compare_outputs, first
 from kindling.models.task import BaseTask
 from kindling.testing.data import summarize
@@ -91,7 +91,7 @@ def check_exports(model: BaseTask, formats: Sequence[str] | None, folder: Path) 
     """Check that exported files compute what the model does; by default in all formats that are possible."""
     wrapper, name = ExportWrapper(model).eval(), type(model).__name__
     samples = some_inputs(model, 7)
-    card = ModelCard(name, tuple(getattr(model, "class_names", ())), model.sample_shape)
+    card = ModelCard(name, tuple(getattr(model, "class_names", ())), model.sample_shape, task=wrapper.task)
     for format in FORMATS if formats is None else formats:
         file = folder / f"model{FORMATS[format].suffix}"
         try:

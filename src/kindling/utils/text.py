@@ -1,6 +1,7 @@
 """Formatting of names, lists of names and metrics in messages."""
 
 import difflib
+import math
 from collections.abc import Iterable, Sequence
 
 _program_name = ["kindling"]
@@ -73,6 +74,30 @@ def format_metric(value: float | None) -> str:
         return ""
     is_usual = value == 0 or 1e-3 <= abs(value) < 1e5
     return f"{value:.4f}" if is_usual else f"{value:.4g}"
+
+
+def format_number(value: float) -> str:
+    """Return a number with four significant digits, all digits before the point, and thousands separators.
+
+    Examples:
+        >>> format_number(0.0512345), format_number(52.91234), format_number(123456.7), format_number(1.5e-9)
+        ('0.05123', '52.91', '123,457', '1.5e-09')
+    """
+    return format_numbers([value])[0]
+
+
+def format_numbers(values: Sequence[float]) -> list[str]:
+    """Return numbers of one kind with the same number of decimals: the largest has four significant digits.
+
+    Examples:
+        >>> format_numbers([1234.56, 0.5, -20]), format_numbers([0.25, -0.0123456, math.nan])
+        (['1,235', '0', '-20'], ['0.2500', '-0.0123', 'nan'])
+    """
+    largest = max((abs(value) for value in values if math.isfinite(value)), default=0.0)
+    magnitude = math.floor(math.log10(largest)) if largest else 0
+    if not -4 <= magnitude < 15:
+        return [f"{value:.4g}" for value in values]
+    return [f"{value:,.{max(0, 3 - magnitude)}f}" for value in values]
 
 
 def join_names(names: Sequence[object], max_names: int = 20) -> str:

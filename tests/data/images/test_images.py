@@ -28,7 +28,8 @@ from kindling import ImageFolderDataModule, MLPClassifier, load
 from kindling.data.datamodule import Batch
 from kindling.data.images.decode import ImageFiles, inspect, read_image
 from kindling.data.images.folder import Sample, make_splits
-from kindling.deploy.predictor import ModelCard, Predictor
+from kindling.deploy.card import ModelCard
+from kindling.deploy.predictor import Predictor
 from kindling.deploy.request_bodies import from_images
 
 pytestmark = pytest.mark.usefixtures("console_logs")

@@ -1,18 +1,15 @@
 """The calibration section of the report: reliability diagram and histogram of confidences."""
 
-import io
-
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter, StrMethodFormatter
 
+from kindling.evaluation.charts import BLUE, GREY, ORANGE, new_chart
 from kindling.evaluation.predictions import Predictions
-from kindling.evaluation.report.html import Html, element, join, png
+from kindling.evaluation.report.html import Html, element, figure_element, join
 from kindling.evaluation.statistics import BINS, Calibration, calibration, wilson
 
-BLUE, ORANGE = "#0072B2", "#D55E00"  # Okabe and Ito's palette, as in style.css
-GREY = "#777c85"  # legible on the light and the dark page, as the charts are transparent
 CENTERS = (np.arange(BINS) + 0.5) / BINS
 WIDTH = 0.92 / BINS
 
@@ -26,15 +23,15 @@ def calibration_charts(predictions: Predictions) -> Html:
     reliability = "Accuracy by confidence. Pale orange: overconfident; pale blue: underconfident; dashed: perfectly "
     reliability += "calibrated; vertical lines: 95% confidence intervals."
     charts = [
-        element("figure", reliability_diagram(bins), element("figcaption", reliability)),
-        element("figure", confidence_histogram(bins), element("figcaption", "Samples by confidence, log scale.")),
+        figure_element(reliability_diagram(bins), "reliability diagram", reliability),
+        figure_element(confidence_histogram(bins), "histogram of confidences", "Samples by confidence, log scale."),
     ]
     return join([element("p", summary), element("div", *charts, class_="charts")])
 
 
-def reliability_diagram(bins: Calibration) -> Html:
+def reliability_diagram(bins: Calibration) -> Figure:
     """Return a chart of the accuracy in each bin, its interval, and the gap to the mean confidence."""
-    figure, axes = new_chart("accuracy")
+    figure, axes = confidence_chart("accuracy")
     filled = bins.samples > 0
     x, accuracy, confidence = CENTERS[filled], bins.accuracy[filled].numpy(), bins.confidence[filled].numpy()
     lower, gap = np.minimum(accuracy, confidence), np.abs(accuracy - confidence)
@@ -46,35 +43,21 @@ def reliability_diagram(bins: Calibration) -> Html:
     axes.plot([0, 1], [0, 1], "--", color=GREY, lw=1)
     axes.set_ylim(0, 1)
     axes.yaxis.set_major_formatter(PercentFormatter(1))
-    return to_image(figure, "reliability diagram")
+    return figure
 
 
-def confidence_histogram(bins: Calibration) -> Html:
+def confidence_histogram(bins: Calibration) -> Figure:
     """Return a chart of the number of samples in each bin, on a log scale as most confidences are high."""
-    figure, axes = new_chart("samples")
+    figure, axes = confidence_chart("samples")
     axes.bar(CENTERS, bins.samples.numpy(), WIDTH, color=BLUE)
     axes.set(yscale="log", ylim=(0.5, None))  # a bar of a single sample is visible
     axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
-    return to_image(figure, "histogram of confidences")
+    return figure
 
 
-def new_chart(ylabel: str) -> tuple[Figure, Axes]:
-    """Return a figure whose x axis is the confidence, as wide as a phone."""
-    figure = Figure(figsize=(3.6, 3.2), dpi=240, layout="constrained")
-    axes = figure.subplots()
+def confidence_chart(ylabel: str) -> tuple[Figure, Axes]:
+    """Return a figure whose x axis is the confidence, and its axes."""
+    figure, axes = new_chart("confidence", ylabel)
     axes.set_xlim(0, 1)
-    axes.set_xlabel("confidence", color=GREY)
-    axes.set_ylabel(ylabel, color=GREY)
     axes.xaxis.set_major_formatter(PercentFormatter(1))
-    axes.tick_params(colors=GREY, which="both", length=0, pad=6)
-    axes.grid(axis="y", color=GREY, alpha=0.3)
-    axes.set_axisbelow(True)
-    axes.spines[:].set_visible(False)
     return figure, axes
-
-
-def to_image(figure: Figure, description: str) -> Html:
-    """Return a figure as an `img` element."""
-    file = io.BytesIO()
-    figure.savefig(file, format="png", transparent=True)
-    return png(file.getvalue(), alt=description)

@@ -1,8 +1,11 @@
 """HTML elements whose text is escaped: names of classes and files may contain anything."""
 
 import base64
+import io
 from collections.abc import Iterable
 from html import escape
+
+from matplotlib.figure import Figure
 
 
 class Html(str):
@@ -31,6 +34,18 @@ def join(children: Iterable[object]) -> Html:
 def png(content: bytes, **attributes: object) -> Html:
     """Return an image that contains its own PNG file."""
     return element("img", src="data:image/png;base64," + base64.b64encode(content).decode(), **attributes)
+
+
+def figure_element(figure: Figure, description: str, caption: str) -> Html:
+    """Return a chart with its caption below."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png", transparent=True)
+    return element("figure", png(file.getvalue(), alt=description), element("figcaption", caption))
+
+
+def section(title: str, *content: Html) -> Html:
+    """Return a section with a heading."""
+    return element("section", element("h2", title), *content)
 
 
 def table(header: Iterable[object], rows: Iterable[Iterable[Html]], **attributes: object) -> Html:

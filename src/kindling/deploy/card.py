@@ -1,0 +1,84 @@
+"""What is needed to use a model, also without its class: read from a checkpoint, stored in exported files."""
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from kindling import __version__
+from kindling.evaluation.regression import Target
+from kindling.models import BaseTask, ClassificationTask, RegressionTask
+from kindling.runs.folders import run_folder_of
+from kindling.runs.metadata import read_json
+
+Task = Literal["classification", "regression"]
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What is needed to use a model; also stored in exported files.
+
+    Attributes:
+        model: Name of its class.
+        classes: Class names, in the order of the probabilities; empty unless it is a classifier.
+        input_shape: Shape of a sample: (C, H, W) or (F,).
+        columns: For tables, how columns are encoded as features: see `kindling.data.tables.columns`.
+        levels: For 16-bit images, the values to map to 0 and 255; None for 0 and 65,535.
+        metrics: Test metrics of its run; None for NaN.
+        task: "classification" if it predicts probabilities, "regression" if it predicts numbers, None for other models.
+        target: For regression on a table, name of the column that it predicts; else "target".
+        unit: Unit of the predicted numbers; empty if it is not known.
+        kindling: Version of Kindling that wrote this.
+    """
+
+    model: str
+    classes: tuple[str, ...]
+    input_shape: tuple[int, ...]
+    columns: list[dict[str, Any]] | None = None
+    levels: list[int] | None = None
+    metrics: dict[str, float | None] = field(default_factory=dict)
+    task: Task | None = "classification"
+    target: str = "target"
+    unit: str = ""
+    kindling: str = __version__
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the card as plain values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, card: dict[str, Any]) -> "ModelCard":
+        """Return a card from the result of `as_dict`, also after JSON, or that of an earlier version."""
+        card = card | {name: tuple(card[name]) for name in ("classes", "input_shape")}
+        if not card.pop("classifies", True):  # in place of `task`, until version 0.1
+            card["task"] = None
+        return cls(**card)
+
+    @property
+    def takes_images(self) -> bool:
+        """Whether a sample is an image."""
+        return len(self.input_shape) == 3
+
+
+def task_of(model: BaseTask) -> Task | None:
+    """Return the task of a model; None for others than classification and regression."""
+    if isinstance(model, ClassificationTask):
+        return "classification"
+    return "regression" if isinstance(model, RegressionTask) else None
+
+
+def read_card(checkpoint: Path, stored: dict[str, Any], model: BaseTask) -> ModelCard:
+    """Describe the model of a checkpoint by its attributes, the fitted state of its data, and its run."""
+    data = stored.get("datamodule_hyper_parameters", {})
+    learned = stored.get(data.get("_class_path", "").rpartition(".")[2], {})
+    target = Target.of(learned)
+    return ModelCard(
+        model=type(model).__name__,
+        classes=tuple(getattr(model, "class_names", ())),
+        input_shape=model.sample_shape,
+        columns=learned.get("columns"),
+        levels=learned.get("levels"),
+        metrics=read_json(run_folder_of(checkpoint) / "test_metrics.json"),
+        task=task_of(model),
+        target=target.name,
+        unit=target.unit,
+    )

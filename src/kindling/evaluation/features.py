@@ -1,0 +1,108 @@
+"""Which features of the samples go with large errors of a regression model."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kindling.data import BaseDataModule
+from kindling.data.loading import inputs_of
+from kindling.data.tables.rows import width
+from kindling.evaluation.regression import ErrorGroup, group_errors, quantile_groups
+
+QUARTERS = 4
+DISTINCT = 6  # values of a feature that are groups of their own; of more categories, the most frequent ones
+MAX_FEATURES = 500  # the inputs of a model with more, such as flattened images, have no names worth showing
+SIGNIFICANCE = 0.05  # divided by the number of features: one in twenty reports has a feature that is there by chance
+
+
+class Feature(NamedTuple):
+    """A column of a table, or one input of a model that takes feature vectors.
+
+    Attributes:
+        name: As in `BaseDataModule.describe`.
+        values: The inputs that encode it, shape (N, k).
+        is_category: Whether its values have no order.
+    """
+
+    name: str
+    values: Tensor
+    is_category: bool
+
+    @property
+    def groups(self) -> Tensor:
+        """The group (N,) of each sample: the value if there are few, else its quarter, or one of the categories."""
+        _, found, counts = np.unique(self.values.numpy(), axis=0, return_inverse=True, return_counts=True)
+        codes = torch.from_numpy(found)
+        if len(counts) <= DISTINCT:
+            return codes
+        if not self.is_category:
+            return quantile_groups(self.values[:, 0], QUARTERS)
+        ranks = torch.from_numpy((-counts).argsort().argsort())
+        return ranks[codes].clamp(max=DISTINCT - 1)  # the last group holds the rare ones
+
+
+class FeatureErrors(NamedTuple):
+    """The errors for groups of values of a feature.
+
+    Attributes:
+        feature: The feature.
+        groups: The errors of each group, by increasing value; of categories, those with the largest errors first.
+        p_value: Probability of such different absolute errors if the feature did not matter.
+    """
+
+    feature: Feature
+    groups: list[ErrorGroup]
+    p_value: float
+
+
+def errors_by_feature(errors: Tensor, features: list[Feature], most: int) -> list[FeatureErrors]:
+    """Return the features on which the size of the errors (N,) depends, clearest first, `most` at most."""
+    found = []
+    for feature in features:
+        groups = feature.groups
+        p_value = kruskal_wallis(errors.abs(), groups)
+        if p_value * len(features) < SIGNIFICANCE:
+            measured = group_errors(errors, groups)
+            if feature.is_category:
+                measured.sort(key=lambda group: -group.mae)
+            found.append(FeatureErrors(feature, measured, p_value))
+    return sorted(found, key=lambda one: one.p_value)[:most]
+
+
+def kruskal_wallis(values: Tensor, groups: Tensor) -> float:
+    """Return the p-value of equal distributions in all groups: W. H. Kruskal and W. A. Wallis, JASA 47 (1952).
+
+    Args:
+        values: Shape (N,).
+        groups: Group of each value, integers, shape (N,).
+    """
+    _, codes, sizes = np.unique(groups.numpy(), return_inverse=True, return_counts=True)
+    _, ties, counts = np.unique(values.numpy(), return_inverse=True, return_counts=True)
+    if len(sizes) < 2 or len(counts) < 2:
+        return 1.0
+    ranks = (counts.cumsum() - (counts - 1) / 2)[ties]  # equal values share their mean rank
+    means = np.bincount(codes, ranks) / sizes
+    statistic = (sizes * (means - ranks.mean()) ** 2).sum() / ranks.var(ddof=1)
+    degrees = torch.tensor(len(sizes) - 1.0, dtype=torch.float64)  # the statistic is chi-squared
+    return float(torch.special.gammaincc(degrees / 2, torch.tensor(statistic / 2)))
+
+
+def features_of(data: BaseDataModule, rows: Tensor) -> list[Feature]:
+    """Return the features of test samples (n,); none if their inputs are not vectors, or have too many features."""
+    inputs = inputs_of(data.test, rows)
+    if inputs is None or inputs.ndim != 2 or inputs.shape[1] > MAX_FEATURES:
+        return []
+    return list(_split(data, inputs))
+
+
+def _split(data: BaseDataModule, inputs: Tensor) -> Iterator[Feature]:
+    columns = data.fitted.get("columns")
+    if columns is None:
+        for number, values in enumerate(torch.split(inputs, 1, dim=1)):
+            yield Feature(f"feature {number}", values, False)
+        return
+    for column, values in zip(columns, torch.split(inputs, [*map(width, columns)], dim=1), strict=True):
+        yield Feature(column["name"], values, column["kind"] == "category")

@@ -1,0 +1,67 @@
+"""Charts of the predictions and errors of a regression model, for the report and TensorBoard."""
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+from torch import Tensor
+
+from kindling.evaluation.charts import BLUE, GREY, ORANGE, new_chart
+from kindling.evaluation.regression import RegressionPredictions, group_errors, quantile_groups
+from kindling.utils.text import shorten
+
+POINTS = 3000  # more hide each other
+BARS = (8, 40)  # of a histogram
+GROUPS = 8  # of predictions, whose mean error is drawn
+NAME_LENGTH = 24  # characters of the name of the target on an axis
+
+
+def prediction_chart(predictions: RegressionPredictions) -> Figure:
+    """Return a chart of the predictions against the targets."""
+    name = shorten(predictions.target.name, NAME_LENGTH)
+    figure, axes = new_chart(f"{name}{predictions.target.suffix}", f"prediction{predictions.target.suffix}")
+    _add_points(axes, predictions.targets, predictions.values)
+    both = torch.stack([predictions.targets, predictions.values])
+    low, high = both.min().item(), both.max().item()
+    margin = 0.04 * (high - low) or 1.0
+    axes.plot([low, high], [low, high], "--", color=GREY, lw=1)
+    axes.set(xlim=(low - margin, high + margin), ylim=(low - margin, high + margin))
+    return figure
+
+
+def error_chart(predictions: RegressionPredictions) -> Figure:
+    """Return a chart of the errors against the predictions, and of their mean in groups of predictions."""
+    unit = predictions.target.suffix
+    figure, axes = new_chart(f"prediction{unit}", f"error{unit}")
+    _add_points(axes, predictions.values, predictions.errors)
+    axes.axhline(0, ls="--", color=GREY, lw=1)
+    groups = group_errors(predictions.errors, quantile_groups(predictions.values, GROUPS))
+    means = [predictions.values[group.rows].mean().item() for group in groups]
+    axes.plot(means, [group.bias for group in groups], "o-", color=ORANGE, ms=3, lw=1)
+    return figure
+
+
+def error_histogram(predictions: RegressionPredictions) -> Figure:
+    """Return a chart of the number of samples by error; a bar at either end includes all that lies beyond."""
+    figure, axes = new_chart(f"error{predictions.target.suffix}", "samples")
+    errors = predictions.errors.numpy()
+    shown = np.clip(errors, *np.quantile(errors, [0.002, 0.998]))
+    bars = int(np.clip(len(np.histogram_bin_edges(shown, "fd")) - 1, *BARS))
+    axes.hist(shown, bars, color=BLUE, rwidth=0.92)
+    axes.axvline(0, ls="--", color=GREY, lw=1)
+    _format_ticks(axes)
+    return figure
+
+
+def _add_points(axes: Axes, x: Tensor, y: Tensor) -> None:
+    chosen = torch.linspace(0, len(x) - 1, min(len(x), POINTS)).long()
+    alpha = max(0.15, min(0.8, 20 / len(chosen) ** 0.5))
+    axes.scatter(x[chosen].numpy(), y[chosen].numpy(), s=8, color=BLUE, alpha=alpha, linewidths=0)
+    _format_ticks(axes)
+
+
+def _format_ticks(axes: Axes) -> None:
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(5))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))

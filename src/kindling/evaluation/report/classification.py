@@ -1,0 +1,84 @@
+"""The report of a classifier, section by section."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from kindling.data import BaseDataModule
+from kindling.evaluation.predictions import NO_PREDICTION, Predictions
+from kindling.evaluation.report.calibration import calibration_charts
+from kindling.evaluation.report.confusion_matrix import confusion_section, share_cell
+from kindling.evaluation.report.html import Html, element, name_cell, section, table
+from kindling.evaluation.report.metric_cards import metric_cards
+from kindling.evaluation.report.samples import SHOWN, show_samples
+from kindling.evaluation.statistics import RESAMPLES, class_scores, confidence_intervals
+from kindling.utils.text import count_noun, format_metric
+
+NOTE = (
+    "Ranges are 95% confidence intervals: Wilson's for accuracy, bootstrap "
+    f"({RESAMPLES:,} resamples) for loss, balanced accuracy and macro F1."
+)
+
+
+def classification_sections(
+    metrics: Mapping[str, float],
+    predictions: Predictions,
+    losses: Tensor,
+    data: BaseDataModule,
+    names: Sequence[str],
+) -> Iterator[Html]:
+    """Yield the sections of the report.
+
+    Args:
+        metrics: The test metrics by name.
+        predictions: The predictions for the N test samples.
+        losses: Loss of each sample, shape (N,).
+        data: The data module.
+        names: Names of the classes.
+    """
+    intervals = confidence_intervals(predictions, losses)
+
+    def format_value(name: str, value: float) -> str:
+        return format_metric(value) if name == "loss" or name not in intervals else f"{value:.2%}"
+
+    yield metric_cards(metrics, intervals, format_value, NOTE)
+    if missing := int(predictions.confusion_matrix[:, -1].sum()):
+        verb = count_noun(missing, "prediction is", "predictions are")
+        yield element("p", f"{verb} NaN and counted as wrong.")
+    yield element(
+        "div",
+        section("Metrics per class", class_table(predictions.confusion_matrix, names)),
+        section("Confusion matrix", confusion_section(predictions.confusion_matrix, names)),
+        class_="pair",
+    )
+    yield section("Worst predictions", worst_predictions(predictions, data, names))
+    yield section("Calibration", calibration_charts(predictions))
+
+
+def class_table(confusion_matrix: Tensor, names: Sequence[str]) -> Html:
+    """Return a table with samples, precision, recall and F1 of each class."""
+    labels, predictions = confusion_matrix.sum(1), confusion_matrix.sum(0)[:-1]
+    scores = torch.stack(class_scores(confusion_matrix.diag(), labels, predictions), dim=1)  # (classes, 3)
+    rows = (
+        [name_cell(name), element("td", f"{samples:,}"), *map(share_cell, shares)]
+        for name, samples, shares in zip(names, labels.tolist(), scores.tolist(), strict=True)
+    )
+    return table(["class", "samples", "precision", "recall", "F1"], rows, class_="list")
+
+
+def worst_predictions(predictions: Predictions, data: BaseDataModule, class_names: Sequence[str]) -> Html:
+    """Return the test samples whose labels had the lowest probabilities."""
+    mistakes = int((~predictions.correct).sum())
+    if not mistakes:
+        return element("p", "All predictions are correct.")
+    worst = predictions.worst(SHOWN)
+    names = [*class_names, NO_PREDICTION]
+    labels, classes = (
+        [names[label] for label in part[worst].tolist()] for part in (predictions.labels, predictions.classes)
+    )
+    confidence = [f"{value:.1%}" for value in predictions.confidence[worst].tolist()]
+    total = count_noun(mistakes, "wrong prediction", "wrong predictions")
+    shown = total if len(worst) == mistakes else f"{len(worst)} of {total}"
+    cells = {"label": labels, "prediction": classes, "probability": confidence}
+    return show_samples(worst, cells, f"{shown}, lowest probability of the label first.", "its probability", data)

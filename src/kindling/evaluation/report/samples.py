@@ -1,0 +1,69 @@
+"""Test samples with their predictions in the report: images with captions, or rows as a table."""
+
+import io
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
+
+from kindling.data import BaseDataModule
+from kindling.data.loading import inputs_of
+from kindling.evaluation.report.html import Html, element, join, name_cell, png, table
+from kindling.utils.pictures import are_images, to_pil_image
+
+SHOWN = 24
+SMALL = 96  # pixels; smaller images are enlarged without interpolation
+LARGE = 256  # pixels; larger images are reduced: 24 photos as PNG had 15 MB
+Columns = Mapping[str, Sequence[str]]  # the texts (n,) of three columns by title: truth, prediction, and how it is
+
+
+def show_samples(rows: Tensor, columns: Columns, intro: str, remark: str, data: BaseDataModule) -> Html:
+    """Return test samples.
+
+    Args:
+        rows: Indices of the samples, shape (n,).
+        columns: What was true of them, the prediction, and a remark on it.
+        intro: Text above them.
+        remark: Explanation of the remark in the captions of images.
+        data: The data module.
+    """
+    row_names = data.tested_rows()
+    names = [row_names[row] for row in rows.tolist()]
+    inputs = inputs_of(data.test, rows)
+    if inputs is not None and are_images(inputs):
+        truth, prediction, _ = columns
+        intro += f" Captions: {truth} → {prediction} ({remark})."
+        content = image_sheet(names, columns, inputs, data.row_header)
+    else:
+        content = sample_table(names, columns, [data.describe(row) for row in rows.tolist()], data.row_header)
+    return join([element("p", intro, class_="soft"), content])
+
+
+def image_sheet(names: Sequence[object], columns: Columns, images: Tensor, row_header: str) -> Html:
+    """Return images (n, C, H, W), uint8 or floats in [0, 1], with captions."""
+    figures = []
+    for name, truth, prediction, remark, image in zip(names, *columns.values(), images, strict=True):
+        side, file = max(image.shape[1:]), io.BytesIO()
+        to_pil_image(image, min(side, LARGE)).save(file, "PNG")
+        picture = png(file.getvalue(), alt="", class_="small" if side < SMALL else "large")
+        text = [element("b", truth), " → ", element("b", prediction), f" ({remark})"]
+        caption = element("figcaption", *text, element("br"), f"{row_header} {name}")
+        figures.append(element("figure", picture, caption))
+    return element("div", *figures, class_="sheet")
+
+
+def sample_table(
+    names: Sequence[object], columns: Columns, descriptions: Sequence[Mapping[str, object]], row_header: str
+) -> Html:
+    """Return a table of samples that are not images, with their features."""
+    described = dict.fromkeys(feature for description in descriptions for feature in description)
+    features = [feature for feature in described if feature not in columns]  # a table describes the target, too
+    rows = (
+        [
+            name_cell(name),
+            *(element("td", text, class_="name") for text in (truth, prediction)),
+            element("td", remark),
+            *(element("td", description.get(feature, "")) for feature in features),
+        ]
+        for name, truth, prediction, remark, description in zip(names, *columns.values(), descriptions, strict=True)
+    )
+    return table([row_header, *columns, *features], rows, class_="list names-3")
