@@ -67,8 +67,10 @@ class RegressionTask(BaseTask):
     @override
     def setup(self, stage: str) -> None:
         super().setup(stage)
-        targets = getattr(getattr(self.trainer, "datamodule", None), "training_targets", None)
-        if stage == "fit" and targets is not None:
+        if stage != "fit":
+            return
+        data: Any = getattr(self.trainer, "datamodule", None)
+        if (targets := getattr(data, "training_targets", None)) is not None:
             self.standardize(targets)
 
     def standardize(self, targets: Tensor) -> None:

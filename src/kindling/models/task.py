@@ -34,8 +34,7 @@ DATA_ARGUMENTS = ("num_classes", "input_shape", "mean", "std", "class_names")
 
 def check_task(model: type["BaseTask"], data: object) -> None:
     """Raise ValueError if a model predicts classes and the targets of a data module are numbers, or vice versa."""
-    found = getattr(data, "task", None)
-    if model.task is None or found in (None, model.task):
+    if model.task is None or (found := getattr(data, "task", None)) in (None, model.task):
         return
     if found == "classification":
         advice = "a classifier, or --data.task regression" if "task" in getattr(data, "hparams", {}) else "a classifier"

@@ -133,8 +133,10 @@ def test_the_run_names_the_model_that_was_built(kindling: Command, trained: Path
 
 def test_a_killed_run_resumes_to_the_same_weights(kindling: Command, trained: Path) -> None:
     expected = torch.load(trained / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
-    assert kindling(*FIT, "--run_name", "cut", "--trainer.max_steps", "20").code == 0
-    assert kindling("fit", "--ckpt_path", "runs/cut", "--trainer.max_steps", "-1").code == 0
+    callback = json.dumps([{"class_path": "helpers.SignalAt", "init_args": {"step": 20}}])
+    assert kindling(*FIT, "--run_name", "cut", "--trainer.callbacks", callback).code == 1
+    resumed_run = kindling("fit", "--ckpt_path", "runs/cut", "--trainer.callbacks", "null")
+    assert resumed_run.code == 0, resumed_run.err
     resumed = torch.load("runs/cut/version_0/checkpoints/last.ckpt", weights_only=True)["state_dict"]
     assert resumed.keys() == expected.keys()
     assert all(torch.equal(resumed[name], expected[name]) for name in expected)
@@ -316,6 +318,16 @@ def test_copies_of_the_target_are_named(table: pd.DataFrame, capfd: pytest.Captu
             "MLPRegressor predicts numbers, but the targets are classes: use a classifier, or --data.task regression",
         ),
         ("--data.task regression --data.target garage", 1, "column garage of houses.csv: row 0 (counted from 0) holds"),
+        (
+            "--model.loss_function huber",
+            2,
+            "huber is not one of cross_entropy, focal; for numbers as targets, add --model MLPRegressor",
+        ),
+        (
+            "--model.quantile 0.9",
+            2,
+            "MLPClassifier has no option model.quantile; for numbers as targets, add --model MLPRegressor",
+        ),
         ("--model.loss_function focal", 1, "loss_function must be mse, mae, huber, quantile, got focal"),
         ("--model MLPRegressor --model.loss_function quantile --model.quantile 1", 1, "quantile must be between 0 and"),
         ("--model MLPRegressor --model.quantile 0.9", 1, "quantile has no effect with loss_function mse: use loss_fun"),

@@ -53,29 +53,30 @@ def choose_target(table: TableFile, task: Task, decimal: str | None = None) -> T
         return classes
     cells = {name: table.cells(name) for name in (*table.features, table.target)}
     style = read_style(cells, table.separator, decimal)
-    own = cells[table.target]
-    if task == "auto" and not _are_continuous(own, style.decimal_of(table.target) or ".", table.target):
-        return classes
-    column = _learn_column(table, own, style, task)
+    distinct, are_continuous = _count_numbers(cells[table.target], style.decimal_of(table.target) or ".")
+    may_be_numbers = task == "regression" or are_continuous
+    column = _learn_column(table, cells[table.target], style, task) if may_be_numbers else None
+    if task == "auto" and distinct > MAX_USUAL_CLASSES:
+        found, other, noun = ("classes", "regression", "numbers")
+        if column:
+            found, other, noun = ("regression", "classification", "classes")
+        logger.warning(f"{table.target}: {distinct:,} distinct numbers, so {found} (--data.task {other} for {noun})")
     if column is None:
         return classes
     warn_ambiguous([column], cells, style)
     return NumberTarget(table, column)
 
 
-def _are_continuous(cells: Cells, decimal: str, name: str) -> bool:
-    """Return whether most values are numbers, and so many different ones that they are no classes; log which."""
+def _count_numbers(cells: Cells, decimal: str) -> tuple[int, bool]:
+    """Return the number of distinct numbers, 0 if most values are none; and whether they are too many for classes."""
     numbers = cells.quantities(decimal)[0]
     known = ~np.isnan(numbers)
     distinct, rows = len(np.unique(numbers[known])), int(cells.counts[known].sum())
-    if distinct <= MAX_USUAL_CLASSES or 2 * rows < len(cells.codes[cells.codes >= 0]):
-        return False
+    if 2 * rows < np.count_nonzero(cells.codes >= 0):
+        return 0, False
     have_fractions = bool((numbers[known] % 1).any())
-    if have_fractions or distinct > MAX_CLASSES or ROWS_PER_CLASS * distinct > rows:
-        logger.warning(f"{name}: {distinct:,} distinct numbers, so regression (--data.task classification for classes)")
-        return True
-    logger.warning(f"{name}: {distinct:,} distinct numbers, so classes (--data.task regression for numbers)")
-    return False
+    are_many = have_fractions or distinct > MAX_CLASSES or ROWS_PER_CLASS * distinct > rows
+    return distinct, are_many and distinct > MAX_USUAL_CLASSES
 
 
 def _learn_column(table: TableFile, cells: Cells, style: FileStyle, task: Task) -> Column | None:
