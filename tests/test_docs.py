@@ -115,6 +115,10 @@ def own_data(tmp_path_factory: pytest.TempPathFactory, mnist: Path) -> Path:
     table["churned"] = np.where(table["age"] > 50, "yes", "no")
     table.to_csv(folder / "customers.csv", index=False)
     table.drop(columns="churned").head(5).to_csv(folder / "new_customers.csv", index=False)
+    houses = pd.DataFrame({"size": random.uniform(40, 200, 80).round(1), "town": random.choice(["Ulm", "Bonn"], 80)})
+    houses["price"] = [f"{3000 * size + 50_000:,.2f}" for size in houses["size"]]
+    houses.to_csv(folder / "houses.csv", index=False)
+    houses.drop(columns="price").head(5).to_csv(folder / "new_houses.csv", index=False)
     images, labels = read_sample("test")
     seven = images[labels == 7][0, 0]
     Image.fromarray(seven.numpy()).save(folder / "seven.png")

@@ -173,11 +173,11 @@ def test_the_metrics_are_measured(project: Project) -> None:
     assert "top2" in (project.run("SureNet-LeafDataModule") / "report.html").read_text(encoding="utf-8")
 
 
-def test_the_loss_is_the_focal_loss(project: Project) -> None:
-    probabilities, labels = project.probabilities("FocalNet-LeafDataModule")
+def test_the_loss_is_the_one_of_the_guide(project: Project) -> None:
+    probabilities, labels = project.probabilities("PolyNet-LeafDataModule")
     right = probabilities[range(len(labels)), labels]
-    expected = (-(1 - right) * right.log()).mean().item()
-    assert project.metrics("FocalNet-LeafDataModule")["test/loss"] == pytest.approx(expected, rel=1e-3)
+    expected = (1 - right - right.log()).mean().item()
+    assert project.metrics("PolyNet-LeafDataModule")["test/loss"] == pytest.approx(expected, rel=1e-3)
 
 
 def test_the_callback_logs(project: Project) -> None:

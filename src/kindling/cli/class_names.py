@@ -2,6 +2,7 @@
 
 import importlib.util
 import inspect
+import re
 import sys
 from pkgutil import resolve_name
 from typing import Any
@@ -59,18 +60,39 @@ def class_arguments(class_path: str) -> list[str]:
     return [argument.removeprefix("it.") for argument in added]
 
 
+def regressor_hint(message: str, model: str) -> str:
+    """Return how to set an option that only the regressor of a classifier takes, to append to an error message.
+
+    Args:
+        message: Message about an option of the model.
+        model: Name or path of the model's class.
+    """
+    option = re.match(r"(?:\w+ has no option )?model\.(\w+)", message)
+    classes = [cls for cls in subclasses("model") if cls.__name__ == model.rpartition(".")[2]]
+    regressor = getattr(classes[0], "regressor", None) if option and classes else None
+    if option is None or regressor is None:
+        return ""
+    takes_it = option[1] in class_arguments(f"{regressor.__module__}.{regressor.__name__}")
+    return f"; for numbers as targets, add --model {regressor.__name__}" if takes_it else ""
+
+
 def class_names(key: str) -> list[str]:
     """Return the names of the classes that an option takes."""
-    names: list[str] = []
+    return [cls.__name__ for cls in subclasses(key)]
+
+
+def subclasses(key: str) -> list[type]:
+    """Return the classes that an option takes."""
+    found: list[type] = []
     classes: list[type] = []
     for base in _bases(key):
         classes += base.__subclasses__()
     while classes:
         cls = classes.pop()
         if find_class(f"{cls.__module__}.{cls.__name__}") is cls and not is_base(cls):
-            names.append(cls.__name__)
+            found.append(cls)
         classes += cls.__subclasses__()
-    return names
+    return found
 
 
 def choosable_paths(kind: Any) -> list[str]:

@@ -8,12 +8,15 @@ from typing import Any
 from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.cli import LightningCLI, _InstantiatorFn
 
+from kindling.cli.class_names import class_arguments
 from kindling.cli.sources import Sources
 from kindling.data import BaseDataModule
 from kindling.models.infer import infer_arguments, with_shape
-from kindling.models.task import DATA_ARGUMENTS, BaseTask
+from kindling.models.task import DATA_ARGUMENTS, BaseTask, check_task
+from kindling.utils.console import say
 from kindling.utils.errors import UsageError, creation_error
 from kindling.utils.hyperparameters import record_arguments
+from kindling.utils.text import join_names
 
 ARGUMENT = "model.init_args."  # prefix of model arguments in the parser's links
 
@@ -59,6 +62,7 @@ class ModuleBuilder:
         """Build the model with arguments from the data module or inferred from training samples."""
         links = applied_instantiation_links
         with self._keeping_the_error():
+            kind = self._fitting(kind, kwargs)
             self._complete(kind, kwargs, links)
 
         def create(**inferred: Any) -> LightningModule:
@@ -71,6 +75,39 @@ class ModuleBuilder:
             model = with_shape(create, self._data) if is_task else create()
         record_arguments(model, kind, self._plain_arguments("model") | {_argument(key): links[key] for key in links})
         return model
+
+    def _fitting(self, kind: type[LightningModule], kwargs: dict[str, Any]) -> type[LightningModule]:
+        """Return the class of the model: in `fit` on numbers, that of a classifier's regressor, if it names one.
+
+        Arguments that the regressor lacks are removed from `kwargs` in place, and the config names it from then on.
+
+        Raises:
+            UsageError: If the command line sets one of these arguments.
+            ValueError: If the model predicts classes and the targets are numbers, or the other way around.
+        """
+        if self.command != "fit" or not issubclass(kind, BaseTask) or kind.task is None:
+            return kind
+        regressor: type[BaseTask] | None = vars(kind).get("regressor")  # its own: a subclass has another network
+        if regressor is None or getattr(self._data, "task", None) != "regression":
+            check_task(kind, self._data)
+            return kind
+        class_path = f"{regressor.__module__}.{regressor.__name__}"
+        defaults = {name: default_of(kind, name) for name in kwargs}
+        lacking = kwargs.keys() - {*class_arguments(class_path)}
+        unused = [name for name in kwargs if name in lacking and kwargs[name] not in (None, defaults[name])]
+        if typed := [name for name in unused if f"model.{name}" in self.sources.names]:
+            raise UsageError(f"{regressor.__name__} has no {join_names(typed)}: the target is numbers")
+        # A default of the classifier gives way to that of the regressor.
+        lacking |= {name for name in kwargs if kwargs[name] == defaults[name] != default_of(regressor, name)}
+        without = f" without {join_names(unused)}" if unused else ""
+        say(f"model: {regressor.__name__}{without} instead of {kind.__name__}, as the target is numbers")
+        for config in (self.cli.config[self.command]["model"], self.cli.config_dump["model"]):
+            config["class_path"] = class_path
+            for name in lacking:
+                config["init_args"].pop(name, None)
+        for name in lacking:
+            kwargs.pop(name, None)
+        return regressor
 
     def _complete(self, kind: type[LightningModule], kwargs: dict[str, Any], links: dict[str, Any]) -> None:
         """Decide which model arguments come from the data, and remove the others from `kwargs` and `links`, in place.

@@ -87,6 +87,16 @@ class Sources:
         return names | {"model.optimizer.lr"} if sets_rate_alone(recipes) else names
 
     @property
+    def model(self) -> str:
+        """Name of the class of the model in the options, the last one that is given; empty if there is none."""
+        recipes = [self.stored_config, *(read_yaml(path) for path in self.configs if path.is_file())]
+        parts = [recipe["model"] for recipe in recipes if recipe.get("model")]
+        named = [part.get("class_path", "") if isinstance(part, dict) else str(part) for part in parts]
+        typed = [option for option in _split_options(self.typed) if _key(option) == "model"]
+        named += [option[0].partition("=")[2] or option[-1] for option in typed]
+        return next(filter(None, reversed(named)), "")
+
+    @property
     def arguments(self) -> list[str]:
         """All options; later ones override earlier ones."""
         return [*(["--config", yaml.safe_dump(self.stored_config)] if self.stored_config else []), *self.typed]

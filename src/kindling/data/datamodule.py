@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from lightning.pytorch import LightningDataModule
@@ -231,6 +231,7 @@ class BaseDataModule(LightningDataModule):
 class ClassificationDataModule(BaseDataModule):
     """Base class of data modules for classification: a subclass also sets `num_classes` and `class_names`."""
 
+    task: ClassVar[Literal["classification"]] = "classification"
     num_classes: int
     class_names: tuple[str, ...]
 
@@ -241,10 +242,19 @@ class ClassificationDataModule(BaseDataModule):
         Raises:
             ValueError: If the training dataset does not expose its targets.
         """
-        targets = self.training_targets
-        if targets is None:
-            raise ValueError(f"{type(self.train).__name__} needs an attribute `targets` with the class of each sample")
-        return tuple(targets.bincount(minlength=getattr(self, "num_classes", 0)).tolist())
+        return count_classes(self, getattr(self, "num_classes", 0))
+
+
+def count_classes(data: BaseDataModule, num_classes: int) -> tuple[int, ...]:
+    """Return the number of training samples per class.
+
+    Raises:
+        ValueError: If the training dataset does not expose its targets.
+    """
+    targets = data.training_targets
+    if targets is None:
+        raise ValueError(f"{type(data.train).__name__} needs an attribute `targets` with the class of each sample")
+    return tuple(targets.bincount(minlength=num_classes).tolist())
 
 
 def _describe_change(now: Any, then: Any) -> str:

@@ -35,7 +35,7 @@ class ArrayDataset(Dataset[Batch]):
 
     Args:
         inputs: Images as uint8 or features as float32, shape (N, ...); or lazy inputs, which read them on demand.
-        labels: Class indices, shape (N,), int64.
+        labels: Targets: classes as int64, or numbers as float32, shape (N,).
     """
 
     def __init__(self, inputs: Tensor | LazyInputs, labels: Tensor) -> None:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.utilities import rank_zero_only
@@ -50,7 +51,8 @@ def write_predictions(
     header, columns = [row_header], [rows[: len(probabilities)]]
     if probabilities.ndim == 1:
         header += ["label"] * (labels is not None) + ["prediction"]
-        columns += [[f"{value:.6g}" for value in part.tolist()] for part in (labels, probabilities) if part is not None]
+        parts = [part.float().numpy() for part in (labels, probabilities) if part is not None]
+        columns += [[np.format_float_positional(value, trim="-") for value in part] for part in parts]
         return _write(path, header, columns)
     best, predictions = probabilities.max(dim=1)
     if labels is not None:

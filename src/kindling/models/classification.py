@@ -1,6 +1,6 @@
 """The classification task."""
 
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -9,7 +9,12 @@ from torchmetrics import MetricCollection
 from typing_extensions import override
 
 from kindling.models.metrics import classification_metrics
+from kindling.models.regression import RegressionTask
 from kindling.models.task import BaseTask
+from kindling.utils.text import join_names
+
+LOSSES = ("cross_entropy", "focal")
+FOCAL_GAMMA = 2.0  # the best one in T.-Y. Lin et al., ICCV 2017
 
 
 class ClassificationTask(BaseTask):
@@ -22,6 +27,7 @@ class ClassificationTask(BaseTask):
     Args:
         num_classes: Number of classes.
         class_names: Names of the classes in the order of their labels; the labels themselves by default.
+        loss_function: The loss: cross_entropy, or focal, which gives samples that are predicted well less weight.
         label_smoothing: Fraction of the target spread over all classes in the loss, in [0, 1). Applies to validation
             too: smoothing makes a network less confident, which the plain loss would show as a decline.
         weighted_loss: Whether to weight classes in the loss inversely to their number of training samples.
@@ -31,7 +37,9 @@ class ClassificationTask(BaseTask):
         ValueError: If an argument is out of its range.
     """
 
+    task = "classification"
     data_arguments = (*BaseTask.data_arguments, "num_classes", "class_names")
+    regressor: ClassVar[type[RegressionTask] | None] = None  # `kindling fit` builds it if the targets are numbers
     class_weights: Tensor | None
 
     def __init__(
@@ -39,6 +47,7 @@ class ClassificationTask(BaseTask):
         *,
         num_classes: int,
         class_names: tuple[str, ...] = (),
+        loss_function: Literal["cross_entropy", "focal"] = "cross_entropy",
         label_smoothing: float = 0.0,
         weighted_loss: bool = False,
         **kwargs: Any,
@@ -46,6 +55,9 @@ class ClassificationTask(BaseTask):
         super().__init__(**kwargs)
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"label_smoothing must be in [0, 1), got {label_smoothing}")
+        if loss_function not in LOSSES:
+            raise ValueError(f"loss_function must be {join_names(LOSSES)}, got {loss_function}")
+        self.loss_function = loss_function
         self.num_classes = num_classes
         self.class_names = tuple(class_names) or tuple(str(label) for label in range(num_classes))
         self.label_smoothing = label_smoothing
@@ -85,11 +97,14 @@ class ClassificationTask(BaseTask):
 
     @override
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the mean cross-entropy of logits (N, num_classes) and labels (N,)."""
-        smoothing = self.label_smoothing
-        total = F.cross_entropy(outputs, targets, self.class_weights, label_smoothing=smoothing, reduction="sum")
+        """Return the mean loss of logits (N, num_classes) and labels (N,)."""
+        options: dict[str, Any] = {"weight": self.class_weights, "label_smoothing": self.label_smoothing}
         # Divided by the number of samples, not their total weight, so that batch means average to the epoch mean.
-        return total / targets.numel()
+        if self.loss_function == "cross_entropy":
+            return F.cross_entropy(outputs, targets, reduction="sum", **options) / targets.numel()
+        probability = outputs.softmax(dim=1).gather(1, targets.unsqueeze(1)).squeeze(1)  # of the label
+        losses = F.cross_entropy(outputs, targets, reduction="none", **options)
+        return ((1 - probability) ** FOCAL_GAMMA * losses).mean()
 
     @override
     def to_prediction(self, outputs: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
-"""The regression task."""
+"""The regression task, and a multilayer perceptron for it."""
 
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -9,9 +10,17 @@ from torch.nn import functional as F
 from torchmetrics import MeanAbsoluteError, MeanSquaredError, MetricCollection
 from typing_extensions import override
 
+from kindling.models.layers import mlp
 from kindling.models.metrics import R2
-from kindling.models.mlp import mlp
 from kindling.models.task import BaseTask
+from kindling.utils.text import join_names
+
+LOSSES: dict[str, Callable[[Tensor, float], Tensor]] = {  # of errors (N,), predictions minus targets; and a quantile
+    "mse": lambda errors, _: errors**2,
+    "mae": lambda errors, _: errors.abs(),
+    "huber": lambda errors, _: F.huber_loss(errors, torch.zeros_like(errors), reduction="none"),
+    "quantile": lambda errors, quantile: torch.maximum((1 - quantile) * errors, -quantile * errors),
+}
 
 
 class RegressionTask(BaseTask):
@@ -22,14 +31,36 @@ class RegressionTask(BaseTask):
     standard deviation of the targets are computed from the training split and saved with the weights.
 
     Args:
+        loss_function: The loss of the standardized error: mse (squared error), mae (absolute error), huber (squared up
+            to one standard deviation of the targets, absolute beyond) or quantile (the model predicts a quantile).
+        quantile: The quantile that the loss `quantile` predicts, between 0 and 1: 0.9 is exceeded by 10% of the
+            targets.
         **kwargs: See `BaseTask`.
+
+    Raises:
+        ValueError: If an argument is out of its range.
     """
 
+    task = "regression"
     target_mean: Tensor
     target_std: Tensor
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        loss_function: Literal["mse", "mae", "huber", "quantile"] = "mse",
+        quantile: float = 0.5,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
+        if loss_function not in LOSSES:
+            raise ValueError(f"loss_function must be {join_names([*LOSSES])}, got {loss_function}")
+        if not 0 < quantile < 1:
+            raise ValueError(f"quantile must be between 0 and 1, got {quantile}")
+        if quantile != 0.5 and loss_function != "quantile":
+            raise ValueError(f"quantile has no effect with loss_function {loss_function}: use loss_function quantile")
+        self.loss_function = loss_function
+        self.quantile = quantile
         self.register_buffer("target_mean", torch.tensor(0.0))
         self.register_buffer("target_std", torch.tensor(1.0))
 
@@ -39,11 +70,14 @@ class RegressionTask(BaseTask):
         if stage != "fit":
             return
         data: Any = getattr(self.trainer, "datamodule", None)
-        targets: Tensor | None = getattr(data, "training_targets", None)
-        if targets is not None:
-            std = targets.float().std()
-            self.target_mean.copy_(targets.float().mean())
-            self.target_std.copy_(std if std > 0 else torch.tensor(1.0))
+        if (targets := getattr(data, "training_targets", None)) is not None:
+            self.standardize(targets)
+
+    def standardize(self, targets: Tensor) -> None:
+        """Set mean and standard deviation of the targets to those of training targets (N,)."""
+        std = targets.double().std()
+        self.target_mean.copy_(targets.double().mean())
+        self.target_std.copy_(std if std > 0 else torch.tensor(1.0))
 
     @override
     def forward(self, *inputs: Any, **kwargs: Any) -> Tensor:
@@ -67,8 +101,9 @@ class RegressionTask(BaseTask):
 
     @override
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the mean squared error of predictions (N,), divided by the variance of the training targets."""
-        return F.mse_loss(outputs, targets) / self.target_std**2
+        """Return the mean loss of predictions (N,) and targets (N,), both in units of the standard deviation."""
+        errors = (outputs - targets) / self.target_std
+        return LOSSES[self.loss_function](errors, self.quantile).mean()
 
 
 class MLPRegressor(RegressionTask):

@@ -32,6 +32,18 @@ ADAM: Any = {"class_path": "torch.optim.Adam", "init_args": {"lr": 1e-3}}
 DATA_ARGUMENTS = ("num_classes", "input_shape", "mean", "std", "class_names")
 
 
+def check_task(model: type["BaseTask"], data: object) -> None:
+    """Raise ValueError if a model predicts classes and the targets of a data module are numbers, or vice versa."""
+    if model.task is None or (found := getattr(data, "task", None)) in (None, model.task):
+        return
+    if found == "classification":
+        advice = "a classifier, or --data.task regression" if "task" in getattr(data, "hparams", {}) else "a classifier"
+        raise ValueError(f"{model.__name__} predicts numbers, but the targets are classes: use {advice}")
+    raise ValueError(
+        f"{model.__name__} predicts classes, but the targets are numbers: use a regression model such as MLPRegressor"
+    )
+
+
 class BaseTask(LightningModule):
     """Base of all tasks: a subclass passes `**kwargs` to `super().__init__`, sets `self.network` and implements `loss`.
 
@@ -63,6 +75,7 @@ class BaseTask(LightningModule):
         ValueError: If an argument is out of its range.
     """
 
+    task: ClassVar[Literal["classification", "regression"] | None] = None  # the task of data modules that it fits
     data_arguments: ClassVar[tuple[str, ...]] = ("input_shape", "mean", "std")  # subset of `DATA_ARGUMENTS`
     network: nn.Module
     mean: Tensor
@@ -108,7 +121,11 @@ class BaseTask(LightningModule):
         Args:
             data: The data module.
             **arguments: Other arguments of the model; they override those of the data module.
+
+        Raises:
+            ValueError: If the model predicts classes and the targets are numbers, or the other way around.
         """
+        check_task(cls, data)
         known = {name: getattr(data, name) for name in cls.data_arguments if hasattr(data, name)} | arguments
         if "num_classes" in cls.data_arguments and "num_classes" not in known:
             known = infer_arguments(data, ["num_classes", "class_names"]) | known

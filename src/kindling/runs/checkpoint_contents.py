@@ -17,7 +17,7 @@ TYPES: dict[str, type] = {
     **{"loops": dict, "optimizer_states": list, "lr_schedulers": list, "checksums": dict, "plugins": dict},
     **{"global_step": int, "epoch": int, "schedule_start": int, "sample_shapes": list},
 }
-FITTED_TYPES: dict[str, type] = {"classes": list, "columns": list, "left_out": dict}
+FITTED_TYPES: dict[str, type] = {"classes": list, "target": dict, "columns": list, "left_out": dict}
 MODEL_TYPES: dict[str, type] = {"_class_path": str, "num_classes": int, "input_shape": list, "class_names": list}
 # Fitted state of a table's column; older checkpoints lack some of these.
 COLUMN_TYPES: dict[str, type] = {
@@ -42,7 +42,10 @@ def check_content(path: Path, checkpoint: Any) -> None:
     data = _as_dict(checkpoint.get("datamodule_hyper_parameters"))
     fitted = checkpoint.get(str(data.get("_class_path")).rpartition(".")[2])
     columns = _as_dict(fitted).get("columns")
-    columns = columns if isinstance(columns, list | tuple) else []
+    columns = [*columns] if isinstance(columns, list | tuple) else []
+    is_table = bool(columns)
+    if (target := _as_dict(fitted).get("target")) is not None:  # of numbers: read as a column is
+        columns.append(target)
     states = checkpoint.get("optimizer_states")
     states = states if isinstance(states, list | tuple) else []
     typed_parts: list[tuple[dict[str, Any], dict[str, type]]] = [
@@ -64,7 +67,8 @@ def check_content(path: Path, checkpoint: Any) -> None:
     names = model.get("class_names")
     if names and len(names) != model.get("num_classes", len(names)):
         raise ValueError(f"{path} was modified: it has {len(names)} class_names for {model['num_classes']} classes")
-    if columns and (missing := [name for name in ("classes", "left_out") if fitted.get(name) is None]):
+    required_of_table = ("classes" if target is None else "target", "left_out")
+    if is_table and (missing := [name for name in required_of_table if fitted.get(name) is None]):
         raise ValueError(f"{path} was modified: its table has no {missing[0]}")
     if not _is_version(checkpoint.get("pytorch-lightning_version")):
         version = shorten(repr(checkpoint["pytorch-lightning_version"]), 60)

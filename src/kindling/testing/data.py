@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 
-from kindling.data import BaseDataModule, ClassificationDataModule
+from kindling.data import BaseDataModule
 from kindling.data.datamodule import ArrayDataset
 from kindling.data.loading import targets_of
 from kindling.testing.isolation import isolated
@@ -42,8 +42,8 @@ def check_data(data: LightningDataModule, *, shared: float = 0.01, stratified: b
     """Check that the splits of a data module are sound.
 
     No sample of one split occurs in another; the same seed gives the same splits and batches; shapes and types are the
-    same in all splits; and if targets are classes, their numbers and names match, and every class is in the training
-    split.
+    same in all splits; if targets are classes, their numbers and names match, and every class is in the training split;
+    and if they are numbers, they are finite.
 
     Args:
         data: The data module; all of its splits are read.
@@ -67,10 +67,8 @@ def check_data(data: LightningDataModule, *, shared: float = 0.01, stratified: b
             common, size = (counts[split] & counts[other]).total(), counts[split].total()
             assert common <= shared * size, f"{name}: {common} of {size} samples of {split} are in {other}, too"
     _check_shapes(data, splits)
-    if isinstance(data, ClassificationDataModule):
-        by_class = _check_classes(data)
-        if by_class and (stratified or (stratified is None and _may_share_source(data.train, data.val))):
-            _check_stratified(data, by_class["train"], by_class["val"])
+    if isinstance(data, BaseDataModule):
+        _check_targets(data, stratified)
 
 
 def copy_data(data: LightningDataModule) -> LightningDataModule:
@@ -156,7 +154,18 @@ def _check_shapes(data: LightningDataModule, splits: dict[str, list[Sample]]) ->
         assert found == train, f"{name}: samples of {split} are {found}, those of train {train}"
 
 
-def _check_classes(data: ClassificationDataModule) -> dict[str, Tensor]:
+def _check_targets(data: BaseDataModule, stratified: bool | None) -> None:
+    """Check the targets of a data module that says what they are."""
+    task = getattr(data, "task", None)
+    if task == "regression":
+        _check_numbers(data)
+    if task == "classification":
+        by_class = _check_classes(data)
+        if by_class and (stratified or (stratified is None and _may_share_source(data.train, data.val))):
+            _check_stratified(data, by_class["train"], by_class["val"])
+
+
+def _check_classes(data: Any) -> dict[str, Tensor]:
     """Check class names and labels; return the number of samples of each class by split, empty if unknown."""
     name, names = type(data).__name__, tuple(data.class_names)
     assert len(names) == data.num_classes, f"{name}: {len(names)} class_names for {data.num_classes} classes"
@@ -177,6 +186,17 @@ def _check_classes(data: ClassificationDataModule) -> dict[str, Tensor]:
     return counts
 
 
+def _check_numbers(data: Any) -> None:
+    """Check that the targets of all splits are finite numbers."""
+    for split in ("train", "val", "test"):
+        targets = targets_of(getattr(data, split))
+        if targets is None:
+            return
+        name = f"{type(data).__name__}: targets of {split}"
+        assert targets.is_floating_point(), f"{name} are {targets.dtype}, not floats"
+        assert targets.isfinite().all(), f"{name} contain NaN or infinite numbers"
+
+
 def _may_share_source(train: Dataset[Any], val: Dataset[Any]) -> bool:
     """Return whether two splits are parts of one dataset; splits in memory may be."""
     if isinstance(train, Subset) and isinstance(val, Subset):
@@ -184,7 +204,7 @@ def _may_share_source(train: Dataset[Any], val: Dataset[Any]) -> bool:
     return isinstance(train, ArrayDataset) and isinstance(val, ArrayDataset)
 
 
-def _check_stratified(data: ClassificationDataModule, train: Tensor, val: Tensor) -> None:
+def _check_stratified(data: Any, train: Tensor, val: Tensor) -> None:
     """Check that the number of validation samples of each class is as expected, apart from chance.
 
     Args:

@@ -20,7 +20,8 @@ from kindling.tuning.short_fit import clone_model, short_fit
 
 SMOOTHING_STEPS = 6  # standard deviation of the Gaussian that smooths the losses
 MIN_LOSSES = 30  # fewer do not make a curve
-DIVERGENCE_FACTOR = 4.0  # the sweep stops at this multiple of the lowest loss
+DIVERGENCE_FACTOR = 4.0  # the sweep stops at this multiple of the lowest loss,
+RECENT_LOSSES = 5  # both medians of so many: the loss of a single small batch may be anything
 PEAKED_SCHEDULES = ("OneCycle", "OneCycleLR")  # at their highest rate only for a moment
 STEADY_FACTOR = 0.25  # of the suggested peak, for schedules that stay at their highest rate
 
@@ -77,6 +78,7 @@ class LRSweep(TerminateOnNaN):
         super().__init__(wait=True)
         self.rates = np.geomspace(lowest, highest, steps)
         self.losses: list[float] = []  # before the step with each rate
+        self._lowest = math.inf
 
     @override
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -100,10 +102,15 @@ class LRSweep(TerminateOnNaN):
         if trainer.global_step == self._step:  # gradient accumulation
             return
         loss = float(outputs["loss"])
-        if not math.isfinite(loss) or loss > DIVERGENCE_FACTOR * min([loss, *self.losses]):
+        if not math.isfinite(loss):
             trainer.should_stop = True
-        if math.isfinite(loss):
-            self.losses.append(loss)
+            return
+        self.losses.append(loss)
+        if len(self.losses) >= RECENT_LOSSES:
+            recent = float(np.median(self.losses[-RECENT_LOSSES:]))
+            self._lowest = min(self._lowest, recent)
+            if recent > DIVERGENCE_FACTOR * self._lowest:
+                trainer.should_stop = True
 
 
 def find_lr(

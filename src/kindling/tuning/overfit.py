@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 
 from kindling.models.batches import batch_size
 from kindling.models.classification import ClassificationTask
+from kindling.models.regression import RegressionTask
 from kindling.models.task import BaseTask
 from kindling.training.terminate_on_nan import TerminateOnNaN
 from kindling.tuning.short_fit import clone_model, short_fit
@@ -85,6 +86,8 @@ def overfit_batch(model: BaseTask, data: LightningDataModule, *, steps: int = 10
             module.dropout = 0.0
     data.prepare_data()
     data.setup("fit")
+    if isinstance(clone, RegressionTask) and (targets := getattr(data, "training_targets", None)) is not None:
+        clone.standardize(targets)  # `setup` does not see the data module
     batch = data.on_after_batch_transfer(next(iter(data.train_dataloader())), 0)  # not augmented
     with torch.no_grad():
         first_loss = float(clone.shared_step(batch, "val")[0])

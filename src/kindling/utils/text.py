@@ -64,15 +64,17 @@ def count_noun(number: int, singular: str, plural: str) -> str:
 
 
 def format_metric(value: float | None) -> str:
-    """Return a metric with four decimals, or four significant digits if it is large or tiny.
+    """Return a metric with four decimals, as a whole number if it is large, or with four significant digits.
 
     Examples:
         >>> format_metric(0.51015), format_metric(123456.7), format_metric(0.00001234), format_metric(None)
-        ('0.5101', '1.235e+05', '1.234e-05', '')
+        ('0.5101', '123,457', '1.234e-05', '')
     """
     if value is None:
         return ""
-    is_usual = value == 0 or 1e-3 <= abs(value) < 1e5
+    if 1e4 <= abs(value) < 1e15:
+        return f"{value:,.0f}"
+    is_usual = value == 0 or 1e-3 <= abs(value) < 1e4
     return f"{value:.4f}" if is_usual else f"{value:.4g}"
 
 

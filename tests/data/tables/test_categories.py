@@ -98,7 +98,7 @@ def test_encodings_are_shrunk_shares_and_out_of_fold_for_training_rows() -> None
 
     frame = pd.DataFrame({"shop": [names[place] for place in shop]})
     held_out = np.arange(600) % 10 == 0
-    features = encode_rows(frame, [learned], "here", labels=np.where(held_out, -1, label))[:, -1]
+    features = encode_rows(frame, [learned], "here", targets=np.where(held_out, -1, label))[:, -1]
     assert features[held_out] == pytest.approx(expected[shop[held_out]].to_numpy(), abs=1e-6)
     fifths = np.random.RandomState(0).permutation(np.count_nonzero(~held_out)) % 5
     for fold in range(5):
@@ -137,8 +137,8 @@ def test_an_unrelated_column_of_many_categories_is_left_out(capfd: pytest.Captur
     frame["ticket"] = "T" + frame["ticket"].astype(str)
     frame.assign(x=frame["x"] % 7).to_csv("tickets.csv", index=False)
     data = read("tickets.csv", "y")
-    assert data.fitted["left_out"] == {"ticket": "many rare categories, unrelated to the class"}
-    assert "left out: ticket (many rare categories, unrelated to the class)" in capfd.readouterr().err
+    assert data.fitted["left_out"] == {"ticket": "many rare categories, unrelated to the target"}
+    assert "left out: ticket (many rare categories, unrelated to the target)" in capfd.readouterr().err
 
 
 def test_frequent_ones_of_many_categories_have_a_feature_each(capfd: pytest.CaptureFixture[str]) -> None:

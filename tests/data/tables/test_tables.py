@@ -262,8 +262,8 @@ def test_a_question_mark_may_stand_for_missing(kindling: Command, table: pd.Data
         ({"drop": ["vists"]}, "`drop`: customers.csv has no column vists: did you mean visits?"),
         ({"drop": ["age", "spent", "plan", "visits", "member", "abroad"]}, "no feature columns are left"),
         (
-            {"target": "spent"},
-            "distinct values, which looks like a regression target: replace the numbers",
+            {"target": "spent", "task": "classification"},
+            "distinct values, too many for classes: add --data.task regression",
         ),
         (
             {"target": "name"},

@@ -1,19 +1,20 @@
 """Encoding of categories: one-hot for frequent ones, and target encoding for columns with many.
 
-Target encoding replaces a category by the fraction of each class among its training rows, shrunk towards the fraction
-in all rows; by empirical Bayes, the less categories differ, the more. Training rows are encoded out of fold, so that
-their own labels do not leak into their features.
+Target encoding replaces a category by the mean of the target among its training rows, shrunk towards the mean of all
+rows; by empirical Bayes, the less categories differ, the more. The target is one column of scaled numbers, or one
+indicator (0 or 1) for each class, whose mean is the fraction of the class. Training rows are encoded out of fold, so
+that their own targets do not leak into their features.
 """
 
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kindling.data.tables.values import Floats, Indices, sort_names
+from kindling.data.tables.values import Floats, Indices, Targets, sort_names
 from kindling.utils.text import count_noun, join_names
 
 logger = logging.getLogger(__name__)
@@ -28,11 +29,11 @@ MAX_NUMERIC_VALUES = 20  # distinct numbers; so few are never treated as codes
 UNSEEN_FRACTION = 0.95  # of the rows, from which on a column is a different one than in training, but
 MIN_UNSEEN_ROWS = 20  # as fewer may be chance
 
-UNRELATED = "many rare categories, unrelated to the class"
+UNRELATED = "many rare categories, unrelated to the target"
 
 
-def learn_categories(name: str, codes: Indices, names: Sequence[str], labels: Indices) -> dict[str, Any]:
-    """Learn the encoding of a categorical column from the training rows: codes (N,), -1 where missing, and labels (N,).
+def learn_categories(name: str, codes: Indices, names: Sequence[str], targets: Targets) -> dict[str, Any]:
+    """Learn the encoding of a categorical column from codes (N,), -1 where missing, and targets (N,) of training rows.
 
     Returns:
         The state for `encode_categories`, as plain values; empty if the categories are rare and uninformative.
@@ -40,18 +41,18 @@ def learn_categories(name: str, codes: Indices, names: Sequence[str], labels: In
     if len(names) <= MAX_ONE_HOT:
         return {"values": sort_names(names)}
     counts = np.bincount(codes[codes >= 0], minlength=len(names))
-    most_frequent = _largest(counts, _max_features(len(labels)))
+    most_frequent = _largest(counts, _max_features(len(targets)))
     frequent = most_frequent[counts[most_frequent] >= MIN_CATEGORY_ROWS].tolist()
-    target = learn_target(name, codes, names, labels)
+    target = learn_target(name, codes, names, targets)
     if not frequent and "encodings" not in target:
         return {}
     return {"values": sort_names(names[position] for position in frequent)} | target
 
 
-def learn_target(name: str, codes: Indices, names: Sequence[str], labels: Indices) -> dict[str, Any]:
-    """Learn the fraction of each class per category; without `encodings` if the categories do not differ."""
-    totals = np.bincount(labels)
-    classes = _largest(totals, _max_features(len(labels))) if len(totals) > 2 else np.array([1])
+def learn_target(name: str, codes: Indices, names: Sequence[str], targets: Targets) -> dict[str, Any]:
+    """Learn the mean of each target column per category; without `encodings` if the categories do not differ."""
+    totals = _sum(np.zeros(len(targets), dtype=np.int64), targets, 1).sums[0]
+    classes = _largest(totals, _max_features(len(targets))) if len(totals) > 2 else np.array([len(totals) - 1])
     counts = np.bincount(codes[codes >= 0], minlength=len(names))
     kept = _largest(counts, MAX_STORED_NUMBERS // len(classes))
     if rare := int(counts.sum() - counts[kept].sum()):
@@ -59,27 +60,27 @@ def learn_target(name: str, codes: Indices, names: Sequence[str], labels: Indice
         logger.warning(f"column {name}: {others} none of the {len(kept):,} most frequent categories")
     positions = np.full(len(names) + 1, -1)
     positions[kept] = np.arange(len(kept))
-    table = _count(positions[codes], labels, (len(kept), len(totals)))
+    table = _sum(positions[codes], targets, len(kept), len(totals))
     learned = {"known": [names[position] for position in kept], "classes": classes.tolist()}
     within, between, rows = _variances(table)
     if not _differ(within, between, len(kept)):
         return learned
-    learned |= {"prior": (totals[classes] / len(labels)).tolist(), "smoothing": rows * within / (between - within)}
-    return learned | {"encodings": _class_fractions(table, learned).round(6).tolist()}
+    learned |= {"prior": (totals[classes] / len(targets)).tolist(), "smoothing": rows * within / (between - within)}
+    return learned | {"encodings": _shrunk_means(table, learned).round(6).tolist()}
 
 
-def are_codes(values: Floats, labels: Indices) -> bool:
-    """Return whether numbers (N,) are codes, such as postcodes: related to the class, unlike neighboring numbers."""
+def are_codes(values: Floats, targets: Targets) -> bool:
+    """Return whether numbers (N,) are codes, such as postcodes: related to the target, unlike neighboring numbers."""
     if (values % 1).any():
         return False
     _, codes, counts = np.unique(values, return_inverse=True, return_counts=True)
     if len(counts) <= MAX_NUMERIC_VALUES or is_text(counts):
         return False
-    table = _count(codes, labels, (len(counts), int(labels.max()) + 1))
+    table = _sum(codes, targets, len(counts))
     within, between, rows = _variances(table)
     if not _differ(within, between, len(counts)):
         return False
-    deviations = table / counts[:, None] - table.sum(axis=0) / len(values)
+    deviations = table.sums / counts[:, None] - table.sums.sum(axis=0) / len(values)
     weights = np.sqrt(counts[1:] * counts[:-1])
     neighbor_covariance = float((weights[:, None] * deviations[1:] * deviations[:-1]).sum() / weights.sum())
     error = between / rows / np.sqrt(len(counts))
@@ -107,18 +108,19 @@ def encode_categories(
 
 
 def encode_target(
-    codes: Indices, names: Sequence[str], column: Mapping[str, Any], labels: Indices | None = None
+    codes: Indices, names: Sequence[str], column: Mapping[str, Any], targets: Targets | None = None
 ) -> NDArray[np.float32]:
-    """Encode categories by the fraction of each class in the training rows, shape (N, F).
+    """Encode categories by the means of the target in the training rows, shape (N, F).
 
-    `labels` (N,) are the classes of training rows, which are encoded out of fold, and -1 elsewhere.
+    `targets` (N,) are those of training rows, which are encoded out of fold, and -1 or NaN elsewhere.
     """
     positions, encodings, prior = _find(names, column["known"]), column["encodings"], column["prior"]
     encoded = [encodings[position] if position >= 0 else prior for position in positions.tolist()]
     features = np.array(encoded, dtype=np.float32)[codes]
-    if labels is not None:
-        trained = np.flatnonzero((labels >= 0) & (positions[codes] >= 0))
-        features[trained] = _out_of_fold(positions[codes[trained]], labels[trained], column)
+    if targets is not None:
+        known = targets >= 0 if _are_classes(targets) else ~np.isnan(targets)
+        trained = np.flatnonzero(known & (positions[codes] >= 0))
+        features[trained] = _out_of_fold(positions[codes[trained]], targets[trained], column)
     return features
 
 
@@ -164,19 +166,47 @@ def _largest(counts: Indices, number: int) -> Indices:
     return np.sort(np.argsort(-counts, kind="stable")[:number])
 
 
-def _count(codes: Indices, labels: Indices, shape: tuple[int, int]) -> Indices:
-    """Return the number of rows per category and class, in an array of the given shape."""
-    pairs = (codes * shape[1] + labels)[codes >= 0]
-    return np.bincount(pairs, minlength=shape[0] * shape[1]).reshape(shape)
+class _Sums(NamedTuple):
+    """Sums of target columns per category.
+
+    Attributes:
+        counts: Number of rows, (C, 1).
+        sums: Sum of each target column, (C, K).
+        squares: Sum of the squares of all target columns in all rows.
+    """
+
+    counts: Floats
+    sums: Floats
+    squares: float
 
 
-def _variances(table: Indices) -> tuple[float, float, float]:
+def _are_classes(targets: Targets) -> bool:
+    return bool(np.issubdtype(targets.dtype, np.integer))
+
+
+def _sum(codes: Indices, targets: Targets, categories: int, columns: int = 0) -> _Sums:
+    """Sum the targets (N,) of the rows of each category; those with code -1 are left out.
+
+    Classes are `columns` indicators, by default as many as occur; numbers are a single column.
+    """
+    codes, targets = codes[codes >= 0], targets[codes >= 0]
+    counts = np.bincount(codes, minlength=categories)[:, None].astype(np.float64)
+    if not _are_classes(targets):
+        sums = np.bincount(codes, weights=targets, minlength=categories).astype(np.float64)
+        return _Sums(counts, sums[:, None], float((targets**2).sum()))
+    columns = columns or int(targets.max(initial=0)) + 1
+    pairs = np.bincount(codes * columns + targets, minlength=categories * columns)
+    return _Sums(counts, pairs.reshape(categories, columns).astype(np.float64), float(len(codes)))
+
+
+def _variances(table: _Sums) -> tuple[float, float, float]:
     """Return the mean squares within and between categories, as in ANOVA, and the typical size of a category."""
-    counts, rows = table.sum(axis=1, keepdims=True), table.sum()
-    explained = (table**2 / counts).sum()
-    within = (rows - explained) / max(1, rows - len(table))
-    between = (explained - (table.sum(axis=0) ** 2 / rows).sum()) / (len(table) - 1)
-    return float(within), float(between), float((rows - (counts**2).sum() / rows) / (len(table) - 1))
+    counts, sums = table.counts, table.sums
+    categories, rows = len(counts), counts.sum()
+    explained = (sums**2 / counts).sum()
+    within = (table.squares - explained) / max(1, rows - categories)
+    between = (explained - (sums.sum(axis=0) ** 2 / rows).sum()) / (categories - 1)
+    return float(within), float(between), float((rows - (counts**2).sum() / rows) / (categories - 1))
 
 
 def _differ(within: float, between: float, categories: int) -> bool:
@@ -184,22 +214,23 @@ def _differ(within: float, between: float, categories: int) -> bool:
     return between > within * (1 + 2 * math.sqrt(2 / categories))
 
 
-def _class_fractions(table: Indices, learned: Mapping[str, Any]) -> Floats:
-    """Return the shrunk fraction of each encoded class per category; an empty category has that of all rows."""
+def _shrunk_means(table: _Sums, learned: Mapping[str, Any]) -> Floats:
+    """Return the shrunk mean of each encoded target column per category; an empty category has that of all rows."""
     prior, smoothing = np.array(learned["prior"]), max(learned["smoothing"], 1e-6)
-    fractions: Floats = (table[:, learned["classes"]] + smoothing * prior) / (
-        table.sum(axis=1, keepdims=True) + smoothing
-    )
-    return fractions
+    means: Floats = (table.sums[:, learned["classes"]] + smoothing * prior) / (table.counts + smoothing)
+    return means
 
 
-def _out_of_fold(codes: Indices, labels: Indices, column: Mapping[str, Any]) -> Floats:
+def _out_of_fold(codes: Indices, targets: Targets, column: Mapping[str, Any]) -> Floats:
     """Return the encodings of training rows, each from the rows of the other folds."""
     # RandomState is frozen across NumPy versions, so the folds are the same wherever training resumes.
     folds = np.random.RandomState(0).permutation(len(codes)) % FOLDS
-    shape = (len(column["known"]), max(max(column["classes"]), int(labels.max(initial=0))) + 1)
-    table, encoded = _count(codes, labels, shape), np.empty((len(codes), len(column["classes"])))
+    categories, columns = len(column["known"]), max(column["classes"]) + 1
+    if _are_classes(targets):
+        columns = max(columns, int(targets.max(initial=0)) + 1)
+    encoded = np.empty((len(codes), len(column["classes"])))
     for fold in range(FOLDS):
         rows = folds == fold
-        encoded[rows] = _class_fractions(table - _count(codes[rows], labels[rows], shape), column)[codes[rows]]
+        others = _sum(codes[~rows], targets[~rows], categories, columns)
+        encoded[rows] = _shrunk_means(others, column)[codes[rows]]
     return encoded

@@ -21,7 +21,7 @@ from kindling.data.tables.file_style import SAMPLE_SIZE, FileStyle, read_style
 from kindling.data.tables.kinds import MIN_NUMBERS, NUMERIC_FRACTION, learn_kind, warn_ambiguous
 from kindling.data.tables.quantities import read_quantities
 from kindling.data.tables.scaling import learn_scale
-from kindling.data.tables.values import Column, Floats, Indices, abbreviate, as_name, missing_option, name_codes
+from kindling.data.tables.values import Column, Floats, Targets, abbreviate, as_name, missing_option, name_codes
 from kindling.utils.text import count_noun, join_names
 
 logger = logging.getLogger(__name__)
@@ -47,17 +47,17 @@ ID_NAME = re.compile(
 
 def learn_columns(
     cells: Mapping[str, Cells],
-    labels: Indices,
+    targets: Targets,
     rows: int,
     separator: str | None = None,
     missing: Sequence[str] = (),
     decimal: str | None = None,
 ) -> tuple[list[Column], dict[str, str]]:
-    """Learn the encoding of columns from the training rows and their labels (N,), without the target.
+    """Learn the encoding of columns from the training rows and their targets (N,).
 
     Args:
         cells: The columns of the training rows.
-        labels: Class of each training row.
+        targets: Class, or scaled number, of each training row.
         rows: Number of rows in the whole file.
         separator: Field separator; None if it is not a CSV.
         missing: Texts that mean a missing value.
@@ -67,7 +67,7 @@ def learn_columns(
         The encoding of each column, and the reason for each column that is left out.
     """
     style = read_style(cells, separator, decimal)
-    learned = {name: learn_column(name, column, labels, rows, style, missing) for name, column in cells.items()}
+    learned = {name: learn_column(name, column, targets, rows, style, missing) for name, column in cells.items()}
     columns = [column for column in learned.values() if not isinstance(column, str)]
     left_out = {name: reason for name, reason in learned.items() if isinstance(reason, str)}
     for reason in dict.fromkeys(left_out.values()):
@@ -79,11 +79,11 @@ def learn_columns(
 
 
 def learn_column(
-    name: str, cells: Cells, labels: Indices, rows: int, style: FileStyle, missing: Sequence[str]
+    name: str, cells: Cells, targets: Targets, rows: int, style: FileStyle, missing: Sequence[str]
 ) -> Column | str:
     """Return the encoding of one column, or the reason for leaving it out."""
     if found := learn_kind(name, cells, style, missing):
-        return _learn_numbers(*found, labels, rows)
+        return _learn_numbers(*found, targets, rows)
     codes, names = name_cells(cells)
     counts = np.bincount(codes[codes >= 0], minlength=len(names))
     absent = bool((codes < 0).any())
@@ -92,7 +92,7 @@ def learn_column(
     if is_text(counts):
         return _describe_text(cells, TEXT)
     _warn_about_numbers(name, cells, missing)
-    if not (learned := learn_categories(name, codes, names, labels)):
+    if not (learned := learn_categories(name, codes, names, targets)):
         return _describe_text(cells, UNRELATED)
     return {"name": name, "kind": "category", "missing": absent, "missing_values": sorted(missing)} | learned
 
@@ -124,7 +124,7 @@ def _describe_text(cells: Cells, reason: str) -> str:
     return reason
 
 
-def _learn_numbers(kind: Column, numbers: Floats, labels: Indices, rows: int) -> Column | str:
+def _learn_numbers(kind: Column, numbers: Floats, targets: Targets, rows: int) -> Column | str:
     known = numbers[~np.isnan(numbers)]
     missing = len(known) < len(numbers)
     distinct = len(np.unique(known))
@@ -138,6 +138,6 @@ def _learn_numbers(kind: Column, numbers: Floats, labels: Indices, rows: int) ->
     ):
         return ID
     learned = kind | learn_scale(known) | {"missing": missing}
-    if kind["kind"] == "number" and are_codes(known, labels[~np.isnan(numbers)]):
-        learned |= learn_target(kind["name"], *name_codes(numbers), labels)
+    if kind["kind"] == "number" and are_codes(known, targets[~np.isnan(numbers)]):
+        learned |= learn_target(kind["name"], *name_codes(numbers), targets)
     return learned

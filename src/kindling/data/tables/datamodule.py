@@ -1,4 +1,4 @@
-"""Data module for a CSV or Parquet file with a target column."""
+"""Data module for a CSV or Parquet file with a target column of classes or numbers."""
 
 import hashlib
 import json
@@ -14,13 +14,13 @@ import torch
 from numpy.typing import NDArray
 from typing_extensions import override
 
-from kindling.data.datamodule import ArrayDataset, Batch, ClassificationDataModule, Split
+from kindling.data.datamodule import ArrayDataset, BaseDataModule, Batch, Split, count_classes
 from kindling.data.tables.columns import learn_columns
 from kindling.data.tables.rows import encode_cells, encode_rows, width
 from kindling.data.tables.splits import LEFT_OUT, draw_splits, read_split
 from kindling.data.tables.table_file import TableFile
-from kindling.data.tables.target import check_classes, class_indices, find_leaky_columns, find_oddities
-from kindling.data.tables.values import LEGACY_NO_CLASS, as_name, sort_names
+from kindling.data.tables.target import Target, Task, choose_target, known_target
+from kindling.data.tables.values import as_name
 from kindling.utils.console import progress
 from kindling.utils.files import atomic_write
 from kindling.utils.text import count_noun, join_names, suggest
@@ -31,18 +31,19 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-class TableDataModule(ClassificationDataModule):
-    """Rows of a CSV or Parquet file with a target column for the class.
+class TableDataModule(BaseDataModule):
+    """Rows of a CSV or Parquet file with a target column, which holds classes or numbers.
 
     The encoding of the other columns is learned from the training rows only and saved in the checkpoint, see
     `kindling.data.tables.rows`. Columns that are constant, IDs or free text are left out.
 
     Args:
         path: CSV (separated by comma, semicolon, tab or vertical bar) or Parquet file.
-        target: Name of the target column. Rows without a class are left out.
+        target: Name of the target column. Rows without a target are left out.
+        task: Whether the target is classes (classification) or numbers (regression); auto decides by its values.
         drop: Names of columns to leave out.
-        test_split: Rows to hold out for testing, at least one of each class: an approximate number, or a fraction as a
-            float. `val_split` then holds out of the remaining rows.
+        test_split: Rows to hold out for testing, at least one of each class, or of each range of numbers: an
+            approximate number, or a fraction as a float. `val_split` then holds out of the remaining rows.
         test_path: File of test rows; then no rows of `path` are held out for testing.
         split: CSV with the columns row (from 0) and split (train, val, test), which defines the splits. `fit` saves
             one in the run folder.
@@ -57,6 +58,7 @@ class TableDataModule(ClassificationDataModule):
         self,
         path: str | Path,
         target: str,
+        task: Task = "auto",
         drop: tuple[str, ...] = (),
         test_split: int | float = 0.2,
         test_path: str | Path | None = None,
@@ -68,6 +70,7 @@ class TableDataModule(ClassificationDataModule):
     ) -> None:
         super().__init__(**loading)
         self.path, self.target, self.drop = path, target, drop
+        self._task = task
         self.test_split, self.test_path, self.split, self.predict = test_split, test_path, split, predict
         if not isinstance(missing, str | list | tuple):
             raise ValueError(f"`missing` must be quoted texts, such as --data.missing '[\"?\"]', got {missing}")
@@ -81,15 +84,36 @@ class TableDataModule(ClassificationDataModule):
         self.load_state_dict(learned)
         self.resumes = bool(learned)
 
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        if state_dict and self._task not in ("auto", self.task):
+            raise ValueError(
+                f"--data.task {self._task}: the checkpoint was trained for {self.task}; start a new run without "
+                "--ckpt_path"
+            )
+
     @property
-    def num_classes(self) -> int:  # type: ignore[override]
-        """Number of classes in the training rows."""
+    def task(self) -> Literal["classification", "regression"]:
+        """Whether the target holds classes or numbers."""
+        return "regression" if "target" in self._learned else "classification"
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes in the training rows; a target of numbers has no such attribute."""
         return len(self.class_names)
 
     @property
-    def class_names(self) -> tuple[str, ...]:  # type: ignore[override]
-        """Names of the classes, sorted, by value if all are numbers."""
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes, sorted, by value if all are numbers; a target of numbers has no such attribute."""
+        if self.task == "regression":
+            raise AttributeError(f"{self.target} holds numbers, which have no classes")
         return tuple(self._learned["classes"])
+
+    @property
+    def class_counts(self) -> tuple[int, ...]:
+        """Number of training rows per class; a target of numbers has no such attribute."""
+        return count_classes(self, self.num_classes)
 
     @property
     def input_shape(self) -> tuple[int, ...]:  # type: ignore[override]
@@ -99,10 +123,17 @@ class TableDataModule(ClassificationDataModule):
     @cached_property
     def file(self) -> TableFile:
         """All rows of `path`, numbered from 0."""
-        table = self._open(self.path)
+        table = TableFile(self.path, self.target, self.missing)
         if self.resumes:
             self._check_columns(table.features)
         return table
+
+    @cached_property
+    def _target(self) -> Target:
+        """The target column of `path`."""
+        if self.fitted:
+            return known_target(self.file, self.fitted)
+        return choose_target(self.file, self._task, self.decimal)
 
     @property
     def table(self) -> "DataFrame":
@@ -112,27 +143,27 @@ class TableDataModule(ClassificationDataModule):
     @cached_property
     def splits(self) -> NDArray[np.object_]:
         """The split of each row of `path`, (N,)."""
-        labels = self.file.labels
-        check_classes(self.file, self._held_out, self.split is not None)
+        known = self._target.known
+        self._target.check(self._held_out, self.split is not None)
         if self.split is None:
-            with progress(f"splitting {count_noun(len(labels), 'row', 'rows')} of {self.path}"):
-                return draw_splits(labels, self._held_out, self.split_seed)
-        splits = np.where(labels >= 0, read_split(Path(self.split), self.path, len(labels)), LEFT_OUT).astype(object)
+            with progress(f"splitting {count_noun(len(known), 'row', 'rows')} of {self.path}"):
+                return draw_splits(self._target.strata, self._held_out, self.split_seed)
+        splits = np.where(known, read_split(Path(self.split), self.path, len(known)), LEFT_OUT).astype(object)
         if absent := [name for name in ("train", *self._held_out) if name not in splits]:
             raise ValueError(f"{self.split} has no rows of {self.path} in {join_names(absent)}: add some")
         return splits
 
     @cached_property
     def rows(self) -> Batch:
-        """Encoded rows of `path` with a class.
+        """Encoded rows of `path` with a target.
 
         Raises:
             ValueError: If rows or splits changed since training, as training rows could be tested.
         """
-        inputs, labels = self._encode(self.file, self.splits != LEFT_OUT, self.splits == "train")
+        inputs, targets = self._encode(self._target, self.splits != LEFT_OUT, self.splits == "train")
         self.file.free_memory()
         content = hashlib.sha256(inputs.numpy().data)
-        content.update(labels.numpy().data)
+        content.update(targets.numpy().data)
         content.update(",".join(self.splits).encode())
         digest = content.hexdigest()
         if self.fitted.setdefault("digest", digest) != digest:
@@ -142,7 +173,7 @@ class TableDataModule(ClassificationDataModule):
                 f"{self.path} or its split changed since training, so the test split may contain training rows: set "
                 "--data.test_path to unseen rows"
             )
-        return inputs, labels
+        return inputs, targets
 
     def _check_columns(self, features: Sequence[str]) -> None:
         """Raise ValueError if the columns differ from those seen in training, used or dropped."""
@@ -173,17 +204,18 @@ class TableDataModule(ClassificationDataModule):
         if self.test_path is None:
             self.tested = self.table[self.splits == split]
             return self._rows_of(split)
-        table = self._open(self.test_path)
-        table.warn_unlabelled()
-        self.tested = table.frame[table.labels >= 0]
+        table = TableFile(self.test_path, self.target, self.missing)
+        target = known_target(table, self.fitted)
+        table.warn_unlabelled(target.known)
+        self.tested = table.frame[target.known]
         if self.tested.empty:
             raise ValueError(f"{self.test_path} has no rows with a {self.target}")
-        return self._encode(table, table.labels >= 0)
+        return self._encode(target, target.known)
 
     def _rows_of(self, split: str) -> Batch:
-        inputs, labels = self.rows
+        inputs, targets = self.rows
         chosen = torch.from_numpy(self.splits[self.splits != LEFT_OUT] == split)
-        return inputs[chosen], labels[chosen]
+        return inputs[chosen], targets[chosen]
 
     @override
     def load_new(self) -> ArrayDataset:
@@ -214,43 +246,36 @@ class TableDataModule(ClassificationDataModule):
             rows = (f"{row},{split}" for row, split in enumerate(self.splits))
             path.write_text("\n".join(["row,split", *rows, ""]), encoding="utf-8")
 
-    def _open(self, path: str | Path) -> TableFile:
-        legacy = any("missing_values" not in column for column in self.fitted.get("columns", ()))
-        return TableFile(path, self.target, self.missing, LEGACY_NO_CLASS if legacy else ())
-
     def _learn(self) -> dict[str, Any]:
-        table, train = self.file, self.splits == "train"
-        table.warn_unlabelled()
-        for line in find_oddities(table, self.splits, self._held_out):
+        table, target, train = self.file, self._target, self.splits == "train"
+        table.warn_unlabelled(target.known)
+        learned, oddities = target.learn(self.splits, self._held_out)
+        for line in oddities:
             logger.warning(line)
         for name in self.drop:
             if name not in table.features:
                 raise ValueError(f"`drop`: {self.path} has no column {name}{suggest(name, table.features)}")
-        classes = sort_names(table.names[label] for label in np.unique(table.labels[train]))
-        labels = class_indices(table.labels[train], table.names, classes, table.target_name)
         features = [name for name in table.features if name not in self.drop]
         with progress(f"learning the {count_noun(len(features), 'column', 'columns')} of {self.path}"):
             cells = {name: table.cells(name, train) for name in features}
-            rows = len(table.labels)
-            columns, left_out = learn_columns(cells, labels, rows, table.separator, self.missing, self.decimal)
-            leaky = find_leaky_columns(cells, columns, labels)
+            targets, rows = target.for_encoding(train, train), len(train)
+            columns, left_out = learn_columns(cells, targets, rows, table.separator, self.missing, self.decimal)
+            leaky = target.find_leaks(cells, columns, train)
         if leaky:
             drop = shlex.quote(json.dumps([*self.drop, *leaky], ensure_ascii=False))
             logger.warning(
-                f"possible target leakage: {join_names(leaky)} alone determines the class; to leave it out, "
+                f"possible target leakage: {join_names(leaky)} alone determines the {target.noun}; to leave it out, "
                 f"--data.drop {drop}"
             )
-        return {"classes": classes, "columns": columns, "left_out": left_out}
+        return learned | {"columns": columns, "left_out": left_out}
 
-    def _encode(
-        self, table: TableFile, rows: NDArray[np.bool_], training_rows: NDArray[np.bool_] | None = None
-    ) -> Batch:
-        """Encode some rows of a table; training rows only from the other ones."""
-        labels = class_indices(table.labels[rows], table.names, self.class_names, table.target_name)
-        training_labels = None if training_rows is None else np.where(training_rows[rows], labels, -1)
+    def _encode(self, target: Target, rows: NDArray[np.bool_], training_rows: NDArray[np.bool_] | None = None) -> Batch:
+        """Encode some rows of a file with a target; training rows only from the other ones."""
+        table, targets = target.table, target.encode(rows)
+        averaged = None if training_rows is None else target.for_encoding(rows, training_rows)
         columns = self._learned["columns"]
         names = {column["name"] for column in columns}
-        with progress(f"encoding {count_noun(len(labels), 'row', 'rows')} of {table.path}"):
+        with progress(f"encoding {count_noun(len(targets), 'row', 'rows')} of {table.path}"):
             cells = {name: table.cells(name, rows) for name in table.features if name in names}
-            inputs = torch.from_numpy(encode_cells(cells, columns, table.path, table.separator, training_labels))
-        return inputs, torch.from_numpy(labels)
+            inputs = torch.from_numpy(encode_cells(cells, columns, table.path, table.separator, averaged))
+        return inputs, torch.from_numpy(targets)

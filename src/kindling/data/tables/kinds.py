@@ -32,16 +32,29 @@ def learn_kind(name: str, cells: Cells, style: FileStyle, missing: Sequence[str]
         if it contains neither numbers nor dates.
     """
     for learn in (_learn_date, _learn_number) if _is_compact(cells) else (_learn_number, _learn_date):
-        if (column := learn(name, cells, style)) is None:
-            continue
-        markers = _find_markers(cells, ~np.isnan(read_values(cells, column, strict=True)))
-        if markers is None:
-            continue
-        _warn_assumptions(column, cells, markers, style)
-        column["missing_values"] = sorted({*missing, *markers})
-        numbers, _ = as_numbers(cells, column)
-        return column if np.isnan(numbers).all() else column | {"range": range_of(numbers)}, numbers
+        if found := _read_as(learn(name, cells, style), cells, style, missing):
+            return found
     return None
+
+
+def learn_number(name: str, cells: Cells, style: FileStyle, missing: Sequence[str]) -> tuple[Column, Floats] | None:
+    """Infer the format of a column of numbers, see `learn_kind`; None if it is not one."""
+    return _read_as(_learn_number(name, cells, style), cells, style, missing)
+
+
+def _read_as(
+    column: Column | None, cells: Cells, style: FileStyle, missing: Sequence[str]
+) -> tuple[Column, Floats] | None:
+    """Complete the format of a column, and read its values; None if too many are neither values nor missing."""
+    if column is None:
+        return None
+    markers = _find_markers(cells, ~np.isnan(read_values(cells, column, strict=True)))
+    if markers is None:
+        return None
+    _warn_assumptions(column, cells, markers, style)
+    column["missing_values"] = sorted({*missing, *markers})
+    numbers, _ = as_numbers(cells, column)
+    return column if np.isnan(numbers).all() else column | {"range": range_of(numbers)}, numbers
 
 
 def warn_ambiguous(columns: Sequence[Column], cells: Mapping[str, Cells], style: FileStyle) -> None:

@@ -2,8 +2,8 @@
 
 Numbers and dates are scaled robustly, missing ones replaced by the median. Two categories become -1 and 1; more are
 one-hot, with zeros for categories unseen in training. Of more than 50 categories only frequent ones are one-hot, and
-all are target-encoded: by the fraction of each class among their training rows. Columns with missing values in training
-have a last feature that marks them.
+all are target-encoded: by the fraction of each class, or the mean of a numeric target, among their training rows.
+Columns with missing values in training have a last feature that marks them.
 """
 
 import logging
@@ -20,7 +20,7 @@ from kindling.data.tables.cells import Cells, name_cells, read_cells
 from kindling.data.tables.files import read_table
 from kindling.data.tables.reading import adapt_columns, as_numbers, drop_missing_words, missing_values
 from kindling.data.tables.scaling import are_far, distances, format_range, is_far_outside, scale
-from kindling.data.tables.values import Column, Floats, Indices, abbreviate, as_name, missing_option, name_codes
+from kindling.data.tables.values import Column, Floats, Targets, abbreviate, as_name, missing_option, name_codes
 from kindling.utils.console import progress
 from kindling.utils.text import count_noun, join_names
 
@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 
 def encode_rows(
-    rows: Any, columns: Sequence[Column], source: object, missing: Sequence[str] = (), labels: Indices | None = None
+    rows: Any, columns: Sequence[Column], source: object, missing: Sequence[str] = (), targets: Targets | None = None
 ) -> NDArray[np.float32]:
     """Encode rows with the encoding learned in training.
 
@@ -37,7 +37,7 @@ def encode_rows(
         columns: The encoding of each column.
         source: Source of the rows, for messages.
         missing: Texts that mean a missing value, besides those learned in training.
-        labels: Class of each training row, -1 elsewhere, shape (N,); None if there are no training rows.
+        targets: Targets of the training rows for target encodings, see `encode_target`; None if there are none.
 
     Returns:
         Features, shape (N, F).
@@ -55,7 +55,7 @@ def encode_rows(
     text = f"encoding {count_noun(len(frame), 'row', 'rows')} of {source}"
     with progress(text) if is_file else nullcontext():
         cells = {name: read_cells(frame[name], missing) for name in frame if name in names}
-        return encode_cells(cells, columns, source, frame.attrs.get("separator"), labels)
+        return encode_cells(cells, columns, source, frame.attrs.get("separator"), targets)
 
 
 def encode_cells(
@@ -63,7 +63,7 @@ def encode_cells(
     columns: Sequence[Column],
     file: object,
     separator: str | None,
-    labels: Indices | None = None,
+    targets: Targets | None = None,
 ) -> NDArray[np.float32]:
     """Encode the cells of columns, see `encode_rows`."""
     names = [column["name"] for column in columns]
@@ -75,7 +75,7 @@ def encode_cells(
     for column in adapt_columns(columns, cells, separator, file):
         start, end = end, end + width(column)
         what = f"column {column['name']} of {file}"
-        absent = _encode_column(cells[column["name"]], column, what, len(columns) == 1, labels, features[:, start:end])
+        absent = _encode_column(cells[column["name"]], column, what, len(columns) == 1, targets, features[:, start:end])
         if len(absent) > 1 and absent.all():
             logger.warning(f"{what}: all values are missing")
         if column["missing"]:
@@ -91,7 +91,7 @@ def width(column: Column) -> int:
 
 
 def _encode_column(
-    cells: Cells, column: Column, what: str, is_only: bool, labels: Indices | None, features: NDArray[np.float32]
+    cells: Cells, column: Column, what: str, is_only: bool, targets: Targets | None, features: NDArray[np.float32]
 ) -> NDArray[np.bool_]:
     """Write the features of a column except for the missing indicator; return which values are missing, (N,)."""
     if column["kind"] == "category":
@@ -105,7 +105,7 @@ def _encode_column(
         check_unseen(codes, names, column, what, is_only)
     if "encodings" in column:
         start = features.shape[1] - column["missing"] - len(column["classes"])
-        features[:, start : start + len(column["classes"])] = encode_target(codes, names, column, labels)
+        features[:, start : start + len(column["classes"])] = encode_target(codes, names, column, targets)
     return codes < 0
 
 
@@ -117,6 +117,12 @@ def _read_numbers(cells: Cells, column: Column, what: str) -> Floats:
             raise ValueError(f"{what} must contain {column['kind']}s, got {example}")
         counts = f"{len(unparsed):,} of {count_noun(int(present), 'value', 'values')}"
         logger.warning(f"{what}: {counts} can't be read as a {column['kind']}, such as {example}; treated as missing")
+    warn_far(numbers, cells, column, what)
+    return numbers
+
+
+def warn_far(numbers: Floats, cells: Cells, column: Column, what: str) -> None:
+    """Warn about numbers (N,) of a file far from the training values: most of them, or a few."""
     far = np.flatnonzero(are_far(numbers, column))
     if is_far_outside(numbers, column):
         logger.warning(_describe_far_outside(numbers, cells, column, what))
@@ -129,7 +135,6 @@ def _read_numbers(cells: Cells, column: Column, what: str) -> Floats:
         example = _example(cells, far[0])
         counts = f"{len(far):,} of {count_noun(int(present), 'value is', 'values are')}"
         logger.warning(f"{what}: {counts} far from the others, such as {example}{option}")
-    return numbers
 
 
 def _example(cells: Cells, row: int) -> str:

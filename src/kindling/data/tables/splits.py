@@ -12,12 +12,15 @@ from kindling.data.tables.quantities import as_number
 from kindling.data.tables.values import Indices
 from kindling.utils.text import count_noun
 
-LEFT_OUT = "left out"  # split of rows without a class
+LEFT_OUT = "left out"  # split of rows without a target
 SPLITS = ("train", "val", "test", LEFT_OUT)
 
 
 def draw_splits(labels: Indices, sizes: Mapping[str, int | float], seed: int) -> NDArray[np.object_]:
-    """Draw a split for each row, (N,), stratified by label; rows with label -1 are left out."""
+    """Draw a split for each row, (N,), stratified by label; rows with label -1 are left out.
+
+    A label is a class or a range of numbers.
+    """
     splits = np.where(labels >= 0, "train", LEFT_OUT).astype(object)
     for name, size in sizes.items():
         rest = np.flatnonzero(splits == "train")

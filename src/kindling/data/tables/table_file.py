@@ -1,4 +1,4 @@
-"""A table with a target column: its rows, classes and the cells of its columns."""
+"""A table with a target column, whose columns are each read once."""
 
 import logging
 from collections.abc import Collection
@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from kindling.data.tables.cells import Cells, read_cells, read_names
+from kindling.data.tables.cells import Cells, read_cells
 from kindling.data.tables.files import read_table
 from kindling.utils.text import count_noun, join_names, suggest
 
@@ -21,13 +21,12 @@ class TableFile:
         path: The file.
         target: Name of the target column.
         missing: Texts that mean a missing value.
-        no_class: More texts that mean that a row has no class.
 
     Raises:
         ValueError: If it has no such column.
     """
 
-    def __init__(self, path: str | Path, target: str, missing: Collection[str], no_class: Collection[str] = ()) -> None:
+    def __init__(self, path: str | Path, target: str, missing: Collection[str]) -> None:
         self.path, self.target, self.missing = path, target, missing
         self.frame = read_table(path)
         self.separator: str | None = self.frame.attrs.get("separator")
@@ -37,11 +36,9 @@ class TableFile:
             hint, names = suggest(target, self.frame.columns) or ".", join_names(self.frame.columns)
             raise ValueError(f"{path} has no column {target} as the target{hint} It has {names}")
         self.features = [name for name in self.frame if name != target]
-        # The class of each row as an index into the names, -1 where missing.
-        self.labels, self.names = read_names(self.frame[target], {*missing, *no_class})
 
-    def cells(self, name: str, rows: NDArray[np.bool_]) -> Cells:
-        """Return the cells of a column in some rows."""
+    def cells(self, name: str, rows: NDArray[np.bool_] | slice = slice(None)) -> Cells:
+        """Return the cells of a column, of all rows or some."""
         if name not in self._cells:
             self._cells[name] = read_cells(self.frame[name], self.missing)
         return self._cells[name].select(rows)
@@ -50,7 +47,7 @@ class TableFile:
         """Forget the cells."""
         self._cells.clear()
 
-    def warn_unlabelled(self) -> None:
-        """Warn about rows without a class."""
-        if number := int((self.labels < 0).sum()):
+    def warn_unlabelled(self, known: NDArray[np.bool_]) -> None:
+        """Warn about rows without a target, given which rows have one, (N,)."""
+        if number := int((~known).sum()):
             logger.warning(f"left out: {count_noun(number, 'row', 'rows')} of {self.path} without {self.target}")

@@ -1,95 +1,98 @@
-"""Checks of the target column, and columns that leak it."""
+"""The target column of a table: whether it holds classes or numbers."""
 
-import math
-from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import logging
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
-from kindling.data.tables.cells import Cells, name_cells
-from kindling.data.tables.quantities import as_number
+from kindling.data.tables.cells import Cells
+from kindling.data.tables.class_target import MAX_CLASSES, MAX_USUAL_CLASSES, ClassTarget
+from kindling.data.tables.file_style import FileStyle, read_style
+from kindling.data.tables.kinds import learn_kind, learn_number, warn_ambiguous
+from kindling.data.tables.number_target import NumberTarget, not_a_number
 from kindling.data.tables.table_file import TableFile
-from kindling.data.tables.values import MISSING_WORD, Column, Indices, missing_option, sort_names
-from kindling.utils.text import join_names
+from kindling.data.tables.values import LEGACY_NO_CLASS, MISSING_WORD, Column, as_name
 
-MAX_CLASSES = 1000
-MAX_USUAL_CLASSES = 20  # more may be no classes
+logger = logging.getLogger(__name__)
+
+Task = Literal["auto", "classification", "regression"]
+Target = ClassTarget | NumberTarget
+
+ROWS_PER_CLASS = 10  # of integers with fewer rows on average, each is hardly a class
 
 
-def check_classes(table: TableFile, held_out: Collection[str], given: bool) -> None:
-    """Check that the target contains classes, each with a row for train and each of the splits in `held_out`.
+def known_target(table: TableFile, fitted: Mapping[str, Any]) -> Target:
+    """Return the target of a file, read as in training.
+
+    Args:
+        table: The file.
+        fitted: What the data module has learned.
+    """
+    if "target" in fitted:
+        return NumberTarget(table, fitted["target"])
+    is_legacy = any("missing_values" not in column for column in fitted["columns"])
+    return ClassTarget(table, fitted["classes"], LEGACY_NO_CLASS if is_legacy else ())
+
+
+def choose_target(table: TableFile, task: Task, decimal: str | None = None) -> Target:
+    """Return the target of a training file, whose task `auto` decides by its values.
+
+    Numbers are classes if they are few, or whole and occur in several rows each.
+
+    Args:
+        table: The training file.
+        task: The task.
+        decimal: Decimal sign of the file if its numbers are ambiguous.
 
     Raises:
-        ValueError: If there is one class, too many, or one with too few rows and the splits are not given.
+        ValueError: If the task is regression, and a value is not a number.
     """
-    labels, names, what = table.labels, table.names, table.target_name
-    if len(names) < 2:
-        raise ValueError(
-            f"{what} has {f'only one class ({names[0]})' if names else 'no values'}; a classifier needs at least two"
-        )
-    counts = np.bincount(labels[labels >= 0]).tolist()
-    few = [f"{name} ({count})" for name, count in zip(names, counts, strict=True) if count < 1 + len(held_out)]
-    numbers = [as_number(name) for name in names]
-    are_numbers = not any(map(math.isnan, numbers))
-    is_continuous = are_numbers and any(number % 1 for number in numbers)
-    if len(names) > MAX_CLASSES or (len(names) > MAX_USUAL_CLASSES and (is_continuous or 2 * len(few) > len(names))):
-        if are_numbers:
-            hint = "which looks like a regression target: replace the numbers by ranges, or train MLPRegressor on "
-            hint += "your own subclass of BaseDataModule"
-        else:
-            hint = "too many for classes: choose another target, or merge values"
-        raise ValueError(f"{what} has {len(names):,} distinct values, {hint}")
-    if few and not given:
-        raise ValueError(
-            f"train, {' and '.join(held_out)} each need a row of every class, and {what} has too few of "
-            f"{join_names(sort_names(few))}: remove these rows, merge classes, or split the rows with --data.split"
-        )
+    classes = ClassTarget(table)
+    if task == "classification" or (task == "auto" and len(classes.names) <= MAX_USUAL_CLASSES):
+        return classes
+    cells = {name: table.cells(name) for name in (*table.features, table.target)}
+    style = read_style(cells, table.separator, decimal)
+    distinct, are_continuous = _count_numbers(cells[table.target], style.decimal_of(table.target) or ".")
+    may_be_numbers = task == "regression" or are_continuous
+    column = _learn_column(table, cells[table.target], style, task) if may_be_numbers else None
+    if task == "auto" and distinct > MAX_USUAL_CLASSES:
+        found, other, noun = ("classes", "regression", "numbers")
+        if column:
+            found, other, noun = ("regression", "classification", "classes")
+        logger.warning(f"{table.target}: {distinct:,} distinct numbers, so {found} (--data.task {other} for {noun})")
+    if column is None:
+        return classes
+    warn_ambiguous([column], cells, style)
+    return NumberTarget(table, column)
 
 
-def class_indices(labels: Indices, names: Sequence[str], classes: Sequence[str], what: str) -> Indices:
-    """Return the index into `classes` of each label, an index into `names`; raise ValueError for unknown classes."""
-    positions = {name: position for position, name in enumerate(classes)}
-    if unknown := [names[label] for label in np.unique(labels) if names[label] not in positions]:
-        raise ValueError(
-            f"{what} has classes without training rows: {join_names(unknown)}; the model knows {join_names(classes)}"
-        )
-    return np.array([positions.get(name, -1) for name in names])[labels]
+def _count_numbers(cells: Cells, decimal: str) -> tuple[int, bool]:
+    """Return the number of distinct numbers, 0 if most values are none; and whether they are too many for classes."""
+    numbers = cells.quantities(decimal)[0]
+    known = ~np.isnan(numbers)
+    distinct, rows = len(np.unique(numbers[known])), int(cells.counts[known].sum())
+    if 2 * rows < np.count_nonzero(cells.codes >= 0):
+        return 0, False
+    have_fractions = bool((numbers[known] % 1).any())
+    are_many = have_fractions or distinct > MAX_CLASSES or ROWS_PER_CLASS * distinct > rows
+    return distinct, are_many and distinct > MAX_USUAL_CLASSES
 
 
-def find_oddities(table: TableFile, splits: NDArray[np.object_], held_out: Collection[str]) -> Iterator[str]:
-    """Yield a warning for each oddity of the classes."""
-    names = {
-        split: {table.names[label] for label in np.unique(table.labels[splits == split])}
-        for split in ("train", *held_out)
-    }
-    if words := [name for name in sort_names(names["train"]) if MISSING_WORD.fullmatch(name)]:
-        option = missing_option([*table.missing, *words])
-        yield f"{table.target_name} has the class {join_names(words)}: if it means missing, {option}"
-    for split in held_out:
-        if absent := names["train"] - names[split]:
-            yield f"{split} has no rows of {join_names(sort_names(absent))}"
-    spellings = Counter(name.lower() for name in names["train"])
-    if alike := [name for name in sort_names(names["train"]) if spellings[name.lower()] > 1]:
-        yield (
-            f"{table.target_name} has classes that differ only in case: {join_names(alike)}; use one spelling for the "
-            "same class"
-        )
-
-
-def find_leaky_columns(cells: Mapping[str, Cells], columns: Sequence[Column], labels: Indices) -> list[str]:
-    """Return the columns that determine the class: each class has its own value, except in 1% of the rows."""
-    classes, rows = labels.max() + 1, len(labels)
-    found = []
-    for name in (column["name"] for column in columns):
-        if len(cells[name].values) > 2 * classes + rows / 100:
-            continue
-        codes, values = name_cells(Cells(cells[name].codes, [str(value).lower() for value in cells[name].values]))
-        table = np.zeros((len(values) + 1, classes), dtype=np.int64)
-        np.add.at(table, (codes, labels), 1)  # code -1 counts missing values in the last row
-        best, same = table.argmax(axis=0), table.max(axis=0)
-        others = np.maximum(table.sum(axis=0), table[best].sum(axis=1)) - same
-        is_consistent = others.sum() <= max(1, rows / 100) and (others <= np.maximum(1, same / 100)).all()
-        if is_consistent and len(set(best)) == classes:
-            found.append(name)
-    return found
+def _learn_column(table: TableFile, cells: Cells, style: FileStyle, task: Task) -> Column | None:
+    """Return how the numbers of a target column are written; None if they are no numbers and the task is auto."""
+    learn = learn_number if task == "regression" else learn_kind
+    found = learn(table.target, cells, style, [*table.missing])
+    if found is not None and found[0]["kind"] == "number":
+        return found[0]
+    if task == "auto":
+        return None
+    numbers = cells.quantities(style.decimal_of(table.target) or ".")[0]
+    texts = [
+        np.isnan(number) and not MISSING_WORD.fullmatch(as_name(value))
+        for number, value in zip(numbers, cells.values, strict=True)
+    ]
+    rows = np.flatnonzero(np.array([*texts, False])[cells.codes])
+    if not len(rows):
+        raise ValueError(f"{table.target_name} has no values")
+    raise not_a_number(table, cells, rows[0], "not a number, which --data.task regression needs")

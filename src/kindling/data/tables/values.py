@@ -14,6 +14,7 @@ from kindling.data.tables.quantities import as_number
 
 Floats = NDArray[np.floating[Any]]
 Indices = NDArray[np.integer[Any]]
+Targets = Indices | Floats  # (N,): classes, -1 where unknown, or scaled numbers, NaN where unknown
 Column = dict[str, Any]  # the learned encoding of a column, see columns.py
 
 # Means missing among numbers and dates, but not among categories: NA is Namibia, North America or sodium.

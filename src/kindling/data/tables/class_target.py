@@ -1,0 +1,121 @@
+"""A target column of classes."""
+
+import math
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kindling.data.tables.cells import Cells, name_cells
+from kindling.data.tables.leakage import find_leaky_columns
+from kindling.data.tables.quantities import as_number
+from kindling.data.tables.table_file import TableFile
+from kindling.data.tables.values import MISSING_WORD, Column, Indices, missing_option, sort_names
+from kindling.utils.text import join_names
+
+MAX_CLASSES = 1000
+MAX_USUAL_CLASSES = 20  # more may be no classes
+
+
+class ClassTarget:
+    """The target column of one file as classes.
+
+    Args:
+        table: The file.
+        classes: Names of the classes in the training rows, if they are known.
+        no_class: More texts that mean that a row has no class.
+
+    Attributes:
+        labels: Class of each row as an index into `names`, -1 where missing, (N,).
+        names: Names of the classes in the file.
+        known: Which rows have a class, (N,).
+        strata: Groups of rows to represent equally in each split, -1 where the target is missing, (N,).
+    """
+
+    task: Literal["classification"] = "classification"
+    noun = "class"
+
+    def __init__(self, table: TableFile, classes: Sequence[str] = (), no_class: Collection[str] = ()) -> None:
+        self.table, self.classes = table, classes
+        self.labels, self.names = name_cells(table.cells(table.target).select(drop=no_class))
+        self.known: NDArray[np.bool_] = self.labels >= 0
+        self.strata = self.labels
+
+    def check(self, held_out: Collection[str], given: bool) -> None:
+        """Check that there are classes, each with a row for train and each of the splits in `held_out`.
+
+        Raises:
+            ValueError: If there is one class, too many, or one with too few rows and the splits are not given.
+        """
+        labels, names, what = self.labels, self.names, self.table.target_name
+        if len(names) < 2:
+            raise ValueError(
+                f"{what} has {f'only one class ({names[0]})' if names else 'no values'}; a classifier needs at least "
+                "two"
+            )
+        counts = np.bincount(labels[labels >= 0]).tolist()
+        few = [f"{name} ({count})" for name, count in zip(names, counts, strict=True) if count < 1 + len(held_out)]
+        are_numbers = not any(math.isnan(as_number(name)) for name in names)
+        if len(names) > MAX_CLASSES or (len(names) > MAX_USUAL_CLASSES and 2 * len(few) > len(names)):
+            advice = "add --data.task regression" if are_numbers else "choose another target, or merge values"
+            raise ValueError(f"{what} has {len(names):,} distinct values, too many for classes: {advice}")
+        if few and not given:
+            regression = ", or add --data.task regression" if are_numbers else ""
+            raise ValueError(
+                f"train, {' and '.join(held_out)} each need a row of every class, and {what} has too few of "
+                f"{join_names(sort_names(few))}: remove these rows, merge classes, or split the rows with "
+                f"--data.split{regression}"
+            )
+
+    def learn(self, splits: NDArray[np.object_], held_out: Collection[str]) -> tuple[dict[str, Any], list[str]]:
+        """Learn the classes from the training rows.
+
+        Returns:
+            The state to save as plain values, and a warning for each oddity.
+        """
+        self.classes = sort_names(self.names[label] for label in np.unique(self.labels[splits == "train"]))
+        return {"classes": self.classes}, [*self._find_oddities(splits, held_out)]
+
+    def encode(self, rows: NDArray[np.bool_]) -> Indices:
+        """Return the class of some rows as an index into the learned classes, int64 (n,).
+
+        Raises:
+            ValueError: If there are other classes.
+        """
+        labels, names, what = self.labels[rows], self.names, self.table.target_name
+        positions = {name: position for position, name in enumerate(self.classes)}
+        if unknown := [names[label] for label in np.unique(labels) if names[label] not in positions]:
+            raise ValueError(
+                f"{what} has classes without training rows: {join_names(unknown)}; the model knows "
+                f"{join_names(self.classes)}"
+            )
+        return np.array([positions.get(name, -1) for name in names])[labels]
+
+    def for_encoding(self, rows: NDArray[np.bool_], training: NDArray[np.bool_]) -> Indices:
+        """Return what target encodings average: the classes of some rows, -1 for those not in `training`, (n,)."""
+        return np.where(training[rows], self.encode(rows), -1)
+
+    def find_leaks(self, cells: Mapping[str, Cells], columns: Sequence[Column], rows: NDArray[np.bool_]) -> list[str]:
+        """Return the columns that determine the class, given their cells in some rows."""
+        return find_leaky_columns(cells, columns, self.encode(rows))
+
+    def _find_oddities(self, splits: NDArray[np.object_], held_out: Collection[str]) -> Iterator[str]:
+        """Yield a warning for each oddity of the classes."""
+        names = {
+            split: {self.names[label] for label in np.unique(self.labels[splits == split])}
+            for split in ("train", *held_out)
+        }
+        what = self.table.target_name
+        if words := [name for name in sort_names(names["train"]) if MISSING_WORD.fullmatch(name)]:
+            option = missing_option([*self.table.missing, *words])
+            yield f"{what} has the class {join_names(words)}: if it means missing, {option}"
+        for split in held_out:
+            if absent := names["train"] - names[split]:
+                yield f"{split} has no rows of {join_names(sort_names(absent))}"
+        spellings = Counter(name.lower() for name in names["train"])
+        if alike := [name for name in sort_names(names["train"]) if spellings[name.lower()] > 1]:
+            yield (
+                f"{what} has classes that differ only in case: {join_names(alike)}; use one spelling for the same class"
+            )

@@ -1,0 +1,62 @@
+"""Columns that leak the target: each alone determines it."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from kindling.data.tables.cells import Cells, name_cells
+from kindling.data.tables.reading import as_numbers, missing_values
+from kindling.data.tables.values import Column, Floats, Indices
+
+TOLERANCE = 0.01  # of the rows may not fit
+MIN_ROWS = 20  # fewer numbers may be in the same order by chance
+
+
+def find_leaky_columns(cells: Mapping[str, Cells], columns: Sequence[Column], labels: Indices) -> list[str]:
+    """Return the columns that determine the class: each class has its own value, except in 1% of the rows."""
+    classes, rows = labels.max() + 1, len(labels)
+    found = []
+    for name in (column["name"] for column in columns):
+        if len(cells[name].values) > 2 * classes + rows / 100:
+            continue
+        codes, values = name_cells(Cells(cells[name].codes, [str(value).lower() for value in cells[name].values]))
+        table = np.zeros((len(values) + 1, classes), dtype=np.int64)
+        np.add.at(table, (codes, labels), 1)  # code -1 counts missing values in the last row
+        best, same = table.argmax(axis=0), table.max(axis=0)
+        others = np.maximum(table.sum(axis=0), table[best].sum(axis=1)) - same
+        is_consistent = others.sum() <= max(1, rows / 100) and (others <= np.maximum(1, same / 100)).all()
+        if is_consistent and len(set(best)) == classes:
+            found.append(name)
+    return found
+
+
+def find_copies(cells: Mapping[str, Cells], columns: Sequence[Column], targets: Floats) -> list[str]:
+    """Return the columns of numbers or dates in the order of the target, or in the opposite one, in 99% of the rows.
+
+    Such a column is a copy of the target, in another unit perhaps, or rounded.
+
+    Args:
+        cells: The columns of the training rows.
+        columns: The encoding of each column.
+        targets: The target of each training row, (N,).
+    """
+    found = []
+    for column in columns:
+        if column["kind"] == "category":
+            continue
+        numbers, _ = as_numbers(cells[column["name"]].select(drop=missing_values(column)), column)
+        known = ~np.isnan(numbers)
+        if known.sum() >= max(MIN_ROWS, (1 - TOLERANCE) * len(targets)):
+            ranks, others = _ranks(numbers[known]), _ranks(targets[known])
+            tolerance = max(0.5, TOLERANCE * len(ranks))
+            if any((np.abs(ranks - sign * others) > tolerance).mean() <= TOLERANCE for sign in (1, -1)):
+                found.append(column["name"])
+    return found
+
+
+def _ranks(numbers: Floats) -> Floats:
+    """Return the rank of each number relative to the middle one; equal numbers share their mean rank."""
+    _, positions, counts = np.unique(numbers, return_inverse=True, return_counts=True)
+    ends = np.cumsum(counts)
+    ranks: Floats = (ends - (counts - 1) / 2)[positions] - (len(numbers) + 1) / 2
+    return ranks

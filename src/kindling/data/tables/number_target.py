@@ -1,0 +1,112 @@
+"""A target column of numbers."""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kindling.data.tables.cells import Cells
+from kindling.data.tables.leakage import find_copies
+from kindling.data.tables.reading import adapt_columns, as_numbers, drop_missing_words, missing_values
+from kindling.data.tables.rows import warn_far
+from kindling.data.tables.scaling import learn_scale, range_of, scale
+from kindling.data.tables.table_file import TableFile
+from kindling.data.tables.values import Column, Floats, Indices, abbreviate, as_name, missing_option
+
+MAX_STRATA = 10
+STRATUM_ROWS = 20  # at least
+MAX_TARGET = 1e18  # squared errors are finite in float32
+
+
+class NumberTarget:
+    """The target column of one file as numbers, read as a feature is.
+
+    Args:
+        table: The file.
+        column: How the column is written in the training file and, once learned, the scale of its numbers.
+
+    Attributes:
+        numbers: The number of each row, NaN where missing, float32 (N,).
+        known: Which rows have a number, (N,).
+        strata: Groups of rows with similar numbers to represent equally in each split, -1 where missing, (N,).
+
+    Raises:
+        ValueError: If a value is not a number, or is in another unit than in training.
+    """
+
+    task: Literal["regression"] = "regression"
+    noun = "target"
+
+    def __init__(self, table: TableFile, column: Column) -> None:
+        self.table, self.column = table, column
+        cells = {name: table.cells(name) for name in (*table.features, table.target)}
+        self._cells = cells[table.target] = cells[table.target].select(drop=missing_values(column))
+        [adapted] = adapt_columns([column], cells, table.separator, table.path)
+        numbers, unparsed = as_numbers(self._cells, adapted)
+        if len(unparsed) and len(unparsed := drop_missing_words(self._cells, unparsed, table.target_name)):
+            raise not_a_number(table, self._cells, unparsed[0])
+        if len(huge := np.flatnonzero(np.abs(numbers) > MAX_TARGET)):
+            raise not_a_number(table, self._cells, huge[0], f"larger than {MAX_TARGET:g}")
+        self.numbers = numbers.astype(np.float32)
+        self.known: NDArray[np.bool_] = ~np.isnan(self.numbers)
+        self.strata = _strata(self.numbers)
+        if "scale" in column:
+            self._warn_far()
+
+    def check(self, held_out: Collection[str], given: bool) -> None:
+        """Check that there are different numbers, and enough for train and each of the splits in `held_out`.
+
+        Raises:
+            ValueError: If not.
+        """
+        numbers, what = self.numbers[self.known], self.table.target_name
+        if len(np.unique(numbers)) < 2:
+            found = f"only one value ({numbers[0]:g})" if len(numbers) else "no values"
+            raise ValueError(f"{what} has {found}; a regression model needs different ones")
+        if len(numbers) <= len(held_out) and not given:
+            raise ValueError(f"{what} has {len(numbers)} values, and train, {' and '.join(held_out)} each need one")
+
+    def learn(self, splits: NDArray[np.object_], held_out: Collection[str]) -> tuple[dict[str, Any], list[str]]:
+        """Learn the scale of the training rows.
+
+        Returns:
+            The state to save as plain values, and no warnings.
+        """
+        numbers = self.numbers[splits == "train"].astype(np.float64)
+        self.column = self.column | learn_scale(numbers) | {"range": range_of(numbers)}
+        self._warn_far()
+        return {"target": self.column}, []
+
+    def encode(self, rows: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """Return the numbers of some rows, float32 (n,)."""
+        return self.numbers[rows]
+
+    def for_encoding(self, rows: NDArray[np.bool_], training: NDArray[np.bool_]) -> Floats:
+        """Return what target encodings average: scaled numbers of some rows, NaN for those not in `training`, (n,)."""
+        return np.where(training[rows], scale(self.numbers[rows].astype(np.float64), self.column), np.nan)
+
+    def find_leaks(self, cells: Mapping[str, Cells], columns: Sequence[Column], rows: NDArray[np.bool_]) -> list[str]:
+        """Return the columns that are copies of the target, given their cells in some rows."""
+        return find_copies(cells, columns, self.numbers[rows])
+
+    def _warn_far(self) -> None:
+        warn_far(self.numbers.astype(np.float64), self._cells, self.column, self.table.target_name)
+
+
+def not_a_number(table: TableFile, cells: Cells, row: int, reason: str = "not a number") -> ValueError:
+    """Return the error about the target of a row."""
+    value = cells.values[cells.codes[row]]
+    option = missing_option([*table.missing, as_name(value)])
+    return ValueError(
+        f"{table.target_name}: row {row} (counted from 0) holds {abbreviate(value)}, {reason}: correct it, or if it "
+        f"means missing, {option}"
+    )
+
+
+def _strata(numbers: NDArray[np.float32]) -> Indices:
+    """Return the quantile group of each number, at most ten of similar size; -1 for NaN."""
+    known = np.sort(numbers[~np.isnan(numbers)])
+    groups = max(1, min(MAX_STRATA, len(known) // STRATUM_ROWS))
+    bounds = known[[len(known) * group // groups for group in range(1, groups)]]
+    return np.where(np.isnan(numbers), -1, np.searchsorted(bounds, numbers, side="right"))
