@@ -147,12 +147,21 @@ def test_only_features_that_matter_are_found() -> None:
     random = torch.Generator().manual_seed(0)
     inputs = torch.randn(2000, 20, generator=random)
     errors = torch.randn(2000, generator=random) * (1 + (inputs[:, 7] > 1))
-    features = [Feature(str(place), inputs[:, place : place + 1], False) for place in range(20)]
+    missing = torch.zeros(2000, dtype=torch.bool)
+    features = [Feature(str(place), inputs[:, place : place + 1], False, missing) for place in range(20)]
     (found,) = errors_by_feature(errors, features, 3)
     assert found.feature.name == "7"
     assert len(found.groups) == 4
     assert found.groups[3].mae == max(group.mae for group in found.groups)
     assert not errors_by_feature(torch.randn(2000, generator=random), features, 3)
+
+
+def test_samples_without_a_value_are_a_group_of_their_own() -> None:
+    missing = torch.arange(100) % 10 == 5
+    values = torch.stack([torch.arange(100.0).where(~missing, 50), missing.float()], dim=1)
+    groups = Feature("area", values, False, missing).groups
+    assert len({*groups.tolist()}) == 5
+    assert (groups == groups.max()).equal(missing)
 
 
 def test_equal_targets_share_a_group() -> None:

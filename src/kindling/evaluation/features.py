@@ -25,21 +25,29 @@ class Feature(NamedTuple):
         name: As in `BaseDataModule.describe`.
         values: The inputs that encode it, shape (N, k).
         is_category: Whether its values have no order.
+        missing: Whether the value of a sample is missing, shape (N,).
     """
 
     name: str
     values: Tensor
     is_category: bool
+    missing: Tensor
 
     @property
     def groups(self) -> Tensor:
-        """The group (N,) of each sample: the value if there are few, else its quarter, or one of the categories."""
-        _, found, counts = np.unique(self.values.numpy(), axis=0, return_inverse=True, return_counts=True)
+        """The group (N,) of each sample; samples without a value are the last one."""
+        groups = torch.full((len(self.values),), len(self.values))
+        groups[~self.missing] = self._groups(self.values[~self.missing])
+        return groups
+
+    def _groups(self, values: Tensor) -> Tensor:
+        """Return the group (n,) of values (n, k): one for each if there are few, else a quarter, or categories."""
+        _, found, counts = np.unique(values.numpy(), axis=0, return_inverse=True, return_counts=True)
         codes = torch.from_numpy(found)
         if len(counts) <= DISTINCT:
             return codes
         if not self.is_category:
-            return quantile_groups(self.values[:, 0], QUARTERS)
+            return quantile_groups(values[:, 0], QUARTERS)
         ranks = torch.from_numpy((-counts).argsort().argsort())
         return ranks[codes].clamp(max=DISTINCT - 1)  # the last group holds the rare ones
 
@@ -102,7 +110,8 @@ def _split(data: BaseDataModule, inputs: Tensor) -> Iterator[Feature]:
     columns = data.fitted.get("columns")
     if columns is None:
         for number, values in enumerate(torch.split(inputs, 1, dim=1)):
-            yield Feature(f"feature {number}", values, False)
+            yield Feature(f"feature {number}", values, False, torch.zeros(len(values), dtype=torch.bool))
         return
     for column, values in zip(columns, torch.split(inputs, [*map(width, columns)], dim=1), strict=True):
-        yield Feature(column["name"], values, column["kind"] == "category")
+        missing = values[:, -1] > 0 if column["missing"] else torch.zeros(len(values), dtype=torch.bool)
+        yield Feature(column["name"], values, column["kind"] == "category", missing)

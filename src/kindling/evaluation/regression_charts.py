@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import EngFormatter, FuncFormatter, MaxNLocator
 from torch import Tensor
 
 from kindling.evaluation.charts import BLUE, GREY, ORANGE, new_chart
@@ -14,6 +14,7 @@ from kindling.utils.text import shorten
 POINTS = 3000  # more hide each other
 BARS = (8, 40)  # of a histogram
 GROUPS = 8  # of predictions, whose mean error is drawn
+SHORT = 100_000  # from here, ticks are labelled as 250k or 1.5M
 NAME_LENGTH = 24  # characters of the name of the target on an axis
 
 
@@ -62,6 +63,7 @@ def _add_points(axes: Axes, x: Tensor, y: Tensor) -> None:
 
 
 def _format_ticks(axes: Axes) -> None:
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(MaxNLocator(5))
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
+    for axis, ticks in ((axes.xaxis, 4), (axes.yaxis, 5)):
+        axis.set_major_locator(MaxNLocator(ticks))
+        is_long = max(map(abs, axis.get_view_interval())) >= SHORT
+        axis.set_major_formatter(EngFormatter(sep="") if is_long else FuncFormatter(lambda value, _: f"{value:,.6g}"))

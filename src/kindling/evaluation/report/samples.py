@@ -62,7 +62,7 @@ def sample_table(
             name_cell(name),
             *(element("td", text, class_="name") for text in (truth, prediction)),
             element("td", remark),
-            *(element("td", description.get(feature, "")) for feature in features),
+            *(element("td", "" if (value := description.get(feature)) is None else value) for feature in features),
         ]
         for name, truth, prediction, remark, description in zip(names, *columns.values(), descriptions, strict=True)
     )
