@@ -309,9 +309,9 @@ def test_copies_of_the_target_are_named(table: pd.DataFrame, capfd: pytest.Captu
     [
         ("--model.label_smoothing 0.1", 2, "MLPRegressor has no label_smoothing: the targets are numbers"),
         (
-            "--model CNNClassifier",
+            "--model helpers.Detached",
             1,
-            "CNNClassifier predicts classes, but the targets are numbers: use a regression m",
+            "Detached predicts classes, but the targets are numbers: use a regression m",
         ),
         (
             "--model MLPRegressor --data.target garage",
