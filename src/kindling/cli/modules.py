@@ -62,7 +62,7 @@ class ModuleBuilder:
         """Build the model with arguments from the data module or inferred from training samples."""
         links = applied_instantiation_links
         with self._keeping_the_error():
-            kind = self._fitting(kind, kwargs)
+            kind = self._model_for_data(kind, kwargs)
             self._complete(kind, kwargs, links)
 
         def create(**inferred: Any) -> LightningModule:
@@ -76,10 +76,12 @@ class ModuleBuilder:
         record_arguments(model, kind, self._plain_arguments("model") | {_argument(key): links[key] for key in links})
         return model
 
-    def _fitting(self, kind: type[LightningModule], kwargs: dict[str, Any]) -> type[LightningModule]:
-        """Return the class of the model: in `fit` on numbers, that of a classifier's regressor, if it names one.
+    def _model_for_data(self, kind: type[LightningModule], kwargs: dict[str, Any]) -> type[LightningModule]:
+        """Return the class of the model: in `fit` on numbers, a classifier is replaced by its regressor, if it has one.
 
-        Arguments that the regressor lacks are removed from `kwargs` in place, and the config names it from then on.
+        Args:
+            kind: The class in the config.
+            kwargs: Its arguments; those that the regressor lacks are removed in place.
 
         Raises:
             UsageError: If the command line sets one of these arguments.
@@ -91,23 +93,27 @@ class ModuleBuilder:
         if regressor is None or getattr(self._data, "task", None) != "regression":
             check_task(kind, self._data)
             return kind
+        self._replace_model(kind, regressor, kwargs)
+        return regressor
+
+    def _replace_model(self, kind: type[BaseTask], regressor: type[BaseTask], kwargs: dict[str, Any]) -> None:
+        """Replace a classifier by its regressor in the config, and remove arguments that it lacks from `kwargs`."""
         class_path = f"{regressor.__module__}.{regressor.__name__}"
         defaults = {name: default_of(kind, name) for name in kwargs}
         lacking = kwargs.keys() - {*class_arguments(class_path)}
         unused = [name for name in kwargs if name in lacking and kwargs[name] not in (None, defaults[name])]
         if typed := [name for name in unused if f"model.{name}" in self.sources.names]:
-            raise UsageError(f"{regressor.__name__} has no {join_names(typed)}: the target is numbers")
+            raise UsageError(f"{regressor.__name__} has no {join_names(typed)}: the targets are numbers")
+        ignored = f"; {join_names(unused)} has no effect" if unused else ""
+        say(f"model: {regressor.__name__} instead of {kind.__name__}, because the targets are numbers{ignored}")
         # A default of the classifier gives way to that of the regressor.
         lacking |= {name for name in kwargs if kwargs[name] == defaults[name] != default_of(regressor, name)}
-        without = f" without {join_names(unused)}" if unused else ""
-        say(f"model: {regressor.__name__}{without} instead of {kind.__name__}, as the target is numbers")
-        for config in (self.cli.config[self.command]["model"], self.cli.config_dump["model"]):
+        configs = self.cli.config[self.command]["model"], self.cli.config_dump["model"]
+        for config in configs:
             config["class_path"] = class_path
+        for arguments in (kwargs, *(config["init_args"] for config in configs)):
             for name in lacking:
-                config["init_args"].pop(name, None)
-        for name in lacking:
-            kwargs.pop(name, None)
-        return regressor
+                arguments.pop(name, None)
 
     def _complete(self, kind: type[LightningModule], kwargs: dict[str, Any], links: dict[str, Any]) -> None:
         """Decide which model arguments come from the data, and remove the others from `kwargs` and `links`, in place.

@@ -34,14 +34,16 @@ DATA_ARGUMENTS = ("num_classes", "input_shape", "mean", "std", "class_names")
 
 def check_task(model: type["BaseTask"], data: object) -> None:
     """Raise ValueError if a model predicts classes and the targets of a data module are numbers, or vice versa."""
-    if model.task is None or (found := getattr(data, "task", None)) in (None, model.task):
+    if model.task is None or (found := getattr(data, "task", None)) == model.task:
         return
     if found == "classification":
         advice = "a classifier, or --data.task regression" if "task" in getattr(data, "hparams", {}) else "a classifier"
         raise ValueError(f"{model.__name__} predicts numbers, but the targets are classes: use {advice}")
-    raise ValueError(
-        f"{model.__name__} predicts classes, but the targets are numbers: use a regression model such as MLPRegressor"
-    )
+    if found == "regression":
+        raise ValueError(
+            f"{model.__name__} predicts classes, but the targets are numbers: use a regression model such as "
+            "MLPRegressor"
+        )
 
 
 class BaseTask(LightningModule):

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from conftest import Command
 from kindling import MLPClassifier, MLPRegressor
 from kindling.cli import main
 from kindling.runs.checkpoints import read_checkpoint
-from kindling.testing import check_data
+from kindling.testing import check_data, check_model, check_recipe
 from rows import predictions, read
 
 pytestmark = pytest.mark.usefixtures("console_logs")
@@ -306,11 +307,11 @@ def test_copies_of_the_target_are_named(table: pd.DataFrame, capfd: pytest.Captu
 @pytest.mark.parametrize(
     ("options", "code", "words"),
     [
-        ("--model.label_smoothing 0.1", 2, "MLPRegressor has no label_smoothing: the target is numbers"),
+        ("--model.label_smoothing 0.1", 2, "MLPRegressor has no label_smoothing: the targets are numbers"),
         (
-            "--model CNNClassifier",
+            "--model helpers.Detached",
             1,
-            "CNNClassifier predicts classes, but the targets are numbers: use a regression m",
+            "Detached predicts classes, but the targets are numbers: use a regression m",
         ),
         (
             "--model MLPRegressor --data.target garage",
@@ -369,6 +370,12 @@ def test_python_names_a_model_that_does_not_fit(table: pd.DataFrame) -> None:
     assert MLPRegressor.for_data(read("houses.csv", "price")).input_shape == read("houses.csv", "price").input_shape
     with pytest.raises(ValueError, match="MLPRegressor predicts numbers, but the targets are classes"):
         MLPRegressor.for_data(read("houses.csv", "garage"))
+
+
+def test_the_checks_of_a_project_take_prices(table: pd.DataFrame) -> None:
+    optimizer = partial(torch.optim.Adam, lr=0.01)
+    check_model(MLPRegressor, read("houses.csv", "price", batch_size=32), hidden=(64,), optimizer=optimizer, formats=[])
+    check_recipe("table_mlp", "--data.path", "houses.csv", "--data.target", "price")
 
 
 def test_the_recipe_comes_near_ridge_regression(kindling: Command) -> None:
