@@ -188,7 +188,7 @@ class SumRegressor(RegressionTask):
 
     def __init__(self, width: int = 128, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.network = mlp(self.input_shape[0], (width,), 1, 0.0, False)
+        self.network = mlp(self.input_shape[0], (width,), 1, [0.0], False)
 
     def metrics(self) -> MetricCollection:
         return MetricCollection({"mae": MeanAbsoluteError()})

@@ -85,3 +85,14 @@ def test_the_focal_loss_is_that_of_the_paper(weighted: bool, positions: tuple[in
 def test_unknown_losses_are_named() -> None:
     with pytest.raises(ValueError, match="loss_function must be cross_entropy, focal, got mse"):
         MLPClassifier(input_shape=(2,), num_classes=2, loss_function="mse")
+
+
+def test_dropout_does_not_shift_the_mean_of_the_predictions() -> None:
+    torch.manual_seed(0)
+    model = MLPRegressor(input_shape=(4,), hidden=(64, 64), dropout=0.5)
+    inputs = torch.randn(1, 4)
+    with torch.no_grad():
+        trained = model.train()(inputs.expand(20_000, 4))
+        expected = model.eval()(inputs).item()
+    assert trained.std() > 0
+    assert trained.mean().item() == pytest.approx(expected, abs=4 * trained.std().item() / 20_000**0.5)

@@ -24,4 +24,5 @@ class MLPClassifier(ClassificationTask):
         self, hidden: tuple[int, ...] = (128,), dropout: float = 0.0, batch_norm: bool = False, **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
-        self.network = mlp(math.prod(self.input_shape), hidden, self.num_classes, dropout, batch_norm)
+        dropouts = [dropout] * len(hidden)
+        self.network = mlp(math.prod(self.input_shape), hidden, self.num_classes, dropouts, batch_norm)

@@ -111,7 +111,8 @@ class MLPRegressor(RegressionTask):
 
     Args:
         hidden: Width of each hidden layer.
-        dropout: Probability of zeroing a hidden activation, in [0, 1].
+        dropout: Probability of zeroing an activation of the last hidden layer, in [0, 1]; before a nonlinearity, it would
+            shift the mean of the predictions.
         batch_norm: Whether to normalize each hidden layer over the batch.
         **kwargs: See `RegressionTask`.
     """
@@ -120,4 +121,5 @@ class MLPRegressor(RegressionTask):
         self, hidden: tuple[int, ...] = (128,), dropout: float = 0.0, batch_norm: bool = False, **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
-        self.network = mlp(math.prod(self.input_shape), hidden, 1, dropout, batch_norm)
+        dropouts = [*[0.0] * (len(hidden) - 1), dropout][: len(hidden)]
+        self.network = mlp(math.prod(self.input_shape), hidden, 1, dropouts, batch_norm)
