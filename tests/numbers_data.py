@@ -32,7 +32,7 @@ class HousesDataModule(BaseDataModule):
     def __init__(self, num_samples: int = 1000, **loading: Any) -> None:
         super().__init__(**loading)
         self.num_samples = num_samples
-        self.fitted = {"columns": COLUMNS, "classes": [], "left_out": {}, "target": PRICE}
+        self.fitted = {"columns": COLUMNS, "left_out": {}, "target": PRICE}
 
     def rows(self, split: str) -> list[dict[str, Any]]:
         random = np.random.default_rng(len(split))
