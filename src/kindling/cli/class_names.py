@@ -61,7 +61,7 @@ def class_arguments(class_path: str) -> list[str]:
 
 
 def regressor_hint(message: str, model: str) -> str:
-    """Return how to set an option that only the regressor of a classifier takes, to append to an error message.
+    """Return how to set an option, or a loss, that only the regressor of a classifier takes, for an error message.
 
     Args:
         message: Message about an option of the model.
@@ -72,7 +72,9 @@ def regressor_hint(message: str, model: str) -> str:
     regressor = getattr(classes[0], "regressor", None) if option and classes else None
     if option is None or regressor is None:
         return ""
-    takes_it = option[1] in class_arguments(f"{regressor.__module__}.{regressor.__name__}")
+    own, others = (class_arguments(f"{cls.__module__}.{cls.__name__}") for cls in (classes[0], regressor))
+    is_shared = option[1] in own and option[1] != "loss_function"  # of which the regressor has others
+    takes_it = option[1] in others and not is_shared
     return f"; for numbers as targets, add --model {regressor.__name__}" if takes_it else ""
 
 

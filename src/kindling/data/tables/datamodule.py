@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 
 class TableDataModule(BaseDataModule):
-    """Rows of a CSV or Parquet file with a target column, which holds classes or numbers.
+    """Rows of a CSV or Parquet file with a column of classes or numbers to predict.
 
     The encoding of the other columns is learned from the training rows only and saved in the checkpoint, see
     `kindling.data.tables.rows`. Columns that are constant, IDs or free text are left out.
