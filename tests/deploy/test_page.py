@@ -514,7 +514,7 @@ def test_colors_and_many_classes(page: Page) -> None:
         assert next(iter(page.bars.items())) == (page.answer, page.find("probability").text)
         assert torch.allclose(page.seen(), torch.ones(8, 4), atol=0.01)  # its red
         page.choose(Path("large.png"))
-        assert "at most 0.1" in page.waits_for("error")
+        assert "the limit is 0.1 MB" in page.waits_for("error")
 
 
 @pytest.mark.slow
