@@ -37,8 +37,12 @@ def test_processes_prepare_their_data_in_turns(tmp_path: Path, monkeypatch: pyte
     processes = []
     for _ in range(5):
         if not (process := os.fork()):
-            infer_arguments(Downloads(), ["input_shape"])
-            os._exit(0)
+            code = 1
+            try:
+                infer_arguments(Downloads(), ["input_shape"])
+                code = 0
+            finally:
+                os._exit(code)  # else pytest would go on in this process too
         processes.append(process)
     assert [os.waitpid(process, 0)[1] for process in processes] == [0] * 5
     assert Path("calls").read_text() == "xxxxx"

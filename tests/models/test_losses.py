@@ -5,10 +5,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import mean_absolute_error, mean_pinball_loss, mean_squared_error
+from sklearn.metrics import mean_absolute_error, mean_pinball_loss, mean_squared_error, r2_score
 from torch import nn
 
 from kindling import MLPClassifier, MLPRegressor, RegressionTask
+from kindling.models.metrics import R2
 from kindling.models.regression import LOSSES
 
 
@@ -96,3 +97,14 @@ def test_dropout_does_not_shift_the_mean_of_the_predictions() -> None:
         expected = model.eval()(inputs).item()
     assert trained.std() > 0
     assert trained.mean().item() == pytest.approx(expected, abs=4 * trained.std().item() / 20_000**0.5)
+
+
+@pytest.mark.parametrize(("mean", "scale"), [(1e5, 10), (0, 1e-6), (1e-3, 1e-6)])
+def test_r2_is_exact_whatever_the_size_of_the_targets(mean: float, scale: float) -> None:
+    random = torch.Generator().manual_seed(0)
+    targets = mean + scale * torch.randn(5000, generator=random)
+    values = targets + 0.3 * scale * torch.randn(5000, generator=random)
+    metric = R2()
+    for place in range(0, 5000, 256):
+        metric.update(values[place : place + 256], targets[place : place + 256])
+    assert metric.compute().item() == pytest.approx(r2_score(targets.double(), values.double()), abs=1e-4)

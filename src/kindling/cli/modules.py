@@ -106,8 +106,9 @@ class ModuleBuilder:
             raise UsageError(f"{regressor.__name__} has no {join_names(typed)}: the targets are numbers")
         ignored = f"; {join_names(unused)} has no effect" if unused else ""
         say(f"model: {regressor.__name__} instead of {kind.__name__}, because the targets are numbers{ignored}")
-        # A default of the classifier gives way to that of the regressor.
-        lacking |= {name for name in kwargs if kwargs[name] == defaults[name] != default_of(regressor, name)}
+        # A default of the classifier gives way to that of the regressor, unless it is on the command line.
+        free = [name for name in kwargs if f"model.{name}" not in self.sources.names]
+        lacking |= {name for name in free if kwargs[name] == defaults[name] != default_of(regressor, name)}
         configs = self.cli.config[self.command]["model"], self.cli.config_dump["model"]
         for config in configs:
             config["class_path"] = class_path

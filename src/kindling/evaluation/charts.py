@@ -1,4 +1,4 @@
-"""Charts of the report and TensorBoard: the common style, and those of regression."""
+"""The common style of the charts of the report and TensorBoard."""
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure

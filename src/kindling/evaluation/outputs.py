@@ -52,7 +52,9 @@ def write_predictions(
     if probabilities.ndim == 1:
         header += ["label"] * (labels is not None) + ["prediction"]
         parts = [part.float().numpy() for part in (labels, probabilities) if part is not None]
-        columns += [[np.format_float_positional(value, trim="-") for value in part] for part in parts]
+        columns += [
+            ["" if np.isnan(value) else np.format_float_positional(value, trim="-") for value in part] for part in parts
+        ]
         return _write(path, header, columns)
     best, predictions = probabilities.max(dim=1)
     if labels is not None:

@@ -5,13 +5,16 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from kindling.evaluation.statistics import Interval, bootstrap_means, middle_95
+from kindling.evaluation.statistics import Interval, bootstrap_means
+from kindling.utils.text import shorten
 
 GROUPS = 10  # by target; fewer if a group would have less than GROUP_SIZE samples
 GROUP_SIZE = 10
+UNIT_LENGTH = 12  # characters
 
 
 class Target(NamedTuple):
@@ -30,7 +33,7 @@ class Target(NamedTuple):
         """Return the target that the fitted state of a data module describes."""
         target = learned.get("target") or {}
         units = target.get("units") or []
-        return cls(target.get("name", "target"), units[0] if len(units) == 1 else "")
+        return cls(target.get("name", "target"), shorten(units[0], UNIT_LENGTH) if len(units) == 1 else "")
 
     @property
     def suffix(self) -> str:
@@ -76,12 +79,10 @@ def error_intervals(predictions: RegressionPredictions, losses: Tensor) -> dict[
     errors, targets = predictions.errors, predictions.targets.double()
     centered = targets - targets.mean()
     samples = torch.stack([errors.abs(), errors**2, centered, centered**2, losses.double()], dim=1)  # (N, 5)
-    measured, resampled = (_metrics(means) for means in (samples.mean(dim=0), bootstrap_means(samples)))
-    limits = {"r2": (-torch.inf, 1.0)}
-    return {
-        name: middle_95(value.item(), resampled[name].numpy(), *limits.get(name, (0.0, torch.inf)))
-        for name, value in measured.items()
-    }
+    resampled = _metrics(bootstrap_means(samples))
+    with np.errstate(invalid="ignore"):  # R² of equal targets is minus infinity
+        ends = {name: np.quantile(values.numpy(), [0.025, 0.975]) for name, values in resampled.items()}
+    return {name: (float(low), float(high)) for name, (low, high) in ends.items()}
 
 
 def _metrics(means: Tensor) -> dict[str, Tensor]:

@@ -72,11 +72,24 @@ class MacroF1(ConfusionMatrixMetric):
 
 
 class R2(R2Score):
-    """Coefficient of determination; NaN for fewer than two samples, for which torchmetrics raises an error."""
+    """Coefficient of determination; NaN for fewer than two samples.
+
+    torchmetrics raises an error there, and returns 1 for targets so small that the squared errors are below 0.0001.
+    """
+
+    @override
+    def update(self, preds: Tensor, target: Tensor) -> None:
+        # In float32, sums of squares lose the spread of targets such as 100,000 ± 10. MPS has no float64.
+        dtype = torch.float32 if preds.device.type == "mps" else torch.float64
+        super().update(preds.to(dtype), target.to(dtype))
 
     @override
     def compute(self) -> Tensor:
-        return super().compute() if self.total >= 2 else torch.tensor(torch.nan, device=self.device)
+        if self.total < 2:
+            return torch.tensor(torch.nan, device=self.device)
+        total_sum_of_squares = self.sum_squared_error - self.sum_error**2 / self.total
+        r2: Tensor = 1 - self.residual / total_sum_of_squares
+        return r2.float()
 
 
 def classification_metrics(num_classes: int) -> MetricCollection:

@@ -111,8 +111,8 @@ class MLPRegressor(RegressionTask):
 
     Args:
         hidden: Width of each hidden layer.
-        dropout: Probability of zeroing an activation of the last hidden layer, in [0, 1]. Elsewhere, it would shift
-            the mean of the predictions.
+        dropout: Probability of zeroing an activation of the last hidden layer, in [0, 1]. In earlier layers, it would
+            bias the predictions.
         batch_norm: Whether to normalize each hidden layer over the batch.
         **kwargs: See `RegressionTask`.
     """

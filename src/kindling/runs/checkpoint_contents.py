@@ -25,6 +25,7 @@ COLUMN_TYPES: dict[str, type] = {
     **{"center": float, "scale": float, "median": float, "limit": float, "range": list, "decimal": str},
     **{"units": list, "factors": dict, "missing": bool, "missing_values": list, "day_first": bool},
 }
+ITEM_TYPES: dict[str, type | tuple[type, ...]] = {"units": str, "missing_values": str, "range": (int, float)}
 EPOCHS = ("fit_loop", "epoch_progress", "current", "processed")  # keys of `loops`: completed epochs
 STOPPERS = ("RunEarlyStopping{", "EarlyStopping{")  # prefixes of state keys; the latter in older versions
 REQUIRED_BY_KIND = {"number": ("center", "scale", "median", "decimal"), "date": ("center", "scale", "median")}
@@ -77,6 +78,12 @@ def check_content(path: Path, checkpoint: Any) -> None:
         required = ("name", "kind", *REQUIRED_BY_KIND.get(column.get("kind"), ()))
         if missing := [name for name in required if column.get(name) is None]:
             raise ValueError(f"{path} was modified: column {column.get('name')} lacks {join_names(missing)}")
+        for name, item_type in ITEM_TYPES.items():
+            if not all(isinstance(item, item_type) for item in column.get(name) or ()):
+                found = shorten(repr(column[name]), 60)
+                raise ValueError(f"{path} was modified: column {column['name']} has {name} {found}")
+    if target is not None and target["kind"] != "number":
+        raise ValueError(f"{path} was modified: its target is of the kind {shorten(repr(target['kind']), 60)}")
 
 
 def check_progress(path: Path, checkpoint: dict[str, Any]) -> None:

@@ -34,7 +34,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def in_turns() -> Iterator[None]:
-    """Let the processes of a distributed training take turns: torchrun and Slurm start all of a node at once."""
+    """Let distributed processes of this user take turns: torchrun and Slurm start all of a node at once."""
     with ExitStack() as stack:
         # Without locks (Windows) or a place for the file, they don't wait. A process that ends releases its lock.
         with suppress(ImportError, OSError):
@@ -51,6 +51,9 @@ def _lock() -> Iterator[None]:
     path = Path(tempfile.gettempdir(), f"kindling-{os.getuid()}.lock")
     while True:
         lock = os.open(path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o600)  # other users can write to the folder
+        if os.fstat(lock).st_uid != os.getuid():
+            os.close(lock)
+            raise PermissionError(f"{path} belongs to another user")
         fcntl.flock(lock, fcntl.LOCK_EX)
         with suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(lock), path.stat()):
@@ -59,7 +62,9 @@ def _lock() -> Iterator[None]:
     try:
         yield
     finally:
-        path.unlink(missing_ok=True)
+        with suppress(OSError):
+            path.unlink()
+        fcntl.flock(lock, fcntl.LOCK_UN)  # processes that were forked meanwhile keep the file open
         os.close(lock)
 
 

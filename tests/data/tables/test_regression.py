@@ -230,7 +230,7 @@ def test_an_integer_target_of_many_values_may_be_classes(capfd: pytest.CaptureFi
         ([5], {}, "column y of data.csv has only one value (5); a regression model needs different ones"),
         ([""], {}, "column y of data.csv has no values"),
         ([1.5, *[""] * 98, 2], {}, "column y of data.csv has 2 values, and train, test and val each need one"),
-        ([*range(99), "1e30"], {}, "row 99 (counted from 0) holds 1e30, larger than 1e+18: correct it"),
+        ([*range(99), "1e30"], {}, "row 99 (counted from 0) holds 1e30, larger than 1e+15: correct it"),
         ([*range(99), "1,5,3"], {}, "row 99 (counted from 0) holds 1,5,3, not a number: correct it, or if it means"),
         ([*range(100)], {"task": "classification"}, "100 distinct values, too many for classes: add --data.task reg"),
         ([*range(20)] * 5, {"task": "auto", "val_split": 1.0}, "`val_split` must hold out"),
@@ -300,7 +300,7 @@ def test_copies_of_the_target_are_named(table: pd.DataFrame, capfd: pytest.Captu
         "houses.csv", index=False
     )
     read("houses.csv", "price")
-    line = "possible target leakage: net, rank, log_price alone determines the target; to leave it out, --data.drop"
+    line = "possible target leakage: net, rank, log_price each determine the target; to leave them out, --data.drop"
     assert line in capfd.readouterr().err
 
 
@@ -348,7 +348,7 @@ def test_a_loss_of_a_regression_model_can_be_chosen(kindling: Command, table: pd
     assert result.code == 0, result.err
     lines = predictions(RUN / "predictions.csv")
     below = np.mean([float(line["label"]) <= float(line["prediction"]) for line in lines])
-    assert 0.7 <= below <= 1
+    assert 0.7 <= below < 1
 
 
 def test_diagnostics_work_on_prices(kindling: Command, table: pd.DataFrame) -> None:

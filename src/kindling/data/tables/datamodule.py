@@ -96,7 +96,7 @@ class TableDataModule(BaseDataModule):
     @property
     def task(self) -> Literal["classification", "regression"]:
         """Whether the target holds classes or numbers."""
-        return "regression" if "target" in self._learned else "classification"
+        return "classification" if self._learned.get("target") is None else "regression"
 
     @property
     def num_classes(self) -> int:
@@ -263,8 +263,9 @@ class TableDataModule(BaseDataModule):
             leaky = target.find_leaks(cells, columns, train)
         if leaky:
             drop = shlex.quote(json.dumps([*self.drop, *leaky], ensure_ascii=False))
+            verb, pronoun = ("alone determines", "it") if len(leaky) == 1 else ("each determine", "them")
             logger.warning(
-                f"possible target leakage: {join_names(leaky)} alone determines the {target.noun}; to leave it out, "
+                f"possible target leakage: {join_names(leaky)} {verb} the {target.noun}; to leave {pronoun} out, "
                 f"--data.drop {drop}"
             )
         return learned | {"columns": columns, "left_out": left_out}

@@ -16,7 +16,8 @@ from kindling.data.tables.values import Column, Floats, Indices, abbreviate, as_
 
 MAX_STRATA = 10
 STRATUM_ROWS = 20  # at least
-MAX_TARGET = 1e18  # squared errors are finite in float32
+MAX_TARGET = 1e15  # sums of squared errors are finite in float32
+MIN_RESOLUTION = 1e-3  # of the standard deviation, in float32
 
 
 class NumberTarget:
@@ -24,7 +25,8 @@ class NumberTarget:
 
     Args:
         table: The file.
-        column: How the column is written in the training file and, once learned, the scale of its numbers.
+        column: How the column is written in the training file, of which all rows are read to find those with a number;
+            and, once learned from the training rows, the scale of its numbers.
 
     Attributes:
         numbers: The number of each row, NaN where missing, float32 (N,).
@@ -48,6 +50,7 @@ class NumberTarget:
             raise not_a_number(table, self._cells, unparsed[0])
         if len(huge := np.flatnonzero(np.abs(numbers) > MAX_TARGET)):
             raise not_a_number(table, self._cells, huge[0], f"larger than {MAX_TARGET:g}")
+        self._exact = numbers
         self.numbers = numbers.astype(np.float32)
         self.known: NDArray[np.bool_] = ~np.isnan(self.numbers)
         self.strata = _strata(self.numbers)
@@ -60,10 +63,12 @@ class NumberTarget:
         Raises:
             ValueError: If not.
         """
-        numbers, what = self.numbers[self.known], self.table.target_name
-        if len(np.unique(numbers)) < 2:
-            found = f"only one value ({numbers[0]:g})" if len(numbers) else "no values"
-            raise ValueError(f"{what} has {found}; a regression model needs different ones")
+        numbers, what = self._exact[self.known], self.table.target_name
+        self._check_different(numbers)
+        if np.spacing(np.float32(np.abs(numbers).max())) > MIN_RESOLUTION * numbers.std():
+            raise ValueError(
+                f"{what}: numbers such as {numbers[0]:.15g} differ too little for 32 bits: subtract a constant"
+            )
         if len(numbers) <= len(held_out) and not given:
             raise ValueError(f"{what} has {len(numbers)} values, and train, {' and '.join(held_out)} each need one")
 
@@ -73,10 +78,16 @@ class NumberTarget:
         Returns:
             The state to save as plain values, and no warnings.
         """
-        numbers = self.numbers[splits == "train"].astype(np.float64)
+        numbers = self._exact[splits == "train"]
+        self._check_different(numbers, " in the training rows")
         self.column = self.column | learn_scale(numbers) | {"range": range_of(numbers)}
         self._warn_far()
         return {"target": self.column}, []
+
+    def _check_different(self, numbers: Floats, where: str = "") -> None:
+        if len(np.unique(numbers)) < 2:
+            found = f"only one value ({numbers[0]:g})" if len(numbers) else "no values"
+            raise ValueError(f"{self.table.target_name} has {found}{where}; a regression model needs different ones")
 
     def encode(self, rows: NDArray[np.bool_]) -> NDArray[np.float32]:
         """Return the numbers of some rows, float32 (n,)."""

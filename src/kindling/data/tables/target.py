@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from kindling.data.tables.kinds import learn_kind, learn_number, warn_ambiguous
 from kindling.data.tables.number_target import NumberTarget, not_a_number
 from kindling.data.tables.table_file import TableFile
 from kindling.data.tables.values import LEGACY_NO_CLASS, MISSING_WORD, Column, as_name
+from kindling.utils.text import join_names, suggest
 
 logger = logging.getLogger(__name__)
 
@@ -20,6 +21,7 @@ Task = Literal["auto", "classification", "regression"]
 Target = ClassTarget | NumberTarget
 
 ROWS_PER_CLASS = 10  # of integers with fewer rows on average, each is hardly a class
+MIN_CLASS_ROWS = 3  # for training, validation and test
 
 
 def known_target(table: TableFile, fitted: Mapping[str, Any]) -> Target:
@@ -28,9 +30,14 @@ def known_target(table: TableFile, fitted: Mapping[str, Any]) -> Target:
     Args:
         table: The file.
         fitted: What the data module has learned.
+
+    Raises:
+        ValueError: If it is another column than in training.
     """
-    if "target" in fitted:
-        return NumberTarget(table, fitted["target"])
+    if (column := fitted.get("target")) is not None:
+        if column["name"] != table.target:
+            raise ValueError(f"the model predicts {column['name']}: set --data.target {column['name']}")
+        return NumberTarget(table, column)
     is_legacy = any("missing_values" not in column for column in fitted["columns"])
     return ClassTarget(table, fitted["classes"], LEGACY_NO_CLASS if is_legacy else ())
 
@@ -46,8 +53,10 @@ def choose_target(table: TableFile, task: Task, decimal: str | None = None) -> T
         decimal: Decimal sign of the file if its numbers are ambiguous.
 
     Raises:
-        ValueError: If the task is regression, and a value is not a number.
+        ValueError: If there is no such task, or it is regression and a value is not a number.
     """
+    if task not in get_args(Task):
+        raise ValueError(f"task must be {join_names(get_args(Task))}, got {task}{suggest(task, get_args(Task))}")
     classes = ClassTarget(table)
     if task == "classification" or (task == "auto" and len(classes.names) <= MAX_USUAL_CLASSES):
         return classes
@@ -75,7 +84,9 @@ def _count_numbers(cells: Cells, decimal: str) -> tuple[int, bool]:
     if 2 * rows < np.count_nonzero(cells.codes >= 0):
         return 0, False
     have_fractions = bool((numbers[known] % 1).any())
-    are_many = have_fractions or distinct > MAX_CLASSES or ROWS_PER_CLASS * distinct > rows
+    _, positions = np.unique(numbers[known], return_inverse=True)
+    fewest = np.bincount(positions, cells.counts[known]).min(initial=rows)  # rows of the rarest number
+    are_many = have_fractions or distinct > MAX_CLASSES or ROWS_PER_CLASS * distinct > rows or fewest < MIN_CLASS_ROWS
     return distinct, are_many and distinct > MAX_USUAL_CLASSES
 
 
@@ -94,5 +105,6 @@ def _learn_column(table: TableFile, cells: Cells, style: FileStyle, task: Task) 
     ]
     rows = np.flatnonzero(np.array([*texts, False])[cells.codes])
     if not len(rows):
-        raise ValueError(f"{table.target_name} has no values")
+        reason = "has no values" if np.isnan(numbers).all() else "has numbers in several units: convert them to one"
+        raise ValueError(f"{table.target_name} {reason}")
     raise not_a_number(table, cells, rows[0], "not a number, which --data.task regression needs")

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
+import numpy as np
 from torch import Tensor
 
 from kindling.data import BaseDataModule
@@ -131,6 +132,8 @@ def feature_sections(predictions: RegressionPredictions, data: BaseDataModule) -
 
 def _label(feature: Feature, group: ErrorGroup, rows: Tensor, data: BaseDataModule) -> str:
     """Return the values of a feature in a group, as they are in the data."""
+    if feature.is_category and (number := len(np.unique(feature.values[group.rows].numpy(), axis=0))) > 1:
+        return f"{number} others"
     values = feature.values[group.rows, 0]
     places = [0] if feature.is_category else [int(values.argmin()), int(values.argmax())]
     found = [data.describe(int(rows[group.rows[place]])).get(feature.name) for place in places]
