@@ -157,7 +157,6 @@ def check_fit(*arguments: str, trains: bool) -> None:
 TRAINS = st.sampled_from([False, False, False, True])
 
 
-@pytest.mark.slow
 @share(20)
 @given(typed=typed_options(), trains=TRAINS)
 def test_options_of_fit(workplace: Path, typed: list[str], trains: bool) -> None:
@@ -198,7 +197,6 @@ def test_recipes(workplace: Path, text: bytes, trains: bool) -> None:
     check_fit("fit", "--config", "recipe.yaml", trains=trains)
 
 
-@pytest.mark.slow
 @share(13)
 @given(data=table_files(), use=st.sampled_from(["fit", "predict", "test_path"]), trains=TRAINS)
 def test_tables(workplace: Path, data: bytes, use: str, trains: bool) -> None:
@@ -211,7 +209,6 @@ def test_tables(workplace: Path, data: bytes, use: str, trains: bool) -> None:
     check_fit("fit", *table, "--data.path", *files, trains=trains)
 
 
-@pytest.mark.slow
 @share(11)
 @given(added=st.lists(IMAGE_FILE, max_size=6), skip=st.booleans(), predict=st.booleans(), trains=TRAINS)
 def test_image_folders(workplace: Path, added: list[Any], skip: bool, predict: bool, trains: bool) -> None:
