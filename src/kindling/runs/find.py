@@ -64,8 +64,7 @@ def read_text(path: Path) -> str:
         OSError: If it is not a file, too large, or a link out of the folder of another user's run.
         ValueError: If it is not UTF-8 text.
     """
-    is_inside = path.parent.resolve() in path.resolve().parents
-    if path.is_symlink() and not is_inside and not is_own_here(path.parent):
+    if path.is_symlink() and path.parent.resolve() not in path.resolve().parents and not is_own_here(path.parent):
         raise OSError(f"{path} is a link out of a run folder from elsewhere: replace it with the file itself")
     if not path.is_file() or path.stat().st_size > MAX_BYTES:
         raise OSError(f"{path} is not a file, or has more than {MAX_BYTES:,} bytes")

@@ -36,6 +36,8 @@ def suggest(name: str, known: Iterable[str], group: str = "") -> str:
 
 def strip_control_characters(text: str) -> str:
     """Return a text with a space in place of each line break and other non-printable character."""
+    if text.isprintable():
+        return text
     return "".join(character if character.isprintable() else " " for character in text)
 
 
