@@ -108,3 +108,8 @@ def test_r2_is_exact_whatever_the_size_of_the_targets(mean: float, scale: float)
     for place in range(0, 5000, 256):
         metric.update(values[place : place + 256], targets[place : place + 256])
     assert metric.compute().item() == pytest.approx(r2_score(targets.double(), values.double()), abs=1e-4)
+
+
+def test_weights_are_named_as_in_checkpoints_with_dropout_in_each_hidden_layer() -> None:
+    network = MLPRegressor(input_shape=(4,), hidden=(8, 8), dropout=0.2).network
+    assert {name.split(".")[0] for name in network.state_dict()} == {"1", "4", "7"}

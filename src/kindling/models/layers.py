@@ -21,7 +21,7 @@ def mlp(
         if batch_norm:
             layers.append(nn.BatchNorm1d(width))
         layers.append(nn.ReLU())
-        if probability:
+        if any(dropout):  # also where it is 0, so that the weights have the same names in each model and version
             layers.append(nn.Dropout(probability))
         in_features = width
     return nn.Sequential(*layers, nn.Linear(in_features, out_features))
