@@ -2,6 +2,7 @@
 
 COMMANDS = {
     "fit": "train a model, save checkpoints, and test the best one",
+    "repeat": "train with several seeds, and report mean and interval of each metric",
     "validate": "evaluate a checkpoint on the validation split",
     "test": "evaluate a checkpoint on the test split",
     "predict": "write the predictions of a checkpoint to predictions.csv",
@@ -23,6 +24,7 @@ MODULES = {
     "validate": "kindling.cli.lightning_cli",
     "test": "kindling.cli.lightning_cli",
     "predict": "kindling.cli.lightning_cli",
+    "repeat": "kindling.cli.repeat",
     "runs": "kindling.cli.runs",
     "new": "kindling.cli.new",
 }

@@ -2,7 +2,6 @@
 
 import os
 import random
-import unicodedata
 from collections.abc import Collection, Mapping, MutableMapping
 from pathlib import Path
 from types import NoneType, UnionType
@@ -25,7 +24,6 @@ from kindling.utils.errors import UsageError
 from kindling.utils.text import join_names, shorten, suggest
 
 MAX_CPU_PROCESSES = 8  # always allowed, to try distributed training on few cores
-MAX_NAME_BYTES = 120  # file systems allow 255, and some file names contain the run name
 # The Trainer's own barebones mode also turns off `self.log`, so there are no metrics.
 BAREBONES = {
     "barebones": False,
@@ -183,22 +181,6 @@ def check_seed(seed: int) -> None:
     """Raise UsageError unless both NumPy and torch accept a seed."""
     if not 0 <= seed < 2**32:
         raise UsageError(f"--seed_everything must be from 0 to {2**32 - 1}, got {seed}")
-
-
-def check_run_name(name: str) -> None:
-    """Raise UsageError if a run name is not a valid folder name inside `runs/`."""
-    for folder in name.split("/"):
-        reason = ""
-        if folder in ("", ".", "..") or "\\" in folder:
-            reason = "it must be a folder inside runs/, such as a or a/b"
-        elif folder != folder.strip():
-            reason = "it begins or ends with a space"
-        elif any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in folder):
-            reason = "it contains a control character"
-        elif len(folder.encode()) > MAX_NAME_BYTES:
-            reason = f"it is longer than {MAX_NAME_BYTES} bytes"
-        if reason:
-            raise UsageError(f"--run_name {name[:40]!r}: {reason}")
 
 
 def apply_barebones(trainer: MutableMapping[str, Any]) -> None:

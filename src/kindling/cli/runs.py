@@ -9,8 +9,10 @@ from pathlib import Path
 
 from kindling.cli.help_pages import OptionFormatter
 from kindling.runs.compare import compare
+from kindling.runs.compare_repeats import compare_repeats
 from kindling.runs.folders import RUNS
 from kindling.runs.listing import Run, find_run, find_runs, sort_by_start
+from kindling.runs.repeats import find_repeat
 from kindling.runs.show import show
 from kindling.runs.table import COLUMNS, format_table, sort_by
 from kindling.utils.console import as_command, progress, say
@@ -86,8 +88,18 @@ def _compare(options: Sequence[str]) -> None:
         description="Show the differences between runs, and plot their curves.",
         formatter_class=OptionFormatter,
     )
-    parser.add_argument("runs", metavar="RUN", nargs="+", help="Two or more, each as in runs show.")
-    paths = [find_run(name) for name in parser.parse_args(options).runs]
+    parser.add_argument(
+        "runs",
+        metavar="RUN",
+        nargs="+",
+        help="Two or more, each as in runs show; or two repeats: quickstart/repeat_0 quickstart/repeat_1.",
+    )
+    names = parser.parse_args(options).runs
+    repeats = [repeat for name in names if (repeat := find_repeat(name))]
+    if len(repeats) == len(names) == 2 and repeats[0].path.resolve() != repeats[1].path.resolve():
+        compare_repeats(*repeats)
+        return
+    paths = [find_run(name) for name in names]
     resolved = [path.resolve() for path in paths]
     if duplicates := [path for path in paths if resolved.count(path.resolve()) > 1]:
         raise UsageError(f"{duplicates[-1]} is given twice: compare different runs")

@@ -13,8 +13,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from typing_extensions import override
 
-from kindling.cli.option_checks import check_run_name
-from kindling.runs.folders import RUNS, is_last, new_run, run_folder_of
+from kindling.runs.folders import RUNS, check_run_name, is_last, new_run, run_folder_of
 from kindling.runs.metadata import RunMetadata, check_is_free, recipe_name
 from kindling.runs.signatures import sign
 from kindling.tensorboard.logger import run_loggers

@@ -1,11 +1,31 @@
 """Run folders: `runs/<recipe>/version_<n>/`, one per `fit`."""
 
 import os
+import unicodedata
 from contextlib import suppress
 from pathlib import Path
 
+from kindling.utils.errors import UsageError
+
 RUNS = Path("runs")
 RUN_FILES = ("run.json", "config.yaml", "metrics.csv")  # a run folder has at least one of them
+MAX_NAME_BYTES = 120  # file systems allow 255, and some file names contain the run name
+
+
+def check_run_name(name: str) -> None:
+    """Raise UsageError if a run name is not a valid folder name inside `runs/`."""
+    for folder in name.split("/"):
+        reason = ""
+        if folder in ("", ".", "..") or "\\" in folder:
+            reason = "it must be a folder inside runs/, such as a or a/b"
+        elif folder != folder.strip():
+            reason = "it begins or ends with a space"
+        elif any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in folder):
+            reason = "it contains a control character"
+        elif len(folder.encode()) > MAX_NAME_BYTES:
+            reason = f"it is longer than {MAX_NAME_BYTES} bytes"
+        if reason:
+            raise UsageError(f"--run_name {name[:40]!r}: {reason}")
 
 
 def new_run(name: str, root: Path = RUNS) -> Path:

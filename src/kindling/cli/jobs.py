@@ -1,0 +1,97 @@
+"""Run commands in processes of their own, several at a time, which share the imports of one server process."""
+
+import multiprocessing
+import os
+import signal
+import sys
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import wait
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from kindling.utils.text import program_name, set_program_name
+
+
+@dataclass(frozen=True)
+class Job:
+    """A command to run.
+
+    Attributes:
+        command: Name and options of the command.
+        log: File to append its output to; None for the output of this process.
+    """
+
+    command: Sequence[str]
+    log: Path | None = None
+
+
+def run_jobs(jobs: Sequence[Job], at_once: int) -> Iterator[tuple[int, int]]:
+    """Run commands and yield the index and the exit code of each as it ends; negative codes are signals.
+
+    With several jobs at once, each uses its share of the cores. On Ctrl-C or SIGTERM, the running commands stop as they
+    do on their own, and this function waits for them.
+
+    Args:
+        jobs: The commands, started in this order.
+        at_once: Maximum number of commands that run at the same time.
+    """
+    context: Any = multiprocessing.get_context("spawn" if sys.platform == "win32" else "forkserver")
+    if sys.platform != "win32":
+        context.set_forkserver_preload(["kindling.cli.lightning_cli"])
+    threads = max(1, (os.cpu_count() or 1) // at_once) if at_once > 1 else None
+    waiting, running = deque(enumerate(jobs)), dict[int, tuple[int, Any]]()
+    with _forwarded_sigterm(running):
+        try:
+            while waiting or running:
+                while waiting and len(running) < at_once:
+                    number, job = waiting.popleft()
+                    process = context.Process(target=_run, args=(job, program_name(), threads))
+                    process.start()
+                    running[process.sentinel] = number, process
+                for sentinel in wait(list(running)):
+                    number, process = running[sentinel]  # type: ignore[index]
+                    process.join()
+                    del running[sentinel]  # type: ignore[arg-type]
+                    yield number, process.exitcode
+        finally:
+            for _, process in running.values():
+                process.join()
+
+
+def _run(job: Job, program: str, threads: int | None) -> None:
+    """Run a command in a new process, and exit with its code."""
+    from kindling.cli import main
+
+    if job.log:
+        sys.stdout.flush()
+        with job.log.open("ab") as file:
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
+    if threads:
+        import torch
+
+        torch.set_num_threads(threads)
+        os.environ["OMP_NUM_THREADS"] = str(threads)  # of the processes that it starts
+    set_program_name(program)
+    sys.argv = [sys.argv[0], *job.command]  # Lightning repeats it to start further processes
+    sys.exit(main(list(job.command)))
+
+
+@contextmanager
+def _forwarded_sigterm(running: dict[int, tuple[int, Any]]) -> Iterator[None]:
+    """Pass SIGTERM on to the running processes, which Ctrl-C reaches anyway, then raise KeyboardInterrupt."""
+
+    def forward(number: int, frame: FrameType | None) -> None:
+        for _, process in running.values():
+            process.terminate()
+        raise KeyboardInterrupt
+
+    handler = signal.signal(signal.SIGTERM, forward)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, handler)

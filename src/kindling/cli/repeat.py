@@ -1,0 +1,153 @@
+"""`kindling repeat`: train a recipe with several seeds, and report mean, spread and interval of each metric."""
+
+import argparse
+import json
+import shutil
+import signal
+from collections.abc import Mapping, Sequence
+from contextlib import closing, suppress
+from pathlib import Path
+
+from kindling.cli.help_pages import OptionFormatter
+from kindling.cli.jobs import Job, run_jobs
+from kindling.cli.recipes import find_recipes
+from kindling.cli.yaml_files import read_yaml
+from kindling.runs.folders import RUNS, check_run_name
+from kindling.runs.listing import Run
+from kindling.runs.repeat_results import plot_repeat, repeat_table, summarize
+from kindling.runs.repeats import Repeat, is_finished
+from kindling.utils.console import say
+from kindling.utils.errors import UsageError, UsageErrorParser
+from kindling.utils.files import atomic_write
+from kindling.utils.plugins import split_options
+from kindling.utils.text import count_noun, format_metric, program_name
+
+DEFAULT_SEED = 42  # as in `fit`
+OF_SINGLE_RUNS = ("--ckpt_path", "--overfit", "--find_lr", "--print_config", "--trainer.fast_dev_run")
+DESCRIPTION = (
+    "Train a recipe with several seeds, and report mean, standard deviation and 95% confidence interval of each "
+    "metric. All other options are those of fit. Each run is an ordinary run. After an interruption, the same command "
+    "continues."
+)
+
+
+def run(command: str, options: Sequence[str]) -> None:
+    """Train all runs that are not finished yet; print their summary, and write it into their folder."""
+    typed, shared = _parse(options)
+    first, configs = typed.seed_everything, [Path(config) for config in typed.config]
+    if first is None:
+        seeds = [read_yaml(path).get("seed_everything") for path in configs if path.is_file()]
+        first = next((seed for seed in reversed(seeds) if type(seed) is int), DEFAULT_SEED)
+    members = {f"seed_{seed}": f"--seed_everything={seed}" for seed in range(first, first + typed.seeds)}
+    recipes = [path.stem for path in configs if path.parent.name != "with"]
+    repeat = Repeat.open(typed.run_name or (recipes or ["repeat"])[0], shared, members)
+    is_json = typed.format == "json"
+    try:
+        failures = _train(repeat, typed.jobs, writes_logs=is_json or typed.jobs > 1, is_quiet=is_json)
+    except KeyboardInterrupt:
+        say("stopped; the same command continues", stderr=is_json)
+        raise
+    metrics = repeat.metrics()
+    summary = summarize(metrics)
+    with atomic_write(repeat.path / "summary.json") as path:
+        path.write_text(json.dumps(summary, indent=2) + "\n", "utf-8")
+    if is_json:
+        print(json.dumps(summary, indent=2))
+    elif metrics:
+        finished = len(members) - len(failures)
+        say(repeat_table(f"{repeat.path}, {count_noun(finished, 'run', 'runs')}", summary))
+        say(f"summary: {repeat.path / 'summary.json'}\nplot: {plot_repeat(metrics, repeat.path)}")
+    if failures:
+        others = "" if len(failures) == 1 else f" and {len(failures) - 1} more"
+        raise ValueError(f"{failures[0]}{others}; the same command tries again")
+
+
+def _parse(options: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Return the options of this command, and the options of `fit` that all runs share."""
+    name = program_name()
+    parser = UsageErrorParser(
+        f"{name} repeat",
+        usage=f"{name} repeat --seeds N [OPTIONS] [OPTIONS OF FIT]",
+        description=DESCRIPTION,
+        formatter_class=OptionFormatter,
+    )
+    for option, default, text in (
+        ("--seeds", None, "Number of runs: with the seeds SEED, SEED + 1 and so on."),
+        ("--seed_everything", None, "First seed. [default: that of the recipe, or 42]"),
+        ("--jobs", 1, "Runs to train at the same time; they share the cores."),
+    ):
+        parser.add_argument(option, type=int, metavar="N", default=default, required=option == "--seeds", help=text)
+    parser.add_argument("--format", choices=("text", "json"), default="text", help="Output.")
+    parser.add_argument("--run_name", metavar="NAME", help="Folder in runs/. [default: name of the first --config]")
+    parser.add_argument("-c", "--config", action="append", default=[], metavar="RECIPE", help="As in fit.")
+    typed, others = parser.parse_known_args(find_recipes(options))
+    for option, least in (("seeds", 2), ("jobs", 1)):
+        if getattr(typed, option) < least:
+            raise UsageError(f"--{option} must be at least {least}, got {getattr(typed, option)}")
+    if typed.run_name is not None:
+        check_run_name(typed.run_name)
+    if single := [option for option in others if option.partition("=")[0] in OF_SINGLE_RUNS]:
+        raise UsageError(f"{single[0]} is for a single run: use {name} fit")
+    return typed, [*(f"--config={config}" for config in typed.config), *others]
+
+
+def _train(repeat: Repeat, at_once: int, writes_logs: bool, is_quiet: bool) -> list[str]:
+    """Train the runs that are not finished, and return a line about each that failed.
+
+    Raises:
+        UsageError: If a run can't start, as then none could; its error is in the log.
+        SystemExit: The same, if there is no log; its error has been printed.
+    """
+    runs = repeat.runs()
+    finished = [name for name, run in runs.items() if is_finished(run)]
+    names = [name for name in repeat.members if name not in finished]
+    if finished and not is_quiet:
+        say(f"{repeat.path}: {len(finished)} of {count_noun(len(repeat.members), 'run', 'runs')} finished before")
+    jobs = [Job(_command(repeat, name, runs), repeat.path / f"{name}.log" if writes_logs else None) for name in names]
+    failures = []
+    with closing(run_jobs(jobs, at_once)) as ended:
+        for number, code in ended:
+            name, log = names[number], jobs[number].log
+            run = repeat.runs().get(name)
+            if code and run is None:
+                break
+            if code:
+                failures.append(f"{repeat.path / name} failed: {_reason(code, run, log)}")
+            else:
+                finished.append(name)
+            if not is_quiet:
+                say(failures[-1] if code else f"{name}: {_headline(run)} ({len(finished)} of {len(repeat.members)})")
+        else:
+            return failures
+    reason = _reason(code, None, log)
+    if not repeat.runs():
+        shutil.rmtree(repeat.path)
+        with suppress(OSError):
+            repeat.path.parent.rmdir()  # fails if it contains other runs
+    raise UsageError(reason) if log else SystemExit(code)
+
+
+def _reason(code: int, run: Run | None, log: Path | None) -> str:
+    """Return why a command failed: the reason in its record, the error line in its log, or its exit code."""
+    if run and run.metadata.reason:
+        return run.metadata.reason
+    lines = log.read_text(errors="replace").splitlines() if log else []
+    errors = [line.partition(": error: ")[2] for line in lines if ": error: " in line]
+    if errors:
+        return errors[-1]
+    return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+
+
+def _command(repeat: Repeat, name: str, runs: Mapping[str, Run]) -> list[str]:
+    """Return the command that trains a run, or resumes it if it has a checkpoint."""
+    if name in runs and (last := runs[name].path / "checkpoints" / "last.ckpt").exists():
+        plugins = [part for plugin in split_options(repeat.command)[0] for part in ("--plugin", plugin)]
+        return ["fit", "--ckpt_path", str(last), *plugins]
+    folder = repeat.path.relative_to(RUNS) / name
+    return ["fit", *repeat.command, repeat.members[name], f"--run_name={folder}"]
+
+
+def _headline(run: Run | None) -> str:
+    """Return the most important metrics of a run."""
+    metrics = run.test or run.metadata.best if run else {}
+    return "  ".join(f"{name} {format_metric(value)}" for name, value in metrics.items() if name != "epoch")

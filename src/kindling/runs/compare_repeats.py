@@ -1,0 +1,74 @@
+"""Comparison of two repeats: the paired difference of each metric, and whether the data supports one."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from rich.table import Table
+
+from kindling.runs.repeat_statistics import MAX_RUNS, Difference, paired_difference
+from kindling.runs.repeats import Repeat
+from kindling.utils.console import say
+from kindling.utils.text import format_metric, join_names
+
+
+class Comparison(NamedTuple):
+    """One metric of two repeats.
+
+    Attributes:
+        metric: Name of the metric.
+        members: Members that have the metric in both repeats.
+        difference: That of the second repeat from the first one, member by member.
+    """
+
+    metric: str
+    members: Sequence[str]
+    difference: Difference
+
+
+def compare_repeats(first: Repeat, second: Repeat) -> None:
+    """Print the paired differences of two repeats, and a sentence about each test metric.
+
+    Raises:
+        ValueError: If fewer than two members have results in both.
+    """
+    comparisons = [*_comparisons(first, second)]
+    if not comparisons:
+        raise ValueError(
+            f"{first.path} and {second.path} can't be paired: their finished runs share fewer than two of "
+            f"{join_names([*first.members], 3)} and {join_names([*second.members], 3)}"
+        )
+    say(_table(first, second, comparisons))
+    tested = [each for each in comparisons if each.metric.startswith("test/")] or comparisons
+    for each in tested:
+        say(f"{each.metric}: {_verdict(each.difference, second)}")
+
+
+def _comparisons(first: Repeat, second: Repeat) -> Iterator[Comparison]:
+    ours, theirs = first.metrics(), second.metrics()
+    for metric in ours:
+        members = [member for member in ours[metric] if member in theirs.get(metric, {})]
+        if len(members) > 1:
+            pairs = ([values[metric][member] for member in members] for values in (theirs, ours))
+            yield Comparison(metric, members, paired_difference(*pairs))
+
+
+def _table(first: Repeat, second: Repeat, comparisons: Sequence[Comparison]) -> Table:
+    table = Table(title=f"{second.path} minus {first.path}", title_justify="left")
+    table.add_column("metric")
+    for name in ("difference", "95% interval", "p-value", "pairs"):
+        table.add_column(name, justify="right")
+    for metric, members, difference in comparisons:
+        found = difference.estimate
+        interval = f"{format_metric(found.low)} to {format_metric(found.high)}"
+        p_value = f"{difference.p_value:.3g}"
+        table.add_row(metric, format_metric(found.mean), interval, p_value, f"{len(members)}")
+    return table
+
+
+def _verdict(difference: Difference, second: Repeat) -> str:
+    """Return whether the data supports a difference, and if not, how many runs would for one of this size."""
+    mean = difference.estimate.mean
+    if difference.is_clear:
+        return f"{second.path} is {'higher' if mean > 0 else 'lower'} by {format_metric(abs(mean))}"
+    needed = f"about {difference.needed}" if difference.needed else f"more than {MAX_RUNS:,}"
+    return f"no clear difference; one of this size would take {needed} runs of each to show"

@@ -1,0 +1,146 @@
+"""`kindling repeat` and the comparison of two repeats."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from scipy import stats
+
+from conftest import TINY, Command, different
+from kindling.runs.repeat_statistics import estimate, paired_difference
+
+OPTIONS = [option for option in TINY if option not in ("--run_name", "tiny")]
+REPEAT = ["repeat", *OPTIONS, "--run_name", "tiny", "--seeds", "2", "--format", "json"]
+
+
+def accuracy(run: str) -> float:
+    value: float = json.loads(Path(run, "test_metrics.json").read_text())["test/accuracy"]
+    return value
+
+
+def best(run: str) -> Path:
+    return Path(run, "checkpoints", "best.ckpt")
+
+
+def test_runs_equal_those_of_fit_with_each_seed_and_are_summarized(kindling: Command) -> None:
+    result = kindling(*REPEAT, "--jobs", 2)
+    assert (result.code, result.err) == (0, "")
+    for seed in (42, 43):
+        assert kindling("fit", *OPTIONS, "--run_name", "alone", "--seed_everything", seed).code == 0
+        run = f"runs/tiny/repeat_0/seed_{seed}/version_0"
+        assert different(best(run), best(f"runs/alone/version_{seed - 42}")) == []
+    summary = json.loads(result.out)
+    assert summary == json.loads(Path("runs/tiny/repeat_0/summary.json").read_text())
+    values = [accuracy(f"runs/alone/version_{number}") for number in (0, 1)]
+    found = summary["test/accuracy"]
+    assert found["values"] == {"seed_42": values[0], "seed_43": values[1]}
+    interval = stats.t.interval(0.95, 1, sum(values) / 2, stats.sem(values))
+    assert (found["low"], found["high"]) == pytest.approx(interval)
+    assert found["std"] == pytest.approx(stats.tstd(values))
+
+
+def test_the_same_command_trains_only_what_is_missing(kindling: Command) -> None:
+    assert kindling(*REPEAT).code == 0
+    runs = sorted(Path("runs/tiny/repeat_0").glob("seed_*/version_0"))
+    before = {run: (run / "run.json").stat().st_mtime_ns for run in runs}
+    (runs[1] / "run.json").unlink()
+    os.rename(runs[1], "elsewhere")
+    again = kindling(*REPEAT[:-2])
+    assert again.code == 0
+    assert "1 of 2 runs finished before" in again.out
+    assert (runs[0] / "run.json").stat().st_mtime_ns == before[runs[0]]
+    assert different(best(str(runs[1])), best("elsewhere")) == []
+    assert Path("runs/tiny/repeat_0/repeat.png").exists()
+    assert "│ test/accuracy" in again.out
+    assert sorted(Path("runs/tiny").iterdir()) == [Path("runs/tiny/repeat_0")]
+    other = kindling(*REPEAT, "--trainer.max_epochs", 1)  # another command is another repeat
+    assert other.code == 0
+    assert Path("runs/tiny/repeat_1").exists()
+    compared = kindling("runs", "compare", "tiny/repeat_0", "runs/tiny/repeat_1")
+    assert compared.code == 0
+    assert "runs/tiny/repeat_1 minus runs/tiny/repeat_0" in compared.out
+    assert "test/accuracy: " in compared.out
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="process groups")
+def test_a_killed_repeat_continues_to_the_same_bits(kindling: Command) -> None:
+    options = [*OPTIONS, "--trainer.max_epochs", "40", "--early_stopping.patience", "null"]
+    command = [sys.executable, "-m", "kindling", "repeat", *options, "--run_name", "killed", "--seeds", "2"]
+    started = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL)
+    last = Path("runs/killed/repeat_0/seed_42/version_0/checkpoints/last.ckpt")
+    until = time.monotonic() + 60
+    while not last.exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    os.killpg(started.pid, signal.SIGKILL)
+    started.wait()
+    assert not Path("runs/killed/repeat_0/seed_43").exists()
+    subprocess.run(command, check=True)
+    assert kindling("repeat", *options, "--run_name", "whole", "--seeds", 2, "--jobs", 2).code == 0
+    for seed in (42, 43):
+        runs = (f"runs/{name}/repeat_0/seed_{seed}/version_0" for name in ("killed", "whole"))
+        assert different(*map(best, runs)) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--model.dropuot", "0.1"], "MLPClassifier has no option model.dropuot: did you mean model.dropout?"),
+        (["--config", "quickstrt"], "there is no recipe quickstrt: did you mean quickstart?"),
+        (["--seeds", "1"], "--seeds must be at least 2, got 1"),
+        (["--jobs", "0"], "--jobs must be at least 1, got 0"),
+        (["--ckpt_path", "best"], "--ckpt_path is for a single run: use kindling fit"),
+        (["--run_name", "../x"], "--run_name '../x': it must be a folder inside runs/, such as a or a/b"),
+    ],
+)
+def test_an_invalid_option_is_named_once_and_leaves_nothing(
+    kindling: Command, options: list[str], message: str
+) -> None:
+    result = kindling(*REPEAT, *options)
+    assert (result.code, result.err) == (2, f"kindling: error: {message}\n")
+    assert not Path("runs").exists() or not any(Path("runs").iterdir())
+
+
+def test_failed_runs_are_named_and_the_others_trained(kindling: Command, tmp_path: Path) -> None:
+    plugin = tmp_path / "flaky.py"
+    plugin.write_text(
+        "import torch\nfrom kindling import MLPClassifier\n"
+        "class Flaky(MLPClassifier):\n"
+        "    def on_train_epoch_end(self):\n"
+        "        if torch.initial_seed() == 43:\n"
+        "            raise ValueError('the disk is on fire')\n"
+    )
+    data = OPTIONS[OPTIONS.index("--data") :]
+    result = kindling("repeat", "--plugin", plugin, "--model", "Flaky", *data, "--seeds", 3, "--format", "json")
+    assert result.code == 1
+    assert "seed_43 failed: " in result.err
+    assert "the disk is on fire" in result.err
+    assert [*json.loads(result.out)["test/accuracy"]["values"]] == ["seed_42", "seed_44"]
+
+
+def test_statistics_agree_with_scipy_and_with_nadeau_and_bengio() -> None:
+    ours, theirs = [0.91, 0.93, 0.90, 0.95, 0.92], [0.90, 0.90, 0.91, 0.93, 0.89]
+    found = paired_difference(ours, theirs)
+    expected = stats.ttest_rel(ours, theirs)
+    assert found.p_value == pytest.approx(expected.pvalue)
+    assert found.estimate[2:] == pytest.approx(tuple(expected.confidence_interval(0.95)))
+    # Five folds: the variance of the mean is (1/5 + 1/4) times that of the folds, instead of 1/5.
+    mean, low = estimate(ours).mean, estimate(ours).low
+    assert mean - estimate(ours, overlap=1 / 4).low == pytest.approx((mean - low) * ((1 / 5 + 1 / 4) / (1 / 5)) ** 0.5)
+
+
+def test_needed_runs_are_those_at_which_the_difference_becomes_significant() -> None:
+    differences = [0.01, 0.03, -0.02, 0.02]
+    needed = paired_difference(differences, [0.0] * 4).needed
+    mean, std = sum(differences) / 4, stats.tstd(differences)
+
+    def p_value(runs: int) -> float:
+        return float(2 * stats.t.sf(mean / (std / runs**0.5), runs - 1))
+
+    assert needed is not None
+    assert p_value(needed) < 0.05 <= p_value(needed - 1)
