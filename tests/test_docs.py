@@ -90,6 +90,8 @@ def is_run(command: str) -> bool:
 
 def shorten(words: list[str]) -> list[str]:
     """Return a command with few batches and, unless it says how many, two epochs; the tests' MNIST is small."""
+    if words[0] == "repeat":
+        return ["repeat", *shorten(["fit", *words[1:]])[1:]]
     if "mnist" in " ".join(words).lower() and words[0] == "fit" and "sample" not in words:
         words = [*words, "--data.val_split", "0.2"]
     trains = words[0] == "fit" and not {"--help", "--model.help", "--data.help", "--find_lr", "--overfit"} & {*words}
