@@ -2,10 +2,10 @@
 
 COMMANDS = {
     "fit": "train a model, save checkpoints, and test the best one",
-    "repeat": "train with several seeds, and report mean and interval of each metric",
     "validate": "evaluate a checkpoint on the validation split",
     "test": "evaluate a checkpoint on the test split",
     "predict": "write the predictions of a checkpoint to predictions.csv",
+    "repeat": "train with several seeds, and summarize the metrics",
     "runs": "list runs, show one, or compare several",
     "export": "export a checkpoint to a deployment format, and verify its outputs",
     "schema": "write the JSON Schema of recipes, for editors",

@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import wait
@@ -29,7 +29,7 @@ class Job:
     log: Path | None = None
 
 
-def run_jobs(jobs: Sequence[Job], at_once: int) -> Iterator[tuple[int, int]]:
+def run_jobs(jobs: Sequence[Job], at_once: int) -> Generator[tuple[int, int]]:
     """Run commands and yield the index and the exit code of each as it ends; negative codes are signals.
 
     With several jobs at once, each uses its share of the cores. On Ctrl-C or SIGTERM, the running commands stop as they

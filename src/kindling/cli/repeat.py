@@ -19,7 +19,7 @@ from kindling.runs.repeats import Repeat, is_finished
 from kindling.utils.console import say
 from kindling.utils.errors import UsageError, UsageErrorParser
 from kindling.utils.files import atomic_write
-from kindling.utils.plugins import split_options
+from kindling.utils.plugins import add_option
 from kindling.utils.text import count_noun, format_metric, program_name
 
 DEFAULT_SEED = 42  # as in `fit`
@@ -80,6 +80,7 @@ def _parse(options: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--format", choices=("text", "json"), default="text", help="Output.")
     parser.add_argument("--run_name", metavar="NAME", help="Folder in runs/. [default: name of the first --config]")
     parser.add_argument("-c", "--config", action="append", default=[], metavar="RECIPE", help="As in fit.")
+    add_option(parser)
     typed, others = parser.parse_known_args(find_recipes(options))
     for option, least in (("seeds", 2), ("jobs", 1)):
         if getattr(typed, option) < least:
@@ -88,7 +89,8 @@ def _parse(options: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         check_run_name(typed.run_name)
     if single := [option for option in others if option.partition("=")[0] in OF_SINGLE_RUNS]:
         raise UsageError(f"{single[0]} is for a single run: use {name} fit")
-    return typed, [*(f"--config={config}" for config in typed.config), *others]
+    plugins = (f"--plugin={plugin}" for plugin in typed.plugin or ())
+    return typed, [*plugins, *(f"--config={config}" for config in typed.config), *others]
 
 
 def _train(repeat: Repeat, at_once: int, writes_logs: bool, is_quiet: bool) -> list[str]:
@@ -141,7 +143,7 @@ def _reason(code: int, run: Run | None, log: Path | None) -> str:
 def _command(repeat: Repeat, name: str, runs: Mapping[str, Run]) -> list[str]:
     """Return the command that trains a run, or resumes it if it has a checkpoint."""
     if name in runs and (last := runs[name].path / "checkpoints" / "last.ckpt").exists():
-        plugins = [part for plugin in split_options(repeat.command)[0] for part in ("--plugin", plugin)]
+        plugins = [option for option in repeat.command if option.startswith("--plugin=")]
         return ["fit", "--ckpt_path", str(last), *plugins]
     folder = repeat.path.relative_to(RUNS) / name
     return ["fit", *repeat.command, repeat.members[name], f"--run_name={folder}"]

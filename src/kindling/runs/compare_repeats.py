@@ -48,8 +48,8 @@ def _comparisons(first: Repeat, second: Repeat) -> Iterator[Comparison]:
     for metric in ours:
         members = [member for member in ours[metric] if member in theirs.get(metric, {})]
         if len(members) > 1:
-            pairs = ([values[metric][member] for member in members] for values in (theirs, ours))
-            yield Comparison(metric, members, paired_difference(*pairs))
+            new, old = ([values[metric][member] for member in members] for values in (theirs, ours))
+            yield Comparison(metric, members, paired_difference(new, old))
 
 
 def _table(first: Repeat, second: Repeat, comparisons: Sequence[Comparison]) -> Table:
