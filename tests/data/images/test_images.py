@@ -671,6 +671,14 @@ def test_sixteen_bits_of_a_small_range_are_learnt_and_scaled_alike_everywhere(ki
     assert float(rows[5]["far"]) == pytest.approx(probability, abs=1e-4) == pytest.approx(1, abs=0.1)
     if channels == 1:
         assert predictor.predict(Image.open(path)).probabilities[0, 0] == probability
+    Path("other/test/near").mkdir(parents=True)  # of a camera with another range
+    Path("other/test/near/0.png").write_bytes(png_16(random.integers(5000, 9000, (8, 8, channels))))
+    line = f"1 of 1 images have 16 bits and are mostly outside of the training range, {low:,} to {high:,}, such as"
+    new = kindling("predict", "--ckpt_path", "best", "--data.predict", "other/test/near/0.png")
+    assert f"{line} other/test/near/0.png: unlike in training" in new.err
+    with redirect_stderr(io.StringIO()) as out:
+        load().predict("other/test/near/0.png")
+    assert line in out.getvalue()
 
 
 def test_a_checkpoint_from_before_scales_sixteen_bits_as_it_did() -> None:

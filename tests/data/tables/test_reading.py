@@ -266,6 +266,7 @@ def test_years_of_two_digits_are_told_from_days(pattern: str, first: str, capfd:
 NOT_READ = [
     *["{day}|{month}|{row}", "{day}. Mai {row}", "Samstag, {day}. Mai {row}", "{row} km {row} m", "{row}½", "{row}e5"],
     *[">{row}", "<{row}.5", "{row}-{row}0", "~{row}", "{row} 1/2", "{row}x{row}", "PT{row}M", "No. {row}", "٣{row}"],
+    '="{row}"',  # as Excel keeps leading zeros
 ]
 
 
@@ -282,6 +283,12 @@ def test_categories_that_look_like_numbers_are_named(form: str, said: bool, capf
     learn([form.format(row % 30) for row in range(1, 151)], y=SMALL[:150])
     line = f"column x is read as categories, such as {form.format(1)}: if it is a number or a date, write it as 1234.5"
     assert (line in capfd.readouterr().err) == said
+
+
+def test_categories_that_are_numbers_in_several_units_are_named(capfd: pytest.CaptureFixture[str]) -> None:
+    learn([f"{row % 30 + 1} {'GB' if row % 2 else 'MB'}" for row in range(150)], y=SMALL[:150])
+    line = "column x is read as categories: numbers in several units, such as 1 MB: convert them to one\n"
+    assert line in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("word", ["NA", "None", "null", "nan", "?", "unknown", "refused", "N/A"])

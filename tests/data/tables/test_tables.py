@@ -108,7 +108,8 @@ def test_classes_may_be_called_na_or_none(
     said = capfd.readouterr().err
     assert "left out: 12 rows of customers.csv without churned" in said
     words = [*{*names} - {"EU", "gold"}]
-    assert f"has the class {', '.join(sorted(words))}: if it means missing, --data.missing" in said
+    one, many = "class {}: if it means missing, --data.missing", "classes {}: if they mean missing, --data.missing"
+    assert f"has the {(one if len(words) == 1 else many).format(', '.join(sorted(words)))}" in said
 
 
 @pytest.mark.slow
@@ -273,6 +274,10 @@ def test_a_question_mark_may_stand_for_missing(kindling: Command, table: pd.Data
             {"target": "country"},
             "column country of customers.csv has only one class (UK); a classifier needs at least two",
         ),
+        (
+            {"path": "few.csv"},
+            "column churned of few.csv has only one class (no) and 50 rows without one; a classifier needs at least",
+        ),
         ({"test_split": 0}, "`test_split` must hold out at least 1 of 200 rows and leave at least 1, got 0"),
         ({"val_split": 1.0}, "`val_split` must hold out at least 1 of 160 rows and leave at least 1, got 1.0"),
         ({"test_split": 0.999}, "`val_split` is 0.1, but no class has two rows: one to train on and one for val"),
@@ -288,6 +293,7 @@ def test_a_question_mark_may_stand_for_missing(kindling: Command, table: pd.Data
 def test_a_mistake_is_said_in_one_line(table: pd.DataFrame, arguments: dict[str, Any], words: str) -> None:
     table.assign(churned="maybe").to_csv("other.csv", index=False)
     table.assign(churned=None).to_csv("unknown.csv", index=False)
+    table.assign(churned=["no", "no", "no", ""] * 50).to_csv("few.csv", index=False)
     pd.DataFrame({"row": range(200), "split": ["train", "val"] * 100}).to_csv("all.csv")
     Path("short.csv").write_text("row,split\n0,train\n1,val\n")
     with pytest.raises((ValueError, FileNotFoundError)) as error:

@@ -138,6 +138,7 @@ class ImageFolderDataModule(ClassificationDataModule):
         if not any(sample.split == split for sample in samples):
             samples = self._samples
         self._tested, inputs = self._read(self.data_dir, [sample for sample in samples if sample.split == split])
+        warn_small_range([self.data_dir / sample.file for sample in self._tested], self._learned.get("levels"))
         return inputs, self._labels(self._tested)
 
     @override

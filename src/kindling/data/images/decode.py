@@ -145,12 +145,20 @@ def channel_moments(images: Tensor | ImageFiles, number: int, seed: int) -> tupl
     return mean.mean(0), std.where(std > 1e-4, 1.0)
 
 
-def find_levels(files: Sequence[str | bytes]) -> list[int] | None:
-    """Return the lowest and highest value of 16-bit images (paths or contents), without 0.1% of the pixels at each end.
+def find_levels(files: Sequence[str]) -> list[int] | None:
+    """Return the lowest and highest value of 16-bit images, without 0.1% of the pixels at each end.
 
     Returns None if they are at least half of all values apart, or equal.
     """
-    counts = sum(in_parallel(_histogram, files, "reading"), np.zeros(65536, np.int64))
+    return _levels_of(_count_values(files))
+
+
+def _count_values(files: Sequence[str | bytes]) -> NDArray[np.int64]:
+    """Return the number of pixels with each 16-bit value in images (paths or contents), (65536,)."""
+    return sum(in_parallel(_histogram, files, "reading"), np.zeros(65536, np.int64))
+
+
+def _levels_of(counts: NDArray[np.int64]) -> list[int] | None:
     low = _quantile(counts, 0.001)
     counts[: low + 1] = 0  # most pixels of some images are background
     high = _quantile(counts, 0.999) if counts.any() else low
@@ -158,17 +166,23 @@ def find_levels(files: Sequence[str | bytes]) -> list[int] | None:
 
 
 def warn_small_range(names: Sequence[str | Path], levels: Levels, contents: Sequence[bytes] = ()) -> None:
-    """Warn if 16-bit images use less than half of their range and the training images had no such `levels`.
+    """Warn if 16-bit images look nearly constant to the model, as the training images had other `levels`.
 
     `names` are the paths, unless `contents` has the files.
     """
     files: Sequence[str | bytes] = contents or [*map(str, names)]
-    deep = [number for number, file in enumerate(files) if _is_deep(file)] if levels is None else []
-    if deep and (used := find_levels([files[number] for number in deep[:20]])):
+    deep = [number for number, file in enumerate(files) if _is_deep(file)]
+    if not deep:
+        return
+    counts, fault = _count_values([files[number] for number in deep[:20]]), ""
+    if levels is None and (used := _levels_of(counts)):
+        fault = f"use a small part of the range, {used[0]:,} to {used[1]:,} of 65,535"
+    elif levels and 2 * counts[levels[0] : levels[1] + 1].sum() < counts.sum():
+        fault = f"are mostly outside of the training range, {levels[0]:,} to {levels[1]:,}"
+    if fault:
         logger.warning(
-            f"{len(deep):,} of {len(names):,} images have 16 bits and use a small part of the range, {used[0]:,} to "
-            f"{used[1]:,} of 65,535, such as {names[deep[0]]}: unlike in training, so they look nearly constant to the "
-            "model"
+            f"{len(deep):,} of {len(names):,} images have 16 bits and {fault}, such as {names[deep[0]]}: unlike in "
+            "training, so they look nearly constant to the model"
         )
 
 

@@ -13,7 +13,7 @@ from kindling.data.tables.leakage import find_leaky_columns
 from kindling.data.tables.quantities import as_number
 from kindling.data.tables.table_file import TableFile
 from kindling.data.tables.values import MISSING_WORD, Column, Indices, missing_option, sort_names
-from kindling.utils.text import join_names
+from kindling.utils.text import count_noun, join_names
 
 MAX_CLASSES = 1000
 MAX_USUAL_CLASSES = 20  # more may be no classes
@@ -51,10 +51,9 @@ class ClassTarget:
         """
         labels, names, what = self.labels, self.names, self.table.target_name
         if len(names) < 2:
-            raise ValueError(
-                f"{what} has {f'only one class ({names[0]})' if names else 'no values'}; a classifier needs at least "
-                "two"
-            )
+            found, absent = f"only one class ({names[0]})" if names else "no values", int((labels < 0).sum())
+            found += f" and {count_noun(absent, 'row', 'rows')} without one" if names and absent else ""
+            raise ValueError(f"{what} has {found}; a classifier needs at least two")
         counts = np.bincount(labels[labels >= 0]).tolist()
         few = [f"{name} ({count})" for name, count in zip(names, counts, strict=True) if count < 1 + len(held_out)]
         are_numbers = not any(math.isnan(as_number(name)) for name in names)
@@ -110,7 +109,8 @@ class ClassTarget:
         what = self.table.target_name
         if words := [name for name in sort_names(names["train"]) if MISSING_WORD.fullmatch(name)]:
             option = missing_option([*self.table.missing, *words])
-            yield f"{what} has the class {join_names(words)}: if it means missing, {option}"
+            noun, subject = ("class", "it means") if len(words) == 1 else ("classes", "they mean")
+            yield f"{what} has the {noun} {join_names(words)}: if {subject} missing, {option}"
         for split in held_out:
             if absent := names["train"] - names[split]:
                 yield f"{split} has no rows of {join_names(sort_names(absent))}"

@@ -28,9 +28,9 @@ logger = logging.getLogger(__name__)
 
 ID_FRACTION = 0.95  # of the values are distinct in an ID column
 
-# Such as ~12, 5-10, 1 1/2, kg 12, KW 9/2024, "Freitag, 1. März 2024" or PT5M, but not a UUID.
+# Such as ~12, 5-10, 1 1/2, ="12", kg 12, KW 9/2024, "Freitag, 1. März 2024" or PT5M, but not a UUID.
 STARTS_AS_NUMBER = re.compile(
-    r"[(<>~≈]? ?[-+]? ?[^\w\s]?\d(?![0-9a-f]{7}-)|[^\W\d_]{1,3}\.? -?\d[\d.,/]*$|[^\W\d_]{2,10}\.?, ?\d|PT?\d"
+    r"[(<>~≈=]? ?[-+]? ?[^\w\s]?\d(?![0-9a-f]{7}-)|[^\W\d_]{1,3}\.? -?\d[\d.,/]*$|[^\W\d_]{2,10}\.?, ?\d|PT?\d"
 )
 WRITE_AS = "if it is a number or a date, write it as 1234.5 or 2024-12-31 23:59"
 CONSTANT = "constant"
@@ -99,12 +99,15 @@ def learn_column(
 
 def _warn_about_numbers(name: str, cells: Cells, missing: Sequence[str]) -> None:
     """Warn if a categorical column is mostly numbers, or its values look like numbers."""
-    numbers = ~np.isnan(cells.quantities(".")[0])
+    quantities, units = cells.quantities(".")
+    numbers = ~np.isnan(quantities)
     if 2 * cells.counts[numbers].sum() > cells.counts.sum() and not numbers.all():
         texts = [as_name(cells.values[position]) for position in np.flatnonzero(~numbers)]
         option = f"; if they mean missing, {missing_option([*missing, *texts])}" if len(texts) <= 3 else ""
         others = count_noun(int(cells.counts[~numbers].sum()), "value is not a number", "values are not numbers")
         logger.warning(f"column {name} is read as categories: {others}, such as {abbreviate(texts[0])}{option}")
+    elif len(cells.values) > MIN_NUMBERS and numbers.all() and len({*units}) > 1:
+        logger.warning(f"column {name} is read as categories: {_describe_units(cells.values[0])}")
     elif not numbers.any() and len(cells.values) > MIN_NUMBERS and _start_as_numbers([*map(str, cells.values)]):
         logger.warning(f"column {name} is read as categories, such as {abbreviate(cells.values[0])}: {WRITE_AS}")
 
@@ -113,12 +116,16 @@ def _start_as_numbers(texts: Sequence[str]) -> bool:
     return 2 * sum(map(bool, map(STARTS_AS_NUMBER.match, texts))) > len(texts)
 
 
+def _describe_units(example: object) -> str:
+    return f"numbers in several units, such as {abbreviate(example)}: convert them to one"
+
+
 def _describe_text(cells: Cells, reason: str) -> str:
     """Return the reason for leaving out a text column, with advice if it looks like numbers or dates."""
     texts = [str(value) for value in cells.values[:: len(cells.values) // SAMPLE_SIZE + 1]]
     numbers, units = read_quantities(texts, ".")
     if np.mean(~np.isnan(numbers)) >= NUMERIC_FRACTION and len({*units}) > 1:
-        return f"numbers in several units, such as {abbreviate(texts[0])}: convert them to one"
+        return _describe_units(texts[0])
     if _start_as_numbers(texts):
         return f"text such as {abbreviate(texts[0])}: {WRITE_AS}"
     return reason
