@@ -191,12 +191,12 @@ def test_the_callback_logs(project: Project) -> None:
 def test_numbers_are_predicted(project: Project) -> None:
     name = "ProgressNet-ProgressDataModule"
     table = pd.read_csv(project.run(name) / "predictions.csv")
-    assert list(table) == ["row", "label", "prediction"]
-    assert table["label"].tolist() == load_diabetes(return_X_y=True)[1][::4].tolist()
+    assert list(table) == ["row", "target", "prediction"]
+    assert table["target"].tolist() == load_diabetes(return_X_y=True)[1][::4].tolist()
     found = project.metrics(name)
-    assert found["test/r2"] == pytest.approx(r2_score(table["label"], table["prediction"]), abs=1e-4)
+    assert found["test/r2"] == pytest.approx(r2_score(table["target"], table["prediction"]), abs=1e-4)
     assert found["test/r2"] > 0.4
-    assert found["test/mae"] == pytest.approx(mean_absolute_error(table["label"], table["prediction"]), abs=1e-2)
+    assert found["test/mae"] == pytest.approx(mean_absolute_error(table["target"], table["prediction"]), abs=1e-2)
 
 
 def test_several_labels_are_predicted(project: Project) -> None:

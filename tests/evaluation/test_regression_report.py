@@ -35,7 +35,7 @@ def options(data: str) -> list[str]:
 
 def written() -> pd.DataFrame:
     table = pd.read_csv(RUN / "predictions.csv")
-    return table.assign(error=table.prediction - table.label)
+    return table.assign(error=table.prediction - table.target)
 
 
 def number(text: str) -> float:
@@ -54,24 +54,24 @@ def test_the_report_of_a_table_agrees_with_its_predictions(trained: Train) -> No
     table, page = written(), read(RUN)
     shown = cards(page)
     expected = {
-        "MAE": mean_absolute_error(table.label, table.prediction),
-        "RMSE": root_mean_squared_error(table.label, table.prediction),
-        "R²": r2_score(table.label, table.prediction),
+        "MAE": mean_absolute_error(table.target, table.prediction),
+        "RMSE": root_mean_squared_error(table.target, table.prediction),
+        "R²": r2_score(table.target, table.prediction),
     }
     for name, value in expected.items():
         assert shown[name][0] == pytest.approx(value, rel=2e-3)
         assert shown[name][1] < value < shown[name][2]
     assert shown["loss"][1] < shown["loss"][0] < shown["loss"][2]
     low, high = re.search(r"range from ([\d.]+) to ([\d.]+) €", page.text).groups()  # type: ignore[union-attr]
-    assert [float(low), float(high)] == pytest.approx([table.label.min(), table.label.max()], abs=0.06)
+    assert [float(low), float(high)] == pytest.approx([table.target.min(), table.target.max()], abs=0.06)
 
     header, *rows = page.tables["Errors by target"]
     assert header == ["price (€)", "samples", "MAE", "bias"]
-    groups = table.groupby(pd.qcut(table.label, 10, labels=False))
+    groups = table.groupby(pd.qcut(table.target, 10, labels=False))
     assert len(rows) == 10
     for (_, group), (label, samples, mae, bias) in zip(groups, rows, strict=True):
         ends = [number(end) for end in label.split(" to ")]
-        assert ends == pytest.approx([group.label.min(), group.label.max()], abs=0.06)
+        assert ends == pytest.approx([group.target.min(), group.target.max()], abs=0.06)
         assert int(samples) == len(group)
         assert number(mae) == pytest.approx(group.error.abs().mean(), abs=0.06)
         assert number(bias.replace("+", "")) == pytest.approx(group.error.mean(), abs=0.06)
@@ -108,7 +108,7 @@ def test_images_with_the_largest_errors_are_shown(trained: Train) -> None:
         found = re.fullmatch(r"([\d.]+) → ([-\d.]+) \(([-+\d.]+)\)row (\d+)", caption)
         assert found, caption
         assert int(found[4]) == row
-        expected = table.loc[row, ["label", "prediction", "error"]].tolist()
+        expected = table.loc[row, ["target", "prediction", "error"]].tolist()
         assert [*map(float, found.groups()[:3])] == pytest.approx(expected, abs=0.01)
     assert "Errors by feature" not in page.text
 

@@ -37,7 +37,7 @@ def write_predictions(
     """Write `predictions.csv`.
 
     Its columns are row, label if known, prediction, probability of the prediction, and the probability of each class;
-    for regression, row, label and prediction. If a class has the name of another column, its column is `p(<class>)`.
+    for regression, row, target and prediction. If a class has the name of another column, its column is `p(<class>)`.
     NaN is no prediction.
 
     Args:
@@ -50,7 +50,7 @@ def write_predictions(
     """
     header, columns = [row_header], [rows[: len(probabilities)]]
     if probabilities.ndim == 1:
-        header += ["label"] * (labels is not None) + ["prediction"]
+        header += ["target"] * (labels is not None) + ["prediction"]
         parts = [part.float().numpy() for part in (labels, probabilities) if part is not None]
         columns += [
             ["" if np.isnan(value) else np.format_float_positional(value, trim="-") for value in part] for part in parts

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -21,6 +22,9 @@ LOSSES: dict[str, Callable[[Tensor, float], Tensor]] = {  # of errors (N,), pred
     "huber": lambda errors, _: F.huber_loss(errors, torch.zeros_like(errors), reduction="none"),
     "quantile": lambda errors, quantile: torch.maximum((1 - quantile) * errors, -quantile * errors),
 }
+
+
+NORMAL_WIDTH = 3.29  # standard deviations between the 5% and the 95% quantile of a normal distribution
 
 
 class RegressionTask(BaseTask):
@@ -74,9 +78,17 @@ class RegressionTask(BaseTask):
             self.standardize(targets)
 
     def standardize(self, targets: Tensor) -> None:
-        """Set mean and standard deviation of the targets to those of training targets (N,)."""
-        std = targets.double().std()
-        self.target_mean.copy_(targets.double().mean())
+        """Set mean and standard deviation of the targets to those of training targets (N,).
+
+        For losses other than mse, both are estimated from quantiles, which outliers do not move.
+        """
+        targets = targets.double()
+        mean, std = targets.mean(), targets.std()
+        if self.loss_function != "mse":
+            low, median, high = np.quantile(targets.numpy(), (0.05, 0.5, 0.95))
+            if high > low:
+                mean, std = torch.tensor(median), torch.tensor((high - low) / NORMAL_WIDTH)
+        self.target_mean.copy_(mean)
         self.target_std.copy_(std if std > 0 else torch.tensor(1.0))
 
     @override

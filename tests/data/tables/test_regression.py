@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import shutil
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 import torch
 import yaml
 from numpy.typing import NDArray
+from sklearn.metrics import r2_score
 
 from conftest import Command
 from kindling import MLPClassifier, MLPRegressor
@@ -90,7 +92,7 @@ def test_a_price_goes_from_a_file_to_predictions_of_new_rows(
     assert split.value_counts().to_dict() == {"train": 290, "test": 80, "val": 30}
     tested = predictions(trained / "predictions.csv")
     prices = numbers(table["price"][split == "test"])
-    labels, predicted = (np.array([float(line[name]) for line in tested]) for name in ("label", "prediction"))
+    labels, predicted = (np.array([float(line[name]) for line in tested]) for name in ("target", "prediction"))
     assert [int(line["row"]) for line in tested] == split.index[split == "test"].tolist()
     assert labels == pytest.approx(prices, rel=1e-6)
     metrics = json.loads((trained / "test_metrics.json").read_text())
@@ -226,7 +228,10 @@ def test_an_integer_target_of_many_values_may_be_classes(capfd: pytest.CaptureFi
     [
         (["a", "b"], {}, "column y of data.csv: row 0 (counted from 0) holds a, not a number, which --data.task reg"),
         ([1, 2, "three"], {}, "column y of data.csv: row 2 (counted from 0) holds three, not a number"),
-        (["2024-01-31", "2024-02-03"], {}, "row 0 (counted from 0) holds 2024-01-31, not a number, which --data.task"),
+        (["2024-01-31", "2024-02-03"], {}, "y of data.csv holds dates or times, such as 2024-01-31: a model predicts"),
+        ([f"{row % 28 + 1}.5.2024 9:{row}" for row in range(10, 60)], {"task": "auto"}, "such as 11.5.2024 9:10: a mo"),
+        ([f"1:{row:02}:59" for row in range(60)], {"task": "auto"}, "replace them with numbers, such as days or min"),
+        ([5], {"task": "auto"}, "column y of data.csv has only one value (5); a model needs different ones"),
         ([5], {}, "column y of data.csv has only one value (5); a regression model needs different ones"),
         ([""], {}, "column y of data.csv has no values"),
         ([1.5, *[""] * 98, 2], {}, "column y of data.csv has 2 values, and train, test and val each need one"),
@@ -347,8 +352,31 @@ def test_a_loss_of_a_regression_model_can_be_chosen(kindling: Command, table: pd
     result = kindling(*FIT, *options.split(), "--trainer.max_epochs", "12", "--model.dropout", "0")
     assert result.code == 0, result.err
     lines = predictions(RUN / "predictions.csv")
-    below = np.mean([float(line["label"]) <= float(line["prediction"]) for line in lines])
+    below = np.mean([float(line["target"]) <= float(line["prediction"]) for line in lines])
     assert 0.7 <= below < 1
+
+
+def test_one_wild_target_is_named_and_has_a_remedy(kindling: Command) -> None:
+    random = np.random.default_rng(0)
+    x = random.uniform(-2, 2, 400)
+    y = 2 * x + random.normal(0, 0.1, 400)
+    y[17] = 1e12
+    pd.DataFrame({"x": x, "y": y}).to_csv("wild.csv", index=False)
+    fit = (
+        "fit --config table_mlp --data.path wild.csv --data.target y --trainer.max_epochs 12 --run_name tables".split()
+    )
+    remedies = "--model MLPRegressor --model.loss_function huber", "--data.missing '[\"1000000000000\"]'"
+    said = []
+    for remedy in remedies:
+        result = kindling(*fit, *shlex.split(remedy))
+        assert result.code == 0, result.err
+        said += [line for line in result.err.splitlines() if "far from the others" in line]
+        found = pd.read_csv("runs/tables/version_0/predictions.csv").query("target < 10")
+        assert r2_score(found.target, found.prediction) > 0.9
+        shutil.rmtree("runs")
+    [line] = said
+    assert line.startswith("column y of wild.csv: 1 of 400 numbers are far from the others, such as 1000000000000.0 in")
+    assert all(remedy in line for remedy in remedies)
 
 
 def test_diagnostics_work_on_prices(kindling: Command, table: pd.DataFrame) -> None:

@@ -9,14 +9,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kindling.data.tables.cells import Cells, name_cells
+from kindling.data.tables.dates import read_days
 from kindling.data.tables.leakage import find_leaky_columns
 from kindling.data.tables.quantities import as_number
 from kindling.data.tables.table_file import TableFile
-from kindling.data.tables.values import MISSING_WORD, Column, Indices, missing_option, sort_names
+from kindling.data.tables.values import MISSING_WORD, Column, Indices, abbreviate, missing_option, sort_names
 from kindling.utils.text import count_noun, join_names
 
 MAX_CLASSES = 1000
 MAX_USUAL_CLASSES = 20  # more may be no classes
+
+
+def check_no_dates(what: str, values: Sequence[object]) -> None:
+    """Raise ValueError if most of some values of a target column are dates or times."""
+    if any(np.mean(~np.isnan(read_days(values, day_first))) > 0.5 for day_first in (False, True)):
+        raise ValueError(
+            f"{what} holds dates or times, such as {abbreviate(values[0])}: a model predicts classes or numbers; "
+            "replace them with numbers, such as days or minutes"
+        )
 
 
 class ClassTarget:
@@ -51,6 +61,8 @@ class ClassTarget:
         """
         labels, names, what = self.labels, self.names, self.table.target_name
         if len(names) < 2:
+            if len(names) == 1 and not math.isnan(as_number(names[0])):
+                raise ValueError(f"{what} has only one value ({names[0]}); a model needs different ones")
             found, absent = f"only one class ({names[0]})" if names else "no values", int((labels < 0).sum())
             found += f" and {count_noun(absent, 'row', 'rows')} without one" if names and absent else ""
             raise ValueError(f"{what} has {found}; a classifier needs at least two")
@@ -58,6 +70,7 @@ class ClassTarget:
         few = [f"{name} ({count})" for name, count in zip(names, counts, strict=True) if count < 1 + len(held_out)]
         are_numbers = not any(math.isnan(as_number(name)) for name in names)
         if len(names) > MAX_CLASSES or (len(names) > MAX_USUAL_CLASSES and 2 * len(few) > len(names)):
+            check_no_dates(what, names)
             advice = "add --data.task regression" if are_numbers else "choose another target, or merge values"
             raise ValueError(f"{what} has {len(names):,} distinct values, too many for classes: {advice}")
         if few and not given:

@@ -1,6 +1,6 @@
 """A target column of numbers."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -10,9 +10,10 @@ from kindling.data.tables.cells import Cells
 from kindling.data.tables.leakage import find_copies
 from kindling.data.tables.reading import adapt_columns, as_numbers, drop_missing_words, missing_values
 from kindling.data.tables.rows import warn_far
-from kindling.data.tables.scaling import learn_scale, range_of, scale
+from kindling.data.tables.scaling import are_far, learn_scale, range_of, scale
 from kindling.data.tables.table_file import TableFile
 from kindling.data.tables.values import Column, Floats, Indices, abbreviate, as_name, missing_option
+from kindling.utils.text import count_noun
 
 MAX_STRATA = 10
 STRATUM_ROWS = 20  # at least
@@ -55,7 +56,7 @@ class NumberTarget:
         self.known: NDArray[np.bool_] = ~np.isnan(self.numbers)
         self.strata = _strata(self.numbers)
         if "scale" in column:
-            self._warn_far()
+            warn_far(self._exact, self._cells, column, table.target_name)
 
     def check(self, held_out: Collection[str], given: bool) -> None:
         """Check that there are different numbers, and enough for train and each of the splits in `held_out`.
@@ -76,13 +77,12 @@ class NumberTarget:
         """Learn the scale of the training rows.
 
         Returns:
-            The state to save as plain values, and no warnings.
+            The state to save as plain values, and a warning about numbers far from the others.
         """
         numbers = self._exact[splits == "train"]
         self._check_different(numbers, " in the training rows")
         self.column = self.column | learn_scale(numbers) | {"range": range_of(numbers)}
-        self._warn_far()
-        return {"target": self.column}, []
+        return {"target": self.column}, [*self._find_far()]
 
     def _check_different(self, numbers: Floats, where: str = "") -> None:
         if len(np.unique(numbers)) < 2:
@@ -101,8 +101,20 @@ class NumberTarget:
         """Return the columns that are copies of the target, given their cells in some rows."""
         return find_copies(cells, columns, self.numbers[rows])
 
-    def _warn_far(self) -> None:
-        warn_far(self.numbers.astype(np.float64), self._cells, self.column, self.table.target_name)
+    def _find_far(self) -> Iterator[str]:
+        """Yield a warning about numbers far from the others, which decide what a mean or a squared error is."""
+        far = np.flatnonzero(are_far(self._exact, self.column))
+        if not len(far):
+            return
+        row, number = far[0], abbreviate(self._cells.values[self._cells.codes[far[0]]])
+        texts = list(dict.fromkeys(as_name(self._cells.values[code]) for code in self._cells.codes[far].tolist()))
+        missing = f", leave it out with {missing_option([*self.table.missing, *texts])}" if len(texts) == 1 else ""
+        numbers = count_noun(int(self.known.sum()), "number is", "numbers are")
+        yield (
+            f"{self.table.target_name}: {len(far):,} of {numbers} far from the others, such as {number} in row {row} "
+            f"(counted from 0): correct it{missing}, or limit its effect with --model MLPRegressor "
+            "--model.loss_function huber"
+        )
 
 
 def not_a_number(table: TableFile, cells: Cells, row: int, reason: str = "not a number") -> ValueError:

@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from kindling.data.tables.cells import Cells
-from kindling.data.tables.class_target import MAX_CLASSES, MAX_USUAL_CLASSES, ClassTarget
+from kindling.data.tables.class_target import MAX_CLASSES, MAX_USUAL_CLASSES, ClassTarget, check_no_dates
 from kindling.data.tables.file_style import FileStyle, read_style
 from kindling.data.tables.kinds import learn_kind, learn_number, warn_ambiguous
 from kindling.data.tables.number_target import NumberTarget, not_a_number
@@ -99,6 +99,8 @@ def _learn_column(table: TableFile, cells: Cells, style: FileStyle, task: Task) 
     if task == "auto":
         return None
     numbers = cells.quantities(style.decimal_of(table.target) or ".")[0]
+    if np.isnan(numbers).any():
+        check_no_dates(table.target_name, cells.values)
     texts = [
         np.isnan(number) and not MISSING_WORD.fullmatch(as_name(value))
         for number, value in zip(numbers, cells.values, strict=True)
