@@ -91,6 +91,7 @@ def test_a_crashed_run_resumes_from_its_last_epoch_to_identical_weights(
         (["--trainer.accumulate_grad_batches", "2"], 1, 2),
         (["--trainer.val_check_interval", "3"], 2, 3),  # after the validation that belongs to the third batch
         (["--trainer.max_steps", "25", "--trainer.max_epochs", "-1"], 10, 11),
+        (["--trainer.precision", "64-true"], 10, 11),
     ],
     ids=lambda value: str(value[0]) if isinstance(value, list) else str(value),
 )

@@ -109,3 +109,7 @@ def check_nonempty_run(command: str, trainer: Mapping[str, Any], tests: bool, tr
     for name in ("max_epochs", "max_steps", "limit_train_batches"):
         if command == "fit" and trains and trainer[name] == 0:
             raise ValueError(f"nothing is trained by --trainer.{name} 0: set at least 1")
+    time = trainer["max_time"]
+    amounts = time.values() if isinstance(time, dict) else [time.strip("0:") if isinstance(time, str) else time]
+    if command == "fit" and trains and time is not None and not any(amounts):
+        raise ValueError("nothing is trained by --trainer.max_time of 0: set a longer time")

@@ -13,6 +13,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, ModelCheckpoint, Timer, WeightAveraging
+from lightning.pytorch.plugins.precision import DoublePrecision
 from typing_extensions import override
 
 from kindling.data.loading import ResumableLoader
@@ -78,6 +79,8 @@ class ExactResume(Callback):
         after = [callback for kind in kinds for callback in others if isinstance(callback, kind)]
         rest = [callback for callback in others if callback not in after]
         trainer.callbacks = [*rest, self, *after]  # type: ignore[attr-defined]
+        if isinstance(trainer.precision_plugin, DoublePrecision):
+            pl_module.double()  # Lightning does so after it has restored the weights, which rounds them to float32
 
     @override
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
