@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 from kindling import __version__
 from kindling.cli.commands import COMMANDS, FUNCTIONS, MODULES
+from kindling.utils.last_output import note_output
 from kindling.utils.text import program_name, set_program_name, shorten
 
 HELP = f"""usage: {{program}} COMMAND [OPTIONS]
@@ -68,6 +69,7 @@ def main(args: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0, 1 if the command failed, 2 for a usage error.
     """
+    note_output()
     command, *options = (sys.argv[1:] if args is None else args) or ["--help"]
     if command in ("-h", "--help"):
         print(HELP.format(program=program_name()), end="")

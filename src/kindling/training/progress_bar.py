@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from typing_extensions import override
 
 from kindling.runs.metric_names import split_of
+from kindling.utils.last_output import note_output
 from kindling.utils.text import format_metric
 
 MAX_METRICS = 3  # without a split, in the line of an epoch
@@ -62,6 +63,7 @@ class ProgressBar(TQDMProgressBar):
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         shown = [f"{name} {format_metric(metrics[name])}" for name in epoch_metrics(list(metrics))]
         if shown and not self.in_terminal and trainer.is_global_zero:
+            note_output()
             print(f"epoch {trainer.current_epoch}/{trainer.max_epochs}", *shown, sep="  ", flush=True)
 
 

@@ -11,7 +11,7 @@ from kindling.models.task import BaseTask
 from kindling.tuning.learning_rate import Suggestion, find_lr
 from kindling.tuning.overfit import overfit_batch
 from kindling.tuning.short_fit import TRAINER_KEYS
-from kindling.utils.console import as_command, say
+from kindling.utils.console import as_command, progress, say
 from kindling.utils.errors import UsageError
 
 FLAGS = {
@@ -56,7 +56,8 @@ def run_diagnostic(
         say(str(result))
     if config["find_lr"]:
         suggestion = find_lr(model, data, **options)
-        suggestion.plot(plot)
+        with progress(f"writing {plot}"):
+            suggestion.plot(plot)
         if suggestion.lr is None:
             raise ValueError(f"no learning rate reduces the loss: see {plot}, and try --overfit")
         typed = [option for option in typed if option.lstrip("-") not in FLAGS]

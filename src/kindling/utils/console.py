@@ -16,10 +16,12 @@ from rich.errors import LiveError
 from rich.progress import Progress
 from rich.table import Table
 
+from kindling.utils.last_output import note_output, silence
 from kindling.utils.plugins import plugin_options
 from kindling.utils.text import format_metric, program_name, strip_control_characters
 
-PROGRESS_DELAY = 2.0  # seconds before a progress bar appears
+PROGRESS_DELAY = 2.0  # seconds of silence before a progress bar appears,
+MIN_DELAY_FRACTION = 0.1  # but not for a shorter step than this part of them
 
 # Regular expressions for the start of a warning, with the reason to silence it.
 SILENCED_WARNINGS = {
@@ -61,13 +63,16 @@ def is_rank_zero() -> bool:
 def say(*items: object, stderr: bool = False) -> None:
     """Print lines and tables on rank 0, without control characters, which file names may contain."""
     if is_rank_zero():
+        note_output()
         safe = ("\n".join(map(strip_control_characters, x.split("\n"))) if isinstance(x, str) else x for x in items)
         Console(stderr=stderr, highlight=False, markup=False, emoji=False, soft_wrap=True).print(*safe)
 
 
 @contextmanager
 def progress(description: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
-    """Show a progress bar (on a terminal) or print a line (elsewhere) if the block takes longer than two seconds.
+    """Show a progress bar (on a terminal) or print a line (elsewhere) after two seconds without output.
+
+    The seconds before the block count, so that several short steps are no long silence.
 
     Args:
         description: The task, such as "reading 5,000 images".
@@ -86,7 +91,7 @@ def progress(description: str, total: int | None = None) -> Iterator[Callable[[i
             with suppress(LiveError):  # another bar is running
                 bar.start()
 
-    timer = threading.Timer(PROGRESS_DELAY, show)
+    timer = threading.Timer(max(MIN_DELAY_FRACTION * PROGRESS_DELAY, PROGRESS_DELAY - silence()), show)
     timer.daemon = True
     task = bar.add_task(description, total=total)
     timer.start()
@@ -97,6 +102,7 @@ def progress(description: str, total: int | None = None) -> Iterator[Callable[[i
         timer.join()  # or a bar could start later and never stop
         if bar.live.is_started:
             bar.stop()
+            note_output()
 
 
 def silence_libraries() -> None:

@@ -1,0 +1,22 @@
+import time
+
+import pytest
+
+from kindling.utils.console import progress, say
+from kindling.utils.last_output import note_output
+
+
+def test_several_short_steps_are_no_long_silence(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kindling.utils.console.PROGRESS_DELAY", 0.6)
+    note_output()
+    for step, seconds in enumerate((0.4, 0.4, 0.05)):
+        with progress(f"step {step}"):
+            time.sleep(seconds)
+    assert capsys.readouterr().out == "step 1 ...\n"  # after 0.6 s
+    time.sleep(0.6)
+    say("a line")
+    with progress("the next step"):
+        time.sleep(0.05)
+    assert capsys.readouterr().out == "a line\n"
