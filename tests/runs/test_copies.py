@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -244,6 +245,20 @@ def test_a_truncated_row_of_metrics_is_skipped(kindling: Command, trained: Train
     table.write_text(whole + cut)
     assert kindling("fit", "--ckpt_path", RUN, "--trainer.max_epochs", "3").code == 0
     assert cut not in table.read_text().splitlines()
+
+
+def test_a_damaged_table_of_metrics_does_not_stop_a_run(kindling: Command, trained: Train) -> None:
+    trained(*TINY)
+    table = RUN / "metrics.csv"
+    first = table.read_text().splitlines()[1]
+    for epochs, damaged in enumerate((table.read_bytes()[:-60] + bytes(60) + b"\n", bytes(range(256))), start=3):
+        table.write_bytes(damaged)
+        result = kindling("fit", "--ckpt_path", RUN, "--trainer.max_epochs", epochs)
+        assert result.code == 0, result.err
+        assert re.fullmatch(rf"{table} is damaged: \d+ rows? (is|are) left out\n", result.err)
+        assert len(rows_of(table)) > 1
+        if epochs == 3:
+            assert first in table.read_text()
 
 
 def test_a_new_column_of_metrics_is_written_without_losing_rows(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@ import time
 
 import pytest
 
+from conftest import TINY, Command, Train
 from kindling.utils.console import progress, say
 from kindling.utils.last_output import note_output
 
@@ -20,3 +21,12 @@ def test_several_short_steps_are_no_long_silence(
     with progress("the next step"):
         time.sleep(0.05)
     assert capsys.readouterr().out == "a line\n"
+
+
+def test_an_evaluation_that_takes_long_is_announced(
+    kindling: Command, trained: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained(*TINY)
+    monkeypatch.setattr("kindling.utils.console.PROGRESS_DELAY", 0.0)
+    for command, verb in (("test", "testing"), ("validate", "validating"), ("predict", "predicting")):
+        assert f"{verb} ...\n" in kindling(command, "--ckpt_path", "best").out

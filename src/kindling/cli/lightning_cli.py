@@ -34,7 +34,7 @@ from kindling.training.checkpoint_io import write_atomically
 from kindling.training.processes import end_with_parent, sigterm_as_interrupt, watch_parents, watch_processes
 from kindling.training.terminate_on_nan import describe_anomaly
 from kindling.tuning import diagnostics
-from kindling.utils.console import as_command, results_table, say, silence_libraries
+from kindling.utils.console import as_command, line_for, results_table, say, silence_libraries
 from kindling.utils.errors import UsageError
 from kindling.utils.plugins import load_plugins
 from kindling.utils.text import program_name
@@ -178,7 +178,7 @@ class KindlingCLI(LightningCLI):
     def validate(self, **kwargs: Any) -> None:
         """Evaluate the checkpoint on the validation split."""
         check_stage("validate", self.model, self.datamodule, "val")
-        with restoring(self.checkpoint):
+        with restoring(self.checkpoint), line_for("validating"):
             metrics = self.trainer.validate(**kwargs | {"ckpt_path": self.checkpoint, "verbose": False})[0]
         say(results_table(f"validation split, {self.checkpoint}", metrics))
 
@@ -186,7 +186,7 @@ class KindlingCLI(LightningCLI):
         """Evaluate the checkpoint on the test split and write the results into its run folder."""
         check_stage(self.command, self.model, self.datamodule, "test")
         checkpoint = kwargs["ckpt_path"] or (None if self.command == "fit" else self.checkpoint)
-        with restoring(checkpoint):
+        with restoring(checkpoint), line_for("testing"):
             metrics = self.trainer.test(**kwargs | {"ckpt_path": checkpoint, "verbose": False})[0]
         is_trial = self.trainer.fast_dev_run  # type: ignore[attr-defined]
         weights = checkpoint or ("a few batches after a trial run" if is_trial else "weights at the end of training")
@@ -209,7 +209,7 @@ class KindlingCLI(LightningCLI):
             raise ValueError("predict keeps the order of the rows and needs one device: --trainer.devices 1")
         if not is_writable(run_folder_of(self.checkpoint)) and not is_trial:
             raise not_written(run_folder_of(self.checkpoint), "read-only")  # fail before predicting for minutes
-        with restoring(self.checkpoint), explaining_forward(self.model):
+        with restoring(self.checkpoint), explaining_forward(self.model), line_for("predicting"):
             batches: Any = self.trainer.predict(**kwargs | {"ckpt_path": self.checkpoint})
         if not is_trial:
             written, number = save_predictions(self.checkpoint, batches, self.model, self.datamodule)

@@ -1,6 +1,7 @@
 """Writes `metrics.csv`, the metrics of a run by step."""
 
 import csv
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,9 @@ from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from typing_extensions import override
 
 from kindling.utils.files import atomic_write, naming_the_file
+from kindling.utils.text import count_noun
+
+logger = logging.getLogger(__name__)
 
 
 class MetricsWriter(ExperimentWriter):
@@ -79,9 +83,13 @@ class MetricsLogger(CSVLogger):
 
 
 def complete_rows(table: Path) -> list[dict[str, Any]]:
-    """Read the rows of `metrics.csv`, without a last row that was cut off."""
-    text = table.read_text("utf-8")
-    return list(csv.DictReader(text[: text.rfind("\n") + 1].splitlines()))
+    """Read the rows of `metrics.csv`, without a last row that was cut off; leave damaged ones out with a warning."""
+    text = table.read_text("utf-8", errors="replace").replace("\0", "\ufffd")
+    rows = list(csv.DictReader(text[: text.rfind("\n") + 1].splitlines()))
+    intact = [row for row in rows if "step" in row and not {None} & {*row, *row.values()} and "\ufffd" not in str(row)]
+    if len(intact) < len(rows):
+        logger.warning(f"{table} is damaged: {count_noun(len(rows) - len(intact), 'row is', 'rows are')} left out")
+    return intact
 
 
 def is_before_step(row: Mapping[str, str | None], steps: int) -> bool:

@@ -8,7 +8,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from rich.console import Console
@@ -103,6 +103,11 @@ def progress(description: str, total: int | None = None) -> Iterator[Callable[[i
         if bar.live.is_started:
             bar.stop()
             note_output()
+
+
+def line_for(description: str) -> AbstractContextManager[object]:
+    """Print a line like `progress`, but only if the output is not a terminal, where Lightning shows its own bar."""
+    return nullcontext() if sys.stdout.isatty() else progress(description)
 
 
 def silence_libraries() -> None:
