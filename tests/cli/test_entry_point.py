@@ -291,6 +291,7 @@ VALUES = {
     (*QUICK, "--trainer.max_epochs", "0"): ["--trainer.max_epochs 0", "at least 1"],
     (*QUICK, "--trainer.max_time", "00:00:00:00"): ["nothing is trained by --trainer.max_time of 0"],
     (*QUICK, "--trainer.max_time", "{minutes: 0}"): ["nothing is trained by --trainer.max_time of 0"],
+    (*QUICK, "--trainer.logger", "CometLogger"): ["comet-ml is not installed: pip install 'comet-ml>="],
     (*QUICK, "--trainer.max_time", "1h"): ["trainer.max_time must be DD:HH:MM:SS", "got 1h"],
     (*QUICK, "--trainer.strategy", "dpp"): ["there is no --trainer.strategy dpp: did you mean ddp?"],
     (*QUICK, "--trainer.profiler", "fast"): ["there is no --trainer.profiler fast: choose from simple, advanced"],

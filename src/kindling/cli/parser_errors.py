@@ -43,6 +43,8 @@ def one_line(message: str, options: Iterable[str] = (), typed: Sequence[str] = (
     key = key or "".join(re.findall(r"^--([\w.]+): ", message))
     if reason := describe_misuse(message, options, typed) or misplaced_value(key, message):
         return reason
+    if found := re.search(r"Requirement '(([\w-]+)[^']*)' not met", message):  # of a logger
+        return f"{found[2]} is not installed: pip install '{found[1]}'"
     owners = re.findall(r"class_path[= ]'([\w.]+)'", message)
     if found := re.search(r"Multiple subclasses with name (\w+)\. .*: (.+)\.$", message, re.MULTILINE):
         return f"{key}: several classes are called {found[1]}: use a full name, {found[2]}"

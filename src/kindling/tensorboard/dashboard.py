@@ -28,6 +28,7 @@ from kindling.tensorboard.predictions import ClassificationTabs, PredictionTabs,
 from kindling.tensorboard.projector import HiddenFeatures, write_projector
 from kindling.tensorboard.regression import RegressionTabs
 from kindling.training.test_outputs import TestOutputCollector, is_collected
+from kindling.utils.console import progress
 from kindling.utils.pictures import are_images
 from kindling.utils.text import format_numbers
 
@@ -126,6 +127,7 @@ class Dashboard(TestOutputCollector):
             self._write_best(trainer, pl_module)
 
     @rank_zero_only
+    @progress("writing the TensorBoard charts")
     def _write_best(self, trainer: Trainer, model: LightningModule) -> None:
         step = trainer.global_step  # TensorBoard drops this and later steps when the run resumes
         if trainer.state.fn != "fit":

@@ -8,6 +8,7 @@ from lightning.pytorch.loggers import CSVLogger
 from typing_extensions import override
 
 from kindling.runs.plots import plot_history
+from kindling.utils.console import progress
 
 
 class PlotTrainingHistory(Callback):
@@ -35,7 +36,8 @@ class PlotTrainingHistory(Callback):
         for logger in trainer.loggers:
             logger.save()
         if trainer.is_global_zero and self._folder and (self._folder / "metrics.csv").exists():
-            plot_history(self._folder)
+            with progress("plotting the training history"):
+                plot_history(self._folder)
 
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:

@@ -278,7 +278,9 @@ def test_numbers_and_dates_in_a_form_that_is_not_read_are_named(form: str, capfd
     assert line in capfd.readouterr().err
 
 
-@pytest.mark.parametrize(("form", "said"), [("{}/7", True), ("0h {}m", True), ("KW {}/2024", True), ("shop {}", False)])
+@pytest.mark.parametrize(
+    ("form", "said"), [("{}/7", True), ("0h {}m", True), ("KW {}/2024", True), ("P{}D", True), ("P{}", False)]
+)
 def test_categories_that_look_like_numbers_are_named(form: str, said: bool, capfd: pytest.CaptureFixture[str]) -> None:
     learn([form.format(row % 30) for row in range(1, 151)], y=SMALL[:150])
     line = f"column x is read as categories, such as {form.format(1)}: if it is a number or a date, write it as 1234.5"

@@ -28,9 +28,9 @@ logger = logging.getLogger(__name__)
 
 ID_FRACTION = 0.95  # of the values are distinct in an ID column
 
-# Such as ~12, 5-10, 1 1/2, ="12", kg 12, KW 9/2024, "Freitag, 1. März 2024" or PT5M, but not a UUID.
+# Such as ~12, 5-10, 1 1/2, ="12", kg 12, KW 9/2024, "Freitag, 1. März 2024" or PT5M, but not a UUID or P0850.
 STARTS_AS_NUMBER = re.compile(
-    r"[(<>~≈=]? ?[-+]? ?[^\w\s]?\d(?![0-9a-f]{7}-)|[^\W\d_]{1,3}\.? -?\d[\d.,/]*$|[^\W\d_]{2,10}\.?, ?\d|PT?\d"
+    r"[(<>~≈=]? ?[-+]? ?[^\w\s]?\d(?![0-9a-f]{7}-)|[^\W\d_]{1,3}\.? -?\d[\d.,/]*$|[^\W\d_]{2,10}\.?, ?\d|PT?\d+[YMWDHS]"
 )
 WRITE_AS = "if it is a number or a date, write it as 1234.5 or 2024-12-31 23:59"
 CONSTANT = "constant"
