@@ -251,7 +251,9 @@ def test_a_damaged_table_of_metrics_does_not_stop_a_run(kindling: Command, train
     trained(*TINY)
     table = RUN / "metrics.csv"
     first = table.read_text().splitlines()[1]
-    for epochs, damaged in enumerate((table.read_bytes()[:-60] + bytes(60) + b"\n", bytes(range(256)) * 3), start=3):
+    for epochs, damaged in enumerate(
+        (table.read_bytes()[:-60] + bytes(60) + b"\n1,2,3" + b",4" * 50 + b"\n", bytes(range(256)) * 3), start=3
+    ):
         table.write_bytes(damaged)
         result = kindling("fit", "--ckpt_path", RUN, "--trainer.max_epochs", epochs)
         assert result.code == 0, result.err

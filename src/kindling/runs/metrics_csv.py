@@ -86,10 +86,15 @@ def complete_rows(table: Path) -> list[dict[str, Any]]:
     """Read the rows of `metrics.csv`, without a last row that was cut off; leave damaged ones out with a warning."""
     text = table.read_text("utf-8", errors="replace").replace("\0", "\ufffd")
     rows = list(csv.DictReader(text[: text.rfind("\n") + 1].splitlines()))
-    intact = [row for row in rows if "step" in row and not {None} & {*row, *row.values()} and "\ufffd" not in str(row)]
+    intact = [row for row in rows if _is_intact(row)]
     if len(intact) < len(rows):
         logger.warning(f"{table} is damaged: {count_noun(len(rows) - len(intact), 'row is', 'rows are')} left out")
     return intact
+
+
+def _is_intact(row: Mapping[Any, Any]) -> bool:
+    """Return whether a row has as many fields as the header, all readable."""
+    return "step" in row and None not in row and None not in row.values() and "\ufffd" not in str(row)
 
 
 def is_before_step(row: Mapping[str, str | None], steps: int) -> bool:
