@@ -221,6 +221,15 @@ def test_copier_alone_writes_the_same(kindling: Command, plain_template: Path) -
     assert ours == theirs
 
 
+def test_copier_alone_accepts_a_bare_repository_and_quotes_the_folder(
+    repository: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    git(tmp_path, "clone", "--quiet", "--bare", str(repository), "bare.git")
+    run_copy(str(tmp_path / "bare.git"), tmp_path / "Leaf Net", defaults=True)
+    assert requirement(tmp_path / "Leaf Net") == f"kindling-ml @ git+file://localhost{tmp_path}/bare.git@v0.1.0"
+    assert f"  cd '{tmp_path / 'Leaf Net'}'\n" in capfd.readouterr().err
+
+
 DIRECT = {
     "vcs": ({"url": "https://x.org/k.git", "vcs_info": {"vcs": "git", "commit_id": "c0ffee"}}, "git+https://x.org/k.git@c0ffee"),
     "wheel": ({"url": "file://{here}/k%20l.whl", "archive_info": {}}, "file://{here}/k%20l.whl"),
@@ -260,6 +269,7 @@ def test_the_engine_comes_from_where_it_was_installed_from(
         ("git@x.org:a/k.git", "kindling-ml @ git+ssh://git@x.org/a/k.git"),
         ("gh:a/k", "kindling-ml @ git+https://github.com/a/k"),
         ("a b", "kindling-ml @ file://{here}/a%20b"),
+        ("bare", "kindling-ml @ git+file://localhost{here}/bare"),
     ],
 )
 @pytest.mark.usefixtures("plain_template")
@@ -267,6 +277,7 @@ def test_an_engine_may_be_a_version_a_url_or_a_path(
     kindling: Command, folder: Path, engine: str, expected: str
 ) -> None:
     (folder / "a b").mkdir()
+    git(folder, "init", "--quiet", "--bare", "bare")
     assert kindling("new", "leafnet", "--engine", engine).code == 0
     assert requirement("leafnet") == expected.replace("{here}", str(folder))
 

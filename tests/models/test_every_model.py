@@ -3,7 +3,6 @@
 import csv
 import inspect
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +87,6 @@ def test_it_trains_loads_predicts_and_exports(
     else:
         assert outputs.shape == (5,)
         np.testing.assert_allclose(load(RUN).predict(inputs).values, outputs, rtol=1e-4, atol=1e-6)
-    if find_spec("kindling.deploy"):
-        monkeypatch.setattr("kindling.deploy.verify.SECONDS", 0.02)
-        result = kindling("export", "--ckpt_path", RUN)  # compares what it writes with the checkpoint
-        assert (result.code, (RUN / "export/model.onnx").exists()) == (0, True), result.err
+    monkeypatch.setattr("kindling.deploy.verify.SECONDS", 0.02)
+    result = kindling("export", "--ckpt_path", RUN)  # compares what it writes with the checkpoint
+    assert (result.code, (RUN / "export/model.onnx").exists()) == (0, True), result.err
