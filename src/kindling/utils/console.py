@@ -132,6 +132,8 @@ def results_table(title: str, metrics: Mapping[str, float]) -> Table:
     table.add_column("value", justify="right")
     for name, value in metrics.items():
         table.add_row(name, format_metric(value))
+    if not metrics:
+        table.add_row("the model logged none", "–")
     return table
 
 
