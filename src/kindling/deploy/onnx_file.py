@@ -29,18 +29,26 @@ def any_batch_size(example: Inputs) -> dict[str, Any]:
 
 
 def write_onnx(model: ExportWrapper, example: Inputs, card: ModelCard, path: Path) -> None:
-    """Write an ONNX file, with one entry of metadata for each field of the card."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "# The axis name")  # the inputs share their batch size
-        program = torch.onnx.export(
-            model,
-            example,
-            dynamo=True,
-            input_names=model.inputs,
-            output_names=model.outputs,
-            dynamic_shapes=any_batch_size(example),
-            verbose=False,
-        )
+    """Write an ONNX file, with one entry of metadata for each field of the card.
+
+    Raises:
+        ValueError: If torch can't convert the model.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "# The axis name")  # the inputs share their batch size
+            program = torch.onnx.export(
+                model,
+                example,
+                dynamo=True,
+                input_names=model.inputs,
+                output_names=model.outputs,
+                dynamic_shapes=any_batch_size(example),
+                verbose=False,
+            )
+    except torch.onnx.errors.OnnxExporterError as error:  # its own message is pages of advice
+        reason = str(error.__cause__ or error).strip().partition("\n")[0]
+        raise ValueError(f"torch can't convert {card.model} to ONNX: {reason}") from error
     assert program is not None
     program.model.metadata_props.update({name: json.dumps(value) for name, value in card.as_dict().items()})
     program.save(path, external_data=False)

@@ -1,8 +1,11 @@
 """Checks that a recipe works."""
 
+import io
 import os
 import pkgutil
 import shutil
+import sys
+from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +48,14 @@ def check_recipe(path: str | Path, *options: str) -> None:
 
 
 def _run(recipe: str | Path, *command: str) -> None:
-    code = main(list(command))
-    assert not code, f"{recipe}: `kindling {' '.join(command)}` ended with exit code {code}; its message is above"
+    printed = io.StringIO()
+    try:
+        with redirect_stderr(printed):
+            code = main(list(command))
+    finally:
+        sys.stderr.write(printed.getvalue())
+    message = printed.getvalue().strip().rpartition("\n")[2].partition("error: ")[2] or f"exit code {code}"
+    assert not code, f"{recipe}: {message} (`kindling {' '.join(command)}`)"
 
 
 def _can(config: dict[str, Any], stage: str) -> bool:
