@@ -181,7 +181,11 @@ ONE_BATCH = SyntheticDataModule(**SMALL, batch_size=1000)
             "Drifting: a loaded checkpoint has validation metrics {'valid_steps': 0.0}",
         ),
         (Branching, {"formats": ["torch_export"]}, "Branching can't be exported to torch_export"),
-        (Branching, {"formats": ["onnx"]}, "Branching can't be exported to onnx: torch can't convert Branching to ONNX"),
+        (
+            Branching,
+            {"formats": ["onnx"]},
+            "Branching can't be exported to onnx: torch can't convert Branching to ONNX",
+        ),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
@@ -406,7 +410,9 @@ def test_a_recipe_need_not_test_or_predict(folder: Path) -> None:
 def test_a_recipe_that_fails_is_named(folder: Path) -> None:
     Path("configs/broken.yaml").write_text("model: {class_path: MLPClassifier, init_args: {hidden: [0]}}\n")
     reason = "hidden layers need a width of at least 1"
-    with pytest.raises(AssertionError, match=f"^configs/broken.yaml: {reason}.*kindling fit --config configs/broken.yaml"):
+    with pytest.raises(
+        AssertionError, match=f"^configs/broken.yaml: {reason}.*kindling fit --config configs/broken.yaml"
+    ):
         check_recipe("configs/broken.yaml", "--data", "SyntheticDataModule")
     assert not Path("runs").exists() or not list(Path("runs").glob("*"))
 

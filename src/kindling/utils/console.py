@@ -133,7 +133,7 @@ def results_table(title: str, metrics: Mapping[str, float]) -> Table:
     for name, value in metrics.items():
         table.add_row(name, format_metric(value))
     if not metrics:
-        table.add_row("the model logged none", "–")
+        table.add_row("the model logged none", "")
     return table
 
 
