@@ -268,6 +268,7 @@ def test_inputs_of_unknown_shape_can_be_named_after_training(kindling: Command) 
     assert (refused.code, refused.err.count("\n")) == (1, 1)
     assert "UnknownInputs does not say what its inputs look like: set self.example_input_array" in refused.err
     assert len(refused.err) < 320
+    assert "if they are one tensor of floats; else export it" in kindling("serve", "--ckpt_path", "best").err
 
 
 @pytest.mark.slow

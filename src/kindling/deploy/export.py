@@ -15,7 +15,6 @@ from torch.utils._pytree import tree_leaves
 from kindling.deploy.card import read_card
 from kindling.deploy.export_wrapper import ExportWrapper, Inputs
 from kindling.deploy.formats import FORMATS
-from kindling.deploy.predictor import unknown_inputs
 from kindling.deploy.verify import BATCH_SIZES, compare, first
 from kindling.models import BaseTask
 from kindling.models.loading import load_model
@@ -91,7 +90,11 @@ def some_inputs(model: BaseTask, number: int) -> Inputs:
     if shape and model.example_input_array is None:
         return (model.mean + model.std * torch.randn(number, *shape, generator=random),)
     if not model.has_example:
-        raise unknown_inputs(model)
+        raise ValueError(
+            f"{type(model).__name__} does not say what its inputs look like: set self.example_input_array in its "
+            "__init__ to one sample, such as torch.zeros(1, 3, 8, 8), or (torch.zeros(1, 3, 8, 8), torch.zeros(1, 5)) "
+            "for two inputs; it need not be trained again"
+        )
     return tuple(_like(each, number, random) for each in tree_leaves(model.example_inputs()))
 
 

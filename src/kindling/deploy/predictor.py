@@ -14,7 +14,6 @@ from kindling.data.images.decode import read_image, warn_small_range
 from kindling.data.images.scan import list_images, warn_unused
 from kindling.data.tables.rows import encode_rows
 from kindling.deploy.card import ModelCard, read_card
-from kindling.models import BaseTask
 from kindling.models.loading import load_model
 from kindling.runs.checkpoints import read_checkpoint
 from kindling.runs.find import find_checkpoint
@@ -157,7 +156,10 @@ def load(where: str | Path = "best", device: str = "cpu", plugins: Sequence[str 
         kind = "integers" if isinstance(example, Tensor) else "several inputs"
         raise ValueError(f"{name} has {kind}: export it, or load it with {name}.load_from_checkpoint")
     if not model.sample_shape:
-        raise unknown_inputs(model)
+        raise ValueError(
+            f"{name} does not say what its inputs look like: set self.example_input_array in its __init__ if they are "
+            f"one tensor of floats; else export it, or load it with {name}.load_from_checkpoint"
+        )
 
     @torch.inference_mode()
     def compute(inputs: Tensor) -> Tensor:
@@ -166,12 +168,3 @@ def load(where: str | Path = "best", device: str = "cpu", plugins: Sequence[str 
         return found.cpu()
 
     return Predictor(compute, card)
-
-
-def unknown_inputs(model: BaseTask) -> ValueError:
-    """Return the error for a model of whose inputs neither shape nor example is known."""
-    return ValueError(
-        f"{type(model).__name__} does not say what its inputs look like: set self.example_input_array in its __init__ "
-        "to one sample, such as torch.zeros(1, 3, 8, 8), or (torch.zeros(1, 3, 8, 8), torch.zeros(1, 5)) for two "
-        "inputs; it need not be trained again"
-    )
