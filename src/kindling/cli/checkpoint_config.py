@@ -17,7 +17,7 @@ from kindling.runs.folders import is_in_run, is_last, run_folder_of, surrounding
 from kindling.runs.foreign import check_factories, check_files, check_functions, typed_arguments
 from kindling.runs.metadata import RunMetadata
 from kindling.runs.signatures import is_own, is_own_checkpoint, plugin_sources
-from kindling.runs.trust import check_classes, check_parts, class_paths, harmless
+from kindling.runs.trust import check_classes, check_parts, class_paths, drop_unsafe
 from kindling.utils.plugins import check_available
 from kindling.utils.text import count_noun
 
@@ -49,7 +49,7 @@ def config_from_checkpoint(
     config = read_yaml(path) if path.exists() and path.stat().st_size else {}
     is_ours, is_our_checkpoint = is_own(path), is_own_checkpoint(stored, checkpoint)
     if not is_ours:
-        config = harmless(config, path)
+        config = drop_unsafe(config, path)
     model = class_config(stored["hyper_parameters"])
     plugins = plugin_sources(stored, checkpoint)
     check_classes(model, surroundings_of(checkpoint), plugins=plugins)

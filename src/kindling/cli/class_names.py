@@ -19,7 +19,7 @@ NOUNS = {
     "model.lr_scheduler": ("learning rate schedule", "a learning rate schedule"),
 }
 MAX_CHOICES = 5  # classes to list in a message
-# Classes to derive from that Python does not know to be abstract.
+# Base classes that are not abstract for Python.
 BASES = {"LightningModule", "LightningDataModule", "BaseTask", "ClassificationTask", "RegressionTask", "BaseDataModule"}
 BASES |= {"ClassificationDataModule", "Averaging", "Optimizer", "LRScheduler", "Callback", "Logger"}
 
@@ -43,7 +43,7 @@ def describe_unknown(key: str, name: str) -> str:
             else ": add custom classes with --plugin FILE"
         )
         return f"there is no {noun} {shorten(name, 60)}{suggest(name, known) or choices}"
-    if found := find_class(name):
+    if found := loaded_class(name):
         advice = f"{name} is a base class: choose a subclass with --{key} NAME"
         return advice if is_base(found) else f"{name} is not {nouns}"
     package = name.partition(".")[0]
@@ -91,29 +91,29 @@ def subclasses(key: str) -> list[type]:
         classes += base.__subclasses__()
     while classes:
         cls = classes.pop()
-        if find_class(f"{cls.__module__}.{cls.__name__}") is cls and not is_base(cls):
+        if loaded_class(f"{cls.__module__}.{cls.__name__}") is cls and not is_base(cls):
             found.append(cls)
         classes += cls.__subclasses__()
     return found
 
 
 def choosable_paths(kind: Any) -> list[str]:
-    """Return the class paths that an option takes, given its type, without the bases to derive from."""
+    """Return the class paths that an option takes, given its type, without base classes."""
     # jsonargparse has no public function: https://github.com/omni-us/jsonargparse/blob/v4.53.0/jsonargparse/_typehints.py
     from jsonargparse._typehints import get_all_subclass_paths  # takes 0.2 s to import
 
-    found = {path: find_class(path) for path in get_all_subclass_paths(kind, closed_types=False)}
+    found = {path: loaded_class(path) for path in get_all_subclass_paths(kind, closed_types=False)}
     return [path for path, cls in found.items() if cls is not None and not is_base(cls)]
 
 
-def find_class(class_path: str) -> object:
-    """Return a class by its path; None if the path can't be imported, as of classes created at run time."""
+def loaded_class(class_path: str) -> object:
+    """Return a class by its path; None if its module has not been imported, or lacks it (created at run time)."""
     module, _, name = class_path.rpartition(".")
     return getattr(sys.modules.get(module), name, None)
 
 
 def is_base(found: object) -> bool:
-    """Return whether a class is there to derive from: an abstract one, or one of those in `BASES`."""
+    """Return whether a class is a base class: an abstract one, or one of those in `BASES`."""
     package = getattr(found, "__module__", "").partition(".")[0]
     is_known = package in ENGINE and getattr(found, "__name__", "") in BASES
     return inspect.isabstract(found) or is_known

@@ -14,9 +14,9 @@ from kindling.cli.commands import COMMANDS
 from kindling.utils.plugins import LOADED, add_option
 from kindling.utils.text import program_name
 
-WIDEST = 112  # columns: longer lines are hard to read
-FEW = 16  # classes that can be named; of more, those of Kindling and of plug-ins are
-UNSHOWN: tuple[Any, ...] = (None, SUPPRESS, (), [], "")  # defaults that say nothing
+MAX_WIDTH = 112  # characters; longer lines are hard to read
+MAX_CLASSES = 16  # of more classes, only those of Kindling and of plug-ins are listed
+HIDDEN_DEFAULTS: tuple[Any, ...] = (None, SUPPRESS, (), [], "")
 
 # Help texts; of the Trainer's options, the help page shows only these.
 HELP = {
@@ -59,7 +59,7 @@ TRAINER_DOCS = (
 
 def page_width() -> int:
     """Return the number of columns of a help page."""
-    return min(WIDEST, shutil.get_terminal_size().columns - 2)
+    return min(MAX_WIDTH, shutil.get_terminal_size().columns - 2)
 
 
 class OptionFormatter(HelpFormatter):
@@ -80,7 +80,7 @@ class OptionFormatter(HelpFormatter):
 
     @override
     def _expand_help(self, action: Action) -> str:
-        return action.help or ""  # no %: defaults are shown already
+        return action.help or ""  # no %-formatting: the default is in the text already
 
     @override
     def _format_action_invocation(self, action: Action) -> str:
@@ -101,26 +101,26 @@ class OptionFormatter(HelpFormatter):
 
 
 def _described(action: Action) -> str:
-    """Return the text of an option, then in brackets its choices and its default."""
+    """Return the description of an option, with its choices and default in brackets."""
     if action.help == SUPPRESS:
         return SUPPRESS
     if (name := action.dest.rpartition(".")[2]) == "help":
         return (HELP | FIT_HELP).get(action.dest, "Show the options of one of the classes below.")
     facts = []
-    if not action.dest.startswith("trainer."):  # whose texts name those that people use
+    if not action.dest.startswith("trainer."):  # the descriptions of those name the common choices
         choices, classes = _choices(action), _classes(action)
         facts += [" or ".join(choices) if len(choices) < 3 else ", ".join(choices)] * (not _are_few(choices))
         facts += [", ".join(classes)]
     if action.required and action.option_strings:
         facts.append("from the data" if name in _data_arguments() else "required")
-    elif action.nargs != 0 and action.default not in UNSHOWN:
+    elif action.nargs != 0 and action.default not in HIDDEN_DEFAULTS:
         facts.append(f"default: {_shown(action.default)}")
     shown = "; ".join(filter(None, facts))
     return " ".join(filter(None, [action.help, shown and f"[{shown}]"]))
 
 
 def _data_arguments() -> Iterable[str]:
-    from kindling.models.task import DATA_ARGUMENTS  # imports torch, which `kindling new --help` does without
+    from kindling.models.task import DATA_ARGUMENTS  # imports torch, which `kindling new --help` does not need
 
     return DATA_ARGUMENTS
 
@@ -142,18 +142,18 @@ def _choices(action: Action) -> list[str]:
 
 
 def _are_few(choices: list[str]) -> bool:
-    """Return whether choices stand in braces, in place of the name of a value."""
+    """Return whether choices are short enough to be shown in braces instead of the name of a value."""
     return 0 < len(choices) < 4 and all(map(str.isidentifier, choices)) and len(" ".join(choices)) < 14
 
 
 def _classes(action: Action) -> list[str]:
-    """Return the short names of the classes that an option takes, without the bases to derive from."""
+    """Return the short names of the classes that an option takes, without base classes."""
     if not hasattr(action, "_typehint"):
         return []
     from kindling.cli.class_names import choosable_paths
 
     paths = choosable_paths(action._typehint)
-    if len(paths) > FEW:
+    if len(paths) > MAX_CLASSES:
         plugins = LOADED.values()
         paths = [path for path in paths if path.startswith("kindling.") or any(one.defines(path) for one in plugins)]
     return list(dict.fromkeys(path.rpartition(".")[2] for path in paths))
@@ -200,7 +200,7 @@ def arrange_page(parser: ArgumentParser, command: str, shows_all: bool) -> None:
     Args:
         parser: Parser of the command.
         command: The command.
-        shows_all: Whether to show also what few people need.
+        shows_all: Whether to also show options that few people need.
     """
     # argparse has no public way to hide or sort what others added:
     # https://github.com/python/cpython/blob/v3.13.0/Lib/argparse.py
@@ -210,7 +210,7 @@ def arrange_page(parser: ArgumentParser, command: str, shows_all: bool) -> None:
         is_config = action.dest in GROUP_TITLES and "CONFIG" in str(action.metavar)
         is_hidden = is_config or (is_rare and not shows_all)
         action.help = texts.get(action.dest, SUPPRESS if is_hidden else action.help)
-    if parser.usage is None:  # else the page is shown again
+    if parser.usage is None:  # otherwise the page is shown a second time
         add_option(parser)
     groups = [group for group in parser._action_groups if group.title != "Linked arguments"]  # not options
     for group in groups:

@@ -1,7 +1,7 @@
 """Options of `fit` other than those of model, data and Trainer."""
 
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Any, Literal
 
@@ -24,7 +24,7 @@ FLAGS |= diagnostics.FLAGS
 def early_stopping(
     monitor: str = "val/loss", mode: Literal["min", "max"] = "min", patience: int | None = 5
 ) -> EarlyStopping:
-    """Stop training when a metric stops improving.
+    """Stop training when a metric stops improving; on by default, after 5 validations.
 
     Args:
         monitor: Metric to monitor.
@@ -80,17 +80,6 @@ def add_fit_options(
     parser.add_argument("--test_after_fit", type=bool, default=True, help=TEST_AFTER_FIT)
     for flag, text in FLAGS.items():
         parser.add_argument(f"--{flag}", action="store_true", help=text)
-
-
-def given_model_arguments(typed: Sequence[str], configs: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """Yield the names of the model's arguments on the command line and in YAML files."""
-    for option in typed:
-        if option.startswith("--model."):
-            yield option.split("=")[0].removeprefix("--model.").removeprefix("init_args.")
-    for config in configs:
-        model = config.get("model")
-        if isinstance(model, dict) and isinstance(model.get("init_args"), dict):
-            yield from model["init_args"]
 
 
 def check_nonempty_run(command: str, trainer: Mapping[str, Any], tests: bool, trains: bool) -> None:

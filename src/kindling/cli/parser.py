@@ -78,7 +78,7 @@ class KindlingArgumentParser(LightningArgumentParser):
     """
 
     instantiators: list[tuple[Callable[..., Any], type, bool]] | None = None
-    shows_all: ClassVar[bool] = False  # of the Trainer's options, those that few need, too
+    shows_all: ClassVar[bool] = False  # whether help pages also show the Trainer options that few people need
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **{"formatter_class": OptionFormatter} | options)

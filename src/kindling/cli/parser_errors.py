@@ -13,7 +13,7 @@ from kindling.cli.class_names import class_arguments, describe_unknown
 from kindling.utils.errors import describe_misuse, unknown_option
 from kindling.utils.text import shorten, suggest
 
-# Messages of jsonargparse about a value in place of a class that is not a text.
+# Messages of jsonargparse about a value that should be a class but is not even a string.
 NOT_A_CLASS = re.compile(
     "unhashable type|is not iterable|Not a valid subclass|bytes-like object|Expected a dot import path string: *$",
     re.MULTILINE,

@@ -67,7 +67,7 @@ def describe(recipe: Path) -> str:
 
 
 def recipe_table(width: int) -> str:
-    """Return the names and descriptions of all recipes, for a help page of so many columns."""
+    """Return the names and descriptions of all recipes, in lines of at most `width` characters."""
     recipes = list_recipes()
     names = max(map(len, recipes))
     lines = [f"  {name:<{names}}  {describe(path)}" for name, path in recipes.items()]

@@ -15,7 +15,7 @@ from jsonargparse._completions_jsonschema import ParserJsonschema
 from jsonargparse._typehints import get_callable_return_type
 from typing_extensions import override
 
-from kindling.cli.class_names import choosable_paths, find_class
+from kindling.cli.class_names import choosable_paths, loaded_class
 from kindling.cli.help_pages import FIT_HELP, HELP
 from kindling.cli.lightning_cli import KindlingCLI
 from kindling.cli.option_checks import CHOICES
@@ -120,7 +120,7 @@ def full_paths(class_path: str) -> list[str]:
     cls: type = resolve_name(class_path)
     parts = cls.__module__.split(".")
     paths = (".".join([*parts[:number], cls.__name__]) for number in range(1, len(parts) + 1))
-    return list(dict.fromkeys([*(path for path in paths if find_class(path) is cls), class_path]))
+    return list(dict.fromkeys([*(path for path in paths if loaded_class(path) is cls), class_path]))
 
 
 def describe(class_path: str) -> str:

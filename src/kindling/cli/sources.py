@@ -9,17 +9,17 @@ from typing import Any, Self
 import yaml
 
 from kindling.cli.checkpoint_config import config_from_checkpoint
-from kindling.cli.options import given_model_arguments
 from kindling.cli.recipe_checks import OPTION_GROUPS
 from kindling.cli.recipes import find_recipes
 from kindling.cli.yaml_files import check_typed, read_yaml
 from kindling.models.task import DATA_ARGUMENTS
 from kindling.runs.checkpoints import read_checkpoint, restore_last
 from kindling.runs.find import find_checkpoint
+from kindling.runs.foreign import argument_names, typed_arguments
 from kindling.utils.errors import UsageError, UsageErrorParser
 
 
-def sets_rate_alone(recipes: Iterable[dict[str, Any]]) -> bool:
+def sets_only_learning_rate(recipes: Iterable[dict[str, Any]]) -> bool:
     """Return whether a recipe sets a learning rate, and neither it nor a later recipe sets a schedule."""
     is_alone = False
     for recipe in recipes:
@@ -68,7 +68,8 @@ class Sources:
         parser.add_argument("-c", "--config", action="append", default=[])
         named = parser.parse_known_args(typed)[0]
         configs = [Path(config) for config in named.config]
-        files = [read_yaml(path) for path in configs if path.is_file()]
+        for path in filter(Path.is_file, configs):
+            read_yaml(path)  # raises UsageError if it is invalid
         checkpoint, stored, config = None, {}, {}
         if named.ckpt_path is not None:
             checkpoint = find_checkpoint(named.ckpt_path, prefer="last" if command == "fit" else "best")
@@ -76,15 +77,15 @@ class Sources:
             config = config_from_checkpoint(checkpoint, stored, command, typed, configs)
         elif command != "fit" and not {"-h", "--help"}.intersection(typed):
             raise UsageError(f"{command} needs a trained model: --ckpt_path best, last, a run folder or a file")
-        given = set(given_model_arguments(typed, [*files, config])).intersection(DATA_ARGUMENTS)
-        return cls(typed, configs, checkpoint, stored, config, given)
+        given = typed_arguments("model", typed, configs) | argument_names(config.get("model"))
+        return cls(typed, configs, checkpoint, stored, config, given.intersection(DATA_ARGUMENTS))
 
     @property
     def names(self) -> set[str]:
         """Names of the options on the command line, including a learning rate set in an overlay."""
         names = {_key(option) for option in _split_options(self.typed)}
         recipes = (read_yaml(path) for path in self.configs if path.is_file())
-        return names | {"model.optimizer.lr"} if sets_rate_alone(recipes) else names
+        return names | {"model.optimizer.lr"} if sets_only_learning_rate(recipes) else names
 
     @property
     def model(self) -> str:

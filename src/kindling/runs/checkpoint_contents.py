@@ -45,7 +45,7 @@ def check_content(path: Path, checkpoint: Any) -> None:
     columns = _as_dict(fitted).get("columns")
     columns = [*columns] if isinstance(columns, list | tuple) else []
     is_table = bool(columns)
-    if (target := _as_dict(fitted).get("target")) is not None:  # of numbers: read as a column is
+    if (target := _as_dict(fitted).get("target")) is not None:  # a numeric target, stored like a column
         columns.append(target)
     states = checkpoint.get("optimizer_states")
     states = states if isinstance(states, list | tuple) else []
@@ -128,7 +128,7 @@ def _is_version(value: Any) -> bool:
 
 @contextmanager
 def restoring(path: Path | None) -> Iterator[None]:
-    """Replace an error of Lightning, while it restores a checkpoint, by one that names the file.
+    """Replace an error of Lightning, while it restores a checkpoint, with one that names the file.
 
     Raises:
         ValueError: In place of an error such as KeyError.

@@ -61,7 +61,10 @@ def results(runs: Sequence[Run]) -> dict[str, list[str]]:
 
 
 def differences(runs: Sequence[Run]) -> dict[str, list[str]]:
-    """Return the settings that differ between runs, by option; those that only some runs have, unless they are off."""
+    """Return the settings that differ between runs, by option.
+
+    A setting that only some runs have counts as different, unless it is off in those.
+    """
     settings = [run.settings() for run in runs]
     rows = {}
     for name in dict.fromkeys(name for one in settings for name in one if name not in IGNORED_OPTIONS):

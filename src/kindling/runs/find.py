@@ -45,9 +45,9 @@ def find_checkpoint(where: str | Path, prefer: Kind = "best", root: Path = RUNS)
 
 
 def _with_its_run(checkpoint: Path) -> Path:
-    """Return a checkpoint's path with the name of its run folder.
+    """Return a checkpoint's path that includes the name of its run folder.
 
-    The given path may lack it: `last.ckpt` in the working directory, `../checkpoints/last.ckpt`, or a link elsewhere.
+    A path may lack it: `last.ckpt` in the working directory, `../checkpoints/last.ckpt`, or a link elsewhere.
     """
     if checkpoint.is_symlink() and not is_in_run(checkpoint.absolute()):
         checkpoint = checkpoint.resolve()

@@ -60,7 +60,7 @@ def is_in_run(checkpoint: Path) -> bool:
 
 
 def surroundings_of(checkpoint: Path) -> Path:
-    """Return the folder that a stranger may have made around a checkpoint: code in it is not to be imported."""
+    """Return the folder around a checkpoint, which another user may have created: code in it must not be imported."""
     return checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else run_folder_of(checkpoint)
 
 

@@ -5,7 +5,6 @@
 
 import importlib.util
 import inspect
-import json
 import os
 import shlex
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -124,19 +123,19 @@ def typed_arguments(group: str, typed: Sequence[str], configs: Sequence[Path]) -
         if option.startswith(f"--{group}."):
             names.add(option.removeprefix(f"--{group}.").removeprefix("init_args.").partition(".")[0].rstrip("+"))
         elif option == f"--{group}":
-            names |= _argument_names(value or following)
+            with suppress(yaml.YAMLError):
+                names |= argument_names(yaml.safe_load(value or following))
     for config in configs:
         with suppress(OSError, UnicodeDecodeError, AttributeError):
-            names |= _argument_names(json.dumps(yaml.safe_load(config.read_text("utf-8")).get(group), default=str))
+            names |= argument_names(yaml.safe_load(config.read_text("utf-8")).get(group))
     return names
 
 
-def _argument_names(text: str) -> set[str]:
-    with suppress(yaml.YAMLError):
-        value = yaml.safe_load(text)
-        if isinstance(value, dict):
-            return {*(value["init_args"] if isinstance(value.get("init_args"), dict) else value)}
-    return set()
+def argument_names(group: Any) -> set[str]:
+    """Return the names of the arguments in the config of a class, with or without `init_args`; empty for a name."""
+    if not isinstance(group, dict):
+        return set()
+    return {*(group["init_args"] if isinstance(group.get("init_args"), dict) else group)}
 
 
 def _parameters(cls: type | None) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -106,10 +106,10 @@ def natural_key(name: str) -> list[tuple[int, str]]:
 
 
 def find_run(name: str, root: Path = RUNS) -> Path:
-    """Return a run folder, given by its path, or by a folder that contains runs: then the newest.
+    """Return a run folder, or the newest of the runs in a folder.
 
     Args:
-        name: Path, also relative to `root`.
+        name: Path of either, which may be relative to `root`.
         root: Folder of all runs.
 
     Raises:

@@ -117,7 +117,7 @@ def _has_type(value: object, kind: Any) -> bool:
 
 
 def _is_timestamp(text: str) -> bool:
-    """Return whether a text is empty or a valid time with a time zone."""
+    """Return whether a string is empty or a valid time with a time zone."""
     with suppress(ValueError):
         time = datetime.fromisoformat(text) if text else datetime.now(UTC)
         return time.tzinfo is not None and 1970 < time.year < 3000
@@ -133,7 +133,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _sanitize(value: Any) -> Any:
-    """Remove control characters from parsed JSON, and replace numbers that are not finite floats by None."""
+    """Remove control characters from parsed JSON, and replace numbers that are not finite floats with None."""
     match value:
         case str():
             return strip_control_characters(value)

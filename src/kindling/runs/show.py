@@ -91,7 +91,7 @@ def describe(run: Run) -> Iterator[tuple[str, str]]:
 
 
 def reproduce(run: Run) -> Iterator[str]:
-    """Yield how to train the same weights again: first what prevents it, then the commands."""
+    """Yield lines on how to train the same weights again: first the obstacles, then the commands."""
     record, config, settings = run.metadata, run.path / "config.yaml", run.settings()
     if not settings:
         yield "this run can't be reproduced: its config.yaml is missing"

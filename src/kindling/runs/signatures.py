@@ -1,4 +1,4 @@
-"""Signatures of runs and checkpoints, by which Kindling tells those of this user from others.
+"""Signatures that distinguish the runs and checkpoints of this user from those of others.
 
 `fit` signs its `config.yaml` and the classes in its checkpoints with a key of this user.
 """
@@ -22,7 +22,10 @@ SIGNATURE = "signature"  # key of a checkpoint
 
 
 def sign(config: Path) -> None:
-    """Append signatures of a configuration, and of it in its folder; without a place for the key, do nothing."""
+    """Append two signatures to a config file, one of its text and one of its text and folder.
+
+    Does nothing if no key can be stored.
+    """
     if key := _key(create=True):
         text = config.read_text(encoding="utf-8")
         with config.open("a", encoding="utf-8") as file:
@@ -36,7 +39,7 @@ def is_own(config: Path) -> bool:
 
 
 def is_own_here(run: Path) -> bool:
-    """Return whether a run was created by this user in its present folder; only then are links in it followed."""
+    """Return whether this user created a run in its current folder; only then are links in it followed."""
     text, signatures, key = _signed(config := run / "config.yaml")
     return key is not None and hmac.compare_digest(_signature(_in_place(text, config), key).encode(), signatures[-1])
 
@@ -55,9 +58,9 @@ def _in_place(text: str, config: Path) -> str:
 
 
 def sign_checkpoint(checkpoint: Mapping[str, Any]) -> dict[str, str]:
-    """Return the signature to store in a checkpoint; empty without a place for the key."""
+    """Return the signature to store in a checkpoint; empty if no key can be stored."""
     key = _key(create=True)
-    return {SIGNATURE: _signature(_named_in(checkpoint), key)} if key else {}
+    return {SIGNATURE: _signature(_signed_text(checkpoint), key)} if key else {}
 
 
 def is_own_checkpoint(stored: Mapping[str, Any], checkpoint: Path) -> bool:
@@ -65,7 +68,7 @@ def is_own_checkpoint(stored: Mapping[str, Any], checkpoint: Path) -> bool:
     if SIGNATURE not in stored:
         return is_in_run(checkpoint) and is_own(run_folder_of(checkpoint) / "config.yaml")
     key, signature = _key(), str(stored[SIGNATURE])
-    return key is not None and hmac.compare_digest(_signature(_named_in(stored), key).encode(), signature.encode())
+    return key is not None and hmac.compare_digest(_signature(_signed_text(stored), key).encode(), signature.encode())
 
 
 def plugin_sources(stored: Mapping[str, Any], checkpoint: Path) -> dict[str, str]:
@@ -73,7 +76,7 @@ def plugin_sources(stored: Mapping[str, Any], checkpoint: Path) -> dict[str, str
     return dict(stored.get("plugins") or {}) if is_own_checkpoint(stored, checkpoint) else {}
 
 
-def _named_in(checkpoint: Mapping[str, Any]) -> str:
+def _signed_text(checkpoint: Mapping[str, Any]) -> str:
     parts = [checkpoint.get(name) for name in ("hyper_parameters", "datamodule_hyper_parameters")]
     return json.dumps([None if part is None else {**part} for part in parts], default=str)
 

@@ -28,7 +28,7 @@ def local_time(timestamp: str) -> str:
 
 
 def format_epochs(run: Run) -> str:
-    """Return the completed epochs and all: 3/12."""
+    """Return the completed and the planned epochs: 3/12."""
     done, total = run.metadata.epochs, run.metadata.max_epochs
     return "" if done is None else f"{done}/{total}" if total else str(done)
 

@@ -28,12 +28,12 @@ logger = logging.getLogger(__name__)
 SAFE_TEXT = re.compile(r"[\w:.-]*")  # not a path
 DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")  # jsonargparse may import these
 MAX_VALUES = 100_000  # of a configuration
-SECTIONS = ("model", "data", "trainer", "checkpoint", "early_stopping")  # a text in their place would be a config file
+SECTIONS = ("model", "data", "trainer", "checkpoint", "early_stopping")  # as a string, the path of a config file
 CLASSES = ("logger", "callbacks", "plugins", "default_root_dir")  # Trainer options that take class names and paths
 AVERAGING = [f"kindling.{package}.{name}" for package in ("training", "callbacks") for name in ("EMA", "SWA")]
 
 
-def harmless(config: dict[str, Any], source: Path) -> dict[str, Any]:
+def drop_unsafe(config: dict[str, Any], source: Path) -> dict[str, Any]:
     """Return the safe values of a configuration from elsewhere, and log the names of the others.
 
     Args:
@@ -102,7 +102,7 @@ def check_classes(stored: Any, run: Path, what: str = "model", plugins: Mapping[
 
 
 def _comes_with(spec: ModuleSpec, run: Path) -> bool:
-    """Return whether a package is inside a run folder, or around it: any folder in the working directory is one."""
+    """Return whether a package is inside a run folder or contains it: any folder can be imported as a package."""
     places = {Path(place).resolve() for place in (*(spec.submodule_search_locations or []), spec.origin or "") if place}
     run = run.resolve()
     if any(place == run or run in place.parents for place in places):
@@ -151,12 +151,12 @@ def nested(value: Any, specs: bool = True) -> Iterator[Any]:
 
 
 def texts(value: Any) -> Iterator[str]:
-    """Yield all texts in nested lists and dictionaries."""
+    """Yield all strings in nested lists and dictionaries."""
     return (item for item in nested(value, specs=False) if isinstance(item, str))
 
 
 def dotted_names(value: Any) -> Iterator[str]:
-    """Yield all texts that jsonargparse may import."""
+    """Yield all strings that jsonargparse may import."""
     return (text for text in texts(value) if DOTTED.fullmatch(text.strip()))
 
 

@@ -1,4 +1,4 @@
-"""The callback that fills TensorBoard's tabs beside the curves."""
+"""The callback that fills all of TensorBoard's tabs except the curves."""
 
 import time
 from functools import partial
@@ -33,8 +33,8 @@ from kindling.utils.pictures import are_images
 from kindling.utils.text import format_numbers
 
 SAMPLES = 30  # training images on the sheet
-STORED = 1_000_000  # numbers of the best predictions that a checkpoint stores, 4 MB
-HISTOGRAM_SHARE = 0.005  # of the training time
+MAX_STORED_NUMBERS = 1_000_000  # 4 MB; larger predictions of the best epoch are not stored in checkpoints
+HISTOGRAM_SHARE = 0.005  # maximum share of the training time spent on histograms
 
 
 class Dashboard(TestOutputCollector):
@@ -60,7 +60,7 @@ class Dashboard(TestOutputCollector):
     @override
     def state_dict(self) -> dict[str, Any]:
         best = [tensor.cpu() for tensor in self._best or ()]
-        return {"metrics": self._metrics, "best": best if sum(map(torch.numel, best)) <= STORED else []}
+        return {"metrics": self._metrics, "best": best if sum(map(torch.numel, best)) <= MAX_STORED_NUMBERS else []}
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

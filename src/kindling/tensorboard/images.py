@@ -1,5 +1,6 @@
 """Images for TensorBoard: sheets of samples with captions, filters, and the confusion matrix."""
 
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,12 +13,12 @@ from kindling.evaluation.predictions import NO_PREDICTION
 from kindling.utils.pictures import to_pil_image
 from kindling.utils.text import shorten
 
-SIDE = 96  # pixels of the longer side of an image on a sheet
-GAP, LINE = 6, 19  # pixels between images; height of a line of a caption
+SIDE = 96  # longer side of an image on a sheet, in pixels
+GAP, LINE = 6, 19  # pixels between images; height of a caption line in pixels
 FONT = 16  # pixels: TensorBoard shows a sheet at half its size
 BACKGROUND = (226, 232, 240)  # neither black nor white, as the edges of filters and digits are
 NAME_LENGTH = 16  # characters of a class name in the confusion matrix
-MOST_NUMBERS = 20  # more classes leave no room for names and numbers
+MAX_LABELED_CLASSES = 20  # more leave no room for names and numbers in the confusion matrix
 
 
 def image_grid(images: Tensor, captions: Sequence[Sequence[str]] = (), columns: int = 6) -> Image.Image:
@@ -44,7 +45,7 @@ def image_grid(images: Tensor, captions: Sequence[Sequence[str]] = (), columns: 
     return sheet
 
 
-def first_filters(network: nn.Module, most: int = 64) -> Tensor | None:
+def first_filters(network: nn.Module, max_filters: int = 64) -> Tensor | None:
     """Return the filters of the first convolution as images (N, C, h, w) in [0, 1]; None without a convolution.
 
     0.5 stands for zero. Filters of 3 channels are in color; of others, the first channel is returned.
@@ -52,7 +53,7 @@ def first_filters(network: nn.Module, most: int = 64) -> Tensor | None:
     layers = (module for module in network.modules() if isinstance(module, nn.Conv2d))
     if (layer := next(layers, None)) is None:
         return None
-    filters = layer.weight.detach()[:most].float()  # (out, in, h, w)
+    filters = layer.weight.detach()[:max_filters].float()  # (out, in, h, w)
     filters = filters if filters.shape[1] == 3 else filters[:, :1]
     return 0.5 + 0.5 * filters / filters.abs().amax(dim=(1, 2, 3), keepdim=True).clamp(min=1e-12)
 
@@ -67,13 +68,13 @@ def confusion_figure(counts: Tensor, names: Sequence[str]) -> Figure:
     names = [shorten(name, NAME_LENGTH) for name in names]
     columns = [*names, NO_PREDICTION] if counts[:, -1].any() else names
     counts = counts[:, : len(columns)]
-    side = 1.6 + 0.26 * min(len(names), MOST_NUMBERS)  # inches; small, as TensorBoard shrinks the image
+    side = 1.6 + 0.26 * min(len(names), MAX_LABELED_CLASSES)  # inches; small, as TensorBoard shrinks the image
     figure = Figure(figsize=(side, side), dpi=150, layout="constrained")
     axes = figure.subplots()
     shares = counts / counts.sum(1, keepdim=True).clamp(min=1)
     axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1)
     axes.set(xlabel="prediction", ylabel="label")
-    if len(names) <= MOST_NUMBERS:
+    if len(names) <= MAX_LABELED_CLASSES:
         rotation = 90 if max(map(len, columns)) > 3 else 0
         axes.set_xticks(range(len(columns)), columns, rotation=rotation, parse_math=False)
         axes.set_yticks(range(len(names)), names, parse_math=False)
@@ -86,3 +87,10 @@ def confusion_figure(counts: Tensor, names: Sequence[str]) -> Figure:
 def add_picture(writer: SummaryWriter, tag: str, picture: Image.Image, step: int) -> None:
     """Write a PIL image."""
     writer.add_image(tag, np.asarray(picture), step, dataformats="HWC")
+
+
+def add_plot(writer: SummaryWriter, tag: str, plot: Figure, step: int) -> None:
+    """Write a plot; the font shows boxes for the characters that it lacks."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")
+        writer.add_figure(tag, plot, step)

@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 METRICS = re.compile(r"\| _counted")  # rows of a summary that are not part of the network
 BINS = 64
-VALUES = 100_000  # of a tensor; a histogram of more looks the same and takes longer
+MAX_VALUES = 100_000  # of a tensor; a histogram of more looks the same and takes longer
 
 
 def write_texts(writer: SummaryWriter, model: LightningModule, step: int) -> None:
@@ -63,7 +63,7 @@ def write_histograms(writer: SummaryWriter, model: LightningModule, step: int) -
 def write_histogram(writer: SummaryWriter, tag: str, values: Tensor, step: int) -> None:
     """Write one histogram; torch's `add_histogram` takes ten times as long."""
     flat = values.flatten().float()
-    flat = flat[:: -(-len(flat) // VALUES)].cpu()
+    flat = flat[:: -(-len(flat) // MAX_VALUES)].cpu()
     counts, edges = torch.histogram(flat, BINS)
     low, high, total, squares = map(float, (flat.min(), flat.max(), flat.sum(), flat.square().sum()))
     writer.add_histogram_raw(tag, low, high, len(flat), total, squares, edges[1:].tolist(), counts.tolist(), step)
@@ -83,7 +83,7 @@ def write_network(writer: SummaryWriter, model: LightningModule, step: int) -> N
         return
     inputs = move_data_to_device(inputs, model.device)
     network = copy.copy(network)
-    network._compiled_call_impl = None  # which copies of a LightningModule keep, and which can't be traced
+    network._compiled_call_impl = None  # copies of a LightningModule keep it, and it can't be traced
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), _jit_is_scripting():
             warnings.simplefilter("ignore")  # the traced network is only drawn, never run

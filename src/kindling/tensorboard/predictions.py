@@ -1,6 +1,5 @@
-"""Predictions for a split in TensorBoard: those of a classifier, and what they share with those of regression."""
+"""Predictions of a classifier in TensorBoard, and the code shared with those of a regression model."""
 
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -8,15 +7,15 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from kindling.evaluation.predictions import NO_PREDICTION, Predictions
-from kindling.tensorboard.images import add_picture, confusion_figure, image_grid
+from kindling.tensorboard.images import add_picture, add_plot, confusion_figure, image_grid
 from kindling.utils.pictures import are_images
 from kindling.utils.text import shorten
 
 Inputs = Callable[[Tensor], Tensor | None]  # returns the inputs (n, ...) of the samples with these indices
 Texts = list[tuple[str, ...]]
 
-WORST = 30
-CURVES = 20  # precision-recall curves at most: of the classes with the most samples
+WORST = 30  # worst predictions to show
+MAX_CURVES = 20  # precision-recall curves: of the classes with the most samples
 
 
 class PredictionTabs(Protocol):
@@ -69,10 +68,8 @@ class ClassificationTabs:
     def write(self, writer: SummaryWriter, step: int) -> None:
         """Write the confusion matrix and a precision-recall curve for each class."""
         predictions, names = self.predictions, self.class_names
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Glyph")  # the font shows boxes for the characters it lacks
-            writer.add_figure("pictures/confusion matrix", confusion_figure(predictions.confusion_matrix, names), step)
-        largest = predictions.confusion_matrix.sum(1).argsort(descending=True, stable=True)[:CURVES]
+        add_plot(writer, "pictures/confusion matrix", confusion_figure(predictions.confusion_matrix, names), step)
+        largest = predictions.confusion_matrix.sum(1).argsort(descending=True, stable=True)[:MAX_CURVES]
         for label in sorted(largest.tolist()):
             tag, probabilities = f"precision-recall/{shorten(names[label])}", predictions.probabilities[:, label]
             writer.add_pr_curve(tag, predictions.labels == label, probabilities.nan_to_num(), step)

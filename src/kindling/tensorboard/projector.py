@@ -15,10 +15,10 @@ from kindling.training.test_outputs import gather_samples
 from kindling.utils.inputs import to_float
 from kindling.utils.pictures import are_images
 
-POINTS = 1000  # a browser rotates more of them slowly
-FEATURES = 200  # the projector itself uses no more dimensions of a point
+MAX_POINTS = 1000  # browsers rotate more of them slowly
+MAX_FEATURES = 200  # the projector ignores further dimensions of a point
 TAG = "last_hidden_layer"
-SPRITE = 32  # pixels, side of the image of a point
+SPRITE = 32  # height and width of a point's image in pixels
 
 
 class HiddenFeatures:
@@ -50,7 +50,7 @@ def write_projector(
     writer: SummaryWriter, features: Tensor, predictions: PredictionTabs, inputs: Inputs, step: int
 ) -> None:
     """Write up to 1,000 points of hidden features (N, features) with targets, predictions and images."""
-    chosen = torch.linspace(0, len(features) - 1, min(len(features), POINTS)).long()
+    chosen = torch.linspace(0, len(features) - 1, min(len(features), MAX_POINTS)).long()
     sprites = None
     if are_images(inputs(chosen[:1])):
         parts = [inputs(part) for part in torch.split(chosen, 50)]  # photos as floats are large
@@ -73,8 +73,8 @@ def to_sprites(images: Tensor) -> Tensor:
 
 def reduce_features(points: Tensor) -> Tensor:
     """Return points (N, features), reduced to their first principal components if they have many features."""
-    if points.shape[1] <= FEATURES or not points.isfinite().all():  # PCA fails on NaN, from a model that diverged
-        return points[:, :FEATURES]
+    if points.shape[1] <= MAX_FEATURES or not points.isfinite().all():  # PCA fails on NaN, from a model that diverged
+        return points[:, :MAX_FEATURES]
     from sklearn.decomposition import PCA  # scikit-learn imports pandas: 0.5 s
 
-    return torch.from_numpy(PCA(min(FEATURES, len(points)), svd_solver="full").fit_transform(points.numpy()))
+    return torch.from_numpy(PCA(min(MAX_FEATURES, len(points)), svd_solver="full").fit_transform(points.numpy()))

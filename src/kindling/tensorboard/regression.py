@@ -1,12 +1,11 @@
 """Predictions of a regression model in TensorBoard."""
 
-import warnings
-
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from kindling.evaluation.regression import RegressionPredictions
 from kindling.evaluation.regression_charts import error_chart, error_histogram, prediction_chart
+from kindling.tensorboard.images import add_plot
 from kindling.tensorboard.predictions import Texts
 from kindling.utils.text import format_numbers
 
@@ -38,10 +37,8 @@ class RegressionTabs:
         finite = self.predictions.finite
         if not len(finite.targets):
             return
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Glyph")  # the font shows boxes for the characters it lacks
-            for tag, chart in CHARTS.items():
-                writer.add_figure(tag, chart(finite), step)
+        for tag, chart in CHARTS.items():
+            add_plot(writer, tag, chart(finite), step)
 
     def worst(self, number: int) -> Tensor:
         """Return the indices of the predictions with the largest absolute errors, largest first."""

@@ -130,11 +130,11 @@ def _check_overfits(model: LightningModule, data: LightningDataModule) -> None:
 
 
 class _KilledError(Exception):
-    """Ends a training as a crash does."""
+    """Ends training as a crash does."""
 
 
 class _Killer(Callback):
-    """Counts the batches of a training, and ends it before one of them."""
+    """Counts training batches, and ends training before one of them."""
 
     def __init__(self, batch: int | None = None) -> None:
         self.batch = batch

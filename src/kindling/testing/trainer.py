@@ -1,4 +1,4 @@
-"""A Trainer for short trainings without files."""
+"""A Trainer for short runs without files."""
 
 from typing import Any
 

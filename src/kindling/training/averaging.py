@@ -44,7 +44,7 @@ class EMA(Averaging):
     """Exponential moving average of the weights, updated after each optimizer step.
 
     The decay rises to its final value as (1 + n) / (10 + n) after n updates, so that the random initial weights are
-    forgotten soon even in a short training.
+    forgotten soon even in a short run.
 
     Args:
         decay: Weight of the previous average in each update, in [0, 1). At 0.99 the last few hundred steps count.

@@ -106,7 +106,7 @@ class BestCheckpoint(ModelCheckpoint):
 
 
 class RunEarlyStopping(EarlyStopping):
-    """Early stopping configured by `--early_stopping`; users may add another EarlyStopping."""
+    """Early stopping configured by `--early_stopping` (`patience` null turns it off); users may add another one."""
 
     @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

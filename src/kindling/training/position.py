@@ -32,12 +32,12 @@ def is_within_epoch(trainer: Trainer) -> bool:
 def mark_within_epoch(loops: Loops, batch_is_over: bool) -> None:
     """Change the state of the loops, saved within an epoch, so that Lightning resumes with the next batch.
 
-    Lightning resumes so from the state after a batch and before its validation, which it takes as done. If training is
-    about to stop, the epoch is already marked as processed, which is undone.
+    Lightning does so if the state looks like one between a batch and its validation, and skips that validation. If
+    training is about to stop, the epoch is already marked as processed, which is undone.
 
     Args:
         loops: Changed in place.
-        batch_is_over: Whether the state was saved after the batch, and not by one of its hooks.
+        batch_is_over: Whether the state was saved after the batch rather than in one of its hooks.
     """
     batch, epoch = loops["epoch_loop.batch_progress"], loops["epoch_progress"]
     for counter in COUNTERS:

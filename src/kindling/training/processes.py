@@ -1,4 +1,4 @@
-"""Starts, watches and ends the processes of a training on several devices, and reports one error for all."""
+"""Starts, monitors and ends the processes of a run on several devices, and reports one error for all of them."""
 
 import logging
 import multiprocessing
@@ -28,16 +28,16 @@ from kindling.utils.text import program_name
 
 logger = logging.getLogger(__name__)
 
-GRACE_SECONDS = 5.0  # time in which a process should notice by itself that another one has failed
+GRACE_SECONDS = 5.0  # time that a process has to notice that another one has failed
 PARENT_VARIABLE = "KINDLING_PARENT"  # environment variable with the PID of the main process, set by `Launcher`
 
 
 class PeerError(ConnectionError):
-    """Another process of a distributed training has failed."""
+    """Another process of a distributed run has failed."""
 
 
 class Launcher(_SubprocessScriptLauncher):
-    """Starts the command once more for each further device, and reports a failure of any process as one error.
+    """Starts the command again for each additional device, and reports a failure of any process as one error.
 
     The stderr of the other processes is captured: the main process reports its own error, or else the error line of
     the process that failed. With Lightning's launcher all processes write, and the main process is killed by SIGKILL.
@@ -92,7 +92,7 @@ class Launcher(_SubprocessScriptLauncher):
             self.procs.append(subprocess.Popen(_basic_subprocess_cmd(), env=variables, stderr=target))
 
     def _watch(self) -> None:
-        """End the main process if another one has failed and it does not notice: in a rendezvous, or with NCCL."""
+        """End the main process if another one has failed and it does not notice, as in a rendezvous or with NCCL."""
         while not any(process.poll() for process in self.procs):
             time.sleep(0.2)
         time.sleep(GRACE_SECONDS)
@@ -104,7 +104,7 @@ class Launcher(_SubprocessScriptLauncher):
             os._exit(1)
 
     def _wait_for_reason(self) -> str:
-        """Return the reason why another process has failed in one line; print its traceback if it has one."""
+        """Return one line on why another process has failed; print its traceback if there is one."""
         until = time.monotonic() + GRACE_SECONDS
         while self.procs and time.monotonic() < until and not any(process.poll() for process in self.procs):
             time.sleep(0.05)
@@ -196,7 +196,7 @@ def watch_parents() -> None:
 
 
 def replace_spawn(strategy: Any) -> Any:
-    """Replace a strategy that spawns or forks processes by one that starts commands.
+    """Replace a strategy that spawns or forks processes with one that starts commands.
 
     Spawned processes train copies of model, data and callbacks, whose state the main process would not get back.
     """

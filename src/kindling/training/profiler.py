@@ -35,8 +35,8 @@ class EpochProfiler(Profiler):
     """Times the parts of each training epoch, and traces every operator of steps 6 to 10.
 
     When training ends or is stopped, it prints a table and writes it to `profile.txt`; the trace is written to
-    `profile.pt.trace.json`, which https://ui.perfetto.dev and TensorBoard's profiler open. On a GPU the table shows the
-    time of the CPU, including its waiting for the GPU; the trace shows that of the GPU.
+    `profile.pt.trace.json`, which https://ui.perfetto.dev and TensorBoard's profiler open. On a GPU, the table shows
+    CPU time, which includes waiting for the GPU; the trace shows GPU time.
 
     Args:
         run: The run folder.
@@ -91,7 +91,7 @@ class EpochProfiler(Profiler):
         epochs, batches = self.counts[EPOCH], self.counts[BATCH]
         if self._stage != "fit" or not batches:
             return
-        self._tracer.stop()  # still running after less than ten steps
+        self._tracer.stop()  # still running if there were fewer than ten steps
         total = sum(self.seconds.values())
         table = Table(title=f"time per epoch, {count_noun(epochs, 'epoch', 'epochs')} of {batches // epochs} batches")
         table.title_justify = "left"

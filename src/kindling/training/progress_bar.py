@@ -13,12 +13,12 @@ from kindling.runs.metric_names import split_of
 from kindling.utils.last_output import note_output
 from kindling.utils.text import format_metric
 
-MAX_METRICS = 3  # without a split, in the line of an epoch
+MAX_METRICS = 3  # number of metrics without a split that are printed after an epoch
 LEARNING_RATE = re.compile(r"lr(-|$)")  # names logged by LearningRateMonitor
 
 
 class ProgressBar(TQDMProgressBar):
-    """Lightning's progress bar without one for validation; if the output is not a terminal, a line per epoch."""
+    """Lightning's progress bar without the one for validation; outside of a terminal, prints one line per epoch."""
 
     def __init__(self) -> None:
         super().__init__(refresh_rate=10)

@@ -30,7 +30,7 @@ def restore_random_state(state: dict[str, Any]) -> None:
 
 
 def gather_states(state: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the states of all processes of a distributed training by rank; each process must call it."""
+    """Return the states of all processes of a distributed run, by rank; every process must call it."""
     if not (distributed.is_available() and distributed.is_initialized()):
         return [state]
     states: list[Any] = [None] * distributed.get_world_size()

@@ -1,4 +1,4 @@
-"""Saves checkpoints from which a run resumes bit-exactly."""
+"""Saves checkpoints from which a run resumes bit-exactly, and handles Ctrl-C and SIGTERM during training."""
 
 import logging
 import os
@@ -26,7 +26,7 @@ from kindling.training.position import is_within_epoch, mark_within_epoch, posit
 from kindling.training.random_state import gather_states, random_state, restore_random_state
 from kindling.training.test_outputs import TestOutputCollector
 from kindling.training.training_plots import PlotTrainingHistory
-from kindling.training.user_callbacks import leave_to_original
+from kindling.training.user_callbacks import save_inside_copy
 from kindling.utils.files import atomic_write
 from kindling.utils.hyperparameters import is_same_factory
 from kindling.utils.plugins import sources
@@ -66,7 +66,7 @@ class ExactResume(Callback):
         self._validated: dict[str, Any] = {}
         self._saving = False  # whether this callback saves, and not a ModelCheckpoint
         self._saved_step, self._saved_at = 0, 0.0  # step and time (s) of the last checkpoint
-        self._stops = self._is_saved = False  # within an epoch
+        self._stops = self._is_saved = False  # whether training stops, and is saved, within an epoch
         self._max_steps = -1
 
     @override
@@ -117,7 +117,7 @@ class ExactResume(Callback):
             if state and isinstance(callback, ModelCheckpoint):
                 callback.current_score = state["current_score"]
                 if self._continues_run(trainer):
-                    leave_to_original(callback, state["dirpath"] or "", self.run, self._is_copy)
+                    save_inside_copy(callback, state["dirpath"] or "", self.run, self._is_copy)
                 move_best(state, str(callback.dirpath), self._continues_run(trainer))
 
     def _continues_run(self, trainer: Trainer) -> bool:
@@ -284,19 +284,19 @@ def keep_previous(path: Path) -> None:
     with atomic_write(previous) as temporary:
         try:
             temporary.hardlink_to(path)
-        except OSError:  # no hard links; copied, not moved, so that a kill never leaves no `path`
+        except OSError:  # no hard links; copied rather than moved, so that `path` exists at any moment
             shutil.copyfile(path, temporary)
 
 
 def move_best(state: dict[str, Any], folder: str, is_same_run: bool) -> None:
     """Update the paths in the state of a ModelCheckpoint, which Lightning stores and compares as strings.
 
-    If the folder was moved, copied or given by another path, ModelCheckpoint would forget its best score or delete the
-    best checkpoint as outdated. A new run owns no file of the run that it starts from.
+    If the folder was moved, copied or reached by another path, ModelCheckpoint would forget its best score or delete
+    the best checkpoint as outdated. A new run does not own the files of the run from which it starts.
 
     Args:
         state: The state of the ModelCheckpoint; changed in place.
-        folder: Folder of its checkpoints now.
+        folder: Current folder of its checkpoints.
         is_same_run: Whether the run resumes in its folder or in a copy of it.
     """
     before = state["dirpath"]

@@ -30,14 +30,14 @@ class TerminateOnNaN(Callback):
 
     The error names step and epoch (both counted from 1), learning rate, and the first non-finite layer.
 
-    Synchronising with a GPU in each step would slow it down, so the loss is checked there when its copy has arrived, a
+    Synchronizing with a GPU in each step would slow it down, so there the loss is checked once its copy has arrived, a
     step or two later. By then the weights contain NaN, and the layer can't be found.
 
     Args:
-        wait: Whether to synchronize with the GPU in each step nevertheless.
+        wait: Whether to synchronize with the GPU in each step, which finds the layer.
 
     Raises:
-        NotFiniteError: In all processes of a distributed training.
+        NotFiniteError: In all processes of a distributed run.
     """
 
     def __init__(self, wait: bool = False) -> None:

@@ -109,8 +109,8 @@ def _separate_files(callback: ModelCheckpoint, run: Path) -> None:
         raise ValueError(f"{callback.filename}.ckpt is reserved for Kindling: give ModelCheckpoint another filename")
 
 
-def leave_to_original(callback: ModelCheckpoint, stored: str, run: Path, is_copy: bool) -> None:
-    """Make a user's ModelCheckpoint save inside a copied run: a folder outside of it belongs to the original.
+def save_inside_copy(callback: ModelCheckpoint, stored: str, run: Path, is_copy: bool) -> None:
+    """Make a user's ModelCheckpoint save inside a copied run, because a folder outside of it belongs to the original.
 
     Args:
         callback: A ModelCheckpoint of the resumed run; its `dirpath` is changed in place.

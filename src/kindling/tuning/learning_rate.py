@@ -21,7 +21,7 @@ from kindling.tuning.short_fit import clone_model, short_fit
 SMOOTHING_STEPS = 6  # standard deviation of the Gaussian that smooths the losses
 MIN_LOSSES = 30  # fewer do not make a curve
 DIVERGENCE_FACTOR = 4.0  # the sweep stops at this multiple of the lowest loss,
-RECENT_LOSSES = 5  # both medians of so many: the loss of a single small batch may be anything
+RECENT_LOSSES = 5  # both are medians of this many losses, since the loss of a single small batch is noisy
 PEAKED_SCHEDULES = ("OneCycle", "OneCycleLR")  # at their highest rate only for a moment
 STEADY_FACTOR = 0.25  # of the suggested peak, for schedules that stay at their highest rate
 

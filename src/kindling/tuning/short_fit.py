@@ -17,7 +17,7 @@ TRAINER_KEYS = ("accelerator", "precision", "accumulate_grad_batches", "gradient
 
 
 def clone_model(model: BaseTask) -> BaseTask:
-    """Return a copy of a model without schedule, warm-up and a backbone that is unfrozen later.
+    """Return a copy of a model without schedule and warm-up; a frozen backbone stays frozen.
 
     Raises:
         ValueError: If the model has nothing to train.

@@ -18,7 +18,7 @@ def program_name() -> str:
 
 
 def suggest(name: str, known: Iterable[str], group: str = "") -> str:
-    """Return a hint at the known name that is most similar or begins alike, ignoring case; empty if there is none.
+    """Return a hint with the known name that is most similar or begins the same, ignoring case; empty if none is.
 
     Examples:
         >>> suggest("lrr", ["lr", "momentum"], "optimizer.")
@@ -35,14 +35,14 @@ def suggest(name: str, known: Iterable[str], group: str = "") -> str:
 
 
 def strip_control_characters(text: str) -> str:
-    """Return a text with a space in place of each line break and other non-printable character."""
+    """Replace each line break and other non-printable character with a space."""
     if text.isprintable():
         return text
     return "".join(character if character.isprintable() else " " for character in text)
 
 
 def shorten(text: str, max_length: int = 280) -> str:
-    """Return a text as one printable line, with "..." in place of its middle if it is longer than `max_length`.
+    """Return a text as one printable line; if it is longer than `max_length`, "..." replaces its middle.
 
     Examples:
         >>> shorten("there is no file " + "x" * 50 + ": give another", max_length=40)
