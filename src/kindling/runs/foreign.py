@@ -9,6 +9,7 @@ import os
 import shlex
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
+from itertools import zip_longest
 from pathlib import Path, PurePath
 from typing import Any, get_args, get_type_hints
 
@@ -118,7 +119,7 @@ def check_functions(model: Mapping[str, Any], typed: Collection[str], source: Pa
 def typed_arguments(group: str, typed: Sequence[str], configs: Sequence[Path]) -> set[str]:
     """Return the names of a group's arguments, model or data, on the command line or in its config files."""
     names = set()
-    for option, following in zip(typed, [*typed[1:], ""], strict=True):
+    for option, following in zip_longest(typed, typed[1:], fillvalue=""):
         option, _, value = option.partition("=")
         if option.startswith(f"--{group}."):
             names.add(option.removeprefix(f"--{group}.").removeprefix("init_args.").partition(".")[0].rstrip("+"))
