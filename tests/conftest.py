@@ -1,4 +1,4 @@
-"""A tiny real MNIST, and `kindling` as a user calls it but without the seconds that starting Python takes."""
+"""Fixtures of all tests: `kindling` runs a command in this process, `trained` trains once, `mnist` is a tiny MNIST."""
 
 import gc
 import hashlib
@@ -27,10 +27,10 @@ from kindling.evaluation.report.html import element
 from kindling.utils import plugins
 from template import make_repository
 
-pytest_plugins = ["rows"] if find_spec("rows") else []  # the table that others read too
+pytest_plugins = ["rows"] if find_spec("rows") else []  # fixtures of tables, shared by several folders
 CONFIGS = Path(__file__).parents[1] / "configs"
 
-# The smallest real training there is: half a second.
+# The smallest run that really trains: half a second.
 TINY = (
     "--model MLPClassifier --model.hidden [8] --data SyntheticDataModule --data.num_samples 300 --data.batch_size 32 "
     "--trainer.max_epochs 2 --run_name tiny"
@@ -39,14 +39,14 @@ TINY = (
 
 @dataclass(frozen=True)
 class Result:
-    """What a command leaves on the screen."""
+    """Exit code and output of a command."""
 
     code: int
     out: str
     err: str
 
 
-# A small network of torchvision, and the few digits on which it learns: four steps an epoch.
+# A small network of torchvision and a few digits to fine-tune it on: four steps per epoch.
 SHUFFLENET = "shufflenet_v2_x0_5"
 TRANSFER = (
     "fit --model TransferClassifier --model.backbone shufflenet_v2_x0_5 --data DigitsDataModule --data.shots 10 "
@@ -59,13 +59,13 @@ Train = Callable[..., None]
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_setupnodes() -> None:
-    """Gives each of `pytest -n 2` one thread: two torch with two threads each wait for one another all the time."""
+    """Give each process of `pytest -n` one thread: more threads than cores slow each other down."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks the further cases of a test as slow if `quick_cases` says how many `make test` runs."""
+    """Mark the cases of a test beyond the number in its `quick_cases` mark as slow."""
     seen: Counter[str] = Counter()
     for item in items:
         if mark := item.get_closest_marker("quick_cases"):
@@ -76,14 +76,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Exempts what the tests have imported from garbage collection: each takes 0.3 s otherwise."""
+    """Exempt imported modules from garbage collection, where each pass over them takes 0.3 s."""
     gc.collect()
     gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
 def settings_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Runs are signed with a key of the tests; nothing is written to the home folder."""
+    """Sign runs with a key of the tests, and write nothing to the home folder."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
         yield
@@ -91,7 +91,7 @@ def settings_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Each test runs in an empty folder, with the recipes at hand."""
+    """Run each test in a new folder that contains only the recipes."""
     monkeypatch.chdir(tmp_path)
     shutil.copytree(CONFIGS, tmp_path / "configs")
     return tmp_path
@@ -99,12 +99,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def pictures() -> None:
-    """Draws the graph and the pictures of a run, half the time of a small training: only where a test asks for it."""
+    """Draw the graph and all plots of a run; other tests skip them, which halves the time of a small run."""
 
 
 @pytest.fixture(autouse=True)
 def no_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leaves out what `pictures` asks for."""
+    """Skip graph and plots unless the test uses `pictures`."""
     if "pictures" not in request.fixturenames:
         monkeypatch.setattr("torch.utils.tensorboard.SummaryWriter.add_graph", lambda *_: None)
         monkeypatch.setattr("kindling.training.training_plots.plot_history", lambda *_: None)
@@ -114,8 +114,8 @@ def no_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.fixture(autouse=True)
-def forget(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Each test begins without the modules and plug-ins that another one wrote, as each command of a user does."""
+def unload_modules(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Unload the modules and plug-ins that a test has written, so that the next one starts without them."""
     path = sys.path[:]
     yield
     sys.path[:] = path
@@ -129,12 +129,12 @@ def forget(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         known.clear()
     if names:
         _typehints._cached_class_parsers.clear()
-        gc.collect()  # else classes of one test would be offered in the next
+        gc.collect()  # otherwise the classes of one test could be chosen in the next
 
 
 @pytest.fixture
 def kindling(capfd: pytest.CaptureFixture[str]) -> Command:
-    """Runs a command and gives its exit code and what it printed."""
+    """Return a function that runs a command in this process and returns its exit code and output."""
 
     def run(*arguments: object) -> Result:
         capfd.readouterr()
@@ -150,14 +150,14 @@ def kindling(capfd: pytest.CaptureFixture[str]) -> Command:
 
 @pytest.fixture
 def console_logs() -> Iterator[None]:
-    """Print what is logged to stderr, as a command does."""
+    """Print log messages to stderr, as a command does."""
     with console_logging():
         yield
 
 
 @pytest.fixture
 def shown_warnings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Warnings reach stderr by Python's own filters, as a user sees them; pytest would collect them."""
+    """Print warnings to stderr with Python's own filters, as users see them; pytest would collect them."""
 
     def show(message: Any, category: Any, filename: str, lineno: int, file: Any = None, line: Any = None) -> None:
         sys.stderr.write(warnings.formatwarning(message, category, filename, lineno, line))
@@ -171,20 +171,20 @@ def shown_warnings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder for what was trained."""
-    return tmp_path_factory.mktemp("kept")
+def run_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of the runs that `trained` copies."""
+    return tmp_path_factory.mktemp("runs")
 
 
 @pytest.fixture
 def trained(
-    kindling: Command, kept: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+    kindling: Command, run_cache: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> Train:
-    """Leaves the run that `kindling fit` leaves, but trains only once with the same options."""
+    """Return a function that creates the run of `kindling fit`, but trains only once for the same options."""
 
     def train(*options: object) -> None:
         has_pictures = "pictures" in request.fixturenames
-        runs = kept / hashlib.sha256(repr((options, has_pictures)).encode()).hexdigest()
+        runs = run_cache / hashlib.sha256(repr((options, has_pictures)).encode()).hexdigest()
         if not runs.exists():
             with pytest.MonkeyPatch.context() as patch:
                 patch.chdir(tmp_path_factory.mktemp("training"))
@@ -196,20 +196,20 @@ def trained(
 
 
 def weights(checkpoint: Path | str) -> dict[str, torch.Tensor]:
-    """The weights that a checkpoint holds."""
+    """Return the weights in a checkpoint."""
     state: dict[str, torch.Tensor] = torch.load(checkpoint, weights_only=True)["state_dict"]
     return state
 
 
 def different(one: Path | str, other: Path | str) -> list[str]:
-    """The names of the weights that are not the same to the bit in two checkpoints."""
+    """Return the names of the weights that are not bit-identical in two checkpoints."""
     ours, theirs = weights(one), weights(other)
     assert ours.keys() == theirs.keys()
     return [name for name in ours if not torch.equal(ours[name], theirs[name])]
 
 
 def differences(one: Path, other: Path) -> list[str]:
-    """The places in which two whole checkpoints of two runs differ at all; the runs' own folders aside."""
+    """Return where the entire contents of two checkpoints differ, apart from the paths of their runs."""
     ours, theirs = (torch.load(path, weights_only=True) for path in (one, other))
     return list(_differences(ours, theirs, [str(path.parent.parent) for path in (one, other)], ""))
 
@@ -219,7 +219,7 @@ def _differences(one: Any, other: Any, runs: list[str], place: str) -> Iterator[
         ours, theirs = (
             {str(key).replace(run, "RUN"): key for key in part} for part, run in zip((one, other), runs, strict=True)
         )
-        yield from (f"{place}.{key} in one alone" for key in ours.keys() ^ theirs.keys())
+        yield from (f"{place}.{key} in only one of them" for key in ours.keys() ^ theirs.keys())
         for key in ours.keys() & theirs.keys():
             yield from _differences(one[ours[key]], other[theirs[key]], runs, f"{place}.{key}")
     elif isinstance(one, list | tuple) and isinstance(other, list | tuple) and len(one) == len(other):
@@ -238,7 +238,7 @@ CURVES = "epoch,step,train/loss,val/accuracy,val/loss\n" + "".join(
 
 
 def make_run(path: str, started: str = "", accuracy: float | None = None, **record: object) -> Path:
-    """A run folder as `fit` leaves it, with a record but without a training."""
+    """Create a run folder like that of `fit`, with `run.json` and `metrics.csv`, without training."""
     run = Path(path)
     run.mkdir(parents=True)
     best = {"epoch": 3, "val/loss": 0.5, "val/accuracy": accuracy}
@@ -249,14 +249,14 @@ def make_run(path: str, started: str = "", accuracy: float | None = None, **reco
 
 
 def write_idx(path: Path, array: torch.Tensor) -> None:
-    """Writes bytes as MNIST's own files do: magic number, sizes, values."""
+    """Write bytes in the format of MNIST's files: magic number, sizes, values."""
     header = np.array([0x0800 + array.ndim, *array.shape], dtype=">i4")
     path.write_bytes(header.tobytes() + array.to(torch.uint8).numpy().tobytes())
 
 
 @pytest.fixture(scope="session")
 def mnist(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder as torchvision lays it out, with 400 training and 100 test digits."""
+    """Return a folder in torchvision's layout, with 400 training and 100 test digits."""
     folder = tmp_path_factory.mktemp("data")
     for source in ("MNIST", "FashionMNIST", "KMNIST"):
         raw = folder / source / "raw"
@@ -271,7 +271,7 @@ def mnist(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def full_mnist() -> Path:
-    """The folder of the full MNIST, where `KINDLING_DATA_DIR` names it."""
+    """Return the folder of the full MNIST from `KINDLING_DATA_DIR`; skip the test if it is not set."""
     if "KINDLING_DATA_DIR" not in os.environ:
         pytest.skip("KINDLING_DATA_DIR does not name a folder with the full MNIST")
     return Path(os.environ["KINDLING_DATA_DIR"]).resolve()
@@ -279,7 +279,7 @@ def full_mnist() -> Path:
 
 @pytest.fixture
 def no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Nothing can be downloaded, and torch's cache is empty."""
+    """Make downloads fail, and empty torch's cache."""
 
     def fail(*arguments: object, **options: object) -> None:
         raise URLError("no network")
@@ -290,13 +290,13 @@ def no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture
 def quick_proof(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Times an exported file for a moment instead of two seconds."""
+    """Time an exported file for 0.02 s instead of two seconds."""
     monkeypatch.setattr("kindling.deploy.verify.SECONDS", 0.02)
 
 
 @pytest.fixture
 def cached(no_network: None, tmp_path: Path) -> Path:
-    """Weights of the ShuffleNet where torch keeps them after a download."""
+    """Put weights of the ShuffleNet into torch's cache, as if they had been downloaded."""
     from torchvision import models  # takes 2 s to import
 
     file = tmp_path / "torch" / "hub" / "checkpoints" / "shufflenetv2_x0.5-f707e7126e.pth"
@@ -308,13 +308,13 @@ def cached(no_network: None, tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A git repository with the template of projects, not to be changed."""
+    """Return a git repository with the project template; tests must not change it."""
     return make_repository(tmp_path_factory.mktemp("repository") / "kindling")
 
 
 @pytest.fixture
 def plain_template(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """`kindling new` writes from a folder without git, as a wheel has it: ten times as fast."""
+    """Make `kindling new` copy from a folder without git, as in a wheel, which is ten times as fast."""
     folder = tmp_path / "share"
     shutil.copytree(repository, folder, ignore=shutil.ignore_patterns(".git", "pyproject.toml"))
     monkeypatch.setattr("kindling.cli.new.SHARE", folder)

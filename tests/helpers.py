@@ -21,7 +21,7 @@ from kindling.models.layers import mlp
 
 
 def png_16(values: np.ndarray) -> bytes:
-    """A PNG of 16 bits a channel, (H, W, C), which Pillow can't write for colors."""
+    """Return a PNG with 16 bits per channel for values (H, W, C); Pillow can't write such color images."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
@@ -34,7 +34,7 @@ def png_16(values: np.ndarray) -> bytes:
 
 
 class SignalAt(Callback):
-    """Sends this process a signal in the middle of one training step, as Ctrl-C does; of several, those of a rank."""
+    """Sends a signal to this process within a training step, as Ctrl-C does; optionally only in one rank."""
 
     def __init__(self, step: int, number: int = 2, rank: int | None = None) -> None:
         self.step, self.number, self.rank, self.sent = step, number, rank, False
@@ -46,7 +46,7 @@ class SignalAt(Callback):
 
 
 class SignalInTest(Callback):
-    """Sends this process a signal before its first test batch; of several processes, that of a rank."""
+    """Sends a signal to the process of one rank before its first test batch."""
 
     def __init__(self, number: int, rank: int = 0) -> None:
         self.number, self.rank = number, rank
@@ -57,18 +57,18 @@ class SignalInTest(Callback):
 
 
 class CrashAt(Callback):
-    """Fails in the middle of one training step, as a lost machine does."""
+    """Fails within a training step."""
 
     def __init__(self, step: int) -> None:
         self.step = step
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Any) -> None:
         if trainer.global_step == self.step:
-            raise RuntimeError("the lights went out")
+            raise RuntimeError("simulated crash")
 
 
 class StopAt(Callback):
-    """Asks for the end of the training in the middle of one training step."""
+    """Requests the end of training within a training step."""
 
     def __init__(self, step: int) -> None:
         self.step = step
@@ -78,16 +78,16 @@ class StopAt(Callback):
             trainer.should_stop = True
 
 
-class OwnRandomNumbers(Callback):
-    """Gives each process of a training random numbers of its own, once."""
+class SeedByRank(Callback):
+    """Seeds each process with its rank at the start of training."""
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.global_step == 0:
             torch.manual_seed(trainer.global_rank)
 
 
-class SeenSamples(Callback):
-    """Notes the training samples of each batch, by their first feature."""
+class SampleRecorder(Callback):
+    """Records the first feature of all training samples, batch by batch."""
 
     batches: ClassVar[list[list[float]]] = []
 
@@ -96,7 +96,7 @@ class SeenSamples(Callback):
 
 
 class KillAt(Callback):
-    """Ends this process on the spot in the middle of one training step."""
+    """Kills this process within a training step."""
 
     def __init__(self, step: int) -> None:
         self.step = step
@@ -106,8 +106,8 @@ class KillAt(Callback):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-class MemoryByEpoch(Callback):
-    """Notes the memory of this process after each epoch."""
+class MemoryRecorder(Callback):
+    """Records the memory of this process after each epoch."""
 
     megabytes: ClassVar[list[float]] = []
 
@@ -116,8 +116,8 @@ class MemoryByEpoch(Callback):
         self.megabytes.append(pages * os.sysconf("SC_PAGE_SIZE") / 1e6)
 
 
-class SameEverywhere(Callback):
-    """Fails where the weights of the processes of a training differ at its end."""
+class CheckSameWeights(Callback):
+    """Fails if the weights of the processes differ at the end of training."""
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         sums = torch.stack([parameter.detach().double().sum() for parameter in pl_module.parameters()])
@@ -125,14 +125,14 @@ class SameEverywhere(Callback):
         assert isinstance(together, torch.Tensor)
         assert (together == together[0]).all(), "the processes have trained different weights"
         if trainer.is_global_zero:
-            print(f"the same in {len(together)} processes")
+            print(f"identical weights in {len(together)} processes")
 
 
 AWKWARD = ('<b>&"', "a\\b' 漢字", "</td></table><script>alert(1)</script>", 'quote"', "a, b\nc")
 
 
 class AwkwardDataModule(SyntheticDataModule):
-    """Classes and rows with names that break a page or a table which does not mind them."""
+    """Classes and rows with names that must be escaped in HTML and in tables."""
 
     row_header = "<i>row"
 
@@ -145,15 +145,15 @@ class AwkwardDataModule(SyntheticDataModule):
 
 
 class ColumnsDataModule(SyntheticDataModule):
-    """Classes that are called like columns of predictions.csv."""
+    """Classes named like columns of predictions.csv."""
 
     def __init__(self, **loading: Any) -> None:
         super().__init__(num_samples=300, **loading)
         self.class_names = ("label", "row", "p")
 
 
-class SilentDataModule(SyntheticDataModule):
-    """Test samples of which every third is NaN, and so what a model says of it."""
+class NaNTestDataModule(SyntheticDataModule):
+    """Every third test sample is NaN, and so is its prediction."""
 
     def load(self, split: Split) -> Batch:
         inputs, labels = super().load(split)
@@ -163,7 +163,7 @@ class SilentDataModule(SyntheticDataModule):
 
 
 class PhotosDataModule(ClassificationDataModule):
-    """Noise of the size of photos, which no PNG makes smaller."""
+    """Noise of the size of photos, which PNG can't compress."""
 
     num_classes, input_shape, class_names = 3, (3, 300, 600), ("0", "1", "2")
 
@@ -174,7 +174,7 @@ class PhotosDataModule(ClassificationDataModule):
 
 
 class SumDataModule(BaseDataModule):
-    """A number to predict in place of a class: the sum of the first two features."""
+    """A regression target: the sum of the first two features."""
 
     input_shape = (20,)
 
@@ -184,7 +184,7 @@ class SumDataModule(BaseDataModule):
 
 
 class SumRegressor(RegressionTask):
-    """A network that predicts a number, with a metric and a loss of its own."""
+    """A regression network with its own metric and loss."""
 
     def __init__(self, width: int = 128, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -198,31 +198,31 @@ class SumRegressor(RegressionTask):
 
 
 class EasyDataModule(SyntheticDataModule):
-    """Classes that any network tells apart."""
+    """Classes that any network can separate."""
 
     def load(self, split: Split) -> Batch:
         inputs, labels = super().load(split)
         return inputs + 100 * labels.view(-1, 1), labels
 
 
-class Root(nn.Module):
-    """Gives what it is given, but its gradient is NaN: that of a root at 0, times 0."""
+class NaNGradient(nn.Module):
+    """Returns its inputs, but its gradient is NaN: that of a square root at 0, times 0."""
 
     def forward(self, inputs: Tensor) -> Tensor:
         return inputs + torch.sqrt(0 * inputs)
 
 
-class RootClassifier(MLPClassifier):
-    """A network with a root in its middle."""
+class NaNGradientClassifier(MLPClassifier):
+    """A network with a layer whose gradient is NaN."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__((8, 8), **kwargs)
         first, *others = self.network.children()
-        self.network = nn.Sequential(first, *others[:2], Root(), *others[2:])
+        self.network = nn.Sequential(first, *others[:2], NaNGradient(), *others[2:])
 
 
 class DeadClassifier(MLPClassifier):
-    """A network of which 30 of 40 hidden units answer nothing."""
+    """A network with 30 dead units among its 40 hidden ones."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__((40,), **kwargs)
@@ -239,8 +239,8 @@ class SigmoidClassifier(ClassificationTask):
         self.network = nn.Sequential(*inner, nn.Linear(20, self.num_classes))
 
 
-class WildClassifier(MLPClassifier):
-    """A network whose weights are far too large."""
+class LargeWeightsClassifier(MLPClassifier):
+    """A network whose initial weights are far too large."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__((64, 32), **kwargs)
@@ -249,7 +249,7 @@ class WildClassifier(MLPClassifier):
 
 
 class BrokenDataModule(SyntheticDataModule):
-    """Samples of which three of one split are NaN."""
+    """Three samples of one split are NaN."""
 
     def __init__(self, broken: str = "train", **loading: Any) -> None:
         super().__init__(num_samples=300, **loading)
@@ -262,7 +262,7 @@ class BrokenDataModule(SyntheticDataModule):
 
 
 class FailingInputs:
-    """Inputs (N, 20) that can't be read by a data-loading process."""
+    """Inputs (N, 20) that a data-loading process fails to read."""
 
     def __init__(self, inputs: Tensor, failure: str) -> None:
         self.inputs, self.failure = inputs, failure
@@ -274,7 +274,7 @@ class FailingInputs:
 
 
 class FailingDataModule(SyntheticDataModule):
-    """Samples whose validation fails in a data-loading process."""
+    """Validation samples that a data-loading process fails to read."""
 
     def __init__(self, failure: str, **loading: Any) -> None:
         super().__init__(num_workers=1, **loading)
@@ -286,7 +286,7 @@ class FailingDataModule(SyntheticDataModule):
 
 
 class NanAt(Callback):
-    """Makes two samples of one training step NaN, in one process."""
+    """Sets two samples of a training step to NaN, in one process."""
 
     def __init__(self, step: int, rank: int = 0) -> None:
         self.step, self.rank = step, rank
@@ -297,21 +297,21 @@ class NanAt(Callback):
 
 
 class Untraceable(MLPClassifier):
-    """A network whose path depends on whether it is traced."""
+    """A network that raises a RuntimeError while it is traced."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(hidden=(8,), **kwargs)
-        next(self.network.children()).register_forward_hook(refuse)
+        next(self.network.children()).register_forward_hook(fail_while_tracing)
 
 
-def refuse(*_: Any) -> None:
-    """Fails while a network is traced."""
+def fail_while_tracing(*_: Any) -> None:
+    """Raise an error while a network is traced."""
     if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
         raise RuntimeError("this path can't be recorded")
 
 
-class RunsAt(Callback):
-    """Lists the runs in the middle of one training step, as someone in another window does."""
+class ListRunsAt(Callback):
+    """Lists the runs within a training step, as a user in another terminal does."""
 
     def __init__(self, step: int) -> None:
         self.step = step
@@ -322,7 +322,7 @@ class RunsAt(Callback):
 
 
 class OddNamesDataModule(SyntheticDataModule):
-    """Classes whose names break tables, tags and formulas."""
+    """Classes with names that must be escaped in tables, tags and formulas."""
 
     def __init__(self, **loading: Any) -> None:
         names = ("$x^$", "a | b", "two\nlines", "tab\there", "漢字", "long " * 60, "a/b")
@@ -330,8 +330,8 @@ class OddNamesDataModule(SyntheticDataModule):
         self.class_names = names
 
 
-class Asserting(ClassificationTask):
-    """A network that fails where it is traced, by something else than a RuntimeError."""
+class UntraceableByAssertion(ClassificationTask):
+    """A network that raises an AssertionError while it is traced."""
 
     def __init__(self, width: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -339,7 +339,7 @@ class Asserting(ClassificationTask):
 
 
 class AssertingLayer(nn.Module):
-    """Takes sizes to be numbers, as they are but for tracing."""
+    """Asserts that sizes are plain integers, which they are not during tracing."""
 
     def forward(self, inputs: Tensor) -> Tensor:
         assert type(inputs.shape[0]) is int
@@ -362,38 +362,38 @@ class Mean(nn.Module):
         return inputs.mean(1)
 
 
-class ByKeyword(ClassificationTask):
-    """A linear layer whose inputs come by name."""
+class KeywordInputs(ClassificationTask):
+    """A network that calls its linear layer with keyword arguments."""
 
     def __init__(self, width: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.network = Named(self.input_shape[0], self.num_classes)
+        self.network = KeywordLayer(self.input_shape[0], self.num_classes)
 
 
-class Named(nn.Module):
-    """Calls its layer by keyword."""
+class KeywordLayer(nn.Module):
+    """Calls a linear layer with keyword arguments."""
 
     def __init__(self, features: int, classes: int) -> None:
         super().__init__()
         self.linear = nn.Linear(features, classes)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        answers: Tensor = self.linear(input=inputs)
-        return answers
+        outputs: Tensor = self.linear(input=inputs)
+        return outputs
 
 
-class Unlinear(ClassificationTask):
-    """No linear layer at all, and parameters without elements."""
+class NoLinearLayer(ClassificationTask):
+    """A network without a linear layer, with an empty parameter."""
 
     def __init__(self, width: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         layers = nn.Unflatten(1, (1, -1)), nn.Conv1d(1, self.num_classes, 3), nn.AdaptiveAvgPool1d(1), nn.Flatten()
         self.network = nn.Sequential(*layers)
-        self.network.register_parameter("nothing", nn.Parameter(torch.zeros(0)))
+        self.network.register_parameter("empty", nn.Parameter(torch.zeros(0)))
 
 
 class SharedClassifier(ClassificationTask):
-    """A network with one ReLU at two places; at the second one, 10 of 16 units answer nothing."""
+    """A network that uses one ReLU twice; at the second place, 10 of 16 units are dead."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -404,7 +404,7 @@ class SharedClassifier(ClassificationTask):
 
 
 class ScaledClassifier(MLPClassifier):
-    """A model with a parameter of its own, beside the network, that begins with NaN."""
+    """A model with a parameter outside of its network that is NaN from the start."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__((8,), **kwargs)
@@ -422,7 +422,7 @@ class NoSpaceLeft(Callback):
 
 
 class Recurrent(ClassificationTask):
-    """Takes sequences, as many a network of one's own does, and no images."""
+    """A network for sequences, which does not take images."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -430,7 +430,7 @@ class Recurrent(ClassificationTask):
 
 
 class TwoOutputs(ClassificationTask):
-    """Does not ask how many classes there are."""
+    """A network that ignores the number of classes and has two outputs."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -438,12 +438,12 @@ class TwoOutputs(ClassificationTask):
 
 
 class Detached(MLPClassifier):
-    """Cuts its answers off from the weights."""
+    """A model whose outputs are detached from its weights."""
 
     def forward(self, inputs: Tensor) -> Any:
         return super().forward(inputs).detach()
 
 
 def batch_size(batch: Any) -> int:
-    """The number of samples of a batch, for ThroughputMonitor."""
+    """Return the number of samples in a batch, for ThroughputMonitor."""
     return len(batch[1])

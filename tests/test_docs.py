@@ -172,7 +172,7 @@ def serve(typed: list[str]) -> None:
             assert "error" not in answer, client
 
 
-def test_the_pages_have_known_blocks() -> None:
+def test_code_blocks_have_known_languages() -> None:
     assert len(PAGES) > 20
     assert {language for page in PAGES for language, _ in blocks(page)} == LANGUAGES
 

@@ -21,7 +21,7 @@ def test_there_are_examples() -> None:
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_examples_come_out_as_they_say(module: str) -> None:
+def test_examples_return_what_they_show(module: str) -> None:
     failed, attempted = doctest.testmod(import_module(module))
     assert attempted
     assert not failed

@@ -123,7 +123,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     return Project(folder, process.stdout)
 
 
-def test_these_tests_are_one_group_of_workers(request: pytest.FixtureRequest) -> None:
+def test_these_tests_run_in_one_worker(request: pytest.FixtureRequest) -> None:
     if not request.config.getoption("loadgroup", False):
         pytest.skip("there are no groups: pytest --dist loadgroup")
     assert request.node.nodeid.endswith("@guides")  # else what takes long would be made twice, without a word
@@ -163,7 +163,7 @@ def test_samples_of_a_dataset_are_split_and_padded(project: Project) -> None:
     assert labels.bincount().tolist() == [40, 40, 40]
 
 
-def test_the_metrics_are_measured(project: Project) -> None:
+def test_the_metrics_are_computed(project: Project) -> None:
     probabilities, labels = project.probabilities("SureNet-LeafDataModule")
     found = project.metrics("SureNet-LeafDataModule")
     assert found["test/top2"] == pytest.approx(top_k_accuracy_score(labels, probabilities, k=2), abs=1e-6)
@@ -173,7 +173,7 @@ def test_the_metrics_are_measured(project: Project) -> None:
     assert "top2" in (project.run("SureNet-LeafDataModule") / "report.html").read_text(encoding="utf-8")
 
 
-def test_the_loss_is_the_one_of_the_guide(project: Project) -> None:
+def test_the_loss_is_that_of_the_guide(project: Project) -> None:
     probabilities, labels = project.probabilities("PolyNet-LeafDataModule")
     right = probabilities[range(len(labels)), labels]
     expected = (1 - right - right.log()).mean().item()

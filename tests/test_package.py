@@ -25,7 +25,7 @@ def tracked() -> list[Path]:
     return [ROOT / name for name in names if Path(name).suffix in TEXT and (ROOT / name).is_file()]
 
 
-def test_nothing_leads_to_another_package_of_that_name() -> None:
+def test_nothing_installs_the_unrelated_package_kindling() -> None:
     assert len(tracked()) > 200
     for path in tracked():
         if path == Path(__file__):
@@ -63,7 +63,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="folders of an environment as on Linux and macOS")
-def test_a_wheel_is_enough(installed: Path, folder: Path) -> None:
+def test_an_installed_wheel_works(installed: Path, folder: Path) -> None:
     elsewhere = folder / "empty"
     elsewhere.mkdir()
     fit = [str(installed / "kindling"), "fit", "--config", "quickstart", "--config", "with/debug"]

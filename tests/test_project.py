@@ -28,7 +28,7 @@ def read(path: str) -> str:
 
 
 @pytest.mark.parametrize("form", FORMS, ids=lambda path: path.name)
-def test_forms_of_issues_ask_what_github_lets_them_ask(form: Path) -> None:
+def test_issue_forms_are_valid_for_github(form: Path) -> None:
     content: dict[str, Any] = yaml.safe_load(form.read_text(encoding="utf-8"))
     assert content.keys() == {"name", "description", "labels", "body"}
     names = [field["id"] for field in content["body"]]
@@ -66,7 +66,7 @@ def test_the_version_is_in_one_place() -> None:
         assert not re.search(rf"\b{re.escape(__version__)}\b", path.read_text(encoding="utf-8")), path
 
 
-def test_the_image_finds_what_it_copies() -> None:
+def test_the_docker_image_copies_existing_files() -> None:
     dockerfile, ignored = read("Dockerfile"), read(".dockerignore").splitlines()
     copied = [name for line in re.findall(r"^COPY (.+)$", dockerfile, re.MULTILINE) for name in line.split()[:-1]]
     assert "pyproject.toml" in copied
@@ -80,7 +80,7 @@ def test_the_image_finds_what_it_copies() -> None:
         assert (ROOT / recipe).exists()
 
 
-def test_the_development_container_makes_the_environment() -> None:
+def test_the_development_container_creates_the_environment() -> None:
     container = json.loads(read(".devcontainer/devcontainer.json"))
     target = container["postCreateCommand"].removeprefix("make ")
     assert f"\n{target}:" in read("Makefile")
@@ -89,7 +89,7 @@ def test_the_development_container_makes_the_environment() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
-def test_links_lead_somewhere(page: Path) -> None:
+def test_links_have_existing_targets(page: Path) -> None:
     text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
     for link in re.findall(r"\]\((?!https?:)([^)\s]+)\)", text):
         file, _, anchor = link.partition("#")
@@ -102,7 +102,7 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert anchor in {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}, link
 
 
-def test_what_make_is_asked_for_is_there() -> None:
+def test_make_targets_exist() -> None:
     targets = re.findall(r"^([\w-]+):", read("Makefile"), re.MULTILINE)
     for path in ("README.md", "CONTRIBUTING.md", ".ci/run"):
         assert set(re.findall(r"(?:`|^)make ([\w-]+)", read(path), re.MULTILINE)) <= set(targets)

@@ -19,7 +19,7 @@ TESTS = {
 }
 
 
-def test_each_promise_names_a_test_that_exists() -> None:
+def test_each_guarantee_names_an_existing_test() -> None:
     titles, *rows = ROWS
     assert len(rows) > 10
     for what, *cells in rows:

@@ -18,7 +18,7 @@ def written(name: str) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_photos_are_learnt_and_new_ones_predicted(kindling: Command, cached: Path) -> None:
+def test_an_image_folder_is_learned_and_new_images_are_predicted(kindling: Command, cached: Path) -> None:
     random = np.random.default_rng(0)
     for folder, images in (("photos/bright", 20), ("photos/dark", 20), ("new", 5)):
         Path(folder).mkdir(parents=True)

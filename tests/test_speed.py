@@ -15,7 +15,7 @@ from lightning.pytorch import Trainer
 import benchmark
 import folder_loop
 from conftest import TINY, Command
-from helpers import MemoryByEpoch
+from helpers import MemoryRecorder
 from kindling.data.mnist import read_sample
 from kindling.training.resume import ExactResume
 
@@ -34,7 +34,7 @@ def test_a_step_costs_little_more_than_in_a_bare_loop() -> None:
 
 @pytest.mark.slow
 @pytest.mark.alone
-def test_an_epoch_grows_as_its_samples_do(kindling: Command) -> None:
+def test_the_time_of_an_epoch_is_proportional_to_its_samples(kindling: Command) -> None:
     def seconds(samples: int) -> float:
         benchmark.StepTimes.epochs.clear()
         synthetic = Path("configs/synthetic_mlp.yaml")
@@ -81,7 +81,7 @@ def test_an_epoch_on_a_folder_of_images_costs_less_than_torchvisions(kindling: C
 @pytest.mark.slow
 @pytest.mark.alone
 @pytest.mark.skipif(sys.platform == "win32", reason="the benchmark needs Linux or macOS")
-def test_the_first_step_comes_sooner_than_bare_imports_alone() -> None:
+def test_the_first_step_takes_little_longer_than_bare_imports() -> None:
     imports = [sys.executable, "-c", "import torch, lightning, torchmetrics; print('there')"]
     few = "--trainer.limit_train_batches 1 --trainer.limit_val_batches 1 --test_after_fit false".split()
     fit = benchmark.fit("--config", Path("configs/quickstart.yaml").resolve(), "--trainer.max_epochs", 1, *few)
@@ -124,8 +124,8 @@ def test_a_save_within_an_epoch_takes_less_than_half_a_second(
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads memory from Linux's /proc")
 def test_memory_stays_flat_over_the_epochs(kindling: Command) -> None:
-    MemoryByEpoch.megabytes.clear()
-    options = ["--trainer.max_epochs", "40", "--trainer.callbacks", "helpers.MemoryByEpoch"]
+    MemoryRecorder.megabytes.clear()
+    options = ["--trainer.max_epochs", "40", "--trainer.callbacks", "helpers.MemoryRecorder"]
     assert kindling("fit", *TINY, *options, "--early_stopping.patience", "null").code == 0
-    assert len(MemoryByEpoch.megabytes) == 40
-    assert MemoryByEpoch.megabytes[-1] - MemoryByEpoch.megabytes[9] < 8
+    assert len(MemoryRecorder.megabytes) == 40
+    assert MemoryRecorder.megabytes[-1] - MemoryRecorder.megabytes[9] < 8

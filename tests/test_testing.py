@@ -197,7 +197,7 @@ def test_faults_of_a_model_are_named(model: Any, options: dict[str, Any], messag
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_a_sound_model_passes_and_leaves_nothing_behind(folder: Path) -> None:
+def test_a_sound_model_passes_without_side_effects(folder: Path) -> None:
     before = set(folder.rglob("*"))
     check_model(Base, SyntheticDataModule(**SMALL), optimizer=partial(torch.optim.Adam, lr=0.01))
     assert set(folder.rglob("*")) == before
@@ -386,7 +386,7 @@ def test_sound_data_passes(data: Any) -> None:
     check_data(data)
 
 
-def test_samples_that_are_alike_by_nature_may_be_allowed() -> None:
+def test_similar_samples_can_be_allowed() -> None:
     with pytest.raises(AssertionError, match="3 of 13 samples of val are in train"):
         check_data(Detection({"train": 40, "val": 10}, 3))
     check_data(Detection({"train": 40, "val": 10}, 3), shared=0.25)

@@ -105,7 +105,7 @@ def test_the_pages_link_to_each_other_under_the_title() -> None:
     assert [page.splitlines()[2] for page in (ENGLISH, CHINESE)] == list(LINKS)
 
 
-def test_the_translation_keeps_step() -> None:
+def test_the_translation_matches_the_readme() -> None:
     difference = first_difference(ENGLISH, CHINESE)
     assert difference is None, difference
 

@@ -19,7 +19,7 @@ QUICK = ["fit", "--config", "configs/quickstart.yaml"]
 
 
 @pytest.mark.alone
-def test_help_names_every_command_in_a_moment_without_torch() -> None:
+def test_help_lists_every_command_quickly_without_importing_torch() -> None:
     program = "import sys; from kindling.cli import main; main(['--help']); sys.exit('torch' in sys.modules)"
     seconds = []
     for _ in range(3):
@@ -31,7 +31,7 @@ def test_help_names_every_command_in_a_moment_without_torch() -> None:
         assert any(shown.split() == [name, *line.split()] for shown in process.stdout.splitlines())
 
 
-def test_the_module_is_the_command() -> None:
+def test_python_m_kindling_runs_the_command() -> None:
     process = subprocess.run(
         [sys.executable, "-m", "kindling", "--version"], capture_output=True, text=True, check=True
     )
@@ -44,7 +44,7 @@ def test_only_the_output_of_a_command_is_on_stdout(kindling: Command) -> None:
     assert result.err == "note: Watch has been renamed to LayerHealthMonitor\n"
 
 
-def test_a_program_keeps_its_own_logging(
+def test_the_logging_setup_of_a_program_is_kept(
     kindling: Command, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     logger = logging.getLogger("kindling")
@@ -72,7 +72,7 @@ def test_fit_help_lists_what_can_be_chosen_on_two_screens(kindling: Command, mon
 
 
 @pytest.mark.parametrize("typed", ["--help all -c quickstart", "-c quickstart -h all --watch", "--help=all --watch"])
-def test_all_options_are_shown_wherever_it_is_typed(kindling: Command, typed: str) -> None:
+def test_help_all_shows_all_options_wherever_it_is_typed(kindling: Command, typed: str) -> None:
     result = kindling("fit", *typed.split())
     assert (result.code, result.err) == (0, "")
     assert "--trainer.benchmark" in result.out
@@ -101,7 +101,7 @@ def test_each_help_page_fits_the_terminal_and_has_one_style(
 
 
 @pytest.mark.parametrize("command", ["validate", "test", "predict"])
-def test_the_page_of_an_evaluation_has_no_options_of_training(kindling: Command, command: str) -> None:
+def test_help_pages_of_evaluation_have_no_training_options(kindling: Command, command: str) -> None:
     shown = kindling(command, "--help").out
     assert "\ncheckpoint:\n" in shown
     assert "Checkpoint: best, last (of the newest run)" in " ".join(shown.split())
@@ -125,7 +125,7 @@ def test_options_without_a_docstring_are_shown_once(kindling: Command) -> None:
 
 
 @pytest.mark.parametrize("option", ["--model BaseTask", "--data BaseDataModule", "--model.optimizer Optimizer"])
-def test_a_base_class_is_no_choice(kindling: Command, option: str) -> None:
+def test_base_classes_cannot_be_chosen(kindling: Command, option: str) -> None:
     key, name = option.removeprefix("--").split()
     options = {"--model": "MLPClassifier", "--data": "DigitsDataModule"} | {f"--{key}": name}
     result = kindling("fit", *(word for pair in options.items() for word in pair))
@@ -382,7 +382,7 @@ def test_a_checkpoint_cut_short_is_refused(kindling: Command, trained: Train) ->
     assert f"{checkpoint} is truncated" in result.err
 
 
-def test_what_is_not_installed_is_named() -> None:
+def test_a_missing_package_is_named() -> None:
     command = [sys.executable, "-S", "-m", "kindling", "fit"]  # without site-packages, as in a new clone
     environment = os.environ | {"PYTHONPATH": str(Path(package.__file__).parents[1])}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
@@ -449,7 +449,7 @@ def test_a_training_metric_can_choose_the_best_checkpoint(kindling: Command) -> 
 
 
 @pytest.mark.slow
-def test_a_class_stays_behind_a_recipe_however_that_is_written(kindling: Command) -> None:
+def test_a_class_stays_after_the_recipe_in_every_spelling_of_config(kindling: Command) -> None:
     Path("other.yaml").write_text("model: {class_path: CNNClassifier}")
     for recipe in (["--config", "other.yaml"], ["-c", "other.yaml"], ["-c=other.yaml"], ["-cother.yaml"]):
         typed = ["-c", "quickstart", "--model.dropout", "0.1", *recipe, "--model", "MLPClassifier", "--print_config"]
@@ -479,7 +479,7 @@ def test_options_may_precede_their_class(kindling: Command) -> None:
     assert config["trainer"]["logger"]["init_args"]["save_dir"] == "x"
 
 
-def test_rows_are_predicted_in_their_order_by_one_device(kindling: Command, trained: Train) -> None:
+def test_predict_keeps_the_order_of_rows_on_one_device(kindling: Command, trained: Train) -> None:
     trained(*TINY)
     options = ["--trainer.accelerator", "cpu", "--trainer.devices", "2"]
     result = kindling("predict", "--ckpt_path", "last", *options)
@@ -512,14 +512,14 @@ def test_a_run_folder_that_cannot_be_written_is_named(kindling: Command) -> None
     assert "runs/tiny" in result.err
 
 
-def test_a_traceback_can_be_had(kindling: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_debug_mode_shows_the_traceback(kindling: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KINDLING_DEBUG", "1")
     with pytest.raises(ValueError, match="label_smoothing"):
         kindling(*QUICK, "--model.label_smoothing", "2")
 
 
-def test_an_error_in_ones_own_code_keeps_its_traceback(kindling: Command) -> None:
-    with pytest.raises(RuntimeError, match="the lights went out"):
+def test_an_error_in_user_code_keeps_its_traceback(kindling: Command) -> None:
+    with pytest.raises(RuntimeError, match="simulated crash"):
         kindling("fit", *TINY, "--trainer.callbacks", '[{"class_path": "helpers.CrashAt", "init_args": {"step": 1}}]')
 
 

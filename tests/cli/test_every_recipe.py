@@ -85,7 +85,7 @@ def prepare(kindling: Command, needed: dict[str, list[object]], recipe: Path) ->
 @pytest.mark.quick_cases(1)
 @pytest.mark.usefixtures("shown_warnings")
 @pytest.mark.parametrize("recipe", RECIPES, ids=str)
-def test_recipes_run_and_no_library_speaks(
+def test_recipes_run_without_messages_of_libraries(
     kindling: Command, needed: dict[str, list[object]], recipe: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     check_recipe(recipe, *map(str, prepare(kindling, needed, recipe)))
@@ -146,7 +146,7 @@ def test_recipes_on_the_full_mnist_reach_their_accuracy(
     assert statistics.mean(reached) >= goal
 
 
-def test_five_fast_members_are_better_together(kindling: Command, full_mnist: Path) -> None:
+def test_an_ensemble_of_five_fast_networks_beats_its_members(kindling: Command, full_mnist: Path) -> None:
     member = [*BF16, "--trainer.max_epochs", "5", "--run_name", "member", "--data.data_dir", full_mnist]
     alone = [accuracy(kindling, "mnist_cnn_best", seed, *member) for seed in range(5)]
     together = accuracy(kindling, "mnist_ensemble", 42, "--data.data_dir", full_mnist)
@@ -159,7 +159,7 @@ def few_shot(kindling: Command, *options: object) -> float:
     return statistics.mean(accuracy(kindling, "digits_transfer", seed, *more) for seed, more in seeds)
 
 
-def test_what_was_learned_on_mnist_transfers_to_other_digits(kindling: Command, full_mnist: Path) -> None:
+def test_a_network_trained_on_mnist_transfers_to_other_digits(kindling: Command, full_mnist: Path) -> None:
     accuracy(kindling, "mnist_cnn_best", 0, "--data.data_dir", full_mnist, *BF16, "--trainer.max_epochs", "3")
     scratch = few_shot(kindling, "--model.weights", "none", "--run_name", "scratch")
     assert few_shot(kindling, "--run_name", "tuned") >= scratch + 0.05

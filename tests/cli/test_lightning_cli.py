@@ -30,7 +30,7 @@ def rows(run: Path = RUN) -> list[dict[str, str]]:
 
 
 @pytest.mark.usefixtures("pictures")
-def test_fit_leaves_one_complete_folder_and_says_where_and_what_next(kindling: Command) -> None:
+def test_fit_writes_one_complete_folder_and_prints_the_next_commands(kindling: Command) -> None:
     result = kindling("fit", *TINY)
     assert result.code == 0
     files = [path.relative_to(RUN) for path in RUN.rglob("*") if path.is_file()]
@@ -59,7 +59,7 @@ def test_the_console_is_quiet(kindling: Command) -> None:
         assert advert not in result.out
 
 
-def test_fit_can_leave_the_test_split_alone(kindling: Command) -> None:
+def test_fit_can_skip_the_test(kindling: Command) -> None:
     result = kindling("fit", *TINY, "--test_after_fit", "false")
     assert result.code == 0
     assert not (RUN / "test_metrics.json").exists()
@@ -102,7 +102,7 @@ def test_the_same_seed_gives_the_same_weights_to_the_bit(kindling: Command, mnis
 
 
 @pytest.mark.parametrize("where", ["best", "last", RUN, Path("runs/tiny"), RUN / "checkpoints/best.ckpt"], ids=str)
-def test_checkpoints_are_found(kindling: Command, trained: Train, where: object) -> None:
+def test_checkpoints_are_found_by_name_folder_and_file(kindling: Command, trained: Train, where: object) -> None:
     trained(*TINY)
     (RUN / "test_metrics.json").unlink()
     result = kindling("test", "--ckpt_path", where)
@@ -111,7 +111,7 @@ def test_checkpoints_are_found(kindling: Command, trained: Train, where: object)
     assert (RUN / "test_metrics.json").exists()
 
 
-def test_a_checkpoint_outside_of_a_run_tells_all_that_is_needed(kindling: Command, trained: Train) -> None:
+def test_a_checkpoint_outside_of_a_run_needs_no_other_options(kindling: Command, trained: Train) -> None:
     trained(*TINY)
     expected = json.loads((RUN / "test_metrics.json").read_text())
     Path("elsewhere").mkdir()
@@ -145,7 +145,7 @@ def test_a_checkpoint_from_a_notebook_works_on_the_command_line(kindling: Comman
     assert f"{figures['test/loss']:.4f}" in result.out
 
 
-def test_predictions_are_the_models_own(kindling: Command, trained: Train) -> None:
+def test_predictions_equal_those_of_the_loaded_model(kindling: Command, trained: Train) -> None:
     """Without new samples, `predict` writes the predictions of the test split."""
     trained(*TINY)
     tested = (RUN / "predictions.csv").read_text().splitlines()
@@ -182,7 +182,7 @@ def test_predictions_carry_the_names_of_the_classes(kindling: Command, mnist: Pa
     assert len(lines) == 1 + 100
 
 
-def test_classes_that_are_called_like_columns_have_columns_of_their_own(kindling: Command) -> None:
+def test_classes_named_like_columns_have_their_own_columns(kindling: Command) -> None:
     options = "--model MLPClassifier --model.hidden [8] --data helpers.ColumnsDataModule"
     assert kindling("fit", *options.split(), *TINY[-4:]).code == 0
     with (RUN / "predictions.csv").open(newline="") as file:
@@ -201,9 +201,7 @@ def test_classes_that_are_called_like_columns_have_columns_of_their_own(kindling
         ("predict", "predict", "at least 1"),
     ],
 )
-def test_no_batch_at_all_is_said_before_anything_is_done(
-    kindling: Command, command: str, name: str, way_out: str
-) -> None:
+def test_a_run_without_batches_is_refused_at_once(kindling: Command, command: str, name: str, way_out: str) -> None:
     if command != "fit":
         kindling("fit", *TINY)
     what = TINY if command == "fit" else ["--ckpt_path", "best"]
@@ -221,7 +219,7 @@ def test_a_repeated_run_has_the_name_of_the_first(kindling: Command) -> None:
     assert Path("runs/mine/version_1/config.yaml").exists()
 
 
-def test_of_several_configs_the_later_wins_and_flags_win_over_all(kindling: Command) -> None:
+def test_later_configs_win_and_options_win_over_all_configs(kindling: Command) -> None:
     Path("one.yaml").write_text(
         "trainer: {max_epochs: 7}\nmodel: {class_path: MLPClassifier, init_args: {dropout: 0.1}}\n"
     )
@@ -247,7 +245,7 @@ def test_typed_options_win_over_a_checkpoint_outside_of_fit(kindling: Command, t
     assert "20 predictions" in fewer.out
 
 
-def test_debug_tries_everything_and_keeps_nothing(kindling: Command) -> None:
+def test_the_debug_overlay_runs_all_stages_and_writes_no_files(kindling: Command) -> None:
     result = kindling("fit", "--config", "configs/quickstart.yaml", "--config", "configs/with/debug.yaml")
     assert result.code == 0, result.err
     assert "test/accuracy" in result.out
@@ -255,7 +253,7 @@ def test_debug_tries_everything_and_keeps_nothing(kindling: Command) -> None:
 
 
 @pytest.mark.slow
-def test_a_trial_with_a_checkpoint_leaves_its_results_alone(kindling: Command, trained: Train) -> None:
+def test_a_fast_dev_run_with_a_checkpoint_leaves_its_results_unchanged(kindling: Command, trained: Train) -> None:
     trained(*TINY)
     kindling("predict", "--ckpt_path", "best")
     before = {path: path.read_bytes() for path in Path("runs").rglob("*") if path.is_file()}
@@ -266,7 +264,7 @@ def test_a_trial_with_a_checkpoint_leaves_its_results_alone(kindling: Command, t
 
 
 @pytest.mark.slow
-def test_a_failed_start_deletes_nothing_that_was_there(kindling: Command, trained: Train, folder: Path) -> None:
+def test_a_failed_start_deletes_no_existing_files(kindling: Command, trained: Train, folder: Path) -> None:
     """A checkpoint in the current folder does not make that folder a run."""
     trained(*TINY)
     Path("last.ckpt").write_bytes((RUN / "checkpoints/last.ckpt").read_bytes())
@@ -287,7 +285,7 @@ def test_max_steps_counts_steps_over_epochs(kindling: Command) -> None:
 
 
 @pytest.mark.slow
-def test_a_plateau_scheduler_goes_with_rare_validation(kindling: Command) -> None:
+def test_a_plateau_scheduler_works_with_rare_validation(kindling: Command) -> None:
     plateau = ["--model.lr_scheduler", "torch.optim.lr_scheduler.ReduceLROnPlateau"]
     for rare in (["--trainer.check_val_every_n_epoch", "2"], ["--trainer.limit_val_batches", "0"]):
         result = kindling("fit", *TINY, *plateau, *rare, "--trainer.max_epochs", "3")
@@ -301,7 +299,7 @@ def test_a_run_without_loggers_keeps_its_checkpoints(kindling: Command) -> None:
     }
 
 
-def test_a_logger_of_ones_own_comes_on_top(kindling: Command, folder: Path) -> None:
+def test_a_logger_of_the_user_is_added(kindling: Command, folder: Path) -> None:
     own = {"class_path": "CSVLogger", "init_args": {"save_dir": str(folder), "name": "own"}}
     assert kindling("fit", *TINY, "--trainer.logger", json.dumps(own)).code == 0
     assert (folder / "own/version_0/metrics.csv").exists()
@@ -326,7 +324,7 @@ def test_without_validation_the_last_epoch_is_the_best(kindling: Command, withou
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one_would_report(kindling: Command, folder: Path) -> None:
+def test_two_processes_train_one_run_that_a_single_process_evaluates(kindling: Command, folder: Path) -> None:
     """DDP with gloo on the CPU: one run folder, and a checkpoint that a single process evaluates."""
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     options = [*TINY, "--trainer.accelerator", "cpu", "--trainer.devices", "2", "--trainer.strategy", "ddp"]

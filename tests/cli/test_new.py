@@ -62,7 +62,7 @@ def test_a_project_is_written_and_committed(kindling: Command) -> None:
 
 
 @pytest.mark.usefixtures("plain_template")
-def test_each_answer_has_a_flag(kindling: Command) -> None:
+def test_each_question_has_an_option(kindling: Command) -> None:
     options = {
         "--name": "Leaf Net",
         "--description": 'Leaves, "told apart" \\ ☘',
@@ -83,7 +83,7 @@ def test_each_answer_has_a_flag(kindling: Command) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_odd_names_end_in_one_line_with_a_suggestion(
+def test_invalid_names_end_in_one_line_with_a_suggestion(
     kindling: Command, folder: Path, plain_template: Path, name: str
 ) -> None:
     before = set(folder.rglob("*"))
@@ -198,20 +198,22 @@ def test_another_name_for_a_folder_that_exists_is_free_and_valid(
     assert kindling("new", free).code == 0
 
 
-def test_without_copier_it_says_what_to_install(kindling: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_copier_is_reported_with_the_command_to_install_it(
+    kindling: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("kindling.utils.optional.find_spec", lambda name: None)
     result = kindling("new", "leafnet")
     assert (result.code, result.err) == (1, "kindling: error: this needs copier: pip install 'kindling-ml[new]'\n")
 
 
-def test_no_project_in_a_repository_is_a_repository_of_its_own(kindling: Command, plain_template: Path) -> None:
+def test_a_project_inside_a_repository_gets_no_repository(kindling: Command, plain_template: Path) -> None:
     git(plain_template.parent, "init", "--quiet")
     Path("empty").mkdir()  # an empty folder is accepted
     assert kindling("new", "empty", "--name", "leafnet").code == 0
     assert not Path("empty/.git").exists()
 
 
-def test_copier_alone_writes_the_same(kindling: Command, plain_template: Path) -> None:
+def test_copier_alone_writes_the_same_files(kindling: Command, plain_template: Path) -> None:
     answers = {"name": "leafnet", "engine": ">=0.1", "author": "Ada"}
     run_copy(str(plain_template), "two", answers, defaults=True, quiet=True)
     assert kindling("new", "leafnet", "--engine", ">=0.1", "--author", "Ada").code == 0
@@ -239,7 +241,7 @@ DIRECT = {
 
 @pytest.mark.parametrize("kind", DIRECT)
 @pytest.mark.usefixtures("plain_template")
-def test_the_engine_comes_from_where_it_was_installed_from(
+def test_the_project_installs_the_engine_from_the_same_source(
     kindling: Command, monkeypatch: pytest.MonkeyPatch, folder: Path, kind: str
 ) -> None:
     (folder / "k l.whl").touch()
@@ -307,9 +309,7 @@ def test_the_engine_is_the_remote_and_version_of_the_template_in_use(
 
 
 @pytest.mark.usefixtures("plain_template")
-def test_a_project_that_git_does_not_commit_says_so(
-    kindling: Command, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_commit_is_reported(kindling: Command, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hook = folder / "hooks/pre-commit"
     hook.parent.mkdir()
     hook.write_text("#!/bin/sh\nexit 1\n")

@@ -34,7 +34,7 @@ def test_a_seed_of_true_or_null_is_drawn_printed_and_stored(kindling: Command) -
 
 @pytest.mark.parametrize("rank", ["0", "1"])
 @pytest.mark.parametrize("launcher", ["torchrun", "srun"])
-def test_no_process_of_a_launcher_draws_its_own_seed(
+def test_processes_of_a_launcher_do_not_draw_different_seeds(
     kindling: Command, monkeypatch: pytest.MonkeyPatch, launcher: str, rank: str
 ) -> None:
     """All processes end, including rank 0, which alone reports the error."""
@@ -48,9 +48,7 @@ def test_no_process_of_a_launcher_draws_its_own_seed(
     assert ("set a number" in result.err) == (rank == "0")
 
 
-def test_machines_that_train_together_draw_no_seeds_of_their_own(
-    kindling: Command, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nodes_of_one_run_do_not_draw_different_seeds(kindling: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
     result = kindling("fit", *TINY, "--seed_everything", "true", "--trainer.num_nodes", "2")
     assert (result.code, result.err.count("\n")) == (2, 1)
@@ -59,7 +57,7 @@ def test_machines_that_train_together_draw_no_seeds_of_their_own(
 
 @pytest.mark.parametrize("command", [["fit", "--nonsense"], ["nonsense"], ["fit", "--config", "missing.yaml"]])
 @pytest.mark.parametrize(("name", "is_shown"), [("RANK", False), ("SLURM_PROCID", False), ("KINDLING_PARENT", True)])
-def test_the_first_process_of_a_launcher_alone_reports_a_mistake(
+def test_only_rank_zero_reports_a_mistake(
     kindling: Command, monkeypatch: pytest.MonkeyPatch, command: list[str], name: str, is_shown: bool
 ) -> None:
     monkeypatch.setattr("kindling.cli.lightning_cli.end_with_parent", lambda: None)
@@ -69,9 +67,7 @@ def test_the_first_process_of_a_launcher_alone_reports_a_mistake(
     assert (result.code, result.err.count("\n")) == (2, int(is_shown))
 
 
-def test_an_error_of_one_process_is_reported_once_they_are_connected(
-    kindling: Command, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_error_of_one_connected_process_is_reported(kindling: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
     assert kindling("fit", "--nonsense").err.startswith("kindling: error: ")
@@ -100,7 +96,7 @@ def test_other_names_are_folders_in_runs(kindling: Command, name: str) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_without_checkpoints_tests_its_last_weights_and_says_so(kindling: Command) -> None:
+def test_a_run_without_checkpoints_tests_its_last_weights(kindling: Command) -> None:
     result = kindling("fit", *TINY, "--trainer.enable_checkpointing", "false")
     assert (result.code, result.err) == (0, "")
     assert "cannot be resumed" in result.out
@@ -134,7 +130,7 @@ def test_barebones_trains_and_tests_without_files(kindling: Command, folder: Pat
         ("limit_test_batches 0.0001", 14),
     ],
 )
-def test_a_share_of_the_batches_is_at_least_one(kindling: Command, option: str, steps: int) -> None:
+def test_a_fraction_of_the_batches_is_at_least_one(kindling: Command, option: str, steps: int) -> None:
     result = kindling("fit", *TINY, *f"--trainer.{option}".split())
     assert (result.code, result.err) == (0, "")
     assert torch.load(RUN / "checkpoints/last.ckpt", weights_only=True)["global_step"] == steps
@@ -144,7 +140,7 @@ def test_a_share_of_the_batches_is_at_least_one(kindling: Command, option: str, 
 
 @pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("command", ["test", "validate", "predict"])
-def test_a_share_is_at_least_one_batch_in_each_command(kindling: Command, command: str) -> None:
+def test_a_fraction_is_at_least_one_batch_in_each_command(kindling: Command, command: str) -> None:
     kindling("fit", *TINY, "--test_after_fit", "false")
     stage = {"validate": "val"}.get(command, command)
     result = kindling(command, "--ckpt_path", "best", f"--trainer.limit_{stage}_batches", "0.001")
@@ -179,7 +175,7 @@ def test_a_share_is_at_least_one_batch_in_each_command(kindling: Command, comman
         "log_every_n_steps -1",
     ],
 )
-def test_values_that_the_trainer_cannot_take_end_in_one_line(
+def test_invalid_trainer_options_end_in_one_line(
     kindling: Command, monkeypatch: pytest.MonkeyPatch, option: str
 ) -> None:
     monkeypatch.setattr("lightning.pytorch.accelerators.CUDAAccelerator.is_available", lambda: False)
@@ -209,7 +205,7 @@ def test_values_that_the_trainer_cannot_take_end_in_one_line(
         "enable_checkpointing true",
     ],
 )
-def test_flags_of_the_trainer_work_without_a_word_of_a_library(kindling: Command, option: str) -> None:
+def test_trainer_flags_work_without_messages_of_libraries(kindling: Command, option: str) -> None:
     result = kindling("fit", *TINY, *f"--trainer.{option}".split())
     assert (result.code, result.err) == (0, "")
     assert "test/loss" in result.out

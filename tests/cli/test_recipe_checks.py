@@ -37,7 +37,7 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("text", MISTAKES)
-def test_the_key_and_the_way_to_write_it_are_named(kindling: Command, text: str) -> None:
+def test_the_key_and_its_correct_form_are_named(kindling: Command, text: str) -> None:
     Path("r.yaml").write_text(text)
     result = kindling("fit", "--config", "r.yaml")
     assert (result.code, result.err.count("\n")) == (2, 1)

@@ -22,7 +22,7 @@ def empty(folder: Path) -> Path:
 
 
 @pytest.mark.usefixtures("empty")
-def test_a_recipe_and_an_overlay_go_by_name(kindling: Command) -> None:
+def test_recipes_and_overlays_are_found_by_name(kindling: Command) -> None:
     result = kindling("fit", "--config", "quickstart", "--config=with/bf16", "-c", "with/debug.yaml", "--print_config")
     assert (result.code, result.err) == (0, "")
     config = yaml.safe_load(result.out)
@@ -31,7 +31,7 @@ def test_a_recipe_and_an_overlay_go_by_name(kindling: Command) -> None:
 
 
 @pytest.mark.usefixtures("empty")
-def test_all_recipes_of_kindling_go_by_name() -> None:
+def test_all_shipped_recipes_are_found_by_name() -> None:
     recipes = sorted(CONFIGS.rglob("*.yaml"))
     names = [path.relative_to(CONFIGS).with_suffix("").as_posix() for path in recipes]
     assert len(names) > 10
@@ -39,7 +39,7 @@ def test_all_recipes_of_kindling_go_by_name() -> None:
     assert [Path(find_recipe(name)).read_bytes() for name in names] == [path.read_bytes() for path in recipes]
 
 
-def test_the_own_recipe_wins_and_the_path_as_typed_wins_over_it(empty: Path) -> None:
+def test_a_typed_path_wins_over_a_project_recipe_and_that_over_a_shipped_one(empty: Path) -> None:
     own = empty / "configs" / "quickstart.yaml"
     own.parent.mkdir()
     own.write_text(OVERLAY)
@@ -66,7 +66,7 @@ def test_the_run_is_named_after_the_recipe_and_resumes(kindling: Command) -> Non
     assert json.loads(Path("runs/small/version_0/run.json").read_text())["epochs"] == 2
 
 
-def test_the_help_page_lists_the_own_recipes_first(kindling: Command, empty: Path) -> None:
+def test_the_help_page_lists_project_recipes_first(kindling: Command, empty: Path) -> None:
     (empty / "configs").mkdir()
     (empty / "configs" / "zebra.yaml").write_text(f"# yaml-language-server: $schema=schema.json\n{OVERLAY}")
     lines = kindling("fit", "--help").out.partition("\nrecipes:\n")[2].splitlines()

@@ -18,7 +18,7 @@ def listed(out: str) -> list[str]:
     return [line.split()[0] for line in out.splitlines()[1:]]
 
 
-def test_it_lists_what_was_trained_and_how_it_ended(kindling: Command, trained: Train) -> None:
+def test_the_list_shows_each_run_and_its_status(kindling: Command, trained: Train) -> None:
     trained(*TINY)
     header, line = kindling("runs").out.splitlines()
     columns = ["run", "started", "status", "epochs", "val/loss", "val/accuracy", "test/accuracy", "time", "commit"]
@@ -29,7 +29,7 @@ def test_it_lists_what_was_trained_and_how_it_ended(kindling: Command, trained: 
     assert "  finished     2/2  " in line
 
 
-def test_the_newest_is_last_and_with_sort_the_best(kindling: Command) -> None:
+def test_the_newest_run_is_last_or_with_sort_the_best(kindling: Command) -> None:
     make_run("runs/b/version_9", "2026-01-02T00:00:00+00:00", 0.7)
     make_run("runs/b/version_10", "2026-01-02T00:00:00+00:00", 0.8)
     make_run("runs/a/version_0", "2026-01-03T00:00:00+00:00", 0.75)
@@ -48,7 +48,7 @@ def test_a_lower_loss_is_better(kindling: Command) -> None:
     assert listed(kindling("runs", "--sort", "val/loss").out) == order
 
 
-def test_models_without_an_accuracy_show_what_they_have(kindling: Command) -> None:
+def test_models_without_accuracy_show_another_metric(kindling: Command) -> None:
     for number, mae in enumerate((0.5, 0.1, 0.3)):
         run = make_run(f"runs/a/version_{number}", best={"epoch": 1, "val/loss": 0.2, "val/mae": mae, "val/r2": 0.9})
         (run / "test_metrics.json").write_text(json.dumps({"test/loss": 0.2, "test/mae": mae + 0.1, "test/r2": 0.8}))
@@ -60,12 +60,12 @@ def test_models_without_an_accuracy_show_what_they_have(kindling: Command) -> No
     assert kindling("runs").out.split()[4:9] == ["val/loss", "val/accuracy", "val/mae", "test/mae", "time"]
 
 
-def test_the_column_that_is_sorted_is_shown(kindling: Command) -> None:
+def test_the_sort_column_is_always_shown(kindling: Command) -> None:
     make_run("runs/a/version_0", best={"epoch": 1, "val/accuracy": 0.9, "val/f1": 0.8})
     assert "  0.8000" in kindling("runs", "--sort", "val/f1").out
 
 
-def test_runs_of_the_past_and_broken_ones_are_listed_from_what_they_have(kindling: Command) -> None:
+def test_old_and_damaged_runs_are_listed_from_their_other_files(kindling: Command) -> None:
     for number, text in enumerate(("{", "[]", '{"best": 3, "epochs": "x", "seconds": [], "process": 1}', "\0", "")):
         (make_run(f"runs/a/version_{number}") / "run.json").write_text(text)
     empty = make_run("runs/b/version_0")
@@ -117,7 +117,7 @@ def test_a_foreign_or_damaged_run_json_does_not_break_the_list(kindling: Command
         assert result.out.replace("\n", "").isprintable()
 
 
-def test_settings_and_metrics_can_not_steer_the_terminal(kindling: Command) -> None:
+def test_settings_and_metrics_cannot_control_the_terminal(kindling: Command) -> None:
     bad = make_run("runs/a/version_0")
     (bad / "config.yaml").write_text('model: "\\e[31m"\n"\\e[1m": 3')
     (bad / "test_metrics.json").write_text('{"test/\\u001b[2J": 1}')
@@ -126,14 +126,14 @@ def test_settings_and_metrics_can_not_steer_the_terminal(kindling: Command) -> N
         assert result.out.replace("\n", "").isprintable()
 
 
-def test_a_folder_that_is_no_text_at_all_spoils_no_list(kindling: Command) -> None:
+def test_a_folder_name_that_is_not_utf8_does_not_break_the_list(kindling: Command) -> None:
     bad = make_run("runs/a/version_0")
     (bad / "run.json").unlink()
     (bad / "config.yaml").write_bytes(b"\xff\xfe\x00")
     assert listed(kindling("runs").out) == [str(bad)]
 
 
-def test_a_run_behind_a_link_is_listed_once_and_by_its_own_name_first(kindling: Command, folder: Path) -> None:
+def test_a_linked_run_is_listed_once_by_its_real_path(kindling: Command, folder: Path) -> None:
     make_run("runs/b/version_0", "2026-01-01T00:00:00+00:00")
     make_run("elsewhere/version_0", "2026-01-02T00:00:00+00:00")
     Path("runs/self").symlink_to(".")
@@ -144,14 +144,14 @@ def test_a_run_behind_a_link_is_listed_once_and_by_its_own_name_first(kindling: 
     assert listed(kindling("runs", "runs/a/latest").out) == ["runs/a/latest"]
 
 
-def test_a_run_is_not_compared_with_itself_by_another_name(kindling: Command) -> None:
+def test_a_run_is_not_compared_with_itself(kindling: Command) -> None:
     run = make_run("runs/a/version_0")
     result = kindling("runs", "compare", "a/version_0", run.resolve())
     assert (result.code, result.err.count("\n")) == (2, 1)
     assert "is given twice" in result.err
 
 
-def test_no_column_is_cut_in_a_pipe_and_a_narrow_window_leaves_out_the_least(kindling: Command) -> None:
+def test_a_pipe_gets_all_columns_and_a_narrow_terminal_the_important_ones(kindling: Command) -> None:
     name = f"runs/{'long_' * 12}name/version_123"
     run = make_run(name, "2026-01-02T00:00:00+00:00", 0.7, recipe="cnn+bf16", commit="a" * 40)
     piped = kindling("runs").out.splitlines()
@@ -163,7 +163,7 @@ def test_no_column_is_cut_in_a_pipe_and_a_narrow_window_leaves_out_the_least(kin
     assert narrow[-1].startswith("(not shown, for lack of space: recipe, commit")
 
 
-def test_a_pipe_that_closes_early_is_no_error(folder: Path) -> None:
+def test_a_closed_pipe_is_not_an_error(folder: Path) -> None:
     for number in range(1000):
         make_run(f"runs/a/version_{number}", "2026-01-02T00:00:00+00:00", 0.7)
     command = f"{sys.executable} -m kindling runs | head -1"
@@ -220,7 +220,7 @@ def test_mistakes_end_in_one_line(kindling: Command, arguments: list[str], words
     assert not Path("runs/compare.png").exists()
 
 
-def test_where_there_are_none_it_says_how_to_get_one(kindling: Command) -> None:
+def test_without_runs_the_list_shows_how_to_make_one(kindling: Command) -> None:
     result = kindling("runs")
     assert result.code == 0
     assert result.out.count("\n") == 1

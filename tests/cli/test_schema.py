@@ -125,7 +125,7 @@ INVALID = {
 
 
 @pytest.mark.parametrize("text", VALID)
-def test_what_the_parser_takes_is_valid(schema: dict[str, Any], text: str) -> None:
+def test_the_schema_accepts_what_the_parser_accepts(schema: dict[str, Any], text: str) -> None:
     assert not errors(schema, text)
 
 

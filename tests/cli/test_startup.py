@@ -30,7 +30,7 @@ def test_fit_imports_no_more_than_it_uses() -> None:
 
 
 @pytest.mark.slow
-def test_the_process_is_left_as_python_makes_it() -> None:
+def test_the_process_settings_are_not_changed() -> None:
     code = "import gc, sys; from kindling.cli import main; main(['fit', '--help'])"
     told = f"{code}; print(gc.isenabled(), gc.get_freeze_count(), sys.modules['scipy.signal'].hamming.__module__)"
     assert python(told).splitlines()[-1] == "True 0 scipy.signal.windows._windows"
@@ -45,7 +45,7 @@ def test_a_file_left_open_is_written_at_the_exit() -> None:
 
 
 @pytest.mark.slow
-def test_the_installed_command_tells_how_it_ended() -> None:
+def test_the_installed_command_returns_the_exit_code() -> None:
     program = Path(sys.executable).with_name("kindling")
 
     def run(*options: str) -> subprocess.CompletedProcess[str]:
@@ -73,14 +73,14 @@ def test_the_installed_command_tells_how_it_ended() -> None:
     ],
     ids=["clean-up", "thread"],
 )
-def test_ctrl_c_after_the_work_is_done_shows_no_traceback(last: str, code: int) -> None:
+def test_ctrl_c_at_exit_shows_no_traceback(last: str, code: int) -> None:
     imports = "import atexit, os, signal, threading; from kindling.cli import entry_point as cli"
     program = f"{imports}; {last}; cli.main = lambda: 0; cli.program()"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stderr) == (code, "")
 
 
-def test_ctrl_c_within_a_destructor_interrupts_all_the_same() -> None:
+def test_ctrl_c_within_a_destructor_interrupts_the_command() -> None:
     program = """
 import signal, time
 from kindling.cli import entry_point as cli

@@ -52,7 +52,9 @@ def ruff(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize("license_name", LICENSES)
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.usefixtures("plain_template")
-def test_a_project_is_small_and_about_nothing_but_its_own(kindling: Command, task: str, license_name: str) -> None:
+def test_a_project_is_small_and_mentions_the_engine_only_as_a_dependency(
+    kindling: Command, task: str, license_name: str
+) -> None:
     options = ["--task", task, "--license", license_name, "--engine", ">=0.1"]
     assert kindling("new", "my_net", *options, "--description", "Leaves").code == 0
     found = files(Path("my_net"))
@@ -100,7 +102,7 @@ def test_a_project_from_a_repository_is_as_small(repository: Path, tmp_path: Pat
     ],
 )
 @pytest.mark.usefixtures("plain_template")
-def test_style_holds_whatever_the_name(kindling: Command, name: str) -> None:
+def test_the_code_passes_ruff_for_any_project_name(kindling: Command, name: str) -> None:
     for task in TASKS:
         assert kindling("new", task, "--name", name, "--task", task).code == 0
     assert ruff(Path.cwd(), "check", ".").stdout == "All checks passed!\n"
@@ -109,7 +111,7 @@ def test_style_holds_whatever_the_name(kindling: Command, name: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("project", TASKS, indirect=True)
-def test_types_hold(project: Path) -> None:
+def test_the_code_passes_mypy(project: Path) -> None:
     process = subprocess.run([sys.executable, "-m", "mypy"], cwd=project, capture_output=True, text=True)
     assert process.returncode == 0, process.stdout
 

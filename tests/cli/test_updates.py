@@ -56,7 +56,7 @@ def update(project: Path, **options: object) -> None:
         run_update(str(project), defaults=True, overwrite=True, quiet=True, **options)  # type: ignore[arg-type]
 
 
-def test_a_changed_template_is_merged_beside_what_its_owner_changed(template: Path, project: Path) -> None:
+def test_template_changes_are_merged_with_those_of_the_owner(template: Path, project: Path) -> None:
     replace(project / "configs/baseline.yaml", "batch_size: 32", "batch_size: 16")  # next to a change in the template
     replace(project / "src/leafnet/models.py", "width: int = 16", "width: int = 24")  # unchanged in the template
     (project / "src/leafnet/losses.py").write_text('"""My own."""\n')
@@ -77,7 +77,7 @@ def test_a_changed_template_is_merged_beside_what_its_owner_changed(template: Pa
 
 
 @pytest.mark.slow
-def test_the_engine_moves_with_the_template(template: Path, project: Path) -> None:
+def test_an_update_also_updates_the_engine(template: Path, project: Path) -> None:
     assert f'"kindling-ml @ git+file://localhost{template}@v0.1.0"' in (project / "pyproject.toml").read_text()
     replace(project / "pyproject.toml", '    "torch",\n', '    "torch",\n    "timm",\n')  # beside the engine's line
     commit(project, "Use timm")
@@ -90,7 +90,7 @@ def test_the_engine_moves_with_the_template(template: Path, project: Path) -> No
 
 
 @pytest.mark.slow
-def test_an_engine_that_was_chosen_stays(template: Path, tmp_path: Path) -> None:
+def test_an_update_keeps_a_chosen_engine(template: Path, tmp_path: Path) -> None:
     project = tmp_path / "leafnet"
     run_copy(str(template), project, {"name": "leafnet", "engine": ">=0.1"}, defaults=True, quiet=True)
     git(project, "init", "--quiet")
@@ -244,9 +244,7 @@ def test_the_monthly_workflow_opens_a_pull_request(template: Path, project: Path
 
 
 @pytest.mark.slow
-def test_the_workflow_has_nothing_to_do_where_the_project_is_newer_than_the_last_tag(
-    template: Path, tmp_path: Path
-) -> None:
+def test_the_workflow_does_nothing_if_the_project_is_newer_than_the_last_tag(template: Path, tmp_path: Path) -> None:
     (template / "template/NEWS.md").write_text("Not released yet.\n")
     commit(template, "Begin the next version")
     project, answers = tmp_path / "leafnet", {"name": "leafnet", "author": "Ada"}
@@ -285,7 +283,7 @@ def test_a_project_from_a_wheel_is_updated_from_a_repository_that_was_named(
 
 
 @pytest.mark.slow
-def test_a_project_from_a_wheel_says_how_it_could_be_updated(
+def test_a_project_from_a_wheel_explains_how_to_update_it(
     kindling: Command, template: Path, from_a_wheel: Path
 ) -> None:
     assert kindling("new", "leafnet").code == 0

@@ -272,7 +272,7 @@ def test_a_model_that_diverged_has_a_report(kindling: Command) -> None:
 
 
 def test_samples_without_an_answer_are_wrong(kindling: Command) -> None:
-    options = "--model MLPClassifier --data helpers.SilentDataModule --data.num_samples 300"
+    options = "--model MLPClassifier --data helpers.NaNTestDataModule --data.num_samples 300"
     result = kindling("fit", *options.split(), *TINY[-4:])
     assert result.code == 0, result.err
     table, _ = written()

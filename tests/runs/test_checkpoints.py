@@ -114,7 +114,7 @@ def test_a_command_reads_its_checkpoint_once(
     assert [call.args[0] for call in load.call_args_list] == [LAST if command == "fit" else BEST]
 
 
-def test_what_was_read_is_given_to_lightning_once() -> None:
+def test_a_loaded_checkpoint_is_passed_to_lightning_once() -> None:
     save({"weights": torch.zeros(2)}, Path("a.ckpt"))
     save({"weights": torch.ones(2)}, Path("b.ckpt"))
     for name in ("a.ckpt", "b.ckpt"):
@@ -244,7 +244,7 @@ def test_training_stops_at_once_if_a_checkpoint_is_not_writable(
     assert sorted(os.listdir(LAST.parent)) == ["best.ckpt", "last.ckpt", "previous.ckpt"]
 
 
-def test_what_was_just_saved_is_not_removed_under_another_name() -> None:
+def test_a_new_checkpoint_is_not_removed_under_another_path() -> None:
     save({"weights": torch.zeros(2)}, Path("other.ckpt"))
     files = AtomicCheckpointIO()
     files.save_checkpoint({"weights": torch.ones(2)}, "mine/best.ckpt")
@@ -262,7 +262,7 @@ class Careless(TorchCheckpointIO):
         pass
 
 
-def test_a_way_of_writing_that_was_asked_for_is_kept_and_checked() -> None:
+def test_a_checkpoint_plugin_of_the_user_is_kept_and_checked() -> None:
     for chosen in (None, TorchCheckpointIO()):
         strategy = SingleDeviceStrategy(checkpoint_io=chosen)
         write_atomically(strategy, None)
@@ -278,7 +278,7 @@ def test_a_way_of_writing_that_was_asked_for_is_kept_and_checked() -> None:
             strategy.save_checkpoint({}, name)
 
 
-def test_a_plugin_that_writes_nothing_ends_the_training(kindling: Command) -> None:
+def test_a_checkpoint_plugin_that_writes_nothing_ends_the_run(kindling: Command) -> None:
     plugin = '[{"class_path": "test_checkpoints.Careless"}]'
     result = kindling("fit", *TINY, "--trainer.plugins", plugin)
     assert (result.code, result.err.count("\n")) == (1, 1), result.err

@@ -33,13 +33,13 @@ def test_it_shows_the_settings_and_metrics_that_differ(kindling: Command, traine
     assert colors(Path("runs/compare.png")) == set(PALETTE[:2])
 
 
-def test_the_same_settings_are_called_so(kindling: Command) -> None:
+def test_identical_settings_are_reported(kindling: Command) -> None:
     for number in range(2):
         make_run(f"runs/a/version_{number}")
     assert "the settings are identical" in kindling("runs", "compare", "a/version_0", "a/version_1").out
 
 
-def test_many_runs_are_told_apart(kindling: Command) -> None:
+def test_many_runs_have_distinct_colors_and_markers(kindling: Command) -> None:
     runs = [str(make_run(f"runs/some_recipe/version_{number}")) for number in range(11)]
     out = kindling("runs", "compare", *runs).out
     for run in runs:

@@ -94,7 +94,7 @@ def test_a_link_to_a_last_checkpoint_resumes_its_run(kindling: Command, trained:
     assert epoch_of(RUN / "checkpoints/last.ckpt") == 5
 
 
-def test_a_copy_of_hard_links_leaves_the_original_alone(kindling: Command, trained: Train) -> None:
+def test_a_copy_of_hard_links_leaves_the_original_unchanged(kindling: Command, trained: Train) -> None:
     trained(*WORSE)
     before = contents(RUN)
     shutil.copytree(RUN, "mine", copy_function=os.link)
@@ -104,9 +104,7 @@ def test_a_copy_of_hard_links_leaves_the_original_alone(kindling: Command, train
 
 @pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("inside", ["checkpoints", "mine/deep"])
-def test_a_copy_keeps_a_model_checkpoint_of_the_user_out_of_the_original(
-    kindling: Command, trained: Train, inside: str
-) -> None:
+def test_a_model_checkpoint_of_the_user_saves_inside_the_copy(kindling: Command, trained: Train, inside: str) -> None:
     folder = RUN / inside
     init_args = {"dirpath": str(folder), "monitor": "val/loss", "filename": "user", "enable_version_counter": False}
     callbacks = json.dumps([{"class_path": "ModelCheckpoint", "init_args": init_args}])
@@ -156,7 +154,7 @@ def test_a_copy_without_its_best_checkpoint_gets_one(kindling: Command, trained:
     assert RunMetadata.read(Path("mine")).best_epoch == best
 
 
-def test_a_new_run_owns_no_file_of_the_one_that_it_starts_from() -> None:
+def test_a_new_run_keeps_the_files_of_the_run_it_starts_from() -> None:
     state = {"dirpath": "old", "best_model_path": "old/best.ckpt", "best_k_models": {"old/best.ckpt": 1.0}}
     move_best(state, "new", is_same_run=False)
     assert state["best_model_path"] == ""

@@ -39,7 +39,7 @@ def test_there_are_runs_of_an_earlier_version() -> None:
 
 @pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("run", RUNS, indirect=True)
-def test_it_is_evaluated_as_before(kindling: Command, run: Path) -> None:
+def test_evaluation_gives_the_same_results(kindling: Command, run: Path) -> None:
     before = json.loads((run / "test_metrics.json").read_text())
     predictions = pd.read_csv(run / "predictions.csv")
     for command in ("test", "validate", "predict"):
@@ -57,7 +57,7 @@ def test_it_is_evaluated_as_before(kindling: Command, run: Path) -> None:
 
 @pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("run", RUNS, indirect=True)
-def test_it_resumes_where_it_stopped(kindling: Command, run: Path) -> None:
+def test_training_resumes_to_the_same_weights(kindling: Command, run: Path) -> None:
     option, target, loss, weights = CONTINUED[run.parent.name]
     result = kindling("fit", "--ckpt_path", run, option, target, *TYPED[run.parent.name])
     assert result.code == 0, result.err
@@ -70,14 +70,14 @@ def test_it_resumes_where_it_stopped(kindling: Command, run: Path) -> None:
 
 @pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("run", RUNS, indirect=True)
-def test_its_configuration_repeats_it(kindling: Command, run: Path) -> None:
+def test_the_configuration_repeats_the_run(kindling: Command, run: Path) -> None:
     before = json.loads((run / "test_metrics.json").read_text())
     assert kindling("fit", "--config", run / "config.yaml").code == 0
     repeated = json.loads((run.parent / "version_1" / "test_metrics.json").read_text())
     assert repeated == pytest.approx(before, abs=1e-4)
 
 
-def test_a_class_that_has_moved_is_found_with_a_hint(kindling: Command) -> None:
+def test_a_renamed_class_is_found_with_a_hint(kindling: Command) -> None:
     Path("averaged.yaml").write_text("averaging: kindling.callbacks.EMA\n")
     renamed._hint.cache_clear()  # another test may have filled it
     options = ["--trainer.callbacks", "kindling.callbacks.StepFigures", "--config", "averaged.yaml"]

@@ -65,7 +65,7 @@ def test_the_run_of_a_checkpoint() -> None:
     assert run_folder_of(Path("downloads/model")) == Path("downloads/model_results")
 
 
-def test_the_links_of_a_project_around_a_checkpoint_are_its_own_matter(folder: Path) -> None:
+def test_links_in_a_project_around_a_checkpoint_are_allowed(folder: Path) -> None:
     path = checkpoint("project/checkpoints/model.ckpt", age=1)
     for link in ("project/.venv/bin/python", "project/data"):
         Path(link).parent.mkdir(parents=True, exist_ok=True)
@@ -87,7 +87,7 @@ def test_a_project_is_not_a_run_but_contains_runs() -> None:
     assert find_runs(Path("project")) == [Path("project/runs/a/version_0")]
 
 
-def test_a_file_appears_whole_or_not_at_all(folder: Path) -> None:
+def test_a_file_is_written_completely_or_not_at_all(folder: Path) -> None:
     target = folder / "table.csv"
     target.write_text("old")
     with pytest.raises(TypeError), atomic_write(target) as path, path.open("w") as file:

@@ -23,7 +23,7 @@ def repeat(kindling: Command, run: str | Path) -> Path:
     return made
 
 
-def test_it_ends_with_the_command_that_repeats_the_run_to_the_same_weights(kindling: Command) -> None:
+def test_the_last_command_repeats_the_run_to_the_same_weights(kindling: Command) -> None:
     schedule = ["--model.dropout", "0.3", "--model.lr_scheduler", "OneCycleLR", "--model.lr_scheduler.max_lr", "0.01"]
     assert kindling("fit", *TINY, *schedule, "--seed_everything", "true", "--profile").code == 0
     made = repeat(kindling, "tiny/version_0")
@@ -34,7 +34,7 @@ def test_it_ends_with_the_command_that_repeats_the_run_to_the_same_weights(kindl
 
 
 @pytest.mark.slow
-def test_a_run_that_began_from_another_repeats_too(kindling: Command, trained: Train) -> None:
+def test_a_run_that_started_from_another_is_repeated(kindling: Command, trained: Train) -> None:
     trained(*TINY)
     start = RUN / "checkpoints/best.ckpt"
     assert kindling("fit", "--ckpt_path", start, "--run_name", "second", "--trainer.max_epochs", 4).code == 0
@@ -44,7 +44,7 @@ def test_a_run_that_began_from_another_repeats_too(kindling: Command, trained: T
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("table")
-def test_a_table_repeats_with_its_split(kindling: Command) -> None:
+def test_a_run_on_a_table_is_repeated_with_its_split(kindling: Command) -> None:
     options = "--config configs/table_mlp.yaml --data.path customers.csv --data.target churned --trainer.max_epochs 2"
     assert kindling("fit", *options.split()).code == 0
     run = Path("runs/table_mlp/version_0")
@@ -73,7 +73,7 @@ def test_a_resumed_run_is_reproducible_unless_its_settings_changed(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("pictures")
-def test_it_says_what_the_run_was_and_what_stands_in_the_way_of_repeating_it(kindling: Command) -> None:
+def test_the_run_is_described_with_obstacles_to_repeating_it(kindling: Command) -> None:
     assert kindling("fit", *TINY, "--seed_everything", "false").code == 0
     stored = json.loads((RUN / "run.json").read_text())
     stored |= {"commit": "0123456789" * 4, "changed": True, "versions": {"torch": "1.0"}}
@@ -93,7 +93,7 @@ def test_it_says_what_the_run_was_and_what_stands_in_the_way_of_repeating_it(kin
     )
 
 
-def test_the_command_asks_for_the_threads_that_the_run_had(
+def test_the_command_sets_the_number_of_threads_of_the_run(
     kindling: Command, trained: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained(*TINY)

@@ -43,11 +43,11 @@ def files(folder: Path = Path()) -> set[str]:
     return {str(path) for path in folder.rglob("*") if RUN not in path.parents}
 
 
-OWN = ["--trainer.logger=CSVLogger", "--trainer.logger.save_dir=outside", "--trainer.callbacks+=helpers.MemoryByEpoch"]
+OWN = ["--trainer.logger=CSVLogger", "--trainer.logger.save_dir=outside", "--trainer.callbacks+=helpers.MemoryRecorder"]
 
 
 @pytest.mark.slow
-def test_one_s_own_run_keeps_all_of_its_settings(kindling: Command, tmp_path: Path) -> None:
+def test_a_run_of_this_user_keeps_all_settings(kindling: Command, tmp_path: Path) -> None:
     assert kindling("fit", *TINY, *OWN, "--test_after_fit", "false").code == 0
     assert is_own(CONFIG)
     shutil.copytree(RUN, "copy")
@@ -57,10 +57,10 @@ def test_one_s_own_run_keeps_all_of_its_settings(kindling: Command, tmp_path: Pa
         assert result.code == 0, result.err
         assert "is from elsewhere" not in result.err
         assert files(OUTSIDE) > before
-    assert "helpers.MemoryByEpoch" in CONFIG.read_text()
+    assert "helpers.MemoryRecorder" in CONFIG.read_text()
 
 
-def test_a_changed_configuration_or_another_user_s_is_not_one_s_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_changed_or_foreign_configuration_is_not_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
     path = Path("config.yaml")
     assert not is_own(path)
     path.write_text("a: 1\n")
@@ -99,7 +99,7 @@ LOOSE = "from pathlib import Path\nPath('ran').touch()\n"
 
 @pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("name", STRANGE)
-def test_the_trainer_of_a_stranger_s_run_names_no_classes_and_no_paths(
+def test_classes_and_paths_in_a_foreign_trainer_config_are_ignored(
     kindling: Command, trained: Train, name: str
 ) -> None:
     trained(*TINY)
@@ -181,7 +181,7 @@ def test_code_around_a_folder_of_checkpoints_is_not_imported(
 
 
 @pytest.mark.slow
-def test_who_trusts_a_stranger_s_configuration_names_it(kindling: Command, trained: Train) -> None:
+def test_a_foreign_configuration_is_used_if_it_is_named(kindling: Command, trained: Train) -> None:
     trained(*TINY)
     change_config(lambda config: config["trainer"].update(logger=LOGGER))
     shutil.copy(CONFIG, "trusted.yaml")
@@ -191,7 +191,7 @@ def test_who_trusts_a_stranger_s_configuration_names_it(kindling: Command, train
 
 @pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("name", ["../../outside", ".."])
-def test_a_stranger_s_run_name_leads_nowhere(kindling: Command, trained: Train, name: str) -> None:
+def test_a_foreign_run_name_cannot_leave_the_runs_folder(kindling: Command, trained: Train, name: str) -> None:
     trained(*TINY)
     change_config(lambda config: config.update(run_name=name))
     result = kindling("fit", "--ckpt_path", RUN / "checkpoints/best.ckpt", "--trainer.max_epochs", 3)
@@ -206,9 +206,7 @@ def test_a_stranger_s_run_name_leads_nowhere(kindling: Command, trained: Train, 
 @pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("text", ["secret.yaml", "[1]"])
 @pytest.mark.parametrize("group", ["trainer", "data", "early_stopping"])
-def test_a_stranger_s_configuration_reads_no_other_file(
-    kindling: Command, trained: Train, group: str, text: str
-) -> None:
+def test_a_foreign_configuration_reads_no_other_file(kindling: Command, trained: Train, group: str, text: str) -> None:
     trained(*TINY)
     Path("secret.yaml").write_text("max_epochs: 7\npatience: 7\nsecret: 1\n")
     change_config(lambda config: config.update({group: yaml.safe_load(text)}))
@@ -257,7 +255,7 @@ def test_code_that_comes_with_a_run_is_not_run(
 
 
 @pytest.mark.parametrize("place", ["checkpoint", "config", "optimizer", "nested"])
-def test_no_other_class_of_a_stranger_runs_code_either(
+def test_other_classes_in_a_foreign_config_run_no_code(
     kindling: Command, trained: Train, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained(*TINY)
@@ -297,7 +295,7 @@ LINKS = {"checkpoints": "fit", "train": "fit", "export": "test", "metrics.csv": 
 
 
 @pytest.mark.parametrize(("link", "command"), [*LINKS.items(), ("test", "test"), ("checkpoints/best.ckpt", "test")])
-def test_links_do_not_lead_out_of_a_stranger_s_run(kindling: Command, trained: Train, command: str, link: str) -> None:
+def test_links_out_of_a_foreign_run_are_refused(kindling: Command, trained: Train, command: str, link: str) -> None:
     trained(*TINY)
     change_config(lambda config: config.update(test_after_fit=False))
     path = RUN / link
@@ -315,7 +313,7 @@ def test_links_do_not_lead_out_of_a_stranger_s_run(kindling: Command, trained: T
 
 
 @pytest.mark.slow
-def test_a_run_of_one_s_own_may_have_its_checkpoints_elsewhere(kindling: Command) -> None:
+def test_a_run_of_this_user_may_have_linked_checkpoints(kindling: Command) -> None:
     assert kindling("fit", *TINY, "--test_after_fit", "false").code == 0
     (RUN / "checkpoints").rename("scratch")
     (RUN / "checkpoints").symlink_to(Path("scratch").absolute())
@@ -323,7 +321,7 @@ def test_a_run_of_one_s_own_may_have_its_checkpoints_elsewhere(kindling: Command
     assert result.code == 0, result.err
 
 
-def test_a_stranger_s_best_checkpoints_are_not_deleted(kindling: Command, trained: Train) -> None:
+def test_best_checkpoints_named_by_a_foreign_run_are_not_deleted(kindling: Command, trained: Train) -> None:
     trained(*TINY)
     Path("mine.ckpt").touch()
     inside = RUN / "checkpoints" / "../../../../mine.ckpt"
@@ -342,7 +340,7 @@ def test_a_stranger_s_best_checkpoints_are_not_deleted(kindling: Command, traine
         assert Path("mine.ckpt").exists()
 
 
-def test_a_model_is_put_together_from_its_checkpoint_alone(kindling: Command, trained: Train) -> None:
+def test_a_model_is_built_from_its_checkpoint_alone(kindling: Command, trained: Train) -> None:
     trained(*TINY)
     shutil.copy(RUN / "checkpoints/best.ckpt", "other.ckpt")
     parts = {"checkpoints": ["other.ckpt"], "_class_path": "kindling.models.ensemble.EnsembleClassifier"}
@@ -381,7 +379,7 @@ FACTORIES: list[tuple[str, object, str]] = [
 
 @pytest.mark.parametrize("command", ["fit", "test"])
 @pytest.mark.parametrize(("part", "value", "message"), FACTORIES)
-def test_functions_that_a_stranger_names_are_not_called(
+def test_functions_named_in_a_foreign_checkpoint_are_not_called(
     kindling: Command, trained: Train, part: str, value: object, message: str, command: str
 ) -> None:
     trained(*TINY)
@@ -396,7 +394,7 @@ SECRETS = {"run.json": '{"recipe": "secret"}', "config.yaml": "secret: 1", "metr
 
 
 @pytest.mark.parametrize("name", SECRETS)
-def test_runs_reads_no_file_outside_of_a_stranger_s_run(kindling: Command, trained: Train, name: str) -> None:
+def test_kindling_runs_reads_no_file_outside_of_a_foreign_run(kindling: Command, trained: Train, name: str) -> None:
     trained(*TINY)
     if name == "metrics.csv":
         (RUN / "run.json").unlink()
@@ -409,7 +407,7 @@ def test_runs_reads_no_file_outside_of_a_stranger_s_run(kindling: Command, train
     assert "secret" not in result.out
 
 
-def test_runs_reads_no_pipe_no_device_and_no_endless_file(
+def test_kindling_runs_reads_no_pipes_devices_or_endless_files(
     kindling: Command, trained: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained(*TINY)
@@ -426,7 +424,7 @@ LAUGHS = "a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)
 
 
 @pytest.mark.parametrize("text", [LAUGHS, "a: &a [*a]\n"])
-def test_the_aliases_of_a_stranger_s_configuration_do_not_grow(kindling: Command, trained: Train, text: str) -> None:
+def test_yaml_aliases_in_a_foreign_configuration_do_not_expand(kindling: Command, trained: Train, text: str) -> None:
     trained(*TINY)
     CONFIG.write_text(text)
     result = kindling("test", "--ckpt_path", "last")
@@ -485,7 +483,9 @@ def others_table(kindling: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     ("command", "lone"),
     [("fit", False), ("validate", False), ("test", False), ("predict", False), ("fit", True), ("test", True)],
 )
-def test_the_data_of_a_stranger_s_run_is_typed(kindling: Command, others_table: None, command: str, lone: bool) -> None:
+def test_the_data_of_a_foreign_run_must_be_typed(
+    kindling: Command, others_table: None, command: str, lone: bool
+) -> None:
     where, source = (RUN, CONFIG)
     if lone:
         where = source = Path("lone.ckpt")
@@ -503,14 +503,14 @@ def test_the_data_of_a_stranger_s_run_is_typed(kindling: Command, others_table: 
 
 
 @pytest.mark.slow
-def test_the_data_of_a_stranger_s_run_may_come_from_a_typed_file(kindling: Command, others_table: None) -> None:
+def test_the_data_of_a_foreign_run_may_come_from_a_typed_config(kindling: Command, others_table: None) -> None:
     Path("mine.yaml").write_text("data: {class_path: TableDataModule, init_args: {path: secret.csv, target: y}}\n")
     result = kindling("test", "--ckpt_path", RUN, "--config", "mine.yaml")
     assert result.code == 0, result.err
 
 
 @pytest.mark.slow
-def test_new_rows_are_predicted_by_a_stranger_s_run_without_its_data(kindling: Command, others_table: None) -> None:
+def test_a_foreign_run_predicts_new_rows_without_its_data(kindling: Command, others_table: None) -> None:
     Path("secret.csv").rename("new.csv")
     result = kindling("predict", "--ckpt_path", RUN, "--data.predict", "new.csv")
     assert result.code == 0, result.err
@@ -519,7 +519,7 @@ def test_new_rows_are_predicted_by_a_stranger_s_run_without_its_data(kindling: C
 
 @pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("name", FILES)
-def test_each_file_that_a_stranger_s_configuration_names_is_typed(
+def test_each_file_named_in_a_foreign_configuration_must_be_typed(
     kindling: Command, others_table: None, name: str
 ) -> None:
     table("tests.csv")
@@ -532,7 +532,7 @@ def test_each_file_that_a_stranger_s_configuration_names_is_typed(
 
 
 @pytest.mark.slow
-def test_a_stranger_s_data_may_come_with_its_run(kindling: Command, others_table: None) -> None:
+def test_data_inside_a_foreign_run_folder_is_read(kindling: Command, others_table: None) -> None:
     Path("secret.csv").rename(RUN / "rows.csv")
     change_config(lambda config: config["data"]["init_args"].update(path=str(RUN / "rows.csv")))
     assert kindling("test", "--ckpt_path", RUN).code == 0
@@ -546,7 +546,7 @@ def test_a_stranger_s_data_may_come_with_its_run(kindling: Command, others_table
 
 @pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("change", ["moved", "lone", "no config", "edited config"])
-def test_one_s_own_data_is_found_again(kindling: Command, change: str) -> None:
+def test_the_data_of_a_run_of_this_user_is_found(kindling: Command, change: str) -> None:
     table("rows.csv")
     assert kindling(*TABLE, "--data.path", "rows.csv").code == 0
     where = RUN
@@ -564,7 +564,7 @@ def test_one_s_own_data_is_found_again(kindling: Command, change: str) -> None:
         assert result.code == 0, result.err
 
 
-def test_a_checkpoint_that_was_altered_is_not_one_s_own(kindling: Command) -> None:
+def test_a_modified_checkpoint_is_not_trusted(kindling: Command) -> None:
     table("rows.csv")
     table("other.csv")
     assert kindling(*TABLE, "--data.path", "rows.csv").code == 0
@@ -575,7 +575,7 @@ def test_a_checkpoint_that_was_altered_is_not_one_s_own(kindling: Command) -> No
     assert "lone.ckpt is from elsewhere, so the files in it are not read; add --data.path other.csv" in result.err
 
 
-def test_nothing_is_downloaded_for_a_stranger(
+def test_a_foreign_run_downloads_nothing(
     kindling: Command, trained: Train, mnist: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mine = ["--data", "MNISTDataModule", "--data.source", "FashionMNIST", "--data.val_split", "40"]
@@ -613,7 +613,7 @@ def test_a_package_around_a_lone_checkpoint_is_not_imported(
     assert not Path("ran").exists()
 
 
-def test_an_installed_package_may_bring_a_checkpoint_of_its_model(
+def test_an_installed_package_may_contain_a_checkpoint(
     kindling: Command, trained: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained(*TINY)
@@ -645,7 +645,7 @@ class Importer(MLPClassifier):
 @pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("command", ["test", "fit", "load"])
 @pytest.mark.parametrize(("layer", "allowed"), [("loose.thing", False), ("os.system", False), ("torch.nn.GELU", True)])
-def test_a_model_imports_nothing_that_a_stranger_names(
+def test_a_model_imports_no_names_from_a_foreign_checkpoint(
     kindling: Command, trained: Train, monkeypatch: pytest.MonkeyPatch, command: str, layer: str, allowed: bool
 ) -> None:
     trained(*TINY)
@@ -681,7 +681,7 @@ def test_a_model_imports_nothing_that_a_stranger_names(
 
 
 @pytest.mark.parametrize("lone", [False, True])
-def test_a_report_holds_no_file_that_a_link_leads_to(kindling: Command, trained: Train, lone: bool) -> None:
+def test_a_config_that_links_out_of_the_run_is_refused(kindling: Command, trained: Train, lone: bool) -> None:
     trained(*TINY)
     Path("secret").write_text("data: secret\n")
     config, where = CONFIG, RUN
@@ -698,7 +698,7 @@ def test_a_report_holds_no_file_that_a_link_leads_to(kindling: Command, trained:
 
 @pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("name", ["train", "test", "checkpoints/last.ckpt", "notes"])
-def test_links_that_come_with_one_s_own_configuration_are_not_followed(kindling: Command, name: str) -> None:
+def test_links_in_a_returned_run_of_this_user_are_not_followed(kindling: Command, name: str) -> None:
     assert kindling("fit", *TINY, "--test_after_fit", "false").code == 0
     theirs = Path("theirs/version_0")
     shutil.copytree(RUN, theirs)  # the other user returns the run

@@ -68,7 +68,7 @@ def test_training_and_validation_share_a_chart(trained: Train) -> None:
     assert len(list((RUN / "train").glob("*.tfevents.*"))) == 1  # of several TensorBoard reads the last one
 
 
-def test_every_tab_has_something_of_images(kindling: Command) -> None:
+def test_every_tab_has_content_for_images(kindling: Command) -> None:
     assert kindling(*DIGITS).code == 0
     assert read("train").Tags()["graph"]
     assert len(read("train").Histograms("weights/0.weight")) >= 1
@@ -85,7 +85,7 @@ def test_every_tab_has_something_of_images(kindling: Command) -> None:
 
 
 @pytest.mark.slow
-def test_a_table_has_all_that_makes_sense_for_it(trained: Train) -> None:
+def test_a_table_has_every_tab_that_applies(trained: Train) -> None:
     trained(*TINY)
     assert read("val").Tags()["images"] == ["pictures/confusion matrix"]
     worst = make_ndarray(read("val").Tensors("worst predictions/text_summary")[-1].tensor_proto)
@@ -120,7 +120,7 @@ def test_precision_of_a_curve_is_that_of_the_predictions(kindling: Command) -> N
     assert curves[4, 63] == pytest.approx(expected, abs=1e-6)
 
 
-def test_runs_are_compared_by_what_was_chosen_and_what_came_out(kindling: Command) -> None:
+def test_hparams_show_hyperparameters_and_final_metrics(kindling: Command) -> None:
     assert kindling("fit", *TINY, "--model.dropout", "0.1", "--model.optimizer.lr", "0.02").code == 0
     assert kindling("fit", *TINY, "--model.optimizer", "SGD", "--model.optimizer.momentum", "0.9").code == 0
     first, second = hyperparameters(RUN), hyperparameters(Path("runs/tiny/version_1"))
@@ -142,7 +142,7 @@ def test_runs_are_compared_by_what_was_chosen_and_what_came_out(kindling: Comman
 
 
 @pytest.mark.slow
-def test_the_most_wrong_are_those_of_the_best_epoch(kindling: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_worst_predictions_are_those_of_the_best_epoch(kindling: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     shown = []
     monkeypatch.setattr(
         "kindling.tensorboard.dashboard.write_worst_predictions",
@@ -156,7 +156,7 @@ def test_the_most_wrong_are_those_of_the_best_epoch(kindling: Command, monkeypat
 
 
 @pytest.mark.slow
-def test_a_sheet_shows_the_samples_as_the_network_gets_them(kindling: Command) -> None:
+def test_training_samples_are_shown_as_the_network_receives_them(kindling: Command) -> None:
     assert kindling(*DIGITS, "--test_after_fit", "false").code == 0
     turned = picture("train", "pictures/training samples")
     assert kindling(*DIGITS, "--test_after_fit", "false", "--data.degrees", "0").code == 0
@@ -167,7 +167,7 @@ def test_a_sheet_shows_the_samples_as_the_network_gets_them(kindling: Command) -
 
 
 @pytest.mark.slow
-def test_ctrl_c_leaves_a_whole_dashboard(kindling: Command) -> None:
+def test_an_interrupted_run_has_a_complete_dashboard(kindling: Command) -> None:
     stop = ["--trainer.callbacks", "helpers.SignalAt", "--trainer.callbacks.step", 9]
     assert kindling("fit", *TINY, *stop).code == 1
     assert read("val").Tags()["images"] == ["pictures/confusion matrix"]
@@ -176,7 +176,7 @@ def test_ctrl_c_leaves_a_whole_dashboard(kindling: Command) -> None:
 
 
 @pytest.mark.slow
-def test_a_test_of_its_own_adds_to_the_run(kindling: Command) -> None:
+def test_a_separate_test_adds_to_the_dashboard_of_the_run(kindling: Command) -> None:
     assert kindling("fit", *TINY, "--test_after_fit", "false").code == 0
     assert "result/test_accuracy" not in read("test").Tags()["scalars"]
     for _ in range(2):
@@ -210,7 +210,9 @@ def test_a_network_that_cannot_be_traced_has_no_graph_and_trains(kindling: Comma
 
 
 @pytest.mark.alone
-def test_it_takes_less_than_three_percent_of_the_training(kindling: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_dashboard_takes_less_than_three_percent_of_the_training_time(
+    kindling: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
     spent, begins = [0.0], dict[str, float]()
 
     def timed(name: str, function: Any) -> Any:
@@ -241,7 +243,7 @@ def test_captions_fit_however_narrow_the_images_are() -> None:
 
 
 @pytest.mark.slow
-def test_names_of_classes_break_nothing(kindling: Command) -> None:
+def test_unusual_class_names_break_nothing(kindling: Command) -> None:
     result = kindling("fit", *TINY, "--data", "helpers.OddNamesDataModule", "--model.optimizer.lr", "0.1")
     assert result.code == 0, result.err
     assert "Glyph" not in result.err
@@ -253,7 +255,7 @@ def test_names_of_classes_break_nothing(kindling: Command) -> None:
 
 
 @pytest.mark.quick_cases(1)
-@pytest.mark.parametrize("kind", ["Asserting", "Sequences", "ByKeyword", "Unlinear"])
+@pytest.mark.parametrize("kind", ["UntraceableByAssertion", "Sequences", "KeywordInputs", "NoLinearLayer"])
 def test_any_network_has_a_dashboard(kindling: Command, kind: str) -> None:
     result = kindling("fit", *TINY[4:], "--model", f"helpers.{kind}", "--model.width", "8")
     assert result.code == 0, result.err
@@ -285,7 +287,7 @@ def test_a_resumed_run_keeps_the_results_of_its_best_epoch(kindling: Command) ->
 @pytest.mark.slow
 def test_a_crashed_run_still_shows_its_best_epoch_when_it_ends(kindling: Command) -> None:
     crash = ["--trainer.callbacks", "helpers.CrashAt", "--trainer.callbacks.step", "16"]
-    with pytest.raises(RuntimeError, match="lights"):
+    with pytest.raises(RuntimeError, match="simulated crash"):
         kindling("fit", *TINY, "--trainer.max_epochs", "3", *crash)
     worse = ["--trainer.callbacks", "null", "--model.optimizer.lr", "10", "--test_after_fit", "false"]
     assert kindling("fit", "--ckpt_path", RUN, *worse).code == 0
@@ -301,7 +303,7 @@ def test_results_of_an_interruption_are_dropped_even_if_the_next_session_crashes
 
     assert kindling("fit", *TINY, *stop("SignalAt", 9)).code == 1
     interrupted = [event.step for event in read("test").Scalars("result/val_loss")]
-    with pytest.raises(RuntimeError, match="lights"):  # it has saved a later checkpoint, but no figures
+    with pytest.raises(RuntimeError, match="simulated crash"):  # it has saved a later checkpoint, but no figures
         kindling("fit", "--ckpt_path", RUN, "--trainer.max_epochs", "3", *stop("CrashAt", 16))
     assert kindling("fit", "--ckpt_path", RUN, "--trainer.callbacks", "null", "--test_after_fit", "false").code == 0
     shown = [event.step for event in read("test").Scalars("result/val_loss")]
@@ -329,11 +331,11 @@ def test_many_features_are_shown_by_their_principal_components() -> None:
 
 
 @pytest.mark.slow
-def test_samples_are_shown_where_features_are_cached(kindling: Command, cached: Path) -> None:
+def test_samples_are_shown_if_features_are_cached(kindling: Command, cached: Path) -> None:
     assert kindling(*TRANSFER, "--model.unfreeze_epoch", "null").code == 0
     assert "pictures/training samples" in read("train").Tags()["images"]
 
 
-def test_it_says_what_it_needs() -> None:
+def test_a_dashboard_without_its_logger_is_an_error() -> None:
     with pytest.raises(ValueError, match="a Dashboard needs a Trainer"):
         Trainer(callbacks=[Dashboard()], logger=False).fit(MLPClassifier(num_classes=2, input_shape=(2,)))

@@ -28,7 +28,7 @@ def points() -> pd.DataFrame:
     return pd.read_csv(file, sep="\t")
 
 
-def test_curves_charts_and_results_of_numbers(trained: Train) -> None:
+def test_regression_has_curves_charts_and_results(trained: Train) -> None:
     trained(*f"{FIT}HousesDataModule".split())
     for split in ("train", "val"):
         for metric in ("loss", "mae", "rmse", "r2"):
@@ -64,7 +64,7 @@ def test_points_can_be_colored_by_target_and_error(trained: Train) -> None:
     assert found.prediction.tolist() == pytest.approx(table.prediction.tolist(), rel=1e-5)
 
 
-def test_images_are_shown_with_their_numbers(trained: Train) -> None:
+def test_images_are_shown_with_targets_and_predictions(trained: Train) -> None:
     trained(*f"{FIT}BrightnessDataModule".split())
     assert "pictures/training samples" in read("train").Tags()["images"]
     assert set(read("val").Tags()["images"]) == {*CHARTS, "pictures/worst predictions"}
@@ -72,7 +72,7 @@ def test_images_are_shown_with_their_numbers(trained: Train) -> None:
     assert list((RUN / "test").glob("*/last_hidden_layer/sprite.png"))
 
 
-def test_a_resumed_run_and_a_test_of_its_own_show_the_same(kindling: Command) -> None:
+def test_a_resumed_run_and_a_separate_test_show_the_same(kindling: Command) -> None:
     fit = [*f"{FIT}WavesDataModule".split(), "--test_after_fit", "false"]
     assert kindling("fit", *fit).code == 0
     best = read("test").Scalars("result/val_mae")[-1].value
@@ -84,7 +84,7 @@ def test_a_resumed_run_and_a_test_of_its_own_show_the_same(kindling: Command) ->
     assert set(read("test").Tags()["images"]) == CHARTS
 
 
-def test_predictions_that_are_nan_are_no_points_of_a_chart(kindling: Command) -> None:
+def test_nan_predictions_are_left_out_of_charts(kindling: Command) -> None:
     result = kindling("fit", *f"{FIT}BrokenWavesDataModule".split())
     assert result.code == 0, result.err
     assert set(read("test").Tags()["images"]) == CHARTS

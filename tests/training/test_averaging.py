@@ -63,14 +63,14 @@ def test_swa_is_the_mean_of_the_ends_of_epochs(start: int) -> None:
         torch.testing.assert_close(value, expected.to(value.dtype), rtol=1e-4, atol=1e-6)
 
 
-def test_what_is_constant_stays_the_same_to_the_bit() -> None:
+def test_constant_weights_stay_bit_identical() -> None:
     raw, found = averaged(EMA(decay=0.9))
     for name in ("mean", "std"):
         assert torch.equal(found[name], raw.states[0][name])
 
 
 @pytest.mark.parametrize("start", [0, 5])
-def test_before_swa_begins_the_raw_weights_count(start: int) -> None:
+def test_before_swa_starts_the_raw_weights_are_used(start: int) -> None:
     raw, found = averaged(SWA(start_epoch=start))
     same = all(torch.equal(found[name], raw.states[-1][name]) for name in found)
     assert same == (start == 5)
@@ -166,7 +166,7 @@ def test_without_checkpoints_the_averaged_weights_are_tested(kindling: Command) 
         (["--averaging", "EMAA"], "did you mean EMA"),
     ],
 )
-def test_averages_that_make_no_sense_are_refused(kindling: Command, options: list[str], words: str) -> None:
+def test_invalid_averaging_options_are_refused(kindling: Command, options: list[str], words: str) -> None:
     result = kindling("fit", *TINY, *options)
     assert result.code in (1, 2)
     assert result.err.count("\n") == 1

@@ -90,7 +90,7 @@ def test_the_error_of_another_process_is_reported_once(
     assert printed == shown if not shown else printed.endswith(shown)
 
 
-def test_an_error_of_the_main_process_ends_the_others_without_their_word(
+def test_an_error_of_the_main_process_ends_the_others_silently(
     launcher: Launcher, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     second_process(monkeypatch, "import sys, time; print('the same', file=sys.stderr, flush=True); time.sleep(60)")
@@ -120,7 +120,7 @@ def test_the_main_process_does_not_wait_for_one_that_has_failed(
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs processes that are forked")
 @pytest.mark.parametrize("gone", [True, False])
-def test_a_process_ends_with_the_main_one_even_if_that_is_gone_already(
+def test_a_process_ends_even_if_the_main_one_ended_before_it_started(
     monkeypatch: pytest.MonkeyPatch, gone: bool
 ) -> None:
     """Killed while the others were starting, the main process would leave them waiting for its address."""

@@ -33,19 +33,19 @@ def has_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("has_bf16")
-def test_bf16_is_named_once_where_the_processor_has_it(kindling: Command) -> None:
+def test_bf16_is_suggested_once_if_the_processor_supports_it(kindling: Command) -> None:
     assert hints(kindling(*CNN).err) == [f"hint: {performance_hint.BF16_HINT}"]
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("has_bf16")
 @pytest.mark.parametrize("options", [["--trainer.precision", "bf16-mixed"], ["--trainer.limit_train_batches", "15"]])
-def test_bf16_is_not_named_where_it_is_used_or_the_run_is_short(kindling: Command, options: list[str]) -> None:
+def test_bf16_is_not_suggested_if_it_is_used_or_the_run_is_short(kindling: Command, options: list[str]) -> None:
     assert hints(kindling(*CNN, *options).err) == []
 
 
 @pytest.mark.slow
-def test_bf16_is_not_named_where_the_processor_has_none(kindling: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bf16_is_not_suggested_if_the_processor_lacks_it(kindling: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(performance_hint, "MIN_BF16_STEP_SECONDS", 0.0)
     monkeypatch.setattr("torch.cpu.get_capabilities", lambda: {"avx512_bf16": False}, raising=False)
     assert hints(kindling(*CNN).err) == []
@@ -60,7 +60,7 @@ def test_bf16_is_not_named_where_the_processor_has_none(kindling: Command, monke
         ("cuda", False, "32-true", None),
     ],
 )
-def test_what_a_gpu_could_do_is_said_at_the_start(
+def test_an_unused_gpu_is_suggested_at_the_start(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     device: str,
@@ -76,7 +76,7 @@ def test_what_a_gpu_could_do_is_said_at_the_start(
 
 
 @pytest.mark.alone
-def test_a_loader_that_training_waits_for_is_named(kindling: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_are_suggested_if_training_waits_for_data(kindling: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     slow = """
 import time
 from kindling import MNISTDataModule
@@ -103,7 +103,7 @@ class SlowDataModule(MNISTDataModule):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("has_bf16")
-def test_a_resumed_run_is_judged_by_its_own_batches(kindling: Command) -> None:
+def test_a_resumed_run_is_timed_by_its_own_batches(kindling: Command) -> None:
     stop = ["--trainer.callbacks", "helpers.SignalAt", "--trainer.callbacks.step", "20", "--run_name", "tiny"]
     assert hints(kindling(*CNN, *stop).err) == []
     assert hints(kindling("fit", "--ckpt_path", "last").err) == [f"hint: {performance_hint.BF16_HINT}"]

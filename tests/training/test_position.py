@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import DistributedSampler
 
 from conftest import TINY, Command, Train, differences
-from helpers import SeenSamples
+from helpers import SampleRecorder
 from kindling.data.loading import ArrayDataset, EpochSampler, TrainingBatches
 from ranks import Ranks
 
@@ -77,7 +77,7 @@ def test_a_run_stopped_anywhere_resumes_to_identical_checkpoints_and_metrics(
 ) -> None:
     trained(*LONG, *options)
     if "CrashAt" in str(first):
-        with pytest.raises(RuntimeError, match="lights"):
+        with pytest.raises(RuntimeError, match="simulated crash"):
             kindling("fit", *LONG, *options, *first)
     else:
         kindling("fit", *LONG, *options, *first)
@@ -108,7 +108,7 @@ def test_the_time_limit_prints_how_to_resume_and_applies_to_each_session(kindlin
 
 
 @pytest.mark.slow
-def test_max_steps_that_were_trained_are_said(kindling: Command) -> None:
+def test_a_run_that_has_reached_max_steps_is_reported(kindling: Command) -> None:
     stopped = kindling("fit", *LONG, "--trainer.max_steps", "5")
     assert "stopped after step 5, in epoch 1: --trainer.max_steps 5; resume with: " in stopped.out
     assert stopped.out.count("--trainer.max_steps 10") == 2
@@ -134,13 +134,13 @@ def test_max_steps_that_were_trained_are_said(kindling: Command) -> None:
 def test_an_epoch_continues_with_its_remaining_samples_in_other_batch_sizes(
     kindling: Command, options: list[str], sizes: list[int], schedule: int
 ) -> None:
-    SeenSamples.batches.clear()
-    kindling("fit", *LONG, *ONE_CYCLE, *callbacks(("SignalAt", {"step": 2}), ("SeenSamples", {})))
+    SampleRecorder.batches.clear()
+    kindling("fit", *LONG, *ONE_CYCLE, *callbacks(("SignalAt", {"step": 2}), ("SampleRecorder", {})))
     assert position_in(FIRST) == {"samples": 96, "of": 216, "seed": 42}
-    resumed = kindling("fit", "--ckpt_path", "last", *callbacks(("SeenSamples", {})), *options)
+    resumed = kindling("fit", "--ckpt_path", "last", *callbacks(("SampleRecorder", {})), *options)
     assert resumed.code == 0, resumed.err
     assert "starts over" not in resumed.err
-    batches = SeenSamples.batches[: 3 + len(sizes)]
+    batches = SampleRecorder.batches[: 3 + len(sizes)]
     assert [len(batch) for batch in batches[3:]] == sizes
     seen = [value for batch in batches for value in batch]
     assert len(set(seen)) == len(seen) == 96 + sum(sizes)
@@ -157,16 +157,16 @@ def test_an_epoch_continues_with_its_remaining_samples_in_other_batch_sizes(
     [["--data.val_split", "30"], ["--seed_everything", "7"], ["--trainer.limit_train_batches", "2"]],
     ids=["data", "seed", "limit"],
 )
-def test_an_epoch_that_cannot_continue_starts_over_and_says_so(kindling: Command, options: list[str]) -> None:
-    SeenSamples.batches.clear()
-    kindling("fit", *LONG, *callbacks(("SignalAt", {"step": 9}), ("SeenSamples", {})))
-    done = len(SeenSamples.batches)
-    resumed = kindling("fit", "--ckpt_path", "last", *callbacks(("SeenSamples", {})), *options)
+def test_an_epoch_that_cannot_continue_starts_over_with_a_warning(kindling: Command, options: list[str]) -> None:
+    SampleRecorder.batches.clear()
+    kindling("fit", *LONG, *callbacks(("SignalAt", {"step": 9}), ("SampleRecorder", {})))
+    done = len(SampleRecorder.batches)
+    resumed = kindling("fit", "--ckpt_path", "last", *callbacks(("SampleRecorder", {})), *options)
     assert resumed.code == 0, resumed.err
     assert resumed.err.count("epoch 2 starts over") == 1
     of_an_epoch = 2 if "2" in options else 7
-    assert len(SeenSamples.batches) == done + 2 * of_an_epoch
-    first = [value for batch in SeenSamples.batches[done : done + of_an_epoch] for value in batch]
+    assert len(SampleRecorder.batches) == done + 2 * of_an_epoch
+    first = [value for batch in SampleRecorder.batches[done : done + of_an_epoch] for value in batch]
     assert len(set(first)) == len(first)
     assert state_of(FIRST)["epoch"] == 3
 
@@ -225,7 +225,7 @@ def test_a_checkpoint_is_saved_at_the_requested_interval(
 
 
 @pytest.mark.parametrize("option", ["every_n_minutes", "every_n_steps"])
-def test_an_interval_that_is_none_is_refused(kindling: Command, option: str) -> None:
+def test_an_invalid_checkpoint_interval_is_refused(kindling: Command, option: str) -> None:
     result = kindling("fit", *LONG, f"--checkpoint.{option}", "0")
     assert (result.code, result.err.count("\n")) == (1, 1)
     assert f"checkpoint.{option} must be greater than 0" in result.err
@@ -236,7 +236,7 @@ def test_an_interval_that_is_none_is_refused(kindling: Command, option: str) -> 
 def test_two_processes_resume_within_an_epoch_each_with_its_own_random_numbers(kindling: Command) -> None:
     whole = ["fit", *LONG, *PLATEAU]
     for added in ([], [("SignalAt", {"step": 5})]):
-        Ranks(*whole, *callbacks(("OwnRandomNumbers", {}), *added)).wait()
+        Ranks(*whole, *callbacks(("SeedByRank", {}), *added)).wait()
     processes = state_of(SECOND)["callbacks"]["ExactResume"]["processes"]
     assert not torch.equal(*(process["random"]["torch"] for process in processes))
     assert [process["metrics"]["_counted.train_loss"]["samples"] for process in processes] == [64, 64]
@@ -244,10 +244,10 @@ def test_two_processes_resume_within_an_epoch_each_with_its_own_random_numbers(k
     Ranks("fit", "--ckpt_path", SECOND, "--trainer.callbacks", "null").wait()
     check_same("last", "best")  # the one before is that of the signal
     # One process continues with the samples that two have left, and knows what both have counted.
-    one = ["--trainer.devices", "1", "--trainer.strategy", "auto", *callbacks(("SeenSamples", {}))]
-    SeenSamples.batches.clear()
+    one = ["--trainer.devices", "1", "--trainer.strategy", "auto", *callbacks(("SampleRecorder", {}))]
+    SampleRecorder.batches.clear()
     assert kindling("fit", "--ckpt_path", THIRD, *one).code == 0
-    assert [len(batch) for batch in SeenSamples.batches[:3]] == [32, 32, 24]
+    assert [len(batch) for batch in SampleRecorder.batches[:3]] == [32, 32, 24]
     assert state_of(THIRD)["callbacks"]["ExactResume"]["position"] == {}
 
 
@@ -262,7 +262,7 @@ def test_no_training_batch_is_a_single_sample(samples: int, size: int) -> None:
 
 @pytest.mark.parametrize(("samples", "start"), [(101, 0), (101, 40), (100, 64), (7, 6)])
 @pytest.mark.parametrize("processes", [1, 2, 3])
-def test_processes_share_what_is_left_of_the_order_that_torch_gives(samples: int, start: int, processes: int) -> None:
+def test_processes_share_the_rest_of_the_order_drawn_by_torch(samples: int, start: int, processes: int) -> None:
     data = ArrayDataset(torch.zeros(samples, 1), torch.zeros(samples))
     shares: list[Sequence[int]] = []
     for rank in range(processes):

@@ -25,7 +25,7 @@ PARTS = (
 
 
 @pytest.mark.slow
-def test_profile_says_where_the_time_of_an_epoch_goes(kindling: Command) -> None:
+def test_profile_prints_the_time_per_part_of_an_epoch(kindling: Command) -> None:
     result = kindling("fit", *TINY, "--profile")
     assert result.code == 0
     table = (RUN / "profile.txt").read_text(encoding="utf-8")
@@ -41,7 +41,7 @@ def test_profile_says_where_the_time_of_an_epoch_goes(kindling: Command) -> None
 
 
 @pytest.mark.slow
-def test_profile_leaves_a_trace_of_operators_and_phases(kindling: Command) -> None:
+def test_profile_writes_a_trace_of_operators_and_parts(kindling: Command) -> None:
     result = kindling("fit", *TINY, "--trainer.max_epochs", "1", "--data.batch_size", "16", "--profile")
     assert str(RUN / "profile.pt.trace.json") in result.out
     events = json.loads((RUN / "profile.pt.trace.json").read_text(encoding="utf-8"))["traceEvents"]
@@ -83,7 +83,7 @@ class SlowToAugment(SyntheticDataModule):
 
 
 @pytest.mark.slow
-def test_augmentation_has_a_line_of_its_own(kindling: Command) -> None:
+def test_augmentation_has_its_own_row(kindling: Command) -> None:
     assert kindling("fit", *TINY, "--data", f"{__name__}.SlowToAugment", "--profile").code == 0
     table = (RUN / "profile.txt").read_text(encoding="utf-8")
     found = re.search(r"│ to the device, augment +│ +[\d.]+ │ +\d+% │ +([\d.]+) │", table)
@@ -92,7 +92,7 @@ def test_augmentation_has_a_line_of_its_own(kindling: Command) -> None:
 
 
 @pytest.mark.slow
-def test_what_continues_a_profiled_run_is_not_profiled(kindling: Command) -> None:
+def test_resuming_a_profiled_run_does_not_profile_again(kindling: Command) -> None:
     kindling("fit", *TINY, "--profile")
     assert yaml.safe_load((RUN / "config.yaml").read_text(encoding="utf-8"))["profile"] is False
     again = kindling("fit", "--ckpt_path", "last", "--trainer.max_epochs", "3")
@@ -102,7 +102,7 @@ def test_what_continues_a_profiled_run_is_not_profiled(kindling: Command) -> Non
 
 @pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("batches", [2, 7])
-def test_a_run_too_short_for_the_whole_trace_is_profiled(kindling: Command, batches: int) -> None:
+def test_a_run_shorter_than_the_trace_is_profiled(kindling: Command, batches: int) -> None:
     few = ["--trainer.limit_train_batches", batches, "--trainer.max_epochs", "1"]
     result = kindling("fit", *TINY, *few, "--profile")
     assert result.code == 0, result.err

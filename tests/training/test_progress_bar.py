@@ -9,7 +9,7 @@ import pytest
 from conftest import TINY, Command
 
 
-def test_a_log_file_gets_a_line_an_epoch(kindling: Command) -> None:
+def test_a_log_file_gets_one_line_per_epoch(kindling: Command) -> None:
     lines = kindling("fit", *TINY).out.splitlines()[1:3]
     for epoch, line in enumerate(lines, 1):
         assert re.fullmatch(
@@ -26,7 +26,7 @@ def test_a_resumed_run_prints_no_epoch_again(kindling: Command) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
-def test_a_terminal_gets_one_bar() -> None:
+def test_a_terminal_shows_one_progress_bar() -> None:
     import pty
     import termios
 

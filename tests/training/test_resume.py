@@ -73,7 +73,7 @@ def test_a_crashed_run_resumes_from_its_last_epoch_to_identical_weights(
     kindling: Command, trained: Train, schedule: list[str]
 ) -> None:
     trained(*LONG, *schedule)
-    with pytest.raises(RuntimeError, match="lights"):
+    with pytest.raises(RuntimeError, match="simulated crash"):
         kindling("fit", *LONG, *schedule, *stop_with("CrashAt", 17))
     run = Path("runs/tiny/version_1")
     assert torch.load(run / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 14
@@ -137,7 +137,7 @@ def test_the_best_checkpoint_stays_the_best_in_a_renamed_folder(kindling: Comman
 
 
 @pytest.mark.slow
-def test_typed_patience_wins_over_the_checkpoint(kindling: Command) -> None:
+def test_a_typed_patience_overrides_the_checkpoint(kindling: Command) -> None:
     still = ["--model.optimizer", "SGD", "--model.optimizer.lr", "0", "--trainer.max_epochs", "3"]
     kindling("fit", *TINY, *still, "--early_stopping.patience", "9")
     kindling("fit", "--ckpt_path", "last", "--trainer.max_epochs", "20", "--early_stopping.patience", "4")
@@ -164,7 +164,7 @@ def test_a_checkpoint_from_a_notebook_resumes_with_its_momentum_and_schedule(kin
 
 
 @pytest.mark.slow
-def test_a_checkpoint_that_does_not_say_where_its_schedule_began_began_with_it(kindling: Command) -> None:
+def test_a_checkpoint_without_the_start_of_its_schedule_assumes_step_zero(kindling: Command) -> None:
     kindling("fit", *LONG, "--model.warmup_epochs", "6")
     stored = torch.load(LAST, weights_only=True)
     del stored["schedule_start"]
@@ -187,7 +187,7 @@ def test_ctrl_c_in_the_last_step_keeps_the_run_and_skips_the_test(kindling: Comm
     assert "kindling test --ckpt_path" in result.out
 
 
-def test_the_plateau_scheduler_of_these_tests_does_act(trained: Train) -> None:
+def test_the_plateau_scheduler_of_these_tests_lowers_the_rate(trained: Train) -> None:
     trained(*LONG, *PLATEAU)
     scheduler = torch.load(LAST, weights_only=True)["lr_schedulers"][0]
     assert scheduler["_last_lr"][0] < 0.01
@@ -289,7 +289,7 @@ def test_one_cycle_peaks_at_the_learning_rate_of_the_optimizer(kindling: Command
 
 
 @pytest.mark.slow
-def test_a_typed_rate_that_a_schedule_would_ignore_is_refused(kindling: Command) -> None:
+def test_a_typed_learning_rate_that_the_schedule_would_ignore_is_refused(kindling: Command) -> None:
     Path("peak.yaml").write_text(
         "model: {init_args: {lr_scheduler: {class_path: OneCycleLR, init_args: {max_lr: 0.01}}}}\n"
     )
@@ -303,8 +303,8 @@ def test_a_typed_rate_that_a_schedule_would_ignore_is_refused(kindling: Command)
 
 
 @pytest.mark.slow
-def test_a_run_that_was_never_trained_is_neither_kept_nor_measured(kindling: Command) -> None:
-    with pytest.raises(RuntimeError, match="lights"):
+def test_a_run_that_was_never_trained_is_removed_and_not_evaluated(kindling: Command) -> None:
+    with pytest.raises(RuntimeError, match="simulated crash"):
         kindling("fit", *LONG, *stop_with("CrashAt", 0))
     assert not Path("runs").exists()
     data = SyntheticDataModule(num_samples=300)
@@ -328,7 +328,7 @@ def test_a_run_that_fails_to_resume_keeps_its_config(kindling: Command, trained:
     assert "max_epochs: 3" in (RUN / "config.yaml").read_text()
 
 
-def test_another_optimizer_starts_afresh(kindling: Command, trained: Train) -> None:
+def test_another_optimizer_starts_with_an_empty_state(kindling: Command, trained: Train) -> None:
     trained(*LONG)
     result = kindling("fit", "--ckpt_path", "last", "--model.optimizer", "SGD", "--trainer.max_epochs", "5")
     assert result.code == 0, result.err

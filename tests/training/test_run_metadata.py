@@ -25,7 +25,7 @@ def stop_with(name: str, step: int) -> list[str]:
 
 
 @pytest.mark.slow
-def test_a_run_writes_down_what_it_was(kindling: Command) -> None:
+def test_a_run_records_its_metadata(kindling: Command) -> None:
     assert kindling("fit", *TINY, "--trainer.max_epochs", 4, "--model.optimizer.lr", 0.1).code == 0
     record = RunMetadata.read(RUN)
     assert [shlex.split(typed)[: 2 + len(TINY)] for typed in record.commands] == [["kindling", "fit", *TINY]]
@@ -38,7 +38,7 @@ def test_a_run_writes_down_what_it_was(kindling: Command) -> None:
 
 
 @pytest.mark.slow
-def test_the_best_epoch_is_that_of_the_checkpoint(kindling: Command) -> None:
+def test_the_best_epoch_is_that_of_the_best_checkpoint(kindling: Command) -> None:
     monitor = ["--checkpoint.monitor", "val/accuracy", "--checkpoint.mode", "max"]
     assert kindling("fit", *TINY, *monitor, "--trainer.max_epochs", 5).code == 0
     accuracies = list(read_history(RUN / "metrics.csv")["val/accuracy"].values())
@@ -49,7 +49,7 @@ def test_the_best_epoch_is_that_of_the_checkpoint(kindling: Command) -> None:
 
 
 @pytest.mark.slow
-def test_a_figure_of_the_training_may_say_which_epoch_is_the_best(kindling: Command) -> None:
+def test_a_training_metric_may_determine_the_best_epoch(kindling: Command) -> None:
     assert kindling("fit", *TINY, "--checkpoint.monitor", "train/loss", "--trainer.max_epochs", 3).code == 0
     losses = list(read_history(RUN / "metrics.csv")["train/loss"].values())
     best = RunMetadata.read(RUN)
@@ -61,8 +61,8 @@ def test_a_figure_of_the_training_may_say_which_epoch_is_the_best(kindling: Comm
 
 
 @pytest.mark.slow
-def test_a_run_is_running_while_it_does(kindling: Command) -> None:
-    line = kindling("fit", *TINY, *stop_with("RunsAt", 9)).out.split("runs/tiny/version_0 ")[1].splitlines()[0]
+def test_a_run_has_the_status_running_during_training(kindling: Command) -> None:
+    line = kindling("fit", *TINY, *stop_with("ListRunsAt", 9)).out.split("runs/tiny/version_0 ")[1].splitlines()[0]
     assert "running" in line.split()
     assert "1/2" in line.split()
 
@@ -81,7 +81,7 @@ def test_an_interrupted_run_is_stopped_and_then_finished(kindling: Command) -> N
 @pytest.mark.slow
 @pytest.mark.usefixtures("pictures")
 def test_a_crashed_run_has_failed(kindling: Command) -> None:
-    with pytest.raises(RuntimeError, match="lights"):
+    with pytest.raises(RuntimeError, match="simulated crash"):
         kindling("fit", *TINY, *stop_with("CrashAt", 9))
     assert RunMetadata.read(RUN).status == "failed"
     assert (RUN / "training_history.png").exists()
@@ -105,7 +105,7 @@ def test_a_run_stopped_early_is_finished(kindling: Command) -> None:
 
 
 @pytest.mark.slow
-def test_an_ensemble_is_a_run_too(kindling: Command) -> None:
+def test_an_ensemble_has_metadata_too(kindling: Command) -> None:
     assert kindling("fit", *TINY).code == 0
     options = ["--data", "SyntheticDataModule", "--data.num_samples", "300", "--run_name", "both"]
     members = f"[{RUN}, {RUN}]"
@@ -115,7 +115,7 @@ def test_an_ensemble_is_a_run_too(kindling: Command) -> None:
     assert both.best["val/loss"] == pytest.approx(one.best["val/loss"], rel=1e-3)
 
 
-def test_only_a_process_that_lives_is_running() -> None:
+def test_a_run_is_running_only_while_its_process_is_alive() -> None:
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
     began, host = psutil.Process().create_time(), platform.node()
@@ -134,7 +134,7 @@ def test_only_a_process_that_lives_is_running() -> None:
     )
 
 
-def test_the_commit_is_that_of_the_folder_where_we_are(folder: Path) -> None:
+def test_the_commit_is_that_of_the_working_directory(folder: Path) -> None:
     for command in ("init -q", "add configs", "-c user.name=a -c user.email=a@b commit -qm first"):
         subprocess.run(["git", *command.split()], check=True)
     head = subprocess.run(["git", "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
@@ -144,9 +144,7 @@ def test_the_commit_is_that_of_the_folder_where_we_are(folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_folder_without_a_repository_has_no_commit_though_the_engine_s_own_has_one(
-    kindling: Command, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_folder_outside_of_a_repository_has_no_commit(kindling: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     assert git_commit() == ("", False)
     stop = json.dumps({"class_path": "helpers.SignalAt", "init_args": {"step": 3}})
     assert kindling("fit", *TINY, "--test_after_fit", "false", "--trainer.callbacks", stop).code == 1
@@ -166,7 +164,7 @@ def test_it_works_without_git(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("pictures")
-def test_a_notebook_gets_record_and_picture_without_arguments() -> None:
+def test_in_a_notebook_metadata_and_plot_need_no_arguments() -> None:
     data = SyntheticDataModule(num_samples=300)
     trainer = Trainer(
         max_epochs=2,

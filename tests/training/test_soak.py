@@ -98,7 +98,7 @@ FAULTS: dict[str, tuple[Callable[[], object], str]] = {
 
 
 @pytest.mark.parametrize(("spoil", "named"), FAULTS.values(), ids=FAULTS)
-def test_it_sees_what_differs(trained: Train, spoil: Callable[[], object], named: str) -> None:
+def test_every_kind_of_difference_is_found(trained: Train, spoil: Callable[[], object], named: str) -> None:
     trained(*TINY)
     shutil.copytree(RUN, COPY)
     assert soak_compare.differences(RUN, COPY) == []
@@ -108,7 +108,7 @@ def test_it_sees_what_differs(trained: Train, spoil: Callable[[], object], named
     assert found[0].startswith(named)
 
 
-def test_it_leaves_out_what_measures_the_session(trained: Train) -> None:
+def test_measurements_of_the_session_are_ignored(trained: Train) -> None:
     trained(*TINY)
     shutil.copytree(RUN, COPY)
     replace("run.json", '"seconds": ', '"seconds": 1')
@@ -135,7 +135,7 @@ def test_values_are_the_same_to_the_bit(one: Any, other: Any, is_same: bool) -> 
     assert soak_compare.same(one, other) is is_same
 
 
-def test_the_seed_decides_the_moments() -> None:
+def test_the_seed_determines_the_kills() -> None:
     trials = [soak_trials.plan("plateau", number, seed=0) for number in range(40)]
     assert trials == [soak_trials.plan("plateau", number, seed=0) for number in range(40)]
     assert trials != [soak_trials.plan("plateau", number, seed=1) for number in range(40)]
@@ -148,7 +148,7 @@ def test_the_seed_decides_the_moments() -> None:
     assert ranks == {0, 1, None}
 
 
-def test_a_kill_that_does_not_hit_is_tried_again_earlier() -> None:
+def test_a_kill_that_does_not_hit_is_retried_earlier() -> None:
     trial = soak_trials.plan("plateau", 4, seed=0)
     kill = trial.kills[0]
     tried = list(soak_trials.attempts(kill, trial))
@@ -206,7 +206,7 @@ def test_a_trial_counts_only_with_a_kill_that_hit(
 
 
 @pytest.mark.parametrize(("straight", "hangs"), [(0.1, True), (100.0, False)])
-def test_a_process_hangs_that_takes_many_times_as_long_as_the_straight_run(
+def test_a_process_that_takes_many_times_as_long_counts_as_hanging(
     monkeypatch: pytest.MonkeyPatch, straight: float, hangs: bool
 ) -> None:
     def become(*_: object) -> None:

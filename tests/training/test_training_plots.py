@@ -20,7 +20,7 @@ def shows(panel: NDArray[np.float32], color: str) -> bool:
     return bool((np.abs(panel - to_rgb(color)).max(axis=-1) < 0.02).sum() > 100)
 
 
-def test_the_history_holds_a_figure_an_epoch(kindling: Command) -> None:
+def test_the_history_has_one_value_per_epoch(kindling: Command) -> None:
     kindling("fit", *TINY)
     history = read_history(RUN / "metrics.csv")
     for name in ("train/loss", "val/loss", "train/accuracy", "val/accuracy", "val/f1"):
@@ -28,7 +28,7 @@ def test_the_history_holds_a_figure_an_epoch(kindling: Command) -> None:
 
 
 @pytest.mark.usefixtures("pictures")
-def test_the_picture_shows_training_and_validation_and_the_learning_rate_underneath(kindling: Command) -> None:
+def test_the_plot_shows_both_splits_and_the_learning_rate(kindling: Command) -> None:
     kindling("fit", *TINY, "--trainer.log_every_n_steps", 1)
     pixels = matplotlib.image.imread(RUN / "training_history.png")[..., :3]
     loss, accuracy, rate = np.split(pixels, [int(0.38 * len(pixels)), int(0.74 * len(pixels))])
@@ -37,7 +37,7 @@ def test_the_picture_shows_training_and_validation_and_the_learning_rate_underne
     assert [shows(rate, color) for color in PALETTE[:3]] == [False, False, True]
 
 
-def test_a_run_without_an_accuracy_shows_another_figure(folder: Path) -> None:
+def test_a_run_without_accuracy_shows_another_metric(folder: Path) -> None:
     Path("metrics.csv").write_text("epoch,step,train/loss,train/mae,val/loss,val/mae\n0,3,9,3,8,2\n1,7,5,2,4,1\n")
     pixels = matplotlib.image.imread(plot_history(folder))[..., :3]
     for panel in np.split(pixels, 2):
@@ -45,7 +45,7 @@ def test_a_run_without_an_accuracy_shows_another_figure(folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_without_a_rate_a_validation_or_an_epoch_has_a_picture_too(folder: Path) -> None:
+def test_a_run_without_learning_rate_validation_or_epoch_has_a_plot(folder: Path) -> None:
     header = "epoch,lr,step,train/accuracy,train/loss,val/accuracy,val/loss\n"
     for rows in ("", "0,0.1,0,,,,\n", "0,,3,0.5,0.7,,\n", "0,0.1,3,0.5,nan,0.5,nan\n1,0,7,0.1,inf,,\n"):
         Path("metrics.csv").write_text(header + rows)
@@ -54,7 +54,7 @@ def test_a_run_without_a_rate_a_validation_or_an_epoch_has_a_picture_too(folder:
         picture.unlink()
 
 
-def test_steps_are_turned_into_epochs_by_the_ends_of_the_epochs(folder: Path) -> None:
+def test_steps_are_converted_to_epochs_by_the_ends_of_the_epochs(folder: Path) -> None:
     rows = [
         "epoch,lr/backbone,lr/head,step,train/loss",
         "0,0.1,0.2,1,",
@@ -82,7 +82,7 @@ def test_any_name_can_be_a_title(folder: Path, recwarn: pytest.WarningsRecorder)
     assert [str(warning.message) for warning in recwarn] == []
 
 
-def test_a_history_needs_a_table_of_metrics() -> None:
+def test_a_plot_needs_metrics_csv() -> None:
     data = SyntheticDataModule(num_samples=100)
     trainer = Trainer(max_epochs=1, logger=False, callbacks=[PlotTrainingHistory()], enable_checkpointing=False)
     with pytest.raises(ValueError, match=r"metrics.csv: train with Trainer\(logger=CSVLogger"):

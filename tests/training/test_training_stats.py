@@ -54,14 +54,14 @@ def test_each_epoch_has_its_metrics_however_short_it_is(kindling: Command) -> No
     assert all(0.1 < memory < 50 for memory in column("memory_gb"))
 
 
-def test_long_epochs_have_them_at_the_logging_steps(kindling: Command) -> None:
+def test_long_epochs_have_step_metrics_at_the_logging_steps(kindling: Command) -> None:
     assert kindling("fit", *TINY, "--test_after_fit", "false", "--trainer.log_every_n_steps", "5").code == 0
     with (RUN / "metrics.csv").open(newline="") as file:
         steps = [int(row["step"]) for row in csv.DictReader(file) if row["lr"]]
     assert steps == list(range(4, 2 * 7, 5))
 
 
-def test_with_accumulated_gradients_an_epoch_has_less_steps_than_batches(kindling: Command) -> None:
+def test_with_gradient_accumulation_an_epoch_has_fewer_steps_than_batches(kindling: Command) -> None:
     less = ["--trainer.accumulate_grad_batches", "4", "--trainer.log_every_n_steps", "6", "--test_after_fit", "false"]
     assert kindling("fit", *TINY, *less).code == 0
     assert len(column("lr")) == len(column("gradient_norm")) == 2

@@ -50,7 +50,7 @@ def added(kind: str, name: str, **init: Any) -> list[str]:
     return [f"--trainer.{kind}", json.dumps([spec] if kind == "callbacks" else spec)]
 
 
-def test_all_that_lightning_ships_is_tried() -> None:
+def test_every_class_that_lightning_ships_is_tested() -> None:
     assert {"EMAWeightAveraging", "LearningRateMonitor", "Timer", "StochasticWeightAveraging"} <= set(CALLBACKS)
     assert len(CALLBACKS) > 20
     assert {"logger", "profiler"} == {kind for kind, name in OTHERS if name not in ELSEWHERE}
@@ -67,7 +67,7 @@ def test_all_that_lightning_ships_is_tried() -> None:
         if name not in ELSEWHERE
     ],
 )
-def test_what_lightning_ships_fits_resumes_and_repeats(kindling: Command, kind: str, name: str) -> None:
+def test_classes_of_lightning_fit_resume_and_repeat(kindling: Command, kind: str, name: str) -> None:
     configs = []
     for arguments in (
         ["fit", *OFTEN, *added(kind, name)],
@@ -116,7 +116,9 @@ OWN = {  # each keeps another checkpoint than the one of the lowest validation l
 @pytest.mark.quick_cases(1)
 @pytest.mark.usefixtures("shown_warnings")
 @pytest.mark.parametrize("own", OWN.values(), ids=OWN.keys())
-def test_a_checkpoint_callback_of_ones_own_leaves_ours_alone(kindling: Command, own: dict[str, Any]) -> None:
+def test_a_model_checkpoint_of_the_user_leaves_those_of_kindling_unchanged(
+    kindling: Command, own: dict[str, Any]
+) -> None:
     # A learning rate this high makes the loss go up again.
     worse = [*TINY, "--trainer.max_epochs", "4", "--model.optimizer.lr", "0.3"]
     result = kindling("fit", *worse, *added("callbacks", "ModelCheckpoint", **{"monitor": None} | own))
@@ -135,7 +137,7 @@ def test_a_checkpoint_callback_of_ones_own_leaves_ours_alone(kindling: Command, 
 
 
 @pytest.mark.parametrize("name", ["best", "last"])
-def test_a_checkpoint_callback_may_not_overwrite_ours(kindling: Command, name: str) -> None:
+def test_a_model_checkpoint_may_not_overwrite_those_of_kindling(kindling: Command, name: str) -> None:
     result = kindling("fit", *TINY, *added("callbacks", "ModelCheckpoint", filename=name))
     assert (result.code, result.err.count("\n")) == (1, 1)
     assert f"{name}.ckpt" in result.err
@@ -149,7 +151,7 @@ def test_the_same_callback_twice_is_refused_in_one_line(kindling: Command) -> No
     assert "EarlyStopping" in result.err
 
 
-def test_early_stopping_of_ones_own_says_why_it_stopped(kindling: Command) -> None:
+def test_early_stopping_of_the_user_prints_why_it_stopped(kindling: Command) -> None:
     still = ["--model.optimizer", "SGD", "--model.optimizer.lr", "0", "--trainer.max_epochs", "9"]
     result = kindling("fit", *TINY, *still, *added("callbacks", "EarlyStopping", patience=1))
     assert "stopped early: Monitored metric val/loss did not improve" in result.out
@@ -157,7 +159,7 @@ def test_early_stopping_of_ones_own_says_why_it_stopped(kindling: Command) -> No
 
 
 @pytest.mark.slow
-def test_a_checkpoint_from_before_has_its_best_score_and_patience(kindling: Command) -> None:
+def test_an_old_checkpoint_keeps_its_best_score_and_patience(kindling: Command) -> None:
     """Kindling's callbacks used to store their states under the names of Lightning's classes."""
     worse = [*TINY, "--trainer.max_epochs", "4", "--model.optimizer.lr", "0.3"]
     kindling("fit", *worse)

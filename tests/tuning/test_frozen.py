@@ -7,7 +7,7 @@ from kindling import DigitsDataModule, TransferClassifier, overfit_batch
 
 
 @pytest.mark.slow
-def test_a_frozen_backbone_is_trained_in_the_copy_alone(kindling: Command, cached: Path) -> None:
+def test_only_the_copy_of_a_frozen_backbone_is_trained(kindling: Command, cached: Path) -> None:
     assert "the network can overfit" in kindling(*TRANSFER, "--overfit").out
     data = DigitsDataModule(shots=10)
     model = TransferClassifier.for_data(data, backbone=SHUFFLENET)

@@ -16,7 +16,7 @@ from kindling.tuning.short_fit import clone_model, short_fit
 SGD = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.1}}
 
 
-def test_the_command_draws_says_and_trains_nothing(kindling: Command) -> None:
+def test_find_lr_plots_and_prints_without_training(kindling: Command) -> None:
     result = kindling("fit", *TINY, "--find_lr")
     assert (result.code, result.err) == (0, "")
     assert [str(path) for path in Path("runs").rglob("*") if path.is_file()] == [str(Path("runs/tiny/lr_finder.png"))]
@@ -39,7 +39,7 @@ def test_a_rate_for_a_typed_schedule_is_its_peak_too(kindling: Command) -> None:
 
 
 @pytest.mark.slow
-def test_a_schedule_with_rates_of_its_own_is_told_so(kindling: Command) -> None:
+def test_a_schedule_with_its_own_rates_gets_a_hint(kindling: Command) -> None:
     schedule = {"class_path": "CyclicLR", "init_args": {"base_lr": 0.001, "max_lr": 0.1}}
     result = kindling(
         "fit", *TINY, "--model.optimizer", "SGD", "--find_lr", "--model.lr_scheduler", json.dumps(schedule)
@@ -52,7 +52,7 @@ def test_a_schedule_with_rates_of_its_own_is_told_so(kindling: Command) -> None:
 
 @pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("wish", ["--find_lr", "--overfit"])
-def test_a_finished_run_may_be_tried_out(
+def test_find_lr_works_on_a_finished_run(
     kindling: Command, trained: Train, monkeypatch: pytest.MonkeyPatch, wish: str
 ) -> None:
     trained(*TINY)
@@ -82,7 +82,7 @@ class Steps(Callback):
         self.rates.append((moved.norm() / self.gradient.norm()).item())
 
 
-def test_the_rates_are_those_that_the_steps_really_have() -> None:
+def test_the_rates_are_those_of_the_actual_steps() -> None:
     data = SyntheticDataModule(num_samples=300)
     model = MLPClassifier.for_data(data, hidden=(8,), optimizer=SGD, warmup_epochs=5)
     sweep, steps = LRSweep(1e-2, 1.0, 20), Steps()
@@ -90,7 +90,7 @@ def test_the_rates_are_those_that_the_steps_really_have() -> None:
     assert steps.rates == pytest.approx(np.geomspace(1e-2, 1.0, 20).tolist(), rel=1e-3)
 
 
-def test_it_leaves_no_trace(folder: Path) -> None:
+def test_model_and_random_state_are_unchanged(folder: Path) -> None:
     data = SyntheticDataModule(num_samples=300)
     model = MLPClassifier.for_data(data, hidden=(8,), batch_norm=True, dropout=0.5)
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -104,7 +104,7 @@ def test_it_leaves_no_trace(folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_suggestion_is_near_to_what_was_tuned_by_hand() -> None:
+def test_the_suggestion_is_close_to_the_tuned_rate() -> None:
     data = MNISTDataModule(source="sample", batch_size=64)
     schedule = {"class_path": "torch.optim.lr_scheduler.OneCycleLR", "init_args": {"max_lr": 1.0}}
     found = find_lr(CNNClassifier.for_data(data, label_smoothing=0.05, lr_scheduler=schedule), data, accelerator="cpu")
@@ -119,14 +119,14 @@ def test_the_valley_is_the_middle_of_the_lowest_losses() -> None:
 
 
 @pytest.mark.slow
-def test_no_suggestion_where_nothing_is_learnt(kindling: Command) -> None:
+def test_no_rate_is_suggested_if_the_loss_does_not_fall(kindling: Command) -> None:
     result = kindling("fit", "--model", "helpers.SigmoidClassifier", *TINY[4:], "--find_lr")
     assert (result.code, result.err.count("\n")) == (1, 1)
     assert "no learning rate reduces the loss: see runs" in result.err
     assert Path("runs/tiny/lr_finder.png").exists()
 
 
-def test_a_loss_that_is_never_finite_is_explained(kindling: Command) -> None:
+def test_a_loss_that_is_never_finite_is_reported(kindling: Command) -> None:
     result = kindling("fit", "--model", "MLPClassifier", "--data", "helpers.BrokenDataModule", "--find_lr")
     assert (result.code, result.err.count("\n")) == (1, 1)
     assert "check the data" in result.err

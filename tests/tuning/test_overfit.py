@@ -9,7 +9,7 @@ from kindling import MLPClassifier, SyntheticDataModule, overfit_batch
 
 
 @pytest.mark.slow
-def test_the_command_says_that_a_network_can_learn_and_keeps_nothing(kindling: Command) -> None:
+def test_overfit_reports_success_and_writes_no_files(kindling: Command) -> None:
     result = kindling("fit", *TINY, "--model.dropout", "0.9", "--model.label_smoothing", "0.5", "--overfit")
     assert (result.code, result.err) == (0, "")
     assert "the network can overfit one batch of 32 samples: accuracy 100.0%, loss " in result.out
@@ -24,19 +24,19 @@ def test_recipes_can_learn(kindling: Command, recipe: str) -> None:
 
 
 @pytest.mark.slow
-def test_a_network_that_can_not_learn_is_told(kindling: Command) -> None:
+def test_a_network_that_cannot_learn_is_reported(kindling: Command) -> None:
     result = kindling("fit", "--model", "helpers.SigmoidClassifier", *TINY[4:], "--overfit")
     assert (result.code, result.err.count("\n")) == (1, 1)
     assert "the network can't overfit one batch of " in result.err
 
 
-def test_a_network_that_predicts_numbers_must_lose_most_of_its_loss(kindling: Command) -> None:
+def test_a_regression_network_must_reduce_its_loss_to_a_fraction(kindling: Command) -> None:
     result = kindling("fit", "--model", "helpers.SumRegressor", "--data", "helpers.SumDataModule", "--overfit")
     assert (result.code, result.err) == (0, "")
     assert re.search(r"the network can overfit one batch of 64 samples: loss \S+ -> \S+ after \d+ steps\n", result.out)
 
 
-def test_it_leaves_no_trace() -> None:
+def test_model_and_random_state_are_unchanged() -> None:
     data = SyntheticDataModule(num_samples=300)
     model = MLPClassifier.for_data(data, hidden=(16,), batch_norm=True, dropout=0.5, label_smoothing=0.1)
     before = {name: value.clone() for name, value in model.state_dict().items()}

@@ -39,7 +39,7 @@ def forms(one: bool) -> dict[str, Any]:
 
 @pytest.mark.parametrize("one", [True, False])
 @pytest.mark.parametrize("form", forms(True))
-def test_images_are_taken_however_they_are_held(form: str, one: bool) -> None:
+def test_images_are_accepted_in_every_container(form: str, one: bool) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         inputs = to_input_tensor(forms(one)[form], COLOUR)
@@ -47,14 +47,14 @@ def test_images_are_taken_however_they_are_held(form: str, one: bool) -> None:
     torch.testing.assert_close(inputs, FLOATS[:1] if one else FLOATS)
 
 
-def test_numbers_of_half_precision_are_taken() -> None:
+def test_half_precision_is_accepted() -> None:
     assert to_input_tensor(torch.tensor([0.5, 2, -3], dtype=torch.bfloat16), (3,)).tolist() == [[0.5, 2, -3]]
     assert to_input_tensor(np.array([0.5, 2, -3], dtype=np.float16), (3,)).tolist() == [[0.5, 2, -3]]
 
 
 @pytest.mark.parametrize("number", [1, 2])
 @pytest.mark.parametrize("shape", [GREY, COLOUR])
-def test_channels_may_come_last_and_gray_needs_none(shape: tuple[int, int, int], number: int) -> None:
+def test_channels_may_come_last_and_be_omitted_for_gray(shape: tuple[int, int, int], number: int) -> None:
     images = FLOATS[:number, : shape[0]]
     forms = [images, images.movedim(1, -1)]
     forms += [images[:, 0]] if shape == GREY else []
@@ -64,7 +64,7 @@ def test_channels_may_come_last_and_gray_needs_none(shape: tuple[int, int, int],
 
 
 @pytest.mark.parametrize("values", [[1, -2.5, 300], np.array([1, -2.5, 300]), torch.tensor([[1, -2.5, 300]])])
-def test_features_are_taken_as_they_are(values: Any) -> None:
+def test_features_are_not_changed(values: Any) -> None:
     assert to_input_tensor(values, (3,)).tolist() == [[1, -2.5, 300]]
     assert to_input_tensor(np.array([[1, 2, 200]], dtype=np.uint8), (3,)).tolist() == [[1, 2, 200]]
 
@@ -91,7 +91,7 @@ def test_features_are_taken_as_they_are(values: Any) -> None:
         (FLOATS - 0.5, COLOUR, "between 0 and 1, got -0.5 to 0.472549:"),
     ],
 )
-def test_what_is_no_such_sample_is_refused_in_one_line(values: Any, shape: tuple[int, ...], words: str) -> None:
+def test_invalid_samples_are_refused_in_one_line(values: Any, shape: tuple[int, ...], words: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with pytest.raises(ValueError, match=words) as caught:
@@ -130,7 +130,7 @@ def test_size_and_cut_agree_with_torchvision(
 
 @pytest.mark.parametrize("orientation", [1, 6, 8])
 @pytest.mark.parametrize("shape", [(3, 300, 10), (3, 10, 300), (3, 64, 64)])
-def test_a_large_jpeg_is_as_sharp_whichever_way_it_is_turned(shape: tuple[int, int, int], orientation: int) -> None:
+def test_a_large_jpeg_is_equally_sharp_in_every_orientation(shape: tuple[int, int, int], orientation: int) -> None:
     noise = np.random.default_rng(2).integers(0, 256, (800, 200, 3), dtype=np.uint8)
     smooth = Image.fromarray(noise).resize((800, 3200), Image.Resampling.BICUBIC)
     exif = Image.Exif()
@@ -171,14 +171,14 @@ HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"
         (encoded(scene(11, 10)), "too large: 11 x 10 pixels, the limit is 100;"),
     ],
 )
-def test_what_can_not_be_decoded_is_refused_in_one_line(data: bytes, words: str) -> None:
+def test_undecodable_images_are_refused_in_one_line(data: bytes, words: str) -> None:
     with pytest.raises(ValueError, match=words) as caught:
         decode_image(data, (3, 8, 8), max_pixels=100 if "limit is 100;" in words else None)
     assert "\n" not in str(caught.value)
     assert "0x" not in str(caught.value)
 
 
-def test_a_large_photo_is_decoded_and_only_a_stranger_s_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_photo_is_decoded_and_only_untrusted_ones_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # Pillow raises an error at twice as many
     monkeypatch.setattr("kindling.utils.inputs.MAX_PIXELS", 2000)
     photo = encoded(scene(160, 120), "jpeg")  # decoded at 1/8 of its size
@@ -193,7 +193,7 @@ def test_a_large_photo_is_decoded_and_only_a_stranger_s_is_limited(monkeypatch: 
 
 @pytest.mark.parametrize("levels", [None, [100, 4095]])
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
-def test_sixteen_bits_are_scaled_as_told_and_lose_none_on_the_way(channels: int, levels: list[int] | None) -> None:
+def test_sixteen_bit_images_are_scaled_without_losing_bits(channels: int, levels: list[int] | None) -> None:
     values = np.random.default_rng(channels).integers(0, 4200 if levels else 65536, (6, 7, channels))
     low, high = levels or (0, 65535)
     expected = np.clip((values[..., : 3 if channels > 2 else 1] - low) / (high - low), 0, 1) * 255

@@ -77,7 +77,7 @@ def uninstall(site: Path) -> None:
     plugins.LOADED.clear()
 
 
-def test_classes_of_an_installed_package_go_by_their_names_in_every_command(kindling: Command) -> None:
+def test_classes_of_an_installed_package_have_short_names_in_every_command(kindling: Command) -> None:
     install("leafnet")
     more = ["--trainer.callbacks+=LeafCallback", "--model.optimizer", "LeafSGD", "--model.optimizer.lr", "0.1"]
     fit = kindling("fit", *LEAF, *more)
@@ -208,7 +208,7 @@ def test_every_help_page_names_the_option(kindling: Command) -> None:
         assert named == (command not in ("runs", "new")), command
 
 
-def test_no_other_option_is_touched() -> None:
+def test_other_options_are_not_changed() -> None:
     others = ["--model.optimizer.lr", "-1", "--config=a b.yaml", "--trainer.plugins", "x", "--", "-c", "{a: 1}"]
     assert split_options(["--plugin", "a.py", *others[:5], "--plugin=b.py", *others[5:]])[0] == ["a.py", "b.py"]
     assert split_options(others[:5])[1] == others[:5]
@@ -290,7 +290,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("options", WRONG)
-def test_a_plugin_that_cannot_be_named_so_ends_in_one_line(kindling: Command, options: str) -> None:
+def test_a_plugin_with_an_invalid_name_ends_in_one_line(kindling: Command, options: str) -> None:
     for name in ("my_models.py", "random.py", "torch.py", "my-models.py", "class.py", "other/my_models.py"):
         write_file(name=name)
     result = kindling("fit", *options.split(), *(TINY if options != "--plugin" else []))
@@ -314,7 +314,7 @@ def test_a_class_without_its_plugin_says_how_to_add_it(kindling: Command, model:
 
 
 @pytest.mark.slow
-def test_a_class_that_a_plugin_has_lost_is_named(kindling: Command) -> None:
+def test_a_class_that_a_plugin_no_longer_has_is_named(kindling: Command) -> None:
     write_file()
     assert kindling("fit", "--plugin", "my_models.py", *LEAF).code == 0
     write_file(MODELS.replace("LeafNet", "OakNet"), "newer/my_models.py")
@@ -353,7 +353,7 @@ def test_a_run_imports_no_file_that_was_not_given(kindling: Command, given: list
 @pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("own", [True, False])
 @pytest.mark.parametrize("stored", ["pip install evil-pkg", "evil-pkg", "--plugin evil.py"])
-def test_only_a_checkpoint_of_this_user_says_where_its_plugin_is(kindling: Command, stored: str, own: bool) -> None:
+def test_only_a_checkpoint_of_this_user_suggests_its_plugin(kindling: Command, stored: str, own: bool) -> None:
     site = install("leafnet")
     assert kindling("fit", *LEAF).code == 0
     uninstall(site)
@@ -373,7 +373,7 @@ def test_only_a_checkpoint_of_this_user_says_where_its_plugin_is(kindling: Comma
         assert "pip install" not in result.err
 
 
-def test_a_configuration_names_no_plugin(kindling: Command) -> None:
+def test_a_configuration_cannot_load_a_plugin(kindling: Command) -> None:
     write_file(TOUCH)
     Path("recipe.yaml").write_text("plugin: my_models.py\n")
     result = kindling("fit", "--config", "recipe.yaml", *TINY)
