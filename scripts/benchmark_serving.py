@@ -1,10 +1,10 @@
-"""`kindling serve` beside TorchServe: the same model, machine and load, in turns.
+"""Compares `kindling serve` with TorchServe: the same model, machine and load, in alternation.
 
     python scripts/benchmark_serving.py --ckpt_path runs/mnist_cnn_fast/version_0
 
-Prints requests a second and latencies by the number of clients, and writes them as JSON. Each client sends one digit as
-JSON and sends the next when it has its answer. Needs Java, and the packages of the extras serve and torchserve. Nothing
-else should run on the machine meanwhile.
+Prints requests per second and latencies by the number of clients, and writes them as JSON. Each client sends one digit
+as JSON and waits for the response before it sends the next. Needs Java, and the packages of the extras serve and
+torchserve. Nothing else should run on the machine meanwhile.
 """
 
 import argparse
@@ -31,29 +31,29 @@ from kindling.cli import main as kindling
 from kindling.data.mnist import read_sample
 
 CLIENTS = (1, 8, 32)
-PORT = 18080  # and the two that follow
+PORT = 18080  # the next two ports are used as well
 
 
 class Client(asyncio.Protocol):
-    """One connection that asks again and again until a moment, and notes how long each answer took.
+    """A client that sends a request repeatedly over one connection and records how long each response took.
 
     Args:
-        request: What it sends.
-        until: When it stops.
-        done: Set when it has stopped.
+        request: The request.
+        until: When to stop, by `time.perf_counter`.
+        done: Future that is set when the client has stopped.
     """
 
     def __init__(self, request: bytes, until: float, done: "asyncio.Future[None]") -> None:
         self.request, self.until, self.done = request, until, done
         self.seconds: list[float] = []
         self._received = b""
-        self._asked = 0.0
+        self._sent_at = 0.0
 
     @override
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self.transport = transport
-        self._ask()
+        self._send()
 
     @override
     def data_received(self, data: bytes) -> None:
@@ -66,18 +66,18 @@ class Client(asyncio.Protocol):
             self.done.set_exception(ConnectionError(body.decode()))
             self.transport.close()
             return
-        self.seconds.append(time.perf_counter() - self._asked)
+        self.seconds.append(time.perf_counter() - self._sent_at)
         self._received = b""
-        self._ask()
+        self._send()
 
     @override
     def connection_lost(self, error: Exception | None) -> None:
         if not self.done.done():
-            self.done.set_exception(error or ConnectionError("the server hung up"))
+            self.done.set_exception(error or ConnectionError("the server closed the connection"))
 
-    def _ask(self) -> None:
-        self._asked = time.perf_counter()
-        if self._asked < self.until:
+    def _send(self) -> None:
+        self._sent_at = time.perf_counter()
+        if self._sent_at < self.until:
             self.transport.write(self.request)
         else:
             self.done.set_result(None)
@@ -85,18 +85,18 @@ class Client(asyncio.Protocol):
 
 
 async def load(port: int, request: bytes, clients: int, seconds: float) -> list[float]:
-    """Seconds of each answer to so many clients at once."""
+    """Return the seconds of each response to a number of concurrent clients."""
     loop, until = asyncio.get_running_loop(), time.perf_counter() + seconds
     made = [Client(request, until, loop.create_future()) for _ in range(clients)]
     for client in made:
         await loop.create_connection(lambda client=client: client, "127.0.0.1", port)  # type: ignore[misc]
     await asyncio.gather(*(client.done for client in made))
-    return [answer for client in made for answer in client.seconds]
+    return [seconds for client in made for seconds in client.seconds]
 
 
 @contextmanager
 def running(command: list[str], folder: Path) -> Iterator[None]:
-    """A server with all of its processes."""
+    """Run a server, and end all of its processes afterwards."""
     with (folder / "log").open("w") as log:
         environment = os.environ | {"LOG_LOCATION": str(folder), "METRICS_LOCATION": str(folder)}
         process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder, env=environment, start_new_session=True)
@@ -108,7 +108,7 @@ def running(command: list[str], folder: Path) -> Iterator[None]:
 
 
 def http(path: str, body: bytes, token: str = "") -> bytes:
-    """A request as it goes over the wire."""
+    """Return the bytes of an HTTP request."""
     lines = [
         f"POST {path} HTTP/1.1",
         "Host: 127.0.0.1",
@@ -119,14 +119,14 @@ def http(path: str, body: bytes, token: str = "") -> bytes:
     return "\r\n".join([*lines, "", ""]).encode() + body
 
 
-def kindlings(checkpoint: str, folder: Path) -> tuple[list[str], Any]:
-    """The command of Kindling's server, and what makes a request to it."""
+def kindling_server(checkpoint: str, folder: Path) -> tuple[list[str], Any]:
+    """Return the command that starts `kindling serve`, and a function that returns a request with a body."""
     command = [sys.executable, "-m", "kindling", "serve", "--ckpt_path", checkpoint, "--port", str(PORT)]
     return command, lambda body: http("/predict", body)
 
 
-def torchserves(checkpoint: str, folder: Path) -> tuple[list[str], Any]:
-    """The same of TorchServe: one worker, token authorisation on, batches as its default has them."""
+def torchserve_server(checkpoint: str, folder: Path) -> tuple[list[str], Any]:
+    """Return the same for TorchServe with one worker, token authorization and its default batches."""
     assert (
         kindling(["export", "--ckpt_path", checkpoint, "--format", "torchserve", "--out", f"{folder}/digits.mar"]) == 0
     )
@@ -143,27 +143,27 @@ def torchserves(checkpoint: str, folder: Path) -> tuple[list[str], Any]:
     return [sys.executable, program, *flags], request
 
 
-SERVERS = {"TorchServe": torchserves, "kindling serve": kindlings}
+SERVERS = {"TorchServe": torchserve_server, "kindling serve": kindling_server}
 
 
 async def measure(request: Any, body: bytes, seconds: float) -> dict[int, list[float]]:
-    """Seconds of each answer by the number of clients, after as long a warm-up."""
+    """Return the seconds of each response by the number of clients, measured after a warm-up."""
     for _ in range(200):
         try:
             await load(PORT, request(body), 1, 0.1)
             break
-        except OSError:  # it is not up yet, or has not written its key
+        except OSError:  # the server is not up yet, or has not written its key
             await asyncio.sleep(0.5)
     await load(PORT, request(body), 8, 2 * seconds)
     return {clients: await load(PORT, request(body), clients, seconds) for clients in CLIENTS}
 
 
 def main() -> None:
-    """Measures."""
+    """Measure both servers, print a table, and write JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ckpt_path", default="best")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement")
+    parser.add_argument("--seconds", type=float, default=5.0, help="duration of each measurement")
     parser.add_argument("--out", type=Path, default=Path("benchmark"), help="folder for the JSON")
     options = parser.parse_args()
     checkpoint = str(Path(options.ckpt_path).resolve()) if Path(options.ckpt_path).exists() else options.ckpt_path
@@ -176,11 +176,11 @@ def main() -> None:
                 command, request = server(checkpoint, Path(folder))
                 with running(command, Path(folder)):
                     found = asyncio.run(measure(request, body.encode(), options.seconds))
-            for clients, answers in found.items():
-                rates[name][clients].append(len(answers) / options.seconds)
-                slowest[name][clients].append(1000 * statistics.quantiles(answers, n=100)[-1])
+            for clients, seconds in found.items():
+                rates[name][clients].append(len(seconds) / options.seconds)
+                slowest[name][clients].append(1000 * statistics.quantiles(seconds, n=100)[-1])
             print(f"round {number + 1}: {name}, {rates[name][CLIENTS[-1]][-1]:,.0f} requests/s", flush=True)
-    table = Table(title=f"one digit as JSON a request, one worker, medians of {options.rounds} rounds")
+    table = Table(title=f"one digit as JSON per request, one worker, medians of {options.rounds} rounds")
     for column in ("clients", *(f"{name}: {what}" for what in ("requests/s", "p99, ms") for name in SERVERS), "ratio"):
         table.add_column(column)
     for clients in CLIENTS:

@@ -1,4 +1,4 @@
-"""A headless Chromium, and TensorBoard in it."""
+"""Controls a headless Chromium, and TensorBoard in it."""
 
 import re
 import shutil
@@ -12,7 +12,7 @@ from pathlib import Path
 from selenium import webdriver
 from selenium.webdriver.remote.webelement import WebElement
 
-# The text of the page, and the first element that a selector matches, however deep in shadow roots and frames.
+# Scripts that return the text of the page, or the first element matching a selector, also in shadow roots and frames.
 TEXT = """
 const found = [], look = (node) => {
   const inner = [...(node.shadowRoot?.childNodes ?? []), ...(node.contentDocument?.body?.childNodes ?? [])];
@@ -38,22 +38,22 @@ const found = look(document.body);
 
 @contextmanager
 def chrome(profile: Path, width: int = 1280, height: int = 800) -> Iterator[webdriver.Chrome]:
-    """A headless browser.
+    """Start a headless browser, and quit it at the end.
 
     Args:
-        profile: An empty folder for what it keeps.
-        width: Of its window, in pixels.
-        height: Of its window, in pixels.
+        profile: An empty folder for its user data.
+        width: Width of the window in pixels.
+        height: Height of the window in pixels.
 
     Raises:
-        FileNotFoundError: If there is none, or no driver for it.
+        FileNotFoundError: If no browser or no driver is installed.
     """
     browser, driver = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
     if browser is None or driver is None:
         raise FileNotFoundError("there is no chromium or google-chrome with its chromedriver")
     options = webdriver.ChromeOptions()
     options.binary_location = browser
-    # The projector draws with WebGL, which without a GPU is SwiftShader's.
+    # The projector needs WebGL; without a GPU, SwiftShader provides it.
     for option in ("headless=new", "no-sandbox", "enable-unsafe-swiftshader", "disable-background-networking"):
         options.add_argument(f"--{option}")
     options.add_argument(f"--user-data-dir={profile}")
@@ -66,27 +66,27 @@ def chrome(profile: Path, width: int = 1280, height: int = 800) -> Iterator[webd
 
 
 class Board:
-    """A running TensorBoard as one sees it.
+    """A running TensorBoard in a browser.
 
     Args:
         driver: The browser.
-        address: Where TensorBoard listens.
+        address: URL of TensorBoard.
     """
 
     def __init__(self, driver: webdriver.Chrome, address: str) -> None:
         self.driver, self.address = driver, address
 
     def open(self, tab: str, *words: str, query: str = "") -> str:
-        """Opens a tab, waits for words on the page, and gives all its text."""
-        self.driver.get("about:blank")  # else only what follows the # changes, and TensorBoard loads nothing anew
+        """Open a tab, wait until words appear on the page, and return its text."""
+        self.driver.get("about:blank")  # otherwise only the fragment changes, and TensorBoard does not reload
         self.driver.get(f"{self.address}?{query}#{tab}")
         return self.wait(*words)
 
     def wait(self, *words: str, seconds: float = 30) -> str:
-        """Waits for words on the page and gives all its text.
+        """Wait until words appear on the page, and return its text.
 
         Raises:
-            TimeoutError: If they do not come.
+            TimeoutError: If they do not appear.
         """
         end = time.monotonic() + seconds
         while True:
@@ -95,27 +95,27 @@ class Board:
             if not missing:
                 return text
             if time.monotonic() > end:
-                raise TimeoutError(f"{missing} did not come on {self.driver.current_url}; there is:\n{text}")
+                raise TimeoutError(f"{missing} did not appear on {self.driver.current_url}, only:\n{text}")
             time.sleep(0.2)
 
     def find(self, selector: str) -> WebElement:
-        """The first element that a CSS selector matches."""
+        """Return the first element that matches a CSS selector."""
         element: WebElement = self.driver.execute_script(FIND + "return found", selector)
         assert element is not None, f"there is no {selector}"
         return element
 
     def click(self, selector: str) -> None:
-        """Clicks on an element, whatever lies over it while the page still moves."""
+        """Click on an element, even if another one covers it."""
         self.driver.execute_script(FIND + "found.click()", selector)
 
     def set(self, selector: str, name: str, value: str) -> None:
-        """Sets a property of an element, one in a frame too."""
+        """Set a property of an element, which may be in a frame."""
         self.driver.execute_script(FIND + "found[arguments[1]] = arguments[2]", selector, name, value)
 
 
 @contextmanager
 def tensorboard(logdir: Path, driver: webdriver.Chrome) -> Iterator[Board]:
-    """Runs `tensorboard --logdir` as a person does, at a free port."""
+    """Run `tensorboard --logdir` on a free port."""
     command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(logdir), "--port", "0"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
         try:

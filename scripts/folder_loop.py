@@ -1,6 +1,6 @@
-"""A folder of images in a plain loop: torchvision's ImageFolder, a DataLoader with workers, transforms by sample.
+"""Trains on a folder of images in a plain loop, with torchvision's ImageFolder and a DataLoader with workers.
 
-The network is that of a CNN recipe of Kindling. `benchmark.py images` measures it beside `kindling fit`.
+The network is that of one of Kindling's CNN recipes. `benchmark.py images` compares it with `kindling fit`.
 """
 
 import time
@@ -19,7 +19,15 @@ from kindling import CNNClassifier
 
 
 def epoch_times(root: Path, path: Path, epochs: int, bf16: bool, workers: int = 2) -> list[float]:
-    """Seconds of each epoch of training on `root/<class>/*.png` by the recipe in a file."""
+    """Train a recipe on `root/<class>/*.png` and return the seconds of each epoch.
+
+    Args:
+        root: Folder of the images.
+        path: File of the recipe.
+        epochs: Number of epochs.
+        bf16: Whether to use bfloat16 mixed precision.
+        workers: Number of data-loading processes.
+    """
     recipe = yaml.safe_load(path.read_text())
     settings, batch_size = recipe["model"]["init_args"], recipe["data"]["init_args"]["batch_size"]
     transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.1307,) * 3, (0.3081,) * 3)])

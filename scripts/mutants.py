@@ -1,10 +1,11 @@
-"""Makes one small mistake at a time in a file of `src/` and runs the tests of it: one of them ought to fail.
+"""Mutation testing: changes a file of `src/` in one place at a time and runs its tests, of which one should fail.
 
     pip install mutmut
-    python scripts/mutants.py src/kindling/runs.py
-    python scripts/mutants.py src/kindling/runs.py --only 12 40 --tests tests/test_cli.py
+    python scripts/mutants.py src/kindling/runs/metrics_csv.py
+    python scripts/mutants.py src/kindling/runs/metrics_csv.py --only 12 40 --tests tests/cli/test_runs.py
 
-mutmut says which mistakes; it would make them in wrapped functions, whose signatures the command line could not read.
+The mutations are those of mutmut. mutmut itself is not used to run them because it wraps functions, which hides their
+signatures from the command line.
 """
 
 import argparse
@@ -25,20 +26,20 @@ from libcst import matchers as m
 from mutmut.mutation.mutators import mutation_operators
 
 ROOT = Path(__file__).resolve().parents[1]
-# What the tests use and nobody changes is imported once: each mutant runs in a fork of this process.
+# Libraries are imported only once: each mutant runs in a fork of this process.
 IMPORTS = "jsonargparse lightning.pytorch.cli matplotlib.pyplot pandas sklearn.metrics torchmetrics torchvision"
-# After a file's own tests, those of the whole, the quick ones first.
-WHOLE = [
+# Tests of whole commands, which run after the file's own tests; quick ones first.
+COMMAND_TESTS = [
     f"tests/{name}.py"
     for name in ("deploy/test_predictor", "training/test_resume", "cli/test_lightning_cli", "cli/test_entry_point")
 ]
-# What ruff and mypy look after: types, also those with a name of their own, decorators, and `__all__`.
+# Not mutated, because ruff and mypy check it: annotations, type aliases, decorators and `__all__`.
 NAMES = m.Assign(value=m.Subscript(m.Name("Literal") | m.Name("tuple"))), m.Assign([m.AssignTarget(m.Name("__all__"))])
 LEFT_OUT = (m.Annotation(), m.Decorator(), *NAMES)
 
 
 def changes(node: cst.CSTNode) -> Iterator[tuple[cst.CSTNode, cst.CSTNode]]:
-    """Parts of a program, and what each might be by mistake."""
+    """Yield the nodes of a program, each with a mutation of it."""
     if any(m.matches(node, left_out) for left_out in LEFT_OUT):
         return
     for kind, operator in mutation_operators:
@@ -49,20 +50,20 @@ def changes(node: cst.CSTNode) -> Iterator[tuple[cst.CSTNode, cst.CSTNode]]:
 
 
 def mutants(source: str) -> list[str]:
-    """The source with each of the mistakes."""
+    """Return the source with each of the mutations."""
     module = cst.parse_module(source)
     texts = (cst.ensure_type(module.deep_replace(*change), cst.Module).code for change in changes(module))
     return list(dict.fromkeys(texts))
 
 
 def where(source: str, mutant: str) -> str:
-    """The line that differs: its number, as it was and as it is."""
+    """Return the first line that differs: its number, the original and the mutation."""
     pairs = enumerate(zip(source.splitlines(), mutant.splitlines(), strict=False), 1)
     return next(f"{number}: {old.strip()}  ->  {new.strip()}" for number, (old, new) in pairs if old != new)
 
 
 def run_tests(tests: list[str], folder: Path) -> None:
-    """Runs tests until one fails, and ends this process with pytest's code."""
+    """Run tests until one fails, and exit with pytest's code."""
     os.setsid()
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     os.dup2(1, 2)
@@ -70,7 +71,7 @@ def run_tests(tests: list[str], folder: Path) -> None:
 
 
 def passes(tests: list[str], folder: Path, seconds: float | None = None) -> bool:
-    """Whether tests pass in a fork of this process, in time: a mutant may make a loop endless."""
+    """Return whether tests pass in a fork of this process within a time limit: a mutant may loop forever."""
     child = multiprocessing.get_context("fork").Process(target=run_tests, args=(tests, folder))
     child.start()
     child.join(seconds)
@@ -81,7 +82,7 @@ def passes(tests: list[str], folder: Path, seconds: float | None = None) -> bool
 
 
 def main() -> None:
-    """Prints a line for each mutant, and how many the tests noticed."""
+    """Print a line for each mutant, and how many were killed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path)
     parser.add_argument("--tests", nargs="+", help="by default those of the file, then those of the whole")
@@ -89,7 +90,7 @@ def main() -> None:
     options = parser.parse_args()
     file = options.file.resolve().relative_to(ROOT)
     own = Path("tests", *file.parts[2:]).with_name(f"test_{file.name}")
-    tests = options.tests or [str(own), *WHOLE]
+    tests = options.tests or [str(own), *COMMAND_TESTS]
     for name in IMPORTS.split():
         import_module(name)
 
@@ -108,7 +109,7 @@ def main() -> None:
         print(f"{len(found)} mutants, {usual:.0f} s without one", flush=True)
         for number, text in found.items():
             changed.write_text(text, encoding="utf-8")
-            # Python takes what it has compiled for current where size and second are the same.
+            # Python reuses bytecode if the file has the same size and was modified in the same second.
             shutil.rmtree(changed.with_name("__pycache__"), ignore_errors=True)
             survived = passes(tests, Path(folder, "tests"), 10 * usual)
             survivors += survived

@@ -1,4 +1,4 @@
-"""What TensorBoard shows after a few runs, as one picture for README.
+"""Takes screenshots of TensorBoard after a few runs and combines them into one picture for the README.
 
 python scripts/screenshots.py docs/tensorboard.png
 """
@@ -18,7 +18,7 @@ from kindling.cli import main
 
 CONFIG = Path(__file__).parents[1] / "configs" / "quickstart.yaml"
 SIZE = (1280, 860)
-COLOURS = 128  # of the picture: a third of the bytes, and nobody sees it
+COLORS = 128  # of the picture: a third of the size without a visible difference
 TRIALS = [
     f"--model.optimizer.lr {rate} --model.dropout {dropout} --data.batch_size {batch}"
     for rate, dropout, batch in ((6e-3, 0, 64), (1e-3, 0.2, 32), (3e-3, 0.1, 128), (2e-2, 0.4, 64), (1e-2, 0, 256))
@@ -26,27 +26,27 @@ TRIALS = [
 
 
 def curves(board: Board) -> None:
-    """Loss and accuracy of one run, training against validation."""
+    """Show loss and accuracy of one run, training and validation in one chart."""
     only = "runFilter=version_0%2F(train%7Cval)&tagFilter=%2F(loss%7Caccuracy)&smoothing=0"
     board.open("timeseries", "/loss", query=only)
     board.click(".settings-button")
 
 
 def projector(board: Board) -> None:
-    """The last hidden layer, colored by label."""
+    """Show the last hidden layer, colored by label."""
     board.open("projector", "Points:", "Dimension:")
-    time.sleep(4)  # until it has read the labels
+    time.sleep(4)  # until the labels are loaded
     board.set("vz-projector-data-panel", "selectedColorOptionName", "label")
 
 
 def parallel(board: Board) -> None:
-    """Hyperparameters against accuracy."""
+    """Show hyperparameters against accuracy."""
     board.open("hparams", "dropout", "result/test_accuracy")
     board.click("paper-tab[view-id='parallel-coords-view']")
 
 
 def pictures(board: Board) -> None:
-    """The worst predictions and the training samples."""
+    """Show the worst predictions and the training samples."""
     board.open("images&tagFilter=worst%7Csamples", "worst predictions")
 
 
@@ -54,7 +54,7 @@ VIEWS: list[Callable[[Board], None]] = [curves, parallel, pictures, projector]
 
 
 def photograph(out: Path) -> None:
-    """Trains, opens TensorBoard, and writes the picture."""
+    """Train, open TensorBoard, and write the picture."""
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         for trial in TRIALS:
@@ -63,13 +63,13 @@ def photograph(out: Path) -> None:
         with chrome(Path("profile"), *SIZE) as driver, tensorboard(Path("runs"), driver) as board:
             for view in VIEWS:
                 view(board)
-                time.sleep(3)  # until all has moved to its place
+                time.sleep(3)  # until all animations have ended
                 shots.append(Image.open(io.BytesIO(driver.get_screenshot_as_png())).convert("RGB"))
     width, height = shots[0].size
     page = Image.new("RGB", (2 * width, -(-len(shots) // 2) * height))
     for number, shot in enumerate(shots):
         page.paste(shot, (number % 2 * width, number // 2 * height))
-    page.quantize(COLOURS).save(out, optimize=True)
+    page.quantize(COLORS).save(out, optimize=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Compares a run that was killed and resumed with one that was not: to the bit, for `soak.py`."""
+"""Compares a run that was killed and resumed bit for bit with one that was not, for `soak.py`."""
 
 import csv
 import json
@@ -17,15 +17,15 @@ from torch import Tensor
 
 from kindling.runs.signatures import SIGNATURE, is_own_checkpoint
 
-# What measures the session, not the training.
+# Measurements of the session, which differ between equal runs.
 TIMED_COLUMNS = {"samples_per_second", "memory_gb", "gpu_memory_gb"}
 TIMED_TAGS = {f"optimization/{name}" for name in TIMED_COLUMNS}
-# Drawn when there is time; of the first batch of a session; config.yaml, which is compared by itself.
+# Not compared: written only if time allows; from the first batch of a session; config.yaml, which is compared itself.
 OTHER_TAGS = (" (gradient)", "training samples", "config/text_summary")
 TIMED_FIELDS = {"commands", "commits", "threads", "started", "heartbeat", "seconds", "process"}
-# A resumed run is told the split that it wrote; the checksums follow from the values.
+# A resumed run gets the path of its own split.csv; the checksums depend on all values.
 OTHER_KEYS = ("datamodule_hyper_parameters.split", "data.init_args.split", "checksums")
-logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it announces what it leaves out
+logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it logs the events that it purges
 EVERYTHING = dict.fromkeys(events.DEFAULT_SIZE_GUIDANCE, 0)
 KINDS: dict[str, Callable[[Any], object]] = {
     events.HISTOGRAMS: lambda event: event.histogram_value,
@@ -34,48 +34,48 @@ KINDS: dict[str, Callable[[Any], object]] = {
 }
 
 
-def differences(straight: Path, resumed: Path) -> list[str]:
-    """Name everything in which a resumed run differs from a straight one.
+def differences(reference: Path, resumed: Path) -> list[str]:
+    """Return all differences between a resumed run and the reference run.
 
     Args:
-        straight: Run folder of the training that was never killed.
-        resumed: Run folder of the same training, killed and resumed.
+        reference: Folder of the run that was never killed.
+        resumed: Folder of the run that was killed and resumed.
     """
-    ours, theirs = files(straight), files(resumed)
+    ours, theirs = files(reference), files(resumed)
     found = [f"{name} is missing" for name in sorted(ours - theirs)]
     found += [f"{name} is left over" for name in sorted(theirs - ours)]
     for name in sorted(ours & theirs):
         if read := READERS.get(name):
             try:
-                found += _differences(name, read(straight / name), read(resumed / name))
-            except Exception as error:  # a damaged file, whatever its reader makes of it
+                found += _differences(name, read(reference / name), read(resumed / name))
+            except Exception as error:  # a damaged file may cause any error
                 found.append(f"{name} can't be read: {error}")
-    folders = {path.parent.relative_to(run) for run in (straight, resumed) for path in run.rglob("*tfevents*")}
+    folders = {path.parent.relative_to(run) for run in (reference, resumed) for path in run.rglob("*tfevents*")}
     for folder in sorted(folders):
-        found += _differences(str(folder), read_events(straight / folder), read_events(resumed / folder))
+        found += _differences(str(folder), read_events(reference / folder), read_events(resumed / folder))
     return found
 
 
 def files(run: Path) -> set[str]:
-    """The files of a run, with `events` for TensorBoard's; the previous checkpoint differs from session to session."""
+    """Return the files of a run, without `previous.ckpt`, which may differ; TensorBoard's are called `events`."""
     names = {path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()}
     names = {re.sub(r"events\.out\.tfevents.*", "events", name) for name in names}
     return names - {"checkpoints/previous.ckpt"}
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """All values of a checkpoint by their places; for the signature, which covers the split, whether it is valid."""
+    """Return all values of a checkpoint by location; for the signature, which covers the split, whether it is valid."""
     stored = torch.load(path, weights_only=True, map_location="cpu")
     return named(stored | {SIGNATURE: is_own_checkpoint(stored, path)})
 
 
 def named(values: Any) -> dict[str, Any]:
-    """The leaves of nested values by their places, without those that may differ."""
+    """Return the leaves of nested values by location, without those that may differ."""
     return {place: value for place, value in flatten(values) if not place.startswith(OTHER_KEYS)}
 
 
 def flatten(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the leaves of nested dictionaries and sequences, each with its place: `optimizer_states.0.state.1.step`."""
+    """Yield the leaves of nested dictionaries and sequences with their location: `optimizer_states.0.state.1.step`."""
     items = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list | tuple) else ()
     if not items:
         yield place, value
@@ -84,7 +84,7 @@ def flatten(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def read_table(path: Path) -> dict[str, Any]:
-    """The cells of `metrics.csv` by row and column, without those that measure the session."""
+    """Return the cells of `metrics.csv` by row and column, without measurements of the session."""
     with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     kept = [{name: value for name, value in row.items() if name not in TIMED_COLUMNS} for row in rows]
@@ -92,21 +92,21 @@ def read_table(path: Path) -> dict[str, Any]:
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """The fields of `run.json`, without those that tell of the sessions."""
+    """Return the fields of `run.json`, without those about the sessions."""
     record = json.loads(path.read_text("utf-8"))
     return named({name: value for name, value in record.items() if name not in TIMED_FIELDS})
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """The settings of `config.yaml` by their places."""
+    """Return the settings in `config.yaml` by location."""
     return named(yaml.safe_load(path.read_text("utf-8")))
 
 
 def read_events(folder: Path) -> dict[str, Any]:
-    """Read what TensorBoard shows of a folder: all points of a scalar; of everything else the last one.
+    """Read what TensorBoard shows for a folder: all points of scalars, and the last point of everything else.
 
-    Of a resumed run TensorBoard leaves out what had been logged after the checkpoint. How often histograms are written
-    depends on how long they take, but none twice in a step.
+    TensorBoard drops points that were logged after the checkpoint from which a run resumed. How often histograms are
+    written depends on their duration, but never twice in one step.
     """
     if not folder.is_dir():
         return {}
@@ -121,7 +121,7 @@ def read_events(folder: Path) -> dict[str, Any]:
         for tag in tags[kind]:
             if not tag.endswith(OTHER_TAGS):
                 points = getattr(shown, kind.capitalize())(tag)
-                if kind != events.TENSORS:  # of which this reader drops none where a run resumes, but TensorBoard does
+                if kind != events.TENSORS:  # unlike TensorBoard, this reader drops no tensors when a run resumes
                     steps = Counter(point.step for point in points)
                     found[f"{tag}, steps with two points"] = [step for step, number in steps.items() if number > 1]
                 found[f"{tag}, last point"] = value_of(points[-1])
@@ -139,7 +139,7 @@ def _differences(name: str, ours: Mapping[str, Any], theirs: Mapping[str, Any]) 
 
 
 def same(one: Any, other: Any) -> bool:
-    """Return whether two values are the same to the bit; NaN is the same as NaN."""
+    """Return whether two values are bit-identical; NaN equals NaN."""
     if isinstance(one, Tensor) and isinstance(other, Tensor):
         if (one.dtype, one.shape) != (other.dtype, other.shape):
             return False

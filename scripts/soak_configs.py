@@ -1,4 +1,4 @@
-"""The configurations that `soak.py` trains, each within seconds, and the data that they need."""
+"""The configurations that `soak.py` trains, each in a few seconds, and their data."""
 
 import os
 from dataclasses import dataclass
@@ -24,13 +24,13 @@ DDP = "--trainer.accelerator cpu --trainer.devices 2 --trainer.strategy ddp "
 
 @dataclass(frozen=True)
 class Config:
-    """A training that is killed and resumed.
+    """A configuration of the runs that are killed and resumed.
 
     Attributes:
-        options: Of `kindling fit`; `{data}` stands for the folder of the data.
-        temporary: Where `$TMPDIR` is, if it matters.
-        processes: How many train together.
-        weight: How often it is chosen beside the others.
+        options: Options of `kindling fit`; `{data}` stands for the folder of the data.
+        temporary: Value of `$TMPDIR`, if it matters.
+        processes: Number of processes of the run.
+        weight: How often it is chosen relative to the others.
     """
 
     options: str
@@ -39,10 +39,10 @@ class Config:
     weight: float = 1.0
 
     def command(self, data: Path) -> list[str]:
-        """Return the options of `kindling` that start the training.
+        """Return the options of `kindling` that start a run.
 
         Args:
-            data: The folder that `write_data` filled.
+            data: Folder filled by `write_data`.
         """
         return ["fit", "--run_name", "soak", *self.options.format(data=data).split()]
 
@@ -89,7 +89,7 @@ def usable(name: str, folder: Path) -> bool:
 
 
 def write_data(folder: Path) -> None:
-    """Write images of two classes and a table, the same each time."""
+    """Write images of two classes and a table; always the same."""
     folder.mkdir(parents=True)
     random = np.random.default_rng(0)
     for number in range(60):

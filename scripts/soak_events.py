@@ -1,10 +1,10 @@
-"""Counts what a `kindling` process does and signals the process at one of these moments, for `soak.py`.
+"""Counts events in a `kindling` process and sends it a signal at one of them, for `soak.py`.
 
     SOAK_KILL="save 12 KILL 0" python -m soak_events fit --config configs/quickstart.yaml
 
 Events are training, validation and test batches, and all writes: of a checkpoint (`save`) or another file (`write`).
-Where `SOAK_COUNTS` names a file, the number of events of each kind is written there at the end. Where `SOAK_HIT` names
-one, it is created just before the signal is sent.
+If `SOAK_COUNTS` names a file, the number of events of each kind is written to it at the end. If `SOAK_HIT` names one,
+it is created just before the signal is sent.
 """
 
 import atexit
@@ -24,16 +24,16 @@ from typing_extensions import override
 from kindling.cli.entry_point import program
 from kindling.cli.lightning_cli import KindlingCLI
 
-WRITES = {"open", "os.rename", "os.remove", "os.link", "os.mkdir"}  # audit events, raised before the fact
+WRITES = {"open", "os.rename", "os.remove", "os.link", "os.mkdir"}  # audit events, raised before each operation
 
 
 class Events(Callback):
     """Counts events, and sends this process a signal at one of them.
 
     Args:
-        kill: The event, its number counted from 0, the signal (`TERM+KILL` for a TERM with a KILL after it), and the
-            seconds until the second signal, or until a KILL; empty for none.
-        mark: A file to create when the signal is sent; empty for none.
+        kill: The event, its number counted from 0, the signal (`TERM+KILL` for TERM followed by KILL), and the seconds
+            until the second signal, or until a KILL; empty for none.
+        mark: A file to create before the signal is sent; empty for none.
     """
 
     def __init__(self, kill: str = "", mark: str = "") -> None:
@@ -43,8 +43,8 @@ class Events(Callback):
         self.mark, self.process = mark, os.getpid()
         self.folders = (f"{os.getcwd()}{os.sep}", f"{tempfile.gettempdir()}{os.sep}")
 
-    def happen(self, event: str) -> None:
-        """Count an event."""
+    def count(self, event: str) -> None:
+        """Count an event, and send the signal if it is the chosen one."""
         now = event, self.counts[event]
         self.counts[event] += 1
         if now == self.moment:
@@ -60,29 +60,29 @@ class Events(Callback):
 
     @override
     def on_train_batch_start(self, *_: Any) -> None:
-        self.happen("train")
+        self.count("train")
 
     @override
     def on_validation_batch_start(self, *_: Any) -> None:
-        self.happen("validation")
+        self.count("validation")
 
     @override
     def on_test_batch_start(self, *_: Any) -> None:
-        self.happen("test")
+        self.count("test")
 
     def audit(self, event: str, arguments: tuple[Any, ...]) -> None:
-        """Count a write, as an audit hook of Python."""
+        """Count writes; an audit hook of Python."""
         if event not in WRITES or not isinstance(arguments[0], str | os.PathLike) or os.getpid() != self.process:
             return
         if event == "open" and not arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
             return
         path = os.path.abspath(arguments[0])
         if path.startswith(self.folders):
-            self.happen("save" if ".ckpt" in path else "write")
+            self.count("save" if ".ckpt" in path else "write")
 
 
 def arm() -> None:
-    """Install the events in this process, as the environment asks for them."""
+    """Install the callback and hooks in this process, configured by environment variables."""
     counts = os.environ.get("SOAK_COUNTS", "")
     events = Events(os.environ.get("SOAK_KILL", ""), os.environ.get("SOAK_HIT", ""))
     instantiate, write_record = KindlingCLI.instantiate_trainer, torch._C.PyTorchFileWriter.write_record
@@ -93,7 +93,7 @@ def arm() -> None:
         return trainer
 
     def counted(*arguments: Any) -> Any:
-        events.happen("save")
+        events.count("save")
         return write_record(*arguments)
 
     KindlingCLI.instantiate_trainer = with_events  # type: ignore[method-assign]
@@ -106,5 +106,5 @@ def arm() -> None:
 if __name__ == "__main__":
     if int(os.environ.get("LOCAL_RANK", "0")) == int(os.environ.get("SOAK_RANK", "0")):
         arm()
-    sys.argv[0] = "kindling"  # by which it calls itself in what it writes
+    sys.argv[0] = "kindling"  # the program name in messages and run.json
     program()

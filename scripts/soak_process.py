@@ -16,9 +16,9 @@ import psutil
 from kindling.cli.entry_point import program
 from soak_events import arm
 
-# Beside how long the straight run took: a busy machine slows that down too.
-TIMEOUT, TIMES = 60.0, 20.0  # a process hangs after so many seconds more than so many times as long
-PATIENCE = 15.0  # seconds more in which the other processes of a training end after the first
+# A process counts as hanging after TIMES times the duration of the reference run plus TIMEOUT seconds.
+TIMEOUT, TIMES = 60.0, 20.0
+PATIENCE = 15.0  # additional seconds for the other processes of a run to end after the first
 
 
 class Kill(NamedTuple):
@@ -26,10 +26,10 @@ class Kill(NamedTuple):
 
     Attributes:
         event: An event of `soak_events`, or `time`.
-        at: The moment, as a share of all such events of the straight run, or of its duration.
+        at: The moment, as a fraction of all such events of the reference run, or of its duration.
         signals: KILL, TERM, INT, or TERM+KILL for one after the other.
         delay: Seconds between the two, or from the event to the KILL.
-        rank: Which process of a distributed training; None for all of them.
+        rank: Rank of the process in a distributed run; None for all processes.
     """
 
     event: str
@@ -39,14 +39,14 @@ class Kill(NamedTuple):
     rank: int | None = 0
 
     def environment(self, counts: Mapping[str, int]) -> dict[str, str]:
-        """Return the variables by which a process signals itself; none for a kill by time."""
+        """Return the environment variables that make a process signal itself; none for a kill by time."""
         if self.event == "time":
             return {}
         number = int(self.at * counts[self.event])
         return {"SOAK_KILL": f"{self.event} {number} {self.signals} {self.delay}", "SOAK_RANK": str(self.rank)}
 
     def schedule(self, seconds: float) -> list[tuple[float, str]]:
-        """Return the signals and when they are sent to a process that takes so many seconds."""
+        """Return the signals, and when to send them to a process that takes `seconds`."""
         names = self.signals.split("+") if self.event == "time" else []
         return [(self.at * seconds + number * self.delay, name) for number, name in enumerate(names)]
 
@@ -59,11 +59,11 @@ class Outcome(NamedTuple):
     """How a process ended.
 
     Attributes:
-        code: Its exit code.
-        output: What it printed.
-        seconds: How long it took.
-        hit: Whether its kill reached it: a process that ends with code 0 was not hit by a KILL.
-        orphans: Whether processes that it started outlived it.
+        code: Exit code.
+        output: Output on stdout and stderr.
+        seconds: Duration.
+        hit: Whether the kill hit the process: one that ends with code 0 was not hit by a KILL.
+        orphans: Whether child processes outlived it.
         hangs: Whether it was ended because it took too long.
     """
 
@@ -76,7 +76,7 @@ class Outcome(NamedTuple):
 
     @property
     def last_line(self) -> str:
-        """The last line that it printed."""
+        """The last line of the output."""
         return self.output.rstrip().rpartition("\n")[2]
 
 
@@ -88,15 +88,15 @@ def run(
     seconds: float = 0.0,
     fresh: bool = False,
 ) -> Outcome:
-    """Run `kindling` in a process of its own.
+    """Run `kindling` in a new process.
 
     Args:
-        options: Of the command line.
-        folder: The working directory; what is printed goes into a file beside it, one for each process.
-        environment: Variables beside those of this process.
-        kill: When it is killed, if it is.
-        seconds: How long it takes when it is not; 0 where that is not known.
-        fresh: Start Python anew instead of forking this process, which has imported everything.
+        options: Options of the command line.
+        folder: The working directory; the output of each process goes to a file next to it.
+        environment: Environment variables in addition to those of this process.
+        kill: When and how to kill it, if at all.
+        seconds: Expected duration without a kill; 0 if unknown.
+        fresh: Whether to start Python instead of forking this process, which has imported everything.
     """
     number = len([*folder.parent.glob(f"{folder.name}.*.log")])
     log, mark = folder.with_suffix(f".{number}.log"), folder.with_suffix(".hit")
@@ -139,7 +139,7 @@ def _wait(
 
 
 def _send(process: int, number: signal.Signals, rank: int | None) -> bool:
-    """Send a signal to a process of a training, and return whether that process was there."""
+    """Send a signal to a process of a run, and return whether that process existed."""
     try:
         if rank is None or number == signal.SIGINT:  # Ctrl-C in a terminal reaches all processes
             os.killpg(process, number)
@@ -152,12 +152,12 @@ def _send(process: int, number: signal.Signals, rank: int | None) -> bool:
                 other.send_signal(number)
             return bool(others)
     except (ProcessLookupError, psutil.Error):
-        return False  # it has ended meanwhile
+        return False  # it has ended in the meantime
     return True
 
 
 def _is_empty(group: int, patience: float) -> bool:
-    """Return whether all processes of a group have ended, after some patience."""
+    """Return whether all processes of a group end within `patience` seconds."""
     end = time.monotonic() + patience
     while True:
         living = [each for each in psutil.process_iter(["status"]) if _is_of(each, group)]
@@ -174,10 +174,10 @@ def _is_of(process: psutil.Process, group: int) -> bool:
 
 
 def _become(options: Sequence[str], folder: Path, environment: Mapping[str, str], log: Path, fresh: bool) -> NoReturn:
-    """Turn this forked process into a `kindling` as a shell would have started it."""
+    """Turn this forked process into `kindling` as if a shell had started it."""
     code = 1
     try:
-        os.setpgid(0, 0)  # not a session, which Linux may give the priority of another
+        os.setpgid(0, 0)  # not a new session, which Linux may schedule with another priority
         os.chdir(folder)
         written = os.open(log, os.O_CREAT | os.O_TRUNC | os.O_WRONLY)
         os.dup2(written, 1)
@@ -185,11 +185,11 @@ def _become(options: Sequence[str], folder: Path, environment: Mapping[str, str]
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         os.environ.update(environment)
-        os.environ["GIT_DIR"] = os.devnull  # a record names the commit, which may change meanwhile
+        os.environ["GIT_DIR"] = os.devnull  # run.json contains the commit, which may change in the meantime
         module = "soak_events" if "SOAK_KILL" in environment or "SOAK_COUNTS" in environment else "kindling"
         if fresh:
             os.execv(sys.executable, [sys.executable, "-m", module, *options])
-        tempfile.tempdir = None  # asked for anew: $TMPDIR may be another
+        tempfile.tempdir = None  # determined again: $TMPDIR may differ
         if module == "soak_events":
             arm()
         sys.argv = ["kindling", *options]
@@ -198,6 +198,6 @@ def _become(options: Sequence[str], folder: Path, environment: Mapping[str, str]
         code = int(stop.code or 0)
     except BaseException:
         traceback.print_exc()
-    atexit._run_exitfuncs()  # as a process that was not forked does
+    atexit._run_exitfuncs()  # as at the end of a process that was not forked
     sys.stdout.flush()
     os._exit(code)

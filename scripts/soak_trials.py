@@ -1,4 +1,4 @@
-"""One training that is killed, resumed and compared, for `soak.py`."""
+"""One trial: a run that is killed, resumed and compared, for `soak.py`."""
 
 import json
 import random
@@ -17,19 +17,19 @@ from soak_process import Kill, Outcome, run
 MOMENTS = ("time", "save", "validation", "twice", "test", "write", "time", "train", "save", "twice")
 SINGLE = tuple(moment for moment in MOMENTS if moment != "twice")
 SIGNALS = ("KILL", "KILL", "KILL", "TERM", "INT", "TERM+KILL")
-FRESH = 20  # of so many trials, one starts Python anew
+FRESH = 20  # one in so many trials starts new Python processes
 LOST_PARENT = ("ConnectionResetError", "BrokenPipeError", "EOFError")
-TRIES = 6  # to kill a session before it ends
+TRIES = 6  # attempts to kill a session before it ends
 
 
 class Trial(NamedTuple):
-    """A training that is killed once or twice.
+    """A run that is killed once or twice.
 
     Attributes:
-        config: Name of its configuration.
-        number: Its number among those of the configuration.
-        kills: How it is killed, session by session.
-        fresh: Whether its processes start Python anew.
+        config: Name of the configuration.
+        number: Number of the trial among those of its configuration.
+        kills: The kill of each session.
+        fresh: Whether it starts new Python processes.
     """
 
     config: str
@@ -38,13 +38,13 @@ class Trial(NamedTuple):
     fresh: bool
 
 
-class Straight(NamedTuple):
-    """A training that is never killed.
+class Reference(NamedTuple):
+    """A run that is never killed, with which the others are compared.
 
     Attributes:
-        run: Its run folder.
-        seconds: How long it took.
-        counts: The number of its events by name.
+        run: Run folder.
+        seconds: Duration.
+        counts: Number of events by name.
     """
 
     run: Path
@@ -53,7 +53,7 @@ class Straight(NamedTuple):
 
 
 class Result(NamedTuple):
-    """What came of a trial: the faults, and the kills that hit the training."""
+    """Result of a trial: the faults, and the kills that hit the run."""
 
     trial: Trial
     faults: list[str]
@@ -77,9 +77,9 @@ def draw(chance: random.Random, event: str, processes: int) -> Kill:
 
 
 def attempts(kill: Kill, trial: Trial) -> Iterator[Kill]:
-    """Yield a kill and others, earlier and earlier, to try where a session ends before it is hit.
+    """Yield a kill, then earlier and earlier ones to try if a session ends before it is hit.
 
-    A resumed session has fewer events than a whole training: one that has only its test left trains no batch.
+    A resumed session has fewer events than a whole run: if only its test is left, it has no training batch.
     """
     chance = random.Random(f"{trial} {kill}")
     yield kill
@@ -89,38 +89,38 @@ def attempts(kill: Kill, trial: Trial) -> Iterator[Kill]:
         yield other._replace(at=other.at / 2**attempt)
 
 
-def train_straight(name: str, folder: Path, data: Path) -> Straight:
+def train_reference(name: str, folder: Path, data: Path) -> Reference:
     """Train a configuration without a kill.
 
     Args:
-        name: Of the configuration.
-        folder: For its files.
-        data: What `write_data` has filled.
+        name: Name of the configuration.
+        folder: Folder for its files.
+        data: Folder filled by `write_data`.
 
     Raises:
-        RuntimeError: If the training fails.
+        RuntimeError: If the run fails.
     """
     config, counts = CONFIGS[name], folder.with_suffix(".json")
     folder.mkdir(parents=True)
     outcome = run(config.command(data), folder, {"SOAK_COUNTS": str(counts)}, fresh=config.processes > 1)
     if outcome.code:
         raise RuntimeError(f"{name} fails without a kill:\n{outcome.output[-2000:]}")
-    return Straight(folder / "runs/soak/version_0", outcome.seconds, json.loads(counts.read_text()))
+    return Reference(folder / "runs/soak/version_0", outcome.seconds, json.loads(counts.read_text()))
 
 
-def run_trial(trial: Trial, straight: Straight, folder: Path, data: Path) -> Result:
-    """Kill a training, resume it, and compare it with the straight one.
+def run_trial(trial: Trial, reference: Reference, folder: Path, data: Path) -> Result:
+    """Kill a run, resume it, and compare it with the reference run.
 
     Args:
-        trial: When it is killed.
-        straight: What it is compared with.
-        folder: For its files.
-        data: What `write_data` has filled.
+        trial: The trial.
+        reference: The reference run.
+        folder: Folder for its files.
+        data: Folder filled by `write_data`.
     """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     with temporary_folder(CONFIGS[trial.config].temporary or folder.parent) as temporary:
-        training = Training(folder, temporary, CONFIGS[trial.config].command(data), straight, trial.fresh)
+        training = Training(folder, temporary, CONFIGS[trial.config].command(data), reference, trial.fresh)
         for kill in trial.kills:
             training.kill(attempts(kill, trial))
         training.finish()
@@ -131,7 +131,7 @@ def run_trial(trial: Trial, straight: Straight, folder: Path, data: Path) -> Res
 def temporary_folder(parent: str | Path | None = None) -> Iterator[Path]:
     """Make a folder, and remove it at the end.
 
-    `tempfile.TemporaryDirectory` would be removed at the end of each process that was forked meanwhile.
+    Unlike `tempfile.TemporaryDirectory`, it is not removed when a process ends that was forked in the meantime.
     """
     folder = Path(tempfile.mkdtemp(dir=parent))
     try:
@@ -141,24 +141,24 @@ def temporary_folder(parent: str | Path | None = None) -> Iterator[Path]:
 
 
 class Training:
-    """A training in several sessions.
+    """A run in several sessions.
 
     Args:
         folder: The working directory.
-        temporary: For `$TMPDIR`.
+        temporary: Value of `$TMPDIR`.
         command: Options of `kindling` that start it.
-        straight: The same training without a kill.
-        fresh: Whether its processes start Python anew.
+        reference: The reference run.
+        fresh: Whether it starts new Python processes.
 
     Attributes:
-        faults: What went wrong.
+        faults: Descriptions of everything that went wrong.
         hits: The kills that hit a process.
     """
 
     def __init__(
-        self, folder: Path, temporary: Path, command: Sequence[str], straight: Straight, fresh: bool = False
+        self, folder: Path, temporary: Path, command: Sequence[str], reference: Reference, fresh: bool = False
     ) -> None:
-        self.folder, self.temporary, self.command, self.straight = folder, temporary, command, straight
+        self.folder, self.temporary, self.command, self.reference = folder, temporary, command, reference
         self.fresh = fresh
         self.faults: list[str] = []
         self.hits: list[Kill] = []
@@ -170,14 +170,14 @@ class Training:
 
     @property
     def is_complete(self) -> bool:
-        """Whether its record says that the training is finished and tested: `fit` refuses to resume it then."""
+        """Whether the run is finished and tested according to `run.json`; `fit` refuses to resume it then."""
         return RunMetadata.read(self.run).is_complete(tests=True)
 
     def kill(self, kills: Iterable[Kill]) -> None:
-        """Run a session and kill it, unless the training is complete already.
+        """Run a session and kill it, unless the run is complete already.
 
         Args:
-            kills: The kill, and others to try, each from the same files, if the session ends before it is hit.
+            kills: The kill, and others to try with the same files if the session ends before it is hit.
         """
         if self.is_complete:
             return
@@ -196,22 +196,22 @@ class Training:
         shutil.rmtree(before)
 
     def finish(self) -> None:
-        """Resume the training unless it is complete, and compare it with the straight one."""
+        """Resume the run unless it is complete, and compare it with the reference run."""
         if not self.hits:
-            self.faults.append("no kill hit the training")
+            self.faults.append("no kill hit the run")
         if not self.is_complete:
             self._check_success(self._run_session(), "resumed")
         others = [path for path in self.folder.iterdir() if path.name != "runs"] + [*self.temporary.iterdir()]
-        self.faults += differences(self.straight.run, self.run) + [f"{path.name} is left over" for path in others]
+        self.faults += differences(self.reference.run, self.run) + [f"{path.name} is left over" for path in others]
 
     def _run_session(self, kill: Kill | None = None) -> Outcome:
         if (self.run / "checkpoints/last.ckpt").exists():
             options = ["fit", "--ckpt_path", "runs/soak/version_0"]
-        else:  # killed before its first checkpoint: it begins again, in the same folder
+        else:  # killed before its first checkpoint: it starts again, in the same folder
             shutil.rmtree(self.folder / "runs", ignore_errors=True)
             options = [*self.command]
-        environment = {"TMPDIR": str(self.temporary)} | (kill.environment(self.straight.counts) if kill else {})
-        outcome = run(options, self.folder, environment, kill, self.straight.seconds, self.fresh)
+        environment = {"TMPDIR": str(self.temporary)} | (kill.environment(self.reference.counts) if kill else {})
+        outcome = run(options, self.folder, environment, kill, self.reference.seconds, self.fresh)
         self._check_session(outcome, kill)
         return outcome
 
@@ -221,14 +221,14 @@ class Training:
             self.faults.append(f"{what}: hangs")
         if outcome.orphans:
             self.faults.append(f"{what}: processes outlive the first one")
-        # A data worker may print one that was handing over a batch when the main process was killed.
+        # A data worker that was passing on a batch when the main process was killed may print one.
         is_of_worker = kill and "KILL" in kill.signals and outcome.last_line.startswith(LOST_PARENT)
         if "Traceback" in outcome.output and not is_of_worker:
             self.faults.append(f"{what}: traceback, {outcome.last_line}")
         for path in self.run.glob("checkpoints/*.ckpt"):
             try:
                 read_checkpoint(path)
-            except Exception as error:  # whatever a damaged file makes of its reader
+            except Exception as error:  # a damaged file may cause any error
                 self.faults.append(f"{what}: {path.name} can't be read, {error}")
 
     def _check_success(self, outcome: Outcome, what: str) -> None:

@@ -1,7 +1,7 @@
-"""MNIST as the second tutorial trains it: a plain PyTorch loop, one image at a time through its transforms, float32.
+"""Trains MNIST like a typical tutorial: a plain PyTorch loop in float32, with transforms applied image by image.
 
-With one thing mended: the tutorial keeps the best epoch on the test set; here the last epoch counts.
-Prints a line an epoch: seconds since the start and accuracy on the test split.
+One fault is corrected: the tutorial chooses the best epoch on the test set; here the last epoch counts. Prints one line
+per epoch with the seconds since the start and the test accuracy.
 """
 
 import argparse
@@ -9,7 +9,7 @@ import time
 
 START = time.perf_counter()
 
-import torch  # noqa: E402  (the clock runs while these are imported)
+import torch  # noqa: E402  (the measured time includes these imports)
 from torch import nn, optim  # noqa: E402
 from torch.utils.data import DataLoader  # noqa: E402
 from torchvision import datasets, transforms  # noqa: E402
@@ -31,13 +31,13 @@ class CNN(nn.Module):
         self.classifier = nn.Sequential(nn.Flatten(), nn.Linear(1600, 128), nn.ReLU(), nn.Linear(128, 10))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Logits (N, 10) of images (N, 1, 28, 28)."""
+        """Return logits (N, 10) for images (N, 1, 28, 28)."""
         logits: torch.Tensor = self.classifier(self.conv_layers(images))
         return logits
 
 
 def evaluate(model: nn.Module, loader: DataLoader[tuple[torch.Tensor, torch.Tensor]]) -> float:
-    """The share of right answers."""
+    """Return the accuracy on a data loader."""
     model.eval()
     correct = total = 0
     with torch.no_grad():
@@ -48,7 +48,7 @@ def evaluate(model: nn.Module, loader: DataLoader[tuple[torch.Tensor, torch.Tens
 
 
 def main() -> None:
-    """Trains."""
+    """Train and print the results."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data_dir", default="data")
     parser.add_argument("--epochs", type=int, default=15)

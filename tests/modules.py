@@ -1,4 +1,4 @@
-"""LightningModules, data modules and datasets as users of other templates bring them: none knows of Kindling."""
+"""LightningModules, data modules and datasets like those of other templates; most know nothing of Kindling."""
 
 import random
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from kindling import BaseDataModule, BaseTask, ClassificationDataModule, Classif
 
 
 class Segmentation(LightningModule):
-    """A fully convolutional network, written against Lightning alone."""
+    """A fully convolutional network that depends on Lightning only."""
 
     def __init__(self, num_classes: int, width: int = 4, lr: float = 0.01) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class Segmentation(LightningModule):
 
 
 class Rows(LightningModule):
-    """Learns to repeat rows of 20 numbers; knows nothing of their classes."""
+    """An autoencoder for rows of 20 numbers, which ignores their classes."""
 
     def __init__(self, width: int = 4) -> None:
         super().__init__()
@@ -67,7 +67,7 @@ class Rows(LightningModule):
 
 
 class Shapes(Dataset[Any]):
-    """Noise and where it is bright, as dictionaries; training samples are flipped at random."""
+    """Noise with a mask of its bright pixels, as dictionaries; training samples are flipped at random."""
 
     def __init__(self, seed: int, augment: bool = False, size: int = 24) -> None:
         self.augment = augment
@@ -85,7 +85,7 @@ class Shapes(Dataset[Any]):
 
 
 class ShapesDataModule(LightningDataModule):
-    """A data module that is written against Lightning alone."""
+    """A data module that depends on Lightning only."""
 
     num_classes = 2
 
@@ -109,13 +109,13 @@ class ShapesDataModule(LightningDataModule):
 
 
 class ShapesWithoutPredict(ShapesDataModule):
-    """A data module that has nothing to predict."""
+    """A data module without samples to predict."""
 
     predict_dataloader = LightningDataModule.predict_dataloader
 
 
 class PersistentShapes(ShapesDataModule):
-    """Workers that live longer than an epoch."""
+    """Data loaders with persistent workers."""
 
     def train_dataloader(self) -> Any:
         dataset = Shapes(0, augment=True)
@@ -123,7 +123,7 @@ class PersistentShapes(ShapesDataModule):
 
 
 class GAN(LightningModule):
-    """Two optimizers, stepped by hand; nothing is validated or tested."""
+    """A GAN: manual optimization with two optimizers, without validation and test."""
 
     def __init__(self, latent: int = 2, lr: float = 0.01) -> None:
         super().__init__()
@@ -162,7 +162,7 @@ class Points(Dataset[Any]):
 
 
 class PointsDataModule(LightningDataModule):
-    """Training data alone."""
+    """Training data only."""
 
     def train_dataloader(self) -> Any:
         return DataLoader(Points(), batch_size=8, shuffle=True)
@@ -176,7 +176,7 @@ class OwnPointsDataModule(BaseDataModule):
 
 
 class LanguageModel(LightningModule):
-    """Predicts the next letter."""
+    """A language model that predicts the next letter."""
 
     def __init__(self, vocabulary: int = 16, width: int = 8) -> None:
         super().__init__()
@@ -291,7 +291,7 @@ class NamedInputs(ClassificationTask):
 
 
 class OwnForward(ClassificationTask):
-    """Layers and a `forward` in place of a network."""
+    """A task with layers and its own `forward` instead of a network."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -303,7 +303,7 @@ class OwnForward(ClassificationTask):
 
 
 class OwnForwardOfTwo(TwoInputs):
-    """The same with two inputs."""
+    """The same with two separate inputs."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -344,7 +344,7 @@ class UnknownInputs(ClassificationTask):
 
 
 class TwoOutputs(BaseTask):
-    """A mean and a spread for each of two targets."""
+    """Predicts a mean and a spread for each of two targets."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -358,7 +358,7 @@ class TwoOutputs(BaseTask):
 
 
 class Joined(nn.Module):
-    """Joins any number of inputs."""
+    """Concatenates any number of inputs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -385,7 +385,7 @@ class NestedOutputs(BaseTask):
 
 
 class Added(nn.Module):
-    """Adds up what is known of an image and of a row."""
+    """Adds the features of an image and of a row."""
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
@@ -415,7 +415,7 @@ class NamedInputsDataModule(TwoInputsDataModule):
 
 
 class TriplesDataModule(TwoInputsDataModule):
-    """Samples (image, row, label), as other templates have them."""
+    """Samples (image, row, label), as in other templates."""
 
     @staticmethod
     def collate(samples: list[Any]) -> Any:
@@ -466,15 +466,15 @@ class TaggerDataModule(ClassificationDataModule):
 
 
 class NetDataModule(LightningDataModule):
-    """Stores a module as a hyperparameter, which no checkpoint can hold."""
+    """Stores a module as a hyperparameter, which a checkpoint can't contain."""
 
     def __init__(self, width: int = 3) -> None:
         super().__init__()
         self.save_hyperparameters({"network": nn.Linear(width, 1)})
 
 
-class Keeps(LightningModule):
-    """Takes a module that it does not store, and logs under names of its own."""
+class UnstoredModule(LightningModule):
+    """Takes a module that it does not store as a hyperparameter, and logs metrics under its own names."""
 
     def __init__(self, net: nn.Module, lr: float = 0.1) -> None:
         super().__init__()
@@ -492,7 +492,7 @@ class Keeps(LightningModule):
 
 
 class Unsplit(Rows):
-    """Logs metrics of training under names without a split, and a loss that rounding twice would change."""
+    """Logs training metrics under names without a split, and a loss that rounding twice would change."""
 
     def training_step(self, batch: Any) -> Tensor:
         loss = super().training_step(batch)
@@ -516,7 +516,7 @@ class ReadsImages(Rows):
 
 
 class Vectors(Dataset[Any]):
-    """Vectors and whether their sum is positive; their labels can be told from `targets`, or not."""
+    """Vectors and whether their sum is positive; the dataset may expose its labels as `targets`."""
 
     def __init__(self, tells_targets: bool) -> None:
         self.inputs = torch.randn(60, 4, generator=torch.Generator().manual_seed(0))
@@ -545,34 +545,34 @@ class VectorsDataModule(LightningDataModule):
     test_dataloader = val_dataloader
 
 
-class UntoldVectors(VectorsDataModule):
+class UnlabeledVectors(VectorsDataModule):
     """Labels are known only sample by sample."""
 
     tells_targets = False
 
 
-class UntoldLoader(UntoldVectors):
-    """A loader that asks for the Trainer."""
+class TrainerDependentLoader(UnlabeledVectors):
+    """A data loader that needs the Trainer."""
 
     def train_dataloader(self) -> Any:
         return DataLoader(Vectors(False), batch_size=8 * self.trainer.world_size)  # type: ignore[union-attr]
 
 
 class OwnVectors(ClassificationDataModule):
-    """The dataset alone, in Kindling's data module."""
+    """The same dataset in Kindling's data module."""
 
     def load(self, split: str) -> Any:
         return Vectors(True)
 
 
 class UnshapedVectors(OwnVectors):
-    """Tells the classes, but not the input shape."""
+    """Provides the classes, but not the input shape."""
 
     num_classes, class_names = 2, ("low", "high")
 
 
 class Unshaped(ClassificationTask):
-    """A network that does not ask for its input shape."""
+    """A network that does not need its input shape."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -580,14 +580,14 @@ class Unshaped(ClassificationTask):
 
 
 class OwnSums(BaseDataModule):
-    """Sums of vectors, to predict."""
+    """Vectors with their sums as targets."""
 
     def load(self, split: str) -> Any:
         return Vectors(True).inputs, Vectors(True).sums
 
 
 class OwnNet(ClassificationTask):
-    """A network of one's own that needs to know the number of features."""
+    """A network that needs the number of features."""
 
     def __init__(self, width: int = 8, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -596,7 +596,7 @@ class OwnNet(ClassificationTask):
 
 
 class WithLazyLayers(ClassificationTask):
-    """A network of one's own that learns the number of features from a sample."""
+    """A network with lazy layers, which get the number of features from a sample."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -604,7 +604,7 @@ class WithLazyLayers(ClassificationTask):
 
 
 class DictLoaders(LightningDataModule):
-    """Training loaders by name, and a count of how often they are asked for."""
+    """Named training loaders, and a count of how often they are created."""
 
     calls = 0
 
@@ -649,7 +649,7 @@ class ListDataModule(MultiLabelDataModule):
 
 
 class OwnNames(MultiLabel):
-    """Uses names that a task could use itself, and gives its metrics as a dictionary."""
+    """Uses attribute names that a task could use itself, and returns its metrics as a dictionary."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -664,7 +664,7 @@ class OwnNames(MultiLabel):
 
 
 class ColumnTargets(MultiLabelDataModule):
-    """Numbers to predict as a column, (N, 1)."""
+    """Numeric targets as a column, (N, 1)."""
 
     def load(self, split: str) -> Any:
         inputs, targets = super().load(split)
@@ -672,7 +672,7 @@ class ColumnTargets(MultiLabelDataModule):
 
 
 class FlatTargets(MultiLabelDataModule):
-    """Numbers to predict, (N,)."""
+    """Numeric targets, (N,)."""
 
     def load(self, split: str) -> Any:
         inputs, targets = super().load(split)
@@ -680,7 +680,7 @@ class FlatTargets(MultiLabelDataModule):
 
 
 class Fixed(ClassificationTask):
-    """A classifier whose `__init__` has its own arguments alone, and passes the others on by itself."""
+    """A classifier whose `__init__` takes only its own arguments, and passes fixed values for the others."""
 
     def __init__(self, width: int = 8) -> None:
         super().__init__(num_classes=2, optimizer={"class_path": "torch.optim.SGD", "init_args": {"lr": 0.1}})

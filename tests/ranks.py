@@ -1,4 +1,4 @@
-"""Distributed training in tests, without the seconds in which each process imports torch."""
+"""Distributed runs in tests, without the seconds that each process takes to import torch."""
 
 import multiprocessing
 import os

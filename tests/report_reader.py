@@ -1,4 +1,4 @@
-"""Reads `report.html` as a person does."""
+"""Parses the visible content of `report.html`."""
 
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
@@ -7,7 +7,7 @@ from pathlib import Path
 
 @dataclass
 class Page:
-    """A report as a reader's eyes take it in: tables by the heading above them, pictures and captions."""
+    """The visible content of a report: tables by the heading above them, pictures and captions."""
 
     tables: dict[str, list[list[str]]] = field(default_factory=dict)
     pictures: list[str] = field(default_factory=list)
@@ -48,7 +48,7 @@ class Reader(HTMLParser):
 
 
 def read(run: Path) -> Page:
-    """The report in a run folder."""
+    """Parse the report in a run folder."""
     reader = Reader()
     reader.feed((run / "report.html").read_text(encoding="utf-8"))
     return reader.page

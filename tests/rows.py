@@ -1,4 +1,4 @@
-"""Rows of a table as people have them, and what is learned of them."""
+"""A realistic table of customers, and helpers that fit its columns."""
 
 import csv
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ FIT = (
 
 
 def customers(number: int = 200) -> pd.DataFrame:
-    """Rows of all kinds of columns; who churns is old and on the basic plan, more or less."""
+    """Return rows with all kinds of columns; customers who churn tend to be old and on the basic plan."""
     random = np.random.default_rng(0)
     age = random.integers(18, 80, number).astype(float)
     plan = random.choice(["basic", "gold", "team"], number)
@@ -43,14 +43,14 @@ def customers(number: int = 200) -> pd.DataFrame:
 
 @pytest.fixture
 def table(folder: Path) -> pd.DataFrame:
-    """The rows of customers.csv in the folder of the test."""
+    """Write customers.csv in the current folder and return its rows."""
     frame = customers()
     frame.to_csv("customers.csv", index=False)
     return frame
 
 
 def read(path: str = "customers.csv", target: str = "churned", **arguments: Any) -> TableDataModule:
-    """A data module that has read its training rows."""
+    """Return a data module that has read its training rows."""
     data = TableDataModule(path, target, **arguments)
     data.setup("fit")
     return data

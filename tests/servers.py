@@ -1,4 +1,4 @@
-"""`kindling serve` as a process of its own."""
+"""Runs `kindling serve` in a separate process."""
 
 import http.client
 import json

@@ -1,4 +1,4 @@
-"""A repository with the template, and what the tests ask of the projects that come out of it."""
+"""A git repository with the project template, and helpers for the projects created from it."""
 
 import shutil
 import subprocess
@@ -10,7 +10,7 @@ TASKS = ("images", "table", "own")
 
 
 def git(folder: Path, *arguments: str) -> str:
-    """What git prints; commits are those of a person of the tests."""
+    """Run git with a test user as the author, and return its output."""
     person = ["-c", "user.name=Ada", "-c", "user.email=ada@example.org"]
     command = ["git", "-C", str(folder), *person, *arguments]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
@@ -24,7 +24,7 @@ def commit(folder: Path, message: str, tag: str = "") -> None:
 
 
 def make_repository(folder: Path) -> Path:
-    """A repository as this one, of the template alone, with the tag v0.1.0."""
+    """Create a repository that contains only the template, with the tag v0.1.0."""
     shutil.copytree(ROOT / "template", folder / "template")
     for name in ("copier.yml", "pyproject.toml"):
         shutil.copy(ROOT / name, folder / name)
@@ -46,7 +46,7 @@ def install(project: Path) -> Path:
 
 
 def files(project: Path) -> dict[str, str]:
-    """The text of each file of a project by its path; git's own and what training wrote are left out."""
+    """Return the text of each file of a project by its path, without git's files and those written by training."""
     paths = (path for path in project.rglob("*") if path.is_file())
     names = {path.relative_to(project).as_posix(): path for path in paths}
     return {

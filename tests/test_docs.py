@@ -57,7 +57,7 @@ NOT_RUN_WITH = {
     "--config with/gpu": "needs a GPU",
     "--trainer.devices 2": "tests/training train with two processes",
 }
-# Options in sentences: of another program, and of an optimizer.
+# Options in sentences that belong to another program or to an optimizer.
 NOT_LISTED = {"--model_resume_path", "--model.optimizer.lr"}
 QUICK = {"README.md"}  # in each run of the tests
 # Pages about runs that are there already, or that are made by a command which is not run.
@@ -103,7 +103,7 @@ def shorten(words: list[str]) -> list[str]:
 
 @pytest.fixture(scope="session")
 def own_data(tmp_path_factory: pytest.TempPathFactory, mnist: Path) -> Path:
-    """A folder with the data that the pages name."""
+    """Create the data files named on the pages, in a folder."""
     folder = tmp_path_factory.mktemp("own")
     shutil.copytree(mnist, folder / "data")
     random = np.random.default_rng(0)
@@ -130,7 +130,7 @@ def own_data(tmp_path_factory: pytest.TempPathFactory, mnist: Path) -> Path:
 
 @pytest.fixture
 def downloads(monkeypatch: pytest.MonkeyPatch, no_network: None) -> None:
-    """Random weights in place of those that torchvision downloads."""
+    """Replace the weights that torchvision downloads with random ones."""
 
     def download(url: str, path: str, *_: Any, **__: Any) -> None:
         name = next(name for name in list_models(torchvision.models) if get_model_weights(name).DEFAULT.url == url)
@@ -141,7 +141,7 @@ def downloads(monkeypatch: pytest.MonkeyPatch, no_network: None) -> None:
 
 @contextmanager
 def serving(command: str) -> Iterator[str]:
-    """Runs `kindling serve` at a free port and yields its address."""
+    """Run `kindling serve` on a free port and yield its address."""
     port = free_port("127.0.0.1", 0)
     process = subprocess.Popen([sys.executable, "-m", *shlex.split(command), "--port", str(port)])
     try:
@@ -160,7 +160,7 @@ def serving(command: str) -> Iterator[str]:
 
 
 def serve(typed: list[str]) -> None:
-    """Runs the command that serves, and the clients after it."""
+    """Run a command that starts a server, and then the commands of its clients."""
     if shutil.which("curl") is None:
         pytest.skip("there is no curl")
     server, *clients = typed
@@ -230,7 +230,7 @@ def run_commands(typed: list[str], kindling: Command) -> None:
 @pytest.mark.slow
 def test_the_navigation_has_every_page() -> None:
     class Loader(yaml.SafeLoader):
-        """Reads MkDocs' own tags as nothing."""
+        """Ignores MkDocs' own YAML tags."""
 
     Loader.add_constructor("!ENV", lambda *_: None)
     nav = yaml.load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"), Loader)["nav"]
@@ -253,7 +253,7 @@ def test_the_reference_has_every_option_and_command(kindling: Command) -> None:
 
 
 def test_the_names_in_sentences_exist() -> None:
-    """Of imports and options in backticks."""
+    """Imports and options in backticks exist."""
     pages = "".join(page.read_text(encoding="utf-8") for page in [*PAGES, ROOT / "docs/your-own.md"])
     for module, names in re.findall(r"`from (kindling[\w.]*) import ([\w, ]+)`", pages):
         assert all(hasattr(import_module(module), name) for name in names.split(", ")), module

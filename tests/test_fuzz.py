@@ -49,7 +49,7 @@ SECONDS = 60  # a case takes a fraction of one; more is a hang
 ONE_BATCH = "--trainer.fast_dev_run 1 --trainer.accelerator cpu"
 MLP = "fit --model MLPClassifier --model.hidden [4] --data SyntheticDataModule --data.num_samples 100"
 
-# Addresses of objects, and what only whoever wrote the failing code can use.
+# Addresses of objects, and details that only developers can use.
 FOREIGN = re.compile(
     r"object at 0x|<function |<built-in |typing\.|Traceback|unexpected, in |<class '|jsonargparse|Parser key|"
     r"^kindling: error: $"
@@ -57,7 +57,7 @@ FOREIGN = re.compile(
 
 
 def share(percent: int) -> settings:
-    """Settings of a test that takes so many of all cases."""
+    """Return the settings of a test that runs a share of all cases."""
     return settings(
         max_examples=max(1, CASES * percent // 100),
         deadline=None,  # of a case; the alarm stops one that hangs
@@ -69,7 +69,7 @@ def share(percent: int) -> settings:
 
 @contextlib.contextmanager
 def limited(seconds: int) -> Iterator[None]:
-    """Raises TimeoutError in what takes longer."""
+    """Raise TimeoutError if a block takes longer."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise AssertionError(f"no end after {seconds} s")
@@ -88,7 +88,7 @@ def files() -> set[str]:
 
 
 def check_command(*arguments: str) -> int:
-    """Runs a command and checks how it ends."""
+    """Run a command and check its exit code and error line."""
     note(repr(arguments))
     before, out, err = files(), io.StringIO(), io.StringIO()
     with limited(SECONDS), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
@@ -116,7 +116,7 @@ def check_command(*arguments: str) -> int:
 
 @pytest.fixture(scope="module")
 def trained_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the run of a table and one of images, `runs/table` and `runs/images`."""
+    """Train on a table and on images; return the folder with `runs/table` and `runs/images`."""
     folder = tmp_path_factory.mktemp("fuzz")
     with contextlib.chdir(folder):
         chance = np.random.default_rng(0)
@@ -136,13 +136,13 @@ def trained_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def workplace(trained_runs: Path, monkeypatch: pytest.MonkeyPatch, folder: Path) -> Path:
-    """The same, and the recipes, in the folder of the test."""
+    """Copy these runs and the recipes to the folder of the test."""
     shutil.copytree(trained_runs, folder, dirs_exist_ok=True)
     return folder
 
 
 def skipped(*_: object, **__: object) -> list[dict[str, float]]:
-    """Take the place of training and testing, which is what is measured."""
+    """Replace training and testing, which would take most of the time."""
     return [{"test/loss": 0.0}]
 
 

@@ -21,7 +21,7 @@ from conftest import weights
 from kindling.cli import main
 from template import ROOT, install, make_repository
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("guides")]  # they share what takes long
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("guides")]  # they share the slow commands
 
 CLASSES = ["circle", "square", "triangle"]
 IN_BLOCKS = ("kindling new leafnet", "leafnet ", "pytest ")  # the beginnings of commands: no other is shown
@@ -81,12 +81,12 @@ class Project(NamedTuple):
         return self.folder / "runs" / name / "version_0"
 
     def metrics(self, name: str) -> dict[str, float]:
-        """Return what the test of a run has measured."""
+        """Return the test metrics of a run."""
         metrics: dict[str, float] = json.loads((self.run(name) / "test_metrics.json").read_text())
         return metrics
 
     def probabilities(self, name: str) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return probabilities (N, classes) and labels (N,) of the test of a run."""
+        """Return the probabilities (N, classes) and labels (N,) of the test samples of a run."""
         table = pd.read_csv(self.run(name) / "predictions.csv")
         return torch.tensor(table[CLASSES].to_numpy()), torch.tensor(table["label"].map(CLASSES.index).to_numpy())
 
@@ -126,7 +126,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
 def test_these_tests_run_in_one_worker(request: pytest.FixtureRequest) -> None:
     if not request.config.getoption("loadgroup", False):
         pytest.skip("there are no groups: pytest --dist loadgroup")
-    assert request.node.nodeid.endswith("@guides")  # else what takes long would be made twice, without a word
+    assert request.node.nodeid.endswith("@guides")  # otherwise the slow commands would silently run twice
 
 
 def test_all_commands_are_run() -> None:

@@ -1,4 +1,4 @@
-"""The distribution: what a wheel holds, and that nothing leads to the unrelated package called kindling."""
+"""The distribution: the content of a wheel, and that nothing installs the unrelated package called kindling."""
 
 import os
 import re
@@ -46,7 +46,7 @@ def test_a_wrong_command_would_be_found(command: str) -> None:
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The scripts of an environment with a wheel of this repository; its dependencies are those of the tests."""
+    """Install a wheel of this repository next to the tests' dependencies; return the scripts folder."""
     folder = tmp_path_factory.mktemp("wheel")
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
     environment = folder / "env"

@@ -1,4 +1,4 @@
-"""The files around the package: they can be read, and what they name is there."""
+"""The files around the package are valid, and the files and commands that they name exist."""
 
 import json
 import re
@@ -47,7 +47,7 @@ def test_dependencies_and_actions_are_kept_up_to_date() -> None:
 
 
 def test_the_tested_set_has_every_dependency() -> None:
-    """pip would take the newest of one that is missing."""
+    """pip would install the newest version of a dependency without a constraint."""
     extras = PROJECT["project"]["optional-dependencies"]
     wanted = [*PROJECT["project"]["dependencies"], *(line for extra in extras.values() for line in extra)]
     names = {re.split(r"[\[><=; ]", line)[0].lower().replace("_", "-") for line in wanted}

@@ -1,4 +1,4 @@
-"""From a notebook in a few lines: the same as on the command line."""
+"""A few lines of Python, as in a notebook, do the same as the command line."""
 
 import csv
 from pathlib import Path
@@ -13,7 +13,7 @@ from kindling import ImageFolderDataModule, TransferClassifier, load
 
 
 def written(name: str) -> list[dict[str, str]]:
-    """What `kindling predict` wrote of new samples, beside a checkpoint without a run."""
+    """Return the predictions of `kindling predict` for new samples, next to a checkpoint outside of a run."""
     with Path("model", name).open(newline="") as file:
         return list(csv.DictReader(file))
 

@@ -1,4 +1,4 @@
-"""Ratios, not times: what runs side by side on the same machine. `scripts/benchmark.py` measures with care."""
+"""Speed relative to other code on the same machine; `scripts/benchmark.py` has the precise measurements."""
 
 import os
 import statistics
@@ -28,7 +28,7 @@ def test_a_step_costs_little_more_than_in_a_bare_loop() -> None:
     path = Path("fast_sample.yaml")
     path.write_text(yaml.safe_dump(recipe))
     times = benchmark.step_overhead(path, Path("data"), rounds=3)
-    # 1.1 to 1.2, at steps of some 10 ms, on a quiet machine.
+    # 1.1 to 1.2 on a quiet machine, with steps of about 10 ms.
     assert statistics.median(times["kindling"]) <= 1.5 * statistics.median(times["bare"])
 
 
@@ -61,8 +61,8 @@ def test_an_epoch_on_a_folder_of_images_costs_less_than_torchvisions(kindling: C
         benchmark.fit_with(benchmark.StepTimes, recipe, 10**6, "--trainer.max_epochs", epochs)
 
     def cost(train: Callable[[int], None]) -> float:
-        """Processor time of epochs 2 to 5, workers included: other programs slow the clock, but hardly this."""
-        train(1)  # what only the first run needs
+        """Return the CPU time of epochs 2 to 5, workers included, which other programs hardly affect."""
+        train(1)  # needed only by the first run
         spent = [sum(os.times()[:4])]
         for epochs in (1, 5):
             train(epochs)
@@ -70,7 +70,7 @@ def test_an_epoch_on_a_folder_of_images_costs_less_than_torchvisions(kindling: C
         return spent[2] - 2 * spent[1] + spent[0]
 
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # several would count the time in which they wait for each other
+    torch.set_num_threads(1)  # several threads would count the time in which they wait for each other
     ratio = cost(theirs) / cost(ours)
     torch.set_num_threads(threads)
     print(f"{ratio:.1f} times the cost")

@@ -1,4 +1,4 @@
-"""The checks that projects call in their own tests: what is sound passes, and each fault is named."""
+"""The checks that projects call in their own tests: sound models and data pass, and each fault is named."""
 
 from contextlib import nullcontext
 from functools import partial
@@ -54,14 +54,14 @@ class Unused(Base):
 
 
 class Constant(Base):
-    """The same outputs whatever the inputs."""
+    """Constant outputs for all inputs."""
 
     def forward(self, inputs: Tensor) -> Any:
         return super().forward(0 * inputs)
 
 
 class Restless(Base):
-    """Noise from a generator that no checkpoint holds."""
+    """Adds noise from a generator that checkpoints do not contain."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -74,14 +74,14 @@ class Restless(Base):
 
 
 class Random(Base):
-    """Random in evaluation mode, too."""
+    """Random outputs, even in evaluation mode."""
 
     def forward(self, inputs: Tensor) -> Any:
         return super().forward(inputs) + torch.rand(())
 
 
 class Branching(Base):
-    """A path that depends on the values: no export can follow it."""
+    """Control flow that depends on values, which can't be exported."""
 
     def forward(self, inputs: Tensor) -> Any:
         return super().forward(inputs if inputs.sum() > 1e6 else inputs + 1e-3)
@@ -98,15 +98,15 @@ class Blocked(Base):
         return super().forward(inputs) + 0 * self.blocked(inputs)
 
 
-class Mute(Base):
-    """Predicts zeros whatever the inputs."""
+class ZeroPredictions(Base):
+    """Predicts zeros for all inputs."""
 
     def predict_step(self, batch: Any, batch_idx: int) -> Any:
         return torch.zeros(len(batch[0]), self.num_classes)
 
 
 class Forgetful(Base):
-    """Its predictions depend on a number that no checkpoint holds."""
+    """Predictions depend on a number that checkpoints do not contain."""
 
     steps = 0
 
@@ -119,7 +119,7 @@ class Forgetful(Base):
 
 
 class Drifting(LanguageModel):
-    """Its validation depends on a number that no checkpoint holds."""
+    """Validation metrics depend on a number that checkpoints do not contain."""
 
     steps = 0
 
@@ -132,7 +132,7 @@ class Drifting(LanguageModel):
 
 
 class Tiring(Base):
-    """Stops its third training after the first batch."""
+    """Stops its third fit after the first batch."""
 
     trainings = 0
 
@@ -169,7 +169,7 @@ ONE_BATCH = SyntheticDataModule(**SMALL, batch_size=1000)
         ),
         (Blocked, {}, "Blocked: no gradient reaches blocked.bias, blocked.weight"),
         (Random, {}, "Random: predictions differ from call to call"),
-        (Mute, {}, "Mute: predict_step does not return to_prediction(self.outputs_for(inputs))"),
+        (ZeroPredictions, {}, "ZeroPredictions: predict_step does not return to_prediction(self.outputs_for(inputs))"),
         (
             Forgetful,
             {},
@@ -242,8 +242,8 @@ class Leaky(SyntheticDataModule):
         return super().load("train")
 
 
-class Moody(SyntheticDataModule):
-    """Other samples each time."""
+class Unrepeatable(SyntheticDataModule):
+    """Different samples each time they are loaded."""
 
     def load(self, split: str) -> Any:
         inputs, labels = super().load(split)  # type: ignore[arg-type]
@@ -251,7 +251,7 @@ class Moody(SyntheticDataModule):
 
 
 class Misshapen(SyntheticDataModule):
-    """Says another shape than its inputs have."""
+    """States another shape than its inputs have."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -263,7 +263,7 @@ class Misshapen(SyntheticDataModule):
 
 
 class Misnamed(SyntheticDataModule):
-    """Two classes of one name."""
+    """Two classes with the same name."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -271,7 +271,7 @@ class Misnamed(SyntheticDataModule):
 
 
 class Unstratified(ClassificationDataModule):
-    """Validates on the first class alone."""
+    """Validates on the first class only."""
 
     num_classes, class_names, input_shape = 2, ("a", "b"), (3,)
 
@@ -300,7 +300,7 @@ class Lopsided(Unstratified):
 
 
 class Detection(LightningDataModule):
-    """Batches that are lists of images, each of another size."""
+    """Batches that are lists of images of different sizes."""
 
     def __init__(self, sizes: dict[str, int], overlap: int = 0) -> None:  # not kept as hyperparameters
         super().__init__()
@@ -320,7 +320,7 @@ class Detection(LightningDataModule):
 
 
 class Stream:
-    """Batches that come from no dataset."""
+    """Batches that do not come from a dataset."""
 
     def __init__(self, *batches: Any) -> None:
         self.batches = batches
@@ -330,7 +330,7 @@ class Stream:
 
 
 class Sampled(LightningDataModule):
-    """One dataset for both splits, of which samplers choose; validation is streamed from it as well."""
+    """One dataset for both splits, selected by samplers; a second validation loader streams it."""
 
     def train_dataloader(self) -> Any:
         return DataLoader(torch.eye(20), batch_size=4, sampler=SubsetRandomSampler(range(15)))  # type: ignore[arg-type]
@@ -341,7 +341,7 @@ class Sampled(LightningDataModule):
 
 
 class Ragged(LightningDataModule):
-    """Batches without samples that could be told apart."""
+    """Batches that can't be separated into samples."""
 
     def train_dataloader(self) -> Any:
         return Stream((torch.zeros(3, 2), torch.zeros(5)))
@@ -356,7 +356,7 @@ class Ragged(LightningDataModule):
         (Detection({"train": 40, "val": 10}, 3), "Detection: 3 of 13 samples of val are in train, too"),
         (Ragged(), "Ragged: the samples of val cannot be compared"),
         (Leaky(**SMALL), "Leaky: 216 of 240 samples of test are in train, too"),
-        (Moody(**SMALL), "Moody: the val split differs when it is read again"),
+        (Unrepeatable(**SMALL), "Unrepeatable: the val split differs when it is read again"),
         (Misshapen(**SMALL), "Misshapen: inputs of train have shape (7,), input_shape is (20,)"),
         (Misnamed(**SMALL), "Misnamed: two classes have the same name"),
         (

@@ -1,4 +1,4 @@
-"""README.zh-CN.md keeps step with README.md: its headings, blocks, commands, links, pictures and figures."""
+"""README.zh-CN.md matches README.md: the same headings, blocks, commands, links, pictures and numbers."""
 
 import re
 from collections import Counter
@@ -44,7 +44,7 @@ def parse(text: str) -> list[Token]:
 
 
 def find_marks(inline: Token) -> Iterator[str]:
-    """All that a translation leaves as it is."""
+    """Return everything that a translation must not change."""
     for part in inline.children or []:
         if part.type in KINDS:
             target = part.attrs.get("href") or part.attrs.get("src")
@@ -69,13 +69,13 @@ def read_sections(text: str) -> list[Section]:
 
 
 def same_line(language: str, ours: str, theirs: str) -> bool:
-    """Whether a line of a block is the same, but for a remark in Chinese where it is no Python."""
+    """Return whether a line of a block is the same, apart from a comment in Chinese outside of Python code."""
     remark = language != "python" and HAN.search(theirs)
     return REMARK.split(ours)[0] == REMARK.split(theirs)[0] if remark else ours == theirs
 
 
 def find_differences(ours: Section, theirs: Section) -> Iterator[str]:
-    """Says in words what differs between a section and its translation."""
+    """Return descriptions of the differences between a section and its translation."""
     if ours.level != theirs.level:
         yield f"levels {ours.level} and {theirs.level}"
     for (language, our_lines), (other, their_lines) in zip_longest(ours.blocks, theirs.blocks, fillvalue=("", [])):
@@ -92,7 +92,7 @@ def find_differences(ours: Section, theirs: Section) -> Iterator[str]:
 
 
 def first_difference(english: str, chinese: str) -> str | None:
-    """The first of all, with the two headings that it is under; a section too many shows at its place."""
+    """Return the first difference with the two headings above it; an additional section is reported at its position."""
     nothing = Section("(no section)", 0, [], [], Counter())
     english, chinese = (text.replace(link, "", 1) for text, link in zip((english, chinese), LINKS, strict=True))
     for ours, theirs in zip_longest(read_sections(english), read_sections(chinese), fillvalue=nothing):

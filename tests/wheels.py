@@ -1,4 +1,4 @@
-"""Wheels of metadata alone, and the build backend that makes them: pip installs them without a package index."""
+"""Wheels that contain only metadata, and a build backend for them, so that pip works without a package index."""
 
 import tomllib
 import zipfile
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def write_wheel(folder: str | Path, project: dict[str, Any], files: dict[str, str] | None = None) -> str:
-    """Write the wheel of a project, as the table of pyproject.toml has it; return the name of the file."""
+    """Write the wheel of a project described by the `project` table of pyproject.toml; return its file name."""
     name, version = project["name"].replace("-", "_"), project["version"]
     lines = ["Metadata-Version: 2.1", f"Name: {name}", f"Version: {version}"]
     lines += [f"Requires-Dist: {line}" for line in project.get("dependencies", [])]
@@ -27,7 +27,7 @@ def write_wheel(folder: str | Path, project: dict[str, Any], files: dict[str, st
 
 
 def build_wheel(wheel_directory: str, *_: object) -> str:
-    """The hook that pip calls in the folder of a project, an editable one too."""
+    """Build a wheel in the folder of a project; the hook that pip calls, also for editable installs."""
     return write_wheel(wheel_directory, tomllib.loads(Path("pyproject.toml").read_text())["project"])
 
 

@@ -1,4 +1,4 @@
-"""Modules, data modules and datasets written without Kindling, and tasks with unusual inputs or outputs."""
+"""LightningModules, data modules and datasets written without Kindling, and tasks with unusual inputs or outputs."""
 
 import csv
 import json
@@ -154,8 +154,8 @@ def test_arguments_missing_in_the_data_module_are_inferred(kindling: Command, mo
 @pytest.mark.parametrize(
     ("model", "data", "wanted"),
     [
-        ("modules.OwnNet", "UntoldVectors", "needs num_classes, which UntoldVectors does not provide: set them"),
-        ("modules.OwnNet", "UntoldLoader", "--model.num_classes VALUE --model.input_shape VALUE"),
+        ("modules.OwnNet", "UnlabeledVectors", "needs num_classes, which UnlabeledVectors does not provide: set them"),
+        ("modules.OwnNet", "TrainerDependentLoader", "--model.num_classes VALUE --model.input_shape VALUE"),
         (
             "CNNClassifier",
             "ShapesWithoutPredict",
@@ -203,7 +203,7 @@ def prediction_inputs(model: str) -> Any:
 
 @pytest.mark.usefixtures("quick_proof", "pictures")
 def test_a_task_with_a_forward_in_place_of_a_network(kindling: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("torch.compile", partial(torch.compile, backend="eager"))  # the other takes half a minute
+    monkeypatch.setattr("torch.compile", partial(torch.compile, backend="eager"))  # the default takes half a minute
     options = ["--model", "modules.OwnForward", "--data", "SyntheticDataModule", "--data.num_samples", "60", *FEW]
     fitted = kindling("fit", *options, "--run_name", "own", "--model.compile", "true")
     assert (fitted.code, fitted.err) == (0, "")
@@ -464,7 +464,16 @@ def test_names_of_metrics() -> None:
 @pytest.mark.slow
 def test_arguments_that_a_module_does_not_store_are_restored(kindling: Command) -> None:
     net = ["--model.net", "torch.nn.Linear", "--model.net.in_features", "2", "--model.net.out_features", "1"]
-    options = ["--model", "modules.Keeps", *net, "--data", "modules.ValidatedPoints", "--run_name", "keeps", *FEW]
+    options = [
+        "--model",
+        "modules.UnstoredModule",
+        *net,
+        "--data",
+        "modules.ValidatedPoints",
+        "--run_name",
+        "keeps",
+        *FEW,
+    ]
     fitted = kindling("fit", *options)
     line = "val/loss is not logged, only loss/val: best.ckpt will be the last checkpoint"
     assert (fitted.code, fitted.err.count("\n"), fitted.err.count(line)) == (0, 1, 1)

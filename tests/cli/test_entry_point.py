@@ -339,7 +339,7 @@ class Code:
 
 
 @pytest.fixture
-def rubble(folder: Path, mnist: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def faulty_files(folder: Path, mnist: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Create files with all kinds of faults, and block the network."""
     monkeypatch.setattr("torchvision.datasets.MNIST.mirrors", ["http://127.0.0.1:9/"])
     for name, text in YAML.items():
@@ -357,7 +357,7 @@ def rubble(folder: Path, mnist: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.quick_cases(60)
-@pytest.mark.usefixtures("rubble")
+@pytest.mark.usefixtures("faulty_files")
 @pytest.mark.parametrize(("arguments", "words"), (USAGE | VALUES).items(), ids=lambda value: " ".join(value)[-60:])
 def test_mistakes_end_in_one_line_that_names_them(
     kindling: Command, arguments: tuple[str, ...], words: list[str]

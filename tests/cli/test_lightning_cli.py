@@ -80,7 +80,7 @@ def test_the_best_checkpoint_is_the_epoch_of_the_lowest_validation_loss(kindling
 
 
 def test_early_stopping_stops_after_its_patience(kindling: Command) -> None:
-    """With a learning rate of zero, only the first validation counts as an improvement."""
+    """With a learning rate of zero, only the first validation improves the loss."""
     still = ["--model.optimizer", "SGD", "--model.optimizer.lr", "0", "--trainer.max_epochs", "20"]
     kindling("fit", *TINY, *still)
     assert len([row for row in rows() if row["val/loss"]]) == 1 + 5

@@ -260,7 +260,7 @@ def test_the_workflow_does_nothing_if_the_project_is_newer_than_the_last_tag(tem
 
 @pytest.fixture
 def from_a_wheel(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder, where `kindling new` writes from files as a wheel holds them, without a git repository."""
+    """Make `kindling new` copy from files without a git repository, as in a wheel; return the current folder."""
     share = tmp_path / "site-packages/kindling/share"
     shutil.copytree(template, share, ignore=shutil.ignore_patterns(".git", "pyproject.toml"))
     monkeypatch.setattr("kindling.cli.new.SHARE", share)

@@ -1,4 +1,4 @@
-"""What Kindling uses of jsonargparse and argparse although it is private: each test fails when upstream changes it."""
+"""Private functions of jsonargparse and argparse that Kindling uses: each test fails when upstream changes one."""
 
 import argparse
 import inspect

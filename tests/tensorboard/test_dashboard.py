@@ -1,4 +1,4 @@
-"""What a run leaves for TensorBoard, read from its files as TensorBoard reads them."""
+"""The TensorBoard events of a run, read with TensorBoard's own reader."""
 
 import csv
 import io
@@ -65,7 +65,7 @@ def test_training_and_validation_share_a_chart(trained: Train) -> None:
     others = {name for name in read("train").Tags()["scalars"] if not name.startswith("metrics/")}
     figures = ("lr", "gradient_norm", "samples_per_second", "memory_gb")
     assert others == {f"optimization/{name}" for name in figures}
-    assert len(list((RUN / "train").glob("*.tfevents.*"))) == 1  # of several TensorBoard reads the last one
+    assert len(list((RUN / "train").glob("*.tfevents.*"))) == 1  # of several files, TensorBoard reads the last one
 
 
 def test_every_tab_has_content_for_images(kindling: Command) -> None:
@@ -233,7 +233,7 @@ def test_the_dashboard_takes_less_than_three_percent_of_the_training_time(
                 monkeypatch.setattr(cls, name, timed(name, function))
     recipe = "--config configs/quickstart.yaml --trainer.max_epochs 4 --test_after_fit false".split()
     assert kindling("fit", *recipe).code == 0
-    # Of the processor's time of this thread: other processes take none of it.
+    # CPU time of this thread, which other processes do not affect.
     assert begins["spent"] < 0.03 * (begins["on_train_end"] - begins["on_train_epoch_start"])
 
 

@@ -1,4 +1,4 @@
-"""What a regression run leaves for TensorBoard, read from its files as TensorBoard reads them."""
+"""The TensorBoard events of a regression run, read with TensorBoard's own reader."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""TensorBoard in a real browser: what a person sees in each tab after two runs."""
+"""TensorBoard in a real browser: the visible content of each tab after two runs."""
 
 import contextlib
 import time
@@ -21,7 +21,7 @@ DIGITS = (
 
 @pytest.fixture(scope="module")
 def board(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Board]:
-    """Two short runs on real digits, and TensorBoard over their folder."""
+    """Train two short runs on real digits, and open TensorBoard on their folder."""
     folder = tmp_path_factory.mktemp("board")
     with contextlib.ExitStack() as stack:
         try:

@@ -49,7 +49,7 @@ def test_ema_is_the_average_that_its_formula_gives() -> None:
         for number, state in enumerate(raw.states[1:], start=1):
             decay = min(0.9, (1 + number) / (10 + number))
             expected = decay * expected + (1 - decay) * state[name].double()
-        if not value.is_floating_point():  # batches that batch norm has seen
+        if not value.is_floating_point():  # number of batches counted by batch norm
             expected = raw.states[-1][name]
         torch.testing.assert_close(value, expected.to(value.dtype), rtol=1e-4, atol=1e-6)
 

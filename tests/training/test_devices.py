@@ -1,4 +1,4 @@
-"""Several processes of one training, over gloo on the CPU."""
+"""Runs with several processes, over gloo on the CPU."""
 
 import json
 import os
@@ -43,7 +43,7 @@ def test_splits_of_fewer_samples_than_processes_are_evaluated_as_by_one(kindling
 
 @pytest.fixture
 def launcher(monkeypatch: pytest.MonkeyPatch) -> Launcher:
-    """One that starts a second process, and leaves the environment as it was."""
+    """Return a launcher for a second process, and restore the environment."""
     for name in ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE"):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
@@ -123,7 +123,7 @@ def test_the_main_process_does_not_wait_for_one_that_has_failed(
 def test_a_process_ends_even_if_the_main_one_ended_before_it_started(
     monkeypatch: pytest.MonkeyPatch, gone: bool
 ) -> None:
-    """Killed while the others were starting, the main process would leave them waiting for its address."""
+    """If the main process is killed while the others start, they would wait for its address forever."""
     monkeypatch.setenv("KINDLING_PARENT", str(-1 if gone else os.getpid()))
     if (process := os.fork()) == 0:
         processes.end_with_parent()
@@ -186,7 +186,7 @@ LONG = [*TINY, *"--model.dropout 0.3 --trainer.max_epochs 3 --test_after_fit fal
 
 
 def signal_at(step: int, number: int, *ranks: int) -> list[str]:
-    """Options that send a signal to some of the processes in the middle of a training step."""
+    """Return options that send a signal to some of the processes within a training step."""
     init_args = [{"step": step, "number": number, "rank": rank} for rank in ranks]
     callbacks = [{"class_path": "helpers.SignalAt", "init_args": arguments} for arguments in init_args]
     return ["--trainer.callbacks", json.dumps(callbacks)]
@@ -194,7 +194,7 @@ def signal_at(step: int, number: int, *ranks: int) -> list[str]:
 
 @pytest.mark.slow
 def test_killed_and_interrupted_processes_resume_exactly() -> None:
-    """The second process of a command is killed, which was spawned in name; then one or both, by each signal."""
+    """First the second process is killed (with the strategy ddp_spawn), then one or both get each signal."""
     devices = ["--trainer.accelerator", "cpu", "--trainer.devices", "2", "--trainer.strategy", "ddp_spawn"]
     command = [sys.executable, "-m", "kindling", "fit", *LONG, *devices, *signal_at(6, signal.SIGKILL, 1)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}

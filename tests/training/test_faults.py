@@ -1,4 +1,4 @@
-"""Faults of the machine: each ends in one line, and what was saved before is intact."""
+"""Faults of the machine: each ends in one line, and saved files stay intact."""
 
 import io
 import os
@@ -26,14 +26,14 @@ FULL = OSError(28, "No space left on device")
 
 
 def check_intact(folder: Path) -> None:
-    """Asserts that all checkpoints in a folder can be read and no temporary file is left."""
+    """Check that all checkpoints in a folder can be read and no temporary file is left."""
     for checkpoint in folder.rglob("*.ckpt"):
         read_checkpoint(checkpoint, "all")
     assert not list(folder.rglob(".*"))
 
 
 def check_same(run: Path) -> None:
-    """Check that a run has the checkpoints and figures of the first one."""
+    """Check that a run has the checkpoints and metrics of the first one."""
     for name in ("last", "best"):
         assert different(RUN / f"checkpoints/{name}.ckpt", run / f"checkpoints/{name}.ckpt") == []
     losses = [pd.read_csv(each / "metrics.csv")["val/loss"].dropna().tolist() for each in (RUN, run)]
@@ -41,7 +41,7 @@ def check_same(run: Path) -> None:
 
 
 def fail_at(number: int, function: Callable[..., object], error: OSError) -> Callable[..., object]:
-    """The function, which raises from its call of this number on."""
+    """Return a function that raises an error from a given call on."""
     calls = iter(range(10**6))
 
     def call(*arguments: object) -> object:
@@ -69,7 +69,7 @@ def test_a_full_disk_gives_one_error_line_at_every_write(kindling: Command, monk
 
 
 class FullFile(io.FileIO):
-    """A file on a disk that is full after some bytes."""
+    """A file on a disk that becomes full after some bytes."""
 
     left = 0
 

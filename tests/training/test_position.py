@@ -14,7 +14,7 @@ from helpers import SampleRecorder
 from kindling.data.loading import ArrayDataset, EpochSampler, TrainingBatches
 from ranks import Ranks
 
-# 216 training samples in 7 batches. Dropout draws random numbers, a plateau scheduler has a memory.
+# 216 training samples in 7 batches. Dropout draws random numbers, and the plateau scheduler has a state.
 LONG = [*TINY, "--model.dropout", "0.3", "--trainer.max_epochs", "3", "--test_after_fit", "false"]
 PLATEAU = (
     "--model.lr_scheduler torch.optim.lr_scheduler.ReduceLROnPlateau --model.lr_scheduler.patience 0 "
@@ -40,8 +40,8 @@ def position_in(run: Path, name: str = "last") -> dict[str, int]:
     return position
 
 
-def figures(run: Path) -> list[dict[str, str]]:
-    """The rows of metrics.csv, those of speed and memory aside."""
+def metric_rows(run: Path) -> list[dict[str, str]]:
+    """Return the rows of metrics.csv without speed and memory."""
     with (run / "metrics.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     return [
@@ -52,7 +52,7 @@ def figures(run: Path) -> list[dict[str, str]]:
 def check_same(*names: str) -> None:
     for name in names:
         assert differences(*(run / f"checkpoints/{name}.ckpt" for run in (FIRST, SECOND))) == []
-    assert figures(FIRST) == figures(SECOND)
+    assert metric_rows(FIRST) == metric_rows(SECOND)
 
 
 @pytest.mark.quick_cases(2)
@@ -147,8 +147,8 @@ def test_an_epoch_continues_with_its_remaining_samples_in_other_batch_sizes(
     scheduler = state_of(FIRST)["lr_schedulers"][0]
     planned = schedule + 3 * (options == ["--data.num_workers", "1"])  # where nothing changes it is the first one still
     assert (scheduler["total_steps"], scheduler["last_epoch"]) == (planned, planned)
-    epochs = [row["epoch"] for row in figures(FIRST) if row["train/loss"]]
-    assert epochs == [row["epoch"] for row in figures(FIRST) if row["val/loss"]] == ["0", "1", "2"]
+    epochs = [row["epoch"] for row in metric_rows(FIRST) if row["train/loss"]]
+    assert epochs == [row["epoch"] for row in metric_rows(FIRST) if row["val/loss"]] == ["0", "1", "2"]
 
 
 @pytest.mark.quick_cases(1)
@@ -243,7 +243,7 @@ def test_two_processes_resume_within_an_epoch_each_with_its_own_random_numbers(k
     shutil.copytree(SECOND, THIRD)
     Ranks("fit", "--ckpt_path", SECOND, "--trainer.callbacks", "null").wait()
     check_same("last", "best")  # the one before is that of the signal
-    # One process continues with the samples that two have left, and knows what both have counted.
+    # One process continues with the remaining samples of two, and with the metrics of both.
     one = ["--trainer.devices", "1", "--trainer.strategy", "auto", *callbacks(("SampleRecorder", {}))]
     SampleRecorder.batches.clear()
     assert kindling("fit", "--ckpt_path", THIRD, *one).code == 0

@@ -52,7 +52,7 @@ def test_profile_writes_a_trace_of_operators_and_parts(kindling: Command) -> Non
 
 
 class Slow(Callback):
-    """A callback of a user's, busy where Lightning nests it deepest."""
+    """A callback that takes time in the most deeply nested hooks."""
 
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
         time.sleep(0.005)
@@ -75,7 +75,7 @@ def test_each_second_is_counted_once(kindling: Command) -> None:
 
 
 class SlowToAugment(SyntheticDataModule):
-    """Takes its time with each batch once it is on the device."""
+    """Takes time after each batch is on the device."""
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         time.sleep(0.005)

@@ -46,10 +46,10 @@ def test_a_terminal_shows_one_progress_bar() -> None:
     while True:
         try:
             shown += os.read(terminal, 4096)
-        except OSError:  # the other end was closed
+        except OSError:  # the terminal was closed
             break
     assert process.wait(timeout=60) == 0
-    assert "  limit_val_batches: 1\n" in Path("runs/tiny/version_0/config.yaml").read_text()  # 1.0 would be all
+    assert "  limit_val_batches: 1\n" in Path("runs/tiny/version_0/config.yaml").read_text()  # 1.0: all batches
     text = shown.decode()
     assert "loading PyTorch and Lightning" in text
     assert "Epoch 1" in text

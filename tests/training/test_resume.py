@@ -18,7 +18,7 @@ from kindling import MLPClassifier, SyntheticDataModule
 from kindling.runs.metadata import RunMetadata
 from kindling.training.resume import keep_previous
 
-# Dropout and shuffling draw random numbers, a plateau scheduler has a memory; 30 samples a class are 7 steps an epoch.
+# Dropout and shuffling draw random numbers, and the plateau scheduler has a state; 7 steps per epoch.
 LONG = [*TINY, "--model.dropout", "0.3", "--trainer.max_epochs", "4"]
 PLATEAU = [
     *("--model.lr_scheduler", "torch.optim.lr_scheduler.ReduceLROnPlateau"),
@@ -220,7 +220,7 @@ def test_an_interrupted_test_is_finished_by_resuming(kindling: Command, number: 
 
 @pytest.mark.slow
 def test_a_finished_run_can_be_trained_longer(kindling: Command, trained: Train) -> None:
-    """A one-cycle schedule ends with its run: going on begins a new one over the steps that were added."""
+    """A one-cycle schedule ends with its run: resuming starts a new one over the added steps."""
     trained(*LONG, *ONE_CYCLE)
     longer = kindling("fit", "--ckpt_path", RUN, "--trainer.max_epochs", "6", "--trainer.log_every_n_steps", "1")
     assert longer.code == 0, longer.err
@@ -252,7 +252,7 @@ def test_a_learning_rate_on_the_command_line_overrides_the_checkpoint(kindling: 
     stored = torch.load(LAST, weights_only=True)
     assert stored["optimizer_states"][0]["param_groups"][0]["lr"] == 1e-4
     assert stored["hyper_parameters"]["optimizer"]["init_args"]["lr"] == 1e-4
-    # Adam's memory of the gradients is kept: its step count goes on.
+    # Adam's moments are kept: its step count continues.
     assert stored["optimizer_states"][0]["state"][0]["step"] == 5 * 7
 
 

@@ -45,7 +45,7 @@ def test_the_best_epoch_is_that_of_the_best_checkpoint(kindling: Command) -> Non
     best = RunMetadata.read(RUN)
     assert best.best_epoch == 1 + accuracies.index(max(accuracies))
     (RUN / "run.json").unlink()
-    assert RunMetadata.read(RUN).best == pytest.approx(best.best)  # a run of the past has it in its other files
+    assert RunMetadata.read(RUN).best == pytest.approx(best.best)  # an older run has it in its other files
 
 
 @pytest.mark.slow
@@ -124,7 +124,7 @@ def test_a_run_is_running_only_while_its_process_is_alive() -> None:
         (os.getpid(), began, host, "running"),
         (os.getpid(), began - 1000, host, "failed"),  # another process had that number
         (ended.pid, began, host, "failed"),
-        (os.getpid(), began, "elsewhere", "failed"),  # not heard of for years
+        (os.getpid(), began, "elsewhere", "failed"),  # the last heartbeat was years ago
         ("x", "y", host, "failed"),
     ]:
         process = {"pid": pid, "began": since, "host": where}
@@ -155,7 +155,7 @@ def test_a_folder_outside_of_a_repository_has_no_commit(kindling: Command, monke
     (run / "run.json").write_text(json.dumps(record | {"commit": "a" * 40, "commits": ["a" * 40]}))  # of a repository
     monkeypatch.setattr("helpers.SignalAt.on_before_backward", lambda *_: None)
     assert kindling("fit", "--ckpt_path", run).code == 0
-    assert not RunMetadata.read(run).modified  # that the code has changed is not known
+    assert not RunMetadata.read(run).modified  # it is unknown whether the code has changed
 
 
 def test_it_works_without_git(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,14 +184,14 @@ def test_in_a_notebook_metadata_and_plot_need_no_arguments() -> None:
 def test_two_processes_do_not_train_in_one_folder(kindling: Command) -> None:
     assert kindling("fit", *TINY, "--test_after_fit", "false").code == 0
     record = RunMetadata.read(RUN)
-    other = psutil.Process(os.getppid())  # as alive as can be
+    other = psutil.Process(os.getppid())  # the parent process is alive
     record.status = "running"
     record.process |= {"pid": other.pid, "began": other.create_time()}
     record.write(RUN)
     result = kindling("fit", "--ckpt_path", "last", "--trainer.max_epochs", "3")
     assert result.code == 1
     assert f"{RUN} is still being trained (process {other.pid} on" in result.err
-    assert kindling("test", "--ckpt_path", RUN).code == 0  # what only reads may go on
+    assert kindling("test", "--ckpt_path", RUN).code == 0  # commands that only read the run still work
 
 
 def test_a_failed_run_records_the_reason(kindling: Command) -> None:

@@ -1,4 +1,4 @@
-"""`scripts/soak.py`: what it compares, when it kills, and a few trainings that it kills."""
+"""`scripts/soak.py`: what it compares, when it kills, and a few runs that it kills."""
 
 import csv
 import json
@@ -159,7 +159,7 @@ def test_a_kill_that_does_not_hit_is_retried_earlier() -> None:
 
 
 class Sessions:
-    """Stands for the processes of a training: each leaves a record, and is hit or not, as it is told."""
+    """Replaces the processes of a run: each writes `run.json`, and is hit or not, as specified."""
 
     def __init__(self, *outcomes: tuple[bool, int, str]) -> None:
         self.outcomes = list(outcomes)
@@ -179,8 +179,8 @@ class Sessions:
     [
         ([(True, -9, "running"), (False, 0, "finished")], 1, []),
         ([(False, 0, "finished"), (True, -9, "running"), (False, 0, "finished")], 1, []),
-        ([(True, -9, "finished")], 1, []),  # killed when all was done: it is not resumed
-        ([(False, 0, "finished")] * soak_trials.TRIES, 0, ["no kill hit the training"]),
+        ([(True, -9, "finished")], 1, []),  # killed after it was finished: it is not resumed
+        ([(False, 0, "finished")] * soak_trials.TRIES, 0, ["no kill hit the run"]),
         ([(True, -9, "running"), (False, 1, "failed")], 1, ["resumed: exit code 1, its last line"]),
         (
             [(False, 1, "failed"), (True, -9, "finished")],
@@ -197,17 +197,17 @@ def test_a_trial_counts_only_with_a_kill_that_hit(
     monkeypatch.setattr(soak_trials, "run", sessions)
     monkeypatch.setattr(soak_trials, "differences", lambda *_: [])
     trial = soak_trials.Trial("plateau", 0, (Kill("test", 0.5, "KILL"),), fresh=False)
-    straight = soak_trials.Straight(Path("straight"), 1.0, dict.fromkeys(soak_trials.MOMENTS, 9))
-    result = soak_trials.run_trial(trial, straight, Path("soak/0"), Path("data"))
+    reference = soak_trials.Reference(Path("reference"), 1.0, dict.fromkeys(soak_trials.MOMENTS, 9))
+    result = soak_trials.run_trial(trial, reference, Path("soak/0"), Path("data"))
     assert (len(result.hits), result.faults) == (hits, faults)
     assert sessions.outcomes == []
     tries = [hit for hit, *_ in outcomes].index(True) + 1 if hits else soak_trials.TRIES
     assert not any(sessions.found[:tries])
 
 
-@pytest.mark.parametrize(("straight", "hangs"), [(0.1, True), (100.0, False)])
+@pytest.mark.parametrize(("reference", "hangs"), [(0.1, True), (100.0, False)])
 def test_a_process_that_takes_many_times_as_long_counts_as_hanging(
-    monkeypatch: pytest.MonkeyPatch, straight: float, hangs: bool
+    monkeypatch: pytest.MonkeyPatch, reference: float, hangs: bool
 ) -> None:
     def become(*_: object) -> None:
         os.setpgid(0, 0)
@@ -217,7 +217,7 @@ def test_a_process_that_takes_many_times_as_long_counts_as_hanging(
     monkeypatch.setattr(soak_process, "_become", become)
     monkeypatch.setattr(soak_process, "TIMEOUT", 0.1)
     monkeypatch.setattr(soak_process, "TIMES", 3.0)
-    outcome = soak_process.run([], Path.cwd() / "run", {}, seconds=straight)
+    outcome = soak_process.run([], Path.cwd() / "run", {}, seconds=reference)
     assert (outcome.hangs, outcome.code, outcome.orphans) == (hangs, -signal.SIGKILL if hangs else 0, False)
 
 

@@ -22,13 +22,13 @@ TOO_FAST = ["--model.optimizer", "SGD", "--model.optimizer.lr", "1e30"]
 def test_a_loss_that_diverges_stops_the_run_in_one_line(kindling: Command) -> None:
     result = kindling("fit", *TINY, *TOO_FAST)
     assert (result.code, result.err.count("\n")) == (1, 1)
-    # The first step takes the weights to 1e28, the hidden layer to 1e29, and its product with them is no float.
+    # After the first step, weights are 1e28 and activations 1e29; their product overflows.
     assert "the loss is nan in step 2 (epoch 1) at a learning rate of 1e+30: network.3 (Linear)" in result.err
     assert "--model.optimizer.lr or --trainer.gradient_clip_val 1" in result.err
 
 
 def test_the_reported_learning_rate_includes_the_warm_up(kindling: Command) -> None:
-    # 7 steps an epoch: in the second of 70 the rate is 2/70 of its whole.
+    # With 7 steps per epoch, the warm-up has 70 steps; in the second, the rate is 2/70 of the full one.
     result = kindling("fit", *TINY, *TOO_FAST, "--model.warmup_epochs", "10")
     assert "at a learning rate of 2.86e+28:" in result.err
 
@@ -76,7 +76,7 @@ def test_a_parameter_outside_of_the_network_is_named_without_blaming_the_rate(ki
 
 
 def test_the_layer_is_found_in_a_compiled_network(kindling: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("torch.compile", partial(torch.compile, backend="eager"))  # the other takes half a minute
+    monkeypatch.setattr("torch.compile", partial(torch.compile, backend="eager"))  # the default takes half a minute
     result = kindling("fit", *TINY, *TOO_FAST, "--model.compile", "true")
     assert "the loss is nan in step 2 (epoch 1) at a learning rate of 1e+30: network.3 (Linear)" in result.err
 
@@ -118,7 +118,7 @@ def test_all_processes_stop_if_the_loss_of_one_is_not_finite(folder: Path) -> No
 
 
 class Event:
-    """One of a GPU that takes its time."""
+    """A CUDA event that completes late."""
 
     arrived = False
 

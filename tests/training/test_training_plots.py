@@ -64,7 +64,7 @@ def test_steps_are_converted_to_epochs_by_the_ends_of_the_epochs(folder: Path) -
         "2,1,2,12,",
     ]
     Path("metrics.csv").write_text("\n".join(rows))
-    # Four steps in the first epoch and six in the second; three more on the way in a third.
+    # Four steps in the first epoch, six in the second, and three in an unfinished third.
     expected = [(0.5, 0.1), (2.0, 0.3), (2.5, 1.0)]
     assert read_learning_rates(Path("metrics.csv"))["lr/backbone"] == expected
     assert [rate for _, rate in read_learning_rates(Path("metrics.csv"))["lr/head"]] == [0.2, 0.4, 2.0]

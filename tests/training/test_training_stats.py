@@ -1,4 +1,4 @@
-"""The figures of the steps, by independent formulas."""
+"""Training statistics, compared with independent formulas."""
 
 import csv
 from pathlib import Path
@@ -21,7 +21,7 @@ def column(name: str, run: Path = RUN) -> list[float]:
 
 
 class Norms(Callback):
-    """The gradient norm of each step, as torch's own clipping measures it."""
+    """Records the gradient norm of each step, computed by torch's gradient clipping."""
 
     def __init__(self) -> None:
         self.found: list[float] = []

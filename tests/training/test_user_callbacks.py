@@ -1,4 +1,4 @@
-"""Callbacks, loggers and profilers that Lightning ships, beside those of Kindling."""
+"""Callbacks, loggers and profilers of Lightning, used together with those of Kindling."""
 
 import csv
 import inspect
@@ -16,7 +16,7 @@ from kindling.training.best_checkpoint import BestCheckpoint
 
 RUN = Path("runs/tiny/version_0")
 OFTEN = [*TINY, "--trainer.log_every_n_steps", "1"]
-# What a class cannot do without.
+# Required arguments of a class.
 NEEDED: dict[str, dict[str, Any]] = {
     "BatchSizeFinder": {"max_trials": 1},
     "DeviceStatsMonitor": {"cpu_stats": True},
@@ -44,7 +44,7 @@ OTHERS = [*(("logger", name) for name in loggers.__all__), *(("profiler", name) 
 
 
 def added(kind: str, name: str, **init: Any) -> list[str]:
-    """The option that adds something of Lightning's to the trainer."""
+    """Return the option that adds a class of Lightning to the Trainer."""
     module = {"callbacks": callbacks, "logger": loggers, "profiler": profilers}[kind]
     spec = {"class_path": f"{module.__name__}.{name}", "init_args": NEEDED.get(name, {}) | init}
     return [f"--trainer.{kind}", json.dumps([spec] if kind == "callbacks" else spec)]
@@ -71,7 +71,7 @@ def test_classes_of_lightning_fit_resume_and_repeat(kindling: Command, kind: str
     configs = []
     for arguments in (
         ["fit", *OFTEN, *added(kind, name)],
-        ["fit", "--ckpt_path", "last", "--trainer.max_epochs", "3"],  # reads config.yaml and writes it anew
+        ["fit", "--ckpt_path", "last", "--trainer.max_epochs", "3"],  # rewrites config.yaml
     ):
         result = kindling(*arguments)
         assert result.code == 0, result.err
@@ -105,7 +105,7 @@ def figures() -> list[str]:
     return [(RUN / name).read_text() for name in ("test_metrics.json", "predictions.csv")]
 
 
-OWN = {  # each keeps another checkpoint than the one of the lowest validation loss
+OWN = {  # each keeps another checkpoint than that with the lowest validation loss
     "worst": {"monitor": "val/loss", "mode": "max", "filename": "worst"},
     "link": {"monitor": "val/accuracy", "mode": "max", "save_last": "link"},
     "every step": {"every_n_train_steps": 1, "save_top_k": -1, "monitor": None},
@@ -119,7 +119,7 @@ OWN = {  # each keeps another checkpoint than the one of the lowest validation l
 def test_a_model_checkpoint_of_the_user_leaves_those_of_kindling_unchanged(
     kindling: Command, own: dict[str, Any]
 ) -> None:
-    # A learning rate this high makes the loss go up again.
+    # With such a high learning rate, the loss increases again.
     worse = [*TINY, "--trainer.max_epochs", "4", "--model.optimizer.lr", "0.3"]
     result = kindling("fit", *worse, *added("callbacks", "ModelCheckpoint", **{"monitor": None} | own))
     assert (result.code, result.err) == (0, "")

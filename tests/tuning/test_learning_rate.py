@@ -67,7 +67,7 @@ def test_find_lr_works_on_a_finished_run(
 
 
 class Steps(Callback):
-    """Notes how far each step of plain SGD went beside its gradient: the rate that was really used."""
+    """Records the ratio of each SGD step to its gradient: the learning rate that was actually used."""
 
     def __init__(self) -> None:
         self.rates: list[float] = []
