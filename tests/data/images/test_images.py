@@ -893,7 +893,7 @@ def test_test_and_prediction_name_their_own_files() -> None:
 
 
 class Watch(Callback):
-    """IgnoresHyperparameter the first batch of each stage as the model gets it."""
+    """Keeps the first batch of each stage as the model gets it."""
 
     def __init__(self) -> None:
         self.batches: dict[str, torch.Tensor] = {}
