@@ -4,8 +4,8 @@
 #   docker run --rm --volume runs:/project/runs kindling fit --config configs/quickstart.yaml
 #   docker run --rm --volume runs:/project/runs --publish 127.0.0.1:8000:8000 --env KINDLING_API_KEY=<secret> \
 #     kindling serve --ckpt_path best --host 0.0.0.0
-# A folder of yours in place of the volume `runs` must be writable for user 1000. What `docker stop` interrupts goes on
-# with `kindling fit --ckpt_path last`.
+# A folder mounted instead of the volume `runs` must be writable for user 1000. `kindling fit --ckpt_path last` resumes a
+# run that `docker stop` has interrupted.
 FROM python:3.11-slim
 
 RUN useradd --create-home --uid 1000 app \
@@ -16,7 +16,7 @@ COPY pyproject.toml constraints.txt README.md LICENSE copier.yml ./
 COPY src src
 COPY configs configs
 COPY template template
-# The wheels of this index leave out CUDA, which is several GB.
+# The wheels of this index do not include CUDA, which takes several GB.
 RUN --mount=type=cache,target=/root/.cache/pip \
     pip install --root-user-action ignore --extra-index-url https://download.pytorch.org/whl/cpu \
     --constraint constraints.txt '.[export,serve]'

@@ -1,6 +1,6 @@
 # Two commands: each makes .venv and installs what is missing, then runs.
 PYTHON ?= python3
-# The versions that the tests last passed with; `make clean`, then `make CONSTRAINTS= train` takes the newest instead.
+# The versions with which the tests last passed; for the newest ones, `make clean`, then `make CONSTRAINTS= train`.
 CONSTRAINTS ?= constraints.txt
 PIP := .venv/bin/python -m pip install --quiet $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
 TOGETHER := --numprocesses logical --maxprocesses 4 --dist loadgroup
@@ -10,7 +10,7 @@ TOGETHER := --numprocesses logical --maxprocesses 4 --dist loadgroup
 train: .venv/installed
 	.venv/bin/kindling fit --config configs/quickstart.yaml
 
-# Several torch with a thread for each core wait for one another all the time.
+# One thread per test process: with more threads than cores, torch spends its time waiting.
 test test-all coverage: export OMP_NUM_THREADS = 1
 test: .venv/installed-dev
 	.venv/bin/pytest -m "not alone and not slow" $(TOGETHER)
