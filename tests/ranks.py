@@ -41,7 +41,7 @@ class Ranks:
             self.processes.append(process)
 
     def wait(self, timeout: float = 60) -> list[Result]:
-        """Wait for all of them, and fail where one is still running then."""
+        """Wait for all processes, and fail if one is still running after `timeout` seconds."""
         for process in self.processes:
             process.join(timeout)
         running = [rank for rank, process in enumerate(self.processes) if process.is_alive()]

@@ -57,7 +57,7 @@ def read(path: str = "customers.csv", target: str = "churned", **arguments: Any)
 
 
 def one_column(values: Sequence[object], **arguments: Any) -> tuple[dict[str, Any], torch.Tensor]:
-    """What is learned of one column, where all rows but the last two are for training; and the features of those."""
+    """Return the learned encoding of a column, and its features; all rows but the last two are training rows."""
     rows = len(values)
     frame = pd.DataFrame({"value": values, "other": np.arange(rows) % 3, "class": np.arange(rows) % 2})
     frame.to_csv("one.csv", index=False)
@@ -70,7 +70,7 @@ def one_column(values: Sequence[object], **arguments: Any) -> tuple[dict[str, An
 
 
 def decode(features: "np.ndarray[Any, Any] | torch.Tensor", learned: dict[str, Any]) -> "np.ndarray[Any, Any]":
-    """Return the numbers that scaled features stand for."""
+    """Return the numbers that scaled features encode."""
     limited = np.asarray(features, dtype=float)
     return np.asarray(limited / np.sqrt(1 - (limited / learned["limit"]) ** 2) * learned["scale"] + learned["center"])
 

@@ -107,14 +107,14 @@ def test_a_save_within_an_epoch_takes_less_than_half_a_second(
     each_step = "--trainer.max_epochs 1 --test_after_fit false --checkpoint.every_n_minutes 1e-9".split()
     result = kindling("fit", *TINY, *each_step, "--model.hidden", hidden)
     assert result.code == 0, result.err
-    assert len(seconds) == 6  # of 7 steps
+    assert len(seconds) == 6  # in 7 steps
     assert Path("runs/tiny/version_0/checkpoints/last.ckpt").stat().st_size >= megabytes * 1e6
     copy, content = Path("copy"), bytes(int(megabytes * 1e6))
     start = time.perf_counter()
     with copy.open("wb") as file:
         file.write(content)
         os.fsync(file.fileno())
-    slowest = max(0.5, 2 * (time.perf_counter() - start))  # of a disk that takes long to write so many bytes at all
+    slowest = max(0.5, 2 * (time.perf_counter() - start))  # or twice the time of the disk for as many bytes
     share = statistics.median(seconds) / (60 * ExactResume(Path()).every_n_minutes)
     print(f"{statistics.median(seconds):.3f} s, {share:.2%} of the time at the default interval")
     assert min(seconds) < slowest  # 0.006 and 0.29 by the median on two quiet cores; a busy disk triples some of them

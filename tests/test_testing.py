@@ -286,7 +286,7 @@ class Unstratified(ClassificationDataModule):
 
 
 class Lopsided(Unstratified):
-    """Validates on 1 sample of the second class where 16 are expected."""
+    """Validates on 1 sample of the second class although 16 are expected."""
 
     def load(self, split: str) -> Any:
         inputs, labels = super().load(split)

@@ -22,14 +22,14 @@ KINDS = {"code_inline": "code", "link_open": "link", "image": "picture", "strong
 
 
 class Section(NamedTuple):
-    """A heading and what stands under it until the next one.
+    """A heading and the content below it, up to the next heading.
 
     Attributes:
-        title: Of the heading.
+        title: Text of the heading.
         level: 1 to 6.
-        blocks: Of code, each as its language and its lines.
-        cells: Of tables, row by row, each as the numbers in it.
-        marks: Code in backticks, links, pictures and numbers, in whatever order the language wants them.
+        blocks: Code blocks, each as its language and its lines.
+        cells: Cells of tables, row by row, each as the numbers in it.
+        marks: Code in backticks, links, pictures and numbers, in any order.
     """
 
     title: str

@@ -132,7 +132,7 @@ def release_engine(template: Path, version: str, tag: str) -> None:
 
 
 def make_environment(project: Path) -> None:
-    """Make the project's .venv, with the pip and Copier of the tests, and beside the project the wheels it needs."""
+    """Create the project's .venv with the pip and Copier of the tests, and the wheels it needs next to the project."""
     venv.create(project / ".venv", symlinks=True)
     for tool, module in (("pip", "pip --python .venv/bin/python"), ("copier", "copier")):
         script = project / ".venv/bin" / tool

@@ -181,7 +181,7 @@ def test_a_process_terminated_during_the_test_ends_the_others(trained: Train) ->
     assert (ended.returncode, ended.stderr) == (1, "kindling: error: process 2 of 2 was interrupted\n")
 
 
-# Four steps an epoch, and no pictures at the end.
+# Four steps per epoch, without plots at the end.
 LONG = [*TINY, *"--model.dropout 0.3 --trainer.max_epochs 3 --test_after_fit false --trainer.logger false".split()]
 
 

@@ -145,7 +145,7 @@ def test_an_epoch_continues_with_its_remaining_samples_in_other_batch_sizes(
     seen = [value for batch in batches for value in batch]
     assert len(set(seen)) == len(seen) == 96 + sum(sizes)
     scheduler = state_of(FIRST)["lr_schedulers"][0]
-    planned = schedule + 3 * (options == ["--data.num_workers", "1"])  # where nothing changes it is the first one still
+    planned = schedule + 3 * (options == ["--data.num_workers", "1"])  # unless nothing changes, it restarts
     assert (scheduler["total_steps"], scheduler["last_epoch"]) == (planned, planned)
     epochs = [row["epoch"] for row in metric_rows(FIRST) if row["train/loss"]]
     assert epochs == [row["epoch"] for row in metric_rows(FIRST) if row["val/loss"]] == ["0", "1", "2"]

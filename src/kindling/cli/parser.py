@@ -59,7 +59,7 @@ def resolve_name(kind: Any, name: str) -> str:
         same = [path for path in _typehints.get_all_subclass_paths(kind) if path.rpartition(".")[2] == name]
         found = [path for path in prefer_plugins(same) if not is_base(pkgutil.resolve_name(path))]
         if same and len(found) < 2:
-            return found[0] if found else name  # a base class is no choice: jsonargparse reports it
+            return found[0] if found else name  # the name of a base class: jsonargparse reports it
     return str(_resolve(kind, name))
 
 
@@ -85,7 +85,7 @@ class KindlingArgumentParser(LightningArgumentParser):
 
     @override
     def add_instantiator(self, *arguments: Any, **options: Any) -> None:
-        """Ignore those of LightningCLI: `instantiators` holds all."""
+        """Ignore the instantiators of LightningCLI; `instantiators` contains all that are needed."""
 
     @override
     def instantiate_classes(self, cfg: Any, **options: Any) -> Any:

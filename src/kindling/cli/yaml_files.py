@@ -117,7 +117,7 @@ def _check_value(value: Any, name: str, source: str) -> None:
             continue
         path, arguments = item.get("class_path", "" if value is item else None), item.get("init_args", {})
         if "class_path" not in item and value is not item:
-            raise UsageError(f"{source}{name}: class_path is missing beside init_args")
+            raise UsageError(f"{source}{name}: class_path is missing next to init_args")
         if "class_path" in item and not (isinstance(path, str) and path.strip()):
             raise UsageError(f"{source}{name}: class_path must be the name of a class, got {_shown(path)}")
         if not isinstance(arguments, dict):

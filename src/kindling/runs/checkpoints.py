@@ -58,7 +58,7 @@ def read_checkpoint(path: Path, verify: Verify = "weights", mmap: bool = True) -
         checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
         raise ValueError(
-            f"{path} holds more than weights and plain values and could run code: it was not loaded"
+            f"{path} contains more than weights and plain values and could run code: it was not loaded"
         ) from error
     except (RuntimeError, OSError, EOFError, ValueError) as error:
         raise DamagedError(f"{path} is truncated, damaged or not a checkpoint") from error
