@@ -106,3 +106,10 @@ def test_make_targets_exist() -> None:
     targets = re.findall(r"^([\w-]+):", read("Makefile"), re.MULTILINE)
     for path in ("README.md", "CONTRIBUTING.md", ".ci/run"):
         assert set(re.findall(r"(?:`|^)make ([\w-]+)", read(path), re.MULTILINE)) <= set(targets)
+
+
+def test_files_in_the_table_of_contributing_exist() -> None:
+    table = read("CONTRIBUTING.md").partition("| question | answer |")[2].partition("\n## ")[0]
+    paths = re.findall(r"`([a-z]+/[\w/]+(?:\.py)?)", table)
+    assert len(paths) > 30
+    assert [path for path in paths if not (ROOT / "src/kindling" / path).exists()] == []
