@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from kindling import __version__
+from kindling.data.tables.rows import width
 from kindling.evaluation.regression import Target
 from kindling.models import BaseTask, ClassificationTask, RegressionTask
 from kindling.runs.folders import run_folder_of
@@ -57,6 +58,11 @@ class ModelCard:
     def takes_images(self) -> bool:
         """Whether a sample is an image."""
         return len(self.input_shape) == 3
+
+    @property
+    def takes_rows(self) -> bool:
+        """Whether a sample is a row of a table."""
+        return self.columns is not None and self.input_shape == (sum(map(width, self.columns)),)
 
 
 def task_of(model: BaseTask) -> Task | None:

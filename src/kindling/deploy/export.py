@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_leaves
 from kindling.deploy.card import read_card
 from kindling.deploy.export_wrapper import ExportWrapper, Inputs
 from kindling.deploy.formats import FORMATS
+from kindling.deploy.row_proof import compare_rows
 from kindling.deploy.verify import BATCH_SIZES, compare, first
 from kindling.models import BaseTask
 from kindling.models.loading import load_model
@@ -61,7 +62,11 @@ def export(
         with progress(f"converting {card.model} to {format}"):
             chosen.write(wrapper, first(samples, 2), card, file)
         with progress(f"comparing {target.name} with the checkpoint"):
-            table = compare(wrapper, chosen.read(file), samples).table(f"{target}", format)
+            if chosen.takes_columns and card.takes_rows:
+                comparison = compare_rows(wrapper, chosen.read(file), card, stored, path)
+            else:
+                comparison = compare(wrapper, chosen.read(file), samples)
+        table = comparison.table(f"{target}", format)
         target.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(target) as temporary:
             shutil.copyfile(file, temporary)

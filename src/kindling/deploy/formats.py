@@ -28,6 +28,7 @@ class Format(NamedTuple):
         legacy: Why new projects should not use it.
         needs: An extra and the modules of it that are needed.
         served_only: Whether it is only for models that can be served: of classes or numbers, and with one input.
+        takes_columns: Whether its files take the columns of a table, and encode them.
     """
 
     suffix: str
@@ -36,6 +37,7 @@ class Format(NamedTuple):
     legacy: str = ""
     needs: tuple[str, ...] = ()
     served_only: bool = False
+    takes_columns: bool = False
 
     def check(self, model: ExportWrapper) -> None:
         """Check that a model can be written.
@@ -56,7 +58,13 @@ class Format(NamedTuple):
 
 
 FORMATS = {
-    "onnx": Format(".onnx", write_onnx, read_onnx, needs=("export", "onnx", "onnxscript", "onnxruntime")),
+    "onnx": Format(
+        ".onnx",
+        write_onnx,
+        read_onnx,
+        needs=("export", "onnx", "onnxscript", "onnxruntime"),
+        takes_columns=True,
+    ),
     "torch_export": Format(".pt2", write_torch_export, read_torch_export),
     "torchscript": Format(".pt", write_torchscript, read_torchscript, legacy="TorchScript is deprecated in torch"),
     "torchserve": Format(

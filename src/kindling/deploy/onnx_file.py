@@ -7,11 +7,13 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from kindling.deploy.card import ModelCard, Task
 from kindling.deploy.export_wrapper import Compute, ExportWrapper, Inputs, Outputs
+from kindling.deploy.onnx_rows import OPSET, add_encoding
 from kindling.deploy.predictor import Predictor
 from kindling.utils.optional import require_extra
 from kindling.utils.text import program_name, strip_control_characters
@@ -19,6 +21,7 @@ from kindling.utils.text import program_name, strip_control_characters
 # Domains of the operators that onnxruntime contains. Its EPContext is refused: it holds the path of a compiled model.
 DOMAINS = frozenset(("", "ai.onnx", "ai.onnx.ml", "com.microsoft", "com.microsoft.nchwc", "com.ms.internal.nhwc"))
 
+FEATURES = "features"  # metadata of a file that takes the columns of a table: the name of the encoded features
 OUTPUTS: dict[Task, str] = {"classification": "probabilities", "regression": "predictions"}  # what is served
 
 
@@ -29,7 +32,7 @@ def any_batch_size(example: Inputs) -> dict[str, Any]:
 
 
 def write_onnx(model: ExportWrapper, example: Inputs, card: ModelCard, path: Path) -> None:
-    """Write an ONNX file, with one entry of metadata for each field of the card.
+    """Write an ONNX file, with one entry of metadata for each field of the card; of a table, it takes the columns.
 
     Raises:
         ValueError: If torch can't convert the model.
@@ -44,6 +47,7 @@ def write_onnx(model: ExportWrapper, example: Inputs, card: ModelCard, path: Pat
                 input_names=model.inputs,
                 output_names=model.outputs,
                 dynamic_shapes=any_batch_size(example),
+                opset_version=OPSET if card.takes_rows else None,
                 verbose=False,
             )
     except torch.onnx.errors.OnnxExporterError as error:  # its own message is pages of advice
@@ -51,7 +55,11 @@ def write_onnx(model: ExportWrapper, example: Inputs, card: ModelCard, path: Pat
         raise ValueError(f"torch can't convert {card.model} to ONNX: {reason}") from error
     assert program is not None
     program.model.metadata_props.update({name: json.dumps(value) for name, value in card.as_dict().items()})
-    program.save(path, external_data=False)
+    if not (card.takes_rows and card.columns):
+        return program.save(path, external_data=False)
+    file = program.model_proto
+    file.metadata_props.add(key=FEATURES, value=json.dumps(add_encoding(file, card.columns)))
+    path.write_bytes(file.SerializeToString())
 
 
 def read_onnx(path: Path) -> Compute:
@@ -60,7 +68,7 @@ def read_onnx(path: Path) -> Compute:
     names = [each.name for each in session.get_inputs()]
 
     def compute(*inputs: Tensor) -> Outputs:
-        arrays = (each.numpy() for each in inputs)
+        arrays = map(np.asarray, inputs)
         return tuple(map(torch.from_numpy, session.run(None, dict(zip(names, arrays, strict=True)))))
 
     return compute
@@ -76,19 +84,26 @@ def onnx_session(path: Path) -> Any:
     require_extra("export", "onnxruntime")
     if not path.is_file():
         raise FileNotFoundError(f"{path} not found: create it with `{program_name()} export`")
+    check_self_contained(path)
+    return _open(path, path)
+
+
+def _open(content: Path | bytes, path: Path) -> Any:
     import onnxruntime
 
-    check_self_contained(path)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     try:
-        return onnxruntime.InferenceSession(path, options, providers=onnxruntime.get_available_providers())
+        return onnxruntime.InferenceSession(content, options, providers=onnxruntime.get_available_providers())
     except Exception as error:  # each error of onnxruntime has its own class
         raise ValueError(f"{path} is damaged or not an ONNX file") from error
 
 
 def load_onnx(path: Path) -> Predictor:
     """Return a predictor that computes with an exported file.
+
+    Rows of a table are encoded in Python, which explains mistakes; the encoding in the file, which computes the same,
+    is left out.
 
     Raises:
         ValueError: If the file was not exported by Kindling, or the model takes several inputs, or is neither a
@@ -104,6 +119,8 @@ def load_onnx(path: Path) -> Predictor:
         raise ValueError(f"{path} was not written by {program_name()} export: it lacks its metadata") from error
     if card.task is None:
         raise ValueError(f"{path} is neither a classifier nor a regression model: run it with onnxruntime")
+    if FEATURES in metadata:
+        session = _open(_without_encoding(path, json.loads(metadata[FEATURES]), session), path)
     if len(session.get_inputs()) > 1:
         raise ValueError(f"{path} takes several inputs: run it with onnxruntime")
 
@@ -113,6 +130,18 @@ def load_onnx(path: Path) -> Predictor:
         return torch.from_numpy(session.run([output], {session.get_inputs()[0].name: inputs.numpy()})[0])
 
     return Predictor(compute, card)
+
+
+def _without_encoding(path: Path, features: str, session: Any) -> bytes:
+    """Return the part of a file that computes the outputs from encoded features."""
+    import onnx
+
+    outputs = [each.name for each in session.get_outputs()]
+    try:
+        network = onnx.utils.Extractor(onnx.load_model(path)).extract_model([features], outputs)
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"{path} is damaged: it lacks {features!r}") from error
+    return bytes(network.SerializeToString())
 
 
 def check_self_contained(path: Path) -> None:

@@ -4,13 +4,14 @@ import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from rich.table import Table
 from torch import Tensor
 
-from kindling.deploy.export_wrapper import Compute, ExportWrapper, Inputs
-from kindling.models import RegressionTask
+from kindling.deploy.export_wrapper import Compute, Outputs
+from kindling.models import BaseTask, RegressionTask
 from kindling.utils.text import format_number
 
 BATCH_SIZES = (1, 2, 7, 64)
@@ -18,7 +19,23 @@ TOLERANCE = 1e-4
 ROUNDING = 5e-3  # times TOLERANCE is 5e-7: numbers far from 0, such as years, can't agree better in float32
 SECONDS = 0.5  # of each measurement
 
+Arrays = tuple[Any, ...]  # inputs (N, ...): tensors, or the typed values of columns
 Differences = dict[int, dict[str, float]]  # by batch size and output
+
+
+class Model(Protocol):
+    """What a file is compared with: a model with named outputs."""
+
+    @property
+    def model(self) -> BaseTask:
+        """The trained model."""
+
+    @property
+    def outputs(self) -> list[str]:
+        """Names of the outputs."""
+
+    def __call__(self, *inputs: Any) -> Outputs:
+        """Compute the outputs."""
 
 
 @dataclass(frozen=True)
@@ -56,18 +73,19 @@ class Comparison:
 
 
 @torch.inference_mode()
-def compare(model: ExportWrapper, compute: Compute, samples: Inputs) -> Comparison:
+def compare(model: Model, compute: Compute, samples: Arrays) -> Comparison:
     """Compare the outputs and the speed of a file with those of its model.
 
     Args:
         model: The model.
         compute: The same from the file.
-        samples: Inputs of at least 64 samples.
+        samples: Inputs of at least 64 samples, all of which are compared.
 
     Raises:
         ValueError: If an output differs by more than the tolerance.
     """
-    differences = compare_outputs(model, compute, samples, BATCH_SIZES)
+    sizes = sorted({*BATCH_SIZES, len(samples[0])})
+    differences = compare_outputs(model, compute, samples, sizes)
     one, many = (time_interleaved(model, compute, first(samples, size)) for size in (1, max(BATCH_SIZES)))
     return Comparison(
         differences,
@@ -78,7 +96,7 @@ def compare(model: ExportWrapper, compute: Compute, samples: Inputs) -> Comparis
 
 
 @torch.inference_mode()
-def compare_outputs(model: ExportWrapper, compute: Compute, samples: Inputs, batch_sizes: Sequence[int]) -> Differences:
+def compare_outputs(model: Model, compute: Compute, samples: Arrays, batch_sizes: Sequence[int]) -> Differences:
     """Return the largest difference of each output, relative to its scale: see `scale_of`.
 
     Raises:
@@ -98,7 +116,7 @@ def compare_outputs(model: ExportWrapper, compute: Compute, samples: Inputs, bat
     return differences
 
 
-def scale_of(model: ExportWrapper, expected: Tensor) -> float:
+def scale_of(model: Model, expected: Tensor) -> float:
     """Return the scale of an output: its largest value, at least 1.
 
     For regression, where 1 may be a lot or nothing: its largest distance from the mean of the training targets, at
@@ -111,19 +129,19 @@ def scale_of(model: ExportWrapper, expected: Tensor) -> float:
     return max(model.model.target_std.item(), distance, ROUNDING * largest)
 
 
-def describe_scale(model: ExportWrapper) -> str:
+def describe_scale(model: Model) -> str:
     """Return in words what differences are relative to."""
     if not isinstance(model.model, RegressionTask):
         return "of values above 1, relative to the largest"
     return f"relative to the spread of the targets, standard deviation {format_number(model.model.target_std.item())}"
 
 
-def first(samples: Inputs, size: int) -> Inputs:
+def first(samples: Arrays, size: int) -> Arrays:
     """Return a copy of the first samples: torch.export would store the whole tensor of a slice."""
-    return tuple(each[:size].clone() for each in samples)
+    return tuple(each[:size].clone() if isinstance(each, Tensor) else each[:size] for each in samples)
 
 
-def time_interleaved(model: ExportWrapper, compute: Compute, inputs: Inputs) -> tuple[float, float]:
+def time_interleaved(model: Model, compute: Compute, inputs: Arrays) -> tuple[float, float]:
     """Return the median seconds of both, called in turns so that other load slows both; slow ones only once."""
     times: list[tuple[float, float]] = []
     began = time.perf_counter()

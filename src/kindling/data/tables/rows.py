@@ -10,7 +10,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,9 @@ from kindling.data.tables.scaling import are_far, distances, format_range, is_fa
 from kindling.data.tables.values import Column, Floats, Targets, abbreviate, as_name, missing_option, name_codes
 from kindling.utils.console import progress
 from kindling.utils.text import count_noun, join_names
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 logger = logging.getLogger(__name__)
 
@@ -45,17 +48,33 @@ def encode_rows(
     Raises:
         ValueError: If columns are missing, or have other contents than in training.
     """
-    import pandas as pd  # imported here because it takes 0.5 s
-
-    names = {column["name"] for column in columns}
-    if isinstance(rows, list):
-        rows = {name: [row.get(name) for row in rows] for name in names if any(name in row for row in rows)}
-    frame = read_table(rows) if isinstance(rows, str | Path) else pd.DataFrame(rows)
     is_file = isinstance(rows, str | Path)  # a server encodes many small requests
+    frame = as_frame(rows, columns)
     text = f"encoding {count_noun(len(frame), 'row', 'rows')} of {source}"
     with progress(text) if is_file else nullcontext():
-        cells = {name: read_cells(frame[name], missing) for name in frame if name in names}
-        return encode_cells(cells, columns, source, frame.attrs.get("separator"), targets)
+        return encode_cells(
+            frame_cells(frame, columns, missing), columns, source, frame.attrs.get("separator"), targets
+        )
+
+
+def as_frame(rows: Any, columns: Sequence[Column]) -> "DataFrame":
+    """Return rows in any form that `encode_rows` takes as a data frame."""
+    import pandas as pd  # imported here because it takes 0.5 s
+
+    if isinstance(rows, str | Path):
+        return read_table(rows)
+    if isinstance(rows, pd.DataFrame):
+        return rows
+    if isinstance(rows, list):
+        names = {column["name"] for column in columns}
+        rows = {name: [row.get(name) for row in rows] for name in names if any(name in row for row in rows)}
+    return pd.DataFrame(rows)
+
+
+def frame_cells(frame: "DataFrame", columns: Sequence[Column], missing: Sequence[str] = ()) -> dict[str, Cells]:
+    """Return the cells of the columns that a data frame has."""
+    names = {column["name"] for column in columns}
+    return {name: read_cells(frame[name], missing) for name in frame if name in names}
 
 
 def encode_cells(
@@ -66,13 +85,10 @@ def encode_cells(
     targets: Targets | None = None,
 ) -> NDArray[np.float32]:
     """Encode the cells of columns, see `encode_rows`."""
-    names = [column["name"] for column in columns]
-    if lacking := [name for name in names if name not in cells]:
-        raise ValueError(f"{file} lacks columns that the model was trained with: {join_names(lacking, 100)}")
-    cells = {column["name"]: cells[column["name"]].select(drop=missing_values(column)) for column in columns}
-    features = np.zeros((len(cells[names[0]].codes), sum(map(width, columns))), dtype=np.float32)
+    cells, adapted = match_cells(cells, columns, file, separator)
+    features = np.zeros((len(next(iter(cells.values())).codes), sum(map(width, columns))), dtype=np.float32)
     end = 0
-    for column in adapt_columns(columns, cells, separator, file):
+    for column in adapted:
         start, end = end, end + width(column)
         what = f"column {column['name']} of {file}"
         absent = _encode_column(cells[column["name"]], column, what, len(columns) == 1, targets, features[:, start:end])
@@ -81,6 +97,21 @@ def encode_cells(
         if column["missing"]:
             features[:, end - 1] = absent
     return features
+
+
+def match_cells(
+    cells: Mapping[str, Cells], columns: Sequence[Column], file: object, separator: str | None
+) -> tuple[dict[str, Cells], list[Column]]:
+    """Return the cells without texts that mean missing, and the columns with the formats of their file.
+
+    Raises:
+        ValueError: If columns are missing, or have other units than in training.
+    """
+    names = [column["name"] for column in columns]
+    if lacking := [name for name in names if name not in cells]:
+        raise ValueError(f"{file} lacks columns that the model was trained with: {join_names(lacking, 100)}")
+    matched = {column["name"]: cells[column["name"]].select(drop=missing_values(column)) for column in columns}
+    return matched, adapt_columns(columns, matched, separator, file)
 
 
 def width(column: Column) -> int:
@@ -98,7 +129,7 @@ def _encode_column(
         codes, names = name_cells(cells)
         encode_categories(codes, names, column, features)
     else:
-        numbers = _read_numbers(cells, column, what)
+        numbers = read_numbers(cells, column, what)
         features[:, 0] = scale(np.where(np.isnan(numbers), column["median"], numbers), column)
         codes, names = name_codes(numbers) if "known" in column else (np.where(np.isnan(numbers), -1, 0), [])
     if column["kind"] == "category" or "known" in column:
@@ -109,7 +140,12 @@ def _encode_column(
     return codes < 0
 
 
-def _read_numbers(cells: Cells, column: Column, what: str) -> Floats:
+def read_numbers(cells: Cells, column: Column, what: str) -> Floats:
+    """Return the numbers or days (N,) of a column, NaN where missing, and warn about unusual ones.
+
+    Raises:
+        ValueError: If most values are neither.
+    """
     numbers, unparsed = as_numbers(cells, column)
     if len(unparsed) and len(unparsed := drop_missing_words(cells, unparsed, what)):
         example, present = _example(cells, unparsed[0]), np.count_nonzero(~np.isnan(numbers)) + len(unparsed)

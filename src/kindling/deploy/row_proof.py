@@ -1,0 +1,145 @@
+"""The rows with which an exported file that takes the columns of a table is compared with its checkpoint."""
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from kindling.data.tables.files import read_table
+from kindling.data.tables.quantities import MAX_NUMBER
+from kindling.data.tables.rows import encode_rows
+from kindling.data.tables.scaling import bounds
+from kindling.data.tables.splits import read_split
+from kindling.data.tables.typed_rows import TypedValues, as_iso, encode_typed, read_typed
+from kindling.data.tables.values import Column, as_name
+from kindling.deploy.card import ModelCard
+from kindling.deploy.export_wrapper import Compute, ExportWrapper, Outputs
+from kindling.deploy.verify import Comparison, compare
+from kindling.models import BaseTask
+from kindling.runs.folders import run_folder_of
+from kindling.runs.signatures import is_own_checkpoint
+from kindling.utils.text import count_noun
+
+MAX_ROWS = 10_000  # test rows to compare with
+MADE_UP = 256  # rows
+ENCODING_TOLERANCE = 1e-5  # of features of dates: a float64 resolves 10 microseconds
+
+
+class RowsWrapper(NamedTuple):
+    """Computes the outputs of a model from the typed values of the columns of a table, encoded in Python.
+
+    Attributes:
+        wrapper: The model, which takes encoded features.
+        columns: The columns.
+    """
+
+    wrapper: ExportWrapper
+    columns: Sequence[Column]
+
+    @property
+    def model(self) -> BaseTask:
+        """The trained model."""
+        return self.wrapper.model
+
+    @property
+    def outputs(self) -> list[str]:
+        """Names of the outputs."""
+        return self.wrapper.outputs
+
+    def __call__(self, *values: TypedValues) -> Outputs:
+        """Return the outputs for values (N,) of each column."""
+        with _quiet():
+            features = encode_typed(values, self.columns, "the rows")
+        outputs: Outputs = self.wrapper(torch.from_numpy(features))
+        return outputs
+
+
+def compare_rows(
+    wrapper: ExportWrapper, compute: Compute, card: ModelCard, stored: Mapping[str, Any], checkpoint: Path
+) -> Comparison:
+    """Compare a file that takes the columns of a table with its checkpoint.
+
+    The rows are the test rows of the run if its data is still there, and made-up ones.
+
+    Args:
+        wrapper: The model of the checkpoint, which takes encoded features.
+        compute: The same from typed values (N,) of each column, from the file.
+        card: The description of the model.
+        stored: Contents of the checkpoint.
+        checkpoint: Path of the checkpoint.
+
+    Raises:
+        ValueError: If an output differs by more than the tolerance.
+    """
+    columns = card.columns or []
+    rows, made_up = f"{MADE_UP} made-up rows", make_up_rows(columns)
+    if tested := _test_rows(checkpoint, stored, columns):
+        rows = f"{count_noun(len(tested[0]), 'test row', 'test rows')} and {rows}"
+        made_up = [np.concatenate(parts) for parts in zip(tested, made_up, strict=True)]
+    comparison = compare(RowsWrapper(wrapper, columns), compute, tuple(made_up))
+    return replace(comparison, scale=f"{comparison.scale}; compared on {rows}, both with their encoding")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence warnings about unusual values, which are wanted here."""
+    logger = logging.getLogger("kindling.data.tables")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+def _test_rows(checkpoint: Path, stored: Mapping[str, Any], columns: Sequence[Column]) -> list[TypedValues] | None:
+    """Return the typed values of the test rows of a run; None if they can't be read any more.
+
+    Raises:
+        ValueError: If they are encoded differently than the rows of the file.
+    """
+    data = stored.get("datamodule_hyper_parameters", {})
+    path, test_path = data.get("path"), data.get("test_path")
+    split, missing = run_folder_of(checkpoint) / "split.csv", data.get("missing") or ()
+    if not (test_path or (path and split.exists())) or not is_own_checkpoint(stored, checkpoint):
+        return None
+    missing = [*map(as_name, [missing] if isinstance(missing, str) else missing)]
+    try:
+        with _quiet():
+            frame = read_table(test_path or path)
+            if not test_path:
+                frame = frame[read_split(split, path, len(frame)) == "test"]
+            frame = frame.head(MAX_ROWS)
+            typed = read_typed(frame, columns, path, missing)
+            expected = encode_rows(frame, columns, path, missing)
+    except (OSError, ValueError, ImportError):  # the file is not what it was
+        return None
+    with _quiet():
+        found = encode_typed(typed, columns, path)
+    if not np.allclose(found, expected, rtol=0, atol=ENCODING_TOLERANCE):
+        raise ValueError(f"{test_path or path}: rows as numbers, dates and names are encoded differently than its text")
+    return typed
+
+
+def make_up_rows(columns: Sequence[Column]) -> list[TypedValues]:
+    """Return typed values (N,) of each column: usual ones, missing ones, unknown categories and huge numbers."""
+    random = np.random.default_rng(0)
+    return [random.permutation(np.resize(_made_up_values(column), MADE_UP)) for column in columns]
+
+
+def _made_up_values(column: Column) -> TypedValues:
+    if column["kind"] == "category":
+        known = dict.fromkeys([*column["values"], *column.get("known", ())[:MADE_UP]])
+        return np.array([*known, "", f"no {'/'.join(known)[:20]}"], dtype=object)
+    low, high = bounds(column)
+    usual = np.linspace(low, high, 20)
+    if column["kind"] == "date":
+        return np.append(as_iso(usual), "")
+    far = column["center"] + column["scale"] * np.array([-100.0, -10.0, 10.0, 100.0])
+    codes = [min(float(name), MAX_NUMBER) for name in column.get("known", ())[:MADE_UP]]
+    return np.array([*usual, *far, *codes, column["median"], 0.0, 1e300, -1e300, np.nan])
