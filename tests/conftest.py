@@ -110,7 +110,8 @@ def no_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
         monkeypatch.setattr("kindling.training.training_plots.plot_history", lambda *_: None)
         for kind in ("predictions.ClassificationTabs", "regression.RegressionTabs"):
             monkeypatch.setattr(f"kindling.tensorboard.{kind}.write", lambda *_: None)
-        monkeypatch.setattr("kindling.evaluation.report.classification.calibration_charts", lambda *_: element("p"))
+        for charts in ("classification.calibration_charts", "columns.dependence_charts"):
+            monkeypatch.setattr(f"kindling.evaluation.report.{charts}", lambda *_: element("p"))
 
 
 @pytest.fixture(autouse=True)

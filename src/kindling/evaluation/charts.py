@@ -1,10 +1,15 @@
 """The common style of the charts of the report and TensorBoard."""
 
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, FuncFormatter, MaxNLocator
 
 BLUE, ORANGE = "#0072B2", "#D55E00"  # Okabe and Ito's palette, as in style.css
+GREEN, PINK = "#009E73", "#CC79A7"
 GREY = "#777c85"  # legible on the light and the dark page, as the charts are transparent
+SHORT = 100_000  # from here, ticks are labelled as 250k or 1.5M
+NAME_LENGTH = 24  # characters of the name of a column on an axis
 
 
 def new_chart(xlabel: str, ylabel: str) -> tuple[Figure, Axes]:
@@ -18,3 +23,10 @@ def new_chart(xlabel: str, ylabel: str) -> tuple[Figure, Axes]:
     axes.set_axisbelow(True)
     axes.spines[:].set_visible(False)
     return figure, axes
+
+
+def format_ticks(axis: Axis, ticks: int) -> None:
+    """Label an axis of numbers with about as many ticks."""
+    axis.set_major_locator(MaxNLocator(ticks))
+    is_long = max(map(abs, axis.get_view_interval())) >= SHORT
+    axis.set_major_formatter(EngFormatter(sep="") if is_long else FuncFormatter(lambda value, _: f"{value:,.6g}"))

@@ -4,18 +4,15 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, FuncFormatter, MaxNLocator
 from torch import Tensor
 
-from kindling.evaluation.charts import BLUE, GREY, ORANGE, new_chart
+from kindling.evaluation.charts import BLUE, GREY, NAME_LENGTH, ORANGE, format_ticks, new_chart
 from kindling.evaluation.regression import RegressionPredictions, group_errors, quantile_groups
 from kindling.utils.text import shorten
 
 POINTS = 3000  # more hide each other
 BARS = (8, 40)  # of a histogram
 GROUPS = 8  # of predictions, whose mean error is drawn
-SHORT = 100_000  # from here, ticks are labelled as 250k or 1.5M
-NAME_LENGTH = 24  # characters of the name of the target on an axis
 
 
 def prediction_chart(predictions: RegressionPredictions) -> Figure:
@@ -51,7 +48,8 @@ def error_histogram(predictions: RegressionPredictions) -> Figure:
     bars = int(np.clip(len(np.histogram_bin_edges(shown, "fd")) - 1, *BARS))
     axes.hist(shown, bars, color=BLUE, rwidth=0.92)
     axes.axvline(0, ls="--", color=GREY, lw=1)
-    _format_ticks(axes)
+    format_ticks(axes.xaxis, 4)
+    format_ticks(axes.yaxis, 5)
     return figure
 
 
@@ -59,11 +57,5 @@ def _add_points(axes: Axes, x: Tensor, y: Tensor) -> None:
     chosen = torch.linspace(0, len(x) - 1, min(len(x), POINTS)).long()
     alpha = max(0.15, min(0.8, 20 / len(chosen) ** 0.5))
     axes.scatter(x[chosen].numpy(), y[chosen].numpy(), s=8, color=BLUE, alpha=alpha, linewidths=0)
-    _format_ticks(axes)
-
-
-def _format_ticks(axes: Axes) -> None:
-    for axis, ticks in ((axes.xaxis, 4), (axes.yaxis, 5)):
-        axis.set_major_locator(MaxNLocator(ticks))
-        is_long = max(map(abs, axis.get_view_interval())) >= SHORT
-        axis.set_major_formatter(EngFormatter(sep="") if is_long else FuncFormatter(lambda value, _: f"{value:,.6g}"))
+    format_ticks(axes.xaxis, 4)
+    format_ticks(axes.yaxis, 5)

@@ -57,6 +57,15 @@ def scale(numbers: Floats, column: Column) -> Floats:
     return np.asarray(ratios / np.sqrt(1 + (ratios / column["limit"]) ** 2))
 
 
+def unscale(features: Floats, column: Column) -> Floats:
+    """Return the numbers that are scaled to features."""
+    ratios = features.astype(np.float64)
+    if "limit" in column:
+        shares = np.clip(ratios / column["limit"], -1 + 1e-6, 1 - 1e-6)
+        ratios = column["limit"] * shares / np.sqrt(1 - shares**2)
+    return np.asarray(column["center"] + column["scale"] * ratios)
+
+
 def are_far(numbers: Floats | np.floating[Any], column: Column) -> NDArray[np.bool_]:
     """Return whether each number is far from most of the training values, (N,)."""
     distances = np.abs(numbers - column["center"])

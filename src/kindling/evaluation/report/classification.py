@@ -1,6 +1,6 @@
 """The report of a classifier, section by section."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -27,6 +27,7 @@ def classification_sections(
     losses: Tensor,
     data: BaseDataModule,
     names: Sequence[str],
+    columns: Iterable[Html] = (),
 ) -> Iterator[Html]:
     """Yield the sections of the report.
 
@@ -36,6 +37,7 @@ def classification_sections(
         losses: Loss of each sample, shape (N,).
         data: The data module.
         names: Names of the classes.
+        columns: Sections about the columns of a table.
     """
     intervals = confidence_intervals(predictions, losses)
 
@@ -52,6 +54,7 @@ def classification_sections(
         section("Confusion matrix", confusion_section(predictions.confusion_matrix, names)),
         class_="pair",
     )
+    yield from columns
     yield section("Worst predictions", worst_predictions(predictions, data, names))
     yield section("Calibration", calibration_charts(predictions))
 

@@ -12,6 +12,7 @@ from kindling.data import BaseDataModule
 from kindling.evaluation.predictions import Predictions
 from kindling.evaluation.regression import RegressionPredictions, Target
 from kindling.evaluation.report.classification import classification_sections
+from kindling.evaluation.report.columns import column_sections
 from kindling.evaluation.report.html import Html, element, join, section
 from kindling.evaluation.report.regression import regression_sections
 from kindling.models import ClassificationTask, RegressionTask
@@ -46,12 +47,13 @@ def write_report(
     title = f"Test of {'/'.join(run.resolve().parts[-2:])}"
     tested = f"{type(model).__name__} on {len(targets):,} test samples of {type(data).__name__}"
     about = f"{tested} · {checkpoint.name} · {datetime.now():%d %B %Y, %H:%M} · Kindling {__version__}"
+    columns = column_sections(model, outputs, targets, data)
     if isinstance(model, ClassificationTask):
         predictions = Predictions(outputs.exp(), targets)
-        sections = classification_sections(metrics, predictions, losses, data, model.class_names)
+        sections = classification_sections(metrics, predictions, losses, data, model.class_names, columns)
     else:
         values = RegressionPredictions(outputs, targets, Target.of(data.fitted))
-        sections = regression_sections(metrics, values, losses, data)
+        sections = regression_sections(metrics, values, losses, data, columns)
     parts = [element("h1", title), element("p", about, class_="soft"), *sections, *_reproduction(run, command)]
     with atomic_write(run / "report.html") as path:
         path.write_text(page(title, join(parts)), encoding="utf-8")

@@ -1,6 +1,6 @@
 """The report of a regression model, section by section."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 from torch import Tensor
@@ -20,7 +20,11 @@ IN_UNITS = ("mae", "rmse")  # metrics in the units of the target
 
 
 def regression_sections(
-    metrics: Mapping[str, float], predictions: RegressionPredictions, losses: Tensor, data: BaseDataModule
+    metrics: Mapping[str, float],
+    predictions: RegressionPredictions,
+    losses: Tensor,
+    data: BaseDataModule,
+    columns: Iterable[Html] = (),
 ) -> Iterator[Html]:
     """Yield the sections of the report.
 
@@ -29,6 +33,7 @@ def regression_sections(
         predictions: The predictions for the N test samples.
         losses: Loss of each sample, shape (N,).
         data: The data module.
+        columns: Sections about the columns of a table.
     """
     unit = predictions.target.unit and f" {predictions.target.unit}"
 
@@ -47,6 +52,7 @@ def regression_sections(
             section("Errors by target", target_table(finite)),
             class_="pair",
         )
+        yield from columns
         yield from feature_sections(predictions, data)
     yield section("Worst predictions", worst_predictions(predictions, data))
 

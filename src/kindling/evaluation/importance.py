@@ -1,0 +1,110 @@
+"""Permutation importance: how much worse a model predicts without the information in a column.
+
+L. Breiman, Random Forests, Machine Learning 45 (2001), for any model.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import nll_loss
+from torch.utils.flop_counter import FlopCounterMode
+
+from kindling.evaluation.features import Feature
+from kindling.models import ClassificationTask, RegressionTask
+
+REPEATS = 5
+MAX_ROWS = 10_000  # more do not change the order of the columns
+MIN_ROWS = 200
+MAX_FLOPS = 3e10  # of all repeats together, about 2 seconds on a slow core
+OVERHEAD_FLOPS = 10_000  # of a row, in which no matrix is multiplied
+BATCH_SIZE = 4096
+
+Compute = Callable[[Tensor], Tensor]  # takes inputs (n, F), returns log-probabilities (n, classes) or values (n,)
+Scores = dict[str, float]  # by name; lower is better
+
+
+class Importance(NamedTuple):
+    """How much worse the predictions are after the values of a column have been shuffled among the samples.
+
+    Attributes:
+        feature: The column.
+        means: Mean increase of each score, by name.
+        spreads: Its standard deviation over the repeats.
+    """
+
+    feature: Feature
+    means: Scores
+    spreads: Scores
+
+    @property
+    def matters(self) -> bool:
+        """Whether the increase of the first score is larger than twice its standard deviation."""
+        score = next(iter(self.means))
+        return self.means[score] > 2 * self.spreads[score]
+
+
+def predictor_of(model: ClassificationTask | RegressionTask) -> Compute:
+    """Return a function that computes the predictions of a model on its device, in batches."""
+    device = next(model.parameters()).device
+    model.eval()
+
+    @torch.inference_mode()
+    def compute(inputs: Tensor) -> Tensor:
+        parts = []
+        for batch in torch.split(inputs, BATCH_SIZE):
+            outputs = model(batch.to(device))
+            is_classifier = isinstance(model, ClassificationTask)
+            parts.append((outputs.log_softmax(dim=1) if is_classifier else model.to_prediction(outputs)).cpu())
+        return torch.cat(parts)
+
+    return compute
+
+
+def score(outputs: Tensor, targets: Tensor) -> Scores:
+    """Return the log loss and the error rate of log-probabilities (N, classes), or the RMSE of values (N,)."""
+    if outputs.ndim == 1:
+        return {"rmse": (outputs.double() - targets.double()).square().mean().sqrt().item()}
+    errors = outputs.argmax(dim=1) != targets
+    return {"loss": nll_loss(outputs.double(), targets).item(), "error": errors.double().mean().item()}
+
+
+def affordable_rows(compute: Compute, features: Sequence[Feature]) -> int:
+    """Return the number of rows to measure the importance on: it takes about two seconds, whatever the model."""
+    inputs = torch.cat([feature.values[:64] for feature in features], dim=1)
+    with FlopCounterMode(display=False) as counter:
+        compute(inputs)
+    of_row = OVERHEAD_FLOPS + counter.get_total_flops() / len(inputs)
+    return int(min(MAX_ROWS, max(MIN_ROWS, MAX_FLOPS / (of_row * len(features) * REPEATS))))
+
+
+def permutation_importance(
+    compute: Compute, features: Sequence[Feature], targets: Tensor, repeats: int = REPEATS
+) -> list[Importance]:
+    """Return the importance of each feature, largest first.
+
+    All inputs that encode a column are shuffled together.
+
+    Args:
+        compute: The predictions of the model.
+        features: All inputs of the model.
+        targets: The true classes or values, shape (N,).
+        repeats: Number of times to shuffle each column.
+    """
+    random = torch.Generator().manual_seed(0)
+    inputs = torch.cat([feature.values for feature in features], dim=1)
+    before, start, found = score(compute(inputs), targets), 0, []
+    for feature in features:
+        end = start + feature.values.shape[1]
+        increases = []
+        for _ in range(repeats):
+            inputs[:, start:end] = feature.values[torch.randperm(len(inputs), generator=random)]
+            after = score(compute(inputs), targets)
+            increases.append([after[name] - before[name] for name in before])
+        inputs[:, start:end] = feature.values
+        spreads, means = torch.std_mean(torch.tensor(increases, dtype=torch.float64), dim=0)
+        found.append(Importance(feature, *(dict(zip(before, part.tolist(), strict=True)) for part in (means, spreads))))
+        start = end
+    first = next(iter(before))
+    return sorted(found, key=lambda one: -one.means[first])
