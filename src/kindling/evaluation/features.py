@@ -98,10 +98,10 @@ def kruskal_wallis(values: Tensor, groups: Tensor) -> float:
     return float(torch.special.gammaincc(degrees / 2, torch.tensor(statistic / 2)))
 
 
-def features_of(data: BaseDataModule, rows: Tensor) -> list[Feature]:
-    """Return the features of test samples (n,); none if their inputs are not vectors, or have too many features."""
+def features_of(data: BaseDataModule, rows: Tensor, most: int = MAX_FEATURES) -> list[Feature]:
+    """Return the features of test samples (n,); none if their inputs are not vectors of at most `most` numbers."""
     first = inputs_of(data.test, rows[:1])  # reading all images of a folder would take long
-    if first is None or first.ndim != 2 or first.shape[1] > MAX_FEATURES:
+    if first is None or first.ndim != 2 or first.shape[1] > most:
         return []
     inputs = inputs_of(data.test, rows)
     return [] if inputs is None else list(_split(data, inputs))

@@ -20,6 +20,7 @@ MIN_ROWS = 200
 MAX_FLOPS = 3e10  # of all repeats together, about 2 seconds on a slow core
 OVERHEAD_FLOPS = 10_000  # of a row, in which no matrix is multiplied
 BATCH_SIZE = 4096
+LOWEST = -36.0  # log-probability, of the precision of float64: a single probability of 0 is no infinite loss
 
 Compute = Callable[[Tensor], Tensor]  # takes inputs (n, F), returns log-probabilities (n, classes) or values (n,)
 Scores = dict[str, float]  # by name; lower is better
@@ -67,7 +68,10 @@ def score(outputs: Tensor, targets: Tensor) -> Scores:
     if outputs.ndim == 1:
         return {"rmse": (outputs.double() - targets.double()).square().mean().sqrt().item()}
     errors = outputs.argmax(dim=1) != targets
-    return {"loss": nll_loss(outputs.double(), targets).item(), "error": errors.double().mean().item()}
+    return {
+        "loss": nll_loss(outputs.double().clamp(min=LOWEST), targets).item(),
+        "error": errors.double().mean().item(),
+    }
 
 
 def affordable_rows(compute: Compute, features: Sequence[Feature]) -> int:

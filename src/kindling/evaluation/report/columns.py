@@ -24,6 +24,7 @@ from kindling.utils.text import count_noun, format_numbers, join_names
 SHOWN = 15  # columns in the table
 CHARTS = 3
 MIN_SAMPLES = 20  # fewer say nothing about columns
+MAX_INPUTS = 5000  # numbers that encode all columns; 10,000 rows take 200 MB
 
 
 def column_sections(
@@ -37,12 +38,16 @@ def column_sections(
         targets: The true classes or values, shape (N,).
         data: The data module.
     """
-    rows = outputs.reshape(len(outputs), -1).isfinite().all(dim=1).nonzero().squeeze(1)
-    if data.fitted.get("columns") is None or len(rows) < MIN_SAMPLES or not (few := features_of(data, rows[:64])):
+    rows = outputs.reshape(len(outputs), -1).isnan().any(dim=1).logical_not().nonzero().squeeze(1)
+    if (
+        data.fitted.get("columns") is None
+        or len(rows) < MIN_SAMPLES
+        or not (few := features_of(data, rows[:64], MAX_INPUTS))
+    ):
         return
     compute = predictor_of(model)
     rows = rows[torch.linspace(0, len(rows) - 1, min(len(rows), affordable_rows(compute, few))).long()]
-    features = features_of(data, rows)
+    features = features_of(data, rows, MAX_INPUTS)
     found = permutation_importance(compute, features, targets[rows])
     yield section("Column importance", *importance_table(found, len(rows), len(outputs), Target.of(data.fitted)))
     if important := [one for one in found if one.matters][:CHARTS]:
