@@ -170,7 +170,7 @@ def test_the_file_of_a_table_predicts_raw_rows(kindling: Command, frame: pd.Data
     session = onnxruntime.InferenceSession(FILE)
     columns = typed(tested)
     inputs = {
-        each.name: np.array(columns[each.name], dtype=None if each.type == "tensor(double)" else object)
+        each.name: np.array(columns[each.name], dtype=float if each.type == "tensor(double)" else object)
         for each in session.get_inputs()
     }
     assert inputs.keys() == columns.keys()
@@ -185,12 +185,12 @@ def test_a_run_without_its_test_rows_is_compared_on_made_up_ones_and_nothing_is_
     kindling: Command, frame: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (RUN / "split.csv").unlink()
-    monkeypatch.setattr("kindling.deploy.onnx_columns.MAX_NUMBER", 1.0)
-    result = kindling("export")
+    with monkeypatch.context() as patch:
+        patch.setattr("kindling.deploy.onnx_columns.MAX_NUMBER", 1.0)
+        result = kindling("export")
     assert (result.code, result.err.count("\n")) == (1, 1)
     assert "the exported output probabilities differs from the checkpoint by" in result.err
     assert not FILE.parent.exists()
-    monkeypatch.undo()
     result = kindling("export")
     assert result.code == 0, result.err
     assert "compared on 256 made-up rows" in " ".join(result.out.split())
