@@ -90,8 +90,8 @@ def format_number(value: float) -> str:
     return format_numbers([value])[0]
 
 
-def format_numbers(values: Sequence[float]) -> list[str]:
-    """Return numbers of one kind with the same number of decimals: the largest has four significant digits.
+def format_numbers(values: Sequence[float], digits: int = 4) -> list[str]:
+    """Return numbers of one kind with the same number of decimals: the largest has `digits` significant ones.
 
     Examples:
         >>> format_numbers([1234.56, 0.5, -20]), format_numbers([0.25, -0.0123456, math.nan])
@@ -100,8 +100,8 @@ def format_numbers(values: Sequence[float]) -> list[str]:
     largest = max((abs(value) for value in values if math.isfinite(value)), default=0.0)
     magnitude = math.floor(math.log10(largest)) if largest else 0
     if not -4 <= magnitude < 15:
-        return [f"{value:.4g}" for value in values]
-    return [f"{value:,.{max(0, 3 - magnitude)}f}" for value in values]
+        return [f"{value:.{digits}g}" for value in values]
+    return [f"{value:,.{max(0, digits - 1 - magnitude)}f}" for value in values]
 
 
 def join_names(names: Sequence[object], max_names: int = 20) -> str:

@@ -61,7 +61,7 @@ def unscale(features: Floats, column: Column) -> Floats:
     """Return the numbers that are scaled to features."""
     ratios = features.astype(np.float64)
     if "limit" in column:
-        shares = np.clip(ratios / column["limit"], -1 + 1e-6, 1 - 1e-6)
+        shares = np.clip(ratios / column["limit"], -1 + 1e-9, 1 - 1e-9)
         ratios = column["limit"] * shares / np.sqrt(1 - shares**2)
     return np.asarray(column["center"] + column["scale"] * ratios)
 

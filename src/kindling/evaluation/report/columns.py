@@ -69,19 +69,18 @@ def importance_table(found: Sequence[Importance], rows: int, samples: int, targe
         yield element("p", intro, class_="soft")
         header = ["column", f"{score}{'' if is_classifier else target.suffix}", "±"] + ["accuracy"] * is_classifier
         yield table(header, _importance_rows(important[:SHOWN]), class_="list groups")
-    if more := len(important) - SHOWN if len(important) > SHOWN else 0:
-        yield element("p", f"{count_noun(more, 'more column has', 'more columns have')} a smaller effect.")
-    if rest := [one.feature.name for one in found if not one.matters]:
-        yield element("p", f"No clear effect (at most twice the standard deviation): {join_names(rest, 20)}.")
+    rest = [one.feature.name for one in found if not one.matters]
+    notes = [f"No clear effect (at most twice the standard deviation): {join_names(rest, 20)}."] if rest else []
+    if (more := len(important) - SHOWN) > 0:
+        notes.insert(0, f"{count_noun(more, 'more column has', 'more columns have')} a smaller effect.")
+    if notes:
+        yield element("p", " ".join(notes), class_="soft")
 
 
 def _importance_rows(found: Sequence[Importance]) -> Iterator[list[Html]]:
     first = next(iter(found[0].means))
-    means, spreads = (
-        [part[first] for part in parts] for parts in zip(*((x.means, x.spreads) for x in found), strict=True)
-    )
-    numbers = format_numbers([*means, *spreads])
-    for one, mean, spread in zip(found, numbers[: len(found)], numbers[len(found) :], strict=True):
+    numbers = format_numbers([part[first] for one in found for part in (one.means, one.spreads)], digits=3)
+    for one, mean, spread in zip(found, numbers[::2], numbers[1::2], strict=True):
         share = f"--share: {one.means[first] / found[0].means[first]:.1%}"
         cells = [element("td", f"+{mean}", class_="share", style=share), element("td", spread)]
         if "error" in one.means:
@@ -107,8 +106,8 @@ def dependence_charts(
         for each in dependences
     ]
     intro = (
-        "The mean prediction if all test samples had the same value in a column and were otherwise unchanged. "
-        "Combinations that do not occur, such as a child with a driving license, count as well."
+        "The mean prediction if all test samples had the same value in one column and were otherwise unchanged, even "
+        "if that combination never occurs."
     )
     return join([element("p", intro, class_="soft"), element("div", *charts, class_="charts")])
 
