@@ -125,8 +125,8 @@ def test_a_large_model_is_measured_on_fewer_rows() -> None:
     ]
     rows = [affordable_rows(nn.Linear(9, width), inputs) for width in (8, 20_000, 10**6)]
     assert rows[0] == 10_000
-    assert 200 < rows[1] < 10_000
-    assert rows[2] == 200
+    assert 100 < rows[1] < 10_000
+    assert rows[2] == 100
 
 
 def test_numbers_are_scaled_back() -> None:
@@ -156,7 +156,9 @@ def chart(
 
 def test_the_charts_are_in_the_units_of_the_data() -> None:
     axes = chart(COLUMNS[0] | {"units": ["m²"]}, [20, 60, 100, 180])
-    np.testing.assert_allclose(axes.lines[0].get_xydata(), [[20, 0], [60, 0.1], [100, 0.2], [180, 0.3]], atol=1e-6)
+    np.testing.assert_allclose(
+        axes.lines[0].get_xydata(), np.array([[20, 0], [60, 0.1], [100, 0.2], [180, 0.3]]), atol=1e-6
+    )
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("size (m²)", "price (€)")
 
     days = [as_days(text, False) for text in ("2024-03-01", "2024-07-01", "2025-03-01")]
@@ -209,7 +211,7 @@ def test_columns_without_a_clear_effect_are_named() -> None:
     frame = table()
     model = MLPRegressor(input_shape=(5,), hidden=())
     with torch.no_grad():
-        model.network[-1].weight[:] = torch.tensor([1.0, 0, 0, 0, 0])  # type: ignore[union-attr]
+        next(model.network.parameters())[:] = torch.tensor([1.0, 0, 0, 0, 0])
     inputs = [Feature(each.name, each.values.float(), *each[2:]) for each in features(frame)]
     found = permutation_importance(predictor_of(model), inputs, torch.tensor(frame["age"].to_numpy()).float())
     text = "".join(importance_table(found, 400, 1000, Target("price", "€")))

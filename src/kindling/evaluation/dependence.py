@@ -61,7 +61,7 @@ def number_samples(feature: Feature) -> Tensor:
     known = (~feature.missing).nonzero().squeeze(1)
     ordered = known[feature.values[known, 0].argsort(stable=True)]
     quantiles = torch.linspace(TAIL, 1 - TAIL, POINTS) * (len(ordered) - 1)
-    samples = ordered[quantiles.round().long().unique()]
+    samples = ordered[torch.unique_consecutive(quantiles.round().long())]
     values = feature.values[samples, 0]
     return samples[torch.cat([torch.tensor([True]), values[1:] != values[:-1]])]
 

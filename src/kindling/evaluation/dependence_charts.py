@@ -75,9 +75,9 @@ def dependence_chart(
     axes.margins(x=0.02)
     _add_rug(axes, dependence.feature, column, x)
     if column["kind"] == "date" and unit == "":
-        locator = AutoDateLocator(minticks=3, maxticks=7)  # fewer fit no interval, which matplotlib warns about
+        locator = AutoDateLocator(minticks=3, maxticks=7)  # type: ignore[no-untyped-call]  # it warns at fewer
         axes.xaxis.set_major_locator(locator)
-        axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))
+        axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]
         axes.xaxis.get_offset_text().set_color(GREY)
     else:
         format_ticks(axes.xaxis, 4)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from kindling.data import BaseDataModule
+from kindling.evaluation.charts import NAME_LENGTH
 from kindling.evaluation.dependence import Dependence, partial_dependence
 from kindling.evaluation.dependence_charts import Output, dependence_chart
 from kindling.evaluation.features import features_of
@@ -19,7 +20,7 @@ from kindling.evaluation.importance import (
 from kindling.evaluation.regression import Target
 from kindling.evaluation.report.html import Html, element, figure_element, join, name_cell, section, table
 from kindling.models import ClassificationTask, RegressionTask
-from kindling.utils.text import count_noun, format_numbers, join_names
+from kindling.utils.text import count_noun, format_numbers, join_names, shorten
 
 SHOWN = 15  # columns in the table
 CHARTS = 3
@@ -93,7 +94,7 @@ def dependence_charts(
 ) -> Html:
     """Return a chart for each column, `rows` being the test samples of the features."""
     target = Target.of(data.fitted)
-    output = Output(f"prediction{target.suffix}")
+    output = Output(f"predicted {shorten(target.name, NAME_LENGTH)}{target.suffix}")
     if isinstance(model, ClassificationTask):
         output = Output("probability", model.class_names)
     columns = {column["name"]: column for column in data.fitted["columns"]}
