@@ -77,11 +77,12 @@ def compare_rows(
         ValueError: If an output differs by more than the tolerance.
     """
     columns = card.columns or []
-    rows, made_up = f"{MADE_UP} made-up rows", make_up_rows(columns)
+    rows, samples, sizes = f"{MADE_UP} made-up rows", make_up_rows(columns), []
     if tested := _test_rows(checkpoint, stored, columns):
         rows = f"{count_noun(len(tested[0]), 'test row', 'test rows')} and {rows}"
-        made_up = [np.concatenate(parts) for parts in zip(tested, made_up, strict=True)]
-    comparison = compare(RowsWrapper(wrapper, columns), compute, tuple(made_up))
+        samples = [np.concatenate(parts) for parts in zip(tested, samples, strict=True)]
+        sizes = [len(tested[0])]  # wild rows have a larger scale
+    comparison = compare(RowsWrapper(wrapper, columns), compute, tuple(samples), [*sizes, len(samples[0])])
     return replace(comparison, scale=f"{comparison.scale}; compared on {rows}, both with their encoding")
 
 
@@ -104,15 +105,15 @@ def _test_rows(checkpoint: Path, stored: Mapping[str, Any], columns: Sequence[Co
         ValueError: If they are encoded differently than the rows of the file.
     """
     data = stored.get("datamodule_hyper_parameters", {})
-    path, test_path = data.get("path"), data.get("test_path")
     split, missing = run_folder_of(checkpoint) / "split.csv", data.get("missing") or ()
-    if not (test_path or (path and split.exists())) or not is_own_checkpoint(stored, checkpoint):
+    path = data.get("test_path") or data.get("path")
+    if path is None or not (data.get("test_path") or split.exists()) or not is_own_checkpoint(stored, checkpoint):
         return None
     missing = [*map(as_name, [missing] if isinstance(missing, str) else missing)]
     try:
         with _quiet():
-            frame = read_table(test_path or path)
-            if not test_path:
+            frame = read_table(path)
+            if not data.get("test_path"):
                 frame = frame[read_split(split, path, len(frame)) == "test"]
             frame = frame.head(MAX_ROWS)
             typed = read_typed(frame, columns, path, missing)
@@ -122,7 +123,7 @@ def _test_rows(checkpoint: Path, stored: Mapping[str, Any], columns: Sequence[Co
     with _quiet():
         found = encode_typed(typed, columns, path)
     if not np.allclose(found, expected, rtol=0, atol=ENCODING_TOLERANCE):
-        raise ValueError(f"{test_path or path}: rows as numbers, dates and names are encoded differently than its text")
+        raise ValueError(f"{path}: rows as numbers, dates and names are encoded differently than its text")
     return typed
 
 
@@ -135,7 +136,7 @@ def make_up_rows(columns: Sequence[Column]) -> list[TypedValues]:
 def _made_up_values(column: Column) -> TypedValues:
     if column["kind"] == "category":
         known = dict.fromkeys([*column["values"], *column.get("known", ())[:MADE_UP]])
-        return np.array([*known, "", f"no {'/'.join(known)[:20]}"], dtype=object)
+        return np.array([*known, "", "unseen in training"], dtype=object)
     low, high = bounds(column)
     usual = np.linspace(low, high, 20)
     if column["kind"] == "date":

@@ -73,19 +73,19 @@ class Comparison:
 
 
 @torch.inference_mode()
-def compare(model: Model, compute: Compute, samples: Arrays) -> Comparison:
+def compare(model: Model, compute: Compute, samples: Arrays, sizes: Sequence[int] = ()) -> Comparison:
     """Compare the outputs and the speed of a file with those of its model.
 
     Args:
         model: The model.
         compute: The same from the file.
-        samples: Inputs of at least 64 samples, all of which are compared.
+        samples: Inputs of at least 64 samples.
+        sizes: Further batch sizes to compare.
 
     Raises:
         ValueError: If an output differs by more than the tolerance.
     """
-    sizes = sorted({*BATCH_SIZES, len(samples[0])})
-    differences = compare_outputs(model, compute, samples, sizes)
+    differences = compare_outputs(model, compute, samples, sorted({*BATCH_SIZES, *sizes}))
     one, many = (time_interleaved(model, compute, first(samples, size)) for size in (1, max(BATCH_SIZES)))
     return Comparison(
         differences,
