@@ -3,11 +3,11 @@
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from rich.console import Console
-from torch import Tensor
+from torch import Tensor, nn
 
 # Private, but used by many libraries and kept compatible: https://github.com/pytorch/pytorch/issues/65761
 from torch.utils._pytree import tree_leaves
@@ -88,8 +88,9 @@ def some_inputs(model: BaseTask, number: int) -> Inputs:
         ValueError: If it is not known what the inputs look like.
     """
     random = torch.Generator().manual_seed(0)
-    while members := getattr(model.core, "members", None):  # those of an ensemble know the range of the inputs
-        model = members[0]
+    # The members of an ensemble know the range of the inputs.
+    while isinstance(members := getattr(model.core, "members", None), nn.ModuleList):
+        model = cast(BaseTask, members[0])
     if len(shape := model.sample_shape) == 3:
         return (torch.rand(number, *shape, generator=random),)
     if shape and model.example_input_array is None:
