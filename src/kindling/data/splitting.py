@@ -53,6 +53,20 @@ def is_fraction(size: int | float) -> bool:
     return isinstance(size, float) and (size <= 1 or not size.is_integer())
 
 
+def fraction_of(size: int | float, number: int, what: str, split: str) -> float:
+    """Return a size as a fraction of `number` samples.
+
+    Raises:
+        ValueError: If none would be held out for the split, or all.
+    """
+    fraction = size if is_fraction(size) else size / max(number, 1)
+    if not 0 < fraction < 1:
+        raise ValueError(
+            f"`{split}_split` must hold out at least 1 of {number:,} {what} and leave at least 1, got {size}"
+        )
+    return fraction
+
+
 def sample_groups(classes: Mapping[Group, Hashable], what: str, split: str, size: int | float, seed: int) -> set[Group]:
     """Draw a fraction of each class, at least one group but never all.
 
@@ -63,11 +77,7 @@ def sample_groups(classes: Mapping[Group, Hashable], what: str, split: str, size
         size: Approximate number to draw, or a fraction as a float.
         seed: Seed of the draw.
     """
-    fraction = size if is_fraction(size) else size / max(len(classes), 1)
-    if not 0 < fraction < 1:
-        raise ValueError(
-            f"`{split}_split` must hold out at least 1 of {len(classes):,} {what} and leave at least 1, got {size}"
-        )
+    fraction = fraction_of(size, len(classes), what, split)
     by_class = defaultdict(list)
     for group, label in classes.items():
         by_class[label].append(group)

@@ -17,6 +17,7 @@ from typing_extensions import override
 from kindling.data.datamodule import ArrayDataset, BaseDataModule, Batch, Split, count_classes
 from kindling.data.tables.columns import learn_columns
 from kindling.data.tables.rows import encode_cells, encode_rows, width
+from kindling.data.tables.split_columns import SplitColumns, reasons
 from kindling.data.tables.splits import LEFT_OUT, draw_splits, read_split
 from kindling.data.tables.table_file import TableFile
 from kindling.data.tables.target import Target, Task, choose_target, known_target
@@ -51,6 +52,9 @@ class TableDataModule(BaseDataModule):
         missing: Text that means a missing value, such as NA or -999, or several: ["NA", "?"]. Empty fields are always
             missing.
         decimal: Decimal sign of ambiguous numbers of `path`, such as 1,234.
+        groups: Column of groups, such as a patient: all rows of a group are put into one split. It is no feature.
+        time: Column of dates or numbers: the newest rows are for testing, the newest of the others for validation. It
+            is no feature.
         **loading: Batches and validation split, see `BaseDataModule`.
     """
 
@@ -66,9 +70,12 @@ class TableDataModule(BaseDataModule):
         predict: str | Path | None = None,
         missing: tuple[str | float, ...] | str = (),
         decimal: Literal[".", ","] | None = None,
+        groups: str | None = None,
+        time: str | None = None,
         **loading: Any,
     ) -> None:
         super().__init__(**loading)
+        self.groups, self.time = groups, time
         self.path, self.target, self.drop = path, target, drop
         self._task = task
         self.test_split, self.test_path, self.split, self.predict = test_split, test_path, split, predict
@@ -135,6 +142,11 @@ class TableDataModule(BaseDataModule):
             return known_target(self.file, self.fitted)
         return choose_target(self.file, self._task, self.decimal)
 
+    @cached_property
+    def split_columns(self) -> SplitColumns:
+        """The groups and times of the rows of `path`."""
+        return SplitColumns(self.file, self.groups, self.time, self._target.known)
+
     @property
     def table(self) -> "DataFrame":
         """The rows of `path` as they were read."""
@@ -147,10 +159,13 @@ class TableDataModule(BaseDataModule):
         self._target.check(self._held_out, self.split is not None)
         if self.split is None:
             with progress(f"splitting {count_noun(len(known), 'row', 'rows')} of {self.path}"):
-                return draw_splits(self._target.strata, self._held_out, self.split_seed)
+                are_classes = self._target.task == "classification"
+                columns = self.split_columns
+                return draw_splits(self._target.strata, self._held_out, self.split_seed, columns, are_classes)
         splits = np.where(known, read_split(Path(self.split), self.path, len(known)), LEFT_OUT).astype(object)
         if absent := [name for name in ("train", *self._held_out) if name not in splits]:
             raise ValueError(f"{self.split} has no rows of {self.path} in {join_names(absent)}: add some")
+        self.split_columns.check(splits)
         return splits
 
     @cached_property
@@ -210,6 +225,9 @@ class TableDataModule(BaseDataModule):
         self.tested = table.frame[target.known]
         if self.tested.empty:
             raise ValueError(f"{self.test_path} has no rows with a {self.target}")
+        if self.groups or self.time:
+            columns = SplitColumns(table, self.groups, self.time, target.known, self.split_columns)
+            self.split_columns.check_test(columns, self.splits)
         return self._encode(target, target.known)
 
     def _rows_of(self, split: str) -> Batch:
@@ -255,7 +273,8 @@ class TableDataModule(BaseDataModule):
         for name in self.drop:
             if name not in table.features:
                 raise ValueError(f"`drop`: {self.path} has no column {name}{suggest(name, table.features)}")
-        features = [name for name in table.features if name not in self.drop]
+        constraints = reasons(self.groups, self.time)
+        features = [name for name in table.features if name not in (*self.drop, *constraints)]
         with progress(f"learning the {count_noun(len(features), 'column', 'columns')} of {self.path}"):
             cells = {name: table.cells(name, train) for name in features}
             targets, rows = target.for_encoding(train, train), len(train)
@@ -268,7 +287,7 @@ class TableDataModule(BaseDataModule):
                 f"possible target leakage: {join_names(leaky)} {verb} the {target.noun}; to leave {pronoun} out, "
                 f"--data.drop {drop}"
             )
-        return learned | {"columns": columns, "left_out": left_out}
+        return learned | {"columns": columns, "left_out": {**left_out, **constraints}}
 
     def _encode(self, target: Target, rows: NDArray[np.bool_], training_rows: NDArray[np.bool_] | None = None) -> Batch:
         """Encode some rows of a file with a target; training rows only from the other ones."""

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from kindling.data.splitting import sample_groups
 from kindling.data.tables.files import read_table
 from kindling.data.tables.quantities import as_number
+from kindling.data.tables.split_columns import SplitColumns
 from kindling.data.tables.values import Indices
 from kindling.utils.text import count_noun
 
@@ -16,14 +17,23 @@ LEFT_OUT = "left out"  # split of rows without a target
 SPLITS = ("train", "val", "test", LEFT_OUT)
 
 
-def draw_splits(labels: Indices, sizes: Mapping[str, int | float], seed: int) -> NDArray[np.object_]:
+def draw_splits(
+    labels: Indices,
+    sizes: Mapping[str, int | float],
+    seed: int,
+    columns: SplitColumns | None = None,
+    are_classes: bool = True,
+) -> NDArray[np.object_]:
     """Draw a split for each row, (N,), stratified by label; rows with label -1 are left out.
 
-    A label is a class or a range of numbers.
+    A label is a class or a range of numbers. Groups and times in `columns` decide instead, if there are any.
     """
     splits = np.where(labels >= 0, "train", LEFT_OUT).astype(object)
     for name, size in sizes.items():
         rest = np.flatnonzero(splits == "train")
+        if columns:
+            splits[rest[columns.hold_out(rest, labels[rest], name, size, seed, are_classes)]] = name
+            continue
         classes = dict(zip(rest.tolist(), labels[rest].tolist(), strict=True))
         splits[list(sample_groups(classes, "rows", name, size, seed))] = name
     return splits
