@@ -121,6 +121,9 @@ def own_data(tmp_path_factory: pytest.TempPathFactory, mnist: Path) -> Path:
     houses["price"] = [f"{3000 * size + 50_000:,.2f}" for size in houses["size"]]
     houses.to_csv(folder / "houses.csv", index=False)
     houses.drop(columns="price").head(5).to_csv(folder / "new_houses.csv", index=False)
+    visits = pd.DataFrame({"patient": np.arange(80) % 20, "visited": pd.date_range("2024-01-01", periods=80)})
+    visits["pulse"], visits["ill"] = random.normal(70, 10, 80), random.choice(["yes", "no"], 80)
+    visits.to_csv(folder / "visits.csv", index=False)
     images, labels = read_sample("test")
     seven = images[labels == 7][0, 0]
     Image.fromarray(seven.numpy()).save(folder / "seven.png")

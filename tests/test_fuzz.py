@@ -164,6 +164,7 @@ def test_options_of_fit(workplace: Path, typed: list[str], trains: bool) -> None
 
 
 COMMANDS = {
+    "check": ["--data", "TableDataModule", "--data.path", "--data.target", "--format", "--strict", "--ignore"],
     "validate": [],
     "test": [],
     "predict": [],

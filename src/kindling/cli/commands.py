@@ -1,6 +1,7 @@
 """The commands with their descriptions and modules."""
 
 COMMANDS = {
+    "check": "check data before training: leaks, copies, suspicious labels, broken images",
     "fit": "train a model, save checkpoints, and test the best one",
     "validate": "evaluate a checkpoint on the validation split",
     "test": "evaluate a checkpoint on the test split",
@@ -20,6 +21,7 @@ FUNCTIONS = {
 }
 # Modules of the other commands, with a function `run(command, options)`.
 MODULES = {
+    "check": "kindling.cli.check",
     "fit": "kindling.cli.lightning_cli",
     "validate": "kindling.cli.lightning_cli",
     "test": "kindling.cli.lightning_cli",

@@ -1,40 +1,22 @@
 """Checks that the splits of a data module are sound."""
 
 import copy
-import hashlib
-import pickle
 from collections import Counter
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
-import torch
 from lightning.pytorch import LightningDataModule, seed_everything
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 
 # Private, but used by many libraries and kept compatible: https://github.com/pytorch/pytorch/issues/65761
 from torch.utils._pytree import tree_leaves
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
+from torch.utils.data import Dataset, Subset
 
 from kindling.data import BaseDataModule
+from kindling.data.checks.samples import Sample, samples_of, summarize
 from kindling.data.datamodule import ArrayDataset
 from kindling.data.loading import targets_of
 from kindling.testing.isolation import isolated
-
-Layout = tuple[tuple[str, tuple[int, ...]], ...]  # type and shape of each part of a sample
-
-
-class Sample(NamedTuple):
-    """A sample, reduced to what is compared.
-
-    Attributes:
-        digest: Equal for samples with equal values.
-        layout: Type and shape of each part.
-    """
-
-    digest: bytes
-    layout: Layout
 
 
 @isolated()
@@ -97,42 +79,9 @@ def _read_splits(data: LightningDataModule, seed: int) -> dict[str, list[Sample]
             loaders = getattr(data, f"{split}_dataloader")()
             loaders = tree_leaves(getattr(loaders, "iterables", loaders))  # of a CombinedLoader
             label = f"{type(data).__name__}: the samples of {split}"
-            splits[split] = [summarize(sample) for loader in loaders for sample in _samples(loader, label)]
+            splits[split] = [summarize(sample) for loader in loaders for sample in samples_of(loader, label)]
     splits.get("train", []).sort()
     return splits
-
-
-def _samples(loader: Any, label: str) -> Iterator[Any]:
-    """Yield the samples of a loader: those of its dataset that its sampler selects, or the rows of its batches."""
-    if isinstance(loader, DataLoader) and loader.batch_sampler is not None:
-        dataset: Any = loader.dataset
-        if isinstance(dataset, IterableDataset):
-            yield from dataset
-        else:
-            yield from (dataset[index] for indices in loader.batch_sampler for index in indices)
-        return
-    for batch in loader:
-        leaves = tree_leaves(batch)
-        sizes = {len(leaf) if isinstance(leaf, Tensor) and leaf.ndim else 0 for leaf in leaves}
-        assert len(sizes) == 1, (
-            f"{label} cannot be compared: their loader has no dataset, and its batches are not tensors of equal length"
-        )
-        yield from ([leaf[row] for leaf in leaves] for row in range(sizes.pop()))
-
-
-def summarize(sample: Any) -> Sample:
-    """Return the digest and the layout of a sample."""
-    digest, layout = hashlib.blake2b(digest_size=16), []
-    for leaf in tree_leaves(sample):
-        if isinstance(leaf, Tensor) or (isinstance(leaf, np.ndarray) and leaf.dtype.kind in "biufc"):
-            values = torch.as_tensor(leaf).detach().cpu()
-            layout.append((str(values.dtype), tuple(values.shape)))
-            digest.update(values.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-        else:
-            layout.append((type(leaf).__name__, ()))
-            digest.update(pickle.dumps(leaf))
-    digest.update(repr(layout).encode())
-    return Sample(digest.digest(), tuple(layout))
 
 
 def _check_shapes(data: LightningDataModule, splits: dict[str, list[Sample]]) -> None:

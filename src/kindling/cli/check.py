@@ -1,0 +1,122 @@
+"""`kindling check`: check the data of a recipe before any training."""
+
+import json
+import sys
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import ActionConfigFile, ArgumentError, Namespace
+from lightning.pytorch import LightningDataModule, seed_everything
+
+from kindling.cli.check_page import print_report
+from kindling.cli.class_names import NOUNS
+from kindling.cli.parser import KindlingArgumentParser
+from kindling.cli.parser_errors import one_line
+from kindling.cli.recipes import find_recipes
+from kindling.cli.sources import classes_first
+from kindling.cli.yaml_files import check_typed, read_yaml
+from kindling.data.checks import inspect_data
+from kindling.utils.console import silence_libraries
+from kindling.utils.errors import UsageError, creation_error
+from kindling.utils.plugins import load_plugins
+from kindling.utils.text import program_name
+
+OPTIONS = {
+    "--format": "Output.",
+    "--strict": "Also end with 1 if there are only warnings.",
+    "--ignore": "Checks whose findings are left out, such as [groups, small].",
+}
+
+
+def run(command: str, options: Sequence[str]) -> None:
+    """Check data with the options on the command line; end with 1 if there are errors."""
+    silence_libraries()
+    typed = classes_first(find_recipes(load_plugins(options)))
+    check_typed(typed)
+    arguments, seed = _data_options(typed)
+    parser = _parser(command)
+    try:
+        config = parser.parse_args(arguments)
+    except ArgumentError as error:
+        known = {*parser.get_defaults().keys(branches=True), *NOUNS}
+        raise UsageError(_explain(one_line(str(error), known, typed), typed)) from error
+    seed_everything(seed, verbose=False)
+    with redirect_stdout(sys.stderr):  # of progress: only the report goes into a pipe
+        report = inspect_data(_create(parser, config), config["ignore"])
+    failed = bool(report.count("error") or (config["strict"] and report.count("warning")))
+    if config["format"] == "json":
+        counts = {"errors": report.count("error"), "warnings": report.count("warning"), "exit_code": int(failed)}
+        print(json.dumps(report.as_dict() | counts, indent=1, ensure_ascii=False))
+    else:
+        print_report(report)
+    if failed:
+        raise SystemExit(1)
+
+
+def _parser(command: str) -> KindlingArgumentParser:
+    parser = KindlingArgumentParser(
+        prog=f"{program_name()} {command}", exit_on_error=False, allow_abbrev=False, default_env=False
+    )
+    parser.add_argument("-c", "--config", action=ActionConfigFile)
+    parser.add_lightning_class_args(LightningDataModule, "data", subclass_mode=True, required=True)
+    parser.add_argument("--format", choices=["text", "json"], default="text", help=OPTIONS["--format"])
+    parser.add_argument("--strict", action="store_true", help=OPTIONS["--strict"])
+    parser.add_argument("--ignore", type=list[str], default=[], help=OPTIONS["--ignore"])
+    return parser
+
+
+def _data_options(typed: Sequence[str]) -> tuple[list[str], int]:
+    """Return the options with the data of each recipe in place of the recipe, and the seed of the recipes."""
+    arguments: list[str] = []
+    seed = 42
+    words = iter(typed)
+    for word in words:
+        name, _, value = word.partition("=")
+        if name not in ("-c", "--config"):
+            arguments.append(word)
+            continue
+        value = value or next(words, "")
+        recipe = read_yaml(Path(value)) if Path(value).is_file() else yaml.safe_load(value)
+        if not isinstance(recipe, dict):
+            raise UsageError(f"config: {value} is not a YAML file with options")
+        if type(recipe.get("seed_everything")) is int:
+            seed = recipe["seed_everything"]
+        if recipe.get("data") is not None:
+            arguments += ["--config", yaml.safe_dump({"data": recipe["data"]})]
+    return arguments, seed
+
+
+def _explain(message: str, typed: Sequence[str]) -> str:
+    """Return the error message of the parser, with what to do about options of a training."""
+    others = [word.partition("=")[0] for word in typed if word.startswith("--")]
+    known = ("--data", *OPTIONS)
+    other = next((name for name in others if not name.startswith((*known, "--config", "--help"))), "")
+    if other and message.startswith("there is no option"):
+        return f"{message}: check takes the options of the data only, and ignores the rest of a recipe"
+    return message
+
+
+def _create(parser: KindlingArgumentParser, config: Namespace) -> LightningDataModule:
+    """Create the data module."""
+    failures: list[Exception] = []
+
+    def create(kind: type[LightningDataModule], *args: Any, **kwargs: Any) -> LightningDataModule:
+        kwargs.pop("applied_instantiation_links", None)
+        try:
+            return kind(*args, **kwargs)
+        except (TypeError, AttributeError, RuntimeError, LookupError, ArithmeticError) as error:
+            failures.append(creation_error(kind.__name__, error))
+            raise
+        except Exception as error:
+            failures.append(error)
+            raise
+
+    parser.instantiators = [(create, LightningDataModule, True)]
+    try:
+        data: LightningDataModule = parser.instantiate_classes(config)["data"]
+    except Exception as error:
+        raise failures[0] if failures else error from error.__cause__
+    return data

@@ -1,0 +1,84 @@
+"""The page that `kindling check` prints."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from rich.table import Table
+
+from kindling.data.checks import DataReport, Finding
+from kindling.utils.console import say
+from kindling.utils.text import count_noun, format_numbers, join_names, shorten
+
+MAX_LINES = 15  # of a table
+MAX_PLACES = 5  # of a finding; JSON has all
+
+
+def print_report(report: DataReport) -> None:
+    """Print the contents of the data, the findings, errors first, and how many there are."""
+    sizes = join_names([f"{number:,} {split}" for split, number in report.sizes.items()])
+    say(f"{report.source}: {sum(report.sizes.values()):,} samples ({sizes})")
+    for name, text in report.contents.items():
+        say(f"{name}: {text}")
+    if report.classes:
+        say(_classes_table(report.classes))
+    if report.targets:
+        say(_targets_table(report.targets))
+    if report.missing:
+        say(_missing_table(report.missing, sum(report.sizes.values())))
+    _say_block("notes from reading:", (f"  {shorten(note)}" for note in report.notes))
+    for finding in report.findings:
+        say(*_finding_lines(finding))
+    counts = [
+        count_noun(report.count("error"), "error", "errors"),
+        count_noun(report.count("warning"), "warning", "warnings"),
+    ]
+    say(f"\n{join_names(counts)}" if report.findings else "no findings")
+
+
+def _finding_lines(finding: Finding) -> list[str]:
+    lines = [f"\n{finding.severity}: {finding.check}: {finding.message}"]
+    lines += [f"  {shorten(place, 120)}" for place in finding.where[:MAX_PLACES]]
+    if len(finding.where) > MAX_PLACES:
+        lines.append(f"  and {len(finding.where) - MAX_PLACES:,} more (--format json lists all)")
+    if finding.fix:
+        lines.append(f"  -> {finding.fix}")
+    return ["\n".join(lines)]
+
+
+def _say_block(title: str, lines: Iterable[str]) -> None:
+    if lines := [*lines]:
+        say("\n".join([title, *lines]))
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]], what: str) -> Table:
+    table = Table(title_justify="left", caption_justify="left")
+    for number, name in enumerate(header):
+        table.add_column(name, justify="right" if number else "left")
+    for row in rows[:MAX_LINES]:
+        table.add_row(*row)
+    if len(rows) > MAX_LINES:
+        table.caption = f"and {len(rows) - MAX_LINES:,} more {what}"
+    return table
+
+
+def _classes_table(classes: Mapping[str, Mapping[str, int]]) -> Table:
+    """Return the number of samples of each class, the largest first."""
+    splits = [*next(iter(classes.values()))]
+    total = sum(sum(counts.values()) for counts in classes.values())
+    ordered = sorted(classes.items(), key=lambda one: -sum(one[1].values()))
+    rows = [
+        [shorten(name, 40), *(f"{counts[split]:,}" for split in splits), f"{sum(counts.values()) / max(total, 1):.1%}"]
+        for name, counts in ordered
+    ]
+    return _table(["class", *splits, "share"], rows, "classes")
+
+
+def _targets_table(targets: Mapping[str, Mapping[str, float]]) -> Table:
+    names = [*next(iter(targets.values()))]
+    rows = [[split, *format_numbers([numbers[name] for name in names])] for split, numbers in targets.items()]
+    return _table(["target", *names], rows, "splits")
+
+
+def _missing_table(missing: Mapping[str, int], total: int) -> Table:
+    ordered = sorted(missing.items(), key=lambda one: -one[1])
+    rows = [[shorten(name, 40), f"{number:,}", f"{number / total:.1%}"] for name, number in ordered]
+    return _table(["column", "missing", "share"], rows, "columns with missing values")

@@ -1,0 +1,133 @@
+"""Samples that are in more than one split, to the bit or nearly."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kindling.data.checks.report import Finding
+from kindling.data.checks.samples import Floats, SampleTable
+
+Indices = NDArray[np.integer[Any]]
+
+TOLERATED = 0.01  # of a split may be in another one, with a warning
+CHANCE = 0.05  # expected equal samples up to which an equal one is a copy
+MARGIN = 5  # times as many as expected, as columns are not independent
+MIN_COPIES = 3  # of rows of a table, which can be equal by chance
+MAX_HELD_OUT, MAX_TRAIN = 2_000, 50_000  # samples to compare for near-copies
+NEIGHBOR = 5  # the distance to the nearest sample is compared with that to this one
+MAX_RATIO = 0.05  # of the two
+FALSE_ALARMS = 0.1  # expected near-copies by chance in all samples
+
+
+def find_copies(samples: SampleTable, fix: str) -> Iterator[Finding]:
+    """Yield a finding if held-out samples have the inputs and the target of samples of an earlier split."""
+    pairs = [(row, other) for row, other in _equal_pairs(samples) if _same_target(samples, row, other)]
+    at_least = 1 if samples.chance is None else MIN_COPIES
+    if len(pairs) < at_least or is_chance(samples, len(pairs)):
+        return
+    held_out = int((samples.splits != "train").sum())
+    yield Finding(
+        "copies",
+        "error" if len(pairs) > TOLERATED * held_out else "warning",
+        f"{len(pairs):,} of {held_out:,} validation and test samples are copies of samples in another split",
+        [f"{samples.place(row)} = {samples.place(other)}" for row, other in pairs],
+        fix,
+    )
+
+
+def is_surprising(samples: SampleTable) -> NDArray[np.bool_]:
+    """Return which samples hardly have an equal one by chance, (N,)."""
+    return np.ones(len(samples.names), dtype=bool) if samples.chance is None else samples.chance < CHANCE
+
+
+def is_chance(samples: SampleTable, number: int) -> bool:
+    """Return whether chance may explain so many equal samples among those that hardly have one by chance."""
+    return samples.chance is not None and number <= MARGIN * samples.chance[is_surprising(samples)].sum()
+
+
+def find_near_copies(samples: SampleTable, fix: str) -> Iterator[Finding]:
+    """Yield a finding if held-out samples are far closer to a training sample than samples usually are."""
+    if samples.features is None:
+        return
+    pairs = near_pairs(samples)
+    if len(pairs) >= MIN_COPIES:
+        yield Finding(
+            "near-copies",
+            "warning",
+            f"{len(pairs):,} validation and test samples are nearly the same as a training sample",
+            [f"{samples.place(row)} ~ {samples.place(other)}" for row, other in pairs],
+            fix,
+        )
+
+
+def near_pairs(samples: SampleTable) -> list[tuple[int, int]]:
+    """Return held-out samples and the training sample that each nearly equals, the closest first.
+
+    A near-copy is far closer to its nearest training sample than to the fifth. In D dimensions, the ratio of these
+    distances is below t by chance with a probability of about 4 t^D; D is estimated from the median ratio of the first
+    two distances, 2^(-1/D) (Facco et al. 2017, doi.org/10.1038/s41598-017-11873-y).
+    """
+    from sklearn.neighbors import NearestNeighbors  # imported here because it takes 2 s
+
+    assert samples.features is not None
+    held_out, train = _sample(samples.splits != "train", MAX_HELD_OUT), _sample(samples.splits == "train", MAX_TRAIN)
+    if len(train) <= NEIGHBOR or not len(held_out):
+        return []
+    features = samples.features.astype(np.float64)
+    finder = NearestNeighbors(n_neighbors=NEIGHBOR, algorithm="brute").fit(features[train])
+    neighbors = finder.kneighbors(features[held_out], return_distance=False)
+    # Again from the differences: distances by a product of matrices are inexact for near-copies.
+    away = np.linalg.norm(features[held_out][:, None] - features[train][neighbors], axis=2)
+    order = np.argsort(away, axis=1, kind="stable")
+    away, nearest = np.take_along_axis(away, order, 1), train[np.take_along_axis(neighbors, order, 1)[:, 0]]
+    usable = (away[:, 0] > 0) & (away[:, 1] > away[:, 0])
+    if not usable.any():
+        return []
+    dimension = np.log(2) / np.median(np.log(away[usable, 1] / away[usable, 0]))
+    limit = min(MAX_RATIO, (FALSE_ALARMS / (4 * len(held_out))) ** (1 / dimension))
+    ratios = np.divide(away[:, 0], away[:, -1], where=away[:, -1] > 0, out=np.ones(len(away)))
+    near = np.flatnonzero((ratios < limit) & (samples.inputs[held_out] != samples.inputs[nearest]))
+    near = near[np.argsort(ratios[near], kind="stable")]
+    return list(zip(held_out[near].tolist(), nearest[near].tolist(), strict=True))
+
+
+def _equal_pairs(samples: SampleTable) -> Iterator[tuple[int, int]]:
+    """Yield held-out samples, each with the first sample of an earlier split that has the same inputs."""
+    ranks = {"train": 0, "val": 1, "test": 2}
+    rank = np.array([ranks[split] for split in samples.splits])
+    surprising: NDArray[np.bool_] = (
+        np.ones(len(rank), dtype=bool) if samples.chance is None else samples.chance < CHANCE
+    )
+    first: dict[object, list[int]] = {}
+    for row in np.argsort(rank, kind="stable").tolist():
+        earlier = first.setdefault(samples.inputs[row], [])
+        if surprising[row]:
+            others = [other for other in earlier if rank[other] < rank[row]]
+            same = [other for other in others if _same_target(samples, row, other)]
+            if others:
+                yield row, (same or others)[0]
+        earlier.append(row)
+
+
+def _same_target(samples: SampleTable, row: int, other: int) -> bool:
+    return samples.targets is None or bool(samples.targets[row] == samples.targets[other])
+
+
+def _sample(mask: NDArray[np.bool_], number: int) -> Indices:
+    rows = np.flatnonzero(mask)
+    return rows if len(rows) <= number else np.sort(np.random.RandomState(0).permutation(rows)[:number])
+
+
+def expected_copies(codes: list[Indices]) -> Floats:
+    """Return how many other rows would equal each row by chance, if columns were independent, (N,).
+
+    Args:
+        codes: For each column, the index of the value of each row, -1 where missing, (N,).
+    """
+    rows = len(codes[0])
+    logarithm = np.full(rows, np.log(max(rows - 1, 1)))
+    for column in codes:
+        logarithm += np.log(np.bincount(column + 1)[column + 1] / rows)
+    return np.exp(logarithm)

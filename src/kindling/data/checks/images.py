@@ -1,0 +1,94 @@
+"""Images of a folder, and checks of their files and pixels."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+from kindling.data.checks.arrays import CHUNK, thumbnails
+from kindling.data.checks.report import Finding
+from kindling.data.checks.samples import SampleTable
+from kindling.data.images.datamodule import ImageFolderDataModule
+from kindling.data.images.decode import in_parallel, inspect
+from kindling.data.loading import ArrayDataset
+
+COPIES_FIX = "remove all but one of them"
+MAX_COMPARED = 20_000  # images; more would be decoded too often
+ENLARGED = 2.0  # times, from which on an image is too small
+BLANK = 8 / 255  # largest difference of pixels in a blank image
+DARK = 25 / 255  # nearly all pixels of a dark image are below
+
+
+class FolderImages:
+    """The images of a folder, in the order train, val, test.
+
+    Args:
+        data: The data module, which has read its training images.
+        listed: All image files, broken ones too.
+    """
+
+    def __init__(self, data: ImageFolderDataModule, listed: list[str]) -> None:
+        self.data, self.listed = data, listed
+        data.setup("test")
+        by_split = {split: [s for s in data._samples if s.split == split] for split in ("train", "val")}
+        self.found = [*by_split["train"], *by_split["val"], *data._tested]
+        self.names = [sample.file for sample in self.found]
+        self.datasets: list[ArrayDataset] = [data.train, data.val, data.test]
+
+    def samples(self) -> SampleTable:
+        """Return the images as samples: equal ones have the same file content."""
+        digests = np.array([self.data._digests[name] for name in self.names])
+        inputs = np.unique(digests, return_inverse=True)[1]
+        splits = np.array([sample.split for sample in self.found], dtype=object)
+        targets = torch.cat([dataset.labels for dataset in self.datasets]).numpy()
+        classes = tuple(getattr(self.data, "class_names", ())) if targets.ndim == 1 else ()
+        parts = []
+        if len(self.names) <= MAX_COMPARED:
+            parts = [thumbnails(dataset.inputs, len(dataset)) for dataset in self.datasets if len(dataset)]
+        features = np.concatenate([part for part in parts if part is not None]) if parts else None
+        return SampleTable(splits, self.names, inputs, targets if targets.ndim == 1 else None, classes, None, features)
+
+    def findings(self, notes: list[str]) -> Iterator[Finding]:
+        """Yield findings about files and pixels; `notes` say why files are broken, each in a line."""
+        if broken := sorted({*self.listed} - {*self.names}):
+            reasons = {name: self._reason(name, notes) for name in broken}
+            fix = "replace them, or skip them: --data.skip_broken true"
+            where = [f"{name}: {reason}" if reason else name for name, reason in reasons.items()]
+            yield Finding(
+                "broken", "error", f"{len(broken):,} of {len(self.listed):,} images can't be used", where, fix
+            )
+        yield from self._small()
+        yield from self._blank()
+
+    def _reason(self, name: str, notes: list[str]) -> str:
+        start = f"{self.data.data_dir / name}: "
+        return next((note.removeprefix(start) for note in notes if note.startswith(start)), "")
+
+    def _small(self) -> Iterator[Finding]:
+        size = self.data.input_shape[-1]
+        infos = in_parallel(inspect, [str(self.data.data_dir / name) for name in self.names], "reading")
+        sides = {name: info.side for name, info in zip(self.names, infos, strict=True) if info.side}
+        small = {name: side for name, side in sides.items() if ENLARGED * side <= size}
+        if small:
+            where = [f"{name}: {side} pixels" for name, side in sorted(small.items(), key=lambda one: one[1])]
+            typical = int(np.median([*sides.values()]))
+            message = (
+                f"{len(small):,} of {len(self.names):,} images are enlarged to {size} pixels, twice their size or more"
+            )
+            fix = "use larger images" if len(small) < len(sides) / 2 else f"set --data.image_size {typical}"
+            yield Finding("small", "warning", message, where, fix)
+
+    def _blank(self) -> Iterator[Finding]:
+        blank, dark = [], []
+        names = iter(self.names)
+        for dataset in self.datasets:
+            for rows in torch.arange(len(dataset)).split(CHUNK):
+                pixels = np.sort(dataset.inputs[rows].float().mean(1).flatten(1).numpy() / 255, axis=1)
+                edge = pixels.shape[1] // 100
+                for low, high in zip(pixels[:, edge], pixels[:, -1 - edge], strict=True):
+                    name = next(names)
+                    (blank if high - low <= BLANK else dark if high < DARK else []).append(name)
+        for what, found in {"blank": blank, "very dark": dark}.items():
+            if found:
+                message = f"{len(found):,} of {len(self.names):,} images are {what}"
+                yield Finding("blank", "warning", message, found, "look at them, and remove those without content")

@@ -1,0 +1,74 @@
+"""What the checks of a data module find."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+# Name of each check, by which it can be ignored, and what it looks for.
+CHECKS = {
+    "leak": "columns that give the target away",
+    "copies": "samples that are in more than one split",
+    "near-copies": "samples that are nearly the same in more than one split",
+    "groups": "an ID column whose rows are in more than one split",
+    "labels": "the same sample with different labels, and labels that a model finds implausible",
+    "classes": "classes with few training samples, or none in a split",
+    "columns": "constant columns, IDs, free text",
+    "missing": "columns with mostly missing values",
+    "broken": "images that can't be read",
+    "small": "images that are enlarged",
+    "blank": "images that are blank or very dark",
+    "values": "NaN, infinite or constant inputs, wrong shapes and labels",
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something about the data to look at.
+
+    Attributes:
+        check: Name of the check, one of `CHECKS`.
+        severity: An error makes results wrong or training fail; a warning may be right.
+        message: What is wrong.
+        where: The rows or files, the most important first.
+        fix: What to do, with the option if there is one.
+    """
+
+    check: str
+    severity: Literal["error", "warning"]
+    message: str
+    where: list[str] = field(default_factory=list)
+    fix: str = ""
+
+
+@dataclass
+class DataReport:
+    """The contents of a data module, and what its checks found.
+
+    Attributes:
+        source: File or folder of the data.
+        task: classification or regression; None if unknown.
+        sizes: Number of samples of each split.
+        classes: Number of samples of each split by class; empty if there are no classes.
+        targets: Lowest and highest target, quartiles and mean by split; empty if the targets are no numbers.
+        contents: What else there is to say, such as the number of columns of each kind.
+        missing: Number of missing values of each column that has some.
+        findings: What to look at, errors first.
+        notes: What was said while the data was read.
+    """
+
+    source: str
+    task: str | None
+    sizes: dict[str, int]
+    classes: dict[str, dict[str, int]] = field(default_factory=dict)
+    targets: dict[str, dict[str, float]] = field(default_factory=dict)
+    contents: dict[str, str] = field(default_factory=dict)
+    missing: dict[str, int] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def count(self, severity: Literal["error", "warning"]) -> int:
+        """Return the number of findings of a severity."""
+        return sum(finding.severity == severity for finding in self.findings)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the report as plain values."""
+        return asdict(self)

@@ -1,0 +1,96 @@
+"""Samples of any data module, reduced to what is compared."""
+
+import hashlib
+import pickle
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+# Private, but used by many libraries and kept compatible: https://github.com/pytorch/pytorch/issues/65761
+from torch.utils._pytree import tree_leaves
+from torch.utils.data import DataLoader, IterableDataset
+
+Layout = tuple[tuple[str, tuple[int, ...]], ...]  # type and shape of each part of a sample
+Floats = NDArray[np.floating[Any]]
+
+
+class Sample(NamedTuple):
+    """A sample, reduced to what is compared.
+
+    Attributes:
+        digest: Equal for samples with equal values.
+        layout: Type and shape of each part.
+    """
+
+    digest: bytes
+    layout: Layout
+
+
+@dataclass
+class SampleTable:
+    """All samples of a data module, in the same order in each attribute.
+
+    Attributes:
+        splits: Split of each sample, (N,).
+        names: Row, file or index of each sample, for people.
+        inputs: A value that is the same for equal inputs, (N,).
+        targets: Class as an index, or number, (N,); None if unknown.
+        classes: Names of the classes; empty if the targets are numbers or unknown.
+        chance: How many other samples are expected to have the same inputs by chance, (N,); None if none are.
+        features: Comparable numbers, (N, F); None if the samples have none.
+    """
+
+    splits: NDArray[np.object_]
+    names: list[str]
+    inputs: NDArray[Any]
+    targets: NDArray[Any] | None = None
+    classes: tuple[str, ...] = ()
+    chance: Floats | None = None
+    features: Floats | None = None
+
+    def label(self, row: int) -> str:
+        """Return the name of the class of a sample, or its number."""
+        assert self.targets is not None
+        return str(self.classes[self.targets[row]]) if self.classes else f"{self.targets[row]:g}"
+
+    def place(self, row: int) -> str:
+        """Return the name and the split of a sample."""
+        return f"{self.names[row]} ({self.splits[row]})"
+
+
+def samples_of(loader: Any, label: str) -> Iterator[Any]:
+    """Yield the samples of a loader: those of its dataset that its sampler selects, or the rows of its batches."""
+    if isinstance(loader, DataLoader) and loader.batch_sampler is not None:
+        dataset: Any = loader.dataset
+        if isinstance(dataset, IterableDataset):
+            yield from dataset
+        else:
+            yield from (dataset[index] for indices in loader.batch_sampler for index in indices)
+        return
+    for batch in loader:
+        leaves = tree_leaves(batch)
+        sizes = {len(leaf) if isinstance(leaf, Tensor) and leaf.ndim else 0 for leaf in leaves}
+        assert len(sizes) == 1, (
+            f"{label} cannot be compared: their loader has no dataset, and its batches are not tensors of equal length"
+        )
+        yield from ([leaf[row] for leaf in leaves] for row in range(sizes.pop()))
+
+
+def summarize(sample: Any) -> Sample:
+    """Return the digest and the layout of a sample."""
+    digest, layout = hashlib.blake2b(digest_size=16), []
+    for leaf in tree_leaves(sample):
+        if isinstance(leaf, Tensor) or (isinstance(leaf, np.ndarray) and leaf.dtype.kind in "biufc"):
+            values = torch.as_tensor(leaf).detach().cpu()
+            layout.append((str(values.dtype), tuple(values.shape)))
+            digest.update(values.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        else:
+            layout.append((type(leaf).__name__, ()))
+            digest.update(pickle.dumps(leaf))
+    digest.update(repr(layout).encode())
+    return Sample(digest.digest(), tuple(layout))

@@ -1,0 +1,248 @@
+"""Faults planted in clean data, and clean data without findings."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from lightning.pytorch import LightningDataModule
+from PIL import Image
+from sklearn import datasets
+from torch.utils.data import DataLoader, TensorDataset
+
+from kindling import DigitsDataModule, ImageFolderDataModule, MNISTDataModule, SyntheticDataModule, TableDataModule
+from kindling.data.checks import DataReport, Finding, inspect_data
+from kindling.data.datamodule import ClassificationDataModule, Split
+from kindling.data.loading import Batch
+
+
+def table(**arguments: Any) -> DataReport:
+    return inspect_data(TableDataModule("rows.csv", "kind", **arguments))
+
+
+def found(report: DataReport) -> dict[str, Finding]:
+    return {finding.check: finding for finding in report.findings}
+
+
+@pytest.fixture
+def iris() -> pd.DataFrame:
+    data = datasets.load_iris(as_frame=True)
+    frame = data.frame.rename(columns={"target": "kind"})
+    frame["kind"] = data.target_names[data.target]
+    frame.to_csv("rows.csv", index=False)
+    return frame
+
+
+@pytest.fixture
+def blobs() -> pd.DataFrame:
+    """600 rows of 6 numbers and a class that the numbers tell apart."""
+    features, kinds = datasets.make_blobs(600, 6, centers=3, cluster_std=2.0, random_state=0)
+    frame = pd.DataFrame(features, columns=[*"abcdef"]).assign(kind=np.array(["x", "y", "z"])[kinds])
+    frame.to_csv("rows.csv", index=False)
+    return frame
+
+
+@pytest.mark.usefixtures("iris")
+def test_a_clean_table_has_no_findings_whatever_the_split() -> None:
+    for seed in range(3):
+        report = table(split_seed=seed)
+        assert (report.findings, report.notes) == ([], [])
+    assert report.sizes == {"train": 108, "val": 12, "test": 30}
+    assert report.classes["setosa"] == {"train": 36, "val": 4, "test": 10}
+    datasets.load_diabetes(as_frame=True).frame.to_csv("numbers.csv", index=False)
+    report = inspect_data(TableDataModule("numbers.csv", "target"))
+    assert report.findings == []
+    numbers = pd.read_csv("numbers.csv")["target"]
+    assert min(each["min"] for each in report.targets.values()) == numbers.min()
+    assert max(each["max"] for each in report.targets.values()) == numbers.max()
+
+
+def test_copies_and_near_copies_of_rows_are_found_with_their_rows(blobs: pd.DataFrame) -> None:
+    copies = blobs.head(40)
+    near = blobs.iloc[100:140].copy()
+    near[[*"abcdef"]] += np.random.default_rng(0).normal(0, 1e-3, (40, 6))
+    together = pd.concat([blobs, copies, near], ignore_index=True)
+    together.to_csv("rows.csv", index=False)
+    data = TableDataModule("rows.csv", "kind")
+    report = found(inspect_data(data))
+    assert {*report} == {"copies", "near-copies"}
+    splits = data.splits
+    crossing = [(600 + row, row) for row in range(40) if splits[600 + row] != splits[row]]
+    assert report["copies"].severity == "error"
+    assert len(report["copies"].where) == len(crossing)
+    for new, old in crossing:
+        held_out, other = (
+            (new, old) if [*"tvs"].index(_rank(splits[new])) > [*"tvs"].index(_rank(splits[old])) else (old, new)
+        )
+        assert f"row {held_out} ({splits[held_out]}) = row {other} ({splits[other]})" in report["copies"].where
+    pairs = [(640 + row, 100 + row) for row in range(40)]
+    crossing = [pair for pair in pairs if sum(splits[each] == "train" for each in pair) == 1]
+    expected = {
+        f"row {a} ({splits[a]}) ~ row {b} (train)"
+        for one, other in crossing
+        for a, b in [(one, other) if splits[other] == "train" else (other, one)]
+    }
+    assert {*report["near-copies"].where} == expected
+
+
+def _rank(split: str) -> str:
+    return {"train": "t", "val": "v", "test": "s"}[split]
+
+
+def test_rows_of_few_combinations_are_no_copies() -> None:
+    random = np.random.default_rng(0)
+    frame = pd.DataFrame({name: random.choice(["yes", "no", "maybe"], 400) for name in ("a", "b", "kind")})
+    frame.to_csv("rows.csv", index=False)
+    assert table().findings == []
+
+
+def test_wrong_labels_are_found(blobs: pd.DataFrame) -> None:
+    flipped = np.random.default_rng(1).choice(600, 20, replace=False)
+    blobs.loc[flipped, "kind"] = blobs.loc[flipped, "kind"].map({"x": "y", "y": "z", "z": "x"})
+    again = blobs.loc[[300]].assign(kind=lambda frame: frame["kind"].map({"x": "y", "y": "z", "z": "x"}))
+    pd.concat([blobs, again], ignore_index=True).to_csv("rows.csv", index=False)
+    contradiction, implausible = (finding for finding in table().findings if finding.check == "labels")
+    assert contradiction.where == [f"row 300: {blobs['kind'][300]} = row 600: {again['kind'].iloc[0]}"]
+    rows = {int(place.split()[1]) for place in implausible.where}
+    assert len(rows & {*flipped}) >= 16
+    assert len(rows - {*flipped, 300, 600}) <= 1
+
+
+def test_faulty_columns_are_found(blobs: pd.DataFrame) -> None:
+    random = np.random.default_rng(0)
+    blobs.loc[:2, "kind"] = "odd"
+    blobs["outcome"] = blobs["kind"].map({"x": "won", "y": "lost", "z": "open", "odd": "?"})
+    blobs["always"] = 1
+    blobs["number"] = random.permutation(600)
+    blobs["patient_id"] = random.integers(0, 100, 600).astype(str) + "-a"
+    blobs["rarely"] = np.where(random.random(600) < 0.1, random.normal(size=600), np.nan)
+    blobs.to_csv("rows.csv", index=False)
+    report = table(drop=("f",))
+    by_column = {
+        finding.where[0]: finding for finding in report.findings if finding.check in ("leak", "columns", "missing")
+    }
+    assert by_column["outcome"].severity == "error"
+    assert by_column["outcome"].check == "leak"
+    assert by_column["outcome"].fix.endswith("""--data.drop '["f", "outcome"]'""")
+    assert by_column["always"].message == "column always is constant"
+    assert by_column["number"].message == "column number is no feature: looks like an ID column"
+    assert by_column["rarely"].check == "missing"
+    assert report.missing["rarely"] == blobs["rarely"].isna().sum()
+    groups = found(report)["groups"]
+    assert groups.fix.endswith("--data.groups patient_id")
+    assert set(groups.where) <= {*blobs["patient_id"]}
+    assert found(report)["classes"].where == ["odd (1)"]
+    assert "groups" not in found(table(drop=("outcome",), groups="patient_id"))
+
+
+def write_digits(folder: str, number: int = 400) -> None:
+    digits = datasets.load_digits()
+    for row, (image, kind) in enumerate(zip(digits.images[:number], digits.target, strict=False)):
+        path = Path(folder, str(kind), f"{row:03}.png")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray((image * 255 / 16).astype(np.uint8)).resize((24, 24)).save(path)
+
+
+def test_a_clean_folder_has_no_findings_and_planted_faults_are_found() -> None:
+    write_digits("digits")
+    report = inspect_data(ImageFolderDataModule("digits"))
+    assert (report.findings, report.notes) == ([], [])
+    assert sum(report.sizes.values()) == 400
+    kinds = {split.name: split for split in Path("digits").iterdir()}
+    first = sorted(kinds["3"].iterdir())
+    for number, path in enumerate(first[:12]):
+        (kinds["3"] / f"copy{number:02}.png").write_bytes(path.read_bytes())  # copies stay together in drawn splits
+    (kinds["8"] / "wrong.png").write_bytes(first[20].read_bytes())
+    for number, path in enumerate(sorted(kinds["5"].iterdir())):
+        jpeg = io.BytesIO()
+        Image.open(path).save(jpeg, "JPEG", quality=95)
+        (kinds["5"] / f"again{number:02}.jpg").write_bytes(jpeg.getvalue())
+    (kinds["0"] / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n nothing")
+    Image.new("L", (24, 24), 200).save(kinds["1"] / "blank.png")
+    dark = np.random.default_rng(0).integers(0, 20, (24, 24)).astype(np.uint8)
+    Image.fromarray(dark).save(kinds["2"] / "dark.png")
+    Image.open(first[30]).resize((10, 10)).save(kinds["3"] / "small.png")
+    findings = inspect_data(ImageFolderDataModule("digits")).findings
+    by_check = {finding.check: finding for finding in findings}
+    assert by_check["broken"].severity == "error"
+    assert [place.partition(":")[0] for place in by_check["broken"].where] == ["0/broken.png"]
+    assert "this image is broken" in by_check["broken"].where[0]
+    assert by_check["small"].where == ["3/small.png: 10 pixels"]
+    assert [finding.where for finding in findings if finding.check == "blank"] == [["1/blank.png"], ["2/dark.png"]]
+    assert any(
+        "8/wrong.png: 8" in place for finding in findings if finding.check == "labels" for place in finding.where
+    )
+    near = by_check["near-copies"].where
+    assert len(near) > 8
+    assert all("5/" in place.split(" ~ ")[0] and "5/" in place.split(" ~ ")[1] for place in near)
+    assert "copies" not in by_check
+
+
+def test_copies_across_split_folders_are_an_error() -> None:
+    write_digits("plain", 200)
+    for path in sorted(Path("plain").rglob("*.png")):
+        number = int(path.stem)
+        new = Path("digits", "test" if number % 4 == 0 else "train", path.parent.name, path.name)
+        new.parent.mkdir(parents=True, exist_ok=True)
+        new.write_bytes(path.read_bytes())
+    path = sorted(Path("digits/train/7").iterdir())[0]
+    (Path("digits/test/7") / "seen.png").write_bytes(path.read_bytes())
+    data = ImageFolderDataModule("digits")
+    copies = found(inspect_data(data))["copies"]
+    split = next(sample.split for sample in data._samples if sample.file == f"train/7/{path.name}")
+    assert copies.where == [f"test/7/seen.png (test) = train/7/{path.name} ({split})"]
+
+
+class Odd(ClassificationDataModule):
+    """A data module of one's own, with faults."""
+
+    num_classes, class_names, input_shape = 2, ("no", "yes"), (5,)
+
+    def load(self, split: Split) -> Batch:
+        features, kinds = SyntheticDataModule(num_samples=400, num_classes=2).load(split)
+        features = features[:, :4].clone()
+        features[1, 2] = torch.nan
+        return torch.cat([features, features[:10]]), torch.cat([kinds, kinds[:10]])
+
+
+class Plain(LightningDataModule):
+    """A LightningDataModule without any base class; test samples are those of training."""
+
+    def _loader(self) -> Any:
+        return DataLoader(TensorDataset(torch.arange(40.0).view(20, 2), torch.arange(20) % 2), batch_size=4)
+
+    train_dataloader = test_dataloader = _loader
+
+
+def test_own_data_modules_are_checked_as_far_as_it_goes() -> None:
+    report = inspect_data(Odd())
+    messages = [finding.message for finding in report.findings]
+    assert "inputs of train have shape (4,), input_shape is (5,)" in messages
+    assert any("contain NaN or infinite numbers" in message for message in messages)
+    assert found(report)["copies"].severity in ("warning", "error")
+    report = inspect_data(Plain())
+    assert report.sizes == {"train": 20, "test": 20}
+    assert (
+        found(report)["copies"].message == "20 of 20 validation and test samples are copies of samples in another split"
+    )
+
+
+@pytest.mark.parametrize("data", [DigitsDataModule(), SyntheticDataModule(num_samples=600)], ids=type)
+def test_clean_data_modules_have_no_errors(data: LightningDataModule) -> None:
+    report = inspect_data(data)
+    assert [finding for finding in report.findings if finding.check != "labels"] == []
+
+
+@pytest.mark.slow
+def test_real_digits_have_no_copies() -> None:
+    report = inspect_data(MNISTDataModule("sample"))
+    assert {*found(report)} <= {"labels"}
+    assert len(found(report)["labels"].where if report.findings else []) < 20
+
+
+def test_an_unknown_check_is_named() -> None:
+    with pytest.raises(ValueError, match=r"there is no check lables: did you mean labels\?"):
+        inspect_data(SyntheticDataModule(), ["lables"])
