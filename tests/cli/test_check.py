@@ -39,7 +39,6 @@ def test_errors_end_with_1_and_warnings_only_if_strict(kindling: Command, rows: 
     assert result.code == 0
     assert (
         """warning: columns: column constant is constant
-  constant
   -> --data.drop '["constant"]'
 
 0 errors, 1 warning
@@ -55,6 +54,7 @@ def test_errors_end_with_1_and_warnings_only_if_strict(kindling: Command, rows: 
     result = kindling(*RECIPE)
     assert result.code == 1
     assert "error: leak: column outcome alone determines the target kind\n" in result.out
+    assert result.err == "kindling: error: rows.csv: 1 error, 1 warning; each is listed above with what to do\n"
     assert result.out.endswith("1 error, 1 warning\n")
     result = kindling(*RECIPE, "--format", "json")
     assert result.code == 1

@@ -1,6 +1,7 @@
 """`kindling check`: check the data of a recipe before any training."""
 
 import json
+import re
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout
@@ -11,7 +12,7 @@ import yaml
 from jsonargparse import ActionConfigFile, ArgumentError, Namespace
 from lightning.pytorch import LightningDataModule, seed_everything
 
-from kindling.cli.check_page import print_report
+from kindling.cli.check_page import format_counts, print_report
 from kindling.cli.class_names import NOUNS
 from kindling.cli.parser import KindlingArgumentParser
 from kindling.cli.parser_errors import one_line
@@ -22,7 +23,7 @@ from kindling.data.checks import inspect_data
 from kindling.utils.console import silence_libraries
 from kindling.utils.errors import UsageError, creation_error
 from kindling.utils.plugins import load_plugins
-from kindling.utils.text import program_name
+from kindling.utils.text import program_name, shorten
 
 OPTIONS = {
     "--format": "Output.",
@@ -32,7 +33,12 @@ OPTIONS = {
 
 
 def run(command: str, options: Sequence[str]) -> None:
-    """Check data with the options on the command line; end with 1 if there are errors."""
+    """Check data with the options on the command line.
+
+    Raises:
+        ValueError: If there are errors, or warnings with `--strict`.
+        UsageError: If the options are invalid.
+    """
     silence_libraries()
     typed = classes_first(find_recipes(load_plugins(options)))
     check_typed(typed)
@@ -53,7 +59,7 @@ def run(command: str, options: Sequence[str]) -> None:
     else:
         print_report(report)
     if failed:
-        raise SystemExit(1)
+        raise ValueError(f"{report.source}: {format_counts(report)}; each is listed above with what to do")
 
 
 def _parser(command: str) -> KindlingArgumentParser:
@@ -74,19 +80,28 @@ def _data_options(typed: Sequence[str]) -> tuple[list[str], int]:
     seed = 42
     words = iter(typed)
     for word in words:
-        name, _, value = word.partition("=")
-        if name not in ("-c", "--config"):
+        if not (found := re.fullmatch(r"--config(?:=(.*))?|-c=?(.*)", word, re.DOTALL)):
             arguments.append(word)
             continue
-        value = value or next(words, "")
-        recipe = read_yaml(Path(value)) if Path(value).is_file() else yaml.safe_load(value)
-        if not isinstance(recipe, dict):
-            raise UsageError(f"config: {value} is not a YAML file with options")
+        recipe = _read_recipe(found[1] or found[2] or next(words, ""))
         if type(recipe.get("seed_everything")) is int:
             seed = recipe["seed_everything"]
         if recipe.get("data") is not None:
             arguments += ["--config", yaml.safe_dump({"data": recipe["data"]})]
     return arguments, seed
+
+
+def _read_recipe(value: str) -> dict[str, Any]:
+    """Return the options of a recipe: a file, or YAML on the command line."""
+    if Path(value).is_file():
+        return read_yaml(Path(value))
+    try:
+        recipe = yaml.safe_load(value)
+    except yaml.YAMLError:
+        recipe = None
+    if not isinstance(recipe, dict):
+        raise UsageError(f"config: {shorten(value, 60)} is not a YAML file with options")
+    return recipe
 
 
 def _explain(message: str, typed: Sequence[str]) -> str:

@@ -1,6 +1,6 @@
 """The page that `kindling check` prints."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.table import Table
 
@@ -24,29 +24,28 @@ def print_report(report: DataReport) -> None:
         say(_targets_table(report.targets))
     if report.missing:
         say(_missing_table(report.missing, sum(report.sizes.values())))
-    _say_block("notes from reading:", (f"  {shorten(note)}" for note in report.notes))
+    if report.notes:
+        say("\n".join(["notes from reading:", *(f"  {shorten(note)}" for note in report.notes)]))
     for finding in report.findings:
-        say(*_finding_lines(finding))
-    counts = [
-        count_noun(report.count("error"), "error", "errors"),
-        count_noun(report.count("warning"), "warning", "warnings"),
-    ]
-    say(f"\n{join_names(counts)}" if report.findings else "no findings")
+        say(_format_finding(finding))
+    say(f"\n{format_counts(report)}" if report.findings else "no findings")
 
 
-def _finding_lines(finding: Finding) -> list[str]:
+def format_counts(report: DataReport) -> str:
+    """Return the number of errors and warnings, in words."""
+    errors, warnings = report.count("error"), report.count("warning")
+    return f"{count_noun(errors, 'error', 'errors')}, {count_noun(warnings, 'warning', 'warnings')}"
+
+
+def _format_finding(finding: Finding) -> str:
     lines = [f"\n{finding.severity}: {finding.check}: {finding.message}"]
-    lines += [f"  {shorten(place, 120)}" for place in finding.where[:MAX_PLACES]]
-    if len(finding.where) > MAX_PLACES:
-        lines.append(f"  and {len(finding.where) - MAX_PLACES:,} more (--format json lists all)")
+    places = [place for place in finding.where if f"column {place}" not in finding.message]
+    lines += [f"  {shorten(place, 120)}" for place in places[:MAX_PLACES]]
+    if len(places) > MAX_PLACES:
+        lines.append(f"  and {len(places) - MAX_PLACES:,} more (--format json lists all)")
     if finding.fix:
         lines.append(f"  -> {finding.fix}")
-    return ["\n".join(lines)]
-
-
-def _say_block(title: str, lines: Iterable[str]) -> None:
-    if lines := [*lines]:
-        say("\n".join([title, *lines]))
+    return "\n".join(lines)
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]], what: str) -> Table:

@@ -38,6 +38,9 @@ def read_arrays(data: LightningDataModule) -> tuple[SampleTable, list[Finding]]:
     inputs = np.unique(np.array([digest for _, digests, *_ in parts for digest in digests]), return_inverse=True)[1]
     targets = _join([part[2] for part in parts])
     features = _join([part[3] for part in parts])
+    if features is not None and len(getattr(data, "input_shape", ())) == 1:  # of different units
+        deviations = features.std(axis=0)
+        features = (features - features.mean(axis=0)) / np.where(deviations > 0, deviations, 1)
     classes = tuple(map(str, getattr(data, "class_names", ())))
     if not classes and targets is not None and targets.ndim == 1 and targets.dtype.kind in "iu" and targets.min() >= 0:
         classes = tuple(map(str, range(int(targets.max()) + 1)))

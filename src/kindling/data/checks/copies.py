@@ -100,15 +100,14 @@ def _equal_pairs(samples: SampleTable) -> Iterator[tuple[int, int]]:
     surprising: NDArray[np.bool_] = (
         np.ones(len(rank), dtype=bool) if samples.chance is None else samples.chance < CHANCE
     )
-    first: dict[object, list[int]] = {}
-    for row in np.argsort(rank, kind="stable").tolist():
-        earlier = first.setdefault(samples.inputs[row], [])
-        if surprising[row]:
-            others = [other for other in earlier if rank[other] < rank[row]]
-            same = [other for other in others if _same_target(samples, row, other)]
-            if others:
-                yield row, (same or others)[0]
-        earlier.append(row)
+    first: dict[object, dict[object, int]] = {}  # by inputs, then by split and target
+    for row in np.flatnonzero(surprising)[np.argsort(rank[surprising], kind="stable")].tolist():
+        seen = first.setdefault(samples.inputs[row], {})
+        others = [other for other in seen.values() if rank[other] < rank[row]]
+        same = [other for other in others if _same_target(samples, row, other)]
+        if others:
+            yield row, (same or others)[0]
+        seen.setdefault((rank[row], None if samples.targets is None else samples.targets[row]), row)
 
 
 def _same_target(samples: SampleTable, row: int, other: int) -> bool:

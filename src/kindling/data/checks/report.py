@@ -16,7 +16,7 @@ CHECKS = {
     "broken": "images that can't be read",
     "small": "images that are enlarged",
     "blank": "images that are blank or very dark",
-    "values": "NaN, infinite or constant inputs, wrong shapes and labels",
+    "values": "NaN or infinite values, wrong shapes and labels",
 }
 
 
