@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse import ActionConfigFile, ArgumentError, Namespace
+from jsonargparse import ArgumentError, Namespace
+from jsonargparse._actions import ActionConfigFile
 from lightning.pytorch import LightningDataModule, seed_everything
 
 from kindling.cli.check_page import format_counts, print_report

@@ -14,13 +14,13 @@ from torch.utils._pytree import tree_leaves
 from typing_extensions import override
 
 from kindling.cli.stages import has_stage
+from kindling.data.checks.samples import summarize
 from kindling.deploy.card import ModelCard
 from kindling.deploy.export import some_inputs
 from kindling.deploy.export_wrapper import ExportWrapper
 from kindling.deploy.formats import FORMATS
 from kindling.deploy.verify import compare_outputs, first
 from kindling.models.task import BaseTask
-from kindling.testing.data import summarize
 from kindling.testing.trainer import small_trainer
 from kindling.utils.text import join_names
 

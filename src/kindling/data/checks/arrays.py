@@ -58,15 +58,14 @@ def read_arrays(data: LightningDataModule) -> tuple[SampleTable, list[Finding]]:
 def thumbnails(inputs: Any, number: int) -> Floats | None:
     """Return images as small gray ones, and other inputs as they are, (N, F); None if they are not comparable."""
     parts = []
-    for rows in torch.arange(number).split(CHUNK):
+    for rows in torch.split(torch.arange(number), CHUNK):
         part = inputs[rows]
         if part.is_complex() or part.dtype == torch.bool:
             return None
         part = to_float(part).float()
         if part.ndim == 4 and min(part.shape[2:]) > 1:
             part = part.mean(1, keepdim=True)
-            size = [min(side, THUMBNAIL) for side in part.shape[2:]]
-            part = F.adaptive_avg_pool2d(part, size)
+            part = F.adaptive_avg_pool2d(part, (min(part.shape[2], THUMBNAIL), min(part.shape[3], THUMBNAIL)))
         parts.append(part.flatten(1))
         if parts[0].shape[1] > MAX_FEATURES:
             return None
@@ -78,6 +77,8 @@ def _read_split(
 ) -> tuple[list[bytes], Array | None, Floats | None, list[Finding]]:
     """Return the digests, targets, features and findings of a split."""
     dataset = getattr(data, split) if isinstance(data, BaseDataModule) else None
+    inputs: Any
+    targets: Any
     if isinstance(dataset, ArrayDataset):
         inputs, targets = dataset.inputs, dataset.labels
         digests = [summarize(inputs[torch.tensor([row])]).digest for row in range(len(targets))]

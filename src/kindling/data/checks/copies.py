@@ -129,4 +129,5 @@ def expected_copies(codes: list[Indices]) -> Floats:
     logarithm = np.full(rows, np.log(max(rows - 1, 1)))
     for column in codes:
         logarithm += np.log(np.bincount(column + 1)[column + 1] / rows)
-    return np.exp(logarithm)
+    expected: Floats = np.exp(logarithm)
+    return expected

@@ -79,10 +79,10 @@ class FolderImages:
             yield Finding("small", "warning", message, where, fix)
 
     def _blank(self) -> Iterator[Finding]:
-        blank, dark = [], []
+        blank, dark = list[str](), list[str]()
         names = iter(self.names)
         for dataset in self.datasets:
-            for rows in torch.arange(len(dataset)).split(CHUNK):
+            for rows in torch.split(torch.arange(len(dataset)), CHUNK):
                 pixels = np.sort(dataset.inputs[rows].float().mean(1).flatten(1).numpy() / 255, axis=1)
                 edge = pixels.shape[1] // 100
                 for low, high in zip(pixels[:, edge], pixels[:, -1 - edge], strict=True):
