@@ -12,13 +12,15 @@ from kindling.cli.class_names import class_arguments
 from kindling.cli.sources import Sources
 from kindling.data import BaseDataModule
 from kindling.models.infer import infer_arguments, with_shape
-from kindling.models.task import DATA_ARGUMENTS, BaseTask, check_task
+from kindling.models.task import DATA_ARGUMENTS, TARGETS, BaseTask, check_task
 from kindling.utils.console import say
 from kindling.utils.errors import UsageError, creation_error
 from kindling.utils.hyperparameters import record_arguments
 from kindling.utils.text import join_names
 
 ARGUMENT = "model.init_args."  # prefix of model arguments in the parser's links
+# By the task of the data, the attribute of a classifier that names the model to build instead.
+REPLACEMENTS: dict[object, str] = {"regression": "regressor", "multilabel": "multilabel_classifier"}
 
 
 class ModuleBuilder:
@@ -77,38 +79,40 @@ class ModuleBuilder:
         return model
 
     def _model_for_data(self, kind: type[LightningModule], kwargs: dict[str, Any]) -> type[LightningModule]:
-        """Return the class of the model: in `fit` on numbers, a classifier is replaced by its regressor, if it has one.
+        """Return the class of the model: in `fit`, a classifier is replaced by its model for the targets, if it has one.
 
         Args:
             kind: The class in the config.
-            kwargs: Its arguments; those that the regressor lacks are removed in place.
+            kwargs: Its arguments; those that the other model lacks are removed in place.
 
         Raises:
             UsageError: If the command line sets one of these arguments.
-            ValueError: If the model predicts classes and the targets are numbers, or the other way around.
+            ValueError: If the model predicts something else than the targets.
         """
         if self.command != "fit" or not issubclass(kind, BaseTask) or kind.task is None:
             return kind
-        regressor: type[BaseTask] | None = vars(kind).get("regressor")  # its own: a subclass has another network
-        if regressor is None or getattr(self._data, "task", None) != "regression":
+        attribute = REPLACEMENTS.get(getattr(self._data, "task", None), "")
+        model: type[BaseTask] | None = vars(kind).get(attribute)  # its own: a subclass has another network
+        if model is None:
             check_task(kind, self._data)
             return kind
-        self._replace_model(kind, regressor, kwargs)
-        return regressor
+        self._replace_model(kind, model, kwargs)
+        return model
 
-    def _replace_model(self, kind: type[BaseTask], regressor: type[BaseTask], kwargs: dict[str, Any]) -> None:
-        """Replace a classifier by its regressor in the config, and remove arguments that it lacks from `kwargs`."""
-        class_path = f"{regressor.__module__}.{regressor.__name__}"
+    def _replace_model(self, kind: type[BaseTask], model: type[BaseTask], kwargs: dict[str, Any]) -> None:
+        """Replace a classifier by another model in the config, and remove arguments that it lacks from `kwargs`."""
+        class_path = f"{model.__module__}.{model.__name__}"
+        targets = f"the targets are {TARGETS[model.task][0]}" if model.task else ""
         defaults = {name: default_of(kind, name) for name in kwargs}
         lacking = kwargs.keys() - {*class_arguments(class_path)}
         unused = [name for name in kwargs if name in lacking and kwargs[name] not in (None, defaults[name])]
         if typed := [name for name in unused if f"model.{name}" in self.sources.names]:
-            raise UsageError(f"{regressor.__name__} has no {join_names(typed)}: the targets are numbers")
+            raise UsageError(f"{model.__name__} has no {join_names(typed)}: {targets}")
         ignored = f"; {join_names(unused)} has no effect" if unused else ""
-        say(f"model: {regressor.__name__} instead of {kind.__name__}, because the targets are numbers{ignored}")
-        # A default of the classifier gives way to that of the regressor, unless it is on the command line.
+        say(f"model: {model.__name__} instead of {kind.__name__}, because {targets}{ignored}")
+        # A default of the classifier gives way to that of the other model, unless it is on the command line.
         free = [name for name in kwargs if f"model.{name}" not in self.sources.names]
-        lacking |= {name for name in free if kwargs[name] == defaults[name] != default_of(regressor, name)}
+        lacking |= {name for name in free if kwargs[name] == defaults[name] != default_of(model, name)}
         configs = self.cli.config[self.command]["model"], self.cli.config_dump["model"]
         for config in configs:
             config["class_path"] = class_path

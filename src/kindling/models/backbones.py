@@ -144,7 +144,7 @@ def kindling_backbone(source: str) -> Backbone:
     if len(model.input_shape) != 3 or model.core is model or hasattr(model.core, "members"):  # an ensemble
         name = type(model).__name__
         raise ValueError(f"{source} can't be a backbone: {name} is not a single network for images (in self.network)")
-    BaseTask.init_lazy_layers(model)  # not the override of TransferClassifier, which would load pretrained weights
+    BaseTask.init_lazy_layers(model)  # not the override of TransferModel, which would load pretrained weights
     features, name = remove_head(model.network), type(model).__name__
     load = (
         partial(load_weights, content=state, source=path, name=name, prefix="network.")

@@ -40,6 +40,7 @@ class ClassificationTask(BaseTask):
     task = "classification"
     data_arguments = (*BaseTask.data_arguments, "num_classes", "class_names")
     regressor: ClassVar[type[RegressionTask] | None] = None  # `kindling fit` builds it if the targets are numbers
+    multilabel_classifier: ClassVar[type[BaseTask] | None] = None  # and this one if a sample has several classes
     class_weights: Tensor | None
 
     def __init__(
@@ -58,7 +59,7 @@ class ClassificationTask(BaseTask):
         if loss_function not in LOSSES:
             raise ValueError(f"loss_function must be {join_names(LOSSES)}, got {loss_function}")
         self.loss_function = loss_function
-        self.num_classes = num_classes
+        self.num_classes = self.num_outputs = num_classes
         self.class_names = tuple(class_names) or tuple(str(label) for label in range(num_classes))
         self.label_smoothing = label_smoothing
         # `setup` computes the weights from the training data.
@@ -85,7 +86,7 @@ class ClassificationTask(BaseTask):
         if isinstance(targets, Tensor) and targets.ndim == outputs.ndim > 1:
             raise ValueError(
                 f"{name} predicts one class per sample, but targets have shape {tuple(targets.shape)}: return labels "
-                "(N,), or derive from BaseTask for several labels per sample (docs/your-own.md, A task of another kind)"
+                "(N,), or use a multi-label classifier such as MLPMultiLabelClassifier for several classes per sample"
             )
         if isinstance(targets, Tensor) and targets.is_floating_point():
             raise ValueError(f"{name} predicts classes, but the targets are numbers: use a regression model")

@@ -1,4 +1,4 @@
-"""A small convolutional network for images of any size and channel count."""
+"""Small convolutional networks for images of any size and channel count."""
 
 from typing import Any
 
@@ -6,20 +6,23 @@ import torch
 from torch import nn
 
 from kindling.models.classification import ClassificationTask
+from kindling.models.multilabel import MultiLabelTask
+from kindling.models.regression import RegressionTask
+from kindling.models.task import BaseTask
 
 
 def cnn(
     input_shape: tuple[int, ...],
     channels: tuple[int, ...],
     hidden: int,
-    num_classes: int,
+    out_features: int,
     dropout: float,
     batch_norm: bool,
     strided_stem: bool,
 ) -> nn.Sequential:
     """Return blocks of 3x3 convolution, 2x2 max pooling and ReLU, followed by one hidden layer.
 
-    Maps images (N, C, H, W), where `input_shape` is (C, H, W), to logits (N, num_classes).
+    Maps images (N, C, H, W), where `input_shape` is (C, H, W), to outputs (N, out_features).
     """
     if min(hidden, *channels) < 1:
         raise ValueError(f"channels and hidden must be at least 1, got {channels} and {hidden}")
@@ -43,11 +46,11 @@ def cnn(
     layers += [nn.Flatten(), nn.Linear(in_channels * height * width, hidden), nn.ReLU()]
     if dropout:
         layers.append(nn.Dropout(dropout))
-    return nn.Sequential(*layers, nn.Linear(hidden, num_classes))
+    return nn.Sequential(*layers, nn.Linear(hidden, out_features))
 
 
-class CNNClassifier(ClassificationTask):
-    """Convolutional network: with channels 32 and 64 on MNIST it has 225,034 parameters without batch norm.
+class CNNModel(BaseTask):
+    """Convolutional network for images, to be combined with a task.
 
     Args:
         channels: Output channels of each block; blocks halve height and width as long as both exceed 3.
@@ -57,7 +60,7 @@ class CNNClassifier(ClassificationTask):
         strided_stem: Whether the first block halves the image with a 5x5 convolution of stride 2 instead of pooling:
             13 ms instead of 23 ms per step for three blocks on 256 images of 28 x 28 on two cores. Has no effect on
             images smaller than 7 pixels.
-        **kwargs: See `ClassificationTask`.
+        **kwargs: See the task.
 
     Raises:
         ValueError: If `input_shape` is not (channels, height, width).
@@ -74,7 +77,34 @@ class CNNClassifier(ClassificationTask):
     ) -> None:
         super().__init__(**kwargs)
         if len(self.input_shape) != 3:
-            raise ValueError(f"CNNClassifier needs images (channels, height, width), got shape {self.input_shape}")
-        network = cnn(self.input_shape, channels, hidden, self.num_classes, dropout, batch_norm, strided_stem)
+            raise ValueError(f"{type(self).__name__} needs images (channels, height, width), got shape {self.input_shape}")
+        network = cnn(self.input_shape, channels, hidden, self.num_outputs, dropout, batch_norm, strided_stem)
         # CPU and GPU kernels use the channels-last layout: 1.4 to 2 times as fast per step on two cores.
         self.network = network.to(memory_format=torch.channels_last)
+
+
+class CNNRegressor(CNNModel, RegressionTask):
+    """Convolutional network for regression.
+
+    Args:
+        **kwargs: See `CNNModel` and `RegressionTask`.
+    """
+
+
+class CNNMultiLabelClassifier(CNNModel, MultiLabelTask):
+    """Convolutional network for several classes per image.
+
+    Args:
+        **kwargs: See `CNNModel` and `MultiLabelTask`.
+    """
+
+
+class CNNClassifier(CNNModel, ClassificationTask):
+    """Convolutional network: with channels 32 and 64 on MNIST it has 225,034 parameters without batch norm.
+
+    Args:
+        **kwargs: See `CNNModel` and `ClassificationTask`.
+    """
+
+    regressor = CNNRegressor
+    multilabel_classifier = CNNMultiLabelClassifier

@@ -1,68 +1,115 @@
-"""An ensemble of trained classifiers."""
+"""Ensembles of trained models."""
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from typing_extensions import override
 
 from kindling.models.classification import ClassificationTask
-from kindling.models.loading import build_from_spec, is_model_spec, load_classifier, read_model_spec
+from kindling.models.loading import build_from_spec, is_model_spec, load_model, read_model_spec
+from kindling.models.multilabel import MultiLabelTask
+from kindling.models.regression import RegressionTask
+from kindling.models.task import TARGETS, BaseTask
 from kindling.runs.find import find_checkpoint
 from kindling.utils.console import progress
 
 
-class ProbabilityAveraging(nn.Module):
-    """Average the probabilities of several models, each of which takes raw inputs.
+class Averaging(nn.Module):
+    """Average the predictions of several models, each of which takes raw inputs.
 
     Args:
-        members: Models that return logits (N, classes).
+        members: The models.
     """
 
     def __init__(self, members: Sequence[nn.Module]) -> None:
         super().__init__()
         self.members = nn.ModuleList(members)
 
-    @override
-    def forward(self, inputs: Tensor) -> Tensor:
-        log_probabilities = torch.stack([member(inputs).log_softmax(dim=1) for member in self.members])
-        return log_probabilities.logsumexp(dim=0) - math.log(len(self.members))  # (N, classes): log of the mean
+    def average(self, outputs: Tensor) -> Tensor:
+        """Return the outputs (N, ...) of the ensemble for those of its members, (members, N, ...)."""
+        return outputs.mean(dim=0)
 
     @override
-    def train(self, mode: bool = True) -> "ProbabilityAveraging":
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.average(torch.stack([member(inputs) for member in self.members]))
+
+    @override
+    def train(self, mode: bool = True) -> Self:
         return super().train(False)  # no dropout, frozen batch-norm statistics
 
 
-class EnsembleClassifier(ClassificationTask):
-    """Averages the probabilities of trained classifiers; `fit` trains nothing.
+class ProbabilityAveraging(Averaging):
+    """Average the probabilities of models that return logits (N, classes)."""
+
+    @override
+    def average(self, outputs: Tensor) -> Tensor:
+        return log_mean_exp(outputs.log_softmax(dim=2))  # (N, classes)
+
+
+class SigmoidAveraging(Averaging):
+    """Average the probabilities of models that return a logit for each class, (N, classes)."""
+
+    @override
+    def average(self, outputs: Tensor) -> Tensor:
+        # The logit of the mean probability; the logarithms keep small probabilities.
+        return log_mean_exp(F.logsigmoid(outputs)) - log_mean_exp(F.logsigmoid(-outputs))
+
+
+def log_mean_exp(logarithms: Tensor) -> Tensor:
+    """Return the logarithm of the mean over the first dimension of values, given their logarithms."""
+    return logarithms.logsumexp(dim=0) - math.log(len(logarithms))
+
+
+class EnsembleModel(BaseTask):
+    """Averages the predictions of trained models; `fit` trains nothing. To be combined with a task.
 
     `fit` evaluates the ensemble and saves all members in one self-contained checkpoint.
 
     Args:
-        checkpoints: The members: run folders or checkpoints of classifiers with the same input shape and classes.
-        **kwargs: See `ClassificationTask`; training options have no effect.
+        checkpoints: The members: run folders or checkpoints of models with the same task, input shape and classes.
+        **kwargs: See the task; training options have no effect.
 
     Raises:
-        ValueError: If there are no members, or their input shapes or classes differ.
+        ValueError: If there are no members, or their tasks, input shapes or classes differ.
     """
+
+    averaging: ClassVar[type[Averaging]]
 
     def __init__(self, checkpoints: tuple[str, ...], **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if not checkpoints:
             raise ValueError("an ensemble needs members: give at least one with --model.checkpoints")
         with progress(f"building {len(checkpoints)} members", len(checkpoints)) as done:
-            specs, members = zip(*(_load_member(checkpoint, done) for checkpoint in checkpoints), strict=True)
-        ours = (self.input_shape, self.class_names)
+            specs, members = zip(*(self._load_member(checkpoint, done) for checkpoint in checkpoints), strict=True)
+        ours = self._signature(self)
         for checkpoint, member in zip(checkpoints, members, strict=True):
-            theirs = (member.input_shape, member.class_names)
-            if theirs != ours:
+            if (theirs := self._signature(member)) != ours:
                 raise ValueError(f"member {checkpoint} has another input shape or other classes: {theirs}, not {ours}")
         self.hparams["checkpoints"] = list(specs)
-        self.network = ProbabilityAveraging(members).requires_grad_(False)
+        self.network = self.averaging(members).requires_grad_(False)
         self.mean.zero_()
         self.std.fill_(1)  # each member normalizes its inputs itself
+
+    @staticmethod
+    def _signature(model: BaseTask) -> tuple[Any, ...]:
+        """Return what all members have in common."""
+        return model.input_shape, getattr(model, "class_names", ())
+
+    def _load_member(self, checkpoint: str, done: Callable[[int], None]) -> tuple[str, BaseTask]:
+        done(1)
+        if is_model_spec(checkpoint):  # from the checkpoint of the ensemble, which contains the weights
+            spec, member = checkpoint, build_from_spec(checkpoint)
+        else:
+            path = find_checkpoint(checkpoint)
+            spec, member = read_model_spec(path)[0], load_model(path)
+        if member.task != (task := self.task) and task is not None:
+            targets, name = TARGETS[task][0], type(member).__name__
+            raise ValueError(f"the members of {type(self).__name__} must predict {targets}, which {name} does not")
+        return spec, member
 
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -70,12 +117,44 @@ class EnsembleClassifier(ClassificationTask):
         checkpoint["trained_before"] = True
 
 
-def _load_member(checkpoint: str, done: Callable[[int], None]) -> tuple[str, ClassificationTask]:
-    done(1)
-    if is_model_spec(checkpoint):  # from the checkpoint of the ensemble, which contains the weights
-        member = build_from_spec(checkpoint)
-        if not isinstance(member, ClassificationTask):
-            raise ValueError(f"the members of an ensemble must be classifiers, got {type(member).__name__}")
-        return checkpoint, member
-    path = find_checkpoint(checkpoint)
-    return read_model_spec(path)[0], load_classifier(path)
+class EnsembleRegressor(EnsembleModel, RegressionTask):
+    """Averages the values of trained regression models; `fit` trains nothing.
+
+    Args:
+        **kwargs: See `EnsembleModel` and `RegressionTask`.
+    """
+
+    averaging = Averaging
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        first: Any = self.network.members[0]  # the loss is that of standardized targets
+        self.target_mean.copy_(first.target_mean)
+        self.target_std.copy_(first.target_std)
+
+    @override
+    def forward(self, inputs: Tensor) -> Tensor:
+        values: Tensor = self.network(inputs)  # the members return values in the units of the targets
+        return values
+
+
+class EnsembleMultiLabelClassifier(EnsembleModel, MultiLabelTask):
+    """Averages the probabilities of trained multi-label classifiers; `fit` trains nothing.
+
+    Args:
+        **kwargs: See `EnsembleModel` and `MultiLabelTask`.
+    """
+
+    averaging = SigmoidAveraging
+
+
+class EnsembleClassifier(EnsembleModel, ClassificationTask):
+    """Averages the probabilities of trained classifiers; `fit` trains nothing.
+
+    Args:
+        **kwargs: See `EnsembleModel` and `ClassificationTask`.
+    """
+
+    averaging = ProbabilityAveraging
+    regressor = EnsembleRegressor
+    multilabel_classifier = EnsembleMultiLabelClassifier

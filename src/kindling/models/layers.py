@@ -1,8 +1,12 @@
-"""Layers that several networks share."""
+"""The multilayer perceptron, for any task."""
 
+import math
 from collections.abc import Sequence
+from typing import Any, ClassVar
 
 from torch import nn
+
+from kindling.models.task import BaseTask
 
 
 def mlp(
@@ -25,3 +29,24 @@ def mlp(
             layers.append(nn.Dropout(probability))
         in_features = width
     return nn.Sequential(*layers, nn.Linear(in_features, out_features))
+
+
+class MLPModel(BaseTask):
+    """Multilayer perceptron for feature vectors and small images, to be combined with a task.
+
+    Args:
+        hidden: Width of each hidden layer.
+        dropout: Probability of zeroing a hidden activation, in [0, 1].
+        batch_norm: Whether to normalize each hidden layer over the batch.
+        **kwargs: See the task.
+    """
+
+    drops_all_hidden: ClassVar[bool] = True  # whether `dropout` applies to all hidden layers, or to the last one
+
+    def __init__(
+        self, hidden: tuple[int, ...] = (128,), dropout: float = 0.0, batch_norm: bool = False, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        dropouts = [dropout if self.drops_all_hidden else 0.0] * len(hidden)
+        dropouts[-1:] = [dropout] * bool(hidden)
+        self.network = mlp(math.prod(self.input_shape), hidden, self.num_outputs, dropouts, batch_norm)

@@ -7,7 +7,6 @@ from typing import Any
 
 from torch import Tensor
 
-from kindling.models.classification import ClassificationTask
 from kindling.models.task import BaseTask
 from kindling.runs.checkpoints import read_checkpoint
 from kindling.runs.folders import RUNS, surroundings_of
@@ -96,16 +95,3 @@ def load_model(path: Path, stored: dict[str, Any] | None = None) -> BaseTask:
         reason = str(error).splitlines()[1].strip()
         raise ValueError(f"{path} does not match the current class {type(model).__name__}: {reason}") from error
     return model.eval()
-
-
-def load_classifier(path: Path, stored: dict[str, Any] | None = None) -> ClassificationTask:
-    """Return the trained classifier of a checkpoint.
-
-    Raises:
-        ValueError: As for `load_model`, and if the model is not a classifier.
-    """
-    model = load_model(path, stored)
-    if not isinstance(model, ClassificationTask):
-        name = type(model).__name__
-        raise ValueError(f"{name} is not a classifier: load it with {name}.load_from_checkpoint")
-    return model

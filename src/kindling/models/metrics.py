@@ -1,13 +1,14 @@
 """Metrics, updated batch by batch and computed once an epoch."""
 
 import copy
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection, R2Score
-from torchmetrics.classification import MulticlassConfusionMatrix
+from torchmetrics.classification import MulticlassConfusionMatrix, MultilabelAveragePrecision, MultilabelF1Score
 from typing_extensions import override
 
 
@@ -90,6 +91,35 @@ class R2(R2Score):
         total_sum_of_squares = self.sum_squared_error - self.sum_error**2 / self.total
         r2: Tensor = 1 - self.residual / total_sum_of_squares
         return r2.float()
+
+
+class MeanAveragePrecision(MultilabelAveragePrecision):
+    """Mean over the classes of the average precision of their probabilities, without classes that no sample has."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes, validate_args=False)  # the loss has checked the shapes
+
+    @override
+    def update(self, preds: Tensor, target: Tensor) -> None:
+        super().update(preds.sigmoid(), target.int())
+
+    @override
+    def compute(self) -> Tensor:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Average precision score for one or more classes")  # reported with the split
+            mean: Tensor = super().compute()
+        return mean
+
+
+class MultilabelMacroF1(MultilabelF1Score):
+    """Mean F1 of the classes; 0 for a class that neither a sample nor a prediction has."""
+
+    def __init__(self, num_classes: int, threshold: float) -> None:
+        super().__init__(num_classes, threshold, validate_args=False)
+
+    @override
+    def update(self, preds: Tensor, target: Tensor) -> None:
+        super().update(preds.sigmoid(), target.int())
 
 
 def classification_metrics(num_classes: int) -> MetricCollection:

@@ -1,6 +1,5 @@
 """The regression task, and a multilayer perceptron for it."""
 
-import math
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -11,7 +10,7 @@ from torch.nn import functional as F
 from torchmetrics import MeanAbsoluteError, MeanSquaredError, MetricCollection
 from typing_extensions import override
 
-from kindling.models.layers import mlp
+from kindling.models.layers import MLPModel
 from kindling.models.metrics import R2
 from kindling.models.task import BaseTask
 from kindling.utils.text import join_names
@@ -46,6 +45,7 @@ class RegressionTask(BaseTask):
     """
 
     task = "regression"
+    num_outputs = 1
     target_mean: Tensor
     target_std: Tensor
 
@@ -118,20 +118,12 @@ class RegressionTask(BaseTask):
         return LOSSES[self.loss_function](errors, self.quantile).mean()
 
 
-class MLPRegressor(RegressionTask):
+class MLPRegressor(MLPModel, RegressionTask):
     """Multilayer perceptron for regression.
 
     Args:
-        hidden: Width of each hidden layer.
-        dropout: Probability of zeroing an activation of the last hidden layer, in [0, 1]. In earlier layers, it would
-            bias the predictions.
-        batch_norm: Whether to normalize each hidden layer over the batch.
-        **kwargs: See `RegressionTask`.
+        **kwargs: See `MLPModel`, of which `dropout` applies to the last hidden layer only: in earlier ones, it would bias
+            the predictions; and `RegressionTask`.
     """
 
-    def __init__(
-        self, hidden: tuple[int, ...] = (128,), dropout: float = 0.0, batch_norm: bool = False, **kwargs: Any
-    ) -> None:
-        super().__init__(**kwargs)
-        dropouts = [*[0.0] * (len(hidden) - 1), dropout][: len(hidden)]
-        self.network = mlp(math.prod(self.input_shape), hidden, 1, dropouts, batch_norm)
+    drops_all_hidden = False

@@ -31,19 +31,27 @@ ADAM: Any = {"class_path": "torch.optim.Adam", "init_args": {"lr": 1e-3}}
 # Model arguments that describe the data; a data module provides them as attributes.
 DATA_ARGUMENTS = ("num_classes", "input_shape", "mean", "std", "class_names")
 
+Task = Literal["classification", "regression", "multilabel"]
+
+# For each task, what the targets of a sample are, and a model for them.
+TARGETS: dict[Task, tuple[str, str]] = {
+    "classification": ("classes", "a classifier"),
+    "regression": ("numbers", "a regression model such as MLPRegressor"),
+    "multilabel": ("several classes per sample", "a multi-label classifier such as MLPMultiLabelClassifier"),
+}
+
 
 def check_task(model: type["BaseTask"], data: object) -> None:
-    """Raise ValueError if a model predicts classes and the targets of a data module are numbers, or vice versa."""
-    if model.task is None or (found := getattr(data, "task", None)) == model.task:
+    """Raise ValueError if a model predicts something else than the targets of a data module."""
+    found = getattr(data, "task", None)
+    if model.task is None or found not in TARGETS or found == model.task:
         return
-    if found == "classification":
-        advice = "a classifier, or --data.task regression" if "task" in getattr(data, "hparams", {}) else "a classifier"
-        raise ValueError(f"{model.__name__} predicts numbers, but the targets are classes: use {advice}")
-    if found == "regression":
-        raise ValueError(
-            f"{model.__name__} predicts classes, but the targets are numbers: use a regression model such as "
-            "MLPRegressor"
-        )
+    targets, advice = TARGETS[found]
+    if "task" in getattr(data, "hparams", {}):
+        advice += f", or --data.task {model.task}"
+    raise ValueError(
+        f"{model.__name__} predicts {TARGETS[model.task][0]}, but the targets are {targets}: use {advice}"
+    )
 
 
 class BaseTask(LightningModule):
@@ -77,9 +85,10 @@ class BaseTask(LightningModule):
         ValueError: If an argument is out of its range.
     """
 
-    task: ClassVar[Literal["classification", "regression"] | None] = None  # the task of data modules that it fits
+    task: ClassVar[Task | None] = None  # the task of data modules that it fits
     data_arguments: ClassVar[tuple[str, ...]] = ("input_shape", "mean", "std")  # subset of `DATA_ARGUMENTS`
     network: nn.Module
+    num_outputs: int  # outputs of the network per sample, set by the base class of each task
     mean: Tensor
     std: Tensor
 
@@ -125,7 +134,7 @@ class BaseTask(LightningModule):
             **arguments: Other arguments of the model; they override those of the data module.
 
         Raises:
-            ValueError: If the model predicts classes and the targets are numbers, or the other way around.
+            ValueError: If the model predicts something else than the targets, such as classes instead of numbers.
         """
         check_task(cls, data)
         known = {name: getattr(data, name) for name in cls.data_arguments if hasattr(data, name)} | arguments

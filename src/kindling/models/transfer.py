@@ -1,10 +1,10 @@
-"""Transfer learning: a pretrained backbone with a new classification head."""
+"""Transfer learning: a pretrained backbone with a new head."""
 
 import logging
 import math
 import sys
 from collections import OrderedDict
-from typing import Any
+from typing import Any, Self
 
 import torch
 from lightning.pytorch.strategies import DDPStrategy
@@ -15,12 +15,24 @@ from kindling.models.backbones import Backbone, kindling_backbone, torchvision_b
 from kindling.models.classification import ClassificationTask
 from kindling.models.feature_cache import FeatureCache
 from kindling.models.input_adapter import InputAdapter
+from kindling.models.multilabel import MultiLabelTask
+from kindling.models.regression import RegressionTask
+from kindling.models.task import BaseTask
 
 logger = logging.getLogger(__name__)
 
 
-class TransferClassifier(ClassificationTask):
-    """Classifier with a pretrained backbone and a new linear head.
+class BackboneNetwork(nn.Sequential):
+    """Adapter, backbone and head in sequence; takes images (N, C, H, W), or cached inputs of the head (N, features)."""
+
+    @override
+    def forward(self, inputs: Tensor) -> Tensor:
+        outputs: Tensor = self.get_submodule("head")(inputs) if inputs.ndim == 2 else super().forward(inputs)
+        return outputs
+
+
+class TransferModel(BaseTask):
+    """A pretrained backbone with a new linear head, to be combined with a task.
 
     The backbone, including its batch-norm statistics, is frozen at first, and only the head is trained. From
     `unfreeze_epoch` on the backbone is trained too, with a smaller learning rate. Each of the two phases has its own
@@ -40,7 +52,7 @@ class TransferClassifier(ClassificationTask):
         cache_features: Whether to compute the features of a frozen backbone once per image and reuse them in each
             epoch. Not done if images are augmented, the Trainer limits the batches, fewer than two frozen epochs
             remain, or worker processes load images that are needed again once the backbone is unfrozen.
-        **kwargs: See `ClassificationTask`.
+        **kwargs: See the task.
 
     Raises:
         ValueError: If there is no such backbone, or it does not support such images.
@@ -61,7 +73,7 @@ class TransferClassifier(ClassificationTask):
         super().__init__(**kwargs)
         if len(self.input_shape) != 3 or self.input_shape[0] not in (1, 3):
             raise ValueError(
-                f"TransferClassifier needs images (1 or 3 channels, height, width), got shape {self.input_shape}"
+                f"{type(self).__name__} needs images (1 or 3 channels, height, width), got shape {self.input_shape}"
             )
         if unfreeze_epoch is not None and unfreeze_epoch < 0:
             raise ValueError(f"unfreeze_epoch must not be negative, got {unfreeze_epoch}")
@@ -81,9 +93,9 @@ class TransferClassifier(ClassificationTask):
         parts = {
             "adapt": InputAdapter(self.source.channels, self.source.size),
             "backbone": self.source.network,
-            "head": nn.Linear(self.source.features, self.num_classes),
+            "head": nn.Linear(self.source.features, self.num_outputs),
         }
-        self.network: nn.Sequential = nn.Sequential(OrderedDict(parts)).to(memory_format=torch.channels_last)
+        self.network: BackboneNetwork = BackboneNetwork(OrderedDict(parts)).to(memory_format=torch.channels_last)
         if not self.is_random:  # normalize as in pretraining
             self.mean = torch.tensor(self.source.mean).view(-1, 1, 1)
             self.std = torch.tensor(self.source.std).view(-1, 1, 1)
@@ -127,7 +139,7 @@ class TransferClassifier(ClassificationTask):
         self.train(self.training)
 
     @override
-    def train(self, mode: bool = True) -> "TransferClassifier":
+    def train(self, mode: bool = True) -> Self:
         super().train(mode)
         if self.frozen:
             self.backbone.eval()  # keeps the pretrained batch-norm statistics
@@ -141,12 +153,13 @@ class TransferClassifier(ClassificationTask):
         return features
 
     @override
+    def normalize(self, inputs: Tensor) -> Tensor:
+        return inputs if inputs.ndim == 2 else super().normalize(inputs)  # cached features
+
+    @override
     def forward(self, inputs: Tensor) -> Tensor:
         if self._weights_missing:
             self.init_lazy_layers()
-        if inputs.ndim == 2:  # cached features
-            logits: Tensor = self.head(inputs)
-            return logits.float()
         return super().forward(inputs)  # type: ignore[no-any-return]
 
     @override
@@ -244,7 +257,7 @@ class TransferClassifier(ClassificationTask):
 
 def _check_for_weights(model: nn.Module, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
     """Note whether a state dict, of the model or of a module that contains it, contains the backbone's weights."""
-    assert isinstance(model, TransferClassifier)
+    assert isinstance(model, TransferModel)
     expected = model.backbone.state_dict(prefix=f"{prefix}network.backbone.")
     if all(name in state and state[name].shape == value.shape for name, value in expected.items()):
         model._weights_missing = False
@@ -252,5 +265,32 @@ def _check_for_weights(model: nn.Module, state: dict[str, Tensor], prefix: str, 
 
 def _init_lazy_layers(model: nn.Module, *_: Any) -> None:
     """Load pretrained weights before a state dict is created, which must not contain the random initial ones."""
-    assert isinstance(model, TransferClassifier)
+    assert isinstance(model, TransferModel)
     model.init_lazy_layers()
+
+
+class TransferRegressor(TransferModel, RegressionTask):
+    """Regression model with a pretrained backbone and a new linear head.
+
+    Args:
+        **kwargs: See `TransferModel` and `RegressionTask`.
+    """
+
+
+class TransferMultiLabelClassifier(TransferModel, MultiLabelTask):
+    """Multi-label classifier with a pretrained backbone and a new linear head.
+
+    Args:
+        **kwargs: See `TransferModel` and `MultiLabelTask`.
+    """
+
+
+class TransferClassifier(TransferModel, ClassificationTask):
+    """Classifier with a pretrained backbone and a new linear head.
+
+    Args:
+        **kwargs: See `TransferModel` and `ClassificationTask`.
+    """
+
+    regressor = TransferRegressor
+    multilabel_classifier = TransferMultiLabelClassifier
