@@ -108,7 +108,8 @@ def no_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
     if "pictures" not in request.fixturenames:
         monkeypatch.setattr("torch.utils.tensorboard.SummaryWriter.add_graph", lambda *_: None)
         monkeypatch.setattr("kindling.training.training_plots.plot_history", lambda *_: None)
-        for kind in ("predictions.ClassificationTabs", "regression.RegressionTabs"):
+        tabs = ("predictions.ClassificationTabs", "regression.RegressionTabs", "multilabel.MultiLabelTabs")
+        for kind in tabs:
             monkeypatch.setattr(f"kindling.tensorboard.{kind}.write", lambda *_: None)
         for charts in ("classification.calibration_charts", "columns.dependence_charts"):
             monkeypatch.setattr(f"kindling.evaluation.report.{charts}", lambda *_: element("p"))

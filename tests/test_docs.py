@@ -112,6 +112,15 @@ def own_data(tmp_path_factory: pytest.TempPathFactory, mnist: Path) -> Path:
         for index in range(number):
             pixels = random.integers(0, 256, (24, 24, 3), dtype=np.uint8) // (2 if "cat" in name else 1)
             Image.fromarray(pixels).save(folder / name / f"{index}.png")
+    (folder / "plants").mkdir()
+    for index in range(30):
+        pixels = random.integers(0, 256, (24, 24, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / "plants" / f"{index}.png")
+    files = [f"{index}.png" for index in range(30)]
+    weights = pd.DataFrame({"image": files, "weight": [f"{weight:.2f} kg" for weight in random.uniform(1, 9, 30)]})
+    weights.to_csv(folder / "weights.csv", index=False)
+    tags = pd.DataFrame({"file": files, "tags": random.choice(["tree", "fruit", "tree|fruit"], 30)})
+    tags.to_csv(folder / "tags.csv", index=False)
     table = pd.DataFrame({"age": random.integers(18, 90, 80), "plan": random.choice(["basic", "plus"], 80)})
     table["name"], table["phone"] = [f"name {index}" for index in range(80)], random.integers(10**8, 10**9, 80)
     table["churned"] = np.where(table["age"] > 50, "yes", "no")

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
         SyntheticDataModule,
         TableDataModule,
     )
-    from kindling.deploy.predictor import Prediction, Predictor, RegressionPrediction, load
+    from kindling.deploy.predictor import MultiLabelPrediction, Prediction, Predictor, RegressionPrediction, load
     from kindling.models import (
         BaseTask,
         ClassificationTask,
@@ -53,6 +53,7 @@ __all__ = [
     "MLPMultiLabelClassifier",
     "MLPRegressor",
     "MNISTDataModule",
+    "MultiLabelPrediction",
     "MultiLabelTask",
     "Prediction",
     "Predictor",

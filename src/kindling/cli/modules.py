@@ -79,7 +79,7 @@ class ModuleBuilder:
         return model
 
     def _model_for_data(self, kind: type[LightningModule], kwargs: dict[str, Any]) -> type[LightningModule]:
-        """Return the class of the model: in `fit`, a classifier is replaced by its model for the targets, if it has one.
+        """Return the class of the model; in `fit`, a classifier may be replaced by its model for the targets.
 
         Args:
             kind: The class in the config.

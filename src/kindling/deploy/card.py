@@ -2,16 +2,15 @@
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from kindling import __version__
 from kindling.data.tables.rows import width
 from kindling.evaluation.regression import Target
-from kindling.models import BaseTask, ClassificationTask, RegressionTask
+from kindling.models import BaseTask, ClassificationTask, MultiLabelTask, RegressionTask
+from kindling.models.task import Task
 from kindling.runs.folders import run_folder_of
 from kindling.runs.metadata import read_json
-
-Task = Literal["classification", "regression"]
 
 
 @dataclass(frozen=True)
@@ -20,13 +19,14 @@ class ModelCard:
 
     Attributes:
         model: Name of its class.
-        classes: Class names, in the order of the probabilities; empty unless it is a classifier.
+        classes: Class names, in the order of the probabilities; empty for numbers.
         input_shape: Shape of a sample: (C, H, W) or (F,).
         columns: For tables, how columns are encoded as features: see `kindling.data.tables.columns`.
         levels: For 16-bit images, the values to map to 0 and 255; None for 0 and 65,535.
         metrics: Test metrics of its run; None for NaN.
-        task: "classification" if it predicts probabilities, "regression" if it predicts numbers, None for other models.
-        target: For regression on a table, name of the column that it predicts; else "target".
+        task: "classification" if it predicts one class, "multilabel" if it predicts any number of classes,
+            "regression" if it predicts a number, None for other models.
+        target: For regression, name of the column that it predicts, if it has one; else "target".
         unit: Unit of the predicted numbers; empty if it is not known.
         kindling: Version of Kindling that wrote this.
     """
@@ -66,10 +66,9 @@ class ModelCard:
 
 
 def task_of(model: BaseTask) -> Task | None:
-    """Return the task of a model; None for others than classification and regression."""
-    if isinstance(model, ClassificationTask):
-        return "classification"
-    return "regression" if isinstance(model, RegressionTask) else None
+    """Return the task of a model; None for others than classification, multi-label classification and regression."""
+    known = isinstance(model, ClassificationTask | MultiLabelTask | RegressionTask)
+    return model.task if known else None
 
 
 def read_card(checkpoint: Path, stored: dict[str, Any], model: BaseTask) -> ModelCard:

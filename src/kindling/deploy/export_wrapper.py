@@ -46,7 +46,8 @@ class ExportWrapper(nn.Module):
             self.inputs = _leaf_names(dict(zip(names, example, strict=True)), "inputs")
         else:
             self.inputs = _leaf_names(example, "inputs")
-        self.outputs = ["probabilities", "logits"] if self.task == "classification" else self._name_outputs(example)
+        self.is_classifier = self.task in ("classification", "multilabel")
+        self.outputs = ["probabilities", "logits"] if self.is_classifier else self._name_outputs(example)
 
     @torch.no_grad()
     def _name_outputs(self, example: Any) -> list[str]:
@@ -61,8 +62,8 @@ class ExportWrapper(nn.Module):
     @override
     def forward(self, *inputs: Tensor) -> Outputs:
         outputs = self.model.outputs_for(tree_unflatten(inputs, self.structure))
-        if self.task == "classification":
-            return outputs.softmax(dim=1), outputs
+        if self.is_classifier:
+            return (outputs.sigmoid() if self.task == "multilabel" else outputs.softmax(dim=1)), outputs
         return tuple(tree_leaves(self.model.to_prediction(outputs)))
 
 

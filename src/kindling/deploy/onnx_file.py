@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kindling.deploy.card import ModelCard, Task
+from kindling.deploy.card import ModelCard
 from kindling.deploy.export_wrapper import Compute, ExportWrapper, Inputs, Outputs
 from kindling.deploy.onnx_rows import OPSET, add_encoding
 from kindling.deploy.predictor import Predictor
+from kindling.models.task import Task
 from kindling.utils.optional import require_extra
 from kindling.utils.text import program_name, strip_control_characters
 
@@ -22,7 +23,12 @@ from kindling.utils.text import program_name, strip_control_characters
 DOMAINS = frozenset(("", "ai.onnx", "ai.onnx.ml", "com.microsoft", "com.microsoft.nchwc", "com.ms.internal.nhwc"))
 
 FEATURES = "features"  # metadata of a file that takes the columns of a table: the name of the encoded features
-OUTPUTS: dict[Task, str] = {"classification": "probabilities", "regression": "predictions"}  # what is served
+# What is served.
+OUTPUTS: dict[Task, str] = {
+    "classification": "probabilities",
+    "multilabel": "probabilities",
+    "regression": "predictions",
+}
 
 
 def any_batch_size(example: Inputs) -> dict[str, Any]:

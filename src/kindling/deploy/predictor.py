@@ -14,6 +14,7 @@ from kindling.data.images.decode import read_image, warn_small_range
 from kindling.data.images.scan import list_images, warn_unused
 from kindling.data.tables.rows import encode_rows
 from kindling.deploy.card import ModelCard, read_card
+from kindling.deploy.responses import THRESHOLD
 from kindling.models.loading import load_model
 from kindling.runs.checkpoints import read_checkpoint
 from kindling.runs.find import find_checkpoint
@@ -21,7 +22,7 @@ from kindling.utils.inputs import fit_image, to_float, to_input_tensor
 from kindling.utils.plugins import import_plugins
 from kindling.utils.text import join_names
 
-__all__ = ["Prediction", "Predictor", "RegressionPrediction", "load"]
+__all__ = ["MultiLabelPrediction", "Prediction", "Predictor", "RegressionPrediction", "load"]
 
 BATCH_SIZE = 256
 
@@ -48,6 +49,18 @@ class RegressionPrediction(NamedTuple):
     values: NDArray[np.float32]
 
 
+class MultiLabelPrediction(NamedTuple):
+    """Predictions of a multi-label classifier for N samples.
+
+    Attributes:
+        labels: For each sample, the classes with a probability of at least 0.5.
+        probabilities: Of each class, independent of the others, shape (N, classes), float32.
+    """
+
+    labels: list[list[str]]
+    probabilities: NDArray[np.float32]
+
+
 class Predictor:
     """A trained model that takes images, files, arrays and data frames.
 
@@ -65,7 +78,9 @@ class Predictor:
         return f"Predictor: {self.card.model}, takes {self.takes}, predicts {predicts}"
 
     def predict(self, samples: Any) -> Any:
-        """Return the predictions for one or more samples: a `Prediction`, or for regression a `RegressionPrediction`.
+        """Return the predictions for one or more samples.
+
+        They are a `Prediction`, a `RegressionPrediction` or a `MultiLabelPrediction`, depending on the task.
 
         Args:
             samples: Images: PIL images, paths of files or of a folder, or arrays and tensors (N, C, H, W) of uint8, or
@@ -79,6 +94,10 @@ class Predictor:
         outputs = torch.cat([self.compute(part) for part in torch.split(inputs, BATCH_SIZE)]).numpy()
         if self.card.task == "regression":
             return RegressionPrediction(outputs)
+        if self.card.task == "multilabel":
+            rows = outputs >= THRESHOLD
+            labels = [[name for name, has in zip(self.card.classes, row, strict=True) if has] for row in rows]
+            return MultiLabelPrediction(labels, outputs)
         names = np.array(self.card.classes, dtype=object)
         return Prediction(names[outputs.argmax(axis=1)].tolist(), outputs)
 
@@ -130,7 +149,7 @@ class Predictor:
 
 
 def load(where: str | Path = "best", device: str = "cpu", plugins: Sequence[str | Path] = ()) -> Predictor:
-    """Load a trained classifier or regression model.
+    """Load a trained classifier, multi-label classifier or regression model.
 
     Args:
         where: Checkpoint, run folder, or `best` or `last` of the newest run.

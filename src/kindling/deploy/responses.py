@@ -8,17 +8,32 @@ from typing import Any
 
 from torch import Tensor
 
+THRESHOLD = 0.5  # of the probability of one of several classes
+
 
 def to_predictions(outputs: Tensor, task: str, classes: Sequence[str], top: int) -> list[Any]:
     """Return the prediction for each sample.
 
     Args:
         outputs: Probabilities (N, classes) or (N, classes, ...); for regression values (N,).
-        task: "classification" or "regression".
+        task: "classification", "multilabel" or "regression".
         classes: Class names.
         top: Number of classes to list, most probable first.
     """
+    if task == "multilabel":
+        return to_classes(outputs, classes, top)
     return to_values(outputs) if task == "regression" else to_response(outputs, classes, top)
+
+
+def to_classes(probabilities: Tensor, classes: Sequence[str], top: int) -> list[dict[str, Any]]:
+    """Return for each sample the classes with a probability of at least 0.5, and the most probable ones."""
+    return [
+        {
+            "classes": [name for name, value in zip(classes, row, strict=True) if value >= THRESHOLD],
+            "top": response["top"],
+        }
+        for row, response in zip(probabilities.tolist(), to_response(probabilities, classes, top), strict=True)
+    ]
 
 
 def to_values(values: Tensor) -> list[dict[str, float]]:

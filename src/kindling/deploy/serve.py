@@ -29,7 +29,9 @@ def serve(
     batch_size: int = 64,
     max_mb: float = 10.0,
 ) -> None:
-    """Serve a classifier or regression model over HTTP: POST /predict, GET /info, GET /health; a page at / to try it.
+    """Serve a model over HTTP: POST /predict, GET /info, GET /health; and a page at / to try it.
+
+    The model predicts a class, several classes or a number.
 
     Unless the host is local, clients must send the key in the environment variable KINDLING_API_KEY as the header
     `Authorization: Bearer KEY`.
@@ -93,8 +95,10 @@ def application(predictor: Predictor | None = None) -> Any:
 
 
 def describe(card: ModelCard) -> str:
-    """Return the name of a model with its accuracy or, for regression, its mean absolute error."""
-    accuracy, error = (card.metrics.get(f"test/{name}") for name in ("accuracy", "mae"))
+    """Return the name of a model with its accuracy, its mean average precision or its mean absolute error."""
+    accuracy, error, precision = (card.metrics.get(f"test/{name}") for name in ("accuracy", "mae", "map"))
+    if card.task == "multilabel" and precision is not None:
+        return f"{card.model}, test mean average precision {precision:.2%}"
     if card.task == "regression" and error is not None:
         return f"{card.model}, test MAE {format_number(error)} {card.unit}".rstrip()
     return card.model + (f", test accuracy {accuracy:.2%}" if accuracy is not None else "")

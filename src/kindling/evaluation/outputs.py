@@ -17,9 +17,11 @@ from torch import Tensor
 
 from kindling.data import BaseDataModule
 from kindling.data.loading import targets_of
+from kindling.evaluation.multilabel import names_of_classes
 from kindling.evaluation.report import write_report
-from kindling.models import ClassificationTask, RegressionTask
+from kindling.models import ClassificationTask, MultiLabelTask, RegressionTask
 from kindling.models.batches import batch_size
+from kindling.models.multilabel import THRESHOLD
 from kindling.runs.folders import run_folder_of
 from kindling.training import TestOutputCollector
 from kindling.utils.console import progress
@@ -66,6 +68,30 @@ def write_predictions(
     header += ["prediction", "probability"]
     taken = {row_header, "label", "prediction", "probability"}
     header += [f"p({name})" if name in taken else name for name in class_names]
+    _write(path, header, columns)
+
+
+def write_multilabel_predictions(
+    path: Path,
+    rows: Sequence[object],
+    row_header: str,
+    probabilities: Tensor,
+    class_names: Sequence[str],
+    targets: Tensor | None = None,
+) -> None:
+    """Write `predictions.csv` for several classes per sample.
+
+    Its columns are row, label if known, prediction, and the probability of each class. Several classes are separated by
+    `|`; see `write_predictions` for the arguments. `targets` are 1 for each class of a sample, (N, classes).
+    """
+    header, columns = [row_header], [rows[: len(probabilities)]]
+    if targets is not None:
+        header.append("label")
+        columns.append(names_of_classes(targets.bool(), class_names, "|"))
+    header.append("prediction")
+    columns.append(names_of_classes(probabilities >= THRESHOLD, class_names, "|"))
+    columns += ([f"{value:.6g}" for value in column] for column in probabilities.T.tolist())
+    header += [f"p({name})" if name in {row_header, "label", "prediction"} else name for name in class_names]
     _write(path, header, columns)
 
 
@@ -124,6 +150,10 @@ def save_predictions(
             return written, sum(map(batch_size, batches))
         if not others and (targets := targets_of(data.new)) is not None:
             labels = targets[: len(table)]
+        if isinstance(model, MultiLabelTask):
+            rows = data.predicted_rows()
+            write_multilabel_predictions(written, rows, data.row_header, table, model.class_names, labels)
+            return written, len(table)
         names = model.class_names if isinstance(model, ClassificationTask) else ()
         write_predictions(written, data.predicted_rows(), data.row_header, table, names, labels)
     return written, len(table)
@@ -131,7 +161,9 @@ def save_predictions(
 
 def _as_table(batches: Sequence[Any], model: LightningModule, data: LightningDataModule | None) -> Tensor | None:
     """Return the probabilities (N, classes) or values (N,) of all batches; None for other predictions."""
-    if not (isinstance(model, ClassificationTask | RegressionTask) and isinstance(data, BaseDataModule)):
+    if not (
+        isinstance(model, ClassificationTask | RegressionTask | MultiLabelTask) and isinstance(data, BaseDataModule)
+    ):
         return None
     table = torch.cat(list(batches)).cpu()
     return table if table.ndim <= 2 else None
@@ -170,9 +202,13 @@ def save_test_results(
             path.write_text(json.dumps(values, indent=2, allow_nan=False) + "\n")
         if outputs is None or labels is None or not isinstance(data, BaseDataModule):
             return None
-        names: Sequence[str] = model.class_names if isinstance(model, ClassificationTask) else ()
-        predictions = outputs.exp() if names else outputs
-        write_predictions(run / "predictions.csv", data.tested_rows(), data.row_header, predictions, names, labels)
-        assert isinstance(model, ClassificationTask | RegressionTask)  # else nothing is collected
+        assert isinstance(model, ClassificationTask | RegressionTask | MultiLabelTask)  # else nothing is collected
+        if isinstance(model, MultiLabelTask):
+            file, rows, table = run / "predictions.csv", data.tested_rows(), model.to_prediction(outputs)
+            write_multilabel_predictions(file, rows, data.row_header, table, model.class_names, labels)
+        else:
+            names: Sequence[str] = model.class_names if isinstance(model, ClassificationTask) else ()
+            predictions = outputs.exp() if names else outputs
+            write_predictions(run / "predictions.csv", data.tested_rows(), data.row_header, predictions, names, labels)
         with progress("writing the report"):
             return write_report(checkpoint, metrics, outputs, labels, model, data, command)

@@ -138,13 +138,15 @@ def _attribute(dataset: Any, *names: str) -> Any:
 
 
 def _count_classes(dataset: Any) -> int | None:
-    """Return the largest label plus one; None unless the dataset has one integer label per sample."""
+    """Return the largest label plus one, or the number of classes if each sample has a float for each; else None."""
     tensors = _attribute(dataset, "tensors")  # of a TensorDataset
     targets = tensors[1] if tensors and len(tensors) == 2 else _attribute(dataset, "labels", "targets")
     try:
         targets = None if targets is None else torch.as_tensor(targets)
     except (TypeError, ValueError, RuntimeError):  # names, boxes or masks
         return None
+    if targets is not None and targets.ndim == 2 and targets.is_floating_point():
+        return targets.shape[1]
     if targets is None or targets.ndim != 1 or not len(targets) or targets.is_floating_point():
         return None
     return int(targets.max()) + 1

@@ -106,7 +106,9 @@ class MeanAveragePrecision(MultilabelAveragePrecision):
     @override
     def compute(self) -> Tensor:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Average precision score for one or more classes")  # reported with the split
+            warnings.filterwarnings(
+                "ignore", "Average precision score for one or more classes"
+            )  # reported with the split
             mean: Tensor = super().compute()
         return mean
 

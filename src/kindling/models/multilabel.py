@@ -27,8 +27,8 @@ class MultiLabelTask(BaseTask):
     Args:
         num_classes: Number of classes.
         class_names: Names of the classes in the order of the outputs; their numbers by default.
-        loss_function: The loss: bce (binary cross-entropy), or focal, which gives classes of a sample that are predicted
-            well less weight.
+        loss_function: The loss: bce (binary cross-entropy), or focal, which gives less weight to classes of a sample
+            that are predicted well.
         weighted_loss: Whether to weight the samples that have a class by the number of training samples without the
             class relative to those with it.
         **kwargs: See `BaseTask`.
@@ -67,7 +67,9 @@ class MultiLabelTask(BaseTask):
         data: Any = getattr(self.trainer, "datamodule", None)
         if (targets := getattr(data, "training_targets", None)) is None:
             name = type(data).__name__
-            raise ValueError(f"weighted_loss needs the training targets, which {name} lacks: add `labels` to its dataset")
+            raise ValueError(
+                f"weighted_loss needs the training targets, which {name} lacks: add `labels` to its dataset"
+            )
         positives = targets.double().sum(0)
         self.positive_weights.copy_((len(targets) - positives) / positives.clamp(min=1))
 
@@ -75,8 +77,8 @@ class MultiLabelTask(BaseTask):
     def check_targets(self, outputs: Tensor, targets: Any) -> None:
         if isinstance(targets, Tensor) and targets.shape != outputs.shape:
             raise ValueError(
-                f"{type(self).__name__} needs a 0 or 1 for each class of a sample, shape {tuple(outputs.shape)}, but the "
-                f"targets have shape {tuple(targets.shape)}"
+                f"{type(self).__name__} needs a 0 or 1 for each class of a sample, shape {tuple(outputs.shape)}, but "
+                f"the targets have shape {tuple(targets.shape)}"
             )
 
     @override

@@ -122,8 +122,8 @@ class MLPRegressor(MLPModel, RegressionTask):
     """Multilayer perceptron for regression.
 
     Args:
-        **kwargs: See `MLPModel`, of which `dropout` applies to the last hidden layer only: in earlier ones, it would bias
-            the predictions; and `RegressionTask`.
+        **kwargs: See `MLPModel` and `RegressionTask`. `dropout` applies to the last hidden layer only: in earlier
+            ones, it would bias the predictions.
     """
 
     drops_all_hidden = False

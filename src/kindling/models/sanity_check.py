@@ -5,6 +5,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 
 from kindling.models.classification import ClassificationTask
+from kindling.models.multilabel import MultiLabelTask
 from kindling.models.regression import RegressionTask
 from kindling.models.task import BaseTask
 from kindling.utils.errors import users_line
@@ -40,7 +41,7 @@ def check_network(model: LightningModule) -> None:
     finally:
         for module, mode in modes:
             module.training = mode
-    if isinstance(model, ClassificationTask) and outputs.shape[:2] != (1, model.num_classes):
+    if isinstance(model, ClassificationTask | MultiLabelTask) and outputs.shape[:2] != (1, model.num_classes):
         raise _wrong_shape(name, "logits (N, num_classes)", (1, model.num_classes), outputs)
     if isinstance(model, RegressionTask) and outputs.shape != (1,):
         raise _wrong_shape(name, "numbers (N,)", (1,), outputs)

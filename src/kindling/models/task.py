@@ -49,9 +49,7 @@ def check_task(model: type["BaseTask"], data: object) -> None:
     targets, advice = TARGETS[found]
     if "task" in getattr(data, "hparams", {}):
         advice += f", or --data.task {model.task}"
-    raise ValueError(
-        f"{model.__name__} predicts {TARGETS[model.task][0]}, but the targets are {targets}: use {advice}"
-    )
+    raise ValueError(f"{model.__name__} predicts {TARGETS[model.task][0]}, but the targets are {targets}: use {advice}")
 
 
 class BaseTask(LightningModule):

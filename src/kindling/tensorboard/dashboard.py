@@ -15,14 +15,17 @@ from torch.utils.tensorboard import SummaryWriter
 from typing_extensions import override
 
 from kindling.data.loading import inputs_of, targets_of
+from kindling.evaluation.multilabel import MultiLabelPredictions, names_of_classes
 from kindling.evaluation.predictions import Predictions
 from kindling.evaluation.regression import RegressionPredictions, Target
 from kindling.models.batches import as_pair
 from kindling.models.classification import ClassificationTask
+from kindling.models.multilabel import MultiLabelTask
 from kindling.runs.folders import is_in_run, run_folder_of
 from kindling.tensorboard.hyperparameters import collect_hparams, write_final_metrics, write_hparams
 from kindling.tensorboard.images import add_picture, image_grid
 from kindling.tensorboard.logger import SplitLogger
+from kindling.tensorboard.multilabel import MultiLabelTabs
 from kindling.tensorboard.network import write_histograms, write_network, write_texts
 from kindling.tensorboard.predictions import ClassificationTabs, PredictionTabs, names_of, write_worst_predictions
 from kindling.tensorboard.projector import HiddenFeatures, write_projector
@@ -89,7 +92,7 @@ class Dashboard(TestOutputCollector):
         if not is_collected(trainer, pl_module):
             return
         inputs, targets = first_samples(trainer, batch)
-        if are_images(inputs) and targets.ndim == 1:
+        if are_images(inputs) and targets.ndim == (2 if isinstance(pl_module, MultiLabelTask) else 1):
             sheet = image_grid(inputs, [[text] for text in target_texts(pl_module, targets)])
             add_picture(self._writer("train"), "pictures/training samples", sheet, trainer.global_step)
 
@@ -165,17 +168,21 @@ def predictions_of(trainer: Trainer, outputs: Tensor, targets: Tensor) -> Predic
 
     Args:
         trainer: The trainer.
-        outputs: Log-probabilities (N, classes), or predicted values (N,).
-        targets: Labels or true values (N,).
+        outputs: Log-probabilities (N, classes), predicted values (N,), or logits (N, classes) of several classes.
+        targets: Labels or true values (N,); or 1 for each class of a sample, (N, classes).
     """
     model, data = trainer.lightning_module, trainer.datamodule  # type: ignore[attr-defined]
     if isinstance(model, ClassificationTask):
         return ClassificationTabs(Predictions(outputs.exp(), targets), model.class_names)
+    if isinstance(model, MultiLabelTask):
+        return MultiLabelTabs(MultiLabelPredictions(model.to_prediction(outputs), targets), model.class_names)
     return RegressionTabs(RegressionPredictions(outputs, targets, Target.of(data.fitted)))
 
 
 def target_texts(model: LightningModule, targets: Tensor) -> list[str]:
     """Return labels as names, or values as numbers, (n,)."""
+    if isinstance(model, MultiLabelTask):
+        return names_of_classes(targets.bool(), model.class_names)
     if isinstance(model, ClassificationTask):
         return names_of(targets, model.class_names)
     return format_numbers(targets.tolist())

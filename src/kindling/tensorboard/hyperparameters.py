@@ -13,6 +13,7 @@ from kindling.models.task import DATA_ARGUMENTS
 # Not worth comparing: where the data is, how it is loaded, and what is equal in all runs.
 IGNORED = (
     "data_dir",
+    "labels",
     "path",
     "predict",
     "split",

@@ -24,8 +24,8 @@ def check_data(data: LightningDataModule, *, shared: float = 0.01, stratified: b
     """Check that the splits of a data module are sound.
 
     No sample of one split occurs in another; the same seed gives the same splits and batches; shapes and types are the
-    same in all splits; if targets are classes, their numbers and names match, and every class is in the training split;
-    and if they are numbers, they are finite.
+    same in all splits; if targets are classes, one or several per sample, their numbers and names match, and every
+    class is in the training split; and if they are numbers, they are finite.
 
     Args:
         data: The data module; all of its splits are read.
@@ -108,6 +108,8 @@ def _check_targets(data: BaseDataModule, stratified: bool | None) -> None:
     task = getattr(data, "task", None)
     if task == "regression":
         _check_numbers(data)
+    if task == "multilabel":
+        _check_several_classes(data)
     if task == "classification":
         by_class = _check_classes(data)
         if by_class and (stratified or (stratified is None and _may_share_source(data.train, data.val))):
@@ -116,9 +118,7 @@ def _check_targets(data: BaseDataModule, stratified: bool | None) -> None:
 
 def _check_classes(data: Any) -> dict[str, Tensor]:
     """Check class names and labels; return the number of samples of each class by split, empty if unknown."""
-    name, names = type(data).__name__, tuple(data.class_names)
-    assert len(names) == data.num_classes, f"{name}: {len(names)} class_names for {data.num_classes} classes"
-    assert len(set(names)) == len(names), f"{name}: two classes have the same name: {names}"
+    name, names = type(data).__name__, _check_names(data)
     counts = {}
     for split in ("train", "val", "test"):
         labels = targets_of(getattr(data, split))
@@ -133,6 +133,28 @@ def _check_classes(data: Any) -> dict[str, Tensor]:
     missing = [names[label] for label in (counts["train"] == 0).nonzero().flatten().tolist()]
     assert not missing, f"{name}: no training sample of class {', '.join(map(str, missing))}"
     return counts
+
+
+def _check_names(data: Any) -> tuple[str, ...]:
+    """Check the names of the classes and return them."""
+    name, names = type(data).__name__, tuple(data.class_names)
+    assert len(names) == data.num_classes, f"{name}: {len(names)} class_names for {data.num_classes} classes"
+    assert len(set(names)) == len(names), f"{name}: two classes have the same name: {names}"
+    return names
+
+
+def _check_several_classes(data: Any) -> None:
+    """Check that the targets of all splits are 0 or 1 for each class, and each class is in the training split."""
+    names = _check_names(data)
+    for split in ("train", "val", "test"):
+        targets = targets_of(getattr(data, split))
+        if targets is None:
+            return
+        label, shape = f"{type(data).__name__}: targets of {split}", tuple(targets.shape)
+        assert shape[1:] == (len(names),), f"{label} have shape {shape}, expected (N, {len(names)})"
+        assert ((targets == 0) | (targets == 1)).all(), f"{label} are not all 0 or 1"
+        missing = [name for name, has in zip(names, targets.bool().any(0).tolist(), strict=True) if not has]
+        assert split != "train" or not missing, f"{label}: no sample of class {', '.join(missing)}"
 
 
 def _check_numbers(data: Any) -> None:

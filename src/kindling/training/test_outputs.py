@@ -10,24 +10,26 @@ from typing_extensions import override
 
 from kindling.data import BaseDataModule
 from kindling.models.classification import ClassificationTask
+from kindling.models.multilabel import MultiLabelTask
 from kindling.models.regression import RegressionTask
 
 
 def is_collected(trainer: Trainer, model: LightningModule) -> bool:
-    """Return whether model and data are supported: classification or regression with one of Kindling's data modules."""
+    """Return whether the model is one of Kindling's tasks with a report, and the data one of its data modules."""
     data = trainer.datamodule  # type: ignore[attr-defined]
-    return isinstance(data, BaseDataModule) and isinstance(model, ClassificationTask | RegressionTask)
+    return isinstance(data, BaseDataModule) and isinstance(model, ClassificationTask | RegressionTask | MultiLabelTask)
 
 
 class OutputBuffer:
-    """Outputs and targets of a split, for tasks that predict one class or one number per sample."""
+    """Outputs and targets of a split, for tasks that predict one class, one number or several classes per sample."""
 
     def __init__(self) -> None:
         self._batches: list[tuple[Tensor, Tensor]] = []
 
     def add(self, trainer: Trainer, model: LightningModule, outputs: Any, batch: Any) -> None:
-        """Add outputs (n, classes) or (n,) and targets (n,) of one batch, and copy them to the CPU."""
-        if is_collected(trainer, model) and batch[1].ndim == 1:  # not one class per position
+        """Add outputs (n, classes) or (n,) and targets (n,) or (n, classes) of one batch, and copy them to the CPU."""
+        dims = 2 if isinstance(model, MultiLabelTask) else 1
+        if is_collected(trainer, model) and batch[1].ndim == dims:  # not one class per position
             self._batches.append((outputs.cpu(), batch[1].cpu()))
 
     def clear(self) -> None:
@@ -35,7 +37,7 @@ class OutputBuffer:
         self._batches.clear()
 
     def gather(self, trainer: Trainer, model: LightningModule) -> tuple[Tensor, Tensor] | None:
-        """Return outputs (N, classes) or (N,) and targets (N,) of all processes, and clear the buffer.
+        """Return outputs (N, classes) or (N,) and targets (N,) or (N, classes) of all processes; clear the buffer.
 
         They are in the order of the dataset. Returns None if there are none.
         """
@@ -45,6 +47,8 @@ class OutputBuffer:
         empty = torch.empty(0), torch.empty(0)
         if isinstance(model, ClassificationTask):
             empty = torch.empty(0, model.num_classes), torch.empty(0, dtype=torch.long)
+        if isinstance(model, MultiLabelTask):
+            empty = torch.empty(0, model.num_classes), torch.empty(0, model.num_classes)
         outputs, targets = (torch.cat(parts) for parts in zip(empty, *self._batches, strict=True))
         self._batches.clear()
         return gather_samples(outputs, trainer), gather_samples(targets, trainer)
@@ -54,8 +58,9 @@ class TestOutputCollector(Callback):
     """Collects outputs and targets of a test on the CPU, in the order of the dataset.
 
     Attributes:
-        outputs: Log-probabilities (N, classes) or predicted values (N,); None for unsupported models and data.
-        targets: Labels or values (N,).
+        outputs: Log-probabilities (N, classes), predicted values (N,), or logits (N, classes) of a multi-label
+            classifier; None for unsupported models and data.
+        targets: Labels or values (N,); or 1 for each class of a sample (N, classes).
     """
 
     outputs: Tensor | None = None

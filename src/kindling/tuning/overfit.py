@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 
 from kindling.models.batches import batch_size
 from kindling.models.classification import ClassificationTask
+from kindling.models.multilabel import MultiLabelTask
 from kindling.models.regression import RegressionTask
 from kindling.models.task import BaseTask
 from kindling.training.terminate_on_nan import TerminateOnNaN
@@ -77,6 +78,8 @@ def overfit_batch(model: BaseTask, data: LightningDataModule, *, steps: int = 10
     is_classifier = isinstance(clone, ClassificationTask)
     if isinstance(clone, ClassificationTask):
         clone.label_smoothing, clone.class_weights = 0.0, None
+    if isinstance(clone, MultiLabelTask):
+        clone.positive_weights = None
     if getattr(model, "will_unfreeze", False):
         clone.unfreeze_epoch = 0  # type: ignore[assignment]
     for module in clone.modules():

@@ -1,13 +1,14 @@
-"""Data module for a folder of images with one subfolder per class."""
+"""Data module for a folder of images with one subfolder per class, or with a file of labels."""
 
 import csv
 import logging
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch.utilities import rank_zero_only
@@ -15,22 +16,39 @@ from torch import Tensor
 from typing_extensions import override
 
 from kindling.data.augment import Augmentation
-from kindling.data.datamodule import SPLITS, ArrayDataset, Batch, ClassificationDataModule, Split
+from kindling.data.datamodule import SPLITS, ArrayDataset, BaseDataModule, Batch, Split, count_classes
 from kindling.data.images.decode import channel_moments, in_parallel, inspect, read_images, warn_small_range
-from kindling.data.images.folder import Sample, check_folder, find_samples, find_split, labels_of, make_splits
+from kindling.data.images.folder import (
+    HEADERS,
+    ImageTask,
+    Sample,
+    check_folder,
+    find_samples,
+    find_split,
+    make_splits,
+    untrained_samples,
+)
+from kindling.data.images.labels import LabeledImages, LabelOptions, LabelTask, read_labels
 from kindling.data.images.scan import list_images, warn_unused
+from kindling.data.images.targets import encode_labels, strata_of
 from kindling.data.images.validation import check_classes, check_split, drop_broken, find_oddities, find_training_levels
+from kindling.data.tables.values import as_name
 from kindling.utils.console import progress
 from kindling.utils.files import atomic_write
 from kindling.utils.hyperparameters import check_range
+from kindling.utils.text import join_names
 
 logger = logging.getLogger(__name__)
 
 MAX_DEFAULT_SIZE = 224  # pixels; most published networks were trained with this size
 
 
-class ImageFolderDataModule(ClassificationDataModule):
-    """Images laid out as `<class>/*.jpg` or `{train,val,test}/<class>/*.jpg`, as RGB of one size.
+class ImageFolderDataModule(BaseDataModule):
+    """Images with a label each, as RGB of one size.
+
+    They are laid out as `<class>/*.jpg` or `{train,val,test}/<class>/*.jpg`; or `labels` is a file with a row for each
+    image: its name, and its class, its number or its classes. Several classes are separated in one column, such as
+    `cat|dog`, or have a column of 0 and 1 each. A column `split` with train, val and test defines the splits.
 
     Reads JPEG, PNG, WebP, BMP and GIF (its first frame), recognized by suffix or content. If 16-bit images use less
     than half of their values, the range of the training images is scaled to 8 bits. Missing splits are created:
@@ -38,10 +56,19 @@ class ImageFolderDataModule(ClassificationDataModule):
     once and cached if they fit in memory; otherwise worker processes decode them batch by batch.
 
     Args:
-        data_dir: The folder.
+        data_dir: The folder; with `labels`, images are found at any depth.
+        labels: CSV or Parquet file of labels; images are named relative to the folder, with or without their suffix.
+        target: Name of the column with the labels, or of several with 0 and 1 for each class: '["cat", "dog"]'. By
+            default all but those with the names of the images and the splits.
+        task: Whether labels are classes (classification), numbers (regression) or several classes per image
+            (multilabel); auto decides by their values.
+        missing: Text in a label that means a missing value, such as NA, or several: ["NA", "?"]. Images without a label
+            are left out.
+        decimal: Decimal sign of ambiguous numbers, such as 1,234.
         image_size: Height and width in pixels; images are resized and center-cropped. By default the median of the
             shorter sides of the training images, at most 224.
-        split: A `split.csv` with the columns file, class and split, which defines the splits.
+        split: A `split.csv` with the columns file, class (or number, or classes) and split, which defines labels and
+            splits. `fit` saves one in the run folder.
         test_split: Images to hold out for testing if the folder has no test split: a number, or a fraction as a float.
         predict: A folder of images, or one image, to predict; by default the test split.
         skip_broken: Whether to skip images that are broken or too large; otherwise they are an error.
@@ -65,6 +92,11 @@ class ImageFolderDataModule(ClassificationDataModule):
     def __init__(
         self,
         data_dir: str | Path,
+        labels: str | Path | None = None,
+        target: tuple[str, ...] | str = (),
+        task: LabelTask = "auto",
+        missing: tuple[str | float, ...] | str = (),
+        decimal: Literal[".", ","] | None = None,
         image_size: int | None = None,
         split: str | Path | None = None,
         test_split: int | float = 0.2,
@@ -84,6 +116,16 @@ class ImageFolderDataModule(ClassificationDataModule):
         if image_size is not None:
             check_range("image_size", image_size, 1)
         self.data_dir = Path(data_dir)
+        self.labels = None if labels is None else Path(labels)
+        self._label_options = LabelOptions(
+            target=(target,) if isinstance(target, str) else tuple(target),
+            task=task,
+            missing=[*map(as_name, [missing] if isinstance(missing, str) else missing)],
+            decimal=decimal,
+            skip_missing=skip_broken,
+        )
+        if labels is None and split is None and task not in ("auto", "classification"):
+            raise ValueError(f"--data.task {task} needs a file of labels: add --data.labels FILE")
         self.image_size = image_size
         self.split = split
         self.test_split = test_split
@@ -94,14 +136,29 @@ class ImageFolderDataModule(ClassificationDataModule):
         self.augments = bool(self.augmentation)
 
     @property
-    def class_names(self) -> tuple[str, ...]:  # type: ignore[override]
-        """Names of the class folders, sorted."""
+    def task(self) -> ImageTask:
+        """Whether labels are classes, numbers or several classes per image."""
+        task: ImageTask = self._learned.get("task", "classification")
+        return task
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes, sorted; numbers have no such attribute."""
+        if self.task == "regression":
+            raise AttributeError(f"the labels of {self.origin} are numbers, which have no classes")
         return tuple(self._learned["classes"])
 
     @property
-    def num_classes(self) -> int:  # type: ignore[override]
-        """Number of classes."""
+    def num_classes(self) -> int:
+        """Number of classes; numbers have no such attribute."""
         return len(self.class_names)
+
+    @property
+    def class_counts(self) -> tuple[int, ...]:
+        """Number of training images per class, if each has one."""
+        if self.task != "classification":
+            raise AttributeError("only images with one class each are counted by class")
+        return count_classes(self, self.num_classes)
 
     @property
     def input_shape(self) -> tuple[int, ...]:  # type: ignore[override]
@@ -113,6 +170,16 @@ class ImageFolderDataModule(ClassificationDataModule):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         # Older checkpoints have no levels: they were trained on the full 16-bit range.
         super().load_state_dict({"levels": None, **state_dict})
+        task, trained = self._label_options.task, state_dict.get("task", "classification")
+        if state_dict and task not in ("auto", trained):
+            raise ValueError(
+                f"--data.task {task}: the checkpoint was trained for {trained}; start a new run without --ckpt_path"
+            )
+
+    @override
+    def begin_with(self, learned: dict[str, Any]) -> None:
+        if "task" in learned:  # `split.csv` has the labels, but not all that was learned from their file
+            self.load_state_dict(learned)
 
     @override
     def prepare_data(self) -> None:
@@ -125,12 +192,13 @@ class ImageFolderDataModule(ClassificationDataModule):
         needed = sum(sample.split != "test" for sample in found)
         # Test images are decoded too, to find broken ones before training, but not kept in memory.
         self._samples, inputs = self._read(self.data_dir, found, needed)
-        classes = check_classes(self.data_dir, found, self._samples)
-        for line in find_oddities(self._samples, [self._digests[sample.file] for sample in self._samples], classes):
+        classes = self._check_classes(self._samples)
+        digests = [self._digests[sample.file] for sample in self._samples]
+        for line in find_oddities(self._samples, digests, classes, self.task):
             logger.warning(line)
-        labels = self._labels([sample for sample in self._samples if sample.split != "test"])
+        targets = self._encode([sample for sample in self._samples if sample.split != "test"])
         end = sum(sample.split == "train" for sample in self._samples)
-        return ArrayDataset(inputs[:end], labels[:end]), ArrayDataset(inputs[end:], labels[end:])
+        return ArrayDataset(inputs[:end], targets[:end]), ArrayDataset(inputs[end:], targets[end:])
 
     @override
     def load(self, split: Split) -> Batch:
@@ -139,7 +207,7 @@ class ImageFolderDataModule(ClassificationDataModule):
             samples = self._samples
         self._tested, inputs = self._read(self.data_dir, [sample for sample in samples if sample.split == split])
         warn_small_range([self.data_dir / sample.file for sample in self._tested], self._learned.get("levels"))
-        return inputs, self._labels(self._tested)
+        return inputs, self._encode(self._tested)
 
     @override
     def load_new(self) -> ArrayDataset:
@@ -174,32 +242,63 @@ class ImageFolderDataModule(ClassificationDataModule):
     @rank_zero_only
     def write_split(self, run: Path) -> None:
         in_split_folders = all(sample.file.startswith(f"{sample.split}/") for sample in self._samples)
-        if self._samples != self._listed or self.split or not in_split_folders:
+        if self._samples != self._listed or self.split or self.labels or not in_split_folders:
             with atomic_write(run / "split.csv") as path, path.open("w", newline="", encoding="utf-8") as file:
-                csv.writer(file).writerows([("file", "class", "split"), *self._samples])
+                csv.writer(file).writerows([("file", HEADERS[self.task], "split"), *self._samples])
 
     @override
     def augment(self, inputs: Tensor) -> Tensor:
         return self.augmentation(inputs)
 
     @cached_property
-    def _listed(self) -> list[Sample]:
-        """All images as listed by the folder or the split file; those that are not split yet are in train."""
+    def _labeled(self) -> LabeledImages:
+        """All images as listed by the folder, the file of labels or the split file."""
         if self.split is None:
-            return find_samples(self.data_dir)
-        return find_split(Path(self.split), self.data_dir, trained=bool(self.fitted))
+            return self._read_labels() or LabeledImages(find_samples(self.data_dir))
+        split = Path(self.split)
+        task, samples, missing = find_split(split, self.data_dir)
+        if not missing:
+            return LabeledImages(samples, task)
+        if len(missing) < len(samples) or not self.fitted:
+            raise ValueError(f"{split} lists files that are not in {self.data_dir}: {join_names(missing, 3)}")
+        # A trained model may be evaluated on a different folder.
+        logger.warning(
+            f"{self.data_dir} is not the folder of {split}: images outside of split folders are used for testing"
+        )
+        if labeled := self._read_labels():
+            has_test = any(sample.split == "test" for sample in labeled.samples)
+            samples = [sample if has_test else sample._replace(split="test") for sample in labeled.samples]
+            return replace(labeled, samples=samples)
+        return LabeledImages(untrained_samples(self.data_dir))
+
+    def _read_labels(self) -> LabeledImages | None:
+        return self.labels and read_labels(self.labels, self.data_dir, self._label_options, self.fitted)
+
+    @property
+    def _listed(self) -> list[Sample]:
+        """All images as they are listed; those that are not split yet are in train."""
+        return self._labeled.samples
+
+    def _check_classes(self, usable: list[Sample]) -> list[str]:
+        """Return the classes in the order of the model's outputs; see `check_classes`."""
+        labeled = self._labeled
+        if labeled.task == "regression":
+            return []
+        known = None if labeled.column is None else labeled.column.classes
+        return check_classes(self.labels or self.data_dir, labeled.samples, usable, labeled.task, known)
 
     @cached_property
     def _samples(self) -> list[Sample]:
         """All images in their final splits; after `load_training`, without broken ones."""
         found = self._listed
-        classes = [] if self.fitted else check_classes(self.data_dir, found, found)
+        classes = [] if self.fitted else self._check_classes(found)
         infos = in_parallel(inspect, [str(self.data_dir / sample.file) for sample in found], "reading")
         self._digests = {sample.file: info.digest for sample, info in zip(found, infos, strict=True)}
         samples, learned = found, {}
         if self.split is None:
             sizes = {"test": self.test_split, "val": self.val_split}
-            samples = make_splits(found, [info.digest for info in infos], sizes, self.split_seed)
+            strata = strata_of([sample.label for sample in found], self._labeled.task)
+            samples = make_splits(found, [info.digest for info in infos], sizes, self.split_seed, strata)
             if not any(sample.split == "test" for sample in found):
                 learned = {"split": check_split(self.data_dir, samples, self.fitted)}
         if not self.fitted:
@@ -207,6 +306,7 @@ class ImageFolderDataModule(ClassificationDataModule):
             sides = [info.side for info, sample in pairs if info.side and sample.split == "train"]
             size = self.image_size or min(MAX_DEFAULT_SIZE, int(median(sides or [MAX_DEFAULT_SIZE])))
             levels = find_training_levels(self.data_dir, infos, samples, self.split_seed)
+            learned |= self._labeled.learn(samples)
             self.fitted = {"classes": classes, "image_size": size, "levels": levels, **learned}
         return samples
 
@@ -221,8 +321,9 @@ class ImageFolderDataModule(ClassificationDataModule):
         inputs, faults = read_images([str(root / sample.file) for sample in samples], width, needed, fits, levels)
         return drop_broken(root, samples, faults, self.skip_broken), inputs
 
-    def _labels(self, samples: list[Sample]) -> Tensor:
-        return torch.tensor(labels_of(samples, self.class_names, self.data_dir))
+    def _encode(self, samples: list[Sample]) -> Tensor:
+        classes = () if self.task == "regression" else self.class_names
+        return encode_labels(samples, self.task, classes, self.data_dir)
 
     @cached_property
     def _moments(self) -> tuple[Tensor, Tensor]:  # of 1,000 images if they don't fit in memory

@@ -3,9 +3,9 @@
 import csv
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path, PurePath
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from kindling.data.datamodule import SPLITS
 from kindling.data.images.scan import OUTSIDE, list_images, merge_unused, subfolders, warn_unused
@@ -21,11 +21,13 @@ SPLIT_NAMES = {
     **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
+ImageTask = Literal["classification", "regression", "multilabel"]
+HEADERS: dict[ImageTask, str] = {"classification": "class", "regression": "number", "multilabel": "classes"}
 SPLIT_SUFFIX = re.compile(r"[ _-]?(set|split|data|images)$")  # as in training_set
 
 
 class Sample(NamedTuple):
-    """An image: its path relative to the data folder, its class and its split."""
+    """An image: its path relative to the data folder, its class, number or classes as text, and its split."""
 
     file: str
     label: str
@@ -93,18 +95,24 @@ def warn_swapped_levels(root: Path) -> None:
 
 
 def make_splits(
-    samples: Sequence[Sample], digests: Sequence[bytes], sizes: Mapping[str, int | float], seed: int
+    samples: Sequence[Sample],
+    digests: Sequence[bytes],
+    sizes: Mapping[str, int | float],
+    seed: int,
+    strata: Sequence[Hashable] = (),
 ) -> list[Sample]:
-    """Move training images of each class to each split that has no images yet, at least one image but never all.
+    """Move training images of each stratum to each split that has no images yet, at least one image but never all.
 
-    Copies of an image (same digest) stay together. `sizes` are approximate numbers, or fractions as floats.
+    Copies of an image (same digest) stay together. `sizes` are approximate numbers, or fractions as floats; `strata`
+    are the classes by default.
     """
+    strata = strata or [sample.label for sample in samples]
     given, splits = {sample.split for sample in samples}, [sample.split for sample in samples]
     for split in [name for name in sizes if name not in given]:
-        owners: dict[bytes, str] = {}  # the class of each image that is not a copy
-        for sample, digest, now in zip(samples, digests, splits, strict=True):
+        owners: dict[bytes, Hashable] = {}  # the stratum of each image that is not a copy
+        for stratum, digest, now in zip(strata, digests, splits, strict=True):
             if now == "train":
-                owners.setdefault(digest, sample.label)
+                owners.setdefault(digest, stratum)
         moved = sample_groups(owners, "images", split, sizes[split], seed)
         splits = [
             split if now == "train" and digest in moved else now for digest, now in zip(digests, splits, strict=True)
@@ -112,36 +120,22 @@ def make_splits(
     return [sample._replace(split=split) for sample, split in zip(samples, splits, strict=True)]
 
 
-def labels_of(samples: Sequence[Sample], classes: Sequence[str], root: Path) -> list[int]:
-    """Return the class indices of samples; raise ValueError for an unknown class."""
-    number = {name: label for label, name in enumerate(classes)}
-    if unknown := sorted({sample.label for sample in samples} - number.keys()):
-        raise ValueError(
-            f"{root} has unknown classes ({join_names(unknown, 3)}); the model knows {join_names(classes)}"
-        )
-    return [number[sample.label] for sample in samples]
-
-
-def find_split(file: Path, root: Path, trained: bool) -> list[Sample]:
-    """List the images of a folder with the splits of a `split.csv`.
-
-    A trained model may be evaluated on a different folder: without a test split, all of its images are in test.
-    """
+def find_split(file: Path, root: Path) -> tuple[ImageTask, list[Sample], list[str]]:
+    """Return the task of a `split.csv`, its images, and those of them that are missing in a folder."""
     check_folder(root)
-    samples = read_split(file)
-    missing = [sample.file for sample in samples if not (root / sample.file).exists()]
-    if missing and len(missing) == len(samples) and trained:
-        logger.warning(f"{root} is not the folder of {file}: images outside of split folders are used for testing")
-        found = find_samples(root)
-        has_test = any(sample.split == "test" for sample in found)
-        return found if has_test else [sample._replace(split="test") for sample in found]
-    if missing:
-        raise ValueError(f"{file} lists files that are not in {root}: {join_names(missing, 3)}")
-    return samples
+    task, samples = read_split(file)
+    return task, samples, [sample.file for sample in samples if not (root / sample.file).exists()]
 
 
-def read_split(path: Path) -> list[Sample]:
-    """Read a `split.csv`: file, class and split of each image."""
+def untrained_samples(root: Path) -> list[Sample]:
+    """List the images of another folder than the one trained on: without a test split, all of them are in test."""
+    found = find_samples(root)
+    has_test = any(sample.split == "test" for sample in found)
+    return found if has_test else [sample._replace(split="test") for sample in found]
+
+
+def read_split(path: Path) -> tuple[ImageTask, list[Sample]]:
+    """Read a `split.csv`: file, label and split of each image. The header of the labels tells the task."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} not found: set --data.split to a CSV with columns file, class and split")
     try:
@@ -150,10 +144,11 @@ def read_split(path: Path) -> list[Sample]:
     except (UnicodeDecodeError, csv.Error):
         header, rows = [], []
     samples = [Sample(*row) for row in rows if len(row) == 3]
-    if header != ["file", "class", "split"] or len(samples) < len(rows) or {row.split for row in samples} - {*SPLITS}:
+    task = next((task for task, name in HEADERS.items() if header == ["file", name, "split"]), None)
+    if task is None or len(samples) < len(rows) or {row.split for row in samples} - {*SPLITS}:
         raise ValueError(f"{path} must be a CSV with columns file, class and split; split must be train, val or test")
     if outside := [row.file for row in samples if row.file.startswith("/") or ".." in PurePath(row.file).parts]:
         raise ValueError(f"{path} lists files outside of the data folder: {join_names(outside, 1)}")
     if absent := [split for split in SPLITS if split not in {sample.split for sample in samples}]:
         raise ValueError(f"{path} has no images in {join_names(absent)}: add some to each of {', '.join(SPLITS)}")
-    return samples
+    return task, samples

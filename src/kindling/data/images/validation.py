@@ -9,26 +9,44 @@ from pathlib import Path
 from typing import Any
 
 from kindling.data.images.decode import ImageInfo, find_levels
-from kindling.data.images.folder import Sample
+from kindling.data.images.folder import ImageTask, Sample
 from kindling.data.images.scan import subfolders
+from kindling.data.images.targets import classes_in
 from kindling.utils.filetypes import FORMATS
 from kindling.utils.text import join_names
 
 logger = logging.getLogger(__name__)
 
 
-def check_classes(root: Path, found: Sequence[Sample], usable: Sequence[Sample]) -> list[str]:
-    """Return the names of the classes, sorted; `usable` are the images not known to be broken.
+def check_classes(
+    root: Path,
+    found: Sequence[Sample],
+    usable: Sequence[Sample],
+    task: ImageTask = "classification",
+    known: Sequence[str] | None = None,
+) -> list[str]:
+    """Return the names of the classes in the order of the model's outputs.
+
+    Args:
+        root: Folder or file of labels, for messages.
+        found: All images.
+        usable: The images not known to be broken.
+        task: Whether an image has one class or several.
+        known: The classes in a file of labels; by default those of the images, sorted.
 
     Raises:
         ValueError: If there are fewer than two classes, or one of them has no training images.
     """
-    classes = sorted({sample.label for sample in found})
-    if untrained := sorted({*classes} - {sample.label for sample in usable if sample.split == "train"}):
+    classes = sorted({name for sample in found for name in classes_in(sample.label, task)})
+    if known is not None:
+        classes = [name for name in known if task == "multilabel" or name in {*classes}]
+    trained = {name for sample in usable if sample.split == "train" for name in classes_in(sample.label, task)}
+    if untrained := [name for name in classes if name not in trained]:
+        where = "the folder" if root.is_dir() else "the class"
         raise ValueError(
-            f"{root} has no usable training images of {join_names(untrained, 3)}: add some or remove the folder"
+            f"{root} has no usable training images of {join_names(untrained, 3)}: add some or remove {where}"
         )
-    if len(classes) < 2:
+    if len(classes) < 2 and task == "classification":
         folder = root / "".join(classes)
         inner = subfolders(folder) if folder.is_dir() else []
         hint = f"; if the classes are {join_names(inner, 3)}, use --data.data_dir {folder}" if inner else ""
@@ -47,15 +65,19 @@ def check_split(root: Path, samples: Sequence[Sample], fitted: Mapping[str, Any]
     return split
 
 
-def find_oddities(samples: Sequence[Sample], digests: Sequence[bytes], classes: Sequence[str]) -> Iterator[str]:
+def find_oddities(
+    samples: Sequence[Sample], digests: Sequence[bytes], classes: Sequence[str], task: ImageTask = "classification"
+) -> Iterator[str]:
     """Yield a warning for each class without images in a split, and for copies of images."""
     for split in ("val", "test"):
-        if missing := sorted(set(classes) - {sample.label for sample in samples if sample.split == split}):
+        found = {name for sample in samples if sample.split == split for name in classes_in(sample.label, task)}
+        if missing := [name for name in classes if name not in found]:
             yield f"{split} has no images of {join_names(missing, 3)}"
     copies = defaultdict(list)
     for sample, digest in zip(samples, digests, strict=True):
         copies[digest].append(sample)
-    for field, what in (("split", "split"), ("label", "class")):
+    what_label = "class" if task == "classification" else "label"
+    for field, what in (("split", "split"), ("label", what_label)):
         if differing := [same for same in copies.values() if len({getattr(sample, field) for sample in same}) > 1]:
             pairs = [" = ".join(sample.file for sample in same) for same in differing]
             yield f"the same image in more than one {what}: {join_names(pairs, 3)}"

@@ -54,7 +54,7 @@ class NumberTarget:
         self._exact = numbers
         self.numbers = numbers.astype(np.float32)
         self.known: NDArray[np.bool_] = ~np.isnan(self.numbers)
-        self.strata = _strata(self.numbers)
+        self.strata = number_strata(self.numbers)
         if "scale" in column:
             warn_far(self._exact, self._cells, column, table.target_name)
 
@@ -127,7 +127,7 @@ def not_a_number(table: TableFile, cells: Cells, row: int, reason: str = "not a 
     )
 
 
-def _strata(numbers: NDArray[np.float32]) -> Indices:
+def number_strata(numbers: NDArray[np.float32]) -> Indices:
     """Return the quantile group of each number, at most ten of similar size; -1 for NaN."""
     known = np.sort(numbers[~np.isnan(numbers)])
     groups = max(1, min(MAX_STRATA, len(known) // STRATUM_ROWS))

@@ -9,13 +9,15 @@ from torch import Tensor
 
 from kindling import __version__
 from kindling.data import BaseDataModule
+from kindling.evaluation.multilabel import MultiLabelPredictions
 from kindling.evaluation.predictions import Predictions
 from kindling.evaluation.regression import RegressionPredictions, Target
 from kindling.evaluation.report.classification import classification_sections
 from kindling.evaluation.report.columns import column_sections
 from kindling.evaluation.report.html import Html, element, join, section
+from kindling.evaluation.report.multilabel import multilabel_sections
 from kindling.evaluation.report.regression import regression_sections
-from kindling.models import ClassificationTask, RegressionTask
+from kindling.models import ClassificationTask, MultiLabelTask, RegressionTask
 from kindling.runs.find import read_text
 from kindling.runs.folders import run_folder_of
 from kindling.utils.files import atomic_write
@@ -26,7 +28,7 @@ def write_report(
     metrics: Mapping[str, float],
     outputs: Tensor,
     targets: Tensor,
-    model: ClassificationTask | RegressionTask,
+    model: ClassificationTask | RegressionTask | MultiLabelTask,
     data: BaseDataModule,
     command: str,
 ) -> Path:
@@ -35,8 +37,9 @@ def write_report(
     Args:
         checkpoint: The tested checkpoint.
         metrics: The test metrics by name.
-        outputs: Log-probabilities for the test samples, shape (N, classes), or predicted values (N,).
-        targets: The true classes or values, shape (N,).
+        outputs: Log-probabilities for the test samples, shape (N, classes), or predicted values (N,); of a multi-label
+            classifier logits, shape (N, classes).
+        targets: The true classes or values, shape (N,); or 1 for each class of a sample, shape (N, classes).
         model: The tested model.
         data: The data module.
         command: The full command line.
@@ -51,6 +54,9 @@ def write_report(
     if isinstance(model, ClassificationTask):
         predictions = Predictions(outputs.exp(), targets)
         sections = classification_sections(metrics, predictions, losses, data, model.class_names, columns)
+    elif isinstance(model, MultiLabelTask):
+        labels = MultiLabelPredictions(model.to_prediction(outputs), targets)
+        sections = multilabel_sections(metrics, labels, losses, data, model.class_names)
     else:
         values = RegressionPredictions(outputs, targets, Target.of(data.fitted))
         sections = regression_sections(metrics, values, losses, data, columns)

@@ -1,0 +1,325 @@
+"""Folders of images with a file of labels: numbers, and several classes per image."""
+
+import csv
+import json
+import re
+import shutil
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from conftest import Command
+from kindling import ImageFolderDataModule
+from kindling.data.images.targets import strata_of
+from kindling.testing import check_data
+
+pytestmark = pytest.mark.usefixtures("console_logs")
+
+COLORS = ("red", "green", "blue")
+SMALL = (
+    "--model CNNClassifier --model.channels [4] --model.hidden 8 --model.optimizer.lr 0.01 "
+    "--data ImageFolderDataModule --data.data_dir photos --data.batch_size 16"
+).split()
+
+
+def photos(number: int = 60, folder: str = "photos") -> list[tuple[str, list[str], float]]:
+    """Images at two depths, each with its colors and the light of its first pixels, in a range of 0 to 200."""
+    random, rows = np.random.default_rng(0), []
+    (Path(folder) / "more/deep").mkdir(parents=True)
+    for index in range(number):
+        chosen, light = random.random(3) < 0.4, random.uniform(0, 200)
+        pixels = random.integers(0, 40, (8, 8, 3)) + 180 * chosen
+        pixels[:2] = light
+        name = f"{'more/deep/' if index % 2 else ''}image {index:02}.png"
+        Image.fromarray(pixels.astype(np.uint8)).save(Path(folder) / name)
+        rows.append((name, [name for name, has in zip(COLORS, chosen, strict=True) if has], light))
+    return rows
+
+
+def write(name: str, header: Sequence[str], rows: Sequence[Sequence[object]], delimiter: str = ",") -> None:
+    with Path(name).open("w", newline="") as file:
+        table = csv.writer(file, delimiter=delimiter)
+        table.writerows([header, *rows])
+
+
+def read(labels: str, **options: Any) -> ImageFolderDataModule:
+    data = ImageFolderDataModule("photos", labels=labels, **options)
+    data.setup("fit")
+    return data
+
+
+def by_file(data: ImageFolderDataModule) -> dict[str, Any]:
+    """The target of each training and validation image."""
+    files = [sample.file for sample in data._samples if sample.split != "test"]
+    return dict(zip(files, [*data.train.labels.tolist(), *data.val.labels.tolist()], strict=True))
+
+
+def test_the_task_is_that_of_the_labels(capfd: pytest.CaptureFixture[str]) -> None:
+    rows = photos()
+    write("weights.csv", ["image", "weight"], [(file, f"{w:.2f} kg".replace(".", ",")) for file, _, w in rows], ";")
+    write("classes.csv", ["name", "kind"], [(file[:-4], (colors or ["gray"])[0]) for file, colors, _ in rows])
+    write("lists.csv", ["file", "colors"], [(f"./{file}", ", ".join(colors)) for file, colors, _ in rows])
+    columns = [(file, *(int(color in colors) for color in COLORS)) for file, colors, _ in rows]
+    write("columns.csv", ["file", *COLORS], columns)
+
+    data = read("weights.csv")
+    assert (data.task, hasattr(data, "num_classes"), hasattr(data, "class_counts")) == ("regression", False, False)
+    assert data.train.labels.dtype == torch.float32
+    weights = {file: light for file, _, light in rows}
+    assert by_file(data) == {file: pytest.approx(weights[file], abs=0.006) for file in by_file(data)}
+    assert (data.fitted["target"]["name"], data.fitted["target"]["units"]) == ("weight", ["kg"])
+    assert "weight: 60 distinct numbers, so regression (--data.task classification for" in capfd.readouterr().err
+
+    data = read("classes.csv")
+    assert (data.task, data.class_names) == ("classification", ("blue", "gray", "green", "red"))
+    first = {file: (colors or ["gray"])[0] for file, colors, _ in rows}
+    assert {file: data.class_names[label] for file, label in by_file(data).items()} == {
+        file: first[file] for file in by_file(data)
+    }
+    assert "classes.csv: kind has 4 different values, so classes (classification)" in capfd.readouterr().err
+
+    data = read("lists.csv")
+    assert (data.task, data.class_names) == ("multilabel", ("blue", "green", "red"))
+    expected = {file: [float(color in colors) for color in data.class_names] for file, colors, _ in rows}
+    assert by_file(data) == {file: expected[file] for file in by_file(data)}
+    said = capfd.readouterr().err
+    several = sum(len(colors) > 1 for _, colors, _ in rows)
+    assert f"{several} rows of lists.csv list several classes in colors, so multilabel" in said
+    assert "without colors: taken as images that have none of the classes" in said
+
+    data = read("columns.csv")
+    assert (data.task, data.class_names) == ("multilabel", COLORS)
+    expected = {file: [float(color in colors) for color in COLORS] for file, colors, _ in rows}
+    assert by_file(data) == {file: expected[file] for file in by_file(data)}
+    assert "columns.csv: 3 columns of 0 and 1, so several classes per image (multilabel)" in capfd.readouterr().err
+
+    assert read("lists.csv", task="classification").num_classes > 3
+    assert read("classes.csv", task="multilabel").class_names == ("blue", "gray", "green", "red")
+    assert read("columns.csv", target="red").class_names == ("0", "1")
+    assert read("columns.csv", target=("red", "blue")).class_names == ("red", "blue")
+    check_data(read("columns.csv"), shared=0.1)
+
+
+def test_splits_are_given_or_stratified_and_copies_stay_together() -> None:
+    rows = photos()
+    splits = ["Test" if index < 6 else "valid" if index < 12 else "train" for index in range(60)]
+    write(
+        "given.csv",
+        ["file", "weight", "Split"],
+        [(row[0], row[2], split) for row, split in zip(rows, splits, strict=True)],
+    )
+    data = read("given.csv")
+    assert Counter(sample.split for sample in data._samples) == {"test": 6, "val": 6, "train": 48}
+    assert {sample.file for sample in data._samples if sample.split == "test"} == {row[0] for row in rows[:6]}
+
+    for index in range(5):
+        shutil.copy(f"photos/{rows[2 * index][0]}", f"photos/copy {index}.png")
+    copies = [(f"copy {index}", rows[2 * index][2]) for index in range(5)]
+    write("weights.csv", ["file", "weight"], [*((row[0], row[2]) for row in rows), *copies])
+    data = read("weights.csv", test_split=0.3)
+    where = {sample.file: sample.split for sample in data._samples}
+    assert all(where[f"copy {index}.png"] == where[rows[2 * index][0]] for index in range(5))
+    heavy = {file for file, _, light in rows if light > np.median([row[2] for row in rows])}
+    tested = [file in heavy for file, split in where.items() if split == "test"]
+    assert 0.3 < np.mean(tested) < 0.7
+
+
+def test_several_classes_are_stratified_by_frequent_combinations_and_rare_classes() -> None:
+    random = np.random.default_rng(0)
+    names = np.array([f"c{number}" for number in range(12)])
+    has = random.random((2000, 12)) < np.geomspace(0.4, 0.01, 12)
+    labels = ["|".join(names[row]) for row in has]
+    strata = strata_of(labels, "multilabel")
+    from kindling.data.splitting import sample_groups
+
+    chosen = sample_groups(dict(enumerate(strata)), "images", "test", 0.2, seed=0)
+    held_out = np.isin(np.arange(2000), [*chosen])
+    shares = has[held_out].sum(0) / has.sum(0)
+    assert np.abs(shares - 0.2).max() < 0.06
+    at_random = np.abs([has[random.random(2000) < 0.2].sum(0) / has.sum(0) - 0.2 for _ in range(50)]).max(1).mean()
+    assert np.abs(shares - 0.2).max() < at_random
+
+
+@pytest.mark.parametrize(
+    ("header", "change", "options", "words"),
+    [
+        (
+            ["file", "kind"],
+            {3: ("lost.png", "a")},
+            {},
+            "row 3 (counted from 0) names lost.png, which is not an image in",
+        ),
+        (["file", "kind"], {3: ("", "a")}, {}, "row 3 (counted from 0) names no image: correct it"),
+        (
+            ["file", "kind"],
+            {3: ("image 00.png", "b")},
+            {},
+            "row 3 (counted from 0) gives image 00.png another label or sp",
+        ),
+        (["file", "kind"], {}, {"target": "sort"}, "labels.csv has no column sort. It has file, kind"),
+        (["file", "kind"], {}, {"target": "kin"}, "labels.csv has no column kin: did you mean kind? It has file, kind"),
+        (
+            ["file", "kind", "by"],
+            {},
+            {},
+            "labels.csv has several columns that may be labels: choose with --data.target",
+        ),
+        (["file"], {}, {}, "labels.csv has no column of labels, only file"),
+        (
+            ["kind"],
+            {},
+            {},
+            "labels.csv has no column with names of images in photos, such as image 00.png: its columns",
+        ),
+        (
+            ["file", "kind"],
+            {},
+            {"task": "regression"},
+            "row 0 (counted from 0) holds a, not a number, which --data.task",
+        ),
+        (
+            ["file", "kind", "split"],
+            {2: ("image 02", "a", "x")},
+            {},
+            "row 2 (counted from 0) has x in the column split, n",
+        ),
+        (
+            ["file", "a", "b"],
+            {},
+            {"task": "regression", "target": ("a", "b")},
+            "--data.task regression needs one column",
+        ),
+        (
+            ["file", "a", "b"],
+            {1: ("image 01", "2", "0")},
+            {"target": ("a", "b")},
+            "row 1 (counted from 0) has 2 in the c",
+        ),
+    ],
+)
+def test_a_mistake_ends_in_a_line_that_names_the_row(
+    header: list[str], change: dict[int, tuple[str, ...]], options: dict[str, Any], words: str
+) -> None:
+    photos()
+    names = sorted(path.relative_to("photos").as_posix() for path in Path("photos").rglob("*.png"))
+    flat = [name for name in names if "/" not in name]
+    for index, name in enumerate(flat):  # image 00, 01, ... in the folder itself
+        Path("photos", name).rename(f"photos/image {index:02}.png")
+    shutil.rmtree("photos/more")
+    values = {"file": "image {:02}.png", "kind": "a", "by": "me", "split": "train", "a": "1", "b": "0"}
+    rows = [
+        tuple("b" if name == "kind" and row % 2 else values[name].format(row) for name in header) for row in range(30)
+    ]
+    write("labels.csv", header, [change.get(row, cells) for row, cells in enumerate(rows)])
+    with pytest.raises(ValueError, match=re.escape(words)) as raised:
+        read("labels.csv", **options)
+    assert len(str(raised.value)) < 300
+
+
+def test_oddities_are_said_and_left_out(capfd: pytest.CaptureFixture[str]) -> None:
+    rows = photos()
+    shutil.copy("photos/image 00.png", "photos/image 00.bmp")
+    listed = [(file, "red" if index % 2 else "blue") for index, (file, *_) in enumerate(rows)]
+    write("labels.csv", ["file", "kind"], [*listed[:50], (rows[0][0], "blue"), (rows[51][0], ""), ("gone.png", "red")])
+    data = read("labels.csv", skip_broken=True)
+    assert len(data._samples) == 50
+    said = " ".join(capfd.readouterr().err.split())
+    assert "left out: labels.csv: row 52 (counted from 0) names gone.png, which is not an image in photos" in said
+    assert "labels.csv: 1 image is listed more than once, such as image 00.png in rows 0, 50" in said
+    assert "left out: 11 images of photos without a label in labels.csv: image 00.bmp and 10 more" in said
+    assert "left out: 1 row of labels.csv without kind" in said
+    write("labels.csv", ["file", "kind"], [("image 00", "red"), *listed[2:]])
+    with pytest.raises(
+        ValueError, match=r"row 0 \(.*names image 00, which may be image 00\.bmp, image 00\.png: add the"
+    ):
+        read("labels.csv")
+
+
+LISTS = [*SMALL, "--data.labels", "lists.csv", "--run_name", "lists", "--trainer.max_epochs", "4"]
+WEIGHTS = [*SMALL, "--data.labels", "weights.csv", "--run_name", "weights", "--trainer.max_epochs", "4"]
+
+
+@pytest.fixture
+def files(folder: Path) -> list[tuple[str, list[str], float]]:
+    rows = photos()
+    write("lists.csv", ["file", "colors"], [(file, "|".join(colors)) for file, colors, _ in rows])
+    write("weights.csv", ["file", "weight"], [(file, f"{light:.3f} kg") for file, _, light in rows])
+    return rows
+
+
+@pytest.fixture
+def tags(files: list[Any], folder: Path, tmp_path_factory: pytest.TempPathFactory, kindling: Command) -> Path:
+    """A run on several classes per image."""
+    assert kindling("fit", *LISTS).code == 0
+    return Path("runs/lists/version_0")
+
+
+def test_several_classes_go_from_a_file_to_predictions_of_new_images(
+    kindling: Command, tags: Path, files: list[tuple[str, list[str], float]]
+) -> None:
+    from sklearn.metrics import average_precision_score, f1_score
+
+    tested = pd.read_csv(tags / "predictions.csv", keep_default_na=False)
+    assert [*tested] == ["file", "label", "prediction", "blue", "green", "red"]
+    names = ["blue", "green", "red"]
+    truth = {file: colors for file, colors, _ in files}
+    assert [sorted(filter(None, text.split("|"))) for text in tested.label] == [
+        sorted(truth[file]) for file in tested.file
+    ]
+    assert tested.prediction.tolist() == [
+        "|".join(name for name in names if row[name] >= 0.5) for _, row in tested.iterrows()
+    ]
+    has = np.array([[name in truth[file] for name in names] for file in tested.file])
+    metrics = json.loads((tags / "test_metrics.json").read_text())
+    assert metrics.keys() == {"test/loss", "test/map", "test/f1"}
+    assert metrics["test/map"] == pytest.approx(average_precision_score(has, tested[names].to_numpy()), abs=1e-5)
+    assert metrics["test/f1"] == pytest.approx(
+        f1_score(has, tested[names].to_numpy() >= 0.5, average="macro"), abs=1e-5
+    )
+    split = pd.read_csv(tags / "split.csv", keep_default_na=False)
+    assert [*split] == ["file", "classes", "split"]
+    assert split[split.split == "test"].file.tolist() == tested.file.tolist()
+
+    config = (tags / "config.yaml").read_text()
+    assert "CNNMultiLabelClassifier" in config
+    Path("lists.csv").unlink()  # the run needs its own files only
+    before = (tags / "predictions.csv").read_text()
+    assert kindling("test", "--ckpt_path", "best").code == 0
+    assert (tags / "predictions.csv").read_text() == before
+    result = kindling("fit", "--ckpt_path", tags, "--trainer.max_epochs", "5")
+    assert result.code == 0, result.err
+    assert (tags / "split.csv").read_text() == split.to_csv(index=False, lineterminator="\r\n")
+    shutil.copytree("photos/more", "new")
+    shutil.rmtree("photos")
+    assert kindling("predict", "--ckpt_path", "best", "--data.predict", "new").code == 0
+    new = pd.read_csv(tags / "predictions_new.csv", keep_default_na=False)
+    assert ([*new], len(new)) == (["file", "prediction", *names], 30)
+
+
+def test_numbers_of_images_resume_and_predict(kindling: Command, files: list[tuple[str, list[str], float]]) -> None:
+    callback = json.dumps([{"class_path": "helpers.SignalAt", "init_args": {"step": 8}}])
+    assert kindling("fit", *WEIGHTS).code == 0
+    assert kindling("fit", *WEIGHTS, "--run_name", "cut", "--trainer.callbacks", callback).code == 1
+    Path("weights.csv").unlink()
+    result = kindling("fit", "--ckpt_path", "runs/cut", "--trainer.callbacks", "null")
+    assert result.code == 0, result.err
+    whole, cut = (
+        torch.load(f"runs/{name}/version_0/checkpoints/last.ckpt", weights_only=True) for name in ("weights", "cut")
+    )
+    assert whole["hyper_parameters"]["_class_path"] == "kindling.models.cnn.CNNRegressor"
+    assert all(torch.equal(value, cut["state_dict"][name]) for name, value in whole["state_dict"].items())
+    run = Path("runs/weights/version_0")
+    tested, weights = pd.read_csv(run / "predictions.csv"), {file: light for file, _, light in files}
+    assert [*tested] == ["file", "label", "prediction"]
+    assert tested.label.tolist() == pytest.approx([weights[file] for file in tested.file], abs=0.001)
+    metrics = json.loads((run / "test_metrics.json").read_text())
+    assert metrics["test/mae"] == pytest.approx((tested.label - tested.prediction).abs().mean(), rel=1e-4)
+    assert [*pd.read_csv(run / "split.csv")] == ["file", "number", "split"]
+    assert "weight (kg)" in (run / "report.html").read_text()
