@@ -65,7 +65,16 @@ def test_fit_help_lists_what_can_be_chosen_on_two_screens(kindling: Command, mon
         assert title in shown.splitlines()
     words = " ".join(shown.split())
     bases = {"BaseTask", "BaseDataModule", "ClassificationTask", "ClassificationDataModule", "RegressionTask"}
-    others = {"Prediction", "Predictor", "RegressionPrediction", "find_lr", "load", "overfit_batch"}
+    bases |= {"MultiLabelTask", "MLPModel", "CNNModel", "TransferModel", "EnsembleModel"}
+    others = {
+        "MultiLabelPrediction",
+        "Prediction",
+        "Predictor",
+        "RegressionPrediction",
+        "find_lr",
+        "load",
+        "overfit_batch",
+    }
     for name in {*package.__all__} - others:
         assert (name in words) == (name not in bases), name
     assert "null turns early stopping off. [default: 5]" in words

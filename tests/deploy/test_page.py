@@ -484,6 +484,25 @@ def test_a_number_is_shown_with_its_name_and_unit(page: Page, width: int) -> Non
         assert page.answer == ""
 
 
+def test_all_classes_of_a_sample_are_shown(page: Page) -> None:
+    about = {"metrics": {"test/map": 0.91234}, "task": "multilabel"}
+    card = ModelCard("Tags", ("a", "b", "c"), (3,), **about)  # type: ignore[arg-type]
+    with service(Predictor(lambda inputs: inputs, card)) as address:
+        page.open(address)
+        assert page.find("facts").text == "91.23% test mean average precision · 3 classes · 3 numbers"
+        field = page.driver.find_element(By.TAG_NAME, "textarea")
+        field.send_keys("0.9 0.2 0.5")
+        page.settle()
+        assert (page.answer, page.find("probability").text) == ("a, c", "")
+        assert page.bars == {"a": "90.0%", "b": "20.0%", "c": "50.0%"}
+        best = [bar.text.split()[0] for bar in page.driver.find_elements(By.CSS_SELECTOR, "#bars .best")]
+        assert best == ["a", "c"]
+        field.clear()
+        field.send_keys("0 0 0")
+        page.settle()
+        assert (page.answer, page.error) == ("none", "")
+
+
 @pytest.mark.slow
 def test_the_line_for_the_terminal_is_copied(page: Page) -> None:
     with service(summer("Summer", ("a", "b"), (2,))) as address:

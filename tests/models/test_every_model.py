@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from labels_data import ColorsDataModule
+from numbers_data import BrightnessDataModule
 
 from conftest import Command, Result
 from helpers import SumDataModule
-from kindling import BaseDataModule, BaseTask, ClassificationTask, data, load, models
+from kindling import BaseDataModule, BaseTask, ClassificationTask, MultiLabelTask, data, load, models
 from kindling.testing import check_model
 
 EXPORTED = {name: getattr(models, name) for name in models.__all__ if not name.endswith("Task")}
@@ -20,14 +22,17 @@ MODELS = {name: cls for name, cls in EXPORTED.items() if issubclass(cls, BaseTas
 FEW = "--trainer.max_epochs 1 --trainer.limit_train_batches 2 --run_name every".split()
 RUN = Path("runs/every/version_0")
 
-# A model may take images, or features; one that predicts numbers is given such.
-CLASSES = ("DigitsDataModule", "SyntheticDataModule")
-NUMBERS = ("helpers.SumDataModule",)
+# A model may take images, or features; one that predicts numbers or several classes is given such.
+SOURCES = {
+    "classification": ("DigitsDataModule", "SyntheticDataModule"),
+    "regression": ("numbers_data.BrightnessDataModule", "helpers.SumDataModule"),
+    "multilabel": ("labels_data.ColorsDataModule",),
+}
 # Or what only a source of one's own has: the others that need no argument, and no download.
 OTHERS = [
     name
     for name in data.__all__
-    if name not in (*CLASSES, "BaseDataModule", "ClassificationDataModule", "MNISTDataModule")
+    if name not in (*SOURCES["classification"], "BaseDataModule", "ClassificationDataModule", "MNISTDataModule")
     and all(
         argument.default is not argument.empty or argument.kind is argument.VAR_KEYWORD
         for argument in inspect.signature(getattr(data, name)).parameters.values()
@@ -36,8 +41,8 @@ OTHERS = [
 
 # What a model can't be built without here.
 OPTIONS = {
-    "TransferClassifier": ["--model.backbone", "runs/part/version_0"],
-    "EnsembleClassifier": ["--model.checkpoints", "[runs/part/version_0, runs/part/version_1]"],
+    "Transfer": ["--model.backbone", "runs/part/version_0"],
+    "Ensemble": ["--model.checkpoints", "[runs/part/version_0, runs/part/version_1]"],
 }
 
 
@@ -46,14 +51,22 @@ CHECKED: dict[str, tuple[type[BaseDataModule], dict[str, Any]]] = {
     "MLPClassifier": (data.SyntheticDataModule, {}),
     "CNNClassifier": (data.DigitsDataModule, {"channels": (8,)}),
     "MLPRegressor": (SumDataModule, {"optimizer": partial(torch.optim.Adam, lr=0.01)}),
+    "CNNMultiLabelClassifier": (ColorsDataModule, {"channels": (8,), "optimizer": partial(torch.optim.Adam, lr=0.01)}),
+    "CNNRegressor": (BrightnessDataModule, {"channels": (8,), "optimizer": partial(torch.optim.Adam, lr=0.01)}),
     "TransferClassifier": (data.DigitsDataModule, {"backbone": "runs/part/version_0", "weights": "none"}),
 }
 
 
+def options(name: str) -> tuple[list[str], str]:
+    """Return the options without which a model can't be built, and the model of the runs that they name."""
+    kind = next((kind for kind in OPTIONS if name.startswith(kind)), "")
+    return OPTIONS.get(kind, []), f"CNN{name.removeprefix(kind)}"
+
+
 def train(kindling: Command, name: str, model: type[BaseTask]) -> Result:
     """Trains on the first source that the model takes."""
-    for source in (*(CLASSES if issubclass(model, ClassificationTask) else NUMBERS), *OTHERS):
-        result = kindling("fit", "--model", name, *OPTIONS.get(name, []), "--data", source, *FEW)
+    for source in (*SOURCES[str(model.task)], *OTHERS):
+        result = kindling("fit", "--model", name, *options(name)[0], "--data", source, *FEW)
         if result.code == 0:
             break
     return result
@@ -64,8 +77,9 @@ def train(kindling: Command, name: str, model: type[BaseTask]) -> Result:
 def test_it_trains_loads_predicts_and_exports(
     kindling: Command, monkeypatch: pytest.MonkeyPatch, name: str, model: type[BaseTask]
 ) -> None:
-    for number in range("".join(OPTIONS.get(name, [])).count("part")):
-        part = ["--model", "CNNClassifier", "--model.channels", "[4]", "--data", CLASSES[0], *FEW]
+    needed, member = options(name)
+    for number in range("".join(needed).count("part")):
+        part = ["--model", member, "--model.channels", "[4]", "--data", SOURCES[str(model.task)][0], *FEW]
         result = kindling("fit", *part, "--run_name", "part", "--test_after_fit", "false", "--seed_everything", number)
         assert result.code == 0, result.err
     result = train(kindling, name, model)
@@ -80,10 +94,11 @@ def test_it_trains_loads_predicts_and_exports(
         outputs = again(inputs)
     assert kindling("predict", "--ckpt_path", RUN).code == 0
     with (RUN / "predictions.csv").open(newline="") as file:
-        assert all(row["prediction"] for row in csv.DictReader(file))
-    if isinstance(again, ClassificationTask):
+        assert all(row["prediction"] or model.task == "multilabel" for row in csv.DictReader(file))
+    if isinstance(again, ClassificationTask | MultiLabelTask):
         assert outputs.shape == (5, again.num_classes)
-        np.testing.assert_allclose(load(RUN).predict(inputs).probabilities, outputs.softmax(1), rtol=1e-4, atol=1e-6)
+        expected = again.to_prediction(outputs)
+        np.testing.assert_allclose(load(RUN).predict(inputs).probabilities, expected, rtol=1e-4, atol=1e-6)
     else:
         assert outputs.shape == (5,)
         np.testing.assert_allclose(load(RUN).predict(inputs).values, outputs, rtol=1e-4, atol=1e-6)

@@ -1,6 +1,7 @@
 """Several classes per sample: losses, metrics, and the models that are built for the targets."""
 
 import math
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -85,7 +86,7 @@ def test_rare_classes_can_be_weighted() -> None:
 
 def test_the_model_is_that_of_the_targets(kindling: Command) -> None:
     check_data(ColorsDataModule())
-    result = kindling("fit", *FIT, "--model.label_smoothing", "0", "--trainer.fast_dev_run", "1")
+    result = kindling("fit", *FIT, "--model.label_smoothing", "0.1", "--trainer.fast_dev_run", "1")
     assert result.code == 2, result.err
     assert "CNNMultiLabelClassifier has no label_smoothing: the targets are several classes per sample" in result.err
     result = kindling("fit", *FIT, "--trainer.fast_dev_run", "1")
@@ -113,7 +114,7 @@ def test_networks_pass_the_checks_of_projects(name: str) -> None:
         "CNNMultiLabelClassifier": (CNNMultiLabelClassifier, ColorsDataModule(batch_size=32)),
         "CNNRegressor": (CNNRegressor, BrightnessDataModule(batch_size=32)),
     }[name]
-    check_model(model, data, channels=(8,), formats=(), optimizer=lambda params: torch.optim.Adam(params, lr=0.01))
+    check_model(model, data, channels=(8,), formats=(), optimizer=partial(torch.optim.Adam, lr=0.01))
 
 
 @pytest.mark.parametrize(

@@ -61,8 +61,8 @@ def class_arguments(class_path: str) -> list[str]:
     return [argument.removeprefix("it.") for argument in added]
 
 
-def regressor_hint(message: str, model: str) -> str:
-    """Return how to set an option, or a loss, that only the regressor of a classifier takes, for an error message.
+def replacement_hint(message: str, model: str) -> str:
+    """Return how to set an option, or a loss, that only a replacement of a classifier takes, for an error message.
 
     Args:
         message: Message about an option of the model.
@@ -70,13 +70,19 @@ def regressor_hint(message: str, model: str) -> str:
     """
     option = re.match(r"(?:\w+ has no option )?model\.(\w+)", message)
     classes = [cls for cls in subclasses("model") if cls.__name__ == model.rpartition(".")[2]]
-    regressor = getattr(classes[0], "regressor", None) if option and classes else None
-    if option is None or regressor is None:
+    if option is None or not classes:
         return ""
-    own, others = (class_arguments(f"{cls.__module__}.{cls.__name__}") for cls in (classes[0], regressor))
-    is_shared = option[1] in own and option[1] != "loss_function"  # of which the regressor has others
-    takes_it = option[1] in others and not is_shared
-    return f"; for numbers as targets, add --model {regressor.__name__}" if takes_it else ""
+    own, hints = _arguments(classes[0]), []
+    for attribute, targets in (("regressor", "numbers"), ("multilabel_classifier", "several classes per sample")):
+        other = getattr(classes[0], attribute, None)
+        is_shared = option[1] in own and option[1] != "loss_function"  # of which each task has its own
+        if other is not None and not is_shared and option[1] in _arguments(other):
+            hints.append(f"; for {targets} as targets, add --model {other.__name__}")
+    return "".join(hints)
+
+
+def _arguments(cls: type) -> list[str]:
+    return class_arguments(f"{cls.__module__}.{cls.__name__}")
 
 
 def class_names(key: str) -> list[str]:

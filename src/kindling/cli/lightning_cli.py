@@ -11,7 +11,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from typing_extensions import override
 
 from kindling.cli.checkpoint_config import epochs_completed, is_training_complete, load_weights
-from kindling.cli.class_names import NOUNS, regressor_hint
+from kindling.cli.class_names import NOUNS, replacement_hint
 from kindling.cli.modules import ModuleBuilder
 from kindling.cli.option_checks import check_config, check_devices
 from kindling.cli.options import add_fit_options, check_nonempty_run
@@ -98,7 +98,7 @@ class KindlingCLI(LightningCLI):
         except ArgumentError as error:
             known = {*command_parser.get_defaults().keys(branches=True), *NOUNS}
             message = one_line(str(error), known, self.sources.typed)
-            raise UsageError(message + regressor_hint(message, self.sources.model)) from error
+            raise UsageError(message + replacement_hint(message, self.sources.model)) from error
         check_config(command_parser, self._config, self.sources.names, self.checkpoint)
         self._config["ckpt_path"] = None  # otherwise Lightning lets the checkpoint's hyperparameters win
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection, R2Score
 from torchmetrics.classification import MulticlassConfusionMatrix, MultilabelAveragePrecision, MultilabelF1Score
+from torchmetrics.utilities import dim_zero_cat
 from typing_extensions import override
 
 
@@ -94,10 +95,13 @@ class R2(R2Score):
 
 
 class MeanAveragePrecision(MultilabelAveragePrecision):
-    """Mean over the classes of the average precision of their probabilities, without classes that no sample has."""
+    """Mean over the classes of the average precision of their probabilities; NaN without any sample of a class.
+
+    Unlike torchmetrics' mean, it leaves out classes that no sample has.
+    """
 
     def __init__(self, num_classes: int) -> None:
-        super().__init__(num_classes, validate_args=False)  # the loss has checked the shapes
+        super().__init__(num_classes, average="none", validate_args=False)  # the loss has checked the shapes
 
     @override
     def update(self, preds: Tensor, target: Tensor) -> None:
@@ -106,11 +110,9 @@ class MeanAveragePrecision(MultilabelAveragePrecision):
     @override
     def compute(self) -> Tensor:
         with warnings.catch_warnings():
-            warnings.filterwarnings(
-                "ignore", "Average precision score for one or more classes"
-            )  # reported with the split
-            mean: Tensor = super().compute()
-        return mean
+            warnings.filterwarnings("ignore", "No positive samples found")  # of a class
+            by_class: Tensor = super().compute()
+        return by_class[dim_zero_cat(self.target).any(dim=0)].mean()
 
 
 class MultilabelMacroF1(MultilabelF1Score):

@@ -255,7 +255,7 @@ def files(folder: Path) -> list[tuple[str, list[str], float]]:
 
 
 @pytest.fixture
-def tags(files: list[Any], folder: Path, tmp_path_factory: pytest.TempPathFactory, kindling: Command) -> Path:
+def tags(files: list[Any], kindling: Command) -> Path:
     """A run on several classes per image."""
     assert kindling("fit", *LISTS).code == 0
     return Path("runs/lists/version_0")
@@ -323,3 +323,18 @@ def test_numbers_of_images_resume_and_predict(kindling: Command, files: list[tup
     assert metrics["test/mae"] == pytest.approx((tested.label - tested.prediction).abs().mean(), rel=1e-4)
     assert [*pd.read_csv(run / "split.csv")] == ["file", "number", "split"]
     assert "weight (kg)" in (run / "report.html").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fit", [LISTS, WEIGHTS], ids=["classes", "numbers"])
+def test_diagnostics_and_early_stopping_work_for_each_task(
+    kindling: Command, files: list[tuple[str, list[str], float]], fit: list[str]
+) -> None:
+    result = kindling("fit", *fit, "--overfit")
+    assert (result.code, "can overfit one batch of 16 samples" in result.out + result.err) == (0, True), result.err
+    result = kindling("fit", *fit, "--find_lr")
+    assert (result.code, "learning rate" in result.out + result.err) == (0, True), result.err
+    result = kindling("fit", *fit, "--early_stopping.patience", "1", "--early_stopping.min_delta", "100")
+    assert (result.code, "stopped early" in result.out + result.err) == (0, True), result.err
+    listed = kindling("runs")
+    assert (listed.code, fit[-3] in listed.out) == (0, True)
