@@ -13,7 +13,7 @@ from torchmetrics.functional.classification import binary_average_precision
 from kindling.evaluation.statistics import Interval, bootstrap_mean, class_scores, middle_95
 from kindling.models.multilabel import THRESHOLD
 
-RESAMPLES = 200  # each ranks all samples for each class: a second for 10,000 samples and 20 classes
+RESAMPLES = 200  # each ranks all samples of each class: 2.4 s for 10,000 samples and 20 classes
 
 
 @dataclass(frozen=True)

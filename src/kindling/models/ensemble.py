@@ -128,7 +128,7 @@ class EnsembleRegressor(EnsembleModel, RegressionTask):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        first: Any = self.network.members[0]  # the loss is that of standardized targets
+        first: Any = self.network.get_submodule("members.0")  # the loss is that of standardized targets
         self.target_mean.copy_(first.target_mean)
         self.target_std.copy_(first.target_std)
 

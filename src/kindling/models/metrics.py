@@ -108,11 +108,12 @@ class MeanAveragePrecision(MultilabelAveragePrecision):
         super().update(preds.sigmoid(), target.int())
 
     @override
-    def compute(self) -> Tensor:
+    def compute(self) -> Tensor:  # type: ignore[override]
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "No positive samples found")  # of a class
-            by_class: Tensor = super().compute()
-        return by_class[dim_zero_cat(self.target).any(dim=0)].mean()
+            by_class: Any = super().compute()
+        mean: Tensor = by_class[dim_zero_cat(self.target).any(dim=0)].mean()
+        return mean
 
 
 class MultilabelMacroF1(MultilabelF1Score):

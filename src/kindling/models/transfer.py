@@ -27,7 +27,9 @@ class BackboneNetwork(nn.Sequential):
 
     @override
     def forward(self, inputs: Tensor) -> Tensor:
-        outputs: Tensor = self.get_submodule("head")(inputs) if inputs.ndim == 2 else super().forward(inputs)
+        if inputs.ndim > 2:
+            return super().forward(inputs)  # type: ignore[no-any-return, no-untyped-call]
+        outputs: Tensor = self.get_submodule("head")(inputs)
         return outputs
 
 

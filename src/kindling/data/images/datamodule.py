@@ -4,7 +4,6 @@ import csv
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from statistics import median
@@ -18,17 +17,8 @@ from typing_extensions import override
 from kindling.data.augment import Augmentation
 from kindling.data.datamodule import SPLITS, ArrayDataset, BaseDataModule, Batch, Split, count_classes
 from kindling.data.images.decode import channel_moments, in_parallel, inspect, read_images, warn_small_range
-from kindling.data.images.folder import (
-    HEADERS,
-    ImageTask,
-    Sample,
-    check_folder,
-    find_samples,
-    find_split,
-    make_splits,
-    untrained_samples,
-)
-from kindling.data.images.labels import LabeledImages, LabelOptions, LabelTask, read_labels
+from kindling.data.images.folder import HEADERS, ImageTask, Sample, check_folder, make_splits
+from kindling.data.images.labels import LabeledImages, LabelOptions, LabelTask, find_labeled
 from kindling.data.images.scan import list_images, warn_unused
 from kindling.data.images.targets import encode_labels, strata_of
 from kindling.data.images.validation import check_classes, check_split, drop_broken, find_oddities, find_training_levels
@@ -36,7 +26,6 @@ from kindling.data.tables.values import as_name
 from kindling.utils.console import progress
 from kindling.utils.files import atomic_write
 from kindling.utils.hyperparameters import check_range
-from kindling.utils.text import join_names
 
 logger = logging.getLogger(__name__)
 
@@ -253,26 +242,8 @@ class ImageFolderDataModule(BaseDataModule):
     @cached_property
     def _labeled(self) -> LabeledImages:
         """All images as listed by the folder, the file of labels or the split file."""
-        if self.split is None:
-            return self._read_labels() or LabeledImages(find_samples(self.data_dir))
-        split = Path(self.split)
-        task, samples, missing = find_split(split, self.data_dir)
-        if not missing:
-            return LabeledImages(samples, task)
-        if len(missing) < len(samples) or not self.fitted:
-            raise ValueError(f"{split} lists files that are not in {self.data_dir}: {join_names(missing, 3)}")
-        # A trained model may be evaluated on a different folder.
-        logger.warning(
-            f"{self.data_dir} is not the folder of {split}: images outside of split folders are used for testing"
-        )
-        if labeled := self._read_labels():
-            has_test = any(sample.split == "test" for sample in labeled.samples)
-            samples = [sample if has_test else sample._replace(split="test") for sample in labeled.samples]
-            return replace(labeled, samples=samples)
-        return LabeledImages(untrained_samples(self.data_dir))
-
-    def _read_labels(self) -> LabeledImages | None:
-        return self.labels and read_labels(self.labels, self.data_dir, self._label_options, self.fitted)
+        split = None if self.split is None else Path(self.split)
+        return find_labeled(self.data_dir, self.labels, split, self._label_options, self.fitted)
 
     @property
     def _listed(self) -> list[Sample]:

@@ -42,14 +42,18 @@ class FileColumn:
             self._found[str(PurePosixPath(image).with_suffix(""))].append(image)
         self._found.update({image: [image] for image in images})
         columns = {name: frame[name].map(_as_path, "ignore") for name in frame if name not in excluded}
-        matches = {name: int(column.isin(self._found.keys()).sum()) for name, column in columns.items()}
+        # A column of small numbers may match images such as 1.png without their suffix.
+        matches = {
+            name: (int(column.isin(images).sum()), int(column.isin(self._found.keys()).sum()), column.nunique())
+            for name, column in columns.items()
+        }
         self.name = max(matches, key=matches.__getitem__, default="")
-        if not matches.get(self.name):
+        if not matches.get(self.name, (0, 0))[1]:
             raise ValueError(
                 f"{path} has no column with names of images in {root}, such as {(*images, 'none')[0]}: its columns are "
                 f"{join_names([*frame])}"
             )
-        self._names: list[str | None] = columns[self.name].where(columns[self.name].notna(), None).tolist()
+        self._names = [name if isinstance(name, str) else None for name in columns[self.name]]
 
     def find(self, skip_missing: bool) -> list[str | None]:
         """Return the image of each row, None for those to leave out because their image is missing.

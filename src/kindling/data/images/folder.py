@@ -120,20 +120,6 @@ def make_splits(
     return [sample._replace(split=split) for sample, split in zip(samples, splits, strict=True)]
 
 
-def find_split(file: Path, root: Path) -> tuple[ImageTask, list[Sample], list[str]]:
-    """Return the task of a `split.csv`, its images, and those of them that are missing in a folder."""
-    check_folder(root)
-    task, samples = read_split(file)
-    return task, samples, [sample.file for sample in samples if not (root / sample.file).exists()]
-
-
-def untrained_samples(root: Path) -> list[Sample]:
-    """List the images of another folder than the one trained on: without a test split, all of them are in test."""
-    found = find_samples(root)
-    has_test = any(sample.split == "test" for sample in found)
-    return found if has_test else [sample._replace(split="test") for sample in found]
-
-
 def read_split(path: Path) -> tuple[ImageTask, list[Sample]]:
     """Read a `split.csv`: file, label and split of each image. The header of the labels tells the task."""
     if not path.is_file():

@@ -78,9 +78,9 @@ def choose_columns(
     for name in target:
         if name not in frame:
             raise ValueError(f"{path} has no column {name}{suggest(name, frame) or '.'} It has {join_names([*frame])}")
-    known = (fitted.get("target") or {}).get("name")
-    if target or known in names:
-        return [*target] or [known]
+    known = [name for name in names if name == (fitted.get("target") or {}).get("name")]
+    if target or known:
+        return [*target] or known
     if not names:
         raise ValueError(f"{path} has no column of labels, only {join_names([*frame])}")
     if len(names) > 1 and not all(_is_binary(read_cells(frame[name])) for name in names):
@@ -131,7 +131,7 @@ def read_column(
     names = [*map(as_name, cells.values)]
     separator: str | None = fitted["separator"] if fitted.get("separator") else find_separator(cells)
     if task == "multilabel" or (task == "auto" and separator):
-        if task == "auto":
+        if task == "auto" and separator:
             several = int(cells.counts[[separator in each for each in names]].sum())
             rows = count_noun(several, "row of", "rows of")
             logger.info(

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from kindling.data.datamodule import SPLITS
 from kindling.data.images.file_column import FileColumn
-from kindling.data.images.folder import SPLIT_NAMES, ImageTask, Sample, check_folder
+from kindling.data.images.folder import SPLIT_NAMES, ImageTask, Sample, check_folder, find_samples, read_split
 from kindling.data.images.label_columns import LabelColumn, choose_columns, read_column, read_columns
 from kindling.data.images.scan import list_images, warn_unused
 from kindling.data.tables.cells import name_cells, read_cells
@@ -74,6 +74,43 @@ class LabeledImages:
         return {"task": self.task, **self.column.learn(splits)}
 
 
+def find_labeled(
+    root: Path, labels: Path | None, split: Path | None, options: LabelOptions, fitted: Mapping[str, Any]
+) -> LabeledImages:
+    """List the images of a folder with their labels.
+
+    Args:
+        root: The folder.
+        labels: File of labels; None for class folders.
+        split: A `split.csv` with labels and splits; it comes before `labels`.
+        options: How to read the file of labels.
+        fitted: What the data module has learned; empty before training. A trained model may be evaluated on a different
+            folder: without a test split, all of its images are in test.
+
+    Raises:
+        ValueError: If there are no labels for the task of a trained model, or a file can't be used.
+    """
+    check_folder(root)
+    is_other = False
+    if split is not None:
+        task, samples = read_split(split)
+        missing = [sample.file for sample in samples if not (root / sample.file).exists()]
+        is_other = bool(fitted) and len(missing) == len(samples)
+        if missing and not is_other:
+            raise ValueError(f"{split} lists files that are not in {root}: {join_names(missing, 3)}")
+        if not missing:
+            if labels and not fitted:
+                logger.warning(f"{labels} is not read: {split} has the labels and the splits")
+            return LabeledImages(samples, task)
+        logger.warning(f"{root} is not the folder of {split}: images outside of split folders are used for testing")
+    if labels is None and fitted.get("task", "classification") != "classification":
+        raise ValueError(f"the model needs a file of labels for the images in {root}: add --data.labels FILE")
+    labeled = read_labels(labels, root, options, fitted) if labels else LabeledImages(find_samples(root))
+    if is_other and not any(sample.split == "test" for sample in labeled.samples):
+        return replace(labeled, samples=[sample._replace(split="test") for sample in labeled.samples])
+    return labeled
+
+
 def read_labels(path: Path, root: Path, options: LabelOptions, fitted: Mapping[str, Any]) -> LabeledImages:
     """Read the labels of the images in a folder.
 
@@ -86,7 +123,6 @@ def read_labels(path: Path, root: Path, options: LabelOptions, fitted: Mapping[s
     Raises:
         ValueError: If the file, or a value in it, can't be used.
     """
-    check_folder(root)
     images, unused = list_images(root)
     warn_unused(root, unused)
     frame = read_table(path)
