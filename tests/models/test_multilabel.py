@@ -117,6 +117,7 @@ def test_networks_pass_the_checks_of_projects(name: str) -> None:
     check_model(model, data, channels=(8,), formats=(), optimizer=partial(torch.optim.Adam, lr=0.01))
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(
     ("model", "data"),
     [(TransferMultiLabelClassifier, ColorsDataModule), (TransferRegressor, BrightnessDataModule)],
@@ -152,6 +153,7 @@ def test_cached_features_train_the_head_as_images_do(
     assert not torch.equal(weights[0]["network.backbone.0.weight"], source_weights["network.0.weight"])
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(
     ("model", "data"),
     [(EnsembleMultiLabelClassifier, ColorsDataModule), (EnsembleRegressor, BrightnessDataModule)],

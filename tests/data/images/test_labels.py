@@ -254,6 +254,43 @@ def test_oddities_are_said_and_left_out(capfd: pytest.CaptureFixture[str]) -> No
         read("labels.csv")
 
 
+@pytest.mark.parametrize("kind", ["weights", "lists", "classes"])
+def test_the_split_file_of_a_run_has_the_labels_and_another_folder_its_own(kind: str) -> None:
+    rows, others = photos(), photos(20, "others")
+    for name, listed, comma in (("photos", rows, "."), ("others", others, ",")):
+        labels = {
+            "weights": [f"{light:.3f} kg".replace(".", comma) for *_, light in listed],
+            "lists": ["|".join(colors) for _, colors, _ in listed],
+            "classes": [(colors or ["gray"])[0] for _, colors, _ in listed],
+        }[kind]
+        lines = [(row[0], label) for row, label in zip(listed, labels, strict=True)]
+        write(f"{name}.csv", ["file", "label"], lines, ";")
+    data = read("photos.csv")
+    Path("run").mkdir()
+    data.write_split(Path("run"))
+    again = ImageFolderDataModule("photos", split="run/split.csv")
+    again.setup("fit")
+    assert (again.task, by_file(again)) == (data.task, by_file(data))
+    if data.task != "regression":
+        assert again.class_names == data.class_names
+
+    other = ImageFolderDataModule("others", labels="others.csv", split="run/split.csv")
+    other.load_state_dict(data.fitted)
+    other.setup("test")
+    lights = dict(zip(other.tested_rows(), other.test.labels.tolist(), strict=True))
+    assert lights.keys() == {file for file, *_ in others}
+    if kind == "weights":
+        assert lights == {file: pytest.approx(light, abs=0.001) for file, _, light in others}
+        unlabeled = ImageFolderDataModule("others", split="run/split.csv")
+        unlabeled.load_state_dict(data.fitted)
+        with pytest.raises(ValueError, match="needs a file of labels for the images in others: add --data"):
+            unlabeled.setup("test")
+    with pytest.raises(ValueError, match=r"--data.task (regression|multilabel): the checkpoint was trained for"):
+        ImageFolderDataModule(
+            "photos", labels="photos.csv", task="multilabel" if kind == "weights" else "regression"
+        ).load_state_dict(data.fitted)
+
+
 LISTS = [*SMALL, "--data.labels", "lists.csv", "--run_name", "lists", "--trainer.max_epochs", "4"]
 WEIGHTS = [*SMALL, "--data.labels", "weights.csv", "--run_name", "weights", "--trainer.max_epochs", "4"]
 
