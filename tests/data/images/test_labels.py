@@ -29,7 +29,7 @@ SMALL = (
 ).split()
 
 
-def photos(number: int = 60, folder: str = "photos") -> list[tuple[str, list[str], float]]:
+def photos(number: int = 60, folder: str = "photos", name: str = "image") -> list[tuple[str, list[str], float]]:
     """Images at two depths, each with its colors and the light of its first pixels, in a range of 0 to 200."""
     random, rows = np.random.default_rng(0), []
     (Path(folder) / "more/deep").mkdir(parents=True)
@@ -37,9 +37,9 @@ def photos(number: int = 60, folder: str = "photos") -> list[tuple[str, list[str
         chosen, light = random.random(3) < 0.4, random.uniform(0, 200)
         pixels = random.integers(0, 40, (8, 8, 3)) + 180 * chosen
         pixels[:2] = light
-        name = f"{'more/deep/' if index % 2 else ''}image {index:02}.png"
-        Image.fromarray(pixels.astype(np.uint8)).save(Path(folder) / name)
-        rows.append((name, [name for name, has in zip(COLORS, chosen, strict=True) if has], light))
+        file = f"{'more/deep/' if index % 2 else ''}{name} {index:02}.png"
+        Image.fromarray(pixels.astype(np.uint8)).save(Path(folder) / file)
+        rows.append((file, [color for color, has in zip(COLORS, chosen, strict=True) if has], light))
     return rows
 
 
@@ -256,7 +256,7 @@ def test_oddities_are_said_and_left_out(capfd: pytest.CaptureFixture[str]) -> No
 
 @pytest.mark.parametrize("kind", ["weights", "lists", "classes"])
 def test_the_split_file_of_a_run_has_the_labels_and_another_folder_its_own(kind: str) -> None:
-    rows, others = photos(), photos(20, "others")
+    rows, others = photos(), photos(20, "others", "other")
     for name, listed, comma in (("photos", rows, "."), ("others", others, ",")):
         labels = {
             "weights": [f"{light:.3f} kg".replace(".", comma) for *_, light in listed],
