@@ -353,14 +353,14 @@ def test_one_class_for_each_position_of_a_sequence(kindling: Command) -> None:
             "Networkless has no network: set self.network",
         ),
         (["--model", "MLPRegressor", "--data", "SyntheticDataModule"], "predicts numbers, but the targets"),
-        (["--model", "modules.OneLabel", "--data", "modules.MultiLabelDataModule"], "derive from BaseTask"),
+        (["--model", "modules.OneLabel", "--data", "modules.MultiLabelDataModule"], "derive from MultiLabelTask"),
         (
             ["--model", "modules.OneLabel", "--data", "modules.MultiLabelWithIntegers"],
-            "derive from BaseTask",
+            "derive from MultiLabelTask",
         ),
         (
             ["--model", "modules.OneLabel", "--data", "modules.MultiLabelDataModule", "--overfit"],
-            "derive from BaseTask",
+            "derive from MultiLabelTask",
         ),
         (["--model", "MLPRegressor", "--data", "modules.ColumnTargets"], "the targets have shape (64, 1)"),
         (["--model", "modules.MultiLabel", "--data", "modules.StreamDataModule"], "which has no length: return two"),

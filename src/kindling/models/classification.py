@@ -86,7 +86,7 @@ class ClassificationTask(BaseTask):
         if isinstance(targets, Tensor) and targets.ndim == outputs.ndim > 1:
             raise ValueError(
                 f"{name} predicts one class per sample, but targets have shape {tuple(targets.shape)}: return labels "
-                "(N,), or use a multi-label classifier such as MLPMultiLabelClassifier for several classes per sample"
+                "(N,), or derive from MultiLabelTask for several classes per sample"
             )
         if isinstance(targets, Tensor) and targets.is_floating_point():
             raise ValueError(f"{name} predicts classes, but the targets are numbers: use a regression model")
