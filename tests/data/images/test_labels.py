@@ -366,10 +366,10 @@ def test_numbers_of_images_resume_and_predict(kindling: Command, files: list[tup
     assert all(torch.equal(value, cut["state_dict"][name]) for name, value in whole["state_dict"].items())
     run = Path("runs/weights/version_0")
     tested, weights = pd.read_csv(run / "predictions.csv"), {file: light for file, _, light in files}
-    assert [*tested] == ["file", "label", "prediction"]
-    assert tested.label.tolist() == pytest.approx([weights[file] for file in tested.file], abs=0.001)
+    assert [*tested] == ["file", "target", "prediction"]
+    assert tested.target.tolist() == pytest.approx([weights[file] for file in tested.file], abs=0.001)
     metrics = json.loads((run / "test_metrics.json").read_text())
-    assert metrics["test/mae"] == pytest.approx((tested.label - tested.prediction).abs().mean(), rel=1e-4)
+    assert metrics["test/mae"] == pytest.approx((tested.target - tested.prediction).abs().mean(), rel=1e-4)
     assert [*pd.read_csv(run / "split.csv")] == ["file", "number", "split"]
     assert "weight (kg)" in (run / "report.html").read_text()
 
