@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from kindling.evaluation.multilabel import MultiLabelPredictions, names_of_classes
-from kindling.tensorboard.predictions import CURVES, Texts
+from kindling.tensorboard.predictions import MAX_CURVES, Texts
 from kindling.utils.text import shorten
 
 
@@ -31,7 +31,7 @@ class MultiLabelTabs:
     def write(self, writer: SummaryWriter, step: int) -> None:
         """Write a precision-recall curve for each of the classes with the most samples."""
         targets, probabilities = self.predictions.targets.bool(), self.predictions.probabilities.nan_to_num()
-        largest = targets.sum(0).argsort(descending=True, stable=True)[:CURVES]
+        largest = targets.sum(0).argsort(descending=True, stable=True)[:MAX_CURVES]
         for label in sorted(largest.tolist()):
             tag = f"precision-recall/{self.class_names[label]}"
             writer.add_pr_curve(tag, targets[:, label], probabilities[:, label], step)

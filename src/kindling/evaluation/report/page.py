@@ -50,14 +50,15 @@ def write_report(
     title = f"Test of {'/'.join(run.resolve().parts[-2:])}"
     tested = f"{type(model).__name__} on {len(targets):,} test samples of {type(data).__name__}"
     about = f"{tested} · {checkpoint.name} · {datetime.now():%d %B %Y, %H:%M} · Kindling {__version__}"
-    columns = column_sections(model, outputs, targets, data)
-    if isinstance(model, ClassificationTask):
-        predictions = Predictions(outputs.exp(), targets)
-        sections = classification_sections(metrics, predictions, losses, data, model.class_names, columns)
-    elif isinstance(model, MultiLabelTask):
+    if isinstance(model, MultiLabelTask):
         labels = MultiLabelPredictions(model.to_prediction(outputs), targets)
         sections = multilabel_sections(metrics, labels, losses, data, model.class_names)
+    elif isinstance(model, ClassificationTask):
+        columns = column_sections(model, outputs, targets, data)
+        predictions = Predictions(outputs.exp(), targets)
+        sections = classification_sections(metrics, predictions, losses, data, model.class_names, columns)
     else:
+        columns = column_sections(model, outputs, targets, data)
         values = RegressionPredictions(outputs, targets, Target.of(data.fitted))
         sections = regression_sections(metrics, values, losses, data, columns)
     parts = [element("h1", title), element("p", about, class_="soft"), *sections, *_reproduction(run, command)]
