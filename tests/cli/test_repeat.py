@@ -7,11 +7,16 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
+from sklearn.model_selection import StratifiedKFold
 
 from conftest import TINY, Command, different
+from kindling import TableDataModule
 from kindling.runs.repeat_statistics import estimate, paired_difference
 
 OPTIONS = [option for option in TINY if option not in ("--run_name", "tiny")]
@@ -144,3 +149,65 @@ def test_needed_runs_are_those_at_which_the_difference_becomes_significant() -> 
 
     assert needed is not None
     assert p_value(needed) < 0.05 <= p_value(needed - 1)
+
+
+def write_noise(rows: int = 240) -> None:
+    """Write noise.csv: no column tells the class, but each shop has two rows, which a leak would connect."""
+    random = np.random.default_rng(0)
+    frame = pd.DataFrame({"shop": np.arange(rows) // 2, "x": random.normal(size=rows).round(3)})
+    frame["shop"] = "shop " + frame["shop"].astype(str)
+    frame["class"] = np.repeat(random.choice(["yes", "no"], rows // 2), 2)
+    frame.to_csv("noise.csv", index=False)
+
+
+def folds(number: int, **options: Any) -> list[Any]:
+    modules = (TableDataModule("noise.csv", "class", fold=f"{k}/{number}", **options) for k in range(1, number + 1))
+    return [data.splits for data in modules]
+
+
+def test_each_row_is_tested_in_one_fold_stratified_by_class() -> None:
+    write_noise()
+    classes = pd.read_csv("noise.csv")["class"]
+    tested = [splits == "test" for splits in folds(5)]
+    assert np.sum(tested, axis=0).tolist() == [1] * 240
+    expected = [test for _, test in StratifiedKFold(5, shuffle=True, random_state=42).split(classes, classes)]
+    assert [np.flatnonzero(rows).tolist() for rows in tested] == [rows.tolist() for rows in expected]
+    for splits in folds(4, groups="shop"):
+        frame = pd.read_csv("noise.csv").assign(split=splits)
+        assert (frame.groupby("shop")["split"].nunique() == 1).all()
+        assert {*splits} == {"train", "val", "test"}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"fold": "6/5"}, "`fold` must be a fold and the number of folds, such as 1/5, got 6/5"),
+        ({"fold": "1/5", "test_path": "other.csv"}, "`fold` 1/5 and `test_path` both define the test rows"),
+        ({"fold": "1/500"}, "500 folds need at least 500 rows, got 240"),
+        ({"fold": "1/200", "groups": "shop"}, "200 folds need at least 200 groups, got 120"),
+        ({"fold": "1/5", "time": "x"}, "--data.fold 1/5 would test on rows older than training rows"),
+    ],
+)
+def test_impossible_folds_are_named(options: dict[str, Any], message: str) -> None:
+    write_noise()
+    with pytest.raises(ValueError, match=message):
+        TableDataModule("noise.csv", "class", **options).splits  # noqa: B018
+
+
+def test_cross_validation_predicts_each_row_once_and_learns_nothing_from_its_test_rows(kindling: Command) -> None:
+    write_noise()
+    options = (
+        "--model MLPClassifier --model.hidden [8] --data TableDataModule --data.path noise.csv --data.target class"
+    )
+    command = f"repeat --folds 3 {options} --data.groups shop --trainer.max_epochs 5 --jobs 2 --format json"
+    result = kindling(*command.split())
+    assert result.code == 0, result.err
+    predictions = pd.read_csv("runs/repeat/repeat_0/predictions.csv")
+    assert predictions["row"].tolist() == list(range(240))
+    summary = json.loads(result.out)["test/accuracy"]
+    for name, rows in predictions.groupby("fold"):
+        assert (rows["label"] == rows["prediction"]).mean() == pytest.approx(summary["values"][name])
+    assert 0.3 < summary["mean"] < 0.7  # a leak would give 1
+    deviation = stats.tstd([*summary["values"].values()])
+    half = stats.t.ppf(0.975, 2) * deviation * (1 / 3 + 1 / 2) ** 0.5  # Nadeau and Bengio: test rows / training rows
+    assert summary["high"] - summary["mean"] == pytest.approx(half)

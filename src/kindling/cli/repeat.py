@@ -1,4 +1,4 @@
-"""`kindling repeat`: train a recipe with several seeds, and report mean, spread and interval of each metric."""
+"""`kindling repeat`: train a recipe with several seeds or on several folds, and summarize each metric."""
 
 import argparse
 import json
@@ -25,38 +25,36 @@ from kindling.utils.text import count_noun, format_metric, program_name
 DEFAULT_SEED = 42  # as in `fit`
 OF_SINGLE_RUNS = ("--ckpt_path", "--overfit", "--find_lr", "--print_config", "--trainer.fast_dev_run")
 DESCRIPTION = (
-    "Train a recipe with several seeds, and report mean, standard deviation and 95% confidence interval of each "
-    "metric. All other options are those of fit. Each run is an ordinary run. After an interruption, the same command "
-    "continues."
+    "Train a recipe with several seeds, or on several folds of a table, and report mean, standard deviation and 95% "
+    "confidence interval of each metric. All other options are those of fit. Each run is an ordinary run. After an "
+    "interruption, the same command continues."
 )
 
 
 def run(command: str, options: Sequence[str]) -> None:
     """Train all runs that are not finished yet; print their summary, and write it into their folder."""
     typed, shared = _parse(options)
-    first, configs = typed.seed_everything, [Path(config) for config in typed.config]
-    if first is None:
-        seeds = [read_yaml(path).get("seed_everything") for path in configs if path.is_file()]
-        first = next((seed for seed in reversed(seeds) if type(seed) is int), DEFAULT_SEED)
-    members = {f"seed_{seed}": f"--seed_everything={seed}" for seed in range(first, first + typed.seeds)}
+    configs = [Path(config) for config in typed.config]
     recipes = [path.stem for path in configs if path.parent.name != "with"]
-    repeat = Repeat.open(typed.run_name or (recipes or ["repeat"])[0], shared, members)
+    repeat = Repeat.open(typed.run_name or (recipes or ["repeat"])[0], shared, _members(typed, configs))
     is_json = typed.format == "json"
     try:
         failures = _train(repeat, typed.jobs, writes_logs=is_json or typed.jobs > 1, is_quiet=is_json)
     except KeyboardInterrupt:
         say("stopped; the same command continues", stderr=is_json)
         raise
-    metrics = repeat.metrics()
-    summary = summarize(metrics)
+    metrics, predictions = repeat.metrics(), repeat.write_predictions()
+    summary = summarize(metrics, repeat.overlap)
     with atomic_write(repeat.path / "summary.json") as path:
         path.write_text(json.dumps(summary, indent=2) + "\n", "utf-8")
     if is_json:
         print(json.dumps(summary, indent=2))
     elif metrics:
-        finished = len(members) - len(failures)
+        finished = len(repeat.members) - len(failures)
         say(repeat_table(f"{repeat.path}, {count_noun(finished, 'run', 'runs')}", summary))
-        say(f"summary: {repeat.path / 'summary.json'}\nplot: {plot_repeat(metrics, repeat.path)}")
+        if predictions:
+            say(f"predictions for all rows: {predictions}")
+        say(f"summary: {repeat.path / 'summary.json'}\nplot: {plot_repeat(metrics, repeat.overlap, repeat.path)}")
     if failures:
         others = "" if len(failures) == 1 else f" and {len(failures) - 1} more"
         raise ValueError(f"{failures[0]}{others}; the same command tries again")
@@ -67,30 +65,45 @@ def _parse(options: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     name = program_name()
     parser = UsageErrorParser(
         f"{name} repeat",
-        usage=f"{name} repeat --seeds N [OPTIONS] [OPTIONS OF FIT]",
+        usage=f"{name} repeat (--seeds N | --folds N) [OPTIONS] [OPTIONS OF FIT]",
         description=DESCRIPTION,
         formatter_class=OptionFormatter,
     )
     for option, default, text in (
-        ("--seeds", None, "Number of runs: with the seeds SEED, SEED + 1 and so on."),
+        ("--seeds", None, "Number of runs, each with another seed."),
+        ("--folds", None, "Number of folds for cross-validation of a table: each is the test split of one run."),
         ("--seed_everything", None, "First seed. [default: that of the recipe, or 42]"),
         ("--jobs", 1, "Runs to train at the same time; they share the cores."),
     ):
-        parser.add_argument(option, type=int, metavar="N", default=default, required=option == "--seeds", help=text)
+        parser.add_argument(option, type=int, metavar="N", default=default, help=text)
     parser.add_argument("--format", choices=("text", "json"), default="text", help="Output.")
     parser.add_argument("--run_name", metavar="NAME", help="Folder in runs/. [default: name of the first --config]")
     parser.add_argument("-c", "--config", action="append", default=[], metavar="RECIPE", help="As in fit.")
     add_option(parser)
     typed, others = parser.parse_known_args(find_recipes(options))
-    for option, least in (("seeds", 2), ("jobs", 1)):
-        if getattr(typed, option) < least:
-            raise UsageError(f"--{option} must be at least {least}, got {getattr(typed, option)}")
+    if (typed.seeds is None) == (typed.folds is None):
+        raise UsageError("give the number of runs, either --seeds N or --folds N")
+    for option, least in (("seeds", 2), ("folds", 2), ("jobs", 1)):
+        if (value := getattr(typed, option)) is not None and value < least:
+            raise UsageError(f"--{option} must be at least {least}, got {value}")
     if typed.run_name is not None:
         check_run_name(typed.run_name)
     if single := [option for option in others if option.partition("=")[0] in OF_SINGLE_RUNS]:
         raise UsageError(f"{single[0]} is for a single run: use {name} fit")
     plugins = (f"--plugin={plugin}" for plugin in typed.plugin or ())
     return typed, [*plugins, *(f"--config={config}" for config in typed.config), *others]
+
+
+def _members(typed: argparse.Namespace, configs: Sequence[Path]) -> dict[str, list[str]]:
+    """Return the options in which each run differs, by the name of its folder."""
+    first = typed.seed_everything
+    if first is None:
+        seeds = [read_yaml(path).get("seed_everything") for path in configs if path.is_file()]
+        first = next((seed for seed in reversed(seeds) if type(seed) is int), DEFAULT_SEED)
+    if typed.folds is None:
+        return {f"seed_{seed}": [f"--seed_everything={seed}"] for seed in range(first, first + typed.seeds)}
+    seed = [f"--seed_everything={first}"]
+    return {f"fold_{fold}": [*seed, f"--data.fold={fold}/{typed.folds}"] for fold in range(1, typed.folds + 1)}
 
 
 def _train(repeat: Repeat, at_once: int, writes_logs: bool, is_quiet: bool) -> list[str]:
@@ -146,7 +159,7 @@ def _command(repeat: Repeat, name: str, runs: Mapping[str, Run]) -> list[str]:
         plugins = [option for option in repeat.command if option.startswith("--plugin=")]
         return ["fit", "--ckpt_path", str(last), *plugins]
     folder = repeat.path.relative_to(RUNS) / name
-    return ["fit", *repeat.command, repeat.members[name], f"--run_name={folder}"]
+    return ["fit", *repeat.command, *repeat.members[name], f"--run_name={folder}"]
 
 
 def _headline(run: Run | None) -> str:

@@ -49,7 +49,7 @@ def _comparisons(first: Repeat, second: Repeat) -> Iterator[Comparison]:
         members = [member for member in ours[metric] if member in theirs.get(metric, {})]
         if len(members) > 1:
             new, old = ([values[metric][member] for member in members] for values in (theirs, ours))
-            yield Comparison(metric, members, paired_difference(new, old))
+            yield Comparison(metric, members, paired_difference(new, old, first.overlap))
 
 
 def _table(first: Repeat, second: Repeat, comparisons: Sequence[Comparison]) -> Table:

@@ -14,10 +14,13 @@ from kindling.utils.text import format_metric
 Metrics = Mapping[str, Mapping[str, float]]  # value of each metric for each run
 
 
-def summarize(metrics: Metrics) -> dict[str, dict[str, Any]]:
-    """Return mean, std, interval and the single values of each metric; numbers that are not finite are None."""
+def summarize(metrics: Metrics, overlap: float) -> dict[str, dict[str, Any]]:
+    """Return mean, std, interval and the single values of each metric; numbers that are not finite are None.
+
+    For `overlap`, see `estimate`.
+    """
     return {
-        name: _plain(estimate([*values.values()])._asdict()) | {"values": _plain(values)}
+        name: _plain(estimate([*values.values()], overlap)._asdict()) | {"values": _plain(values)}
         for name, values in metrics.items()
     }
 
@@ -39,7 +42,7 @@ def repeat_table(title: str, summary: Mapping[str, Mapping[str, Any]]) -> Table:
     return table
 
 
-def plot_repeat(metrics: Metrics, folder: Path) -> Path:
+def plot_repeat(metrics: Metrics, overlap: float, folder: Path) -> Path:
     """Draw `repeat.png`: for each metric the value of each run, and the mean with its interval."""
     from matplotlib.figure import Figure  # takes 0.3 s to import
 
@@ -47,7 +50,7 @@ def plot_repeat(metrics: Metrics, folder: Path) -> Path:
     figure = Figure(figsize=(7, 0.7 + 0.75 * len(shown)), dpi=150, layout="constrained")
     panels = figure.subplots(len(shown), squeeze=False)[:, 0]
     for axes, (name, values) in zip(panels, shown.items(), strict=True):
-        found = estimate([*values.values()])
+        found = estimate([*values.values()], overlap)
         axes.plot([*values.values()], [0] * len(values), "o", color=PALETTE[0], alpha=0.6, ms=6, mew=0)
         axes.errorbar(found.mean, 0.6, xerr=found.high - found.mean, fmt="D", color=PALETTE[1], ms=5, capsize=4)
         axes.set_ylim(-0.6, 1.2)

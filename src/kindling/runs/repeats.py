@@ -12,6 +12,7 @@ from kindling.runs.metadata import read_json
 from kindling.utils.files import atomic_write
 
 FILE = "repeat.json"
+PREDICTIONS = "predictions.csv"
 
 
 @dataclass(frozen=True)
@@ -21,12 +22,12 @@ class Repeat:
     Attributes:
         path: Folder `runs/<recipe>/repeat_<n>`, with a folder of runs for each member.
         command: Options of `fit` that the runs share.
-        members: The options in which each run differs, by the name of its folder: {"seed_42": "--seed_everything=42"}.
+        members: Options in which each run differs, by the name of its folder: {"seed_42": ["--seed_everything=42"]}.
     """
 
     path: Path
     command: list[str]
-    members: dict[str, str]
+    members: dict[str, list[str]]
 
     @classmethod
     def read(cls, path: Path) -> Self | None:
@@ -35,11 +36,12 @@ class Repeat:
         command, members = stored.get("command"), stored.get("members")
         if not (isinstance(command, list) and isinstance(members, dict)):
             return None
-        names = (*members, *members.values(), *command)
-        return cls(path, command, members) if all(isinstance(name, str) for name in names) else None
+        lists = [command, *members.values()]
+        is_valid = all(isinstance(each, list) and all(isinstance(part, str) for part in each) for each in lists)
+        return cls(path, command, members) if is_valid else None
 
     @classmethod
-    def open(cls, name: str, command: list[str], members: dict[str, str], root: Path = RUNS) -> Self:
+    def open(cls, name: str, command: list[str], members: dict[str, list[str]], root: Path = RUNS) -> Self:
         """Return the repeat of a command: the one that has been started before, or else a new one.
 
         Args:
@@ -59,10 +61,29 @@ class Repeat:
             path.write_text(json.dumps({"command": command, "members": members}, indent=2) + "\n", "utf-8")
         return repeat
 
+    @property
+    def overlap(self) -> float:
+        """Ratio of test to training samples if the members are folds, else 0; see `repeat_statistics.estimate`."""
+        return 1 / (len(self.members) - 1) if all(name.startswith("fold_") for name in self.members) else 0.0
+
     def runs(self) -> dict[str, Run]:
         """Return the run of each member that has been started: the finished one, or else the newest."""
         found = {name: sort_by_start(map(Run.read, find_runs(self.path / name))) for name in self.members}
         return {name: max(reversed(runs), key=is_finished) for name, runs in found.items() if runs}
+
+    def write_predictions(self) -> Path | None:
+        """Write the predictions for the test rows of all folds into one CSV; None unless all folds have been tested."""
+        files = {name: run.path / PREDICTIONS for name, run in self.runs().items() if self.overlap}
+        if not files or len(files) < len(self.members) or not all(path.exists() for path in files.values()):
+            return None
+        import pandas as pd  # takes half a second to import
+
+        parts = [pd.read_csv(path, dtype=str, keep_default_na=False).assign(fold=name) for name, path in files.items()]
+        merged = pd.concat(parts)
+        order = merged.iloc[:, 0].map(natural_key).argsort()  # by row
+        with atomic_write(self.path / PREDICTIONS) as path:
+            merged.iloc[order].to_csv(path, index=False)
+        return self.path / PREDICTIONS
 
     def metrics(self) -> dict[str, dict[str, float]]:
         """Return the value of each metric for each member that has it: test metrics, then those of the best epoch."""

@@ -18,7 +18,7 @@ from kindling.data.datamodule import ArrayDataset, BaseDataModule, Batch, Split,
 from kindling.data.tables.columns import learn_columns
 from kindling.data.tables.rows import encode_cells, encode_rows, width
 from kindling.data.tables.split_columns import SplitColumns, reasons
-from kindling.data.tables.splits import LEFT_OUT, draw_splits, read_split
+from kindling.data.tables.splits import LEFT_OUT, draw_fold, draw_splits, parse_fold, read_split
 from kindling.data.tables.table_file import TableFile
 from kindling.data.tables.target import Target, Task, choose_target, known_target
 from kindling.data.tables.values import as_name
@@ -46,6 +46,7 @@ class TableDataModule(BaseDataModule):
         test_split: Rows to hold out for testing, at least one of each class, or of each range of numbers: an
             approximate number, or a fraction as a float. `val_split` then holds out of the remaining rows.
         test_path: File of test rows; then no rows of `path` are held out for testing.
+        fold: For cross-validation, the fold to test on and the number of folds, such as 1/5; it replaces `test_split`.
         split: CSV with the columns row (from 0) and split (train, val, test), which defines the splits. `fit` saves
             one in the run folder.
         predict: File of rows to predict; by default the test split.
@@ -72,10 +73,17 @@ class TableDataModule(BaseDataModule):
         decimal: Literal[".", ","] | None = None,
         groups: str | None = None,
         time: str | None = None,
+        fold: str | None = None,
         **loading: Any,
     ) -> None:
         super().__init__(**loading)
-        self.groups, self.time = groups, time
+        self.groups, self.time, self.fold = groups, time, fold
+        if fold is not None:
+            parse_fold(fold)
+            if test_path or split:
+                raise ValueError(
+                    f"`fold` {fold} and `{'test_path' if test_path else 'split'}` both define the test rows"
+                )
         self.path, self.target, self.drop = path, target, drop
         self._task = task
         self.test_split, self.test_path, self.split, self.predict = test_split, test_path, split, predict
@@ -160,8 +168,10 @@ class TableDataModule(BaseDataModule):
         if self.split is None:
             with progress(f"splitting {count_noun(len(known), 'row', 'rows')} of {self.path}"):
                 are_classes = self._target.task == "classification"
-                columns = self.split_columns
-                return draw_splits(self._target.strata, self._held_out, self.split_seed, columns, are_classes)
+                strata, seed, columns = self._target.strata, self.split_seed, self.split_columns
+                if self.fold:
+                    return draw_fold(strata, self.fold, self.val_split, seed, columns, are_classes)
+                return draw_splits(strata, self._held_out, seed, columns, are_classes)
         splits = np.where(known, read_split(Path(self.split), self.path, len(known)), LEFT_OUT).astype(object)
         if absent := [name for name in ("train", *self._held_out) if name not in splits]:
             raise ValueError(f"{self.split} has no rows of {self.path} in {join_names(absent)}: add some")

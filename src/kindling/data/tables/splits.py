@@ -1,5 +1,7 @@
 """Reading of the `split.csv` of a table."""
 
+import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -37,6 +39,57 @@ def draw_splits(
         classes = dict(zip(rest.tolist(), labels[rest].tolist(), strict=True))
         splits[list(sample_groups(classes, "rows", name, size, seed))] = name
     return splits
+
+
+def draw_fold(
+    labels: Indices, fold: str, val_size: int | float, seed: int, columns: SplitColumns, are_classes: bool
+) -> NDArray[np.object_]:
+    """Return the split of each row, (N,), if one fold is for testing; validation rows are drawn from the others.
+
+    Args:
+        labels: As for `draw_splits`.
+        fold: Which fold, from 1, of how many: "1/5".
+        val_size: Size of the validation split, as for `draw_splits`.
+        seed: Seed of the folds and of the validation split.
+        columns: Groups, which stay together; times can't be split into folds.
+        are_classes: Whether labels are classes.
+
+    Raises:
+        ValueError: If there are no such folds.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold  # takes half a second to import
+
+    number, count = parse_fold(fold)
+    if columns and columns.time:
+        raise ValueError(f"--data.fold {fold} would test on rows older than training rows: leave out --data.time")
+    rows = np.flatnonzero(labels >= 0)
+    groups = columns.codes[rows] if columns else None
+    distinct = len(rows if groups is None else np.unique(groups))
+    if distinct < count:
+        raise ValueError(
+            f"{count} folds need at least {count} {'rows' if groups is None else 'groups'}, got {distinct}"
+        )
+    splitter = (StratifiedKFold if groups is None else StratifiedGroupKFold)(count, shuffle=True, random_state=seed)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The least populated class")  # then it is missing in some folds
+        tested = rows[[*splitter.split(rows, labels[rows], groups)][number - 1][1]]
+    rest = labels.copy()
+    rest[tested] = -1
+    splits = draw_splits(rest, {"val": val_size}, seed, columns, are_classes)
+    splits[tested] = "test"
+    return splits
+
+
+def parse_fold(fold: str) -> tuple[int, int]:
+    """Return the number of a fold and how many there are.
+
+    Raises:
+        ValueError: If the text is not such as 1/5.
+    """
+    found = re.fullmatch(r"(\d+)/(\d+)", fold)
+    if not found or not 1 <= int(found[1]) <= int(found[2]) or int(found[2]) < 2:
+        raise ValueError(f"`fold` must be a fold and the number of folds, such as 1/5, got {fold}")
+    return int(found[1]), int(found[2])
 
 
 def read_split(file: Path, path: str | Path, rows: int) -> NDArray[np.object_]:
