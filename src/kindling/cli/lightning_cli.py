@@ -14,13 +14,13 @@ from kindling.cli.checkpoint_config import epochs_completed, is_training_complet
 from kindling.cli.class_names import NOUNS, replacement_hint
 from kindling.cli.modules import ModuleBuilder
 from kindling.cli.option_checks import check_config, check_devices
-from kindling.cli.options import add_fit_options, check_nonempty_run
+from kindling.cli.options import add_fit_options, check_nonempty_run, check_validation
 from kindling.cli.parser import KindlingArgumentParser, prefer_whole_numbers, split_help_all
 from kindling.cli.parser_errors import one_line
 from kindling.cli.session import RunSession, SaveConfig, run_name
 from kindling.cli.sources import Sources
 from kindling.cli.stages import check_stage, explaining_forward, has_stage
-from kindling.cli.summary import print_early_stop_reason, print_model, print_next_steps
+from kindling.cli.summary import print_early_stop_reason, print_model, print_next_steps, print_threshold
 from kindling.cli.trainer_setup import add_run, prepare_options, remove_averaging, trainer_callbacks
 from kindling.data import BaseDataModule
 from kindling.evaluation.outputs import is_writable, not_written, save_predictions, save_test_results
@@ -128,6 +128,8 @@ class KindlingCLI(LightningCLI):
         is_saved = not (options["barebones"] or options["fast_dev_run"] or self._is_diagnostic)
         prepare_options(options, config)
         check_nonempty_run(self.command, options, self._tests, self._is_trainable)
+        if self.command == "fit" and not self._is_diagnostic:
+            check_validation(self.model, options)
         configured = [self.config_init[self.command][key] for key in parser.callback_keys]
         try:
             if self.command == "fit" and is_saved:
@@ -181,6 +183,7 @@ class KindlingCLI(LightningCLI):
         with restoring(self.checkpoint), line_for("validating"):
             metrics = self.trainer.validate(**kwargs | {"ckpt_path": self.checkpoint, "verbose": False})[0]
         say(results_table(f"validation split, {self.checkpoint}", metrics))
+        print_threshold(self.model)
 
     def test(self, **kwargs: Any) -> None:
         """Evaluate the checkpoint on the test split and write the results into its run folder."""
@@ -191,6 +194,7 @@ class KindlingCLI(LightningCLI):
         is_trial = self.trainer.fast_dev_run  # type: ignore[attr-defined]
         weights = checkpoint or ("a few batches after a trial run" if is_trial else "weights at the end of training")
         say(results_table(f"test split, {weights}", metrics))
+        print_threshold(self.model)
         if not checkpoint and self.run:
             checkpoint = self.run.path / "checkpoints" / weights  # determines folder and title of the results
         if checkpoint and not is_trial:
@@ -213,6 +217,7 @@ class KindlingCLI(LightningCLI):
             batches: Any = self.trainer.predict(**kwargs | {"ckpt_path": self.checkpoint})
         if not is_trial:
             written, number = save_predictions(self.checkpoint, batches, self.model, self.datamodule)
+            print_threshold(self.model)
             say(f"{number:,} predictions: {written}")
 
     def _load_checkpoint(self) -> None:

@@ -5,9 +5,11 @@ from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Any, Literal
 
+from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.cli import LightningArgumentParser
 
+from kindling.models import ClassificationTask
 from kindling.models.task import DATA_ARGUMENTS
 from kindling.training import Averaging, BestCheckpoint, RunEarlyStopping
 from kindling.tuning import diagnostics
@@ -102,3 +104,13 @@ def check_nonempty_run(command: str, trainer: Mapping[str, Any], tests: bool, tr
     amounts = time.values() if isinstance(time, dict) else [time.strip("0:") if isinstance(time, str) else time]
     if command == "fit" and trains and time is not None and not any(amounts):
         raise ValueError("nothing is trained by --trainer.max_time of 0: set a longer time")
+
+
+def check_validation(model: LightningModule, trainer: Mapping[str, Any]) -> None:
+    """Raise ValueError if a model needs the validation split, which the options of the Trainer leave out."""
+    metric = model.threshold_metric if isinstance(model, ClassificationTask) else None
+    if metric and trainer["limit_val_batches"] == 0:
+        raise ValueError(
+            f"--model.threshold {metric} is chosen on the validation split: remove --trainer.limit_val_batches 0, or "
+            "give the threshold as a number"
+        )

@@ -6,6 +6,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 
+from kindling.models import ClassificationTask
 from kindling.runs.folders import RUNS
 from kindling.utils.console import as_command, say
 
@@ -14,6 +15,12 @@ def print_model(model: LightningModule, run: Path | None) -> None:
     """Print the class of a model, the number of its parameters and the run folder."""
     parameters = sum(parameter.numel() for parameter in model.parameters())
     say(f"{type(model).__name__}, {parameters:,} parameters: {run or 'no files are written'}")
+
+
+def print_threshold(model: LightningModule) -> None:
+    """Print the decision threshold of a classifier, if it has one."""
+    if isinstance(model, ClassificationTask) and model.threshold:
+        say(model.threshold.describe(model.class_names))
 
 
 def print_early_stop_reason(trainer: Trainer, run: Path | None) -> None:

@@ -11,6 +11,7 @@ from kindling.models import BaseTask, ClassificationTask, MultiLabelTask, Regres
 from kindling.models.task import Task
 from kindling.runs.folders import run_folder_of
 from kindling.runs.metadata import read_json
+from kindling.utils.decision import DecisionThreshold
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,10 @@ class ModelCard:
             "regression" if it predicts a number, None for other models.
         target: For regression, name of the column that it predicts, if it has one; else "target".
         unit: Unit of the predicted numbers; empty if it is not known.
+        threshold: For two classes, the probability from which `positive_class` is predicted; None to predict the most
+            probable class.
+        positive_class: See `threshold`.
+        threshold_metric: Metric for which the threshold was chosen on the validation split; empty if it was given.
         kindling: Version of Kindling that wrote this.
     """
 
@@ -40,6 +45,9 @@ class ModelCard:
     task: Task | None = "classification"
     target: str = "target"
     unit: str = ""
+    threshold: float | None = None
+    positive_class: str = ""
+    threshold_metric: str = ""
     kindling: str = __version__
 
     def as_dict(self) -> dict[str, Any]:
@@ -53,6 +61,11 @@ class ModelCard:
         if not card.pop("classifies", True):  # in place of `task`, until version 0.1
             card["task"] = None
         return cls(**card)
+
+    @property
+    def decision(self) -> DecisionThreshold | None:
+        """The decision threshold, for `predicted_classes`."""
+        return DecisionThreshold.of_card(vars(self))
 
     @property
     def takes_images(self) -> bool:
@@ -76,9 +89,11 @@ def read_card(checkpoint: Path, stored: dict[str, Any], model: BaseTask) -> Mode
     data = stored.get("datamodule_hyper_parameters", {})
     learned = stored.get(data.get("_class_path", "").rpartition(".")[2], {})
     target = Target.of(learned)
+    classes = tuple(getattr(model, "class_names", ()))
+    threshold = model.threshold if isinstance(model, ClassificationTask) else None
     return ModelCard(
         model=type(model).__name__,
-        classes=tuple(getattr(model, "class_names", ())),
+        classes=classes,
         input_shape=model.sample_shape,
         columns=learned.get("columns"),
         levels=learned.get("levels"),
@@ -86,4 +101,7 @@ def read_card(checkpoint: Path, stored: dict[str, Any], model: BaseTask) -> Mode
         task=task_of(model),
         target=target.name,
         unit=target.unit,
+        threshold=threshold.value if threshold else None,
+        positive_class=classes[threshold.positive] if threshold else "",
+        threshold_metric=threshold.metric if threshold else "",
     )

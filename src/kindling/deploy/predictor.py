@@ -18,6 +18,7 @@ from kindling.deploy.responses import THRESHOLD
 from kindling.models.loading import load_model
 from kindling.runs.checkpoints import read_checkpoint
 from kindling.runs.find import find_checkpoint
+from kindling.utils.decision import predicted_classes
 from kindling.utils.inputs import fit_image, to_float, to_input_tensor
 from kindling.utils.plugins import import_plugins
 from kindling.utils.text import join_names
@@ -31,7 +32,8 @@ class Prediction(NamedTuple):
     """Predictions of a classifier for N samples.
 
     Attributes:
-        labels: Most probable class of each sample; nested lists if a sample has a class at each position.
+        labels: Predicted class of each sample, the most probable one unless the model has a decision threshold; nested
+            lists if a sample has a class at each position.
         probabilities: Shape (N, classes) or (N, classes, ...), float32.
     """
 
@@ -91,15 +93,15 @@ class Predictor:
             ValueError: If the model does not take such samples.
         """
         inputs = self.inputs(samples)
-        outputs = torch.cat([self.compute(part) for part in torch.split(inputs, BATCH_SIZE)]).numpy()
+        outputs = torch.cat([self.compute(part) for part in torch.split(inputs, BATCH_SIZE)])
         if self.card.task == "regression":
-            return RegressionPrediction(outputs)
+            return RegressionPrediction(outputs.numpy())
         if self.card.task == "multilabel":
-            rows = outputs >= THRESHOLD
+            rows = (outputs >= THRESHOLD).tolist()
             labels = [[name for name, has in zip(self.card.classes, row, strict=True) if has] for row in rows]
-            return MultiLabelPrediction(labels, outputs)
+            return MultiLabelPrediction(labels, outputs.numpy())
         names = np.array(self.card.classes, dtype=object)
-        return Prediction(names[outputs.argmax(axis=1)].tolist(), outputs)
+        return Prediction(names[predicted_classes(outputs, self.card.decision).numpy()].tolist(), outputs.numpy())
 
     def inputs(self, samples: Any) -> Tensor:
         """Return samples as input of the model, floats of shape (N, *input_shape)."""

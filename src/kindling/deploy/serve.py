@@ -61,6 +61,8 @@ def serve(
     model = (Path(ckpt_path) if ckpt_path.endswith(".onnx") else find_checkpoint(ckpt_path)).resolve()
     predictor = open_model(model)
     say(f"{describe(predictor.card)}: http://{f'[{host}]' if ':' in host else host}:{port}/ (Ctrl-C stops it)")
+    if threshold := predictor.card.decision:
+        say(threshold.describe(predictor.card.classes))
     settings = {
         "model": str(model),
         "batch_size": batch_size,

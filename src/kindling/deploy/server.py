@@ -95,7 +95,8 @@ class Service:
         if not outputs.isfinite().all():
             raise HTTPException(500, "the prediction is not a number: the model diverged during training")
         card = self.predictor.card
-        return JSONResponse({"predictions": to_predictions(outputs, str(card.task), card.classes, int(top))})
+        predictions = to_predictions(outputs, str(card.task), card.classes, int(top), card.decision)
+        return JSONResponse({"predictions": predictions})
 
     def authorize(self, request: Request) -> None:
         """Raise HTTPException if the key is wrong, or a web page of another origin sends the request."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from kindling.deploy.responses import to_predictions
+from kindling.utils.decision import DecisionThreshold
 from kindling.utils.inputs import decode_image, to_float, to_input_tensor
 
 TOP = 5
@@ -29,6 +30,7 @@ class Handler:
         path = Path(properties["model_dir"], "model.pt")
         self.model: Any = torch.jit.load(path, self.device, extra)  # type: ignore[no-untyped-call]
         self.card = json.loads(extra["card.json"])
+        self.threshold = DecisionThreshold.of_card(self.card)
 
     @torch.inference_mode()
     def handle(self, data: list[dict[str, Any]], context: Any) -> list[dict[str, Any]]:
@@ -45,7 +47,8 @@ class Handler:
             outputs = self.model(torch.cat([*inputs.values()]).to(self.device))[0].cpu()
             sizes = [len(part) for part in inputs.values()]
             for number, part in zip(inputs, outputs.split(sizes), strict=True):
-                responses[number]["predictions"] = to_predictions(part, self.card["task"], self.card["classes"], TOP)
+                task, classes = self.card["task"], self.card["classes"]
+                responses[number]["predictions"] = to_predictions(part, task, classes, TOP, self.threshold)
         return responses
 
     def inputs(self, body: Any) -> Tensor:

@@ -25,6 +25,7 @@ from kindling.models.multilabel import THRESHOLD
 from kindling.runs.folders import run_folder_of
 from kindling.training import TestOutputCollector
 from kindling.utils.console import progress
+from kindling.utils.decision import DecisionThreshold, predicted_classes
 from kindling.utils.files import atomic_write
 
 
@@ -35,6 +36,7 @@ def write_predictions(
     probabilities: Tensor,
     class_names: Sequence[str],
     labels: Tensor | None = None,
+    threshold: DecisionThreshold | None = None,
 ) -> None:
     """Write `predictions.csv`.
 
@@ -49,6 +51,7 @@ def write_predictions(
         probabilities: Probabilities (N, classes), or predicted values (N,).
         class_names: Names of the classes.
         labels: True classes or values, shape (N,).
+        threshold: Decision threshold of two classes.
     """
     header, columns = [row_header], [rows[: len(probabilities)]]
     if probabilities.ndim == 1:
@@ -58,7 +61,8 @@ def write_predictions(
             ["" if np.isnan(value) else np.format_float_positional(value, trim="-") for value in part] for part in parts
         ]
         return _write(path, header, columns)
-    best, predictions = probabilities.max(dim=1)
+    predictions = predicted_classes(probabilities, threshold)
+    best = probabilities.gather(1, predictions.unsqueeze(1)).squeeze(1)
     if labels is not None:
         header.append("label")
         columns.append([class_names[label] for label in labels.tolist()])
@@ -154,9 +158,14 @@ def save_predictions(
             rows = data.predicted_rows()
             write_multilabel_predictions(written, rows, data.row_header, table, model.class_names, labels)
             return written, len(table)
-        names = model.class_names if isinstance(model, ClassificationTask) else ()
-        write_predictions(written, data.predicted_rows(), data.row_header, table, names, labels)
+        names, threshold = _classes_of(model)
+        write_predictions(written, data.predicted_rows(), data.row_header, table, names, labels, threshold)
     return written, len(table)
+
+
+def _classes_of(model: LightningModule) -> tuple[Sequence[str], DecisionThreshold | None]:
+    """Return the class names of a classifier and its decision threshold; nothing for other models."""
+    return (model.class_names, model.threshold) if isinstance(model, ClassificationTask) else ((), None)
 
 
 def _as_table(batches: Sequence[Any], model: LightningModule, data: LightningDataModule | None) -> Tensor | None:
@@ -195,20 +204,21 @@ def save_test_results(
         OSError: If the folder can't be written to.
     """
     run = run_folder_of(checkpoint)
-    values = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+    finite = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
     outputs, labels = collected.outputs, collected.targets
     with written_to(run):
         with atomic_write(run / "test_metrics.json") as path:
-            path.write_text(json.dumps(values, indent=2, allow_nan=False) + "\n")
+            path.write_text(json.dumps(finite, indent=2, allow_nan=False) + "\n")
         if outputs is None or labels is None or not isinstance(data, BaseDataModule):
             return None
         assert isinstance(model, ClassificationTask | RegressionTask | MultiLabelTask)  # else nothing is collected
+        file, rows = run / "predictions.csv", data.tested_rows()
         if isinstance(model, MultiLabelTask):
-            file, rows, table = run / "predictions.csv", data.tested_rows(), model.to_prediction(outputs)
+            table = model.to_prediction(outputs)
             write_multilabel_predictions(file, rows, data.row_header, table, model.class_names, labels)
         else:
-            names: Sequence[str] = model.class_names if isinstance(model, ClassificationTask) else ()
+            names, threshold = _classes_of(model)
             predictions = outputs.exp() if names else outputs
-            write_predictions(run / "predictions.csv", data.tested_rows(), data.row_header, predictions, names, labels)
+            write_predictions(file, rows, data.row_header, predictions, names, labels, threshold)
         with progress("writing the report"):
             return write_report(checkpoint, metrics, outputs, labels, model, data, command)

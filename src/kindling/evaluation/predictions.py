@@ -6,6 +6,8 @@ from functools import cached_property
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
+from kindling.utils.decision import DecisionThreshold, predicted_classes
+
 NO_PREDICTION = "no prediction"  # name of a NaN prediction beside the class names
 
 
@@ -16,21 +18,24 @@ class Predictions:
     Args:
         probabilities: Shape (N, classes). A row with NaN, from a model that diverged, is no prediction.
         labels: The true classes, shape (N,).
+        threshold: Decision threshold of two classes; None to predict the most probable class.
     """
 
     probabilities: Tensor
     labels: Tensor
+    threshold: DecisionThreshold | None = None
 
     @cached_property
     def classes(self) -> Tensor:
-        """The most probable class of each sample, shape (N,); the number of classes if there is no prediction."""
-        best, classes = self.probabilities.max(dim=1)
-        return classes.masked_fill(best.isnan(), self.probabilities.shape[1])
+        """The predicted class of each sample, shape (N,); the number of classes if there is no prediction."""
+        classes = predicted_classes(self.probabilities, self.threshold)
+        return classes.masked_fill(self.probabilities.isnan().any(dim=1), self.probabilities.shape[1])
 
     @cached_property
     def confidence(self) -> Tensor:
         """The probability of the predicted class, shape (N,); 0 if there is no prediction."""
-        return self.probabilities.amax(dim=1).nan_to_num()
+        classes = predicted_classes(self.probabilities, self.threshold)
+        return self.probabilities.gather(1, classes.unsqueeze(1)).squeeze(1).nan_to_num()
 
     @cached_property
     def correct(self) -> Tensor:

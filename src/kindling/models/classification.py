@@ -3,14 +3,17 @@
 from typing import Any, ClassVar, Literal
 
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics import MetricCollection
 from typing_extensions import override
 
-from kindling.models.metrics import classification_metrics
+from kindling.models.metrics import ConfusionMatrixMetric, classification_metrics
 from kindling.models.regression import RegressionTask
 from kindling.models.task import BaseTask
+from kindling.models.threshold import ThresholdMetric, choose_threshold, parse_threshold
+from kindling.utils.decision import DecisionThreshold
 from kindling.utils.text import join_names
 
 LOSSES = ("cross_entropy", "focal")
@@ -31,6 +34,10 @@ class ClassificationTask(BaseTask):
         label_smoothing: Fraction of the target spread over all classes in the loss, in [0, 1). Applies to validation
             too: smoothing makes a network less confident, which the plain loss would show as a decline.
         weighted_loss: Whether to weight classes in the loss inversely to their number of training samples.
+        threshold: For two classes, the probability from which the positive class is predicted; or a metric, for which
+            it is chosen on the validation split: accuracy, balanced_accuracy, f1 (the mean of both classes),
+            positive_f1 or mcc. By default the most probable class is predicted.
+        positive_class: Name of the class that `threshold` is about; the second one by default.
         **kwargs: See `BaseTask`.
 
     Raises:
@@ -51,6 +58,8 @@ class ClassificationTask(BaseTask):
         loss_function: Literal["cross_entropy", "focal"] = "cross_entropy",
         label_smoothing: float = 0.0,
         weighted_loss: bool = False,
+        threshold: float | ThresholdMetric | None = None,
+        positive_class: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -64,6 +73,7 @@ class ClassificationTask(BaseTask):
         self.label_smoothing = label_smoothing
         # `setup` computes the weights from the training data.
         self.register_buffer("class_weights", torch.ones(num_classes) if weighted_loss else None)
+        self.threshold, self._chooser = parse_threshold(threshold, positive_class, self.class_names)
 
     @override
     def setup(self, stage: str) -> None:
@@ -79,6 +89,7 @@ class ClassificationTask(BaseTask):
             self.class_weights.copy_(
                 counts.sum() / (len(counts) * counts.clamp(min=1))
             )  # mean weight over the samples: 1
+        self._use_threshold(self.threshold)
 
     @override
     def check_targets(self, outputs: Tensor, targets: Any) -> None:
@@ -115,8 +126,69 @@ class ClassificationTask(BaseTask):
     @override
     def validation_step(self, batch: Any, batch_idx: int) -> Tensor:
         # Log-probabilities for reports: small probabilities would underflow.
-        return super().validation_step(batch, batch_idx).log_softmax(dim=1)  # type: ignore[no-any-return]
+        outputs: Tensor = super().validation_step(batch, batch_idx).log_softmax(dim=1)
+        if self._chooses_threshold:
+            self._chooser.add(outputs, batch[1])
+        return outputs
 
     @override
     def test_step(self, batch: Any, batch_idx: int) -> Tensor:
         return super().test_step(batch, batch_idx).log_softmax(dim=1)  # type: ignore[no-any-return]
+
+    @property
+    def threshold_metric(self) -> ThresholdMetric | None:
+        """Metric for which the threshold is chosen on the validation split; None if it is not chosen."""
+        return self._chooser.metric
+
+    @property
+    def _chooses_threshold(self) -> bool:
+        """Whether this validation chooses the threshold; that of a checkpoint is kept."""
+        if not self.threshold_metric or self.trainer.sanity_checking:
+            return False
+        return self.trainer.state.fn == TrainerFn.FITTING or self.threshold is None
+
+    @override
+    def on_validation_epoch_start(self) -> None:
+        self._chooser.take()  # of a validation that was interrupted
+
+    @override
+    def on_validation_epoch_end(self) -> None:
+        if self._chooses_threshold:
+            self._use_threshold(self._chooser.choose(self.trainer.world_size))
+            _, metrics = self._stage_metrics("val")
+            metrics.reset()  # measured with the threshold of the last validation
+            for batch in self._chooser.take():
+                metrics.update(*batch)
+        super().on_validation_epoch_end()
+
+    def threshold_for(self, log_probabilities: Tensor, labels: Tensor) -> DecisionThreshold | None:
+        """Return the fixed threshold, or the one that a validation with outputs (N, 2) and labels (N,) chooses."""
+        if not (metric := self.threshold_metric):
+            return self.threshold
+        return choose_threshold(log_probabilities.exp(), labels, self._chooser.positive, metric)
+
+    def _use_threshold(self, threshold: DecisionThreshold | None) -> None:
+        self.threshold = threshold
+        for module in self.modules():
+            if isinstance(module, ConfusionMatrixMetric):
+                module.threshold = threshold
+
+    @override
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        if self.threshold_metric:
+            checkpoint["decision_threshold"] = self.threshold.as_dict() if self.threshold else None
+
+    @override
+    def restore_learned(self, checkpoint: dict[str, Any]) -> None:
+        super().restore_learned(checkpoint)
+        if not self.threshold_metric:
+            return
+        if self._chooser.has_chosen(checkpoint):
+            stored = checkpoint["decision_threshold"]
+            self._use_threshold(DecisionThreshold.from_dict(stored) if stored else None)
+        elif self._trainer is None or self._trainer.state.fn not in (TrainerFn.FITTING, TrainerFn.VALIDATING):
+            raise ValueError(
+                f"the checkpoint has no threshold that was chosen for {self.threshold_metric}: train with it, or "
+                "let kindling validate choose one, and give it as a number"
+            )

@@ -88,7 +88,7 @@ def load_model(path: Path, stored: dict[str, Any] | None = None) -> BaseTask:
     stored = stored or read_checkpoint(path)
     spec, weights = read_model_spec(path, stored)
     model = build_from_spec(spec)
-    model.restore_shapes(stored)
+    model.restore_learned(stored)
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:

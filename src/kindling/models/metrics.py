@@ -12,6 +12,8 @@ from torchmetrics.classification import MulticlassConfusionMatrix, MultilabelAve
 from torchmetrics.utilities import dim_zero_cat
 from typing_extensions import override
 
+from kindling.utils.decision import DecisionThreshold, predicted_classes
+
 
 class MeanLoss(Metric):
     """Mean loss over all samples; unlike torchmetrics' MeanMetric it keeps NaN and never synchronizes with a GPU."""
@@ -36,7 +38,13 @@ class MeanLoss(Metric):
 
 
 class ConfusionMatrixMetric(MulticlassConfusionMatrix):
-    """Confusion matrix whose last column counts predictions that are NaN."""
+    """Confusion matrix whose last column counts predictions that are NaN.
+
+    Attributes:
+        threshold: Decision threshold of two classes, set by the task; None to predict the most probable class.
+    """
+
+    threshold: DecisionThreshold | None = None
 
     def __init__(self, num_classes: int) -> None:
         super().__init__(num_classes + 1, validate_args=False)  # the loss has checked labels and shapes
@@ -44,6 +52,8 @@ class ConfusionMatrixMetric(MulticlassConfusionMatrix):
     @override
     def update(self, preds: Tensor, target: Tensor) -> None:
         values, classes = preds.max(dim=1)
+        if self.threshold is not None:
+            classes = predicted_classes(preds.softmax(dim=1), self.threshold)
         super().update(classes.masked_fill(values.isnan(), self.num_classes - 1), target)
 
 

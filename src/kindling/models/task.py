@@ -368,10 +368,13 @@ class BaseTask(LightningModule):
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.schedule_start = checkpoint.get("schedule_start", 0)  # not in checkpoints of other Trainers
-        self.restore_shapes(checkpoint)
+        self.restore_learned(checkpoint)
 
-    def restore_shapes(self, checkpoint: dict[str, Any]) -> None:
-        """Restore the shapes of the training samples; checkpoints of earlier versions lack them."""
+    def restore_learned(self, checkpoint: dict[str, Any]) -> None:
+        """Restore what training has found besides the weights: here the shapes of the training samples.
+
+        Checkpoints of earlier versions lack them.
+        """
         self._seen_shapes = set(map(tuple, checkpoint.get("sample_shapes", ())))
 
     def restart_lr_schedule(self, checkpoint: dict[str, Any]) -> None:

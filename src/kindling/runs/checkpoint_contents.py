@@ -16,7 +16,9 @@ TYPES: dict[str, type] = {
     **{"hyper_parameters": dict, "datamodule_hyper_parameters": dict, "state_dict": dict, "callbacks": dict},
     **{"loops": dict, "optimizer_states": list, "lr_schedulers": list, "checksums": dict, "plugins": dict},
     **{"global_step": int, "epoch": int, "schedule_start": int, "sample_shapes": list},
+    **{"decision_threshold": dict},
 }
+THRESHOLD_TYPES: dict[str, type] = {"value": float, "positive": int, "metric": str, "score": float, "curve": list}
 FITTED_TYPES: dict[str, type] = {"classes": list, "target": dict, "columns": list, "left_out": dict}
 MODEL_TYPES: dict[str, type] = {"_class_path": str, "num_classes": int, "input_shape": list, "class_names": list}
 # Fitted state of a table's column; older checkpoints lack some of these.
@@ -45,6 +47,7 @@ def check_content(path: Path, checkpoint: Any) -> None:
     columns = _as_dict(fitted).get("columns")
     columns = [*columns] if isinstance(columns, list | tuple) else []
     is_table = bool(columns)
+    threshold = _as_dict(checkpoint.get("decision_threshold"))
     if (target := _as_dict(fitted).get("target")) is not None:  # a numeric target, stored like a column
         columns.append(target)
     states = checkpoint.get("optimizer_states")
@@ -55,6 +58,7 @@ def check_content(path: Path, checkpoint: Any) -> None:
         (model, MODEL_TYPES),
         (data, {"_class_path": str}),
         (_as_dict(fitted), FITTED_TYPES),
+        (threshold, THRESHOLD_TYPES),
         *((_as_dict(column), COLUMN_TYPES) for column in columns),
     ]
     typed_parts += [({"columns": column}, {"columns": dict}) for column in columns]
@@ -64,6 +68,8 @@ def check_content(path: Path, checkpoint: Any) -> None:
             if not _has_type(part.get(name), kind):
                 found = shorten(repr(part[name]), 60)
                 raise ValueError(f"{path} is not a Kindling checkpoint, or was modified: its {name} is {found}")
+    if threshold and None in [threshold.get(name) for name in THRESHOLD_TYPES]:
+        raise ValueError(f"{path} was modified: its decision_threshold is incomplete")
     check_progress(path, checkpoint)
     names = model.get("class_names")
     if names and len(names) != model.get("num_classes", len(names)):

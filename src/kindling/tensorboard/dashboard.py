@@ -173,7 +173,9 @@ def predictions_of(trainer: Trainer, outputs: Tensor, targets: Tensor) -> Predic
     """
     model, data = trainer.lightning_module, trainer.datamodule  # type: ignore[attr-defined]
     if isinstance(model, ClassificationTask):
-        return ClassificationTabs(Predictions(outputs.exp(), targets), model.class_names)
+        # Training may have gone on after the best epoch, whose outputs these are.
+        threshold = model.threshold if trainer.testing else model.threshold_for(outputs, targets)
+        return ClassificationTabs(Predictions(outputs.exp(), targets, threshold), model.class_names)
     if isinstance(model, MultiLabelTask):
         return MultiLabelTabs(MultiLabelPredictions(model.to_prediction(outputs), targets), model.class_names)
     return RegressionTabs(RegressionPredictions(outputs, targets, Target.of(data.fitted)))

@@ -12,6 +12,7 @@ from kindling.evaluation.report.confusion_matrix import confusion_section, share
 from kindling.evaluation.report.html import Html, element, name_cell, section, table
 from kindling.evaluation.report.metric_cards import metric_cards
 from kindling.evaluation.report.samples import SHOWN, show_samples
+from kindling.evaluation.report.threshold import threshold_section
 from kindling.evaluation.statistics import RESAMPLES, class_scores, confidence_intervals
 from kindling.utils.text import count_noun, format_metric
 
@@ -54,6 +55,8 @@ def classification_sections(
         section("Confusion matrix", confusion_section(predictions.confusion_matrix, names)),
         class_="pair",
     )
+    if predictions.threshold:
+        yield section("Decision threshold", threshold_section(predictions.threshold, names))
     yield from columns
     yield section("Worst predictions", worst_predictions(predictions, data, names))
     yield section("Calibration", calibration_charts(predictions))

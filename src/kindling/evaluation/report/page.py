@@ -55,7 +55,7 @@ def write_report(
         sections = multilabel_sections(metrics, labels, losses, data, model.class_names)
     elif isinstance(model, ClassificationTask):
         columns = column_sections(model, outputs, targets, data)
-        predictions = Predictions(outputs.exp(), targets)
+        predictions = Predictions(outputs.exp(), targets, model.threshold)
         sections = classification_sections(metrics, predictions, losses, data, model.class_names, columns)
     else:
         columns = column_sections(model, outputs, targets, data)

@@ -1,0 +1,148 @@
+"""Chooses the decision threshold of a classifier with two classes."""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+from torchmetrics.functional.classification import binary_roc
+from torchmetrics.utilities.distributed import gather_all_tensors
+
+from kindling.utils.decision import CURVE_STEPS, DecisionThreshold
+from kindling.utils.text import join_names, suggest
+
+logger = logging.getLogger(__name__)
+
+ThresholdMetric = Literal["accuracy", "balanced_accuracy", "f1", "positive_f1", "mcc"]
+
+
+def positive_f1(tp: Tensor, fp: Tensor, fn: Tensor, tn: Tensor) -> Tensor:
+    """Return the F1 of the positive class, given the numbers of true and false positives and negatives."""
+    return 2 * tp / (2 * tp + fp + fn)
+
+
+def matthews_correlation(tp: Tensor, fp: Tensor, fn: Tensor, tn: Tensor) -> Tensor:
+    """Return Matthews' correlation coefficient; 0 if all predictions are equal."""
+    scale = ((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)).sqrt()
+    return ((tp * tn - fp * fn) / scale).nan_to_num(nan=0.0)
+
+
+# Those with the names of logged metrics are these metrics.
+METRICS: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]] = {
+    "accuracy": lambda tp, fp, fn, tn: (tp + tn) / (tp + fp + fn + tn),
+    "balanced_accuracy": lambda tp, fp, fn, tn: (tp / (tp + fn) + tn / (tn + fp)) / 2,
+    "f1": lambda tp, fp, fn, tn: (positive_f1(tp, fp, fn, tn) + positive_f1(tn, fn, fp, tp)) / 2,
+    "positive_f1": positive_f1,
+    "mcc": matthews_correlation,
+}
+
+
+def choose_threshold(
+    probabilities: Tensor, labels: Tensor, positive: int, metric: ThresholdMetric
+) -> DecisionThreshold | None:
+    """Return the threshold with the best metric, of equally good ones that nearest to 0.5.
+
+    It lies halfway between two neighboring probabilities, so that rounding changes no prediction.
+
+    Args:
+        probabilities: Probabilities of both classes, shape (N, 2); rows with NaN are ignored.
+        labels: The true classes, shape (N,).
+        positive: Index of the positive class.
+        metric: The metric, a key of `METRICS`.
+
+    Returns:
+        The threshold; None if the labels do not contain both classes.
+    """
+    known = ~probabilities.isnan().any(dim=1)
+    scores, is_positive = probabilities[known, positive].cpu(), (labels[known] == positive).long().cpu()
+    positives = int(is_positive.sum())
+    negatives = len(is_positive) - positives
+    if not positives or not negatives:
+        return None
+    fpr, tpr, uppers = binary_roc(scores, is_positive)  # (K,): 1, and each distinct score, highest first
+    tp, fp = (tpr * positives).round().double(), (fpr * negatives).round().double()
+    values = METRICS[metric](tp, fp, positives - tp, negatives - fp)
+    lowers = torch.cat([uppers[1:], torch.zeros(1)])  # the highest score below each threshold
+    middles = (lowers + uppers) / 2
+    thresholds = torch.where(middles > lowers, middles, uppers)  # neighbors in float32 have nothing between them
+    possible = torch.ones_like(values, dtype=torch.bool)
+    possible[0] = lowers[0] < 1  # no threshold is above a probability of 1
+    best = values[possible].max()
+    equal = (possible & (values >= best - 1e-12)).nonzero().squeeze(1)
+    chosen = equal[(thresholds[equal] - 0.5).abs().argmin()]
+    scores_found, grid = uppers[1:].flip(0), torch.arange(CURVE_STEPS + 1) / CURVE_STEPS
+    curve = values[len(scores_found) - torch.searchsorted(scores_found, grid)]
+    return DecisionThreshold(thresholds[chosen].item(), positive, metric, best.item(), tuple(curve.tolist()))
+
+
+class ThresholdChooser:
+    """Collects the predictions of a validation, and chooses the threshold with the best metric.
+
+    Args:
+        metric: The metric; None to choose none.
+        positive: Index of the positive class.
+    """
+
+    def __init__(self, metric: ThresholdMetric | None, positive: int) -> None:
+        self.metric, self.positive = metric, positive
+        self._batches: list[tuple[Tensor, Tensor]] = []
+
+    def add(self, log_probabilities: Tensor, labels: Tensor) -> None:
+        """Add a batch: log-probabilities (n, 2, ...) and labels (n, ...)."""
+        self._batches.append((log_probabilities, labels))
+
+    def take(self) -> list[tuple[Tensor, Tensor]]:
+        """Return the batches, and forget them."""
+        batches, self._batches = self._batches, []
+        return batches
+
+    def choose(self, world_size: int) -> DecisionThreshold | None:
+        """Return the threshold for the batches of all processes; None, with a warning, if they lack a class."""
+        assert self.metric is not None
+        outputs = torch.cat([outputs.movedim(1, -1).reshape(-1, 2) for outputs, _ in self._batches])
+        labels = torch.cat([labels.flatten() for _, labels in self._batches])
+        if world_size > 1:
+            outputs, labels = (torch.cat(gather_all_tensors(part)) for part in (outputs, labels))
+        chosen = choose_threshold(outputs.exp(), labels, self.positive, self.metric)
+        if chosen is None:
+            logger.warning(f"threshold {self.metric}: not chosen, since the validation split lacks one of the classes")
+        return chosen
+
+    def has_chosen(self, checkpoint: Mapping[str, Any]) -> bool:
+        """Return whether the threshold of a checkpoint was chosen for the same metric and class."""
+        stored = checkpoint.get("decision_threshold")
+        same = stored is None or (stored["metric"], stored["positive"]) == (self.metric, self.positive)
+        return "decision_threshold" in checkpoint and same
+
+
+def parse_threshold(
+    threshold: float | ThresholdMetric | None, positive_class: str | None, class_names: Sequence[str]
+) -> tuple[DecisionThreshold | None, ThresholdChooser]:
+    """Return the threshold if it is given as a number, and what chooses it otherwise.
+
+    Args:
+        threshold: A probability, a metric or None.
+        positive_class: Name of the positive class; None for the second one.
+        class_names: Names of the classes.
+
+    Raises:
+        ValueError: If the threshold does not suit the classes.
+    """
+    metrics, name = get_args(ThresholdMetric), None if positive_class is None else str(positive_class)
+    if threshold is None:
+        if name is not None:
+            raise ValueError("positive_class has no effect without a threshold: add --model.threshold, such as f1")
+        return None, ThresholdChooser(None, 1)
+    if isinstance(threshold, str) and threshold not in metrics:
+        hint = suggest(threshold, metrics)
+        raise ValueError(f"threshold must be from 0 to 1, or {join_names(metrics)}, got {threshold}{hint}")
+    if len(class_names) != 2:
+        raise ValueError(f"threshold {threshold} needs two classes, but there are {len(class_names)}: remove it")
+    if name is not None and name not in class_names:
+        hint = suggest(name, class_names)
+        raise ValueError(f"positive_class must be {' or '.join(class_names)}, got {name}{hint}")
+    positive = 1 if name is None else [*class_names].index(name)
+    if isinstance(threshold, str):
+        return None, ThresholdChooser(threshold, positive)
+    return DecisionThreshold(float(threshold), positive), ThresholdChooser(None, positive)
