@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 import torch
@@ -92,6 +92,22 @@ class TableDataModule(BaseDataModule):
         self.missing = [*map(as_name, [missing] if isinstance(missing, str) else missing)]
         self.decimal = decimal
         self.resumes = False  # whether training resumes with the encoding of a checkpoint
+
+    @classmethod
+    def of_frame(cls, frame: "DataFrame", target: str, **options: Any) -> Self:
+        """Return a data module for training and validation on the rows of a data frame, without a test split.
+
+        A class may have a single row, which is then trained on.
+
+        Args:
+            frame: The rows, numbered from 0.
+            target: Name of the target column.
+            **options: Other arguments of the data module.
+        """
+        data = cls(path="X", target=target, **options)
+        data.file = TableFile(data.path, target, data.missing, frame)
+        data.splits = draw_splits(data._target.strata, {"val": data.val_split}, data.split_seed)
+        return data
 
     @override
     def begin_with(self, learned: dict[str, Any]) -> None:
@@ -277,7 +293,8 @@ class TableDataModule(BaseDataModule):
     def _learn(self) -> dict[str, Any]:
         table, target, train = self.file, self._target, self.splits == "train"
         table.warn_unlabelled(target.known)
-        learned, oddities = target.learn(self.splits, self._held_out)
+        held_out = [split for split in self._held_out if split in self.splits]  # a data frame has no test split
+        learned, oddities = target.learn(self.splits, held_out)
         for line in oddities:
             logger.warning(line)
         for name in self.drop:

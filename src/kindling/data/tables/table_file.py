@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Collection
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +11,9 @@ from numpy.typing import NDArray
 from kindling.data.tables.cells import Cells, read_cells
 from kindling.data.tables.files import read_table
 from kindling.utils.text import count_noun, join_names, suggest
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 logger = logging.getLogger(__name__)
 
@@ -21,14 +25,17 @@ class TableFile:
         path: The file.
         target: Name of the target column.
         missing: Texts that mean a missing value.
+        frame: Its rows, if they need not be read.
 
     Raises:
         ValueError: If it has no such column.
     """
 
-    def __init__(self, path: str | Path, target: str, missing: Collection[str]) -> None:
+    def __init__(
+        self, path: str | Path, target: str, missing: Collection[str], frame: "DataFrame | None" = None
+    ) -> None:
         self.path, self.target, self.missing = path, target, missing
-        self.frame = read_table(path)
+        self.frame = read_table(path) if frame is None else frame
         self.separator: str | None = self.frame.attrs.get("separator")
         self.target_name = f"column {target} of {path}"  # for messages
         self._cells: dict[str, Cells] = {}
