@@ -16,7 +16,7 @@ import nbformat
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
-import kindling
+import kindling.estimators
 from kindling.cli import main
 from kindling.cli.commands import COMMANDS
 from kindling.cli.schema import recipe_schema
@@ -160,9 +160,11 @@ def classes_page(schema: Schema, title: str, prefix: str, *endings: str) -> str:
 
 def api_page() -> str:
     """Return directives by which mkdocstrings documents the public names."""
-    page = ["# Python API", "Everything below is imported from `kindling` or `kindling.testing`."]
+    modules = "`kindling`, `kindling.estimators` or `kindling.testing`"
+    page = ["# Python API", f"Everything below is imported from {modules}."]
     for name in kindling.__all__:
         public = getattr(kindling, name)
         page.append(f"::: {public.__module__}.{public.__qualname__}")
+    page += [f"::: kindling.estimators.tables.{name}" for name in kindling.estimators.__all__]
     page.append("::: kindling.testing")
     return "\n\n".join(page) + "\n"
