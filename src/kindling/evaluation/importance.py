@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from kindling.evaluation.features import Feature
 from kindling.models import ClassificationTask, RegressionTask
+from kindling.utils.decision import DecisionThreshold, predicted_classes
 
 REPEATS = 5
 MAX_ROWS = 10_000  # more do not change the order of the columns
@@ -63,11 +64,11 @@ def predictor_of(model: ClassificationTask | RegressionTask) -> Compute:
     return compute
 
 
-def score(outputs: Tensor, targets: Tensor) -> Scores:
+def score(outputs: Tensor, targets: Tensor, threshold: DecisionThreshold | None = None) -> Scores:
     """Return the log loss and the error rate of log-probabilities (N, classes), or the RMSE of values (N,)."""
     if outputs.ndim == 1:
         return {"rmse": (outputs.double() - targets.double()).square().mean().sqrt().item()}
-    errors = outputs.argmax(dim=1) != targets
+    errors = predicted_classes(outputs.exp(), threshold) != targets
     return {
         "loss": nll_loss(outputs.double().clamp(min=LOWEST), targets).item(),
         "error": errors.double().mean().item(),
@@ -84,7 +85,11 @@ def affordable_rows(compute: Compute, features: Sequence[Feature]) -> int:
 
 
 def permutation_importance(
-    compute: Compute, features: Sequence[Feature], targets: Tensor, repeats: int = REPEATS
+    compute: Compute,
+    features: Sequence[Feature],
+    targets: Tensor,
+    repeats: int = REPEATS,
+    threshold: DecisionThreshold | None = None,
 ) -> list[Importance]:
     """Return the importance of each feature, largest first.
 
@@ -95,16 +100,17 @@ def permutation_importance(
         features: All inputs of the model.
         targets: The true classes or values, shape (N,).
         repeats: Number of times to shuffle each column.
+        threshold: Decision threshold of two classes.
     """
     random = torch.Generator().manual_seed(0)
     inputs = torch.cat([feature.values for feature in features], dim=1)
-    before, start, found = score(compute(inputs), targets), 0, []
+    before, start, found = score(compute(inputs), targets, threshold), 0, []
     for feature in features:
         end = start + feature.values.shape[1]
         increases = []
         for _ in range(repeats):
             inputs[:, start:end] = feature.values[torch.randperm(len(inputs), generator=random)]
-            after = score(compute(inputs), targets)
+            after = score(compute(inputs), targets, threshold)
             increases.append([after[name] - before[name] for name in before])
         inputs[:, start:end] = feature.values
         spreads, means = torch.std_mean(torch.tensor(increases, dtype=torch.float64), dim=0)

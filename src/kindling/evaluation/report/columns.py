@@ -49,7 +49,8 @@ def column_sections(
     compute = predictor_of(model)
     rows = rows[torch.linspace(0, len(rows) - 1, min(len(rows), affordable_rows(compute, few))).long()]
     features = features_of(data, rows, MAX_INPUTS)
-    found = permutation_importance(compute, features, targets[rows])
+    threshold = model.threshold if isinstance(model, ClassificationTask) else None
+    found = permutation_importance(compute, features, targets[rows], threshold=threshold)
     yield section("Column importance", *importance_table(found, len(rows), len(outputs), Target.of(data.fitted)))
     if important := [one for one in found if one.matters][:CHARTS]:
         dependences = [partial_dependence(compute, features, one.feature) for one in important]
