@@ -4,10 +4,12 @@
     python scripts/benchmark.py steps       a step against a bare one, bf16 against fp32, start-up, growth with the data
     python scripts/benchmark.py ablation    the tutorial's table: base CNN, + batch norm, + augmentation, + bf16
     python scripts/benchmark.py images      a folder of PNG digits: torchvision's ImageFolder, kindling fit
+    python scripts/benchmark.py tables      public tables: kindling fit, gradient boosting, linear models, RealMLP-TD-S
 
-Each prints tables and writes them as JSON, `compare` draws a plot too. All need the full MNIST in `--data_dir`, and
-Linux or macOS. Nothing else should run on the machine meanwhile; what is compared runs in turns, so that what slows one
-slows the others.
+Each prints tables and writes them as JSON, `compare` draws a plot too. All but `tables` need the full MNIST in
+`--data_dir`, and Linux or macOS. `tables` continues where it was stopped; `table_sets.py` lists the packages that it
+needs. Nothing else should run on the machine meanwhile; what is compared runs in turns, so that what slows one slows
+the others.
 """
 
 import argparse
@@ -28,6 +30,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import yaml
+from benchmark_tables import tables
 from lightning.pytorch import Callback
 from matplotlib.figure import Figure
 from PIL import Image
@@ -370,11 +373,13 @@ def machine() -> dict[str, Any]:
 def main() -> None:
     """Measures what is asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("compare", "steps", "ablation", "images"))
+    parser.add_argument("what", choices=("compare", "steps", "ablation", "images", "tables"))
     parser.add_argument("--data_dir", type=Path, default=Path("data"), help="folder with MNIST/raw")
     parser.add_argument("--rounds", type=int, default=3, help="runs of each; of ablation, seeds")
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--most", type=int, default=60000, help="of images, PNG files to train on at most")
+    parser.add_argument("--sets", nargs="*", default=[], help="of tables, by default those that are held out")
+    parser.add_argument("--methods", nargs="*", default=[], help="of tables, by default all")
     parser.add_argument("--out", type=Path, default=Path("benchmark"), help="folder for JSON and plot")
     options = parser.parse_args()
     out, data_dir = options.out.resolve(), options.data_dir.resolve()
@@ -386,6 +391,8 @@ def main() -> None:
         found = steps(data_dir, options.rounds)
     elif options.what == "images":
         found = folders(data_dir, options.rounds, options.epochs, options.most)
+    elif options.what == "tables":
+        found = tables(options.rounds, options.sets, options.methods, out)
     else:
         found = ablation(data_dir, options.rounds, options.epochs)
     (out / f"{options.what}.json").write_text(json.dumps({"machine": machine(), **found}) + "\n")

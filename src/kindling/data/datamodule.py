@@ -1,5 +1,6 @@
 """Base classes of the data modules: splits, data loaders and statistics of the training split."""
 
+import math
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -43,7 +44,8 @@ class BaseDataModule(LightningDataModule):
     the training split and needed for other samples belongs in `fitted`: plain values, saved in the checkpoint.
 
     Args:
-        batch_size: Samples per training batch and device.
+        batch_size: Samples per training batch and device; auto decides by the number of training samples: about 34
+            batches per epoch, of 16 to 256 samples, and larger ones from 100,000 samples on.
         eval_batch_size: Samples per batch in validation, test and prediction.
         val_split: Training samples to hold out for validation, stratified by class: a number, or a fraction as a
             float.
@@ -64,19 +66,20 @@ class BaseDataModule(LightningDataModule):
 
     def __init__(
         self,
-        batch_size: int = 64,
+        batch_size: int | Literal["auto"] = 64,
         eval_batch_size: int = 1024,
         val_split: int | float = 0.1,
         split_seed: int = 42,
         num_workers: int = 0,
     ) -> None:
         super().__init__()
-        check_range("batch_size", batch_size, 1)
+        if batch_size != "auto":
+            check_range("batch_size", batch_size, 1)
         check_range("eval_batch_size", eval_batch_size, 1)
         check_range("num_workers", num_workers, 0)
         self.save_hyperparameters()
         make_hparams_plain(self)
-        self.batch_size = batch_size
+        self.batch_size: Any = batch_size  # a number from `setup` on
         self.eval_batch_size = eval_batch_size
         self.val_split = val_split
         self.split_seed = split_seed
@@ -169,13 +172,19 @@ class BaseDataModule(LightningDataModule):
 
     @cached_property
     def _moments(self) -> tuple[Tensor, Tensor]:
-        self._read_training()
-        inputs = to_float(self.train.inputs) if isinstance(self.train, ArrayDataset) else None
-        if not isinstance(inputs, Tensor) or not inputs.is_floating_point():  # on demand, or integers such as tokens
+        inputs = self.training_inputs
+        if inputs is None or not inputs.is_floating_point():  # on demand, or integers such as tokens
             return torch.zeros(1), torch.ones(1)
         dims = (0, *range(2, inputs.ndim))  # all but C
         std = inputs.std(dim=dims)
         return inputs.mean(dim=dims), std.where(std > 0, 1.0)
+
+    @property
+    def training_inputs(self) -> Tensor | None:
+        """Inputs of the training split as the model receives them, (N, ...); None if they are read on demand."""
+        self._read_training()
+        inputs = to_float(self.train.inputs) if isinstance(self.train, ArrayDataset) else None
+        return inputs if isinstance(inputs, Tensor) else None
 
     @property
     def training_targets(self) -> Tensor | None:
@@ -199,6 +208,8 @@ class BaseDataModule(LightningDataModule):
     def setup(self, stage: str) -> None:
         if stage in ("fit", "validate") and not hasattr(self, "train"):
             self.train, self.val = self.load_training()
+            if self.batch_size == "auto":
+                self.batch_size = automatic_batch_size(len(self.train))
         if stage == "test" and not hasattr(self, "test"):
             self.test = as_dataset(self.load("test"))
         if stage == "predict" and not hasattr(self, "new"):
@@ -255,6 +266,12 @@ def count_classes(data: BaseDataModule, num_classes: int) -> tuple[int, ...]:
     if targets is None:
         raise ValueError(f"{type(data.train).__name__} needs an attribute `targets` with the class of each sample")
     return tuple(targets.bincount(minlength=num_classes).tolist())
+
+
+def automatic_batch_size(samples: int) -> int:
+    """Return the batch size for a number of training samples, a power of two."""
+    wanted = max(min(256.0, samples / 34), samples / 400, 16.0)
+    return int(2 ** round(math.log2(wanted)))
 
 
 def _describe_change(now: Any, then: Any) -> str:

@@ -29,7 +29,7 @@ STAGES: tuple[Stage, ...] = ("train", "val", "test")
 ADAM: Any = {"class_path": "torch.optim.Adam", "init_args": {"lr": 1e-3}}
 
 # Model arguments that describe the data; a data module provides them as attributes.
-DATA_ARGUMENTS = ("num_classes", "input_shape", "mean", "std", "class_names")
+DATA_ARGUMENTS = ("num_classes", "input_shape", "mean", "std", "class_names", "numeric_features")
 
 Task = Literal["classification", "regression", "multilabel"]
 
@@ -276,14 +276,18 @@ class BaseTask(LightningModule):
         inputs, targets = as_pair(batch, self)
         if stage == "train":
             self._note_shape(inputs)
-        outputs = self.outputs_for(inputs)
-        self.check_targets(outputs, targets)
-        loss = self.loss(outputs, targets)
+        loss, outputs = self.loss_and_outputs(inputs, targets)
         # Logged once an epoch: `self.log` in each step would take 0.4 ms, a third of a small step.
         mean_loss, metrics = self._stage_metrics(stage)
         mean_loss.update(loss.detach(), batch_size(targets))
         metrics.update(outputs, targets)
         return loss, outputs
+
+    def loss_and_outputs(self, inputs: Any, targets: Any) -> tuple[Tensor, Any]:
+        """Return the mean loss of a batch, and the outputs for the metrics."""
+        outputs = self.outputs_for(inputs)
+        self.check_targets(outputs, targets)
+        return self.loss(outputs, targets), outputs
 
     def _note_shape(self, inputs: Any) -> None:
         """Note the shape of training samples; a second one shows that it varies."""

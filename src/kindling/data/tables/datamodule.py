@@ -16,7 +16,7 @@ from typing_extensions import override
 
 from kindling.data.datamodule import ArrayDataset, BaseDataModule, Batch, Split, count_classes
 from kindling.data.tables.columns import learn_columns
-from kindling.data.tables.rows import encode_cells, encode_rows, width
+from kindling.data.tables.rows import encode_cells, encode_rows, find_numeric_features, width
 from kindling.data.tables.split_columns import SplitColumns, reasons
 from kindling.data.tables.splits import LEFT_OUT, draw_fold, draw_splits, parse_fold, read_split
 from kindling.data.tables.table_file import TableFile
@@ -150,6 +150,11 @@ class TableDataModule(BaseDataModule):
     def input_shape(self) -> tuple[int, ...]:  # type: ignore[override]
         """Shape of one row: `(number of features,)`."""
         return (sum(map(width, self._learned["columns"])),)
+
+    @property
+    def numeric_features(self) -> tuple[int, ...]:
+        """Indices of the features that are numbers, rather than categories or marks of missing values."""
+        return find_numeric_features(self._learned["columns"])
 
     @cached_property
     def file(self) -> TableFile:

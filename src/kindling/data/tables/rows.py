@@ -121,6 +121,18 @@ def width(column: Column) -> int:
     return (1 if values == 2 else values) + target + int(column["missing"])
 
 
+def find_numeric_features(columns: Sequence[Column]) -> tuple[int, ...]:
+    """Return the indices of the features that are numbers, rather than categories or marks of missing values."""
+    found: list[int] = []
+    end = 0
+    for column in columns:
+        start, end = end, end + width(column)
+        last = end - int(column["missing"])
+        found += [start] * (column["kind"] != "category")
+        found += range(last - len(column["classes"]), last) if "encodings" in column else ()
+    return tuple(found)
+
+
 def _encode_column(
     cells: Cells, column: Column, what: str, is_only: bool, targets: Targets | None, features: NDArray[np.float32]
 ) -> NDArray[np.bool_]:
