@@ -53,6 +53,8 @@ CHECKED: dict[str, tuple[type[BaseDataModule], dict[str, Any]]] = {
     "MLPRegressor": (SumDataModule, {"optimizer": partial(torch.optim.Adam, lr=0.01)}),
     "CNNMultiLabelClassifier": (ColorsDataModule, {"channels": (8,), "optimizer": partial(torch.optim.Adam, lr=0.01)}),
     "CNNRegressor": (BrightnessDataModule, {"channels": (8,), "optimizer": partial(torch.optim.Adam, lr=0.01)}),
+    "TabMClassifier": (data.SyntheticDataModule, {"hidden": (32,)}),
+    "TabMRegressor": (SumDataModule, {"hidden": (32,), "optimizer": partial(torch.optim.Adam, lr=0.01)}),
     "TransferClassifier": (data.DigitsDataModule, {"backbone": "runs/part/version_0", "weights": "none"}),
 }
 

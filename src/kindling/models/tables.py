@@ -85,7 +85,7 @@ class TabMRegressor(TabMTask, RegressionTask):
 
     data_arguments = (*RegressionTask.data_arguments, "numeric_features")
 
-    def __init__(self, hidden: tuple[int, ...] = (192, 192), dropout: float = 0.2, **kwargs: Any) -> None:
+    def __init__(self, hidden: tuple[int, ...] = (128, 128), dropout: float = 0.2, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         dropouts = [*[0.0] * (len(hidden) - 1), dropout][: len(hidden)]
         self.network = self.build(hidden, dropouts, 1, mean_prediction)
@@ -103,6 +103,6 @@ class TabMClassifier(TabMTask, ClassificationTask):
     data_arguments = (*ClassificationTask.data_arguments, "numeric_features")
     regressor = TabMRegressor
 
-    def __init__(self, hidden: tuple[int, ...] = (192, 192), dropout: float = 0.2, **kwargs: Any) -> None:
+    def __init__(self, hidden: tuple[int, ...] = (128, 128), dropout: float = 0.2, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.network = self.build(hidden, [dropout] * len(hidden), self.num_classes, mean_probability)
