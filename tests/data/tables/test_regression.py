@@ -116,11 +116,11 @@ def test_a_price_goes_from_a_file_to_predictions_of_new_rows(
 
 def test_the_run_names_the_model_that_was_built(kindling: Command, trained: Path) -> None:
     config = yaml.safe_load((trained / "config.yaml").read_text())
-    assert config["model"]["class_path"] == "kindling.models.regression.MLPRegressor"
+    assert config["model"]["class_path"] == "kindling.models.tables.TabMRegressor"
     assert config["model"]["init_args"]["hidden"] == [16]
     assert "label_smoothing" not in config["model"]["init_args"]
     stored = read_checkpoint(trained / "checkpoints/best.ckpt")
-    assert stored["hyper_parameters"]["_class_path"] == "kindling.models.regression.MLPRegressor"
+    assert stored["hyper_parameters"]["_class_path"] == "kindling.models.tables.TabMRegressor"
     assert not {"label_smoothing", "num_classes"} & stored["hyper_parameters"].keys()
     assert "classes" not in stored["TableDataModule"]
     assert stored["TableDataModule"] == read("houses.csv", "price").fitted
@@ -312,31 +312,31 @@ def test_copies_of_the_target_are_named(table: pd.DataFrame, capfd: pytest.Captu
 @pytest.mark.parametrize(
     ("options", "code", "words"),
     [
-        ("--model.label_smoothing 0.1", 2, "MLPRegressor has no label_smoothing: the targets are numbers"),
+        ("--model.label_smoothing 0.1", 2, "TabMRegressor has no label_smoothing: the targets are numbers"),
         (
             "--model helpers.Detached",
             1,
             "Detached predicts classes, but the targets are numbers: use a regression m",
         ),
         (
-            "--model MLPRegressor --data.target garage",
+            "--model TabMRegressor --data.target garage",
             1,
-            "MLPRegressor predicts numbers, but the targets are classes: use a classifier, or --data.task regression",
+            "TabMRegressor predicts numbers, but the targets are classes: use a classifier, or --data.task regression",
         ),
         ("--data.task regression --data.target garage", 1, "column garage of houses.csv: row 0 (counted from 0) holds"),
         (
             "--model.loss_function huber",
             2,
-            "huber is not one of cross_entropy, focal; for numbers as targets, add --model MLPRegressor",
+            "huber is not one of cross_entropy, focal; for numbers as targets, add --model TabMRegressor",
         ),
         (
             "--model.quantile 0.9",
             2,
-            "MLPClassifier has no option model.quantile; for numbers as targets, add --model MLPRegressor",
+            "TabMClassifier has no option model.quantile; for numbers as targets, add --model TabMRegressor",
         ),
         ("--model.loss_function focal", 1, "loss_function must be mse, mae, huber, quantile, got focal"),
-        ("--model MLPRegressor --model.loss_function quantile --model.quantile 1", 1, "quantile must be between 0 and"),
-        ("--model MLPRegressor --model.quantile 0.9", 1, "quantile has no effect with loss_function mse: use loss_fun"),
+        ("--model TabMRegressor --model.loss_function quantile --model.quantile 1", 1, "quantile must be between 0 and"),
+        ("--model TabMRegressor --model.quantile 0.9", 1, "quantile has no effect with loss_function mse: use loss_fun"),
     ],
 )
 def test_a_model_that_does_not_fit_the_target_is_named(
@@ -348,7 +348,7 @@ def test_a_model_that_does_not_fit_the_target_is_named(
 
 
 def test_a_loss_of_a_regression_model_can_be_chosen(kindling: Command, table: pd.DataFrame) -> None:
-    options = "--model MLPRegressor --model.loss_function quantile --model.quantile 0.9 --model.optimizer.lr 0.02"
+    options = "--model TabMRegressor --model.loss_function quantile --model.quantile 0.9 --model.optimizer.lr 0.02"
     result = kindling(*FIT, *options.split(), "--trainer.max_epochs", "12", "--model.dropout", "0")
     assert result.code == 0, result.err
     lines = predictions(RUN / "predictions.csv")
@@ -382,7 +382,7 @@ def test_one_wild_target_is_named_and_has_a_remedy(kindling: Command) -> None:
 def test_diagnostics_work_on_prices(kindling: Command, table: pd.DataFrame) -> None:
     result = kindling(*FIT, "--overfit", "--find_lr", "--model.hidden", "[64]")
     assert result.code == 0, result.err
-    assert "the network can overfit one batch of 32 samples: loss" in result.out + result.err
+    assert "the network can overfit one batch of 16 samples: loss" in result.out + result.err
     assert "learning rate:" in result.out + result.err
 
 
