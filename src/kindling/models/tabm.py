@@ -52,8 +52,8 @@ class NumberEmbedding(nn.Module):
     @override
     def forward(self, numbers: Tensor) -> Tensor:
         start, widths = self.edges[:, :-1], self.edges.diff(dim=1)
-        passed = (numbers.unsqueeze(2) - start) / torch.where(widths > 0, widths, 1.0)  # (N, F, bins)
-        passed = torch.where(widths > 0, passed.clamp(0, 1), 0.0)  # of each bin, the part below the number
+        scale = torch.where(widths > 0, 1 / widths.clamp(min=1e-9), 0.0)  # (F, bins)
+        passed = ((numbers.unsqueeze(2) - start) * scale).clamp(0, 1)  # (N, F, bins): part of a bin below the number
         curve = torch.einsum("nfb,fbw->nfw", passed, self.pieces)
         return (curve + self.slope * numbers.unsqueeze(2) + self.bias).flatten(1)  # (N, F * width)
 

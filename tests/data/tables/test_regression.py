@@ -335,8 +335,8 @@ def test_copies_of_the_target_are_named(table: pd.DataFrame, capfd: pytest.Captu
             "TabMClassifier has no option model.quantile; for numbers as targets, add --model TabMRegressor",
         ),
         ("--model.loss_function focal", 1, "loss_function must be mse, mae, huber, quantile, got focal"),
-        ("--model TabMRegressor --model.loss_function quantile --model.quantile 1", 1, "quantile must be between 0 and"),
-        ("--model TabMRegressor --model.quantile 0.9", 1, "quantile has no effect with loss_function mse: use loss_fun"),
+        ("--model TabMRegressor --model.loss_function quantile --model.quantile 1", 1, "quantile must be between 0 an"),
+        ("--model TabMRegressor --model.quantile 0.9", 1, "quantile has no effect with loss_function mse: use loss_f"),
     ],
 )
 def test_a_model_that_does_not_fit_the_target_is_named(
