@@ -45,7 +45,7 @@ class BaseDataModule(LightningDataModule):
 
     Args:
         batch_size: Samples per training batch and device; auto decides by the number of training samples: about 34
-            batches per epoch, of 16 to 256 samples, and larger ones from 100,000 samples on.
+            batches per epoch, of 32 to 256 samples, and larger ones from 100,000 samples on.
         eval_batch_size: Samples per batch in validation, test and prediction.
         val_split: Training samples to hold out for validation, stratified by class: a number, or a fraction as a
             float.
@@ -270,7 +270,7 @@ def count_classes(data: BaseDataModule, num_classes: int) -> tuple[int, ...]:
 
 def automatic_batch_size(samples: int) -> int:
     """Return the batch size for a number of training samples, a power of two."""
-    wanted = max(min(256.0, samples / 34), samples / 400, 16.0)
+    wanted = max(min(256.0, samples / 34), samples / 400, 32.0)
     return int(2 ** round(math.log2(wanted)))
 
 

@@ -50,7 +50,9 @@ class TabMTask(BaseTask):
     def build(
         self, hidden: Sequence[int], dropout: Sequence[float], outputs: int, average: Callable[[Tensor], Tensor]
     ) -> TabM:
-        """Return the network for the input shape."""
+        """Return the network for the input shape; `dropout` has a probability for each hidden layer."""
+        if not all(0 <= probability < 1 for probability in dropout):
+            raise ValueError(f"dropout must be in [0, 1), got {dropout[-1]}")
         features = math.prod(self.input_shape)
         numbers = range(features) if self.numeric_features is None else self.numeric_features
         return TabM(features, outputs, numbers, hidden, dropout, self.members, self.bins, self.embedding, average)
@@ -78,7 +80,7 @@ class TabMRegressor(TabMTask, RegressionTask):
 
     Args:
         hidden: Width of each hidden layer.
-        dropout: Probability of zeroing an activation of the last hidden layer, in [0, 1]. In earlier layers, it would
+        dropout: Probability of zeroing an activation of the last hidden layer, in [0, 1). In earlier layers, it would
             bias the predictions.
         **kwargs: See `TabMTask` and `RegressionTask`.
     """
@@ -96,7 +98,7 @@ class TabMClassifier(TabMTask, ClassificationTask):
 
     Args:
         hidden: Width of each hidden layer.
-        dropout: Probability of zeroing a hidden activation, in [0, 1].
+        dropout: Probability of zeroing a hidden activation, in [0, 1).
         **kwargs: See `TabMTask` and `ClassificationTask`.
     """
 

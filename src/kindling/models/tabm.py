@@ -58,6 +58,11 @@ class NumberEmbedding(nn.Module):
         return (curve + self.slope * numbers.unsqueeze(2) + self.bias).flatten(1)  # (N, F * width)
 
 
+def drop(values: Tensor, probability: float) -> Tensor:
+    """Return dropout of values, in half the time of `nn.Dropout` on a CPU."""
+    return values * (torch.rand_like(values) >= probability) / (1 - probability)
+
+
 class MemberLinear(nn.Module):
     """Linear layer whose weights all members of an ensemble share, except for scales of its inputs and outputs.
 
@@ -123,7 +128,7 @@ class TabM(nn.Module):
             MemberLinear(before, after, members, number == 0)
             for number, (before, after) in enumerate(zip(widths, hidden, strict=False))
         )
-        self.dropouts = nn.ModuleList(map(nn.Dropout, dropout))
+        self.dropout = list(dropout)
         bound = 1 / math.sqrt(widths[-1])
         self.head = nn.Parameter(torch.empty(members, widths[-1], out_features).uniform_(-bound, bound))
         self.head_bias = nn.Parameter(torch.empty(members, 1, out_features).uniform_(-bound, bound))
@@ -139,7 +144,9 @@ class TabM(nn.Module):
         values = inputs[:, self.others]
         if self.embedding is not None:
             values = torch.cat([values, self.embedding(inputs[:, self.numbers])], dim=1)
-        for layer, dropout in zip(self.layers, self.dropouts, strict=True):
-            values = dropout(layer(values).relu())  # (members, N, width)
+        for layer, probability in zip(self.layers, self.dropout, strict=True):
+            values = layer(values).relu()  # (members, N, width)
+            if self.training and probability:
+                values = drop(values, probability)
         outputs = values @ self.head + self.head_bias  # (members, N, out_features)
         return outputs.flatten(0, 1) if self.training else self.average(outputs)

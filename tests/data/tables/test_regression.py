@@ -382,7 +382,7 @@ def test_one_wild_target_is_named_and_has_a_remedy(kindling: Command) -> None:
 def test_diagnostics_work_on_prices(kindling: Command, table: pd.DataFrame) -> None:
     result = kindling(*FIT, "--overfit", "--find_lr", "--model.hidden", "[64]")
     assert result.code == 0, result.err
-    assert "the network can overfit one batch of 16 samples: loss" in result.out + result.err
+    assert "the network can overfit one batch of 32 samples: loss" in result.out + result.err
     assert "learning rate:" in result.out + result.err
 
 
