@@ -37,8 +37,8 @@ def write_split(one: TableSet, is_numbers: bool, seed: int, folder: Path) -> Non
     test.to_csv(folder / "test.csv", index=False)
 
 
-def run(method: str, target: str, is_numbers: bool, seed: int, folder: Path) -> tuple[pd.DataFrame, float]:
-    """Return the predictions for the test rows and the seconds of the whole process, with one thread."""
+def run(method: str, target: str, is_numbers: bool, seed: int, folder: Path) -> tuple[pd.DataFrame, float, float]:
+    """Return the predictions for the test rows, and the seconds of the process and of training, with one thread."""
     if method == KINDLING:
         task = "regression" if is_numbers else "classification"
         data = {"path": "train.csv", "test_path": "test.csv", "target": target, "task": task, "split_seed": seed}
@@ -54,7 +54,10 @@ def run(method: str, target: str, is_numbers: bool, seed: int, folder: Path) -> 
     seconds = time.perf_counter() - start
     if done.returncode:
         raise RuntimeError(f"{method} failed: {done.stderr.strip().splitlines()[-1]}")
-    return pd.read_csv(next(folder.glob(out)), dtype={} if is_numbers else {"label": str, "prediction": str}), seconds
+    path = next(folder.glob(out))
+    record = (path.parent / "run.json").read_text() if method == KINDLING else done.stdout.strip().splitlines()[-1]
+    predictions = pd.read_csv(path, dtype={} if is_numbers else {"label": str, "prediction": str})
+    return predictions, seconds, json.loads(record)["seconds"]
 
 
 def score(predictions: pd.DataFrame, is_numbers: bool) -> Result:
@@ -82,8 +85,8 @@ def measure(methods: list[str], sets: list[str], seeds: int, cache: Path) -> Ite
                     continue
                 if not (Path(folder) / "train.csv").exists():
                     write_split(one, is_numbers, seed, Path(folder))
-                predictions, seconds = run(method, one.target, is_numbers, seed, Path(folder))
-                result = key | score(predictions, is_numbers) | {"seconds": seconds}
+                predictions, seconds, training = run(method, one.target, is_numbers, seed, Path(folder))
+                result = key | score(predictions, is_numbers) | {"seconds": seconds, "training_seconds": training}
                 with cache.open("a") as file:
                     file.write(json.dumps(result) + "\n")
                 print(json.dumps(result), flush=True)
@@ -95,7 +98,7 @@ def tabulate(results: list[Result], methods: list[str], sets: list[str], metric:
     table = Table(title=title)
     for column in ("", *methods):
         table.add_column(column)
-    form = ".1f" if metric == "seconds" else ".4f"
+    form = ".1f" if "seconds" in metric else ".4f"
     rows = {name: [mean_of(results, metric, name, method) for method in methods] for name in sets}
     rows["mean"] = [statistics.mean(column) for column in zip(*rows.values(), strict=True)]
     for name, values in rows.items():
@@ -127,7 +130,8 @@ def tables(seeds: int, wanted: list[str], methods: list[str], out: Path) -> dict
     sets = [name for name in wanted or HELD_OUT if is_available(name)]
     results = [*measure(methods, sets, seeds, out / "tables.jsonl")]
     classes, numbers = [name for name in sets if name not in NUMBERS], [name for name in sets if name in NUMBERS]
-    shown = [(classes, "accuracy"), (classes, "log_loss"), (numbers, "nrmse"), (numbers, "rmse"), (sets, "seconds")]
+    shown = [(classes, "accuracy"), (classes, "log_loss"), (numbers, "nrmse"), (numbers, "rmse")]
+    shown += [(sets, "seconds"), (sets, "training_seconds")]
     for chosen, metric in shown:
         if chosen:
             title = f"{metric}, mean of {seeds} splits"

@@ -3,10 +3,12 @@
     python scripts/table_baselines.py METHOD TRAIN TEST TARGET SEED OUT
 
 TRAIN and TEST are CSV files. The predictions have the columns of Kindling's: label, prediction and, for classes, the
-probability of each class.
+probability of each class. The last line printed has the seconds of training.
 """
 
+import json
 import sys
+import time
 from typing import Any
 
 import pandas as pd
@@ -91,7 +93,9 @@ def main(method: str, train: str, test: str, target: str, seed: str, out: str) -
         frame[texts] = frame[texts].astype(object).where(frame[texts].notna(), None)
     is_classes = not (pd.api.types.is_float_dtype(rows[target].dtype) or rows[target].nunique() > 30)
     targets = rows[target].astype(str) if is_classes else rows[target].astype(float)
-    model = METHODS[method](numbers, texts, is_classes, int(seed)).fit(rows[features], targets.to_numpy())
+    model, start = METHODS[method](numbers, texts, is_classes, int(seed)), time.perf_counter()
+    model.fit(rows[features], targets.to_numpy())
+    print(json.dumps({"seconds": time.perf_counter() - start}))
     table = pd.DataFrame({"label": unseen[target], "prediction": model.predict(unseen[features])})
     if is_classes:
         table[[f"p({name})" for name in model.classes_]] = model.predict_proba(unseen[features])
