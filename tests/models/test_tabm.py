@@ -40,7 +40,7 @@ def members_outputs(model: TabMClassifier | TabMRegressor, inputs: torch.Tensor)
     """The outputs of each member (members, N, outputs) as a network of its own with dense weights."""
     network, outputs = model.network, []
     embedded = network.embedding(inputs[:, network.numbers]) if network.embedding else inputs[:, :0]
-    for member in range(network.members):
+    for member in range(len(network.head)):
         values = torch.cat([inputs[:, network.others], embedded], dim=1)
         for layer in network.layers:
             assert isinstance(layer, MemberLinear)

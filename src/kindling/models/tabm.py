@@ -120,7 +120,6 @@ class TabM(nn.Module):
         super().__init__()
         self.numbers = list(numbers)
         self.others = sorted({*range(in_features)}.difference(numbers))
-        self.members = members
         self.average = average
         self.embedding = NumberEmbedding(len(self.numbers), bins, width) if self.numbers else None
         widths = [len(self.others) + len(self.numbers) * width, *hidden]
