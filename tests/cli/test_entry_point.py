@@ -208,7 +208,7 @@ USAGE = {
     (*QUICK, "--averaging", "EMA", "--averaging.decay", "null"): ["averaging.decay: null is not float"],
     (*QUICK, "--averaging", "SWA", "--averaging.start_epoch", "null"): ["averaging.start_epoch: null is not int"],
     (*QUICK, "--model.label_smoothing", "null"): ["model.label_smoothing: null is not float"],
-    (*QUICK, "--data.batch_size", "null"): ["data.batch_size: null is not int"],
+    (*QUICK, "--data.batch_size", "null"): ["data.batch_size: null is not int or auto"],
     (*QUICK, *STOPPER, "--trainer.callbacks.patience", "null"): ["trainer.callbacks.patience: null is not int"],
     (*QUICK, "--config", "control.yaml"): ["control.yaml is not valid YAML, line 2", "control character U+0016"],
     ("fit", "--config", "[]"): ["config: [] is not a YAML file with options"],

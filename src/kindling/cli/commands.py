@@ -1,7 +1,7 @@
 """The commands with their descriptions and modules."""
 
 COMMANDS = {
-    "check": "check data before training: leaks, copies, suspicious labels, broken images",
+    "check": "check data before training: leaks, copies, wrong labels",
     "fit": "train a model, save checkpoints, and test the best one",
     "validate": "evaluate a checkpoint on the validation split",
     "test": "evaluate a checkpoint on the test split",

@@ -5,7 +5,7 @@ import random
 from collections.abc import Collection, Mapping, MutableMapping
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Union, get_args, get_origin
+from typing import Any, Literal, Union, get_args, get_origin
 
 from jsonargparse import ArgumentParser, Namespace
 from jsonargparse._util import import_object
@@ -136,7 +136,15 @@ def check_nulls(parser: ArgumentParser, config: Namespace, group: str = "") -> N
             if isinstance(item, Namespace) and isinstance(item.get("init_args"), Namespace):
                 check_nulls(_class_parser(item.class_path), item.init_args, f"{group}{name}.")
         if name in config and value is None and action.default is not None and not _takes_null(kind):
-            raise UsageError(f"{group}{name}: null is not {getattr(kind, '__name__', kind)}")
+            raise UsageError(f"{group}{name}: null is not {_describe(kind)}")
+
+
+def _describe(kind: Any) -> str:
+    """Return a type in words, such as "int or auto"."""
+    if get_origin(kind) in (Union, UnionType):
+        return " or ".join(map(_describe, get_args(kind)))
+    choices = get_args(kind) if get_origin(kind) is Literal else ()
+    return " or ".join(map(str, choices)) or str(getattr(kind, "__name__", kind))
 
 
 def _class_parser(class_path: str) -> ArgumentParser:
