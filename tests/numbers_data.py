@@ -25,7 +25,7 @@ PRICE = COLUMNS[0] | {"name": "price", "units": ["€"], "range": [50.0, 650.0],
 
 
 class HousesDataModule(BaseDataModule):
-    """Prices of flats in thousands, as a table has them; those of plan team can't be known so well."""
+    """Prices in thousands, as in a table; those of the plan `team` are noisier."""
 
     input_shape = (5,)
 
@@ -55,7 +55,7 @@ class HousesDataModule(BaseDataModule):
 
 
 class WavesDataModule(BaseDataModule):
-    """A number that depends on three of six features, without names."""
+    """A target that depends on three of six features without names."""
 
     input_shape = (6,)
 
@@ -78,7 +78,7 @@ class BrightnessDataModule(BaseDataModule):
 
 
 class OneTargetDataModule(WavesDataModule):
-    """Targets that are all the same."""
+    """Constant targets."""
 
     def load(self, split: str) -> tuple[Tensor, Tensor]:
         inputs, targets = super().load(split)
@@ -86,7 +86,7 @@ class OneTargetDataModule(WavesDataModule):
 
 
 class BrokenWavesDataModule(WavesDataModule):
-    """Test samples of which every third is NaN, and so what a model predicts for it."""
+    """Every third test sample is NaN, and so is its prediction."""
 
     def load(self, split: str) -> tuple[Tensor, Tensor]:
         inputs, targets = super().load(split)

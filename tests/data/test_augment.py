@@ -12,7 +12,7 @@ from kindling.data.mnist import read_sample
 
 @pytest.fixture
 def images() -> torch.Tensor:
-    """Eight digits, made wider than high."""
+    """Return eight digits, padded to be wider than high."""
     digits = read_sample("test")[0][::125].float() / 255
     return torch.nn.functional.pad(digits, (10, 10, 0, 0))  # (8, 1, 28, 48)
 
@@ -34,7 +34,7 @@ def test_agrees_with_torchvision(images: torch.Tensor, degrees: float, zoom: flo
     torch.testing.assert_close(ours, theirs, atol=1e-3, rtol=0)
 
 
-def test_each_sample_moves_by_itself_within_the_range() -> None:
+def test_each_image_is_moved_independently_within_the_range() -> None:
     dot = torch.zeros(500, 1, 21, 21)
     dot[:, :, 10, 10] = 1
     moved = random_affine(dot, shift=0.2)
@@ -46,7 +46,7 @@ def test_each_sample_moves_by_itself_within_the_range() -> None:
     assert abs(torch.corrcoef(torch.stack([right, down]))[0, 1]) < 0.15
 
 
-def test_nothing_asked_nothing_changed(images: torch.Tensor) -> None:
+def test_without_augmentation_images_are_unchanged(images: torch.Tensor) -> None:
     assert random_affine(images) is images
 
 
@@ -90,7 +90,7 @@ def test_colors_change_as_torchvision_changes_them(factors: tuple[float, float, 
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
 
 
-def test_each_image_gets_colors_of_its_own() -> None:
+def test_colors_of_each_image_are_changed_independently() -> None:
     images = torch.full((500, 3, 4, 4), 0.4)  # gray: brightness alone changes it
     factors = random_colour(images, 0.3)[:, 0, 0, 0] / 0.4
     assert factors.min() == pytest.approx(0.7, abs=0.02)

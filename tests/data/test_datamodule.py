@@ -72,9 +72,7 @@ def test_training_never_loads_the_test_split() -> None:
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_an_epoch_holds_each_sample_once_in_an_order_of_its_own(
-    num_workers: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_each_epoch_has_every_sample_once_in_a_new_order(num_workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     seed_everything(3)
     data = SyntheticDataModule(num_samples=250, batch_size=32, num_workers=num_workers)
@@ -106,7 +104,7 @@ def test_the_order_follows_the_seed() -> None:
     assert torch.equal(first_labels(0), first_labels(None))
 
 
-def test_reading_batches_moves_no_random_numbers_and_keeps_the_order_of_evaluation() -> None:
+def test_loading_batches_does_not_change_the_random_state() -> None:
     data = SyntheticDataModule(num_samples=100, eval_batch_size=3)
     data.setup("fit")
     before = torch.get_rng_state()
@@ -150,7 +148,7 @@ def test_the_std_of_a_constant_feature_is_1() -> None:
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_training_batches_alone_are_augmented(training: bool) -> None:
+def test_only_training_batches_are_augmented(training: bool) -> None:
     class Raised(SyntheticDataModule):
         def augment(self, inputs: torch.Tensor) -> torch.Tensor:
             return inputs + 1
@@ -161,7 +159,7 @@ def test_training_batches_alone_are_augmented(training: bool) -> None:
     assert torch.equal(inputs, torch.full((4, 20), float(training)))
 
 
-def test_a_test_sample_is_told_by_its_features_unless_it_is_an_image() -> None:
+def test_a_test_sample_is_described_by_its_features_unless_it_is_an_image() -> None:
     data, images = SyntheticDataModule(num_samples=50), MNISTDataModule(source="sample")
     for source in (data, images):
         source.setup("test")
@@ -183,9 +181,7 @@ def test_a_test_sample_is_told_by_its_features_unless_it_is_an_image() -> None:
         ({"columns": [{"name": "age"}]}, {"columns": []}, "other columns; start a new run"),
     ],
 )
-def test_what_has_changed_since_a_checkpoint_is_named(
-    now: dict[str, object], then: dict[str, object], words: str
-) -> None:
+def test_changes_since_the_checkpoint_are_named(now: dict[str, object], then: dict[str, object], words: str) -> None:
     data = MNISTDataModule(data_dir="digits")
     data.fitted = now
     with pytest.raises(ValueError, match=re.escape(words)) as caught:
@@ -197,7 +193,7 @@ def test_what_has_changed_since_a_checkpoint_is_named(
     assert SyntheticDataModule().origin == "SyntheticDataModule"
 
 
-def test_a_source_of_ones_own_needs_load_alone() -> None:
+def test_a_custom_data_module_needs_only_load() -> None:
     class Stripes(ClassificationDataModule):
         num_classes, input_shape, class_names = 2, (3, 4, 5), ("dark", "light")
 
@@ -233,7 +229,7 @@ def test_a_batch_may_be_a_single_sample() -> None:
 
 
 @pytest.mark.parametrize("val_split", [500, 500.0, 0.125])
-def test_a_number_of_samples_may_come_as_a_float(val_split: float) -> None:
+def test_a_whole_float_is_a_number_of_samples(val_split: float) -> None:
     data = MNISTDataModule(source="sample", val_split=val_split)
     data.setup("fit")
     assert (len(data.train), len(data.val)) == (3500, 500)
@@ -287,7 +283,7 @@ def test_data_that_fits_is_kept_on_the_device(
 
 
 @pytest.mark.parametrize(("device", "pinned"), [("cuda", True), ("cpu", False)])
-def test_what_is_sent_to_a_gpu_is_pinned(monkeypatch: pytest.MonkeyPatch, device: str, pinned: bool) -> None:
+def test_batches_for_a_gpu_are_pinned(monkeypatch: pytest.MonkeyPatch, device: str, pinned: bool) -> None:
     data = SyntheticDataModule(num_samples=100)
     data.setup("fit")
     strategy = SimpleNamespace(root_device=torch.device(device))
@@ -319,7 +315,7 @@ def test_each_source_passes_the_checks_that_projects_call(source: str, folder: P
 
 
 class Arrays(ClassificationDataModule):
-    """NumPy arrays in place of tensors."""
+    """Returns NumPy arrays instead of tensors."""
 
     num_classes, class_names = 2, ("low", "high")
 

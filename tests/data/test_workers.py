@@ -1,4 +1,4 @@
-"""What goes wrong in a data-loading process ends in one line, as it does without one."""
+"""An error in a data-loading process ends in one line, as it does without worker processes."""
 
 import json
 from pathlib import Path

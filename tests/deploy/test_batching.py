@@ -7,7 +7,7 @@ from torch import Tensor
 from kindling.deploy.batching import Batcher, QueueFullError
 
 
-def test_a_model_that_fails_once_answers_the_next() -> None:
+def test_a_failed_batch_does_not_affect_the_next() -> None:
     failures: list[Tensor | Exception] = [ValueError("no"), torch.zeros(5, 2), MemoryError("full")]
 
     def compute(inputs: Tensor) -> Tensor:
@@ -28,7 +28,7 @@ def test_a_model_that_fails_once_answers_the_next() -> None:
     asyncio.run(ask())
 
 
-def test_what_waits_is_one_batch_and_who_left_is_forgotten() -> None:
+def test_waiting_requests_form_one_batch_without_canceled_ones() -> None:
     sizes: list[int] = []
 
     def compute(inputs: Tensor) -> Tensor:

@@ -160,7 +160,7 @@ def test_a_file_that_differs_is_not_written(kindling: Command, trained: Train, m
     assert not (run / "export").exists()
 
 
-def test_a_file_that_gives_nothing_is_no_proof(
+def test_a_file_without_outputs_fails_the_comparison(
     kindling: Command, trained: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = train(trained, "mlp")
@@ -202,7 +202,7 @@ def test_a_file_of_another_program_is_not_served(kindling: Command) -> None:
     assert "relu.onnx was not written by kindling export: it lacks its metadata" in result.err
 
 
-def test_it_writes_where_it_is_told_to(kindling: Command, trained: Train) -> None:
+def test_the_output_path_can_be_chosen(kindling: Command, trained: Train) -> None:
     train(trained, "mlp")
     assert kindling("export", "--format", "torch_export", "--out", "given/name.pt2").code == 0
     assert sorted(path.name for path in Path("given").iterdir()) == ["name.pt2", "name.pt2.txt"]

@@ -1,4 +1,4 @@
-"""The page of `kindling serve`, used as people use it: in a real browser, with mouse, keys and files."""
+"""The web page of `kindling serve` in a real browser, with mouse, keys and files."""
 
 import base64
 import contextlib
@@ -54,7 +54,7 @@ DIGITS: dict[str, list[Stroke]] = {
     "0": [[(0.5 + 0.22 * math.sin(turn / 3), 0.5 - 0.32 * math.cos(turn / 3)) for turn in range(20)]],
     "4": [[(0.35, 0.2), (0.28, 0.55), (0.7, 0.55)], [(0.65, 0.2), (0.6, 0.85)]],
 }
-# Counts the requests that are under way, keeps what the model was asked, and makes the network as slow as it is told.
+# Counts running requests, records the inputs that were sent, and delays responses.
 WATCH = """
 window.flying = window.most = window.slow = 0, window.asked = [];
 const real = window.fetch;
@@ -99,7 +99,7 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrom
 
 @dataclass
 class Page:
-    """The page as one sees and uses it."""
+    """The visible page and its controls."""
 
     driver: webdriver.Chrome
 
@@ -116,7 +116,7 @@ class Page:
         return self.driver.execute_script(script, *values)
 
     def settle(self) -> None:
-        """Waits until nothing has been under way for a while."""
+        """Wait until no request has been running for a while."""
         quiet = 0
         for _ in range(300):
             quiet = 0 if self.js("return window.flying") else quiet + 1
@@ -127,7 +127,7 @@ class Page:
 
     @property
     def answer(self) -> str:
-        """The class in large type; nothing while there is none."""
+        """The predicted class in large type; empty if there is none."""
         return self.find("answer").text.replace(NOTHING, "")
 
     @property
@@ -136,12 +136,12 @@ class Page:
 
     @property
     def bars(self) -> dict[str, str]:
-        """The classes beside their bars, from top to bottom, with what is written there."""
+        """The classes and the text next to their bars, from top to bottom."""
         rows = [row.text.split("\n") for row in self.driver.find_elements(By.CSS_SELECTOR, "#bars li")]
         return {name: "".join(value) for name, *value in rows}
 
     def waits_for(self, what: str) -> str:
-        """What there is to read in an element, as soon as there is something."""
+        """Return the text of an element as soon as it is not empty."""
         return WebDriverWait(self.driver, 10, poll_frequency=0.05).until(lambda _: str(getattr(self, what)))
 
     def draw(
@@ -152,7 +152,7 @@ class Page:
         lift: bool = True,
         settle: bool = True,
     ) -> None:
-        """Draws with the mouse, larger or smaller, and elsewhere than in the middle."""
+        """Draw with the mouse, in any size and at any place of the canvas."""
         canvas = self.find("canvas").rect
         actions = ActionChains(self.driver, duration=10)
         pointer = actions.w3c_actions.pointer_action
@@ -172,7 +172,7 @@ class Page:
         self.find("file").send_keys(str(path.resolve()))
 
     def seen(self) -> Tensor:
-        """The image as the model receives it, as the page shows it, shape (H, W)."""
+        """Return the image that the page shows as the input of the model, shape (H, W)."""
         height, width, *values = self.js(SEEN, self.find("seen"))
         pixels = torch.tensor(values).view(height, width, 4).float() / 255
         return pixels[..., 0] * pixels[..., 3]
@@ -202,7 +202,7 @@ def served(run: Path, **environment: str) -> Iterator[str]:
 
 
 def wait_for(address: str) -> None:
-    """Waits until a server listens: it says where sooner than it does."""
+    """Wait until a server listens: it prints its address a moment earlier."""
     for _ in range(300):
         try:
             with urlopen(f"{address}health", timeout=10):
@@ -214,7 +214,7 @@ def wait_for(address: str) -> None:
 
 @contextmanager
 def service(predictor: Predictor, port: int = 0) -> Iterator[str]:
-    """The address of the same server in this process, which is up at once."""
+    """Return the address of the same server in this process, which starts at once."""
     app = Service(predictor, max_bytes=100_000).app()
     server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="warning"))
     thread = threading.Thread(target=server.run)
@@ -229,7 +229,7 @@ def service(predictor: Predictor, port: int = 0) -> Iterator[str]:
 
 
 def summer(*card: Any, **more: Any) -> Predictor:
-    """A model that needs no training: the sum of the inputs, rounded down, is the place of the class."""
+    """Return a model that needs no training: the class is the sum of the inputs, rounded down."""
     about = ModelCard(*card, **more)
 
     def compute(inputs: Tensor) -> Tensor:
@@ -240,7 +240,7 @@ def summer(*card: Any, **more: Any) -> Predictor:
 
 
 def trained(folder: Path, *options: str) -> Path:
-    """The run that a training leaves in a folder."""
+    """Train in a folder and return the run."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         assert main(["fit", *options, "--run_name", "page"]) == 0
@@ -249,7 +249,7 @@ def trained(folder: Path, *options: str) -> Path:
 
 @pytest.fixture(scope="module")
 def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A CNN that reads 97 of 100 digits."""
+    """Train a CNN that classifies 97 of 100 digits correctly."""
     recipe = str(CONFIGS / "quickstart.yaml")
     return trained(tmp_path_factory.mktemp("digits"), "--config", recipe, "--trainer.max_epochs", "3")
 
@@ -262,7 +262,7 @@ def digits(digits_run: Path) -> Iterator[str]:
 
 @pytest.fixture
 def real_digits(digits_run: Path) -> dict[Path, str]:
-    """PNG files of eight test digits, and what the model reads; of most it is the label."""
+    """Return PNG files of eight test digits and their predictions, most of them correct."""
     images, labels = read_sample("test")
     chosen = torch.linspace(0, len(labels) - 1, 8).long()
     files = [Path(f"digit{number}.png") for number in chosen]
@@ -273,7 +273,7 @@ def real_digits(digits_run: Path) -> dict[Path, str]:
     return dict(zip(files, read, strict=True))
 
 
-def test_what_is_drawn_is_read(page: Page, digits: str) -> None:
+def test_a_drawing_is_classified(page: Page, digits: str) -> None:
     page.open(digits)
     assert page.answer == ""
     for digit, strokes in DIGITS.items():
@@ -288,7 +288,7 @@ def test_what_is_drawn_is_read(page: Page, digits: str) -> None:
 
 
 @pytest.mark.slow
-def test_it_answers_while_one_draws(page: Page, digits: str) -> None:
+def test_predictions_update_while_drawing(page: Page, digits: str) -> None:
     page.open(digits)
     page.draw(DIGITS["1"], lift=False)
     half = page.answer, page.bars
@@ -304,7 +304,7 @@ def test_it_answers_while_one_draws(page: Page, digits: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("digit", ["7", "1", "0"])
 @pytest.mark.parametrize(("scale", "center"), [(1.0, 0.5), (0.35, 0.25)])
-def test_the_model_sees_a_drawing_as_mnist_has_it(
+def test_a_drawing_is_centered_and_scaled_like_mnist(
     page: Page, digits: str, digit: str, scale: float, center: float
 ) -> None:
     page.open(digits)
@@ -369,7 +369,7 @@ def test_an_image_is_chosen_dropped_and_pasted(page: Page, digits: str, real_dig
 
 
 @pytest.mark.slow
-def test_what_is_no_image_is_an_error_until_the_next_answer(page: Page, digits: str) -> None:
+def test_a_file_that_is_not_an_image_shows_an_error_until_the_next_prediction(page: Page, digits: str) -> None:
     Path("letter.png").write_text("Dear model,\n")
     page.open(digits)
     page.draw(DIGITS["7"])
@@ -551,7 +551,7 @@ def test_names_are_text_whatever_is_in_them(page: Page) -> None:
 
 
 @pytest.mark.slow
-def test_a_server_that_is_gone_is_asked_again(page: Page) -> None:
+def test_the_page_recovers_when_the_server_is_back(page: Page) -> None:
     model = summer("Summer", ("even", "odd"), (1,))
     with service(model) as address:
         page.open(address)
@@ -585,7 +585,7 @@ def test_the_page_fits_and_nothing_moves(page: Page, width: int, height: int) ->
 
 
 @pytest.mark.slow
-def test_the_page_needs_nothing_else(page: Page, digits: str) -> None:
+def test_the_page_is_self_contained(page: Page, digits: str) -> None:
     page.open(digits)
     page.draw(DIGITS["7"])
     loaded = page.js("return performance.getEntriesByType('resource').map((entry) => entry.name)")

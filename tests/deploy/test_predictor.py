@@ -96,14 +96,14 @@ def test_the_card_says_what_the_model_is(digits: Predictor) -> None:
         ([], "there are no samples"),
     ],
 )
-def test_what_the_model_does_not_take_is_said(digits: Predictor, samples: Any, message: str) -> None:
+def test_inputs_that_the_model_does_not_take_are_named(digits: Predictor, samples: Any, message: str) -> None:
     Path("broken.png").write_bytes(b"nothing")
     Path("empty").mkdir()
     with pytest.raises(ValueError, match=message):
         digits.predict(samples)
 
 
-def test_what_was_not_trained_is_not_loaded(trained: Train) -> None:
+def test_an_untrained_checkpoint_is_not_loaded(trained: Train) -> None:
     with pytest.raises(FileNotFoundError, match="there is no checkpoint nowhere"):
         load("nowhere")
     trained(*TINY)

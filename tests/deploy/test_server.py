@@ -83,7 +83,9 @@ def check(predictions: list[dict[str, Any]], predictor: Predictor, samples: Any)
         )
 
 
-def test_it_answers_as_the_checkpoint_does(server: Server, predictor: Predictor, digits: torch.Tensor) -> None:
+def test_responses_equal_the_predictions_of_the_checkpoint(
+    server: Server, predictor: Predictor, digits: torch.Tensor
+) -> None:
     numbers = (digits.float() / 255).tolist()
     for body, samples in (
         ({"inputs": numbers}, digits),
@@ -138,7 +140,7 @@ def test_health_and_info_say_what_is_there(server: Server, predictor: Predictor)
 
 
 def bomb(side: int) -> bytes:
-    """A PNG of so many gray pixels a side that takes little room itself."""
+    """Return a small PNG file of a large gray image."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         return len(content).to_bytes(4) + kind + content + zlib.crc32(kind + content).to_bytes(4)
@@ -225,8 +227,8 @@ def test_pages_from_elsewhere_may_not_ask(server: Server, headers: dict[str, str
 
 
 @pytest.mark.slow
-def test_what_costs_little_to_send_takes_little_memory(server: Server) -> None:
-    """The largest that the process ever was, before and after bodies that NumPy or Pillow would make large."""
+def test_small_malicious_bodies_take_little_memory(server: Server) -> None:
+    """Peak memory of the process, before and after bodies that NumPy or Pillow would expand."""
 
     def peak() -> float:
         status = Path(f"/proc/{server.process.pid}/status").read_text()
@@ -288,7 +290,7 @@ def test_two_thousand_hostile_requests_leave_it_serving_in_the_same_memory(serve
 
 
 @pytest.mark.slow
-def test_what_is_in_flight_is_finished_when_it_is_told_to_stop(run: Path) -> None:
+def test_running_requests_are_finished_on_shutdown(run: Path) -> None:
     with serving("--ckpt_path", run) as server:
         body = json.dumps({"inputs": [[IMAGE]] * 1500})
         connection = http.client.HTTPConnection(server.host, server.port, timeout=60)
@@ -301,7 +303,7 @@ def test_what_is_in_flight_is_finished_when_it_is_told_to_stop(run: Path) -> Non
         assert server.process.wait(30) in (0, -signal.SIGTERM)
 
 
-def test_whoever_comes_from_elsewhere_needs_the_key(run: Path) -> None:
+def test_requests_from_other_machines_need_the_key(run: Path) -> None:
     with serving("--ckpt_path", run, "--host", "0.0.0.0", KINDLING_API_KEY=KEY) as server:
         for sent, expected in (
             (None, 401),
@@ -389,7 +391,7 @@ def test_mistakes_at_the_start_are_said_in_one_line(
 
 
 @pytest.mark.slow
-def test_a_model_that_diverged_says_so(run: Path, tmp_path: Path) -> None:
+def test_predictions_of_a_diverged_model_are_an_error(run: Path, tmp_path: Path) -> None:
     stored = torch.load(run / "checkpoints/best.ckpt", weights_only=True)
     for name, tensor in stored["state_dict"].items():
         if name.startswith("network") and tensor.is_floating_point():
@@ -405,7 +407,7 @@ def test_a_model_that_diverged_says_so(run: Path, tmp_path: Path) -> None:
         assert (status, "diverged" in found["error"]) == (500, True)
 
 
-def test_a_port_that_is_taken_is_said(kindling: Callable[..., Any], run: Path, server: Server) -> None:
+def test_an_occupied_port_is_reported(kindling: Callable[..., Any], run: Path, server: Server) -> None:
     result = kindling("serve", "--ckpt_path", run, "--port", server.port)
     assert (result.code, result.err.count("\n")) == (1, 1)
     assert f"can't listen on 127.0.0.1, port {server.port}" in result.err

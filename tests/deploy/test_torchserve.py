@@ -41,7 +41,7 @@ def free_ports(number: int) -> list[int]:
 
 @pytest.mark.slow
 @pytest.mark.skipif(bool(MISSING), reason=f"{' and '.join(MISSING)} not installed: the real TorchServe is not asked")
-def test_the_real_torchserve_answers_as_the_checkpoint_does(kindling: Command, tmp_path: Path) -> None:
+def test_torchserve_responses_equal_the_predictions_of_the_checkpoint(kindling: Command, tmp_path: Path) -> None:
     options = "--model CNNClassifier --model.channels [4,8] --data MNISTDataModule --data.source sample".split()
     assert kindling("fit", *options, "--trainer.max_epochs", "1", "--run_name", "cnn").code == 0
     assert kindling("export", "--format", "torchserve", "--out", "store/digits.mar").code == 0

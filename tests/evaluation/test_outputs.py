@@ -1,4 +1,4 @@
-"""What is written into a run folder, and what is said where that can't be."""
+"""The files that are written into a run folder, and the errors if it can't be written to."""
 
 import errno
 import os
@@ -18,7 +18,7 @@ def refuse(*_: object, **__: object) -> NoReturn:
 
 @pytest.fixture
 def read_only(trained: Train, monkeypatch: pytest.MonkeyPatch) -> dict[Path, bytes]:
-    """A run on a file system that can't be written, root or not, and all of its files."""
+    """Simulate a run on a read-only file system, and return the contents of its files."""
     trained(*TINY)
     monkeypatch.setattr("kindling.evaluation.outputs.atomic_write", refuse)
     access = os.access
@@ -47,7 +47,7 @@ def test_a_read_only_run_is_validated(kindling: Command, read_only: dict[Path, b
     assert "val/accuracy" in result.out
 
 
-def test_a_read_only_run_is_told_before_it_predicts(
+def test_predict_fails_at_once_in_a_read_only_run(
     kindling: Command, read_only: dict[Path, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("kindling.models.task.BaseTask.predict_step", refuse)

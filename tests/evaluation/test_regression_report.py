@@ -43,7 +43,7 @@ def number(text: str) -> float:
 
 
 def cards(page: Page) -> dict[str, tuple[float, float, float]]:
-    """The metrics at the top and their intervals."""
+    """Return the metrics at the top of the report and their intervals."""
     pattern = r'class="card">([^<]+)<b>([\d.,-]+)[^<]*</b><span>([\d.,-]+)[^<]* to ([\d.,-]+)'
     found = re.findall(pattern, (RUN / "report.html").read_text(encoding="utf-8"))
     return {name: (number(value), number(low), number(high)) for name, value, low, high in found}

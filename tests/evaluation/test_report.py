@@ -31,7 +31,7 @@ RUN = Path("runs/tiny/version_0")
 
 
 def written(run: Path = RUN) -> tuple[list[dict[str, str]], Tensor]:
-    """The rows of predictions.csv and the probabilities in them."""
+    """Return the rows of predictions.csv and their probabilities."""
     with (run / "predictions.csv").open(newline="", encoding="utf-8") as file:
         table = list(csv.DictReader(file))
     names = list(table[0])[4:]
@@ -113,8 +113,8 @@ def test_the_accuracys_interval_is_wilsons() -> None:
         assert wilson(right, samples) == pytest.approx((expected.low, expected.high), abs=1e-6)
 
 
-def test_the_other_intervals_are_those_of_samples_drawn_anew() -> None:
-    """Against the scores, by their definitions, of samples drawn one by one."""
+def test_bootstrap_intervals_equal_those_of_resampled_predictions() -> None:
+    """Compared with scores, by their definitions, of explicitly resampled predictions."""
     predictions, losses = random_predictions(400, 4), torch.rand(400, generator=torch.Generator().manual_seed(1))
     labels, guesses, random = predictions.labels.numpy(), predictions.classes.numpy(), np.random.default_rng(7)
     scores = []
@@ -130,7 +130,7 @@ def test_the_other_intervals_are_those_of_samples_drawn_anew() -> None:
     np.testing.assert_allclose(found, expected, atol=0.012)  # an interval is 0.09 wide
 
 
-def test_intervals_hold_their_figure_with_a_thousand_classes() -> None:
+def test_intervals_contain_their_metric_with_a_thousand_classes() -> None:
     predictions = random_predictions(8000, 1000, skill=4.0)
     labels, guesses = predictions.labels.numpy(), predictions.classes.numpy()
     (low, high), (f1_low, f1_high) = bootstrap_scores(predictions.confusion_matrix)
@@ -146,8 +146,8 @@ def test_the_calibration_error_agrees_with_torchmetrics() -> None:
 
 
 @pytest.mark.slow
-def test_the_loss_of_the_samples_is_the_models_own(kindling: Command) -> None:
-    """Smoothed and weighted: the figure of the test lies within its interval, the plain loss far outside."""
+def test_the_loss_per_sample_is_that_of_the_model(kindling: Command) -> None:
+    """Smoothed and weighted: the test loss lies within its interval, the plain loss far outside."""
     kindling("fit", *TINY, "--model.label_smoothing", "0.6", "--data.num_samples", "1500")
     loss = json.loads((RUN / "test_metrics.json").read_text())["test/loss"]
     found = re.search(r"loss\d\.\d{4}(\d\.\d{4}) to (\d\.\d{4})", read(RUN).text)
@@ -159,7 +159,7 @@ def test_the_loss_of_the_samples_is_the_models_own(kindling: Command) -> None:
     assert not low < plain < high
 
 
-def test_rows_that_are_most_wrong_are_told_with_their_features(trained: Train) -> None:
+def test_the_worst_rows_are_shown_with_their_features(trained: Train) -> None:
     trained(*TINY)
     table, probabilities = written()
     of_label = {
@@ -181,7 +181,7 @@ def test_rows_that_are_most_wrong_are_told_with_their_features(trained: Train) -
 
 
 @pytest.mark.slow
-def test_images_that_are_most_wrong_are_shown(kindling: Command, mnist: Path) -> None:
+def test_the_worst_images_are_shown(kindling: Command, mnist: Path) -> None:
     options = f"--model MLPClassifier --data MNISTDataModule --data.data_dir {mnist} --data.val_split 40"
     assert kindling("fit", *options.split(), *TINY[-4:]).code == 0
     table, probabilities = written()
@@ -213,7 +213,7 @@ def test_names_are_text_whatever_is_in_them(kindling: Command) -> None:
     assert written()[0][0]["label"] in AWKWARD
 
 
-def test_the_report_needs_nothing_else(trained: Train) -> None:
+def test_the_report_is_self_contained(trained: Train) -> None:
     trained(*TINY)
     source = (RUN / "report.html").read_text()
     text = re.sub(r"data:image/png;base64,[^\"]*", "", source.split("<details>")[0])
@@ -222,7 +222,7 @@ def test_the_report_needs_nothing_else(trained: Train) -> None:
 
 
 @pytest.mark.slow
-def test_without_a_mistake_the_report_says_so(kindling: Command) -> None:
+def test_the_report_states_that_there_are_no_mistakes(kindling: Command) -> None:
     easy = "--data.num_features 2 --data.num_informative 2 --data.num_classes 2 --trainer.max_epochs 30".split()
     easy += ["--model.optimizer.lr", "0.03", "--data", "helpers.EasyDataModule"]
     result = kindling("fit", *TINY, *easy[-2:], "--model.optimizer.lr", "0.03", "--trainer.max_epochs", "10")
@@ -233,7 +233,7 @@ def test_without_a_mistake_the_report_says_so(kindling: Command) -> None:
     assert text.count("no interval") == 2  # the draws of balanced accuracy and F1 are all the same
 
 
-def test_of_many_classes_none_confused_the_list_says_so() -> None:
+def test_the_list_of_confusions_states_that_there_are_none() -> None:
     assert "All predictions are correct." in confusion_section(
         torch.eye(25, 26, dtype=torch.long), [*map(str, range(25))]
     )
@@ -271,7 +271,7 @@ def test_a_model_that_diverged_has_a_report(kindling: Command) -> None:
     assert page.tables["Confusion matrix"][0] == ["", "0", "1", "2", "no prediction"]
 
 
-def test_samples_without_an_answer_are_wrong(kindling: Command) -> None:
+def test_samples_without_a_prediction_are_wrong(kindling: Command) -> None:
     options = "--model MLPClassifier --data helpers.NaNTestDataModule --data.num_samples 300"
     result = kindling("fit", *options.split(), *TINY[-4:])
     assert result.code == 0, result.err
@@ -301,7 +301,7 @@ def test_samples_without_an_answer_are_wrong(kindling: Command) -> None:
 
 
 def test_the_loss_lies_in_its_interval_however_large_it_is(kindling: Command) -> None:
-    """A model that is sure and wrong: its probabilities are 0, their logarithms are not."""
+    """A model that is certain and wrong: its probabilities are 0, but their logarithms are finite."""
     kindling("fit", *TINY, "--model.hidden", "[]", "--model.optimizer", "SGD", "--model.optimizer.lr", "1e4")
     loss = json.loads((RUN / "test_metrics.json").read_text())["test/loss"]
     assert loss > 1000
@@ -311,7 +311,7 @@ def test_the_loss_lies_in_its_interval_however_large_it_is(kindling: Command) ->
     assert float(found[2]) < loss < float(found[3]) < 2 * loss
 
 
-def test_the_report_says_what_the_test_was_asked_with(kindling: Command, trained: Train) -> None:
+def test_the_report_shows_the_command_of_the_test(kindling: Command, trained: Train) -> None:
     trained(*TINY)
     kindling("test", "--ckpt_path", "best", "--data.num_samples", "200")
     assert "kindling test --ckpt_path best --data.num_samples 200" in read(RUN).text
@@ -339,7 +339,7 @@ def test_part_of_the_test_split_can_be_tested(kindling: Command) -> None:
 
 @pytest.mark.slow
 def test_the_page_fits_a_phone(kindling: Command, mnist: Path, folder: Path) -> None:
-    """In a real browser, 360 pixels wide: what is wider scrolls in a box of its own."""
+    """In a real browser, 360 pixels wide: wider elements scroll in their own boxes."""
     browser = shutil.which("chromium") or shutil.which("google-chrome")
     if browser is None:
         pytest.skip("neither chromium nor google-chrome is installed")

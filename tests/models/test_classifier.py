@@ -49,7 +49,7 @@ def test_the_cnn_takes_images_of_any_size(shape: tuple[int, int, int], options: 
     assert model(torch.rand(5, *shape)).shape == (5, 3)
 
 
-def test_options_put_their_layers_in() -> None:
+def test_options_add_their_layers() -> None:
     def kinds(model: ClassificationTask) -> set[str]:
         return {type(layer).__name__ for layer in model.network.modules()}
 
@@ -59,7 +59,7 @@ def test_options_put_their_layers_in() -> None:
     assert not {"BatchNorm2d", "Dropout"} & kinds(CNNClassifier(batch_norm=False, **MNIST))
 
 
-def test_classes_are_called_by_their_labels_where_they_have_no_names() -> None:
+def test_class_names_default_to_the_labels() -> None:
     assert MLPClassifier(**MNIST).class_names == tuple("0123456789")
     assert MLPClassifier(num_classes=2, input_shape=(4,), class_names=("no", "yes")).class_names == ("no", "yes")
 
@@ -102,7 +102,7 @@ def test_training_metrics_are_those_of_the_batches_seen(kindling: Command) -> No
     )
 
 
-def test_a_weighted_loss_counts_every_class_alike(kindling: Command) -> None:
+def test_a_weighted_loss_gives_every_class_the_same_weight(kindling: Command) -> None:
     data = SyntheticDataModule(num_samples=300, val_split=60)
     data.setup("fit")
     kept = (data.train.labels > 0) | (torch.arange(len(data.train)) % 10 == 0)  # class 0 is rare now
@@ -121,7 +121,7 @@ def test_a_weighted_loss_counts_every_class_alike(kindling: Command) -> None:
     torch.testing.assert_close(1 / model.class_weights.double(), torch.from_numpy(balanced), rtol=1e-5, atol=0)
 
 
-def test_a_class_without_a_training_sample_weighs_as_one_of_a_single_sample() -> None:
+def test_a_class_without_samples_is_weighted_like_one_with_a_single_sample() -> None:
     model = MLPClassifier(num_classes=3, input_shape=(4,), weighted_loss=True)
     model.trainer = SimpleNamespace(datamodule=SimpleNamespace(class_counts=(1, 0, 8)))  # type: ignore[assignment]
     model.setup("fit")
@@ -153,7 +153,7 @@ def test_warm_up_counts_steps_of_several_batches(kindling: Command) -> None:
 
 
 @pytest.mark.slow
-def test_warm_up_goes_with_a_scheduler(kindling: Command) -> None:
+def test_warm_up_works_with_a_scheduler(kindling: Command) -> None:
     schedule = ["--model.lr_scheduler", "ExponentialLR", "--model.lr_scheduler.gamma", "0.5"]
     kindling("fit", *TINY, *schedule, "--model.warmup_epochs", "2", "--trainer.log_every_n_steps", "1")
     expected = [1e-3 * 0.5 ** (step // 7) * (step + 1) / 14 for step in range(14)]
@@ -250,8 +250,8 @@ def test_a_cyclic_schedule_is_stepped_after_each_batch(kindling: Command) -> Non
         ("--trainer.check_val_every_n_epoch null --trainer.val_check_interval 7", 1),
     ],
 )
-def test_schedules_go_with_rare_validation(kindling: Command, rare: str, every: int) -> None:
-    """A plateau is waited for over validations, anything else counts epochs."""
+def test_schedules_work_with_rare_validation(kindling: Command, rare: str, every: int) -> None:
+    """ReduceLROnPlateau counts validations; other schedules count epochs."""
     plateau = (
         "--model.lr_scheduler torch.optim.lr_scheduler.ReduceLROnPlateau --model.lr_scheduler.patience 0 "
         "--model.lr_scheduler.threshold 10 --model.lr_scheduler.threshold_mode abs --early_stopping.patience null"
@@ -353,7 +353,7 @@ def test_a_checkpoint_from_the_command_line_needs_nothing_else(trained: Train) -
     assert model.class_names == ("0", "1", "2")
 
 
-def test_what_no_checkpoint_could_store_is_refused() -> None:
+def test_hyperparameters_that_a_checkpoint_cannot_store_are_refused() -> None:
     with pytest.raises(ValueError, match=r"functools\.partial"):
         MLPClassifier(**MNIST, optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.1))
 
@@ -365,14 +365,14 @@ def test_ranges_are_checked(arguments: dict[str, float]) -> None:
 
 
 class WideClassifier(ClassificationTask):
-    """A model of one's own, as the README shows it."""
+    """A custom model as shown in the README."""
 
     def __init__(self, width: int = 64, **kwargs: object) -> None:
         super().__init__(**kwargs)  # type: ignore[arg-type]
         self.network = nn.Sequential(nn.Flatten(), nn.LazyLinear(width), nn.ReLU(), nn.Linear(width, self.num_classes))
 
 
-def test_a_model_of_ones_own_trains_and_loads(kindling: Command) -> None:
+def test_a_custom_model_trains_and_loads(kindling: Command) -> None:
     result = kindling("fit", *TINY[4:], "--model", f"{__name__}.WideClassifier", "--model.width", "7")
     assert result.code == 0, result.err
     again = WideClassifier.load_from_checkpoint(RUN / "checkpoints/best.ckpt")
@@ -397,7 +397,7 @@ class Follower(LRScheduler):
 
 
 @pytest.mark.slow
-def test_a_schedule_of_one_s_own_gets_the_validation_loss(kindling: Command) -> None:
+def test_a_custom_schedule_gets_the_validation_loss(kindling: Command) -> None:
     Path("follower.py").write_text(FOLLOWER)
     schedule = ["--plugin", "follower.py", "--model.lr_scheduler", "follower.Follower", "--model.optimizer.lr", "0.001"]
     result = kindling("fit", *TINY, *schedule)

@@ -43,7 +43,7 @@ def test_it_averages_the_probabilities_of_its_members(kindling: Command, members
         torch.testing.assert_close(ours, theirs)
 
 
-def test_it_is_a_checkpoint_that_needs_its_members_no_more(kindling: Command, members: list[str]) -> None:
+def test_an_ensemble_checkpoint_no_longer_needs_its_members(kindling: Command, members: list[str]) -> None:
     printed = fit(kindling, members)
     measured = (RUN / "test_metrics.json").read_text()
     assert "validation split" in printed
@@ -66,7 +66,7 @@ def test_its_dashboard_has_a_graph_and_texts(kindling: Command, members: list[st
     assert set(tags["tensors"]) == {"config/text_summary", "model and commands/text_summary"}
 
 
-def test_nothing_of_it_is_trained(kindling: Command, members: list[str]) -> None:
+def test_an_ensemble_is_not_trained(kindling: Command, members: list[str]) -> None:
     before = load_model(Path(members[0], "checkpoints", "best.ckpt")).state_dict()
     fit(kindling, members, "--trainer.max_epochs", "3")
     after = load_model(RUN / "checkpoints/best.ckpt").train().state_dict()

@@ -1,4 +1,4 @@
-"""Every model that is named in `kindling.models` trains, loads, predicts and exports: one's own too."""
+"""Every model that is exported by `kindling.models` trains, loads, predicts and exports."""
 
 import csv
 import inspect
@@ -66,7 +66,7 @@ def options(name: str) -> tuple[list[str], str]:
 
 
 def train(kindling: Command, name: str, model: type[BaseTask]) -> Result:
-    """Trains on the first source that the model takes."""
+    """Train on the first data source that fits the model."""
     for source in (*SOURCES[str(model.task)], *OTHERS):
         result = kindling("fit", "--model", name, *options(name)[0], "--data", source, *FEW)
         if result.code == 0:

@@ -1,4 +1,4 @@
-"""Data that is read before a training, by several processes at once."""
+"""Data that several processes read at the same time before training."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""The losses that a model has by name."""
+"""The losses that `loss_function` names."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from kindling.models.regression import LOSSES
 
 
 class Constant(RegressionTask):
-    """Predicts one number for all samples."""
+    """Predicts the same number for all samples."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)

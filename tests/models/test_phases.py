@@ -1,4 +1,4 @@
-"""A backbone that is frozen, then trained: what is trained when, at which rate, and how a run goes on."""
+"""A backbone that is frozen, then trained: trained weights, learning rates and resuming in both phases."""
 
 import csv
 import shutil
@@ -44,7 +44,7 @@ def stored(run: Path = RUN, name: str = "last") -> dict[str, Any]:
 
 
 def rates(run: Path = RUN) -> list[float]:
-    """The learning rate of the head, step by step."""
+    """Return the learning rate of the head in each step."""
     with (run / "metrics.csv").open(newline="") as file:
         return [float(row["lr/head"]) for row in csv.DictReader(file) if row["lr/head"]]
 
@@ -54,7 +54,7 @@ def stop_at(step: int) -> list[object]:
 
 
 class Watch(Callback):
-    """Notes what the optimizer holds and whether the backbone learns, epoch by epoch."""
+    """Records the parameters in the optimizer, and whether the backbone is trained, in each epoch."""
 
     def __init__(self) -> None:
         self.groups: list[list[tuple[int, float]]] = []
@@ -136,7 +136,7 @@ def test_random_weights_train_all_of_the_network_alike() -> None:
 def test_an_interrupted_two_phase_run_resumes_to_identical_weights(
     kindling: Command, cached: Path, schedule: list[str]
 ) -> None:
-    """Stopped while the backbone is frozen, where it is unfrozen, after its first step and later."""
+    """Stopped while the backbone is frozen, when it is unfrozen, after its first step, and later."""
     options = [*TRANSFER, *schedule, "--model.unfreeze_epoch", "1"]
     assert kindling(*options).code == 0
     for number, step in enumerate((2, 3, 4, 9), start=1):
@@ -153,7 +153,7 @@ def test_an_interrupted_two_phase_run_resumes_to_identical_weights(
     [(2, (8, 12, 12)), (7, (8, 8, 12)), (9, (6, 8, 10))],
     ids=["frozen", "where it is unfrozen", "unfrozen"],
 )
-def test_what_is_changed_at_a_boundary_is_planned_for(
+def test_changes_at_a_phase_boundary_update_the_schedule(
     kindling: Command, cached: Path, step: int, lengths: tuple[int, ...]
 ) -> None:
     longer = ["--model.unfreeze_epoch", "2", "--trainer.max_epochs", "4"]
@@ -176,8 +176,8 @@ def test_what_is_changed_at_a_boundary_is_planned_for(
 
 
 @pytest.mark.slow
-def test_the_best_frozen_checkpoint_is_gone_on_from_with_another_rate(kindling: Command, cached: Path) -> None:
-    """It was written before the epoch was over after which the backbone is unfrozen."""
+def test_a_run_starts_from_the_best_frozen_checkpoint_with_another_rate(kindling: Command, cached: Path) -> None:
+    """The checkpoint is saved before the end of the epoch after which the backbone is unfrozen."""
     assert kindling(*TRANSFER, *ONE_CYCLE, "--trainer.max_epochs", "1").code == 0
     best = RUN / "checkpoints/best.ckpt"
     more = ["--trainer.max_epochs", "3", "--model.optimizer.lr", "0.003", "--run_name", "more"]
@@ -235,7 +235,7 @@ class Fail(Callback):
 
 @pytest.mark.slow
 def test_a_model_can_be_trained_again(cached: Path) -> None:
-    """After a fit that failed with features in memory, and after a whole one."""
+    """After a fit that failed with cached features, and after a complete one."""
     data = DigitsDataModule(**FEW)
     cycle: Any = partial(OneCycleLR, max_lr=0.01)
     model = TransferClassifier.for_data(data, backbone=SHUFFLENET, unfreeze_epoch=2, lr_scheduler=cycle)
@@ -262,7 +262,7 @@ def test_early_stopping_waits_until_the_backbone_is_trained(cached: Path, patien
 
 @pytest.fixture
 def asked() -> Iterator[list[int]]:
-    """How many images a ShuffleNet is given, time by time; the single one aside by which a network is checked."""
+    """Record the number of images in each call of a ShuffleNet, except for the single one of the sanity check."""
     batches: list[int] = []
 
     def count(module: object, inputs: tuple[torch.Tensor], output: object) -> None:
@@ -310,7 +310,7 @@ def test_features_are_cached_only_where_that_saves_something(
 
 
 class Seconds(Callback):
-    """How long each epoch takes, its validation included."""
+    """Records the duration of each epoch, including validation."""
 
     def __init__(self) -> None:
         self.epochs: list[float] = []
@@ -327,7 +327,7 @@ def test_epochs_are_ten_times_as_fast_with_cached_features(no_network: None) -> 
     torch.save(models.resnet18().state_dict(), "resnet18.pt")
 
     def seconds(cache_features: bool) -> float:
-        """Of the second epoch and those after it."""
+        """Return the duration of the epochs from the second on."""
         data = DigitsDataModule(shots=60, val_split=0.2)
         model = TransferClassifier.for_data(
             data, weights="resnet18.pt", image_size=64, unfreeze_epoch=None, cache_features=cache_features
@@ -358,7 +358,7 @@ def test_a_strategy_that_cannot_unfreeze_a_backbone_is_refused(cached: Path, mon
 
 @pytest.mark.slow
 def test_several_processes_continue_with_one_backbone(kindling: Command, cached: Path) -> None:
-    """Two of them, over gloo: from a frozen one that is to be trained now, then from one that has been."""
+    """Two processes over gloo: from a frozen backbone that is trained now, then from a trained one."""
     assert kindling(*TRANSFER, "--model.unfreeze_epoch", "null", "--trainer.max_epochs", "1").code == 0
     before = weights(RUN / "checkpoints/last.ckpt")
     for unfreeze_epoch, epochs in ((0, 2), (5, 3)):

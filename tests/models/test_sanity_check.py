@@ -1,4 +1,4 @@
-"""What a network is asked before it is trained leaves no trace in it."""
+"""The sanity check before training does not change a network."""
 
 import torch
 from torch import nn
@@ -7,7 +7,7 @@ from kindling import MLPClassifier
 from kindling.models.sanity_check import check_network
 
 
-def test_a_network_that_is_checked_stays_as_it_is() -> None:
+def test_checking_a_network_does_not_change_it() -> None:
     model = MLPClassifier(num_classes=3, input_shape=(4,), batch_norm=True, dropout=0.5)
     frozen = next(module for module in model.modules() if isinstance(module, nn.Dropout)).eval()  # on purpose
     before = {name: value.clone() for name, value in model.state_dict().items()}

@@ -38,7 +38,7 @@ def images(**options: Any) -> dict[str, Any]:
 
 
 def weights_of_its_own(name: str) -> dict[str, torch.Tensor]:
-    """A state dict of torchvision's, auxiliary heads included, with one number in all of a tensor: a small file."""
+    """Return a state dict in torchvision's format, with auxiliary heads; constant tensors make a small file."""
     # Without memory for all the numbers; RegNet computes its widths with tensors.
     with torch.device("cpu" if name.startswith("regnet") else "meta"):
         state: dict[str, torch.Tensor] = models.get_model(name, weights=None).state_dict()
@@ -48,7 +48,7 @@ def weights_of_its_own(name: str) -> dict[str, torch.Tensor]:
 
 
 def as_in_2017(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """As the file of a DenseNet names them."""
+    """Return the names of weights as in the file of a DenseNet."""
     old = {re.sub(r"(denselayer.*(?:norm|conv))([12])", r"\1.\2", key): value for key, value in state.items()}
     return {key: value for key, value in old.items() if "num_batches" not in key}
 
@@ -114,7 +114,7 @@ def test_weights_come_from_a_file(cached: Path, form: Callable[[dict[str, torch.
 
 
 def test_a_vision_transformer_of_another_size_takes_the_weights(no_network: None) -> None:
-    """Its positions are interpolated: of numbers that grow from row to row, the rows still do."""
+    """Its position embeddings are interpolated: values that increase from row to row still do."""
     state = weights_of_its_own("vit_b_16")
     rows = torch.arange(14.0).repeat_interleave(14)
     state["encoder.pos_embedding"] = torch.cat([torch.tensor([-1.0]), rows]).view(1, 197, 1).expand(1, 197, 768)
@@ -146,7 +146,7 @@ def ask(model: TransferClassifier) -> object:
     [ask, lambda model: model.features(torch.rand(1, 1, 28, 28)), TransferClassifier.state_dict, copy.deepcopy],
     ids=["forward", "features", "state dict", "copy"],
 )
-def test_no_network_is_random_unless_told_to_be(cached: Path, use: Callable[[TransferClassifier], object]) -> None:
+def test_weights_are_random_only_if_requested(cached: Path, use: Callable[[TransferClassifier], object]) -> None:
     model = TransferClassifier(SHUFFLENET, **images())
     expected = torch.load(cached, weights_only=True)["conv1.0.weight"]
     used = use(model)
@@ -159,8 +159,8 @@ def test_no_network_is_random_unless_told_to_be(cached: Path, use: Callable[[Tra
         ask(TransferClassifier(SHUFFLENET, **images()))
 
 
-def test_weights_that_do_not_come_are_still_missing(cached: Path) -> None:
-    """A state dict without the backbone, or of another one, does not make it a trained one."""
+def test_weights_missing_in_a_state_dict_are_still_missing(cached: Path) -> None:
+    """After loading a state dict without the backbone, or of another model, its weights are still missing."""
     model = TransferClassifier(SHUFFLENET, **images())
     head = {"network.head.bias": torch.ones(3)}
     model.load_state_dict(head, strict=False)
@@ -174,7 +174,7 @@ def test_weights_that_do_not_come_are_still_missing(cached: Path) -> None:
 
 @pytest.mark.slow
 def test_weights_come_with_those_of_a_whole(kindling: Command, cached: Path) -> None:
-    """As a part of another module, and as the member of an ensemble, nothing is needed from elsewhere."""
+    """A model inside another module or an ensemble gets its weights from their state dict."""
     state = TransferClassifier(SHUFFLENET, **images()).state_dict()
     assert kindling(*TRANSFER).code == 0
     data = TRANSFER[TRANSFER.index("--data") : TRANSFER.index("--run_name")]
@@ -190,7 +190,7 @@ def test_weights_come_with_those_of_a_whole(kindling: Command, cached: Path) -> 
     assert result.code == 0, result.err
 
 
-def test_what_was_trained_on_rows_is_no_backbone(kindling: Command, trained: Train) -> None:
+def test_a_model_trained_on_rows_cannot_be_a_backbone(kindling: Command, trained: Train) -> None:
     trained(*TINY)
     result = kindling(*TRANSFER, "--model.backbone", "runs/tiny")
     assert (result.code, result.err.count("\n")) == (1, 1)
@@ -337,7 +337,7 @@ def test_a_network_that_was_trained_here_is_a_backbone(kindling: Command) -> Non
 @pytest.mark.parametrize(("channels", "takes"), [(1, 3), (3, 1), (3, 3)])
 @pytest.mark.parametrize("size", [(10, 14), (4, 5)], ids=["larger", "smaller"])
 def test_images_are_recolored_and_resized(channels: int, takes: int, size: tuple[int, int]) -> None:
-    """As Pillow does it, which weights all pixels where an image becomes smaller."""
+    """Like Pillow, which averages all pixels when it shrinks an image."""
     images = torch.rand(2, channels, 15, 21)
     adapted = InputAdapter(takes, size)(images)
     if (channels, takes) == (3, 1):

@@ -1,4 +1,4 @@
-"""A backbone that is frozen, then trained, by several processes together."""
+"""A backbone that is frozen, then trained, in a run with several processes."""
 
 from pathlib import Path
 
@@ -30,7 +30,7 @@ def stop_at(step: int) -> list[object]:
 
 @pytest.mark.slow
 def test_several_processes_train_both_phases_as_one_does(kindling: Command) -> None:
-    """Two processes with batches of 10 are one with batches of 20, and resume exactly in either phase."""
+    """Two processes with batches of 10 equal one with batches of 20, and resume exactly in either phase."""
     assert kindling(*CNN).code == 0
     one_process = ["--data.batch_size", "20", "--run_name", "one", "--model.cache_features", "false"]
     assert kindling(*TRANSFER, *one_process).code == 0

@@ -138,7 +138,7 @@ class ModuleBuilder:
         for name in set(DATA_ARGUMENTS).intersection(kwargs) - self.sources.given:  # optional to the parser
             is_optional = default_of(kind, name) is not inspect.Parameter.empty
             if name in linked and is_optional and not issubclass(kind, BaseTask):
-                del links[linked.pop(name)], kwargs[name]  # in another kind of model, the name may mean something else
+                del links[linked.pop(name)], kwargs[name]  # the name may mean something else in a plain LightningModule
             if name not in linked and kwargs[name] is None:
                 missing += [name] * (not is_optional)
                 del kwargs[name]

@@ -18,7 +18,7 @@ class QueueFullError(Exception):
 class Batcher:
     """Collects the requests that arrive while the model computes, and computes them as one batch.
 
-    No request waits for others: while the model is idle, a single one is a batch.
+    A request never waits for others to arrive: while the model is idle, it is computed immediately.
 
     Args:
         compute: Takes inputs (N, ...) and returns outputs (N, ...).

@@ -1,4 +1,4 @@
-"""What is needed to use a model, also without its class: read from a checkpoint, stored in exported files."""
+"""The model card: all that is needed to use a model without its class; read from checkpoints, stored in exports."""
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path

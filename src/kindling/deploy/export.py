@@ -1,4 +1,4 @@
-"""`kindling export`: write a checkpoint as a file that other programs run, and prove that it computes the same."""
+"""`kindling export`: convert a checkpoint to a file for other programs, after checking that its outputs are equal."""
 
 import shutil
 import tempfile
@@ -80,12 +80,12 @@ def export(
 
 
 def some_inputs(model: BaseTask, number: int) -> Inputs:
-    """Return inputs to compare with, `number` samples: noise in the range that the model knows.
+    """Return random inputs for the comparison, `number` samples, in the range of the training data.
 
     Integers, such as tokens, are those of the model's `example_input_array`.
 
     Raises:
-        ValueError: If it is not known what the inputs look like.
+        ValueError: If neither the shape nor an example of the inputs is known.
     """
     random = torch.Generator().manual_seed(0)
     # The members of an ensemble know the range of the inputs.

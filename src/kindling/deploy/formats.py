@@ -26,8 +26,8 @@ class Format(NamedTuple):
         write: Writes a model, given two samples to trace it with, and its card.
         read: Returns a function that computes with a file.
         legacy: Why new projects should not use it.
-        needs: An extra and the modules of it that are needed.
-        served_only: Whether it is only for models that can be served: of classes or numbers, and with one input.
+        needs: Name of an extra, and its modules that the format needs.
+        served_only: Whether it only supports models that can be served: classification or regression with one input.
         takes_columns: Whether its files take the columns of a table, and encode them.
     """
 

@@ -151,7 +151,7 @@ def _without_encoding(path: Path, features: str, session: Any) -> bytes:
 
 
 def check_self_contained(path: Path) -> None:
-    """Check that an ONNX file needs neither another file nor another library than onnxruntime.
+    """Check that an ONNX file depends on no other file, and on no library but onnxruntime.
 
     Raises:
         ValueError: If it does, or is not an ONNX file.

@@ -16,8 +16,8 @@ from kindling.deploy.predictor import Predictor
 from kindling.utils.inputs import decode_image, to_float, to_input_tensor
 
 MAX_PIXELS = 16_000_000  # of a decoded image, 0.6 GB; a large JPEG is decoded at reduced size, so any photo passes
-MAX_FILES = 64  # in a form
-TIMEOUT = 30  # seconds in which a body must arrive
+MAX_FILES = 64  # per form
+TIMEOUT = 30  # seconds within which a body must arrive
 
 Files = list[tuple[str, bytes]]  # names and contents
 

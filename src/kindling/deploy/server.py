@@ -22,8 +22,8 @@ from kindling.deploy.responses import to_predictions
 from kindling.utils.text import shorten
 
 INLINE_BYTES = 16_384  # JSON that is parsed in the event loop; up to here, a thread would cost more
-MAX_PENDING_BYTES = 100_000_000  # of all bodies that are being processed
-MAX_SAMPLES = 4096  # in a request
+MAX_PENDING_BYTES = 100_000_000  # total size of the bodies that are being processed
+MAX_SAMPLES = 4096  # per request
 TOP = 5  # default of ?top=
 
 

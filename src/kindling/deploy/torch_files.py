@@ -21,7 +21,7 @@ HANDLER_MODULES = ("utils/inputs.py", "utils/filetypes.py", "utils/decision.py",
 
 
 def write_torch_export(model: ExportWrapper, example: Inputs, card: ModelCard, path: Path) -> None:
-    """Write a program of torch.export, for Python, and for C++ by way of AOTInductor."""
+    """Write a torch.export program, for Python, or for C++ through AOTInductor."""
     program = torch.export.export(model, example, dynamic_shapes=any_batch_size(example), strict=False)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "No complete tensor found in the group")  # the comparison would reveal a loss
@@ -29,7 +29,7 @@ def write_torch_export(model: ExportWrapper, example: Inputs, card: ModelCard, p
 
 
 def read_torch_export(path: Path) -> Compute:
-    """Return the module of a program of torch.export."""
+    """Return the module of a torch.export program."""
     compute: Compute = torch.export.load(path).module()
     return compute
 

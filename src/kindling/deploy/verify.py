@@ -17,7 +17,7 @@ from kindling.utils.text import format_number
 BATCH_SIZES = (1, 2, 7, 64)
 TOLERANCE = 1e-4
 ROUNDING = 5e-3  # times TOLERANCE is 5e-7: numbers far from 0, such as years, can't agree better in float32
-SECONDS = 0.5  # of each measurement
+SECONDS = 0.5  # duration of each measurement
 
 Arrays = tuple[Any, ...]  # inputs (N, ...): tensors, or the typed values of columns
 Differences = dict[int, dict[str, float]]  # by batch size and output
@@ -119,8 +119,8 @@ def compare_outputs(model: Model, compute: Compute, samples: Arrays, batch_sizes
 def scale_of(model: Model, expected: Tensor) -> float:
     """Return the scale of an output: its largest value, at least 1.
 
-    For regression, where 1 may be a lot or nothing: its largest distance from the mean of the training targets, at
-    least their standard deviation.
+    For regression, where 1 may be large or small: its largest distance from the mean of the training targets, at least
+    their standard deviation.
     """
     largest = expected.abs().max().item()
     if not isinstance(model.model, RegressionTask):

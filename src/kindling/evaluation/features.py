@@ -1,4 +1,4 @@
-"""Which features of the samples go with large errors of a regression model."""
+"""Finds the features of the samples on which the errors of a regression model depend."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -13,9 +13,9 @@ from kindling.data.tables.rows import width
 from kindling.evaluation.regression import ErrorGroup, group_errors, quantile_groups
 
 QUARTERS = 4
-DISTINCT = 6  # values of a feature that are groups of their own; of more categories, the most frequent ones
-MAX_FEATURES = 500  # the inputs of a model with more, such as flattened images, have no names worth showing
-SIGNIFICANCE = 0.05  # divided by the number of features: one in twenty reports has a feature that is there by chance
+DISTINCT = 6  # up to this many distinct values, each is a group; of more categories, the most frequent ones are
+MAX_FEATURES = 500  # more inputs, such as those of flattened images, have no meaningful names
+SIGNIFICANCE = 0.05  # divided by the number of features: by chance, one report in twenty shows a feature
 
 
 class Feature(NamedTuple):
@@ -58,7 +58,7 @@ class FeatureErrors(NamedTuple):
     Attributes:
         feature: The feature.
         groups: The errors of each group, by increasing value; of categories, those with the largest errors first.
-        p_value: Probability of such different absolute errors if the feature did not matter.
+        p_value: Probability of absolute errors that differ at least as much if the feature did not matter.
     """
 
     feature: Feature

@@ -8,7 +8,7 @@ from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from kindling.utils.decision import DecisionThreshold, predicted_classes
 
-NO_PREDICTION = "no prediction"  # name of a NaN prediction beside the class names
+NO_PREDICTION = "no prediction"  # shown instead of a class name if the prediction is NaN
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class Predictions:
     """Predictions of a classifier for N labeled samples.
 
     Args:
-        probabilities: Shape (N, classes). A row with NaN, from a model that diverged, is no prediction.
+        probabilities: Shape (N, classes). A row with NaN, from a model that diverged, counts as no prediction.
         labels: The true classes, shape (N,).
         threshold: Decision threshold of two classes; None to predict the most probable class.
     """

@@ -12,13 +12,13 @@ from torch import Tensor
 from kindling.evaluation.statistics import Interval, bootstrap_means
 from kindling.utils.text import shorten
 
-GROUPS = 10  # by target; fewer if a group would have less than GROUP_SIZE samples
+GROUPS = 10  # of samples by target; fewer if a group would have fewer than GROUP_SIZE samples
 GROUP_SIZE = 10
 UNIT_LENGTH = 12  # characters
 
 
 class Target(NamedTuple):
-    """What a regression model predicts.
+    """The target of a regression model.
 
     Attributes:
         name: Name of the column of a table; otherwise "target".

@@ -41,7 +41,7 @@ def error_chart(predictions: RegressionPredictions) -> Figure:
 
 
 def error_histogram(predictions: RegressionPredictions) -> Figure:
-    """Return a chart of the number of samples by error; a bar at either end includes all that lies beyond."""
+    """Return a chart of the number of samples by error; the bars at both ends include all errors beyond them."""
     figure, axes = new_chart(f"error{predictions.target.suffix}", "samples")
     errors = predictions.errors.numpy()
     shown = np.clip(errors, *np.quantile(errors, [0.002, 0.998]))

@@ -15,13 +15,13 @@ logger = logging.getLogger(__name__)
 
 
 class FeatureCache:
-    """Replaces the images of the training and validation datasets by their features, and restores them."""
+    """Replaces the images of the training and validation datasets with their features, and restores them."""
 
     def __init__(self) -> None:
         self._images: list[tuple[Any, Any]] = []
 
     def install(self, trainer: Trainer, compute: Callable[[Any], Tensor], epochs: float, permanent: bool) -> None:
-        """Replace images by features if that saves time and every epoch would compute the same features.
+        """Replace images with features if that saves time and every epoch would compute the same features.
 
         Args:
             trainer: The Trainer; nothing happens unless its data module is one of Kindling's.

@@ -47,7 +47,7 @@ def check_trained(path: Path, stored: dict[str, Any]) -> None:
 
 
 def is_model_spec(text: str) -> bool:
-    """Return whether a text is a model spec rather than the path of a checkpoint."""
+    """Return whether a string is a model spec rather than the path of a checkpoint."""
     return text.startswith("{")
 
 

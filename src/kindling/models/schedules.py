@@ -19,7 +19,7 @@ class OneCycle(OneCycleLR):
 
     Args:
         optimizer: The optimizer.
-        total_steps: Steps of the whole cycle; by default those of the training.
+        total_steps: Steps of the whole cycle; by default all steps of the run.
         pct_start: Fraction of the cycle in which the learning rate rises.
         anneal_strategy: Whether the learning rate falls along a cosine or a line.
         cycle_momentum: Whether momentum falls while the learning rate rises.

@@ -43,7 +43,7 @@ COLOURS = {"cat": (220, 40, 40), "dog": (40, 220, 40), "owl": (40, 40, 220)}
 
 
 def photo(label: str, seed: int, size: tuple[int, int] = (14, 12)) -> Image.Image:
-    """Noise around the color of a class."""
+    """Return an image of noise around the color of a class."""
     noise = np.random.default_rng([seed, *label.encode()]).integers(-30, 30, (size[1], size[0], 3))
     return Image.fromarray((np.array(COLOURS[label]) + noise).astype(np.uint8))
 
@@ -70,7 +70,7 @@ def encoded(image: Image.Image, **options: object) -> bytes:
     return file.getvalue()
 
 
-def test_a_folder_of_photos_is_learnt_and_new_ones_are_named(kindling: Command) -> None:
+def test_an_image_folder_is_learned_and_new_images_are_classified(kindling: Command) -> None:
     write("photos", 20)
     write("photos/cat/deeper/still", 5, "cat", first=50, kind="jpg")
     for junk in ("cat/.hidden.png", "cat/notes.txt", ".cache/x.png", "readme.png"):
@@ -101,7 +101,7 @@ def test_a_folder_of_photos_is_learnt_and_new_ones_are_named(kindling: Command) 
 
 
 @pytest.mark.parametrize("given", ["train", "train val", "train test", "train val test"])
-def test_given_splits_are_kept_and_the_others_made(given: str) -> None:
+def test_given_splits_are_kept_and_missing_ones_are_drawn(given: str) -> None:
     for number, split in enumerate(given.split()):
         write(f"photos/{split}", 10, first=20 * number)
     data = ImageFolderDataModule("photos", val_split=0.2)
@@ -120,7 +120,7 @@ def test_given_splits_are_kept_and_the_others_made(given: str) -> None:
     assert data.describe(1) == {"file": data.tested_rows()[1]}
 
 
-def test_what_is_tested_was_not_trained_on_even_if_images_have_come(kindling: Command) -> None:
+def test_test_images_were_not_trained_on_even_if_images_were_added(kindling: Command) -> None:
     write("photos", 10)
     kindling("fit", *FIT, "--test_after_fit", "false")
     held_out = [row["file"] for row in table(RUN / "split.csv") if row["split"] == "test"]
@@ -136,7 +136,7 @@ def test_what_is_tested_was_not_trained_on_even_if_images_have_come(kindling: Co
 
 
 @pytest.mark.slow
-def test_another_folder_is_tested_whole_by_the_names_of_its_classes(kindling: Command) -> None:
+def test_all_images_of_another_folder_are_tested_by_class_name(kindling: Command) -> None:
     write("photos", 10)
     kindling("fit", *FIT, "--trainer.max_epochs", 8)
     write("others", 4, "dog owl", first=70)  # without the first class: labels must not shift
@@ -181,7 +181,7 @@ def on_white(image: Image.Image) -> np.ndarray:
         (Image.new("L", (9, 9), 77), {"format": "JPEG"}, np.full((9, 9), 77)),
     ],
 )
-def test_every_kind_of_image_becomes_rgb(
+def test_every_image_mode_becomes_rgb(
     image: Image.Image, options: dict[str, object], expected: Image.Image | np.ndarray
 ) -> None:
     Path("image").write_bytes(encoded(image, **options))
@@ -193,7 +193,7 @@ def test_every_kind_of_image_becomes_rgb(
     assert np.abs(ours.permute(1, 2, 0).numpy() - values).max() <= 1
 
 
-def test_a_transparent_palette_shows_white() -> None:
+def test_transparent_palette_images_are_put_on_white() -> None:
     palette = Image.new("P", (8, 8), 1)
     palette.putpalette([255, 0, 0, 0, 0, 255])
     palette.paste(0, (0, 0, 4, 8))
@@ -216,7 +216,7 @@ UPRIGHT = {
 
 
 @pytest.mark.parametrize("orientation", UPRIGHT)
-def test_photos_are_turned_upright(orientation: int) -> None:
+def test_photos_are_rotated_by_their_exif_orientation(orientation: int) -> None:
     image = ODD.convert("RGB")
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -236,7 +236,7 @@ def test_size_and_cut_agree_with_torchvision(size: tuple[int, int]) -> None:
     assert (ours - theirs).abs().max() <= 1
 
 
-def test_a_large_jpeg_is_as_good_as_one_decoded_whole() -> None:
+def test_a_large_jpeg_is_as_accurate_as_one_decoded_at_full_size() -> None:
     smooth = np.add.outer(np.sin(np.arange(900) / 40), np.cos(np.arange(1200) / 50)) * 60 + 128
     Image.fromarray(smooth.astype(np.uint8)).convert("RGB").save("image.jpg", quality=95)
     whole = Image.open("image.jpg").crop((150, 0, 1050, 900)).resize((64, 64), Image.Resampling.BILINEAR)
@@ -256,7 +256,7 @@ FORMATS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("kind", FORMATS)
 @pytest.mark.parametrize("left", [0.4, 0.98])
-def test_a_file_that_is_cut_off_is_seen(kind: str, left: float) -> None:
+def test_truncated_files_are_detected(kind: str, left: float) -> None:
     path = Path(f"image.{kind}")
     photo("cat", 1, (60, 40)).save(path, **FORMATS[kind])
     read_image(path, (3, 20, 20))
@@ -266,7 +266,7 @@ def test_a_file_that_is_cut_off_is_seen(kind: str, left: float) -> None:
 
 
 def bomb() -> bytes:
-    """A PNG that says that it is 30,000 pixels wide and high."""
+    """Return a PNG whose header claims 30,000 x 30,000 pixels."""
     data = bytearray(encoded(Image.new("L", (8, 8)), format="PNG"))
     data[16:24] = struct.pack(">II", 30000, 30000)
     data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
@@ -274,14 +274,14 @@ def bomb() -> bytes:
 
 
 def damage(path: Path) -> None:
-    """Makes a file of noise that begins and ends well but can't be decoded."""
+    """Write an image file whose beginning and end are valid but which can't be decoded."""
     photo("dog", 99, (40, 40)).save(path, "png")
     data = bytearray(path.read_bytes())
     data[300:900] = bytes(600)
     path.write_bytes(data)
 
 
-def test_broken_images_stop_the_run_or_are_left_out(kindling: Command) -> None:
+def test_broken_images_stop_the_run_or_are_skipped(kindling: Command) -> None:
     write("photos", 10, "cat dog")
     write("photos", 2, "cat", first=80, kind="jpg")
     cut(Path("photos/cat/80.jpg"))
@@ -348,7 +348,7 @@ def test_damage_inside_a_file_is_found_before_training(
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no named pipes")
-def test_what_is_no_file_is_no_image_and_what_can_not_be_read_is_broken(
+def test_only_files_are_images_and_unreadable_ones_are_broken(
     kindling: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write("photos", 4)
@@ -373,7 +373,7 @@ def test_what_is_no_file_is_no_image_and_what_can_not_be_read_is_broken(
 
 
 @pytest.mark.slow
-def test_a_damaged_orientation_is_ignored_without_a_word(kindling: Command, recwarn: pytest.WarningsRecorder) -> None:
+def test_a_damaged_orientation_is_ignored_silently(kindling: Command, recwarn: pytest.WarningsRecorder) -> None:
     write("photos", 4)
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -463,9 +463,7 @@ def splits_named(*names: str) -> Callable[[], None]:
         (only_strange, "photos/cat has no images .*; 0.png.bak is a backup copy"),
     ],
 )
-def test_what_makes_training_senseless_is_said_in_one_line(
-    kindling: Command, change: Callable[[], None], words: str
-) -> None:
+def test_unusable_image_folders_end_in_one_line(kindling: Command, change: Callable[[], None], words: str) -> None:
     write("photos", 4)
     change()
     result = kindling("fit", *FIT)
@@ -474,7 +472,7 @@ def test_what_makes_training_senseless_is_said_in_one_line(
     assert re.search(words, result.err), result.err
 
 
-def test_a_class_may_be_called_like_a_split() -> None:
+def test_a_class_may_have_the_name_of_a_split() -> None:
     write("photos", 4)
     Path("photos/cat").rename("photos/Validation")
     assert ImageFolderDataModule("photos").class_names == ("Validation", "dog", "owl")
@@ -512,7 +510,7 @@ SYSTEM = (
 
 
 @pytest.mark.parametrize("name", [*SYSTEM, "System Volume Information", "@EADIR", ".Trash-1000", "FOUND.000"])
-def test_what_systems_create_is_neither_a_class_nor_a_sample(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_system_files_are_neither_classes_nor_samples(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     write("photos", 4)
     for folder in ("photos", "photos/cat", "photos/owl/deeper"):
         write(f"{folder}/{name}", 3, first=50)
@@ -526,7 +524,7 @@ def test_what_systems_create_is_neither_a_class_nor_a_sample(name: str, capsys: 
 
 
 def strange_files(folder: str) -> list[str]:
-    """Puts files of every kind into a folder; gives what is printed of each reason."""
+    """Write files of every kind into a folder; return the expected message for each reason."""
     photo("cat", 50).save(f"{folder}/whole.jpe", "jpeg")
     photo("cat", 51).save(f"{folder}/no_suffix", "png")
     photo("cat", 52).save(f"{folder}/upload.tmp", "webp")
@@ -578,7 +576,7 @@ def test_every_file_is_used_or_accounted_for(kindling: Command) -> None:
     assert len(table(RUN / "predictions_cat.csv")) == 11
 
 
-def test_a_folder_given_in_python_is_accounted_for_too(capsys: pytest.CaptureFixture[str]) -> None:
+def test_unused_files_are_reported_in_python_too(capsys: pytest.CaptureFixture[str]) -> None:
     write("new", 2, "cat")
     lines = strange_files("new/cat")
     card = ModelCard("", ("a", "b"), (3, 4, 4))
@@ -591,7 +589,7 @@ NAMES += ["training_set test_set", "Train-Data Val-Data Test-Data"]
 
 
 @pytest.mark.parametrize("names", NAMES)
-def test_splits_go_by_many_names(names: str) -> None:
+def test_common_names_of_splits_are_recognized(names: str) -> None:
     for number, name in enumerate(names.split()):
         write(f"photos/{name}", 4, first=20 * number)
     data = ImageFolderDataModule("photos")
@@ -637,7 +635,7 @@ def test_images_of_several_depths_are_named(kindling: Command) -> None:
     assert "1 of 2 images have 16 bits" in out.getvalue()
 
 
-def test_folders_that_may_be_splits_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_warning_names_folders_that_may_be_splits(capsys: pytest.CaptureFixture[str]) -> None:
     for number, name in enumerate(("part_1", "part_2")):
         write(f"photos/{name}", 4, first=20 * number)
     ImageFolderDataModule("photos").setup("fit")
@@ -647,7 +645,7 @@ def test_folders_that_may_be_splits_are_named(capsys: pytest.CaptureFixture[str]
 
 @pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("channels", [1, 3])
-def test_sixteen_bits_of_a_small_range_are_learnt_and_scaled_alike_everywhere(kindling: Command, channels: int) -> None:
+def test_sixteen_bit_images_of_a_small_range_are_scaled_the_same_everywhere(kindling: Command, channels: int) -> None:
     random = np.random.default_rng(0)
     for label, base in (("near", 1000), ("far", 1060)):
         Path("photos", label).mkdir(parents=True)
@@ -681,7 +679,7 @@ def test_sixteen_bits_of_a_small_range_are_learnt_and_scaled_alike_everywhere(ki
     assert line in out.getvalue()
 
 
-def test_a_checkpoint_from_before_scales_sixteen_bits_as_it_did() -> None:
+def test_an_old_checkpoint_scales_sixteen_bit_images_as_before() -> None:
     for label in ("a", "b"):
         Path("photos", label).mkdir(parents=True)
         for number in range(5):
@@ -699,7 +697,7 @@ def test_a_checkpoint_from_before_scales_sixteen_bits_as_it_did() -> None:
         data.load_state_dict({"classes": ["a", "b"], "image_size": 4})
 
 
-def test_links_in_a_circle_neither_multiply_images_nor_hang() -> None:
+def test_circular_links_neither_repeat_images_nor_hang() -> None:
     write("photos", 4)
     write("elsewhere", 2, "cat", first=80)
     Path("photos/cat/up").symlink_to("..", target_is_directory=True)
@@ -748,7 +746,7 @@ def rows(*splits: str, head: str = "file,class,split") -> str:
         (rows("train", "val", "test").encode() + b"/x.png,cat,val\n", "list.csv lists files outside of .*: /x.png"),
     ],
 )
-def test_a_list_of_splits_that_can_not_be_used_is_refused(kindling: Command, content: bytes | None, words: str) -> None:
+def test_an_invalid_split_file_is_refused(kindling: Command, content: bytes | None, words: str) -> None:
     write("photos", 4)
     if content is not None:
         Path("list.csv").write_bytes(content)
@@ -773,7 +771,7 @@ def test_a_split_file_elsewhere_is_used_only_where_it_is_typed(
     assert result.code == 0, result.err
 
 
-def test_a_list_of_splits_may_come_from_a_spreadsheet() -> None:
+def test_a_split_file_may_come_from_a_spreadsheet() -> None:
     write("photos", 4)
     Path("list.csv").write_text(rows("train", "train", "val", "test"), encoding="utf-8-sig")
     data = ImageFolderDataModule("photos", split="list.csv")
@@ -782,7 +780,7 @@ def test_a_list_of_splits_may_come_from_a_spreadsheet() -> None:
 
 
 @pytest.mark.slow
-def test_what_is_odd_is_said_in_a_line_each(kindling: Command) -> None:
+def test_each_oddity_is_one_warning(kindling: Command) -> None:
     write("photos/train", 6)
     write("photos/test", 6, first=40)
     write("photos/train", 1, "owl", first=7)
@@ -842,7 +840,7 @@ def test_mean_and_std_are_those_of_the_training_images() -> None:
     assert data.class_counts == (9, 9, 9)
 
 
-def test_images_that_do_not_fit_in_memory_are_streamed_and_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_that_do_not_fit_in_memory_are_streamed_with_equal_results(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     write("photos", 10)
     batches = []
@@ -858,7 +856,7 @@ def test_images_that_do_not_fit_in_memory_are_streamed_and_the_same(monkeypatch:
         assert torch.equal(labels, their_labels)
 
 
-def test_only_what_is_needed_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_needed_images_are_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
     write("photos", 10)
     data = ImageFolderDataModule("photos")
     data.setup("fit")
@@ -879,7 +877,7 @@ def test_only_what_is_needed_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None
     assert data.tested_rows() == [file for file in split if split[file] == "test"]
 
 
-def test_test_and_prediction_name_their_own_files() -> None:
+def test_predictions_name_the_files_of_test_and_new_images() -> None:
     write("photos", 10)
     write("new", 3, first=90)
     data = ImageFolderDataModule("photos", predict="new")
@@ -893,7 +891,7 @@ def test_test_and_prediction_name_their_own_files() -> None:
 
 
 class Watch(Callback):
-    """Keeps the first batch of each stage as the model gets it."""
+    """Records the first batch of each stage as the model receives it."""
 
     def __init__(self) -> None:
         self.batches: dict[str, torch.Tensor] = {}
@@ -909,7 +907,7 @@ class Watch(Callback):
 
 
 @pytest.mark.parametrize("augments", [True, False])
-def test_augmentation_is_for_training_alone(augments: bool) -> None:
+def test_only_training_images_are_augmented(augments: bool) -> None:
     write("photos", 10)
     options: dict[str, Any] = {"flip": True, "crop": 0.5, "colour": 0.3, "degrees": 10} if augments else {}
     data = ImageFolderDataModule("photos", **options)
@@ -964,7 +962,7 @@ def test_training_does_not_resume_with_another_image_size() -> None:
 
 
 @pytest.mark.slow
-def test_a_checkpoint_out_of_its_run_does_not_test_what_it_was_trained_on(kindling: Command) -> None:
+def test_a_checkpoint_outside_of_its_run_is_not_tested_on_training_images(kindling: Command) -> None:
     write("photos", 10)
     assert kindling("fit", *FIT, "--test_after_fit", "false").code == 0
     Path("away").mkdir()

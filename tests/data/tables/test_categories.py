@@ -26,7 +26,7 @@ SHOPS = (
 
 
 def shops(rows: int, number: int, name: Callable[[int], object], classes: int = 2) -> pd.DataFrame:
-    """Rows of shops, each of which has a class of its own, with a number that tells nothing."""
+    """Return rows of shops, each with its own class, and an uninformative number."""
     random = np.random.default_rng(0)
     shop = random.integers(0, number, rows)
     label = random.permutation(np.arange(number) % classes)[shop]
@@ -44,7 +44,7 @@ def shops(rows: int, number: int, name: Callable[[int], object], classes: int = 
         pytest.param(700, 400, "shop {}".format, 2, 0.8, id="400 shops in 700 rows, of which 14% are in no other"),
     ],
 )
-def test_many_categories_that_tell_the_class_are_learned(
+def test_many_informative_categories_are_learned(
     kindling: Command, rows: int, number: int, name: Callable[[int], object], classes: int, accuracy: float
 ) -> None:
     shops(rows, number, name, classes).to_csv("shops.csv", index=False)
@@ -73,7 +73,7 @@ def test_unseen_shops_are_reported_and_the_other_columns_decide(kindling: Comman
 
 
 @pytest.mark.slow
-def test_a_lone_column_of_unseen_shops_is_refused(kindling: Command) -> None:
+def test_unseen_categories_in_the_only_column_are_refused(kindling: Command) -> None:
     frame = shops(1500, 100, "shop {}".format)[["shop", "y"]]
     frame.to_csv("shops.csv", index=False)
     assert kindling(*SHOPS, 1).code == 0
@@ -109,7 +109,7 @@ def test_encodings_are_shrunk_shares_and_out_of_fold_for_training_rows() -> None
             assert row == pytest.approx((ones + learned["smoothing"] * label.mean()) / (rows + learned["smoothing"]))
 
 
-def test_what_is_encoded_does_not_depend_on_held_out_rows() -> None:
+def test_encodings_do_not_depend_on_held_out_rows() -> None:
     frame = shops(1000, 100, "shop {}".format)
     frame.to_csv("shops.csv", index=False)
     first = read("shops.csv", "y")
@@ -152,7 +152,7 @@ def test_frequent_ones_of_many_categories_have_a_feature_each(capfd: pytest.Capt
     assert features[-2, :50].nonzero().tolist() == [[3]]
 
 
-def test_numbers_are_codes_where_neighbours_have_nothing_in_common() -> None:
+def test_numbers_are_codes_if_neighboring_ones_are_unrelated() -> None:
     random = np.random.default_rng(3)
     values = random.integers(0, 100, 3000).astype(float)
     noise = random.random(3000)
@@ -165,7 +165,7 @@ def test_numbers_are_codes_where_neighbours_have_nothing_in_common() -> None:
     assert not are_codes(values % 20, codes)  # few numbers
 
 
-def test_a_column_of_very_many_categories_is_cut(
+def test_the_encoding_of_very_many_categories_is_limited(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(categories, "MAX_STORED_NUMBERS", 60)

@@ -71,7 +71,7 @@ def test_listing_many_images_is_announced(
     assert capfd.readouterr().out == f"listing the images of {photos} ...\n"
 
 
-def test_values_that_differ_in_blanks_are_one() -> None:
+def test_values_that_differ_only_in_spaces_are_equal() -> None:
     cells = read_cells(pd.Series(["red", "red ", None, "blue", " red", "blue"]))
     assert cells.values == ["red", "blue"]
     assert cells.codes.tolist() == [0, 0, -1, 1, 0, 1]

@@ -44,7 +44,7 @@ def test_features_are_those_computed_by_hand(table: pd.DataFrame) -> None:
     assert data.train.labels.tolist() == (rows["churned"] == "yes").astype(int).tolist()
 
 
-def test_what_is_learned_comes_from_the_training_rows_alone(table: pd.DataFrame) -> None:
+def test_encodings_are_learned_from_training_rows_only(table: pd.DataFrame) -> None:
     first = read()
     held_out = first.splits != "train"
     table.loc[held_out, ["age", "spent"]] = 1e6
@@ -56,7 +56,7 @@ def test_what_is_learned_comes_from_the_training_rows_alone(table: pd.DataFrame)
     assert (second.mean, second.std) == (first.mean, first.std)
 
 
-def test_numbers_with_dirt_are_numbers(capfd: pytest.CaptureFixture[str]) -> None:
+def test_numbers_among_a_few_other_values_are_numbers(capfd: pytest.CaptureFixture[str]) -> None:
     values: list[object] = [value % 40 + 0.5 for value in range(100)]
     values[3:9] = ["?", "n/a", "-", "", " NULL ", "inf"]
     learned, features = one_column([*values, 500.0, -3])
@@ -115,7 +115,7 @@ def test_small_differences_of_large_numbers_reach_the_model() -> None:
     )
 
 
-def test_absurd_numbers_stay_finite() -> None:
+def test_huge_numbers_stay_finite() -> None:
     huge = [1e30, -1e38, 1e39, 1e300, -1.7e308]
     for values in ([*range(40), *range(40), *huge, 3, 4], [*range(40), *range(40), 1e308, -1e308]):
         features = one_column(values)[1]
@@ -134,14 +134,14 @@ def test_absurd_numbers_stay_finite() -> None:
         (["1 234,5", "2'000'000", "1\N{NO-BREAK SPACE}000", ".5e1"], [1234.5, 2e6, 1000, 5]),
     ],
 )
-def test_numbers_are_read_in_the_clothes_people_put_on_them(values: list[str], numbers: list[float]) -> None:
+def test_numbers_are_read_in_common_formats(values: list[str], numbers: list[float]) -> None:
     learned, features = one_column([*values * 10, *values[-2:]])
     assert learned["kind"] == "number"
     read = decode(features[:, 0], learned)
     assert read == pytest.approx([*numbers * 10, *numbers[-2:]], abs=1e-5 * learned["scale"])
 
 
-def test_a_column_that_could_be_either_is_read_as_the_others_are(table: pd.DataFrame) -> None:
+def test_an_ambiguous_column_is_read_like_the_others(table: pd.DataFrame) -> None:
     table["people"] = [f"{number}.{number * 7 % 900 + 100}" if number % 2 else f"{number * 4}" for number in range(200)]
     for separator, decimal, third in ((";", ",", 3121), (",", ".", 3.121)):
         table.to_csv("customers.csv", index=False, sep=separator, decimal=decimal)
@@ -169,7 +169,7 @@ def test_dates_become_days(dates: list[str], days: list[float]) -> None:
     assert read == pytest.approx([*days * 10, *days[:2]], abs=1e-3)
 
 
-def test_what_looks_like_numbers_and_dates_but_is_none_are_categories() -> None:
+def test_values_that_only_resemble_numbers_or_dates_are_categories() -> None:
     for values in (["1.2.3", "10.0.0.1"], ["2024-13-01", "30/2/2024"], ["12:30", "€"], ["1_a", "12,34,56"]):
         assert one_column([*values, "x"] * 12)[0]["kind"] == "category"
 
@@ -180,7 +180,7 @@ def test_codes_of_which_most_are_numbers_are_codes() -> None:
     assert (learned["kind"], learned["values"]) == ("category", sorted(codes))
 
 
-def test_columns_that_say_nothing_are_left_out(table: pd.DataFrame, capfd: pytest.CaptureFixture[str]) -> None:
+def test_uninformative_columns_are_left_out(table: pd.DataFrame, capfd: pytest.CaptureFixture[str]) -> None:
     table["row"] = np.arange(200)[::-1] + 1  # no name of an id, but consecutive numbers
     table["nothing"] = None
     table.to_csv("customers.csv", index=False)
@@ -214,7 +214,7 @@ def test_an_id_is_known_by_its_name_and_values(table: pd.DataFrame, name: str, i
 
 
 @pytest.mark.slow
-def test_a_column_that_gives_the_class_away_is_named(
+def test_a_warning_names_a_column_that_leaks_the_class(
     kindling: Command, table: pd.DataFrame, capfd: pytest.CaptureFixture[str]
 ) -> None:
     leaves = (table["churned"] == "yes").to_numpy()
@@ -234,7 +234,7 @@ def test_a_column_that_gives_the_class_away_is_named(
     assert (result.code, "leakage" in result.err) == (0, False), result.err
 
 
-def test_a_row_gives_the_same_features_however_it_comes(table: pd.DataFrame) -> None:
+def test_a_row_has_the_same_features_in_every_container(table: pd.DataFrame) -> None:
     table["since"] = [f"{row % 28 + 1}.{row % 12 + 1}.2024" for row in range(200)]
     table["level"] = np.where(np.arange(200) % 3 == 0, "A", np.char.mod("%d", np.arange(200) % 4))
     table.to_csv("customers.csv", index=False)

@@ -70,7 +70,7 @@ def test_texts_are_no_dates(text: str) -> None:
     assert math.isnan(as_days(text, day_first=False))
 
 
-def test_whether_day_or_month_comes_first_shows() -> None:
+def test_the_order_of_day_and_month_is_detected() -> None:
     assert as_days("03/04/2024", day_first=True) - as_days("03/04/2024", day_first=False) == 30
     texts = ["14/03/2024 9:00", "03/14/24", "03-04-2024", "03/03/2024", "2024-03-14", "14.03.2024", "40/50/2024", "x"]
     assert [*map(field_order, texts)] == ["day", "month", "?", "=", None, None, None, None]

@@ -64,7 +64,7 @@ def test_spaces_after_separators_and_columns_without_a_name_are_taken() -> None:
         (b"a,class\n1,\n2, \n", "has no values"),
     ],
 )
-def test_a_bad_file_is_said_in_one_line(content: bytes, words: str) -> None:
+def test_an_invalid_file_ends_in_one_line(content: bytes, words: str) -> None:
     Path("t.csv").write_bytes(content)
     with pytest.raises(ValueError, match=re.escape(words)) as error:
         read("t.csv", "class")
@@ -86,7 +86,7 @@ def test_parquet_is_read_like_a_csv(table: pd.DataFrame) -> None:
         read("bad.parquet")
 
 
-def test_parquet_says_what_it_needs(kindling: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parquet_without_pyarrow_names_the_extra(kindling: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     Path("t.parquet").write_bytes(b"PAR1")
     result = kindling(*FIT, "--data.path", "t.parquet")
@@ -102,7 +102,7 @@ def test_the_line_that_excel_wants_first_is_skipped(table: pd.DataFrame) -> None
         assert read("excel.csv").fitted == plain.fitted
 
 
-def test_what_windows_writes_is_read_and_what_nobody_can_read_is_replaced() -> None:
+def test_windows_encodings_are_read_and_invalid_bytes_replaced() -> None:
     lines = b"".join(b"%d,%s\n" % (row % 3, b"\x80 5" if row % 2 else b"\x93\x81\x94") for row in range(30))
     Path("windows.csv").write_bytes(b"a,class\n" + lines)
     assert read("windows.csv", "class").class_names == ("\u201c\ufffd\u201d", "€ 5")

@@ -72,7 +72,7 @@ def test_texts_are_no_numbers(text: str) -> None:
         (None, "12;1'000;a,b;"),
     ],
 )
-def test_the_decimal_sign_shows(sign: str | None, texts: str) -> None:
+def test_the_decimal_sign_is_detected(sign: str | None, texts: str) -> None:
     assert {*map(decimal_evidence, texts.split(";"))} == {sign}
 
 

@@ -1,4 +1,4 @@
-"""Files that write the same table in other ways: decimal signs, units, dates, missing values."""
+"""The same table in different formats: decimal signs, units, dates, missing values."""
 
 from pathlib import Path
 from typing import Any
@@ -77,7 +77,7 @@ def test_grouped_digits_are_told_from_decimals_by_the_training_range(rows: Any, 
     assert numbers(columns, rows) == pytest.approx(expected, rel=1e-3)  # far outside the range they are limited
 
 
-def test_other_columns_tell_the_decimal_sign_where_a_column_does_not(capfd: pytest.CaptureFixture[str]) -> None:
+def test_other_columns_determine_an_ambiguous_decimal_sign(capfd: pytest.CaptureFixture[str]) -> None:
     columns = learn(range(0, 5000, 20), y=np.linspace(0, 1, 250).round(2))
     for line, expected in (("1.200;0,5", 1200), ("1,200;0.5", 1200), ("1,200;0,5", 1.2)):
         Path("two.csv").write_text(f"x;y\n{line}\n")
@@ -99,7 +99,7 @@ def test_other_columns_tell_the_decimal_sign_where_a_column_does_not(capfd: pyte
         (";", ",", ",", "1.002", None),
     ],
 )
-def test_three_digits_that_could_be_either_are_named_and_an_option_decides(
+def test_ambiguous_thousands_are_reported_and_an_option_decides(
     separator: str, sign: str, decimal: str | None, read: str, instead: str | None, capfd: pytest.CaptureFixture[str]
 ) -> None:
     write_ambiguous(separator, sign)
@@ -133,7 +133,7 @@ def test_the_decimal_sign_is_an_option_of_the_command_line(kindling: Command) ->
     assert (result.code, "read as" in result.err) == (0, False)
 
 
-def test_numbers_far_from_the_training_are_named(capfd: pytest.CaptureFixture[str]) -> None:
+def test_numbers_far_from_the_training_range_are_reported(capfd: pytest.CaptureFixture[str]) -> None:
     columns = learn(SMALL)
     numbers(columns, "x,z\n1200,0\n2400,0\n1.5,0\n")
     said = capfd.readouterr().err
@@ -142,7 +142,7 @@ def test_numbers_far_from_the_training_are_named(capfd: pytest.CaptureFixture[st
 
 @pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("training", ["point", "comma"])
-def test_iris_with_decimal_commas_is_classified_alike(kindling: Command, training: str) -> None:
+def test_iris_with_decimal_commas_is_classified_the_same(kindling: Command, training: str) -> None:
     iris = load_iris(as_frame=True)
     rows = iris.data.assign(kind=iris.target_names[iris.target])
     rows.to_csv("point.csv", index=False)
@@ -177,7 +177,7 @@ RATES = np.linspace(2, 90, 201).round(1)
         ("{} kg", "x\n12kg\n50 Kg\n", [12, 50], ""),
     ],
 )
-def test_units_in_only_one_of_two_files_are_named(
+def test_units_in_only_one_of_two_files_are_reported(
     training: str, rows: Any, expected: list[float], line: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     columns = learn([training.format(rate) for rate in RATES])
@@ -244,7 +244,7 @@ def test_numbers_of_eight_digits_are_no_dates() -> None:
     assert learn([f"20{row:02}1399" for row in range(50)] * 2)[0]["kind"] == "number"
 
 
-def test_dates_that_could_be_either_are_named(capfd: pytest.CaptureFixture[str]) -> None:
+def test_ambiguous_dates_are_reported(capfd: pytest.CaptureFixture[str]) -> None:
     unclear = [f"{1 + row % 12:02}/{1 + row % 11:02}/2024" for row in range(120)]
     assert not learn(unclear)[0]["day_first"]
     assert "/2024 is read with the month first; write dates as 2024-12-31 to be sure" in capfd.readouterr().err

@@ -33,7 +33,7 @@ RUN = Path("runs/houses/version_0")
 
 
 def houses(number: int = 400) -> pd.DataFrame:
-    """Rows of houses, whose price depends on their size, their town and their age."""
+    """Return rows of houses whose price depends on size, town and age."""
     random = np.random.default_rng(0)
     size, town, built = (
         random.uniform(40, 200, number),
@@ -55,7 +55,7 @@ def houses(number: int = 400) -> pd.DataFrame:
 
 @pytest.fixture
 def table(folder: Path) -> pd.DataFrame:
-    """The rows of houses.csv in the folder of the test."""
+    """Write houses.csv in the current folder and return its rows."""
     frame = houses()
     frame.to_csv("houses.csv", index=False)
     return frame
@@ -67,7 +67,7 @@ def numbers(texts: "pd.Series[Any]") -> NDArray[np.float64]:
 
 @pytest.fixture(scope="module")
 def trained_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with houses.csv and a model trained on it."""
+    """Return a folder with houses.csv and a model trained on it."""
     folder = tmp_path_factory.mktemp("trained")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -78,12 +78,12 @@ def trained_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def trained(trained_folder: Path, folder: Path, table: pd.DataFrame) -> Path:
-    """The run folder of that model, in the folder of the test."""
+    """Copy the run of that model to the current folder."""
     shutil.copytree(trained_folder / "runs", folder / "runs")
     return RUN
 
 
-def test_a_price_goes_from_a_file_to_predictions_of_new_rows(
+def test_a_regression_target_is_learned_and_predicted_for_new_rows(
     kindling: Command, trained: Path, table: pd.DataFrame
 ) -> None:
     from sklearn.metrics import mean_absolute_error, r2_score, root_mean_squared_error
@@ -145,7 +145,7 @@ def test_a_killed_run_resumes_to_the_same_weights(kindling: Command, trained: Pa
     assert all(torch.equal(resumed[name], expected[name]) for name in expected)
 
 
-def test_a_target_is_read_as_the_features_are() -> None:
+def test_a_target_is_read_like_a_feature() -> None:
     plain = houses()
     prices = numbers(plain["price"])
     plain.assign(price=prices).to_csv("plain.csv", index=False)
@@ -379,20 +379,20 @@ def test_one_wild_target_is_named_and_has_a_remedy(kindling: Command) -> None:
     assert all(remedy in line for remedy in remedies)
 
 
-def test_diagnostics_work_on_prices(kindling: Command, table: pd.DataFrame) -> None:
+def test_diagnostics_work_for_regression(kindling: Command, table: pd.DataFrame) -> None:
     result = kindling(*FIT, "--overfit", "--find_lr", "--model.hidden", "[64]")
     assert result.code == 0, result.err
     assert "the network can overfit one batch of 32 samples: loss" in result.out + result.err
     assert "learning rate:" in result.out + result.err
 
 
-def test_a_checkpoint_goes_before_the_task_that_is_typed(kindling: Command, trained: Path) -> None:
+def test_the_task_of_a_checkpoint_wins_over_a_typed_one(kindling: Command, trained: Path) -> None:
     result = kindling("test", "--ckpt_path", "best", "--data.task", "classification")
     assert result.code == 1
     assert "--data.task classification: the checkpoint was trained for regression" in result.err
 
 
-def test_python_names_a_model_that_does_not_fit(table: pd.DataFrame) -> None:
+def test_python_refuses_a_model_of_another_task(table: pd.DataFrame) -> None:
     with pytest.raises(ValueError, match="MLPClassifier predicts classes, but the targets are numbers"):
         MLPClassifier.for_data(read("houses.csv", "price"))
     assert MLPRegressor.for_data(read("houses.csv", "price")).input_shape == read("houses.csv", "price").input_shape
@@ -400,13 +400,13 @@ def test_python_names_a_model_that_does_not_fit(table: pd.DataFrame) -> None:
         MLPRegressor.for_data(read("houses.csv", "garage"))
 
 
-def test_the_checks_of_a_project_take_prices(table: pd.DataFrame) -> None:
+def test_the_checks_for_projects_support_regression(table: pd.DataFrame) -> None:
     optimizer = partial(torch.optim.Adam, lr=0.01)
     check_model(MLPRegressor, read("houses.csv", "price", batch_size=32), hidden=(64,), optimizer=optimizer, formats=[])
     check_recipe("table_mlp", "--data.path", "houses.csv", "--data.target", "price")
 
 
-def test_the_recipe_comes_near_ridge_regression(kindling: Command) -> None:
+def test_the_recipe_is_about_as_good_as_ridge_regression(kindling: Command) -> None:
     from sklearn.datasets import load_diabetes
     from sklearn.linear_model import RidgeCV
     from sklearn.metrics import root_mean_squared_error

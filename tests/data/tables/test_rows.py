@@ -13,7 +13,7 @@ from kindling import MLPClassifier, TableDataModule, load
 
 
 @pytest.mark.slow
-def test_rows_of_a_table_may_be_held_in_any_way(kindling: Command) -> None:
+def test_rows_are_accepted_in_every_container(kindling: Command) -> None:
     ages = [20 + row * 7 % 50 for row in range(100)]
     frame = pd.DataFrame([{"age": age, "plan": ("gold", "basic")[age % 2], "left": age > 40} for age in ages])
     frame.to_csv("customers.csv", index=False)
@@ -39,7 +39,7 @@ def test_rows_of_a_table_may_be_held_in_any_way(kindling: Command) -> None:
         model.predict(Image.new("L", (3, 3)))
 
 
-def test_a_table_is_learnt_and_new_rows_predicted(kindling: Command) -> None:
+def test_a_table_is_learned_and_new_rows_are_predicted(kindling: Command) -> None:
     random = np.random.default_rng(0)
     frame = pd.DataFrame({"age": random.integers(18, 90, 120), "town": random.choice(["Ulm", "Bonn"], 120)})
     frame["churned"] = np.where(frame["age"] > 50, "yes", "no")

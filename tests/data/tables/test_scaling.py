@@ -1,4 +1,4 @@
-"""Numbers as features, with a few wild ones among them."""
+"""Scaling of numbers with a few outliers among them."""
 
 import json
 from pathlib import Path
@@ -28,7 +28,7 @@ FIT = (
         ("-999", 150, "column x of wild.csv: 150 of 1,000 values are far from the others, such as -999"),
     ],
 )
-def test_a_few_wild_numbers_do_not_matter(kindling: Command, wild: str, count: int, line: str) -> None:
+def test_a_few_outliers_do_not_matter(kindling: Command, wild: str, count: int, line: str) -> None:
     random = np.random.default_rng(0)
     x = random.normal(50, 10, 1000)
     y = x + random.normal(0, 2, 1000) > 50
@@ -55,7 +55,7 @@ def test_a_few_wild_numbers_do_not_matter(kindling: Command, wild: str, count: i
         pytest.param(np.array([0.0] * 900 + [*np.random.default_rng(0).lognormal(8, 1, 100)]), id="gains"),
     ],
 )
-def test_a_few_wild_numbers_leave_the_others_where_they_are(
+def test_outliers_do_not_change_other_values(
     values: "np.ndarray[tuple[int], np.dtype[np.float64]]",
 ) -> None:
     clean = learn_scale(values)
@@ -71,7 +71,7 @@ def test_a_few_wild_numbers_leave_the_others_where_they_are(
     assert are_far(mixed, learned).sum() == 4
 
 
-def test_dates_that_stand_for_none_do_not_matter() -> None:
+def test_placeholder_dates_do_not_matter() -> None:
     dates = [f"2024-{month:02}-{day:02}" for month in range(1, 13) for day in range(1, 29)]
     _, clean = one_column(dates)
     _, features = one_column(["9999-12-31", "0001-01-01", *dates])

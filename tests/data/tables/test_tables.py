@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("console_logs")
 
 @pytest.fixture(scope="module")
 def trained_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with customers.csv and a model trained on it."""
+    """Return a folder with customers.csv and a model trained on it."""
     folder = tmp_path_factory.mktemp("trained")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -32,12 +32,12 @@ def trained_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def trained(trained_folder: Path, folder: Path, table: pd.DataFrame) -> Path:
-    """The run folder of that model, in the folder of the test."""
+    """Copy the run of that model to the current folder."""
     shutil.copytree(trained_folder / "runs", folder / "runs")
     return Path("runs/tables/version_0")
 
 
-def test_a_table_goes_from_a_file_to_predictions_of_new_rows(
+def test_a_table_is_trained_on_and_new_rows_are_predicted(
     kindling: Command, trained: Path, table: pd.DataFrame
 ) -> None:
     split = pd.read_csv(trained / "split.csv")
@@ -113,7 +113,7 @@ def test_classes_may_be_called_na_or_none(
 
 
 @pytest.mark.slow
-def test_a_test_file_of_its_own(kindling: Command, table: pd.DataFrame) -> None:
+def test_a_separate_test_file_is_used(kindling: Command, table: pd.DataFrame) -> None:
     extra = customers(230)[200:]
     extra.loc[203, "churned"] = None
     extra.to_csv("extra.csv", index=False)
@@ -143,7 +143,7 @@ def test_a_given_split_decides(kindling: Command, table: pd.DataFrame) -> None:
 
 
 @pytest.mark.slow
-def test_what_was_split_stays_split(kindling: Command, trained: Path) -> None:
+def test_the_splits_of_a_run_are_kept(kindling: Command, trained: Path) -> None:
     before = json.loads((trained / "test_metrics.json").read_text())
     # Another seed would split anew; the run's own split.csv goes before it.
     assert kindling("test", "--ckpt_path", "best", "--data.split_seed", "7").code == 0
@@ -155,7 +155,7 @@ def test_what_was_split_stays_split(kindling: Command, trained: Path) -> None:
     assert kindling("test", "--ckpt_path", "best", "--data.test_path", "customers.csv").code == 0
 
 
-def test_rows_that_were_trained_on_are_not_tested(kindling: Command, trained: Path, table: pd.DataFrame) -> None:
+def test_training_rows_are_never_tested(kindling: Command, trained: Path, table: pd.DataFrame) -> None:
     shutil.copy(trained / "checkpoints/best.ckpt", "copied.ckpt")
     assert kindling("validate", "--ckpt_path", "copied.ckpt").code == 0
     table.to_csv("same.csv", index=False, sep=";")
@@ -195,9 +195,7 @@ def test_a_given_split_that_lacks_classes_is_named(table: pd.DataFrame, capfd: p
     assert "val has no rows of no" in capfd.readouterr().err.splitlines()
 
 
-def test_classes_that_differ_in_capitals_alone_are_named(
-    table: pd.DataFrame, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_classes_that_differ_only_in_case_are_reported(table: pd.DataFrame, capfd: pytest.CaptureFixture[str]) -> None:
     table.loc[::5, "churned"] = table["churned"][::5].str.title()
     table.to_csv("customers.csv", index=False)
     read()
@@ -290,7 +288,7 @@ def test_a_question_mark_may_stand_for_missing(kindling: Command, table: pd.Data
         ({"split": "all.csv"}, "all.csv has no rows of customers.csv in test"),
     ],
 )
-def test_a_mistake_is_said_in_one_line(table: pd.DataFrame, arguments: dict[str, Any], words: str) -> None:
+def test_a_mistake_ends_in_one_line(table: pd.DataFrame, arguments: dict[str, Any], words: str) -> None:
     table.assign(churned="maybe").to_csv("other.csv", index=False)
     table.assign(churned=None).to_csv("unknown.csv", index=False)
     table.assign(churned=["no", "no", "no", ""] * 50).to_csv("few.csv", index=False)
@@ -335,7 +333,7 @@ def test_rows_that_do_not_fit_the_model_are_named(kindling: Command, trained: Pa
         assert words in result.err.splitlines()[-1]
 
 
-def test_what_is_odd_about_new_rows_is_said(kindling: Command, trained: Path, table: pd.DataFrame) -> None:
+def test_oddities_of_new_rows_are_reported(kindling: Command, trained: Path, table: pd.DataFrame) -> None:
     odd = table.assign(visits=["few", *[2] * 199], member=["maybe", "No", "no", "yes"] * 50, age=None)
     odd.to_csv("odd.csv", index=False)
     odd[:1].assign(visits=1).to_csv("one.csv", index=False)
@@ -388,7 +386,7 @@ GRID: dict[str, list[Any]] = {
     ],
     ids=["breast_cancer", "breast_cancer-grid", "digits-grid", "wine-grid"],
 )
-def test_the_recipe_comes_within_a_point_of_scikit_learn(
+def test_the_recipe_is_within_one_point_of_scikit_learn(
     kindling: Command, name: str, seeds: int, grid: dict[str, list[Any]]
 ) -> None:
     from sklearn import datasets

@@ -22,7 +22,7 @@ from kindling.utils.text import count_noun
 
 logger = logging.getLogger(__name__)
 
-CHUNK_FILES = 64  # per task of a thread: one task per file would cost as much as decoding a small file
+CHUNK_FILES = 64  # files per task of a thread: a task per file would cost as much as decoding a small file
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -64,7 +64,7 @@ class ImageFiles:
 
 
 def in_parallel(function: Callable[[Item], Result], items: Sequence[Item], what: str) -> list[Result]:
-    """Apply a function to each item in a thread per core, as Pillow releases the GIL; `what` is a verb, to show."""
+    """Apply a function to each item in one thread per core, as Pillow releases the GIL; `what` names the task."""
 
     def work(start: int) -> list[Result]:
         results = []
@@ -85,7 +85,7 @@ def inspect(path: str) -> ImageInfo:
         data = Path(path).read_bytes()
         with open_image(io.BytesIO(data)) as image:
             return ImageInfo(blake2b(data, digest_size=16).digest(), min(image.size), has_16_bits(image, data))
-    except Exception:  # damaged files make Pillow's readers raise anything
+    except Exception:  # Pillow may raise any exception for a damaged file
         return ImageInfo(path.encode(), None)
 
 
@@ -197,7 +197,7 @@ def _is_deep(file: str | bytes) -> bool:
 def _histogram(file: str | bytes) -> NDArray[np.int64]:
     try:
         values = values_of_16_bits(file if isinstance(file, bytes) else Path(file).read_bytes())
-    except Exception:  # damaged files make Pillow's readers raise anything; they are reported when decoded
+    except Exception:  # Pillow may raise any exception for a damaged file, which is reported when it is decoded
         return np.zeros(65536, np.int64)
     colors = values[..., : (values.shape[2] - 1) // 2 * 2 + 1]  # without the alpha channel
     return np.bincount(colors.ravel(), minlength=65536)

@@ -113,7 +113,7 @@ def why_unused(entry: "os.DirEntry[str]") -> str:
                 return ""
     except PermissionError:
         return "no permission to read"
-    except Exception:  # damaged files make Pillow's readers raise anything
+    except Exception:  # Pillow may raise any exception for a damaged file
         kind = UNKNOWN
     return kind if kind == "empty" else f"{kind}, not {', '.join(FORMATS)}"
 

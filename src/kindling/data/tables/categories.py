@@ -1,7 +1,7 @@
 """Encoding of categories: one-hot for frequent ones, and target encoding for columns with many.
 
 Target encoding replaces a category by the mean of the target among its training rows, shrunk towards the mean of all
-rows; by empirical Bayes, the less categories differ, the more. The target is one column of scaled numbers, or one
+rows (empirical Bayes: the less the categories differ, the more). The target is one column of scaled numbers, or one
 indicator (0 or 1) for each class, whose mean is the fraction of the class. Training rows are encoded out of fold, so
 that their own targets do not leak into their features.
 """
@@ -20,14 +20,14 @@ from kindling.utils.text import count_noun, join_names
 logger = logging.getLogger(__name__)
 
 MAX_ONE_HOT = 50  # categories; a column with more is target-encoded, and one-hot only for the frequent ones
-MIN_CATEGORY_ROWS = 10  # for a one-hot feature in such a column
-MAX_FEATURES = 500  # of such a column, but
-MAX_FLOATS = 5_000_000  # for these features in all rows
+MIN_CATEGORY_ROWS = 10  # training rows of a category with a one-hot feature in such a column
+MAX_FEATURES = 500  # one-hot features of such a column; fewer if there are many rows, see MAX_FLOATS
+MAX_FLOATS = 5_000_000  # values of these features in all rows
 MAX_STORED_NUMBERS = 200_000  # in the encodings of a column, 4 MB of a checkpoint
 FOLDS = 5
-MAX_NUMERIC_VALUES = 20  # distinct numbers; so few are never treated as codes
-UNSEEN_FRACTION = 0.95  # of the rows, from which on a column is a different one than in training, but
-MIN_UNSEEN_ROWS = 20  # as fewer may be chance
+MAX_NUMERIC_VALUES = 20  # distinct numbers up to which a column is never treated as codes
+UNSEEN_FRACTION = 0.95  # of rows with unseen categories from which a column counts as another one than in training
+MIN_UNSEEN_ROWS = 20  # of such rows, since fewer may be chance
 
 UNRELATED = "many rare categories, unrelated to the target"
 
@@ -88,7 +88,7 @@ def are_codes(values: Floats, targets: Targets) -> bool:
 
 
 def is_text(counts: Indices) -> bool:
-    """Return whether so many categories occur in a single row that they are rather names or texts."""
+    """Return whether most categories occur in one row only, as in names and free text."""
     distinct, rows = len(counts), counts.sum()
     if distinct <= MAX_ONE_HOT:
         return bool(distinct > 2 and 2 * distinct > rows)

@@ -17,7 +17,7 @@ from kindling.data.tables.values import MISSING_WORD, Column, Indices, abbreviat
 from kindling.utils.text import count_noun, join_names
 
 MAX_CLASSES = 1000
-MAX_USUAL_CLASSES = 20  # more may be no classes
+MAX_USUAL_CLASSES = 20  # a column with more distinct values may not contain classes
 
 
 def check_no_dates(what: str, values: Sequence[object]) -> None:
@@ -35,7 +35,7 @@ class ClassTarget:
     Args:
         table: The file.
         classes: Names of the classes in the training rows, if they are known.
-        no_class: More texts that mean that a row has no class.
+        no_class: Additional texts that mean that a row has no class.
 
     Attributes:
         labels: Class of each row as an index into `names`, -1 where missing, (N,).

@@ -26,7 +26,7 @@ from kindling.utils.text import count_noun, join_names
 
 logger = logging.getLogger(__name__)
 
-ID_FRACTION = 0.95  # of the values are distinct in an ID column
+ID_FRACTION = 0.95  # minimum fraction of distinct values in an ID column
 
 # Such as ~12, 5-10, 1 1/2, ="12", kg 12, KW 9/2024, "Freitag, 1. März 2024" or PT5M, but not a UUID or P0850.
 STARTS_AS_NUMBER = re.compile(

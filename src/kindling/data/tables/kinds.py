@@ -19,7 +19,7 @@ from kindling.utils.text import join_names
 
 logger = logging.getLogger(__name__)
 
-NUMERIC_FRACTION = 0.95  # of the values must be numbers in a numeric column
+NUMERIC_FRACTION = 0.95  # minimum fraction of numbers in a numeric column
 MAX_MARKERS = 3  # distinct texts among numbers that may mean missing
 MIN_NUMBERS = 20  # distinct numbers; with fewer, other texts may be categories
 

@@ -8,7 +8,7 @@ from kindling.data.tables.cells import Cells, name_cells
 from kindling.data.tables.reading import as_numbers, missing_values
 from kindling.data.tables.values import Column, Floats, Indices
 
-TOLERANCE = 0.01  # of the rows may not fit
+TOLERANCE = 0.01  # maximum fraction of rows that contradict a leak
 MIN_ROWS = 20  # fewer numbers may be in the same order by chance
 
 

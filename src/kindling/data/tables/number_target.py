@@ -16,9 +16,9 @@ from kindling.data.tables.values import Column, Floats, Indices, abbreviate, as_
 from kindling.utils.text import count_noun
 
 MAX_STRATA = 10
-STRATUM_ROWS = 20  # at least
-MAX_TARGET = 1e15  # sums of squared errors are finite in float32
-MIN_RESOLUTION = 1e-3  # of the standard deviation, in float32
+STRATUM_ROWS = 20  # minimum number of rows per quantile group
+MAX_TARGET = 1e15  # up to here, sums of squared errors are finite in float32
+MIN_RESOLUTION = 1e-3  # relative to the standard deviation, of targets in float32
 
 
 class NumberTarget:

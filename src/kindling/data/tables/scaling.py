@@ -8,14 +8,14 @@ from numpy.typing import NDArray
 from kindling.data.tables.quantities import MAX_NUMBER
 from kindling.data.tables.values import Column, Floats
 
-TRIM_FRACTION = 0.05  # of the training values at either end do not affect the scale
+TRIM_FRACTION = 0.05  # fraction of the training values at either end that does not affect the scale
 LEGACY_LIMIT = 1000.0  # standard deviations from the mean, in older checkpoints
-MIN_DISTINCT = 10  # values from which on a repeated one may be an outlier
+MIN_DISTINCT = 10  # distinct values from which on a repeated one may be an outlier
 LIMIT = 5.0  # largest absolute value of a feature
 FAR_SCALES = 30.0  # scales from the center; none of a million log-normal values (sigma 1) is farther
-TAIL_FRACTION = 0.01  # of the training values at either end are outside of the range
+TAIL_FRACTION = 0.01  # fraction of the training values at either end that is outside of the range
 MIN_VALUES = 10  # fewer may all be outside by chance
-MISFIT_MARGIN = 0.5  # difference of `misfit` from which on one interpretation is clearly better
+MISFIT_MARGIN = 0.5  # minimum difference of `misfit` between a clearly better interpretation and the other
 FAR_WIDTHS = 2.0  # widths of the range, or a factor of exp(2) below it
 
 

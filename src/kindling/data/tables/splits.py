@@ -1,4 +1,4 @@
-"""Reading of the `split.csv` of a table."""
+"""Draws the splits of a table, and reads its `split.csv`."""
 
 import re
 import warnings

@@ -20,8 +20,8 @@ logger = logging.getLogger(__name__)
 Task = Literal["auto", "classification", "regression"]
 Target = ClassTarget | NumberTarget
 
-ROWS_PER_CLASS = 10  # of integers with fewer rows on average, each is hardly a class
-MIN_CLASS_ROWS = 3  # for training, validation and test
+ROWS_PER_CLASS = 10  # integers with fewer rows each, on average, are probably not classes
+MIN_CLASS_ROWS = 3  # one for training, validation and test each
 
 
 def known_target(table: TableFile, fitted: Mapping[str, Any]) -> Target:

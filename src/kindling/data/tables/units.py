@@ -15,7 +15,7 @@ from kindling.utils.text import count_noun, join_names
 
 logger = logging.getLogger(__name__)
 
-MIN_UNIT_FRACTION = 0.05  # of the values; fewer may have a unit by mistake
+MIN_UNIT_FRACTION = 0.05  # minimum fraction of values with a unit; fewer may have it by mistake
 
 
 def find_units(numbers: Floats, units: NDArray[np.object_], counts: Indices) -> list[str]:

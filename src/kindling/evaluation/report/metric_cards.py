@@ -19,7 +19,7 @@ def metric_cards(
     Args:
         metrics: The metrics by name, such as `test/loss`.
         intervals: The intervals by name, such as `loss`.
-        format_value: Returns the text for a value of the metric of a name.
+        format_value: Formats a value, given the name of its metric.
         note: Explanation of the intervals.
     """
     cards = []

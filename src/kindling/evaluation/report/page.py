@@ -1,4 +1,4 @@
-"""The HTML page of the report: what all tasks have in common."""
+"""The HTML page of the report, common to all tasks."""
 
 from collections.abc import Iterator, Mapping
 from datetime import datetime

@@ -13,7 +13,7 @@ from kindling.utils.pictures import are_images, to_pil_image
 SHOWN = 24
 SMALL = 96  # pixels; smaller images are enlarged without interpolation
 LARGE = 256  # pixels; larger images are reduced: 24 photos as PNG had 15 MB
-Columns = Mapping[str, Sequence[str]]  # the texts (n,) of three columns by title: truth, prediction, and how it is
+Columns = Mapping[str, Sequence[str]]  # strings (n,) of three columns by title: truth, prediction, remark
 
 
 def show_samples(rows: Tensor, columns: Columns, intro: str, remark: str, data: BaseDataModule) -> Html:
@@ -21,8 +21,8 @@ def show_samples(rows: Tensor, columns: Columns, intro: str, remark: str, data: 
 
     Args:
         rows: Indices of the samples, shape (n,).
-        columns: What was true of them, the prediction, and a remark on it.
-        intro: Text above them.
+        columns: The truth, the prediction and a remark on it, for each sample.
+        intro: Text above the samples.
         remark: Explanation of the remark in the captions of images.
         data: The data module.
     """
