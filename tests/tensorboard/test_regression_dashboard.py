@@ -60,7 +60,7 @@ def test_points_can_be_colored_by_target_and_error(trained: Train) -> None:
     trained(*f"{FIT}HousesDataModule".split())
     table, found = pd.read_csv(RUN / "predictions.csv"), points()
     assert list(found) == ["target", "prediction", "error", "absolute error"]
-    assert found.target.tolist() == pytest.approx(table.label.tolist(), rel=1e-5)
+    assert found.target.tolist() == pytest.approx(table.target.tolist(), rel=1e-5)
     assert found.prediction.tolist() == pytest.approx(table.prediction.tolist(), rel=1e-5)
 
 
