@@ -5,6 +5,7 @@ import csv
 import io
 import json
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from sklearn.metrics import mean_absolute_error, r2_score, root_mean_squared_err
 from conftest import Command, Train
 from kindling.evaluation.features import Feature, errors_by_feature, kruskal_wallis
 from kindling.evaluation.regression import RegressionPredictions, error_intervals, errors_by_target
+from kindling.evaluation.statistics import random_blocks
 
 RUN = Path("runs/numbers/version_0")
 FIT = (
@@ -197,3 +199,16 @@ def test_a_few_samples_have_a_report(kindling: Command, number: int) -> None:
     assert f"The {number} largest errors." in read(RUN).text
     with (RUN / "predictions.csv").open(newline="") as file:
         assert len(list(csv.DictReader(file))) == number
+
+
+def test_intervals_of_many_samples_take_seconds_and_equal_those_of_the_normal_distribution() -> None:
+    errors = torch.randn(1_000_000, generator=torch.Generator().manual_seed(0))
+    targets = torch.randn(1_000_000, generator=torch.Generator().manual_seed(1))
+    predictions = RegressionPredictions(targets + errors, targets)
+    losses = torch.stack([(errors[rows] ** 2).mean() for rows in random_blocks(len(errors))])
+    started = time.process_time()
+    low, high = error_intervals(predictions, losses)["mae"]
+    assert time.process_time() - started < 10
+    half = 1.96 * errors.abs().std().item() / 1000
+    assert high - low == pytest.approx(2 * half, rel=0.1)
+    assert (low + high) / 2 == pytest.approx(errors.abs().mean().item(), abs=half / 5)

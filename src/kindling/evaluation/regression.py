@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kindling.evaluation.statistics import Interval, bootstrap_means
+from kindling.evaluation.statistics import Interval, bootstrap_means, random_blocks
 from kindling.utils.text import shorten
 
 GROUPS = 10  # of samples by target; fewer if a group would have fewer than GROUP_SIZE samples
@@ -75,11 +75,12 @@ class RegressionPredictions:
 
 
 def error_intervals(predictions: RegressionPredictions, losses: Tensor) -> dict[str, Interval]:
-    """Return 95% bootstrap intervals by the name of the metric; `losses` are those of the samples, shape (N,)."""
+    """Return 95% bootstrap intervals by the name of the metric; `losses` are those of `random_blocks`, shape (B,)."""
     errors, targets = predictions.errors, predictions.targets.double()
     centered = targets - targets.mean()
-    samples = torch.stack([errors.abs(), errors**2, centered, centered**2, losses.double()], dim=1)  # (N, 5)
-    resampled = _metrics(bootstrap_means(samples))
+    samples = torch.stack([errors.abs(), errors**2, centered, centered**2], dim=1)  # (N, 4)
+    blocks = torch.stack([samples[rows].mean(dim=0) for rows in random_blocks(len(samples))])  # (B, 4)
+    resampled = _metrics(bootstrap_means(torch.cat([blocks, losses.double().unsqueeze(1)], dim=1)))
     with np.errstate(invalid="ignore"):  # R² of equal targets is minus infinity
         ends = {name: np.quantile(values.numpy(), [0.025, 0.975]) for name, values in resampled.items()}
     return {name: (float(low), float(high)) for name, (low, high) in ends.items()}

@@ -12,6 +12,7 @@ from kindling.evaluation.predictions import Predictions
 
 BINS = 15
 RESAMPLES = 1000
+BLOCKS = 10_000  # samples, or blocks of samples, to resample at most
 NORMAL_95 = 1.959964  # 95% of a normal distribution lie within this many standard deviations of the mean
 
 Interval = tuple[float, float]
@@ -19,7 +20,7 @@ Number = TypeVar("Number", float, Tensor)
 
 
 def confidence_intervals(predictions: Predictions, losses: Tensor) -> dict[str, Interval]:
-    """Return 95% confidence intervals by the name of the metric; `losses` are those of the samples, shape (N,)."""
+    """Return 95% confidence intervals by the name of the metric; `losses` are those of `random_blocks`, shape (B,)."""
     balanced_accuracy, f1 = bootstrap_scores(predictions.confusion_matrix)
     return {
         "accuracy": wilson(int(predictions.correct.sum()), len(predictions.labels)),
@@ -67,6 +68,16 @@ def bootstrap_scores(confusion_matrix: Tensor) -> tuple[Interval, Interval]:
     )
     balanced_accuracy, macro_f1 = (scores.double().nanmean(dim=0).numpy() for scores in (recall, f1))
     return middle_95(balanced_accuracy[0], balanced_accuracy[1:], 0, 1), middle_95(macro_f1[0], macro_f1[1:], 0, 1)
+
+
+def random_blocks(samples: int) -> list[Tensor]:
+    """Return the indices of the samples of each block to resample: one sample each, or 10,000 blocks of equal size.
+
+    Means of resampled blocks vary as much as means of resampled samples: a block of n has 1/n of the variance.
+    """
+    if samples <= BLOCKS:
+        return list(torch.arange(samples).unsqueeze(1))
+    return list(torch.randperm(samples, generator=torch.Generator().manual_seed(0)).tensor_split(BLOCKS))
 
 
 def bootstrap_mean(values: Tensor) -> Interval:

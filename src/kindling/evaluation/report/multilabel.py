@@ -29,7 +29,7 @@ def multilabel_sections(
     Args:
         metrics: The test metrics by name.
         predictions: The predictions for the N test samples.
-        losses: Loss of each sample, shape (N,).
+        losses: Mean loss of each of `random_blocks`, shape (B,).
         data: The data module.
         names: Names of the classes.
     """

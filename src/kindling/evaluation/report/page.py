@@ -17,6 +17,7 @@ from kindling.evaluation.report.columns import column_sections
 from kindling.evaluation.report.html import Html, element, join, section
 from kindling.evaluation.report.multilabel import multilabel_sections
 from kindling.evaluation.report.regression import regression_sections
+from kindling.evaluation.statistics import random_blocks
 from kindling.models import ClassificationTask, MultiLabelTask, RegressionTask
 from kindling.runs.find import read_text
 from kindling.runs.folders import run_folder_of
@@ -45,8 +46,8 @@ def write_report(
         command: The full command line.
     """
     run = run_folder_of(checkpoint)
-    samples = zip(torch.split(outputs, 1), torch.split(targets, 1), strict=True)
-    losses = torch.stack([model.loss(*sample) for sample in samples])  # smoothed and weighted as the model's own
+    blocks = random_blocks(len(targets))
+    losses = torch.stack([model.loss(outputs[rows], targets[rows]) for rows in blocks])  # smoothed and weighted
     title = f"Test of {'/'.join(run.resolve().parts[-2:])}"
     tested = f"{type(model).__name__} on {len(targets):,} test samples of {type(data).__name__}"
     about = f"{tested} · {checkpoint.name} · {datetime.now():%d %B %Y, %H:%M} · Kindling {__version__}"

@@ -31,7 +31,7 @@ def regression_sections(
     Args:
         metrics: The test metrics by name.
         predictions: The predictions for the N test samples.
-        losses: Loss of each sample, shape (N,).
+        losses: Mean loss of each of `random_blocks`, shape (B,).
         data: The data module.
         columns: Sections about the columns of a table.
     """
