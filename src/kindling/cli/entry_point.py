@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib import import_module
+from types import FrameType
 from typing import Any, NoReturn
 
 from kindling import __version__
@@ -49,15 +50,22 @@ def _interrupt_again(unraisable: Any) -> None:
     if unraisable.exc_type is not KeyboardInterrupt:
         sys.__unraisablehook__(unraisable)
         return
-    is_handled = threading.Event()  # in this hook, Python would ignore it once more
+    hook = sys._getframe()  # in which Python would ignore it once more
 
     def interrupt() -> None:
-        is_handled.wait()
-        time.sleep(0.1)
+        while _is_on_stack(hook):
+            time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGINT)
 
     threading.Thread(target=interrupt, daemon=True).start()
-    is_handled.set()
+
+
+def _is_on_stack(frame: FrameType) -> bool:
+    """Return whether the main thread is still in a frame, or in a function called from it."""
+    current = sys._current_frames().get(threading.main_thread().ident or 0)
+    while current is not None and current is not frame:
+        current = current.f_back
+    return current is frame
 
 
 def main(args: Sequence[str] | None = None) -> int:
