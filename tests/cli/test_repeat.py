@@ -15,9 +15,10 @@ import pytest
 from scipy import stats
 from sklearn.model_selection import StratifiedKFold
 
-from conftest import TINY, Command, different
+from conftest import TINY, Command, different, make_run
 from kindling import TableDataModule
 from kindling.runs.repeat_statistics import estimate, paired_difference
+from kindling.runs.repeats import Repeat, digest_files
 
 OPTIONS = [option for option in TINY if option not in ("--run_name", "tiny")]
 REPEAT = ["repeat", *OPTIONS, "--run_name", "tiny", "--seeds", "2", "--format", "json"]
@@ -63,13 +64,10 @@ def test_the_same_command_trains_only_what_is_missing(kindling: Command) -> None
     assert Path("runs/tiny/repeat_0/repeat.png").exists()
     assert "│ test/accuracy" in again.out
     assert sorted(Path("runs/tiny").iterdir()) == [Path("runs/tiny/repeat_0")]
+    Path("runs/tiny/repeat_old").mkdir()
     other = kindling(*REPEAT, "--trainer.max_epochs", 1)  # another command is another repeat
     assert other.code == 0
     assert Path("runs/tiny/repeat_1").exists()
-    compared = kindling("runs", "compare", "tiny/repeat_0", "runs/tiny/repeat_1")
-    assert compared.code == 0
-    assert "runs/tiny/repeat_1 minus runs/tiny/repeat_0" in compared.out
-    assert "test/accuracy: " in compared.out
 
 
 @pytest.mark.slow
@@ -185,6 +183,7 @@ def test_each_row_is_tested_in_one_fold_stratified_by_class() -> None:
         ({"fold": "1/5", "test_path": "other.csv"}, "`fold` 1/5 and `test_path` both define the test rows"),
         ({"fold": "1/500"}, "500 folds need at least 500 rows, got 240"),
         ({"fold": "1/200", "groups": "shop"}, "200 folds need at least 200 groups, got 120"),
+        ({"fold": "1/150"}, "150 folds need a class with at least 150 rows, but the largest has 1"),
         ({"fold": "1/5", "time": "x"}, "--data.fold 1/5 would test on rows older than training rows"),
     ],
 )
@@ -209,5 +208,92 @@ def test_cross_validation_predicts_each_row_once_and_learns_nothing_from_its_tes
         assert (rows["label"] == rows["prediction"]).mean() == pytest.approx(summary["values"][name])
     assert 0.3 < summary["mean"] < 0.7  # a leak would give 1
     deviation = stats.tstd([*summary["values"].values()])
+    run = "runs/repeat/repeat_0/fold_2/version_0"
+    assert kindling("test", "--ckpt_path", run).code == 0
+    assert kindling("fit", "--ckpt_path", run, "--trainer.max_epochs", 6).code == 0
+    assert {*pd.read_csv(f"{run}/predictions.csv")["row"]} == {*predictions["row"][predictions["fold"] == "fold_2"]}
     half = stats.t.ppf(0.975, 2) * deviation * (1 / 3 + 1 / 2) ** 0.5  # Nadeau and Bengio: test rows / training rows
     assert summary["high"] - summary["mean"] == pytest.approx(half)
+
+
+def test_a_fold_with_all_rows_of_a_class_is_named() -> None:
+    write_noise()
+    frame = pd.read_csv("noise.csv")
+    frame.loc[14:21, ["shop", "class"]] = "shop 7", "rare"
+    frame.to_csv("noise.csv", index=False)
+    messages = []
+    for fold in range(1, 5):
+        try:
+            TableDataModule("noise.csv", "class", fold=f"{fold}/4", groups="shop").splits  # noqa: B018
+        except ValueError as error:
+            messages.append(f"{fold}: {error}")
+    assert len(messages) == 1
+    assert "tests on all rows of the class of row 14 (counted from 0)" in messages[0]
+
+
+def test_numbers_are_split_into_many_folds() -> None:
+    frame = pd.DataFrame({"x": range(60), "y": np.random.default_rng(0).normal(size=60).round(3)})
+    frame.to_csv("numbers.csv", index=False)
+    tested = [TableDataModule("numbers.csv", "y", fold=f"{fold}/30").splits == "test" for fold in range(1, 31)]
+    assert np.sum(tested, axis=0).tolist() == [1] * 60
+
+
+def make_repeat(name: str, accuracies: list[float], members: dict[str, list[str]] | None = None) -> None:
+    """Write a repeat as the command leaves it, without a training."""
+    folders = members or {f"seed_{seed}": [f"--seed_everything={seed}"] for seed in range(len(accuracies))}
+    for folder, accuracy in zip(folders, accuracies, strict=True):
+        run = make_run(f"runs/{name}/{folder}/version_0", "2026-01-01T00:00:00+00:00")
+        (run / "test_metrics.json").write_text(json.dumps({"test/accuracy": accuracy}))
+        if folder.startswith("fold_"):
+            (run / "split.csv").write_text(f"row,split\n{folder[5:]},test\n")
+    Path(f"runs/{name}/repeat.json").write_text(json.dumps({"command": [], "members": folders, "digest": ""}))
+
+
+FOLDS = {f"fold_{fold}": [f"--data.fold={fold}/3"] for fold in (1, 2, 3)}
+
+
+@pytest.mark.parametrize(
+    ("theirs", "members", "verdict"),
+    [
+        ([0.95, 0.96, 0.94], None, "runs/b is higher by 0.0500"),
+        ([0.85, 0.86, 0.84], None, "runs/b is lower by 0.0500"),
+        ([0.90, 0.91, 0.89], None, "equal in all pairs"),
+        ([0.92, 0.92, 0.88], None, "no clear difference; one of this size would take about 23 runs of each to show"),
+        ([0.92, 0.92, 0.88], FOLDS, "no clear difference"),
+    ],
+)
+def test_the_comparison_says_whether_the_data_supports_a_difference(
+    kindling: Command, theirs: list[float], members: dict[str, list[str]] | None, verdict: str
+) -> None:
+    make_repeat("a", [0.90, 0.91, 0.89], members)
+    make_repeat("b", theirs, members)
+    result = kindling("runs", "compare", "a", "runs/b")
+    assert (result.code, result.err) == (0, "")
+    assert f"test/accuracy: {verdict}\n" in result.out
+    assert f"{np.mean(theirs) - 0.9:.4f}" in result.out
+
+
+def test_repeats_of_other_folds_or_other_test_rows_are_not_paired(kindling: Command) -> None:
+    make_repeat("a", [0.90, 0.91, 0.89], FOLDS)
+    make_repeat("b", [0.90, 0.91, 0.89], {f"fold_{fold}": [f"--data.fold={fold}/4"] for fold in (1, 2, 3)})
+    make_repeat("c", [0.90, 0.91, 0.89], FOLDS)
+    Path("runs/c/fold_2/version_0/split.csv").write_text("row,split\n7,test\n")
+    result = kindling("runs", "compare", "a", "b")
+    assert result.code == 1
+    assert "can't be paired: fold_" in result.err
+    result = kindling("runs", "compare", "a", "c")
+    assert (result.code, "were tested on different samples" in result.err) == (1, True)
+
+
+def test_another_recipe_or_table_under_the_same_name_is_another_repeat() -> None:
+    Path("recipe.yaml").write_text("data: {init_args: {path: table.csv}}")
+    Path("table.csv").write_text("a,b")
+    digests = set()
+    for text in ("a,b", "a,c"):
+        Path("table.csv").write_text(text)
+        digests.add(digest_files(["--config=recipe.yaml"], [{"data": {"init_args": {"path": "table.csv"}}}]))
+    Path("recipe.yaml").write_text("data: {init_args: {path: table.csv}} # other")
+    digests.add(digest_files(["--config=recipe.yaml"], []))
+    assert len(digests) == 3
+    opened = [Repeat.open("q", [], {"seed_1": [], "seed_2": []}, digest) for digest in ("x", "y", "x")]
+    assert [repeat.path.name for repeat in opened] == ["repeat_0", "repeat_1", "repeat_0"]

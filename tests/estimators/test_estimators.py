@@ -69,6 +69,8 @@ def test_they_are_what_the_command_trains(kindling: Command, customers: pd.DataF
         stored = torch.load(f"runs/{target}/version_0/checkpoints/best.ckpt", weights_only=True)
         kind(max_epochs=1).fit(table.drop(columns=target), table[target]).save("model.ckpt")
         ours = torch.load("model.ckpt", weights_only=True)
+        expected: dict[str, Any]
+        found: dict[str, Any]
         known = ("mean", "std", "_class_path")  # of other training rows; of another module that has the class
         expected, found = (
             {

@@ -66,6 +66,7 @@ def config_from_checkpoint(
     split = run / "split.csv"
     if is_in_run(checkpoint) and split.exists() and "data" in config:
         config["data"]["init_args"]["split"] = str(split)  # never test on training rows, even if the data has changed
+        config["data"]["init_args"].pop("fold", None)  # the file holds its rows
     if "data" in config and not (is_ours if source == path else is_our_checkpoint):
         data_typed = typed_arguments("data", typed, configs)
         check_functions(config["data"], data_typed, source)

@@ -22,7 +22,7 @@ class Job:
 
     Attributes:
         command: Name and options of the command.
-        log: File to append its output to; None for the output of this process.
+        log: File for its output; None for the output of this process.
     """
 
     command: Sequence[str]
@@ -68,7 +68,7 @@ def _run(job: Job, program: str, threads: int | None) -> None:
 
     if job.log:
         sys.stdout.flush()
-        with job.log.open("ab") as file:
+        with job.log.open("wb") as file:
             os.dup2(file.fileno(), 1)
             os.dup2(file.fileno(), 2)
     if threads:

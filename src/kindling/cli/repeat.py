@@ -7,6 +7,7 @@ import signal
 from collections.abc import Mapping, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
+from typing import Any
 
 from kindling.cli.help_pages import OptionFormatter
 from kindling.cli.jobs import Job, run_jobs
@@ -15,7 +16,7 @@ from kindling.cli.yaml_files import read_yaml
 from kindling.runs.folders import RUNS, check_run_name
 from kindling.runs.listing import Run
 from kindling.runs.repeat_results import plot_repeat, repeat_table, summarize
-from kindling.runs.repeats import Repeat, is_finished
+from kindling.runs.repeats import Repeat, digest_files, is_finished
 from kindling.utils.console import say
 from kindling.utils.errors import UsageError, UsageErrorParser
 from kindling.utils.files import atomic_write
@@ -23,6 +24,7 @@ from kindling.utils.plugins import add_option
 from kindling.utils.text import count_noun, format_metric, program_name
 
 DEFAULT_SEED = 42  # as in `fit`
+USAGE_ERROR = 2  # exit code
 OF_SINGLE_RUNS = ("--ckpt_path", "--overfit", "--find_lr", "--print_config", "--trainer.fast_dev_run")
 DESCRIPTION = (
     "Train a recipe with several seeds, or on several folds of a table, and report mean, standard deviation and 95% "
@@ -35,8 +37,11 @@ def run(command: str, options: Sequence[str]) -> None:
     """Train all runs that are not finished yet; print their summary, and write it into their folder."""
     typed, shared = _parse(options)
     configs = [Path(config) for config in typed.config]
+    contents = [read_yaml(path) for path in configs if path.is_file()]
     recipes = [path.stem for path in configs if path.parent.name != "with"]
-    repeat = Repeat.open(typed.run_name or (recipes or ["repeat"])[0], shared, _members(typed, configs))
+    repeat = Repeat.open(
+        typed.run_name or (recipes or ["repeat"])[0], shared, _members(typed, contents), digest_files(shared, contents)
+    )
     is_json = typed.format == "json"
     try:
         failures = _train(repeat, typed.jobs, writes_logs=is_json or typed.jobs > 1, is_quiet=is_json)
@@ -94,11 +99,11 @@ def _parse(options: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     return typed, [*plugins, *(f"--config={config}" for config in typed.config), *others]
 
 
-def _members(typed: argparse.Namespace, configs: Sequence[Path]) -> dict[str, list[str]]:
+def _members(typed: argparse.Namespace, recipes: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
     """Return the options in which each run differs, by the name of its folder."""
     first = typed.seed_everything
     if first is None:
-        seeds = [read_yaml(path).get("seed_everything") for path in configs if path.is_file()]
+        seeds = [recipe.get("seed_everything") for recipe in recipes]
         first = next((seed for seed in reversed(seeds) if type(seed) is int), DEFAULT_SEED)
     if typed.folds is None:
         return {f"seed_{seed}": [f"--seed_everything={seed}"] for seed in range(first, first + typed.seeds)}
@@ -110,8 +115,8 @@ def _train(repeat: Repeat, at_once: int, writes_logs: bool, is_quiet: bool) -> l
     """Train the runs that are not finished, and return a line about each that failed.
 
     Raises:
-        UsageError: If a run can't start, as then none could; its error is in the log.
-        SystemExit: The same, if there is no log; its error has been printed.
+        UsageError: If the options are invalid, or no run can start; the error is in a log.
+        SystemExit: The same, if there is no log; the error has been printed.
     """
     runs = repeat.runs()
     finished = [name for name, run in runs.items() if is_finished(run)]
@@ -119,38 +124,37 @@ def _train(repeat: Repeat, at_once: int, writes_logs: bool, is_quiet: bool) -> l
     if finished and not is_quiet:
         say(f"{repeat.path}: {len(finished)} of {count_noun(len(repeat.members), 'run', 'runs')} finished before")
     jobs = [Job(_command(repeat, name, runs), repeat.path / f"{name}.log" if writes_logs else None) for name in names]
-    failures = []
+    failures: dict[int, tuple[int, str]] = {}
     with closing(run_jobs(jobs, at_once)) as ended:
         for number, code in ended:
-            name, log = names[number], jobs[number].log
-            run = repeat.runs().get(name)
-            if code and run is None:
-                break
+            name, run = names[number], repeat.runs().get(names[number])
             if code:
-                failures.append(f"{repeat.path / name} failed: {_reason(code, run, log)}")
+                failures[number] = code, _reason(code, run, jobs[number].log)
+                if code == USAGE_ERROR or not (repeat.overlap or repeat.runs()):
+                    break  # the other seeds would fail alike
             else:
                 finished.append(name)
             if not is_quiet:
-                say(failures[-1] if code else f"{name}: {_headline(run)} ({len(finished)} of {len(repeat.members)})")
-        else:
-            return failures
-    reason = _reason(code, None, log)
-    if not repeat.runs():
+                line = f"failed: {failures[number][1]}" if code else _headline(run)
+                say(f"{name}: {line} ({len(finished)} of {len(repeat.members)} finished)")
+    if failures and not repeat.runs():
+        number, (code, reason) = next(iter(failures.items()))
         shutil.rmtree(repeat.path)
         with suppress(OSError):
             repeat.path.parent.rmdir()  # fails if it contains other runs
-    raise UsageError(reason) if log else SystemExit(code)
+        raise UsageError(reason) if jobs[number].log else SystemExit(code)
+    return [f"{repeat.path / names[number]} failed: {reason}" for number, (_, reason) in failures.items()]
 
 
 def _reason(code: int, run: Run | None, log: Path | None) -> str:
-    """Return why a command failed: the reason in its record, the error line in its log, or its exit code."""
+    """Return why a command failed: its signal, the reason in its record, the error line in its log, or its code."""
+    if code < 0:
+        return f"killed by {signal.Signals(-code).name}"
     if run and run.metadata.reason:
         return run.metadata.reason
     lines = log.read_text(errors="replace").splitlines() if log else []
     errors = [line.partition(": error: ")[2] for line in lines if ": error: " in line]
-    if errors:
-        return errors[-1]
-    return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+    return errors[-1] if errors else f"exit code {code}"
 
 
 def _command(repeat: Repeat, name: str, runs: Mapping[str, Run]) -> list[str]:

@@ -1,14 +1,17 @@
 """Comparison of two repeats: the paired difference of each metric, and whether the data supports one."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 from rich.table import Table
 
+from kindling.runs.find import read_text
+from kindling.runs.listing import Run
 from kindling.runs.repeat_statistics import MAX_RUNS, Difference, paired_difference
 from kindling.runs.repeats import Repeat
 from kindling.utils.console import say
-from kindling.utils.text import format_metric, join_names
+from kindling.utils.text import format_metric
 
 
 class Comparison(NamedTuple):
@@ -31,16 +34,43 @@ def compare_repeats(first: Repeat, second: Repeat) -> None:
     Raises:
         ValueError: If fewer than two members have results in both.
     """
+    _check_pairs(first, second)
     comparisons = [*_comparisons(first, second)]
     if not comparisons:
         raise ValueError(
-            f"{first.path} and {second.path} can't be paired: their finished runs share fewer than two of "
-            f"{join_names([*first.members], 3)} and {join_names([*second.members], 3)}"
+            f"{first.path} and {second.path} can't be paired: fewer than two of their finished runs have the same "
+            "seed or fold"
         )
     say(_table(first, second, comparisons))
     tested = [each for each in comparisons if each.metric.startswith("test/")] or comparisons
     for each in tested:
         say(f"{each.metric}: {_verdict(each.difference, second)}")
+
+
+def _check_pairs(first: Repeat, second: Repeat) -> None:
+    """Check that runs of the same name have the same seed or fold, and were tested on the same samples.
+
+    Raises:
+        ValueError: If not.
+    """
+    for name in first.members.keys() & second.members.keys():
+        if first.members[name] != second.members[name]:
+            options = (" ".join(repeat.members[name]) for repeat in (first, second))
+            raise ValueError(f"{first.path} and {second.path} can't be paired: {name} is {' and '.join(options)}")
+    ours, theirs = first.runs(), second.runs()
+    for name in ours.keys() & theirs.keys():
+        if _tested(ours[name]) != _tested(theirs[name]):
+            raise ValueError(
+                f"{ours[name].path} and {theirs[name].path} were tested on different samples: repeat both on the same "
+                "data, with the same splits"
+            )
+
+
+def _tested(run: Run) -> list[str]:
+    """Return the lines about test samples in the split file of a run; none if its data defines the splits."""
+    with suppress(OSError, ValueError):
+        return [line for line in read_text(run.path / "split.csv").splitlines() if line.endswith(",test")]
+    return []
 
 
 def _comparisons(first: Repeat, second: Repeat) -> Iterator[Comparison]:
@@ -68,7 +98,11 @@ def _table(first: Repeat, second: Repeat, comparisons: Sequence[Comparison]) -> 
 def _verdict(difference: Difference, second: Repeat) -> str:
     """Return whether the data supports a difference, and if not, how many runs would for one of this size."""
     mean = difference.estimate.mean
+    if difference.estimate.std == mean == 0:
+        return "equal in all pairs"
     if difference.is_clear:
         return f"{second.path} is {'higher' if mean > 0 else 'lower'} by {format_metric(abs(mean))}"
+    if second.overlap:
+        return "no clear difference"
     needed = f"about {difference.needed}" if difference.needed else f"more than {MAX_RUNS:,}"
     return f"no clear difference; one of this size would take {needed} runs of each to show"

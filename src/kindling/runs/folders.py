@@ -28,12 +28,12 @@ def check_run_name(name: str) -> None:
             raise UsageError(f"--run_name {name[:40]!r}: {reason}")
 
 
-def new_run(name: str, root: Path = RUNS) -> Path:
-    """Create the next free folder `root/name/version_<n>`; safe if several runs start at once."""
-    versions = [path.name.removeprefix("version_") for path in (root / name).glob("version_*")]
+def new_run(name: str, root: Path = RUNS, kind: str = "version") -> Path:
+    """Create the next free folder `root/name/<kind>_<n>`; safe if several runs start at once."""
+    versions = [path.name.removeprefix(f"{kind}_") for path in (root / name).glob(f"{kind}_*")]
     number = 1 + max((int(version) for version in versions if version.isdigit()), default=-1)
     while True:
-        run = root / name / f"version_{number}"
+        run = root / name / f"{kind}_{number}"
         try:
             run.mkdir(parents=True)
         except FileExistsError:

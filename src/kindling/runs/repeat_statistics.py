@@ -31,9 +31,9 @@ class Difference(NamedTuple):
 
     Attributes:
         estimate: The mean difference.
-        p_value: Of the two-sided paired t-test; NaN for a single pair.
-        needed: Number of pairs at which a difference of this size would lie outside of the interval of no difference;
-            None if more than `MAX_RUNS`.
+        p_value: Of the two-sided paired t-test.
+        needed: Number of pairs at which a difference of this size would be clear; None if more than `MAX_RUNS`, and for
+            folds, of which more would not be independent.
     """
 
     estimate: Estimate
@@ -51,8 +51,8 @@ def estimate(values: Sequence[float], overlap: float = 0.0) -> Estimate:
 
     Args:
         values: The metric of each run, shape (n,).
-        overlap: Number of test samples divided by that of training samples if the runs are folds, whose training sets
-            overlap: C. Nadeau and Y. Bengio, Machine Learning 52 (2003). 0 for independent runs.
+        overlap: Number of test samples divided by that of all others, including validation, if the runs are folds,
+            whose training sets overlap: C. Nadeau and Y. Bengio, Machine Learning 52 (2003). 0 for independent runs.
     """
     mean = float(np.mean(values))
     if len(values) < 2:
@@ -63,13 +63,13 @@ def estimate(values: Sequence[float], overlap: float = 0.0) -> Estimate:
 
 
 def paired_difference(ours: Sequence[float], theirs: Sequence[float], overlap: float = 0.0) -> Difference:
-    """Return the mean of `ours - theirs`, both of shape (n,), run by run; for `overlap` see `estimate`."""
+    """Return the mean of `ours - theirs` for n > 1 pairs, both of shape (n,); for `overlap` see `estimate`."""
     from scipy import stats
 
     found = estimate([one - other for one, other in zip(ours, theirs, strict=True)], overlap)
     size, error = abs(found.mean), _standard_error(found.std, len(ours), overlap)
-    p_value = float(2 * stats.t.sf(size / error, len(ours) - 1)) if error > 0 else math.nan
-    numbers = range(max(2, len(ours)), MAX_RUNS + 1)
+    p_value = float(2 * stats.t.sf(size / error, len(ours) - 1)) if error > 0 else float(size == 0)
+    numbers = range(len(ours), 0 if overlap else MAX_RUNS + 1)
     needed = (n for n in numbers if size > _quantile(n) * _standard_error(found.std, n, overlap))
     return Difference(found, p_value, next(needed, None))
 

@@ -1,18 +1,20 @@
 """Repeats: runs of the same command that differ in one setting, such as the seed, and their results."""
 
+import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
-from kindling.runs.folders import RUNS
+from kindling.runs.folders import RUNS, new_run
 from kindling.runs.listing import Run, find_runs, natural_key, sort_by_start
 from kindling.runs.metadata import read_json
 from kindling.utils.files import atomic_write
 
 FILE = "repeat.json"
 PREDICTIONS = "predictions.csv"
+MAX_NAME = 1000  # characters of the name of a file
 
 
 @dataclass(frozen=True)
@@ -23,47 +25,49 @@ class Repeat:
         path: Folder `runs/<recipe>/repeat_<n>`, with a folder of runs for each member.
         command: Options of `fit` that the runs share.
         members: Options in which each run differs, by the name of its folder: {"seed_42": ["--seed_everything=42"]}.
+        digest: Digest of the files that the command names, see `digest_files`.
     """
 
     path: Path
     command: list[str]
     members: dict[str, list[str]]
+    digest: str = ""
 
     @classmethod
     def read(cls, path: Path) -> Self | None:
         """Read the repeat in a folder; None if there is none, or its file is damaged."""
         stored = read_json(path / FILE)
-        command, members = stored.get("command"), stored.get("members")
-        if not (isinstance(command, list) and isinstance(members, dict)):
+        command, members, digest = (stored.get(name) for name in ("command", "members", "digest"))
+        if not (isinstance(command, list) and isinstance(members, dict) and len(members) > 1):
             return None
         lists = [command, *members.values()]
         is_valid = all(isinstance(each, list) and all(isinstance(part, str) for part in each) for each in lists)
-        return cls(path, command, members) if is_valid else None
+        return cls(path, command, members, str(digest)) if is_valid else None
 
     @classmethod
-    def open(cls, name: str, command: list[str], members: dict[str, list[str]], root: Path = RUNS) -> Self:
-        """Return the repeat of a command: the one that has been started before, or else a new one.
+    def open(cls, name: str, command: list[str], members: dict[str, list[str]], digest: str, root: Path = RUNS) -> Self:
+        """Return the repeat of a command: the one that has been started with the same files, or else a new one.
 
         Args:
             name: Name of the recipe.
             command: Options of `fit` that the runs share.
             members: The options in which each run differs, by its name.
+            digest: Digest of the files that the command names.
             root: Folder of all runs.
         """
-        taken = sorted((root / name).glob("repeat_*"), key=lambda path: natural_key(path.name))
-        for path in reversed(taken):
-            if (found := cls.read(path)) and (found.command, found.members) == (command, members):
+        for path in sorted((root / name).glob("repeat_*"), key=lambda path: natural_key(path.name), reverse=True):
+            found = cls.read(path)
+            if found and (found.command, found.members, found.digest) == (command, members, digest):
                 return found
-        number = 1 + natural_key(taken[-1].name)[-2][0] if taken else 0
-        repeat = cls(root / name / f"repeat_{number}", command, members)
-        repeat.path.mkdir(parents=True)
+        repeat = cls(new_run(name, root, "repeat"), command, members, digest)
+        content = {"command": command, "members": members, "digest": digest}
         with atomic_write(repeat.path / FILE) as path:
-            path.write_text(json.dumps({"command": command, "members": members}, indent=2) + "\n", "utf-8")
+            path.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
         return repeat
 
     @property
     def overlap(self) -> float:
-        """Ratio of test to training samples if the members are folds, else 0; see `repeat_statistics.estimate`."""
+        """Ratio of test to other samples if the members are folds, else 0; see `repeat_statistics.estimate`."""
         return 1 / (len(self.members) - 1) if all(name.startswith("fold_") for name in self.members) else 0.0
 
     def runs(self) -> dict[str, Run]:
@@ -109,3 +113,29 @@ def is_finished(run: Run) -> bool:
 def find_repeat(name: str, root: Path = RUNS) -> Repeat | None:
     """Return the repeat in a folder, given by its path or relative to `root`; None if there is none."""
     return next((found for folder in (Path(name), root / name) if (found := Repeat.read(folder))), None)
+
+
+def digest_files(command: Sequence[str], configs: Sequence[Any]) -> str:
+    """Return a digest of all files that options or configs name, to notice that a recipe or the data has changed.
+
+    Args:
+        command: Options of `fit`.
+        configs: Contents of the config files among them.
+    """
+    names = {word.rpartition("=")[2] for word in command} | {text for config in configs for text in _texts(config)}
+    content = hashlib.sha256()
+    for name in sorted(names):
+        if 0 < len(name) < MAX_NAME and "\0" not in name and (path := Path(name)).is_file():
+            content.update(name.encode())
+            with path.open("rb") as file:
+                content.update(hashlib.file_digest(file, "sha256").digest())
+    return content.hexdigest()
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Yield all texts in nested lists and dictionaries."""
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    if isinstance(value, str):
+        yield value
+    for item in items:
+        yield from _texts(item)

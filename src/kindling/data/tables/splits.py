@@ -69,12 +69,23 @@ def draw_fold(
         raise ValueError(
             f"{count} folds need at least {count} {'rows' if groups is None else 'groups'}, got {distinct}"
         )
+    strata = labels[rows]
+    if (most := np.bincount(strata).max()) < count:
+        if are_classes:
+            raise ValueError(f"{count} folds need a class with at least {count} rows, but the largest has {most}")
+        strata = np.zeros_like(strata)  # ranges of numbers are too small
     splitter = (StratifiedKFold if groups is None else StratifiedGroupKFold)(count, shuffle=True, random_state=seed)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The least populated class")  # then it is missing in some folds
-        tested = rows[[*splitter.split(rows, labels[rows], groups)][number - 1][1]]
+        tested = rows[[*splitter.split(rows, strata, groups)][number - 1][1]]
     rest = labels.copy()
     rest[tested] = -1
+    if are_classes and len(missing := np.setdiff1d(labels[tested], rest)):
+        row = int(tested[labels[tested] == missing[0]][0])
+        raise ValueError(
+            f"--data.fold {fold} tests on all rows of the class of row {row} (counted from 0), so that none is left to "
+            f"train on: use fewer folds{' or other groups' if columns else ''}"
+        )
     splits = draw_splits(rest, {"val": val_size}, seed, columns, are_classes)
     splits[tested] = "test"
     return splits
