@@ -65,6 +65,7 @@ def test_saved_outputs_are_complete(path: Path) -> None:
     assert path.stat().st_size < 500_000  # the limit of the pre-commit hook for large files
 
 
+@pytest.mark.slow
 def test_a_failing_cell_raises_an_error(folder: Path) -> None:
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("assert 1 + 1 == 3")])
     nbformat.write(notebook, folder / "wrong.ipynb")

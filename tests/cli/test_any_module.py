@@ -178,6 +178,7 @@ def test_an_argument_that_cannot_be_inferred_is_named(kindling: Command, model: 
     assert not Path("runs").exists()
 
 
+@pytest.mark.slow
 def test_a_task_with_several_labels(kindling: Command) -> None:
     options = ["--model", "modules.MultiLabel", "--data", "modules.MultiLabelDataModule", "--run_name", "labels"]
     fitted = kindling("fit", *options, "--trainer.max_epochs", "20", "--model.optimizer.lr", "0.1")

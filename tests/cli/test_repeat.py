@@ -50,6 +50,7 @@ def test_runs_equal_those_of_fit_with_each_seed_and_are_summarized(kindling: Com
     assert found["std"] == pytest.approx(stats.tstd(values))
 
 
+@pytest.mark.slow
 def test_the_same_command_trains_only_what_is_missing(kindling: Command) -> None:
     assert kindling(*REPEAT).code == 0
     runs = sorted(Path("runs/tiny/repeat_0").glob("seed_*/version_0"))
@@ -109,6 +110,7 @@ def test_an_invalid_option_is_named_once_and_leaves_nothing(
     assert not Path("runs").exists() or not any(Path("runs").iterdir())
 
 
+@pytest.mark.slow
 def test_failed_runs_are_named_and_the_others_trained(kindling: Command, tmp_path: Path) -> None:
     plugin = tmp_path / "flaky.py"
     plugin.write_text(

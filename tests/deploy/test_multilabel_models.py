@@ -77,6 +77,7 @@ def test_every_format_predicts_what_the_checkpoint_does(kindling: Command, train
     assert again.labels == predictor.predict(samples).labels
 
 
+@pytest.mark.slow
 def test_the_server_answers_with_the_classes_of_a_sample(trained: Train) -> None:
     trained(*FIT)
     images = (ColorsDataModule().load("test")[0][:8] / 255).tolist()

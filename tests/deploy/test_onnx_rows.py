@@ -181,6 +181,7 @@ def test_the_file_of_a_table_predicts_raw_rows(kindling: Command, frame: pd.Data
     np.testing.assert_allclose(served.probabilities, expected[["no", "yes"]], rtol=0, atol=2e-6)
 
 
+@pytest.mark.slow
 def test_a_run_without_its_test_rows_is_compared_on_made_up_ones_and_nothing_is_written_if_they_differ(
     kindling: Command, frame: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
 ) -> None:

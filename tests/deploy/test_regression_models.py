@@ -117,6 +117,7 @@ def test_every_format_predicts_what_the_checkpoint_does(kindling: Command, train
     np.testing.assert_allclose(load_onnx(folder / "model.onnx").predict(samples).values, expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_archive_answers_with_numbers(kindling: Command, trained: Train) -> None:
     trained(*options("Waves"))
     assert kindling("export", "--format", "torchserve").code == 0
@@ -190,6 +191,7 @@ def test_models_of_other_kinds_are_exported_but_neither_loaded_nor_served(kindli
         assert message in result.err
 
 
+@pytest.mark.slow
 def test_the_server_answers_with_numbers(trained: Train) -> None:
     trained(*options("Houses"))
     predictor, rows = load(RUN), HousesDataModule().rows("test")
@@ -220,6 +222,7 @@ def test_the_server_answers_with_numbers(trained: Train) -> None:
         assert server.predict({"rows": [{"size": 3}]})[0] == 400
 
 
+@pytest.mark.slow
 def test_the_server_computes_with_an_exported_file(kindling: Command, trained: Train) -> None:
     trained(*options("Brightness"))
     assert kindling("export").code == 0

@@ -129,6 +129,7 @@ def test_a_data_frame_of_all_types_is_learned_saved_and_loaded(
     np.testing.assert_array_equal(again.predict_proba(frame), probabilities)
 
 
+@pytest.mark.slow
 def test_scikit_learn_validates_searches_and_inspects_them() -> None:
     inputs, labels = load_iris(return_X_y=True, as_frame=True)
     few = {"max_epochs": 40, **QUICK}
@@ -144,6 +145,7 @@ def test_scikit_learn_validates_searches_and_inspects_them() -> None:
     assert importance.importances_mean.argmax() in (2, 3)  # the petals, as every model of these flowers finds
 
 
+@pytest.mark.slow
 def test_a_regressor_is_as_good_as_another_model() -> None:
     inputs, values = load_diabetes(return_X_y=True)
     scores = cross_val_score(TableRegressor(max_epochs=30, **QUICK), inputs, values, cv=3, error_score="raise")

@@ -43,6 +43,7 @@ def test_it_averages_the_probabilities_of_its_members(kindling: Command, members
         torch.testing.assert_close(ours, theirs)
 
 
+@pytest.mark.slow
 def test_an_ensemble_checkpoint_no_longer_needs_its_members(kindling: Command, members: list[str]) -> None:
     printed = fit(kindling, members)
     measured = (RUN / "test_metrics.json").read_text()

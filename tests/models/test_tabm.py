@@ -99,6 +99,7 @@ def test_dropout_zeroes_a_fraction_and_keeps_the_mean() -> None:
     assert {*dropped.tolist()} == {0, 1.25}
 
 
+@pytest.mark.slow
 def test_the_recipe_learns_sharp_changes(kindling: Command) -> None:
     random = np.random.default_rng(0)
     frame = pd.DataFrame(random.normal(size=(1500, 4)), columns=[*"abcd"])

@@ -258,6 +258,7 @@ def test_a_damaged_file_in_the_cache_is_named(kindling: Command, cached: Path, c
     assert f"{cached} is damaged" in result.err
 
 
+@pytest.mark.slow
 def test_what_was_trained_needs_no_weights_from_elsewhere(kindling: Command, cached: Path) -> None:
     assert kindling(*TRANSFER).code == 0
     cached.unlink()

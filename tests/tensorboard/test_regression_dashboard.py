@@ -72,6 +72,7 @@ def test_images_are_shown_with_targets_and_predictions(trained: Train) -> None:
     assert list((RUN / "test").glob("*/last_hidden_layer/sprite.png"))
 
 
+@pytest.mark.slow
 def test_a_resumed_run_and_a_separate_test_show_the_same(kindling: Command) -> None:
     fit = [*f"{FIT}WavesDataModule".split(), "--test_after_fit", "false"]
     assert kindling("fit", *fit).code == 0

@@ -27,6 +27,7 @@ from ranks import Ranks
 RUN = Path("runs/tiny/version_0")
 
 
+@pytest.mark.slow
 def test_splits_of_fewer_samples_than_processes_are_evaluated_as_by_one(kindling: Command) -> None:
     few = ["--data.num_samples", "10", "--data.num_classes", "2", "--data.val_split", "2", "--data.batch_size", "2"]
     results = Ranks("fit", *TINY, *few, world_size=3).wait()

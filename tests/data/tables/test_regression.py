@@ -114,6 +114,7 @@ def test_a_regression_target_is_learned_and_predicted_for_new_rows(
     assert [float(line["prediction"]) for line in lines] == pytest.approx(predicted, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_the_run_names_the_model_that_was_built(kindling: Command, trained: Path) -> None:
     config = yaml.safe_load((trained / "config.yaml").read_text())
     assert config["model"]["class_path"] == "kindling.models.tables.TabMRegressor"
@@ -406,6 +407,7 @@ def test_the_checks_for_projects_support_regression(table: pd.DataFrame) -> None
     check_recipe("table_mlp", "--data.path", "houses.csv", "--data.target", "price")
 
 
+@pytest.mark.slow
 def test_the_recipe_is_about_as_good_as_ridge_regression(kindling: Command) -> None:
     from sklearn.datasets import load_diabetes
     from sklearn.linear_model import RidgeCV
