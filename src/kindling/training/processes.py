@@ -63,12 +63,14 @@ class Launcher(_SubprocessScriptLauncher):
             return function(*args, **kwargs)
         except Exception as error:
             self._failed = True
-            reason = self._wait_for_reason() if is_lost_connection(error) else None
+            is_from_peer = isinstance(error, PeerError)
+            reason = self._wait_for_reason() if is_from_peer or is_lost_connection(error) else None
             self.kill(signal.SIGKILL)
             if reason is None:
                 raise
             line, _, _ = re.sub(r"^\[\S+\] ", "", str(error).splitlines()[0]).partition(". ")  # without gloo's advice
-            raise PeerError(reason or f"lost the connection to another process: {line}") from error
+            lost = str(error) if is_from_peer else f"lost the connection to another process: {line}"
+            raise PeerError(reason or lost) from error
         except BaseException:  # Ctrl-C, after which Lightning ends the other processes
             self._failed = True
             raise

@@ -11,6 +11,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from kindling.training.nan_diagnosis import find_first_nonfinite_layer, nonfinite_data, nonfinite_weights
+from kindling.training.processes import PeerError
 
 
 class NotFiniteError(ValueError):
@@ -67,13 +68,13 @@ class TerminateOnNaN(Callback):
         # All processes must stop: the others would wait for the gradients of this one forever.
         if trainer.strategy.reduce_boolean_decision(finite, all=True):
             return
+        if finite:
+            raise PeerError(f"the loss of another process is not finite {_describe_step(trainer)}")
         raise NotFiniteError(
-            f"the loss is {loss.item():g} {_describe_step(trainer)}: {self._find_cause(trainer, pl_module, finite)}"
+            f"the loss is {loss.item():g} {_describe_step(trainer)}: {self._find_cause(trainer, pl_module)}"
         )
 
-    def _find_cause(self, trainer: Trainer, model: LightningModule, finite: bool) -> str:
-        if finite:
-            return "the loss of another process is not finite"
+    def _find_cause(self, trainer: Trainer, model: LightningModule) -> str:
         batch, batch_idx = self._batch
         if broken := nonfinite_data(model, batch):
             return f"{broken}; check the data"
