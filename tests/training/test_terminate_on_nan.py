@@ -113,7 +113,7 @@ def test_all_processes_stop_if_the_loss_of_one_is_not_finite(folder: Path) -> No
     )
     assert process.returncode == 1
     assert "Traceback" not in process.stderr
-    assert re.search(r"error: the loss is nan in step 6 .* 2 of the 32 samples contain NaN or Inf", process.stderr), process.stderr
+    assert re.search(r"error: the loss is nan in step 6 .* 2 of the 32 samples contain NaN or Inf", process.stderr)
     assert torch.load(RUN / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 4
 
 
