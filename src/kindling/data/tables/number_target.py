@@ -112,8 +112,8 @@ class NumberTarget:
         numbers = count_noun(int(self.known.sum()), "number is", "numbers are")
         yield (
             f"{self.table.target_name}: {len(far):,} of {numbers} far from the others, such as {number} in row {row} "
-            f"(counted from 0): correct it{missing}, or limit its effect with --model MLPRegressor "
-            "--model.loss_function huber"
+            f"(counted from 0): correct it{missing}, or limit its effect with --model.loss_function huber "
+            "(and --model NAME, if the model NAME replaced a classifier)"
         )
 
 
