@@ -199,7 +199,7 @@ def test_a_file_of_another_program_is_not_served(kindling: Command) -> None:
     onnx.save(onnx.helper.make_model(graph, ir_version=10, opset_imports=operators), "relu.onnx")
     result = kindling("serve", "--ckpt_path", "relu.onnx", "--port", "0")
     assert (result.code, result.err.count("\n")) == (1, 1)
-    assert "relu.onnx was not written by kindling export: it lacks its metadata" in result.err
+    assert "relu.onnx was not written by kindling export, or was modified: its metadata is missing" in result.err
 
 
 def test_the_output_path_can_be_chosen(kindling: Command, trained: Train) -> None:

@@ -209,6 +209,26 @@ def test_files_of_earlier_versions_take_features_and_are_served(
     np.testing.assert_allclose(found.probabilities, expected[["no", "yes"]], rtol=0, atol=2e-6)
 
 
+def test_modified_metadata_is_refused_in_one_line(kindling: Command, frame: pd.DataFrame) -> None:
+    assert kindling("export", "--format", "onnx").code == 0
+    model, changed = onnx.load_model(FILE), Path("changed.onnx")
+    valid = {"threshold": "0.4", "positive_class": '"yes"', "threshold_metric": '"f1"'}
+    entries = {each.key: each.value for each in model.metadata_props} | valid
+
+    def load_changed(**change: str) -> None:
+        onnx.helper.set_model_props(model, entries | change)
+        onnx.save_model(model, changed)
+        load_onnx(changed)
+
+    load_changed()
+    for name, values in {"features": ["{}", "[1]", "5", "not JSON"]}.items():
+        for value in values:
+            with pytest.raises(ValueError, match=r"^changed\.onnx was .* its metadata is missing or invalid$"):
+                load_changed(**{name: value})
+    with pytest.raises(ValueError, match="is damaged: it lacks 'gone'"):
+        load_changed(features='"gone"')
+
+
 PROGRAM = """
 const ort = require(process.argv[1]);
 const columns = JSON.parse(require("fs").readFileSync("columns.json"));

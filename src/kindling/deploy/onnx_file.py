@@ -121,12 +121,16 @@ def load_onnx(path: Path) -> Predictor:
         names = {*(each.name for each in fields(ModelCard)), "classifies"}
         facts = {name: json.loads(metadata[name]) for name in names & metadata.keys()}
         card = ModelCard.from_dict(facts)
+        if not isinstance(features := json.loads(metadata.get(FEATURES, "null")), str | None):
+            raise TypeError(f"{FEATURES} must be a name, got {features}")
     except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise ValueError(f"{path} was not written by {program_name()} export: it lacks its metadata") from error
+        raise ValueError(
+            f"{path} was not written by {program_name()} export, or was modified: its metadata is missing or invalid"
+        ) from error
     if card.task is None:
         raise ValueError(f"{path} is neither a classifier nor a regression model: run it with onnxruntime")
-    if FEATURES in metadata:
-        session = _open(_without_encoding(path, json.loads(metadata[FEATURES]), session), path)
+    if features is not None:
+        session = _open(_without_encoding(path, features, session), path)
     if len(session.get_inputs()) > 1:
         raise ValueError(f"{path} takes several inputs: run it with onnxruntime")
 
