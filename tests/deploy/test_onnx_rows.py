@@ -221,7 +221,13 @@ def test_modified_metadata_is_refused_in_one_line(kindling: Command, frame: pd.D
         load_onnx(changed)
 
     load_changed()
-    for name, values in {"features": ["{}", "[1]", "5", "not JSON"]}.items():
+    invalid = {
+        "features": ["{}", "[1]", "5", "not JSON"],
+        "threshold": ['"high"', "2"],
+        "positive_class": ['"maybe"', "null"],
+        "classes": ['["no", "yes", "maybe"]'],
+    }
+    for name, values in invalid.items():
         for value in values:
             with pytest.raises(ValueError, match=r"^changed\.onnx was .* its metadata is missing or invalid$"):
                 load_changed(**{name: value})

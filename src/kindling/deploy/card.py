@@ -34,6 +34,9 @@ class ModelCard:
         positive_class: See `threshold`.
         threshold_metric: Metric for which the threshold was chosen on the validation split; empty if it was given.
         kindling: Version of Kindling that wrote this.
+
+    Raises:
+        ValueError: If `threshold` is no probability, or `positive_class` is not one of two classes.
     """
 
     model: str
@@ -49,6 +52,9 @@ class ModelCard:
     positive_class: str = ""
     threshold_metric: str = ""
     kindling: str = __version__
+
+    def __post_init__(self) -> None:
+        DecisionThreshold.of_card(vars(self))
 
     def as_dict(self) -> dict[str, Any]:
         """Return the card as plain values."""

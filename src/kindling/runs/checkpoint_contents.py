@@ -1,7 +1,8 @@
 """Validation of the keys and types in a checkpoint."""
 
+import math
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,9 @@ def check_content(path: Path, checkpoint: Any) -> None:
                 raise ValueError(f"{path} is not a Kindling checkpoint, or was modified: its {name} is {found}")
     if threshold and None in [threshold.get(name) for name in THRESHOLD_TYPES]:
         raise ValueError(f"{path} was modified: its decision_threshold is incomplete")
+    if threshold and not _is_curve(threshold["curve"]):
+        found = shorten(repr(threshold["curve"]), 60)
+        raise ValueError(f"{path} was modified: its decision_threshold has the curve {found}")
     check_progress(path, checkpoint)
     names = model.get("class_names")
     if names and len(names) != model.get("num_classes", len(names)):
@@ -122,6 +126,14 @@ def _has_type(value: Any, kind: type) -> bool:
     if kind is int:
         return value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= 0)
     return value is None or isinstance(value, (list, tuple) if kind is list else kind)
+
+
+def _is_curve(values: Sequence[Any]) -> bool:
+    """Return whether a list can be the curve of a decision threshold."""
+    from kindling.utils.decision import CURVE_STEPS  # imports torch
+
+    are_finite = (isinstance(value, int | float) and math.isfinite(value) for value in values)
+    return len(values) == CURVE_STEPS + 1 and all(are_finite)
 
 
 def _is_version(value: Any) -> bool:

@@ -51,10 +51,17 @@ class DecisionThreshold:
 
     @classmethod
     def of_card(cls, card: Mapping[str, Any]) -> Self | None:
-        """Return the threshold in the card of a model, see `kindling.deploy.card`; None if it has none."""
+        """Return the threshold in the card of a model, see `kindling.deploy.card`; None if it has none.
+
+        Raises:
+            ValueError: If its positive class is not one of two classes.
+        """
         if card.get("threshold") is None:
             return None
-        return cls(card["threshold"], card["classes"].index(card["positive_class"]), card["threshold_metric"])
+        classes, positive = card["classes"], card["positive_class"]
+        if len(classes) != 2 or positive not in classes:
+            raise ValueError(f"the positive class of a threshold must be one of two classes, got {positive}")
+        return cls(card["threshold"], classes.index(positive), card["threshold_metric"])
 
     def describe(self, class_names: Sequence[str]) -> str:
         """Return in words which class is predicted from which probability, and why."""
