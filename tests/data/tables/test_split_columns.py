@@ -71,6 +71,14 @@ def test_the_newest_rows_are_tested(visits: pd.DataFrame) -> None:
     assert abs((data.splits == "test").sum() - 40) <= 4
     assert "visited" not in [column["name"] for column in data.fitted["columns"]]
     assert data.fitted["left_out"]["visited"] == "defines the splits"
+    late = days.sort_values(kind="stable").index[-20:]  # all of them in test
+    visits.assign(ill=visits["ill"].where(~visits.index.isin(late), "new")).to_csv("late.csv", index=False)
+    first, day = late[0], visits["visited"][late[0]]
+    message = (
+        rf"^column visited of late.csv: {day} \(row {first}, .* is the first of class new, .* --data.test_split, or "
+    )
+    with pytest.raises(ValueError, match=message):
+        read("late.csv", "ill", time="visited")
     numbers = visits.assign(visited=(days - days.min()).dt.days / 7)
     numbers.to_csv("numbers.csv", index=False)
     assert (read("numbers.csv", "ill", time="visited").splits == data.splits).all()

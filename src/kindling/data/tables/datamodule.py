@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from typing_extensions import override
 
 from kindling.data.datamodule import ArrayDataset, BaseDataModule, Batch, Split, count_classes
+from kindling.data.tables.class_target import ClassTarget
 from kindling.data.tables.columns import learn_columns
 from kindling.data.tables.rows import encode_cells, encode_rows, find_numeric_features, width
 from kindling.data.tables.split_columns import SplitColumns, reasons
@@ -298,6 +299,8 @@ class TableDataModule(BaseDataModule):
     def _learn(self) -> dict[str, Any]:
         table, target, train = self.file, self._target, self.splits == "train"
         table.warn_unlabelled(target.known)
+        if isinstance(target, ClassTarget):
+            self.split_columns.check_classes(target.labels, target.names, self.splits)
         held_out = [split for split in self._held_out if split in self.splits]  # a data frame has no test split
         learned, oddities = target.learn(self.splits, held_out)
         for line in oddities:

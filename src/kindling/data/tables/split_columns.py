@@ -1,6 +1,6 @@
 """The columns of a table that constrain its splits: groups of rows to keep together, and the time of each row."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -91,6 +91,26 @@ class SplitColumns:
         if self.time and (found := find_older(self.times[rows], splits[rows])):
             one, other = rows[[*found]].tolist()
             raise _older(self._place(self.time, one), f"{splits[one]} row {one}", self._place(self.time, other), other)
+
+    def check_classes(self, labels: Indices, names: Sequence[str], splits: NDArray[np.object_]) -> None:
+        """Check that no class first occurs later than the training rows.
+
+        Args:
+            labels: Class of each row as an index into `names`, -1 where missing, (N,).
+            names: Names of the classes.
+            splits: The split of each row, (N,).
+
+        Raises:
+            ValueError: If one does.
+        """
+        new = np.flatnonzero(self.known & ~np.isin(labels, labels[splits == "train"]))
+        if self.time and len(new):
+            first = int(new[self.times[new].argmin()])
+            raise ValueError(
+                f"{self._place(self.time, first)} (row {first}, counted from 0) is the first of class "
+                f"{names[labels[first]]}, newer than all training rows: hold out fewer rows with --data.val_split and "
+                "--data.test_split, or remove or merge the class"
+            )
 
     def check_test(self, test: "SplitColumns", splits: NDArray[np.object_]) -> None:
         """Check the rows of a test file against these ones and their splits (N,), see `check`.
