@@ -1,6 +1,7 @@
 """Faults planted in clean data, and clean data without findings."""
 
 import io
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from kindling import DigitsDataModule, ImageFolderDataModule, MNISTDataModule, SyntheticDataModule, TableDataModule
 from kindling.data.checks import DataReport, Finding, inspect_data
+from kindling.data.checks.tables import in_several_splits
 from kindling.data.datamodule import ClassificationDataModule, Split
 from kindling.data.loading import Batch
 
@@ -136,6 +138,17 @@ def test_faulty_columns_are_found(blobs: pd.DataFrame) -> None:
     assert set(groups.where) <= {*blobs["patient_id"]}
     assert found(report)["classes"].where == ["odd (1)"]
     assert "groups" not in found(table(drop=("outcome",), groups="patient_id"))
+
+
+def test_many_values_in_several_splits_are_found_in_a_second() -> None:
+    random = np.random.default_rng(0)
+    codes = random.integers(-1, 100_000, 200_000)
+    splits = random.choice(np.array(["train", "val", "test"], dtype=object), len(codes), p=[0.8, 0.1, 0.1])
+    began = time.process_time()
+    found = in_several_splits(codes, splits)
+    assert time.process_time() - began < 2
+    counts = pd.Series(splits).groupby(codes).nunique()
+    assert found.tolist() == [code for code, count in counts.items() if code >= 0 and count > 1]
 
 
 def write_digits(folder: str, number: int = 400) -> None:

@@ -135,7 +135,7 @@ class TableRows:
             counts = np.bincount(codes[codes >= 0], minlength=len(values))
             if len(values) < MIN_GROUPS or counts.sum() < MIN_GROUP_ROWS * len(values):
                 continue
-            crossing = [value for code, value in enumerate(values) if len({*self.splits[codes == code]}) > 1]
+            crossing = [values[code] for code in in_several_splits(codes, self.splits)]
             if crossing:
                 message = f"column {name}: {len(crossing):,} of {len(values):,} values are in more than one split"
                 fix = (
@@ -148,6 +148,19 @@ class TableRows:
 
     def _drop(self, name: str) -> str:
         return f"--data.drop {shlex.quote(json.dumps([*self.data.drop, name], ensure_ascii=False))}"
+
+
+def in_several_splits(codes: Indices, splits: NDArray[np.object_]) -> Indices:
+    """Return the values that occur in several splits.
+
+    Args:
+        codes: Index of the value of each row, -1 where missing, (N,).
+        splits: The split of each row, (N,).
+    """
+    names, numbers = np.unique(splits, return_inverse=True)
+    known = codes >= 0
+    pairs = np.unique(codes[known] * len(names) + numbers[known])  # each value with each split that has it
+    return np.flatnonzero(np.bincount(pairs // len(names)) > 1)
 
 
 def _comparable(columns: Sequence[Column]) -> NDArray[np.bool_]:
