@@ -36,7 +36,8 @@ class ClassificationTask(BaseTask):
         weighted_loss: Whether to weight classes in the loss inversely to their number of training samples.
         threshold: For two classes, the probability from which the positive class is predicted; or a metric, for which
             it is chosen on the validation split: accuracy, balanced_accuracy, f1 (the mean of both classes),
-            positive_f1 or mcc. By default the most probable class is predicted.
+            positive_f1 or mcc; the validation metrics, measured on the same samples, are then optimistic. By default
+            the most probable class is predicted.
         positive_class: Name of the class that `threshold` is about; the second one by default.
         **kwargs: See `BaseTask`.
 
