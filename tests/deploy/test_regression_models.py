@@ -86,7 +86,7 @@ def test_every_format_predicts_what_the_checkpoint_does(kindling: Command, train
     for format in ("onnx", "torch_export", "torchscript", "torchserve"):
         result = kindling("export", "--format", format)
         assert result.code == 0, result.err
-        assert "relative to the spread of the targets, standard deviation" in " ".join(result.out.split())
+        assert "relative to the spread of the targets, scale" in " ".join(result.out.split())
     session = onnxruntime.InferenceSession(folder / "model.onnx")
     metadata = session.get_modelmeta().custom_metadata_map
     cards = [{name: json.loads(text) for name, text in metadata.items() if name != "features"}]

@@ -120,7 +120,7 @@ def scale_of(model: Model, expected: Tensor) -> float:
     """Return the scale of an output: its largest value, at least 1.
 
     For regression, where 1 may be large or small: its largest distance from the mean of the training targets, at least
-    their standard deviation.
+    the scale by which the loss divides.
     """
     largest = expected.abs().max().item()
     if not isinstance(model.model, RegressionTask):
@@ -133,7 +133,7 @@ def describe_scale(model: Model) -> str:
     """Return in words what differences are relative to."""
     if not isinstance(model.model, RegressionTask):
         return "of values above 1, relative to the largest"
-    return f"relative to the spread of the targets, standard deviation {format_number(model.model.target_std.item())}"
+    return f"relative to the spread of the targets, scale {format_number(model.model.target_std.item())}"
 
 
 def first(samples: Arrays, size: int) -> Arrays:
