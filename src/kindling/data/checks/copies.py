@@ -97,9 +97,7 @@ def _equal_pairs(samples: SampleTable) -> Iterator[tuple[int, int]]:
     """Yield held-out samples, each with the first sample of an earlier split that has the same inputs."""
     ranks = {"train": 0, "val": 1, "test": 2}
     rank = np.array([ranks[split] for split in samples.splits])
-    surprising: NDArray[np.bool_] = (
-        np.ones(len(rank), dtype=bool) if samples.chance is None else samples.chance < CHANCE
-    )
+    surprising = is_surprising(samples)
     first: dict[object, dict[object, int]] = {}  # by inputs, then by split and target
     for row in np.flatnonzero(surprising)[np.argsort(rank[surprising], kind="stable")].tolist():
         seen = first.setdefault(samples.inputs[row], {})
