@@ -137,7 +137,7 @@ def read_column(
             logger.info(
                 f"{rows} {path} list several classes in {name}, so multilabel (--data.task classification for one)"
             )
-        return _read_lists(path, name, cells, names, separator)
+        return _read_lists(table, separator)
     target = known_target(table, fitted) if task == "regression" and fitted else choose_target(table, task, decimal)
     table.warn_unlabelled(target.known)
     if isinstance(target, NumberTarget):
@@ -150,19 +150,25 @@ def read_column(
     return LabelColumn([texts[label] for label in target.labels], "classification", sort_names(target.names), target)
 
 
-def _read_lists(path: Path, name: str, cells: Cells, values: Sequence[str], separator: str | None) -> LabelColumn:
-    """Read a column of lists of classes; an empty cell is an image that has none of them."""
+def _read_lists(table: TableFile, separator: str | None) -> LabelColumn:
+    """Read the target as lists of classes; an empty cell is an image that has none, a missing value is left out."""
+    path, name = table.path, table.target
+    cells = read_cells(table.frame[name])
+    values = [*map(as_name, cells.values)]
+    known = [value not in table.missing for value in values]
     lists = [
         [*dict.fromkeys(filter(None, map(str.strip, value.split(separator) if separator else [value])))]
         for value in values
     ]
-    classes = sort_names(_checked(path, {each for one in lists for each in one}))
+    listed = {each for one, is_known in zip(lists, known, strict=True) if is_known for each in one}
+    classes = sort_names(_checked(path, listed))
     if not classes:
         raise ValueError(f"column {name} of {path} has no values")
     if empty := int((cells.codes < 0).sum()):
         number = count_noun(empty, "row", "rows")
         logger.warning(f"{path}: {number} without {name}: taken as images that have none of the classes")
-    texts = [*map(SEPARATOR.join, lists), ""]
+    table.warn_unlabelled(np.array([*known, True])[cells.codes])
+    texts = [*(SEPARATOR.join(one) if is_known else None for one, is_known in zip(lists, known, strict=True)), ""]
     return LabelColumn([texts[code] for code in cells.codes], "multilabel", classes, separator=separator)
 
 
@@ -185,7 +191,7 @@ def _is_binary(cells: Cells) -> bool:
     return {as_name(value).lower() for value in cells.values} <= BINARY.keys()
 
 
-def _checked(path: Path, classes: Collection[str]) -> Collection[str]:
+def _checked(path: str | Path, classes: Collection[str]) -> Collection[str]:
     """Return the names of classes; raise ValueError for one that `split.csv` can't hold."""
     if wrong := [name for name in classes if SEPARATOR in name or not name.strip()]:
         raise ValueError(f"{path}: rename the class {wrong[0]}, as {SEPARATOR} separates classes in split.csv")
