@@ -64,7 +64,12 @@ class LabelColumn:
 
 
 def choose_columns(
-    path: Path, frame: "DataFrame", names: Sequence[str], target: Sequence[str], fitted: Mapping[str, Any]
+    path: Path,
+    frame: "DataFrame",
+    names: Sequence[str],
+    target: Sequence[str],
+    missing: Collection[str],
+    fitted: Mapping[str, Any],
 ) -> list[str]:
     """Return the columns of labels: one, or several with 0 or 1 for each class.
 
@@ -73,6 +78,7 @@ def choose_columns(
         frame: Its rows.
         names: Columns to choose from.
         target: The columns that the user has chosen.
+        missing: Texts that mean a missing value.
         fitted: What the data module has learned.
     """
     for name in target:
@@ -83,33 +89,44 @@ def choose_columns(
         return [*target] or known
     if not names:
         raise ValueError(f"{path} has no column of labels, only {join_names([*frame])}")
-    if len(names) > 1 and not all(_is_binary(read_cells(frame[name])) for name in names):
+    if len(names) > 1 and not all(_is_binary(read_cells(frame[name], missing)) for name in names):
         raise ValueError(f"{path} has several columns that may be labels: choose with --data.target {'|'.join(names)}")
     return [*names]
 
 
-def read_columns(path: Path, frame: "DataFrame", names: Sequence[str], task: str) -> LabelColumn:
-    """Read several columns, each with 0 or 1 for a class."""
+def read_columns(
+    path: Path, frame: "DataFrame", names: Sequence[str], task: str, missing: Collection[str]
+) -> LabelColumn:
+    """Read several columns, each with 0 or 1 for a class; rows with a text in `missing` have no label."""
     if task not in ("auto", "multilabel"):
         raise ValueError(
             f"--data.task {task} needs one column of labels, and {path} has {len(names)}: set --data.target"
         )
     has_class = np.zeros((len(frame), len(names)), dtype=bool)
-    empty = 0
+    known, empty = np.ones(len(frame), dtype=bool), 0
     for position, name in enumerate(_checked(path, names)):
-        cells = read_cells(frame[name])
+        is_empty = read_cells(frame[name]).codes < 0
+        cells = read_cells(frame[name], missing)
         values = [BINARY.get(as_name(value).lower()) for value in cells.values]
         for code in [code for code, value in enumerate(values) if value is None][:1]:
             row, value = int(np.flatnonzero(cells.codes == code)[0]), abbreviate(cells.values[code])
             raise ValueError(f"{path}: row {row} (counted from 0) has {value} in the column {name}, not 0 or 1")
         has_class[:, position] = np.array([*values, False], dtype=bool)[cells.codes]
-        empty += int((cells.codes < 0).sum())
+        known &= (cells.codes >= 0) | is_empty
+        empty += int(is_empty.sum())
+    if not known.any():
+        raise ValueError(f"{path} has no row with 0 or 1 in each of {join_names(names)}")
+    if left_out := int((~known).sum()):
+        logger.warning(
+            f"left out: {count_noun(left_out, 'row', 'rows')} of {path} without 0 or 1 in a column of labels"
+        )
     if empty:
         logger.warning(f"{path}: {count_noun(empty, 'empty cell counts', 'empty cells count')} as 0")
     if task == "auto":
         logger.info(f"{path}: {len(names)} columns of 0 and 1, so several classes per image (multilabel)")
-    labels = [SEPARATOR.join(np.array(names, dtype=object)[row]) for row in has_class]
-    return LabelColumn([*labels], "multilabel", [*names])
+    texts = [SEPARATOR.join(np.array(names, dtype=object)[row]) for row in has_class]
+    labels = [text if has_label else None for text, has_label in zip(texts, known, strict=True)]
+    return LabelColumn(labels, "multilabel", [*names])
 
 
 def read_column(

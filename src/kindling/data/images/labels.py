@@ -131,9 +131,9 @@ def read_labels(path: Path, root: Path, options: LabelOptions, fitted: Mapping[s
     split_column = next((name for name in frame if name.lower() == "split" and name not in options.target), None)
     splits = ["train"] * len(frame) if split_column is None else _read_splits(path, frame, split_column)
     others = [name for name in frame if name not in (files.name, split_column)]
-    names = choose_columns(path, frame, others, options.target, fitted)
+    names = choose_columns(path, frame, others, options.target, options.missing, fitted)
     if len(names) > 1:
-        column = read_columns(path, frame, names, options.task)
+        column = read_columns(path, frame, names, options.task, options.missing)
     else:
         column = read_column(path, names[0], options.task, options.missing, options.decimal, fitted)
     if not fitted:
