@@ -146,7 +146,9 @@ def read_column(
     table = TableFile(path, name, missing)
     cells = table.cells(name)
     names = [*map(as_name, cells.values)]
-    separator: str | None = fitted["separator"] if fitted.get("separator") else find_separator(cells)
+    separator: str | None = (
+        fitted["separator"] if fitted.get("separator") else find_separator(cells, task == "multilabel")
+    )
     if task == "multilabel" or (task == "auto" and separator):
         if task == "auto" and separator:
             several = int(cells.counts[[separator in each for each in names]].sum())
@@ -189,18 +191,21 @@ def _read_lists(table: TableFile, separator: str | None) -> LabelColumn:
     return LabelColumn([texts[code] for code in cells.codes], "multilabel", classes, separator=separator)
 
 
-def find_separator(cells: Cells) -> str | None:
+def find_separator(cells: Cells, are_lists: bool) -> str | None:
     """Return the sign between several classes in the cells of a column; None if there is none.
 
-    A comma may be a decimal sign or part of a name: it counts if the classes are fewer than the different cells, and
-    these are not numbers.
+    It may be part of a name, and a comma a decimal sign: it counts if the classes are fewer than the different cells,
+    and a comma only if these are not numbers. If it is known that the cells are lists, only a comma is doubtful.
     """
     names = [*map(as_name, cells.values)]
     for separator in SEPARATORS:
         if any(separator in name for name in names):
+            if are_lists and separator != ",":
+                return separator
             classes = {part.strip() for name in names for part in name.split(separator)}
             are_numbers = any(2 * np.sum(~np.isnan(cells.quantities(sign)[0])) > len(names) for sign in ".,")
-            return separator if separator != "," or (len(classes) < len(names) and not are_numbers) else None
+            if len(classes) < len(names) and not (separator == "," and are_numbers):
+                return separator
     return None
 
 
