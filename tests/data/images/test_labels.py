@@ -5,7 +5,7 @@ import json
 import re
 import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -251,6 +251,80 @@ def test_oddities_are_said_and_left_out(capfd: pytest.CaptureFixture[str]) -> No
     with pytest.raises(
         ValueError, match=r"row 0 \(.*names image 00, which may be image 00\.bmp, image 00\.png: add the"
     ):
+        read("labels.csv")
+
+
+def test_a_missing_value_among_several_classes_leaves_its_image_out(capfd: pytest.CaptureFixture[str]) -> None:
+    rows = photos()
+    lists = [(file, "NA" if index in (3, 4) else "|".join(colors)) for index, (file, colors, _) in enumerate(rows)]
+    write("lists.csv", ["file", "colors"], lists)
+    data = read("lists.csv", missing="NA")
+    unlabeled = {rows[3][0], rows[4][0]}
+    assert {row[0] for row in rows} - {sample.file for sample in data._samples} == unlabeled
+    assert data.class_names == ("blue", "green", "red")
+    empty = sum(label == "" for _, label in lists)
+    said = capfd.readouterr().err
+    assert "left out: 2 rows of lists.csv without colors" in said
+    assert f"lists.csv: {empty} rows without colors: taken as images that have none of the classes" in said
+
+    columns = [[file, *(int(color in colors) for color in COLORS)] for file, colors, _ in rows]
+    columns[3][2] = columns[3][3] = columns[4][1] = "NA"
+    columns[5][1] = ""
+    write("columns.csv", ["file", *COLORS], columns)
+    data = read("columns.csv", missing="NA")
+    assert {row[0] for row in rows} - {sample.file for sample in data._samples} == unlabeled
+    expected = {file: [float(color in colors) for color in COLORS] for file, colors, _ in rows}
+    expected[rows[5][0]][0] = 0.0
+    assert by_file(data) == {file: expected[file] for file in by_file(data)}
+    said = capfd.readouterr().err
+    assert "left out: 2 rows of columns.csv without 0 or 1 in a column of labels" in said
+    assert "columns.csv: 1 empty cell counts as 0" in said
+    write("columns.csv", ["file", *COLORS], [(file, 1, 0, "NA") for file, *_ in rows])
+    with pytest.raises(ValueError, match=r"columns.csv has no row with 0 or 1 in each of red, green, blue$"):
+        read("columns.csv", missing="NA")
+
+
+@pytest.mark.parametrize("separator", [";", "|"])
+def test_a_separator_in_the_name_of_a_class_is_not_a_list(separator: str) -> None:
+    rows = photos()
+    kinds = ["oak", f"elm{separator}ash"]
+    write("kinds.csv", ["file", "kind"], [(file, kinds[index % 2]) for index, (file, *_) in enumerate(rows)])
+    data = read("kinds.csv")
+    assert (data.task, sorted(data.class_names)) == ("classification", sorted(kinds))
+    assert read("kinds.csv", task="multilabel").class_names == ("ash", "elm", "oak")
+    data.write_split(Path())
+    again = ImageFolderDataModule("photos", split="split.csv")
+    again.setup("fit")
+    assert (again.task, by_file(again)) == (data.task, by_file(data))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda file: f"photos/{file}",
+        lambda file: f"{Path.cwd()}/photos/{file}",
+        lambda file: f"C:\\data\\{file}".replace("/", "\\"),
+        lambda file: f"data/{file[:-4]}",
+        lambda file: file.replace(".png", ".PNG").replace("image", "Image"),
+    ],
+)
+def test_names_with_another_folder_or_case_are_found(change: Callable[[str], str]) -> None:
+    rows = photos()
+    write("labels.csv", ["id", "file"], [(index % 2, change(file)) for index, (file, *_) in enumerate(rows)])
+    data = read("labels.csv")
+    assert by_file(data) == {file: index % 2 for index, (file, *_) in enumerate(rows) if file in by_file(data)}
+    assert len(data._samples) == 60
+
+
+def test_names_that_are_not_found_are_shown_beside_a_file() -> None:
+    rows = photos()
+    write("labels.csv", ["kind", "file"], [("a", f"old_{file}") for file, *_ in rows])
+    words = "labels.csv has no column with names of images in photos, such as image 00.png: file has old_image 00.png"
+    with pytest.raises(ValueError, match=words):
+        read("labels.csv")
+    shutil.copy("photos/image 00.png", "photos/IMAGE 00.png")
+    write("labels.csv", ["kind", "file"], [("a", "Image 00.png"), ("a", rows[1][0])])
+    with pytest.raises(ValueError, match=r"row 0 \(.*names Image 00.png, which may be IMAGE 00.png, image 00.png: wr"):
         read("labels.csv")
 
 

@@ -2,14 +2,17 @@
 
 import logging
 from collections import defaultdict
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from operator import methodcaller
+from os.path import commonprefix
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from kindling.utils.text import count_noun, join_names
+from kindling.data.images.scan import SUFFIXES
+from kindling.utils.text import count_noun, join_names, shorten
 
 if TYPE_CHECKING:
-    from pandas import DataFrame
+    from pandas import DataFrame, Series
 
 logger = logging.getLogger(__name__)
 
@@ -17,7 +20,8 @@ logger = logging.getLogger(__name__)
 class FileColumn:
     """The column that names the images of a folder: the one with the most names of images.
 
-    A name is a path relative to the folder, with or without its suffix if that is unambiguous.
+    A name is a path relative to the folder; its suffix and its case may differ if that is unambiguous. Folders that all
+    names start with are left out if more images are found so.
 
     Args:
         path: The file, for messages.
@@ -41,17 +45,21 @@ class FileColumn:
         for image in images:
             self._found[str(PurePosixPath(image).with_suffix(""))].append(image)
         self._found.update({image: [image] for image in images})
-        columns = {name: frame[name].map(_as_path, "ignore") for name in frame if name not in excluded}
+        self._any_case: defaultdict[str, list[str]] = defaultdict(list)
+        for name, found in self._found.items():
+            self._any_case[name.lower()] += found
+        paths = {name: frame[name].map(_as_path, "ignore") for name in frame if name not in excluded}
+        columns = {name: self._without_folders(column) for name, column in paths.items()}
         # A column of small numbers may match images such as 1.png without their suffix.
         matches = {
-            name: (int(column.isin(images).sum()), int(column.isin(self._found.keys()).sum()), column.nunique())
+            name: (int(column.isin(images).sum()), self._count(column), column.nunique())
             for name, column in columns.items()
         }
         self.name = max(matches, key=matches.__getitem__, default="")
         if not matches.get(self.name, (0, 0))[1]:
+            names = f"names of images in {root}, such as {(*images, 'none')[0]}"
             raise ValueError(
-                f"{path} has no column with names of images in {root}, such as {(*images, 'none')[0]}: its columns are "
-                f"{join_names([*frame])}"
+                f"{path} has no column with {names}: {_find_file(columns) or f'its columns are {join_names([*frame])}'}"
             )
         self._names = [name if isinstance(name, str) else None for name in columns[self.name]]
 
@@ -64,11 +72,10 @@ class FileColumn:
         missing: list[int] = []
         found: list[str | None] = []
         for row, name in enumerate(self._names):
-            candidates = self._found.get(name or "", [])
+            candidates = self._found.get(name or "") or self._any_case.get((name or "").lower(), [])
             if len(candidates) > 1:
-                raise ValueError(
-                    f"{self._row(row)} names {name}, which may be {join_names(candidates, 3)}: add the suffix"
-                )
+                advice = "add the suffix" if name in self._found else "write one of them"
+                raise ValueError(f"{self._row(row)} names {name}, which may be {join_names(candidates, 3)}: {advice}")
             if not candidates:
                 missing.append(row)
             found.append(candidates[0] if candidates else None)
@@ -114,6 +121,17 @@ class FileColumn:
             )
         return [rows[image][0] for image in self.images if image in rows]
 
+    def _count(self, column: "Series") -> int:
+        """Return how many cells name an image."""
+        return int(column.map(str.lower, "ignore").isin(self._any_case.keys()).sum())
+
+    def _without_folders(self, column: "Series") -> "Series":
+        """Return a column of paths without those folders at their start that hide most names of images."""
+        paths = [cell.split("/")[:-1] for cell in column.dropna().unique()]
+        folders = commonprefix(paths)  # noqa: RUF071 (of lists, so it compares whole folders)
+        starts = ["".join(f"{folder}/" for folder in folders[:depth]) for depth in range(len(folders) + 1)]
+        return max((column.map(methodcaller("removeprefix", start), "ignore") for start in starts), key=self._count)
+
     def _row(self, row: int) -> str:
         return f"{self.path}: row {row} (counted from 0)"
 
@@ -121,3 +139,12 @@ class FileColumn:
 def _as_path(cell: object) -> str:
     """Return a cell as a relative path with forward slashes."""
     return str(cell).strip().replace("\\", "/").removeprefix("./")
+
+
+def _find_file(columns: "Mapping[str, Series]") -> str:
+    """Return in words the first cell that is the name of an image elsewhere; an empty text if there is none."""
+    for name, column in columns.items():
+        for cell in column.dropna().unique():
+            if PurePosixPath(cell).suffix.lower() in SUFFIXES:
+                return f"{name} has {shorten(cell, 60)}"
+    return ""
