@@ -83,6 +83,22 @@ def test_intervals_agree_with_scipy() -> None:
     assert found["f1"][0] < f1_score(has, probabilities.numpy() >= 0.5, average="macro") < found["f1"][1]
 
 
+@pytest.mark.filterwarnings("error")
+def test_intervals_of_tied_probabilities_and_of_resamples_without_a_class() -> None:
+    has, probabilities = np.array([0, 0, 1, 1, 0]), np.array([1, 1, 1, 1, 0.2])
+    predictions = MultiLabelPredictions(torch.from_numpy(probabilities)[:, None], torch.from_numpy(has)[:, None])
+    random, resampled = np.random.default_rng(1), []
+    for _ in range(2000):
+        rows = random.integers(5, size=5)
+        if has[rows].any():
+            resampled.append(average_precision_score(has[rows], probabilities[rows]))
+    low, high = np.quantile(resampled, [0.025, 0.975]) - np.mean(resampled) + 0.5  # 0.5 is that of the five samples
+    found = multilabel_intervals(predictions, torch.rand(5))["map"]
+    assert found == pytest.approx((max(low, 0), min(high, 1)), abs=0.05)
+    nothing = MultiLabelPredictions(torch.rand(5, 2), torch.zeros(5, 2))
+    assert np.isnan(multilabel_intervals(nothing, torch.rand(5))["map"]).all()
+
+
 def test_a_model_that_diverged_has_a_report(kindling: Command) -> None:
     predictions = MultiLabelPredictions(torch.full((4, 2), torch.nan), torch.tensor([[1.0, 0]] * 4))
     assert predictions.worst(3).tolist() == [0, 1, 2]

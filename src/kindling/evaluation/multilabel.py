@@ -77,9 +77,13 @@ def multilabel_intervals(predictions: MultiLabelPredictions, losses: Tensor) -> 
     resampled = np.array([score(times) for times in draws]) * (number / total) ** 0.5
     metrics = _scores(predictions, np.arange(total))(np.ones(total))
     f1, mean_average_precision = (
-        middle_95(metric, values, 0, 1) for metric, values in zip(metrics, resampled.T, strict=True)
+        _interval(metric, values[~np.isnan(values)]) for metric, values in zip(metrics, resampled.T, strict=True)
     )
     return {"f1": f1, "map": mean_average_precision, "loss": bootstrap_mean(losses)}
+
+
+def _interval(metric: float, resampled: NDArray[np.float64]) -> Interval:
+    return middle_95(metric, resampled, 0, 1) if len(resampled) else (np.nan, np.nan)
 
 
 def _scores(
@@ -88,25 +92,37 @@ def _scores(
     """Return a function that computes macro F1 and mean average precision if each row counts several times, (N,)."""
     parts = (predictions.targets.bool(), predictions.predicted, predictions.probabilities)
     has, predicted, probabilities = (part.numpy()[rows].astype(np.float64) for part in parts)
+    number = len(rows)
     order = np.argsort(-probabilities, axis=0, kind="stable")  # (N, classes)
-    ranked = np.take_along_axis(has, order, 0)
+    ranked, sorted_probabilities = (np.take_along_axis(part, order, 0) for part in (has, probabilities))
+    ends = np.full(order.shape, number - 1)  # the last rank of the samples with the same probability
+    if number > 1:
+        is_end = sorted_probabilities[:-1] != sorted_probabilities[1:]
+        ends[:-1] = np.where(is_end, np.arange(number - 1)[:, None], number - 1)
+        ends = np.minimum.accumulate(ends[::-1], axis=0)[::-1]
 
     def score(times: NDArray[np.number[Any]]) -> tuple[float, float]:
         correct, sums = times @ (has * predicted), times @ (has + predicted)
         f1 = np.divide(2 * correct, sums, out=np.zeros(len(sums)), where=sums > 0).mean()
-        return float(f1), _mean_average_precision(ranked, times[order].astype(np.float64))
+        return float(f1), _mean_average_precision(ranked, times[order].astype(np.float64), ends)
 
     return score
 
 
-def _mean_average_precision(has: NDArray[np.float64], times: NDArray[np.float64]) -> float:
+def _mean_average_precision(
+    has: NDArray[np.float64], times: NDArray[np.float64], ends: NDArray[np.integer[Any]]
+) -> float:
     """Return the mean average precision of classes whose samples are ranked by probability and counted `times`.
 
     Args:
         has: Whether a sample has the class, by falling probability, (N, classes).
         times: How often each of these samples counts, (N, classes).
+        ends: Rank of the last sample with the same probability, (N, classes).
+
+    Returns:
+        The mean over the classes that a sample has; NaN if there is none.
     """
     positives, ranks = np.cumsum(times * has, axis=0), np.cumsum(times, axis=0)
     precision = np.divide(positives, ranks, out=np.zeros_like(ranks), where=ranks > 0)
-    with np.errstate(invalid="ignore"):
-        return float(np.nanmean((precision * times * has).sum(0) / positives[-1]))
+    sums, exist = (np.take_along_axis(precision, ends, 0) * times * has).sum(0), positives[-1] > 0
+    return float((sums[exist] / positives[-1][exist]).mean()) if exist.any() else float("nan")
