@@ -19,7 +19,7 @@ def print_report(report: DataReport) -> None:
     for name, text in report.contents.items():
         say(f"{name}: {text}")
     if report.classes:
-        say(_classes_table(report.classes))
+        say(_classes_table(report.classes, sum(report.sizes.values())))
     if report.targets:
         say(_targets_table(report.targets))
     if report.missing:
@@ -59,10 +59,9 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]], what: str) -> T
     return table
 
 
-def _classes_table(classes: Mapping[str, Mapping[str, int]]) -> Table:
-    """Return the number of samples of each class, the largest first."""
+def _classes_table(classes: Mapping[str, Mapping[str, int]], total: int) -> Table:
+    """Return the number of samples of each class and its share in all, the largest first."""
     splits = [*next(iter(classes.values()))]
-    total = sum(sum(counts.values()) for counts in classes.values())
     ordered = sorted(classes.items(), key=lambda one: -sum(one[1].values()))
     rows = [
         [shorten(name, 40), *(f"{counts[split]:,}" for split in splits), f"{sum(counts.values()) / max(total, 1):.1%}"]

@@ -9,11 +9,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from labels_data import COLORS, ColorsDataModule
 from lightning.pytorch import LightningDataModule
 from PIL import Image
 from sklearn import datasets
 from torch.utils.data import DataLoader, TensorDataset
 
+from conftest import Command
 from kindling import DigitsDataModule, ImageFolderDataModule, MNISTDataModule, SyntheticDataModule, TableDataModule
 from kindling.data.checks import DataReport, Finding, inspect_data
 from kindling.data.checks.tables import in_several_splits
@@ -207,6 +209,73 @@ def test_copies_across_split_folders_are_an_error() -> None:
     copies = found(inspect_data(data))["copies"]
     split = next(sample.split for sample in data._samples if sample.file == f"train/7/{path.name}")
     assert copies.where == [f"test/7/seen.png (test) = train/7/{path.name} ({split})"]
+
+
+def write_tags(number: int = 60) -> pd.DataFrame:
+    """Noise with several classes each, of which only one image has the class rare."""
+    random = np.random.default_rng(0)
+    Path("photos").mkdir()
+    for row in range(number):
+        Image.fromarray(random.integers(0, 255, (8, 8, 3)).astype(np.uint8)).save(f"photos/{row:02}.png")
+    frame = pd.DataFrame({"file": [f"{row:02}.png" for row in range(number)]})
+    frame[["cat", "dog"]] = random.integers(0, 2, (number, 2))
+    frame["rare"] = (frame.index == 7).astype(int)
+    frame.to_csv("tags.csv", index=False)
+    return frame
+
+
+def test_several_classes_are_counted_and_compared(kindling: Command) -> None:
+    frame = write_tags()
+    Path("photos/20.png").write_bytes(Path("photos/21.png").read_bytes())
+    frame.loc[[20, 21], ["cat", "dog"]] = [[1, 1], [0, 0]]
+    frame["split"] = np.array(["train", "train", "val", "test"])[frame.index % 4]
+    frame.loc[[7, 20, 21], "split"] = "train"
+    frame.to_csv("tags.csv", index=False)
+    report = inspect_data(ImageFolderDataModule("photos", labels="tags.csv"))
+    expected = frame.groupby("split")[["cat", "dog", "rare"]].sum().to_dict("index")
+    names = ("train", "val", "test")
+    assert report.classes == {name: {s: expected[s][name] for s in names} for name in ("cat", "dog", "rare")}
+    classes = [(finding.message, finding.where) for finding in report.findings if finding.check == "classes"]
+    assert classes == [
+        ("1 of 3 classes have few training samples", ["rare (1)"]),
+        ("1 of 3 classes have no samples in val", ["rare"]),
+        ("1 of 3 classes have no samples in test", ["rare"]),
+    ]
+    assert found(report)["labels"].where == ["20.png: cat, dog = 21.png: none"]
+    assert not [note for note in report.notes if " has no images of " in note]
+    result = kindling(
+        "check", "--data", "ImageFolderDataModule", "--data.data_dir", "photos", "--data.labels", "tags.csv"
+    )
+    assert f"{frame['cat'].mean():.1%}" in result.out  # of the images, not of the labels
+
+    report = inspect_data(ColorsDataModule())
+    counts = {split: ColorsDataModule().load(split)[1].sum(0) for split in ("train", "test")}
+    for number, name in enumerate(COLORS):
+        split = report.classes[name]
+        assert (split["train"] + split["val"], split["test"]) == (counts["train"][number], counts["test"][number])
+
+
+def test_a_copy_with_other_classes_in_another_split_is_no_copy_but_a_wrong_label() -> None:
+    frame = write_tags()
+    Path("photos/20.png").write_bytes(Path("photos/21.png").read_bytes())
+    Path("photos/30.png").write_bytes(Path("photos/31.png").read_bytes())
+    frame.loc[[20, 21, 30, 31], ["cat", "dog"]] = [[1, 1], [0, 1], [1, 0], [1, 0]]
+    frame["split"] = np.array(["train", "val", "test"])[frame.index % 3]
+    frame.loc[7, "split"] = "train"
+    frame.to_csv("tags.csv", index=False)
+    report = found(inspect_data(ImageFolderDataModule("photos", labels="tags.csv")))
+    assert report["copies"].where == ["31.png (val) = 30.png (train)"]
+    assert report["labels"].where == ["21.png: dog = 20.png: cat, dog"]
+
+
+def test_a_row_whose_image_is_missing_is_a_finding() -> None:
+    frame = write_tags()
+    pd.concat([frame, frame.assign(file="gone.png").head(2)]).to_csv("tags.csv", index=False)
+    broken = found(inspect_data(ImageFolderDataModule("photos", labels="tags.csv")))["broken"]
+    assert broken.severity == "error"
+    assert broken.message == (
+        "tags.csv: row 60 (counted from 0) names gone.png, which is not an image in photos (2 such rows)"
+    )
 
 
 class Odd(ClassificationDataModule):

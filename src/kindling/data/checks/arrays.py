@@ -41,18 +41,26 @@ def read_arrays(data: LightningDataModule) -> tuple[SampleTable, list[Finding]]:
     if features is not None and len(getattr(data, "input_shape", ())) == 1:  # of different units
         deviations = features.std(axis=0)
         features = (features - features.mean(axis=0)) / np.where(deviations > 0, deviations, 1)
-    classes = tuple(map(str, getattr(data, "class_names", ())))
-    if not classes and targets is not None and targets.ndim == 1 and targets.dtype.kind in "iu" and targets.min() >= 0:
-        classes = tuple(map(str, range(int(targets.max()) + 1)))
-    if targets is not None and (targets.ndim != 1 or (not classes and targets.dtype.kind != "f")):
-        targets = None
-    if (
-        classes
-        and targets is not None
-        and not (targets.dtype.kind in "iu" and 0 <= targets.min() <= targets.max() < len(classes))
-    ):
-        targets = None
+    classes, targets = _comparable(data, targets)
     return SampleTable(np.array(splits, dtype=object), names, inputs, targets, classes, None, features), findings
+
+
+def _comparable(data: LightningDataModule, targets: Array | None) -> tuple[tuple[str, ...], Array | None]:
+    """Return the class names and the targets as in `SampleTable`, None if they are neither classes nor numbers."""
+    classes = tuple(map(str, getattr(data, "class_names", ())))
+    if targets is None:
+        return classes, None
+    is_integer = targets.dtype.kind in "iu"
+    if getattr(data, "task", None) == "multilabel" and targets.ndim == 2:
+        classes = classes or tuple(map(str, range(targets.shape[1])))
+        fits = targets.shape[1] == len(classes) and bool(np.isin(targets, (0, 1)).all())
+        return classes, targets if fits else None
+    if targets.ndim != 1:
+        return classes, None
+    if not classes and is_integer and targets.min() >= 0:
+        classes = tuple(map(str, range(int(targets.max()) + 1)))
+    fits = is_integer and 0 <= targets.min() <= targets.max() < len(classes)
+    return classes, targets if (fits if classes else targets.dtype.kind == "f") else None
 
 
 def thumbnails(inputs: Any, number: int) -> Floats | None:

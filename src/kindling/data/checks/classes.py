@@ -16,10 +16,10 @@ def count_classes(samples: SampleTable) -> dict[str, dict[str, int]]:
     """Return the number of samples of each split by class; empty if there are no classes."""
     if not samples.classes or samples.targets is None:
         return {}
-    splits = dict.fromkeys(samples.splits)
-    counts = {
-        split: np.bincount(samples.targets[samples.splits == split], minlength=len(samples.classes)) for split in splits
-    }
+    counts = {}
+    for split in (splits := dict.fromkeys(samples.splits)):
+        targets = samples.targets[samples.splits == split]
+        counts[split] = targets.sum(0) if targets.ndim > 1 else np.bincount(targets, minlength=len(samples.classes))
     return {str(name): {s: int(counts[s][label]) for s in splits} for label, name in enumerate(samples.classes)}
 
 

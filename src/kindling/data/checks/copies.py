@@ -105,11 +105,11 @@ def _equal_pairs(samples: SampleTable) -> Iterator[tuple[int, int]]:
         same = [other for other in others if _same_target(samples, row, other)]
         if others:
             yield row, (same or others)[0]
-        seen.setdefault((rank[row], None if samples.targets is None else samples.targets[row]), row)
+        seen.setdefault((rank[row], None if samples.codes is None else samples.codes[row]), row)
 
 
 def _same_target(samples: SampleTable, row: int, other: int) -> bool:
-    return samples.targets is None or bool(samples.targets[row] == samples.targets[other])
+    return samples.codes is None or bool(samples.codes[row] == samples.codes[other])
 
 
 def _sample(mask: NDArray[np.bool_], number: int) -> Indices:

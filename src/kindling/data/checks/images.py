@@ -12,6 +12,7 @@ from kindling.data.images.datamodule import ImageFolderDataModule
 from kindling.data.images.decode import in_parallel, inspect
 from kindling.data.loading import ArrayDataset
 
+MISSING = "left out: "  # starts the message about rows whose image is missing
 COPIES_FIX = "remove all but one of them"
 MAX_COMPARED = 20_000  # images; more would be decoded too often
 ENLARGED = 2.0  # times, from which on an image is too small
@@ -41,12 +42,12 @@ class FolderImages:
         inputs = np.unique(digests, return_inverse=True)[1]
         splits = np.array([sample.split for sample in self.found], dtype=object)
         targets = torch.cat([dataset.labels for dataset in self.datasets]).numpy()
-        classes = tuple(getattr(self.data, "class_names", ())) if targets.ndim == 1 else ()
+        classes = tuple(getattr(self.data, "class_names", ()))
         parts = []
         if len(self.names) <= MAX_COMPARED:
             parts = [thumbnails(dataset.inputs, len(dataset)) for dataset in self.datasets if len(dataset)]
         features = np.concatenate([part for part in parts if part is not None]) if parts else None
-        return SampleTable(splits, self.names, inputs, targets if targets.ndim == 1 else None, classes, None, features)
+        return SampleTable(splits, self.names, inputs, targets, classes, None, features)
 
     def findings(self, notes: list[str]) -> Iterator[Finding]:
         """Yield findings about files and pixels; `notes` say why files are broken, each in a line."""
@@ -57,6 +58,10 @@ class FolderImages:
             yield Finding(
                 "broken", "error", f"{len(broken):,} of {len(self.listed):,} images can't be used", where, fix
             )
+        for note in notes:
+            if note.startswith(MISSING) and " (counted from 0) names " in note:
+                fix = "correct the file of labels, or leave such rows out: --data.skip_broken true"
+                yield Finding("broken", "error", note.removeprefix(MISSING), [], fix)
         yield from self._small()
         yield from self._blank()
 

@@ -22,8 +22,15 @@ from kindling.utils.console import progress
 from kindling.utils.text import join_names, suggest
 
 COPIES_FIX = "remove them from one of the splits"
-# Beginnings of messages that a finding repeats, with its rows or files.
-REPEATED = ("possible target leakage", "the same image in more than one", "skipped: ", "val has no", "test has no")
+# Beginnings of messages, each with the check whose finding repeats it, with rows or files.
+REPEATED = {
+    "possible target leakage": "leak",
+    "the same image in more than one split": "copies",
+    "the same image in more than one": "labels",
+    "skipped: ": "broken",
+    "val has no": "classes",
+    "test has no": "classes",
+}
 
 
 def inspect_data(data: LightningDataModule, ignore: Collection[str] = ()) -> DataReport:
@@ -92,8 +99,10 @@ def _is_repeated(note: str, data: LightningDataModule, report: DataReport) -> bo
     """Return whether a message says what a finding says too."""
     if note.startswith("left out: "):
         return " without " not in note  # rows without a target are no finding
-    is_broken = any(finding.check == "broken" for finding in report.findings)
-    return note.startswith(REPEATED) or (is_broken and note.startswith(f"{getattr(data, 'data_dir', '')}/"))
+    checks = {finding.check for finding in report.findings}
+    if "broken" in checks and note.startswith(f"{getattr(data, 'data_dir', '')}/"):
+        return True
+    return any(note.startswith(start) and check in checks for start, check in REPEATED.items())
 
 
 class _Collector(logging.Handler):

@@ -21,7 +21,7 @@ FIX = "look at each: correct the label, or remove the sample"
 
 def find_contradictions(samples: SampleTable) -> Iterator[Finding]:
     """Yield a finding if samples with the same inputs have different classes."""
-    if not samples.classes or samples.targets is None:
+    if not samples.classes or samples.codes is None:
         return
     groups, surprising = defaultdict(list), is_surprising(samples)
     for row, value in enumerate(samples.inputs.tolist()):
@@ -29,7 +29,7 @@ def find_contradictions(samples: SampleTable) -> Iterator[Finding]:
             groups[value].append(row)
     where = []
     for rows in groups.values():
-        if len({int(samples.targets[row]) for row in rows}) > 1:
+        if len({int(samples.codes[row]) for row in rows}) > 1:
             where.append(" = ".join(f"{samples.names[row]}: {samples.label(row)}" for row in rows))
     if where and not is_chance(samples, len(where)):
         number = f"{len(where):,} {'sample has' if len(where) == 1 else 'samples have'}"
@@ -38,7 +38,7 @@ def find_contradictions(samples: SampleTable) -> Iterator[Finding]:
 
 def find_implausible(samples: SampleTable) -> Iterator[Finding]:
     """Yield a finding if a model that was not trained on a sample is sure that its label is wrong."""
-    if samples.features is None or samples.targets is None:
+    if samples.features is None or samples.targets is None or samples.targets.ndim > 1:
         return
     limit = min(MAX_SAMPLES, MAX_VALUES // samples.features.shape[1])
     rows = np.random.RandomState(0).permutation(len(samples.names))[:limit]

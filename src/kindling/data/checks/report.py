@@ -45,7 +45,7 @@ class DataReport:
 
     Attributes:
         source: File or folder of the data.
-        task: classification or regression; None if unknown.
+        task: classification, multilabel or regression; None if unknown.
         sizes: Number of samples of each split.
         classes: Number of samples of each split by class; empty if there are no classes.
         targets: Lowest and highest target, quartiles and mean by split; empty if the targets are no numbers.

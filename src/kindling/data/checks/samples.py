@@ -4,6 +4,7 @@ import hashlib
 import pickle
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -39,7 +40,8 @@ class SampleTable:
         splits: Split of each sample, (N,).
         names: Row, file or index of each sample, for people.
         inputs: A value that is the same for equal inputs, (N,).
-        targets: Class as an index, or number, (N,); None if unknown.
+        targets: Class as an index, or number, (N,); or 1 for each class of a sample and 0 for the others, (N, classes);
+            None if unknown.
         classes: Names of the classes; empty if the targets are numbers or unknown.
         chance: How many other samples are expected to have the same inputs by chance, (N,); None if none are.
         features: Comparable numbers, (N, F); None if the samples have none.
@@ -53,9 +55,18 @@ class SampleTable:
     chance: Floats | None = None
     features: Floats | None = None
 
+    @cached_property
+    def codes(self) -> NDArray[Any] | None:
+        """A value that is the same for equal targets, (N,); None if they are unknown."""
+        if self.targets is None or self.targets.ndim == 1:
+            return self.targets
+        return np.unique(self.targets, axis=0, return_inverse=True)[1].ravel()
+
     def label(self, row: int) -> str:
-        """Return the name of the class of a sample, or its number."""
+        """Return the name of the class or classes of a sample, or its number."""
         assert self.targets is not None
+        if self.targets.ndim > 1:
+            return ", ".join(np.array(self.classes)[self.targets[row] > 0]) or "none"
         return str(self.classes[self.targets[row]]) if self.classes else f"{self.targets[row]:g}"
 
     def place(self, row: int) -> str:

@@ -4,6 +4,7 @@ import csv
 import logging
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from statistics import median
@@ -111,7 +112,6 @@ class ImageFolderDataModule(BaseDataModule):
             task=task,
             missing=[*map(as_name, [missing] if isinstance(missing, str) else missing)],
             decimal=decimal,
-            skip_missing=skip_broken,
         )
         if labels is None and split is None and task not in ("auto", "classification"):
             raise ValueError(f"--data.task {task} needs a file of labels: add --data.labels FILE")
@@ -243,7 +243,8 @@ class ImageFolderDataModule(BaseDataModule):
     def _labeled(self) -> LabeledImages:
         """All images as listed by the folder, the file of labels or the split file."""
         split = None if self.split is None else Path(self.split)
-        return find_labeled(self.data_dir, self.labels, split, self._label_options, self.fitted)
+        options = replace(self._label_options, skip_missing=self.skip_broken)
+        return find_labeled(self.data_dir, self.labels, split, options, self.fitted)
 
     @property
     def _listed(self) -> list[Sample]:
