@@ -15,11 +15,9 @@ from servers import serving
 
 from conftest import Command, Train
 from kindling import MultiLabelPrediction, load
-from kindling.deploy import responses
 from kindling.deploy.card import ModelCard
 from kindling.deploy.onnx_file import load_onnx
 from kindling.deploy.serve import describe
-from kindling.models import multilabel
 
 pytestmark = pytest.mark.usefixtures("quick_proof")
 
@@ -47,7 +45,6 @@ def test_load_predicts_what_the_command_predicts(trained: Train) -> None:
     assert (model.card.task, model.card.classes) == ("multilabel", COLORS)
     precision = json.loads((RUN / "test_metrics.json").read_text())["test/map"]
     assert describe(model.card) == f"CNNMultiLabelClassifier, test mean average precision {precision:.2%}"
-    assert responses.THRESHOLD == multilabel.THRESHOLD  # an archive for TorchServe has only the first
 
 
 def test_every_format_predicts_what_the_checkpoint_does(kindling: Command, trained: Train) -> None:

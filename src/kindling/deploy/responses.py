@@ -8,9 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from kindling.utils.decision import DecisionThreshold, predicted_classes
-
-THRESHOLD = 0.5  # of the probability of one of several classes
+from kindling.utils.decision import THRESHOLD, DecisionThreshold, predicted_classes
 
 
 def to_predictions(

@@ -12,7 +12,7 @@ from torch import Tensor
 from torchmetrics.functional.classification import binary_average_precision
 
 from kindling.evaluation.statistics import BLOCKS, Interval, bootstrap_mean, class_scores, middle_95
-from kindling.models.multilabel import THRESHOLD
+from kindling.utils.decision import THRESHOLD
 
 RESAMPLES = 200  # each ranks all samples of each class: 2.4 s for 10,000 samples and 20 classes
 

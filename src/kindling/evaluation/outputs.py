@@ -21,11 +21,10 @@ from kindling.evaluation.multilabel import names_of_classes
 from kindling.evaluation.report import write_report
 from kindling.models import ClassificationTask, MultiLabelTask, RegressionTask
 from kindling.models.batches import batch_size
-from kindling.models.multilabel import THRESHOLD
 from kindling.runs.folders import run_folder_of
 from kindling.training import TestOutputCollector
 from kindling.utils.console import progress
-from kindling.utils.decision import DecisionThreshold, predicted_classes
+from kindling.utils.decision import THRESHOLD, DecisionThreshold, predicted_classes
 from kindling.utils.files import atomic_write
 
 

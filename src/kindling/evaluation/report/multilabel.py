@@ -10,7 +10,7 @@ from kindling.evaluation.report.confusion_matrix import share_cell
 from kindling.evaluation.report.html import Html, element, join, name_cell, section, table
 from kindling.evaluation.report.metric_cards import metric_cards
 from kindling.evaluation.report.samples import SHOWN, show_samples
-from kindling.models.multilabel import THRESHOLD
+from kindling.utils.decision import THRESHOLD
 from kindling.utils.text import count_noun, format_metric
 
 NOTE = f"Ranges are 95% bootstrap confidence intervals ({RESAMPLES:,} resamples, 1,000 for the loss)."
