@@ -18,7 +18,7 @@ from kindling.runs.find import find_checkpoint
 from kindling.utils.console import progress
 
 
-class Averaging(nn.Module):
+class PredictionAveraging(nn.Module):
     """Average the predictions of several models, each of which takes raw inputs.
 
     Args:
@@ -42,7 +42,7 @@ class Averaging(nn.Module):
         return super().train(False)  # no dropout, frozen batch-norm statistics
 
 
-class ProbabilityAveraging(Averaging):
+class ProbabilityAveraging(PredictionAveraging):
     """Average the probabilities of models that return logits (N, classes)."""
 
     @override
@@ -50,7 +50,7 @@ class ProbabilityAveraging(Averaging):
         return log_mean_exp(outputs.log_softmax(dim=2))  # (N, classes)
 
 
-class SigmoidAveraging(Averaging):
+class SigmoidAveraging(PredictionAveraging):
     """Average the probabilities of models that return a logit for each class, (N, classes)."""
 
     @override
@@ -77,7 +77,7 @@ class EnsembleModel(BaseTask):
         ValueError: If there are no members, or their tasks, input shapes or classes differ.
     """
 
-    averaging: ClassVar[type[Averaging]]
+    averaging: ClassVar[type[PredictionAveraging]]
 
     def __init__(self, checkpoints: tuple[str, ...], **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -124,7 +124,7 @@ class EnsembleRegressor(EnsembleModel, RegressionTask):
         **kwargs: See `EnsembleModel` and `RegressionTask`.
     """
 
-    averaging = Averaging
+    averaging = PredictionAveraging
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
