@@ -252,7 +252,10 @@ def test_several_classes_are_counted_and_compared(kindling: Command) -> None:
     counts = {split: ColorsDataModule().load(split)[1].sum(0) for split in ("train", "test")}
     for number, name in enumerate(COLORS):
         split = report.classes[name]
-        assert (split["train"] + split["val"], split["test"]) == (counts["train"][number], counts["test"][number])
+        assert (split["train"] + split["val"], split["test"]) == (
+            int(counts["train"][number]),
+            int(counts["test"][number]),
+        )
 
 
 def test_a_copy_with_other_classes_in_another_split_is_no_copy_but_a_wrong_label() -> None:
