@@ -17,6 +17,8 @@ from sklearn.model_selection import StratifiedKFold
 
 from conftest import TINY, Command, different, make_run
 from kindling import TableDataModule
+from kindling.runs.folders import written_checkpoints
+from kindling.runs.metadata import RunMetadata
 from kindling.runs.repeat_statistics import estimate, paired_difference
 from kindling.runs.repeats import Repeat, digest_files
 
@@ -89,6 +91,41 @@ def test_a_killed_repeat_continues_to_the_same_bits(kindling: Command) -> None:
     for seed in (42, 43):
         runs = (f"runs/{name}/repeat_0/seed_{seed}/version_0" for name in ("killed", "whole"))
         assert different(*map(best, runs)) == []
+
+
+@pytest.mark.slow
+def test_the_run_stops_and_resumes_if_only_the_command_is_killed(kindling: Command) -> None:
+    options = [*OPTIONS, "--trainer.max_epochs", "400", "--early_stopping.patience", "null"]
+    command = [sys.executable, "-m", "kindling", "repeat", *options, "--run_name", "killed", "--seeds", "2"]
+    started = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    run = Path("runs/killed/repeat_0/seed_42/version_0")
+    until = time.monotonic() + 120
+    while not (run / "checkpoints/last.ckpt").exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    started.kill()
+    started.wait()
+    while RunMetadata.read(run).status == "running" and time.monotonic() < until:
+        time.sleep(0.1)
+    assert RunMetadata.read(run).status == "stopped"
+    assert kindling("fit", "--ckpt_path", run, "--trainer.max_steps", "1000").code == 0
+
+
+def test_best_is_not_a_run_of_a_repeat_if_there_are_others() -> None:
+    make_repeat("a", [0.9, 0.8])
+    members = [Path(f"runs/a/repeat_0/seed_{seed}/version_0/checkpoints/best.ckpt") for seed in (0, 1)]
+    Path("runs/a/repeat_0").mkdir()
+    for path in Path("runs/a").iterdir():
+        if path.name != "repeat_0":
+            path.rename(f"runs/a/repeat_0/{path.name}")
+    for path in members:
+        path.parent.mkdir()
+        path.touch()
+    assert written_checkpoints(Path("runs")) == members
+    alone = Path("runs/a/version_0/checkpoints/best.ckpt")
+    alone.parent.mkdir(parents=True)
+    alone.touch()
+    os.utime(alone, (0, 0))  # older than the others
+    assert written_checkpoints(Path("runs"))[-1] == written_checkpoints(Path("runs/a"))[-1] == alone
 
 
 @pytest.mark.parametrize(

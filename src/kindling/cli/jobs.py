@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
@@ -66,6 +67,7 @@ def _run(job: Job, program: str, threads: int | None) -> None:
     """Run a command in a new process, and exit with its code."""
     from kindling.cli import main
 
+    threading.Thread(target=_stop_with_parent, daemon=True).start()
     if job.log:
         sys.stdout.flush()
         with job.log.open("wb") as file:
@@ -79,6 +81,14 @@ def _run(job: Job, program: str, threads: int | None) -> None:
     set_program_name(program)
     sys.argv = [sys.argv[0], *job.command]  # Lightning repeats it to start further processes
     sys.exit(main(list(job.command)))
+
+
+def _stop_with_parent() -> None:
+    """Stop this command as SIGTERM does, which saves a checkpoint, if the process that started it has been killed."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 @contextmanager

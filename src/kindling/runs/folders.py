@@ -12,6 +12,9 @@ RUN_FILES = ("run.json", "config.yaml", "metrics.csv")  # a run folder has at le
 MAX_NAME_BYTES = 120  # file systems allow 255, and some file names contain the run name
 
 
+REPEAT_FILE = "repeat.json"  # in the folder of `kindling repeat`
+
+
 def check_run_name(name: str) -> None:
     """Raise UsageError if a run name is not a valid folder name inside `runs/`."""
     for folder in name.split("/"):
@@ -45,11 +48,12 @@ def new_run(name: str, root: Path = RUNS, kind: str = "version") -> Path:
 
 
 def written_checkpoints(folder: Path) -> list[Path]:
-    """Return the checkpoints of all runs in a folder, newest last."""
-    times: dict[Path, float] = {}
+    """Return the checkpoints of all runs in a folder, newest last; those in repeats only if there are no others."""
+    times: dict[Path, tuple[bool, float]] = {}
     for path in folder.glob("**/checkpoints/*.ckpt"):
         with suppress(FileNotFoundError):  # a broken link, or a file that was just replaced
-            times[path] = path.stat().st_mtime
+            repeat = path.parent.parent.parent.parent  # <repeat>/<member>/version_<n>/checkpoints/<file>
+            times[path] = not (repeat / REPEAT_FILE).exists(), path.stat().st_mtime
     return sorted(times, key=times.__getitem__)
 
 

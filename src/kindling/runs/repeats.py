@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from kindling.runs.folders import RUNS, new_run
+from kindling.runs.folders import REPEAT_FILE, RUNS, new_run
 from kindling.runs.listing import Run, find_runs, natural_key, sort_by_start
 from kindling.runs.metadata import read_json
 from kindling.utils.files import atomic_write
 
-FILE = "repeat.json"
 PREDICTIONS = "predictions.csv"
 MAX_NAME = 1000  # characters of the name of a file
 
@@ -36,7 +35,7 @@ class Repeat:
     @classmethod
     def read(cls, path: Path) -> Self | None:
         """Read the repeat in a folder; None if there is none, or its file is damaged."""
-        stored = read_json(path / FILE)
+        stored = read_json(path / REPEAT_FILE)
         command, members, digest = (stored.get(name) for name in ("command", "members", "digest"))
         if not (isinstance(command, list) and isinstance(members, dict) and len(members) > 1):
             return None
@@ -61,7 +60,7 @@ class Repeat:
                 return found
         repeat = cls(new_run(name, root, "repeat"), command, members, digest)
         content = {"command": command, "members": members, "digest": digest}
-        with atomic_write(repeat.path / FILE) as path:
+        with atomic_write(repeat.path / REPEAT_FILE) as path:
             path.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
         return repeat
 
