@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import sys
 import warnings
 from collections import Counter
@@ -55,6 +56,12 @@ TRANSFER = (
 
 Command = Callable[..., Result]
 Train = Callable[..., None]
+
+
+def pytest_configure() -> None:
+    """Take Ctrl-C although a shell that starts a command in the background makes it ignore SIGINT."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(optionalhook=True)
