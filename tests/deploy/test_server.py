@@ -359,7 +359,10 @@ def test_a_table_is_asked_by_the_names_of_its_columns(tmp_path: Path) -> None:
             (b'{"rows": [{"age": NaN, "plan": "gold"}]}', "NaN is not a number in JSON"),
             (b'{"rows": [{"age": 1e999, "plan": "gold"}]}', "must be finite"),
             (b'{"rows": [{"age": 1' + b"0" * 400 + b', "plan": "gold"}]}', "must be finite"),
-            (png(torch.zeros(1, 2, 2, dtype=torch.uint8)), "takes rows with the columns age, plan, not images"),
+            (
+                png(torch.zeros(1, 2, 2, dtype=torch.uint8)),
+                "takes rows with the columns age, plan, not images or other files: send JSON",
+            ),
         ):
             status, found = server.predict(body)
             assert status == 400

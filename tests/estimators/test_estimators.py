@@ -204,6 +204,8 @@ def test_what_does_not_fit_is_refused(customers: pd.DataFrame) -> None:
         TableClassifier().fit(pd.concat([frame, frame[["age"]]], axis=1), labels)
     with pytest.raises(ValueError, match="there is no recipe table_cnn"):
         TableClassifier(recipe="table_cnn").fit(frame, labels)
+    with pytest.raises(ValueError, match="quickstart is not a recipe for tables: its data must be a TableDataModule"):
+        TableClassifier(recipe="quickstart").fit(frame, labels)
     with pytest.raises(ValueError, match="only one class"):
         TableClassifier().fit(frame, labels.replace("yes", "no"))
     with pytest.raises(ValueError, match="TabMClassifier has no option width"):

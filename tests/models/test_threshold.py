@@ -226,17 +226,22 @@ def test_a_class_can_be_a_number(kindling: Command, trained: Train) -> None:
     assert all(row["prediction"] == ("0" if float(row["0"]) >= 0.7 else "1") for row in rows)
 
 
-@pytest.mark.slow
-def test_processes_choose_the_same_one(options: list[str], shop: Path) -> None:
-    results = Ranks("fit", *options, "--model.threshold", "positive_f1", "--test_after_fit", "false").wait()
-    assert [result.code for result in results] == [0, 0], results[0].err
+def check_is_best(table: Path, metric: str) -> None:
+    """Check that no other threshold is better for the validation rows of a table."""
     model = classifier_of(BEST)
-    data = TableDataModule(path=shop, target="bought")
+    data = TableDataModule(path=table, target="bought")
     data.setup("fit")
     with torch.no_grad():
         chances = model(data.val.inputs).softmax(1)[:, 1].numpy()
     assert model.threshold is not None
-    assert model.threshold.score == pytest.approx(search(chances, data.val.labels.numpy(), "positive_f1"))
+    assert model.threshold.score == pytest.approx(search(chances, data.val.labels.numpy(), metric))
+
+
+@pytest.mark.slow
+def test_processes_choose_the_same_one(options: list[str], shop: Path) -> None:
+    results = Ranks("fit", *options, "--model.threshold", "positive_f1", "--test_after_fit", "false").wait()
+    assert [result.code for result in results] == [0, 0], results[0].err
+    check_is_best(shop, "positive_f1")
 
 
 @pytest.mark.slow
@@ -247,13 +252,7 @@ def test_a_killed_run_resumes_with_it() -> None:
 
 def test_averaged_weights_are_what_it_is_chosen_for(trained: Train, options: list[str], shop: Path) -> None:
     trained(*options, "--model.threshold", "balanced_accuracy", "--averaging", "EMA")
-    model = classifier_of(BEST)
-    data = TableDataModule(path=shop, target="bought")
-    data.setup("fit")
-    with torch.no_grad():
-        chances = model(data.val.inputs).softmax(1)[:, 1].numpy()
-    assert model.threshold is not None
-    assert model.threshold.score == pytest.approx(search(chances, data.val.labels.numpy(), "balanced_accuracy"))
+    check_is_best(shop, "balanced_accuracy")
 
 
 def test_an_ensemble_chooses_its_own(kindling: Command, trained: Train, options: list[str], shop: Path) -> None:

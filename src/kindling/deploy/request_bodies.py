@@ -73,7 +73,7 @@ def from_images(files: Files, predictor: Predictor) -> Tensor:
         ValueError: If there is none, one is broken or too large, or the model does not take images.
     """
     if not predictor.card.takes_images:
-        raise ValueError(f"the model takes {predictor.takes}, not images")
+        raise ValueError(f"the model takes {predictor.takes}, not images or other files: send JSON")
     if not files:
         raise ValueError("the form has no files")
     card, images = predictor.card, []

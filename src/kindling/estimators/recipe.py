@@ -40,6 +40,8 @@ class Recipe:
             self.options = read_yaml(Path(find_recipe(name)))
         except UsageError as error:
             raise ValueError(str(error)) from error
+        if factory_of(self.options.get("data") or "")["class_path"].rpartition(".")[2] != "TableDataModule":
+            raise ValueError(f"{name} is not a recipe for tables: its data must be a TableDataModule, as in table_mlp")
 
     @property
     def data(self) -> dict[str, Any]:

@@ -199,6 +199,7 @@ def test_a_test_file_may_be_written_in_another_style(table: pd.DataFrame, capfd:
         ([code % 30 for code in range(600)], "classification"),  # 20 rows of each
         ([code % 30 for code in range(200)], "regression"),
         ([f"{value / 7:.2f}" for value in range(200)], "regression"),
+        ([f"{value % 18 + 0.2:.1f}".replace(".", ",") + " cm" for value in range(100)], "regression"),  # few, but rare
         ([f"1,{value:03}" for value in range(200)], "regression"),
         ([f"v{value % 21}" for value in range(200)], "classification"),
     ],

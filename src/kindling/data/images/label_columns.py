@@ -164,7 +164,9 @@ def read_column(
         labels = [number if known else None for number, known in zip(numbers, target.known, strict=True)]
         return LabelColumn(labels, "regression", target=target)
     if task == "auto" and (len(names) <= MAX_USUAL_CLASSES or any(map(np.isnan, map(as_number, names)))):
-        logger.info(f"{path}: {name} has {len(target.names):,} different values, so classes (classification)")
+        are_numbers = not any(map(np.isnan, map(as_number, names)))
+        hint = "--data.task regression for numbers" if are_numbers else "classification"
+        logger.info(f"{path}: {name} has {len(target.names):,} different values, so classes ({hint})")
     texts: list[str | None] = [*target.names, None]
     return LabelColumn([texts[label] for label in target.labels], "classification", sort_names(target.names), target)
 

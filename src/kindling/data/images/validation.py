@@ -50,6 +50,8 @@ def check_classes(
         folder = root / "".join(classes)
         inner = subfolders(folder) if folder.is_dir() else []
         hint = f"; if the classes are {join_names(inner, 3)}, use --data.data_dir {folder}" if inner else ""
+        if not inner and root.is_dir():
+            hint = "; if a file holds the labels, add --data.labels FILE"
         raise ValueError(f"{root} has only one class ({folder.name}); a classifier needs at least two{hint}")
     return classes
 

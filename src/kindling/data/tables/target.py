@@ -1,6 +1,7 @@
 """The target column of a table: whether it holds classes or numbers."""
 
 import logging
+import re
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
@@ -20,6 +21,7 @@ logger = logging.getLogger(__name__)
 Task = Literal["auto", "classification", "regression"]
 Target = ClassTarget | NumberTarget
 
+FRACTION = re.compile(r"\d[.,]\d")
 ROWS_PER_CLASS = 10  # integers with fewer rows each, on average, are probably not classes
 MIN_CLASS_ROWS = 3  # one for training, validation and test each
 
@@ -45,7 +47,8 @@ def known_target(table: TableFile, fitted: Mapping[str, Any]) -> Target:
 def choose_target(table: TableFile, task: Task, decimal: str | None = None) -> Target:
     """Return the target of a training file, whose task `auto` decides by its values.
 
-    Numbers are classes if they are few, or whole and occur in several rows each.
+    Numbers are classes if they are few, unless they have fractions and few rows each; or if they are whole and occur in
+    several rows each.
 
     Args:
         table: The training file.
@@ -58,14 +61,15 @@ def choose_target(table: TableFile, task: Task, decimal: str | None = None) -> T
     if task not in get_args(Task):
         raise ValueError(f"task must be {join_names(get_args(Task))}, got {task}{suggest(task, get_args(Task))}")
     classes = ClassTarget(table)
-    if task == "classification" or (task == "auto" and len(classes.names) <= MAX_USUAL_CLASSES):
+    are_few = len(classes.names) <= MAX_USUAL_CLASSES and not any(map(FRACTION.search, classes.names))
+    if task == "classification" or (task == "auto" and are_few):
         return classes
     cells = {name: table.cells(name) for name in (*table.features, table.target)}
     style = read_style(cells, table.separator, decimal)
     distinct, are_continuous = _count_numbers(cells[table.target], style.decimal_of(table.target) or ".")
     may_be_numbers = task == "regression" or are_continuous
     column = _learn_column(table, cells[table.target], style, task) if may_be_numbers else None
-    if task == "auto" and distinct > MAX_USUAL_CLASSES:
+    if task == "auto" and (column or distinct > MAX_USUAL_CLASSES):
         found, other, noun = ("classes", "regression", "numbers")
         if column:
             found, other, noun = ("regression", "classification", "classes")
@@ -86,8 +90,10 @@ def _count_numbers(cells: Cells, decimal: str) -> tuple[int, bool]:
     have_fractions = bool((numbers[known] % 1).any())
     _, positions = np.unique(numbers[known], return_inverse=True)
     fewest = np.bincount(positions, cells.counts[known]).min(initial=rows)  # rows of the rarest number
-    are_many = have_fractions or distinct > MAX_CLASSES or ROWS_PER_CLASS * distinct > rows or fewest < MIN_CLASS_ROWS
-    return distinct, are_many and distinct > MAX_USUAL_CLASSES
+    are_rare = ROWS_PER_CLASS * distinct > rows
+    if distinct <= MAX_USUAL_CLASSES:
+        return distinct, have_fractions and are_rare
+    return distinct, have_fractions or distinct > MAX_CLASSES or are_rare or fewest < MIN_CLASS_ROWS
 
 
 def _learn_column(table: TableFile, cells: Cells, style: FileStyle, task: Task) -> Column | None:
