@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from conftest import Command
 from kindling import SyntheticDataModule, TabMClassifier, TabMRegressor
-from kindling.data.datamodule import automatic_batch_size
+from kindling.data.loaders import automatic_batch_size
 from kindling.models.tabm import MemberLinear, NumberEmbedding, drop
 from rows import read, table
 

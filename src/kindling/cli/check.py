@@ -17,7 +17,7 @@ from kindling.cli.check_page import format_counts, print_report
 from kindling.cli.class_names import NOUNS
 from kindling.cli.parser import KindlingArgumentParser
 from kindling.cli.parser_errors import one_line
-from kindling.cli.recipes import find_recipes
+from kindling.cli.recipes import find_recipes, seed_of
 from kindling.cli.sources import classes_first
 from kindling.cli.yaml_files import check_typed, read_yaml
 from kindling.data.checks import inspect_data
@@ -78,18 +78,16 @@ def _parser(command: str) -> KindlingArgumentParser:
 def _data_options(typed: Sequence[str]) -> tuple[list[str], int]:
     """Return the options with the data of each recipe in place of the recipe, and the seed of the recipes."""
     arguments: list[str] = []
-    seed = 42
+    recipes: list[dict[str, Any]] = []
     words = iter(typed)
     for word in words:
         if not (found := re.fullmatch(r"--config(?:=(.*))?|-c=?(.*)", word, re.DOTALL)):
             arguments.append(word)
             continue
-        recipe = _read_recipe(found[1] or found[2] or next(words, ""))
-        if type(recipe.get("seed_everything")) is int:
-            seed = recipe["seed_everything"]
-        if recipe.get("data") is not None:
-            arguments += ["--config", yaml.safe_dump({"data": recipe["data"]})]
-    return arguments, seed
+        recipes.append(_read_recipe(found[1] or found[2] or next(words, "")))
+        if (data := recipes[-1].get("data")) is not None:
+            arguments += ["--config", yaml.safe_dump({"data": data})]
+    return arguments, seed_of(recipes)
 
 
 def _read_recipe(value: str) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from kindling.cli.option_checks import check_config, check_devices
 from kindling.cli.options import add_fit_options, check_nonempty_run, check_validation
 from kindling.cli.parser import KindlingArgumentParser, prefer_whole_numbers, split_help_all
 from kindling.cli.parser_errors import one_line
+from kindling.cli.recipes import DEFAULT_SEED
 from kindling.cli.session import RunSession, SaveConfig, run_name
 from kindling.cli.sources import Sources
 from kindling.cli.stages import check_stage, explaining_forward, has_stage
@@ -68,7 +69,7 @@ class KindlingCLI(LightningCLI):
             subclass_mode_model=True,
             auto_configure_optimizers=False,
             save_config_callback=None,  # `instantiate_trainer` adds one
-            seed_everything_default=42,
+            seed_everything_default=DEFAULT_SEED,
             trainer_defaults={
                 "max_epochs": 10,
                 "num_sanity_val_steps": 0,

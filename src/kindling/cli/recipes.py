@@ -2,8 +2,9 @@
 
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from kindling.utils.errors import UsageError
 from kindling.utils.text import suggest
@@ -13,6 +14,7 @@ _WHEEL = Path(__file__).parents[1] / "share"
 SHARE = _WHEEL if _WHEEL.exists() else Path(__file__).parents[3]
 PROJECT = Path("configs")  # in the current folder
 SUFFIXES = (".yaml", ".yml")
+DEFAULT_SEED = 42
 
 
 def find_recipe(typed: str) -> str:
@@ -54,6 +56,12 @@ def list_recipes() -> dict[str, Path]:
         for path in sorted(found, key=lambda path: len(path.parts)):
             recipes.setdefault(path.relative_to(folder).with_suffix("").as_posix(), path)
     return recipes
+
+
+def seed_of(recipes: Sequence[Mapping[str, Any]]) -> int:
+    """Return the seed that the contents of recipes set, the last one that does; else the default."""
+    seeds = (recipe.get("seed_everything") for recipe in reversed(recipes))
+    return next((seed for seed in seeds if type(seed) is int), DEFAULT_SEED)
 
 
 def describe(recipe: Path) -> str:

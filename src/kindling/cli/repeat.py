@@ -11,7 +11,7 @@ from typing import Any
 
 from kindling.cli.help_pages import OptionFormatter
 from kindling.cli.jobs import Job, run_jobs
-from kindling.cli.recipes import find_recipes
+from kindling.cli.recipes import DEFAULT_SEED, find_recipes, seed_of
 from kindling.cli.yaml_files import read_yaml
 from kindling.runs.folders import RUNS, check_run_name
 from kindling.runs.listing import Run
@@ -23,7 +23,6 @@ from kindling.utils.files import atomic_write
 from kindling.utils.plugins import add_option
 from kindling.utils.text import count_noun, format_metric, program_name
 
-DEFAULT_SEED = 42  # as in `fit`
 USAGE_ERROR = 2  # exit code
 OF_SINGLE_RUNS = ("--ckpt_path", "--overfit", "--find_lr", "--print_config", "--trainer.fast_dev_run")
 DESCRIPTION = (
@@ -77,7 +76,7 @@ def _parse(options: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     for option, default, text in (
         ("--seeds", None, "Number of runs, each with another seed."),
         ("--folds", None, "Number of folds for cross-validation of a table: each is the test split of one run."),
-        ("--seed_everything", None, "First seed. [default: that of the recipe, or 42]"),
+        ("--seed_everything", None, f"First seed. [default: that of the recipe, or {DEFAULT_SEED}]"),
         ("--jobs", 1, "Runs to train at the same time; they share the cores."),
     ):
         parser.add_argument(option, type=int, metavar="N", default=default, help=text)
@@ -101,10 +100,7 @@ def _parse(options: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 
 def _members(typed: argparse.Namespace, recipes: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
     """Return the options in which each run differs, by the name of its folder."""
-    first = typed.seed_everything
-    if first is None:
-        seeds = [recipe.get("seed_everything") for recipe in recipes]
-        first = next((seed for seed in reversed(seeds) if type(seed) is int), DEFAULT_SEED)
+    first = seed_of(recipes) if typed.seed_everything is None else typed.seed_everything
     if typed.folds is None:
         return {f"seed_{seed}": [f"--seed_everything={seed}"] for seed in range(first, first + typed.seeds)}
     seed = [f"--seed_everything={first}"]

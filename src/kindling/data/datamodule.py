@@ -1,6 +1,5 @@
 """Base classes of the data modules: splits, data loaders and statistics of the training split."""
 
-import math
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 from typing_extensions import override
 
-from kindling.data.loaders import make_loader
+from kindling.data.loaders import automatic_batch_size, make_loader
 from kindling.data.loading import ArrayDataset, Batch, ResumableLoader, as_dataset, inputs_of, subset, targets_of
 from kindling.data.splitting import train_val_split
 from kindling.utils.files import in_turns
@@ -266,12 +265,6 @@ def count_classes(data: BaseDataModule, num_classes: int) -> tuple[int, ...]:
     if targets is None:
         raise ValueError(f"{type(data.train).__name__} needs an attribute `targets` with the class of each sample")
     return tuple(targets.bincount(minlength=num_classes).tolist())
-
-
-def automatic_batch_size(samples: int) -> int:
-    """Return the batch size for a number of training samples, a power of two."""
-    wanted = max(min(256.0, samples / 34), samples / 400, 32.0)
-    return int(2 ** round(math.log2(wanted)))
 
 
 def _describe_change(now: Any, then: Any) -> str:

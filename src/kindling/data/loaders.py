@@ -1,5 +1,6 @@
-"""Creation of the data loaders of a data module."""
+"""Creation of the data loaders of a data module, and their batch size."""
 
+import math
 import os
 from typing import Any
 
@@ -50,3 +51,9 @@ def make_loader(data: Any, dataset: Any, batch_size: int, shuffle: bool = False)
         generator=torch.Generator(),
         persistent_workers=data.num_workers > 0,
     )
+
+
+def automatic_batch_size(samples: int) -> int:
+    """Return the batch size for a number of training samples, a power of two."""
+    wanted = max(min(256.0, samples / 34), samples / 400, 32.0)
+    return int(2 ** round(math.log2(wanted)))
