@@ -1,4 +1,9 @@
-"""`benchmark.py tables`: `kindling fit` beside other ways to learn from a table, on the same rows and splits."""
+"""`benchmark.py tables`: `kindling fit` beside other ways to learn from a table, on the same rows and splits.
+
+For each split and table, the methods take turns, each as a process with one thread that is timed from start to exit: it
+imports what it needs, reads the CSV files, trains, and writes predictions for the test rows. Only `kindling fit` also
+writes checkpoints, logs, plots and a report. Loading the table and computing the metrics are not timed.
+"""
 
 import itertools
 import json
@@ -22,7 +27,7 @@ from table_baselines import METHODS
 from table_sets import HELD_OUT, NUMBERS, TUNING, TableSet
 
 SCRIPTS = Path(__file__).resolve().parent
-KINDLING = "kindling fit"
+KINDLING, REALMLP = "kindling fit", "RealMLP-TD-S"
 RECIPE = SCRIPTS.parent / "configs" / "table_mlp.yaml"
 TEST_SHARE = 0.2
 Result = dict[str, Any]
@@ -72,9 +77,17 @@ def score(predictions: pd.DataFrame, is_numbers: bool) -> Result:
     return {"accuracy": float((predictions["prediction"] == labels).mean()), "log_loss": -np.log(probabilities).mean()}
 
 
+def read_results(cache: Path) -> list[Result]:
+    """Return the results in a file, which loses a last line that was not written completely."""
+    lines = cache.read_text().splitlines(keepends=True) if cache.exists() else []
+    if lines and not lines[-1].endswith("\n"):
+        cache.write_text("".join(lines := lines[:-1]))
+    return [json.loads(line) for line in lines]
+
+
 def measure(methods: list[str], sets: list[str], seeds: int, cache: Path) -> Iterator[Result]:
     """Yield a result for each set, seed and method; those in the file `cache` are not measured again."""
-    known = [json.loads(line) for line in cache.read_text().splitlines()] if cache.exists() else []
+    known = read_results(cache)
     for seed, name in itertools.product(range(seeds), sets):
         one, is_numbers = {**TUNING, **HELD_OUT}[name], name in NUMBERS
         with tempfile.TemporaryDirectory() as folder:
@@ -94,15 +107,22 @@ def measure(methods: list[str], sets: list[str], seeds: int, cache: Path) -> Ite
 
 
 def tabulate(results: list[Result], methods: list[str], sets: list[str], metric: str, title: str) -> Table:
-    """Return a table of the mean of a metric over the seeds, with the means over the sets in the last row."""
+    """Return a table of the mean of a metric over the seeds, with the means over the sets in the last row.
+
+    Seconds have one more column: those of Kindling divided by those of RealMLP-TD-S, in the last row those of all sets.
+    """
+    are_seconds = "seconds" in metric
+    has_ratio = are_seconds and {KINDLING, REALMLP} <= {*methods}
     table = Table(title=title)
-    for column in ("", *methods):
+    for column in ("", *methods, *([f"{KINDLING} / {REALMLP}"] if has_ratio else [])):
         table.add_column(column)
-    form = ".1f" if "seconds" in metric else ".4f"
     rows = {name: [mean_of(results, metric, name, method) for method in methods] for name in sets}
     rows["mean"] = [statistics.mean(column) for column in zip(*rows.values(), strict=True)]
     for name, values in rows.items():
-        table.add_row(name, *(f"{value:{form}}" for value in values))
+        cells = [f"{value:{'.1f' if are_seconds else '.4f'}}" for value in values]
+        if has_ratio:
+            cells.append(f"{values[methods.index(KINDLING)] / values[methods.index(REALMLP)]:.2f}")
+        table.add_row(name, *cells)
     return table
 
 
@@ -124,9 +144,9 @@ def is_available(name: str) -> bool:
 def tables(seeds: int, wanted: list[str], methods: list[str], out: Path) -> dict[str, Any]:
     """Measure some methods, by default all, on some sets, by default those that are held out."""
     methods = methods or [KINDLING, *METHODS]
-    if "RealMLP-TD-S" in methods and not find_spec("pytabkit"):
-        methods.remove("RealMLP-TD-S")
-        print("skipped RealMLP-TD-S: pytabkit is not installed")
+    if REALMLP in methods and not find_spec("pytabkit"):
+        methods.remove(REALMLP)
+        print(f"skipped {REALMLP}: pytabkit is not installed")
     sets = [name for name in wanted or HELD_OUT if is_available(name)]
     results = [*measure(methods, sets, seeds, out / "tables.jsonl")]
     classes, numbers = [name for name in sets if name not in NUMBERS], [name for name in sets if name in NUMBERS]

