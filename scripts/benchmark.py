@@ -30,7 +30,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import yaml
-from benchmark_tables import tables
 from lightning.pytorch import Callback
 from matplotlib.figure import Figure
 from PIL import Image
@@ -41,6 +40,7 @@ from typing_extensions import override
 
 import bare_loop
 import folder_loop
+from benchmark_tables import tables
 from kindling import MNISTDataModule
 from kindling.cli import main as kindling
 from kindling.utils.console import silence_libraries

@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.table import Table
 from sklearn.model_selection import train_test_split
 from table_baselines import METHODS
+
 from table_sets import HELD_OUT, NUMBERS, TUNING, TableSet
 
 SCRIPTS = Path(__file__).resolve().parent
@@ -67,10 +68,11 @@ def run(method: str, target: str, is_numbers: bool, seed: int, folder: Path) -> 
 
 def score(predictions: pd.DataFrame, is_numbers: bool) -> Result:
     """Return the metrics of predictions; the normalized RMSE is in standard deviations of the test targets."""
-    labels = predictions["label"]
     if is_numbers:
-        rmse = float(np.sqrt(np.mean((predictions["prediction"] - labels) ** 2)))
-        return {"rmse": rmse, "nrmse": rmse / float(labels.std(ddof=0))}
+        targets = predictions["target"]
+        rmse = float(np.sqrt(np.mean((predictions["prediction"] - targets) ** 2)))
+        return {"rmse": rmse, "nrmse": rmse / float(targets.std(ddof=0))}
+    labels = predictions["label"]
     columns = [f"p({label})" if f"p({label})" in predictions else label for label in labels]
     found = predictions.to_numpy()[np.arange(len(labels)), predictions.columns.get_indexer(columns)]
     probabilities = np.clip(found.astype(float), 1e-7, 1)

@@ -2,9 +2,9 @@
 
     python scripts/table_baselines.py METHOD TRAIN TEST TARGET SEED OUT
 
-TRAIN and TEST are CSV files. The predictions have the columns of Kindling's: label, prediction and, for classes, the
-probability of each class. The last line printed has the seconds of training, without imports. Each method imports only
-what it needs, as the whole process is timed too.
+TRAIN and TEST are CSV files. The predictions have the columns of Kindling's: for numbers target and prediction, for
+classes label, prediction and the probability of each class. The last line printed has the seconds of training, without
+imports. Each method imports only what it needs, as the whole process is timed too.
 """
 
 import json
@@ -99,7 +99,9 @@ def main(method: str, train: str, test: str, target: str, seed: str, out: str) -
     model, start = METHODS[method](numbers, texts, is_classes, int(seed)), time.perf_counter()
     model.fit(rows[features], targets.to_numpy())
     print(json.dumps({"seconds": time.perf_counter() - start}))
-    table = pd.DataFrame({"label": unseen[target], "prediction": model.predict(unseen[features])})
+    table = pd.DataFrame(
+        {"label" if is_classes else "target": unseen[target], "prediction": model.predict(unseen[features])}
+    )
     if is_classes:
         table[[f"p({name})" for name in model.classes_]] = model.predict_proba(unseen[features])
     table.to_csv(out, index=False)
