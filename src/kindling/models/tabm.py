@@ -53,14 +53,16 @@ class NumberEmbedding(nn.Module):
     def forward(self, numbers: Tensor) -> Tensor:
         start, widths = self.edges[:, :-1], self.edges.diff(dim=1)
         scale = torch.where(widths > 0, 1 / widths.clamp(min=1e-9), 0.0)  # (F, bins)
-        passed = ((numbers.unsqueeze(2) - start) * scale).clamp(0, 1)  # (N, F, bins): part of a bin below the number
-        curve = torch.einsum("nfb,fbw->nfw", passed, self.pieces)
-        return (curve + self.slope * numbers.unsqueeze(2) + self.bias).flatten(1)  # (N, F * width)
+        columns = numbers.T.unsqueeze(2)  # (F, N, 1)
+        # (F, N, bins): part of a bin below the number
+        passed = (columns - start.unsqueeze(1)).mul_(scale.unsqueeze(1)).clamp_(0, 1)
+        line = columns * self.slope.unsqueeze(1) + self.bias.unsqueeze(1)
+        return torch.baddbmm(line, passed, self.pieces).transpose(0, 1).flatten(1)  # (N, F * width)
 
 
 def drop(values: Tensor, probability: float) -> Tensor:
     """Return dropout of values, in half the time of `nn.Dropout` on a CPU."""
-    return values * (torch.rand_like(values) >= probability) / (1 - probability)
+    return values * torch.rand_like(values).ge_(probability).div_(1 - probability)
 
 
 class MemberLinear(nn.Module):
@@ -144,8 +146,8 @@ class TabM(nn.Module):
         if self.embedding is not None:
             values = torch.cat([values, self.embedding(inputs[:, self.numbers])], dim=1)
         for layer, probability in zip(self.layers, self.dropout, strict=True):
-            values = layer(values).relu()  # (members, N, width)
+            values = layer(values).relu_()  # (members, N, width)
             if self.training and probability:
                 values = drop(values, probability)
-        outputs = values @ self.head + self.head_bias  # (members, N, out_features)
+        outputs = torch.baddbmm(self.head_bias, values, self.head)  # (members, N, out_features)
         return outputs.flatten(0, 1) if self.training else self.average(outputs)
