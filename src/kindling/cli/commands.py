@@ -7,6 +7,7 @@ COMMANDS = {
     "test": "evaluate a checkpoint on the test split",
     "predict": "write the predictions of a checkpoint to predictions.csv",
     "repeat": "train with several seeds, and summarize the metrics",
+    "tune": "search hyperparameters with Optuna",
     "runs": "list runs, show one, or compare several",
     "export": "export a checkpoint to a deployment format, and verify its outputs",
     "schema": "write the JSON Schema of recipes, for editors",
@@ -27,6 +28,7 @@ MODULES = {
     "test": "kindling.cli.lightning_cli",
     "predict": "kindling.cli.lightning_cli",
     "repeat": "kindling.cli.repeat",
+    "tune": "kindling.cli.tune",
     "runs": "kindling.cli.runs",
     "new": "kindling.cli.new",
 }

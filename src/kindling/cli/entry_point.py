@@ -109,7 +109,7 @@ def main(args: Sequence[str] | None = None) -> int:
     except UsageError as error:
         return _fail(str(error), code=2)
     except Exception as error:
-        message = _message(error)
+        message = describe_error(error)
         if not message or os.environ.get("KINDLING_DEBUG"):
             raise
         return _fail(message, code=1)
@@ -159,7 +159,7 @@ def _importing() -> Iterator[None]:
                 gc.collect()
 
 
-def _message(error: Exception) -> str:
+def describe_error(error: Exception) -> str:
     """Return one line about an error; empty if it is in a user's code, whose author needs the traceback."""
     from kindling.cli.parser_errors import one_line
     from kindling.utils.errors import LIBRARIES, describe_killed_worker, unwrap_worker_error, users_line

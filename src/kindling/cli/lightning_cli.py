@@ -30,11 +30,13 @@ from kindling.models.sanity_check import check_network
 from kindling.runs.checkpoint_contents import restoring
 from kindling.runs.folders import RUNS, run_folder_of
 from kindling.tensorboard import Dashboard, dashboard_of
+from kindling.tensorboard.trials import TrialDashboard
 from kindling.training import TestOutputCollector
 from kindling.training.checkpoint_io import write_atomically
 from kindling.training.processes import end_with_parent, sigterm_as_interrupt, watch_parents, watch_processes
 from kindling.training.terminate_on_nan import describe_anomaly
 from kindling.tuning import diagnostics
+from kindling.tuning.trials import TrialOptions
 from kindling.utils.console import as_command, line_for, results_table, say, silence_libraries
 from kindling.utils.errors import UsageError
 from kindling.utils.plugins import load_plugins
@@ -50,14 +52,16 @@ class KindlingCLI(LightningCLI):
     Args:
         command: fit, validate, test or predict.
         options: Options on the command line.
+        trial: How to train if `fit` is a trial of a study.
     """
 
-    def __init__(self, command: str, options: Sequence[str]) -> None:
+    def __init__(self, command: str, options: Sequence[str], trial: TrialOptions | None = None) -> None:
         self.command = command
+        self.trial = trial
         self.typed = shlex.join([program_name(), command, *options])
         self.sources = Sources.read(command, load_plugins(options))
         self.checkpoint = self.sources.checkpoint
-        self.builder = ModuleBuilder(self, command, self.sources)
+        self.builder = ModuleBuilder(self, command, self.sources, trial.data if trial else None)
         self.run: RunSession | None = None
         self.epochs_completed = 0  # by the checkpoint
         self.is_trained = False  # whether a resumed run lacks only its plots and test
@@ -140,6 +144,8 @@ class KindlingCLI(LightningCLI):
             callbacks = trainer_callbacks(options, config, filter(None, configured), self.run, self.collector)
             if self.run:  # a resumed run replaces its config.yaml
                 callbacks.append(SaveConfig(parser, config, overwrite=True))
+            if self.trial:
+                callbacks = self.trial.adapt(callbacks)
             trainer = Trainer(**{**options, "callbacks": callbacks, **kwargs})
             check_devices(trainer)
             loaded = (self.checkpoint, {**self.sources.stored}) if self.checkpoint and not self._is_diagnostic else None
@@ -170,6 +176,8 @@ class KindlingCLI(LightningCLI):
         print_early_stop_reason(self.trainer, self.run.path if self.run else None)
         if self.run and self.run.resume.interrupted:
             say("trained to the end; test it with: " + as_command("kindling", "test --ckpt_path", self.run.path))
+            if self.trial:  # no further one starts
+                raise KeyboardInterrupt
             return
         if self._tests:
             remove_averaging(self.trainer)
@@ -241,7 +249,7 @@ class KindlingCLI(LightningCLI):
             self._config["run_name"] = self._run_name  # so that a run repeated from config.yaml has the same name
         add_run(options, self._config, self.run, self.sources.stored.get("global_step"))
         if options["logger"]:
-            self.collector = Dashboard()
+            self.collector = TrialDashboard() if self.trial else Dashboard()
 
     def _train(self, **kwargs: Any) -> None:
         """Train the model; one without trainable parameters, such as an ensemble, is validated and saved."""
@@ -306,4 +314,4 @@ def run(command: str, options: Sequence[str]) -> None:
     end_with_parent()
     watch_parents()
     with sigterm_as_interrupt():
-        KindlingCLI(command, options)
+        KindlingCLI(command, options, TrialOptions.of_other_process())

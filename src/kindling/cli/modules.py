@@ -13,6 +13,7 @@ from kindling.cli.sources import Sources
 from kindling.data import BaseDataModule
 from kindling.models.infer import infer_arguments, with_shape
 from kindling.models.task import DATA_ARGUMENTS, TARGETS, BaseTask, check_task
+from kindling.tuning.shared_data import SharedData
 from kindling.utils.console import say
 from kindling.utils.errors import UsageError, creation_error
 from kindling.utils.hyperparameters import record_arguments
@@ -30,12 +31,14 @@ class ModuleBuilder:
         cli: The command line interface; its config is complete when the parser starts to build objects.
         command: fit, validate, test or predict.
         sources: The recipes and the checkpoint on the command line.
+        shared: What data modules of earlier trials have read; None for an ordinary run.
     """
 
-    def __init__(self, cli: LightningCLI, command: str, sources: Sources) -> None:
+    def __init__(self, cli: LightningCLI, command: str, sources: Sources, shared: SharedData | None = None) -> None:
         self.cli = cli
         self.command = command
         self.sources = sources
+        self.shared = shared
         self.failure: Exception | None = None  # raised by the model or the data module
         self._data: LightningDataModule | None = None  # once built; the model may depend on it
 
@@ -53,6 +56,8 @@ class ModuleBuilder:
             data = create(kind, *args, applied_instantiation_links=applied_instantiation_links, **kwargs)
         self._data = data
         record_arguments(data, kind, self._plain_arguments("data"))
+        if self.shared is not None and not self.sources.checkpoint:
+            self.shared.share(data, self._plain_arguments("data"))
         if self.sources.checkpoint and self.command == "fit" and isinstance(data, BaseDataModule):
             # Before the model is built, which needs the input shape.
             data.begin_with(self.sources.stored.get(kind.__qualname__, {}))

@@ -13,8 +13,23 @@ from kindling.utils.text import suggest
 _WHEEL = Path(__file__).parents[1] / "share"
 SHARE = _WHEEL if _WHEEL.exists() else Path(__file__).parents[3]
 PROJECT = Path("configs")  # in the current folder
+SEARCH = "search"  # folder of search spaces among them
 SUFFIXES = (".yaml", ".yml")
 DEFAULT_SEED = 42
+
+
+def find_search_space(typed: str) -> str:
+    """Return the path of a search space: a file, or a name in `configs/search/`.
+
+    Raises:
+        UsageError: If there is none, with the most similar one.
+    """
+    if Path(typed).is_file():
+        return typed
+    found = {path.stem: path for folder in (SHARE / "configs", PROJECT) for path in _configs_in(folder / SEARCH)}
+    if typed not in found:
+        raise UsageError(f"there is no search space {typed or repr(typed)}{suggest(typed, found)}")
+    return str(found[typed])
 
 
 def find_recipe(typed: str) -> str:
@@ -52,10 +67,14 @@ def list_recipes() -> dict[str, Path]:
     """Return all recipes by name; those of the project come first and override Kindling's."""
     recipes: dict[str, Path] = {}
     for folder in (PROJECT, SHARE / "configs"):
-        found = sorted(path for path in folder.rglob("*") if path.suffix in SUFFIXES)
+        found = [path for path in _configs_in(folder) if path.parent != folder / SEARCH]
         for path in sorted(found, key=lambda path: len(path.parts)):
             recipes.setdefault(path.relative_to(folder).with_suffix("").as_posix(), path)
     return recipes
+
+
+def _configs_in(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.suffix in SUFFIXES)
 
 
 def seed_of(recipes: Sequence[Mapping[str, Any]]) -> int:

@@ -207,8 +207,8 @@ class BaseDataModule(LightningDataModule):
     def setup(self, stage: str) -> None:
         if stage in ("fit", "validate") and not hasattr(self, "train"):
             self.train, self.val = self.load_training()
-            if self.batch_size == "auto":
-                self.batch_size = automatic_batch_size(len(self.train))
+        if self.batch_size == "auto" and hasattr(self, "train"):
+            self.batch_size = automatic_batch_size(len(self.train))
         if stage == "test" and not hasattr(self, "test"):
             self.test = as_dataset(self.load("test"))
         if stage == "predict" and not hasattr(self, "new"):

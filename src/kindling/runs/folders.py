@@ -15,8 +15,8 @@ MAX_NAME_BYTES = 120  # file systems allow 255, and some file names contain the 
 REPEAT_FILE = "repeat.json"  # in the folder of `kindling repeat`
 
 
-def check_run_name(name: str) -> None:
-    """Raise UsageError if a run name is not a valid folder name inside `runs/`."""
+def check_run_name(name: str, option: str = "--run_name") -> None:
+    """Raise UsageError if the value of an option is not a valid folder name inside `runs/`."""
     for folder in name.split("/"):
         reason = ""
         if folder in ("", ".", "..") or "\\" in folder:
@@ -28,7 +28,7 @@ def check_run_name(name: str) -> None:
         elif len(folder.encode()) > MAX_NAME_BYTES:
             reason = f"it is longer than {MAX_NAME_BYTES} bytes"
         if reason:
-            raise UsageError(f"--run_name {name[:40]!r}: {reason}")
+            raise UsageError(f"{option} {name[:40]!r}: {reason}")
 
 
 def new_run(name: str, root: Path = RUNS, kind: str = "version") -> Path:

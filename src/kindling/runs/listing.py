@@ -60,8 +60,13 @@ class Run:
         with suppress(OSError, yaml.YAMLError, ValueError, RecursionError):
             config = yaml.load(read_text(self.path / "config.yaml"), YAML_LOADER)
             check_size(config)
-            return dict(_options(config)) if isinstance(config, dict) else {}
+            return flatten_config(config) if isinstance(config, dict) else {}
         return {}
+
+
+def flatten_config(config: dict[str, Any]) -> dict[str, Any]:
+    """Return all options of a config by their dotted names, without class_path and init_args."""
+    return dict(_options(config))
 
 
 def _options(config: dict[str, Any], group: str = "") -> Iterable[tuple[str, Any]]:

@@ -5,7 +5,7 @@ import os
 import platform
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import psutil
@@ -35,20 +35,28 @@ def atomic_write(path: Path) -> Iterator[Path]:
 @contextmanager
 def in_turns() -> Iterator[None]:
     """Let distributed processes of this user take turns: torchrun and Slurm start all of a node at once."""
-    with ExitStack() as stack:
-        # Without locks (Windows) or a place for the file, they don't wait. A process that ends releases its lock.
-        with suppress(ImportError, OSError):
-            if {"LOCAL_RANK", "SLURM_PROCID"}.intersection(os.environ):
-                stack.enter_context(_lock())
+    is_distributed = bool({"LOCAL_RANK", "SLURM_PROCID"}.intersection(os.environ))
+    name = f"kindling-{os.getuid() if hasattr(os, 'getuid') else ''}.lock"
+    with locked(Path(tempfile.gettempdir(), name)) if is_distributed else nullcontext():
         yield
 
 
 @contextmanager
-def _lock() -> Iterator[None]:
-    """Wait for the lock of this user: a file, which is removed at the end."""
+def locked(path: Path) -> Iterator[None]:
+    """Wait for the lock of this user that a file stands for, and hold it; the file is removed at the end.
+
+    Without locks (Windows) or a place for the file, processes don't wait. A process that ends releases its lock.
+    """
+    with ExitStack() as stack:
+        with suppress(ImportError, OSError):
+            stack.enter_context(_lock(path))
+        yield
+
+
+@contextmanager
+def _lock(path: Path) -> Iterator[None]:
     import fcntl
 
-    path = Path(tempfile.gettempdir(), f"kindling-{os.getuid()}.lock")
     while True:
         lock = os.open(path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o600)  # other users can write to the folder
         if os.fstat(lock).st_uid != os.getuid():

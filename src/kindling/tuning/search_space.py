@@ -1,0 +1,180 @@
+"""Search spaces: the options that `kindling tune` varies, and their possible values."""
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+from kindling.utils.errors import UsageError
+from kindling.utils.text import join_names, shorten, suggest
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+    from optuna.trial import Trial
+
+RANGE_KEYS = ("low", "high", "log", "step")
+LAYOUT = "a list of choices, or {low: 1, high: 9} with log: true or a step"
+IN_LOSS = ("model.label_smoothing", "model.loss_function", "model.weighted_loss")  # options that change the loss itself
+FIXED = ("checkpoint", "run_name", "test_after_fit", "seed_everything", "ckpt_path", "config", "trainer.fast_dev_run")
+Value = str | int | float | bool | None
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """Options with their possible values.
+
+    Attributes:
+        distributions: Optuna's distribution of each option, by its dotted name. Choices that are not plain values, such
+            as lists, are stored as JSON.
+    """
+
+    distributions: Mapping[str, "BaseDistribution"]
+
+    @classmethod
+    def parse(cls, content: Mapping[str, Any], source: object) -> Self:
+        """Read a search space.
+
+        Args:
+            content: For each option a list of choices, or a range with the keys low, high, and log or step.
+            source: File that contains it, for messages.
+
+        Raises:
+            UsageError: If it is empty, an option can't be searched, or its values are invalid.
+        """
+        if not content:
+            raise UsageError(f"{source} is empty: write OPTION: {LAYOUT}")
+        found = {}
+        for name, values in content.items():
+            if fixed := [option for option in FIXED if name == option or name.startswith(f"{option}.")]:
+                raise UsageError(f"{source}: {name} can't be searched: {fixed[0]} must be the same in all trials")
+            try:
+                found[name] = _distribution(values)
+            except ValueError as error:
+                raise UsageError(f"{source}: {name}: {error}") from error
+        return cls(found)
+
+    def check_metric(self, monitor: str, source: object) -> None:
+        """Raise UsageError if trials can't be compared by a metric, because the options change what it means."""
+        changed = [name for name in self.distributions if name in IN_LOSS]
+        if changed and monitor.endswith("loss"):
+            raise UsageError(
+                f"{source}: {changed[0]} changes {monitor} itself, so trials can't be compared by it: choose another "
+                "metric, as in --checkpoint.monitor val/accuracy --checkpoint.mode max"
+            )
+
+    def suggest(self, trial: "Trial") -> None:
+        """Let a trial choose its values; those that it has already are kept."""
+        for name, distribution in self.distributions.items():
+            match type(distribution).__name__:
+                case "CategoricalDistribution":
+                    trial.suggest_categorical(name, distribution.choices)
+                case "IntDistribution":
+                    trial.suggest_int(name, distribution.low, distribution.high, step=distribution.step, log=distribution.log)
+                case _:
+                    trial.suggest_float(name, distribution.low, distribution.high, step=distribution.step, log=distribution.log)
+
+    def options(self, values: Mapping[str, Any]) -> list[str]:
+        """Return the options of `fit` that set these values, those of classes first."""
+        names = sorted(values, key=lambda name: (name.count("."), name))
+        return [f"--{name}={_as_typed(values[name])}" for name in names]
+
+    def describe(self) -> dict[str, str]:
+        """Return each option with its values as text."""
+        return {name: repr(distribution) for name, distribution in self.distributions.items()}
+
+    def probes(self) -> Iterator[dict[str, Value]]:
+        """Yield a few points that together contain each choice, and both ends of each range."""
+        columns = {name: _extremes(distribution) for name, distribution in self.distributions.items()}
+        for row in range(max(map(len, columns.values()))):
+            yield {name: column[min(row, len(column) - 1)] for name, column in columns.items()}
+
+    def point_of(self, settings: Mapping[str, Any]) -> dict[str, Value] | None:
+        """Return the point that a config describes; None if it is outside of the search space.
+
+        Args:
+            settings: All options by their dotted names, as `flatten_config` returns them.
+        """
+        values = {name: _as_plain(settings.get(name)) for name in self.distributions}
+        found = {name: _find(distribution, values[name]) for name, distribution in self.distributions.items()}
+        return {name: place[0] for name, place in found.items()} if all(found.values()) else None
+
+
+def _distribution(values: Any) -> "BaseDistribution":
+    """Return the distribution of a list of choices or a range; raise ValueError if it is invalid."""
+    from optuna.distributions import CategoricalDistribution
+
+    if isinstance(values, list):
+        choices = [_as_plain(value) for value in values]
+        if len(set(map(_as_typed, choices))) < max(len(choices), 2):
+            raise ValueError("must have at least two different choices")
+        return CategoricalDistribution(choices)
+    if not isinstance(values, dict):
+        raise ValueError(f"must be {LAYOUT}, got {shorten(repr(values), 60)}")
+    if unknown := [key for key in values if key not in RANGE_KEYS]:
+        near = suggest(str(unknown[0]), RANGE_KEYS) or f": choose from {join_names(RANGE_KEYS)}"
+        raise ValueError(f"there is no {unknown[0]}{near}")
+    if missing := [key for key in ("low", "high") if key not in values]:
+        raise ValueError(f"{missing[0]} is missing: a range is {LAYOUT.partition(', or ')[2]}")
+    return _range(**{key: _as_number(key, value) if key != "log" else value for key, value in values.items()})
+
+
+def _range(low: float, high: float, log: bool = False, step: float | None = None) -> "BaseDistribution":
+    """Return a uniform or log-uniform distribution, of integers if all arguments are; raise ValueError if impossible."""
+    from optuna.distributions import FloatDistribution, IntDistribution
+
+    if type(log) is not bool:
+        raise ValueError(f"log must be true or false, got {log}")
+    if not low < high:
+        raise ValueError(f"low must be less than high, got {low} and {high}")
+    if log and step is not None:
+        raise ValueError("a range has either log or step")
+    if log and low <= 0:
+        raise ValueError(f"low must be greater than 0 with log, got {low}")
+    if step is not None and not 0 < step <= high - low:
+        raise ValueError(f"step must be between 0 and high - low, got {step}")
+    if all(isinstance(number, int) for number in (low, high, step or 1)):
+        return IntDistribution(int(low), int(high), log, int(step or 1))
+    if step is not None and not math.isclose((high - low) / step, round((high - low) / step)):
+        raise ValueError(f"high must be low plus a multiple of step, got {low}, {high} and {step}")
+    return FloatDistribution(low, high, log, step)
+
+
+def _as_number(key: str, value: Any) -> int | float:
+    """Return a number; YAML reads 1e-3 as text."""
+    try:
+        number = value if type(value) is int else float(value) if type(value) in (float, str) else math.nan
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise ValueError(f"{key} must be a number, got {shorten(repr(value), 60)}")
+    return number
+
+
+def _as_plain(value: Any) -> Value:
+    """Return a value that Optuna can store: JSON, if it is a list or mapping."""
+    return value if value is None or isinstance(value, str | int | float) else json.dumps(value)
+
+
+def _as_typed(value: Value) -> str:
+    """Return a value as one would type it."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _extremes(distribution: Any) -> Sequence[Value]:
+    if hasattr(distribution, "choices"):
+        return list(distribution.choices)
+    return [distribution.low, distribution.high]
+
+
+def _find(distribution: Any, value: Value) -> list[Value]:
+    """Return a value as a list of one, as the distribution spells it; an empty list if it is outside."""
+    if hasattr(distribution, "choices"):
+        equal = [one for one in distribution.choices if one == value and isinstance(one, bool) == isinstance(value, bool)]
+        classes = [one for one in distribution.choices if isinstance(value, str) and value.endswith(f".{one}")]
+        return [*equal, *classes][:1]  # torch.optim.AdamW is the choice AdamW
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return []
+    steps = (value - distribution.low) / (distribution.step or 1)
+    is_on_step = distribution.step is None or math.isclose(steps, round(steps), abs_tol=1e-9)
+    return [value] if distribution.low <= value <= distribution.high and is_on_step else []
