@@ -25,10 +25,10 @@ from kindling.cli.jobs import Job, run_jobs
 from kindling.cli.lightning_cli import KindlingCLI
 from kindling.cli.recipes import find_recipes, find_search_space, seed_of
 from kindling.cli.yaml_files import read_yaml
-from kindling.runs.folders import RUNS, check_run_name
+from kindling.runs.folders import RUNS, STUDY_FILE, check_run_name
 from kindling.runs.listing import Run, find_runs, flatten_config, sort_by_start
 from kindling.runs.repeats import digest_files, is_finished
-from kindling.training.processes import sigterm_as_interrupt
+from kindling.training.processes import sigterm_as_interrupt, wait_for_processes
 from kindling.tuning.search_space import SearchSpace
 from kindling.tuning.study import PRUNERS, SAMPLERS, Study
 from kindling.tuning.study_results import describe_trial, study_table, summary_of, write_best, write_summary
@@ -155,7 +155,15 @@ class Search:
             "mode": config["checkpoint"]["mode"],
             "content of its files": digest_files(shared, contents),
         }
-        study = Study.open(path, typed.storage, settings, space, sampler=typed.sampler, seed=seed)
+        is_new = not path.exists()
+        try:
+            study = Study.open(path, typed.storage, settings, space, sampler=typed.sampler, seed=seed)
+        except BaseException:
+            if is_new:
+                remove_study(path)
+            raise
+        if not (path / STUDY_FILE).exists():
+            write_summary(path, summary_of(study, monitor))
         study.prune_by(typed.pruner, config["trainer"]["max_epochs"] or 1)
         if point := space.point_of(flatten_config(config)):
             study.begin_with(point)
@@ -207,12 +215,12 @@ class Search:
             os.environ[VARIABLE] = self.monitor
             sys.argv = [sys.argv[0], "fit", *options]  # Lightning repeats it to start further processes
             try:
-                KindlingCLI("fit", options, self.trial_options)
+                wait_for_processes(KindlingCLI("fit", options, self.trial_options).trainer)
             except SystemExit as stop:  # Lightning turns Ctrl-C into this
                 raise KeyboardInterrupt from stop
             except Exception as error:
                 failure = describe_error(error) or f"{type(error).__name__}: {error}"
-                if isinstance(error, UsageError) or self._only_fails():
+                if isinstance(error, UsageError | OSError) or self._only_fails():
                     self._give_up(trial, failure, error)
         run = self._find_run(trial.number)
         facts = {"run": str(run.path), "epochs": run.metadata.epochs, "seconds": run.metadata.seconds} if run else {}
@@ -228,9 +236,7 @@ class Search:
         """End the study because its trials can't be trained; remove its folder if nothing has been."""
         self.study.finish(trial, None, failure)
         if not find_runs(self.study.path):
-            shutil.rmtree(self.study.path)
-            with suppress(OSError):
-                RUNS.rmdir()  # fails if it contains other runs
+            remove_study(self.study.path)
         raise (UsageError if isinstance(error, UsageError) else ValueError)(failure) from error
 
     def _find_run(self, number: int) -> Run | None:
@@ -244,6 +250,14 @@ class Search:
             return ["--ckpt_path", str(last), *(option for option in self.shared if option.startswith("--plugin="))]
         name = f"--run_name={self.study.path.relative_to(RUNS)}/trial_{trial.number}"
         return [*self.shared, *self.study.space.options(trial.params), "--test_after_fit=false", name]
+
+
+def remove_study(path: Path) -> None:
+    """Remove the folder of a study that contains no run, and `runs` if it contains nothing else."""
+    shutil.rmtree(path, ignore_errors=True)
+    for parent in path.parents[:-1]:
+        with suppress(OSError):
+            parent.rmdir()  # fails if it contains other runs
 
 
 def resolve_config(options: Sequence[str]) -> dict[str, Any]:

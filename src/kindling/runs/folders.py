@@ -13,6 +13,7 @@ MAX_NAME_BYTES = 120  # file systems allow 255, and some file names contain the 
 
 
 REPEAT_FILE = "repeat.json"  # in the folder of `kindling repeat`
+STUDY_FILE = "study.json"  # in the folder of `kindling tune`
 
 
 def check_run_name(name: str, option: str = "--run_name") -> None:
@@ -48,12 +49,13 @@ def new_run(name: str, root: Path = RUNS, kind: str = "version") -> Path:
 
 
 def written_checkpoints(folder: Path) -> list[Path]:
-    """Return the checkpoints of all runs in a folder, newest last; those in repeats only if there are no others."""
+    """Return the checkpoints of all runs in a folder, newest last; those of repeats and studies only without others."""
     times: dict[Path, tuple[bool, float]] = {}
     for path in folder.glob("**/checkpoints/*.ckpt"):
         with suppress(FileNotFoundError):  # a broken link, or a file that was just replaced
-            repeat = path.parent.parent.parent.parent  # <repeat>/<member>/version_<n>/checkpoints/<file>
-            times[path] = not (repeat / REPEAT_FILE).exists(), path.stat().st_mtime
+            group = path.parent.parent.parent.parent  # <repeat or study>/<member>/version_<n>/checkpoints/<file>
+            is_single = not any((group / name).exists() for name in (REPEAT_FILE, STUDY_FILE))
+            times[path] = is_single, path.stat().st_mtime
     return sorted(times, key=times.__getitem__)
 
 

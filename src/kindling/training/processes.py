@@ -51,7 +51,7 @@ class Launcher(_SubprocessScriptLauncher):
         super().__init__(launcher.cluster_environment, launcher.num_processes, launcher.num_nodes)
         self._clean_up = clean_up
         self._stderr: list[IO[bytes]] = []
-        self._failed = False
+        self._is_over = False
 
     @override
     def launch(self, function: Callable[..., Any], *args: Any, trainer: Trainer | None = None, **kwargs: Any) -> Any:
@@ -62,7 +62,7 @@ class Launcher(_SubprocessScriptLauncher):
         try:
             return function(*args, **kwargs)
         except Exception as error:
-            self._failed = True
+            self._is_over = True
             is_from_peer = isinstance(error, PeerError)
             reason = self._wait_for_reason() if is_from_peer or is_lost_connection(error) else None
             self.kill(signal.SIGKILL)
@@ -72,7 +72,7 @@ class Launcher(_SubprocessScriptLauncher):
             lost = str(error) if is_from_peer else f"lost the connection to another process: {line}"
             raise PeerError(reason or lost) from error
         except BaseException:  # Ctrl-C, after which Lightning ends the other processes
-            self._failed = True
+            self._is_over = True
             raise
 
     @override
@@ -93,12 +93,20 @@ class Launcher(_SubprocessScriptLauncher):
             variables = os.environ | {"LOCAL_RANK": str(rank), PARENT_VARIABLE: str(os.getpid())}
             self.procs.append(subprocess.Popen(_basic_subprocess_cmd(), env=variables, stderr=target))
 
+    def wait(self) -> None:
+        """Wait for the other processes to end; from here, the main process does something else."""
+        self._is_over = True
+        for process in self.procs:
+            process.wait()
+
     def _watch(self) -> None:
         """End the main process if another one has failed and it does not notice, as in a rendezvous or with NCCL."""
         while not any(process.poll() for process in self.procs):
             time.sleep(0.2)
+            if self._is_over:
+                return
         time.sleep(GRACE_SECONDS)
-        if not self._failed:
+        if not self._is_over:
             reason = self._wait_for_reason()
             self.kill(signal.SIGKILL)
             self._clean_up()
@@ -125,6 +133,12 @@ class Launcher(_SubprocessScriptLauncher):
             print(written, end="", file=sys.stderr)
             return f"{name} failed"
         return ""
+
+
+def wait_for_processes(trainer: Trainer) -> None:
+    """Wait for the other processes of a training to end, before another training starts in this one."""
+    if isinstance(trainer.strategy.launcher, Launcher):
+        trainer.strategy.launcher.wait()
 
 
 def watch_processes(trainer: Trainer, clean_up: Callable[[], None]) -> None:

@@ -107,7 +107,7 @@ class Study:
             name: One of `PRUNERS`.
             epochs: Epochs of a complete trial.
         """
-        warm_up = max(1, epochs // 4)  # the first epochs say little
+        warm_up = 1 + epochs // 4  # the first epochs say little
         self.stored.pruner = {
             "median": optuna.pruners.MedianPruner(STARTUP_TRIALS, warm_up, n_min_trials=STARTUP_TRIALS),
             "hyperband": optuna.pruners.HyperbandPruner(min_resource=warm_up, max_resource=max(epochs, warm_up)),

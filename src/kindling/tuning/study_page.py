@@ -1,13 +1,14 @@
 """`study.html`: the history of a study, the importance of its options, and their values, in one page."""
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import optuna
 import optuna.visualization as charts
 from optuna.importance import FanovaImportanceEvaluator
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from kindling.evaluation.report.html import Html, element, join, name_cell, section, table
 from kindling.evaluation.report.page import page
@@ -17,7 +18,8 @@ from kindling.tuning.study_results import STATES, format_value, short_names
 from kindling.utils.files import atomic_write
 from kindling.utils.text import format_metric
 
-ROW_HEIGHT, MIN_HEIGHT = 26, 380  # pixels
+HEIGHT, SMALL = 380, 260  # pixels of a chart, and of one of several
+SHADES = [(0, "#bcd9ec"), (1, PALETTE[0])]  # white would be invisible
 IMPORTANCE = (
     "Share of the variance of the metric that each option explains alone, in a random forest fitted to the complete "
     "trials (fANOVA). It is rough with fewer than 30 of them."
@@ -48,43 +50,60 @@ def _cards(study: Study, best: FrozenTrial, monitor: str) -> Html:
 
 
 def _charts(study: Study, monitor: str) -> Iterator[tuple[str, str, Html]]:
-    """Yield title, explanation and chart of each section; those that need several trials only if there are."""
-    names = short_names(study)
-    history = "Each point is a complete trial, the line the best one so far."
-    curves = "Each line is a trial; those that end early were pruned."
-    several = len(study.ranked()) > 1
-    plots: list[tuple[str, str, Callable[..., Any], bool]] = [
-        ("History", history, charts.plot_optimization_history, True),
-        ("Curves", curves, lambda stored, **_: charts.plot_intermediate_values(stored), True),
-        ("Importance", IMPORTANCE, _importances, several and len(names) > 1),
-        ("Values of each option", "Darker points are later trials.", charts.plot_slice, several),
-        ("All options together", "Each line is a complete trial.", charts.plot_parallel_coordinate, several and len(names) > 1),
-    ]
-    is_first = True
-    for title, text, plot, is_shown in plots:
-        if is_shown:
-            with warnings.catch_warnings(action="ignore"):
-                figure = plot(study.stored, target_name=monitor)
-            yield title, text, _embed(figure, names, monitor, is_first)
-            is_first = False
+    """Yield title, explanation and charts of each section; those that need several trials only if there are."""
+    stored, names = _renamed(study), [*short_names(study).values()]
+    curve = [charts.plot_optimization_history(stored, target_name=monitor)]
+    yield "History", "Each point is a complete trial, the line the best one so far.", _embed(curve, monitor, library=True)
+    curve = [charts.plot_intermediate_values(stored)]
+    yield "Curves", "Each line is a trial; those that end early were pruned.", _embed(curve, monitor)
+    if len(study.ranked()) < 2:
+        return
+    slices = [charts.plot_slice(stored, [name], target_name=monitor) for name in names]
+    if len(names) > 1:
+        with warnings.catch_warnings(action="ignore"):  # of an option that had the same value in all trials
+            evaluator = FanovaImportanceEvaluator(seed=0)
+            bars = [charts.plot_param_importances(stored, evaluator=evaluator, target_name=monitor)]
+        yield "Importance", IMPORTANCE, _embed(bars, monitor)
+    yield "Values of each option", "Each point is a complete trial; darker ones are later.", _embed(slices, monitor)
+    if len(names) > 1:
+        lines = [charts.plot_parallel_coordinate(stored, target_name=monitor)]
+        yield "All options together", "Each line is a complete trial; darker ones are better.", _embed(lines, monitor)
 
 
-def _importances(stored: Any, target_name: str) -> Any:
-    return charts.plot_param_importances(stored, evaluator=FanovaImportanceEvaluator(seed=0), target_name=target_name)
+def _renamed(study: Study) -> optuna.Study:
+    """Return a copy of a study whose options have their short names, which fit into charts."""
+    names, copy = short_names(study), optuna.create_study(direction=study.stored.direction)
+    for trial in study.trials():
+        copy.add_trial(
+            optuna.trial.create_trial(
+                state=trial.state,
+                values=trial.values if trial.state == TrialState.COMPLETE else None,
+                params={names[name]: value for name, value in trial.params.items()},
+                distributions={names[name]: kind for name, kind in trial.distributions.items()},
+                intermediate_values=trial.intermediate_values,
+            )
+        )
+    return copy
 
 
-def _embed(figure: Any, names: dict[str, str], monitor: str, includes_library: bool) -> Html:
-    """Return a chart as HTML, with the short names of the options; the first one brings the library."""
-    figure.update_layout(title=None, template="plotly_white", colorway=PALETTE, margin={"t": 30, "r": 20}, height=MIN_HEIGHT)
-    figure.for_each_xaxis(lambda axis: axis.update(title=names.get(axis.title.text, axis.title.text)))
-    figure.for_each_yaxis(lambda axis: axis.update(title=monitor if axis.title.text == "Intermediate Value" else axis.title.text))
-    if len(figure.data) and figure.data[0].type == "parcoords":
-        for dimension in figure.data[0].dimensions:
-            dimension.label = names.get(dimension.label, dimension.label)
-    if len(figure.data) and figure.data[0].type == "bar":
-        figure.update_yaxes(labelalias=names)
-    html = figure.to_html(full_html=False, include_plotlyjs=includes_library, config={"displaylogo": False, "responsive": True})
-    return element("div", Html(html), class_="chart")
+def _embed(figures: Sequence[Any], monitor: str, library: bool = False) -> Html:
+    """Return charts as HTML; the first one of a page must include the library that draws them."""
+    titles = {"Intermediate Value": monitor, "Step": "epoch", "Trial": "trial", "Hyperparameter": ""}
+    titles |= {"Hyperparameter Importance": "importance"}
+    parts = []
+    for figure in figures:
+        figure.update_layout(title=None, template="plotly_white", colorway=PALETTE, margin={"t": 20, "r": 20, "b": 50, "l": 60})
+        figure.update_layout(height=HEIGHT if len(figures) == 1 else SMALL, width=None, autosize=True)
+        if len(figures) > 1:
+            figure.update_traces(marker={"showscale": False, "colorscale": SHADES})
+        for axes in (figure.for_each_xaxis, figure.for_each_yaxis):
+            axes(lambda axis: axis.update(title=titles.get(axis.title.text, axis.title.text)))
+        figure.for_each_trace(lambda trace: trace.update(name="best so far"), {"name": "Best Value"})
+        html = figure.to_html(
+            full_html=False, include_plotlyjs=library, config={"displayModeBar": False, "responsive": True}
+        )
+        parts.append(element("div", Html(html)))
+    return element("div", *parts, class_="grid" if len(figures) > 1 else "wide")
 
 
 def _trials(study: Study, monitor: str) -> Html:

@@ -10,6 +10,7 @@ from optuna.trial import FrozenTrial, TrialState
 from rich.table import Table
 
 from kindling.runs.find import read_text
+from kindling.runs.folders import STUDY_FILE
 from kindling.tuning.study import EPOCHS, REASON, RUN, SECONDS, Study
 from kindling.utils.files import atomic_write
 from kindling.utils.text import count_noun, format_metric
@@ -24,15 +25,15 @@ def describe_trial(trial: FrozenTrial, study: Study) -> str:
     """Return one line about a finished trial."""
     names = short_names(study)
     values = "  ".join(f"{names[name]} {format_value(value)}" for name, value in trial.params.items())
-    facts = [f"{trial.user_attrs[EPOCHS]} epochs"] * (EPOCHS in trial.user_attrs)
-    facts += [f"{trial.user_attrs[SECONDS]:.1f} s"] * (SECONDS in trial.user_attrs)
+    epochs, seconds = (trial.user_attrs.get(name) for name in (EPOCHS, SECONDS))
+    facts = f"{count_noun(epochs, 'epoch', 'epochs')}, {seconds:.1f} s" if epochs and seconds else "not trained"
     if trial.state == TrialState.COMPLETE:
         is_best = study.best is not None and study.best.number == trial.number
         result = f"{format_metric(trial.values[0])}{', the best so far' * is_best}"
     else:
         reason = trial.user_attrs.get(REASON, "")
         result = reason if trial.state == TrialState.PRUNED else f"failed: {reason}"
-    return f"trial {trial.number}: {result}  ({', '.join(facts)})  {values}"
+    return f"trial {trial.number}: {result}  ({facts})  {values}"
 
 
 def study_table(study: Study, monitor: str) -> Table:
@@ -76,9 +77,9 @@ def summary_of(study: Study, monitor: str) -> dict[str, Any]:
 
 def write_summary(folder: Path, summary: Mapping[str, Any]) -> Path:
     """Write `study.json`."""
-    with atomic_write(folder / "study.json") as path:
+    with atomic_write(folder / STUDY_FILE) as path:
         path.write_text(json.dumps(summary, indent=2) + "\n", "utf-8")
-    return folder / "study.json"
+    return folder / STUDY_FILE
 
 
 def write_best(study: Study, monitor: str) -> Path | None:
