@@ -47,6 +47,7 @@ NOT_RUN = {
     "source ": "of the shell",
     "cd ": "of the shell",
     "tensorboard ": "a server; tests/tensorboard opens it in a browser",
+    "optuna-dashboard ": "a server, and a package of its own",
     "docker ": "needs Docker",
     "python scripts/soak.py": "takes minutes; tests/training run a few of its kills",
     "torchserve ": "needs Java; tests/deploy/test_torchserve.py runs the archive",
@@ -90,8 +91,9 @@ def is_run(command: str) -> bool:
 
 def shorten(words: list[str]) -> list[str]:
     """Return a command with few batches and, unless it says how many, two epochs; the tests' MNIST is small."""
-    if words[0] == "repeat":
-        return ["repeat", *shorten(["fit", *words[1:]])[1:]]
+    if words[0] in ("repeat", "tune"):
+        words = ["2" if before == "--trials" else word for before, word in zip(["", *words], words, strict=False)]
+        return [words[0], *shorten(["fit", *words[1:]])[1:]]
     if "mnist" in " ".join(words).lower() and words[0] == "fit" and "sample" not in words:
         words = [*words, "--data.val_split", "0.2"]
     trains = words[0] == "fit" and not {"--help", "--model.help", "--data.help", "--find_lr", "--overfit"} & {*words}

@@ -14,7 +14,8 @@ from conftest import CONFIGS, Command
 from kindling.testing import check_recipe
 
 RECIPES = sorted(path.relative_to(CONFIGS.parent) for path in CONFIGS.glob("*.yaml"))
-OVERLAYS = sorted(path.relative_to(CONFIGS.parent) for path in CONFIGS.glob("*/*.yaml"))
+OVERLAYS = sorted(path.relative_to(CONFIGS.parent) for path in CONFIGS.glob("with/*.yaml"))
+SEARCHES = sorted(path.relative_to(CONFIGS.parent) for path in CONFIGS.glob("search/*.yaml"))
 
 
 # The accuracies are means of five seeds; one keeps the tests short.
@@ -32,7 +33,9 @@ def accuracy(kindling: Command, recipe: str, seed: int, *options: object) -> flo
 def test_every_recipe_and_overlay_is_tested() -> None:
     assert {path.stem for path in RECIPES} >= {"quickstart", "synthetic_mlp"}  # other tests use these
     assert {path.stem for path in OVERLAYS} >= {"debug", "bf16", "gpu"}
-    assert set(CONFIGS.rglob("*")) - {CONFIGS.parent / path for path in RECIPES + OVERLAYS} == {CONFIGS / "with"}
+    assert {path.stem for path in SEARCHES} == {"cnn", "table"}  # tests/cli/test_tune.py tries both
+    known = {CONFIGS.parent / path for path in RECIPES + OVERLAYS + SEARCHES}
+    assert set(CONFIGS.rglob("*")) - known == {CONFIGS / "with", CONFIGS / "search"}
 
 
 @pytest.fixture

@@ -58,6 +58,10 @@ def test_trials_are_runs_whose_best_metric_is_the_value(kindling: Command, tune:
     assert all(f"tiny/trial_{number}/version_0" in listed.out for number in range(4))
     events = [path for path in STUDY.glob("trial_*/version_0/test/events*") if b"_hparams_" in path.read_bytes()]
     assert len(events) == 4
+    page = (STUDY / "study.html").read_text()
+    assert all(f"<h2>{title}</h2>" in page for title in ("History", "Curves", "Importance", "All trials"))
+    assert "<script src" not in page
+    assert "trial_3" in page
 
 
 def test_a_trial_has_the_weights_of_fit_with_its_options(kindling: Command, tune: list[str]) -> None:
@@ -76,7 +80,9 @@ def test_the_best_recipe_repeats_the_best_trial_and_is_tested(kindling: Command,
     assert kindling(*tune, "--trials", 3).code == 0
     best = json.loads((STUDY / "study.json").read_text())["best"]
     assert kindling("fit", "--config", STUDY / "best.yaml").code == 0
-    ours, again = (Path(f"{run}/checkpoints/best.ckpt") for run in (STUDY / f"trial_{best}/version_0", "runs/best/version_0"))
+    ours, again = (
+        Path(f"{run}/checkpoints/best.ckpt") for run in (STUDY / f"trial_{best}/version_0", "runs/best/version_0")
+    )
     assert different(ours, again) == []
     assert Path("runs/best/version_0/test_metrics.json").exists()
     assert kindling("test", "--ckpt_path", STUDY / f"trial_{best}/version_0").code == 0
@@ -85,14 +91,6 @@ def test_the_best_recipe_repeats_the_best_trial_and_is_tested(kindling: Command,
 def test_the_first_trial_is_the_recipe(kindling: Command, tune: list[str]) -> None:
     assert kindling(*tune, "--trials", 1, "--model.optimizer", "Adam", "--model.optimizer.lr", "0.02").code == 0
     assert trials()[0].params == {"model.optimizer.lr": 0.02, "model.hidden": "[8]"}
-
-
-def test_the_page_has_all_charts_and_needs_no_network(kindling: Command, tune: list[str]) -> None:
-    assert kindling(*tune, "--trials", 4).code == 0
-    page = (STUDY / "study.html").read_text()
-    assert all(f"<h2>{title}</h2>" in page for title in ("History", "Curves", "Importance", "All trials"))
-    assert "<script src" not in page
-    assert "trial_3" in page
 
 
 @pytest.mark.slow
@@ -111,8 +109,11 @@ def test_hopeless_trials_are_pruned_with_their_reason(kindling: Command, tune: l
     assert Run.read(Path(pruned[0].user_attrs["run"])).metadata.epochs == 4
 
 
+@pytest.mark.slow
 def test_without_pruning_all_trials_are_complete(kindling: Command, tune: list[str]) -> None:
-    assert kindling(*tune, "--trials", 7, "--trainer.max_epochs", 3, "--pruner", "none", "--sampler", "random").code == 0
+    assert (
+        kindling(*tune, "--trials", 7, "--trainer.max_epochs", 3, "--pruner", "none", "--sampler", "random").code == 0
+    )
     assert {trial.state for trial in trials()} == {TrialState.COMPLETE}
 
 
@@ -127,6 +128,7 @@ def test_a_failed_trial_is_kept_with_its_reason(kindling: Command, tune: list[st
     assert f"trial {failed[0].number}: failed: " in result.out
 
 
+@pytest.mark.slow
 def test_the_same_command_continues_and_more_trials_can_be_added(kindling: Command, tune: list[str]) -> None:
     assert kindling(*tune, "--trials", 2).code == 0
     first = outcomes()
@@ -214,7 +216,11 @@ def test_checkpoints_of_trials_are_not_the_newest_run(kindling: Command, tune: l
 @pytest.mark.parametrize(
     ("content", "options", "words"),
     [
-        ("model.optimizer.lrr: [0.1, 0.2]", [], "space.yaml: there is no option model.optimizer.lrr: did you mean model.optimizer.lr?"),
+        (
+            "model.optimizer.lrr: [0.1, 0.2]",
+            [],
+            "space.yaml: there is no option model.optimizer.lrr: did you mean model.optimizer.lr?",
+        ),
         ("model.hidden: [[8], big]", [], "space.yaml: "),
         ("model.dropout: {low: 0.0, hgih: 0.5}", [], "there is no hgih: did you mean high?"),
         (SPACE, ["--trials", "0"], "--trials must be at least 1, got 0"),
@@ -253,6 +259,20 @@ def test_another_search_space_needs_another_study(kindling: Command, tune: list[
     assert result.code == 2
     assert "is a study with another search space" in result.err
     assert len(trials()) == 1
+
+
+@pytest.mark.parametrize(("recipe", "search"), [("quickstart", "cnn"), ("table_mlp", "table")])
+def test_the_search_spaces_of_kindling_go_with_their_recipes(
+    kindling: Command, folder: Path, recipe: str, search: str
+) -> None:
+    ages = [*range(20, 90)] * 2
+    Path("customers.csv").write_text("age,churned\n" + "".join(f"{age},{'ny'[age > 50]}\n" for age in ages))
+    data = ["--data.path", "customers.csv", "--data.target", "churned"] * (recipe == "table_mlp")
+    short = "--trainer.max_epochs 1 --trainer.limit_train_batches 2 --trainer.limit_val_batches 1".split()
+    result = kindling("tune", "--config", recipe, "--search", search, "--trials", 1, *data, *short)
+    assert result.code == 0, result.err
+    first = trials(Path(f"runs/{recipe}_{search}"))[0]
+    assert first.params["model.optimizer.lr"] == {"cnn": 0.006, "table": 0.004}[search], "the recipe comes first"
 
 
 def test_search_spaces_are_found_by_name(kindling: Command, folder: Path) -> None:

@@ -1,47 +1,27 @@
 """`kindling tune`: search the hyperparameters of a recipe."""
 
 import argparse
-import gc
-import json
 import os
 import re
-import shutil
-import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, redirect_stderr, redirect_stdout, suppress
-from dataclasses import dataclass
-from io import StringIO
+from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
-from time import monotonic
-from typing import Any
 
-import torch
-import yaml
-from optuna.trial import FrozenTrial, Trial, TrialState
-
-from kindling.cli.entry_point import describe_error
 from kindling.cli.help_pages import OptionFormatter
 from kindling.cli.jobs import Job, run_jobs
-from kindling.cli.lightning_cli import KindlingCLI
-from kindling.cli.recipes import find_recipes, find_search_space, seed_of
-from kindling.cli.yaml_files import read_yaml
-from kindling.runs.folders import RUNS, STUDY_FILE, check_run_name
-from kindling.runs.listing import Run, find_runs, flatten_config, sort_by_start
-from kindling.runs.repeats import digest_files, is_finished
-from kindling.training.processes import sigterm_as_interrupt, wait_for_processes
-from kindling.tuning.search_space import SearchSpace
-from kindling.tuning.study import PRUNERS, SAMPLERS, Study
-from kindling.tuning.study_results import describe_trial, study_table, summary_of, write_best, write_summary
-from kindling.tuning.trials import VARIABLE, PruneTrial, TrialOptions
-from kindling.utils.console import as_command, say, silence_libraries
+from kindling.cli.recipes import find_recipes, find_search_space
+from kindling.runs.folders import check_run_name
+from kindling.training.processes import sigterm_as_interrupt
+from kindling.utils.console import say, silence_libraries
 from kindling.utils.errors import UsageError, UsageErrorParser
 from kindling.utils.optional import require_extra
 from kindling.utils.plugins import add_option
-from kindling.utils.text import count_noun, program_name
+from kindling.utils.text import program_name
 
+SAMPLERS = ("tpe", "random", "qmc", "gp")
+PRUNERS = ("median", "hyperband", "none")
 OF_SINGLE_RUNS = ("--ckpt_path", "--overfit", "--find_lr", "--print_config", "--trainer.fast_dev_run")
 OF_LAUNCHERS = ("RANK", "SLURM_PROCID")  # environment variables of torchrun and Slurm's srun
-MAX_FAILURES = 3  # trials that fail before any other has finished; the others would fail alike
 DESCRIPTION = (
     "Search the hyperparameters of a recipe for the best value of the metric that --checkpoint.monitor names. All "
     "other options are those of fit. Each trial is an ordinary run, without a test. After an interruption, the same "
@@ -51,9 +31,11 @@ DESCRIPTION = (
 
 def run(command: str, options: Sequence[str]) -> None:
     """Train trials until the study is complete; print the best ones, and write them into its folder."""
-    require_extra("tune", "plotly")
-    silence_libraries()
     typed, shared = _parse(options)
+    require_extra("tune", "optuna", "plotly")
+    from kindling.cli.search import Search  # needs Optuna
+
+    silence_libraries()
     if launcher := [name for name in OF_LAUNCHERS if name in os.environ]:
         raise UsageError(f"tune starts the processes of each trial itself: run it without a launcher ({launcher[0]})")
     with sigterm_as_interrupt():
@@ -88,7 +70,9 @@ def _parse(options: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--sampler", choices=SAMPLERS, default="tpe", help="Algorithm that suggests values.")
     parser.add_argument("--pruner", choices=PRUNERS, default="median", help="Rule that stops bad trials early.")
     parser.add_argument("--seed_everything", type=int, metavar="N", help="Seed of all trials and of the suggestions.")
-    parser.add_argument("--jobs", type=int, metavar="N", default=1, help="Trials at the same time; they share the cores.")
+    parser.add_argument(
+        "--jobs", type=int, metavar="N", default=1, help="Trials at the same time; they share the cores."
+    )
     parser.add_argument("--format", choices=("text", "json"), default="text", help="Output.")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)  # one of several jobs
     parser.add_argument("-c", "--config", action="append", default=[], metavar="RECIPE", help="As in fit.")
@@ -117,190 +101,6 @@ def _seconds(text: str) -> float:
     if not found or not float(found[1]):
         raise argparse.ArgumentTypeError(f"expected a time such as 90s, 30m or 8h, got {text!r}")
     return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[found[2]]
-
-
-@dataclass
-class Search:
-    """A study and the command that its trials share.
-
-    Attributes:
-        study: The study.
-        shared: Options of `fit` that all trials share.
-        monitor: Metric of the study.
-        trial_options: How the trials are trained, apart from their values.
-    """
-
-    study: Study
-    shared: list[str]
-    monitor: str
-    trial_options: TrialOptions
-
-    @classmethod
-    def open(cls, typed: argparse.Namespace, shared: list[str]) -> "Search":
-        """Check the options and the search space, and open the study."""
-        contents = [read_yaml(Path(config)) for config in typed.config if Path(config).is_file()]
-        seed = seed_of(contents) if typed.seed_everything is None else typed.seed_everything
-        shared = [*shared, f"--seed_everything={seed}"]
-        space = SearchSpace.parse(read_yaml(Path(typed.search)), typed.search)
-        config = resolve_config(shared)
-        path = RUNS / typed.study
-        if not path.exists():  # otherwise it has been checked before
-            check_space(space, typed.search, shared)
-        monitor = config["checkpoint"]["monitor"]
-        space.check_metric(monitor, typed.search)
-        settings = {
-            "options": shared,
-            "search space": space.describe(),
-            "monitor": monitor,
-            "mode": config["checkpoint"]["mode"],
-            "content of its files": digest_files(shared, contents),
-        }
-        is_new = not path.exists()
-        try:
-            study = Study.open(path, typed.storage, settings, space, sampler=typed.sampler, seed=seed)
-        except BaseException:
-            if is_new:
-                remove_study(path)
-            raise
-        if not (path / STUDY_FILE).exists():
-            write_summary(path, summary_of(study, monitor))
-        study.prune_by(typed.pruner, config["trainer"]["max_epochs"] or 1)
-        if point := space.point_of(flatten_config(config)):
-            study.begin_with(point)
-        return cls(study, shared, monitor, TrialOptions(PruneTrial(monitor)))
-
-    def run_trials(self, total: int | None, timeout: float | None, stderr: bool = False) -> None:
-        """Train trials until the study has `total` of them, or `timeout` seconds have passed."""
-        end = monotonic() + (timeout or float("inf"))
-        before = len(self.study.finished())
-        if before:
-            say(f"{self.study.path}: {count_noun(before, 'trial', 'trials')} finished before", stderr=stderr)
-        while monotonic() < end and (trial := self.study.next_trial(total)):
-            with clean_process(), suppress_output(self.study.path / f"trial_{trial.number}.log") as log:
-                finished = self._train(trial, log)
-            say(describe_trial(finished, self.study), stderr=stderr)
-            if torch.cuda.is_available():
-                gc.collect()  # free the memory of the last model
-
-    def report(self, form: str) -> None:
-        """Print the result of the study, and write it into its folder."""
-        from kindling.tuning.study_page import write_page  # takes a second to import
-
-        study, summary = self.study, summary_of(self.study, self.monitor)
-        write_summary(study.path, summary)
-        best = write_best(study, self.monitor)
-        page = write_page(study, self.monitor) if best else None
-        if form == "json":
-            print(json.dumps(summary, indent=2))
-        else:
-            say(study_table(study, self.monitor))
-            if best and page and study.best:
-                say(f"study: {page}\nbest recipe: {best}\nnext:")
-                if run := self._find_run(study.best.number):
-                    say("  " + as_command("kindling", "test --ckpt_path", run.path))
-                say("  " + as_command("kindling", "fit --config", best))
-                if "sqlite" in study.storage:
-                    say("  " + as_command("optuna-dashboard", study.storage))
-        if not study.best:
-            raise ValueError(f"no trial of {study.path} is complete: allow more trials or a longer time")
-
-    def _train(self, trial: Trial, log: Path) -> FrozenTrial:
-        """Train a trial, or resume it, and store its result."""
-        study, failure = self.study, ""
-        pruning, run = self.trial_options.pruning, self._find_run(trial.number)
-        pruning.decide = lambda epoch, value: study.decide(trial, epoch, value)
-        is_over = run is not None and (is_finished(run) or "reason" in study.get(trial.number).user_attrs)
-        if not is_over:
-            options = self._command(trial, run)
-            os.environ[VARIABLE] = self.monitor
-            sys.argv = [sys.argv[0], "fit", *options]  # Lightning repeats it to start further processes
-            try:
-                wait_for_processes(KindlingCLI("fit", options, self.trial_options).trainer)
-            except SystemExit as stop:  # Lightning turns Ctrl-C into this
-                raise KeyboardInterrupt from stop
-            except Exception as error:
-                failure = describe_error(error) or f"{type(error).__name__}: {error}"
-                if isinstance(error, UsageError | OSError) or self._only_fails():
-                    self._give_up(trial, failure, error)
-        run = self._find_run(trial.number)
-        facts = {"run": str(run.path), "epochs": run.metadata.epochs, "seconds": run.metadata.seconds} if run else {}
-        value = run.metadata.best.get(self.monitor) if run else None
-        return study.finish(trial, value, failure, **facts)
-
-    def _only_fails(self) -> bool:
-        """Return whether several trials have failed, including the current one, and none has been trained."""
-        states = [trial.state for trial in self.study.finished()]
-        return states.count(TrialState.FAIL) == len(states) >= MAX_FAILURES - 1
-
-    def _give_up(self, trial: Trial, failure: str, error: Exception) -> None:
-        """End the study because its trials can't be trained; remove its folder if nothing has been."""
-        self.study.finish(trial, None, failure)
-        if not find_runs(self.study.path):
-            remove_study(self.study.path)
-        raise (UsageError if isinstance(error, UsageError) else ValueError)(failure) from error
-
-    def _find_run(self, number: int) -> Run | None:
-        """Return the newest run of a trial."""
-        runs = sort_by_start(map(Run.read, find_runs(self.study.path / f"trial_{number}")))
-        return runs[-1] if runs else None
-
-    def _command(self, trial: Trial, run: Run | None) -> list[str]:
-        """Return the options of `fit` that train a trial, or resume its run if that has a checkpoint."""
-        if run and (last := run.path / "checkpoints" / "last.ckpt").exists():
-            return ["--ckpt_path", str(last), *(option for option in self.shared if option.startswith("--plugin="))]
-        name = f"--run_name={self.study.path.relative_to(RUNS)}/trial_{trial.number}"
-        return [*self.shared, *self.study.space.options(trial.params), "--test_after_fit=false", name]
-
-
-def remove_study(path: Path) -> None:
-    """Remove the folder of a study that contains no run, and `runs` if it contains nothing else."""
-    shutil.rmtree(path, ignore_errors=True)
-    for parent in path.parents[:-1]:
-        with suppress(OSError):
-            parent.rmdir()  # fails if it contains other runs
-
-
-def resolve_config(options: Sequence[str]) -> dict[str, Any]:
-    """Return all options that `fit` would use, with their defaults.
-
-    Raises:
-        UsageError: If the options are invalid.
-    """
-    printed = StringIO()
-    with redirect_stdout(printed), suppress(SystemExit):
-        KindlingCLI("fit", [*options, "--print_config"])
-    config: dict[str, Any] = yaml.safe_load(printed.getvalue())
-    return config
-
-
-def check_space(space: SearchSpace, source: str, shared: Sequence[str]) -> None:
-    """Raise UsageError if `fit` would not take an option of the search space, or one of its values."""
-    for point in space.probes():
-        try:
-            resolve_config([*shared, *space.options(point)])
-        except UsageError as error:
-            raise UsageError(f"{source}: {error}") from error
-
-
-@contextmanager
-def suppress_output(log: Path) -> Iterator[Path]:
-    """Write the output of a trial to a file."""
-    with log.open("a", encoding="utf-8") as file, redirect_stdout(file), redirect_stderr(file):
-        yield log
-
-
-@contextmanager
-def clean_process() -> Iterator[None]:
-    """Restore what the training of a trial on several devices leaves behind in this process."""
-    before, arguments = os.environ.copy(), sys.argv
-    try:
-        yield
-    finally:
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
-        sys.argv = arguments
-        os.environ.clear()
-        os.environ.update(before)
 
 
 def _run_workers(options: Sequence[str], jobs: int) -> None:

@@ -1,4 +1,4 @@
-"""Short diagnostic fits before the actual training; they save no run and no checkpoint."""
+"""What helps to choose hyperparameters: diagnostics before the training, and the search of `kindling tune`."""
 
 from kindling.tuning.learning_rate import Suggestion, find_lr
 from kindling.tuning.overfit import OverfitResult, overfit_batch

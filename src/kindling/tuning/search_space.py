@@ -4,20 +4,20 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
+
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import Trial
 
 from kindling.utils.errors import UsageError
 from kindling.utils.text import join_names, shorten, suggest
-
-if TYPE_CHECKING:
-    from optuna.distributions import BaseDistribution
-    from optuna.trial import Trial
 
 RANGE_KEYS = ("low", "high", "log", "step")
 LAYOUT = "a list of choices, or {low: 1, high: 9} with log: true or a step"
 IN_LOSS = ("model.label_smoothing", "model.loss_function", "model.weighted_loss")  # options that change the loss itself
 FIXED = ("checkpoint", "run_name", "test_after_fit", "seed_everything", "ckpt_path", "config", "trainer.fast_dev_run")
 Value = str | int | float | bool | None
+Distribution = CategoricalDistribution | IntDistribution | FloatDistribution
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class SearchSpace:
             as lists, are stored as JSON.
     """
 
-    distributions: Mapping[str, "BaseDistribution"]
+    distributions: Mapping[str, Distribution]
 
     @classmethod
     def parse(cls, content: Mapping[str, Any], source: object) -> Self:
@@ -63,16 +63,15 @@ class SearchSpace:
                 "metric, as in --checkpoint.monitor val/accuracy --checkpoint.mode max"
             )
 
-    def suggest(self, trial: "Trial") -> None:
+    def suggest(self, trial: Trial) -> None:
         """Let a trial choose its values; those that it has already are kept."""
-        for name, distribution in self.distributions.items():
-            match type(distribution).__name__:
-                case "CategoricalDistribution":
-                    trial.suggest_categorical(name, distribution.choices)
-                case "IntDistribution":
-                    trial.suggest_int(name, distribution.low, distribution.high, step=distribution.step, log=distribution.log)
-                case _:
-                    trial.suggest_float(name, distribution.low, distribution.high, step=distribution.step, log=distribution.log)
+        for name, kind in self.distributions.items():
+            if isinstance(kind, CategoricalDistribution):
+                trial.suggest_categorical(name, kind.choices)
+            elif isinstance(kind, IntDistribution):
+                trial.suggest_int(name, kind.low, kind.high, step=kind.step, log=kind.log)
+            else:
+                trial.suggest_float(name, kind.low, kind.high, step=kind.step, log=kind.log)
 
     def options(self, values: Mapping[str, Any]) -> list[str]:
         """Return the options of `fit` that set these values, those of classes first."""
@@ -100,10 +99,8 @@ class SearchSpace:
         return {name: place[0] for name, place in found.items()} if all(found.values()) else None
 
 
-def _distribution(values: Any) -> "BaseDistribution":
+def _distribution(values: Any) -> Distribution:
     """Return the distribution of a list of choices or a range; raise ValueError if it is invalid."""
-    from optuna.distributions import CategoricalDistribution
-
     if isinstance(values, list):
         choices = [_as_plain(value) for value in values]
         if len(set(map(_as_typed, choices))) < max(len(choices), 2):
@@ -116,13 +113,12 @@ def _distribution(values: Any) -> "BaseDistribution":
         raise ValueError(f"there is no {unknown[0]}{near}")
     if missing := [key for key in ("low", "high") if key not in values]:
         raise ValueError(f"{missing[0]} is missing: a range is {LAYOUT.partition(', or ')[2]}")
-    return _range(**{key: _as_number(key, value) if key != "log" else value for key, value in values.items()})
+    numbers = {key: _as_number(key, value) for key, value in values.items() if key != "log"}
+    return _range(values.get("log", False), **numbers)
 
 
-def _range(low: float, high: float, log: bool = False, step: float | None = None) -> "BaseDistribution":
-    """Return a uniform or log-uniform distribution, of integers if all arguments are; raise ValueError if impossible."""
-    from optuna.distributions import FloatDistribution, IntDistribution
-
+def _range(log: Any, low: float, high: float, step: float | None = None) -> Distribution:
+    """Return a distribution of numbers, of integers if all arguments are; raise ValueError if it is impossible."""
     if type(log) is not bool:
         raise ValueError(f"log must be true or false, got {log}")
     if not low < high:
@@ -161,17 +157,18 @@ def _as_typed(value: Value) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _extremes(distribution: Any) -> Sequence[Value]:
-    if hasattr(distribution, "choices"):
+def _extremes(distribution: Distribution) -> Sequence[Value]:
+    if isinstance(distribution, CategoricalDistribution):
         return list(distribution.choices)
     return [distribution.low, distribution.high]
 
 
-def _find(distribution: Any, value: Value) -> list[Value]:
+def _find(distribution: Distribution, value: Value) -> list[Value]:
     """Return a value as a list of one, as the distribution spells it; an empty list if it is outside."""
-    if hasattr(distribution, "choices"):
-        equal = [one for one in distribution.choices if one == value and isinstance(one, bool) == isinstance(value, bool)]
-        classes = [one for one in distribution.choices if isinstance(value, str) and value.endswith(f".{one}")]
+    if isinstance(distribution, CategoricalDistribution):
+        choices = [one for one in distribution.choices if isinstance(one, bool) == isinstance(value, bool)]
+        equal = [one for one in choices if one == value]
+        classes = [one for one in choices if isinstance(value, str) and value.endswith(f".{one}")]
         return [*equal, *classes][:1]  # torch.optim.AdamW is the choice AdamW
     if isinstance(value, bool) or not isinstance(value, int | float):
         return []

@@ -31,7 +31,6 @@ SAMPLERS: Mapping[str, Any] = {
     "qmc": lambda seed: QMCSampler(scramble=True, seed=seed),
     "gp": lambda seed: GPSampler(seed=seed),
 }
-PRUNERS = ("median", "hyperband", "none")
 WAIT = 60.0  # seconds for another process to write its trial into the database
 
 
@@ -83,7 +82,7 @@ class Study:
                 stored = optuna.create_study(
                     study_name=path.name,
                     storage=optuna.storages.RDBStorage(url, arguments),
-                    direction={"min": "minimize", "max": "maximize"}[settings["mode"]],
+                    direction="maximize" if settings["mode"] == "max" else "minimize",
                     load_if_exists=True,
                 )
                 before = stored.user_attrs.get(SETTINGS)
@@ -104,7 +103,7 @@ class Study:
         """Choose how trials are pruned: by the median of the others, by hyperband, or not at all.
 
         Args:
-            name: One of `PRUNERS`.
+            name: median, hyperband or none.
             epochs: Epochs of a complete trial.
         """
         warm_up = 1 + epochs // 4  # the first epochs say little
@@ -198,7 +197,9 @@ class Study:
         return process is None or (process["host"] == process_info(self.path)["host"] and not is_alive(process, ""))
 
     def _sampler(self, number: int) -> BaseSampler:
-        sampler: BaseSampler = SAMPLERS[self.sampler](int(np.random.SeedSequence((self.seed, number)).generate_state(1)[0]))
+        sampler: BaseSampler = SAMPLERS[self.sampler](
+            int(np.random.SeedSequence((self.seed, number)).generate_state(1)[0])
+        )
         return sampler
 
 

@@ -32,9 +32,13 @@ def write_page(study: Study, monitor: str) -> Path:
     assert best is not None
     title = f"Study {study.path.name}"
     trials = study.trials()
-    about = f"{len(trials)} trials · {study.sampler} · {monitor}, {'lower' if study.is_minimized else 'higher'} is better"
+    about = (
+        f"{len(trials)} trials · {study.sampler} · {monitor}, {'lower' if study.is_minimized else 'higher'} is better"
+    )
     body = [element("h1", title), element("p", about, class_="soft"), _cards(study, best, monitor)]
-    body += [section(heading, element("p", text, class_="soft"), chart) for heading, text, chart in _charts(study, monitor)]
+    body += [
+        section(heading, element("p", text, class_="soft"), chart) for heading, text, chart in _charts(study, monitor)
+    ]
     body.append(section("All trials", _trials(study, monitor)))
     with atomic_write(study.path / "study.html") as path:
         path.write_text(page(title, join(body)), encoding="utf-8")
@@ -46,14 +50,22 @@ def _cards(study: Study, best: FrozenTrial, monitor: str) -> Html:
     names = short_names(study)
     values = {f"best {monitor}": format_metric(best.values[0]), "trial": f"{best.number}"}
     values |= {names[name]: format_value(value) for name, value in best.params.items()}
-    return element("div", *(element("div", name, element("b", text), class_="card") for name, text in values.items()), class_="cards")
+    return element(
+        "div",
+        *(element("div", name, element("b", text), class_="card") for name, text in values.items()),
+        class_="cards",
+    )
 
 
 def _charts(study: Study, monitor: str) -> Iterator[tuple[str, str, Html]]:
     """Yield title, explanation and charts of each section; those that need several trials only if there are."""
     stored, names = _renamed(study), [*short_names(study).values()]
     curve = [charts.plot_optimization_history(stored, target_name=monitor)]
-    yield "History", "Each point is a complete trial, the line the best one so far.", _embed(curve, monitor, library=True)
+    yield (
+        "History",
+        "Each point is a complete trial, the line the best one so far.",
+        _embed(curve, monitor, library=True),
+    )
     curve = [charts.plot_intermediate_values(stored)]
     yield "Curves", "Each line is a trial; those that end early were pruned.", _embed(curve, monitor)
     if len(study.ranked()) < 2:
@@ -92,7 +104,9 @@ def _embed(figures: Sequence[Any], monitor: str, library: bool = False) -> Html:
     titles |= {"Hyperparameter Importance": "importance"}
     parts = []
     for figure in figures:
-        figure.update_layout(title=None, template="plotly_white", colorway=PALETTE, margin={"t": 20, "r": 20, "b": 50, "l": 60})
+        figure.update_layout(
+            title=None, template="plotly_white", colorway=PALETTE, margin={"t": 20, "r": 20, "b": 50, "l": 60}
+        )
         figure.update_layout(height=HEIGHT if len(figures) == 1 else SMALL, width=None, autosize=True)
         if len(figures) > 1:
             figure.update_traces(marker={"showscale": False, "colorscale": SHADES})
@@ -116,8 +130,15 @@ def _trials(study: Study, monitor: str) -> Html:
     for trial in [*ranked, *others]:
         seconds = trial.user_attrs.get(SECONDS)
         value = format_metric(trial.values[0]) if trial in ranked else ""
-        facts = [STATES[trial.state], value, trial.user_attrs.get(EPOCHS, ""), "" if seconds is None else f"{seconds:.1f}"]
+        facts = [
+            STATES[trial.state],
+            value,
+            trial.user_attrs.get(EPOCHS, ""),
+            "" if seconds is None else f"{seconds:.1f}",
+        ]
         values = [format_value(trial.params[name]) if name in trial.params else "" for name in names]
         cells = [element("td", text) for text in (*facts, *values, trial.user_attrs.get(REASON, ""))]
-        rows.append([name_cell(Path(trial.user_attrs.get(RUN, f"trial_{trial.number}")).parent.name or trial.number), *cells])
+        rows.append(
+            [name_cell(Path(trial.user_attrs.get(RUN, f"trial_{trial.number}")).parent.name or trial.number), *cells]
+        )
     return table(header, rows, class_="list")

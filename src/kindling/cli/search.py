@@ -1,0 +1,222 @@
+"""The trials of `kindling tune`: train them one after the other in this process, and report their results."""
+
+import argparse
+import gc
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+from time import monotonic
+from typing import Any, Self
+
+import torch
+import yaml
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from kindling.cli.entry_point import describe_error
+from kindling.cli.lightning_cli import KindlingCLI
+from kindling.cli.recipes import seed_of
+from kindling.cli.yaml_files import read_yaml
+from kindling.runs.folders import RUNS, STUDY_FILE
+from kindling.runs.listing import Run, find_runs, flatten_config, sort_by_start
+from kindling.runs.repeats import digest_files, is_finished
+from kindling.training.processes import wait_for_processes
+from kindling.tuning.search_space import SearchSpace
+from kindling.tuning.study import Study
+from kindling.tuning.study_results import describe_trial, study_table, summary_of, write_best, write_summary
+from kindling.tuning.trials import VARIABLE, PruneTrial, TrialOptions
+from kindling.utils.console import as_command, say
+from kindling.utils.errors import UsageError
+from kindling.utils.text import count_noun
+
+MAX_FAILURES = 3  # trials that fail before any other has finished; the others would fail alike
+
+
+@dataclass
+class Search:
+    """A study and the command that its trials share.
+
+    Attributes:
+        study: The study.
+        shared: Options of `fit` that all trials share.
+        monitor: Metric of the study.
+        trial_options: How the trials are trained, apart from their values.
+    """
+
+    study: Study
+    shared: list[str]
+    monitor: str
+    trial_options: TrialOptions
+
+    @classmethod
+    def open(cls, typed: argparse.Namespace, shared: list[str]) -> Self:
+        """Check the options and the search space, and open the study."""
+        contents = [read_yaml(Path(config)) for config in typed.config if Path(config).is_file()]
+        seed = seed_of(contents) if typed.seed_everything is None else typed.seed_everything
+        shared = [*shared, f"--seed_everything={seed}"]
+        space = SearchSpace.parse(read_yaml(Path(typed.search)), typed.search)
+        config = resolve_config(shared)
+        path = RUNS / typed.study
+        if not path.exists():  # otherwise it has been checked before
+            check_space(space, typed.search, shared)
+        monitor = config["checkpoint"]["monitor"]
+        space.check_metric(monitor, typed.search)
+        settings = {
+            "options": shared,
+            "search space": space.describe(),
+            "monitor": monitor,
+            "mode": config["checkpoint"]["mode"],
+            "content of its files": digest_files(shared, contents),
+        }
+        is_new = not path.exists()
+        try:
+            study = Study.open(path, typed.storage, settings, space, sampler=typed.sampler, seed=seed)
+        except BaseException:
+            if is_new:
+                remove_study(path)
+            raise
+        if not (path / STUDY_FILE).exists():
+            write_summary(path, summary_of(study, monitor))
+        study.prune_by(typed.pruner, config["trainer"]["max_epochs"] or 1)
+        if point := space.point_of(flatten_config(config)):
+            study.begin_with(point)
+        return cls(study, shared, monitor, TrialOptions(PruneTrial(monitor)))
+
+    def run_trials(self, total: int | None, timeout: float | None, stderr: bool = False) -> None:
+        """Train trials until the study has `total` of them, or `timeout` seconds have passed."""
+        end = monotonic() + (timeout or float("inf"))
+        before = len(self.study.finished())
+        if before:
+            say(f"{self.study.path}: {count_noun(before, 'trial', 'trials')} finished before", stderr=stderr)
+        while monotonic() < end and (trial := self.study.next_trial(total)):
+            with clean_process(), suppress_output(self.study.path / f"trial_{trial.number}.log") as log:
+                finished = self._train(trial, log)
+            say(describe_trial(finished, self.study), stderr=stderr)
+            if torch.cuda.is_available():
+                gc.collect()  # free the memory of the last model
+
+    def report(self, form: str) -> None:
+        """Print the result of the study, and write it into its folder."""
+        from kindling.tuning.study_page import write_page  # takes a second to import
+
+        study, summary = self.study, summary_of(self.study, self.monitor)
+        write_summary(study.path, summary)
+        best = write_best(study, self.monitor)
+        page = write_page(study, self.monitor) if best else None
+        if form == "json":
+            print(json.dumps(summary, indent=2))
+        else:
+            say(study_table(study, self.monitor))
+            if best and page and study.best:
+                say(f"study: {page}\nbest recipe: {best}\nnext:")
+                if run := self._find_run(study.best.number):
+                    say("  " + as_command("kindling", "test --ckpt_path", run.path))
+                say("  " + as_command("kindling", "fit --config", best))
+                if "sqlite" in study.storage:
+                    say("  " + as_command("optuna-dashboard", study.storage))
+        if not study.best:
+            reasons = [trial.user_attrs["reason"] for trial in study.finished(TrialState.FAIL)]
+            raise ValueError(f"no trial of {study.path} is complete: {reasons[-1] if reasons else 'allow more time'}")
+
+    def _train(self, trial: Trial, log: Path) -> FrozenTrial:
+        """Train a trial, or resume it, and store its result."""
+        study, failure = self.study, ""
+        pruning, run = self.trial_options.pruning, self._find_run(trial.number)
+        pruning.decide = lambda epoch, value: study.decide(trial, epoch, value)
+        is_over = run is not None and (is_finished(run) or "reason" in study.get(trial.number).user_attrs)
+        if not is_over:
+            options = self._command(trial, run)
+            os.environ[VARIABLE] = self.monitor
+            sys.argv = [sys.argv[0], "fit", *options]  # Lightning repeats it to start further processes
+            try:
+                wait_for_processes(KindlingCLI("fit", options, self.trial_options).trainer)
+            except SystemExit as stop:  # Lightning turns Ctrl-C into this
+                raise KeyboardInterrupt from stop
+            except Exception as error:
+                failure = describe_error(error) or f"{type(error).__name__}: {error}"
+                if isinstance(error, UsageError | OSError) or self._only_fails():
+                    self._give_up(trial, failure, error)
+        run = self._find_run(trial.number)
+        facts = {"run": str(run.path), "epochs": run.metadata.epochs, "seconds": run.metadata.seconds} if run else {}
+        value = run.metadata.best.get(self.monitor) if run else None
+        return study.finish(trial, value, failure, **facts)
+
+    def _only_fails(self) -> bool:
+        """Return whether several trials have failed, including the current one, and none has been trained."""
+        states = [trial.state for trial in self.study.finished()]
+        return states.count(TrialState.FAIL) == len(states) >= MAX_FAILURES - 1
+
+    def _give_up(self, trial: Trial, failure: str, error: Exception) -> None:
+        """End the study because its trials can't be trained; remove its folder if nothing has been."""
+        self.study.finish(trial, None, failure)
+        if not find_runs(self.study.path):
+            remove_study(self.study.path)
+        raise (UsageError if isinstance(error, UsageError) else ValueError)(failure) from error
+
+    def _find_run(self, number: int) -> Run | None:
+        """Return the newest run of a trial."""
+        runs = sort_by_start(map(Run.read, find_runs(self.study.path / f"trial_{number}")))
+        return runs[-1] if runs else None
+
+    def _command(self, trial: Trial, run: Run | None) -> list[str]:
+        """Return the options of `fit` that train a trial, or resume its run if that has a checkpoint."""
+        if run and (last := run.path / "checkpoints" / "last.ckpt").exists():
+            return ["--ckpt_path", str(last), *(option for option in self.shared if option.startswith("--plugin="))]
+        name = f"--run_name={self.study.path.relative_to(RUNS)}/trial_{trial.number}"
+        return [*self.shared, *self.study.space.options(trial.params), "--test_after_fit=false", name]
+
+
+def remove_study(path: Path) -> None:
+    """Remove the folder of a study that contains no run, and `runs` if it contains nothing else."""
+    shutil.rmtree(path, ignore_errors=True)
+    for parent in path.parents[:-1]:
+        with suppress(OSError):
+            parent.rmdir()  # fails if it contains other runs
+
+
+def resolve_config(options: Sequence[str]) -> dict[str, Any]:
+    """Return all options that `fit` would use, with their defaults.
+
+    Raises:
+        UsageError: If the options are invalid.
+    """
+    printed = StringIO()
+    with redirect_stdout(printed), suppress(SystemExit):
+        KindlingCLI("fit", [*options, "--print_config"])
+    config: dict[str, Any] = yaml.safe_load(printed.getvalue())
+    return config
+
+
+def check_space(space: SearchSpace, source: str, shared: Sequence[str]) -> None:
+    """Raise UsageError if `fit` would not take an option of the search space, or one of its values."""
+    for point in space.probes():
+        try:
+            resolve_config([*shared, *space.options(point)])
+        except UsageError as error:
+            raise UsageError(f"{source}: {error}") from error
+
+
+@contextmanager
+def suppress_output(log: Path) -> Iterator[Path]:
+    """Write the output of a trial to a file."""
+    with log.open("a", encoding="utf-8") as file, redirect_stdout(file), redirect_stderr(file):
+        yield log
+
+
+@contextmanager
+def clean_process() -> Iterator[None]:
+    """Restore what the training of a trial on several devices leaves behind in this process."""
+    before, arguments = os.environ.copy(), sys.argv
+    try:
+        yield
+    finally:
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+        sys.argv = arguments
+        os.environ.clear()
+        os.environ.update(before)
