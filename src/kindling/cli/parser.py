@@ -93,11 +93,12 @@ class KindlingArgumentParser(LightningArgumentParser):
 
     @override
     def dump(self, *arguments: Any, skip_none: bool = True, **options: Any) -> str:
-        return str(super().dump(*arguments, **{"skip_unset": skip_none, **options}))
+        # Parsed options need no second validation, which takes as long as the first.
+        return str(super().dump(*arguments, **{"skip_unset": skip_none, "skip_validation": True, **options}))
 
     @override
     def save(self, *arguments: Any, skip_none: bool = True, **options: Any) -> None:
-        super().save(*arguments, **{"skip_unset": skip_none, **options})
+        super().save(*arguments, **{"skip_unset": skip_none, "skip_validation": True, **options})
 
     @override
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
