@@ -82,8 +82,9 @@ class Search:
             raise
         if not (path / STUDY_FILE).exists():
             write_summary(path, summary_of(study, monitor))
-        study.prune_by(typed.pruner, config["trainer"]["max_epochs"] or 1)
-        if point := space.point_of(flatten_config(config)):
+        options = flatten_config(config)
+        study.prune_by(typed.pruner, config["trainer"]["max_epochs"] or 1, bool(options.get("model.lr_scheduler")))
+        if point := space.point_of(options):
             study.begin_with(point)
         return cls(study, shared, monitor, TrialOptions(PruneTrial(monitor)))
 
