@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
 from io import StringIO
@@ -17,6 +17,7 @@ from typing import Any, Self
 import torch
 import yaml
 from optuna.trial import FrozenTrial, Trial, TrialState
+from rich.console import Console
 
 from kindling.cli.entry_point import describe_error
 from kindling.cli.lightning_cli import KindlingCLI
@@ -32,7 +33,7 @@ from kindling.tuning.study_results import describe_trial, study_table, summary_o
 from kindling.tuning.trials import VARIABLE, PruneTrial, TrialOptions
 from kindling.utils.console import as_command, say
 from kindling.utils.errors import UsageError
-from kindling.utils.text import count_noun
+from kindling.utils.text import count_noun, format_metric
 
 MAX_FAILURES = 3  # trials that fail before any other has finished; the others would fail alike
 
@@ -91,12 +92,13 @@ class Search:
     def run_trials(self, total: int | None, timeout: float | None, stderr: bool = False) -> None:
         """Train trials until the study has `total` of them, or `timeout` seconds have passed."""
         end = monotonic() + (timeout or float("inf"))
-        before = len(self.study.finished())
+        path, before = self.study.path, len(self.study.finished())
         if before:
-            say(f"{self.study.path}: {count_noun(before, 'trial', 'trials')} finished before", stderr=stderr)
+            say(f"{path}: {count_noun(before, 'trial', 'trials')} finished before", stderr=stderr)
         while monotonic() < end and (trial := self.study.next_trial(total)):
-            with clean_process(), suppress_output(self.study.path / f"trial_{trial.number}.log") as log:
-                finished = self._train(trial, log)
+            title = f"trial {trial.number}" + (f" of {total}" if total else "")
+            with clean_process(), status(title) as show, output_in(path / f"trial_{trial.number}.log"):
+                finished = self._train(trial, show)
             say(describe_trial(finished, self.study), stderr=stderr)
             if torch.cuda.is_available():
                 gc.collect()  # free the memory of the last model
@@ -107,31 +109,36 @@ class Search:
 
         study, summary = self.study, summary_of(self.study, self.monitor)
         write_summary(study.path, summary)
-        best = write_best(study, self.monitor)
-        page = write_page(study, self.monitor) if best else None
-        if form == "json":
-            print(json.dumps(summary, indent=2))
-        else:
-            say(study_table(study, self.monitor))
-            if best and page and study.best:
-                say(f"study: {page}\nbest recipe: {best}\nnext:")
-                if run := self._find_run(study.best.number):
-                    say("  " + as_command("kindling", "test --ckpt_path", run.path))
-                say("  " + as_command("kindling", "fit --config", best))
-                if "sqlite" in study.storage:
-                    say("  " + as_command("optuna-dashboard", study.storage))
         if not study.best:
             reasons = [trial.user_attrs["reason"] for trial in study.finished(TrialState.FAIL)]
             raise ValueError(f"no trial of {study.path} is complete: {reasons[-1] if reasons else 'allow more time'}")
+        page, recipe = write_page(study, self.monitor), write_best(study, self.monitor)
+        if form == "json":
+            print(json.dumps(summary, indent=2))
+            return
+        say(study_table(study, self.monitor), f"page: {page}")
+        if recipe and (run := self._find_run(study.best.number)):  # not if another machine has trained it
+            say(f"best recipe: {recipe}\nnext:")
+            say("  " + as_command("kindling", "test --ckpt_path", run.path))
+            say("  " + as_command("kindling", "fit --config", recipe))
 
-    def _train(self, trial: Trial, log: Path) -> FrozenTrial:
-        """Train a trial, or resume it, and store its result."""
-        study, failure = self.study, ""
-        pruning, run = self.trial_options.pruning, self._find_run(trial.number)
-        pruning.decide = lambda epoch, value: study.decide(trial, epoch, value)
+    def _train(self, trial: Trial, show: Callable[[str], None]) -> FrozenTrial:
+        """Train a trial, or resume it, and store its result.
+
+        Args:
+            trial: The trial.
+            show: Receives the progress after each epoch.
+        """
+        study, failure, run = self.study, "", self._find_run(trial.number)
+
+        def decide(epoch: int, value: float) -> bool:
+            show(f"epoch {epoch}, {self.monitor} {format_metric(value)}")
+            return study.decide(trial, epoch, value)
+
         is_over = run is not None and (is_finished(run) or "reason" in study.get(trial.number).user_attrs)
         if not is_over:
             options = self._command(trial, run)
+            self.trial_options.pruning.decide = decide
             os.environ[VARIABLE] = self.monitor
             sys.argv = [sys.argv[0], "fit", *options]  # Lightning repeats it to start further processes
             try:
@@ -141,7 +148,9 @@ class Search:
             except Exception as error:
                 failure = describe_error(error) or f"{type(error).__name__}: {error}"
                 if isinstance(error, UsageError | OSError) or self._only_fails():
-                    self._give_up(trial, failure, error)
+                    if not find_runs(study.path):
+                        remove_study(study.path)
+                    raise (UsageError if isinstance(error, UsageError) else ValueError)(failure) from error
         run = self._find_run(trial.number)
         facts = {"run": str(run.path), "epochs": run.metadata.epochs, "seconds": run.metadata.seconds} if run else {}
         value = run.metadata.best.get(self.monitor) if run else None
@@ -151,13 +160,6 @@ class Search:
         """Return whether several trials have failed, including the current one, and none has been trained."""
         states = [trial.state for trial in self.study.finished()]
         return states.count(TrialState.FAIL) == len(states) >= MAX_FAILURES - 1
-
-    def _give_up(self, trial: Trial, failure: str, error: Exception) -> None:
-        """End the study because its trials can't be trained; remove its folder if nothing has been."""
-        self.study.finish(trial, None, failure)
-        if not find_runs(self.study.path):
-            remove_study(self.study.path)
-        raise (UsageError if isinstance(error, UsageError) else ValueError)(failure) from error
 
     def _find_run(self, number: int) -> Run | None:
         """Return the newest run of a trial."""
@@ -203,10 +205,21 @@ def check_space(space: SearchSpace, source: str, shared: Sequence[str]) -> None:
 
 
 @contextmanager
-def suppress_output(log: Path) -> Iterator[Path]:
-    """Write the output of a trial to a file."""
+def status(title: str) -> Iterator[Callable[[str], None]]:
+    """Show a line that changes, on a terminal; yield a function to add the progress to it."""
+    console = Console(file=sys.stdout, highlight=False)  # the terminal, even while output goes to a file
+    if not console.is_terminal:
+        yield lambda _: None
+        return
+    with console.status(title) as line:
+        yield lambda progress: line.update(f"{title}: {progress}")
+
+
+@contextmanager
+def output_in(log: Path) -> Iterator[None]:
+    """Append the output of a block to a file."""
     with log.open("a", encoding="utf-8") as file, redirect_stdout(file), redirect_stderr(file):
-        yield log
+        yield
 
 
 @contextmanager

@@ -42,6 +42,8 @@ def run(command: str, options: Sequence[str]) -> None:
         search = Search.open(typed, shared)
         is_quiet = typed.worker or typed.format == "json"
         try:
+            if not typed.worker:
+                say(f"{search.study.path}: trials write their output to trial_<number>.log", stderr=is_quiet)
             if typed.jobs > 1:
                 _run_workers(options, typed.jobs)
             else:
