@@ -33,7 +33,7 @@ from site_pages import generate_pages
 ROOT = CONFIGS.parent
 PAGES = sorted({*(ROOT / "docs").glob("*.md"), ROOT / "README.md"} - {ROOT / "docs/your-own.md"})
 FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```", re.DOTALL | re.MULTILINE)
-LANGUAGES = {"bash", "python", "text", "javascript"}  # text is for what is printed, and for folders
+LANGUAGES = {"bash", "python", "text", "javascript", "yaml"}  # text is for what is printed, and for folders
 
 # Beginnings of commands that are not run, with the reason.
 NOT_RUN = {

@@ -18,7 +18,7 @@ from kindling.cli.class_names import BASES, class_arguments
 from kindling.cli.lightning_cli import KindlingCLI
 from kindling.cli.schema import recipe_schema
 
-RECIPES = sorted(CONFIGS.rglob("*.yaml"))
+RECIPES = sorted([*CONFIGS.glob("*.yaml"), *CONFIGS.glob("with/*.yaml")])
 
 
 @pytest.fixture(scope="module")
