@@ -6,11 +6,13 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import yaml
 from lightning.pytorch import Trainer
+from lightning.pytorch.loops.fit_loop import _FitLoop
 
 import benchmark
 import folder_loop
@@ -18,6 +20,7 @@ from conftest import TINY, Command
 from helpers import MemoryRecorder
 from kindling.data.mnist import read_sample
 from kindling.training.resume import ExactResume
+from kindling.tuning.study import Study
 
 
 @pytest.mark.slow
@@ -129,3 +132,34 @@ def test_memory_stays_flat_over_the_epochs(kindling: Command) -> None:
     assert kindling("fit", *TINY, *options, "--early_stopping.patience", "null").code == 0
     assert len(MemoryRecorder.megabytes) == 40
     assert MemoryRecorder.megabytes[-1] - MemoryRecorder.megabytes[9] < 8
+
+
+@pytest.mark.slow
+@pytest.mark.alone
+def test_a_trial_costs_little_beyond_its_training(kindling: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    moments: dict[str, list[float]] = {"begins": [], "trains": [], "trained": []}
+
+    def note(owner: type, method: str, name: str, is_after: bool = False) -> None:
+        original = getattr(owner, method)
+
+        def noted(self: Any, *arguments: Any) -> Any:
+            if not is_after:
+                moments[name].append(time.process_time())
+            result = original(self, *arguments)
+            if is_after:
+                moments[name].append(time.process_time())
+            return result
+
+        monkeypatch.setattr(owner, method, noted)
+
+    note(Study, "next_trial", "begins")
+    note(_FitLoop, "on_run_start", "trains", is_after=True)
+    note(_FitLoop, "on_run_end", "trained")
+    few = "--trials 6 --trainer.max_epochs 1 --trainer.limit_train_batches 4 --trainer.limit_val_batches 1".split()
+    assert kindling("tune", "--config", "quickstart", "--search", "cnn", *few).code == 0
+    begins, trains, trained = moments.values()
+    seconds = [
+        end - begin - (stop - start)
+        for begin, end, start, stop in zip(begins[:-1], begins[1:], trains, trained, strict=True)
+    ]
+    assert statistics.median(seconds) < 0.4  # 0.25 on two quiet cores

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from kindling.utils.errors import UsageError
-from kindling.utils.text import suggest
+from kindling.utils.text import join_names, suggest
 
 # Folder with configs and the template: inside the package in a wheel, above it in a checkout.
 _WHEEL = Path(__file__).parents[1] / "share"
@@ -28,7 +28,8 @@ def find_search_space(typed: str) -> str:
         return typed
     found = {path.stem: path for folder in (SHARE / "configs", PROJECT) for path in _configs_in(folder / SEARCH)}
     if typed not in found:
-        raise UsageError(f"there is no search space {typed or repr(typed)}{suggest(typed, found)}")
+        near = suggest(typed, found) or f": give a file, or choose from {join_names(found)}"
+        raise UsageError(f"there is no search space {typed or repr(typed)}{near}")
     return str(found[typed])
 
 
