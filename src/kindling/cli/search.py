@@ -154,7 +154,11 @@ class Search:
         run = self._find_run(trial.number)
         facts = {"run": str(run.path), "epochs": run.metadata.epochs, "seconds": run.metadata.seconds} if run else {}
         value = run.metadata.best.get(self.monitor) if run else None
-        return study.finish(trial, value, failure, **facts)
+        finished = study.finish(trial, value, failure, **facts)
+        if run and finished.state == TrialState.PRUNED:
+            run.metadata.reason = finished.user_attrs["reason"]
+            run.metadata.write(run.path)
+        return finished
 
     def _only_fails(self) -> bool:
         """Return whether several trials have failed, including the current one, and none has been trained."""

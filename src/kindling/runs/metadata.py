@@ -46,7 +46,7 @@ class RunMetadata:
         commit: Full git commit of the working directory; empty outside of a repository.
         changed: Whether there were uncommitted changes.
         parent: Checkpoint of another run from which this one started.
-        reason: Error message of a failed run, in one line.
+        reason: Error message of a failed run, in one line; or when a trial was pruned.
         modified: Whether the run was resumed with other settings, another commit or another number of threads.
         tested: Whether `fit` has tested its best checkpoint; None in files of older versions.
         versions: Versions of Kindling, torch and Lightning.

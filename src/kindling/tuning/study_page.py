@@ -67,6 +67,8 @@ def _charts(study: Study, monitor: str) -> Iterator[tuple[str, str, Html]]:
         _embed(curve, monitor, library=True),
     )
     curve = [charts.plot_intermediate_values(stored)]
+    if monitor.endswith("loss"):  # the first values may be far above the others
+        curve[0].update_yaxes(type="log")
     yield "Curves", "Each line is a trial; those that end early were pruned.", _embed(curve, monitor)
     if len(study.ranked()) < 2:
         return
