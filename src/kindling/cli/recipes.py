@@ -28,7 +28,7 @@ def find_search_space(typed: str) -> str:
         return typed
     found = {path.stem: path for folder in (SHARE / "configs", PROJECT) for path in _configs_in(folder / SEARCH)}
     if typed not in found:
-        near = suggest(typed, found) or f": give a file, or choose from {join_names(found)}"
+        near = suggest(typed, found) or f": give a file, or choose from {join_names([*found])}"
         raise UsageError(f"there is no search space {typed or repr(typed)}{near}")
     return str(found[typed])
 
