@@ -267,7 +267,7 @@ def test_a_fold_with_all_rows_of_a_class_is_named() -> None:
         except ValueError as error:
             messages.append(f"{fold}: {error}")
     assert len(messages) == 1
-    assert "tests on all rows of the class of row 14 (counted from 0)" in messages[0]
+    assert "tests on all rows of a class (that of row 14, counted from 0), so that none" in messages[0]
 
 
 def test_numbers_are_split_into_many_folds() -> None:
@@ -336,3 +336,15 @@ def test_another_recipe_or_table_under_the_same_name_is_another_repeat() -> None
     assert len(digests) == 3
     opened = [Repeat.open("q", [], {"seed_1": [], "seed_2": []}, digest) for digest in ("x", "y", "x")]
     assert [repeat.path.name for repeat in opened] == ["repeat_0", "repeat_1", "repeat_0"]
+
+
+@pytest.mark.usefixtures("folder")
+def test_images_that_change_start_a_new_repeat() -> None:
+    Path("photos/cat").mkdir(parents=True)
+    digests = []
+    for name in ("1.png", "2.png", "2.png"):
+        Path("photos/cat", name).write_text(name)
+        digests.append(digest_files(["--data.data_dir", "photos"], []))
+    Path("runs/repeat").mkdir(parents=True)
+    assert digest_files(["."], []) == digest_files([], [])  # the folder of runs changes by itself
+    assert (len({*digests}), digests[1] == digests[2]) == (2, True)

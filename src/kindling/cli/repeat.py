@@ -26,9 +26,9 @@ from kindling.utils.text import count_noun, format_metric, program_name
 USAGE_ERROR = 2  # exit code
 OF_SINGLE_RUNS = ("--ckpt_path", "--overfit", "--find_lr", "--print_config", "--trainer.fast_dev_run")
 DESCRIPTION = (
-    "Train a recipe with several seeds, or on several folds of a table, and report mean, standard deviation and 95% "
-    "confidence interval of each metric. All other options are those of fit. Each run is an ordinary run. After an "
-    "interruption, the same command continues."
+    "Train a recipe with several seeds, or on several folds of a table or of images, and report mean, standard "
+    "deviation and 95% confidence interval of each metric. All other options are those of fit. Each run is an ordinary "
+    "run. After an interruption, the same command continues."
 )
 
 
@@ -75,7 +75,11 @@ def _parse(options: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     )
     for option, default, text in (
         ("--seeds", None, "Number of runs, each with another seed."),
-        ("--folds", None, "Number of folds for cross-validation of a table: each is the test split of one run."),
+        (
+            "--folds",
+            None,
+            "Number of folds for cross-validation of a table or images: each is tested in one run.",
+        ),
         ("--seed_everything", None, f"First seed. [default: that of the recipe, or {DEFAULT_SEED}]"),
         ("--jobs", 1, "Runs to train at the same time; they share the cores."),
     ):

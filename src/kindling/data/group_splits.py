@@ -94,3 +94,20 @@ def find_crossing(groups: Indices, splits: NDArray[np.object_]) -> tuple[int, in
     first = order[np.searchsorted(groups[order], groups)]  # the first sample of each sample's group
     crossing = np.flatnonzero(splits != splits[first])
     return (int(first[crossing[0]]), int(crossing[0])) if len(crossing) else None
+
+
+def join_groups(groups: Indices, others: Indices) -> Indices:
+    """Return groups of samples that are together in one of two groupings, directly or through other samples, (N,).
+
+    Args:
+        groups: Group of each sample, from 0, (N,).
+        others: Group of each sample in the other grouping, from 0, (N,).
+    """
+    from scipy.sparse import coo_array  # imported here because it takes 0.2 s
+    from scipy.sparse.csgraph import connected_components
+
+    start = int(groups.max(initial=0)) + 1
+    nodes = start + int(others.max(initial=0)) + 1
+    edges = coo_array((np.ones(len(groups)), (groups, start + others)), shape=(nodes, nodes))
+    joined: Indices = connected_components(edges, directed=False)[1][groups]
+    return joined

@@ -3,12 +3,19 @@
 import random
 from collections import defaultdict
 from collections.abc import Hashable, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from kindling.data.split_constraints import SplitConstraints
+
 Group = TypeVar("Group", bound=Hashable)
+Indices = NDArray[np.integer[Any]]
+
+LEFT_OUT = "left out"  # split of samples without a target
 
 
 def stratified_split(labels: Tensor, size: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -88,3 +95,26 @@ def sample_groups(classes: Mapping[Group, Hashable], what: str, split: str, size
     if not drawn:
         raise ValueError(f"`{split}_split` is {size}, but no class has two {what}: one to train on and one for {split}")
     return drawn
+
+
+def draw_splits(
+    labels: Indices,
+    sizes: Mapping[str, int | float],
+    seed: int,
+    constraints: SplitConstraints = SplitConstraints(),  # noqa: B008 (it is frozen)
+    are_classes: bool = True,
+) -> NDArray[np.object_]:
+    """Draw a split for each sample, (N,), stratified by label; samples with label -1 are left out.
+
+    A label is a class or a range of numbers. Groups and times in `constraints` decide instead, if there are any.
+    """
+    splits = np.where(labels >= 0, "train", LEFT_OUT).astype(object)
+    for name, size in sizes.items():
+        rest = np.flatnonzero(splits == "train")
+        if constraints:
+            fraction = fraction_of(size, len(rest), constraints.noun, name)
+            splits[rest[constraints.hold_out(rest, labels[rest], name, fraction, seed, are_classes)]] = name
+            continue
+        classes = dict(zip(rest.tolist(), labels[rest].tolist(), strict=True))
+        splits[list(sample_groups(classes, constraints.noun, name, size, seed))] = name
+    return splits

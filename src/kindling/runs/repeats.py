@@ -117,6 +117,8 @@ def find_repeat(name: str, root: Path = RUNS) -> Repeat | None:
 def digest_files(command: Sequence[str], configs: Sequence[Any]) -> str:
     """Return a digest of all files that options or configs name, to notice that a recipe or the data has changed.
 
+    Of a folder, such as one of images, the names and sizes of its files count.
+
     Args:
         command: Options of `fit`.
         configs: Contents of the config files among them.
@@ -124,10 +126,15 @@ def digest_files(command: Sequence[str], configs: Sequence[Any]) -> str:
     names = {word.rpartition("=")[2] for word in command} | {text for config in configs for text in _texts(config)}
     content = hashlib.sha256()
     for name in sorted(names):
-        if 0 < len(name) < MAX_NAME and "\0" not in name and (path := Path(name)).is_file():
+        if not 0 < len(name) < MAX_NAME or "\0" in name:
+            continue
+        if (path := Path(name)).is_file():
             content.update(name.encode())
             with path.open("rb") as file:
                 content.update(hashlib.file_digest(file, "sha256").digest())
+        elif path.is_dir() and not RUNS.resolve().is_relative_to(path.resolve()):
+            for file in sorted(path.rglob("*")):
+                content.update(f"{file}:{file.lstat().st_size};".encode())
     return content.hexdigest()
 
 

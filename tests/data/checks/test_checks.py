@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from conftest import Command
 from kindling import DigitsDataModule, ImageFolderDataModule, MNISTDataModule, SyntheticDataModule, TableDataModule
 from kindling.data.checks import DataReport, Finding, inspect_data
-from kindling.data.checks.tables import in_several_splits
+from kindling.data.checks.groups import in_several_splits
 from kindling.data.datamodule import ClassificationDataModule, Split
 from kindling.data.loading import Batch
 
@@ -140,6 +140,43 @@ def test_faulty_columns_are_found(blobs: pd.DataFrame) -> None:
     assert set(groups.where) <= {*blobs["patient_id"]}
     assert found(report)["classes"].where == ["odd (1)"]
     assert "groups" not in found(table(drop=("outcome",), groups="patient_id"))
+
+
+def test_columns_of_groups_are_found_by_their_rows_with_one_advice_each(blobs: pd.DataFrame) -> None:
+    random = np.random.default_rng(0)
+    patients = random.integers(0, 60, 600)
+    blobs["patient"] = [f"P{patient}" for patient in patients]  # its rows share class and two of three columns
+    blobs["ward"] = [f"Ward {patient}" for patient in patients]  # another name for the same groups
+    blobs["city"] = random.choice([f"city {number}" for number in range(40)], 600)  # no groups
+    blobs["code"] = random.integers(0, 40, 600)
+    blobs["kind"] = np.array(["x", "y", "z"])[patients % 3]
+    blobs.to_csv("rows.csv", index=False)
+    findings = [finding for finding in table().findings if finding.check in ("groups", "columns", "leak")]
+    assert [finding.fix.rpartition(" ")[2] for finding in findings if finding.check == "groups"] == ["patient"]
+    assert not [finding for finding in findings if finding.check != "groups"]
+
+    baseline = pd.DataFrame(random.normal(size=(60, 3)).round(2), columns=["height", "weight", "age"])
+    visits = baseline.iloc[patients].reset_index(drop=True)
+    visits.assign(who=patients, pulse=random.normal(size=600).round(2), kind=random.choice(["x", "y"], 600)).to_csv(
+        "rows.csv", index=False
+    )
+    assert found(table())["groups"].fix.endswith("--data.groups who")
+    assert "groups" not in found(table(groups="who"))
+
+
+def test_columns_of_groups_in_a_file_of_labels_are_found() -> None:
+    random = np.random.default_rng(0)
+    rows = []
+    for number in range(120):
+        Path("photos").mkdir(exist_ok=True)
+        Image.fromarray(random.integers(0, 255, (16, 16, 3), dtype=np.uint8)).save(f"photos/{number:03}.png")
+        rows.append((f"{number:03}.png", f"P{number % 30}", f"camera {number % 17}", ["ill", "well"][number % 30 % 2]))
+    pd.DataFrame(rows, columns=["file", "patient", "camera", "state"]).to_csv("labels.csv", index=False)
+    options: dict[str, Any] = {"labels": "labels.csv", "target": "state"}
+    groups = [f for f in inspect_data(ImageFolderDataModule("photos", **options)).findings if f.check == "groups"]
+    assert [finding.fix.rpartition(" ")[2] for finding in groups] == ["patient"]
+    grouped = inspect_data(ImageFolderDataModule("photos", **options, groups="patient"))
+    assert "groups" not in found(grouped)
 
 
 def test_many_values_in_several_splits_are_found_in_a_second() -> None:

@@ -27,7 +27,8 @@ from helpers import png_16
 from kindling import ImageFolderDataModule, MLPClassifier, load
 from kindling.data.datamodule import Batch
 from kindling.data.images.decode import ImageFiles, inspect, read_image
-from kindling.data.images.folder import Sample, make_splits
+from kindling.data.images.samples import Sample
+from kindling.data.images.splits import make_splits
 from kindling.deploy.card import ModelCard
 from kindling.deploy.predictor import Predictor
 from kindling.deploy.request_bodies import from_images

@@ -145,7 +145,7 @@ def test_a_test_file_is_held_to_the_groups_and_times_of_the_training_file(visits
         read("new.csv", "ill", time="visited", test_path="old.csv")
     with pytest.raises(
         ValueError,
-        match=r"column patient of new.csv: P\d+ is in test in row 0 \(counted from 0\) and in (train|val) in row",
+        match=r"column patient of new.csv: P\d+ is in test \(row 0, .* and in (train|val) \(row \d+ of old.csv\)",
     ):
         read("old.csv", "ill", groups="patient", test_path="new.csv")
     new.assign(patient="new " + new["patient"]).to_csv("others.csv", index=False)

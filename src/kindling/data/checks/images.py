@@ -1,16 +1,19 @@
 """Images of a folder, and checks of their files and pixels."""
 
 from collections.abc import Iterator
+from functools import cached_property
 
 import numpy as np
 import torch
 
 from kindling.data.checks.arrays import CHUNK, thumbnails
+from kindling.data.checks.groups import find_groups
 from kindling.data.checks.report import Finding
 from kindling.data.checks.samples import SampleTable
 from kindling.data.images.datamodule import ImageFolderDataModule
 from kindling.data.images.decode import in_parallel, inspect
 from kindling.data.loading import ArrayDataset
+from kindling.data.tables.cells import read_names
 
 MISSING = "left out: "  # starts the message about rows whose image is missing
 COPIES_FIX = "remove all but one of them"
@@ -36,9 +39,10 @@ class FolderImages:
         self.names = [sample.file for sample in self.found]
         self.datasets: list[ArrayDataset] = [data.train, data.val, data.test]
 
+    @cached_property
     def samples(self) -> SampleTable:
-        """Return the images as samples: equal ones have the same file content."""
-        digests = np.array([self.data._digests[name] for name in self.names])
+        """The images as samples: equal ones have the same file content."""
+        digests = np.array([self.data._images.digests[name] for name in self.names])
         inputs = np.unique(digests, return_inverse=True)[1]
         splits = np.array([sample.split for sample in self.found], dtype=object)
         targets = torch.cat([dataset.labels for dataset in self.datasets]).numpy()
@@ -62,8 +66,19 @@ class FolderImages:
             if note.startswith(MISSING) and " (counted from 0) names " in note:
                 fix = "correct the file of labels, or leave such rows out: --data.skip_broken true"
                 yield Finding("broken", "error", note.removeprefix(MISSING), [], fix)
+        yield from self._groups()
         yield from self._small()
         yield from self._blank()
+
+    def _groups(self) -> Iterator[Finding]:
+        """Yield a finding for each column of groups in a file of labels, unless groups or times split the images."""
+        details, samples = self.data._images.labeled.details, self.samples
+        if details is None or self.data.groups or self.data.time or samples.codes is None:
+            return
+        index = {sample.file: row for row, sample in enumerate(self.data._images.listed)}
+        rows = [index[name] for name in self.names]
+        columns = {name: read_names(details[name].iloc[rows]) for name in details}
+        yield from find_groups(columns, samples.codes, samples.splits).values()
 
     def _reason(self, name: str, notes: list[str]) -> str:
         start = f"{self.data.data_dir / name}: "

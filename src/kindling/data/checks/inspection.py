@@ -71,13 +71,13 @@ def _read(data: LightningDataModule, notes: list[str]) -> tuple[DataReport, Samp
     if isinstance(data, ImageFolderDataModule):
         data.skip_broken = True  # they are a finding
         data.prepare_data()
-        listed = [sample.file for sample in data._listed]
+        listed = [sample.file for sample in data._images.listed]
         data.setup("fit")
         folder = images.FolderImages(data, listed)
         report.findings += folder.findings(notes)
         report.contents["image size"] = " x ".join(map(str, data.input_shape[1:])) + " pixels"
         report.task = data.task
-        return report, folder.samples(), images.COPIES_FIX
+        return report, folder.samples, images.COPIES_FIX
     data.prepare_data()
     data.setup("fit")
     if isinstance(data, TableDataModule):

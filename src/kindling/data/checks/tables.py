@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kindling.data.checks.copies import Indices, expected_copies
+from kindling.data.checks.groups import find_groups
 from kindling.data.checks.report import Finding
 from kindling.data.checks.samples import SampleTable
 from kindling.data.tables.cells import Cells, name_cells
-from kindling.data.tables.columns import CONSTANT, ID_NAME
+from kindling.data.tables.columns import CONSTANT
 from kindling.data.tables.datamodule import TableDataModule
 from kindling.data.tables.reading import missing_values
 from kindling.data.tables.rows import width
@@ -23,8 +24,6 @@ from kindling.utils.text import count_noun, join_names
 
 COPIES_FIX = "remove the copies, or name a column that is the same for all of them: --data.groups COLUMN"
 MOSTLY = 0.5  # of the values of a column are missing
-MIN_GROUPS = 10  # distinct values of a column of groups
-MIN_GROUP_ROWS = 1.5  # rows of a group on average
 
 
 class TableRows:
@@ -99,68 +98,52 @@ class TableRows:
         return {"columns": join_names(shown)} | ({"left out": join_names(left_out, 5)} if left_out else {})
 
     def findings(self, missing: Mapping[str, int]) -> Iterator[Finding]:
-        """Yield findings about columns."""
-        yield from self._leaks()
-        yield from self._groups()
+        """Yield findings about columns, one for each column."""
         data = self.data
+        findings = self._groups() | self._leaks()
         used_to_split = reasons(data.groups, data.time)
         for name, reason in data.fitted["left_out"].items():
-            if name not in used_to_split:
+            if name not in used_to_split and name not in findings:
                 what = "is constant" if reason == CONSTANT else f"is no feature: {reason}"
-                yield Finding("columns", "warning", f"column {name} {what}", [name], self._drop(name))
+                findings[name] = Finding("columns", "warning", f"column {name} {what}", [name], self._drop(name))
         for name, number in missing.items():
-            if number > MOSTLY * len(self.names) and name not in data.fitted["left_out"]:
+            if number > MOSTLY * len(self.names) and name not in data.fitted["left_out"] and name not in findings:
                 share = f"{number:,} of {len(self.names):,} values are missing"
                 fix = f"fill them in, or leave the column out: {self._drop(name)}"
-                yield Finding("missing", "warning", f"column {name}: {share}", [name], fix)
+                findings[name] = Finding("missing", "warning", f"column {name}: {share}", [name], fix)
+        yield from findings.values()
 
-    def _leaks(self) -> Iterator[Finding]:
+    def _leaks(self) -> dict[str, Finding]:
+        """Return a finding for each column that leaks the target."""
         data, train = self.data, self.data.splits == "train"
         cells = {column["name"]: data.file.cells(column["name"], train) for column in data.fitted["columns"]}
-        for name in data._target.find_leaks(cells, data.fitted["columns"], train):
-            yield Finding(
+        fix = "if it is known only after the target, leave it out:"
+        return {
+            name: Finding(
                 "leak",
                 "error",
                 f"column {name} alone determines the target {data.target}",
                 [name],
-                f"if it is known only after the target, leave it out: {self._drop(name)}",
+                f"{fix} {self._drop(name)}",
             )
+            for name in data._target.find_leaks(cells, data.fitted["columns"], train)
+        }
 
-    def _groups(self) -> Iterator[Finding]:
-        """Yield a finding for each ID column whose values occur in several rows and in several splits."""
-        for name in self.data.file.features:
-            if self.data.groups or not ID_NAME.fullmatch(name) or not self._is_in_test_file(name):
-                continue
-            codes, values = self.values(name)
-            counts = np.bincount(codes[codes >= 0], minlength=len(values))
-            if len(values) < MIN_GROUPS or counts.sum() < MIN_GROUP_ROWS * len(values):
-                continue
-            crossing = [values[code] for code in in_several_splits(codes, self.splits)]
-            if crossing:
-                message = f"column {name}: {len(crossing):,} of {len(values):,} values are in more than one split"
-                fix = (
-                    f"if rows of one {name} belong together, keep them in one split: --data.groups {shlex.quote(name)}"
-                )
-                yield Finding("groups", "warning", message, crossing, fix)
+    def _groups(self) -> dict[str, Finding]:
+        """Return a finding for each column of groups, unless groups or times split the table."""
+        data = self.data
+        if data.groups or data.time:
+            return {}
+        names = [name for name in data.file.features if name not in data.drop and self._is_in_test_file(name)]
+        columns = {name: self.values(name) for name in names}
+        datasets = (data.train, data.val, data.test)
+        return find_groups(columns, np.concatenate([dataset.labels.numpy() for dataset in datasets]), self.splits)
 
     def _is_in_test_file(self, name: str) -> bool:
         return self.test_file is None or name in self.test_file.frame
 
     def _drop(self, name: str) -> str:
         return f"--data.drop {shlex.quote(json.dumps([*self.data.drop, name], ensure_ascii=False))}"
-
-
-def in_several_splits(codes: Indices, splits: NDArray[np.object_]) -> Indices:
-    """Return the values that occur in several splits.
-
-    Args:
-        codes: Index of the value of each row, -1 where missing, (N,).
-        splits: The split of each row, (N,).
-    """
-    names, numbers = np.unique(splits, return_inverse=True)
-    known = codes >= 0
-    pairs = np.unique(codes[known] * len(names) + numbers[known])  # each value with each split that has it
-    return np.flatnonzero(np.bincount(pairs // len(names)) > 1)
 
 
 def _comparable(columns: Sequence[Column]) -> NDArray[np.bool_]:

@@ -1,13 +1,11 @@
 """Data module for a folder of images with one subfolder per class, or with a file of labels."""
 
-import csv
 import logging
 import os
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from statistics import median
 from typing import Any, Literal
 
 import torch
@@ -17,20 +15,22 @@ from typing_extensions import override
 
 from kindling.data.augment import Augmentation
 from kindling.data.datamodule import SPLITS, ArrayDataset, BaseDataModule, Batch, Split, count_classes
-from kindling.data.images.decode import channel_moments, in_parallel, inspect, read_images, warn_small_range
-from kindling.data.images.folder import HEADERS, ImageTask, Sample, check_folder, make_splits
-from kindling.data.images.labels import LabeledImages, LabelOptions, LabelTask, find_labeled
+from kindling.data.folds import check_fold
+from kindling.data.images.decode import channel_moments, read_images, warn_small_range
+from kindling.data.images.folder import check_folder
+from kindling.data.images.labels import LabelOptions, LabelTask
+from kindling.data.images.samples import ImageTask, Sample
 from kindling.data.images.scan import list_images, warn_unused
-from kindling.data.images.targets import encode_labels, strata_of
-from kindling.data.images.validation import check_classes, check_split, drop_broken, find_oddities, find_training_levels
+from kindling.data.images.split_file import write_split
+from kindling.data.images.split_images import SplitImages
+from kindling.data.images.targets import encode_labels
+from kindling.data.images.validation import drop_broken, find_oddities
+from kindling.data.tables.target import check_task
 from kindling.data.tables.values import as_name
 from kindling.utils.console import progress
-from kindling.utils.files import atomic_write
 from kindling.utils.hyperparameters import check_range
 
 logger = logging.getLogger(__name__)
-
-MAX_DEFAULT_SIZE = 224  # pixels; most published networks were trained with this size
 
 
 class ImageFolderDataModule(BaseDataModule):
@@ -60,6 +60,12 @@ class ImageFolderDataModule(BaseDataModule):
         split: A `split.csv` with the columns file, class (or number, or classes) and split, which defines labels and
             splits. `fit` saves one in the run folder.
         test_split: Images to hold out for testing if the folder has no test split: a number, or a fraction as a float.
+        groups: Column of groups in the file of labels, such as a patient: all images of a group are put into one split.
+            Without such a file, `folder` for groups in folders, `<class>/<group>/*.jpg`; or a regular expression with
+            the group in parentheses, which is searched for in the path below the class folder.
+        time: Column of dates or numbers in the file of labels: the newest images are for testing, the newest of the
+            others for validation.
+        fold: For cross-validation, the fold to test on and the number of folds, such as 1/5; it replaces `test_split`.
         predict: A folder of images, or one image, to predict; by default the test split.
         skip_broken: Whether to skip images that are broken or too large; otherwise they are an error.
         memory_gb: Memory in GB for the training and validation images, and as much again for the test images.
@@ -90,6 +96,9 @@ class ImageFolderDataModule(BaseDataModule):
         image_size: int | None = None,
         split: str | Path | None = None,
         test_split: int | float = 0.2,
+        groups: str | None = None,
+        time: str | None = None,
+        fold: str | None = None,
         predict: str | Path | None = None,
         skip_broken: bool = False,
         memory_gb: float = 4.0,
@@ -112,12 +121,17 @@ class ImageFolderDataModule(BaseDataModule):
             task=task,
             missing=[*map(as_name, [missing] if isinstance(missing, str) else missing)],
             decimal=decimal,
+            groups=groups,
+            time=time,
         )
+        if fold is not None:
+            check_fold(fold, "images", split=split)
         if labels is None and split is None and task not in ("auto", "classification"):
             raise ValueError(f"--data.task {task} needs a file of labels: add --data.labels FILE")
         self.image_size = image_size
         self.split = split
         self.test_split = test_split
+        self.groups, self.time, self.fold = groups, time, fold
         self.predict = predict
         self.skip_broken = skip_broken
         self.memory_gb = memory_gb
@@ -159,11 +173,8 @@ class ImageFolderDataModule(BaseDataModule):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         # Older checkpoints have no levels: they were trained on the full 16-bit range.
         super().load_state_dict({"levels": None, **state_dict})
-        task, trained = self._label_options.task, state_dict.get("task", "classification")
-        if state_dict and task not in ("auto", trained):
-            raise ValueError(
-                f"--data.task {task}: the checkpoint was trained for {trained}; start a new run without --ckpt_path"
-            )
+        if state_dict:
+            check_task(self._label_options.task, state_dict.get("task", "classification"))
 
     @override
     def begin_with(self, learned: dict[str, Any]) -> None:
@@ -181,8 +192,8 @@ class ImageFolderDataModule(BaseDataModule):
         needed = sum(sample.split != "test" for sample in found)
         # Test images are decoded too, to find broken ones before training, but not kept in memory.
         self._samples, inputs = self._read(self.data_dir, found, needed)
-        classes = self._check_classes(self._samples)
-        digests = [self._digests[sample.file] for sample in self._samples]
+        classes = self._images.check_classes(self._samples)
+        digests = [self._images.digests[sample.file] for sample in self._samples]
         for line in find_oddities(self._samples, digests, classes, self.task):
             logger.warning(line)
         targets = self._encode([sample for sample in self._samples if sample.split != "test"])
@@ -191,7 +202,7 @@ class ImageFolderDataModule(BaseDataModule):
 
     @override
     def load(self, split: Split) -> Batch:
-        samples = self._samples if hasattr(self, "train") else self._listed
+        samples = self._samples if hasattr(self, "train") else self._images.listed
         if not any(sample.split == split for sample in samples):
             samples = self._samples
         self._tested, inputs = self._read(self.data_dir, [sample for sample in samples if sample.split == split])
@@ -231,55 +242,25 @@ class ImageFolderDataModule(BaseDataModule):
     @rank_zero_only
     def write_split(self, run: Path) -> None:
         in_split_folders = all(sample.file.startswith(f"{sample.split}/") for sample in self._samples)
-        if self._samples != self._listed or self.split or self.labels or not in_split_folders:
-            with atomic_write(run / "split.csv") as path, path.open("w", newline="", encoding="utf-8") as file:
-                csv.writer(file).writerows([("file", HEADERS[self.task], "split"), *self._samples])
+        if self._samples != self._images.listed or self.split or self.labels or not in_split_folders:
+            write_split(run / "split.csv", self.task, self._samples)
 
     @override
     def augment(self, inputs: Tensor) -> Tensor:
         return self.augmentation(inputs)
 
     @cached_property
-    def _labeled(self) -> LabeledImages:
-        """All images as listed by the folder, the file of labels or the split file."""
+    def _images(self) -> SplitImages:
         split = None if self.split is None else Path(self.split)
         options = replace(self._label_options, skip_missing=self.skip_broken)
-        return find_labeled(self.data_dir, self.labels, split, options, self.fitted)
-
-    @property
-    def _listed(self) -> list[Sample]:
-        """All images as they are listed; those that are not split yet are in train."""
-        return self._labeled.samples
-
-    def _check_classes(self, usable: list[Sample]) -> list[str]:
-        """Return the classes in the order of the model's outputs; see `check_classes`."""
-        labeled = self._labeled
-        if labeled.task == "regression":
-            return []
-        known = None if labeled.column is None else labeled.column.classes
-        return check_classes(self.labels or self.data_dir, labeled.samples, usable, labeled.task, known)
+        return SplitImages(self.data_dir, self.labels, split, options, self.fitted)
 
     @cached_property
     def _samples(self) -> list[Sample]:
         """All images in their final splits; after `load_training`, without broken ones."""
-        found = self._listed
-        classes = [] if self.fitted else self._check_classes(found)
-        infos = in_parallel(inspect, [str(self.data_dir / sample.file) for sample in found], "reading")
-        self._digests = {sample.file: info.digest for sample, info in zip(found, infos, strict=True)}
-        samples, learned = found, {}
-        if self.split is None:
-            sizes = {"test": self.test_split, "val": self.val_split}
-            strata = strata_of([sample.label for sample in found], self._labeled.task)
-            samples = make_splits(found, [info.digest for info in infos], sizes, self.split_seed, strata)
-            if not any(sample.split == "test" for sample in found):
-                learned = {"split": check_split(self.data_dir, samples, self.fitted)}
-        if not self.fitted:
-            pairs = zip(infos, samples, strict=True)
-            sides = [info.side for info, sample in pairs if info.side and sample.split == "train"]
-            size = self.image_size or min(MAX_DEFAULT_SIZE, int(median(sides or [MAX_DEFAULT_SIZE])))
-            levels = find_training_levels(self.data_dir, infos, samples, self.split_seed)
-            learned |= self._labeled.learn(samples)
-            self.fitted = {"classes": classes, "image_size": size, "levels": levels, **learned}
+        sizes = {"test": self.test_split, "val": self.val_split}
+        samples, learned = self._images.draw(sizes, self.split_seed, self.fold, self.image_size)
+        self.fitted = self.fitted or learned
         return samples
 
     def _read(self, root: Path, samples: list[Sample], needed: int | None = None) -> tuple[list[Sample], Any]:

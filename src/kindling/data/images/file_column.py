@@ -2,7 +2,7 @@
 
 import logging
 from collections import defaultdict
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from operator import methodcaller
 from os.path import commonprefix
 from pathlib import Path, PurePosixPath
@@ -38,7 +38,7 @@ class FileColumn:
     """
 
     def __init__(
-        self, path: Path, frame: "DataFrame", images: Sequence[str], root: Path, excluded: Sequence[str]
+        self, path: Path, frame: "DataFrame", images: Sequence[str], root: Path, excluded: Collection[str | None]
     ) -> None:
         self.path, self.root, self.images = path, root, images
         self._found: defaultdict[str, list[str]] = defaultdict(list)  # images by their names

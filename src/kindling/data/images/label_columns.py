@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kindling.data.images.folder import ImageTask
+from kindling.data.images.samples import ImageTask
 from kindling.data.images.targets import SEPARATOR
 from kindling.data.tables.cells import Cells, read_cells
 from kindling.data.tables.class_target import MAX_USUAL_CLASSES

@@ -8,14 +8,19 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
-from kindling.data.datamodule import SPLITS
 from kindling.data.images.file_column import FileColumn
-from kindling.data.images.folder import SPLIT_NAMES, ImageTask, Sample, check_folder, find_samples, read_split
+from kindling.data.images.folder import check_folder, find_samples
+from kindling.data.images.groups import groups_in_paths
 from kindling.data.images.label_columns import LabelColumn, choose_columns, read_column, read_columns
+from kindling.data.images.samples import ImageTask, Sample
 from kindling.data.images.scan import list_images, warn_unused
-from kindling.data.tables.cells import name_cells, read_cells
+from kindling.data.images.split_file import read_split
+from kindling.data.images.splits import read_split_column
+from kindling.data.split_constraints import SplitConstraints
+from kindling.data.splitting import LEFT_OUT
 from kindling.data.tables.files import read_table
-from kindling.data.tables.splits import LEFT_OUT
+from kindling.data.tables.split_columns import check_names, read_constraints
+from kindling.data.tables.table_file import TableFile
 from kindling.utils.text import join_names, suggest
 
 if TYPE_CHECKING:
@@ -36,6 +41,8 @@ class LabelOptions:
         missing: Texts that mean a missing value.
         decimal: Decimal sign of ambiguous numbers.
         skip_missing: Whether to leave out rows whose image is missing.
+        groups: Name of the column of groups; without a file of labels, a pattern, see `groups_in_paths`.
+        time: Name of the column of times.
     """
 
     target: Sequence[str] = ()
@@ -43,6 +50,13 @@ class LabelOptions:
     missing: Collection[str] = ()
     decimal: str | None = None
     skip_missing: bool = False
+    groups: str | None = None
+    time: str | None = None
+
+    @property
+    def constrained(self) -> bool:
+        """Whether groups or times constrain the splits."""
+        return self.groups is not None or self.time is not None
 
     def __post_init__(self) -> None:
         if self.task not in (names := get_args(LabelTask)):
@@ -58,12 +72,16 @@ class LabeledImages:
         task: The task.
         column: The labels as the file has them; None for class folders and a `split.csv`.
         rows: The row of each sample in the file.
+        constraints: The groups and times of the samples.
+        details: The columns of the file that are neither labels nor names nor splits; None if there is no file.
     """
 
     samples: list[Sample]
     task: ImageTask = "classification"
     column: LabelColumn | None = None
     rows: list[int] = field(default_factory=list)
+    constraints: SplitConstraints = SplitConstraints(noun="images")  # noqa: RUF009 (it is frozen)
+    details: "DataFrame | None" = None
 
     def learn(self, samples: Sequence[Sample]) -> dict[str, Any]:
         """Return what a data module must save besides the classes, given the samples in their splits."""
@@ -99,19 +117,49 @@ def find_labeled(
         if missing and not is_other:
             raise ValueError(f"{split} lists files that are not in {root}: {join_names(missing, 3)}")
         if not missing:
-            if labels and not fitted:
-                logger.warning(f"{labels} is not read: {split} has the labels and the splits")
-            return LabeledImages(samples, task)
+            given = LabeledImages(samples, task)
+            return given if fitted else _constrain(given, split, labels, root, options)
         logger.warning(f"{root} is not the folder of {split}: images outside of split folders are used for testing")
     if labels is None and fitted.get("task", "classification") != "classification":
         raise ValueError(f"the model needs a file of labels for the images in {root}: add --data.labels FILE")
-    labeled = read_labels(labels, root, options, fitted) if labels else LabeledImages(find_samples(root))
+    if labels:
+        labeled = read_labels(labels, root, options, fitted, options.constrained and not is_other)
+    else:
+        labeled = LabeledImages(find_samples(root))
+        labeled = labeled if is_other else _constrain(labeled, None, None, root, options)
     if is_other and not any(sample.split == "test" for sample in labeled.samples):
         return replace(labeled, samples=[sample._replace(split="test") for sample in labeled.samples])
     return labeled
 
 
-def read_labels(path: Path, root: Path, options: LabelOptions, fitted: Mapping[str, Any]) -> LabeledImages:
+def _constrain(
+    given: LabeledImages, split: Path | None, labels: Path | None, root: Path, options: LabelOptions
+) -> LabeledImages:
+    """Add the groups and times of images in class folders or a `split.csv`, if there are any.
+
+    Raises:
+        ValueError: If an image has no group or time.
+    """
+    if labels and not options.constrained:
+        logger.warning(f"{labels} is not read: {split} has the labels and the splits")
+    if not options.constrained:
+        return given
+    if labels is None:
+        if options.time is not None:
+            raise ValueError(f"--data.time {options.time} needs a file of labels with this column: add --data.labels")
+        assert options.groups is not None
+        return replace(given, constraints=groups_in_paths(given.samples, options.groups))
+    labeled = read_labels(labels, root, options, {}, constrained=True)
+    index = {sample.file: number for number, sample in enumerate(labeled.samples)}
+    if absent := [sample.file for sample in given.samples if sample.file not in index]:
+        raise ValueError(f"{labels} has no rows for images that {split} lists: {join_names(absent, 3)}")
+    rows = np.array([index[sample.file] for sample in given.samples])
+    return replace(given, constraints=labeled.constraints.select(rows))
+
+
+def read_labels(
+    path: Path, root: Path, options: LabelOptions, fitted: Mapping[str, Any], constrained: bool = False
+) -> LabeledImages:
     """Read the labels of the images in a folder.
 
     Args:
@@ -119,6 +167,7 @@ def read_labels(path: Path, root: Path, options: LabelOptions, fitted: Mapping[s
         root: The folder.
         options: How to read the file.
         fitted: What the data module has learned; empty before training.
+        constrained: Whether to read the groups and times.
 
     Raises:
         ValueError: If the file, or a value in it, can't be used.
@@ -126,11 +175,14 @@ def read_labels(path: Path, root: Path, options: LabelOptions, fitted: Mapping[s
     images, unused = list_images(root)
     warn_unused(root, unused)
     frame = read_table(path)
-    files = FileColumn(path, frame, images, root, options.target)
+    constraining = (options.groups, options.time)
+    if constrained:
+        check_names(path, [*frame], options.target, groups=options.groups, time=options.time)
+    files = FileColumn(path, frame, images, root, (*options.target, *constraining))
     found = files.find(options.skip_missing)
     split_column = next((name for name in frame if name.lower() == "split" and name not in options.target), None)
-    splits = ["train"] * len(frame) if split_column is None else _read_splits(path, frame, split_column)
-    others = [name for name in frame if name not in (files.name, split_column)]
+    splits = ["train"] * len(frame) if split_column is None else read_split_column(path, frame, split_column)
+    others = [name for name in frame if name not in (files.name, split_column, *constraining)]
     names = choose_columns(path, frame, others, options.target, options.missing, fitted)
     if len(names) > 1:
         column = read_columns(path, frame, names, options.task, options.missing)
@@ -139,19 +191,14 @@ def read_labels(path: Path, root: Path, options: LabelOptions, fitted: Mapping[s
     if not fitted:
         column.check(split_column is not None)
     labeled = [None if label is None else image for image, label in zip(found, column.labels, strict=True)]
-    rows = files.first_rows(labeled, [*zip(column.labels, splits, strict=True)])
+    constraints = SplitConstraints()
+    if constrained:
+        known = np.array([image is not None for image in labeled])
+        table = TableFile(path, names[0], options.missing, frame)
+        constraints = read_constraints(table, options.groups, options.time, known)
+    codes = [values.codes for values in (constraints.groups, constraints.times) if values]
+    rows = files.first_rows(labeled, [*zip(column.labels, splits, *codes, strict=True)])
     samples = [Sample(str(found[row]), str(column.labels[row]), splits[row]) for row in rows]
-    return LabeledImages(samples, column.task, column, rows)
-
-
-def _read_splits(path: Path, frame: "DataFrame", name: str) -> list[str]:
-    """Return the split of each row."""
-    codes, names = name_cells(read_cells(frame[name]))
-    splits = [SPLIT_NAMES.get(each.lower()) for each in names]
-    for row, code in enumerate(codes.tolist()):
-        if code < 0 or splits[code] is None:
-            found = names[code] if code >= 0 else "nothing"
-            raise ValueError(
-                f"{path}: row {row} (counted from 0) has {found} in the column {name}, not {', '.join(SPLITS)}"
-            )
-    return [str(splits[code]) for code in codes.tolist()]
+    named = replace(constraints, noun="images", names=[*map(str, labeled)]).select(np.array(rows))
+    details = frame[[name for name in others if name not in names]].iloc[rows]
+    return LabeledImages(samples, column.task, column, rows, named, details)

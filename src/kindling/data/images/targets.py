@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kindling.data.images.folder import ImageTask, Sample
+from kindling.data.images.samples import ImageTask, Sample
 from kindling.data.tables.number_target import number_strata
 from kindling.utils.text import join_names
 

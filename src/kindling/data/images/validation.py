@@ -3,13 +3,11 @@
 import logging
 import random
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from hashlib import blake2b
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from kindling.data.images.decode import ImageInfo, find_levels
-from kindling.data.images.folder import ImageTask, Sample
+from kindling.data.images.samples import ImageTask, Sample
 from kindling.data.images.scan import subfolders
 from kindling.data.images.targets import classes_in
 from kindling.utils.filetypes import FORMATS
@@ -54,17 +52,6 @@ def check_classes(
             hint = "; if a file holds the labels, add --data.labels FILE"
         raise ValueError(f"{root} has only one class ({folder.name}); a classifier needs at least two{hint}")
     return classes
-
-
-def check_split(root: Path, samples: Sequence[Sample], fitted: Mapping[str, Any]) -> str:
-    """Return the hash of a generated split; raise ValueError if it differs from that of the checkpoint."""
-    split = blake2b(repr(samples).encode(), digest_size=16).hexdigest()
-    if fitted.get("split", split) != split:
-        raise ValueError(
-            f"{root} has other images than the checkpoint was trained on, so training images could be tested: set "
-            "--data.split to the split.csv of its run, or use a folder with test/"
-        )
-    return split
 
 
 def find_oddities(

@@ -1,9 +1,6 @@
 """Data module for a CSV or Parquet file with a target column of classes or numbers."""
 
-import hashlib
-import json
 import logging
-import shlex
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -15,17 +12,21 @@ from numpy.typing import NDArray
 from typing_extensions import override
 
 from kindling.data.datamodule import ArrayDataset, BaseDataModule, Batch, Split, count_classes
+from kindling.data.folds import check_fold
+from kindling.data.split_constraints import SplitConstraints
+from kindling.data.splitting import LEFT_OUT, draw_splits
+from kindling.data.tables.changes import check_columns, check_digest, digest_rows
 from kindling.data.tables.class_target import ClassTarget
 from kindling.data.tables.columns import learn_columns
+from kindling.data.tables.leakage import warn_leaks
 from kindling.data.tables.rows import encode_cells, encode_rows, find_numeric_features, width
-from kindling.data.tables.split_columns import SplitColumns, reasons
-from kindling.data.tables.splits import LEFT_OUT, draw_fold, draw_splits, parse_fold, read_split
+from kindling.data.tables.split_columns import read_constraints, reasons
+from kindling.data.tables.splits import make_splits, write_split
 from kindling.data.tables.table_file import TableFile
-from kindling.data.tables.target import Target, Task, choose_target, known_target
+from kindling.data.tables.target import Target, Task, check_task, choose_target, known_target
 from kindling.data.tables.values import as_name
 from kindling.utils.console import progress
-from kindling.utils.files import atomic_write
-from kindling.utils.text import count_noun, join_names, suggest
+from kindling.utils.text import count_noun, suggest
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -80,11 +81,7 @@ class TableDataModule(BaseDataModule):
         super().__init__(**loading)
         self.groups, self.time, self.fold = groups, time, fold
         if fold is not None:
-            parse_fold(fold)
-            if test_path or split:
-                raise ValueError(
-                    f"`fold` {fold} and `{'test_path' if test_path else 'split'}` both define the test rows"
-                )
+            check_fold(fold, "rows", test_path=test_path, split=split)
         self.path, self.target, self.drop = path, target, drop
         self._task = task
         self.test_split, self.test_path, self.split, self.predict = test_split, test_path, split, predict
@@ -119,11 +116,8 @@ class TableDataModule(BaseDataModule):
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
-        if state_dict and self._task not in ("auto", self.task):
-            raise ValueError(
-                f"--data.task {self._task}: the checkpoint was trained for {self.task}; start a new run without "
-                "--ckpt_path"
-            )
+        if state_dict:
+            check_task(self._task, self.task)
 
     @property
     def task(self) -> Literal["classification", "regression"]:
@@ -162,7 +156,7 @@ class TableDataModule(BaseDataModule):
         """All rows of `path`, numbered from 0."""
         table = TableFile(self.path, self.target, self.missing)
         if self.resumes:
-            self._check_columns(table.features)
+            check_columns(self.path, {*table.features} - {*self.drop}, self.fitted)
         return table
 
     @cached_property
@@ -173,9 +167,9 @@ class TableDataModule(BaseDataModule):
         return choose_target(self.file, self._task, self.decimal)
 
     @cached_property
-    def split_columns(self) -> SplitColumns:
+    def constraints(self) -> SplitConstraints:
         """The groups and times of the rows of `path`."""
-        return SplitColumns(self.file, self.groups, self.time, self._target.known)
+        return read_constraints(self.file, self.groups, self.time, self._target.known)
 
     @property
     def table(self) -> "DataFrame":
@@ -185,20 +179,8 @@ class TableDataModule(BaseDataModule):
     @cached_property
     def splits(self) -> NDArray[np.object_]:
         """The split of each row of `path`, (N,)."""
-        known = self._target.known
-        self._target.check(self._held_out, self.split is not None)
-        if self.split is None:
-            with progress(f"splitting {count_noun(len(known), 'row', 'rows')} of {self.path}"):
-                are_classes = self._target.task == "classification"
-                strata, seed, columns = self._target.strata, self.split_seed, self.split_columns
-                if self.fold:
-                    return draw_fold(strata, self.fold, self.val_split, seed, columns, are_classes)
-                return draw_splits(strata, self._held_out, seed, columns, are_classes)
-        splits = np.where(known, read_split(Path(self.split), self.path, len(known)), LEFT_OUT).astype(object)
-        if absent := [name for name in ("train", *self._held_out) if name not in splits]:
-            raise ValueError(f"{self.split} has no rows of {self.path} in {join_names(absent)}: add some")
-        self.split_columns.check(splits)
-        return splits
+        split = None if self.split is None else Path(self.split)
+        return make_splits(self._target, self.constraints, self._held_out, self.split_seed, self.fold, split)
 
     @cached_property
     def rows(self) -> Batch:
@@ -209,30 +191,8 @@ class TableDataModule(BaseDataModule):
         """
         inputs, targets = self._encode(self._target, self.splits != LEFT_OUT, self.splits == "train")
         self.file.free_memory()
-        content = hashlib.sha256(inputs.numpy().data)
-        content.update(targets.numpy().data)
-        content.update(",".join(self.splits).encode())
-        digest = content.hexdigest()
-        if self.fitted.setdefault("digest", digest) != digest:
-            if self.resumes:
-                raise self._changed_data("its rows or its split changed")
-            raise ValueError(
-                f"{self.path} or its split changed since training, so the test split may contain training rows: set "
-                "--data.test_path to unseen rows"
-            )
+        check_digest(self.path, digest_rows(inputs, targets, self.splits), self.fitted, self.resumes)
         return inputs, targets
-
-    def _check_columns(self, features: Sequence[str]) -> None:
-        """Raise ValueError if the columns differ from those seen in training, used or dropped."""
-        learned = {*(column["name"] for column in self.fitted["columns"]), *self.fitted["left_out"]}
-        current = {*features} - {*self.drop}
-        changes = {"without": learned - current, "with": current - learned}
-        if found := [f"{change} {join_names(sorted(names), 3)}" for change, names in changes.items() if names]:
-            raise self._changed_data(f"its columns are {' and '.join(found)}")
-
-    def _changed_data(self, reason: str) -> ValueError:
-        message = f"{self.path} is not the data that the checkpoint was trained on: {reason}"
-        return ValueError(f"{message}; start a new run without --ckpt_path")
 
     @property
     def _held_out(self) -> dict[str, int | float]:
@@ -258,8 +218,8 @@ class TableDataModule(BaseDataModule):
         if self.tested.empty:
             raise ValueError(f"{self.test_path} has no rows with a {self.target}")
         if self.groups or self.time:
-            columns = SplitColumns(table, self.groups, self.time, target.known, self.split_columns)
-            self.split_columns.check_test(columns, self.splits)
+            tested = read_constraints(table, self.groups, self.time, target.known, self.file)
+            self.constraints.check_test(tested, self.splits)
         return self._encode(target, target.known)
 
     def _rows_of(self, split: str) -> Batch:
@@ -292,15 +252,13 @@ class TableDataModule(BaseDataModule):
 
     @override
     def write_split(self, run: Path) -> None:
-        with atomic_write(run / "split.csv") as path:
-            rows = (f"{row},{split}" for row, split in enumerate(self.splits))
-            path.write_text("\n".join(["row,split", *rows, ""]), encoding="utf-8")
+        write_split(run / "split.csv", self.splits)
 
     def _learn(self) -> dict[str, Any]:
         table, target, train = self.file, self._target, self.splits == "train"
         table.warn_unlabelled(target.known)
         if isinstance(target, ClassTarget):
-            self.split_columns.check_classes(target.labels, target.names, self.splits)
+            self.constraints.check_classes(target.labels, target.names, self.splits)
         held_out = [split for split in self._held_out if split in self.splits]  # a data frame has no test split
         learned, oddities = target.learn(self.splits, held_out)
         for line in oddities:
@@ -308,21 +266,15 @@ class TableDataModule(BaseDataModule):
         for name in self.drop:
             if name not in table.features:
                 raise ValueError(f"`drop`: {self.path} has no column {name}{suggest(name, table.features)}")
-        constraints = reasons(self.groups, self.time)
-        features = [name for name in table.features if name not in (*self.drop, *constraints)]
+        used_to_split = reasons(self.groups, self.time)
+        features = [name for name in table.features if name not in (*self.drop, *used_to_split)]
         with progress(f"learning the {count_noun(len(features), 'column', 'columns')} of {self.path}"):
             cells = {name: table.cells(name, train) for name in features}
             targets, rows = target.for_encoding(train, train), len(train)
             columns, left_out = learn_columns(cells, targets, rows, table.separator, self.missing, self.decimal)
             leaky = target.find_leaks(cells, columns, train)
-        if leaky:
-            drop = shlex.quote(json.dumps([*self.drop, *leaky], ensure_ascii=False))
-            verb, pronoun = ("alone determines", "it") if len(leaky) == 1 else ("each determine", "them")
-            logger.warning(
-                f"possible target leakage: {join_names(leaky)} {verb} the {target.noun}; to leave {pronoun} out, "
-                f"--data.drop {drop}"
-            )
-        return learned | {"columns": columns, "left_out": {**left_out, **constraints}}
+        warn_leaks(leaky, target.noun, self.drop)
+        return learned | {"columns": columns, "left_out": {**left_out, **used_to_split}}
 
     def _encode(self, target: Target, rows: NDArray[np.bool_], training_rows: NDArray[np.bool_] | None = None) -> Batch:
         """Encode some rows of a file with a target; training rows only from the other ones."""

@@ -1,5 +1,8 @@
 """Columns that leak the target: each alone determines it."""
 
+import json
+import logging
+import shlex
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -7,6 +10,9 @@ import numpy as np
 from kindling.data.tables.cells import Cells, name_cells
 from kindling.data.tables.reading import as_numbers, missing_values
 from kindling.data.tables.values import Column, Floats, Indices
+from kindling.utils.text import join_names
+
+logger = logging.getLogger(__name__)
 
 TOLERANCE = 0.01  # maximum fraction of rows that contradict a leak
 MIN_ROWS = 20  # fewer numbers may be in the same order by chance
@@ -60,3 +66,20 @@ def _ranks(numbers: Floats) -> Floats:
     ends = np.cumsum(counts)
     ranks: Floats = (ends - (counts - 1) / 2)[positions] - (len(numbers) + 1) / 2
     return ranks
+
+
+def warn_leaks(leaky: Sequence[str], noun: str, drop: Sequence[str]) -> None:
+    """Warn about columns that determine the target.
+
+    Args:
+        leaky: Their names; none for no warning.
+        noun: What the target is: class or target.
+        drop: Names of columns that are left out already.
+    """
+    if leaky:
+        option = shlex.quote(json.dumps([*drop, *leaky], ensure_ascii=False))
+        verb, pronoun = ("alone determines", "it") if len(leaky) == 1 else ("each determine", "them")
+        logger.warning(
+            f"possible target leakage: {join_names(leaky)} {verb} the {noun}; to leave {pronoun} out, "
+            f"--data.drop {option}"
+        )

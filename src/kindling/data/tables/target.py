@@ -44,6 +44,14 @@ def known_target(table: TableFile, fitted: Mapping[str, Any]) -> Target:
     return ClassTarget(table, fitted["classes"], LEGACY_NO_CLASS if is_legacy else ())
 
 
+def check_task(task: str, trained: str) -> None:
+    """Raise ValueError if a task is chosen that a checkpoint was not trained for."""
+    if task not in ("auto", trained):
+        raise ValueError(
+            f"--data.task {task}: the checkpoint was trained for {trained}; start a new run without --ckpt_path"
+        )
+
+
 def choose_target(table: TableFile, task: Task, decimal: str | None = None) -> Target:
     """Return the target of a training file, whose task `auto` decides by its values.
 
