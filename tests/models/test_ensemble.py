@@ -1,7 +1,9 @@
+import json
 import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from lightning.pytorch import Trainer
@@ -121,3 +123,48 @@ def test_mistakes_are_said_in_one_line(kindling: Command, members: list[str], op
     assert message in result.err
     assert not Path("made").exists()
     assert not Path("runs/no").exists()
+
+
+@pytest.fixture
+def houses(folder: Path) -> None:
+    random = np.random.default_rng(0)
+    frame = pd.DataFrame({"rooms": random.normal(4, 1, 120).round(2), "age": random.normal(50, 9, 120).round(1)})
+    frame["price"] = [f"{value:.2f} EUR" for value in 50 * frame["rooms"] + random.normal(0, 5, 120)]
+    frame["dollars"] = frame["price"].str.replace("EUR", "USD")
+    frame["sold"], frame["rented"] = random.choice(["yes", "no"], (2, 120))
+    frame.to_csv("houses.csv", index=False)
+    frame.assign(price=frame["dollars"]).to_csv("america.csv", index=False)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("houses")
+def test_members_that_predict_another_target_are_refused(kindling: Command) -> None:
+    table = ["--data", "TableDataModule", "--trainer.max_epochs", "1"]
+    for path, target in (("houses", "price"), ("america", "price"), ("houses", "dollars"), ("houses", "sold")):
+        drop = json.dumps([name for name in ("price", "dollars", "sold", "rented") if name != target])
+        model = "MLPClassifier" if target == "sold" else "MLPRegressor"
+        options = ["--model", model, "--data.path", f"{path}.csv", "--data.target", target, "--data.drop", drop]
+        result = kindling("fit", *options, *table, "--run_name", f"{path}_{target}")
+        assert result.code == 0, result.err
+
+    def ensemble(target: str, *members: str) -> str:
+        kind = "EnsembleClassifier" if target in ("sold", "rented") else "EnsembleRegressor"
+        drop = json.dumps([name for name in ("price", "dollars", "sold", "rented") if name != target])
+        checkpoints = f"[{', '.join(f'runs/{member}' for member in members)}]"
+        options = ["--data.path", "houses.csv", "--data.target", target, "--data.drop", drop, "--run_name", "all"]
+        result = kindling("fit", "--model", kind, "--model.checkpoints", checkpoints, *table, *options)
+        assert result.code == bool(result.err.count("error"))
+        return str(result.err).strip().splitlines()[-1] if result.code else ""
+
+    wrong = (
+        "member runs/houses_dollars has the target dollars ($), but member runs/houses_price predicts price (€): all"
+    )
+    assert wrong in ensemble("price", "houses_price", "houses_dollars")
+    wrong = "member runs/america_price has the target price ($), but member runs/houses_price predicts price (€)"
+    assert wrong in ensemble("price", "houses_price", "america_price")
+    assert "the data has the target rented, but member runs/houses_sold predicts sold" in ensemble(
+        "rented", "houses_sold"
+    )
+    assert not Path("runs/all").exists()
+    assert ensemble("price", "houses_price", "houses_price") == ""
+    assert kindling("test", "--ckpt_path", "runs/all").code == 0

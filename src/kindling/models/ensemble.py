@@ -13,7 +13,9 @@ from kindling.models.classification import ClassificationTask
 from kindling.models.loading import build_from_spec, is_model_spec, load_model, read_model_spec
 from kindling.models.multilabel import MultiLabelTask
 from kindling.models.regression import RegressionTask
+from kindling.models.stored_target import StoredTarget
 from kindling.models.task import TARGETS, BaseTask
+from kindling.runs.checkpoints import read_checkpoint
 from kindling.runs.find import find_checkpoint
 from kindling.utils.console import progress
 
@@ -74,7 +76,7 @@ class EnsembleModel(BaseTask):
         **kwargs: See the task; training options have no effect.
 
     Raises:
-        ValueError: If there are no members, or their tasks, input shapes or classes differ.
+        ValueError: If there are no members, or their tasks, input shapes, classes or targets differ.
     """
 
     averaging: ClassVar[type[PredictionAveraging]]
@@ -83,6 +85,7 @@ class EnsembleModel(BaseTask):
         super().__init__(**kwargs)
         if not checkpoints:
             raise ValueError("an ensemble needs members: give at least one with --model.checkpoints")
+        self._targets: dict[str, StoredTarget] = {}  # by checkpoint; none once the ensemble is loaded itself
         with progress(f"building {len(checkpoints)} members", len(checkpoints)) as done:
             specs, members = zip(*(self._load_member(checkpoint, done) for checkpoint in checkpoints), strict=True)
         ours = self._signature(self)
@@ -105,11 +108,29 @@ class EnsembleModel(BaseTask):
             spec, member = checkpoint, build_from_spec(checkpoint)
         else:
             path = find_checkpoint(checkpoint)
-            spec, member = read_model_spec(path)[0], load_model(path)
+            stored = read_checkpoint(path)
+            spec, member = read_model_spec(path, stored)[0], load_model(path, stored)
+            target = StoredTarget.of_checkpoint(stored)
+            self._check_target(f"member {checkpoint}", target)
+            self._targets[checkpoint] = target
         if member.task != (task := self.task) and task is not None:
             targets, name = TARGETS[task][0], type(member).__name__
             raise ValueError(f"the members of {type(self).__name__} must predict {targets}, which {name} does not")
         return spec, member
+
+    def _check_target(self, name: str, target: StoredTarget) -> None:
+        for checkpoint, other in self._targets.items():
+            if target.differs_from(other):
+                raise ValueError(
+                    f"{name} has the target {target}, but member {checkpoint} predicts {other}: all must predict the "
+                    "same target"
+                )
+
+    @override
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        if (data := getattr(self.trainer, "datamodule", None)) is not None:
+            self._check_target("the data", StoredTarget.of(data.hparams, getattr(data, "fitted", {})))
 
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
