@@ -14,13 +14,21 @@ import pandas as pd
 import pytest
 import torch
 from servers import serving
-from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, matthews_corrcoef
+from sklearn.metrics import (
+    accuracy_score,
+    average_precision_score,
+    balanced_accuracy_score,
+    f1_score,
+    matthews_corrcoef,
+    roc_auc_score,
+)
 
 from conftest import TINY, Command, Train
 from kindling import ClassificationTask, MLPClassifier, SyntheticDataModule, TableDataModule, load
 from kindling.deploy.onnx_file import load_onnx
 from kindling.deploy.torchserve_handler import Handler
 from kindling.models.loading import load_model
+from kindling.models.metrics import ranking_metrics
 from kindling.models.threshold import ThresholdMetric, choose_threshold
 from kindling.testing import check_model
 from kindling.utils.decision import DecisionThreshold, predicted_classes
@@ -92,6 +100,63 @@ def test_the_threshold_is_the_best_of_all(metric: ThresholdMetric, positive: int
         assert found.curve == pytest.approx(expected)
 
 
+@pytest.mark.parametrize(
+    ("names", "positive"),
+    [
+        (("ja", "nein"), "ja"),
+        (("no", "yes"), "yes"),
+        (("No", "Si"), "Si"),
+        (("non", "oui"), "oui"),
+        (("false", "true"), "true"),
+        (("0", "1"), "1"),
+        (("healthy", "sick"), "sick"),
+        (("ill", "well"), "ill"),
+        (("fraud", "no fraud"), "fraud"),
+        (("churned", "not_churned"), "churned"),
+        (("absent", "present"), "present"),
+        (("fraud", "genuine"), "fraud"),
+        (("cat", "dog"), "dog"),  # not evident: the second one, as in scikit-learn
+        (("no", "not sure"), "not sure"),
+    ],
+)
+def test_names_tell_the_positive_class(names: tuple[str, str], positive: str) -> None:
+    model = MLPClassifier(num_classes=2, class_names=names, input_shape=(3,), threshold=0.3)
+    assert model.threshold is not None
+    assert names[model.threshold.positive] == model.positive_class == positive
+
+
+def test_fit_says_which_class_is_positive(kindling: Command, shop: Path, options: list[str]) -> None:
+    frame = pd.read_csv(shop)
+    frame.assign(bought=frame["bought"].map({"yes": "ja", "no": "nein"})).to_csv("german.csv", index=False)
+    options = ["german.csv" if option == str(shop) else option for option in options]
+    result = kindling("fit", *options, "--model.threshold", "positive_f1")
+    assert result.code == 0, result.err
+    assert "threshold positive_f1: the positive class is ja (or --model.positive_class nein)" in result.out
+    assert "predicts ja from a probability of" in result.out
+    result = kindling("fit", *options, "--model.threshold", "0.4", "--model.positive_class", "nein")
+    assert "the positive class is" not in result.out
+    assert "predicts nein from a probability of 0.4" in result.out
+
+
+def test_ranking_metrics_are_those_of_scikit_learn() -> None:
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 2, 500)
+    outputs = torch.from_numpy(random.normal(np.stack([-30 * labels, 30 * labels], 1), 60).round())  # ties, certainty
+    for positive in (0, 1):
+        metrics = ranking_metrics(positive)
+        for start in range(0, 500, 64):
+            metrics.update(outputs[start : start + 64], torch.from_numpy(labels)[start : start + 64])
+        scores, is_positive = (outputs[:, positive] - outputs[:, 1 - positive]).numpy(), labels == positive
+        found = metrics.compute()
+        assert float(found["roc_auc"]) == pytest.approx(roc_auc_score(is_positive, scores), abs=1e-6)
+        assert float(found["average_precision"]) == pytest.approx(
+            average_precision_score(is_positive, scores), abs=1e-6
+        )
+    one_class = ranking_metrics(1)
+    one_class.update(outputs, torch.ones(500, dtype=torch.long))
+    assert all(value.isnan() for value in one_class.compute().values())
+
+
 def test_rounding_changes_no_prediction_and_of_equal_thresholds_the_middle_one_wins() -> None:
     probabilities = torch.tensor([0.1, 0.3, 0.55, 0.95])
     both = torch.stack([1 - probabilities, probabilities], dim=1)
@@ -148,6 +213,9 @@ def test_it_is_chosen_on_the_validation_split_and_used_by_every_command(
     assert measured["test/accuracy"] == pytest.approx(accuracy_score(truth, predictions))
     assert measured["test/balanced_accuracy"] == pytest.approx(balanced_accuracy_score(truth, predictions))
     assert measured["test/f1"] == pytest.approx(f1_score(truth, predictions, average="macro"))
+    is_positive, scores = [label == "yes" for label in truth], [float(row["yes"]) for row in rows]
+    assert measured["test/roc_auc"] == pytest.approx(roc_auc_score(is_positive, scores), abs=1e-6)
+    assert measured["test/average_precision"] == pytest.approx(average_precision_score(is_positive, scores), abs=1e-6)
 
     said = f"predicts yes from a probability of {model.threshold.value:.4g}, the best threshold for positive_f1"
     report = (RUN / "report.html").read_text()
@@ -164,7 +232,12 @@ def test_it_is_chosen_on_the_validation_split_and_used_by_every_command(
 
     result = kindling("test", "--ckpt_path", RUN, "--model.threshold", "0.9")
     assert "predicts yes from a probability of 0.9\n" in result.out
-    assert all((row["prediction"] == "yes") == (float(row["yes"]) >= 0.9) for row in rows_of())
+    at_90 = ["yes" if float(row["yes"]) >= 0.9 else "no" for row in rows]
+    assert f"{accuracy_score(truth, at_90):.4f}" in result.out
+    assert "not stored, since --model.threshold differs from the run, which keeps its test results" in result.out
+    assert rows_of() == rows
+    assert json.loads((RUN / "test_metrics.json").read_text()) == measured
+    assert "from a probability of 0.9" not in (RUN / "report.html").read_text()
     refused = kindling("test", "--ckpt_path", RUN, "--model.threshold", "mcc")
     assert (refused.code, "no threshold that was chosen for mcc" in refused.err) == (1, True)
     other = kindling("validate", "--ckpt_path", RUN, "--model.threshold", "mcc")

@@ -40,7 +40,7 @@ from kindling.tuning.trials import TrialOptions
 from kindling.utils.console import as_command, line_for, results_table, say, silence_libraries
 from kindling.utils.errors import UsageError
 from kindling.utils.plugins import load_plugins
-from kindling.utils.text import program_name
+from kindling.utils.text import join_names, program_name
 
 
 class KindlingCLI(LightningCLI):
@@ -206,7 +206,9 @@ class KindlingCLI(LightningCLI):
         print_threshold(self.model)
         if not checkpoint and self.run:
             checkpoint = self.run.path / "checkpoints" / weights  # determines folder and title of the results
-        if checkpoint and not is_trial:
+        if self._changed:
+            say(f"not stored, since {join_names(self._changed)} differs from the run, which keeps its test results")
+        elif checkpoint and not is_trial:
             where = Path(checkpoint)
             if report := save_test_results(where, metrics, self.collector, self.model, self.datamodule, self.typed):
                 say(f"report: {report}")
@@ -239,7 +241,7 @@ class KindlingCLI(LightningCLI):
             return
         check_trained(self.checkpoint, stored)
         writes = is_writable(run_folder_of(self.checkpoint)) and not self._config["trainer"]["fast_dev_run"]
-        if self.command == "test" and writes:
+        if self.command == "test" and writes and not self._changed:
             self.collector = dashboard_of(self.checkpoint, stored["global_step"]) or self.collector
 
     def _open_run(self, options: Any) -> None:
@@ -295,6 +297,11 @@ class KindlingCLI(LightningCLI):
     def _tests(self) -> bool:
         """Whether the command tests the model; `fit` does so after training."""
         return bool(self._config.get("test_after_fit", True)) and has_stage(self.model, self.datamodule, "test")
+
+    @property
+    def _changed(self) -> list[str]:
+        """Options of the model that make the results of `test` those of another model than the checkpoint's."""
+        return self.sources.changed_options(self.model) if self.command == "test" else []
 
     @property
     def _is_diagnostic(self) -> bool:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import yaml
+from lightning.pytorch import LightningModule
 
 from kindling.cli.checkpoint_config import config_from_checkpoint
 from kindling.cli.recipe_checks import OPTION_GROUPS
@@ -96,6 +97,12 @@ class Sources:
         typed = [option for option in _split_options(self.typed) if _key(option) == "model"]
         named += [option[0].partition("=")[2] or option[-1] for option in typed]
         return next(filter(None, reversed(named)), "")
+
+    def changed_options(self, model: LightningModule) -> list[str]:
+        """Return the options of a model that differ from those in the checkpoint."""
+        stored = self.stored.get("hyper_parameters", {})
+        typed = typed_arguments("model", self.typed, self.configs)
+        return sorted(f"--model.{name}" for name in typed if model.hparams.get(name) != stored.get(name))
 
     @property
     def arguments(self) -> list[str]:

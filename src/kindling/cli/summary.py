@@ -12,9 +12,15 @@ from kindling.utils.console import as_command, say
 
 
 def print_model(model: LightningModule, run: Path | None) -> None:
-    """Print the class of a model, the number of its parameters and the run folder."""
+    """Print the class of a model, the number of its parameters and the run folder; and what its threshold is about."""
     parameters = sum(parameter.numel() for parameter in model.parameters())
     say(f"{type(model).__name__}, {parameters:,} parameters: {run or 'no files are written'}")
+    if not isinstance(model, ClassificationTask) or model.hparams.get("positive_class") is not None:
+        return
+    if threshold := model.threshold_metric or (model.threshold and model.threshold.value):
+        positive = model.positive_class
+        [other] = {*model.class_names} - {positive}
+        say(f"threshold {threshold}: the positive class is {positive} (or --model.positive_class {other})")
 
 
 def print_threshold(model: LightningModule) -> None:

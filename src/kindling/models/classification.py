@@ -4,14 +4,15 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics import MetricCollection
 from typing_extensions import override
 
-from kindling.models.metrics import ConfusionMatrixMetric, classification_metrics
+from kindling.models.metrics import ConfusionMatrixMetric, MeanLoss, classification_metrics, ranking_metrics
 from kindling.models.regression import RegressionTask
-from kindling.models.task import BaseTask
+from kindling.models.task import BaseTask, Stage
 from kindling.models.threshold import ThresholdMetric, choose_threshold, parse_threshold
 from kindling.utils.decision import DecisionThreshold
 from kindling.utils.text import join_names
@@ -38,7 +39,8 @@ class ClassificationTask(BaseTask):
             it is chosen on the validation split: accuracy, balanced_accuracy, f1 (the mean of both classes),
             positive_f1 or mcc; the validation metrics, measured on the same samples, are then optimistic. By default
             the most probable class is predicted.
-        positive_class: Name of the class that `threshold` is about; the second one by default.
+        positive_class: Name of the class that `threshold` is about; by default the one that its name tells, such as
+            yes, ja, true or malignant, else the second one.
         **kwargs: See `BaseTask`.
 
     Raises:
@@ -109,6 +111,15 @@ class ClassificationTask(BaseTask):
         return classification_metrics(self.num_classes)
 
     @override
+    def _stage_metrics(self, stage: Stage) -> tuple[MeanLoss, MetricCollection]:
+        is_new = f"{stage}_metrics" not in self._counted
+        loss, metrics = super()._stage_metrics(stage)
+        is_default = self.num_classes == 2 and not is_overridden("metrics", self, ClassificationTask)
+        if is_new and is_default and stage == "test":
+            metrics.add_metrics(ranking_metrics(self._chooser.positive))
+        return loss, metrics
+
+    @override
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the mean loss of logits (N, num_classes) and labels (N,)."""
         options: dict[str, Any] = {"weight": self.class_weights, "label_smoothing": self.label_smoothing}
@@ -140,6 +151,11 @@ class ClassificationTask(BaseTask):
     def threshold_metric(self) -> ThresholdMetric | None:
         """Metric for which the threshold is chosen on the validation split; None if it is not chosen."""
         return self._chooser.metric
+
+    @property
+    def positive_class(self) -> str:
+        """Name of the class of two that the threshold is about."""
+        return self.class_names[self._chooser.positive]
 
     @property
     def _chooses_threshold(self) -> bool:

@@ -2,13 +2,15 @@
 
 import copy
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection, R2Score
 from torchmetrics.classification import MulticlassConfusionMatrix, MultilabelAveragePrecision, MultilabelF1Score
+from torchmetrics.functional.classification import binary_auroc, binary_average_precision
 from torchmetrics.utilities import dim_zero_cat
 from typing_extensions import override
 
@@ -83,6 +85,51 @@ class MacroF1(ConfusionMatrixMetric):
         return (2 * correct / labels_and_predictions)[labels_and_predictions > 0].mean()
 
 
+class RankingMetric(Metric):
+    """A metric of how well the log-odds of the positive class of two rank the samples; NaN if one class is missing.
+
+    Attributes:
+        score: The metric, given scores in [0, 1] and whether samples are positive, (N,).
+    """
+
+    full_state_update = False  # allows `merge_state`
+    score: Callable[[Tensor, Tensor], Tensor]
+    log_odds: list[Tensor]
+    labels: list[Tensor]
+
+    def __init__(self, positive: int) -> None:
+        super().__init__()
+        self.positive = positive
+        self.add_state("log_odds", [], dist_reduce_fx="cat")
+        self.add_state("labels", [], dist_reduce_fx="cat")
+
+    @override
+    def update(self, preds: Tensor, target: Tensor) -> None:
+        self.log_odds.append((preds[:, self.positive] - preds[:, 1 - self.positive]).flatten())
+        self.labels.append((target == self.positive).long().flatten())
+
+    @override
+    def compute(self) -> Tensor:
+        log_odds, labels = dim_zero_cat(self.log_odds).cpu(), dim_zero_cat(self.labels).cpu()
+        if log_odds.isnan().any() or labels.min() == labels.max():
+            return torch.tensor(torch.nan)
+        # Probabilities would be 1 for many samples.
+        ranks = torch.from_numpy(np.unique(log_odds.numpy(), return_inverse=True)[1]).double()
+        return type(self).score(ranks / ranks.max().clamp(min=1), labels)
+
+
+class RocAUC(RankingMetric):
+    """Area under the ROC curve."""
+
+    score = staticmethod(binary_auroc)
+
+
+class AveragePrecision(RankingMetric):
+    """Average precision of the positive class, the area under the precision-recall curve."""
+
+    score = staticmethod(binary_average_precision)
+
+
 class R2(R2Score):
     """Coefficient of determination; NaN for fewer than two samples.
 
@@ -145,6 +192,11 @@ def classification_metrics(num_classes: int) -> MetricCollection:
     """
     classes = {"accuracy": Accuracy, "balanced_accuracy": BalancedAccuracy, "f1": MacroF1}
     return MetricCollection({name: metric(num_classes) for name, metric in classes.items()})
+
+
+def ranking_metrics(positive: int) -> MetricCollection:
+    """Return the metrics of two classes that need all predictions at once; `positive` is the index of a class."""
+    return MetricCollection({"roc_auc": RocAUC(positive), "average_precision": AveragePrecision(positive)})
 
 
 def metric_states(model: nn.Module) -> dict[str, dict[str, Any]]:

@@ -16,6 +16,24 @@ logger = logging.getLogger(__name__)
 
 ThresholdMetric = Literal["accuracy", "balanced_accuracy", "f1", "positive_f1", "mcc"]
 
+# Names of classes, in lower case.
+NEGATIONS = ("no", "not", "non", "kein", "keine", "nicht", "pas", "sin", "senza", "without")
+NEGATIVE = frozenset(
+    (
+        *("no", "n", "false", "f", "0", "nein", "non", "nee", "nej", "nei", "não", "nao", "нет", "否", "いいえ"),
+        *("negative", "neg", "negativ", "negativo", "absent", "absence", "off", "inactive", "alive"),
+        *("healthy", "well", "normal", "benign", "control", "ok", "ham", "genuine", "legitimate", "legit"),
+    )
+)
+POSITIVE = frozenset(
+    (
+        *("yes", "y", "true", "t", "1", "ja", "j", "oui", "si", "sí", "sì", "sim", "да", "是", "はい"),
+        *("positive", "pos", "positiv", "positivo", "present", "presence", "on", "active", "dead", "died"),
+        *("sick", "ill", "diseased", "abnormal", "malignant", "case", "defect", "defective", "faulty", "spam"),
+        *("fraud", "fraudulent"),
+    )
+)
+
 
 def positive_f1(tp: Tensor, fp: Tensor, fn: Tensor, tn: Tensor) -> Tensor:
     """Return the F1 of the positive class, given the numbers of true and false positives and negatives."""
@@ -36,6 +54,19 @@ METRICS: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]] = {
     "positive_f1": positive_f1,
     "mcc": matthews_correlation,
 }
+
+
+def find_positive(class_names: Sequence[str]) -> int:
+    """Return the index of the positive class of two.
+
+    It is the one whose name is an affirmation or a finding while that of the other is the opposite: nein and ja, benign
+    and malignant, fraud and no fraud. Otherwise it is the second one, as in scikit-learn and AutoGluon.
+    """
+    if len(class_names) == 2:
+        first, second = (name.strip().lower().replace("_", " ").replace("-", " ") for name in class_names)
+        if (first in POSITIVE and second in NEGATIVE) or second in (f"{word} {first}" for word in NEGATIONS):
+            return 0
+    return 1
 
 
 def choose_threshold(
@@ -123,7 +154,7 @@ def parse_threshold(
 
     Args:
         threshold: A probability, a metric or None.
-        positive_class: Name of the positive class; None for the second one.
+        positive_class: Name of the positive class; None for that of `find_positive`.
         class_names: Names of the classes.
 
     Raises:
@@ -133,7 +164,7 @@ def parse_threshold(
     if threshold is None:
         if name is not None:
             raise ValueError("positive_class has no effect without a threshold: add --model.threshold, such as f1")
-        return None, ThresholdChooser(None, 1)
+        return None, ThresholdChooser(None, find_positive(class_names))
     if isinstance(threshold, str) and threshold not in metrics:
         hint = suggest(threshold, metrics)
         raise ValueError(f"threshold must be from 0 to 1, or {join_names(metrics)}, got {threshold}{hint}")
@@ -142,7 +173,7 @@ def parse_threshold(
     if name is not None and name not in class_names:
         hint = suggest(name, class_names)
         raise ValueError(f"positive_class must be {' or '.join(class_names)}, got {name}{hint}")
-    positive = 1 if name is None else [*class_names].index(name)
+    positive = find_positive(class_names) if name is None else [*class_names].index(name)
     if isinstance(threshold, str):
         return None, ThresholdChooser(threshold, positive)
     return DecisionThreshold(float(threshold), positive), ThresholdChooser(None, positive)
