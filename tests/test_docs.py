@@ -118,6 +118,14 @@ def own_data(tmp_path_factory: pytest.TempPathFactory, mnist: Path) -> Path:
     for index in range(30):
         pixels = random.integers(0, 256, (24, 24, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / "plants" / f"{index}.png")
+    scans = [
+        f"{'ill' if patient % 2 else 'well'}/p{patient}/p{patient}_{n}.png" for patient in range(10) for n in "123"
+    ]
+    for file in scans:
+        (folder / "scans" / file).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(random.integers(0, 256, (24, 24, 3), dtype=np.uint8)).save(folder / "scans" / file)
+    states = pd.DataFrame({"file": scans, "patient": [file.split("/")[1] for file in scans]})
+    states.assign(ill=["ill/" in file for file in scans]).to_csv(folder / "scans.csv", index=False)
     files = [f"{index}.png" for index in range(30)]
     weights = pd.DataFrame({"image": files, "weight": [f"{weight:.2f} kg" for weight in random.uniform(1, 9, 30)]})
     weights.to_csv(folder / "weights.csv", index=False)

@@ -32,6 +32,7 @@ from kindling.models.metrics import ranking_metrics
 from kindling.models.threshold import ThresholdMetric, choose_threshold
 from kindling.testing import check_model
 from kindling.utils.decision import DecisionThreshold, predicted_classes
+from kindling.utils.text import format_metric
 from ranks import Ranks
 
 RUN = Path("runs/shop/version_0")
@@ -152,6 +153,11 @@ def test_ranking_metrics_are_those_of_scikit_learn() -> None:
         assert float(found["average_precision"]) == pytest.approx(
             average_precision_score(is_positive, scores), abs=1e-6
         )
+    half = ranking_metrics(1)
+    half.update(outputs.bfloat16(), torch.from_numpy(labels))
+    assert float(half.compute()["roc_auc"]) == pytest.approx(
+        roc_auc_score(labels, outputs[:, 1] - outputs[:, 0]), abs=0.01
+    )
     one_class = ranking_metrics(1)
     one_class.update(outputs, torch.ones(500, dtype=torch.long))
     assert all(value.isnan() for value in one_class.compute().values())
@@ -221,6 +227,7 @@ def test_it_is_chosen_on_the_validation_split_and_used_by_every_command(
     report = (RUN / "report.html").read_text()
     assert f"The model {said}" in report
     assert "positive_f1 by threshold" in report
+    assert f"ROC AUC<b>{format_metric(measured['test/roc_auc'])}</b>" in report
     validated = kindling("validate", "--ckpt_path", RUN)
     assert said in validated.out
     assert f"{balanced_accuracy_score(labels, at_best):.4f}" in validated.out

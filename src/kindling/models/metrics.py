@@ -105,17 +105,17 @@ class RankingMetric(Metric):
 
     @override
     def update(self, preds: Tensor, target: Tensor) -> None:
-        self.log_odds.append((preds[:, self.positive] - preds[:, 1 - self.positive]).flatten())
+        self.log_odds.append((preds[:, self.positive] - preds[:, 1 - self.positive]).flatten().float())
         self.labels.append((target == self.positive).long().flatten())
 
     @override
     def compute(self) -> Tensor:
         log_odds, labels = dim_zero_cat(self.log_odds).cpu(), dim_zero_cat(self.labels).cpu()
         if log_odds.isnan().any() or labels.min() == labels.max():
-            return torch.tensor(torch.nan)
+            return torch.tensor(torch.nan, device=self.device)
         # Probabilities would be 1 for many samples.
         ranks = torch.from_numpy(np.unique(log_odds.numpy(), return_inverse=True)[1]).double()
-        return type(self).score(ranks / ranks.max().clamp(min=1), labels)
+        return type(self).score(ranks / ranks.max().clamp(min=1), labels).float().to(self.device)
 
 
 class RocAUC(RankingMetric):

@@ -5,7 +5,14 @@ from collections.abc import Callable, Mapping
 from kindling.evaluation.report.html import Html, element, join
 from kindling.evaluation.statistics import Interval
 
-TITLES = {"f1": "macro F1", "map": "mean average precision", "mae": "MAE", "rmse": "RMSE", "r2": "R²"}
+TITLES = {
+    "f1": "macro F1",
+    "map": "mean average precision",
+    "roc_auc": "ROC AUC",
+    "mae": "MAE",
+    "rmse": "RMSE",
+    "r2": "R²",
+}
 
 
 def metric_cards(
