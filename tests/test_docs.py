@@ -57,6 +57,7 @@ NOT_RUN = {
 NOT_RUN_WITH = {
     "--config with/gpu": "needs a GPU",
     "--trainer.devices 2": "tests/training train with two processes",
+    "images_transfer --folds": "its processes would download weights; tests/data/images cross-validates a folder",
 }
 # Options in sentences that belong to another program or to an optimizer.
 NOT_LISTED = {"--model_resume_path", "--model.optimizer.lr"}

@@ -63,7 +63,7 @@ def find_positive(class_names: Sequence[str]) -> int:
     and malignant, fraud and no fraud. Otherwise it is the second one, as in scikit-learn and AutoGluon.
     """
     if len(class_names) == 2:
-        first, second = (name.strip().lower().replace("_", " ").replace("-", " ") for name in class_names)
+        first, second = (str(name).strip().lower().replace("_", " ").replace("-", " ") for name in class_names)
         if (first in POSITIVE and second in NEGATIVE) or second in (f"{word} {first}" for word in NEGATIONS):
             return 0
     return 1

@@ -133,8 +133,8 @@ def digest_files(command: Sequence[str], configs: Sequence[Any]) -> str:
             with path.open("rb") as file:
                 content.update(hashlib.file_digest(file, "sha256").digest())
         elif path.is_dir() and not RUNS.resolve().is_relative_to(path.resolve()):
-            for file in sorted(path.rglob("*")):
-                content.update(f"{file}:{file.lstat().st_size};".encode())
+            for inner in sorted(path.rglob("*")):
+                content.update(f"{inner}:{inner.lstat().st_size};".encode())
     return content.hexdigest()
 
 
