@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -158,6 +159,9 @@ def test_ranking_metrics_are_those_of_scikit_learn() -> None:
     assert float(half.compute()["roc_auc"]) == pytest.approx(
         roc_auc_score(labels, outputs[:, 1] - outputs[:, 0]), abs=0.01
     )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torchmetrics warns about metrics without samples
+        assert all(value.isnan() for value in ranking_metrics(1).compute().values())
     one_class = ranking_metrics(1)
     one_class.update(outputs, torch.ones(500, dtype=torch.long))
     assert all(value.isnan() for value in one_class.compute().values())

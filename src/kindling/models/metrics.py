@@ -106,11 +106,14 @@ class RankingMetric(Metric):
     @override
     def update(self, preds: Tensor, target: Tensor) -> None:
         self.log_odds.append((preds[:, self.positive] - preds[:, 1 - self.positive]).flatten().float())
-        self.labels.append((target == self.positive).long().flatten())
+        # As floats: torchmetrics sends an empty float tensor for a process without samples.
+        self.labels.append((target == self.positive).float().flatten())
 
     @override
     def compute(self) -> Tensor:
-        log_odds, labels = dim_zero_cat(self.log_odds).cpu(), dim_zero_cat(self.labels).cpu()
+        if not len(self.labels):
+            return torch.tensor(torch.nan, device=self.device)
+        log_odds, labels = dim_zero_cat(self.log_odds).cpu(), dim_zero_cat(self.labels).cpu().long()
         if log_odds.isnan().any() or labels.min() == labels.max():
             return torch.tensor(torch.nan, device=self.device)
         # Probabilities would be 1 for many samples.
