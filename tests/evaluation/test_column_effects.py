@@ -47,8 +47,12 @@ def fitted(forest: Any, frame: pd.DataFrame, targets: Any) -> Pipeline:
 def features(frame: pd.DataFrame) -> list[Feature]:
     """The inputs of the forest."""
     none = torch.zeros(len(frame), dtype=torch.bool)
-    numbers = [Feature(name, torch.tensor(frame[[name]].to_numpy()), False, none) for name in ("age", "noise")]
-    return [*numbers, Feature("plan", torch.tensor(frame[["plan"]].to_numpy() == PLANS).double(), True, none)]
+    numbers = [
+        Feature(name, torch.tensor(frame[[name]].to_numpy()), torch.tensor([place]), False, none)
+        for place, name in enumerate(("age", "noise"))
+    ]
+    plans = torch.tensor(frame[["plan"]].to_numpy() == PLANS).double()
+    return [*numbers, Feature("plan", plans, torch.arange(2, 2 + plans.shape[1]), True, none)]
 
 
 def as_compute(pipeline: Pipeline) -> Compute:
@@ -108,8 +112,8 @@ def test_the_partial_dependence_agrees_with_scikit_learn() -> None:
 def test_a_value_that_is_missing_has_its_own_bar() -> None:
     missing = torch.tensor([False, True, False, False, True])
     values = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [0.0, 0.0], [0.0, 1.0]])
-    plan = Feature("plan", values, True, missing)
-    age = Feature("age", torch.arange(5.0)[:, None], False, missing)
+    plan = Feature("plan", values, torch.arange(2), True, missing)
+    age = Feature("age", torch.arange(5.0)[:, None], torch.tensor([2]), False, missing)
     both = [partial_dependence(lambda inputs: inputs.sum(dim=1), [plan, age], each) for each in (plan, age)]
     assert [each.samples.tolist() for each in both] == [[0, 3, 1], [0, 2, 3]]
     assert both[0].predictions.tolist() == [
@@ -121,7 +125,8 @@ def test_a_value_that_is_missing_has_its_own_bar() -> None:
 
 def test_a_large_model_is_measured_on_fewer_rows() -> None:
     inputs = [
-        Feature(str(number), torch.zeros(100, 1), False, torch.zeros(100, dtype=torch.bool)) for number in range(9)
+        Feature(str(number), torch.zeros(100, 1), torch.tensor([number]), False, torch.zeros(100, dtype=torch.bool))
+        for number in range(9)
     ]
     rows = [affordable_rows(nn.Linear(9, width), inputs) for width in (8, 20_000, 10**6)]
     assert rows[0] == 10_000
@@ -142,7 +147,7 @@ def chart(
     """The axes of a chart with the given values, and predictions that grow by one tenth from one to the next."""
     known = torch.zeros(len(values), dtype=torch.bool)
     scaled = torch.tensor(scale(np.array(values), column) if "scale" in column else values)[:, None]
-    feature = Feature(column["name"], scaled, column["kind"] == "category", known)
+    feature = Feature(column["name"], scaled, torch.tensor([0]), column["kind"] == "category", known)
     steps = torch.arange(len(values)) / 10
     predictions = steps[:, None].expand(-1, 4)
     if classes:

@@ -150,7 +150,7 @@ def test_only_features_that_matter_are_found() -> None:
     inputs = torch.randn(2000, 20, generator=random)
     errors = torch.randn(2000, generator=random) * (1 + (inputs[:, 7] > 1))
     missing = torch.zeros(2000, dtype=torch.bool)
-    features = [Feature(str(place), inputs[:, place : place + 1], False, missing) for place in range(20)]
+    features = [Feature(str(place), inputs[:, place : place + 1], torch.tensor([place]), False, missing) for place in range(20)]
     (found,) = errors_by_feature(errors, features, 3)
     assert found.feature.name == "7"
     assert len(found.groups) == 4
@@ -161,7 +161,7 @@ def test_only_features_that_matter_are_found() -> None:
 def test_samples_without_a_value_are_a_group_of_their_own() -> None:
     missing = torch.arange(100) % 10 == 5
     values = torch.stack([torch.arange(100.0).where(~missing, 50), missing.float()], dim=1)
-    groups = Feature("area", values, False, missing).groups
+    groups = Feature("area", values, torch.tensor([0]), False, missing).groups
     assert len({*groups.tolist()}) == 5
     assert (groups == groups.max()).equal(missing)
 

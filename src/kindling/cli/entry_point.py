@@ -93,9 +93,6 @@ def main(args: Sequence[str] | None = None) -> int:
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it warns if the home folder is read-only
     try:
         with _loading(command), _importing():
-            from kindling.cli.console_logging import console_logging
-            from kindling.utils.errors import UsageError
-
             run = _find(command)
     except KeyboardInterrupt:
         return _fail("interrupted during start-up", code=1)
@@ -103,6 +100,14 @@ def main(args: Sequence[str] | None = None) -> int:
         if f"{error.name}.".startswith("kindling.") or os.environ.get("KINDLING_DEBUG"):
             raise
         return _fail(f"{error.name} is not installed: install the dependencies with pip install -e .", code=1)
+    return call(run, command, options)
+
+
+def call(run: Callable[[str, Sequence[str]], None], command: str, options: Sequence[str]) -> int:
+    """Call the function of a command, report its error in one line, and return the exit code."""
+    from kindling.cli.console_logging import console_logging
+    from kindling.utils.errors import UsageError
+
     try:
         with console_logging():
             run(command, options)

@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import wait
@@ -24,10 +24,12 @@ class Job:
     Attributes:
         command: Name and options of the command.
         log: File for its output; None for the output of this process.
+        function: What runs it and returns its exit code; None for `kindling.cli.main`.
     """
 
     command: Sequence[str]
     log: Path | None = None
+    function: Callable[[list[str]], int] | None = None
 
 
 def run_jobs(jobs: Sequence[Job], at_once: int) -> Generator[tuple[int, int]]:
@@ -80,7 +82,7 @@ def _run(job: Job, program: str, threads: int | None) -> None:
         os.environ["OMP_NUM_THREADS"] = str(threads)  # of the processes that it starts
     set_program_name(program)
     sys.argv = [sys.argv[0], *job.command]  # Lightning repeats it to start further processes
-    sys.exit(main(list(job.command)))
+    sys.exit((job.function or main)(list(job.command)))
 
 
 def _stop_with_parent() -> None:

@@ -24,6 +24,7 @@ from kindling.cli.stages import check_stage, explaining_forward, has_stage
 from kindling.cli.summary import print_early_stop_reason, print_model, print_next_steps, print_threshold
 from kindling.cli.trainer_setup import add_run, prepare_options, remove_averaging, trainer_callbacks
 from kindling.data import BaseDataModule
+from kindling.evaluation.out_of_fold import save_outputs
 from kindling.evaluation.outputs import is_writable, not_written, save_predictions, save_test_results
 from kindling.models.loading import check_trained
 from kindling.models.sanity_check import check_network
@@ -179,7 +180,7 @@ class KindlingCLI(LightningCLI):
             if self.trial:  # no further one starts
                 raise KeyboardInterrupt
             return
-        if self._tests:
+        if self._tests and getattr(self.datamodule, "has_test_split", True):
             remove_averaging(self.trainer)
             self.test(**kwargs | {"ckpt_path": self.run.tested_checkpoint(self.trainer) if self.run else None})
         if self.run:
@@ -190,8 +191,10 @@ class KindlingCLI(LightningCLI):
         """Evaluate the checkpoint on the validation split."""
         check_stage("validate", self.model, self.datamodule, "val")
         with restoring(self.checkpoint), line_for("validating"):
-            metrics = self.trainer.validate(**kwargs | {"ckpt_path": self.checkpoint, "verbose": False})[0]
-        say(results_table(f"validation split, {self.checkpoint}", metrics))
+            results = self.trainer.validate(**kwargs | {"ckpt_path": self.checkpoint, "verbose": False})
+        if not results:
+            raise ValueError(f"{type(self.datamodule).__name__} has no validation samples: use kindling test")
+        say(results_table(f"validation split, {self.checkpoint}", results[0]))
         print_threshold(self.model)
 
     def test(self, **kwargs: Any) -> None:
@@ -213,6 +216,7 @@ class KindlingCLI(LightningCLI):
             if report := save_test_results(where, metrics, self.collector, self.model, self.datamodule, self.typed):
                 say(f"report: {report}")
             if self.run:
+                save_outputs(self.run.path, self.collector, self.datamodule)
                 self.run.record.mark_tested()
 
     def predict(self, **kwargs: Any) -> None:
@@ -267,10 +271,11 @@ class KindlingCLI(LightningCLI):
             return
         if self.run:
             self.run.record.begin(self.trainer)
-        metrics = self.trainer.validate(**kwargs | {"ckpt_path": None, "verbose": False})[0]
-        say(results_table("validation split", metrics))
+        results = self.trainer.validate(**kwargs | {"ckpt_path": None, "verbose": False})
+        for metrics in results:
+            say(results_table("validation split", metrics))
         if self.run:
-            self.run.save_untrained(self.trainer, metrics)
+            self.run.save_untrained(self.trainer, results[0] if results else {})
 
     def _run_diagnostic(self) -> None:
         """Run `--overfit` or `--find_lr` instead of training."""

@@ -5,12 +5,14 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from jsonargparse._util import import_object
 from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.cli import LightningCLI, _InstantiatorFn
 
 from kindling.cli.class_names import class_arguments
 from kindling.cli.sources import Sources
 from kindling.data import BaseDataModule
+from kindling.models.ensemble import EnsembleModel, take_over_states
 from kindling.models.infer import infer_arguments, with_shape
 from kindling.models.task import DATA_ARGUMENTS, TARGETS, BaseTask, check_task
 from kindling.tuning.shared_data import SharedData
@@ -61,7 +63,16 @@ class ModuleBuilder:
         if self.sources.checkpoint and self.command == "fit" and isinstance(data, BaseDataModule):
             # Before the model is built, which needs the input shape.
             data.begin_with(self.sources.stored.get(kind.__qualname__, {}))
+        elif self.command == "fit":
+            with self._keeping_the_error():
+                self._take_over_states(data)
         return data
+
+    def _take_over_states(self, data: LightningDataModule) -> None:
+        """Let the data module of an ensemble take over the fitted states of the members."""
+        model = self.cli.config[self.command]["model"]
+        if model and issubclass(import_object(model["class_path"]), EnsembleModel):
+            take_over_states(data, model["init_args"].get("checkpoints") or ())
 
     def create_model(
         self, kind: type[LightningModule], *args: Any, applied_instantiation_links: dict[str, Any], **kwargs: Any

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import shlex
 import shutil
 import signal
 from collections.abc import Mapping, Sequence
@@ -9,15 +10,16 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
+from kindling.cli.fold_results import combine_folds
 from kindling.cli.help_pages import OptionFormatter
 from kindling.cli.jobs import Job, run_jobs
 from kindling.cli.recipes import DEFAULT_SEED, find_recipes, seed_of
 from kindling.cli.yaml_files import read_yaml
-from kindling.runs.folders import RUNS, check_run_name
+from kindling.runs.folders import ENSEMBLE, RUNS, check_run_name, written_checkpoints
 from kindling.runs.listing import Run
 from kindling.runs.repeat_results import plot_repeat, repeat_table, summarize
 from kindling.runs.repeats import Repeat, digest_files, is_finished
-from kindling.utils.console import say
+from kindling.utils.console import as_command, say
 from kindling.utils.errors import UsageError, UsageErrorParser
 from kindling.utils.files import atomic_write
 from kindling.utils.plugins import add_option
@@ -48,6 +50,8 @@ def run(command: str, options: Sequence[str]) -> None:
         say("stopped; the same command continues", stderr=is_json)
         raise
     metrics, predictions = repeat.metrics(), repeat.write_predictions()
+    if repeat.outputs() and not repeat.is_combined():
+        failures += _combine_folds(repeat, shlex.join([program_name(), command, *options]))
     summary = summarize(metrics, repeat.overlap)
     with atomic_write(repeat.path / "summary.json") as path:
         path.write_text(json.dumps(summary, indent=2) + "\n", "utf-8")
@@ -58,6 +62,10 @@ def run(command: str, options: Sequence[str]) -> None:
         say(repeat_table(f"{repeat.path}, {count_noun(finished, 'run', 'runs')}", summary))
         if predictions:
             say(f"predictions for all rows: {predictions}")
+        if repeat.is_combined():
+            say(f"report over all folds: {repeat.path / 'report.html'}")
+            next_step = as_command("kindling", "predict --ckpt_path", repeat.path)
+            say(f"ensemble of the folds: {repeat.path / ENSEMBLE}, such as for {next_step}")
         say(f"summary: {repeat.path / 'summary.json'}\nplot: {plot_repeat(metrics, repeat.overlap, repeat.path)}")
     if failures:
         others = "" if len(failures) == 1 else f" and {len(failures) - 1} more"
@@ -146,6 +154,21 @@ def _train(repeat: Repeat, at_once: int, writes_logs: bool, is_quiet: bool) -> l
     return [f"{repeat.path / names[number]} failed: {reason}" for number, (_, reason) in failures.items()]
 
 
+def _combine_folds(repeat: Repeat, typed: str) -> list[str]:
+    """Write the report over all folds and their ensemble; return a line if that failed."""
+    for run in (repeat.path / ENSEMBLE).glob("version_*"):
+        if not written_checkpoints(run):  # killed
+            shutil.rmtree(run)
+    log = repeat.path / f"{ENSEMBLE}.log"
+    job = Job([str(repeat.path), typed, *_plugins(repeat)], log, combine_folds)
+    [(_, code)] = run_jobs([job], 1)
+    return [f"{repeat.path}: report and ensemble of the folds failed: {_reason(code, None, log)}"] if code else []
+
+
+def _plugins(repeat: Repeat) -> list[str]:
+    return [option for option in repeat.command if option.startswith("--plugin=")]
+
+
 def _reason(code: int, run: Run | None, log: Path | None) -> str:
     """Return why a command failed: its signal, the reason in its record, the error line in its log, or its code."""
     if code < 0:
@@ -160,8 +183,7 @@ def _reason(code: int, run: Run | None, log: Path | None) -> str:
 def _command(repeat: Repeat, name: str, runs: Mapping[str, Run]) -> list[str]:
     """Return the command that trains a run, or resumes it if it has a checkpoint."""
     if name in runs and (last := runs[name].path / "checkpoints" / "last.ckpt").exists():
-        plugins = [option for option in repeat.command if option.startswith("--plugin=")]
-        return ["fit", "--ckpt_path", str(last), *plugins]
+        return ["fit", "--ckpt_path", str(last), *_plugins(repeat)]
     folder = repeat.path.relative_to(RUNS) / name
     return ["fit", *repeat.command, *repeat.members[name], f"--run_name={folder}"]
 

@@ -154,6 +154,24 @@ class BaseDataModule(LightningDataModule):
         By default nothing is restored: the state is fitted again and compared in `load_state_dict`.
         """
 
+    def combine(self, learned: Sequence[dict[str, Any]]) -> None:
+        """Take over the fitted states of the members of an ensemble, before any data is read.
+
+        By default they must be equal apart from their splits.
+
+        Raises:
+            ValueError: If they don't fit together.
+        """
+        shared = {name: value for name, value in learned[0].items() if all(each.get(name) == value for each in learned)}
+        if differing := {name for state in learned for name in state} - {*shared, "split"}:
+            raise ValueError(f"the members of the ensemble were trained with different {join_names(sorted(differing))}")
+        self.fitted = shared
+
+    @property
+    def has_test_split(self) -> bool:
+        """Whether there are samples to test on; not for an ensemble whose members were trained on all."""
+        return True
+
     @property
     def origin(self) -> str:
         """Folder or file that the samples come from, for messages; the class name if no argument sets one."""

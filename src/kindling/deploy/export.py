@@ -88,9 +88,10 @@ def some_inputs(model: BaseTask, number: int) -> Inputs:
         ValueError: If neither the shape nor an example of the inputs is known.
     """
     random = torch.Generator().manual_seed(0)
-    # The members of an ensemble know the range of the inputs.
-    while isinstance(members := getattr(model.core, "members", None), nn.ModuleList):
-        model = cast(BaseTask, members[0])
+    if isinstance(members := getattr(model.core, "members", None), nn.ModuleList):
+        # The members of an ensemble know the range of the inputs.
+        parts = [some_inputs(cast(BaseTask, member), number) for member in members]
+        return (torch.cat([part[0] for part in parts], dim=1),) if model.core.widths else parts[0]
     if len(shape := model.sample_shape) == 3:
         return (torch.rand(number, *shape, generator=random),)
     if shape and model.example_input_array is None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from kindling.data.tables.rows import width
+from kindling.data.tables.rows import distinct_columns, width
 from kindling.data.tables.values import Column
 from kindling.deploy.onnx_columns import Placed, add_category, add_numbers
 from kindling.deploy.onnx_graph import OnnxGraph
@@ -29,17 +29,23 @@ def add_encoding(network: Any, columns: Sequence[Column]) -> str:
 
     Returns:
         The name of the encoded features.
+
+    Raises:
+        ValueError: If the members of an ensemble read a column in different ways.
     """
     import onnx
 
-    names = _input_names(columns, {each.name for each in network.graph.output})
+    distinct = distinct_columns(columns)
+    _check_kinds(columns, distinct)
+    names = _input_names(distinct, {each.name for each in network.graph.output})
     root = "kindling/"
     while any(name.startswith(root) for name in names):
         root = f"_{root}"
     onnx.compose.add_prefix_graph(network.graph, f"{root}network/", rename_outputs=False, inplace=True)
     [features] = network.graph.input
     graph = OnnxGraph(f"{root}encoding/")
-    encoded = _encode(graph, columns, names)
+    of_column = {column["name"]: name for column, name in zip(distinct, names, strict=True)}
+    encoded = _encode(graph, columns, [of_column[column["name"]] for column in columns])
     graph.nodes.append(onnx.helper.make_node("Identity", [encoded], [features.name]))
     nodes = [*graph.nodes, *network.graph.node]
     network.graph.ClearField("node")
@@ -50,12 +56,24 @@ def add_encoding(network: Any, columns: Sequence[Column]) -> str:
     types = {True: onnx.TensorProto.DOUBLE, False: onnx.TensorProto.STRING}
     inputs = [
         onnx.helper.make_tensor_value_info(name, types[column["kind"] == "number"], [batch], _describe(column))
-        for name, column in zip(names, columns, strict=True)
+        for name, column in zip(names, distinct, strict=True)
     ]
     network.graph.ClearField("input")
     network.graph.input.extend(inputs)
     network.opset_import.append(onnx.helper.make_opsetid("ai.onnx.ml", 2))
     return str(features.name)
+
+
+def _check_kinds(columns: Sequence[Column], distinct: Sequence[Column]) -> None:
+    """Raise ValueError if the members of an ensemble read a column as different kinds, or in different units."""
+    first = {column["name"]: column for column in distinct}
+    for column in columns:
+        name, here, there = column["name"], column, first[column["name"]]
+        if (here["kind"], here.get("units")) != (there["kind"], there.get("units")):
+            raise ValueError(
+                f"the members of the ensemble read column {name} as different kinds, {there['kind']} and "
+                f"{here['kind']}, or in different units: export a single member"
+            )
 
 
 def _input_names(columns: Sequence[Column], taken: Collection[str]) -> list[str]:

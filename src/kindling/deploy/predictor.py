@@ -12,7 +12,7 @@ from torch import Tensor
 
 from kindling.data.images.decode import read_image, warn_small_range
 from kindling.data.images.scan import list_images, warn_unused
-from kindling.data.tables.rows import encode_rows
+from kindling.data.tables.rows import distinct_columns, encode_rows
 from kindling.deploy.card import ModelCard, read_card
 from kindling.models.loading import load_model
 from kindling.runs.checkpoints import read_checkpoint
@@ -124,7 +124,7 @@ class Predictor:
         """Description of the inputs."""
         if self.card.columns is None:
             return f"{'images' if self.card.takes_images else 'numbers'} of shape {self.card.input_shape}"
-        return f"rows with the columns {join_names([column['name'] for column in self.card.columns])}"
+        return f"rows with the columns {join_names([column['name'] for column in distinct_columns(self.card.columns)])}"
 
     def _rows(self, rows: Any, source: object) -> Tensor:
         if self.card.columns is None:

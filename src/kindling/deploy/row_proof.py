@@ -12,7 +12,7 @@ import torch
 
 from kindling.data.tables.files import read_table
 from kindling.data.tables.quantities import MAX_NUMBER
-from kindling.data.tables.rows import encode_rows
+from kindling.data.tables.rows import distinct_columns, encode_rows
 from kindling.data.tables.scaling import bounds
 from kindling.data.tables.splits import read_split
 from kindling.data.tables.typed_rows import TypedValues, as_iso, encode_typed, read_typed
@@ -78,10 +78,11 @@ def compare_rows(
     """
     columns = card.columns or []
     rows, samples, sizes = f"{MADE_UP} made-up rows", make_up_rows(columns), []
-    if tested := _test_rows(checkpoint, stored, columns):
-        rows = f"{count_noun(len(tested[0]), 'test row', 'test rows')} and {rows}"
-        samples = [np.concatenate(parts) for parts in zip(tested, samples, strict=True)]
-        sizes = [len(tested[0])]  # wild rows have a larger scale
+    split, known = _known_rows(checkpoint, stored, columns)
+    if known:
+        rows = f"{count_noun(len(known[0]), f'{split} row', f'{split} rows')} and {rows}"
+        samples = [np.concatenate(parts) for parts in zip(known, samples, strict=True)]
+        sizes = [len(known[0])]  # wild rows have a larger scale
     comparison = compare(RowsWrapper(wrapper, columns), compute, tuple(samples), [*sizes, len(samples[0])])
     return replace(comparison, scale=f"{comparison.scale}; compared on {rows}, both with their encoding")
 
@@ -98,8 +99,12 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(before)
 
 
-def _test_rows(checkpoint: Path, stored: Mapping[str, Any], columns: Sequence[Column]) -> list[TypedValues] | None:
-    """Return the typed values of the test rows of a run; None if they can't be read any more.
+def _known_rows(
+    checkpoint: Path, stored: Mapping[str, Any], columns: Sequence[Column]
+) -> tuple[str, list[TypedValues]]:
+    """Return the typed values of the test rows of a run, and their split; no values if they can't be read any more.
+
+    An ensemble of folds has no test rows: then those that its members were trained on are returned.
 
     Raises:
         ValueError: If they are encoded differently than the rows of the file.
@@ -108,29 +113,31 @@ def _test_rows(checkpoint: Path, stored: Mapping[str, Any], columns: Sequence[Co
     split, missing = run_folder_of(checkpoint) / "split.csv", data.get("missing") or ()
     path = data.get("test_path") or data.get("path")
     if path is None or not (data.get("test_path") or split.exists()) or not is_own_checkpoint(stored, checkpoint):
-        return None
+        return "", []
     missing = [*map(as_name, [missing] if isinstance(missing, str) else missing)]
     try:
         with _quiet():
-            frame = read_table(path)
+            frame, name = read_table(path), "test"
             if not data.get("test_path"):
-                frame = frame[read_split(split, path, len(frame)) == "test"]
+                splits = read_split(split, path, len(frame))
+                name = "test" if "test" in splits else "train"
+                frame = frame[splits == name]
             frame = frame.head(MAX_ROWS)
             typed = read_typed(frame, columns, path, missing)
             expected = encode_rows(frame, columns, path, missing)
     except (OSError, ValueError, ImportError):  # the file is not what it was
-        return None
+        return "", []
     with _quiet():
         found = encode_typed(typed, columns, path)
     if not np.allclose(found, expected, rtol=0, atol=ENCODING_TOLERANCE):
         raise ValueError(f"{path}: rows as numbers, dates and names are encoded differently than its text")
-    return typed
+    return {"test": "test", "train": "training"}[name], typed
 
 
 def make_up_rows(columns: Sequence[Column]) -> list[TypedValues]:
-    """Return typed values (N,) of each column: usual ones, missing ones, unknown categories and huge numbers."""
+    """Return typed values (N,) of each distinct column: usual, missing and huge values, unknown categories."""
     random = np.random.default_rng(0)
-    return [random.permutation(np.resize(_made_up_values(column), MADE_UP)) for column in columns]
+    return [random.permutation(np.resize(_made_up_values(column), MADE_UP)) for column in distinct_columns(columns)]
 
 
 def _made_up_values(column: Column) -> TypedValues:

@@ -14,6 +14,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 from torch import Tensor
 
+from kindling.data.tables.rows import distinct_columns
 from kindling.deploy.addresses import is_local
 from kindling.deploy.batching import Batcher, QueueFullError
 from kindling.deploy.predictor import Predictor
@@ -67,9 +68,10 @@ class Service:
     async def info(self, request: Request) -> Response:
         """Describe the model and its inputs."""
         self.authorize(request)
-        return JSONResponse(
-            {**self.predictor.card.as_dict(), "takes": self.predictor.takes, "max_bytes": self.max_bytes}
-        )
+        card = self.predictor.card.as_dict()
+        if card["columns"] is not None:
+            card["columns"] = distinct_columns(card["columns"])  # the members of an ensemble share them
+        return JSONResponse({**card, "takes": self.predictor.takes, "max_bytes": self.max_bytes})
 
     async def predict(self, request: Request) -> Response:
         """Predict the samples in the body."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from kindling.evaluation.features import Feature
-from kindling.evaluation.importance import Compute
+from kindling.evaluation.importance import Compute, inputs_of_features
 
 POINTS = 25  # of a curve
 TAIL = 0.01  # of the samples at either end, where there is too little data for a curve
@@ -41,16 +41,14 @@ def partial_dependence(compute: Compute, features: Sequence[Feature], feature: F
     Args:
         compute: The predictions of the model.
         features: All inputs of the model.
-        feature: One of them, an identical object.
+        feature: One of them.
     """
-    inputs = torch.cat([each.values for each in features], dim=1)
+    inputs = inputs_of_features(features)
     chosen = inputs[torch.linspace(0, len(inputs) - 1, min(len(inputs), ROWS)).long()]
-    position = next(place for place, each in enumerate(features) if each is feature)
-    start = sum(each.values.shape[1] for each in features[:position])
     samples = category_samples(feature) if feature.is_category else number_samples(feature)
     outputs = []
     for sample in samples:
-        chosen[:, start : start + feature.values.shape[1]] = feature.values[sample]
+        chosen[:, feature.places] = feature.values[sample]
         outputs.append(compute(chosen))
     stacked = torch.stack(outputs)
     return Dependence(feature, samples, stacked.exp() if stacked.ndim == 3 else stacked)

@@ -1,6 +1,7 @@
 """Finds the features of the samples on which the errors of a regression model depend."""
 
 from collections.abc import Iterator
+from itertools import accumulate
 from typing import NamedTuple
 
 import numpy as np
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from kindling.data import BaseDataModule
 from kindling.data.loading import inputs_of
-from kindling.data.tables.rows import width
+from kindling.data.tables.rows import distinct_columns, width
 from kindling.evaluation.regression import ErrorGroup, group_errors, quantile_groups
 
 QUARTERS = 4
@@ -22,14 +23,16 @@ class Feature(NamedTuple):
     """A column of a table, or one input of a model that takes feature vectors.
 
     Attributes:
-        name: As in `BaseDataModule.describe`.
+        name: As in `BaseDataModule.describe`; empty for inputs that are no column.
         values: The inputs that encode it, shape (N, k).
+        places: Their positions among all inputs of the model, shape (k,).
         is_category: Whether its values have no order.
         missing: Whether the value of a sample is missing, shape (N,).
     """
 
     name: str
     values: Tensor
+    places: Tensor
     is_category: bool
     missing: Tensor
 
@@ -69,7 +72,7 @@ class FeatureErrors(NamedTuple):
 def errors_by_feature(errors: Tensor, features: list[Feature], most: int) -> list[FeatureErrors]:
     """Return the features on which the size of the errors (N,) depends, clearest first, `most` at most."""
     found = []
-    for feature in features:
+    for feature in filter(lambda feature: feature.name, features):
         groups = feature.groups
         p_value = kruskal_wallis(errors.abs(), groups)
         if p_value * len(features) < SIGNIFICANCE:
@@ -109,10 +112,18 @@ def features_of(data: BaseDataModule, rows: Tensor, most: int = MAX_FEATURES) ->
 
 def _split(data: BaseDataModule, inputs: Tensor) -> Iterator[Feature]:
     columns = data.fitted.get("columns")
+    none = torch.zeros(len(inputs), dtype=torch.bool)
     if columns is None:
         for number, values in enumerate(torch.split(inputs, 1, dim=1)):
-            yield Feature(f"feature {number}", values, False, torch.zeros(len(values), dtype=torch.bool))
+            yield Feature(f"feature {number}", values, torch.tensor([number]), False, none)
         return
-    for column, values in zip(columns, torch.split(inputs, [*map(width, columns)], dim=1), strict=True):
-        missing = values[:, -1] > 0 if column["missing"] else torch.zeros(len(values), dtype=torch.bool)
-        yield Feature(column["name"], values, column["kind"] == "category", missing)
+    ends = [*accumulate(map(width, columns))]
+    for first in distinct_columns(columns):
+        # Each member of an ensemble may encode the column.
+        found = [(column, end) for column, end in zip(columns, ends, strict=True) if column["name"] == first["name"]]
+        places = torch.cat([torch.arange(end - width(column), end) for column, end in found])
+        marks = [inputs[:, end - 1] > 0 for column, end in found if column["missing"]]
+        missing = torch.stack(marks).any(dim=0) if marks else none
+        yield Feature(first["name"], inputs[:, places], places, first["kind"] == "category", missing)
+    if (end := ends[-1]) < inputs.shape[1]:
+        yield Feature("", inputs[:, end:], torch.arange(end, inputs.shape[1]), False, none)

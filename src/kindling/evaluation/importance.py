@@ -77,11 +77,17 @@ def score(outputs: Tensor, targets: Tensor, threshold: DecisionThreshold | None 
 
 def affordable_rows(compute: Compute, features: Sequence[Feature]) -> int:
     """Return the number of rows to measure the importance on: it takes about two seconds, whatever the model."""
-    inputs = torch.cat([feature.values[:64] for feature in features], dim=1)
+    inputs = inputs_of_features(features)[:64]
     with FlopCounterMode(display=False) as counter:
         compute(inputs)
     of_row = OVERHEAD_FLOPS + counter.get_total_flops() / len(inputs)
     return int(min(MAX_ROWS, max(MIN_ROWS, MAX_FLOPS / (of_row * len(features) * REPEATS))))
+
+
+def inputs_of_features(features: Sequence[Feature]) -> Tensor:
+    """Return the inputs of the model, shape (N, F), given all its features."""
+    values, places = torch.cat([each.values for each in features], dim=1), torch.cat([each.places for each in features])
+    return values[:, places.argsort()]
 
 
 def permutation_importance(
@@ -93,7 +99,7 @@ def permutation_importance(
 ) -> list[Importance]:
     """Return the importance of each feature, largest first.
 
-    All inputs that encode a column are shuffled together.
+    All inputs that encode a column are shuffled together; those without a name are left as they are.
 
     Args:
         compute: The predictions of the model.
@@ -103,18 +109,16 @@ def permutation_importance(
         threshold: Decision threshold of two classes.
     """
     random = torch.Generator().manual_seed(0)
-    inputs = torch.cat([feature.values for feature in features], dim=1)
-    before, start, found = score(compute(inputs), targets, threshold), 0, []
-    for feature in features:
-        end = start + feature.values.shape[1]
+    inputs = inputs_of_features(features)
+    before, found = score(compute(inputs), targets, threshold), []
+    for feature in filter(lambda feature: feature.name, features):
         increases = []
         for _ in range(repeats):
-            inputs[:, start:end] = feature.values[torch.randperm(len(inputs), generator=random)]
+            inputs[:, feature.places] = feature.values[torch.randperm(len(inputs), generator=random)]
             after = score(compute(inputs), targets, threshold)
             increases.append([after[name] - before[name] for name in before])
-        inputs[:, start:end] = feature.values
+        inputs[:, feature.places] = feature.values
         spreads, means = torch.std_mean(torch.tensor(increases, dtype=torch.float64), dim=0)
         found.append(Importance(feature, *(dict(zip(before, part.tolist(), strict=True)) for part in (means, spreads))))
-        start = end
     first = next(iter(before))
     return sorted(found, key=lambda one: -one.means[first])

@@ -220,4 +220,4 @@ def save_test_results(
             predictions = outputs.exp() if names else outputs
             write_predictions(file, rows, data.row_header, predictions, names, labels, threshold)
         with progress("writing the report"):
-            return write_report(checkpoint, metrics, outputs, labels, model, data, command)
+            return write_report(run, checkpoint.name, metrics, outputs, labels, model, data, command)

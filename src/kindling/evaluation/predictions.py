@@ -19,23 +19,28 @@ class Predictions:
         probabilities: Shape (N, classes). A row with NaN, from a model that diverged, counts as no prediction.
         labels: The true classes, shape (N,).
         threshold: Decision threshold of two classes; None to predict the most probable class.
+        decided: The predicted classes, shape (N,), if they follow from neither.
     """
 
     probabilities: Tensor
     labels: Tensor
     threshold: DecisionThreshold | None = None
+    decided: Tensor | None = None
 
     @cached_property
     def classes(self) -> Tensor:
         """The predicted class of each sample, shape (N,); the number of classes if there is no prediction."""
-        classes = predicted_classes(self.probabilities, self.threshold)
-        return classes.masked_fill(self.probabilities.isnan().any(dim=1), self.probabilities.shape[1])
+        return self._decided.masked_fill(self.probabilities.isnan().any(dim=1), self.probabilities.shape[1])
 
     @cached_property
     def confidence(self) -> Tensor:
         """The probability of the predicted class, shape (N,); 0 if there is no prediction."""
-        classes = predicted_classes(self.probabilities, self.threshold)
-        return self.probabilities.gather(1, classes.unsqueeze(1)).squeeze(1).nan_to_num()
+        return self.probabilities.gather(1, self._decided.unsqueeze(1)).squeeze(1).nan_to_num()
+
+    @property
+    def _decided(self) -> Tensor:
+        """The predicted classes, (N,), also of rows with NaN."""
+        return predicted_classes(self.probabilities, self.threshold) if self.decided is None else self.decided
 
     @cached_property
     def correct(self) -> Tensor:

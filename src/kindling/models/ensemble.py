@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Self
 
 import torch
+from lightning.pytorch import LightningDataModule
 from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
@@ -25,11 +26,19 @@ class PredictionAveraging(nn.Module):
 
     Args:
         members: The models.
+        widths: Number of features that each member takes of inputs (N, F), one after the other; empty if each takes
+            all inputs.
     """
 
-    def __init__(self, members: Sequence[nn.Module]) -> None:
+    def __init__(self, members: Sequence[nn.Module], widths: Sequence[int] = ()) -> None:
         super().__init__()
         self.members = nn.ModuleList(members)
+        self.widths = [*widths]
+
+    def outputs(self, inputs: Tensor) -> Tensor:
+        """Return the outputs of all members, (members, N, ...)."""
+        parts = inputs.split(self.widths, dim=1) if self.widths else [inputs] * len(self.members)
+        return torch.stack([member(part) for member, part in zip(self.members, parts, strict=True)])
 
     def average(self, outputs: Tensor) -> Tensor:
         """Return the outputs (N, ...) of the ensemble for those of its members, (members, N, ...)."""
@@ -37,7 +46,7 @@ class PredictionAveraging(nn.Module):
 
     @override
     def forward(self, inputs: Tensor) -> Tensor:
-        return self.average(torch.stack([member(inputs) for member in self.members]))
+        return self.average(self.outputs(inputs))
 
     @override
     def train(self, mode: bool = True) -> Self:
@@ -66,10 +75,19 @@ def log_mean_exp(logarithms: Tensor) -> Tensor:
     return logarithms.logsumexp(dim=0) - math.log(len(logarithms))
 
 
+def take_over_states(data: Any, checkpoints: Sequence[str]) -> None:
+    """Let a data module take over what it learned for each member of an ensemble, such as the encoding of a table."""
+    paths = [find_checkpoint(checkpoint) for checkpoint in checkpoints if not is_model_spec(checkpoint)]
+    states = [read_checkpoint(path, "metadata").get(type(data).__qualname__) for path in paths]
+    if states and all(states) and hasattr(data, "combine"):
+        data.combine(states)
+
+
 class EnsembleModel(BaseTask):
     """Averages the predictions of trained models; `fit` trains nothing. To be combined with a task.
 
-    `fit` evaluates the ensemble and saves all members in one self-contained checkpoint.
+    `fit` evaluates the ensemble and saves all members in one self-contained checkpoint. The rows of a table are encoded
+    for each member as in its training.
 
     Args:
         checkpoints: The members: run folders or checkpoints of models with the same task, input shape and classes.
@@ -88,14 +106,29 @@ class EnsembleModel(BaseTask):
         self._targets: dict[str, StoredTarget] = {}  # by checkpoint; none once the ensemble is loaded itself
         with progress(f"building {len(checkpoints)} members", len(checkpoints)) as done:
             specs, members = zip(*(self._load_member(checkpoint, done) for checkpoint in checkpoints), strict=True)
+        widths = self._widths(members)
         ours = self._signature(self)
         for checkpoint, member in zip(checkpoints, members, strict=True):
-            if (theirs := self._signature(member)) != ours:
+            theirs = self._signature(member)
+            if theirs[1:] != ours[1:] or (not widths and theirs != ours):
                 raise ValueError(f"member {checkpoint} has another input shape or other classes: {theirs}, not {ours}")
         self.hparams["checkpoints"] = list(specs)
-        self.network = self.averaging(members).requires_grad_(False)
+        self.network = self.averaging(members, widths).requires_grad_(False)
         self.mean.zero_()
         self.std.fill_(1)  # each member normalizes its inputs itself
+
+    @override
+    @classmethod
+    def for_data(cls, data: LightningDataModule, **arguments: Any) -> Self:
+        take_over_states(data, arguments.get("checkpoints", ()))
+        return super().for_data(data, **arguments)
+
+    def _widths(self, members: Sequence[BaseTask]) -> list[int]:
+        """Return the number of features of each member if they are encoded differently, see `combine_fitted`."""
+        shapes = [member.input_shape for member in members]
+        are_vectors = all(len(shape) == 1 for shape in (self.input_shape, *shapes))
+        widths = [sum(shape) for shape in shapes] if are_vectors and len(shapes) > 1 else []
+        return widths if sum(widths) == sum(self.input_shape) else []
 
     @staticmethod
     def _signature(model: BaseTask) -> tuple[Any, ...]:

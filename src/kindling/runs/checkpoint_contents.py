@@ -20,13 +20,13 @@ TYPES: dict[str, type] = {
     **{"decision_threshold": dict},
 }
 THRESHOLD_TYPES: dict[str, type] = {"value": float, "positive": int, "metric": str, "score": float, "curve": list}
-FITTED_TYPES: dict[str, type] = {"classes": list, "target": dict, "columns": list, "left_out": dict}
+FITTED_TYPES: dict[str, type] = {"classes": list, "target": dict, "columns": list, "left_out": dict, "members": int}
 MODEL_TYPES: dict[str, type] = {"_class_path": str, "num_classes": int, "input_shape": list, "class_names": list}
 # Fitted state of a table's column; older checkpoints lack some of these.
 COLUMN_TYPES: dict[str, type] = {
     **{"name": str, "kind": str, "values": list, "classes": list, "known": list, "encodings": list, "prior": list},
     **{"center": float, "scale": float, "median": float, "limit": float, "range": list, "decimal": str},
-    **{"units": list, "factors": dict, "missing": bool, "missing_values": list, "day_first": bool},
+    **{"units": list, "factors": dict, "missing": bool, "missing_values": list, "day_first": bool, "member": int},
 }
 ITEM_TYPES: dict[str, type | tuple[type, ...]] = {"units": str, "missing_values": str, "range": (int, float)}
 EPOCHS = ("fit_loop", "epoch_progress", "current", "processed")  # keys of `loops`: completed epochs

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from kindling.runs.folders import RUNS, is_in_run, written_checkpoints
+from kindling.runs.folders import ENSEMBLE, REPEAT_FILE, RUNS, is_in_run, written_checkpoints
 from kindling.runs.signatures import is_own_here
 from kindling.runs.trust import check_links
 from kindling.utils.text import program_name
@@ -16,7 +16,8 @@ def find_checkpoint(where: str | Path, prefer: Kind = "best", root: Path = RUNS)
     """Return a checkpoint given as a file, as a folder, or as `best` or `last` of the newest run under `root`.
 
     Args:
-        where: Path of a checkpoint or of a folder that contains runs, or `best` or `last`.
+        where: Path of a checkpoint or of a folder that contains runs, or `best` or `last`. The folder of a
+            cross-validation stands for the ensemble of its folds.
         prefer: Which checkpoint of the newest run to return for a folder.
         root: Folder of all runs.
 
@@ -30,7 +31,8 @@ def find_checkpoint(where: str | Path, prefer: Kind = "best", root: Path = RUNS)
     if str(where) in ("best", "last"):
         folder, kind = root, str(where)
     elif path.is_dir():
-        folder, kind = path, prefer
+        is_repeat = (path / REPEAT_FILE).exists() and (path / ENSEMBLE).exists()
+        folder, kind = path / ENSEMBLE if is_repeat else path, prefer
     else:
         raise FileNotFoundError(f"there is no checkpoint {where}: give a file, a run folder, best or last")
     written = written_checkpoints(folder)

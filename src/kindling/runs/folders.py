@@ -13,6 +13,7 @@ MAX_NAME_BYTES = 120  # file systems allow 255, and some file names contain the 
 
 
 REPEAT_FILE = "repeat.json"  # in the folder of `kindling repeat`
+ENSEMBLE = "ensemble"  # folder of the run there that combines the folds
 STUDY_FILE = "study.json"  # in the folder of `kindling tune`
 
 

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from kindling.runs.folders import REPEAT_FILE, RUNS, new_run
+from kindling.runs.folders import ENSEMBLE, REPEAT_FILE, RUNS, new_run, written_checkpoints
 from kindling.runs.listing import Run, find_runs, natural_key, sort_by_start
 from kindling.runs.metadata import read_json
 from kindling.utils.files import atomic_write
 
 PREDICTIONS = "predictions.csv"
+OUTPUTS = "test_outputs.pt"  # in each run: outputs and targets of its test, and the names of the samples
 MAX_NAME = 1000  # characters of the name of a file
 
 
@@ -87,6 +88,20 @@ class Repeat:
         with atomic_write(self.path / PREDICTIONS) as path:
             merged.iloc[order].to_csv(path, index=False)
         return self.path / PREDICTIONS
+
+    def outputs(self) -> list[Path]:
+        """Return the files with the outputs of the test of each fold; none unless all folds have one.
+
+        Models and data of other libraries have none, and neither do runs of earlier versions of Kindling.
+        """
+        files = [run.path / OUTPUTS for run in self.runs().values() if self.overlap]
+        return files if len(files) == len(self.members) and all(path.exists() for path in files) else []
+
+    def is_combined(self) -> bool:
+        """Return whether the folds have a report and an ensemble that are newer than their tests."""
+        report, ensembles = self.path / "report.html", written_checkpoints(self.path / ENSEMBLE)
+        written = [path.stat().st_mtime for path in (report, *ensembles[-1:]) if path.exists()]
+        return len(written) == 2 and all(path.stat().st_mtime <= min(written) for path in self.outputs())
 
     def metrics(self) -> dict[str, dict[str, float]]:
         """Return the value of each metric for each member that has it: test metrics, then those of the best epoch."""

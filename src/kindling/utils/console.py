@@ -36,6 +36,7 @@ SILENCED_WARNINGS = {
     r"Found \d+ module\(s\) in eval mode": "a frozen backbone stays in eval mode on purpose",
     r"`isinstance\(treespec, LeafSpec\)` is deprecated": "between lightning and torch",
     r"Error detected in \w+\. Traceback of forward call": "the final error message names the layer",
+    r"Total length of `\w+` across ranks is zero": "an ensemble may have nothing to validate on, and says so",
     r"You defined a `validation_step` but have no `val_dataloader`": "overfitting one batch needs no validation",
     r"You passed in a `val_dataloader` but have no `validation_step`": "validation is optional",
     r"Image size .* exceeds limit": "photos may have 100 megapixels; Kindling has its own limit",

@@ -18,6 +18,7 @@ from kindling.data.splitting import LEFT_OUT, draw_splits
 from kindling.data.tables.changes import check_columns, check_digest, digest_rows
 from kindling.data.tables.class_target import ClassTarget
 from kindling.data.tables.columns import learn_columns
+from kindling.data.tables.ensembles import MEMBERS, combine_fitted
 from kindling.data.tables.leakage import warn_leaks
 from kindling.data.tables.rows import encode_cells, encode_rows, find_numeric_features, width
 from kindling.data.tables.split_columns import read_constraints, reasons
@@ -114,6 +115,15 @@ class TableDataModule(BaseDataModule):
         self.resumes = bool(learned)
 
     @override
+    def combine(self, learned: Sequence[dict[str, Any]]) -> None:
+        self.fitted = combine_fitted(learned)
+
+    @property
+    @override
+    def has_test_split(self) -> bool:
+        return self.test_path is not None or "test" in self.splits
+
+    @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
         if state_dict:
@@ -180,7 +190,11 @@ class TableDataModule(BaseDataModule):
     def splits(self) -> NDArray[np.object_]:
         """The split of each row of `path`, (N,)."""
         split = None if self.split is None else Path(self.split)
-        return make_splits(self._target, self.constraints, self._held_out, self.split_seed, self.fold, split)
+        are_members = MEMBERS in self.fitted  # of an ensemble, each of which has learned from other rows
+        if split is None and are_members:
+            return np.where(self._target.known, "train", LEFT_OUT).astype(object)
+        sizes, seed = self._held_out, self.split_seed
+        return make_splits(self._target, self.constraints, sizes, seed, self.fold, split, needs_all=not are_members)
 
     @cached_property
     def rows(self) -> Batch:
@@ -209,6 +223,11 @@ class TableDataModule(BaseDataModule):
     @override
     def load(self, split: Split) -> Batch:
         if self.test_path is None:
+            if not self.has_test_split:
+                raise ValueError(
+                    f"{self.path} has no test rows: the members of the ensemble were trained on different ones, all "
+                    "together; set --data.test_path to unseen rows"
+                )
             self.tested = self.table[self.splits == split]
             return self._rows_of(split)
         table = TableFile(self.test_path, self.target, self.missing)

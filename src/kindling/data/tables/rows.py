@@ -4,11 +4,15 @@ Numbers and dates are scaled robustly, missing ones replaced by the median. Two 
 one-hot, with zeros for categories unseen in training. Of more than 50 categories only frequent ones are one-hot, and
 all are target-encoded: by the fraction of each class, or the mean of a numeric target, among their training rows.
 Columns with missing values in training have a last feature that marks them.
+
+The members of an ensemble may have encodings of their own: each column then has the number of its `member`, and the
+features of all members follow each other.
 """
 
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,6 +89,27 @@ def encode_cells(
     targets: Targets | None = None,
 ) -> NDArray[np.float32]:
     """Encode the cells of columns, see `encode_rows`."""
+    parts = [_encode_member(cells, each, file, separator, targets) for each in split_members(columns)]
+    return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+
+
+def split_members(columns: Sequence[Column]) -> list[list[Column]]:
+    """Return the columns of each member of an ensemble; a single list if all members share the encoding."""
+    return [[*group] for _, group in groupby(columns, key=lambda column: column.get("member", 0))]
+
+
+def distinct_columns(columns: Sequence[Column]) -> list[Column]:
+    """Return one column of each name: of those that several members of an ensemble encode, the first."""
+    return [*{column["name"]: column for column in reversed(columns)}.values()][::-1]
+
+
+def _encode_member(
+    cells: Mapping[str, Cells],
+    columns: Sequence[Column],
+    file: object,
+    separator: str | None,
+    targets: Targets | None,
+) -> NDArray[np.float32]:
     cells, adapted = match_cells(cells, columns, file, separator)
     features = np.zeros((len(next(iter(cells.values())).codes), sum(map(width, columns))), dtype=np.float32)
     end = 0

@@ -26,6 +26,7 @@ def make_splits(
     seed: int,
     fold: str | None = None,
     split: Path | None = None,
+    needs_all: bool = True,
 ) -> NDArray[np.object_]:
     """Return the split of each row of a table, (N,).
 
@@ -36,6 +37,7 @@ def make_splits(
         seed: Seed of the draw.
         fold: For cross-validation, the fold to test on.
         split: A `split.csv` with the splits; by default they are drawn.
+        needs_all: Whether each split of that file must have rows.
 
     Raises:
         ValueError: If the target has too few rows, or the splits are impossible.
@@ -49,7 +51,8 @@ def make_splits(
                 return draw_fold(target.strata, fold, sizes["val"], seed, constraints, are_classes)
             return draw_splits(target.strata, sizes, seed, constraints, are_classes)
     splits = np.where(known, read_split(split, path, len(known)), LEFT_OUT).astype(object)
-    if absent := [name for name in ("train", *sizes) if name not in splits]:
+    absent = [name for name in ("train", *sizes) if name not in splits]
+    if absent and needs_all:
         raise ValueError(f"{split} has no rows of {path} in {join_names(absent)}: add some")
     constraints.check(splits)
     return splits

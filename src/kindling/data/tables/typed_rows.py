@@ -12,14 +12,22 @@ from numpy.typing import NDArray
 from kindling.data.tables.categories import check_unseen
 from kindling.data.tables.cells import name_cells
 from kindling.data.tables.dates import DAY
-from kindling.data.tables.rows import as_frame, encode_rows, frame_cells, match_cells, read_numbers
+from kindling.data.tables.rows import (
+    as_frame,
+    distinct_columns,
+    encode_rows,
+    frame_cells,
+    match_cells,
+    read_numbers,
+)
 from kindling.data.tables.values import Column, Floats
 
 TypedValues = NDArray[Any]  # (N,): float64 with NaN where missing, or texts (object) with "" where missing
 
 
 def read_typed(rows: Any, columns: Sequence[Column], source: object, missing: Sequence[str] = ()) -> list[TypedValues]:
-    """Return the typed values of each column, (N,); the arguments are those of `encode_rows`."""
+    """Return the typed values of each distinct column, (N,); the arguments are those of `encode_rows`."""
+    columns = distinct_columns(columns)
     frame = as_frame(rows, columns)
     cells, adapted = match_cells(frame_cells(frame, columns, missing), columns, source, frame.attrs.get("separator"))
     typed: list[TypedValues] = []
@@ -36,11 +44,12 @@ def read_typed(rows: Any, columns: Sequence[Column], source: object, missing: Se
 
 
 def encode_typed(values: Sequence[TypedValues], columns: Sequence[Column], source: object) -> NDArray[np.float32]:
-    """Encode the typed values of each column, (N,), as features, shape (N, F)."""
+    """Encode the typed values of each distinct column, (N,), as features, shape (N, F)."""
     import pandas as pd  # imported here because it takes 0.5 s
 
     plain = [column | {"units": []} if "units" in column else column for column in columns]
-    frame = pd.DataFrame({column["name"]: part for column, part in zip(columns, values, strict=True)})
+    names = (column["name"] for column in distinct_columns(columns))
+    frame = pd.DataFrame(dict(zip(names, values, strict=True)))
     return encode_rows(frame, plain, source)
 
 

@@ -1,5 +1,5 @@
 """The HTML report of a test: one self-contained page."""
 
-from kindling.evaluation.report.page import write_report
+from kindling.evaluation.report.page import FoldResults, write_report
 
-__all__ = ["write_report"]
+__all__ = ["FoldResults", "write_report"]

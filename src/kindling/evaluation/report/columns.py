@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from kindling.data import BaseDataModule
+from kindling.data.tables.rows import distinct_columns
 from kindling.evaluation.charts import NAME_LENGTH
 from kindling.evaluation.dependence import Dependence, partial_dependence
 from kindling.evaluation.dependence_charts import Output, dependence_chart
@@ -98,7 +99,7 @@ def dependence_charts(
     output = Output(f"predicted {shorten(target.name, NAME_LENGTH)}{target.suffix}")
     if isinstance(model, ClassificationTask):
         output = Output("probability", model.class_names)
-    columns = {column["name"]: column for column in data.fitted["columns"]}
+    columns = {column["name"]: column for column in distinct_columns(data.fitted["columns"])}
     charts = [
         figure_element(
             dependence_chart(each, columns[each.feature.name], output, _labels(each, rows, data)),

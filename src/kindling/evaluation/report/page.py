@@ -1,8 +1,9 @@
 """The HTML page of the report, common to all tasks."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,23 +21,41 @@ from kindling.evaluation.report.regression import regression_sections
 from kindling.evaluation.statistics import random_blocks
 from kindling.models import ClassificationTask, MultiLabelTask, RegressionTask
 from kindling.runs.find import read_text
-from kindling.runs.folders import run_folder_of
 from kindling.utils.files import atomic_write
 
 
+class FoldResults(NamedTuple):
+    """What is different in a test of several models, each on its own samples.
+
+    Attributes:
+        model: Name of their class.
+        loss: Returns the mean loss of the samples at some indices (n,).
+        classes: Predicted class of each sample, (N,), if not the same rule decides on all.
+        note: Explanation below the title.
+    """
+
+    model: str
+    loss: Callable[[Tensor], Tensor]
+    classes: Tensor | None = None
+    note: str = ""
+
+
 def write_report(
-    checkpoint: Path,
+    run: Path,
+    tested: str,
     metrics: Mapping[str, float],
     outputs: Tensor,
     targets: Tensor,
     model: ClassificationTask | RegressionTask | MultiLabelTask,
     data: BaseDataModule,
     command: str,
+    by_fold: FoldResults | None = None,
 ) -> Path:
-    """Write `report.html` into the run folder of a checkpoint and return its path.
+    """Write `report.html` into a run folder and return its path.
 
     Args:
-        checkpoint: The tested checkpoint.
+        run: The folder.
+        tested: Name of the tested checkpoint, or of what else was tested.
         metrics: The test metrics by name.
         outputs: Log-probabilities for the test samples, shape (N, classes), or predicted values (N,); of a multi-label
             classifier logits, shape (N, classes).
@@ -44,25 +63,26 @@ def write_report(
         model: The tested model.
         data: The data module.
         command: The full command line.
+        by_fold: What depends on the fold of a sample, if a model for each fold was tested.
     """
-    run = run_folder_of(checkpoint)
-    blocks = random_blocks(len(targets))
-    losses = torch.stack([model.loss(outputs[rows], targets[rows]) for rows in blocks])  # smoothed and weighted
+    found = by_fold or FoldResults(type(model).__name__, lambda rows: model.loss(outputs[rows], targets[rows]))
+    losses = torch.stack([found.loss(rows) for rows in random_blocks(len(targets))])  # smoothed and weighted
     title = f"Test of {'/'.join(run.resolve().parts[-2:])}"
-    tested = f"{type(model).__name__} on {len(targets):,} test samples of {type(data).__name__}"
-    about = f"{tested} · {checkpoint.name} · {datetime.now():%d %B %Y, %H:%M} · Kindling {__version__}"
+    about = f"{found.model} on {len(targets):,} test samples of {type(data).__name__}"
+    about += f" · {tested} · {datetime.now():%d %B %Y, %H:%M} · Kindling {__version__}"
     if isinstance(model, MultiLabelTask):
         labels = MultiLabelPredictions(model.to_prediction(outputs), targets)
         sections = multilabel_sections(metrics, labels, losses, data, model.class_names)
     elif isinstance(model, ClassificationTask):
         columns = column_sections(model, outputs, targets, data)
-        predictions = Predictions(outputs.exp(), targets, model.threshold)
+        predictions = Predictions(outputs.exp(), targets, model.threshold, found.classes)
         sections = classification_sections(metrics, predictions, losses, data, model.class_names, columns)
     else:
         columns = column_sections(model, outputs, targets, data)
         values = RegressionPredictions(outputs, targets, Target.of(data.fitted))
         sections = regression_sections(metrics, values, losses, data, columns)
-    parts = [element("h1", title), element("p", about, class_="soft"), *sections, *_reproduction(run, command)]
+    lines = [element("p", line, class_="soft") for line in (about, found.note) if line]
+    parts = [element("h1", title), *lines, *sections, *_reproduction(run, command)]
     with atomic_write(run / "report.html") as path:
         path.write_text(page(title, join(parts)), encoding="utf-8")
     return run / "report.html"

@@ -1,0 +1,42 @@
+"""What the data module of an ensemble takes over from its members, which may have learned from different rows."""
+
+from collections.abc import Mapping, Sequence
+from itertools import count
+from typing import Any
+
+from kindling.data.tables.rows import split_members
+from kindling.utils.text import join_names
+
+TARGET_FORMAT = ("name", "decimal", "units")  # what the targets of all members must share
+MEMBERS = "members"  # key of the fitted state: number of members, if they learned from different rows
+
+
+def combine_fitted(states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the fitted state of an ensemble, given that of each member.
+
+    If the members have learned from different rows, each keeps its encoding: the columns of all members follow each
+    other, numbered by their `member`, unless all encodings are equal.
+
+    Raises:
+        ValueError: If the members predict other classes or other targets.
+    """
+    first = states[0]
+    for state in states[1:]:
+        if state.get("classes") != first.get("classes"):
+            names = " and ".join(join_names(each.get("classes", ["numbers"]), 5) for each in (first, state))
+            raise ValueError(f"the members of the ensemble predict different classes: {names}")
+        ours, theirs = (each.get("target") or {} for each in (first, state))
+        if differing := [name for name in TARGET_FORMAT if ours.get(name) != theirs.get(name)]:
+            name = differing[0]
+            found = f"{ours.get(name)} and {theirs.get(name)}"
+            raise ValueError(f"the targets of the members of the ensemble have different {name}: {found}")
+    if all(state.get("digest") == first.get("digest") for state in states):
+        return {**first}
+    columns = [*first["columns"]]
+    if any(state["columns"] != columns for state in states):
+        members = (member for state in states for member in split_members(state["columns"]))
+        columns = [column | {"member": number} for number, member in zip(count(), members) for column in member]
+    used = {column["name"] for column in columns}
+    left_out = {name: reason for state in states for name, reason in state["left_out"].items() if name not in used}
+    rest = {name: value for name, value in first.items() if name != "digest"}
+    return rest | {"columns": columns, "left_out": left_out, MEMBERS: len(states)}

@@ -1,0 +1,211 @@
+"""Out-of-fold predictions: each sample of a cross-validation predicted by the run that did not train on it."""
+
+import csv
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from importlib import import_module
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import Tensor, nn
+from torchmetrics import MetricCollection
+from typing_extensions import override
+
+from kindling.data import BaseDataModule
+from kindling.data.loading import ArrayDataset
+from kindling.evaluation.report import FoldResults, write_report
+from kindling.models import (
+    ClassificationTask,
+    EnsembleClassifier,
+    EnsembleMultiLabelClassifier,
+    EnsembleRegressor,
+)
+from kindling.models.ensemble import PredictionAveraging
+from kindling.models.metrics import ConfusionMatrixMetric
+from kindling.models.task import Task
+from kindling.runs.checkpoints import read_checkpoint
+from kindling.runs.folders import REPEAT_FILE
+from kindling.runs.repeats import OUTPUTS
+from kindling.training import TestOutputCollector
+from kindling.utils.decision import DecisionThreshold, predicted_classes
+from kindling.utils.files import atomic_write
+from kindling.utils.text import count_noun, join_names
+
+ENSEMBLES: dict[Task, Any] = {
+    "classification": EnsembleClassifier,
+    "regression": EnsembleRegressor,
+    "multilabel": EnsembleMultiLabelClassifier,
+}
+
+
+def save_outputs(run: Path, collected: TestOutputCollector, data: LightningDataModule | None) -> None:
+    """Save what the test of a run has collected, if the run belongs to a repeat and its model has a report."""
+    if collected.outputs is None or not isinstance(data, BaseDataModule):
+        return
+    if (run.parent.parent / REPEAT_FILE).exists():
+        rows = [*map(str, data.tested_rows())]
+        with atomic_write(run / OUTPUTS) as path:
+            torch.save({"outputs": collected.outputs, "targets": collected.targets, "rows": rows}, path)
+
+
+class FoldRouting(nn.Module):
+    """Returns for each sample the output of the member that did not train on it.
+
+    The last of the inputs (N, F + 1) is the number of that member.
+
+    Args:
+        averaging: The members.
+    """
+
+    def __init__(self, averaging: PredictionAveraging) -> None:
+        super().__init__()
+        self.averaging = averaging
+
+    @override
+    def forward(self, inputs: Tensor) -> Tensor:
+        outputs = self.averaging.outputs(inputs[:, :-1])  # (members, N, ...)
+        return outputs[inputs[:, -1].long(), torch.arange(len(inputs), device=inputs.device)]
+
+
+class Fold(NamedTuple):
+    """The test of one fold.
+
+    Attributes:
+        outputs: See `TestOutputCollector`, shape (n, ...).
+        targets: Shape (n, ...).
+        rows: Names of the samples.
+    """
+
+    outputs: Tensor
+    targets: Tensor
+    rows: Sequence[str]
+
+
+class OutOfFold:
+    """The tests of all folds together.
+
+    Args:
+        runs: The run of each fold, by its name; each must contain `test_outputs.pt`.
+
+    Raises:
+        ValueError: If the data has changed since.
+    """
+
+    def __init__(self, runs: Mapping[str, Path]) -> None:
+        self.names = [*runs]
+        paths = (run / "checkpoints" / "best.ckpt" for run in runs.values())
+        self.checkpoints = [str(path if path.exists() else path.with_name("last.ckpt")) for path in paths]
+        self.data = _all_samples([*runs.values()], self.checkpoints)
+        classes = {
+            name: getattr(self.data, name) for name in ("num_classes", "class_names") if hasattr(self.data, name)
+        }
+        kind = ENSEMBLES[self.data.task]  # type: ignore[attr-defined]
+        self.model: Any = kind(checkpoints=self.checkpoints, input_shape=self.data.input_shape, **classes)
+        self.members: list[Any] = [*self.model.network.members]
+        tests = [Fold(**torch.load(run / OUTPUTS, weights_only=True)) for run in runs.values()]
+        places = {str(row): place for place, row in enumerate(self.data.tested_rows())}
+        try:
+            order = torch.tensor([places[row] for test in tests for row in test.rows])
+        except KeyError as error:
+            raise ValueError(
+                f"{self.data.origin} has changed since the folds were tested: it has no {error}"
+            ) from error
+        numbers = torch.cat([torch.full((len(test.targets),), number) for number, test in enumerate(tests)])
+        back = order.argsort()
+        self.outputs = torch.cat([test.outputs for test in tests])[back]
+        self.targets = torch.cat([test.targets for test in tests])[back]
+        self.folds = numbers[back]  # index of the fold of each sample, (N,)
+
+    @cached_property
+    def metrics(self) -> dict[str, float]:
+        """The metrics of all samples, by name."""
+        found = self.members[0].metrics()
+        metrics = found if isinstance(found, MetricCollection) else MetricCollection({**found})
+        for number, member in enumerate(self.members):
+            for metric in metrics.modules():
+                if isinstance(metric, ConfusionMatrixMetric):
+                    metric.threshold = member.threshold
+            rows = self.folds == number
+            metrics.update(self.outputs[rows], self.targets[rows])
+        values = {"loss": self.loss(torch.arange(len(self.folds))), **metrics.compute()}
+        return {f"test/{name}": float(value) for name, value in values.items()}
+
+    def loss(self, rows: Tensor) -> Tensor:
+        """Return the mean loss of the samples at some indices (n,), each by the model of its fold."""
+        total = torch.tensor(0.0)
+        for number in self.folds[rows].unique().tolist():
+            part = rows[self.folds[rows] == number]
+            total = total + self.members[number].loss(self.outputs[part], self.targets[part]) * len(part)
+        return total / len(rows)
+
+    @cached_property
+    def thresholds(self) -> list[DecisionThreshold | None]:
+        """The decision threshold of each fold."""
+        return [getattr(member, "threshold", None) for member in self.members]
+
+    @property
+    def threshold(self) -> DecisionThreshold | None:
+        """The threshold for new samples: that of all folds, or the best one for the out-of-fold predictions."""
+        member = self.members[0]
+        if not isinstance(member, ClassificationTask):
+            return None
+        chosen: DecisionThreshold | None = member.threshold_for(self.outputs, self.targets)
+        return chosen
+
+    def write_report(self, folder: Path, command: str) -> Path:
+        """Write `report.html` into a folder, and return its path.
+
+        Args:
+            folder: The folder.
+            command: The full command line.
+        """
+        classes, note = (
+            None,
+            f"Each sample was predicted by the run that did not train on it: {join_names(self.names)}.",
+        )
+        if isinstance(self.model, ClassificationTask) and any(self.thresholds):
+            probabilities, classes = self.outputs.exp(), torch.zeros_like(self.targets)
+            for number, threshold in enumerate(self.thresholds):
+                rows = self.folds == number
+                classes[rows] = predicted_classes(probabilities[rows], threshold)
+            known = [threshold for threshold in self.thresholds if threshold]
+            names = self.model.class_names[known[0].positive]
+            values = dict.fromkeys(f"{each.value:.4g}" for each in known)
+            note += f" They predict {names} from a probability of {join_names([*values])}."
+        network = self.model.network
+        if isinstance(self.data.test, ArrayDataset) and self.data.fitted.get("columns") is not None:
+            inputs = torch.cat([self.data.test.inputs, self.folds[:, None].float()], dim=1)
+            self.data.test = ArrayDataset(inputs, self.targets)
+            self.model.network = FoldRouting(network)
+        by_fold = FoldResults(type(self.members[0]).__name__, self.loss, classes, note)
+        tested = f"{count_noun(len(self.names), 'fold', 'folds')}"
+        report = write_report(
+            folder, tested, self.metrics, self.outputs, self.targets, self.model, self.data, command, by_fold
+        )
+        self.model.network = network
+        return report
+
+
+def _all_samples(runs: Sequence[Path], checkpoints: Sequence[str]) -> BaseDataModule:
+    """Return a data module whose test split holds the samples of all splits of the runs."""
+    stored = [read_checkpoint(Path(checkpoint)) for checkpoint in checkpoints]
+    arguments = stored[0]["datamodule_hyper_parameters"]
+    module, _, name = arguments["_class_path"].rpartition(".")
+    plain = {key: value for key, value in arguments.items() if not key.startswith("_")}
+    with TemporaryDirectory() as folder:
+        split = Path(folder, "split.csv")
+        with (runs[0] / "split.csv").open(encoding="utf-8", newline="") as file, split.open("w", newline="") as other:
+            header, *rows = csv.reader(file)
+            place = header.index("split")
+            table = csv.writer(other)
+            table.writerow(header)
+            for row in rows:
+                is_used = row[place] in ("train", "val", "test")
+                table.writerow([*row[:place], "test" if is_used else row[place], *row[place + 1 :]])
+        data: BaseDataModule = getattr(import_module(module), name)(**plain | {"fold": None, "split": str(split)})
+        data.combine([each[name] for each in stored])
+        data.setup("test")
+    return data
