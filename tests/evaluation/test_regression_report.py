@@ -150,7 +150,9 @@ def test_only_features_that_matter_are_found() -> None:
     inputs = torch.randn(2000, 20, generator=random)
     errors = torch.randn(2000, generator=random) * (1 + (inputs[:, 7] > 1))
     missing = torch.zeros(2000, dtype=torch.bool)
-    features = [Feature(str(place), inputs[:, place : place + 1], torch.tensor([place]), False, missing) for place in range(20)]
+    features = [
+        Feature(str(place), inputs[:, place : place + 1], torch.tensor([place]), False, missing) for place in range(20)
+    ]
     (found,) = errors_by_feature(errors, features, 3)
     assert found.feature.name == "7"
     assert len(found.groups) == 4

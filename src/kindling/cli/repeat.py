@@ -21,16 +21,17 @@ from kindling.runs.repeat_results import plot_repeat, repeat_table, summarize
 from kindling.runs.repeats import Repeat, digest_files, is_finished
 from kindling.utils.console import as_command, say
 from kindling.utils.errors import UsageError, UsageErrorParser
-from kindling.utils.files import atomic_write
+from kindling.utils.files import atomic_write, remove_temporary_files
 from kindling.utils.plugins import add_option
 from kindling.utils.text import count_noun, format_metric, program_name
 
 USAGE_ERROR = 2  # exit code
 OF_SINGLE_RUNS = ("--ckpt_path", "--overfit", "--find_lr", "--print_config", "--trainer.fast_dev_run")
 DESCRIPTION = (
-    "Train a recipe with several seeds, or on several folds of a table or of images, and report mean, standard "
-    "deviation and 95% confidence interval of each metric. All other options are those of fit. Each run is an ordinary "
-    "run. After an interruption, the same command continues."
+    "Train a recipe with several seeds, or on several folds of the data, and report mean, standard deviation and 95% "
+    "confidence interval of each metric. Folds also have one report over all samples, and an ensemble of their models. "
+    "All other options are those of fit. Each run is an ordinary run. After an interruption, the same command "
+    "continues."
 )
 
 
@@ -43,6 +44,7 @@ def run(command: str, options: Sequence[str]) -> None:
     repeat = Repeat.open(
         typed.run_name or (recipes or ["repeat"])[0], shared, _members(typed, contents), digest_files(shared, contents)
     )
+    remove_temporary_files(repeat.path)
     is_json = typed.format == "json"
     try:
         failures = _train(repeat, typed.jobs, writes_logs=is_json or typed.jobs > 1, is_quiet=is_json)
@@ -83,15 +85,14 @@ def _parse(options: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     )
     for option, default, text in (
         ("--seeds", None, "Number of runs, each with another seed."),
-        (
-            "--folds",
-            None,
-            "Number of folds for cross-validation of a table or images: each is tested in one run.",
-        ),
+        ("--folds", None, "Number of folds for cross-validation: each is the test split of one run."),
         ("--seed_everything", None, f"First seed. [default: that of the recipe, or {DEFAULT_SEED}]"),
         ("--jobs", 1, "Runs to train at the same time; they share the cores."),
     ):
         parser.add_argument(option, type=int, metavar="N", default=default, help=text)
+    parser.add_argument(
+        "--groups", metavar="COLUMN", help="Column of groups that stay in one fold: short for --data.groups."
+    )
     parser.add_argument("--format", choices=("text", "json"), default="text", help="Output.")
     parser.add_argument("--run_name", metavar="NAME", help="Folder in runs/. [default: name of the first --config]")
     parser.add_argument("-c", "--config", action="append", default=[], metavar="RECIPE", help="As in fit.")
@@ -107,6 +108,8 @@ def _parse(options: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     if single := [option for option in others if option.partition("=")[0] in OF_SINGLE_RUNS]:
         raise UsageError(f"{single[0]} is for a single run: use {name} fit")
     plugins = (f"--plugin={plugin}" for plugin in typed.plugin or ())
+    if typed.groups is not None:
+        others.append(f"--data.groups={typed.groups}")
     return typed, [*plugins, *(f"--config={config}" for config in typed.config), *others]
 
 

@@ -1,6 +1,6 @@
 """Base classes of the data modules: splits, data loaders and statistics of the training split."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -114,6 +114,10 @@ class BaseDataModule(LightningDataModule):
     def predicted_rows(self) -> Sequence[object]:
         """Return the name of each sample in `predictions.csv`; by default its index."""
         return range(len(self.new))
+
+    def keys(self, of: Literal["tested", "predicted"]) -> Mapping[str, Sequence[object]]:
+        """Return further columns of `predictions.csv` that identify tested or predicted samples; by default none."""
+        return {}
 
     def describe(self, row: int) -> dict[str, object]:
         """Return what identifies a test sample besides its image; by default its features."""

@@ -45,8 +45,8 @@ def save_outputs(run: Path, collected: TestOutputCollector, data: LightningDataM
     """Save what the test of a run has collected, if the run belongs to a repeat and its model has a report."""
     if collected.outputs is None or not isinstance(data, BaseDataModule):
         return
-    if (run.parent.parent / REPEAT_FILE).exists():
-        rows = [*map(str, data.tested_rows())]
+    rows = [*map(str, data.tested_rows())]
+    if (run.parent.parent / REPEAT_FILE).exists() and len(rows) == len(collected.outputs):  # not only some batches
         with atomic_write(run / OUTPUTS) as path:
             torch.save({"outputs": collected.outputs, "targets": collected.targets, "rows": rows}, path)
 
@@ -136,7 +136,7 @@ class OutOfFold:
     def loss(self, rows: Tensor) -> Tensor:
         """Return the mean loss of the samples at some indices (n,), each by the model of its fold."""
         total = torch.tensor(0.0)
-        for number in self.folds[rows].unique().tolist():
+        for number in sorted({*self.folds[rows].tolist()}):
             part = rows[self.folds[rows] == number]
             total = total + self.members[number].loss(self.outputs[part], self.targets[part]) * len(part)
         return total / len(rows)

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,9 @@ from kindling.utils.console import progress
 from kindling.utils.decision import THRESHOLD, DecisionThreshold, predicted_classes
 from kindling.utils.files import atomic_write
 
+Keys = Mapping[str, Sequence[object]]  # values (N,) by name
+RESERVED = ("label", "target", "prediction", "probability", "fold")  # names of columns of predictions.csv
+
 
 def write_predictions(
     path: Path,
@@ -36,12 +40,13 @@ def write_predictions(
     class_names: Sequence[str],
     labels: Tensor | None = None,
     threshold: DecisionThreshold | None = None,
+    keys: Keys = MappingProxyType({}),
 ) -> None:
     """Write `predictions.csv`.
 
-    Its columns are row, label if known, prediction, probability of the prediction, and the probability of each class;
-    for regression, row, target and prediction. If a class has the name of another column, its column is `p(<class>)`.
-    NaN is no prediction.
+    Its columns are row, keys, label if known, prediction, probability of the prediction, and the probability of each
+    class; for regression, row, keys, target and prediction. If a class has the name of another column, its column is
+    `p(<class>)`. NaN is no prediction.
 
     Args:
         path: The file.
@@ -51,8 +56,9 @@ def write_predictions(
         class_names: Names of the classes.
         labels: True classes or values, shape (N,).
         threshold: Decision threshold of two classes.
+        keys: Further columns that identify the samples, by name.
     """
-    header, columns = [row_header], [rows[: len(probabilities)]]
+    header, columns = _first_columns(rows, row_header, keys, len(probabilities))
     if probabilities.ndim == 1:
         header += ["target"] * (labels is not None) + ["prediction"]
         parts = [part.float().numpy() for part in (labels, probabilities) if part is not None]
@@ -69,7 +75,7 @@ def write_predictions(
     columns.append(["" if is_nan else class_names[prediction] for prediction, is_nan in pairs])
     columns += ([f"{value:.6g}" for value in column] for column in (best.tolist(), *probabilities.T.tolist()))
     header += ["prediction", "probability"]
-    taken = {row_header, "label", "prediction", "probability"}
+    taken = {*header}
     header += [f"p({name})" if name in taken else name for name in class_names]
     _write(path, header, columns)
 
@@ -81,21 +87,31 @@ def write_multilabel_predictions(
     probabilities: Tensor,
     class_names: Sequence[str],
     targets: Tensor | None = None,
+    keys: Keys = MappingProxyType({}),
 ) -> None:
     """Write `predictions.csv` for several classes per sample.
 
     Its columns are row, label if known, prediction, and the probability of each class. Several classes are separated by
     `|`; see `write_predictions` for the arguments. `targets` are 1 for each class of a sample, (N, classes).
     """
-    header, columns = [row_header], [rows[: len(probabilities)]]
+    header, columns = _first_columns(rows, row_header, keys, len(probabilities))
     if targets is not None:
         header.append("label")
         columns.append(names_of_classes(targets.bool(), class_names, "|"))
     header.append("prediction")
     columns.append(names_of_classes(probabilities >= THRESHOLD, class_names, "|"))
     columns += ([f"{value:.6g}" for value in column] for column in probabilities.T.tolist())
-    header += [f"p({name})" if name in {row_header, "label", "prediction"} else name for name in class_names]
+    taken = {*header}
+    header += [f"p({name})" if name in taken else name for name in class_names]
     _write(path, header, columns)
+
+
+def _first_columns(
+    rows: Sequence[object], row_header: str, keys: Keys, number: int
+) -> tuple[list[str], list[Sequence[object]]]:
+    """Return the header and the columns that identify samples; a key with the name of another column is renamed."""
+    names = [f"{name} (data)" if name in {row_header, *RESERVED} else name for name in keys]
+    return [row_header, *names], [rows[:number], *(values[:number] for values in keys.values())]
 
 
 def _write(path: Path, header: Sequence[str], columns: Sequence[Sequence[object]]) -> None:
@@ -153,12 +169,12 @@ def save_predictions(
             return written, sum(map(batch_size, batches))
         if not others and (targets := targets_of(data.new)) is not None:
             labels = targets[: len(table)]
+        rows, keys = data.predicted_rows(), data.keys("predicted")
         if isinstance(model, MultiLabelTask):
-            rows = data.predicted_rows()
-            write_multilabel_predictions(written, rows, data.row_header, table, model.class_names, labels)
+            write_multilabel_predictions(written, rows, data.row_header, table, model.class_names, labels, keys)
             return written, len(table)
         names, threshold = _classes_of(model)
-        write_predictions(written, data.predicted_rows(), data.row_header, table, names, labels, threshold)
+        write_predictions(written, rows, data.row_header, table, names, labels, threshold, keys)
     return written, len(table)
 
 
@@ -211,13 +227,13 @@ def save_test_results(
         if outputs is None or labels is None or not isinstance(data, BaseDataModule):
             return None
         assert isinstance(model, ClassificationTask | RegressionTask | MultiLabelTask)  # else nothing is collected
-        file, rows = run / "predictions.csv", data.tested_rows()
+        file, rows, keys = run / "predictions.csv", data.tested_rows(), data.keys("tested")
         if isinstance(model, MultiLabelTask):
             table = model.to_prediction(outputs)
-            write_multilabel_predictions(file, rows, data.row_header, table, model.class_names, labels)
+            write_multilabel_predictions(file, rows, data.row_header, table, model.class_names, labels, keys)
         else:
             names, threshold = _classes_of(model)
             predictions = outputs.exp() if names else outputs
-            write_predictions(file, rows, data.row_header, predictions, names, labels, threshold)
+            write_predictions(file, rows, data.row_header, predictions, names, labels, threshold, keys)
         with progress("writing the report"):
             return write_report(run, checkpoint.name, metrics, outputs, labels, model, data, command)

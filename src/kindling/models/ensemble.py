@@ -37,7 +37,7 @@ class PredictionAveraging(nn.Module):
 
     def outputs(self, inputs: Tensor) -> Tensor:
         """Return the outputs of all members, (members, N, ...)."""
-        parts = inputs.split(self.widths, dim=1) if self.widths else [inputs] * len(self.members)
+        parts = torch.split(inputs, self.widths, dim=1) if self.widths else [inputs] * len(self.members)
         return torch.stack([member(part) for member, part in zip(self.members, parts, strict=True)])
 
     def average(self, outputs: Tensor) -> Tensor:

@@ -20,7 +20,9 @@ TYPES: dict[str, type] = {
     **{"decision_threshold": dict},
 }
 THRESHOLD_TYPES: dict[str, type] = {"value": float, "positive": int, "metric": str, "score": float, "curve": list}
-FITTED_TYPES: dict[str, type] = {"classes": list, "target": dict, "columns": list, "left_out": dict, "members": int}
+FITTED_TYPES: dict[str, type] = {
+    **{"classes": list, "target": dict, "columns": list, "left_out": dict, "members": int, "keys": list}
+}
 MODEL_TYPES: dict[str, type] = {"_class_path": str, "num_classes": int, "input_shape": list, "class_names": list}
 # Fitted state of a table's column; older checkpoints lack some of these.
 COLUMN_TYPES: dict[str, type] = {

@@ -11,7 +11,9 @@ from kindling.runs.listing import Run
 from kindling.runs.repeat_statistics import MAX_RUNS, Difference, paired_difference
 from kindling.runs.repeats import Repeat
 from kindling.utils.console import say
-from kindling.utils.text import format_metric
+from kindling.utils.text import format_like
+
+LEAST_SHOWN = 0.0001  # p-value
 
 
 class Comparison(NamedTuple):
@@ -21,11 +23,17 @@ class Comparison(NamedTuple):
         metric: Name of the metric.
         members: Members that have the metric in both repeats.
         difference: That of the second repeat from the first one, member by member.
+        level: Mean of the metric in the first repeat, after which its numbers are formatted.
     """
 
     metric: str
     members: Sequence[str]
     difference: Difference
+    level: float
+
+    def format(self, *values: float) -> list[str]:
+        """Return values of the metric as text."""
+        return format_like(self.level, values)
 
 
 def compare_repeats(first: Repeat, second: Repeat) -> None:
@@ -44,7 +52,7 @@ def compare_repeats(first: Repeat, second: Repeat) -> None:
     say(_table(first, second, comparisons))
     tested = [each for each in comparisons if each.metric.startswith("test/")] or comparisons
     for each in tested:
-        say(f"{each.metric}: {_verdict(each.difference, second)}")
+        say(f"{each.metric}: {_verdict(each, second)}")
 
 
 def _check_pairs(first: Repeat, second: Repeat) -> None:
@@ -79,7 +87,7 @@ def _comparisons(first: Repeat, second: Repeat) -> Iterator[Comparison]:
         members = [member for member in ours[metric] if member in theirs.get(metric, {})]
         if len(members) > 1:
             new, old = ([values[metric][member] for member in members] for values in (theirs, ours))
-            yield Comparison(metric, members, paired_difference(new, old, first.overlap))
+            yield Comparison(metric, members, paired_difference(new, old, first.overlap), sum(old) / len(old))
 
 
 def _table(first: Repeat, second: Repeat, comparisons: Sequence[Comparison]) -> Table:
@@ -87,21 +95,22 @@ def _table(first: Repeat, second: Repeat, comparisons: Sequence[Comparison]) -> 
     table.add_column("metric")
     for name in ("difference", "95% interval", "p-value", "pairs"):
         table.add_column(name, justify="right")
-    for metric, members, difference in comparisons:
-        found = difference.estimate
-        interval = f"{format_metric(found.low)} to {format_metric(found.high)}"
-        p_value = f"{difference.p_value:.3g}"
-        table.add_row(metric, format_metric(found.mean), interval, p_value, f"{len(members)}")
+    for each in comparisons:
+        found = each.difference.estimate
+        mean, low, high = each.format(found.mean, found.low, found.high)
+        p_value = f"{each.difference.p_value:.4f}" if each.difference.p_value >= LEAST_SHOWN else f"< {LEAST_SHOWN}"
+        table.add_row(each.metric, mean, f"{low} to {high}", p_value, f"{len(each.members)}")
     return table
 
 
-def _verdict(difference: Difference, second: Repeat) -> str:
+def _verdict(comparison: Comparison, second: Repeat) -> str:
     """Return whether the data supports a difference, and if not, how many runs would for one of this size."""
+    difference = comparison.difference
     mean = difference.estimate.mean
     if difference.estimate.std == mean == 0:
         return "equal in all pairs"
     if difference.is_clear:
-        return f"{second.path} is {'higher' if mean > 0 else 'lower'} by {format_metric(abs(mean))}"
+        return f"{second.path} is {'higher' if mean > 0 else 'lower'} by {comparison.format(abs(mean))[0]}"
     if second.overlap:
         return "no clear difference"
     needed = f"about {difference.needed}" if difference.needed else f"more than {MAX_RUNS:,}"

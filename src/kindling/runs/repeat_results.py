@@ -1,15 +1,20 @@
 """The summary of a repeat: per metric its mean, spread and interval, as a table and as a plot."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
+from kindling.runs.metric_names import split_of
 from kindling.runs.plots import PALETTE, fit_label, save
-from kindling.runs.repeat_statistics import estimate
-from kindling.utils.text import format_metric
+from kindling.runs.repeat_statistics import Estimate, estimate
+from kindling.utils.text import format_like
+
+# Least and greatest possible values, apart from losses, which may be anything.
+LIMITS = dict.fromkeys(("accuracy", "balanced_accuracy", "f1", "map"), (0.0, 1.0))
+LIMITS |= {"mae": (0.0, math.inf), "rmse": (0.0, math.inf), "r2": (-math.inf, 1.0)}
 
 Metrics = Mapping[str, Mapping[str, float]]  # value of each metric for each run
 
@@ -20,9 +25,27 @@ def summarize(metrics: Metrics, overlap: float) -> dict[str, dict[str, Any]]:
     For `overlap`, see `estimate`.
     """
     return {
-        name: _plain(estimate([*values.values()], overlap)._asdict()) | {"values": _plain(values)}
+        name: _plain(limited_estimate(name, [*values.values()], overlap)._asdict()) | {"values": _plain(values)}
         for name, values in metrics.items()
     }
+
+
+def limited_estimate(name: str, values: Sequence[float], overlap: float) -> Estimate:
+    """Return the mean of a metric with its interval, cut off at the limits of the metric.
+
+    The t distribution knows no limits: the interval of two accuracies may reach beyond 1. As the true mean does not,
+    the rest of the interval contains it with the same probability.
+    """
+    found = estimate(values, overlap)
+    least, most = _limits(name)
+    if not all(least <= value <= most for value in values):  # another metric with this name, such as one in percent
+        return found
+    return found._replace(low=max(found.low, least), high=min(found.high, most))
+
+
+def _limits(metric: str) -> tuple[float, float]:
+    """Return the least and the greatest possible value of a metric."""
+    return LIMITS.get(split_of(metric)[1], (-math.inf, math.inf))
 
 
 def _plain(values: Mapping[str, float]) -> dict[str, float | None]:
@@ -36,9 +59,12 @@ def repeat_table(title: str, summary: Mapping[str, Mapping[str, Any]]) -> Table:
     for name in ("mean", "std", "95% interval", "runs"):
         table.add_column(name, justify="right")
     for name, found in summary.items():
-        interval = "" if found["low"] is None else f"{format_metric(found['low'])} to {format_metric(found['high'])}"
+        numbers = [math.nan if found[part] is None else found[part] for part in ("mean", "std", "low", "high")]
+        mean, std, *ends = ("" if text == "nan" else text for text in format_like(numbers[0], numbers))
         values = [value for value in found["values"].values() if value is not None]
-        table.add_row(name, format_metric(found["mean"]), format_metric(found["std"]), interval, f"{len(values)}")
+        table.add_row(name, mean, std, " to ".join(filter(None, ends)), f"{len(values)}")
+        if not {found["low"], found["high"]}.isdisjoint(_limits(name)):
+            table.caption = "intervals end at the limits of their metrics: more runs make them narrower"
     return table
 
 
@@ -50,9 +76,10 @@ def plot_repeat(metrics: Metrics, overlap: float, folder: Path) -> Path:
     figure = Figure(figsize=(7, 0.7 + 0.75 * len(shown)), dpi=150, layout="constrained")
     panels = figure.subplots(len(shown), squeeze=False)[:, 0]
     for axes, (name, values) in zip(panels, shown.items(), strict=True):
-        found = estimate([*values.values()], overlap)
+        found = limited_estimate(name, [*values.values()], overlap)
         axes.plot([*values.values()], [0] * len(values), "o", color=PALETTE[0], alpha=0.6, ms=6, mew=0)
-        axes.errorbar(found.mean, 0.6, xerr=found.high - found.mean, fmt="D", color=PALETTE[1], ms=5, capsize=4)
+        errors = [[found.mean - found.low], [found.high - found.mean]]
+        axes.errorbar(found.mean, 0.6, xerr=errors, fmt="D", color=PALETTE[1], ms=5, capsize=4)
         axes.set_ylim(-0.6, 1.2)
         axes.set_yticks([])
         axes.set_ylabel(fit_label(name, 20), rotation=0, ha="right", va="center")

@@ -97,8 +97,17 @@ def format_numbers(values: Sequence[float], digits: int = 4) -> list[str]:
         >>> format_numbers([1234.56, 0.5, -20]), format_numbers([0.25, -0.0123456, math.nan])
         (['1,235', '0', '-20'], ['0.2500', '-0.0123', 'nan'])
     """
-    largest = max((abs(value) for value in values if math.isfinite(value)), default=0.0)
-    magnitude = math.floor(math.log10(largest)) if largest else 0
+    return format_like(max((abs(value) for value in values if math.isfinite(value)), default=0.0), values, digits)
+
+
+def format_like(reference: float, values: Sequence[float], digits: int = 4) -> list[str]:
+    """Return numbers with as many decimals as give a reference `digits` significant ones.
+
+    Examples:
+        >>> format_like(0.97, [0.97, 0.00123, 1]), format_like(0, [0.5])
+        (['0.9700', '0.0012', '1.0000'], ['0.500'])
+    """
+    magnitude = math.floor(math.log10(abs(reference))) if reference and math.isfinite(reference) else 0
     if not -4 <= magnitude < 15:
         return [f"{value:.{digits}g}" for value in values]
     return [f"{value:,.{max(0, digits - 1 - magnitude)}f}" for value in values]

@@ -27,6 +27,7 @@ from kindling.utils.text import count_noun, join_names
 logger = logging.getLogger(__name__)
 
 ID_FRACTION = 0.95  # minimum fraction of distinct values in an ID column
+MAX_KEY = 64  # characters of a value that identifies a row
 
 # Such as ~12, 5-10, 1 1/2, ="12", kg 12, KW 9/2024, "Freitag, 1. März 2024" or PT5M, but not a UUID or P0850.
 STARTS_AS_NUMBER = re.compile(
@@ -76,6 +77,12 @@ def learn_columns(
     if not columns:
         raise ValueError("no feature columns are left: all columns are the target, dropped or left out")
     return columns, left_out
+
+
+def is_key(cells: Cells) -> bool:
+    """Return whether the cells of a column identify the rows: each has another value, none of them long."""
+    is_unique = len(cells.values) == len(cells.codes) and (cells.codes >= 0).all()
+    return bool(is_unique) and all(len(str(value)) <= MAX_KEY for value in cells.values)
 
 
 def learn_column(

@@ -1,7 +1,7 @@
 """Data module for a CSV or Parquet file with a target column of classes or numbers."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -17,8 +17,9 @@ from kindling.data.split_constraints import SplitConstraints
 from kindling.data.splitting import LEFT_OUT, draw_splits
 from kindling.data.tables.changes import check_columns, check_digest, digest_rows
 from kindling.data.tables.class_target import ClassTarget
-from kindling.data.tables.columns import learn_columns
+from kindling.data.tables.columns import is_key, learn_columns
 from kindling.data.tables.ensembles import MEMBERS, combine_fitted
+from kindling.data.tables.files import read_table
 from kindling.data.tables.leakage import warn_leaks
 from kindling.data.tables.rows import encode_cells, encode_rows, find_numeric_features, width
 from kindling.data.tables.split_columns import read_constraints, reasons
@@ -251,8 +252,10 @@ class TableDataModule(BaseDataModule):
         if self.predict is None:
             tested: ArrayDataset = super().load_new()
             return tested
-        columns = self._learned["columns"]
-        inputs = torch.from_numpy(encode_rows(self.predict, columns, self.predict, self.missing))
+        with progress(f"encoding {self.predict}"):
+            self.predicted = read_table(self.predict)
+            encoded = encode_rows(self.predicted, self._learned["columns"], self.predict, self.missing)
+        inputs = torch.from_numpy(encoded)
         return ArrayDataset(inputs, torch.zeros(len(inputs), dtype=torch.int64))
 
     @override
@@ -262,6 +265,16 @@ class TableDataModule(BaseDataModule):
     @override
     def tested_rows(self) -> Sequence[object]:
         return list(self.tested.index)
+
+    @override
+    def keys(self, of: Literal["tested", "predicted"]) -> Mapping[str, Sequence[object]]:
+        frame = self.predicted if of == "predicted" and self.predict else self.tested
+        texts = {
+            name: frame[name].astype(object).where(frame[name].notna(), "")
+            for name in self.fitted.get("keys", ())
+            if name in frame
+        }
+        return {name: column.tolist() for name, column in texts.items()}
 
     @override
     def describe(self, row: int) -> dict[str, object]:
@@ -293,7 +306,8 @@ class TableDataModule(BaseDataModule):
             columns, left_out = learn_columns(cells, targets, rows, table.separator, self.missing, self.decimal)
             leaky = target.find_leaks(cells, columns, train)
         warn_leaks(leaky, target.noun, self.drop)
-        return learned | {"columns": columns, "left_out": {**left_out, **used_to_split}}
+        keys = [name for name in (*left_out, *self.drop) if is_key(table.cells(name))]
+        return learned | {"columns": columns, "left_out": {**left_out, **used_to_split}, "keys": keys}
 
     def _encode(self, target: Target, rows: NDArray[np.bool_], training_rows: NDArray[np.bool_] | None = None) -> Batch:
         """Encode some rows of a file with a target; training rows only from the other ones."""
