@@ -1,5 +1,6 @@
 """Cross-validation: the folds, the report over all of them, and the ensemble of their models."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from PIL import Image
 from report_reader import read as read_report
 from scipy import stats
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, mean_absolute_error, r2_score
@@ -14,11 +16,12 @@ from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from conftest import Command
 from kindling import TableDataModule, load
+from kindling.cli.fold_results import combine_folds
 
 REPEAT = Path("runs/folds/repeat_0")
 SMALL = (
     "--model.hidden [8] --data TableDataModule --data.path shops.csv --data.target bought --run_name folds "
-    "--trainer.max_epochs 4"
+    "--trainer.max_epochs 12"
 ).split()
 
 
@@ -69,7 +72,7 @@ def test_folds_of_classes_have_one_report_and_an_ensemble(kindling: Command, sho
     wrong = found[found["label"] != found["prediction"]]
     assert {int(row[0]) for row in page.tables["Worst predictions"][1:]} <= {*wrong["row"]}
     important = [row[0] for row in page.tables["Column importance"][1:]]
-    assert "age" in important
+    assert "price" in important
     assert "customer" not in important
 
     folds = [load(REPEAT / f"fold_{fold}") for fold in (1, 2, 3)]
@@ -277,3 +280,53 @@ def test_noise_with_many_categories_is_predicted_by_chance_alone(kindling: Comma
 def test_a_target_encoding_of_all_rows_would_predict_noise(kindling: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     plant("targets", monkeypatch)
     assert held_out_accuracy(kindling) > 0.9
+
+
+@pytest.mark.slow
+def test_runs_on_images_are_combined_too(kindling: Command) -> None:
+    random = np.random.default_rng(0)
+    files = [f"{kind}/{number}.png" for kind in ("cat", "dog") for number in range(12)]
+    for file in files:
+        Path("photos", file).parent.mkdir(parents=True, exist_ok=True)
+        pixels = random.integers(0, 128, (8, 8, 3), dtype=np.uint8) + 100 * ("cat" in file)
+        Image.fromarray(pixels.astype(np.uint8)).save(Path("photos", file))
+    members = {f"fold_{fold}": [f"--data.split=split_{fold}.csv"] for fold in (1, 2, 3)}
+    for fold, name in enumerate(members):
+        splits = [
+            "test" if place % 3 == fold else "val" if place % 6 == (fold + 1) % 6 else "train" for place in range(24)
+        ]
+        table = pd.DataFrame({"file": files, "class": [file[:3] for file in files], "split": splits})
+        table.to_csv(f"split_{fold + 1}.csv", index=False)
+        REPEAT.mkdir(parents=True, exist_ok=True)
+        (REPEAT / "repeat.json").write_text(json.dumps({"command": [], "members": members, "digest": ""}))
+        options = (
+            "--data",
+            "ImageFolderDataModule",
+            "--data.data_dir",
+            "photos",
+            "--trainer.max_epochs",
+            6,
+            *members[name],
+        )
+        fit = (
+            "fit",
+            "--model",
+            "CNNClassifier",
+            "--model.channels",
+            "[8]",
+            *options,
+            "--run_name",
+            f"folds/repeat_0/{name}",
+        )
+        assert kindling(*fit).code == 0
+    assert combine_folds([str(REPEAT), "kindling repeat"]) == 0
+    page = read_report(REPEAT)
+    tested = pd.concat([pd.read_csv(REPEAT / name / "version_0/predictions.csv") for name in members])
+    counts = [[int(cell) for cell in row[1:]] for row in page.tables["Confusion matrix"][1:]]
+    assert counts == confusion_matrix(tested["label"], tested["prediction"]).tolist()
+    assert len(page.pictures) == (tested["label"] != tested["prediction"]).sum()
+    expected = np.mean([load(REPEAT / name).predict("photos/cat").probabilities for name in members], axis=0)
+    np.testing.assert_allclose(load(REPEAT).predict("photos/cat").probabilities, expected, atol=1e-6)
+    refused = kindling("test", "--ckpt_path", REPEAT)
+    assert refused.code == 1
+    assert "has no test images: the members of the ensemble were trained on all" in refused.err

@@ -32,21 +32,27 @@ def _recipe(folder: Path) -> Path:
 def _write_report(_: str, command: Sequence[str]) -> None:
     """Write the report, and the recipe of the ensemble; the arguments are those of `combine_folds`."""
     from kindling.cli.checkpoint_config import class_config
-    from kindling.evaluation.out_of_fold import OutOfFold
+    from kindling.evaluation.out_of_fold import OutOfFold, write_single_split
     from kindling.utils.plugins import load_plugins
 
     folder, typed, *plugins = command
     load_plugins(plugins)
     repeat = Repeat.read(Path(folder))
     assert repeat is not None
+    runs = {name: run.path for name, run in repeat.runs().items()}
     with progress("writing the report"):
-        tested = OutOfFold({name: run.path for name, run in repeat.runs().items()})
+        tested = OutOfFold(runs)
         tested.write_report(repeat.path, typed)
     arguments: dict[str, Any] = {"checkpoints": tested.checkpoints}
     if threshold := tested.threshold:
         positive = tested.model.class_names[threshold.positive]
         arguments |= {"threshold": threshold.value, "positive_class": positive}
-    data = class_config({**tested.data.hparams} | {"fold": None, "split": None})
+    split = None  # a table decides itself that no row is unseen by all members, which may encode it differently
+    if "columns" not in tested.data.fitted:
+        split = str(repeat.path / f"{ENSEMBLE}_split.csv")
+        write_single_split(next(iter(runs.values())) / "split.csv", Path(split), "train")
+    data = class_config({**tested.data.hparams} | {"split": split})
+    data["init_args"].pop("fold", None)
     model = {"class_path": type(tested.model).__name__, "init_args": arguments}
     with atomic_write(_recipe(repeat.path)) as path:
         header = f"# The mean prediction of the folds: kindling fit --config {_recipe(repeat.path)}\n"

@@ -51,7 +51,7 @@ def run(command: str, options: Sequence[str]) -> None:
     except KeyboardInterrupt:
         say("stopped; the same command continues", stderr=is_json)
         raise
-    metrics, predictions = repeat.metrics(), repeat.write_predictions()
+    metrics, predictions, finished = repeat.metrics(), repeat.write_predictions(), len(repeat.members) - len(failures)
     if repeat.outputs() and not repeat.is_combined():
         failures += _combine_folds(repeat, shlex.join([program_name(), command, *options]))
     summary = summarize(metrics, repeat.overlap)
@@ -60,15 +60,15 @@ def run(command: str, options: Sequence[str]) -> None:
     if is_json:
         print(json.dumps(summary, indent=2))
     elif metrics:
-        finished = len(repeat.members) - len(failures)
         say(repeat_table(f"{repeat.path}, {count_noun(finished, 'run', 'runs')}", summary))
         if predictions:
             say(f"predictions for all rows: {predictions}")
-        if repeat.is_combined():
-            say(f"report over all folds: {repeat.path / 'report.html'}")
-            next_step = as_command("kindling", "predict --ckpt_path", repeat.path)
-            say(f"ensemble of the folds: {repeat.path / ENSEMBLE}, such as for {next_step}")
         say(f"summary: {repeat.path / 'summary.json'}\nplot: {plot_repeat(metrics, repeat.overlap, repeat.path)}")
+        if repeat.is_combined():
+            say(
+                f"report over all folds: {repeat.path / 'report.html'}\nensemble of the folds: {repeat.path / ENSEMBLE}"
+            )
+            say("next:\n  " + as_command("kindling", "predict --ckpt_path", repeat.path))
     if failures:
         others = "" if len(failures) == 1 else f" and {len(failures) - 1} more"
         raise ValueError(f"{failures[0]}{others}; the same command tries again")

@@ -33,6 +33,7 @@ __all__ = [
 
 Split = Literal["train", "test"]
 SPLITS = ("train", "val", "test")
+MEMBERS = "members"  # key of the fitted state of an ensemble whose members may have learned from different samples
 
 
 class BaseDataModule(LightningDataModule):
@@ -161,15 +162,16 @@ class BaseDataModule(LightningDataModule):
     def combine(self, learned: Sequence[dict[str, Any]]) -> None:
         """Take over the fitted states of the members of an ensemble, before any data is read.
 
-        By default they must be equal apart from their splits.
+        By default they must be equal, and their splits too unless a file defines those of the ensemble.
 
         Raises:
             ValueError: If they don't fit together.
         """
         shared = {name: value for name, value in learned[0].items() if all(each.get(name) == value for each in learned)}
-        if differing := {name for state in learned for name in state} - {*shared, "split"}:
+        free = {"split"} if getattr(self, "split", None) else set()
+        if differing := {name for state in learned for name in state} - {*shared, MEMBERS, *free}:
             raise ValueError(f"the members of the ensemble were trained with different {join_names(sorted(differing))}")
-        self.fitted = shared
+        self.fitted = shared | {MEMBERS: len(learned)}
 
     @property
     def has_test_split(self) -> bool:

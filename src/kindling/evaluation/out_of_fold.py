@@ -15,6 +15,7 @@ from torchmetrics import MetricCollection
 from typing_extensions import override
 
 from kindling.data import BaseDataModule
+from kindling.data.datamodule import SPLITS
 from kindling.data.loading import ArrayDataset
 from kindling.evaluation.report import FoldResults, write_report
 from kindling.models import (
@@ -32,7 +33,7 @@ from kindling.runs.repeats import OUTPUTS
 from kindling.training import TestOutputCollector
 from kindling.utils.decision import DecisionThreshold, predicted_classes
 from kindling.utils.files import atomic_write
-from kindling.utils.text import count_noun, join_names
+from kindling.utils.text import join_names
 
 ENSEMBLES: dict[Task, Any] = {
     "classification": EnsembleClassifier,
@@ -95,7 +96,6 @@ class OutOfFold:
     """
 
     def __init__(self, runs: Mapping[str, Path]) -> None:
-        self.names = [*runs]
         paths = (run / "checkpoints" / "best.ckpt" for run in runs.values())
         self.checkpoints = [str(path if path.exists() else path.with_name("last.ckpt")) for path in paths]
         self.data = _all_samples([*runs.values()], self.checkpoints)
@@ -162,10 +162,7 @@ class OutOfFold:
             folder: The folder.
             command: The full command line.
         """
-        classes, note = (
-            None,
-            f"Each sample was predicted by the run that did not train on it: {join_names(self.names)}.",
-        )
+        classes, note = None, "Each sample was predicted by the model of the fold that did not train on it."
         if isinstance(self.model, ClassificationTask) and any(self.thresholds):
             probabilities, classes = self.outputs.exp(), torch.zeros_like(self.targets)
             for number, threshold in enumerate(self.thresholds):
@@ -174,14 +171,14 @@ class OutOfFold:
             known = [threshold for threshold in self.thresholds if threshold]
             names = self.model.class_names[known[0].positive]
             values = dict.fromkeys(f"{each.value:.4g}" for each in known)
-            note += f" They predict {names} from a probability of {join_names([*values])}."
+            note += f" The models predict {names} from a probability of {join_names([*values])}."
         network = self.model.network
         if isinstance(self.data.test, ArrayDataset) and self.data.fitted.get("columns") is not None:
             inputs = torch.cat([self.data.test.inputs, self.folds[:, None].float()], dim=1)
             self.data.test = ArrayDataset(inputs, self.targets)
             self.model.network = FoldRouting(network)
         by_fold = FoldResults(type(self.members[0]).__name__, self.loss, classes, note)
-        tested = f"{count_noun(len(self.names), 'fold', 'folds')}"
+        tested = f"{len(self.members)} folds"
         report = write_report(
             folder, tested, self.metrics, self.outputs, self.targets, self.model, self.data, command, by_fold
         )
@@ -194,18 +191,20 @@ def _all_samples(runs: Sequence[Path], checkpoints: Sequence[str]) -> BaseDataMo
     stored = [read_checkpoint(Path(checkpoint)) for checkpoint in checkpoints]
     arguments = stored[0]["datamodule_hyper_parameters"]
     module, _, name = arguments["_class_path"].rpartition(".")
-    plain = {key: value for key, value in arguments.items() if not key.startswith("_")}
+    plain = {key: value for key, value in arguments.items() if not key.startswith("_") and key != "fold"}
     with TemporaryDirectory() as folder:
         split = Path(folder, "split.csv")
-        with (runs[0] / "split.csv").open(encoding="utf-8", newline="") as file, split.open("w", newline="") as other:
-            header, *rows = csv.reader(file)
-            place = header.index("split")
-            table = csv.writer(other)
-            table.writerow(header)
-            for row in rows:
-                is_used = row[place] in ("train", "val", "test")
-                table.writerow([*row[:place], "test" if is_used else row[place], *row[place + 1 :]])
-        data: BaseDataModule = getattr(import_module(module), name)(**plain | {"fold": None, "split": str(split)})
+        write_single_split(runs[0] / "split.csv", split, "test")
+        data: BaseDataModule = getattr(import_module(module), name)(**plain | {"split": str(split)})
         data.combine([each[name] for each in stored])
         data.setup("test")
     return data
+
+
+def write_single_split(source: Path, path: Path, split: str) -> None:
+    """Write a copy of the `split.csv` of a run, in which all samples are in one split."""
+    with source.open(encoding="utf-8", newline="") as file, path.open("w", encoding="utf-8", newline="") as other:
+        header, *rows = csv.reader(file)
+        place = header.index("split")
+        others = ([*row[:place], split if row[place] in SPLITS else row[place], *row[place + 1 :]] for row in rows)
+        csv.writer(other).writerows([header, *others])

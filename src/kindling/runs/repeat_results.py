@@ -82,7 +82,7 @@ def plot_repeat(metrics: Metrics, overlap: float, folder: Path) -> Path:
         axes.errorbar(found.mean, 0.6, xerr=errors, fmt="D", color=PALETTE[1], ms=5, capsize=4)
         axes.set_ylim(-0.6, 1.2)
         axes.set_yticks([])
-        axes.set_ylabel(fit_label(name, 20), rotation=0, ha="right", va="center")
+        axes.set_ylabel(fit_label(name, 24), rotation=0, ha="right", va="center")
         axes.grid(axis="x", alpha=0.25)
         axes.spines[["top", "right", "left"]].set_visible(False)
     title = "/".join(folder.absolute().parts[-2:])

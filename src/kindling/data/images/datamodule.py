@@ -14,7 +14,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from kindling.data.augment import Augmentation
-from kindling.data.datamodule import SPLITS, ArrayDataset, BaseDataModule, Batch, Split, count_classes
+from kindling.data.datamodule import MEMBERS, SPLITS, ArrayDataset, BaseDataModule, Batch, Split, count_classes
 from kindling.data.folds import check_fold
 from kindling.data.images.decode import channel_moments, read_images, warn_small_range
 from kindling.data.images.folder import check_folder
@@ -204,6 +204,11 @@ class ImageFolderDataModule(BaseDataModule):
     def load(self, split: Split) -> Batch:
         samples = self._samples if hasattr(self, "train") else self._images.listed
         if not any(sample.split == split for sample in samples):
+            if MEMBERS in self.fitted:
+                raise ValueError(
+                    f"{self.split or self.data_dir} has no {split} images: the members of the ensemble were trained on "
+                    "all; set --data.data_dir to unseen images"
+                )
             samples = self._samples
         self._tested, inputs = self._read(self.data_dir, [sample for sample in samples if sample.split == split])
         warn_small_range([self.data_dir / sample.file for sample in self._tested], self._learned.get("levels"))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
+from kindling.data.datamodule import MEMBERS, SPLITS
 from kindling.data.images.file_column import FileColumn
 from kindling.data.images.folder import check_folder, find_samples
 from kindling.data.images.groups import groups_in_paths
@@ -111,7 +112,7 @@ def find_labeled(
     check_folder(root)
     is_other = False
     if split is not None:
-        task, samples = read_split(split)
+        task, samples = read_split(split, () if MEMBERS in fitted else SPLITS)
         missing = [sample.file for sample in samples if not (root / sample.file).exists()]
         is_other = bool(fitted) and len(missing) == len(samples)
         if missing and not is_other:

@@ -12,8 +12,12 @@ from kindling.utils.text import join_names
 HEADERS: dict[ImageTask, str] = {"classification": "class", "regression": "number", "multilabel": "classes"}
 
 
-def read_split(path: Path) -> tuple[ImageTask, list[Sample]]:
-    """Read a `split.csv`: file, label and split of each image. The header of the labels tells the task."""
+def read_split(path: Path, needed: Sequence[str] = SPLITS) -> tuple[ImageTask, list[Sample]]:
+    """Read a `split.csv`: file, label and split of each image. The header of the labels tells the task.
+
+    Raises:
+        ValueError: If it is not such a file, or has no images in one of the `needed` splits.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"{path} not found: set --data.split to a CSV with columns file, class and split")
     try:
@@ -27,7 +31,7 @@ def read_split(path: Path) -> tuple[ImageTask, list[Sample]]:
         raise ValueError(f"{path} must be a CSV with columns file, class and split; split must be train, val or test")
     if outside := [row.file for row in samples if row.file.startswith("/") or ".." in PurePath(row.file).parts]:
         raise ValueError(f"{path} lists files outside of the data folder: {join_names(outside, 1)}")
-    if absent := [split for split in SPLITS if split not in {sample.split for sample in samples}]:
+    if absent := [split for split in needed if split not in {sample.split for sample in samples}]:
         raise ValueError(f"{path} has no images in {join_names(absent)}: add some to each of {', '.join(SPLITS)}")
     return task, samples
 

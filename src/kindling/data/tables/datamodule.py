@@ -11,14 +11,14 @@ import torch
 from numpy.typing import NDArray
 from typing_extensions import override
 
-from kindling.data.datamodule import ArrayDataset, BaseDataModule, Batch, Split, count_classes
+from kindling.data.datamodule import MEMBERS, ArrayDataset, BaseDataModule, Batch, Split, count_classes
 from kindling.data.folds import check_fold
 from kindling.data.split_constraints import SplitConstraints
 from kindling.data.splitting import LEFT_OUT, draw_splits
 from kindling.data.tables.changes import check_columns, check_digest, digest_rows
 from kindling.data.tables.class_target import ClassTarget
 from kindling.data.tables.columns import is_key, learn_columns
-from kindling.data.tables.ensembles import MEMBERS, combine_fitted
+from kindling.data.tables.ensembles import combine_fitted
 from kindling.data.tables.files import read_table
 from kindling.data.tables.leakage import warn_leaks
 from kindling.data.tables.rows import encode_cells, encode_rows, find_numeric_features, width

@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from itertools import count
 from typing import Any
 
+from kindling.data.datamodule import MEMBERS
 from kindling.data.tables.rows import split_members
 from kindling.utils.text import join_names
 
 TARGET_FORMAT = ("name", "decimal", "units")  # what the targets of all members must share
-MEMBERS = "members"  # key of the fitted state: number of members, if they learned from different rows
 
 
 def combine_fitted(states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
