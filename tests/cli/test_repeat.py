@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,8 +20,10 @@ from conftest import TINY, Command, different, make_run
 from kindling import TableDataModule
 from kindling.runs.folders import written_checkpoints
 from kindling.runs.metadata import RunMetadata
+from kindling.runs.repeat_results import repeat_table, summarize
 from kindling.runs.repeat_statistics import estimate, paired_difference
 from kindling.runs.repeats import Repeat, digest_files
+from kindling.utils.console import say
 
 OPTIONS = [option for option in TINY if option not in ("--run_name", "tiny")]
 REPEAT = ["repeat", *OPTIONS, "--run_name", "tiny", "--seeds", "2", "--format", "json"]
@@ -174,6 +177,26 @@ def test_statistics_agree_with_scipy_and_with_nadeau_and_bengio() -> None:
     # Five folds: the variance of the mean is (1/5 + 1/4) times that of the folds, instead of 1/5.
     mean, low = estimate(ours).mean, estimate(ours).low
     assert mean - estimate(ours, overlap=1 / 4).low == pytest.approx((mean - low) * ((1 / 5 + 1 / 4) / (1 / 5)) ** 0.5)
+
+
+def test_intervals_end_at_the_limits_of_their_metrics() -> None:
+    values = {"test/accuracy": [0.97, 0.995], "test/r2": [0.9, 0.99], "test/mae": [1.0, 9.0], "test/loss": [0.1, 0.9]}
+    values["val_accuracy"] = [97.0, 99.5]  # in percent, from another library
+    summary = summarize({name: dict(enumerate(map(float, pair))) for name, pair in values.items()}, 0)  # type: ignore
+    ends = {name: stats.t.interval(0.95, 1, np.mean(pair), stats.sem(pair)) for name, pair in values.items()}
+    limits = {"test/accuracy": (0, 1), "test/r2": (-np.inf, 1), "test/mae": (0, np.inf)}
+    for name, found in summary.items():
+        assert (found["low"], found["high"]) == pytest.approx(np.clip(ends[name], *limits.get(name, (-np.inf, np.inf))))
+        is_cut = (found["low"], found["high"]) != pytest.approx(ends[name])
+        note = repeat_table("", {name: found}).caption
+        assert (note is not None) == is_cut == (name in limits), name
+
+
+def test_the_numbers_of_a_metric_have_the_same_decimals(capsys: pytest.CaptureFixture[str]) -> None:
+    metrics = {"test/mae": {"seed_1": 44.5, "seed_2": 46.25}, "test/accuracy": {"seed_1": 0.9, "seed_2": 0.91234}}
+    say(repeat_table("", summarize(metrics, 0)))
+    rows = [re.findall(r"-?[\d.]+", line) for line in capsys.readouterr().out.splitlines() if line.startswith("│")]
+    assert [{len(number.partition(".")[2]) for number in row[:-1]} for row in rows] == [{2}, {4}]
 
 
 def test_needed_runs_are_those_at_which_the_difference_becomes_significant() -> None:

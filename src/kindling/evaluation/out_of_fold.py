@@ -2,7 +2,6 @@
 
 import csv
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -107,19 +106,16 @@ class OutOfFold:
         self.members: list[Any] = [*self.model.network.members]
         tests = [Fold(**torch.load(run / OUTPUTS, weights_only=True)) for run in runs.values()]
         places = {str(row): place for place, row in enumerate(self.data.tested_rows())}
-        try:
-            order = torch.tensor([places[row] for test in tests for row in test.rows])
-        except KeyError as error:
-            raise ValueError(
-                f"{self.data.origin} has changed since the folds were tested: it has no {error}"
-            ) from error
+        order = torch.tensor([places.get(row, -1) for test in tests for row in test.rows])
+        if sorted(order.tolist()) != [*range(len(places))]:
+            raise ValueError(f"{self.data.origin} has other samples than when the folds were tested")
         numbers = torch.cat([torch.full((len(test.targets),), number) for number, test in enumerate(tests)])
         back = order.argsort()
         self.outputs = torch.cat([test.outputs for test in tests])[back]
         self.targets = torch.cat([test.targets for test in tests])[back]
         self.folds = numbers[back]  # index of the fold of each sample, (N,)
 
-    @cached_property
+    @property
     def metrics(self) -> dict[str, float]:
         """The metrics of all samples, by name."""
         found = self.members[0].metrics()
@@ -141,10 +137,21 @@ class OutOfFold:
             total = total + self.members[number].loss(self.outputs[part], self.targets[part]) * len(part)
         return total / len(rows)
 
-    @cached_property
-    def thresholds(self) -> list[DecisionThreshold | None]:
-        """The decision threshold of each fold."""
-        return [getattr(member, "threshold", None) for member in self.members]
+    @property
+    def thresholds(self) -> list[DecisionThreshold]:
+        """The decision thresholds of the folds that have one."""
+        return [member.threshold for member in self.members if getattr(member, "threshold", None)]
+
+    @property
+    def classes(self) -> Tensor | None:
+        """The class of each sample by the threshold of its fold, (N,); None if no fold has a threshold."""
+        if not self.thresholds:
+            return None
+        classes = torch.zeros_like(self.targets)
+        for number, member in enumerate(self.members):
+            rows = self.folds == number
+            classes[rows] = predicted_classes(self.outputs[rows].exp(), member.threshold)
+        return classes
 
     @property
     def threshold(self) -> DecisionThreshold | None:
@@ -162,26 +169,19 @@ class OutOfFold:
             folder: The folder.
             command: The full command line.
         """
-        classes, note = None, "Each sample was predicted by the model of the fold that did not train on it."
-        if isinstance(self.model, ClassificationTask) and any(self.thresholds):
-            probabilities, classes = self.outputs.exp(), torch.zeros_like(self.targets)
-            for number, threshold in enumerate(self.thresholds):
-                rows = self.folds == number
-                classes[rows] = predicted_classes(probabilities[rows], threshold)
-            known = [threshold for threshold in self.thresholds if threshold]
-            names = self.model.class_names[known[0].positive]
-            values = dict.fromkeys(f"{each.value:.4g}" for each in known)
-            note += f" The models predict {names} from a probability of {join_names([*values])}."
+        note = "Each sample was predicted by the model of the fold that did not train on it."
+        if self.thresholds:
+            positive = self.model.class_names[self.thresholds[0].positive]
+            values = dict.fromkeys(f"{each.value:.4g}" for each in self.thresholds)
+            note += f" The models predict {positive} from a probability of {join_names([*values])}."
         network = self.model.network
         if isinstance(self.data.test, ArrayDataset) and self.data.fitted.get("columns") is not None:
             inputs = torch.cat([self.data.test.inputs, self.folds[:, None].float()], dim=1)
             self.data.test = ArrayDataset(inputs, self.targets)
             self.model.network = FoldRouting(network)
-        by_fold = FoldResults(type(self.members[0]).__name__, self.loss, classes, note)
-        tested = f"{len(self.members)} folds"
-        report = write_report(
-            folder, tested, self.metrics, self.outputs, self.targets, self.model, self.data, command, by_fold
-        )
+        by_fold = FoldResults(type(self.members[0]).__name__, self.loss, self.classes, note)
+        tested, results = f"{len(self.members)} folds", (self.metrics, self.outputs, self.targets)
+        report = write_report(folder, tested, *results, self.model, self.data, command, by_fold)
         self.model.network = network
         return report
 

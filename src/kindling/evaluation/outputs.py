@@ -75,7 +75,7 @@ def write_predictions(
     columns.append(["" if is_nan else class_names[prediction] for prediction, is_nan in pairs])
     columns += ([f"{value:.6g}" for value in column] for column in (best.tolist(), *probabilities.T.tolist()))
     header += ["prediction", "probability"]
-    taken = {*header}
+    taken = {*header, "label"}
     header += [f"p({name})" if name in taken else name for name in class_names]
     _write(path, header, columns)
 
@@ -101,7 +101,7 @@ def write_multilabel_predictions(
     header.append("prediction")
     columns.append(names_of_classes(probabilities >= THRESHOLD, class_names, "|"))
     columns += ([f"{value:.6g}" for value in column] for column in probabilities.T.tolist())
-    taken = {*header}
+    taken = {*header, "label"}
     header += [f"p({name})" if name in taken else name for name in class_names]
     _write(path, header, columns)
 

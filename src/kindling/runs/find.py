@@ -31,8 +31,8 @@ def find_checkpoint(where: str | Path, prefer: Kind = "best", root: Path = RUNS)
     if str(where) in ("best", "last"):
         folder, kind = root, str(where)
     elif path.is_dir():
-        is_repeat = (path / REPEAT_FILE).exists() and (path / ENSEMBLE).exists()
-        folder, kind = path / ENSEMBLE if is_repeat else path, prefer
+        has_ensemble = (path / REPEAT_FILE).exists() and written_checkpoints(path / ENSEMBLE)
+        folder, kind = path / ENSEMBLE if has_ensemble else path, prefer
     else:
         raise FileNotFoundError(f"there is no checkpoint {where}: give a file, a run folder, best or last")
     written = written_checkpoints(folder)
