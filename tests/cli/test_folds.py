@@ -67,7 +67,7 @@ def test_folds_of_classes_have_one_report_and_an_ensemble(kindling: Command, sho
     assert f"macro F1{f1_score(found['label'], found['prediction'], average='macro'):.2%}" in page.text
     probability = found[["no", "yes"]].to_numpy()[np.arange(240), (found["label"] == "yes").astype(int)]
     assert f"loss{-np.log(probability).mean():.4f}" in page.text
-    counts = [[int(cell) for cell in row[1:]] for row in page.tables["Confusion matrix"][1:]]
+    counts = [[int(cell or 0) for cell in row[1:]] for row in page.tables["Confusion matrix"][1:]]
     assert counts == confusion_matrix(found["label"], found["prediction"]).tolist()
     wrong = found[found["label"] != found["prediction"]]
     assert {int(row[0]) for row in page.tables["Worst predictions"][1:]} <= {*wrong["row"]}
@@ -128,7 +128,7 @@ def test_each_fold_has_its_threshold_and_the_ensemble_the_best_one(kindling: Com
     assert kindling("repeat", "--folds", 2, "--model", "MLPClassifier", *options).code == 0
     found = pd.read_csv(REPEAT / "predictions.csv")
     page = read_report(REPEAT)
-    counts = [[int(cell) for cell in row[1:]] for row in page.tables["Confusion matrix"][1:]]
+    counts = [[int(cell or 0) for cell in row[1:]] for row in page.tables["Confusion matrix"][1:]]
     assert counts == confusion_matrix(found["label"], found["prediction"]).tolist()
     model = yaml.safe_load((REPEAT / "ensemble.yaml").read_text())["model"]["init_args"]
 
@@ -322,7 +322,7 @@ def test_runs_on_images_are_combined_too(kindling: Command) -> None:
     assert combine_folds([str(REPEAT), "kindling repeat"]) == 0
     page = read_report(REPEAT)
     tested = pd.concat([pd.read_csv(REPEAT / name / "version_0/predictions.csv") for name in members])
-    counts = [[int(cell) for cell in row[1:]] for row in page.tables["Confusion matrix"][1:]]
+    counts = [[int(cell or 0) for cell in row[1:]] for row in page.tables["Confusion matrix"][1:]]
     assert counts == confusion_matrix(tested["label"], tested["prediction"]).tolist()
     assert len(page.pictures) == (tested["label"] != tested["prediction"]).sum()
     expected = np.mean([load(REPEAT / name).predict("photos/cat").probabilities for name in members], axis=0)
