@@ -71,7 +71,8 @@ class ModuleBuilder:
     def _take_over_states(self, data: LightningDataModule) -> None:
         """Let the data module of an ensemble take over the fitted states of the members."""
         model = self.cli.config[self.command]["model"]
-        if model and issubclass(import_object(model["class_path"]), EnsembleModel):
+        kind = import_object(model["class_path"]) if model else None
+        if isinstance(kind, type) and issubclass(kind, EnsembleModel):
             take_over_states(data, model["init_args"].get("checkpoints") or ())
 
     def create_model(

@@ -61,7 +61,8 @@ def test_a_table_is_trained_on_and_new_rows_are_predicted(
     assert first.labels == [tested[0]["prediction"]]
     assert float(tested[0]["yes"]) == pytest.approx(first.probabilities[0, 1], abs=1e-5)
     for ours, theirs in zip(lines[::-1], tested, strict=True):
-        assert ours.keys() == {"prediction", "probability", "no", "yes"}
+        assert ours.keys() == {"customer_id", "prediction", "probability", "no", "yes"}
+        assert ours["customer_id"] == theirs["customer_id"]
         assert ours["prediction"] == theirs["prediction"]
         assert float(ours["yes"]) == pytest.approx(float(theirs["yes"]), abs=1e-5)
 

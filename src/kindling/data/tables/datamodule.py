@@ -252,8 +252,8 @@ class TableDataModule(BaseDataModule):
         if self.predict is None:
             tested: ArrayDataset = super().load_new()
             return tested
-        with progress(f"encoding {self.predict}"):
-            self.predicted = read_table(self.predict)
+        self.predicted = read_table(self.predict)
+        with progress(f"encoding {count_noun(len(self.predicted), 'row', 'rows')} of {self.predict}"):
             encoded = encode_rows(self.predicted, self._learned["columns"], self.predict, self.missing)
         inputs = torch.from_numpy(encoded)
         return ArrayDataset(inputs, torch.zeros(len(inputs), dtype=torch.int64))
