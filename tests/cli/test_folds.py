@@ -282,6 +282,14 @@ def test_a_target_encoding_of_all_rows_would_predict_noise(kindling: Command, mo
     assert held_out_accuracy(kindling) > 0.9
 
 
+def test_a_mistake_is_named_once_for_all_folds(kindling: Command, shops: pd.DataFrame) -> None:
+    command = ("repeat", "--folds", 3, "--model", "MLPClassifier", *SMALL, "--groups", "twn", "--format", "json")
+    result = kindling(*command)
+    message = "`groups`: shops.csv has no column twn: did you mean town?"
+    assert (result.code, result.err) == (2, f"kindling: error: {message}\n")
+    assert not Path("runs").exists()
+
+
 @pytest.mark.slow
 def test_runs_on_images_are_combined_too(kindling: Command) -> None:
     random = np.random.default_rng(0)

@@ -141,8 +141,8 @@ def _train(repeat: Repeat, at_once: int, writes_logs: bool, is_quiet: bool) -> l
             name, run = names[number], repeat.runs().get(names[number])
             if code:
                 failures[number] = code, _reason(code, run, jobs[number].log)
-                if code == USAGE_ERROR or not (repeat.overlap or repeat.runs()):
-                    break  # the other seeds would fail alike
+                if code == USAGE_ERROR or not repeat.runs():
+                    break  # the others would fail alike
             else:
                 finished.append(name)
             if not is_quiet:
