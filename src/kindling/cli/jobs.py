@@ -1,6 +1,5 @@
 """Run commands in processes of their own, several at a time, which share the imports of one server process."""
 
-import gc
 import multiprocessing
 import os
 import signal
@@ -73,7 +72,6 @@ def _run(job: Job, program: str, threads: int | None) -> None:
     """Run a command in a new process, and exit with its code."""
     from kindling.cli import main
 
-    gc.freeze()  # each pass of the garbage collection over the imported modules would take 0.3 s
     threading.Thread(target=_stop_with_parent, daemon=True).start()
     if job.log:
         sys.stdout.flush()
