@@ -157,7 +157,7 @@ class Dashboard(TestOutputCollector):
         if self.outputs is not None and self.targets is not None:
             predictions = predictions_of(trainer, self.outputs, self.targets)
             predictions.write(writer, step)
-            if features is not None and len(features) == len(predictions):  # compiled layers call no hook
+            if features is not None and len(features) == len(self.targets):  # compiled layers call no hook
                 inputs = partial(inputs_of, trainer.datamodule.test)  # type: ignore[attr-defined]
                 write_projector(writer, features, predictions, inputs, step)
         write_final_metrics(writer, metrics_of(trainer, "test"), step)

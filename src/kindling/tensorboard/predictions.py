@@ -1,12 +1,15 @@
 """Predictions of a classifier in TensorBoard, and the code shared with those of a regression model."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
+from typing_extensions import override
 
+from kindling.evaluation.multilabel import MultiLabelPredictions
 from kindling.evaluation.predictions import NO_PREDICTION, Predictions
+from kindling.evaluation.regression import RegressionPredictions
 from kindling.tensorboard.images import add_picture, add_plot, confusion_figure, image_grid
 from kindling.utils.pictures import are_images
 from kindling.utils.text import shorten
@@ -18,37 +21,37 @@ WORST = 30  # worst predictions to show
 MAX_CURVES = 20  # precision-recall curves: of the classes with the most samples
 
 
-class PredictionTabs(Protocol):
-    """Predictions for the N samples of a split, as TensorBoard shows them.
+class PredictionTabs(ABC):
+    """Predictions for the samples of a split, as TensorBoard shows them.
 
     Attributes:
         header: Titles of `cells`.
         point_header: Titles of `points`.
+        predictions: The predictions.
     """
 
     header: tuple[str, ...]
     point_header: tuple[str, ...]
+    predictions: Predictions | RegressionPredictions | MultiLabelPredictions
 
-    def __len__(self) -> int:
-        """Return the number of samples."""
-
+    @abstractmethod
     def write(self, writer: SummaryWriter, step: int) -> None:
         """Write the charts."""
 
-    def worst(self, number: int) -> Tensor:
-        """Return the indices of the worst predictions, worst first."""
-
+    @abstractmethod
     def cells(self, rows: Tensor) -> Texts:
         """Return the cells of a table of some samples (n,)."""
 
+    @abstractmethod
     def captions(self, rows: Tensor) -> Texts:
         """Return the lines below the images of some samples (n,)."""
 
+    @abstractmethod
     def points(self, rows: Tensor) -> Texts:
         """Return the metadata of some samples (n,) in the projector."""
 
 
-class ClassificationTabs:
+class ClassificationTabs(PredictionTabs):
     """Predictions of a classifier: confusion matrix, precision-recall curves, worst predictions.
 
     Args:
@@ -56,17 +59,15 @@ class ClassificationTabs:
         class_names: Names of the classes.
     """
 
-    header: tuple[str, ...] = ("label", "prediction", "probability")
-    point_header: tuple[str, ...] = ("label", "prediction", "result")
+    header = ("label", "prediction", "probability")
+    point_header = ("label", "prediction", "result")
+    predictions: Predictions
 
     def __init__(self, predictions: Predictions, class_names: Sequence[str]) -> None:
         self.predictions, self.class_names = predictions, class_names
 
-    def __len__(self) -> int:
-        return len(self.predictions.labels)
-
+    @override
     def write(self, writer: SummaryWriter, step: int) -> None:
-        """Write the confusion matrix and a precision-recall curve for each class."""
         predictions, names = self.predictions, self.class_names
         add_plot(writer, "pictures/confusion matrix", confusion_figure(predictions.confusion_matrix, names), step)
         largest = predictions.confusion_matrix.sum(1).argsort(descending=True, stable=True)[:MAX_CURVES]
@@ -74,21 +75,17 @@ class ClassificationTabs:
             tag, probabilities = f"precision-recall/{shorten(names[label])}", predictions.probabilities[:, label]
             writer.add_pr_curve(tag, predictions.labels == label, probabilities.nan_to_num(), step)
 
-    def worst(self, number: int) -> Tensor:
-        """Return the indices of the wrong predictions with the lowest probabilities of the label, lowest first."""
-        return self.predictions.worst(number)
-
+    @override
     def cells(self, rows: Tensor) -> Texts:
-        """Return label, prediction and its probability."""
         confidence = [f"{value:.0%}" for value in self.predictions.confidence[rows].tolist()]
         return list(zip(*self._names(rows), confidence, strict=True))
 
+    @override
     def captions(self, rows: Tensor) -> Texts:
-        """Return the label, and the prediction with its probability."""
         return [(label, f"as {prediction} ({share})") for label, prediction, share in self.cells(rows)]
 
+    @override
     def points(self, rows: Tensor) -> Texts:
-        """Return label, prediction, and whether it is correct."""
         correct = ["correct" if is_correct else "wrong" for is_correct in self.predictions.correct[rows].tolist()]
         return list(zip(*self._names(rows), correct, strict=True))
 
@@ -108,11 +105,11 @@ def write_worst_predictions(writer: SummaryWriter, predictions: PredictionTabs, 
 
     Args:
         writer: Writer of the split.
-        predictions: Predictions for the N samples of the split.
+        predictions: Predictions for the samples of the split.
         inputs: Returns the inputs of samples by index.
         step: Number of optimizer steps.
     """
-    worst = predictions.worst(WORST)
+    worst = predictions.predictions.worst(WORST)
     if not len(worst):
         return
     samples = inputs(worst)

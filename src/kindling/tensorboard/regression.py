@@ -2,11 +2,12 @@
 
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
+from typing_extensions import override
 
 from kindling.evaluation.regression import RegressionPredictions
 from kindling.evaluation.regression_charts import error_chart, error_histogram, prediction_chart
 from kindling.tensorboard.images import add_plot
-from kindling.tensorboard.predictions import Texts
+from kindling.tensorboard.predictions import PredictionTabs, Texts
 from kindling.utils.text import format_numbers
 
 CHARTS = {
@@ -16,44 +17,39 @@ CHARTS = {
 }
 
 
-class RegressionTabs:
+class RegressionTabs(PredictionTabs):
     """Predictions of a regression model: charts of predictions and errors, worst predictions.
 
     Args:
         predictions: The predictions.
     """
 
-    header: tuple[str, ...] = ("target", "prediction", "error")
-    point_header: tuple[str, ...] = ("target", "prediction", "error", "absolute error")
+    header = ("target", "prediction", "error")
+    point_header = ("target", "prediction", "error", "absolute error")
+    predictions: RegressionPredictions
 
     def __init__(self, predictions: RegressionPredictions) -> None:
         self.predictions = predictions
 
-    def __len__(self) -> int:
-        return len(self.predictions.targets)
-
+    @override
     def write(self, writer: SummaryWriter, step: int) -> None:
-        """Write the predictions against the targets, the errors against the predictions, and their histogram."""
         finite = self.predictions.finite
         if not len(finite.targets):
             return
         for tag, chart in CHARTS.items():
             add_plot(writer, tag, chart(finite), step)
 
-    def worst(self, number: int) -> Tensor:
-        """Return the indices of the predictions with the largest absolute errors, largest first."""
-        return self.predictions.worst(number)
-
+    @override
     def cells(self, rows: Tensor) -> Texts:
-        """Return target, prediction and error."""
         return list(zip(*(format_numbers(part[rows].tolist()) for part in self._parts), strict=True))
 
+    @override
     def captions(self, rows: Tensor) -> Texts:
-        """Return the target, and the prediction."""
         return [(target, f"as {prediction}") for target, prediction, _ in self.cells(rows)]
 
+    @override
     def points(self, rows: Tensor) -> Texts:
-        """Return target, prediction, error and absolute error as plain numbers, by which points can be colored."""
+        # As plain numbers, by which points can be colored.
         parts = (*self._parts, self.predictions.errors.abs())
         return list(zip(*([f"{value:.6g}" for value in part[rows].tolist()] for part in parts), strict=True))
 
