@@ -65,7 +65,7 @@ def test_fit_help_lists_what_can_be_chosen_on_two_screens(kindling: Command, mon
         assert title in shown.splitlines()
     words = " ".join(shown.split())
     bases = {"BaseTask", "BaseDataModule", "ClassificationTask", "ClassificationDataModule", "RegressionTask"}
-    bases |= {"MultiLabelTask", "MLPModel", "CNNModel", "TransferModel", "EnsembleModel"}
+    bases |= {"MultiLabelTask", "MLPModel", "CNNModel", "TransferModel", "EnsembleModel", "TabMModel"}
     others = {
         "MultiLabelPrediction",
         "Prediction",

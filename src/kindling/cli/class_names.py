@@ -21,8 +21,8 @@ NOUNS = {
 MAX_CHOICES = 5  # classes to list in a message
 # Base classes that are not abstract for Python.
 BASES = {"LightningModule", "LightningDataModule", "BaseTask", "ClassificationTask", "RegressionTask", "BaseDataModule"}
-BASES |= {"MultiLabelTask", "MLPModel", "CNNModel", "TransferModel", "EnsembleModel", "ClassificationDataModule"}
-BASES |= {"Averaging", "Optimizer", "LRScheduler", "Callback", "Logger"}
+BASES |= {"MultiLabelTask", "MLPModel", "CNNModel", "TransferModel", "EnsembleModel", "TabMModel"}
+BASES |= {"ClassificationDataModule", "Averaging", "Optimizer", "LRScheduler", "Callback", "Logger"}
 
 
 def describe_unknown(key: str, name: str) -> str:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import nn
 
@@ -41,12 +41,9 @@ class MLPModel(BaseTask):
         **kwargs: See the task.
     """
 
-    drops_all_hidden: ClassVar[bool] = True  # whether `dropout` applies to all hidden layers, or to the last one
-
     def __init__(
         self, hidden: tuple[int, ...] = (128,), dropout: float = 0.0, batch_norm: bool = False, **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
-        dropouts = [dropout if self.drops_all_hidden else 0.0] * len(hidden)
-        dropouts[-1:] = [dropout] * bool(hidden)
+        dropouts = self.dropouts(dropout, len(hidden))
         self.network = mlp(math.prod(self.input_shape), hidden, self.num_outputs, dropouts, batch_norm)

@@ -69,6 +69,11 @@ class RegressionTask(BaseTask):
         self.register_buffer("target_std", torch.tensor(1.0))
 
     @override
+    def dropouts(self, dropout: float, layers: int) -> list[float]:
+        # In earlier layers than the last one, dropout would bias the predictions.
+        return [*[0.0] * (layers - 1), dropout][:layers]
+
+    @override
     def setup(self, stage: str) -> None:
         super().setup(stage)
         if stage != "fit":
@@ -122,8 +127,5 @@ class MLPRegressor(MLPModel, RegressionTask):
     """Multilayer perceptron for regression.
 
     Args:
-        **kwargs: See `MLPModel` and `RegressionTask`. `dropout` applies to the last hidden layer only: in earlier
-            ones, it would bias the predictions.
+        **kwargs: See `MLPModel` and `RegressionTask`. `dropout` applies to the last hidden layer only.
     """
-
-    drops_all_hidden = False

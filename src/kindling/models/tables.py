@@ -1,7 +1,6 @@
 """TabM for tables: classification and regression."""
 
 import math
-from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -16,15 +15,19 @@ from kindling.utils.hyperparameters import check_range
 MAX_BIN_ROWS = 100_000  # training rows from which bins are learned
 
 
-class TabMTask(BaseTask):
-    """Trains each member of a `TabM` network by itself, and evaluates their average.
+class TabMModel(BaseTask):
+    """An ensemble of multilayer perceptrons with embeddings of numbers, to be combined with a task.
+
+    Trains each member of a `TabM` network by itself, and evaluates their average.
 
     Args:
+        hidden: Width of each hidden layer.
+        dropout: Probability of zeroing a hidden activation, in [0, 1).
         numeric_features: Indices of the features that are numbers, which are embedded; all by default.
         members: Number of networks, which share most of their weights.
         bins: Pieces of the function that embeds a number, between quantiles of its training values.
         embedding: Number of values that a number becomes.
-        **kwargs: See `BaseTask`.
+        **kwargs: See the task.
 
     Raises:
         ValueError: If an argument is out of its range.
@@ -34,6 +37,8 @@ class TabMTask(BaseTask):
 
     def __init__(
         self,
+        hidden: tuple[int, ...] = (128, 128),
+        dropout: float = 0.2,
         *,
         numeric_features: tuple[int, ...] | None = None,
         members: int = 4,
@@ -44,18 +49,13 @@ class TabMTask(BaseTask):
         super().__init__(**kwargs)
         for name, value in {"members": members, "bins": bins, "embedding": embedding}.items():
             check_range(name, value, 1)
-        self.numeric_features = numeric_features
-        self.members, self.bins, self.embedding = members, bins, embedding
-
-    def build(
-        self, hidden: Sequence[int], dropout: Sequence[float], outputs: int, average: Callable[[Tensor], Tensor]
-    ) -> TabM:
-        """Return the network for the input shape; `dropout` has a probability for each hidden layer."""
-        if not all(0 <= probability < 1 for probability in dropout):
-            raise ValueError(f"dropout must be in [0, 1), got {dropout[-1]}")
-        features = math.prod(self.input_shape)
-        numbers = range(features) if self.numeric_features is None else self.numeric_features
-        return TabM(features, outputs, numbers, hidden, dropout, self.members, self.bins, self.embedding, average)
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout must be in [0, 1), got {dropout}")
+        self.members = members
+        features, dropouts = math.prod(self.input_shape), self.dropouts(dropout, len(hidden))
+        numbers = range(features) if numeric_features is None else numeric_features
+        average = mean_probability if self.task == "classification" else mean_prediction
+        self.network = TabM(features, self.num_outputs, numbers, hidden, dropouts, members, bins, embedding, average)
 
     @override
     def setup(self, stage: str) -> None:
@@ -75,36 +75,22 @@ class TabMTask(BaseTask):
         return loss, self.network.average(stacked.detach().unflatten(0, (self.members, -1)))
 
 
-class TabMRegressor(TabMTask, RegressionTask):
+class TabMRegressor(TabMModel, RegressionTask):
     """TabM for regression: an ensemble of multilayer perceptrons with embeddings of numbers.
 
     Args:
-        hidden: Width of each hidden layer.
-        dropout: Probability of zeroing an activation of the last hidden layer, in [0, 1). In earlier layers, it would
-            bias the predictions.
-        **kwargs: See `TabMTask` and `RegressionTask`.
+        **kwargs: See `TabMModel` and `RegressionTask`. `dropout` applies to the last hidden layer only.
     """
 
     data_arguments = (*RegressionTask.data_arguments, "numeric_features")
 
-    def __init__(self, hidden: tuple[int, ...] = (128, 128), dropout: float = 0.2, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        dropouts = [*[0.0] * (len(hidden) - 1), dropout][: len(hidden)]
-        self.network = self.build(hidden, dropouts, 1, mean_prediction)
 
-
-class TabMClassifier(TabMTask, ClassificationTask):
+class TabMClassifier(TabMModel, ClassificationTask):
     """TabM for classification: an ensemble of multilayer perceptrons with embeddings of numbers.
 
     Args:
-        hidden: Width of each hidden layer.
-        dropout: Probability of zeroing a hidden activation, in [0, 1).
-        **kwargs: See `TabMTask` and `ClassificationTask`.
+        **kwargs: See `TabMModel` and `ClassificationTask`.
     """
 
     data_arguments = (*ClassificationTask.data_arguments, "numeric_features")
     regressor = TabMRegressor
-
-    def __init__(self, hidden: tuple[int, ...] = (128, 128), dropout: float = 0.2, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.network = self.build(hidden, [dropout] * len(hidden), self.num_classes, mean_probability)

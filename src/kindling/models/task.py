@@ -160,6 +160,10 @@ class BaseTask(LightningModule):
         """Return the predictions that `kindling predict` writes for the outputs of a batch; by default the outputs."""
         return outputs
 
+    def dropouts(self, dropout: float, layers: int) -> list[float]:
+        """Return the dropout probability of each of a number of hidden layers; by default the same for all."""
+        return [dropout] * layers
+
     @property
     def core(self) -> nn.Module:
         """The module that computes the outputs: `network`, or the task itself if it has only a `forward` of its own.
