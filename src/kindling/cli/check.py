@@ -15,6 +15,7 @@ from lightning.pytorch import LightningDataModule, seed_everything
 
 from kindling.cli.check_page import format_counts, print_report
 from kindling.cli.class_names import NOUNS
+from kindling.cli.modules import KeptError
 from kindling.cli.parser import KindlingArgumentParser
 from kindling.cli.parser_errors import one_line
 from kindling.cli.recipes import find_recipes, seed_of
@@ -22,7 +23,7 @@ from kindling.cli.sources import classes_first
 from kindling.cli.yaml_files import check_typed, read_yaml
 from kindling.data.checks import inspect_data
 from kindling.utils.console import silence_libraries
-from kindling.utils.errors import UsageError, creation_error
+from kindling.utils.errors import UsageError
 from kindling.utils.plugins import load_plugins
 from kindling.utils.text import program_name, shorten
 
@@ -115,22 +116,14 @@ def _explain(message: str, typed: Sequence[str]) -> str:
 
 def _create(parser: KindlingArgumentParser, config: Namespace) -> LightningDataModule:
     """Create the data module."""
-    failures: list[Exception] = []
+    kept = KeptError()
 
     def create(kind: type[LightningDataModule], *args: Any, **kwargs: Any) -> LightningDataModule:
         kwargs.pop("applied_instantiation_links", None)
-        try:
+        with kept.keep(kind.__name__):
             return kind(*args, **kwargs)
-        except (TypeError, AttributeError, RuntimeError, LookupError, ArithmeticError) as error:
-            failures.append(creation_error(kind.__name__, error))
-            raise
-        except Exception as error:
-            failures.append(error)
-            raise
 
     parser.instantiators = [(create, LightningDataModule, True)]
-    try:
+    with kept.raised():
         data: LightningDataModule = parser.instantiate_classes(config)["data"]
-    except Exception as error:
-        raise failures[0] if failures else error from error.__cause__
     return data

@@ -118,12 +118,8 @@ class KindlingCLI(LightningCLI):
 
     @override
     def instantiate_classes(self) -> None:
-        try:
+        with self.builder.error.raised():
             super().instantiate_classes()
-        except Exception as error:
-            if (failure := self.builder.failure) is None or error is failure:
-                raise
-            raise failure from failure.__cause__
 
     @override
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:

@@ -26,6 +26,35 @@ ARGUMENT = "model.init_args."  # prefix of model arguments in the parser's links
 REPLACEMENTS: dict[object, str] = {"regression": "regressor", "multilabel": "multilabel_classifier"}
 
 
+class KeptError:
+    """The error of a model or data module, which the parser would wrap in its own."""
+
+    def __init__(self) -> None:
+        self._error: Exception | None = None
+
+    @contextmanager
+    def keep(self, created: str = "") -> Iterator[None]:
+        """Keep an error that is raised within the block; for one in the `__init__` of a class, name the class."""
+        try:
+            yield
+        except Exception as error:
+            self._error = error
+            if created and isinstance(error, TypeError | AttributeError | RuntimeError | LookupError | ArithmeticError):
+                self._error = creation_error(created, error)
+                raise self._error from error
+            raise
+
+    @contextmanager
+    def raised(self) -> Iterator[None]:
+        """Raise the kept error in place of the one that the parser raises within the block."""
+        try:
+            yield
+        except Exception as error:
+            if self._error is None or error is self._error:
+                raise
+            raise self._error from self._error.__cause__
+
+
 class ModuleBuilder:
     """Builds the data module and the model of a command; its methods are instantiators of the parser.
 
@@ -41,12 +70,12 @@ class ModuleBuilder:
         self.command = command
         self.sources = sources
         self.shared = shared
-        self.failure: Exception | None = None  # raised by the model or the data module
+        self.error = KeptError()  # of the model or the data module
         self._data: LightningDataModule | None = None  # once built; the model may depend on it
 
     def data_attribute(self, name: str, data: LightningDataModule | None) -> Any:
         """Return an attribute of the data module; None if missing."""
-        with self._keeping_the_error():
+        with self.error.keep():
             return getattr(data, name, None)
 
     def create_data(
@@ -54,7 +83,7 @@ class ModuleBuilder:
     ) -> LightningDataModule:
         """Build the data module; when resuming, restore its state from the checkpoint."""
         create = _InstantiatorFn(cli=self.cli, key="data")
-        with self._keeping_the_error(kind.__name__):
+        with self.error.keep(kind.__name__):
             data = create(kind, *args, applied_instantiation_links=applied_instantiation_links, **kwargs)
         self._data = data
         record_arguments(data, kind, self._plain_arguments("data"))
@@ -80,7 +109,7 @@ class ModuleBuilder:
     ) -> LightningModule:
         """Build the model with arguments from the data module or inferred from training samples."""
         links = applied_instantiation_links
-        with self._keeping_the_error():
+        with self.error.keep():
             kind = self._model_for_data(kind, kwargs)
             self._complete(kind, kwargs, links)
 
@@ -90,7 +119,7 @@ class ModuleBuilder:
             return create(kind, *args, applied_instantiation_links=known, **kwargs | inferred)
 
         is_task = issubclass(kind, BaseTask) and self.command == "fit"
-        with self._keeping_the_error(kind.__name__):
+        with self.error.keep(kind.__name__):
             model = with_shape(create, self._data) if is_task else create()
         record_arguments(model, kind, self._plain_arguments("model") | {_argument(key): links[key] for key in links})
         return model
@@ -176,18 +205,6 @@ class ModuleBuilder:
             options = " ".join(f"--model.{name} VALUE" for name in lacking)
             raise UsageError(f"{kind.__name__} needs {' and '.join(lacking)}{why} {options}")
         return {name: value for name, value in found.items() if name in missing or name == "class_names"}
-
-    @contextmanager
-    def _keeping_the_error(self, created: str = "") -> Iterator[None]:
-        """Store an error that the parser would wrap; for an error in an `__init__`, name the class."""
-        try:
-            yield
-        except Exception as error:
-            self.failure = error
-            if created and isinstance(error, TypeError | AttributeError | RuntimeError | LookupError | ArithmeticError):
-                self.failure = creation_error(created, error)
-                raise self.failure from error
-            raise
 
     def _plain_arguments(self, key: str) -> dict[str, Any]:
         """Return the arguments of the model or data module as plain values."""
