@@ -9,9 +9,6 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-# Private, but used by many libraries and kept compatible: https://github.com/pytorch/pytorch/issues/65761
-from torch.utils._pytree import tree_leaves
-
 from kindling.deploy.card import read_card
 from kindling.deploy.export_wrapper import ExportWrapper, Inputs
 from kindling.deploy.formats import FORMATS
@@ -24,6 +21,7 @@ from kindling.runs.find import find_checkpoint
 from kindling.runs.folders import run_folder_of
 from kindling.utils.console import progress, say
 from kindling.utils.files import atomic_write
+from kindling.utils.trees import tree_leaves
 
 
 def export(

@@ -6,13 +6,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-
-# Private, but used by many libraries and kept compatible: https://github.com/pytorch/pytorch/issues/65761
-from torch.utils._pytree import SequenceKey, tree_flatten_with_path, tree_leaves, tree_unflatten
 from typing_extensions import override
 
 from kindling.deploy.card import task_of
 from kindling.models import BaseTask
+from kindling.utils.trees import SequenceKey, tree_flatten_with_path, tree_leaves, tree_unflatten
 
 Inputs = tuple[Tensor, ...]  # raw inputs, each (N, ...)
 Outputs = tuple[Tensor, ...]  # probabilities and logits, each (N, classes); or predictions, each (N, ...)

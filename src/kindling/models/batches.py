@@ -5,10 +5,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-# Private, but used by many libraries and kept compatible: https://github.com/pytorch/pytorch/issues/65761
-from torch.utils._pytree import tree_leaves
-
 from kindling.utils.text import count_noun
+from kindling.utils.trees import tree_leaves
 
 
 def check_batches(model: nn.Module, batch_size: int, samples: int, devices: int) -> None:

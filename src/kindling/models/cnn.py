@@ -86,26 +86,17 @@ class CNNModel(BaseTask):
 
 
 class CNNRegressor(CNNModel, RegressionTask):
-    """Convolutional network for regression.
-
-    Args:
-        **kwargs: See `CNNModel` and `RegressionTask`.
-    """
+    """Convolutional network for regression; see `CNNModel` and `RegressionTask`."""
 
 
 class CNNMultiLabelClassifier(CNNModel, MultiLabelTask):
-    """Convolutional network for several classes per image.
-
-    Args:
-        **kwargs: See `CNNModel` and `MultiLabelTask`.
-    """
+    """Convolutional network for several classes per image; see `CNNModel` and `MultiLabelTask`."""
 
 
 class CNNClassifier(CNNModel, ClassificationTask):
     """Convolutional network: with channels 32 and 64 on MNIST it has 225,034 parameters without batch norm.
 
-    Args:
-        **kwargs: See `CNNModel` and `ClassificationTask`.
+    See `CNNModel` and `ClassificationTask`.
     """
 
     regressor = CNNRegressor

@@ -126,6 +126,5 @@ class RegressionTask(BaseTask):
 class MLPRegressor(MLPModel, RegressionTask):
     """Multilayer perceptron for regression.
 
-    Args:
-        **kwargs: See `MLPModel` and `RegressionTask`. `dropout` applies to the last hidden layer only.
+    See `MLPModel` and `RegressionTask`. `dropout` applies to the last hidden layer only.
     """

@@ -78,8 +78,7 @@ class TabMModel(BaseTask):
 class TabMRegressor(TabMModel, RegressionTask):
     """TabM for regression: an ensemble of multilayer perceptrons with embeddings of numbers.
 
-    Args:
-        **kwargs: See `TabMModel` and `RegressionTask`. `dropout` applies to the last hidden layer only.
+    See `TabMModel` and `RegressionTask`. `dropout` applies to the last hidden layer only.
     """
 
     data_arguments = (*RegressionTask.data_arguments, "numeric_features")
@@ -88,8 +87,7 @@ class TabMRegressor(TabMModel, RegressionTask):
 class TabMClassifier(TabMModel, ClassificationTask):
     """TabM for classification: an ensemble of multilayer perceptrons with embeddings of numbers.
 
-    Args:
-        **kwargs: See `TabMModel` and `ClassificationTask`.
+    See `TabMModel` and `ClassificationTask`.
     """
 
     data_arguments = (*ClassificationTask.data_arguments, "numeric_features")

@@ -272,27 +272,18 @@ def _init_lazy_layers(model: nn.Module, *_: Any) -> None:
 
 
 class TransferRegressor(TransferModel, RegressionTask):
-    """Regression model with a pretrained backbone and a new linear head.
-
-    Args:
-        **kwargs: See `TransferModel` and `RegressionTask`.
-    """
+    """Regression model with a pretrained backbone and a new linear head; see `TransferModel` and `RegressionTask`."""
 
 
 class TransferMultiLabelClassifier(TransferModel, MultiLabelTask):
     """Multi-label classifier with a pretrained backbone and a new linear head.
 
-    Args:
-        **kwargs: See `TransferModel` and `MultiLabelTask`.
+    See `TransferModel` and `MultiLabelTask`.
     """
 
 
 class TransferClassifier(TransferModel, ClassificationTask):
-    """Classifier with a pretrained backbone and a new linear head.
-
-    Args:
-        **kwargs: See `TransferModel` and `ClassificationTask`.
-    """
+    """Classifier with a pretrained backbone and a new linear head; see `TransferModel` and `ClassificationTask`."""
 
     regressor = TransferRegressor
     multilabel_classifier = TransferMultiLabelClassifier

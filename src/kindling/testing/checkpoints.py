@@ -8,9 +8,6 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
 from lightning.pytorch.utilities.model_helpers import is_overridden
-
-# Private, but used by many libraries and kept compatible: https://github.com/pytorch/pytorch/issues/65761
-from torch.utils._pytree import tree_leaves
 from typing_extensions import override
 
 from kindling.cli.stages import has_stage
@@ -23,6 +20,7 @@ from kindling.deploy.verify import compare_outputs, first
 from kindling.models.task import BaseTask
 from kindling.testing.trainer import small_trainer
 from kindling.utils.text import join_names
+from kindling.utils.trees import tree_leaves
 
 
 class _PredictionRecorder(Callback):

@@ -7,9 +7,6 @@ from typing import Any
 from lightning.pytorch import LightningDataModule, seed_everything
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
-
-# Private, but used by many libraries and kept compatible: https://github.com/pytorch/pytorch/issues/65761
-from torch.utils._pytree import tree_leaves
 from torch.utils.data import Dataset, Subset
 
 from kindling.data import BaseDataModule
@@ -17,6 +14,7 @@ from kindling.data.checks.samples import Sample, samples_of, summarize
 from kindling.data.datamodule import ArrayDataset
 from kindling.data.loading import targets_of
 from kindling.testing.isolation import isolated
+from kindling.utils.trees import tree_leaves
 
 
 @isolated()

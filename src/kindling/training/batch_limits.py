@@ -6,10 +6,9 @@ from typing import Any
 from lightning.fabric.utilities.data import sized_len
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.model_helpers import is_overridden
-
-# Private, but used by many libraries and kept compatible: https://github.com/pytorch/pytorch/issues/65761
-from torch.utils._pytree import tree_leaves
 from typing_extensions import override
+
+from kindling.utils.trees import tree_leaves
 
 # Batch limits by stage, each with the data loader that it applies to.
 LIMITS = {

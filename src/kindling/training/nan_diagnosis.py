@@ -7,10 +7,9 @@ import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor, nn
-
-# Private, but used by many libraries and kept compatible: https://github.com/pytorch/pytorch/issues/65761
-from torch.utils._pytree import tree_leaves
 from torchmetrics import Metric
+
+from kindling.utils.trees import tree_leaves
 
 
 def layers(model: nn.Module) -> dict[str, nn.Module]:

@@ -10,13 +10,13 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils._pytree import tree_leaves
 
 from kindling.data.checks.report import Finding
 from kindling.data.checks.samples import Floats, SampleTable, samples_of, summarize
 from kindling.data.datamodule import SPLITS, BaseDataModule
 from kindling.data.loading import ArrayDataset
 from kindling.utils.inputs import to_float
+from kindling.utils.trees import tree_leaves
 
 Array = NDArray[Any]
 

@@ -11,10 +11,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-
-# Private, but used by many libraries and kept compatible: https://github.com/pytorch/pytorch/issues/65761
-from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader, IterableDataset
+
+from kindling.utils.trees import tree_leaves
 
 Layout = tuple[tuple[str, tuple[int, ...]], ...]  # type and shape of each part of a sample
 Floats = NDArray[np.floating[Any]]
