@@ -93,7 +93,7 @@ class ModuleBuilder:
             # Before the model is built, which needs the input shape.
             data.begin_with(self.sources.stored.get(kind.__qualname__, {}))
         elif self.command == "fit":
-            with self._keeping_the_error():
+            with self.error.keep():
                 self._take_over_states(data)
         return data
 
