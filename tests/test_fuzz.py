@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import io
 import json
+import math
 import os
 import re
 import shutil
@@ -286,11 +287,29 @@ def with_column(fitted: dict[str, Any], **values: Any) -> dict[str, Any]:
     return fitted | {"columns": [first | values, *others]}
 
 
+TARGET_ENCODING = {"known": ["1", "2"], "classes": [1], "prior": [0.5], "smoothing": 1.0}
+
+
 @pytest.mark.parametrize(
     ("command", "part", "alter", "words"),
     [
         ("test", "TableDataModule", lambda fitted: without(fitted, "classes"), "its table has no classes"),
         ("fit", "TableDataModule", lambda fitted: without(fitted, "left_out"), "its table has no left_out"),
+        ("predict", "TableDataModule", lambda fitted: without(fitted, "columns"), "its table has no columns"),
+        ("test", "TableDataModule", lambda fitted: fitted | {"columns": [None]}, "one of its columns is None"),
+        ("predict", "TableDataModule", lambda fitted: fitted | {"digest": math.nan}, "its digest is nan"),
+        ("predict", "TableDataModule", lambda fitted: with_column(fitted, missing=None), "column x lacks missing"),
+        ("predict", "TableDataModule", lambda fitted: with_column(fitted, units=None), "column x lacks units"),
+        ("predict", "TableDataModule", lambda fitted: with_column(fitted, kind="text"), "is of the kind 'text'"),
+        ("predict", "TableDataModule", lambda fitted: with_column(fitted, range=[0, 10**400]), "x has range [0, 1000"),
+        ("test", "TableDataModule", lambda fitted: with_column(fitted, range=[0.5]), "column x has range [0.5]"),
+        ("test", "TableDataModule", lambda fitted: with_column(fitted, known=["1"]), "column x lacks classes"),
+        (
+            "predict",
+            "TableDataModule",
+            lambda fitted: with_column(fitted, **TARGET_ENCODING | {"encodings": [[0.5], []]}),
+            "column x has encodings that do not match its categories",
+        ),
         ("fit", "TableDataModule", lambda fitted: with_column(fitted, limit=10**400), "its limit is 1000"),
         ("predict", "TableDataModule", lambda fitted: with_column(fitted, center="a"), "its center is 'a'"),
         ("export", "TableDataModule", lambda fitted: with_column(fitted, scale=None), "column x lacks scale"),

@@ -144,9 +144,9 @@ class BaseDataModule(LightningDataModule):
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         # The weights fit the classes and columns at training time; the data read so far may have changed since.
-        changed = {name: value for name, value in state_dict.items() if self.fitted.get(name, value) != value}
+        changed = [name for name in state_dict if name in self.fitted and self.fitted[name] != state_dict[name]]
         if changed:
-            changes = [f"{name}{_describe_change(self.fitted[name], value)}" for name, value in changed.items()]
+            changes = [f"{name}{_describe_change(self.fitted[name], state_dict[name])}" for name in changed]
             raise ValueError(
                 f"{self.origin} is not the data that the checkpoint was trained on: other {join_names(changes)}; "
                 "start a new run without --ckpt_path"
