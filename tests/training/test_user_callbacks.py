@@ -50,6 +50,16 @@ def added(kind: str, name: str, **init: Any) -> list[str]:
     return [f"--trainer.{kind}", json.dumps([spec] if kind == "callbacks" else spec)]
 
 
+@pytest.mark.parametrize("name", ["EarlyStopping", "ModelCheckpoint"])
+def test_a_metric_that_no_one_logs_is_named_with_the_option(kindling: Command, name: str) -> None:
+    result = kindling("fit", *TINY, *added("callbacks", name, monitor="val/los"))
+    assert result.code == 1
+    error = result.err.splitlines()[-1]
+    option = f"kindling: error: --trainer.callbacks {name}: monitor val/los: no such metric is logged"
+    assert error.startswith(f"{option}: did you mean val/loss? (logged so far: ")
+    assert "train/loss" in error
+
+
 def test_every_class_that_lightning_ships_is_tested() -> None:
     assert {"EMAWeightAveraging", "LearningRateMonitor", "Timer", "StochasticWeightAveraging"} <= set(CALLBACKS)
     assert len(CALLBACKS) > 20

@@ -91,6 +91,8 @@ def main(args: Sequence[str] | None = None) -> int:
         return _fail(f"there is no command {shorten(command, 60) or repr(command)}: {hint}", code=2)
 
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it warns if the home folder is read-only
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # read when torch is imported; profiling on a CPU warns
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # silences messages of torch's profiler about a missing GPU
     try:
         with _loading(command), _importing():
             run = _find(command)
@@ -139,12 +141,12 @@ def _find(command: str) -> Callable[[str, Sequence[str]], None]:
 
 
 def _loading(command: str) -> AbstractContextManager[object]:
-    """Return a progress bar for the imports, on a terminal; `new` needs no slow ones."""
-    if command == "new" or not sys.stdout.isatty():
+    """Return a progress bar, or a line, for the imports; `new` needs no slow ones."""
+    if command == "new":
         return nullcontext()
     from kindling.utils.console import progress
 
-    return progress("loading PyTorch and Lightning")
+    return progress("loading PyTorch and Lightning", stderr=True)  # a program may read stdout
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from kindling.cli.summary import print_early_stop_reason, print_model, print_nex
 from kindling.cli.trainer_setup import add_run, prepare_options, remove_averaging, trainer_callbacks
 from kindling.data import BaseDataModule
 from kindling.evaluation.out_of_fold import save_outputs
-from kindling.evaluation.outputs import is_writable, not_written, save_predictions, save_test_results
+from kindling.evaluation.outputs import check_readable, is_writable, not_written, save_predictions, save_test_results
 from kindling.models.loading import check_trained
 from kindling.models.sanity_check import check_network
 from kindling.runs.checkpoint_contents import restoring
@@ -36,6 +36,7 @@ from kindling.training import TestOutputCollector
 from kindling.training.checkpoint_io import write_atomically
 from kindling.training.processes import end_with_parent, sigterm_as_interrupt, watch_parents, watch_processes
 from kindling.training.terminate_on_nan import describe_anomaly
+from kindling.training.user_callbacks import naming_monitors
 from kindling.tuning import diagnostics
 from kindling.tuning.trials import TrialOptions
 from kindling.utils.console import as_command, line_for, results_table, say, silence_libraries
@@ -230,6 +231,7 @@ class KindlingCLI(LightningCLI):
             written, number = save_predictions(self.checkpoint, batches, self.model, self.datamodule)
             print_threshold(self.model)
             say(f"{number:,} predictions: {written}")
+            check_readable(written, self.datamodule)
 
     def _load_checkpoint(self) -> None:
         stored = self.sources.stored
@@ -262,7 +264,7 @@ class KindlingCLI(LightningCLI):
             if self.run and self.is_trained:
                 say("training is complete: finishing the plots and the test")
                 self.run.resume.is_trained = True
-            with restoring(self.checkpoint):
+            with restoring(self.checkpoint), naming_monitors(self.trainer):
                 self.trainer.fit(**kwargs | {"ckpt_path": self.checkpoint, "weights_only": True})
             return
         if self.run:

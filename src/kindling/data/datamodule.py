@@ -63,6 +63,7 @@ class BaseDataModule(LightningDataModule):
     new: Any
     augments = False  # whether `augment` changes anything
     row_header = "row"  # what `predicted_rows` are
+    unreadable: Sequence[int] = ()  # indices of the `predicted_rows` whose file is broken: they are no samples
 
     def __init__(
         self,

@@ -27,6 +27,7 @@ from kindling.training import TestOutputCollector
 from kindling.utils.console import progress
 from kindling.utils.decision import THRESHOLD, DecisionThreshold, predicted_classes
 from kindling.utils.files import atomic_write
+from kindling.utils.text import join_names
 
 Keys = Mapping[str, Sequence[object]]  # values (N,) by name
 RESERVED = ("label", "target", "prediction", "probability", "fold")  # names of columns of predictions.csv
@@ -44,9 +45,15 @@ def write_predictions(
 ) -> None:
     """Write `predictions.csv`.
 
+<<<<<<< HEAD
     Its columns are row, keys, label if known, prediction, probability of the prediction, and the probability of each
     class; for regression, row, keys, target and prediction. If a class has the name of another column, its column is
     `p(<class>)`. NaN is no prediction.
+=======
+    Its columns are row, label if known, prediction, probability of the prediction, and the probability of each class;
+    for regression, row, target and prediction. If a class has the name of another column, its column is `p(<class>)`.
+    NaN is no prediction, and its fields are empty.
+>>>>>>> 405d4b0 (Predict the other images of a folder with broken ones; name unlogged metrics of a user's callbacks; check counters in checkpoints)
 
     Args:
         path: The file.
@@ -73,7 +80,7 @@ def write_predictions(
         columns.append([class_names[label] for label in labels.tolist()])
     pairs = zip(predictions.tolist(), best.isnan().tolist(), strict=True)
     columns.append(["" if is_nan else class_names[prediction] for prediction, is_nan in pairs])
-    columns += ([f"{value:.6g}" for value in column] for column in (best.tolist(), *probabilities.T.tolist()))
+    columns += map(_format, (best, *probabilities.T))
     header += ["prediction", "probability"]
     taken = {*header, "label"}
     header += [f"p({name})" if name in taken else name for name in class_names]
@@ -100,6 +107,7 @@ def write_multilabel_predictions(
         columns.append(names_of_classes(targets.bool(), class_names, "|"))
     header.append("prediction")
     columns.append(names_of_classes(probabilities >= THRESHOLD, class_names, "|"))
+<<<<<<< HEAD
     columns += ([f"{value:.6g}" for value in column] for column in probabilities.T.tolist())
     taken = {*header, "label"}
     header += [f"p({name})" if name in taken else name for name in class_names]
@@ -112,6 +120,16 @@ def _first_columns(
     """Return the header and the columns that identify samples; a key with the name of another column is renamed."""
     names = [f"{name} (data)" if name in {row_header, *RESERVED} else name for name in keys]
     return [row_header, *names], [rows[:number], *(values[:number] for values in keys.values())]
+=======
+    columns += map(_format, probabilities.T)
+    header += [f"p({name})" if name in {row_header, "label", "prediction"} else name for name in class_names]
+    _write(path, header, columns)
+
+
+def _format(probabilities: Tensor) -> list[str]:
+    """Return probabilities (N,) as text, empty for NaN."""
+    return ["" if math.isnan(value) else f"{value:.6g}" for value in probabilities.tolist()]
+>>>>>>> 405d4b0 (Predict the other images of a folder with broken ones; name unlogged metrics of a user's callbacks; check counters in checkpoints)
 
 
 def _write(path: Path, header: Sequence[str], columns: Sequence[Sequence[object]]) -> None:
@@ -169,6 +187,7 @@ def save_predictions(
             return written, sum(map(batch_size, batches))
         if not others and (targets := targets_of(data.new)) is not None:
             labels = targets[: len(table)]
+<<<<<<< HEAD
         rows, keys = data.predicted_rows(), data.keys("predicted")
         if isinstance(model, MultiLabelTask):
             write_multilabel_predictions(written, rows, data.row_header, table, model.class_names, labels, keys)
@@ -176,6 +195,36 @@ def save_predictions(
         names, threshold = _classes_of(model)
         write_predictions(written, rows, data.row_header, table, names, labels, threshold, keys)
     return written, len(table)
+=======
+        rows, number = data.predicted_rows(), len(table)
+        table = _with_unreadable(table, rows, data.unreadable)
+        if isinstance(model, MultiLabelTask):
+            write_multilabel_predictions(written, rows, data.row_header, table, model.class_names, labels)
+            return written, number
+        names, threshold = _classes_of(model)
+        write_predictions(written, rows, data.row_header, table, names, labels, threshold)
+    return written, number
+
+
+def check_readable(written: Path, data: LightningDataModule | None) -> None:
+    """Raise ValueError if samples could not be read, whose rows in a file of predictions are empty."""
+    if isinstance(data, BaseDataModule) and data.unreadable:
+        rows = data.predicted_rows()
+        names = join_names([str(rows[index]) for index in data.unreadable], 3)
+        raise ValueError(
+            f"{len(data.unreadable):,} of {len(rows):,} files can't be used, and their rows in {written} are empty: "
+            f"{names}; replace them, or leave them out with --data.skip_broken true"
+        )
+
+
+def _with_unreadable(table: Tensor, rows: Sequence[object], unreadable: Sequence[int]) -> Tensor:
+    """Return predictions with NaN for the rows that can't be read; those after the last prediction are left out."""
+    read = np.setdiff1d(np.arange(len(rows)), unreadable)
+    end = len(rows) if len(table) == len(read) else read[len(table)]
+    complete = table.new_full((int(end), *table.shape[1:]), math.nan)
+    complete[torch.from_numpy(read[: len(table)])] = table
+    return complete
+>>>>>>> 405d4b0 (Predict the other images of a folder with broken ones; name unlogged metrics of a user's callbacks; check counters in checkpoints)
 
 
 def _classes_of(model: LightningModule) -> tuple[Sequence[str], DecisionThreshold | None]:

@@ -24,6 +24,7 @@ TYPES: dict[str, type] = {
 THRESHOLD_TYPES: dict[str, type] = {"value": float, "positive": int, "metric": str, "score": float, "curve": list}
 MODEL_TYPES: dict[str, type] = {"_class_path": str, "num_classes": int, "input_shape": list, "class_names": list}
 EPOCHS = ("fit_loop", "epoch_progress", "current", "processed")  # keys of `loops`: completed epochs
+STEPPED = "_batches_that_stepped"  # a counter in `loops`, outside of progress
 STOPPERS = ("RunEarlyStopping{", "EarlyStopping{")  # prefixes of state keys; the latter in older versions
 
 
@@ -77,10 +78,26 @@ def check_progress(path: Path, checkpoint: dict[str, Any]) -> None:
             value = as_dict(value).get(name)
         if value is None or not has_type(value, int):
             raise ValueError(f"{path} was modified: its loops lack {'.'.join(EPOCHS)}, the number of epochs")
+        _check_counters(path, checkpoint["loops"], "loops")
     for name, state in (checkpoint.get("callbacks") or {}).items():
         wait_count = as_dict(state).get("wait_count")
         if str(name).startswith(STOPPERS) and not isinstance(wait_count, int):
             raise ValueError(f"{path} was modified: the state of {shorten(str(name), 60)} lacks wait_count")
+
+
+def _check_counters(path: Path, value: dict[str, Any], name: str) -> None:
+    """Check that the counters of a part of the loops are numbers: Lightning would find out only when it adds to them.
+
+    Raises:
+        ValueError: If not.
+    """
+    for key, inner in value.items():
+        if isinstance(inner, dict):
+            _check_counters(path, inner, f"{name}.{key}")
+        elif key == STEPPED or name.endswith((".total", ".current")):
+            if isinstance(inner, int) and (key == STEPPED or has_type(inner, int)):
+                continue
+            raise ValueError(f"{path} was modified: its {name}.{key} is {quote(inner)}")
 
 
 def _is_curve(values: Sequence[Any]) -> bool:

@@ -28,13 +28,13 @@ def check_monitor(option: str, monitor: str | None, trainer: Trainer) -> None:
     """Check that a monitored metric is logged.
 
     Raises:
-        ValueError: If not, with the option that names it and the metrics that are logged.
+        ValueError: If not, with the option that sets it and the metrics that are logged.
     """
     names = sorted(trainer.callback_metrics)
     if monitor in names:
         return
     raise ValueError(
-        f"--{option}.monitor {monitor}: no such metric is logged{suggest(str(monitor), names)} (logged so far: "
+        f"{option} {monitor}: no such metric is logged{suggest(str(monitor), names)} (logged so far: "
         f"{join_names(names)})"
     )
 
@@ -68,7 +68,7 @@ class BestCheckpoint(ModelCheckpoint):
             return
         if not is_missing(self.monitor, trainer):
             if str(self.monitor).startswith("val/"):
-                check_monitor("checkpoint", self.monitor, trainer)
+                check_monitor("--checkpoint.monitor", self.monitor, trainer)
             with self._naming_the_option(trainer):
                 super().on_validation_end(trainer, pl_module)
         elif not self._has_warned:
@@ -94,7 +94,7 @@ class BestCheckpoint(ModelCheckpoint):
         try:
             yield
         except MisconfigurationException:
-            check_monitor("checkpoint", self.monitor, trainer)
+            check_monitor("--checkpoint.monitor", self.monitor, trainer)
             raise
 
     @override
@@ -112,7 +112,7 @@ class RunEarlyStopping(EarlyStopping):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         is_fitting = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
         if is_fitting and not is_missing(self.monitor, trainer):
-            check_monitor("early_stopping", self.monitor, trainer)
+            check_monitor("--early_stopping.monitor", self.monitor, trainer)
             super().on_validation_end(trainer, pl_module)
 
 

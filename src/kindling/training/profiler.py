@@ -1,6 +1,5 @@
 """Profiles training epochs: a table of times, and a trace of a few steps."""
 
-import os
 import time
 from collections import Counter
 from pathlib import Path
@@ -50,7 +49,6 @@ class EpochProfiler(Profiler):
         self.counts: Counter[str] = Counter()  # calls of each action
         self._running: list[tuple[str, record_function]] = []
         self._since = 0.0  # when the innermost running action started or continued
-        os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # silences warnings about a missing GPU
         self._tracer = torch.profiler.profile(
             schedule=torch.profiler.schedule(wait=4, warmup=1, active=5, repeat=1),
             on_trace_ready=lambda trace: trace.export_chrome_trace(str(self.trace)),

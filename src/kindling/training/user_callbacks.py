@@ -1,14 +1,18 @@
 """Combines callbacks that users add with `--trainer.callbacks` with those of Kindling."""
 
+import inspect
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import (
     BackboneFinetuning,
     BaseFinetuning,
     Checkpoint,
+    EarlyStopping,
     LearningRateFinder,
     ModelCheckpoint,
     OnExceptionCheckpoint,
@@ -20,6 +24,7 @@ from typing_extensions import override
 
 from kindling.runs.metadata import FILE as RECORD
 from kindling.training.averaging import defer_to_fit_end
+from kindling.training.best_checkpoint import check_monitor
 
 logger = logging.getLogger(__name__)
 
@@ -128,6 +133,22 @@ def save_inside_copy(callback: ModelCheckpoint, stored: str, run: Path, is_copy:
         logger.warning(
             f"ModelCheckpoint: {folder} belongs to the original of this run; saving to {run / 'user' / folder.name}"
         )
+
+
+@contextmanager
+def naming_monitors(trainer: Trainer) -> Iterator[None]:
+    """Replace Lightning's error about a metric that a user's callback monitors and nothing logs.
+
+    Raises:
+        ValueError: In its place, with the option and the metrics that are logged.
+    """
+    try:
+        yield
+    except (MisconfigurationException, RuntimeError):
+        callback = inspect.trace()[-1].frame.f_locals.get("self")  # in which the error was raised
+        if isinstance(callback, EarlyStopping | ModelCheckpoint):
+            check_monitor(f"--trainer.callbacks {type(callback).__name__}: monitor", callback.monitor, trainer)
+        raise
 
 
 def _check_keys(callbacks: Sequence[Callback]) -> None:

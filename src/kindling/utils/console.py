@@ -70,7 +70,7 @@ def say(*items: object, stderr: bool = False) -> None:
 
 
 @contextmanager
-def progress(description: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
+def progress(description: str, total: int | None = None, stderr: bool = False) -> Iterator[Callable[[int], None]]:
     """Show a progress bar (on a terminal) or print a line (elsewhere) after two seconds without output.
 
     The seconds before the block count, so that several short steps are no long silence.
@@ -78,6 +78,7 @@ def progress(description: str, total: int | None = None) -> Iterator[Callable[[i
     Args:
         description: The task, such as "reading 5,000 images".
         total: Number of steps; None if unknown.
+        stderr: Whether to print the line to stderr.
 
     Yields:
         A function to call with the number of newly completed steps.
@@ -87,7 +88,7 @@ def progress(description: str, total: int | None = None) -> Iterator[Callable[[i
 
     def show() -> None:
         if not console.is_terminal:
-            say(f"{description} ...")
+            say(f"{description} ...", stderr=stderr)
         elif is_rank_zero():
             with suppress(LiveError):  # another bar is running
                 bar.start()

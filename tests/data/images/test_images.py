@@ -313,8 +313,6 @@ def test_broken_images_stop_the_run_or_are_skipped(kindling: Command) -> None:
     result = kindling("predict", "--ckpt_path", "best", "--data.predict", "photos")
     assert result.code == 0, result.err
     assert len(table(RUN / "predictions_photos.csv")) == 21
-    result = kindling("predict", "--ckpt_path", "best", "--data.predict", "photos", "--data.skip_broken", "false")
-    assert (result.code, result.err.count("kindling: error:")) == (1, 1)
     shutil.copy("photos/cat/text.jpg", "hello.txt")
     result = kindling("predict", "--ckpt_path", "best", "--data.predict", "hello.txt")
     assert (result.code, result.err.count("kindling: error:")) == (1, 1)
@@ -326,6 +324,40 @@ def test_broken_images_stop_the_run_or_are_skipped(kindling: Command) -> None:
     result = kindling("predict", "--ckpt_path", "best", "--data.predict", "nowhere")
     assert (result.code, result.err.count("\n")) == (1, 1)
     assert "nowhere not found: set --data.predict to an image or a folder of images" in result.err
+
+
+def test_a_broken_image_does_not_stop_the_prediction_of_the_others(kindling: Command) -> None:
+    write("photos", 10)
+    assert kindling("fit", *FIT).code == 0
+    write("new", 2, first=90)
+    predict = ["predict", "--ckpt_path", "best", "--data.predict", "new"]
+    assert kindling(*predict).code == 0
+    whole = table(RUN / "predictions_new.csv")
+    for file in ("cat/91.png", "owl/91.png"):
+        cut(Path("new", file))
+    for memory in (4.0, 0.0):
+        result = kindling(*predict, "--data.memory_gb", memory)
+        assert result.code == 1
+        assert "4 predictions: runs/photos/version_0/predictions_new.csv" in result.out
+        *faults, error = result.err.splitlines()
+        assert [fault.split(": ")[0] for fault in faults] == ["new/cat/91.png", "new/owl/91.png"]
+        assert "2 of 6 files can't be used" in error
+        assert "cat/91.png, owl/91.png; replace them, or leave them out with --data.skip_broken true" in error
+        for row, complete in zip(table(RUN / "predictions_new.csv"), whole, strict=True):
+            is_broken = row["file"] in ("cat/91.png", "owl/91.png")
+            assert row == (dict.fromkeys(complete, "") | {"file": complete["file"]} if is_broken else complete)
+    few = ["--data.eval_batch_size", "1", "--trainer.limit_predict_batches", "2"]
+    assert kindling(*predict, *few).code == 1
+    assert table(RUN / "predictions_new.csv") == [
+        whole[0],
+        dict.fromkeys(whole[1], "") | {"file": "cat/91.png"},
+        whole[2],
+    ]
+    result = kindling(*predict, "--data.skip_broken", "true")
+    assert result.code == 0, result.err
+    assert table(RUN / "predictions_new.csv") == [
+        row for row in whole if row["file"] not in ("cat/91.png", "owl/91.png")
+    ]
 
 
 @pytest.mark.parametrize("split", ["train", "val", "test"])

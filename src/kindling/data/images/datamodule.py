@@ -24,7 +24,7 @@ from kindling.data.images.scan import list_images, warn_unused
 from kindling.data.images.split_file import write_split
 from kindling.data.images.split_images import SplitImages
 from kindling.data.images.targets import encode_labels
-from kindling.data.images.validation import drop_broken, find_oddities
+from kindling.data.images.validation import drop_broken, find_oddities, report_broken
 from kindling.data.tables.target import check_task
 from kindling.data.tables.values import as_name
 from kindling.utils.console import progress
@@ -67,7 +67,8 @@ class ImageFolderDataModule(BaseDataModule):
             others for validation.
         fold: For cross-validation, the fold to test on and the number of folds, such as 1/5; it replaces `test_split`.
         predict: A folder of images, or one image, to predict; by default the test split.
-        skip_broken: Whether to skip images that are broken or too large; otherwise they are an error.
+        skip_broken: Whether to skip images that are broken or too large. Otherwise they are an error, which does not
+            stop the prediction of the others.
         memory_gb: Memory in GB for the training and validation images, and as much again for the test images.
         flip: Augmentation: whether to flip images horizontally with probability 0.5.
         crop: Augmentation: smallest fraction of the area to crop at a random position; 1 turns it off.
@@ -227,9 +228,14 @@ class ImageFolderDataModule(BaseDataModule):
         if path.is_dir():
             root, (files, unused) = path, list_images(path)
             warn_unused(path, unused)
-        self._predicted, inputs = self._read(root, [Sample(file, "", "") for file in files])
+        self._predicted = [Sample(file, "", "") for file in files]
+        inputs, faults = self._decode(root, self._predicted)
+        if self.skip_broken:
+            self._predicted = drop_broken(root, self._predicted, faults, skip=True)
+        elif report_broken(root, self._predicted, faults):
+            self.unreadable = [number for number, fault in enumerate(faults) if fault]
         warn_small_range([root / file for file in files], self._learned.get("levels"))
-        return ArrayDataset(inputs, torch.zeros(len(self._predicted), dtype=torch.long))
+        return ArrayDataset(inputs, torch.zeros(len(self._predicted) - len(self.unreadable), dtype=torch.long))
 
     @override
     def predicted_rows(self) -> Sequence[object]:
@@ -270,14 +276,18 @@ class ImageFolderDataModule(BaseDataModule):
 
     def _read(self, root: Path, samples: list[Sample], needed: int | None = None) -> tuple[list[Sample], Any]:
         """Return the samples that are not broken, and the first `needed` images (default: all), see `read_images`."""
+        inputs, faults = self._decode(root, samples, needed)
+        return drop_broken(root, samples, faults, self.skip_broken), inputs
+
+    def _decode(self, root: Path, samples: list[Sample], needed: int | None = None) -> tuple[Any, list[str]]:
+        """Return the first `needed` images (default: all) that are not broken, and the faults, see `read_images`."""
         needed = len(samples) if needed is None else needed
         channels, height, width = self.input_shape
         levels = self._learned.get("levels")
         fits = needed * channels * height * width <= self.memory_gb * 1e9
         if not fits:
             self.num_workers = self.num_workers or os.cpu_count() or 1
-        inputs, faults = read_images([str(root / sample.file) for sample in samples], width, needed, fits, levels)
-        return drop_broken(root, samples, faults, self.skip_broken), inputs
+        return read_images([str(root / sample.file) for sample in samples], width, needed, fits, levels)
 
     def _encode(self, samples: list[Sample]) -> Tensor:
         classes = () if self.task == "regression" else self.class_names

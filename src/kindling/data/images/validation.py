@@ -94,11 +94,11 @@ def find_training_levels(
     return levels
 
 
-def drop_broken(root: Path, samples: Sequence[Sample], faults: Sequence[str], skip: bool) -> list[Sample]:
-    """Return the images without a fault, and warn about the others, one line each.
+def report_broken(root: Path, samples: Sequence[Sample], faults: Sequence[str]) -> str:
+    """Warn about images with a fault, one line each, and return a summary; empty if there are none.
 
     Raises:
-        ValueError: If there are no images, all are broken, or some are and `skip` is off.
+        ValueError: If there are no images, or all are broken.
     """
     broken = {str(root / sample.file): fault for sample, fault in zip(samples, faults, strict=True) if fault}
     for path, fault in broken.items():
@@ -108,8 +108,18 @@ def drop_broken(root: Path, samples: Sequence[Sample], faults: Sequence[str], sk
         raise ValueError(f"{root} has no images ({join_names(FORMATS)})")
     if len(broken) == len(samples):
         raise ValueError(f"{what}; use other files")
-    if broken and not skip:
+    return what if broken else ""
+
+
+def drop_broken(root: Path, samples: Sequence[Sample], faults: Sequence[str], skip: bool) -> list[Sample]:
+    """Return the images without a fault, and warn about the others, see `report_broken`.
+
+    Raises:
+        ValueError: If there are no images, all are broken, or some are and `skip` is off.
+    """
+    what = report_broken(root, samples, faults)
+    if what and not skip:
         raise ValueError(f"{what}; replace them, or skip them with --data.skip_broken true")
-    if broken:
+    if what:
         logger.warning(f"skipped: {what}")
     return [sample for sample, fault in zip(samples, faults, strict=True) if not fault]
