@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from conftest import TINY
 
@@ -27,6 +28,16 @@ def test_fit_imports_no_more_than_it_uses() -> None:
     unused = ("pandas", "sklearn", "mlxtend.data", "onnx", "onnxruntime", "starlette")
     for name in unused:
         assert f"'{name}'" not in loaded
+
+
+@pytest.mark.slow
+def test_slow_imports_are_announced_where_no_program_reads() -> None:
+    options = "fit --model MLPClassifier --data SyntheticDataModule --print_config".split()
+    delay = "from kindling.utils import console; console.PROGRESS_DELAY = 0.1"
+    command = [sys.executable, "-c", f"{delay}; from kindling.cli import main; main({options})"]
+    run = subprocess.run(command, capture_output=True, text=True, env=ONE_THREAD, timeout=120)
+    assert run.stderr == "loading PyTorch and Lightning ...\n"
+    assert yaml.safe_load(run.stdout)["model"]["class_path"] == "kindling.models.MLPClassifier"
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from conftest import Command
-from kindling import load
+from kindling import TableDataModule, load
 from kindling.estimators import TableClassifier, TableRegressor
 
 QUICK: dict[str, Any] = {"learning_rate": 0.01, "model_options": {"hidden": (32,)}, "random_state": 0}
@@ -212,6 +212,38 @@ def test_what_does_not_fit_is_refused(customers: pd.DataFrame) -> None:
         TableClassifier(model_options={"width": 3}).fit(frame, labels)
     with pytest.raises(ValueError, match="val_split"):
         TableClassifier(validation_fraction=1.5).fit(frame, labels)
+
+
+def test_texts_are_read_as_by_the_command() -> None:
+    random = np.random.default_rng(0)
+    prices = random.uniform(1, 2000, 200).round(2)
+    texts = pd.Series([f"{price:,.2f} €".translate(str.maketrans(",.", ".,")) for price in prices], name="price")
+    costs = pd.Series([f"{price / 2 + 3:.2f}".replace(".", ",") for price in prices], name="cost")
+    assert texts[0] == "1.274,29 €"
+    fitted = TableRegressor(max_epochs=20, **QUICK).fit(costs.to_frame(), texts)
+    frame = costs.to_frame().assign(price=texts)
+    module = TableDataModule.of_frame(frame, "price", task="regression", split_seed=1)
+    module.setup("fit")
+    [column] = fitted.columns_
+    assert {name: column[name] for name in ("kind", "decimal")} == {"kind": "number", "decimal": ","}
+    assert column.keys() == module.fitted["columns"][0].keys()
+    assert fitted._checkpoint["TableDataModule"]["target"].items() >= {"decimal": ",", "units": ["€"]}.items()
+    score = r2_score(prices, fitted.predict(costs.to_frame()))
+    assert score > 0.9
+    assert fitted.score(costs.to_frame(), texts) == pytest.approx(score)
+    assert cross_val_score(TableRegressor(max_epochs=20, **QUICK), costs.to_frame(), texts, cv=3).min() > 0.8
+
+
+@pytest.mark.parametrize("command", ["test", "validate", "predict"])
+def test_a_command_that_needs_the_samples_says_so(kindling: Command, customers: pd.DataFrame, command: str) -> None:
+    rows, target = customers[["age", "plan"]], customers["churned"]
+    TableClassifier(max_epochs=1, **QUICK).fit(rows, target).save("churned.ckpt")
+    result = kindling(command, "--ckpt_path", "churned.ckpt")
+    assert (result.code, result.err.count("\n")) == (1, 1)
+    assert "trained on a data frame, which its checkpoint does not contain: add --data.test_path FILE" in result.err
+    rows.assign(churned=target).to_csv("new.csv", index=False)
+    option = {"test": ["--data.test_path", "new.csv"], "predict": ["--data.predict", "new.csv"]}
+    assert command == "validate" or kindling(command, "--ckpt_path", "churned.ckpt", *option[command]).code == 0
 
 
 def test_a_class_with_one_row_is_trained_on(customers: pd.DataFrame) -> None:

@@ -1,5 +1,7 @@
 import json
 import re
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -89,6 +91,16 @@ def test_augmentation_has_its_own_row(kindling: Command) -> None:
     found = re.search(r"│ to the device, augment +│ +[\d.]+ │ +\d+% │ +([\d.]+) │", table)
     assert found
     assert float(found[1]) >= 5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("option", [["--profile"], ["--trainer.profiler", "pytorch"]], ids=["ours", "Lightning's"])
+def test_profiling_prints_no_messages_of_torch(option: list[str]) -> None:
+    program = "from kindling.cli.entry_point import program; program()"
+    command = [sys.executable, "-c", program, "fit", *TINY, *option, "--trainer.accelerator", "cpu"]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert run.returncode == 0
+    assert [line for line in run.stderr.splitlines() if not line.startswith(("hint: ", "loading "))] == []
 
 
 @pytest.mark.slow

@@ -152,7 +152,7 @@ class BaseDataModule(LightningDataModule):
                 f"{self.origin} is not the data that the checkpoint was trained on: other {join_names(changes)}; "
                 "start a new run without --ckpt_path"
             )
-        self.fitted = state_dict
+        self.fitted = state_dict or self.fitted
 
     def begin_with(self, learned: dict[str, Any]) -> None:
         """Restore the fitted state of a checkpoint before any data is read.

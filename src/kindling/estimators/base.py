@@ -14,7 +14,7 @@ from typing_extensions import override
 from kindling.data import TableDataModule
 from kindling.data.tables.rows import encode_rows
 from kindling.estimators.recipe import Recipe
-from kindling.estimators.samples import as_frame
+from kindling.estimators.samples import are_texts, as_frame
 from kindling.estimators.training import fit_model, undisturbed
 from kindling.runs.checkpoints import save
 
@@ -61,7 +61,8 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]
 
     def _check(self, samples: Any, targets: Any) -> tuple["DataFrame", NDArray[Any]]:
         """Return samples (N, F) and targets (N,), which are checked."""
-        checked: NDArray[Any] = validate_data(self, y=targets, y_numeric=self.task == "regression")
+        is_numeric = self.task == "regression" and not are_texts(targets)
+        checked: NDArray[Any] = validate_data(self, y=targets, y_numeric=is_numeric)
         frame = as_frame(self, samples, fits=True)
         check_consistent_length(frame, checked)
         return frame, checked

@@ -3,6 +3,7 @@
 from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import validate_data
 
@@ -10,6 +11,12 @@ from kindling.utils.text import count_noun, join_names
 
 if TYPE_CHECKING:
     from pandas import DataFrame
+
+
+def are_texts(targets: Any) -> bool:
+    """Return whether some of the targets (N,) are texts, such as `425,08 €`."""
+    values = np.asarray(targets)
+    return values.dtype.kind in "UT" or (values.dtype == object and any(isinstance(one, str) for one in values.flat))
 
 
 def as_frame(estimator: BaseEstimator, samples: Any, *, fits: bool) -> "DataFrame":

@@ -6,9 +6,13 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import ClassifierMixin, RegressorMixin
 from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted
 
+from kindling.data.tables.number_target import NumberTarget
+from kindling.data.tables.table_file import TableFile
 from kindling.data.tables.values import as_name, sort_names
 from kindling.estimators.base import TableEstimator
+from kindling.estimators.samples import are_texts
 from kindling.models import ClassificationTask
 from kindling.models.threshold import ThresholdMetric
 from kindling.utils.decision import predicted_classes
@@ -39,13 +43,28 @@ class TableRegressor(RegressorMixin, TableEstimator):  # type: ignore[misc]
     task = "regression"
 
     def fit(self, X: Any, y: Any) -> Self:  # noqa: N803  (the names of scikit-learn)
-        """Train on samples (N, F), an array or a data frame, and their values (N,)."""
+        """Train on samples (N, F), an array or a data frame, and their values (N,), numbers or texts with them."""
         return self._train(*self._check(X, y), getattr(y, "name", None))
 
     def predict(self, X: Any) -> NDArray[np.float32]:  # noqa: N803
         """Return the predicted values (N,) in the units of `y`."""
         values: NDArray[np.float32] = self._outputs(X).numpy()
         return values
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:  # noqa: N803
+        """Return R2 of the predictions for samples (N, F) and their values (N,), with weights (N,)."""
+        check_is_fitted(self)
+        return float(super().score(X, self._read(y), sample_weight))
+
+    def _read(self, values: Any) -> Any:
+        """Return values (N,) as numbers, if they are texts."""
+        if not are_texts(values):
+            return values
+        import pandas as pd  # imported here because it takes 0.5 s
+
+        column = self._checkpoint["TableDataModule"]["target"]
+        frame = pd.DataFrame({column["name"]: np.asarray(values)})
+        return NumberTarget(TableFile("y", column["name"], (), frame), column).numbers
 
 
 class TableClassifier(ClassifierMixin, TableEstimator):  # type: ignore[misc]

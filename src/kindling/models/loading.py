@@ -37,7 +37,11 @@ def read_model_spec(path: Path, stored: dict[str, Any] | None = None) -> tuple[s
         check_functions(hyper_parameters, (), path)
     unused = ("optimizer", "lr_scheduler", "_class_path", "_instantiator")
     arguments = {name: value for name, value in hyper_parameters.items() if name not in unused}
-    return json.dumps({"model": hyper_parameters["_class_path"], "arguments": arguments}), stored["state_dict"]
+    try:
+        spec = json.dumps({"model": hyper_parameters["_class_path"], "arguments": arguments})
+    except TypeError as error:
+        raise ValueError(f"{path} was modified: an argument of its model is not plain ({error})") from error
+    return spec, stored["state_dict"]
 
 
 def check_trained(path: Path, stored: dict[str, Any]) -> None:

@@ -35,7 +35,7 @@ def check_content(path: Path, checkpoint: Any) -> None:
         ValueError: If not: another program wrote the file, or it was modified.
     """
     model = checkpoint.get("hyper_parameters", {}) if isinstance(checkpoint, dict) else {}
-    if not isinstance(model, dict) or "_class_path" not in model:
+    if not isinstance(model, dict) or model.get("_class_path") is None:
         raise ValueError(f"{path} is not a Kindling checkpoint: it has no model class in its hyperparameters")
     data = as_dict(checkpoint.get("datamodule_hyper_parameters"))
     data_module = str(data.get("_class_path")).rpartition(".")[2]
@@ -46,6 +46,8 @@ def check_content(path: Path, checkpoint: Any) -> None:
     check_types(path, model, MODEL_TYPES)
     check_types(path, data, {"_class_path": str})
     check_types(path, threshold, THRESHOLD_TYPES)
+    if not all(map(_is_shape, checkpoint.get("sample_shapes") or ())):
+        raise ValueError(f"{path} was modified: its sample_shapes are {quote(checkpoint['sample_shapes'])}")
     for state in checkpoint.get("optimizer_states") or ():
         check_types(path, {"optimizer_states": state}, {"optimizer_states": dict})
     if threshold and None in [threshold.get(name) for name in THRESHOLD_TYPES]:
@@ -56,6 +58,8 @@ def check_content(path: Path, checkpoint: Any) -> None:
     names = model.get("class_names")
     if names and len(names) != model.get("num_classes", len(names)):
         raise ValueError(f"{path} was modified: it has {len(names)} class_names for {model['num_classes']} classes")
+    if not all(isinstance(name, str) for name in as_dict(learned).get("classes") or ()):
+        raise ValueError(f"{path} was modified: its classes are {quote(as_dict(learned)['classes'])}")
     if is_table(data_module, as_dict(learned)):
         check_table(path, as_dict(learned))
     if not _is_version(checkpoint.get("pytorch-lightning_version")):
@@ -70,16 +74,17 @@ def check_progress(path: Path, checkpoint: dict[str, Any]) -> None:
         ValueError: If not.
     """
     required = ("state_dict", "global_step", *(["callbacks"] if "optimizer_states" in checkpoint else []))
-    if missing := [name for name in required if checkpoint.get(name) is None]:
+    empty = [name for name in TYPES if name != "decision_threshold" and checkpoint.get(name, 0) is None]
+    if missing := [*(name for name in required if name not in checkpoint), *empty]:
         raise ValueError(f"{path} was modified: it lacks {join_names(missing)}")
-    if checkpoint.get("loops") is not None:
+    if "loops" in checkpoint:
         value = checkpoint["loops"]
         for name in EPOCHS:
             value = as_dict(value).get(name)
         if value is None or not has_type(value, int):
             raise ValueError(f"{path} was modified: its loops lack {'.'.join(EPOCHS)}, the number of epochs")
         _check_counters(path, checkpoint["loops"], "loops")
-    for name, state in (checkpoint.get("callbacks") or {}).items():
+    for name, state in checkpoint.get("callbacks", {}).items():
         wait_count = as_dict(state).get("wait_count")
         if str(name).startswith(STOPPERS) and not isinstance(wait_count, int):
             raise ValueError(f"{path} was modified: the state of {shorten(str(name), 60)} lacks wait_count")
@@ -92,12 +97,16 @@ def _check_counters(path: Path, value: dict[str, Any], name: str) -> None:
         ValueError: If not.
     """
     for key, inner in value.items():
-        if isinstance(inner, dict):
+        is_counter = key == STEPPED or name.endswith((".total", ".current"))
+        if isinstance(inner, dict) and not is_counter:
             _check_counters(path, inner, f"{name}.{key}")
-        elif key == STEPPED or name.endswith((".total", ".current")):
-            if isinstance(inner, int) and (key == STEPPED or has_type(inner, int)):
-                continue
+        elif is_counter and not (isinstance(inner, int) and (key == STEPPED or has_type(inner, int))):
             raise ValueError(f"{path} was modified: its {name}.{key} is {quote(inner)}")
+
+
+def _is_shape(value: Any) -> bool:
+    """Return whether a value is the shape of a tensor."""
+    return isinstance(value, list | tuple) and all(isinstance(size, int) for size in value)
 
 
 def _is_curve(values: Sequence[Any]) -> bool:

@@ -29,7 +29,7 @@ TARGET_ENCODING = ("known", "classes", "prior", "smoothing", "encodings")
 
 def is_table(data_module: str, learned: Mapping[str, Any]) -> bool:
     """Return whether the state of a data module with this class name is that of a table."""
-    return bool(learned) and (data_module == "TableDataModule" or "columns" in learned or "left_out" in learned)
+    return data_module == "TableDataModule" or "columns" in learned or "left_out" in learned
 
 
 def check_table(path: Path, learned: Mapping[str, Any]) -> None:

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+FRAME = "X"  # `path` of a data frame, as scikit-learn calls its argument
+
 
 class TableDataModule(BaseDataModule):
     """Rows of a CSV or Parquet file with a column of classes or numbers to predict.
@@ -104,7 +106,7 @@ class TableDataModule(BaseDataModule):
             target: Name of the target column.
             **options: Other arguments of the data module.
         """
-        data = cls(path="X", target=target, **options)
+        data = cls(path=FRAME, target=target, **options)
         data.file = TableFile(data.path, target, data.missing, frame)
         data.splits = draw_splits(data._target.strata, {"val": data.val_split}, data.split_seed)
         return data
@@ -164,7 +166,16 @@ class TableDataModule(BaseDataModule):
 
     @cached_property
     def file(self) -> TableFile:
-        """All rows of `path`, numbered from 0."""
+        """All rows of `path`, numbered from 0.
+
+        Raises:
+            ValueError: If they were a data frame, which a checkpoint does not hold.
+        """
+        if self.path == FRAME and not Path(FRAME).exists():
+            raise ValueError(
+                "the model was trained on a data frame, which its checkpoint does not contain: add --data.test_path "
+                "FILE to test it, or --data.predict FILE to predict"
+            )
         table = TableFile(self.path, self.target, self.missing)
         if self.resumes:
             check_columns(self.path, {*table.features} - {*self.drop}, self.fitted)
