@@ -201,6 +201,7 @@ def test_recipes(workplace: Path, text: bytes, trains: bool) -> None:
 
 @share(13)
 @given(data=table_files(), use=st.sampled_from(["fit", "predict", "test_path"]), trains=TRAINS)
+@example(data=b"y\n1.5e-141\n710763078282\na\n", use="fit", trains=False)
 def test_tables(workplace: Path, data: bytes, use: str, trains: bool) -> None:
     Path("table.csv").write_bytes(data)
     if use == "predict":

@@ -1,16 +1,13 @@
 """The files that `test` and `predict` write into a run folder."""
 
-import csv
 import json
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
-import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.utilities import rank_zero_only
@@ -18,125 +15,16 @@ from torch import Tensor
 
 from kindling.data import BaseDataModule
 from kindling.data.loading import targets_of
-from kindling.evaluation.multilabel import names_of_classes
+from kindling.evaluation.predictions_csv import add_unreadable, write_multilabel_predictions, write_predictions
 from kindling.evaluation.report import write_report
 from kindling.models import ClassificationTask, MultiLabelTask, RegressionTask
 from kindling.models.batches import batch_size
 from kindling.runs.folders import run_folder_of
 from kindling.training import TestOutputCollector
 from kindling.utils.console import progress
-from kindling.utils.decision import THRESHOLD, DecisionThreshold, predicted_classes
+from kindling.utils.decision import DecisionThreshold
 from kindling.utils.files import atomic_write
 from kindling.utils.text import join_names
-
-Keys = Mapping[str, Sequence[object]]  # values (N,) by name
-RESERVED = ("label", "target", "prediction", "probability", "fold")  # names of columns of predictions.csv
-
-
-def write_predictions(
-    path: Path,
-    rows: Sequence[object],
-    row_header: str,
-    probabilities: Tensor,
-    class_names: Sequence[str],
-    labels: Tensor | None = None,
-    threshold: DecisionThreshold | None = None,
-    keys: Keys = MappingProxyType({}),
-) -> None:
-    """Write `predictions.csv`.
-
-<<<<<<< HEAD
-    Its columns are row, keys, label if known, prediction, probability of the prediction, and the probability of each
-    class; for regression, row, keys, target and prediction. If a class has the name of another column, its column is
-    `p(<class>)`. NaN is no prediction.
-=======
-    Its columns are row, label if known, prediction, probability of the prediction, and the probability of each class;
-    for regression, row, target and prediction. If a class has the name of another column, its column is `p(<class>)`.
-    NaN is no prediction, and its fields are empty.
->>>>>>> 405d4b0 (Predict the other images of a folder with broken ones; name unlogged metrics of a user's callbacks; check counters in checkpoints)
-
-    Args:
-        path: The file.
-        rows: Names of the samples; those after the last prediction are left out.
-        row_header: Header of the column of names.
-        probabilities: Probabilities (N, classes), or predicted values (N,).
-        class_names: Names of the classes.
-        labels: True classes or values, shape (N,).
-        threshold: Decision threshold of two classes.
-        keys: Further columns that identify the samples, by name.
-    """
-    header, columns = _first_columns(rows, row_header, keys, len(probabilities))
-    if probabilities.ndim == 1:
-        header += ["target"] * (labels is not None) + ["prediction"]
-        parts = [part.float().numpy() for part in (labels, probabilities) if part is not None]
-        columns += [
-            ["" if np.isnan(value) else np.format_float_positional(value, trim="-") for value in part] for part in parts
-        ]
-        return _write(path, header, columns)
-    predictions = predicted_classes(probabilities, threshold)
-    best = probabilities.gather(1, predictions.unsqueeze(1)).squeeze(1)
-    if labels is not None:
-        header.append("label")
-        columns.append([class_names[label] for label in labels.tolist()])
-    pairs = zip(predictions.tolist(), best.isnan().tolist(), strict=True)
-    columns.append(["" if is_nan else class_names[prediction] for prediction, is_nan in pairs])
-    columns += map(_format, (best, *probabilities.T))
-    header += ["prediction", "probability"]
-    taken = {*header, "label"}
-    header += [f"p({name})" if name in taken else name for name in class_names]
-    _write(path, header, columns)
-
-
-def write_multilabel_predictions(
-    path: Path,
-    rows: Sequence[object],
-    row_header: str,
-    probabilities: Tensor,
-    class_names: Sequence[str],
-    targets: Tensor | None = None,
-    keys: Keys = MappingProxyType({}),
-) -> None:
-    """Write `predictions.csv` for several classes per sample.
-
-    Its columns are row, label if known, prediction, and the probability of each class. Several classes are separated by
-    `|`; see `write_predictions` for the arguments. `targets` are 1 for each class of a sample, (N, classes).
-    """
-    header, columns = _first_columns(rows, row_header, keys, len(probabilities))
-    if targets is not None:
-        header.append("label")
-        columns.append(names_of_classes(targets.bool(), class_names, "|"))
-    header.append("prediction")
-    columns.append(names_of_classes(probabilities >= THRESHOLD, class_names, "|"))
-<<<<<<< HEAD
-    columns += ([f"{value:.6g}" for value in column] for column in probabilities.T.tolist())
-    taken = {*header, "label"}
-    header += [f"p({name})" if name in taken else name for name in class_names]
-    _write(path, header, columns)
-
-
-def _first_columns(
-    rows: Sequence[object], row_header: str, keys: Keys, number: int
-) -> tuple[list[str], list[Sequence[object]]]:
-    """Return the header and the columns that identify samples; a key with the name of another column is renamed."""
-    names = [f"{name} (data)" if name in {row_header, *RESERVED} else name for name in keys]
-    return [row_header, *names], [rows[:number], *(values[:number] for values in keys.values())]
-=======
-    columns += map(_format, probabilities.T)
-    header += [f"p({name})" if name in {row_header, "label", "prediction"} else name for name in class_names]
-    _write(path, header, columns)
-
-
-def _format(probabilities: Tensor) -> list[str]:
-    """Return probabilities (N,) as text, empty for NaN."""
-    return ["" if math.isnan(value) else f"{value:.6g}" for value in probabilities.tolist()]
->>>>>>> 405d4b0 (Predict the other images of a folder with broken ones; name unlogged metrics of a user's callbacks; check counters in checkpoints)
-
-
-def _write(path: Path, header: Sequence[str], columns: Sequence[Sequence[object]]) -> None:
-    with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file)
-        table.writerow(header)
-        table.writerows(zip(*columns, strict=True))
 
 
 def is_writable(run: Path) -> bool:
@@ -187,22 +75,13 @@ def save_predictions(
             return written, sum(map(batch_size, batches))
         if not others and (targets := targets_of(data.new)) is not None:
             labels = targets[: len(table)]
-<<<<<<< HEAD
-        rows, keys = data.predicted_rows(), data.keys("predicted")
+        rows, keys, number = data.predicted_rows(), data.keys("predicted"), len(table)
+        table = add_unreadable(table, rows, data.unreadable)
         if isinstance(model, MultiLabelTask):
             write_multilabel_predictions(written, rows, data.row_header, table, model.class_names, labels, keys)
-            return written, len(table)
-        names, threshold = _classes_of(model)
-        write_predictions(written, rows, data.row_header, table, names, labels, threshold, keys)
-    return written, len(table)
-=======
-        rows, number = data.predicted_rows(), len(table)
-        table = _with_unreadable(table, rows, data.unreadable)
-        if isinstance(model, MultiLabelTask):
-            write_multilabel_predictions(written, rows, data.row_header, table, model.class_names, labels)
             return written, number
         names, threshold = _classes_of(model)
-        write_predictions(written, rows, data.row_header, table, names, labels, threshold)
+        write_predictions(written, rows, data.row_header, table, names, labels, threshold, keys)
     return written, number
 
 
@@ -215,16 +94,6 @@ def check_readable(written: Path, data: LightningDataModule | None) -> None:
             f"{len(data.unreadable):,} of {len(rows):,} files can't be used, and their rows in {written} are empty: "
             f"{names}; replace them, or leave them out with --data.skip_broken true"
         )
-
-
-def _with_unreadable(table: Tensor, rows: Sequence[object], unreadable: Sequence[int]) -> Tensor:
-    """Return predictions with NaN for the rows that can't be read; those after the last prediction are left out."""
-    read = np.setdiff1d(np.arange(len(rows)), unreadable)
-    end = len(rows) if len(table) == len(read) else read[len(table)]
-    complete = table.new_full((int(end), *table.shape[1:]), math.nan)
-    complete[torch.from_numpy(read[: len(table)])] = table
-    return complete
->>>>>>> 405d4b0 (Predict the other images of a folder with broken ones; name unlogged metrics of a user's callbacks; check counters in checkpoints)
 
 
 def _classes_of(model: LightningModule) -> tuple[Sequence[str], DecisionThreshold | None]:

@@ -65,7 +65,10 @@ def test_times_and_durations_are_read(text: str, hours: float) -> None:
 NO_DATES = "2024-13-01;30/2/2024;1.2.3;10.0.0.1;2024-03-14 25:00;13:00 PM;14 Foo 2024;12-34;;14:75;20241301;2021-W53"
 
 
-@pytest.mark.parametrize("text", [*NO_DATES.split(";"), "2024-03-14" * 10])
+PHONE_NUMBERS = ["710763078282", "202403011560", "20240301126099"]  # like a day and a time without separators
+
+
+@pytest.mark.parametrize("text", [*NO_DATES.split(";"), *PHONE_NUMBERS, "2024-03-14" * 10])
 def test_texts_are_no_dates(text: str) -> None:
     assert math.isnan(as_days(text, day_first=False))
 

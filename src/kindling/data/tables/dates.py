@@ -30,7 +30,7 @@ TIME = re.compile(rf"(?:{CLOCK}){ZONE}", re.ASCII)
 # Date before time, and time before date.
 DATE_TIME = re.compile(rf"(.*?[^\s,-])(?:t(?=\d)|(?<=\d{{4}}):|[\s,]+(?:-\s+|at\s+)?)((?:{CLOCK}){ZONE})", re.ASCII)
 TIME_DATE = re.compile(rf"((?:{CLOCK}))[\s,]+(.*)", re.ASCII)
-COMPACT_TIME = re.compile(r"(\d{8})t?(\d\d)(\d\d)(\d\d)?(?:\.\d+)?z?", re.ASCII)
+COMPACT_TIME = re.compile(r"(\d{8})t?(\d\d)([0-5]\d)([0-5]\d|60)?(?:\.\d+)?z?", re.ASCII)
 
 # Each with the meaning of its groups: Y year, M month, D day, d and m (swapped unless `day_first`), Q quarter, W ISO
 # week, N weekday.
