@@ -327,6 +327,9 @@ TARGET_ENCODING = {"known": ["1", "2"], "classes": [1], "prior": [0.5], "smoothi
         ("predict", "TableDataModule", lambda fitted: with_column(fitted, center="a"), "its center is 'a'"),
         ("export", "TableDataModule", lambda fitted: with_column(fitted, scale=None), "column x lacks scale"),
         ("test", "loops", lambda loops: without(loops, "fit_loop"), "its loops lack fit_loop.epoch_progress.current"),
+        ("test", "ImageFolderDataModule", lambda fitted: without(fitted, "image_size"), "folder has no image_size"),
+        ("test", "ImageFolderDataModule", lambda fitted: {}, "its image folder has no classes"),
+        ("predict", "ImageFolderDataModule", lambda fitted: fitted | {"levels": [0]}, "its levels are [0]"),
         ("predict", "loops", lambda loops: with_batches(loops, "predict_loop", "x"), "current.ready is 'x'"),
         ("fit", "loops", lambda loops: with_batches(loops, "fit_loop", -1), "current.ready is -1"),
         ("fit", "global_step", lambda step: None, "it lacks global_step"),
@@ -351,7 +354,7 @@ TARGET_ENCODING = {"known": ["1", "2"], "classes": [1], "prior": [0.5], "smoothi
 def test_an_altered_checkpoint_is_named(
     workplace: Path, capsys: pytest.CaptureFixture[str], command: str, part: str, alter: Any, words: str
 ) -> None:
-    shutil.copytree("runs/table/version_0", "stranger")
+    shutil.copytree(f"runs/{'images' if part.startswith('Image') else 'table'}/version_0", "stranger")
     for path in Path("stranger/checkpoints").glob("*.ckpt"):
         stored = torch.load(path, weights_only=True)
         torch.save(without(stored, "checksums") | {part: alter(stored[part])}, path)

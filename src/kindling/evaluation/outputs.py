@@ -76,7 +76,8 @@ def save_predictions(
         if not others and (targets := targets_of(data.new)) is not None:
             labels = targets[: len(table)]
         rows, keys, number = data.predicted_rows(), data.keys("predicted"), len(table)
-        table = add_unreadable(table, rows, data.unreadable)
+        if data.unreadable:
+            table = add_unreadable(table, rows, data.unreadable)
         if isinstance(model, MultiLabelTask):
             write_multilabel_predictions(written, rows, data.row_header, table, model.class_names, labels, keys)
             return written, number

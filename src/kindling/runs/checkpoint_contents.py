@@ -9,8 +9,8 @@ from typing import Any
 
 from packaging.version import InvalidVersion, Version
 
+from kindling.runs.data_contents import check_data
 from kindling.runs.stored_types import as_dict, check_types, has_type, quote
-from kindling.runs.table_contents import check_table, is_table
 from kindling.utils.text import join_names, shorten
 
 RESTORING_FILE = "checkpoint_connector.py"  # Lightning's module that restores a checkpoint
@@ -42,7 +42,6 @@ def check_content(path: Path, checkpoint: Any) -> None:
     learned, threshold = checkpoint.get(data_module), as_dict(checkpoint.get("decision_threshold"))
     check_types(path, checkpoint, TYPES)
     check_types(path, {"data": learned}, {"data": dict})
-    check_types(path, as_dict(learned), {"classes": list})
     check_types(path, model, MODEL_TYPES)
     check_types(path, data, {"_class_path": str})
     check_types(path, threshold, THRESHOLD_TYPES)
@@ -58,10 +57,7 @@ def check_content(path: Path, checkpoint: Any) -> None:
     names = model.get("class_names")
     if names and len(names) != model.get("num_classes", len(names)):
         raise ValueError(f"{path} was modified: it has {len(names)} class_names for {model['num_classes']} classes")
-    if not all(isinstance(name, str) for name in as_dict(learned).get("classes") or ()):
-        raise ValueError(f"{path} was modified: its classes are {quote(as_dict(learned)['classes'])}")
-    if is_table(data_module, as_dict(learned)):
-        check_table(path, as_dict(learned))
+    check_data(path, data_module, as_dict(learned))
     if not _is_version(checkpoint.get("pytorch-lightning_version")):
         version = quote(checkpoint["pytorch-lightning_version"])
         raise ValueError(f"{path} was modified: its pytorch-lightning_version is {version}")

@@ -173,7 +173,7 @@ class ImageFolderDataModule(BaseDataModule):
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         # Older checkpoints have no levels: they were trained on the full 16-bit range.
-        super().load_state_dict({"levels": None, **state_dict})
+        super().load_state_dict({"levels": None, **state_dict} if state_dict else {})
         if state_dict:
             check_task(self._label_options.task, state_dict.get("task", "classification"))
 

@@ -1,13 +1,14 @@
-"""Validation of what a checkpoint has learned about a table."""
+"""Validation of what a data module has learned, as a checkpoint stores it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from kindling.runs.stored_types import check_types, quote
 from kindling.utils.text import join_names
 
-TYPES: dict[str, type] = {"target": dict, "columns": list, "left_out": dict, "digest": str}
+TYPES: dict[str, type] = {"classes": list, "target": dict, "columns": list, "left_out": dict, "digest": str}
+IMAGE_TYPES: dict[str, type] = {"image_size": int, "levels": list, "task": str, "separator": str, "split": str}
 # State of one column; older checkpoints lack some of these.
 COLUMN_TYPES: dict[str, type] = {
     **{"name": str, "kind": str, "values": list, "classes": list, "known": list, "encodings": list, "prior": list},
@@ -27,30 +28,45 @@ MAY_BE_NONE = ("day_first",)
 TARGET_ENCODING = ("known", "classes", "prior", "smoothing", "encodings")
 
 
-def is_table(data_module: str, learned: Mapping[str, Any]) -> bool:
-    """Return whether the state of a data module with this class name is that of a table."""
-    return data_module == "TableDataModule" or "columns" in learned or "left_out" in learned
+def check_data(path: Path, data_module: str, learned: Mapping[str, Any]) -> None:
+    """Check what a data module has learned from its training samples: that it is complete, with the right types.
 
-
-def check_table(path: Path, learned: Mapping[str, Any]) -> None:
-    """Check that all that a table needs has been learned, with values of the right types.
+    Args:
+        path: The checkpoint.
+        data_module: Name of the class of the data module.
+        learned: Its state in the checkpoint.
 
     Raises:
-        ValueError: If not.
+        ValueError: If something is missing or has another type.
     """
     check_types(path, learned, TYPES)
+    if not all(isinstance(name, str) for name in learned.get("classes") or ()):
+        raise ValueError(f"{path} was modified: its classes are {quote(learned['classes'])}")
     target = learned.get("target")
-    for name in ("classes" if target is None else "target", "columns", "left_out"):
-        if learned.get(name) is None:
-            raise ValueError(f"{path} was modified: its table has no {name}")
-    if not learned["columns"]:
-        raise ValueError(f"{path} was modified: its table has no columns")
-    for column in learned["columns"]:
-        _check_column(path, column, ("name", "kind", "missing"))
     if target is not None:  # numbers, stored like a column
         _check_column(path, target, ("name", "kind"))
         if target["kind"] != "number":
             raise ValueError(f"{path} was modified: its target is of the kind {quote(target['kind'])}")
+    if data_module == "ImageFolderDataModule":
+        _check_images(path, learned)
+    if data_module == "TableDataModule" or "columns" in learned or "left_out" in learned:
+        _check_present(path, learned, ("classes" if target is None else "target", "columns", "left_out"), "table")
+        for column in learned["columns"]:
+            _check_column(path, column, ("name", "kind", "missing"))
+
+
+def _check_present(path: Path, learned: Mapping[str, Any], names: Sequence[str], what: str) -> None:
+    for name in names:
+        if learned.get(name) is None or (name == "columns" and not learned[name]):
+            raise ValueError(f"{path} was modified: its {what} has no {name}")
+
+
+def _check_images(path: Path, learned: Mapping[str, Any]) -> None:
+    check_types(path, learned, IMAGE_TYPES)
+    _check_present(path, learned, ("classes", "image_size"), "image folder")
+    levels = learned.get("levels")
+    if levels is not None and not (len(levels) == 2 and all(isinstance(level, int) for level in levels)):
+        raise ValueError(f"{path} was modified: its levels are {quote(levels)}")
 
 
 def _check_column(path: Path, column: Any, required: tuple[str, ...]) -> None:
