@@ -10,6 +10,7 @@ import sys
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -36,6 +37,9 @@ TINY = (
     "--model MLPClassifier --model.hidden [8] --data SyntheticDataModule --data.num_samples 300 --data.batch_size 32 "
     "--trainer.max_epochs 2 --run_name tiny"
 ).split()
+
+
+LOADING = "loading PyTorch and Lightning ...\n"  # what a process prints to stderr if its imports are slow
 
 
 @dataclass(frozen=True)
@@ -147,10 +151,12 @@ def kindling(capfd: pytest.CaptureFixture[str]) -> Command:
 
     def run(*arguments: object) -> Result:
         capfd.readouterr()
-        try:
-            code = main([str(argument) for argument in arguments])
-        except SystemExit as stop:
-            code = int(stop.code or 0)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("kindling.cli.entry_point._loading", lambda _: nullcontext())  # prints a line if slow
+            try:
+                code = main([str(argument) for argument in arguments])
+            except SystemExit as stop:
+                code = int(stop.code or 0)
         printed = capfd.readouterr()
         return Result(code, printed.out, printed.err)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from conftest import TINY
+from conftest import LOADING, TINY
 
 ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1"}
 
@@ -36,7 +36,7 @@ def test_slow_imports_are_announced_where_no_program_reads() -> None:
     delay = "from kindling.utils import console; console.PROGRESS_DELAY = 0.1"
     command = [sys.executable, "-c", f"{delay}; from kindling.cli import main; main({options})"]
     run = subprocess.run(command, capture_output=True, text=True, env=ONE_THREAD, timeout=120)
-    assert run.stderr == "loading PyTorch and Lightning ...\n"
+    assert run.stderr == LOADING
     assert yaml.safe_load(run.stdout)["model"]["class_path"] == "kindling.models.MLPClassifier"
 
 

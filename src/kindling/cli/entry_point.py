@@ -141,8 +141,8 @@ def _find(command: str) -> Callable[[str, Sequence[str]], None]:
 
 
 def _loading(command: str) -> AbstractContextManager[object]:
-    """Return a progress bar, or a line, for the imports; `new` needs no slow ones."""
-    if command == "new":
+    """Return a progress bar, or a line, for the imports; `new` and `runs` need no slow ones."""
+    if command in ("new", "runs") or not _is_first("RANK", "SLURM_PROCID", "LOCAL_RANK"):
         return nullcontext()
     from kindling.utils.console import progress
 
@@ -206,5 +206,9 @@ def _is_reported_by_first() -> bool:
     distributed = sys.modules.get("torch.distributed")
     is_connected = distributed is not None and distributed.is_available() and distributed.is_initialized()
     is_started_by_us = "KINDLING_PARENT" in os.environ  # rank 0 prints the error of this process
-    ranks = (os.environ.get(name, "0") for name in ("RANK", "SLURM_PROCID"))
-    return any(rank != "0" for rank in ranks) and not is_connected and not is_started_by_us
+    return not _is_first("RANK", "SLURM_PROCID") and not is_connected and not is_started_by_us
+
+
+def _is_first(*names: str) -> bool:
+    """Return whether this process has rank 0, according to some environment variables."""
+    return all(os.environ.get(name, "0") == "0" for name in names)
