@@ -37,7 +37,7 @@ def test_slow_imports_are_announced_where_no_program_reads() -> None:
     command = [sys.executable, "-c", f"{delay}; from kindling.cli import main; main({options})"]
     run = subprocess.run(command, capture_output=True, text=True, env=ONE_THREAD, timeout=120)
     assert run.stderr == LOADING
-    assert yaml.safe_load(run.stdout)["model"]["class_path"] == "kindling.models.MLPClassifier"
+    assert yaml.safe_load(run.stdout)["model"]["class_path"] == "kindling.MLPClassifier"
 
 
 @pytest.mark.slow
