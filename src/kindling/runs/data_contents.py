@@ -7,13 +7,16 @@ from typing import Any
 from kindling.runs.stored_types import check_types, quote
 from kindling.utils.text import join_names
 
-TYPES: dict[str, type] = {"classes": list, "target": dict, "columns": list, "left_out": dict, "digest": str}
+TYPES: dict[str, type] = {
+    **{"classes": list, "target": dict, "columns": list, "left_out": dict, "digest": str, "members": int, "keys": list}
+}
 IMAGE_TYPES: dict[str, type] = {"image_size": int, "levels": list, "task": str, "separator": str, "split": str}
 # State of one column; older checkpoints lack some of these.
 COLUMN_TYPES: dict[str, type] = {
     **{"name": str, "kind": str, "values": list, "classes": list, "known": list, "encodings": list, "prior": list},
     **{"center": float, "scale": float, "median": float, "limit": float, "smoothing": float, "range": list},
     **{"decimal": str, "units": list, "factors": dict, "missing": bool, "missing_values": list, "day_first": bool},
+    **{"member": int},
 }
 ITEM_TYPES: dict[str, type | tuple[type, ...]] = {
     **{"units": str, "missing_values": str, "values": str, "known": str, "classes": int},
