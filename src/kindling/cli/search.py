@@ -68,7 +68,7 @@ class Search:
         monitor = config["checkpoint"]["monitor"]
         space.check_metric(monitor, typed.search)
         settings = {
-            "options": shared,
+            "options": [Path(option).name if option.startswith("--config=") else option for option in shared],
             "search space": space.describe(),
             "monitor": monitor,
             "mode": config["checkpoint"]["mode"],

@@ -144,7 +144,7 @@ def digest_files(command: Sequence[str], configs: Sequence[Any]) -> str:
         if not 0 < len(name) < MAX_NAME or "\0" in name:
             continue
         if (path := Path(name)).is_file():
-            content.update(name.encode())
+            content.update(path.name.encode())  # the folder may differ on another machine
             with path.open("rb") as file:
                 content.update(hashlib.file_digest(file, "sha256").digest())
         elif path.is_dir() and not RUNS.resolve().is_relative_to(path.resolve()):
