@@ -16,8 +16,11 @@ import yaml
 from optuna.trial import TrialState
 
 from conftest import TINY, Command, different
+from kindling.runs.find import find_checkpoint
 from kindling.runs.folders import written_checkpoints
 from kindling.runs.listing import Run
+from kindling.tuning.search_space import SearchSpace
+from kindling.tuning.study import Study
 
 OPTIONS = [option for option in TINY if option not in ("--run_name", "tiny")]
 SPACE = "model.optimizer.lr: {low: 1.0e-4, high: 1.0, log: true}\nmodel.hidden: [[4], [8], [16, 16]]\n"
@@ -169,8 +172,9 @@ def is_newer(path: Path, start: float) -> bool:
 
 
 def test_jobs_share_the_trials(kindling: Command, tune: list[str]) -> None:
-    result = kindling(*tune, "--trials", 5, "--jobs", 2)
+    result = kindling(*tune, "--trials", 5, "--jobs", 2, "--format", "json")
     assert result.code == 0, result.err
+    assert len(json.loads(result.out)["trials"]) == 5
     found = trials()
     assert [trial.number for trial in found] == [0, 1, 2, 3, 4]
     assert len({trial.user_attrs["process"]["pid"] for trial in found}) == 2
@@ -213,6 +217,69 @@ def test_checkpoints_of_trials_are_not_the_newest_run(kindling: Command, tune: l
     assert "single" in str(written_checkpoints(Path("runs"))[-1])
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("sampler", ["qmc", "gp"])
+def test_other_samplers_and_hyperband(kindling: Command, tune: list[str], sampler: str) -> None:
+    options = ["--trials", 5, "--sampler", sampler, "--pruner", "hyperband", "--trainer.limit_train_batches", 1]
+    assert kindling(*tune, *options).code == 0
+    found = [trial.params["model.optimizer.lr"] for trial in trials()[1:]]
+    assert len(set(found)) == len(found) == 4
+
+
+def test_qmc_follows_one_sequence(folder: Path) -> None:
+    space = SearchSpace.parse({"x": {"low": 0.0, "high": 1.0}, "y": {"low": 0.0, "high": 1.0}}, "space.yaml")
+    study = Study.open(Path("runs/q"), None, {"mode": "min"}, space, sampler="qmc", seed=7)
+    expected = optuna.create_study(sampler=optuna.samplers.QMCSampler(scramble=True, seed=7))
+    for number in range(16):
+        trial = study.next_trial(None)
+        assert trial is not None
+        study.finish(trial, float(number))
+        other = expected.ask(dict(space.distributions))
+        expected.tell(other, float(number))
+        if number:  # the first one has no relative space yet
+            assert trial.params == other.params
+
+
+def test_equal_trials_are_reported_too(kindling: Command, tune: list[str]) -> None:
+    Path("space.yaml").write_text("model.dropout: [0.0, 1.0e-9]\nmodel.optimizer.lr: [1.0e-12, 1.0e-13]\n")
+    monitor = ["--checkpoint.monitor", "val/accuracy", "--checkpoint.mode", "max"]
+    result = kindling(*tune, *monitor, "--trials", 3, "--sampler", "random")
+    assert result.code == 0, result.err
+    assert len({trial.values[0] for trial in trials()}) == 1
+    assert (STUDY / "study.html").exists()
+    assert (STUDY / "best.yaml").exists()
+
+
+def test_the_folder_of_a_study_is_its_best_trial(kindling: Command, tune: list[str]) -> None:
+    assert kindling(*tune, "--trials", 3).code == 0
+    best = json.loads((STUDY / "study.json").read_text())["best"]
+    assert find_checkpoint(STUDY) == STUDY / f"trial_{best}/version_0/checkpoints/best.ckpt"
+
+
+def test_a_folder_that_was_there_before_is_kept(kindling: Command, tune: list[str]) -> None:
+    STUDY.mkdir(parents=True)
+    (STUDY / "notes.txt").write_text("mine")
+    data = ["--data", "TableDataModule", "--data.path", "missing.csv", "--data.target", "y"]
+    assert kindling("tune", "--model", "MLPClassifier", *data, *tune[-4:], "--trials", 3).code == 1
+    assert (STUDY / "notes.txt").read_text() == "mine"
+
+
+def test_a_data_module_of_the_user_is_read_for_each_trial(kindling: Command, tune: list[str]) -> None:
+    Path("mine.py").write_text(
+        "from kindling import SyntheticDataModule\n"
+        "class Counting(SyntheticDataModule):\n"
+        "    stage = 0\n"
+        "    def train_dataloader(self):\n"
+        "        assert self.stage == 0\n"
+        "        self.stage = 1\n"
+        "        return super().train_dataloader()\n"
+    )
+    options = [part if part != "SyntheticDataModule" else "Counting" for part in tune]
+    result = kindling(*options, "--plugin", "mine.py", "--trials", 2)
+    assert result.code == 0, result.err
+    assert [trial.state for trial in trials()] == [TrialState.COMPLETE] * 2
+
+
 @pytest.mark.parametrize(
     ("content", "options", "words"),
     [
@@ -231,6 +298,8 @@ def test_checkpoints_of_trials_are_not_the_newest_run(kindling: Command, tune: l
         (SPACE, ["--trials", "2", "--storage", "nosuch://x"], "the study can't be stored in nosuch://x"),
         (SPACE, [], "give the number of trials"),
         ("model.label_smoothing: [0.0, 0.1]", ["--trials", "2"], "changes val/loss itself"),
+        ("data.split_seed: [1, 2]", ["--trials", "2"], "data.split_seed can't be searched"),
+        (SPACE, ["--trials", "2", "--run_name", "x"], "--run_name is for a single run"),
     ],
 )
 def test_mistakes_end_before_the_first_trial(

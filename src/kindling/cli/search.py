@@ -4,7 +4,6 @@ import argparse
 import gc
 import json
 import os
-import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
@@ -16,8 +15,10 @@ from typing import Any, Self
 
 import torch
 import yaml
+from optuna.exceptions import StorageInternalError
 from optuna.trial import FrozenTrial, Trial, TrialState
 from rich.console import Console
+from sqlalchemy.exc import SQLAlchemyError
 
 from kindling.cli.entry_point import describe_error
 from kindling.cli.lightning_cli import KindlingCLI
@@ -28,14 +29,16 @@ from kindling.runs.listing import Run, find_runs, flatten_config, sort_by_start
 from kindling.runs.repeats import digest_files, is_finished
 from kindling.training.processes import wait_for_processes
 from kindling.tuning.search_space import SearchSpace
-from kindling.tuning.study import Study
+from kindling.tuning.study import Study, remove_folder
 from kindling.tuning.study_results import describe_trial, study_table, summary_of, write_best, write_summary
 from kindling.tuning.trials import VARIABLE, PruneTrial, TrialOptions
 from kindling.utils.console import as_command, say
 from kindling.utils.errors import UsageError
+from kindling.utils.plugins import load_plugins
 from kindling.utils.text import count_noun, format_metric
 
-MAX_FAILURES = 3  # trials that fail before any other has finished; the others would fail alike
+MAX_FAILURES = 3  # trials of a command that fail before any other has been trained
+SYSTEM_ERRORS = (OSError, SQLAlchemyError, StorageInternalError)  # a full disk, a lost connection to the database
 
 
 @dataclass
@@ -47,12 +50,15 @@ class Search:
         shared: Options of `fit` that all trials share.
         monitor: Metric of the study.
         trial_options: How the trials are trained, apart from their values.
+        is_new: Whether this command has created the study.
     """
 
     study: Study
     shared: list[str]
     monitor: str
     trial_options: TrialOptions
+    is_new: bool
+    failures: int = 0  # trials of this command that failed; -1 once one has been trained
 
     @classmethod
     def open(cls, typed: argparse.Namespace, shared: list[str]) -> Self:
@@ -60,10 +66,11 @@ class Search:
         contents = [read_yaml(Path(config)) for config in typed.config if Path(config).is_file()]
         seed = seed_of(contents) if typed.seed_everything is None else typed.seed_everything
         shared = [*shared, f"--seed_everything={seed}"]
+        load_plugins(shared)  # what they print when they are imported is not part of the config
         space = SearchSpace.parse(read_yaml(Path(typed.search)), typed.search)
         config = resolve_config(shared)
         path = RUNS / typed.study
-        if not path.exists():  # otherwise it has been checked before
+        if not (path / STUDY_FILE).exists():  # otherwise it has been checked before
             check_space(space, typed.search, shared)
         monitor = config["checkpoint"]["monitor"]
         space.check_metric(monitor, typed.search)
@@ -79,7 +86,7 @@ class Search:
             study = Study.open(path, typed.storage, settings, space, sampler=typed.sampler, seed=seed)
         except BaseException:
             if is_new:
-                remove_study(path)
+                remove_folder(path)
             raise
         if not (path / STUDY_FILE).exists():
             write_summary(path, summary_of(study, monitor))
@@ -87,7 +94,7 @@ class Search:
         study.prune_by(typed.pruner, config["trainer"]["max_epochs"] or 1, bool(options.get("model.lr_scheduler")))
         if point := space.point_of(options):
             study.begin_with(point)
-        return cls(study, shared, monitor, TrialOptions(PruneTrial(monitor)))
+        return cls(study, shared, monitor, TrialOptions(PruneTrial(monitor)), is_new)
 
     def run_trials(self, total: int | None, timeout: float | None, stderr: bool = False) -> None:
         """Train trials until the study has `total` of them, or `timeout` seconds have passed."""
@@ -100,6 +107,9 @@ class Search:
             with clean_process(), status(title) as show, output_in(path / f"trial_{trial.number}.log"):
                 finished = self._train(trial, show)
             say(describe_trial(finished, self.study), stderr=stderr)
+            write_summary(path, summary_of(self.study, self.monitor))
+            if self.study.best and self.study.best.number == finished.number:
+                write_best(self.study, self.monitor)
             if torch.cuda.is_available():
                 gc.collect()  # free the memory of the last model
 
@@ -109,14 +119,19 @@ class Search:
 
         study, summary = self.study, summary_of(self.study, self.monitor)
         write_summary(study.path, summary)
+        recipe = write_best(study, self.monitor)
         if not study.best:
-            reasons = [trial.user_attrs["reason"] for trial in study.finished(TrialState.FAIL)]
+            reasons = [trial.user_attrs.get("reason", "") for trial in study.finished(TrialState.FAIL)]
+            self.discard()
             raise ValueError(f"no trial of {study.path} is complete: {reasons[-1] if reasons else 'allow more time'}")
-        page, recipe = write_page(study, self.monitor), write_best(study, self.monitor)
         if form == "json":
             print(json.dumps(summary, indent=2))
+        else:
+            say(study_table(study, self.monitor))
+        page = write_page(study, self.monitor)
+        if form == "json":
             return
-        say(study_table(study, self.monitor), f"page: {page}")
+        say(f"page: {page}")
         if recipe and (run := self._find_run(study.best.number)):  # not if another machine has trained it
             say(f"best recipe: {recipe}\nnext:")
             say("  " + as_command("kindling", "test --ckpt_path", run.path))
@@ -129,11 +144,11 @@ class Search:
             trial: The trial.
             show: Receives the progress after each epoch.
         """
-        study, failure, run = self.study, "", self._find_run(trial.number)
+        study, failure, run, limit = self.study, "", self._find_run(trial.number), MAX_FAILURES
 
-        def decide(epoch: int, value: float) -> bool:
+        def decide(epoch: int, value: float, may_stop: bool) -> bool:
             show(f"epoch {epoch}, {self.monitor} {format_metric(value)}")
-            return study.decide(trial, epoch, value)
+            return study.decide(trial, epoch, value, may_stop)
 
         is_over = run is not None and (is_finished(run) or "reason" in study.get(trial.number).user_attrs)
         if not is_over:
@@ -145,12 +160,12 @@ class Search:
                 wait_for_processes(KindlingCLI("fit", options, self.trial_options).trainer)
             except SystemExit as stop:  # Lightning turns Ctrl-C into this
                 raise KeyboardInterrupt from stop
+            except SYSTEM_ERRORS as error:  # the trial stays under way, and the same command resumes it
+                self.discard()
+                raise ValueError(describe_error(error)) from error
             except Exception as error:
                 failure = describe_error(error) or f"{type(error).__name__}: {error}"
-                if isinstance(error, UsageError | OSError) or self._only_fails():
-                    if not find_runs(study.path):
-                        remove_study(study.path)
-                    raise (UsageError if isinstance(error, UsageError) else ValueError)(failure) from error
+                limit = 1 if isinstance(error, UsageError) else MAX_FAILURES
         run = self._find_run(trial.number)
         facts = {"run": str(run.path), "epochs": run.metadata.epochs, "seconds": run.metadata.seconds} if run else {}
         value = run.metadata.best.get(self.monitor) if run else None
@@ -158,12 +173,21 @@ class Search:
         if run and finished.state == TrialState.PRUNED:
             run.metadata.reason = finished.user_attrs["reason"]
             run.metadata.write(run.path)
+        self._give_up_if_all_fail(finished, limit)
         return finished
 
-    def _only_fails(self) -> bool:
-        """Return whether several trials have failed, including the current one, and none has been trained."""
-        states = [trial.state for trial in self.study.finished()]
-        return states.count(TrialState.FAIL) == len(states) >= MAX_FAILURES - 1
+    def _give_up_if_all_fail(self, trial: FrozenTrial, limit: int) -> None:
+        """Raise ValueError after `limit` failures if no trial of this command could be trained."""
+        is_failed = trial.state == TrialState.FAIL
+        self.failures = self.failures + 1 if is_failed and self.failures >= 0 else -1  # -1 from the first success on
+        if self.failures >= limit:
+            self.discard()
+            raise ValueError(trial.user_attrs["reason"])
+
+    def discard(self) -> None:
+        """Remove the study if this command has created it and nothing has been trained."""
+        if self.is_new and not find_runs(self.study.path):
+            self.study.delete()
 
     def _find_run(self, number: int) -> Run | None:
         """Return the newest run of a trial."""
@@ -176,14 +200,6 @@ class Search:
             return ["--ckpt_path", str(last), *(option for option in self.shared if option.startswith("--plugin="))]
         name = f"--run_name={self.study.path.relative_to(RUNS)}/trial_{trial.number}"
         return [*self.shared, *self.study.space.options(trial.params), "--test_after_fit=false", name]
-
-
-def remove_study(path: Path) -> None:
-    """Remove the folder of a study that contains no run, and `runs` if it contains nothing else."""
-    shutil.rmtree(path, ignore_errors=True)
-    for parent in path.parents[:-1]:
-        with suppress(OSError):
-            parent.rmdir()  # fails if it contains other runs
 
 
 def resolve_config(options: Sequence[str]) -> dict[str, Any]:

@@ -16,11 +16,14 @@ from kindling.utils.console import say, silence_libraries
 from kindling.utils.errors import UsageError, UsageErrorParser
 from kindling.utils.optional import require_extra
 from kindling.utils.plugins import add_option
-from kindling.utils.text import program_name
+from kindling.utils.text import count_noun, program_name
 
 SAMPLERS = ("tpe", "random", "qmc", "gp")
 PRUNERS = ("median", "hyperband", "none")
-OF_SINGLE_RUNS = ("--ckpt_path", "--overfit", "--find_lr", "--print_config", "--trainer.fast_dev_run")
+OF_SINGLE_RUNS = (
+    *("--ckpt_path", "--overfit", "--find_lr", "--print_config", "--trainer.fast_dev_run"),
+    *("--run_name", "--test_after_fit"),
+)
 OF_LAUNCHERS = ("RANK", "SLURM_PROCID")  # environment variables of torchrun and Slurm's srun
 DESCRIPTION = (
     "Search the hyperparameters of a recipe for the best value of the metric that --checkpoint.monitor names. All "
@@ -34,25 +37,29 @@ def run(command: str, options: Sequence[str]) -> None:
     typed, shared = _parse(options)
     require_extra("tune", "optuna", "plotly")
     from kindling.cli.search import Search  # needs Optuna
+    from kindling.tuning.study import naming_the_database
 
     silence_libraries()
     if launcher := [name for name in OF_LAUNCHERS if name in os.environ]:
         raise UsageError(f"tune starts the processes of each trial itself: run it without a launcher ({launcher[0]})")
     with sigterm_as_interrupt():
         search = Search.open(typed, shared)
-        is_quiet = typed.worker or typed.format == "json"
+        is_quiet, failed = typed.worker or typed.format == "json", 0
         try:
             if not typed.worker:
                 say(f"{search.study.path}: trials write their output to trial_<number>.log", stderr=is_quiet)
             if typed.jobs > 1:
-                _run_workers(options, typed.jobs)
+                failed = _run_workers(options, typed.jobs, is_quiet)
             else:
-                search.run_trials(typed.trials, typed.timeout, stderr=typed.format == "json")
+                with naming_the_database(search.study.storage):
+                    search.run_trials(typed.trials, typed.timeout, stderr=typed.format == "json")
         except KeyboardInterrupt:
             say("stopped; the same command continues", stderr=is_quiet)
             raise
         if not typed.worker:
             search.report(typed.format)
+        if failed:
+            raise ValueError(f"{count_noun(failed, 'job', 'jobs')} of {typed.jobs} failed; the same command continues")
 
 
 def _parse(options: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -105,11 +112,10 @@ def _seconds(text: str) -> float:
     return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[found[2]]
 
 
-def _run_workers(options: Sequence[str], jobs: int) -> None:
-    """Run this command in several processes, which take the trials of the study in turn."""
-    say(f"{jobs} trials at the same time, each with {max(1, (os.cpu_count() or 1) // jobs)} of {os.cpu_count()} cores")
+def _run_workers(options: Sequence[str], jobs: int, is_quiet: bool) -> int:
+    """Run this command in several processes, which take the trials of the study in turn; return how many failed."""
+    cores = os.cpu_count() or 1
+    say(f"{jobs} trials at the same time, each with {max(1, cores // jobs)} of {cores} cores", stderr=is_quiet)
     command = Job(["tune", *options, "--jobs=1", "--worker"])
     with closing(run_jobs([command] * jobs, jobs)) as ended:
-        codes = [code for _, code in ended]
-    if failed := [code for code in codes if code]:
-        raise SystemExit(failed[0])
+        return sum(code != 0 for _, code in ended)

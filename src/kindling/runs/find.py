@@ -1,9 +1,11 @@
 """Find checkpoints by name, and read text files of run folders, which may be untrusted."""
 
+import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
-from kindling.runs.folders import ENSEMBLE, REPEAT_FILE, RUNS, is_in_run, written_checkpoints
+from kindling.runs.folders import ENSEMBLE, REPEAT_FILE, RUNS, STUDY_FILE, is_in_run, written_checkpoints
 from kindling.runs.signatures import is_own_here
 from kindling.runs.trust import check_links
 from kindling.utils.text import program_name
@@ -17,7 +19,7 @@ def find_checkpoint(where: str | Path, prefer: Kind = "best", root: Path = RUNS)
 
     Args:
         where: Path of a checkpoint or of a folder that contains runs, or `best` or `last`. The folder of a
-            cross-validation stands for the ensemble of its folds.
+            cross-validation stands for the ensemble of its folds, that of a study for its best trial.
         prefer: Which checkpoint of the newest run to return for a folder.
         root: Folder of all runs.
 
@@ -32,7 +34,7 @@ def find_checkpoint(where: str | Path, prefer: Kind = "best", root: Path = RUNS)
         folder, kind = root, str(where)
     elif path.is_dir():
         has_ensemble = (path / REPEAT_FILE).exists() and written_checkpoints(path / ENSEMBLE)
-        folder, kind = path / ENSEMBLE if has_ensemble else path, prefer
+        folder, kind = path / ENSEMBLE if has_ensemble else best_trial(path) or path, prefer
     else:
         raise FileNotFoundError(f"there is no checkpoint {where}: give a file, a run folder, best or last")
     written = written_checkpoints(folder)
@@ -44,6 +46,14 @@ def find_checkpoint(where: str | Path, prefer: Kind = "best", root: Path = RUNS)
         existing = " or ".join(names or [written[-1].name])
         raise FileNotFoundError(f"there is no {found}: choose another checkpoint, {existing}")
     return _with_its_run(found)
+
+
+def best_trial(study: Path) -> Path | None:
+    """Return the folder of the best trial of a study; None if there is none."""
+    with suppress(OSError, ValueError, AttributeError):
+        number = json.loads(read_text(study / STUDY_FILE)).get("best")
+        return study / f"trial_{number}" if isinstance(number, int) else None
+    return None
 
 
 def _with_its_run(checkpoint: Path) -> Path:

@@ -15,7 +15,32 @@ from kindling.utils.text import join_names, shorten, suggest
 RANGE_KEYS = ("low", "high", "log", "step")
 LAYOUT = "a list of choices, or {low: 1, high: 9} with log: true or a step"
 IN_LOSS = ("model.label_smoothing", "model.loss_function", "model.weighted_loss")  # options that change the loss itself
-FIXED = ("checkpoint", "run_name", "test_after_fit", "seed_everything", "ckpt_path", "config", "trainer.fast_dev_run")
+# What must be the same in all trials; with other samples, the best trial would be the one with the easiest ones.
+SAMPLES = (
+    "path",
+    "data_dir",
+    "labels",
+    "target",
+    "split",
+    "val_split",
+    "test_split",
+    "split_seed",
+    "test_path",
+    "fold",
+)
+FIXED = (
+    *(f"data.{name}" for name in (*SAMPLES, "groups", "time", "source", "num_samples")),
+    *(
+        "data",
+        "checkpoint",
+        "run_name",
+        "test_after_fit",
+        "seed_everything",
+        "ckpt_path",
+        "config",
+        "trainer.fast_dev_run",
+    ),
+)
 Value = str | int | float | bool | None
 Distribution = CategoricalDistribution | IntDistribution | FloatDistribution
 
@@ -46,7 +71,9 @@ class SearchSpace:
             raise UsageError(f"{source} is empty: write OPTION: {LAYOUT}")
         found = {}
         for name, values in content.items():
-            if fixed := [option for option in FIXED if name == option or name.startswith(f"{option}.")]:
+            if fixed := [
+                option for option in FIXED if name == option or (option != "data" and name.startswith(f"{option}."))
+            ]:
                 raise UsageError(f"{source}: {name} can't be searched: {fixed[0]} must be the same in all trials")
             try:
                 found[name] = _distribution(values)
@@ -129,10 +156,10 @@ def _range(log: Any, low: float, high: float, step: float | None = None) -> Dist
         raise ValueError(f"low must be greater than 0 with log, got {low}")
     if step is not None and not 0 < step <= high - low:
         raise ValueError(f"step must be between 0 and high - low, got {step}")
-    if all(isinstance(number, int) for number in (low, high, step or 1)):
-        return IntDistribution(int(low), int(high), log, int(step or 1))
     if step is not None and not math.isclose((high - low) / step, round((high - low) / step)):
         raise ValueError(f"high must be low plus a multiple of step, got {low}, {high} and {step}")
+    if all(isinstance(number, int) for number in (low, high, step or 1)):
+        return IntDistribution(int(low), int(high), log, int(step or 1))
     return FloatDistribution(low, high, log, step)
 
 

@@ -22,15 +22,16 @@ class SharedData:
         """Let a new data module take over what the last one has read, if only their loaders differ.
 
         Args:
-            data: The data module; one that is no `BaseDataModule` is left alone.
+            data: The data module; one that is not Kindling's own is left alone, as it may keep a state of its training.
             arguments: Its arguments as plain values.
         """
-        if not isinstance(data, BaseDataModule):
+        if not isinstance(data, BaseDataModule) or not type(data).__module__.startswith("kindling."):
             return
         kept = {name: value for name, value in arguments.items() if name not in OF_LOADERS}
         new = dict(vars(data))
-        if self._last is not None and type(data) is type(self._last) and kept == self._arguments:
-            for name, value in vars(self._last).items():
-                if name not in OF_RUNS and not (name in self._new and self._new[name] is value):
-                    setattr(data, name, value)
+        is_read = hasattr(self._last, "train") and type(data) is type(self._last) and kept == self._arguments
+        for name, value in vars(self._last).items() if is_read else ():
+            is_typed = name == "num_workers" and data.num_workers > 0
+            if name not in OF_RUNS and not is_typed and not (name in self._new and self._new[name] is value):
+                setattr(data, name, value)
         self._last, self._arguments, self._new = data, kept, new

@@ -2,10 +2,12 @@
 
 import logging
 import math
+import shutil
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,6 +18,7 @@ from optuna.samplers import BaseSampler, GPSampler, QMCSampler, RandomSampler, T
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
+from kindling.runs.folders import RUNS
 from kindling.runs.process import is_alive, process_info
 from kindling.tuning.search_space import SearchSpace
 from kindling.utils.errors import UsageError
@@ -76,11 +79,11 @@ class Study:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
         logging.getLogger("alembic").setLevel(logging.WARNING)
-        with _naming_the_database(url):
+        with naming_the_database(url):
             arguments = {"connect_args": {"timeout": WAIT}} if url.startswith("sqlite") else {}
             with locked(path / f".{DATABASE}.lock"):  # two processes can't create the tables at the same time
                 stored = optuna.create_study(
-                    study_name=path.name,
+                    study_name=path.relative_to(RUNS).as_posix(),
                     storage=optuna.storages.RDBStorage(url, arguments),
                     direction="maximize" if settings["mode"] == "max" else "minimize",
                     load_if_exists=True,
@@ -149,11 +152,11 @@ class Study:
         """Return the current state of a trial."""
         return next(trial for trial in self.trials() if trial.number == number)
 
-    def decide(self, trial: Trial, epoch: int, value: float) -> bool:
-        """Report the metric of a trial after an epoch, and return whether the trial should be pruned."""
+    def decide(self, trial: Trial, epoch: int, value: float, may_stop: bool) -> bool:
+        """Report the metric of a trial after an epoch, and return whether the trial, if it may, should be pruned."""
         if epoch not in self.get(trial.number).intermediate_values:  # a resumed training may repeat a validation
             trial.report(value, epoch)
-        if not trial.should_prune():
+        if not may_stop or not trial.should_prune():
             return False
         trial.set_user_attr(REASON, f"pruned after epoch {epoch}")
         return True
@@ -198,17 +201,34 @@ class Study:
     def _is_lost(self, trial: FrozenTrial) -> bool:
         """Return whether the process that trained a trial on this machine has ended; elsewhere, that is not known."""
         process = trial.user_attrs.get(PROCESS)
-        return process is None or (process["host"] == process_info(self.path)["host"] and not is_alive(process, ""))
+        if process is None:  # another machine may have just created it
+            begin = trial.datetime_start
+            return begin is None or (datetime.now() - begin).total_seconds() > WAIT
+        return process["host"] == process_info(self.path)["host"] and not is_alive(process, "")
+
+    def delete(self) -> None:
+        """Remove the study from its database, and its folder."""
+        with suppress(KeyError, SQLAlchemyError):
+            optuna.delete_study(study_name=self.stored.study_name, storage=self.storage)
+        remove_folder(self.path)
 
     def _sampler(self, number: int) -> BaseSampler:
-        sampler: BaseSampler = SAMPLERS[self.sampler](
-            int(np.random.SeedSequence((self.seed, number)).generate_state(1)[0])
-        )
+        # QMC goes through one sequence, of which its seed is a part; the others draw anew for each trial.
+        seed = np.random.SeedSequence((self.seed, number)).generate_state(1)[0]
+        sampler: BaseSampler = SAMPLERS[self.sampler](self.seed if self.sampler == "qmc" else int(seed))
         return sampler
 
 
+def remove_folder(path: Path) -> None:
+    """Remove a folder and its files, and folders around it that are empty then."""
+    shutil.rmtree(path, ignore_errors=True)
+    for parent in path.parents[:-1]:
+        with suppress(OSError):
+            parent.rmdir()  # fails if it contains other runs
+
+
 @contextmanager
-def _naming_the_database(url: str) -> Iterator[None]:
+def naming_the_database(url: str) -> Iterator[None]:
     """Turn an error of the database into one line that names it, without its password."""
     try:
         yield

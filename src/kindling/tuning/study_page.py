@@ -73,7 +73,7 @@ def _charts(study: Study, monitor: str) -> Iterator[tuple[str, str, Html]]:
     if len(study.ranked()) < 2:
         return
     slices = [charts.plot_slice(stored, [name], target_name=monitor) for name in names]
-    if len(names) > 1:
+    if len(names) > 1 and len({trial.values[0] for trial in study.ranked()}) > 1:
         with warnings.catch_warnings(action="ignore"):  # of an option that had the same value in all trials
             evaluator = FanovaImportanceEvaluator(seed=0)
             bars = [charts.plot_param_importances(stored, evaluator=evaluator, target_name=monitor)]

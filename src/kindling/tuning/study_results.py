@@ -83,8 +83,9 @@ def write_summary(folder: Path, summary: Mapping[str, Any]) -> Path:
 
 
 def write_best(study: Study, monitor: str) -> Path | None:
-    """Write `best.yaml`, the recipe of the best trial; None if there is none, or its run is on another machine."""
+    """Write `best.yaml`, the recipe of the best trial; none if there is no such trial, or it is on another machine."""
     best = study.best
+    (study.path / "best.yaml").unlink(missing_ok=True)
     config = Path(best.user_attrs.get(RUN, ""), "config.yaml") if best else None
     if best is None or config is None or not config.is_file():
         return None
@@ -106,7 +107,8 @@ def short_names(study: Study) -> dict[str, str]:
     for name in names:
         lengths = range(1, len(parts[name]) + 1)
         tails = (".".join(parts[name][-length:]) for length in lengths)
-        short[name] = next(tail for tail in tails if sum(f".{other}".endswith(f".{tail}") for other in names) == 1)
+        unique = (tail for tail in tails if sum(f".{other}".endswith(f".{tail}") for other in names) == 1)
+        short[name] = next(unique, name)
     return short
 
 

@@ -13,7 +13,7 @@ from kindling.training import PlotTrainingHistory
 from kindling.tuning.shared_data import SharedData
 
 VARIABLE = "KINDLING_TRIAL"  # tells the other processes of a distributed training that they train a trial
-Decide = Callable[[int, float], bool]
+Decide = Callable[[int, float, bool], bool]
 
 
 class PruneTrial(Callback):
@@ -21,8 +21,8 @@ class PruneTrial(Callback):
 
     Args:
         monitor: Metric of the study.
-        decide: Receives the number of completed epochs and the value of the metric, and returns whether to stop; None
-            in all processes but the first, whose decision they follow.
+        decide: Receives the number of completed epochs, the value of the metric and whether the training may stop, and
+            returns whether it should; None in all processes but the first, whose decision they follow.
     """
 
     def __init__(self, monitor: str, decide: Decide | None = None) -> None:
@@ -32,8 +32,9 @@ class PruneTrial(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
             return
-        value = trainer.callback_metrics.get(self.monitor)
-        stops = bool(self.decide and value is not None and self.decide(trainer.current_epoch + 1, float(value)))
+        value, epoch = trainer.callback_metrics.get(self.monitor), trainer.current_epoch + 1
+        may_stop = epoch >= (trainer.min_epochs or 0) and epoch != trainer.max_epochs  # then it is complete anyway
+        stops = bool(self.decide and value is not None and self.decide(epoch, float(value), may_stop))
         if trainer.strategy.broadcast(stops):
             trainer.should_stop = True
 
