@@ -149,7 +149,7 @@ def test_the_same_command_continues_and_more_trials_can_be_added(kindling: Comma
 def test_a_study_killed_at_ten_random_moments_ends_like_one_that_was_not(
     kindling: Command, tune: list[str], number: signal.Signals
 ) -> None:
-    tune = [*tune, "--trials", "16", "--trainer.max_epochs", "20", "--early_stopping.patience", "null"]
+    tune = [*tune, "--trials", "16", "--trainer.max_epochs", "50", "--early_stopping.patience", "null"]
     command, environment = [sys.executable, "-m", "kindling", *tune], os.environ | {"OMP_NUM_THREADS": "1"}
     chance, kills = random.Random(0), 0
     while kills < 10:
@@ -299,6 +299,8 @@ def test_a_data_module_of_the_user_is_read_for_each_trial(kindling: Command, tun
         (SPACE, [], "give the number of trials"),
         ("model.label_smoothing: [0.0, 0.1]", ["--trials", "2"], "changes val/loss itself"),
         ("data.split_seed: [1, 2]", ["--trials", "2"], "data.split_seed can't be searched"),
+        ("model:\n  dropout: [0.0, 0.1]", ["--trials", "2"], "write its options with dots, as in model.dropout"),
+        (SPACE, ["--trails", "2"], "there is no option --trails: did you mean --trials?"),
         (SPACE, ["--trials", "2", "--run_name", "x"], "--run_name is for a single run"),
     ],
 )
@@ -326,7 +328,7 @@ def test_another_search_space_needs_another_study(kindling: Command, tune: list[
     Path("space.yaml").write_text("model.hidden: [[4], [8]]")
     result = kindling(*tune, "--trials", 2)
     assert result.code == 2
-    assert "is a study with another search space" in result.err
+    assert "is a study with different search space" in result.err
     assert len(trials()) == 1
 
 

@@ -98,6 +98,7 @@ def _parse(options: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("-c", "--config", action="append", default=[], metavar="RECIPE", help="As in fit.")
     add_option(parser)
     typed, others = parser.parse_known_args(find_recipes(options))
+    parser.check_typos(others)
     if (typed.seeds is None) == (typed.folds is None):
         raise UsageError("give the number of runs, either --seeds N or --folds N")
     for option, least in (("seeds", 2), ("folds", 2), ("jobs", 1)):

@@ -79,7 +79,7 @@ class Search:
             "search space": space.describe(),
             "monitor": monitor,
             "mode": config["checkpoint"]["mode"],
-            "content of its files": digest_files(shared, contents),
+            "contents of files": digest_files(shared, contents),
         }
         is_new = not path.exists()
         try:
@@ -104,9 +104,11 @@ class Search:
             say(f"{path}: {count_noun(before, 'trial', 'trials')} finished before", stderr=stderr)
         while monotonic() < end and (trial := self.study.next_trial(total)):
             title = f"trial {trial.number}" + (f" of {total}" if total else "")
+            if self._find_run(trial.number):
+                say(f"trial {trial.number} resumes", stderr=stderr)
             with clean_process(), status(title) as show, output_in(path / f"trial_{trial.number}.log"):
                 finished = self._train(trial, show)
-            say(describe_trial(finished, self.study), stderr=stderr)
+            say(describe_trial(finished, self.study, self.monitor), stderr=stderr)
             write_summary(path, summary_of(self.study, self.monitor))
             if self.study.best and self.study.best.number == finished.number:
                 write_best(self.study, self.monitor)
@@ -173,7 +175,8 @@ class Search:
         if run and finished.state == TrialState.PRUNED:
             run.metadata.reason = finished.user_attrs["reason"]
             run.metadata.write(run.path)
-        self._give_up_if_all_fail(finished, limit)
+        is_untrained_recipe = trial.number == 0 and not (run and run.metadata.epochs)
+        self._give_up_if_all_fail(finished, 1 if is_untrained_recipe else limit)
         return finished
 
     def _give_up_if_all_fail(self, trial: FrozenTrial, limit: int) -> None:

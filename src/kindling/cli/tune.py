@@ -87,6 +87,7 @@ def _parse(options: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("-c", "--config", action="append", default=[], metavar="RECIPE", help="As in fit.")
     add_option(parser)
     typed, others = parser.parse_known_args(find_recipes(options))
+    parser.check_typos(others)
     if typed.search is None:
         raise UsageError("give a search space: --search FILE, or a name in configs/search/")
     if typed.trials is None and typed.timeout is None:

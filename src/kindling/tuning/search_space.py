@@ -135,6 +135,8 @@ def _distribution(values: Any) -> Distribution:
         return CategoricalDistribution(choices)
     if not isinstance(values, dict):
         raise ValueError(f"must be {LAYOUT}, got {shorten(repr(values), 60)}")
+    if values and not any(key in RANGE_KEYS for key in values):
+        raise ValueError(f"write its options with dots, as in model.dropout, got {join_names([*values], 3)}")
     if unknown := [key for key in values if key not in RANGE_KEYS]:
         near = suggest(str(unknown[0]), RANGE_KEYS) or f": choose from {join_names(RANGE_KEYS)}"
         raise ValueError(f"there is no {unknown[0]}{near}")

@@ -93,7 +93,7 @@ class Study:
                     stored.set_user_attr(SETTINGS, dict(settings))
         if before is not None and (changed := [name for name in settings if settings[name] != before.get(name)]):
             raise UsageError(
-                f"{path} is a study with another {join_names(changed)}: name a new one with --study, or remove it"
+                f"{path} is a study with different {join_names(changed)}: name a new one with --study, or remove it"
             )
         return cls(path, url, stored, space, **options)
 

@@ -21,15 +21,15 @@ STATES |= {TrialState.RUNNING: "running", TrialState.WAITING: "waiting"}
 OF_TRIALS = ("run_name", "test_after_fit", "ckpt_path")  # options that are not part of the recipe
 
 
-def describe_trial(trial: FrozenTrial, study: Study) -> str:
-    """Return one line about a finished trial."""
+def describe_trial(trial: FrozenTrial, study: Study, monitor: str) -> str:
+    """Return one line about a finished trial and its metric."""
     names = short_names(study)
     values = "  ".join(f"{names[name]} {format_value(value)}" for name, value in trial.params.items())
     epochs, seconds = (trial.user_attrs.get(name) for name in (EPOCHS, SECONDS))
     facts = f"{count_noun(epochs, 'epoch', 'epochs')}, {seconds:.1f} s" if epochs and seconds else "not trained"
     if trial.state == TrialState.COMPLETE:
         is_best = study.best is not None and study.best.number == trial.number
-        result = f"{format_metric(trial.values[0])}{', the best so far' * is_best}"
+        result = f"{monitor} {format_metric(trial.values[0])}{', the best so far' * is_best}"
     else:
         reason = trial.user_attrs.get(REASON, "")
         result = reason if trial.state == TrialState.PRUNED else f"failed: {reason}"
@@ -40,7 +40,7 @@ def study_table(study: Study, monitor: str) -> Table:
     """Return a table with the best trials side by side, and the number of all others in its title."""
     states = [STATES[trial.state] for trial in study.trials()]
     counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(STATES.values()) if state in states)
-    title = f"{study.path}: {count_noun(len(states), 'trial', 'trials')} ({counts}), the best first"
+    title = f"{study.path}: {count_noun(len(states), 'trial', 'trials')} ({counts}), the best {SHOWN}"
     best = study.ranked()[:SHOWN]
     table = Table(title=title, title_justify="left")
     table.add_column("trial")

@@ -5,6 +5,7 @@ If it changes, tests/cli/test_entry_point.py and tests/data/test_workers.py fail
 """
 
 import argparse
+import difflib
 import os
 import re
 import traceback
@@ -26,6 +27,12 @@ class UsageErrorParser(argparse.ArgumentParser):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.allow_abbrev = False
+
+    def check_typos(self, others: Iterable[str]) -> None:
+        """Raise UsageError if an option that is left for another parser is nearly one of this parser."""
+        for option in (other.partition("=")[0] for other in others if other.startswith("--") and "." not in other):
+            if near := difflib.get_close_matches(option, self._option_string_actions, n=1, cutoff=0.8):
+                raise UsageError(f"there is no option {option}: did you mean {near[0]}?")
 
     def error(self, message: str) -> NoReturn:  # noqa: D102
         message = message.replace("the following arguments are required:", "missing:")
