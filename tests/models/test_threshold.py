@@ -363,7 +363,8 @@ def test_an_ensemble_chooses_its_own(kindling: Command, trained: Train, options:
         ),
         ({"threshold": "positive_f2"}, "got positive_f2: did you mean positive_f1?"),
         ({"threshold": "f1", "positive_class": "maybe"}, "positive_class must be no or yes, got maybe"),
-        ({"positive_class": "yes"}, "positive_class has no effect without a threshold"),
+        ({"positive_class": "maybe"}, "positive_class must be no or yes, got maybe"),
+        ({"positive_class": "1", "num_classes": 3, "class_names": ()}, "positive_class 1 needs two classes"),
         ({"threshold": 0.5, "num_classes": 3, "class_names": ()}, "threshold 0.5 needs two classes, but there are 3"),
     ],
 )
@@ -371,6 +372,17 @@ def test_what_makes_no_sense_is_refused(arguments: dict[str, Any], message: str)
     known: dict[str, Any] = {"num_classes": 2, "class_names": ("no", "yes"), "input_shape": (2,)}
     with pytest.raises(ValueError, match=message.replace("?", r"\?")):
         MLPClassifier(**known | arguments)
+
+
+def test_without_a_threshold_average_precision_is_that_of_the_positive_class() -> None:
+    labels = torch.tensor([0, 1, 0, 1, 1, 0])
+    logits = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.4, 0.6], [0.1, 0.9], [0.7, 0.3]]).log()
+    for number, positive in enumerate(("no", "yes")):
+        options: dict[str, Any] = {"num_classes": 2, "class_names": ("no", "yes"), "input_shape": (2,)}
+        metrics = MLPClassifier(**options, positive_class=positive).metrics_of("test")
+        metrics.update(logits, labels)
+        expected = average_precision_score(labels == number, logits.exp()[:, number])
+        assert float(metrics.compute()["average_precision"]) == pytest.approx(expected)
 
 
 def test_without_validation_it_is_refused_before_training(kindling: Command, options: list[str]) -> None:

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from torchmetrics import MetricCollection
 from typing_extensions import override
 
-from kindling.models.metrics import ConfusionMatrixMetric, MeanLoss, classification_metrics, ranking_metrics
+from kindling.models.metrics import ConfusionMatrixMetric, classification_metrics, ranking_metrics
 from kindling.models.regression import RegressionTask
 from kindling.models.task import BaseTask, Stage
 from kindling.models.threshold import ThresholdMetric, choose_threshold, parse_threshold
@@ -39,8 +39,8 @@ class ClassificationTask(BaseTask):
             it is chosen on the validation split: accuracy, balanced_accuracy, f1 (the mean of both classes),
             positive_f1 or mcc; the validation metrics, measured on the same samples, are then optimistic. By default
             the most probable class is predicted.
-        positive_class: Name of the class that `threshold` is about; by default the one that its name tells, such as
-            yes, ja, true or malignant, else the second one.
+        positive_class: Of two classes, the name of the one that `threshold` and the average precision are about; by
+            default the one that its name tells, such as yes, ja, true or malignant, else the second one.
         **kwargs: See `BaseTask`.
 
     Raises:
@@ -111,13 +111,12 @@ class ClassificationTask(BaseTask):
         return classification_metrics(self.num_classes)
 
     @override
-    def _stage_metrics(self, stage: Stage) -> tuple[MeanLoss, MetricCollection]:
-        is_new = f"{stage}_metrics" not in self._counted
-        loss, metrics = super()._stage_metrics(stage)
+    def metrics_of(self, stage: Stage) -> MetricCollection:
+        metrics = super().metrics_of(stage)
         is_default = self.num_classes == 2 and not is_overridden("metrics", self, ClassificationTask)
-        if is_new and is_default and stage == "test":
+        if is_default and stage == "test":
             metrics.add_metrics(ranking_metrics(self._chooser.positive))
-        return loss, metrics
+        return metrics
 
     @override
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:

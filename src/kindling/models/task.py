@@ -298,12 +298,15 @@ class BaseTask(LightningModule):
         if len(self._seen_shapes) < 2 and isinstance(inputs, Tensor) and inputs.is_floating_point():
             self._seen_shapes.add(tuple(inputs.shape[1:]))
 
+    def metrics_of(self, stage: Stage) -> MetricCollection:
+        """Return new metrics of a stage: those of `metrics`, and the ones that only this stage has."""
+        metrics = self.metrics()
+        return metrics if isinstance(metrics, MetricCollection) else MetricCollection({**metrics})
+
     def _stage_metrics(self, stage: Stage) -> tuple[MeanLoss, MetricCollection]:
         if f"{stage}_loss" not in self._counted:  # not in `__init__`: `metrics` may need attributes of a subclass
-            metrics = self.metrics()
-            metrics = metrics if isinstance(metrics, MetricCollection) else MetricCollection({**metrics})
             self._counted[f"{stage}_loss"] = MeanLoss()
-            self._counted[f"{stage}_metrics"] = metrics.clone(f"{stage}/")
+            self._counted[f"{stage}_metrics"] = self.metrics_of(stage).clone(f"{stage}/")
             self._counted.to(self.device)
         return self._counted[f"{stage}_loss"], self._counted[f"{stage}_metrics"]  # type: ignore[return-value]
 

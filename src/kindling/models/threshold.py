@@ -158,22 +158,19 @@ def parse_threshold(
         class_names: Names of the classes.
 
     Raises:
-        ValueError: If the threshold does not suit the classes.
+        ValueError: If the threshold or the positive class does not suit the classes.
     """
     metrics, name = get_args(ThresholdMetric), None if positive_class is None else str(positive_class)
-    if threshold is None:
-        if name is not None:
-            raise ValueError("positive_class has no effect without a threshold: add --model.threshold, such as f1")
-        return None, ThresholdChooser(None, find_positive(class_names))
     if isinstance(threshold, str) and threshold not in metrics:
         hint = suggest(threshold, metrics)
         raise ValueError(f"threshold must be from 0 to 1, or {join_names(metrics)}, got {threshold}{hint}")
-    if len(class_names) != 2:
-        raise ValueError(f"threshold {threshold} needs two classes, but there are {len(class_names)}: remove it")
+    given = f"positive_class {name}" if threshold is None else f"threshold {threshold}"
+    if len(class_names) != 2 and (threshold, name) != (None, None):
+        raise ValueError(f"{given} needs two classes, but there are {len(class_names)}: remove it")
     if name is not None and name not in class_names:
         hint = suggest(name, class_names)
         raise ValueError(f"positive_class must be {' or '.join(class_names)}, got {name}{hint}")
     positive = find_positive(class_names) if name is None else [*class_names].index(name)
-    if isinstance(threshold, str):
+    if threshold is None or isinstance(threshold, str):
         return None, ThresholdChooser(threshold, positive)
     return DecisionThreshold(float(threshold), positive), ThresholdChooser(None, positive)
