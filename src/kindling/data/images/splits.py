@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -79,6 +80,7 @@ def make_splits(
         ValueError: If given splits break the constraints, or the splits can't be drawn.
     """
     splits = np.array([sample.split for sample in samples], dtype=object)
+    constraints = replace(constraints, names=[sample.file for sample in samples])
     constraints.check(splits)
     missing = {split: size for split, size in sizes.items() if split not in splits}
     if fold and len(missing) < len(sizes):
