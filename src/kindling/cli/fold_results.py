@@ -22,11 +22,19 @@ def combine_folds(command: list[str]) -> int:
     folder, _, *plugins = command
     name = (Path(folder) / ENSEMBLE).relative_to(RUNS)
     code = call(_write_report, "repeat", command)
-    return code or main(["fit", f"--config={_recipe(Path(folder))}", f"--run_name={name}", *plugins])
+    code = code or main(["fit", f"--config={_recipe(Path(folder))}", f"--run_name={name}", *plugins])
+    if code:
+        for path in (_recipe(Path(folder)), _split(Path(folder))):
+            path.unlink(missing_ok=True)
+    return code
 
 
 def _recipe(folder: Path) -> Path:
     return folder / f"{ENSEMBLE}.yaml"
+
+
+def _split(folder: Path) -> Path:
+    return folder / f"{ENSEMBLE}_split.csv"
 
 
 def _write_report(_: str, command: Sequence[str]) -> None:
@@ -47,9 +55,11 @@ def _write_report(_: str, command: Sequence[str]) -> None:
     if threshold := tested.threshold:
         positive = tested.model.class_names[threshold.positive]
         arguments |= {"threshold": threshold.value, "positive_class": positive}
+    elif (positive := tested.members[0].hparams.get("positive_class")) is not None:
+        arguments["positive_class"] = positive
     split = None  # a table decides itself that no row is unseen by all members, which may encode it differently
     if "columns" not in tested.data.fitted:
-        split = str(repeat.path / f"{ENSEMBLE}_split.csv")
+        split = str(_split(repeat.path))
         write_single_split(next(iter(runs.values())) / "split.csv", Path(split), "train")
     data = class_config({**tested.data.hparams} | {"split": split})
     data["init_args"].pop("fold", None)

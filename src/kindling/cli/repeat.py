@@ -53,7 +53,9 @@ def run(command: str, options: Sequence[str]) -> None:
         raise
     metrics, predictions, finished = repeat.metrics(), repeat.write_predictions(), len(repeat.members) - len(failures)
     if repeat.outputs() and not repeat.is_combined():
-        failures += _combine_folds(repeat, shlex.join([program_name(), command, *options]))
+        problem = _combine_folds(repeat, shlex.join([program_name(), command, *options]))
+        if problem:
+            say(problem, stderr=is_json)
     summary = summarize(metrics, repeat.overlap)
     with atomic_write(repeat.path / "summary.json") as path:
         path.write_text(json.dumps(summary, indent=2) + "\n", "utf-8")
@@ -64,10 +66,10 @@ def run(command: str, options: Sequence[str]) -> None:
         if predictions:
             say(f"predictions for all rows: {predictions}")
         say(f"summary: {repeat.path / 'summary.json'}\nplot: {plot_repeat(metrics, repeat.overlap, repeat.path)}")
-        if repeat.is_combined():
-            say(
-                f"report over all folds: {repeat.path / 'report.html'}\nensemble of the folds: {repeat.path / ENSEMBLE}"
-            )
+        if repeat.outputs() and repeat.has_report():
+            say(f"report over all folds: {repeat.path / 'report.html'}")
+        if repeat.outputs() and repeat.is_combined():
+            say(f"ensemble of the folds: {repeat.path / ENSEMBLE}")
             say("next:\n  " + as_command("kindling", "predict --ckpt_path", repeat.path))
     if failures:
         others = "" if len(failures) == 1 else f" and {len(failures) - 1} more"
@@ -158,15 +160,16 @@ def _train(repeat: Repeat, at_once: int, writes_logs: bool, is_quiet: bool) -> l
     return [f"{repeat.path / names[number]} failed: {reason}" for number, (_, reason) in failures.items()]
 
 
-def _combine_folds(repeat: Repeat, typed: str) -> list[str]:
-    """Write the report over all folds and their ensemble; return a line if that failed."""
+def _combine_folds(repeat: Repeat, typed: str) -> str:
+    """Write the report over all folds and their ensemble; return why one is missing, else nothing."""
     for run in (repeat.path / ENSEMBLE).glob("version_*"):
         if not written_checkpoints(run):  # killed
             shutil.rmtree(run)
     log = repeat.path / f"{ENSEMBLE}.log"
     job = Job([str(repeat.path), typed, *_plugins(repeat)], log, combine_folds)
     [(_, code)] = run_jobs([job], 1)
-    return [f"{repeat.path}: report and ensemble of the folds failed: {_reason(code, None, log)}"] if code else []
+    missing = "ensemble of the folds" if repeat.has_report() else "report over all folds, and no ensemble"
+    return f"no {missing}: {_reason(code, None, log)}" if code else ""
 
 
 def _plugins(repeat: Repeat) -> list[str]:

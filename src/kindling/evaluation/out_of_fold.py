@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor, nn
-from torchmetrics import MetricCollection
 from typing_extensions import override
 
 from kindling.data import BaseDataModule
@@ -42,8 +41,11 @@ ENSEMBLES: dict[Task, Any] = {
 
 
 def save_outputs(run: Path, collected: TestOutputCollector, data: LightningDataModule | None) -> None:
-    """Save what the test of a run has collected, if the run belongs to a repeat and its model has a report."""
-    if collected.outputs is None or not isinstance(data, BaseDataModule):
+    """Save what the test of a run has collected, if the run belongs to a repeat and its model has a report.
+
+    Without a `split.csv`, which a module of the user's own need not write, the folds can't be read again together.
+    """
+    if collected.outputs is None or not isinstance(data, BaseDataModule) or not (run / "split.csv").exists():
         return
     rows = [*map(str, data.tested_rows())]
     if (run.parent.parent / REPEAT_FILE).exists() and len(rows) == len(collected.outputs):  # not only some batches
@@ -118,8 +120,7 @@ class OutOfFold:
     @property
     def metrics(self) -> dict[str, float]:
         """The metrics of all samples, by name."""
-        found = self.members[0].metrics()
-        metrics = found if isinstance(found, MetricCollection) else MetricCollection({**found})
+        metrics = self.members[0].metrics_of("test")
         for number, member in enumerate(self.members):
             for metric in metrics.modules():
                 if isinstance(metric, ConfusionMatrixMetric):
@@ -196,7 +197,9 @@ def _all_samples(runs: Sequence[Path], checkpoints: Sequence[str]) -> BaseDataMo
         split = Path(folder, "split.csv")
         write_single_split(runs[0] / "split.csv", split, "test")
         data: BaseDataModule = getattr(import_module(module), name)(**plain | {"split": str(split)})
-        data.combine([each[name] for each in stored])
+        # Their outputs are stored: if their 16-bit images differ in range, one of them does for the pictures.
+        shared = {key: value for key, value in stored[0][name].items() if key == "levels"}
+        data.combine([each[name] | shared for each in stored])
         data.setup("test")
     return data
 

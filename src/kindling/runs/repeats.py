@@ -97,11 +97,17 @@ class Repeat:
         files = [run.path / OUTPUTS for run in self.runs().values() if self.overlap]
         return files if len(files) == len(self.members) and all(path.exists() for path in files) else []
 
+    def has_report(self) -> bool:
+        """Return whether the folds have a report that is newer than their tests."""
+        return self._is_newer(self.path / "report.html")
+
     def is_combined(self) -> bool:
         """Return whether the folds have a report and an ensemble that are newer than their tests."""
-        report, ensembles = self.path / "report.html", written_checkpoints(self.path / ENSEMBLE)
-        written = [path.stat().st_mtime for path in (report, *ensembles[-1:]) if path.exists()]
-        return len(written) == 2 and all(path.stat().st_mtime <= min(written) for path in self.outputs())
+        return self.has_report() and any(map(self._is_newer, written_checkpoints(self.path / ENSEMBLE)[-1:]))
+
+    def _is_newer(self, path: Path) -> bool:
+        outputs = self.outputs()
+        return path.exists() and all(each.stat().st_mtime <= path.stat().st_mtime for each in outputs)
 
     def metrics(self) -> dict[str, dict[str, float]]:
         """Return the value of each metric for each member that has it: test metrics, then those of the best epoch."""

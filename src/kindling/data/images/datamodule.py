@@ -23,12 +23,13 @@ from kindling.data.images.samples import ImageTask, Sample
 from kindling.data.images.scan import list_images, warn_unused
 from kindling.data.images.split_file import write_split
 from kindling.data.images.split_images import SplitImages
-from kindling.data.images.targets import encode_labels
+from kindling.data.images.targets import encode_labels, target_format
 from kindling.data.images.validation import drop_broken, find_oddities, report_broken
 from kindling.data.tables.target import check_task
 from kindling.data.tables.values import as_name
 from kindling.utils.console import progress
 from kindling.utils.hyperparameters import check_range
+from kindling.utils.text import join_names
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +57,7 @@ class ImageFolderDataModule(BaseDataModule):
             are left out.
         decimal: Decimal sign of ambiguous numbers, such as 1,234.
         image_size: Height and width in pixels; images are resized and center-cropped. By default the median of the
-            shorter sides of the training images, at most 224.
+            shorter sides of the training images, of all images with `fold`; at most 224.
         split: A `split.csv` with the columns file, class (or number, or classes) and split, which defines labels and
             splits. `fit` saves one in the run folder.
         test_split: Images to hold out for testing if the folder has no test split: a number, or a fraction as a float.
@@ -181,6 +182,17 @@ class ImageFolderDataModule(BaseDataModule):
     def begin_with(self, learned: dict[str, Any]) -> None:
         if "task" in learned:  # `split.csv` has the labels, but not all that was learned from their file
             self.load_state_dict(learned)
+
+    @override
+    def combine(self, learned: Sequence[dict[str, Any]]) -> None:
+        ranges = [f"{low:,} to {high:,}" for low, high in (state.get("levels") or (0, 65535) for state in learned)]
+        if len({*ranges}) > 1:
+            raise ValueError(
+                f"the members of the ensemble were trained with different ranges of 16-bit images: {join_names(ranges)}"
+            )
+        # Each member returns numbers in their own units, whatever their scale in its training images.
+        super().combine([state | target_format(state) for state in learned])
+        self.fitted |= {name: value for name, value in learned[0].items() if name == "target"}
 
     @override
     def prepare_data(self) -> None:

@@ -59,7 +59,8 @@ class SplitImages:
             sizes: Size of each split, if it is not given.
             seed: Seed of the splits.
             fold: For cross-validation, the fold to test on.
-            image_size: Height and width of the images; None for the usual size of the training images.
+            image_size: Height and width of the images; None for the usual size of the training images, or of all images
+                if there are folds, whose models then have the same input shape.
         """
         classes = [] if self.fitted else self.check_classes(self.listed)
         samples, learned, labeled = self.listed, dict[str, Any](), self.labeled
@@ -73,7 +74,7 @@ class SplitImages:
         if self.fitted:
             return samples, {}
         pairs = zip(self._infos, samples, strict=True)
-        sides = [info.side for info, sample in pairs if info.side and sample.split == "train"]
+        sides = [info.side for info, sample in pairs if info.side and (fold or sample.split == "train")]
         size = image_size or min(MAX_DEFAULT_SIZE, int(median(sides or [MAX_DEFAULT_SIZE])))
         levels = find_training_levels(self.root, self._infos, samples, seed)
         return samples, {"classes": classes, "image_size": size, "levels": levels, **learned, **labeled.learn(samples)}

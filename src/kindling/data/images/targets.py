@@ -1,15 +1,16 @@
 """The labels of images for each task: as text in `split.csv`, and as targets of a model."""
 
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from kindling.data.images.samples import ImageTask, Sample
-from kindling.data.tables.number_target import number_strata
+from kindling.data.tables.number_target import TARGET_FORMAT, number_strata
 from kindling.utils.text import join_names
 
 SEPARATOR = "|"  # between the classes of an image in `split.csv`
@@ -21,6 +22,12 @@ def classes_in(label: str, task: ImageTask) -> list[str]:
     if task == "multilabel":
         return label.split(SEPARATOR) if label else []
     return [label] if task == "classification" else []
+
+
+def target_format(learned: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the target of numbers that a data module has learned, without their scale; empty if it has none."""
+    target = learned.get("target")
+    return {"target": {name: target.get(name) for name in TARGET_FORMAT}} if target else {}
 
 
 def encode_labels(samples: Sequence[Sample], task: ImageTask, classes: Sequence[str], source: Path) -> Tensor:

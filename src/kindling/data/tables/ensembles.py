@@ -5,10 +5,9 @@ from itertools import count
 from typing import Any
 
 from kindling.data.datamodule import MEMBERS
+from kindling.data.tables.number_target import TARGET_FORMAT
 from kindling.data.tables.rows import split_members
 from kindling.utils.text import join_names
-
-TARGET_FORMAT = ("name", "decimal", "units")  # what the targets of all members must share
 
 
 def combine_fitted(states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

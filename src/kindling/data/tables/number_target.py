@@ -19,6 +19,7 @@ MAX_STRATA = 10
 STRATUM_ROWS = 20  # minimum number of rows per quantile group
 MAX_TARGET = 1e15  # up to here, sums of squared errors are finite in float32
 MIN_RESOLUTION = 1e-3  # relative to the standard deviation, of targets in float32
+TARGET_FORMAT = ("name", "decimal", "units")  # what all members of an ensemble must share
 
 
 class NumberTarget:
