@@ -241,7 +241,7 @@ def status(title: str) -> Iterator[Callable[[str], None]]:
 @contextmanager
 def output_in(log: Path) -> Iterator[None]:
     """Append the output of a block to a file."""
-    with log.open("a", encoding="utf-8") as file, redirect_stdout(file), redirect_stderr(file):
+    with log.open("a", buffering=1, encoding="utf-8") as file, redirect_stdout(file), redirect_stderr(file):
         yield
 
 

@@ -86,11 +86,17 @@ class CNNModel(BaseTask):
 
 
 class CNNRegressor(CNNModel, RegressionTask):
-    """Convolutional network for regression; see `CNNModel` and `RegressionTask`."""
+    """Convolutional network for regression.
+
+    See `CNNModel` and `RegressionTask`.
+    """
 
 
 class CNNMultiLabelClassifier(CNNModel, MultiLabelTask):
-    """Convolutional network for several classes per image; see `CNNModel` and `MultiLabelTask`."""
+    """Convolutional network for several classes per image.
+
+    See `CNNModel` and `MultiLabelTask`.
+    """
 
 
 class CNNClassifier(CNNModel, ClassificationTask):

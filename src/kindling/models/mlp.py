@@ -7,11 +7,17 @@ from kindling.models.regression import MLPRegressor
 
 
 class MLPMultiLabelClassifier(MLPModel, MultiLabelTask):
-    """Multilayer perceptron for several classes per sample; see `MLPModel` and `MultiLabelTask`."""
+    """Multilayer perceptron for several classes per sample.
+
+    See `MLPModel` and `MultiLabelTask`.
+    """
 
 
 class MLPClassifier(MLPModel, ClassificationTask):
-    """Multilayer perceptron: 784-128-10 on MNIST has 101,770 parameters; see `MLPModel` and `ClassificationTask`."""
+    """Multilayer perceptron: 784-128-10 on MNIST has 101,770 parameters.
+
+    See `MLPModel` and `ClassificationTask`.
+    """
 
     regressor = MLPRegressor
     multilabel_classifier = MLPMultiLabelClassifier

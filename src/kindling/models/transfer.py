@@ -272,7 +272,10 @@ def _init_lazy_layers(model: nn.Module, *_: Any) -> None:
 
 
 class TransferRegressor(TransferModel, RegressionTask):
-    """Regression model with a pretrained backbone and a new linear head; see `TransferModel` and `RegressionTask`."""
+    """Regression model with a pretrained backbone and a new linear head.
+
+    See `TransferModel` and `RegressionTask`.
+    """
 
 
 class TransferMultiLabelClassifier(TransferModel, MultiLabelTask):
@@ -283,7 +286,10 @@ class TransferMultiLabelClassifier(TransferModel, MultiLabelTask):
 
 
 class TransferClassifier(TransferModel, ClassificationTask):
-    """Classifier with a pretrained backbone and a new linear head; see `TransferModel` and `ClassificationTask`."""
+    """Classifier with a pretrained backbone and a new linear head.
+
+    See `TransferModel` and `ClassificationTask`.
+    """
 
     regressor = TransferRegressor
     multilabel_classifier = TransferMultiLabelClassifier
