@@ -35,7 +35,7 @@ def written(run: Path = RUN) -> tuple[list[dict[str, str]], Tensor]:
     with (run / "predictions.csv").open(newline="", encoding="utf-8") as file:
         table = list(csv.DictReader(file))
     names = list(table[0])[4:]
-    return table, torch.tensor([[float(row[name]) for name in names] for row in table])
+    return table, torch.tensor([[float(row[name] or "nan") for name in names] for row in table])
 
 
 def random_predictions(samples: int, classes: int, skill: float = 2.0) -> Predictions:

@@ -26,6 +26,7 @@ from kindling.utils.plugins import add_option
 from kindling.utils.text import count_noun, format_metric, program_name
 
 USAGE_ERROR = 2  # exit code
+NO_ENSEMBLE = "different ranges of 16-bit images"  # of the folds, which have no ensemble then; all else is a failure
 OF_SINGLE_RUNS = ("--ckpt_path", "--overfit", "--find_lr", "--print_config", "--trainer.fast_dev_run")
 DESCRIPTION = (
     "Train a recipe with several seeds, or on several folds of the data, and report mean, standard deviation and 95% "
@@ -54,8 +55,10 @@ def run(command: str, options: Sequence[str]) -> None:
     metrics, predictions, finished = repeat.metrics(), repeat.write_predictions(), len(repeat.members) - len(failures)
     if repeat.outputs() and not repeat.is_combined():
         problem = _combine_folds(repeat, shlex.join([program_name(), command, *options]))
-        if problem:
+        if problem and NO_ENSEMBLE in problem:
             say(problem, stderr=is_json)
+        elif problem:
+            failures.append(problem)
     summary = summarize(metrics, repeat.overlap)
     with atomic_write(repeat.path / "summary.json") as path:
         path.write_text(json.dumps(summary, indent=2) + "\n", "utf-8")

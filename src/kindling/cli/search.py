@@ -1,6 +1,7 @@
 """The trials of `kindling tune`: train them one after the other in this process, and report their results."""
 
 import argparse
+import errno
 import gc
 import json
 import os
@@ -38,7 +39,7 @@ from kindling.utils.plugins import load_plugins
 from kindling.utils.text import count_noun, format_metric
 
 MAX_FAILURES = 3  # trials of a command that fail before any other has been trained
-SYSTEM_ERRORS = (OSError, SQLAlchemyError, StorageInternalError)  # a full disk, a lost connection to the database
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # a full or read-only disk
 
 
 @dataclass
@@ -50,14 +51,12 @@ class Search:
         shared: Options of `fit` that all trials share.
         monitor: Metric of the study.
         trial_options: How the trials are trained, apart from their values.
-        is_new: Whether this command has created the study.
     """
 
     study: Study
     shared: list[str]
     monitor: str
     trial_options: TrialOptions
-    is_new: bool
     failures: int = 0  # trials of this command that failed; -1 once one has been trained
 
     @classmethod
@@ -94,7 +93,8 @@ class Search:
         study.prune_by(typed.pruner, config["trainer"]["max_epochs"] or 1, bool(options.get("model.lr_scheduler")))
         if point := space.point_of(options):
             study.begin_with(point)
-        return cls(study, shared, monitor, TrialOptions(PruneTrial(monitor)), is_new)
+        trained = study.finished(TrialState.COMPLETE, TrialState.PRUNED)
+        return cls(study, shared, monitor, TrialOptions(PruneTrial(monitor)), -1 if trained else 0)
 
     def run_trials(self, total: int | None, timeout: float | None, stderr: bool = False) -> None:
         """Train trials until the study has `total` of them, or `timeout` seconds have passed."""
@@ -162,10 +162,14 @@ class Search:
                 wait_for_processes(KindlingCLI("fit", options, self.trial_options).trainer)
             except SystemExit as stop:  # Lightning turns Ctrl-C into this
                 raise KeyboardInterrupt from stop
-            except SYSTEM_ERRORS as error:  # the trial stays under way, and the same command resumes it
-                self.discard()
-                raise ValueError(describe_error(error)) from error
+            except (
+                SQLAlchemyError,
+                StorageInternalError,
+            ):  # the trial stays under way, and the same command resumes it
+                raise
             except Exception as error:
+                if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+                    raise  # likewise
                 failure = describe_error(error) or f"{type(error).__name__}: {error}"
                 limit = 1 if isinstance(error, UsageError) else MAX_FAILURES
         run = self._find_run(trial.number)
@@ -175,21 +179,21 @@ class Search:
         if run and finished.state == TrialState.PRUNED:
             run.metadata.reason = finished.user_attrs["reason"]
             run.metadata.write(run.path)
-        is_untrained_recipe = trial.number == 0 and not (run and run.metadata.epochs)
-        self._give_up_if_all_fail(finished, 1 if is_untrained_recipe else limit)
+        is_recipe = "fixed_params" in finished.system_attrs
+        self._give_up_if_all_fail(finished, bool(facts.get("epochs")), 1 if is_recipe else limit)
         return finished
 
-    def _give_up_if_all_fail(self, trial: FrozenTrial, limit: int) -> None:
-        """Raise ValueError after `limit` failures if no trial of this command could be trained."""
-        is_failed = trial.state == TrialState.FAIL
-        self.failures = self.failures + 1 if is_failed and self.failures >= 0 else -1  # -1 from the first success on
+    def _give_up_if_all_fail(self, trial: FrozenTrial, is_trained: bool, limit: int) -> None:
+        """Raise ValueError after `limit` failures if no trial of the study could be trained."""
+        is_lost = trial.state == TrialState.FAIL and not is_trained
+        self.failures = self.failures + 1 if is_lost and self.failures >= 0 else -1  # -1 from the first success on
         if self.failures >= limit:
             self.discard()
             raise ValueError(trial.user_attrs["reason"])
 
     def discard(self) -> None:
         """Remove the study if this command has created it and nothing has been trained."""
-        if self.is_new and not find_runs(self.study.path):
+        if self.study.is_new and not self.study.is_used_elsewhere and not find_runs(self.study.path):
             self.study.delete()
 
     def _find_run(self, number: int) -> Run | None:

@@ -18,7 +18,7 @@ from optuna.samplers import BaseSampler, GPSampler, QMCSampler, RandomSampler, T
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from kindling.runs.folders import RUNS
+from kindling.runs.folders import RUNS, STUDY_FILE
 from kindling.runs.process import is_alive, process_info
 from kindling.tuning.search_space import SearchSpace
 from kindling.utils.errors import UsageError
@@ -29,10 +29,11 @@ DATABASE = "study.db"
 STARTUP_TRIALS = 5  # complete ones before the first trial is pruned
 SETTINGS, PROCESS, RUN, REASON, EPOCHS, SECONDS = "settings", "process", "run", "reason", "epochs", "seconds"
 SAMPLERS: Mapping[str, Any] = {
-    "tpe": lambda seed: TPESampler(seed=seed, multivariate=True, constant_liar=True),
-    "random": lambda seed: RandomSampler(seed),
-    "qmc": lambda seed: QMCSampler(scramble=True, seed=seed),
-    "gp": lambda seed: GPSampler(seed=seed),
+    "tpe": lambda seed, _: TPESampler(seed=seed, multivariate=True, constant_liar=True),
+    "random": lambda seed, _: RandomSampler(seed),
+    # One sequence for the study; only choices are drawn anew for each trial.
+    "qmc": lambda seed, shared: QMCSampler(scramble=True, seed=shared, independent_sampler=RandomSampler(seed)),
+    "gp": lambda seed, _: GPSampler(seed=seed),
 }
 WAIT = 60.0  # seconds for another process to write its trial into the database
 
@@ -46,6 +47,8 @@ class Study:
         storage: URL of the database.
         stored: Optuna's study.
         space: Options that the trials vary.
+        is_new: Whether this process has created it.
+        owns_folder: Whether it has created the folder too.
         sampler: Name of the algorithm that suggests their values.
         seed: Seed of the suggestions.
     """
@@ -54,6 +57,8 @@ class Study:
     storage: str
     stored: optuna.Study
     space: SearchSpace
+    is_new: bool = False
+    owns_folder: bool = False
     sampler: str = "tpe"
     seed: int = 42
 
@@ -74,6 +79,7 @@ class Study:
             UsageError: If the study has been started with other settings.
             ValueError: If the database can't be used.
         """
+        owns_folder = not path.exists()
         path.mkdir(parents=True, exist_ok=True)
         url = storage or f"sqlite:///{path / DATABASE}"
         optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -95,7 +101,7 @@ class Study:
             raise UsageError(
                 f"{path} is a study with different {join_names(changed)}: name a new one with --study, or remove it"
             )
-        return cls(path, url, stored, space, **options)
+        return cls(path, url, stored, space, before is None, owns_folder, **options)
 
     def begin_with(self, point: Mapping[str, Any]) -> None:
         """Let the first trial have given values, unless the study has trials."""
@@ -141,7 +147,7 @@ class Study:
             # Optuna only fails such trials and starts them again: https://github.com/optuna/optuna/issues/6283
             trial = Trial(self.stored, lost[0]._trial_id) if lost else self.stored.ask()
             trial.set_user_attr(PROCESS, process_info(self.path))
-        self.space.suggest(trial)
+            self.space.suggest(trial)
         return trial
 
     def trials(self) -> list[FrozenTrial]:
@@ -206,16 +212,27 @@ class Study:
             return begin is None or (datetime.now() - begin).total_seconds() > WAIT
         return process["host"] == process_info(self.path)["host"] and not is_alive(process, "")
 
+    @property
+    def is_used_elsewhere(self) -> bool:
+        """Whether another process trains or has trained a trial."""
+        ours = process_info(self.path)
+        others = [trial.user_attrs.get(PROCESS, ours) for trial in self.trials()]
+        others = [process for process in others if process["pid"] != ours["pid"] or process["host"] != ours["host"]]
+        is_trained = bool(self.finished(TrialState.COMPLETE, TrialState.PRUNED))
+        return is_trained or any(process["host"] != ours["host"] or is_alive(process, "") for process in others)
+
     def delete(self) -> None:
         """Remove the study from its database, and its folder."""
-        with suppress(KeyError, SQLAlchemyError):
+        with suppress(KeyError, SQLAlchemyError, StorageInternalError):
             optuna.delete_study(study_name=self.stored.study_name, storage=self.storage)
-        remove_folder(self.path)
+        if self.owns_folder:
+            remove_folder(self.path)
+        for path in (self.path / DATABASE, self.path / STUDY_FILE, *self.path.glob("trial_*.log")):
+            path.unlink(missing_ok=True)
 
     def _sampler(self, number: int) -> BaseSampler:
-        # QMC goes through one sequence, of which its seed is a part; the others draw anew for each trial.
         seed = np.random.SeedSequence((self.seed, number)).generate_state(1)[0]
-        sampler: BaseSampler = SAMPLERS[self.sampler](self.seed if self.sampler == "qmc" else int(seed))
+        sampler: BaseSampler = SAMPLERS[self.sampler](int(seed), self.seed)
         return sampler
 
 

@@ -62,12 +62,12 @@ def _charts(study: Study, monitor: str) -> Iterator[tuple[str, str, Html]]:
     stored, names = _renamed(study), [*short_names(study).values()]
     curve = [charts.plot_optimization_history(stored, target_name=monitor)]
     curve[0].update_traces(line_shape="hv")
+    curve[0].update_xaxes(dtick=max(1, len(study.trials()) // 10))
     yield (
         "History",
         "Each point is a complete trial, the line the best one so far.",
         _embed(curve, monitor, library=True),
     )
-    curve[0].update_xaxes(dtick=max(1, len(study.trials()) // 10))
     curve = [charts.plot_intermediate_values(stored)]
     curve[0].update_xaxes(dtick=max(1, max(max(t.intermediate_values, default=1) for t in study.trials()) // 10))
     if monitor.endswith("loss"):  # the first values may be far above the others

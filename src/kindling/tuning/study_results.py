@@ -38,10 +38,9 @@ def describe_trial(trial: FrozenTrial, study: Study, monitor: str) -> str:
 
 def study_table(study: Study, monitor: str) -> Table:
     """Return a table with the best trials side by side, and the number of all others in its title."""
-    states = [STATES[trial.state] for trial in study.trials()]
+    best, states = study.ranked()[:SHOWN], [STATES[trial.state] for trial in study.trials()]
     counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(STATES.values()) if state in states)
-    title = f"{study.path}: {count_noun(len(states), 'trial', 'trials')} ({counts}), the best {SHOWN}"
-    best = study.ranked()[:SHOWN]
+    title = f"{study.path}: {count_noun(len(states), 'trial', 'trials')} ({counts}), the best {len(best)}"
     table = Table(title=title, title_justify="left")
     table.add_column("trial")
     for trial in best:
