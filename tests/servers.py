@@ -56,9 +56,11 @@ def serving(*options: object, **environment: str) -> Iterator[Server]:
     )
     try:
         assert process.stdout
-        line = process.stdout.readline()
-        found = re.search(r"http://\[?([^/\]]+)\]?:(\d+)/", line)
-        assert found, line + process.stdout.read()
+        printed, found = "", None
+        while not found and (line := process.stdout.readline()):  # slow imports are announced before
+            printed += line
+            found = re.search(r"http://\[?([^/\]]+)\]?:(\d+)/", line)
+        assert found, printed
         server = Server(process, "127.0.0.1" if found[1] == "0.0.0.0" else found[1], int(found[2]))
         for _ in range(600):
             try:
