@@ -371,3 +371,11 @@ def test_images_that_change_start_a_new_repeat() -> None:
     Path("runs/repeat").mkdir(parents=True)
     assert digest_files(["."], []) == digest_files([], [])  # the folder of runs changes by itself
     assert (len({*digests}), digests[1] == digests[2]) == (2, True)
+
+
+@pytest.mark.parametrize("name", ["accuracy", "balanced_accuracy", "f1", "map", "average_precision", "roc_auc"])
+def test_intervals_of_shares_end_at_0_and_1(name: str) -> None:
+    values = {f"test/{name}": {"fold_1": 1.0, "fold_2": 0.98}, "test/loss": {"fold_1": 0.0, "fold_2": 0.1}}
+    found = summarize(values, 1.0)
+    assert found[f"test/{name}"]["high"] == 1.0
+    assert found["test/loss"]["low"] < 0

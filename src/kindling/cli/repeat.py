@@ -14,6 +14,7 @@ from kindling.cli.fold_results import combine_folds
 from kindling.cli.help_pages import OptionFormatter
 from kindling.cli.jobs import Job, run_jobs
 from kindling.cli.recipes import DEFAULT_SEED, find_recipes, seed_of
+from kindling.cli.several_runs import check_options, shared_options
 from kindling.cli.yaml_files import read_yaml
 from kindling.runs.folders import ENSEMBLE, RUNS, check_run_name, written_checkpoints
 from kindling.runs.listing import Run
@@ -27,7 +28,6 @@ from kindling.utils.text import count_noun, format_metric, program_name
 
 USAGE_ERROR = 2  # exit code
 NO_ENSEMBLE = "different ranges of 16-bit images"  # of the folds, which have no ensemble then; all else is a failure
-OF_SINGLE_RUNS = ("--ckpt_path", "--overfit", "--find_lr", "--print_config", "--trainer.fast_dev_run")
 DESCRIPTION = (
     "Train a recipe with several seeds, or on several folds of the data, and report mean, standard deviation and 95% "
     "confidence interval of each metric. Folds also have one report over all samples, and an ensemble of their models. "
@@ -106,17 +106,12 @@ def _parse(options: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.check_typos(others)
     if (typed.seeds is None) == (typed.folds is None):
         raise UsageError("give the number of runs, either --seeds N or --folds N")
-    for option, least in (("seeds", 2), ("folds", 2), ("jobs", 1)):
-        if (value := getattr(typed, option)) is not None and value < least:
-            raise UsageError(f"--{option} must be at least {least}, got {value}")
+    check_options(typed, others, {"seeds": 2, "folds": 2, "jobs": 1})
     if typed.run_name is not None:
         check_run_name(typed.run_name)
-    if single := [option for option in others if option.partition("=")[0] in OF_SINGLE_RUNS]:
-        raise UsageError(f"{single[0]} is for a single run: use {name} fit")
-    plugins = (f"--plugin={plugin}" for plugin in typed.plugin or ())
     if typed.groups is not None:
         others.append(f"--data.groups={typed.groups}")
-    return typed, [*plugins, *(f"--config={config}" for config in typed.config), *others]
+    return typed, shared_options(typed, others)
 
 
 def _members(typed: argparse.Namespace, recipes: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:

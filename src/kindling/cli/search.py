@@ -6,8 +6,8 @@ import gc
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
@@ -18,12 +18,12 @@ import torch
 import yaml
 from optuna.exceptions import StorageInternalError
 from optuna.trial import FrozenTrial, Trial, TrialState
-from rich.console import Console
 from sqlalchemy.exc import SQLAlchemyError
 
 from kindling.cli.entry_point import describe_error
 from kindling.cli.lightning_cli import KindlingCLI
 from kindling.cli.recipes import seed_of
+from kindling.cli.trial_process import clean_process, output_in, status
 from kindling.cli.yaml_files import read_yaml
 from kindling.runs.folders import RUNS, STUDY_FILE
 from kindling.runs.listing import Run, find_runs, flatten_config, sort_by_start
@@ -162,14 +162,10 @@ class Search:
                 wait_for_processes(KindlingCLI("fit", options, self.trial_options).trainer)
             except SystemExit as stop:  # Lightning turns Ctrl-C into this
                 raise KeyboardInterrupt from stop
-            except (
-                SQLAlchemyError,
-                StorageInternalError,
-            ):  # the trial stays under way, and the same command resumes it
-                raise
             except Exception as error:
-                if isinstance(error, OSError) and error.errno in DISK_ERRORS:
-                    raise  # likewise
+                is_full = isinstance(error, OSError) and error.errno in DISK_ERRORS
+                if is_full or isinstance(error, SQLAlchemyError | StorageInternalError):
+                    raise  # the trial stays under way, and the same command resumes it
                 failure = describe_error(error) or f"{type(error).__name__}: {error}"
                 limit = 1 if isinstance(error, UsageError) else MAX_FAILURES
         run = self._find_run(trial.number)
@@ -229,35 +225,3 @@ def check_space(space: SearchSpace, source: str, shared: Sequence[str]) -> None:
             resolve_config([*shared, *space.options(point)])
         except UsageError as error:
             raise UsageError(f"{source}: {error}") from error
-
-
-@contextmanager
-def status(title: str) -> Iterator[Callable[[str], None]]:
-    """Show a line that changes, on a terminal; yield a function to add the progress to it."""
-    console = Console(file=sys.stdout, highlight=False)  # the terminal, even while output goes to a file
-    if not console.is_terminal:
-        yield lambda _: None
-        return
-    with console.status(title) as line:
-        yield lambda progress: line.update(f"{title}: {progress}")
-
-
-@contextmanager
-def output_in(log: Path) -> Iterator[None]:
-    """Append the output of a block to a file."""
-    with log.open("a", buffering=1, encoding="utf-8") as file, redirect_stdout(file), redirect_stderr(file):
-        yield
-
-
-@contextmanager
-def clean_process() -> Iterator[None]:
-    """Restore what the training of a trial on several devices leaves behind in this process."""
-    before, arguments = os.environ.copy(), sys.argv
-    try:
-        yield
-    finally:
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
-        sys.argv = arguments
-        os.environ.clear()
-        os.environ.update(before)

@@ -10,6 +10,7 @@ from pathlib import Path
 from kindling.cli.help_pages import OptionFormatter
 from kindling.cli.jobs import Job, run_jobs
 from kindling.cli.recipes import find_recipes, find_search_space
+from kindling.cli.several_runs import OF_SINGLE_RUNS, check_options, shared_options
 from kindling.runs.folders import check_run_name
 from kindling.training.processes import sigterm_as_interrupt
 from kindling.utils.console import say, silence_libraries
@@ -20,10 +21,6 @@ from kindling.utils.text import count_noun, program_name
 
 SAMPLERS = ("tpe", "random", "qmc", "gp")
 PRUNERS = ("median", "hyperband", "none")
-OF_SINGLE_RUNS = (
-    *("--ckpt_path", "--overfit", "--find_lr", "--print_config", "--trainer.fast_dev_run"),
-    *("--run_name", "--test_after_fit"),
-)
 OF_LAUNCHERS = ("RANK", "SLURM_PROCID")  # environment variables of torchrun and Slurm's srun
 DESCRIPTION = (
     "Search the hyperparameters of a recipe for the best value of the metric that --checkpoint.monitor names. All "
@@ -92,17 +89,12 @@ def _parse(options: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         raise UsageError("give a search space: --search FILE, or a name in configs/search/")
     if typed.trials is None and typed.timeout is None:
         raise UsageError("give the number of trials, --trials N, or a time, --timeout 30m")
-    for option in ("trials", "jobs"):
-        if (value := getattr(typed, option)) is not None and value < 1:
-            raise UsageError(f"--{option} must be at least 1, got {value}")
-    if single := [option for option in others if option.partition("=")[0] in OF_SINGLE_RUNS]:
-        raise UsageError(f"{single[0]} is for a single run: use {name} fit")
+    check_options(typed, others, {"trials": 1, "jobs": 1}, (*OF_SINGLE_RUNS, "--run_name", "--test_after_fit"))
     typed.search = find_search_space(typed.search)
     recipes = [Path(config).stem for config in typed.config if Path(config).parent.name != "with"]
     typed.study = typed.study or f"{(recipes or ['study'])[0]}_{Path(typed.search).stem}"
     check_run_name(typed.study, "--study")
-    plugins = (f"--plugin={plugin}" for plugin in typed.plugin or ())
-    return typed, [*plugins, *(f"--config={config}" for config in typed.config), *others]
+    return typed, shared_options(typed, others)
 
 
 def _seconds(text: str) -> float:

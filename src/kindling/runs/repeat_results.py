@@ -13,7 +13,8 @@ from kindling.runs.repeat_statistics import Estimate, estimate
 from kindling.utils.text import format_like
 
 # Least and greatest possible values, apart from losses, which may be anything.
-LIMITS = dict.fromkeys(("accuracy", "balanced_accuracy", "f1", "map"), (0.0, 1.0))
+BOUNDED = ("accuracy", "balanced_accuracy", "f1", "map", "average_precision", "roc_auc")
+LIMITS = dict.fromkeys(BOUNDED, (0.0, 1.0))
 LIMITS |= {"mae": (0.0, math.inf), "rmse": (0.0, math.inf), "r2": (-math.inf, 1.0)}
 
 Metrics = Mapping[str, Mapping[str, float]]  # value of each metric for each run
