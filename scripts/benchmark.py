@@ -5,6 +5,7 @@
     python scripts/benchmark.py ablation    the tutorial's table: base CNN, + batch norm, + augmentation, + bf16
     python scripts/benchmark.py images      a folder of PNG digits: torchvision's ImageFolder, kindling fit
     python scripts/benchmark.py tables      public tables: kindling fit, gradient boosting, linear models, RealMLP-TD-S
+    python scripts/benchmark.py gpu         one GPU: precision, memory format, compilation, copies, strategies, 99%
 
 Each prints tables and writes them as JSON, `compare` draws a plot too. All but `tables` need the full MNIST in
 `--data_dir`, and Linux or macOS. `tables` continues where it was stopped; `table_sets.py` lists the packages that it
@@ -40,6 +41,7 @@ from typing_extensions import override
 
 import bare_loop
 import folder_loop
+from benchmark_gpu import gpu
 from benchmark_tables import tables
 from kindling import MNISTDataModule
 from kindling.cli import main as kindling
@@ -373,11 +375,12 @@ def machine() -> dict[str, Any]:
 def main() -> None:
     """Measures what is asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("compare", "steps", "ablation", "images", "tables"))
+    parser.add_argument("what", choices=("compare", "steps", "ablation", "images", "tables", "gpu"))
     parser.add_argument("--data_dir", type=Path, default=Path("data"), help="folder with MNIST/raw")
     parser.add_argument("--rounds", type=int, default=3, help="runs of each; of ablation, seeds")
     parser.add_argument("--epochs", type=int, default=4)
-    parser.add_argument("--most", type=int, default=60000, help="of images, PNG files to train on at most")
+    parser.add_argument("--most", type=int, default=60000, help="of images and gpu, images to train on at most")
+    parser.add_argument("--accelerator", default="gpu", help="of gpu; cpu rehearses it")
     parser.add_argument("--sets", nargs="*", default=[], help="of tables, by default those that are held out")
     parser.add_argument("--methods", nargs="*", default=[], help="of tables, by default all")
     parser.add_argument("--out", type=Path, default=Path("benchmark"), help="folder for JSON and plot")
@@ -393,6 +396,8 @@ def main() -> None:
         found = folders(data_dir, options.rounds, options.epochs, options.most)
     elif options.what == "tables":
         found = tables(options.rounds, options.sets, options.methods, out)
+    elif options.what == "gpu":
+        found = gpu(data_dir, options.rounds, options.most, options.accelerator)
     else:
         found = ablation(data_dir, options.rounds, options.epochs)
     (out / f"{options.what}.json").write_text(json.dumps({"machine": machine(), **found}) + "\n")
