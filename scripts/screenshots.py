@@ -46,8 +46,8 @@ def parallel(board: Board) -> None:
 
 
 def pictures(board: Board) -> None:
-    """Show the worst predictions and the training samples."""
-    board.open("images&tagFilter=worst%7Csamples", "worst predictions")
+    """Show the worst predictions."""
+    board.open("images&tagFilter=worst", "worst predictions")
 
 
 VIEWS: list[Callable[[Board], None]] = [curves, parallel, pictures, projector]
