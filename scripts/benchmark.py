@@ -4,11 +4,12 @@
     python scripts/benchmark.py steps       a step against a bare one, bf16 against fp32, start-up, growth with the data
     python scripts/benchmark.py ablation    the tutorial's table: base CNN, + batch norm, + augmentation, + bf16
     python scripts/benchmark.py images      a folder of PNG digits: torchvision's ImageFolder, kindling fit
+    python scripts/benchmark.py scale       cost of 10 to 100,000 classes, of rows, parameters and processes
     python scripts/benchmark.py tables      public tables: kindling fit, gradient boosting, linear models, RealMLP-TD-S
     python scripts/benchmark.py gpu         one GPU: precision, memory format, compilation, copies, strategies, 99%
 
-Each prints tables and writes them as JSON, `compare` draws a plot too. All but `tables` need the full MNIST in
-`--data_dir`, and Linux or macOS. `tables` continues where it was stopped; `table_sets.py` lists the packages that it
+Each prints tables and writes them as JSON, `compare` draws a plot too. All but `scale` and `tables` need the full MNIST
+in `--data_dir`, and Linux or macOS. `tables` continues where it was stopped; `table_sets.py` lists the packages that it
 needs. Nothing else should run on the machine meanwhile; what is compared runs in turns, so that what slows one slows
 the others.
 """
@@ -42,6 +43,7 @@ from typing_extensions import override
 import bare_loop
 import folder_loop
 from benchmark_gpu import gpu
+from benchmark_scale import scale
 from benchmark_tables import tables
 from kindling import MNISTDataModule
 from kindling.cli import main as kindling
@@ -375,7 +377,7 @@ def machine() -> dict[str, Any]:
 def main() -> None:
     """Measures what is asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("compare", "steps", "ablation", "images", "tables", "gpu"))
+    parser.add_argument("what", choices=("compare", "steps", "ablation", "images", "scale", "tables", "gpu"))
     parser.add_argument("--data_dir", type=Path, default=Path("data"), help="folder with MNIST/raw")
     parser.add_argument("--rounds", type=int, default=3, help="runs of each; of ablation, seeds")
     parser.add_argument("--epochs", type=int, default=4)
@@ -383,6 +385,7 @@ def main() -> None:
     parser.add_argument("--accelerator", default="gpu", help="of gpu; cpu rehearses it")
     parser.add_argument("--sets", nargs="*", default=[], help="of tables, by default those that are held out")
     parser.add_argument("--methods", nargs="*", default=[], help="of tables, by default all")
+    parser.add_argument("--parts", nargs="*", default=[], help="of scale, by default all")
     parser.add_argument("--out", type=Path, default=Path("benchmark"), help="folder for JSON and plot")
     options = parser.parse_args()
     out, data_dir = options.out.resolve(), options.data_dir.resolve()
@@ -394,6 +397,8 @@ def main() -> None:
         found = steps(data_dir, options.rounds)
     elif options.what == "images":
         found = folders(data_dir, options.rounds, options.epochs, options.most)
+    elif options.what == "scale":
+        found = scale(options.parts)
     elif options.what == "tables":
         found = tables(options.rounds, options.sets, options.methods, out)
     elif options.what == "gpu":

@@ -447,3 +447,21 @@ class Detached(MLPClassifier):
 def batch_size(batch: Any) -> int:
     """Return the number of samples in a batch, for ThroughputMonitor."""
     return len(batch[1])
+
+
+class PrototypeDataModule(ClassificationDataModule):
+    """Samples around a random point of each class, two for training and `per_class` for testing."""
+
+    input_shape = (32,)
+
+    def __init__(self, num_classes: int = 300, per_class: int = 4, **loading: Any) -> None:
+        super().__init__(**loading)
+        self.num_classes, self.per_class = num_classes, per_class
+        self.class_names = tuple(f"class {label}" for label in range(num_classes))
+
+    def load(self, split: Split) -> Batch:
+        random = torch.Generator().manual_seed(0)
+        prototypes = torch.randn(self.num_classes, 32, generator=random)
+        labels = torch.arange(self.num_classes).repeat(2 if split == "train" else self.per_class)
+        random.manual_seed(len(split))
+        return prototypes[labels] + 0.6 * torch.randn(len(labels), 32, generator=random), labels

@@ -21,7 +21,7 @@ from torchmetrics.classification import MulticlassCalibrationError
 from conftest import TINY, Command, Train
 from helpers import AWKWARD
 from kindling import MLPClassifier, MNISTDataModule, SyntheticDataModule
-from kindling.evaluation.predictions import Predictions
+from kindling.evaluation.predictions import Confusions, Predictions
 from kindling.evaluation.report.confusion_matrix import confusion_section
 from kindling.evaluation.statistics import bootstrap_mean, bootstrap_scores, calibration, wilson
 from kindling.training import TestOutputCollector
@@ -44,7 +44,7 @@ def random_predictions(samples: int, classes: int, skill: float = 2.0) -> Predic
     logits = torch.randn(samples, classes, generator=random)
     logits[torch.arange(samples), labels] += skill
     probabilities = logits.softmax(dim=1)
-    return Predictions(probabilities, labels)
+    return Predictions(probabilities, labels, classes)
 
 
 @pytest.mark.quick_cases(1)
@@ -126,14 +126,14 @@ def test_bootstrap_intervals_equal_those_of_resampled_predictions() -> None:
         f1 = [2 * p * r / (p + r) for p, r in zip(precision, recall, strict=True)]
         scores.append((np.mean(recall), np.mean(f1), losses[drawn].numpy().mean()))
     expected = np.quantile(np.array(scores), [0.025, 0.975], axis=0).T
-    found = [*bootstrap_scores(predictions.confusion_matrix), bootstrap_mean(losses)]
+    found = [*bootstrap_scores(predictions.confusions, predictions.num_classes), bootstrap_mean(losses)]
     np.testing.assert_allclose(found, expected, atol=0.012)  # an interval is 0.09 wide
 
 
 def test_intervals_contain_their_metric_with_a_thousand_classes() -> None:
     predictions = random_predictions(8000, 1000, skill=4.0)
     labels, guesses = predictions.labels.numpy(), predictions.classes.numpy()
-    (low, high), (f1_low, f1_high) = bootstrap_scores(predictions.confusion_matrix)
+    (low, high), (f1_low, f1_high) = bootstrap_scores(predictions.confusions, predictions.num_classes)
     assert low < balanced_accuracy_score(labels, guesses) < high < low + 0.04
     assert f1_low < f1_score(labels, guesses, average="macro") < f1_high < f1_low + 0.04
 
@@ -234,9 +234,8 @@ def test_the_report_states_that_there_are_no_mistakes(kindling: Command) -> None
 
 
 def test_the_list_of_confusions_states_that_there_are_none() -> None:
-    assert "All predictions are correct." in confusion_section(
-        torch.eye(25, 26, dtype=torch.long), [*map(str, range(25))]
-    )
+    correct = Confusions(torch.arange(25), torch.arange(25), torch.ones(25, dtype=torch.long))
+    assert "All predictions are correct." in confusion_section(correct, [*map(str, range(25))])
 
 
 def test_a_process_without_a_batch_has_an_empty_share(monkeypatch: pytest.MonkeyPatch) -> None:

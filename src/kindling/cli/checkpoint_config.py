@@ -11,6 +11,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from kindling.cli.yaml_files import read_yaml
 from kindling.data import BaseDataModule
+from kindling.models.many_classes import MANY_CLASSES
 from kindling.models.task import DATA_ARGUMENTS, BaseTask
 from kindling.runs.checkpoint_contents import EPOCHS, STOPPERS
 from kindling.runs.folders import is_in_run, is_last, run_folder_of, surroundings_of
@@ -78,6 +79,8 @@ def config_from_checkpoint(
             if name not in given:
                 model["init_args"].pop(name, None)  # set again from the data module
         return config | {"model": model}  # not the run's, which may need files such as initial weights
+    if len(model["init_args"].get("class_names") or ()) > MANY_CLASSES:
+        del model["init_args"]["class_names"]  # the parser would take long; the model gets those of the checkpoint
     # One device gives the same metrics; all other Trainer options concern training.
     trainer = {"devices": 1, "precision": config.get("trainer", {}).get("precision")}
     kept: dict[str, Any] = {key: config[key] for key in ("data", "seed_everything") if key in config}

@@ -14,7 +14,7 @@ from kindling.cli.checkpoint_config import epochs_completed, is_training_complet
 from kindling.cli.class_names import NOUNS, replacement_hint
 from kindling.cli.modules import ModuleBuilder
 from kindling.cli.option_checks import check_config, check_devices
-from kindling.cli.options import add_fit_options, check_nonempty_run, check_validation
+from kindling.cli.options import ALL_PROBABILITIES, add_fit_options, check_nonempty_run, check_validation
 from kindling.cli.parser import KindlingArgumentParser, prefer_whole_numbers, split_help_all
 from kindling.cli.parser_errors import one_line
 from kindling.cli.recipes import DEFAULT_SEED
@@ -96,6 +96,8 @@ class KindlingCLI(LightningCLI):
         prefer_whole_numbers(parser)
         if self.command == "fit":
             add_fit_options(parser, self.sources.given, self.builder.data_attribute)
+        if self.command != "validate":
+            parser.add_argument("--all_probabilities", action="store_true", help=ALL_PROBABILITIES)
 
     @override
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -139,6 +141,7 @@ class KindlingCLI(LightningCLI):
                 self._open_run(options)
             else:
                 options["logger"] = False
+            self.collector.buffer.keeps_all = self._keeps_all
             callbacks = trainer_callbacks(options, config, filter(None, configured), self.run, self.collector)
             if self.run:  # a resumed run replaces its config.yaml
                 callbacks.append(SaveConfig(parser, config, overwrite=True))
@@ -210,7 +213,8 @@ class KindlingCLI(LightningCLI):
             say(f"not stored, since {join_names(self._changed)} differs from the run, which keeps its test results")
         elif checkpoint and not is_trial:
             where = Path(checkpoint)
-            if report := save_test_results(where, metrics, self.collector, self.model, self.datamodule, self.typed):
+            results = where, metrics, self.collector, self.model, self.datamodule, self.typed, self._keeps_all
+            if report := save_test_results(*results):
                 say(f"report: {report}")
             if self.run:
                 save_outputs(self.run.path, self.collector, self.datamodule)
@@ -226,9 +230,12 @@ class KindlingCLI(LightningCLI):
         if not is_writable(run_folder_of(self.checkpoint)) and not is_trial:
             raise not_written(run_folder_of(self.checkpoint), "read-only")  # fail before predicting for minutes
         with restoring(self.checkpoint), explaining_forward(self.model), line_for("predicting"):
-            batches: Any = self.trainer.predict(**kwargs | {"ckpt_path": self.checkpoint})
+            is_short = self.collector.shortens(self.model, self.datamodule)
+            returned = {"return_predictions": False} if is_short else {}
+            batches: Any = self.trainer.predict(**kwargs | returned | {"ckpt_path": self.checkpoint})
         if not is_trial:
-            written, number = save_predictions(self.checkpoint, batches, self.model, self.datamodule)
+            batches = self.collector.take_predicted() if is_short else batches
+            written, number = save_predictions(self.checkpoint, batches, self.model, self.datamodule, self._keeps_all)
             print_threshold(self.model)
             say(f"{number:,} predictions: {written}")
             check_readable(written, self.datamodule)
@@ -300,6 +307,11 @@ class KindlingCLI(LightningCLI):
     def _tests(self) -> bool:
         """Whether the command tests the model; `fit` does so after training."""
         return bool(self._config.get("test_after_fit", True)) and has_stage(self.model, self.datamodule, "test")
+
+    @property
+    def _keeps_all(self) -> bool:
+        """Whether `predictions.csv` gets the probability of each class, also of very many."""
+        return bool(self._config.get("all_probabilities"))
 
     @property
     def _changed(self) -> list[str]:

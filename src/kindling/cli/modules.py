@@ -14,6 +14,7 @@ from kindling.cli.sources import Sources
 from kindling.data import BaseDataModule
 from kindling.models.ensemble import EnsembleModel, take_over_states
 from kindling.models.infer import infer_arguments, with_shape
+from kindling.models.many_classes import MANY_CLASSES
 from kindling.models.task import DATA_ARGUMENTS, TARGETS, BaseTask, check_task
 from kindling.tuning.shared_data import SharedData
 from kindling.utils.console import say
@@ -112,6 +113,9 @@ class ModuleBuilder:
         with self.error.keep():
             kind = self._model_for_data(kind, kwargs)
             self._complete(kind, kwargs, links)
+        names = self.sources.stored.get("hyper_parameters", {}).get("class_names") or ()
+        if self.command != "fit" and len(names) > MANY_CLASSES and not kwargs.get("class_names", True):
+            kwargs["class_names"] = names  # `config_from_checkpoint` leaves them out
 
         def create(**inferred: Any) -> LightningModule:
             known = links | {f"{ARGUMENT}{name}": value for name, value in inferred.items()}

@@ -10,12 +10,17 @@ from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.cli import LightningArgumentParser
 
 from kindling.models import ClassificationTask
+from kindling.models.many_classes import MANY_CLASSES, TOP
 from kindling.models.task import DATA_ARGUMENTS
 from kindling.training import Averaging, BestCheckpoint, RunEarlyStopping
 from kindling.tuning import diagnostics
 
 RUN_NAME = "Folder of the run in runs/. [default: name of the first --config]"
 TEST_AFTER_FIT = "Whether to test the best checkpoint after training."
+ALL_PROBABILITIES = (
+    f"Write the probability of every class to predictions.csv, also of more than {MANY_CLASSES} classes, of which "
+    f"otherwise the {TOP} most probable are written."
+)
 FLAGS = {
     "profile": "Report the time per part of an epoch, and trace a few steps.",
     "watch": "Report layers with dead units, or vanishing or exploding gradients.",

@@ -20,11 +20,12 @@ from kindling.deploy.batching import Batcher, QueueFullError
 from kindling.deploy.predictor import Predictor
 from kindling.deploy.request_bodies import form_files, from_images, from_json, read_body
 from kindling.deploy.responses import to_predictions
-from kindling.utils.text import shorten
+from kindling.utils.text import count_noun, shorten
 
 INLINE_BYTES = 16_384  # JSON that is parsed in the event loop; up to here, a thread would cost more
 MAX_PENDING_BYTES = 100_000_000  # total size of the bodies that are being processed
 MAX_SAMPLES = 4096  # per request
+MAX_NUMBERS = 2**23  # probabilities per request: 34 MB
 TOP = 5  # default of ?top=
 
 
@@ -42,6 +43,7 @@ class Service:
         self.predictor = predictor
         self.key = key
         self.max_bytes = max_bytes
+        self.max_samples = max(1, min(MAX_SAMPLES, MAX_NUMBERS // max(1, len(predictor.card.classes))))
         self.batcher = Batcher(predictor.compute, batch_size)
         self.pending_bytes = 0  # of bodies that are being processed
         self.readers = ThreadPoolExecutor(2)
@@ -85,8 +87,9 @@ class Service:
         self.pending_bytes += len(body)
         try:
             inputs = await self.inputs(request, body)
-            if len(inputs) > MAX_SAMPLES:
-                raise HTTPException(413, f"a request may have at most {MAX_SAMPLES:,} samples, got {len(inputs):,}")
+            if len(inputs) > self.max_samples:
+                most = count_noun(self.max_samples, "sample", "samples")
+                raise HTTPException(413, f"a request may have at most {most}, got {len(inputs):,}")
             outputs = await self.batcher.submit(inputs)
         except ValueError as error:
             raise HTTPException(400, str(error)) from error

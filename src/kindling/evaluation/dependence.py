@@ -17,6 +17,7 @@ from kindling.evaluation.importance import Compute, inputs_of_features
 POINTS = 25  # of a curve
 TAIL = 0.01  # of the samples at either end, where there is too little data for a curve
 ROWS = 500  # whose predictions are averaged
+MIN_ROWS, MAX_PREDICTED = 20, 100_000  # of very many classes, fewer rows, with this many probabilities
 CATEGORIES = 8  # most frequent ones
 
 
@@ -44,7 +45,8 @@ def partial_dependence(compute: Compute, features: Sequence[Feature], feature: F
         feature: One of them.
     """
     inputs = inputs_of_features(features)
-    chosen = inputs[torch.linspace(0, len(inputs) - 1, min(len(inputs), ROWS)).long()]
+    rows = min(len(inputs), ROWS, max(MIN_ROWS, MAX_PREDICTED // compute(inputs[:1]).numel()))
+    chosen = inputs[torch.linspace(0, len(inputs) - 1, rows).long()]
     samples = category_samples(feature) if feature.is_category else number_samples(feature)
     outputs = []
     for sample in samples:

@@ -12,8 +12,10 @@ from torch import Tensor
 from torchmetrics.functional.classification import binary_average_precision
 
 from kindling.evaluation.statistics import BLOCKS, Interval, bootstrap_mean, class_scores, middle_95
+from kindling.models.many_classes import MANY_CLASSES
 from kindling.utils.decision import THRESHOLD
 
+MAX_CELLS = MANY_CLASSES * BLOCKS  # probabilities that are resampled at most: 200 MB
 RESAMPLES = 200  # each ranks all samples of each class: 2.4 s for 10,000 samples and 20 classes
 
 
@@ -62,20 +64,25 @@ def average_precision(probabilities: Tensor, targets: Tensor) -> float:
 
 def names_of_classes(chosen: Tensor, names: Sequence[str], separator: str = ", ") -> list[str]:
     """Return the names of the chosen classes of each sample, bool (n, classes), in one text."""
-    return [separator.join(name for name, has in zip(names, row, strict=True) if has) for row in chosen.tolist()]
+    return [separator.join(names[label] for label in row.nonzero().flatten().tolist()) for row in chosen]
 
 
 def multilabel_intervals(predictions: MultiLabelPredictions, losses: Tensor) -> dict[str, Interval]:
     """Return 95% bootstrap intervals by the name of the metric; `losses` are those of `random_blocks`, shape (B,).
 
-    Of many samples, 10,000 are resampled; the interval for all of them is narrower by the square root of their number.
+    Of many samples, 10,000 are resampled, of very many classes fewer; the interval for all of them is narrower by the
+    square root of their number.
     """
-    random, total = np.random.default_rng(0), len(predictions.targets)
-    rows = np.sort(random.permutation(total)[:BLOCKS])
+    random, (total, classes) = np.random.default_rng(0), predictions.targets.shape
+    rows = np.sort(random.permutation(total)[: BLOCKS if classes <= MANY_CLASSES else max(1, MAX_CELLS // classes)])
     number, score = len(rows), _scores(predictions, rows)
     draws = (np.bincount(random.integers(number, size=number), minlength=number) for _ in range(RESAMPLES))
     resampled = np.array([score(times) for times in draws]) * (number / total) ** 0.5
-    metrics = _scores(predictions, np.arange(total))(np.ones(total))
+    if classes > MANY_CLASSES:
+        of_class = predictions.scores.double()
+        metrics = of_class[:, 2].nan_to_num().mean().item(), of_class[:, 3].nanmean().item()
+    else:
+        metrics = _scores(predictions, np.arange(total))(np.ones(total))
     f1, mean_average_precision = (
         _interval(metric, values[~np.isnan(values)]) for metric, values in zip(metrics, resampled.T, strict=True)
     )

@@ -23,16 +23,19 @@ from kindling.models import (
     EnsembleRegressor,
 )
 from kindling.models.ensemble import PredictionAveraging
-from kindling.models.metrics import ConfusionMatrixMetric
+from kindling.models.many_classes import TopClasses
+from kindling.models.metrics import ClassCountMetric
 from kindling.models.task import Task
 from kindling.runs.checkpoints import read_checkpoint
 from kindling.runs.folders import REPEAT_FILE
 from kindling.runs.repeats import OUTPUTS
 from kindling.training import TestOutputCollector
+from kindling.training.test_outputs import Outputs
 from kindling.utils.decision import DecisionThreshold, predicted_classes
 from kindling.utils.files import atomic_write
 from kindling.utils.text import join_names
 
+BATCH_SIZE = 64  # samples of very many classes
 ENSEMBLES: dict[Task, Any] = {
     "classification": EnsembleClassifier,
     "regression": EnsembleRegressor,
@@ -48,9 +51,11 @@ def save_outputs(run: Path, collected: TestOutputCollector, data: LightningDataM
     if collected.outputs is None or not isinstance(data, BaseDataModule) or not (run / "split.csv").exists():
         return
     rows = [*map(str, data.tested_rows())]
-    if (run.parent.parent / REPEAT_FILE).exists() and len(rows) == len(collected.outputs):  # not only some batches
+    if (run.parent.parent / REPEAT_FILE).exists() and len(rows) == len(collected.targets):  # not only some batches
         with atomic_write(run / OUTPUTS) as path:
-            torch.save({"outputs": collected.outputs, "targets": collected.targets, "rows": rows}, path)
+            outputs = collected.outputs
+            stored = [*outputs] if isinstance(outputs, TopClasses) else outputs
+            torch.save({"outputs": stored, "targets": collected.targets, "rows": rows}, path)
 
 
 class FoldRouting(nn.Module):
@@ -76,12 +81,12 @@ class Fold(NamedTuple):
     """The test of one fold.
 
     Attributes:
-        outputs: See `TestOutputCollector`, shape (n, ...).
+        outputs: See `TestOutputCollector`, shape (n, ...); the parts of `TopClasses` as a list.
         targets: Shape (n, ...).
         rows: Names of the samples.
     """
 
-    outputs: Tensor
+    outputs: Tensor | list[Tensor]
     targets: Tensor
     rows: Sequence[str]
 
@@ -113,7 +118,7 @@ class OutOfFold:
             raise ValueError(f"{self.data.origin} has other samples than when the folds were tested")
         numbers = torch.cat([torch.full((len(test.targets),), number) for number, test in enumerate(tests)])
         back = order.argsort()
-        self.outputs = torch.cat([test.outputs for test in tests])[back]
+        self.outputs: Outputs = join_outputs([test.outputs for test in tests], back)
         self.targets = torch.cat([test.targets for test in tests])[back]
         self.folds = numbers[back]  # index of the fold of each sample, (N,)
 
@@ -123,15 +128,24 @@ class OutOfFold:
         metrics = self.members[0].metrics_of("test")
         for number, member in enumerate(self.members):
             for metric in metrics.modules():
-                if isinstance(metric, ConfusionMatrixMetric):
+                if isinstance(metric, ClassCountMetric):
                     metric.threshold = member.threshold
-            rows = self.folds == number
-            metrics.update(self.outputs[rows], self.targets[rows])
+            size = BATCH_SIZE if isinstance(self.outputs, TopClasses) else len(self.folds)
+            for rows in (self.folds == number).nonzero().squeeze(1).split(size):
+                metrics.update(self._log_probabilities(rows), self.targets[rows])
         values = {"loss": self.loss(torch.arange(len(self.folds))), **metrics.compute()}
         return {f"test/{name}": float(value) for name, value in values.items()}
 
+    def _log_probabilities(self, rows: Tensor) -> Tensor:
+        """Return the outputs (n, ...) of some samples by index (n,); minus infinity for classes that were not kept."""
+        if isinstance(self.outputs, TopClasses):
+            return self.outputs.select(rows).log_probabilities(self.targets[rows], self.model.num_classes)
+        return self.outputs[rows]
+
     def loss(self, rows: Tensor) -> Tensor:
         """Return the mean loss of the samples at some indices (n,), each by the model of its fold."""
+        if isinstance(self.outputs, TopClasses):
+            return self.outputs.losses[rows].mean()
         total = torch.tensor(0.0)
         for number in sorted({*self.folds[rows].tolist()}):
             part = rows[self.folds[rows] == number]
@@ -185,6 +199,13 @@ class OutOfFold:
         report = write_report(folder, tested, *results, self.model, self.data, command, by_fold)
         self.model.network = network
         return report
+
+
+def join_outputs(parts: Sequence[Tensor | list[Tensor]], order: Tensor) -> Outputs:
+    """Return the stored outputs of several tests in one order, by index (N,)."""
+    if isinstance(parts[0], list):
+        return TopClasses.cat([TopClasses(*part) for part in parts]).select(order)
+    return torch.cat(parts)[order]
 
 
 def _all_samples(runs: Sequence[Path], checkpoints: Sequence[str]) -> BaseDataModule:

@@ -19,6 +19,7 @@ from kindling.evaluation.predictions_csv import add_unreadable, write_multilabel
 from kindling.evaluation.report import write_report
 from kindling.models import ClassificationTask, MultiLabelTask, RegressionTask
 from kindling.models.batches import batch_size
+from kindling.models.many_classes import TopClasses
 from kindling.runs.folders import run_folder_of
 from kindling.training import TestOutputCollector
 from kindling.utils.console import progress
@@ -48,15 +49,20 @@ def written_to(run: Path) -> Iterator[None]:
 
 
 def save_predictions(
-    checkpoint: Path, batches: Sequence[Any], model: LightningModule, data: LightningDataModule | None
+    checkpoint: Path,
+    batches: Sequence[Any],
+    model: LightningModule,
+    data: LightningDataModule | None,
+    all_classes: bool = False,
 ) -> tuple[Path, int]:
     """Write the predictions of a checkpoint into its run folder.
 
     Args:
         checkpoint: The checkpoint.
-        batches: The outputs of `predict_step` for each batch.
+        batches: The outputs of `predict_step` for each batch, or their most probable classes.
         model: The model.
         data: The data module.
+        all_classes: Whether to write the probability of each class, also of very many.
 
     Returns:
         The file and the number of predictions. The file is `predictions.csv` for one class or value per sample, or
@@ -73,13 +79,16 @@ def save_predictions(
             with atomic_write(written) as path:
                 torch.save(list(batches), path)
             return written, sum(map(batch_size, batches))
+        number = len(table.classes if isinstance(table, TopClasses) else table)
         if not others and (targets := targets_of(data.new)) is not None:
-            labels = targets[: len(table)]
-        rows, keys, number = data.predicted_rows(), data.keys("predicted"), len(table)
+            labels = targets[:number]
+        rows, keys = data.predicted_rows(), data.keys("predicted")
         if data.unreadable:
             table = add_unreadable(table, rows, data.unreadable)
         if isinstance(model, MultiLabelTask):
-            write_multilabel_predictions(written, rows, data.row_header, table, model.class_names, labels, keys)
+            assert isinstance(table, Tensor)
+            arguments = rows, data.row_header, table, model.class_names, labels, keys, all_classes
+            write_multilabel_predictions(written, *arguments)
             return written, number
         names, threshold = _classes_of(model)
         write_predictions(written, rows, data.row_header, table, names, labels, threshold, keys)
@@ -102,12 +111,16 @@ def _classes_of(model: LightningModule) -> tuple[Sequence[str], DecisionThreshol
     return (model.class_names, model.threshold) if isinstance(model, ClassificationTask) else ((), None)
 
 
-def _as_table(batches: Sequence[Any], model: LightningModule, data: LightningDataModule | None) -> Tensor | None:
-    """Return the probabilities (N, classes) or values (N,) of all batches; None for other predictions."""
+def _as_table(
+    batches: Sequence[Any], model: LightningModule, data: LightningDataModule | None
+) -> Tensor | TopClasses | None:
+    """Return the probabilities (N, classes), or the most probable ones, or values (N,); None for other predictions."""
     if not (
         isinstance(model, ClassificationTask | RegressionTask | MultiLabelTask) and isinstance(data, BaseDataModule)
     ):
         return None
+    if batches and isinstance(batches[0], TopClasses):
+        return TopClasses.cat(batches)
     table = torch.cat(list(batches)).cpu()
     return table if table.ndim <= 2 else None
 
@@ -120,6 +133,7 @@ def save_test_results(
     model: LightningModule,
     data: LightningDataModule | None,
     command: str,
+    all_classes: bool = False,
 ) -> Path | None:
     """Write `test_metrics.json`, `predictions.csv` and `report.html` into the run folder of a checkpoint.
 
@@ -130,6 +144,7 @@ def save_test_results(
         model: The tested model.
         data: The data module.
         command: The full command line.
+        all_classes: See `save_predictions`.
 
     Returns:
         The path of the report; None for models other than classifiers and regression models, and other data.
@@ -148,11 +163,12 @@ def save_test_results(
         assert isinstance(model, ClassificationTask | RegressionTask | MultiLabelTask)  # else nothing is collected
         file, rows, keys = run / "predictions.csv", data.tested_rows(), data.keys("tested")
         if isinstance(model, MultiLabelTask):
-            table = model.to_prediction(outputs)
-            write_multilabel_predictions(file, rows, data.row_header, table, model.class_names, labels, keys)
+            assert isinstance(outputs, Tensor)
+            arguments = rows, data.row_header, model.to_prediction(outputs), model.class_names, labels, keys
+            write_multilabel_predictions(file, *arguments, all_classes)
         else:
             names, threshold = _classes_of(model)
-            predictions = outputs.exp() if names else outputs
+            predictions = outputs.exp() if names and isinstance(outputs, Tensor) else outputs
             write_predictions(file, rows, data.row_header, predictions, names, labels, threshold, keys)
         with progress("writing the report"):
             return write_report(run, checkpoint.name, metrics, outputs, labels, model, data, command)

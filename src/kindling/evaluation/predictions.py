@@ -1,14 +1,37 @@
-"""Predictions of a classifier and their confusion matrix, for the report and TensorBoard."""
+"""Predictions of a classifier and their confusions, for the report and TensorBoard."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any, NamedTuple, Self
 
+import torch
 from torch import Tensor
-from torchmetrics.functional.classification import multiclass_confusion_matrix
 
+from kindling.models.many_classes import TopClasses
 from kindling.utils.decision import DecisionThreshold, predicted_classes
 
 NO_PREDICTION = "no prediction"  # shown instead of a class name if the prediction is NaN
+
+
+class Confusions(NamedTuple):
+    """How often each pair of label and prediction occurs: the cells of a confusion matrix that are not 0, row by row.
+
+    Attributes:
+        labels: Class of each pair, (P,).
+        predictions: Predicted class, (P,); the number of classes if there is no prediction.
+        counts: Number of samples, (P,).
+    """
+
+    labels: Tensor
+    predictions: Tensor
+    counts: Tensor
+
+    def matrix(self, classes: int) -> Tensor:
+        """Return the confusion matrix, shape (classes, classes + 1); the last column: no prediction."""
+        counts = torch.zeros(classes, classes + 1, dtype=torch.long)
+        counts[self.labels, self.predictions] = self.counts
+        return counts
 
 
 @dataclass(frozen=True)
@@ -16,30 +39,43 @@ class Predictions:
     """Predictions of a classifier for N labeled samples.
 
     Args:
-        probabilities: Shape (N, classes). A row with NaN, from a model that diverged, counts as no prediction.
+        probabilities: Shape (N, classes), or those of the most probable classes. A row with NaN, from a model that
+            diverged, counts as no prediction.
         labels: The true classes, shape (N,).
+        num_classes: Number of classes.
         threshold: Decision threshold of two classes; None to predict the most probable class.
         decided: The predicted classes, shape (N,), if they follow from neither.
     """
 
-    probabilities: Tensor
+    probabilities: Tensor | TopClasses
     labels: Tensor
+    num_classes: int
     threshold: DecisionThreshold | None = None
     decided: Tensor | None = None
+
+    @classmethod
+    def of(cls, outputs: Tensor | TopClasses, *arguments: Any) -> Self:
+        """Return predictions, given log-probabilities (N, classes) or the most probable classes."""
+        return cls(outputs if isinstance(outputs, TopClasses) else outputs.exp(), *arguments)
 
     @cached_property
     def classes(self) -> Tensor:
         """The predicted class of each sample, shape (N,); the number of classes if there is no prediction."""
-        return self._decided.masked_fill(self.probabilities.isnan().any(dim=1), self.probabilities.shape[1])
+        isnan = (self.probabilities[1] if isinstance(self.probabilities, TopClasses) else self.probabilities).isnan()
+        return self._decided.masked_fill(isnan.any(dim=1), self.num_classes)
 
     @cached_property
     def confidence(self) -> Tensor:
         """The probability of the predicted class, shape (N,); 0 if there is no prediction."""
+        if isinstance(self.probabilities, TopClasses):
+            return self.probabilities.probabilities[:, 0].nan_to_num()
         return self.probabilities.gather(1, self._decided.unsqueeze(1)).squeeze(1).nan_to_num()
 
     @property
     def _decided(self) -> Tensor:
         """The predicted classes, (N,), also of rows with NaN."""
+        if isinstance(self.probabilities, TopClasses):
+            return self.probabilities.classes[:, 0]
         return predicted_classes(self.probabilities, self.threshold) if self.decided is None else self.decided
 
     @cached_property
@@ -48,12 +84,39 @@ class Predictions:
         return self.classes == self.labels
 
     @cached_property
-    def confusion_matrix(self) -> Tensor:
-        """Number of samples by label and prediction, shape (classes, classes + 1); the last column: no prediction."""
-        classes = self.probabilities.shape[1]
-        return multiclass_confusion_matrix(self.classes, self.labels, classes + 1, validate_args=False)[:-1]
+    def confusions(self) -> Confusions:
+        """How often each pair of label and prediction occurs."""
+        columns = self.num_classes + 1
+        cells, counts = (self.labels * columns + self.classes).unique(return_counts=True)
+        return Confusions(cells // columns, cells % columns, counts)
+
+    @cached_property
+    def class_counts(self) -> Tensor:
+        """Number of correct predictions, labels and predictions of each class, shape (3, classes)."""
+        correct = self.labels[self.correct]
+        parts = [part.bincount(minlength=self.num_classes + 1) for part in (correct, self.labels, self.classes)]
+        return torch.stack(parts)[:, :-1]
 
     def worst(self, number: int) -> Tensor:
         """Return the indices of the wrong predictions with the lowest probability of the label, lowest first."""
         wrong = (~self.correct).nonzero().squeeze(1)
-        return wrong[self.probabilities[wrong, self.labels[wrong]].argsort(stable=True)[:number]]
+        if isinstance(self.probabilities, TopClasses):
+            of_label = self.probabilities.of_label[wrong]
+        else:
+            of_label = self.probabilities[wrong, self.labels[wrong]]
+        return wrong[of_label.argsort(stable=True)[:number]]
+
+
+def most_confused(confusions: Confusions, names: Sequence[str], number: int) -> list[tuple[str, str, int, float]]:
+    """Return label, prediction, number of samples and share of the label of the most frequent confusions."""
+    wrong = confusions.labels != confusions.predictions
+    labels, predictions, counts = (part[wrong] for part in confusions)
+    samples = torch.zeros(len(names), dtype=torch.long).index_add_(0, confusions.labels, confusions.counts)
+    most = counts.argsort(descending=True, stable=True)[:number]
+    found = (labels[most].tolist(), predictions[most].tolist(), counts[most].tolist())
+    columns = [*names, NO_PREDICTION]
+    shares = (counts[most] / samples[labels[most]]).tolist()
+    return [
+        (columns[label], columns[prediction], count, share)
+        for label, prediction, count, share in zip(*found, shares, strict=True)
+    ]

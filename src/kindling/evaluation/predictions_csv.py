@@ -2,27 +2,31 @@
 
 import csv
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from kindling.evaluation.multilabel import names_of_classes
+from kindling.models.many_classes import MANY_CLASSES, TopClasses
 from kindling.utils.decision import THRESHOLD, DecisionThreshold, predicted_classes
 from kindling.utils.files import atomic_write
 
+Table = TypeVar("Table", Tensor, TopClasses)
 Keys = Mapping[str, Sequence[object]]  # values (N,) by name
-RESERVED = ("label", "target", "prediction", "probability", "fold")  # names of columns of predictions.csv
+RESERVED = re.compile("label|target|prediction|fold|class_[1-9]|probability(_[1-9])?")  # columns of predictions.csv
 
 
 def write_predictions(
     path: Path,
     rows: Sequence[object],
     row_header: str,
-    probabilities: Tensor,
+    probabilities: Tensor | TopClasses,
     class_names: Sequence[str],
     labels: Tensor | None = None,
     threshold: DecisionThreshold | None = None,
@@ -32,37 +36,39 @@ def write_predictions(
 
     Its columns are row, keys, label if known, prediction, probability of the prediction, and the probability of each
     class; for regression, row, keys, target and prediction. If a class has the name of another column, its column is
-    `p(<class>)`. NaN is no prediction, and its fields are empty.
+    `p(<class>)`. Of very many classes, the most probable ones are in the columns `class_1`, `probability_1`, `class_2`
+    and so on. NaN is no prediction, and its fields are empty.
 
     Args:
         path: The file.
         rows: Names of the samples; those after the last prediction are left out.
         row_header: Header of the column of names.
-        probabilities: Probabilities (N, classes), or predicted values (N,).
+        probabilities: Probabilities (N, classes), or those of the most probable classes; or predicted values (N,).
         class_names: Names of the classes.
         labels: True classes or values, shape (N,).
         threshold: Decision threshold of two classes.
         keys: Further columns that identify the samples, by name.
     """
-    header, columns = _first_columns(rows, row_header, keys, len(probabilities))
-    if probabilities.ndim == 1:
+    known = probabilities.probabilities if isinstance(probabilities, TopClasses) else probabilities
+    header, columns = _first_columns(rows, row_header, keys, len(known))
+    if known.ndim == 1:
         header += ["target"] * (labels is not None) + ["prediction"]
-        parts = [part.float().numpy() for part in (labels, probabilities) if part is not None]
+        parts = [part.float().numpy() for part in (labels, known) if part is not None]
         columns += [
             ["" if np.isnan(value) else np.format_float_positional(value, trim="-") for value in part] for part in parts
         ]
         return _write(path, header, columns)
-    predictions = predicted_classes(probabilities, threshold)
-    best = probabilities.gather(1, predictions.unsqueeze(1)).squeeze(1)
     if labels is not None:
         header.append("label")
         columns.append([class_names[label] for label in labels.tolist()])
-    pairs = zip(predictions.tolist(), best.isnan().tolist(), strict=True)
-    columns.append(["" if is_nan else class_names[prediction] for prediction, is_nan in pairs])
-    columns += map(_format, (best, *probabilities.T))
+    if isinstance(probabilities, TopClasses):
+        predictions, best = probabilities.classes[:, 0], known[:, 0]
+    else:
+        predictions = predicted_classes(known, threshold)
+        best = known.gather(1, predictions.unsqueeze(1)).squeeze(1)
+    columns += [_names(predictions, best, class_names), _format(best)]
     header += ["prediction", "probability"]
-    taken = {*header, "label"}
-    header += [f"p({name})" if name in taken else name for name in class_names]
+    _add_classes(header, columns, probabilities, class_names)
     _write(path, header, columns)
 
 
@@ -74,11 +80,13 @@ def write_multilabel_predictions(
     class_names: Sequence[str],
     targets: Tensor | None = None,
     keys: Keys = MappingProxyType({}),
+    all_classes: bool = False,
 ) -> None:
     """Write `predictions.csv` for several classes per sample.
 
-    Its columns are row, label if known, prediction, and the probability of each class. Several classes are separated by
-    `|`; see `write_predictions` for the arguments. `targets` are 1 for each class of a sample, (N, classes).
+    Its columns are row, label if known, prediction, and the probability of each class, or, unless `all_classes` are
+    wanted, those of the most probable of very many. Several classes are separated by `|`; see `write_predictions` for
+    the other arguments. `targets` are 1 for each class of a sample, (N, classes).
     """
     header, columns = _first_columns(rows, row_header, keys, len(probabilities))
     if targets is not None:
@@ -86,17 +94,36 @@ def write_multilabel_predictions(
         columns.append(names_of_classes(targets.bool(), class_names, "|"))
     header.append("prediction")
     columns.append(names_of_classes(probabilities >= THRESHOLD, class_names, "|"))
-    columns += map(_format, probabilities.T)
-    taken = {*header, "label"}
-    header += [f"p({name})" if name in taken else name for name in class_names]
+    is_short = len(class_names) > MANY_CLASSES and not all_classes
+    _add_classes(header, columns, TopClasses.of(probabilities) if is_short else probabilities, class_names)
     _write(path, header, columns)
+
+
+def _add_classes(
+    header: list[str], columns: list[Sequence[object]], probabilities: Tensor | TopClasses, class_names: Sequence[str]
+) -> None:
+    """Add the probability of each class, or the most probable classes, in place."""
+    if not isinstance(probabilities, TopClasses):
+        taken = {*header, "label"}
+        header += [f"p({name})" if name in taken else name for name in class_names]
+        columns += map(_format, probabilities.T)
+        return
+    for place, (classes, values) in enumerate(zip(probabilities.classes.T, probabilities.probabilities.T, strict=True)):
+        header += [f"class_{place + 1}", f"probability_{place + 1}"]
+        columns += [_names(classes, values, class_names), _format(values)]
+
+
+def _names(classes: Tensor, probabilities: Tensor, class_names: Sequence[str]) -> list[str]:
+    """Return the names of classes (N,), empty where the probability (N,) is NaN."""
+    pairs = zip(classes.tolist(), probabilities.isnan().tolist(), strict=True)
+    return ["" if is_nan else class_names[label] for label, is_nan in pairs]
 
 
 def _first_columns(
     rows: Sequence[object], row_header: str, keys: Keys, number: int
 ) -> tuple[list[str], list[Sequence[object]]]:
     """Return the header and the columns that identify samples; a key with the name of another column is renamed."""
-    names = [f"{name} (data)" if name in {row_header, *RESERVED} else name for name in keys]
+    names = [f"{name} (data)" if name == row_header or RESERVED.fullmatch(name) else name for name in keys]
     return [row_header, *names], [rows[:number], *(values[:number] for values in keys.values())]
 
 
@@ -112,10 +139,12 @@ def _write(path: Path, header: Sequence[str], columns: Sequence[Sequence[object]
         table.writerows(zip(*columns, strict=True))
 
 
-def add_unreadable(table: Tensor, rows: Sequence[object], unreadable: Sequence[int]) -> Tensor:
+def add_unreadable(table: Table, rows: Sequence[object], unreadable: Sequence[int]) -> Table:
     """Return predictions with NaN for the rows that can't be read; those after the last prediction are left out."""
+    if isinstance(table, TopClasses):
+        return TopClasses(*(add_unreadable(part, rows, unreadable) for part in table))
     read = np.setdiff1d(np.arange(len(rows)), unreadable)
     end = len(rows) if len(table) == len(read) else read[len(table)]
-    complete = table.new_full((int(end), *table.shape[1:]), math.nan)
+    complete = table.new_full((int(end), *table.shape[1:]), math.nan if table.is_floating_point() else 0)
     complete[torch.from_numpy(read[: len(table)])] = table
     return complete

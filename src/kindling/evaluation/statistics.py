@@ -1,18 +1,19 @@
 """Statistics of a test: confidence intervals, precision and recall per class, calibration."""
 
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kindling.evaluation.predictions import Predictions
+from kindling.evaluation.predictions import Confusions, Predictions
 
 BINS = 15
 RESAMPLES = 1000
 BLOCKS = 10_000  # samples, or blocks of samples, to resample at most
+MAX_DRAWN = 5_000_000  # numbers that are drawn at once; 100 MB
 NORMAL_95 = 1.959964  # 95% of a normal distribution lie within this many standard deviations of the mean
 
 Interval = tuple[float, float]
@@ -21,7 +22,7 @@ Number = TypeVar("Number", float, Tensor)
 
 def confidence_intervals(predictions: Predictions, losses: Tensor) -> dict[str, Interval]:
     """Return 95% confidence intervals by the name of the metric; `losses` are those of `random_blocks`, shape (B,)."""
-    balanced_accuracy, f1 = bootstrap_scores(predictions.confusion_matrix)
+    balanced_accuracy, f1 = bootstrap_scores(predictions.confusions, predictions.num_classes)
     return {
         "accuracy": wilson(int(predictions.correct.sum()), len(predictions.labels)),
         "balanced_accuracy": balanced_accuracy,
@@ -49,25 +50,38 @@ def class_scores(correct: Tensor, labels: Tensor, predictions: Tensor) -> tuple[
     return correct / predictions, correct / labels, 2 * correct / (labels + predictions)
 
 
-def bootstrap_scores(confusion_matrix: Tensor) -> tuple[Interval, Interval]:
+def bootstrap_scores(confusions: Confusions, num_classes: int) -> tuple[Interval, Interval]:
     """Return 95% bootstrap intervals of balanced accuracy and macro F1: B. Efron, Annals of Statistics 7 (1979).
 
     To resample N samples with replacement is to draw the cells of the confusion matrix from a multinomial distribution.
     """
-    labels, predictions = confusion_matrix.nonzero(as_tuple=True)
-    cells, samples = confusion_matrix[labels, predictions].numpy(), int(confusion_matrix.sum())
-    resampled = np.random.default_rng(0).multinomial(samples, cells / samples, size=RESAMPLES)
-    # (cells, 1 + RESAMPLES), the first column being the original: contiguous rows are added four times faster.
-    counts = torch.from_numpy(np.vstack([cells, resampled])).float().T.contiguous()
-    correct, exist = labels == predictions, predictions < len(confusion_matrix)
-    zeros = torch.zeros(len(confusion_matrix), 1 + RESAMPLES)
-    _, recall, f1 = class_scores(
-        zeros.index_add(0, labels[correct], counts[correct]),
-        zeros.index_add(0, labels, counts),
-        zeros.index_add(0, predictions[exist], counts[exist]),
-    )
-    balanced_accuracy, macro_f1 = (scores.double().nanmean(dim=0).numpy() for scores in (recall, f1))
+    cells = confusions.counts.numpy()
+    step = max(1, MAX_DRAWN // len(cells))
+    random, parts = np.random.default_rng(0), [_mean_scores(confusions, num_classes, cells[None])]
+    for start in range(0, RESAMPLES, step):
+        size = min(step, RESAMPLES - start)
+        drawn = random.multinomial(cells.sum(), cells / cells.sum(), size=size)
+        parts.append(_mean_scores(confusions, num_classes, drawn))
+    balanced_accuracy, macro_f1 = torch.cat(parts, dim=1).numpy()
     return middle_95(balanced_accuracy[0], balanced_accuracy[1:], 0, 1), middle_95(macro_f1[0], macro_f1[1:], 0, 1)
+
+
+def _mean_scores(confusions: Confusions, num_classes: int, cells: NDArray[np.integer[Any]]) -> Tensor:
+    """Return balanced accuracy and macro F1, float64 (2, n), if the pairs occur as often as in `cells` (n, P)."""
+    labels, predictions, _ = confusions
+    # Contiguous rows are added four times faster.
+    counts = torch.from_numpy(cells).float().T.contiguous()  # (P, n)
+    correct, exist = labels == predictions, predictions < num_classes
+    occurring = torch.cat([labels, predictions[exist]]).unique()  # others have no scores
+
+    def add(classes: Tensor, counts: Tensor) -> Tensor:
+        rows = torch.searchsorted(occurring, classes)
+        return torch.zeros(len(occurring), counts.shape[1]).index_add(0, rows, counts)
+
+    _, recall, f1 = class_scores(
+        add(labels[correct], counts[correct]), add(labels, counts), add(predictions[exist], counts[exist])
+    )
+    return torch.stack([scores.double().nanmean(dim=0) for scores in (recall, f1)])
 
 
 def random_blocks(samples: int) -> list[Tensor]:

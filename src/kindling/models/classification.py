@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from torchmetrics import MetricCollection
 from typing_extensions import override
 
-from kindling.models.metrics import ConfusionMatrixMetric, classification_metrics, ranking_metrics
+from kindling.models.metrics import ClassCountMetric, classification_metrics, ranking_metrics
 from kindling.models.regression import RegressionTask
 from kindling.models.task import BaseTask, Stage
 from kindling.models.threshold import ThresholdMetric, choose_threshold, parse_threshold
@@ -186,7 +186,7 @@ class ClassificationTask(BaseTask):
     def _use_threshold(self, threshold: DecisionThreshold | None) -> None:
         self.threshold = threshold
         for module in self.modules():
-            if isinstance(module, ConfusionMatrixMetric):
+            if isinstance(module, ClassCountMetric):
                 module.threshold = threshold
 
     @override

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection, R2Score
-from torchmetrics.classification import MulticlassConfusionMatrix, MultilabelAveragePrecision, MultilabelF1Score
+from torchmetrics.classification import MultilabelAveragePrecision, MultilabelF1Score
 from torchmetrics.functional.classification import binary_auroc, binary_average_precision
 from torchmetrics.utilities import dim_zero_cat
 from typing_extensions import override
@@ -39,50 +39,64 @@ class MeanLoss(Metric):
         return self.total / self.samples
 
 
-class ConfusionMatrixMetric(MulticlassConfusionMatrix):
-    """Confusion matrix whose last column counts predictions that are NaN.
+class ClassCountMetric(Metric):
+    """Number of labels, predictions and correct predictions of each class.
+
+    These counts suffice for the metrics below; a confusion matrix of 10,000 classes would take 800 MB.
 
     Attributes:
+        counts: Labels, predictions and correct predictions, shape (3, classes + 1); the last column counts predictions
+            that are NaN.
         threshold: Decision threshold of two classes, set by the task; None to predict the most probable class.
     """
 
+    full_state_update = False  # allows `merge_state`
+    counts: Tensor
     threshold: DecisionThreshold | None = None
 
     def __init__(self, num_classes: int) -> None:
-        super().__init__(num_classes + 1, validate_args=False)  # the loss has checked labels and shapes
+        super().__init__()
+        self.num_classes = num_classes
+        self.add_state("counts", torch.zeros(3, num_classes + 1, dtype=torch.long), dist_reduce_fx="sum")
 
     @override
     def update(self, preds: Tensor, target: Tensor) -> None:
         values, classes = preds.max(dim=1)
         if self.threshold is not None:
             classes = predicted_classes(preds.softmax(dim=1), self.threshold)
-        super().update(classes.masked_fill(values.isnan(), self.num_classes - 1), target)
+        classes, target = classes.masked_fill(values.isnan(), self.num_classes).flatten(), target.flatten()
+        one = torch.ones_like(target)
+        for counts, labels, weights in zip(
+            self.counts, (target, classes, target), (one, one, (classes == target).long()), strict=True
+        ):
+            counts.index_add_(0, labels, weights)
 
 
-class Accuracy(ConfusionMatrixMetric):
+class Accuracy(ClassCountMetric):
     """Fraction of correct predictions."""
 
     @override
     def compute(self) -> Tensor:
-        return self.confmat.diag().sum() / self.confmat.sum()
+        labels, _, correct = self.counts.sum(1)
+        return correct / labels
 
 
-class BalancedAccuracy(ConfusionMatrixMetric):
+class BalancedAccuracy(ClassCountMetric):
     """Mean recall of the classes that occur among the labels."""
 
     @override
     def compute(self) -> Tensor:
-        correct, samples = self.confmat.diag(), self.confmat.sum(1)
-        return (correct / samples)[samples > 0].mean()
+        labels, _, correct = self.counts
+        return (correct / labels)[labels > 0].mean()
 
 
-class MacroF1(ConfusionMatrixMetric):
+class MacroF1(ClassCountMetric):
     """Mean F1 of the classes that occur among the labels or predictions."""
 
     @override
     def compute(self) -> Tensor:
-        correct, labels_and_predictions = self.confmat.diag()[:-1], (self.confmat.sum(0) + self.confmat.sum(1))[:-1]
-        return (2 * correct / labels_and_predictions)[labels_and_predictions > 0].mean()
+        labels, predictions, correct = self.counts[:, :-1]
+        return (2 * correct / (labels + predictions))[labels + predictions > 0].mean()
 
 
 class RankingMetric(Metric):
@@ -190,7 +204,7 @@ class MultilabelMacroF1(MultilabelF1Score):
 def classification_metrics(num_classes: int) -> MetricCollection:
     """Return the default classification metrics, each updated with logits (N, num_classes) and labels (N,).
 
-    They share one confusion matrix, updated once a batch: on two cores a training step of 12 ms takes 0.45 ms less
+    They share their counts, updated once a batch: on two cores a training step of 12 ms takes 0.45 ms less
     than with torchmetrics' MulticlassAccuracy and MulticlassF1Score.
     """
     classes = {"accuracy": Accuracy, "balanced_accuracy": BalancedAccuracy, "f1": MacroF1}

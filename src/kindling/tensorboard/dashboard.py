@@ -30,7 +30,7 @@ from kindling.tensorboard.network import write_histograms, write_network, write_
 from kindling.tensorboard.predictions import ClassificationTabs, PredictionTabs, names_of, write_worst_predictions
 from kindling.tensorboard.projector import HiddenFeatures, write_projector
 from kindling.tensorboard.regression import RegressionTabs
-from kindling.training.test_outputs import TestOutputCollector, is_collected
+from kindling.training.test_outputs import Outputs, TestOutputCollector, is_collected, outputs_and_targets
 from kindling.utils.console import progress
 from kindling.utils.pictures import are_images
 from kindling.utils.text import format_numbers
@@ -55,22 +55,22 @@ class Dashboard(TestOutputCollector):
     def __init__(self, logger: SplitLogger | None = None, step: int | None = None) -> None:
         super().__init__()
         self._logger, self._step = logger, step
-        self._best: tuple[Tensor, Tensor] | None = None  # outputs and targets of the best epoch
+        self._best: tuple[Outputs, Tensor] | None = None  # outputs and targets of the best epoch
         self._metrics: dict[str, float] = {}  # of the best epoch
         self._hidden: HiddenFeatures | None = None
         self._start = self._histogram_seconds = 0.0
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        best = [tensor.cpu() for tensor in self._best or ()]
+        outputs, targets = self._best or ((), ())
+        best = [*(outputs if isinstance(outputs, tuple) else (outputs,)), targets] if self._best else []
         return {"metrics": self._metrics, "best": best if sum(map(torch.numel, best)) <= MAX_STORED_NUMBERS else []}
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._metrics = state_dict.get("metrics", {})  # older checkpoints have none
         if best := state_dict.get("best"):
-            outputs, targets = best
-            self._best = outputs, targets
+            self._best = outputs_and_targets(best)
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -108,14 +108,14 @@ class Dashboard(TestOutputCollector):
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any, **__: Any
     ) -> None:
-        self._buffer.add(trainer, pl_module, outputs, batch)
+        self.buffer.add(trainer, pl_module, outputs, batch)
 
     @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.sanity_checking or not is_best(trainer):
-            self._buffer.clear()
+            self.buffer.clear()
             return
-        self._best = self._buffer.gather(trainer, pl_module)
+        self._best = self.buffer.gather(trainer, pl_module)
         self._metrics = metrics_of(trainer, "val")
         if trainer.state.fn == "validate":  # an ensemble, which is not trained
             self._write_best(trainer, pl_module)
@@ -163,19 +163,21 @@ class Dashboard(TestOutputCollector):
         write_final_metrics(writer, metrics_of(trainer, "test"), step)
 
 
-def predictions_of(trainer: Trainer, outputs: Tensor, targets: Tensor) -> PredictionTabs:
+def predictions_of(trainer: Trainer, outputs: Outputs, targets: Tensor) -> PredictionTabs:
     """Return the predictions for a split.
 
     Args:
         trainer: The trainer.
-        outputs: Log-probabilities (N, classes), predicted values (N,), or logits (N, classes) of several classes.
+        outputs: Outputs of a split, see `TestOutputCollector`.
         targets: Labels or true values (N,); or 1 for each class of a sample, (N, classes).
     """
     model, data = trainer.lightning_module, trainer.datamodule  # type: ignore[attr-defined]
     if isinstance(model, ClassificationTask):
         # Training may have gone on after the best epoch, whose outputs these are.
-        threshold = model.threshold if trainer.testing else model.threshold_for(outputs, targets)
-        return ClassificationTabs(Predictions(outputs.exp(), targets, threshold), model.class_names)
+        is_dense = isinstance(outputs, Tensor) and not trainer.testing
+        threshold = model.threshold_for(outputs, targets) if is_dense else model.threshold
+        return ClassificationTabs(Predictions.of(outputs, targets, model.num_classes, threshold), model.class_names)
+    assert isinstance(outputs, Tensor)
     if isinstance(model, MultiLabelTask):
         return MultiLabelTabs(MultiLabelPredictions(model.to_prediction(outputs), targets), model.class_names)
     return RegressionTabs(RegressionPredictions(outputs, targets, Target.of(data.fitted)))

@@ -8,8 +8,9 @@ from torch.utils.tensorboard import SummaryWriter
 from typing_extensions import override
 
 from kindling.evaluation.multilabel import MultiLabelPredictions
-from kindling.evaluation.predictions import NO_PREDICTION, Predictions
+from kindling.evaluation.predictions import NO_PREDICTION, Predictions, most_confused
 from kindling.evaluation.regression import RegressionPredictions
+from kindling.models.many_classes import MANY_CLASSES, TopClasses
 from kindling.tensorboard.images import add_picture, add_plot, confusion_figure, image_grid
 from kindling.utils.pictures import are_images
 from kindling.utils.text import shorten
@@ -68,12 +69,16 @@ class ClassificationTabs(PredictionTabs):
 
     @override
     def write(self, writer: SummaryWriter, step: int) -> None:
-        predictions, names = self.predictions, self.class_names
-        add_plot(writer, "pictures/confusion matrix", confusion_figure(predictions.confusion_matrix, names), step)
-        largest = predictions.confusion_matrix.sum(1).argsort(descending=True, stable=True)[:MAX_CURVES]
+        predictions, names, probabilities = self.predictions, self.class_names, self.predictions.probabilities
+        if isinstance(probabilities, TopClasses) or len(names) > MANY_CLASSES:
+            write_confusions(writer, predictions, names, step)
+            return
+        matrix = predictions.confusions.matrix(len(names))
+        add_plot(writer, "pictures/confusion matrix", confusion_figure(matrix, names), step)
+        largest = predictions.class_counts[1].argsort(descending=True, stable=True)[:MAX_CURVES]
         for label in sorted(largest.tolist()):
-            tag, probabilities = f"precision-recall/{shorten(names[label])}", predictions.probabilities[:, label]
-            writer.add_pr_curve(tag, predictions.labels == label, probabilities.nan_to_num(), step)
+            tag = f"precision-recall/{shorten(names[label])}"
+            writer.add_pr_curve(tag, predictions.labels == label, probabilities[:, label].nan_to_num(), step)
 
     @override
     def cells(self, rows: Tensor) -> Texts:
@@ -96,8 +101,14 @@ class ClassificationTabs(PredictionTabs):
 
 def names_of(classes: Tensor, class_names: Sequence[str]) -> list[str]:
     """Return the names of classes (n,) in one line each."""
-    names = [shorten(name) for name in (*class_names, NO_PREDICTION)]
-    return [names[label] for label in classes.tolist()]
+    return [shorten(class_names[label] if label < len(class_names) else NO_PREDICTION) for label in classes.tolist()]
+
+
+def write_confusions(writer: SummaryWriter, predictions: Predictions, names: Sequence[str], step: int) -> None:
+    """Write a table of the most frequent confusions of very many classes."""
+    found = most_confused(predictions.confusions, names, WORST)
+    rows = [(shorten(label), shorten(guess), f"{count:,}", f"{share:.1%}") for label, guess, count, share in found]
+    write_table(writer, "confusions", ("label", "prediction", "samples", "of the label"), rows, step)
 
 
 def write_worst_predictions(writer: SummaryWriter, predictions: PredictionTabs, inputs: Inputs, step: int) -> None:
@@ -116,7 +127,11 @@ def write_worst_predictions(writer: SummaryWriter, predictions: PredictionTabs, 
     if samples is not None and are_images(samples):
         add_picture(writer, "pictures/worst predictions", image_grid(samples, predictions.captions(worst)), step)
         return
-    rows = ((str(row), *cells) for row, cells in zip(worst.tolist(), predictions.cells(worst), strict=True))
-    table = [("row", *predictions.header), ("---",) * (1 + len(predictions.header)), *rows]
-    lines = (" | ".join(cell.replace("|", "\\|") for cell in row) for row in table)
-    writer.add_text("worst predictions", "\n".join(f"| {line} |" for line in lines), step)
+    rows = [(str(row), *cells) for row, cells in zip(worst.tolist(), predictions.cells(worst), strict=True)]
+    write_table(writer, "worst predictions", ("row", *predictions.header), rows, step)
+
+
+def write_table(writer: SummaryWriter, tag: str, header: Sequence[str], rows: Texts, step: int) -> None:
+    """Write a table as text in Markdown."""
+    lines = (" | ".join(cell.replace("|", "\\|") for cell in row) for row in (header, ("---",) * len(header), *rows))
+    writer.add_text(tag, "\n".join(f"| {line} |" for line in lines), step)

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from torch.utils.tensorboard import SummaryWriter
 
 from kindling.tensorboard.predictions import Inputs, PredictionTabs
+from kindling.training.row_buffer import RowBuffer
 from kindling.training.test_outputs import gather_samples
 from kindling.utils.inputs import to_float
 from kindling.utils.pictures import are_images
@@ -29,21 +30,22 @@ class HiddenFeatures:
     """
 
     def __init__(self, model: LightningModule) -> None:
-        self._batches: list[Tensor] = []
+        self._rows = RowBuffer()
         linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
         self._layer = linear[-1] if linear and linear[-1].weight.requires_grad else None
         self._hook = self._layer.register_forward_pre_hook(self._collect) if self._layer else None
 
     def _collect(self, _: nn.Module, inputs: tuple[Any, ...]) -> None:
         if inputs and inputs[0].ndim == 2:  # (n, features)
-            self._batches.append(inputs[0].float().cpu())
+            self._rows.add((inputs[0].float(),))
 
     def gather(self, trainer: Trainer) -> Tensor | None:
         """Return the features of all samples of all processes, shape (N, features), and stop collecting."""
         if self._layer is None or self._hook is None:
             return None
         self._hook.remove()
-        return gather_samples(torch.cat([torch.empty(0, self._layer.in_features), *self._batches]), trainer)
+        [features] = self._rows.take() or [torch.empty(0, self._layer.in_features)]
+        return gather_samples(features, trainer)
 
 
 def write_projector(

@@ -1,5 +1,6 @@
 """Collects the outputs of a model for each sample of a split, for reports and plots."""
 
+from collections.abc import Sequence, Sized
 from typing import Any
 
 import torch
@@ -10,8 +11,12 @@ from typing_extensions import override
 
 from kindling.data import BaseDataModule
 from kindling.models.classification import ClassificationTask
+from kindling.models.many_classes import MANY_CLASSES, TopClasses
 from kindling.models.multilabel import MultiLabelTask
 from kindling.models.regression import RegressionTask
+from kindling.training.row_buffer import RowBuffer
+
+Outputs = Tensor | TopClasses
 
 
 def is_collected(trainer: Trainer, model: LightningModule) -> bool:
@@ -21,63 +26,115 @@ def is_collected(trainer: Trainer, model: LightningModule) -> bool:
 
 
 class OutputBuffer:
-    """Outputs and targets of a split, for tasks that predict one class, one number or several classes per sample."""
+    """Outputs and targets of a split, for tasks that predict one class, one number or several classes per sample.
+
+    Attributes:
+        keeps_all: Whether all probabilities of a sample are kept, also of more than `MANY_CLASSES` classes.
+    """
 
     def __init__(self) -> None:
-        self._batches: list[tuple[Tensor, Tensor]] = []
+        self.keeps_all = False
+        self._rows = RowBuffer()  # of outputs or the parts of `TopClasses`, and of targets
+
+    def is_shortened(self, model: LightningModule) -> bool:
+        """Return whether only the most probable classes of each sample are kept."""
+        return isinstance(model, ClassificationTask) and model.num_classes > MANY_CLASSES and not self.keeps_all
 
     def add(self, trainer: Trainer, model: LightningModule, outputs: Any, batch: Any) -> None:
         """Add outputs (n, classes) or (n,) and targets (n,) or (n, classes) of one batch, and copy them to the CPU."""
         dims = 2 if isinstance(model, MultiLabelTask) else 1
-        if is_collected(trainer, model) and batch[1].ndim == dims:  # not one class per position
-            self._batches.append((outputs.cpu(), batch[1].cpu()))
+        if not is_collected(trainer, model) or batch[1].ndim != dims:  # one class per position
+            return
+        parts: tuple[Tensor, ...] = (outputs,)
+        if self.is_shortened(model):
+            losses = losses_of(model, outputs, batch[1]) if trainer.testing else None
+            parts = TopClasses.of(outputs, batch[1], losses).exp()
+        if not self._rows:
+            self._rows = RowBuffer(number_of_samples(trainer))
+        self._rows.add((*parts, batch[1]))
 
     def clear(self) -> None:
         """Remove all batches."""
-        self._batches.clear()
+        self._rows = RowBuffer()
 
-    def gather(self, trainer: Trainer, model: LightningModule) -> tuple[Tensor, Tensor] | None:
+    def gather(self, trainer: Trainer, model: LightningModule) -> tuple[Outputs, Tensor] | None:
         """Return outputs (N, classes) or (N,) and targets (N,) or (N, classes) of all processes; clear the buffer.
 
         They are in the order of the dataset. Returns None if there are none.
         """
-        if not is_collected(trainer, model) or (trainer.world_size == 1 and not self._batches):
+        if not is_collected(trainer, model) or (trainer.world_size == 1 and not self._rows):
             return None
-        # A process may have had no batch.
-        empty = torch.empty(0), torch.empty(0)
-        if isinstance(model, ClassificationTask):
-            empty = torch.empty(0, model.num_classes), torch.empty(0, dtype=torch.long)
+        parts = self._rows.take() or self._no_rows(model)  # a process may have had no batch
+        return outputs_and_targets([gather_samples(part, trainer) for part in parts])
+
+    def _no_rows(self, model: LightningModule) -> tuple[Tensor, ...]:
         if isinstance(model, MultiLabelTask):
-            empty = torch.empty(0, model.num_classes), torch.empty(0, model.num_classes)
-        outputs, targets = (torch.cat(parts) for parts in zip(empty, *self._batches, strict=True))
-        self._batches.clear()
-        return gather_samples(outputs, trainer), gather_samples(targets, trainer)
+            return torch.empty(0, model.num_classes), torch.empty(0, model.num_classes)
+        if not isinstance(model, ClassificationTask):
+            return torch.empty(0), torch.empty(0)
+        outputs, labels = torch.empty(0, model.num_classes), torch.empty(0, dtype=torch.long)
+        return (*TopClasses.of(outputs, labels), labels) if self.is_shortened(model) else (outputs, labels)
+
+
+def number_of_samples(trainer: Trainer) -> int:
+    """Return the number of samples that this process evaluates; 0 if it is not known."""
+    sampler = getattr(trainer.test_dataloaders if trainer.testing else trainer.val_dataloaders, "sampler", None)
+    return len(sampler) if isinstance(sampler, Sized) else 0
+
+
+def losses_of(model: ClassificationTask, outputs: Tensor, targets: Tensor) -> Tensor:
+    """Return the loss of each sample, (n,), given log-probabilities (n, classes) and labels (n,)."""
+    return torch.stack([model.loss(*sample) for sample in zip(outputs.split(1), targets.split(1), strict=True)])
+
+
+def outputs_and_targets(parts: Sequence[Tensor]) -> tuple[Outputs, Tensor]:
+    """Return outputs and targets of samples, given the outputs or the parts of `TopClasses`, and the targets."""
+    *outputs, targets = parts
+    return (outputs[0] if len(outputs) == 1 else TopClasses(*outputs)), targets
 
 
 class TestOutputCollector(Callback):
     """Collects outputs and targets of a test on the CPU, in the order of the dataset.
 
     Attributes:
-        outputs: Log-probabilities (N, classes), predicted values (N,), or logits (N, classes) of a multi-label
-            classifier; None for unsupported models and data.
+        outputs: Log-probabilities (N, classes), or those of the most probable classes of more than `MANY_CLASSES`;
+            predicted values (N,); or logits (N, classes) of a multi-label classifier. None for other models and data.
         targets: Labels or values (N,); or 1 for each class of a sample (N, classes).
+        buffer: Outputs and targets so far.
     """
 
-    outputs: Tensor | None = None
+    outputs: Outputs | None = None
     targets: Tensor | None = None
 
     def __init__(self) -> None:
-        self._buffer = OutputBuffer()
+        self.buffer = OutputBuffer()
+        self._predicted = RowBuffer()
+
+    def shortens(self, model: LightningModule, data: object) -> bool:
+        """Return whether `take_predicted` replaces the predictions of the Trainer, which would need much memory."""
+        return isinstance(data, BaseDataModule) and self.buffer.is_shortened(model)
+
+    def take_predicted(self) -> list[TopClasses | Tensor]:
+        """Return the most probable classes of all samples as one batch; all probabilities if they have positions."""
+        parts = self._predicted.take()
+        return [TopClasses(*parts) if len(parts) > 1 else parts[0]] if parts else []
 
     @override
     def on_test_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any, **__: Any
     ) -> None:
-        self._buffer.add(trainer, pl_module, outputs, batch)
+        self.buffer.add(trainer, pl_module, outputs, batch)
 
     @override
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.outputs, self.targets = self._buffer.gather(trainer, pl_module) or (None, None)
+        self.outputs, self.targets = self.buffer.gather(trainer, pl_module) or (None, None)
+
+    @override
+    def on_predict_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any, **__: Any
+    ) -> None:
+        if self.shortens(pl_module, trainer.datamodule):  # type: ignore[attr-defined]
+            self._predicted.add(TopClasses.of(outputs) if outputs.ndim == 2 else (outputs,))
 
 
 def gather_samples(part: Tensor, trainer: Trainer) -> Tensor:

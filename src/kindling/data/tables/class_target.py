@@ -36,6 +36,7 @@ class ClassTarget:
         table: The file.
         classes: Names of the classes in the training rows, if they are known.
         no_class: Additional texts that mean that a row has no class.
+        is_chosen: Whether the user says that the values are classes; then there may be more than 1,000.
 
     Attributes:
         labels: Class of each row as an index into `names`, -1 where missing, (N,).
@@ -47,8 +48,10 @@ class ClassTarget:
     task: Literal["classification"] = "classification"
     noun = "class"
 
-    def __init__(self, table: TableFile, classes: Sequence[str] = (), no_class: Collection[str] = ()) -> None:
-        self.table, self.classes = table, classes
+    def __init__(
+        self, table: TableFile, classes: Sequence[str] = (), no_class: Collection[str] = (), is_chosen: bool = False
+    ) -> None:
+        self.table, self.classes, self.is_chosen = table, classes, is_chosen
         self.labels, self.names = name_cells(table.cells(table.target).select(drop=no_class))
         self.known: NDArray[np.bool_] = self.labels >= 0
         self.strata = self.labels
@@ -69,9 +72,12 @@ class ClassTarget:
         counts = np.bincount(labels[labels >= 0]).tolist()
         few = [f"{name} ({count})" for name, count in zip(names, counts, strict=True) if count < 1 + len(held_out)]
         are_numbers = not any(math.isnan(as_number(name)) for name in names)
-        if len(names) > MAX_CLASSES or (len(names) > MAX_USUAL_CLASSES and 2 * len(few) > len(names)):
+        are_many = len(names) > MAX_CLASSES and not self.is_chosen
+        if are_many or (len(names) > MAX_USUAL_CLASSES and 2 * len(few) > len(names)):
             check_no_dates(what, names)
             advice = "add --data.task regression" if are_numbers else "choose another target, or merge values"
+            if are_many:
+                advice += "; if they are classes, add --data.task classification"
             raise ValueError(f"{what} has {len(names):,} distinct values, too many for classes: {advice}")
         if few and not given:
             regression = ", or add --data.task regression" if are_numbers else ""

@@ -68,7 +68,7 @@ def choose_target(table: TableFile, task: Task, decimal: str | None = None) -> T
     """
     if task not in get_args(Task):
         raise ValueError(f"task must be {join_names(get_args(Task))}, got {task}{suggest(task, get_args(Task))}")
-    classes = ClassTarget(table)
+    classes = ClassTarget(table, is_chosen=task == "classification")
     are_few = len(classes.names) <= MAX_USUAL_CLASSES and not any(map(FRACTION.search, classes.names))
     if task == "classification" or (task == "auto" and are_few):
         return classes

@@ -9,12 +9,15 @@ from kindling.data import BaseDataModule
 from kindling.evaluation.predictions import NO_PREDICTION, Predictions
 from kindling.evaluation.report.calibration import calibration_charts
 from kindling.evaluation.report.confusion_matrix import confusion_section, share_cell
-from kindling.evaluation.report.html import Html, element, name_cell, section, table
+from kindling.evaluation.report.html import Html, element, join, name_cell, section, table
 from kindling.evaluation.report.metric_cards import metric_cards
 from kindling.evaluation.report.samples import SHOWN, show_samples
 from kindling.evaluation.report.threshold import threshold_section
 from kindling.evaluation.statistics import RESAMPLES, class_scores, confidence_intervals
+from kindling.models.many_classes import MANY_CLASSES
 from kindling.utils.text import count_noun, format_metric
+
+LISTED = 50  # of more than `MANY_CLASSES`
 
 NOTE = (
     "Ranges are 95% confidence intervals: Wilson's for accuracy, bootstrap "
@@ -46,13 +49,13 @@ def classification_sections(
         return format_metric(value) if name == "loss" or name not in intervals else f"{value:.2%}"
 
     yield metric_cards(metrics, intervals, format_value, NOTE)
-    if missing := int(predictions.confusion_matrix[:, -1].sum()):
+    if missing := int((predictions.classes == len(names)).sum()):
         verb = count_noun(missing, "prediction is", "predictions are")
         yield element("p", f"{verb} NaN and counted as wrong.")
     yield element(
         "div",
-        section("Metrics per class", class_table(predictions.confusion_matrix, names)),
-        section("Confusion matrix", confusion_section(predictions.confusion_matrix, names)),
+        section("Metrics per class", class_table(predictions, names)),
+        section("Confusion matrix", confusion_section(predictions.confusions, names)),
         class_="pair",
     )
     if predictions.threshold:
@@ -62,15 +65,36 @@ def classification_sections(
     yield section("Calibration", calibration_charts(predictions))
 
 
-def class_table(confusion_matrix: Tensor, names: Sequence[str]) -> Html:
+def class_table(predictions: Predictions, names: Sequence[str]) -> Html:
     """Return a table with samples, precision, recall and F1 of each class."""
-    labels, predictions = confusion_matrix.sum(1), confusion_matrix.sum(0)[:-1]
-    scores = torch.stack(class_scores(confusion_matrix.diag(), labels, predictions), dim=1)  # (classes, 3)
+    scores = torch.stack(class_scores(*predictions.class_counts), dim=1)  # (classes, 3)
+    return score_table(names, predictions.class_counts[1], scores, ("precision", "recall", "F1"))
+
+
+def score_table(names: Sequence[str], samples: Tensor, scores: Tensor, titles: Sequence[str]) -> Html:
+    """Return a table of the scores of each class; of more than `MANY_CLASSES`, those with the lowest last score.
+
+    Args:
+        names: Names of the classes.
+        samples: Number of test samples with each class, (classes,).
+        scores: Scores of each class, (classes, k).
+        titles: Names of the scores.
+    """
+    listed, note = torch.arange(len(names)), Html()
+    if len(names) > MANY_CLASSES:
+        order = samples.argsort(descending=True, stable=True)
+        order = order[scores[order, -1].argsort(stable=True)]
+        known = order[samples[order] > 0]
+        listed = known[:LISTED]
+        text = f"The {len(listed)} classes with the lowest {titles[-1]} of {len(known):,} with test samples "
+        note = element("p", text + f"({len(names):,} classes in all).", class_="soft")
     rows = (
-        [name_cell(name), element("td", f"{samples:,}"), *map(share_cell, shares)]
-        for name, samples, shares in zip(names, labels.tolist(), scores.tolist(), strict=True)
+        [name_cell(names[label]), element("td", f"{number:,}"), *map(share_cell, shares)]
+        for label, number, shares in zip(
+            listed.tolist(), samples[listed].tolist(), scores[listed].tolist(), strict=True
+        )
     )
-    return table(["class", "samples", "precision", "recall", "F1"], rows, class_="list")
+    return join([note, table(["class", "samples", *titles], rows, class_="list")])
 
 
 def worst_predictions(predictions: Predictions, data: BaseDataModule, class_names: Sequence[str]) -> Html:

@@ -3,29 +3,23 @@
 import math
 from collections.abc import Sequence
 
-from torch import Tensor
-
-from kindling.evaluation.predictions import NO_PREDICTION
+from kindling.evaluation.predictions import NO_PREDICTION, Confusions, most_confused
 from kindling.evaluation.report.html import Html, element, join, name_cell, table
 
 MATRIX_CLASSES = 20  # more do not fit on the page
 LISTED = 20
 
 
-def confusion_section(counts: Tensor, names: Sequence[str]) -> Html:
-    """Return a matrix or a list.
+def confusion_section(confusions: Confusions, names: Sequence[str]) -> Html:
+    """Return a matrix or a list of confusions between the classes with these names."""
+    return (matrix if len(names) <= MATRIX_CLASSES else confusion_list)(confusions, names)
 
-    Args:
-        counts: The confusion matrix, shape (classes, classes + 1), see `Predictions.confusion_matrix`.
-        names: Names of the classes.
-    """
+
+def matrix(confusions: Confusions, names: Sequence[str]) -> Html:
+    """Return a table of counts, blue if correct and orange if wrong, the stronger the larger the share of the row."""
+    counts = confusions.matrix(len(names))
     shares = counts / counts.sum(1, keepdim=True).clamp(min=1)
     columns = [*names, NO_PREDICTION] if counts[:, -1].any() else names
-    return (matrix if len(names) <= MATRIX_CLASSES else confusion_list)(counts, shares, names, columns)
-
-
-def matrix(counts: Tensor, shares: Tensor, names: Sequence[str], columns: Sequence[str]) -> Html:
-    """Return a table of counts, blue if correct and orange if wrong, the stronger the larger the share of the row."""
     rows = (
         [
             element("th", names[label], scope="row", title=names[label]),
@@ -52,20 +46,14 @@ def matrix_cell(count: int, share: float, label: str, prediction: str, is_correc
     return element("td", f"{count:,}", class_=kind, style=f"--share: {strength:.2f}", title=title)
 
 
-def confusion_list(counts: Tensor, shares: Tensor, names: Sequence[str], columns: Sequence[str]) -> Html:
+def confusion_list(confusions: Confusions, names: Sequence[str]) -> Html:
     """Return a table of the most frequent confusions."""
-    mistakes, width = counts.clone().fill_diagonal_(0), len(names) + 1
-    if not mistakes.any():
+    rows = [
+        [name_cell(label), element("td", prediction, class_="name"), element("td", f"{count:,}"), share_cell(share)]
+        for label, prediction, count, share in most_confused(confusions, names, LISTED)
+    ]
+    if not rows:
         return element("p", "All predictions are correct.")
-    most, cells = mistakes.flatten().topk(LISTED)
-    rows = (
-        [
-            *(name_cell(names[cell // width]), element("td", columns[cell % width], class_="name")),
-            *(element("td", f"{count:,}"), share_cell(shares.flatten()[cell].item())),
-        ]
-        for count, cell in zip(most.tolist(), cells.tolist(), strict=True)
-        if count
-    )
     intro = element("p", f"The {LISTED} most frequent confusions.", class_="soft")
     return join([intro, table(["label", "prediction", "samples", "of the label"], rows, class_="list names-2")])
 

@@ -6,12 +6,12 @@ from torch import Tensor
 
 from kindling.data import BaseDataModule
 from kindling.evaluation.multilabel import RESAMPLES, MultiLabelPredictions, multilabel_intervals, names_of_classes
-from kindling.evaluation.report.confusion_matrix import share_cell
-from kindling.evaluation.report.html import Html, element, join, name_cell, section, table
+from kindling.evaluation.report.classification import score_table
+from kindling.evaluation.report.html import Html, element, join, section
 from kindling.evaluation.report.metric_cards import metric_cards
 from kindling.evaluation.report.samples import SHOWN, show_samples
 from kindling.utils.decision import THRESHOLD
-from kindling.utils.text import count_noun, format_metric
+from kindling.utils.text import count_noun, format_metric, join_names
 
 NOTE = f"Ranges are 95% bootstrap confidence intervals ({RESAMPLES:,} resamples, 1,000 for the loss)."
 NO_CLASS = "none"
@@ -42,16 +42,12 @@ def multilabel_sections(
 
 def class_table(predictions: MultiLabelPredictions, names: Sequence[str]) -> Html:
     """Return a table with samples, precision, recall, F1 and average precision of each class."""
-    samples = predictions.targets.bool().sum(0).tolist()
-    rows = (
-        [name_cell(name), element("td", f"{number:,}"), *map(share_cell, scores)]
-        for name, number, scores in zip(names, samples, predictions.scores.tolist(), strict=True)
-    )
     wrong = predictions.mistakes.any(1).double().mean().item()
     intro = f"A class is predicted from a probability of {THRESHOLD:.0%} on. All classes of a sample are predicted "
     intro += f"correctly for {1 - wrong:.1%} of the samples."
-    header = ["class", "samples", "precision", "recall", "F1", "average precision"]
-    return join([element("p", intro, class_="soft"), table(header, rows, class_="list")])
+    titles = ("precision", "recall", "F1", "average precision")
+    scores = score_table(names, predictions.targets.bool().sum(0), predictions.scores, titles)
+    return join([element("p", intro, class_="soft"), scores])
 
 
 def worst_predictions(predictions: MultiLabelPredictions, data: BaseDataModule, names: Sequence[str]) -> Html:
@@ -64,7 +60,7 @@ def worst_predictions(predictions: MultiLabelPredictions, data: BaseDataModule, 
         for part in (predictions.targets.bool(), predictions.predicted)
     )
     mistakes = [
-        ", ".join(f"{names[label]} {row[label]:.0%}" for label in wrong.nonzero().flatten().tolist())
+        join_names([f"{names[label]} {row[label]:.0%}" for label in wrong.nonzero().flatten().tolist()])
         for row, wrong in zip(predictions.probabilities[worst], predictions.mistakes[worst], strict=True)
     ]
     intro = f"The {len(worst)} most certain mistakes."

@@ -19,8 +19,10 @@ from kindling.evaluation.report.html import Html, element, join, section
 from kindling.evaluation.report.multilabel import multilabel_sections
 from kindling.evaluation.report.regression import regression_sections
 from kindling.evaluation.statistics import random_blocks
-from kindling.models import ClassificationTask, MultiLabelTask, RegressionTask
+from kindling.models import BaseTask, ClassificationTask, MultiLabelTask, RegressionTask
+from kindling.models.many_classes import TopClasses
 from kindling.runs.find import read_text
+from kindling.training.test_outputs import Outputs
 from kindling.utils.files import atomic_write
 
 
@@ -44,7 +46,7 @@ def write_report(
     run: Path,
     tested: str,
     metrics: Mapping[str, float],
-    outputs: Tensor,
+    outputs: Outputs,
     targets: Tensor,
     model: ClassificationTask | RegressionTask | MultiLabelTask,
     data: BaseDataModule,
@@ -57,26 +59,27 @@ def write_report(
         run: The folder.
         tested: Name of the tested checkpoint, or of what else was tested.
         metrics: The test metrics by name.
-        outputs: Log-probabilities for the test samples, shape (N, classes), or predicted values (N,); of a multi-label
-            classifier logits, shape (N, classes).
+        outputs: Log-probabilities for the test samples, shape (N, classes), or the most probable classes of very many;
+            predicted values (N,); or logits (N, classes) of a multi-label classifier.
         targets: The true classes or values, shape (N,); or 1 for each class of a sample, shape (N, classes).
         model: The tested model.
         data: The data module.
         command: The full command line.
         by_fold: What depends on the fold of a sample, if a model for each fold was tested.
     """
-    found = by_fold or FoldResults(type(model).__name__, lambda rows: model.loss(outputs[rows], targets[rows]))
+    found = by_fold or FoldResults(type(model).__name__, lambda rows: mean_loss(model, outputs, targets, rows))
     losses = torch.stack([found.loss(rows) for rows in random_blocks(len(targets))])  # smoothed and weighted
     title = f"Test of {'/'.join(run.resolve().parts[-2:])}"
     about = f"{found.model} on {len(targets):,} test samples of {type(data).__name__}"
     about += f" · {tested} · {datetime.now():%d %B %Y, %H:%M} · Kindling {__version__}"
-    if isinstance(model, MultiLabelTask):
+    if isinstance(model, ClassificationTask):
+        known = outputs.probabilities if isinstance(outputs, TopClasses) else outputs
+        columns = column_sections(model, known, targets, data)
+        predictions = Predictions.of(outputs, targets, model.num_classes, model.threshold, found.classes)
+        sections = classification_sections(metrics, predictions, losses, data, model.class_names, columns)
+    elif isinstance(model, MultiLabelTask):
         labels = MultiLabelPredictions(model.to_prediction(outputs), targets)
         sections = multilabel_sections(metrics, labels, losses, data, model.class_names)
-    elif isinstance(model, ClassificationTask):
-        columns = column_sections(model, outputs, targets, data)
-        predictions = Predictions(outputs.exp(), targets, model.threshold, found.classes)
-        sections = classification_sections(metrics, predictions, losses, data, model.class_names, columns)
     else:
         columns = column_sections(model, outputs, targets, data)
         values = RegressionPredictions(outputs, targets, Target.of(data.fitted))
@@ -86,6 +89,11 @@ def write_report(
     with atomic_write(run / "report.html") as path:
         path.write_text(page(title, join(parts)), encoding="utf-8")
     return run / "report.html"
+
+
+def mean_loss(model: BaseTask, outputs: Outputs, targets: Tensor, rows: Tensor) -> Tensor:
+    """Return the mean loss of the samples at some indices (n,); see `write_report`."""
+    return outputs.losses[rows].mean() if isinstance(outputs, TopClasses) else model.loss(outputs[rows], targets[rows])
 
 
 def _reproduction(run: Path, command: str) -> Iterator[Html]:
