@@ -114,7 +114,7 @@ def classes(numbers: tuple[int, ...] = CLASSES) -> Iterator[Row]:
     for number in numbers:
         with tempfile.TemporaryDirectory() as folder:
             data = ("--data", "benchmark_scale.PrototypeDataModule", "--data.num_classes", number)
-            sizes = ("--data.num_train", max(20_000, 2 * number), "--data.eval_batch_size", 64)
+            sizes = ("--data.eval_batch_size", 64)
             model = ("--model", "MLPClassifier", "--model.hidden", "[64]", "--test_after_fit", "false")
             commands: dict[str, tuple[object, ...]] = {"fit": fit(*model, *data, *sizes)}
             commands |= {name: (name, "--ckpt_path", RUN) for name in ("validate", "test", "predict")}

@@ -48,14 +48,14 @@ def save_outputs(run: Path, collected: TestOutputCollector, data: LightningDataM
 
     Without a `split.csv`, which a module of the user's own need not write, the folds can't be read again together.
     """
-    if collected.outputs is None or not isinstance(data, BaseDataModule) or not (run / "split.csv").exists():
+    outputs, targets = collected.outputs, collected.targets
+    if outputs is None or targets is None or not isinstance(data, BaseDataModule) or not (run / "split.csv").exists():
         return
     rows = [*map(str, data.tested_rows())]
-    if (run.parent.parent / REPEAT_FILE).exists() and len(rows) == len(collected.targets):  # not only some batches
+    if (run.parent.parent / REPEAT_FILE).exists() and len(rows) == len(targets):  # not only some batches
         with atomic_write(run / OUTPUTS) as path:
-            outputs = collected.outputs
             stored = [*outputs] if isinstance(outputs, TopClasses) else outputs
-            torch.save({"outputs": stored, "targets": collected.targets, "rows": rows}, path)
+            torch.save({"outputs": stored, "targets": targets, "rows": rows}, path)
 
 
 class FoldRouting(nn.Module):
@@ -131,7 +131,7 @@ class OutOfFold:
                 if isinstance(metric, ClassCountMetric):
                     metric.threshold = member.threshold
             size = BATCH_SIZE if isinstance(self.outputs, TopClasses) else len(self.folds)
-            for rows in (self.folds == number).nonzero().squeeze(1).split(size):
+            for rows in torch.split((self.folds == number).nonzero().squeeze(1), size):
                 metrics.update(self._log_probabilities(rows), self.targets[rows])
         values = {"loss": self.loss(torch.arange(len(self.folds))), **metrics.compute()}
         return {f"test/{name}": float(value) for name, value in values.items()}
@@ -172,7 +172,7 @@ class OutOfFold:
     def threshold(self) -> DecisionThreshold | None:
         """The threshold for new samples: that of all folds, or the best one for the out-of-fold predictions."""
         member = self.members[0]
-        if not isinstance(member, ClassificationTask):
+        if not isinstance(member, ClassificationTask) or isinstance(self.outputs, TopClasses):
             return None
         chosen: DecisionThreshold | None = member.threshold_for(self.outputs, self.targets)
         return chosen
@@ -203,9 +203,10 @@ class OutOfFold:
 
 def join_outputs(parts: Sequence[Tensor | list[Tensor]], order: Tensor) -> Outputs:
     """Return the stored outputs of several tests in one order, by index (N,)."""
-    if isinstance(parts[0], list):
-        return TopClasses.cat([TopClasses(*part) for part in parts]).select(order)
-    return torch.cat(parts)[order]
+    tops = [TopClasses(*part) for part in parts if isinstance(part, list)]
+    if tops:
+        return TopClasses.cat(tops).select(order)
+    return torch.cat([part for part in parts if isinstance(part, Tensor)])[order]
 
 
 def _all_samples(runs: Sequence[Path], checkpoints: Sequence[str]) -> BaseDataModule:

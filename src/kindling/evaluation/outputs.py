@@ -84,7 +84,10 @@ def save_predictions(
             labels = targets[:number]
         rows, keys = data.predicted_rows(), data.keys("predicted")
         if data.unreadable:
-            table = add_unreadable(table, rows, data.unreadable)
+            if isinstance(table, TopClasses):
+                table = TopClasses(*(add_unreadable(part, rows, data.unreadable) for part in table))
+            else:
+                table = add_unreadable(table, rows, data.unreadable)
         if isinstance(model, MultiLabelTask):
             assert isinstance(table, Tensor)
             arguments = rows, data.row_header, table, model.class_names, labels, keys, all_classes

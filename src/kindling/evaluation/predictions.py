@@ -87,7 +87,7 @@ class Predictions:
     def confusions(self) -> Confusions:
         """How often each pair of label and prediction occurs."""
         columns = self.num_classes + 1
-        cells, counts = (self.labels * columns + self.classes).unique(return_counts=True)
+        cells, counts = torch.unique(self.labels * columns + self.classes, return_counts=True)
         return Confusions(cells // columns, cells % columns, counts)
 
     @cached_property

@@ -6,7 +6,6 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -17,7 +16,6 @@ from kindling.models.many_classes import MANY_CLASSES, TopClasses
 from kindling.utils.decision import THRESHOLD, DecisionThreshold, predicted_classes
 from kindling.utils.files import atomic_write
 
-Table = TypeVar("Table", Tensor, TopClasses)
 Keys = Mapping[str, Sequence[object]]  # values (N,) by name
 RESERVED = re.compile("label|target|prediction|fold|class_[1-9]|probability(_[1-9])?")  # columns of predictions.csv
 
@@ -139,10 +137,8 @@ def _write(path: Path, header: Sequence[str], columns: Sequence[Sequence[object]
         table.writerows(zip(*columns, strict=True))
 
 
-def add_unreadable(table: Table, rows: Sequence[object], unreadable: Sequence[int]) -> Table:
+def add_unreadable(table: Tensor, rows: Sequence[object], unreadable: Sequence[int]) -> Tensor:
     """Return predictions with NaN for the rows that can't be read; those after the last prediction are left out."""
-    if isinstance(table, TopClasses):
-        return TopClasses(*(add_unreadable(part, rows, unreadable) for part in table))
     read = np.setdiff1d(np.arange(len(rows)), unreadable)
     end = len(rows) if len(table) == len(read) else read[len(table)]
     complete = table.new_full((int(end), *table.shape[1:]), math.nan if table.is_floating_point() else 0)

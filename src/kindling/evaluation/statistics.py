@@ -72,7 +72,7 @@ def _mean_scores(confusions: Confusions, num_classes: int, cells: NDArray[np.int
     # Contiguous rows are added four times faster.
     counts = torch.from_numpy(cells).float().T.contiguous()  # (P, n)
     correct, exist = labels == predictions, predictions < num_classes
-    occurring = torch.cat([labels, predictions[exist]]).unique()  # others have no scores
+    occurring = torch.unique(torch.cat([labels, predictions[exist]]))  # others have no scores
 
     def add(classes: Tensor, counts: Tensor) -> Tensor:
         rows = torch.searchsorted(occurring, classes)

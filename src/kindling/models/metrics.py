@@ -65,11 +65,10 @@ class ClassCountMetric(Metric):
         if self.threshold is not None:
             classes = predicted_classes(preds.softmax(dim=1), self.threshold)
         classes, target = classes.masked_fill(values.isnan(), self.num_classes).flatten(), target.flatten()
-        one = torch.ones_like(target)
-        for counts, labels, weights in zip(
-            self.counts, (target, classes, target), (one, one, (classes == target).long()), strict=True
-        ):
-            counts.index_add_(0, labels, weights)
+        labels, predictions, correct = self.counts.unbind()
+        labels.index_add_(0, target, torch.ones_like(target))
+        predictions.index_add_(0, classes, torch.ones_like(target))
+        correct.index_add_(0, target, (classes == target).long())
 
 
 class Accuracy(ClassCountMetric):
@@ -77,7 +76,7 @@ class Accuracy(ClassCountMetric):
 
     @override
     def compute(self) -> Tensor:
-        labels, _, correct = self.counts.sum(1)
+        labels, _, correct = self.counts.sum(1).unbind()
         return correct / labels
 
 
@@ -86,7 +85,7 @@ class BalancedAccuracy(ClassCountMetric):
 
     @override
     def compute(self) -> Tensor:
-        labels, _, correct = self.counts
+        labels, _, correct = self.counts.unbind()
         return (correct / labels)[labels > 0].mean()
 
 
@@ -95,7 +94,7 @@ class MacroF1(ClassCountMetric):
 
     @override
     def compute(self) -> Tensor:
-        labels, predictions, correct = self.counts[:, :-1]
+        labels, predictions, correct = self.counts[:, :-1].unbind()
         return (2 * correct / (labels + predictions))[labels + predictions > 0].mean()
 
 
@@ -204,11 +203,16 @@ class MultilabelMacroF1(MultilabelF1Score):
 def classification_metrics(num_classes: int) -> MetricCollection:
     """Return the default classification metrics, each updated with logits (N, num_classes) and labels (N,).
 
-    They share their counts, updated once a batch: on two cores a training step of 12 ms takes 0.45 ms less
-    than with torchmetrics' MulticlassAccuracy and MulticlassF1Score.
+    They share their counts, updated once a batch: on two cores a training step of 12 ms takes 0.45 ms less than with
+    torchmetrics' MulticlassAccuracy and MulticlassF1Score.
     """
-    classes = {"accuracy": Accuracy, "balanced_accuracy": BalancedAccuracy, "f1": MacroF1}
-    return MetricCollection({name: metric(num_classes) for name, metric in classes.items()})
+    return MetricCollection(
+        {
+            "accuracy": Accuracy(num_classes),
+            "balanced_accuracy": BalancedAccuracy(num_classes),
+            "f1": MacroF1(num_classes),
+        }
+    )
 
 
 def ranking_metrics(positive: int) -> MetricCollection:

@@ -174,8 +174,9 @@ def predictions_of(trainer: Trainer, outputs: Outputs, targets: Tensor) -> Predi
     model, data = trainer.lightning_module, trainer.datamodule  # type: ignore[attr-defined]
     if isinstance(model, ClassificationTask):
         # Training may have gone on after the best epoch, whose outputs these are.
-        is_dense = isinstance(outputs, Tensor) and not trainer.testing
-        threshold = model.threshold_for(outputs, targets) if is_dense else model.threshold
+        threshold = model.threshold
+        if isinstance(outputs, Tensor) and not trainer.testing:
+            threshold = model.threshold_for(outputs, targets)
         return ClassificationTabs(Predictions.of(outputs, targets, model.num_classes, threshold), model.class_names)
     assert isinstance(outputs, Tensor)
     if isinstance(model, MultiLabelTask):

@@ -107,7 +107,9 @@ def names_of(classes: Tensor, class_names: Sequence[str]) -> list[str]:
 def write_confusions(writer: SummaryWriter, predictions: Predictions, names: Sequence[str], step: int) -> None:
     """Write a table of the most frequent confusions of very many classes."""
     found = most_confused(predictions.confusions, names, WORST)
-    rows = [(shorten(label), shorten(guess), f"{count:,}", f"{share:.1%}") for label, guess, count, share in found]
+    rows: Texts = [
+        (shorten(label), shorten(guess), f"{count:,}", f"{share:.1%}") for label, guess, count, share in found
+    ]
     write_table(writer, "confusions", ("label", "prediction", "samples", "of the label"), rows, step)
 
 

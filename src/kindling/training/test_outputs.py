@@ -46,7 +46,7 @@ class OutputBuffer:
         if not is_collected(trainer, model) or batch[1].ndim != dims:  # one class per position
             return
         parts: tuple[Tensor, ...] = (outputs,)
-        if self.is_shortened(model):
+        if isinstance(model, ClassificationTask) and self.is_shortened(model):
             losses = losses_of(model, outputs, batch[1]) if trainer.testing else None
             parts = TopClasses.of(outputs, batch[1], losses).exp()
         if not self._rows:
@@ -84,7 +84,9 @@ def number_of_samples(trainer: Trainer) -> int:
 
 def losses_of(model: ClassificationTask, outputs: Tensor, targets: Tensor) -> Tensor:
     """Return the loss of each sample, (n,), given log-probabilities (n, classes) and labels (n,)."""
-    return torch.stack([model.loss(*sample) for sample in zip(outputs.split(1), targets.split(1), strict=True)])
+    return torch.stack(
+        [model.loss(*sample) for sample in zip(torch.split(outputs, 1), torch.split(targets, 1), strict=True)]
+    )
 
 
 def outputs_and_targets(parts: Sequence[Tensor]) -> tuple[Outputs, Tensor]:

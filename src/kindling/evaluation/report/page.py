@@ -78,9 +78,11 @@ def write_report(
         predictions = Predictions.of(outputs, targets, model.num_classes, model.threshold, found.classes)
         sections = classification_sections(metrics, predictions, losses, data, model.class_names, columns)
     elif isinstance(model, MultiLabelTask):
+        assert isinstance(outputs, Tensor)
         labels = MultiLabelPredictions(model.to_prediction(outputs), targets)
         sections = multilabel_sections(metrics, labels, losses, data, model.class_names)
     else:
+        assert isinstance(outputs, Tensor)
         columns = column_sections(model, outputs, targets, data)
         values = RegressionPredictions(outputs, targets, Target.of(data.fitted))
         sections = regression_sections(metrics, values, losses, data, columns)
