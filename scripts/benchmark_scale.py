@@ -21,6 +21,7 @@ import pandas as pd
 import psutil
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from PIL import Image
 from rich.console import Console
 from rich.table import Table
 from typing_extensions import override
@@ -31,10 +32,12 @@ from kindling.data.datamodule import Batch, Split
 SCRIPTS = Path(__file__).resolve().parent
 PROGRAM = str(Path(sys.executable).with_name("kindling"))
 CLASSES = (10, 100, 1_000, 2_000, 10_000, 100_000)
-PARAMETERS = {"1 M": 700, "10 M": 2_900, "50 M": 6_850}  # by the width of two hidden layers
+WIDTHS = (950, 3_100, 7_000)  # of two hidden layers: 1, 10 and 50 million parameters
 ROWS = (10_000, 100_000, 500_000)
+IMAGES = (1_000, 10_000)
 PROCESSES = (1, 2, 4)
 FEATURES = 64
+FILES = ("checkpoints/best.ckpt", "predictions.csv", "report.html", "config.yaml", "train", "val", "test")
 RUN = Path("runs/scale/version_0")
 Row = dict[str, Any]
 
@@ -84,7 +87,7 @@ class Steps(Callback):
 
 
 def run(folder: str, *options: object, program: str = PROGRAM) -> tuple[Row, list[str]]:
-    """Run a command in a folder with one thread: its seconds and peak memory in MB, and the lines that it prints."""
+    """Run a command in a folder with one thread; return its seconds and peak memory, and the lines that it prints."""
     environment = os.environ | {"PYTHONPATH": str(SCRIPTS), "PYTHONUTF8": "1", "OMP_NUM_THREADS": "1"}
     command, start = [program, *map(str, options)], time.perf_counter()
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=folder, env=environment) as process:
@@ -95,7 +98,7 @@ def run(folder: str, *options: object, program: str = PROGRAM) -> tuple[Row, lis
     if status:
         raise SystemExit(f"{' '.join(command)} failed")
     unit = 1 if sys.platform == "darwin" else 1024  # bytes of ru_maxrss
-    return {"seconds": time.perf_counter() - start, "MB": usage.ru_maxrss * unit / 1e6}, lines
+    return {"seconds": time.perf_counter() - start, "peak MB": usage.ru_maxrss * unit / 1e6}, lines
 
 
 def fit(*options: object) -> tuple[object, ...]:
@@ -122,18 +125,10 @@ def classes(numbers: tuple[int, ...] = CLASSES) -> Iterator[Row]:
             row: Row = {"classes": number}
             for name, options in commands.items():
                 measured, _ = run(folder, *options)
-                row |= {f"{name}, {unit}": value for unit, value in measured.items()}
+                row |= {f"{name}: {unit}": value for unit, value in measured.items()}
             row |= serve(folder)
             run_folder = Path(folder, RUN)
-            for name in (
-                "checkpoints/best.ckpt",
-                "predictions.csv",
-                "report.html",
-                "config.yaml",
-                "train",
-                "val",
-                "test",
-            ):
+            for name in FILES:
                 row[f"{name}, MB"] = megabytes(run_folder / name)
             yield row
 
@@ -162,41 +157,57 @@ def serve(folder: str) -> Row:
             process.terminate()
     return {
         "serve: seconds to start": started,
-        "serve: ms": statistics.median(times),
-        "serve: bytes": len(answer),
-        "serve, MB": memory,
+        "serve: ms of a request": statistics.median(times),
+        "serve: bytes of an answer": len(answer),
+        "serve: MB": memory,
     }
 
 
-def samples() -> Iterator[Row]:
-    """Yield the cost of tables by their rows: ten columns of numbers and two of categories."""
+def read(folder: str, number: int, create: str) -> Row:
+    """Return the cost of reading samples with a data module, given the Python that creates it."""
+    code = f"import time, kindling; data = kindling.{create}; start = time.time(); data.setup('fit'); "
+    code += "inputs = data.train.inputs; print(time.time() - start, inputs.nbytes / len(inputs))"
+    measured, lines = run(folder, "-c", code, program=sys.executable)
+    seconds, size = map(float, lines[-1].split())
+    return {
+        "samples": number,
+        "on disk, MB": megabytes(Path(folder)),
+        "read and encode, s": seconds,
+        "ms per 1,000": 1e6 * seconds / number,
+        "bytes per input in memory": size,
+        "peak MB of the process": measured["peak MB"],
+    }
+
+
+def rows() -> Iterator[Row]:
+    """Yield the cost of tables with ten columns of numbers and two of categories."""
     random = np.random.default_rng(0)
     for number in ROWS:
         with tempfile.TemporaryDirectory() as folder:
             frame = pd.DataFrame({f"x{column}": random.normal(size=number).round(4) for column in range(10)})
-            frame["city"] = random.choice([f"city {place}" for place in range(500)], number)
+            frame["city"] = random.choice([f"city {place}" for place in range(20)], number)
             frame["plan"] = random.choice(["basic", "gold", "team"], number)
             frame["y"] = np.where(frame["x0"] + frame["x1"] + (frame["plan"] == "gold") > 0, "yes", "no")
             frame.to_csv(Path(folder, "rows.csv"), index=False)
-            read = "import sys, time, kindling; data = kindling.TableDataModule('rows.csv', 'y'); start = time.time(); "
-            read += (
-                "data.setup('fit'); inputs = data.train.inputs; print(time.time() - start, inputs.nbytes / len(inputs))"
-            )
-            measured, lines = run(folder, "-c", read, program=sys.executable)
-            seconds, per_row = map(float, lines[-1].split())
-            yield {
-                "rows": number,
-                "CSV, MB": megabytes(Path(folder, "rows.csv")),
-                "read and encode, s": seconds,
-                "µs per row": 1e6 * seconds / number,
-                "bytes per row in memory": per_row,
-                "peak MB of the process": measured["MB"],
-            }
+            yield read(folder, number, "TableDataModule('rows.csv', 'y')")
+
+
+def images() -> Iterator[Row]:
+    """Yield the cost of folders of PNG files of 64 x 64 pixels in color."""
+    random = np.random.default_rng(0)
+    for number in IMAGES:
+        with tempfile.TemporaryDirectory() as folder:
+            for place in range(number):
+                path = Path(folder, "photos", str(place % 10), f"{place}.png")
+                path.parent.mkdir(parents=True, exist_ok=True)
+                pixels = random.integers(256, size=(8, 8, 3), dtype=np.uint8).repeat(8, axis=0).repeat(8, axis=1)
+                Image.fromarray(pixels).save(path)
+            yield read(folder, number, "ImageFolderDataModule('photos')")
 
 
 def parameters() -> Iterator[Row]:
     """Yield the size of a checkpoint with Adam's states and the time to write it, by the number of parameters."""
-    for name, width in PARAMETERS.items():
+    for width in WIDTHS:
         with tempfile.TemporaryDirectory() as folder:
             data = ("--data", "benchmark_scale.PrototypeDataModule", "--data.num_classes", 10, "--data.num_train", 200)
             model = ("--model", "MLPClassifier", "--model.hidden", f"[{width},{width}]", "--test_after_fit", "false")
@@ -205,13 +216,12 @@ def parameters() -> Iterator[Row]:
             number, seconds = next(map(float, line.split()[1:]) for line in lines if line.startswith("saved"))
             size = megabytes(Path(folder, RUN, "checkpoints/last.ckpt"))
             yield {
-                "": name,
-                "parameters": int(number),
+                "parameters": f"{number:,.0f}",
                 "checkpoint, MB": size,
                 "bytes per parameter": 1e6 * size / number,
                 "save, s": seconds,
                 "fit, s": measured["seconds"],
-                "fit, peak MB": measured["MB"],
+                "fit, peak MB": measured["peak MB"],
             }
 
 
@@ -245,13 +255,13 @@ def processes() -> Iterator[Row]:
                 "seconds to the first step": found["first step"],
                 "ms of a step": found["step"],
                 "fit, s": measured["seconds"],
-                "MB of the first process": measured["MB"],
+                "MB of the first process": measured["peak MB"],
             }
 
 
 def scale(wanted: list[str]) -> dict[str, list[Row]]:
     """Measure and print a table for each of `wanted`, by default all."""
-    parts = {"classes": classes, "samples": samples, "parameters": parameters, "processes": processes}
+    parts = {"classes": classes, "rows": rows, "images": images, "parameters": parameters, "processes": processes}
     found = {}
     for name in wanted or parts:
         found[name] = [*parts[name]()]

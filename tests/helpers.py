@@ -465,3 +465,14 @@ class PrototypeDataModule(ClassificationDataModule):
         labels = torch.arange(self.num_classes).repeat(2 if split == "train" else self.per_class)
         random.manual_seed(len(split))
         return prototypes[labels] + 0.6 * torch.randn(len(labels), 32, generator=random), labels
+
+
+class TagsDataModule(BaseDataModule):
+    """Several of 300 classes per sample, one of them told by the largest input."""
+
+    task, num_classes, input_shape = "multilabel", 300, (300,)
+    class_names = tuple(f"tag {label}" for label in range(300))
+
+    def load(self, split: Split) -> Batch:
+        inputs = torch.randn(300, 300, generator=torch.Generator().manual_seed(len(split)))
+        return inputs, (inputs > 2).float()

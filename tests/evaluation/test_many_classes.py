@@ -18,7 +18,8 @@ from tensorboard.util.tensor_util import make_ndarray
 
 import helpers
 from conftest import Command
-from kindling import MLPClassifier
+from kindling import MLPClassifier, Predictor
+from kindling.deploy.card import ModelCard
 from kindling.evaluation.multilabel import MultiLabelPredictions, multilabel_intervals, names_of_classes
 from kindling.models.metrics import classification_metrics
 from ranks import Ranks
@@ -228,3 +229,29 @@ def test_intervals_of_many_classes_per_sample_contain_their_metrics() -> None:
     assert low < f1 < high < low + 0.05
     low, high = found["map"]
     assert low < predictions.scores[:, 3].nanmean() < high < low + 0.1
+
+
+def test_many_classes_per_sample_leave_small_files(kindling: Command) -> None:
+    options = "--model MLPMultiLabelClassifier --model.hidden [] --data helpers.TagsDataModule --run_name many"
+    assert kindling("fit", *options.split(), "--model.optimizer.lr", "0.05", "--trainer.max_epochs", "8").code == 0
+    table = pd.read_csv(RUN / "predictions.csv", keep_default_na=False)
+    assert [*table] == ["row", "label", "prediction", *TOP]
+    sure = table[TOP[1::2]].astype(float) >= 0.5
+    for predicted, names, chosen in zip(table["prediction"], table[TOP[::2]].to_numpy(), sure.to_numpy(), strict=True):
+        assert {*names[chosen]} <= {*predicted.split("|")}
+    assert sure.to_numpy().any()
+    header, *rows = read(RUN).tables["Metrics per class"]
+    assert (header[-1], len(rows)) == ("average precision", 50)
+    shares = [float(row[-1].rstrip("%")) for row in rows]
+    assert shares == sorted(shares)
+    assert kindling("predict", "--ckpt_path", "best", "--all_probabilities").code == 0
+    assert len(pd.read_csv(RUN / "predictions.csv").columns) == 3 + 300
+
+
+def test_the_server_limits_the_probabilities_of_a_request() -> None:
+    server = pytest.importorskip("kindling.deploy.server")
+    sizes = {}
+    for classes in (2000, 100_000):
+        card = ModelCard("Many", tuple(map(str, range(classes))), (2,))
+        sizes[classes] = server.Service(Predictor(torch.nn.Identity(), card)).max_samples
+    assert sizes == {2000: 4096, 100_000: 83}

@@ -96,7 +96,7 @@ class KindlingCLI(LightningCLI):
         prefer_whole_numbers(parser)
         if self.command == "fit":
             add_fit_options(parser, self.sources.given, self.builder.data_attribute)
-        if self.command != "validate":
+        if self.command in ("test", "predict"):
             parser.add_argument("--all_probabilities", action="store_true", help=ALL_PROBABILITIES)
 
     @override

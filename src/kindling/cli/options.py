@@ -1,4 +1,4 @@
-"""Options of `fit` other than those of model, data and Trainer."""
+"""Options of commands other than those of model, data and Trainer."""
 
 import sys
 from collections.abc import Callable, Collection, Mapping
@@ -17,10 +17,7 @@ from kindling.tuning import diagnostics
 
 RUN_NAME = "Folder of the run in runs/. [default: name of the first --config]"
 TEST_AFTER_FIT = "Whether to test the best checkpoint after training."
-ALL_PROBABILITIES = (
-    f"Write the probability of every class to predictions.csv, also of more than {MANY_CLASSES} classes, of which "
-    f"otherwise the {TOP} most probable are written."
-)
+ALL_PROBABILITIES = f"Write all, not the top {TOP}, of more than {MANY_CLASSES} classes to predictions.csv."
 FLAGS = {
     "profile": "Report the time per part of an epoch, and trace a few steps.",
     "watch": "Report layers with dead units, or vanishing or exploding gradients.",
