@@ -2,9 +2,11 @@
 
 import multiprocessing
 import os
+import random
 import socket
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
@@ -15,6 +17,15 @@ from conftest import Result
 from kindling.cli import main
 
 CPU = ["--trainer.accelerator", "cpu", "--trainer.strategy", "ddp"]
+
+
+def free_port(first: int = 0, last: int = 0) -> int:
+    """Return a port that no process listens on, optionally in a range."""
+    for port in random.sample(range(first, last + 1), 20) if last else (0,):
+        with suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return int(probe.getsockname()[1])
+    raise OSError("no port is free")
 
 
 class Ranks:
@@ -28,9 +39,7 @@ class Ranks:
         context.set_forkserver_preload(
             ["kindling.cli.lightning_cli", "kindling.data.images.datamodule", "kindling.evaluation.report"]
         )
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = free_port()
         options = [*map(str, arguments), *CPU, "--trainer.devices", str(world_size)]
         self.processes: list[ForkServerProcess] = []
         for rank in range(world_size):

@@ -10,8 +10,10 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from typing_extensions import override
 
-from kindling.cli.checkpoint_config import epochs_completed, is_training_complete, load_weights
+from kindling.cli.auto_resume import AutoResume
+from kindling.cli.checkpoint_config import CompleteError, epochs_completed, is_training_complete, load_weights
 from kindling.cli.class_names import NOUNS, replacement_hint
+from kindling.cli.command_line import resumes_automatically
 from kindling.cli.modules import ModuleBuilder
 from kindling.cli.option_checks import check_config, check_devices
 from kindling.cli.options import ALL_PROBABILITIES, add_fit_options, check_nonempty_run, check_validation
@@ -61,7 +63,8 @@ class KindlingCLI(LightningCLI):
         self.command = command
         self.trial = trial
         self.typed = shlex.join([program_name(), command, *options])
-        self.sources = Sources.read(command, load_plugins(options))
+        self.auto = AutoResume.of(options) if command == "fit" else None
+        self.sources = Sources.read(command, load_plugins(self.auto.options if self.auto else options))
         self.checkpoint = self.sources.checkpoint
         self.builder = ModuleBuilder(self, command, self.sources, trial.data if trial else None)
         self.run: RunSession | None = None
@@ -180,7 +183,7 @@ class KindlingCLI(LightningCLI):
             if self.trial:  # no further one starts
                 raise KeyboardInterrupt
             return
-        if self._tests and getattr(self.datamodule, "has_test_split", True):
+        if self._tests_after_fit:
             remove_averaging(self.trainer)
             self.test(**kwargs | {"ckpt_path": self.run.tested_checkpoint(self.trainer) if self.run else None})
         if self.run:
@@ -246,7 +249,8 @@ class KindlingCLI(LightningCLI):
         if not self.checkpoint or self._is_diagnostic:  # diagnostics do not resume
             return
         if self.command == "fit":
-            self.is_trained = is_training_complete(self.checkpoint, stored, self._config)
+            tests, is_auto = self._tests_after_fit, self.auto is not None
+            self.is_trained = is_training_complete(self.checkpoint, stored, self._config, tests, is_auto)
             return
         check_trained(self.checkpoint, stored)
         writes = is_writable(run_folder_of(self.checkpoint)) and not self._config["trainer"]["fast_dev_run"]
@@ -255,7 +259,8 @@ class KindlingCLI(LightningCLI):
 
     def _open_run(self, options: Any) -> None:
         """Open the run folder, and set the Trainer options that make it write there."""
-        self.run = RunSession.open(self._run_name, self.checkpoint, self.sources.configs, self.typed)
+        restarted = self.auto.restarted if self.auto else None
+        self.run = RunSession.open(self._run_name, self.checkpoint, restarted, self.sources.configs, self.typed)
         if self.run.is_new:
             self._config["run_name"] = self._run_name  # so that a run repeated from config.yaml has the same name
         add_run(options, self._config, self.run, self.sources.stored.get("global_step"))
@@ -314,6 +319,10 @@ class KindlingCLI(LightningCLI):
         return bool(self._config.get("all_probabilities"))
 
     @property
+    def _tests_after_fit(self) -> bool:
+        return self._tests and bool(getattr(self.datamodule, "has_test_split", True))
+
+    @property
     def _changed(self) -> list[str]:
         """Options of the model that make the results of `test` those of another model than the checkpoint's."""
         return self.sources.changed_options(self.model) if self.command == "test" else []
@@ -336,4 +345,9 @@ def run(command: str, options: Sequence[str]) -> None:
     end_with_parent()
     watch_parents()
     with sigterm_as_interrupt():
-        KindlingCLI(command, options, TrialOptions.of_other_process())
+        try:
+            KindlingCLI(command, options, TrialOptions.of_other_process())
+        except CompleteError as done:
+            if not resumes_automatically(options):
+                raise
+            say(f"nothing is left to train: {done}; without --ckpt_path auto, a new run starts")
