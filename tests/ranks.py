@@ -34,7 +34,7 @@ class Ranks:
     They are forked from a server that has imported everything. What each prints is kept in `rank<n>.out` and `.err`.
     """
 
-    def __init__(self, *arguments: object, world_size: int = 2) -> None:
+    def __init__(self, *arguments: object, world_size: int = 2, slurm_job: str = "") -> None:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(
             ["kindling.cli.lightning_cli", "kindling.data.images.datamodule", "kindling.evaluation.report"]
@@ -43,9 +43,13 @@ class Ranks:
         options = [*map(str, arguments), *CPU, "--trainer.devices", str(world_size)]
         self.processes: list[ForkServerProcess] = []
         for rank in range(world_size):
-            names = {"LOCAL_RANK": rank, "NODE_RANK": 0, "WORLD_SIZE": world_size, "MASTER_PORT": port}
-            environment = {"MASTER_ADDR": "127.0.0.1", "OMP_NUM_THREADS": 1, **names}
-            process = context.Process(target=_run, args=(options, Path.cwd(), environment), daemon=False)
+            if slurm_job:
+                environment = slurm_environment(rank, world_size, slurm_job)
+            else:
+                names = {"LOCAL_RANK": rank, "NODE_RANK": 0, "WORLD_SIZE": world_size, "MASTER_PORT": port}
+                environment = {"MASTER_ADDR": "127.0.0.1", **names}
+            environment |= {"OMP_NUM_THREADS": 1, "PATH": os.environ["PATH"]}
+            process = context.Process(target=_run, args=(options, Path.cwd(), rank, environment), daemon=False)
             process.start()
             self.processes.append(process)
 
@@ -64,14 +68,26 @@ class Ranks:
         ]
 
 
-def _run(options: Sequence[str], folder: Path, environment: dict[str, object]) -> None:
+def slurm_environment(rank: int, tasks: int, job: str) -> dict[str, object]:
+    """Return the environment variables of a task of Slurm."""
+    names: dict[str, object] = {
+        "SLURM_JOB_ID": job,
+        "SLURM_NODELIST": "127.0.0.1",
+        "SLURM_NNODES": 1,
+        "SLURM_NTASKS": tasks,
+    }
+    names |= {"SLURM_NTASKS_PER_NODE": tasks, "SLURM_PROCID": rank, "SLURM_LOCALID": rank, "SLURM_NODEID": 0}
+    return names
+
+
+def _run(options: Sequence[str], folder: Path, rank: int, environment: dict[str, object]) -> None:
     os.chdir(folder)
     os.environ.update({name: str(value) for name, value in environment.items()})
     for stream, number in (("out", 1), ("err", 2)):
-        with Path(f"rank{environment['LOCAL_RANK']}.{stream}").open("wb") as file:
+        with Path(f"rank{rank}.{stream}").open("wb") as file:
             os.dup2(file.fileno(), number)
     sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
     # Lightning reads the environment when it is imported, and here that was before.
-    rank_zero_only.rank = environment["LOCAL_RANK"]  # type: ignore[attr-defined]
+    rank_zero_only.rank = rank  # type: ignore[attr-defined]
     sys.argv = ["kindling", *options]
     sys.exit(main(options))

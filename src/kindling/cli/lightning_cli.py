@@ -1,6 +1,7 @@
 """`kindling fit`, `validate`, `test` and `predict`: LightningCLI with run folders and named checkpoints."""
 
 import shlex
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from kindling.cli.checkpoint_config import CompleteError, epochs_completed, is_t
 from kindling.cli.class_names import NOUNS, replacement_hint
 from kindling.cli.command_line import resumes_automatically
 from kindling.cli.modules import ModuleBuilder
-from kindling.cli.option_checks import check_config, check_devices
+from kindling.cli.option_checks import check_config, check_devices, check_tasks
 from kindling.cli.options import ALL_PROBABILITIES, add_fit_options, check_nonempty_run, check_validation
 from kindling.cli.parser import KindlingArgumentParser, prefer_whole_numbers, split_help_all
 from kindling.cli.parser_errors import one_line
@@ -36,7 +37,7 @@ from kindling.tensorboard import Dashboard, dashboard_of
 from kindling.tensorboard.trials import TrialDashboard
 from kindling.training import TestOutputCollector
 from kindling.training.checkpoint_io import write_atomically
-from kindling.training.processes import end_with_parent, sigterm_as_interrupt, watch_parents, watch_processes
+from kindling.training.processes import end_with_parent, watch_parents, watch_processes
 from kindling.training.terminate_on_nan import describe_anomaly
 from kindling.training.user_callbacks import naming_monitors
 from kindling.tuning import diagnostics
@@ -44,6 +45,7 @@ from kindling.tuning.trials import TrialOptions
 from kindling.utils.console import as_command, line_for, results_table, say, silence_libraries
 from kindling.utils.errors import UsageError
 from kindling.utils.plugins import load_plugins
+from kindling.utils.stop_signals import interruption
 from kindling.utils.text import join_names, program_name
 
 
@@ -152,6 +154,8 @@ class KindlingCLI(LightningCLI):
                 callbacks = self.trial.adapt(callbacks)
             trainer = Trainer(**{**options, "callbacks": callbacks, **kwargs})
             check_devices(trainer)
+            if self.command == "fit":
+                check_tasks(trainer)
             loaded = (self.checkpoint, {**self.sources.stored}) if self.checkpoint and not self._is_diagnostic else None
             write_atomically(trainer.strategy, self.run.path if self.run else None, loaded)
             self.epochs_completed = epochs_completed(self.sources.stored)
@@ -178,10 +182,10 @@ class KindlingCLI(LightningCLI):
                 raise ValueError("; ".join(error.__notes__)) from error
             raise
         print_early_stop_reason(self.trainer, self.run.path if self.run else None)
-        if self.run and self.run.resume.interrupted:
+        if self.run and (number := self.run.resume.signal):
             say("trained to the end; test it with: " + as_command("kindling", "test --ckpt_path", self.run.path))
-            if self.trial:  # no further one starts
-                raise KeyboardInterrupt
+            if self.trial or (number != signal.SIGINT and self._tests_after_fit):  # no further trial starts
+                raise interruption(number)
             return
         if self._tests_after_fit:
             remove_averaging(self.trainer)
@@ -344,10 +348,9 @@ def run(command: str, options: Sequence[str]) -> None:
     options, KindlingArgumentParser.shows_all = split_help_all(options)
     end_with_parent()
     watch_parents()
-    with sigterm_as_interrupt():
-        try:
-            KindlingCLI(command, options, TrialOptions.of_other_process())
-        except CompleteError as done:
-            if not resumes_automatically(options):
-                raise
-            say(f"nothing is left to train: {done}; without --ckpt_path auto, a new run starts")
+    try:
+        KindlingCLI(command, options, TrialOptions.of_other_process())
+    except CompleteError as done:
+        if not resumes_automatically(options):
+            raise
+        say(f"nothing is left to train: {done}; without --ckpt_path auto, a new run starts")

@@ -16,6 +16,17 @@ def job_id() -> str:
     return os.environ.get("SLURM_JOB_ID", "")
 
 
+def requeue(job: str) -> str:
+    """Put a job back into the queue, to be restarted with the same ID; return why that failed, else nothing."""
+    try:
+        _run("scontrol", "requeue", job)
+    except subprocess.CalledProcessError as error:
+        return str(error.stderr.strip() or error)
+    except (OSError, subprocess.SubprocessError) as error:
+        return str(error)
+    return ""
+
+
 def is_queued(job: str) -> bool:
     """Return whether a job of this user is waiting or running; True if Slurm does not answer."""
     try:
