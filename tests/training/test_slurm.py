@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -36,8 +37,10 @@ def with_callbacks(*callbacks: dict[str, object]) -> list[str]:
 
 
 @pytest.fixture
-def cluster(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Cluster:
-    return Cluster(tmp_path_factory.mktemp("cluster"), monkeypatch)
+def cluster(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    handler = signal.getsignal(signal.SIGINT)
+    yield Cluster(tmp_path_factory.mktemp("cluster"), monkeypatch)
+    signal.signal(signal.SIGINT, handler)  # Lightning ignores it after an interruption before the first step
 
 
 @pytest.fixture
