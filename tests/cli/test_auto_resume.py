@@ -13,7 +13,7 @@ from typing import Any
 
 import psutil
 import pytest
-from torch import distributed
+from torch._C._distributed_c10d import TCPStore
 
 from conftest import TINY, Command, Train
 from kindling.cli.auto_resume import AutoResume
@@ -246,11 +246,7 @@ def test_the_first_process_decides_for_those_of_each_launcher(launcher: str, fai
     if fails and launcher == "one process on each node":
         pytest.skip("the first process does not know how many others there are, and does not wait for them")
     port, context = free_port(15000, 24999), get_context("fork")
-    agent = (
-        distributed.TCPStore("127.0.0.1", port, is_master=True, wait_for_workers=False)
-        if launcher == "torchrun"
-        else None
-    )
+    agent = TCPStore("127.0.0.1", port, is_master=True, wait_for_workers=False) if launcher == "torchrun" else None
     queue = context.Queue()
     processes = [
         context.Process(target=decide_as, args=(rank, environment_of(launcher, rank, port), fails, queue))

@@ -5,8 +5,10 @@ import time
 from collections.abc import Callable
 from datetime import timedelta
 
-from lightning.fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
-from torch import distributed
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from torch._C._distributed_c10d import PrefixStore, Store, TCPStore  # torch.distributed exports them untyped
+from torch.distributed import DistError
 
 from kindling.training.processes import PARENT_VARIABLE, PeerError
 
@@ -14,7 +16,7 @@ VARIABLE = "KINDLING_DECISION"  # environment variable in which the processes st
 TIMEOUT = timedelta(minutes=10)  # for all processes to start
 DECISION, READERS, ALL_READ, FAILED = "decision", "readers", "all read", "failed"
 
-_stores: list[distributed.TCPStore] = []  # a store ends with its object; torch's own store shares its server
+_stores: list[TCPStore] = []  # a store ends with its object; torch's own store shares its server
 
 
 def decide_once(decide: Callable[[], str]) -> str:
@@ -39,7 +41,7 @@ def decide_once(decide: Callable[[], str]) -> str:
     try:
         store = _connect(is_first)
         decision = _decide(decide, store, processes) if is_first else _read(store, processes)
-    except distributed.DistError as error:
+    except DistError as error:
         raise PeerError("lost the connection to the first process before training started") from error
     os.environ[VARIABLE] = decision
     return decision
@@ -59,7 +61,7 @@ def _launched() -> tuple[bool, int]:
     return True, 1
 
 
-def _connect(is_first: bool) -> distributed.Store:
+def _connect(is_first: bool) -> Store:
     """Return a store that all processes share, with keys of their own for each start by torchrun."""
     if SLURMEnvironment.detect() and not TorchElasticEnvironment.detect():
         try:
@@ -71,14 +73,12 @@ def _connect(is_first: bool) -> distributed.Store:
         address, port = os.environ.get("MASTER_ADDR", "127.0.0.1"), int(os.environ["MASTER_PORT"])
     serves = is_first and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != str(True)
     _stores.append(
-        distributed.TCPStore(
-            address, port, is_master=serves, timeout=TIMEOUT, wait_for_workers=False, multi_tenant=True
-        )
+        TCPStore(address, port, is_master=serves, timeout=TIMEOUT, wait_for_workers=False, multi_tenant=True)
     )
-    return distributed.PrefixStore(f"kindling {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", _stores[-1])
+    return PrefixStore(f"kindling {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", _stores[-1])
 
 
-def _decide(decide: Callable[[], str], store: distributed.Store, processes: int) -> str:
+def _decide(decide: Callable[[], str], store: Store, processes: int) -> str:
     """Decide, and wait until the other processes have read it: the store ends with this process."""
     decision = FAILED
     try:
@@ -90,7 +90,7 @@ def _decide(decide: Callable[[], str], store: distributed.Store, processes: int)
     return decision
 
 
-def _read(store: distributed.Store, processes: int) -> str:
+def _read(store: Store, processes: int) -> str:
     """Return the decision of the first process."""
     _wait(store, DECISION)
     decision = store.get(DECISION).decode()
@@ -101,7 +101,7 @@ def _read(store: distributed.Store, processes: int) -> str:
     return decision
 
 
-def _wait(store: distributed.Store, key: str) -> None:
+def _wait(store: Store, key: str) -> None:
     """Wait for a key, as `Store.wait` does, but let signals through."""
     until = time.monotonic() + TIMEOUT.total_seconds()
     while not store.check([key]):

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import IO, Any
 
 import torch
-from lightning.fabric.plugins.environments import SLURMEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.strategies.launchers.subprocess_script import _basic_subprocess_cmd
 from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import DDPStrategy
