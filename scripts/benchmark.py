@@ -5,13 +5,14 @@
     python scripts/benchmark.py ablation    the tutorial's table: base CNN, + batch norm, + augmentation, + bf16
     python scripts/benchmark.py images      a folder of PNG digits: torchvision's ImageFolder, kindling fit
     python scripts/benchmark.py scale       cost of 10 to 100,000 classes, of rows, parameters and processes
+    python scripts/benchmark.py stream      photographs as shards, in memory and through torchvision's ImageFolder
     python scripts/benchmark.py tables      public tables: kindling fit, gradient boosting, linear models, RealMLP-TD-S
     python scripts/benchmark.py gpu         one GPU: precision, memory format, compilation, copies, strategies, 99%
 
-Each prints tables and writes them as JSON, `compare` draws a plot too. All but `scale` and `tables` need the full MNIST
-in `--data_dir`, and Linux or macOS. `tables` continues where it was stopped; `table_sets.py` lists the packages that it
-needs. Nothing else should run on the machine meanwhile; what is compared runs in turns, so that what slows one slows
-the others.
+Each prints tables and writes them as JSON, `compare` draws a plot too. All but `scale`, `stream` and `tables` need the
+full MNIST in `--data_dir`, and Linux or macOS. `tables` continues where it was stopped; `table_sets.py` lists the
+packages that it needs. Nothing else should run on the machine meanwhile; what is compared runs in turns, so that what
+slows one slows the others.
 """
 
 import argparse
@@ -44,6 +45,7 @@ import bare_loop
 import folder_loop
 from benchmark_gpu import gpu
 from benchmark_scale import scale
+from benchmark_stream import stream
 from benchmark_tables import tables
 from kindling import MNISTDataModule
 from kindling.cli import main as kindling
@@ -377,11 +379,11 @@ def machine() -> dict[str, Any]:
 def main() -> None:
     """Measures what is asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("compare", "steps", "ablation", "images", "scale", "tables", "gpu"))
+    parser.add_argument("what", choices=("compare", "steps", "ablation", "images", "scale", "stream", "tables", "gpu"))
     parser.add_argument("--data_dir", type=Path, default=Path("data"), help="folder with MNIST/raw")
     parser.add_argument("--rounds", type=int, default=3, help="runs of each; of ablation, seeds")
     parser.add_argument("--epochs", type=int, default=4)
-    parser.add_argument("--most", type=int, default=60000, help="of images and gpu, images to train on at most")
+    parser.add_argument("--most", type=int, default=60000, help="of images, stream and gpu, images to train on at most")
     parser.add_argument("--accelerator", default="gpu", help="of gpu; cpu rehearses it")
     parser.add_argument("--sets", nargs="*", default=[], help="of tables, by default those that are held out")
     parser.add_argument("--methods", nargs="*", default=[], help="of tables, by default all")
@@ -399,6 +401,8 @@ def main() -> None:
         found = folders(data_dir, options.rounds, options.epochs, options.most)
     elif options.what == "scale":
         found = scale(options.parts)
+    elif options.what == "stream":
+        show(found := stream(options.rounds, options.epochs, min(options.most, 2000)), options.rounds)
     elif options.what == "tables":
         found = tables(options.rounds, options.sets, options.methods, out)
     elif options.what == "gpu":

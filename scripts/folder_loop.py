@@ -18,7 +18,9 @@ from bare_loop import TRAINING
 from kindling import CNNClassifier
 
 
-def epoch_times(root: Path, path: Path, epochs: int, bf16: bool, workers: int = 2) -> list[float]:
+def epoch_times(
+    root: Path, path: Path, epochs: int, bf16: bool, workers: int = 2, size: int | None = None
+) -> list[float]:
     """Train a recipe on `root/<class>/*.png` and return the seconds of each epoch.
 
     Args:
@@ -27,10 +29,12 @@ def epoch_times(root: Path, path: Path, epochs: int, bf16: bool, workers: int = 
         epochs: Number of epochs.
         bf16: Whether to use bfloat16 mixed precision.
         workers: Number of data-loading processes.
+        size: Height and width to resize and crop images to.
     """
     recipe = yaml.safe_load(path.read_text())
     settings, batch_size = recipe["model"]["init_args"], recipe["data"]["init_args"]["batch_size"]
-    transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.1307,) * 3, (0.3081,) * 3)])
+    resize = [transforms.Resize(size), transforms.CenterCrop(size)] if size else []
+    transform = transforms.Compose([*resize, transforms.ToTensor(), transforms.Normalize((0.1307,) * 3, (0.3081,) * 3)])
     data = ImageFolder(str(root), transform)
     loader: DataLoader[tuple[Tensor, Tensor]] = DataLoader(
         data, batch_size, shuffle=True, num_workers=workers, persistent_workers=True

@@ -8,6 +8,8 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from kindling.cli import main as kindling
+
 MLP = (
     "--model MLPClassifier --model.hidden [16] --model.dropout 0.3 --data SyntheticDataModule --data.num_samples 600 "
     "--data.batch_size 32 --data.eval_batch_size 16 --trainer.max_epochs 4 --trainer.log_every_n_steps 3 "
@@ -61,6 +63,10 @@ CONFIGS = {
         CNN + ONE_CYCLE + IMAGES + "--data.flip true --data.num_workers 2 --trainer.precision bf16-mixed"
     ),
     "images": Config(CNN + IMAGES + "--data.crop 0.7 --data.flip true --data.colour 0.2"),
+    "stream": Config(
+        CNN + ONE_CYCLE + "--data StreamingDataModule --data.path {data}/shards --data.window 2 --data.batch_size 8 "
+        "--data.num_workers 2 --data.cache_dir {data}/copies --data.crop 0.7"
+    ),
     "table": Config(
         "--model MLPClassifier --model.hidden [16] --model.dropout 0.2 --model.warmup_epochs 1 --data TableDataModule "
         "--data.path {data}/table.csv --data.target churned --data.batch_size 16 --trainer.max_epochs 4"
@@ -89,7 +95,7 @@ def usable(name: str, folder: Path) -> bool:
 
 
 def write_data(folder: Path) -> None:
-    """Write images of two classes and a table; always the same."""
+    """Write images of two classes, as files and as shards, and a table; always the same."""
     folder.mkdir(parents=True)
     random = np.random.default_rng(0)
     for number in range(60):
@@ -98,6 +104,8 @@ def write_data(folder: Path) -> None:
         path = folder / "images" / f"class_{number % 2}" / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).save(path)
+    images, shards = str(folder / "images"), str(folder / "shards")
+    assert kindling(["prepare", images, "--out", shards, "--shard_mb", "0.002", "--workers", "0"]) == 0
     age, plan = random.integers(18, 80, 300), random.choice(["basic", "plus", "pro"], 300)
     spent = np.where(random.random(300) < 0.1, np.nan, random.gamma(2, 50, 300).round(2))
     churned = np.where(age + 20 * (plan == "pro") + random.normal(0, 5, 300) > 55, "yes", "no")

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
         DigitsDataModule,
         ImageFolderDataModule,
         MNISTDataModule,
+        StreamingDataModule,
         SyntheticDataModule,
         TableDataModule,
     )
@@ -61,6 +62,7 @@ __all__ = [
     "Predictor",
     "RegressionPrediction",
     "RegressionTask",
+    "StreamingDataModule",
     "SyntheticDataModule",
     "TabMClassifier",
     "TabMRegressor",

@@ -2,6 +2,7 @@
 
 COMMANDS = {
     "check": "check data before training: leaks, copies, wrong labels",
+    "prepare": "write data as shards, to train on more than fits in memory",
     "fit": "train a model, save checkpoints, and test the best one",
     "validate": "evaluate a checkpoint on the validation split",
     "test": "evaluate a checkpoint on the test split",
@@ -23,6 +24,7 @@ FUNCTIONS = {
 # Modules of the other commands, with a function `run(command, options)`.
 MODULES = {
     "check": "kindling.cli.check",
+    "prepare": "kindling.cli.prepare",
     "fit": "kindling.cli.lightning_cli",
     "validate": "kindling.cli.lightning_cli",
     "test": "kindling.cli.lightning_cli",

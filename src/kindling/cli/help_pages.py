@@ -55,10 +55,16 @@ GROUP_TITLES |= {"early_stopping": "early stopping", "averaging": "weight averag
 TRAINER_DOCS = (
     "All other options of Lightning's Trainer work too: https://lightning.ai/docs/pytorch/stable/common/trainer.html"
 )
-CHECK_DOCS = (
-    "Ends with 1 if there are errors, and 2 for invalid options. It trains nothing and writes no files. Of a recipe it "
-    "reads the data only."
-)
+DATA_DOCS = {
+    "check": (
+        "Ends with 1 if there are errors, and 2 for invalid options. It trains nothing and writes no files. Of a "
+        "recipe it reads the data only."
+    ),
+    "prepare": (
+        "The first argument may be a folder of images, or a CSV or Parquet file, in place of --data and its path. An "
+        "interrupted preparation continues when the same command is started again. Of a recipe it reads the data only."
+    ),
+}
 
 
 def page_width() -> int:
@@ -223,7 +229,7 @@ def arrange_page(parser: ArgumentParser, command: str, shows_all: bool) -> None:
     parser._action_groups = sorted(groups, key=lambda group: group.title == "trainer")
     parser.usage = f"{program_name()} {command} [--config FILE ...] [--OPTION VALUE ...]"
     parser.description = COMMANDS[command]
-    if command == "check":
-        parser.epilog = CHECK_DOCS
+    if command in DATA_DOCS:
+        parser.epilog = DATA_DOCS[command]
         return
     parser.epilog = f"{program_name()} {command} --help all shows all options. {TRAINER_DOCS}"

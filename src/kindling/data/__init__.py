@@ -7,6 +7,7 @@ from kindling.data.datamodule import BaseDataModule, ClassificationDataModule
 from kindling.data.digits import DigitsDataModule
 from kindling.data.images import ImageFolderDataModule
 from kindling.data.mnist import MNISTDataModule
+from kindling.data.streaming import StreamingDataModule
 from kindling.data.synthetic import SyntheticDataModule
 from kindling.data.tables import TableDataModule
 
@@ -16,6 +17,7 @@ __all__ = [
     "DigitsDataModule",
     "ImageFolderDataModule",
     "MNISTDataModule",
+    "StreamingDataModule",
     "SyntheticDataModule",
     "TableDataModule",
 ]

@@ -4,6 +4,7 @@ import copy
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import cycle, islice
 from typing import Any, Protocol
 
@@ -74,6 +75,8 @@ class SeededDataset(Dataset[Any]):
         seed: Seed of the transforms.
     """
 
+    has_epoch_keys = True
+
     def __init__(self, dataset: Dataset[Any], seed: int) -> None:
         self.dataset, self.seed = dataset, seed
 
@@ -142,8 +145,9 @@ def inputs_of(dataset: Dataset[Any], rows: Tensor) -> Tensor | None:
 class EpochSampler(DistributedSampler[int]):
     """A shuffling sampler whose order depends only on seed and epoch, and that can skip the first samples.
 
-    All processes take turns in one common order, so an epoch can resume with another number of processes. For a
-    `SeededDataset`, keys also encode the epoch: epoch * number of samples + index.
+    All processes take turns in one common order, so an epoch can resume with another number of processes. A dataset
+    with a method `shuffle` decides the order. If it has `has_epoch_keys`, such as `SeededDataset`, keys also encode the
+    epoch: epoch * number of samples + index.
 
     Attributes:
         start: Number of samples, over all processes, to skip at the beginning of the next epoch.
@@ -154,10 +158,12 @@ class EpochSampler(DistributedSampler[int]):
     @override
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(self.seed + self.epoch)
-        order: list[int] = torch.randperm(len(self.dataset), generator=generator).tolist()  # type: ignore[arg-type]
+        shuffle: Callable[..., Tensor] | None = getattr(self.dataset, "shuffle", None)
+        number = len(self.dataset)  # type: ignore[arg-type]
+        order: list[int] = (shuffle or partial(torch.randperm, number))(generator=generator).tolist()
         remaining, self.start = order[self.start :], 0
         remaining += islice(cycle(order), -len(remaining) % self.num_replicas)  # the same number for each process
-        first = self.epoch * len(order) if isinstance(self.dataset, SeededDataset) else 0
+        first = self.epoch * len(order) if getattr(self.dataset, "has_epoch_keys", False) else 0
         return (first + index for index in remaining[self.rank :: self.num_replicas])
 
 

@@ -50,7 +50,7 @@ def check_data(path: Path, data_module: str, learned: Mapping[str, Any]) -> None
         _check_column(path, target, ("name", "kind"))
         if target["kind"] != "number":
             raise ValueError(f"{path} was modified: its target is of the kind {quote(target['kind'])}")
-    if data_module == "ImageFolderDataModule":
+    if data_module == "ImageFolderDataModule" or "image_size" in learned:
         _check_images(path, learned)
     if data_module == "TableDataModule" or "columns" in learned or "left_out" in learned:
         _check_present(path, learned, ("classes" if target is None else "target", "columns", "left_out"), "table")

@@ -7,6 +7,7 @@ from typing import Any
 from lightning.pytorch import Trainer
 
 from kindling.data.loading import EpochSampler, ResumableLoader, TrainingBatches
+from kindling.data.streaming.shards import ShardDataset
 
 logger = logging.getLogger(__name__)
 
@@ -21,7 +22,9 @@ def position(loader: object) -> dict[str, int]:
     """
     if not (isinstance(loader, ResumableLoader) and isinstance(loader.sampler, EpochSampler)):
         return {"samples": 0, "of": 0, "seed": 0}
-    return {"samples": loader.samples, "of": len(loader.dataset), "seed": loader.sampler.seed}  # type: ignore[arg-type]
+    dataset: Any = loader.dataset
+    place = {"samples": loader.samples, "of": len(dataset), "seed": loader.sampler.seed}
+    return place | ({"window": dataset.window} if isinstance(dataset, ShardDataset) else {})
 
 
 def is_within_epoch(trainer: Trainer) -> bool:

@@ -1,0 +1,251 @@
+"""Data module for a data set that `kindling prepare` has written."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from kindling.data.augment import Augmentation
+from kindling.data.datamodule import BaseDataModule, Split
+from kindling.data.images.datamodule import ImageFolderDataModule
+from kindling.data.loading import ArrayDataset
+from kindling.data.streaming.manifest import Manifest, PreparedSplit
+from kindling.data.streaming.shards import ShardDataset, ShardInputs
+from kindling.data.streaming.store import FileStore, default_cache, is_remote
+from kindling.data.tables.files import read_table
+from kindling.data.tables.rows import encode_rows, find_numeric_features
+from kindling.utils.hyperparameters import check_range
+
+MAX_STATISTIC_ROWS = 100_000  # rows of a table that a model may look at before training
+
+
+class StreamingDataModule(BaseDataModule):
+    """A data set that `kindling prepare` has written: images, rows of a table or samples of any other data module.
+
+    Samples are read when they are needed, so the set may be larger than the memory. Each shard is verified by its
+    checksum when it is first read. Shards are shuffled, and samples within windows of `window` shards; an epoch resumes
+    exactly with any number of processes and workers.
+
+    Args:
+        path: Folder, mount, or address of an object store, such as s3://bucket/shards.
+        cache_dir: Folder of copies of shards. By default, shards of an object store are copied to the user's cache
+            folder, and those of a folder are read in place.
+        cache_gb: Most space for these copies in GB; the ones not used for longest are removed.
+        window: Number of shards to shuffle together.
+        timeout: Seconds without an answer after which reading a shard has failed; it is tried three times.
+        image_size: Height and width in pixels to resize images to; by default the size chosen by `kindling prepare`.
+        predict: A folder of images, one image, or a file of rows to predict; by default the test split.
+        flip: Augmentation: whether to flip images horizontally with probability 0.5.
+        crop: Augmentation: smallest fraction of the area to crop at a random position; 1 turns it off.
+        colour: Augmentation: largest change of brightness, contrast and saturation; 0.2 draws factors from 0.8 to 1.2.
+        degrees: Augmentation: largest rotation in either direction.
+        shift: Augmentation: largest shift along each axis, as a fraction of its length.
+        scale: Augmentation: largest change of size; 0.1 draws factors from 0.9 to 1.1.
+        batch_size: See `BaseDataModule`.
+        eval_batch_size: Samples per batch in validation, test and prediction.
+        num_workers: Worker processes that read and decode samples; by default one per core for image files, and none
+            for other samples.
+
+    Raises:
+        ValueError: If an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        cache_dir: str | Path | None = None,
+        cache_gb: float = 20.0,
+        window: int = 8,
+        timeout: float = 60.0,
+        image_size: int | None = None,
+        predict: str | Path | None = None,
+        flip: bool = False,
+        crop: float = 1.0,
+        colour: float = 0.0,
+        degrees: float = 0.0,
+        shift: float = 0.0,
+        scale: float = 0.0,
+        batch_size: int | Literal["auto"] = 64,
+        eval_batch_size: int = 128,
+        num_workers: int | None = None,
+    ) -> None:
+        super().__init__(batch_size=batch_size, eval_batch_size=eval_batch_size, num_workers=num_workers or 0)
+        for name, value in {"cache_gb": cache_gb, "timeout": timeout}.items():
+            check_range(name, value, 0.001)
+        check_range("window", window, 1)
+        if image_size is not None:
+            check_range("image_size", image_size, 1)
+        self.path, self.cache_gb, self.window, self.timeout = str(path), cache_gb, window, timeout
+        self.cache_dir = Path(cache_dir) if cache_dir else default_cache() if is_remote(self.path) else None
+        self.image_size, self.predict = image_size, predict
+        self._chooses_workers = num_workers is None
+        self.augmentation = Augmentation(degrees, shift, scale, crop, flip, colour)
+        self.augments = bool(self.augmentation)
+
+    @cached_property
+    def store(self) -> FileStore:
+        """The files of the data set."""
+        store = FileStore(self.path, self.cache_dir, self.cache_gb * 1e9, self.timeout)
+        largest = max(shard.bytes for split in store.manifest.splits.values() for shard in split.shards)
+        needed = 2 * min(self.window, max(len(split.shards) for split in store.manifest.splits.values())) * largest
+        if self.cache_dir and needed > self.cache_gb * 1e9:
+            raise ValueError(
+                f"--data.cache_gb {self.cache_gb:g} is too small for two windows of shards: set it to "
+                f"{needed / 1e9:.2g} or more, or --data.window to less than {self.window}"
+            )
+        return store
+
+    @property
+    def manifest(self) -> Manifest:
+        """Description of the data set."""
+        return self.store.manifest
+
+    @property
+    def task(self) -> str | None:
+        """Task of the targets; None if the data module that they come from has none."""
+        return self.manifest.task
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes; numbers have no such attribute."""
+        if not self.manifest.class_names:
+            raise AttributeError(f"{self.path} has no classes")
+        return self.manifest.class_names
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes; numbers have no such attribute."""
+        return len(self.class_names)
+
+    @property
+    def class_counts(self) -> tuple[int, ...]:
+        """Number of training samples per class, if each has one."""
+        if not self.manifest.class_counts:
+            raise AttributeError("only samples with one class each are counted by class")
+        return self.manifest.class_counts
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:  # type: ignore[override]
+        """Shape of an input as the model receives it."""
+        shape = self.manifest.input_shape
+        if shape is None:
+            raise AttributeError(f"the inputs of {self.path} have no shape")
+        return (*shape[:1], self.image_size, self.image_size) if self.image_size and self._has_images else shape
+
+    @property
+    def numeric_features(self) -> tuple[int, ...]:
+        """Indices of the features of a table that are numbers; other samples have no such attribute."""
+        if self.manifest.kind != "rows":
+            raise AttributeError(f"{self.path} is no table")
+        return find_numeric_features(self.manifest.fitted["columns"])
+
+    @property
+    @override
+    def training_inputs(self) -> Tensor | None:
+        """Of a table, at most `MAX_STATISTIC_ROWS` training rows, (N, F); else None."""
+        if self.manifest.kind != "rows":
+            return None
+        self._read_training()
+        inputs: Tensor = self.train.inputs[:MAX_STATISTIC_ROWS]  # in random order
+        return inputs
+
+    @property
+    def _has_images(self) -> bool:
+        return self.manifest.kind == "images"
+
+    @cached_property
+    def _moments(self) -> tuple[Tensor, Tensor]:
+        return torch.tensor(self.manifest.mean), torch.tensor(self.manifest.std)
+
+    @override
+    def load_training(self) -> tuple[ShardDataset, ShardDataset]:
+        learned = self.manifest.fitted | {"digest": self.manifest.digest}
+        if self.fitted:
+            self.load_state_dict(learned)
+        self.fitted = learned
+        seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
+        return self._dataset("train", self.window, seed), self._dataset("val")
+
+    @override
+    def load(self, split: Split) -> ShardDataset:
+        if self.fitted.get("digest", self.manifest.digest) != self.manifest.digest:
+            raise ValueError(
+                f"{self.path} has other samples or splits than those of the checkpoint, so training samples could "
+                "be tested: set --data.path to the set that it was trained on"
+            )
+        return self._dataset(split)
+
+    @property
+    @override
+    def has_test_split(self) -> bool:
+        return "test" in self.manifest.splits
+
+    @override
+    def load_new(self) -> Any:
+        if self.predict is None:
+            return super().load_new()
+        fitted = self.fitted or self.manifest.fitted
+        if self.manifest.kind == "rows":
+            inputs = torch.from_numpy(encode_rows(read_table(self.predict), fitted["columns"], self.predict))
+            return ArrayDataset(inputs, torch.zeros(len(inputs), dtype=torch.int64))
+        if not self._has_images:
+            raise ValueError("--data.predict takes images and rows of tables only: predict these samples from Python")
+        images = ImageFolderDataModule(self.path, image_size=self.input_shape[-1], predict=self.predict)
+        images.fitted = fitted
+        found = images.load_new()
+        self._predicted, self.unreadable = images.predicted_rows(), images.unreadable
+        self.num_workers = max(self.num_workers, images.num_workers)
+        return found
+
+    @property
+    def row_header(self) -> str:  # type: ignore[override]
+        """What the names of the samples are."""
+        return "file" if self._has_images else "row"
+
+    @override
+    def predicted_rows(self) -> Sequence[object]:
+        if self.predict is None:
+            return self.tested_rows()
+        return self._predicted if self._has_images else super().predicted_rows()
+
+    @override
+    def tested_rows(self) -> Sequence[object]:
+        rows: Sequence[object] = self._names.get("rows") or super().tested_rows()
+        return rows
+
+    @override
+    def keys(self, of: Literal["tested", "predicted"]) -> Mapping[str, Sequence[object]]:
+        keys: Mapping[str, Sequence[object]] = self._names.get("keys", {}) if self.predict is None else {}
+        return keys
+
+    @override
+    def describe(self, row: int) -> dict[str, object]:
+        return {"file": self.tested_rows()[row]} if self._has_images else super().describe(row)
+
+    @override
+    def augment(self, inputs: Tensor) -> Tensor:
+        return self.augmentation(inputs)
+
+    @cached_property
+    def _names(self) -> dict[str, Any]:
+        """Names of the test samples and their further keys; empty if they have none."""
+        stored = self.manifest.splits["test"].names
+        return {} if stored is None else json.loads(self.store.path(stored).read_text("utf-8"))
+
+    def _dataset(self, name: str, window: int = 0, seed: int = 0) -> ShardDataset:
+        if name not in self.manifest.splits:
+            raise ValueError(f"{self.path} has no {name} samples: prepare a source that has some")
+        split: PreparedSplit = self.manifest.splits[name]
+        if self._chooses_workers and self._has_images and self.manifest.size is None:
+            self.num_workers = os.cpu_count() or 1
+        shape = self.input_shape if self._has_images else None
+        inputs = ShardInputs(self.store, split, shape, self.manifest.fitted.get("levels"))
+        targets = torch.from_numpy(np.load(self.store.path(split.targets)))
+        return ShardDataset(inputs, targets, window, seed)

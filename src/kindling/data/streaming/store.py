@@ -1,0 +1,287 @@
+"""Access to the files of a prepared data set: on a disk, a mount or an object store, with a bounded disk cache."""
+
+import hashlib
+import logging
+import os
+import queue
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+from kindling.data.streaming.manifest import FILE, Manifest, StoredFile
+from kindling.utils.files import locked
+from kindling.utils.optional import require_extra
+
+logger = logging.getLogger(__name__)
+
+ATTEMPTS = 3
+FIRST_PAUSE = 0.5  # seconds between attempts, doubled each time
+BLOCK = 2**20  # bytes per read
+UNFINISHED = 3600.0  # seconds after which the part of a file belongs to a process that was killed
+
+Note = Callable[[], None]  # called at each progress
+Result = TypeVar("Result")
+
+
+def _ignore() -> None:
+    """Take no note of progress."""
+
+
+class DamagedFileError(ValueError):
+    """A file whose content does not have its checksum."""
+
+
+class FileStore:
+    """Returns verified local files of a prepared data set.
+
+    A folder is read in place unless it has a cache. From an object store, and with a cache, files are copied to
+    `cache_dir`; the ones not used for longest are removed when it is full.
+
+    Args:
+        root: Folder, or address such as s3://bucket/folder.
+        cache_dir: Folder of copies; None to read the files of a folder in place.
+        cache_bytes: Most bytes of copies.
+        timeout: Seconds without progress after which an attempt to read has failed.
+
+    Raises:
+        FileNotFoundError: If there is no prepared data set.
+    """
+
+    def __init__(self, root: str, cache_dir: Path | None, cache_bytes: float, timeout: float) -> None:
+        self.root, self.timeout, self.cache_bytes = root.rstrip("/"), timeout, cache_bytes
+        self._downloader: Any = None
+        self._owner = 0  # the process of the downloader
+        self._verified: set[str] = set()
+        if is_remote(root):
+            require_extra("stream", "litdata")
+            import litdata.streaming.downloader  # noqa: F401  (not in a thread, which could be copied while it imports)
+        self.manifest = self._read_manifest()
+        self.cache = None if cache_dir is None else cache_dir / self.manifest.digest
+
+    def _read_manifest(self) -> Manifest:
+        if not is_remote(self.root) and Path(self.root).is_dir() and not Path(self.root, FILE).exists():
+            unfinished = Path(self.root, ".unfinished").exists()
+            hint = "its preparation was interrupted: run the same" if unfinished else "write it with"
+            raise FileNotFoundError(f"{self.root} has no {FILE}; {hint} kindling prepare")
+
+        def read(note: Note) -> bytes:
+            content = bytearray()
+            self._copy(FILE, _Target(note, content.extend))
+            return bytes(content)
+
+        return Manifest.from_json(self._attempt(FILE, read), f"{self.root}/{FILE}")
+
+    def path(self, stored: StoredFile) -> Path:
+        """Return the path of a local file with the content of a stored file.
+
+        Raises:
+            ValueError: If it is damaged.
+            OSError: If it is missing or can't be read in time.
+        """
+        path = self._local(stored)
+        if stored.file in self._verified and (self.cache is None or path.exists()):
+            return path
+        if self.cache is None:
+            self._attempt(stored.file, lambda note: self._verify(path, stored, note))
+        else:
+            self._fetch(path, stored)
+        self._verified.add(stored.file)
+        return path
+
+    def prefetch(self, files: Iterable[StoredFile]) -> None:
+        """Start to copy files in the background, if they are copied at all; whoever reads them reports errors."""
+        missing = [stored for stored in files if self.cache and not self._local(stored).exists()]
+
+        def fetch() -> None:
+            with suppress(Exception):
+                for stored in missing:
+                    self.path(stored)
+
+        if missing:
+            threading.Thread(target=fetch, daemon=True).start()
+
+    def read_within(self, stored: StoredFile, work: Callable[[], Result]) -> Result:
+        """Return the result of reading in a local file, unless its disk or mount does not answer."""
+        return self._attempt(stored.file, lambda note: work(), attempts=1)
+
+    def _local(self, stored: StoredFile) -> Path:
+        return Path(self.root, stored.file) if self.cache is None else self.cache / stored.file.replace("/", "-")
+
+    def _fetch(self, path: Path, stored: StoredFile) -> None:
+        """Copy a file to the cache, unless an intact copy exists."""
+        assert self.cache is not None
+        self.cache.mkdir(parents=True, exist_ok=True)
+        with locked(path.with_suffix(".lock")):  # other processes and threads wait for this copy
+            if path.exists():
+                with suppress(DamagedFileError):
+                    self._verify(path, stored)
+                    os.utime(path)
+                    return
+            self._attempt(stored.file, lambda note: self._copy_to_cache(path, stored, note))
+
+    def _copy_to_cache(self, path: Path, stored: StoredFile, note: Note) -> None:
+        part = path.with_suffix(f".{os.getpid()}.{threading.get_ident()}.part")
+        try:
+            with part.open("wb") as file:
+                file.truncate(stored.bytes)  # so that other processes count it
+                self._make_room()
+                target = _Target(note, file.write)
+                self._copy(stored.file, target)
+            self._check(stored, target.bytes, target.digest.hexdigest())
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+
+    def _make_room(self) -> None:
+        """Remove the copies that were not used for longest until all fit."""
+        assert self.cache is not None
+        with locked(self.cache / "cache.lock"):
+            found = []
+            for path in self.cache.parent.glob("*/*"):
+                with suppress(OSError):  # removed by another process
+                    status = path.stat()
+                    if path.suffix == ".part" and time.time() - status.st_mtime > UNFINISHED:
+                        path.unlink()
+                    else:
+                        found.append((status.st_mtime, status.st_size, path))
+            total = sum(size for _, size, _ in found)
+            for _, size, path in sorted(found):
+                if total <= self.cache_bytes:
+                    break
+                if path.suffix not in (".part", ".lock"):
+                    with suppress(OSError):  # open in another process, on Windows
+                        path.unlink()
+                        total -= size
+
+    def _verify(self, path: Path, stored: StoredFile, note: Note = _ignore) -> None:
+        if path.stat().st_size != stored.bytes:
+            self._check(stored, path.stat().st_size, "")
+        target = _Target(note)
+        with path.open("rb") as file:
+            shutil.copyfileobj(file, target, BLOCK)
+        self._check(stored, target.bytes, target.digest.hexdigest())
+
+    def _check(self, stored: StoredFile, size: int, digest: str) -> None:
+        if (size, digest) != (stored.bytes, stored.sha256):
+            found = "its checksum differs" if size == stored.bytes else f"it has {size:,} of {stored.bytes:,} bytes"
+            raise DamagedFileError(
+                f"{self.root}/{stored.file} is damaged ({found}): copy it again, or run kindling prepare again"
+            )
+
+    def _copy(self, file: str, target: "_Target") -> None:
+        if is_remote(self.root):
+            self._remote().download_fileobj(f"{self.root}/{file}", target)
+            return
+        with Path(self.root, file).open("rb") as source:
+            shutil.copyfileobj(source, target, BLOCK)
+
+    def _remote(self) -> Any:
+        """Return LitData's downloader of this process: connections must not be shared with a parent process."""
+        if self._owner != os.getpid():
+            from litdata.streaming.downloader import get_downloader
+
+            options: dict[str, Any] = {}
+            if self.root.startswith("s3://"):
+                from botocore.config import Config
+
+                wait = {"connect_timeout": self.timeout, "read_timeout": self.timeout}
+                options["config"] = Config(**wait, retries={"total_max_attempts": 1})
+            self._downloader, self._owner = get_downloader(self.root, "", [], options), os.getpid()
+        return self._downloader
+
+    def _attempt(self, file: str, work: Callable[[Note], Result], attempts: int = ATTEMPTS) -> Result:
+        """Return the result of reading a file, after further attempts if it fails.
+
+        Raises:
+            DamagedFileError: If its content is wrong each time.
+            OSError: If it can't be read.
+        """
+        name = f"{self.root}/{file}"
+        for attempt in range(1, attempts + 1):
+            try:
+                return within(self.timeout, work)
+            except Exception as error:  # each object store has its own
+                if attempt == attempts:
+                    raise _as_error(error, name, attempts) from error
+                if is_remote(self.root):
+                    logger.warning(f"{name}: attempt {attempt} of {attempts} failed ({_reason(error)})")
+                time.sleep(FIRST_PAUSE * 2 ** (attempt - 1))
+        raise AssertionError
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_downloader": None, "_owner": 0}
+
+
+class _Target:
+    """What a file is copied to: computes its checksum, and passes the content on to `write`, if it is given."""
+
+    def __init__(self, note: Note, write: Callable[[bytes], object] | None = None) -> None:
+        self.note, self._write = note, write
+        self.bytes, self.digest = 0, hashlib.sha256()
+
+    def write(self, data: bytes) -> int:
+        self.note()
+        self.digest.update(data)
+        self.bytes += len(data)
+        if self._write:
+            self._write(data)
+        return len(data)
+
+
+def _as_error(error: Exception, name: str, attempts: int) -> Exception:
+    if isinstance(error, DamagedFileError):
+        return error
+    tries = f" in {attempts} attempts" if attempts > 1 else ""
+    if isinstance(error, FileNotFoundError):
+        return FileNotFoundError(f"{name} is missing: copy it again, or run kindling prepare again")
+    return OSError(f"can't read {name}{tries}: {_reason(error)}")
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
+def is_remote(root: str) -> bool:
+    """Return whether a data set is in an object store."""
+    return "://" in root
+
+
+def default_cache() -> Path:
+    """Return the folder of copies of remote files."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "kindling", "shards")
+
+
+def within(seconds: float, work: Callable[[Note], Result]) -> Result:
+    """Return the result of a function that runs in a thread, which is left alone if it makes no progress.
+
+    Args:
+        seconds: Time without progress after which to give up.
+        work: Takes a function to call at each progress.
+
+    Raises:
+        TimeoutError: If there is neither a result nor progress for that time.
+    """
+    results: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
+    latest = [time.monotonic()]
+
+    def note() -> None:
+        latest[0] = time.monotonic()
+
+    def run() -> None:
+        try:
+            results.put((work(note), None))
+        except BaseException as error:
+            results.put((None, error))
+
+    threading.Thread(target=run, daemon=True).start()
+    while (left := latest[0] + seconds - time.monotonic()) > 0:
+        with suppress(queue.Empty):
+            result, error = results.get(timeout=left)
+            if error:
+                raise error
+            return result  # type: ignore[no-any-return]
+    raise TimeoutError(f"no answer for {seconds:g} seconds")

@@ -1,0 +1,257 @@
+"""Images as shards: prepared by the command, trained on, tested, and resumed."""
+
+import csv
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from conftest import Command, differences
+from kindling import ImageFolderDataModule, StreamingDataModule
+from kindling.data.streaming.writing import ShardTask, ShardWriter
+
+pytest.importorskip("litdata")
+
+PREPARE = "prepare photos --out shards --workers 0 --shard_mb 0.004".split()
+FIT = (
+    "fit --model CNNClassifier --model.channels [4,8] --data StreamingDataModule --data.path shards --run_name stream "
+    "--data.batch_size 8 --data.num_workers 0 --trainer.max_epochs 3"
+).split()
+FIRST, SECOND = (Path(f"runs/stream/version_{number}") for number in range(2))
+
+
+@pytest.fixture(scope="session")
+def photo_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write 60 images of two classes, most of them JPEG, some of them copies."""
+    folder = tmp_path_factory.mktemp("source") / "photos"
+    random = np.random.default_rng(0)
+    for number in range(60):
+        low = 60 + 80 * (number % 2)
+        pixels = random.integers(low, low + 80, (14, 12 + number % 3, 3), dtype=np.uint8)
+        path = folder / ("dark", "light")[number % 2] / f"{number:02}.{'png' if number % 7 == 0 else 'jpg'}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(path)
+    shutil.copyfile(folder / "dark/02.jpg", folder / "dark/copy.jpg")
+    return folder
+
+
+@pytest.fixture
+def photos(photo_source: Path, folder: Path) -> Path:
+    return Path(shutil.copytree(photo_source, folder / "photos"))
+
+
+def manifest(folder: str = "shards") -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(Path(folder, "kindling.json").read_text())
+    return found
+
+
+def contents(folder: str) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()}
+
+
+def samples_of(data: Any) -> dict[str, set[bytes]]:
+    """Return the pixels and the class of each sample by split."""
+    data.setup("fit")
+    data.setup("test")
+    splits = {"train": data.train, "val": data.val, "test": data.test}
+    return {
+        name: {
+            image.numpy().tobytes() + bytes([int(label)]) for image, label in (dataset[i] for i in range(len(dataset)))
+        }
+        for name, dataset in splits.items()
+    }
+
+
+def test_prepared_images_are_those_of_the_folder(photos: Path, kindling: Command) -> None:
+    result = kindling(*PREPARE)
+
+    assert result.code == 0, result.err
+    assert "61 samples (45 train, 4 val, 12 test)" in result.out
+    assert "next: kindling fit --model CNN --data Streaming --data.path shards" in result.out
+    found = manifest()
+    for split, described in found["splits"].items():
+        for stored in [*described["shards"], described["targets"]]:
+            content = Path("shards", stored["file"]).read_bytes()
+            assert (len(content), hashlib.sha256(content).hexdigest()) == (stored["bytes"], stored["sha256"])
+            assert stored["file"].startswith(split)
+    in_memory, streamed = ImageFolderDataModule("photos"), StreamingDataModule("shards", num_workers=0)
+    assert samples_of(streamed) == samples_of(in_memory)
+    assert streamed.class_names == in_memory.class_names == ("dark", "light")
+    assert streamed.class_counts == in_memory.class_counts
+    assert streamed.input_shape == in_memory.input_shape
+    assert streamed.mean == pytest.approx(in_memory.mean, abs=1e-6)
+    assert streamed.std == pytest.approx(in_memory.std, abs=1e-6)
+    assert sorted(streamed.tested_rows()) == sorted(in_memory.tested_rows())
+
+
+def test_litdata_itself_reads_the_shards_and_jpegs_keep_their_bytes(photos: Path, kindling: Command) -> None:
+    from litdata import StreamingDataset
+
+    kindling(*PREPARE)
+
+    files = [bytes(sample[0]) for split in ("train", "val", "test") for sample in StreamingDataset(f"shards/{split}")]
+    assert sorted(files) == sorted(path.read_bytes() for path in photos.rglob("*.*"))
+
+
+def test_training_on_shards_tests_and_predicts_as_in_memory(photos: Path, kindling: Command) -> None:
+    kindling(*PREPARE)
+    result = kindling(*FIT, "--trainer.max_epochs", "8", "--model.optimizer.lr", "0.02", "--data.flip", "true")
+
+    assert result.code == 0, result.err
+    metrics = json.loads((FIRST / "test_metrics.json").read_text())
+    assert metrics["test/accuracy"] > 0.9
+    with (FIRST / "predictions.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["file"].split("/")[0] == row["label"] for row in rows} == {True}
+    # The same weights have the same metrics on the images in memory.
+    options = "--data ImageFolderDataModule --data.data_dir photos --data.eval_batch_size 128".split()
+    assert kindling("test", "--ckpt_path", FIRST, *options).code == 0
+    again = json.loads((FIRST / "test_metrics.json").read_text())
+    assert again == pytest.approx(metrics, abs=1e-6)
+    # New images are predicted as ever.
+    Path("new").mkdir()
+    shutil.copyfile(photos / "light/01.jpg", "new/one.jpg")
+    assert kindling("predict", "--ckpt_path", FIRST, "--data.predict", "new").code == 0
+
+
+@pytest.mark.quick_cases(1)
+@pytest.mark.parametrize("options", [[], ["--data.num_workers", "2"], ["--data.cache_dir", "cache"]])
+def test_an_interrupted_epoch_resumes_with_the_same_bits(photos: Path, kindling: Command, options: list[str]) -> None:
+    kindling(*PREPARE)
+    command = [*FIT, "--data.window", "2", "--data.crop", "0.8", "--test_after_fit", "false", *options]
+    assert kindling(*command).code == 0
+    stop = [{"class_path": "helpers.SignalAt", "init_args": {"step": 8}}]
+
+    assert kindling(*command, "--trainer.callbacks", json.dumps(stop)).code == 1
+    stored = torch.load(SECOND / "checkpoints/last.ckpt", weights_only=True)
+    assert stored["callbacks"]["ExactResume"]["position"]["samples"] == 24
+    assert kindling("fit", "--ckpt_path", SECOND, "--trainer.callbacks", "null").code == 0
+
+    assert differences(*(run / "checkpoints/last.ckpt" for run in (FIRST, SECOND))) == []
+
+
+def test_processes_share_each_epoch_without_overlap(photos: Path, kindling: Command) -> None:
+    from kindling.data.loading import EpochSampler
+
+    kindling(*PREPARE)
+    data = StreamingDataModule("shards", window=2, num_workers=0)
+    data.setup("fit")
+    number = len(data.train)
+    for epoch in range(2):
+        samplers = [EpochSampler(data.train, 2, rank, seed=0) for rank in range(2)]
+        for sampler in samplers:
+            sampler.set_epoch(epoch)
+        keys = [key for sampler in samplers for key in sampler]
+        assert {key // number for key in keys} == {epoch}
+        assert {key % number for key in keys} == set(range(number))
+    orders = [data.train.shuffle(torch.Generator().manual_seed(seed)).tolist() for seed in (0, 0, 1)]
+    assert orders[0] == orders[1] != orders[2]
+    assert sorted(orders[2]) == list(range(number))
+    # Samples are mixed within windows of two shards, and not beyond.
+    shards = data.train.inputs.shards_of(orders[0])
+    assert len(set(shards)) > 4
+    changes = [len(set(shards[start : start + 4])) for start in range(0, number, 4)]
+    assert max(changes) <= 4
+
+
+@pytest.mark.parametrize("fault", ["damaged", "short", "missing"])
+def test_a_faulty_shard_is_named_in_one_line(
+    photos: Path, kindling: Command, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    monkeypatch.setattr("kindling.data.streaming.store.FIRST_PAUSE", 0.01)
+    kindling(*PREPARE)
+    shard = Path("shards/train/chunk-0-1.bin")
+    content = bytearray(shard.read_bytes())
+    content[-3] ^= 255
+    shard.unlink() if fault == "missing" else shard.write_bytes(content[:-9] if fault == "short" else content)
+
+    result = kindling(*FIT)
+
+    assert result.code == 1
+    (line,) = result.err.strip().splitlines()
+    assert f"{shard} is {'missing' if fault == 'missing' else 'damaged'}" in line
+    assert "kindling prepare" in line
+
+
+def test_broken_images_are_reported_and_left_out(photos: Path, kindling: Command) -> None:
+    broken = photos / "dark/02.jpg"
+    broken.write_bytes(broken.read_bytes()[:200])
+    (photos / "light/zz.jpg").write_text("no image")
+
+    result = kindling(*PREPARE)
+
+    assert result.code == 0, result.err
+    assert "left out: 2 broken samples" in result.out
+    assert "dark/02.jpg: this image is broken" in result.out
+    found = manifest()
+    assert found["broken"] == 2
+    assert found["broken_examples"].keys() == {"dark/02.jpg", "light/zz.jpg"}
+    assert sum(shard["samples"] for split in found["splits"].values() for shard in split["shards"]) == 60
+
+
+def test_an_interrupted_preparation_is_not_complete_and_continues(
+    photos: Path, kindling: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, written = ShardWriter._write, list[str]()
+
+    def interrupted(self: ShardWriter, task: ShardTask) -> dict[str, Any]:
+        if len(written) == 5:
+            raise KeyboardInterrupt
+        written.append(task.file)
+        return write(self, task)
+
+    monkeypatch.setattr(ShardWriter, "_write", interrupted)
+    assert kindling(*PREPARE).code == 1
+    assert "its preparation was interrupted: run the same kindling prepare" in kindling(*FIT).err
+    assert "unfinished preparation of other data or with other options" in kindling(*PREPARE, "--size", "8").err
+    before = {file: Path("shards", file).stat().st_mtime_ns for file in written}
+
+    monkeypatch.setattr(ShardWriter, "_write", write)
+    assert kindling(*PREPARE).code == 0
+
+    assert {file: Path("shards", file).stat().st_mtime_ns for file in written} == before
+    kindling(*PREPARE, "--out", "whole", "--workers", "2")
+    assert contents("shards") == contents("whole")
+    # Once finished, the same command changes nothing, and another one is refused.
+    assert kindling(*PREPARE).code == 0
+    assert contents("shards") == contents("whole")
+    assert "choose another --out" in kindling(*PREPARE, "--size", "8").err
+
+
+@pytest.mark.slow
+def test_a_killed_preparation_continues_and_ends_with_the_same_bytes(photos: Path, kindling: Command) -> None:
+    options = [*PREPARE[:-1], "0.001", "--out"]
+    command = [sys.executable, "-c", "from kindling.cli import program; program()", *options, "again"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
+    while process.poll() is None and not [*Path("again").glob("*/chunk-0-3.bin")]:
+        time.sleep(0.002)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not Path("again/kindling.json").exists()
+
+    assert kindling(*options, "again").code == 0
+
+    kindling(*options, "whole")
+    assert contents("again") == contents("whole")
+
+
+def test_stored_pixels_have_the_size_that_was_asked_for(photos: Path, kindling: Command) -> None:
+    assert kindling(*PREPARE, "--size", "8").code == 0
+    in_memory, streamed = ImageFolderDataModule("photos", image_size=8), StreamingDataModule("shards")
+    assert samples_of(streamed) == samples_of(in_memory)
+    assert streamed.num_workers == 0
+    smaller = StreamingDataModule("shards", image_size=4, batch_size=8)
+    smaller.setup("fit")
+    images, _ = next(iter(smaller.train_dataloader()))
+    assert images.shape == (8, 3, 4, 4)

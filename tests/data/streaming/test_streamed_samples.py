@@ -1,0 +1,164 @@
+"""Rows of tables and samples of any data module as shards."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import kindling as package
+from conftest import Command
+from kindling import StreamingDataModule, SyntheticDataModule, TableDataModule
+
+pytest.importorskip("litdata")
+
+PREPARE = "prepare --out shards --workers 0 --shard_mb 0.002".split()
+FIT = "fit --data StreamingDataModule --data.path shards --run_name stream --trainer.max_epochs 3".split()
+MLP = "--model MLPClassifier --model.hidden [16]".split()
+RUN = Path("runs/stream/version_0")
+
+
+@pytest.fixture
+def customers(folder: Path) -> pd.DataFrame:
+    random = np.random.default_rng(0)
+    age, plan = random.integers(18, 80, 300), random.choice(["basic", "plus", "pro"], 300)
+    frame = pd.DataFrame({"age": age, "plan": plan, "code": [f"c{row:03}" for row in range(300)]})
+    frame["spent"] = np.where(random.random(300) < 0.1, np.nan, random.gamma(2, 50, 300).round(2))
+    frame["churned"] = np.where(age + 20 * (plan == "pro") + random.normal(0, 5, 300) > 55, "yes", "no")
+    frame.to_csv("customers.csv", index=False)
+    return frame
+
+
+def test_a_table_trains_and_predicts_as_in_memory(customers: pd.DataFrame, kindling: Command) -> None:
+    result = kindling("prepare", "customers.csv", "--data.target", "churned", *PREPARE[1:])
+    assert result.code == 0, result.err
+    assert "300 samples (216 train, 24 val, 60 test)" in result.out
+    rows, shards = TableDataModule("customers.csv", "churned"), StreamingDataModule("shards")
+    for stage in ("fit", "test"):
+        rows.setup(stage)
+        shards.setup(stage)
+    for split in ("val", "test"):
+        mine, theirs = getattr(shards, split), getattr(rows, split)
+        assert torch.equal(mine.inputs[torch.arange(len(mine))], theirs.inputs)
+        assert torch.equal(mine.labels, theirs.labels)
+    assert sorted(shards.train.inputs[:].tolist()) == sorted(rows.train.inputs.tolist())
+    assert (shards.mean, shards.std) == (rows.mean, rows.std)
+    assert (shards.class_names, shards.class_counts) == (rows.class_names, rows.class_counts)
+    assert shards.numeric_features == rows.numeric_features
+
+    result = kindling(*FIT, *MLP, "--data.batch_size", "16")
+    assert result.code == 0, result.err
+    metrics = json.loads((RUN / "test_metrics.json").read_text())
+    with (RUN / "predictions.csv").open(newline="") as file:
+        written = list(csv.DictReader(file))
+    assert [int(row["row"]) for row in written] == list(rows.tested_rows())
+    assert {customers["code"][int(row["row"])] == row["code"] for row in written} == {True}
+    assert {customers["churned"][int(row["row"])] == row["label"] for row in written} == {True}
+
+    # Raw rows are encoded as the shards were.
+    table = "--data TableDataModule --data.path customers.csv --data.target churned".split()
+    assert kindling("test", "--ckpt_path", RUN, *table).code == 0
+    assert json.loads((RUN / "test_metrics.json").read_text()) == pytest.approx(metrics, abs=1e-6)
+    tested = customers.loc[rows.tested_rows()].drop(columns="churned")
+    found = package.load(RUN).predict(tested)
+    assert [f"{probability:.4f}" for probability in found.probabilities[:, 1]] == [
+        f"{float(row['probability_yes']):.4f}" for row in written
+    ]
+    tested.head(3).to_csv("new.csv", index=False)
+    assert kindling("predict", "--ckpt_path", RUN, "--data.predict", "new.csv").code == 0
+    assert kindling("export", "--ckpt_path", RUN).code == 0
+
+
+def test_numbers_of_a_table_keep_their_units(folder: Path, kindling: Command) -> None:
+    size = np.random.default_rng(0).uniform(40, 200, 200).round(1)
+    frame = pd.DataFrame({"size": size, "price": [f"{3000 * value + 50_000:,.2f} EUR" for value in size]})
+    frame.to_csv("houses.csv", index=False)
+    assert kindling("prepare", "houses.csv", "--data.target", "price", *PREPARE[1:]).code == 0
+
+    result = kindling(*FIT, "--model", "TabMClassifier", "--trainer.max_epochs", "40", "--model.optimizer.lr", "0.01")
+
+    assert result.code == 0, result.err
+    assert "TabMRegressor instead of TabMClassifier" in result.out
+    card = package.load(RUN).card
+    assert (card.target, card.unit) == ("price", "EUR")
+    assert json.loads((RUN / "test_metrics.json").read_text())["test/r2"] > 0.9
+
+
+def test_samples_of_any_data_module_are_streamed(folder: Path, kindling: Command) -> None:
+    options = "--data SyntheticDataModule --data.num_samples 300".split()
+    assert kindling(*PREPARE, *options).code == 0
+    data, shards = SyntheticDataModule(num_samples=300), StreamingDataModule("shards")
+    for stage in ("fit", "test"):
+        data.setup(stage)
+        shards.setup(stage)
+    assert torch.equal(shards.test.inputs[:], data.test.inputs)
+    assert sorted(shards.train.inputs[:].tolist()) == sorted(data.train.inputs.tolist())
+    assert (shards.mean, shards.class_counts, shards.class_names) == (data.mean, data.class_counts, data.class_names)
+
+    result = kindling(*FIT, *MLP)
+
+    assert result.code == 0, result.err
+    assert json.loads((RUN / "test_metrics.json").read_text())["test/accuracy"] > 0.4
+
+
+def test_a_plain_lightning_data_module_with_datasets_is_streamed(folder: Path, kindling: Command) -> None:
+    Path("plain.py").write_text(
+        "import torch\n"
+        "from lightning.pytorch import LightningDataModule\n"
+        "from torch.utils.data import DataLoader, Dataset\n\n"
+        "class Pairs(Dataset):\n"
+        "    def __len__(self):\n        return 50\n"
+        "    def __getitem__(self, index):\n"
+        "        if index == 7:\n            raise OSError('unreadable')\n"
+        "        return {'a': torch.full((2,), float(index)), 'b': torch.rand(3)}, index % 2\n\n"
+        "class PlainDataModule(LightningDataModule):\n"
+        "    def train_dataloader(self):\n        return DataLoader(Pairs(), 5)\n"
+        "    def val_dataloader(self):\n        return DataLoader(Pairs(), 5)\n"
+    )
+
+    result = kindling(*PREPARE, "--plugin", "plain.py", "--data", "PlainDataModule")
+
+    assert result.code == 0, result.err
+    assert "train sample 7: unreadable" in result.out
+    shards = StreamingDataModule("shards", batch_size=4)
+    shards.setup("fit")
+    inputs, targets = next(iter(shards.train_dataloader()))
+    assert {name: part.shape for name, part in inputs.items()} == {"a": (4, 2), "b": (4, 3)}
+    assert torch.equal(targets, inputs["a"][:, 0].long() % 2)
+    assert len(shards.train) == len(shards.val) == 49
+
+
+def test_other_data_than_the_checkpoints_is_refused(folder: Path, kindling: Command) -> None:
+    for folder_name, samples in (("shards", "300"), ("others", "310")):
+        options = ["--out", folder_name, "--data", "SyntheticDataModule", "--data.num_samples", samples]
+        assert kindling(*PREPARE, *options).code == 0
+    assert kindling(*FIT, *MLP).code == 0
+    Path("shards").rename("moved")
+
+    assert kindling("test", "--ckpt_path", RUN, "--data.path", "moved").code == 0
+    result = kindling("test", "--ckpt_path", RUN, "--data.path", "others")
+    assert (result.code, "training samples could be tested" in result.err) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["absent"], "absent not found: give a folder of images"),
+        (["--data", "SyntheticDataModule", "--size", "8"], "--size resizes images of a folder"),
+        (["--data", "SyntheticDataModule", "--workers", "-1"], "`workers` must be at least 0"),
+        (["--data", "SyntheticDataModule", "--model", "MLP"], "prepare takes the options of the data only"),
+        (["--data", "SyntheticDataModule", "--out", "full"], "full is not empty"),
+    ],
+)
+def test_mistakes_end_in_one_line(folder: Path, kindling: Command, options: list[str], message: str) -> None:
+    Path("full").mkdir()
+    Path("full/file").write_text("x")
+    source, others = ([options[0]], options[1:]) if not options[0].startswith("-") else ([], options)
+    result = kindling("prepare", *source, *PREPARE[1:], *others)
+    assert result.code in (1, 2)
+    (line,) = result.err.strip().splitlines()
+    assert message in line
+    assert not Path("shards").exists()
