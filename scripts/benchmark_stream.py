@@ -57,7 +57,7 @@ def write_photographs(root: Path, number: int) -> None:
         for index in range(number // 2):
             scale = random.uniform(0.5, 1)
             width, height = int(560 * scale), int(420 * scale)
-            left, top = random.integers(0, 640 - width), random.integers(0, 427 - height)
+            left, top = int(random.integers(0, 640 - width)), int(random.integers(0, 427 - height))
             split = {0: "val", 1: "test"}.get(index, "train")
             path = root / split / label / f"{index:05}.jpg"
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -65,7 +65,7 @@ def test_a_table_trains_and_predicts_as_in_memory(customers: pd.DataFrame, kindl
     tested = customers.loc[rows.tested_rows()].drop(columns="churned")
     found = package.load(RUN).predict(tested)
     assert [f"{probability:.4f}" for probability in found.probabilities[:, 1]] == [
-        f"{float(row['probability_yes']):.4f}" for row in written
+        f"{float(row['yes']):.4f}" for row in written
     ]
     tested.head(3).to_csv("new.csv", index=False)
     assert kindling("predict", "--ckpt_path", RUN, "--data.predict", "new.csv").code == 0
@@ -83,7 +83,7 @@ def test_numbers_of_a_table_keep_their_units(folder: Path, kindling: Command) ->
     assert result.code == 0, result.err
     assert "TabMRegressor instead of TabMClassifier" in result.out
     card = package.load(RUN).card
-    assert (card.target, card.unit) == ("price", "EUR")
+    assert (card.target, card.unit) == ("price", "€")
     assert json.loads((RUN / "test_metrics.json").read_text())["test/r2"] > 0.9
 
 
@@ -98,10 +98,10 @@ def test_samples_of_any_data_module_are_streamed(folder: Path, kindling: Command
     assert sorted(shards.train.inputs[:].tolist()) == sorted(data.train.inputs.tolist())
     assert (shards.mean, shards.class_counts, shards.class_names) == (data.mean, data.class_counts, data.class_names)
 
-    result = kindling(*FIT, *MLP)
+    result = kindling(*FIT, *MLP, "--trainer.max_epochs", "15", "--model.optimizer.lr", "0.02")
 
     assert result.code == 0, result.err
-    assert json.loads((RUN / "test_metrics.json").read_text())["test/accuracy"] > 0.4
+    assert json.loads((RUN / "test_metrics.json").read_text())["test/accuracy"] > 0.6
 
 
 def test_a_plain_lightning_data_module_with_datasets_is_streamed(folder: Path, kindling: Command) -> None:

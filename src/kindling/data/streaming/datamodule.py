@@ -77,9 +77,8 @@ class StreamingDataModule(BaseDataModule):
         num_workers: int | None = None,
     ) -> None:
         super().__init__(batch_size=batch_size, eval_batch_size=eval_batch_size, num_workers=num_workers or 0)
-        for name, value in {"cache_gb": cache_gb, "timeout": timeout}.items():
-            check_range(name, value, 0.001)
-        check_range("window", window, 1)
+        for name, value, low in (("cache_gb", cache_gb, 0), ("timeout", timeout, 0.001), ("window", window, 1)):
+            check_range(name, value, low)
         if image_size is not None:
             check_range("image_size", image_size, 1)
         self.path, self.cache_gb, self.window, self.timeout = str(path), cache_gb, window, timeout

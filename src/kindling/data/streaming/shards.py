@@ -37,7 +37,8 @@ class ShardInputs:
         self.starts = np.cumsum([0, *(shard.samples for shard in split.shards)])  # of each shard, and the end
         self._files: dict[int, tuple[BinaryIO, list[int]]] = {}  # by shard, see `_open`; the latest is last
         self._owner = 0  # process that opened them
-        self.encoding, self._loader = store.manifest.encoding, None
+        self.encoding = store.manifest.encoding
+        self._loader: Any = None
 
     def __len__(self) -> int:
         return int(self.starts[-1])
@@ -49,7 +50,8 @@ class ShardInputs:
         numbers = self.shards_of(rows)
         touched = [*dict.fromkeys(numbers)]
         for number in touched:
-            self._files[number] = self._files.pop(number, None) or self._open(self.shards[number])
+            is_open = number in self._files
+            self._files[number] = self._files.pop(number) if is_open else self._open(self.shards[number])
         contents = self.store.read_within(self.shards[touched[-1]], lambda: [*map(self._read, numbers, rows)])
         while len(self._files) > MAX_OPEN:
             self._files.pop(next(iter(self._files)))[0].close()
@@ -62,14 +64,14 @@ class ShardInputs:
 
     def _open(self, shard: StoredFile) -> tuple[BinaryIO, list[int]]:
         """Return the open file, and where each sample begins; then where the last one ends."""
-        path = self.store.path(shard)
+        file = self.store.open(shard)
 
-        def open_shard() -> tuple[BinaryIO, list[int]]:
-            file = path.open("rb", buffering=0)
+        def read_offsets() -> list[int]:
             samples = int(np.frombuffer(file.read(4), np.uint32)[0])
-            return file, np.frombuffer(file.read(4 * (samples + 1)), np.uint32).tolist()
+            offsets: list[int] = np.frombuffer(file.read(4 * (samples + 1)), np.uint32).tolist()
+            return offsets
 
-        return self.store.read_within(shard, open_shard)
+        return file, self.store.read_within(shard, read_offsets)
 
     def _read(self, number: int, row: int) -> bytearray:
         file, offsets = self._files[number]
@@ -122,7 +124,7 @@ class ShardDataset(ArrayDataset):
 
     def shuffle(self, generator: Generator) -> Tensor:
         """Return the order of the samples in an epoch, (N,)."""
-        starts, order = torch.from_numpy(self.inputs.starts), []
+        starts, order = self.inputs.starts.tolist(), []
         for window in self._windows(generator):
             rows = torch.cat([torch.arange(starts[shard], starts[shard + 1]) for shard in window.tolist()])
             order.append(rows[torch.randperm(len(rows), generator=generator)])
@@ -130,7 +132,7 @@ class ShardDataset(ArrayDataset):
 
     def _windows(self, generator: Generator) -> tuple[Tensor, ...]:
         """Return the numbers of the shards in each window; the first draw of the generator of an epoch."""
-        return torch.randperm(len(self.inputs.shards), generator=generator).split(self.window)
+        return torch.split(torch.randperm(len(self.inputs.shards), generator=generator), self.window)
 
     def _prefetch(self, epoch: int, rows: Sequence[int]) -> None:
         """Start to fetch the shards that follow the current ones."""

@@ -39,7 +39,7 @@ class Source(Protocol):
 
     kind: str
     origin: str
-    counts: Mapping[str, int]
+    counts: dict[str, int]
 
     def digest(self) -> str:
         """Return a hash of the samples and their splits."""
@@ -190,7 +190,7 @@ class SampleSource:
         if isinstance(data, BaseDataModule):
             facts["fitted"] = {"classes": [*facts.get("class_names", ())], **data.fitted}
         if isinstance(data, TableDataModule) and "test" in kept:
-            facts["names"] = {"rows": [int(row) for row in data.tested_rows()], "keys": dict(data.keys("tested"))}
+            facts["names"] = {"rows": np.asarray(data.tested_rows()).tolist(), "keys": dict(data.keys("tested"))}
         return facts
 
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 from kindling.data.streaming.manifest import FILE, Manifest, StoredFile
 from kindling.utils.files import locked
@@ -56,11 +56,13 @@ class FileStore:
         self._downloader: Any = None
         self._owner = 0  # the process of the downloader
         self._verified: set[str] = set()
+        self._wanted: list[StoredFile] = []  # to be copied in the background
+        self._thread: threading.Thread | None = None
         if is_remote(root):
             require_extra("stream", "litdata")
             import litdata.streaming.downloader  # noqa: F401  (not in a thread, which could be copied while it imports)
         self.manifest = self._read_manifest()
-        self.cache = None if cache_dir is None else cache_dir / self.manifest.digest
+        self.cache = None if cache_dir is None else cache_dir.absolute() / self.manifest.digest
 
     def _read_manifest(self) -> Manifest:
         if not is_remote(self.root) and Path(self.root).is_dir() and not Path(self.root, FILE).exists():
@@ -92,17 +94,30 @@ class FileStore:
         self._verified.add(stored.file)
         return path
 
+    def open(self, stored: StoredFile) -> BinaryIO:
+        """Open a local file with the content of a stored file; see `path` for errors."""
+        path = self.path(stored)
+        try:
+            return path.open("rb", buffering=0)
+        except FileNotFoundError:
+            if self.cache is None:
+                raise
+        return self.path(stored).open("rb", buffering=0)  # another process has made room meanwhile
+
     def prefetch(self, files: Iterable[StoredFile]) -> None:
-        """Start to copy files in the background, if they are copied at all; whoever reads them reports errors."""
-        missing = [stored for stored in files if self.cache and not self._local(stored).exists()]
+        """Copy files in the background, if they are copied at all, in place of those that were to be copied before.
 
-        def fetch() -> None:
+        Whoever reads them reports errors.
+        """
+        self._wanted = [stored for stored in files if self.cache and not self._local(stored).exists()]
+        if self._wanted and not (self._thread and self._thread.is_alive()):
+            self._thread = threading.Thread(target=self._fetch_wanted, daemon=True)
+            self._thread.start()
+
+    def _fetch_wanted(self) -> None:
+        while self._wanted:
             with suppress(Exception):
-                for stored in missing:
-                    self.path(stored)
-
-        if missing:
-            threading.Thread(target=fetch, daemon=True).start()
+                self.path(self._wanted.pop(0))
 
     def read_within(self, stored: StoredFile, work: Callable[[], Result]) -> Result:
         """Return the result of reading in a local file, unless its disk or mount does not answer."""
@@ -213,7 +228,7 @@ class FileStore:
         raise AssertionError
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_downloader": None, "_owner": 0}
+        return self.__dict__ | {"_downloader": None, "_owner": 0, "_thread": None}
 
 
 class _Target:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from kindling.data.datamodule import SPLITS
@@ -88,7 +89,8 @@ class ShardWriter(Dataset[dict[str, Any]]):
         from litdata.streaming.writer import BinaryWriter
 
         broken: dict[int, str] = {}
-        targets, moments = [], []
+        targets: list[Tensor] = []
+        moments: list[Tensor] = []
         with tempfile.TemporaryDirectory(dir=self.unfinished) as folder:
             writer = BinaryWriter(folder, chunk_size=len(task.indices) + 1)
             for index in task.indices:
@@ -164,7 +166,7 @@ def plan_shards(source: Source, shard_bytes: int, seed: int) -> list[ShardTask]:
     tasks = []
     for split in [split for split in SPLITS if split in source.counts]:
         number, sizes = source.counts[split], source.sizes(split)
-        order = range(number)
+        order: Sequence[int] = range(number)
         if split == "train":
             order = torch.randperm(number, generator=torch.Generator().manual_seed(seed)).tolist()
         tasks += [ShardTask(split, k, part) for k, part in enumerate(_parts(order, sizes, shard_bytes))]
