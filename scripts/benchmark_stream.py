@@ -3,6 +3,7 @@
 import statistics
 import tempfile
 import time
+from collections.abc import Iterable
 from contextlib import chdir
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,6 +16,7 @@ from sklearn.datasets import load_sample_images
 from typing_extensions import override
 
 import folder_loop
+from kindling import BaseDataModule, ImageFolderDataModule, StreamingDataModule
 from kindling.cli import main as kindling
 from kindling.utils.console import silence_libraries
 
@@ -25,7 +27,7 @@ RECIPE = {
     "model": {
         "class_path": "CNNClassifier",
         "init_args": {
-            "channels": [16, 32, 64],
+            "channels": [8, 16],
             "label_smoothing": 0.0,
             "optimizer": {"class_path": "AdamW", "init_args": {"lr": 0.001}},
         },
@@ -75,28 +77,56 @@ def seconds_of_fit(epochs: int, *options: object) -> float:
     return statistics.median(EpochTimes.seconds[1:])
 
 
+def seconds_of_loading(loader: Iterable[Any], epochs: int) -> float:
+    """Median seconds to read all batches once, from the second time on."""
+    seconds = []
+    for _ in range(epochs):
+        start = time.perf_counter()
+        for _ in loader:
+            pass
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds[1:])
+
+
+def training(epochs: int) -> dict[str, float]:
+    """Seconds of a training epoch of a small CNN."""
+    streaming = ("--data", "StreamingDataModule", "--data.num_workers")
+    theirs = folder_loop.epoch_times(Path("photos/train"), Path("recipe.yaml"), epochs, bf16=False, size=SIZE)
+    return {
+        IN_MEMORY: seconds_of_fit(epochs, "--data.data_dir", "photos", "--data.image_size", SIZE),
+        FILES: seconds_of_fit(epochs, *streaming, 2, "--data.path", "files"),
+        PIXELS: seconds_of_fit(epochs, *streaming, 0, "--data.path", "pixels"),
+        FOLDER: statistics.median(theirs[1:]),
+    }
+
+
+def loading(epochs: int) -> dict[str, float]:
+    """Seconds to read the batches of an epoch."""
+    sources: dict[str, BaseDataModule] = {
+        IN_MEMORY: ImageFolderDataModule("photos", image_size=SIZE),
+        FILES: StreamingDataModule("files", num_workers=2),
+        PIXELS: StreamingDataModule("pixels", num_workers=0),
+    }
+    for data in sources.values():
+        data.setup("fit")
+    loaders: dict[str, Iterable[Any]] = {name: data.train_dataloader() for name, data in sources.items()}
+    loaders[FOLDER] = folder_loop.make_loader(Path("photos/train"), 64, workers=2, size=SIZE)
+    return {name: seconds_of_loading(loader, epochs) for name, loader in loaders.items()}
+
+
 def stream(rounds: int, epochs: int, number: int) -> dict[str, dict[Any, list[float]]]:
     """Photographs per second, in turns: in memory, from shards and from a folder."""
     silence_libraries()
-    speeds: dict[Any, list[float]] = {name: [] for name in (IN_MEMORY, FILES, PIXELS, FOLDER)}
+    found: dict[str, dict[Any, list[float]]] = {}
     with tempfile.TemporaryDirectory() as folder, chdir(folder):
         write_photographs(Path("photos"), number)
         trained = len([*Path("photos/train").rglob("*.jpg")])
         Path("recipe.yaml").write_text(yaml.safe_dump(RECIPE))
         for options in (["--out", "files"], ["--out", "pixels", "--size", str(SIZE)]):
             assert kindling(["prepare", "photos", "--shard_mb", "8", "--data.image_size", str(SIZE), *options]) == 0
-        streaming = ("--data", "StreamingDataModule", "--data.num_workers")
         for _ in range(rounds):
-            seconds = {
-                IN_MEMORY: seconds_of_fit(epochs, "--data.data_dir", "photos", "--data.image_size", SIZE),
-                FILES: seconds_of_fit(epochs, *streaming, 2, "--data.path", "files"),
-                PIXELS: seconds_of_fit(epochs, *streaming, 0, "--data.path", "pixels"),
-                FOLDER: statistics.median(
-                    folder_loop.epoch_times(Path("photos/train"), Path("recipe.yaml"), epochs, bf16=False, size=SIZE)[
-                        1:
-                    ]
-                ),
-            }
-            for name, value in seconds.items():
-                speeds[name].append(trained / value)
-    return {f"photographs of 500 x 375 pixels per second, {trained:,} in an epoch": speeds}
+            for measure in (training, loading):
+                title = f"{measure.__name__} {trained:,} photographs of 500 x 375 pixels: photographs per second"
+                for name, seconds in measure(epochs).items():
+                    found.setdefault(title, {}).setdefault(name, []).append(trained / seconds)
+    return found

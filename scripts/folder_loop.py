@@ -5,10 +5,10 @@ The network is that of one of Kindling's CNN recipes. `benchmark.py images` comp
 
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
-from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from torchvision import transforms
@@ -16,6 +16,14 @@ from torchvision.datasets import ImageFolder
 
 from bare_loop import TRAINING
 from kindling import CNNClassifier
+
+
+def make_loader(root: Path, batch_size: int, workers: int, size: int | None) -> DataLoader[Any]:
+    """Return a DataLoader of torchvision's ImageFolder; see `epoch_times`."""
+    resize = [transforms.Resize(size), transforms.CenterCrop(size)] if size else []
+    normalize = transforms.Normalize((0.1307,) * 3, (0.3081,) * 3)
+    data = ImageFolder(str(root), transforms.Compose([*resize, transforms.ToTensor(), normalize]))
+    return DataLoader(data, batch_size, shuffle=True, num_workers=workers, persistent_workers=workers > 0)
 
 
 def epoch_times(
@@ -33,12 +41,8 @@ def epoch_times(
     """
     recipe = yaml.safe_load(path.read_text())
     settings, batch_size = recipe["model"]["init_args"], recipe["data"]["init_args"]["batch_size"]
-    resize = [transforms.Resize(size), transforms.CenterCrop(size)] if size else []
-    transform = transforms.Compose([*resize, transforms.ToTensor(), transforms.Normalize((0.1307,) * 3, (0.3081,) * 3)])
-    data = ImageFolder(str(root), transform)
-    loader: DataLoader[tuple[Tensor, Tensor]] = DataLoader(
-        data, batch_size, shuffle=True, num_workers=workers, persistent_workers=True
-    )
+    loader = make_loader(root, batch_size, workers, size)
+    data: Any = loader.dataset
     shape = tuple(data[0][0].shape)
     described = {name: value for name, value in settings.items() if name not in TRAINING}
     network = CNNClassifier(num_classes=len(data.classes), input_shape=shape, **described).network.train()
