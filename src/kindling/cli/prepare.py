@@ -18,7 +18,7 @@ from kindling.utils.text import count_noun, join_names
 
 OPTIONS = {
     "--out": "Folder to write.",
-    "--workers": "Processes that read and write samples (default: one per core).",
+    "--workers": "Processes that read and write samples; by default one per core.",
     "--size": "Height and width to resize images to. By default, image files are stored as they are.",
     "--shard_mb": "Size of a shard in MB.",
 }
@@ -73,5 +73,5 @@ def print_manifest(manifest: Manifest, out: Path) -> None:
         say(f"left out: {count_noun(manifest.broken, 'broken sample', 'broken samples')}, such as")
         for name, reason in manifest.broken_examples.items():
             say(f"  {name}: {reason}")
-    model = "CNN" if manifest.kind == "images" else "MLP"
-    say(f"next: {as_command('kindling', 'fit', f'--model {model} --data Streaming --data.path', out)}")
+    model = "CNNClassifier" if manifest.kind == "images" else "MLPClassifier"
+    say(f"next: {as_command('kindling', 'fit', f'--model {model} --data StreamingDataModule --data.path', out)}")

@@ -20,6 +20,7 @@ from PIL import Image
 from conftest import Command, differences
 from kindling import ImageFolderDataModule, StreamingDataModule
 from kindling.data.streaming.writing import ShardTask, ShardWriter
+from ranks import Ranks
 
 pytest.importorskip("litdata")
 
@@ -28,6 +29,22 @@ FIT = (
     "fit --model CNNClassifier --model.channels [4,8] --data StreamingDataModule --data.path shards --run_name stream "
     "--data.batch_size 8 --data.num_workers 0 --trainer.max_epochs 3"
 ).split()
+RECORDER = """
+import json
+from lightning.pytorch import Callback
+
+class Recorder(Callback):
+    def __init__(self):
+        self.seen = []
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        self.seen += [hash(image.numpy().tobytes()) for image in batch[0]]
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        with open(f"seen-{trainer.current_epoch}-{trainer.global_rank}.json", "w") as file:
+            json.dump(self.seen, file)
+        self.seen = []
+"""
 FIRST, SECOND = (Path(f"runs/stream/version_{number}") for number in range(2))
 
 
@@ -78,7 +95,7 @@ def test_prepared_images_are_those_of_the_folder(photos: Path, kindling: Command
 
     assert result.code == 0, result.err
     assert "61 samples (45 train, 4 val, 12 test)" in result.out
-    assert "next: kindling fit --model CNN --data Streaming --data.path shards" in result.out
+    assert "next: kindling fit --model CNNClassifier --data StreamingDataModule --data.path shards" in result.out
     found = manifest()
     for split, described in found["splits"].items():
         for stored in [*described["shards"], described["targets"]]:
@@ -141,20 +158,16 @@ def test_an_interrupted_epoch_resumes_with_the_same_bits(photos: Path, kindling:
     assert differences(*(run / "checkpoints/last.ckpt" for run in (FIRST, SECOND))) == []
 
 
-def test_processes_share_each_epoch_without_overlap(photos: Path, kindling: Command) -> None:
-    from kindling.data.loading import EpochSampler
-
+def test_an_epoch_has_each_sample_once_in_an_order_of_its_own(photos: Path, kindling: Command) -> None:
     kindling(*PREPARE)
     data = StreamingDataModule("shards", window=2, num_workers=0)
     data.setup("fit")
-    number = len(data.train)
+    number, loader = len(data.train), data.train_dataloader()
     for epoch in range(2):
-        samplers = [EpochSampler(data.train, 2, rank, seed=0) for rank in range(2)]
-        for sampler in samplers:
-            sampler.set_epoch(epoch)
-        keys = [key for sampler in samplers for key in sampler]
+        loader.sampler.set_epoch(epoch)
+        keys = [key for batch in loader.batch_sampler for key in batch]  # type: ignore[union-attr]
         assert {key // number for key in keys} == {epoch}
-        assert {key % number for key in keys} == set(range(number))
+        assert sorted(key % number for key in keys) == [*range(number)]
     orders = [data.train.shuffle(torch.Generator().manual_seed(seed)).tolist() for seed in (0, 0, 1)]
     assert orders[0] == orders[1] != orders[2]
     assert sorted(orders[2]) == list(range(number))
@@ -255,3 +268,27 @@ def test_stored_pixels_have_the_size_that_was_asked_for(photos: Path, kindling: 
     smaller.setup("fit")
     images, _ = next(iter(smaller.train_dataloader()))
     assert images.shape == (8, 3, 4, 4)
+
+
+@pytest.mark.slow
+def test_processes_share_an_epoch_and_resume_with_the_same_bits(
+    photos: Path, kindling: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONHASHSEED", "0")
+    kindling(*PREPARE)
+    Path("recorder.py").write_text(RECORDER)
+    monkeypatch.syspath_prepend(".")
+    options = [*FIT, "--data.batch_size", "4", "--data.window", "2", "--test_after_fit", "false"]
+    recorder = {"class_path": "recorder.Recorder"}
+    stop = {"class_path": "helpers.SignalAt", "init_args": {"step": 8, "rank": 1}}
+    results = Ranks(*options, "--trainer.callbacks", json.dumps([recorder])).wait()
+    assert [result.code for result in results] == [0, 0]
+    for epoch in range(3):
+        seen = [json.loads(Path(f"seen-{epoch}-{rank}.json").read_text()) for rank in range(2)]
+        assert len({*seen[0], *seen[1]}) == 44  # of 45 training images, two are copies
+        assert len(seen[0]) + len(seen[1]) <= 46
+
+    assert {result.code for result in Ranks(*options, "--trainer.callbacks", json.dumps([stop])).wait()} == {1}
+    results = Ranks("fit", "--ckpt_path", SECOND, "--trainer.callbacks", "null").wait()
+    assert [result.code for result in results] == [0, 0]
+    assert differences(*(run / "checkpoints/last.ckpt" for run in (FIRST, SECOND))) == []
