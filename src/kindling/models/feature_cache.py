@@ -13,6 +13,8 @@ from kindling.utils.console import progress
 
 logger = logging.getLogger(__name__)
 
+MAX_STREAMED = 100_000  # images on a disk whose features are kept in memory, at most 0.8 GB of them
+
 
 class FeatureCache:
     """Replaces the images of the training and validation datasets with their features, and restores them."""
@@ -41,6 +43,8 @@ class FeatureCache:
         if not all(hasattr(loader.dataset, "inputs") for loader in loaders):  # samples are read one by one
             return
         images = sum(len(loader.dataset) for loader in loaders)
+        if images > MAX_STREAMED and any(hasattr(loader.dataset, "stored") for loader in loaders):
+            return
         logger.info(f"computing the features of {images:,} images once (--model.cache_features)")
         for loader in loaders:
             with progress(f"computing the features of {len(loader.dataset):,} images"):

@@ -213,6 +213,25 @@ def test_broken_images_are_reported_and_left_out(photos: Path, kindling: Command
     assert sum(shard["samples"] for split in found["splits"].values() for shard in split["shards"]) == 60
 
 
+def test_a_folder_without_usable_test_images_leaves_no_files(photos: Path, kindling: Command) -> None:
+    for label in ("dark", "light"):
+        (photos / "test" / label).mkdir(parents=True)
+        (photos / "test" / label / "1.jpg").write_bytes(b"no image")
+        shutil.move(photos / label, photos / "train" / label)
+    result = kindling(*PREPARE)
+    assert result.code == 1
+    assert "photos has no usable test samples: this image is broken" in result.err.splitlines()[-1]
+    assert not Path("shards").exists()
+
+
+def test_features_of_a_frozen_backbone_are_computed_once(photos: Path, kindling: Command) -> None:
+    kindling(*PREPARE)
+    backbone = "--model.backbone shufflenet_v2_x0_5 --model.weights none --model.unfreeze_epoch null".split()
+    result = kindling(*FIT, "--model", "TransferClassifier", *backbone)
+    assert result.code == 0, result.err
+    assert "computing the features of 49 images once" in result.out + result.err
+
+
 def test_an_interrupted_preparation_is_not_complete_and_continues(
     photos: Path, kindling: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:

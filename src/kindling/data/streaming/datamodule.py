@@ -2,8 +2,9 @@
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -216,27 +217,35 @@ class StreamingDataModule(BaseDataModule):
 
     @override
     def tested_rows(self) -> Sequence[object]:
-        rows: Sequence[object] = self._names.get("rows") or super().tested_rows()
-        return rows
+        return [name for name, _ in self._names] or super().tested_rows()
 
     @override
     def keys(self, of: Literal["tested", "predicted"]) -> Mapping[str, Sequence[object]]:
-        keys: Mapping[str, Sequence[object]] = self._names.get("keys", {}) if self.predict is None else {}
-        return keys
+        if self.predict or not self._names:
+            return {}
+        return {key: [keys[key] for _, keys in self._names] for key in self._names[0][1]}
 
     @override
     def describe(self, row: int) -> dict[str, object]:
-        return {"file": self.tested_rows()[row]} if self._has_images else super().describe(row)
+        if self._has_images:
+            return {"file": self.tested_rows()[row]}
+        described: dict[str, object] = next(islice(self._test_lines(), row, None), {}).get("row")
+        return described or super().describe(row)
 
     @override
     def augment(self, inputs: Tensor) -> Tensor:
         return self.augmentation(inputs)
 
     @cached_property
-    def _names(self) -> dict[str, Any]:
-        """Names of the test samples and their further keys; empty if they have none."""
-        stored = self.manifest.splits["test"].names
-        return {} if stored is None else json.loads(self.store.path(stored).read_text("utf-8"))
+    def _names(self) -> list[tuple[object, dict[str, object]]]:
+        """The name and the further keys of each test sample; empty if they have none."""
+        return [(line["name"], line.get("keys", {})) for line in self._test_lines()]
+
+    def _test_lines(self) -> Iterator[dict[str, Any]]:
+        """Yield what is known about each test sample, see `PreparedSplit.names`."""
+        if stored := self.manifest.splits["test"].names:
+            with self.store.path(stored).open(encoding="utf-8") as file:
+                yield from map(json.loads, file)
 
     def _dataset(self, name: str, window: int = 0, seed: int = 0) -> ShardDataset:
         if name not in self.manifest.splits:

@@ -37,7 +37,8 @@ class PreparedSplit:
     Attributes:
         shards: The shards in order, as LitData writes them.
         targets: Target of each sample, a NumPy file.
-        names: Names of the samples and their further keys, a JSON file; None if samples have only an index.
+        names: For each sample a line of JSON with its name, its further keys and, of a table, its row; None if samples
+            have only an index.
     """
 
     shards: list[StoredFile]

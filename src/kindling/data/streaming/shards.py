@@ -112,6 +112,7 @@ class ShardDataset(ArrayDataset):
 
     def __init__(self, inputs: ShardInputs, labels: Tensor, window: int = 0, seed: int = 0) -> None:
         super().__init__(inputs, labels)
+        self.stored = inputs  # a model may replace `inputs` by features
         self.window, self.seed = window, seed
         self._prefetched = -1, -1  # epoch, and window in its order
 
@@ -124,7 +125,7 @@ class ShardDataset(ArrayDataset):
 
     def shuffle(self, generator: Generator) -> Tensor:
         """Return the order of the samples in an epoch, (N,)."""
-        starts, order = self.inputs.starts.tolist(), []
+        starts, order = self.stored.starts.tolist(), []
         for window in self._windows(generator):
             rows = torch.cat([torch.arange(starts[shard], starts[shard + 1]) for shard in window.tolist()])
             order.append(rows[torch.randperm(len(rows), generator=generator)])
@@ -132,13 +133,13 @@ class ShardDataset(ArrayDataset):
 
     def _windows(self, generator: Generator) -> tuple[Tensor, ...]:
         """Return the numbers of the shards in each window; the first draw of the generator of an epoch."""
-        return torch.split(torch.randperm(len(self.inputs.shards), generator=generator), self.window)
+        return torch.split(torch.randperm(len(self.stored.shards), generator=generator), self.window)
 
     def _prefetch(self, epoch: int, rows: Sequence[int]) -> None:
         """Start to fetch the shards that follow the current ones."""
-        if self.inputs.store.cache is None:
+        if self.stored.store.cache is None or self.inputs is not self.stored:
             return
-        current, shards = self.inputs.shards_of(rows[:1])[0], self.inputs.shards
+        current, shards = self.stored.shards_of(rows[:1])[0], self.stored.shards
         following = [current + 1] if current + 1 < len(shards) else []
         if self.window:
             windows = self._windows(torch.Generator().manual_seed(self.seed + epoch))
@@ -148,7 +149,7 @@ class ShardDataset(ArrayDataset):
             self._prefetched = epoch, current
             worker = get_worker_info()
             first = worker.id % max(len(following), 1) if worker else 0  # workers begin with different shards
-            self.inputs.store.prefetch(shards[number] for number in following[first:] + following[:first])
+            self.stored.store.prefetch(shards[number] for number in following[first:] + following[:first])
 
 
 def sample_loader(encoding: Mapping[str, Any]) -> Any:

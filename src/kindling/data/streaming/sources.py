@@ -116,7 +116,7 @@ class ImageSource:
             "input_shape": self.shape,
             "class_names": () if data.task == "regression" else data.class_names,
             "fitted": {"task": "classification", **data.fitted},
-            "names": {"rows": [self.name("test", index) for index in kept.get("test", ())]},
+            "names": ({"name": self.name("test", index)} for index in kept.get("test", ())),
         }
 
 
@@ -190,7 +190,15 @@ class SampleSource:
         if isinstance(data, BaseDataModule):
             facts["fitted"] = {"classes": [*facts.get("class_names", ())], **data.fitted}
         if isinstance(data, TableDataModule) and "test" in kept:
-            facts["names"] = {"rows": np.asarray(data.tested_rows()).tolist(), "keys": dict(data.keys("tested"))}
+            rows, keys = np.asarray(data.tested_rows()).tolist(), data.keys("tested")
+            facts["names"] = (
+                {
+                    "name": rows[index],
+                    "keys": {name: key[index] for name, key in keys.items()},
+                    "row": data.describe(index),
+                }
+                for index in kept["test"]
+            )
         return facts
 
 
