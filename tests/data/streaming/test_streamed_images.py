@@ -17,9 +17,10 @@ import pytest
 import torch
 from PIL import Image
 
-from conftest import Command, differences
+from conftest import SHUFFLENET, Command, differences
 from kindling import ImageFolderDataModule, StreamingDataModule
-from kindling.data.streaming.writing import ShardTask, ShardWriter
+from kindling.data.streaming.plan import ShardTask
+from kindling.data.streaming.writing import ShardWriter
 from ranks import Ranks
 
 pytest.importorskip("litdata")
@@ -224,10 +225,10 @@ def test_a_folder_without_usable_test_images_leaves_no_files(photos: Path, kindl
     assert not Path("shards").exists()
 
 
-def test_features_of_a_frozen_backbone_are_computed_once(photos: Path, kindling: Command) -> None:
+def test_features_of_a_frozen_backbone_are_computed_once(photos: Path, cached: Path, kindling: Command) -> None:
     kindling(*PREPARE)
-    backbone = "--model.backbone shufflenet_v2_x0_5 --model.weights none --model.unfreeze_epoch null".split()
-    result = kindling(*FIT, "--model", "TransferClassifier", *backbone)
+    model = f"--model TransferClassifier --model.backbone {SHUFFLENET} --model.unfreeze_epoch null".split()
+    result = kindling("fit", *model, *FIT[5:])
     assert result.code == 0, result.err
     assert "computing the features of 49 images once" in result.out + result.err
 

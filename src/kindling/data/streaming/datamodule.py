@@ -229,7 +229,7 @@ class StreamingDataModule(BaseDataModule):
     def describe(self, row: int) -> dict[str, object]:
         if self._has_images:
             return {"file": self.tested_rows()[row]}
-        described: dict[str, object] = next(islice(self._test_lines(), row, None), {}).get("row")
+        described: dict[str, object] = next(islice(self._test_lines(), row, None), {}).get("row", {})
         return described or super().describe(row)
 
     @override
