@@ -8,7 +8,8 @@ from kindling.runs.stored_types import check_types, quote
 from kindling.utils.text import join_names
 
 TYPES: dict[str, type] = {
-    **{"classes": list, "target": dict, "columns": list, "left_out": dict, "digest": str, "members": int, "keys": list}
+    **{"classes": list, "target": dict, "columns": list, "left_out": dict, "digest": str, "members": int, "keys": list},
+    "kind": str,
 }
 IMAGE_TYPES: dict[str, type] = {"image_size": int, "levels": list, "task": str, "separator": str, "split": str}
 # State of one column; older checkpoints lack some of these.
@@ -50,7 +51,9 @@ def check_data(path: Path, data_module: str, learned: Mapping[str, Any]) -> None
         _check_column(path, target, ("name", "kind"))
         if target["kind"] != "number":
             raise ValueError(f"{path} was modified: its target is of the kind {quote(target['kind'])}")
-    if data_module == "ImageFolderDataModule" or "image_size" in learned:
+    if data_module == "StreamingDataModule" and learned:
+        _check_present(path, learned, ("digest", "kind"), "data set")
+    if data_module == "ImageFolderDataModule" or learned.get("kind") == "images":
         _check_images(path, learned)
     if data_module == "TableDataModule" or "columns" in learned or "left_out" in learned:
         _check_present(path, learned, ("classes" if target is None else "target", "columns", "left_out"), "table")

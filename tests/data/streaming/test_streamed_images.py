@@ -138,6 +138,7 @@ def test_training_on_shards_tests_and_predicts_as_in_memory(photos: Path, kindli
     again = json.loads((FIRST / "test_metrics.json").read_text())
     assert again == pytest.approx(metrics, abs=1e-6)
     # New images are predicted as ever.
+    shutil.rmtree("shards")
     Path("new").mkdir()
     shutil.copyfile(photos / "light/01.jpg", "new/one.jpg")
     assert kindling("predict", "--ckpt_path", FIRST, "--data.predict", "new").code == 0

@@ -142,23 +142,34 @@ class StreamingDataModule(BaseDataModule):
     @property
     def numeric_features(self) -> tuple[int, ...]:
         """Indices of the features of a table that are numbers; other samples have no such attribute."""
-        if self.manifest.kind != "rows":
+        if not self._is_table:
             raise AttributeError(f"{self.path} is no table")
-        return find_numeric_features(self.manifest.fitted["columns"])
+        return find_numeric_features(self._learned["columns"])
 
     @property
     @override
     def training_inputs(self) -> Tensor | None:
         """Of a table, at most `MAX_STATISTIC_ROWS` training rows, (N, F); else None."""
-        if self.manifest.kind != "rows":
+        if not self._is_table:
             return None
         self._read_training()
         inputs: Tensor = self.train.inputs[:MAX_STATISTIC_ROWS]  # in random order
         return inputs
 
     @property
+    @override
+    def _learned(self) -> dict[str, Any]:
+        if self.fitted:  # new samples are predicted without the shards
+            return self.fitted
+        return self.manifest.fitted | {"digest": self.manifest.digest, "kind": self.manifest.kind}
+
+    @property
     def _has_images(self) -> bool:
-        return self.manifest.kind == "images"
+        return bool(self._learned["kind"] == "images")
+
+    @property
+    def _is_table(self) -> bool:
+        return bool(self._learned["kind"] == "rows")
 
     @cached_property
     def _moments(self) -> tuple[Tensor, Tensor]:
@@ -166,10 +177,10 @@ class StreamingDataModule(BaseDataModule):
 
     @override
     def load_training(self) -> tuple[ShardDataset, ShardDataset]:
-        learned = self.manifest.fitted | {"digest": self.manifest.digest}
-        if self.fitted:
-            self.load_state_dict(learned)
-        self.fitted = learned
+        before, self.fitted = self.fitted, {}
+        self.fitted = self._learned
+        if before:
+            self.load_state_dict(before)
         seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
         return self._dataset("train", self.window, seed), self._dataset("val")
 
@@ -191,14 +202,14 @@ class StreamingDataModule(BaseDataModule):
     def load_new(self) -> Any:
         if self.predict is None:
             return super().load_new()
-        fitted = self.fitted or self.manifest.fitted
-        if self.manifest.kind == "rows":
-            inputs = torch.from_numpy(encode_rows(read_table(self.predict), fitted["columns"], self.predict))
-            return ArrayDataset(inputs, torch.zeros(len(inputs), dtype=torch.int64))
+        if self._is_table:
+            encoded = encode_rows(read_table(self.predict), self._learned["columns"], self.predict)
+            return ArrayDataset(torch.from_numpy(encoded), torch.zeros(len(encoded), dtype=torch.int64))
         if not self._has_images:
             raise ValueError("--data.predict takes images and rows of tables only: predict these samples from Python")
-        images = ImageFolderDataModule(self.path, image_size=self.input_shape[-1], predict=self.predict)
-        images.fitted = fitted
+        size = self.image_size or self._learned["image_size"]
+        images = ImageFolderDataModule(self.path, image_size=size, predict=self.predict)
+        images.fitted = self._learned
         found = images.load_new()
         self._predicted, self.unreadable = images.predicted_rows(), images.unreadable
         self.num_workers = max(self.num_workers, images.num_workers)

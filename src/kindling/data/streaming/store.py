@@ -3,7 +3,6 @@
 import hashlib
 import logging
 import os
-import queue
 import shutil
 import threading
 import time
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 from kindling.data.streaming.manifest import FILE, Manifest, StoredFile
+from kindling.data.streaming.timeouts import Note, ignore, within
 from kindling.utils.files import locked
 from kindling.utils.optional import require_extra
 
@@ -23,12 +23,7 @@ FIRST_PAUSE = 0.5  # seconds between attempts, doubled each time
 BLOCK = 2**20  # bytes per read
 UNFINISHED = 3600.0  # seconds after which the part of a file belongs to a process that was killed
 
-Note = Callable[[], None]  # called at each progress
 Result = TypeVar("Result")
-
-
-def _ignore() -> None:
-    """Take no note of progress."""
 
 
 class DamagedFileError(ValueError):
@@ -172,7 +167,7 @@ class FileStore:
                         path.unlink()
                         total -= size
 
-    def _verify(self, path: Path, stored: StoredFile, note: Note = _ignore) -> None:
+    def _verify(self, path: Path, stored: StoredFile, note: Note = ignore) -> None:
         if path.stat().st_size != stored.bytes:
             self._check(stored, path.stat().st_size, "")
         target = _Target(note)
@@ -268,35 +263,3 @@ def is_remote(root: str) -> bool:
 def default_cache() -> Path:
     """Return the folder of copies of remote files."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "kindling", "shards")
-
-
-def within(seconds: float, work: Callable[[Note], Result]) -> Result:
-    """Return the result of a function that runs in a thread, which is left alone if it makes no progress.
-
-    Args:
-        seconds: Time without progress after which to give up.
-        work: Takes a function to call at each progress.
-
-    Raises:
-        TimeoutError: If there is neither a result nor progress for that time.
-    """
-    results: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
-    latest = [time.monotonic()]
-
-    def note() -> None:
-        latest[0] = time.monotonic()
-
-    def run() -> None:
-        try:
-            results.put((work(note), None))
-        except BaseException as error:
-            results.put((None, error))
-
-    threading.Thread(target=run, daemon=True).start()
-    while (left := latest[0] + seconds - time.monotonic()) > 0:
-        with suppress(queue.Empty):
-            result, error = results.get(timeout=left)
-            if error:
-                raise error
-            return result  # type: ignore[no-any-return]
-    raise TimeoutError(f"no answer for {seconds:g} seconds")

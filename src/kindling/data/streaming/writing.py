@@ -22,7 +22,7 @@ from kindling.data.streaming.manifest import FILE, Manifest
 from kindling.data.streaming.plan import UNFINISHED, ShardTask, plan_shards
 from kindling.data.streaming.sources import Source
 from kindling.utils.console import progress
-from kindling.utils.files import atomic_write
+from kindling.utils.files import atomic_write, locked
 from kindling.utils.optional import require_extra
 from kindling.utils.text import count_noun, shorten
 
@@ -116,8 +116,15 @@ def prepare_samples(source: Source, out: Path, settings: Mapping[str, Any], work
     tasks = plan_shards(source, int(settings["shard_mb"] * 1e6), seed)
     shards = [(task.file, [*task.indices]) for task in tasks]
     plan = hashlib.sha256(repr((sorted(settings.items()), source.digest(), shards)).encode()).hexdigest()
-    if finished := _begin(out, plan):
-        return finished
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with locked(out.with_name(f".{out.name}.lock")):  # the same command in another process waits
+        return _begin(out, plan) or _write(source, tasks, out, settings["size"], plan, workers)
+
+
+def _write(
+    source: Source, tasks: Sequence[ShardTask], out: Path, size: int | None, plan: str, workers: int
+) -> Manifest:
+    """Write what is not written yet."""
     samples = sum(len(task.indices) for task in tasks)
     writer = ShardWriter(source, tasks, out)
     loader = DataLoader(writer, batch_size=None, num_workers=min(workers, len(tasks)), collate_fn=identity_collate)
@@ -128,7 +135,7 @@ def prepare_samples(source: Source, out: Path, settings: Mapping[str, Any], work
             known.append(each)
             done(len(task.indices))
     try:
-        manifest = describe(source, tasks, known, out, settings["size"], plan)
+        manifest = describe(source, tasks, known, out, size, plan)
     except ValueError:
         for folder in (UNFINISHED, *SPLITS):
             shutil.rmtree(out / folder, ignore_errors=True)
