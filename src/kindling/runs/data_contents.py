@@ -9,7 +9,7 @@ from kindling.utils.text import join_names
 
 TYPES: dict[str, type] = {
     **{"classes": list, "target": dict, "columns": list, "left_out": dict, "digest": str, "members": int, "keys": list},
-    "kind": str,
+    **{"kind": str, "input_shape": list},
 }
 IMAGE_TYPES: dict[str, type] = {"image_size": int, "levels": list, "task": str, "separator": str, "split": str}
 # State of one column; older checkpoints lack some of these.

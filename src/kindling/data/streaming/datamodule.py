@@ -134,10 +134,10 @@ class StreamingDataModule(BaseDataModule):
     @property
     def input_shape(self) -> tuple[int, ...]:  # type: ignore[override]
         """Shape of an input as the model receives it."""
-        shape = self.manifest.input_shape
+        shape = self._learned["input_shape"]
         if shape is None:
             raise AttributeError(f"the inputs of {self.path} have no shape")
-        return (*shape[:1], self.image_size, self.image_size) if self.image_size and self._has_images else shape
+        return (shape[0], self.image_size, self.image_size) if self.image_size and self._has_images else tuple(shape)
 
     @property
     def numeric_features(self) -> tuple[int, ...]:
@@ -161,7 +161,8 @@ class StreamingDataModule(BaseDataModule):
     def _learned(self) -> dict[str, Any]:
         if self.fitted:  # new samples are predicted without the shards
             return self.fitted
-        return self.manifest.fitted | {"digest": self.manifest.digest, "kind": self.manifest.kind}
+        found, shape = self.manifest, self.manifest.input_shape
+        return found.fitted | {"digest": found.digest, "kind": found.kind, "input_shape": shape and [*shape]}
 
     @property
     def _has_images(self) -> bool:
