@@ -1,6 +1,5 @@
 """Access to the files of a prepared data set: on a disk, a mount or an object store, with a bounded disk cache."""
 
-import hashlib
 import logging
 import os
 import shutil
@@ -11,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
+from kindling.data.streaming.copying import BLOCK, PART, DamagedFileError, Target, make_room
 from kindling.data.streaming.manifest import FILE, Manifest, StoredFile
 from kindling.data.streaming.timeouts import Note, ignore, within
 from kindling.utils.files import locked
@@ -20,14 +20,8 @@ logger = logging.getLogger(__name__)
 
 ATTEMPTS = 3
 FIRST_PAUSE = 0.5  # seconds between attempts, doubled each time
-BLOCK = 2**20  # bytes per read
-UNFINISHED = 3600.0  # seconds after which the part of a file belongs to a process that was killed
 
 Result = TypeVar("Result")
-
-
-class DamagedFileError(ValueError):
-    """A file whose content does not have its checksum."""
 
 
 class FileStore:
@@ -67,7 +61,7 @@ class FileStore:
 
         def read(note: Note) -> bytes:
             content = bytearray()
-            self._copy(FILE, _Target(note, content.extend))
+            self._copy(FILE, Target(note, content.extend))
             return bytes(content)
 
         return Manifest.from_json(self._attempt(FILE, read), f"{self.root}/{FILE}")
@@ -81,6 +75,9 @@ class FileStore:
         """
         path = self._local(stored)
         if stored.file in self._verified and (self.cache is None or path.exists()):
+            if self.cache:
+                with suppress(OSError):  # removed by another process
+                    os.utime(path)  # used now
             return path
         if self.cache is None:
             self._attempt(stored.file, lambda note: self._verify(path, stored, note))
@@ -134,43 +131,22 @@ class FileStore:
             self._attempt(stored.file, lambda note: self._copy_to_cache(path, stored, note))
 
     def _copy_to_cache(self, path: Path, stored: StoredFile, note: Note) -> None:
-        part = path.with_suffix(f".{os.getpid()}.{threading.get_ident()}.part")
+        part = path.with_suffix(f".{os.getpid()}.{threading.get_ident()}{PART}")
         try:
             with part.open("wb") as file:
                 file.truncate(stored.bytes)  # so that other processes count it
-                self._make_room()
-                target = _Target(note, file.write)
+                make_room(self.cache.parent, self.cache_bytes)
+                target = Target(note, file.write)
                 self._copy(stored.file, target)
             self._check(stored, target.bytes, target.digest.hexdigest())
             part.replace(path)
         finally:
             part.unlink(missing_ok=True)
 
-    def _make_room(self) -> None:
-        """Remove the copies that were not used for longest until all fit."""
-        assert self.cache is not None
-        with locked(self.cache / "cache.lock"):
-            found = []
-            for path in self.cache.parent.glob("*/*"):
-                with suppress(OSError):  # removed by another process
-                    status = path.stat()
-                    if path.suffix == ".part" and time.time() - status.st_mtime > UNFINISHED:
-                        path.unlink()
-                    else:
-                        found.append((status.st_mtime, status.st_size, path))
-            total = sum(size for _, size, _ in found)
-            for _, size, path in sorted(found):
-                if total <= self.cache_bytes:
-                    break
-                if path.suffix not in (".part", ".lock"):
-                    with suppress(OSError):  # open in another process, on Windows
-                        path.unlink()
-                        total -= size
-
     def _verify(self, path: Path, stored: StoredFile, note: Note = ignore) -> None:
         if path.stat().st_size != stored.bytes:
             self._check(stored, path.stat().st_size, "")
-        target = _Target(note)
+        target = Target(note)
         with path.open("rb") as file:
             shutil.copyfileobj(file, target, BLOCK)
         self._check(stored, target.bytes, target.digest.hexdigest())
@@ -182,7 +158,7 @@ class FileStore:
                 f"{self.root}/{stored.file} is damaged ({found}): copy it again, or run kindling prepare again"
             )
 
-    def _copy(self, file: str, target: "_Target") -> None:
+    def _copy(self, file: str, target: Target) -> None:
         if is_remote(self.root):
             self._remote().download_fileobj(f"{self.root}/{file}", target)
             return
@@ -224,22 +200,6 @@ class FileStore:
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_downloader": None, "_owner": 0, "_thread": None}
-
-
-class _Target:
-    """What a file is copied to: computes its checksum, and passes the content on to `write`, if it is given."""
-
-    def __init__(self, note: Note, write: Callable[[bytes], object] | None = None) -> None:
-        self.note, self._write = note, write
-        self.bytes, self.digest = 0, hashlib.sha256()
-
-    def write(self, data: bytes) -> int:
-        self.note()
-        self.digest.update(data)
-        self.bytes += len(data)
-        if self._write:
-            self._write(data)
-        return len(data)
 
 
 def _as_error(error: Exception, name: str, attempts: int) -> Exception:
