@@ -135,7 +135,7 @@ class FileStore:
         try:
             with part.open("wb") as file:
                 file.truncate(stored.bytes)  # so that other processes count it
-                make_room(self.cache.parent, self.cache_bytes)
+                make_room(path.parent.parent, self.cache_bytes)  # of all data sets
                 target = Target(note, file.write)
                 self._copy(stored.file, target)
             self._check(stored, target.bytes, target.digest.hexdigest())
