@@ -114,7 +114,7 @@ def test_a_plain_lightning_data_module_with_datasets_is_streamed(folder: Path, k
         "class Pairs(Dataset):\n"
         "    def __len__(self):\n        return 50\n"
         "    def __getitem__(self, index):\n"
-        "        if index == 7:\n            raise OSError('unreadable')\n"
+        "        if index in (0, 7):\n            raise OSError('unreadable')\n"
         "        return {'a': torch.full((2,), float(index)), 'b': torch.rand(3)}, index % 2\n\n"
         "class PlainDataModule(LightningDataModule):\n"
         "    def train_dataloader(self):\n        return DataLoader(Pairs(), 5)\n"
@@ -130,7 +130,21 @@ def test_a_plain_lightning_data_module_with_datasets_is_streamed(folder: Path, k
     inputs, targets = next(iter(shards.train_dataloader()))
     assert {name: part.shape for name, part in inputs.items()} == {"a": (4, 2), "b": (4, 3)}
     assert torch.equal(targets, inputs["a"][:, 0].long() % 2)
-    assert len(shards.train) == len(shards.val) == 49
+    assert len(shards.train) == len(shards.val) == 48
+
+
+def test_a_collate_of_ones_own_is_refused(folder: Path, kindling: Command) -> None:
+    Path("own.py").write_text(
+        "from torch.utils.data import TensorDataset\n"
+        "from kindling import SyntheticDataModule\n\n"
+        "class OwnDataModule(SyntheticDataModule):\n"
+        "    def load(self, split):\n        return TensorDataset(*super().load(split))\n"
+        "    @staticmethod\n    def collate(samples):\n        return samples\n"
+    )
+    result = kindling(*PREPARE, "--plugin", "own.py", "--data", "OwnDataModule")
+    assert result.code == 1
+    assert "OwnDataModule has its own `collate`, which shards don't keep" in result.err
+    assert not Path("shards").exists()
 
 
 def test_other_data_than_the_checkpoints_is_refused(folder: Path, kindling: Command) -> None:

@@ -3,6 +3,7 @@
 import logging
 import random
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from hashlib import sha256
 from itertools import chain
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import default_collate
 
 from kindling.data.checks.samples import summarize
 from kindling.data.datamodule import SPLITS, BaseDataModule
@@ -142,23 +143,25 @@ class SampleSource:
         self.datasets = {split: _dataset(data, split) for split in SPLITS if split != "test" or has_test}
         self.datasets = {split: dataset for split, dataset in self.datasets.items() if len(dataset)}
         self.counts = {split: len(dataset) for split, dataset in self.datasets.items()}
-        if isinstance(data, BaseDataModule) and type(data).collate is not BaseDataModule.collate:
-            name = type(data).__name__
-            logger.warning(
-                f"{name} has its own `collate`: shards are batched by the default one; see docs/streaming.md"
-            )
 
     def digest(self) -> str:
         """Return a hash of the samples in memory; of others, of their number and first sample only."""
         digest = sha256(repr(self.counts).encode())
         for split, dataset in self.datasets.items():
-            found = [dataset.inputs, dataset.labels] if isinstance(dataset, ArrayDataset) else self.read(split, 0)[:2]
+            found = [dataset.inputs, dataset.labels] if isinstance(dataset, ArrayDataset) else self._first(split)
             digest.update(summarize(found).digest)
         return digest.hexdigest()
 
+    def _first(self, split: str) -> tuple[Any, Tensor]:
+        """Return the first sample of a split that is not broken."""
+        for index in range(self.counts[split]):
+            with suppress(Exception):  # datasets raise all kinds of errors
+                return self.read(split, index)[:2]
+        raise ValueError(f"{self.origin} has no usable {split} samples")
+
     def sizes(self, split: str) -> Sequence[int]:
         """Return the size of each sample of a split in bytes, as if all had that of the first."""
-        leaves = tree_leaves(self.read(split, 0)[:2])
+        leaves = tree_leaves(self._first(split))
         size = sum(
             leaf.nbytes if isinstance(leaf, Tensor | np.ndarray) else len(bytes(str(leaf), "utf-8")) for leaf in leaves
         )
@@ -216,9 +219,16 @@ def source_of(data: LightningDataModule, size: int | None) -> Source:
 
 
 def _dataset(data: LightningDataModule, split: str) -> Any:
+    """Return the dataset of a split, whose samples torch's `default_collate` must be able to combine."""
+    name = type(data).__name__
     if isinstance(data, BaseDataModule):
-        return getattr(data, split)
-    loader = getattr(data, f"{split}_dataloader")()
-    if not isinstance(loader, DataLoader) or not hasattr(loader.dataset, "__len__"):
-        raise ValueError(f"{split}_dataloader of {type(data).__name__} has no dataset with a length to prepare")
-    return loader.dataset
+        dataset = getattr(data, split)
+        collate: Any = default_collate if isinstance(dataset, ArrayDataset) else data.collate
+    else:
+        loader = getattr(data, f"{split}_dataloader")()
+        dataset, collate = getattr(loader, "dataset", None), getattr(loader, "collate_fn", None)
+    if not hasattr(dataset, "__len__"):
+        raise ValueError(f"the {split} split of {name} has no dataset with a length to prepare")
+    if collate not in (default_collate, BaseDataModule.collate):
+        raise ValueError(f"{name} has its own `collate`, which shards don't keep: make samples that can be stacked")
+    return dataset
