@@ -14,7 +14,8 @@ from lightning.pytorch.utilities import rank_zero_only
 from conftest import Result
 from kindling.cli import main
 
-CPU = ["--trainer.accelerator", "cpu", "--trainer.strategy", "ddp"]
+DEVICE = ["--trainer.accelerator", "cpu"]
+CPU = [*DEVICE, "--trainer.strategy", "ddp"]
 
 
 class Ranks:
@@ -23,7 +24,7 @@ class Ranks:
     They are forked from a server that has imported everything. What each prints is kept in `rank<n>.out` and `.err`.
     """
 
-    def __init__(self, *arguments: object, world_size: int = 2) -> None:
+    def __init__(self, *arguments: object, world_size: int = 2, nodes: int = 1, options: Sequence[str] = CPU) -> None:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(
             ["kindling.cli.lightning_cli", "kindling.data.images.datamodule", "kindling.evaluation.report"]
@@ -31,12 +32,14 @@ class Ranks:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
-        options = [*map(str, arguments), *CPU, "--trainer.devices", str(world_size)]
+        devices = world_size // nodes
+        command = [*map(str, arguments), *options, "--trainer.devices", str(devices)]
         self.processes: list[ForkServerProcess] = []
         for rank in range(world_size):
-            names = {"LOCAL_RANK": rank, "NODE_RANK": 0, "WORLD_SIZE": world_size, "MASTER_PORT": port}
+            node, local_rank = divmod(rank, devices)
+            names = {"LOCAL_RANK": local_rank, "NODE_RANK": node, "WORLD_SIZE": world_size, "MASTER_PORT": port}
             environment = {"MASTER_ADDR": "127.0.0.1", "OMP_NUM_THREADS": 1, **names}
-            process = context.Process(target=_run, args=(options, Path.cwd(), environment), daemon=False)
+            process = context.Process(target=_run, args=(command, Path.cwd(), environment, rank), daemon=False)
             process.start()
             self.processes.append(process)
 
@@ -55,14 +58,14 @@ class Ranks:
         ]
 
 
-def _run(options: Sequence[str], folder: Path, environment: dict[str, object]) -> None:
+def _run(options: Sequence[str], folder: Path, environment: dict[str, object], rank: int) -> None:
     os.chdir(folder)
     os.environ.update({name: str(value) for name, value in environment.items()})
     for stream, number in (("out", 1), ("err", 2)):
-        with Path(f"rank{environment['LOCAL_RANK']}.{stream}").open("wb") as file:
+        with Path(f"rank{rank}.{stream}").open("wb") as file:
             os.dup2(file.fileno(), number)
     sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
     # Lightning reads the environment when it is imported, and here that was before.
-    rank_zero_only.rank = environment["LOCAL_RANK"]  # type: ignore[attr-defined]
+    rank_zero_only.rank = rank  # type: ignore[attr-defined]
     sys.argv = ["kindling", *options]
     sys.exit(main(options))

@@ -13,9 +13,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import IO, Any
+from typing import IO, Any, ClassVar
 
 import torch
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.fabric.strategies.launchers.subprocess_script import _basic_subprocess_cmd
 from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import DDPStrategy
@@ -24,6 +25,8 @@ from torch.utils.data._utils import worker
 from torch.utils.data._utils.worker import ManagerWatchdog
 from typing_extensions import override
 
+from kindling.training.peers import Peer, Peers
+from kindling.training.threads import share_cores
 from kindling.utils.text import program_name
 
 logger = logging.getLogger(__name__)
@@ -47,22 +50,31 @@ class Launcher(_SubprocessScriptLauncher):
         clean_up: Called before the main process exits because another one has failed.
     """
 
+    peers: ClassVar[Peers | None] = None  # for all commands of this process, if it was started by another program
+
     def __init__(self, launcher: _SubprocessScriptLauncher, clean_up: Callable[[], None]) -> None:
         super().__init__(launcher.cluster_environment, launcher.num_processes, launcher.num_nodes)
         self._clean_up = clean_up
         self._stderr: list[IO[bytes]] = []
-        self._is_over = False
+        self._is_over = self._is_running = False
 
     @override
     def launch(self, function: Callable[..., Any], *args: Any, trainer: Trainer | None = None, **kwargs: Any) -> Any:
-        self.cluster_environment.validate_settings(num_devices=self.num_processes, num_nodes=self.num_nodes)
-        if not self.cluster_environment.creates_processes_externally:
+        environment = self.cluster_environment
+        environment.validate_settings(num_devices=self.num_processes, num_nodes=self.num_nodes)
+        share_cores(self.num_processes)
+        if not environment.creates_processes_externally:
             self._call_children_scripts()
             threading.Thread(target=self._watch, daemon=True).start()
+        elif not self.procs and PARENT_VARIABLE not in os.environ and self._world_size > 1:
+            Launcher.peers = peers = self.peers or Peers()
+            peers.on_end = self._end_with_peer
+        self._is_running = True
         try:
             return function(*args, **kwargs)
         except Exception as error:
             self._is_over = True
+            self._report_as_one(error)
             is_from_peer = isinstance(error, PeerError)
             reason = self._wait_for_reason() if is_from_peer or is_lost_connection(error) else None
             self.kill(signal.SIGKILL)
@@ -71,9 +83,50 @@ class Launcher(_SubprocessScriptLauncher):
             line, _, _ = re.sub(r"^\[\S+\] ", "", str(error).splitlines()[0]).partition(". ")  # without gloo's advice
             lost = str(error) if is_from_peer else f"lost the connection to another process: {line}"
             raise PeerError(reason or lost) from error
-        except BaseException:  # Ctrl-C, after which Lightning ends the other processes
+        except BaseException as stop:  # Ctrl-C, after which Lightning ends the other processes
             self._is_over = True
+            self._report_as_one(stop)
             raise
+        finally:
+            self._is_running = False
+
+    @property
+    def _world_size(self) -> int:
+        return self.num_processes * self.num_nodes
+
+    def _report_as_one(self, error: BaseException) -> None:
+        """Raise another error than that of this process if another process has been lost, or reports the same error.
+
+        Raises:
+            PeerError: In the first process that is left, if one has been lost.
+            SystemExit: If another process reports why this one ends.
+        """
+        if self.peers is None:
+            return
+        rank, word = self.cluster_environment.global_rank(), "error" if isinstance(error, Exception) else "interrupted"
+        is_own = not isinstance(error, PeerError) and not is_lost_connection(error)
+        if is_own:
+            self.peers.leave(word)
+        self.peers.wait(1.0 if is_own else GRACE_SECONDS)
+        if lost := self.peers.lost:
+            if rank == int(lost.rank == 0):
+                raise PeerError(self._describe(lost)) from error
+            raise SystemExit(1) from error
+        theirs = self.peers.ended
+        if theirs and (not is_own or (rank and theirs == word) or (word == "interrupted" and theirs == "error")):
+            raise SystemExit(1) from error
+
+    def _describe(self, lost: Peer) -> str:
+        return f"process {lost.rank + 1} of {self._world_size} was killed or has crashed ({lost.place})"
+
+    def _end_with_peer(self, lost: Peer | None) -> None:
+        """End this process if another one has ended and this one does not notice, as with NCCL."""
+        time.sleep(GRACE_SECONDS)
+        if self._is_running:
+            self._clean_up()
+            if lost and self.cluster_environment.global_rank() == int(lost.rank == 0):
+                print(f"{program_name()}: error: {self._describe(lost)}", file=sys.stderr, flush=True)
+            os._exit(1)
 
     @override
     def _call_children_scripts(self) -> None:
@@ -84,7 +137,7 @@ class Launcher(_SubprocessScriptLauncher):
             "MASTER_PORT": str(environment.main_port),
             "NODE_RANK": str(environment.node_rank()),
             "LOCAL_RANK": str(environment.local_rank()),
-            "WORLD_SIZE": str(self.num_processes * self.num_nodes),
+            "WORLD_SIZE": str(self._world_size),
         }
         for rank in range(1, self.num_processes):
             stderr = tempfile.TemporaryFile()  # noqa: SIM115  (stays open while the process runs)
@@ -167,6 +220,8 @@ def sigterm_as_interrupt() -> Iterator[None]:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
+    if Launcher.peers is not None and Launcher.peers.ended:
+        return  # torchrun ends all processes after the first; this one reports that already
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one ends the process at once
     raise KeyboardInterrupt
 
@@ -209,6 +264,14 @@ class ParentWatchdog(ManagerWatchdog):
 def watch_parents() -> None:
     """Use `ParentWatchdog` in the data workers that this process forks."""
     worker.ManagerWatchdog = ParentWatchdog  # type: ignore[misc]
+
+
+def devices_of_torchrun() -> dict[str, int]:
+    """Return the options of the Trainer that torchrun decides, `devices` and `num_nodes`; none without torchrun."""
+    if not TorchElasticEnvironment.detect():
+        return {}
+    devices = int(os.environ["LOCAL_WORLD_SIZE"])
+    return {"devices": devices, "num_nodes": int(os.environ["WORLD_SIZE"]) // devices}
 
 
 def replace_spawn(strategy: Any) -> Any:

@@ -89,6 +89,7 @@ class ExactResume(Callback):
         checkpoint["callbacks"][self.state_key] = {
             "position": position(trainer.train_dataloader) if within else {},
             "processes": gather_states(state),
+            "is_global": True,  # whether the batch size counts the samples of all processes
             "callback_metrics": {name: value.cpu() for name, value in trainer.callback_metrics.items()},
         }
         callbacks = map(type, trainer.callbacks)  # type: ignore[attr-defined]

@@ -1,0 +1,161 @@
+"""Notices which process of a run has ended, if torchrun, Slurm or another program has started the processes."""
+
+import atexit
+import os
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from platform import node
+from selectors import EVENT_READ, DefaultSelector
+from typing import NamedTuple
+
+from torch import distributed
+from torch.distributed.distributed_c10d import _get_default_store
+
+KEY = "kindling/peers"
+# A machine that loses its power or its network is noticed after 4 + 3 * 4 s; a killed process at once.
+KEEPALIVE = {"TCP_KEEPIDLE": 4, "TCP_KEEPINTVL": 4, "TCP_KEEPCNT": 3}
+
+
+class Peer(NamedTuple):
+    """A process of the run.
+
+    Attributes:
+        rank: Its rank.
+        place: Its PID and machine.
+    """
+
+    rank: int
+    place: str
+
+
+class Peers:
+    """Connections between the first process and all others, which the kernel closes if a process is killed.
+
+    They carry lines: `done` from a process that ends as planned, `error` or `interrupted` from one that reports why it
+    ends, and `lost RANK PLACE` from the first process to the others.
+
+    Attributes:
+        on_end: Called in a thread as soon as another process has ended early, with that process if it was lost.
+        ended: The word of the first process that has ended early: error, interrupted or lost; empty if none has.
+        lost: The process that has ended without a word; None if there is none.
+    """
+
+    on_end: Callable[[Peer | None], None]
+    ended = ""
+    lost: Peer | None = None
+
+    def __init__(self) -> None:
+        self._has_ended = threading.Event()
+        self._selector = DefaultSelector()
+        self._sockets: dict[socket.socket, Peer] = {}
+        self._last_word = ""
+        self._silent: set[int] = set()  # ranks that are done
+        threading.Thread(target=self._watch, daemon=True).start()
+        atexit.register(self.leave, "done")
+
+    def wait(self, seconds: float) -> None:
+        """Wait until another process has ended early, but not longer than some seconds."""
+        self._has_ended.wait(seconds)
+
+    def leave(self, word: str) -> None:
+        """Tell the others that this process ends, and why: `done`, `error` or `interrupted`."""
+        self._last_word = word  # also for processes that connect later
+        self._send(word)
+
+    def _send(self, line: str) -> None:
+        for connection in [*self._sockets]:
+            with suppress(OSError):
+                connection.sendall(f"{line}\n".encode())
+
+    def _watch(self) -> None:
+        while not distributed.is_initialized():
+            time.sleep(0.1)
+        with suppress(OSError, RuntimeError):  # without these connections, messages name no process
+            listener = None
+            if distributed.get_rank() == 0:
+                listener = self._listen()
+            else:
+                self._connect()
+            while self._sockets or listener:
+                for key, _ in self._selector.select():
+                    if key.fileobj is listener:
+                        self._accept(listener)
+                    else:
+                        self._read(key.fileobj)  # type: ignore[arg-type]
+
+    def _listen(self) -> socket.socket:
+        """Accept connections at the address of the first process, which it shares by the store of the run."""
+        store, self._token = _get_default_store(), secrets.token_hex(8)
+        address = os.environ.get("MASTER_ADDR", "127.0.0.1")
+        try:
+            listener = socket.create_server((address, 0))
+        except OSError:
+            store.set(KEY, "")
+            raise
+        self._selector.register(listener, EVENT_READ)
+        store.set(KEY, f"{self._token} {listener.getsockname()[1]} {_place()}")
+        return listener
+
+    def _connect(self) -> None:
+        store = _get_default_store()
+        while not store.check([KEY]):  # `get` would block other uses of the store
+            time.sleep(0.1)
+        token, port, place = store.get(KEY).decode().split(" ", 2) if store.get(KEY) else ("", "0", "")
+        connection = socket.create_connection((os.environ.get("MASTER_ADDR", "127.0.0.1"), int(port)), timeout=30)
+        connection.sendall(f"{token} {distributed.get_rank()} {_place()}\n".encode())
+        self._add(connection, Peer(0, place))
+
+    def _accept(self, listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        connection.settimeout(5)
+        with suppress(OSError, ValueError):
+            token, rank, place = connection.makefile().readline().split(" ", 2)
+            if secrets.compare_digest(token, self._token):
+                self._add(connection, Peer(int(rank), place.strip()))
+                return
+        connection.close()
+
+    def _add(self, connection: socket.socket, peer: Peer) -> None:
+        connection.settimeout(None)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in KEEPALIVE.items():
+            if hasattr(socket, name):
+                connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+        self._sockets[connection] = peer
+        self._selector.register(connection, EVENT_READ)
+        if self._last_word:
+            self._send(self._last_word)
+
+    def _read(self, connection: socket.socket) -> None:
+        peer, lines = self._sockets[connection], b""
+        with suppress(OSError):
+            lines = connection.recv(1024)
+        for line in lines.decode().splitlines():
+            word, _, rest = line.partition(" ")
+            if word == "lost":
+                rank, _, place = rest.partition(" ")
+                self._end(word, Peer(int(rank), place))
+            elif word != "done":
+                self._end(word)
+            self._silent.add(peer.rank)
+        if not lines:
+            self._selector.unregister(connection)
+            del self._sockets[connection]
+            if peer.rank not in self._silent:
+                self._end("lost", peer)
+
+    def _end(self, word: str, lost: Peer | None = None) -> None:
+        if self.ended:
+            return
+        self.lost, self.ended = lost, word
+        self._send(f"lost {lost.rank} {lost.place}" if lost else word)
+        self._has_ended.set()
+        threading.Thread(target=self.on_end, args=(lost,), daemon=True).start()
+
+
+def _place() -> str:
+    return f"PID {os.getpid()} on {node()}"
