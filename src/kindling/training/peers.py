@@ -16,6 +16,7 @@ from torch import distributed
 from torch.distributed.distributed_c10d import _get_default_store
 
 KEY = "kindling/peers"
+CONNECT_SECONDS = 3.0
 # A machine that loses its power or its network is noticed after 4 + 3 * 4 s; a killed process at once.
 KEEPALIVE = {"TCP_KEEPIDLE": 4, "TCP_KEEPINTVL": 4, "TCP_KEEPCNT": 3}
 
@@ -52,7 +53,7 @@ class Peers:
         self._has_ended = threading.Event()
         self._selector = DefaultSelector()
         self._sockets: dict[socket.socket, Peer] = {}
-        self._last_word = ""
+        self._connected = threading.Event()
         self._silent: set[int] = set()  # ranks that are done
         threading.Thread(target=self._watch, daemon=True).start()
         atexit.register(self.leave, "done")
@@ -63,7 +64,8 @@ class Peers:
 
     def leave(self, word: str) -> None:
         """Tell the others that this process ends, and why: `done`, `error` or `interrupted`."""
-        self._last_word = word  # also for processes that connect later
+        if word != "done":
+            self._connected.wait(CONNECT_SECONDS)  # an error may occur while the processes connect
         self._send(word)
 
     def _send(self, line: str) -> None:
@@ -127,8 +129,8 @@ class Peers:
                 connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
         self._sockets[connection] = peer
         self._selector.register(connection, EVENT_READ)
-        if self._last_word:
-            self._send(self._last_word)
+        if distributed.get_rank() or len(self._sockets) == distributed.get_world_size() - 1:
+            self._connected.set()
 
     def _read(self, connection: socket.socket) -> None:
         peer, lines = self._sockets[connection], b""
