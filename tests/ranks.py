@@ -39,6 +39,7 @@ class Ranks:
             node, local_rank = divmod(rank, devices)
             names = {"LOCAL_RANK": local_rank, "NODE_RANK": node, "WORLD_SIZE": world_size, "MASTER_PORT": port}
             environment = {"MASTER_ADDR": "127.0.0.1", "OMP_NUM_THREADS": 1, **names}
+            environment |= {name: os.environ[name] for name in ("TORCH_HOME",) if name in os.environ}
             process = context.Process(target=_run, args=(command, Path.cwd(), environment, rank), daemon=False)
             process.start()
             self.processes.append(process)

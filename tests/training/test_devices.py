@@ -21,7 +21,8 @@ from torch.utils.data._utils import worker
 from conftest import LOADING, TINY, Command, Train, different
 from kindling.cli import main
 from kindling.training import processes
-from kindling.training.processes import Launcher, PeerError, replace_spawn
+from kindling.training.peers import PeerError
+from kindling.training.processes import Launcher, replace_spawn
 from ranks import Ranks
 
 RUN = Path("runs/tiny/version_0")

@@ -8,6 +8,7 @@ from typing import Any
 from jsonargparse import ArgumentError
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities import rank_zero_only
 from typing_extensions import override
 
 from kindling.cli.checkpoint_config import epochs_completed, is_training_complete, load_weights
@@ -35,7 +36,13 @@ from kindling.tensorboard import Dashboard, dashboard_of
 from kindling.tensorboard.trials import TrialDashboard
 from kindling.training import TestOutputCollector
 from kindling.training.checkpoint_io import write_atomically
-from kindling.training.processes import end_with_parent, sigterm_as_interrupt, watch_parents, watch_processes
+from kindling.training.processes import (
+    end_with_parent,
+    reporting_as_one,
+    sigterm_as_interrupt,
+    watch_parents,
+    watch_processes,
+)
 from kindling.training.sync_batch_norm import use_own_batch_norm
 from kindling.training.terminate_on_nan import describe_anomaly
 from kindling.training.user_callbacks import naming_monitors
@@ -268,7 +275,7 @@ class KindlingCLI(LightningCLI):
     def _train(self, **kwargs: Any) -> None:
         """Train the model; one without trainable parameters, such as an ensemble, is validated and saved."""
         if self.run and isinstance(self.datamodule, BaseDataModule):
-            self.datamodule.write_split(self.run.path)
+            rank_zero_only(self.datamodule.write_split)(self.run.path)
         print_model(self.model, self.run.path if self.run else None)
         if self._is_trainable:
             if self.run and self.is_trained:
@@ -338,5 +345,5 @@ def run(command: str, options: Sequence[str]) -> None:
     options, KindlingArgumentParser.shows_all = split_help_all(options)
     end_with_parent()
     watch_parents()
-    with sigterm_as_interrupt():
+    with sigterm_as_interrupt(), reporting_as_one():
         KindlingCLI(command, options, TrialOptions.of_other_process())

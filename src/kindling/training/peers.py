@@ -1,7 +1,7 @@
 """Notices which process of a run has ended, if torchrun, Slurm or another program has started the processes."""
 
-import atexit
 import os
+import re
 import secrets
 import socket
 import threading
@@ -15,10 +15,15 @@ from typing import NamedTuple
 from torch import distributed
 from torch.distributed.distributed_c10d import _get_default_store
 
+GRACE_SECONDS = 5.0  # time that a process has to notice that another one has failed
 KEY = "kindling/peers"
 CONNECT_SECONDS = 3.0
 # A machine that loses its power or its network is noticed after 4 + 3 * 4 s; a killed process at once.
 KEEPALIVE = {"TCP_KEEPIDLE": 4, "TCP_KEEPINTVL": 4, "TCP_KEEPCNT": 3}
+
+
+class PeerError(ConnectionError):
+    """Another process of a distributed run has failed."""
 
 
 class Peer(NamedTuple):
@@ -40,14 +45,17 @@ class Peers:
     ends, and `lost RANK PLACE` from the first process to the others.
 
     Attributes:
-        on_end: Called in a thread as soon as another process has ended early, with that process if it was lost.
+        on_end: Called in a thread as soon as another process has ended early, with the line that reports it; the line
+            is empty if another process reports it.
         ended: The word of the first process that has ended early: error, interrupted or lost; empty if none has.
         lost: The process that has ended without a word; None if there is none.
+        rank: Rank of this process.
     """
 
-    on_end: Callable[[Peer | None], None]
+    on_end: Callable[[str], None]
     ended = ""
     lost: Peer | None = None
+    rank, _size = 0, 1  # until the processes are connected
 
     def __init__(self) -> None:
         self._has_ended = threading.Event()
@@ -56,7 +64,13 @@ class Peers:
         self._connected = threading.Event()
         self._silent: set[int] = set()  # ranks that are done
         threading.Thread(target=self._watch, daemon=True).start()
-        atexit.register(self.leave, "done")
+
+    @property
+    def report(self) -> str:
+        """One line about the lost process, for the first one that is left; empty in all others."""
+        if self.lost is None or self.rank != int(self.lost.rank == 0):
+            return ""
+        return f"process {self.lost.rank + 1} of {self._size} was killed or has crashed ({self.lost.place})"
 
     def wait(self, seconds: float) -> None:
         """Wait until another process has ended early, but not longer than some seconds."""
@@ -64,7 +78,7 @@ class Peers:
 
     def leave(self, word: str) -> None:
         """Tell the others that this process ends, and why: `done`, `error` or `interrupted`."""
-        if word != "done":
+        if word != "done" and distributed.is_initialized():
             self._connected.wait(CONNECT_SECONDS)  # an error may occur while the processes connect
         self._send(word)
 
@@ -76,9 +90,10 @@ class Peers:
     def _watch(self) -> None:
         while not distributed.is_initialized():
             time.sleep(0.1)
+        self.rank, self._size = distributed.get_rank(), distributed.get_world_size()
         with suppress(OSError, RuntimeError):  # without these connections, messages name no process
             listener = None
-            if distributed.get_rank() == 0:
+            if self.rank == 0:
                 listener = self._listen()
             else:
                 self._connect()
@@ -108,7 +123,7 @@ class Peers:
             time.sleep(0.1)
         token, port, place = store.get(KEY).decode().split(" ", 2) if store.get(KEY) else ("", "0", "")
         connection = socket.create_connection((os.environ.get("MASTER_ADDR", "127.0.0.1"), int(port)), timeout=30)
-        connection.sendall(f"{token} {distributed.get_rank()} {_place()}\n".encode())
+        connection.sendall(f"{token} {self.rank} {_place()}\n".encode())
         self._add(connection, Peer(0, place))
 
     def _accept(self, listener: socket.socket) -> None:
@@ -129,7 +144,7 @@ class Peers:
                 connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
         self._sockets[connection] = peer
         self._selector.register(connection, EVENT_READ)
-        if distributed.get_rank() or len(self._sockets) == distributed.get_world_size() - 1:
+        if self.rank or len(self._sockets) == self._size - 1:
             self._connected.set()
 
     def _read(self, connection: socket.socket) -> None:
@@ -156,7 +171,36 @@ class Peers:
         self.lost, self.ended = lost, word
         self._send(f"lost {lost.rank} {lost.place}" if lost else word)
         self._has_ended.set()
-        threading.Thread(target=self.on_end, args=(lost,), daemon=True).start()
+        threading.Thread(target=self.on_end, args=(self.report,), daemon=True).start()
+
+
+def report_as_one(peers: Peers | None, error: BaseException) -> None:
+    """Raise another error than that of this process if another process has been lost, or reports why this one ends.
+
+    Raises:
+        PeerError: In the first process that is left, if one has been lost.
+        SystemExit: If another process reports an error.
+    """
+    if peers is None or (isinstance(error, SystemExit) and not error.code):
+        return
+    word = "error" if isinstance(error, Exception) else "interrupted"
+    is_own = not isinstance(error, PeerError) and not is_lost_connection(error)
+    if is_own:
+        peers.leave(word)
+    peers.wait(1.0 if is_own else GRACE_SECONDS)
+    if peers.report:
+        raise PeerError(peers.report) from error
+    theirs = peers.ended
+    is_same = theirs == word and peers.rank > 0
+    if theirs == "lost" or (theirs and (not is_own or is_same or (word, theirs) == ("interrupted", "error"))):
+        raise SystemExit(1) from error
+
+
+def is_lost_connection(error: BaseException) -> bool:
+    """Return whether an error means that another process does not respond."""
+    return isinstance(error, distributed.DistError) or (
+        isinstance(error, RuntimeError) and re.search(r"\bgloo\b|\bnccl", str(error)) is not None
+    )
 
 
 def _place() -> str:

@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import IO, Any, ClassVar
 
-import torch
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.fabric.strategies.launchers.subprocess_script import _basic_subprocess_cmd
 from lightning.pytorch import Trainer
@@ -25,18 +24,13 @@ from torch.utils.data._utils import worker
 from torch.utils.data._utils.worker import ManagerWatchdog
 from typing_extensions import override
 
-from kindling.training.peers import Peer, Peers
+from kindling.training.peers import GRACE_SECONDS, PeerError, Peers, is_lost_connection, report_as_one
 from kindling.training.threads import share_cores
 from kindling.utils.text import program_name
 
 logger = logging.getLogger(__name__)
 
-GRACE_SECONDS = 5.0  # time that a process has to notice that another one has failed
 PARENT_VARIABLE = "KINDLING_PARENT"  # environment variable with the PID of the main process, set by `Launcher`
-
-
-class PeerError(ConnectionError):
-    """Another process of a distributed run has failed."""
 
 
 class Launcher(_SubprocessScriptLauncher):
@@ -74,7 +68,7 @@ class Launcher(_SubprocessScriptLauncher):
             return function(*args, **kwargs)
         except Exception as error:
             self._is_over = True
-            self._report_as_one(error)
+            report_as_one(self.peers, error)
             is_from_peer = isinstance(error, PeerError)
             reason = self._wait_for_reason() if is_from_peer or is_lost_connection(error) else None
             self.kill(signal.SIGKILL)
@@ -85,7 +79,7 @@ class Launcher(_SubprocessScriptLauncher):
             raise PeerError(reason or lost) from error
         except BaseException as stop:  # Ctrl-C, after which Lightning ends the other processes
             self._is_over = True
-            self._report_as_one(stop)
+            report_as_one(self.peers, stop)
             raise
         finally:
             self._is_running = False
@@ -94,38 +88,13 @@ class Launcher(_SubprocessScriptLauncher):
     def _world_size(self) -> int:
         return self.num_processes * self.num_nodes
 
-    def _report_as_one(self, error: BaseException) -> None:
-        """Raise another error than that of this process if another process has been lost, or reports the same error.
-
-        Raises:
-            PeerError: In the first process that is left, if one has been lost.
-            SystemExit: If another process reports why this one ends.
-        """
-        if self.peers is None:
-            return
-        rank, word = self.cluster_environment.global_rank(), "error" if isinstance(error, Exception) else "interrupted"
-        is_own = not isinstance(error, PeerError) and not is_lost_connection(error)
-        if is_own:
-            self.peers.leave(word)
-        self.peers.wait(1.0 if is_own else GRACE_SECONDS)
-        if lost := self.peers.lost:
-            if rank == int(lost.rank == 0):
-                raise PeerError(self._describe(lost)) from error
-            raise SystemExit(1) from error
-        theirs = self.peers.ended
-        if theirs and (not is_own or (rank and theirs == word) or (word == "interrupted" and theirs == "error")):
-            raise SystemExit(1) from error
-
-    def _describe(self, lost: Peer) -> str:
-        return f"process {lost.rank + 1} of {self._world_size} was killed or has crashed ({lost.place})"
-
-    def _end_with_peer(self, lost: Peer | None) -> None:
-        """End this process if another one has ended and this one does not notice, as with NCCL."""
+    def _end_with_peer(self, line: str) -> None:
+        """End this process if another one has ended early and this one does not notice, as with NCCL."""
         time.sleep(GRACE_SECONDS)
         if self._is_running:
             self._clean_up()
-            if lost and self.cluster_environment.global_rank() == int(lost.rank == 0):
-                print(f"{program_name()}: error: {self._describe(lost)}", file=sys.stderr, flush=True)
+            if line:
+                print(f"{program_name()}: error: {line}", file=sys.stderr, flush=True)
             os._exit(1)
 
     @override
@@ -219,6 +188,18 @@ def sigterm_as_interrupt() -> Iterator[None]:
         signal.signal(signal.SIGTERM, handler)
 
 
+@contextmanager
+def reporting_as_one() -> Iterator[None]:
+    """Report one error for all processes of a command, and tell the others that this one ends."""
+    try:
+        yield
+    except BaseException as error:
+        report_as_one(Launcher.peers, error)
+        raise
+    if Launcher.peers is not None:
+        Launcher.peers.leave("done")
+
+
 def _interrupt(number: int, frame: FrameType | None) -> None:
     if Launcher.peers is not None and Launcher.peers.ended:
         return  # torchrun ends all processes after the first; this one reports that already
@@ -285,10 +266,3 @@ def replace_spawn(strategy: Any) -> Any:
     if isinstance(strategy, DDPStrategy):
         strategy._start_method = "popen"
     return strategy
-
-
-def is_lost_connection(error: BaseException) -> bool:
-    """Return whether an error means that another process does not respond."""
-    return isinstance(error, torch.distributed.DistError) or (
-        isinstance(error, RuntimeError) and re.search(r"\bgloo\b|\bnccl", str(error)) is not None
-    )

@@ -72,15 +72,17 @@ class ShardedStrategy(ModelParallelStrategy):
             self._layer_sync.apply(self.model)
         self.model = self.precision_plugin.convert_module(self.model)
         self.model_to_device()
-        if not any(isinstance(module, FSDPModule) for module in self.model.modules()):
-            self._shard(self.model)
         if trainer.state.fn == "fit":
+            if not any(isinstance(module, FSDPModule) for module in self.model.modules()):
+                self._shard(self.model)
             self.setup_optimizers(trainer)
         self.setup_precision_plugin()
 
     def _shard(self, model: nn.Module) -> None:
         if names := [name for name, _ in model.named_parameters(recurse=False)]:
             raise ValueError(f"{type(model).__name__}.{names[0]} is outside of any layer and can't be sharded: use ddp")
+        for parameter in model.parameters():  # FSDP can't shard those in the memory format channels_last
+            parameter.data = parameter.data.contiguous()
         mesh = self.device_mesh["data_parallel"]
         for unit in units(model, self.min_parameters):
             fully_shard(unit, mesh=mesh)
