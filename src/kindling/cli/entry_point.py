@@ -121,8 +121,9 @@ def call(run: Callable[[str, Sequence[str]], None], command: str, options: Seque
             raise
         return _fail(message, code=1)
     except (KeyboardInterrupt, SystemExit) as stop:
-        # Lightning turns Ctrl-C into SystemExit; help pages exit too.
-        if isinstance(stop, KeyboardInterrupt) or isinstance(stop.__context__, KeyboardInterrupt):
+        # Lightning turns Ctrl-C into SystemExit; help pages exit too, and processes whose error another one reports.
+        is_reported = stop.__cause__ is not None
+        if isinstance(stop, KeyboardInterrupt) or (isinstance(stop.__context__, KeyboardInterrupt) and not is_reported):
             print(f"{program_name()}: interrupted", file=sys.stderr)
             return 1
         return int(stop.code or 0)
