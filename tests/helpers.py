@@ -107,6 +107,19 @@ class KillAt(Callback):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
+class KillOnce(KillAt):
+    """Kills the process of one rank within a training step, unless it has done so before."""
+
+    def __init__(self, step: int, rank: int) -> None:
+        super().__init__(step)
+        self.rank = rank
+
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Any) -> None:
+        if trainer.global_step == self.step and trainer.global_rank == self.rank and not Path("killed").exists():
+            Path("killed").touch()
+            super().on_before_backward(trainer, pl_module, loss)
+
+
 class MemoryRecorder(Callback):
     """Records the memory of this process after each epoch."""
 

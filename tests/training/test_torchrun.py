@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,20 @@ def test_a_killed_process_ends_the_others_and_the_run_resumes(rank: int) -> None
     assert killed.returncode == 1
     resumed = run([*command, "fit", "--ckpt_path", str(RUN), "--trainer.callbacks", "null"])
     assert (resumed.returncode, errors(resumed.stderr)) == (0, [])
+    assert run([*command, *FIT, "--run_name", "whole"]).returncode == 0
+    assert different(LAST, "runs/whole/version_0/checkpoints/last.ckpt") == []
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not find_spec("kindling.cli.auto_resume"), reason="needs --ckpt_path auto")
+def test_torchrun_restarts_a_job_whose_process_is_killed() -> None:
+    """The process is killed once: the callback finds the file that it has written."""
+    once = '[{"class_path": "helpers.KillOnce", "init_args": {"step": 6, "rank": 1}}]'
+    command = torchrun("--standalone", "--nproc-per-node", 2, "--max-restarts", 1)
+    restarted = run([*command, *FIT, "--trainer.callbacks", once, "--ckpt_path", "auto"])
+    assert restarted.returncode == 0, restarted.stderr
+    assert Path("killed").exists()
+    assert [str(path) for path in Path("runs").glob("*/*")] == [str(RUN)]
     assert run([*command, *FIT, "--run_name", "whole"]).returncode == 0
     assert different(LAST, "runs/whole/version_0/checkpoints/last.ckpt") == []
 

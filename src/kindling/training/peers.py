@@ -4,6 +4,7 @@ import os
 import re
 import secrets
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -14,6 +15,8 @@ from typing import NamedTuple
 
 from torch import distributed
 from torch.distributed.distributed_c10d import _get_default_store
+
+from kindling.utils.text import program_name
 
 GRACE_SECONDS = 5.0  # time that a process has to notice that another one has failed
 KEY = "kindling/peers"
@@ -45,17 +48,17 @@ class Peers:
     ends, and `lost RANK PLACE` from the first process to the others.
 
     Attributes:
-        on_end: Called in a thread as soon as another process has ended early, with the line that reports it; the line
-            is empty if another process reports it.
+        on_end: Called in a thread as soon as another process has ended early.
         ended: The word of the first process that has ended early: error, interrupted or lost; empty if none has.
         lost: The process that has ended without a word; None if there is none.
         rank: Rank of this process.
     """
 
-    on_end: Callable[[str], None]
+    on_end: Callable[[], None]
     ended = ""
     lost: Peer | None = None
     rank, _size = 0, 1  # until the processes are connected
+    _has_reported = False
 
     def __init__(self) -> None:
         self._has_ended = threading.Event()
@@ -65,12 +68,18 @@ class Peers:
         self._silent: set[int] = set()  # ranks that are done
         threading.Thread(target=self._watch, daemon=True).start()
 
-    @property
-    def report(self) -> str:
-        """One line about the lost process, for the first one that is left; empty in all others."""
-        if self.lost is None or self.rank != int(self.lost.rank == 0):
+    def report_lost(self) -> str:
+        """Print one line about the lost process, in the first one that is left, at once: torchrun ends it soon.
+
+        Returns:
+            The line; empty in all other processes, and if it was printed before.
+        """
+        if self.lost is None or self._has_reported or self.rank != int(self.lost.rank == 0):
             return ""
-        return f"process {self.lost.rank + 1} of {self._size} was killed or has crashed ({self.lost.place})"
+        self._has_reported = True
+        line = f"process {self.lost.rank + 1} of {self._size} was killed or has crashed ({self.lost.place})"
+        print(f"{program_name()}: error: {line}", file=sys.stderr, flush=True)
+        return line
 
     def wait(self, seconds: float) -> None:
         """Wait until another process has ended early, but not longer than some seconds."""
@@ -171,7 +180,7 @@ class Peers:
         self.lost, self.ended = lost, word
         self._send(f"lost {lost.rank} {lost.place}" if lost else word)
         self._has_ended.set()
-        threading.Thread(target=self.on_end, args=(self.report,), daemon=True).start()
+        threading.Thread(target=self.on_end, daemon=True).start()
 
 
 def report_as_one(peers: Peers | None, error: BaseException) -> None:
@@ -188,8 +197,8 @@ def report_as_one(peers: Peers | None, error: BaseException) -> None:
     if is_own:
         peers.leave(word)
     peers.wait(1.0 if is_own else GRACE_SECONDS)
-    if peers.report:
-        raise PeerError(peers.report) from error
+    if line := peers.report_lost():
+        raise PeerError(line) from error  # for run.json
     theirs = peers.ended
     is_same = theirs == word and peers.rank > 0
     if theirs == "lost" or (theirs and (not is_own or is_same or (word, theirs) == ("interrupted", "error"))):

@@ -88,13 +88,12 @@ class Launcher(_SubprocessScriptLauncher):
     def _world_size(self) -> int:
         return self.num_processes * self.num_nodes
 
-    def _end_with_peer(self, line: str) -> None:
+    def _end_with_peer(self) -> None:
         """End this process if another one has ended early and this one does not notice, as with NCCL."""
         time.sleep(GRACE_SECONDS)
-        if self._is_running:
+        if self._is_running and self.peers is not None:
+            self.peers.report_lost()
             self._clean_up()
-            if line:
-                print(f"{program_name()}: error: {line}", file=sys.stderr, flush=True)
             os._exit(1)
 
     @override
@@ -201,8 +200,6 @@ def reporting_as_one() -> Iterator[None]:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    if Launcher.peers is not None and Launcher.peers.ended:
-        return  # torchrun ends all processes after the first; this one reports that already
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one ends the process at once
     raise KeyboardInterrupt
 
