@@ -64,7 +64,7 @@ class Peers:
         self._has_ended = threading.Event()
         self._selector = DefaultSelector()
         self._sockets: dict[socket.socket, Peer] = {}
-        self._connected = threading.Event()
+        self._joined, self._connected = 0, threading.Event()
         self._silent: set[int] = set()  # ranks that are done
         threading.Thread(target=self._watch, daemon=True).start()
 
@@ -153,8 +153,11 @@ class Peers:
                 connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
         self._sockets[connection] = peer
         self._selector.register(connection, EVENT_READ)
-        if self.rank or len(self._sockets) == self._size - 1:
+        self._joined += 1
+        if self.rank or self._joined == self._size - 1:
             self._connected.set()
+        if self.ended:  # before this process has joined
+            self._send(self._line)
 
     def _read(self, connection: socket.socket) -> None:
         peer, lines = self._sockets[connection], b""
@@ -178,7 +181,8 @@ class Peers:
         if self.ended:
             return
         self.lost, self.ended = lost, word
-        self._send(f"lost {lost.rank} {lost.place}" if lost else word)
+        self._line = f"lost {lost.rank} {lost.place}" if lost else word
+        self._send(self._line)
         self._has_ended.set()
         threading.Thread(target=self.on_end, daemon=True).start()
 

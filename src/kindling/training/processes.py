@@ -12,6 +12,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from importlib import import_module
 from types import FrameType
 from typing import IO, Any, ClassVar
 
@@ -20,6 +22,7 @@ from lightning.fabric.strategies.launchers.subprocess_script import _basic_subpr
 from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
+from torch.distributed import PrefixStore
 from torch.utils.data._utils import worker
 from torch.utils.data._utils.worker import ManagerWatchdog
 from typing_extensions import override
@@ -61,6 +64,7 @@ class Launcher(_SubprocessScriptLauncher):
             self._call_children_scripts()
             threading.Thread(target=self._watch, daemon=True).start()
         elif not self.procs and PARENT_VARIABLE not in os.environ and self._world_size > 1:
+            separate_restarts()
             Launcher.peers = peers = self.peers or Peers()
             peers.on_end = self._end_with_peer
         self._is_running = True
@@ -242,6 +246,23 @@ class ParentWatchdog(ManagerWatchdog):
 def watch_parents() -> None:
     """Use `ParentWatchdog` in the data workers that this process forks."""
     worker.ManagerWatchdog = ParentWatchdog  # type: ignore[misc]
+
+
+def separate_restarts() -> None:
+    """Let processes that torchrun has restarted connect: its store keeps the addresses of those before them.
+
+    Torch 2.14 shares one store among all attempts, so that the new processes would wait for the old ones.
+    """
+    if (attempt := os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) == "0":
+        return
+    module: Any = import_module("torch.distributed.rendezvous")  # `torch.distributed` has a function of this name
+    create = module._create_c10d_store
+    if not hasattr(create, "func"):
+        module._create_c10d_store = partial(_with_prefix, create, attempt)
+
+
+def _with_prefix(create: Callable[..., Any], attempt: str, *args: Any, **kwargs: Any) -> PrefixStore:
+    return PrefixStore(f"attempt {attempt}", create(*args, **kwargs))
 
 
 def devices_of_torchrun() -> dict[str, int]:
