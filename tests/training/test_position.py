@@ -185,6 +185,19 @@ def test_a_checkpoint_of_an_earlier_version_continues_within_its_epoch(kindling:
     ]
 
 
+@pytest.mark.slow
+def test_a_run_of_several_processes_says_that_the_batch_size_has_changed_its_meaning(kindling: Command) -> None:
+    kindling("fit", *LONG, *callbacks(("SignalAt", {"step": 2})))
+    stored = state_of(FIRST)
+    state = stored["callbacks"]["ExactResume"]
+    state["processes"] *= 2
+    del state["is_global"]  # as before `--data.batch_size` counted the samples of all processes
+    torch.save(stored, FIRST / "checkpoints/last.ckpt")
+    resumed = kindling("fit", "--ckpt_path", "last", "--trainer.callbacks", "null")
+    assert resumed.code == 0
+    assert "--data.batch_size now counts the samples of all processes: multiply it by 2" in resumed.err
+
+
 def test_the_last_two_checkpoints_are_kept(kindling: Command) -> None:
     kindling("fit", *LONG, "--trainer.max_steps", "11", "--checkpoint.every_n_minutes", "1e-9")
     assert [state_of(FIRST, name)["global_step"] for name in ("last", "previous")] == [11, 10]
