@@ -111,12 +111,12 @@ def test_batches_that_are_too_small_for_the_processes_are_refused(options: list[
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("samples", "size"), [(300, 16), (302, 7), (10, 1024)])
+@pytest.mark.parametrize(("samples", "size"), [(300, 16), (302, 7), (10, 1024), (2000, 64)])
 def test_predictions_of_several_processes_have_the_order_of_one(
     kindling: Command, trained: Train, samples: int, size: int
 ) -> None:
-    few = ["--data.num_classes", "2", "--data.val_split", "2"] if samples == 10 else []
-    trained(*TINY, "--data.num_samples", samples, *few)
+    options = {10: "--data.num_classes 2 --data.val_split 2", 2000: "--data.num_classes 210"}.get(samples, "")
+    trained(*TINY, "--data.num_samples", samples, *options.split())
     predict = ["predict", "--ckpt_path", "last", "--data.eval_batch_size", size]
     assert kindling(*predict).code == 0
     file = Path("runs/tiny/version_0/predictions.csv")
