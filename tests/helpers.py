@@ -3,6 +3,7 @@
 import os
 import signal
 import struct
+import time
 import zlib
 from pathlib import Path
 from typing import Any, ClassVar
@@ -54,6 +55,38 @@ class SignalInTest(Callback):
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.global_rank == self.rank:
             signal.raise_signal(self.number)
+
+
+class SignalBeforeTraining(SignalInTest):
+    """Sends a signal to the process of one rank before its first training step."""
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.on_test_start(trainer, pl_module)
+
+
+class SignalInValidation(Callback):
+    """Sends a signal to this process during the validation after some training steps."""
+
+    def __init__(self, number: int, step: int) -> None:
+        self.number, self.step = number, step
+
+    def on_validation_batch_start(self, trainer: Trainer, *_: Any) -> None:
+        if trainer.state.fn == "fit" and trainer.global_step == self.step:
+            signal.raise_signal(self.number)
+
+
+class TimeLimit(Callback):
+    """Asks the stand-in for srun to send a signal within some training steps, and waits for it."""
+
+    def __init__(self, steps: list[int]) -> None:
+        self.steps = steps
+
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Any) -> None:
+        if trainer.global_step in self.steps and trainer.is_global_zero:
+            limit = Path(os.environ["CLUSTER"], "limit")
+            limit.touch()
+            while limit.exists():
+                time.sleep(0.01)
 
 
 class CrashAt(Callback):

@@ -15,6 +15,7 @@ from PIL import Image
 from sklearn.decomposition import PCA
 from sklearn.metrics import precision_score
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 from tensorboard.plugins.hparams import metadata
 from tensorboard.util.tensor_util import make_ndarray
 from torch.nn import functional as F
@@ -173,6 +174,15 @@ def test_an_interrupted_run_has_a_complete_dashboard(kindling: Command) -> None:
     assert read("val").Tags()["images"] == ["pictures/confusion matrix"]
     assert read("train").Tags()["graph"]
     assert hyperparameters(RUN)["hidden"] == "8"
+
+
+def test_points_of_a_session_interrupted_in_its_first_epoch_are_dropped(kindling: Command) -> None:
+    """There is no row of metrics.csv yet, but there are histograms."""
+    stop = ["--trainer.callbacks", "helpers.SignalAt", "--trainer.callbacks.step", 2]
+    assert kindling("fit", *TINY, *stop).code == 1
+    assert kindling("fit", "--ckpt_path", RUN, "--trainer.callbacks", "null").code == 0
+    events = [event for file in (RUN / "train").glob("*tfevents*") for event in EventFileLoader(str(file)).Load()]
+    assert [event.step for event in events if event.HasField("session_log")] == [3]
 
 
 @pytest.mark.slow

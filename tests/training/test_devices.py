@@ -213,7 +213,7 @@ def test_killed_and_interrupted_processes_resume_exactly() -> None:
 
     last = RUN / "checkpoints/last.ckpt"
     for number, step, ranks, code, saved in (
-        (signal.SIGTERM, 4, (1,), 1, 5),
+        (signal.SIGTERM, 4, (1,), 143, 5),
         (signal.SIGINT, 5, (0,), 1, 6),
         (signal.SIGKILL, 9, (0, 1), -signal.SIGKILL, 8),
     ):

@@ -17,9 +17,12 @@ from typing import Any, NoReturn
 
 from kindling import __version__
 from kindling.cli.commands import COMMANDS, FUNCTIONS, MODULES
+from kindling.cli.requeue import end_stopped
 from kindling.utils.last_output import note_output
+from kindling.utils.stop_signals import interrupting
 from kindling.utils.text import program_name, set_program_name, shorten
 
+TERMINABLE = ("fit", "validate", "test", "predict", "tune")  # what they leave half-written on SIGTERM is removed
 HELP = f"""usage: {{program}} COMMAND [OPTIONS]
 
 commands:
@@ -75,7 +78,8 @@ def main(args: Sequence[str] | None = None) -> int:
         args: Name and options of the command, by default `sys.argv`.
 
     Returns:
-        The exit code: 0, 1 if the command failed, 2 for a usage error.
+        The exit code: 0, 1 if the command failed or Ctrl-C stopped it, 2 for a usage error, 143 after SIGTERM or
+        SIGUSR1.
     """
     note_output()
     command, *options = (sys.argv[1:] if args is None else args) or ["--help"]
@@ -93,16 +97,17 @@ def main(args: Sequence[str] | None = None) -> int:
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it warns if the home folder is read-only
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # read when torch is imported; profiling on a CPU warns
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # silences messages of torch's profiler about a missing GPU
-    try:
-        with _loading(command), _importing():
-            run = _find(command)
-    except KeyboardInterrupt:
-        return _fail("interrupted during start-up", code=1)
-    except ModuleNotFoundError as error:
-        if f"{error.name}.".startswith("kindling.") or os.environ.get("KINDLING_DEBUG"):
-            raise
-        return _fail(f"{error.name} is not installed: install the dependencies with pip install -e .", code=1)
-    return call(run, command, options)
+    with interrupting() if command in TERMINABLE else nullcontext():
+        try:
+            with _loading(command), _importing():
+                run = _find(command)
+        except KeyboardInterrupt as stop:
+            return _fail("interrupted during start-up", code=end_stopped(stop, command, options))
+        except ModuleNotFoundError as error:
+            if f"{error.name}.".startswith("kindling.") or os.environ.get("KINDLING_DEBUG"):
+                raise
+            return _fail(f"{error.name} is not installed: install the dependencies with pip install -e .", code=1)
+        return call(run, command, options)
 
 
 def call(run: Callable[[str, Sequence[str]], None], command: str, options: Sequence[str]) -> int:
@@ -122,10 +127,11 @@ def call(run: Callable[[str, Sequence[str]], None], command: str, options: Seque
         return _fail(message, code=1)
     except (KeyboardInterrupt, SystemExit) as stop:
         # Lightning turns Ctrl-C into SystemExit; help pages exit too, and processes whose error another one reports.
-        is_reported = stop.__cause__ is not None
-        if isinstance(stop, KeyboardInterrupt) or (isinstance(stop.__context__, KeyboardInterrupt) and not is_reported):
+        cause = stop if isinstance(stop, KeyboardInterrupt) else None if stop.__cause__ else stop.__context__
+        if isinstance(cause, KeyboardInterrupt):
             print(f"{program_name()}: interrupted", file=sys.stderr)
-            return 1
+            return end_stopped(cause, command, options)
+        assert isinstance(stop, SystemExit)
         return int(stop.code or 0)
     return 0
 

@@ -38,7 +38,7 @@ HELP = {
     "trainer.profiler": "Profiler: simple or advanced.",
 }
 FIT_HELP = {
-    "ckpt_path": "Checkpoint to resume: best, last (of the newest run), a folder or file.",
+    "ckpt_path": "To resume: auto (of this command), best, last, a folder or a file.",
     "averaging": "Averaging; its options follow as --averaging.NAME VALUE.",
     "averaging.help": "Show the options of EMA or SWA.",
     "trainer.max_epochs": "Number of training epochs.",

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from kindling.utils.stop_signals import Terminated
 from kindling.utils.text import program_name, set_program_name
 
 # What most commands import, some of it only when they need it.
@@ -98,12 +99,12 @@ def _stop_with_parent() -> None:
 
 @contextmanager
 def _forwarded_sigterm(running: dict[int, tuple[int, Any]]) -> Iterator[None]:
-    """Pass SIGTERM on to the running processes, which Ctrl-C reaches anyway, then raise KeyboardInterrupt."""
+    """Pass SIGTERM on to the running processes, which Ctrl-C reaches anyway, then raise `Terminated`."""
 
     def forward(number: int, frame: FrameType | None) -> None:
         for _, process in running.values():
             process.terminate()
-        raise KeyboardInterrupt
+        raise Terminated(number)
 
     handler = signal.signal(signal.SIGTERM, forward)
     try:

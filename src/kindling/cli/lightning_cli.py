@@ -1,6 +1,7 @@
 """`kindling fit`, `validate`, `test` and `predict`: LightningCLI with run folders and named checkpoints."""
 
 import shlex
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,12 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
 from typing_extensions import override
 
-from kindling.cli.checkpoint_config import epochs_completed, is_training_complete, load_weights
+from kindling.cli.auto_resume import AutoResume
+from kindling.cli.checkpoint_config import CompleteError, epochs_completed, is_training_complete, load_weights
 from kindling.cli.class_names import NOUNS, replacement_hint
+from kindling.cli.command_line import resumes_automatically
 from kindling.cli.modules import ModuleBuilder
-from kindling.cli.option_checks import check_config, check_devices
+from kindling.cli.option_checks import check_config, check_devices, check_tasks
 from kindling.cli.options import ALL_PROBABILITIES, add_fit_options, check_nonempty_run, check_validation
 from kindling.cli.parser import KindlingArgumentParser, prefer_whole_numbers, split_help_all
 from kindling.cli.parser_errors import one_line
@@ -36,13 +39,7 @@ from kindling.tensorboard import Dashboard, dashboard_of
 from kindling.tensorboard.trials import TrialDashboard
 from kindling.training import TestOutputCollector
 from kindling.training.checkpoint_io import write_atomically
-from kindling.training.processes import (
-    end_with_parent,
-    reporting_as_one,
-    sigterm_as_interrupt,
-    watch_parents,
-    watch_processes,
-)
+from kindling.training.processes import end_with_parent, reporting_as_one, watch_parents, watch_processes
 from kindling.training.sync_batch_norm import use_own_batch_norm
 from kindling.training.terminate_on_nan import describe_anomaly
 from kindling.training.user_callbacks import naming_monitors
@@ -51,6 +48,7 @@ from kindling.tuning.trials import TrialOptions
 from kindling.utils.console import as_command, line_for, results_table, say, silence_libraries
 from kindling.utils.errors import UsageError
 from kindling.utils.plugins import load_plugins
+from kindling.utils.stop_signals import interruption
 from kindling.utils.text import join_names, program_name
 
 
@@ -70,7 +68,8 @@ class KindlingCLI(LightningCLI):
         self.command = command
         self.trial = trial
         self.typed = shlex.join([program_name(), command, *options])
-        self.sources = Sources.read(command, load_plugins(options))
+        self.auto = AutoResume.of(options) if command == "fit" else None
+        self.sources = Sources.read(command, load_plugins(self.auto.options if self.auto else options))
         self.checkpoint = self.sources.checkpoint
         self.builder = ModuleBuilder(self, command, self.sources, trial.data if trial else None)
         self.run: RunSession | None = None
@@ -158,6 +157,8 @@ class KindlingCLI(LightningCLI):
                 callbacks = self.trial.adapt(callbacks)
             trainer = Trainer(**{**options, "callbacks": callbacks, **kwargs})
             check_devices(trainer)
+            if self.command == "fit":
+                check_tasks(trainer)
             use_own_batch_norm(trainer)
             loaded = (self.checkpoint, {**self.sources.stored}) if self.checkpoint and not self._is_diagnostic else None
             write_atomically(trainer.strategy, self.run.path if self.run else None, loaded)
@@ -185,12 +186,12 @@ class KindlingCLI(LightningCLI):
                 raise ValueError("; ".join(error.__notes__)) from error
             raise
         print_early_stop_reason(self.trainer, self.run.path if self.run else None)
-        if self.run and self.run.resume.interrupted:
+        if self.run and (number := self.run.resume.signal):
             say("trained to the end; test it with: " + as_command("kindling", "test --ckpt_path", self.run.path))
-            if self.trial:  # no further one starts
-                raise KeyboardInterrupt
+            if self.trial or (number != signal.SIGINT and self._tests_after_fit):  # no further trial starts
+                raise interruption(number)
             return
-        if self._tests and getattr(self.datamodule, "has_test_split", True):
+        if self._tests_after_fit:
             remove_averaging(self.trainer)
             self.test(**kwargs | {"ckpt_path": self.run.tested_checkpoint(self.trainer) if self.run else None})
         if self.run:
@@ -256,7 +257,8 @@ class KindlingCLI(LightningCLI):
         if not self.checkpoint or self._is_diagnostic:  # diagnostics do not resume
             return
         if self.command == "fit":
-            self.is_trained = is_training_complete(self.checkpoint, stored, self._config)
+            tests, is_auto = self._tests_after_fit, self.auto is not None
+            self.is_trained = is_training_complete(self.checkpoint, stored, self._config, tests, is_auto)
             return
         check_trained(self.checkpoint, stored)
         writes = is_writable(run_folder_of(self.checkpoint)) and not self._config["trainer"]["fast_dev_run"]
@@ -265,7 +267,8 @@ class KindlingCLI(LightningCLI):
 
     def _open_run(self, options: Any) -> None:
         """Open the run folder, and set the Trainer options that make it write there."""
-        self.run = RunSession.open(self._run_name, self.checkpoint, self.sources.configs, self.typed)
+        restarted = self.auto.restarted if self.auto else None
+        self.run = RunSession.open(self._run_name, self.checkpoint, restarted, self.sources.configs, self.typed)
         if self.run.is_new:
             self._config["run_name"] = self._run_name  # so that a run repeated from config.yaml has the same name
         add_run(options, self._config, self.run, self.sources.stored.get("global_step"))
@@ -324,6 +327,10 @@ class KindlingCLI(LightningCLI):
         return bool(self._config.get("all_probabilities"))
 
     @property
+    def _tests_after_fit(self) -> bool:
+        return self._tests and bool(getattr(self.datamodule, "has_test_split", True))
+
+    @property
     def _changed(self) -> list[str]:
         """Options of the model that make the results of `test` those of another model than the checkpoint's."""
         return self.sources.changed_options(self.model) if self.command == "test" else []
@@ -345,5 +352,10 @@ def run(command: str, options: Sequence[str]) -> None:
     options, KindlingArgumentParser.shows_all = split_help_all(options)
     end_with_parent()
     watch_parents()
-    with sigterm_as_interrupt(), reporting_as_one():
-        KindlingCLI(command, options, TrialOptions.of_other_process())
+    try:
+        with reporting_as_one():
+            KindlingCLI(command, options, TrialOptions.of_other_process())
+    except CompleteError as done:
+        if not resumes_automatically(options):
+            raise
+        say(f"nothing is left to train: {done}; without --ckpt_path auto, a new run starts")

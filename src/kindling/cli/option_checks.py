@@ -166,6 +166,16 @@ def check_devices(trainer: Trainer) -> None:
         raise ValueError(f"--trainer.devices must be at most {limit} on this CPU, got {trainer.num_devices}")
 
 
+def check_tasks(trainer: Trainer) -> None:
+    """Raise ValueError if not all tasks of a Slurm job would train together."""
+    if not SLURMEnvironment.detect() or "RANK" in os.environ:  # torchrun starts further processes in each task
+        return
+    tasks, nodes = int(os.environ["SLURM_NTASKS"]), int(os.environ.get("SLURM_NNODES", "1"))
+    if tasks != trainer.world_size:
+        options = f"--trainer.devices {tasks // nodes}" + f" --trainer.num_nodes {nodes}" * (nodes > 1)
+        raise ValueError(f"this job has {tasks} tasks, but {trainer.world_size} would train: set {options}")
+
+
 def draw_seed(nodes: int = 1) -> int:
     """Draw a random seed, the same in all processes of a distributed run.
 

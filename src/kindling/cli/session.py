@@ -14,7 +14,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from typing_extensions import override
 
 from kindling.runs.folders import RUNS, check_run_name, is_last, new_run, run_folder_of
-from kindling.runs.metadata import RunMetadata, check_is_free, recipe_name
+from kindling.runs.metadata import FILE, RunMetadata, check_is_free, recipe_name
 from kindling.runs.signatures import sign
 from kindling.tensorboard.logger import run_loggers
 from kindling.training import (
@@ -48,12 +48,15 @@ class RunSession:
     resume: ExactResume
 
     @classmethod
-    def open(cls, name: str, checkpoint: Path | None, configs: Sequence[Path], command: str) -> Self:
+    def open(
+        cls, name: str, checkpoint: Path | None, restarted: Path | None, configs: Sequence[Path], command: str
+    ) -> Self:
         """Open the run folder: for a `last.ckpt` the folder of its run, which is resumed; otherwise a new one.
 
         Args:
             name: Folder of a new run under `runs/`.
             checkpoint: Checkpoint to start from.
+            restarted: Folder of a run without checkpoints, in which the new run starts over.
             configs: Config files on the command line: the recipe and its overlays.
             command: The full command line.
 
@@ -64,6 +67,9 @@ class RunSession:
             path, is_new, began_from = run_folder_of(checkpoint), False, None
             rank_zero_only(check_is_free)(path)
             rank_zero_only(remove_temporary_files)(path)
+        elif restarted:
+            path, is_new, began_from = restarted, True, None
+            rank_zero_only(_clear)(path)
         else:
             # Only the first process of a distributed run writes files; Lightning tells the others its folder.
             path, is_new, began_from = rank_zero_only(new_run)(name) or RUNS / name, True, checkpoint
@@ -112,6 +118,15 @@ class RunSession:
             for folder in (self.path.parent, self.path.parent.parent):
                 with suppress(OSError):
                     folder.rmdir()  # fails if it contains other runs
+
+
+def _clear(run: Path) -> None:
+    """Remove the contents of a run folder, apart from the record that this process trains there."""
+    for path in run.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path.name != FILE:
+            path.unlink()
 
 
 def best_checkpoint_callback(trainer: Trainer) -> BestCheckpoint | None:

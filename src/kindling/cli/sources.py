@@ -10,6 +10,7 @@ import yaml
 from lightning.pytorch import LightningModule
 
 from kindling.cli.checkpoint_config import config_from_checkpoint
+from kindling.cli.command_line import AUTO, group_options, option_name, option_values
 from kindling.cli.recipe_checks import OPTION_GROUPS
 from kindling.cli.recipes import find_recipes
 from kindling.cli.yaml_files import check_typed, read_yaml
@@ -73,7 +74,10 @@ class Sources:
             read_yaml(path)  # raises UsageError if it is invalid
         checkpoint, stored, config = None, {}, {}
         if named.ckpt_path is not None:
-            checkpoint = find_checkpoint(named.ckpt_path, prefer="last" if command == "fit" else "best")
+            if command == "fit":
+                checkpoint = find_checkpoint(named.ckpt_path, prefer="last", names=("best", "last", AUTO))
+            else:
+                checkpoint = find_checkpoint(named.ckpt_path)
             stored = restore_last(checkpoint) if command == "fit" else read_checkpoint(checkpoint)
             config = config_from_checkpoint(checkpoint, stored, command, typed, configs)
         elif command != "fit" and not {"-h", "--help"}.intersection(typed):
@@ -84,7 +88,7 @@ class Sources:
     @property
     def names(self) -> set[str]:
         """Names of the options on the command line, including a learning rate set in an overlay."""
-        names = {_key(option) for option in _split_options(self.typed)}
+        names = {option_name(option) for option in group_options(self.typed)}
         recipes = (read_yaml(path) for path in self.configs if path.is_file())
         return names | {"model.optimizer.lr"} if sets_only_learning_rate(recipes) else names
 
@@ -94,8 +98,8 @@ class Sources:
         recipes = [self.stored_config, *(read_yaml(path) for path in self.configs if path.is_file())]
         parts = [recipe["model"] for recipe in recipes if recipe.get("model")]
         named = [part.get("class_path", "") if isinstance(part, dict) else str(part) for part in parts]
-        typed = [option for option in _split_options(self.typed) if _key(option) == "model"]
-        named += [option[0].partition("=")[2] or option[-1] for option in typed]
+        typed = [option for option in group_options(self.typed) if option_name(option) == "model"]
+        named += [values[-1] for option in typed if (values := option_values(option))]
         return next(filter(None, reversed(named)), "")
 
     def changed_options(self, model: LightningModule) -> list[str]:
@@ -119,9 +123,10 @@ def classes_first(typed: Sequence[str]) -> list[str]:
         >>> classes_first(["--model.optimizer.lr", "0.1", "--model.optimizer", "SGD", "--model", "MLPClassifier"])
         ['--model', 'MLPClassifier', '--model.optimizer', 'SGD', '--model.optimizer.lr', '0.1']
     """
-    options = _split_options(typed)
-    for key in sorted({_key(option) for option in options if _names_class(option)}, key=lambda key: key.count(".")):
-        keys = [_key(option) for option in options]
+    options = group_options(typed)
+    classes = {option_name(option) for option in options if _names_class(option)}
+    for key in sorted(classes, key=lambda key: key.count(".")):
+        keys = [option_name(option) for option in options]
         own = next((place for place, other in enumerate(keys) if other.startswith(f"{key}.")), len(keys))
         place = keys.index(key)
         if own < place and "config" not in keys[own:place] and _names_class(options[place]):
@@ -129,24 +134,8 @@ def classes_first(typed: Sequence[str]) -> list[str]:
     return [part for option in options for part in option]
 
 
-def _split_options(typed: Sequence[str]) -> list[list[str]]:
-    """Return the options of a command line, each with its values."""
-    options: list[list[str]] = []
-    for part in typed:
-        if part.startswith(("--", "-c")) or not options:
-            options.append([part])
-        else:
-            options[-1].append(part)
-    return options
-
-
-def _key(option: Sequence[str]) -> str:
-    """Return the dotted name of an option, without `init_args` and without the `+` that appends to a list."""
-    name = option[0].partition("=")[0].removeprefix("--").replace("init_args.", "").removesuffix("+")
-    return "config" if name.startswith("-c") else name
-
-
 def _names_class(option: Sequence[str]) -> bool:
     """Return whether the value of an option is the name of a class."""
-    values = [*option[0].split("=", 1)[1:], *option[1:]]
-    return len(values) == 1 and _key(option) not in OPTION_GROUPS and bool(re.fullmatch(r"[A-Za-z_][\w.]*", values[0]))
+    values = option_values(option)
+    is_name = len(values) == 1 and re.fullmatch(r"[A-Za-z_][\w.]*", values[0])
+    return option_name(option) not in OPTION_GROUPS and bool(is_name)

@@ -12,7 +12,6 @@ from kindling.cli.jobs import Job, run_jobs
 from kindling.cli.recipes import find_recipes, find_search_space
 from kindling.cli.several_runs import OF_SINGLE_RUNS, check_options, shared_options
 from kindling.runs.folders import check_run_name
-from kindling.training.processes import sigterm_as_interrupt
 from kindling.utils.console import say, silence_libraries
 from kindling.utils.errors import UsageError, UsageErrorParser
 from kindling.utils.optional import require_extra
@@ -39,24 +38,23 @@ def run(command: str, options: Sequence[str]) -> None:
     silence_libraries()
     if launcher := [name for name in OF_LAUNCHERS if name in os.environ]:
         raise UsageError(f"tune starts the processes of each trial itself: run it without a launcher ({launcher[0]})")
-    with sigterm_as_interrupt():
-        search = Search.open(typed, shared)
-        is_quiet, failed = typed.worker or typed.format == "json", 0
-        try:
-            if not typed.worker:
-                say(f"{search.study.path}: trials write their output to trial_<number>.log", stderr=is_quiet)
-            if typed.jobs > 1:
-                failed = _run_workers(options, typed.jobs, is_quiet)
-            else:
-                with naming_the_database(search.study.storage):
-                    search.run_trials(typed.trials, typed.timeout, stderr=typed.format == "json")
-        except KeyboardInterrupt:
-            say("stopped; the same command continues", stderr=is_quiet)
-            raise
+    search = Search.open(typed, shared)
+    is_quiet, failed = typed.worker or typed.format == "json", 0
+    try:
         if not typed.worker:
-            search.report(typed.format)
-        if failed:
-            raise ValueError(f"{count_noun(failed, 'job', 'jobs')} of {typed.jobs} failed; the same command continues")
+            say(f"{search.study.path}: trials write their output to trial_<number>.log", stderr=is_quiet)
+        if typed.jobs > 1:
+            failed = _run_workers(options, typed.jobs, is_quiet)
+        else:
+            with naming_the_database(search.study.storage):
+                search.run_trials(typed.trials, typed.timeout, stderr=typed.format == "json")
+    except KeyboardInterrupt:
+        say("stopped; the same command continues", stderr=is_quiet)
+        raise
+    if not typed.worker:
+        search.report(typed.format)
+    if failed:
+        raise ValueError(f"{count_noun(failed, 'job', 'jobs')} of {typed.jobs} failed; the same command continues")
 
 
 def _parse(options: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:

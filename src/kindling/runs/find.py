@@ -1,6 +1,7 @@
 """Find checkpoints by name, and read text files of run folders, which may be untrusted."""
 
 import json
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Literal
@@ -8,13 +9,15 @@ from typing import Literal
 from kindling.runs.folders import ENSEMBLE, REPEAT_FILE, RUNS, STUDY_FILE, is_in_run, written_checkpoints
 from kindling.runs.signatures import is_own_here
 from kindling.runs.trust import check_links
-from kindling.utils.text import program_name
+from kindling.utils.text import program_name, suggest
 
 MAX_BYTES = 256 * 2**20  # of a text file in a run folder; metrics.csv has 100 bytes per row
 Kind = Literal["best", "last"]
 
 
-def find_checkpoint(where: str | Path, prefer: Kind = "best", root: Path = RUNS) -> Path:
+def find_checkpoint(
+    where: str | Path, prefer: Kind = "best", root: Path = RUNS, names: Sequence[str] = ("best", "last")
+) -> Path:
     """Return a checkpoint given as a file, as a folder, or as `best` or `last` of the newest run under `root`.
 
     Args:
@@ -22,6 +25,7 @@ def find_checkpoint(where: str | Path, prefer: Kind = "best", root: Path = RUNS)
             cross-validation stands for the ensemble of its folds, that of a study for its best trial.
         prefer: Which checkpoint of the newest run to return for a folder.
         root: Folder of all runs.
+        names: Names that a user may give, for the error message.
 
     Raises:
         FileNotFoundError: If there is none.
@@ -36,7 +40,8 @@ def find_checkpoint(where: str | Path, prefer: Kind = "best", root: Path = RUNS)
         has_ensemble = (path / REPEAT_FILE).exists() and written_checkpoints(path / ENSEMBLE)
         folder, kind = path / ENSEMBLE if has_ensemble else best_trial(path) or path, prefer
     else:
-        raise FileNotFoundError(f"there is no checkpoint {where}: give a file, a run folder, best or last")
+        near = suggest(str(where), names) or f": give a file, a run folder, {', '.join(names[:-1])} or {names[-1]}"
+        raise FileNotFoundError(f"there is no checkpoint {where}{near}")
     written = written_checkpoints(folder)
     if not written:
         raise FileNotFoundError(f"there is no {kind}.ckpt under {folder}: train one with {program_name()} fit")

@@ -17,7 +17,7 @@ from typing import Any, Self, get_args, get_origin, get_type_hints
 from kindling import __version__
 from kindling.runs.find import read_text
 from kindling.runs.history import READ_ERRORS, best_epoch, read_history
-from kindling.runs.process import is_alive, is_copy
+from kindling.runs.process import is_alive, is_copy, process_info
 from kindling.utils.files import atomic_write
 from kindling.utils.text import strip_control_characters
 
@@ -176,6 +176,12 @@ def check_is_free(run: Path) -> None:
     if status_of(metadata) == "running" and metadata.process.get("pid") != os.getpid():
         where = f"process {metadata.process.get('pid')} on {metadata.process.get('host')}"
         raise ValueError(f"{run} is still being trained ({where}): wait for it or stop it first")
+
+
+def claim(run: Path, metadata: RunMetadata) -> None:
+    """Record that this process is about to train in a run folder, so that no other one does."""
+    metadata.status, metadata.heartbeat, metadata.process = "running", utc_timestamp(), process_info(run)
+    metadata.write(run)
 
 
 def status_of(metadata: RunMetadata) -> str:

@@ -9,6 +9,8 @@ from typing import Any
 
 import psutil
 
+from kindling.utils import slurm
+
 HEARTBEAT_TIMEOUT = 600  # seconds after which a run on another host counts as dead; it writes run.json every 30
 
 
@@ -21,11 +23,27 @@ def process_info(run: Path) -> dict[str, Any]:
         "began": round(began, 2),
         "after_boot": round(began - psutil.boot_time(), 2),
         "folder": [str(run.resolve()), run.stat().st_ino],
+        **current_job(),
     }
 
 
+def current_job() -> dict[str, Any]:
+    """Return the job of this process, and how often Slurm and torchrun have restarted it; empty outside of a job."""
+    elastic = os.environ.get("TORCHELASTIC_RUN_ID", "none")
+    name = f"slurm {slurm.job_id()}" if slurm.job_id() else f"torchrun {elastic}" if elastic != "none" else ""
+    counts = (os.environ.get(f"{launcher}_RESTART_COUNT", "0") for launcher in ("SLURM", "TORCHELASTIC"))
+    return {"job": name, "restarts": [*map(int, counts)]} if name else {}
+
+
 def is_alive(process: dict[str, Any], heartbeat: str) -> bool:
-    """Return whether a process is running; on another host, whether it wrote its last heartbeat a short time ago."""
+    """Return whether a process is running; on another host, whether it wrote its last heartbeat a short time ago.
+
+    A job that was restarted has ended its earlier processes, on any host.
+    """
+    job = current_job()
+    with suppress(TypeError):
+        if job and process.get("job") == job["job"] and process.get("restarts", []) < job["restarts"]:
+            return False
     if process.get("host") != platform.node():
         with suppress(ValueError):
             age = datetime.now(UTC) - datetime.fromisoformat(heartbeat)  # negative if the clocks differ

@@ -87,7 +87,8 @@ def run_loggers(run: Path, steps: int | None) -> list[Logger]:
     """
     where: dict[str, Any] = {"save_dir": run.parent.parent, "name": run.parent.name, "version": run.name}
     table = run / "metrics.csv"
-    if steps is None or not table.exists():
+    if steps is None:
         return [MetricsLogger([], **where), SplitLogger(**where)]
-    rows = [row for row in complete_rows(table) if is_before_step(row, steps)]
+    earlier = complete_rows(table) if table.exists() else []  # there is none before the end of the first epoch
+    rows = [row for row in earlier if is_before_step(row, steps)]
     return [MetricsLogger(rows, **where), SplitLogger(steps, **where)]

@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from importlib import import_module
-from types import FrameType
 from typing import IO, Any, ClassVar
 
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.fabric.strategies.launchers.subprocess_script import _basic_subprocess_cmd
 from lightning.pytorch import Trainer
@@ -29,6 +29,7 @@ from typing_extensions import override
 
 from kindling.training.peers import GRACE_SECONDS, PeerError, Peers, is_lost_connection, report_as_one
 from kindling.training.threads import share_cores
+from kindling.utils.stop_signals import interrupt
 from kindling.utils.text import program_name
 
 logger = logging.getLogger(__name__)
@@ -167,28 +168,19 @@ def wait_for_processes(trainer: Trainer) -> None:
 
 
 def watch_processes(trainer: Trainer, clean_up: Callable[[], None]) -> None:
-    """Replace Lightning's launcher, if the Trainer starts several processes, and its SIGTERM handler.
+    """Replace Lightning's launcher, if the Trainer starts several processes, and its signal handlers.
 
-    That handler broadcasts the signal to all processes, which then wait for each other forever, and in a single process
-    it makes an interrupted test exit with code 0.
+    That of SIGTERM broadcasts the signal to all processes, which then wait for each other forever, and in a single
+    process it makes an interrupted test exit with code 0. That of SIGUSR1 in a Slurm job saves a checkpoint wherever
+    the signal arrives, such as in the middle of a step.
     """
-    trainer._signal_connector._sigterm_notifier_fn = _interrupt  # type: ignore[assignment, method-assign]
+    trainer._signal_connector._sigterm_notifier_fn = interrupt  # type: ignore[assignment, method-assign]
+    environment = trainer._accelerator_connector.cluster_environment
+    if isinstance(environment, SLURMEnvironment):
+        environment.auto_requeue = False
     strategy = trainer.strategy
     if isinstance(strategy.launcher, _SubprocessScriptLauncher):
         strategy._launcher = Launcher(strategy.launcher, clean_up)
-
-
-@contextmanager
-def sigterm_as_interrupt() -> Iterator[None]:
-    """Treat SIGTERM like Ctrl-C, so that a terminated command removes partial files."""
-    if threading.current_thread() is not threading.main_thread():  # the only one that may set handlers
-        yield
-        return
-    handler = signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, handler)
 
 
 @contextmanager
@@ -201,11 +193,6 @@ def reporting_as_one() -> Iterator[None]:
         raise
     if Launcher.peers is not None:
         Launcher.peers.leave("done")
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one ends the process at once
-    raise KeyboardInterrupt
 
 
 def end_with_parent() -> None:

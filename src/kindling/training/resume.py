@@ -1,4 +1,4 @@
-"""Saves checkpoints from which a run resumes bit-exactly, and handles Ctrl-C and SIGTERM during training."""
+"""Saves checkpoints from which a run resumes bit-exactly, and handles signals during training."""
 
 import logging
 import os
@@ -30,6 +30,7 @@ from kindling.training.user_callbacks import save_inside_copy
 from kindling.utils.files import atomic_write
 from kindling.utils.hyperparameters import is_same_factory
 from kindling.utils.plugins import sources
+from kindling.utils.stop_signals import STOP_SIGNALS, interruption
 
 logger = logging.getLogger(__name__)
 
@@ -44,9 +45,10 @@ class ExactResume(Callback):
     the position in the epoch, counted in samples, and the random state and metrics of each process. The checkpoint
     before it is kept as `previous.ckpt`.
 
-    Ctrl-C or SIGTERM finishes the current optimizer step and saves a checkpoint; a second one stops at once. A run that
-    stops within an epoch (max_steps, max_time, `should_stop`) resumes there too, without the additional validation that
-    Lightning runs before it stops.
+    Ctrl-C, SIGTERM or SIGUSR1 finishes the current optimizer step and saves a checkpoint, in all processes of a
+    distributed run, whichever received the signal; a second one stops at once. A run that stops within an epoch
+    (max_steps, max_time, `should_stop`) resumes there too, without the additional validation that Lightning runs before
+    it stops.
 
     Args:
         run: The run folder; checkpoints are saved in its `checkpoints/`.
@@ -59,7 +61,7 @@ class ExactResume(Callback):
         self.path = run / "checkpoints" / "last.ckpt"
         self.every_n_minutes, self.every_n_steps = every_n_minutes, every_n_steps
         self._is_copy = not is_own_here(run)  # before a new config.yaml is signed
-        self.interrupted = False
+        self.signal = 0  # that has stopped the training
         self.is_trained = False  # whether the run is complete and nothing is left to train
         self._handlers: dict[int, Any] = {}
         self._loaded: dict[str, Any] | None = None
@@ -162,7 +164,7 @@ class ExactResume(Callback):
         if self._loaded:  # empty for a checkpoint of another Trainer
             # Just before the first batch: everything up to here may have drawn random numbers.
             self._restore(trainer, pl_module, self._loaded)
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in STOP_SIGNALS:
             self._handlers[number] = signal.signal(number, self._on_signal)
 
     def _restore(self, trainer: Trainer, model: LightningModule, state: dict[str, Any]) -> None:
@@ -180,8 +182,8 @@ class ExactResume(Callback):
         self._watch_loader(trainer)  # the loader may be new
         self._clear_restarting(trainer)  # before the counters of the epoch are reset
         self._save(trainer)
-        if self._any(trainer, self.interrupted):
-            raise KeyboardInterrupt
+        if number := self._received(trainer):
+            raise interruption(number)
 
     @override
     def on_train_batch_end(
@@ -190,10 +192,10 @@ class ExactResume(Callback):
         self._clear_restarting(trainer)
         if trainer.is_last_batch:
             return
-        if not isinstance(trainer.train_dataloader, ResumableLoader) and self._any(trainer, self.interrupted):
+        if not isinstance(trainer.train_dataloader, ResumableLoader) and (number := self._received(trainer)):
             loader = type(trainer.train_dataloader).__name__
             logger.warning(f"epoch {trainer.current_epoch + 1} will start over: {loader} can't resume within an epoch")
-            raise KeyboardInterrupt
+            raise interruption(number)
         # Lightning would run a validation before it stops, which an uninterrupted run does not, and could stop within
         # an accumulated optimizer step.
         loop = trainer.fit_loop.epoch_loop
@@ -207,18 +209,15 @@ class ExactResume(Callback):
             trainer.train_dataloader.before_batch = partial(self._before_batch, trainer)
 
     def _before_batch(self, trainer: Trainer) -> None:
-        """Save between two batches if due, after validation, schedulers and loggers of the last batch.
-
-        All processes of a distributed run save and stop at the same batch, whichever received the signal.
-        """
+        """Save between two batches if due, after validation, schedulers and loggers of the last batch."""
         self._clear_restarting(trainer)
         done = trainer.fit_loop.batch_idx + 1
         if not done or done % trainer.accumulate_grad_batches:  # already saved, or within an optimizer step
             return
-        if self._any(trainer, self.interrupted or self._is_due(trainer.global_step)):
+        if self._any(trainer, self.signal != 0 or self._is_due(trainer.global_step)):
             self._save(trainer)
-            if self._any(trainer, self.interrupted):
-                raise KeyboardInterrupt
+            if number := self._received(trainer):
+                raise interruption(number)
 
     def _is_due(self, step: int) -> bool:
         if step == self._saved_step:
@@ -238,6 +237,7 @@ class ExactResume(Callback):
             self._save(trainer)
         if self._stops:
             trainer.should_stop, trainer.fit_loop.epoch_loop.max_steps = True, self._max_steps
+        self.signal = self._received(trainer)
         self._restore_handlers()
 
     @override
@@ -268,8 +268,14 @@ class ExactResume(Callback):
         self._saved_step, self._saved_at = trainer.global_step, time.monotonic()
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self.interrupted = True
+        self.signal = number
         self._restore_handlers()
+
+    def _received(self, trainer: Trainer) -> int:
+        """Return the signal that any of the processes has received; 0 if none has."""
+        if not self._any(trainer, self.signal != 0):
+            return 0
+        return next(int(number) for number in reversed(STOP_SIGNALS) if self._any(trainer, self.signal == number))
 
     def _any(self, trainer: Trainer, decision: bool) -> bool:
         return trainer.strategy.reduce_boolean_decision(decision, all=False)

@@ -1,0 +1,103 @@
+"""`fit --ckpt_path auto`: resume the run that the same command has started, or start a new one."""
+
+import os
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from kindling.cli.checkpoint_config import CompleteError
+from kindling.cli.command_line import group_options, option_name, option_values, resumes_automatically
+from kindling.runs.folders import RUNS, written_checkpoints
+from kindling.runs.listing import find_runs, natural_key
+from kindling.runs.metadata import FILE, RunMetadata, claim, status_of
+from kindling.runs.process import current_job
+from kindling.training.first_process import decide_once
+from kindling.utils.files import locked
+from kindling.utils.slurm import is_queued
+
+# Options that say how long and on which devices a run trains, or what is reported: a run may resume with others.
+FREE = ("trainer", "checkpoint", "early_stopping", "test_after_fit", "profile", "watch", "data.num_workers")
+DRY = {"-h", "--help", "--print_config", "--overfit", "--find_lr", "--trainer.fast_dev_run"}  # they train no run
+
+
+@dataclass(frozen=True)
+class AutoResume:
+    """What `--ckpt_path auto` stands for.
+
+    Attributes:
+        options: The options of the command with the run in place of `auto`, or without `--ckpt_path`.
+        restarted: Run folder whose run has ended before its first checkpoint, and starts over.
+    """
+
+    options: list[str]
+    restarted: Path | None = None
+
+    @classmethod
+    def of(cls, options: Sequence[str]) -> "AutoResume | None":
+        """Return what `auto` stands for, the same in all processes; None if it is not asked for.
+
+        Raises:
+            CompleteError: If the run is complete, and has no checkpoint from which it could be trained longer.
+        """
+        if not resumes_automatically(options):
+            return None
+        others = [part for option in group_options(options) if option_name(option) != "ckpt_path" for part in option]
+        kind, _, run = decide_once(lambda: _decide(options)).partition(" ")
+        if kind == "resume":
+            return cls([*others, "--ckpt_path", run])
+        if kind == "complete":
+            raise CompleteError(f"{run} is complete, and has no checkpoint to continue from")
+        return cls(others, Path(run) if run else None)
+
+
+def _decide(options: Sequence[str]) -> str:
+    """Return what to do with the newest run of the same command: resume, restart or complete, and its folder.
+
+    Runs that another process trains or another job will resume are left out. Empty if there is none.
+    """
+    wanted = _identity(options)
+    with locked(RUNS / ".auto.lock"):  # two commands that start at the same time don't choose the same run
+        runs = [(run, RunMetadata.read(run)) for run in find_runs(RUNS) if (run / FILE).is_file()]
+        same = [(run, metadata) for run, metadata in runs if _is_same(run, metadata, wanted)]
+        job = current_job().get("job", "")
+        same.sort(key=lambda one: (one[1].process.get("job") == job, one[1].started, natural_key(str(one[0]))))
+        for run, metadata in reversed(same):
+            if status_of(metadata) == "running" or not _is_left(metadata, job):
+                continue
+            kind = "resume" if written_checkpoints(run) else "restart"
+            if metadata.status == "finished":
+                return f"{kind.replace('restart', 'complete')} {run}"
+            if not DRY.intersection(part.partition("=")[0] for part in options):
+                claim(run, metadata)
+            return f"{kind} {run}"
+    return ""
+
+
+def _is_same(run: Path, metadata: RunMetadata, wanted: list[list[str]]) -> bool:
+    """Return whether this user started a run with the same command."""
+    if hasattr(os, "getuid") and (run / FILE).stat().st_uid != os.getuid():
+        return False
+    try:
+        _, command, *options = shlex.split(metadata.commands[0]) if metadata.commands else ["", ""]
+    except ValueError:
+        return False
+    return command == "fit" and _identity(options) == wanted
+
+
+def _identity(options: Sequence[str]) -> list[list[str]]:
+    """Return the options that decide which run a command trains: all but `FREE` ones and `--ckpt_path auto`."""
+    groups = [option for option in group_options(options) if not resumes_automatically(option)]
+    named = [(option_name(option), option_values(option)) for option in groups]
+    return [[name, *values] for name, values in named if not {name, name.split(".")[0]}.intersection(FREE)]
+
+
+def _is_left(metadata: RunMetadata, job: str) -> bool:
+    """Return whether no other job will resume a run, as one that waits or another task of a job array may."""
+    other = str(metadata.process.get("job", ""))
+    if other in ("", job):
+        return True
+    if not other.startswith("slurm "):
+        return True
+    is_sibling = "_" in job and other.partition("_")[0] == job.partition("_")[0]
+    return not is_sibling and not is_queued(other.removeprefix("slurm "))
