@@ -131,8 +131,7 @@ def call(run: Callable[[str, Sequence[str]], None], command: str, options: Seque
         if isinstance(cause, KeyboardInterrupt):
             print(f"{program_name()}: interrupted", file=sys.stderr)
             return end_stopped(cause, command, options)
-        assert isinstance(stop, SystemExit)
-        return int(stop.code or 0)
+        return int((isinstance(stop, SystemExit) and stop.code) or 0)
     return 0
 
 
