@@ -21,7 +21,10 @@ PLATEAU = (
 CNN = "--model CNNClassifier --model.channels [4,8] --model.batch_norm true --trainer.max_epochs 3 "
 ONE_CYCLE = "--model.lr_scheduler OneCycleLR --model.lr_scheduler.max_lr 0.01 "
 IMAGES = "--data ImageFolderDataModule --data.data_dir {data}/images --data.batch_size 8 --data.memory_gb 0 "
-DDP = "--trainer.accelerator cpu --trainer.devices 2 --trainer.strategy ddp "
+DDP = (
+    "--trainer.accelerator cpu --trainer.devices 2 --trainer.strategy ddp --trainer.sync_batchnorm true "
+    "--model.batch_norm true --data.batch_size 64 "
+)
 
 
 @dataclass(frozen=True)

@@ -111,14 +111,6 @@ class StopAt(Callback):
             trainer.should_stop = True
 
 
-class SeedByRank(Callback):
-    """Seeds each process with its rank at the start of training."""
-
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.global_step == 0:
-            torch.manual_seed(trainer.global_rank)
-
-
 class SampleRecorder(Callback):
     """Records the first feature of all training samples, batch by batch."""
 
@@ -126,6 +118,15 @@ class SampleRecorder(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         self.batches.append(batch[0][:, 0].tolist())
+
+
+class ShareRecorder(Callback):
+    """Writes the first feature of all training samples of this process, and its random numbers, to a file."""
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        values = [*batch[0][:, 0].tolist(), torch.get_rng_state().sum().item()]
+        with Path(f"shares{trainer.global_rank}.txt").open("a") as file:
+            file.write(" ".join(map(repr, values)) + "\n")
 
 
 class KillAt(Callback):
@@ -137,6 +138,19 @@ class KillAt(Callback):
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Any) -> None:
         if trainer.global_step == self.step:
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+class KillOnce(KillAt):
+    """Kills the process of one rank within a training step, unless it has done so before."""
+
+    def __init__(self, step: int, rank: int) -> None:
+        super().__init__(step)
+        self.rank = rank
+
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Any) -> None:
+        if trainer.global_step == self.step and trainer.global_rank == self.rank and not Path("killed").exists():
+            Path("killed").touch()
+            super().on_before_backward(trainer, pl_module, loss)
 
 
 class MemoryRecorder(Callback):

@@ -16,7 +16,8 @@ from lightning.pytorch.utilities import rank_zero_only
 from conftest import Result
 from kindling.cli import main
 
-CPU = ["--trainer.accelerator", "cpu", "--trainer.strategy", "ddp"]
+DEVICE = ["--trainer.accelerator", "cpu"]
+CPU = [*DEVICE, "--trainer.strategy", "ddp"]
 
 
 def free_port(first: int = 0, last: int = 0) -> int:
@@ -34,22 +35,31 @@ class Ranks:
     They are forked from a server that has imported everything. What each prints is kept in `rank<n>.out` and `.err`.
     """
 
-    def __init__(self, *arguments: object, world_size: int = 2, slurm_job: str = "") -> None:
+    def __init__(
+        self,
+        *arguments: object,
+        world_size: int = 2,
+        nodes: int = 1,
+        options: Sequence[str] = CPU,
+        slurm_job: str = "",
+    ) -> None:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(
             ["kindling.cli.lightning_cli", "kindling.data.images.datamodule", "kindling.evaluation.report"]
         )
-        port = free_port()
-        options = [*map(str, arguments), *CPU, "--trainer.devices", str(world_size)]
+        port, devices = free_port(), world_size // nodes
+        command = [*map(str, arguments), *options, "--trainer.devices", str(devices)]
         self.processes: list[ForkServerProcess] = []
         for rank in range(world_size):
+            node, local_rank = divmod(rank, devices)
             if slurm_job:
                 environment = slurm_environment(rank, world_size, slurm_job)
             else:
-                names = {"LOCAL_RANK": rank, "NODE_RANK": 0, "WORLD_SIZE": world_size, "MASTER_PORT": port}
+                names = {"LOCAL_RANK": local_rank, "NODE_RANK": node, "WORLD_SIZE": world_size, "MASTER_PORT": port}
                 environment = {"MASTER_ADDR": "127.0.0.1", **names}
-            environment |= {"OMP_NUM_THREADS": 1, "PATH": os.environ["PATH"]}
-            process = context.Process(target=_run, args=(options, Path.cwd(), rank, environment), daemon=False)
+            kept = {name: os.environ[name] for name in ("PATH", "TORCH_HOME") if name in os.environ}
+            environment |= {"OMP_NUM_THREADS": 1, **kept}
+            process = context.Process(target=_run, args=(command, Path.cwd(), environment, rank), daemon=False)
             process.start()
             self.processes.append(process)
 
@@ -80,7 +90,7 @@ def slurm_environment(rank: int, tasks: int, job: str) -> dict[str, object]:
     return names
 
 
-def _run(options: Sequence[str], folder: Path, rank: int, environment: dict[str, object]) -> None:
+def _run(options: Sequence[str], folder: Path, environment: dict[str, object], rank: int) -> None:
     os.chdir(folder)
     os.environ.update({name: str(value) for name, value in environment.items()})
     for stream, number in (("out", 1), ("err", 2)):

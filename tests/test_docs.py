@@ -55,7 +55,8 @@ NOT_RUN = {
 }
 # Parts of `kindling` commands that are not run, with the reason.
 NOT_RUN_WITH = {
-    "--config with/gpu": "needs a GPU",
+    "--config with/ddp": "tests/cli/test_every_recipe.py trains with it",
+    "--config with/fsdp": "tests/cli/test_every_recipe.py trains with it",
     "--trainer.devices 2": "tests/training train with two processes",
     "images_transfer --folds": "its processes would download weights; tests/data/images cross-validates a folder",
 }

@@ -488,14 +488,6 @@ def test_options_may_precede_their_class(kindling: Command) -> None:
     assert config["trainer"]["logger"]["init_args"]["save_dir"] == "x"
 
 
-def test_predict_keeps_the_order_of_rows_on_one_device(kindling: Command, trained: Train) -> None:
-    trained(*TINY)
-    options = ["--trainer.accelerator", "cpu", "--trainer.devices", "2"]
-    result = kindling("predict", "--ckpt_path", "last", *options)
-    assert (result.code, result.err.count("\n")) == (1, 1)
-    assert "--trainer.devices 1" in result.err
-
-
 @pytest.mark.parametrize(
     ("other", "words"),
     [

@@ -12,9 +12,11 @@ from torchvision import models
 
 from conftest import CONFIGS, Command
 from kindling.testing import check_recipe
+from ranks import DEVICE, Ranks
 
 RECIPES = sorted(path.relative_to(CONFIGS.parent) for path in CONFIGS.glob("*.yaml"))
 OVERLAYS = sorted(path.relative_to(CONFIGS.parent) for path in CONFIGS.glob("with/*.yaml"))
+SEVERAL = {"ddp": 1, "fsdp": 1, "multinode": 2}  # overlays for several processes, with their number of machines
 SEARCHES = sorted(path.relative_to(CONFIGS.parent) for path in CONFIGS.glob("search/*.yaml"))
 
 
@@ -32,7 +34,7 @@ def accuracy(kindling: Command, recipe: str, seed: int, *options: object) -> flo
 
 def test_every_recipe_and_overlay_is_tested() -> None:
     assert {path.stem for path in RECIPES} >= {"quickstart", "synthetic_mlp"}  # other tests use these
-    assert {path.stem for path in OVERLAYS} >= {"debug", "bf16", "gpu"}
+    assert {path.stem for path in OVERLAYS} >= {"debug", "bf16", "gpu", *SEVERAL}
     assert {path.stem for path in SEARCHES} == {"cnn", "table"}  # tests/cli/test_tune.py tries both
     known = {CONFIGS.parent / path for path in RECIPES + OVERLAYS + SEARCHES}
     assert set(CONFIGS.rglob("*")) - known == {CONFIGS / "with", CONFIGS / "search"}
@@ -104,11 +106,29 @@ def test_recipes_run_without_messages_of_libraries(
 )
 def test_recipes_run_with_each_overlay(kindling: Command, needed: dict[str, list[object]], recipe: Path) -> None:
     options = prepare(kindling, needed, recipe)
-    for overlay in (path for path in OVERLAYS if path.stem != "gpu"):
+    for overlay in (path for path in OVERLAYS if path.stem not in ("gpu", *SEVERAL)):
         short = [] if overlay.stem == "debug" else SHORT
         result = kindling("fit", "--config", recipe, "--config", overlay, *options, *short)
         assert (result.code, result.err) == (0, "")
         assert "test/loss" in result.out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("overlay", SEVERAL)
+@pytest.mark.parametrize("recipe", RECIPES, ids=str)
+def test_recipes_run_in_several_processes(
+    kindling: Command, needed: dict[str, list[object]], recipe: Path, overlay: str
+) -> None:
+    options = [*prepare(kindling, needed, recipe), *SHORT]
+    command = ["fit", "--config", recipe, "--config", f"with/{overlay}", *options]
+    results = Ranks(*command, nodes=SEVERAL[overlay], options=DEVICE).wait()
+    if overlay == "fsdp" and "transfer" in recipe.stem:
+        assert [result.code for result in results] == [1, 1]
+        assert "can't unfreeze a backbone during training: use --trainer.strategy ddp" in results[0].err
+    else:
+        assert [result.code for result in results] == [0, 0], results[0].err + results[1].err
+        assert "test/loss" in results[0].out
+    assert results[1].out == ""
 
 
 def test_the_gpu_overlay_says_when_there_is_none(kindling: Command, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -335,8 +335,8 @@ def test_two_processes_train_one_run_that_a_single_process_evaluates(kindling: C
     assert [str(path) for path in Path("runs").glob("*/*")] == [str(RUN)]
     assert process.stdout.count("test/accuracy") == 1
     assert process.stderr.removeprefix(LOADING) == ""
-    # 220 samples in batches of 32 on each of two devices: 4 steps per epoch.
-    assert torch.load(RUN / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 12
+    # 220 samples in batches of 32 over both devices: 7 steps per epoch.
+    assert torch.load(RUN / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 21
     # 61 test samples, divided between the processes: the metrics equal those of one process.
     figures = json.loads((RUN / "test_metrics.json").read_text())
     told = (RUN / "predictions.csv").read_text().splitlines()

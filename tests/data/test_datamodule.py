@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch import LightningDataModule, seed_everything
+from lightning.pytorch.strategies import SingleDeviceStrategy
 from PIL import Image
+from torch import nn
 
 from kindling import (
     ClassificationDataModule,
@@ -119,8 +121,8 @@ def test_processes_share_an_epoch() -> None:
     data.setup("fit")
     trained, validated = [], []
     for rank in range(2):
-        strategy = SimpleNamespace(root_device=torch.device("cpu"))
-        data.trainer = SimpleNamespace(strategy=strategy, world_size=2, global_rank=rank)  # type: ignore[assignment]
+        ranks = {"strategy": SingleDeviceStrategy(), "world_size": 2, "global_rank": rank}
+        data.trainer = SimpleNamespace(**ranks, lightning_module=nn.Linear(2, 1))  # type: ignore[assignment]
         trained.append([row for inputs, _ in data.train_dataloader() for row in inputs.tolist()])
         validated.append([row for inputs, _ in data.val_dataloader() for row in inputs.tolist()])
     assert [len(share) for share in trained] == [35, 35]

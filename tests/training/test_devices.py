@@ -21,7 +21,8 @@ from torch.utils.data._utils import worker
 from conftest import LOADING, TINY, Command, Train, different
 from kindling.cli import main
 from kindling.training import processes
-from kindling.training.processes import Launcher, PeerError, replace_spawn
+from kindling.training.peers import PeerError
+from kindling.training.processes import Launcher, replace_spawn
 from ranks import Ranks
 
 RUN = Path("runs/tiny/version_0")
@@ -29,7 +30,7 @@ RUN = Path("runs/tiny/version_0")
 
 @pytest.mark.slow
 def test_splits_of_fewer_samples_than_processes_are_evaluated_as_by_one(kindling: Command) -> None:
-    few = ["--data.num_samples", "10", "--data.num_classes", "2", "--data.val_split", "2", "--data.batch_size", "2"]
+    few = ["--data.num_samples", "10", "--data.num_classes", "2", "--data.val_split", "2", "--data.batch_size", "4"]
     results = Ranks("fit", *TINY, *few, world_size=3).wait()
     assert [(result.code, result.err) for result in results] == [(0, "")] * 3
     figures = json.loads((RUN / "test_metrics.json").read_text())
@@ -185,6 +186,7 @@ def test_a_process_terminated_during_the_test_ends_the_others(trained: Train) ->
 
 # Four steps per epoch, without plots at the end.
 LONG = [*TINY, *"--model.dropout 0.3 --trainer.max_epochs 3 --test_after_fit false --trainer.logger false".split()]
+LONG += ["--data.batch_size", "64"]
 
 
 def signal_at(step: int, number: int, *ranks: int) -> list[str]:

@@ -1,7 +1,6 @@
 import csv
 import json
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from torch.utils.data import DistributedSampler
 
 from conftest import TINY, Command, Train, differences
 from helpers import SampleRecorder
-from kindling.data.loading import ArrayDataset, EpochSampler, TrainingBatches
+from kindling.data.loading import ArrayDataset, EpochSampler, Share, TrainingBatches
 from ranks import Ranks
 
 # 216 training samples in 7 batches. Dropout draws random numbers, and the plateau scheduler has a state.
@@ -186,6 +185,19 @@ def test_a_checkpoint_of_an_earlier_version_continues_within_its_epoch(kindling:
     ]
 
 
+@pytest.mark.slow
+def test_a_run_of_several_processes_says_that_the_batch_size_has_changed_its_meaning(kindling: Command) -> None:
+    kindling("fit", *LONG, *callbacks(("SignalAt", {"step": 2})))
+    stored = state_of(FIRST)
+    state = stored["callbacks"]["ExactResume"]
+    state["processes"] *= 2
+    del stored["checksums"], state["is_global"]  # as before `--data.batch_size` counted the samples of all processes
+    torch.save(stored, FIRST / "checkpoints/last.ckpt")
+    resumed = kindling("fit", "--ckpt_path", "last", "--trainer.callbacks", "null")
+    assert resumed.code == 0
+    assert "--data.batch_size now counts the samples of all processes: multiply it by 2" in resumed.err
+
+
 def test_the_last_two_checkpoints_are_kept(kindling: Command) -> None:
     kindling("fit", *LONG, "--trainer.max_steps", "11", "--checkpoint.every_n_minutes", "1e-9")
     assert [state_of(FIRST, name)["global_step"] for name in ("last", "previous")] == [11, 10]
@@ -236,10 +248,10 @@ def test_an_invalid_checkpoint_interval_is_refused(kindling: Command, option: st
 def test_two_processes_resume_within_an_epoch_each_with_its_own_random_numbers(kindling: Command) -> None:
     whole = ["fit", *LONG, *PLATEAU]
     for added in ([], [("SignalAt", {"step": 5})]):
-        Ranks(*whole, *callbacks(("SeedByRank", {}), *added)).wait()
+        Ranks(*whole, *callbacks(*added)).wait()
     processes = state_of(SECOND)["callbacks"]["ExactResume"]["processes"]
     assert not torch.equal(*(process["random"]["torch"] for process in processes))
-    assert [process["metrics"]["_counted.train_loss"]["samples"] for process in processes] == [64, 64]
+    assert [process["metrics"]["_counted.train_loss"]["samples"] for process in processes] == [96, 96]
     shutil.copytree(SECOND, THIRD)
     Ranks("fit", "--ckpt_path", SECOND, "--trainer.callbacks", "null").wait()
     check_same("last", "best")  # the one before is that of the signal
@@ -247,39 +259,55 @@ def test_two_processes_resume_within_an_epoch_each_with_its_own_random_numbers(k
     one = ["--trainer.devices", "1", "--trainer.strategy", "auto", *callbacks(("SampleRecorder", {}))]
     SampleRecorder.batches.clear()
     assert kindling("fit", "--ckpt_path", THIRD, *one).code == 0
-    assert [len(batch) for batch in SampleRecorder.batches[:3]] == [32, 32, 24]
+    assert [len(batch) for batch in SampleRecorder.batches[:1]] == [24]
     assert state_of(THIRD)["callbacks"]["ExactResume"]["position"] == {}
 
 
 @pytest.mark.parametrize(("samples", "size"), [(72, 71), (5, 2), (3, 2), (2, 2), (1, 8), (33, 16), (32, 16), (10, 1)])
 def test_no_training_batch_is_a_single_sample(samples: int, size: int) -> None:
-    batches = list(TrainingBatches(range(samples), size, drop_last=False))
+    batches = list(TrainingBatches(range(samples), size))
     assert [index for batch in batches for index in batch] == list(range(samples))
-    assert len(batches) == len(TrainingBatches(range(samples), size, drop_last=False))
+    assert len(batches) == len(TrainingBatches(range(samples), size))
     assert min(map(len, batches)) > 1 or 1 in (samples, size)
     assert max(map(len, batches)) <= size + 1
 
 
 @pytest.mark.parametrize(("samples", "start"), [(101, 0), (101, 40), (100, 64), (7, 6)])
-@pytest.mark.parametrize("processes", [1, 2, 3])
-def test_processes_share_the_rest_of_the_order_drawn_by_torch(samples: int, start: int, processes: int) -> None:
+@pytest.mark.parametrize("processes", [1, 2, 3, 8])
+@pytest.mark.parametrize("size", [8, 64])
+def test_processes_share_the_batches_of_one(samples: int, start: int, processes: int, size: int) -> None:
     data = ArrayDataset(torch.zeros(samples, 1), torch.zeros(samples))
-    shares: list[Sequence[int]] = []
-    for rank in range(processes):
-        sampler = EpochSampler(data, processes, rank, seed=3)
+
+    def epoch(processes: int, rank: int) -> tuple[list[list[int]], list[Share]]:
+        sampler = EpochSampler(data, seed=3)
         sampler.set_epoch(5)
         sampler.start = start
-        shares.append(list(sampler))
-        theirs: DistributedSampler[int] = DistributedSampler(data, processes, rank, seed=3)
+        batches = TrainingBatches(sampler, size, processes, rank)
+        shares = list(batches.shares(samples - start))
+        drawn = list(batches)
+        theirs: DistributedSampler[int] = DistributedSampler(data, 1, 0, seed=3)
         theirs.set_epoch(5)
         assert list(sampler) == list(theirs)  # the next epoch is whole
-    whole: DistributedSampler[int] = DistributedSampler(data, 1, 0, seed=3)
-    whole.set_epoch(5)
-    order = list(whole)
-    assert len({len(share) for share in shares}) == 1
-    together = [index for turn in zip(*shares, strict=True) for index in turn]
-    assert together[: samples - start] == order[start:]
-    assert together[samples - start :] == order[: len(together) - (samples - start)]
+        return drawn, shares
+
+    whole, _ = epoch(1, 0)
+    parts = [epoch(processes, rank) for rank in range(processes)]
+    assert {len(batches) for batches, _ in parts} == {len(whole)}
+    for number, batch in enumerate(whole):
+        own = [batches[number][: shares[number].own] for batches, shares in parts]
+        assert sorted(index for share in own for index in share) == sorted(batch)
+        assert max(map(len, own)) - min(map(len, own)) <= 1
+        for share, (batches, shares) in zip(own, parts, strict=True):
+            assert shares[number].total == len(batch)
+            assert share or (len(batches[number]) == 1 and batches[number][0] in batch)
+
+
+@pytest.mark.parametrize(("samples", "sizes"), [(64, [32, 32]), (71, [32, 39]), (72, [32, 32, 8]), (5, [5])])
+def test_each_process_has_two_samples_for_batch_norm_of_its_own(samples: int, sizes: list[int]) -> None:
+    shares = [list(TrainingBatches(range(samples), 32, 4, rank, smallest=8).shares(samples)) for rank in range(4)]
+    assert [share.total for share in shares[0]] == sizes
+    assert [sum(share.own for share in step) for step in zip(*shares, strict=True)] == sizes
+    assert samples < 8 or min(share.own for step in shares for share in step) >= 2
 
 
 BATCH_NORM = "--model CNNClassifier --data DigitsDataModule --trainer.max_epochs 1 --run_name tiny".split()

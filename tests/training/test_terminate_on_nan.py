@@ -102,7 +102,16 @@ def test_a_validation_loss_that_is_not_finite_is_reported(kindling: Command) -> 
 
 @pytest.mark.slow
 def test_all_processes_stop_if_the_loss_of_one_is_not_finite(folder: Path) -> None:
-    distributed = ["--trainer.accelerator", "cpu", "--trainer.devices", "2", "--trainer.strategy", "ddp"]
+    distributed = [
+        "--data.batch_size",
+        "64",
+        "--trainer.accelerator",
+        "cpu",
+        "--trainer.devices",
+        "2",
+        "--trainer.strategy",
+        "ddp",
+    ]
     broken = ["--trainer.callbacks", "helpers.NanAt", "--trainer.callbacks.step", "5", "--trainer.callbacks.rank", "1"]
     process = subprocess.run(
         [sys.executable, "-m", "kindling", "fit", *TINY, *distributed, *broken],

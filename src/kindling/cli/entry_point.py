@@ -126,12 +126,12 @@ def call(run: Callable[[str, Sequence[str]], None], command: str, options: Seque
             raise
         return _fail(message, code=1)
     except (KeyboardInterrupt, SystemExit) as stop:
-        # Lightning turns Ctrl-C into SystemExit; help pages exit too.
-        cause = stop if isinstance(stop, KeyboardInterrupt) else stop.__context__
+        # Lightning turns Ctrl-C into SystemExit; help pages exit too, and processes whose error another one reports.
+        cause = stop if isinstance(stop, KeyboardInterrupt) else None if stop.__cause__ else stop.__context__
         if isinstance(cause, KeyboardInterrupt):
             print(f"{program_name()}: interrupted", file=sys.stderr)
             return end_stopped(cause, command, options)
-        return int(stop.code or 0)
+        return int((isinstance(stop, SystemExit) and stop.code) or 0)
     return 0
 
 

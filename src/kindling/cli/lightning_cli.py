@@ -9,6 +9,7 @@ from typing import Any
 from jsonargparse import ArgumentError
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities import rank_zero_only
 from typing_extensions import override
 
 from kindling.cli.auto_resume import AutoResume
@@ -27,6 +28,7 @@ from kindling.cli.stages import check_stage, explaining_forward, has_stage
 from kindling.cli.summary import print_early_stop_reason, print_model, print_next_steps, print_threshold
 from kindling.cli.trainer_setup import add_run, prepare_options, remove_averaging, trainer_callbacks
 from kindling.data import BaseDataModule
+from kindling.evaluation.gathering import gather_predictions
 from kindling.evaluation.out_of_fold import save_outputs
 from kindling.evaluation.outputs import check_readable, is_writable, not_written, save_predictions, save_test_results
 from kindling.models.loading import check_trained
@@ -37,7 +39,8 @@ from kindling.tensorboard import Dashboard, dashboard_of
 from kindling.tensorboard.trials import TrialDashboard
 from kindling.training import TestOutputCollector
 from kindling.training.checkpoint_io import write_atomically
-from kindling.training.processes import end_with_parent, watch_parents, watch_processes
+from kindling.training.processes import end_with_parent, reporting_as_one, watch_parents, watch_processes
+from kindling.training.sync_batch_norm import use_own_batch_norm
 from kindling.training.terminate_on_nan import describe_anomaly
 from kindling.training.user_callbacks import naming_monitors
 from kindling.tuning import diagnostics
@@ -156,6 +159,7 @@ class KindlingCLI(LightningCLI):
             check_devices(trainer)
             if self.command == "fit":
                 check_tasks(trainer)
+            use_own_batch_norm(trainer)
             loaded = (self.checkpoint, {**self.sources.stored}) if self.checkpoint and not self._is_diagnostic else None
             write_atomically(trainer.strategy, self.run.path if self.run else None, loaded)
             self.epochs_completed = epochs_completed(self.sources.stored)
@@ -232,16 +236,16 @@ class KindlingCLI(LightningCLI):
         assert self.checkpoint is not None
         check_stage("predict", self.model, self.datamodule, "predict")
         is_trial = self.trainer.fast_dev_run  # type: ignore[attr-defined]
-        if self.trainer.world_size > 1:
-            raise ValueError("predict keeps the order of the rows and needs one device: --trainer.devices 1")
         if not is_writable(run_folder_of(self.checkpoint)) and not is_trial:
             raise not_written(run_folder_of(self.checkpoint), "read-only")  # fail before predicting for minutes
         with restoring(self.checkpoint), explaining_forward(self.model), line_for("predicting"):
             is_short = self.collector.shortens(self.model, self.datamodule)
             returned = {"return_predictions": False} if is_short else {}
             batches: Any = self.trainer.predict(**kwargs | returned | {"ckpt_path": self.checkpoint})
-        if not is_trial:
             batches = self.collector.take_predicted() if is_short else batches
+            if self.trainer.world_size > 1:
+                batches = gather_predictions(self.trainer, batches, as_one=is_short)
+        if not is_trial and self.trainer.is_global_zero:
             written, number = save_predictions(self.checkpoint, batches, self.model, self.datamodule, self._keeps_all)
             print_threshold(self.model)
             say(f"{number:,} predictions: {written}")
@@ -274,7 +278,7 @@ class KindlingCLI(LightningCLI):
     def _train(self, **kwargs: Any) -> None:
         """Train the model; one without trainable parameters, such as an ensemble, is validated and saved."""
         if self.run and isinstance(self.datamodule, BaseDataModule):
-            self.datamodule.write_split(self.run.path)
+            rank_zero_only(self.datamodule.write_split)(self.run.path)
         print_model(self.model, self.run.path if self.run else None)
         if self._is_trainable:
             if self.run and self.is_trained:
@@ -349,7 +353,8 @@ def run(command: str, options: Sequence[str]) -> None:
     end_with_parent()
     watch_parents()
     try:
-        KindlingCLI(command, options, TrialOptions.of_other_process())
+        with reporting_as_one():
+            KindlingCLI(command, options, TrialOptions.of_other_process())
     except CompleteError as done:
         if not resumes_automatically(options):
             raise

@@ -19,7 +19,8 @@ from kindling.training import (
     TestOutputCollector,
 )
 from kindling.training.batch_limits import AtLeastOneBatch
-from kindling.training.processes import replace_spawn
+from kindling.training.processes import devices_of_torchrun, replace_spawn
+from kindling.training.random_state import SeedByRank
 from kindling.training.user_callbacks import as_list, combine, has_progress_bar
 
 
@@ -36,6 +37,8 @@ def prepare_options(options: MutableMapping[str, Any], config: Namespace) -> Non
     check_trainer(options)
     if options["barebones"]:
         apply_barebones(options)
+    for name, number in devices_of_torchrun().items():
+        options[name] = number
     options["strategy"] = replace_spawn(options["strategy"])
     if isinstance(options["strategy"], str):
         config["trainer"]["strategy"] = options["strategy"]
@@ -84,7 +87,7 @@ def trainer_callbacks(
     saves = options["enable_checkpointing"] is not False
     path = run.path if run else None
     callbacks = combine(as_list(options["callbacks"]), [StandardNames(), *configured], path, saves)
-    callbacks.append(AtLeastOneBatch())
+    callbacks += [AtLeastOneBatch(), SeedByRank()]
     if options["enable_progress_bar"] is not False and not has_progress_bar(options["callbacks"]):
         callbacks.append(ProgressBar())
     if "watch" in config:

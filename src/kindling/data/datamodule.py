@@ -44,9 +44,9 @@ class BaseDataModule(LightningDataModule):
     the training split and needed for other samples belongs in `fitted`: plain values, saved in the checkpoint.
 
     Args:
-        batch_size: Samples per training batch and device; auto decides by the number of training samples: about 34
-            batches per epoch, of 32 to 256 samples, and larger ones from 100,000 samples on.
-        eval_batch_size: Samples per batch in validation, test and prediction.
+        batch_size: Samples per training batch, over all devices; auto decides by the number of training samples: about
+            34 batches per epoch, of 32 to 256 samples, and larger ones from 100,000 samples on.
+        eval_batch_size: Samples per batch and device in validation, test and prediction.
         val_split: Training samples to hold out for validation, stratified by class: a number, or a fraction as a
             float.
         split_seed: Seed of that split, independent of the training seed.

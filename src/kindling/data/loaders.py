@@ -5,16 +5,21 @@ import os
 from typing import Any
 
 import torch
+from lightning.pytorch import Trainer
 from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
+from lightning.pytorch.strategies import Strategy
+from torch import Tensor
 
 from kindling.data.loading import (
     ArrayDataset,
     EpochSampler,
+    EvenBatches,
     ResumableLoader,
     SeededDataset,
     TrainingBatches,
     identity_collate,
 )
+from kindling.utils.shared_batches import synchronizes_batch_norm, trained_batch_norms
 
 
 def make_loader(data: Any, dataset: Any, batch_size: int, shuffle: bool = False) -> ResumableLoader:
@@ -30,8 +35,9 @@ def make_loader(data: Any, dataset: Any, batch_size: int, shuffle: bool = False)
     batches: dict[str, Any]
     if shuffle:
         # The order of an epoch depends only on the seed and the epoch, so a resumed run sees the same batches.
-        shuffled = EpochSampler(dataset, world_size, rank, seed=seed)
-        batches = {"batch_sampler": TrainingBatches(shuffled, batch_size, drop_last=False)}
+        smallest = _smallest_batch(data.trainer, batch_size) if world_size > 1 else 2
+        shares = TrainingBatches(EpochSampler(dataset, seed), batch_size, world_size, rank, smallest)
+        batches = {"batch_sampler": shares}
     else:
         # DistributedSampler would repeat samples, which would count twice in the metrics. With fewer samples than
         # processes, each process evaluates all: Lightning skips the hooks of a process without batches and the others
@@ -39,8 +45,10 @@ def make_loader(data: Any, dataset: Any, batch_size: int, shuffle: bool = False)
         world_size, rank = (world_size, rank) if len(dataset) >= world_size else (1, 0)
         in_order = UnrepeatedDistributedSampler(dataset, world_size, rank, shuffle=False)
         batches = {"batch_size": batch_size, "sampler": in_order}
+        if world_size > 1:
+            batches = {"batch_sampler": EvenBatches(in_order, batch_size, drop_last=False)}
     on_gpu = in_memory and dataset.labels.device.type != "cpu"
-    return ResumableLoader(
+    loader = ResumableLoader(
         dataset,
         **batches,
         num_workers=data.num_workers,
@@ -51,6 +59,34 @@ def make_loader(data: Any, dataset: Any, batch_size: int, shuffle: bool = False)
         generator=torch.Generator(),
         persistent_workers=data.num_workers > 0,
     )
+    if shuffle and world_size > 1:
+        _weigh_losses(data.trainer.strategy, loader)
+    return loader
+
+
+def _smallest_batch(trainer: Trainer, batch_size: int) -> int:
+    """Return the smallest number of samples of a training batch over several processes.
+
+    Raises:
+        ValueError: If batches have fewer samples than there are processes.
+    """
+    if batch_size < trainer.world_size:
+        raise ValueError(
+            f"--data.batch_size {batch_size} is too small for {trainer.world_size} processes: it counts the samples of "
+            "one batch over all of them"
+        )
+    norms = trained_batch_norms(trainer.lightning_module)
+    return 2 * trainer.world_size if norms and not synchronizes_batch_norm(trainer) else 2
+
+
+def _weigh_losses(strategy: Strategy, loader: ResumableLoader) -> None:
+    """Weigh the loss of each process by its share of the batch: strategies average gradients over the processes."""
+    backward = type(strategy).backward.__get__(strategy)
+
+    def weigh(loss: Tensor, *args: Any, **kwargs: Any) -> Any:
+        return backward(loss if loader.weight == 1 else loss * loader.weight, *args, **kwargs)
+
+    strategy.backward = weigh  # type: ignore[assignment, method-assign]
 
 
 def automatic_batch_size(samples: int) -> int:

@@ -1,12 +1,13 @@
 """Datasets, samplers and a data loader that can resume in the middle of an epoch."""
 
 import copy
+import math
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from itertools import cycle, islice
-from typing import Any, Protocol
+from itertools import repeat
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -145,15 +146,18 @@ def inputs_of(dataset: Dataset[Any], rows: Tensor) -> Tensor | None:
 class EpochSampler(DistributedSampler[int]):
     """A shuffling sampler whose order depends only on seed and epoch, and that can skip the first samples.
 
-    All processes take turns in one common order, so an epoch can resume with another number of processes. A dataset
-    with a method `shuffle` decides the order. If it has `has_epoch_keys`, such as `SeededDataset`, keys also encode the
-    epoch: epoch * number of samples + index.
+    It returns the samples of all processes, of which `TrainingBatches` takes the share of one; Lightning replaces
+    samplers other than a DistributedSampler. A dataset with a method `shuffle` decides the order. If it has
+    `has_epoch_keys`, such as `SeededDataset`, keys also encode the epoch: epoch * number of samples + index.
 
     Attributes:
-        start: Number of samples, over all processes, to skip at the beginning of the next epoch.
+        start: Number of samples to skip at the beginning of the next epoch.
     """
 
     start = 0
+
+    def __init__(self, dataset: Dataset[Any], seed: int) -> None:
+        super().__init__(dataset, num_replicas=1, rank=0, seed=seed)
 
     @override
     def __iter__(self) -> Iterator[int]:
@@ -162,20 +166,46 @@ class EpochSampler(DistributedSampler[int]):
         number = len(self.dataset)  # type: ignore[arg-type]
         order: list[int] = (shuffle or partial(torch.randperm, number))(generator=generator).tolist()
         remaining, self.start = order[self.start :], 0
-        remaining += islice(cycle(order), -len(remaining) % self.num_replicas)  # the same number for each process
         first = self.epoch * len(order) if getattr(self.dataset, "has_epoch_keys", False) else 0
-        return (first + index for index in remaining[self.rank :: self.num_replicas])
+        return (first + index for index in remaining)
+
+
+class Share(NamedTuple):
+    """Number of samples of a training batch in this process, and in all processes."""
+
+    own: int
+    total: int
 
 
 class TrainingBatches(BatchSampler):
-    """A batch sampler that adds a single last sample to the batch before it, as batch norm fails on one sample."""
+    """The share of one process of each training batch; the processes take the samples of a batch in turns.
+
+    A last batch of fewer than `smallest` samples is added to the batch before it, as batch norm fails on one sample. In
+    a batch of fewer samples than processes, the others get a sample too, as they may not miss a batch; their share is
+    0, and so is the weight of their loss.
+
+    Args:
+        sampler: The samples of all processes, in order.
+        batch_size: Number of samples of a batch over all processes.
+        processes: Number of processes.
+        rank: Rank of this process.
+        smallest: Smallest number of samples of a last batch.
+    """
+
+    def __init__(
+        self, sampler: Iterable[int], batch_size: int, processes: int = 1, rank: int = 0, smallest: int = 2
+    ) -> None:
+        super().__init__(sampler, batch_size, drop_last=False)
+        self.processes, self.rank, self.smallest = processes, rank, smallest
 
     @override
     def __iter__(self) -> Iterator[list[int]]:
-        order, size = list(self.sampler), self.batch_size
-        batches = self.count(len(order))
-        for number in range(batches):
-            yield order[number * size : (number + 1) * size if number < batches - 1 else None]
+        order = list(self.sampler)
+        start = 0
+        for _, total in self.shares(len(order)):
+            batch = order[start : start + total]
+            yield batch[self.rank :: self.processes] or [batch[self.rank % total]]
+            start += total
 
     @override
     def __len__(self) -> int:
@@ -184,7 +214,34 @@ class TrainingBatches(BatchSampler):
     def count(self, samples: int) -> int:
         """Return the number of batches for a number of samples."""
         full, rest = divmod(samples, self.batch_size)
-        return full + (rest > 1 or (rest == 1 and full == 0))
+        return full + (rest >= self.smallest or (rest > 0 and full == 0))
+
+    def shares(self, samples: int) -> Iterator[Share]:
+        """Yield the share of each batch for a number of samples."""
+        batches = self.count(samples)
+        for number in range(batches):
+            total = self.batch_size if number < batches - 1 else samples - number * self.batch_size
+            yield Share(len(range(self.rank, total, self.processes)), total)
+
+
+class EvenBatches(BatchSampler):
+    """Batches of the same number in all processes, whose numbers of samples differ by one at most.
+
+    A process without a batch would keep the others waiting if they exchange values in each, as with sharded weights.
+    """
+
+    sampler: DistributedSampler[int]
+
+    @override
+    def __iter__(self) -> Iterator[list[int]]:
+        order, batches = list(self.sampler), len(self)
+        for number in range(batches):
+            yield order[number * len(order) // batches : (number + 1) * len(order) // batches]
+
+    @override
+    def __len__(self) -> int:
+        samples, processes = len(self.sampler.dataset), self.sampler.num_replicas  # type: ignore[arg-type]
+        return min(math.ceil(samples / processes / self.batch_size), samples // processes)
 
 
 class ResumableLoader(DataLoader[Any]):
@@ -193,11 +250,13 @@ class ResumableLoader(DataLoader[Any]):
     Attributes:
         before_batch: Called before each batch is loaded, when the previous one is finished.
         samples: Number of samples of the current epoch loaded so far, over all processes.
+        share: Share of the current batch in this process, for batches from `TrainingBatches`.
         seconds: Total time spent on loading batches.
     """
 
     before_batch: Callable[[], None] | None = None
     samples = 0
+    share = Share(1, 1)
     seconds = 0.0
 
     @property
@@ -209,10 +268,17 @@ class ResumableLoader(DataLoader[Any]):
     def sampler(self, sampler: Any) -> None:
         self._sampler = sampler
 
+    @property
+    def weight(self) -> float:
+        """Weight of the mean loss of this process, so that the mean over the processes is that over all samples."""
+        return self.share.own * getattr(self.batch_sampler, "processes", 1) / self.share.total
+
     @override
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         self.samples = getattr(self.sampler, "start", 0)
-        batch_samples = getattr(self.batch_sampler, "batch_size", 1) * getattr(self.sampler, "num_replicas", 1)
+        shares: Iterator[Share] = repeat(self.share)
+        if isinstance(self.batch_sampler, TrainingBatches):
+            shares = self.batch_sampler.shares(len(self.dataset) - self.samples)  # type: ignore[arg-type]
         batches = super().__iter__()
         while True:
             if self.before_batch:
@@ -222,7 +288,8 @@ class ResumableLoader(DataLoader[Any]):
             self.seconds += time.perf_counter() - start
             if batch is None:
                 return
-            self.samples += batch_samples  # may be wrong for the last batch, after which nobody reads it
+            self.share = next(shares)
+            self.samples += self.share.total
             yield batch
 
 

@@ -1,35 +1,34 @@
 """The structure and the size of batches."""
 
-import math
 from typing import Any
 
 from torch import Tensor, nn
 
+from kindling.utils.shared_batches import trained_batch_norms
 from kindling.utils.text import count_noun
 from kindling.utils.trees import tree_leaves
 
 
-def check_batches(model: nn.Module, batch_size: int, samples: int, devices: int) -> None:
-    """Raise ValueError if a training batch has a single sample, which has no variance for batch norm.
+def check_batches(model: nn.Module, batch_size: int, samples: int, devices: int, synchronized: bool) -> None:
+    """Raise ValueError if a training batch has a single sample in a process, which has no variance for batch norm.
 
     Args:
-        model: The model; permanently frozen layers are in evaluation mode and take any batch.
-        batch_size: Batch size on each device.
+        model: The model; permanently frozen layers take any batch.
+        batch_size: Number of samples of a batch over all devices.
         samples: Number of training samples.
         devices: Number of devices.
+        synchronized: Whether batch norm has the statistics of all devices.
     """
-    later = getattr(model, "will_unfreeze", False)
-    norms = [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d) and (module.training or later)
-    ]
-    if not norms or min(batch_size, math.ceil(samples / devices)) > 1:
+    norms, needed = trained_batch_norms(model), 2 if synchronized else 2 * devices
+    if not norms or min(batch_size, samples) >= needed:
         return
-    reason = "--data.batch_size 1 is too small"
-    if batch_size > 1:
+    where = "in each training batch" + (" of each process" if needed > 2 else "")
+    reason = f"--data.batch_size {batch_size} is too small"
+    if batch_size >= needed:
         reason = f"got {count_noun(samples, 'training sample', 'training samples')} on {devices} devices"
-    raise ValueError(f"batch norm ({norms[0]}) needs at least 2 samples in each training batch: {reason}")
+    elif needed > 2:
+        reason += f" for {devices} of them: use at least {needed}, or --trainer.sync_batchnorm true"
+    raise ValueError(f"batch norm ({norms[0]}) needs at least 2 samples {where}: {reason}")
 
 
 def as_pair(batch: Any, model: object) -> tuple[Any, Any]:

@@ -21,6 +21,7 @@ from kindling.models.metrics import MeanLoss
 from kindling.models.schedules import restart_schedule, scaled_learning_rates, scheduler_config
 from kindling.runs.signatures import sign_checkpoint
 from kindling.utils.hyperparameters import make_hparams_plain, to_class_path
+from kindling.utils.shared_batches import has_samples, synchronizes_batch_norm
 
 Stage = Literal["train", "val", "test"]
 STAGES: tuple[Stage, ...] = ("train", "val", "test")
@@ -230,7 +231,8 @@ class BaseTask(LightningModule):
     def on_fit_start(self) -> None:
         data: Any = getattr(self.trainer, "datamodule", None)
         if hasattr(data, "train") and hasattr(data, "batch_size"):
-            check_batches(self, data.batch_size, len(data.train), self.trainer.world_size)
+            synchronized = synchronizes_batch_norm(self.trainer)
+            check_batches(self, data.batch_size, len(data.train), self.trainer.world_size, synchronized)
 
     def normalize(self, inputs: Tensor) -> Tensor:
         """Return inputs (N, ...) standardized with `mean` and `std`; integers, such as token IDs, are not changed."""
@@ -281,6 +283,8 @@ class BaseTask(LightningModule):
         if stage == "train":
             self._note_shape(inputs)
         loss, outputs = self.loss_and_outputs(inputs, targets)
+        if stage == "train" and not has_samples(self._trainer):
+            return loss, outputs
         # Logged once an epoch: `self.log` in each step would take 0.4 ms, a third of a small step.
         mean_loss, metrics = self._stage_metrics(stage)
         mean_loss.update(loss.detach(), batch_size(targets))

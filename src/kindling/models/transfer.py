@@ -200,7 +200,8 @@ class TransferModel(BaseTask):
                 f"{type(self.trainer.strategy).__name__} can't unfreeze a backbone during training: use "
                 "--trainer.strategy ddp, or --model.unfreeze_epoch 0 or null"
             )
-        if self.frozen and self.cache_features:
+        is_whole = self.trainer.world_size == 1 or isinstance(self.trainer.strategy, DDPStrategy)
+        if self.frozen and self.cache_features and is_whole:  # sharded weights are gathered for a whole `forward` only
             steps, steps_per_epoch = self._frozen_steps(self.global_step)
             permanent = not self.will_unfreeze
             self._feature_cache.install(self.trainer, self._compute_features, steps / steps_per_epoch, permanent)

@@ -30,6 +30,8 @@ MAX_VALUES = 100_000  # of a tensor; a histogram of more looks the same and take
 
 def write_texts(writer: SummaryWriter, model: LightningModule, step: int) -> None:
     """Write the configuration if there is one, the layers of the model, and commands for the run."""
+    if is_sharded(model):  # the summary may call the model
+        return
     run = Path(writer.log_dir).parent
     rows = str(ModelSummary(model, max_depth=-1)).splitlines()
     summary = "\n".join(row for row in rows if not METRICS.search(row))
@@ -47,6 +49,11 @@ def write_texts(writer: SummaryWriter, model: LightningModule, step: int) -> Non
         writer.add_text(tag, text, step)
 
 
+def is_sharded(model: LightningModule) -> bool:
+    """Return whether each process has a part of the weights; to use them, all processes must take part."""
+    return any(hasattr(parameter, "full_tensor") for parameter in model.parameters())
+
+
 def code(text: str) -> str:
     """Return text as a code block in Markdown."""
     return "\n" + "\n".join(f"    {line}" for line in text.splitlines()) + "\n"
@@ -54,6 +61,8 @@ def code(text: str) -> str:
 
 def write_histograms(writer: SummaryWriter, model: LightningModule, step: int) -> None:
     """Write histograms of the weights and their gradients."""
+    if is_sharded(model):
+        return
     for name, parameter in model.named_parameters():
         for kind, values in (("", parameter.detach()), (" (gradient)", parameter.grad)):
             if values is not None and values.numel() and values.isfinite().all():
@@ -74,6 +83,8 @@ def write_network(writer: SummaryWriter, model: LightningModule, step: int) -> N
 
     A plain LightningModule needs an `example_input_array` for the graph.
     """
+    if is_sharded(model):
+        return
     write_histograms(writer, model, step)
     network = model.core if isinstance(model, BaseTask) else model
     if (filters := first_filters(network)) is not None:

@@ -10,7 +10,8 @@ from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvir
 from torch._C._distributed_c10d import PrefixStore, Store, TCPStore  # torch.distributed exports them untyped
 from torch.distributed import DistError
 
-from kindling.training.processes import PARENT_VARIABLE, PeerError
+from kindling.training.peers import PeerError
+from kindling.training.processes import PARENT_VARIABLE
 
 VARIABLE = "KINDLING_DECISION"  # environment variable in which the processes started by `Launcher` find the decision
 TIMEOUT = timedelta(minutes=10)  # for all processes to start

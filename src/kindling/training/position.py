@@ -63,6 +63,11 @@ def restore_position(trainer: Trainer, checkpoint: dict[str, Any], stored: dict[
     trainer.fit_loop.setup_data()  # sets the number of batches
     if "torch" in stored:
         stored = _convert_old(checkpoint, stored, trainer.train_dataloader)
+    if (processes := len(stored.get("processes", ()))) > 1 and not stored.get("is_global"):
+        logger.warning(
+            f"--data.batch_size now counts the samples of all processes: multiply it by {processes} for batches of the "
+            "size before"
+        )
     if not stored.get("position") or _resume_epoch(trainer, checkpoint["loops"]["fit_loop"], stored["position"]):
         return stored
     logger.warning(
@@ -75,7 +80,8 @@ def restore_position(trainer: Trainer, checkpoint: dict[str, Any], stored: dict[
 def _convert_old(checkpoint: dict[str, Any], stored: dict[str, Any], loader: Any) -> dict[str, Any]:
     """Convert the state of an earlier version, which counted batches of one process, to the current format."""
     batch_size = checkpoint.get("datamodule_hyper_parameters", {}).get("batch_size", 0)
-    samples = stored["batches_done"] * batch_size * getattr(getattr(loader, "sampler", None), "num_replicas", 1)
+    processes = getattr(getattr(loader, "batch_sampler", None), "processes", 1)
+    samples = stored["batches_done"] * batch_size * processes  # each process had batches of this size
     return {
         "position": position(loader) | {"samples": samples} if samples else {},
         "processes": [{"random": stored, "metrics": {}}],
@@ -108,16 +114,15 @@ def _resume_epoch(trainer: Trainer, loops: Loops, stored: dict[str, int]) -> boo
 
 
 def _batches_left(trainer: Trainer, loader: Any, samples: int) -> int:
-    """Return the number of batches left after some samples of an epoch; 0 if only a single sample is left."""
+    """Return the number of batches left after some samples of an epoch; 0 if too few samples are left for one."""
     batches = getattr(loader, "batch_sampler", None)
     if not isinstance(batches, TrainingBatches) or not isinstance(loader.sampler, EpochSampler):
         return 0
-    per_device = math.ceil((len(loader.dataset) - samples) / loader.sampler.num_replicas)
-    if per_device == 1 < batches.batch_size:
+    left = len(loader.dataset) - samples
+    if left < min(batches.smallest, batches.batch_size):
         return 0
-    left, samples_per_step = batches.count(max(0, per_device)), batches.batch_size * loader.sampler.num_replicas
-    limit = int(trainer.num_training_batches)
-    return max(0, min(left, math.ceil(limit - samples / samples_per_step))) if limit < len(loader) else left
+    count, limit = batches.count(left), int(trainer.num_training_batches)
+    return max(0, min(count, math.ceil(limit - samples / batches.batch_size))) if limit < len(loader) else count
 
 
 def step_offset(trainer: Trainer, checkpoint: dict[str, Any]) -> int:

@@ -10,30 +10,31 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
-from typing import IO, Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from importlib import import_module
+from typing import IO, Any, ClassVar
 
-import torch
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.fabric.strategies.launchers.subprocess_script import _basic_subprocess_cmd
 from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
+from torch.distributed.distributed_c10d import PrefixStore
 from torch.utils.data._utils import worker
 from torch.utils.data._utils.worker import ManagerWatchdog
 from typing_extensions import override
 
+from kindling.training.peers import GRACE_SECONDS, PeerError, Peers, is_lost_connection, report_as_one
+from kindling.training.threads import share_cores
 from kindling.utils.stop_signals import interrupt
 from kindling.utils.text import program_name
 
 logger = logging.getLogger(__name__)
 
-GRACE_SECONDS = 5.0  # time that a process has to notice that another one has failed
 PARENT_VARIABLE = "KINDLING_PARENT"  # environment variable with the PID of the main process, set by `Launcher`
-
-
-class PeerError(ConnectionError):
-    """Another process of a distributed run has failed."""
 
 
 class Launcher(_SubprocessScriptLauncher):
@@ -47,22 +48,32 @@ class Launcher(_SubprocessScriptLauncher):
         clean_up: Called before the main process exits because another one has failed.
     """
 
+    peers: ClassVar[Peers | None] = None  # for all commands of this process, if it was started by another program
+
     def __init__(self, launcher: _SubprocessScriptLauncher, clean_up: Callable[[], None]) -> None:
         super().__init__(launcher.cluster_environment, launcher.num_processes, launcher.num_nodes)
         self._clean_up = clean_up
         self._stderr: list[IO[bytes]] = []
-        self._is_over = False
+        self._is_over = self._is_running = False
 
     @override
     def launch(self, function: Callable[..., Any], *args: Any, trainer: Trainer | None = None, **kwargs: Any) -> Any:
-        self.cluster_environment.validate_settings(num_devices=self.num_processes, num_nodes=self.num_nodes)
-        if not self.cluster_environment.creates_processes_externally:
+        environment = self.cluster_environment
+        environment.validate_settings(num_devices=self.num_processes, num_nodes=self.num_nodes)
+        share_cores(self.num_processes)
+        if not environment.creates_processes_externally:
             self._call_children_scripts()
             threading.Thread(target=self._watch, daemon=True).start()
+        elif not self.procs and PARENT_VARIABLE not in os.environ and self._world_size > 1:
+            separate_restarts()
+            Launcher.peers = peers = self.peers or Peers()
+            peers.on_end = self._end_with_peer
+        self._is_running = True
         try:
             return function(*args, **kwargs)
         except Exception as error:
             self._is_over = True
+            report_as_one(self.peers, error)
             is_from_peer = isinstance(error, PeerError)
             reason = self._wait_for_reason() if is_from_peer or is_lost_connection(error) else None
             self.kill(signal.SIGKILL)
@@ -71,9 +82,24 @@ class Launcher(_SubprocessScriptLauncher):
             line, _, _ = re.sub(r"^\[\S+\] ", "", str(error).splitlines()[0]).partition(". ")  # without gloo's advice
             lost = str(error) if is_from_peer else f"lost the connection to another process: {line}"
             raise PeerError(reason or lost) from error
-        except BaseException:  # Ctrl-C, after which Lightning ends the other processes
+        except BaseException as stop:  # Ctrl-C, after which Lightning ends the other processes
             self._is_over = True
+            report_as_one(self.peers, stop)
             raise
+        finally:
+            self._is_running = False
+
+    @property
+    def _world_size(self) -> int:
+        return self.num_processes * self.num_nodes
+
+    def _end_with_peer(self) -> None:
+        """End this process if another one has ended early and this one does not notice, as with NCCL."""
+        time.sleep(GRACE_SECONDS)
+        if self._is_running and self.peers is not None:
+            self.peers.report_lost()
+            self._clean_up()
+            os._exit(1)
 
     @override
     def _call_children_scripts(self) -> None:
@@ -84,7 +110,7 @@ class Launcher(_SubprocessScriptLauncher):
             "MASTER_PORT": str(environment.main_port),
             "NODE_RANK": str(environment.node_rank()),
             "LOCAL_RANK": str(environment.local_rank()),
-            "WORLD_SIZE": str(self.num_processes * self.num_nodes),
+            "WORLD_SIZE": str(self._world_size),
         }
         for rank in range(1, self.num_processes):
             stderr = tempfile.TemporaryFile()  # noqa: SIM115  (stays open while the process runs)
@@ -157,6 +183,18 @@ def watch_processes(trainer: Trainer, clean_up: Callable[[], None]) -> None:
         strategy._launcher = Launcher(strategy.launcher, clean_up)
 
 
+@contextmanager
+def reporting_as_one() -> Iterator[None]:
+    """Report one error for all processes of a command, and tell the others that this one ends."""
+    try:
+        yield
+    except BaseException as error:
+        report_as_one(Launcher.peers, error)
+        raise
+    if Launcher.peers is not None:
+        Launcher.peers.leave("done")
+
+
 def end_with_parent() -> None:
     """Make a process that `Launcher` has started exit soon after the main process has ended."""
     if PARENT_VARIABLE in os.environ:
@@ -197,6 +235,31 @@ def watch_parents() -> None:
     worker.ManagerWatchdog = ParentWatchdog  # type: ignore[misc]
 
 
+def separate_restarts() -> None:
+    """Let processes that torchrun has restarted connect: its store keeps the addresses of those before them.
+
+    Torch 2.14 shares one store among all attempts, so that the new processes would wait for the old ones.
+    """
+    if (attempt := os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) == "0":
+        return
+    module: Any = import_module("torch.distributed.rendezvous")  # `torch.distributed` has a function of this name
+    create = module._create_c10d_store
+    if not hasattr(create, "func"):
+        module._create_c10d_store = partial(_with_prefix, create, attempt)
+
+
+def _with_prefix(create: Callable[..., Any], attempt: str, *args: Any, **kwargs: Any) -> PrefixStore:
+    return PrefixStore(f"attempt {attempt}", create(*args, **kwargs))
+
+
+def devices_of_torchrun() -> dict[str, int]:
+    """Return the options of the Trainer that torchrun decides, `devices` and `num_nodes`; none without torchrun."""
+    if not TorchElasticEnvironment.detect():
+        return {}
+    devices = int(os.environ["LOCAL_WORLD_SIZE"])
+    return {"devices": devices, "num_nodes": int(os.environ["WORLD_SIZE"]) // devices}
+
+
 def replace_spawn(strategy: Any) -> Any:
     """Replace a strategy that spawns or forks processes with one that starts commands.
 
@@ -208,10 +271,3 @@ def replace_spawn(strategy: Any) -> Any:
     if isinstance(strategy, DDPStrategy):
         strategy._start_method = "popen"
     return strategy
-
-
-def is_lost_connection(error: BaseException) -> bool:
-    """Return whether an error means that another process does not respond."""
-    return isinstance(error, torch.distributed.DistError) or (
-        isinstance(error, RuntimeError) and re.search(r"\bgloo\b|\bnccl", str(error)) is not None
-    )

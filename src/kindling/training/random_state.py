@@ -5,7 +5,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import distributed
+from typing_extensions import override
 
 
 def random_state() -> dict[str, Any]:
@@ -36,3 +38,18 @@ def gather_states(state: dict[str, Any]) -> list[dict[str, Any]]:
     states: list[Any] = [None] * distributed.get_world_size()
     distributed.all_gather_object(states, state)
     return states
+
+
+class SeedByRank(Callback):
+    """Gives each process of a distributed run its own random numbers, for dropout and augmentation.
+
+    Without it they are the same in all processes. The first process keeps those of a run with one process.
+    """
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if rank := trainer.global_rank:
+            seed = (torch.initial_seed() + 0x9E3779B97F4A7C15 * (rank + (trainer.global_step << 20))) % 2**64
+            torch.manual_seed(seed)
+            random.seed(seed)
+            np.random.seed(seed % 2**32)  # noqa: NPY002  (the state of the global generator)

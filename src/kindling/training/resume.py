@@ -91,6 +91,7 @@ class ExactResume(Callback):
         checkpoint["callbacks"][self.state_key] = {
             "position": position(trainer.train_dataloader) if within else {},
             "processes": gather_states(state),
+            "is_global": True,  # whether the batch size counts the samples of all processes
             "callback_metrics": {name: value.cpu() for name, value in trainer.callback_metrics.items()},
         }
         callbacks = map(type, trainer.callbacks)  # type: ignore[attr-defined]
@@ -274,7 +275,7 @@ class ExactResume(Callback):
         """Return the signal that any of the processes has received; 0 if none has."""
         if not self._any(trainer, self.signal != 0):
             return 0
-        return next(number for number in reversed(STOP_SIGNALS) if self._any(trainer, self.signal == number))
+        return next(int(number) for number in reversed(STOP_SIGNALS) if self._any(trainer, self.signal == number))
 
     def _any(self, trainer: Trainer, decision: bool) -> bool:
         return trainer.strategy.reduce_boolean_decision(decision, all=False)

@@ -149,7 +149,12 @@ def gather_samples(part: Tensor, trainer: Trainer) -> Tensor:
     if getattr(sampler, "num_replicas", trainer.world_size) == 1:
         return part
     parts = gather_all_tensors(part.to(trainer.strategy.root_device))  # their lengths may differ by one
-    samples = part.new_empty(sum(map(len, parts)), *part.shape[1:])
-    for rank, gathered in enumerate(parts):
-        samples[rank :: trainer.world_size] = gathered.cpu()
-    return samples
+    return interleave([gathered.cpu() for gathered in parts])
+
+
+def interleave(parts: Sequence[Tensor]) -> Tensor:
+    """Return the rows (N, ...) of parts, of which part r of W has the rows r, r + W, ..."""
+    rows = parts[0].new_empty(sum(map(len, parts)), *parts[0].shape[1:])
+    for rank, part in enumerate(parts):
+        rows[rank :: len(parts)] = part
+    return rows

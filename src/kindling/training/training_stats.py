@@ -33,7 +33,8 @@ class TrainingStatsMonitor(Callback):
         ends_short_epoch = trainer.is_last_batch and steps_per_epoch <= every
         if ends_short_epoch or (every and (step + 1) % every == 0):
             gradients = [parameter.grad for parameter in pl_module.parameters() if parameter.grad is not None]
-            norm = float(get_total_norm(gradients))
+            norm: Any = get_total_norm(gradients)
+            norm = float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)  # sharded weights
             log(trainer, {**learning_rates(optimizer, _prefix(trainer, optimizer)), "gradient_norm": norm}, step)
 
     @override
@@ -60,13 +61,14 @@ class TrainingStatsMonitor(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self._samples += batch_size(batch)
+        share = getattr(trainer.train_dataloader, "share", None)
+        self._samples += share.total if share and trainer.world_size > 1 else batch_size(batch) * trainer.world_size
 
     @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         seconds = self._seconds + time.perf_counter() - self._since
         device = trainer.strategy.root_device
-        values = {"samples_per_second": self._samples * trainer.world_size / seconds}
+        values = {"samples_per_second": self._samples / seconds}
         if device.type == "cuda":
             values["gpu_memory_gb"] = torch.cuda.max_memory_allocated(device) / 1e9
         else:

@@ -1,0 +1,58 @@
+"""The processes of a run share the cores of their machine."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import psutil
+import pytest
+import torch
+
+from kindling.training import threads
+from kindling.training.threads import share_cores
+
+
+@pytest.fixture(autouse=True)
+def cores(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Pretend that there are 12 cores, and restore the number of threads."""
+    before = torch.get_num_threads()
+    monkeypatch.setenv("OMP_NUM_THREADS", "")
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    monkeypatch.setattr(threads, "_suggested_max_num_threads", lambda processes: max(1, 12 // processes))
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(("processes", "expected"), [(2, 6), (5, 2), (24, 1)])
+@pytest.mark.usefixtures("console_logs")
+def test_each_process_has_its_share(processes: int, expected: int, capsys: pytest.CaptureFixture[str]) -> None:
+    share_cores(processes)
+    assert (torch.get_num_threads(), os.environ["OMP_NUM_THREADS"]) == (expected, str(expected))
+    share_cores(processes)  # for the test after `fit`
+    printed = capsys.readouterr().err
+    assert printed.startswith(f"{expected} thread{'s' * (expected > 1)} in each of {processes} processes")
+    assert printed.count("\n") == 1
+
+
+def test_a_single_process_and_a_chosen_number_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = torch.get_num_threads()
+    share_cores(1)
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    share_cores(2)
+    assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize("chosen", [True, False])
+def test_the_single_thread_of_torchrun_is_no_choice_of_the_user(monkeypatch: pytest.MonkeyPatch, chosen: bool) -> None:
+    """Torchrun sets OMP_NUM_THREADS=1 unless it is set where torchrun is started."""
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    environment |= {"OMP_NUM_THREADS": "1"} if chosen else {}
+    with subprocess.Popen([sys.executable, "-c", "input()"], env=environment, stdin=subprocess.PIPE) as torchrun:
+        monkeypatch.setattr(os, "getppid", lambda: torchrun.pid)
+        assert psutil.Process(torchrun.pid).environ()  # it has started
+        monkeypatch.setenv("OMP_NUM_THREADS", "1")
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+        share_cores(2)
+        torchrun.communicate(b"\n")
+    assert os.environ["OMP_NUM_THREADS"] == ("1" if chosen else "6")
