@@ -184,7 +184,21 @@ def test_invalid_trainer_options_end_in_one_line(
     assert result.err.count("\n") == 1
     assert len(result.err) < 400
     assert " object at 0x" not in result.err
+    assert f"trainer.{option.split()[0]}" in result.err
+    assert "KINDLING_DEBUG" not in result.err  # it would be the text of Lightning
     assert not Path("runs").exists()
+
+
+def test_a_schedule_that_needs_validation_says_once_that_it_has_no_effect(kindling: Command) -> None:
+    schedule = [
+        "--model.lr_scheduler",
+        "torch.optim.lr_scheduler.ReduceLROnPlateau",
+        "--trainer.limit_val_batches",
+        "0",
+    ]
+    result = kindling("fit", *TINY, *schedule)
+    assert (result.code, result.err) == (0, "")
+    assert result.out.count("ReduceLROnPlateau monitors val/loss: without validation") == 1
 
 
 @pytest.mark.quick_cases(2)

@@ -1,4 +1,6 @@
+import errno
 import json
+import os
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -256,3 +258,19 @@ def test_a_model_in_onnx_needs_no_other_library(kindling: Command, name: str, ne
     result = kindling("serve", "--ckpt_path", "evil.onnx", "--port", "0")
     assert (result.code, result.err.count("\n")) == (1, 1)
     assert f"evil.onnx needs the custom operator {name}" in result.err
+
+
+def test_export_fails_at_once_where_nothing_can_be_written(
+    kindling: Command, trained: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained(*TINY)
+    refuse = OSError(errno.EPERM, os.strerror(errno.EPERM))
+    with monkeypatch.context() as patch:
+        patch.setattr("tempfile.TemporaryFile", lambda dir: (_ for _ in ()).throw(refuse))
+        patch.setattr("kindling.deploy.export.load_model", lambda *_: pytest.fail("has begun"))
+        result = kindling("export", "--ckpt_path", "last")
+    target = "runs/tiny/version_0/export/model.onnx"
+    assert (result.code, result.err) == (
+        1,
+        f"kindling: error: can't write {target} (Operation not permitted): set --out to a file in another folder\n",
+    )

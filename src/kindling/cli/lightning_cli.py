@@ -30,7 +30,14 @@ from kindling.cli.trainer_setup import add_run, prepare_options, remove_averagin
 from kindling.data import BaseDataModule
 from kindling.evaluation.gathering import gather_predictions
 from kindling.evaluation.out_of_fold import save_outputs
-from kindling.evaluation.outputs import check_readable, is_writable, not_written, save_predictions, save_test_results
+from kindling.evaluation.outputs import (
+    check_readable,
+    is_writable,
+    not_written,
+    run_test,
+    save_predictions,
+    save_test_results,
+)
 from kindling.models.loading import check_trained
 from kindling.models.sanity_check import check_network
 from kindling.runs.checkpoint_contents import restoring
@@ -213,11 +220,13 @@ class KindlingCLI(LightningCLI):
         check_stage(self.command, self.model, self.datamodule, "test")
         checkpoint = kwargs["ckpt_path"] or (None if self.command == "fit" else self.checkpoint)
         with restoring(checkpoint), line_for("testing"):
-            metrics = self.trainer.test(**kwargs | {"ckpt_path": checkpoint, "verbose": False})[0]
+            metrics, failure = run_test(self.trainer, **kwargs | {"ckpt_path": checkpoint, "verbose": False})
         is_trial = self.trainer.fast_dev_run  # type: ignore[attr-defined]
         weights = checkpoint or ("a few batches after a trial run" if is_trial else "weights at the end of training")
         say(results_table(f"test split, {weights}", metrics))
         print_threshold(self.model)
+        if failure:
+            raise failure
         if not checkpoint and self.run:
             checkpoint = self.run.path / "checkpoints" / weights  # determines folder and title of the results
         if self._changed:

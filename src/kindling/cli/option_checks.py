@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 from collections.abc import Collection, Mapping, MutableMapping
 from pathlib import Path
 from types import NoneType, UnionType
@@ -47,6 +48,8 @@ MINIMUM = {
     "accumulate_grad_batches": 1,
     "reload_dataloaders_every_n_epochs": 0,
 }
+DEVICES_OF_CPU = r"auto|[1-9]\d*"
+DEVICES = rf"{DEVICES_OF_CPU}|-1|\[?\d+( ?, ?\d+)*,?\]?"
 BATCH_LIMITS = ("overfit_batches", *(f"limit_{stage}_batches" for stage in ("train", "val", "test", "predict")))
 
 # Names accepted by options of the Trainer, some of which also take a class.
@@ -114,12 +117,29 @@ def check_trainer(trainer: Mapping[str, Any]) -> None:
         if isinstance(value, str) and value.lower() not in known:
             near = suggest(value, known) or f": choose from {join_names(known, max_names=6)}"
             raise ValueError(f"there is no --trainer.{name} {shorten(value, 60) or repr(value)}{near}")
+    check_accelerator(trainer["accelerator"])
+    pattern = DEVICES_OF_CPU if trainer["accelerator"] == "cpu" else DEVICES
+    if not re.fullmatch(pattern, str(trainer["devices"])):
+        raise ValueError(
+            "--trainer.devices must be the number of devices, auto, or for GPUs also their indices such as [0, 1], or "
+            f"-1 for all; got {trainer['devices']}"
+        )
     try:
         Timer(trainer["max_time"])
     except (MisconfigurationException, TypeError, OverflowError) as error:
         raise ValueError(
             f"--trainer.max_time must be DD:HH:MM:SS such as 00:01:30:00, got {trainer['max_time']}"
         ) from error
+
+
+def check_accelerator(name: object) -> None:
+    """Raise ValueError if this machine lacks an accelerator."""
+    kinds = ("cuda", "mps") if name == "gpu" else (name,)
+    found = [AcceleratorRegistry[kind]["accelerator"] for kind in kinds if kind in AcceleratorRegistry]
+    if found and not any(accelerator.is_available() for accelerator in found):
+        raise ValueError(
+            f"PyTorch finds no {name} on this machine: use --trainer.accelerator cpu, or auto for the best one"
+        )
 
 
 def check_nulls(parser: ArgumentParser, config: Namespace, group: str = "") -> None:

@@ -11,9 +11,10 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from kindling.models import ClassificationTask
 from kindling.models.many_classes import MANY_CLASSES, TOP
-from kindling.models.task import DATA_ARGUMENTS
+from kindling.models.task import DATA_ARGUMENTS, BaseTask
 from kindling.training import Averaging, BestCheckpoint, RunEarlyStopping
 from kindling.tuning import diagnostics
+from kindling.utils.console import say
 
 RUN_NAME = "Folder of the run in runs/. [default: name of the first --config]"
 TEST_AFTER_FIT = "Whether to test the best checkpoint after training."
@@ -109,10 +110,19 @@ def check_nonempty_run(command: str, trainer: Mapping[str, Any], tests: bool, tr
 
 
 def check_validation(model: LightningModule, trainer: Mapping[str, Any]) -> None:
-    """Raise ValueError if a model needs the validation split, which the options of the Trainer leave out."""
+    """Check a model that needs the validation split, which the options of the Trainer leave out.
+
+    A schedule that needs `val/loss` never changes the learning rate then, which is said in one line.
+
+    Raises:
+        ValueError: If the model chooses its threshold on the validation split.
+    """
     metric = model.threshold_metric if isinstance(model, ClassificationTask) else None
     if metric and trainer["limit_val_batches"] == 0:
         raise ValueError(
             f"--model.threshold {metric} is chosen on the validation split: remove --trainer.limit_val_batches 0, or "
             "give the threshold as a number"
         )
+    schedule = isinstance(model, BaseTask) and model.training_options["lr_scheduler"]
+    if schedule and trainer["limit_val_batches"] == 0 and schedule["class_path"].endswith(".ReduceLROnPlateau"):
+        say("ReduceLROnPlateau monitors val/loss: without validation, the learning rate stays as it is")

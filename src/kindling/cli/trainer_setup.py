@@ -18,7 +18,7 @@ from kindling.training import (
     TerminateOnNaN,
     TestOutputCollector,
 )
-from kindling.training.batch_limits import AtLeastOneBatch
+from kindling.training.batch_limits import BatchLimits
 from kindling.training.processes import devices_of_torchrun, replace_spawn
 from kindling.training.random_state import SeedByRank
 from kindling.training.user_callbacks import as_list, combine, has_progress_bar
@@ -87,7 +87,7 @@ def trainer_callbacks(
     saves = options["enable_checkpointing"] is not False
     path = run.path if run else None
     callbacks = combine(as_list(options["callbacks"]), [StandardNames(), *configured], path, saves)
-    callbacks += [AtLeastOneBatch(), SeedByRank()]
+    callbacks += [BatchLimits(), SeedByRank()]
     if options["enable_progress_bar"] is not False and not has_progress_bar(options["callbacks"]):
         callbacks.append(ProgressBar())
     if "watch" in config:

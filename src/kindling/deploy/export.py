@@ -20,7 +20,7 @@ from kindling.runs.checkpoints import read_checkpoint
 from kindling.runs.find import find_checkpoint
 from kindling.runs.folders import run_folder_of
 from kindling.utils.console import progress, say
-from kindling.utils.files import atomic_write
+from kindling.utils.files import atomic_write, check_writable
 from kindling.utils.trees import tree_leaves
 
 
@@ -46,6 +46,10 @@ def export(
     target = Path(out) if out else run_folder_of(path) / "export" / f"model{chosen.suffix}"
     if target.suffix != chosen.suffix:
         raise ValueError(f"--out must end in {chosen.suffix} for --format {format}, got {target.name}")
+    try:
+        check_writable(target)  # fail before converting for minutes
+    except OSError as error:
+        raise OSError(f"can't write {target} ({error.strerror}): set --out to a file in another folder") from error
     if chosen.legacy:
         say(f"legacy: {chosen.legacy}; prefer --format onnx")
     with progress(f"loading {path}"):

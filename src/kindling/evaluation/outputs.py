@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
@@ -46,6 +46,28 @@ def written_to(run: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise not_written(run, error.strerror or str(error)) from error
+
+
+def run_test(trainer: Trainer, **kwargs: Any) -> tuple[Mapping[str, float], OSError | None]:
+    """Test a model.
+
+    Args:
+        trainer: The Trainer.
+        **kwargs: Arguments of `Trainer.test`.
+
+    Returns:
+        The metrics; and the error if they are known, but a logger or a callback could not write them.
+    """
+    try:
+        return trainer.test(**kwargs)[0], None
+    except OSError as error:
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("test/")}
+        if not metrics:
+            raise
+        run = run_folder_of(Path(kwargs["ckpt_path"])) if kwargs["ckpt_path"] else Path(trainer.default_root_dir)
+        failure = not_written(run, error.strerror or str(error))
+        failure.__cause__ = error
+        return metrics, failure
 
 
 def save_predictions(

@@ -64,7 +64,12 @@ def write_projector(
     (folder / "projector_config.pbtxt").unlink(missing_ok=True)  # torch would append to it
     points = reduce_features(features[chosen])
     header = list(predictions.point_header)
-    writer.add_embedding(points, metadata, sprites, step, tag=TAG, metadata_header=header)
+    try:
+        writer.add_embedding(points, metadata, sprites, step, tag=TAG, metadata_header=header)
+    except OSError:  # a full disk, for example
+        for partial in folder.glob(f"*/{TAG}"):
+            shutil.rmtree(partial.parent)
+        raise
 
 
 def to_sprites(images: Tensor) -> Tensor:

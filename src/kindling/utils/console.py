@@ -39,6 +39,7 @@ SILENCED_WARNINGS = {
     r"Total length of `\w+` across ranks is zero": "an ensemble may have nothing to validate on, and says so",
     r"You defined a `validation_step` but have no `val_dataloader`": "overfitting one batch needs no validation",
     r"You passed in a `val_dataloader` but have no `validation_step`": "validation is optional",
+    r"ReduceLROnPlateau conditioned on metric val/loss": "without validation, `fit` says so at the start",
     r"Image size .* exceeds limit": "photos may have 100 megapixels; Kindling has its own limit",
     r"(Possibly )?corrupt EXIF data": "the image itself is intact and is not rotated",
     r"\s*Unable to serialize instance": "only defaults are not serializable, and config.yaml omits them",

@@ -111,8 +111,15 @@ def unwrap_worker_error(message: str) -> str:
 def describe_killed_worker(error: BaseException) -> str:
     """Return one line about a data-loading process that was killed; empty for any other error.
 
-    See https://github.com/pytorch/pytorch/blob/main/torch/csrc/DataLoader.cpp.
+    Torch's signal handler raises the error wherever the main process is, and code there can fail because of it: in
+    `torch.save`, the archive that is closed too early. See
+    https://github.com/pytorch/pytorch/blob/main/torch/csrc/DataLoader.cpp.
     """
-    if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker (pid"):
-        return "a data-loading process was killed, often for lack of memory: try a smaller --data.num_workers"
+    earlier: BaseException | None = error
+    seen: set[int] = set()  # an exception that is raised again can be its own context
+    while earlier is not None and id(earlier) not in seen:
+        seen.add(id(earlier))
+        if isinstance(earlier, RuntimeError) and str(earlier).startswith("DataLoader worker (pid"):
+            return "a data-loading process was killed, often for lack of memory: try a smaller --data.num_workers"
+        earlier = earlier.__cause__ or earlier.__context__
     return ""

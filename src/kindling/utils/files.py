@@ -32,6 +32,12 @@ def atomic_write(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def check_writable(path: Path) -> None:
+    """Raise OSError if a file can't be created in the folder of `path`, or in the first one above it that exists."""
+    folder = next(parent for parent in path.absolute().parents if parent.is_dir())
+    tempfile.TemporaryFile(dir=folder).close()
+
+
 @contextmanager
 def in_turns() -> Iterator[None]:
     """Let distributed processes of this user take turns: torchrun and Slurm start all of a node at once."""
@@ -83,7 +89,8 @@ def naming_the_file(path: Path, temporary: Path | None = None) -> Iterator[None]
         yield
     except OSError as error:
         if error.errno and error.filename in (None, str(path), str(temporary)):
-            raise OSError(f"can't write {path}: {error.strerror}") from error
+            reason = error.strerror if path.parent.exists() else f"the folder {path.parent} was deleted"
+            raise OSError(f"can't write {path}: {reason}") from error
         raise
 
 

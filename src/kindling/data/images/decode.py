@@ -90,9 +90,11 @@ def inspect(path: str) -> ImageInfo:
 
 
 def read_image(path: str | Path, shape: tuple[int, ...], levels: Levels = None) -> Tensor:
-    """Decode a file to uint8 (C, H, W), see `decode_image`; a ValueError names the file if it is broken."""
+    """Decode a file to uint8 (C, H, W), see `decode_image`; an error names the file if it is broken or gone."""
     try:
         return decode_image(Path(path).read_bytes(), shape, levels=levels)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{path} has disappeared since the images were listed: put it back") from error
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
