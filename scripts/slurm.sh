@@ -3,14 +3,10 @@
 # Two minutes before the time limit, the run saves a checkpoint and the job is requeued, until the run is complete.
 # Each task trains on one GPU. The tasks of a job array (sbatch --array 1-5) train with different seeds.
 #SBATCH --job-name=kindling
-#SBATCH --nodes=1
-#SBATCH --ntasks-per-node=1
-#SBATCH --gpus-per-node=1  # as many as tasks
+#SBATCH --nodes=1 --ntasks-per-node=1 --gpus-per-node=1  # as many GPUs as tasks
 #SBATCH --cpus-per-task=8
 #SBATCH --time=04:00:00
-#SBATCH --signal=USR1@120
-#SBATCH --requeue
-#SBATCH --open-mode=append
+#SBATCH --signal=USR1@120 --requeue --open-mode=append
 #SBATCH --output=slurm-%j.log
 set -euo pipefail
 cd "${SLURM_SUBMIT_DIR:-.}"

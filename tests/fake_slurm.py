@@ -22,7 +22,8 @@ SBATCH = (
     START
     + r"""
 script = Path(sys.argv[1])
-options = dict(re.findall(r"^#SBATCH --([\w-]+)=?(\S*)", script.read_text(), re.MULTILINE))
+lines = [line.partition("  #")[0] for line in script.read_text().splitlines() if line.startswith("#SBATCH")]
+options = dict(re.findall(r" --([\w-]+)=?(\S*)", "\n".join(lines)))
 tasks, job = os.environ["TASKS"], os.environ["JOB"]
 environment = os.environ | {
     "SLURM_JOB_ID": job, "SLURM_JOB_NAME": options["job-name"], "SLURM_SUBMIT_DIR": os.getcwd(),

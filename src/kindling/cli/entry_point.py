@@ -127,9 +127,12 @@ def call(run: Callable[[str, Sequence[str]], None], command: str, options: Seque
         return _fail(message, code=1)
     except (KeyboardInterrupt, SystemExit) as stop:
         # Lightning turns Ctrl-C into SystemExit; help pages exit too, and processes whose error another one reports.
-        cause = stop if isinstance(stop, KeyboardInterrupt) else None if stop.__cause__ else stop.__context__
+        cause: BaseException | None = stop
+        while isinstance(cause, SystemExit):
+            cause = cause.__cause__ or cause.__context__
         if isinstance(cause, KeyboardInterrupt):
-            print(f"{program_name()}: interrupted", file=sys.stderr)
+            if stop.__cause__ is None:
+                print(f"{program_name()}: interrupted", file=sys.stderr)
             return end_stopped(cause, command, options)
         return int((isinstance(stop, SystemExit) and stop.code) or 0)
     return 0
