@@ -79,6 +79,7 @@ SCONTROL = (
     + """
 with open(cluster / "scontrol", "a") as file:
     print(*sys.argv[1:], file=file)
+time.sleep(2)  # a process that ends with an error meanwhile ends the others, and this call
 (cluster / "requeued").touch()
 """
 )

@@ -16,6 +16,7 @@ from conftest import TINY, Command, Train
 from helpers import SumDataModule, SumRegressor
 from kindling import ClassificationTask, CNNClassifier, MLPClassifier, SyntheticDataModule
 from kindling.data.datamodule import ArrayDataset
+from kindling.models.metrics import Accuracy, restore_metrics
 
 MNIST: dict[str, Any] = {"num_classes": 10, "input_shape": (1, 28, 28)}
 RUN = Path("runs/tiny/version_0")
@@ -406,3 +407,16 @@ def test_a_custom_schedule_gets_the_validation_loss(kindling: Command) -> None:
     logged = pd.read_csv("runs/tiny/version_0/metrics.csv")["val/loss"].dropna().tolist()
     assert stored["lr_schedulers"][0]["metrics"] == pytest.approx(logged)
     assert stored["optimizer_states"][0]["param_groups"][0]["lr"] == pytest.approx(0.004)
+
+
+def test_metrics_of_earlier_versions_are_restored() -> None:
+    """They stored a confusion matrix, whose last row and column are for predictions that are NaN."""
+    predictions, labels = torch.tensor([0, 1, 1, 2, 2, 2]), torch.tensor([0, 1, 2, 2, 2, 0])
+    matrix = torch.zeros(4, 4, dtype=torch.long)
+    matrix.index_put_((labels, predictions), torch.tensor(1), accumulate=True)
+    metrics, expected = nn.ModuleDict({"accuracy": Accuracy(3)}), Accuracy(3)
+    for _ in range(2):
+        expected.update(nn.functional.one_hot(predictions, 3).float(), labels)
+    restore_metrics(metrics, [{"accuracy": {"confmat": matrix}}] * 2)
+    assert torch.equal(metrics["accuracy"].counts, expected.counts)
+    assert expected.compute() == 4 / 6

@@ -43,19 +43,19 @@ def test_sharded_weights_train_as_whole_ones_and_give_ordinary_checkpoints(kindl
 
 @pytest.mark.slow
 @pytest.mark.parametrize("first", ["sharded", "whole"])
-def test_a_run_goes_on_with_another_strategy(kindling: Command, trained: Train, first: str) -> None:
+def test_a_run_resumes_with_another_strategy(kindling: Command, trained: Train, first: str) -> None:
     trained(*FIT)
     Path("runs/tiny").rename("runs/one")
     stop = ["--trainer.callbacks", '[{"class_path": "helpers.SignalAt", "init_args": {"step": 9, "number": 15}}]']
-    go_on = ["fit", "--ckpt_path", "last", "--trainer.callbacks", "null"]
+    resume = ["fit", "--ckpt_path", "last", "--trainer.callbacks", "null"]
     auto = ["--trainer.strategy", "auto", "--trainer.devices", "1"]
     if first == "sharded":
-        assert [result.code for result in Ranks("fit", *FIT, *stop, options=SHARDED).wait()] == [1, 1]
-        resumed = kindling(*go_on, *auto)
+        assert [result.code for result in Ranks("fit", *FIT, *stop, options=SHARDED).wait()] == [143, 143]
+        resumed = kindling(*resume, *auto)
         assert (resumed.code, resumed.err) == (0, "")
     else:
-        assert kindling("fit", *FIT, *stop).code == 1
-        results = Ranks(*go_on, options=SHARDED).wait()
+        assert kindling("fit", *FIT, *stop).code == 143
+        results = Ranks(*resume, options=SHARDED).wait()
         assert [(result.code, result.err) for result in results] == [(0, "")] * 2, results[0].err
     check_weights("one", "tiny")
 

@@ -35,6 +35,17 @@ def test_each_process_has_its_share(processes: int, expected: int, capsys: pytes
     assert printed.count("\n") == 1
 
 
+def test_a_task_that_slurm_has_bound_to_its_cores_uses_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(3), raising=False)
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "3")
+    share_cores(4)
+    assert torch.get_num_threads() == 3
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "2")  # the cores of all tasks
+    share_cores(4)
+    assert os.environ["OMP_NUM_THREADS"] == "3"  # of 12 cores
+
+
 def test_a_single_process_and_a_chosen_number_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     before = torch.get_num_threads()
     share_cores(1)

@@ -6,7 +6,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -44,9 +43,8 @@ def errors(stderr: str) -> list[str]:
 @pytest.mark.parametrize("rank", [1, 0])
 def test_a_killed_process_ends_the_others_and_the_run_resumes(rank: int) -> None:
     command = torchrun("--standalone", "--nproc-per-node", 2)
-    started = time.monotonic()
     killed = run([*command, *FIT, *kill_at(6, rank)])
-    assert time.monotonic() - started < 60
+    assert time.time() - LAST.stat().st_mtime < 30  # it was saved a few steps earlier
     (line,) = errors(killed.stderr)
     assert line.startswith(f"kindling: error: process {rank + 1} of 2 was killed or has crashed (PID ")
     assert killed.returncode == 1
@@ -57,7 +55,6 @@ def test_a_killed_process_ends_the_others_and_the_run_resumes(rank: int) -> None
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not find_spec("kindling.cli.auto_resume"), reason="needs --ckpt_path auto")
 def test_torchrun_restarts_a_job_whose_process_is_killed() -> None:
     """The process is killed once: the callback finds the file that it has written."""
     once = '[{"class_path": "helpers.KillOnce", "init_args": {"step": 6, "rank": 1}}]'

@@ -236,6 +236,8 @@ def restore_metrics(model: nn.Module, states: Sequence[dict[str, dict[str, Any]]
         for name in state.keys() & metrics.keys():
             metric = metrics[name]
             values = copy.deepcopy(_to_device(state[name], metric.device))  # metrics may share a state, and update it
+            if (matrix := values.pop("confmat", None)) is not None:  # of an earlier version
+                values["counts"] = torch.stack([matrix.sum(1), matrix.sum(0), matrix.diag()])
             if number == 0:
                 for attribute, value in values.items():
                     setattr(metric, attribute, value)

@@ -21,6 +21,7 @@ from kindling.utils.text import program_name
 GRACE_SECONDS = 5.0  # time that a process has to notice that another one has failed
 KEY = "kindling/peers"
 CONNECT_SECONDS = 3.0
+MAX_GREETING = 500  # bytes of the first line of a connection
 # A machine that loses its power or its network is noticed after 4 + 3 * 4 s; a killed process at once.
 KEEPALIVE = {"TCP_KEEPIDLE": 4, "TCP_KEEPINTVL": 4, "TCP_KEEPCNT": 3}
 
@@ -139,7 +140,7 @@ class Peers:
         connection, _ = listener.accept()
         connection.settimeout(5)
         with suppress(OSError, ValueError):
-            token, rank, place = connection.makefile().readline().split(" ", 2)
+            token, rank, place = connection.makefile("rb", buffering=0).readline(MAX_GREETING).decode().split(" ", 2)
             if secrets.compare_digest(token, self._token):
                 self._add(connection, Peer(int(rank), place.strip()))
                 return

@@ -71,10 +71,10 @@ class ShardedStrategy(ModelParallelStrategy):
         if self._layer_sync and trainer.training:
             self._layer_sync.apply(self.model)
         self.model = self.precision_plugin.convert_module(self.model)
+        if trainer.state.fn == "fit" and not any(isinstance(module, FSDPModule) for module in self.model.modules()):
+            self._shard(self.model)  # before anything else is moved to the device, where all weights might not fit
         self.model_to_device()
         if trainer.state.fn == "fit":
-            if not any(isinstance(module, FSDPModule) for module in self.model.modules()):
-                self._shard(self.model)
             self.setup_optimizers(trainer)
         self.setup_precision_plugin()
 
