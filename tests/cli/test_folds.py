@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import yaml
 from PIL import Image
 from report_reader import read as read_report
 from scipy import stats
+from scipy.special import softmax
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, mean_absolute_error, r2_score
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
@@ -65,8 +67,15 @@ def test_folds_of_classes_have_one_report_and_an_ensemble(kindling: Command, sho
     low, high = stats.binomtest(round(accuracy * 240), 240).proportion_ci(0.95, "wilson")
     assert f"accuracy{accuracy:.2%}{low:.2%} to {high:.2%}" in page.text
     assert f"macro F1{f1_score(found['label'], found['prediction'], average='macro'):.2%}" in page.text
-    probability = found[["no", "yes"]].to_numpy()[np.arange(240), (found["label"] == "yes").astype(int)]
-    assert f"loss{-np.log(probability).mean():.4f}" in page.text
+    labels = (found["label"] == "yes").astype(int)
+    paths = [REPEAT / f"fold_{fold}/version_0/checkpoints/best.ckpt" for fold in (1, 2, 3)]
+    temperatures = np.array([torch.load(path, weights_only=True)["softmax_temperature"] for path in paths])
+    assert len({*temperatures}) > 1
+    uncalibrated = softmax(np.log(found[["no", "yes"]]) * temperatures[found["fold"] - 1, None], axis=1)
+    log_loss = -np.log(uncalibrated.to_numpy()[range(240), labels]).mean()
+    assert f"loss{log_loss:.4f}" in page.text
+    assert "Without it: ECE" in page.text
+    assert f"log loss: {log_loss:.4f}" in page.text
     counts = [[int(cell or 0) for cell in row[1:]] for row in page.tables["Confusion matrix"][1:]]
     assert counts == confusion_matrix(found["label"], found["prediction"]).tolist()
     wrong = found[found["label"] != found["prediction"]]
@@ -78,7 +87,9 @@ def test_folds_of_classes_have_one_report_and_an_ensemble(kindling: Command, sho
     folds = [load(REPEAT / f"fold_{fold}") for fold in (1, 2, 3)]
     assert len({str(fold.card.columns) for fold in folds}) == 3  # each has learned from other rows
     ensemble = load(REPEAT)
-    expected = np.mean([fold.predict(shops).probabilities for fold in folds], axis=0)
+    calibrated = [fold.predict(shops).probabilities for fold in folds]
+    raw = [softmax(np.log(part) * by, axis=1) for part, by in zip(calibrated, temperatures, strict=True)]
+    expected = softmax(np.log(np.mean(raw, axis=0)) / stats.gmean(temperatures), axis=1)
     np.testing.assert_allclose(ensemble.predict(shops).probabilities, expected, atol=1e-6)
     assert ensemble.takes.count("town") == 1
 
