@@ -87,7 +87,7 @@ class ClassificationTask(BaseTask):
         if softmax_temperature is not None and not 0 < softmax_temperature < math.inf:
             raise ValueError(f"softmax_temperature must be greater than 0, got {softmax_temperature}")
         self.fits_temperature = softmax_temperature is None
-        self._temperature = softmax_temperature  # None until it is known
+        self._chosen_temperature = softmax_temperature  # None until it is known
         self.default_temperature = 1.0  # until then
         self._validation = ValidationOutputs(num_classes)
 
@@ -145,7 +145,7 @@ class ClassificationTask(BaseTask):
     @property
     def softmax_temperature(self) -> float:
         """What logits are divided by before the softmax."""
-        return self.default_temperature if self._temperature is None else self._temperature
+        return self.default_temperature if self._chosen_temperature is None else self._chosen_temperature
 
     @override
     def calibrate(self, outputs: Tensor) -> Tensor:
@@ -190,7 +190,7 @@ class ClassificationTask(BaseTask):
 
     @property
     def _chooses_temperature(self) -> bool:
-        return self.fits_temperature and self._chooses(self._temperature)
+        return self.fits_temperature and self._chooses(self._chosen_temperature)
 
     def _chooses(self, known: object) -> bool:
         """Return whether this validation chooses a value; what a checkpoint stores is kept."""
@@ -212,7 +212,7 @@ class ClassificationTask(BaseTask):
         if chooses_threshold or self._chooses_temperature:
             logits, labels = self._validation.gather(self.trainer.world_size, self.device)
             if self._chooses_temperature:
-                self._temperature = fit_temperature(logits, labels)
+                self._chosen_temperature = fit_temperature(logits, labels)
             if chooses_threshold:
                 self._use_threshold(self._chooser.choose(self.calibrate(logits).softmax(dim=1), labels))
             if self._measures_again and self._validation.batches:
@@ -259,7 +259,7 @@ class ClassificationTask(BaseTask):
         if self.fits_temperature:
             # Checkpoints of earlier versions have none.
             # Checkpoints of earlier versions have none.
-            self._temperature = checkpoint.get("softmax_temperature", 1.0)
+            self._chosen_temperature = checkpoint.get("softmax_temperature", 1.0)
         if not self.threshold_metric:
             return
         if self._chooser.has_chosen(checkpoint):
