@@ -70,8 +70,9 @@ def test_folds_of_classes_have_one_report_and_an_ensemble(kindling: Command, sho
     labels = (found["label"] == "yes").astype(int)
     paths = [REPEAT / f"fold_{fold}/version_0/checkpoints/best.ckpt" for fold in (1, 2, 3)]
     temperatures = np.array([torch.load(path, weights_only=True)["softmax_temperature"] for path in paths])
-    uncalibrated = softmax(np.log(found[["no", "yes"]]) * temperatures[found["fold"] - 1, None], axis=1)
-    log_loss = -np.log(uncalibrated.to_numpy()[range(240), labels]).mean()
+    of_fold = temperatures[found["fold"].str[-1].astype(int) - 1, None]
+    uncalibrated = softmax(np.log(found[["no", "yes"]].to_numpy()) * of_fold, axis=1)
+    log_loss = -np.log(uncalibrated[range(240), labels]).mean()
     assert f"loss{log_loss:.4f}" in page.text
     counts = [[int(cell or 0) for cell in row[1:]] for row in page.tables["Confusion matrix"][1:]]
     assert counts == confusion_matrix(found["label"], found["prediction"]).tolist()
@@ -159,7 +160,7 @@ def test_each_fold_has_its_temperature_and_the_ensemble_their_mean(kindling: Com
     assert temperatures[0] != temperatures[1]
     found, page = pd.read_csv(REPEAT / "predictions.csv"), read_report(REPEAT)
     labels = (found["label"] == "yes").to_numpy().astype(int)
-    logits = np.log(found[["no", "yes"]].to_numpy()) * temperatures[found["fold"] - 1, None]
+    logits = np.log(found[["no", "yes"]].to_numpy()) * temperatures[found["fold"].str[-1].astype(int) - 1, None]
     uncalibrated = softmax(logits, axis=1)
     for part in (uncalibrated, softmax(np.log(found[["no", "yes"]].to_numpy()), axis=1)):
         assert f"log loss: {-np.log(part[range(1000), labels]).mean():.4f}" in page.text
