@@ -122,7 +122,7 @@ def no_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
         tabs = ("predictions.ClassificationTabs", "regression.RegressionTabs", "multilabel.MultiLabelTabs")
         for kind in tabs:
             monkeypatch.setattr(f"kindling.tensorboard.{kind}.write", lambda *_: None)
-        for charts in ("classification.calibration_charts", "columns.dependence_charts"):
+        for charts in ("calibration.calibration_charts", "columns.dependence_charts"):
             monkeypatch.setattr(f"kindling.evaluation.report.{charts}", lambda *_: element("p"))
 
 

@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import yaml
 from PIL import Image
 from report_reader import read as read_report
 from scipy import stats
+from scipy.special import softmax
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, mean_absolute_error, r2_score
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
@@ -65,8 +67,13 @@ def test_folds_of_classes_have_one_report_and_an_ensemble(kindling: Command, sho
     low, high = stats.binomtest(round(accuracy * 240), 240).proportion_ci(0.95, "wilson")
     assert f"accuracy{accuracy:.2%}{low:.2%} to {high:.2%}" in page.text
     assert f"macro F1{f1_score(found['label'], found['prediction'], average='macro'):.2%}" in page.text
-    probability = found[["no", "yes"]].to_numpy()[np.arange(240), (found["label"] == "yes").astype(int)]
-    assert f"loss{-np.log(probability).mean():.4f}" in page.text
+    labels = (found["label"] == "yes").astype(int)
+    paths = [REPEAT / f"fold_{fold}/version_0/checkpoints/best.ckpt" for fold in (1, 2, 3)]
+    temperatures = np.array([torch.load(path, weights_only=True)["softmax_temperature"] for path in paths])
+    of_fold = temperatures[found["fold"].str[-1].astype(int) - 1, None]
+    uncalibrated = softmax(np.log(found[["no", "yes"]].to_numpy()) * of_fold, axis=1)
+    log_loss = -np.log(uncalibrated[range(240), labels]).mean()
+    assert f"loss{log_loss:.4f}" in page.text
     counts = [[int(cell or 0) for cell in row[1:]] for row in page.tables["Confusion matrix"][1:]]
     assert counts == confusion_matrix(found["label"], found["prediction"]).tolist()
     wrong = found[found["label"] != found["prediction"]]
@@ -78,7 +85,9 @@ def test_folds_of_classes_have_one_report_and_an_ensemble(kindling: Command, sho
     folds = [load(REPEAT / f"fold_{fold}") for fold in (1, 2, 3)]
     assert len({str(fold.card.columns) for fold in folds}) == 3  # each has learned from other rows
     ensemble = load(REPEAT)
-    expected = np.mean([fold.predict(shops).probabilities for fold in folds], axis=0)
+    calibrated = [fold.predict(shops).probabilities for fold in folds]
+    raw = [softmax(np.log(part) * by, axis=1) for part, by in zip(calibrated, temperatures, strict=True)]
+    expected = softmax(np.log(np.mean(raw, axis=0)) / stats.gmean(temperatures), axis=1)
     np.testing.assert_allclose(ensemble.predict(shops).probabilities, expected, atol=1e-6)
     assert ensemble.takes.count("town") == 1
 
@@ -138,6 +147,30 @@ def test_each_fold_has_its_threshold_and_the_ensemble_the_best_one(kindling: Com
     assert model["positive_class"] == "yes"
     assert accuracy(model["threshold"]) == max(map(accuracy, found["yes"]))
     assert load(REPEAT).card.threshold == pytest.approx(model["threshold"])
+
+
+@pytest.mark.slow
+def test_each_fold_has_its_temperature_and_the_ensemble_their_mean(kindling: Command) -> None:
+    shops, smooth = write_shops(1000), ("--model.optimizer.lr", "0.01", "--model.label_smoothing", "0.4")
+    options = (*SMALL, "--data.drop", "[spent]", *smooth)
+    assert kindling("repeat", "--folds", 2, "--model", "MLPClassifier", *options).code == 0
+    paths = [REPEAT / f"fold_{fold}/version_0/checkpoints/best.ckpt" for fold in (1, 2)]
+    temperatures = np.array([torch.load(path, weights_only=True)["softmax_temperature"] for path in paths])
+    assert temperatures.max() < 0.8
+    assert temperatures[0] != temperatures[1]
+    found, page = pd.read_csv(REPEAT / "predictions.csv"), read_report(REPEAT)
+    labels = (found["label"] == "yes").to_numpy().astype(int)
+    logits = np.log(found[["no", "yes"]].to_numpy()) * temperatures[found["fold"].str[-1].astype(int) - 1, None]
+    uncalibrated = softmax(logits, axis=1)
+    for part in (uncalibrated, softmax(np.log(found[["no", "yes"]].to_numpy()), axis=1)):
+        assert f"log loss: {-np.log(part[range(1000), labels]).mean():.4f}" in page.text
+    smoothed = 0.2 + 0.6 * np.stack([1 - labels, labels], axis=1)
+    assert f"loss{-(smoothed * np.log(uncalibrated)).sum(axis=1).mean():.4f}" in page.text
+    names = ", ".join(f"{temperature:.3g}" for temperature in temperatures)
+    assert f"the softmax temperature, {names}." in page.text
+    stored = torch.load(REPEAT / "ensemble/version_0/checkpoints/best.ckpt", weights_only=True)
+    assert stored["softmax_temperature"] == pytest.approx(stats.gmean(temperatures))
+    assert len(load(REPEAT).predict(shops).labels) == 1000
 
 
 @pytest.mark.slow
@@ -323,6 +356,7 @@ def test_runs_on_images_are_combined_too(kindling: Command) -> None:
             "--model.channels",
             "[8]",
             *options,
+            *("--model.softmax_temperature", "1"),
             "--run_name",
             f"folds/repeat_0/{name}",
         )

@@ -52,7 +52,7 @@ def test_images_may_be_held_in_any_way(digits: Predictor, images: torch.Tensor) 
     files = sorted(Path("photos").iterdir())
     model = CNNClassifier.load_from_checkpoint("runs/cnn/version_0/checkpoints/best.ckpt").eval()
     with torch.no_grad():
-        expected = model(images.float() / 255).softmax(1).numpy()
+        expected = model.to_prediction(model(images.float() / 255)).numpy()
     ways: list[Any] = [
         images,
         images.numpy(),
@@ -133,5 +133,6 @@ def test_the_ways_to_save_and_load_in_the_guide_work(kindling: Command) -> None:
     exec(code, names)
     images = read_sample("test")[0][:5]
     with torch.no_grad():
-        found = names["model"].eval()(images / 255).softmax(1)
+        model = names["model"].eval()
+        found = model.to_prediction(model(images / 255))
     np.testing.assert_allclose(found, load().predict(images).probabilities, rtol=1e-4, atol=1e-6)

@@ -8,11 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy.special import softmax
 from sklearn.base import clone
 from sklearn.datasets import load_diabetes, load_iris
 from sklearn.inspection import permutation_importance
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import f1_score, r2_score
+from sklearn.metrics import f1_score, log_loss, r2_score
 from sklearn.model_selection import GridSearchCV, cross_val_score, cross_validate
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -189,6 +190,22 @@ def test_a_threshold_is_chosen_and_used(customers: pd.DataFrame) -> None:
     assert load("model.ckpt").card.threshold == pytest.approx(0.1)
     with pytest.raises(ValueError, match="threshold f1 needs two classes, but there are 3"):
         clone(model).set_params(threshold="f1", positive_class=None).fit(frame, np.arange(len(frame)) % 3)
+
+
+def test_probabilities_are_calibrated(customers: pd.DataFrame) -> None:
+    frame, labels = customers[["age", "plan"]], customers["churned"]
+    smooth = QUICK["model_options"] | {"label_smoothing": 0.4}
+    options = QUICK | {"model_options": smooth, "validation_fraction": 0.4}
+    model = TableClassifier(max_epochs=8, **options).fit(frame, labels)
+    raw = clone(model).set_params(model_options=smooth | {"softmax_temperature": 1}).fit(frame, labels)
+    network: Any = model.model_
+    assert network.softmax_temperature < 0.8
+    logits = np.log(raw.predict_proba(frame)) / network.softmax_temperature
+    np.testing.assert_allclose(model.predict_proba(frame), softmax(logits, axis=1), atol=1e-5)
+    assert (model.predict(frame) == raw.predict(frame)).all()
+    assert log_loss(labels, model.predict_proba(frame)) < log_loss(labels, raw.predict_proba(frame))
+    model.save("model.ckpt")
+    np.testing.assert_allclose(load("model.ckpt").predict(frame).probabilities, model.predict_proba(frame), atol=1e-6)
 
 
 def test_verbose_prints_epochs_and_warnings(customers: pd.DataFrame, capfd: pytest.CaptureFixture[str]) -> None:

@@ -61,7 +61,7 @@ def test_a_test_writes_metrics_predictions_and_a_report(kindling: Command, comma
     data.setup("test")
     model = MLPClassifier.load_from_checkpoint(RUN / "checkpoints/best.ckpt")
     with torch.no_grad():
-        probabilities = model(data.test.inputs).softmax(dim=1)
+        probabilities = model.to_prediction(model(data.test.inputs))
     table, numbers = written()
     assert list(table[0]) == ["row", "label", "prediction", "probability", "0", "1", "2"]
     assert [int(row["row"]) for row in table] == list(range(60))

@@ -40,7 +40,7 @@ def test_it_averages_the_probabilities_of_its_members(kindling: Command, members
     checkpoints = [Path(member, "checkpoints", "best.ckpt") for member in members]
     for scaled in (inputs, inputs / 100):
         with torch.no_grad():
-            ours = load_model(RUN / "checkpoints/best.ckpt")(scaled).softmax(1)
+            ours = load_model(RUN / "checkpoints/best.ckpt")(scaled).softmax(1)  # before its temperature
             theirs = torch.stack([load_model(path)(scaled).softmax(1) for path in checkpoints]).mean(0)
         torch.testing.assert_close(ours, theirs)
 

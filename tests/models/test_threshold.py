@@ -206,7 +206,7 @@ def test_it_is_chosen_on_the_validation_split_and_used_by_every_command(
     data = TableDataModule(path=shop, target="bought")
     data.setup("fit")
     with torch.no_grad():
-        chances = model(data.val.inputs).softmax(1)[:, 1].numpy()
+        chances = model.to_prediction(model(data.val.inputs))[:, 1].numpy()
     labels = data.val.labels.numpy()
     assert model.threshold.score == pytest.approx(search(chances, labels, "positive_f1"))
     at_best = (chances >= model.threshold.value).astype(int)
@@ -316,7 +316,7 @@ def check_is_best(table: Path, metric: str) -> None:
     data = TableDataModule(path=table, target="bought")
     data.setup("fit")
     with torch.no_grad():
-        chances = model(data.val.inputs).softmax(1)[:, 1].numpy()
+        chances = model.to_prediction(model(data.val.inputs))[:, 1].numpy()
     assert model.threshold is not None
     assert model.threshold.score == pytest.approx(search(chances, data.val.labels.numpy(), metric))
 

@@ -149,7 +149,7 @@ def test_the_worst_predictions_are_those_of_the_best_epoch(kindling: Command, mo
         "kindling.tensorboard.dashboard.write_worst_predictions",
         lambda _, found, *rest: shown.append(found.predictions),
     )
-    assert kindling("fit", *TINY, "--model.optimizer.lr", "1").code == 0
+    assert kindling("fit", *TINY, "--model.optimizer.lr", "1", "--model.softmax_temperature", "1").code == 0
     losses = [event.value for event in read("val").Scalars("metrics/loss")]
     assert losses[-1] > min(losses)
     loss = F.nll_loss(shown[0].probabilities.log(), shown[0].labels)

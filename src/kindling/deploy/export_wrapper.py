@@ -20,6 +20,8 @@ Compute = Callable[..., Outputs]  # takes the inputs as separate arguments
 class ExportWrapper(nn.Module):
     """Computes probabilities and logits, or what `to_prediction` returns, from raw inputs; both flattened.
 
+    The softmax of the logits gives the probabilities: they are divided by the temperature.
+
     Attributes:
         task: See `ModelCard.task`.
         inputs: Names of the inputs: the keys of a dictionary, or the arguments of the network; "inputs" if it is a
@@ -61,6 +63,7 @@ class ExportWrapper(nn.Module):
     def forward(self, *inputs: Tensor) -> Outputs:
         outputs = self.model.outputs_for(tree_unflatten(inputs, self.structure))
         if self.is_classifier:
+            outputs = self.model.calibrate(outputs)
             return (outputs.sigmoid() if self.task == "multilabel" else outputs.softmax(dim=1)), outputs
         return tuple(tree_leaves(self.model.to_prediction(outputs)))
 

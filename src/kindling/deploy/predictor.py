@@ -184,7 +184,8 @@ def load(where: str | Path = "best", device: str = "cpu", plugins: Sequence[str 
     @torch.inference_mode()
     def compute(inputs: Tensor) -> Tensor:
         outputs = model(inputs.to(device))
-        found: Tensor = outputs.softmax(dim=1) if card.task == "classification" else model.to_prediction(outputs)
+        is_classifier = card.task == "classification"
+        found: Tensor = model.calibrate(outputs).softmax(dim=1) if is_classifier else model.to_prediction(outputs)
         return found.cpu()
 
     return Predictor(compute, card)

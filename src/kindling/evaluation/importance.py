@@ -58,7 +58,8 @@ def predictor_of(model: ClassificationTask | RegressionTask) -> Compute:
         for batch in torch.split(inputs, BATCH_SIZE):
             outputs = model(batch.to(device))
             is_classifier = isinstance(model, ClassificationTask)
-            parts.append((outputs.log_softmax(dim=1) if is_classifier else model.to_prediction(outputs)).cpu())
+            found = model.calibrate(outputs).log_softmax(dim=1) if is_classifier else model.to_prediction(outputs)
+            parts.append(found.cpu())
         return torch.cat(parts)
 
     return compute

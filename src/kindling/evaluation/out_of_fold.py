@@ -149,7 +149,7 @@ class OutOfFold:
         total = torch.tensor(0.0)
         for number in sorted({*self.folds[rows].tolist()}):
             part = rows[self.folds[rows] == number]
-            total = total + self.members[number].loss(self.outputs[part], self.targets[part]) * len(part)
+            total = total + self.members[number].reported_loss(self.outputs[part], self.targets[part]) * len(part)
         return total / len(rows)
 
     @property
@@ -167,6 +167,13 @@ class OutOfFold:
             rows = self.folds == number
             classes[rows] = predicted_classes(self.outputs[rows].exp(), member.threshold)
         return classes
+
+    @property
+    def temperatures(self) -> Tensor | None:
+        """The softmax temperature of the fold of each sample, (N, 1); None if no classes are predicted."""
+        if not isinstance(self.members[0], ClassificationTask):
+            return None
+        return torch.tensor([member.softmax_temperature for member in self.members])[self.folds].unsqueeze(1)
 
     @property
     def threshold(self) -> DecisionThreshold | None:
@@ -194,7 +201,7 @@ class OutOfFold:
             inputs = torch.cat([self.data.test.inputs, self.folds[:, None].float()], dim=1)
             self.data.test = ArrayDataset(inputs, self.targets)
             self.model.network = FoldRouting(network)
-        by_fold = FoldResults(type(self.members[0]).__name__, self.loss, self.classes, note)
+        by_fold = FoldResults(type(self.members[0]).__name__, self.loss, self.classes, note, self.temperatures)
         tested, results = f"{len(self.members)} folds", (self.metrics, self.outputs, self.targets)
         report = write_report(folder, tested, *results, self.model, self.data, command, by_fold)
         self.model.network = network

@@ -1,7 +1,7 @@
 """Predictions of a classifier and their confusions, for the report and TensorBoard."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple, Self
 
@@ -71,12 +71,30 @@ class Predictions:
             return self.probabilities.probabilities[:, 0].nan_to_num()
         return self.probabilities.gather(1, self._decided.unsqueeze(1)).squeeze(1).nan_to_num()
 
+    @cached_property
+    def of_label(self) -> Tensor:
+        """The probability of the true class, shape (N,)."""
+        if isinstance(self.probabilities, TopClasses):
+            return self.probabilities.of_label
+        return self.probabilities.gather(1, self.labels.unsqueeze(1)).squeeze(1)
+
     @property
     def _decided(self) -> Tensor:
         """The predicted classes, (N,), also of rows with NaN."""
         if isinstance(self.probabilities, TopClasses):
             return self.probabilities.classes[:, 0]
         return predicted_classes(self.probabilities, self.threshold) if self.decided is None else self.decided
+
+    def uncalibrated(self, temperatures: Tensor) -> Self | None:
+        """Return the same predicted classes with the probabilities before calibration; None for very many classes.
+
+        Args:
+            temperatures: What the logits of each sample were divided by, (N, 1).
+        """
+        if isinstance(self.probabilities, TopClasses):
+            return None
+        logits = self.probabilities.log() * temperatures
+        return replace(self, probabilities=logits.softmax(dim=1), decided=self._decided)
 
     @cached_property
     def correct(self) -> Tensor:
@@ -100,11 +118,7 @@ class Predictions:
     def worst(self, number: int) -> Tensor:
         """Return the indices of the wrong predictions with the lowest probability of the label, lowest first."""
         wrong = (~self.correct).nonzero().squeeze(1)
-        if isinstance(self.probabilities, TopClasses):
-            of_label = self.probabilities.of_label[wrong]
-        else:
-            of_label = self.probabilities[wrong, self.labels[wrong]]
-        return wrong[of_label.argsort(stable=True)[:number]]
+        return wrong[self.of_label[wrong].argsort(stable=True)[:number]]
 
 
 def most_confused(confusions: Confusions, names: Sequence[str], number: int) -> list[tuple[str, str, int, float]]:

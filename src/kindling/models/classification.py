@@ -1,5 +1,6 @@
 """The classification task."""
 
+import math
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -13,7 +14,9 @@ from typing_extensions import override
 from kindling.models.metrics import ClassCountMetric, classification_metrics, ranking_metrics
 from kindling.models.regression import RegressionTask
 from kindling.models.task import BaseTask, Stage
+from kindling.models.temperature import fit_temperature
 from kindling.models.threshold import ThresholdMetric, choose_threshold, parse_threshold
+from kindling.models.validation_outputs import ValidationOutputs
 from kindling.utils.decision import DecisionThreshold
 from kindling.utils.text import join_names
 
@@ -41,6 +44,9 @@ class ClassificationTask(BaseTask):
             the most probable class is predicted.
         positive_class: Of two classes, the name of the one that `threshold` and the average precision are about; by
             default the one that its name tells, such as yes, ja, true or malignant, else the second one.
+        softmax_temperature: What logits are divided by before the softmax, which changes no predicted class but makes
+            probabilities match frequencies; by default chosen on the validation split. With 1, probabilities are those
+            of the network. The loss is that of the logits in any case.
         **kwargs: See `BaseTask`.
 
     Raises:
@@ -63,6 +69,7 @@ class ClassificationTask(BaseTask):
         weighted_loss: bool = False,
         threshold: float | ThresholdMetric | None = None,
         positive_class: str | None = None,
+        softmax_temperature: float | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -77,6 +84,12 @@ class ClassificationTask(BaseTask):
         # `setup` computes the weights from the training data.
         self.register_buffer("class_weights", torch.ones(num_classes) if weighted_loss else None)
         self.threshold, self._chooser = parse_threshold(threshold, positive_class, self.class_names)
+        if softmax_temperature is not None and not 0 < softmax_temperature < math.inf:
+            raise ValueError(f"softmax_temperature must be greater than 0, got {softmax_temperature}")
+        self.fits_temperature = softmax_temperature is None
+        self._chosen_temperature = softmax_temperature  # None until it is known
+        self.default_temperature = 1.0  # until then
+        self._validation = ValidationOutputs(num_classes)
 
     @override
     def setup(self, stage: str) -> None:
@@ -129,22 +142,33 @@ class ClassificationTask(BaseTask):
         losses = F.cross_entropy(outputs, targets, reduction="none", **options)
         return ((1 - probability) ** FOCAL_GAMMA * losses).mean()
 
+    @property
+    def softmax_temperature(self) -> float:
+        """What logits are divided by before the softmax."""
+        return self.default_temperature if self._chosen_temperature is None else self._chosen_temperature
+
+    @override
+    def calibrate(self, outputs: Tensor) -> Tensor:
+        """Return logits (N, num_classes) divided by the temperature."""
+        return outputs if self.softmax_temperature == 1 else outputs / self.softmax_temperature
+
     @override
     def to_prediction(self, outputs: Tensor) -> Tensor:
         """Return class probabilities (N, num_classes) for logits."""
-        return outputs.softmax(dim=1)
+        return self.calibrate(outputs).softmax(dim=1)
 
     @override
     def validation_step(self, batch: Any, batch_idx: int) -> Tensor:
         # Log-probabilities for reports: small probabilities would underflow.
-        outputs: Tensor = super().validation_step(batch, batch_idx).log_softmax(dim=1)
-        if self._chooses_threshold:
-            self._chooser.add(outputs, batch[1])
-        return outputs
+        logits: Tensor = super().validation_step(batch, batch_idx)
+        if self._chooses_temperature or self._chooses_threshold:
+            limit = math.inf if self._has_threshold else self._validation.limit / self.trainer.world_size
+            self._validation.add(logits, batch[1], limit)
+        return (logits if self._chooses_temperature else self.calibrate(logits)).log_softmax(dim=1)
 
     @override
     def test_step(self, batch: Any, batch_idx: int) -> Tensor:
-        return super().test_step(batch, batch_idx).log_softmax(dim=1)  # type: ignore[no-any-return]
+        return self.calibrate(super().test_step(batch, batch_idx)).log_softmax(dim=1)
 
     @property
     def threshold_metric(self) -> ThresholdMetric | None:
@@ -157,28 +181,60 @@ class ClassificationTask(BaseTask):
         return self.class_names[self._chooser.positive]
 
     @property
+    def _has_threshold(self) -> bool:
+        return self.threshold is not None or self.threshold_metric is not None
+
+    @property
     def _chooses_threshold(self) -> bool:
-        """Whether this validation chooses the threshold; that of a checkpoint is kept."""
-        if not self.threshold_metric or self.trainer.sanity_checking:
-            return False
-        return self.trainer.state.fn == TrainerFn.FITTING or self.threshold is None
+        return self.threshold_metric is not None and self._chooses(self.threshold)
+
+    @property
+    def _chooses_temperature(self) -> bool:
+        return self.fits_temperature and self._chooses(self._chosen_temperature)
+
+    def _chooses(self, known: object) -> bool:
+        """Return whether this validation chooses a value; what a checkpoint stores is kept."""
+        return not self.trainer.sanity_checking and (self.trainer.state.fn == TrainerFn.FITTING or known is None)
+
+    @property
+    def _measures_again(self) -> bool:
+        """Whether metrics depend on what a validation chooses at its end."""
+        has_own = is_overridden("metrics", self, ClassificationTask)
+        return self._has_threshold or (has_own and not is_overridden("shared_step", self, BaseTask))
 
     @override
     def on_validation_epoch_start(self) -> None:
-        self._chooser.take()  # of a validation that was interrupted
+        self._validation.clear()  # of a validation that was interrupted
 
     @override
     def on_validation_epoch_end(self) -> None:
-        if self._chooses_threshold:
-            self._use_threshold(self._chooser.choose(self.trainer.world_size))
-            _, metrics = self._stage_metrics("val")
-            metrics.reset()  # measured with the threshold of the last validation
-            for batch in self._chooser.take():
-                metrics.update(*batch)
+        chooses_threshold = self._chooses_threshold
+        if chooses_threshold or self._chooses_temperature:
+            logits, labels = self._validation.gather(self.trainer.world_size, self.device)
+            if self._chooses_temperature:
+                self._chosen_temperature = fit_temperature(logits, labels)
+            if chooses_threshold:
+                self._use_threshold(self._chooser.choose(self.calibrate(logits).softmax(dim=1), labels))
+            if self._measures_again and self._validation.batches:
+                _, metrics = self._stage_metrics("val")
+                metrics.reset()  # measured with what the last validation has chosen
+                for batch in self._validation.batches:
+                    metrics.update(self.calibrate(batch[0]), batch[1])
+            self._validation.clear()
         super().on_validation_epoch_end()
 
+    def reported_loss(self, log_probabilities: Tensor, targets: Tensor) -> Tensor:
+        """Return the mean loss, that of the logits, given calibrated log-probabilities (N, num_classes)."""
+        return self.loss(log_probabilities * self.softmax_temperature, targets)
+
+    def calibrated(self, log_probabilities: Tensor, labels: Tensor) -> Tensor:
+        """Return the log-probabilities of a validation (N, classes) with the temperature that it chooses."""
+        if not self.fits_temperature:
+            return log_probabilities
+        return (log_probabilities / fit_temperature(log_probabilities, labels)).log_softmax(dim=1)
+
     def threshold_for(self, log_probabilities: Tensor, labels: Tensor) -> DecisionThreshold | None:
-        """Return the fixed threshold, or the one that a validation with outputs (N, 2) and labels (N,) chooses."""
+        """Return the fixed threshold, or the best one for calibrated outputs (N, 2) and labels (N,)."""
         if not (metric := self.threshold_metric):
             return self.threshold
         return choose_threshold(log_probabilities.exp(), labels, self._chooser.positive, metric)
@@ -192,12 +248,18 @@ class ClassificationTask(BaseTask):
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
+        if self.fits_temperature:
+            checkpoint["softmax_temperature"] = self.softmax_temperature
         if self.threshold_metric:
             checkpoint["decision_threshold"] = self.threshold.as_dict() if self.threshold else None
 
     @override
     def restore_learned(self, checkpoint: dict[str, Any]) -> None:
         super().restore_learned(checkpoint)
+        if self.fits_temperature:
+            # Checkpoints of earlier versions have none.
+            # Checkpoints of earlier versions have none.
+            self._chosen_temperature = checkpoint.get("softmax_temperature", 1.0)
         if not self.threshold_metric:
             return
         if self._chooser.has_chosen(checkpoint):

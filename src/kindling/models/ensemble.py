@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from statistics import geometric_mean
 from typing import Any, ClassVar, Self
 
 import torch
@@ -205,6 +206,10 @@ class EnsembleMultiLabelClassifier(EnsembleModel, MultiLabelTask):
 class EnsembleClassifier(EnsembleModel, ClassificationTask):
     """Averages the probabilities of trained classifiers; `fit` trains nothing.
 
+    It averages those of the logits, and has a temperature of its own: a mean of calibrated probabilities is not
+    calibrated (X. Wu and M. Gales, "Should Ensemble Members Be Calibrated?", 2021). Without validation samples, it is
+    the mean of those of the members.
+
     Args:
         **kwargs: See `EnsembleModel` and `ClassificationTask`.
     """
@@ -212,3 +217,8 @@ class EnsembleClassifier(EnsembleModel, ClassificationTask):
     averaging = ProbabilityAveraging
     regressor = EnsembleRegressor
     multilabel_classifier = EnsembleMultiLabelClassifier
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        members: Any = self.network.get_submodule("members")
+        self.default_temperature = geometric_mean(member.softmax_temperature for member in members)

@@ -150,12 +150,20 @@ class BaseTask(LightningModule):
         """
         raise NotImplementedError(f"{type(self).__name__} has no loss: define `def loss(self, outputs, targets)`")
 
+    def reported_loss(self, outputs: Any, targets: Any) -> Tensor:
+        """Return the mean loss of a batch, given what `test_step` returns; see `loss`."""
+        return self.loss(outputs, targets)
+
     def check_targets(self, outputs: Any, targets: Any) -> None:
         """Raise ValueError if the targets of a batch are of the wrong kind for the outputs; by default never."""
 
     def metrics(self) -> MetricCollection | dict[str, Metric]:
         """Return the metrics of a stage by name, each updated with outputs and targets; by default none."""
         return {}
+
+    def calibrate(self, outputs: Any) -> Any:
+        """Return the outputs of a batch as metrics and predictions use them; by default unchanged."""
+        return outputs
 
     def to_prediction(self, outputs: Any) -> Any:
         """Return the predictions that `kindling predict` writes for the outputs of a batch; by default the outputs."""
@@ -288,7 +296,7 @@ class BaseTask(LightningModule):
         # Logged once an epoch: `self.log` in each step would take 0.4 ms, a third of a small step.
         mean_loss, metrics = self._stage_metrics(stage)
         mean_loss.update(loss.detach(), batch_size(targets))
-        metrics.update(outputs, targets)
+        metrics.update(self.calibrate(outputs), targets)
         return loss, outputs
 
     def loss_and_outputs(self, inputs: Any, targets: Any) -> tuple[Tensor, Any]:

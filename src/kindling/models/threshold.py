@@ -7,7 +7,6 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 from torchmetrics.functional.classification import binary_roc
-from torchmetrics.utilities.distributed import gather_all_tensors
 
 from kindling.utils.decision import CURVE_STEPS, DecisionThreshold
 from kindling.utils.text import join_names, suggest
@@ -108,7 +107,7 @@ def choose_threshold(
 
 
 class ThresholdChooser:
-    """Collects the predictions of a validation, and chooses the threshold with the best metric.
+    """Chooses the threshold with the best metric.
 
     Args:
         metric: The metric; None to choose none.
@@ -117,25 +116,11 @@ class ThresholdChooser:
 
     def __init__(self, metric: ThresholdMetric | None, positive: int) -> None:
         self.metric, self.positive = metric, positive
-        self._batches: list[tuple[Tensor, Tensor]] = []
 
-    def add(self, log_probabilities: Tensor, labels: Tensor) -> None:
-        """Add a batch: log-probabilities (n, 2, ...) and labels (n, ...)."""
-        self._batches.append((log_probabilities, labels))
-
-    def take(self) -> list[tuple[Tensor, Tensor]]:
-        """Return the batches, and forget them."""
-        batches, self._batches = self._batches, []
-        return batches
-
-    def choose(self, world_size: int) -> DecisionThreshold | None:
-        """Return the threshold for the batches of all processes; None, with a warning, if they lack a class."""
+    def choose(self, probabilities: Tensor, labels: Tensor) -> DecisionThreshold | None:
+        """Return the threshold for probabilities (N, 2) and labels (N,); None, with a warning, if they lack a class."""
         assert self.metric is not None
-        outputs = torch.cat([outputs.movedim(1, -1).reshape(-1, 2) for outputs, _ in self._batches])
-        labels = torch.cat([labels.flatten() for _, labels in self._batches])
-        if world_size > 1:
-            outputs, labels = (torch.cat(gather_all_tensors(part)) for part in (outputs, labels))
-        chosen = choose_threshold(outputs.exp(), labels, self.positive, self.metric)
+        chosen = choose_threshold(probabilities, labels, self.positive, self.metric)
         if chosen is None:
             logger.warning(f"threshold {self.metric}: not chosen, since the validation split lacks one of the classes")
         return chosen

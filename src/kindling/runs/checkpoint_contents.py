@@ -19,7 +19,7 @@ TYPES: dict[str, type] = {
     **{"hyper_parameters": dict, "datamodule_hyper_parameters": dict, "state_dict": dict, "callbacks": dict},
     **{"loops": dict, "optimizer_states": list, "lr_schedulers": list, "checksums": dict, "plugins": dict},
     **{"global_step": int, "epoch": int, "schedule_start": int, "sample_shapes": list},
-    **{"decision_threshold": dict},
+    **{"decision_threshold": dict, "softmax_temperature": float},
 }
 THRESHOLD_TYPES: dict[str, type] = {"value": float, "positive": int, "metric": str, "score": float, "curve": list}
 MODEL_TYPES: dict[str, type] = {"_class_path": str, "num_classes": int, "input_shape": list, "class_names": list}
@@ -54,6 +54,8 @@ def check_content(path: Path, checkpoint: Any) -> None:
     if threshold and not _is_curve(threshold["curve"]):
         raise ValueError(f"{path} was modified: its decision_threshold has the curve {quote(threshold['curve'])}")
     check_progress(path, checkpoint)
+    if not 0 < checkpoint.get("softmax_temperature", 1.0) < math.inf:
+        raise ValueError(f"{path} was modified: its softmax_temperature is {checkpoint['softmax_temperature']}")
     names = model.get("class_names")
     if names and len(names) != model.get("num_classes", len(names)):
         raise ValueError(f"{path} was modified: it has {len(names)} class_names for {model['num_classes']} classes")

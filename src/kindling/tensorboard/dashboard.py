@@ -173,9 +173,10 @@ def predictions_of(trainer: Trainer, outputs: Outputs, targets: Tensor) -> Predi
     """
     model, data = trainer.lightning_module, trainer.datamodule  # type: ignore[attr-defined]
     if isinstance(model, ClassificationTask):
-        # Training may have gone on after the best epoch, whose outputs these are.
         threshold = model.threshold
         if isinstance(outputs, Tensor) and not trainer.testing:
+            # Training may have gone on after the best epoch, whose outputs these are.
+            outputs = model.calibrated(outputs, targets)
             threshold = model.threshold_for(outputs, targets)
         return ClassificationTabs(Predictions.of(outputs, targets, model.num_classes, threshold), model.class_names)
     assert isinstance(outputs, Tensor)

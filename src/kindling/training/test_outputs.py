@@ -85,7 +85,7 @@ def number_of_samples(trainer: Trainer) -> int:
 def losses_of(model: ClassificationTask, outputs: Tensor, targets: Tensor) -> Tensor:
     """Return the loss of each sample, (n,), given log-probabilities (n, classes) and labels (n,)."""
     return torch.stack(
-        [model.loss(*sample) for sample in zip(torch.split(outputs, 1), torch.split(targets, 1), strict=True)]
+        [model.reported_loss(*sample) for sample in zip(torch.split(outputs, 1), torch.split(targets, 1), strict=True)]
     )
 
 

@@ -1,32 +1,60 @@
 """The calibration section of the report: reliability diagram and histogram of confidences."""
 
 import numpy as np
+import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter, StrMethodFormatter
+from torch import Tensor
 
 from kindling.evaluation.charts import BLUE, GREY, ORANGE, new_chart
 from kindling.evaluation.predictions import Predictions
 from kindling.evaluation.report.html import Html, element, figure_element, join
 from kindling.evaluation.statistics import BINS, Calibration, calibration, wilson
+from kindling.utils.text import join_names
 
 CENTERS = (np.arange(BINS) + 0.5) / BINS
 WIDTH = 0.92 / BINS
+SMALLEST = torch.finfo(torch.float32).tiny  # a single probability of 0 is no infinite loss
 
 
-def calibration_charts(predictions: Predictions) -> Html:
-    """Return the expected calibration error, the reliability diagram and the histogram of confidences."""
-    bins = calibration(predictions)
+def calibration_section(predictions: Predictions, temperatures: Tensor) -> Html:
+    """Return how well probabilities match frequencies, with and without the softmax temperature.
+
+    Args:
+        predictions: The predictions for N samples.
+        temperatures: What the logits of each sample were divided by, (N, 1).
+    """
+    bins, raw = calibration(predictions), None
+    summary = f"Expected calibration error (ECE) with {BINS} bins: {bins.error:.2%}. {describe(predictions)}"
+    explanation = "The softmax temperature is 1: it was set, or no other one is clearly better on the validation split."
+    if (temperatures != 1).any():
+        found = dict.fromkeys(f"{value:.3g}" for value in temperatures.flatten().tolist())
+        explanation = f"The logits are divided by the softmax temperature, {join_names([*found])}."
+        if before := predictions.uncalibrated(temperatures):
+            raw = calibration(before)
+            explanation += f" Without it: ECE {raw.error:.2%}. {describe(before)}"
+    return join([element("p", summary), element("p", explanation, class_="soft"), calibration_charts(bins, raw)])
+
+
+def describe(predictions: Predictions) -> str:
+    """Return the mean confidence, the accuracy and the log loss in words."""
     mean, accuracy = predictions.confidence.mean().item(), predictions.correct.float().mean().item()
-    summary = f"Expected calibration error (ECE) with {BINS} bins: {bins.error:.2%}. "
-    summary += f"Mean confidence: {mean:.1%}; accuracy: {accuracy:.1%}."
-    reliability = "Accuracy by confidence. Pale orange: overconfident; pale blue: underconfident; dashed: perfectly "
-    reliability += "calibrated; vertical lines: 95% confidence intervals."
-    charts = [
-        figure_element(reliability_diagram(bins), "reliability diagram", reliability),
-        figure_element(confidence_histogram(bins), "histogram of confidences", "Samples by confidence, log scale."),
-    ]
-    return join([element("p", summary), element("div", *charts, class_="charts")])
+    loss = -predictions.of_label.clamp(min=SMALLEST).log().mean().item()
+    return f"Mean confidence: {mean:.1%}; accuracy: {accuracy:.1%}; log loss: {loss:.4f}."
+
+
+def calibration_charts(bins: Calibration, raw: Calibration | None) -> Html:
+    """Return the reliability diagram, that without temperature, and the histogram of confidences."""
+    note = "Accuracy by confidence. Pale orange: overconfident; pale blue: underconfident; dashed: perfectly "
+    note += "calibrated; vertical lines: 95% confidence intervals."
+    charts = [figure_element(reliability_diagram(bins), "reliability diagram", note)]
+    if raw is not None:
+        without = "The same without the softmax temperature."
+        charts.append(figure_element(reliability_diagram(raw), "reliability diagram without temperature", without))
+    histogram = confidence_histogram(bins)
+    charts.append(figure_element(histogram, "histogram of confidences", "Samples by confidence, log scale."))
+    return element("div", *charts, class_="charts")
 
 
 def reliability_diagram(bins: Calibration) -> Figure:

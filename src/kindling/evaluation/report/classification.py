@@ -7,7 +7,7 @@ from torch import Tensor
 
 from kindling.data import BaseDataModule
 from kindling.evaluation.predictions import NO_PREDICTION, Predictions
-from kindling.evaluation.report.calibration import calibration_charts
+from kindling.evaluation.report.calibration import calibration_section
 from kindling.evaluation.report.confusion_matrix import confusion_section, share_cell
 from kindling.evaluation.report.html import Html, element, join, name_cell, section, table
 from kindling.evaluation.report.metric_cards import metric_cards
@@ -31,7 +31,8 @@ def classification_sections(
     losses: Tensor,
     data: BaseDataModule,
     names: Sequence[str],
-    columns: Iterable[Html] = (),
+    columns: Iterable[Html],
+    temperatures: Tensor,
 ) -> Iterator[Html]:
     """Yield the sections of the report.
 
@@ -42,6 +43,7 @@ def classification_sections(
         data: The data module.
         names: Names of the classes.
         columns: Sections about the columns of a table.
+        temperatures: The softmax temperature of each sample, (N, 1).
     """
     intervals = confidence_intervals(predictions, losses)
 
@@ -62,7 +64,7 @@ def classification_sections(
         yield section("Decision threshold", threshold_section(predictions.threshold, names))
     yield from columns
     yield section("Worst predictions", worst_predictions(predictions, data, names))
-    yield section("Calibration", calibration_charts(predictions))
+    yield section("Calibration", calibration_section(predictions, temperatures))
 
 
 def class_table(predictions: Predictions, names: Sequence[str]) -> Html:

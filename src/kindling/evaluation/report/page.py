@@ -34,12 +34,14 @@ class FoldResults(NamedTuple):
         loss: Returns the mean loss of the samples at some indices (n,).
         classes: Predicted class of each sample, (N,), if not the same rule decides on all.
         note: Explanation below the title.
+        temperatures: The softmax temperature of each sample, (N, 1), if the models have one.
     """
 
     model: str
     loss: Callable[[Tensor], Tensor]
     classes: Tensor | None = None
     note: str = ""
+    temperatures: Tensor | None = None
 
 
 def write_report(
@@ -76,7 +78,11 @@ def write_report(
         known = outputs.probabilities if isinstance(outputs, TopClasses) else outputs
         columns = column_sections(model, known, targets, data)
         predictions = Predictions.of(outputs, targets, model.num_classes, model.threshold, found.classes)
-        sections = classification_sections(metrics, predictions, losses, data, model.class_names, columns)
+        temperatures = found.temperatures
+        if temperatures is None:
+            temperatures = torch.full((len(targets), 1), model.softmax_temperature)
+        names = model.class_names
+        sections = classification_sections(metrics, predictions, losses, data, names, columns, temperatures)
     elif isinstance(model, MultiLabelTask):
         assert isinstance(outputs, Tensor)
         labels = MultiLabelPredictions(model.to_prediction(outputs), targets)
@@ -95,7 +101,9 @@ def write_report(
 
 def mean_loss(model: BaseTask, outputs: Outputs, targets: Tensor, rows: Tensor) -> Tensor:
     """Return the mean loss of the samples at some indices (n,); see `write_report`."""
-    return outputs.losses[rows].mean() if isinstance(outputs, TopClasses) else model.loss(outputs[rows], targets[rows])
+    if isinstance(outputs, TopClasses):
+        return outputs.losses[rows].mean()
+    return model.reported_loss(outputs[rows], targets[rows])
 
 
 def _reproduction(run: Path, command: str) -> Iterator[Html]:
