@@ -2,7 +2,7 @@ import csv
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
 import pytest
@@ -418,5 +418,5 @@ def test_metrics_of_earlier_versions_are_restored() -> None:
     for _ in range(2):
         expected.update(nn.functional.one_hot(predictions, 3).float(), labels)
     restore_metrics(metrics, [{"accuracy": {"confmat": matrix}}] * 2)
-    assert torch.equal(metrics["accuracy"].counts, expected.counts)
+    assert torch.equal(cast(Accuracy, metrics["accuracy"]).counts, expected.counts)
     assert expected.compute() == 4 / 6
