@@ -258,7 +258,6 @@ class ClassificationTask(BaseTask):
         super().restore_learned(checkpoint)
         if self.fits_temperature:
             # Checkpoints of earlier versions have none.
-            # Checkpoints of earlier versions have none.
             self._chosen_temperature = checkpoint.get("softmax_temperature", 1.0)
         if not self.threshold_metric:
             return
