@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
@@ -95,8 +96,9 @@ def _read(store: Store, processes: int) -> str:
     """Return the decision of the first process."""
     _wait(store, DECISION)
     decision = store.get(DECISION).decode()
-    if store.add(READERS, 1) == processes - 1:
-        store.set(ALL_READ, "")
+    with suppress(DistError):  # the store ends as soon as all have read it
+        if store.add(READERS, 1) == processes - 1:
+            store.set(ALL_READ, "")
     if decision == FAILED:
         raise PeerError("the first process has failed before training started")
     return decision
