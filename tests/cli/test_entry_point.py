@@ -214,7 +214,10 @@ USAGE = {
     ("fit", "--config", "[]"): ["config: [] is not a YAML file with options"],
     ("fit", "--config", "empty.yaml"): ["empty.yaml: must contain options such as seed_everything: 1, got null"],
     ("fit", "--config", "null_key.yaml"): ["null_key.yaml: there is no option null in trainer"],
-    (*QUICK, "--config", "null_group.yaml"): ["early_stopping: expected options", "got null: remove it"],
+    (*QUICK, "--config", "null_group.yaml"): [
+        "early_stopping: expected options",
+        "got null: --early_stopping.patience null turns it off",
+    ],
     ("fit", "--config", "null_class.yaml"): ["null_class.yaml: trainer.callbacks: class_path must be the name of"],
     ("fit", "--config", "null_arguments.yaml"): ["model.optimizer: init_args must contain options", "got null"],
     ("fit", "--config", "no_class.yaml"): ["no_class.yaml: trainer.logger: class_path is missing"],

@@ -163,3 +163,13 @@ def test_any_data_module_and_manual_optimization_work(model: str, data: str, str
     results = Ranks(*options, options=[*DEVICE, "--trainer.strategy", strategy]).wait()
     assert [result.code for result in results] == [0, 0], results[0].err
     assert Path("runs/any/version_0/checkpoints/last.ckpt").exists()
+
+
+def test_the_first_line_names_the_processes_and_batch_norm_of_each_alone() -> None:
+    results = Ranks(
+        "fit", *TINY, "--model.batch_norm", "true", "--trainer.max_epochs", "1", "--test_after_fit", "false"
+    ).wait()
+    first, second, *_ = results[0].out.splitlines()
+    assert re.fullmatch(r"MLPClassifier, [\d,]+ parameters, 2 processes: runs/tiny/version_0", first)
+    assert second.startswith("batch norm uses the share of each process alone; --trainer.sync_batchnorm true")
+    assert results[1].out == ""

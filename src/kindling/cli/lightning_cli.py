@@ -288,7 +288,7 @@ class KindlingCLI(LightningCLI):
         """Train the model; one without trainable parameters, such as an ensemble, is validated and saved."""
         if self.run and isinstance(self.datamodule, BaseDataModule):
             rank_zero_only(self.datamodule.write_split)(self.run.path)
-        print_model(self.model, self.run.path if self.run else None)
+        print_model(self.model, self.run.path if self.run else None, self.trainer)
         if self._is_trainable:
             if self.run and self.is_trained:
                 say("training is complete: finishing the plots and the test")

@@ -76,7 +76,8 @@ def check_config(parser: ArgumentParser, config: Namespace, typed: Collection[st
     for name in OPTION_GROUPS:
         value = config.get(name, Namespace())
         if not isinstance(value, Namespace):
-            shown = "null: remove it for the defaults" if value is None else value
+            off = f"--{name}.patience null turns it off" if name == "early_stopping" else "remove it for the defaults"
+            shown = f"null: {off}" if value in (None, "null") else value
             raise UsageError(f"{name}: expected options such as --{name}.NAME VALUE, got {shown}")
     for key in ("model", "data"):
         if (named := config.get(key)) and named.class_path in NO_NAMES:

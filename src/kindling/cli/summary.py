@@ -9,12 +9,16 @@ from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from kindling.models import ClassificationTask
 from kindling.runs.folders import RUNS
 from kindling.utils.console import as_command, say
+from kindling.utils.shared_batches import synchronizes_batch_norm, trained_batch_norms
 
 
-def print_model(model: LightningModule, run: Path | None) -> None:
-    """Print the class of a model, the number of its parameters and the run folder; and what its threshold is about."""
+def print_model(model: LightningModule, run: Path | None, trainer: Trainer) -> None:
+    """Print what is trained, by how many processes, and the run folder; and what the threshold is about."""
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    say(f"{type(model).__name__}, {parameters:,} parameters: {run or 'no files are written'}")
+    processes = f", {trainer.world_size} processes" if trainer.world_size > 1 else ""
+    say(f"{type(model).__name__}, {parameters:,} parameters{processes}: {run or 'no files are written'}")
+    if processes and trained_batch_norms(model) and not synchronizes_batch_norm(trainer):
+        say("batch norm uses the share of each process alone; --trainer.sync_batchnorm true uses whole batches")
     if not isinstance(model, ClassificationTask) or model.hparams.get("positive_class") is not None:
         return
     if threshold := model.threshold_metric or (model.threshold and model.threshold.value):

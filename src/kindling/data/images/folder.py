@@ -11,6 +11,7 @@ from kindling.utils.text import join_names
 
 logger = logging.getLogger(__name__)
 
+PREPARED = "kindling.json"  # the description of a prepared data set
 LAYOUT = "<class>/*.jpg or {train,val,test}/<class>/*.jpg"
 
 
@@ -23,6 +24,8 @@ def check_folder(root: Path) -> None:
 def find_samples(root: Path) -> list[Sample]:
     """List the labeled images of a folder; without split folders, all of them are in train."""
     check_folder(root)
+    if (root / PREPARED).is_file():
+        raise ValueError(f"{root} was written by kindling prepare: use --data StreamingDataModule --data.path {root}")
     splits = split_folders(root)
     for name in subfolders(root) if splits else []:
         if name not in splits.values() and list_images(root / name).images:
