@@ -1016,3 +1016,11 @@ def test_a_checkpoint_outside_of_its_run_is_not_tested_on_training_images(kindli
     write("others/test", 4, first=70)
     assert kindling("test", "--ckpt_path", "away/best.ckpt", "--data.data_dir", "others").code == 0
     assert len(table(Path("away/best/predictions.csv"))) == 12
+
+
+def test_prepared_images_are_no_image_folder(kindling: Command) -> None:
+    Path("shards/train").mkdir(parents=True)
+    Path("shards/kindling.json").write_text("{}")
+    result = kindling("fit", "--model", "CNNClassifier", "--data", "ImageFolderDataModule", "--data.data_dir", "shards")
+    assert result.code == 1
+    assert "use --data StreamingDataModule --data.path shards" in result.err
