@@ -5,7 +5,6 @@ from itertools import count
 from typing import Any
 
 from kindling.data.datamodule import MEMBERS
-from kindling.data.tables.number_target import TARGET_FORMAT
 from kindling.data.tables.rows import split_members
 from kindling.utils.text import join_names
 
@@ -17,18 +16,13 @@ def combine_fitted(states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     other, numbered by their `member`, unless all encodings are equal.
 
     Raises:
-        ValueError: If the members predict other classes or other targets.
+        ValueError: If the members predict other classes.
     """
     first = states[0]
     for state in states[1:]:
         if state.get("classes") != first.get("classes"):
             names = " and ".join(join_names(each.get("classes", ["numbers"]), 5) for each in (first, state))
             raise ValueError(f"the members of the ensemble predict different classes: {names}")
-        ours, theirs = (each.get("target") or {} for each in (first, state))
-        if differing := [name for name in TARGET_FORMAT if ours.get(name) != theirs.get(name)]:
-            name = differing[0]
-            found = f"{ours.get(name)} and {theirs.get(name)}"
-            raise ValueError(f"the targets of the members of the ensemble have different {name}: {found}")
     if all(state.get("digest") == first.get("digest") for state in states):
         return {**first}
     columns = [*first["columns"]]
