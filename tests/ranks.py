@@ -22,7 +22,7 @@ CPU = [*DEVICE, "--trainer.strategy", "ddp"]
 
 def free_port(first: int = 0, last: int = 0) -> int:
     """Return a port that no process listens on, optionally in a range."""
-    for port in random.sample(range(first, last + 1), 20) if last else (0,):
+    for port in random.SystemRandom().sample(range(first, last + 1), 20) if last else (0,):
         with suppress(OSError), socket.socket() as probe:
             probe.bind(("127.0.0.1", port))
             return int(probe.getsockname()[1])
