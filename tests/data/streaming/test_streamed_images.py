@@ -215,6 +215,22 @@ def test_broken_images_are_reported_and_left_out(photos: Path, kindling: Command
     assert sum(shard["samples"] for split in found["splits"].values() for shard in split["shards"]) == 60
 
 
+def test_a_first_shard_without_usable_samples_is_left_out(photos: Path, kindling: Command) -> None:
+    from litdata import StreamingDataset
+
+    kindling(*PREPARE, "--shard_mb", "0.001")
+    content = bytes(StreamingDataset("shards/train")[0][0])
+    (first,) = [path for path in photos.rglob("*.*") if path.read_bytes() == content]
+    shutil.rmtree("shards")
+    first.write_bytes(first.read_bytes()[:200])
+
+    result = kindling(*PREPARE, "--shard_mb", "0.001")
+
+    assert result.code == 0, result.err
+    assert "left out: 1 broken sample" in result.out
+    assert manifest()["splits"]["train"]["shards"][0]["file"] == "train/chunk-0-1.bin"
+
+
 def test_a_folder_without_usable_test_images_leaves_no_files(photos: Path, kindling: Command) -> None:
     for label in ("dark", "light"):
         (photos / "test" / label).mkdir(parents=True)

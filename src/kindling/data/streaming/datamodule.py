@@ -266,6 +266,6 @@ class StreamingDataModule(BaseDataModule):
         if self._chooses_workers and self._has_images and self.manifest.size is None:
             self.num_workers = os.cpu_count() or 1
         shape = self.input_shape if self._has_images else None
-        inputs = ShardInputs(self.store, split, shape, self.manifest.fitted.get("levels"))
+        inputs = ShardInputs(self.store, split, shape, self.manifest.fitted.get("levels"), window)
         targets = torch.from_numpy(np.load(self.store.path(split.targets)))
         return ShardDataset(inputs, targets, window, seed)

@@ -116,8 +116,9 @@ def prepare_samples(source: Source, out: Path, settings: Mapping[str, Any], work
     tasks = plan_shards(source, int(settings["shard_mb"] * 1e6), seed)
     shards = [(task.file, [*task.indices]) for task in tasks]
     plan = hashlib.sha256(repr((sorted(settings.items()), source.digest(), shards)).encode()).hexdigest()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with locked(out.with_name(f".{out.name}.lock")):  # the same command in another process waits
+    place = out.resolve()  # "." has no name
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with locked(place.with_name(f".{place.name}.lock")):  # the same command in another process waits
         return _begin(out, plan) or _write(source, tasks, out, settings["size"], plan, workers)
 
 
@@ -139,7 +140,8 @@ def _write(
     except ValueError:
         for folder in (UNFINISHED, *SPLITS):
             shutil.rmtree(out / folder, ignore_errors=True)
-        out.rmdir()
+        with suppress(OSError):  # the working directory
+            out.rmdir()
         raise
     with atomic_write(out / FILE) as path:
         path.write_text(manifest.to_json(), "utf-8")
