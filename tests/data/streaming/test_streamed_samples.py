@@ -191,6 +191,38 @@ def test_the_working_directory_can_be_written(folder: Path, kindling: Command, m
     assert Path("kindling.json").exists()
 
 
+LAZY = (
+    "from pathlib import Path\n"
+    "import torch\n"
+    "from lightning.pytorch import LightningDataModule\n"
+    "from torch.utils.data import DataLoader, Dataset\n\n"
+    "class Pairs(Dataset):\n"
+    "    def __init__(self, noise):\n        self.noise = noise\n"
+    "    def __len__(self):\n        return 50\n"
+    "    def __getitem__(self, index):\n"
+    "        return torch.full((2,), float(index) if index else self.noise), (index % int(Path('classes').read_text()))\n\n"
+    "class LazyDataModule(LightningDataModule):\n"
+    "    def __init__(self, noise: float = 0.0):\n        super().__init__()\n        self.noise = noise\n"
+    "    def train_dataloader(self):\n        return DataLoader(Pairs(0.0), 5)\n"
+    "    def val_dataloader(self):\n        return DataLoader(Pairs(0.0), 5)\n"
+)
+
+
+def test_a_finished_preparation_is_recognized_by_arguments_and_samples(folder: Path, kindling: Command) -> None:
+    options = [*PREPARE, "--plugin", "lazy.py", "--data", "LazyDataModule"]
+    Path("lazy.py").write_text(LAZY)
+    Path("classes").write_text("2")
+    assert kindling(*options).code == 0
+
+    result = kindling(*options)
+    assert result.code == 0, result.err
+    assert "shards is already prepared: if samples have changed since, delete it or choose another --out" in result.out
+    assert "100 samples" not in result.out
+    assert "shards holds other data" in kindling(*options, "--data.noise", "1").err
+    Path("classes").write_text("3")
+    assert "shards holds other data" in kindling(*options).err
+
+
 PICKLED = (
     "from dataclasses import dataclass\n"
     "from torch.utils.data import Dataset\n"

@@ -99,8 +99,10 @@ class ShardWriter(Dataset[dict[str, Any]]):
         return known
 
 
-def prepare_samples(source: Source, out: Path, settings: Mapping[str, Any], workers: int, seed: int) -> Manifest:
-    """Write all samples as shards, and return their description, which is written last.
+def prepare_samples(
+    source: Source, out: Path, settings: Mapping[str, Any], workers: int, seed: int
+) -> tuple[Manifest, bool]:
+    """Write all samples as shards; return their description, which is written last, and whether it existed before.
 
     Args:
         source: The samples.
@@ -119,7 +121,9 @@ def prepare_samples(source: Source, out: Path, settings: Mapping[str, Any], work
     place = out.resolve()  # "." has no name
     place.parent.mkdir(parents=True, exist_ok=True)
     with locked(place.with_name(f".{place.name}.lock")):  # the same command in another process waits
-        return _begin(out, plan) or _write(source, tasks, out, settings["size"], plan, workers)
+        if finished := _begin(out, plan):
+            return finished, True
+        return _write(source, tasks, out, settings["size"], plan, workers), False
 
 
 def _write(
