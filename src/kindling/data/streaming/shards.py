@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -21,19 +21,16 @@ from kindling.utils.inputs import Levels, decode_image, fit_image
 
 
 class OpenShard:
-    """An open shard.
-
-    Args:
-        file: The file, which LitData wrote.
-
-    Raises:
-        OSError: If it is too short.
-    """
+    """An open shard, as LitData writes it; an OSError tells that it is too short."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file = file
+
+    @cached_property
+    def offsets(self) -> Any:
+        """Where each sample begins, then where the last one ends, (n + 1,)."""
         samples = int(np.frombuffer(self._read(0, 4), np.uint32)[0])
-        self.offsets = np.frombuffer(self._read(4, 4 * (samples + 1)), np.uint32)  # of each sample, and the end
+        return np.frombuffer(self._read(4, 4 * (samples + 1)), np.uint32)
 
     def read(self, place: int) -> bytearray:
         """Return an encoded sample."""
@@ -99,7 +96,7 @@ class ShardInputs:
         """Return the inputs in rows of shards; a shard whose reading fails is opened and verified again."""
         for attempts_left in reversed(range(ATTEMPTS)):
             opened = {number: self._open(number) for number in dict.fromkeys(numbers)}
-            current: list[StoredFile] = []
+            current = [self.shards[numbers[0]]]
             try:
                 contents = self.store.read_within(current, partial(self._read_opened, opened, numbers, rows, current))
                 break
@@ -132,9 +129,7 @@ class ShardInputs:
         if number in self._files:
             self._files[number] = self._files.pop(number)
         else:
-            shard = self.shards[number]
-            file = self.store.open(shard)
-            self._files[number] = self.store.read_within([shard], lambda note: OpenShard(file))
+            self._files[number] = OpenShard(self.store.open(self.shards[number]))
         return self._files[number]
 
     def _decode(self, number: int, content: bytearray) -> Any:
