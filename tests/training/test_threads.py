@@ -9,7 +9,6 @@ import psutil
 import pytest
 import torch
 
-from kindling.training import threads
 from kindling.training.threads import share_cores
 
 
@@ -19,7 +18,7 @@ def cores(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     before = torch.get_num_threads()
     monkeypatch.setenv("OMP_NUM_THREADS", "")
     monkeypatch.delenv("OMP_NUM_THREADS")
-    monkeypatch.setattr(threads, "_suggested_max_num_threads", lambda processes: max(1, 12 // processes))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(12), raising=False)
     yield
     torch.set_num_threads(before)
 
@@ -41,7 +40,7 @@ def test_a_task_that_slurm_has_bound_to_its_cores_uses_all_of_them(monkeypatch: 
     share_cores(4)
     assert torch.get_num_threads() == 3
     monkeypatch.delenv("OMP_NUM_THREADS")
-    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "2")  # the cores of all tasks
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(12), raising=False)  # the cores of all tasks
     share_cores(4)
     assert os.environ["OMP_NUM_THREADS"] == "3"  # of 12 cores
 

@@ -1,6 +1,5 @@
 """`kindling prepare`: write the samples of a data source as shards, which `StreamingDataModule` reads."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from kindling.data.streaming.manifest import Manifest
 from kindling.data.streaming.sources import source_of
 from kindling.data.streaming.writing import prepare_samples
 from kindling.utils.console import as_command, say, silence_libraries
+from kindling.utils.cores import share_of_cores
 from kindling.utils.errors import UsageError
 from kindling.utils.hyperparameters import check_range
 from kindling.utils.text import count_noun, join_names
@@ -35,7 +35,7 @@ def run(command: str, options: Sequence[str]) -> None:
     silence_libraries()
     parser = data_parser(command)
     parser.add_argument("--out", type=str, required=True, help=OPTIONS["--out"])
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help=OPTIONS["--workers"])
+    parser.add_argument("--workers", type=int, default=share_of_cores(1), help=OPTIONS["--workers"])
     parser.add_argument("--size", type=int | None, default=None, help=OPTIONS["--size"])
     parser.add_argument("--shard_mb", type=float, default=64.0, help=OPTIONS["--shard_mb"])
     config, seed = parse_data(parser, command, with_source(options), OPTIONS)
@@ -47,7 +47,14 @@ def run(command: str, options: Sequence[str]) -> None:
     data = create_data(parser, config)
     out, settings = Path(config["out"]), {"size": config["size"], "shard_mb": config["shard_mb"]}
     split_seed = data.split_seed if isinstance(data, BaseDataModule) else seed
-    print_manifest(prepare_samples(source_of(data, config["size"]), out, settings, config["workers"], split_seed), out)
+    source = source_of(data, config["size"], repr(config["data"]))
+    manifest, was_prepared = prepare_samples(source, out, settings, config["workers"], split_seed)
+    if was_prepared:
+        say(f"{out} is already prepared: if samples have changed since, delete it or choose another --out")
+    else:
+        print_manifest(manifest, out)
+    model = "CNNClassifier" if manifest.kind == "images" else "MLPClassifier"
+    say(f"next: {as_command('kindling', 'fit', f'--model {model} --data StreamingDataModule --data.path', out)}")
 
 
 def with_source(options: Sequence[str]) -> list[str]:
@@ -63,7 +70,7 @@ def with_source(options: Sequence[str]) -> list[str]:
 
 
 def print_manifest(manifest: Manifest, out: Path) -> None:
-    """Print what was written, which samples are broken, and what to type next."""
+    """Print what was written, and which samples are broken."""
     sizes = join_names([f"{split.samples:,} {name}" for name, split in manifest.splits.items()])
     shards = [shard for split in manifest.splits.values() for shard in split.shards]
     size = sum(shard.bytes for shard in shards) / 1e6
@@ -73,5 +80,3 @@ def print_manifest(manifest: Manifest, out: Path) -> None:
         say(f"left out: {count_noun(manifest.broken, 'broken sample', 'broken samples')}, such as")
         for name, reason in manifest.broken_examples.items():
             say(f"  {name}: {reason}")
-    model = "CNNClassifier" if manifest.kind == "images" else "MLPClassifier"
-    say(f"next: {as_command('kindling', 'fit', f'--model {model} --data StreamingDataModule --data.path', out)}")

@@ -14,6 +14,7 @@ from typing_extensions import override
 from kindling.data.loaders import automatic_batch_size, make_loader
 from kindling.data.loading import ArrayDataset, Batch, ResumableLoader, as_dataset, inputs_of, subset, targets_of
 from kindling.data.splitting import train_val_split
+from kindling.utils.cores import share_of_cores
 from kindling.utils.files import in_turns
 from kindling.utils.hyperparameters import check_range, make_hparams_plain
 from kindling.utils.inputs import to_float
@@ -86,6 +87,11 @@ class BaseDataModule(LightningDataModule):
         self.split_seed = split_seed
         self.num_workers = num_workers
         self.fitted: dict[str, Any] = {}
+
+    @property
+    def cores(self) -> int:
+        """Number of cores for each process of the run on this machine."""
+        return share_of_cores(self.trainer.num_devices if self.trainer else 1)
 
     def load(self, split: Split) -> Batch | Dataset[Any]:
         """Read one official split.

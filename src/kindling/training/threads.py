@@ -5,8 +5,8 @@ import os
 
 import psutil
 import torch
-from lightning.fabric.utilities.distributed import _suggested_max_num_threads
 
+from kindling.utils.cores import share_of_cores
 from kindling.utils.text import count_noun
 
 logger = logging.getLogger(__name__)
@@ -20,9 +20,7 @@ def share_cores(processes: int) -> None:
     """
     if processes == 1 or _chosen_by_user():
         return
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    is_bound = cores <= int(os.environ.get("SLURM_CPUS_PER_TASK", 0))  # srun gives each process cores of its own
-    threads = cores if is_bound else _suggested_max_num_threads(processes)
+    threads = share_of_cores(processes)
     torch.set_num_threads(threads)
     os.environ["OMP_NUM_THREADS"] = str(threads)  # of the processes that this one starts
     each = count_noun(threads, "thread", "threads")

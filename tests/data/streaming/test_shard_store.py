@@ -1,10 +1,13 @@
 """Shards on object stores, mounts and in caches: retries with a limit, bounded space, no hang and no silent gap."""
 
+import hashlib
+import json
 import os
 import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,6 +20,7 @@ from lightning.pytorch import Callback
 from conftest import Command, differences
 from kindling import StreamingDataModule
 from kindling.data.streaming import store
+from kindling.data.streaming.shards import OpenShard, ShardDataset
 
 pytest.importorskip("litdata")
 
@@ -132,7 +136,7 @@ def test_a_server_that_never_answers_is_given_up(
 def test_a_disk_that_stops_to_answer_is_given_up(
     shards: Path, kindling: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kindling.data.streaming.shards.ShardInputs._read", lambda *_: threading.Event().wait())
+    monkeypatch.setattr("kindling.data.streaming.shards.OpenShard.read", lambda *_: threading.Event().wait())
     result = kindling(*FIT, "--data.path", shards, "--data.timeout", "0.2")
     assert result.code == 1
     assert "can't read shards/" in result.err
@@ -177,9 +181,9 @@ def test_a_damaged_copy_is_fetched_again(shards: Path) -> None:
 
 
 def test_copies_of_killed_processes_do_not_stay(shards: Path) -> None:
-    folder = Path("copies") / StreamingDataModule(str(shards)).manifest.digest
+    folder = Path("copies/kindling-shards") / StreamingDataModule(str(shards)).manifest.digest
     folder.mkdir(parents=True)
-    old, young = folder / "a.part", folder / "b.part"
+    old, young = folder / "train-a.part", folder / "train-b.part"
     for path in (old, young):
         path.write_bytes(b"x")
     os.utime(old, (0, 0))
@@ -187,6 +191,125 @@ def test_copies_of_killed_processes_do_not_stay(shards: Path) -> None:
     data.setup("fit")
     assert np.isfinite(data.train[0][0].numpy()).all()
     assert (old.exists(), young.exists()) == (False, True)
+
+
+def test_other_files_in_the_folder_of_copies_stay(shards: Path) -> None:
+    data = StreamingDataModule(str(shards), cache_dir="copies", cache_gb=15e-5, window=1)
+    others = [
+        Path("copies/photos/holiday.jpg"),
+        Path("copies/kindling-shards/notes/train-1.txt"),
+        Path(f"copies/kindling-shards/{data.manifest.digest}/notes.part"),
+    ]
+    for path in others:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(bytes(100_000))
+        os.utime(path, (0, 0))
+    data.setup("fit")
+    for start in range(0, len(data.train), 50):
+        data.train.inputs[start : start + 50]
+    assert [path for path in others if not path.exists()] == []
+    copies = [*Path("copies").rglob("*.bin")]
+    assert 0 < sum(path.stat().st_size for path in copies) <= 150_000
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="only Linux lists the open files of a process")
+def test_few_shards_are_open_so_that_removed_copies_free_their_space(shards: Path) -> None:
+    data = StreamingDataModule(str(shards), cache_dir="copies", cache_gb=15e-5, window=1)
+    data.setup("fit")
+    for start in range(0, len(data.train), 10):
+        data.train.inputs[start : start + 10]
+    links = [os.readlink(link) for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
+    assert 0 < len([link for link in links if link.startswith(str(Path.cwd()))]) <= 2
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_a_shard_that_is_cut_while_it_is_open_is_named_or_copied_again(shards: Path, cached: bool) -> None:
+    data = StreamingDataModule(str(shards), cache_dir="copies" if cached else None)
+    data.setup("fit")
+    first, second = (int(start) for start in data.train.inputs.starts[:2])
+    rows = torch.tensor([second - 1, second])
+    expected = data.train.inputs[rows]
+    assert first < second - 1
+    (path,) = Path("copies" if cached else shards).rglob("train-chunk-0-0.bin" if cached else "train/chunk-0-0.bin")
+    size = path.stat().st_size
+    os.truncate(path, size - 100)
+    if cached:
+        assert torch.equal(data.train.inputs[rows], expected)
+        return
+    with pytest.raises(ValueError, match=rf"train/chunk-0-0.bin is damaged \(it has {size - 100:,} of {size:,} bytes"):
+        data.train.inputs[rows]
+
+
+def test_a_read_that_fails_twice_is_survived(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = StreamingDataModule(str(shards))
+    data.setup("fit")
+    expected = data.train.inputs[:40]
+    failures = [OSError(116, "Stale file handle")] * 2
+    read = OpenShard.read
+
+    def fail(self: OpenShard, place: int) -> bytearray:
+        if failures:
+            raise failures.pop()
+        return read(self, place)
+
+    monkeypatch.setattr(OpenShard, "read", fail)
+    assert torch.equal(data.train.inputs[:40], expected)
+    assert failures == []
+
+
+def test_reading_takes_as_long_as_there_is_progress(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = StreamingDataModule(str(shards), timeout=0.2)
+    data.setup("fit")
+    expected = data.train.inputs[:10]
+    read = OpenShard.read
+
+    def slow(self: OpenShard, place: int) -> bytearray:
+        time.sleep(0.05)
+        return read(self, place)
+
+    monkeypatch.setattr(OpenShard, "read", slow)
+    assert torch.equal(data.train.inputs[:10], expected)
+
+
+def test_shards_with_other_content_than_described_are_named(shards: Path) -> None:
+    path = shards / "train/chunk-0-0.bin"
+    content = bytearray(path.read_bytes())
+    (samples,) = np.frombuffer(content[:4], np.uint32)
+    start = int(np.frombuffer(content[4:8], np.uint32)[0])
+    content[4 : 4 * (int(samples) + 2)] = np.full(samples + 1, start, np.uint32).tobytes()  # samples of no bytes
+    path.write_bytes(content)
+    manifest = json.loads((shards / "kindling.json").read_text())
+    manifest["splits"]["train"]["shards"][0]["sha256"] = hashlib.sha256(content).hexdigest()
+    (shards / "kindling.json").write_text(json.dumps(manifest))
+    data = StreamingDataModule(str(shards))
+    data.setup("fit")
+    with pytest.raises(ValueError, match=r"train/chunk-0-0.bin is damaged \(its samples are not what kindling.json"):
+        data.train[0]
+
+
+def test_other_targets_make_another_data_set(shards: Path) -> None:
+    before = StreamingDataModule(str(shards)).manifest.digest
+    manifest = json.loads((shards / "kindling.json").read_text())
+    manifest["splits"]["test"]["targets"]["sha256"] = "0" * 64
+    (shards / "kindling.json").write_text(json.dumps(manifest))
+    assert StreamingDataModule(str(shards)).manifest.digest != before
+
+
+def test_each_epoch_computes_its_windows_once(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = StreamingDataModule(str(shards), cache_dir="copies", window=2)
+    data.setup("fit")
+    computed, windows = [], ShardDataset._windows
+
+    def count(*arguments: Any) -> Any:
+        computed.append(1)
+        return windows(*arguments)
+
+    monkeypatch.setattr(ShardDataset, "_windows", count)
+    keys = data.train.shuffle(torch.Generator().manual_seed(0)).tolist()
+    computed.clear()
+    for start in range(0, 100, 10):
+        data.train.__getitems__(keys[start : start + 10])
+    assert computed == [1]
 
 
 def peak_memory(*options: object) -> float:

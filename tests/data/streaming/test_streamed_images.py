@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -180,6 +181,21 @@ def test_an_epoch_has_each_sample_once_in_an_order_of_its_own(photos: Path, kind
     assert max(changes) <= 4
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="processes are not bound to cores")
+@pytest.mark.parametrize("streamed", [True, False])
+def test_workers_of_all_processes_share_the_cores(
+    photos: Path, kindling: Command, monkeypatch: pytest.MonkeyPatch, streamed: bool
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {*range(12)})
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    kindling(*PREPARE)
+    for devices, workers in ((1, 12), (4, 3), (24, 1)):
+        data = StreamingDataModule("shards") if streamed else ImageFolderDataModule("photos", memory_gb=0)
+        data.trainer = SimpleNamespace(num_devices=devices)  # type: ignore[assignment]
+        data.setup("fit")
+        assert data.num_workers == workers
+
+
 @pytest.mark.parametrize("fault", ["damaged", "short", "missing"])
 def test_a_faulty_shard_is_named_in_one_line(
     photos: Path, kindling: Command, monkeypatch: pytest.MonkeyPatch, fault: str
@@ -213,6 +229,22 @@ def test_broken_images_are_reported_and_left_out(photos: Path, kindling: Command
     assert found["broken"] == 2
     assert found["broken_examples"].keys() == {"dark/02.jpg", "light/zz.jpg"}
     assert sum(shard["samples"] for split in found["splits"].values() for shard in split["shards"]) == 60
+
+
+def test_a_first_shard_without_usable_samples_is_left_out(photos: Path, kindling: Command) -> None:
+    from litdata import StreamingDataset
+
+    kindling(*PREPARE, "--shard_mb", "0.001")
+    content = bytes(StreamingDataset("shards/train")[0][0])
+    (first,) = [path for path in photos.rglob("*.*") if path.read_bytes() == content]
+    shutil.rmtree("shards")
+    first.write_bytes(bytes(len(content)))
+
+    result = kindling(*PREPARE, "--shard_mb", "0.001")
+
+    assert result.code == 0, result.err
+    assert "left out: 1 broken sample" in result.out
+    assert manifest()["splits"]["train"]["shards"][0]["file"] == "train/chunk-0-1.bin"
 
 
 def test_a_folder_without_usable_test_images_leaves_no_files(photos: Path, kindling: Command) -> None:

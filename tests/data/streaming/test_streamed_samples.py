@@ -1,7 +1,9 @@
 """Rows of tables and samples of any data module as shards."""
 
 import csv
+import hashlib
 import json
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -178,3 +180,117 @@ def test_mistakes_end_in_one_line(folder: Path, kindling: Command, options: list
     (line,) = result.err.strip().splitlines()
     assert message in line
     assert not Path("shards").exists()
+
+
+def test_the_working_directory_can_be_written(folder: Path, kindling: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("empty").mkdir()
+    monkeypatch.chdir("empty")
+    options = "--out . --workers 0 --data SyntheticDataModule --data.num_samples 300".split()
+    result = kindling("prepare", *options)
+    assert result.code == 0, result.err
+    assert Path("kindling.json").exists()
+
+
+LAZY = (
+    "from pathlib import Path\n"
+    "import torch\n"
+    "from lightning.pytorch import LightningDataModule\n"
+    "from torch.utils.data import DataLoader, Dataset\n\n"
+    "class Pairs(Dataset):\n"
+    "    def __init__(self, noise):\n        self.noise = noise\n"
+    "    def __len__(self):\n        return 50\n"
+    "    def __getitem__(self, index):\n"
+    "        return torch.full((2,), float(index) if index else self.noise), self.target(index)\n"
+    "    def target(self, index):\n        return index % int(Path('classes').read_text())\n\n"
+    "class LazyDataModule(LightningDataModule):\n"
+    "    def __init__(self, noise: float = 0.0):\n        super().__init__()\n        self.noise = noise\n"
+    "    def train_dataloader(self):\n        return DataLoader(Pairs(0.0), 5)\n"
+    "    def val_dataloader(self):\n        return DataLoader(Pairs(0.0), 5)\n"
+)
+
+
+def test_a_finished_preparation_is_recognized_by_arguments_and_samples(folder: Path, kindling: Command) -> None:
+    options = [*PREPARE, "--plugin", "lazy.py", "--data", "LazyDataModule"]
+    Path("lazy.py").write_text(LAZY)
+    Path("classes").write_text("2")
+    assert kindling(*options).code == 0
+
+    result = kindling(*options)
+    assert result.code == 0, result.err
+    assert "shards is already prepared: if samples have changed since, delete it or choose another --out" in result.out
+    assert "100 samples" not in result.out
+    assert "shards holds other data" in kindling(*options, "--data.noise", "1").err
+    Path("classes").write_text("3")
+    assert "shards holds other data" in kindling(*options).err
+
+
+PICKLED = (
+    "from dataclasses import dataclass\n"
+    "from torch.utils.data import Dataset\n"
+    "from lightning.pytorch import LightningDataModule\n"
+    "from torch.utils.data import DataLoader\n\n"
+    "@dataclass\n"
+    "class Sample:\n    number: int\n\n"
+    "class Pairs(Dataset):\n"
+    "    def __len__(self):\n        return 20\n"
+    "    def __getitem__(self, index):\n        return {inputs}, index % 2\n\n"
+    "class PickledDataModule(LightningDataModule):\n"
+    "    def train_dataloader(self):\n        return DataLoader(Pairs(), 5)\n"
+    "    def val_dataloader(self):\n        return DataLoader(Pairs(), 5)\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "named"), [("Sample(index)", "pickle"), ("__import__('collections').OrderedDict(a=1)", "OrderedDict")]
+)
+def test_samples_that_need_pickle_are_refused(folder: Path, kindling: Command, inputs: str, named: str) -> None:
+    Path("pickled.py").write_text(PICKLED.format(inputs=inputs))
+    result = kindling(*PREPARE, "--plugin", "pickled.py", "--data", "PickledDataModule")
+    assert result.code == 1
+    (line,) = result.err.strip().splitlines()
+    assert "samples of PickledDataModule contain" in line
+    assert named in line
+    assert not Path("shards").exists()
+
+
+class Intruder:
+    def __reduce__(self) -> tuple[object, tuple[str, str]]:
+        return open, ("intruded", "w")
+
+
+def write_pickled_shards(data_format: str, **spec: object) -> None:
+    """Replace the parts of the first training shard by a pickle, with the right checksums."""
+    path = Path("shards/kindling.json")
+    found = json.loads(path.read_text())
+    found["encoding"]["data_format"][0] = data_format
+    protocol, nodes = json.loads(found["encoding"]["data_spec"])
+    found["encoding"]["data_spec"] = json.dumps([protocol, nodes | spec])
+    for stored in found["splits"]["train"]["shards"]:
+        parts = [pickle.dumps(Intruder()), np.int64(0).tobytes()]
+        sample = np.array([len(part) for part in parts], np.uint32).tobytes() + b"".join(parts)
+        number = stored["samples"]
+        offsets = 4 * (number + 2) + len(sample) * np.arange(number + 1)
+        content = np.array([number, *offsets], np.uint32).tobytes() + number * sample
+        Path("shards", stored["file"]).write_bytes(content)
+        stored.update(bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
+    path.write_text(json.dumps(found))
+
+
+@pytest.mark.parametrize(
+    ("data_format", "spec", "named"),
+    [
+        ("pickle", {}, "contain pickle"),
+        ("bytes:pickle", {}, "contain bytes:pickle"),
+        ("bytes", {"type": "collections.defaultdict"}, "contain collections.defaultdict"),
+    ],
+)
+def test_shards_never_run_code(
+    folder: Path, kindling: Command, data_format: str, spec: dict[str, str], named: str
+) -> None:
+    assert kindling(*PREPARE, "--data", "SyntheticDataModule", "--data.num_samples", "300").code == 0
+    write_pickled_shards(data_format, **spec)
+    result = kindling(*FIT, *MLP)
+    assert result.code == 1
+    (line,) = result.err.strip().splitlines()
+    assert f"shards/kindling.json describes samples that {named}, which could run code" in line
+    assert not Path("intruded").exists()

@@ -1,7 +1,6 @@
 """Data module for a folder of images with one subfolder per class, or with a file of labels."""
 
 import logging
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -298,7 +297,7 @@ class ImageFolderDataModule(BaseDataModule):
         levels = self._learned.get("levels")
         fits = needed * channels * height * width <= self.memory_gb * 1e9
         if not fits:
-            self.num_workers = self.num_workers or os.cpu_count() or 1
+            self.num_workers = self.num_workers or self.cores
         return read_images([str(root / sample.file) for sample in samples], width, needed, fits, levels)
 
     def _encode(self, samples: list[Sample]) -> Tensor:

@@ -40,7 +40,7 @@ class StreamingDataModule(BaseDataModule):
             folder, and those of a folder are read in place.
         cache_gb: Most space for these copies in GB; the ones not used for longest are removed.
         window: Number of shards to shuffle together.
-        timeout: Seconds without an answer after which reading a shard has failed; it is tried three times.
+        timeout: Seconds without progress after which an attempt to read has failed; three are made.
         image_size: Height and width in pixels to resize images to; by default the size chosen by `kindling prepare`.
         predict: A folder of images, one image, or a file of rows to predict; by default the test split.
         flip: Augmentation: whether to flip images horizontally with probability 0.5.
@@ -51,8 +51,8 @@ class StreamingDataModule(BaseDataModule):
         scale: Augmentation: largest change of size; 0.1 draws factors from 0.9 to 1.1.
         batch_size: See `BaseDataModule`.
         eval_batch_size: Samples per batch in validation, test and prediction.
-        num_workers: Worker processes that read and decode samples; by default one per core for image files, and none
-            for other samples.
+        num_workers: Worker processes that read and decode samples; by default its share of the cores for image files,
+            and none for other samples.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -264,8 +264,8 @@ class StreamingDataModule(BaseDataModule):
             raise ValueError(f"{self.path} has no {name} samples: prepare a source that has some")
         split: PreparedSplit = self.manifest.splits[name]
         if self._chooses_workers and self._has_images and self.manifest.size is None:
-            self.num_workers = os.cpu_count() or 1
+            self.num_workers = self.cores
         shape = self.input_shape if self._has_images else None
-        inputs = ShardInputs(self.store, split, shape, self.manifest.fitted.get("levels"))
+        inputs = ShardInputs(self.store, split, shape, self.manifest.fitted.get("levels"), window)
         targets = torch.from_numpy(np.load(self.store.path(split.targets)))
         return ShardDataset(inputs, targets, window, seed)

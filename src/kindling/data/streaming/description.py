@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from kindling.data.datamodule import SPLITS
+from kindling.data.streaming.encoding import find_unsafe
 from kindling.data.streaming.manifest import Manifest, PreparedSplit, StoredFile
 from kindling.data.streaming.plan import UNFINISHED, ShardTask
 from kindling.data.streaming.sources import Source
@@ -26,7 +27,7 @@ def describe(
     """Write the files beside the shards, and return the description of all.
 
     Raises:
-        ValueError: If a split has no usable samples, or they differ in type.
+        ValueError: If a split has no usable samples, or they differ in type or can't be stored.
     """
     pairs = [*zip(tasks, known, strict=True)]
     broken = {(task.split, int(index)): reason for task, each in pairs for index, reason in each["broken"].items()}
@@ -38,11 +39,17 @@ def describe(
     }
     if empty := [split for split, indices in kept.items() if not indices]:
         raise ValueError(f"{source.origin} has no usable {empty[0]} samples: {next(iter(broken.values()))}")
-    encoding = known[0]["encoding"]
-    for each in known:
-        if each["samples"] and each["encoding"]["data_format"] != encoding["data_format"]:
-            found = [one["data_format"] for one in (encoding, each["encoding"])]
+    encodings = [each["encoding"] for each in known if each["samples"]]
+    encoding = encodings[0]
+    for each in encodings:
+        if each["data_format"] != encoding["data_format"]:
+            found = [one["data_format"] for one in (encoding, each)]
             raise ValueError(f"samples of {source.origin} differ in type: {found[0]} and {found[1]}")
+    if unsafe := find_unsafe(encoding):
+        raise ValueError(
+            f"samples of {source.origin} contain {unsafe}, which could run code when it is read: make inputs of "
+            "tensors, NumPy arrays, numbers, text and bytes in tuples, lists and dicts"
+        )
     facts = UNKNOWN | source.facts(kept)
     names = facts.pop("names", None)
     splits = {}

@@ -8,6 +8,7 @@ from hashlib import sha256
 from typing import Any, NamedTuple, Self
 
 from kindling import __version__
+from kindling.data.streaming.encoding import find_unsafe
 
 FILE = "kindling.json"
 FORMAT = 1  # of the file; raised when a change makes older versions misread it
@@ -105,9 +106,9 @@ class Manifest:
 
     @property
     def digest(self) -> str:
-        """Hash of all samples in their splits."""
-        shards = [(name, shard.sha256) for name, split in self.splits.items() for shard in split.shards]
-        return sha256(repr(shards).encode()).hexdigest()[:32]
+        """Hash of all samples and targets in their splits."""
+        files = [(name, each.sha256) for name, split in self.splits.items() for each in (*split.shards, split.targets)]
+        return sha256(repr(files).encode()).hexdigest()[:32]
 
     def to_json(self) -> str:
         """Return the content of the file."""
@@ -123,7 +124,7 @@ class Manifest:
         """Return the description in a file; `source` names it in messages.
 
         Raises:
-            ValueError: If the file is damaged, or a later version wrote it.
+            ValueError: If the file is damaged, a later version wrote it, or reading the samples could run code.
         """
         try:
             values = json.loads(content)
@@ -132,10 +133,17 @@ class Manifest:
                 values["splits"] = {name: PreparedSplit.from_dict(each) for name, each in values["splits"].items()}
                 for name in ("input_shape", "class_names", "class_counts", "mean", "std"):
                     values[name] = None if values[name] is None else tuple(values[name])
-                return cls(**values)
+                manifest, unsafe = cls(**values), find_unsafe(values["encoding"])
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{source} is damaged: run kindling prepare again") from error
-        raise ValueError(f"{source} has format {version}: update Kindling, or run kindling prepare again")
+        if version != FORMAT:
+            raise ValueError(f"{source} has format {version}: update Kindling, or run kindling prepare again")
+        if unsafe:
+            raise ValueError(
+                f"{source} describes samples that contain {unsafe}, which could run code when they are read: get the "
+                "original data, and run kindling prepare"
+            )
+        return manifest
 
 
 def _stored_file(values: Mapping[str, Any]) -> StoredFile:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from functools import cached_property, partial
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -12,12 +13,39 @@ from torch.utils.data import default_collate, get_worker_info
 from typing_extensions import override
 
 from kindling.data.loading import ArrayDataset, Batch
+from kindling.data.streaming.encoding import sample_loader
 from kindling.data.streaming.manifest import PreparedSplit, StoredFile
-from kindling.data.streaming.store import FileStore
+from kindling.data.streaming.store import ATTEMPTS, FileStore
+from kindling.data.streaming.timeouts import Note
 from kindling.utils.inputs import Levels, decode_image, fit_image
-from kindling.utils.optional import require_extra
 
-MAX_OPEN = 64  # shards that a process keeps open
+
+class OpenShard:
+    """An open shard, as LitData writes it; an OSError tells that it is too short."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+
+    @cached_property
+    def offsets(self) -> Any:
+        """Where each sample begins, then where the last one ends, (n + 1,)."""
+        samples = int(np.frombuffer(self._read(0, 4), np.uint32)[0])
+        return np.frombuffer(self._read(4, 4 * (samples + 1)), np.uint32)
+
+    def read(self, place: int) -> bytearray:
+        """Return an encoded sample."""
+        start, end = self.offsets[place : place + 2].tolist()
+        return self._read(start, end - start)
+
+    def _read(self, start: int, size: int) -> bytearray:
+        content = bytearray(size)  # torch warns about bytes, which it could change
+        self.file.seek(start)
+        view = memoryview(content)
+        while view:
+            if not (count := self.file.readinto(view)):  # type: ignore[attr-defined]
+                raise OSError("it ends too early")
+            view = view[count:]
+        return content
 
 
 class ShardInputs:
@@ -28,14 +56,21 @@ class ShardInputs:
         split: The split.
         image_shape: Shape of an image as the model receives it, (C, H, W); None for other samples.
         levels: The values of 16-bit images to scale to 0 and 255.
+        window: Number of shards that are shuffled together; two windows are kept open.
     """
 
     def __init__(
-        self, store: FileStore, split: PreparedSplit, image_shape: tuple[int, ...] | None, levels: Levels = None
+        self,
+        store: FileStore,
+        split: PreparedSplit,
+        image_shape: tuple[int, ...] | None,
+        levels: Levels = None,
+        window: int = 0,
     ) -> None:
         self.store, self.shards, self.image_shape, self.levels = store, split.shards, image_shape, levels
         self.starts = np.cumsum([0, *(shard.samples for shard in split.shards)])  # of each shard, and the end
-        self._files: dict[int, tuple[BinaryIO, list[int]]] = {}  # by shard, see `_open`; the latest is last
+        self.max_open = 2 * max(window, 1)  # a file that is removed from a cache needs its space until it is closed
+        self._files: dict[int, OpenShard] = {}  # by number; the latest is last
         self._owner = 0  # process that opened them
         self.encoding = store.manifest.encoding
         self._loader: Any = None
@@ -43,49 +78,68 @@ class ShardInputs:
     def __len__(self) -> int:
         return int(self.starts[-1])
 
-    def __getitem__(self, index: Any) -> Any:
-        rows = torch.arange(len(self))[index].tolist()
+    def __getitem__(self, index: Tensor | slice) -> Any:
+        rows = [*range(len(self))[index]] if isinstance(index, slice) else index.tolist()
         if self._owner != os.getpid():  # a forked process must not move the positions in the files of its parent
             self._files, self._owner = {}, os.getpid()
-        numbers = self.shards_of(rows)
-        touched = [*dict.fromkeys(numbers)]
-        for number in touched:
-            is_open = number in self._files
-            self._files[number] = self._files.pop(number) if is_open else self._open(self.shards[number])
-        contents = self.store.read_within(self.shards[touched[-1]], lambda: [*map(self._read, numbers, rows)])
-        while len(self._files) > MAX_OPEN:
-            self._files.pop(next(iter(self._files)))[0].close()
-        return default_collate([*map(self._decode, contents)])
+        contents = self._read_rows(self.shards_of(rows), rows)
+        while len(self._files) > self.max_open:
+            self._files.pop(next(iter(self._files))).file.close()
+        return default_collate(contents)
 
     def shards_of(self, rows: Sequence[int]) -> list[int]:
         """Return the number of the shard of each row."""
         numbers: list[int] = (np.searchsorted(self.starts, rows, side="right") - 1).tolist()
         return numbers
 
-    def _open(self, shard: StoredFile) -> tuple[BinaryIO, list[int]]:
-        """Return the open file, and where each sample begins; then where the last one ends."""
-        file = self.store.open(shard)
+    def _read_rows(self, numbers: Sequence[int], rows: Sequence[int]) -> list[Any]:
+        """Return the inputs in rows of shards; a shard whose reading fails is opened and verified again."""
+        for attempts_left in reversed(range(ATTEMPTS)):
+            opened = {number: self._open(number) for number in dict.fromkeys(numbers)}
+            current = [self.shards[numbers[0]]]
+            try:
+                contents = self.store.read_within(current, partial(self._read_opened, opened, numbers, rows, current))
+                break
+            except OSError:
+                if not attempts_left:
+                    raise
+                for number in opened:  # not closed: a thread that got no answer may still read them
+                    del self._files[number]
+                self.store.forget(current[-1])
+        return [self._decode(*each) for each in zip(numbers, contents, strict=True)]
 
-        def read_offsets() -> list[int]:
-            samples = int(np.frombuffer(file.read(4), np.uint32)[0])
-            offsets: list[int] = np.frombuffer(file.read(4 * (samples + 1)), np.uint32).tolist()
-            return offsets
+    def _read_opened(
+        self,
+        opened: Mapping[int, OpenShard],
+        numbers: Sequence[int],
+        rows: Sequence[int],
+        current: list[StoredFile],
+        note: Note,
+    ) -> list[bytearray]:
+        """Return the encoded samples in rows of open shards; append each shard to `current` before it is read."""
+        contents = []
+        for number, row in zip(numbers, rows, strict=True):
+            current.append(self.shards[number])
+            note()
+            contents.append(opened[number].read(row - int(self.starts[number])))
+        return contents
 
-        return file, self.store.read_within(shard, read_offsets)
+    def _open(self, number: int) -> OpenShard:
+        """Return an open shard, which becomes the latest."""
+        if number in self._files:
+            self._files[number] = self._files.pop(number)
+        else:
+            self._files[number] = OpenShard(self.store.open(self.shards[number]))
+        return self._files[number]
 
-    def _read(self, number: int, row: int) -> bytearray:
-        file, offsets = self._files[number]
-        place = row - int(self.starts[number])
-        content = bytearray(offsets[place + 1] - offsets[place])  # torch warns about bytes, which it could change
-        file.seek(offsets[place])
-        file.readinto(content)  # type: ignore[attr-defined]
-        return content
-
-    def _decode(self, content: bytearray) -> Any:
-        """Return the input of an encoded sample."""
+    def _decode(self, number: int, content: bytearray) -> Any:
+        """Return the input of an encoded sample of a shard."""
         if self._loader is None:
             self._loader = sample_loader(self.encoding)
-        value = self._loader.deserialize(content)[0]
+        try:
+            value = self._loader.deserialize(content)[0]
+        except Exception as error:  # LitData's serializers raise all kinds of errors
+            raise self.store.damaged(self.shards[number], "its samples are not what kindling.json describes") from error
         if self.image_shape is None:
             return value
         if isinstance(value, Tensor):  # stored pixels
@@ -115,6 +169,7 @@ class ShardDataset(ArrayDataset):
         self.stored = inputs  # a model may replace `inputs` by features
         self.window, self.seed = window, seed
         self._prefetched = -1, -1  # epoch, and window in its order
+        self._order: tuple[int, list[list[int]], list[int]] = -1, [], []  # see `_epoch_windows`
 
     @override
     def __getitems__(self, indices: Sequence[int]) -> Batch:
@@ -135,6 +190,14 @@ class ShardDataset(ArrayDataset):
         """Return the numbers of the shards in each window; the first draw of the generator of an epoch."""
         return torch.split(torch.randperm(len(self.stored.shards), generator=generator), self.window)
 
+    def _epoch_windows(self, epoch: int) -> tuple[list[list[int]], list[int]]:
+        """Return the shards in each window of an epoch, and the window of each shard; computed once per epoch."""
+        if self._order[0] != epoch:
+            windows = [part.tolist() for part in self._windows(torch.Generator().manual_seed(self.seed + epoch))]
+            window_of = {shard: number for number, window in enumerate(windows) for shard in window}
+            self._order = epoch, windows, [window_of[shard] for shard in range(len(window_of))]
+        return self._order[1:]
+
     def _prefetch(self, epoch: int, rows: Sequence[int]) -> None:
         """Start to fetch the shards that follow the current ones."""
         if self.stored.store.cache is None or self.inputs is not self.stored:
@@ -142,23 +205,11 @@ class ShardDataset(ArrayDataset):
         current, shards = self.stored.shards_of(rows[:1])[0], self.stored.shards
         following = [current + 1] if current + 1 < len(shards) else []
         if self.window:
-            windows = self._windows(torch.Generator().manual_seed(self.seed + epoch))
-            number = next(number for number, window in enumerate(windows) if current in window)
-            current, following = number, [shard for window in windows[number : number + 2] for shard in window.tolist()]
+            windows, window_of = self._epoch_windows(epoch)
+            current = window_of[current]
+            following = [shard for window in windows[current : current + 2] for shard in window]
         if self._prefetched != (epoch, current):
             self._prefetched = epoch, current
             worker = get_worker_info()
             first = worker.id % max(len(following), 1) if worker else 0  # workers begin with different shards
             self.stored.store.prefetch(shards[number] for number in following[first:] + following[:first])
-
-
-def sample_loader(encoding: Mapping[str, Any]) -> Any:
-    """Return the part of LitData that decodes samples, see `Manifest.encoding`."""
-    require_extra("stream", "litdata")
-    from litdata.streaming.item_loader import PyTreeLoader
-    from litdata.streaming.serializers import _get_serializers
-    from litdata.utilities._pytree import treespec_loads
-
-    loader = PyTreeLoader()
-    loader.setup({**encoding, "data_spec": treespec_loads(encoding["data_spec"])}, [], _get_serializers(None))
-    return loader

@@ -28,6 +28,8 @@ from kindling.utils.trees import tree_leaves
 
 logger = logging.getLogger(__name__)
 
+HASHED = 100  # samples of a split that is not in memory
+
 
 class Source(Protocol):
     """The samples to prepare, in splits.
@@ -126,13 +128,14 @@ class SampleSource:
 
     Args:
         data: The data module.
+        arguments: Its class and arguments, which tell apart samples that are not in memory.
 
     Raises:
         ValueError: If it has no datasets of pairs.
     """
 
-    def __init__(self, data: LightningDataModule) -> None:
-        self.data = data
+    def __init__(self, data: LightningDataModule, arguments: str) -> None:
+        self.data, self.arguments = data, arguments
         self.kind = "rows" if isinstance(data, TableDataModule) else "samples"
         self.origin = data.origin if isinstance(data, BaseDataModule) else type(data).__name__
         data.prepare_data()
@@ -145,11 +148,16 @@ class SampleSource:
         self.counts = {split: len(dataset) for split, dataset in self.datasets.items()}
 
     def digest(self) -> str:
-        """Return a hash of the samples in memory; of others, of their number and first sample only."""
+        """Return a hash of the samples in memory; of others, of their number, some of them, and the arguments."""
         digest = sha256(repr(self.counts).encode())
         for split, dataset in self.datasets.items():
-            found = [dataset.inputs, dataset.labels] if isinstance(dataset, ArrayDataset) else self._first(split)
-            digest.update(summarize(found).digest)
+            if isinstance(dataset, ArrayDataset) and isinstance(dataset.inputs, Tensor):
+                digest.update(summarize([dataset.inputs, dataset.labels]).digest)
+                continue
+            digest.update(self.arguments.encode())
+            for index in np.unique(np.linspace(0, self.counts[split] - 1, HASHED, dtype=int)).tolist():
+                with suppress(Exception):  # broken samples
+                    digest.update(summarize(self.read(split, index)[:2]).digest)
         return digest.hexdigest()
 
     def _first(self, split: str) -> tuple[Any, Tensor]:
@@ -205,8 +213,8 @@ class SampleSource:
         return facts
 
 
-def source_of(data: LightningDataModule, size: int | None) -> Source:
-    """Return the samples of a data module.
+def source_of(data: LightningDataModule, size: int | None, arguments: str) -> Source:
+    """Return the samples of a data module; see `ImageSource` and `SampleSource` for the arguments.
 
     Raises:
         ValueError: If `size` is given and they are no images.
@@ -215,7 +223,7 @@ def source_of(data: LightningDataModule, size: int | None) -> Source:
         return ImageSource(data, size)
     if size is not None:
         raise ValueError(f"--size resizes images of a folder; {type(data).__name__} has other samples")
-    return SampleSource(data)
+    return SampleSource(data, arguments)
 
 
 def _dataset(data: LightningDataModule, split: str) -> Any:

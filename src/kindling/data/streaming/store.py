@@ -5,12 +5,12 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
-from kindling.data.streaming.copying import BLOCK, PART, DamagedFileError, Target, make_room
+from kindling.data.streaming.copying import BLOCK, COPIES, PART, DamagedFileError, Target, make_room
 from kindling.data.streaming.manifest import FILE, Manifest, StoredFile
 from kindling.data.streaming.timeouts import Note, ignore, within
 from kindling.utils.files import locked
@@ -51,7 +51,7 @@ class FileStore:
             require_extra("stream", "litdata")
             import litdata.streaming.downloader  # noqa: F401  (not in a thread, which could be copied while it imports)
         self.manifest = self._read_manifest()
-        self.cache = None if cache_dir is None else cache_dir.absolute() / self.manifest.digest
+        self.cache = None if cache_dir is None else cache_dir.absolute() / COPIES / self.manifest.digest
 
     def _read_manifest(self) -> Manifest:
         if not is_remote(self.root) and Path(self.root).is_dir() and not Path(self.root, FILE).exists():
@@ -111,9 +111,30 @@ class FileStore:
             with suppress(Exception):
                 self.path(self._wanted.pop(0))
 
-    def read_within(self, stored: StoredFile, work: Callable[[], Result]) -> Result:
-        """Return the result of reading in a local file, unless its disk or mount does not answer."""
-        return self._attempt(stored.file, lambda note: work(), attempts=1)
+    def forget(self, stored: StoredFile) -> None:
+        """Verify a file again when it is next used."""
+        self._verified.discard(stored.file)
+
+    def read_within(self, current: Sequence[StoredFile], work: Callable[[Note], Result]) -> Result:
+        """Return the result of reading in local files, unless their disk or mount does not answer.
+
+        Args:
+            current: The last one is the file that is being read, which an error names.
+            work: Takes a function to call at each progress.
+
+        Raises:
+            OSError: If one can't be read in time.
+        """
+        try:
+            return within(self.timeout, work)
+        except Exception as error:
+            raise _as_error(error, f"{self.root}/{current[-1].file}", 1) from error
+
+    def damaged(self, stored: StoredFile, found: str) -> DamagedFileError:
+        """Return the error about a file that is damaged; `found` says how."""
+        return DamagedFileError(
+            f"{self.root}/{stored.file} is damaged ({found}): copy it again, or run kindling prepare again"
+        )
 
     def _local(self, stored: StoredFile) -> Path:
         return Path(self.root, stored.file) if self.cache is None else self.cache / stored.file.replace("/", "-")
@@ -154,9 +175,7 @@ class FileStore:
     def _check(self, stored: StoredFile, size: int, digest: str) -> None:
         if (size, digest) != (stored.bytes, stored.sha256):
             found = "its checksum differs" if size == stored.bytes else f"it has {size:,} of {stored.bytes:,} bytes"
-            raise DamagedFileError(
-                f"{self.root}/{stored.file} is damaged ({found}): copy it again, or run kindling prepare again"
-            )
+            raise self.damaged(stored, found)
 
     def _copy(self, file: str, target: Target) -> None:
         if is_remote(self.root):
@@ -179,7 +198,7 @@ class FileStore:
             self._downloader, self._owner = get_downloader(self.root, "", [], options), os.getpid()
         return self._downloader
 
-    def _attempt(self, file: str, work: Callable[[Note], Result], attempts: int = ATTEMPTS) -> Result:
+    def _attempt(self, file: str, work: Callable[[Note], Result]) -> Result:
         """Return the result of reading a file, after further attempts if it fails.
 
         Raises:
@@ -187,14 +206,14 @@ class FileStore:
             OSError: If it can't be read.
         """
         name = f"{self.root}/{file}"
-        for attempt in range(1, attempts + 1):
+        for attempt in range(1, ATTEMPTS + 1):
             try:
                 return within(self.timeout, work)
             except Exception as error:  # each object store has its own
-                if attempt == attempts:
-                    raise _as_error(error, name, attempts) from error
+                if attempt == ATTEMPTS:
+                    raise _as_error(error, name, ATTEMPTS) from error
                 if is_remote(self.root):
-                    logger.warning(f"{name}: attempt {attempt} of {attempts} failed ({_reason(error)})")
+                    logger.warning(f"{name}: attempt {attempt} of {ATTEMPTS} failed ({_reason(error)})")
                 time.sleep(FIRST_PAUSE * 2 ** (attempt - 1))
         raise AssertionError
 
@@ -222,4 +241,4 @@ def is_remote(root: str) -> bool:
 
 def default_cache() -> Path:
     """Return the folder of copies of remote files."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "kindling", "shards")
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "kindling")

@@ -99,8 +99,10 @@ class ShardWriter(Dataset[dict[str, Any]]):
         return known
 
 
-def prepare_samples(source: Source, out: Path, settings: Mapping[str, Any], workers: int, seed: int) -> Manifest:
-    """Write all samples as shards, and return their description, which is written last.
+def prepare_samples(
+    source: Source, out: Path, settings: Mapping[str, Any], workers: int, seed: int
+) -> tuple[Manifest, bool]:
+    """Write all samples as shards; return their description, which is written last, and whether it existed before.
 
     Args:
         source: The samples.
@@ -116,9 +118,12 @@ def prepare_samples(source: Source, out: Path, settings: Mapping[str, Any], work
     tasks = plan_shards(source, int(settings["shard_mb"] * 1e6), seed)
     shards = [(task.file, [*task.indices]) for task in tasks]
     plan = hashlib.sha256(repr((sorted(settings.items()), source.digest(), shards)).encode()).hexdigest()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with locked(out.with_name(f".{out.name}.lock")):  # the same command in another process waits
-        return _begin(out, plan) or _write(source, tasks, out, settings["size"], plan, workers)
+    place = out.resolve()  # "." has no name
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with locked(place.with_name(f".{place.name}.lock")):  # the same command in another process waits
+        if finished := _begin(out, plan):
+            return finished, True
+        return _write(source, tasks, out, settings["size"], plan, workers), False
 
 
 def _write(
@@ -139,7 +144,8 @@ def _write(
     except ValueError:
         for folder in (UNFINISHED, *SPLITS):
             shutil.rmtree(out / folder, ignore_errors=True)
-        out.rmdir()
+        with suppress(OSError):  # the working directory
+            out.rmdir()
         raise
     with atomic_write(out / FILE) as path:
         path.write_text(manifest.to_json(), "utf-8")
