@@ -99,7 +99,7 @@ class Peers:
 
     def _watch(self) -> None:
         while not distributed.is_initialized():
-            time.sleep(0.1)
+            time.sleep(0.01)
         self.rank, self._size = distributed.get_rank(), distributed.get_world_size()
         with suppress(OSError, RuntimeError):  # without these connections, messages name no process
             listener = None
@@ -130,7 +130,7 @@ class Peers:
     def _connect(self) -> None:
         store = _get_default_store()
         while not store.check([KEY]):  # `get` would block other uses of the store
-            time.sleep(0.1)
+            time.sleep(0.01)
         token, port, place = store.get(KEY).decode().split(" ", 2) if store.get(KEY) else ("", "0", "")
         connection = socket.create_connection((os.environ.get("MASTER_ADDR", "127.0.0.1"), int(port)), timeout=30)
         connection.sendall(f"{token} {self.rank} {_place()}\n".encode())
