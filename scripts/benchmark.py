@@ -45,7 +45,7 @@ import bare_loop
 import folder_loop
 from benchmark_gpu import gpu
 from benchmark_scale import scale
-from benchmark_stream import stream
+from benchmark_stream import EpochTimes, stream
 from benchmark_tables import tables
 from kindling import MNISTDataModule
 from kindling.cli import main as kindling
@@ -58,20 +58,10 @@ FAST, CNN, BF16 = CONFIGS / "mnist_cnn_fast.yaml", CONFIGS / "mnist_cnn.yaml", C
 LOOPS = {"tutorial's loop": "#D55E00", "bare loop": "#999999", "kindling fit": "#0072B2"}
 
 
-class StepTimes(Callback):
+class StepTimes(EpochTimes):
     """Notes the moment at which each training step of a `kindling fit` begins, and the seconds of each epoch."""
 
     moments: ClassVar[list[float]] = []
-    epochs: ClassVar[list[float]] = []
-    since = 0.0
-
-    @override
-    def on_train_epoch_start(self, *arguments: Any) -> None:
-        self.since = time.perf_counter()
-
-    @override
-    def on_train_epoch_end(self, *arguments: Any) -> None:
-        self.epochs.append(time.perf_counter() - self.since)
 
     @override
     def on_train_batch_start(self, *arguments: Any) -> None:

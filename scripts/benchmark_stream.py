@@ -39,7 +39,7 @@ RECIPE = {
 class EpochTimes(Callback):
     """Notes the seconds of the training batches of each epoch."""
 
-    seconds: ClassVar[list[float]] = []
+    epochs: ClassVar[list[float]] = []
     since = 0.0
 
     @override
@@ -48,7 +48,7 @@ class EpochTimes(Callback):
 
     @override
     def on_train_epoch_end(self, *arguments: Any) -> None:
-        self.seconds.append(time.perf_counter() - self.since)
+        self.epochs.append(time.perf_counter() - self.since)
 
 
 def write_photographs(root: Path, number: int) -> None:
@@ -69,12 +69,12 @@ def write_photographs(root: Path, number: int) -> None:
 
 def seconds_of_fit(epochs: int, *options: object) -> float:
     """Median seconds of an epoch of `kindling fit`, from the second on."""
-    EpochTimes.seconds.clear()
+    EpochTimes.epochs.clear()
     few = ["--trainer.limit_val_batches", "1", "--test_after_fit", "false", "--trainer.accelerator", "cpu"]
     watched = ["--trainer.callbacks", f"{EpochTimes.__module__}.{EpochTimes.__name__}"]
     words = ["fit", "--config", "recipe.yaml", "--trainer.max_epochs", epochs, *few, *watched, *options]
     assert kindling([str(word) for word in words]) == 0
-    return statistics.median(EpochTimes.seconds[1:])
+    return statistics.median(EpochTimes.epochs[1:])
 
 
 def seconds_of_loading(loader: Iterable[Any], epochs: int) -> float:

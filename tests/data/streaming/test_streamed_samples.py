@@ -218,6 +218,14 @@ def test_a_finished_preparation_is_recognized_by_arguments_and_samples(folder: P
     result = kindling(*options)
     assert result.code == 0, result.err
     assert "shards is already prepared: if samples have changed since, delete it or choose another --out" in result.out
+    shard = next(Path("shards/train").glob("*.bin"))
+    content = shard.read_bytes()
+    for state, damage in (("damaged", lambda: shard.write_bytes(content[:-1] + b"x")), ("missing", shard.unlink)):
+        damage()
+        result = kindling(*options)
+        assert (result.code, result.err.count("\n")) == (1, 1)
+        assert f"{shard} is {state}: delete shards and prepare it again" in result.err
+    shard.write_bytes(content)
     assert "100 samples" not in result.out
     assert "shards holds other data" in kindling(*options, "--data.noise", "1").err
     Path("classes").write_text("3")

@@ -135,9 +135,11 @@ class Manifest:
                     values[name] = None if values[name] is None else tuple(values[name])
                 manifest, unsafe = cls(**values), find_unsafe(values["encoding"])
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{source} is damaged: run kindling prepare again") from error
+            raise ValueError(f"{source} is damaged: delete the folder and run kindling prepare again") from error
         if version != FORMAT:
-            raise ValueError(f"{source} has format {version}: update Kindling, or run kindling prepare again")
+            raise ValueError(
+                f"{source} has format {version}: update Kindling, or delete the folder and run kindling prepare again"
+            )
         if unsafe:
             raise ValueError(
                 f"{source} describes samples that contain {unsafe}, which could run code when they are read: get the "

@@ -54,7 +54,11 @@ class FileStore:
         self.cache = None if cache_dir is None else cache_dir.absolute() / COPIES / self.manifest.digest
 
     def _read_manifest(self) -> Manifest:
-        if not is_remote(self.root) and Path(self.root).is_dir() and not Path(self.root, FILE).exists():
+        if not is_remote(self.root) and not Path(self.root).is_dir():
+            raise FileNotFoundError(
+                f"folder {self.root} not found: set --data.path to what kindling prepare has written"
+            )
+        if not is_remote(self.root) and not Path(self.root, FILE).exists():
             unfinished = Path(self.root, ".unfinished").exists()
             hint = "its preparation was interrupted: run the same" if unfinished else "write it with"
             raise FileNotFoundError(f"{self.root} has no {FILE}; {hint} kindling prepare")
@@ -133,7 +137,8 @@ class FileStore:
     def damaged(self, stored: StoredFile, found: str) -> DamagedFileError:
         """Return the error about a file that is damaged; `found` says how."""
         return DamagedFileError(
-            f"{self.root}/{stored.file} is damaged ({found}): copy it again, or run kindling prepare again"
+            f"{self.root}/{stored.file} is damaged ({found}): copy it again, or delete the folder and run kindling "
+            "prepare again"
         )
 
     def _local(self, stored: StoredFile) -> Path:
@@ -226,7 +231,9 @@ def _as_error(error: Exception, name: str, attempts: int) -> Exception:
         return error
     tries = f" in {attempts} attempts" if attempts > 1 else ""
     if isinstance(error, FileNotFoundError):
-        return FileNotFoundError(f"{name} is missing: copy it again, or run kindling prepare again")
+        return FileNotFoundError(
+            f"{name} is missing: copy it again, or delete the folder and run kindling prepare again"
+        )
     return OSError(f"can't read {name}{tries}: {_reason(error)}")
 
 

@@ -122,6 +122,7 @@ def prepare_samples(
     place.parent.mkdir(parents=True, exist_ok=True)
     with locked(place.with_name(f".{place.name}.lock")):  # the same command in another process waits
         if finished := _begin(out, plan):
+            _verify(out, finished)
             return finished, True
         return _write(source, tasks, out, settings["size"], plan, workers), False
 
@@ -151,6 +152,19 @@ def _write(
         path.write_text(manifest.to_json(), "utf-8")
     shutil.rmtree(out / UNFINISHED)
     return manifest
+
+
+def _verify(out: Path, manifest: Manifest) -> None:
+    """Raise ValueError if a file of a finished data set is damaged or missing."""
+    splits = manifest.splits.values()
+    files = [file for split in splits for file in (*split.shards, split.targets, split.names) if file is not None]
+    with progress(f"verifying {out}", len(files)) as done:
+        for stored in files:
+            path = out / stored.file
+            if not path.exists() or checksum(path)["sha256"] != stored.sha256:
+                state = "damaged" if path.exists() else "missing"
+                raise ValueError(f"{path} is {state}: delete {out} and prepare it again, or copy the file again")
+            done(1)
 
 
 def _begin(out: Path, plan: str) -> Manifest | None:
