@@ -94,7 +94,7 @@ class SlowDataModule(MNISTDataModule):
 """
     Path("slow.py").write_text(slow)
     monkeypatch.syspath_prepend(".")
-    monkeypatch.setattr("os.cpu_count", lambda: 3)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(3), raising=False)
     options = ["--data", "slow.SlowDataModule", "--data.source", "sample", "--data.batch_size", "64"]
     found = hints(kindling(*CNN[:5], *options, "--trainer.max_epochs", "1", "--test_after_fit", "false").err)
     assert len(found) == 1

@@ -53,6 +53,14 @@ def test_a_single_process_and_a_chosen_number_stay_as_they_are(monkeypatch: pyte
     assert torch.get_num_threads() == before
 
 
+def test_commands_that_run_at_the_same_time_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KINDLING_JOBS", "3")
+    share_cores()
+    assert torch.get_num_threads() == 4
+    share_cores(2)  # as soon as one of them starts further processes
+    assert (torch.get_num_threads(), os.environ["OMP_NUM_THREADS"]) == (2, "2")
+
+
 @pytest.mark.parametrize("chosen", [True, False])
 def test_the_single_thread_of_torchrun_is_no_choice_of_the_user(monkeypatch: pytest.MonkeyPatch, chosen: bool) -> None:
     """Torchrun sets OMP_NUM_THREADS=1 unless it is set where torchrun is started."""

@@ -19,6 +19,7 @@ from kindling import __version__
 from kindling.cli.commands import COMMANDS, FUNCTIONS, MODULES
 from kindling.cli.requeue import end_stopped
 from kindling.utils.last_output import note_output
+from kindling.utils.launch import find_launch
 from kindling.utils.stop_signals import interrupting
 from kindling.utils.text import program_name, set_program_name, shorten
 
@@ -151,7 +152,7 @@ def _find(command: str) -> Callable[[str, Sequence[str]], None]:
 
 def _loading(command: str) -> AbstractContextManager[object]:
     """Return a progress bar, or a line, for the imports; `new` and `runs` need no slow ones."""
-    if command in ("new", "runs") or not _is_first("RANK", "SLURM_PROCID", "LOCAL_RANK"):
+    if command in ("new", "runs") or not find_launch().is_first:
         return nullcontext()
     from kindling.utils.console import progress
 
@@ -214,10 +215,5 @@ def _is_reported_by_first() -> bool:
     """Return whether rank 0 reports the same error: until the processes connect, all of them fail alike."""
     distributed = sys.modules.get("torch.distributed")
     is_connected = distributed is not None and distributed.is_available() and distributed.is_initialized()
-    is_started_by_us = "KINDLING_PARENT" in os.environ  # rank 0 prints the error of this process
-    return not _is_first("RANK", "SLURM_PROCID") and not is_connected and not is_started_by_us
-
-
-def _is_first(*names: str) -> bool:
-    """Return whether this process has rank 0, according to some environment variables."""
-    return all(os.environ.get(name, "0") == "0" for name in names)
+    launch = find_launch()
+    return launch.launcher in ("torchrun", "srun") and not launch.is_first and not is_connected

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from kindling.utils.cores import JOBS
 from kindling.utils.stop_signals import Terminated
 from kindling.utils.text import program_name, set_program_name
 
@@ -49,14 +50,13 @@ def run_jobs(jobs: Sequence[Job], at_once: int) -> Generator[tuple[int, int]]:
     context: Any = multiprocessing.get_context("spawn" if sys.platform == "win32" else "forkserver")
     if sys.platform != "win32":
         context.set_forkserver_preload([*PRELOADED])
-    threads = max(1, (os.cpu_count() or 1) // at_once) if at_once > 1 else None
     waiting, running = deque(enumerate(jobs)), dict[int, tuple[int, Any]]()
     with _forwarded_sigterm(running):
         try:
             while waiting or running:
                 while waiting and len(running) < at_once:
                     number, job = waiting.popleft()
-                    process = context.Process(target=_run, args=(job, program_name(), threads))
+                    process = context.Process(target=_run, args=(job, program_name(), at_once))
                     process.start()
                     running[process.sentinel] = number, process
                 for sentinel in wait(list(running)):
@@ -69,8 +69,8 @@ def run_jobs(jobs: Sequence[Job], at_once: int) -> Generator[tuple[int, int]]:
                 process.join()
 
 
-def _run(job: Job, program: str, threads: int | None) -> None:
-    """Run a command in a new process, and exit with its code."""
+def _run(job: Job, program: str, at_once: int) -> None:
+    """Run one of several commands in a new process, and exit with its code."""
     from kindling.cli import main
 
     threading.Thread(target=_stop_with_parent, daemon=True).start()
@@ -79,11 +79,11 @@ def _run(job: Job, program: str, threads: int | None) -> None:
         with job.log.open("wb") as file:
             os.dup2(file.fileno(), 1)
             os.dup2(file.fileno(), 2)
-    if threads:
-        import torch
+    if at_once > 1:
+        from kindling.training.threads import share_cores
 
-        torch.set_num_threads(threads)
-        os.environ["OMP_NUM_THREADS"] = str(threads)  # of the processes that it starts
+        os.environ[JOBS] = str(at_once)
+        share_cores()
     set_program_name(program)
     sys.argv = [sys.argv[0], *job.command]  # Lightning repeats it to start further processes
     sys.exit((job.function or main)(list(job.command)))

@@ -10,7 +10,6 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from jsonargparse import ArgumentParser, Namespace
 from jsonargparse._util import import_object
-from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.accelerators import AcceleratorRegistry
@@ -22,6 +21,7 @@ from kindling.cli.parser_errors import CLASS_MISSING, NO_NAMES
 from kindling.cli.recipe_checks import OPTION_GROUPS
 from kindling.utils.console import say
 from kindling.utils.errors import UsageError
+from kindling.utils.launch import find_launch
 from kindling.utils.text import join_names, shorten, suggest
 
 MAX_CPU_PROCESSES = 8  # always allowed, to try distributed training on few cores
@@ -189,9 +189,9 @@ def check_devices(trainer: Trainer) -> None:
 
 def check_tasks(trainer: Trainer) -> None:
     """Raise ValueError if not all tasks of a Slurm job would train together."""
-    if not SLURMEnvironment.detect() or "RANK" in os.environ:  # torchrun starts further processes in each task
+    if (launch := find_launch()).launcher != "srun":
         return
-    tasks, nodes = int(os.environ["SLURM_NTASKS"]), int(os.environ.get("SLURM_NNODES", "1"))
+    tasks, nodes = launch.processes, int(os.environ.get("SLURM_NNODES", "1"))
     if tasks != trainer.world_size:
         options = f"--trainer.devices {tasks // nodes}" + f" --trainer.num_nodes {nodes}" * (nodes > 1)
         raise ValueError(f"this job has {tasks} tasks, but {trainer.world_size} would train: set {options}")
@@ -206,10 +206,7 @@ def draw_seed(nodes: int = 1) -> int:
     Raises:
         UsageError: In all processes, if the launcher does not share the seed; if only one failed, the rest would hang.
     """
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
-    if SLURMEnvironment.detect():  # srun sets no WORLD_SIZE
-        processes = max(processes, int(os.environ["SLURM_NTASKS"]))
-    if getattr(rank_zero_only, "rank", 0) == 0 and processes == nodes == 1:
+    if getattr(rank_zero_only, "rank", 0) == 0 and find_launch().processes == nodes == 1:
         return random.SystemRandom().randrange(2**32)
     if "PL_GLOBAL_SEED" not in os.environ:
         raise UsageError("--seed_everything true would draw a different seed in each process: set a number")

@@ -1,12 +1,12 @@
 """The end of a command that a signal has stopped: its exit code, and the requeueing of its Slurm job."""
 
-import os
 import signal
 import sys
 from collections.abc import Sequence
 
 from kindling.cli.command_line import resumes_automatically
 from kindling.utils import slurm
+from kindling.utils.launch import find_launch
 from kindling.utils.stop_signals import TERMINATED, Terminated, end_at_once_on_signals
 from kindling.utils.text import program_name
 
@@ -30,7 +30,7 @@ def end_stopped(stop: KeyboardInterrupt, command: str, options: Sequence[str]) -
     if command != "fit" or not resumes_automatically(options):
         print(f"job {job} is not requeued: only fit --ckpt_path auto would continue", file=sys.stderr)
         return TERMINATED
-    if os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) != "0":
+    if not find_launch().is_first:
         return 0  # Slurm may end all processes when the first one ends with another code, before the job is requeued
     print(f"requeueing job {job}", flush=True)
     if error := slurm.requeue(job):

@@ -1,7 +1,6 @@
 """`kindling tune`: search the hyperparameters of a recipe."""
 
 import argparse
-import os
 import re
 from collections.abc import Sequence
 from contextlib import closing
@@ -13,14 +12,15 @@ from kindling.cli.recipes import find_recipes, find_search_space
 from kindling.cli.several_runs import OF_SINGLE_RUNS, check_options, shared_options
 from kindling.runs.folders import check_run_name
 from kindling.utils.console import say, silence_libraries
+from kindling.utils.cores import share_of_cores
 from kindling.utils.errors import UsageError, UsageErrorParser
+from kindling.utils.launch import find_launch
 from kindling.utils.optional import require_extra
 from kindling.utils.plugins import add_option
 from kindling.utils.text import count_noun, program_name
 
 SAMPLERS = ("tpe", "random", "qmc", "gp")
 PRUNERS = ("median", "hyperband", "none")
-OF_LAUNCHERS = ("RANK", "SLURM_PROCID")  # environment variables of torchrun and Slurm's srun
 DESCRIPTION = (
     "Search the hyperparameters of a recipe for the best value of the metric that --checkpoint.monitor names. All "
     "other options are those of fit. Each trial is an ordinary run, without a test. After an interruption, the same "
@@ -36,8 +36,10 @@ def run(command: str, options: Sequence[str]) -> None:
     from kindling.tuning.study import naming_the_database
 
     silence_libraries()
-    if launcher := [name for name in OF_LAUNCHERS if name in os.environ]:
-        raise UsageError(f"tune starts the processes of each trial itself: run it without a launcher ({launcher[0]})")
+    if (launch := find_launch()).processes != 1:
+        raise UsageError(
+            f"tune starts the processes of each trial itself: run it without a launcher ({launch.launcher})"
+        )
     search = Search.open(typed, shared)
     is_quiet, failed = typed.worker or typed.format == "json", 0
     try:
@@ -105,8 +107,8 @@ def _seconds(text: str) -> float:
 
 def _run_workers(options: Sequence[str], jobs: int, is_quiet: bool) -> int:
     """Run this command in several processes, which take the trials of the study in turn; return how many failed."""
-    cores = os.cpu_count() or 1
-    say(f"{jobs} trials at the same time, each with {max(1, cores // jobs)} of {cores} cores", stderr=is_quiet)
+    cores, each = share_of_cores(), share_of_cores(jobs)
+    say(f"{jobs} trials at the same time, each with {each} of {cores} cores", stderr=is_quiet)
     command = Job(["tune", *options, "--jobs=1", "--worker"])
     with closing(run_jobs([command] * jobs, jobs)) as ended:
         return sum(code != 0 for _, code in ended)

@@ -7,12 +7,12 @@ from contextlib import suppress
 from datetime import timedelta
 
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
-from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from torch._C._distributed_c10d import PrefixStore, Store, TCPStore  # torch.distributed exports them untyped
 from torch.distributed import DistError
 
 from kindling.training.peers import PeerError
 from kindling.training.processes import PARENT_VARIABLE
+from kindling.utils.launch import Launch, find_launch
 
 VARIABLE = "KINDLING_DECISION"  # environment variable in which the processes started by `Launcher` find the decision
 TIMEOUT = timedelta(minutes=10)  # for all processes to start
@@ -36,36 +36,22 @@ def decide_once(decide: Callable[[], str]) -> str:
     """
     if PARENT_VARIABLE in os.environ:
         return os.environ[VARIABLE]
-    is_first, processes = _launched()
-    if processes == 1:
+    launch = find_launch()
+    if launch.processes == 1:
         os.environ[VARIABLE] = decide()
         return os.environ[VARIABLE]
     try:
-        store = _connect(is_first)
-        decision = _decide(decide, store, processes) if is_first else _read(store, processes)
+        store = _connect(launch)
+        decision = _decide(decide, store, launch.processes) if launch.is_first else _read(store, launch.processes)
     except DistError as error:
         raise PeerError("lost the connection to the first process before training started") from error
     os.environ[VARIABLE] = decision
     return decision
 
 
-def _launched() -> tuple[bool, int]:
-    """Return whether this is the first process, and the number of processes; 0 if unknown."""
-    if TorchElasticEnvironment.detect():
-        return os.environ["RANK"] == "0", int(os.environ["WORLD_SIZE"])
-    if SLURMEnvironment.detect():
-        return os.environ.get("SLURM_PROCID", "0") == "0", int(os.environ["SLURM_NTASKS"])
-    node = os.environ.get("NODE_RANK", os.environ.get("GROUP_RANK"))
-    if "MASTER_PORT" in os.environ and "LOCAL_RANK" in os.environ:
-        return (os.environ["LOCAL_RANK"], node or "0") == ("0", "0"), int(os.environ.get("WORLD_SIZE", "1"))
-    if "MASTER_PORT" in os.environ and node:
-        return node == "0", 0  # one process on each node, which will start the others
-    return True, 1
-
-
-def _connect(is_first: bool) -> Store:
+def _connect(launch: Launch) -> Store:
     """Return a store that all processes share, with keys of their own for each start by torchrun."""
-    if SLURMEnvironment.detect() and not TorchElasticEnvironment.detect():
+    if launch.launcher == "srun":
         try:
             environment = SLURMEnvironment()
         except RuntimeError as error:  # without --ntasks-per-node
@@ -73,7 +59,7 @@ def _connect(is_first: bool) -> Store:
         address, port = environment.main_address, environment.main_port
     else:
         address, port = os.environ.get("MASTER_ADDR", "127.0.0.1"), int(os.environ["MASTER_PORT"])
-    serves = is_first and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != str(True)
+    serves = launch.is_first and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != str(True)
     _stores.append(
         TCPStore(address, port, is_master=serves, timeout=TIMEOUT, wait_for_workers=False, multi_tenant=True)
     )

@@ -1,7 +1,6 @@
 """Prints a hint on how to make a run faster."""
 
 import logging
-import os
 import time
 from typing import Any, cast
 
@@ -13,6 +12,7 @@ from torch.utils.data import DataLoader
 from typing_extensions import override
 
 from kindling.data.datamodule import ArrayDataset
+from kindling.utils.cores import share_of_cores
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ class PerformanceHint(Callback):
         self._loading, self._started = loading, now
 
     def _check_speed(self, trainer: Trainer, model: LightningModule, loading: float, seconds: float) -> None:
-        loader, cores = cast(DataLoader[Any], trainer.train_dataloader), os.cpu_count() or 1
+        loader, cores = cast(DataLoader[Any], trainer.train_dataloader), share_of_cores(trainer.num_devices)
         if loading > 0.5 * seconds and loader.num_workers < cores and not is_in_memory(loader):
             self._hint(f"training waits for data {loading / seconds:.0%} of its time: --data.num_workers {cores}")
         convolves = any(isinstance(module, nn.Conv2d) for module in model.modules())  # a small MLP gains nothing

@@ -17,7 +17,6 @@ from importlib import import_module
 from typing import IO, Any, ClassVar
 
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
-from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.fabric.strategies.launchers.subprocess_script import _basic_subprocess_cmd
 from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import DDPStrategy
@@ -29,6 +28,7 @@ from typing_extensions import override
 
 from kindling.training.peers import GRACE_SECONDS, PeerError, Peers, is_lost_connection, report_as_one
 from kindling.training.threads import share_cores
+from kindling.utils.launch import find_launch
 from kindling.utils.stop_signals import interrupt
 from kindling.utils.text import program_name
 
@@ -254,10 +254,10 @@ def _with_prefix(create: Callable[..., Any], attempt: str, *args: Any, **kwargs:
 
 def devices_of_torchrun() -> dict[str, int]:
     """Return the options of the Trainer that torchrun decides, `devices` and `num_nodes`; none without torchrun."""
-    if not TorchElasticEnvironment.detect():
+    if (launch := find_launch()).launcher != "torchrun":
         return {}
     devices = int(os.environ["LOCAL_WORLD_SIZE"])
-    return {"devices": devices, "num_nodes": int(os.environ["WORLD_SIZE"]) // devices}
+    return {"devices": devices, "num_nodes": launch.processes // devices}
 
 
 def replace_spawn(strategy: Any) -> Any:

@@ -6,25 +6,26 @@ import os
 import psutil
 import torch
 
-from kindling.utils.cores import share_of_cores
+from kindling.utils.cores import JOBS, share_of_cores
 from kindling.utils.text import count_noun
 
 logger = logging.getLogger(__name__)
 
 
-def share_cores(processes: int) -> None:
-    """Give each process its share of the cores, unless the user has set OMP_NUM_THREADS.
+def share_cores(processes: int = 1) -> None:
+    """Give each process its share of the cores, unless it is all of them or the user has set OMP_NUM_THREADS.
 
     Args:
         processes: Number of processes of the run on this machine.
     """
-    if processes == 1 or _chosen_by_user():
+    if (processes == 1 and JOBS not in os.environ) or _chosen_by_user():
         return
     threads = share_of_cores(processes)
     torch.set_num_threads(threads)
-    os.environ["OMP_NUM_THREADS"] = str(threads)  # of the processes that this one starts
-    each = count_noun(threads, "thread", "threads")
-    logger.info(f"{each} in each of {processes} processes on this machine (OMP_NUM_THREADS sets another number)")
+    if processes > 1:
+        os.environ["OMP_NUM_THREADS"] = str(threads)  # of the processes that this one starts
+        each = count_noun(threads, "thread", "threads")
+        logger.info(f"{each} in each of {processes} processes on this machine (OMP_NUM_THREADS sets another number)")
 
 
 def _chosen_by_user() -> bool:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import psutil
 
+from kindling.utils.launch import find_launch
+
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
@@ -41,7 +43,7 @@ def check_writable(path: Path) -> None:
 @contextmanager
 def in_turns() -> Iterator[None]:
     """Let distributed processes of this user take turns: torchrun and Slurm start all of a node at once."""
-    is_distributed = bool({"LOCAL_RANK", "SLURM_PROCID"}.intersection(os.environ))
+    is_distributed = find_launch().processes != 1
     name = f"kindling-{os.getuid() if hasattr(os, 'getuid') else ''}.lock"
     with locked(Path(tempfile.gettempdir(), name)) if is_distributed else nullcontext():
         yield
