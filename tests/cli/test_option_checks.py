@@ -11,6 +11,11 @@ from conftest import TINY, Command, different
 RUN = Path("runs/tiny/version_0")
 pytestmark = pytest.mark.usefixtures("shown_warnings")
 
+LAUNCHERS = {  # environment variables of two processes, of which one has the rank RANK
+    "torchrun": {"TORCHELASTIC_RUN_ID": "none", "WORLD_SIZE": "2", "RANK": "RANK"},
+    "srun": {"SLURM_NTASKS": "2", "SLURM_PROCID": "RANK"},
+}
+
 
 def seed(run: Path) -> int:
     stored: int = yaml.safe_load((run / "config.yaml").read_text())["seed_everything"]
@@ -38,9 +43,8 @@ def test_processes_of_a_launcher_do_not_draw_different_seeds(
     kindling: Command, monkeypatch: pytest.MonkeyPatch, launcher: str, rank: str
 ) -> None:
     """All processes end, including rank 0, which alone reports the error."""
-    names = {"torchrun": ("WORLD_SIZE", "RANK"), "srun": ("SLURM_NTASKS", "SLURM_PROCID")}[launcher]
-    for name, value in zip(names, ("2", rank), strict=True):
-        monkeypatch.setenv(name, value)
+    for name, value in LAUNCHERS[launcher].items():
+        monkeypatch.setenv(name, rank if value == "RANK" else value)
     monkeypatch.setattr("lightning.pytorch.utilities.rank_zero_only.rank", int(rank))
     monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
     result = kindling("fit", *TINY, "--seed_everything", "true")
@@ -56,19 +60,29 @@ def test_nodes_of_one_run_do_not_draw_different_seeds(kindling: Command, monkeyp
 
 
 @pytest.mark.parametrize("command", [["fit", "--nonsense"], ["nonsense"], ["fit", "--config", "missing.yaml"]])
-@pytest.mark.parametrize(("name", "is_shown"), [("RANK", False), ("SLURM_PROCID", False), ("KINDLING_PARENT", True)])
+@pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_only_rank_zero_reports_a_mistake(
-    kindling: Command, monkeypatch: pytest.MonkeyPatch, command: list[str], name: str, is_shown: bool
+    kindling: Command, monkeypatch: pytest.MonkeyPatch, command: list[str], launcher: str
+) -> None:
+    for name, value in LAUNCHERS[launcher].items():
+        monkeypatch.setenv(name, "1" if value == "RANK" else value)
+    result = kindling(*command)
+    assert (result.code, result.err) == (2, "")
+
+
+def test_a_mistake_in_a_process_of_another_one_is_written_for_that_one(
+    kindling: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("kindling.cli.lightning_cli.end_with_parent", lambda: None)
-    monkeypatch.setenv("RANK", "1")
-    monkeypatch.setenv(name, str(os.getppid()) if is_shown else "1")
-    result = kindling(*command)
-    assert (result.code, result.err.count("\n")) == (2, int(is_shown))
+    for name, value in {"MASTER_PORT": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("KINDLING_PARENT", str(os.getppid()))
+    assert kindling("fit", "--nonsense").err.startswith("kindling: error: ")
 
 
 def test_an_error_of_one_connected_process_is_reported(kindling: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RANK", "1")
+    for name, value in LAUNCHERS["torchrun"].items():
+        monkeypatch.setenv(name, "1" if value == "RANK" else value)
     monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
     assert kindling("fit", "--nonsense").err.startswith("kindling: error: ")
 
