@@ -16,6 +16,7 @@ from ranks import DEVICE, Ranks
 
 RECIPES = sorted(path.relative_to(CONFIGS.parent) for path in CONFIGS.glob("*.yaml"))
 OVERLAYS = sorted(path.relative_to(CONFIGS.parent) for path in CONFIGS.glob("with/*.yaml"))
+TRACKERS = ("mlflow", "wandb")  # tests/training/test_trackers.py tries both
 SEVERAL = {"ddp": 1, "fsdp": 1, "multinode": 2}  # overlays for several processes, with their number of machines
 SEARCHES = sorted(path.relative_to(CONFIGS.parent) for path in CONFIGS.glob("search/*.yaml"))
 
@@ -34,7 +35,7 @@ def accuracy(kindling: Command, recipe: str, seed: int, *options: object) -> flo
 
 def test_every_recipe_and_overlay_is_tested() -> None:
     assert {path.stem for path in RECIPES} >= {"quickstart", "synthetic_mlp"}  # other tests use these
-    assert {path.stem for path in OVERLAYS} >= {"debug", "bf16", "gpu", *SEVERAL}
+    assert {path.stem for path in OVERLAYS} == {"debug", "bf16", "gpu", *SEVERAL, *TRACKERS}
     assert {path.stem for path in SEARCHES} == {"cnn", "table"}  # tests/cli/test_tune.py tries both
     known = {CONFIGS.parent / path for path in RECIPES + OVERLAYS + SEARCHES}
     assert set(CONFIGS.rglob("*")) - known == {CONFIGS / "with", CONFIGS / "search"}
@@ -106,7 +107,7 @@ def test_recipes_run_without_messages_of_libraries(
 )
 def test_recipes_run_with_each_overlay(kindling: Command, needed: dict[str, list[object]], recipe: Path) -> None:
     options = prepare(kindling, needed, recipe)
-    for overlay in (path for path in OVERLAYS if path.stem not in ("gpu", *SEVERAL)):
+    for overlay in (path for path in OVERLAYS if path.stem not in ("gpu", *SEVERAL, *TRACKERS)):
         short = [] if overlay.stem == "debug" else SHORT
         result = kindling("fit", "--config", recipe, "--config", overlay, *options, *short)
         assert (result.code, result.err) == (0, "")

@@ -12,6 +12,7 @@ from kindling.runs.compare import compare
 from kindling.runs.compare_repeats import compare_repeats
 from kindling.runs.folders import RUNS
 from kindling.runs.listing import Run, find_run, find_runs, sort_by_start
+from kindling.runs.records import format_csv, format_json
 from kindling.runs.repeats import find_repeat
 from kindling.runs.show import show
 from kindling.runs.table import COLUMNS, format_table, sort_by
@@ -19,6 +20,8 @@ from kindling.utils.console import as_command, progress, say
 from kindling.utils.errors import UsageError, UsageErrorParser
 from kindling.utils.plugins import split_options
 from kindling.utils.text import program_name
+
+FORMATS = {"json": format_json, "csv": format_csv}
 
 
 def run(command: str, options: Sequence[str]) -> None:
@@ -41,7 +44,7 @@ def _list(options: Sequence[str]) -> None:
     name = program_name()
     parser = UsageErrorParser(
         f"{name} runs",
-        usage=f"{name} runs [FOLDER ...] [--sort COLUMN]\n       {name} runs show RUN\n       "
+        usage=f"{name} runs [FOLDER ...] [--sort COLUMN] [--format FORMAT]\n       {name} runs show RUN\n       "
         f"{name} runs compare RUN RUN ...",
         description="List runs, newest last. RUN is a folder, with or without runs/ (quickstart/version_0), or a "
         "recipe, which stands for its newest run (quickstart).",
@@ -49,6 +52,7 @@ def _list(options: Sequence[str]) -> None:
     )
     parser.add_argument("folders", nargs="*", metavar="FOLDER", type=Path, help="Folders with runs. [default: runs]")
     parser.add_argument("--sort", metavar="COLUMN", help=f"Sort, best last, by: {', '.join(COLUMNS)}.")
+    parser.add_argument("--format", choices=["table", *FORMATS], default="table", help="Print it for other programs.")
     typed = parser.parse_args(options)
     for folder in typed.folders:
         if not folder.is_dir():
@@ -65,7 +69,9 @@ def _list(options: Sequence[str]) -> None:
     runs = sort_by_start(runs)
     if typed.sort:
         runs = sort_by(runs, typed.sort)
-    if runs:
+    if typed.format in FORMATS:
+        print(FORMATS[typed.format](runs))
+    elif runs:
         print(format_table(runs, shutil.get_terminal_size().columns if is_terminal else None, typed.sort))
     else:
         where = " ".join(map(str, typed.folders)) or RUNS

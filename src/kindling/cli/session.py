@@ -25,6 +25,7 @@ from kindling.training import (
     RunMetadataWriter,
     TrainingStatsMonitor,
 )
+from kindling.training.trackers import TrackerUpdater
 from kindling.utils.console import as_command, say
 from kindling.utils.files import atomic_write, remove_temporary_files
 
@@ -39,6 +40,7 @@ class RunSession:
         checkpoint: Checkpoint to start from, if any.
         record: Callback that writes `run.json`.
         resume: Callback that saves the last checkpoint.
+        trackers: Callback that logs the configuration to the loggers of the user.
     """
 
     path: Path
@@ -46,6 +48,7 @@ class RunSession:
     checkpoint: Path | None
     record: RunMetadataWriter
     resume: ExactResume
+    trackers: TrackerUpdater
 
     @classmethod
     def open(
@@ -76,9 +79,8 @@ class RunSession:
         recipe = recipe_name(configs) or (
             RunMetadata.read(run_folder_of(began_from)).recipe if began_from else path.parent.name
         )
-        return cls(
-            path, is_new, checkpoint, RunMetadataWriter(path, recipe, command, began_from or ""), ExactResume(path)
-        )
+        record = RunMetadataWriter(path, recipe, command, began_from or "")
+        return cls(path, is_new, checkpoint, record, ExactResume(path), TrackerUpdater(record))
 
     def save_untrained(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
         """Save the checkpoint of a model without trainable parameters, with its validation metrics."""
@@ -94,7 +96,8 @@ class RunSession:
 
     def callbacks(self) -> list[Callback]:
         """Return the callbacks that write into the run folder during training."""
-        return [self.record, TrainingStatsMonitor(), self.resume, PlotTrainingHistory(self.path), PerformanceHint()]
+        resume, plots = self.resume, PlotTrainingHistory(self.path)
+        return [self.trackers, self.record, TrainingStatsMonitor(), resume, plots, PerformanceHint()]
 
     def loggers(self, asked: list[Logger] | Logger | bool | None, steps: int | None) -> list[Logger]:
         """Return the loggers of the run and those of `--trainer.logger`; an empty list if that is False.
@@ -106,6 +109,7 @@ class RunSession:
         if asked is False:
             return []
         others = asked if isinstance(asked, list) else [asked] if isinstance(asked, Logger) else []
+        self.trackers.adopt(others, self.path)
         return run_loggers(self.path, None if self.is_new else steps) + others
 
     @rank_zero_only

@@ -22,6 +22,9 @@ from kindling.utils.files import atomic_write
 from kindling.utils.text import strip_control_characters
 
 FILE, TEST = "run.json", "test_metrics.json"
+FORMAT = (
+    1  # of run.json, see docs/run-folders.md: a field that changes its meaning or goes raises it, a new one does not
+)
 RENAMED = {"seen": "heartbeat", "planned": "max_epochs", "came_from": "parent", "altered": "modified"}  # since 0.1.0
 
 
@@ -30,6 +33,7 @@ class RunMetadata:
     """Content of `run.json`; unknown values are None or empty.
 
     Attributes:
+        format: Version of the format; files without it were written before there was one.
         recipe: Names of the config files, joined by +.
         commands: Command lines: of the start and of each resume.
         commits: Git commit of each command.
@@ -50,8 +54,10 @@ class RunMetadata:
         modified: Whether the run was resumed with other settings, another commit or another number of threads.
         tested: Whether `fit` has tested its best checkpoint; None in files of older versions.
         versions: Versions of Kindling, torch and Lightning.
+        trackers: IDs of the run in W&B and MLflow, by the class of the logger.
     """
 
+    format: int = FORMAT
     recipe: str = ""
     commands: list[str] = field(default_factory=list)
     commits: list[str] = field(default_factory=list)
@@ -72,6 +78,7 @@ class RunMetadata:
     modified: bool = False
     tested: bool | None = None
     versions: dict[str, str] = field(default_factory=dict)
+    trackers: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def read(cls, run: Path) -> Self:

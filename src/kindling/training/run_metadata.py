@@ -77,6 +77,7 @@ class RunMetadataWriter(Callback):
             modified=old.modified or is_other_commit or not {0, threads}.issuperset(old.threads),
             tested=False,
             versions=versions(),
+            trackers=old.trackers,
         )
         self._earlier_seconds, self._started = float(old.seconds or 0), time.monotonic()
         self._write("running")

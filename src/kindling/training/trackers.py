@@ -1,0 +1,97 @@
+"""Experiment trackers: loggers that a user adds to those of the run, such as Weights & Biases and MLflow."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import Logger, MLFlowLogger, WandbLogger
+from typing_extensions import override
+
+from kindling.runs.listing import Run
+from kindling.runs.metadata import RunMetadata
+from kindling.runs.process import is_copy
+from kindling.training.run_metadata import RunMetadataWriter
+
+
+class LocalMLFlowLogger(MLFlowLogger):
+    """MLFlowLogger with a local database as default: MLflow refuses Lightning's default, a folder of files.
+
+    Args:
+        tracking_uri: Database or server; by default that of `MLFLOW_TRACKING_URI`, or else `mlflow.db` in this folder.
+        **kwargs: Other arguments of `MLFlowLogger`.
+    """
+
+    def __init__(self, tracking_uri: str | None = None, **kwargs: Any) -> None:
+        store = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
+        super().__init__(tracking_uri=store, **kwargs)
+
+
+class TrackerUpdater(Callback):
+    """Logs the complete configuration to experiment trackers, and keeps the IDs of their runs in `run.json`.
+
+    W&B and MLflow get the name of the run folder. A resumed run continues its runs there; a copied one starts new ones.
+
+    Args:
+        record: Callback that writes `run.json`.
+    """
+
+    def __init__(self, record: RunMetadataWriter) -> None:
+        self.record = record
+        self.loggers: list[Logger] = []
+
+    def adopt(self, loggers: list[Logger], run: Path) -> None:
+        """Take over the loggers of a user before they start their runs; names and IDs that the user chose stay."""
+        self.loggers = loggers
+        earlier = RunMetadata.read(run)
+        stored = {} if is_copy(earlier.process, run) else earlier.trackers
+        name = f"{run.parent.name}/{run.name}"
+        for logger in loggers:
+            run_id = stored.get(type(logger).__name__)
+            if isinstance(logger, WandbLogger):
+                logger._wandb_init["name"] = logger._name = logger._name or name
+                logger._wandb_init["id"] = logger._id = logger._id or run_id
+            elif isinstance(logger, MLFlowLogger):
+                logger._run_name = logger._run_name or name
+                if run_id and not logger._run_id and _exists(logger, run_id):
+                    logger._run_id = run_id
+
+    @override
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.record.run and trainer.is_global_zero:
+            settings = Run.read(self.record.run).settings()  # config.yaml is written by now
+            for logger in self.loggers:
+                self._log(logger, settings)
+            self.loggers = []
+
+    def _log(self, logger: Logger, settings: dict[str, Any]) -> None:
+        known: dict[str, Any] = {}
+        if isinstance(logger, MLFlowLogger):  # which never changes a parameter
+            known = logger.experiment.get_run(logger.run_id).data.params
+            logger.experiment.update_run(logger.run_id, status="RUNNING")
+        logger.log_hyperparams({name: value for name, value in settings.items() if name not in known})
+        if isinstance(logger, MLFlowLogger | WandbLogger):
+            self.record.record.trackers[type(logger).__name__] = str(logger.version)
+
+
+def _exists(logger: MLFlowLogger, run_id: str) -> bool:
+    from mlflow.exceptions import MlflowException
+
+    with suppress(MlflowException):  # of a database that was deleted, for example
+        return logger._mlflow_client.get_run(run_id).info.lifecycle_stage == "active"
+    return False
+
+
+@contextmanager
+def finishing_trackers() -> Iterator[None]:
+    """Finish the W&B run of this block, which would otherwise receive the metrics of the next run in this process."""
+    code = 1
+    try:
+        yield
+        code = 0
+    finally:
+        if (wandb := sys.modules.get("wandb")) and wandb.run:
+            wandb.finish(exit_code=code)
