@@ -13,7 +13,7 @@ COMMANDS = (
     "predict --ckpt_path best",
     "export --ckpt_path best",
     "runs --format json",
-    "new leafnet --defaults",
+    "new leafnet",
 )
 
 
