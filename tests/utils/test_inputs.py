@@ -186,7 +186,8 @@ def test_a_large_photo_is_decoded_and_only_untrusted_ones_are_limited(monkeypatc
     for data, most in ((photo, 1000), (encoded(scene(160, 120)), None)):
         with pytest.raises(ValueError, match=r"^this image is too large: 160 x 120 pixels, .*; resize it or save"):
             decode_image(data, (3, 8, 8), most)
-    with pytest.raises(ValueError, match=r"^this image is too large: more pixels than Pillow decodes, the limit"):
+    pixels = "(more pixels than Pillow decodes|160 x 120 pixels)"  # older Pillow has no limit for WebP
+    with pytest.raises(ValueError, match=rf"^this image is too large: {pixels}, the limit"):
         decode_image(encoded(scene(160, 120), "webp"), (3, 8, 8))
     assert decode_image(encoded(scene(40, 30), "webp"), (3, 8, 8)).shape == (3, 8, 8)
 
