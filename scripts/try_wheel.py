@@ -23,7 +23,7 @@ def main(dist: Path) -> None:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         venv.create(Path(folder, "env"), with_pip=True)
         scripts = next(path for name in ("bin", "Scripts") if (path := Path(folder, "env", name)).is_dir())
-        install = [scripts / "python", "-m", "pip", "install", "--quiet", f"{wheel}[export,new]"]
+        install = [str(scripts / "python"), "-m", "pip", "install", "--quiet", f"{wheel}[export,new]"]
         subprocess.run(install, check=True)
         for command in COMMANDS:
             print(f"kindling {command}", flush=True)

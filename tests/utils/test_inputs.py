@@ -3,6 +3,7 @@ import struct
 import warnings
 import zlib
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -190,6 +191,12 @@ def test_a_large_photo_is_decoded_and_only_untrusted_ones_are_limited(monkeypatc
     with pytest.raises(ValueError, match=rf"^this image is too large: {pixels}, the limit"):
         decode_image(encoded(scene(160, 120), "webp"), (3, 8, 8))
     assert decode_image(encoded(scene(40, 30), "webp"), (3, 8, 8)).shape == (3, 8, 8)
+
+
+def test_an_error_without_a_message_is_named_by_its_class(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kindling.utils.inputs.fit_image", Mock(side_effect=MemoryError))
+    with pytest.raises(ValueError, match=r"^this image is broken: MemoryError$"):
+        decode_image(encoded(scene(16, 12)), (3, 8, 8))
 
 
 @pytest.mark.parametrize("levels", [None, [100, 4095]])

@@ -69,7 +69,7 @@ def decode_image(data: bytes, shape: tuple[int, ...], max_pixels: int | None = N
     except UnidentifiedImageError as error:
         raise ValueError(f"this image is broken: it is {kind_of(data[:HEAD])}, not {', '.join(FORMATS)}") from error
     except Exception as error:  # Pillow raises all kinds of errors for damaged files
-        raise ValueError(f"this image is broken: {error or type(error).__name__}") from error
+        raise ValueError(f"this image is broken: {str(error) or type(error).__name__}") from error
     raise ValueError(
         f"this image is too large: {pixels}, the limit is {max_pixels or MAX_PIXELS:,}; resize it or save it as JPEG"
     )
