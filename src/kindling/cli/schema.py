@@ -19,6 +19,7 @@ from kindling.cli.class_names import choosable_paths, loaded_class
 from kindling.cli.help_pages import FIT_HELP, HELP
 from kindling.cli.lightning_cli import KindlingCLI
 from kindling.cli.option_checks import CHOICES
+from kindling.training import sharding  # noqa: F401  # the schema offers the strategies that are imported
 from kindling.utils.console import say
 from kindling.utils.files import atomic_write
 from kindling.utils.plugins import plugin_options, prefer_plugins
