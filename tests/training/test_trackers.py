@@ -2,7 +2,9 @@
 
 import csv
 import json
+import shutil
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -62,7 +64,14 @@ def records(file: Path) -> Iterator[Any]:
 
 def wandb_runs() -> list[list[Any]]:
     """Return the records of each session, in the order of their start."""
-    sessions = [[*records(file)] for file in Path("wandb").glob("offline-run-*/run-*.wandb")]
+    files = [*Path("wandb").glob("offline-run-*/run-*.wandb")]
+    sizes: list[int] = []
+    for _ in range(100):  # W&B's own process writes its file a moment after the end of the session
+        earlier, sizes = sizes, [file.stat().st_size for file in files]
+        if sizes == earlier and min(sizes) > 1000:
+            break
+        time.sleep(0.2)
+    sessions = [[*records(file)] for file in files]
     times = {id(each): next(r.run.start_time for r in each if r.HasField("run")) for each in sessions}
     return sorted(sessions, key=lambda each: (times[id(each)].seconds, times[id(each)].nanos))
 
@@ -91,14 +100,18 @@ def test_wandb_gets_configuration_metrics_and_best_checkpoint_of_each_run(kindli
         result = kindling("fit", *options)
         assert result.code == 0, result.err
     check_own_files()
-    first, resumed, other = wandb_runs()
-    starts = [next(record.run for record in each if record.HasField("run")) for each in (first, resumed, other)]
-    assert [start.display_name for start in starts] == ["tiny/version_0", "tiny/version_0", "tiny/version_1"]
-    assert starts[0].run_id == starts[1].run_id != starts[2].run_id
+    shutil.copytree("runs/tiny/version_1", "runs/tiny/version_2")
+    assert kindling("fit", "--ckpt_path", "runs/tiny/version_2", "--trainer.max_epochs", "2").code == 0
+    first, resumed, other, copied = sessions = wandb_runs()
+    starts = [next(record.run for record in each if record.HasField("run")) for each in sessions]
+    assert [start.display_name[-1] for start in starts] == ["0", "0", "1", "2"]
+    assert starts[0].display_name == "tiny/version_0"
+    assert starts[0].run_id == starts[1].run_id
+    assert len({start.run_id for start in starts}) == 3  # the copy has its own
     config = {item.key: json.loads(item.value_json) for record in resumed for item in record.config.update}
     assert config | settings() == config
     assert logged(first, "val/loss") + logged(resumed, "val/loss") == pytest.approx(recorded("val/loss"))
-    assert len(logged(other, "train/loss")) == 1
+    assert len(logged(other, "train/loss")) == len(logged(copied, "train/loss")) == 1
     assert logged(resumed, "test/accuracy") == pytest.approx([measured("test/accuracy")])
     *_, artifact = (record.artifact for record in resumed if record.HasField("artifact"))
     assert {"best", "latest"} <= {*artifact.aliases}
