@@ -182,7 +182,7 @@ def test_statistics_agree_with_scipy_and_with_nadeau_and_bengio() -> None:
 def test_intervals_end_at_the_limits_of_their_metrics() -> None:
     values = {"test/accuracy": [0.97, 0.995], "test/r2": [0.9, 0.99], "test/mae": [1.0, 9.0], "test/loss": [0.1, 0.9]}
     values["val_accuracy"] = [97.0, 99.5]  # in percent, from another library
-    summary = summarize({name: dict(enumerate(map(float, pair))) for name, pair in values.items()}, 0)  # type: ignore
+    summary = summarize({name: dict(enumerate(map(float, pair))) for name, pair in values.items()}, 0)  # type: ignore[arg-type]
     ends = {name: stats.t.interval(0.95, 1, np.mean(pair), stats.sem(pair)) for name, pair in values.items()}
     limits = {"test/accuracy": (0, 1), "test/r2": (-np.inf, 1), "test/mae": (0, np.inf)}
     for name, found in summary.items():
