@@ -20,7 +20,8 @@ from sklearn.datasets import load_sample_images
 from conftest import TINY, Command, Train
 from kindling import load
 from kindling.deploy.onnx_file import load_onnx
-from kindling.deploy.onnx_photo import OPSET, REVERSED, add_decoding
+from kindling.deploy.onnx_graph import OPSET
+from kindling.deploy.onnx_photo import REVERSED, add_decoding
 from kindling.utils.inputs import fit_image
 from rows import FIT, customers
 

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from kindling.deploy.card import ModelCard
 from kindling.deploy.export_wrapper import Compute, ExportWrapper, Inputs, Outputs
+from kindling.deploy.onnx_graph import OPSET
 from kindling.deploy.onnx_photo import add_decoding
-from kindling.deploy.onnx_rows import OPSET, add_encoding
+from kindling.deploy.onnx_rows import add_encoding
 from kindling.deploy.predictor import Predictor
 from kindling.models.task import Task
 from kindling.utils.optional import require_extra
@@ -57,7 +58,7 @@ def write_onnx(model: ExportWrapper, example: Inputs, card: ModelCard, path: Pat
                 input_names=model.inputs,
                 output_names=model.outputs,
                 dynamic_shapes=any_batch_size(example),
-                opset_version=OPSET if card.takes_rows else None,
+                opset_version=OPSET if card.takes_rows or raw else None,
                 verbose=False,
             )
     except torch.onnx.errors.OnnxExporterError as error:  # its own message is pages of advice

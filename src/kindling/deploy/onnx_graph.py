@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+OPSET = 20  # the first with operators for strings
 Operand = str | float | list[int] | NDArray[Any]  # name of an array, or a constant
 
 

@@ -12,7 +12,6 @@ import numpy as np
 
 from kindling.deploy.onnx_graph import OnnxGraph, feed_network
 
-OPSET = 18  # the first whose ReduceMax takes its axes as an input
 BLOCK = 16
 # By EXIF orientation, of which 0 is invalid: the axes of the rows and of the columns, and whether each is reversed.
 AXES = [[0, 1]] * 5 + [[1, 0]] * 4
@@ -103,15 +102,16 @@ def _centers(graph: OnnxGraph, size: str, scale: str, number: int, is_reversed: 
 
 def _window(graph: OnnxGraph, centers: str, support: str, size: str) -> tuple[str, str]:
     """Return the first input pixel that output pixels need and the one after the last, each (1,)."""
-    first = graph.add("Floor", graph.add("Sub", graph.add("ReduceMin", centers, keepdims=0), support))
-    last = graph.add("Ceil", graph.add("Add", graph.add("ReduceMax", centers, keepdims=0), support))
-    first, last = graph.add("Max", first, 0.0), graph.add("Min", last, size)
-    return tuple(graph.cast(graph.add("Unsqueeze", each, [0]), "INT64") for each in (first, last))
+    first = graph.add("Floor", graph.add("Sub", graph.add("ReduceMin", centers), support))
+    last = graph.add("Ceil", graph.add("Add", graph.add("ReduceMax", centers), support))
+    first, last = (
+        graph.add("Reshape", each, [1]) for each in (graph.add("Max", first, 0.0), graph.add("Min", last, size))
+    )
+    return graph.cast(first, "INT64"), graph.cast(last, "INT64")
 
 
 def _resize_columns(graph: OnnxGraph, crop: Crop, centers: str, support: str, size: str, number: int) -> str:
     """Resize the columns of an image to `number`, antialiased with a triangle filter; return (number, rows, 3)."""
-
     centers_of_block = f"{graph.prefix}centers"
 
     def resize_block(part: OnnxGraph) -> str:

@@ -16,7 +16,6 @@ from kindling.deploy.onnx_columns import Placed, add_category, add_numbers
 from kindling.deploy.onnx_graph import OnnxGraph, feed_network
 from kindling.utils.text import join_names
 
-OPSET = 20  # the first with operators for strings
 FORMATS = {"number": "number{unit}; NaN: missing", "date": "2024-12-31T23:59:59; empty: missing"}
 
 

@@ -96,7 +96,7 @@ def as_pixels(photo: Photo, card: ModelCard) -> tuple[NDArray[np.uint8], NDArray
 def _orientation(image: Image.Image) -> NDArray[np.int32]:
     orientation = 1
     with suppress(Exception):  # Pillow raises all kinds of errors for damaged EXIF data
-        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+        orientation = int(np.int32(image.getexif().get(ExifTags.Base.Orientation, 1)))
     return np.array(orientation, np.int32)
 
 

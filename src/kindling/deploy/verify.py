@@ -62,9 +62,9 @@ class RawModel:
         return self.wrapper.outputs
 
     def __call__(self, *samples: Any) -> Outputs:
-        """Return the outputs for raw samples."""
-        outputs: Outputs = self.wrapper(self.encode(*samples))
-        return outputs
+        """Return the outputs for raw samples; large batches are split, which takes less memory."""
+        by_part = [self.wrapper(part) for part in self.encode(*samples).split(max(BATCH_SIZES))]
+        return tuple(torch.cat(parts) for parts in zip(*by_part, strict=True))
 
 
 @dataclass(frozen=True)
