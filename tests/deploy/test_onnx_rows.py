@@ -23,8 +23,8 @@ from kindling.data.tables.typed_rows import encode_typed, read_typed
 from kindling.deploy.card import ModelCard
 from kindling.deploy.onnx_dates import add_days
 from kindling.deploy.onnx_file import load_onnx
-from kindling.deploy.onnx_graph import OnnxGraph
-from kindling.deploy.onnx_rows import OPSET, add_encoding
+from kindling.deploy.onnx_graph import OPSET, OnnxGraph
+from kindling.deploy.onnx_rows import add_encoding
 from kindling.deploy.row_proof import make_up_rows
 from rows import FIT, customers
 

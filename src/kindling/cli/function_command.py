@@ -25,6 +25,9 @@ def run_function(function: Callable[..., None], options: Sequence[str]) -> None:
     style: dict[str, Any] = {"formatter_class": OptionFormatter, "exit_on_error": False, "allow_abbrev": False}
     parser = ArgumentParser(prog=name, usage=usage, **style)
     names = parser.add_function_arguments(function, as_group=False, fail_untyped=True)
+    for action in parser._actions:
+        if getattr(action, "_typehint", None) is bool:  # --raw is short for --raw true
+            action.nargs, action.const = "?", True
     add_option(parser)
     parser.description = (function.__doc__ or "").partition("Args:")[0]
     try:

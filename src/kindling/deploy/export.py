@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from kindling.deploy.card import read_card
 from kindling.deploy.export_wrapper import ExportWrapper, Inputs
 from kindling.deploy.formats import FORMATS
+from kindling.deploy.photo_proof import check_takes_photos, compare_photos
 from kindling.deploy.row_proof import compare_rows
 from kindling.deploy.verify import BATCH_SIZES, compare, first
 from kindling.models import BaseTask
@@ -28,6 +29,7 @@ def export(
     ckpt_path: str = "best",
     format: Literal["onnx", "torch_export", "torchscript", "torchserve"] = "onnx",
     out: str | None = None,
+    raw: bool = False,
 ) -> None:
     """Write a checkpoint as a file that takes raw inputs and returns probabilities and logits, or predictions.
 
@@ -35,13 +37,19 @@ def export(
     and contains the names of the classes or of the target, the input shape and the test metrics. It is only written if
     its outputs equal those of the checkpoint.
 
+    With --raw, the ONNX file of a model of images takes the pixels of one photograph of any size, and its EXIF
+    orientation. That of a table takes raw rows anyway.
+
     Args:
         ckpt_path: Checkpoint: best, last (of the newest run), a run folder or a file.
         format: onnx runs anywhere; torch_export in PyTorch. Legacy: torchscript, which torch has deprecated, and
             torchserve, an archive (.mar) for a server that had its last release in 2024.
         out: File to write (default: model.* in the folder export/ of the run).
+        raw: Whether an ONNX file of a model of images turns, resizes, crops and normalizes photographs.
     """
     chosen = FORMATS[format]
+    if raw and not chosen.write_raw:
+        raise ValueError(f"--raw is for --format onnx, got {format}")
     path = find_checkpoint(ckpt_path)
     target = Path(out) if out else run_folder_of(path) / "export" / f"model{chosen.suffix}"
     if target.suffix != chosen.suffix:
@@ -59,13 +67,17 @@ def export(
     wrapper = ExportWrapper(model).eval()
     chosen.check(wrapper)
     card = read_card(path, stored, model)
+    if raw and not card.takes_rows:
+        check_takes_photos(wrapper, card)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, target.name)
         with progress(f"converting {card.model} to {format}"):
-            chosen.write(wrapper, first(samples, 2), card, file)
+            (chosen.write_raw if raw and chosen.write_raw else chosen.write)(wrapper, first(samples, 2), card, file)
         with progress(f"comparing {target.name} with the checkpoint"):
             if chosen.takes_columns and card.takes_rows:
                 comparison = compare_rows(wrapper, chosen.read(file), card, stored, path)
+            elif raw:
+                comparison = compare_photos(wrapper, chosen.read(file), card, stored, path)
             else:
                 comparison = compare(wrapper, chosen.read(file), samples)
         table = comparison.table(f"{target}", format)

@@ -1,6 +1,7 @@
 """The formats of exported files."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +18,8 @@ from kindling.deploy.torch_files import (
 )
 from kindling.utils.optional import require_extra
 
+Write = Callable[[ExportWrapper, Inputs, ModelCard, Path], None]
+
 
 class Format(NamedTuple):
     """A format of exported files.
@@ -29,15 +32,17 @@ class Format(NamedTuple):
         needs: Name of an extra, and its modules that the format needs.
         served_only: Whether it only supports models that can be served: classification or regression with one input.
         takes_columns: Whether its files take the columns of a table, and encode them.
+        write_raw: Writes a model of images that takes photographs of any size, if the format can contain that.
     """
 
     suffix: str
-    write: Callable[[ExportWrapper, Inputs, ModelCard, Path], None]
+    write: Write
     read: Callable[[Path], Compute]
     legacy: str = ""
     needs: tuple[str, ...] = ()
     served_only: bool = False
     takes_columns: bool = False
+    write_raw: Write | None = None
 
     def check(self, model: ExportWrapper) -> None:
         """Check that a model can be written.
@@ -64,6 +69,7 @@ FORMATS = {
         read_onnx,
         needs=("export", "onnx", "onnxscript", "onnxruntime"),
         takes_columns=True,
+        write_raw=partial(write_onnx, raw=True),
     ),
     "torch_export": Format(".pt2", write_torch_export, read_torch_export),
     "torchscript": Format(".pt", write_torchscript, read_torchscript, legacy="TorchScript is deprecated in torch"),

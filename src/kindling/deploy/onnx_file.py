@@ -13,7 +13,9 @@ from torch import Tensor
 
 from kindling.deploy.card import ModelCard
 from kindling.deploy.export_wrapper import Compute, ExportWrapper, Inputs, Outputs
-from kindling.deploy.onnx_rows import OPSET, add_encoding
+from kindling.deploy.onnx_graph import OPSET
+from kindling.deploy.onnx_photo import add_decoding
+from kindling.deploy.onnx_rows import add_encoding
 from kindling.deploy.predictor import Predictor
 from kindling.models.task import Task
 from kindling.utils.optional import require_extra
@@ -22,7 +24,8 @@ from kindling.utils.text import program_name, strip_control_characters
 # Domains of the operators that onnxruntime contains. Its EPContext is refused: it holds the path of a compiled model.
 DOMAINS = frozenset(("", "ai.onnx", "ai.onnx.ml", "com.microsoft", "com.microsoft.nchwc", "com.ms.internal.nhwc"))
 
-FEATURES = "features"  # metadata of a file that takes the columns of a table: the name of the encoded features
+# Metadata of a file that takes the columns of a table, or photographs: the name of the encoded features, or the images.
+FEATURES = "features"
 # What is served.
 OUTPUTS: dict[Task, str] = {
     "classification": "probabilities",
@@ -37,8 +40,10 @@ def any_batch_size(example: Inputs) -> dict[str, Any]:
     return {"inputs": tuple({0: batch} for _ in example)}
 
 
-def write_onnx(model: ExportWrapper, example: Inputs, card: ModelCard, path: Path) -> None:
+def write_onnx(model: ExportWrapper, example: Inputs, card: ModelCard, path: Path, raw: bool = False) -> None:
     """Write an ONNX file, with one entry of metadata for each field of the card; of a table, it takes the columns.
+
+    If `raw`, that of a model of images takes a photograph.
 
     Raises:
         ValueError: If torch can't convert the model.
@@ -53,7 +58,7 @@ def write_onnx(model: ExportWrapper, example: Inputs, card: ModelCard, path: Pat
                 input_names=model.inputs,
                 output_names=model.outputs,
                 dynamic_shapes=any_batch_size(example),
-                opset_version=OPSET if card.takes_rows else None,
+                opset_version=OPSET if card.takes_rows or raw else None,
                 verbose=False,
             )
     except torch.onnx.errors.OnnxExporterError as error:  # its own message is pages of advice
@@ -61,10 +66,14 @@ def write_onnx(model: ExportWrapper, example: Inputs, card: ModelCard, path: Pat
         raise ValueError(f"torch can't convert {card.model} to ONNX: {reason}") from error
     assert program is not None
     program.model.metadata_props.update({name: json.dumps(value) for name, value in card.as_dict().items()})
-    if not (card.takes_rows and card.columns):
-        return program.save(path, external_data=False)
     file = program.model_proto
-    file.metadata_props.add(key=FEATURES, value=json.dumps(add_encoding(file, card.columns)))
+    if card.takes_rows and card.columns:
+        features = add_encoding(file, card.columns)
+    elif raw:
+        features = add_decoding(file, card.input_shape)
+    else:
+        return program.save(path, external_data=False)
+    file.metadata_props.add(key=FEATURES, value=json.dumps(features))
     path.write_bytes(file.SerializeToString())
 
 
@@ -108,8 +117,8 @@ def _open(content: Path | bytes, path: Path) -> Any:
 def load_onnx(path: Path) -> Predictor:
     """Return a predictor that computes with an exported file.
 
-    Rows of a table are encoded in Python, which explains mistakes; the encoding in the file, which computes the same,
-    is left out.
+    Rows of a table and photographs are read in Python, which explains mistakes; what the file has for that, which
+    computes the same, is left out.
 
     Raises:
         ValueError: If the file was not exported by Kindling, or the model takes several inputs, or is neither a

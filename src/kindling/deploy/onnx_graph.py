@@ -1,10 +1,12 @@
 """A list of ONNX operators under construction."""
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+OPSET = 20  # the first with operators for strings
 Operand = str | float | list[int] | NDArray[Any]  # name of an array, or a constant
 
 
@@ -19,6 +21,7 @@ class OnnxGraph:
         self.prefix = prefix
         self.nodes: list[Any] = []
         self.constants: list[Any] = []
+        self.subgraphs = 0
 
     def add(self, operator: str, *operands: Operand, domain: str = "", **attributes: Any) -> str:
         """Add an operator with one output; numbers in Python are int64 or float64."""
@@ -37,6 +40,26 @@ class OnnxGraph:
         name = f"{self.prefix}constant_{len(self.constants)}"
         self.constants.append(onnx.numpy_helper.from_array(array, name))
         return name
+
+    def subgraph(self, compute: Callable[["OnnxGraph"], str], kind: str, *inputs: tuple[str, str]) -> Any:
+        """Return a graph with one output of a type, for an operator such as `If`; `inputs` are names and types."""
+        import onnx
+
+        def value(name: str, kind: str) -> Any:
+            return onnx.helper.make_tensor_value_info(name, onnx.TensorProto.DataType.Value(kind), None)
+
+        self.subgraphs += 1
+        inner = OnnxGraph(f"{self.prefix}graph_{self.subgraphs}/")
+        output = value(compute(inner), kind)
+        ends = [value(*each) for each in inputs], [output]
+        return onnx.helper.make_graph(inner.nodes, inner.prefix, *ends, inner.constants)
+
+    def choose(
+        self, condition: str, yes: Callable[["OnnxGraph"], str], no: Callable[["OnnxGraph"], str], kind: str
+    ) -> str:
+        """Return the array of a type that one of two functions computes; only that one is computed."""
+        branches = {"then_branch": self.subgraph(yes, kind), "else_branch": self.subgraph(no, kind)}
+        return self.add("If", condition, **branches)
 
     def cast(self, array: str, kind: str) -> str:
         """Convert an array to a type, such as INT64."""
@@ -61,3 +84,33 @@ class OnnxGraph:
         parts = self.add("StringSplit", texts, **delimiter)
         self.nodes[-1].output.append(f"{parts}_lengths")
         return parts
+
+
+def feed_network(network: Any, inputs: Sequence[Any], compute: Callable[[str], tuple[OnnxGraph, str]]) -> str:
+    """Let an ONNX model with one input take other inputs, from which operators compute it.
+
+    Args:
+        network: The model, which is changed.
+        inputs: The new inputs.
+        compute: Returns the operators, given the start of their names, and the name of what they compute.
+
+    Returns:
+        The name of what they compute, which was the input.
+    """
+    import onnx
+
+    root = "kindling/"
+    while any(each.name.startswith(root) for each in inputs):
+        root = f"_{root}"
+    onnx.compose.add_prefix_graph(network.graph, f"{root}network/", rename_outputs=False, inplace=True)
+    [former] = network.graph.input
+    graph, computed = compute(root)
+    graph.nodes.append(onnx.helper.make_node("Identity", [computed], [former.name]))
+    nodes = [*graph.nodes, *network.graph.node]
+    network.graph.ClearField("node")
+    network.graph.node.extend(nodes)
+    network.graph.initializer.extend(graph.constants)
+    network.graph.value_info.append(former)  # with its shape, for those who cut the operators off
+    network.graph.ClearField("input")
+    network.graph.input.extend(inputs)
+    return str(former.name)

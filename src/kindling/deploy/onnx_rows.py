@@ -13,10 +13,9 @@ import numpy as np
 from kindling.data.tables.rows import distinct_columns, width
 from kindling.data.tables.values import Column
 from kindling.deploy.onnx_columns import Placed, add_category, add_numbers
-from kindling.deploy.onnx_graph import OnnxGraph
+from kindling.deploy.onnx_graph import OnnxGraph, feed_network
 from kindling.utils.text import join_names
 
-OPSET = 20  # the first with operators for strings
 FORMATS = {"number": "number{unit}; NaN: missing", "date": "2024-12-31T23:59:59; empty: missing"}
 
 
@@ -38,30 +37,21 @@ def add_encoding(network: Any, columns: Sequence[Column]) -> str:
     distinct = distinct_columns(columns)
     _check_kinds(columns, distinct)
     names = _input_names(distinct, {each.name for each in network.graph.output})
-    root = "kindling/"
-    while any(name.startswith(root) for name in names):
-        root = f"_{root}"
-    onnx.compose.add_prefix_graph(network.graph, f"{root}network/", rename_outputs=False, inplace=True)
     [features] = network.graph.input
-    graph = OnnxGraph(f"{root}encoding/")
-    of_column = {column["name"]: name for column, name in zip(distinct, names, strict=True)}
-    encoded = _encode(graph, columns, [of_column[column["name"]] for column in columns])
-    graph.nodes.append(onnx.helper.make_node("Identity", [encoded], [features.name]))
-    nodes = [*graph.nodes, *network.graph.node]
-    network.graph.ClearField("node")
-    network.graph.node.extend(nodes)
-    network.graph.initializer.extend(graph.constants)
-    network.graph.value_info.append(features)  # with its shape, for those who cut the encoding off
     batch = features.type.tensor_type.shape.dim[0].dim_param
     types = {True: onnx.TensorProto.DOUBLE, False: onnx.TensorProto.STRING}
     inputs = [
         onnx.helper.make_tensor_value_info(name, types[column["kind"] == "number"], [batch], _describe(column))
         for name, column in zip(names, distinct, strict=True)
     ]
-    network.graph.ClearField("input")
-    network.graph.input.extend(inputs)
+
+    def encode(root: str) -> tuple[OnnxGraph, str]:
+        graph = OnnxGraph(f"{root}encoding/")
+        of_column = {column["name"]: name for column, name in zip(distinct, names, strict=True)}
+        return graph, _encode(graph, columns, [of_column[column["name"]] for column in columns])
+
     network.opset_import.append(onnx.helper.make_opsetid("ai.onnx.ml", 2))
-    return str(features.name)
+    return feed_network(network, inputs, encode)
 
 
 def _check_kinds(columns: Sequence[Column], distinct: Sequence[Column]) -> None:

@@ -5,10 +5,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from kindling.data.tables.files import read_table
 from kindling.data.tables.quantities import MAX_NUMBER
@@ -18,9 +19,8 @@ from kindling.data.tables.splits import read_split
 from kindling.data.tables.typed_rows import TypedValues, as_iso, encode_typed, read_typed
 from kindling.data.tables.values import Column, as_name
 from kindling.deploy.card import ModelCard
-from kindling.deploy.export_wrapper import Compute, ExportWrapper, Outputs
-from kindling.deploy.verify import Comparison, compare
-from kindling.models import BaseTask
+from kindling.deploy.export_wrapper import Compute, ExportWrapper
+from kindling.deploy.verify import Comparison, RawModel, compare
 from kindling.runs.folders import run_folder_of
 from kindling.runs.signatures import is_own_checkpoint
 from kindling.utils.text import count_noun
@@ -28,35 +28,6 @@ from kindling.utils.text import count_noun
 MAX_ROWS = 10_000  # test rows to compare with
 MADE_UP = 256  # rows
 ENCODING_TOLERANCE = 1e-5  # of features of dates: a float64 resolves 10 microseconds
-
-
-class RowsWrapper(NamedTuple):
-    """Computes the outputs of a model from the typed values of the columns of a table, encoded in Python.
-
-    Attributes:
-        wrapper: The model, which takes encoded features.
-        columns: The columns.
-    """
-
-    wrapper: ExportWrapper
-    columns: Sequence[Column]
-
-    @property
-    def model(self) -> BaseTask:
-        """The trained model."""
-        return self.wrapper.model
-
-    @property
-    def outputs(self) -> list[str]:
-        """Names of the outputs."""
-        return self.wrapper.outputs
-
-    def __call__(self, *values: TypedValues) -> Outputs:
-        """Return the outputs for values (N,) of each column."""
-        with _quiet():
-            features = encode_typed(values, self.columns, "the rows")
-        outputs: Outputs = self.wrapper(torch.from_numpy(features))
-        return outputs
 
 
 def compare_rows(
@@ -83,7 +54,12 @@ def compare_rows(
         rows = f"{count_noun(len(known[0]), f'{split} row', f'{split} rows')} and {rows}"
         samples = [np.concatenate(parts) for parts in zip(known, samples, strict=True)]
         sizes = [len(known[0])]  # wild rows have a larger scale
-    comparison = compare(RowsWrapper(wrapper, columns), compute, tuple(samples), [*sizes, len(samples[0])])
+
+    def encode(*values: TypedValues) -> Tensor:
+        with _quiet():
+            return torch.from_numpy(encode_typed(values, columns, "the rows"))
+
+    comparison = compare(RawModel(wrapper, encode), compute, tuple(samples), [*sizes, len(samples[0])])
     return replace(comparison, scale=f"{comparison.scale}; compared on {rows}, both with their encoding")
 
 

@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -10,7 +10,7 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
-from kindling.deploy.export_wrapper import Compute, Outputs
+from kindling.deploy.export_wrapper import Compute, ExportWrapper, Outputs
 from kindling.models import BaseTask, RegressionTask
 from kindling.utils.text import format_number
 
@@ -18,6 +18,7 @@ BATCH_SIZES = (1, 2, 7, 64)
 TOLERANCE = 1e-4
 ROUNDING = 5e-3  # times TOLERANCE is 5e-7: numbers far from 0, such as years, can't agree better in float32
 SECONDS = 0.5  # duration of each measurement
+ADVICE = "try another format"
 
 Arrays = tuple[Any, ...]  # inputs (N, ...): tensors, or the typed values of columns
 Differences = dict[int, dict[str, float]]  # by batch size and output
@@ -39,6 +40,34 @@ class Model(Protocol):
 
 
 @dataclass(frozen=True)
+class RawModel:
+    """A model that takes raw samples, which are encoded in Python.
+
+    Attributes:
+        wrapper: The model, which takes encoded samples.
+        encode: Encodes raw samples.
+    """
+
+    wrapper: ExportWrapper
+    encode: Callable[..., Tensor]
+
+    @property
+    def model(self) -> BaseTask:
+        """The trained model."""
+        return self.wrapper.model
+
+    @property
+    def outputs(self) -> list[str]:
+        """Names of the outputs."""
+        return self.wrapper.outputs
+
+    def __call__(self, *samples: Any) -> Outputs:
+        """Return the outputs for raw samples; large batches are split, which takes less memory."""
+        by_part = [self.wrapper(part) for part in self.encode(*samples).split(max(BATCH_SIZES))]
+        return tuple(torch.cat(parts) for parts in zip(*by_part, strict=True))
+
+
+@dataclass(frozen=True)
 class Comparison:
     """Differences and speed of an exported file and its checkpoint.
 
@@ -47,12 +76,14 @@ class Comparison:
         latency: Median milliseconds at batch size 1: of the checkpoint, and of the file.
         throughput: Samples per second at batch size 64: of the checkpoint, and of the file.
         scale: What the differences are relative to, in words.
+        tolerance: The limit of the differences.
     """
 
     differences: Differences
     latency: tuple[float, float]
     throughput: tuple[float, float]
     scale: str
+    tolerance: float
 
     def table(self, title: str, name: str) -> Table:
         """Return the comparison as a table with a column `name` for the file."""
@@ -68,12 +99,19 @@ class Comparison:
             (f"samples/s, batch {max(BATCH_SIZES)}", self.throughput, 0),
         ):
             table.add_row(label, f"{before:,.{digits}f}", f"{after:,.{digits}f}", f"{after / before:.2f}")
-        table.caption = f"differences must not exceed {TOLERANCE:g}; {self.scale}"
+        table.caption = f"differences must not exceed {self.tolerance:g}; {self.scale}"
         return table
 
 
 @torch.inference_mode()
-def compare(model: Model, compute: Compute, samples: Arrays, sizes: Sequence[int] = ()) -> Comparison:
+def compare(
+    model: Model,
+    compute: Compute,
+    samples: Arrays,
+    sizes: Sequence[int] = (),
+    tolerance: float = TOLERANCE,
+    advice: str = ADVICE,
+) -> Comparison:
     """Compare the outputs and the speed of a file with those of its model.
 
     Args:
@@ -81,22 +119,32 @@ def compare(model: Model, compute: Compute, samples: Arrays, sizes: Sequence[int
         compute: The same from the file.
         samples: Inputs of at least 64 samples.
         sizes: Further batch sizes to compare.
+        tolerance: The limit of the differences.
+        advice: What to do if it is exceeded.
 
     Raises:
         ValueError: If an output differs by more than the tolerance.
     """
-    differences = compare_outputs(model, compute, samples, sorted({*BATCH_SIZES, *sizes}))
+    differences = compare_outputs(model, compute, samples, sorted({*BATCH_SIZES, *sizes}), tolerance, advice)
     one, many = (time_interleaved(model, compute, first(samples, size)) for size in (1, max(BATCH_SIZES)))
     return Comparison(
         differences,
         (1000 * one[0], 1000 * one[1]),
         (max(BATCH_SIZES) / many[0], max(BATCH_SIZES) / many[1]),
         describe_scale(model),
+        tolerance,
     )
 
 
 @torch.inference_mode()
-def compare_outputs(model: Model, compute: Compute, samples: Arrays, batch_sizes: Sequence[int]) -> Differences:
+def compare_outputs(
+    model: Model,
+    compute: Compute,
+    samples: Arrays,
+    batch_sizes: Sequence[int],
+    tolerance: float = TOLERANCE,
+    advice: str = ADVICE,
+) -> Differences:
     """Return the largest difference of each output, relative to its scale: see `scale_of`.
 
     Raises:
@@ -107,10 +155,10 @@ def compare_outputs(model: Model, compute: Compute, samples: Arrays, batch_sizes
         inputs = first(samples, size)
         for name, expected, found in zip(model.outputs, model(*inputs), compute(*inputs), strict=True):
             difference = (expected.float() - found.float()).abs().max().item() / scale_of(model, expected)
-            if not difference <= TOLERANCE:  # NaN, too
+            if not difference <= tolerance:  # NaN, too
                 raise ValueError(
                     f"the exported output {name} differs from the checkpoint by {difference:.1e} at batch size {size}, "
-                    f"the limit is {TOLERANCE:g}: try another format"
+                    f"the limit is {tolerance:g}: {advice}"
                 )
             differences[size][name] = difference
     return differences
