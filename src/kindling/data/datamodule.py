@@ -254,9 +254,8 @@ class BaseDataModule(LightningDataModule):
                 f"MixUp and CutMix need classes, but the targets of {self.origin} are not: leave out --data.mixup and "
                 "--data.cutmix"
             )
-        if stage == "fit" and self.augmentation and self.augmentation.flip == "auto":
-            flip = choose_flip(self.train, self.split_seed)
-            self.augmentation = replace(self.augmentation, flip=flip)
+        if stage == "fit" and isinstance(self.augmentation, Augmentation) and self.augmentation.flip == "auto":
+            self.augmentation = replace(self.augmentation, flip=choose_flip(self.train, self.split_seed))
             self.augments = bool(self.augmentation) or bool(self.mixing)
         if self.batch_size == "auto" and hasattr(self, "train"):
             self.batch_size = automatic_batch_size(len(self.train))

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,9 @@ import torch
 from PIL import Image
 
 from conftest import Command, differences
-from helpers import ShareRecorder
 from kindling import CNNClassifier, CNNMultiLabelClassifier
-from kindling.data.images.datamodule import ImageFolderDataModule
 from kindling.data.mirroring import keeps_labels
+from kindling.tensorboard import dashboard
 
 FIT = (
     "fit --config images_cnn --data.data_dir shapes --model.hidden 16 --trainer.max_epochs 2 --run_name small "
@@ -55,6 +55,18 @@ def test_mixed_and_augmented_training_resumes_exactly(kindling: Command) -> None
     with (RUNS[0] / "metrics.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert all(0 <= float(row["train/accuracy"]) <= 1 for row in rows if row.get("train/accuracy"))
+
+
+def test_training_samples_are_shown_with_the_shares_of_their_classes(
+    kindling: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_shapes()
+    shown: list[list[list[str]]] = []
+    grid = dashboard.image_grid
+    monkeypatch.setattr(dashboard, "image_grid", lambda *given: shown.append(given[1]) or grid(*given))
+    assert kindling(*FIT, "--data.mixup", "1", "--trainer.max_epochs", "1").code == 0
+    captions = [text for (text,) in shown[0]]
+    assert any(re.fullmatch(r"(left|right) \d+%, (left|right) \d+%", text) for text in captions)
 
 
 def test_several_classes_are_mixed_too(kindling: Command) -> None:
@@ -111,6 +123,19 @@ def test_an_epoch_of_few_images_has_as_many_batches_as_asked_for(kindling: Comma
     passes = -(-5 // -(-training // 6))
     assert passes > 1
     assert step == 3 * (passes * training // 6 + (passes * training % 6 >= 2))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("options", "lowest", "highest"), [([], 0.9, 1), (["--data.min_batches", "1"], 0, 0.7)])
+def test_images_cnn_learns_from_few_images(
+    kindling: Command, options: list[str], lowest: float, highest: float
+) -> None:
+    """Two batches per epoch are too few: the running statistics of batch norm lag, and so do the weights."""
+    write_shapes(("left", "right", "square"), number=20)
+    result = kindling("fit", "--config", "images_cnn", "--data.data_dir", "shapes", "--run_name", "small", *options)
+    assert result.code == 0, result.err
+    accuracy = json.loads((RUNS[0] / "test_metrics.json").read_text())["test/accuracy"]
+    assert lowest <= accuracy <= highest
 
 
 def test_soft_targets_have_the_loss_of_their_labels() -> None:
