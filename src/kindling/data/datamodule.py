@@ -57,7 +57,7 @@ class BaseDataModule(LightningDataModule):
         split_seed: Seed of that split, independent of the training seed.
         num_workers: Worker processes that load batches; 0 is fastest for data in memory.
         min_batches: Fewest batches of a training epoch: a smaller training set is repeated within the epoch, each time
-            in another order, so that a few images get as many steps between two validations as a thousand.
+            in another order, so that few images get as many steps between two validations as many.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -69,7 +69,7 @@ class BaseDataModule(LightningDataModule):
     test: Any
     new: Any
     augments = False  # whether `augment` or `mixing` changes anything
-    augmentation: Augmentation | None = None  # what `augment` does
+    augmentation: Any = None  # what `augment` does, if it is an `Augmentation`
     mixing: Mixing | None = None  # of training samples and their targets, after `augment`
     row_header = "row"  # what `predicted_rows` are
     unreadable: Sequence[int] = ()  # indices of the `predicted_rows` whose file is broken: they are no samples
@@ -153,7 +153,7 @@ class BaseDataModule(LightningDataModule):
 
     def augment(self, inputs: Tensor) -> Tensor:
         """Augment a batch of training inputs; by default with `augmentation`, if it is set."""
-        return self.augmentation(inputs) if self.augmentation else inputs
+        return self.augmentation(inputs) if isinstance(self.augmentation, Augmentation) else inputs
 
     @override
     def state_dict(self) -> dict[str, Any]:

@@ -59,10 +59,10 @@ class Mixing:
 
     def _cut(self, images: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
         size = torch.tensor(images.shape[:1:-1], device=images.device).unsqueeze(1)  # (W, H)
-        half = 0.5 * (1 - _draw(self.cutmix, images)).sqrt() * size  # (2, N)
+        half = (0.5 * (1 - _draw(self.cutmix, images)).sqrt() * size).floor()  # (2, N)
         center = (torch.rand(2, len(images), device=images.device) * size).floor()
         # Cut off at the edges of the image, as in the paper.
-        start, end = (center - half).trunc().clamp(min=0), torch.minimum((center + half).trunc(), size)
+        start, end = (center - half).clamp(min=0), torch.minimum(center + half, size)
         box = inside(images, start, end)
         return torch.where(box, other, images), 1 - box.to(images.dtype).mean((1, 2, 3))
 
