@@ -18,7 +18,8 @@ PLAIN = {"scale": 1.0, **BILINEAR}
 def shear(image: Tensor, amount: float, axis: int) -> Tensor:
     angles = [0.0, 0.0]
     angles[axis] = math.degrees(math.atan(amount))
-    return F.affine(image, angle=0, translate=[0, 0], shear=angles, center=[0, 0], **PLAIN)
+    sheared: Tensor = F.affine(image, angle=0, translate=[0, 0], shear=angles, center=[0, 0], **PLAIN)
+    return sheared
 
 
 # As torchvision's TrivialAugmentWide applies them.
@@ -118,15 +119,11 @@ def test_boxes_are_erased_as_by_torchvision_and_filled_with_the_mean_color() -> 
     draw = transforms.RandomErasing(1.0, value=7.0)
     theirs = torch.stack([draw(image)[0] == 7 for image in images])
     shares = torch.linspace(0.05, 0.95, 19)
-    for measure in (
-        lambda box: box.float().mean((1, 2)),
-        lambda box: box.any(1).float().mean(1),
-        lambda box: box.any(2).float().mean(1),
-        lambda box: box.any(1).float().argmax(1) / size,
-        lambda box: box.any(2).float().argmax(1) / size,
-    ):
-        torch.testing.assert_close(
-            measure(erased[is_erased]).quantile(shares), measure(theirs).quantile(shares), atol=0.04, rtol=0
-        )
+    for axis in (1, 2):
+        for mine, other in (
+            (erased[is_erased].any(axis).float().mean(1), theirs.any(axis).float().mean(1)),  # sides
+            (erased[is_erased].any(axis).float().argmax(1) / size, theirs.any(axis).float().argmax(1) / size),  # places
+        ):
+            torch.testing.assert_close(mine.quantile(shares), other.quantile(shares), atol=0.04, rtol=0)
     assert torch.equal(ours[~is_erased], images[~is_erased])
     assert random_erasing(images, 0.0) is images

@@ -21,7 +21,7 @@ def test_mixup_takes_the_same_share_of_images_and_classes_of_each_pair() -> None
     torch.testing.assert_close(shares.sum(1), torch.ones(400))
     torch.testing.assert_close(mixed[:, 0, 3, 5], shares @ images[:, 0, 0, 0])
     own = shares[labels, labels]
-    assert own.unique().numel() > 300  # an amount for each image
+    assert len(set(own.tolist())) > 300  # an amount for each image
     partners = shares.clone()
     partners[labels, labels] = 0
     assert (partners > 0).sum(1).max() == 1
@@ -33,7 +33,9 @@ def test_shares_are_distributed_as_those_of_torchvision(alpha: float) -> None:
     images, labels = numbered(3000, size=4)
     _, shares = Mixing(mixup=alpha)(images, labels, 3000)
     theirs = torch.stack([transforms.MixUp(alpha=alpha, num_classes=2)._dist.sample() for _ in range(3000)]).squeeze()
-    torch.testing.assert_close(shares[labels, labels].quantile(SHARES), theirs.quantile(SHARES), atol=0.05, rtol=0)
+    ours = shares[labels, labels]
+    below = [(values.unsqueeze(1) < SHARES).float().mean(0) for values in (ours, theirs)]
+    torch.testing.assert_close(*below, atol=0.05, rtol=0)
 
 
 def test_cutmix_boxes_are_those_of_torchvision() -> None:

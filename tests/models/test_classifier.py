@@ -54,9 +54,10 @@ def test_the_cnn_takes_images_of_any_size(shape: tuple[int, int, int], options: 
 @pytest.mark.parametrize("side", [28, 32, 45, 64, 96, 128, 200, 224])
 def test_automatic_channels_fit_the_size_of_the_images(side: int) -> None:
     model = CNNClassifier(channels="auto", num_classes=3, input_shape=(3, side, side))
-    convolutions = [layer for layer in model.network if isinstance(layer, torch.nn.Conv2d)]
+    layers = list(model.network.children())
+    convolutions = [layer for layer in layers if isinstance(layer, torch.nn.Conv2d)]
     shapes: list[tuple[int, ...]] = []
-    for layer in model.network:
+    for layer in layers:
         if isinstance(layer, torch.nn.Conv2d | torch.nn.AdaptiveAvgPool2d):
             layer.register_forward_hook(lambda _, inputs, outputs: shapes.extend([inputs[0].shape, outputs.shape]))
     model(torch.rand(2, 3, side, side))

@@ -274,7 +274,8 @@ def test_no_training_batch_is_a_single_sample(samples: int, size: int) -> None:
 
 def test_an_epoch_of_several_passes_shuffles_each_of_them() -> None:
     data = ArrayDataset(torch.zeros(10, 1), torch.zeros(10))
-    sampler, plain = EpochSampler(data, seed=3, passes=3), EpochSampler(data, seed=3)
+    sampler, plain = EpochSampler(data, seed=3), EpochSampler(data, seed=3)
+    sampler.passes = 3
     sampler.set_epoch(2)
     expected: list[int] = []
     for number in range(6, 9):
@@ -286,7 +287,8 @@ def test_an_epoch_of_several_passes_shuffles_each_of_them() -> None:
     assert list(sampler) == expected[13:]
     assert len(TrainingBatches(sampler, 8)) == 4
     keyed = SeededDataset(data, seed=3)
-    sampler = EpochSampler(keyed, seed=3, passes=3)
+    sampler = EpochSampler(keyed, seed=3)
+    sampler.passes = 3
     sampler.set_epoch(2)
     assert [key % 10 for key in sampler] == expected
     assert [key // 10 for key in sampler] == [6] * 10 + [7] * 10 + [8] * 10  # each pass has its own transforms

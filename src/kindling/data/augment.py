@@ -160,7 +160,8 @@ def inside(images: Tensor, start: Tensor, end: Tensor) -> Tensor:
     columns, rows = (torch.arange(length, device=images.device) for length in images.shape[:1:-1])
     (left, top), (right, bottom) = start.view(2, -1, 1, 1, 1), end.view(2, -1, 1, 1, 1)
     rows = rows.unsqueeze(1)
-    return (columns >= left) & (columns < right) & (rows >= top) & (rows < bottom)
+    box: Tensor = (columns >= left) & (columns < right) & (rows >= top) & (rows < bottom)
+    return box
 
 
 def random_flip(images: Tensor) -> Tensor:

@@ -62,7 +62,7 @@ def apply_operations(images: Tensor, chosen: Tensor, amounts: Tensor, signs: Ten
         signs: 1 or -1, the direction of operations that have one, shape (N,), on the CPU.
     """
     changed = images.clone()
-    for number in chosen.unique().tolist():
+    for number in set(chosen.tolist()):
         rows = (chosen == number).nonzero().squeeze(1)
         one = torch.stack([amounts[rows], amounts[rows] * signs[rows]]).to(images.device, non_blocking=True)
         index = rows.to(images.device, non_blocking=True)
@@ -85,14 +85,16 @@ def _operate(images: Tensor, operation: str, amount: Tensor, signed: Tensor) -> 
         case "sharpness":
             return _blend(_blur(images), images, factor)
         case "posterize":
-            levels = 2 ** (8 - amount.round())
+            levels = (8 - amount.round()).exp2()
             return ((images * levels).floor() / levels).clamp(max=1 - 1 / levels)
         case "solarize":
             return torch.where(images >= 1 - amount, 1 - images, images)
         case "auto_contrast" | "equalize":
             from torchvision.transforms.v2 import functional  # takes 2 s to import
 
-            return functional.autocontrast(images) if operation == "auto_contrast" else functional.equalize(images)
+            stretch = functional.autocontrast if operation == "auto_contrast" else functional.equalize
+            stretched: Tensor = stretch(images)
+            return stretched
     return _warp(images, operation, signed)
 
 

@@ -153,17 +153,17 @@ class EpochSampler(DistributedSampler[int]):
     Args:
         dataset: The dataset.
         seed: Seed of the order.
-        passes: Number of times that an epoch goes through the dataset, each time in another order.
 
     Attributes:
         start: Number of samples to skip at the beginning of the next epoch.
+        passes: Number of times that an epoch goes through the dataset, each time in another order.
     """
 
     start = 0
+    passes = 1
 
-    def __init__(self, dataset: Dataset[Any], seed: int, passes: int = 1) -> None:
+    def __init__(self, dataset: Dataset[Any], seed: int) -> None:
         super().__init__(dataset, num_replicas=1, rank=0, seed=seed)
-        self.passes = passes
 
     @override
     def __len__(self) -> int:

@@ -18,6 +18,8 @@ SIDE = 16  # pixels of the images that are compared
 def keeps_labels(images: Tensor, targets: Tensor) -> bool:
     """Return whether the labels of mirrored images are as close to those of the most similar images as without.
 
+    A difference counts if it is larger than two standard errors.
+
     Args:
         images: Floats, shape (N, C, H, W).
         targets: Labels or numbers, shape (N,), or 0 and 1 for each class, shape (N, classes).
@@ -34,7 +36,7 @@ def keeps_labels(images: Tensor, targets: Tensor) -> bool:
         different = (nearest - targets).abs() if targets.is_floating_point() else (nearest != targets).float()
         errors.append(different.mean(1))
     increase = errors[1] - errors[0]
-    return bool(increase.mean() <= increase.std() / len(images) ** 0.5)
+    return bool(increase.mean() <= 2 * increase.std() / len(images) ** 0.5)
 
 
 def choose_flip(train: ArrayDataset, seed: int) -> bool:

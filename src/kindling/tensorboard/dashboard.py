@@ -188,7 +188,7 @@ def predictions_of(trainer: Trainer, outputs: Outputs, targets: Tensor) -> Predi
 
 def target_texts(model: LightningModule, targets: Tensor) -> list[str]:
     """Return labels as names, shares of classes with the names, or values as numbers, (n,)."""
-    if mixes(model.trainer) and targets.ndim == 2:
+    if isinstance(model, ClassificationTask | MultiLabelTask) and mixes(model.trainer) and targets.ndim == 2:
         shares = ([(share, label) for label, share in enumerate(row) if share > 0] for row in targets.tolist())
         return [
             ", ".join(f"{model.class_names[label]} {share:.0%}" for share, label in sorted(each, reverse=True))

@@ -13,7 +13,8 @@ from PIL import Image
 from conftest import Command, differences
 from kindling import CNNClassifier, CNNMultiLabelClassifier
 from kindling.data.mirroring import keeps_labels
-from kindling.tensorboard import dashboard
+from kindling.data.mnist import read_sample
+from kindling.tensorboard.images import image_grid
 
 FIT = (
     "fit --config images_cnn --data.data_dir shapes --model.hidden 16 --trainer.max_epochs 2 --run_name small "
@@ -24,9 +25,10 @@ RUNS = [Path(f"runs/small/version_{number}") for number in range(2)]
 
 
 def draw(kind: str, random: np.random.Generator) -> Image.Image:
-    """Return an arrow to the left or right, or a square, at a random place."""
+    """Return an arrow to the left, to the right or to either, or a square, at a random place."""
     pixels = random.integers(0, 60, (12, 12, 3)).astype(np.uint8)
     row, column = random.integers(1, 4, 2)
+    kind = random.choice(["left", "right"]) if kind == "arrow" else kind
     for number in range(6):
         width = 6 if kind == "square" else 6 - number
         start = column + (6 - width if kind == "left" else 0)
@@ -49,7 +51,7 @@ def test_mixed_and_augmented_training_resumes_exactly(kindling: Command) -> None
     assert kindling(*FIT, *AUGMENT).code == 0
     with pytest.raises(RuntimeError, match="simulated crash"):
         kindling(*FIT, *AUGMENT, "--checkpoint.every_n_steps", "5", *crash)
-    result = kindling("fit", "--ckpt_path", RUNS[1])
+    result = kindling("fit", "--ckpt_path", RUNS[1], "--trainer.callbacks", "null")
     assert result.code == 0, result.err
     assert differences(*(run / "checkpoints/last.ckpt" for run in RUNS)) == []
     with (RUNS[0] / "metrics.csv").open(newline="") as file:
@@ -62,8 +64,12 @@ def test_training_samples_are_shown_with_the_shares_of_their_classes(
 ) -> None:
     write_shapes()
     shown: list[list[list[str]]] = []
-    grid = dashboard.image_grid
-    monkeypatch.setattr(dashboard, "image_grid", lambda *given: shown.append(given[1]) or grid(*given))
+
+    def record(pictures: torch.Tensor, captions: list[list[str]], **options: int) -> Image.Image:
+        shown.append(captions)
+        return image_grid(pictures, captions, **options)
+
+    monkeypatch.setattr("kindling.tensorboard.dashboard.image_grid", record)
     assert kindling(*FIT, "--data.mixup", "1", "--trainer.max_epochs", "1").code == 0
     captions = [text for (text,) in shown[0]]
     assert any(re.fullmatch(r"(left|right) \d+%, (left|right) \d+%", text) for text in captions)
@@ -86,13 +92,14 @@ def test_numbers_can_not_be_mixed(kindling: Command, option: str) -> None:
     names = [str(path.relative_to("shapes")) for path in sorted(Path("shapes").glob("*/*.png"))]
     Path("sizes.csv").write_text("file,size\n" + "".join(f"{name},{number}.5\n" for number, name in enumerate(names)))
     result = kindling(*FIT, "--data.labels", "sizes.csv", f"--data.{option}", "0.4")
-    assert (result.code, result.err.count("\n")) == (1, 1)
+    assert result.code == 1
+    (line,) = [line for line in result.err.splitlines() if line.startswith("kindling")]
     for words in ("shapes", "MixUp and CutMix need classes", "leave out --data.mixup and --data.cutmix"):
-        assert words in result.err
+        assert words in line
     assert not Path("runs").exists()
 
 
-@pytest.mark.parametrize(("kinds", "flip"), [(("left", "right"), "false"), (("left", "square"), "true")])
+@pytest.mark.parametrize(("kinds", "flip"), [(("left", "right"), "false"), (("arrow", "square"), "true")])
 def test_images_are_mirrored_unless_that_changes_their_label(
     kindling: Command, kinds: tuple[str, ...], flip: str
 ) -> None:
@@ -120,19 +127,25 @@ def test_an_epoch_of_few_images_has_as_many_batches_as_asked_for(kindling: Comma
     assert result.code == 0, result.err
     step = torch.load(RUNS[0] / "checkpoints/last.ckpt", weights_only=True)["global_step"]
     training = sum(row["split"] == "train" for row in csv.DictReader((RUNS[0] / "split.csv").open(newline="")))
-    passes = -(-5 // -(-training // 6))
-    assert passes > 1
-    assert step == 3 * (passes * training // 6 + (passes * training % 6 >= 2))
+    batches = [full + (rest >= 2) for full, rest in (divmod(passes * training, 6) for passes in range(1, 9))]
+    assert step == 3 * next(number for number in batches if number >= 5)
+    assert batches[0] < 5
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("options", "lowest", "highest"), [([], 0.9, 1), (["--data.min_batches", "1"], 0, 0.7)])
+@pytest.mark.parametrize(("options", "lowest", "highest"), [([], 0.6, 1), (["--data.min_batches", "1"], 0, 0.5)])
 def test_images_cnn_learns_from_few_images(
     kindling: Command, options: list[str], lowest: float, highest: float
 ) -> None:
-    """Two batches per epoch are too few: the running statistics of batch norm lag, and so do the weights."""
-    write_shapes(("left", "right", "square"), number=20)
-    result = kindling("fit", "--config", "images_cnn", "--data.data_dir", "shapes", "--run_name", "small", *options)
+    """Two batches per epoch are too few steps, and too few for the running statistics of batch norm."""
+    for split, number in (("train", 6), ("test", 20)):
+        images, labels = read_sample("train" if split == "train" else "test")
+        for label in range(10):
+            folder = Path("digits") / split / str(label)
+            folder.mkdir(parents=True)
+            for index in (labels == label).nonzero()[:number, 0].tolist():
+                Image.fromarray(images[index, 0].numpy()).save(folder / f"{index}.png")
+    result = kindling("fit", "--config", "images_cnn", "--data.data_dir", "digits", "--run_name", "small", *options)
     assert result.code == 0, result.err
     accuracy = json.loads((RUNS[0] / "test_metrics.json").read_text())["test/accuracy"]
     assert lowest <= accuracy <= highest
