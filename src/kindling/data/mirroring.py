@@ -11,20 +11,20 @@ from kindling.utils.inputs import to_float
 
 logger = logging.getLogger(__name__)
 
-MAX_IMAGES = 500
+MIN_IMAGES, MAX_IMAGES = 30, 500
 SIDE = 16  # pixels of the images that are compared
 
 
 def keeps_labels(images: Tensor, targets: Tensor) -> bool:
     """Return whether the labels of mirrored images are as close to those of the most similar images as without.
 
-    A difference counts if it is larger than two standard errors.
+    A difference counts if it is larger than two standard errors. Fewer than `MIN_IMAGES` images can't tell.
 
     Args:
         images: Floats, shape (N, C, H, W).
         targets: Labels or numbers, shape (N,), or 0 and 1 for each class, shape (N, classes).
     """
-    if len(images) < 3:
+    if len(images) < MIN_IMAGES:
         return False
     small = F.interpolate(images, (SIDE, SIDE), mode="area")
     others = torch.eye(len(images)).bool()  # an image that is symmetric looks like itself

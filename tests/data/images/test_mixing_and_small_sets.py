@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from conftest import Command, differences
+from conftest import Command, different
 from kindling import CNNClassifier, CNNMultiLabelClassifier
 from kindling.data.mirroring import keeps_labels
 from kindling.data.mnist import read_sample
@@ -27,7 +27,7 @@ RUNS = [Path(f"runs/small/version_{number}") for number in range(2)]
 def draw(kind: str, random: np.random.Generator) -> Image.Image:
     """Return an arrow to the left, to the right or to either, or a square, at a random place."""
     pixels = random.integers(0, 60, (12, 12, 3)).astype(np.uint8)
-    row, column = random.integers(1, 4, 2)
+    row, column = random.integers(1, 6, 2)  # mirrored images have the same places
     kind = random.choice(["left", "right"]) if kind == "arrow" else kind
     for number in range(6):
         width = 6 if kind == "square" else 6 - number
@@ -36,7 +36,7 @@ def draw(kind: str, random: np.random.Generator) -> Image.Image:
     return Image.fromarray(pixels)
 
 
-def write_shapes(kinds: tuple[str, ...] = ("left", "right"), number: int = 20) -> None:
+def write_shapes(kinds: tuple[str, ...] = ("left", "right"), number: int = 25) -> None:
     random = np.random.default_rng(0)
     for kind in kinds:
         folder = Path("shapes") / kind
@@ -53,7 +53,7 @@ def test_mixed_and_augmented_training_resumes_exactly(kindling: Command) -> None
         kindling(*FIT, *AUGMENT, "--checkpoint.every_n_steps", "5", *crash)
     result = kindling("fit", "--ckpt_path", RUNS[1], "--trainer.callbacks", "null")
     assert result.code == 0, result.err
-    assert differences(*(run / "checkpoints/last.ckpt" for run in RUNS)) == []
+    assert different(*(run / "checkpoints/last.ckpt" for run in RUNS)) == []
     with (RUNS[0] / "metrics.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert all(0 <= float(row["train/accuracy"]) <= 1 for row in rows if row.get("train/accuracy"))
@@ -118,7 +118,7 @@ def test_labels_of_several_classes_and_numbers_decide_about_mirroring() -> None:
     assert keeps_labels(images, torch.ones(60, 2))
     assert not keeps_labels(images, labels.float() * 10)
     assert keeps_labels(images, torch.arange(60) / 60 * 0 + 3.0)
-    assert not keeps_labels(images[:2], labels[:2])  # too few to tell
+    assert not keeps_labels(images[:29], torch.ones(29))  # too few to tell
 
 
 def test_an_epoch_of_few_images_has_as_many_batches_as_asked_for(kindling: Command) -> None:
@@ -133,7 +133,7 @@ def test_an_epoch_of_few_images_has_as_many_batches_as_asked_for(kindling: Comma
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("options", "lowest", "highest"), [([], 0.6, 1), (["--data.min_batches", "1"], 0, 0.5)])
+@pytest.mark.parametrize(("options", "lowest", "highest"), [([], 0.8, 1), (["--data.min_batches", "1"], 0, 0.7)])
 def test_images_cnn_learns_from_few_images(
     kindling: Command, options: list[str], lowest: float, highest: float
 ) -> None:
@@ -145,7 +145,8 @@ def test_images_cnn_learns_from_few_images(
             folder.mkdir(parents=True)
             for index in (labels == label).nonzero()[:number, 0].tolist():
                 Image.fromarray(images[index, 0].numpy()).save(folder / f"{index}.png")
-    result = kindling("fit", "--config", "images_cnn", "--data.data_dir", "digits", "--run_name", "small", *options)
+    fit = "fit --config images_cnn --data.data_dir digits --run_name small --seed_everything 1".split()
+    result = kindling(*fit, *options)
     assert result.code == 0, result.err
     accuracy = json.loads((RUNS[0] / "test_metrics.json").read_text())["test/accuracy"]
     assert lowest <= accuracy <= highest
