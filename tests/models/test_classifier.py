@@ -43,11 +43,27 @@ def test_networks_have_as_many_parameters_as_were_counted_by_hand() -> None:
     assert parameters(CNNClassifier(channels=(32, 64), hidden=128, batch_norm=False, **MNIST)) == 225_034
 
 
-@pytest.mark.parametrize("options", [{}, {"batch_norm": False}, {"strided_stem": True}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"batch_norm": False}, {"strided_stem": True}, {"channels": "auto"}], ids=str)
 @pytest.mark.parametrize("shape", [(1, 1, 1), (3, 2, 7), (1, 8, 8), (4, 5, 33), (3, 64, 64)])
-def test_the_cnn_takes_images_of_any_size(shape: tuple[int, int, int], options: dict[str, bool]) -> None:
-    model = CNNClassifier(channels=(4, 8, 8), hidden=16, num_classes=3, input_shape=shape, **options)
+def test_the_cnn_takes_images_of_any_size(shape: tuple[int, int, int], options: dict[str, Any]) -> None:
+    options = {"channels": (4, 8, 8)} | options
+    model = CNNClassifier(hidden=16, num_classes=3, input_shape=shape, **options)
     assert model(torch.rand(5, *shape)).shape == (5, 3)
+
+
+@pytest.mark.parametrize("side", [28, 32, 45, 64, 96, 128, 200, 224])
+def test_automatic_channels_fit_the_size_of_the_images(side: int) -> None:
+    model = CNNClassifier(channels="auto", num_classes=3, input_shape=(3, side, side))
+    layers = list(model.network.children())
+    convolutions = [layer for layer in layers if isinstance(layer, torch.nn.Conv2d)]
+    shapes: list[tuple[int, ...]] = []
+    for layer in layers:
+        if isinstance(layer, torch.nn.Conv2d | torch.nn.AdaptiveAvgPool2d):
+            layer.register_forward_hook(lambda _, inputs, outputs: shapes.extend([inputs[0].shape, outputs.shape]))
+    model(torch.rand(2, 3, side, side))
+    assert 28 <= shapes[1][2] <= 56
+    assert 2 <= shapes[-2][2] <= 4  # before the mean of each channel
+    assert [layer.out_channels for layer in convolutions] == [32, 64, 128, 256][: len(convolutions)]
 
 
 def test_options_add_their_layers() -> None:

@@ -131,7 +131,7 @@ def test_weights_that_are_not_there_are_named_with_the_place_for_them(kindling: 
     for words in (
         "torch/hub/checkpoints, ",
         f"https://download.pytorch.org/models/{FILE}",
-        "--model.weights FILE, or --model.weights none",
+        "--model.weights FILE, or --config images_cnn",
     ):
         assert words in result.err
     assert not Path("runs").exists()

@@ -10,7 +10,7 @@ from torch.utils.data import DistributedSampler
 
 from conftest import TINY, Command, Train, differences
 from helpers import SampleRecorder
-from kindling.data.loading import ArrayDataset, EpochSampler, Share, TrainingBatches
+from kindling.data.loading import ArrayDataset, EpochSampler, SeededDataset, Share, TrainingBatches
 from ranks import Ranks
 
 # 216 training samples in 7 batches. Dropout draws random numbers, and the plateau scheduler has a state.
@@ -270,6 +270,28 @@ def test_no_training_batch_is_a_single_sample(samples: int, size: int) -> None:
     assert len(batches) == len(TrainingBatches(range(samples), size))
     assert min(map(len, batches)) > 1 or 1 in (samples, size)
     assert max(map(len, batches)) <= size + 1
+
+
+def test_an_epoch_of_several_passes_shuffles_each_of_them() -> None:
+    data = ArrayDataset(torch.zeros(10, 1), torch.zeros(10))
+    sampler, plain = EpochSampler(data, seed=3), EpochSampler(data, seed=3)
+    sampler.passes = 3
+    sampler.set_epoch(2)
+    expected: list[int] = []
+    for number in range(6, 9):
+        plain.set_epoch(number)
+        expected += plain
+    assert list(sampler) == expected
+    assert len({tuple(expected[start : start + 10]) for start in (0, 10, 20)}) == 3
+    sampler.start = 13
+    assert list(sampler) == expected[13:]
+    assert len(TrainingBatches(sampler, 8)) == 4
+    keyed = SeededDataset(data, seed=3)
+    sampler = EpochSampler(keyed, seed=3)
+    sampler.passes = 3
+    sampler.set_epoch(2)
+    assert [key % 10 for key in sampler] == expected
+    assert [key // 10 for key in sampler] == [6] * 10 + [7] * 10 + [8] * 10  # each pass has its own transforms
 
 
 @pytest.mark.parametrize(("samples", "start"), [(101, 0), (101, 40), (100, 64), (7, 6)])

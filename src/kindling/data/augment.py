@@ -2,15 +2,26 @@
 
 import math
 from dataclasses import dataclass, fields
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from kindling.data.auto_augment import AutoAugment, auto_augment
 from kindling.utils.hyperparameters import check_range
 from kindling.utils.inputs import rgb_to_grayscale
 
-RANGES = {"degrees": (0, 180), "shift": (0, 1), "scale": (0, 0.99), "crop": (0.01, 1), "colour": (0, 1)}
+RANGES = {
+    "degrees": (0, 180),
+    "shift": (0, 1),
+    "scale": (0, 0.99),
+    "crop": (0.01, 1),
+    "ratio": (1, 10),
+    "colour": (0, 1),
+    "erasing": (0, 1),
+}
+ATTEMPTS = 10  # of boxes that must fit into the image, as in torchvision
 
 
 @dataclass(frozen=True)
@@ -25,8 +36,11 @@ class Augmentation:
     shift: float = 0.0
     scale: float = 0.0
     crop: float = 1.0
-    flip: bool = False
+    flip: bool | Literal["auto"] = False  # auto until the training images have been read
     colour: float = 0.0
+    ratio: float = 1.0
+    auto_augment: AutoAugment | None = None
+    erasing: float = 0.0
 
     def __post_init__(self) -> None:
         for name, (low, high) in RANGES.items():
@@ -38,8 +52,11 @@ class Augmentation:
     def __call__(self, images: Tensor) -> Tensor:
         """Return the changed images."""
         images = random_flip(images) if self.flip else images
-        images = random_affine(images, self.degrees, self.shift, self.scale, self.crop)
-        return random_colour(images, self.colour)
+        images = random_affine(images, self.degrees, self.shift, self.scale, self.crop, self.ratio)
+        images = random_colour(images, self.colour)
+        if self.auto_augment:
+            images = auto_augment(images, self.auto_augment)
+        return random_erasing(images, self.erasing)
 
 
 def affine(images: Tensor, angle: Tensor, zoom: Tensor, right: Tensor, down: Tensor) -> Tensor:
@@ -48,7 +65,7 @@ def affine(images: Tensor, angle: Tensor, zoom: Tensor, right: Tensor, down: Ten
     Args:
         images: Floats, shape (N, C, H, W).
         angle: Counter-clockwise rotation about the center in radians, shape (N,).
-        zoom: Scale factor, shape (N,).
+        zoom: Scale factor, shape (N,), or (2, N) for the width and the height.
         right: Shift to the right as a fraction of the width, shape (N,).
         down: Shift downwards as a fraction of the height, shape (N,).
 
@@ -56,12 +73,12 @@ def affine(images: Tensor, angle: Tensor, zoom: Tensor, right: Tensor, down: Ten
         The transformed images, shape (N, C, H, W).
     """
     height, width = images.shape[-2:]
-    cos, sin = angle.cos() / zoom, angle.sin() / zoom
+    cos, sin = (part.expand(2, -1) / zoom for part in (angle.cos(), angle.sin()))
     # Maps coordinates of the result, from -1 to 1 along each axis, to those of the source.
     to_source = torch.stack(
         [
-            torch.stack([cos, -sin * height / width], dim=1),
-            torch.stack([sin * width / height, cos], dim=1),
+            torch.stack([cos[0], -sin[1] * height / width], dim=1),
+            torch.stack([sin[0] * width / height, cos[1]], dim=1),
         ],
         dim=1,
     )  # (N, 2, 2)
@@ -71,7 +88,12 @@ def affine(images: Tensor, angle: Tensor, zoom: Tensor, right: Tensor, down: Ten
 
 
 def random_affine(
-    images: Tensor, degrees: float = 0.0, shift: float = 0.0, scale: float = 0.0, crop: float = 1.0
+    images: Tensor,
+    degrees: float = 0.0,
+    shift: float = 0.0,
+    scale: float = 0.0,
+    crop: float = 1.0,
+    ratio: float = 1.0,
 ) -> Tensor:
     """Rotate, translate, scale and crop each image by random amounts.
 
@@ -81,17 +103,65 @@ def random_affine(
         shift: Largest shift along each axis, as a fraction of its length.
         scale: Largest change of size; 0.1 draws factors from 0.9 to 1.1.
         crop: Smallest fraction of the area to crop, at a random position, and resize to the whole image.
+        ratio: Largest quotient of the sides of the crop, relative to those of the image.
     """
-    if not (degrees or shift or scale or crop < 1):
+    if not (degrees or shift or scale or crop < 1 or ratio > 1):
         return images
     drawn = torch.empty(4, len(images), device=images.device).uniform_(-1, 1)
-    zoom, right, down = 1 + scale * drawn[1], shift * drawn[2], shift * drawn[3]
-    if crop < 1:
-        crop_zoom = torch.empty(len(images), device=images.device).uniform_(crop, 1).rsqrt()
+    zoom, moved = 1 + scale * drawn[1], shift * drawn[2:]
+    if crop < 1 or ratio > 1:
+        crop_zoom = 1 / random_sides(len(images), (crop, 1), (1 / ratio, ratio), images.device)
         # The cropped window must stay inside the image.
         offset = torch.empty(2, len(images), device=images.device).uniform_(-0.5, 0.5) * zoom * (crop_zoom - 1)
-        zoom, right, down = zoom * crop_zoom, right + offset[0], down + offset[1]
-    return affine(images, math.radians(degrees) * drawn[0], zoom, right, down)
+        zoom, moved = zoom * crop_zoom, moved + offset
+    return affine(images, math.radians(degrees) * drawn[0], zoom, *moved)
+
+
+def random_sides(number: int, area: tuple[float, float], ratio: tuple[float, float], device: torch.device) -> Tensor:
+    """Return the width and height of boxes that fit into an image, as fractions of its sides, (2, number).
+
+    Args:
+        number: Number of boxes.
+        area: Range of their area.
+        ratio: Range of width / height, whose logarithm is distributed uniformly.
+        device: Device of the result.
+    """
+    areas = torch.empty(ATTEMPTS, number, device=device).uniform_(*area)
+    ratios = torch.empty(ATTEMPTS, number, device=device).uniform_(*map(math.log, ratio)).exp()
+    sides = torch.stack([(areas * ratios).sqrt(), (areas / ratios).sqrt()])  # (2, ATTEMPTS, number)
+    fits = sides.amax(0) <= 1
+    first = fits.to(torch.uint8).argmax(0).expand(2, 1, -1)
+    return torch.where(fits.any(0), sides.gather(1, first).squeeze(1), 1.0)
+
+
+def random_erasing(images: Tensor, probability: float) -> Tensor:
+    """Fill a random box of some images (N, C, H, W) with their mean color.
+
+    The boxes are those of torchvision's RandomErasing: 2% to 33% of the area, with sides in a ratio of 0.3 to 3.3.
+    """
+    if not probability:
+        return images
+    size = torch.tensor(images.shape[:1:-1], device=images.device).unsqueeze(1)  # (W, H)
+    sides = (random_sides(len(images), (0.02, 0.33), (0.3, 3.3), images.device) * size).round()  # (2, N)
+    start = (torch.rand(2, len(images), device=images.device) * (size - sides + 1)).floor()
+    erased = torch.rand(len(images), device=images.device) < probability
+    box = inside(images, start, start + sides) & erased.view(-1, 1, 1, 1)
+    return torch.where(box, images.mean((2, 3), keepdim=True), images)
+
+
+def inside(images: Tensor, start: Tensor, end: Tensor) -> Tensor:
+    """Return which pixels of images (N, C, H, W) are in a box, (N, 1, H, W).
+
+    Args:
+        images: The images.
+        start: First column and row of each box, shape (2, N).
+        end: Column and row after the last ones, shape (2, N).
+    """
+    columns, rows = (torch.arange(length, device=images.device) for length in images.shape[:1:-1])
+    (left, top), (right, bottom) = start.view(2, -1, 1, 1, 1), end.view(2, -1, 1, 1, 1)
+    rows = rows.unsqueeze(1)
+    box: Tensor = (columns >= left) & (columns < right) & (rows >= top) & (rows < bottom)
+    return box
 
 
 def random_flip(images: Tensor) -> Tensor:

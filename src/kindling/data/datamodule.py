@@ -1,6 +1,7 @@
 """Base classes of the data modules: splits, data loaders and statistics of the training split."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -11,8 +12,11 @@ from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 from typing_extensions import override
 
+from kindling.data.augment import Augmentation
 from kindling.data.loaders import automatic_batch_size, make_loader
 from kindling.data.loading import ArrayDataset, Batch, ResumableLoader, as_dataset, inputs_of, subset, targets_of
+from kindling.data.mirroring import choose_flip
+from kindling.data.mixing import Mixing
 from kindling.data.splitting import train_val_split
 from kindling.utils.cores import share_of_cores
 from kindling.utils.files import in_turns
@@ -52,6 +56,8 @@ class BaseDataModule(LightningDataModule):
             float.
         split_seed: Seed of that split, independent of the training seed.
         num_workers: Worker processes that load batches; 0 is fastest for data in memory.
+        min_batches: Fewest batches of a training epoch: a smaller training set is repeated within the epoch, each time
+            in another order, so that few images get as many steps between two validations as many.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -62,7 +68,9 @@ class BaseDataModule(LightningDataModule):
     val: Any
     test: Any
     new: Any
-    augments = False  # whether `augment` changes anything
+    augments = False  # whether `augment` or `mixing` changes anything
+    augmentation: Any = None  # what `augment` does, if it is an `Augmentation`
+    mixing: Mixing | None = None  # of training samples and their targets, after `augment`
     row_header = "row"  # what `predicted_rows` are
     unreadable: Sequence[int] = ()  # indices of the `predicted_rows` whose file is broken: they are no samples
 
@@ -73,10 +81,12 @@ class BaseDataModule(LightningDataModule):
         val_split: int | float = 0.1,
         split_seed: int = 42,
         num_workers: int = 0,
+        min_batches: int = 1,
     ) -> None:
         super().__init__()
         if batch_size != "auto":
             check_range("batch_size", batch_size, 1)
+        check_range("min_batches", min_batches, 1)
         check_range("eval_batch_size", eval_batch_size, 1)
         check_range("num_workers", num_workers, 0)
         self.save_hyperparameters()
@@ -86,6 +96,7 @@ class BaseDataModule(LightningDataModule):
         self.val_split = val_split
         self.split_seed = split_seed
         self.num_workers = num_workers
+        self.min_batches = min_batches
         self.fitted: dict[str, Any] = {}
 
     @property
@@ -141,8 +152,8 @@ class BaseDataModule(LightningDataModule):
         """Write which sample is in which split into a run folder; by default nothing is written."""
 
     def augment(self, inputs: Tensor) -> Tensor:
-        """Augment a batch of training inputs; by default they are returned unchanged."""
-        return inputs
+        """Augment a batch of training inputs; by default with `augmentation`, if it is set."""
+        return self.augmentation(inputs) if isinstance(self.augmentation, Augmentation) else inputs
 
     @override
     def state_dict(self) -> dict[str, Any]:
@@ -238,6 +249,14 @@ class BaseDataModule(LightningDataModule):
     def setup(self, stage: str) -> None:
         if stage in ("fit", "validate") and not hasattr(self, "train"):
             self.train, self.val = self.load_training()
+        if stage == "fit" and self.mixing and getattr(self, "task", None) not in ("classification", "multilabel"):
+            raise ValueError(
+                f"MixUp and CutMix need classes, but the targets of {self.origin} are not: leave out --data.mixup and "
+                "--data.cutmix"
+            )
+        if stage == "fit" and isinstance(self.augmentation, Augmentation) and self.augmentation.flip == "auto":
+            self.augmentation = replace(self.augmentation, flip=choose_flip(self.train, self.split_seed))
+            self.augments = bool(self.augmentation) or bool(self.mixing)
         if self.batch_size == "auto" and hasattr(self, "train"):
             self.batch_size = automatic_batch_size(len(self.train))
         if stage == "test" and not hasattr(self, "test"):
@@ -266,7 +285,10 @@ class BaseDataModule(LightningDataModule):
         if not (isinstance(batch, tuple | list) and len(batch) == 2 and isinstance(batch[0], Tensor)):
             return batch
         inputs, targets = to_float(batch[0]), batch[1]
-        return (self.augment(inputs) if self.trainer and self.trainer.training else inputs), targets
+        if not (self.trainer and self.trainer.training):
+            return inputs, targets
+        inputs = self.augment(inputs)
+        return self.mixing(inputs, targets, num_classes=self.num_classes) if self.mixing else (inputs, targets)  # type: ignore[attr-defined]
 
 
 class ClassificationDataModule(BaseDataModule):

@@ -36,7 +36,10 @@ def make_loader(data: Any, dataset: Any, batch_size: int, shuffle: bool = False)
     if shuffle:
         # The order of an epoch depends only on the seed and the epoch, so a resumed run sees the same batches.
         smallest = _smallest_batch(data.trainer, batch_size) if world_size > 1 else 2
-        shares = TrainingBatches(EpochSampler(dataset, seed), batch_size, world_size, rank, smallest)
+        sampler = EpochSampler(dataset, seed)
+        shares = TrainingBatches(sampler, batch_size, world_size, rank, smallest)
+        while 0 < len(shares) < data.min_batches:
+            sampler.passes += 1
         batches = {"batch_sampler": shares}
     else:
         # DistributedSampler would repeat samples, which would count twice in the metrics. With fewer samples than

@@ -148,26 +148,38 @@ class EpochSampler(DistributedSampler[int]):
 
     It returns the samples of all processes, of which `TrainingBatches` takes the share of one; Lightning replaces
     samplers other than a DistributedSampler. A dataset with a method `shuffle` decides the order. If it has
-    `has_epoch_keys`, such as `SeededDataset`, keys also encode the epoch: epoch * number of samples + index.
+    `has_epoch_keys`, such as `SeededDataset`, keys also encode the pass: pass * number of samples + index.
+
+    Args:
+        dataset: The dataset.
+        seed: Seed of the order.
 
     Attributes:
         start: Number of samples to skip at the beginning of the next epoch.
+        passes: Number of times that an epoch goes through the dataset, each time in another order.
     """
 
     start = 0
+    passes = 1
 
     def __init__(self, dataset: Dataset[Any], seed: int) -> None:
         super().__init__(dataset, num_replicas=1, rank=0, seed=seed)
 
     @override
+    def __len__(self) -> int:
+        return self.passes * len(self.dataset)  # type: ignore[arg-type]
+
+    @override
     def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(self.seed + self.epoch)
-        shuffle: Callable[..., Tensor] | None = getattr(self.dataset, "shuffle", None)
         number = len(self.dataset)  # type: ignore[arg-type]
-        order: list[int] = (shuffle or partial(torch.randperm, number))(generator=generator).tolist()
-        remaining, self.start = order[self.start :], 0
-        first = self.epoch * len(order) if getattr(self.dataset, "has_epoch_keys", False) else 0
-        return (first + index for index in remaining)
+        shuffle: Callable[..., Tensor] = getattr(self.dataset, "shuffle", partial(torch.randperm, number))
+        has_keys = getattr(self.dataset, "has_epoch_keys", False)
+        keys: list[int] = []
+        for turn in range(self.epoch * self.passes, (self.epoch + 1) * self.passes):
+            order = shuffle(generator=torch.Generator().manual_seed(self.seed + turn))
+            keys += (order + turn * number * has_keys).tolist()
+        remaining, self.start = keys[self.start :], 0
+        return iter(remaining)
 
 
 class Share(NamedTuple):
@@ -278,7 +290,7 @@ class ResumableLoader(DataLoader[Any]):
         self.samples = getattr(self.sampler, "start", 0)
         shares: Iterator[Share] = repeat(self.share)
         if isinstance(self.batch_sampler, TrainingBatches):
-            shares = self.batch_sampler.shares(len(self.dataset) - self.samples)  # type: ignore[arg-type]
+            shares = self.batch_sampler.shares(len(self.sampler) - self.samples)
         batches = super().__iter__()
         while True:
             if self.before_batch:

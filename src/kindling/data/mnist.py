@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
 from typing_extensions import override
 
 from kindling.data.augment import Augmentation
@@ -84,10 +83,6 @@ class MNISTDataModule(ClassificationDataModule):
             return read_sample(split)
         dataset = self._torchvision_dataset(split, download=False)
         return dataset.data.unsqueeze(1), dataset.targets  # (N, 1, 28, 28), (N,)
-
-    @override
-    def augment(self, inputs: Tensor) -> Tensor:
-        return self.augmentation(inputs)
 
     @property
     def _folder(self) -> Path:

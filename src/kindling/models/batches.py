@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
 from kindling.utils.shared_batches import trained_batch_norms
@@ -44,6 +45,11 @@ def as_pair(batch: Any, model: object) -> tuple[Any, Any]:
         f"{type(model).__name__} needs batches (inputs, targets), but the data module returns {found}: make each "
         "sample a pair; pass several inputs as a tuple or a dictionary, such as ((image, row), target)"
     )
+
+
+def mixes(trainer: Trainer | None) -> bool:
+    """Return whether the data module of a Trainer mixes training samples, whose targets then are shares of classes."""
+    return bool(getattr(getattr(trainer, "datamodule", None), "mixing", None))
 
 
 def batch_size(targets: Any) -> int:

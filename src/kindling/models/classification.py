@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from torchmetrics import MetricCollection
 from typing_extensions import override
 
+from kindling.models.batches import mixes
 from kindling.models.metrics import ClassCountMetric, classification_metrics, ranking_metrics
 from kindling.models.regression import RegressionTask
 from kindling.models.task import BaseTask, Stage
@@ -110,6 +111,8 @@ class ClassificationTask(BaseTask):
     @override
     def check_targets(self, outputs: Tensor, targets: Any) -> None:
         name = type(self).__name__
+        if self.training and mixes(self._trainer):
+            return
         if isinstance(targets, Tensor) and targets.ndim == outputs.ndim > 1:
             raise ValueError(
                 f"{name} predicts one class per sample, but targets have shape {tuple(targets.shape)}: return labels "
@@ -133,14 +136,24 @@ class ClassificationTask(BaseTask):
 
     @override
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the mean loss of logits (N, num_classes) and labels (N,)."""
+        """Return the mean loss of logits (N, num_classes) and labels (N,), or shares of each class (N, num_classes)."""
+        number = len(targets) if targets.is_floating_point() else targets.numel()
         options: dict[str, Any] = {"weight": self.class_weights, "label_smoothing": self.label_smoothing}
         # Divided by the number of samples, not their total weight, so that batch means average to the epoch mean.
         if self.loss_function == "cross_entropy":
-            return F.cross_entropy(outputs, targets, reduction="sum", **options) / targets.numel()
-        probability = outputs.softmax(dim=1).gather(1, targets.unsqueeze(1)).squeeze(1)  # of the label
+            return F.cross_entropy(outputs, targets, reduction="sum", **options) / number
+        probability = outputs.softmax(dim=1)
+        if targets.is_floating_point():
+            probability = (probability * targets).sum(1)
+        else:
+            probability = probability.gather(1, targets.unsqueeze(1)).squeeze(1)  # of the label
         losses = F.cross_entropy(outputs, targets, reduction="none", **options)
         return ((1 - probability) ** FOCAL_GAMMA * losses).mean()
+
+    @override
+    def measured_targets(self, targets: Tensor) -> Tensor:
+        """Return the class with the largest share in each sample, (N,), of targets that are mixed."""
+        return targets.argmax(1) if targets.is_floating_point() else targets
 
     @property
     def softmax_temperature(self) -> float:

@@ -1,6 +1,7 @@
 """Small convolutional networks for images of any size and channel count."""
 
-from typing import Any
+import math
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -18,42 +19,59 @@ def cnn(
     out_features: int,
     dropout: float,
     batch_norm: bool,
-    strided_stem: bool,
+    stem_stride: int,
+    averaged: bool,
 ) -> nn.Sequential:
     """Return blocks of 3x3 convolution, 2x2 max pooling and ReLU, followed by one hidden layer.
 
-    Maps images (N, C, H, W), where `input_shape` is (C, H, W), to outputs (N, out_features).
+    Maps images (N, C, H, W), where `input_shape` is (C, H, W), to outputs (N, out_features). If `averaged`, the
+    convolutions are padded, and the hidden layer gets the mean of each channel instead of all values.
     """
     if min(hidden, *channels) < 1:
         raise ValueError(f"channels and hidden must be at least 1, got {channels} and {hidden}")
     in_channels, height, width = input_shape
     layers: list[nn.Module] = []
     for number, out_channels in enumerate(channels):
-        strided = strided_stem and number == 0 and min(height, width) >= 7
-        kernel, stride = (5, 2) if strided else (3, 1)
+        stride = stem_stride if number == 0 and min(height, width) >= 7 else 1
+        kernel = 2 * stride + 1
         # Images smaller than the kernel are padded and not pooled.
-        padding = int(min(height, width) < 3)
+        padding = kernel // 2 if averaged else int(min(height, width) < 3)
         layers.append(nn.Conv2d(in_channels, out_channels, kernel, stride, padding))
         height, width = ((size - kernel + 2 * padding) // stride + 1 for size in (height, width))
         # Pooling two or three rows would leave one, and lose all spatial information.
-        if not strided and min(height, width) >= 4:
+        if (averaged or stride == 1) and min(height, width) >= 4:
             layers.append(nn.MaxPool2d(2))
             height, width = height // 2, width // 2
         if batch_norm:
             layers.append(nn.BatchNorm2d(out_channels))  # after pooling: a quarter of the values, the same accuracy
         layers.append(nn.ReLU())
         in_channels = out_channels
+    if averaged:
+        layers.append(nn.AdaptiveAvgPool2d(1))
+        height = width = 1
     layers += [nn.Flatten(), nn.Linear(in_channels * height * width, hidden), nn.ReLU()]
     if dropout:
         layers.append(nn.Dropout(dropout))
     return nn.Sequential(*layers, nn.Linear(hidden, out_features))
 
 
+def automatic_blocks(side: int) -> tuple[tuple[int, ...], int]:
+    """Return the channels of the blocks for images of some height or width, and the stride of the first convolution.
+
+    The stride leaves 28 to 55 pixels (of more than 223 pixels, a quarter), which the blocks halve down to 3 or 4.
+    """
+    stride = 4 if side >= 112 else 2 if side >= 56 else 1
+    blocks = max(1, round(math.log2(max(2, side // stride) / 3.5)))
+    return tuple(min(32 * 2**block, 256) for block in range(blocks)), stride
+
+
 class CNNModel(BaseTask):
     """Convolutional network for images, to be combined with a task.
 
     Args:
-        channels: Output channels of each block; blocks halve height and width as long as both exceed 3.
+        channels: Output channels of each block; blocks halve height and width as long as both exceed 3. With auto,
+            their number and the stride of the first convolution depend on the size of the images, convolutions are
+            padded, and the hidden layer gets the mean of each channel.
         hidden: Width of the hidden layer.
         dropout: Probability of zeroing a hidden activation, in [0, 1].
         batch_norm: Whether to normalize each block over the batch.
@@ -68,7 +86,7 @@ class CNNModel(BaseTask):
 
     def __init__(
         self,
-        channels: tuple[int, ...] = (32, 64),
+        channels: tuple[int, ...] | Literal["auto"] = (32, 64),
         hidden: int = 128,
         dropout: float = 0.0,
         batch_norm: bool = True,
@@ -80,7 +98,10 @@ class CNNModel(BaseTask):
             raise ValueError(
                 f"{type(self).__name__} needs images (channels, height, width), got shape {self.input_shape}"
             )
-        network = cnn(self.input_shape, channels, hidden, self.num_outputs, dropout, batch_norm, strided_stem)
+        averaged, stride = channels == "auto", 1 + strided_stem
+        if channels == "auto":
+            channels, stride = automatic_blocks(min(self.input_shape[1:]))
+        network = cnn(self.input_shape, channels, hidden, self.num_outputs, dropout, batch_norm, stride, averaged)
         # CPU and GPU kernels use the channels-last layout: 1.4 to 2 times as fast per step on two cores.
         self.network = network.to(memory_format=torch.channels_last)
 

@@ -100,6 +100,11 @@ class MultiLabelTask(BaseTask):
         return losses.mean()
 
     @override
+    def measured_targets(self, targets: Tensor) -> Tensor:
+        """Return 1 for the classes of which a sample has at least half, (N, num_classes), of targets that are mixed."""
+        return (targets >= 0.5).long() if targets.is_floating_point() else targets
+
+    @override
     def to_prediction(self, outputs: Tensor) -> Tensor:
         """Return the probability of each class (N, num_classes) for logits."""
         return outputs.sigmoid()

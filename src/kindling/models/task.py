@@ -161,6 +161,10 @@ class BaseTask(LightningModule):
         """Return the metrics of a stage by name, each updated with outputs and targets; by default none."""
         return {}
 
+    def measured_targets(self, targets: Any) -> Any:
+        """Return the targets of a training batch, whose samples may be mixed, for the metrics; by default unchanged."""
+        return targets
+
     def calibrate(self, outputs: Any) -> Any:
         """Return the outputs of a batch as metrics and predictions use them; by default unchanged."""
         return outputs
@@ -296,7 +300,7 @@ class BaseTask(LightningModule):
         # Logged once an epoch: `self.log` in each step would take 0.4 ms, a third of a small step.
         mean_loss, metrics = self._stage_metrics(stage)
         mean_loss.update(loss.detach(), batch_size(targets))
-        metrics.update(self.calibrate(outputs), targets)
+        metrics.update(self.calibrate(outputs), self.measured_targets(targets) if stage == "train" else targets)
         return loss, outputs
 
     def loss_and_outputs(self, inputs: Any, targets: Any) -> tuple[Tensor, Any]:

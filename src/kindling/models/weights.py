@@ -29,7 +29,7 @@ def read_torchvision(weights: Any) -> tuple[Path, Any]:
             raise ValueError(f"{path} is damaged, or not {weights}: delete it to download it again") from error
         raise OSError(
             f"the download of {weights.url} failed: copy the file to {path.parent}, or use --model.weights FILE, or "
-            "--model.weights none for random weights"
+            "--config images_cnn, which needs none"
         ) from error
 
 

@@ -18,7 +18,7 @@ from kindling.data.loading import inputs_of, targets_of
 from kindling.evaluation.multilabel import MultiLabelPredictions, names_of_classes
 from kindling.evaluation.predictions import Predictions
 from kindling.evaluation.regression import RegressionPredictions, Target
-from kindling.models.batches import as_pair
+from kindling.models.batches import as_pair, mixes
 from kindling.models.classification import ClassificationTask
 from kindling.models.multilabel import MultiLabelTask
 from kindling.runs.folders import is_in_run, run_folder_of
@@ -92,7 +92,8 @@ class Dashboard(TestOutputCollector):
         if not is_collected(trainer, pl_module):
             return
         inputs, targets = first_samples(trainer, batch)
-        if are_images(inputs) and targets.ndim == (2 if isinstance(pl_module, MultiLabelTask) else 1):
+        per_class = isinstance(pl_module, MultiLabelTask) or mixes(trainer)
+        if are_images(inputs) and targets.ndim == (2 if per_class else 1):
             sheet = image_grid(inputs, [[text] for text in target_texts(pl_module, targets)])
             add_picture(self._writer("train"), "pictures/training samples", sheet, trainer.global_step)
 
@@ -186,7 +187,13 @@ def predictions_of(trainer: Trainer, outputs: Outputs, targets: Tensor) -> Predi
 
 
 def target_texts(model: LightningModule, targets: Tensor) -> list[str]:
-    """Return labels as names, or values as numbers, (n,)."""
+    """Return labels as names, shares of classes with the names, or values as numbers, (n,)."""
+    if isinstance(model, ClassificationTask | MultiLabelTask) and mixes(model.trainer) and targets.ndim == 2:
+        shares = ([(share, label) for label, share in enumerate(row) if share > 0] for row in targets.tolist())
+        return [
+            ", ".join(f"{model.class_names[label]} {share:.0%}" for share, label in sorted(each, reverse=True))
+            for each in shares
+        ]
     if isinstance(model, MultiLabelTask):
         return names_of_classes(targets.bool(), model.class_names)
     if isinstance(model, ClassificationTask):

@@ -23,7 +23,7 @@ def position(loader: object) -> dict[str, int]:
     if not (isinstance(loader, ResumableLoader) and isinstance(loader.sampler, EpochSampler)):
         return {"samples": 0, "of": 0, "seed": 0}
     dataset: Any = loader.dataset
-    place = {"samples": loader.samples, "of": len(dataset), "seed": loader.sampler.seed}
+    place = {"samples": loader.samples, "of": len(loader.sampler), "seed": loader.sampler.seed}
     return place | ({"window": dataset.window} if isinstance(dataset, ShardDataset) else {})
 
 
@@ -118,7 +118,7 @@ def _batches_left(trainer: Trainer, loader: Any, samples: int) -> int:
     batches = getattr(loader, "batch_sampler", None)
     if not isinstance(batches, TrainingBatches) or not isinstance(loader.sampler, EpochSampler):
         return 0
-    left = len(loader.dataset) - samples
+    left = len(loader.sampler) - samples
     if left < min(batches.smallest, batches.batch_size):
         return 0
     count, limit = batches.count(left), int(trainer.num_training_batches)

@@ -13,6 +13,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from kindling.data.augment import Augmentation
+from kindling.data.auto_augment import AutoAugment
 from kindling.data.datamodule import MEMBERS, SPLITS, ArrayDataset, BaseDataModule, Batch, Split, count_classes
 from kindling.data.folds import check_fold
 from kindling.data.images.decode import channel_moments, read_images, warn_small_range
@@ -24,6 +25,7 @@ from kindling.data.images.split_file import write_split
 from kindling.data.images.split_images import SplitImages
 from kindling.data.images.targets import encode_labels, target_format
 from kindling.data.images.validation import drop_broken, find_oddities, report_broken
+from kindling.data.mixing import Mixing
 from kindling.data.tables.target import check_task
 from kindling.data.tables.values import as_name
 from kindling.utils.console import progress
@@ -70,12 +72,20 @@ class ImageFolderDataModule(BaseDataModule):
         skip_broken: Whether to skip images that are broken or too large. Otherwise they are an error, which does not
             stop the prediction of the others.
         memory_gb: Memory in GB for the training and validation images, and as much again for the test images.
-        flip: Augmentation: whether to flip images horizontally with probability 0.5.
+        flip: Augmentation: whether to flip images horizontally with probability 0.5. With auto, they are flipped unless
+            mirrored training images look like those with another label, as digits and arrows do.
         crop: Augmentation: smallest fraction of the area to crop at a random position; 1 turns it off.
         colour: Augmentation: largest change of brightness, contrast and saturation; 0.2 draws factors from 0.8 to 1.2.
         degrees: Augmentation: largest rotation in either direction.
         shift: Augmentation: largest shift along each axis, as a fraction of its length.
         scale: Augmentation: largest change of size; 0.1 draws factors from 0.9 to 1.1.
+        ratio: Augmentation: largest quotient of the sides of a crop; with 1.33 they are stretched by up to a third.
+        auto_augment: Augmentation: one random operation for each image (ta_wide, TrivialAugment), or two moderate ones
+            (ra, RandAugment).
+        erasing: Augmentation: probability of filling a random box of an image with its mean color.
+        mixup: Augmentation: mixes pairs of images and their classes in random shares, from a beta distribution with
+            this parameter; 0 turns it off. It makes `train/accuracy` count the class with the larger share.
+        cutmix: Augmentation: the same with a box of one image in the other; with both, each image is mixed by one.
         eval_batch_size: Images per batch in validation, test and prediction.
         **loading: Batches and validation split, see `BaseDataModule`. The validation split has at least one image of
             each class. If images don't fit in memory, `num_workers` defaults to the number of cores.
@@ -103,12 +113,17 @@ class ImageFolderDataModule(BaseDataModule):
         predict: str | Path | None = None,
         skip_broken: bool = False,
         memory_gb: float = 4.0,
-        flip: bool = False,
+        flip: bool | Literal["auto"] = False,
         crop: float = 1.0,
         colour: float = 0.0,
         degrees: float = 0.0,
         shift: float = 0.0,
         scale: float = 0.0,
+        ratio: float = 1.0,
+        auto_augment: AutoAugment | None = None,
+        erasing: float = 0.0,
+        mixup: float = 0.0,
+        cutmix: float = 0.0,
         eval_batch_size: int = 128,
         **loading: Any,
     ) -> None:
@@ -136,8 +151,11 @@ class ImageFolderDataModule(BaseDataModule):
         self.predict = predict
         self.skip_broken = skip_broken
         self.memory_gb = memory_gb
-        self.augmentation = Augmentation(degrees, shift, scale, crop, flip, colour)
-        self.augments = bool(self.augmentation)
+        self.augmentation = Augmentation(
+            degrees, shift, scale, crop, flip, colour, ratio=ratio, auto_augment=auto_augment, erasing=erasing
+        )
+        self.mixing = Mixing(mixup, cutmix)
+        self.augments = bool(self.augmentation) or bool(self.mixing)
 
     @property
     def task(self) -> ImageTask:
@@ -266,10 +284,6 @@ class ImageFolderDataModule(BaseDataModule):
         in_split_folders = all(sample.file.startswith(f"{sample.split}/") for sample in self._samples)
         if self._samples != self._images.listed or self.split or self.labels or not in_split_folders:
             write_split(run / "split.csv", self.task, self._samples)
-
-    @override
-    def augment(self, inputs: Tensor) -> Tensor:
-        return self.augmentation(inputs)
 
     @cached_property
     def _images(self) -> SplitImages:

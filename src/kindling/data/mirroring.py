@@ -1,0 +1,48 @@
+"""Decides whether mirrored images keep their labels, as photographs do, but digits and arrows don't."""
+
+import logging
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from kindling.data.loading import ArrayDataset
+from kindling.utils.inputs import to_float
+
+logger = logging.getLogger(__name__)
+
+MIN_IMAGES, MAX_IMAGES = 30, 500
+SIDE = 16  # pixels of the images that are compared
+
+
+def keeps_labels(images: Tensor, targets: Tensor) -> bool:
+    """Return whether the labels of mirrored images are as close to those of the most similar images as without.
+
+    A difference counts if it is larger than two standard errors. Fewer than `MIN_IMAGES` images can't tell.
+
+    Args:
+        images: Floats, shape (N, C, H, W).
+        targets: Labels or numbers, shape (N,), or 0 and 1 for each class, shape (N, classes).
+    """
+    if len(images) < MIN_IMAGES:
+        return False
+    small = F.interpolate(images, (SIDE, SIDE), mode="area")
+    others = torch.eye(len(images)).bool()  # an image that is symmetric looks like itself
+    targets = targets.unsqueeze(1) if targets.ndim == 1 else targets
+    errors = []
+    for queries in (small, small.flip(-1)):
+        distance = torch.cdist(queries.flatten(1), small.flatten(1)).masked_fill(others, torch.inf)
+        nearest = targets[distance.argmin(1)]
+        different = (nearest - targets).abs() if targets.is_floating_point() else (nearest != targets).float()
+        errors.append(different.mean(1))
+    increase = errors[1] - errors[0]
+    return bool(increase.mean() <= 2 * increase.std() / len(images) ** 0.5)
+
+
+def choose_flip(train: ArrayDataset, seed: int) -> bool:
+    """Return and log whether to mirror the images of a training set, judged by a random part of it."""
+    rows = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))[:MAX_IMAGES].sort().values
+    flip = keeps_labels(to_float(train.inputs[rows]), train.labels[rows])
+    reason = "mirrored images look like others of the same label" if flip else "a mirrored image can have another label"
+    logger.info(f"--data.flip {str(flip).lower()} is chosen: {reason}")
+    return flip
