@@ -3,7 +3,10 @@
 import copy
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,7 @@ from safetensors.torch import save_file
 from timm.data import create_transform
 
 from conftest import TRANSFER, Command
-from kindling import TransferClassifier, TransferMultiLabelClassifier, TransferRegressor
+from kindling import TransferClassifier, TransferMultiLabelClassifier, TransferRegressor, load
 from kindling.models.timm_weights import load_timm_weights
 
 RESNET = "test_resnet.r160_in1k"
@@ -228,6 +231,61 @@ def test_a_damaged_file_in_the_cache_is_named(kindling: Command, hub: Path, resn
     assert f"{file} is damaged" in result.err
 
 
+class Hub(BaseHTTPRequestHandler):
+    """A hub with one repository, whose only file is `pytorch_model.bin`."""
+
+    def do_HEAD(self) -> None:
+        found = self.path == f"/timm/{RESNET}/resolve/main/pytorch_model.bin"
+        self.send_response(200 if found else 404)
+        if found:
+            self.send_header("ETag", '"1234"')
+            self.send_header("X-Repo-Commit", "0" * 40)
+            self.send_header("Content-Length", str(len(self.server.content)))  # type: ignore[attr-defined]
+        else:
+            self.send_header("X-Error-Code", "EntryNotFound")
+        self.end_headers()
+
+    def do_GET(self) -> None:
+        self.do_HEAD()
+        self.wfile.write(self.server.content)  # type: ignore[attr-defined]
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server(hub: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HTTPServer]:
+    """Start a hub on this machine."""
+    with HTTPServer(("127.0.0.1", 0), Hub) as server:
+        torch.save(timm.create_model(RESNET).state_dict(), "original.pth")
+        server.content = Path("original.pth").read_bytes()  # type: ignore[attr-defined]
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        template = f"http://127.0.0.1:{server.server_port}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+        monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+        yield server
+        server.shutdown()
+
+
+def test_weights_are_downloaded_once(server: HTTPServer) -> None:
+    build().init_lazy_layers()
+    server.shutdown()
+    model = build()
+    model.init_lazy_layers()
+    expected = torch.load("original.pth", weights_only=True)["conv1.0.weight"]
+    assert torch.equal(model.backbone.state_dict()["conv1.0.weight"], expected)
+
+
+def test_a_hub_that_does_not_answer_is_reported_at_once(server: HTTPServer) -> None:
+    server.shutdown()
+    server.server_close()
+    start = time.monotonic()
+    with pytest.raises(OSError, match=r"can't download https://huggingface\.co"):
+        build().init_lazy_layers()
+    assert time.monotonic() - start < 10  # not after five attempts
+
+
 def test_without_the_package_one_line_names_the_extra(kindling: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kindling.utils.optional.find_spec", lambda name: None)
     result = kindling(*OPTIONS)
@@ -271,6 +329,8 @@ def test_a_run_is_resumed_tested_and_exported_without_the_hub(
     with torch.no_grad():
         expected = model.head(whole((larger.expand(-1, 3, -1, -1) - 0.5) / 0.5))
         torch.testing.assert_close(model(digits), expected, rtol=1e-4, atol=1e-4)
+        probabilities = model.to_prediction(model(digits)).numpy()
+    assert load("runs/tiny").predict(digits).probabilities == pytest.approx(probabilities, abs=1e-4)
     for command in (["test"], ["predict"], [*OPTIONS, "--trainer.max_epochs", "4"]):
         result = kindling(*command, "--ckpt_path", "last")
         assert result.code == 0, result.err

@@ -1,5 +1,6 @@
 """Loads weights into networks of timm: from the Hugging Face hub, its cache, or a file."""
 
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -93,18 +94,13 @@ def download_from_hub(repository: str) -> Path:
     name, _, revision = repository.partition("@")
     where = {"repo_id": name, "revision": revision or None}
     for file in FILES:
-        try:
+        with suppress(EntryNotFoundError):
             return Path(hf_hub_download(filename=file, local_files_only=True, **where))
-        except EntryNotFoundError:
-            continue
     for file in FILES:
-        try:
+        with suppress(EntryNotFoundError):
             get_hf_file_metadata(hf_hub_url(filename=file, **where))  # fails at once, not after five attempts
             return Path(hf_hub_download(filename=file, **where))
-        except EntryNotFoundError:
-            if file == FILES[-1]:
-                raise
-    raise AssertionError
+    raise FileNotFoundError(f"{repository} has none of {', '.join(FILES)}")
 
 
 def convert(name: str, state: dict[str, Tensor], path: Path, size: tuple[int, int]) -> dict[str, Tensor]:
@@ -134,10 +130,9 @@ def convert(name: str, state: dict[str, Tensor], path: Path, size: tuple[int, in
         check_loaded(network, partial(create, pretrained=False), state, f"{path} contains no weights of {name}")
         return network.state_dict()
     inputs = (config.input_size[1:], config.mean, config.std)
-    matched = convert_by_order(state, create_network(name, None), path, name, inputs)
-    if matched is None:
-        raise ValueError(f"{path} contains no weights of {name}: {reasons[0]}")
-    return convert(name, matched, path, size)  # interpolates position embeddings
+    if matched := convert_by_order(state, create_network(name), path, name, inputs):
+        return convert(name, matched, path, size)  # interpolates position embeddings
+    raise ValueError(f"{path} contains no weights of {name}: {reasons[0]}")
 
 
 def check_loaded(network: nn.Module, create: Any, state: dict[str, Tensor], message: str) -> None:
