@@ -92,14 +92,14 @@ def download_from_hub(repository: str) -> Path:
     from huggingface_hub.errors import EntryNotFoundError
 
     name, _, revision = repository.partition("@")
-    where = {"repo_id": name, "revision": revision or None}
+    branch = revision or None
     for file in FILES:
         with suppress(EntryNotFoundError):
-            return Path(hf_hub_download(filename=file, local_files_only=True, **where))
+            return Path(hf_hub_download(name, file, revision=branch, local_files_only=True))
     for file in FILES:
         with suppress(EntryNotFoundError):
-            get_hf_file_metadata(hf_hub_url(filename=file, **where))  # fails at once, not after five attempts
-            return Path(hf_hub_download(filename=file, **where))
+            get_hf_file_metadata(hf_hub_url(name, file, revision=branch))  # fails at once, not after five attempts
+            return Path(hf_hub_download(name, file, revision=branch))
     raise FileNotFoundError(f"{repository} has none of {', '.join(FILES)}")
 
 
@@ -143,5 +143,5 @@ def check_loaded(network: nn.Module, create: Any, state: dict[str, Tensor], mess
     torch.manual_seed(0)  # as the network was created
     initial = dict(create().named_parameters())
     for key, value in missing.items():
-        if torch.equal(value, initial[key]) and len(value.unique()) > 1:
+        if torch.equal(value, initial[key]) and value.min() < value.max():
             raise ValueError(f"{message}: {key} is missing")
