@@ -6,13 +6,14 @@
     python scripts/benchmark.py images      a folder of PNG digits: torchvision's ImageFolder, kindling fit
     python scripts/benchmark.py scale       cost of 10 to 100,000 classes, of rows, parameters and processes
     python scripts/benchmark.py stream      photographs as shards, in memory and through torchvision's ImageFolder
+    python scripts/benchmark.py transfer    few photographs: ImageNet weights against the same network from scratch
     python scripts/benchmark.py tables      public tables: kindling fit, gradient boosting, linear models, RealMLP-TD-S
     python scripts/benchmark.py gpu         one GPU: precision, memory format, compilation, copies, strategies, 99%
 
-Each prints tables and writes them as JSON, `compare` draws a plot too. All but `scale`, `stream` and `tables` need the
-full MNIST in `--data_dir`, and Linux or macOS. `tables` continues where it was stopped; `table_sets.py` lists the
-packages that it needs. Nothing else should run on the machine meanwhile; what is compared runs in turns, so that what
-slows one slows the others.
+Each prints tables and writes them as JSON; `compare` and `transfer` draw a plot too. All but `scale`, `stream`,
+`transfer` and `tables` need the full MNIST in `--data_dir`, and Linux or macOS. `tables` and `transfer` continue where
+they were stopped; `table_sets.py` lists the packages that `tables` needs. Nothing else should run on the machine
+meanwhile; what is compared runs in turns, so that what slows one slows the others.
 """
 
 import argparse
@@ -369,9 +370,10 @@ def machine() -> dict[str, Any]:
 def main() -> None:
     """Measures what is asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("compare", "steps", "ablation", "images", "scale", "stream", "tables", "gpu"))
+    choices = ("compare", "steps", "ablation", "images", "scale", "stream", "transfer", "tables", "gpu")
+    parser.add_argument("what", choices=choices)
     parser.add_argument("--data_dir", type=Path, default=Path("data"), help="folder with MNIST/raw")
-    parser.add_argument("--rounds", type=int, default=3, help="runs of each; of ablation, seeds")
+    parser.add_argument("--rounds", type=int, default=3, help="runs of each; of ablation and transfer, seeds")
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--most", type=int, default=60000, help="of images, stream and gpu, images to train on at most")
     parser.add_argument("--accelerator", default="gpu", help="of gpu; cpu rehearses it")
@@ -393,6 +395,10 @@ def main() -> None:
         found = scale(options.parts)
     elif options.what == "stream":
         show(found := stream(options.rounds, options.epochs, min(options.most, 2000)), options.rounds)
+    elif options.what == "transfer":
+        from benchmark_transfer import transfer  # needs the packages with photographs and weights
+
+        found = transfer(options.rounds, out)
     elif options.what == "tables":
         found = tables(options.rounds, options.sets, options.methods, out)
     elif options.what == "gpu":

@@ -207,7 +207,8 @@ def _user_errors() -> tuple[type[Exception], ...]:
 
 def _fail(message: str, code: int) -> int:
     if not _is_reported_by_first():
-        print(f"{program_name()}: error: {shorten(message)}", file=sys.stderr)
+        length = 400 if code == 1 else 280  # an address and a path, for example, must be complete
+        print(f"{program_name()}: error: {shorten(message, length)}", file=sys.stderr)
     return code
 
 

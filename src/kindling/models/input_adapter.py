@@ -13,11 +13,12 @@ class InputAdapter(nn.Module):
     Args:
         channels: 1 or 3. Grayscale images are repeated; RGB images are converted to grayscale.
         size: Height and width.
+        interpolation: `bilinear` or `bicubic`.
     """
 
-    def __init__(self, channels: int, size: tuple[int, int]) -> None:
+    def __init__(self, channels: int, size: tuple[int, int], interpolation: str = "bilinear") -> None:
         super().__init__()
-        self.channels, self.size = channels, size
+        self.channels, self.size, self.interpolation = channels, size, interpolation
 
     @override
     def forward(self, images: Tensor) -> Tensor:
@@ -25,5 +26,5 @@ class InputAdapter(nn.Module):
             images = rgb_to_grayscale(images)
         images = images.expand(-1, self.channels, -1, -1)
         if images.shape[2:] != self.size:
-            images = F.interpolate(images, self.size, mode="bilinear", antialias=True)
+            images = F.interpolate(images, self.size, mode=self.interpolation, antialias=True)
         return images  # (N, channels, *size)

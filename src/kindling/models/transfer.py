@@ -4,20 +4,29 @@ import logging
 import math
 import sys
 from collections import OrderedDict
-from typing import Any, Self
+from dataclasses import replace
+from typing import Any, Literal, Self
 
 import torch
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 from typing_extensions import override
 
-from kindling.models.backbones import Backbone, kindling_backbone, torchvision_backbone, torchvision_names
+from kindling.models.backbones import (
+    Backbone,
+    kindling_backbone,
+    timm_backbone,
+    torchvision_backbone,
+    torchvision_names,
+)
 from kindling.models.classification import ClassificationTask
 from kindling.models.feature_cache import FeatureCache
 from kindling.models.input_adapter import InputAdapter
+from kindling.models.loading import is_model_spec
 from kindling.models.multilabel import MultiLabelTask
 from kindling.models.regression import RegressionTask
 from kindling.models.task import BaseTask
+from kindling.models.timm_networks import PREFIX
 
 logger = logging.getLogger(__name__)
 
@@ -41,13 +50,16 @@ class TransferModel(BaseTask):
     schedule and warm-up, which start with the phase. Early stopping counts only epochs of the second phase.
 
     Args:
-        backbone: Name of a torchvision classification network (resnet18, convnext_tiny, vit_b_16 ...), or the run
-            folder or checkpoint of a model trained with Kindling.
+        backbone: Name of a torchvision classification network (resnet18, convnext_tiny, vit_b_16 ...); of a network of
+            timm (timm:convnextv2_nano, or timm:resnet50.a1_in1k for certain weights); or the run folder or checkpoint
+            of a model trained with Kindling.
         weights: Initial weights of the backbone: `DEFAULT` or the name of a torchvision weight set (IMAGENET1K_V1),
             downloaded once; a file; or `none` for random weights, with which nothing is frozen. Models trained with
             Kindling use their own weights.
-        image_size: Height and width to which images are resized; by default only as far as the network needs it. A
-            vision transformer needs a multiple of its patch size, and its position embedding is interpolated.
+        image_size: Height and width to which images are resized. By default those that the weights of a timm network
+            expect; otherwise, only as far as the network needs it. A vision transformer needs a multiple of its patch
+            size, and its position embedding is interpolated.
+        interpolation: How images are resized; by default as the weights of a timm network expect, otherwise bilinear.
         unfreeze_epoch: Epoch, counted from 0, from which the backbone is trained; 0 trains it from the start, null
             never.
         backbone_lr: Learning rate of the backbone relative to that of the head.
@@ -67,6 +79,7 @@ class TransferModel(BaseTask):
         backbone: str = "resnet18",
         weights: str = "DEFAULT",
         image_size: int | None = None,
+        interpolation: Literal["bilinear", "bicubic"] | None = None,
         unfreeze_epoch: int | None = 1,
         backbone_lr: float = 0.1,
         cache_features: bool = True,
@@ -86,14 +99,19 @@ class TransferModel(BaseTask):
         self.backbone_lr = 1.0 if self.is_random else backbone_lr
         self.cache_features = cache_features
         self._feature_cache = FeatureCache()
-        self.source = self._find_backbone(backbone, weights, image_size)
-        self.hparams["backbone"] = self.source.config  # makes checkpoints self-contained
+        source = self._find_backbone(backbone, weights, image_size)
+        self.source = replace(source, interpolation=interpolation or source.interpolation)
+        # Makes checkpoints self-contained, also if the defaults of timm change.
+        self.hparams["backbone"] = self.source.config
+        if self.source.image_size is not None:
+            self.hparams["image_size"] = self.source.image_size
+        self.hparams["interpolation"] = self.source.interpolation
         # Loaded when first needed, unless a checkpoint contains the weights.
         self._weights_missing = not self.is_random
         self.register_load_state_dict_pre_hook(_check_for_weights)  # type: ignore[no-untyped-call]
         self.register_state_dict_pre_hook(_init_lazy_layers)  # type: ignore[no-untyped-call]
         parts = {
-            "adapt": InputAdapter(self.source.channels, self.source.size),
+            "adapt": InputAdapter(self.source.channels, self.source.size, self.source.interpolation),
             "backbone": self.source.network,
             "head": nn.Linear(self.source.features, self.num_outputs),
         }
@@ -104,6 +122,8 @@ class TransferModel(BaseTask):
         self._freeze(not self.is_random and unfreeze_epoch != 0)
 
     def _find_backbone(self, backbone: str, weights: str, image_size: int | None) -> Backbone:
+        if backbone.startswith(PREFIX):
+            return timm_backbone(backbone, weights, self.input_shape, image_size)
         if backbone in torchvision_names():
             return torchvision_backbone(backbone, weights, self.input_shape, image_size)
         source = kindling_backbone(backbone)
@@ -133,7 +153,19 @@ class TransferModel(BaseTask):
         if self._weights_missing:
             self.source.load(self.backbone)
             self._weights_missing = False
+            logger.info(self._describe_inputs())
         super().init_lazy_layers()
+
+    def _describe_inputs(self) -> str:
+        """Return a line with the size and the normalization of images for the pretrained weights."""
+        height, width = self.source.size
+        name = "the backbone" if is_model_spec(self.source.config) else self.source.config
+        resized = f"resized to {height} x {width} pixels ({self.source.interpolation}) and "
+        mean, std = (", ".join(f"{value:g}" for value in values.flatten()) for values in (self.mean, self.std))
+        return (
+            f"{name}: images are {resized * (self.input_shape[1:] != self.source.size)}normalized with mean {mean} and "
+            f"standard deviation {std}, as its weights expect"
+        )
 
     def _freeze(self, frozen: bool) -> None:
         self.frozen = frozen

@@ -3,7 +3,7 @@
 import re
 from collections import OrderedDict
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -27,10 +27,21 @@ def read_torchvision(weights: Any) -> tuple[Path, Any]:
     except Exception as error:  # a damaged file may cause any exception
         if path.exists():
             raise ValueError(f"{path} is damaged, or not {weights}: delete it to download it again") from error
-        raise OSError(
-            f"the download of {weights.url} failed: copy the file to {path.parent}, or use --model.weights FILE, or "
-            "--config images_cnn, which needs none"
-        ) from error
+        raise_failed_download(weights.url, path, error)
+
+
+def raise_failed_download(url: str, path: Path, error: Exception) -> NoReturn:
+    """Raise OSError, with all ways out (the last is a recipe without pretrained weights).
+
+    Args:
+        url: Address of the file.
+        path: Where the file would be found.
+        error: The error of the download.
+    """
+    raise OSError(
+        f"can't download {url}: save it as {path}, or use --model.weights FILE, --model.weights none or --config "
+        "images_cnn"
+    ) from error
 
 
 def read_file(path: Path) -> Any:

@@ -1,0 +1,47 @@
+"""Networks of timm (PyTorch Image Models)."""
+
+from functools import cache
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+PREFIX = "timm:"
+
+
+@cache
+def timm_names() -> list[str]:
+    """Return the names of all networks of timm, and those with a tag for each set of weights."""
+    import timm  # takes 3 s to import
+
+    return sorted({*timm.list_models(), *timm.list_models(include_tags=True)})
+
+
+def is_timm_name(name: str) -> bool:
+    """Return whether a name, without its prefix, is a network of timm; False if timm is not installed."""
+    return find_spec("timm") is not None and name in timm_names()
+
+
+def create_network(name: str, size: tuple[int, int] | None = None, **options: Any) -> nn.Module:
+    """Return a network of timm.
+
+    Args:
+        name: Its name, with or without a tag.
+        size: Height and width of the images; by default those that its weights expect.
+        **options: See `timm.create_model`.
+    """
+    import timm
+
+    if size and timm.models.get_pretrained_cfg(name).fixed_input_size:
+        options["img_size"] = size
+    network: nn.Module = timm.create_model(name, **options)
+    return network
+
+
+@torch.no_grad()
+def count_features(network: nn.Module, channels: int, size: tuple[int, int]) -> int:
+    """Return the number of features per image of a network without its head; 0 if they are not pooled."""
+    features = network.eval()(torch.zeros(1, channels, *size))
+    network.train()
+    return features.shape[1] if isinstance(features, Tensor) and features.ndim == 2 else 0
