@@ -6,13 +6,15 @@
     python scripts/benchmark.py images      a folder of PNG digits: torchvision's ImageFolder, kindling fit
     python scripts/benchmark.py scale       cost of 10 to 100,000 classes, of rows, parameters and processes
     python scripts/benchmark.py stream      photographs as shards, in memory and through torchvision's ImageFolder
+    python scripts/benchmark.py photos      photographs of 12 megapixels: torchvision, timm, fastai, kindling fit
     python scripts/benchmark.py tables      public tables: kindling fit, gradient boosting, linear models, RealMLP-TD-S
     python scripts/benchmark.py gpu         one GPU: precision, memory format, compilation, copies, strategies, 99%
 
-Each prints tables and writes them as JSON, `compare` draws a plot too. All but `scale`, `stream` and `tables` need the
-full MNIST in `--data_dir`, and Linux or macOS. `tables` continues where it was stopped; `table_sets.py` lists the
-packages that it needs. Nothing else should run on the machine meanwhile; what is compared runs in turns, so that what
-slows one slows the others.
+Each prints tables and writes them as JSON, `compare` draws a plot too. All but `scale`, `stream`, `photos` and `tables`
+need the full MNIST in `--data_dir`, and Linux or macOS. `photos` keeps 3.5 GB of photographs there, and measures timm
+and fastai if they are installed. `tables` continues where it was stopped; `table_sets.py` lists the packages that it
+needs. Nothing else should run on the machine meanwhile; what is compared runs in turns, so that what slows one slows
+the others.
 """
 
 import argparse
@@ -44,6 +46,7 @@ from typing_extensions import override
 import bare_loop
 import folder_loop
 from benchmark_gpu import gpu
+from benchmark_photos import photos
 from benchmark_scale import scale
 from benchmark_stream import EpochTimes, stream
 from benchmark_tables import tables
@@ -369,7 +372,9 @@ def machine() -> dict[str, Any]:
 def main() -> None:
     """Measures what is asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("compare", "steps", "ablation", "images", "scale", "stream", "tables", "gpu"))
+    parser.add_argument(
+        "what", choices=("compare", "steps", "ablation", "images", "scale", "stream", "photos", "tables", "gpu")
+    )
     parser.add_argument("--data_dir", type=Path, default=Path("data"), help="folder with MNIST/raw")
     parser.add_argument("--rounds", type=int, default=3, help="runs of each; of ablation, seeds")
     parser.add_argument("--epochs", type=int, default=4)
@@ -393,6 +398,8 @@ def main() -> None:
         found = scale(options.parts)
     elif options.what == "stream":
         show(found := stream(options.rounds, options.epochs, min(options.most, 2000)), options.rounds)
+    elif options.what == "photos":
+        show(found := photos(data_dir, options.rounds, options.epochs, min(options.most, 1000)), options.rounds)
     elif options.what == "tables":
         found = tables(options.rounds, options.sets, options.methods, out)
     elif options.what == "gpu":

@@ -37,9 +37,10 @@ RECIPE = {
 
 
 class EpochTimes(Callback):
-    """Notes the seconds of the training batches of each epoch."""
+    """Notes the seconds of the training batches of each epoch, and when it ended."""
 
     epochs: ClassVar[list[float]] = []
+    ends: ClassVar[list[float]] = []
     since = 0.0
 
     @override
@@ -48,7 +49,8 @@ class EpochTimes(Callback):
 
     @override
     def on_train_epoch_end(self, *arguments: Any) -> None:
-        self.epochs.append(time.perf_counter() - self.since)
+        self.ends.append(time.perf_counter())
+        self.epochs.append(self.ends[-1] - self.since)
 
 
 def write_photographs(root: Path, number: int) -> None:

@@ -50,6 +50,11 @@ class Recorder(Callback):
 FIRST, SECOND = (Path(f"runs/stream/version_{number}") for number in range(2))
 
 
+@pytest.fixture(autouse=True)
+def empty_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
 @pytest.fixture(scope="session")
 def photo_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Write 60 images of two classes, most of them JPEG, some of them copies."""

@@ -24,11 +24,12 @@ from kindling.data.images.validation import find_oddities
 from kindling.data.loading import ArrayDataset
 from kindling.data.tables.datamodule import TableDataModule
 from kindling.utils.inputs import decode_image, to_float
-from kindling.utils.trees import tree_leaves
+from kindling.utils.trees import tree_flatten, tree_leaves, tree_unflatten
 
 logger = logging.getLogger(__name__)
 
 HASHED = 100  # samples of a split that is not in memory
+NUMBERS = np.typecodes["AllInteger"] + "?efdFD"  # NumPy's codes of the types that LitData stores
 
 
 class Source(Protocol):
@@ -186,8 +187,8 @@ class SampleSource:
             raise ValueError(
                 f"{type(self.data).__name__} returns {type(sample).__name__}: make each sample (input, target)"
             )
-        inputs, target = sample
-        return inputs.clone() if isinstance(inputs, Tensor) else inputs, torch.as_tensor(target).clone(), None
+        leaves, structure = tree_flatten(sample[0])
+        return tree_unflatten([*map(_storable, leaves)], structure), torch.as_tensor(sample[1]).clone(), None
 
     def name(self, split: str, index: int) -> str:
         """Return the index of a sample."""
@@ -240,3 +241,19 @@ def _dataset(data: LightningDataModule, split: str) -> Any:
     if collate not in (default_collate, BaseDataModule.collate):
         raise ValueError(f"{name} has its own `collate`, which shards don't keep: make samples that can be stacked")
     return dataset
+
+
+def _storable(value: Any) -> Any:
+    """Return a part of an input as LitData can store it.
+
+    Raises:
+        ValueError: If it is an array of anything but numbers.
+    """
+    if isinstance(value, Tensor):
+        return value.clone()  # a view would be stored with all of its memory
+    if not isinstance(value, np.ndarray | np.generic) or isinstance(value, str | bytes):
+        return value
+    if value.dtype.char not in NUMBERS:
+        raise ValueError(f"an array of {value.dtype.name} can't be stored: make it numbers, or text of type str")
+    array = np.asarray(value, value.dtype.newbyteorder("="))
+    return array if array.ndim else torch.from_numpy(array)  # LitData would pickle an array without dimensions
