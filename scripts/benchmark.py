@@ -11,10 +11,10 @@
     python scripts/benchmark.py gpu         one GPU: precision, memory format, compilation, copies, strategies, 99%
 
 Each prints tables and writes them as JSON, `compare` draws a plot too. All but `scale`, `stream`, `photos` and `tables`
-need the full MNIST in `--data_dir`, and Linux or macOS. `photos` keeps 3.5 GB of photographs there, and measures timm
-and fastai if they are installed. `tables` continues where it was stopped; `table_sets.py` lists the packages that it
-needs. Nothing else should run on the machine meanwhile; what is compared runs in turns, so that what slows one slows
-the others.
+need the full MNIST in `--data_dir`, and Linux or macOS. `photos` keeps 3.5 GB of photographs there, measures timm and
+fastai if they are installed, and adds its rounds to those in `--out`. `tables` continues where it was stopped;
+`table_sets.py` lists the packages that it needs. Nothing else should run on the machine meanwhile; what is compared
+runs in turns, so that what slows one slows the others.
 """
 
 import argparse
@@ -399,7 +399,7 @@ def main() -> None:
     elif options.what == "stream":
         show(found := stream(options.rounds, options.epochs, min(options.most, 2000)), options.rounds)
     elif options.what == "photos":
-        show(found := photos(data_dir, options.rounds, options.epochs, min(options.most, 1000)), options.rounds)
+        show(found := photos(data_dir, options.rounds, options.epochs, min(options.most, 1000), out), options.rounds)
     elif options.what == "tables":
         found = tables(options.rounds, options.sets, options.methods, out)
     elif options.what == "gpu":

@@ -189,15 +189,17 @@ def run(name: str, root: Path, epochs: int) -> dict[str, Any]:
     return found | {"memory": peak / 1e9}
 
 
-def photos(data_dir: Path, rounds: int, epochs: int, number: int) -> dict[str, dict[Any, list[float]]]:
+def photos(data_dir: Path, rounds: int, epochs: int, number: int, out: Path) -> dict[str, dict[str, list[float]]]:
     """Photographs per second in the first and in later epochs, memory and cache, in turns.
 
-    The photographs are kept in `data_dir`. Loaders without a cache train for one epoch, as all of theirs are alike.
+    The photographs are kept in `data_dir`, and further rounds are added to those in `out`. Loaders that decode in each
+    epoch train for one, as all of theirs are alike.
     """
-    root = data_dir / f"photographs-{number}"
+    root, file = data_dir / f"photographs-{number}", out / "photos.json"
     write_photographs(root, number)
+    found: dict[str, dict[str, list[float]]] = json.loads(file.read_text()) if file.exists() else {}
     titles = ("first epoch: photographs per second", "later epochs: photographs per second", "peak memory, GB")
-    found: dict[str, dict[Any, list[float]]] = {title: {} for title in (*titles, "cache on disk, GB")}
+    found = {title: found.get(title, {}) for title in (*titles, "cache on disk, GB")}
     for _ in range(rounds):
         for name, (package, _) in METHODS.items():
             if not find_spec(package):

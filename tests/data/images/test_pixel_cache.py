@@ -2,6 +2,7 @@
 
 import errno
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from conftest import Command, differences
 from kindling import ImageFolderDataModule, StreamingDataModule
-from kindling.data.images import decode
+from kindling.utils.inputs import decode_image
 
 IMAGES = 40
 pytestmark = pytest.mark.skipif(not hasattr(os, "preadv"), reason="Windows has no cache of decoded images")
@@ -38,7 +39,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     found: list[int] = []
     for module in ("kindling.data.images.decode", "kindling.data.streaming.shards"):
 
-        def count(*arguments: Any, real: Any = decode.decode_image, **options: Any) -> Tensor:
+        def count(*arguments: Any, real: Any = decode_image, **options: Any) -> Tensor:
             found.append(1)
             return real(*arguments, **options)  # type: ignore[no-any-return]
 
@@ -48,7 +49,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def on_disk(**options: Any) -> ImageFolderDataModule:
     """Return the set-up data module of images that don't fit in memory."""
-    settings = {"memory_gb": 0, "cache_dir": "cache", "num_workers": 1} | options
+    settings: dict[str, Any] = {"memory_gb": 0, "cache_dir": "cache", "num_workers": 1} | options
     data = ImageFolderDataModule("photos", **settings)
     data.num_workers = 0
     data.setup("fit")
@@ -195,12 +196,12 @@ def test_threads_that_decode_share_the_cores_of_all_processes(monkeypatch: pytes
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {*range(12)}, raising=False)
     threads: list[int] = []
 
-    class Pool(decode.ThreadPoolExecutor):
+    class Pool(ThreadPoolExecutor):
         def __init__(self, number: int) -> None:
             threads.append(number)
             super().__init__(number)
 
-    monkeypatch.setattr(decode, "ThreadPoolExecutor", Pool)
+    monkeypatch.setattr("kindling.data.images.decode.ThreadPoolExecutor", Pool)
     for devices in (1, 4):
         data = ImageFolderDataModule("photos", image_size=8)
         data.trainer = SimpleNamespace(num_devices=devices)  # type: ignore[assignment]

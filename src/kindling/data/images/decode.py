@@ -13,16 +13,27 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from kindling.data.images.pixel_cache import PixelCache
 from kindling.utils.console import progress
 from kindling.utils.cores import share_of_cores
-from kindling.utils.inputs import Levels, decode_image, has_16_bits, open_image, to_float, values_of_16_bits
+from kindling.utils.inputs import (
+    TRANSPOSITIONS,
+    Levels,
+    decode_image,
+    exif_orientation,
+    has_16_bits,
+    open_image,
+    to_float,
+    values_of_16_bits,
+)
 from kindling.utils.text import count_noun
 
 logger = logging.getLogger(__name__)
 
+JPEG_QUALITY = 95  # pixels of photographs change by about 1 of 255
 CHUNK_FILES = 64  # files per task of a thread: a task per file would cost as much as decoding a small file
 
 Item = TypeVar("Item")
@@ -100,7 +111,7 @@ def in_parallel(
         return results
 
     text = f"{what} {count_noun(len(items), 'image', 'images')}"
-    with progress(text, len(items)) as done, ThreadPoolExecutor(threads or share_of_cores(1)) as pool:
+    with progress(text, len(items)) as done, ThreadPoolExecutor(threads or share_of_cores()) as pool:
         results: Iterable[list[Result]] = pool.map(work, range(0, len(items), CHUNK_FILES))
         return list(chain.from_iterable(results))
 
@@ -123,6 +134,23 @@ def read_image(path: str | Path, shape: tuple[int, ...], levels: Levels = None) 
         raise FileNotFoundError(f"{path} has disappeared since the images were listed: put it back") from error
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def shrink_image(data: bytes, shorter_side: int, levels: Levels = None) -> bytes:
+    """Return an image file as an upright JPEG with a shorter side in pixels, unless it is not larger, or broken."""
+    try:
+        with open_image(io.BytesIO(data)) as image:
+            turned = exif_orientation(image) in TRANSPOSITIONS
+            width, height = image.size[::-1] if turned else image.size
+    except Exception:  # Pillow may raise any exception for a damaged file, which is reported when it is decoded
+        return data
+    scale = shorter_side / min(width, height)
+    if scale >= 1:
+        return data
+    pixels = decode_image(data, (3, round(scale * height), round(scale * width)), levels=levels)
+    content = io.BytesIO()
+    Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(content, "jpeg", quality=JPEG_QUALITY)
+    return content.getvalue()
 
 
 def read_images(files: ImageFiles, needed: int, in_memory: bool, threads: int) -> tuple[Tensor | ImageFiles, list[str]]:

@@ -118,6 +118,8 @@ def open_pixel_cache(
                 return PixelCache(path, images, shape)
             path.unlink(missing_ok=True)
             stored = min(images, int(cache.room() - spared - table) // prod(shape))
+            if cache.limit and stored < images:
+                logger.info(f"{max(stored, 0):,} of {images:,} decoded images fit into {cache.root} (--data.cache_gb)")
             if stored <= 0:
                 return None
             with path.open("wb") as file:
