@@ -338,8 +338,7 @@ def test_large_images_are_stored_smaller(folder: Path, kindling: Command) -> Non
     for number, photo in enumerate(2 * load_sample_images().images):
         path = folder / "large" / ("china", "flower")[number % 2] / f"{number}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
-        options = {"exif": exif} if number > 1 else {}
-        Image.fromarray(photo[: 427 - number]).save(path, quality=95, **options)
+        Image.fromarray(photo[: 427 - number]).save(path, quality=95, exif=exif if number > 1 else b"")
     Image.new("RGB", (500, 90), "red").save(folder / "large/china/small.png")
     command = "prepare large --workers 0 --data.test_split 1 --data.val_split 1 --data.image_size 64".split()
 

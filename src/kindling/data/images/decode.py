@@ -34,7 +34,7 @@ from kindling.utils.text import count_noun
 logger = logging.getLogger(__name__)
 
 JPEG_QUALITY = 95  # pixels of photographs change by about 1 of 255
-CHUNK_FILES = 64  # files per task of a thread: a task per file would cost as much as decoding a small file
+CHUNK_FILES = 16  # files per task of a thread: a task per file would cost as much as decoding a small file
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -160,7 +160,6 @@ def read_images(files: ImageFiles, needed: int, in_memory: bool, threads: int) -
         files: The files.
         needed: Number of images to return, from the first; the others are only checked.
         in_memory: Whether to return a tensor; otherwise the images are decoded on demand, or read from their cache.
-
         threads: Number of threads that decode.
 
     Returns:

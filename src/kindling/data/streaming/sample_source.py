@@ -17,6 +17,7 @@ from kindling.data.checks.samples import summarize
 from kindling.data.datamodule import SPLITS, BaseDataModule
 from kindling.data.loading import ArrayDataset
 from kindling.data.tables.datamodule import TableDataModule
+from kindling.utils.text import shorten
 from kindling.utils.trees import tree_flatten, tree_leaves, tree_unflatten
 
 HASHED = 100  # samples of a split that is not in memory
@@ -63,9 +64,11 @@ class SampleSource:
     def _first(self, split: str) -> tuple[Any, Tensor]:
         """Return the first sample of a split that is not broken."""
         for index in range(self.counts[split]):
-            with suppress(Exception):  # datasets raise all kinds of errors
+            try:
                 return self.read(split, index)[:2]
-        raise ValueError(f"{self.origin} has no usable {split} samples")
+            except Exception as error:  # datasets raise all kinds of errors
+                reason = shorten(str(error) or type(error).__name__, 200)
+        raise ValueError(f"{self.origin} has no usable {split} samples: {reason}")
 
     def sizes(self, split: str) -> Sequence[int]:
         """Return the size of each sample of a split in bytes, as if all had that of the first."""
