@@ -2,6 +2,7 @@
 
 import errno
 import os
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from conftest import Command, differences
 from kindling import ImageFolderDataModule, StreamingDataModule
+from kindling.data.disk_cache import DiskCache
 from kindling.utils.inputs import decode_image
 
 IMAGES = 40
@@ -138,6 +140,18 @@ def test_images_of_other_data_make_room_and_those_of_this_run_stay(kindling: Com
     names = [path.name.split("-")[0] for path in stored()]
     assert names == ["train", "val"]
     assert sum(path.stat().st_size for path in stored()) <= limit
+
+
+def test_copies_of_shards_make_room_before_images_that_this_run_decoded() -> None:
+    cache = DiskCache("cache", 100)
+    folder = cache.root / ("0" * 32)
+    folder.mkdir(parents=True)
+    for name, used in (("train-1.pixels", 0), ("train-chunk-0-0.bin", 9), ("val-old.pixels", -1e9)):
+        (folder / name).write_bytes(bytes(60))
+        os.utime(folder / name, (time.time() + used,) * 2)
+    assert cache.room() == -20
+    cache.make_room()
+    assert [path.name for path in folder.iterdir()] == ["train-1.pixels"]
 
 
 def test_a_full_disk_ends_the_cache_and_not_the_run(
