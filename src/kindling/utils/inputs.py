@@ -48,9 +48,8 @@ def open_image(file: BinaryIO) -> ImageFile.ImageFile:
 def decode_image(data: bytes, shape: tuple[int, ...], max_pixels: int | None = None, levels: Levels = None) -> Tensor:
     """Decode an image file, resize it and crop its center; apply its EXIF orientation and put it on white.
 
-    A JPEG that is much larger than the result is decoded at 1/2, 1/4 or 1/8 of its size, which is two to three times as
-    fast for photographs of 12 megapixels. Pixels then differ by at most 1 of 255 on average, those of bilinear and bicubic
-    interpolation by 1.5.
+    A JPEG that is much larger than the result is decoded at 1/2, 1/4 or 1/8 of its size, photographs of 12 megapixels
+    three times as fast. Pixels then differ by at most 1 of 255 on average; bilinear and bicubic differ by 1.5.
 
     Args:
         data: Content of the file.
