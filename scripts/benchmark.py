@@ -6,14 +6,16 @@
     python scripts/benchmark.py images      a folder of PNG digits: torchvision's ImageFolder, kindling fit
     python scripts/benchmark.py scale       cost of 10 to 100,000 classes, of rows, parameters and processes
     python scripts/benchmark.py stream      photographs as shards, in memory and through torchvision's ImageFolder
+    python scripts/benchmark.py photos      photographs of 12 megapixels: torchvision, timm, fastai, kindling fit
     python scripts/benchmark.py transfer    few photographs: ImageNet weights against the same network from scratch
     python scripts/benchmark.py tables      public tables: kindling fit, gradient boosting, linear models, RealMLP-TD-S
     python scripts/benchmark.py gpu         one GPU: precision, memory format, compilation, copies, strategies, 99%
 
-Each prints tables and writes them as JSON; `compare` and `transfer` draw a plot too. All but `scale`, `stream`,
-`transfer` and `tables` need the full MNIST in `--data_dir`, and Linux or macOS. `tables` and `transfer` continue where
-they were stopped; `table_sets.py` lists the packages that `tables` needs. Nothing else should run on the machine
-meanwhile; what is compared runs in turns, so that what slows one slows the others.
+Each prints tables and writes them as JSON; `compare` and `transfer` draw a plot too. All but `scale`, `stream`, `photos`,
+`transfer` and `tables` need the full MNIST in `--data_dir`, and Linux or macOS. `photos` keeps 3.5 GB of photographs
+there, measures timm and fastai if they are installed, and adds its rounds to those in `--out`. `tables` and `transfer`
+continue where they were stopped; `table_sets.py` lists the packages that `tables` needs. Nothing else should run on the
+machine meanwhile; what is compared runs in turns, so that what slows one slows the others.
 """
 
 import argparse
@@ -45,6 +47,7 @@ from typing_extensions import override
 import bare_loop
 import folder_loop
 from benchmark_gpu import gpu
+from benchmark_photos import photos
 from benchmark_scale import scale
 from benchmark_stream import EpochTimes, stream
 from benchmark_tables import tables
@@ -370,7 +373,7 @@ def machine() -> dict[str, Any]:
 def main() -> None:
     """Measures what is asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    choices = ("compare", "steps", "ablation", "images", "scale", "stream", "transfer", "tables", "gpu")
+    choices = ("compare", "steps", "ablation", "images", "scale", "stream", "photos", "transfer", "tables", "gpu")
     parser.add_argument("what", choices=choices)
     parser.add_argument("--data_dir", type=Path, default=Path("data"), help="folder with MNIST/raw")
     parser.add_argument("--rounds", type=int, default=3, help="runs of each; of ablation and transfer, seeds")
@@ -399,6 +402,8 @@ def main() -> None:
         from benchmark_transfer import transfer  # needs the packages with photographs and weights
 
         found = transfer(options.rounds, out)
+    elif options.what == "photos":
+        show(found := photos(data_dir, options.rounds, options.epochs, min(options.most, 1000), out), options.rounds)
     elif options.what == "tables":
         found = tables(options.rounds, options.sets, options.methods, out)
     elif options.what == "gpu":

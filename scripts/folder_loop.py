@@ -4,6 +4,7 @@ The network is that of one of Kindling's CNN recipes. `benchmark.py images` comp
 """
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,11 @@ from bare_loop import TRAINING
 from kindling import CNNClassifier
 
 
-def make_loader(root: Path, batch_size: int, workers: int, size: int | None) -> DataLoader[Any]:
-    """Return a DataLoader of torchvision's ImageFolder; see `epoch_times`."""
-    resize = [transforms.Resize(size), transforms.CenterCrop(size)] if size else []
+def make_loader(
+    root: Path, batch_size: int, workers: int, size: int | None, augmentation: Sequence[Any] = ()
+) -> DataLoader[Any]:
+    """Return a DataLoader of torchvision's ImageFolder; see `epoch_times`. `augmentation` replaces its resizing."""
+    resize = augmentation or ([transforms.Resize(size), transforms.CenterCrop(size)] if size else [])
     normalize = transforms.Normalize((0.1307,) * 3, (0.3081,) * 3)
     data = ImageFolder(str(root), transforms.Compose([*resize, transforms.ToTensor(), normalize]))
     return DataLoader(data, batch_size, shuffle=True, num_workers=workers, persistent_workers=workers > 0)
@@ -39,13 +42,26 @@ def epoch_times(
         workers: Number of data-loading processes.
         size: Height and width to resize and crop images to.
     """
-    recipe = yaml.safe_load(path.read_text())
-    settings, batch_size = recipe["model"]["init_args"], recipe["data"]["init_args"]["batch_size"]
-    loader = make_loader(root, batch_size, workers, size)
-    data: Any = loader.dataset
-    shape = tuple(data[0][0].shape)
+    loader = make_loader(root, yaml.safe_load(path.read_text())["data"]["init_args"]["batch_size"], workers, size)
+    return train(loader, len(loader.dataset.classes), tuple(loader.dataset[0][0].shape), path, epochs, bf16)  # type: ignore[attr-defined]
+
+
+def train(
+    loader: Any, classes: int, shape: tuple[int, ...], path: Path, epochs: int, bf16: bool = False
+) -> list[float]:
+    """Train a recipe on batches of images and labels and return the seconds of each epoch.
+
+    Args:
+        loader: The batches; its length is their number.
+        classes: Number of classes.
+        shape: Shape of an image, (C, H, W).
+        path: File of the recipe.
+        epochs: Number of epochs.
+        bf16: Whether to use bfloat16 mixed precision.
+    """
+    settings = yaml.safe_load(path.read_text())["model"]["init_args"]
     described = {name: value for name, value in settings.items() if name not in TRAINING}
-    network = CNNClassifier(num_classes=len(data.classes), input_shape=shape, **described).network.train()
+    network = CNNClassifier(num_classes=classes, input_shape=shape, **described).network.train()
     optimizer = torch.optim.AdamW(network.parameters(), **settings["optimizer"]["init_args"])
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, max_lr=settings["optimizer"]["init_args"]["lr"], total_steps=epochs * len(loader)

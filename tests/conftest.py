@@ -96,7 +96,8 @@ def pytest_collection_finish() -> None:
 def settings_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Sign runs with a key of the tests, and write nothing to the home folder."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
+        for kind in ("CONFIG", "CACHE"):
+            patch.setenv(f"XDG_{kind}_HOME", str(tmp_path_factory.mktemp(kind.lower())))
         yield
 
 

@@ -20,6 +20,7 @@ OPTIONS = {
     "--out": "Folder to write.",
     "--workers": "Processes that read and write samples; by default one per core.",
     "--size": "Height and width to resize images to. By default, image files are stored as they are.",
+    "--shorter_side": "Store images whose shorter side has more pixels than this as JPEG of this size.",
     "--shard_mb": "Size of a shard in MB.",
 }
 MAX_MB = 2000  # LitData counts the bytes of a shard in 32 bits
@@ -37,17 +38,21 @@ def run(command: str, options: Sequence[str]) -> None:
     parser.add_argument("--out", type=str, required=True, help=OPTIONS["--out"])
     parser.add_argument("--workers", type=int, default=share_of_cores(1), help=OPTIONS["--workers"])
     parser.add_argument("--size", type=int | None, default=None, help=OPTIONS["--size"])
+    parser.add_argument("--shorter_side", type=int | None, default=None, help=OPTIONS["--shorter_side"])
     parser.add_argument("--shard_mb", type=float, default=64.0, help=OPTIONS["--shard_mb"])
     config, seed = parse_data(parser, command, with_source(options), OPTIONS)
     check_range("workers", config["workers"], 0)
     check_range("shard_mb", config["shard_mb"], 0.001, MAX_MB)
-    if config["size"] is not None:
-        check_range("size", config["size"], 1)
+    for name in ("size", "shorter_side"):
+        if config[name] is not None:
+            check_range(name, config[name], 1)
+    if None not in (config["size"], config["shorter_side"]):
+        raise UsageError("--size stores pixels and --shorter_side files: choose one")
     seed_everything(seed, verbose=False)
     data = create_data(parser, config)
-    out, settings = Path(config["out"]), {"size": config["size"], "shard_mb": config["shard_mb"]}
+    out, settings = Path(config["out"]), {name: config[name] for name in ("size", "shorter_side", "shard_mb")}
     split_seed = data.split_seed if isinstance(data, BaseDataModule) else seed
-    source = source_of(data, config["size"], repr(config["data"]))
+    source = source_of(data, config["size"], config["shorter_side"], repr(config["data"]))
     manifest, was_prepared = prepare_samples(source, out, settings, config["workers"], split_seed)
     if was_prepared:
         say(f"{out} is already prepared: if samples have changed since, delete it or choose another --out")

@@ -12,12 +12,18 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import torch
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 from torch import Tensor
 
 from kindling.utils.filetypes import FORMATS, HEAD, kind_of
 
 MAX_PIXELS = 178_956_970  # of a decoded image, 0.7 GB as RGB; above it, Pillow suspects an attack
+
+REDUCED = 1.5  # a JPEG is decoded at a reduced size of at least this many pixels for each of the result
+_Turn = Image.Transpose
+# How to turn pixels upright by their EXIF orientation, as in Pillow's `exif_transpose`.
+FLIPS = {2: _Turn.FLIP_LEFT_RIGHT, 3: _Turn.ROTATE_180, 4: _Turn.FLIP_TOP_BOTTOM}
+TRANSPOSITIONS = {5: _Turn.TRANSPOSE, 6: _Turn.ROTATE_270, 7: _Turn.TRANSVERSE, 8: _Turn.ROTATE_90}
 
 Levels = Sequence[int] | None  # 16-bit values to map to 0 and 255; None: 0 and 65,535
 
@@ -42,11 +48,14 @@ def open_image(file: BinaryIO) -> ImageFile.ImageFile:
 def decode_image(data: bytes, shape: tuple[int, ...], max_pixels: int | None = None, levels: Levels = None) -> Tensor:
     """Decode an image file, resize it and crop its center; apply its EXIF orientation and put it on white.
 
+    A JPEG that is much larger than the result is decoded at 1/2, 1/4 or 1/8 of its size, photographs of 12 megapixels
+    three times as fast. Pixels then differ by at most 1 of 255 on average; bilinear and bicubic differ by 1.5.
+
     Args:
         data: Content of the file.
         shape: (C, H, W) of the result; one channel is grayscale, three are RGB.
         max_pixels: For untrusted files: a lower limit on the decoded pixels; the image itself must have at most
-            `MAX_PIXELS` then. A large JPEG is decoded at reduced size.
+            `MAX_PIXELS` then.
         levels: The values of a 16-bit image to map to 0 and 255.
 
     Returns:
@@ -55,15 +64,16 @@ def decode_image(data: bytes, shape: tuple[int, ...], max_pixels: int | None = N
     Raises:
         ValueError: If the file is broken, or too large to decode.
     """
-    side = 2 * max(shape[1:])
+    side = math.ceil(REDUCED * max(shape[1:]))
     try:
         with open_image(io.BytesIO(data)) as image:
             pixels = f"{image.width:,} x {image.height:,} pixels"
             too_large = max_pixels and math.prod(image.size) > MAX_PIXELS
-            # Decode a large JPEG at reduced size, but not below this, whatever its orientation.
-            image.draft(None, (side, side))
+            full = image.size
+            image.draft(None, (side, side))  # not smaller, whatever the orientation of the photograph
             if not too_large and math.prod(image.size) <= (max_pixels or MAX_PIXELS):
-                return fit_image(with_16_bits(image, data, levels), shape, levels)
+                reduced = round(full[0] / image.width)  # the reduced sides are rounded up
+                return fit_image(with_16_bits(image, data, levels), shape, levels, [side / reduced for side in full])
     except Image.DecompressionBombError:  # Pillow's WebP reader has its own limit
         pixels = "more pixels than Pillow decodes"
     except UnidentifiedImageError as error:
@@ -75,25 +85,32 @@ def decode_image(data: bytes, shape: tuple[int, ...], max_pixels: int | None = N
     )
 
 
-def fit_image(image: Image.Image, shape: tuple[int, ...], levels: Levels = None) -> Tensor:
-    """Resize and crop an image as `decode_image` does."""
-    channels, height, width = shape
-    plain = as_8_bit(apply_exif_orientation(image), levels)
-    scale = min(plain.width / width, plain.height / height)  # input pixels per output pixel
-    left, top = int(plain.width - scale * width) // 2, int(plain.height - scale * height) // 2
-    box = (left, top, left + scale * width, top + scale * height)
-    resized = plain.resize((width, height), Image.Resampling.BILINEAR, box)  # antialiased
-    pixels = np.array(resized.convert("L" if channels == 1 else "RGB"))
-    return torch.from_numpy(pixels).view(height, width, channels).permute(2, 0, 1)
-
-
-def apply_exif_orientation(image: Image.Image) -> Image.Image:
-    """Return an image rotated by its EXIF orientation; unchanged if its EXIF data is damaged."""
+def fit_image(image: Image.Image, shape: tuple[int, ...], levels: Levels = None, sides: Sequence[float] = ()) -> Tensor:
+    """Resize and crop an image as `decode_image` does; `sides` are its width and height unless they are integers."""
     image.load()
+    orientation = exif_orientation(image)
+    turn = (FLIPS | TRANSPOSITIONS).get(orientation)
+    channels, height, width = shape
+    if orientation in TRANSPOSITIONS:
+        height, width = width, height
+    plain = as_8_bit(image, levels)
+    right, bottom = sides or plain.size
+    scale = min(right / width, bottom / height)  # input pixels per output pixel
+    left, top = (right - scale * width) / 2, (bottom - scale * height) / 2
+    box = (left, top, min(left + scale * width, right), min(top + scale * height, bottom))
+    resized = plain.resize((width, height), Image.Resampling.BILINEAR, box)  # antialiased
+    if turn is not None:
+        resized = resized.transpose(turn)
+    pixels = np.array(resized.convert("L" if channels == 1 else "RGB"))
+    return torch.from_numpy(pixels).view(*shape[1:], channels).permute(2, 0, 1)
+
+
+def exif_orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation of an image, 1 to 8; 1 if its EXIF data is damaged."""
     try:
-        return ImageOps.exif_transpose(image)
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # Pillow raises all kinds of errors for damaged EXIF data
-        return image
+        return 1
 
 
 def as_8_bit(image: Image.Image, levels: Levels = None) -> Image.Image:

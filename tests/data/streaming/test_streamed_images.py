@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -17,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sklearn.datasets import load_sample_images
 
 from conftest import SHUFFLENET, Command, differences
 from kindling import ImageFolderDataModule, StreamingDataModule
@@ -48,6 +50,11 @@ class Recorder(Callback):
         self.seen = []
 """
 FIRST, SECOND = (Path(f"runs/stream/version_{number}") for number in range(2))
+
+
+@pytest.fixture(autouse=True)
+def empty_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 @pytest.fixture(scope="session")
@@ -321,6 +328,40 @@ def test_stored_pixels_have_the_size_that_was_asked_for(photos: Path, kindling: 
     smaller.setup("fit")
     images, _ = next(iter(smaller.train_dataloader()))
     assert images.shape == (8, 3, 4, 4)
+
+
+def test_large_images_are_stored_smaller(folder: Path, kindling: Command) -> None:
+    from litdata import StreamingDataset
+
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stored on its side
+    for number, photo in enumerate(2 * load_sample_images().images):
+        path = folder / "large" / ("china", "flower")[number % 2] / f"{number}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(photo[: 427 - number]).save(path, quality=95, exif=exif if number > 1 else b"")
+    Image.new("RGB", (500, 90), "red").save(folder / "large/china/small.png")
+    command = "prepare large --workers 0 --data.test_split 1 --data.val_split 1 --data.image_size 64".split()
+
+    assert kindling(*command, "--out", "shards", "--shorter_side", "100").code == 0
+
+    assert kindling(*command, "--out", "original").code == 0
+    found = []
+    for split in ("train", "val", "test"):
+        for sample in StreamingDataset(f"shards/{split}"):
+            with Image.open(io.BytesIO(bytes(sample[0]))) as image:
+                found.append((image.format, min(image.size)))
+    assert sorted(found) == [*[("JPEG", 100)] * 4, ("PNG", 90)]
+    ours, theirs = StreamingDataModule("shards"), StreamingDataModule("original")
+    for data in (ours, theirs):
+        data.setup("fit")
+    difference = ours.train.inputs[:].float() - theirs.train.inputs[:].float()
+    assert 0 < difference.abs().mean() <= 3
+    assert [*ours.mean] == pytest.approx(theirs.mean, abs=0.01)
+
+    result = kindling(*command, "--out", "both", "--shorter_side", "100", "--size", "8")
+    assert "--size stores pixels and --shorter_side files: choose one" in result.err
+    result = kindling(*"prepare --data SyntheticDataModule --out rows --shorter_side 8".split())
+    assert "--shorter_side resizes images of a folder; SyntheticDataModule has other samples" in result.err
 
 
 @pytest.mark.slow

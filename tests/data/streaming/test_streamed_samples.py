@@ -302,3 +302,50 @@ def test_shards_never_run_code(
     (line,) = result.err.strip().splitlines()
     assert f"shards/kindling.json describes samples that {named}, which could run code" in line
     assert not Path("intruded").exists()
+
+
+NUMPY_SAMPLES = """
+import numpy as np
+from torch.utils.data import Dataset
+from kindling import BaseDataModule
+
+class Samples(Dataset):
+    def __init__(self, text):
+        self.text = text
+    def __len__(self):
+        return 20
+    def __getitem__(self, index):
+        numbers = [np.int64(index), np.float32(index / 3), np.bool_(index % 2), np.array(index, np.uint8)]
+        arrays = [np.arange(3, dtype=">i4") + index, np.full((2, 2), index, np.float16)]
+        text = np.array(["a", "b"]) if self.text else np.str_("a")
+        return {"numbers": numbers, "arrays": arrays, "text": text}, index % 2
+
+class NumPyDataModule(BaseDataModule):
+    def __init__(self, text: bool = False) -> None:
+        super().__init__()
+        self.text = text
+    def load(self, split):
+        return Samples(self.text)
+"""
+
+
+def test_numpy_numbers_keep_their_type_and_arrays_of_text_are_refused(folder: Path, kindling: Command) -> None:
+    Path("numpy_samples.py").write_text(NUMPY_SAMPLES)
+    command = [*PREPARE, *"--plugin numpy_samples.py --data NumPyDataModule".split()]
+    assert kindling(*command).code == 0
+    shards = StreamingDataModule("shards")
+    shards.setup("test")
+    found = shards.test.inputs[:]
+    index = torch.arange(20)
+    expected = [index, (index.double() / 3).float(), index % 2 == 1, index.byte()]
+    expected += [index.int()[:, None] + torch.arange(3).int(), index.half().expand(2, 2, 20).permute(2, 0, 1)]
+    for mine, theirs in zip([*found["numbers"], *found["arrays"]], expected, strict=True):
+        assert mine.dtype == theirs.dtype
+        assert torch.equal(mine, theirs)
+    assert found["text"] == ["a"] * 20
+
+    result = kindling(*command, "--data.text", "true", "--out", "text")
+
+    assert result.code == 1
+    assert "no usable train samples: an array of str32 can't be stored: make it numbers" in result.err.splitlines()[-1]
+    assert not Path("text").exists()

@@ -4,6 +4,8 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
+from hashlib import blake2b
+from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,10 +17,12 @@ from typing_extensions import override
 from kindling.data.augment import Augmentation
 from kindling.data.auto_augment import AutoAugment
 from kindling.data.datamodule import MEMBERS, SPLITS, ArrayDataset, BaseDataModule, Batch, Split, count_classes
+from kindling.data.disk_cache import DiskCache
 from kindling.data.folds import check_fold
-from kindling.data.images.decode import channel_moments, read_images, warn_small_range
+from kindling.data.images.decode import ImageFiles, channel_moments, read_images, warn_small_range
 from kindling.data.images.folder import check_folder
 from kindling.data.images.labels import LabelOptions, LabelTask
+from kindling.data.images.pixel_cache import PixelCache, open_pixel_cache
 from kindling.data.images.samples import ImageTask, Sample
 from kindling.data.images.scan import list_images, warn_unused
 from kindling.data.images.split_file import write_split
@@ -45,7 +49,7 @@ class ImageFolderDataModule(BaseDataModule):
     Reads JPEG, PNG, WebP, BMP and GIF (its first frame), recognized by suffix or content. If 16-bit images use less
     than half of their values, the range of the training images is scaled to 8 bits. Missing splits are created:
     stratified, with copies of an image kept together, and saved in the run folder as `split.csv`. Images are decoded
-    once and cached if they fit in memory; otherwise worker processes decode them batch by batch.
+    once and cached, in memory if they fit, else on disk.
 
     Args:
         data_dir: The folder; with `labels`, images are found at any depth.
@@ -72,6 +76,9 @@ class ImageFolderDataModule(BaseDataModule):
         skip_broken: Whether to skip images that are broken or too large. Otherwise they are an error, which does not
             stop the prediction of the others.
         memory_gb: Memory in GB for the training and validation images, and as much again for the test images.
+        cache_dir: Folder for decoded images that don't fit in memory, so that each is decoded once; by default the
+            user's cache folder.
+        cache_gb: Most space for them in GB; 0 turns this off.
         flip: Augmentation: whether to flip images horizontally with probability 0.5. With auto, they are flipped unless
             mirrored training images look like those with another label, as digits and arrows do.
         crop: Augmentation: smallest fraction of the area to crop at a random position; 1 turns it off.
@@ -113,6 +120,8 @@ class ImageFolderDataModule(BaseDataModule):
         predict: str | Path | None = None,
         skip_broken: bool = False,
         memory_gb: float = 4.0,
+        cache_dir: str | Path | None = None,
+        cache_gb: float = 20.0,
         flip: bool | Literal["auto"] = False,
         crop: float = 1.0,
         colour: float = 0.0,
@@ -151,6 +160,8 @@ class ImageFolderDataModule(BaseDataModule):
         self.predict = predict
         self.skip_broken = skip_broken
         self.memory_gb = memory_gb
+        check_range("cache_gb", cache_gb, 0)
+        self.cache_dir, self.cache_gb = cache_dir, cache_gb
         self.augmentation = Augmentation(
             degrees, shift, scale, crop, flip, colour, ratio=ratio, auto_augment=auto_augment, erasing=erasing
         )
@@ -306,13 +317,19 @@ class ImageFolderDataModule(BaseDataModule):
 
     def _decode(self, root: Path, samples: list[Sample], needed: int | None = None) -> tuple[Any, list[str]]:
         """Return the first `needed` images (default: all) that are not broken, and the faults, see `read_images`."""
-        needed = len(samples) if needed is None else needed
-        channels, height, width = self.input_shape
-        levels = self._learned.get("levels")
-        fits = needed * channels * height * width <= self.memory_gb * 1e9
+        shape, levels, cache = self.input_shape, self._learned.get("levels"), None
+        fits = (len(samples) if needed is None else needed) * prod(shape) <= self.memory_gb * 1e9
         if not fits:
             self.num_workers = self.num_workers or self.cores
-        return read_images([str(root / sample.file) for sample in samples], width, needed, fits, levels)
+            cache = self._open_cache(samples[:needed]) if needed else None
+        files = ImageFiles([str(root / sample.file) for sample in samples], shape[-1], levels, cache)
+        return read_images(files, len(samples) if needed is None else needed, fits, self.cores)
+
+    def _open_cache(self, samples: list[Sample]) -> PixelCache | None:
+        """Return the cache of the decoded training and validation images, which each epoch reads."""
+        digest = blake2b(b"".join(self._images.digests[sample.file] for sample in samples), digest_size=16).hexdigest()
+        cache, levels = DiskCache(self.cache_dir, self.cache_gb * 1e9), self._learned.get("levels")
+        return open_pixel_cache(cache, digest, "train", len(samples), self.input_shape, levels)
 
     def _encode(self, samples: list[Sample]) -> Tensor:
         classes = () if self.task == "regression" else self.class_names

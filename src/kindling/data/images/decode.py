@@ -2,7 +2,6 @@
 
 import io
 import logging
-import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -14,15 +13,28 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
+from kindling.data.images.pixel_cache import PixelCache
 from kindling.utils.console import progress
-from kindling.utils.inputs import Levels, decode_image, has_16_bits, open_image, to_float, values_of_16_bits
+from kindling.utils.cores import share_of_cores
+from kindling.utils.inputs import (
+    TRANSPOSITIONS,
+    Levels,
+    decode_image,
+    exif_orientation,
+    has_16_bits,
+    open_image,
+    to_float,
+    values_of_16_bits,
+)
 from kindling.utils.text import count_noun
 
 logger = logging.getLogger(__name__)
 
-CHUNK_FILES = 64  # files per task of a thread: a task per file would cost as much as decoding a small file
+JPEG_QUALITY = 95  # pixels of photographs change by about 1 of 255
+CHUNK_FILES = 16  # files per task of a thread: a task per file would cost as much as decoding a small file
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -49,22 +61,47 @@ class ImageFiles:
         paths: Paths of the files.
         size: Height and width in pixels to resize to.
         levels: The values of 16-bit images to scale to 0 and 255.
+        cache: Where decoded images are kept, by their index in `paths`.
+        numbers: Indices of the images in `paths`; by default all.
     """
 
-    def __init__(self, paths: Sequence[str], size: int, levels: Levels = None) -> None:
-        self.paths = paths
-        self.size = size
-        self.levels = levels
+    def __init__(
+        self,
+        paths: Sequence[str],
+        size: int,
+        levels: Levels = None,
+        cache: PixelCache | None = None,
+        numbers: Sequence[int] | None = None,
+    ) -> None:
+        self.paths, self.size, self.levels, self.cache = paths, size, levels, cache
+        self.numbers = range(len(paths)) if numbers is None else numbers
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
-            return ImageFiles(self.paths[index], self.size, self.levels)
-        shape = 3, self.size, self.size
-        return torch.stack([read_image(self.paths[number], shape, self.levels) for number in index.tolist()])
+            return ImageFiles(self.paths, self.size, self.levels, self.cache, self.numbers[index])
+        return self.read([self.numbers[number] for number in index.tolist()])
+
+    def read(self, numbers: Sequence[int]) -> Tensor:
+        """Return images by their indices in `paths`."""
+        if self.cache:
+            return self.cache.read(numbers, self._decode)
+        return torch.stack(self._decode(numbers))
+
+    def _decode(self, numbers: Sequence[int]) -> list[Tensor]:
+        return [read_image(self.paths[number], (3, self.size, self.size), self.levels) for number in numbers]
 
 
-def in_parallel(function: Callable[[Item], Result], items: Sequence[Item], what: str) -> list[Result]:
-    """Apply a function to each item in one thread per core, as Pillow releases the GIL; `what` names the task."""
+def in_parallel(
+    function: Callable[[Item], Result], items: Sequence[Item], what: str, threads: int | None = None
+) -> list[Result]:
+    """Apply a function to each item in threads, by default one per core, as Pillow releases the GIL.
+
+    Args:
+        function: The function.
+        items: Its arguments.
+        what: Name of the task for the progress bar.
+        threads: Number of threads.
+    """
 
     def work(start: int) -> list[Result]:
         results = []
@@ -74,7 +111,7 @@ def in_parallel(function: Callable[[Item], Result], items: Sequence[Item], what:
         return results
 
     text = f"{what} {count_noun(len(items), 'image', 'images')}"
-    with progress(text, len(items)) as done, ThreadPoolExecutor(os.cpu_count()) as pool:
+    with progress(text, len(items)) as done, ThreadPoolExecutor(threads or share_of_cores()) as pool:
         results: Iterable[list[Result]] = pool.map(work, range(0, len(items), CHUNK_FILES))
         return list(chain.from_iterable(results))
 
@@ -99,36 +136,50 @@ def read_image(path: str | Path, shape: tuple[int, ...], levels: Levels = None) 
         raise ValueError(f"{path}: {error}") from error
 
 
-def read_images(
-    paths: Sequence[str], size: int, needed: int, in_memory: bool, levels: Levels = None
-) -> tuple[Tensor | ImageFiles, list[str]]:
+def shrink_image(data: bytes, shorter_side: int, levels: Levels = None) -> bytes:
+    """Return an image file as an upright JPEG with a shorter side in pixels, unless it is not larger, or broken."""
+    try:
+        with open_image(io.BytesIO(data)) as image:
+            turned = exif_orientation(image) in TRANSPOSITIONS
+            width, height = image.size[::-1] if turned else image.size
+    except Exception:  # Pillow may raise any exception for a damaged file, which is reported when it is decoded
+        return data
+    scale = shorter_side / min(width, height)
+    if scale >= 1:
+        return data
+    pixels = decode_image(data, (3, round(scale * height), round(scale * width)), levels=levels)
+    content = io.BytesIO()
+    Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(content, "jpeg", quality=JPEG_QUALITY)
+    return content.getvalue()
+
+
+def read_images(files: ImageFiles, needed: int, in_memory: bool, threads: int) -> tuple[Tensor | ImageFiles, list[str]]:
     """Decode files, and find the broken ones among them.
 
     Args:
-        paths: Paths of the files.
-        size: Height and width in pixels to resize to.
+        files: The files.
         needed: Number of images to return, from the first; the others are only checked.
-        in_memory: Whether to return a tensor; otherwise the images are decoded again on demand.
-        levels: The values of 16-bit images to scale to 0 and 255.
+        in_memory: Whether to return a tensor; otherwise the images are decoded on demand, or read from their cache.
+        threads: Number of threads that decode.
 
     Returns:
         The needed images (n, 3, size, size) that are not broken; and the fault of each file, "" if it has none.
     """
-    images = torch.empty(needed if in_memory else 0, 3, size, size, dtype=torch.uint8)
+    images = torch.empty(needed if in_memory else 0, 3, files.size, files.size, dtype=torch.uint8)
 
     def read(number: int) -> str:
         try:
-            image = decode_image(Path(paths[number]).read_bytes(), (3, size, size), levels=levels)
+            (image,) = files.read([number])
         except (OSError, ValueError) as error:
-            return str(error)
+            return str(error.__cause__ or error)  # without the path
         if number < len(images):
             images[number] = image
         return ""
 
-    faults = in_parallel(read, range(len(paths)), "decoding")
+    faults = in_parallel(read, range(len(files.paths)), "decoding", threads)
     intact = [number for number in range(needed) if not faults[number]]
     if not in_memory:
-        return ImageFiles([paths[number] for number in intact], size, levels), faults
+        return ImageFiles(files.paths, files.size, files.levels, files.cache, intact), faults
     return (images if len(intact) == needed else images[intact]), faults
 
 

@@ -43,6 +43,11 @@ class SplitImages:
         """Digest of the content of each file."""
         return {sample.file: info.digest for sample, info in zip(self.listed, self._infos, strict=True)}
 
+    @cached_property
+    def sides(self) -> dict[str, int | None]:
+        """Shorter side of each image in pixels; None if it is broken."""
+        return {sample.file: info.side for sample, info in zip(self.listed, self._infos, strict=True)}
+
     def check_classes(self, usable: Sequence[Sample]) -> list[str]:
         """Return the classes in the order of the model's outputs; see `check_classes`."""
         if self.labeled.task == "regression":

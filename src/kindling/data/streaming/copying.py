@@ -1,20 +1,11 @@
-"""Copies of files: their checksums, and the room for them."""
+"""Copies of files and their checksums."""
 
 import hashlib
-import re
-import time
 from collections.abc import Callable
-from contextlib import suppress
-from pathlib import Path
 
 from kindling.data.streaming.timeouts import Note
-from kindling.utils.files import locked
 
 BLOCK = 2**20  # bytes per read
-COPIES = "kindling-shards"  # folder of all copies in a cache
-COPY = re.compile(r"[0-9a-f]{32}/(train|val|test)-[\w.-]+")  # path of a copy in that folder
-PART = ".part"  # suffix of a file while it is copied
-UNFINISHED = 3600.0  # seconds after which the part of a file belongs to a process that was killed
 
 
 class DamagedFileError(ValueError):
@@ -36,26 +27,3 @@ class Target:
         if self._write:
             self._write(data)
         return len(data)
-
-
-def make_room(cache: Path, limit: float) -> None:
-    """Remove the copies that were not used for longest until all copies have at most `limit` bytes."""
-    with locked(cache / "cache.lock"):
-        found = []
-        for path in cache.glob("*/*"):
-            if not COPY.fullmatch(path.relative_to(cache).as_posix()):
-                continue  # not written by Kindling
-            with suppress(OSError):  # removed by another process
-                status = path.stat()
-                if path.suffix == PART and time.time() - status.st_mtime > UNFINISHED:
-                    path.unlink()
-                else:
-                    found.append((status.st_mtime, status.st_size, path))
-        total = sum(size for _, size, _ in found)
-        for _, size, path in sorted(found):
-            if total <= limit:
-                break
-            if path.suffix not in (PART, ".lock"):
-                with suppress(OSError):  # open in another process, on Windows
-                    path.unlink()
-                    total -= size

@@ -16,12 +16,14 @@ from typing_extensions import override
 from kindling.data.augment import Augmentation
 from kindling.data.auto_augment import AutoAugment
 from kindling.data.datamodule import BaseDataModule, Split
+from kindling.data.disk_cache import DiskCache
 from kindling.data.images.datamodule import ImageFolderDataModule
+from kindling.data.images.pixel_cache import open_pixel_cache
 from kindling.data.loading import ArrayDataset
 from kindling.data.mixing import Mixing
 from kindling.data.streaming.manifest import Manifest, PreparedSplit
 from kindling.data.streaming.shards import ShardDataset, ShardInputs
-from kindling.data.streaming.store import FileStore, default_cache, is_remote
+from kindling.data.streaming.store import FileStore, is_remote
 from kindling.data.tables.files import read_table
 from kindling.data.tables.rows import encode_rows, find_numeric_features
 from kindling.utils.hyperparameters import check_range
@@ -38,9 +40,9 @@ class StreamingDataModule(BaseDataModule):
 
     Args:
         path: Folder, mount, or address of an object store, such as s3://bucket/shards.
-        cache_dir: Folder of copies of shards. By default, shards of an object store are copied to the user's cache
-            folder, and those of a folder are read in place.
-        cache_gb: Most space for these copies in GB; the ones not used for longest are removed.
+        cache_dir: Folder for copies of shards and for decoded images, by default the user's cache folder. Without it,
+            the shards of a folder are read in place.
+        cache_gb: Most space for both in GB; files of other data sets that were not used for longest are removed.
         window: Number of shards to shuffle together.
         timeout: Seconds without progress after which an attempt to read has failed; three are made.
         image_size: Height and width in pixels to resize images to; by default the size chosen by `kindling prepare`.
@@ -100,7 +102,7 @@ class StreamingDataModule(BaseDataModule):
         if image_size is not None:
             check_range("image_size", image_size, 1)
         self.path, self.cache_gb, self.window, self.timeout = str(path), cache_gb, window, timeout
-        self.cache_dir = Path(cache_dir) if cache_dir else default_cache() if is_remote(self.path) else None
+        self.cache_dir = cache_dir
         self.image_size, self.predict = image_size, predict
         self._chooses_workers = num_workers is None
         self.augmentation = Augmentation(
@@ -112,15 +114,21 @@ class StreamingDataModule(BaseDataModule):
     @cached_property
     def store(self) -> FileStore:
         """The files of the data set."""
-        store = FileStore(self.path, self.cache_dir, self.cache_gb * 1e9, self.timeout)
+        copies = bool(self.cache_dir) or is_remote(self.path)
+        store = FileStore(self.path, self._cache if copies else None, self.timeout)
         largest = max(shard.bytes for split in store.manifest.splits.values() for shard in split.shards)
         needed = 2 * min(self.window, max(len(split.shards) for split in store.manifest.splits.values())) * largest
-        if self.cache_dir and needed > self.cache_gb * 1e9:
+        if copies and needed > self.cache_gb * 1e9:
             raise ValueError(
                 f"--data.cache_gb {self.cache_gb:g} is too small for two windows of shards: set it to "
                 f"{needed / 1e9:.2g} or more, or --data.window to less than {self.window}"
             )
+        self._spared = needed if copies else 0
         return store
+
+    @cached_property
+    def _cache(self) -> DiskCache:
+        return DiskCache(self.cache_dir, self.cache_gb * 1e9)
 
     @property
     def manifest(self) -> Manifest:
@@ -203,7 +211,8 @@ class StreamingDataModule(BaseDataModule):
         if before:
             self.load_state_dict(before)
         seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
-        return self._dataset("train", self.window, seed), self._dataset("val")
+        val = self._dataset("val")  # first, so that a cache that is too small has all of it
+        return self._dataset("train", self.window, seed), val
 
     @override
     def load(self, split: Split) -> ShardDataset:
@@ -282,6 +291,11 @@ class StreamingDataModule(BaseDataModule):
         if self._chooses_workers and self._has_images and self.manifest.size is None:
             self.num_workers = self.cores
         shape = self.input_shape if self._has_images else None
-        inputs = ShardInputs(self.store, split, shape, self.manifest.fitted.get("levels"), window)
+        levels, pixels = self.manifest.fitted.get("levels"), None
+        if shape and self.manifest.size is None and name != "test":  # which is read once
+            pixels = open_pixel_cache(
+                self._cache, self.manifest.digest, name, split.samples, shape, levels, self._spared
+            )
+        inputs = ShardInputs(self.store, split, shape, levels, window, pixels)
         targets = torch.from_numpy(np.load(self.store.path(split.targets)))
         return ShardDataset(inputs, targets, window, seed)

@@ -12,6 +12,7 @@ from torch import Generator, Tensor
 from torch.utils.data import default_collate, get_worker_info
 from typing_extensions import override
 
+from kindling.data.images.pixel_cache import PixelCache
 from kindling.data.loading import ArrayDataset, Batch
 from kindling.data.streaming.encoding import sample_loader
 from kindling.data.streaming.manifest import PreparedSplit, StoredFile
@@ -57,6 +58,7 @@ class ShardInputs:
         image_shape: Shape of an image as the model receives it, (C, H, W); None for other samples.
         levels: The values of 16-bit images to scale to 0 and 255.
         window: Number of shards that are shuffled together; two windows are kept open.
+        pixels: Where decoded images are kept.
     """
 
     def __init__(
@@ -66,7 +68,9 @@ class ShardInputs:
         image_shape: tuple[int, ...] | None,
         levels: Levels = None,
         window: int = 0,
+        pixels: PixelCache | None = None,
     ) -> None:
+        self.pixels = pixels
         self.store, self.shards, self.image_shape, self.levels = store, split.shards, image_shape, levels
         self.starts = np.cumsum([0, *(shard.samples for shard in split.shards)])  # of each shard, and the end
         self.max_open = 2 * max(window, 1)  # a file that is removed from a cache needs its space until it is closed
@@ -80,12 +84,20 @@ class ShardInputs:
 
     def __getitem__(self, index: Tensor | slice) -> Any:
         rows = [*range(len(self))[index]] if isinstance(index, slice) else index.tolist()
+        return self.pixels.read(rows, self._read) if self.pixels else default_collate(self._read(rows))
+
+    def is_decoded(self, number: int) -> bool:
+        """Return whether all images of a shard are kept, so that it is not needed."""
+        return self.pixels is not None and self.pixels.has(*self.starts[number : number + 2].tolist())
+
+    def _read(self, rows: Sequence[int]) -> list[Any]:
+        """Return the inputs in rows of shards."""
         if self._owner != os.getpid():  # a forked process must not move the positions in the files of its parent
             self._files, self._owner = {}, os.getpid()
         contents = self._read_rows(self.shards_of(rows), rows)
         while len(self._files) > self.max_open:
             self._files.pop(next(iter(self._files))).file.close()
-        return default_collate(contents)
+        return contents
 
     def shards_of(self, rows: Sequence[int]) -> list[int]:
         """Return the number of the shard of each row."""
@@ -212,4 +224,5 @@ class ShardDataset(ArrayDataset):
             self._prefetched = epoch, current
             worker = get_worker_info()
             first = worker.id % max(len(following), 1) if worker else 0  # workers begin with different shards
-            self.stored.store.prefetch(shards[number] for number in following[first:] + following[:first])
+            wanted = [number for number in following[first:] + following[:first] if not self.stored.is_decoded(number)]
+            self.stored.store.prefetch(shards[number] for number in wanted)

@@ -10,7 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
-from kindling.data.streaming.copying import BLOCK, COPIES, PART, DamagedFileError, Target, make_room
+from kindling.data.disk_cache import PART, DiskCache
+from kindling.data.streaming.copying import BLOCK, DamagedFileError, Target
 from kindling.data.streaming.manifest import FILE, Manifest, StoredFile
 from kindling.data.streaming.timeouts import Note, ignore, within
 from kindling.utils.files import locked
@@ -27,21 +28,19 @@ Result = TypeVar("Result")
 class FileStore:
     """Returns verified local files of a prepared data set.
 
-    A folder is read in place unless it has a cache. From an object store, and with a cache, files are copied to
-    `cache_dir`; the ones not used for longest are removed when it is full.
+    A folder is read in place unless it has a cache. From an object store, and with a cache, files are copied.
 
     Args:
         root: Folder, or address such as s3://bucket/folder.
-        cache_dir: Folder of copies; None to read the files of a folder in place.
-        cache_bytes: Most bytes of copies.
+        cache: Where copies are kept; None to read the files of a folder in place.
         timeout: Seconds without progress after which an attempt to read has failed.
 
     Raises:
         FileNotFoundError: If there is no prepared data set.
     """
 
-    def __init__(self, root: str, cache_dir: Path | None, cache_bytes: float, timeout: float) -> None:
-        self.root, self.timeout, self.cache_bytes = root.rstrip("/"), timeout, cache_bytes
+    def __init__(self, root: str, cache: DiskCache | None, timeout: float) -> None:
+        self.root, self.timeout, self.cache = root.rstrip("/"), timeout, cache
         self._downloader: Any = None
         self._owner = 0  # the process of the downloader
         self._verified: set[str] = set()
@@ -51,7 +50,6 @@ class FileStore:
             require_extra("stream", "litdata")
             import litdata.streaming.downloader  # noqa: F401  (not in a thread, which could be copied while it imports)
         self.manifest = self._read_manifest()
-        self.cache = None if cache_dir is None else cache_dir.absolute() / COPIES / self.manifest.digest
 
     def _read_manifest(self) -> Manifest:
         if not is_remote(self.root) and not Path(self.root).is_dir():
@@ -142,12 +140,13 @@ class FileStore:
         )
 
     def _local(self, stored: StoredFile) -> Path:
-        return Path(self.root, stored.file) if self.cache is None else self.cache / stored.file.replace("/", "-")
+        if self.cache is None:
+            return Path(self.root, stored.file)
+        return self.cache.root / self.manifest.digest / stored.file.replace("/", "-")
 
     def _fetch(self, path: Path, stored: StoredFile) -> None:
         """Copy a file to the cache, unless an intact copy exists."""
-        assert self.cache is not None
-        self.cache.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         with locked(path.with_suffix(".lock")):  # other processes and threads wait for this copy
             if path.exists():
                 with suppress(DamagedFileError):
@@ -157,11 +156,12 @@ class FileStore:
             self._attempt(stored.file, lambda note: self._copy_to_cache(path, stored, note))
 
     def _copy_to_cache(self, path: Path, stored: StoredFile, note: Note) -> None:
+        assert self.cache
         part = path.with_suffix(f".{os.getpid()}.{threading.get_ident()}{PART}")
         try:
             with part.open("wb") as file:
                 file.truncate(stored.bytes)  # so that other processes count it
-                make_room(path.parent.parent, self.cache_bytes)  # of all data sets
+                self.cache.make_room()
                 target = Target(note, file.write)
                 self._copy(stored.file, target)
             self._check(stored, target.bytes, target.digest.hexdigest())
@@ -244,8 +244,3 @@ def _reason(error: Exception) -> str:
 def is_remote(root: str) -> bool:
     """Return whether a data set is in an object store."""
     return "://" in root
-
-
-def default_cache() -> Path:
-    """Return the folder of copies of remote files."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "kindling")

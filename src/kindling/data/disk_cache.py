@@ -1,0 +1,73 @@
+"""A bounded folder for what can be read or computed again: copies of shards and decoded images."""
+
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from kindling.utils.files import locked
+
+FOLDER = "kindling-shards"  # in the cache folder, for all files of Kindling
+FILE = re.compile(r"[0-9a-f]{32}/(train|val|test)-[\w.-]+")  # path of a file in that folder
+PART = ".part"  # suffix of a file while it is copied
+PIXELS = ".pixels"  # suffix of decoded images
+UNFINISHED = 3600.0  # seconds after which the part of a file belongs to a process that was killed
+
+
+class DiskCache:
+    """Files of all data sets in a folder, of which the ones not used for longest are removed.
+
+    Args:
+        folder: The folder; files that Kindling has not written stay.
+        limit: Most bytes of all files.
+    """
+
+    def __init__(self, folder: str | Path | None, limit: float) -> None:
+        self.root = Path(folder or default_cache()).absolute() / FOLDER
+        self.limit, self.started = limit, time.time()
+
+    def make_room(self) -> None:
+        """Remove files until the limit is kept.
+
+        Files that were not used since this object was created go first, then copies of shards, which can be read again
+        faster than images are decoded.
+        """
+        with locked(self.root / "cache.lock"):
+            found = [*self._files()]
+            total = sum(size for _, size, _ in found)
+            for _, size, path in sorted(found, key=self._order):
+                if total <= self.limit:
+                    break
+                if path.suffix not in (PART, ".lock"):
+                    with suppress(OSError):  # open in another process, on Windows
+                        path.unlink()
+                        total -= size
+
+    def _order(self, file: tuple[float, int, Path]) -> tuple[bool, bool, float]:
+        used, _, path = file
+        return used >= self.started, path.suffix == PIXELS, used
+
+    def room(self) -> float:
+        """Return the bytes that are left beside the files in use, at most half of the free space of the disk."""
+        in_use = sum(size for used, size, _ in self._files() if used >= self.started)
+        return min(self.limit - in_use, shutil.disk_usage(self.root).free / 2)
+
+    def _files(self) -> Iterator[tuple[float, int, Path]]:
+        """Yield the time of last use, the size and the path of each file; remove those of killed processes."""
+        for path in self.root.glob("*/*"):
+            if not FILE.fullmatch(path.relative_to(self.root).as_posix()):
+                continue  # not written by Kindling
+            with suppress(OSError):  # removed by another process
+                status = path.stat()
+                if path.suffix == PART and time.time() - status.st_mtime > UNFINISHED:
+                    path.unlink()
+                else:
+                    yield status.st_mtime, status.st_size, path
+
+
+def default_cache() -> Path:
+    """Return the user's folder for cached files."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "kindling")
