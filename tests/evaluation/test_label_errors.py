@@ -13,6 +13,7 @@ from sklearn.model_selection import cross_val_predict
 from sklearn.naive_bayes import GaussianNB
 
 from conftest import Command
+from kindling import ImageFolderDataModule
 from kindling.evaluation.label_errors import find_label_errors
 from kindling.models.many_classes import TopClasses
 
@@ -113,6 +114,15 @@ def test_swapped_labels_of_images_are_at_the_top_of_the_file(kindling: Command) 
     predicted = pd.read_csv(folder / "predictions.csv").set_index("file")
     assert (predicted.loc[found["file"], "prediction"].to_numpy() == found["suggested"].to_numpy()).all()
     assert f"{len(found):,} of 800 labels look wrong" in read(folder).text
+
+    wrong_rows = found.set_index("file").astype(str)  # corrected as docs/report.md says
+    split = pd.read_csv(folder / "fold_1/version_0/split.csv", dtype=str).set_index("file")
+    split["class"].update(wrong_rows["suggested"])
+    split.to_csv("corrected.csv")
+    data = ImageFolderDataModule("photos", split="corrected.csv")
+    data.setup("fit")
+    labels = dict(zip(*[[getattr(each, name) for each in data._samples] for name in ("file", "label")], strict=True))
+    assert all(labels[file] == suggested for file, suggested in wrong_rows["suggested"].items())
 
 
 def test_label_errors_of_a_table_have_row_numbers(kindling: Command) -> None:

@@ -12,6 +12,7 @@ from kindling.cli.check_page import format_counts, print_report
 from kindling.cli.data_options import create_data, data_parser, parse_data
 from kindling.data.checks import inspect_data
 from kindling.utils.console import say, silence_libraries
+from kindling.utils.errors import UsageError
 
 OPTIONS = {
     "--format": "Output.",
@@ -35,6 +36,8 @@ def run(command: str, options: Sequence[str]) -> None:
     parser.add_argument("--out", type=str, default=None, help=OPTIONS["--out"])
     parser.add_argument("--ignore", type=list[str], default=[], help=OPTIONS["--ignore"])
     config, seed = parse_data(parser, command, options, OPTIONS)
+    if config["out"] and not Path(config["out"]).parent.is_dir():
+        raise UsageError(f"--out {config['out']}: there is no folder {Path(config['out']).parent}")
     seed_everything(seed, verbose=False)
     with redirect_stdout(sys.stderr):  # of progress: only the report goes into a pipe
         report = inspect_data(create_data(parser, config), config["ignore"])

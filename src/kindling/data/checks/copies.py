@@ -16,7 +16,7 @@ CHANCE = 0.05  # expected equal samples up to which an equal one is a copy
 MARGIN = 5  # times as many as expected, as columns are not independent
 MIN_COPIES = 3  # of rows of a table, which can be equal by chance
 MAX_HELD_OUT, MAX_TRAIN = 2_000, 50_000  # samples to compare for near-copies
-MAX_LABELED = 10_000  # samples to compare for near-copies with another label
+MAX_LABELED = 5_000  # samples to compare for near-copies with another label
 NEIGHBOR = 5  # the distance to the nearest sample is compared with that to this one
 MAX_RATIO = 0.05  # of the two
 FALSE_ALARMS = 0.1  # expected near-copies by chance in all samples
@@ -64,7 +64,8 @@ def find_near_copies(samples: SampleTable, fix: str) -> Iterator[Finding]:
     everything = np.full(len(is_train), True)
     near = near_pairs(samples, _sample(everything, MAX_LABELED), _sample(everything, MAX_TRAIN))
     differing = {(min(pair), max(pair)) for pair in near if not _same_target(samples, *pair)}
-    if pairs := sorted(differing):
+    pairs = sorted(differing)
+    if len(pairs) >= (1 if samples.chance is None else MIN_COPIES):
         number = f"{len(pairs):,} {'pair of samples is' if len(pairs) == 1 else 'pairs of samples are'}"
         where = [" ~ ".join(f"{samples.place(row)}: {samples.label(row)}" for row in pair) for pair in pairs]
         message, advice = (

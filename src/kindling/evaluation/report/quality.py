@@ -22,7 +22,7 @@ def quality_section(data: BaseDataModule, wrong: Tensor | None) -> Iterator[Html
         data: The data module, of images.
         wrong: Whether the prediction for each test sample is wrong, (N,); None if predictions are numbers.
     """
-    if not isinstance(data.test, ArrayDataset):
+    if not isinstance(data.test, ArrayDataset) or data.test.inputs[torch.tensor([0])].dtype != torch.uint8:
         return
     number = min(len(data.test), MAX_IMAGES)
     rows = torch.linspace(0, len(data.test) - 1, number).long()
