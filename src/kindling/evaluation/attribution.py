@@ -39,12 +39,11 @@ def attribution_maps(model: BaseTask, images: Tensor, weights: Sequence[Tensor])
     Returns:
         The maps; None if the outputs have no gradients.
     """
-    weight = next(model.parameters())
     model.eval()
     parts = []
     with torch.inference_mode(False), torch.enable_grad():
         for rows in torch.split(torch.arange(len(images)), BATCH_SIZE):
-            batch, scores = to_float(images[rows]).to(weight), [each[rows].to(weight.device) for each in weights]
+            batch, scores = to_float(images[rows]).to(model.mean), [each[rows].to(model.device) for each in weights]
             if (found := integrated_gradients(model, batch, scores)) is None:
                 return None
             parts.append([_smooth(each.sum(1)).float().cpu() for each in found])

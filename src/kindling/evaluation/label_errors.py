@@ -43,10 +43,9 @@ def find_label_errors(probabilities: Tensor | TopClasses, labels: Tensor) -> Lab
     else:
         classes = torch.arange(probabilities.shape[1]).expand_as(probabilities)
         best, of_label = probabilities, probabilities.gather(1, labels.unsqueeze(1)).squeeze(1)
-    # A class without samples has the mean of all.
-    thresholds = of_label.nanmean().repeat(int(max(classes.max(), labels.max())) + 1)
-    means = _means(of_label.nan_to_num(), labels, len(thresholds))
-    thresholds[labels] = means[labels]
+    known = ~of_label.isnan()
+    means = _means(of_label[known], labels[known], int(max(classes.max(), labels.max())) + 1)
+    thresholds = means.where(~means.isnan(), of_label.nanmean())  # of a class without samples, the mean of all
     sure = best.masked_fill(best < thresholds[classes], -1).max(1)
     most, place = best.max(1)
     suggested = classes.gather(1, place.unsqueeze(1)).squeeze(1)
@@ -62,8 +61,7 @@ def _of_several_classes(probabilities: Tensor, labels: Tensor) -> LabelErrors:
     usual = torch.stack(
         [(of_label.nan_to_num() * side).sum(0) / side.sum(0).clamp(min=1) for side in (~labels, labels)]
     )  # (2, classes)
-    of_label_usual, of_other_usual = (torch.where(side, usual[1], usual[0]) for side in (labels, ~labels))
-    is_sure = (1 - of_label >= of_other_usual) & ((of_label < of_label_usual) | (of_label < 0.5))
+    is_sure = 1 - of_label >= torch.where(labels, usual[0], usual[1])  # of the other side
     wrong = is_sure & (of_label < 0.5)
     margins = (1 - 2 * of_label).masked_fill(~wrong, 0).amax(1)
     return _sorted(wrong.any(1), labels ^ wrong, margins)
