@@ -154,6 +154,6 @@ def show_predictions(
             one_hot(each, len(names))[:, :-1] for each in (predictions.classes[rows], others)
         )  # (n, classes)
         titles = [f"orange for {name}, blue for {names[other]}" for name, other in zip(classes, others, strict=True)]
-        rival = "the second most probable class" if is_right.all() else "the label"
-        explanation = Explanation(explain, [Question(favored - against, titles)], rival, "the prediction")
+        rival = "for the second most probable class" if is_right.all() else "for the label"
+        explanation = Explanation(explain, [Question(favored - against, titles)], rival, "for the prediction")
     return show_samples(rows, cells, intro, "its probability", data, explanation)

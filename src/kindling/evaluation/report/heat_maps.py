@@ -54,8 +54,8 @@ class Explanation(NamedTuple):
     Attributes:
         explain: Computes the maps.
         questions: What each map of a sample shows; none if all weights are 0.
-        against: What blue places speak for.
-        favor: What orange places speak for.
+        against: What blue places mean.
+        favor: What orange places mean.
     """
 
     explain: Explain
@@ -94,6 +94,6 @@ def heat_picture(image: Tensor, heat: HeatMap) -> Html:
 
 
 def legend(against: str, favor: str) -> Html:
-    """Return the color scale, given what blue and orange places speak for."""
+    """Return the color scale, given what blue and orange places mean."""
     bar = element("span", class_="scale", role="img", aria_label="color scale from blue through gray to orange")
     return element("p", element("span", against), bar, element("span", favor), class_="soft legend")

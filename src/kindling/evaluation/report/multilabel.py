@@ -105,5 +105,5 @@ def show_predictions(
             )
             for each, value in zip(classes.T, values.T, strict=True)
         ]
-        explanation = Explanation(explain, questions, "against the class", "for it")
+        explanation = Explanation(explain, questions, "against the class", "for the class")
     return show_samples(rows, columns, intro, remark, data, explanation)

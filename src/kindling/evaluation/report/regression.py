@@ -165,7 +165,7 @@ def show_predictions(
     )
     columns = {predictions.target.name: targets, "prediction": values, "error": [*map(_signed, errors)]}
     questions = [Question(torch.ones(len(rows)), ["orange raises the prediction, blue lowers it"] * len(rows))]
-    explanation = Explanation(explain, questions, "lowers the prediction", "raises it") if explain else None
+    explanation = Explanation(explain, questions, "lowers the prediction", "raises the prediction") if explain else None
     return show_samples(rows, columns, intro, "its error", data, explanation)
 
 

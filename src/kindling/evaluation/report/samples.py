@@ -13,7 +13,7 @@ from kindling.utils.pictures import are_images, to_pil_image
 
 SHOWN = 24
 SMALL = 96  # pixels; smaller images are enlarged without interpolation
-LARGE = 256  # pixels; larger images are reduced: 24 photos as PNG had 15 MB
+LARGE = 256  # pixels; larger images are reduced, and stored as JPEG: 24 photos as PNG had 15 MB
 Columns = Mapping[str, Sequence[str]]  # strings (n,) of three columns by title: truth, prediction, remark
 
 
@@ -74,8 +74,9 @@ def image_sheet(
 def image_element(image: Tensor) -> Html:
     """Return an image (C, H, W), reduced to `LARGE` pixels; its caption tells what it is."""
     side, file = max(image.shape[1:]), io.BytesIO()
-    to_pil_image(image, min(side, LARGE)).save(file, "PNG")
-    return picture(file.getvalue(), alt="", class_="small" if side < SMALL else "large")
+    kind, size = ("png", "small") if side < SMALL else ("jpeg", "large")
+    to_pil_image(image, min(side, LARGE)).save(file, kind, quality=90)
+    return picture(file.getvalue(), kind, alt="", class_=size)
 
 
 def sample_table(
