@@ -11,7 +11,7 @@ from kindling.data.loading import ArrayDataset, inputs_of
 from kindling.evaluation.report.html import Html, element, section
 from kindling.evaluation.report.samples import image_element
 
-MAX_IMAGES = 2000  # that are looked at: 2 s for photos of 224 x 224 in memory
+MAX_IMAGES = 2000  # that are measured: a test should not take much longer for it
 SHOWN = 8  # of each fault
 
 
