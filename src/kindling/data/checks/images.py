@@ -1,6 +1,5 @@
 """Images of a folder, and checks of their files and pixels."""
 
-from collections import defaultdict
 from collections.abc import Iterator
 from functools import cached_property
 
@@ -9,7 +8,7 @@ import torch
 
 from kindling.data.checks.arrays import thumbnails
 from kindling.data.checks.groups import find_groups
-from kindling.data.checks.quality import find_faults
+from kindling.data.checks.quality import FAULTS, find_faults
 from kindling.data.checks.report import Finding
 from kindling.data.checks.samples import SampleTable
 from kindling.data.images.datamodule import ImageFolderDataModule
@@ -113,12 +112,14 @@ class FolderImages:
 
     def _faults(self) -> Iterator[Finding]:
         """Yield findings about images that are blank, very dark, very bright or blurred, in their order."""
-        start, found = 0, defaultdict[str, list[str]](list)
+        start, found = 0, {fault: list[str]() for fault in FAULTS}
         for dataset in self.datasets:
             for fault, numbers in find_faults(dataset.inputs, len(dataset)).items():
                 found[fault] += [self.names[start + number] for number in numbers]
             start += len(dataset)
         for fault, names in found.items():
+            if not names:
+                continue
             check = "blurred" if fault == "blurred" else "blank"
             message = f"{len(names):,} of {len(self.names):,} images are {fault}"
             fix = "look at them, and remove those without content"

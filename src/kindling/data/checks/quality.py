@@ -10,6 +10,7 @@ from torch import Tensor
 from kindling.utils.inputs import to_float
 
 SORTED = 4096  # pixels of an image, to find its darkest and brightest ones
+FAULTS = ("blank", "very dark", "very bright", "blurred")
 CHUNK = 256  # images at once
 BLANK = 8 / 255  # largest difference of pixels in a blank image
 DARK, BRIGHT = 25 / 255, 230 / 255  # nearly all pixels of a dark image are below, of a bright one above
@@ -21,7 +22,7 @@ MAD_TO_STD = 1.4826  # of a normal distribution
 
 
 def find_faults(inputs: Any, number: int) -> dict[str, list[int]]:
-    """Return the indices of the images with each fault: blank, very dark, very bright, blurred.
+    """Return the indices of the images with each of `FAULTS` that occurs.
 
     Sharpness is the variance of the Laplacian of an image in relation to the variance of the image, so that low
     contrast is no blur. An image is blurred in comparison with the others.
@@ -34,13 +35,9 @@ def find_faults(inputs: Any, number: int) -> dict[str, list[int]]:
     low, high, sharpness = torch.cat(parts).numpy().T if parts else np.zeros((3, 0))
     blank, dark = high - low <= BLANK, high < DARK
     bright = low > BRIGHT
-    found = {
-        "blank": blank,
-        "very dark": dark & ~blank,
-        "very bright": bright & ~blank,
-        "blurred": _is_low(sharpness, ~(blank | dark | bright)),
-    }
-    return {fault: np.flatnonzero(has).tolist() for fault, has in found.items() if has.any()}
+    blurred = _is_low(sharpness, ~(blank | dark | bright))
+    found = zip(FAULTS, (blank, dark & ~blank, bright & ~blank, blurred), strict=True)
+    return {fault: np.flatnonzero(has).tolist() for fault, has in found if has.any()}
 
 
 def _measure(images: Tensor) -> Tensor:
