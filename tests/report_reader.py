@@ -11,6 +11,7 @@ class Page:
 
     tables: dict[str, list[list[str]]] = field(default_factory=dict)
     pictures: list[str] = field(default_factory=list)
+    heat_maps: list[str] = field(default_factory=list)  # their descriptions
     captions: list[str] = field(default_factory=list)
     text: str = ""
 
@@ -29,7 +30,11 @@ class Reader(HTMLParser):
         elif tag in ("th", "td"):
             self.page.tables[self.heading][-1].append("")
         elif tag == "img" and self.heading == "Worst predictions":
-            self.page.pictures.append(dict(attrs)["src"] or "")
+            attributes = dict(attrs)
+            if attributes["alt"]:
+                self.page.heat_maps.append(attributes["alt"])
+            else:
+                self.page.pictures.append(attributes["src"] or "")
         elif tag == "figcaption":
             self.page.captions.append("")
 

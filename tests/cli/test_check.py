@@ -78,6 +78,7 @@ def test_errors_end_with_1_and_warnings_only_if_strict(kindling: Command, rows: 
         ),
         ("--data TableDataModule --data.path rows.csv --data.tarjet kind", 2, "did you mean data.target?"),
         ("--data SyntheticDataModule --ignore [lables]", 1, "there is no check lables: did you mean labels?"),
+        ("--data SyntheticDataModule --out no/check.html", 2, "--out no/check.html: there is no folder no"),
         ("--data SyntheticDataModule --data.batch_size 0", 1, "batch_size"),
         ("--config tabel_mlp", 2, "did you mean table_mlp?"),
         ("", 2, "data"),

@@ -65,6 +65,11 @@ def test_the_most_certain_mistakes_are_shown(trained: Train) -> None:
     first = int(captions[0])
     label = ", ".join(name for name, own in zip(COLORS, has[first], strict=True) if own) or "none"
     assert page.captions[0].startswith(f"{label} → ")
+    wrong = (probabilities >= 0.5) != has
+    rows = [int(caption) for caption in captions[:12]]
+    expected = [np.argsort(-np.abs(probabilities[row] - 0.5) * wrong[row])[: wrong[row].sum()] for row in rows]
+    maps = [f"heat map: orange for {[*COLORS][name]}, blue against it" for names in expected for name in names]
+    assert page.heat_maps == maps
 
 
 def test_intervals_agree_with_scipy() -> None:

@@ -106,12 +106,15 @@ def test_images_with_the_largest_errors_are_shown(trained: Train) -> None:
         with Image.open(io.BytesIO(base64.b64decode(source.split(",")[1]))) as image:
             assert torch.equal(torch.from_numpy(np.array(image)), data.test.inputs[row, 0])
     captions = [caption for caption in page.captions if "→" in caption]
-    for row, caption in zip(worst, captions, strict=True):
+    for row, caption in zip(worst, captions[:24], strict=True):
         found = re.fullmatch(r"([\d.]+) → ([-\d.]+) \(([-+\d.]+)\)row (\d+)", caption)
         assert found, caption
         assert int(found[4]) == row
         expected = table.loc[row, ["target", "prediction", "error"]].tolist()
         assert [*map(float, found.groups()[:3])] == pytest.approx(expected, abs=0.01)
+    assert page.heat_maps == ["heat map: orange raises the prediction, blue lowers it"] * 12
+    smallest = table.error.abs().sort_values().index[:4]
+    assert [int(caption.rpartition("row ")[2]) for caption in captions[24:]] == [*smallest]
     assert "Errors by feature" not in page.text
 
 

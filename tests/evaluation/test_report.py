@@ -199,6 +199,9 @@ def test_the_worst_images_are_shown(kindling: Command, mnist: Path) -> None:
         row = table[number]
         sure = f"{float(row['probability']):.1%}"
         assert caption == f"{row['label']} → {row['prediction']} ({sure})row {number}"
+    first = [table[number] for number in worst[:12]]
+    assert page.heat_maps == [f"heat map: orange for {row['prediction']}, blue for {row['label']}" for row in first]
+    assert "Correct predictions" in page.text
 
 
 def test_names_are_text_whatever_is_in_them(kindling: Command) -> None:

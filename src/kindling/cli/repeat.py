@@ -16,7 +16,7 @@ from kindling.cli.jobs import Job, run_jobs
 from kindling.cli.recipes import DEFAULT_SEED, find_recipes, seed_of
 from kindling.cli.several_runs import check_options, shared_options
 from kindling.cli.yaml_files import read_yaml
-from kindling.runs.folders import ENSEMBLE, RUNS, check_run_name, written_checkpoints
+from kindling.runs.folders import ENSEMBLE, LABEL_ERRORS, RUNS, check_run_name, written_checkpoints
 from kindling.runs.listing import Run
 from kindling.runs.repeat_results import plot_repeat, repeat_table, summarize
 from kindling.runs.repeats import Repeat, digest_files, is_finished
@@ -71,6 +71,8 @@ def run(command: str, options: Sequence[str]) -> None:
         say(f"summary: {repeat.path / 'summary.json'}\nplot: {plot_repeat(metrics, repeat.overlap, repeat.path)}")
         if repeat.outputs() and repeat.has_report():
             say(f"report over all folds: {repeat.path / 'report.html'}")
+            if (errors := repeat.path / LABEL_ERRORS).exists():
+                say(f"likely label errors: {errors}")
         if repeat.outputs() and repeat.is_combined():
             say(f"ensemble of the folds: {repeat.path / ENSEMBLE}")
             say("next:\n  " + as_command("kindling", "predict --ckpt_path", repeat.path))

@@ -54,6 +54,13 @@ class MultiLabelPredictions:
         order = surprise.argsort(descending=True, stable=True)[:number]
         return order[surprise[order] > 0]
 
+    def right(self, number: int) -> Tensor:
+        """Return the indices of a few samples that have classes, all predicted correctly, the least certain first."""
+        certainty = (self.probabilities - THRESHOLD).abs().amin(1)
+        right = (~self.mistakes.any(1) & self.predicted.any(1)).nonzero().squeeze(1)
+        right = right[certainty[right].argsort(stable=True)]
+        return right[torch.linspace(0, len(right) - 1, min(number, len(right))).long()]
+
 
 def average_precision(probabilities: Tensor, targets: Tensor) -> float:
     """Return the average precision of one class (N,); NaN without samples of the class, or with NaN."""

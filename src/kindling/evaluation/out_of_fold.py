@@ -15,6 +15,7 @@ from typing_extensions import override
 from kindling.data import BaseDataModule
 from kindling.data.datamodule import SPLITS
 from kindling.data.loading import ArrayDataset
+from kindling.evaluation.attribution import attribution_maps
 from kindling.evaluation.report import FoldResults, write_report
 from kindling.models import (
     ClassificationTask,
@@ -184,6 +185,18 @@ class OutOfFold:
         chosen: DecisionThreshold | None = member.threshold_for(self.outputs, self.targets)
         return chosen
 
+    def explain(self, rows: Tensor, images: Tensor, weights: Sequence[Tensor]) -> list[Tensor] | None:
+        """Return the `attribution_maps` of samples by index (n,), each by the model of its fold."""
+        maps = [images.new_zeros(len(rows), *images.shape[2:], dtype=torch.float) for _ in weights]
+        for number in sorted({*self.folds[rows].tolist()}):
+            of_fold = self.folds[rows] == number
+            found = attribution_maps(self.members[number], images[of_fold], [each[of_fold] for each in weights])
+            if found is None:
+                return None
+            for total, part in zip(maps, found, strict=True):
+                total[of_fold] = part
+        return maps
+
     def write_report(self, folder: Path, command: str) -> Path:
         """Write `report.html` into a folder, and return its path.
 
@@ -201,7 +214,8 @@ class OutOfFold:
             inputs = torch.cat([self.data.test.inputs, self.folds[:, None].float()], dim=1)
             self.data.test = ArrayDataset(inputs, self.targets)
             self.model.network = FoldRouting(network)
-        by_fold = FoldResults(type(self.members[0]).__name__, self.loss, self.classes, note, self.temperatures)
+        name = type(self.members[0]).__name__
+        by_fold = FoldResults(name, self.loss, self.classes, note, self.temperatures, self.explain)
         tested, results = f"{len(self.members)} folds", (self.metrics, self.outputs, self.targets)
         report = write_report(folder, tested, *results, self.model, self.data, command, by_fold)
         self.model.network = network

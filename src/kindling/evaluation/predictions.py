@@ -115,6 +115,19 @@ class Predictions:
         parts = [part.bincount(minlength=self.num_classes + 1) for part in (correct, self.labels, self.classes)]
         return torch.stack(parts)[:, :-1]
 
+    @property
+    def second(self) -> Tensor:
+        """The most probable class apart from the predicted one, shape (N,)."""
+        if isinstance(self.probabilities, TopClasses):
+            return self.probabilities.classes[:, 1]
+        return self.probabilities.scatter(1, self._decided.unsqueeze(1), -1.0).argmax(dim=1)
+
+    def right(self, number: int) -> Tensor:
+        """Return the indices of a few correct predictions, from the least to the most confident."""
+        right = self.correct.nonzero().squeeze(1)
+        right = right[self.confidence[right].argsort(stable=True)]
+        return right[torch.linspace(0, len(right) - 1, min(number, len(right))).long()]
+
     def worst(self, number: int) -> Tensor:
         """Return the indices of the wrong predictions with the lowest probability of the label, lowest first."""
         wrong = (~self.correct).nonzero().squeeze(1)

@@ -11,13 +11,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kindling.evaluation.label_errors import LabelErrors
 from kindling.evaluation.multilabel import names_of_classes
 from kindling.models.many_classes import MANY_CLASSES, TopClasses
 from kindling.utils.decision import THRESHOLD, DecisionThreshold, predicted_classes
 from kindling.utils.files import atomic_write
 
 Keys = Mapping[str, Sequence[object]]  # values (N,) by name
-RESERVED = re.compile("label|target|prediction|fold|class_[1-9]|probability(_[1-9])?")  # columns of predictions.csv
+RESERVED = re.compile(
+    "label|target|prediction|fold|given|suggested|score|class_[1-9]|probability(_[1-9])?"
+)  # columns of predictions.csv
 
 
 def write_predictions(
@@ -95,6 +98,43 @@ def write_multilabel_predictions(
     is_short = len(class_names) > MANY_CLASSES and not all_classes
     _add_classes(header, columns, TopClasses.of(probabilities) if is_short else probabilities, class_names)
     _write(path, header, columns)
+
+
+def write_label_errors(
+    path: Path,
+    rows: Sequence[object],
+    row_header: str,
+    errors: LabelErrors,
+    labels: Tensor,
+    class_names: Sequence[str],
+    keys: Keys = MappingProxyType({}),
+) -> None:
+    """Write `label_errors.csv`: row, keys, given label, suggested label and score of each likely label error.
+
+    Several classes are separated by `|`; see `write_predictions` for the other arguments.
+
+    Args:
+        path: The file.
+        rows: Names of the samples.
+        row_header: Header of the column of names.
+        errors: The label errors.
+        labels: True classes (N,), or 1 for each class of a sample, (N, classes).
+        class_names: Names of the classes.
+        keys: Further columns that identify the samples, by name.
+    """
+    found = errors.rows.tolist()
+    of_found = {name: [values[row] for row in found] for name, values in keys.items()}
+    header, columns = _first_columns([rows[row] for row in found], row_header, of_found, len(found))
+    pair = (labels[errors.rows], errors.suggested)
+    columns += [label_texts(each, class_names, "|") for each in pair]
+    _write(path, [*header, "given", "suggested", "score"], [*columns, _format(errors.scores)])
+
+
+def label_texts(labels: Tensor, class_names: Sequence[str], separator: str = ", ") -> list[str]:
+    """Return the name of each class (n,), or the names of the classes of each sample (n, classes)."""
+    if labels.ndim > 1:
+        return names_of_classes(labels.bool(), class_names, separator)
+    return [class_names[label] for label in labels.tolist()]
 
 
 def _add_classes(

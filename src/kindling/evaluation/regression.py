@@ -73,6 +73,10 @@ class RegressionPredictions:
         """Return the indices of the predictions with the largest absolute errors, largest first, NaN before all."""
         return self.errors.abs().argsort(descending=True, stable=True)[:number]
 
+    def best(self, number: int) -> Tensor:
+        """Return the indices of the predictions with the smallest absolute errors, smallest first."""
+        return self.errors.abs().argsort(stable=True)[:number]
+
 
 def error_intervals(predictions: RegressionPredictions, losses: Tensor) -> dict[str, Interval]:
     """Return 95% bootstrap intervals by the name of the metric; `losses` are those of `random_blocks`, shape (B,)."""

@@ -12,6 +12,7 @@ RUN_FILES = ("run.json", "config.yaml", "metrics.csv")  # a run folder has at le
 MAX_NAME_BYTES = 120  # file systems allow 255, and some file names contain the run name
 
 
+LABEL_ERRORS = "label_errors.csv"  # likely label errors, of a test or of all folds
 REPEAT_FILE = "repeat.json"  # in the folder of `kindling repeat`
 ENSEMBLE = "ensemble"  # folder of the run there that combines the folds
 STUDY_FILE = "study.json"  # in the folder of `kindling tune`

@@ -11,7 +11,7 @@ import pytest
 import torch
 from labels_data import COLORS, ColorsDataModule
 from lightning.pytorch import LightningDataModule
-from PIL import Image
+from PIL import Image, ImageFilter
 from sklearn import datasets
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -368,3 +368,48 @@ def test_real_digits_have_no_copies() -> None:
 def test_an_unknown_check_is_named() -> None:
     with pytest.raises(ValueError, match=r"there is no check lables: did you mean labels\?"):
         inspect_data(SyntheticDataModule(), ["lables"])
+
+
+def write_photos(number: int = 60) -> list[Path]:
+    """Write squares of smooth noise with sharp edges, in two classes, and return their paths."""
+    random, paths = np.random.default_rng(0), []
+    for row in range(number):
+        path = Path("photos", "ab"[row % 2], f"{row}.png")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = np.kron(random.integers(40, 220, (12, 12, 3)), np.ones((4, 4, 1))).astype(np.uint8)
+        Image.fromarray(pixels).save(path)
+        paths.append(path)
+    return paths
+
+
+def test_faulty_images_are_found_and_shown_on_a_page(kindling: Command) -> None:
+    paths = write_photos()
+    for row in (0, 1):
+        Image.open(paths[row]).filter(ImageFilter.GaussianBlur(4)).save(paths[row])
+    Image.new("RGB", (48, 48), (250, 250, 250)).save(paths[2])
+    bright = np.full((48, 48, 3), 255, np.uint8)
+    bright[:16] = 236
+    Image.fromarray(bright).save(paths[3])
+    Image.open(paths[4]).resize((240, 48)).save(paths[4])
+    twin = Path("photos", "b", "twin.jpg")  # of an image of class a
+    Image.open(paths[6]).save(twin, quality=95, subsampling=0)
+    report = inspect_data(ImageFolderDataModule("photos"))
+    places = {finding.message.split(" images are ")[-1]: finding.where for finding in report.findings}
+    assert sorted(places["blurred"]) == ["a/0.png", "b/1.png"]
+    assert places["blank"] == ["a/2.png"]
+    assert places["very bright"] == ["b/3.png"]
+    shape = found(report)["shape"]
+    assert shape.where == ["a/4.png: 240 x 48 pixels"]
+    (near,) = (each for each in report.findings if "with different labels" in each.message)
+    assert near.samples in ([("a/6.png", "b/twin.jpg")], [("b/twin.jpg", "a/6.png")])
+    result = kindling("check", "--data", "ImageFolderDataModule", "--data.data_dir", "photos", "--out", "check.html")
+    assert result.code == 0, result.err
+    assert "page: check.html" in result.out
+    page = Path("check.html").read_text()
+    assert page.count("data:image/") == sum(len(names) for each in report.findings for names in each.samples)
+    assert all(place in page for finding in report.findings for place in finding.where)
+
+
+def test_clean_images_have_no_faults() -> None:
+    write_photos()
+    assert not {"blank", "blurred", "shape", "near-copies"} & {*found(inspect_data(ImageFolderDataModule("photos")))}

@@ -1,6 +1,6 @@
 """Samples that are in more than one split, to the bit or nearly."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ CHANCE = 0.05  # expected equal samples up to which an equal one is a copy
 MARGIN = 5  # times as many as expected, as columns are not independent
 MIN_COPIES = 3  # of rows of a table, which can be equal by chance
 MAX_HELD_OUT, MAX_TRAIN = 2_000, 50_000  # samples to compare for near-copies
+MAX_LABELED = 5_000  # samples to compare for near-copies with another label
 NEIGHBOR = 5  # the distance to the nearest sample is compared with that to this one
 MAX_RATIO = 0.05  # of the two
 FALSE_ALARMS = 0.1  # expected near-copies by chance in all samples
@@ -34,6 +35,7 @@ def find_copies(samples: SampleTable, fix: str) -> Iterator[Finding]:
         f"{len(pairs):,} of {held_out:,} validation and test samples are copies of samples in another split",
         [f"{samples.place(row)} = {samples.place(other)}" for row, other in pairs],
         fix,
+        _names(samples, pairs),
     )
 
 
@@ -48,49 +50,64 @@ def is_chance(samples: SampleTable, number: int) -> bool:
 
 
 def find_near_copies(samples: SampleTable, fix: str) -> Iterator[Finding]:
-    """Yield a finding if held-out samples are far closer to a training sample than samples usually are."""
+    """Yield findings if samples are far closer than usual to one in another split, or with another class."""
     if samples.features is None:
         return
-    pairs = near_pairs(samples)
+    is_train = samples.splits == "train"
+    pairs = near_pairs(samples, _sample(~is_train, MAX_HELD_OUT), _sample(is_train, MAX_TRAIN))
     if len(pairs) >= MIN_COPIES:
-        yield Finding(
-            "near-copies",
-            "warning",
-            f"{len(pairs):,} validation and test samples are nearly the same as a training sample",
-            [f"{samples.place(row)} ~ {samples.place(other)}" for row, other in pairs],
-            fix,
+        message = f"{len(pairs):,} validation and test samples are nearly the same as a training sample"
+        where = [f"{samples.place(row)} ~ {samples.place(other)}" for row, other in pairs]
+        yield Finding("near-copies", "warning", message, where, fix, _names(samples, pairs))
+    if not samples.classes or samples.codes is None:
+        return
+    everything = np.full(len(is_train), True)
+    near = near_pairs(samples, _sample(everything, MAX_LABELED), _sample(everything, MAX_TRAIN))
+    differing = {(min(pair), max(pair)) for pair in near if not _same_target(samples, *pair)}
+    pairs = sorted(differing)
+    if len(pairs) >= (1 if samples.chance is None else MIN_COPIES):
+        number = f"{len(pairs):,} {'pair of samples is' if len(pairs) == 1 else 'pairs of samples are'}"
+        where = [" ~ ".join(f"{samples.place(row)}: {samples.label(row)}" for row in pair) for pair in pairs]
+        message, advice = (
+            f"{number} nearly the same, with different labels",
+            "correct one of the labels, or remove both",
         )
+        yield Finding("near-copies", "warning", message, where, advice, _names(samples, pairs))
 
 
-def near_pairs(samples: SampleTable) -> list[tuple[int, int]]:
-    """Return held-out samples and the training sample that each nearly equals, the closest first.
+def _names(samples: SampleTable, pairs: Sequence[tuple[int, int]]) -> list[tuple[str, ...]]:
+    return [tuple(samples.names[row] for row in pair) for pair in pairs]
 
-    A near-copy is far closer to its nearest training sample than to the fifth. In D dimensions, the ratio of these
+
+def near_pairs(samples: SampleTable, rows: Indices, others: Indices) -> list[tuple[int, int]]:
+    """Return samples among `rows` and the one among `others` that each nearly equals, the closest first.
+
+    A near-copy is far closer to its nearest neighbor than to the fifth. In D dimensions, the ratio of these
     distances is below t by chance with a probability of about 4 t^D; D is estimated from the median ratio of the first
     two distances, 2^(-1/D) (Facco et al. 2017, doi.org/10.1038/s41598-017-11873-y).
     """
     from sklearn.neighbors import NearestNeighbors  # imported here because it takes 2 s
 
     assert samples.features is not None
-    held_out, train = _sample(samples.splits != "train", MAX_HELD_OUT), _sample(samples.splits == "train", MAX_TRAIN)
-    if len(train) <= NEIGHBOR or not len(held_out):
+    if len(others) <= NEIGHBOR or not len(rows):
         return []
     features = samples.features.astype(np.float64)
-    finder = NearestNeighbors(n_neighbors=NEIGHBOR, algorithm="brute").fit(features[train])
-    neighbors = finder.kneighbors(features[held_out], return_distance=False)
+    finder = NearestNeighbors(n_neighbors=NEIGHBOR + 1, algorithm="brute").fit(features[others])
+    neighbors = finder.kneighbors(features[rows], return_distance=False)
     # Again from the differences: distances by a product of matrices are inexact for near-copies.
-    away = np.linalg.norm(features[held_out][:, None] - features[train][neighbors], axis=2)
-    order = np.argsort(away, axis=1, kind="stable")
-    away, nearest = np.take_along_axis(away, order, 1), train[np.take_along_axis(neighbors, order, 1)[:, 0]]
+    away = np.linalg.norm(features[rows][:, None] - features[others][neighbors], axis=2)
+    away[others[neighbors] == rows[:, None]] = np.inf  # the sample itself
+    order = np.argsort(away, axis=1, kind="stable")[:, :NEIGHBOR]
+    away, nearest = np.take_along_axis(away, order, 1), others[np.take_along_axis(neighbors, order, 1)[:, 0]]
     usable = (away[:, 0] > 0) & (away[:, 1] > away[:, 0])
     if not usable.any():
         return []
     dimension = np.log(2) / np.median(np.log(away[usable, 1] / away[usable, 0]))
-    limit = min(MAX_RATIO, (FALSE_ALARMS / (4 * len(held_out))) ** (1 / dimension))
+    limit = min(MAX_RATIO, (FALSE_ALARMS / (4 * len(rows))) ** (1 / dimension))
     ratios = np.divide(away[:, 0], away[:, -1], where=away[:, -1] > 0, out=np.ones(len(away)))
-    near = np.flatnonzero((ratios < limit) & (samples.inputs[held_out] != samples.inputs[nearest]))
+    near = np.flatnonzero((ratios < limit) & (samples.inputs[rows] != samples.inputs[nearest]))
     near = near[np.argsort(ratios[near], kind="stable")]
-    return list(zip(held_out[near].tolist(), nearest[near].tolist(), strict=True))
+    return list(zip(rows[near].tolist(), nearest[near].tolist(), strict=True))
 
 
 def _equal_pairs(samples: SampleTable) -> Iterator[tuple[int, int]]:

@@ -6,8 +6,9 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from kindling.data.checks.arrays import CHUNK, thumbnails
+from kindling.data.checks.arrays import thumbnails
 from kindling.data.checks.groups import find_groups
+from kindling.data.checks.quality import FAULTS, find_faults
 from kindling.data.checks.report import Finding
 from kindling.data.checks.samples import SampleTable
 from kindling.data.images.datamodule import ImageFolderDataModule
@@ -19,8 +20,7 @@ MISSING = "left out: "  # starts the message about rows whose image is missing
 COPIES_FIX = "remove all but one of them"
 MAX_COMPARED = 20_000  # images; more would be decoded too often
 ENLARGED = 2.0  # times, from which on an image is too small
-BLANK = 8 / 255  # largest difference of pixels in a blank image
-DARK = 25 / 255  # nearly all pixels of a dark image are below
+ODD = 2.0  # times the usual ratio of the longer to the shorter side
 
 
 class FolderImages:
@@ -67,8 +67,8 @@ class FolderImages:
                 fix = "correct the file of labels, or leave such rows out: --data.skip_broken true"
                 yield Finding("broken", "error", note.removeprefix(MISSING), [], fix)
         yield from self._groups()
-        yield from self._small()
-        yield from self._blank()
+        yield from self._sizes()
+        yield from self._faults()
 
     def _groups(self) -> Iterator[Finding]:
         """Yield a finding for each column of groups in a file of labels, unless groups or times split the images."""
@@ -84,31 +84,43 @@ class FolderImages:
         start = f"{self.data.data_dir / name}: "
         return next((note.removeprefix(start) for note in notes if note.startswith(start)), "")
 
-    def _small(self) -> Iterator[Finding]:
+    def _sizes(self) -> Iterator[Finding]:
+        """Yield findings about images that are small, or far from a square."""
         size = self.data.input_shape[-1]
         infos = in_parallel(inspect, [str(self.data.data_dir / name) for name in self.names], "reading")
-        sides = {name: info.side for name, info in zip(self.names, infos, strict=True) if info.side}
+        known = {name: info for name, info in zip(self.names, infos, strict=True) if info.side}
+        sides = {name: info.side or 0 for name, info in known.items()}
         small = {name: side for name, side in sides.items() if ENLARGED * side <= size}
         if small:
-            where = [f"{name}: {side} pixels" for name, side in sorted(small.items(), key=lambda one: one[1])]
+            ordered = sorted(small, key=small.__getitem__)
+            where = [f"{name}: {small[name]} pixels" for name in ordered]
             typical = int(np.median([*sides.values()]))
             message = (
                 f"{len(small):,} of {len(self.names):,} images are enlarged to {size} pixels, twice their size or more"
             )
             fix = "use larger images" if len(small) < len(sides) / 2 else f"set --data.image_size {typical}"
-            yield Finding("small", "warning", message, where, fix)
+            yield Finding("small", "warning", message, where, fix, [(name,) for name in ordered])
+        ratios = {name: info.longer / sides[name] for name, info in known.items()}
+        usual = float(np.median([*ratios.values()])) if ratios else 1.0
+        if odd := sorted((name for name in ratios if ratios[name] > ODD * usual), key=lambda name: -ratios[name]):
+            where = [f"{name}: {known[name].longer} x {sides[name]} pixels" for name in odd]
+            message = (
+                f"{len(odd):,} of {len(self.names):,} images are far longer than the others, and cropped to a square"
+            )
+            fix = "crop them to the object, or remove them"
+            yield Finding("shape", "warning", message, where, fix, [(name,) for name in odd])
 
-    def _blank(self) -> Iterator[Finding]:
-        blank, dark = list[str](), list[str]()
-        names = iter(self.names)
+    def _faults(self) -> Iterator[Finding]:
+        """Yield findings about images that are blank, very dark, very bright or blurred, in their order."""
+        start, found = 0, {fault: list[str]() for fault in FAULTS}
         for dataset in self.datasets:
-            for rows in torch.split(torch.arange(len(dataset)), CHUNK):
-                pixels = np.sort(dataset.inputs[rows].float().mean(1).flatten(1).numpy() / 255, axis=1)
-                edge = pixels.shape[1] // 100
-                for low, high in zip(pixels[:, edge], pixels[:, -1 - edge], strict=True):
-                    name = next(names)
-                    (blank if high - low <= BLANK else dark if high < DARK else []).append(name)
-        for what, found in {"blank": blank, "very dark": dark}.items():
-            if found:
-                message = f"{len(found):,} of {len(self.names):,} images are {what}"
-                yield Finding("blank", "warning", message, found, "look at them, and remove those without content")
+            for fault, numbers in find_faults(dataset.inputs, len(dataset)).items():
+                found[fault] += [self.names[start + number] for number in numbers]
+            start += len(dataset)
+        for fault, names in found.items():
+            if not names:
+                continue
+            check = "blurred" if fault == "blurred" else "blank"
+            message = f"{len(names):,} of {len(self.names):,} images are {fault}"
+            fix = "look at them, and remove those without content"
+            yield Finding(check, "warning", message, names, fix, [(name,) for name in names])

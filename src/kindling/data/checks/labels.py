@@ -27,13 +27,12 @@ def find_contradictions(samples: SampleTable) -> Iterator[Finding]:
     for row, value in enumerate(samples.inputs.tolist()):
         if surprising[row]:
             groups[value].append(row)
-    where = []
-    for rows in groups.values():
-        if len({int(samples.codes[row]) for row in rows}) > 1:
-            where.append(" = ".join(f"{samples.names[row]}: {samples.label(row)}" for row in rows))
+    found = [rows for rows in groups.values() if len({int(samples.codes[row]) for row in rows}) > 1]
+    where = [" = ".join(f"{samples.names[row]}: {samples.label(row)}" for row in rows) for rows in found]
     if where and not is_chance(samples, len(where)):
         number = f"{len(where):,} {'sample has' if len(where) == 1 else 'samples have'}"
-        yield Finding("labels", "warning", f"{number} a copy with another label", where, FIX)
+        names = [tuple(samples.names[row] for row in rows) for rows in found]
+        yield Finding("labels", "warning", f"{number} a copy with another label", where, FIX, names)
 
 
 def find_implausible(samples: SampleTable) -> Iterator[Finding]:
@@ -47,17 +46,16 @@ def find_implausible(samples: SampleTable) -> Iterator[Finding]:
         rows = rows[counts[samples.targets[rows]] >= FOLDS]
     if len(rows) < 2 * FOLDS or len(np.unique(samples.targets[rows])) < 2 or len(samples.classes) > MAX_CLASSES:
         return
-    where = _suspicious_classes(samples, rows) if samples.classes else _far_numbers(samples, rows)
+    found, where = _suspicious_classes(samples, rows) if samples.classes else _far_numbers(samples, rows)
     if where:
         what = "class" if samples.classes else "number"
         number = f"{len(where):,} {'label looks' if len(where) == 1 else 'labels look'} wrong"
-        yield Finding(
-            "labels", "warning", f"{number}: a model of the other samples predicts another {what}", where, FIX
-        )
+        message = f"{number}: a model of the other samples predicts another {what}"
+        yield Finding("labels", "warning", message, where, FIX, [(samples.names[row],) for row in found])
 
 
-def _suspicious_classes(samples: SampleTable, rows: Indices) -> list[str]:
-    """Return the samples that look like a typical sample of another class.
+def _suspicious_classes(samples: SampleTable, rows: Indices) -> tuple[Indices, list[str]]:
+    """Return the samples that look like a typical sample of another class, and a description of each.
 
     As in confident learning (Northcutt et al. 2021, arxiv.org/abs/1911.00068), the threshold of a class comes from the
     probabilities of its own samples; a quantile in place of the mean spares samples at the border of two classes.
@@ -79,15 +77,15 @@ def _suspicious_classes(samples: SampleTable, rows: Indices) -> list[str]:
     sure = votes.max(1)
     found = np.flatnonzero((own <= MAX_OWN) & (sure >= np.maximum(typical[other], 0.5)))
     found = found[np.argsort(-sure[found], kind="stable")]
-    return [
+    return rows[found], [
         f"{samples.place(rows[each])}: {samples.label(rows[each])}, predicted "
         f"{samples.classes[names[other[each]]]} ({sure[each]:.0%})"
         for each in found
     ]
 
 
-def _far_numbers(samples: SampleTable, rows: Indices) -> list[str]:
-    """Return the samples whose target is far from its prediction, in comparison with most others."""
+def _far_numbers(samples: SampleTable, rows: Indices) -> tuple[Indices, list[str]]:
+    """Return the samples whose target is far from its prediction, in comparison with most, and describe each."""
     from sklearn.ensemble import ExtraTreesRegressor
     from sklearn.model_selection import KFold, cross_val_predict
 
@@ -99,6 +97,6 @@ def _far_numbers(samples: SampleTable, rows: Indices) -> list[str]:
     errors = np.abs(samples.targets[rows] - predicted)
     found = np.flatnonzero(errors > FAR_RESIDUALS * np.quantile(errors, 0.95))
     found = found[np.argsort(-errors[found], kind="stable")]
-    return [
+    return rows[found], [
         f"{samples.place(rows[each])}: {samples.label(rows[each])}, predicted {predicted[each]:.4g}" for each in found
     ]

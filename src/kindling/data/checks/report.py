@@ -7,7 +7,7 @@ from typing import Any, Literal
 CHECKS = {
     "leak": "columns that give the target away",
     "copies": "samples that are in more than one split",
-    "near-copies": "samples that are nearly the same in more than one split",
+    "near-copies": "samples that are nearly the same in more than one split, or have different labels",
     "groups": "an ID column whose rows are in more than one split",
     "labels": "the same sample with different labels, and labels that a model finds implausible",
     "classes": "classes with few training samples, or none in a split",
@@ -15,7 +15,9 @@ CHECKS = {
     "missing": "columns with mostly missing values",
     "broken": "images that can't be read",
     "small": "images that are enlarged",
-    "blank": "images that are blank or very dark",
+    "blank": "images that are blank, very dark or very bright",
+    "blurred": "images that are far less sharp than the others",
+    "shape": "images that lose most of their content when they are cropped to a square",
     "values": "NaN or infinite values, wrong shapes and labels",
 }
 
@@ -30,6 +32,7 @@ class Finding:
         message: What is wrong.
         where: The rows or files, the most important first.
         fix: What to do, with the option if there is one.
+        samples: The names of the samples in each place of `where`; empty if they are not samples.
     """
 
     check: str
@@ -37,6 +40,7 @@ class Finding:
     message: str
     where: list[str] = field(default_factory=list)
     fix: str = ""
+    samples: list[tuple[str, ...]] = field(default_factory=list)
 
 
 @dataclass

@@ -47,11 +47,13 @@ class ImageInfo(NamedTuple):
         digest: Hash of the content.
         side: Shorter side in pixels; None if the file is not a readable image.
         deep: Whether it has 16 bits per channel.
+        longer: Longer side in pixels.
     """
 
     digest: bytes
     side: int | None
     deep: bool = False
+    longer: int = 0
 
 
 class ImageFiles:
@@ -121,7 +123,8 @@ def inspect(path: str) -> ImageInfo:
     try:
         data = Path(path).read_bytes()
         with open_image(io.BytesIO(data)) as image:
-            return ImageInfo(blake2b(data, digest_size=16).digest(), min(image.size), has_16_bits(image, data))
+            digest = blake2b(data, digest_size=16).digest()
+            return ImageInfo(digest, min(image.size), has_16_bits(image, data), max(image.size))
     except Exception:  # Pillow may raise any exception for a damaged file
         return ImageInfo(path.encode(), None)
 

@@ -4,11 +4,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from kindling.data import BaseDataModule
 from kindling.evaluation.predictions import NO_PREDICTION, Predictions
 from kindling.evaluation.report.calibration import calibration_section
 from kindling.evaluation.report.confusion_matrix import confusion_section, share_cell
+from kindling.evaluation.report.heat_maps import RIGHT, Explain, Explanation, Question
 from kindling.evaluation.report.html import Html, element, join, name_cell, section, table
 from kindling.evaluation.report.metric_cards import metric_cards
 from kindling.evaluation.report.samples import SHOWN, show_samples
@@ -33,6 +35,7 @@ def classification_sections(
     names: Sequence[str],
     columns: Iterable[Html],
     temperatures: Tensor,
+    explain: Explain | None = None,
 ) -> Iterator[Html]:
     """Yield the sections of the report.
 
@@ -44,6 +47,7 @@ def classification_sections(
         names: Names of the classes.
         columns: Sections about the columns of a table.
         temperatures: The softmax temperature of each sample, (N, 1).
+        explain: Computes the heat maps of images.
     """
     intervals = confidence_intervals(predictions, losses)
 
@@ -63,7 +67,9 @@ def classification_sections(
     if predictions.threshold:
         yield section("Decision threshold", threshold_section(predictions.threshold, names))
     yield from columns
-    yield section("Worst predictions", worst_predictions(predictions, data, names))
+    yield section("Worst predictions", worst_predictions(predictions, data, names, explain))
+    if explain and predictions.correct.any():
+        yield section("Correct predictions", right_predictions(predictions, data, names, explain))
     yield section("Calibration", calibration_section(predictions, temperatures))
 
 
@@ -99,18 +105,55 @@ def score_table(names: Sequence[str], samples: Tensor, scores: Tensor, titles: S
     return join([note, table(["class", "samples", *titles], rows, class_="list")])
 
 
-def worst_predictions(predictions: Predictions, data: BaseDataModule, class_names: Sequence[str]) -> Html:
+def worst_predictions(
+    predictions: Predictions, data: BaseDataModule, class_names: Sequence[str], explain: Explain | None
+) -> Html:
     """Return the test samples whose labels had the lowest probabilities."""
     mistakes = int((~predictions.correct).sum())
     if not mistakes:
         return element("p", "All predictions are correct.")
     worst = predictions.worst(SHOWN)
-    names = [*class_names, NO_PREDICTION]
-    labels, classes = (
-        [names[label] for label in part[worst].tolist()] for part in (predictions.labels, predictions.classes)
-    )
-    confidence = [f"{value:.1%}" for value in predictions.confidence[worst].tolist()]
     total = count_noun(mistakes, "wrong prediction", "wrong predictions")
     shown = total if len(worst) == mistakes else f"{len(worst)} of {total}"
+    intro = f"{shown}, lowest probability of the label first."
+    return show_predictions(worst, predictions, data, class_names, intro, explain)
+
+
+def right_predictions(
+    predictions: Predictions, data: BaseDataModule, class_names: Sequence[str], explain: Explain
+) -> Html:
+    """Return a few test samples whose prediction is correct."""
+    intro = "From the least to the most confident one."
+    return show_predictions(predictions.right(RIGHT), predictions, data, class_names, intro, explain)
+
+
+def show_predictions(
+    rows: Tensor,
+    predictions: Predictions,
+    data: BaseDataModule,
+    class_names: Sequence[str],
+    intro: str,
+    explain: Explain | None,
+) -> Html:
+    """Return test samples by index (n,) with their predictions.
+
+    Heat maps show what speaks for the prediction rather than for the label; if it is correct, rather than for the
+    second most probable class.
+    """
+    names = [*class_names, NO_PREDICTION]
+    labels, classes = (
+        [names[label] for label in part[rows].tolist()] for part in (predictions.labels, predictions.classes)
+    )
+    confidence = [f"{value:.1%}" for value in predictions.confidence[rows].tolist()]
     cells = {"label": labels, "prediction": classes, "probability": confidence}
-    return show_samples(worst, cells, f"{shown}, lowest probability of the label first.", "its probability", data)
+    explanation = None
+    if explain:
+        is_right = predictions.correct[rows]
+        others = torch.where(is_right, predictions.second[rows], predictions.labels[rows])
+        favored, against = (
+            one_hot(each, len(names))[:, :-1] for each in (predictions.classes[rows], others)
+        )  # (n, classes)
+        titles = [f"orange for {name}, blue for {names[other]}" for name, other in zip(classes, others, strict=True)]
+        rival = "for the second most probable class" if is_right.all() else "for the label"
+        explanation = Explanation(explain, [Question(favored - against, titles)], rival, "for the prediction")
+    return show_samples(rows, cells, intro, "its probability", data, explanation)

@@ -18,9 +18,10 @@ def element(name: str, *children: object, **attributes: object) -> Html:
     Args:
         name: The tag.
         *children: Elements or text in it.
-        **attributes: Its attributes; `class_` stands for `class`.
+        **attributes: Its attributes; `class_` stands for `class`, `aria_label` for `aria-label`.
     """
-    html = "".join(f' {key.rstrip("_")}="{escape(str(value))}"' for key, value in attributes.items())
+    names = {key: key.rstrip("_").replace("_", "-") for key in attributes}
+    html = "".join(f' {names[key]}="{escape(str(value))}"' for key, value in attributes.items())
     if name in ("br", "img"):  # elements without an end tag
         return Html(f"<{name}{html}>")
     return Html(f"<{name}{html}>{join(children)}</{name}>")
@@ -31,16 +32,16 @@ def join(children: Iterable[object]) -> Html:
     return Html("".join(child if isinstance(child, Html) else escape(str(child)) for child in children))
 
 
-def png(content: bytes, **attributes: object) -> Html:
-    """Return an image that contains its own PNG file."""
-    return element("img", src="data:image/png;base64," + base64.b64encode(content).decode(), **attributes)
+def picture(content: bytes, kind: str = "png", **attributes: object) -> Html:
+    """Return an image that contains its own file, of a kind such as png or jpeg."""
+    return element("img", src=f"data:image/{kind};base64," + base64.b64encode(content).decode(), **attributes)
 
 
 def figure_element(figure: Figure, description: str, caption: str) -> Html:
     """Return a chart with its caption below."""
     file = io.BytesIO()
     figure.savefig(file, format="png", transparent=True)
-    return element("figure", png(file.getvalue(), alt=description), element("figcaption", caption))
+    return element("figure", picture(file.getvalue(), alt=description), element("figcaption", caption))
 
 
 def section(title: str, *content: Html) -> Html:

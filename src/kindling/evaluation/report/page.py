@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,13 +11,18 @@ from torch import Tensor
 
 from kindling import __version__
 from kindling.data import BaseDataModule
+from kindling.data.loading import inputs_of
+from kindling.evaluation.attribution import attribution_maps, is_whole
 from kindling.evaluation.multilabel import MultiLabelPredictions
 from kindling.evaluation.predictions import Predictions
 from kindling.evaluation.regression import RegressionPredictions, Target
 from kindling.evaluation.report.classification import classification_sections
 from kindling.evaluation.report.columns import column_sections
+from kindling.evaluation.report.heat_maps import Explain
 from kindling.evaluation.report.html import Html, element, join, section
+from kindling.evaluation.report.label_errors import label_error_section, save_label_errors
 from kindling.evaluation.report.multilabel import multilabel_sections
+from kindling.evaluation.report.quality import quality_section
 from kindling.evaluation.report.regression import regression_sections
 from kindling.evaluation.statistics import random_blocks
 from kindling.models import BaseTask, ClassificationTask, MultiLabelTask, RegressionTask
@@ -24,6 +30,7 @@ from kindling.models.many_classes import TopClasses
 from kindling.runs.find import read_text
 from kindling.training.test_outputs import Outputs
 from kindling.utils.files import atomic_write
+from kindling.utils.pictures import are_images
 
 
 class FoldResults(NamedTuple):
@@ -35,6 +42,7 @@ class FoldResults(NamedTuple):
         classes: Predicted class of each sample, (N,), if not the same rule decides on all.
         note: Explanation below the title.
         temperatures: The softmax temperature of each sample, (N, 1), if the models have one.
+        explain: Computes the heat maps of images, if not one model predicts all samples.
     """
 
     model: str
@@ -42,6 +50,7 @@ class FoldResults(NamedTuple):
     classes: Tensor | None = None
     note: str = ""
     temperatures: Tensor | None = None
+    explain: Explain | None = None
 
 
 def write_report(
@@ -55,7 +64,7 @@ def write_report(
     command: str,
     by_fold: FoldResults | None = None,
 ) -> Path:
-    """Write `report.html` into a run folder and return its path.
+    """Write `report.html` into a run folder and return its path; for classes also `label_errors.csv`.
 
     Args:
         run: The folder.
@@ -71,6 +80,10 @@ def write_report(
     """
     found = by_fold or FoldResults(type(model).__name__, lambda rows: mean_loss(model, outputs, targets, rows))
     losses = torch.stack([found.loss(rows) for rows in random_blocks(len(targets))])  # smoothed and weighted
+    explain: Explain | None = None
+    if is_whole(model) and are_images(inputs_of(data.test, torch.tensor([0]))):
+        explain = found.explain or (lambda rows, images, weights: attribution_maps(model, images, weights))
+    wrong: Tensor | None = None
     title = f"Test of {'/'.join(run.resolve().parts[-2:])}"
     about = f"{found.model} on {len(targets):,} test samples of {type(data).__name__}"
     about += f" · {tested} · {datetime.now():%d %B %Y, %H:%M} · Kindling {__version__}"
@@ -78,21 +91,28 @@ def write_report(
         known = outputs.probabilities if isinstance(outputs, TopClasses) else outputs
         columns = column_sections(model, known, targets, data)
         predictions = Predictions.of(outputs, targets, model.num_classes, model.threshold, found.classes)
+        wrong = ~predictions.correct
         temperatures = found.temperatures
         if temperatures is None:
             temperatures = torch.full((len(targets), 1), model.softmax_temperature)
         names = model.class_names
-        sections = classification_sections(metrics, predictions, losses, data, names, columns, temperatures)
+        sections = classification_sections(metrics, predictions, losses, data, names, columns, temperatures, explain)
     elif isinstance(model, MultiLabelTask):
         assert isinstance(outputs, Tensor)
         labels = MultiLabelPredictions(model.to_prediction(outputs), targets)
-        sections = multilabel_sections(metrics, labels, losses, data, model.class_names)
+        wrong = labels.mistakes.any(1)
+        sections = multilabel_sections(metrics, labels, losses, data, model.class_names, explain)
     else:
         assert isinstance(outputs, Tensor)
         columns = column_sections(model, outputs, targets, data)
         values = RegressionPredictions(outputs, targets, Target.of(data.fitted))
-        sections = regression_sections(metrics, values, losses, data, columns)
+        sections = regression_sections(metrics, values, losses, data, columns, explain)
     lines = [element("p", line, class_="soft") for line in (about, found.note) if line]
+    if not isinstance(model, RegressionTask):
+        errors = save_label_errors(run, outputs, targets, model, data)
+        sections = chain(sections, [section("Likely label errors", label_error_section(errors, targets, model, data))])
+    if explain:
+        sections = chain(sections, quality_section(data, wrong))
     parts = [element("h1", title), *lines, *sections, *_reproduction(run, command)]
     with atomic_write(run / "report.html") as path:
         path.write_text(page(title, join(parts)), encoding="utf-8")

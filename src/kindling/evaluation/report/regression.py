@@ -3,12 +3,14 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from kindling.data import BaseDataModule
 from kindling.evaluation.features import Feature, errors_by_feature, features_of
 from kindling.evaluation.regression import ErrorGroup, RegressionPredictions, error_intervals, errors_by_target
 from kindling.evaluation.regression_charts import error_chart, error_histogram, prediction_chart
+from kindling.evaluation.report.heat_maps import RIGHT, Explain, Explanation, Question
 from kindling.evaluation.report.html import Html, element, figure_element, join, name_cell, section, table
 from kindling.evaluation.report.metric_cards import metric_cards
 from kindling.evaluation.report.samples import SHOWN, show_samples
@@ -25,6 +27,7 @@ def regression_sections(
     losses: Tensor,
     data: BaseDataModule,
     columns: Iterable[Html] = (),
+    explain: Explain | None = None,
 ) -> Iterator[Html]:
     """Yield the sections of the report.
 
@@ -34,6 +37,7 @@ def regression_sections(
         losses: Mean loss of each of `random_blocks`, shape (B,).
         data: The data module.
         columns: Sections about the columns of a table.
+        explain: Computes the heat maps of images.
     """
     unit = predictions.target.unit and f" {predictions.target.unit}"
 
@@ -54,7 +58,13 @@ def regression_sections(
         )
         yield from columns
         yield from feature_sections(predictions, data)
-    yield section("Worst predictions", worst_predictions(predictions, data))
+    worst = predictions.worst(SHOWN)
+    intro = f"The {len(worst)} largest errors."
+    yield section("Worst predictions", show_predictions(worst, predictions, data, intro, explain))
+    if explain:
+        best = predictions.best(RIGHT)
+        intro = f"The {len(best)} smallest errors."
+        yield section("Best predictions", show_predictions(best, predictions, data, intro, explain))
 
 
 def _note(predictions: RegressionPredictions, unit: str) -> str:
@@ -146,14 +156,17 @@ def _label(feature: Feature, group: ErrorGroup, rows: Tensor, data: BaseDataModu
     return _range(["missing" if value is None else str(value) for value in found])
 
 
-def worst_predictions(predictions: RegressionPredictions, data: BaseDataModule) -> Html:
-    """Return the test samples with the largest errors."""
-    worst = predictions.worst(SHOWN)
+def show_predictions(
+    rows: Tensor, predictions: RegressionPredictions, data: BaseDataModule, intro: str, explain: Explain | None
+) -> Html:
+    """Return test samples by index (n,) with their predictions, and heat maps of what raises or lowers them."""
     targets, values, errors = (
-        format_numbers(part[worst].tolist()) for part in (predictions.targets, predictions.values, predictions.errors)
+        format_numbers(part[rows].tolist()) for part in (predictions.targets, predictions.values, predictions.errors)
     )
     columns = {predictions.target.name: targets, "prediction": values, "error": [*map(_signed, errors)]}
-    return show_samples(worst, columns, f"The {len(worst)} largest errors.", "its error", data)
+    questions = [Question(torch.ones(len(rows)), ["orange raises the prediction, blue lowers it"] * len(rows))]
+    explanation = Explanation(explain, questions, "lowers the prediction", "raises the prediction") if explain else None
+    return show_samples(rows, columns, intro, "its error", data, explanation)
 
 
 def _range(ends: Sequence[str]) -> str:

@@ -7,16 +7,24 @@ from torch import Tensor
 
 from kindling.data import BaseDataModule
 from kindling.data.loading import inputs_of
-from kindling.evaluation.report.html import Html, element, join, name_cell, png, table
+from kindling.evaluation.report.heat_maps import Explanation, HeatMap, heat_picture, legend
+from kindling.evaluation.report.html import Html, element, join, name_cell, picture, table
 from kindling.utils.pictures import are_images, to_pil_image
 
 SHOWN = 24
 SMALL = 96  # pixels; smaller images are enlarged without interpolation
-LARGE = 256  # pixels; larger images are reduced: 24 photos as PNG had 15 MB
+LARGE = 256  # pixels; larger images are reduced, and stored as JPEG: 24 photos as PNG had 15 MB
 Columns = Mapping[str, Sequence[str]]  # strings (n,) of three columns by title: truth, prediction, remark
 
 
-def show_samples(rows: Tensor, columns: Columns, intro: str, remark: str, data: BaseDataModule) -> Html:
+def show_samples(
+    rows: Tensor,
+    columns: Columns,
+    intro: str,
+    remark: str,
+    data: BaseDataModule,
+    explanation: Explanation | None = None,
+) -> Html:
     """Return test samples.
 
     Args:
@@ -25,6 +33,7 @@ def show_samples(rows: Tensor, columns: Columns, intro: str, remark: str, data: 
         intro: Text above the samples.
         remark: Explanation of the remark in the captions of images.
         data: The data module.
+        explanation: How the predictions for images are explained.
     """
     row_names = data.tested_rows()
     names = [row_names[row] for row in rows.tolist()]
@@ -32,23 +41,42 @@ def show_samples(rows: Tensor, columns: Columns, intro: str, remark: str, data: 
     if inputs is not None and are_images(inputs):
         truth, prediction, _ = columns
         intro += f" Captions: {truth} → {prediction} ({remark})."
-        content = image_sheet(names, columns, inputs, data.row_header)
+        maps = explanation.maps(rows, inputs) if explanation else []
+        content = image_sheet(names, columns, inputs, data.row_header, maps)
+        if maps and explanation:
+            intro += " Heat maps show what each place of an image adds, relative to the strongest place."
+            content = join([legend(explanation.against, explanation.favor), content])
     else:
         content = sample_table(names, columns, [data.describe(row) for row in rows.tolist()], data.row_header)
     return join([element("p", intro, class_="soft"), content])
 
 
-def image_sheet(names: Sequence[object], columns: Columns, images: Tensor, row_header: str) -> Html:
-    """Return images (n, C, H, W), uint8 or floats in [0, 1], with captions."""
+def image_sheet(
+    names: Sequence[object],
+    columns: Columns,
+    images: Tensor,
+    row_header: str,
+    maps: Sequence[Sequence[HeatMap]] = (),
+) -> Html:
+    """Return images (n, C, H, W), uint8 or floats in [0, 1], with captions, the first ones beside their heat maps."""
     figures = []
-    for name, truth, prediction, remark, image in zip(names, *columns.values(), images, strict=True):
-        side, file = max(image.shape[1:]), io.BytesIO()
-        to_pil_image(image, min(side, LARGE)).save(file, "PNG")
-        picture = png(file.getvalue(), alt="", class_="small" if side < SMALL else "large")
+    for number, (name, truth, prediction, remark) in enumerate(zip(names, *columns.values(), strict=True)):
+        pictures = [image_element(images[number])]
+        if number < len(maps):
+            pictures += [heat_picture(images[number], heat) for heat in maps[number]]
         text = [element("b", truth), " → ", element("b", prediction), f" ({remark})"]
         caption = element("figcaption", *text, element("br"), f"{row_header} {name}")
-        figures.append(element("figure", picture, caption))
-    return element("div", *figures, class_="sheet")
+        figures.append(element("figure", element("div", *pictures), caption))
+    explained = element("div", *figures[: len(maps)], class_="sheet explained") if maps else Html()
+    return join([explained, element("div", *figures[len(maps) :], class_="sheet")])
+
+
+def image_element(image: Tensor) -> Html:
+    """Return an image (C, H, W), reduced to `LARGE` pixels; its caption tells what it is."""
+    side, file = max(image.shape[1:]), io.BytesIO()
+    kind, size = ("png", "small") if side < SMALL else ("jpeg", "large")
+    to_pil_image(image, min(side, LARGE)).save(file, kind, quality=90)
+    return picture(file.getvalue(), kind, alt="", class_=size)
 
 
 def sample_table(

@@ -1,0 +1,99 @@
+"""Heat maps in the report: what each place of an image adds to a prediction."""
+
+import io
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from kindling.evaluation.report.html import Html, element, picture
+from kindling.utils.inputs import to_float
+from kindling.utils.pictures import to_pil_image
+
+EXPLAINED = 12  # samples with heat maps: with those that are right, 16 of them cost as much as predicting 200
+RIGHT = 4
+SIDE = 160  # pixels of the longer side
+FADED = 0.45  # of the contrast of the image below the colors
+STRONGEST = 0.9  # opacity
+FOR, AGAINST = torch.tensor([0.84, 0.37, 0.0]), torch.tensor([0.0, 0.45, 0.70])  # orange and blue, as in style.css
+
+# Takes the indices of test samples (n,), their images (n, C, H, W) and weights, see `attribution_maps`.
+Explain = Callable[[Tensor, Tensor, Sequence[Tensor]], list[Tensor] | None]
+
+
+class HeatMap(NamedTuple):
+    """A heat map of one sample.
+
+    Attributes:
+        values: What each place adds, (H, W).
+        title: What it adds to.
+    """
+
+    values: Tensor
+    title: str
+
+
+class Question(NamedTuple):
+    """What heat maps show.
+
+    Attributes:
+        weights: The weight of each output for each sample, see `attribution_maps`.
+        titles: What they are about, for each sample.
+    """
+
+    weights: Tensor
+    titles: Sequence[str]
+
+
+class Explanation(NamedTuple):
+    """How the predictions for some samples are explained.
+
+    Attributes:
+        explain: Computes the maps.
+        questions: What each map of a sample shows; none if all weights are 0.
+        against: What blue places mean.
+        favor: What orange places mean.
+    """
+
+    explain: Explain
+    questions: Sequence[Question]
+    against: str
+    favor: str
+
+    def maps(self, rows: Tensor, images: Tensor) -> list[list[HeatMap]]:
+        """Return the heat maps of the first samples; empty if the outputs of the model have no gradients."""
+        number = min(len(rows), EXPLAINED)
+        weights = [question.weights[:number] for question in self.questions]
+        found = self.explain(rows[:number], images[:number], weights) or []
+        return [
+            [
+                HeatMap(values[row], question.titles[row])
+                for values, question in zip(found, self.questions, strict=True)
+                if question.weights[row].any()
+            ]
+            for row in range(number)
+            if found
+        ]
+
+
+def heat_picture(image: Tensor, heat: HeatMap) -> Html:
+    """Return a heat map over the faded image (C, H, W), relative to its strongest place."""
+    file = io.BytesIO()
+    base = to_pil_image(image, SIDE).convert("L")
+    gray = to_float(torch.frombuffer(bytearray(base.tobytes()), dtype=torch.uint8)).view(base.height, base.width)
+    strength = F.interpolate(heat.values[None, None], gray.shape, mode="bilinear")[0, 0]
+    strength = strength / strength.abs().max().clamp(min=torch.finfo(torch.float32).tiny)
+    faded = 0.5 + FADED * (gray - 0.5)
+    color = torch.where(strength[..., None] > 0, FOR, AGAINST)  # (H, W, 3)
+    mixed = faded[..., None].lerp(color, STRONGEST * strength.abs()[..., None])
+    Image.fromarray((mixed * 255).round().to(torch.uint8).numpy()).save(file, "JPEG", quality=85)
+    return picture(file.getvalue(), "jpeg", alt=f"heat map: {heat.title}", title=heat.title, class_="large")
+
+
+def legend(against: str, favor: str) -> Html:
+    """Return the color scale, given what blue and orange places mean."""
+    bar = element("span", class_="scale", role="img", aria_label="color scale from blue through gray to orange")
+    return element("p", element("span", against), bar, element("span", favor), class_="soft legend")

@@ -1,0 +1,52 @@
+"""Likely label errors in the report, and their file."""
+
+from pathlib import Path
+
+from torch import Tensor
+
+from kindling.data import BaseDataModule
+from kindling.evaluation.label_errors import LabelErrors, find_label_errors
+from kindling.evaluation.predictions_csv import label_texts, write_label_errors
+from kindling.evaluation.report.html import Html, element
+from kindling.evaluation.report.samples import show_samples
+from kindling.models import ClassificationTask, MultiLabelTask
+from kindling.runs.folders import LABEL_ERRORS
+from kindling.training.test_outputs import Outputs
+from kindling.utils.text import count_noun
+
+SHOWN = 12
+NO_CLASS = "none"
+
+
+def save_label_errors(
+    run: Path, outputs: Outputs, targets: Tensor, model: ClassificationTask | MultiLabelTask, data: BaseDataModule
+) -> LabelErrors:
+    """Write `label_errors.csv` into a run folder, and return the label errors; see `write_report` for the arguments."""
+    probabilities = outputs
+    if isinstance(outputs, Tensor):
+        probabilities = outputs.exp() if isinstance(model, ClassificationTask) else model.to_prediction(outputs)
+    errors = find_label_errors(probabilities, targets)
+    arguments = data.row_header, errors, targets, model.class_names, data.keys("tested")
+    write_label_errors(run / LABEL_ERRORS, data.tested_rows(), *arguments)
+    return errors
+
+
+def label_error_section(
+    errors: LabelErrors, targets: Tensor, model: ClassificationTask | MultiLabelTask, data: BaseDataModule
+) -> Html:
+    """Return the most likely label errors."""
+    total = count_noun(len(targets), "label", "labels")
+    if not len(errors.rows):
+        return element("p", f"None of {total} looks wrong.")
+    rows = errors.rows[:SHOWN]
+    given, suggested = (
+        [text or NO_CLASS for text in label_texts(labels, model.class_names)]
+        for labels in (targets[rows], errors.suggested[:SHOWN])
+    )
+    columns = {"label": given, "suggestion": suggested, "score": [f"{score:.2f}" for score in errors.scores[:SHOWN]]}
+    intro = (
+        f"{len(errors.rows):,} of {total} {'look' if len(errors.rows) > 1 else 'looks'} wrong (confident learning): "
+    )
+    intro += f"the model is sure of another class. The most likely {len(rows)} are shown; {LABEL_ERRORS} in the run "
+    intro += "folder lists all. Look at each: the model may be wrong instead."
+    return show_samples(rows, columns, intro, "how much more probable the suggestion is", data)

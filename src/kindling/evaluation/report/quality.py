@@ -1,0 +1,62 @@
+"""Test images that are blank, very dark, very bright or blurred, in the report."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from kindling.data import BaseDataModule
+from kindling.data.checks.quality import find_faults
+from kindling.data.loading import ArrayDataset, inputs_of
+from kindling.evaluation.report.html import Html, element, section
+from kindling.evaluation.report.samples import image_element
+
+MAX_IMAGES = 2000  # that are measured: a test should not take much longer for it
+SHOWN = 8  # of each fault
+
+
+def quality_section(data: BaseDataModule, wrong: Tensor | None) -> Iterator[Html]:
+    """Yield a section about faulty test images, if there are any.
+
+    Args:
+        data: The data module, of images.
+        wrong: Whether the prediction for each test sample is wrong, (N,); None if predictions are numbers.
+    """
+    if not isinstance(data.test, ArrayDataset) or data.test.inputs[torch.tensor([0])].dtype != torch.uint8:
+        return
+    number = min(len(data.test), MAX_IMAGES)
+    rows = torch.linspace(0, len(data.test) - 1, number).long()
+    faults = find_faults(data.test.inputs if number == len(data.test) else _Rows(data.test, rows), number)
+    if not faults:
+        return
+    content = []
+    for fault, places in faults.items():
+        found = rows[places]
+        text = f"{len(found):,} of {number:,} test images {'are' if len(found) > 1 else 'is'} {fault}"
+        if wrong is not None:
+            shares = [f"{part.float().mean():.1%}" for part in (wrong[found], wrong)]
+            text += f"; predictions are wrong for {shares[0]} of them and {shares[1]} of all"
+        content += [element("p", f"{text}."), _sheet(found[:SHOWN], data)]
+    note = "kindling check lists faulty images of all splits, and copies across splits and classes."
+    yield section("Image quality", *content, element("p", note, class_="soft"))
+
+
+class _Rows:
+    """Some images of a dataset, as lazy inputs."""
+
+    def __init__(self, dataset: ArrayDataset, rows: Tensor) -> None:
+        self.dataset, self.rows = dataset, rows
+
+    def __getitem__(self, index: Tensor) -> Tensor:
+        images: Tensor = self.dataset.inputs[self.rows[index]]
+        return images
+
+
+def _sheet(rows: Tensor, data: BaseDataModule) -> Html:
+    images, names = inputs_of(data.test, rows), data.tested_rows()
+    assert images is not None
+    figures = (
+        element("figure", image_element(image), element("figcaption", f"{data.row_header} {names[row]}"))
+        for image, row in zip(images, rows.tolist(), strict=True)
+    )
+    return element("div", *figures, class_="sheet")

@@ -1,0 +1,145 @@
+"""Likely label errors: found as by cleanlab, listed in a file and in the report."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from report_reader import read
+from sklearn.datasets import load_digits
+from sklearn.model_selection import cross_val_predict
+from sklearn.naive_bayes import GaussianNB
+
+from conftest import Command
+from kindling import ImageFolderDataModule
+from kindling.evaluation.label_errors import find_label_errors
+from kindling.models.many_classes import TopClasses
+
+CNN = "--model CNNClassifier --model.channels [8,16] --model.hidden 32 --data ImageFolderDataModule".split()
+
+
+def confident_learning(probabilities: np.ndarray, labels: np.ndarray) -> dict[int, float]:
+    """Return the label errors with their normalized margins, by the definitions of Northcutt et al. (2021)."""
+    classes = range(probabilities.shape[1])
+    thresholds = [probabilities[labels == label, label].mean() for label in classes]
+    found = {}
+    for row, (values, label) in enumerate(zip(probabilities, labels, strict=True)):
+        sure = [name for name in classes if values[name] >= thresholds[name]]
+        if sure and max(sure, key=lambda name: values[name]) != label and values.argmax() != label:
+            found[row] = values.max() - values[label]
+    return found
+
+
+@pytest.fixture(scope="module")
+def digits() -> tuple[np.ndarray, np.ndarray, np.ndarray, set[int]]:
+    """Out-of-sample probabilities of digits, and labels of which 5% are wrong."""
+    images, labels = load_digits(return_X_y=True)
+    random = np.random.default_rng(0)
+    wrong = random.choice(len(labels), 90, replace=False)
+    given = labels.copy()
+    given[wrong] = (given[wrong] + random.integers(1, 10, 90)) % 10
+    model = GaussianNB(var_smoothing=0.1)
+    return cross_val_predict(model, images, given, method="predict_proba"), given, labels, {*wrong.tolist()}
+
+
+def test_label_errors_are_those_of_confident_learning(digits: tuple[np.ndarray, ...]) -> None:
+    probabilities, given, labels, wrong = digits
+    found = find_label_errors(torch.from_numpy(probabilities), torch.from_numpy(given))
+    expected = confident_learning(probabilities, given)
+    assert dict(zip(found.rows.tolist(), found.scores.tolist(), strict=True)) == pytest.approx(expected)
+    assert found.scores.tolist() == sorted(found.scores.tolist(), reverse=True)
+    assert len({*found.rows.tolist()} & {*wrong}) > 45
+    of_wrong = [row in wrong for row in found.rows.tolist()]
+    assert np.mean(found.suggested.numpy()[of_wrong] == labels[found.rows.numpy()[of_wrong]]) > 0.85
+
+
+def test_a_few_probabilities_of_each_sample_are_enough(digits: tuple[np.ndarray, ...]) -> None:
+    probabilities, given = (torch.from_numpy(part) for part in digits[:2])
+    all_classes, some = (
+        find_label_errors(each, given) for each in (probabilities, TopClasses.of(probabilities, given))
+    )
+    assert len(all_classes.rows) > 45
+    assert all(map(torch.equal, all_classes, some))
+
+
+def test_several_classes_are_decided_one_by_one() -> None:
+    random = np.random.default_rng(0)
+    labels = random.random((500, 3)) < [0.5, 0.3, 0.1]
+    probabilities = np.clip(0.25 + 0.5 * labels + random.normal(size=labels.shape) * 0.15, 0.01, 0.99)
+    given = labels ^ (random.random(labels.shape) < 0.03)
+    found = find_label_errors(torch.from_numpy(probabilities), torch.from_numpy(given))
+    flips = np.zeros_like(given)
+    flips[found.rows] = found.suggested.numpy() != given[found.rows]
+    for label in range(3):
+        pair = np.stack([1 - probabilities[:, label], probabilities[:, label]], axis=1)
+        assert {*np.flatnonzero(flips[:, label])} == {*confident_learning(pair, given[:, label].astype(int))}
+    assert flips.any(axis=1).sum() == len(found.rows) > 20
+
+
+def test_predictions_that_are_nan_are_left_out() -> None:
+    probabilities = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.1, 0.9], [0.2, 0.8], [torch.nan, torch.nan], [0.95, 0.05]])
+    assert find_label_errors(probabilities, torch.tensor([0, 0, 1, 1, 1, 1])).rows.tolist() == [5]
+
+
+def write_digits(folder: Path, number: int, swapped: int, seed: int) -> set[str]:
+    """Write digits as PNG files in class folders, and return the names of those in the wrong folder."""
+    digits, random = load_digits(), np.random.default_rng(seed)
+    images, labels = (digits.images * 255 / 16).astype(np.uint8)[:number], digits.target[:number]
+    wrong = {*random.choice(number, swapped, replace=False).tolist()}
+    names = set()
+    for row, (image, label) in enumerate(zip(images, labels, strict=True)):
+        given = (label + random.integers(1, 10)) % 10 if row in wrong else label
+        path = folder / str(given) / f"{row}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).resize((16, 16)).save(path)
+        names |= {f"{given}/{path.name}"} if row in wrong else set()
+    return names
+
+
+@pytest.mark.slow
+def test_swapped_labels_of_images_are_at_the_top_of_the_file(kindling: Command) -> None:
+    wrong = write_digits(Path("photos"), 800, 16, seed=0)
+    options = (*CNN, "--data.data_dir", "photos", "--run_name", "folds", "--trainer.max_epochs", 10)
+    result = kindling("repeat", "--folds", 3, *options, "--model.optimizer.lr", "3e-3", "--data.batch_size", 32)
+    assert result.code == 0, result.err
+    folder = Path("runs/folds/repeat_0")
+    assert f"likely label errors: {folder / 'label_errors.csv'}" in result.out
+    found = pd.read_csv(folder / "label_errors.csv")
+    assert [*found] == ["file", "given", "suggested", "score"]
+    top = found.head(24)
+    assert len({*top["file"]} & wrong) >= 0.7 * len(wrong)  # in the top 3%
+    assert (found["given"].astype(str) == found["file"].str[0]).all()
+    predicted = pd.read_csv(folder / "predictions.csv").set_index("file")
+    assert (predicted.loc[found["file"], "prediction"].to_numpy() == found["suggested"].to_numpy()).all()
+    assert f"{len(found):,} of 800 labels look wrong" in read(folder).text
+
+    wrong_rows = found.set_index("file").astype(str)  # corrected as docs/report.md says
+    split = pd.read_csv(folder / "fold_1/version_0/split.csv", dtype=str).set_index("file")
+    split.update(wrong_rows.rename(columns={"suggested": "class"})[["class"]])
+    split.to_csv("corrected.csv")
+    data = ImageFolderDataModule("photos", split="corrected.csv")
+    data.setup("fit")
+    labels = dict(zip(*[[getattr(each, name) for each in data._samples] for name in ("file", "label")], strict=True))
+    assert all(labels[file] == suggested for file, suggested in wrong_rows["suggested"].items())
+
+
+def test_label_errors_of_a_table_have_row_numbers(kindling: Command) -> None:
+    random = np.random.default_rng(0)
+    frame = pd.DataFrame(random.normal(size=(400, 2)), columns=["a", "b"])
+    frame["code"] = [f"C-{row:04d}" for row in random.permutation(400)]
+    frame["kind"] = np.where(frame["a"] + frame["b"] > 0, "x", "y")
+    frame.loc[::40, "kind"] = frame.loc[::40, "kind"].map({"x": "y", "y": "x"})
+    frame.to_csv("rows.csv", index=False)
+    options = "--model MLPClassifier --model.hidden [16] --data TableDataModule --data.path rows.csv --data.target kind"
+    result = kindling(
+        "fit", *options.split(), "--model.optimizer.lr", "0.03", "--trainer.max_epochs", 8, "--run_name", "rows"
+    )
+    assert result.code == 0, result.err
+    found = pd.read_csv("runs/rows/version_0/label_errors.csv")
+    assert [*found] == ["row", "code", "given", "suggested", "score"]
+    assert len(found) > 0
+    assert (frame["kind"][found["row"]].to_numpy() == found["given"]).all()
+    assert (found["given"] != found["suggested"]).all()
+    assert "Likely label errors" in read(Path("runs/rows/version_0")).tables
