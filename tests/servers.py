@@ -14,6 +14,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fastapi import FastAPI
+
+from kindling import Predictor
+from kindling.deploy.metrics import Metrics
+from kindling.deploy.served_models import ServedModel
+from kindling.deploy.server import Service
+
+
+def app_of(predictor: Predictor, **options: Any) -> FastAPI:
+    """Return the application that serves a model."""
+    metrics = Metrics()
+    return Service([ServedModel("default", predictor, metrics)], metrics, **options).app()
+
 
 @dataclass(frozen=True)
 class Server:

@@ -34,6 +34,7 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.select import Select
 from selenium.webdriver.support.wait import WebDriverWait
+from servers import app_of
 from torch import Tensor
 
 from browser import chrome
@@ -42,7 +43,6 @@ from kindling.cli import main
 from kindling.data.mnist import read_sample
 from kindling.deploy.card import ModelCard
 from kindling.deploy.predictor import Predictor, load
-from kindling.deploy.server import Service
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("page")]  # one browser and its servers for all
 
@@ -215,7 +215,7 @@ def wait_for(address: str) -> None:
 @contextmanager
 def service(predictor: Predictor, port: int = 0) -> Iterator[str]:
     """Return the address of the same server in this process, which starts at once."""
-    app = Service(predictor, max_bytes=100_000).app()
+    app = app_of(predictor, max_bytes=100_000)
     server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="warning"))
     thread = threading.Thread(target=server.run)
     thread.start()

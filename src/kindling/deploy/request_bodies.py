@@ -3,8 +3,13 @@
 import asyncio
 import json
 import re
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
+import pydantic_core
 import torch
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
@@ -17,6 +22,8 @@ from kindling.utils.inputs import decode_image, to_float, to_input_tensor
 
 MAX_PIXELS = 16_000_000  # of a decoded image, 0.6 GB; a large JPEG is decoded at reduced size, so any photo passes
 MAX_FILES = 64  # per form
+MAX_PENDING_BYTES = 100_000_000  # total size of the bodies that are being processed
+INLINE_BYTES = 16_384  # JSON that is parsed in the event loop; up to here, a thread would cost more
 TIMEOUT = 30  # seconds within which a body must arrive
 
 Files = list[tuple[str, bytes]]  # names and contents
@@ -43,6 +50,52 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
     except ClientDisconnect as error:
         raise HTTPException(400, "request body is truncated") from error
     return bytes(body)
+
+
+class BodyReader:
+    """Turns the bodies of requests into inputs; large ones in threads, a limited number at once.
+
+    Args:
+        max_bytes: Maximum length of a body.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
+        self._pending_bytes = 0
+        self._threads = ThreadPoolExecutor(2)
+        self._reading = asyncio.Semaphore(2)  # limits how many images are decoded at once
+
+    @asynccontextmanager
+    async def inputs(self, request: Request, predictor: Predictor) -> AsyncIterator[Tensor]:
+        """Yield the samples in the body of a request, shape (N, *input_shape).
+
+        Raises:
+            ValueError: If the model does not take such a body.
+            HTTPException: If the body is too long or incomplete, or too many requests are being processed.
+        """
+        body = await read_body(request, self.max_bytes)
+        if self._pending_bytes + len(body) > MAX_PENDING_BYTES:
+            raise HTTPException(503, "too many requests are being read: try again in a moment", {"Retry-After": "1"})
+        self._pending_bytes += len(body)
+        try:
+            yield await self._read(request, body, predictor)
+        finally:
+            self._pending_bytes -= len(body)
+
+    async def _read(self, request: Request, body: bytes, predictor: Predictor) -> Tensor:
+        if not body.strip():
+            raise ValueError(f"the body is empty: the model takes {predictor.takes}")
+        read: Callable[[], Tensor] = partial(from_images, [("the body", body)], predictor)
+        if request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
+            read = partial(from_images, await form_files(request, body), predictor)
+        elif body.lstrip()[:1] in (b"{", b"["):
+            read = partial(from_json, body, predictor)
+            if len(body) <= INLINE_BYTES:
+                return read()
+        async with self._reading:
+            if await request.is_disconnected():
+                raise HTTPException(400, "the client has disconnected")
+            return await asyncio.get_running_loop().run_in_executor(self._threads, read)
 
 
 async def form_files(request: Request, body: bytes) -> Files:
@@ -93,7 +146,7 @@ def from_json(body: bytes, predictor: Predictor) -> Tensor:
         ValueError: If the body has another form.
     """
     try:
-        content = json.loads(body, parse_constant=_refuse_constant)
+        content = _parse_json(body)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"the body is not valid JSON: {_explain_json_error(error)}") from error
     if not isinstance(content, dict) or len(content.keys() & {"inputs", "rows"}) != 1:
@@ -113,6 +166,13 @@ def from_json(body: bytes, predictor: Predictor) -> Tensor:
     if any(isinstance(value, int | float) and not abs(value) < 1e300 for row in rows for value in row.values()):
         raise ValueError("the numbers of a row must be finite; null is a missing one")
     return predictor.inputs(rows)
+
+
+def _parse_json(body: bytes) -> Any:
+    try:
+        return pydantic_core.from_json(body, allow_inf_nan=False)  # twice as fast as `json`,
+    except ValueError:  # which also reads UTF-16 and explains errors
+        return json.loads(body, parse_constant=_refuse_constant)
 
 
 def _expected_body(predictor: Predictor) -> str:

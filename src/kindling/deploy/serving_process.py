@@ -1,0 +1,184 @@
+"""The processes of `kindling serve`: one, or several workers that share a port; all load new versions on SIGHUP."""
+
+import asyncio
+import json
+import os
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import uvicorn
+from fastapi import FastAPI
+from uvicorn.supervisors import Multiprocess
+
+from kindling.deploy.metrics import Metrics
+from kindling.deploy.predictor import Predictor
+from kindling.deploy.served_models import ServedModel, find_model, open_model, version_of
+from kindling.deploy.server import Service
+from kindling.training.processes import exit_when_orphaned
+from kindling.utils.console import say
+from kindling.utils.text import shorten
+
+SETTINGS = "KINDLING_SERVE"  # environment variable that configures worker processes
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a process serves.
+
+    Attributes:
+        models: Names and what the user gave for them: checkpoints, runs or exported files.
+        files: The files that these stood for at the start, or at the last reload: a worker that restarts later serves
+            the same version as the others, even if there is a newer run.
+        workers: Number of processes.
+        batch_size: Maximum number of samples that are computed at once.
+        max_bytes: Maximum length of the body of a request.
+        access_log: See `kindling.deploy.gateway.Gateway`.
+        watch_seconds: How often to look for new versions; 0 for never.
+        metrics_folder: Folder in which workers collect their metrics; empty for one process.
+        parent: PID of the main process.
+    """
+
+    models: dict[str, str]
+    files: dict[str, str]
+    workers: int
+    batch_size: int
+    max_bytes: int
+    access_log: str
+    watch_seconds: float
+    metrics_folder: str = ""
+    parent: int = 0
+
+    def resolve(self) -> "Settings":
+        """Return the same settings with the files that the models stand for now.
+
+        Raises:
+            FileNotFoundError: If there is none for a model.
+        """
+        return replace(self, files={name: str(find_model(where)) for name, where in self.models.items()})
+
+    def publish(self) -> None:
+        """Hand the settings to the worker processes that start from now on."""
+        os.environ[SETTINGS] = json.dumps(asdict(self))
+
+
+class Workers(Multiprocess):
+    """Several worker processes; a reload happens within them, so that they keep their connections."""
+
+    def handle_hup(self) -> None:
+        """Let all workers load new versions."""
+        with suppress(OSError, ValueError):  # the workers report it
+            Settings(**json.loads(os.environ[SETTINGS])).resolve().publish()
+        for worker in self.processes:
+            if worker.pid is not None:
+                os.kill(worker.pid, signal.SIGHUP)
+
+
+def run_server(settings: Settings, predictors: Mapping[str, Predictor], host: str, port: int) -> None:
+    """Serve until a signal stops the server."""
+    options: dict[str, Any] = {
+        "host": host,
+        "port": port,
+        "log_level": "warning",
+        "access_log": False,
+        "server_header": False,
+        "ws": "none",
+        "timeout_graceful_shutdown": 30,  # seconds for running requests
+    }
+    if settings.watch_seconds:
+        threading.Thread(target=watch, args=(settings,), daemon=True).start()
+    if settings.workers == 1:
+        with suppress(KeyboardInterrupt):
+            uvicorn.Server(uvicorn.Config(build_app(settings, predictors), **options)).run()
+        return
+    with tempfile.TemporaryDirectory(prefix="kindling-metrics-") as folder:
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
+        replace(settings, metrics_folder=folder, parent=os.getpid()).publish()
+        config = uvicorn.Config(f"{__name__}:worker_app", factory=True, workers=settings.workers, **options)
+        Workers(config, sockets=[config.bind_socket()]).run()
+
+
+def worker_app() -> FastAPI:
+    """Return the application of a worker process, configured by the environment."""
+    settings = Settings(**json.loads(os.environ[SETTINGS]))
+    exit_when_orphaned(settings.parent)
+    return build_app(settings, {name: open_model(Path(file)) for name, file in settings.files.items()})
+
+
+def build_app(settings: Settings, predictors: Mapping[str, Predictor]) -> FastAPI:
+    """Return the application of one process."""
+    torch.set_num_threads(count_threads(settings.workers))
+    metrics = Metrics(Path(settings.metrics_folder) if settings.metrics_folder else None)
+    models = [
+        ServedModel(name, predictor, metrics, settings.batch_size, version_of(Path(settings.files[name])))
+        for name, predictor in predictors.items()
+    ]
+    service = Service(models, metrics, os.environ.get("KINDLING_API_KEY", ""), settings.max_bytes, settings.access_log)
+    lock = asyncio.Lock()
+
+    async def reload() -> None:
+        async with lock:
+            for model in models:
+                await asyncio.to_thread(reload_model, model, settings.models[model.name])
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        running: set[asyncio.Task[None]] = set()  # the event loop keeps only weak references
+
+        def start_reload() -> None:
+            running.add(task := asyncio.create_task(reload()))
+            task.add_done_callback(running.discard)
+
+        if hasattr(signal, "SIGHUP"):
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, start_reload)
+        yield
+
+    return service.app(lifespan)
+
+
+def reload_model(model: ServedModel, where: str) -> None:
+    """Serve the newest version of a model, or the previous one if that fails, and print a line."""
+    try:
+        path = find_model(where)
+        version = version_of(path)
+        if version == model.current.version:
+            model.metrics.reloaded(model.name, "unchanged")
+            return
+        model.replace(open_model(path), version)
+    except Exception as error:  # whatever is wrong with a new checkpoint, the old one still works
+        model.metrics.reloaded(model.name, "failed")
+        say(f"{model.name}: still version {model.current.version}: {shorten(str(error))}", stderr=True)
+    else:
+        model.metrics.reloaded(model.name, "loaded")
+        say(f"{model.name}: now version {version}, {path}")
+
+
+def watch(settings: Settings) -> None:
+    """Send SIGHUP to this process whenever a file that the models stand for is another one, or was written."""
+
+    def state() -> dict[str, tuple[str, int]] | None:
+        with suppress(OSError, ValueError):
+            return {name: (file, Path(file).stat().st_mtime_ns) for name, file in settings.resolve().files.items()}
+        return None  # a run folder is being written or removed
+
+    known = state()
+    while True:
+        time.sleep(settings.watch_seconds)
+        if (found := state()) is not None and found != known:
+            known = found
+            os.kill(os.getpid(), signal.SIGHUP)
+
+
+def count_threads(workers: int) -> int:
+    """Return the number of computing threads of a worker: its share of the cores, minus one that reads requests.
+
+    More would be many times slower, since computing threads busy-wait for each other.
+    """
+    return max(1, torch.get_num_threads() // workers - 1)
