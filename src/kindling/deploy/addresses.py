@@ -3,6 +3,8 @@
 import ipaddress
 import socket
 
+KEY = "KINDLING_API_KEY"  # environment variable with the key that clients must send
+
 
 def is_local(host: str) -> bool:
     """Return whether an address can be reached only from this machine."""

@@ -82,6 +82,8 @@ class Batcher:
 
     async def _compute(self, inputs: Tensor) -> Tensor:
         def compute() -> Tensor:
+            if len(inputs) <= self.batch_size:
+                return self.compute(inputs)
             return torch.cat([self.compute(part) for part in torch.split(inputs, self.batch_size)])
 
         start = time.perf_counter()

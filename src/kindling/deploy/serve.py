@@ -5,13 +5,12 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from kindling.deploy.addresses import free_port, is_local
+from kindling.deploy.addresses import KEY, free_port, is_local
 from kindling.deploy.card import ModelCard
 from kindling.utils.console import say
 from kindling.utils.optional import require_extra
 from kindling.utils.text import format_number
 
-KEY = "KINDLING_API_KEY"
 DEFAULT_NAME = "default"  # of a single model
 NAME = re.compile(r"[A-Za-z0-9][\w-]{0,63}", re.ASCII)
 
@@ -50,6 +49,10 @@ def serve(
     for name, value, least in (("workers", workers, 1), ("batch_size", batch_size, 1), ("port", port, 0)):
         if not least <= value <= 65535:
             raise ValueError(f"{name} must be from {least} to 65535, got {value}")
+    if watch_seconds < 0:
+        raise ValueError(f"watch_seconds must be at least 0, got {watch_seconds}")
+    if access_log not in ("", "-"):
+        Path(access_log).open("a").close()
     key = os.environ.get(KEY, "")
     if not key.isascii() or key != key.strip():
         raise ValueError(f"{KEY} must be ASCII without surrounding blanks, since clients send it in a header")

@@ -1,6 +1,7 @@
 """The HTTP server: its routes."""
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -8,6 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response
@@ -25,12 +27,14 @@ from kindling.deploy.metrics import Metrics
 from kindling.deploy.request_bodies import BodyReader
 from kindling.deploy.responses import to_predictions
 from kindling.deploy.served_models import ServedModel
-from kindling.utils.text import count_noun, shorten
+from kindling.utils.text import count_noun
 
 TOP = 5  # default of ?top=
 MAX_TOP = 9999
 PROBE_SECONDS = 5.0  # within which a model that is ready predicts a sample
 DOCS_FILES = ("swagger-ui.css", "swagger-ui-bundle.js")  # in the package fastapi-swagger
+
+logger = logging.getLogger(__name__)
 
 Top = Annotated[int, Query(ge=1, le=MAX_TOP, description="Number of classes to list, most probable first.")]
 HERE = Path(__file__).parent
@@ -43,9 +47,9 @@ class Service:
 
     Args:
         models: The models. The first one has the addresses /predict and /info, each one those under /models/NAME.
+        metrics: The metrics that the models write.
         key: Key that clients must send as `Authorization: Bearer KEY`; empty for none.
         max_bytes: Maximum length of the body of a request.
-        metrics: The metrics that the models write.
         access_log: See `Gateway`.
     """
 
@@ -119,7 +123,7 @@ class Service:
                 raise HTTPException(400, str(error)) from error
             except QueueFullError as error:
                 raise HTTPException(503, str(error), {"Retry-After": "1"}) from error
-            if not outputs.isfinite().all():
+            if not np.isfinite(outputs.numpy()).all():
                 raise HTTPException(500, "the prediction is not a number: the model diverged during training")
             predictions = to_predictions(outputs, str(card.task), card.classes, top, card.decision)
             return Response(to_json({"predictions": predictions}), media_type="application/json")
@@ -176,8 +180,9 @@ class Service:
                 await asyncio.wait_for(model.check(), PROBE_SECONDS)
             except TimeoutError:
                 return f"model {model.name} does not predict a sample within {PROBE_SECONDS:g} s"
-            except Exception as error:
-                return f"model {model.name} fails: {shorten(str(error))}"
+            except Exception:
+                logger.exception(f"model {model.name} is not ready")
+                return f"model {model.name} fails: see the log of the server"  # anybody may ask
         return ""
 
     async def show_metrics(self) -> Response:

@@ -18,6 +18,7 @@ import uvicorn
 from fastapi import FastAPI
 from uvicorn.supervisors import Multiprocess
 
+from kindling.deploy.addresses import KEY
 from kindling.deploy.metrics import Metrics
 from kindling.deploy.predictor import Predictor
 from kindling.deploy.served_models import ServedModel, find_model, open_model, version_of
@@ -72,8 +73,15 @@ class Settings:
 class Workers(Multiprocess):
     """Several worker processes; a reload happens within them, so that they keep their connections."""
 
+    def __init__(self, *args: Any) -> None:
+        self._ends_with_terminal = has_terminal()
+        super().__init__(*args)
+
     def handle_hup(self) -> None:
         """Let all workers load new versions."""
+        if self._ends_with_terminal and not has_terminal():
+            self.handle_term()
+            return
         with suppress(OSError, ValueError):  # the workers report it
             Settings(**json.loads(os.environ[SETTINGS])).resolve().publish()
         for worker in self.processes:
@@ -102,7 +110,7 @@ def run_server(settings: Settings, predictors: Mapping[str, Predictor], host: st
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
         replace(settings, metrics_folder=folder, parent=os.getpid()).publish()
         config = uvicorn.Config(f"{__name__}:worker_app", factory=True, workers=settings.workers, **options)
-        Workers(config, sockets=[config.bind_socket()]).run()
+        Workers(config, [config.bind_socket()]).run()
 
 
 def worker_app() -> FastAPI:
@@ -120,8 +128,8 @@ def build_app(settings: Settings, predictors: Mapping[str, Predictor]) -> FastAP
         ServedModel(name, predictor, metrics, settings.batch_size, version_of(Path(settings.files[name])))
         for name, predictor in predictors.items()
     ]
-    service = Service(models, metrics, os.environ.get("KINDLING_API_KEY", ""), settings.max_bytes, settings.access_log)
-    lock = asyncio.Lock()
+    service = Service(models, metrics, os.environ.get(KEY, ""), settings.max_bytes, settings.access_log)
+    lock, ends_with_terminal = asyncio.Lock(), has_terminal()
 
     async def reload() -> None:
         async with lock:
@@ -132,12 +140,15 @@ def build_app(settings: Settings, predictors: Mapping[str, Predictor]) -> FastAP
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         running: set[asyncio.Task[None]] = set()  # the event loop keeps only weak references
 
-        def start_reload() -> None:
+        def hang_up() -> None:
+            if ends_with_terminal and not has_terminal():  # the terminal was closed
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
             running.add(task := asyncio.create_task(reload()))
             task.add_done_callback(running.discard)
 
         if hasattr(signal, "SIGHUP"):
-            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, start_reload)
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, hang_up)
         yield
 
     return service.app(lifespan)
@@ -174,6 +185,17 @@ def watch(settings: Settings) -> None:
         if (found := state()) is not None and found != known:
             known = found
             os.kill(os.getpid(), signal.SIGHUP)
+
+
+def has_terminal() -> bool:
+    """Return whether this process ends when a terminal is closed: not after `nohup`, or without a terminal."""
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+        return False
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY))
+    except OSError:
+        return False
+    return True
 
 
 def count_threads(workers: int) -> int:

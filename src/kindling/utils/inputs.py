@@ -180,11 +180,12 @@ def to_input_tensor(values: Any, shape: tuple[int, ...]) -> Tensor:
         raise ValueError(f"there are no samples: give at least one of shape ({', '.join(map(str, shape))})")
     inputs = _reshape(inputs, shape)
     inputs = to_float(inputs) if len(shape) == 3 else inputs.float()
-    if not inputs.isfinite().all():
+    low, high = (limit.item() for limit in inputs.aminmax())  # NaN if there is any
+    if not (math.isfinite(low) and math.isfinite(high)):
         raise ValueError("inputs must be finite numbers, got NaN or infinity")
-    if len(shape) == 3 and not (inputs.min() >= 0 and inputs.max() <= 1):
+    if len(shape) == 3 and not (low >= 0 and high <= 1):
         raise ValueError(
-            f"image values must be between 0 and 1, got {inputs.min():g} to {inputs.max():g}: divide them by 255, or "
+            f"image values must be between 0 and 1, got {low:g} to {high:g}: divide them by 255, or "
             "pass uint8 values or an image file"
         )
     return inputs
