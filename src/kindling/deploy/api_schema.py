@@ -11,9 +11,11 @@ from pydantic import BaseModel, Field
 from kindling.data.tables.rows import distinct_columns
 from kindling.data.tables.values import Column
 from kindling.deploy.card import ModelCard
+from kindling.deploy.request_bodies import MAX_CELL, MAX_FILES
 from kindling.deploy.served_models import ServedModel
 
-MAX_EXAMPLE = 4096  # numbers in an example
+MAX_EXAMPLE = 20_000  # characters of an example
+MAX_FLOAT32 = 3.4028e38
 
 
 class Error(BaseModel):
@@ -91,6 +93,8 @@ class ModelList(BaseModel):
 class ModelInfo(BaseModel):
     """A model and its input."""
 
+    name: str
+    models: list[str]
     model: str
     version: str
     task: str
@@ -141,25 +145,28 @@ def request_body(card: ModelCard, max_samples: int) -> dict[str, Any]:
     """Return the description of the bodies that a model takes, with examples."""
     content: dict[str, Any] = {}
     if card.columns is not None:
-        row, example = _row(distinct_columns(card.columns))
-        rows = {"type": "array", "items": row, "minItems": 1, "maxItems": max_samples}
-        content["application/json"] = _json("rows", rows, {"rows": [example]})
+        row, typical = _row(distinct_columns(card.columns))
+        content["application/json"] = _json("rows", _list(row, max_samples), [typical])
     else:
-        sample = _array(card.input_shape, {"minimum": 0, "maximum": 1} if card.takes_images else {})
-        samples = {"type": "array", "items": sample, "minItems": 1, "maxItems": max_samples}
-        content["application/json"] = _json("inputs", samples, {"inputs": [_zeros(card.input_shape)]})
+        limits = (0, 1) if card.takes_images else (-MAX_FLOAT32, MAX_FLOAT32)
+        sample = _array(card.input_shape, {"minimum": limits[0], "maximum": limits[1]})
+        samples = {"anyOf": [_list(sample, max_samples), sample]}
+        content["application/json"] = _json("inputs", samples, [_zeros(card.input_shape)])
     if card.takes_images:
         file = {"type": "string", "format": "binary"}
         content |= {f"image/{kind}": {"schema": file} for kind in ("png", "jpeg")}
-        form = {"type": "object", "properties": {"file": {"type": "array", "items": file}}, "required": ["file"]}
+        form = {"type": "object", "properties": {"file": _list(file, MAX_FILES)}, "required": ["file"]}
         content["multipart/form-data"] = {"schema": form}
     return {"required": True, "content": content}
 
 
-def _json(name: str, schema: dict[str, Any], example: dict[str, Any]) -> dict[str, Any]:
-    body = {"type": "object", "properties": {name: schema}, "required": [name], "additionalProperties": False}
-    few = len(str(example)) < 5 * MAX_EXAMPLE
-    return {"schema": body} | ({"example": example} if few else {})
+def _json(name: str, schema: dict[str, Any], example: Any) -> dict[str, Any]:
+    body = {"type": "object", "properties": {name: schema}, "required": [name]}
+    return {"schema": body} | ({"example": {name: example}} if len(str(example)) < MAX_EXAMPLE else {})
+
+
+def _list(items: dict[str, Any], most: int) -> dict[str, Any]:
+    return {"type": "array", "items": items, "minItems": 1, "maxItems": most}
 
 
 def _array(shape: tuple[int, ...], limits: dict[str, float]) -> dict[str, Any]:
@@ -174,19 +181,19 @@ def _zeros(shape: tuple[int, ...]) -> Any:
 
 
 def _row(columns: list[Column]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the schema of a row, and an example."""
+    """Return the schema of a row of a table, and a typical one: medians and the first categories."""
     properties: dict[str, Any] = {}
-    example: dict[str, Any] = {}
+    typical: dict[str, Any] = {}
+    limits = {"exclusiveMinimum": -MAX_CELL, "exclusiveMaximum": MAX_CELL}
     for column in columns:
         name, kind = column["name"], column["kind"]
-        properties[name] = {"type": ["number", "null"]}
         if kind == "category":
-            example[name] = column["values"][0]
-            properties[name] = {"type": ["string", "number", "boolean", "null"]}
+            typical[name] = column["values"][0]
+            properties[name] = {"type": ["string", "number", "boolean", "null"], **limits}
         elif kind == "date":
-            example[name] = str(date.min + timedelta(days=round(column["median"])))
+            typical[name] = str(date.min + timedelta(days=round(column["median"])))
             properties[name] = {"type": ["string", "null"], "format": "date"}
         else:
-            example[name] = float(f"{column['median']:.6g}")
-    row = {"type": "object", "properties": properties, "required": [*properties]}
-    return row, example
+            typical[name] = float(f"{column['median']:.6g}")
+            properties[name] = {"type": ["number", "null"], **limits}
+    return {"type": "object", "properties": properties, "required": [*properties]}, typical

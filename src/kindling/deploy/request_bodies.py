@@ -22,6 +22,7 @@ from kindling.utils.inputs import decode_image, to_float, to_input_tensor
 
 MAX_PIXELS = 16_000_000  # of a decoded image, 0.6 GB; a large JPEG is decoded at reduced size, so any photo passes
 MAX_FILES = 64  # per form
+MAX_CELL = 1e300  # numbers of a table are smaller, so that scaling them does not overflow
 MAX_PENDING_BYTES = 100_000_000  # total size of the bodies that are being processed
 INLINE_BYTES = 16_384  # JSON that is parsed in the event loop; up to here, a thread would cost more
 TIMEOUT = 30  # seconds within which a body must arrive
@@ -163,7 +164,7 @@ def from_json(body: bytes, predictor: Predictor) -> Tensor:
         raise ValueError('rows must be a list of objects, one per row: [{"age": 30}]')
     if any(isinstance(value, list | dict) for row in rows for value in row.values()):
         raise ValueError("the values of a row must be numbers, text, true, false or null")
-    if any(isinstance(value, int | float) and not abs(value) < 1e300 for row in rows for value in row.values()):
+    if any(isinstance(value, int | float) and not abs(value) < MAX_CELL for row in rows for value in row.values()):
         raise ValueError("the numbers of a row must be finite; null is a missing one")
     return predictor.inputs(rows)
 

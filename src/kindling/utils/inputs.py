@@ -197,6 +197,8 @@ def _as_array(values: Any) -> "np.ndarray[Any, Any]":
         values = (values.float() if values.is_floating_point() else values).detach().cpu().numpy()
     try:
         array = np.array(values, order="C")  # a copy: torch rejects arrays that are read-only or have negative strides
+        if array.dtype == object and all(type(value) in (int, float) for value in array.flat):
+            array = array.astype(np.float64)  # an integer of more than 64 bits
     except (TypeError, ValueError, MemoryError, OverflowError) as error:
         raise ValueError("inputs must be numbers in lists of equal length: the lengths or depths differ") from error
     if array.dtype.kind not in "uif":
