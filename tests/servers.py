@@ -54,7 +54,7 @@ class Server:
             response = connection.getresponse()
             content = response.read()
             kind = response.headers["Content-Type"]
-            found = json.loads(content) if kind == "application/json" else content.decode()
+            found = json.loads(content) if content and kind == "application/json" else content.decode()
             return response.status, found, dict(response.headers)
         finally:
             connection.close()

@@ -43,7 +43,7 @@ def failing(error: Exception) -> Predictor:
 
 
 def metrics(server: Server, **headers: str) -> dict[tuple[str, ...], float]:
-    """Return the samples of /metrics by name and the values of the labels."""
+    """Return the samples of /metrics by name and the values of the labels, which are in alphabetical order."""
     status, text, _ = server.ask("GET", "/metrics", headers=headers)
     assert status == 200
     families = text_string_to_metric_families(text)
@@ -58,9 +58,9 @@ def test_metrics_count_requests_batches_and_versions() -> None:
         for path in ("/nowhere", "/elsewhere"):
             assert server.ask("GET", path)[0] == 404
         found = metrics(server)
-    assert found["kindling_requests_total", "/predict", "200"] == 3
-    assert found["kindling_requests_total", "/predict", "400"] == 1
-    assert found["kindling_requests_total", "other", "404"] == 2  # not one series for each path
+    assert found["kindling_requests_total", "200", "/predict"] == 3
+    assert found["kindling_requests_total", "400", "/predict"] == 1
+    assert found["kindling_requests_total", "404", "other"] == 2  # not one series for each path
     assert found["kindling_request_seconds_count", "/predict"] == 4
     assert 0 < found["kindling_request_seconds_sum", "/predict"] < 5
     assert found["kindling_batch_samples_count", "default"] == 3
@@ -68,7 +68,7 @@ def test_metrics_count_requests_batches_and_versions() -> None:
     assert found["kindling_batch_samples_bucket", "default", "1.0"] == 1
     assert found["kindling_batch_samples_bucket", "default", "4.0"] == 3
     assert found["kindling_waiting_requests", "default"] == 0
-    assert found["kindling_model_info", "default", "1", "Constant"] == 1
+    assert found["kindling_model_info", "default", "Constant", "1"] == 1
     assert found["process_resident_memory_bytes",] > 1e6
 
 
@@ -134,7 +134,7 @@ def test_a_server_is_alive_but_not_ready_while_its_model_fails(broken: Predictor
         assert server.ask("GET", "/ready")[:2] == (200, {"status": "ready"})
         assert server.ask("GET", "/metrics")[0] == 401
         assert server.ask("GET", "/openapi.json")[0] == 401
-        assert metrics(server, Authorization="Bearer secret")["kindling_requests_total", "/metrics", "401"] == 1
+        assert metrics(server, Authorization="Bearer secret")["kindling_requests_total", "401", "/metrics"] == 1
 
 
 def test_several_models_answer_under_their_names() -> None:
@@ -153,7 +153,7 @@ def test_several_models_answer_under_their_names() -> None:
             assert (status, f"there is no {method} {path}" in found["error"]) == (404, True)
         found = metrics(server)
         assert found["kindling_batch_samples_count", "plus-one"] == 2
-        assert found["kindling_requests_total", "/models/plus_two/predict", "200"] == 1
+        assert found["kindling_requests_total", "200", "/models/plus_two/predict"] == 1
 
 
 def test_running_requests_end_with_the_version_they_began_with() -> None:
@@ -178,8 +178,8 @@ def test_running_requests_end_with_the_version_they_began_with() -> None:
         assert answers == [(200, {"predictions": [{"value": 1}]})]
         assert server.ask("GET", "/info")[1]["version"] == "2"
         found = metrics(server)
-        assert ("kindling_model_info", "default", "1", "Constant") not in found
-        assert found["kindling_model_info", "default", "2", "Constant"] == 1
+        assert ("kindling_model_info", "default", "Constant", "1") not in found
+        assert found["kindling_model_info", "default", "Constant", "2"] == 1
         with pytest.raises(ValueError, match="classification, not regression"):
             model.replace(Predictor(compute, ModelCard("Other", ("a", "b"), (2,))), "3")
 
@@ -317,7 +317,7 @@ def is_up(server: Server) -> bool:
 
 def metrics_of_versions(server: Server) -> dict[str, str]:
     found = metrics(server)
-    return {key[1]: key[2] for key, value in found.items() if key[0] == "kindling_model_info" and value == 1}
+    return {key[1]: key[3] for key, value in found.items() if key[0] == "kindling_model_info" and value == 1}
 
 
 def reloads(server: Server) -> dict[tuple[str, str], float]:

@@ -146,27 +146,31 @@ def request_body(card: ModelCard, max_samples: int) -> dict[str, Any]:
     content: dict[str, Any] = {}
     if card.columns is not None:
         row, typical = _row(distinct_columns(card.columns))
-        content["application/json"] = _json("rows", _list(row, max_samples), [typical])
+        content["application/json"] = _json("rows", _list(row, max_samples), [typical], True)
     else:
         limits = (0, 1) if card.takes_images else (-MAX_FLOAT32, MAX_FLOAT32)
         sample = _array(card.input_shape, {"minimum": limits[0], "maximum": limits[1]})
         samples = {"anyOf": [_list(sample, max_samples), sample]}
-        content["application/json"] = _json("inputs", samples, [_zeros(card.input_shape)])
+        content["application/json"] = _json("inputs", samples, [_zeros(card.input_shape)], False)
     if card.takes_images:
         file = {"type": "string", "format": "binary"}
         content |= {f"image/{kind}": {"schema": file} for kind in ("png", "jpeg")}
-        form = {"type": "object", "properties": {"file": _list(file, MAX_FILES)}, "required": ["file"]}
+        form = {
+            "type": "object",
+            "properties": {"file": {"type": "array", "items": file, "minItems": 1, "maxItems": MAX_FILES}},
+            "required": ["file"],
+        }
         content["multipart/form-data"] = {"schema": form}
     return {"required": True, "content": content}
 
 
-def _json(name: str, schema: dict[str, Any], example: Any) -> dict[str, Any]:
-    body = {"type": "object", "properties": {name: schema}, "required": [name]}
+def _json(name: str, schema: dict[str, Any], example: Any, others: bool) -> dict[str, Any]:
+    body = {"type": "object", "properties": {name: schema}, "required": [name], "additionalProperties": others}
     return {"schema": body} | ({"example": {name: example}} if len(str(example)) < MAX_EXAMPLE else {})
 
 
 def _list(items: dict[str, Any], most: int) -> dict[str, Any]:
-    return {"type": "array", "items": items, "minItems": 1, "maxItems": most}
+    return {"type": "array", "items": items, "minItems": 1, "description": f"At most {most:,} (or status 413)."}
 
 
 def _array(shape: tuple[int, ...], limits: dict[str, float]) -> dict[str, Any]:
@@ -185,15 +189,16 @@ def _row(columns: list[Column]) -> tuple[dict[str, Any], dict[str, Any]]:
     properties: dict[str, Any] = {}
     typical: dict[str, Any] = {}
     limits = {"exclusiveMinimum": -MAX_CELL, "exclusiveMaximum": MAX_CELL}
+    value = {"type": ["string", "number", "boolean", "null"], **limits}
     for column in columns:
         name, kind = column["name"], column["kind"]
         if kind == "category":
-            typical[name] = column["values"][0]
-            properties[name] = {"type": ["string", "number", "boolean", "null"], **limits}
+            typical[name], properties[name] = column["values"][0], value
         elif kind == "date":
             typical[name] = str(date.min + timedelta(days=round(column["median"])))
             properties[name] = {"type": ["string", "null"], "format": "date"}
         else:
             typical[name] = float(f"{column['median']:.6g}")
             properties[name] = {"type": ["number", "null"], **limits}
-    return {"type": "object", "properties": properties, "required": [*properties]}, typical
+    row = {"type": "object", "properties": properties, "required": [*properties], "additionalProperties": value}
+    return row, typical
