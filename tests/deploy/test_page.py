@@ -694,6 +694,7 @@ def test_the_api_is_described_offline(page: Page, key: str) -> None:
         if key:
             page.driver.get(f"{address}docs")
             WebDriverWait(page.driver, 20).until(lambda driver: driver.current_url == address)  # which asks for it
+            page.settle()
             page.find("key").send_keys(key, Keys.ENTER)
             page.settle()
         page.driver.get(f"{address}docs")

@@ -65,8 +65,8 @@ def test_metrics_count_requests_batches_and_versions() -> None:
     assert 0 < found["kindling_request_seconds_sum", "/predict"] < 5
     assert found["kindling_batch_samples_count", "default"] == 3
     assert found["kindling_batch_samples_sum", "default"] == 7
-    assert found["kindling_batch_samples_bucket", "default", "1.0"] == 1
-    assert found["kindling_batch_samples_bucket", "default", "4.0"] == 3
+    assert found["kindling_batch_samples_bucket", "1.0", "default"] == 1
+    assert found["kindling_batch_samples_bucket", "4.0", "default"] == 3
     assert found["kindling_waiting_requests", "default"] == 0
     assert found["kindling_model_info", "default", "Constant", "1"] == 1
     assert found["process_resident_memory_bytes",] > 1e6

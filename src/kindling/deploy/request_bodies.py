@@ -13,7 +13,7 @@ import pydantic_core
 import torch
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from torch import Tensor
 
 from kindling.data.images.decode import warn_small_range
@@ -39,17 +39,19 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
     body = bytearray()
     announced = request.headers.get("content-length", "")
     too_long = re.fullmatch("[0-9]+", announced) is not None and float(announced) > max_bytes
+    more = True
     try:
         async with asyncio.timeout(TIMEOUT):
-            async for part in request.stream():
-                too_long = too_long or len(body) + len(part) > max_bytes
-                if too_long:
+            while more:
+                message = await request.receive()  # `request.stream()` takes longer than the rest of this function
+                if message["type"] == "http.disconnect":
+                    raise HTTPException(400, "request body is truncated")
+                body += message.get("body", b"")
+                more = message.get("more_body", False)
+                if too_long or len(body) > max_bytes:
                     raise HTTPException(413, f"the body is longer than {max_bytes:,} bytes")
-                body += part
     except TimeoutError as error:
         raise HTTPException(408, f"the body did not arrive within {TIMEOUT} seconds") from error
-    except ClientDisconnect as error:
-        raise HTTPException(400, "request body is truncated") from error
     return bytes(body)
 
 

@@ -175,13 +175,14 @@ def reload_model(model: ServedModel, where: str) -> None:
 
 
 def keep_objects() -> None:
-    """Exclude the objects that exist now, a million of torch and the models, from garbage collection.
+    """Exclude the objects that exist now, a million of torch and the models, from the search for unused cycles.
 
     It would stop all requests for a tenth of a second now and then.
     """
     gc.unfreeze()  # of an earlier call, for a model that is no longer served
     gc.collect()
     gc.freeze()
+    gc.set_threshold(10_000)  # requests leave no cycles
 
 
 def watch(settings: Settings) -> None:
