@@ -28,6 +28,7 @@ from kindling.training.processes import exit_when_orphaned
 from kindling.utils.console import say
 from kindling.utils.text import shorten
 
+START_SECONDS = 60  # within which a worker is expected to be up
 SETTINGS = "KINDLING_SERVE"  # environment variable that configures worker processes
 
 
@@ -86,7 +87,8 @@ class Workers(Multiprocess):
         with suppress(OSError, ValueError):  # the workers report it
             Settings(**json.loads(os.environ[SETTINGS])).resolve().publish()
         for worker in self.processes:
-            if worker.pid is not None:
+            # One that is still starting would be ended by the signal.
+            if worker.wait_until_ready(START_SECONDS, self.should_exit) and worker.pid is not None:
                 os.kill(worker.pid, signal.SIGHUP)
 
 
