@@ -1,6 +1,7 @@
 """The models that a server holds, each of which can be replaced while requests are running."""
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,15 @@ MAX_NUMBERS = 2**23  # probabilities per request: 34 MB
 def find_model(where: str) -> Path:
     """Return the file of a model given as --ckpt_path: a checkpoint or an exported file."""
     return (Path(where) if where.endswith(".onnx") else find_checkpoint(where)).resolve()
+
+
+def find_models(models: Mapping[str, str]) -> dict[str, str]:
+    """Return the file of each model, by its name and what was given for it.
+
+    Raises:
+        FileNotFoundError: If there is none for a model.
+    """
+    return {name: str(find_model(where)) for name, where in models.items()}
 
 
 def open_model(path: Path) -> Predictor:

@@ -34,6 +34,8 @@ MAX_TOP = 9999
 PROBE_SECONDS = 5.0  # within which a model that is ready predicts a sample
 DOCS_FILES = ("swagger-ui.css", "swagger-ui-bundle.js")  # in the package fastapi-swagger
 
+OPEN = ("/", "/health", "/ready", "/docs", *DOCS_FILES)  # ends of paths that need no key: pages and probes
+
 logger = logging.getLogger(__name__)
 
 Top = Annotated[int, Query(ge=1, le=MAX_TOP, description="Number of classes to list, most probable first.")]
@@ -101,9 +103,7 @@ class Service:
         for name in DOCS_FILES:
             add(f"/docs/{name}", file(files("fastapi_swagger") / "resources" / name), include_in_schema=False)
         paths = {route.path: asked.get(route.path, "") for route in app.routes if isinstance(route, APIRoute)}
-        is_open = {
-            path for path in paths if path.endswith(("/", *DOCS_FILES)) or path in ("/health", "/ready", "/docs")
-        }
+        is_open = {path for path in paths if path.endswith(OPEN)}
         app.add_middleware(Gateway, self.key, self.metrics, paths, is_open, self.access_log)
         return app
 

@@ -1,13 +1,11 @@
 """The processes of `kindling serve`: one, or several workers that share a port; all load new versions on SIGHUP."""
 
 import asyncio
-import gc
 import json
 import os
 import signal
 import tempfile
 import threading
-import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass, replace
@@ -22,11 +20,10 @@ from uvicorn.supervisors import Multiprocess
 from kindling.deploy.addresses import KEY
 from kindling.deploy.metrics import Metrics
 from kindling.deploy.predictor import Predictor
-from kindling.deploy.served_models import ServedModel, find_model, open_model, version_of
+from kindling.deploy.reloading import keep_objects, reload_model, watch
+from kindling.deploy.served_models import ServedModel, find_models, open_model, version_of
 from kindling.deploy.server import Service
 from kindling.training.processes import exit_when_orphaned
-from kindling.utils.console import say
-from kindling.utils.text import shorten
 
 START_SECONDS = 60  # within which a worker is expected to be up
 SETTINGS = "KINDLING_SERVE"  # environment variable that configures worker processes
@@ -65,7 +62,7 @@ class Settings:
         Raises:
             FileNotFoundError: If there is none for a model.
         """
-        return replace(self, files={name: str(find_model(where)) for name, where in self.models.items()})
+        return replace(self, files=find_models(self.models))
 
     def publish(self) -> None:
         """Hand the settings to the worker processes that start from now on."""
@@ -104,7 +101,8 @@ def run_server(settings: Settings, predictors: Mapping[str, Predictor], host: st
         "timeout_graceful_shutdown": 30,  # seconds for running requests
     }
     if settings.watch_seconds:
-        threading.Thread(target=watch, args=(settings,), daemon=True).start()
+        watched = (settings.models, settings.watch_seconds)
+        threading.Thread(target=watch, args=watched, daemon=True).start()
     if settings.workers == 1:
         with suppress(KeyboardInterrupt):
             uvicorn.Server(uvicorn.Config(build_app(settings, predictors), **options)).run()
@@ -157,50 +155,6 @@ def build_app(settings: Settings, predictors: Mapping[str, Predictor]) -> FastAP
         yield
 
     return service.app(lifespan)
-
-
-def reload_model(model: ServedModel, where: str) -> None:
-    """Serve the newest version of a model, or the previous one if that fails, and print a line."""
-    try:
-        path = find_model(where)
-        version = version_of(path)
-        if version == model.current.version:
-            model.metrics.reloaded(model.name, "unchanged")
-            return
-        model.replace(open_model(path), version)
-    except Exception as error:  # whatever is wrong with a new checkpoint, the old one still works
-        model.metrics.reloaded(model.name, "failed")
-        say(f"{model.name}: still version {model.current.version}: {shorten(str(error))}", stderr=True)
-    else:
-        model.metrics.reloaded(model.name, "loaded")
-        say(f"{model.name}: now version {version}, {path}")
-
-
-def keep_objects() -> None:
-    """Exclude the objects that exist now, a million of torch and the models, from the search for unused cycles.
-
-    It would stop all requests for a tenth of a second now and then.
-    """
-    gc.unfreeze()  # of an earlier call, for a model that is no longer served
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(10_000)  # requests leave no cycles
-
-
-def watch(settings: Settings) -> None:
-    """Send SIGHUP to this process whenever a file that the models stand for is another one, or was written."""
-
-    def state() -> dict[str, tuple[str, int]] | None:
-        with suppress(OSError, ValueError):
-            return {name: (file, Path(file).stat().st_mtime_ns) for name, file in settings.resolve().files.items()}
-        return None  # a run folder is being written or removed
-
-    known = state()
-    while True:
-        time.sleep(settings.watch_seconds)
-        if (found := state()) is not None and found != known:
-            known = found
-            os.kill(os.getpid(), signal.SIGHUP)
 
 
 def has_terminal() -> bool:
