@@ -38,7 +38,6 @@ def keep_objects() -> None:
     gc.unfreeze()  # of an earlier call, for a model that is no longer served
     gc.collect()
     gc.freeze()
-    gc.set_threshold(10_000)  # requests leave no cycles
 
 
 def watch(models: Mapping[str, str], seconds: float) -> None:

@@ -138,12 +138,10 @@ class Service:
             if card["columns"] is not None:
                 card["columns"] = distinct_columns(card["columns"])  # the members of an ensemble share them
             more = {"version": current.version, "takes": current.predictor.takes, "max_bytes": self.max_bytes}
-            return JSONResponse({**card, **more, "name": model.name, "models": self._names()})
+            names = [*dict.fromkeys(each.name for each in self.prefixes.values())]
+            return JSONResponse({**card, **more, "name": model.name, "models": names})
 
         return info
-
-    def _names(self) -> list[str]:
-        return [*dict.fromkeys(model.name for model in self.prefixes.values())]
 
     async def list_models(self) -> Response:
         """List the models; the first one also has the short addresses /predict and /info."""
