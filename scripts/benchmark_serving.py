@@ -62,13 +62,17 @@ class Client(asyncio.Protocol):
         length = next((line[15:] for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")), None)
         if not found or length is None or len(body) < int(length):
             return
-        if not head.startswith(b"HTTP/1.1 200"):
+        self._received = b""
+        self.answered(int(head[9:12]), body, time.perf_counter() - self._sent_at)
+
+    def answered(self, status: int, body: bytes, seconds: float) -> None:
+        """Record a response, and send the next request."""
+        if status == 200:
+            self.seconds.append(seconds)
+            self._send()
+        else:
             self.done.set_exception(ConnectionError(body.decode()))
             self.transport.close()
-            return
-        self.seconds.append(time.perf_counter() - self._sent_at)
-        self._received = b""
-        self._send()
 
     @override
     def connection_lost(self, error: Exception | None) -> None:
@@ -95,13 +99,13 @@ async def load(port: int, request: bytes, clients: int, seconds: float) -> list[
 
 
 @contextmanager
-def running(command: list[str], folder: Path) -> Iterator[None]:
-    """Run a server, and end all of its processes afterwards."""
+def running(command: list[str], folder: Path) -> Iterator[int]:
+    """Run a server, yield its process ID, and end all of its processes afterwards."""
     with (folder / "log").open("w") as log:
         environment = os.environ | {"LOG_LOCATION": str(folder), "METRICS_LOCATION": str(folder)}
         process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder, env=environment, start_new_session=True)
     try:
-        yield
+        yield process.pid
     finally:
         os.killpg(process.pid, signal.SIGTERM)
         process.wait(60)
@@ -117,6 +121,12 @@ def http(path: str, body: bytes, token: str = "") -> bytes:
     ]
     lines += [f"Authorization: Bearer {token}"] if token else []
     return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+def digit() -> bytes:
+    """Return the body of a request with one digit as JSON."""
+    rows = (read_sample("test")[0][0, 0] / 255).tolist()
+    return json.dumps({"inputs": [[round(value, 3) for value in row] for row in rows]}).encode()
 
 
 def kindling_server(checkpoint: str, folder: Path) -> tuple[list[str], Any]:
@@ -146,14 +156,19 @@ def torchserve_server(checkpoint: str, folder: Path) -> tuple[list[str], Any]:
 SERVERS = {"TorchServe": torchserve_server, "kindling serve": kindling_server}
 
 
-async def measure(request: Any, body: bytes, seconds: float) -> dict[int, list[float]]:
-    """Return the seconds of each response by the number of clients, measured after a warm-up."""
+async def wait_for_server(request: Any, body: bytes) -> None:
+    """Wait until a server answers."""
     for _ in range(200):
         try:
             await load(PORT, request(body), 1, 0.1)
             break
-        except OSError:  # the server is not up yet, or has not written its key
+        except OSError:  # it is not up yet, or has not written its key
             await asyncio.sleep(0.5)
+
+
+async def measure(request: Any, body: bytes, seconds: float) -> dict[int, list[float]]:
+    """Return the seconds of each response by the number of clients, measured after a warm-up."""
+    await wait_for_server(request, body)
     await load(PORT, request(body), 8, 2 * seconds)
     return {clients: await load(PORT, request(body), clients, seconds) for clients in CLIENTS}
 
@@ -167,7 +182,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("benchmark"), help="folder for the JSON")
     options = parser.parse_args()
     checkpoint = str(Path(options.ckpt_path).resolve()) if Path(options.ckpt_path).exists() else options.ckpt_path
-    body = json.dumps({"inputs": [[round(x, 3) for x in row] for row in (read_sample("test")[0][0, 0] / 255).tolist()]})
+    body = digit()
     rates: dict[str, dict[int, list[float]]] = {name: {clients: [] for clients in CLIENTS} for name in SERVERS}
     slowest: dict[str, dict[int, list[float]]] = {name: {clients: [] for clients in CLIENTS} for name in SERVERS}
     for number in range(options.rounds):
@@ -175,7 +190,7 @@ def main() -> None:
             with tempfile.TemporaryDirectory() as folder:
                 command, request = server(checkpoint, Path(folder))
                 with running(command, Path(folder)):
-                    found = asyncio.run(measure(request, body.encode(), options.seconds))
+                    found = asyncio.run(measure(request, body, options.seconds))
             for clients, seconds in found.items():
                 rates[name][clients].append(len(seconds) / options.seconds)
                 slowest[name][clients].append(1000 * statistics.quantiles(seconds, n=100)[-1])

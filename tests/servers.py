@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,12 +15,33 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import uvicorn
+from fastapi import FastAPI
+
+from kindling import Predictor
+from kindling.deploy.metrics import Metrics
+from kindling.deploy.served_models import ServedModel
+from kindling.deploy.server import Service
+
+
+def app_of(predictor: Predictor, **options: Any) -> FastAPI:
+    """Return the application that serves a model."""
+    return service_of({"default": predictor}, **options).app()
+
+
+def service_of(predictors: dict[str, Predictor], **options: Any) -> Service:
+    """Return a service with models by their names."""
+    metrics = Metrics()
+    return Service(
+        [ServedModel(name, each, metrics, version="1") for name, each in predictors.items()], metrics, **options
+    )
+
 
 @dataclass(frozen=True)
 class Server:
     """A running `kindling serve`."""
 
-    process: subprocess.Popen[str]
+    process: subprocess.Popen[str] | None  # None for a thread of this process
     host: str
     port: int
 
@@ -32,7 +54,7 @@ class Server:
             response = connection.getresponse()
             content = response.read()
             kind = response.headers["Content-Type"]
-            found = json.loads(content) if kind == "application/json" else content.decode()
+            found = json.loads(content) if content and kind == "application/json" else content.decode()
             return response.status, found, dict(response.headers)
         finally:
             connection.close()
@@ -41,8 +63,13 @@ class Server:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         return self.ask("POST", path, json.dumps(body) if isinstance(body, dict) else body, named)[:2]
 
+    @property
+    def pid(self) -> int:
+        assert self.process
+        return self.process.pid
+
     def memory(self) -> float:
-        pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
+        pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
@@ -72,3 +99,18 @@ def serving(*options: object, **environment: str) -> Iterator[Server]:
     finally:
         process.terminate()
         assert process.wait(60) in (0, -signal.SIGTERM, -signal.SIGKILL)
+
+
+@contextmanager
+def serving_here(app: FastAPI, port: int = 0) -> Iterator[Server]:
+    """Serve an application in a thread of this process, which starts at once."""
+    server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="warning"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    try:
+        yield Server(None, "127.0.0.1", server.servers[0].sockets[0].getsockname()[1])
+    finally:
+        server.should_exit = True
+        thread.join()

@@ -6,6 +6,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -184,17 +185,26 @@ def serving(command: str) -> Iterator[str]:
         process.wait()
 
 
-def serve(typed: list[str]) -> None:
-    """Run a command that starts a server, and then the commands of its clients."""
-    if shutil.which("curl") is None:
-        pytest.skip("there is no curl")
-    server, *clients = typed
+def serve(server: str, clients: list[tuple[str, str]]) -> None:
+    """Run a command that starts a server, and blocks with its clients: curl commands, Python and JavaScript."""
     with serving(server) as address:
-        for client in clients:
-            words = [word.replace("http://127.0.0.1:8000", address) for word in shlex.split(client)]
-            answer = json.loads(subprocess.run(words, check=True, capture_output=True, text=True).stdout)
-            assert answer
-            assert "error" not in answer, client
+        for language, text in clients:
+            code = textwrap.dedent(text).replace("http://127.0.0.1:8000", address)
+            if language == "python":
+                names: dict[str, Any] = {}
+                exec(code, names)
+                assert names["prediction"]["class"] in "0123456789"
+            elif language == "javascript" and shutil.which("node"):
+                words = ["node", "--input-type=module", "--eval", code]
+                assert re.match(
+                    r"\d [\d.]+\n", subprocess.run(words, check=True, capture_output=True, text=True).stdout
+                )
+            elif language == "bash" and shutil.which("curl"):
+                for client in (command for command in commands(code) if command.startswith("curl ")):
+                    words = shlex.split(client)
+                    answer = json.loads(subprocess.run(words, check=True, capture_output=True, text=True).stdout)
+                    assert answer
+                    assert "error" not in answer, client
 
 
 def test_code_blocks_have_known_languages() -> None:
@@ -234,6 +244,9 @@ def test_commands_and_code_run(page: Path, kindling: Command, trained: Train, ow
             *STOPPED * (page.name in {"checkpoints.md", "resume.md"}),
         )
     names: dict[str, Any] = {}
+    if page.name == "serve.md":
+        serve("kindling serve --ckpt_path best", blocks(page))
+        return
     for language, text in blocks(page):
         if language == "python" and not text.startswith("# src/"):
             exec(text.replace("Trainer(max_epochs=3)", "Trainer(fast_dev_run=2)"), names)
@@ -242,9 +255,6 @@ def test_commands_and_code_run(page: Path, kindling: Command, trained: Train, ow
 
 
 def run_commands(typed: list[str], kindling: Command) -> None:
-    if any(command.startswith("curl ") for command in typed):
-        serve(["kindling serve --ckpt_path best", *typed])
-        return
     for command in typed:
         words = shlex.split(re.sub(r"^\w+=\S+ ", "", command), comments=True)[1:]
         if words[0] in COMMANDS and words[0] != "serve":

@@ -37,11 +37,11 @@ from fuzzing import (
 from hypothesis import HealthCheck, event, example, given, note, settings
 from hypothesis import strategies as st
 from PIL import Image
+from servers import app_of
 
 from conftest import CONFIGS
 from kindling import load
 from kindling.cli import main
-from kindling.deploy.server import Service
 
 CASES = int(os.environ.get("KINDLING_FUZZ_CASES", "150"))
 LONGEST = 300  # characters of a message
@@ -189,7 +189,7 @@ def test_command_lines(workplace: Path, command: str, data: st.DataObject) -> No
     own = st.sampled_from([*COMMANDS[command], "--ckpt_path", "runs/table", "table", "last", "--help"])
     words = data.draw(st.lists(own | NASTY_TEXT | SHORT_TEXT | OPTION.map(lambda name: f"--{name}"), max_size=4))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("uvicorn.run", lambda *_, **__: None)  # which would wait for requests
+        patch.setattr("kindling.deploy.serving_process.run_server", lambda *_: None)  # which would wait for requests
         check_command(command, *words)
 
 
@@ -375,7 +375,7 @@ class Client:
         self.app = self.loop.run_until_complete(self._make(run))
 
     async def _make(self, run: Path) -> Any:
-        return Service(load(run)).app()
+        return app_of(load(run))
 
     def send(self, method: str, path: str, body: bytes, headers: list[tuple[bytes, bytes]]) -> tuple[int, bytes]:
         return self.loop.run_until_complete(self._send(method, path, body, headers))

@@ -11,7 +11,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,7 +24,6 @@ from urllib.request import urlopen
 import numpy as np
 import pytest
 import torch
-import uvicorn
 from PIL import Image
 from selenium import webdriver
 from selenium.webdriver.common.action_chains import ActionChains
@@ -34,6 +32,7 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.select import Select
 from selenium.webdriver.support.wait import WebDriverWait
+from servers import app_of, service_of, serving_here
 from torch import Tensor
 
 from browser import chrome
@@ -42,7 +41,6 @@ from kindling.cli import main
 from kindling.data.mnist import read_sample
 from kindling.deploy.card import ModelCard
 from kindling.deploy.predictor import Predictor, load
-from kindling.deploy.server import Service
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("page")]  # one browser and its servers for all
 
@@ -215,17 +213,8 @@ def wait_for(address: str) -> None:
 @contextmanager
 def service(predictor: Predictor, port: int = 0) -> Iterator[str]:
     """Return the address of the same server in this process, which starts at once."""
-    app = Service(predictor, max_bytes=100_000).app()
-    server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="warning"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    try:
-        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/"
-    finally:
-        server.should_exit = True
-        thread.join()
+    with serving_here(app_of(predictor, max_bytes=100_000), port) as server:
+        yield f"http://{server.host}:{server.port}/"
 
 
 def summer(*card: Any, **more: Any) -> Predictor:
@@ -591,3 +580,131 @@ def test_the_page_is_self_contained(page: Page, digits: str) -> None:
     loaded = page.js("return performance.getEntriesByType('resource').map((entry) => entry.name)")
     assert loaded
     assert {re.sub(r"\?.*", "", name) for name in loaded} == {f"{digits}info", f"{digits}predict"}
+
+
+AGE = {"kind": "number", "median": 38.0, "center": 38.0, "scale": 26.0, "limit": 5.0, "range": [18.0, 80.0]}
+AGE |= {"name": "age", "decimal": ".", "units": [], "missing_values": [], "missing": False}
+PLAN = {"name": "plan", "kind": "category", "values": ["basic", "gold"], "missing": False, "missing_values": []}
+
+
+def rows_model() -> Predictor:
+    """Return a model of a table with two columns: a plan other than the first one is "yes"."""
+
+    def compute(inputs: Tensor) -> Tensor:
+        yes = (inputs[:, 1] > 0).float() * 0.8 + 0.1
+        return torch.stack([1 - yes, yes], dim=1)
+
+    return Predictor(compute, ModelCard("Churn", ("no", "yes"), (2,), [AGE, PLAN]))
+
+
+def accessible(driver: webdriver.Chrome) -> dict[str, list[dict[str, Any]]]:
+    """Return the nodes that a screen reader sees, by their role."""
+    nodes: dict[str, list[dict[str, Any]]] = {}
+    for node in driver.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]:
+        if not node["ignored"]:
+            properties = {each["name"]: each["value"].get("value") for each in node.get("properties", [])}
+            about = properties | {
+                "name": node.get("name", {}).get("value"),
+                "value": node.get("value", {}).get("value"),
+            }
+            nodes.setdefault(node["role"]["value"], []).append(about)
+    return nodes
+
+
+@pytest.mark.parametrize(("width", "height"), [(390, 844), (1280, 800)])
+def test_the_form_of_a_table_is_filled_with_an_example(page: Page, width: int, height: int) -> None:
+    with service(rows_model()) as address:
+        page.open(address, width, height)
+        age, plan = page.driver.find_elements(By.CSS_SELECTOR, "#fields input, #fields select")
+        assert (age.get_attribute("value"), Select(plan).first_selected_option.text) == ("38", "basic")
+        assert (page.answer, page.find("probability").text) == ("no", "90.0%")
+        assert '{"rows":[{"age":38,"plan":"basic"}]}' in page.find("curl").text
+        Select(plan).select_by_visible_text("gold")
+        age.clear()
+        age.send_keys("70")
+        page.settle()
+        assert page.answer == "yes"
+        page.find("clear").click()
+        page.settle()
+        assert (age.get_attribute("value"), page.answer, page.error) == ("38", "no", "")
+        assert page.js("return document.documentElement.scrollWidth") == width
+
+
+def test_a_table_is_filled_in_with_the_keyboard(page: Page) -> None:
+    with service(rows_model()) as address:
+        page.open(address)
+        keys = ActionChains(page.driver)
+        for _ in range(20):
+            keys.send_keys(Keys.TAB).perform()
+            if page.js("return document.activeElement.matches('#fields input')"):
+                break
+        ActionChains(page.driver).send_keys("5", Keys.TAB).perform()
+        assert page.js("return document.activeElement.matches('#fields select')")
+        outline = page.js("return getComputedStyle(document.activeElement).outlineStyle")
+        assert outline == "solid"  # the focus is visible
+        ActionChains(page.driver).send_keys("gold").perform()
+        page.settle()
+        assert page.answer == "yes"
+        ActionChains(page.driver).send_keys(Keys.TAB, Keys.ENTER).perform()  # the button for the example
+        page.settle()
+        assert page.answer == "no"
+
+
+@pytest.mark.parametrize(("width", "height"), [(390, 844), (1280, 800)])
+def test_a_screen_reader_names_everything(page: Page, width: int, height: int) -> None:
+    image = summer("Summer", tuple("0123456789"), (1, 28, 28))
+    for model, expected in (
+        (rows_model(), {"spinbutton": ["age"], "combobox": ["plan"], "button": ["Copy", "Example"]}),
+        (image, {"button": ["Copy", "Choose an image", "Clear"]}),
+    ):
+        with service(model) as address:
+            page.open(address, width, height)
+            nodes = accessible(page.driver)
+            for role, names in expected.items():
+                assert sorted(str(node["name"]) for node in nodes[role]) == sorted(names)
+            assert [node["name"] for node in nodes["heading"]] == [model.card.model]
+            assert {"Input", "Prediction"} <= {node["name"] for node in nodes["region"]}
+            (status,) = nodes["status"]
+            assert status["live"] == "polite"
+            assert nodes["alert"][0]["live"] == "assertive"
+            assert all(node["name"] for role in ("image", "Canvas", "img", "list") for node in nodes.get(role, []))
+            assert page.js("return document.documentElement.lang") == "en"
+
+
+def test_the_models_of_a_server_link_to_each_other(page: Page) -> None:
+    models = {"churn": rows_model(), "sum": summer("Summer", ("even", "odd"), (1,))}
+    with serving_here(service_of(models).app()) as server:
+        address = f"http://{server.host}:{server.port}/"
+        page.open(address)
+        for name, title in (("sum", "Summer"), ("churn", "Churn")):
+            page.driver.find_element(By.LINK_TEXT, name).click()
+            page.settle()
+            assert page.driver.current_url == f"{address}models/{name}/"
+            assert page.find("model").text == title
+            assert page.driver.find_element(By.CSS_SELECTOR, "#models [aria-current=page]").text == name
+        assert page.answer == "no"
+        assert page.find("curl").text.endswith(f"{address}models/churn/predict")
+
+
+@pytest.mark.parametrize("key", ["", "open sesame"])
+def test_the_api_is_described_offline(page: Page, key: str) -> None:
+    with serving_here(app_of(rows_model(), key=key)) as server:
+        address = f"http://{server.host}:{server.port}/"
+        page.open(address)
+        if key:
+            page.driver.get(f"{address}docs")
+            WebDriverWait(page.driver, 20).until(lambda driver: driver.current_url == address)  # which asks for it
+            page.settle()
+            page.find("key").send_keys(key, Keys.ENTER)
+            page.settle()
+        page.driver.get(f"{address}docs")
+        shown = WebDriverWait(page.driver, 20).until(lambda driver: driver.find_elements(By.CLASS_NAME, "opblock"))
+        assert "/models/default/predict" in " ".join(each.text for each in shown)
+        shown[0].find_element(By.TAG_NAME, "button").click()
+        execute = WebDriverWait(page.driver, 20).until(lambda driver: driver.find_element(By.CLASS_NAME, "execute"))
+        page.js("arguments[0].click()", execute)
+        WebDriverWait(page.driver, 20).until(
+            lambda driver: '"class": "no"' in driver.find_element(By.CLASS_NAME, "live-responses-table").text
+        )
+        loaded = page.js("return performance.getEntriesByType('resource').map((entry) => entry.name)")
+        assert all(name.startswith(address) for name in loaded)

@@ -231,7 +231,7 @@ def test_small_malicious_bodies_take_little_memory(server: Server) -> None:
     """Peak memory of the process, before and after bodies that NumPy or Pillow would expand."""
 
     def peak() -> float:
-        status = Path(f"/proc/{server.process.pid}/status").read_text()
+        status = Path(f"/proc/{server.pid}/status").read_text()
         return int(status.split("VmHWM:")[1].split()[0]) / 1000
 
     server.predict({"inputs": [[IMAGE]] * 1000})
@@ -296,6 +296,7 @@ def test_running_requests_are_finished_on_shutdown(run: Path) -> None:
         connection = http.client.HTTPConnection(server.host, server.port, timeout=60)
         connection.request("POST", "/predict", body)  # a second of work
         time.sleep(0.1)
+        assert server.process
         server.process.send_signal(signal.SIGTERM)
         response = connection.getresponse()
         assert response.status == 200
@@ -332,7 +333,8 @@ def test_an_exported_file_is_served_by_several_workers(
             check(found["predictions"], predictor, digits)
         info = server.ask("GET", "/info")[1]
         assert (info["model"], info["metrics"]) == ("CNNClassifier", predictor.card.metrics)
-        workers = psutil.Process(server.process.pid).children()
+        workers = psutil.Process(server.pid).children()
+        assert server.process
         server.process.kill()
         left = psutil.wait_procs(workers, timeout=20)[1]
         for worker in left:

@@ -20,6 +20,7 @@ import helpers
 from conftest import Command
 from kindling import MLPClassifier, Predictor
 from kindling.deploy.card import ModelCard
+from kindling.deploy.served_models import ServedModel
 from kindling.evaluation.multilabel import MultiLabelPredictions, multilabel_intervals, names_of_classes
 from kindling.models.metrics import classification_metrics
 from ranks import Ranks
@@ -250,9 +251,9 @@ def test_many_classes_per_sample_leave_small_files(kindling: Command) -> None:
 
 
 def test_the_server_limits_the_probabilities_of_a_request() -> None:
-    server = pytest.importorskip("kindling.deploy.server")
+    metrics = pytest.importorskip("kindling.deploy.metrics").Metrics()
     sizes = {}
     for classes in (2000, 100_000):
         card = ModelCard("Many", tuple(map(str, range(classes))), (2,))
-        sizes[classes] = server.Service(Predictor(torch.nn.Identity(), card)).max_samples
+        sizes[classes] = ServedModel("m", Predictor(torch.nn.Identity(), card), metrics).current.max_samples
     assert sizes == {2000: 4096, 100_000: 83}

@@ -2,8 +2,12 @@
 
 import ipaddress
 import socket
+from functools import lru_cache
+
+KEY = "KINDLING_API_KEY"  # environment variable with the key that clients must send
 
 
+@lru_cache(maxsize=256)  # the server asks for each request
 def is_local(host: str) -> bool:
     """Return whether an address can be reached only from this machine."""
     try:

@@ -4,9 +4,13 @@ import asyncio
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from kindling.deploy.metrics import ModelMetrics
 
 INLINE_SECONDS = 0.001  # a batch that takes less is computed in the event loop: a thread would cost more
 
@@ -24,12 +28,20 @@ class Batcher:
         compute: Takes inputs (N, ...) and returns outputs (N, ...).
         batch_size: Maximum number of samples in a batch.
         max_waiting: Maximum number of waiting requests; more are refused.
+        metrics: Where waiting requests and batches are counted; None to count nothing.
     """
 
-    def __init__(self, compute: Callable[[Tensor], Tensor], batch_size: int, max_waiting: int = 1024) -> None:
+    def __init__(
+        self,
+        compute: Callable[[Tensor], Tensor],
+        batch_size: int,
+        max_waiting: int = 1024,
+        metrics: "ModelMetrics | None" = None,
+    ) -> None:
         self.compute = compute
         self.batch_size = batch_size
         self.max_waiting = max_waiting
+        self.metrics = metrics
         self._waiting: list[tuple[Tensor, asyncio.Future[Tensor]]] = []
         self._worker: asyncio.Task[None] | None = None
         self._thread = ThreadPoolExecutor(1)  # the event loop keeps reading requests meanwhile
@@ -45,6 +57,8 @@ class Batcher:
             raise QueueFullError(f"{self.max_waiting:,} requests are waiting: try again in a moment")
         result: asyncio.Future[Tensor] = asyncio.get_running_loop().create_future()
         self._waiting.append((inputs, result))
+        if self.metrics:
+            self.metrics.waiting.inc()
         if self._worker is None:
             self._worker = asyncio.create_task(self._compute_waiting())
         return await result
@@ -68,6 +82,8 @@ class Batcher:
 
     async def _compute(self, inputs: Tensor) -> Tensor:
         def compute() -> Tensor:
+            if len(inputs) <= self.batch_size:
+                return self.compute(inputs)
             return torch.cat([self.compute(part) for part in torch.split(inputs, self.batch_size)])
 
         start = time.perf_counter()
@@ -83,5 +99,8 @@ class Batcher:
         while requests < len(self._waiting) and samples < self.batch_size:
             samples += len(self._waiting[requests][0])
             requests += 1
+        if self.metrics and requests:
+            self.metrics.waiting.dec(requests)
+            self.metrics.batches.observe(samples)
         batch, self._waiting = self._waiting[:requests], self._waiting[requests:]
         return batch

@@ -1,42 +1,40 @@
 """`kindling serve`: serve a model over HTTP."""
 
-import json
 import os
+import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import torch
-
-from kindling.deploy.addresses import free_port, is_local
+from kindling.deploy.addresses import KEY, free_port, is_local
 from kindling.deploy.card import ModelCard
-from kindling.deploy.onnx_file import load_onnx
-from kindling.deploy.predictor import Predictor, load
-from kindling.runs.find import find_checkpoint
-from kindling.training.processes import exit_when_orphaned
 from kindling.utils.console import say
 from kindling.utils.optional import require_extra
 from kindling.utils.text import format_number
 
-KEY = "KINDLING_API_KEY"
-SETTINGS = "KINDLING_SERVE"  # environment variable that configures worker processes
+DEFAULT_NAME = "default"  # of a single model
+NAME = re.compile(r"[A-Za-z0-9][\w-]{0,63}", re.ASCII)
 
 
 def serve(
+    *models: str,
     ckpt_path: str = "best",
     host: str = "127.0.0.1",
     port: int = 8000,
     workers: int = 1,
     batch_size: int = 64,
     max_mb: float = 10.0,
+    access_log: str = "",
+    watch_seconds: float = 0.0,
 ) -> None:
-    """Serve a model over HTTP: POST /predict, GET /info, GET /health; and a page at / to try it.
+    """Serve models over HTTP: POST /predict, GET /info, GET /health; a page at / to try them, the API at /docs.
 
-    The model predicts a class, several classes or a number.
+    A model predicts a class, several classes or a number. SIGHUP loads the newest version of each model.
 
     Unless the host is local, clients must send the key in the environment variable KINDLING_API_KEY as the header
     `Authorization: Bearer KEY`.
 
     Args:
+        models: Several models as NAME=CHECKPOINT, instead of --ckpt_path.
         ckpt_path: Checkpoint: best, last (of the newest run), a run folder or a file; or a file of kindling export
             --format onnx.
         host: Address to listen on; 0.0.0.0 for all network interfaces.
@@ -44,56 +42,43 @@ def serve(
         workers: Processes, each with its own copy of the model and its share of the cores.
         batch_size: Maximum number of samples, of waiting requests together, that are computed at once.
         max_mb: Maximum size of a request, in MB.
+        access_log: File to which a line of JSON is written for each request; - for standard output.
+        watch_seconds: How often to look for a new version of the models, and load it; 0 for only on SIGHUP.
     """
-    require_extra("serve", "starlette", "uvicorn", "python_multipart")
+    require_extra("serve", "fastapi", "uvicorn", "python_multipart", "prometheus_client", "fastapi_swagger")
     for name, value, least in (("workers", workers, 1), ("batch_size", batch_size, 1), ("port", port, 0)):
         if not least <= value <= 65535:
             raise ValueError(f"{name} must be from {least} to 65535, got {value}")
+    if watch_seconds < 0:
+        raise ValueError(f"watch_seconds must be at least 0, got {watch_seconds}")
+    if access_log not in ("", "-"):
+        Path(access_log).open("a").close()
     key = os.environ.get(KEY, "")
     if not key.isascii() or key != key.strip():
         raise ValueError(f"{KEY} must be ASCII without surrounding blanks, since clients send it in a header")
     if not is_local(host) and not key:
         raise ValueError(f"{host} can be reached from other machines: set {KEY} to a secret that clients must send")
-    import uvicorn
+    from kindling.deploy.served_models import open_model
+    from kindling.deploy.serving_process import Settings, run_server
 
-    port = free_port(host, port)
-    # Resolved once: a worker that restarts later serves the same model, even if there is a newer run.
-    model = (Path(ckpt_path) if ckpt_path.endswith(".onnx") else find_checkpoint(ckpt_path)).resolve()
-    predictor = open_model(model)
-    say(f"{describe(predictor.card)}: http://{f'[{host}]' if ':' in host else host}:{port}/ (Ctrl-C stops it)")
-    if threshold := predictor.card.decision:
-        say(threshold.describe(predictor.card.classes))
-    settings = {
-        "model": str(model),
-        "batch_size": batch_size,
-        "max_bytes": int(max_mb * 1e6),
-        "threads": threads(workers),
-        "parent": os.getpid(),
-    }
-    os.environ[SETTINGS] = json.dumps(settings)
-    uvicorn.run(
-        application(predictor) if workers == 1 else "kindling.deploy.serve:application",
-        factory=workers > 1,
+    settings = Settings(
+        models=named_models(models, ckpt_path),
+        files={},
         workers=workers,
-        host=host,
-        port=port,
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=30,  # seconds for running requests
-    )
-
-
-def application(predictor: Predictor | None = None) -> Any:
-    """Return the application of one process, configured by the environment; worker processes load the model."""
-    from kindling.deploy.server import Service
-
-    settings = json.loads(os.environ[SETTINGS])
-    torch.set_num_threads(settings["threads"])
-    if predictor is None:
-        exit_when_orphaned(settings["parent"])
-        predictor = open_model(Path(settings["model"]))
-    return Service(predictor, os.environ.get(KEY, ""), settings["max_bytes"], settings["batch_size"]).app()
+        batch_size=batch_size,
+        max_bytes=int(max_mb * 1e6),
+        access_log=access_log,
+        watch_seconds=watch_seconds,
+    ).resolve()
+    port = free_port(host, port)
+    predictors = {name: open_model(Path(file)) for name, file in settings.files.items()}
+    address = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
+    for name, predictor in predictors.items():
+        path = f"{address}models/{name}/" if models else f"{address} (Ctrl-C stops it)"
+        say(f"{describe(predictor.card)}: {path}")
+        if threshold := predictor.card.decision:
+            say(threshold.describe(predictor.card.classes))
+    run_server(settings, predictors, host, port)
 
 
 def describe(card: ModelCard) -> str:
@@ -106,14 +91,22 @@ def describe(card: ModelCard) -> str:
     return card.model + (f", test accuracy {accuracy:.2%}" if accuracy is not None else "")
 
 
-def threads(workers: int) -> int:
-    """Return the number of computing threads of a worker: its share of the cores, minus one that reads requests.
+def named_models(models: Sequence[str], ckpt_path: str) -> dict[str, str]:
+    """Return what the user gave for each model by its name, from `NAME=CHECKPOINT` or --ckpt_path.
 
-    More would be many times slower, since computing threads busy-wait for each other.
+    Raises:
+        ValueError: If a name is missing, invalid, or given twice, or both are given.
     """
-    return max(1, torch.get_num_threads() // workers - 1)
-
-
-def open_model(path: Path) -> Predictor:
-    """Load a checkpoint or an exported file."""
-    return load_onnx(path) if path.suffix == ".onnx" else load(path)
+    if not models:
+        return {DEFAULT_NAME: ckpt_path}
+    if ckpt_path != "best":
+        raise ValueError(f"give models as NAME=CHECKPOINT or one as --ckpt_path, not both: {models[0]}, {ckpt_path}")
+    named: dict[str, str] = {}
+    for model in models:
+        name, equals, where = model.partition("=")
+        if not (equals and where and NAME.fullmatch(name)):
+            raise ValueError(f"give a model as NAME=CHECKPOINT, its name of letters, digits, - and _; got {model}")
+        if name in named:
+            raise ValueError(f"two models have the name {name}")
+        named[name] = where
+    return named

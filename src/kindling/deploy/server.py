@@ -1,154 +1,221 @@
-"""The HTTP server: routes, limits and access control."""
+"""The HTTP server: its routes."""
 
 import asyncio
-import hmac
-import re
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from importlib.resources import files
 from pathlib import Path
+from typing import Annotated, Any
 
-from starlette.applications import Starlette
+import numpy as np
+from fastapi import FastAPI, Query, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response
+from fastapi.routing import APIRoute
+from prometheus_client import CONTENT_TYPE_LATEST
+from pydantic_core import to_json
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, Response
-from starlette.routing import Route
-from torch import Tensor
 
+from kindling import __version__
 from kindling.data.tables.rows import distinct_columns
-from kindling.deploy.addresses import is_local
-from kindling.deploy.batching import Batcher, QueueFullError
-from kindling.deploy.predictor import Predictor
-from kindling.deploy.request_bodies import form_files, from_images, from_json, read_body
+from kindling.deploy.api_schema import ANSWERS, ERRORS, ModelInfo, ModelList, Status, describe_api
+from kindling.deploy.batching import QueueFullError
+from kindling.deploy.gateway import Gateway, error_response
+from kindling.deploy.metrics import Metrics
+from kindling.deploy.request_bodies import BodyReader
 from kindling.deploy.responses import to_predictions
-from kindling.utils.text import count_noun, shorten
+from kindling.deploy.served_models import ServedModel
+from kindling.utils.text import count_noun
 
-INLINE_BYTES = 16_384  # JSON that is parsed in the event loop; up to here, a thread would cost more
-MAX_PENDING_BYTES = 100_000_000  # total size of the bodies that are being processed
-MAX_SAMPLES = 4096  # per request
-MAX_NUMBERS = 2**23  # probabilities per request: 34 MB
 TOP = 5  # default of ?top=
+MAX_TOP = 9999
+PROBE_SECONDS = 5.0  # within which a model that is ready predicts a sample
+DOCS_FILES = ("swagger-ui.css", "swagger-ui-bundle.js")  # in the package fastapi-swagger
+
+OPEN = ("/", "/health", "/ready", "/docs", *DOCS_FILES)  # ends of paths that need no key: pages and probes
+
+logger = logging.getLogger(__name__)
+
+Top = Annotated[int, Query(ge=1, le=MAX_TOP, description="Number of classes to list, most probable first.")]
+HERE = Path(__file__).parent
+Endpoint = Callable[..., Awaitable[Response]]
+Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
 
 class Service:
-    """One model behind HTTP.
+    """Models behind HTTP.
 
     Args:
-        predictor: The model.
+        models: The models. The first one has the addresses /predict and /info, each one those under /models/NAME.
+        metrics: The metrics that the models write.
         key: Key that clients must send as `Authorization: Bearer KEY`; empty for none.
         max_bytes: Maximum length of the body of a request.
-        batch_size: Maximum number of samples that are computed at once.
+        access_log: See `Gateway`.
     """
 
-    def __init__(self, predictor: Predictor, key: str = "", max_bytes: int = 10_000_000, batch_size: int = 64) -> None:
-        self.predictor = predictor
-        self.key = key
-        self.max_bytes = max_bytes
-        self.max_samples = max(1, min(MAX_SAMPLES, MAX_NUMBERS // max(1, len(predictor.card.classes))))
-        self.batcher = Batcher(predictor.compute, batch_size)
-        self.pending_bytes = 0  # of bodies that are being processed
-        self.readers = ThreadPoolExecutor(2)
-        self.reading = asyncio.Semaphore(2)  # limits how many images are decoded at once
+    def __init__(
+        self,
+        models: Sequence[ServedModel],
+        metrics: Metrics,
+        key: str = "",
+        max_bytes: int = 10_000_000,
+        access_log: str = "",
+    ) -> None:
+        self.prefixes = {"": models[0]} | {f"/models/{model.name}": model for model in models}
+        self.metrics, self.key, self.max_bytes, self.access_log = metrics, key, max_bytes, access_log
+        self.reader = BodyReader(max_bytes)
+        self._probe = asyncio.Lock()
+        self._probed_at, self._problem = -1.0, ""
 
-    def app(self) -> Starlette:
-        """Return the application, for any ASGI server."""
-        routes = [
-            Route("/", self.page),
-            Route("/health", self.health),
-            Route("/info", self.info),
-            Route("/predict", self.predict, methods=["POST"]),
+    def app(self, lifespan: Lifespan | None = None) -> FastAPI:
+        """Return the application, for any ASGI server.
+
+        Args:
+            lifespan: What to do at the start and at the end of the server.
+        """
+        app = FastAPI(
+            title="Kindling",
+            version=__version__,
+            docs_url=None,  # FastAPI's own page loads files from the internet
+            redoc_url=None,
+            openapi_url=None,
+            redirect_slashes=False,
+            lifespan=lifespan,
+            exception_handlers={HTTPException: refuse, RequestValidationError: refuse_parameter},
+        )
+        add, asked = app.add_api_route, {}
+        for prefix, model in self.prefixes.items():
+            task = model.current.predictor.card.task
+            about: dict[str, Any] = {"responses": ERRORS, "tags": [f"model {model.name}"]}
+            add(f"{prefix}/predict", self._predict(model), methods=["POST"], response_model=ANSWERS[task], **about)
+            add(f"{prefix}/info", self._info(model), response_model=ModelInfo, **about)
+            add(f"{prefix}/", file(HERE / "page.html"), include_in_schema=False)
+            asked[f"{prefix}/predict"] = model.name
+        about = {"responses": ERRORS, "tags": ["server"]}
+        add("/models", self.list_models, response_model=ModelList, **about)
+        add("/health", self.health, response_model=Status, tags=["server"])
+        add("/ready", self.ready, response_model=Status, **about)
+        add("/metrics", self.show_metrics, response_class=PlainTextResponse, **about)
+        add("/openapi.json", self._openapi(app), include_in_schema=False)
+        add("/docs", file(HERE / "docs.html"), include_in_schema=False)
+        for name in DOCS_FILES:
+            add(f"/docs/{name}", file(files("fastapi_swagger") / "resources" / name), include_in_schema=False)
+        paths = {route.path: asked.get(route.path, "") for route in app.routes if isinstance(route, APIRoute)}
+        is_open = {path for path in paths if path.endswith(OPEN)}
+        app.add_middleware(Gateway, self.key, self.metrics, paths, is_open, self.access_log)
+        return app
+
+    def _predict(self, model: ServedModel) -> Endpoint:
+        async def predict(request: Request, top: Top = TOP) -> Response:
+            """Predict the samples in the body: numbers or rows as JSON, an image file, or a form with image files."""
+            current = model.current
+            card = current.predictor.card
+            try:
+                async with self.reader.inputs(request, current.predictor) as inputs:
+                    request.scope["samples"] = len(inputs)
+                    if len(inputs) > current.max_samples:
+                        most = count_noun(current.max_samples, "sample", "samples")
+                        raise HTTPException(413, f"a request may have at most {most}, got {len(inputs):,}")
+                    outputs = await current.batcher.submit(inputs)
+            except ValueError as error:
+                raise HTTPException(400, str(error)) from error
+            except QueueFullError as error:
+                raise HTTPException(503, str(error), {"Retry-After": "1"}) from error
+            if not np.isfinite(outputs.numpy()).all():
+                raise HTTPException(500, "the prediction is not a number: the model diverged during training")
+            predictions = to_predictions(outputs, str(card.task), card.classes, top, card.decision)
+            return Response(to_json({"predictions": predictions}), media_type="application/json")
+
+        return predict
+
+    def _info(self, model: ServedModel) -> Endpoint:
+        async def info() -> Response:
+            """Describe the model and its input."""
+            current = model.current
+            card = current.predictor.card.as_dict()
+            if card["columns"] is not None:
+                card["columns"] = distinct_columns(card["columns"])  # the members of an ensemble share them
+            more = {"version": current.version, "takes": current.predictor.takes, "max_bytes": self.max_bytes}
+            names = [*dict.fromkeys(each.name for each in self.prefixes.values())]
+            return JSONResponse({**card, **more, "name": model.name, "models": names})
+
+        return info
+
+    async def list_models(self) -> Response:
+        """List the models; the first one also has the short addresses /predict and /info."""
+        summaries = [
+            {
+                "name": model.name,
+                "model": model.current.predictor.card.model,
+                "task": model.current.predictor.card.task,
+                "version": model.current.version,
+                "path": prefix,
+            }
+            for prefix, model in self.prefixes.items()
+            if prefix
         ]
-        return Starlette(routes=routes, exception_handlers={HTTPException: handle_http_error, Exception: handle_error})
+        return JSONResponse({"models": summaries})
 
-    async def page(self, request: Request) -> Response:
-        """Return a web page to try the model."""
-        return HTMLResponse(Path(__file__).with_name("page.html").read_text(encoding="utf-8"))
-
-    async def health(self, request: Request) -> Response:
-        """Report that the server is up; needs no key."""
+    async def health(self) -> Response:
+        """Report that the process is alive; needs no key."""
         return JSONResponse({"status": "ok"})
 
-    async def info(self, request: Request) -> Response:
-        """Describe the model and its inputs."""
-        self.authorize(request)
-        card = self.predictor.card.as_dict()
-        if card["columns"] is not None:
-            card["columns"] = distinct_columns(card["columns"])  # the members of an ensemble share them
-        return JSONResponse({**card, "takes": self.predictor.takes, "max_bytes": self.max_bytes})
+    async def ready(self) -> Response:
+        """Report whether each model predicts a sample within seconds; needs no key."""
+        async with self._probe:  # at most once a second, whoever asks
+            if time.monotonic() > self._probed_at + 1:
+                self._problem = await self._find_problem()
+                self._probed_at = time.monotonic()
+        if self._problem:
+            raise HTTPException(503, self._problem, {"Retry-After": "1"})
+        return JSONResponse({"status": "ready"})
 
-    async def predict(self, request: Request) -> Response:
-        """Predict the samples in the body."""
-        self.authorize(request)
-        top = request.query_params.get("top", str(TOP))
-        if not (re.fullmatch("[0-9]{1,4}", top) and int(top) >= 1):
-            raise HTTPException(400, f"top must be a number from 1 to 9999, got {top[:20]}")
-        body = await read_body(request, self.max_bytes)
-        if self.pending_bytes + len(body) > MAX_PENDING_BYTES:
-            raise HTTPException(503, "too many requests are being read: try again in a moment", {"Retry-After": "1"})
-        self.pending_bytes += len(body)
-        try:
-            inputs = await self.inputs(request, body)
-            if len(inputs) > self.max_samples:
-                most = count_noun(self.max_samples, "sample", "samples")
-                raise HTTPException(413, f"a request may have at most {most}, got {len(inputs):,}")
-            outputs = await self.batcher.submit(inputs)
-        except ValueError as error:
-            raise HTTPException(400, str(error)) from error
-        except QueueFullError as error:
-            raise HTTPException(503, str(error), {"Retry-After": "1"}) from error
-        finally:
-            self.pending_bytes -= len(body)
-        if not outputs.isfinite().all():
-            raise HTTPException(500, "the prediction is not a number: the model diverged during training")
-        card = self.predictor.card
-        predictions = to_predictions(outputs, str(card.task), card.classes, int(top), card.decision)
-        return JSONResponse({"predictions": predictions})
+    async def _find_problem(self) -> str:
+        for model in self.prefixes.values():
+            try:
+                await asyncio.wait_for(model.check(), PROBE_SECONDS)
+            except TimeoutError:
+                return f"model {model.name} does not predict a sample within {PROBE_SECONDS:g} s"
+            except Exception:
+                logger.exception(f"model {model.name} is not ready")
+                return f"model {model.name} fails: see the log of the server"  # anybody may ask
+        return ""
 
-    def authorize(self, request: Request) -> None:
-        """Raise HTTPException if the key is wrong, or a web page of another origin sends the request."""
-        origin, host = request.headers.get("origin", ""), request.headers.get("host", "")
-        if origin and origin.partition("://")[2] != host:
-            raise HTTPException(403, f"requests from web pages of other origins are refused: {origin[:100]}")
-        if not self.key and not is_local(re.sub(r":\d*$", "", host).strip("[]")):
-            # A foreign name that resolves to this machine (DNS rebinding).
-            raise HTTPException(403, "without a key, the server is available only as localhost and 127.0.0.1")
-        scheme, _, sent = request.headers.get("authorization", "").partition(" ")
-        sent = sent.strip() if scheme.lower() == "bearer" else ""
-        if self.key and not hmac.compare_digest(sent.encode(), self.key.encode()):
-            raise HTTPException(
-                401, "send the key in a header: Authorization: Bearer KEY", {"WWW-Authenticate": "Bearer"}
-            )
+    async def show_metrics(self) -> Response:
+        """Return the metrics for Prometheus."""
+        return Response(self.metrics.render(), media_type=CONTENT_TYPE_LATEST)
 
-    async def inputs(self, request: Request, body: bytes) -> Tensor:
-        """Return the samples in a body, shape (N, *input_shape).
+    def _openapi(self, app: FastAPI) -> Endpoint:
+        async def openapi() -> Response:
+            return JSONResponse(describe_api(app, self.prefixes, bool(self.key)))
 
-        Raises:
-            ValueError: If the model does not take such a body.
-        """
-        if not body.strip():
-            raise ValueError(f"the body is empty: the model takes {self.predictor.takes}")
-        if request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
-            read = partial(from_images, await form_files(request, body), self.predictor)
-        elif body.lstrip()[:1] in (b"{", b"["):
-            read = partial(from_json, body, self.predictor)
-            if len(body) <= INLINE_BYTES:
-                return read()
-        else:
-            read = partial(from_images, [("the body", body)], self.predictor)
-        async with self.reading:
-            if await request.is_disconnected():
-                raise HTTPException(400, "the client has disconnected")
-            return await asyncio.get_running_loop().run_in_executor(self.readers, read)
+        return openapi
 
 
-async def handle_http_error(request: Request, error: Exception) -> Response:
-    """Return the error of a client as JSON."""
+def file(path: Any) -> Endpoint:
+    """Return an endpoint that returns a file."""
+
+    async def read() -> Response:
+        return FileResponse(path)
+
+    return read
+
+
+async def refuse(request: Request, error: Exception) -> Response:
+    """Return an error of a client as JSON."""
     assert isinstance(error, HTTPException)
-    message = error.detail
     if error.status_code in (404, 405):
-        message = f"there is no {request.method} {request.url.path}: use POST /predict, or GET /info, /health or /"
-    return JSONResponse({"error": shorten(message)}, error.status_code, error.headers)
+        known = "use POST /predict, or GET /info, /models, /health, /ready, /metrics, /docs or /"
+        error = HTTPException(
+            error.status_code, f"there is no {request.method} {request.url.path}: {known}", error.headers
+        )
+    return error_response(request.scope, error)
 
 
-async def handle_error(request: Request, error: Exception) -> Response:
-    """Return an error of the server as JSON; uvicorn logs its traceback."""
-    return JSONResponse({"error": "internal error: see the log of the server"}, 500)
+async def refuse_parameter(request: Request, error: Exception) -> Response:
+    """Return an invalid parameter, which can only be `top`, as one line of JSON."""
+    assert isinstance(error, RequestValidationError)
+    found = str(error.errors()[0]["input"])[:20]
+    return error_response(request.scope, HTTPException(400, f"top must be a number from 1 to {MAX_TOP}, got {found}"))

@@ -197,11 +197,12 @@ def to_input_tensor(values: Any, shape: tuple[int, ...]) -> Tensor:
         raise ValueError(f"there are no samples: give at least one of shape ({', '.join(map(str, shape))})")
     inputs = _reshape(inputs, shape)
     inputs = to_float(inputs) if len(shape) == 3 else inputs.float()
-    if not inputs.isfinite().all():
+    low, high = (limit.item() for limit in inputs.aminmax())  # NaN if there is any
+    if not (math.isfinite(low) and math.isfinite(high)):
         raise ValueError("inputs must be finite numbers, got NaN or infinity")
-    if len(shape) == 3 and not (inputs.min() >= 0 and inputs.max() <= 1):
+    if len(shape) == 3 and not (low >= 0 and high <= 1):
         raise ValueError(
-            f"image values must be between 0 and 1, got {inputs.min():g} to {inputs.max():g}: divide them by 255, or "
+            f"image values must be between 0 and 1, got {low:g} to {high:g}: divide them by 255, or "
             "pass uint8 values or an image file"
         )
     return inputs
@@ -213,6 +214,8 @@ def _as_array(values: Any) -> "np.ndarray[Any, Any]":
         values = (values.float() if values.is_floating_point() else values).detach().cpu().numpy()
     try:
         array = np.array(values, order="C")  # a copy: torch rejects arrays that are read-only or have negative strides
+        if array.dtype == object and all(type(value) in (int, float) for value in array.flat):
+            array = array.astype(np.float64)  # an integer of more than 64 bits
     except (TypeError, ValueError, MemoryError, OverflowError) as error:
         raise ValueError("inputs must be numbers in lists of equal length: the lengths or depths differ") from error
     if array.dtype.kind not in "uif":

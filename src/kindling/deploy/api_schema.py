@@ -1,0 +1,204 @@
+"""The types of requests and answers, for the OpenAPI description of the server."""
+
+from collections.abc import Mapping
+from datetime import date, timedelta
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel, Field
+
+from kindling.data.tables.rows import distinct_columns
+from kindling.data.tables.values import Column
+from kindling.deploy.card import ModelCard
+from kindling.deploy.request_bodies import MAX_CELL, MAX_FILES
+from kindling.deploy.served_models import ServedModel
+
+MAX_EXAMPLE = 20_000  # characters of an example
+MAX_FLOAT32 = 3.4028e38
+
+
+class Error(BaseModel):
+    """What is wrong, in one line."""
+
+    error: str
+
+
+class ClassProbability(BaseModel):
+    """A class with its probability."""
+
+    name: str = Field(alias="class")
+    probability: float = Field(ge=0, le=1)
+
+
+class ClassPrediction(ClassProbability):
+    """The predicted class of a sample, its probability, and the most probable classes."""
+
+    top: list[ClassProbability]
+
+
+class ClassPredictions(BaseModel):
+    """One prediction per sample; for a model with a class at each position, nested lists of them."""
+
+    predictions: list[ClassPrediction | list[Any]]
+
+
+class LabelsPrediction(BaseModel):
+    """The classes with a probability of at least 50%, and the most probable ones."""
+
+    classes: list[str]
+    top: list[ClassProbability]
+
+
+class LabelsPredictions(BaseModel):
+    """One prediction per sample."""
+
+    predictions: list[LabelsPrediction]
+
+
+class NumberPrediction(BaseModel):
+    """A predicted number, in the unit of the target."""
+
+    value: float
+
+
+class NumberPredictions(BaseModel):
+    """One prediction per sample."""
+
+    predictions: list[NumberPrediction]
+
+
+class Status(BaseModel):
+    """The state of the server."""
+
+    status: str
+
+
+class ModelSummary(BaseModel):
+    """A model that the server holds."""
+
+    name: str
+    model: str
+    version: str
+    task: str
+    path: str
+
+
+class ModelList(BaseModel):
+    """The models that the server holds; the first one also has the short addresses."""
+
+    models: list[ModelSummary]
+
+
+class ModelInfo(BaseModel):
+    """A model and its input."""
+
+    name: str
+    models: list[str]
+    model: str
+    version: str
+    task: str
+    classes: list[str]
+    input_shape: list[int]
+    columns: list[dict[str, Any]] | None
+    takes: str
+    target: str
+    unit: str
+    threshold: float | None
+    positive_class: str
+    metrics: dict[str, float | None]
+    max_bytes: int
+
+
+ANSWERS: dict[str | None, type[BaseModel]] = {
+    "classification": ClassPredictions,
+    "multilabel": LabelsPredictions,
+    "regression": NumberPredictions,
+}
+ERRORS: dict[int | str, dict[str, Any]] = {
+    "4XX": {"model": Error, "description": "The request is refused"},
+    "5XX": {"model": Error, "description": "The server is busy or has an error"},
+}
+
+
+def describe_api(app: FastAPI, models: Mapping[str, ServedModel], has_key: bool) -> dict[str, Any]:
+    """Return the OpenAPI description of a server.
+
+    Args:
+        app: The application.
+        models: The models by the start of their paths.
+        has_key: Whether clients must send a key.
+    """
+    schema = get_openapi(title=app.title, version=app.version, routes=app.routes)
+    for prefix, model in models.items():
+        body = request_body(model.current.predictor.card, model.current.max_samples)
+        schema["paths"][f"{prefix}/predict"]["post"]["requestBody"] = body
+    if has_key:
+        schema["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+        schema["security"] = [{"key": []}]
+        for path in ("/health", "/ready"):
+            schema["paths"][path]["get"]["security"] = []
+    return schema
+
+
+def request_body(card: ModelCard, max_samples: int) -> dict[str, Any]:
+    """Return the description of the bodies that a model takes, with examples."""
+    content: dict[str, Any] = {}
+    if card.columns is not None:
+        row, typical = _row(distinct_columns(card.columns))
+        content["application/json"] = _json("rows", _list(row, max_samples), [typical], True)
+    else:
+        limits = (0, 1) if card.takes_images else (-MAX_FLOAT32, MAX_FLOAT32)
+        sample = _array(card.input_shape, {"minimum": limits[0], "maximum": limits[1]})
+        samples = {"anyOf": [_list(sample, max_samples), sample]}
+        content["application/json"] = _json("inputs", samples, [_zeros(card.input_shape)], False)
+    if card.takes_images:
+        file = {"type": "string", "format": "binary"}
+        content |= {f"image/{kind}": {"schema": file} for kind in ("png", "jpeg")}
+        form = {
+            "type": "object",
+            "properties": {"file": {"type": "array", "items": file, "minItems": 1, "maxItems": MAX_FILES}},
+            "required": ["file"],
+        }
+        content["multipart/form-data"] = {"schema": form}
+    return {"required": True, "content": content}
+
+
+def _json(name: str, schema: dict[str, Any], example: Any, others: bool) -> dict[str, Any]:
+    body = {"type": "object", "properties": {name: schema}, "required": [name], "additionalProperties": others}
+    return {"schema": body} | ({"example": {name: example}} if len(str(example)) < MAX_EXAMPLE else {})
+
+
+def _list(items: dict[str, Any], most: int) -> dict[str, Any]:
+    return {"type": "array", "items": items, "minItems": 1, "description": f"At most {most:,} (or status 413)."}
+
+
+def _array(shape: tuple[int, ...], limits: dict[str, float]) -> dict[str, Any]:
+    schema: dict[str, Any] = {"type": "number", **limits}
+    for size in reversed(shape):
+        schema = {"type": "array", "items": schema, "minItems": size, "maxItems": size}
+    return schema
+
+
+def _zeros(shape: tuple[int, ...]) -> Any:
+    return [_zeros(shape[1:]) for _ in range(shape[0])] if shape else 0
+
+
+def _row(columns: list[Column]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the schema of a row of a table, and a typical one: medians and the first categories."""
+    properties: dict[str, Any] = {}
+    typical: dict[str, Any] = {}
+    limits = {"exclusiveMinimum": -MAX_CELL, "exclusiveMaximum": MAX_CELL}
+    value = {"type": ["string", "number", "boolean", "null"], **limits}
+    for column in columns:
+        name, kind = column["name"], column["kind"]
+        if kind == "category":
+            typical[name], properties[name] = column["values"][0], value
+        elif kind == "date":
+            typical[name] = str(date.min + timedelta(days=round(column["median"])))
+            properties[name] = {"type": ["string", "null"], "format": "date"}
+        else:
+            typical[name] = float(f"{column['median']:.6g}")
+            properties[name] = {"type": ["number", "null"], **limits}
+    row = {"type": "object", "properties": properties, "required": [*properties], "additionalProperties": value}
+    return row, typical

@@ -1,0 +1,107 @@
+"""The models that a server holds, each of which can be replaced while requests are running."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from kindling.deploy.batching import Batcher
+from kindling.deploy.metrics import Metrics
+from kindling.deploy.onnx_file import load_onnx
+from kindling.deploy.predictor import Predictor, load
+from kindling.runs.find import find_checkpoint
+
+MAX_SAMPLES = 4096  # per request
+MAX_NUMBERS = 2**23  # probabilities per request: 34 MB
+
+
+def find_model(where: str) -> Path:
+    """Return the file of a model given as --ckpt_path: a checkpoint or an exported file."""
+    return (Path(where) if where.endswith(".onnx") else find_checkpoint(where)).resolve()
+
+
+def find_models(models: Mapping[str, str]) -> dict[str, str]:
+    """Return the file of each model, by its name and what was given for it.
+
+    Raises:
+        FileNotFoundError: If there is none for a model.
+    """
+    return {name: str(find_model(where)) for name, where in models.items()}
+
+
+def open_model(path: Path) -> Predictor:
+    """Load a checkpoint or an exported file."""
+    return load_onnx(path) if path.suffix == ".onnx" else load(path)
+
+
+def version_of(path: Path) -> str:
+    """Return the first 12 digits of a file's SHA-256, which identify its content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:12]
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A version of a model; a request uses the same one from its start to its end.
+
+    Attributes:
+        predictor: The model.
+        batcher: Computes its batches.
+        version: See `version_of`; empty if it was not loaded from a file.
+        max_samples: Maximum number of samples in a request.
+    """
+
+    predictor: Predictor
+    batcher: Batcher
+    version: str
+    max_samples: int
+
+
+class ServedModel:
+    """A model under a name.
+
+    Args:
+        name: Its name.
+        predictor: The model.
+        metrics: Where batches and versions are counted.
+        batch_size: Maximum number of samples that are computed at once.
+        version: See `version_of`.
+    """
+
+    def __init__(
+        self, name: str, predictor: Predictor, metrics: Metrics, batch_size: int = 64, version: str = ""
+    ) -> None:
+        self.name, self.metrics, self.batch_size = name, metrics, batch_size
+        self.current = self._loaded(predictor, version)
+        self.metrics.loaded(name, version, predictor.card.model, None)
+
+    def replace(self, predictor: Predictor, version: str) -> None:
+        """Serve another version from the next request on; requests that have begun end with the previous one.
+
+        Raises:
+            ValueError: If it predicts something else.
+        """
+        before, after = self.current.predictor.card, predictor.card
+        if after.task != before.task:
+            raise ValueError(f"it is for {after.task}, not {before.task}: start the server again to serve it")
+        previous, self.current = self.current, self._loaded(predictor, version)
+        self.metrics.loaded(self.name, version, after.model, (previous.version, before.model))
+
+    def _loaded(self, predictor: Predictor, version: str) -> LoadedModel:
+        batcher = Batcher(predictor.compute, self.batch_size, metrics=self.metrics.of_model(self.name))
+        most = max(1, min(MAX_SAMPLES, MAX_NUMBERS // max(1, len(predictor.card.classes))))
+        return LoadedModel(predictor, batcher, version, most)
+
+    async def check(self) -> None:
+        """Predict a sample of zeros.
+
+        Raises:
+            Exception: If that fails, or too many requests are waiting.
+        """
+        current = self.current
+        outputs: Tensor = await current.batcher.submit(torch.zeros(1, *current.predictor.card.input_shape))
+        if not outputs.isfinite().all():
+            raise ValueError("its prediction is not a number")

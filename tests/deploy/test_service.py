@@ -1,0 +1,343 @@
+"""What others build on: metrics, access log, probes, several models, and reloads."""
+
+import fcntl
+import http.client
+import json
+import os
+import pty
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import termios
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from servers import Server, app_of, service_of, serving, serving_here
+from torch import Tensor
+
+from kindling.cli import main
+from kindling.deploy.card import ModelCard
+from kindling.deploy.predictor import Predictor
+
+pytestmark = pytest.mark.xdist_group("server")
+
+
+def constant(value: float, **more: Any) -> Predictor:
+    """Return a regression model that predicts the sum of two numbers plus a constant."""
+    card = ModelCard("Constant", (), (2,), **({"task": "regression"} | more))
+    return Predictor(lambda inputs: inputs.sum(1) + value, card)
+
+
+def failing(error: Exception) -> Predictor:
+    def compute(inputs: Tensor) -> Tensor:
+        raise error
+
+    return Predictor(compute, ModelCard("Failing", (), (2,), task="regression"))
+
+
+def metrics(server: Server, **headers: str) -> dict[tuple[str, ...], float]:
+    """Return the samples of /metrics by name and the values of the labels, which are in alphabetical order."""
+    status, text, _ = server.ask("GET", "/metrics", headers=headers)
+    assert status == 200
+    families = text_string_to_metric_families(text)
+    return {(each.name, *each.labels.values()): each.value for family in families for each in family.samples}
+
+
+def test_metrics_count_requests_batches_and_versions() -> None:
+    with serving_here(app_of(constant(1))) as server:
+        for count in (1, 3, 3):
+            assert server.predict({"inputs": [[0, 1]] * count})[0] == 200
+        assert server.predict({"inputs": "x"})[0] == 400
+        for path in ("/nowhere", "/elsewhere"):
+            assert server.ask("GET", path)[0] == 404
+        found = metrics(server)
+    assert found["kindling_requests_total", "200", "/predict"] == 3
+    assert found["kindling_requests_total", "400", "/predict"] == 1
+    assert found["kindling_requests_total", "404", "other"] == 2  # not one series for each path
+    assert found["kindling_request_seconds_count", "/predict"] == 4
+    assert 0 < found["kindling_request_seconds_sum", "/predict"] < 5
+    assert found["kindling_batch_samples_count", "default"] == 3
+    assert found["kindling_batch_samples_sum", "default"] == 7
+    assert found["kindling_batch_samples_bucket", "1.0", "default"] == 1
+    assert found["kindling_batch_samples_bucket", "4.0", "default"] == 3
+    assert found["kindling_waiting_requests", "default"] == 0
+    assert found["kindling_model_info", "default", "Constant", "1"] == 1
+    assert found["process_resident_memory_bytes",] > 1e6
+
+
+def test_waiting_requests_are_a_metric() -> None:
+    entered, go = threading.Event(), threading.Event()
+
+    def compute(inputs: Tensor) -> Tensor:
+        entered.set()
+        go.wait(30)
+        return inputs.sum(1)
+
+    card = ModelCard("Slow", (), (2,), task="regression")
+    with serving_here(app_of(Predictor(compute, card))) as server:
+        threads = [threading.Thread(target=server.predict, args=({"inputs": [0, 1]},)) for _ in range(4)]
+        threads[0].start()
+        assert entered.wait(30)
+        for thread in threads[1:]:
+            thread.start()
+        for _ in range(200):
+            if (waiting := metrics(server)["kindling_waiting_requests", "default"]) == 3:
+                break
+            time.sleep(0.02)
+        go.set()
+        for thread in threads:
+            thread.join()
+        assert waiting == 3
+        assert metrics(server)["kindling_waiting_requests", "default"] == 0
+
+
+def test_each_request_is_a_line_of_the_access_log(folder: Path) -> None:
+    with serving_here(app_of(constant(1), access_log="access.log")) as server:
+        sent = {"X-Request-ID": "order-66"}
+        assert server.ask("POST", "/predict", '{"inputs": [[0, 1], [2, 3]]}', sent)[2]["x-request-id"] == "order-66"
+        forged = {"X-Request-ID": 'a" b'}
+        _, answer, headers = server.ask("POST", "/predict?top=0", "{}", forged)
+        drawn = headers["x-request-id"]
+        assert re.fullmatch("[0-9a-f]{16}", drawn)
+        server.ask("HEAD", "/health")
+    first, second, third = map(json.loads, Path("access.log").read_text().splitlines())
+    assert (first["request_id"], first["status"], first["samples"]) == ("order-66", 200, 2)
+    assert (first["method"], first["path"], first["client"]) == ("POST", "/predict", "127.0.0.1")
+    assert (first["model"], 0 < first["ms"] < 5000) == ("default", True)
+    assert (second["request_id"], second["status"], second["error"]) == (drawn, 400, answer["error"])
+    assert (third["method"], third["status"], "model" in third) == ("HEAD", 200, False)
+
+
+def test_an_internal_error_names_its_request(caplog: pytest.LogCaptureFixture) -> None:
+    with serving_here(app_of(failing(RuntimeError("out of luck")))) as server:
+        status, found, headers = server.ask("POST", "/predict", '{"inputs": [0, 1]}')
+    assert (status, found["error"].count("\n")) == (500, 0)
+    assert headers["x-request-id"] in found["error"]
+    assert "luck" not in found["error"]
+    assert any(headers["x-request-id"] in record.message and record.exc_info for record in caplog.records)
+
+
+@pytest.mark.parametrize("broken", [failing(RuntimeError("no memory\nleft")), constant(float("nan"))])
+def test_a_server_is_alive_but_not_ready_while_its_model_fails(broken: Predictor) -> None:
+    with serving_here(service_of({"good": constant(1), "bad": broken}, key="secret").app()) as server:
+        assert server.ask("GET", "/health")[:2] == (200, {"status": "ok"})
+        status, found, _ = server.ask("GET", "/ready")
+        assert (status, "bad" in found["error"], "\n" in found["error"]) == (503, True, False)
+    with serving_here(app_of(constant(1), key="secret")) as server:
+        assert server.ask("GET", "/ready")[:2] == (200, {"status": "ready"})
+        assert server.ask("GET", "/metrics")[0] == 401
+        assert server.ask("GET", "/openapi.json")[0] == 401
+        assert metrics(server, Authorization="Bearer secret")["kindling_requests_total", "401", "/metrics"] == 1
+
+
+def test_several_models_answer_under_their_names() -> None:
+    models = {"plus-one": constant(1), "plus_two": constant(2, unit="kg")}
+    with serving_here(service_of(models).app()) as server:
+        for path, value in (("", 4), ("/models/plus-one", 4), ("/models/plus_two", 5)):
+            status, found = server.predict({"inputs": [1, 2]}, f"{path}/predict")
+            assert (status, found) == (200, {"predictions": [{"value": value}]})
+        assert server.ask("GET", "/models/plus_two/info")[1]["unit"] == "kg"
+        assert server.ask("GET", "/models/plus_two/")[1].startswith("<!doctype html>")
+        listed = server.ask("GET", "/models")[1]["models"]
+        assert [each["name"] for each in listed] == [*models]
+        assert [server.ask("GET", f"{each['path']}/info")[1]["name"] for each in listed] == [*models]
+        for method, path in (("POST", "/models/plus/predict"), ("GET", "/models/plus_two")):
+            status, found, _ = server.ask(method, path)
+            assert (status, f"there is no {method} {path}" in found["error"]) == (404, True)
+        found = metrics(server)
+        assert found["kindling_batch_samples_count", "plus-one"] == 2
+        assert found["kindling_requests_total", "200", "/models/plus_two/predict"] == 1
+
+
+def test_running_requests_end_with_the_version_they_began_with() -> None:
+    entered, go = threading.Event(), threading.Event()
+
+    def compute(inputs: Tensor) -> Tensor:
+        entered.set()
+        go.wait(30)
+        return inputs.sum(1) + 1
+
+    service = service_of({"default": Predictor(compute, ModelCard("Constant", (), (2,), task="regression"))})
+    answers: list[Any] = []
+    with serving_here(service.app()) as server:
+        thread = threading.Thread(target=lambda: answers.append(server.predict({"inputs": [0, 0]})))
+        thread.start()
+        assert entered.wait(30)
+        model = service.prefixes[""]
+        model.replace(constant(2), "2")
+        assert server.predict({"inputs": [0, 0]}) == (200, {"predictions": [{"value": 2}]})
+        go.set()
+        thread.join()
+        assert answers == [(200, {"predictions": [{"value": 1}]})]
+        assert server.ask("GET", "/info")[1]["version"] == "2"
+        found = metrics(server)
+        assert ("kindling_model_info", "default", "Constant", "1") not in found
+        assert found["kindling_model_info", "default", "Constant", "2"] == 1
+        with pytest.raises(ValueError, match="classification, not regression"):
+            model.replace(Predictor(compute, ModelCard("Other", ("a", "b"), (2,))), "3")
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Return two checkpoints of the same small model, trained for different times."""
+    folder = tmp_path_factory.mktemp("versions")
+    found: list[Path] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for epochs in ("1", "2"):
+            options = "--model MLPClassifier --model.hidden [4] --data SyntheticDataModule --test_after_fit false"
+            assert main(["fit", *options.split(), "--trainer.max_epochs", epochs, "--run_name", "m"]) == 0
+            found.append(folder / f"runs/m/version_{len(found)}/checkpoints/last.ckpt")
+    return found
+
+
+class Clients:
+    """Clients that ask without a pause over open connections, and count the answers by status and probability."""
+
+    def __init__(self, server: Server, body: str, number: int = 3) -> None:
+        self.server, self.body, self.ended = server, body, threading.Event()
+        self.answers: dict[tuple[int, float], int] = {}
+        self.errors: list[Exception] = []
+        self.threads = [threading.Thread(target=self.ask) for _ in range(number)]
+
+    def ask(self) -> None:
+        connection = http.client.HTTPConnection(self.server.host, self.server.port, timeout=60)
+        try:
+            while not self.ended.is_set():
+                connection.request("POST", "/predict", self.body)
+                response = connection.getresponse()
+                answer = json.loads(response.read())
+                key = response.status, round(answer["predictions"][0]["probability"], 6)
+                self.answers[key] = self.answers.get(key, 0) + 1
+        except Exception as error:
+            self.errors.append(error)
+        finally:
+            connection.close()
+
+    def __enter__(self) -> "Clients":
+        for thread in self.threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.ended.set()
+        for thread in self.threads:
+            thread.join()
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 30) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    ("workers", "watched"),
+    [
+        (1, False),
+        pytest.param(1, True, marks=pytest.mark.slow),
+        pytest.param(2, False, marks=pytest.mark.slow),
+    ],
+)
+def test_a_new_checkpoint_is_loaded_without_a_lost_request(
+    checkpoints: list[Path], folder: Path, workers: int, watched: bool
+) -> None:
+    for name in ("a", "b"):
+        shutil.copy(checkpoints[0], f"{name}.ckpt")
+    options: list[Any] = ["a=a.ckpt", "b=b.ckpt", "--workers", workers, *(["--watch_seconds", 0.2] if watched else [])]
+
+    def publish(source: Path | None) -> None:
+        Path("new.ckpt").write_bytes(source.read_bytes() if source else b"broken")
+        os.replace("new.ckpt", "a.ckpt")
+        if not watched:
+            os.kill(server.pid, signal.SIGHUP)
+
+    with serving(*options) as server:
+        count = server.ask("GET", "/info")[1]["input_shape"][0]
+        body = json.dumps({"inputs": [[0.5] * count]})
+        with Clients(server, body) as clients:
+            wait_until(lambda: len(clients.answers) == 1)
+            first = metrics_of_versions(server)
+            publish(checkpoints[1])
+            wait_until(lambda: len(clients.answers) == 2)
+            wait_until(lambda: reloads(server).get(("a", "loaded")) == workers)
+            publish(None)
+            wait_until(lambda: reloads(server).get(("a", "failed")) == workers)
+            settled = dict(clients.answers)
+            wait_until(lambda: sum(clients.answers.values()) > sum(settled.values()) + 20)
+        assert clients.errors == []
+        assert {status for status, _ in clients.answers} == {200}
+        growing = [key for key, number in clients.answers.items() if number > settled[key]]
+        assert len(growing) == 1  # only the new version, on all workers
+        second = metrics_of_versions(server)
+        assert (first["a"] == first["b"], second["b"] == first["b"], second["a"] != first["a"]) == (True, True, True)
+        assert server.ask("GET", "/models")[1]["models"][0]["version"] == second["a"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_closing_the_terminal_ends_the_server(checkpoints: list[Path], workers: str) -> None:
+    terminal, inner = pty.openpty()
+    command = [sys.executable, "-m", "kindling", "serve", "--ckpt_path", str(checkpoints[0]), "--port", "0"]
+    process = subprocess.Popen(
+        [*command, "--workers", workers],
+        stdin=inner,
+        stdout=inner,
+        stderr=inner,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    )
+    os.close(inner)
+    try:
+        printed = b""
+        while not (found := re.search(rb"http://127.0.0.1:(\d+)/", printed)):
+            printed += os.read(terminal, 1000)
+        server = Server(None, "127.0.0.1", int(found[1]))
+        wait_until(lambda: is_up(server))
+        os.close(terminal)
+        assert process.wait(30) in (0, -signal.SIGTERM)
+    finally:
+        process.kill()
+
+
+def is_up(server: Server) -> bool:
+    try:
+        return server.ask("GET", "/health")[0] == 200
+    except OSError:
+        return False
+
+
+def metrics_of_versions(server: Server) -> dict[str, str]:
+    found = metrics(server)
+    return {key[1]: key[3] for key, value in found.items() if key[0] == "kindling_model_info" and value == 1}
+
+
+def reloads(server: Server) -> dict[tuple[str, str], float]:
+    return {(key[1], key[2]): value for key, value in metrics(server).items() if key[0] == "kindling_reloads_total"}
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (["runs/a"], "give a model as NAME=CHECKPOINT, its name of letters, digits, - and _; got runs/a"),
+        (["a/b=best"], "got a/b=best"),
+        (["a=", "b=best"], "got a="),
+        (["a=nowhere", "a=nowhere"], "two models have the name a"),
+        (["a=nowhere"], "there is no checkpoint nowhere"),
+        (["a=best", "--ckpt_path", "last"], "not both: a=best, last"),
+        (["--watch_seconds", "-1"], "watch_seconds must"),
+        (["--access_log", "no/such/folder/log"], "no/such/folder"),
+    ],
+)
+def test_mistakes_in_names_are_one_line(kindling: Callable[..., Any], words: list[str], error: str) -> None:
+    result = kindling("serve", *words)
+    assert (result.code, result.err.count("\n")) == (1, 1)
+    assert error in result.err
