@@ -93,8 +93,7 @@ def _decode(graph: OnnxGraph, image: str, orientation: str, shape: tuple[int, ..
 
 def _centers(graph: OnnxGraph, size: str, scale: str, number: int, is_reversed: str) -> str:
     """Return the centers of output pixels along an axis in input pixels, (blocks, BLOCK); the last is repeated."""
-    rest = graph.cast(graph.add("Sub", size, graph.add("Mul", scale, float(number))), "INT64")
-    cropped = graph.cast(graph.add("Div", rest, 2), "DOUBLE")
+    cropped = graph.add("Div", graph.add("Sub", size, graph.add("Mul", scale, float(number))), 2.0)
     indices = np.minimum(np.arange(-(-number // BLOCK) * BLOCK), number - 1).reshape(-1, BLOCK)
     centers = graph.add("Add", cropped, graph.add("Mul", scale, indices + 0.5))
     return graph.add("Where", is_reversed, graph.add("Sub", size, centers), centers)

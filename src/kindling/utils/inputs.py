@@ -96,7 +96,7 @@ def fit_image(image: Image.Image, shape: tuple[int, ...], levels: Levels = None,
     plain = as_8_bit(image, levels)
     right, bottom = sides or plain.size
     scale = min(right / width, bottom / height)  # input pixels per output pixel
-    left, top = (right - scale * width) / 2, (bottom - scale * height) / 2
+    left, top = max(0.0, (right - scale * width) / 2), max(0.0, (bottom - scale * height) / 2)  # -1e-14 is an error
     box = (left, top, min(left + scale * width, right), min(top + scale * height, bottom))
     resized = plain.resize((width, height), Image.Resampling.BILINEAR, box)  # antialiased
     if turn is not None:
