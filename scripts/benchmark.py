@@ -11,11 +11,11 @@
     python scripts/benchmark.py tables      public tables: kindling fit, gradient boosting, linear models, RealMLP-TD-S
     python scripts/benchmark.py gpu         one GPU: precision, memory format, compilation, copies, strategies, 99%
 
-Each prints tables and writes them as JSON; `compare` and `transfer` draw a plot too. All but `scale`, `stream`, `photos`,
-`transfer` and `tables` need the full MNIST in `--data_dir`, and Linux or macOS. `photos` keeps 3.5 GB of photographs
-there, measures timm and fastai if they are installed, and adds its rounds to those in `--out`. `tables` and `transfer`
-continue where they were stopped; `table_sets.py` lists the packages that `tables` needs. Nothing else should run on the
-machine meanwhile; what is compared runs in turns, so that what slows one slows the others.
+Each prints tables and writes them as JSON; `compare` and `transfer` draw a plot too. All but `scale`, `stream`,
+`photos`, `transfer` and `tables` need the full MNIST in `--data_dir`, and Linux or macOS. `photos` keeps 3.5 GB of
+photographs there, measures timm and fastai if they are installed, and adds its rounds to those in `--out`. `tables` and
+`transfer` continue where they were stopped; `table_sets.py` lists the packages that `tables` needs. Nothing else should
+run on the machine meanwhile; what is compared runs in turns, so that what slows one slows the others.
 """
 
 import argparse

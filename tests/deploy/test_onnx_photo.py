@@ -35,8 +35,13 @@ FIT_PHOTOS = (
     "--data ImageFolderDataModule --data.data_dir photos --data.image_size 40 --data.batch_size 16 "
     "--trainer.max_epochs 4 --run_name photos"
 ).split()
-MULTILABEL = "--model CNNMultiLabelClassifier --model.channels [4] --data.labels labels.csv --data.target kinds".split()
-NUMBERS = "--model CNNRegressor --model.channels [4] --data.labels labels.csv --data.target light".split()
+MULTILABEL = (
+    "--model CNNMultiLabelClassifier --model.channels [4] --data.labels labels.csv --data.target kinds "
+    "--data.task multilabel"
+).split()
+NUMBERS = (
+    "--model CNNRegressor --model.channels [4] --data.labels labels.csv --data.target light --data.task regression"
+).split()
 TRANSFER = "--model TransferClassifier --model.backbone squeezenet1_1 --model.weights none".split()
 
 
@@ -44,8 +49,8 @@ def cut_out(number: int) -> Image.Image:
     """Return a part of one of two photographs, scaled; each third in gray, each fifth with transparency."""
     random = np.random.default_rng(number)
     photo = Image.fromarray(load_sample_images().images[number % 2])
-    left, top = random.integers(0, 400), random.integers(0, 250)
-    part = photo.crop((left, top, random.integers(left + 60, 640), random.integers(top + 60, 427)))
+    left, top = int(random.integers(0, 400)), int(random.integers(0, 250))
+    part = photo.crop((left, top, int(random.integers(left + 60, 640)), int(random.integers(top + 60, 427))))
     scale = np.exp(random.uniform(np.log(0.2), np.log(8)))
     image = part.resize([max(1, int(scale * side)) for side in part.size])
     if number % 3 == 0:
@@ -104,8 +109,8 @@ def run_file(files: list[Path], path: Path = FILE) -> NDArray[np.float32]:
 @pytest.mark.parametrize("shape", [(3, 32, 32), (1, 28, 28), (3, 20, 50), (3, 5, 3)])
 def test_the_operators_decode_as_pillow_does(shape: tuple[int, int, int]) -> None:
     helper, kind = onnx.helper, onnx.TensorProto.FLOAT
-    ends = [[helper.make_tensor_value_info(name, kind, ["batch", *shape])] for name in ("x", "orientation")]
-    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["orientation"])], "network", *ends)
+    taken, returned = ([helper.make_tensor_value_info(name, kind, ["batch", *shape])] for name in ("x", "orientation"))
+    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["orientation"])], "network", taken, returned)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10)
     assert add_decoding(model, shape) == "kindling/network/x"
     onnx.checker.check_model(model, full_check=True)

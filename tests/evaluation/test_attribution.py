@@ -53,9 +53,9 @@ def train(model: BaseTask, images: Tensor, labels: Tensor, epochs: int) -> None:
     optimizer = torch.optim.Adam(model.parameters(), 2e-3 if isinstance(model, CNNClassifier) else 1e-3)
     for _ in range(epochs):
         model.train()
-        for rows in torch.randperm(len(images)).split(32):
+        for rows in torch.split(torch.randperm(len(images)), 32):
             optimizer.zero_grad()
-            F.cross_entropy(model(images[rows]), labels[rows]).backward()
+            F.cross_entropy(model(images[rows]), labels[rows]).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 OPSET = 20  # the first with operators for strings
-Operand = str | float | list[int] | NDArray[Any]  # name of an array, or a constant
+Operand = str | float | np.generic | Sequence[Any] | NDArray[Any]  # name of an array, or a constant
 
 
 class OnnxGraph:

@@ -1,6 +1,7 @@
 """The photographs with which an exported file that takes them is compared with its checkpoint."""
 
 import io
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -62,6 +63,7 @@ def compare_photos(
         ValueError: If an output differs by more than the tolerance.
     """
     shape, levels = card.input_shape, card.levels
+    compared = 1 if wrapper.is_classifier else None  # probabilities, not logits
 
     def encode(photos: Sequence[Photo]) -> Tensor:
         images = [
@@ -71,15 +73,15 @@ def compare_photos(
 
     def compute_all(photos: Sequence[Photo]) -> Outputs:
         by_photo = [compute(*as_pixels(photo, card)) for photo in photos]
-        return tuple(torch.cat(parts) for parts in zip(*by_photo, strict=True))
+        return tuple(torch.cat(parts) for parts in zip(*by_photo, strict=True))[:compared]
 
     photos = [*make_up_photos(), *_test_files(stored, checkpoint)]
     advice = "leave out --raw"
-    comparison = compare(RawModel(wrapper, encode), compute_all, (photos,), [len(photos)], TOLERANCE, advice)
-    compared = f"{MADE_UP} made-up photographs"
+    comparison = compare(RawModel(wrapper, encode, compared), compute_all, (photos,), [len(photos)], TOLERANCE, advice)
+    samples = f"{MADE_UP} made-up photographs"
     if len(photos) > MADE_UP:
-        compared += f", then {count_noun(len(photos) - MADE_UP, 'test image', 'test images')}"
-    return replace(comparison, scale=f"{comparison.scale}; compared on {compared}, both with their decoding")
+        samples += f", then {count_noun(len(photos) - MADE_UP, 'test image', 'test images')}"
+    return replace(comparison, scale=f"{comparison.scale}; compared on {samples}, both with their decoding")
 
 
 def as_pixels(photo: Photo, card: ModelCard) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
@@ -105,7 +107,7 @@ def make_up_photos() -> list[Image.Image]:
     random = np.random.default_rng(0)
     photos = []
     for number in range(MADE_UP):
-        width, height = np.exp(random.uniform(*np.log(SIDES), 2)).astype(int).tolist()
+        width, height = np.exp(random.uniform(*map(math.log, SIDES), size=2)).astype(int).tolist()
         coarse = random.integers(0, 256, (6, 8, 4 if number % 5 == 0 else 3), dtype=np.uint8)
         photo = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
         photo.getexif()[ExifTags.Base.Orientation] = 1 + number % 8

@@ -46,10 +46,12 @@ class RawModel:
     Attributes:
         wrapper: The model, which takes encoded samples.
         encode: Encodes raw samples.
+        compared: Number of outputs to compare, from the first; None for all.
     """
 
     wrapper: ExportWrapper
     encode: Callable[..., Tensor]
+    compared: int | None = None
 
     @property
     def model(self) -> BaseTask:
@@ -59,12 +61,12 @@ class RawModel:
     @property
     def outputs(self) -> list[str]:
         """Names of the outputs."""
-        return self.wrapper.outputs
+        return self.wrapper.outputs[: self.compared]
 
     def __call__(self, *samples: Any) -> Outputs:
         """Return the outputs for raw samples; large batches are split, which takes less memory."""
-        by_part = [self.wrapper(part) for part in self.encode(*samples).split(max(BATCH_SIZES))]
-        return tuple(torch.cat(parts) for parts in zip(*by_part, strict=True))
+        by_part = [self.wrapper(part) for part in torch.split(self.encode(*samples), max(BATCH_SIZES))]
+        return tuple(torch.cat(parts) for parts in zip(*by_part, strict=True))[: self.compared]
 
 
 @dataclass(frozen=True)
