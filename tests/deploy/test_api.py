@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from schemathesis import GenerationMode
+from schemathesis.core.result import Ok
 from schemathesis.specs.openapi.checks import negative_data_rejection
 from servers import app_of, serving_here
 from torch import Tensor
@@ -62,7 +63,7 @@ for kind in ("image/png", "image/jpeg"):
 def test_schemathesis_finds_nothing(name: str, mode: GenerationMode) -> None:
     with serving_here(app_of(MODELS[name])) as server:
         schema = schemathesis.openapi.from_url(f"http://{server.host}:{server.port}/openapi.json")
-        operations: list[Any] = [operation.ok() for operation in schema.get_all_operations()]  # type: ignore[union-attr]
+        operations = [each.ok() for each in schema.get_all_operations() if isinstance(each, Ok)]
         assert {f"{operation.method.upper()} {operation.path}" for operation in operations} == {
             *("POST /predict", "GET /info", "POST /models/default/predict", "GET /models/default/info"),
             *("GET /models", "GET /health", "GET /ready", "GET /metrics"),
@@ -75,7 +76,7 @@ def test_schemathesis_finds_nothing(name: str, mode: GenerationMode) -> None:
                 max_examples=25, deadline=None, database=None, derandomize=True, suppress_health_check=[*HealthCheck]
             )
             @given(case=operation.as_strategy(mode))
-            def ask(case: schemathesis.Case[Any]) -> None:
+            def ask(case: Any) -> None:
                 case.call_and_validate(excluded_checks=[negative_data_rejection] if name == "rows" else [])
 
             ask()
