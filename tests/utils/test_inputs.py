@@ -163,7 +163,7 @@ def test_a_jpeg_decoded_at_reduced_size_hardly_differs(width: int) -> None:
         for side in (64, 96, 128, 224):
             ours = decode_image(data, (3, side, side)).float()
             full = fit_image(Image.open(io.BytesIO(data)).copy(), (3, side, side)).float()
-            assert (ours - full).abs().mean() <= 1  # bilinear and bicubic differ by 1.5
+            assert (ours - full).abs().mean() <= 0.5  # bilinear and bicubic differ by 1.5
             assert (ours - full).square().mean() <= 255**2 / 10**4.2  # 42 dB
 
 

@@ -107,7 +107,7 @@ def make_up_photos() -> list[Image.Image]:
     random = np.random.default_rng(0)
     photos = []
     for number in range(MADE_UP):
-        width, height = np.exp(random.uniform(*map(math.log, SIDES), size=2)).astype(int).tolist()
+        width, height = np.exp(random.uniform(math.log(SIDES[0]), math.log(SIDES[1]), size=2)).astype(int).tolist()
         coarse = random.integers(0, 256, (6, 8, 4 if number % 5 == 0 else 3), dtype=np.uint8)
         photo = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
         photo.getexif()[ExifTags.Base.Orientation] = 1 + number % 8
