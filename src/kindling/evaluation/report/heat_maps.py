@@ -13,7 +13,7 @@ from kindling.evaluation.report.html import Html, element, picture
 from kindling.utils.inputs import to_float
 from kindling.utils.pictures import to_pil_image
 
-EXPLAINED = 12  # samples with heat maps: with those that are right, 16 of them cost as much as predicting 200
+EXPLAINED = 12  # samples with heat maps: with those that are right, 16 of them cost about as much as predicting 200
 RIGHT = 4
 SIDE = 160  # pixels of the longer side
 FADED = 0.45  # of the contrast of the image below the colors
