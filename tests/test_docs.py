@@ -63,7 +63,15 @@ NOT_RUN_WITH = {
 }
 # Options in sentences that belong to another program or to an optimizer.
 NOT_LISTED = {"--model_resume_path", "--model.optimizer.lr"}
-NOT_LISTED |= {"--signal", "--requeue", "--open", "--ntasks", "--gpus", "--max"}  # of Slurm and torchrun
+NOT_LISTED |= {
+    "--signal",
+    "--requeue",
+    "--open",
+    "--ntasks",
+    "--gpus",
+    "--max",
+    "--build",
+}  # of Slurm, torchrun and Docker
 QUICK = {"README.md"}  # in each run of the tests
 # Pages about runs that are there already, or that are made by a command which is not run.
 TRAINED = {

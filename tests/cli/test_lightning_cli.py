@@ -37,7 +37,7 @@ def test_fit_writes_one_complete_folder_and_prints_the_next_commands(kindling: C
     assert {str(path.parent / path.name.split(".tfevents.")[0]) for path in files} == {
         *("config.yaml", "run.json", "metrics.csv", "checkpoints/best.ckpt", "checkpoints/last.ckpt"),
         "checkpoints/previous.ckpt",  # of the previous epoch
-        *("training_history.png", "test_metrics.json", "predictions.csv", "report.html"),
+        *("training_history.png", "test_metrics.json", "predictions.csv", "label_errors.csv", "report.html"),
         *("train/events.out", "val/events.out", *DASHBOARD),
     }
     assert set(os.listdir()) == {"configs", "runs"}
@@ -124,7 +124,7 @@ def test_a_checkpoint_outside_of_a_run_needs_no_other_options(kindling: Command,
 def test_a_checkpoint_outside_of_a_run_leaves_the_files_beside_it_alone(kindling: Command, trained: Train) -> None:
     trained(*TINY)
     shutil.copy(RUN / "checkpoints/best.ckpt", "model.ckpt")
-    names = ("predictions.csv", "test_metrics.json", "report.html", "config.yaml")
+    names = ("predictions.csv", "label_errors.csv", "test_metrics.json", "report.html", "config.yaml")
     for name in names:
         Path(name).write_text("someone else's")
     for command in ("test", "predict"):
@@ -295,7 +295,8 @@ def test_a_plateau_scheduler_works_with_rare_validation(kindling: Command) -> No
 def test_a_run_without_loggers_keeps_its_checkpoints(kindling: Command) -> None:
     assert kindling("fit", *TINY, "--trainer.logger", "false").code == 0
     assert {path.name for path in RUN.iterdir()} == {
-        *("config.yaml", "run.json", "checkpoints", "test_metrics.json", "predictions.csv", "report.html")
+        *("config.yaml", "run.json", "checkpoints", "test_metrics.json", "predictions.csv"),
+        *("label_errors.csv", "report.html"),
     }
 
 

@@ -57,7 +57,7 @@ def update(project: Path, **options: object) -> None:
 
 
 def test_template_changes_are_merged_with_those_of_the_owner(template: Path, project: Path) -> None:
-    replace(project / "configs/baseline.yaml", "batch_size: 32", "batch_size: 16")  # next to a change in the template
+    replace(project / "configs/baseline.yaml", "batch_size: auto", "batch_size: 16")  # next to a change in the template
     replace(project / "src/leafnet/models.py", "width: int = 16", "width: int = 24")  # unchanged in the template
     (project / "src/leafnet/losses.py").write_text('"""My own."""\n')
     (project / "scripts/slurm.sh").unlink()  # not wanted
@@ -116,7 +116,7 @@ def test_a_conflict_is_shown_and_loses_nothing(template: Path, project: Path) ->
 
 @pytest.mark.slow
 def test_without_a_newer_version_nothing_changes(project: Path) -> None:
-    replace(project / "configs/baseline.yaml", "batch_size: 32", "batch_size: 16")
+    replace(project / "configs/baseline.yaml", "batch_size: auto", "batch_size: 16")
     commit(project, "Make it mine")
     update(project)
     assert git(project, "status", "--porcelain") == ""
@@ -301,7 +301,7 @@ def test_a_project_from_a_wheel_explains_how_to_update_it(
 
 def check_update(project: Path, template: Path) -> None:
     """Check that a new version of the template is merged into a modified project, without the engine."""
-    replace(project / "configs/baseline.yaml", "batch_size: 32", "batch_size: 16")
+    replace(project / "configs/baseline.yaml", "batch_size: auto", "batch_size: 16")
     commit(project, "Make it mine")
     release(template)
     update(project)

@@ -153,19 +153,18 @@ class TransferModel(BaseTask):
         if self._weights_missing:
             self.source.load(self.backbone)
             self._weights_missing = False
-            logger.info(self._describe_inputs())
+            if not is_model_spec(self.source.config):
+                logger.info(self._describe_inputs())
         super().init_lazy_layers()
 
     def _describe_inputs(self) -> str:
         """Return a line with the size and the normalization of images for the pretrained weights."""
         height, width = self.source.size
-        name = "the backbone" if is_model_spec(self.source.config) else self.source.config
         resized = f"resized to {height} x {width} pixels ({self.source.interpolation}) and "
         mean, std = (", ".join(f"{value:g}" for value in values.flatten()) for values in (self.mean, self.std))
-        return (
-            f"{name}: images are {resized * (self.input_shape[1:] != self.source.size)}normalized with mean {mean} and "
-            f"standard deviation {std}, as its weights expect"
-        )
+        resized *= self.input_shape[1:] != self.source.size
+        normalized = f"normalized with mean {mean} and standard deviation {std}, as its weights expect"
+        return f"{self.source.config}: images are {resized}{normalized}"
 
     def _freeze(self, frozen: bool) -> None:
         self.frozen = frozen
