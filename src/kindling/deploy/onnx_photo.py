@@ -1,6 +1,6 @@
 """The decoding of photographs as ONNX operators: what `kindling.utils.inputs.fit_image` does, for pixels of any size.
 
-Pillow resizes columns, rounds to uint8, then resizes rows. So do these operators: `Resize` of ONNX can't crop between
+Columns are resized, rounded to uint8, then rows. So do these operators: `Resize` of ONNX can't crop between
 two pixels, and not all programs antialias it, so the pixels are multiplied by weights that the file computes from the
 size. `BLOCK` output columns at a time need only a narrow part of the photograph as floats, which saves memory and time.
 """

@@ -28,7 +28,7 @@ from kindling.utils.text import count_noun
 MADE_UP = max(BATCH_SIZES)  # photographs
 MAX_FILES = 100  # test photographs to compare with
 TOLERANCE = 0.01  # pixels are rounded to 1 of 255, and large JPEG files decoded at reduced size
-SIDES = 8, 800  # pixels of made-up photographs
+SIDES = 32, 800  # pixels of made-up photographs
 
 Photo = Image.Image | Path
 

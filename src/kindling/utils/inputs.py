@@ -98,11 +98,33 @@ def fit_image(image: Image.Image, shape: tuple[int, ...], levels: Levels = None,
     scale = min(right / width, bottom / height)  # input pixels per output pixel
     left, top = max(0.0, (right - scale * width) / 2), max(0.0, (bottom - scale * height) / 2)  # -1e-14 is an error
     box = (left, top, min(left + scale * width, right), min(top + scale * height, bottom))
-    resized = plain.resize((width, height), Image.Resampling.BILINEAR, box)  # antialiased
+    resized = _resize(plain, (width, height), box, rows_first=orientation in TRANSPOSITIONS)
     if turn is not None:
         resized = resized.transpose(turn)
     pixels = np.array(resized.convert("L" if channels == 1 else "RGB"))
     return torch.from_numpy(pixels).view(*shape[1:], channels).permute(2, 0, 1)
+
+
+def _resize(image: Image.Image, size: tuple[int, int], box: Sequence[float], rows_first: bool) -> Image.Image:
+    """Resize part of an image, antialiased, one axis after the other: Pillow rounds in between, in varying order.
+
+    Columns of the upright photograph come first, as in an exported file that takes photographs.
+    """
+    (width, height), (left, top, right, bottom) = size, box
+    margin = 1 + max(1.0, (right - left) / width)  # pixels outside of the box that the filter needs
+    x, y = max(0, int(left - margin)), max(0, int(top - margin))
+    part = image.crop(
+        (x, y, min(image.width, math.ceil(right + margin)), min(image.height, math.ceil(bottom + margin)))
+    )
+    left, right, top, bottom = left - x, right - x, top - y, bottom - y
+    steps: list[tuple[tuple[int, int], tuple[float, float, float, float]]]
+    if rows_first:
+        steps = [((part.width, height), (0, top, part.width, bottom)), ((width, height), (left, 0, right, height))]
+    else:
+        steps = [((width, part.height), (left, 0, right, part.height)), ((width, height), (0, top, width, bottom))]
+    for step, edges in steps:
+        part = part.resize(step, Image.Resampling.BILINEAR, edges)
+    return part
 
 
 def exif_orientation(image: Image.Image) -> int:
