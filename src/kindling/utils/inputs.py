@@ -19,6 +19,7 @@ from kindling.utils.filetypes import FORMATS, HEAD, kind_of
 
 MAX_PIXELS = 178_956_970  # of a decoded image, 0.7 GB as RGB; above it, Pillow suspects an attack
 
+DECODING = 2  # version of the pixels that `decode_image` returns: caches keep those of each version apart
 REDUCED = 3  # a JPEG is decoded at a reduced size of at least this many pixels for each of the result
 _Turn = Image.Transpose
 # How to turn pixels upright by their EXIF orientation, as in Pillow's `exif_transpose`.
