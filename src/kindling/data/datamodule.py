@@ -69,6 +69,7 @@ class BaseDataModule(LightningDataModule):
     val: Any
     test: Any
     new: Any
+    passes: int | None = None  # through the training set in an epoch; set if training resumes, else by `min_batches`
     augments = False  # whether `augment` or `mixing` changes anything
     augmentation: Any = None  # what `augment` does, if it is an `Augmentation`
     mixing: Mixing | None = None  # of training samples and their targets, after `augment`
