@@ -19,7 +19,7 @@ UNFINISHED = 3600.0  # seconds after which the part of a file belongs to a proce
 
 
 class DiskCache:
-    """Files of all data sets in a folder, of which the least recently used are removed, unless a process locks them.
+    """Files of all data sets in a folder; the least recently used files are evicted, unless a process has locked them.
 
     Args:
         folder: The folder; files that Kindling has not written stay.

@@ -17,7 +17,7 @@ SIDE = 16  # pixels of the images that are compared
 
 
 def keeps_labels(images: Tensor, targets: Tensor) -> bool:
-    """Return whether the most similar images of mirrored images have as similar labels as those of unchanged images.
+    """Return whether the nearest neighbors of mirrored images match their labels as well as those of unchanged images.
 
     A difference counts if it is larger than two standard errors. Fewer than `MIN_IMAGES` images can't tell.
 
@@ -27,7 +27,7 @@ def keeps_labels(images: Tensor, targets: Tensor) -> bool:
     """
     if len(images) < MIN_IMAGES:
         return False
-    small = torch.cat([F.interpolate(to_float(part), (SIDE, SIDE), mode="area") for part in images.split(CHUNK)])
+    small = torch.cat([F.interpolate(to_float(part), (SIDE, SIDE), mode="area") for part in torch.split(images, CHUNK)])
     others = torch.eye(len(images)).bool()  # an image that is symmetric looks like itself
     targets = targets.unsqueeze(1) if targets.ndim == 1 else targets
     errors = []
