@@ -6,7 +6,7 @@ import torchvision.transforms.v2.functional as F
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import affine as torchvision_affine
 
-from kindling.data.augment import affine, colour, random_affine, random_colour, random_flip
+from kindling.data.augment import Augmentation, affine, colour, random_affine, random_colour, random_flip
 from kindling.data.mnist import read_sample
 
 
@@ -97,3 +97,9 @@ def test_colors_of_each_image_are_changed_independently() -> None:
     assert factors.max() == pytest.approx(1.3, abs=0.02)
     assert factors.std() == pytest.approx(0.3 / math.sqrt(3), rel=0.1)
     assert random_colour(images, 0.0) is images
+
+
+def test_a_ratio_without_a_crop_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"--data\.ratio 1\.3 has no effect without a crop: set --data\.crop"):
+        Augmentation(ratio=1.3)
+    assert Augmentation(crop=0.9, ratio=1.3)

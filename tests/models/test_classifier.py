@@ -16,6 +16,7 @@ from conftest import TINY, Command, Train
 from helpers import SumDataModule, SumRegressor
 from kindling import ClassificationTask, CNNClassifier, MLPClassifier, SyntheticDataModule
 from kindling.data.datamodule import ArrayDataset
+from kindling.models.cnn import automatic_blocks, cnn
 from kindling.models.metrics import Accuracy, restore_metrics
 
 MNIST: dict[str, Any] = {"num_classes": 10, "input_shape": (1, 28, 28)}
@@ -436,3 +437,19 @@ def test_metrics_of_earlier_versions_are_restored() -> None:
     restore_metrics(metrics, [{"accuracy": {"confmat": matrix}}] * 2)
     assert torch.equal(cast(Accuracy, metrics["accuracy"]).counts, expected.counts)
     assert expected.compute() == 4 / 6
+
+
+def test_automatic_blocks_leave_2_to_5_pixels() -> None:
+    left = set()
+    for side in range(28, 224):
+        channels, stride = automatic_blocks(side)
+        with torch.device("meta"):
+            layers = cnn((1, side, side), channels, 8, 2, 0.0, True, stride, averaged=True)
+        (pooling,) = [place for place, layer in enumerate(layers) if isinstance(layer, nn.AdaptiveAvgPool2d)]
+        left |= {*layers[:pooling](torch.empty(2, 1, side, side, device="meta")).shape[2:]}
+    assert left == {2, 3, 4, 5}
+
+
+def test_automatic_blocks_choose_the_stride() -> None:
+    with pytest.raises(ValueError, match=r"leave out --model\.strided_stem"):
+        CNNClassifier(input_shape=(3, 28, 28), num_classes=2, channels="auto", strided_stem=True)

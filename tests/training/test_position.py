@@ -1,6 +1,7 @@
 import csv
 import json
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +149,18 @@ def test_an_epoch_continues_with_its_remaining_samples_in_other_batch_sizes(
     assert (scheduler["total_steps"], scheduler["last_epoch"]) == (planned, planned)
     epochs = [row["epoch"] for row in metric_rows(FIRST) if row["train/loss"]]
     assert epochs == [row["epoch"] for row in metric_rows(FIRST) if row["val/loss"]] == ["0", "1", "2"]
+
+
+@pytest.mark.parametrize("step", [2, 14])  # within an epoch, at its end
+def test_a_repeated_set_is_repeated_as_often_with_another_batch_size(kindling: Command, step: int) -> None:
+    SampleRecorder.batches.clear()
+    repeated = [*LONG, "--data.min_batches", "10"]  # two times 216 samples in batches of 32, three times in those of 64
+    kindling("fit", *repeated, *callbacks(("SignalAt", {"step": step}), ("SampleRecorder", {})))
+    resumed = kindling("fit", "--ckpt_path", "last", *callbacks(("SampleRecorder", {})), "--data.batch_size", "64")
+    assert resumed.code == 0, resumed.err
+    assert "starts over" not in resumed.err
+    seen = Counter(value for batch in SampleRecorder.batches for value in batch)
+    assert set(seen.values()) == {2 * 3}
 
 
 @pytest.mark.quick_cases(1)

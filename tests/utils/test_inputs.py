@@ -1,3 +1,4 @@
+import hashlib
 import io
 import struct
 import warnings
@@ -9,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 import torchvision.transforms.v2.functional as F
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 from sklearn.datasets import load_sample_images
 from torchvision.transforms import InterpolationMode
 
 from helpers import png_16
-from kindling.utils.inputs import decode_image, fit_image, to_input_tensor
+from kindling.utils.inputs import DECODING, decode_image, fit_image, to_input_tensor
 
 GREY, COLOUR = (1, 5, 4), (3, 5, 4)
 BYTES = np.random.default_rng(0).integers(0, 256, (2, 3, 5, 4), dtype=np.uint8)
@@ -241,3 +242,19 @@ def test_gray_is_the_brightness_of_the_colors_and_colors_of_gray_are_equal() -> 
     image = Image.fromarray(np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255]]], dtype=np.uint8))
     assert fit_image(image, (1, 1, 3)).flatten().tolist() == [76, 150, 29]  # Rec. 601
     assert fit_image(image.convert("L"), (3, 1, 3)).tolist() == [[[76, 150, 29]]] * 3
+
+
+def test_other_pixels_than_before_need_another_version_of_decoding() -> None:
+    """If pixels change, raise `DECODING`, or caches mix both; a new Pillow may change the hash alone."""
+    columns, rows = np.meshgrid(np.arange(200), np.arange(150))
+    colors = np.stack([columns, rows, columns * rows % 256, 255 - rows], axis=2).astype(np.uint8)
+    gray = (columns * rows).astype(np.uint16)
+    turned = Image.Exif()
+    turned[ExifTags.Base.Orientation] = 6
+    digest = hashlib.sha256(f"{DECODING}".encode())
+    for kind, pixels in (("PNG", colors), ("PNG", gray), ("JPEG", colors[..., :3]), ("BMP", colors[..., 0])):
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, kind, **{"exif": turned, "quality": 95} if kind == "JPEG" else {})
+        for shape in ((3, 7, 7), (1, 16, 20), (3, 30, 30)):
+            digest.update(decode_image(file.getvalue(), shape).numpy().tobytes())
+    assert digest.hexdigest()[:16] == "c337af33dabb4866"

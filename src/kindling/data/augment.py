@@ -45,6 +45,10 @@ class Augmentation:
     def __post_init__(self) -> None:
         for name, (low, high) in RANGES.items():
             check_range(name, getattr(self, name), low, high)
+        if self.ratio > 1 and self.crop == 1:
+            raise ValueError(
+                f"--data.ratio {self.ratio:g} has no effect without a crop: set --data.crop to less than 1, such as 0.5"
+            )
 
     def __bool__(self) -> bool:
         return any(getattr(self, field.name) != field.default for field in fields(self))

@@ -38,6 +38,7 @@ __all__ = [
 
 Split = Literal["train", "test"]
 SPLITS = ("train", "val", "test")
+FLIP = "flip"  # key of the choice of `--data.flip auto` in a checkpoint
 MEMBERS = "members"  # key of the fitted state of an ensemble whose members may have learned from different samples
 
 
@@ -68,6 +69,7 @@ class BaseDataModule(LightningDataModule):
     val: Any
     test: Any
     new: Any
+    passes: int | None = None  # through the training set in an epoch; set if training resumes, else by `min_batches`
     augments = False  # whether `augment` or `mixing` changes anything
     augmentation: Any = None  # what `augment` does, if it is an `Augmentation`
     mixing: Mixing | None = None  # of training samples and their targets, after `augment`
@@ -157,10 +159,22 @@ class BaseDataModule(LightningDataModule):
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        return self.fitted
+        flip = getattr(self.augmentation, "flip", "auto")
+        return self.fitted | ({FLIP: flip} if self._chooses_flip and flip != "auto" else {})
+
+    @property
+    def _chooses_flip(self) -> bool:
+        return isinstance(self.augmentation, Augmentation) and self.hparams.get("flip") == "auto"
+
+    def _set_flip(self, flip: bool) -> None:
+        self.augmentation = replace(self.augmentation, flip=flip)
+        self.augments = bool(self.augmentation) or bool(self.mixing)
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if FLIP in state_dict and self._chooses_flip:
+            self._set_flip(state_dict[FLIP])
+        state_dict = {name: value for name, value in state_dict.items() if name != FLIP}
         # The weights fit the classes and columns at training time; the data read so far may have changed since.
         changed = [name for name in state_dict if name in self.fitted and self.fitted[name] != state_dict[name]]
         if changed:
@@ -185,6 +199,7 @@ class BaseDataModule(LightningDataModule):
         Raises:
             ValueError: If they don't fit together.
         """
+        learned = [{name: value for name, value in state.items() if name != FLIP} for state in learned]
         shared = {name: value for name, value in learned[0].items() if all(each.get(name) == value for each in learned)}
         free = {"split"} if getattr(self, "split", None) else set()
         if differing := {name for state in learned for name in state} - {*shared, MEMBERS, *free}:
@@ -255,8 +270,7 @@ class BaseDataModule(LightningDataModule):
                 "--data.cutmix"
             )
         if stage == "fit" and isinstance(self.augmentation, Augmentation) and self.augmentation.flip == "auto":
-            self.augmentation = replace(self.augmentation, flip=choose_flip(self.train, self.split_seed))
-            self.augments = bool(self.augmentation) or bool(self.mixing)
+            self._set_flip(choose_flip(self.train, self.split_seed))
         if self.batch_size == "auto" and hasattr(self, "train"):
             self.batch_size = automatic_batch_size(len(self.train))
         if stage == "test" and not hasattr(self, "test"):

@@ -5,8 +5,9 @@ import re
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from kindling.utils.files import locked
 
@@ -18,7 +19,7 @@ UNFINISHED = 3600.0  # seconds after which the part of a file belongs to a proce
 
 
 class DiskCache:
-    """Files of all data sets in a folder, of which the ones not used for longest are removed.
+    """Files of all data sets in a folder; the least recently used files are evicted, unless a process has locked them.
 
     Args:
         folder: The folder; files that Kindling has not written stay.
@@ -29,19 +30,23 @@ class DiskCache:
         self.root = Path(folder or default_cache()).absolute() / FOLDER
         self.limit, self.started = limit, time.time()
 
+    def unchanged(self) -> AbstractContextManager[None]:
+        """Let no process remove files."""
+        return locked(self.root / "cache.lock")
+
     def make_room(self) -> None:
         """Remove files until the limit is kept.
 
         Files that were not used since this object was created go first, then copies of shards, which can be read again
-        faster than images are decoded.
+        faster than images are decoded. Files that are locked stay.
         """
-        with locked(self.root / "cache.lock"):
+        with self.unchanged():
             found = [*self._files()]
             total = sum(size for _, size, _ in found)
             for _, size, path in sorted(found, key=self._order):
                 if total <= self.limit:
                     break
-                if path.suffix not in (PART, ".lock"):
+                if path.suffix not in (PART, ".lock") and not is_locked(path):
                     with suppress(OSError):  # open in another process, on Windows
                         path.unlink()
                         total -= size
@@ -50,9 +55,10 @@ class DiskCache:
         used, _, path = file
         return used >= self.started, path.suffix == PIXELS, used
 
-    def room(self) -> float:
-        """Return the bytes that are left beside the files in use, at most half of the free space of the disk."""
-        in_use = sum(size for used, size, _ in self._files() if used >= self.started)
+    def room(self, besides: Path | None = None) -> float:
+        """Return the bytes left for a file beside those in use, at most half of the free space of the disk."""
+        others = (file for file in self._files() if file[2] != besides)
+        in_use = sum(size for used, size, path in others if used >= self.started or is_locked(path))
         return min(self.limit - in_use, shutil.disk_usage(self.root).free / 2)
 
     def _files(self) -> Iterator[tuple[float, int, Path]]:
@@ -66,6 +72,29 @@ class DiskCache:
                     path.unlink()
                 else:
                     yield status.st_mtime, status.st_size, path
+
+
+def open_locked(path: Path) -> BinaryIO:
+    """Open a file for reading and writing, which no `DiskCache` removes until it is closed."""
+    file = path.open("r+b", buffering=0)
+    with suppress(ImportError, OSError):  # Windows, or a disk without locks
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_SH)
+    return file
+
+
+def is_locked(path: Path) -> bool:
+    """Return whether a file is open by `open_locked`, in any process."""
+    with suppress(ImportError, OSError):
+        import fcntl
+
+        with path.open("r+b") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+    return False
 
 
 def default_cache() -> Path:

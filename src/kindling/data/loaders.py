@@ -38,8 +38,8 @@ def make_loader(data: Any, dataset: Any, batch_size: int, shuffle: bool = False)
         smallest = _smallest_batch(data.trainer, batch_size) if world_size > 1 else 2
         sampler = EpochSampler(dataset, seed)
         shares = TrainingBatches(sampler, batch_size, world_size, rank, smallest)
-        while 0 < len(shares) < data.min_batches:
-            sampler.passes += 1
+        if data.min_batches > 1 and len(dataset):  # the same on any number of devices
+            sampler.passes = data.passes or math.ceil(data.min_batches * batch_size / len(dataset))
         batches = {"batch_sampler": shares}
     else:
         # DistributedSampler would repeat samples, which would count twice in the metrics. With fewer samples than

@@ -38,7 +38,12 @@ class ArrayDataset(Dataset[Batch]):
     Args:
         inputs: Images as uint8 or features as float32, shape (N, ...); or lazy inputs, which read them on demand.
         labels: Targets: classes as int64, or numbers as float32, shape (N,).
+
+    Attributes:
+        is_shuffled: Whether the training samples are stored in random order.
     """
+
+    is_shuffled = False
 
     def __init__(self, inputs: Tensor | LazyInputs, labels: Tensor) -> None:
         self.inputs: Any = inputs

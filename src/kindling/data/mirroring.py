@@ -12,21 +12,22 @@ from kindling.utils.inputs import to_float
 logger = logging.getLogger(__name__)
 
 MIN_IMAGES, MAX_IMAGES = 30, 500
+CHUNK = 64  # images that are converted to floats at a time
 SIDE = 16  # pixels of the images that are compared
 
 
 def keeps_labels(images: Tensor, targets: Tensor) -> bool:
-    """Return whether the labels of mirrored images are as close to those of the most similar images as without.
+    """Return whether the nearest neighbors of mirrored images match their labels as well as those of unchanged images.
 
     A difference counts if it is larger than two standard errors. Fewer than `MIN_IMAGES` images can't tell.
 
     Args:
-        images: Floats, shape (N, C, H, W).
+        images: Floats, or uint8, shape (N, C, H, W).
         targets: Labels or numbers, shape (N,), or 0 and 1 for each class, shape (N, classes).
     """
     if len(images) < MIN_IMAGES:
         return False
-    small = F.interpolate(images, (SIDE, SIDE), mode="area")
+    small = torch.cat([F.interpolate(to_float(part), (SIDE, SIDE), mode="area") for part in torch.split(images, CHUNK)])
     others = torch.eye(len(images)).bool()  # an image that is symmetric looks like itself
     targets = targets.unsqueeze(1) if targets.ndim == 1 else targets
     errors = []
@@ -41,8 +42,10 @@ def keeps_labels(images: Tensor, targets: Tensor) -> bool:
 
 def choose_flip(train: ArrayDataset, seed: int) -> bool:
     """Return and log whether to mirror the images of a training set, judged by a random part of it."""
-    rows = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))[:MAX_IMAGES].sort().values
-    flip = keeps_labels(to_float(train.inputs[rows]), train.labels[rows])
+    rows = torch.arange(len(train))[:MAX_IMAGES]  # of few shards
+    if not train.is_shuffled:
+        rows = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))[:MAX_IMAGES].sort().values
+    flip = keeps_labels(train.inputs[rows], train.labels[rows])
     reason = "mirrored images look like others of the same label" if flip else "a mirrored image can have another label"
     logger.info(f"--data.flip {str(flip).lower()} is chosen: {reason}")
     return flip

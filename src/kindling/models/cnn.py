@@ -58,7 +58,8 @@ def cnn(
 def automatic_blocks(side: int) -> tuple[tuple[int, ...], int]:
     """Return the channels of the blocks for images of some height or width, and the stride of the first convolution.
 
-    The stride leaves 28 to 55 pixels (of more than 223 pixels, a quarter), which the blocks halve down to 3 or 4.
+    The stride leaves 28 to 55 pixels (of more than 223 pixels, a quarter), which the blocks halve until 2 to 5 are
+    left.
     """
     stride = 4 if side >= 112 else 2 if side >= 56 else 1
     blocks = max(1, round(math.log2(max(2, side // stride) / 3.5)))
@@ -77,11 +78,11 @@ class CNNModel(BaseTask):
         batch_norm: Whether to normalize each block over the batch.
         strided_stem: Whether the first block halves the image with a 5x5 convolution of stride 2 instead of pooling:
             13 ms instead of 23 ms per step for three blocks on 256 images of 28 x 28 on two cores. Has no effect on
-            images smaller than 7 pixels.
+            images smaller than 7 pixels, and can't be combined with `channels: auto`.
         **kwargs: See the task.
 
     Raises:
-        ValueError: If `input_shape` is not (channels, height, width).
+        ValueError: If `input_shape` is not (channels, height, width), or `strided_stem` is set with automatic channels.
     """
 
     def __init__(
@@ -100,6 +101,8 @@ class CNNModel(BaseTask):
             )
         averaged, stride = channels == "auto", 1 + strided_stem
         if channels == "auto":
+            if strided_stem:
+                raise ValueError("--model.channels auto chooses the stride itself: leave out --model.strided_stem")
             channels, stride = automatic_blocks(min(self.input_shape[1:]))
         network = cnn(self.input_shape, channels, hidden, self.num_outputs, dropout, batch_norm, stride, averaged)
         # CPU and GPU kernels use the channels-last layout: 1.4 to 2 times as fast per step on two cores.

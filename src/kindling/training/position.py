@@ -6,6 +6,7 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 
+from kindling.data.datamodule import BaseDataModule
 from kindling.data.loading import EpochSampler, ResumableLoader, TrainingBatches
 from kindling.data.streaming.shards import ShardDataset
 
@@ -25,6 +26,18 @@ def position(loader: object) -> dict[str, int]:
     dataset: Any = loader.dataset
     place = {"samples": loader.samples, "of": len(loader.sampler), "seed": loader.sampler.seed}
     return place | ({"window": dataset.window} if isinstance(dataset, ShardDataset) else {})
+
+
+def repetition(trainer: Trainer) -> dict[str, int]:
+    """Return how often an epoch goes through the training set, and why; empty if that is unknown."""
+    sampler = getattr(trainer.train_dataloader, "sampler", None)
+    if not (isinstance(sampler, EpochSampler) and isinstance(trainer.datamodule, BaseDataModule)):  # type: ignore[attr-defined]
+        return {}
+    return _reasons(trainer.datamodule) | {"passes": sampler.passes}  # type: ignore[attr-defined]
+
+
+def _reasons(data: BaseDataModule) -> dict[str, int]:
+    return {"min_batches": data.min_batches, "samples": len(data.train)}
 
 
 def is_within_epoch(trainer: Trainer) -> bool:
@@ -60,6 +73,9 @@ def restore_position(trainer: Trainer, checkpoint: dict[str, Any], stored: dict[
     Returns:
         The state in the current format. The position is empty at the start of an epoch.
     """
+    data, repeated = trainer.datamodule, stored.get("repetition")  # type: ignore[attr-defined]
+    if repeated and isinstance(data, BaseDataModule) and repeated | _reasons(data) == repeated:
+        data.passes = repeated["passes"]  # also with another batch size
     trainer.fit_loop.setup_data()  # sets the number of batches
     if "torch" in stored:
         stored = _convert_old(checkpoint, stored, trainer.train_dataloader)

@@ -22,7 +22,14 @@ from kindling.models.task import BaseTask
 from kindling.runs.signatures import is_own_here, sign_checkpoint
 from kindling.runs.trust import class_paths
 from kindling.training.best_checkpoint import adopt_states
-from kindling.training.position import is_within_epoch, mark_within_epoch, position, restore_position, step_offset
+from kindling.training.position import (
+    is_within_epoch,
+    mark_within_epoch,
+    position,
+    repetition,
+    restore_position,
+    step_offset,
+)
 from kindling.training.random_state import gather_states, random_state, restore_random_state
 from kindling.training.test_outputs import TestOutputCollector
 from kindling.training.training_plots import PlotTrainingHistory
@@ -90,6 +97,7 @@ class ExactResume(Callback):
         state = {"random": random_state(), "metrics": metric_states(pl_module) if within else {}}
         checkpoint["callbacks"][self.state_key] = {
             "position": position(trainer.train_dataloader) if within else {},
+            "repetition": repetition(trainer),
             "processes": gather_states(state),
             "is_global": True,  # whether the batch size counts the samples of all processes
             "callback_metrics": {name: value.cpu() for name, value in trainer.callback_metrics.items()},

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from conftest import Command, different
-from kindling import CNNClassifier, CNNMultiLabelClassifier
+from kindling import CNNClassifier, CNNMultiLabelClassifier, ImageFolderDataModule
 from kindling.data.mirroring import keeps_labels
 from kindling.data.mnist import read_sample
 from kindling.tensorboard.images import image_grid
@@ -20,7 +20,9 @@ FIT = (
     "fit --config images_cnn --data.data_dir shapes --model.hidden 16 --trainer.max_epochs 2 --run_name small "
     "--data.min_batches 4 --test_after_fit false"
 ).split()
-AUGMENT = "--data.auto_augment ta_wide --data.erasing 0.3 --data.mixup 0.4 --data.cutmix 1 --data.ratio 1.3".split()
+AUGMENT = (
+    "--data.auto_augment ta_wide --data.erasing 0.3 --data.mixup 0.4 --data.cutmix 1 --data.crop 0.7 --data.ratio 1.3"
+).split()
 RUNS = [Path(f"runs/small/version_{number}") for number in range(2)]
 
 
@@ -107,6 +109,24 @@ def test_images_are_mirrored_unless_that_changes_their_label(
     result = kindling(*FIT, "--trainer.max_epochs", "1")
     assert result.code == 0, result.err
     assert f"--data.flip {flip} is chosen" in result.err + result.out
+    stored = torch.load(RUNS[0] / "checkpoints/last.ckpt", weights_only=True)["ImageFolderDataModule"]
+    assert stored["flip"] is (flip == "true")
+
+
+@pytest.mark.parametrize("flip", [True, False])
+def test_a_checkpoint_decides_about_mirroring(monkeypatch: pytest.MonkeyPatch, flip: bool) -> None:
+    write_shapes()
+    first, second = (ImageFolderDataModule("shapes", flip="auto") for _ in range(2))
+    monkeypatch.setattr("kindling.data.datamodule.choose_flip", lambda *_: flip)
+    first.setup("fit")
+    monkeypatch.setattr("kindling.data.datamodule.choose_flip", lambda *_: not flip)
+    second.setup("fit")
+    second.load_state_dict(first.state_dict())
+    assert second.augmentation.flip is second.augments is flip
+    third = ImageFolderDataModule("shapes", flip=not flip)
+    third.load_state_dict(first.state_dict())
+    assert third.augmentation.flip is not flip
+    ImageFolderDataModule("shapes").combine([first.state_dict(), first.state_dict() | {"flip": not flip}])
 
 
 def test_labels_of_several_classes_and_numbers_decide_about_mirroring() -> None:

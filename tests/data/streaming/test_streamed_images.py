@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pytest
@@ -23,6 +23,7 @@ from sklearn.datasets import load_sample_images
 from conftest import SHUFFLENET, Command, differences
 from kindling import ImageFolderDataModule, StreamingDataModule
 from kindling.data.streaming.plan import ShardTask
+from kindling.data.streaming.store import FileStore
 from kindling.data.streaming.writing import ShardWriter
 from ranks import Ranks
 
@@ -97,6 +98,27 @@ def samples_of(data: Any) -> dict[str, set[bytes]]:
         }
         for name, dataset in splits.items()
     }
+
+
+def test_few_shards_are_open_at_a_time(photos: Path, kindling: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert kindling(*PREPARE).code == 0
+    opened: list[BinaryIO] = []
+    numbers: list[int] = []
+
+    def count(store: FileStore, stored: Any, real: Any = FileStore.open) -> BinaryIO:
+        opened.append(real(store, stored))
+        numbers.append(sum(not file.closed for file in opened))
+        return opened[-1]
+
+    monkeypatch.setattr(FileStore, "open", count)
+    data = StreamingDataModule("shards", num_workers=0, window=1, flip="auto", cache_gb=0)
+    data.setup("fit")
+    index = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(0))
+    together = data.train.inputs[index]
+    assert len(data.train.stored.shards) > 6
+    assert max(numbers) == 2
+    for row, image in zip(index, together, strict=True):
+        assert torch.equal(data.train.inputs[row : row + 1][0], image)
 
 
 def test_prepared_images_are_those_of_the_folder(photos: Path, kindling: Command) -> None:

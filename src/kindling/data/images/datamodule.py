@@ -48,8 +48,8 @@ class ImageFolderDataModule(BaseDataModule):
 
     Reads JPEG, PNG, WebP, BMP and GIF (its first frame), recognized by suffix or content. If 16-bit images use less
     than half of their values, the range of the training images is scaled to 8 bits. Missing splits are created:
-    stratified, with copies of an image kept together, and saved in the run folder as `split.csv`. Images are decoded
-    once and cached, in memory if they fit, else on disk.
+    stratified, with copies of an image kept together, and saved in the run folder as `split.csv`. Training and
+    validation images are decoded once and cached, in memory if they fit, else on disk.
 
     Args:
         data_dir: The folder; with `labels`, images are found at any depth.
@@ -76,8 +76,8 @@ class ImageFolderDataModule(BaseDataModule):
         skip_broken: Whether to skip images that are broken or too large. Otherwise they are an error, which does not
             stop the prediction of the others.
         memory_gb: Memory in GB for the training and validation images, and as much again for the test images.
-        cache_dir: Folder for decoded images that don't fit in memory, so that each is decoded once; by default the
-            user's cache folder.
+        cache_dir: Folder for decoded training and validation images that don't fit in memory, so that each is decoded
+            once; by default the user's cache folder.
         cache_gb: Most space for them in GB; 0 turns this off.
         flip: Augmentation: whether to flip images horizontally with probability 0.5. With auto, they are flipped unless
             mirrored training images look like those with another label, as digits and arrows do.
@@ -87,6 +87,7 @@ class ImageFolderDataModule(BaseDataModule):
         shift: Augmentation: largest shift along each axis, as a fraction of its length.
         scale: Augmentation: largest change of size; 0.1 draws factors from 0.9 to 1.1.
         ratio: Augmentation: largest quotient of the sides of a crop; with 1.33 they are stretched by up to a third.
+            It needs `crop`.
         auto_augment: Augmentation: one random operation for each image (ta_wide, TrivialAugment), or two moderate ones
             (ra, RandAugment).
         erasing: Augmentation: probability of filling a random box of an image with its mean color.

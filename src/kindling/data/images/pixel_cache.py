@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from kindling import __version__
-from kindling.data.disk_cache import PIXELS, DiskCache
+from kindling.data.disk_cache import PIXELS, DiskCache, is_locked, open_locked
 from kindling.utils.files import locked
-from kindling.utils.inputs import Levels
+from kindling.utils.inputs import DECODING, Levels
 
 logger = logging.getLogger(__name__)
 
@@ -39,15 +39,19 @@ class PixelCache:
 
     def __init__(self, path: Path, images: int, shape: tuple[int, ...]) -> None:
         self.path, self.start, self.shape = path, CHECKSUM * images, shape
-        self.stored = (path.stat().st_size - self.start) // prod(shape)  # images that the file has room for
+        self.stored = (os.fstat(self._file.fileno()).st_size - self.start) // prod(shape)  # images that it has room for
+        self.is_writable = True
 
     @cached_property
     def _file(self) -> BinaryIO:
-        return self.path.open("r+b", buffering=0)
+        return open_locked(self.path)
 
     def read(self, rows: Sequence[int], decode: Callable[[list[int]], Sequence[Tensor]]) -> Tensor:
         """Return the images in rows, (n, C, H, W); `decode` is called with those that are missing."""
         images = torch.empty(len(rows), *self.shape, dtype=torch.uint8)
+        if 0 in rows:  # once per epoch
+            with suppress(OSError):
+                os.utime(self._file.fileno())  # used now
         missing = [place for place, row in enumerate(rows) if not self._load(row, images[place])]
         if missing:
             for place, image in zip(missing, decode([rows[place] for place in missing]), strict=True):
@@ -74,14 +78,14 @@ class PixelCache:
         return False
 
     def _save(self, row: int, image: Tensor) -> None:
-        if row >= self.stored:
+        if row >= self.stored or not self.is_writable:
             return
         try:
             os.pwrite(self._file.fileno(), image.numpy().data, self.start + row * image.nbytes)
             os.pwrite(self._file.fileno(), _checksum(image), CHECKSUM * row)
         except OSError as error:
-            self.stored = 0
-            logger.warning(f"decoded images are no longer cached: can't write {self.path}: {error.strerror}")
+            self.is_writable = False
+            logger.warning(f"no more decoded images are cached: can't write {self.path}: {error.strerror}")
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_file"}
@@ -105,27 +109,30 @@ def open_pixel_cache(
         levels: See `decode_image`.
         spared: Bytes of the cache to leave free.
     """
-    if not hasattr(os, "preadv"):  # Windows
+    if not cache.limit or not hasattr(os, "preadv"):  # Windows
         return None
-    decoded_as = sha256(repr((shape, levels, __version__, PIL.__version__)).encode()).hexdigest()[:8]
+    decoded_as = sha256(repr((shape, levels, DECODING, __version__, PIL.__version__)).encode()).hexdigest()[:8]
     path = cache.root / digest / f"{split}-{images}-{decoded_as}{PIXELS}"
     table = CHECKSUM * images
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with locked(path.with_suffix(".lock")):
-            if path.exists() and table < path.stat().st_size <= cache.limit - spared:
+            with cache.unchanged():
+                if path.exists() and path.stat().st_size > cache.limit - spared and not is_locked(path):
+                    path.unlink()
+                known = (path.stat().st_size - table) // prod(shape) if path.exists() else 0
+                stored = max(known, min(images, int(cache.room(besides=path) - spared - table) // prod(shape)))
+                if stored < images:
+                    fitting = f"{max(stored, 0):,} of {images:,} decoded images fit into {cache.root}"
+                    logger.info(f"{fitting} (--data.cache_gb)")
+                if stored <= 0:
+                    return None
+                with path.open("ab") as file:
+                    file.truncate(table + stored * prod(shape))
                 os.utime(path)  # used now
-                return PixelCache(path, images, shape)
-            path.unlink(missing_ok=True)
-            stored = min(images, int(cache.room() - spared - table) // prod(shape))
-            if cache.limit and stored < images:
-                logger.info(f"{max(stored, 0):,} of {images:,} decoded images fit into {cache.root} (--data.cache_gb)")
-            if stored <= 0:
-                return None
-            with path.open("wb") as file:
-                file.truncate(table + stored * prod(shape))
+                opened = PixelCache(path, images, shape)
             cache.make_room()
-            return PixelCache(path, images, shape)
+            return opened
     except OSError as error:
         logger.warning(f"decoded images are not cached: can't write to {cache.root}: {error.strerror}")
         return None

@@ -55,6 +55,7 @@ class StreamingDataModule(BaseDataModule):
         shift: Augmentation: largest shift along each axis, as a fraction of its length.
         scale: Augmentation: largest change of size; 0.1 draws factors from 0.9 to 1.1.
         ratio: Augmentation: largest quotient of the sides of a crop; with 1.33 they are stretched by up to a third.
+            It needs `crop`.
         auto_augment: Augmentation: one random operation for each image (ta_wide, TrivialAugment), or two moderate ones
             (ra, RandAugment).
         erasing: Augmentation: probability of filling a random box of an image with its mean color.

@@ -57,7 +57,7 @@ class ShardInputs:
         split: The split.
         image_shape: Shape of an image as the model receives it, (C, H, W); None for other samples.
         levels: The values of 16-bit images to scale to 0 and 255.
-        window: Number of shards that are shuffled together; two windows are kept open.
+        window: Number of shards that are shuffled together; two windows are open at most.
         pixels: Where decoded images are kept.
     """
 
@@ -94,10 +94,14 @@ class ShardInputs:
         """Return the inputs in rows of shards."""
         if self._owner != os.getpid():  # a forked process must not move the positions in the files of its parent
             self._files, self._owner = {}, os.getpid()
-        contents = self._read_rows(self.shards_of(rows), rows)
-        while len(self._files) > self.max_open:
-            self._files.pop(next(iter(self._files))).file.close()
-        return contents
+        numbers, contents = self.shards_of(rows), {}
+        distinct = [*dict.fromkeys(numbers)]
+        for start in range(0, len(distinct), self.max_open):
+            part = distinct[start : start + self.max_open]
+            places = [place for place, number in enumerate(numbers) if number in part]
+            found = self._read_rows([numbers[place] for place in places], [rows[place] for place in places])
+            contents.update(zip(places, found, strict=True))
+        return [contents[place] for place in range(len(rows))]
 
     def shards_of(self, rows: Sequence[int]) -> list[int]:
         """Return the number of the shard of each row."""
@@ -141,6 +145,8 @@ class ShardInputs:
         if number in self._files:
             self._files[number] = self._files.pop(number)
         else:
+            if len(self._files) >= self.max_open:
+                self._files.pop(next(iter(self._files))).file.close()
             self._files[number] = OpenShard(self.store.open(self.shards[number]))
         return self._files[number]
 
@@ -174,7 +180,7 @@ class ShardDataset(ArrayDataset):
         seed: Seed of the order.
     """
 
-    has_epoch_keys = True
+    has_epoch_keys = is_shuffled = True
 
     def __init__(self, inputs: ShardInputs, labels: Tensor, window: int = 0, seed: int = 0) -> None:
         super().__init__(inputs, labels)

@@ -99,9 +99,9 @@ class FileStore:
         return self.path(stored).open("rb", buffering=0)  # another process has made room meanwhile
 
     def prefetch(self, files: Iterable[StoredFile]) -> None:
-        """Copy files in the background, if they are copied at all, in place of those that were to be copied before.
+        """Copy files in the background if there is a cache; they replace the files that are still waiting.
 
-        Whoever reads them reports errors.
+        Errors are reported when a file is read.
         """
         self._wanted = [stored for stored in files if self.cache and not self._local(stored).exists()]
         if self._wanted and not (self._thread and self._thread.is_alive()):
