@@ -23,6 +23,7 @@ from timm.data import create_transform
 from conftest import TRANSFER, Command
 from kindling import TransferClassifier, TransferMultiLabelClassifier, TransferRegressor, load
 from kindling.models.timm_weights import find_weights, load_timm_weights
+from kindling.models.weight_order import convert_by_order
 
 RESNET = "test_resnet.r160_in1k"
 OPTIONS = [
@@ -142,6 +143,13 @@ def test_weights_of_unknown_names_must_recognize_photographs(hub: Path) -> None:
     torch.save(renamed(state), "renamed.pth")
     with pytest.raises(ValueError, match="order and shapes match, but with them the network does not recognize"):
         build(weights="renamed.pth").init_lazy_layers()
+
+
+def test_weights_of_unknown_names_for_other_classes_are_refused(hub: Path) -> None:
+    network = timm.create_model(RESNET, num_classes=7)
+    message = r"mine\.pth has other names .* only a network with the 1,000 classes of ImageNet .*, and this one has 7"
+    with pytest.raises(ValueError, match=message):
+        convert_by_order(renamed(network.state_dict()), network, Path("mine.pth"), RESNET, ((160, 160), (0.5,), (0.5,)))
 
 
 def swap(state: State) -> State:
