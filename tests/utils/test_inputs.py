@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 import torchvision.transforms.v2.functional as F
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 from sklearn.datasets import load_sample_images
 from torchvision.transforms import InterpolationMode
 
 from helpers import png_16
-from kindling.utils.inputs import decode_image, fit_image, to_input_tensor
+from kindling.utils.inputs import decode_image, exif_orientation, fit_image, to_input_tensor
 
 GREY, COLOUR = (1, 5, 4), (3, 5, 4)
 BYTES = np.random.default_rng(0).integers(0, 256, (2, 3, 5, 4), dtype=np.uint8)
@@ -241,3 +241,10 @@ def test_gray_is_the_brightness_of_the_colors_and_colors_of_gray_are_equal() -> 
     image = Image.fromarray(np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255]]], dtype=np.uint8))
     assert fit_image(image, (1, 1, 3)).flatten().tolist() == [76, 150, 29]  # Rec. 601
     assert fit_image(image.convert("L"), (3, 1, 3)).tolist() == [[[76, 150, 29]]] * 3
+
+
+@pytest.mark.parametrize("orientation", [0, 9, 2**32 - 1])
+def test_an_invalid_orientation_is_upright(orientation: int) -> None:
+    image = Image.new("RGB", (4, 4))
+    image.getexif()[ExifTags.Base.Orientation] = orientation
+    assert exif_orientation(image) == 1
