@@ -83,6 +83,17 @@ def test_predictions_that_are_nan_are_left_out() -> None:
     assert find_label_errors(probabilities, torch.tensor([0, 0, 1, 1, 1, 1])).rows.tolist() == [5]
 
 
+def test_samples_of_several_classes_that_are_nan_are_left_out() -> None:
+    random = torch.Generator().manual_seed(0)
+    labels = torch.randint(2, (200, 2), generator=random)
+    probabilities = (0.25 + 0.5 * labels + 0.2 * torch.randn(200, 2, generator=random)).clamp(0.01, 0.99)
+    expected = find_label_errors(probabilities, labels)
+    nan = torch.full_like(probabilities, torch.nan)
+    found = find_label_errors(torch.cat([probabilities, nan]), torch.cat([labels, labels]))
+    assert len(expected.rows) > 0
+    assert all(map(torch.equal, expected, found))
+
+
 def write_digits(folder: Path, number: int, swapped: int, seed: int) -> set[str]:
     """Write digits as PNG files in class folders, and return the names of those in the wrong folder."""
     digits, random = load_digits(), np.random.default_rng(seed)
@@ -116,7 +127,8 @@ def test_swapped_labels_of_images_are_at_the_top_of_the_file(kindling: Command) 
     assert f"{len(found):,} of 800 labels look wrong" in read(folder).text
 
     wrong_rows = found.set_index("file").astype(str)  # corrected as docs/report.md says
-    split = pd.read_csv(folder / "fold_1/version_0/split.csv", dtype=str).set_index("file")
+    split = pd.read_csv(folder / "fold_1/version_0/split.csv", dtype=str, keep_default_na=False).set_index("file")
+    wrong_rows = wrong_rows[wrong_rows.index.isin(split.index[split["split"] == "train"])]
     split.update(wrong_rows.rename(columns={"suggested": "class"})[["class"]])
     split.to_csv("corrected.csv")
     data = ImageFolderDataModule("photos", split="corrected.csv")

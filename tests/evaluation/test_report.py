@@ -77,6 +77,52 @@ def test_a_test_writes_metrics_predictions_and_a_report(kindling: Command, comma
     assert (RUN / "config.yaml").read_text() in page.text
 
 
+BACKBONES = {
+    "no gradients": """
+        with torch.no_grad():
+            return images.mean((2, 3))
+""",
+    "an error": """
+        if torch.is_grad_enabled() and not self.training:
+            raise RuntimeError("this operator has no backward pass\\nat line 7")
+        return images.mean((2, 3))
+""",
+}
+PLUGIN = """
+import torch
+from kindling.models import ClassificationTask
+
+class Frozen(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.head = torch.nn.Linear(3, 2)
+
+    def features(self, images):BODY
+    def forward(self, images):
+        return self.head(self.features(images))
+
+class FrozenClassifier(ClassificationTask):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.network = Frozen()
+"""
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_a_network_without_heat_maps_has_a_report(kindling: Command, backbone: str) -> None:
+    Path("frozen.py").write_text(PLUGIN.replace("BODY", BACKBONES[backbone]))
+    for number in range(40):
+        path = Path("photos", ("dark", "light")[number % 2], f"{number}.png")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.effect_noise((16, 16), 40 + number).convert("RGB").save(path)
+    options = "--plugin frozen.py --model frozen.FrozenClassifier --data ImageFolderDataModule --data.data_dir photos"
+    result = kindling("fit", *options.split(), "--trainer.max_epochs", 1, "--run_name", "tiny")
+    assert result.code == 0, result.err
+    assert read(RUN).heat_maps == []
+    line = "the report has no heat maps: this operator has no backward pass"
+    assert [each for each in result.err.splitlines() if "heat maps" in each] == [line] * (backbone == "an error")
+
+
 def test_the_tables_of_classes_agree_with_scikit_learn(trained: Train) -> None:
     trained(*TINY)
     table, _ = written()

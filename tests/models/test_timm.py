@@ -1,6 +1,8 @@
 """Backbones from timm, with weights from the hub's cache or a file."""
 
 import copy
+import hashlib
+import re
 import subprocess
 import sys
 import threading
@@ -8,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,7 +22,8 @@ from timm.data import create_transform
 
 from conftest import TRANSFER, Command
 from kindling import TransferClassifier, TransferMultiLabelClassifier, TransferRegressor, load
-from kindling.models.timm_weights import load_timm_weights
+from kindling.models.timm_weights import find_weights, load_timm_weights
+from kindling.models.weight_order import convert_by_order
 
 RESNET = "test_resnet.r160_in1k"
 OPTIONS = [
@@ -141,6 +145,13 @@ def test_weights_of_unknown_names_must_recognize_photographs(hub: Path) -> None:
         build(weights="renamed.pth").init_lazy_layers()
 
 
+def test_weights_of_unknown_names_for_other_classes_are_refused(hub: Path) -> None:
+    network = timm.create_model(RESNET, num_classes=7)
+    message = r"mine\.pth has other names .* only a network with the 1,000 classes of ImageNet .*, and this one has 7"
+    with pytest.raises(ValueError, match=message):
+        convert_by_order(renamed(network.state_dict()), network, Path("mine.pth"), RESNET, ((160, 160), (0.5,), (0.5,)))
+
+
 def swap(state: State) -> State:
     """Return weights in which two layers have changed their roles."""
     return {
@@ -168,14 +179,58 @@ def test_weights_that_do_not_match_in_order_are_refused(hub: Path, change: Calla
         build(weights="other.pth").init_lazy_layers()
 
 
-def test_a_weight_that_timm_does_not_require_is_missed(hub: Path) -> None:
+@pytest.mark.parametrize(
+    "missing",
+    ["level3.tree1.tree1.conv1.weight", "base_layer.1.running_var", "level2.tree1.bn1.weight", "base_layer.1.bias"],
+)
+def test_a_weight_that_timm_does_not_require_is_missed(hub: Path, missing: str) -> None:
     """timm loads the weights of a DLA without complaint if some are missing."""
     state = timm.create_model("dla46_c").state_dict()
-    del state["level3.tree1.tree1.conv1.weight"]
+    del state[missing]
     torch.save(state, "fewer.pth")
     network = timm.create_model("dla46_c", num_classes=0)
-    with pytest.raises(ValueError, match=r"level3\.tree1\.tree1\.conv1\.weight is missing"):
+    with pytest.raises(ValueError, match=f"{re.escape(missing)} is missing"):
         load_timm_weights(network, "dla46_c", "fewer.pth", (224, 224))
+
+
+class Harmful:
+    """Writes a file when it is unpickled."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (Path("code-ran"),)
+
+
+@pytest.mark.parametrize("source", ["file", "hub"])
+def test_no_code_in_a_file_is_run(hub: Path, monkeypatch: pytest.MonkeyPatch, source: str) -> None:
+    """Also with older versions of timm, which run it by default."""
+    monkeypatch.setattr(timm.models.load_state_dict, "__defaults__", (True, "cpu", False))
+    torch.save({"state_dict": {"conv1.weight": Harmful()}}, "harmful.bin")
+    if source == "hub":
+        place(hub, RESNET, {"empty": torch.zeros(1)}).unlink()
+        (folder,) = hub.rglob("snapshots/*")
+        Path("harmful.bin").replace(folder / "pytorch_model.bin")
+    with pytest.raises(ValueError, match="that can be read without running code"):
+        build(weights="DEFAULT" if source == "hub" else "harmful.bin").init_lazy_layers()
+    assert not Path("code-ran").exists()
+
+
+def test_a_download_with_another_checksum_is_refused(
+    hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    torch.save(timm.create_model(RESNET).state_dict(), "original.pth")
+    checksum = hashlib.sha256(Path("original.pth").read_bytes()).hexdigest()[:8]
+    for name, is_right in ((f"resnet-{checksum}.pth", True), ("resnet-0123abcd.pth", False), ("resnet.pth", True)):
+        file = Path("original.pth").rename(name)
+        config = SimpleNamespace(hf_hub_id="", url=file.absolute().as_uri())
+        monkeypatch.setattr(timm.models, "get_pretrained_cfg", lambda name, config=config: config)
+        if is_right:
+            assert find_weights(RESNET).read_bytes() == file.read_bytes()
+        else:
+            with pytest.raises(OSError, match="can't download"):
+                find_weights(RESNET)
+        assert (tmp_path / "checkpoints" / name).exists() == is_right
+        file.rename("original.pth")
 
 
 @pytest.mark.quick_cases(3)

@@ -15,7 +15,7 @@ from sklearn.datasets import load_sample_images
 from torchvision.transforms import InterpolationMode
 
 from helpers import png_16
-from kindling.utils.inputs import DECODING, decode_image, fit_image, to_input_tensor
+from kindling.utils.inputs import DECODING, decode_image, exif_orientation, fit_image, to_input_tensor
 
 GREY, COLOUR = (1, 5, 4), (3, 5, 4)
 BYTES = np.random.default_rng(0).integers(0, 256, (2, 3, 5, 4), dtype=np.uint8)
@@ -258,3 +258,10 @@ def test_other_pixels_than_before_need_another_version_of_decoding() -> None:
         for shape in ((3, 7, 7), (1, 16, 20), (3, 30, 30)):
             digest.update(decode_image(file.getvalue(), shape).numpy().tobytes())
     assert digest.hexdigest()[:16] == "c337af33dabb4866"
+
+
+@pytest.mark.parametrize("orientation", [0, 9, 2**32 - 1])
+def test_an_invalid_orientation_is_upright(orientation: int) -> None:
+    image = Image.new("RGB", (4, 4))
+    image.getexif()[ExifTags.Base.Orientation] = orientation
+    assert exif_orientation(image) == 1

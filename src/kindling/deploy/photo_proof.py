@@ -1,9 +1,8 @@
-"""The photographs with which an exported file that takes them is compared with its checkpoint."""
+"""Photographs to verify an exported file against its checkpoint."""
 
 import io
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from kindling.deploy.export_wrapper import Compute, ExportWrapper, Outputs
 from kindling.deploy.verify import BATCH_SIZES, Comparison, RawModel, compare
 from kindling.runs.folders import run_folder_of
 from kindling.runs.signatures import is_own_checkpoint
-from kindling.utils.inputs import as_8_bit, fit_image, open_image, to_float, with_16_bits
+from kindling.utils.inputs import as_8_bit, exif_orientation, fit_image, open_image, to_float, with_16_bits
 from kindling.utils.text import count_noun
 
 MADE_UP = max(BATCH_SIZES)  # photographs
@@ -87,19 +86,13 @@ def compare_photos(
 def as_pixels(photo: Photo, card: ModelCard) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
     """Return the pixels of a photograph, uint8 of shape (H, W, 3 or 4), and its EXIF orientation."""
     if isinstance(photo, Image.Image):
-        return np.asarray(photo), _orientation(photo)
+        return np.asarray(photo), np.array(exif_orientation(photo), np.int32)
     data = photo.read_bytes()
     with open_image(io.BytesIO(data)) as file:
         file.load()
         image = with_16_bits(file, data, card.levels)
-        return np.asarray(as_8_bit(image, card.levels).convert("RGB")), _orientation(image)
-
-
-def _orientation(image: Image.Image) -> NDArray[np.int32]:
-    orientation = 1
-    with suppress(Exception):  # Pillow raises all kinds of errors for damaged EXIF data
-        orientation = int(np.int32(image.getexif().get(ExifTags.Base.Orientation, 1)))
-    return np.array(orientation, np.int32)
+        pixels = np.asarray(as_8_bit(image, card.levels).convert("RGB"))
+        return pixels, np.array(exif_orientation(image), np.int32)
 
 
 def make_up_photos() -> list[Image.Image]:

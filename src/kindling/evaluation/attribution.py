@@ -21,7 +21,7 @@ SMOOTHING = 10  # averaged over squares of a tenth of the image, as single pixel
 
 
 def is_whole(model: BaseTask) -> bool:
-    """Return whether this process alone can compute the outputs of a model, whose weights are not shared out."""
+    """Return whether this process alone can compute the outputs of a model, whose weights are not sharded."""
     trainer = model._trainer
     return trainer is None or trainer.world_size == 1 or isinstance(trainer.strategy, DDPStrategy)
 
@@ -37,7 +37,7 @@ def attribution_maps(model: BaseTask, images: Tensor, weights: Sequence[Tensor])
         weights: For each map, the weight of each output, (N, outputs); or of the only one, (N,).
 
     Returns:
-        The maps; None if the outputs have no gradients.
+        The maps; None if the images have no gradients.
     """
     model.eval()
     parts = []
@@ -60,7 +60,10 @@ def integrated_gradients(model: BaseTask, images: Tensor, weights: Sequence[Tens
         if not outputs.requires_grad:
             return None
         for total, each in zip(totals, weights, strict=True):
-            total += torch.autograd.grad((outputs * each).sum(), point, retain_graph=True)[0] / STEPS
+            (gradient,) = torch.autograd.grad((outputs * each).sum(), point, retain_graph=True, allow_unused=True)
+            if gradient is None:
+                return None
+            total += gradient / STEPS
     return [(images - start) * total for total in totals]
 
 

@@ -58,9 +58,9 @@ def find_label_errors(probabilities: Tensor | TopClasses, labels: Tensor) -> Lab
 def _of_several_classes(probabilities: Tensor, labels: Tensor) -> LabelErrors:
     """Return the label errors among labels (N, classes), given the probabilities (N, classes)."""
     of_label = torch.where(labels, probabilities, 1 - probabilities)
-    usual = torch.stack(
-        [(of_label.nan_to_num() * side).sum(0) / side.sum(0).clamp(min=1) for side in (~labels, labels)]
-    )  # (2, classes)
+    sides = [of_label.masked_fill(labels != side, torch.nan) for side in (False, True)]
+    usual = torch.stack([each.nanmean(0) for each in sides])  # (2, classes)
+    usual = usual.where(~usual.isnan(), of_label.nanmean(0))  # of a side without samples, the mean of both
     is_sure = 1 - of_label >= torch.where(labels, usual[0], usual[1])  # of the other side
     wrong = is_sure & (of_label < 0.5)
     margins = (1 - 2 * of_label).masked_fill(~wrong, 0).amax(1)

@@ -1,9 +1,9 @@
 """Loads weights into networks of timm: from the Hugging Face hub, its cache, or a file."""
 
+import re
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlparse
 
 import torch
@@ -42,7 +42,7 @@ def load_timm_weights(network: nn.Module, name: str, weights: str, size: tuple[i
     else:
         path = find_weights(name)
     try:
-        state = timm.models.load_state_dict(str(path))
+        state = timm.models.load_state_dict(str(path), weights_only=True)  # not the default of each version
     except Exception as error:  # another kind of file may cause any exception
         raise ValueError(f"{path} is damaged, or contains no weights that can be read without running code") from error
     if not (isinstance(state, dict) and state and all(isinstance(value, Tensor) for value in state.values())):
@@ -80,7 +80,8 @@ def find_weights(name: str) -> Path:
             if config.hf_hub_id:
                 return download_from_hub(config.hf_hub_id)
             checkpoints.mkdir(parents=True, exist_ok=True)
-            torch.hub.download_url_to_file(url, str(path), progress=False)
+            checksum = re.search(r"-([0-9a-f]{8,})\.", path.name)
+            torch.hub.download_url_to_file(url, str(path), checksum and checksum[1], progress=False)
             return path
     except Exception as error:  # of the network, the hub or the disk
         raise_failed_download(url, path, error)
@@ -120,28 +121,28 @@ def convert(name: str, state: dict[str, Tensor], path: Path, size: tuple[int, in
     reasons = []
     for classes in dict.fromkeys([*found, config.num_classes, 0]):  # the head may be for other classes, or missing
         create = partial(create_network, name, size, num_classes=classes)
-        overlay = {"state_dict": state, "num_classes": classes, "label_offset": 0, "custom_load": False}
-        torch.manual_seed(0)
+        overlay = {"num_classes": classes, "label_offset": 0, "custom_load": False}
         try:
-            network = create(pretrained=True, pretrained_cfg_overlay=overlay)
+            network, marked = (
+                create(pretrained=True, pretrained_cfg_overlay={**overlay, "state_dict": values})
+                for values in (state, {key: fill_with_nan(value) for key, value in state.items()})
+            )
         except Exception as error:  # each network converts with its own code
             reasons.append(str(error).splitlines()[-1].strip() if str(error) else type(error).__name__)
             continue
-        check_loaded(network, partial(create, pretrained=False), state, f"{path} contains no weights of {name}")
-        return network.state_dict()
+        # timm does not require all weights of each network. Those that were not loaded are not NaN.
+        missing = [
+            key for key, value in marked.state_dict().items() if value.is_floating_point() and not value.isnan().any()
+        ]
+        if not missing:
+            return network.state_dict()
+        reasons.append(f"{missing[0]} is missing")
     inputs = (config.input_size[1:], config.mean, config.std)
     if matched := convert_by_order(state, create_network(name), path, name, inputs):
         return convert(name, matched, path, size)  # interpolates position embeddings
     raise ValueError(f"{path} contains no weights of {name}: {reasons[0]}")
 
 
-def check_loaded(network: nn.Module, create: Any, state: dict[str, Tensor], message: str) -> None:
-    """Raise ValueError if a weight is still random: timm does not require all weights of each network."""
-    missing = {key: value for key, value in network.named_parameters() if key not in state}  # or renamed
-    if not missing:
-        return
-    torch.manual_seed(0)  # as the network was created
-    initial = dict(create().named_parameters())
-    for key, value in missing.items():
-        if torch.equal(value, initial[key]) and value.min() < value.max():
-            raise ValueError(f"{message}: {key} is missing")
+def fill_with_nan(value: Tensor) -> Tensor:
+    """Return a tensor of NaN; integers are returned unchanged."""
+    return torch.full_like(value, torch.nan) if value.is_floating_point() else value

@@ -1,4 +1,4 @@
-"""Matches weights whose names are unknown with a network by their order, and proves the result on photographs."""
+"""Matches weights whose names are unknown with a network by their order, and checks the result on photographs."""
 
 import logging
 from pathlib import Path
@@ -10,6 +10,7 @@ from torch.nn import functional as F
 logger = logging.getLogger(__name__)
 
 COUNTER = "num_batches_tracked"  # of batch norm: missing in files of torch before 0.4.1, and not used
+CLASSES = 1000  # of ImageNet
 # Photographs that come with scikit-learn, and their classes in ImageNet's usual order: palace and daisy.
 PHOTOGRAPHS = {"china.jpg": 698, "flower.jpg": 985}
 
@@ -60,7 +61,7 @@ def recognizes_photographs(
         square = F.interpolate(image[..., left : left + side], size, mode="bicubic", antialias=True)
         channel = (1, -1, 1, 1)
         logits = network.eval()((square - torch.tensor(mean).view(channel)) / torch.tensor(std).view(channel))
-        if logits.shape[1] != 1000 or label not in logits[0].topk(5).indices:
+        if label not in logits[0].topk(5).indices:
             return False
     return True
 
@@ -72,7 +73,7 @@ def convert_by_order(
     name: str,
     inputs: tuple[tuple[int, int], tuple[float, ...], tuple[float, ...]],
 ) -> dict[str, Tensor] | None:
-    """Return weights under the names that a network expects if their order is proved to be right; None if it differs.
+    """Return weights under the names that a network expects if the result is plausible; None if their order differs.
 
     Args:
         state: Weights of a file.
@@ -82,19 +83,26 @@ def convert_by_order(
         inputs: Size, mean and standard deviation of its images.
 
     Raises:
-        ValueError: If they match, but do not recognize photographs.
+        ValueError: If they match, but do not recognize photographs, or are of a network for other classes.
     """
     matched = match_by_order(state, network.state_dict())
     if matched is None:
         return None
+    found = f"{path} has other names of weights than {name}: "
+    if network.num_classes != CLASSES:
+        raise ValueError(
+            f"{found}their order and shapes match, but only a network with the {CLASSES:,} classes of ImageNet can be "
+            f"checked on photographs, and this one has {network.num_classes:,}; use a file with the names of timm"
+        )
     network.load_state_dict(matched)
     if not recognizes_photographs(network, *inputs):
         raise ValueError(
-            f"{path} has other names of weights than {name}: their order and shapes match, but with them the network "
-            "does not recognize the palace and the daisy on scikit-learn's photographs, so they can't be trusted"
+            f"{found}their order and shapes match, but with them the network does not recognize the palace and the "
+            "daisy on scikit-learn's photographs, so they can't be trusted"
         )
     logger.info(
-        f"{path} has other names of weights than {name}: all {len(state)} match in order and shape, and with them the "
-        "network recognizes the palace and the daisy on scikit-learn's photographs"
+        f"{found}all {len(state)} match in order and shape, and with them the network recognizes the palace and the "
+        "daisy on scikit-learn's photographs, so they are plausible; neighboring blocks of equal shapes in the wrong "
+        "order may remain unnoticed"
     )
     return matched

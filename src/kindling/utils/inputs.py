@@ -130,11 +130,12 @@ def _resize(image: Image.Image, size: tuple[int, int], box: Sequence[float], row
 
 
 def exif_orientation(image: Image.Image) -> int:
-    """Return the EXIF orientation of an image, 1 to 8; 1 if its EXIF data is damaged."""
+    """Return the EXIF orientation of an image, 1 to 8; 1 if it is invalid or the EXIF data is damaged."""
     try:
-        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+        orientation = int(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # Pillow raises all kinds of errors for damaged EXIF data
         return 1
+    return orientation if orientation in range(1, 9) else 1
 
 
 def as_8_bit(image: Image.Image, levels: Levels = None) -> Image.Image:

@@ -19,6 +19,7 @@ from conftest import Command
 from kindling import DigitsDataModule, ImageFolderDataModule, MNISTDataModule, SyntheticDataModule, TableDataModule
 from kindling.data.checks import DataReport, Finding, inspect_data
 from kindling.data.checks.groups import in_several_splits
+from kindling.data.checks.quality import find_faults
 from kindling.data.datamodule import ClassificationDataModule, Split
 from kindling.data.loading import Batch
 
@@ -196,6 +197,16 @@ def write_digits(folder: str, number: int = 400) -> None:
         path = Path(folder, str(kind), f"{row:03}.png")
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray((image * 255 / 16).astype(np.uint8)).resize((24, 24)).save(path)
+
+
+def test_images_with_a_small_object_or_of_equal_brightness_are_not_blank() -> None:
+    random = torch.Generator().manual_seed(0)
+    small = torch.full((5, 3, 100, 100), 0.5)
+    small[:, :, 20:28, 30:38] = torch.rand(5, 3, 8, 8, generator=random)  # 0.6% of the area
+    stripes = torch.zeros(5, 3, 100, 100)
+    stripes[:, 0, :, ::2] = stripes[:, 1, :, 1::2] = 1  # red and green
+    blank = torch.rand(5, 3, 1, 1, generator=random).clamp(0.3, 0.7).expand(5, 3, 100, 100)
+    assert find_faults(torch.cat([small, stripes, blank]), 15) == {"blank": [*range(10, 15)]}
 
 
 def test_a_clean_folder_has_no_findings_and_planted_faults_are_found() -> None:

@@ -12,7 +12,7 @@ from kindling.utils.inputs import to_float
 SORTED = 4096  # pixels of an image, to find its darkest and brightest ones
 FAULTS = ("blank", "very dark", "very bright", "blurred")
 CHUNK = 256  # images at once
-BLANK = 8 / 255  # largest difference of pixels in a blank image
+BLANK = 8 / 255  # largest difference of pixels in each channel of a blank image
 DARK, BRIGHT = 25 / 255, 230 / 255  # nearly all pixels of a dark image are below, of a bright one above
 EDGE = 0.01  # of the pixels at each end are left out
 MIN_SIDE = 8  # pixels, of images whose sharpness is measured
@@ -32,8 +32,8 @@ def find_faults(inputs: Any, number: int) -> dict[str, list[int]]:
         number: Number of images.
     """
     parts = [_measure(to_float(inputs[rows]).float()) for rows in torch.split(torch.arange(number), CHUNK)]
-    low, high, sharpness = torch.cat(parts).numpy().T if parts else np.zeros((3, 0))
-    blank, dark = high - low <= BLANK, high < DARK
+    contrast, low, high, sharpness = torch.cat(parts).numpy().T if parts else np.zeros((4, 0))
+    blank, dark = contrast <= BLANK, high < DARK
     bright = low > BRIGHT
     blurred = _is_low(sharpness, ~(blank | dark | bright))
     found = zip(FAULTS, (blank, dark & ~blank, bright & ~blank, blurred), strict=True)
@@ -41,10 +41,15 @@ def find_faults(inputs: Any, number: int) -> dict[str, list[int]]:
 
 
 def _measure(images: Tensor) -> Tensor:
-    """Return the darkest and brightest value, and the logarithm of the sharpness, of images (n, C, H, W): (n, 3)."""
+    """Return measures of images (n, C, H, W), shape (n, 4).
+
+    They are the largest range of a channel, the darkest and brightest gray value without some pixels at each end, and
+    the logarithm of the sharpness, NaN if all gray values are about equal.
+    """
     gray = images.mean(1, keepdim=True)
     flat = gray.flatten(1)
     pixels = flat[:, :: 1 + flat.shape[1] // SORTED].sort(dim=1).values
+    contrast = (images.amax((2, 3)) - images.amin((2, 3))).amax(1)
     edge = int(EDGE * pixels.shape[1])
     low, high = pixels[:, edge], pixels[:, -1 - edge]
     sharpness = torch.full_like(low, torch.nan)
@@ -52,7 +57,8 @@ def _measure(images: Tensor) -> Tensor:
         middle, rows, columns = gray[..., 1:-1, 1:-1], gray[..., 1:-1], gray[..., 1:-1, :]
         laplacian = rows[..., :-2, :] + rows[..., 2:, :] + columns[..., :-2] + columns[..., 2:] - 4 * middle
         sharpness = (laplacian.flatten(1).var(1) / flat.var(1)).log()
-    return torch.stack([low, high, sharpness], dim=1)
+        sharpness[flat.amax(1) - flat.amin(1) <= BLANK] = torch.nan
+    return torch.stack([contrast, low, high, sharpness], dim=1)
 
 
 def _is_low(sharpness: NDArray[Any], comparable: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -10,7 +10,7 @@ from kindling.data import BaseDataModule
 from kindling.evaluation.predictions import NO_PREDICTION, Predictions
 from kindling.evaluation.report.calibration import calibration_section
 from kindling.evaluation.report.confusion_matrix import confusion_section, share_cell
-from kindling.evaluation.report.heat_maps import RIGHT, Explain, Explanation, Question
+from kindling.evaluation.report.heat_maps import RIGHT, Explain, ExplainedScore, Explanation
 from kindling.evaluation.report.html import Html, element, join, name_cell, section, table
 from kindling.evaluation.report.metric_cards import metric_cards
 from kindling.evaluation.report.samples import SHOWN, show_samples
@@ -154,6 +154,6 @@ def show_predictions(
             one_hot(each, len(names))[:, :-1] for each in (predictions.classes[rows], others)
         )  # (n, classes)
         titles = [f"orange for {name}, blue for {names[other]}" for name, other in zip(classes, others, strict=True)]
-        rival = "for the second most probable class" if is_right.all() else "for the label"
-        explanation = Explanation(explain, [Question(favored - against, titles)], rival, "for the prediction")
+        blue = "for the second most probable class" if is_right.all() else "for the label"
+        explanation = Explanation(explain, [ExplainedScore(favored - against, titles)], blue, "for the prediction")
     return show_samples(rows, cells, intro, "its probability", data, explanation)

@@ -1,6 +1,7 @@
 """Heat maps in the report: what each place of an image adds to a prediction."""
 
 import io
+import logging
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -12,6 +13,8 @@ from torch.nn import functional as F
 from kindling.evaluation.report.html import Html, element, picture
 from kindling.utils.inputs import to_float
 from kindling.utils.pictures import to_pil_image
+
+logger = logging.getLogger(__name__)
 
 EXPLAINED = 12  # samples with heat maps: with those that are right, 16 of them cost about as much as predicting 200
 RIGHT = 4
@@ -36,12 +39,12 @@ class HeatMap(NamedTuple):
     title: str
 
 
-class Question(NamedTuple):
-    """What heat maps show.
+class ExplainedScore(NamedTuple):
+    """A weighted sum of the outputs that heat maps explain.
 
     Attributes:
         weights: The weight of each output for each sample, see `attribution_maps`.
-        titles: What they are about, for each sample.
+        titles: The title of the heat map of each sample.
     """
 
     weights: Tensor
@@ -53,30 +56,47 @@ class Explanation(NamedTuple):
 
     Attributes:
         explain: Computes the maps.
-        questions: What each map of a sample shows; none if all weights are 0.
+        scores: What the maps of a sample explain; it has no map if all weights are 0.
         against: What blue places mean.
         favor: What orange places mean.
     """
 
     explain: Explain
-    questions: Sequence[Question]
+    scores: Sequence[ExplainedScore]
     against: str
     favor: str
 
     def maps(self, rows: Tensor, images: Tensor) -> list[list[HeatMap]]:
-        """Return the heat maps of the first samples; empty if the outputs of the model have no gradients."""
+        """Return the heat maps of the first samples; empty if the images have no gradients."""
         number = min(len(rows), EXPLAINED)
-        weights = [question.weights[:number] for question in self.questions]
+        weights = [score.weights[:number] for score in self.scores]
         found = self.explain(rows[:number], images[:number], weights) or []
         return [
             [
-                HeatMap(values[row], question.titles[row])
-                for values, question in zip(found, self.questions, strict=True)
-                if question.weights[row].any()
+                HeatMap(values[row], score.titles[row])
+                for values, score in zip(found, self.scores, strict=True)
+                if score.weights[row].any()
             ]
             for row in range(number)
             if found
         ]
+
+
+def without_errors(explain: Explain) -> Explain:
+    """Return a function that, after an error of the network, logs it and returns None."""
+    failed = False
+
+    def attempt(rows: Tensor, images: Tensor, weights: Sequence[Tensor]) -> list[Tensor] | None:
+        nonlocal failed
+        try:
+            return None if failed else explain(rows, images, weights)
+        except RuntimeError as error:
+            failed = True
+            reason = str(error).partition("\n")[0] or type(error).__name__
+            logger.warning(f"the report has no heat maps: {reason}")
+            return None
+
+    return attempt
 
 
 def heat_picture(image: Tensor, heat: HeatMap) -> Html:

@@ -9,7 +9,7 @@ from torch.nn.functional import one_hot
 from kindling.data import BaseDataModule
 from kindling.evaluation.multilabel import RESAMPLES, MultiLabelPredictions, multilabel_intervals, names_of_classes
 from kindling.evaluation.report.classification import score_table
-from kindling.evaluation.report.heat_maps import RIGHT, Explain, Explanation, Question
+from kindling.evaluation.report.heat_maps import RIGHT, Explain, ExplainedScore, Explanation
 from kindling.evaluation.report.html import Html, element, join, section
 from kindling.evaluation.report.metric_cards import metric_cards
 from kindling.evaluation.report.samples import SHOWN, show_samples
@@ -87,23 +87,23 @@ def show_predictions(
         for part in (predictions.targets.bool(), predictions.predicted)
     )
     mistakes, probabilities = predictions.mistakes[rows], predictions.probabilities[rows]
-    told = torch.where(mistakes.any(1, keepdim=True), mistakes, predictions.predicted[rows])  # (n, classes)
+    explained = torch.where(mistakes.any(1, keepdim=True), mistakes, predictions.predicted[rows])  # (n, classes)
     remarks = [
         join_names([f"{names[label]} {row[label]:.0%}" for label in each.nonzero().flatten().tolist()])
-        for row, each in zip(probabilities, told, strict=True)
+        for row, each in zip(probabilities, explained, strict=True)
     ]
     columns = {"label": labels, "prediction": predicted, "mistakes": remarks}
     remark = "probability of each class that is wrong" if mistakes.any() else "probability of each class"
     explanation = None
     if explain:
-        certainty = (probabilities - 0.5).abs().masked_fill(~told, -1)
+        certainty = (probabilities - 0.5).abs().masked_fill(~explained, -1)
         values, classes = certainty.topk(min(CLASSES, len(names)), dim=1)  # (n, k)
-        questions = [
-            Question(
+        scores = [
+            ExplainedScore(
                 one_hot(each, len(names)) * (value > 0).unsqueeze(1),
                 [f"orange for {names[label]}, blue against it" for label in each.tolist()],
             )
             for each, value in zip(classes.T, values.T, strict=True)
         ]
-        explanation = Explanation(explain, questions, "against the class", "for the class")
+        explanation = Explanation(explain, scores, "against the class", "for the class")
     return show_samples(rows, columns, intro, remark, data, explanation)

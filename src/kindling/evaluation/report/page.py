@@ -18,7 +18,7 @@ from kindling.evaluation.predictions import Predictions
 from kindling.evaluation.regression import RegressionPredictions, Target
 from kindling.evaluation.report.classification import classification_sections
 from kindling.evaluation.report.columns import column_sections
-from kindling.evaluation.report.heat_maps import Explain
+from kindling.evaluation.report.heat_maps import Explain, without_errors
 from kindling.evaluation.report.html import Html, element, join, section
 from kindling.evaluation.report.label_errors import label_error_section, save_label_errors
 from kindling.evaluation.report.multilabel import multilabel_sections
@@ -82,7 +82,8 @@ def write_report(
     losses = torch.stack([found.loss(rows) for rows in random_blocks(len(targets))])  # smoothed and weighted
     explain: Explain | None = None
     if is_whole(model) and are_images(inputs_of(data.test, torch.tensor([0]))):
-        explain = found.explain or (lambda rows, images, weights: attribution_maps(model, images, weights))
+        maps = found.explain or (lambda rows, images, weights: attribution_maps(model, images, weights))
+        explain = without_errors(maps)
     wrong: Tensor | None = None
     title = f"Test of {'/'.join(run.resolve().parts[-2:])}"
     about = f"{found.model} on {len(targets):,} test samples of {type(data).__name__}"

@@ -10,7 +10,7 @@ from kindling.data import BaseDataModule
 from kindling.evaluation.features import Feature, errors_by_feature, features_of
 from kindling.evaluation.regression import ErrorGroup, RegressionPredictions, error_intervals, errors_by_target
 from kindling.evaluation.regression_charts import error_chart, error_histogram, prediction_chart
-from kindling.evaluation.report.heat_maps import RIGHT, Explain, Explanation, Question
+from kindling.evaluation.report.heat_maps import RIGHT, Explain, ExplainedScore, Explanation
 from kindling.evaluation.report.html import Html, element, figure_element, join, name_cell, section, table
 from kindling.evaluation.report.metric_cards import metric_cards
 from kindling.evaluation.report.samples import SHOWN, show_samples
@@ -164,8 +164,8 @@ def show_predictions(
         format_numbers(part[rows].tolist()) for part in (predictions.targets, predictions.values, predictions.errors)
     )
     columns = {predictions.target.name: targets, "prediction": values, "error": [*map(_signed, errors)]}
-    questions = [Question(torch.ones(len(rows)), ["orange raises the prediction, blue lowers it"] * len(rows))]
-    explanation = Explanation(explain, questions, "lowers the prediction", "raises the prediction") if explain else None
+    scores = [ExplainedScore(torch.ones(len(rows)), ["orange raises the prediction, blue lowers it"] * len(rows))]
+    explanation = Explanation(explain, scores, "lowers the prediction", "raises the prediction") if explain else None
     return show_samples(rows, columns, intro, "its error", data, explanation)
 
 
