@@ -1,16 +1,13 @@
 """What others build on: metrics, access log, probes, several models, and reloads."""
 
-import fcntl
 import http.client
 import json
 import os
-import pty
 import re
 import shutil
 import signal
 import subprocess
 import sys
-import termios
 import threading
 import time
 from collections.abc import Callable
@@ -285,6 +282,7 @@ def test_a_new_checkpoint_is_loaded_without_a_lost_request(
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_closing_the_terminal_ends_the_server(checkpoints: list[Path], workers: str) -> None:
+    fcntl, pty, termios = (pytest.importorskip(name) for name in ("fcntl", "pty", "termios"))  # not on Windows
     terminal, inner = pty.openpty()
     command = [sys.executable, "-m", "kindling", "serve", "--ckpt_path", str(checkpoints[0]), "--port", "0"]
     process = subprocess.Popen(
