@@ -27,7 +27,6 @@ from kindling.deploy.metrics import Metrics
 from kindling.deploy.request_bodies import BodyReader
 from kindling.deploy.responses import to_predictions
 from kindling.deploy.served_models import ServedModel
-from kindling.utils.text import count_noun
 
 TOP = 5  # default of ?top=
 MAX_TOP = 9999
@@ -113,11 +112,8 @@ class Service:
             current = model.current
             card = current.predictor.card
             try:
-                async with self.reader.inputs(request, current.predictor) as inputs:
+                async with self.reader.inputs(request, current.predictor, current.max_samples) as inputs:
                     request.scope["samples"] = len(inputs)
-                    if len(inputs) > current.max_samples:
-                        most = count_noun(current.max_samples, "sample", "samples")
-                        raise HTTPException(413, f"a request may have at most {most}, got {len(inputs):,}")
                     outputs = await current.batcher.submit(inputs)
             except ValueError as error:
                 raise HTTPException(400, str(error)) from error
