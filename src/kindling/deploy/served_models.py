@@ -118,6 +118,8 @@ class ServedModel:
             Exception: If that fails, or too many requests are waiting.
         """
         current = self.current
-        outputs: Tensor = await current.batcher.submit(torch.zeros(1, *current.predictor.card.input_shape))
+        outputs: Tensor = await current.batcher.submit(
+            torch.zeros(1, *current.predictor.card.input_shape), is_probe=True
+        )
         if not outputs.isfinite().all():
             raise ValueError("its prediction is not a number")

@@ -169,14 +169,16 @@ class Service:
         return JSONResponse({"status": "ready"})
 
     async def _find_problem(self) -> str:
-        for model in self.prefixes.values():
+        for model in dict.fromkeys(self.prefixes.values()):  # the first one has two prefixes
             try:
                 await asyncio.wait_for(model.check(), PROBE_SECONDS)
+            except QueueFullError:
+                return "the server is busy: try again in a moment"
             except TimeoutError:
-                return f"model {model.name} does not predict a sample within {PROBE_SECONDS:g} s"
+                return f"a model does not predict a sample within {PROBE_SECONDS:g} s"
             except Exception:
                 logger.exception(f"model {model.name} is not ready")
-                return f"model {model.name} fails: see the log of the server"  # anybody may ask
+                return "a model fails: see the log of the server"  # anybody may ask
         return ""
 
     async def show_metrics(self) -> Response:
