@@ -20,7 +20,7 @@ from starlette.exceptions import HTTPException
 
 from kindling import __version__
 from kindling.data.tables.rows import distinct_columns
-from kindling.deploy.api_schema import ANSWERS, ERRORS, ModelInfo, ModelList, Status, describe_api
+from kindling.deploy.api_schema import ERRORS, RESPONSES, ModelInfo, ModelList, Status, describe_api
 from kindling.deploy.batching import QueueFullError
 from kindling.deploy.gateway import Gateway, error_response
 from kindling.deploy.metrics import Metrics
@@ -88,7 +88,7 @@ class Service:
         for prefix, model in self.prefixes.items():
             task = model.current.predictor.card.task
             about: dict[str, Any] = {"responses": ERRORS, "tags": [f"model {model.name}"]}
-            add(f"{prefix}/predict", self._predict(model), methods=["POST"], response_model=ANSWERS[task], **about)
+            add(f"{prefix}/predict", self._predict(model), methods=["POST"], response_model=RESPONSES[task], **about)
             add(f"{prefix}/info", self._info(model), response_model=ModelInfo, **about)
             add(f"{prefix}/", file(HERE / "page.html"), include_in_schema=False)
             asked[f"{prefix}/predict"] = model.name
