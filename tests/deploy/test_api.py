@@ -20,7 +20,6 @@ from kindling.deploy.predictor import Predictor
 
 pytestmark = pytest.mark.xdist_group("server")
 
-FEW = settings(max_examples=25, deadline=None, database=None, derandomize=True, suppress_health_check=[*HealthCheck])
 NUMBER = {"kind": "number", "decimal": ".", "units": [], "range": [18.0, 80.0], "missing_values": [], "median": 38.0}
 COLUMNS: list[dict[str, Any]] = [
     {"name": "age", **NUMBER, "center": 38.0, "scale": 26.0, "limit": 5.0, "missing": True},

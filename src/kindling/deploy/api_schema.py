@@ -110,7 +110,7 @@ class ModelInfo(BaseModel):
     max_bytes: int
 
 
-ANSWERS: dict[str | None, type[BaseModel]] = {
+RESPONSES: dict[str | None, type[BaseModel]] = {
     "classification": ClassPredictions,
     "multilabel": LabelsPredictions,
     "regression": NumberPredictions,

@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,6 +17,20 @@ INLINE_SECONDS = 0.001  # a batch that takes less is computed in the event loop:
 
 class QueueFullError(Exception):
     """Too many requests are waiting."""
+
+
+class Waiting(NamedTuple):
+    """A request that waits to be computed.
+
+    Attributes:
+        inputs: Its samples, shape (n, ...).
+        result: Where the outputs (n, ...) go.
+        is_probe: Whether it is left out of the metrics.
+    """
+
+    inputs: Tensor
+    result: "asyncio.Future[Tensor]"
+    is_probe: bool
 
 
 class Batcher:
@@ -42,13 +56,17 @@ class Batcher:
         self.batch_size = batch_size
         self.max_waiting = max_waiting
         self.metrics = metrics
-        self._waiting: list[tuple[Tensor, asyncio.Future[Tensor]]] = []
+        self._waiting: list[Waiting] = []
         self._worker: asyncio.Task[None] | None = None
         self._thread = ThreadPoolExecutor(1)  # the event loop keeps reading requests meanwhile
         self._is_quick = False  # whether the last batch took less than INLINE_SECONDS
 
-    async def submit(self, inputs: Tensor) -> Tensor:
+    async def submit(self, inputs: Tensor, is_probe: bool = False) -> Tensor:
         """Return the outputs (n, ...) for the inputs (n, ...) of one request.
+
+        Args:
+            inputs: The inputs.
+            is_probe: Whether to leave them out of the metrics.
 
         Raises:
             QueueFullError: If too many requests are waiting.
@@ -56,8 +74,8 @@ class Batcher:
         if len(self._waiting) >= self.max_waiting:
             raise QueueFullError(f"{self.max_waiting:,} requests are waiting: try again in a moment")
         result: asyncio.Future[Tensor] = asyncio.get_running_loop().create_future()
-        self._waiting.append((inputs, result))
-        if self.metrics:
+        self._waiting.append(Waiting(inputs, result, is_probe))
+        if self.metrics and not is_probe:
             self.metrics.waiting.inc()
         if self._worker is None:
             self._worker = asyncio.create_task(self._compute_waiting())
@@ -67,16 +85,16 @@ class Batcher:
         try:
             while batch := self._next_batch():
                 try:
-                    outputs = await self._compute(torch.cat([inputs for inputs, _ in batch]))
-                    parts = torch.split(outputs, [len(inputs) for inputs, _ in batch])
+                    outputs = await self._compute(torch.cat([request.inputs for request in batch]))
+                    parts = torch.split(outputs, [len(request.inputs) for request in batch])
                 except Exception as error:  # any error of the model is passed on to the requests
-                    for _, result in batch:
-                        if not result.done():
-                            result.set_exception(error)
+                    for request in batch:
+                        if not request.result.done():
+                            request.result.set_exception(error)
                     continue
-                for (_, result), part in zip(batch, parts, strict=True):
-                    if not result.done():  # canceled if the client has disconnected
-                        result.set_result(part)
+                for request, part in zip(batch, parts, strict=True):
+                    if not request.result.done():  # canceled if the client has disconnected
+                        request.result.set_result(part)
         finally:
             self._worker = None
 
@@ -94,13 +112,13 @@ class Batcher:
         self._is_quick = time.perf_counter() - start < INLINE_SECONDS
         return outputs
 
-    def _next_batch(self) -> list[tuple[Tensor, "asyncio.Future[Tensor]"]]:
+    def _next_batch(self) -> "list[Waiting]":
         requests = samples = 0
         while requests < len(self._waiting) and samples < self.batch_size:
-            samples += len(self._waiting[requests][0])
+            samples += len(self._waiting[requests].inputs)
             requests += 1
-        if self.metrics and requests:
-            self.metrics.waiting.dec(requests)
-            self.metrics.batches.observe(samples)
         batch, self._waiting = self._waiting[:requests], self._waiting[requests:]
+        if self.metrics and (counted := [len(request.inputs) for request in batch if not request.is_probe]):
+            self.metrics.waiting.dec(len(counted))
+            self.metrics.batches.observe(sum(counted))
         return batch

@@ -4,11 +4,9 @@ import json
 import logging
 import re
 import secrets
-import sys
 import time
 from collections.abc import Container, Mapping
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -16,6 +14,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from kindling.deploy.access import authorize
+from kindling.deploy.access_log import AccessLog
 from kindling.deploy.metrics import Metrics
 from kindling.utils.text import shorten
 
@@ -34,7 +33,7 @@ class Gateway:
         metrics: Where requests are counted.
         paths: The paths of the server, with the name of the model that each one asks; empty for none.
         open_paths: Those that tell nothing about the models, and need no key.
-        log: File to which a line of JSON is written for each request; "-" for standard output, empty for none.
+        log: See `AccessLog`; empty for none.
     """
 
     def __init__(
@@ -47,7 +46,7 @@ class Gateway:
         log: str = "",
     ) -> None:
         self.app, self.key, self.metrics, self.paths, self.open_paths = app, key, metrics, paths, open_paths
-        self.log = sys.stdout if log == "-" else Path(log).open("a", buffering=1) if log else None  # noqa: SIM115
+        self.log = AccessLog(log)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle a request."""
@@ -87,9 +86,8 @@ class Gateway:
             count, histogram = self.metrics.observe_request(path, status)
             count.inc()
             histogram.observe(seconds)
-            if self.log is not None:
-                self.log.write(json.dumps(self._entry(scope, method, status, seconds)) + "\n")
-                self.log.flush()
+            if self.log.path:
+                self.log.write(json.dumps(self._entry(scope, method, status, seconds)))
 
     def _entry(self, scope: Scope, method: str, status: int, seconds: float) -> dict[str, Any]:
         """Return the line of a request in the access log."""

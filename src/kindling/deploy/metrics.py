@@ -18,6 +18,7 @@ from prometheus_client import (
 )
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
+VERSIONS = "kindling_model_info"
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 SAMPLES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 
@@ -33,6 +34,20 @@ class ModelMetrics:
 
     waiting: Gauge
     batches: Histogram
+
+
+class CurrentVersions(MultiProcessCollector):
+    """The metrics in the files of several processes, which cannot forget previous versions: those have the value 0."""
+
+    def __init__(self, folder: str) -> None:
+        super().__init__(None, folder)
+
+    def collect(self) -> Any:
+        """Return all metrics."""
+        for metric in super().collect():
+            if metric.name == VERSIONS:
+                metric.samples = [sample for sample in metric.samples if sample.value]
+            yield metric
 
 
 class Metrics:
@@ -59,7 +74,7 @@ class Metrics:
         self._waiting = Gauge("kindling_waiting_requests", text, ["model"], multiprocess_mode="livesum", **to)
         labels = ["model", "version", "network"]
         text = "1 for the version that is served"
-        self._models = Gauge("kindling_model_info", text, labels, multiprocess_mode="livemax", **to)
+        self._models = Gauge(VERSIONS, text, labels, multiprocess_mode="livemax", **to)
         labels = ["model", "result"]
         self._reloads = Counter("kindling_reloads", "Attempts to load a new version", labels, **to)
         self.observe_request = cache(self._request_observer)
@@ -76,7 +91,7 @@ class Metrics:
         """Record that a version of a model is served now, in place of the previous version and network."""
         if previous:
             self._models.labels(name, *previous).set(0)
-            if self.folder is None:  # files of several processes can't forget it
+            if self.folder is None:  # else see `CurrentVersions`
                 self._models.remove(name, *previous)
         self._models.labels(name, version, network).set(1)
 
@@ -93,5 +108,5 @@ class Metrics:
             if process and not psutil.pid_exists(int(process[1])):
                 mark_process_dead(int(process[1]), str(self.folder))  # of a worker that was restarted
         registry = CollectorRegistry()
-        MultiProcessCollector(registry, str(self.folder))
+        registry.register(CurrentVersions(str(self.folder)))
         return generate_latest(registry)

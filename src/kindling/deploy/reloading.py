@@ -1,33 +1,37 @@
 """Loads new versions of models into a running server."""
 
 import gc
-import os
-import signal
-import time
-from collections.abc import Mapping
-from contextlib import suppress
-from pathlib import Path
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
-from kindling.deploy.served_models import ServedModel, find_model, find_models, open_model, version_of
+from kindling.deploy.served_models import ServedModel, find_model, open_version, version_of
+from kindling.deploy.settings import Settings
 from kindling.utils.console import say
 from kindling.utils.text import shorten
 
 
-def reload_model(model: ServedModel, where: str) -> None:
-    """Serve the newest version of a model, or the previous one if that fails, and print a line."""
+def reload_model(model: ServedModel, where: str) -> bool:
+    """Serve the newest version of a model, or the previous one if that fails, and print a line.
+
+    Returns:
+        Whether it was replaced.
+    """
     try:
         path = find_model(where)
         version = version_of(path)
         if version == model.current.version:
             model.metrics.reloaded(model.name, "unchanged")
-            return
-        model.replace(open_model(path), version)
+            return False
+        predictor, version = open_version(path)
+        model.replace(predictor, version)
     except Exception as error:  # whatever is wrong with a new checkpoint, the old one still works
         model.metrics.reloaded(model.name, "failed")
         say(f"{model.name}: still version {model.current.version}: {shorten(str(error))}", stderr=True)
-    else:
-        model.metrics.reloaded(model.name, "loaded")
-        say(f"{model.name}: now version {version}, {path}")
+        return False
+    model.metrics.reloaded(model.name, "loaded")
+    say(f"{model.name}: now version {version}, {path}")
+    return True
 
 
 def keep_objects() -> None:
@@ -40,22 +44,28 @@ def keep_objects() -> None:
     gc.freeze()
 
 
-def watch(models: Mapping[str, str], seconds: float) -> None:
-    """Send SIGHUP to this process whenever a file that the models stand for is another one, or was written.
+@contextmanager
+def watch(settings: Settings, reload: Callable[[], object]) -> Iterator[None]:
+    """Call `reload` in a thread whenever a file that the models stand for is another one, or was written.
 
     Args:
-        models: See `find_models`.
-        seconds: How often to look.
+        settings: The models, the files that they stood for before they were loaded, and how often to look.
+        reload: What to call.
     """
+    ended = threading.Event()
 
-    def state() -> dict[str, tuple[str, int]] | None:
-        with suppress(OSError, ValueError):
-            return {name: (file, Path(file).stat().st_mtime_ns) for name, file in find_models(models).items()}
-        return None  # a run folder is being written or removed
+    def look() -> None:
+        known = settings.files, settings.times
+        while not ended.wait(settings.watch_seconds):
+            with suppress(OSError, ValueError):  # a run folder is being written or removed
+                now = settings.resolve()
+                if (now.files, now.times) != known:
+                    known = now.files, now.times
+                    reload()
 
-    known = state()
-    while True:
-        time.sleep(seconds)
-        if (found := state()) is not None and found != known:
-            known = found
-            os.kill(os.getpid(), signal.SIGHUP)
+    if settings.watch_seconds:
+        threading.Thread(target=look, daemon=True).start()
+    try:
+        yield
+    finally:
+        ended.set()

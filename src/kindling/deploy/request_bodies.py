@@ -3,10 +3,12 @@
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator, Callable
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
+from math import prod
 from typing import Any
 
 import pydantic_core
@@ -19,19 +21,28 @@ from torch import Tensor
 from kindling.data.images.decode import warn_small_range
 from kindling.deploy.predictor import Predictor
 from kindling.utils.inputs import decode_image, to_float, to_input_tensor
+from kindling.utils.text import count_noun
 
 MAX_PIXELS = 16_000_000  # of a decoded image, 0.6 GB; a large JPEG is decoded at reduced size, so any photo passes
 MAX_FILES = 64  # per form
 MAX_CELL = 1e300  # numbers of a table are smaller, so that scaling them does not overflow
-MAX_PENDING_BYTES = 100_000_000  # total size of the bodies that are being processed
+MAX_PENDING_BYTES = 200_000_000  # of all requests in process: their bodies, and the tensors of images and rows
 INLINE_BYTES = 16_384  # JSON that is parsed in the event loop; up to here, a thread would cost more
 TIMEOUT = 30  # seconds within which a body must arrive
 
+FLOAT_BYTES = 4
+
 Files = list[tuple[str, bytes]]  # names and contents
+Admit = Callable[[int], object]  # called with the number of samples before they are decoded; raises to refuse them
 
 
-async def read_body(request: Request, max_bytes: int) -> bytes:
+async def read_body(request: Request, max_bytes: int, reserve: Callable[[int], None]) -> bytes:
     """Return the body of a request.
+
+    Args:
+        request: The request.
+        max_bytes: Maximum length of the body.
+        reserve: Called with the length of each part of the body that arrives.
 
     Raises:
         HTTPException: If it is longer than `max_bytes`, or does not arrive in time.
@@ -46,10 +57,12 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
                 message = await request.receive()  # `request.stream()` takes longer than the rest of this function
                 if message["type"] == "http.disconnect":
                     raise HTTPException(400, "request body is truncated")
-                body += message.get("body", b"")
+                part = message.get("body", b"")
                 more = message.get("more_body", False)
-                if too_long or len(body) > max_bytes:
+                if too_long or len(body) + len(part) > max_bytes:
                     raise HTTPException(413, f"the body is longer than {max_bytes:,} bytes")
+                reserve(len(part))
+                body += part
     except TimeoutError as error:
         raise HTTPException(408, f"the body did not arrive within {TIMEOUT} seconds") from error
     return bytes(body)
@@ -65,34 +78,61 @@ class BodyReader:
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
         self._pending_bytes = 0
+        self._lock = threading.Lock()  # of `_pending_bytes`
         self._threads = ThreadPoolExecutor(2)
         self._reading = asyncio.Semaphore(2)  # limits how many images are decoded at once
 
     @asynccontextmanager
-    async def inputs(self, request: Request, predictor: Predictor) -> AsyncIterator[Tensor]:
+    async def inputs(self, request: Request, predictor: Predictor, max_samples: int) -> AsyncIterator[Tensor]:
         """Yield the samples in the body of a request, shape (N, *input_shape).
 
         Raises:
             ValueError: If the model does not take such a body.
-            HTTPException: If the body is too long or incomplete, or too many requests are being processed.
+            HTTPException: If the body is too long or incomplete, has too many samples, or too many requests are being
+                processed.
         """
-        body = await read_body(request, self.max_bytes)
-        if self._pending_bytes + len(body) > MAX_PENDING_BYTES:
-            raise HTTPException(503, "too many requests are being read: try again in a moment", {"Retry-After": "1"})
-        self._pending_bytes += len(body)
-        try:
-            yield await self._read(request, body, predictor)
-        finally:
-            self._pending_bytes -= len(body)
+        with self._reservation() as reserve:
+            body = await read_body(request, self.max_bytes, reserve)
 
-    async def _read(self, request: Request, body: bytes, predictor: Predictor) -> Tensor:
+            def admit(samples: int) -> None:
+                if samples > max_samples:
+                    most = count_noun(max_samples, "sample", "samples")
+                    raise HTTPException(413, f"a request may have at most {most}, got {samples:,}")
+                reserve(samples * prod(predictor.card.input_shape) * FLOAT_BYTES)
+
+            yield await self._read(request, body, predictor, admit)
+
+    @contextmanager
+    def _reservation(self) -> Iterator[Callable[[int], None]]:
+        """Yield a function that reserves memory for a request, which is free at the end.
+
+        A single request is never refused, however large its images are.
+        """
+        reserved = 0
+
+        def reserve(count: int) -> None:
+            nonlocal reserved
+            with self._lock:
+                if self._pending_bytes > reserved and self._pending_bytes + count > MAX_PENDING_BYTES:
+                    reason = "too many requests are being read: try again in a moment"
+                    raise HTTPException(503, reason, {"Retry-After": "1"})
+                self._pending_bytes += count
+                reserved += count
+
+        try:
+            yield reserve
+        finally:
+            with self._lock:
+                self._pending_bytes -= reserved
+
+    async def _read(self, request: Request, body: bytes, predictor: Predictor, admit: Admit) -> Tensor:
         if not body.strip():
             raise ValueError(f"the body is empty: the model takes {predictor.takes}")
-        read: Callable[[], Tensor] = partial(from_images, [("the body", body)], predictor)
+        read: Callable[[], Tensor] = partial(from_images, [("the body", body)], predictor, admit)
         if request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
-            read = partial(from_images, await form_files(request, body), predictor)
+            read = partial(from_images, await form_files(request, body), predictor, admit)
         elif body.lstrip()[:1] in (b"{", b"["):
-            read = partial(from_json, body, predictor)
+            read = partial(from_json, body, predictor, admit)
             if len(body) <= INLINE_BYTES:
                 return read()
         async with self._reading:
@@ -122,7 +162,7 @@ async def form_files(request: Request, body: bytes) -> Files:
         raise HTTPException(error.status_code, f"the form {reason}") from error
 
 
-def from_images(files: Files, predictor: Predictor) -> Tensor:
+def from_images(files: Files, predictor: Predictor, admit: Admit = int) -> Tensor:
     """Return image files as inputs (N, C, H, W).
 
     Raises:
@@ -132,6 +172,7 @@ def from_images(files: Files, predictor: Predictor) -> Tensor:
         raise ValueError(f"the model takes {predictor.takes}, not images or other files: send JSON")
     if not files:
         raise ValueError("the form has no files")
+    admit(len(files))
     card, images = predictor.card, []
     for name, data in files:
         try:
@@ -142,7 +183,7 @@ def from_images(files: Files, predictor: Predictor) -> Tensor:
     return torch.stack(images)
 
 
-def from_json(body: bytes, predictor: Predictor) -> Tensor:
+def from_json(body: bytes, predictor: Predictor, admit: Admit = int) -> Tensor:
     """Return inputs (N, *input_shape) from `{"inputs": numbers}` or, for a table, `{"rows": [{"age": 30}]}`.
 
     Raises:
@@ -160,10 +201,13 @@ def from_json(body: bytes, predictor: Predictor) -> Tensor:
         # No strings: NumPy would allocate the length of the longest for each.
         if body.count(b'"') != 2 or isinstance(content["inputs"], dict):
             raise ValueError(f"inputs must be numbers in lists: {_expected_body(predictor)}")
-        return to_input_tensor(content["inputs"], predictor.card.input_shape)
+        inputs = to_input_tensor(content["inputs"], predictor.card.input_shape)  # not much more than the body
+        admit(len(inputs))
+        return inputs
     rows = content["rows"]
     if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
         raise ValueError('rows must be a list of objects, one per row: [{"age": 30}]')
+    admit(len(rows))
     if any(isinstance(value, list | dict) for row in rows for value in row.values()):
         raise ValueError("the values of a row must be numbers, text, true, false or null")
     if any(isinstance(value, int | float) and not abs(value) < MAX_CELL for row in rows for value in row.values()):

@@ -2,11 +2,14 @@
 
 import os
 import re
+import signal
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from kindling.deploy.addresses import KEY, free_port, is_local
 from kindling.deploy.card import ModelCard
+from kindling.deploy.hang_ups import has_terminal, record_hang_ups
 from kindling.utils.console import say
 from kindling.utils.optional import require_extra
 from kindling.utils.text import format_number
@@ -58,27 +61,33 @@ def serve(
         raise ValueError(f"{KEY} must be ASCII without surrounding blanks, since clients send it in a header")
     if not is_local(host) and not key:
         raise ValueError(f"{host} can be reached from other machines: set {KEY} to a secret that clients must send")
-    from kindling.deploy.served_models import open_model
-    from kindling.deploy.serving_process import Settings, run_server
+    if watch_seconds and workers > 1 and not hasattr(signal, "SIGHUP"):
+        raise ValueError("watch_seconds needs --workers 1 on Windows, which has no SIGHUP")
+    from kindling.deploy.served_models import open_version
+    from kindling.deploy.serving_process import run_server
+    from kindling.deploy.settings import Settings
 
     settings = Settings(
         models=named_models(models, ckpt_path),
-        files={},
         workers=workers,
         batch_size=batch_size,
         max_bytes=int(max_mb * 1e6),
         access_log=access_log,
         watch_seconds=watch_seconds,
+        ends_with_terminal=has_terminal(),
     ).resolve()
     port = free_port(host, port)
-    predictors = {name: open_model(Path(file)) for name, file in settings.files.items()}
+    early = record_hang_ups()
+    loaded = {name: open_version(Path(file)) for name, file in settings.files.items()}
+    predictors = {name: predictor for name, (predictor, _) in loaded.items()}
+    settings = replace(settings, versions={name: version for name, (_, version) in loaded.items()})
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
     for name, predictor in predictors.items():
         path = f"{address}models/{name}/" if models else f"{address} (Ctrl-C stops it)"
         say(f"{describe(predictor.card)}: {path}")
         if threshold := predictor.card.decision:
             say(threshold.describe(predictor.card.classes))
-    run_server(settings, predictors, host, port)
+    run_server(settings, predictors, host, port, early)
 
 
 def describe(card: ModelCard) -> str:

@@ -15,6 +15,7 @@ from kindling.deploy.predictor import Predictor, load
 from kindling.runs.find import find_checkpoint
 
 MAX_SAMPLES = 4096  # per request
+LOADS = 5  # of a file that is overwritten meanwhile
 MAX_NUMBERS = 2**23  # probabilities per request: 34 MB
 
 
@@ -41,6 +42,21 @@ def version_of(path: Path) -> str:
     """Return the first 12 digits of a file's SHA-256, which identify its content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:12]
+
+
+def open_version(path: Path) -> tuple[Predictor, str]:
+    """Load a checkpoint or an exported file, and return it with its version.
+
+    Raises:
+        ValueError: If it was overwritten each time.
+    """
+    version = version_of(path)
+    for _ in range(LOADS):
+        predictor = open_model(path)
+        previous, version = version, version_of(path)
+        if version == previous:
+            return predictor, version
+    raise ValueError(f"{path} was overwritten {LOADS} times while it was read")
 
 
 @dataclass(frozen=True)
@@ -102,6 +118,8 @@ class ServedModel:
             Exception: If that fails, or too many requests are waiting.
         """
         current = self.current
-        outputs: Tensor = await current.batcher.submit(torch.zeros(1, *current.predictor.card.input_shape))
+        outputs: Tensor = await current.batcher.submit(
+            torch.zeros(1, *current.predictor.card.input_shape), is_probe=True
+        )
         if not outputs.isfinite().all():
             raise ValueError("its prediction is not a number")

@@ -20,14 +20,13 @@ from starlette.exceptions import HTTPException
 
 from kindling import __version__
 from kindling.data.tables.rows import distinct_columns
-from kindling.deploy.api_schema import ANSWERS, ERRORS, ModelInfo, ModelList, Status, describe_api
+from kindling.deploy.api_schema import ERRORS, RESPONSES, ModelInfo, ModelList, Status, describe_api
 from kindling.deploy.batching import QueueFullError
 from kindling.deploy.gateway import Gateway, error_response
 from kindling.deploy.metrics import Metrics
 from kindling.deploy.request_bodies import BodyReader
 from kindling.deploy.responses import to_predictions
 from kindling.deploy.served_models import ServedModel
-from kindling.utils.text import count_noun
 
 TOP = 5  # default of ?top=
 MAX_TOP = 9999
@@ -89,7 +88,7 @@ class Service:
         for prefix, model in self.prefixes.items():
             task = model.current.predictor.card.task
             about: dict[str, Any] = {"responses": ERRORS, "tags": [f"model {model.name}"]}
-            add(f"{prefix}/predict", self._predict(model), methods=["POST"], response_model=ANSWERS[task], **about)
+            add(f"{prefix}/predict", self._predict(model), methods=["POST"], response_model=RESPONSES[task], **about)
             add(f"{prefix}/info", self._info(model), response_model=ModelInfo, **about)
             add(f"{prefix}/", file(HERE / "page.html"), include_in_schema=False)
             asked[f"{prefix}/predict"] = model.name
@@ -113,11 +112,8 @@ class Service:
             current = model.current
             card = current.predictor.card
             try:
-                async with self.reader.inputs(request, current.predictor) as inputs:
+                async with self.reader.inputs(request, current.predictor, current.max_samples) as inputs:
                     request.scope["samples"] = len(inputs)
-                    if len(inputs) > current.max_samples:
-                        most = count_noun(current.max_samples, "sample", "samples")
-                        raise HTTPException(413, f"a request may have at most {most}, got {len(inputs):,}")
                     outputs = await current.batcher.submit(inputs)
             except ValueError as error:
                 raise HTTPException(400, str(error)) from error
@@ -173,14 +169,16 @@ class Service:
         return JSONResponse({"status": "ready"})
 
     async def _find_problem(self) -> str:
-        for model in self.prefixes.values():
+        for model in dict.fromkeys(self.prefixes.values()):  # the first one has two prefixes
             try:
                 await asyncio.wait_for(model.check(), PROBE_SECONDS)
+            except QueueFullError:
+                return "the server is busy: try again in a moment"
             except TimeoutError:
-                return f"model {model.name} does not predict a sample within {PROBE_SECONDS:g} s"
+                return f"a model does not predict a sample within {PROBE_SECONDS:g} s"
             except Exception:
                 logger.exception(f"model {model.name} is not ready")
-                return f"model {model.name} fails: see the log of the server"  # anybody may ask
+                return "a model fails: see the log of the server"  # anybody may ask
         return ""
 
     async def show_metrics(self) -> Response:

@@ -1,14 +1,13 @@
 """The processes of `kindling serve`: one, or several workers that share a port; all load new versions on SIGHUP."""
 
 import asyncio
-import json
 import os
 import signal
 import tempfile
-import threading
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,79 +17,83 @@ from fastapi import FastAPI
 from uvicorn.supervisors import Multiprocess
 
 from kindling.deploy.addresses import KEY
+from kindling.deploy.hang_ups import has_terminal, record_hang_ups
 from kindling.deploy.metrics import Metrics
 from kindling.deploy.predictor import Predictor
 from kindling.deploy.reloading import keep_objects, reload_model, watch
-from kindling.deploy.served_models import ServedModel, find_models, open_model, version_of
+from kindling.deploy.served_models import ServedModel
 from kindling.deploy.server import Service
+from kindling.deploy.settings import Settings
 from kindling.training.processes import exit_when_orphaned
 
-START_SECONDS = 60  # within which a worker is expected to be up
-SETTINGS = "KINDLING_SERVE"  # environment variable that configures worker processes
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What a process serves.
-
-    Attributes:
-        models: Names and what the user gave for them: checkpoints, runs or exported files.
-        files: The files that these stood for at the start, or at the last reload: a worker that restarts later serves
-            the same version as the others, even if there is a newer run.
-        workers: Number of processes.
-        batch_size: Maximum number of samples that are computed at once.
-        max_bytes: Maximum length of the body of a request.
-        access_log: See `kindling.deploy.gateway.Gateway`.
-        watch_seconds: How often to look for new versions; 0 for never.
-        metrics_folder: Folder in which workers collect their metrics; empty for one process.
-        parent: PID of the main process.
-    """
-
-    models: dict[str, str]
-    files: dict[str, str]
-    workers: int
-    batch_size: int
-    max_bytes: int
-    access_log: str
-    watch_seconds: float
-    metrics_folder: str = ""
-    parent: int = 0
-
-    def resolve(self) -> "Settings":
-        """Return the same settings with the files that the models stand for now.
-
-        Raises:
-            FileNotFoundError: If there is none for a model.
-        """
-        return replace(self, files=find_models(self.models))
-
-    def publish(self) -> None:
-        """Hand the settings to the worker processes that start from now on."""
-        os.environ[SETTINGS] = json.dumps(asdict(self))
+MAX_CONNECTIONS = 2048  # of a process; uvicorn answers more with status 503
 
 
 class Workers(Multiprocess):
-    """Several worker processes; a reload happens within them, so that they keep their connections."""
+    """Several worker processes; a reload happens within them, so that they keep their connections.
 
-    def __init__(self, *args: Any) -> None:
-        self._ends_with_terminal = has_terminal()
-        super().__init__(*args)
+    Args:
+        config: Configuration of uvicorn.
+        sockets: Where to listen.
+        settings: What the workers serve.
+        tasks: The task of each model, by its name.
+    """
+
+    def __init__(
+        self, config: uvicorn.Config, sockets: list[Any], settings: Settings, tasks: Mapping[str, Any]
+    ) -> None:
+        self._settings, self._tasks = settings, tasks
+        self._is_requested = False
+        self._thread = ThreadPoolExecutor(1)
+        self._check: Future[Settings] | None = None
+        self._to_signal: list[Any] = []
+        super().__init__(config, sockets)
 
     def handle_hup(self) -> None:
         """Let all workers load new versions."""
-        if self._ends_with_terminal and not has_terminal():
+        if self._settings.ends_with_terminal and not has_terminal():
             self.handle_term()
-            return
-        with suppress(OSError, ValueError):  # the workers report it
-            Settings(**json.loads(os.environ[SETTINGS])).resolve().publish()
-        for worker in self.processes:
-            # One that is still starting would be ended by the signal.
-            if worker.wait_until_ready(START_SECONDS, self.should_exit) and worker.pid is not None:
-                os.kill(worker.pid, signal.SIGHUP)
+        else:
+            self.reload()
+
+    def reload(self) -> None:
+        """Let all workers load new versions soon."""
+        self._is_requested = True
+
+    def keep_subprocess_alive(self) -> None:
+        """Restart workers that have ended, and carry on with a reload, without waiting for anything."""
+        super().keep_subprocess_alive()
+        if self._check is None and self._is_requested:
+            self._is_requested = False
+            self._check = self._thread.submit(self._settings.accept, self._tasks)
+        if self._check is not None and self._check.done():
+            self._settings, self._check = self._check.result(), None
+            self._settings.publish()
+            self._to_signal = list(self.processes)
+        self._to_signal = [worker for worker in self._to_signal if worker in self.processes and not hang_up(worker)]
 
 
-def run_server(settings: Settings, predictors: Mapping[str, Predictor], host: str, port: int) -> None:
-    """Serve until a signal stops the server."""
+def hang_up(worker: Any) -> bool:
+    """Send SIGHUP to a worker unless it is still starting, and return whether that was done."""
+    if not worker.is_ready(1):
+        return False
+    with suppress(ProcessLookupError):
+        os.kill(worker.pid, signal.SIGHUP)
+    return True
+
+
+def run_server(
+    settings: Settings, predictors: Mapping[str, Predictor], host: str, port: int, early: Sequence[int] = ()
+) -> None:
+    """Serve until a signal stops the server.
+
+    Args:
+        settings: What to serve.
+        predictors: The models by their names.
+        host: Address to listen on.
+        port: Port to listen on.
+        early: See `record_hang_ups`.
+    """
     options: dict[str, Any] = {
         "host": host,
         "port": port,
@@ -98,74 +101,75 @@ def run_server(settings: Settings, predictors: Mapping[str, Predictor], host: st
         "access_log": False,
         "server_header": False,
         "ws": "none",
+        "limit_concurrency": MAX_CONNECTIONS,
         "timeout_graceful_shutdown": 30,  # seconds for running requests
     }
-    if settings.watch_seconds:
-        watched = (settings.models, settings.watch_seconds)
-        threading.Thread(target=watch, args=watched, daemon=True).start()
     if settings.workers == 1:
         with suppress(KeyboardInterrupt):
-            uvicorn.Server(uvicorn.Config(build_app(settings, predictors), **options)).run()
+            uvicorn.Server(uvicorn.Config(build_app(settings, predictors, early), **options)).run()
         return
-    with tempfile.TemporaryDirectory(prefix="kindling-metrics-") as folder:
+    with tempfile.TemporaryDirectory(prefix="kindling-serve-") as folder:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
-        replace(settings, metrics_folder=folder, parent=os.getpid()).publish()
+        watched, settings = settings, replace(settings, folder=folder, parent=os.getpid(), watch_seconds=0)
+        settings.keep_copies()
+        settings.publish()
         config = uvicorn.Config(f"{__name__}:worker_app", factory=True, workers=settings.workers, **options)
-        Workers(config, [config.bind_socket()]).run()
+        tasks = {name: predictor.card.task for name, predictor in predictors.items()}
+        workers = Workers(config, [config.bind_socket()], settings, tasks)
+        workers.signal_queue += early
+        with watch(watched, workers.reload):
+            workers.run()
 
 
 def worker_app() -> FastAPI:
     """Return the application of a worker process, configured by the environment."""
-    settings = Settings(**json.loads(os.environ[SETTINGS]))
+    early = record_hang_ups()
+    settings = Settings.published()
     exit_when_orphaned(settings.parent)
-    return build_app(settings, {name: open_model(Path(file)) for name, file in settings.files.items()})
+    return build_app(settings, {name: settings.open(name) for name in settings.files}, early)
 
 
-def build_app(settings: Settings, predictors: Mapping[str, Predictor]) -> FastAPI:
+def build_app(settings: Settings, predictors: Mapping[str, Predictor], early: Sequence[int] = ()) -> FastAPI:
     """Return the application of one process."""
     torch.set_num_threads(count_threads(settings.workers))
-    metrics = Metrics(Path(settings.metrics_folder) if settings.metrics_folder else None)
+    metrics = Metrics(Path(settings.folder) if settings.folder else None)
     models = [
-        ServedModel(name, predictor, metrics, settings.batch_size, version_of(Path(settings.files[name])))
+        ServedModel(name, predictor, metrics, settings.batch_size, settings.versions[name])
         for name, predictor in predictors.items()
     ]
     service = Service(models, metrics, os.environ.get(KEY, ""), settings.max_bytes, settings.access_log)
     keep_objects()
-    lock, ends_with_terminal = asyncio.Lock(), has_terminal()
+    lock = asyncio.Lock()
 
     async def reload() -> None:
         async with lock:
-            for model in models:
-                await asyncio.to_thread(reload_model, model, settings.models[model.name])
-            keep_objects()
+            found = [await asyncio.to_thread(reload_model, model, settings.models[model.name]) for model in models]
+            if any(found):
+                keep_objects()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         running: set[asyncio.Task[None]] = set()  # the event loop keeps only weak references
+        loop = asyncio.get_running_loop()
 
-        def hang_up() -> None:
-            if ends_with_terminal and not has_terminal():  # the terminal was closed
-                os.kill(os.getpid(), signal.SIGTERM)
-                return
+        def start_reload() -> None:
             running.add(task := asyncio.create_task(reload()))
             task.add_done_callback(running.discard)
 
+        def handle_hup() -> None:
+            if settings.ends_with_terminal and not has_terminal():  # the terminal was closed
+                os.kill(os.getpid(), signal.SIGTERM)
+            else:
+                start_reload()
+
         if hasattr(signal, "SIGHUP"):
-            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, hang_up)
-        yield
+            loop.add_signal_handler(signal.SIGHUP, handle_hup)
+        if early:
+            handle_hup()
+        with watch(settings, lambda: loop.call_soon_threadsafe(start_reload)):
+            yield
 
     return service.app(lifespan)
-
-
-def has_terminal() -> bool:
-    """Return whether this process ends when a terminal is closed: not after `nohup`, or without a terminal."""
-    if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
-        return False
-    try:
-        os.close(os.open("/dev/tty", os.O_RDONLY))
-    except OSError:
-        return False
-    return True
 
 
 def count_threads(workers: int) -> int:

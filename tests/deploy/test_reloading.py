@@ -1,0 +1,152 @@
+"""When new versions of models are found, and which ones workers serve that restart."""
+
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import uvicorn
+
+from kindling.cli import main
+from kindling.deploy import served_models
+from kindling.deploy.card import ModelCard
+from kindling.deploy.hang_ups import has_terminal
+from kindling.deploy.predictor import Predictor
+from kindling.deploy.reloading import watch
+from kindling.deploy.served_models import open_version, version_of
+from kindling.deploy.serving_process import Workers, build_app
+from kindling.deploy.settings import Settings
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Return checkpoints of the same classifier after one and two epochs, and one of a regression model."""
+    folder = tmp_path_factory.mktemp("versions")
+    models = [
+        ("MLPClassifier", "SyntheticDataModule", 1),
+        ("MLPClassifier", "SyntheticDataModule", 2),
+        ("MLPRegressor", "numbers_data.WavesDataModule", 1),
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for number, (model, data, epochs) in enumerate(models):
+            options = f"--model {model} --model.hidden [4] --data {data} --trainer.max_epochs {epochs}"
+            assert main(["fit", *options.split(), "--test_after_fit", "false", "--run_name", f"r{number}"]) == 0
+    return [folder / f"runs/r{number}/version_0/checkpoints/last.ckpt" for number in range(len(models))]
+
+
+@pytest.fixture
+def settings(checkpoints: list[Path], folder: Path) -> Settings:
+    """Return the settings of a server with workers that has loaded the first checkpoint."""
+    shutil.copy(checkpoints[0], "m.ckpt")
+    resolved = Settings({"m": "m.ckpt"}, 2, 4, 1000, "", 0.0).resolve()
+    Path("shared").mkdir()
+    found = replace(resolved, versions={"m": version_of(checkpoints[0])}, folder="shared")
+    found.keep_copies()
+    return found
+
+
+def publish(source: Path | bytes) -> None:
+    Path("new.ckpt").write_bytes(source if isinstance(source, bytes) else source.read_bytes())
+    Path("new.ckpt").replace("m.ckpt")
+
+
+@pytest.mark.parametrize("number", [None, 2])
+def test_a_restarting_worker_does_not_serve_what_the_others_refuse(
+    settings: Settings, checkpoints: list[Path], number: int | None
+) -> None:
+    publish(b"broken" if number is None else checkpoints[number])
+    accepted = settings.accept({"m": "classification"})
+    assert accepted.versions == settings.versions
+    assert accepted.open("m").card.task == "classification"
+
+
+def test_a_restarting_worker_serves_the_accepted_version(settings: Settings, checkpoints: list[Path]) -> None:
+    publish(checkpoints[1])
+    accepted = settings.accept({"m": "classification"})
+    assert accepted.versions == {"m": version_of(checkpoints[1])}
+    publish(b"broken")
+    again = accepted.accept({"m": "classification"})
+    assert again.versions == accepted.versions
+    assert again.open("m").card.task == "classification"
+
+
+def test_the_version_is_that_of_the_weights(
+    settings: Settings, checkpoints: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[Predictor] = []
+    original = served_models.open_model
+
+    def overwritten(path: Path) -> Predictor:
+        opened.append(original(path))
+        publish(checkpoints[1])
+        return opened[-1]
+
+    monkeypatch.setattr(served_models, "open_model", overwritten)
+    predictor, version = open_version(Path("m.ckpt"))
+    assert (predictor is opened[1], version) == (True, version_of(checkpoints[1]))
+
+
+def test_watching_begins_with_the_files_from_before_loading(settings: Settings, checkpoints: list[Path]) -> None:
+    publish(checkpoints[1])  # while the server starts
+    found = threading.Event()
+    with watch(replace(settings, watch_seconds=0.02), found.set):
+        assert found.wait(10)
+
+
+def test_a_server_without_sighup_starts(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(signal, "SIGHUP")
+    predictor = Predictor(lambda inputs: inputs.sum(1), ModelCard("C", (), (2,), task="regression"))
+    settings = Settings({"m": "m.onnx"}, 1, 4, 1000, "", 0.0, has_terminal(), versions={"m": "1"})
+    assert build_app(settings, {"m": predictor}) is not None
+
+
+class Starting:
+    """A worker that has not started."""
+
+    pid = 0
+
+    def __init__(self) -> None:
+        self.started = False
+
+    def is_alive(self, timeout: float) -> bool:
+        return True
+
+    def is_ready(self, timeout: float) -> bool:
+        return self.started
+
+
+@pytest.fixture
+def handlers() -> Iterator[None]:
+    """Restore the handlers of signals."""
+    kept = {number: signal.getsignal(number) for number in signal.valid_signals() if number not in (9, 19)}
+    yield
+    for number, handler in kept.items():
+        if handler is not None:
+            signal.signal(number, handler)
+
+
+def test_a_worker_that_starts_gets_its_signal_later_and_does_not_delay_others(
+    settings: Settings, checkpoints: list[Path], handlers: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[int] = []
+    monkeypatch.setattr("os.kill", lambda pid, number: sent.append(pid))
+    workers = Workers(uvicorn.Config("x:y", workers=2), [], settings, {"m": "classification"})
+    slow, quick = Starting(), Starting()
+    slow.pid, quick.pid, quick.started = 1, 2, True
+    workers.processes = [slow, quick]  # type: ignore[list-item]
+    publish(checkpoints[1])
+    workers.handle_hup()
+    end = time.monotonic() + 30
+    while not sent and time.monotonic() < end:
+        workers.keep_subprocess_alive()
+    assert sent == [2]
+    assert Settings.published().versions == {"m": version_of(checkpoints[1])}
+    slow.started = True
+    workers.keep_subprocess_alive()
+    workers.keep_subprocess_alive()
+    assert sent == [2, 1]
