@@ -119,6 +119,17 @@ def test_wandb_gets_configuration_metrics_and_best_checkpoint_of_each_run(kindli
     assert different(stored.local_path, RUN / "checkpoints/best.ckpt") == []
 
 
+@pytest.mark.usefixtures("offline")
+@pytest.mark.parametrize("options", [[], ["--config", "with/wandb"]], ids=["no tracker", "wandb"])
+def test_a_wandb_run_that_the_user_started_goes_on(kindling: Command, options: list[str]) -> None:
+    import wandb
+
+    own = wandb.init(project="own")
+    assert kindling("fit", *TINY, *options, "--trainer.max_epochs", "1").code == 0
+    assert wandb.run is own
+    own.log({"after": 1.0})
+
+
 @pytest.mark.slow  # MLflow takes seconds to create its database
 def test_mlflow_gets_configuration_metrics_and_best_checkpoint_of_each_run(kindling: Command) -> None:
     tracking = pytest.importorskip("mlflow.tracking", reason="mlflow is not installed")

@@ -87,11 +87,16 @@ def _exists(logger: MLFlowLogger, run_id: str) -> bool:
 
 @contextmanager
 def finishing_trackers() -> Iterator[None]:
-    """Finish the W&B run of this block, which would otherwise receive the metrics of the next run in this process."""
-    code = 1
+    """Finish the W&B run that this block starts, or it would receive the metrics of the next run in this process."""
+    before, code = _wandb_run(), 1
     try:
         yield
         code = 0
     finally:
-        if (wandb := sys.modules.get("wandb")) and wandb.run:
-            wandb.finish(exit_code=code)
+        if (run := _wandb_run()) and run is not before:
+            run.finish(exit_code=code)
+
+
+def _wandb_run() -> Any:
+    """Return the current W&B run of this process, if any, without importing W&B."""
+    return getattr(sys.modules.get("wandb"), "run", None)
