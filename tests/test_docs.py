@@ -94,7 +94,8 @@ def blocks(page: Path) -> list[tuple[str, str]]:
 
 
 def commands(block: str) -> list[str]:
-    return [line.strip() for line in block.splitlines() if line.strip()]
+    lines = re.sub(r" *\\\n *", " ", block).splitlines()  # a command may continue in the next line
+    return [line.strip() for line in lines if line.strip()]
 
 
 def is_run(command: str) -> bool:

@@ -71,6 +71,31 @@ def test_a_release_is_tested_on_all_systems_and_pythons_before_it_is_published()
     assert not re.search(r"password|api[_-]token", str(jobs), re.IGNORECASE)
 
 
+def test_the_lowest_versions_are_tested_also_without_the_newer_torch_of_an_extra() -> None:
+    jobs = yaml.safe_load((ROOT / ".github/workflows/weekly.yml").read_text(encoding="utf-8"))["jobs"]
+    (install,) = (step["run"] for step in jobs["base"]["steps"] if "uv pip install" in step.get("run", ""))
+    assert "--resolution lowest-direct" in install
+    project = PROJECT["project"]
+    extras = re.findall(r"\.\[([\w,]+)\]", install)[0].split(",")
+    asked = [*project["dependencies"], *(line for extra in extras for line in project["optional-dependencies"][extra])]
+    assert [line for line in asked if re.match(r"(torch|torchvision)\b", line)] == ["torch>=2.6", "torchvision>=0.21"]
+    assert not [line for line in asked if line.startswith("kindling-ml[")]  # might ask for more extras
+    (check,) = (step["run"] for step in jobs["base"]["steps"] if "torch.__version__" in step.get("run", ""))
+    assert "'2.6.', '0.21.'" in check
+    (tests,) = (step["run"] for step in jobs["base"]["steps"] if "pytest -m" in step.get("run", ""))
+    folders = re.findall(r"tests/(\w+)", tests)
+    assert [name for name in folders if not (ROOT / "tests" / name).is_dir()] == []
+    row = re.findall(r"^\| `base` .*$", (ROOT / "docs/dependencies.md").read_text(encoding="utf-8"), re.MULTILINE)[0]
+    assert re.findall(r"`(\w+)`", row.rpartition(" | ")[2]) == folders
+
+
+def test_each_package_of_an_extra_has_its_row() -> None:
+    page = (ROOT / "docs/dependencies.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)`", page.partition("## Extras")[2].partition("\n\n## ")[0], re.MULTILINE)
+    grouped = {"notebooks", "docs", "dev"}
+    assert {*PROJECT["project"]["optional-dependencies"]} - grouped == {*rows} - grouped
+
+
 def test_the_citation_has_the_fields_that_are_required() -> None:
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert {"cff-version", "message", "title", "authors"} <= citation.keys()

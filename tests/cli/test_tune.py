@@ -16,11 +16,13 @@ import yaml
 from optuna.trial import TrialState
 
 from conftest import TINY, Command, different
+from kindling.cli.tune import _run_workers
 from kindling.runs.find import find_checkpoint
 from kindling.runs.folders import written_checkpoints
 from kindling.runs.listing import Run
 from kindling.tuning.search_space import SearchSpace
 from kindling.tuning.study import Study
+from kindling.utils.cores import JOBS, share_of_cores
 
 OPTIONS = [option for option in TINY if option not in ("--run_name", "tiny")]
 SPACE = "model.optimizer.lr: {low: 1.0e-4, high: 1.0, log: true}\nmodel.hidden: [[4], [8], [16, 16]]\n"
@@ -350,3 +352,14 @@ def test_search_spaces_are_found_by_name(kindling: Command, folder: Path) -> Non
     result = kindling("tune", "--config", "quickstart", "--search", "cn", "--trials", 1)
     assert result.code == 2
     assert "there is no search space cn: did you mean cnn?" in result.err
+
+
+def test_the_printed_share_of_a_trial_is_that_of_its_worker_in_a_slurm_job(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(4), raising=False)
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "4")
+    monkeypatch.setattr("kindling.cli.tune.run_jobs", lambda *_: (done for done in ()))
+    assert _run_workers([], 2, is_quiet=False) == 0
+    monkeypatch.setenv(JOBS, "2")  # as in the workers
+    assert f"each with {share_of_cores()} of 4 cores" in capsys.readouterr().out

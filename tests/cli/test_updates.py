@@ -193,9 +193,9 @@ def run_workflow(project: Path, tmp_path: Path) -> str:
     tools = tmp_path / "tools"
     tools.mkdir(exist_ok=True)
     shims = {
-        "pipx": f'shift; exec {sys.executable} -m "$@"',
-        "gh": 'if [ "$2" = list ]; then cat "$GH_PROPOSED"; else echo 1 > "$GH_PROPOSED"; '
-        'printf "%s\\n" "$GH_TOKEN" "$@" > "$GH_CALLS"; fi',
+        "pipx": f'[ "$3" = "copier>=9.19,<10" ] && shift 3; exec {sys.executable} -m "$@"',
+        "gh": 'case "$2" in setup-git) ;; list) cat "$GH_PROPOSED" ;; *) echo 1 > "$GH_PROPOSED"; '
+        'printf "%s\\n" "$GH_TOKEN" "$@" > "$GH_CALLS" ;; esac',
     }
     for name, line in shims.items():
         (tools / name).write_text(f"#!/bin/sh\n{line}\n")
@@ -203,8 +203,9 @@ def run_workflow(project: Path, tmp_path: Path) -> str:
     (job,) = yaml.safe_load((project / ".github/workflows/update.yml").read_text())["jobs"].values()
     checkout, *steps = job["steps"]
     assert checkout["uses"].startswith("actions/checkout@")
-    assert checkout["with"]["token"] == "${{ env.GH_TOKEN }}"  # pushes to workflows need more than GitHub's own token
-    assert job["env"] == {"GH_TOKEN": "${{ secrets.UPDATE_TOKEN || github.token }}"}
+    update, propose = steps
+    assert "env" not in job | update  # code from the package index gets no token
+    assert propose["env"] == {"GH_TOKEN": "${{ secrets.UPDATE_TOKEN || github.token }}"}  # may push workflows, too
     clone, calls = tmp_path / "clone", tmp_path / "calls"
     shutil.rmtree(clone, ignore_errors=True)
     calls.unlink(missing_ok=True)
@@ -212,14 +213,20 @@ def run_workflow(project: Path, tmp_path: Path) -> str:
     proposed = tmp_path / "proposed"
     if not proposed.exists():
         proposed.write_text("0\n")
-    known = {"GH_TOKEN": "secret", "GH_CALLS": str(calls), "GH_PROPOSED": str(proposed), "GITHUB_REF_NAME": "main"}
+    known = {"GH_CALLS": str(calls), "GH_PROPOSED": str(proposed), "GITHUB_REF_NAME": "main"}
     settings = os.environ | known | {"PATH": f"{tools}{os.pathsep}{os.environ['PATH']}"}
+    log = ""
     for step in steps:
         done = subprocess.run(
-            ["bash", "-e", "-c", step["run"]], cwd=clone, env=settings, capture_output=True, text=True
+            ["bash", "-e", "-c", step["run"]],
+            cwd=clone,
+            env=settings | dict.fromkeys(step.get("env", {}), "secret"),
+            capture_output=True,
+            text=True,
         )
         assert done.returncode == 0, done.stdout + done.stderr
-        (tmp_path / "log").write_text(done.stdout)
+        log += done.stdout
+    (tmp_path / "log").write_text(log)
     return calls.read_text() if calls.exists() else ""
 
 

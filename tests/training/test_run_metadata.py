@@ -14,6 +14,7 @@ from lightning.pytorch.loggers import CSVLogger
 from conftest import TINY, Command
 from kindling import MLPClassifier, SyntheticDataModule
 from kindling.runs.history import read_history
+from kindling.runs.listing import _warn_of_format
 from kindling.runs.metadata import RunMetadata, git_commit, status_of, utc_timestamp
 from kindling.training import ExactResume, PlotTrainingHistory, RunMetadataWriter
 
@@ -192,6 +193,23 @@ def test_two_processes_do_not_train_in_one_folder(kindling: Command) -> None:
     assert result.code == 1
     assert f"{RUN} is still being trained (process {other.pid} on" in result.err
     assert kindling("test", "--ckpt_path", RUN).code == 0  # commands that only read the run still work
+
+
+def test_a_run_of_a_later_format_is_read_with_a_warning_and_not_resumed(kindling: Command) -> None:
+    assert kindling("fit", *TINY, "--test_after_fit", "false").code == 0
+    file = RUN / "run.json"
+    later = json.loads(file.read_text()) | {"format": 2}
+    for status in ("stopped", "finished"):
+        file.write_text(written := json.dumps(later | {"status": status}))
+        for checkpoint in ("last", RUN):
+            result = kindling("fit", "--ckpt_path", checkpoint, "--trainer.max_epochs", "3")
+            assert result.code == 1
+            assert f"{file} has format 2, not 1: update Kindling to resume the run" in result.err
+            assert file.read_text() == written
+    _warn_of_format.cache_clear()
+    listed = kindling("runs")
+    assert "tiny/version_0" in listed.out
+    assert listed.err.count("has format 2, not 1: update Kindling to read it correctly\n") == 1
 
 
 def test_a_failed_run_records_the_reason(kindling: Command) -> None:

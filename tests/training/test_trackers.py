@@ -119,6 +119,17 @@ def test_wandb_gets_configuration_metrics_and_best_checkpoint_of_each_run(kindli
     assert different(stored.local_path, RUN / "checkpoints/best.ckpt") == []
 
 
+@pytest.mark.usefixtures("offline")
+@pytest.mark.parametrize("options", [[], ["--config", "with/wandb"]], ids=["no tracker", "wandb"])
+def test_a_wandb_run_that_the_user_started_goes_on(kindling: Command, options: list[str]) -> None:
+    import wandb
+
+    own = wandb.init(project="own")
+    assert kindling("fit", *TINY, *options, "--trainer.max_epochs", "1").code == 0
+    assert wandb.run is own
+    own.log({"after": 1.0})
+
+
 @pytest.mark.slow  # MLflow takes seconds to create its database
 def test_mlflow_gets_configuration_metrics_and_best_checkpoint_of_each_run(kindling: Command) -> None:
     tracking = pytest.importorskip("mlflow.tracking", reason="mlflow is not installed")
@@ -132,10 +143,36 @@ def test_mlflow_gets_configuration_metrics_and_best_checkpoint_of_each_run(kindl
     assert (run.info.run_name, run.info.status) == ("tiny/version_0", "FINISHED")
     config = settings() | {"trainer.max_epochs": 2}  # MLflow never changes a parameter
     assert run.data.params == {name: str(value)[:250] for name, value in config.items()}
+    config_file = Path(client.download_artifacts(run.info.run_id, "config.yaml"))
+    assert config_file.read_bytes() == (RUN / "config.yaml").read_bytes()  # of the resumed run
     values = [each.value for each in client.get_metric_history(run.info.run_id, "val/loss")]
     assert values == pytest.approx(recorded("val/loss"))
     assert run.data.metrics["test/accuracy"] == pytest.approx(measured("test/accuracy"))
     assert different(client.download_artifacts(run.info.run_id, "best/best.ckpt"), RUN / "checkpoints/best.ckpt") == []
+
+
+@pytest.mark.slow
+def test_two_mlflow_loggers_resume_each_its_own_run(kindling: Command, tmp_path: Path) -> None:
+    tracking = pytest.importorskip("mlflow.tracking", reason="mlflow is not installed")
+    stores = [f"sqlite:///{tmp_path}/{name}.db" for name in ("one", "two")]
+    loggers = [
+        {
+            "class_path": "kindling.training.trackers.LocalMLFlowLogger",
+            "init_args": {"experiment_name": "kindling", "tracking_uri": store},
+        }
+        for store in stores
+    ]
+    Path("both.yaml").write_text(yaml.safe_dump({"trainer": {"logger": loggers}}))
+    for options in ([*TINY, "--config", "both.yaml"], ["--ckpt_path", "last", "--trainer.max_epochs", "3"]):
+        result = kindling("fit", *options, "--test_after_fit", "false")
+        assert result.code == 0, result.err
+    trackers = Run.read(RUN).metadata.trackers
+    assert [*trackers] == ["LocalMLFlowLogger", "LocalMLFlowLogger 2"]
+    for store, run_id in zip(stores, trackers.values(), strict=True):
+        client = tracking.MlflowClient(store)
+        (run,) = client.search_runs([client.get_experiment_by_name("kindling").experiment_id])
+        assert run.info.run_id == run_id
+        assert len(client.get_metric_history(run_id, "val/loss")) == 3
 
 
 @pytest.mark.slow

@@ -107,8 +107,8 @@ def _seconds(text: str) -> float:
 
 def _run_workers(options: Sequence[str], jobs: int, is_quiet: bool) -> int:
     """Run this command in several processes, which take the trials of the study in turn; return how many failed."""
-    cores, each = share_of_cores(), share_of_cores(jobs)
-    say(f"{jobs} trials at the same time, each with {each} of {cores} cores", stderr=is_quiet)
+    cores = share_of_cores()
+    say(f"{jobs} trials at the same time, each with {max(1, cores // jobs)} of {cores} cores", stderr=is_quiet)
     command = Job(["tune", *options, "--jobs=1", "--worker"])
     with closing(run_jobs([command] * jobs, jobs)) as ended:
         return sum(code != 0 for _, code in ended)

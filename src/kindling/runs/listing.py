@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,9 +14,10 @@ import yaml
 from kindling.runs.find import read_text
 from kindling.runs.folders import RUN_FILES, RUNS
 from kindling.runs.history import READ_ERRORS, read_history
-from kindling.runs.metadata import TEST, RunMetadata, read_json, status_of
+from kindling.runs.metadata import FILE, FORMAT, TEST, RunMetadata, read_json, status_of
 from kindling.runs.metric_names import standard_name
 from kindling.runs.trust import check_size
+from kindling.utils.console import say
 from kindling.utils.text import program_name, strip_control_characters, suggest
 
 YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C, if available: ten times as fast
@@ -39,8 +41,10 @@ class Run:
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Read a run folder; missing or damaged files are skipped."""
+        """Read a run folder; missing or damaged files are skipped, and a format that is too new causes a warning."""
         metadata, tested = RunMetadata.read(path), read_json(path / TEST)
+        if metadata.format > FORMAT:
+            _warn_of_format(path.parent, metadata.format)
         metrics = {standard_name(name): value for name, value in tested.items() if isinstance(value, float | int)}
         return cls(path, metadata, status_of(metadata), metrics)
 
@@ -62,6 +66,13 @@ class Run:
             check_size(config)
             return flatten_config(config) if isinstance(config, dict) else {}
         return {}
+
+
+@cache
+def _warn_of_format(folder: Path, version: int) -> None:
+    """Print once for each folder of runs that values may be missing or have another meaning."""
+    text = f"{folder}: {FILE} of some runs has format {version}, not {FORMAT}: update Kindling to read it correctly"
+    say(text, stderr=True)
 
 
 def flatten_config(config: dict[str, Any]) -> dict[str, Any]:

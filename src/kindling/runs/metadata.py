@@ -22,9 +22,7 @@ from kindling.utils.files import atomic_write
 from kindling.utils.text import strip_control_characters
 
 FILE, TEST = "run.json", "test_metrics.json"
-FORMAT = (
-    1  # of run.json, see docs/run-folders.md: a field that changes its meaning or goes raises it, a new one does not
-)
+FORMAT = 1  # of run.json; raised when a field changes its meaning or is removed, not when one is added
 RENAMED = {"seen": "heartbeat", "planned": "max_epochs", "came_from": "parent", "altered": "modified"}  # since 0.1.0
 
 
@@ -33,7 +31,7 @@ class RunMetadata:
     """Content of `run.json`; unknown values are None or empty.
 
     Attributes:
-        format: Version of the format; files without it were written before there was one.
+        format: Version of the format; 1 for a file without it.
         recipe: Names of the config files, joined by +.
         commands: Command lines: of the start and of each resume.
         commits: Git commit of each command.
@@ -54,7 +52,7 @@ class RunMetadata:
         modified: Whether the run was resumed with other settings, another commit or another number of threads.
         tested: Whether `fit` has tested its best checkpoint; None in files of older versions.
         versions: Versions of Kindling, torch and Lightning.
-        trackers: IDs of the run in W&B and MLflow, by the class of the logger.
+        trackers: IDs of the run in W&B and MLflow, by the class of the logger; a further one of the class has a number.
     """
 
     format: int = FORMAT
@@ -177,16 +175,28 @@ def is_lower_better(metric: str) -> bool:
     return metric.endswith(("loss", "error", "mae", "mse"))
 
 
+def _check_format(run: Path, metadata: RunMetadata) -> None:
+    """Raise ValueError if a later version of Kindling wrote `run.json`, which this one must not overwrite."""
+    if metadata.format > FORMAT:
+        raise ValueError(f"{run / FILE} has format {metadata.format}, not {FORMAT}: update Kindling to resume the run")
+
+
 def check_is_free(run: Path) -> None:
-    """Raise ValueError if another process is training in a run folder."""
+    """Raise ValueError if another process is training in a run folder, or if its format is too new."""
     metadata = RunMetadata.read(run)
+    _check_format(run, metadata)
     if status_of(metadata) == "running" and metadata.process.get("pid") != os.getpid():
         where = f"process {metadata.process.get('pid')} on {metadata.process.get('host')}"
         raise ValueError(f"{run} is still being trained ({where}): wait for it or stop it first")
 
 
 def claim(run: Path, metadata: RunMetadata) -> None:
-    """Record that this process is about to train in a run folder, so that no other one does."""
+    """Record that this process is about to train in a run folder, so that no other one does.
+
+    Raises:
+        ValueError: If a later version of Kindling wrote `run.json`.
+    """
+    _check_format(run, metadata)
     metadata.status, metadata.heartbeat, metadata.process = "running", utc_timestamp(), process_info(run)
     metadata.write(run)
 

@@ -49,8 +49,8 @@ class TrackerUpdater(Callback):
         earlier = RunMetadata.read(run)
         stored = {} if is_copy(earlier.process, run) else earlier.trackers
         name = f"{run.parent.name}/{run.name}"
-        for logger in loggers:
-            run_id = stored.get(type(logger).__name__)
+        for key, logger in _by_key(loggers):
+            run_id = stored.get(key)
             if isinstance(logger, WandbLogger):
                 logger._wandb_init["name"] = logger._name = logger._name or name
                 logger._wandb_init["id"] = logger._id = logger._id or run_id
@@ -63,18 +63,27 @@ class TrackerUpdater(Callback):
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.record.run and trainer.is_global_zero:
             settings = Run.read(self.record.run).settings()  # config.yaml is written by now
-            for logger in self.loggers:
-                self._log(logger, settings)
+            for key, logger in _by_key(self.loggers):
+                self._log(key, logger, settings, self.record.run / "config.yaml")
             self.loggers = []
 
-    def _log(self, logger: Logger, settings: dict[str, Any]) -> None:
+    def _log(self, key: str, logger: Logger, settings: dict[str, Any], config: Path) -> None:
         known: dict[str, Any] = {}
         if isinstance(logger, MLFlowLogger):  # which never changes a parameter
             known = logger.experiment.get_run(logger.run_id).data.params
             logger.experiment.update_run(logger.run_id, status="RUNNING")
+            logger.experiment.log_artifact(logger.run_id, str(config))  # parameters are cut off
         logger.log_hyperparams({name: value for name, value in settings.items() if name not in known})
         if isinstance(logger, MLFlowLogger | WandbLogger):
-            self.record.record.trackers[type(logger).__name__] = str(logger.version)
+            self.record.record.trackers[key] = str(logger.version)
+
+
+def _by_key(loggers: list[Logger]) -> Iterator[tuple[str, Logger]]:
+    """Yield each logger with its key in `run.json`: MLFlowLogger, MLFlowLogger 2, WandbLogger."""
+    names = [type(logger).__name__ for logger in loggers]
+    for i, (name, logger) in enumerate(zip(names, loggers, strict=True)):
+        number = names[: i + 1].count(name)
+        yield name if number == 1 else f"{name} {number}", logger
 
 
 def _exists(logger: MLFlowLogger, run_id: str) -> bool:
@@ -87,11 +96,16 @@ def _exists(logger: MLFlowLogger, run_id: str) -> bool:
 
 @contextmanager
 def finishing_trackers() -> Iterator[None]:
-    """Finish the W&B run of this block, which would otherwise receive the metrics of the next run in this process."""
-    code = 1
+    """Finish the W&B run that this block starts, or it would receive the metrics of the next run in this process."""
+    before, code = _wandb_run(), 1
     try:
         yield
         code = 0
     finally:
-        if (wandb := sys.modules.get("wandb")) and wandb.run:
-            wandb.finish(exit_code=code)
+        if (run := _wandb_run()) and run is not before:
+            run.finish(exit_code=code)
+
+
+def _wandb_run() -> Any:
+    """Return the current W&B run of this process, if any, without importing W&B."""
+    return getattr(sys.modules.get("wandb"), "run", None)

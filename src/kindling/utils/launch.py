@@ -8,8 +8,8 @@ class Launch(NamedTuple):
     """What the environment says about the processes of a run, before they are connected.
 
     Attributes:
-        launcher: `torchrun`, `srun`, or `MASTER_PORT`, the variable that any other launcher sets; empty if this process
-            was started alone.
+        launcher: `torchrun`, `srun` or `MASTER_PORT`, the variable by which another launcher was recognized; empty if
+            this process was started alone.
         is_first: Whether this is the first process of the run.
         processes: Number of processes that the launcher has started; 0 if each of them will start more, on its node.
     """
@@ -20,7 +20,12 @@ class Launch(NamedTuple):
 
 
 def find_launch() -> Launch:
-    """Return how this process was started, without slow imports; Lightning recognizes launchers in the same way."""
+    """Return how this process was started, without slow imports.
+
+    The rules are Lightning's for torchrun, Slurm and launchers that set MASTER_PORT. So a Slurm job with SLURM_NTASKS
+    counts as started by srun, also where its script starts Python without srun, unless its name is bash or interactive.
+    Lightning's detection of LSF (jsrun) and MPI (mpi4py) is left out.
+    """
     get = os.environ.get
     if "TORCHELASTIC_RUN_ID" in os.environ:
         return Launch("torchrun", get("RANK") == "0", int(os.environ["WORLD_SIZE"]))
