@@ -46,6 +46,16 @@ class SignalAt(Callback):
             signal.raise_signal(self.number)
 
 
+class SignalInSetup(Callback):
+    """Sends a signal to this process before the callbacks after it are set up."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        signal.raise_signal(self.number)
+
+
 class SignalInTest(Callback):
     """Sends a signal to the process of one rank before its first test batch."""
 

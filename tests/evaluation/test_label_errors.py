@@ -124,7 +124,10 @@ def test_swapped_labels_of_images_are_at_the_top_of_the_file(kindling: Command) 
     assert (found["given"].astype(str) == found["file"].str[0]).all()
     predicted = pd.read_csv(folder / "predictions.csv").set_index("file")
     assert (predicted.loc[found["file"], "prediction"].to_numpy() == found["suggested"].to_numpy()).all()
-    assert f"{len(found):,} of 800 labels look wrong" in read(folder).text
+    text = read(folder).text
+    assert f"{len(found):,} of 800 labels look wrong" in text
+    assert "Only test samples are covered" not in text
+    assert "Only test samples are covered" in read(folder / "fold_1/version_0").text
 
     wrong_rows = found.set_index("file").astype(str)  # corrected as docs/report.md says
     split = pd.read_csv(folder / "fold_1/version_0/split.csv", dtype=str, keep_default_na=False).set_index("file")

@@ -216,7 +216,7 @@ def test_a_model_trained_on_rows_cannot_be_a_backbone(kindling: Command, trained
             "fewer.pt contains no weights of shufflenet_v2_x0_5: conv1.0.weight is missing",
         ),
         (["--model.weights", "list.pt"], "list.pt contains no weights: it is not a dictionary of tensors"),
-        (["--model.weights", "gone.pt"], f"{SHUFFLENET} has no weights gone.pt: choose"),
+        (["--model.weights", "gone.pt"], "there is no file gone.pt\n"),
         (["--model.image_size", "0"], f"image_size must be at least 1 for {SHUFFLENET}, got 0"),
         (["--model.image_size", "-8"], f"image_size must be at least 1 for {SHUFFLENET}, got -8"),
         (

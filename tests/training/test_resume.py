@@ -201,6 +201,18 @@ def test_sigterm_stops_a_run_like_ctrl_c(kindling: Command) -> None:
 
 @pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_interrupted_while_callbacks_are_set_up_leaves_nothing(kindling: Command, number: int) -> None:
+    callbacks = [
+        {"class_path": "helpers.SignalInSetup", "init_args": {"number": int(number)}},
+        {"class_path": "OnExceptionCheckpoint", "init_args": {"dirpath": "saved"}},
+    ]
+    stopped = kindling("fit", *TINY, "--trainer.callbacks", json.dumps(callbacks))
+    assert (stopped.code, stopped.err) == (1 if number == signal.SIGINT else 143, "kindling: interrupted\n")
+    assert not Path("runs").exists()
+
+
+@pytest.mark.quick_cases(1)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_test_is_finished_by_resuming(kindling: Command, number: int) -> None:
     callback = {"class_path": "helpers.SignalInTest", "init_args": {"number": int(number)}}
     stopped = kindling("fit", *TINY, "--trainer.callbacks", json.dumps([callback]))

@@ -2,19 +2,24 @@
 
 import csv
 import json
+import os
 import shutil
 import struct
+import subprocess
+import sys
+import threading
 import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from conftest import TINY, Command, different
+from conftest import LOADING, TINY, Command, different
 from kindling.runs.listing import Run
-from kindling.training.trackers import LocalMLFlowLogger, finishing_trackers
+from kindling.training.trackers import LocalMLFlowLogger, check_server, finishing_trackers
 
 RUN = Path("runs/tiny/version_0")
 
@@ -195,6 +200,33 @@ def test_mlflow_uses_the_server_of_the_environment(monkeypatch: pytest.MonkeyPat
     assert LocalMLFlowLogger()._tracking_uri == "sqlite:///mlflow.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")
     assert LocalMLFlowLogger()._tracking_uri == "http://127.0.0.1:5000"
+
+
+@pytest.mark.slow  # imports MLflow
+def test_a_server_that_cannot_be_reached_ends_the_run_in_one_line(kindling: Command) -> None:
+    pytest.importorskip("mlflow", reason="mlflow is not installed")
+    with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
+        address = f"http://127.0.0.1:{server.server_port}"
+        threading.Thread(target=server.handle_request).start()
+        check_server(address)  # answers with an error
+    result = kindling("fit", *TINY, "--config", "with/mlflow", "--trainer.logger.tracking_uri", address)
+    message = f"can't reach the MLflow server at {address}: start it, or leave out tracking_uri and MLFLOW_TRACKING_URI"
+    assert (result.code, result.err) == (1, f"kindling: error: {message}\n")
+    assert not Path("runs").exists()
+
+
+@pytest.mark.slow  # starts a process: W&B remembers the settings of this one
+def test_wandb_without_a_login_ends_the_run_in_one_line(tmp_path: Path) -> None:
+    pytest.importorskip("wandb", reason="wandb is not installed")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
+    environment |= {"HOME": str(tmp_path), "NETRC": str(tmp_path / "netrc"), "WANDB_CONFIG_DIR": str(tmp_path)}
+    typed = [sys.executable, "-m", "kindling", "fit", *TINY, "--config", "with/wandb"]
+    result = subprocess.run(
+        typed, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    )
+    message = "W&B has no API key: run wandb login, or set WANDB_MODE=offline"
+    assert (result.returncode, result.stderr.removeprefix(LOADING)) == (1, f"kindling: error: {message}\n")
+    assert not Path("runs").exists()
 
 
 def test_any_logger_gets_the_configuration(kindling: Command) -> None:

@@ -49,7 +49,7 @@ from kindling.training.checkpoint_io import write_atomically
 from kindling.training.processes import end_with_parent, reporting_as_one, watch_parents, watch_processes
 from kindling.training.sync_batch_norm import use_own_batch_norm
 from kindling.training.terminate_on_nan import describe_anomaly
-from kindling.training.trackers import finishing_trackers
+from kindling.training.trackers import explaining_login, finishing_trackers
 from kindling.training.user_callbacks import naming_monitors
 from kindling.tuning import diagnostics
 from kindling.tuning.trials import TrialOptions
@@ -180,6 +180,7 @@ class KindlingCLI(LightningCLI):
                 raise ValueError(f"the Trainer can't be built: {error}") from error
             raise
 
+    @explaining_login()
     @finishing_trackers()
     def fit(self, **kwargs: Any) -> None:
         """Train, then test the best checkpoint."""

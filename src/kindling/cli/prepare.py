@@ -58,8 +58,8 @@ def run(command: str, options: Sequence[str]) -> None:
         say(f"{out} is already prepared: if samples have changed since, delete it or choose another --out")
     else:
         print_manifest(manifest, out)
-    model = "CNNClassifier" if manifest.kind == "images" else "MLPClassifier"
-    say(f"next: {as_command('kindling', 'fit', f'--model {model} --data StreamingDataModule --data.path', out)}")
+    recipe = "--config images_cnn" if manifest.kind == "images" else "--model MLPClassifier"
+    say(f"next: {as_command('kindling', 'fit', f'{recipe} --data StreamingDataModule --data.path', out)}")
 
 
 def with_source(options: Sequence[str]) -> list[str]:

@@ -46,6 +46,8 @@ def choose_flip(train: ArrayDataset, seed: int) -> bool:
     if not train.is_shuffled:
         rows = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))[:MAX_IMAGES].sort().values
     flip = keeps_labels(train.inputs[rows], train.labels[rows])
-    reason = "mirrored images look like others of the same label" if flip else "a mirrored image can have another label"
+    reason = "mirrored images look like others of the same label"
+    if not flip:
+        reason = "mirrored images look less like others of their label; --data.flip true mirrors them anyway"
     logger.info(f"--data.flip {str(flip).lower()} is chosen: {reason}")
     return flip

@@ -13,7 +13,7 @@ from kindling.models.loading import build_from_spec, is_model_spec, read_model_s
 from kindling.models.task import BaseTask
 from kindling.models.timm_networks import PREFIX, count_features, create_network, is_timm_name, timm_names
 from kindling.models.timm_weights import load_timm_weights
-from kindling.models.weights import load_weights, read_file, read_torchvision
+from kindling.models.weights import check_weights_file, load_weights, read_file, read_torchvision
 from kindling.runs.find import find_checkpoint
 from kindling.utils.optional import require_extra
 from kindling.utils.text import suggest
@@ -125,6 +125,7 @@ def load_torchvision_weights(network: nn.Module, name: str, weights: str) -> Non
     elif (path := Path(weights)).is_file():
         content = read_file(path)
     else:
+        check_weights_file(weights)
         names = ", ".join(choices.__members__)
         raise ValueError(f"{name} has no weights {weights}: choose {names}, none, or a file")
     load_weights(network, content, path, name)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from kindling.models.timm_networks import create_network
 from kindling.models.weight_order import convert_by_order
-from kindling.models.weights import load_weights, raise_failed_download
+from kindling.models.weights import check_weights_file, load_weights, raise_failed_download
 from kindling.utils.console import progress
 
 FILES = ("model.safetensors", "pytorch_model.bin")  # names of weights on the hub, in order of preference
@@ -28,11 +28,12 @@ def load_timm_weights(network: nn.Module, name: str, weights: str, size: tuple[i
 
     Raises:
         ValueError: If there are no such weights, or they belong to another network.
-        OSError: If they are missing and can't be downloaded.
+        OSError: If the file is missing, or the weights can't be downloaded.
     """
     import timm
 
     if weights != "DEFAULT":
+        check_weights_file(weights)
         path = Path(weights)
         if not path.is_file():
             raise ValueError(

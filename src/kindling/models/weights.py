@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 DENSENET = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")  # older files: "norm.1." instead of "norm1."
+SUFFIXES = (".bin", ".ckpt", ".pt", ".pth", ".safetensors")
 
 
 def read_torchvision(weights: Any) -> tuple[Path, Any]:
@@ -40,8 +41,15 @@ def raise_failed_download(url: str, path: Path, error: Exception) -> NoReturn:
     """
     raise OSError(
         f"can't download {url}: save it as {path}, or use --model.weights FILE, --model.weights none or --config "
-        "images_cnn"
+        "images_cnn; docs/transfer.md names a package that contains weights"
     ) from error
+
+
+def check_weights_file(weights: str) -> None:
+    """Raise FileNotFoundError if weights are given as the path of a missing file, rather than by name."""
+    path = Path(weights)
+    if (path.suffix in SUFFIXES or len(path.parts) > 1) and not path.is_file():
+        raise FileNotFoundError(f"there is no file {weights}")
 
 
 def read_file(path: Path) -> Any:

@@ -4,8 +4,12 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from http.client import HTTPException
 from pathlib import Path
+from ssl import SSLError
 from typing import Any
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger, MLFlowLogger, WandbLogger
@@ -15,6 +19,8 @@ from kindling.runs.listing import Run
 from kindling.runs.metadata import RunMetadata
 from kindling.runs.process import is_copy
 from kindling.training.run_metadata import RunMetadataWriter
+
+SERVER_SECONDS = 10  # for the first answer of a server
 
 
 class LocalMLFlowLogger(MLFlowLogger):
@@ -44,7 +50,11 @@ class TrackerUpdater(Callback):
         self.loggers: list[Logger] = []
 
     def adopt(self, loggers: list[Logger], run: Path) -> None:
-        """Take over the loggers of a user before they start their runs; names and IDs that the user chose stay."""
+        """Take over the loggers of a user before they start their runs; names and IDs that the user chose stay.
+
+        Raises:
+            ConnectionError: If an MLflow server can't be reached.
+        """
         self.loggers = loggers
         earlier = RunMetadata.read(run)
         stored = {} if is_copy(earlier.process, run) else earlier.trackers
@@ -52,9 +62,12 @@ class TrackerUpdater(Callback):
         for key, logger in _by_key(loggers):
             run_id = stored.get(key)
             if isinstance(logger, WandbLogger):
+                if not logger._wandb_init.get("anonymous"):
+                    logger._wandb_init.pop("anonymous", None)  # W&B warns about it, even if nobody set it
                 logger._wandb_init["name"] = logger._name = logger._name or name
                 logger._wandb_init["id"] = logger._id = logger._id or run_id
             elif isinstance(logger, MLFlowLogger):
+                check_server(logger._tracking_uri or "")
                 logger._run_name = logger._run_name or name
                 if run_id and not logger._run_id and _exists(logger, run_id):
                     logger._run_id = run_id
@@ -86,6 +99,22 @@ def _by_key(loggers: list[Logger]) -> Iterator[tuple[str, Logger]]:
         yield name if number == 1 else f"{name} {number}", logger
 
 
+def check_server(address: str) -> None:
+    """Raise ConnectionError if an MLflow server can't be reached, for which MLflow itself takes minutes."""
+    if not address.startswith(("http://", "https://")):
+        return
+    try:
+        urlopen(address, timeout=SERVER_SECONDS).close()
+    except (HTTPError, HTTPException):
+        return  # it has answered
+    except OSError as error:
+        if isinstance(getattr(error, "reason", None), SSLError):
+            return  # MLflow has options for certificates
+        raise ConnectionError(
+            f"can't reach the MLflow server at {address}: start it, or leave out tracking_uri and MLFLOW_TRACKING_URI"
+        ) from error
+
+
 def _exists(logger: MLFlowLogger, run_id: str) -> bool:
     from mlflow.exceptions import MlflowException
 
@@ -109,3 +138,15 @@ def finishing_trackers() -> Iterator[None]:
 def _wandb_run() -> Any:
     """Return the current W&B run of this process, if any, without importing W&B."""
     return getattr(sys.modules.get("wandb"), "run", None)
+
+
+@contextmanager
+def explaining_login() -> Iterator[None]:
+    """Raise ValueError with all ways out if W&B has no API key and no terminal to ask for one."""
+    try:
+        yield
+    except Exception as error:
+        wandb = sys.modules.get("wandb")
+        if wandb and isinstance(error, wandb.errors.UsageError) and "API key" in str(error):
+            raise ValueError("W&B has no API key: run wandb login, or set WANDB_MODE=offline") from error
+        raise

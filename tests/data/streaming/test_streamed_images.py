@@ -126,7 +126,7 @@ def test_prepared_images_are_those_of_the_folder(photos: Path, kindling: Command
 
     assert result.code == 0, result.err
     assert "61 samples (45 train, 4 val, 12 test)" in result.out
-    assert "next: kindling fit --model CNNClassifier --data StreamingDataModule --data.path shards" in result.out
+    assert "next: kindling fit --config images_cnn --data StreamingDataModule --data.path shards" in result.out
     found = manifest()
     for split, described in found["splits"].items():
         for stored in [*described["shards"], described["targets"]]:

@@ -16,6 +16,7 @@ from kindling.utils.text import count_noun
 
 SHOWN = 12
 NO_CLASS = "none"
+OTHERS = "Only test samples are covered. For all labels, run kindling repeat --folds 5 with the options of this run."
 
 
 def save_label_errors(
@@ -32,12 +33,17 @@ def save_label_errors(
 
 
 def label_error_section(
-    errors: LabelErrors, targets: Tensor, model: ClassificationTask | MultiLabelTask, data: BaseDataModule
+    errors: LabelErrors,
+    targets: Tensor,
+    model: ClassificationTask | MultiLabelTask,
+    data: BaseDataModule,
+    covers_all: bool,
 ) -> Html:
-    """Return the most likely label errors."""
+    """Return the most likely label errors; unless all folds were tested, with the command that covers all labels."""
     total = count_noun(len(targets), "label", "labels")
+    scope = "" if covers_all else f" {OTHERS}"
     if not len(errors.rows):
-        return element("p", f"None of {total} looks wrong.")
+        return element("p", f"None of {total} looks wrong.{scope}")
     rows = errors.rows[:SHOWN]
     given, suggested = (
         [text or NO_CLASS for text in label_texts(labels, model.class_names)]
@@ -48,5 +54,5 @@ def label_error_section(
         f"{len(errors.rows):,} of {total} {'look' if len(errors.rows) > 1 else 'looks'} wrong (confident learning): "
     )
     intro += f"the model is sure of another class. The most likely {len(rows)} are shown; {LABEL_ERRORS} in the run "
-    intro += "folder lists all. Look at each: the model may be wrong instead."
+    intro += f"folder lists all. Look at each: the model may be wrong instead.{scope}"
     return show_samples(rows, columns, intro, "how much more probable the suggestion is", data)

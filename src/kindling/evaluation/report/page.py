@@ -111,7 +111,8 @@ def write_report(
     lines = [element("p", line, class_="soft") for line in (about, found.note) if line]
     if not isinstance(model, RegressionTask):
         errors = save_label_errors(run, outputs, targets, model, data)
-        sections = chain(sections, [section("Likely label errors", label_error_section(errors, targets, model, data))])
+        suspects = label_error_section(errors, targets, model, data, covers_all=by_fold is not None)
+        sections = chain(sections, [section("Likely label errors", suspects)])
     if explain:
         sections = chain(sections, quality_section(data, wrong))
     parts = [element("h1", title), *lines, *sections, *_reproduction(run, command)]
