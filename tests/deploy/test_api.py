@@ -99,3 +99,9 @@ def test_the_description_of_a_table_names_its_columns() -> None:
     assert body["schema"]["properties"]["rows"]["items"]["required"] == ["age", "plan", "since"]
     answer = schema["paths"]["/predict"]["post"]["responses"]["200"]["content"]["application/json"]["schema"]
     assert answer == {"$ref": "#/components/schemas/ClassPredictions"}
+    example = schema["paths"]["/predict"]["post"]["responses"]["200"]["content"]["application/json"]["example"]
+    (prediction,) = example["predictions"]
+    assert [each["class"] for each in prediction["top"]] == ["no", "yes"]
+    assert prediction["class"] == "no"
+    description = schema["paths"]["/predict"]["post"]["description"]
+    assert description == "Predict the samples in the body: rows with the columns age, plan, since."

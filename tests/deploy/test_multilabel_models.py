@@ -40,7 +40,8 @@ def test_load_predicts_what_the_command_predicts(trained: Train) -> None:
     Image.fromarray(images[3].permute(1, 2, 0).numpy()).save("photo.png")
     np.testing.assert_allclose(model.predict("photo.png").probabilities[0], found.probabilities[3], rtol=1e-5)
     assert repr(model) == (
-        "Predictor: CNNMultiLabelClassifier, takes images of shape (3, 8, 8), predicts classes red, green, blue"
+        "Predictor: CNNMultiLabelClassifier, takes images (PNG, JPEG, ...) of any size, or numbers of shape (3, 8, 8), "
+        "predicts classes red, green, blue"
     )
     assert (model.card.task, model.card.classes) == ("multilabel", COLORS)
     precision = json.loads((RUN / "test_metrics.json").read_text())["test/map"]

@@ -131,7 +131,8 @@ def test_health_and_info_say_what_is_there(server: Server, predictor: Predictor)
     assert status == 200
     assert info["classes"] == list(predictor.card.classes)
     assert info["metrics"] == predictor.card.metrics
-    assert info["takes"] == "images of shape (1, 28, 28)"
+    assert info["takes"] == "images (PNG, JPEG, ...) of any size, or numbers of shape (1, 28, 28)"
+    assert not {"target", "unit"} & {*info}
     assert "access-control-allow-origin" not in {name.lower() for name in headers}
     status, page, _ = server.ask("GET", "/")
     assert status == 200

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from datetime import date, timedelta
 from typing import Any
 
+import torch
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel, Field
@@ -12,10 +13,12 @@ from kindling.data.tables.rows import distinct_columns
 from kindling.data.tables.values import Column
 from kindling.deploy.card import ModelCard
 from kindling.deploy.request_bodies import MAX_CELL, MAX_FILES
+from kindling.deploy.responses import to_predictions
 from kindling.deploy.served_models import ServedModel
 
 MAX_EXAMPLE = 20_000  # characters of an example
 MAX_FLOAT32 = 3.4028e38
+TOP = 5  # default of ?top=
 
 
 class Error(BaseModel):
@@ -102,8 +105,8 @@ class ModelInfo(BaseModel):
     input_shape: list[int]
     columns: list[dict[str, Any]] | None
     takes: str
-    target: str
-    unit: str
+    target: str = Field("", description="Of regression only.")
+    unit: str = Field("", description="Of regression only.")
     threshold: float | None
     positive_class: str
     metrics: dict[str, float | None]
@@ -132,7 +135,11 @@ def describe_api(app: FastAPI, models: Mapping[str, ServedModel], has_key: bool)
     schema = get_openapi(title=app.title, version=app.version, routes=app.routes)
     for prefix, model in models.items():
         body = request_body(model.current.predictor.card, model.current.max_samples)
-        schema["paths"][f"{prefix}/predict"]["post"]["requestBody"] = body
+        operation = schema["paths"][f"{prefix}/predict"]["post"]
+        operation["requestBody"] = body
+        operation["description"] = f"Predict the samples in the body: {model.current.predictor.takes}."
+        answer = operation["responses"]["200"]["content"]["application/json"]
+        answer["example"] = answer_example(model.current.predictor.card)
     if has_key:
         schema["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
         schema["security"] = [{"key": []}]
@@ -162,6 +169,14 @@ def request_body(card: ModelCard, max_samples: int) -> dict[str, Any]:
         }
         content["multipart/form-data"] = {"schema": form}
     return {"required": True, "content": content}
+
+
+def answer_example(card: ModelCard) -> dict[str, Any]:
+    """Return the answer for a made-up prediction of a model, with its class names."""
+    number = len(card.classes)
+    outputs = torch.linspace(1, -1, number).mul(2).softmax(0) if number else torch.tensor(12.5)
+    predictions = to_predictions(outputs.unsqueeze(0), str(card.task), card.classes, TOP, card.decision)
+    return {"predictions": predictions}
 
 
 def _json(name: str, schema: dict[str, Any], example: Any, others: bool) -> dict[str, Any]:

@@ -123,7 +123,8 @@ class Predictor:
     def takes(self) -> str:
         """Description of the inputs."""
         if self.card.columns is None:
-            return f"{'images' if self.card.takes_images else 'numbers'} of shape {self.card.input_shape}"
+            files = "images (PNG, JPEG, ...) of any size, or " if self.card.takes_images else ""
+            return f"{files}numbers of shape {self.card.input_shape}"
         return f"rows with the columns {join_names([column['name'] for column in distinct_columns(self.card.columns)])}"
 
     def _rows(self, rows: Any, source: object) -> Tensor:

@@ -20,7 +20,7 @@ from starlette.exceptions import HTTPException
 
 from kindling import __version__
 from kindling.data.tables.rows import distinct_columns
-from kindling.deploy.api_schema import ERRORS, RESPONSES, ModelInfo, ModelList, Status, describe_api
+from kindling.deploy.api_schema import ERRORS, RESPONSES, TOP, ModelInfo, ModelList, Status, describe_api
 from kindling.deploy.batching import QueueFullError
 from kindling.deploy.gateway import Gateway, error_response
 from kindling.deploy.metrics import Metrics
@@ -28,7 +28,6 @@ from kindling.deploy.request_bodies import BodyReader
 from kindling.deploy.responses import to_predictions
 from kindling.deploy.served_models import ServedModel
 
-TOP = 5  # default of ?top=
 MAX_TOP = 9999
 PROBE_SECONDS = 5.0  # within which a model that is ready predicts a sample
 DOCS_FILES = ("swagger-ui.css", "swagger-ui-bundle.js")  # in the package fastapi-swagger
@@ -133,6 +132,8 @@ class Service:
             card = current.predictor.card.as_dict()
             if card["columns"] is not None:
                 card["columns"] = distinct_columns(card["columns"])  # the members of an ensemble share them
+            if card["task"] != "regression":
+                del card["target"], card["unit"]
             more = {"version": current.version, "takes": current.predictor.takes, "max_bytes": self.max_bytes}
             names = [*dict.fromkeys(each.name for each in self.prefixes.values())]
             return JSONResponse({**card, **more, "name": model.name, "models": names})

@@ -424,3 +424,14 @@ def test_faulty_images_are_found_and_shown_on_a_page(kindling: Command) -> None:
 def test_clean_images_have_no_faults() -> None:
     write_photos()
     assert not {"blank", "blurred", "shape", "near-copies"} & {*found(inspect_data(ImageFolderDataModule("photos")))}
+
+
+def test_which_images_are_blurred_does_not_depend_on_the_split() -> None:
+    for row, path in enumerate(write_photos()):  # of all degrees of sharpness
+        Image.open(path).filter(ImageFilter.GaussianBlur(2.5 * (row / 60) ** 3)).save(path)
+    blurred = [
+        sorted(found(inspect_data(ImageFolderDataModule("photos", split_seed=seed)))["blurred"].where)
+        for seed in range(3)
+    ]
+    assert blurred[0] == blurred[1] == blurred[2]
+    assert blurred[0]

@@ -22,6 +22,7 @@ from sklearn.datasets import load_sample_images
 
 from conftest import SHUFFLENET, Command, differences
 from kindling import ImageFolderDataModule, StreamingDataModule
+from kindling.data.checks import inspect_data
 from kindling.data.streaming.plan import ShardTask
 from kindling.data.streaming.store import FileStore
 from kindling.data.streaming.writing import ShardWriter
@@ -141,6 +142,16 @@ def test_prepared_images_are_those_of_the_folder(photos: Path, kindling: Command
     assert streamed.mean == pytest.approx(in_memory.mean, abs=1e-6)
     assert streamed.std == pytest.approx(in_memory.std, abs=1e-6)
     assert {*streamed.tested_rows()} == {*in_memory.tested_rows()}
+
+
+def test_labels_in_shards_are_checked(photos: Path, kindling: Command) -> None:
+    (photos / "light/01.jpg").rename(photos / "dark/wrong.jpg")
+    kindling(*PREPARE)
+
+    report = inspect_data(StreamingDataModule("shards", num_workers=0))
+    (labels,) = (finding.where for finding in report.findings if finding.check == "labels")
+    assert len(labels) == 1
+    assert ": dark, predicted light" in labels[0]
 
 
 def test_litdata_itself_reads_the_shards_and_jpegs_keep_their_bytes(photos: Path, kindling: Command) -> None:

@@ -1,14 +1,15 @@
 """Images of a folder, and checks of their files and pixels."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from kindling.data.checks.arrays import thumbnails
 from kindling.data.checks.groups import find_groups
-from kindling.data.checks.quality import FAULTS, find_faults
+from kindling.data.checks.quality import find_faults
 from kindling.data.checks.report import Finding
 from kindling.data.checks.samples import SampleTable
 from kindling.data.images.datamodule import ImageFolderDataModule
@@ -112,15 +113,26 @@ class FolderImages:
 
     def _faults(self) -> Iterator[Finding]:
         """Yield findings about images that are blank, very dark, very bright or blurred, in their order."""
-        start, found = 0, {fault: list[str]() for fault in FAULTS}
-        for dataset in self.datasets:
-            for fault, numbers in find_faults(dataset.inputs, len(dataset)).items():
-                found[fault] += [self.names[start + number] for number in numbers]
-            start += len(dataset)
-        for fault, names in found.items():
-            if not names:
-                continue
+        # All splits at once: which images are blurred in comparison with the others must not depend on the split.
+        for fault, numbers in find_faults(_Joined(self.datasets), len(self.names)).items():
+            names = [self.names[number] for number in numbers]
             check = "blurred" if fault == "blurred" else "blank"
             message = f"{len(names):,} of {len(self.names):,} images are {fault}"
             fix = "look at them, and remove those without content"
             yield Finding(check, "warning", message, names, fix, [(name,) for name in names])
+
+
+class _Joined:
+    """The inputs of some datasets, one after the other, as lazy inputs; they are read in order."""
+
+    def __init__(self, datasets: Sequence[ArrayDataset]) -> None:
+        self.datasets = datasets
+
+    def __getitem__(self, index: Tensor) -> Tensor:
+        parts, start = [], 0
+        for dataset in self.datasets:
+            rows = index[(index >= start) & (index < start + len(dataset))] - start
+            if len(rows):
+                parts.append(dataset.inputs[rows])
+            start += len(dataset)
+        return torch.cat(parts)
