@@ -6,6 +6,7 @@ often for transformers, which mix all places of an image.
 """
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from lightning.pytorch.strategies import DDPStrategy
@@ -60,7 +61,8 @@ def integrated_gradients(model: BaseTask, images: Tensor, weights: Sequence[Tens
         if not outputs.requires_grad:
             return None
         for total, each in zip(totals, weights, strict=True):
-            (gradient,) = torch.autograd.grad((outputs * each).sum(), point, retain_graph=True, allow_unused=True)
+            found = torch.autograd.grad((outputs * each).sum(), point, retain_graph=True, allow_unused=True)
+            gradient = cast(Tensor | None, found[0])
             if gradient is None:
                 return None
             total += gradient / STEPS
