@@ -94,7 +94,8 @@ class ShardInputs:
         """Return the inputs in rows of shards."""
         if self._owner != os.getpid():  # a forked process must not move the positions in the files of its parent
             self._files, self._owner = {}, os.getpid()
-        numbers, contents = self.shards_of(rows), {}
+        numbers = self.shards_of(rows)
+        contents: dict[int, Any] = {}  # by place
         distinct = [*dict.fromkeys(numbers)]
         for start in range(0, len(distinct), self.max_open):
             part = distinct[start : start + self.max_open]
