@@ -5,6 +5,7 @@ import socket
 import threading
 import time
 from contextlib import ExitStack
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from PIL import Image
 from servers import app_of, serving_here
 from torch import Tensor
 
-from kindling.deploy import predictor as predictors
+from kindling.data.tables.rows import encode_rows
 from kindling.deploy import request_bodies
 from kindling.deploy.card import ModelCard
 from kindling.deploy.predictor import Predictor
@@ -57,10 +58,12 @@ def test_tensors_of_small_images_count(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_rows_are_counted_before_they_are_encoded(monkeypatch: pytest.MonkeyPatch) -> None:
     encoded: list[int] = []
-    original = predictors.encode_rows
-    monkeypatch.setattr(
-        predictors, "encode_rows", lambda rows, *more: encoded.append(len(rows)) or original(rows, *more)
-    )
+
+    def encode(rows: Any, *more: Any) -> Any:
+        encoded.append(len(rows))
+        return encode_rows(rows, *more)
+
+    monkeypatch.setattr("kindling.deploy.predictor.encode_rows", encode)
     with serving_here(app_of(Predictor(halves, ModelCard("T", ("a", "b"), (2,), [CATEGORY])))) as server:
         status, found = server.predict({"rows": [{"c": "a"}] * 4097})
         assert (status, found) == (413, {"error": "a request may have at most 4,096 samples, got 4,097"})

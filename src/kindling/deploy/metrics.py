@@ -40,11 +40,11 @@ class CurrentVersions(MultiProcessCollector):
     """The metrics in the files of several processes, which cannot forget previous versions: those have the value 0."""
 
     def __init__(self, folder: str) -> None:
-        super().__init__(None, folder)
+        super().__init__(None, folder)  # type: ignore[no-untyped-call]
 
     def collect(self) -> Any:
         """Return all metrics."""
-        for metric in super().collect():
+        for metric in super().collect():  # type: ignore[no-untyped-call]
             if metric.name == VERSIONS:
                 metric.samples = [sample for sample in metric.samples if sample.value]
             yield metric
