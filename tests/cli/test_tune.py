@@ -16,6 +16,7 @@ import yaml
 from optuna.trial import TrialState
 
 from conftest import TINY, Command, different
+from kindling.cli.jobs import Job
 from kindling.cli.tune import _run_workers
 from kindling.runs.find import find_checkpoint
 from kindling.runs.folders import written_checkpoints
@@ -359,7 +360,7 @@ def test_the_printed_share_of_a_trial_is_that_of_its_worker_in_a_slurm_job(
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(4), raising=False)
     monkeypatch.setenv("SLURM_CPUS_PER_TASK", "4")
-    monkeypatch.setattr("kindling.cli.tune.run_jobs", lambda *_: (done for done in ()))
+    monkeypatch.setattr("kindling.cli.tune.run_jobs", lambda *_: (job for job in list[tuple[Job, int]]()))
     assert _run_workers([], 2, is_quiet=False) == 0
     monkeypatch.setenv(JOBS, "2")  # as in the workers
     assert f"each with {share_of_cores()} of 4 cores" in capsys.readouterr().out

@@ -37,7 +37,7 @@ class LocalMLFlowLogger(MLFlowLogger):
 
 
 class TrackerUpdater(Callback):
-    """Logs the complete configuration to experiment trackers, and keeps the IDs of their runs in `run.json`.
+    """Logs the configuration to experiment trackers, and keeps the IDs of their runs in `run.json`.
 
     W&B and MLflow get the name of the run folder. A resumed run continues its runs there; a copied one starts new ones.
 
