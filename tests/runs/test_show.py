@@ -33,6 +33,14 @@ def test_the_last_command_repeats_the_run_to_the_same_weights(kindling: Command)
     assert RunMetadata.read(made).recipe == "tiny"
 
 
+def test_options_of_model_and_data_are_shown_if_they_are_auto(kindling: Command, trained: Train) -> None:
+    trained(*TINY, "--data.batch_size", "auto")
+    settings = kindling("runs", "show", RUN).out.partition("\nsettings ")[2].partition("\nfiles:")[0]
+    shown = dict(line.split(maxsplit=1) for line in settings.splitlines()[1:] if line)
+    assert shown["data.batch_size"] == "auto"
+    assert not {"trainer.accelerator", "trainer.devices", "trainer.strategy"} & shown.keys()
+
+
 @pytest.mark.slow
 def test_a_run_that_started_from_another_is_repeated(kindling: Command, trained: Train) -> None:
     trained(*TINY)

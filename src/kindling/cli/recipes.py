@@ -114,4 +114,7 @@ def _nearest(typed: str) -> str:
         files = map(str, [*PROJECT.rglob("*.yaml"), *Path(typed).parent.glob("*.yaml")])
         return suggest(typed, files) or suggest(Path(typed).stem, recipes)
     overlays = (f": did you mean {name}?" for name in recipes if name.endswith(f"/{typed}"))
-    return next(overlays, "") or suggest(typed, recipes) or ": kindling fit --help lists all"
+    folder, slash, name = typed.rpartition("/")
+    inside = [recipe.removeprefix(folder + slash) for recipe in recipes if recipe.startswith(folder + slash)]
+    near = suggest(name, inside, folder + slash) if inside else suggest(typed, recipes)
+    return next(overlays, "") or near or ": kindling fit --help lists all"

@@ -87,6 +87,8 @@ def serve(
         say(f"{describe(predictor.card)}: {path}")
         if threshold := predictor.card.decision:
             say(threshold.describe(predictor.card.classes))
+    if models:
+        say("Ctrl-C stops the server")
     run_server(settings, predictors, host, port, early)
 
 

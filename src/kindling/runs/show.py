@@ -18,8 +18,12 @@ from kindling.utils.errors import UsageError
 from kindling.utils.plugins import split_options
 from kindling.utils.text import format_metric, strip_control_characters
 
-UNSET: tuple[Any, ...] = (None, False, "auto", 0, -1, [], {}, "")  # off, or Lightning's choice
+UNSET: tuple[Any, ...] = (None, False, 0, -1, [], {}, "")  # off, or Lightning's choice
 DEFAULTS = {
+    "data.task": "auto",
+    "trainer.accelerator": "auto",
+    "trainer.devices": "auto",
+    "trainer.strategy": "auto",
     "trainer.num_nodes": 1,
     "trainer.check_val_every_n_epoch": 1,
     "trainer.accumulate_grad_batches": 1,
