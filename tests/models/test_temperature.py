@@ -177,7 +177,8 @@ def test_training_does_not_depend_on_it(kindling: Command, trained: Train) -> No
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     assert "softmax_temperature" not in torch.load(other / "checkpoints/best.ckpt", weights_only=True)  # an argument
     torch.testing.assert_close(written(other)[1], outputs_of(trained_model(), "test")[0].softmax(1), atol=1e-5, rtol=0)
-    assert "The softmax temperature is 1" in read_report(other).text
+    assert "The softmax temperature is 1: it was set." in read_report(other).text
+    assert "The loss at the top differs from the log loss" in read_report(other).text  # by label smoothing
     assert written()[0] == written(other)[0]
 
 

@@ -1,6 +1,6 @@
 """The page with thumbnails that `kindling check --out` writes."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from kindling.cli.check_page import format_counts
@@ -14,6 +14,7 @@ from kindling.utils.text import count_noun
 
 SHOWN = 24  # places of a finding
 SIDE = 128  # pixels of a thumbnail
+SHEETS = ("", "sheet found", "sheet found several")  # of places with no, one or more images
 
 
 def write_check_page(report: DataReport, path: Path) -> None:
@@ -29,10 +30,10 @@ def write_check_page(report: DataReport, path: Path) -> None:
 
 def _finding_section(finding: Finding, root: Path) -> Html:
     places = [*_places(finding, root)]
-    are_images = any("<img" in place for place in places)
+    pictures = max((place.count("<img") for place in places), default=0)
     content = [element("p", finding.message)]
     if places:
-        content.append(element("div", *places, class_="sheet explained" if are_images else ""))
+        content.append(element("div", *places, class_=SHEETS[min(pictures, 2)]))
     if (more := len(finding.where) - SHOWN) > 0:
         content.append(element("p", f"and {more:,} more (kindling check --format json lists all)", class_="soft"))
     if finding.fix:
@@ -45,7 +46,14 @@ def _places(finding: Finding, root: Path) -> Iterator[Html]:
     for number, place in enumerate(finding.where[:SHOWN]):
         names = finding.samples[number] if finding.samples else ()
         pictures = [thumbnail for name in names if (thumbnail := _thumbnail(root / name))]
-        yield element("figure", element("div", *pictures), element("figcaption", place))
+        yield element("figure", element("div", *pictures), element("figcaption", *_caption(place, names), title=place))
+
+
+def _caption(place: str, names: Sequence[str]) -> list[str]:
+    """Return a place with the name of its file, if it begins with one, in a line of its own."""
+    if names and place.startswith(names[0]):
+        return [element("b", names[0]), place.removeprefix(names[0]).removeprefix(":").strip()]
+    return [place]
 
 
 def _thumbnail(path: Path) -> Html | None:

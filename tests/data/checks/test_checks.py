@@ -418,7 +418,8 @@ def test_faulty_images_are_found_and_shown_on_a_page(kindling: Command) -> None:
     assert "page: check.html" in result.out
     page = Path("check.html").read_text()
     assert page.count("data:image/") == sum(len(names) for each in report.findings for names in each.samples)
-    assert all(place in page for finding in report.findings for place in finding.where)
+    assert all(f'title="{place}"' in page for finding in report.findings for place in finding.where)
+    assert page.index("warning: blurred") < page.index("warning: shape")
 
 
 def test_clean_images_have_no_faults() -> None:

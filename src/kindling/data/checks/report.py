@@ -14,10 +14,10 @@ CHECKS = {
     "columns": "constant columns, IDs, free text",
     "missing": "columns with mostly missing values",
     "broken": "images that can't be read",
-    "small": "images that are enlarged",
     "blank": "images that are blank, very dark or very bright",
     "blurred": "images that are far less sharp than the others",
     "shape": "images that lose most of their content when they are cropped to a square",
+    "small": "images that are enlarged",
     "values": "NaN or infinite values, wrong shapes and labels",
 }
 

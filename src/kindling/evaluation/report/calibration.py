@@ -15,33 +15,46 @@ from kindling.utils.text import join_names
 
 CENTERS = (np.arange(BINS) + 0.5) / BINS
 WIDTH = 0.92 / BINS
+SAME = 0.02  # relative difference of two losses that needs no explanation
 SMALLEST = torch.finfo(torch.float32).tiny  # a single probability of 0 is no infinite loss
 
 
-def calibration_section(predictions: Predictions, temperatures: Tensor) -> Html:
+def calibration_section(predictions: Predictions, temperatures: Tensor, fits: bool, loss: float) -> Html:
     """Return how well probabilities match frequencies, with and without the softmax temperature.
 
     Args:
         predictions: The predictions for N samples.
         temperatures: What the logits of each sample were divided by, (N, 1).
+        fits: Whether the temperature was chosen on the validation split.
+        loss: The reported test loss.
     """
     bins, raw = calibration(predictions), None
     summary = f"Expected calibration error (ECE) with {BINS} bins: {bins.error:.2%}. {describe(predictions)}"
-    explanation = "The softmax temperature is 1: it was set, or no other one is clearly better on the validation split."
+    reason = "no other one is clearly better on the validation split" if fits else "it was set"
+    explanation = f"The softmax temperature is 1: {reason}."
     if (temperatures != 1).any():
         found = dict.fromkeys(f"{value:.3g}" for value in temperatures.flatten().tolist())
         explanation = f"The logits are divided by the softmax temperature, {join_names([*found])}."
         if before := predictions.uncalibrated(temperatures):
             raw = calibration(before)
             explanation += f" Without it: ECE {raw.error:.2%}. {describe(before)}"
+    if abs(loss - log_loss(predictions)) > SAME * loss:
+        explanation += (
+            " The loss at the top differs from the log loss, which compares the probabilities with the labels:"
+        )
+        explanation += " it is that of training, with label smoothing and class weights, and without the temperature."
     return join([element("p", summary), element("p", explanation, class_="soft"), calibration_charts(bins, raw)])
 
 
 def describe(predictions: Predictions) -> str:
     """Return the mean confidence, the accuracy and the log loss in words."""
     mean, accuracy = predictions.confidence.mean().item(), predictions.correct.float().mean().item()
-    loss = -predictions.of_label.clamp(min=SMALLEST).log().mean().item()
-    return f"Mean confidence: {mean:.1%}; accuracy: {accuracy:.1%}; log loss: {loss:.4f}."
+    return f"Mean confidence: {mean:.1%}; accuracy: {accuracy:.1%}; log loss: {log_loss(predictions):.4f}."
+
+
+def log_loss(predictions: Predictions) -> float:
+    """Return the mean negative logarithm of the probability of the label."""
+    return -predictions.of_label.clamp(min=SMALLEST).log().mean().item()
 
 
 def calibration_charts(bins: Calibration, raw: Calibration | None) -> Html:

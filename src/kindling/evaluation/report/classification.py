@@ -35,6 +35,7 @@ def classification_sections(
     names: Sequence[str],
     columns: Iterable[Html],
     temperatures: Tensor,
+    fits_temperature: bool,
     explain: Explain | None = None,
 ) -> Iterator[Html]:
     """Yield the sections of the report.
@@ -47,6 +48,7 @@ def classification_sections(
         names: Names of the classes.
         columns: Sections about the columns of a table.
         temperatures: The softmax temperature of each sample, (N, 1).
+        fits_temperature: Whether it was chosen on the validation split.
         explain: Computes the heat maps of images.
     """
     intervals = confidence_intervals(predictions, losses)
@@ -70,7 +72,7 @@ def classification_sections(
     yield section("Worst predictions", worst_predictions(predictions, data, names, explain))
     if explain and predictions.correct.any():
         yield section("Correct predictions", right_predictions(predictions, data, names, explain))
-    yield section("Calibration", calibration_section(predictions, temperatures))
+    yield section("Calibration", calibration_section(predictions, temperatures, fits_temperature, losses.mean().item()))
 
 
 def class_table(predictions: Predictions, names: Sequence[str]) -> Html:

@@ -97,7 +97,10 @@ def write_report(
         if temperatures is None:
             temperatures = torch.full((len(targets), 1), model.softmax_temperature)
         names = model.class_names
-        sections = classification_sections(metrics, predictions, losses, data, names, columns, temperatures, explain)
+        fits = model.fits_temperature
+        sections = classification_sections(
+            metrics, predictions, losses, data, names, columns, temperatures, fits, explain
+        )
     elif isinstance(model, MultiLabelTask):
         assert isinstance(outputs, Tensor)
         labels = MultiLabelPredictions(model.to_prediction(outputs), targets)
