@@ -97,8 +97,7 @@ def onnx_session(path: Path) -> Any:
         ValueError: If it is not an ONNX file, or needs other files or libraries.
     """
     require_extra("export", "onnxruntime")
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} not found: create it with `{program_name()} export`")
+    check_exported(path)
     check_self_contained(path)
     return _open(path, path)
 
@@ -112,6 +111,16 @@ def _open(content: Path | bytes, path: Path) -> Any:
         return onnxruntime.InferenceSession(content, options, providers=onnxruntime.get_available_providers())
     except Exception as error:  # each error of onnxruntime has its own class
         raise ValueError(f"{path} is damaged or not an ONNX file") from error
+
+
+def check_exported(path: Path) -> None:
+    """Check that an exported file exists.
+
+    Raises:
+        FileNotFoundError: If it does not.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} not found: create it with `{program_name()} export`")
 
 
 def load_onnx(path: Path) -> Predictor:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from kindling.deploy.batching import Batcher
 from kindling.deploy.metrics import Metrics
-from kindling.deploy.onnx_file import load_onnx
+from kindling.deploy.onnx_file import check_exported, load_onnx
 from kindling.deploy.predictor import Predictor, load
 from kindling.runs.find import find_checkpoint
 
@@ -20,8 +20,15 @@ MAX_NUMBERS = 2**23  # probabilities per request: 34 MB
 
 
 def find_model(where: str) -> Path:
-    """Return the file of a model given as --ckpt_path: a checkpoint or an exported file."""
-    return (Path(where) if where.endswith(".onnx") else find_checkpoint(where)).resolve()
+    """Return the file of a model given as --ckpt_path: a checkpoint or an exported file.
+
+    Raises:
+        FileNotFoundError: If it does not exist.
+    """
+    if not where.endswith(".onnx"):
+        return find_checkpoint(where).resolve()
+    check_exported(path := Path(where).resolve())
+    return path
 
 
 def find_models(models: Mapping[str, str]) -> dict[str, str]:
