@@ -1,5 +1,6 @@
 """Samples of any data module, and checks of their values."""
 
+import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -23,6 +24,9 @@ Array = NDArray[Any]
 CHUNK = 512  # samples to reduce at once
 THUMBNAIL = 16  # pixels of each side of an image that is compared
 MAX_FEATURES = 2_000  # of samples to compare
+MAX_COMPARED = 20_000  # samples that are read on demand; more would be decoded too often
+
+logger = logging.getLogger(__name__)
 
 
 def read_arrays(data: LightningDataModule) -> tuple[SampleTable, list[Finding]]:
@@ -61,6 +65,15 @@ def _comparable(data: LightningDataModule, targets: Array | None) -> tuple[tuple
         classes = tuple(map(str, range(int(targets.max()) + 1)))
     fits = is_integer and 0 <= targets.min() <= targets.max() < len(classes)
     return classes, targets if (fits if classes else targets.dtype.kind == "f") else None
+
+
+def are_few(number: int) -> bool:
+    """Return whether a number of samples that are read on demand are compared; if not, it is said."""
+    if number > MAX_COMPARED:
+        logger.warning(
+            f"not checked: near-copies and labels that look wrong, as more than {MAX_COMPARED:,} are read on demand"
+        )
+    return number <= MAX_COMPARED
 
 
 def thumbnails(inputs: Any, number: int) -> Floats | None:
@@ -105,9 +118,11 @@ def _read_split(
         digests = [summarize(inputs).digest for inputs, _ in pairs]
         inputs, targets = _stack([each for each, _ in pairs]), _stack([each for _, each in pairs])
     findings = [*_check_inputs(data, split, inputs)] if isinstance(inputs, Tensor) else []
-    features = None
-    if isinstance(inputs, Tensor) and inputs.ndim > 1:
-        features = thumbnails(inputs, len(inputs))
+    features, first = None, inputs
+    if isinstance(dataset, ArrayDataset) and not isinstance(inputs, Tensor) and len(dataset) and are_few(len(dataset)):
+        first = inputs[torch.tensor([0])]
+    if isinstance(first, Tensor) and first.ndim > 1:
+        features = thumbnails(inputs, len(digests))
     if isinstance(targets, Tensor):
         findings += _check_targets(data, split, targets)
     return digests, targets.cpu().numpy() if isinstance(targets, Tensor) else None, features, findings

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kindling.data.checks.arrays import thumbnails
+from kindling.data.checks.arrays import are_few, thumbnails
 from kindling.data.checks.groups import find_groups
 from kindling.data.checks.quality import find_faults
 from kindling.data.checks.report import Finding
@@ -19,7 +19,6 @@ from kindling.data.tables.cells import read_names
 
 MISSING = "left out: "  # starts the message about rows whose image is missing
 COPIES_FIX = "remove all but one of them"
-MAX_COMPARED = 20_000  # images; more would be decoded too often
 ENLARGED = 2.0  # times, from which on an image is too small
 ODD = 2.0  # times the usual ratio of the longer to the shorter side
 
@@ -49,7 +48,7 @@ class FolderImages:
         targets = torch.cat([dataset.labels for dataset in self.datasets]).numpy()
         classes = tuple(getattr(self.data, "class_names", ()))
         parts = []
-        if len(self.names) <= MAX_COMPARED:
+        if are_few(len(self.names)):
             parts = [thumbnails(dataset.inputs, len(dataset)) for dataset in self.datasets if len(dataset)]
         features = np.concatenate([part for part in parts if part is not None]) if parts else None
         return SampleTable(splits, self.names, inputs, targets, classes, None, features)
