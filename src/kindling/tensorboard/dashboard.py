@@ -127,7 +127,8 @@ class Dashboard(TestOutputCollector):
 
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        if isinstance(exception, KeyboardInterrupt) and trainer.state.fn == "fit":
+        is_set_up = self._logger is not None  # unless interrupted before
+        if isinstance(exception, KeyboardInterrupt) and trainer.state.fn == "fit" and is_set_up:
             self._write_best(trainer, pl_module)
 
     @rank_zero_only
