@@ -129,6 +129,7 @@ def test_a_failing_access_log_does_not_fail_requests(caplog: pytest.LogCaptureFi
 def test_an_access_log_that_was_renamed_is_begun_anew(folder: Path) -> None:
     with serving_here(app_of(constant(1), access_log="access.log")) as server:
         server.ask("GET", "/health")
+        wait_until(lambda: Path("access.log").exists() and "/health" in Path("access.log").read_text())
         Path("access.log").rename("access.log.1")
         server.ask("GET", "/models")
     paths = [json.loads(Path(name).read_text())["path"] for name in ("access.log.1", "access.log")]

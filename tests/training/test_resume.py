@@ -209,6 +209,7 @@ def test_a_run_that_is_interrupted_while_callbacks_are_set_up_leaves_nothing(kin
     stopped = kindling("fit", *TINY, "--trainer.callbacks", json.dumps(callbacks))
     assert (stopped.code, stopped.err) == (1 if number == signal.SIGINT else 143, "kindling: interrupted\n")
     assert not Path("runs").exists()
+    assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
 
 
 @pytest.mark.quick_cases(1)

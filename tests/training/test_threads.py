@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 
 import psutil
@@ -68,7 +69,8 @@ def test_the_single_thread_of_torchrun_is_no_choice_of_the_user(monkeypatch: pyt
     environment |= {"OMP_NUM_THREADS": "1"} if chosen else {}
     with subprocess.Popen([sys.executable, "-c", "input()"], env=environment, stdin=subprocess.PIPE) as torchrun:
         monkeypatch.setattr(os, "getppid", lambda: torchrun.pid)
-        assert psutil.Process(torchrun.pid).environ()  # it has started
+        while not psutil.Process(torchrun.pid).environ():  # it has not started yet
+            time.sleep(0.01)
         monkeypatch.setenv("OMP_NUM_THREADS", "1")
         monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
         share_cores(2)

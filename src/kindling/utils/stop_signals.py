@@ -34,7 +34,8 @@ def interrupting() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():  # the only one that may set handlers
         yield
         return
-    handlers = {number: signal.signal(number, interrupt) for number in STOP_SIGNALS if number != signal.SIGINT}
+    handlers = {signal.SIGINT: signal.getsignal(signal.SIGINT)}  # Lightning ignores it after a first one
+    handlers |= {number: signal.signal(number, interrupt) for number in STOP_SIGNALS if number != signal.SIGINT}
     try:
         yield
     finally:
