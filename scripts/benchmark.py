@@ -271,7 +271,7 @@ def show(found: dict[str, dict[Any, list[float]]], rounds: int) -> None:
             table.add_column(column)
         first = statistics.median(next(iter(rows.values())))
         for name, values in rows.items():
-            table.add_row(str(name), middle(values), f"{statistics.median(values) / first:.2f}")
+            table.add_row(str(name), middle(values), f"{statistics.median(values) / first:.2f}" if first else "")
         Console(width=130).print(table)
 
 
