@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kindling.data.auto_augment import AutoAugment, auto_augment
+from kindling.data.auto_augment import AutoAugment, auto_augment, blend, gray
 from kindling.utils.hyperparameters import check_range
-from kindling.utils.inputs import rgb_to_grayscale
 
 RANGES = {
     "degrees": (0, 180),
@@ -188,8 +187,8 @@ def colour(images: Tensor, brightness: Tensor, contrast: Tensor, saturation: Ten
     """
     brightness, contrast, saturation = (factor.view(-1, 1, 1, 1) for factor in (brightness, contrast, saturation))
     images = (images * brightness).clamp_(0, 1)
-    images = torch.lerp(rgb_to_grayscale(images).mean((2, 3), keepdim=True), images, contrast).clamp_(0, 1)
-    return torch.lerp(rgb_to_grayscale(images), images, saturation).clamp_(0, 1)
+    images = blend(gray(images).mean((2, 3), keepdim=True), images, contrast)
+    return blend(gray(images), images, saturation)
 
 
 def random_colour(images: Tensor, strength: float) -> Tensor:

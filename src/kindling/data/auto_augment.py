@@ -79,11 +79,11 @@ def _operate(images: Tensor, operation: str, amount: Tensor, signed: Tensor) -> 
         case "brightness":
             return (images * factor).clamp(0, 1)
         case "color":
-            return _blend(_gray(images), images, factor)
+            return blend(gray(images), images, factor)
         case "contrast":
-            return _blend(_gray(images).mean((2, 3), keepdim=True), images, factor)
+            return blend(gray(images).mean((2, 3), keepdim=True), images, factor)
         case "sharpness":
-            return _blend(_blur(images), images, factor)
+            return blend(_blur(images), images, factor)
         case "posterize":
             levels = (8 - amount.round()).exp2()
             return ((images * levels).floor() / levels).clamp(max=1 - 1 / levels)
@@ -115,11 +115,13 @@ def _warp(images: Tensor, operation: str, amount: Tensor) -> Tensor:
     return F.grid_sample(images, grid, align_corners=False)
 
 
-def _blend(other: Tensor, images: Tensor, factor: Tensor) -> Tensor:
+def blend(other: Tensor, images: Tensor, factor: Tensor) -> Tensor:
+    """Return other + factor * (images - other), in [0, 1]."""
     return torch.lerp(other.expand_as(images), images, factor.expand_as(images)).clamp(0, 1)
 
 
-def _gray(images: Tensor) -> Tensor:
+def gray(images: Tensor) -> Tensor:
+    """Return images (N, C, H, W) in grayscale, (N, 1, H, W) if they are RGB."""
     return rgb_to_grayscale(images) if images.shape[1] == 3 else images
 
 
