@@ -18,7 +18,7 @@ from torchmetrics import MeanAbsoluteError, MetricCollection
 from kindling import ClassificationTask, MLPClassifier, RegressionTask, SyntheticDataModule
 from kindling.cli import main
 from kindling.data.datamodule import ArrayDataset, BaseDataModule, Batch, ClassificationDataModule, Split
-from kindling.models.layers import mlp
+from kindling.models.mlp_base import mlp
 
 
 def png_16(values: np.ndarray) -> bytes:

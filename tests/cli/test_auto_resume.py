@@ -18,7 +18,7 @@ from torch._C._distributed_c10d import TCPStore
 from conftest import TINY, Command, Train
 from kindling.cli.auto_resume import AutoResume
 from kindling.runs.metadata import RunMetadata
-from kindling.training.first_process import decide_once
+from kindling.training.rank_zero_decision import decide_once
 from ranks import Ranks, free_port, slurm_environment
 from soak_compare import differences
 

@@ -18,7 +18,7 @@ from report_reader import read as read_report
 
 from conftest import TINY, Command
 from kindling import load
-from kindling.runs.listing import Run
+from kindling.runs.run import Run
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="process groups")
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from conftest import TINY, Command, Train, make_run
-from kindling.runs.listing import Run
-from kindling.runs.table import format_table
+from kindling.runs.run import Run
+from kindling.runs.runs_table import format_table
 
 RUN = Path("runs/tiny/version_0")
 

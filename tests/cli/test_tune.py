@@ -18,9 +18,9 @@ from optuna.trial import TrialState
 from conftest import TINY, Command, different
 from kindling.cli.jobs import Job
 from kindling.cli.tune import _run_workers
-from kindling.runs.find import find_checkpoint
+from kindling.runs.find_checkpoint import find_checkpoint
 from kindling.runs.folders import written_checkpoints
-from kindling.runs.listing import Run
+from kindling.runs.run import Run
 from kindling.tuning.search_space import SearchSpace
 from kindling.tuning.study import Study
 from kindling.utils.cores import JOBS, share_of_cores

@@ -15,7 +15,7 @@ from schemathesis.specs.openapi.checks import negative_data_rejection
 from servers import app_of, serving_here
 from torch import Tensor
 
-from kindling.deploy.card import ModelCard
+from kindling.deploy.model_card import ModelCard
 from kindling.deploy.predictor import Predictor
 
 pytestmark = pytest.mark.xdist_group("server")

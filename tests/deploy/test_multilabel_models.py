@@ -15,7 +15,7 @@ from servers import serving
 
 from conftest import Command, Train
 from kindling import MultiLabelPrediction, load
-from kindling.deploy.card import ModelCard
+from kindling.deploy.model_card import ModelCard
 from kindling.deploy.onnx_file import load_onnx
 from kindling.deploy.serve import describe
 

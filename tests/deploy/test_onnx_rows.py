@@ -20,12 +20,12 @@ from kindling.data.tables.columns import learn_columns
 from kindling.data.tables.dates import as_days
 from kindling.data.tables.rows import encode_rows, frame_cells, width
 from kindling.data.tables.typed_rows import encode_typed, read_typed
-from kindling.deploy.card import ModelCard
+from kindling.deploy.model_card import ModelCard
 from kindling.deploy.onnx_dates import add_days
 from kindling.deploy.onnx_file import load_onnx
 from kindling.deploy.onnx_graph import OPSET, OnnxGraph
 from kindling.deploy.onnx_rows import add_encoding
-from kindling.deploy.row_proof import make_up_rows
+from kindling.deploy.verify_rows import make_up_rows
 from rows import FIT, customers
 
 pytestmark = pytest.mark.usefixtures("quick_proof")

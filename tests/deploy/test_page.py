@@ -39,7 +39,7 @@ from browser import chrome
 from conftest import CONFIGS
 from kindling.cli import main
 from kindling.data.mnist import read_sample
-from kindling.deploy.card import ModelCard
+from kindling.deploy.model_card import ModelCard
 from kindling.deploy.predictor import Predictor, load
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("page")]  # one browser and its servers for all

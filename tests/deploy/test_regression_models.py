@@ -21,8 +21,8 @@ from servers import serving
 
 from conftest import Command, Train
 from kindling import MLPRegressor, load
-from kindling.deploy.card import ModelCard
 from kindling.deploy.export_wrapper import ExportWrapper
+from kindling.deploy.model_card import ModelCard
 from kindling.deploy.onnx_file import load_onnx
 from kindling.deploy.predictor import RegressionPrediction
 from kindling.deploy.responses import to_values

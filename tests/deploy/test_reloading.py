@@ -13,13 +13,13 @@ import uvicorn
 
 from kindling.cli import main
 from kindling.deploy import served_models
-from kindling.deploy.card import ModelCard
-from kindling.deploy.hang_ups import has_terminal
+from kindling.deploy.model_card import ModelCard
 from kindling.deploy.predictor import Predictor
 from kindling.deploy.reloading import watch
 from kindling.deploy.served_models import open_version, version_of
 from kindling.deploy.serving_process import Workers, build_app
 from kindling.deploy.settings import Settings
+from kindling.deploy.sighup import has_terminal
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from kindling.data.tables.rows import encode_rows
 from kindling.deploy import request_bodies
-from kindling.deploy.card import ModelCard
+from kindling.deploy.model_card import ModelCard
 from kindling.deploy.predictor import Predictor
 
 CATEGORY = {"name": "c", "kind": "category", "values": ["a", "b"], "missing": False, "missing_values": []}

@@ -20,7 +20,7 @@ from servers import Server, app_of, service_of, serving, serving_here
 from torch import Tensor
 
 from kindling.cli import main
-from kindling.deploy.card import ModelCard
+from kindling.deploy.model_card import ModelCard
 from kindling.deploy.predictor import Predictor
 
 pytestmark = pytest.mark.xdist_group("server")

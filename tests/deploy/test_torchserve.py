@@ -19,7 +19,7 @@ from conftest import Command
 from helpers import png_16
 from kindling import load
 from kindling.data.mnist import read_sample
-from kindling.deploy.card import ModelCard
+from kindling.deploy.model_card import ModelCard
 from kindling.deploy.predictor import Predictor
 from kindling.deploy.request_bodies import from_images
 from kindling.deploy.torchserve_handler import Handler

@@ -19,7 +19,7 @@ from tensorboard.util.tensor_util import make_ndarray
 import helpers
 from conftest import Command
 from kindling import MLPClassifier, Predictor
-from kindling.deploy.card import ModelCard
+from kindling.deploy.model_card import ModelCard
 from kindling.deploy.served_models import ServedModel
 from kindling.evaluation.multilabel import MultiLabelPredictions, multilabel_intervals, names_of_classes
 from kindling.models.metrics import classification_metrics

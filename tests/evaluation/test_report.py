@@ -293,7 +293,7 @@ def test_a_process_without_a_batch_has_an_empty_share(monkeypatch: pytest.Monkey
     trainer = Trainer(logger=False)
     trainer.datamodule = SyntheticDataModule()  # type: ignore[attr-defined]
     monkeypatch.setattr(Trainer, "world_size", 2)
-    monkeypatch.setattr("kindling.training.test_outputs.gather_samples", lambda part, trainer: part)
+    monkeypatch.setattr("kindling.training.output_collector.gather_samples", lambda part, trainer: part)
     collected.on_test_epoch_end(trainer, model)
     assert isinstance(collected.outputs, Tensor)
     assert collected.targets is not None

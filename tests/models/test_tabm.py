@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from conftest import Command
 from kindling import SyntheticDataModule, TabMClassifier, TabMRegressor
 from kindling.data.loaders import automatic_batch_size
-from kindling.models.tabm import MemberLinear, NumberEmbedding, drop
+from kindling.models.tabm_network import MemberLinear, NumberEmbedding, drop
 from rows import read, table
 
 __all__ = ["table"]

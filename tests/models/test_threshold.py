@@ -32,7 +32,7 @@ from kindling.models.loading import load_model
 from kindling.models.metrics import ranking_metrics
 from kindling.models.threshold import ThresholdMetric, choose_threshold
 from kindling.testing import check_model
-from kindling.utils.decision import DecisionThreshold, predicted_classes
+from kindling.utils.decision_threshold import DecisionThreshold, predicted_classes
 from kindling.utils.text import format_metric
 from ranks import Ranks
 

@@ -184,11 +184,11 @@ def killed(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 PLACES = [
-    "kindling.training.test_outputs.TestOutputCollector.on_train_end",
-    "kindling.training.run_metadata.RunMetadataWriter.on_fit_end",
+    "kindling.training.output_collector.TestOutputCollector.on_train_end",
+    "kindling.training.run_metadata_writer.RunMetadataWriter.on_fit_end",
     "kindling.cli.lightning_cli.KindlingCLI.test",
-    "kindling.evaluation.outputs.write_predictions",
-    "kindling.training.run_metadata.RunMetadataWriter.mark_tested",
+    "kindling.evaluation.result_files.write_predictions",
+    "kindling.training.run_metadata_writer.RunMetadataWriter.mark_tested",
 ]
 
 

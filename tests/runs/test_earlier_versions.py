@@ -11,7 +11,7 @@ import torch
 
 from conftest import TINY, Command
 from kindling import load
-from kindling.cli import renamed
+from kindling.cli import deprecated_names
 from kindling.runs.metadata import RunMetadata
 
 FILES = Path(__file__).parents[1] / "files" / "v0.1"
@@ -84,7 +84,7 @@ def test_the_configuration_repeats_the_run(kindling: Command, run: Path) -> None
 
 def test_a_renamed_class_is_found_with_a_hint(kindling: Command) -> None:
     Path("averaged.yaml").write_text("averaging: kindling.callbacks.EMA\n")
-    renamed._hint.cache_clear()  # another test may have filled it
+    deprecated_names._hint.cache_clear()  # another test may have filled it
     options = ["--trainer.callbacks", "kindling.callbacks.StepFigures", "--config", "averaged.yaml"]
     result = kindling("fit", *TINY, *options)
     notes = [

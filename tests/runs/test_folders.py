@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from kindling.runs.find import find_checkpoint
+from kindling.runs.find_checkpoint import find_checkpoint
 from kindling.runs.folders import is_last, new_run, run_folder_of
-from kindling.runs.listing import find_runs
+from kindling.runs.run import find_runs
 from kindling.utils.files import atomic_write
 
 

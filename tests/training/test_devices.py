@@ -21,7 +21,7 @@ from torch.utils.data._utils import worker
 from conftest import LOADING, TINY, Command, Train, different
 from kindling.cli import main
 from kindling.training import processes
-from kindling.training.peers import PeerError
+from kindling.training.process_connections import PeerError
 from kindling.training.processes import Launcher, replace_spawn
 from ranks import Ranks
 

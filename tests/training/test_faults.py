@@ -19,7 +19,7 @@ from torch.utils.tensorboard import SummaryWriter
 from conftest import TINY, Command, different
 from kindling.cli.entry_point import describe_error
 from kindling.runs.checkpoints import read_checkpoint, save
-from kindling.runs.find import find_checkpoint
+from kindling.runs.find_checkpoint import find_checkpoint
 from kindling.runs.metadata import RunMetadata, status_of, utc_timestamp
 from kindling.runs.process import process_info
 

@@ -14,8 +14,8 @@ from lightning.pytorch.loggers import CSVLogger
 from conftest import TINY, Command
 from kindling import MLPClassifier, SyntheticDataModule
 from kindling.runs.history import read_history
-from kindling.runs.listing import _warn_of_format
 from kindling.runs.metadata import RunMetadata, git_commit, status_of, utc_timestamp
+from kindling.runs.run import _warn_of_format
 from kindling.training import ExactResume, PlotTrainingHistory, RunMetadataWriter
 
 RUN = Path("runs/tiny/version_0")

@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from conftest import LOADING, TINY, Command, different
-from kindling.runs.listing import Run
+from kindling.runs.run import Run
 from kindling.training.trackers import LocalMLFlowLogger, check_server, finishing_trackers
 
 RUN = Path("runs/tiny/version_0")

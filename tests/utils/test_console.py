@@ -4,7 +4,7 @@ import pytest
 
 from conftest import TINY, Command, Train
 from kindling.utils.console import progress, say
-from kindling.utils.last_output import note_output
+from kindling.utils.console_idle import note_output
 
 
 def test_several_short_steps_are_no_long_silence(

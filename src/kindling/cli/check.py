@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lightning.pytorch import seed_everything
 
-from kindling.cli.check_page import format_counts, print_report
+from kindling.cli.check_terminal import format_counts, print_report
 from kindling.cli.data_options import create_data, data_parser, parse_data
 from kindling.data.checks import inspect_data
 from kindling.utils.console import say, silence_libraries
@@ -42,7 +42,7 @@ def run(command: str, options: Sequence[str]) -> None:
     with redirect_stdout(sys.stderr):  # of progress: only the report goes into a pipe
         report = inspect_data(create_data(parser, config), config["ignore"])
     if config["out"]:
-        from kindling.cli.check_html import write_check_page
+        from kindling.cli.check_report import write_check_page
 
         write_check_page(report, Path(config["out"]))
     failed = bool(report.count("error") or (config["strict"] and report.count("warning")))

@@ -15,10 +15,10 @@ from kindling.models.many_classes import MANY_CLASSES
 from kindling.models.task import DATA_ARGUMENTS, BaseTask
 from kindling.runs.checkpoint_contents import EPOCHS, STOPPERS
 from kindling.runs.folders import is_in_run, is_last, run_folder_of, surroundings_of
-from kindling.runs.foreign import check_factories, check_files, check_functions, typed_arguments
 from kindling.runs.metadata import RunMetadata
 from kindling.runs.signatures import is_own, is_own_checkpoint, plugin_sources
-from kindling.runs.trust import check_classes, check_parts, class_paths, drop_unsafe
+from kindling.runs.untrusted_config import check_classes, check_parts, class_paths, drop_unsafe
+from kindling.runs.untrusted_files import check_factories, check_files, check_functions, typed_arguments
 from kindling.utils.plugins import check_available
 from kindling.utils.text import count_noun
 
@@ -33,7 +33,7 @@ def config_from_checkpoint(
     """Return the config with which a command uses a checkpoint.
 
     It comes from the `config.yaml` of the run; for a checkpoint outside a run, from the hyperparameters stored in it.
-    See `kindling.runs.trust` for the parts used from a run that was created elsewhere.
+    See `kindling.runs.untrusted_config` for the parts used from a run that was created elsewhere.
 
     Args:
         checkpoint: Path of the checkpoint.

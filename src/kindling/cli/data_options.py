@@ -11,11 +11,11 @@ from jsonargparse._actions import ActionConfigFile
 from lightning.pytorch import LightningDataModule
 
 from kindling.cli.class_names import NOUNS
-from kindling.cli.modules import KeptError
+from kindling.cli.config_sources import classes_first
+from kindling.cli.module_builder import KeptError
 from kindling.cli.parser import KindlingArgumentParser
 from kindling.cli.parser_errors import one_line
 from kindling.cli.recipes import find_recipes, seed_of
-from kindling.cli.sources import classes_first
 from kindling.cli.yaml_files import check_typed, read_yaml
 from kindling.utils.errors import UsageError
 from kindling.utils.plugins import load_plugins

@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 from kindling import __version__
 from kindling.cli.commands import COMMANDS, FUNCTIONS, MODULES
 from kindling.cli.requeue import end_stopped
-from kindling.utils.last_output import note_output
+from kindling.utils.console_idle import note_output
 from kindling.utils.launch import find_launch
 from kindling.utils.stop_signals import interrupting
 from kindling.utils.text import program_name, set_program_name, shorten

@@ -16,21 +16,21 @@ from kindling.cli.auto_resume import AutoResume
 from kindling.cli.checkpoint_config import CompleteError, epochs_completed, is_training_complete, load_weights
 from kindling.cli.class_names import NOUNS, replacement_hint
 from kindling.cli.command_line import resumes_automatically
-from kindling.cli.modules import ModuleBuilder
+from kindling.cli.config_sources import Sources
+from kindling.cli.fit_options import ALL_PROBABILITIES, add_fit_options, check_nonempty_run, check_validation
+from kindling.cli.module_builder import ModuleBuilder
 from kindling.cli.option_checks import check_config, check_devices, check_tasks
-from kindling.cli.options import ALL_PROBABILITIES, add_fit_options, check_nonempty_run, check_validation
 from kindling.cli.parser import KindlingArgumentParser, prefer_whole_numbers, split_help_all
 from kindling.cli.parser_errors import one_line
 from kindling.cli.recipes import DEFAULT_SEED
-from kindling.cli.session import RunSession, SaveConfig, run_name
-from kindling.cli.sources import Sources
-from kindling.cli.stages import check_stage, explaining_forward, has_stage
+from kindling.cli.run_session import RunSession, SaveConfig, run_name
+from kindling.cli.stage_support import check_stage, explaining_forward, has_stage
 from kindling.cli.summary import print_early_stop_reason, print_model, print_next_steps, print_threshold
 from kindling.cli.trainer_setup import add_run, prepare_options, remove_averaging, trainer_callbacks
 from kindling.data import BaseDataModule
 from kindling.evaluation.gathering import gather_predictions
 from kindling.evaluation.out_of_fold import save_outputs
-from kindling.evaluation.outputs import (
+from kindling.evaluation.result_files import (
     check_readable,
     is_writable,
     not_written,

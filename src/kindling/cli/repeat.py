@@ -14,12 +14,12 @@ from kindling.cli.fold_results import combine_folds
 from kindling.cli.help_pages import OptionFormatter
 from kindling.cli.jobs import Job, run_jobs
 from kindling.cli.recipes import DEFAULT_SEED, find_recipes, seed_of
-from kindling.cli.several_runs import check_options, shared_options
+from kindling.cli.shared_options import check_options, shared_options
 from kindling.cli.yaml_files import read_yaml
 from kindling.runs.folders import ENSEMBLE, LABEL_ERRORS, RUNS, check_run_name, written_checkpoints
-from kindling.runs.listing import Run
 from kindling.runs.repeat_results import plot_repeat, repeat_table, summarize
 from kindling.runs.repeats import Repeat, digest_files, is_finished
+from kindling.runs.run import Run
 from kindling.utils.console import as_command, say
 from kindling.utils.errors import UsageError, UsageErrorParser
 from kindling.utils.files import atomic_write, remove_temporary_files

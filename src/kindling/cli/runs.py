@@ -11,11 +11,11 @@ from kindling.cli.help_pages import OptionFormatter
 from kindling.runs.compare import compare
 from kindling.runs.compare_repeats import compare_repeats
 from kindling.runs.folders import RUNS
-from kindling.runs.listing import Run, find_run, find_runs, sort_by_start
-from kindling.runs.records import format_csv, format_json
 from kindling.runs.repeats import find_repeat
+from kindling.runs.run import Run, find_run, find_runs, sort_by_start
+from kindling.runs.runs_export import format_csv, format_json
+from kindling.runs.runs_table import COLUMNS, format_table, sort_by
 from kindling.runs.show import show
-from kindling.runs.table import COLUMNS, format_table, sort_by
 from kindling.utils.console import as_command, progress, say
 from kindling.utils.errors import UsageError, UsageErrorParser
 from kindling.utils.plugins import split_options

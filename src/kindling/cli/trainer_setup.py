@@ -9,7 +9,7 @@ from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.utilities import rank_zero_only
 
 from kindling.cli.option_checks import apply_barebones, check_trainer
-from kindling.cli.session import RunSession
+from kindling.cli.run_session import RunSession
 from kindling.training import (
     EpochProfiler,
     LayerHealthMonitor,

@@ -9,7 +9,7 @@ from pathlib import Path
 from kindling.cli.help_pages import OptionFormatter
 from kindling.cli.jobs import Job, run_jobs
 from kindling.cli.recipes import find_recipes, find_search_space
-from kindling.cli.several_runs import OF_SINGLE_RUNS, check_options, shared_options
+from kindling.cli.shared_options import OF_SINGLE_RUNS, check_options, shared_options
 from kindling.runs.folders import check_run_name
 from kindling.utils.console import say, silence_libraries
 from kindling.utils.cores import share_of_cores
@@ -32,7 +32,7 @@ def run(command: str, options: Sequence[str]) -> None:
     """Train trials until the study is complete; print the best ones, and write them into its folder."""
     typed, shared = _parse(options)
     require_extra("tune", "optuna", "plotly")
-    from kindling.cli.search import Search  # needs Optuna
+    from kindling.cli.tune_trials import Search  # needs Optuna
     from kindling.tuning.study import naming_the_database
 
     silence_libraries()

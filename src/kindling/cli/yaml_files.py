@@ -9,7 +9,7 @@ import yaml
 from typing_extensions import override
 
 from kindling.cli.recipe_checks import add_space, check_layout, find_missing_space
-from kindling.runs.trust import check_size
+from kindling.runs.untrusted_config import check_size
 from kindling.utils.errors import UsageError
 from kindling.utils.text import shorten
 

@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 
 from kindling.data.tables.rows import distinct_columns
 from kindling.data.tables.values import Column
-from kindling.deploy.card import ModelCard
+from kindling.deploy.model_card import ModelCard
 from kindling.deploy.request_bodies import MAX_CELL, MAX_FILES
 from kindling.deploy.responses import to_predictions
 from kindling.deploy.served_models import ServedModel

@@ -9,16 +9,16 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from kindling.deploy.card import read_card
 from kindling.deploy.export_wrapper import ExportWrapper, Inputs
 from kindling.deploy.formats import FORMATS
-from kindling.deploy.photo_proof import check_takes_photos, compare_photos
-from kindling.deploy.row_proof import compare_rows
+from kindling.deploy.model_card import read_card
 from kindling.deploy.verify import BATCH_SIZES, compare, first
+from kindling.deploy.verify_photos import check_takes_photos, compare_photos
+from kindling.deploy.verify_rows import compare_rows
 from kindling.models import BaseTask
 from kindling.models.loading import load_model
 from kindling.runs.checkpoints import read_checkpoint
-from kindling.runs.find import find_checkpoint
+from kindling.runs.find_checkpoint import find_checkpoint
 from kindling.runs.folders import run_folder_of
 from kindling.utils.console import progress, say
 from kindling.utils.files import atomic_write, check_writable

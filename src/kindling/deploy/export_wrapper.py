@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from kindling.deploy.card import task_of
+from kindling.deploy.model_card import task_of
 from kindling.models import BaseTask
 from kindling.utils.trees import SequenceKey, tree_flatten_with_path, tree_leaves, tree_unflatten
 

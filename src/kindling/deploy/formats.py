@@ -5,8 +5,8 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from kindling.deploy.card import ModelCard
 from kindling.deploy.export_wrapper import Compute, ExportWrapper, Inputs
+from kindling.deploy.model_card import ModelCard
 from kindling.deploy.onnx_file import read_onnx, write_onnx
 from kindling.deploy.torch_files import (
     read_torch_export,

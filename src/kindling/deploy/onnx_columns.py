@@ -6,9 +6,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from kindling.data.tables.column_parsing import missing_values
 from kindling.data.tables.dates import read_days
-from kindling.data.tables.quantities import MAX_NUMBER
-from kindling.data.tables.reading import missing_values
+from kindling.data.tables.number_parsing import MAX_NUMBER
 from kindling.data.tables.rows import width
 from kindling.data.tables.scaling import LEGACY_LIMIT
 from kindling.data.tables.values import Column, as_name

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kindling.deploy.card import ModelCard
 from kindling.deploy.export_wrapper import Compute, ExportWrapper, Inputs, Outputs
+from kindling.deploy.model_card import ModelCard
 from kindling.deploy.onnx_graph import OPSET
 from kindling.deploy.onnx_photo import add_decoding
 from kindling.deploy.onnx_rows import add_encoding

@@ -13,11 +13,11 @@ from torch import Tensor
 from kindling.data.images.decode import read_image, warn_small_range
 from kindling.data.images.scan import list_images, warn_unused
 from kindling.data.tables.rows import distinct_columns, encode_rows
-from kindling.deploy.card import ModelCard, read_card
+from kindling.deploy.model_card import ModelCard, read_card
 from kindling.models.loading import load_model
 from kindling.runs.checkpoints import read_checkpoint
-from kindling.runs.find import find_checkpoint
-from kindling.utils.decision import THRESHOLD, predicted_classes
+from kindling.runs.find_checkpoint import find_checkpoint
+from kindling.utils.decision_threshold import THRESHOLD, predicted_classes
 from kindling.utils.inputs import fit_image, to_float, to_input_tensor
 from kindling.utils.plugins import import_plugins
 from kindling.utils.text import join_names

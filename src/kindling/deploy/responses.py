@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from kindling.utils.decision import THRESHOLD, DecisionThreshold, predicted_classes
+from kindling.utils.decision_threshold import THRESHOLD, DecisionThreshold, predicted_classes
 
 
 def to_predictions(

@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from kindling.deploy.addresses import KEY, free_port, is_local
-from kindling.deploy.card import ModelCard
-from kindling.deploy.hang_ups import has_terminal, record_hang_ups
+from kindling.deploy.model_card import ModelCard
+from kindling.deploy.sighup import has_terminal, record_hang_ups
 from kindling.utils.console import say
 from kindling.utils.optional import require_extra
 from kindling.utils.text import format_number

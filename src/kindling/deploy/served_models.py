@@ -12,7 +12,7 @@ from kindling.deploy.batching import Batcher
 from kindling.deploy.metrics import Metrics
 from kindling.deploy.onnx_file import check_exported, load_onnx
 from kindling.deploy.predictor import Predictor, load
-from kindling.runs.find import find_checkpoint
+from kindling.runs.find_checkpoint import find_checkpoint
 
 MAX_SAMPLES = 4096  # per request
 LOADS = 5  # of a file that is overwritten meanwhile

@@ -17,13 +17,13 @@ from fastapi import FastAPI
 from uvicorn.supervisors import Multiprocess
 
 from kindling.deploy.addresses import KEY
-from kindling.deploy.hang_ups import has_terminal, record_hang_ups
 from kindling.deploy.metrics import Metrics
 from kindling.deploy.predictor import Predictor
 from kindling.deploy.reloading import keep_objects, reload_model, watch
 from kindling.deploy.served_models import ServedModel
 from kindling.deploy.server import Service
 from kindling.deploy.settings import Settings
+from kindling.deploy.sighup import has_terminal, record_hang_ups
 from kindling.training.processes import exit_when_orphaned
 
 MAX_CONNECTIONS = 2048  # of a process; uvicorn answers more with status 503

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import torch
 
-from kindling.deploy.card import ModelCard
 from kindling.deploy.export_wrapper import Compute, ExportWrapper, Inputs, Outputs
+from kindling.deploy.model_card import ModelCard
 from kindling.deploy.onnx_file import any_batch_size
 
 CARD = "card.json"
 # Modules that the handler in a TorchServe archive imports: the archive contains copies, so it needs no Kindling.
-HANDLER_MODULES = ("utils/inputs.py", "utils/filetypes.py", "utils/decision.py", "deploy/responses.py")
+HANDLER_MODULES = ("utils/inputs.py", "utils/filetypes.py", "utils/decision_threshold.py", "deploy/responses.py")
 
 
 def write_torch_export(model: ExportWrapper, example: Inputs, card: ModelCard, path: Path) -> None:

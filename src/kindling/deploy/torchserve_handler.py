@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from kindling.deploy.responses import to_predictions
-from kindling.utils.decision import DecisionThreshold
+from kindling.utils.decision_threshold import DecisionThreshold
 from kindling.utils.inputs import decode_image, to_float, to_input_tensor
 
 TOP = 5

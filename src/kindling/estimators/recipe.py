@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch import Callback
 
 from kindling import models
-from kindling.cli.options import best_checkpoint, early_stopping
+from kindling.cli.fit_options import best_checkpoint, early_stopping
 from kindling.cli.recipes import find_recipe
 from kindling.cli.yaml_files import read_yaml
 from kindling.models import BaseTask, schedules

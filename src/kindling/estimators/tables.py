@@ -15,7 +15,7 @@ from kindling.estimators.base import TableEstimator
 from kindling.estimators.samples import are_texts
 from kindling.models import ClassificationTask
 from kindling.models.threshold import ThresholdMetric
-from kindling.utils.decision import predicted_classes
+from kindling.utils.decision_threshold import predicted_classes
 
 
 class TableRegressor(RegressorMixin, TableEstimator):  # type: ignore[misc]

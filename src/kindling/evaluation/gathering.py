@@ -9,7 +9,7 @@ from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
 from torch import Tensor, distributed
 
 from kindling.models.batches import batch_size
-from kindling.training.test_outputs import interleave
+from kindling.training.output_collector import interleave
 from kindling.utils.trees import tree_flatten, tree_unflatten
 
 

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from kindling.evaluation.features import Feature
 from kindling.models import ClassificationTask, RegressionTask
-from kindling.utils.decision import DecisionThreshold, predicted_classes
+from kindling.utils.decision_threshold import DecisionThreshold, predicted_classes
 
 REPEATS = 5
 MAX_ROWS = 10_000  # more do not change the order of the columns

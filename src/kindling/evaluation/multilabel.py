@@ -13,7 +13,7 @@ from torchmetrics.functional.classification import binary_average_precision
 
 from kindling.evaluation.statistics import BLOCKS, Interval, bootstrap_mean, class_scores, middle_95
 from kindling.models.many_classes import MANY_CLASSES
-from kindling.utils.decision import THRESHOLD
+from kindling.utils.decision_threshold import THRESHOLD
 
 MAX_CELLS = MANY_CLASSES * BLOCKS  # probabilities that are resampled at most: 200 MB
 RESAMPLES = 200  # each ranks all samples of each class: 2.4 s for 10,000 samples and 20 classes

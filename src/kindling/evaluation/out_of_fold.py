@@ -31,8 +31,8 @@ from kindling.runs.checkpoints import read_checkpoint
 from kindling.runs.folders import REPEAT_FILE
 from kindling.runs.repeats import OUTPUTS
 from kindling.training import TestOutputCollector
-from kindling.training.test_outputs import Outputs
-from kindling.utils.decision import DecisionThreshold, predicted_classes
+from kindling.training.output_collector import Outputs
+from kindling.utils.decision_threshold import DecisionThreshold, predicted_classes
 from kindling.utils.files import atomic_write
 from kindling.utils.text import join_names
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from kindling.models.many_classes import TopClasses
-from kindling.utils.decision import DecisionThreshold, predicted_classes
+from kindling.utils.decision_threshold import DecisionThreshold, predicted_classes
 
 NO_PREDICTION = "no prediction"  # shown instead of a class name if the prediction is NaN
 

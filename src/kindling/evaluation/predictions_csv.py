@@ -14,7 +14,7 @@ from torch import Tensor
 from kindling.evaluation.label_errors import LabelErrors
 from kindling.evaluation.multilabel import names_of_classes
 from kindling.models.many_classes import MANY_CLASSES, TopClasses
-from kindling.utils.decision import THRESHOLD, DecisionThreshold, predicted_classes
+from kindling.utils.decision_threshold import THRESHOLD, DecisionThreshold, predicted_classes
 from kindling.utils.files import atomic_write
 
 Keys = Mapping[str, Sequence[object]]  # values (N,) by name

@@ -6,7 +6,7 @@ from kindling.models.ensemble import EnsembleClassifier, EnsembleMultiLabelClass
 from kindling.models.mlp import MLPClassifier, MLPMultiLabelClassifier
 from kindling.models.multilabel import MultiLabelTask
 from kindling.models.regression import MLPRegressor, RegressionTask
-from kindling.models.tables import TabMClassifier, TabMRegressor
+from kindling.models.tabm import TabMClassifier, TabMRegressor
 from kindling.models.task import BaseTask
 from kindling.models.transfer import TransferClassifier, TransferMultiLabelClassifier, TransferRegressor
 

@@ -14,7 +14,7 @@ from kindling.models.task import BaseTask
 from kindling.models.timm_networks import PREFIX, count_features, create_network, is_timm_name, timm_names
 from kindling.models.timm_weights import load_timm_weights
 from kindling.models.weights import check_weights_file, load_weights, read_file, read_torchvision
-from kindling.runs.find import find_checkpoint
+from kindling.runs.find_checkpoint import find_checkpoint
 from kindling.utils.optional import require_extra
 from kindling.utils.text import suggest
 

@@ -18,7 +18,7 @@ from kindling.models.task import BaseTask, Stage
 from kindling.models.temperature import fit_temperature
 from kindling.models.threshold import ThresholdMetric, choose_threshold, parse_threshold
 from kindling.models.validation_outputs import ValidationOutputs
-from kindling.utils.decision import DecisionThreshold
+from kindling.utils.decision_threshold import DecisionThreshold
 from kindling.utils.text import join_names
 
 LOSSES = ("cross_entropy", "focal")

@@ -15,10 +15,10 @@ from kindling.models.classification import ClassificationTask
 from kindling.models.loading import build_from_spec, is_model_spec, load_model, read_model_spec
 from kindling.models.multilabel import MultiLabelTask
 from kindling.models.regression import RegressionTask
-from kindling.models.stored_target import StoredTarget
+from kindling.models.target_info import StoredTarget
 from kindling.models.task import TARGETS, BaseTask
 from kindling.runs.checkpoints import read_checkpoint
-from kindling.runs.find import find_checkpoint
+from kindling.runs.find_checkpoint import find_checkpoint
 from kindling.utils.console import progress
 
 

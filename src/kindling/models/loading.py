@@ -10,9 +10,9 @@ from torch import Tensor
 from kindling.models.task import BaseTask
 from kindling.runs.checkpoints import read_checkpoint
 from kindling.runs.folders import RUNS, surroundings_of
-from kindling.runs.foreign import check_functions
 from kindling.runs.signatures import is_own_checkpoint, plugin_sources
-from kindling.runs.trust import check_classes, check_parts
+from kindling.runs.untrusted_config import check_classes, check_parts
+from kindling.runs.untrusted_files import check_functions
 
 
 def read_model_spec(path: Path, stored: dict[str, Any] | None = None) -> tuple[str, dict[str, Tensor]]:

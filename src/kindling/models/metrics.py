@@ -14,7 +14,7 @@ from torchmetrics.functional.classification import binary_auroc, binary_average_
 from torchmetrics.utilities import dim_zero_cat
 from typing_extensions import override
 
-from kindling.utils.decision import DecisionThreshold, predicted_classes
+from kindling.utils.decision_threshold import DecisionThreshold, predicted_classes
 
 
 class MeanLoss(Metric):

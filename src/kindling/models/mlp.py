@@ -1,7 +1,7 @@
 """Multilayer perceptrons for feature vectors and small images."""
 
 from kindling.models.classification import ClassificationTask
-from kindling.models.layers import MLPModel
+from kindling.models.mlp_base import MLPModel
 from kindling.models.multilabel import MultiLabelTask
 from kindling.models.regression import MLPRegressor
 

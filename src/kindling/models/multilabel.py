@@ -11,7 +11,7 @@ from typing_extensions import override
 from kindling.models.classification import FOCAL_GAMMA
 from kindling.models.metrics import MeanAveragePrecision, MultilabelMacroF1
 from kindling.models.task import BaseTask
-from kindling.utils.decision import THRESHOLD
+from kindling.utils.decision_threshold import THRESHOLD
 from kindling.utils.text import join_names
 
 LOSSES = ("bce", "focal")

@@ -10,8 +10,8 @@ from torch.nn import functional as F
 from torchmetrics import MeanAbsoluteError, MeanSquaredError, MetricCollection
 from typing_extensions import override
 
-from kindling.models.layers import MLPModel
 from kindling.models.metrics import R2
+from kindling.models.mlp_base import MLPModel
 from kindling.models.task import BaseTask
 from kindling.utils.text import join_names
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.classification import binary_roc
 
-from kindling.utils.decision import CURVE_STEPS, DecisionThreshold
+from kindling.utils.decision_threshold import CURVE_STEPS, DecisionThreshold
 from kindling.utils.text import join_names, suggest
 
 logger = logging.getLogger(__name__)

@@ -109,7 +109,7 @@ def _is_shape(value: Any) -> bool:
 
 def _is_curve(values: Sequence[Any]) -> bool:
     """Return whether a list can be the curve of a decision threshold."""
-    from kindling.utils.decision import CURVE_STEPS  # imports torch
+    from kindling.utils.decision_threshold import CURVE_STEPS  # imports torch
 
     are_finite = (isinstance(value, int | float) and math.isfinite(value) for value in values)
     return len(values) == CURVE_STEPS + 1 and all(are_finite)

@@ -8,10 +8,10 @@ from rich.console import Console
 from rich.table import Table
 
 from kindling.runs.folders import RUNS
-from kindling.runs.listing import Run
 from kindling.runs.plots import plot_runs
+from kindling.runs.run import Run
+from kindling.runs.runs_table import format_commit, format_duration, format_epochs
 from kindling.runs.show import UNSET, format_setting
-from kindling.runs.table import format_commit, format_duration, format_epochs
 from kindling.utils.console import say
 from kindling.utils.text import format_metric
 

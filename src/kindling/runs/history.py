@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from io import StringIO
 from pathlib import Path
 
-from kindling.runs.find import read_text
+from kindling.runs.find_checkpoint import read_text
 from kindling.runs.metric_names import standard_name
 
 READ_ERRORS = (OSError, ValueError, KeyError, csv.Error)  # raised for a missing or damaged file

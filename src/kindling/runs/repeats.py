@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from kindling.runs.folders import ENSEMBLE, REPEAT_FILE, RUNS, new_run, written_checkpoints
-from kindling.runs.listing import Run, find_runs, natural_key, sort_by_start
 from kindling.runs.metadata import read_json
+from kindling.runs.run import Run, find_runs, natural_key, sort_by_start
 from kindling.utils.files import atomic_write
 
 PREDICTIONS = "predictions.csv"

@@ -10,9 +10,9 @@ from typing import Any
 
 import psutil
 
-from kindling.runs.listing import Run
 from kindling.runs.metadata import git_commit, versions
-from kindling.runs.table import format_commit, format_duration, format_epochs, local_time
+from kindling.runs.run import Run
+from kindling.runs.runs_table import format_commit, format_duration, format_epochs, local_time
 from kindling.utils.console import as_command, say
 from kindling.utils.errors import UsageError
 from kindling.utils.plugins import split_options

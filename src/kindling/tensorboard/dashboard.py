@@ -30,7 +30,7 @@ from kindling.tensorboard.network import write_histograms, write_network, write_
 from kindling.tensorboard.predictions import ClassificationTabs, PredictionTabs, names_of, write_worst_predictions
 from kindling.tensorboard.projector import HiddenFeatures, write_projector
 from kindling.tensorboard.regression import RegressionTabs
-from kindling.training.test_outputs import Outputs, TestOutputCollector, is_collected, outputs_and_targets
+from kindling.training.output_collector import Outputs, TestOutputCollector, is_collected, outputs_and_targets
 from kindling.utils.console import progress
 from kindling.utils.pictures import are_images
 from kindling.utils.text import format_numbers

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 from torch.utils.tensorboard import SummaryWriter
 
 from kindling.tensorboard.predictions import Inputs, PredictionTabs
+from kindling.training.output_collector import gather_samples
 from kindling.training.row_buffer import RowBuffer
-from kindling.training.test_outputs import gather_samples
 from kindling.utils.inputs import to_float
 from kindling.utils.pictures import are_images
 

@@ -8,7 +8,7 @@ from typing_extensions import override
 from kindling.tensorboard.dashboard import is_best, metrics_of
 from kindling.tensorboard.hyperparameters import collect_hparams, write_hparams
 from kindling.tensorboard.logger import SplitLogger
-from kindling.training.test_outputs import TestOutputCollector
+from kindling.training.output_collector import TestOutputCollector
 
 
 class TrialDashboard(TestOutputCollector):

@@ -10,12 +10,12 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from typing_extensions import override
 
-from kindling.cli.stages import has_stage
+from kindling.cli.stage_support import has_stage
 from kindling.data.checks.samples import summarize
-from kindling.deploy.card import ModelCard
 from kindling.deploy.export import some_inputs
 from kindling.deploy.export_wrapper import ExportWrapper
 from kindling.deploy.formats import FORMATS
+from kindling.deploy.model_card import ModelCard
 from kindling.deploy.verify import compare_outputs, first
 from kindling.models.task import BaseTask
 from kindling.testing.trainer import small_trainer

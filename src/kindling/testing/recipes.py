@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from kindling.cli.entry_point import main
-from kindling.cli.stages import has_stage
+from kindling.cli.stage_support import has_stage
 from kindling.testing.isolation import isolated
 
 

@@ -3,14 +3,14 @@
 from kindling.training.averaging import EMA, SWA, Averaging
 from kindling.training.best_checkpoint import BestCheckpoint, RunEarlyStopping
 from kindling.training.layer_health import LayerHealthMonitor
+from kindling.training.output_collector import TestOutputCollector
 from kindling.training.performance_hint import PerformanceHint
 from kindling.training.profiler import EpochProfiler
 from kindling.training.progress_bar import ProgressBar
 from kindling.training.resume import ExactResume
-from kindling.training.run_metadata import RunMetadataWriter
+from kindling.training.run_metadata_writer import RunMetadataWriter
 from kindling.training.standard_names import StandardNames
 from kindling.training.terminate_on_nan import TerminateOnNaN
-from kindling.training.test_outputs import TestOutputCollector
 from kindling.training.training_plots import PlotTrainingHistory
 from kindling.training.training_stats import TrainingStatsMonitor
 

@@ -26,7 +26,7 @@ from torch.utils.data._utils import worker
 from torch.utils.data._utils.worker import ManagerWatchdog
 from typing_extensions import override
 
-from kindling.training.peers import GRACE_SECONDS, PeerError, Peers, is_lost_connection, report_as_one
+from kindling.training.process_connections import GRACE_SECONDS, PeerError, Peers, is_lost_connection, report_as_one
 from kindling.training.threads import share_cores
 from kindling.utils.launch import find_launch
 from kindling.utils.stop_signals import interrupt

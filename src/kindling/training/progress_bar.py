@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from typing_extensions import override
 
 from kindling.runs.metric_names import split_of
-from kindling.utils.last_output import note_output
+from kindling.utils.console_idle import note_output
 from kindling.utils.text import format_metric
 
 MAX_METRICS = 3  # number of metrics without a split that are printed after an epoch

@@ -20,9 +20,9 @@ from kindling.data.loading import ResumableLoader
 from kindling.models.metrics import metric_states, restore_metrics
 from kindling.models.task import BaseTask
 from kindling.runs.signatures import is_own_here, sign_checkpoint
-from kindling.runs.trust import class_paths
+from kindling.runs.untrusted_config import class_paths
 from kindling.training.best_checkpoint import adopt_states
-from kindling.training.position import (
+from kindling.training.epoch_position import (
     is_within_epoch,
     mark_within_epoch,
     position,
@@ -30,8 +30,8 @@ from kindling.training.position import (
     restore_position,
     step_offset,
 )
+from kindling.training.output_collector import TestOutputCollector
 from kindling.training.random_state import gather_states, random_state, restore_random_state
-from kindling.training.test_outputs import TestOutputCollector
 from kindling.training.training_plots import PlotTrainingHistory
 from kindling.training.user_callbacks import save_inside_copy
 from kindling.utils.files import atomic_write

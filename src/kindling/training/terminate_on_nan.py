@@ -11,7 +11,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from kindling.training.nan_diagnosis import find_first_nonfinite_layer, nonfinite_data, nonfinite_weights
-from kindling.training.peers import PeerError
+from kindling.training.process_connections import PeerError
 
 
 class NotFiniteError(ValueError):

@@ -15,10 +15,10 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger, MLFlowLogger, WandbLogger
 from typing_extensions import override
 
-from kindling.runs.listing import Run
 from kindling.runs.metadata import RunMetadata
 from kindling.runs.process import is_copy
-from kindling.training.run_metadata import RunMetadataWriter
+from kindling.runs.run import Run
+from kindling.training.run_metadata_writer import RunMetadataWriter
 
 SERVER_SECONDS = 10  # for the first answer of a server
 

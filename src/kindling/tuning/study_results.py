@@ -9,7 +9,7 @@ import yaml
 from optuna.trial import FrozenTrial, TrialState
 from rich.table import Table
 
-from kindling.runs.find import read_text
+from kindling.runs.find_checkpoint import read_text
 from kindling.runs.folders import STUDY_FILE
 from kindling.tuning.study import EPOCHS, REASON, RUN, SECONDS, Study
 from kindling.utils.files import atomic_write

@@ -16,7 +16,7 @@ from rich.errors import LiveError
 from rich.progress import Progress
 from rich.table import Table
 
-from kindling.utils.last_output import note_output, silence
+from kindling.utils.console_idle import note_output, silence
 from kindling.utils.plugins import plugin_options
 from kindling.utils.text import format_metric, program_name, strip_control_characters
 

@@ -29,7 +29,7 @@ from kindling.data.datamodule import Batch
 from kindling.data.images.decode import ImageFiles, inspect, read_image
 from kindling.data.images.samples import Sample
 from kindling.data.images.splits import make_splits
-from kindling.deploy.card import ModelCard
+from kindling.deploy.model_card import ModelCard
 from kindling.deploy.predictor import Predictor
 from kindling.deploy.request_bodies import from_images
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from conftest import Command, different
 from kindling import CNNClassifier, CNNMultiLabelClassifier, ImageFolderDataModule
-from kindling.data.mirroring import keeps_labels
+from kindling.data.auto_flip import keeps_labels
 from kindling.data.mnist import read_sample
 from kindling.tensorboard.images import image_grid
 

@@ -11,7 +11,7 @@ import pytest
 
 from kindling.data.images import scan
 from kindling.data.tables import cells as cells_module
-from kindling.data.tables import kinds
+from kindling.data.tables import column_types
 from kindling.data.tables.cells import read_cells
 from kindling.data.tables.datamodule import TableDataModule
 
@@ -38,7 +38,11 @@ def test_each_value_of_a_table_is_parsed_once(tmp_path: Path, monkeypatch: pytes
         parsed.extend(values)
         return read(values, option)
 
-    for module, name in [(cells_module, "read_quantities"), (cells_module, "read_days"), (kinds, "read_quantities")]:
+    for module, name in [
+        (cells_module, "read_quantities"),
+        (cells_module, "read_days"),
+        (column_types, "read_quantities"),
+    ]:
         monkeypatch.setattr(module, name, partial(count, getattr(module, name)))
     number, text = [f"{place / 7:.5f}" for place in range(3000)], [f"word {place}" for place in range(3000)]
     table = {"number": number, "text": text, "y": ["lo"] * 1500 + ["hi"] * 1500}

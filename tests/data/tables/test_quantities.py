@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from kindling.data.tables.quantities import as_number, decimal_evidence, read_quantities, read_quantity
+from kindling.data.tables.number_parsing import as_number, decimal_evidence, read_quantities, read_quantity
 
 
 @pytest.mark.parametrize(

@@ -117,11 +117,11 @@ def test_a_regression_target_is_learned_and_predicted_for_new_rows(
 @pytest.mark.slow
 def test_the_run_names_the_model_that_was_built(kindling: Command, trained: Path) -> None:
     config = yaml.safe_load((trained / "config.yaml").read_text())
-    assert config["model"]["class_path"] == "kindling.models.tables.TabMRegressor"
+    assert config["model"]["class_path"] == "kindling.models.tabm.TabMRegressor"
     assert config["model"]["init_args"]["hidden"] == [16]
     assert "label_smoothing" not in config["model"]["init_args"]
     stored = read_checkpoint(trained / "checkpoints/best.ckpt")
-    assert stored["hyper_parameters"]["_class_path"] == "kindling.models.tables.TabMRegressor"
+    assert stored["hyper_parameters"]["_class_path"] == "kindling.models.tabm.TabMRegressor"
     assert not {"label_smoothing", "num_classes"} & stored["hyper_parameters"].keys()
     assert "classes" not in stored["TableDataModule"]
     assert stored["TableDataModule"] == read("houses.csv", "price").fitted

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from kindling.data.checks.copies import Indices
 from kindling.data.checks.report import Finding
 from kindling.data.tables.columns import ID_NAME
-from kindling.data.tables.quantities import as_number
+from kindling.data.tables.number_parsing import as_number
 
 Values = tuple[Indices, list[str]]  # index of the value of each row, -1 where missing, (N,); and the values
 

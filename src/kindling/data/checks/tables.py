@@ -13,9 +13,9 @@ from kindling.data.checks.groups import find_groups
 from kindling.data.checks.report import Finding
 from kindling.data.checks.samples import SampleTable
 from kindling.data.tables.cells import Cells, name_cells
+from kindling.data.tables.column_parsing import missing_values
 from kindling.data.tables.columns import CONSTANT
 from kindling.data.tables.datamodule import TableDataModule
-from kindling.data.tables.reading import missing_values
 from kindling.data.tables.rows import width
 from kindling.data.tables.split_columns import reasons
 from kindling.data.tables.table_file import TableFile

@@ -21,14 +21,14 @@ from kindling.data.disk_cache import DiskCache
 from kindling.data.folds import check_fold
 from kindling.data.images.decode import ImageFiles, channel_moments, read_images, warn_small_range
 from kindling.data.images.folder import check_folder
+from kindling.data.images.folder_checks import drop_broken, find_oddities, report_broken
+from kindling.data.images.image_splits import SplitImages
 from kindling.data.images.labels import LabelOptions, LabelTask
 from kindling.data.images.pixel_cache import PixelCache, open_pixel_cache
 from kindling.data.images.samples import ImageTask, Sample
 from kindling.data.images.scan import list_images, warn_unused
 from kindling.data.images.split_file import write_split
-from kindling.data.images.split_images import SplitImages
 from kindling.data.images.targets import encode_labels, target_format
-from kindling.data.images.validation import drop_broken, find_oddities, report_broken
 from kindling.data.mixing import Mixing
 from kindling.data.tables.target import check_task
 from kindling.data.tables.values import as_name

@@ -13,8 +13,8 @@ from kindling.data.images.samples import ImageTask
 from kindling.data.images.targets import SEPARATOR
 from kindling.data.tables.cells import Cells, read_cells
 from kindling.data.tables.class_target import MAX_USUAL_CLASSES
+from kindling.data.tables.number_parsing import as_number
 from kindling.data.tables.number_target import NumberTarget
-from kindling.data.tables.quantities import as_number
 from kindling.data.tables.table_file import TableFile
 from kindling.data.tables.target import Target, choose_target, known_target
 from kindling.data.tables.values import abbreviate, as_name, sort_names

@@ -13,8 +13,8 @@ from torch import Tensor
 from kindling.data.datamodule import SPLITS
 from kindling.data.images.datamodule import ImageFolderDataModule
 from kindling.data.images.decode import shrink_image
+from kindling.data.images.folder_checks import find_oddities
 from kindling.data.images.samples import Sample
-from kindling.data.images.validation import find_oddities
 from kindling.utils.inputs import decode_image, to_float
 
 logger = logging.getLogger(__name__)

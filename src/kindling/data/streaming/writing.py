@@ -17,10 +17,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from kindling.data.datamodule import SPLITS
 from kindling.data.loading import identity_collate
-from kindling.data.streaming.description import checksum, describe
 from kindling.data.streaming.manifest import FILE, Manifest
 from kindling.data.streaming.plan import UNFINISHED, ShardTask, plan_shards
 from kindling.data.streaming.sources import Source
+from kindling.data.streaming.summary import checksum, describe
 from kindling.utils.console import progress
 from kindling.utils.files import atomic_write, locked
 from kindling.utils.optional import require_extra

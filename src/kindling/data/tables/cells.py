@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kindling.data.tables.dates import read_days
-from kindling.data.tables.quantities import Units, read_quantities
+from kindling.data.tables.number_parsing import Units, read_quantities
 from kindling.data.tables.values import Floats, Indices, are_texts, as_name, strip_text
 
 if TYPE_CHECKING:

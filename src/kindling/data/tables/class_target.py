@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from kindling.data.tables.cells import Cells, name_cells
 from kindling.data.tables.dates import read_days
 from kindling.data.tables.leakage import find_leaky_columns
-from kindling.data.tables.quantities import as_number
+from kindling.data.tables.number_parsing import as_number
 from kindling.data.tables.table_file import TableFile
 from kindling.data.tables.values import MISSING_WORD, Column, Indices, abbreviate, missing_option, sort_names
 from kindling.utils.text import count_noun, join_names

@@ -15,13 +15,13 @@ from kindling.data.datamodule import MEMBERS, ArrayDataset, BaseDataModule, Batc
 from kindling.data.folds import check_fold
 from kindling.data.split_constraints import SplitConstraints
 from kindling.data.splitting import LEFT_OUT, draw_splits
-from kindling.data.tables.changes import check_columns, check_digest, digest_rows
 from kindling.data.tables.class_target import ClassTarget
 from kindling.data.tables.columns import is_key, learn_columns
 from kindling.data.tables.ensembles import combine_fitted
 from kindling.data.tables.files import read_table
 from kindling.data.tables.leakage import warn_leaks
 from kindling.data.tables.rows import encode_cells, encode_rows, find_numeric_features, width
+from kindling.data.tables.same_data import check_columns, check_digest, digest_rows
 from kindling.data.tables.split_columns import read_constraints, reasons
 from kindling.data.tables.splits import make_splits, write_split
 from kindling.data.tables.table_file import TableFile

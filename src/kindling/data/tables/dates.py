@@ -9,7 +9,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from kindling.data.tables.quantities import MAX_CHARACTERS, SPELLINGS
+from kindling.data.tables.number_parsing import MAX_CHARACTERS, SPELLINGS
 from kindling.data.tables.values import are_texts, as_name
 
 CACHED = 2**16  # dates and clocks: columns of moments repeat them

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from kindling.data.tables.cells import Cells
 from kindling.data.tables.dates import field_order
-from kindling.data.tables.quantities import decimal_evidence
+from kindling.data.tables.number_parsing import decimal_evidence
 from kindling.data.tables.values import are_texts
 
 SAMPLE_SIZE = 1000  # values to inspect first

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from kindling.data.tables.cells import Cells, name_cells
-from kindling.data.tables.reading import as_numbers, missing_values
+from kindling.data.tables.column_parsing import as_numbers, missing_values
 from kindling.data.tables.values import Column, Floats, Indices
 from kindling.utils.text import join_names
 

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kindling.data.tables.quantities import MAX_NUMBER
+from kindling.data.tables.number_parsing import MAX_NUMBER
 from kindling.data.tables.values import Column, Floats
 
 TRIM_FRACTION = 0.05  # fraction of the training values at either end that does not affect the scale

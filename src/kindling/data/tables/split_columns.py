@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 
 from kindling.data.split_constraints import SplitConstraints, SplitValues
 from kindling.data.tables.cells import Cells, name_cells
+from kindling.data.tables.column_parsing import adapt_columns, as_numbers, missing_values
+from kindling.data.tables.column_types import learn_kind
 from kindling.data.tables.file_style import read_style
-from kindling.data.tables.kinds import learn_kind
-from kindling.data.tables.reading import adapt_columns, as_numbers, missing_values
 from kindling.data.tables.table_file import TableFile
 from kindling.data.tables.values import Column, Floats, Indices, abbreviate
 from kindling.utils.text import suggest

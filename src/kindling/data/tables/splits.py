@@ -10,7 +10,7 @@ from kindling.data.folds import draw_fold
 from kindling.data.split_constraints import SplitConstraints
 from kindling.data.splitting import LEFT_OUT, draw_splits
 from kindling.data.tables.files import read_table
-from kindling.data.tables.quantities import as_number
+from kindling.data.tables.number_parsing import as_number
 from kindling.data.tables.target import Target
 from kindling.utils.console import progress
 from kindling.utils.files import atomic_write

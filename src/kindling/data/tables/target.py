@@ -9,8 +9,8 @@ import numpy as np
 
 from kindling.data.tables.cells import Cells
 from kindling.data.tables.class_target import MAX_CLASSES, MAX_USUAL_CLASSES, ClassTarget, check_no_dates
+from kindling.data.tables.column_types import learn_kind, learn_number, warn_ambiguous
 from kindling.data.tables.file_style import FileStyle, read_style
-from kindling.data.tables.kinds import learn_kind, learn_number, warn_ambiguous
 from kindling.data.tables.number_target import NumberTarget, not_a_number
 from kindling.data.tables.table_file import TableFile
 from kindling.data.tables.values import LEGACY_NO_CLASS, MISSING_WORD, Column, as_name

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kindling.data.tables.cells import Cells
-from kindling.data.tables.quantities import is_currency, is_typed_number, normalize_unit
+from kindling.data.tables.number_parsing import is_currency, is_typed_number, normalize_unit
 from kindling.data.tables.scaling import MISFIT_MARGIN, format_range, is_far_outside, misfit
 from kindling.data.tables.values import Column, Floats, Indices, abbreviate
 from kindling.utils.text import count_noun, join_names

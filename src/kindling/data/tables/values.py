@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kindling.data.tables.quantities import as_number
+from kindling.data.tables.number_parsing import as_number
 
 Floats = NDArray[np.floating[Any]]
 Indices = NDArray[np.integer[Any]]

@@ -11,7 +11,7 @@ from kindling.evaluation.report.html import Html, element
 from kindling.evaluation.report.samples import show_samples
 from kindling.models import ClassificationTask, MultiLabelTask
 from kindling.runs.folders import LABEL_ERRORS
-from kindling.training.test_outputs import Outputs
+from kindling.training.output_collector import Outputs
 from kindling.utils.text import count_noun
 
 SHOWN = 12

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from kindling.evaluation.charts import BLUE, GREY, ORANGE, new_chart
 from kindling.evaluation.report.html import Html, element, figure_element, join
-from kindling.utils.decision import DecisionThreshold
+from kindling.utils.decision_threshold import DecisionThreshold
 
 
 def threshold_section(threshold: DecisionThreshold, names: Sequence[str]) -> Html:

@@ -1,6 +1,6 @@
 """Checks of files and functions in a foreign checkpoint or config: only those on the command line are used.
 
-`kindling.runs.trust` checks the classes.
+`kindling.runs.untrusted_config` checks the classes.
 """
 
 import importlib.util
@@ -15,7 +15,7 @@ from typing import Any, get_args, get_type_hints
 
 import yaml
 
-from kindling.runs.trust import DOTTED, dotted_names, find_class, nested, texts
+from kindling.runs.untrusted_config import DOTTED, dotted_names, find_class, nested, texts
 from kindling.utils.text import strip_control_characters
 
 OWN_PACKAGE = "kindling."  # its classes import nothing by name, and annotate their files as paths

@@ -52,7 +52,7 @@ class DecisionThreshold:
 
     @classmethod
     def of_card(cls, card: Mapping[str, Any]) -> Self | None:
-        """Return the threshold in the card of a model, see `kindling.deploy.card`; None if it has none.
+        """Return the threshold in the card of a model, see `kindling.deploy.model_card`; None if it has none.
 
         Raises:
             ValueError: If its positive class is not one of two classes.

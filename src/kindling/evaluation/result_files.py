@@ -23,7 +23,7 @@ from kindling.models.many_classes import TopClasses
 from kindling.runs.folders import run_folder_of
 from kindling.training import TestOutputCollector
 from kindling.utils.console import progress
-from kindling.utils.decision import DecisionThreshold
+from kindling.utils.decision_threshold import DecisionThreshold
 from kindling.utils.files import atomic_write
 from kindling.utils.text import join_names
 

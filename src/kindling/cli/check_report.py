@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from kindling.cli.check_page import format_counts
+from kindling.cli.check_terminal import format_counts
 from kindling.data.checks import DataReport, Finding
 from kindling.evaluation.report.html import Html, element, join, section
 from kindling.evaluation.report.page import page

@@ -26,8 +26,8 @@ from kindling.cli.recipes import seed_of
 from kindling.cli.trial_process import clean_process, output_in, status
 from kindling.cli.yaml_files import read_yaml
 from kindling.runs.folders import RUNS, STUDY_FILE
-from kindling.runs.listing import Run, find_runs, flatten_config, sort_by_start
 from kindling.runs.repeats import digest_files, is_finished
+from kindling.runs.run import Run, find_runs, flatten_config, sort_by_start
 from kindling.training.processes import wait_for_processes
 from kindling.tuning.search_space import SearchSpace
 from kindling.tuning.study import Study, remove_folder

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from kindling.data.images.decode import in_parallel, inspect
+from kindling.data.images.folder_checks import check_classes, find_training_levels
 from kindling.data.images.labels import LabelOptions, find_labeled
 from kindling.data.images.samples import Sample
 from kindling.data.images.splits import check_split, make_splits
-from kindling.data.images.validation import check_classes, find_training_levels
 
 MAX_DEFAULT_SIZE = 224  # pixels; most published networks were trained with this size
 

@@ -16,8 +16,8 @@ from torch import Tensor
 from kindling.data.images.decode import read_image
 from kindling.data.images.scan import list_images
 from kindling.data.images.split_file import read_split
-from kindling.deploy.card import ModelCard
 from kindling.deploy.export_wrapper import Compute, ExportWrapper, Outputs
+from kindling.deploy.model_card import ModelCard
 from kindling.deploy.verify import BATCH_SIZES, Comparison, RawModel, compare
 from kindling.runs.folders import run_folder_of
 from kindling.runs.signatures import is_own_checkpoint

@@ -1,7 +1,7 @@
 """Checks of the configuration, classes and links of a run, which another user may have made.
 
-A run folder from another user must not run code, write outside its folder or read other files. `kindling.runs.foreign`
-checks the files and functions that it names.
+A run folder from another user must not run code, write outside its folder or read other files.
+`kindling.runs.untrusted_files` checks the files and functions that it names.
 """
 
 import importlib.util

@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 
 from kindling.data.tables.files import read_table
-from kindling.data.tables.quantities import MAX_NUMBER
+from kindling.data.tables.number_parsing import MAX_NUMBER
 from kindling.data.tables.rows import distinct_columns, encode_rows
 from kindling.data.tables.scaling import bounds
 from kindling.data.tables.splits import read_split
 from kindling.data.tables.typed_rows import TypedValues, as_iso, encode_typed, read_typed
 from kindling.data.tables.values import Column, as_name
-from kindling.deploy.card import ModelCard
 from kindling.deploy.export_wrapper import Compute, ExportWrapper
+from kindling.deploy.model_card import ModelCard
 from kindling.deploy.verify import Comparison, RawModel, compare
 from kindling.runs.folders import run_folder_of
 from kindling.runs.signatures import is_own_checkpoint

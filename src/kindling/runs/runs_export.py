@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from kindling.runs.listing import Run
+from kindling.runs.run import Run
 
 # Columns of the CSV file before those of the metrics; `commands`, for example, is only in JSON.
 FIELDS = (

@@ -11,7 +11,7 @@ from kindling.models import BaseTask, ClassificationTask, MultiLabelTask, Regres
 from kindling.models.task import Task
 from kindling.runs.folders import run_folder_of
 from kindling.runs.metadata import read_json
-from kindling.utils.decision import DecisionThreshold
+from kindling.utils.decision_threshold import DecisionThreshold
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Sequence
 from datetime import datetime
 
-from kindling.runs.listing import Run, natural_key
 from kindling.runs.metadata import is_lower_better
+from kindling.runs.run import Run, natural_key
 from kindling.utils.errors import UsageError
 from kindling.utils.text import format_metric, suggest
 

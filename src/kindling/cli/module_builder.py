@@ -10,7 +10,7 @@ from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.cli import LightningCLI, _InstantiatorFn
 
 from kindling.cli.class_names import class_arguments
-from kindling.cli.sources import Sources
+from kindling.cli.config_sources import Sources
 from kindling.data import BaseDataModule
 from kindling.models.ensemble import EnsembleModel, take_over_states
 from kindling.models.infer import infer_arguments, with_shape

@@ -8,7 +8,7 @@ from typing import Literal
 
 from kindling.runs.folders import ENSEMBLE, REPEAT_FILE, RUNS, STUDY_FILE, is_in_run, written_checkpoints
 from kindling.runs.signatures import is_own_here
-from kindling.runs.trust import check_links
+from kindling.runs.untrusted_config import check_links
 from kindling.utils.text import program_name, suggest
 
 MAX_BYTES = 256 * 2**20  # of a text file in a run folder; metrics.csv has 100 bytes per row
@@ -29,7 +29,7 @@ def find_checkpoint(
 
     Raises:
         FileNotFoundError: If there is none.
-        ValueError: If links point out of its run folder; see `kindling.runs.trust.check_links`.
+        ValueError: If links point out of its run folder; see `kindling.runs.untrusted_config.check_links`.
     """
     path = Path(where)
     if path.is_file():

@@ -16,8 +16,8 @@ from kindling.cli.recipes import find_recipes
 from kindling.cli.yaml_files import check_typed, read_yaml
 from kindling.models.task import DATA_ARGUMENTS
 from kindling.runs.checkpoints import read_checkpoint, restore_last
-from kindling.runs.find import find_checkpoint
-from kindling.runs.foreign import argument_names, typed_arguments
+from kindling.runs.find_checkpoint import find_checkpoint
+from kindling.runs.untrusted_files import argument_names, typed_arguments
 from kindling.utils.errors import UsageError, UsageErrorParser
 
 

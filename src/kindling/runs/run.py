@@ -11,12 +11,12 @@ from typing import Any, Self
 
 import yaml
 
-from kindling.runs.find import read_text
+from kindling.runs.find_checkpoint import read_text
 from kindling.runs.folders import RUN_FILES, RUNS
 from kindling.runs.history import READ_ERRORS, read_history
 from kindling.runs.metadata import FILE, FORMAT, TEST, RunMetadata, read_json, status_of
 from kindling.runs.metric_names import standard_name
-from kindling.runs.trust import check_size
+from kindling.runs.untrusted_config import check_size
 from kindling.utils.console import say
 from kindling.utils.text import program_name, strip_control_characters, suggest
 
