@@ -2,6 +2,7 @@
 
     python scripts/benchmark.py compare     the tutorial's loop, a bare loop, kindling fit: accuracy against seconds
     python scripts/benchmark.py steps       a step against a bare one, bf16 against fp32, start-up, growth with the data
+    python scripts/benchmark.py fastest     kindling fit to 99% on full MNIST, several seeds: docs/seconds-to-99.md
     python scripts/benchmark.py ablation    the tutorial's table: base CNN, + batch norm, + augmentation, + bf16
     python scripts/benchmark.py images      a folder of PNG digits: torchvision's ImageFolder, kindling fit
     python scripts/benchmark.py scale       cost of 10 to 100,000 classes, of rows, parameters and processes
@@ -36,7 +37,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import yaml
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, Trainer
 from matplotlib.figure import Figure
 from PIL import Image
 from rich.console import Console
@@ -51,7 +52,7 @@ from benchmark_photos import photos
 from benchmark_scale import scale
 from benchmark_stream import EpochTimes, stream
 from benchmark_tables import tables
-from kindling import MNISTDataModule
+from kindling import CNNClassifier, MNISTDataModule
 from kindling.cli import main as kindling
 from kindling.utils.console import silence_libraries
 
@@ -157,6 +158,26 @@ def compare(data_dir: Path, rounds: int, epochs: int) -> dict[str, Any]:
     return {"epochs": epochs, "runs": runs}
 
 
+def fastest(data_dir: Path, seeds: int) -> dict[str, Any]:
+    """Wall clock from the start of the process to its end, and test accuracy, of the fastest recipe with each seed."""
+    options = fit("--config", FAST, "--config", BF16, "--data.data_dir", data_dir)
+    runs: list[dict[str, float]] = []
+    for seed in range(seeds):
+        lines, seconds, _ = run([PROGRAM, *options, "--seed_everything", str(seed)])
+        (accuracy,) = (
+            float(match[1]) for _, line in lines if (match := re.search(r"test/accuracy[ │]+([\d.]+)", line))
+        )
+        runs.append({"seconds": seconds, "accuracy": accuracy})
+        print(f"seed {seed}: {seconds:.1f} s, {accuracy:.2%}", flush=True)
+    accuracies = [100 * one["accuracy"] for one in runs]
+    print(
+        f"mean accuracy {statistics.mean(accuracies):.3f}%, {middle(accuracies)}; seconds",
+        middle([one["seconds"] for one in runs]),
+    )
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=SCRIPTS, capture_output=True, text=True)
+    return {"commit": commit.stdout.strip(), "runs": runs}
+
+
 def plot(runs: dict[str, list[dict[str, Any]]], path: Path) -> None:
     """Draws accuracy against wall-clock seconds, a line for each run."""
     figure = Figure(figsize=(8, 4.5), dpi=150, layout="constrained")
@@ -198,18 +219,37 @@ def step_times(recipe: Path, steps: int, *options: object) -> list[float]:
 
 
 def step_overhead(path: Path, data_dir: Path, rounds: int) -> dict[str, list[float]]:
-    """Milliseconds of the steps of an epoch in a bare loop and through all of `kindling fit`, taken in turns."""
+    """Time of a step relative to one of a bare loop, with which it takes turns: medians of 100 steps each."""
     recipe = yaml.safe_load(path.read_text())
-    found: dict[str, list[float]] = {"bare": [], "kindling": []}
+    found: dict[str, list[float]] = {"Lightning's Trainer alone": [], "kindling fit": []}
     for seed in range(rounds):
-        model, data = bare_loop.build(recipe, str(data_dir), seed)
-        TakingTurns.bare = bare_loop.train(model, data, recipe, epochs=2)
-        TakingTurns.milliseconds = {name: [] for name in found}
-        next(TakingTurns.bare)
-        fit_with(TakingTurns, path, 100, "--config", BF16, "--data.data_dir", data_dir)
-        for name, times in TakingTurns.milliseconds.items():
-            found[name] += times[10:]
+        for name, ratios in found.items():
+            model, data = bare_loop.build(recipe, str(data_dir), seed)
+            TakingTurns.bare = bare_loop.train(model, data, recipe, epochs=2)
+            TakingTurns.milliseconds = {"kindling": [], "bare": []}
+            next(TakingTurns.bare)
+            if name == "kindling fit":
+                fit_with(TakingTurns, path, 100, "--config", BF16, "--data.data_dir", data_dir)
+            else:
+                fit_alone(recipe, data_dir)
+            medians = {loop: statistics.median(times[10:]) for loop, times in TakingTurns.milliseconds.items()}
+            ratios.append(medians["kindling"] / medians["bare"])
     return found
+
+
+def fit_alone(recipe: dict[str, Any], data_dir: Path) -> None:
+    """Train 100 steps of a recipe with a Trainer that has no logger, checkpoints or other callbacks."""
+    data = MNISTDataModule(data_dir=str(data_dir), **recipe["data"]["init_args"])
+    settings = recipe["model"]["init_args"]
+    optimizer = settings["optimizer"] | {"class_path": "torch.optim.AdamW"}
+    schedule = {"class_path": "kindling.models.schedules.OneCycle", "init_args": {}}
+    model = CNNClassifier.for_data(data, **settings | {"optimizer": optimizer, "lr_scheduler": schedule})
+    quiet: dict[str, Any] = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar"), False)
+    few: dict[str, Any] = {"max_epochs": 1, "limit_train_batches": 100, "limit_val_batches": 1}
+    callbacks = [TakingTurns()]
+    Trainer(
+        accelerator="cpu", precision="bf16-mixed", callbacks=callbacks, enable_model_summary=False, **quiet, **few
+    ).fit(model, data)
 
 
 def precisions(data_dir: Path, rounds: int, steps: int = 40) -> dict[str, list[float]]:
@@ -253,8 +293,8 @@ def steps(data_dir: Path, rounds: int) -> dict[str, Any]:
     silence_libraries()
     with tempfile.TemporaryDirectory() as folder, chdir(folder):
         found: dict[str, dict[Any, list[float]]] = {
-            "ms of a step of mnist_cnn_fast.yaml": step_overhead(FAST, data_dir, rounds),
-            "ms of a step of mnist_cnn.yaml": step_overhead(CNN, data_dir, rounds),
+            "time of a step of mnist_cnn_fast.yaml, relative to a bare loop": step_overhead(FAST, data_dir, rounds),
+            "time of a step of mnist_cnn.yaml, relative to a bare loop": step_overhead(CNN, data_dir, rounds),
             "ms of a step of mnist_cnn.yaml by precision": precisions(data_dir, rounds),
             "seconds of an epoch by samples": growth(data_dir, rounds),
             "seconds to": start_up(data_dir, rounds),
@@ -373,10 +413,10 @@ def machine() -> dict[str, Any]:
 def main() -> None:
     """Measures what is asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    choices = ("compare", "steps", "ablation", "images", "scale", "stream", "photos", "transfer", "tables", "gpu")
-    parser.add_argument("what", choices=choices)
+    choices = ("compare", "steps", "fastest", "ablation", "images", "scale", "stream", "photos", "transfer", "tables")
+    parser.add_argument("what", choices=(*choices, "gpu"))
     parser.add_argument("--data_dir", type=Path, default=Path("data"), help="folder with MNIST/raw")
-    parser.add_argument("--rounds", type=int, default=3, help="runs of each; of ablation and transfer, seeds")
+    parser.add_argument("--rounds", type=int, default=3, help="runs of each; of fastest, ablation and transfer, seeds")
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--most", type=int, default=60000, help="of images, stream and gpu, images to train on at most")
     parser.add_argument("--accelerator", default="gpu", help="of gpu; cpu rehearses it")
@@ -392,6 +432,8 @@ def main() -> None:
         plot(found["runs"], out / "compare.png")
     elif options.what == "steps":
         found = steps(data_dir, options.rounds)
+    elif options.what == "fastest":
+        found = fastest(data_dir, options.rounds)
     elif options.what == "images":
         found = folders(data_dir, options.rounds, options.epochs, options.most)
     elif options.what == "scale":
