@@ -74,9 +74,9 @@ def _decide(options: Sequence[str]) -> str:
     return ""
 
 
-def _is_same(run: Path, metadata: RunMetadata, wanted: list[list[str]]) -> bool:
+def _is_same(run_folder: Path, metadata: RunMetadata, wanted: list[list[str]]) -> bool:
     """Return whether this user started a run with the same command."""
-    if hasattr(os, "getuid") and (run / FILE).stat().st_uid != os.getuid():
+    if hasattr(os, "getuid") and (run_folder / FILE).stat().st_uid != os.getuid():
         return False
     try:
         _, command, *options = shlex.split(metadata.commands[0]) if metadata.commands else ["", ""]

@@ -89,10 +89,10 @@ class RunSession:
             trainer.save_checkpoint(best.best_model_path)
         self.record.finish_untrained(metrics)
 
-    def tested_checkpoint(self, trainer: Trainer) -> str | None:
+    def tested_checkpoint(self, trainer: Trainer) -> Path | None:
         """Return the checkpoint that `fit` tests; None for the current weights."""
         best = best_checkpoint_callback(trainer)
-        return (best.best_model_path or f"{best.dirpath}/last.ckpt") if best else None
+        return Path(best.best_model_path or f"{best.dirpath}/last.ckpt") if best else None
 
     def callbacks(self) -> list[Callback]:
         """Return the callbacks that write into the run folder during training."""
@@ -124,9 +124,9 @@ class RunSession:
                     folder.rmdir()  # fails if it contains other runs
 
 
-def _clear(run: Path) -> None:
+def _clear(run_folder: Path) -> None:
     """Remove the contents of a run folder, apart from the record that this process trains there."""
-    for path in run.iterdir():
+    for path in run_folder.iterdir():
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         elif path.name != FILE:

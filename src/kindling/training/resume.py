@@ -58,16 +58,16 @@ class ExactResume(Callback):
     it stops.
 
     Args:
-        run: The run folder; checkpoints are saved in its `checkpoints/`.
+        run_folder: The run folder; checkpoints are saved in its `checkpoints/`.
         every_n_minutes: Minutes between checkpoints within an epoch. None is saved during validation.
         every_n_steps: Number of optimizer steps between additional checkpoints; null for none.
     """
 
-    def __init__(self, run: Path, every_n_minutes: float = 10, every_n_steps: int | None = None) -> None:
-        self.run = run
-        self.path = run / "checkpoints" / "last.ckpt"
+    def __init__(self, run_folder: Path, every_n_minutes: float = 10, every_n_steps: int | None = None) -> None:
+        self.run_folder = run_folder
+        self.path = run_folder / "checkpoints" / "last.ckpt"
         self.every_n_minutes, self.every_n_steps = every_n_minutes, every_n_steps
-        self._is_copy = not is_own_here(run)  # before a new config.yaml is signed
+        self._is_copy = not is_own_here(run_folder)  # before a new config.yaml is signed
         self.signal = 0  # that has stopped the training
         self.is_trained = False  # whether the run is complete and nothing is left to train
         self._handlers: dict[int, Any] = {}
@@ -128,7 +128,7 @@ class ExactResume(Callback):
             if state and isinstance(callback, ModelCheckpoint):
                 callback.current_score = state["current_score"]
                 if self._continues_run(trainer):
-                    save_inside_copy(callback, state["dirpath"] or "", self.run, self._is_copy)
+                    save_inside_copy(callback, state["dirpath"] or "", self.run_folder, self._is_copy)
                 move_best(state, str(callback.dirpath), self._continues_run(trainer))
 
     def _continues_run(self, trainer: Trainer) -> bool:
