@@ -20,9 +20,10 @@ from torch.utils.data._utils import worker
 
 from conftest import LOADING, TINY, Command, Train, different
 from kindling.cli import main
+from kindling.cli.trainer_setup import replace_spawn
 from kindling.training import processes
+from kindling.training.launcher import Launcher
 from kindling.training.process_connections import PeerError
-from kindling.training.processes import Launcher, replace_spawn
 from ranks import Ranks
 
 RUN = Path("runs/tiny/version_0")

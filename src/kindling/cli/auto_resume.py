@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kindling.cli.checkpoint_config import CompleteError
 from kindling.cli.command_line import group_options, option_name, option_values, resumes_automatically
 from kindling.runs.folders import RUNS, written_checkpoints
 from kindling.runs.metadata import FILE, RunMetadata, claim, status_of
 from kindling.runs.process import current_job
 from kindling.runs.run import find_runs, natural_key
+from kindling.training.completion import CompleteError
 from kindling.training.rank_zero_decision import decide_once
 from kindling.utils.files import locked
 from kindling.utils.slurm import is_queued

@@ -13,7 +13,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from typing_extensions import override
 
 from kindling.cli.auto_resume import AutoResume
-from kindling.cli.checkpoint_config import CompleteError, epochs_completed, is_training_complete, load_weights
+from kindling.cli.checkpoint_config import load_checked_weights
 from kindling.cli.class_names import NOUNS, replacement_hint
 from kindling.cli.command_line import resumes_automatically
 from kindling.cli.config_sources import Sources
@@ -21,13 +21,14 @@ from kindling.cli.evaluator import Evaluator
 from kindling.cli.fit_options import ALL_PROBABILITIES, add_fit_options, check_nonempty_run, check_validation
 from kindling.cli.fit_without_training import is_trainable, run_diagnostic, save_untrained
 from kindling.cli.module_builder import ModuleBuilder
-from kindling.cli.option_checks import check_config, check_devices, check_tasks
+from kindling.cli.option_checks import check_config
 from kindling.cli.parser import KindlingArgumentParser, prefer_whole_numbers, split_help_all
 from kindling.cli.parser_errors import one_line
 from kindling.cli.recipes import DEFAULT_SEED
 from kindling.cli.run_session import RunSession, SaveConfig, run_name
 from kindling.cli.stage_support import has_stage
 from kindling.cli.summary import print_early_stop_reason, print_model, print_next_steps
+from kindling.cli.trainer_checks import check_devices, check_tasks
 from kindling.cli.trainer_setup import add_run, prepare_options, remove_averaging, trainer_callbacks
 from kindling.data import BaseDataModule
 from kindling.evaluation.result_files import (
@@ -41,7 +42,9 @@ from kindling.tensorboard import Dashboard, dashboard_of
 from kindling.tensorboard.trials import TrialDashboard
 from kindling.training import TestOutputCollector
 from kindling.training.checkpoint_io import write_atomically
-from kindling.training.processes import end_with_parent, reporting_as_one, watch_parents, watch_processes
+from kindling.training.completion import CompleteError, epochs_completed, is_training_complete
+from kindling.training.launcher import reporting_as_one, watch_processes
+from kindling.training.orphans import end_with_parent, watch_parents
 from kindling.training.sync_batch_norm import use_own_batch_norm
 from kindling.training.terminate_on_nan import describe_anomaly
 from kindling.training.trackers import explaining_login, finishing_trackers
@@ -119,7 +122,7 @@ class KindlingCLI(LightningCLI):
             known = {*command_parser.get_defaults().keys(branches=True), *NOUNS}
             message = one_line(str(error), known, self.sources.typed)
             raise UsageError(message + replacement_hint(message, self.sources.model)) from error
-        check_config(command_parser, self._config, self.sources.names, self.checkpoint)
+        check_config(command_parser, self._config, self.sources)
         self._config["ckpt_path"] = None  # otherwise Lightning lets the checkpoint's hyperparameters win
 
     @override
@@ -207,7 +210,7 @@ class KindlingCLI(LightningCLI):
 
     def _load_checkpoint(self) -> None:
         stored = self.sources.stored
-        load_weights(self.model, self.datamodule, self.checkpoint, stored)
+        load_checked_weights(self.model, self.datamodule, self.checkpoint, stored)
         if not self.checkpoint or self._is_diagnostic:  # diagnostics do not resume
             return
         if self.command == "fit":

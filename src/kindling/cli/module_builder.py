@@ -156,12 +156,12 @@ class ModuleBuilder:
         defaults = {name: default_of(kind, name) for name in kwargs}
         lacking = kwargs.keys() - {*class_arguments(class_path)}
         unused = [name for name in kwargs if name in lacking and kwargs[name] not in (None, defaults[name])]
-        if typed := [name for name in unused if f"model.{name}" in self.sources.names]:
+        if typed := [name for name in unused if f"model.{name}" in self.sources.option_names]:
             raise UsageError(f"{model.__name__} has no {join_names(typed)}: {targets}")
         ignored = f"; {join_names(unused)} has no effect" if unused else ""
         say(f"model: {model.__name__} instead of {kind.__name__}, because {targets}{ignored}")
         # A default of the classifier gives way to that of the other model, unless it is on the command line.
-        free = [name for name in kwargs if f"model.{name}" not in self.sources.names]
+        free = [name for name in kwargs if f"model.{name}" not in self.sources.option_names]
         lacking |= {name for name in free if kwargs[name] == defaults[name] != default_of(model, name)}
         configs = self.cli.config[self.command]["model"], self.cli.config_dump["model"]
         for config in configs:

@@ -1,15 +1,19 @@
 """Options and callbacks of the Trainer, on top of those that a user chooses."""
 
+import logging
+import os
+import re
 from collections.abc import Iterable, MutableMapping
 from typing import Any
 
 from jsonargparse import Namespace
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities import rank_zero_only
 
-from kindling.cli.option_checks import apply_barebones, check_trainer
 from kindling.cli.run_session import RunSession
+from kindling.cli.trainer_checks import check_trainer
 from kindling.training import (
     EpochProfiler,
     LayerHealthMonitor,
@@ -19,9 +23,20 @@ from kindling.training import (
     TestOutputCollector,
 )
 from kindling.training.batch_limits import BatchLimits
-from kindling.training.processes import devices_of_torchrun, replace_spawn
 from kindling.training.random_state import SeedByRank
 from kindling.training.user_callbacks import as_list, combine, has_progress_bar
+from kindling.utils.launch import find_launch
+
+logger = logging.getLogger(__name__)
+
+# The Trainer's own barebones mode also turns off `self.log`, so there are no metrics.
+BAREBONES = {
+    "barebones": False,
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "log_every_n_steps": 0,
+}
 
 
 def prepare_options(options: MutableMapping[str, Any], config: Namespace) -> None:
@@ -42,6 +57,33 @@ def prepare_options(options: MutableMapping[str, Any], config: Namespace) -> Non
     options["strategy"] = replace_spawn(options["strategy"])
     if isinstance(options["strategy"], str):
         config["trainer"]["strategy"] = options["strategy"]
+
+
+def apply_barebones(trainer: MutableMapping[str, Any]) -> None:
+    """Replace `--trainer.barebones true` with options that train and test without files, logs or a progress bar."""
+    for name, value in BAREBONES.items():
+        trainer[name] = value
+
+
+def devices_of_torchrun() -> dict[str, int]:
+    """Return the options of the Trainer that torchrun decides, `devices` and `num_nodes`; none without torchrun."""
+    if (launch := find_launch()).launcher != "torchrun":
+        return {}
+    devices = int(os.environ["LOCAL_WORLD_SIZE"])
+    return {"devices": devices, "num_nodes": launch.processes // devices}
+
+
+def replace_spawn(strategy: Any) -> Any:
+    """Replace a strategy that spawns or forks processes with one that starts commands.
+
+    Spawned processes train copies of model, data and callbacks, whose state the main process would not get back.
+    """
+    if isinstance(strategy, str) and (found := re.match("ddp_(spawn|fork|notebook)", strategy)):
+        logger.warning(f"--trainer.strategy {found[0]} is for notebooks and scripts; using ddp instead")
+        return strategy.replace(found[0], "ddp")
+    if isinstance(strategy, DDPStrategy):
+        strategy._start_method = "popen"
+    return strategy
 
 
 def add_run(options: MutableMapping[str, Any], config: Namespace, run: RunSession, steps: int | None) -> None:

@@ -28,7 +28,7 @@ from kindling.cli.yaml_files import read_yaml
 from kindling.runs.folders import RUNS, STUDY_FILE
 from kindling.runs.repeats import digest_files, is_finished
 from kindling.runs.run import Run, find_runs, flatten_config, sort_by_start
-from kindling.training.processes import wait_for_processes
+from kindling.training.launcher import wait_for_processes
 from kindling.tuning.search_space import SearchSpace
 from kindling.tuning.study import Study, remove_folder
 from kindling.tuning.study_results import describe_trial, study_table, summary_of, write_best, write_summary

@@ -24,7 +24,7 @@ from typing_extensions import override
 
 from kindling.runs.metadata import FILE as RECORD
 from kindling.training.averaging import defer_to_fit_end
-from kindling.training.best_checkpoint import check_monitor
+from kindling.training.monitors import check_monitor
 
 logger = logging.getLogger(__name__)
 
@@ -115,26 +115,6 @@ def _separate_files(callback: ModelCheckpoint, run_folder: Path) -> None:
     callback.save_last = None  # Kindling saves last.ckpt, which resumes exactly
     if callback.filename in RESERVED_NAMES:
         raise ValueError(f"{callback.filename}.ckpt is reserved for Kindling: give ModelCheckpoint another filename")
-
-
-def save_inside_copy(callback: ModelCheckpoint, stored: str, run_folder: Path, is_copy: bool) -> None:
-    """Make a user's ModelCheckpoint save inside a copied run, because a folder outside of it belongs to the original.
-
-    Args:
-        callback: A ModelCheckpoint of the resumed run; its `dirpath` is changed in place.
-        stored: Its `dirpath` in the checkpoint from which the run resumes.
-        run_folder: The run folder.
-        is_copy: Whether the run was last trained in another folder.
-    """
-    folder, ours = Path(callback.dirpath or run_folder), run_folder.resolve()
-    if "://" in str(callback.dirpath) or ours in (resolved := folder.resolve(), *resolved.parents):
-        return
-    inside = ours / "user" / folder.name
-    was_inside = Path(stored).parts[-2:] == inside.parts[-2:]
-    if was_inside or (is_copy and stored == str(folder)):
-        callback.dirpath = str(inside)
-        shown = run_folder / "user" / folder.name
-        logger.warning(f"ModelCheckpoint: {folder} belongs to the original of this run; saving to {shown}")
 
 
 @contextmanager
