@@ -77,8 +77,8 @@ class ModuleBuilder:
     ) -> LightningModule:
         """Build the model with arguments from the data module or inferred from training samples."""
         with self.error.keep():
-            if self.command == "fit" and (model := model_for_data(kind, self._data)) is not kind:
-                kwargs, kind = self._replace(kind, model, kwargs), model
+            if self.command == "fit" and (chosen := model_for_data(kind, self._data)) is not kind:
+                kwargs, kind = self._replace(kind, chosen, kwargs), chosen
             kwargs, links = self._complete(kind, kwargs, applied_instantiation_links)
         names = self.sources.stored.get("hyper_parameters", {}).get("class_names") or ()
         if self.command != "fit" and len(names) > MANY_CLASSES and not kwargs.get("class_names", True):

@@ -96,8 +96,14 @@ class RunSession:
 
     def callbacks(self) -> list[Callback]:
         """Return the callbacks that write into the run folder during training."""
-        resume, plots = self.resume, PlotTrainingHistory(self.path)
-        return [self.trackers, self.record, TrainingStatsMonitor(), resume, plots, PerformanceHint()]
+        return [
+            self.trackers,  # adds the IDs of its runs to what `record` writes
+            self.record,
+            TrainingStatsMonitor(),
+            self.resume,
+            PlotTrainingHistory(self.path),
+            PerformanceHint(),
+        ]
 
     def loggers(self, asked: list[Logger] | Logger | bool | None, steps: int | None) -> list[Logger]:
         """Return the loggers of the run and those of `--trainer.logger`; an empty list if that is False.

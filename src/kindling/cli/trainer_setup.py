@@ -16,6 +16,7 @@ from kindling.cli.run_session import RunSession
 from kindling.cli.trainer_checks import check_trainer
 from kindling.training import (
     EpochProfiler,
+    ExactResume,
     LayerHealthMonitor,
     ProgressBar,
     StandardNames,
@@ -29,7 +30,8 @@ from kindling.utils.launch import find_launch
 
 logger = logging.getLogger(__name__)
 
-# The Trainer's own barebones mode also turns off `self.log`, so there are no metrics.
+# What `--trainer.barebones true` stands for: training and testing without files, logs or a progress bar. The Trainer's
+# own barebones mode also turns off `self.log`, so there are no metrics.
 BAREBONES = {
     "barebones": False,
     "logger": False,
@@ -50,19 +52,11 @@ def prepare_options(options: MutableMapping[str, Any], config: Namespace) -> Non
         ValueError: If an option is out of range.
     """
     check_trainer(options)
-    if options["barebones"]:
-        apply_barebones(options)
-    for name, number in devices_of_torchrun().items():
-        options[name] = number
+    for name, value in ((BAREBONES if options["barebones"] else {}) | devices_of_torchrun()).items():
+        options[name] = value
     options["strategy"] = replace_spawn(options["strategy"])
     if isinstance(options["strategy"], str):
         config["trainer"]["strategy"] = options["strategy"]
-
-
-def apply_barebones(trainer: MutableMapping[str, Any]) -> None:
-    """Replace `--trainer.barebones true` with options that train and test without files, logs or a progress bar."""
-    for name, value in BAREBONES.items():
-        trainer[name] = value
 
 
 def devices_of_torchrun() -> dict[str, int]:
@@ -86,21 +80,21 @@ def replace_spawn(strategy: Any) -> Any:
     return strategy
 
 
-def add_run(options: MutableMapping[str, Any], config: Namespace, run: RunSession, steps: int | None) -> None:
+def add_run(options: MutableMapping[str, Any], config: Namespace, session: RunSession, steps: int | None) -> None:
     """Let a Trainer write into a run folder, by its loggers and profiler; `options` are changed in place.
 
     Args:
         options: Options of the Trainer.
         config: Options of `fit`.
-        run: The run.
+        session: The run.
         steps: Optimizer steps of the checkpoint from which the training resumes, if it does.
     """
-    run.resume.every_n_minutes = config["checkpoint"]["every_n_minutes"]
-    run.resume.every_n_steps = config["checkpoint"]["every_n_steps"]
-    options["default_root_dir"] = run.path
-    options["logger"] = run.loggers(options["logger"], steps)
+    session.resume.every_n_minutes = config["checkpoint"]["every_n_minutes"]
+    session.resume.every_n_steps = config["checkpoint"]["every_n_steps"]
+    options["default_root_dir"] = session.path
+    options["logger"] = session.loggers(options["logger"], steps)
     if config["profile"]:
-        options["profiler"] = rank_zero_only(EpochProfiler)(run.path)
+        options["profiler"] = rank_zero_only(EpochProfiler)(session.path)
         config["profile"] = False  # a run that repeats or resumes this one is not profiled too
 
 
@@ -114,7 +108,7 @@ def trainer_callbacks(
     options: MutableMapping[str, Any],
     config: Namespace,
     configured: Iterable[Callback],
-    run: RunSession | None,
+    session: RunSession | None,
     collector: TestOutputCollector,
 ) -> list[Callback]:
     """Return all callbacks of a Trainer apart from the one that writes `config.yaml`.
@@ -123,18 +117,22 @@ def trainer_callbacks(
         options: Options of the Trainer, with the callbacks of the user.
         config: Options of the command; only those of `fit` have `watch`.
         configured: Callbacks that other options configure, such as early stopping.
-        run: The run that is trained, if any.
+        session: The run that is trained, if any.
         collector: Callback that collects the outputs of a test.
     """
-    saves = options["enable_checkpointing"] is not False
-    path = run.path if run else None
-    callbacks = combine(as_list(options["callbacks"]), [StandardNames(), *configured], path, saves)
-    callbacks += [BatchLimits(), SeedByRank()]
-    if options["enable_progress_bar"] is not False and not has_progress_bar(options["callbacks"]):
-        callbacks.append(ProgressBar())
-    if "watch" in config:
-        callbacks.append(TerminateOnNaN(wait=config["watch"]))
-        callbacks += [LayerHealthMonitor()] * config["watch"]
-    if run:
-        callbacks += [callback for callback in run.callbacks() if saves or callback is not run.resume]
-    return [*callbacks, collector]
+    users, saves = as_list(options["callbacks"]), options["enable_checkpointing"] is not False
+    shows_progress = options["enable_progress_bar"] is not False and not has_progress_bar(users)
+    written = session.callbacks() if session else []
+    # Lightning calls them in this order, except that those that save checkpoints come last. `ExactResume` moves behind
+    # the callbacks whose state it saves.
+    return [
+        # Standard names before early stopping and others look for them; Kindling's before the user's, see `combine`.
+        *combine(users, [StandardNames(), *configured], session.path if session else None, saves),
+        BatchLimits(),
+        SeedByRank(),
+        *([ProgressBar()] if shows_progress else []),
+        *([TerminateOnNaN(wait=config["watch"])] if "watch" in config else []),
+        *([LayerHealthMonitor()] if config.get("watch") else []),
+        *(callback for callback in written if saves or not isinstance(callback, ExactResume)),
+        collector,  # draws plots, which takes time, when everything else has been written
+    ]
