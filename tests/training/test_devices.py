@@ -21,7 +21,6 @@ from torch.utils.data._utils import worker
 from conftest import LOADING, TINY, Command, Train, different
 from kindling.cli import main
 from kindling.cli.trainer_setup import replace_spawn
-from kindling.training import launcher
 from kindling.training.launcher import Launcher
 from kindling.training.orphans import end_with_parent
 from kindling.training.process_connections import PeerError
@@ -51,12 +50,12 @@ def launcher(monkeypatch: pytest.MonkeyPatch) -> Launcher:
     for name in ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE"):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
-    monkeypatch.setattr(launcher, "GRACE_SECONDS", 1.0)
+    monkeypatch.setattr("kindling.training.launcher.GRACE_SECONDS", 1.0)
     return Launcher(_SubprocessScriptLauncher(LightningEnvironment(), 2, 1), lambda: print("cleaned up"))
 
 
 def second_process(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
-    monkeypatch.setattr(launcher, "_basic_subprocess_cmd", lambda: [sys.executable, "-c", code])
+    monkeypatch.setattr("kindling.training.launcher._basic_subprocess_cmd", lambda: [sys.executable, "-c", code])
 
 
 def lose_connection() -> NoReturn:
