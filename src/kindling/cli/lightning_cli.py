@@ -1,7 +1,6 @@
 """`kindling fit`, `validate`, `test` and `predict`: LightningCLI with run folders and named checkpoints."""
 
 import shlex
-import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,6 @@ from typing import Any
 from jsonargparse import ArgumentError
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.utilities import rank_zero_only
 from typing_extensions import override
 
 from kindling.cli.auto_resume import AutoResume
@@ -19,7 +17,8 @@ from kindling.cli.command_line import resumes_automatically
 from kindling.cli.config_sources import Sources
 from kindling.cli.evaluator import Evaluator
 from kindling.cli.fit_options import ALL_PROBABILITIES, add_fit_options, check_nonempty_run, check_validation
-from kindling.cli.fit_without_training import is_trainable, run_diagnostic, save_untrained
+from kindling.cli.fit_without_training import is_trainable, run_diagnostic
+from kindling.cli.fitter import Fitter
 from kindling.cli.module_builder import ModuleBuilder
 from kindling.cli.option_checks import check_config
 from kindling.cli.parser import KindlingArgumentParser, prefer_whole_numbers, split_help_all
@@ -27,34 +26,24 @@ from kindling.cli.parser_errors import one_line
 from kindling.cli.recipes import DEFAULT_SEED
 from kindling.cli.run_session import RunSession, SaveConfig, run_name
 from kindling.cli.stage_support import has_stage
-from kindling.cli.summary import print_early_stop_reason, print_model, print_next_steps
-from kindling.cli.trainer_checks import check_devices, check_tasks
-from kindling.cli.trainer_setup import add_run, prepare_options, remove_averaging, trainer_callbacks
-from kindling.data import BaseDataModule
-from kindling.evaluation.result_files import (
-    is_writable,
-)
+from kindling.cli.trainer_setup import add_run, prepare_options, prepare_trainer, trainer_callbacks
+from kindling.evaluation.result_files import is_writable
 from kindling.models.loading import check_trained
 from kindling.models.sanity_check import check_network
-from kindling.runs.checkpoint_contents import restoring
 from kindling.runs.folders import RUNS, run_folder_of
 from kindling.tensorboard import Dashboard, dashboard_of
 from kindling.tensorboard.trials import TrialDashboard
 from kindling.training import TestOutputCollector
-from kindling.training.checkpoint_io import write_atomically
 from kindling.training.completion import CompleteError, epochs_completed, is_training_complete
-from kindling.training.launcher import reporting_as_one, watch_processes
+from kindling.training.launcher import reporting_as_one
 from kindling.training.orphans import end_with_parent, watch_parents
-from kindling.training.sync_batch_norm import use_own_batch_norm
 from kindling.training.terminate_on_nan import describe_anomaly
 from kindling.training.trackers import explaining_login, finishing_trackers
-from kindling.training.user_callbacks import naming_monitors
 from kindling.tuning import diagnostics
 from kindling.tuning.trials import TrialOptions
-from kindling.utils.console import as_command, say, silence_libraries
+from kindling.utils.console import say, silence_libraries
 from kindling.utils.errors import UsageError
 from kindling.utils.plugins import load_plugins
-from kindling.utils.stop_signals import interruption
 from kindling.utils.text import program_name
 
 
@@ -154,7 +143,11 @@ class KindlingCLI(LightningCLI):
             else:
                 options["logger"] = False
             trainer = Trainer(**{**options, "callbacks": self._callbacks(options), **kwargs})
-            self._prepare_trainer(trainer)
+            stored = self.sources.stored
+            loaded = (self.checkpoint, {**stored}) if self.checkpoint and not self._is_diagnostic else None
+            prepare_trainer(trainer, self.command, self.session.path if self.session else None, loaded, self._clean_up)
+            self.epochs_completed = epochs_completed(stored)
+            stored.clear()  # the Trainer holds the only copy and frees it after restoring
             return trainer
         except BaseException as error:  # Ctrl-C leaves no empty folder either
             self._clean_up()
@@ -166,6 +159,8 @@ class KindlingCLI(LightningCLI):
     @finishing_trackers()
     def fit(self, **kwargs: Any) -> None:
         """Train, then test the best checkpoint."""
+        parts = self.trainer, self.model, self.datamodule
+        fitter = Fitter(*parts, self.session, self.checkpoint, self.is_trained)
         try:
             check_network(self.model)
             if self._is_diagnostic:
@@ -173,25 +168,17 @@ class KindlingCLI(LightningCLI):
                 config = self.config_init["fit"]
                 run_diagnostic(self.model, self.datamodule, config, plot, self.options, self.epochs_completed)
                 return
-            self._train(**kwargs)
+            fitter.train(**kwargs)
         except BaseException as error:
             self._clean_up()
             if describe_anomaly(error):
                 raise ValueError("; ".join(error.__notes__)) from error
             raise
-        session = self.session
-        print_early_stop_reason(self.trainer, self._run_folder)
-        if session and (number := session.resume.signal):
-            say("trained to the end; test it with: " + as_command("kindling", "test --ckpt_path", session.path))
-            if self.trial or (number != signal.SIGINT and self._tests_after_fit):  # no further trial starts
-                raise interruption(number)
-            return
-        if self._tests_after_fit:
-            remove_averaging(self.trainer)
-            self.test(**kwargs | {"ckpt_path": session.tested_checkpoint(self.trainer) if session else None})
-        if session:
-            has_prediction = has_stage(self.model, self.datamodule, "predict")
-            print_next_steps(self.trainer, session.path, is_trainable(self.model), has_prediction)
+
+        def test(checkpoint: Path | None) -> None:
+            self.test(**kwargs | {"ckpt_path": checkpoint})
+
+        fitter.finish(test if self._tests_after_fit else None, self.trial is not None)
 
     def validate(self, **kwargs: Any) -> None:
         """Evaluate the checkpoint on the validation split."""
@@ -244,33 +231,6 @@ class KindlingCLI(LightningCLI):
             callbacks.append(SaveConfig(parser, self._config, overwrite=True))
         return self.trial.adapt(callbacks) if self.trial else callbacks
 
-    def _prepare_trainer(self, trainer: Trainer) -> None:
-        """Check the processes of a Trainer, and replace the plug-ins that Kindling handles differently."""
-        check_devices(trainer)
-        if self.command == "fit":
-            check_tasks(trainer)
-        use_own_batch_norm(trainer)
-        stored = self.sources.stored
-        loaded = (self.checkpoint, {**stored}) if self.checkpoint and not self._is_diagnostic else None
-        write_atomically(trainer.strategy, self._run_folder, loaded)
-        self.epochs_completed = epochs_completed(stored)
-        stored.clear()  # the Trainer holds the only copy and frees it after restoring
-        watch_processes(trainer, self._clean_up)
-
-    def _train(self, **kwargs: Any) -> None:
-        """Train the model, and record its splits."""
-        if self.session and isinstance(self.datamodule, BaseDataModule):
-            rank_zero_only(self.datamodule.write_split)(self.session.path)
-        print_model(self.model, self._run_folder, self.trainer)
-        if not is_trainable(self.model):
-            save_untrained(self.trainer, self.session, **kwargs)
-            return
-        if self.session and self.is_trained:
-            say("training is complete: finishing the plots and the test")
-            self.session.resume.is_trained = True
-        with restoring(self.checkpoint), naming_monitors(self.trainer):
-            self.trainer.fit(**kwargs | {"ckpt_path": self.checkpoint, "weights_only": True})
-
     def _clean_up(self) -> None:
         if self.session:
             self.session.clean_up(began=hasattr(self, "trainer") and self.trainer.global_step > 0)
@@ -283,10 +243,6 @@ class KindlingCLI(LightningCLI):
     @property
     def _command_line(self) -> str:
         return shlex.join([program_name(), self.command, *self.options])
-
-    @property
-    def _run_folder(self) -> Path | None:
-        return self.session.path if self.session else None
 
     @property
     def _run_name(self) -> str:

@@ -3,7 +3,8 @@
 import logging
 import os
 import re
-from collections.abc import Iterable, MutableMapping
+from collections.abc import Callable, Iterable, MutableMapping
+from pathlib import Path
 from typing import Any
 
 from jsonargparse import Namespace
@@ -13,7 +14,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities import rank_zero_only
 
 from kindling.cli.run_session import RunSession
-from kindling.cli.trainer_checks import check_trainer
+from kindling.cli.trainer_checks import check_devices, check_tasks, check_trainer
 from kindling.training import (
     EpochProfiler,
     ExactResume,
@@ -24,7 +25,10 @@ from kindling.training import (
     TestOutputCollector,
 )
 from kindling.training.batch_limits import BatchLimits
+from kindling.training.checkpoint_io import Loaded, write_atomically
+from kindling.training.launcher import watch_processes
 from kindling.training.random_state import SeedByRank
+from kindling.training.sync_batch_norm import use_own_batch_norm
 from kindling.training.user_callbacks import as_list, combine, has_progress_bar
 from kindling.utils.launch import find_launch
 
@@ -96,6 +100,29 @@ def add_run(options: MutableMapping[str, Any], config: Namespace, session: RunSe
     if config["profile"]:
         options["profiler"] = rank_zero_only(EpochProfiler)(session.path)
         config["profile"] = False  # a run that repeats or resumes this one is not profiled too
+
+
+def prepare_trainer(
+    trainer: Trainer, command: str, run_folder: Path | None, loaded: Loaded | None, clean_up: Callable[[], None]
+) -> None:
+    """Check the processes of a Trainer, and replace its parts that Kindling handles differently.
+
+    Args:
+        trainer: The Trainer.
+        command: fit, validate, test or predict.
+        run_folder: Folder of the run that is trained, if any.
+        loaded: Path and contents of the checkpoint, which is not read again.
+        clean_up: Called before this process exits because another one has failed.
+
+    Raises:
+        ValueError: If too many processes would start, or not all tasks of a job would train together.
+    """
+    check_devices(trainer)
+    if command == "fit":
+        check_tasks(trainer)
+    use_own_batch_norm(trainer)
+    write_atomically(trainer.strategy, run_folder, loaded)
+    watch_processes(trainer, clean_up)
 
 
 def remove_averaging(trainer: Trainer) -> None:
