@@ -129,11 +129,12 @@ class ModuleBuilder:
             raise UsageError(f"--data is required: {kind.__name__} does not provide its own data")
         undecided = set(DATA_ARGUMENTS).intersection(kwargs) - self.sources.given
         required = {name for name in undecided if default_of(kind, name) is inspect.Parameter.empty}
-        own = set() if is_task else undecided - required  # may mean something else in a plain LightningModule
-        taken = kwargs.keys() - own
-        links = {key: value for key, value in links.items() if value is not None and _argument(key) in taken}
-        linked = {_argument(key) for key in links}
-        unset = {name for name in undecided - own - linked if kwargs[name] is None}  # optional to the parser
+        from_data = {_argument(key) for key, value in links.items() if value is not None}.intersection(kwargs)
+        # An optional argument of a plain LightningModule may mean something else than the data: it keeps its default.
+        own = set() if is_task else from_data & undecided - required
+        linked = from_data - own
+        links = {key: value for key, value in links.items() if _argument(key) in linked}
+        unset = {name for name in undecided - from_data if kwargs[name] is None}  # optional to the parser
         kwargs = {name: value for name, value in kwargs.items() if name not in own | unset}
         if missing := unset & required:
             found = self._infer(kind, missing, known={*linked, *self.sources.given})
