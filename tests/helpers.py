@@ -13,6 +13,8 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics import MeanAbsoluteError, MetricCollection
 
 from kindling import ClassificationTask, MLPClassifier, RegressionTask, SyntheticDataModule
@@ -533,3 +535,10 @@ class TagsDataModule(BaseDataModule):
     def load(self, split: Split) -> Batch:
         inputs = torch.randn(300, 300, generator=torch.Generator().manual_seed(len(split)))
         return inputs, (inputs > 2).float()
+
+
+class HalveOnPlateau(ReduceLROnPlateau):
+    """Halves the learning rate whenever the validation loss stops falling."""
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        super().__init__(optimizer, factor=0.5)

@@ -66,6 +66,13 @@ class Rows(LightningModule):
         return torch.optim.Adam(self.parameters())
 
 
+class Clusters(Rows):
+    """An autoencoder whose `num_classes` has nothing to do with the classes of the data."""
+
+    def __init__(self, num_classes: int = 7) -> None:
+        super().__init__(num_classes)
+
+
 class Shapes(Dataset[Any]):
     """Noise with a mask of its bright pixels, as dictionaries; training samples are flipped at random."""
 

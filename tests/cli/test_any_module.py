@@ -51,6 +51,14 @@ def test_lightnings_own_demo_modules_train_test_predict_and_resume(kindling: Com
     assert "BoringModel-BoringDataModule" in kindling("runs").out
 
 
+def test_an_optional_argument_called_like_one_of_the_data_keeps_its_default(kindling: Command) -> None:
+    fit_briefly(kindling, "modules.Clusters", "SyntheticDataModule")
+    run = Path("runs/Clusters-SyntheticDataModule/version_0")
+    assert kindling("validate", "--ckpt_path", run).code == 0
+    assert kindling("fit", "--ckpt_path", run, "--trainer.max_epochs", "2").code == 0
+    assert len(torch.load(run / "checkpoints/last.ckpt", weights_only=True)["state_dict"]["network.0.bias"]) == 7
+
+
 def test_a_model_with_loaders_of_its_own_needs_no_data_module(kindling: Command) -> None:
     fitted = kindling("fit", "--model", f"{BORING}BoringModel", "--trainer.max_epochs", "1")
     assert (fitted.code, fitted.err.count("\n"), fitted.err.startswith(NO_LOSS)) == (0, 1, True)

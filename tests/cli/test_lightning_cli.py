@@ -193,21 +193,23 @@ def test_classes_named_like_columns_have_their_own_columns(kindling: Command) ->
 
 @pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(
-    ("command", "name", "way_out"),
+    ("command", "name", "verb", "way_out"),
     [
-        ("fit", "test", "--test_after_fit false"),
-        ("test", "test", "at least 1"),
-        ("validate", "val", "at least 1"),
-        ("predict", "predict", "at least 1"),
+        ("fit", "test", "test", "--test_after_fit false"),
+        ("test", "test", "test", "at least 1"),
+        ("validate", "val", "validate", "at least 1"),
+        ("predict", "predict", "predict", "at least 1"),
     ],
 )
-def test_a_run_without_batches_is_refused_at_once(kindling: Command, command: str, name: str, way_out: str) -> None:
+def test_a_run_without_batches_is_refused_at_once(
+    kindling: Command, command: str, name: str, verb: str, way_out: str
+) -> None:
     if command != "fit":
         kindling("fit", *TINY)
     what = TINY if command == "fit" else ["--ckpt_path", "best"]
     result = kindling(command, *what, f"--trainer.limit_{name}_batches", "0")
     assert (result.code, result.err.count("\n")) == (1, 1)
-    assert f"no batch is left by --trainer.limit_{name}_batches 0: set {way_out}" in result.err
+    assert f"--trainer.limit_{name}_batches 0 leaves nothing to {verb}: set {way_out}" in result.err
     assert Path("runs").exists() == (command != "fit")
 
 

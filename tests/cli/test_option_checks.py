@@ -203,16 +203,12 @@ def test_invalid_trainer_options_end_in_one_line(
     assert not Path("runs").exists()
 
 
-def test_a_schedule_that_needs_validation_says_once_that_it_has_no_effect(kindling: Command) -> None:
-    schedule = [
-        "--model.lr_scheduler",
-        "torch.optim.lr_scheduler.ReduceLROnPlateau",
-        "--trainer.limit_val_batches",
-        "0",
-    ]
-    result = kindling("fit", *TINY, *schedule)
+@pytest.mark.parametrize("schedule", ["torch.optim.lr_scheduler.ReduceLROnPlateau", "helpers.HalveOnPlateau"])
+def test_a_schedule_that_needs_validation_says_once_that_it_has_no_effect(kindling: Command, schedule: str) -> None:
+    result = kindling("fit", *TINY, "--model.lr_scheduler", schedule, "--trainer.limit_val_batches", "0")
     assert (result.code, result.err) == (0, "")
-    assert result.out.count("ReduceLROnPlateau monitors val/loss: without validation") == 1
+    name = schedule.rpartition(".")[2]
+    assert result.out.count(f"{name} monitors val/loss: without validation") == 1
 
 
 @pytest.mark.quick_cases(2)

@@ -245,7 +245,7 @@ def test_it_is_chosen_on_the_validation_split_and_used_by_every_command(
     assert "predicts yes from a probability of 0.9\n" in result.out
     at_90 = ["yes" if float(row["yes"]) >= 0.9 else "no" for row in rows]
     assert f"{accuracy_score(truth, at_90):.4f}" in result.out
-    assert "not stored, since --model.threshold differs from the run, which keeps its test results" in result.out
+    assert "test results not saved: --model.threshold differs from the run" in result.out
     assert rows_of() == rows
     assert json.loads((RUN / "test_metrics.json").read_text()) == measured
     assert "from a probability of 0.9" not in (RUN / "report.html").read_text()

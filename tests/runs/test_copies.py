@@ -16,7 +16,7 @@ from kindling.runs.metadata import FILE, TEST, RunMetadata
 from kindling.runs.metrics_csv import MetricsLogger
 from kindling.runs.process import process_info
 from kindling.training import TestOutputCollector
-from kindling.training.resume import move_best
+from kindling.training.moved_checkpoints import move_best
 
 RUN = Path("runs/tiny/version_0")
 # The loss increases again: the best checkpoint is not that of the last epoch, and later ones may be better.

@@ -20,9 +20,10 @@ from torch.utils.data._utils import worker
 
 from conftest import LOADING, TINY, Command, Train, different
 from kindling.cli import main
-from kindling.training import processes
+from kindling.cli.trainer_setup import replace_spawn
+from kindling.training.launcher import Launcher
+from kindling.training.orphans import end_with_parent
 from kindling.training.process_connections import PeerError
-from kindling.training.processes import Launcher, replace_spawn
 from ranks import Ranks
 
 RUN = Path("runs/tiny/version_0")
@@ -49,12 +50,12 @@ def launcher(monkeypatch: pytest.MonkeyPatch) -> Launcher:
     for name in ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE"):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
-    monkeypatch.setattr(processes, "GRACE_SECONDS", 1.0)
+    monkeypatch.setattr("kindling.training.launcher.GRACE_SECONDS", 1.0)
     return Launcher(_SubprocessScriptLauncher(LightningEnvironment(), 2, 1), lambda: print("cleaned up"))
 
 
 def second_process(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
-    monkeypatch.setattr(processes, "_basic_subprocess_cmd", lambda: [sys.executable, "-c", code])
+    monkeypatch.setattr("kindling.training.launcher._basic_subprocess_cmd", lambda: [sys.executable, "-c", code])
 
 
 def lose_connection() -> NoReturn:
@@ -128,7 +129,7 @@ def test_a_process_ends_even_if_the_main_one_ended_before_it_started(
     """If the main process is killed while the others start, they would wait for its address forever."""
     monkeypatch.setenv("KINDLING_PARENT", str(-1 if gone else os.getpid()))
     if (process := os.fork()) == 0:
-        processes.end_with_parent()
+        end_with_parent()
         time.sleep(1)
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == int(gone)

@@ -16,7 +16,7 @@ from lightning.pytorch import Trainer
 from conftest import TINY, Command, Train, different
 from kindling import MLPClassifier, SyntheticDataModule
 from kindling.runs.metadata import RunMetadata
-from kindling.training.resume import keep_previous
+from kindling.training.moved_checkpoints import keep_previous
 
 # Dropout and shuffling draw random numbers, and the plateau scheduler has a state; 7 steps per epoch.
 LONG = [*TINY, "--model.dropout", "0.3", "--trainer.max_epochs", "4"]

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kindling.cli.checkpoint_config import CompleteError
 from kindling.cli.command_line import group_options, option_name, option_values, resumes_automatically
 from kindling.runs.folders import RUNS, written_checkpoints
 from kindling.runs.metadata import FILE, RunMetadata, claim, status_of
 from kindling.runs.process import current_job
 from kindling.runs.run import find_runs, natural_key
+from kindling.training.completion import CompleteError
 from kindling.training.rank_zero_decision import decide_once
 from kindling.utils.files import locked
 from kindling.utils.slurm import is_queued
@@ -74,9 +74,9 @@ def _decide(options: Sequence[str]) -> str:
     return ""
 
 
-def _is_same(run: Path, metadata: RunMetadata, wanted: list[list[str]]) -> bool:
+def _is_same(run_folder: Path, metadata: RunMetadata, wanted: list[list[str]]) -> bool:
     """Return whether this user started a run with the same command."""
-    if hasattr(os, "getuid") and (run / FILE).stat().st_uid != os.getuid():
+    if hasattr(os, "getuid") and (run_folder / FILE).stat().st_uid != os.getuid():
         return False
     try:
         _, command, *options = shlex.split(metadata.commands[0]) if metadata.commands else ["", ""]

@@ -1,8 +1,6 @@
 """The config and weights that a command takes from a checkpoint and its run."""
 
-from collections.abc import Mapping, Sequence
-from functools import reduce
-from operator import getitem
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +11,13 @@ from kindling.cli.yaml_files import read_yaml
 from kindling.data import BaseDataModule
 from kindling.models.many_classes import MANY_CLASSES
 from kindling.models.task import DATA_ARGUMENTS, BaseTask
-from kindling.runs.checkpoint_contents import EPOCHS, STOPPERS
-from kindling.runs.folders import is_in_run, is_last, run_folder_of, surroundings_of
-from kindling.runs.metadata import RunMetadata
+from kindling.runs.folders import is_in_run, run_folder_of, surroundings_of
 from kindling.runs.signatures import is_own, is_own_checkpoint, plugin_sources
 from kindling.runs.untrusted_config import check_classes, check_parts, class_paths, drop_unsafe
 from kindling.runs.untrusted_files import check_factories, check_files, check_functions, typed_arguments
 from kindling.utils.plugins import check_available
-from kindling.utils.text import count_noun
+
+Config = dict[str, Any]
 
 
 def config_from_checkpoint(
@@ -29,11 +26,12 @@ def config_from_checkpoint(
     command: str,
     typed: Sequence[str] = (),
     configs: Sequence[Path] = (),
-) -> dict[str, Any]:
+) -> Config:
     """Return the config with which a command uses a checkpoint.
 
-    It comes from the `config.yaml` of the run; for a checkpoint outside a run, from the hyperparameters stored in it.
-    See `kindling.runs.untrusted_config` for the parts used from a run that was created elsewhere.
+    The model is that of the checkpoint. The rest comes from the `config.yaml` of the run; for a checkpoint outside a
+    run, the data is that in the checkpoint. See `kindling.runs.untrusted_config` for the parts used from a run that was
+    created elsewhere.
 
     Args:
         checkpoint: Path of the checkpoint.
@@ -45,45 +43,90 @@ def config_from_checkpoint(
     Raises:
         ValueError: If the run was created elsewhere, and its config would run code or read files outside the run.
     """
-    run, arguments = run_folder_of(checkpoint), stored.get("datamodule_hyper_parameters", {})
-    path = run / "config.yaml"
+    run_folder = run_folder_of(checkpoint)
+    config, model = _config_of_run(run_folder / "config.yaml"), class_config(stored["hyper_parameters"])
+    _check_code(config, model, checkpoint, stored, command, typed_arguments("model", typed, configs))
+    arguments = stored.get("datamodule_hyper_parameters", {})
+    source = run_folder / "config.yaml" if "data" in config else checkpoint
+    if "data" not in config and "_class_path" in arguments:
+        config["data"] = class_config(arguments)
+    if "data" in config:
+        if is_in_run(checkpoint):
+            use_split_of_run(config["data"], run_folder)
+        is_our_checkpoint = is_own_checkpoint(stored, checkpoint)
+        if not (is_our_checkpoint if source == checkpoint else is_own(source)):
+            data_typed = typed_arguments("data", typed, configs)
+            check_functions(config["data"], data_typed, source)
+            known = arguments if is_our_checkpoint else {}
+            check_files(config["data"], data_typed, run_folder, source, known, command)
+    return _config_of_fit(config, model) if command == "fit" else _config_of_evaluation(config, model)
+
+
+def _config_of_run(path: Path) -> Config:
+    """Return the `config.yaml` of a run, or its safe parts if it is another user's; empty if there is none."""
     config = read_yaml(path) if path.exists() and path.stat().st_size else {}
-    is_ours, is_our_checkpoint = is_own(path), is_own_checkpoint(stored, checkpoint)
-    if not is_ours:
-        config = drop_unsafe(config, path)
-    model = class_config(stored["hyper_parameters"])
-    plugins = plugin_sources(stored, checkpoint)
-    check_classes(model, surroundings_of(checkpoint), plugins=plugins)
-    check_classes([arguments, config.get("data")], surroundings_of(checkpoint), "data source", plugins)
+    return config if is_own(path) else drop_unsafe(config, path)
+
+
+def _check_code(
+    config: Config, model: Config, checkpoint: Path, stored: dict[str, Any], command: str, typed: set[str]
+) -> None:
+    """Check that a checkpoint and its run name only classes that may be imported, and that these are available.
+
+    Args:
+        config: Config of the run.
+        model: Class of the model and its arguments.
+        checkpoint: Path of the checkpoint.
+        stored: Contents of the checkpoint.
+        command: fit, validate, test or predict.
+        typed: Names of the model's arguments on the command line.
+
+    Raises:
+        ValueError: If not.
+    """
+    plugins, surroundings = plugin_sources(stored, checkpoint), surroundings_of(checkpoint)
+    check_classes(model, surroundings, plugins=plugins)
+    data = [stored.get("datamodule_hyper_parameters", {}), config.get("data")]
+    check_classes(data, surroundings, "data source", plugins)
     for name in class_paths(config) if command == "fit" else ():
         check_available(name, plugins)
     check_parts(stored["hyper_parameters"], checkpoint)
-    if not is_our_checkpoint:
+    if not is_own_checkpoint(stored, checkpoint):
         check_factories(stored["hyper_parameters"], checkpoint)
-        check_functions(model, typed_arguments("model", typed, configs), checkpoint)
-    source = path if "data" in config else checkpoint
-    if "data" not in config and "_class_path" in arguments:
-        config["data"] = class_config(arguments)
-    split = run / "split.csv"
-    if is_in_run(checkpoint) and split.exists() and "data" in config:
-        config["data"]["init_args"]["split"] = str(split)  # never test on training rows, even if the data has changed
-        config["data"]["init_args"].pop("fold", None)  # the file holds its rows
-    if "data" in config and not (is_ours if source == path else is_our_checkpoint):
-        data_typed = typed_arguments("data", typed, configs)
-        check_functions(config["data"], data_typed, source)
-        known = arguments if is_our_checkpoint else {}
-        check_files(config["data"], data_typed, run, source, known, command)
-    if command == "fit":
-        given = (config.get("model") or {}).get("init_args") or {}
-        for name in DATA_ARGUMENTS:
-            if name not in given:
-                model["init_args"].pop(name, None)  # set again from the data module
-        return config | {"model": model}  # not the run's, which may need files such as initial weights
+        check_functions(model, typed, checkpoint)
+
+
+def use_split_of_run(data: Config, run_folder: Path) -> None:
+    """Let a data module read its splits from the `split.csv` of a run, if there is one.
+
+    This protects the test set: the rows that the run was trained on are never tested, even if the data or the seed has
+    changed since.
+
+    Args:
+        data: Class of the data module and its arguments; changed in place.
+        run_folder: Folder of the run.
+    """
+    split = run_folder / "split.csv"
+    if split.exists():
+        data["init_args"]["split"] = str(split)
+        data["init_args"].pop("fold", None)  # the file holds its rows
+
+
+def _config_of_fit(config: Config, model: Config) -> Config:
+    """Return the config with which `fit` resumes a run; the data module sets the model's arguments about the data."""
+    given = (config.get("model") or {}).get("init_args") or {}
+    for name in DATA_ARGUMENTS:
+        if name not in given:
+            model["init_args"].pop(name, None)
+    return config | {"model": model}  # not the run's, which may need files such as initial weights
+
+
+def _config_of_evaluation(config: Config, model: Config) -> Config:
+    """Return the config of `validate`, `test` and `predict`, without the options that concern training."""
     if len(model["init_args"].get("class_names") or ()) > MANY_CLASSES:
         del model["init_args"]["class_names"]  # the parser would take long; the model gets those of the checkpoint
-    # One device gives the same metrics; all other Trainer options concern training.
-    trainer = {"devices": 1, "precision": config.get("trainer", {}).get("precision")}
-    kept: dict[str, Any] = {key: config[key] for key in ("data", "seed_everything") if key in config}
+    trainer = {"devices": 1, "precision": config.get("trainer", {}).get("precision")}  # one device: the same metrics
+    kept = {key: config[key] for key in ("data", "seed_everything") if key in config}
     return {"model": model, "trainer": trainer} | kept
 
 
@@ -93,7 +136,7 @@ def class_config(hyper_parameters: dict[str, Any]) -> dict[str, Any]:
     return {"class_path": hyper_parameters["_class_path"], "init_args": init_args}
 
 
-def load_weights(
+def load_checked_weights(
     model: LightningModule, data: LightningDataModule | None, checkpoint: Path | None, stored: dict[str, Any]
 ) -> None:
     """Load the weights of a checkpoint into a model, and check that data, model and checkpoint match.
@@ -115,56 +158,3 @@ def load_weights(
         name = stored["hyper_parameters"]["_class_path"].rsplit(".", 1)[-1]
         reason = str(error).splitlines()[1].strip()
         raise ValueError(f"{checkpoint} contains a different model, {name}: {reason}") from error
-
-
-class CompleteError(ValueError):
-    """Nothing is left to train or to test."""
-
-
-def is_training_complete(
-    checkpoint: Path, stored: Mapping[str, Any], config: Mapping[str, Any], tests: bool, is_auto: bool
-) -> bool:
-    """Return whether a checkpoint is fully trained, so that only the plots and the test remain.
-
-    This happens if a run is killed between its last epoch and the end of its test.
-
-    Args:
-        checkpoint: Checkpoint that `fit` resumes.
-        stored: Contents of the checkpoint.
-        config: Options of `fit`.
-        tests: Whether `fit` tests the best checkpoint at the end.
-        is_auto: Whether a run that early stopping has ended is complete too; otherwise it is trained on.
-
-    Raises:
-        CompleteError: If nothing is left to do.
-        ValueError: If training can't be resumed from the checkpoint.
-    """
-    trainer = config["trainer"]
-    if "optimizer_states" not in stored:
-        raise ValueError(f"{checkpoint} contains only weights: training can't be resumed from it")
-    epochs, most = epochs_completed(stored), trainer["max_epochs"] or -1
-    all_epochs = 0 <= most <= epochs
-    unfinished = is_last(checkpoint) and not RunMetadata.read(run_folder_of(checkpoint)).is_complete(tests)
-    if all_epochs and not unfinished:
-        done = count_noun(epochs, "epoch", "epochs")
-        raise CompleteError(f"{checkpoint} was already trained for {done}; raise --trainer.max_epochs to continue")
-    all_steps = 0 <= trainer["max_steps"] <= stored["global_step"]
-    if all_steps and not unfinished:
-        done = count_noun(stored["global_step"], "step", "steps")
-        raise CompleteError(f"{checkpoint} was already trained for {done}; raise --trainer.max_steps to continue")
-    has_stopped = stopped_early(stored, config["early_stopping"]["patience"])
-    if is_auto and has_stopped and not unfinished:
-        raise CompleteError(f"{checkpoint} was stopped early; raise --early_stopping.patience to continue")
-    return unfinished and (all_epochs or all_steps or has_stopped)
-
-
-def stopped_early(stored: Mapping[str, Any], patience: int | None) -> bool:
-    """Return whether early stopping ended the training of a checkpoint, and still would with this patience."""
-    stoppers = [state for name, state in stored["callbacks"].items() if name.startswith(STOPPERS)]
-    return patience is not None and any(state["wait_count"] >= patience for state in stoppers)
-
-
-def epochs_completed(stored: Mapping[str, Any]) -> int:
-    """Return the number of epochs the checkpoint was trained for; 0 if not recorded."""
-    loops = stored.get("loops")
-    return int(reduce(getitem, EPOCHS, loops)) if loops else 0

@@ -1,7 +1,7 @@
 """The recipes and the checkpoint that a command line names, and the config of the checkpoint's run."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -19,19 +19,6 @@ from kindling.runs.checkpoints import read_checkpoint, restore_last
 from kindling.runs.find_checkpoint import find_checkpoint
 from kindling.runs.untrusted_files import argument_names, typed_arguments
 from kindling.utils.errors import UsageError, UsageErrorParser
-
-
-def sets_only_learning_rate(recipes: Iterable[dict[str, Any]]) -> bool:
-    """Return whether a recipe sets a learning rate, and neither it nor a later recipe sets a schedule."""
-    is_alone = False
-    for recipe in recipes:
-        model = recipe.get("model")
-        arguments = (model.get("init_args") if isinstance(model, dict) else None) or {}
-        if "lr_scheduler" in arguments:
-            is_alone = False
-        elif isinstance(optimizer := arguments.get("optimizer"), dict):
-            is_alone |= "lr" in (optimizer.get("init_args") or optimizer)
-    return is_alone
 
 
 @dataclass(frozen=True)
@@ -86,17 +73,19 @@ class Sources:
         return cls(typed, configs, checkpoint, stored, config, given.intersection(DATA_ARGUMENTS))
 
     @property
-    def names(self) -> set[str]:
-        """Names of the options on the command line, including a learning rate set in an overlay."""
-        names = {option_name(option) for option in group_options(self.typed)}
-        recipes = (read_yaml(path) for path in self.configs if path.is_file())
-        return names | {"model.optimizer.lr"} if sets_only_learning_rate(recipes) else names
+    def option_names(self) -> set[str]:
+        """Names of the options on the command line."""
+        return {option_name(option) for option in group_options(self.typed)}
+
+    @property
+    def recipes(self) -> list[dict[str, Any]]:
+        """Contents of the config files, without YAML on the command line."""
+        return [read_yaml(path) for path in self.configs if path.is_file()]
 
     @property
     def model(self) -> str:
         """Name of the class of the model in the options, the last one that is given; empty if there is none."""
-        recipes = [self.stored_config, *(read_yaml(path) for path in self.configs if path.is_file())]
-        parts = [recipe["model"] for recipe in recipes if recipe.get("model")]
+        parts = [recipe["model"] for recipe in [self.stored_config, *self.recipes] if recipe.get("model")]
         named = [part.get("class_path", "") if isinstance(part, dict) else str(part) for part in parts]
         typed = [option for option in group_options(self.typed) if option_name(option) == "model"]
         named += [values[-1] for option in typed if (values := option_values(option))]

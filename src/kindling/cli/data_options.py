@@ -12,7 +12,7 @@ from lightning.pytorch import LightningDataModule
 
 from kindling.cli.class_names import NOUNS
 from kindling.cli.config_sources import classes_first
-from kindling.cli.module_builder import KeptError
+from kindling.cli.original_error import OriginalError
 from kindling.cli.parser import KindlingArgumentParser
 from kindling.cli.parser_errors import one_line
 from kindling.cli.recipes import find_recipes, seed_of
@@ -60,7 +60,7 @@ def parse_data(
 
 
 def _data_options(typed: Sequence[str]) -> tuple[list[str], int]:
-    """Return the options with the data of each recipe in place of the recipe, and the seed of the recipes."""
+    """Replace each `--config RECIPE` with the recipe's data section; also return the seed."""
     arguments: list[str] = []
     recipes: list[dict[str, Any]] = []
     words = iter(typed)
@@ -88,7 +88,7 @@ def _read_recipe(value: str) -> dict[str, Any]:
 
 
 def _explain(message: str, command: str, typed: Sequence[str], own: Collection[str]) -> str:
-    """Return the error message of the parser, with what to do about options of a training."""
+    """Return the error message of the parser, with what to do about options of `fit`."""
     others = [word.partition("=")[0] for word in typed if word.startswith("--")]
     other = next((name for name in others if not name.startswith(("--data", *own, "--config", "--help"))), "")
     if other and message.startswith("there is no option"):
@@ -98,14 +98,14 @@ def _explain(message: str, command: str, typed: Sequence[str], own: Collection[s
 
 def create_data(parser: KindlingArgumentParser, config: Namespace) -> LightningDataModule:
     """Create the data module."""
-    kept = KeptError()
+    original = OriginalError()
 
     def create(kind: type[LightningDataModule], *args: Any, **kwargs: Any) -> LightningDataModule:
         kwargs.pop("applied_instantiation_links", None)
-        with kept.keep(kind.__name__):
+        with original.keep(kind.__name__):
             return kind(*args, **kwargs)
 
     parser.instantiators = [(create, LightningDataModule, True)]
-    with kept.raised():
+    with original.raised():
         data: LightningDataModule = parser.instantiate_classes(config)["data"]
     return data

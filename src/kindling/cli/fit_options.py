@@ -1,18 +1,19 @@
 """Options of commands other than those of model, data and Trainer."""
 
-import sys
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 from lightning.pytorch import LightningModule
-from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.cli import LightningArgumentParser
 
 from kindling.models import ClassificationTask
 from kindling.models.many_classes import MANY_CLASSES, TOP
+from kindling.models.schedules import needs_metric
 from kindling.models.task import DATA_ARGUMENTS, BaseTask
-from kindling.training import Averaging, BestCheckpoint, RunEarlyStopping
+from kindling.training import Averaging
+from kindling.training.best_checkpoint import best_checkpoint
+from kindling.training.early_stopping import early_stopping
 from kindling.tuning import diagnostics
 from kindling.utils.console import say
 
@@ -24,43 +25,6 @@ FLAGS = {
     "watch": "Report layers with dead units, or vanishing or exploding gradients.",
 }
 FLAGS |= diagnostics.FLAGS
-
-
-def early_stopping(
-    monitor: str = "val/loss", mode: Literal["min", "max"] = "min", patience: int | None = 5
-) -> EarlyStopping:
-    """Stop training when a metric stops improving; on by default, after 5 validations.
-
-    Args:
-        monitor: Metric to monitor.
-        mode: Whether lower (min) or higher (max) is better.
-        patience: Validations without an improvement before training stops; null turns early stopping off.
-    """
-    if patience is None:
-        patience = sys.maxsize
-    if patience < 0:
-        raise ValueError(f"early_stopping.patience must not be negative, got {patience}")
-    return RunEarlyStopping(monitor, mode=mode, patience=patience, check_on_train_epoch_end=False)
-
-
-def best_checkpoint(
-    monitor: str = "val/loss",
-    mode: Literal["min", "max"] = "min",
-    every_n_minutes: float = 10.0,
-    every_n_steps: int | None = None,
-) -> BestCheckpoint:
-    """Save the checkpoint with the best validation metric, best.ckpt, and the last one, last.ckpt.
-
-    Args:
-        monitor: Metric to monitor.
-        mode: Whether lower (min) or higher (max) is better.
-        every_n_minutes: Minutes between saves of last.ckpt during an epoch; it is always saved after each epoch.
-        every_n_steps: Also save last.ckpt every N optimizer steps; null turns this off.
-    """
-    for name, value in {"every_n_minutes": every_n_minutes, "every_n_steps": every_n_steps}.items():
-        if value is not None and not value > 0:
-            raise ValueError(f"checkpoint.{name} must be greater than 0, got {value}")
-    return BestCheckpoint(monitor, mode)
 
 
 def add_fit_options(
@@ -99,14 +63,15 @@ def check_nonempty_run(command: str, trainer: Mapping[str, Any], tests: bool, tr
     split = {"fit": "test", "validate": "val"}.get(command, command)
     if trainer[f"limit_{split}_batches"] == 0 and tests:
         fix = "set --test_after_fit false" if command == "fit" else "set at least 1"
-        raise ValueError(f"no batch is left by --trainer.limit_{split}_batches 0: {fix}")
+        verb = "validate" if split == "val" else split
+        raise ValueError(f"--trainer.limit_{split}_batches 0 leaves nothing to {verb}: {fix}")
     for name in ("max_epochs", "max_steps", "limit_train_batches"):
         if command == "fit" and trains and trainer[name] == 0:
-            raise ValueError(f"nothing is trained by --trainer.{name} 0: set at least 1")
+            raise ValueError(f"--trainer.{name} 0 trains nothing: set at least 1")
     time = trainer["max_time"]
     amounts = time.values() if isinstance(time, dict) else [time.strip("0:") if isinstance(time, str) else time]
     if command == "fit" and trains and time is not None and not any(amounts):
-        raise ValueError("nothing is trained by --trainer.max_time of 0: set a longer time")
+        raise ValueError("--trainer.max_time 0 trains nothing: set a longer time")
 
 
 def check_validation(model: LightningModule, trainer: Mapping[str, Any]) -> None:
@@ -123,6 +88,7 @@ def check_validation(model: LightningModule, trainer: Mapping[str, Any]) -> None
             f"--model.threshold {metric} is chosen on the validation split: remove --trainer.limit_val_batches 0, or "
             "give the threshold as a number"
         )
-    schedule = isinstance(model, BaseTask) and model.training_options["lr_scheduler"]
-    if schedule and trainer["limit_val_batches"] == 0 and schedule["class_path"].endswith(".ReduceLROnPlateau"):
-        say("ReduceLROnPlateau monitors val/loss: without validation, the learning rate stays as it is")
+    schedule = model.training_options["lr_scheduler"] if isinstance(model, BaseTask) else None
+    if schedule and trainer["limit_val_batches"] == 0 and needs_metric(schedule["class_path"]):
+        name = schedule["class_path"].rpartition(".")[2]
+        say(f"{name} monitors val/loss: without validation, the learning rate stays as it is")

@@ -7,7 +7,7 @@ from typing import Any
 import docstring_parser
 from jsonargparse import ArgumentError, ArgumentParser
 
-from kindling.cli.help_pages import OptionFormatter
+from kindling.cli.option_formatter import OptionFormatter
 from kindling.cli.parser_errors import one_line
 from kindling.utils.console import silence_libraries
 from kindling.utils.errors import UsageError

@@ -16,7 +16,7 @@ from urllib.parse import unquote, urlsplit
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
 from kindling import __version__
-from kindling.cli.help_pages import OptionFormatter
+from kindling.cli.option_formatter import OptionFormatter
 from kindling.cli.recipes import SHARE
 from kindling.utils.console import say
 from kindling.utils.errors import UsageError, UsageErrorParser

@@ -16,7 +16,8 @@ from typing_extensions import override
 from kindling.cli.class_names import is_base
 from kindling.cli.commands import COMMANDS
 from kindling.cli.deprecated_names import present_path
-from kindling.cli.help_pages import OptionFormatter, arrange_class_page, arrange_page, page_width
+from kindling.cli.help_pages import arrange_class_page, arrange_page
+from kindling.cli.option_formatter import OptionFormatter, page_width
 from kindling.cli.recipes import recipe_table
 from kindling.utils.errors import UsageError
 from kindling.utils.plugins import prefer_plugins

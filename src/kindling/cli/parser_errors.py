@@ -7,6 +7,7 @@ import ast
 import os
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pkgutil import resolve_name
 
 from kindling.cli.class_names import class_arguments, describe_unknown
@@ -14,20 +15,38 @@ from kindling.utils.errors import describe_misuse, unknown_option
 from kindling.utils.text import shorten, suggest
 
 # Messages of jsonargparse about a value that should be a class but is not even a string.
-NOT_A_CLASS = re.compile(
-    "unhashable type|is not iterable|Not a valid subclass|bytes-like object|Expected a dot import path string: *$",
-    re.MULTILINE,
+NOT_A_CLASS = (
+    "unhashable type|is not iterable|Not a valid subclass|bytes-like object|Expected a dot import path string: *$"
 )
-
 # Messages about a name that is not a class, or a class of another kind.
-IMPORT_PATH = re.compile(
+IMPORT_PATH = (
     r"(?:Expected a dot import path string|Unexpected import path format): (\S.*?)(?:\. Got value: .*)?$"
-    r"|Import path (\S+) does not correspond",
-    re.MULTILINE,
+    r"|Import path (\S+) does not correspond"
 )
 # Classes that it reports for an option without a class.
 NO_NAMES = ("lightning.LightningModule", "lightning.LightningDataModule", "lightning.Callback", "typing.Union")
 CLASS_MISSING = "its class is missing: give --{key} NAME, or a --config with its class_path, before its options"
+
+
+@dataclass(frozen=True)
+class Message:
+    """A message of jsonargparse.
+
+    Attributes:
+        text: The message.
+        key: Name of the option that it is about; empty if it names none.
+        owners: Class paths in it, outermost first.
+        options: Names of all options, without the dashes.
+    """
+
+    text: str
+    key: str
+    owners: Sequence[str]
+    options: Sequence[str]
+
+    def find(self, pattern: str) -> re.Match[str] | None:
+        """Return the first match of a pattern, whose `$` is the end of any line."""
+        return re.search(pattern, self.text, re.MULTILINE)
 
 
 def one_line(message: str, options: Iterable[str] = (), typed: Sequence[str] = ()) -> str:
@@ -41,76 +60,117 @@ def one_line(message: str, options: Iterable[str] = (), typed: Sequence[str] = (
     options = list(options)
     key = ".".join(dict.fromkeys(re.findall(r'Parser key "([^"]+)"', message)))
     key = key or "".join(re.findall(r"^--([\w.]+): ", message))
-    if reason := describe_misuse(message, options, typed) or misplaced_value(key, message):
+    parsed = Message(message, key, re.findall(r"class_path[= ]'([\w.]+)'", message), options)
+    explanations = (
+        misplaced_value,
+        missing_package,
+        ambiguous_class,
+        wrong_class,
+        refused_option,
+        missing_option,
+        wrong_value,
+        not_a_class,
+    )
+    explained = (explain(parsed) for explain in explanations)  # the first that applies
+    if reason := describe_misuse(message, options, typed) or next(filter(None, explained), ""):
         return reason
-    if found := re.search(r"Requirement '(([\w-]+)[^']*)' not met", message):  # of a logger
-        return f"{found[2]} is not installed: pip install '{found[1]}'"
-    owners = re.findall(r"class_path[= ]'([\w.]+)'", message)
-    if found := re.search(r"Multiple subclasses with name (\w+)\. .*: (.+)\.$", message, re.MULTILINE):
-        return f"{key}: several classes are called {found[1]}: use a full name, {found[2]}"
-    if reason := wrong_class(key, message, owners):
-        return f"{key}: {reason}"
-    if found := re.search("does not accept option '(.*)'", message):
-        return unknown_option(found[1], options)
-    if found := re.search(r"Option '([^']+)' is not accepted", message):
-        known = class_arguments(owners[-1]) if owners else options
-        *path, name = ".".join(filter(None, [key, found[1]])).split(".")
-        group = "".join(f"{part}." for part in path)
-        near = suggest(name, known, group)
-        subject = f"{owners[-1].rpartition('.')[2]} has" if owners and len(path) == 1 else "there is"
-        return f"{subject} no option {group}{name}{near}"
-    if found := re.search(r"arguments are required: (.+)", message):
-        names = ", ".join(f"{key}.{name}" if key else f"--{name.split('.', 1)[-1]}" for name in found[1].split(", "))
-        return f"{names} must be given"
-    if found := re.search(r"(?:Got|Given) value: (.*?)(?:\. Got value: .*)?$", message, re.MULTILINE):
-        is_class = "Not a valid subclass" in message and "a <class 'str'>" not in message
-        if key and not is_class and (kinds := expected(message)):
-            return f"{key}: {found[1]} is not {' or '.join(kinds)}"
-        if key and (sizes := re.search(r"Expected a tuple with (\d+) elements", message)):
-            return f"{key}: expected a list of {sizes[1]} values, got {found[1]}"
-        if key and owners:
-            return f"{key}: {describe_unknown(key, owners[-1])}"
-    if key and NOT_A_CLASS.search(message):
-        return f"{key}: expected the name of a class, or class_path and init_args"
     lines = [f"{key}:", *reasons(message)] if key else reasons(message)
     return re.sub(r"<class '([\w.]+)'>", r"\1", " ".join(lines))
 
 
-def wrong_class(key: str, message: str, owners: Sequence[str]) -> str:
-    """Return what is wrong with the class of an option; empty if the message is about something else.
+def misplaced_value(message: Message) -> str:
+    """Return one line about a file or value in the wrong place; empty for other messages."""
+    if found := re.search(r"Unexpected config: (.*)", message.text, re.DOTALL):
+        return f"config: {shorten(found[1], 60)} is not a YAML file with options"
+    if found := message.find(r"Unable to load config (.*)"):
+        group = message.key
+        return f"{group}: expected options such as --{group}.NAME VALUE, got {shorten(found[1], 60)}"
+    if found := message.find(r"(?:File does not exist|Path is not a file): '(.*)'"):
+        return f"{message.key}: there is no file {os.path.relpath(found[1])}"
+    return ""
 
-    Args:
-        key: Name of the option.
-        message: Message of jsonargparse.
-        owners: Class paths in the message, outermost first.
-    """
-    if owners and "is not accepted" in message:
+
+def missing_package(message: Message) -> str:
+    """Return one line about a package that a logger needs; empty for other messages."""
+    if found := message.find(r"Requirement '(([\w-]+)[^']*)' not met"):
+        return f"{found[2]} is not installed: pip install '{found[1]}'"
+    return ""
+
+
+def ambiguous_class(message: Message) -> str:
+    """Return one line about a name that several classes have; empty for other messages."""
+    if found := message.find(r"Multiple subclasses with name (\w+)\. .*: (.+)\.$"):
+        return f"{message.key}: several classes are called {found[1]}: use a full name, {found[2]}"
+    return ""
+
+
+def wrong_class(message: Message) -> str:
+    """Return one line about the class of an option; empty for other messages."""
+    reason = _class_problem(message)
+    return f"{message.key}: {reason}" if reason else ""
+
+
+def _class_problem(message: Message) -> str:
+    key, owners = message.key, message.owners
+    if owners and "is not accepted" in message.text:
         if owners[-1] in NO_NAMES:
             return CLASS_MISSING.format(key=key)
         if not isinstance(resolve_name(owners[-1]), type):
             return describe_unknown(key, owners[-1])
-    if {"float", "int"}.intersection(expected(message)):  # an option that takes a number or a class
+    if {"float", "int"}.intersection(expected(message.text)):  # an option that takes a number or a class
         return ""
-    if found := IMPORT_PATH.search(message):
+    if found := message.find(IMPORT_PATH):
         name = found[1] or found[2]
         return "null is not allowed" if name == "None" else describe_unknown(key.removesuffix(".help"), name)
-    if found := re.search(r'"(\S+)" is not a subclass of', message):
+    if found := message.find(r'"(\S+)" is not a subclass of'):
         return describe_unknown(key.removesuffix(".help"), found[1])
-    if found := re.search(r"Expected (?:a path|an instantiatable class,) but (\S+) (?:is abstract|either)", message):
+    if found := message.find(r"Expected (?:a path|an instantiatable class,) but (\S+) (?:is abstract|either)"):
         return describe_unknown(key, found[1])
-    if owners and "No module named" in message:
+    if owners and "No module named" in message.text:
         return describe_unknown(key, owners[-1])
     return ""
 
 
-def misplaced_value(key: str, message: str) -> str:
-    """Return one line about a file or value in the wrong place; empty for other messages."""
-    if found := re.search(r"Unexpected config: (.*)", message, re.DOTALL):
-        return f"config: {shorten(found[1], 60)} is not a YAML file with options"
-    if found := re.search(r"Unable to load config (.*)", message):
-        return f"{key}: expected options such as --{key}.NAME VALUE, got {shorten(found[1], 60)}"
-    if found := re.search(r"(?:File does not exist|Path is not a file): '(.*)'", message):
-        return f"{key}: there is no file {os.path.relpath(found[1])}"
+def refused_option(message: Message) -> str:
+    """Return one line about an option that does not exist; empty for other messages."""
+    if found := message.find("does not accept option '(.*)'"):
+        return unknown_option(found[1], message.options)
+    if not (found := message.find(r"Option '([^']+)' is not accepted")):
+        return ""
+    owners = message.owners
+    known = class_arguments(owners[-1]) if owners else message.options
+    *path, name = ".".join(filter(None, [message.key, found[1]])).split(".")
+    group = "".join(f"{part}." for part in path)
+    subject = f"{owners[-1].rpartition('.')[2]} has" if owners and len(path) == 1 else "there is"
+    return f"{subject} no option {group}{name}{suggest(name, known, group)}"
+
+
+def missing_option(message: Message) -> str:
+    """Return one line about required options; empty for other messages."""
+    if not (found := message.find(r"arguments are required: (.+)")):
+        return ""
+    key = message.key
+    names = ", ".join(f"{key}.{name}" if key else f"--{name.split('.', 1)[-1]}" for name in found[1].split(", "))
+    return f"{names} must be given"
+
+
+def wrong_value(message: Message) -> str:
+    """Return one line about the value of an option; empty for other messages."""
+    key, owners = message.key, message.owners
+    if not key or not (found := message.find(r"(?:Got|Given) value: (.*?)(?:\. Got value: .*)?$")):
+        return ""
+    is_class = "Not a valid subclass" in message.text and "a <class 'str'>" not in message.text
+    if not is_class and (kinds := expected(message.text)):
+        return f"{key}: {found[1]} is not {' or '.join(kinds)}"
+    if sizes := message.find(r"Expected a tuple with (\d+) elements"):
+        return f"{key}: expected a list of {sizes[1]} values, got {found[1]}"
+    return f"{key}: {describe_unknown(key, owners[-1])}" if owners else ""
+
+
+def not_a_class(message: Message) -> str:
+    """Return one line about a value in place of a class; empty for other messages."""
+    if message.key and message.find(NOT_A_CLASS):
+        return f"{message.key}: expected the name of a class, or class_path and init_args"
     return ""
 
 

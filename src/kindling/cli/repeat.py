@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from kindling.cli.fold_results import combine_folds
-from kindling.cli.help_pages import OptionFormatter
 from kindling.cli.jobs import Job, run_jobs
+from kindling.cli.option_formatter import OptionFormatter
 from kindling.cli.recipes import DEFAULT_SEED, find_recipes, seed_of
 from kindling.cli.shared_options import check_options, shared_options
 from kindling.cli.yaml_files import read_yaml

@@ -89,15 +89,21 @@ class RunSession:
             trainer.save_checkpoint(best.best_model_path)
         self.record.finish_untrained(metrics)
 
-    def tested_checkpoint(self, trainer: Trainer) -> str | None:
+    def tested_checkpoint(self, trainer: Trainer) -> Path | None:
         """Return the checkpoint that `fit` tests; None for the current weights."""
         best = best_checkpoint_callback(trainer)
-        return (best.best_model_path or f"{best.dirpath}/last.ckpt") if best else None
+        return Path(best.best_model_path or f"{best.dirpath}/last.ckpt") if best else None
 
     def callbacks(self) -> list[Callback]:
         """Return the callbacks that write into the run folder during training."""
-        resume, plots = self.resume, PlotTrainingHistory(self.path)
-        return [self.trackers, self.record, TrainingStatsMonitor(), resume, plots, PerformanceHint()]
+        return [
+            self.trackers,  # adds the IDs of its runs to what `record` writes
+            self.record,
+            TrainingStatsMonitor(),
+            self.resume,
+            PlotTrainingHistory(self.path),
+            PerformanceHint(),
+        ]
 
     def loggers(self, asked: list[Logger] | Logger | bool | None, steps: int | None) -> list[Logger]:
         """Return the loggers of the run and those of `--trainer.logger`; an empty list if that is False.
@@ -124,9 +130,9 @@ class RunSession:
                     folder.rmdir()  # fails if it contains other runs
 
 
-def _clear(run: Path) -> None:
+def _clear(run_folder: Path) -> None:
     """Remove the contents of a run folder, apart from the record that this process trains there."""
-    for path in run.iterdir():
+    for path in run_folder.iterdir():
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         elif path.name != FILE:

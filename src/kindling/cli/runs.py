@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
-from kindling.cli.help_pages import OptionFormatter
+from kindling.cli.option_formatter import OptionFormatter
 from kindling.runs.compare import compare
 from kindling.runs.compare_repeats import compare_repeats
 from kindling.runs.folders import RUNS

@@ -18,7 +18,7 @@ from typing_extensions import override
 from kindling.cli.class_names import choosable_paths, loaded_class
 from kindling.cli.help_pages import FIT_HELP, HELP
 from kindling.cli.lightning_cli import KindlingCLI
-from kindling.cli.option_checks import CHOICES
+from kindling.cli.trainer_checks import CHOICES
 from kindling.training import sharding  # noqa: F401  # the schema offers the strategies that are imported
 from kindling.utils.console import say
 from kindling.utils.files import atomic_write

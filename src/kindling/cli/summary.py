@@ -12,11 +12,11 @@ from kindling.utils.console import as_command, say
 from kindling.utils.shared_batches import synchronizes_batch_norm, trained_batch_norms
 
 
-def print_model(model: LightningModule, run: Path | None, trainer: Trainer) -> None:
+def print_model(model: LightningModule, run_folder: Path | None, trainer: Trainer) -> None:
     """Print what is trained, by how many processes, and the run folder; and what the threshold is about."""
     parameters = sum(parameter.numel() for parameter in model.parameters())
     processes = f", {trainer.world_size} processes" if trainer.world_size > 1 else ""
-    say(f"{type(model).__name__}, {parameters:,} parameters{processes}: {run or 'no files are written'}")
+    say(f"{type(model).__name__}, {parameters:,} parameters{processes}: {run_folder or 'no files are written'}")
     if processes and trained_batch_norms(model) and not synchronizes_batch_norm(trainer):
         say("batch norm uses the share of each process alone; --trainer.sync_batchnorm true uses whole batches")
     if not isinstance(model, ClassificationTask) or model.hparams.get("positive_class") is not None:
@@ -33,12 +33,12 @@ def print_threshold(model: LightningModule) -> None:
         say(model.threshold.describe(model.class_names))
 
 
-def print_early_stop_reason(trainer: Trainer, run: Path | None) -> None:
+def print_early_stop_reason(trainer: Trainer, run_folder: Path | None) -> None:
     """Print why training stopped early, if it did, and how to resume it.
 
     Args:
         trainer: The trainer after `fit`.
-        run: The run folder; None if no files are written.
+        run_folder: The run folder; None if no files are written.
     """
     stoppers = [each for each in trainer.early_stopping_callbacks if each.stopping_reason_message]
     if trainer.should_stop and stoppers:
@@ -53,24 +53,25 @@ def print_early_stop_reason(trainer: Trainer, run: Path | None) -> None:
         if _is_out_of_time(trainer):
             reason = "time limit reached (--trainer.max_time)"
         where = f"after step {trainer.global_step}, in epoch {trainer.current_epoch}"
-        resume = f"; resume with: {_resume(trainer, run)}" if run and trainer.checkpoint_callbacks else ""
+        resume = f"; resume with: {_resume(trainer, run_folder)}" if run_folder and trainer.checkpoint_callbacks else ""
         say(f"stopped {where}: {reason}{resume}")
 
 
-def print_next_steps(trainer: Trainer, run: Path, is_trainable: bool, predicts: bool) -> None:
+def print_next_steps(trainer: Trainer, run_folder: Path, is_trainable: bool, predicts: bool) -> None:
     """Print the run folder and the commands that use it."""
     if not trainer.checkpoint_callbacks:
-        say(f"run: {run}\nno checkpoint was saved (--trainer.enable_checkpointing false): this run cannot be resumed")
+        say(f"run: {run_folder}")
+        say("no checkpoint was saved (--trainer.enable_checkpointing false): this run cannot be resumed")
         return
-    say(f"run: {run}\nnext:")
+    say(f"run: {run_folder}\nnext:")
     if predicts:
-        say("  " + as_command("kindling", "predict --ckpt_path", run))
+        say("  " + as_command("kindling", "predict --ckpt_path", run_folder))
     if is_trainable:
-        say("  " + _resume(trainer, run))
+        say("  " + _resume(trainer, run_folder))
     say("  " + as_command("tensorboard", "--logdir", RUNS))
 
 
-def _resume(trainer: Trainer, run: Path) -> str:
+def _resume(trainer: Trainer, run_folder: Path) -> str:
     """Return the command that continues the training of a run."""
     stopper = trainer.early_stopping_callback
     if _is_out_of_time(trainer):
@@ -83,7 +84,7 @@ def _resume(trainer: Trainer, run: Path) -> str:
         more = [f"--trainer.max_epochs {2 * max(trainer.current_epoch, trainer.max_epochs or 0)}"]
         if trainer.should_stop and stopper and stopper.stopping_reason_message:
             more.append("--early_stopping.patience null")  # or it would stop again immediately
-    return as_command("kindling", "fit --ckpt_path", run, *more)
+    return as_command("kindling", "fit --ckpt_path", run_folder, *more)
 
 
 def _is_out_of_time(trainer: Trainer) -> bool:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
-from kindling.cli.help_pages import OptionFormatter
 from kindling.cli.jobs import Job, run_jobs
+from kindling.cli.option_formatter import OptionFormatter
 from kindling.cli.recipes import find_recipes, find_search_space
 from kindling.cli.shared_options import OF_SINGLE_RUNS, check_options, shared_options
 from kindling.runs.folders import check_run_name

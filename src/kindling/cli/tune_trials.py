@@ -6,36 +6,29 @@ import gc
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import redirect_stdout, suppress
+from collections.abc import Callable
 from dataclasses import dataclass
-from io import StringIO
-from pathlib import Path
 from time import monotonic
-from typing import Any, Self
+from typing import Self
 
 import torch
-import yaml
 from optuna.exceptions import StorageInternalError
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from kindling.cli.entry_point import describe_error
 from kindling.cli.lightning_cli import KindlingCLI
-from kindling.cli.recipes import seed_of
+from kindling.cli.search_config import SearchConfig
 from kindling.cli.trial_process import clean_process, output_in, status
-from kindling.cli.yaml_files import read_yaml
 from kindling.runs.folders import RUNS, STUDY_FILE
-from kindling.runs.repeats import digest_files, is_finished
+from kindling.runs.repeats import is_finished
 from kindling.runs.run import Run, find_runs, flatten_config, sort_by_start
-from kindling.training.processes import wait_for_processes
-from kindling.tuning.search_space import SearchSpace
+from kindling.training.launcher import wait_for_processes
 from kindling.tuning.study import Study, remove_folder
 from kindling.tuning.study_results import describe_trial, study_table, summary_of, write_best, write_summary
 from kindling.tuning.trials import VARIABLE, PruneTrial, TrialOptions
 from kindling.utils.console import as_command, say
 from kindling.utils.errors import UsageError
-from kindling.utils.plugins import load_plugins
 from kindling.utils.text import count_noun, format_metric
 
 MAX_FAILURES = 3  # trials of a command that fail before any other has been trained
@@ -51,50 +44,37 @@ class Search:
         shared: Options of `fit` that all trials share.
         monitor: Metric of the study.
         trial_options: How the trials are trained, apart from their values.
+        is_trained: Whether a trial of the study has been trained.
+        failures: Trials of this command that failed before that.
     """
 
     study: Study
     shared: list[str]
     monitor: str
     trial_options: TrialOptions
-    failures: int = 0  # trials of this command that failed; -1 once one has been trained
+    is_trained: bool
+    failures: int = 0
 
     @classmethod
     def open(cls, typed: argparse.Namespace, shared: list[str]) -> Self:
         """Check the options and the search space, and open the study."""
-        contents = [read_yaml(Path(config)) for config in typed.config if Path(config).is_file()]
-        seed = seed_of(contents) if typed.seed_everything is None else typed.seed_everything
-        shared = [*shared, f"--seed_everything={seed}"]
-        load_plugins(shared)  # what they print when they are imported is not part of the config
-        space = SearchSpace.parse(read_yaml(Path(typed.search)), typed.search)
-        config = resolve_config(shared)
         path = RUNS / typed.study
-        if not (path / STUDY_FILE).exists():  # otherwise it has been checked before
-            check_space(space, typed.search, shared)
-        monitor = config["checkpoint"]["monitor"]
-        space.check_metric(monitor, typed.search)
-        settings = {
-            "options": [Path(option).name if option.startswith("--config=") else option for option in shared],
-            "search space": space.describe(),
-            "monitor": monitor,
-            "mode": config["checkpoint"]["mode"],
-            "contents of files": digest_files(shared, contents),
-        }
-        is_new = not path.exists()
+        config = SearchConfig.read(typed, shared, is_checked=(path / STUDY_FILE).exists())
+        space, monitor, is_new = config.space, config.monitor, not path.exists()
         try:
-            study = Study.open(path, typed.storage, settings, space, sampler=typed.sampler, seed=seed)
+            study = Study.open(path, typed.storage, config.settings, space, sampler=typed.sampler, seed=config.seed)
         except BaseException:
             if is_new:
                 remove_folder(path)
             raise
         if not (path / STUDY_FILE).exists():
             write_summary(path, summary_of(study, monitor))
-        options = flatten_config(config)
-        study.prune_by(typed.pruner, config["trainer"]["max_epochs"] or 1, bool(options.get("model.lr_scheduler")))
+        options = flatten_config(config.fit)
+        study.prune_by(typed.pruner, config.fit["trainer"]["max_epochs"] or 1, bool(options.get("model.lr_scheduler")))
         if point := space.point_of(options):
             study.begin_with(point)
-        trained = study.finished(TrialState.COMPLETE, TrialState.PRUNED)
-        return cls(study, shared, monitor, TrialOptions(PruneTrial(monitor)), -1 if trained else 0)
+        is_trained = bool(study.finished(TrialState.COMPLETE, TrialState.PRUNED))
+        return cls(study, config.shared, monitor, TrialOptions(PruneTrial(monitor)), is_trained)
 
     def run_trials(self, total: int | None, timeout: float | None, stderr: bool = False) -> None:
         """Train trials until the study has `total` of them, or `timeout` seconds have passed."""
@@ -181,8 +161,10 @@ class Search:
 
     def _give_up_if_all_fail(self, trial: FrozenTrial, is_trained: bool, limit: int) -> None:
         """Raise ValueError after `limit` failures if no trial of the study could be trained."""
-        is_lost = trial.state == TrialState.FAIL and not is_trained
-        self.failures = self.failures + 1 if is_lost and self.failures >= 0 else -1  # -1 from the first success on
+        self.is_trained |= is_trained or trial.state != TrialState.FAIL
+        if self.is_trained:
+            return
+        self.failures += 1
         if self.failures >= limit:
             self.discard()
             raise ValueError(trial.user_attrs["reason"])
@@ -203,25 +185,3 @@ class Search:
             return ["--ckpt_path", str(last), *(option for option in self.shared if option.startswith("--plugin="))]
         name = f"--run_name={self.study.path.relative_to(RUNS)}/trial_{trial.number}"
         return [*self.shared, *self.study.space.options(trial.params), "--test_after_fit=false", name]
-
-
-def resolve_config(options: Sequence[str]) -> dict[str, Any]:
-    """Return all options that `fit` would use, with their defaults.
-
-    Raises:
-        UsageError: If the options are invalid.
-    """
-    printed = StringIO()
-    with redirect_stdout(printed), suppress(SystemExit):
-        KindlingCLI("fit", [*options, "--print_config"])
-    config: dict[str, Any] = yaml.safe_load(printed.getvalue())
-    return config
-
-
-def check_space(space: SearchSpace, source: str, shared: Sequence[str]) -> None:
-    """Raise UsageError if `fit` would not take an option of the search space, or one of its values."""
-    for point in space.probes():
-        try:
-            resolve_config([*shared, *space.options(point)])
-        except UsageError as error:
-            raise UsageError(f"{source}: {error}") from error

@@ -24,7 +24,7 @@ from kindling.deploy.served_models import ServedModel
 from kindling.deploy.server import Service
 from kindling.deploy.settings import Settings
 from kindling.deploy.sighup import has_terminal, record_hang_ups
-from kindling.training.processes import exit_when_orphaned
+from kindling.training.orphans import exit_when_orphaned
 
 MAX_CONNECTIONS = 2048  # of a process; uvicorn answers more with status 503
 

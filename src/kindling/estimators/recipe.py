@@ -11,12 +11,13 @@ import torch
 from lightning.pytorch import Callback
 
 from kindling import models
-from kindling.cli.fit_options import best_checkpoint, early_stopping
 from kindling.cli.recipes import find_recipe
 from kindling.cli.yaml_files import read_yaml
 from kindling.models import BaseTask, schedules
 from kindling.models.task import ADAM
 from kindling.training import averaging
+from kindling.training.best_checkpoint import best_checkpoint
+from kindling.training.early_stopping import early_stopping
 from kindling.utils.errors import UsageError
 from kindling.utils.hyperparameters import Factory
 from kindling.utils.text import suggest

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CyclicLR, OneCycleLR
 from typing_extensions import override
 
-from kindling.utils.hyperparameters import Factory
+from kindling.utils.hyperparameters import Factory, is_same_factory
 
 
 class OneCycle(OneCycleLR):
@@ -56,6 +56,11 @@ class OneCycle(OneCycleLR):
         )
 
 
+def needs_metric(class_path: str) -> bool:
+    """Return whether the `step` of a scheduler takes a metric, as that of ReduceLROnPlateau."""
+    return "metrics" in signature(resolve_name(class_path).step).parameters
+
+
 def scheduler_config(
     optimizer: Optimizer, factory: Factory, steps: Callable[[], int], every_n_epochs: int
 ) -> LRSchedulerConfigType:
@@ -70,14 +75,14 @@ def scheduler_config(
     kind, init_args = resolve_name(factory["class_path"]), dict(factory["init_args"])
     if issubclass(kind, OneCycleLR) and init_args.get("total_steps") is None:
         init_args["total_steps"] = steps()
-    needs_metric = "metrics" in signature(kind.step).parameters  # as that of ReduceLROnPlateau
+    is_by_metric = needs_metric(factory["class_path"])
     return {
         "scheduler": kind(optimizer, **init_args),
         "interval": "step" if issubclass(kind, OneCycleLR | CyclicLR) else "epoch",
         # A schedule that needs a metric steps after validations only, and never if `val/loss` is not logged.
-        "reduce_on_plateau": needs_metric,
+        "reduce_on_plateau": is_by_metric,
         "monitor": "val/loss",
-        "frequency": every_n_epochs if needs_metric else 1,
+        "frequency": every_n_epochs if is_by_metric else 1,
         "strict": False,
     }
 
@@ -100,6 +105,29 @@ def scaled_learning_rates(optimizer: Any, warmup_factor: float) -> Iterator[None
     finally:
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
+
+
+def has_schedule_changed(
+    checkpoint: Mapping[str, Any],
+    options: Mapping[str, Any],
+    step_offset: int,
+    schedule_steps: Callable[[int], int],
+) -> bool:
+    """Return whether a resumed run has another optimizer, schedule or number of steps than its checkpoint.
+
+    Args:
+        checkpoint: The checkpoint.
+        options: Class and arguments of the optimizer and of the scheduler.
+        step_offset: `BaseTask.step_offset` of the model.
+        schedule_steps: Returns the optimizer steps of a schedule that starts at a step.
+    """
+    stored = checkpoint["hyper_parameters"]
+    for name in ("optimizer", "lr_scheduler"):
+        if not is_same_factory(stored.get(name, options[name]), options[name]):
+            return True
+    now = checkpoint["global_step"] + step_offset
+    limited = [schedule for schedule in checkpoint["lr_schedulers"] if "total_steps" in schedule]  # as of OneCycleLR
+    return any(each["total_steps"] != schedule_steps(now - each["last_epoch"]) for each in limited)
 
 
 def restart_schedule(checkpoint: dict[str, Any], optimizer: Optimizer, factory: Mapping[str, Any]) -> None:

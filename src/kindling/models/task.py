@@ -73,9 +73,10 @@ class BaseTask(LightningModule):
         mean: Mean of the inputs per channel or feature; a single value applies to all.
         std: Standard deviation of the inputs per channel or feature.
         optimizer: Any torch optimizer.
-        lr_scheduler: Any torch scheduler, stepped after each epoch. `ReduceLROnPlateau` monitors `val/loss`.
-            `OneCycle`, which peaks at the learning rate of the optimizer, and torch's `OneCycleLR` and `CyclicLR` are
-            stepped after each optimizer step instead; `total_steps` of a cycle defaults to the steps of the run.
+        lr_scheduler: Any torch scheduler, stepped after each epoch. A scheduler whose `step` takes a metric
+            monitors `val/loss`. `OneCycle`, which peaks at the learning rate of the optimizer, and torch's `OneCycleLR`
+            and `CyclicLR` are stepped after each optimizer step instead; `total_steps` of a cycle defaults to the steps
+            of the run.
         warmup_epochs: Number of epochs (may be fractional) in which the learning rate rises linearly, batch by batch,
             to that of the scheduler.
         compile: Whether to compile the network with `torch.compile`, which takes about half a minute.

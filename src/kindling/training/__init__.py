@@ -1,7 +1,8 @@
 """Callbacks and plug-ins that act during training, one file each; no models, data or evaluation results."""
 
 from kindling.training.averaging import EMA, SWA, Averaging
-from kindling.training.best_checkpoint import BestCheckpoint, RunEarlyStopping
+from kindling.training.best_checkpoint import BestCheckpoint
+from kindling.training.early_stopping import RunEarlyStopping
 from kindling.training.layer_health import LayerHealthMonitor
 from kindling.training.output_collector import TestOutputCollector
 from kindling.training.performance_hint import PerformanceHint

@@ -1,42 +1,20 @@
-"""The best checkpoint and early stopping of a run, as classes distinct from callbacks that users add."""
+"""The best checkpoint of a run, as a class distinct from a ModelCheckpoint that users add."""
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
-from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from typing_extensions import override
 
-from kindling.utils.text import join_names, suggest
+from kindling.training.monitors import DEFAULT_MONITOR, check_monitor, is_missing
+from kindling.utils.text import join_names
 
 logger = logging.getLogger(__name__)
-
-DEFAULT_MONITOR = "val/loss"
-
-
-def is_missing(monitor: str | None, trainer: Trainer) -> bool:
-    """Return whether `monitor` is the default metric but was not logged (a model may log no `val/loss`)."""
-    return monitor == DEFAULT_MONITOR and monitor not in trainer.callback_metrics
-
-
-def check_monitor(option: str, monitor: str | None, trainer: Trainer) -> None:
-    """Check that a monitored metric is logged.
-
-    Raises:
-        ValueError: If not, with the option that sets it and the metrics that are logged.
-    """
-    names = sorted(trainer.callback_metrics)
-    if monitor in names:
-        return
-    raise ValueError(
-        f"{option} {monitor}: no such metric is logged{suggest(str(monitor), names)} (logged so far: "
-        f"{join_names(names)})"
-    )
 
 
 class BestCheckpoint(ModelCheckpoint):
@@ -105,27 +83,21 @@ class BestCheckpoint(ModelCheckpoint):
             trainer.save_checkpoint(self.best_model_path)
 
 
-class RunEarlyStopping(EarlyStopping):
-    """Early stopping configured by `--early_stopping` (`patience` null turns it off); users may add another one."""
-
-    @override
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        is_fitting = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
-        if is_fitting and not is_missing(self.monitor, trainer):
-            check_monitor("--early_stopping.monitor", self.monitor, trainer)
-            super().on_validation_end(trainer, pl_module)
-
-
-def adopt_states(callbacks: Iterable[Callback], states: dict[str, Any]) -> None:
-    """Rename the callback states of an old checkpoint, written with Lightning's ModelCheckpoint and EarlyStopping.
+def best_checkpoint(
+    monitor: str = DEFAULT_MONITOR,
+    mode: Literal["min", "max"] = "min",
+    every_n_minutes: float = 10.0,
+    every_n_steps: int | None = None,
+) -> BestCheckpoint:
+    """Save the checkpoint with the best validation metric, best.ckpt, and the last one, last.ckpt.
 
     Args:
-        callbacks: The callbacks of the Trainer.
-        states: Callback states of the checkpoint by key; changed in place.
+        monitor: Metric to monitor.
+        mode: Whether lower (min) or higher (max) is better.
+        every_n_minutes: Minutes between saves of last.ckpt during an epoch; it is always saved after each epoch.
+        every_n_steps: Also save last.ckpt every N optimizer steps; null turns this off.
     """
-    for callback in callbacks:
-        if isinstance(callback, BestCheckpoint | RunEarlyStopping):
-            name, old_name = type(callback).__name__, type(callback).__bases__[0].__name__
-            old_key = callback.state_key.replace(name, old_name, 1)
-            if callback.state_key not in states and old_key in states:
-                states[callback.state_key] = states.pop(old_key)
+    for name, value in {"every_n_minutes": every_n_minutes, "every_n_steps": every_n_steps}.items():
+        if value is not None and not value > 0:
+            raise ValueError(f"checkpoint.{name} must be greater than 0, got {value}")
+    return BestCheckpoint(monitor, mode)

@@ -25,12 +25,12 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     PermissionError.
 
     Args:
-        run: The run folder; saving fails if it has been deleted.
+        run_folder: The run folder; saving fails if it has been deleted.
         loaded: A checkpoint that has been read already; its first load does not read the file again.
     """
 
-    def __init__(self, run: Path | None = None, loaded: Loaded | None = None) -> None:
-        self.run = run
+    def __init__(self, run_folder: Path | None = None, loaded: Loaded | None = None) -> None:
+        self.run_folder = run_folder
         self._loaded = loaded
         self._saved: Path | None = None
         self._newest_other: float | None = None  # modification time of the newest checkpoint of other runs
@@ -40,8 +40,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         if "://" in str(path) or storage_options is not None:
             super().save_checkpoint(checkpoint, path, storage_options)
             return
-        if self.run and not self.run.is_dir():
-            raise FileNotFoundError(f"can't write {path}: the run folder {self.run} was deleted during training")
+        if self.run_folder and not self.run_folder.is_dir():
+            raise FileNotFoundError(f"can't write {path}: the run folder {self.run_folder} was deleted during training")
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         save(checkpoint, Path(path))
         self._saved = Path(path)
@@ -50,7 +50,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def _make_newest(self, saved: Path) -> None:
         """Set the modification time after those of other runs, even if the clock was set back: `last` is the newest."""
         if self._newest_other is None:
-            others = [path for path in written_checkpoints(RUNS) if run_folder_of(path) != self.run]
+            others = [path for path in written_checkpoints(RUNS) if run_folder_of(path) != self.run_folder]
             self._newest_other = others[-1].stat().st_mtime if others else 0.0
         if saved.stat().st_mtime < self._newest_other:
             os.utime(saved, (self._newest_other + 1, self._newest_other + 1))
@@ -93,14 +93,14 @@ def _identity(path: _PATH) -> tuple[int, int, int] | None:
     return None
 
 
-def write_atomically(strategy: Strategy, run: Path | None, loaded: Loaded | None = None) -> None:
+def write_atomically(strategy: Strategy, run_folder: Path | None, loaded: Loaded | None = None) -> None:
     """Make a strategy use `AtomicCheckpointIO`, or wrap the plug-in that a user has chosen in `CheckedCheckpointIO`."""
     chosen = strategy._checkpoint_io  # reading the property would create Lightning's default
     if type(strategy).checkpoint_io is not Strategy.checkpoint_io:
         return
     if isinstance(chosen, _WrappingCheckpointIO):
-        chosen.checkpoint_io = AtomicCheckpointIO(run, loaded)  # ignored if it wraps one already
+        chosen.checkpoint_io = AtomicCheckpointIO(run_folder, loaded)  # ignored if it wraps one already
     elif chosen is None or type(chosen) is TorchCheckpointIO:
-        strategy.checkpoint_io = AtomicCheckpointIO(run, loaded)
+        strategy.checkpoint_io = AtomicCheckpointIO(run_folder, loaded)
     else:
         strategy.checkpoint_io = CheckedCheckpointIO(chosen)

@@ -1,4 +1,20 @@
-"""The position within an epoch: how a checkpoint stores it, and how training resumes from it."""
+"""The position within an epoch: how a checkpoint stores it, and how training resumes from it.
+
+Lightning resumes with the next batch, without a validation in between, if its counters are those of a checkpoint saved
+in a hook of a batch. After N batches of epoch E, S of all batches so far have stepped an optimizer:
+
+| counters                           | batches started | completed | epochs started | processed | batches that stepped |
+|------------------------------------|-----------------|-----------|----------------|-----------|----------------------|
+| saved in a hook of batch N         | N               | N - 1     | E              | E - 1     | S - 1                |
+| saved between two batches          | N               | N         | E              | E - 1     | S                    |
+| saved when training stops          | N               | N         | E              | E         | S                    |
+| `mark_within_epoch`                | N               | N - 1     | E              | E - 1     | S - 1                |
+| `_resume_epoch`: D batches done    | D               | D - 1     | E              | E - 1     | S - 1                |
+| `_resume_epoch`: epoch starts over | N               | N         | E - 1          | E - 1     | S                    |
+
+Of batches, as many are ready and processed as started; of epochs, E are ready and E - 1 completed. D differs from N if
+the batch size has changed. If D is within an accumulated step, S batches have stepped.
+"""
 
 import logging
 import math

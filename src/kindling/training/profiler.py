@@ -38,13 +38,13 @@ class EpochProfiler(Profiler):
     CPU time, which includes waiting for the GPU; the trace shows GPU time.
 
     Args:
-        run: The run folder.
+        run_folder: The run folder.
     """
 
-    def __init__(self, run: Path) -> None:
+    def __init__(self, run_folder: Path) -> None:
         super().__init__()
-        self.run = run
-        self.trace = run / "profile.pt.trace.json"
+        self.run_folder = run_folder
+        self.trace = run_folder / "profile.pt.trace.json"
         self.seconds = dict.fromkeys([CALLBACKS, *ENDINGS, LOOP], 0.0)  # by part, over all epochs, without nested parts
         self.counts: Counter[str] = Counter()  # calls of each action
         self._running: list[tuple[str, record_function]] = []
@@ -101,7 +101,7 @@ class EpochProfiler(Profiler):
         say(table)
         if self.trace.exists():
             say(f"trace of a few steps: {self.trace} (open it with https://ui.perfetto.dev)")
-        with atomic_write(self.run / "profile.txt") as path, path.open("w", encoding="utf-8") as file:
+        with atomic_write(self.run_folder / "profile.txt") as path, path.open("w", encoding="utf-8") as file:
             Console(file=file, width=100, force_jupyter=False).print(table)
 
 

@@ -10,8 +10,8 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from torch._C._distributed_c10d import PrefixStore, Store, TCPStore  # torch.distributed exports them untyped
 from torch.distributed import DistError
 
+from kindling.training.orphans import PARENT_VARIABLE
 from kindling.training.process_connections import PeerError
-from kindling.training.processes import PARENT_VARIABLE
 from kindling.utils.launch import Launch, find_launch
 
 VARIABLE = "KINDLING_DECISION"  # environment variable in which the processes started by `Launcher` find the decision

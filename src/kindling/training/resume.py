@@ -1,14 +1,10 @@
-"""Saves checkpoints from which a run resumes bit-exactly, and handles signals during training."""
+"""Saves checkpoints from which a run resumes bit-exactly, also after a signal."""
 
 import logging
-import os
-import shutil
-import signal
 import time
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -18,10 +14,10 @@ from typing_extensions import override
 
 from kindling.data.loading import ResumableLoader
 from kindling.models.metrics import metric_states, restore_metrics
+from kindling.models.schedules import has_schedule_changed
 from kindling.models.task import BaseTask
 from kindling.runs.signatures import is_own_here, sign_checkpoint
 from kindling.runs.untrusted_config import class_paths
-from kindling.training.best_checkpoint import adopt_states
 from kindling.training.epoch_position import (
     is_within_epoch,
     mark_within_epoch,
@@ -30,14 +26,13 @@ from kindling.training.epoch_position import (
     restore_position,
     step_offset,
 )
+from kindling.training.moved_checkpoints import adopt_states, keep_previous, move_best, save_inside_copy
 from kindling.training.output_collector import TestOutputCollector
 from kindling.training.random_state import gather_states, random_state, restore_random_state
+from kindling.training.received_signals import ReceivedSignals
 from kindling.training.training_plots import PlotTrainingHistory
-from kindling.training.user_callbacks import save_inside_copy
-from kindling.utils.files import atomic_write
-from kindling.utils.hyperparameters import is_same_factory
 from kindling.utils.plugins import sources
-from kindling.utils.stop_signals import STOP_SIGNALS, interruption
+from kindling.utils.stop_signals import interruption
 
 logger = logging.getLogger(__name__)
 
@@ -58,19 +53,19 @@ class ExactResume(Callback):
     it stops.
 
     Args:
-        run: The run folder; checkpoints are saved in its `checkpoints/`.
+        run_folder: The run folder; checkpoints are saved in its `checkpoints/`.
         every_n_minutes: Minutes between checkpoints within an epoch. None is saved during validation.
         every_n_steps: Number of optimizer steps between additional checkpoints; null for none.
     """
 
-    def __init__(self, run: Path, every_n_minutes: float = 10, every_n_steps: int | None = None) -> None:
-        self.run = run
-        self.path = run / "checkpoints" / "last.ckpt"
+    def __init__(self, run_folder: Path, every_n_minutes: float = 10, every_n_steps: int | None = None) -> None:
+        self.run_folder = run_folder
+        self.path = run_folder / "checkpoints" / "last.ckpt"
         self.every_n_minutes, self.every_n_steps = every_n_minutes, every_n_steps
-        self._is_copy = not is_own_here(run)  # before a new config.yaml is signed
-        self.signal = 0  # that has stopped the training
+        self._is_copy = not is_own_here(run_folder)  # before a new config.yaml is signed
+        self.signal = 0  # that has stopped the training, once it has ended
         self.is_trained = False  # whether the run is complete and nothing is left to train
-        self._handlers: dict[int, Any] = {}
+        self._signals = ReceivedSignals()
         self._loaded: dict[str, Any] | None = None
         self._validated: dict[str, Any] = {}
         self._saving = False  # whether this callback saves, and not a ModelCheckpoint
@@ -118,7 +113,11 @@ class ExactResume(Callback):
         self._validated = deepcopy(checkpoint["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"])
         if isinstance(pl_module, BaseTask):
             pl_module.step_offset = step_offset(trainer, checkpoint)
-            self._prefer_typed_settings(pl_module, checkpoint)
+            changed = has_schedule_changed(
+                checkpoint, pl_module.training_options, pl_module.step_offset, pl_module.schedule_steps
+            )
+            if changed:  # Lightning would overwrite a typed learning rate, and restore a OneCycleLR with too few steps
+                pl_module.restart_lr_schedule(checkpoint)
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             state = checkpoint["callbacks"].get(callback.state_key)
             if state and isinstance(callback, Timer):
@@ -128,24 +127,11 @@ class ExactResume(Callback):
             if state and isinstance(callback, ModelCheckpoint):
                 callback.current_score = state["current_score"]
                 if self._continues_run(trainer):
-                    save_inside_copy(callback, state["dirpath"] or "", self.run, self._is_copy)
+                    save_inside_copy(callback, state["dirpath"] or "", self.run_folder, self._is_copy)
                 move_best(state, str(callback.dirpath), self._continues_run(trainer))
 
     def _continues_run(self, trainer: Trainer) -> bool:
         return trainer.ckpt_path is not None and Path(trainer.ckpt_path).resolve() == self.path.resolve()
-
-    def _prefer_typed_settings(self, model: BaseTask, checkpoint: dict[str, Any]) -> None:
-        # Lightning would overwrite a learning rate from the command line, and restore a OneCycleLR with too few steps.
-        stored, wanted, steps = checkpoint["hyper_parameters"], model.training_options, checkpoint["global_step"]
-        same = all(
-            is_same_factory(stored.get(name, wanted[name]), wanted[name]) for name in ("optimizer", "lr_scheduler")
-        )
-        for schedule in checkpoint["lr_schedulers"]:
-            if "total_steps" in schedule:
-                start = steps + model.step_offset - schedule["last_epoch"]
-                same &= schedule["total_steps"] == model.schedule_steps(start)
-        if not same:
-            model.restart_lr_schedule(checkpoint)
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -172,8 +158,7 @@ class ExactResume(Callback):
         if self._loaded:  # empty for a checkpoint of another Trainer
             # Just before the first batch: everything up to here may have drawn random numbers.
             self._restore(trainer, pl_module, self._loaded)
-        for number in STOP_SIGNALS:
-            self._handlers[number] = signal.signal(number, self._on_signal)
+        self._signals.start()
 
     def _restore(self, trainer: Trainer, model: LightningModule, state: dict[str, Any]) -> None:
         rank, processes = trainer.global_rank, state["processes"]
@@ -190,7 +175,7 @@ class ExactResume(Callback):
         self._watch_loader(trainer)  # the loader may be new
         self._clear_restarting(trainer)  # before the counters of the epoch are reset
         self._save(trainer)
-        if number := self._received(trainer):
+        if number := self._signals.received(trainer):
             raise interruption(number)
 
     @override
@@ -200,7 +185,7 @@ class ExactResume(Callback):
         self._clear_restarting(trainer)
         if trainer.is_last_batch:
             return
-        if not isinstance(trainer.train_dataloader, ResumableLoader) and (number := self._received(trainer)):
+        if not isinstance(trainer.train_dataloader, ResumableLoader) and (number := self._signals.received(trainer)):
             loader = type(trainer.train_dataloader).__name__
             logger.warning(f"epoch {trainer.current_epoch + 1} will start over: {loader} can't resume within an epoch")
             raise interruption(number)
@@ -222,9 +207,10 @@ class ExactResume(Callback):
         done = trainer.fit_loop.batch_idx + 1
         if not done or done % trainer.accumulate_grad_batches:  # already saved, or within an optimizer step
             return
-        if self._any(trainer, self.signal != 0 or self._is_due(trainer.global_step)):
+        is_due = self._signals.number != 0 or self._is_due(trainer.global_step)
+        if trainer.strategy.reduce_boolean_decision(is_due, all=False):
             self._save(trainer)
-            if number := self._received(trainer):
+            if number := self._signals.received(trainer):
                 raise interruption(number)
 
     def _is_due(self, step: int) -> bool:
@@ -245,12 +231,12 @@ class ExactResume(Callback):
             self._save(trainer)
         if self._stops:
             trainer.should_stop, trainer.fit_loop.epoch_loop.max_steps = True, self._max_steps
-        self.signal = self._received(trainer)
-        self._restore_handlers()
+        self.signal = self._signals.received(trainer)
+        self._signals.stop()
 
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self._restore_handlers()
+        self._signals.stop()
 
     def _clear_restarting(self, trainer: Trainer) -> None:
         # Lightning clears the flag after the epoch, and until then skips ReduceLROnPlateau to not step it twice.
@@ -274,66 +260,3 @@ class ExactResume(Callback):
         trainer.save_checkpoint(self.path)
         self._saving = False
         self._saved_step, self._saved_at = trainer.global_step, time.monotonic()
-
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self.signal = number
-        self._restore_handlers()
-
-    def _received(self, trainer: Trainer) -> int:
-        """Return the signal that any of the processes has received; 0 if none has."""
-        if not self._any(trainer, self.signal != 0):
-            return 0
-        return next(int(number) for number in reversed(STOP_SIGNALS) if self._any(trainer, self.signal == number))
-
-    def _any(self, trainer: Trainer, decision: bool) -> bool:
-        return trainer.strategy.reduce_boolean_decision(decision, all=False)
-
-    def _restore_handlers(self) -> None:
-        while self._handlers:
-            signal.signal(*self._handlers.popitem())
-
-
-def keep_previous(path: Path) -> None:
-    """Keep a checkpoint that is about to be replaced as `previous.ckpt`."""
-    previous = path.with_name("previous.ckpt")
-    with atomic_write(previous) as temporary:
-        try:
-            temporary.hardlink_to(path)
-        except OSError:  # no hard links; copied rather than moved, so that `path` exists at any moment
-            shutil.copyfile(path, temporary)
-
-
-def move_best(state: dict[str, Any], folder: str, is_same_run: bool) -> None:
-    """Update the paths in the state of a ModelCheckpoint, which Lightning stores and compares as strings.
-
-    If the folder was moved, copied or reached by another path, ModelCheckpoint would forget its best score or delete
-    the best checkpoint as outdated. A new run does not own the files of the run from which it starts.
-
-    Args:
-        state: The state of the ModelCheckpoint; changed in place.
-        folder: Current folder of its checkpoints.
-        is_same_run: Whether the run resumes in its folder or in a copy of it.
-    """
-    before = state["dirpath"]
-    if not is_same_run:
-        state.update(dirpath="", best_model_path="")
-        return
-    paths = state["best_k_models"]
-    moved = {path: path if before == folder else os.path.join(folder, os.path.relpath(path, before)) for path in paths}
-    moved = {path: new for path, new in moved.items() if _is_in(new, folder)}
-    state["dirpath"] = folder
-    if state["kth_best_model_path"] not in moved:  # the next to be replaced: keep only the best
-        moved = {path: new for path, new in moved.items() if path == state["best_model_path"]}
-        state["kth_best_model_path"] = next(iter(moved), "")
-    state["best_k_models"] = {new: paths[path] for path, new in moved.items()}
-    for key in ("best_model_path", "kth_best_model_path", "last_model_path"):
-        state[key] = moved.get(state[key], "")
-    if not state["best_model_path"]:
-        state["best_model_score"] = None
-
-
-def _is_in(path: str, folder: str) -> bool:
-    """Return whether a file exists within a folder; ModelCheckpoint must not delete others."""
-    if "://" in folder:
-        return path.startswith(folder)
-    return os.path.exists(path) and Path(folder).absolute() in Path(os.path.abspath(path)).parents

@@ -28,14 +28,16 @@ class RunMetadataWriter(Callback):
     """Records the settings, progress and outcome of a run.
 
     Args:
-        run: The run folder; by default that of the Trainer's logger.
+        run_folder: The run folder; by default that of the Trainer's logger.
         recipe: Name of the recipe.
         command: The command line.
         parent: Checkpoint of another run from which this run starts.
     """
 
-    def __init__(self, run: Path | None = None, recipe: str = "", command: str = "", parent: Path | str = "") -> None:
-        self.run, self.recipe, self.command, self.parent = run, recipe, command, str(parent)
+    def __init__(
+        self, run_folder: Path | None = None, recipe: str = "", command: str = "", parent: Path | str = ""
+    ) -> None:
+        self.run_folder, self.recipe, self.command, self.parent = run_folder, recipe, command, str(parent)
         self.record = RunMetadata()
         self._folder: Path | None = None
         self._writes = False
@@ -49,12 +51,12 @@ class RunMetadataWriter(Callback):
 
     def begin(self, trainer: Trainer) -> None:
         """Record that the run has started or resumed."""
-        folder = self.run or Path(trainer.log_dir or ".")  # `log_dir` is broadcast: all processes must read it
+        folder = self.run_folder or Path(trainer.log_dir or ".")  # `log_dir` is broadcast: all processes must read it
         self._folder, self._writes = folder, trainer.is_global_zero
         if not self._writes:
             return
         folder.mkdir(parents=True, exist_ok=True)
-        is_resumed = self.run is not None and (folder / "checkpoints").is_dir()
+        is_resumed = self.run_folder is not None and (folder / "checkpoints").is_dir()
         old = RunMetadata.read(folder) if is_resumed else RunMetadata()
         self._settings = settings(folder)
         saver, (commit, changed), threads = trainer.checkpoint_callback, git_commit(), torch.get_num_threads()
@@ -160,10 +162,10 @@ class RunMetadataWriter(Callback):
             self.record.write(self._folder)
 
 
-def settings(run: Path) -> dict[str, Any]:
+def settings(run_folder: Path) -> dict[str, Any]:
     """Return the `config.yaml` of a run without `data.split`, which a resumed run sets itself; empty if unreadable."""
     with suppress(OSError, yaml.YAMLError, AttributeError):  # the file may have been edited
-        config: dict[str, Any] = yaml.safe_load(read_text(run / "config.yaml"))
+        config: dict[str, Any] = yaml.safe_load(read_text(run_folder / "config.yaml"))
         config.get("data", {}).get("init_args", {}).pop("split", None)
         return config
     return {}

@@ -58,7 +58,8 @@ class TerminateOnNaN(Callback):
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         if not loss.requires_grad:
             raise ValueError(
-                "no gradient reaches any weight: the loss is detached, under no_grad, or all layers are frozen"
+                "no gradient reaches any weight: compute the loss without detach or no_grad, and unfreeze at least one "
+                "layer"
             )
         if loss.is_cuda and not self.wait and trainer.world_size == 1:
             self._check_deferred()

@@ -49,16 +49,16 @@ class TrackerUpdater(Callback):
         self.record = record
         self.loggers: list[Logger] = []
 
-    def adopt(self, loggers: list[Logger], run: Path) -> None:
+    def adopt(self, loggers: list[Logger], run_folder: Path) -> None:
         """Take over the loggers of a user before they start their runs; names and IDs that the user chose stay.
 
         Raises:
             ConnectionError: If an MLflow server can't be reached.
         """
         self.loggers = loggers
-        earlier = RunMetadata.read(run)
-        stored = {} if is_copy(earlier.process, run) else earlier.trackers
-        name = f"{run.parent.name}/{run.name}"
+        earlier = RunMetadata.read(run_folder)
+        stored = {} if is_copy(earlier.process, run_folder) else earlier.trackers
+        name = f"{run_folder.parent.name}/{run_folder.name}"
         for key, logger in _by_key(loggers):
             run_id = stored.get(key)
             if isinstance(logger, WandbLogger):
@@ -74,10 +74,10 @@ class TrackerUpdater(Callback):
 
     @override
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.record.run and trainer.is_global_zero:
-            settings = Run.read(self.record.run).settings()  # config.yaml is written by now
+        if self.record.run_folder and trainer.is_global_zero:
+            settings = Run.read(self.record.run_folder).settings()  # config.yaml is written by now
             for key, logger in _by_key(self.loggers):
-                self._log(key, logger, settings, self.record.run / "config.yaml")
+                self._log(key, logger, settings, self.record.run_folder / "config.yaml")
             self.loggers = []
 
     def _log(self, key: str, logger: Logger, settings: dict[str, Any], config: Path) -> None:

@@ -15,17 +15,17 @@ class PlotTrainingHistory(Callback):
     """Draws `training_history.png` when training ends, is interrupted or fails.
 
     Args:
-        run: The run folder, which contains `metrics.csv`; by default that of the CSVLogger.
+        run_folder: The run folder, which contains `metrics.csv`; by default that of the CSVLogger.
     """
 
-    def __init__(self, run: Path | None = None) -> None:
-        self.run = run
+    def __init__(self, run_folder: Path | None = None) -> None:
+        self.run_folder = run_folder
         self._folder: Path | None = None
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self._folder = self.run
-        if self.run is None:
+        self._folder = self.run_folder
+        if self.run_folder is None:
             folders = [logger.log_dir for logger in trainer.loggers if isinstance(logger, CSVLogger)]
             if not folders:
                 raise ValueError("PlotTrainingHistory needs metrics.csv: train with Trainer(logger=CSVLogger('runs'))")

@@ -24,7 +24,7 @@ from typing_extensions import override
 
 from kindling.runs.metadata import FILE as RECORD
 from kindling.training.averaging import defer_to_fit_end
-from kindling.training.best_checkpoint import check_monitor
+from kindling.training.monitors import check_monitor
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +62,9 @@ def has_progress_bar(callbacks: list[Callback] | Callback | None) -> bool:
     return any(isinstance(callback, ProgressBar) for callback in as_list(callbacks))
 
 
-def combine(users: Sequence[Callback], ours: Sequence[Callback], run: Path | None, saves: bool) -> list[Callback]:
+def combine(
+    users: Sequence[Callback], ours: Sequence[Callback], run_folder: Path | None, saves: bool
+) -> list[Callback]:
     """Combine the callbacks of a user with those of Kindling.
 
     Kindling's come first, because the first of a kind becomes `trainer.checkpoint_callback` and
@@ -71,7 +73,7 @@ def combine(users: Sequence[Callback], ours: Sequence[Callback], run: Path | Non
     Args:
         users: Callbacks from `--trainer.callbacks`.
         ours: Callbacks configured by other options.
-        run: The run folder.
+        run_folder: The run folder.
         saves: Whether checkpoints are saved.
 
     Raises:
@@ -82,9 +84,9 @@ def combine(users: Sequence[Callback], ours: Sequence[Callback], run: Path | Non
         if type(callback) in REPLACEMENTS:
             raise ValueError(f"{name} does not work with Kindling's models: use {REPLACEMENTS[type(callback)]}")
         if isinstance(callback, Checkpoint) and not saves:
-            raise ValueError(f"{name} needs checkpoints: remove it, or --trainer.enable_checkpointing false")
-        if isinstance(callback, ModelCheckpoint) and run:
-            _separate_files(callback, run)
+            raise ValueError(f"{name} needs checkpoints: remove it, or remove --trainer.enable_checkpointing false")
+        if isinstance(callback, ModelCheckpoint) and run_folder:
+            _separate_files(callback, run_folder)
         if isinstance(callback, SpikeDetection):
             callback.running = callback.running_mean  # type: ignore[attr-defined]  # Lightning loads its state there
     users = [SaveOnException(each) if isinstance(each, OnExceptionCheckpoint) else each for each in users]
@@ -99,40 +101,20 @@ def combine(users: Sequence[Callback], ours: Sequence[Callback], run: Path | Non
     return together
 
 
-def _separate_files(callback: ModelCheckpoint, run: Path) -> None:
+def _separate_files(callback: ModelCheckpoint, run_folder: Path) -> None:
     """Prevent a user's ModelCheckpoint from replacing the checkpoints of Kindling or of other runs."""
     if callback.dirpath and "://" not in str(callback.dirpath):
         folder = Path(callback.dirpath).resolve()
-        owner = next((path for path in (folder, *folder.parents) if (path / RECORD).exists()), run.resolve())
-        if owner != run.resolve():  # this run is a copy, or was started from the config.yaml of the other
-            callback.dirpath = str(run.resolve() / folder.relative_to(owner))
-            logger.warning(f"ModelCheckpoint: {folder} is in another run; saving to {run / folder.relative_to(owner)}")
-    if callback.dirpath and Path(callback.dirpath).resolve() != (run / "checkpoints").resolve():
+        owner = next((path for path in (folder, *folder.parents) if (path / RECORD).exists()), run_folder.resolve())
+        if owner != run_folder.resolve():  # this run is a copy, or was started from the config.yaml of the other
+            callback.dirpath = str(run_folder.resolve() / folder.relative_to(owner))
+            inside = run_folder / folder.relative_to(owner)
+            logger.warning(f"ModelCheckpoint: {folder} is in another run; saving to {inside}")
+    if callback.dirpath and Path(callback.dirpath).resolve() != (run_folder / "checkpoints").resolve():
         return
     callback.save_last = None  # Kindling saves last.ckpt, which resumes exactly
     if callback.filename in RESERVED_NAMES:
         raise ValueError(f"{callback.filename}.ckpt is reserved for Kindling: give ModelCheckpoint another filename")
-
-
-def save_inside_copy(callback: ModelCheckpoint, stored: str, run: Path, is_copy: bool) -> None:
-    """Make a user's ModelCheckpoint save inside a copied run, because a folder outside of it belongs to the original.
-
-    Args:
-        callback: A ModelCheckpoint of the resumed run; its `dirpath` is changed in place.
-        stored: Its `dirpath` in the checkpoint from which the run resumes.
-        run: The run folder.
-        is_copy: Whether the run was last trained in another folder.
-    """
-    folder, ours = Path(callback.dirpath or run), run.resolve()
-    if "://" in str(callback.dirpath) or ours in (resolved := folder.resolve(), *resolved.parents):
-        return
-    inside = ours / "user" / folder.name
-    was_inside = Path(stored).parts[-2:] == inside.parts[-2:]
-    if was_inside or (is_copy and stored == str(folder)):
-        callback.dirpath = str(inside)
-        logger.warning(
-            f"ModelCheckpoint: {folder} belongs to the original of this run; saving to {run / 'user' / folder.name}"
-        )
 
 
 @contextmanager

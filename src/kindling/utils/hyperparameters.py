@@ -31,6 +31,8 @@ def make_hparams_plain(module: LightningModule | LightningDataModule) -> None:
             module.hparams[name] = str(value)
         elif callable(value):
             module.hparams[name] = to_class_path(value)
+        elif isinstance(value, dict) and "class_path" in value:
+            module.hparams[name] = {"init_args": {}} | value  # the parser leaves out the arguments if there are none
     cls = type(module)
     if cls.__module__ != "__main__" and "." not in cls.__qualname__:  # others can't be imported elsewhere
         module.hparams.setdefault("_class_path", f"{cls.__module__}.{cls.__qualname__}")

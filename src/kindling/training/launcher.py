@@ -1,7 +1,5 @@
 """Starts, monitors and ends the processes of a run on several devices, and reports one error for all of them."""
 
-import logging
-import multiprocessing
 import os
 import re
 import signal
@@ -19,22 +17,15 @@ from typing import IO, Any, ClassVar
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.strategies.launchers.subprocess_script import _basic_subprocess_cmd
 from lightning.pytorch import Trainer
-from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from torch.distributed.distributed_c10d import PrefixStore
-from torch.utils.data._utils import worker
-from torch.utils.data._utils.worker import ManagerWatchdog
 from typing_extensions import override
 
+from kindling.training.orphans import PARENT_VARIABLE
 from kindling.training.process_connections import GRACE_SECONDS, PeerError, Peers, is_lost_connection, report_as_one
 from kindling.training.threads import share_cores
-from kindling.utils.launch import find_launch
 from kindling.utils.stop_signals import interrupt
 from kindling.utils.text import program_name
-
-logger = logging.getLogger(__name__)
-
-PARENT_VARIABLE = "KINDLING_PARENT"  # environment variable with the PID of the main process, set by `Launcher`
 
 
 class Launcher(_SubprocessScriptLauncher):
@@ -195,46 +186,6 @@ def reporting_as_one() -> Iterator[None]:
         Launcher.peers.leave("done")
 
 
-def end_with_parent() -> None:
-    """Make a process that `Launcher` has started exit soon after the main process has ended."""
-    if PARENT_VARIABLE in os.environ:
-        exit_when_orphaned(int(os.environ[PARENT_VARIABLE]))
-
-
-def exit_when_orphaned(parent: int) -> None:
-    """Make this process exit soon after its parent has ended.
-
-    Args:
-        parent: PID of the parent, which may have been killed before this process could call getppid().
-    """
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        os._exit(1)  # nothing to save: only the main process writes files
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-class ParentWatchdog(ManagerWatchdog):
-    """Detects that the parent of a data worker has ended, even if it was killed while the worker started.
-
-    Torch's watchdog reads the PID of the parent after the start, so an orphan would wait forever.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        parent = multiprocessing.parent_process()
-        assert parent is not None
-        assert parent.pid is not None
-        self.manager_pid = parent.pid
-
-
-def watch_parents() -> None:
-    """Use `ParentWatchdog` in the data workers that this process forks."""
-    worker.ManagerWatchdog = ParentWatchdog  # type: ignore[misc]
-
-
 def separate_restarts() -> None:
     """Let processes that torchrun has restarted connect: its store keeps the addresses of those before them.
 
@@ -250,24 +201,3 @@ def separate_restarts() -> None:
 
 def _with_prefix(create: Callable[..., Any], attempt: str, *args: Any, **kwargs: Any) -> PrefixStore:
     return PrefixStore(f"attempt {attempt}", create(*args, **kwargs))
-
-
-def devices_of_torchrun() -> dict[str, int]:
-    """Return the options of the Trainer that torchrun decides, `devices` and `num_nodes`; none without torchrun."""
-    if (launch := find_launch()).launcher != "torchrun":
-        return {}
-    devices = int(os.environ["LOCAL_WORLD_SIZE"])
-    return {"devices": devices, "num_nodes": launch.processes // devices}
-
-
-def replace_spawn(strategy: Any) -> Any:
-    """Replace a strategy that spawns or forks processes with one that starts commands.
-
-    Spawned processes train copies of model, data and callbacks, whose state the main process would not get back.
-    """
-    if isinstance(strategy, str) and (found := re.match("ddp_(spawn|fork|notebook)", strategy)):
-        logger.warning(f"--trainer.strategy {found[0]} is for notebooks and scripts; using ddp instead")
-        return strategy.replace(found[0], "ddp")
-    if isinstance(strategy, DDPStrategy):
-        strategy._start_method = "popen"
-    return strategy
