@@ -274,7 +274,7 @@ def test_data_that_fits_is_kept_on_the_device(
     # The device without memory stands for a GPU: what is put there is there, and can be indexed.
     strategy = SimpleNamespace(root_device=torch.device("meta"))
     data.trainer = SimpleNamespace(strategy=strategy, world_size=1, global_rank=0)  # type: ignore[assignment]
-    monkeypatch.setattr("kindling.data.loading.free_memory", lambda device: free)
+    monkeypatch.setattr("kindling.data.datasets.free_memory", lambda device: free)
     loader = data.train_dataloader()
     assert isinstance(loader.dataset, ArrayDataset)
     assert loader.dataset.labels.device.type == kind
@@ -290,7 +290,7 @@ def test_batches_for_a_gpu_are_pinned(monkeypatch: pytest.MonkeyPatch, device: s
     data.setup("fit")
     strategy = SimpleNamespace(root_device=torch.device(device))
     data.trainer = SimpleNamespace(strategy=strategy, world_size=1, global_rank=0)  # type: ignore[assignment]
-    monkeypatch.setattr("kindling.data.loading.free_memory", lambda device: 0)
+    monkeypatch.setattr("kindling.data.datasets.free_memory", lambda device: 0)
     assert data.train_dataloader().pin_memory == pinned
 
 

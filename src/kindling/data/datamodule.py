@@ -14,8 +14,8 @@ from typing_extensions import override
 
 from kindling.data.augment import Augmentation
 from kindling.data.auto_flip import choose_flip
-from kindling.data.loaders import automatic_batch_size, make_loader
-from kindling.data.loading import ArrayDataset, Batch, ResumableLoader, as_dataset, inputs_of, subset, targets_of
+from kindling.data.datasets import ArrayDataset, Batch, as_dataset, inputs_of, subset, targets_of
+from kindling.data.loaders import ResumableLoader, automatic_batch_size, make_loader
 from kindling.data.mixing import Mixing
 from kindling.data.splitting import train_val_split
 from kindling.utils.cores import share_of_cores

@@ -14,7 +14,7 @@ from typing_extensions import override
 
 from kindling.data import BaseDataModule
 from kindling.data.datamodule import SPLITS
-from kindling.data.loading import ArrayDataset
+from kindling.data.datasets import ArrayDataset
 from kindling.evaluation.attribution import attribution_maps
 from kindling.evaluation.report import FoldResults, write_report
 from kindling.models import (

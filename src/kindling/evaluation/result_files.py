@@ -14,7 +14,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from kindling.data import BaseDataModule
-from kindling.data.loading import targets_of
+from kindling.data.datasets import targets_of
 from kindling.evaluation.predictions_csv import add_unreadable, write_multilabel_predictions, write_predictions
 from kindling.evaluation.report import write_report
 from kindling.models import ClassificationTask, MultiLabelTask, RegressionTask

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset, Subset
 from kindling.data import BaseDataModule
 from kindling.data.checks.samples import Sample, samples_of, summarize
 from kindling.data.datamodule import ArrayDataset
-from kindling.data.loading import targets_of
+from kindling.data.datasets import targets_of
 from kindling.testing.isolation import isolated
 from kindling.utils.trees import tree_leaves
 

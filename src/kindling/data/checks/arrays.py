@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from kindling.data.checks.report import Finding
 from kindling.data.checks.samples import Floats, SampleTable, samples_of, summarize
 from kindling.data.datamodule import SPLITS, BaseDataModule
-from kindling.data.loading import ArrayDataset
+from kindling.data.datasets import ArrayDataset
 from kindling.utils.inputs import to_float
 from kindling.utils.trees import tree_leaves
 

@@ -16,10 +16,10 @@ from typing_extensions import override
 from kindling.data.augment import Augmentation
 from kindling.data.auto_augment import AutoAugment
 from kindling.data.datamodule import BaseDataModule, Split
+from kindling.data.datasets import ArrayDataset
 from kindling.data.disk_cache import DiskCache
 from kindling.data.images.datamodule import ImageFolderDataModule
 from kindling.data.images.pixel_cache import open_pixel_cache
-from kindling.data.loading import ArrayDataset
 from kindling.data.mixing import Mixing
 from kindling.data.streaming.manifest import Manifest, PreparedSplit
 from kindling.data.streaming.shards import ShardDataset, ShardInputs

@@ -15,7 +15,7 @@ from torch.utils.data import default_collate
 
 from kindling.data.checks.samples import summarize
 from kindling.data.datamodule import SPLITS, BaseDataModule
-from kindling.data.loading import ArrayDataset
+from kindling.data.datasets import ArrayDataset
 from kindling.data.tables.datamodule import TableDataModule
 from kindling.utils.text import shorten
 from kindling.utils.trees import tree_flatten, tree_leaves, tree_unflatten

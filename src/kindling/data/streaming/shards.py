@@ -12,8 +12,8 @@ from torch import Generator, Tensor
 from torch.utils.data import default_collate, get_worker_info
 from typing_extensions import override
 
+from kindling.data.datasets import ArrayDataset, Batch
 from kindling.data.images.pixel_cache import PixelCache
-from kindling.data.loading import ArrayDataset, Batch
 from kindling.data.streaming.encoding import sample_loader
 from kindling.data.streaming.manifest import PreparedSplit, StoredFile
 from kindling.data.streaming.store import ATTEMPTS, FileStore

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from kindling.data.datamodule import SPLITS
-from kindling.data.loading import identity_collate
+from kindling.data.loaders import identity_collate
 from kindling.data.streaming.manifest import FILE, Manifest
 from kindling.data.streaming.plan import UNFINISHED, ShardTask, plan_shards
 from kindling.data.streaming.sources import Source

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from kindling.data import BaseDataModule
-from kindling.data.loading import inputs_of
+from kindling.data.datasets import inputs_of
 from kindling.evaluation.report.heat_maps import Explanation, HeatMap, heat_picture, legend
 from kindling.evaluation.report.html import Html, element, join, name_cell, picture, table
 from kindling.utils.pictures import are_images, to_pil_image
