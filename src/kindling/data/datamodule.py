@@ -1,7 +1,6 @@
 """Base classes of the data modules: splits, data loaders and statistics of the training split."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -13,7 +12,6 @@ from torch.utils.data import Dataset, default_collate
 from typing_extensions import override
 
 from kindling.data.augment import Augmentation
-from kindling.data.auto_flip import choose_flip
 from kindling.data.datasets import ArrayDataset, Batch, as_dataset, inputs_of, subset, targets_of
 from kindling.data.loaders import ResumableLoader, automatic_batch_size, make_loader
 from kindling.data.mixing import Mixing
@@ -38,7 +36,6 @@ __all__ = [
 
 Split = Literal["train", "test"]
 SPLITS = ("train", "val", "test")
-FLIP = "flip"  # key of the choice of `--data.flip auto` in a checkpoint
 MEMBERS = "members"  # key of the fitted state of an ensemble whose members may have learned from different samples
 
 
@@ -159,22 +156,10 @@ class BaseDataModule(LightningDataModule):
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        flip = getattr(self.augmentation, "flip", "auto")
-        return self.fitted | ({FLIP: flip} if self._chooses_flip and flip != "auto" else {})
-
-    @property
-    def _chooses_flip(self) -> bool:
-        return isinstance(self.augmentation, Augmentation) and self.hparams.get("flip") == "auto"
-
-    def _set_flip(self, flip: bool) -> None:
-        self.augmentation = replace(self.augmentation, flip=flip)
-        self.augments = bool(self.augmentation) or bool(self.mixing)
+        return self.fitted
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        if FLIP in state_dict and self._chooses_flip:
-            self._set_flip(state_dict[FLIP])
-        state_dict = {name: value for name, value in state_dict.items() if name != FLIP}
         # The weights fit the classes and columns at training time; the data read so far may have changed since.
         changed = [name for name in state_dict if name in self.fitted and self.fitted[name] != state_dict[name]]
         if changed:
@@ -199,7 +184,6 @@ class BaseDataModule(LightningDataModule):
         Raises:
             ValueError: If they don't fit together.
         """
-        learned = [{name: value for name, value in state.items() if name != FLIP} for state in learned]
         shared = {name: value for name, value in learned[0].items() if all(each.get(name) == value for each in learned)}
         free = {"split"} if getattr(self, "split", None) else set()
         if differing := {name for state in learned for name in state} - {*shared, MEMBERS, *free}:
@@ -269,8 +253,6 @@ class BaseDataModule(LightningDataModule):
                 f"MixUp and CutMix need classes, but the targets of {self.origin} are not: leave out --data.mixup and "
                 "--data.cutmix"
             )
-        if stage == "fit" and isinstance(self.augmentation, Augmentation) and self.augmentation.flip == "auto":
-            self._set_flip(choose_flip(self.train, self.split_seed))
         if self.batch_size == "auto" and hasattr(self, "train"):
             self.batch_size = automatic_batch_size(len(self.train))
         if stage == "test" and not hasattr(self, "test"):

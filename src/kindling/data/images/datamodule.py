@@ -14,11 +14,10 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 from typing_extensions import override
 
-from kindling.data.augment import Augmentation
-from kindling.data.auto_augment import AutoAugment
-from kindling.data.datamodule import MEMBERS, SPLITS, ArrayDataset, BaseDataModule, Batch, Split, count_classes
+from kindling.data.datamodule import MEMBERS, SPLITS, ArrayDataset, Batch, Split, count_classes
 from kindling.data.disk_cache import DiskCache
 from kindling.data.folds import check_fold
+from kindling.data.images.augmented import AugmentedImages
 from kindling.data.images.decode import ImageFiles, channel_moments, read_images, warn_small_range
 from kindling.data.images.folder import check_folder
 from kindling.data.images.folder_checks import drop_broken, find_oddities, report_broken
@@ -29,7 +28,6 @@ from kindling.data.images.samples import ImageTask, Sample
 from kindling.data.images.scan import list_images, warn_unused
 from kindling.data.images.split_file import write_split
 from kindling.data.images.targets import encode_labels, target_format
-from kindling.data.mixing import Mixing
 from kindling.data.tables.target import check_task
 from kindling.data.tables.values import as_name
 from kindling.utils.console import progress
@@ -39,7 +37,7 @@ from kindling.utils.text import join_names
 logger = logging.getLogger(__name__)
 
 
-class ImageFolderDataModule(BaseDataModule):
+class ImageFolderDataModule(AugmentedImages):
     """Images with a label each, as RGB of one size.
 
     They are laid out as `<class>/*.jpg` or `{train,val,test}/<class>/*.jpg`; or `labels` is a file with a row for each
@@ -79,24 +77,9 @@ class ImageFolderDataModule(BaseDataModule):
         cache_dir: Folder for decoded training and validation images that don't fit in memory, so that each is decoded
             once; by default the user's cache folder.
         cache_gb: Most space for them in GB; 0 turns this off.
-        flip: Augmentation: whether to flip images horizontally with probability 0.5. With auto, they are flipped unless
-            mirrored training images look like those with another label, as digits and arrows do.
-        crop: Augmentation: smallest fraction of the area to crop at a random position; 1 turns it off.
-        colour: Augmentation: largest change of brightness, contrast and saturation; 0.2 draws factors from 0.8 to 1.2.
-        degrees: Augmentation: largest rotation in either direction.
-        shift: Augmentation: largest shift along each axis, as a fraction of its length.
-        scale: Augmentation: largest change of size; 0.1 draws factors from 0.9 to 1.1.
-        ratio: Augmentation: largest quotient of the sides of a crop; with 1.33 they are stretched by up to a third.
-            It needs `crop`.
-        auto_augment: Augmentation: one random operation for each image (ta_wide, TrivialAugment), or two moderate ones
-            (ra, RandAugment).
-        erasing: Augmentation: probability of filling a random box of an image with its mean color.
-        mixup: Augmentation: mixes pairs of images and their classes in random shares, from a beta distribution with
-            this parameter; 0 turns it off. It makes `train/accuracy` count the class with the larger share.
-        cutmix: Augmentation: the same with a box of one image in the other; with both, each image is mixed by one.
         eval_batch_size: Images per batch in validation, test and prediction.
-        **loading: Batches and validation split, see `BaseDataModule`. The validation split has at least one image of
-            each class. If images don't fit in memory, `num_workers` defaults to the number of cores.
+        **options: Augmentation, batches and validation split, see `AugmentedImages`. The validation split has at least
+            one image of each class. If images don't fit in memory, `num_workers` defaults to the number of cores.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -123,21 +106,10 @@ class ImageFolderDataModule(BaseDataModule):
         memory_gb: float = 4.0,
         cache_dir: str | Path | None = None,
         cache_gb: float = 20.0,
-        flip: bool | Literal["auto"] = False,
-        crop: float = 1.0,
-        colour: float = 0.0,
-        degrees: float = 0.0,
-        shift: float = 0.0,
-        scale: float = 0.0,
-        ratio: float = 1.0,
-        auto_augment: AutoAugment | None = None,
-        erasing: float = 0.0,
-        mixup: float = 0.0,
-        cutmix: float = 0.0,
         eval_batch_size: int = 128,
-        **loading: Any,
+        **options: Any,
     ) -> None:
-        super().__init__(eval_batch_size=eval_batch_size, **loading)
+        super().__init__(eval_batch_size=eval_batch_size, **options)
         if image_size is not None:
             check_range("image_size", image_size, 1)
         self.data_dir = Path(data_dir)
@@ -163,11 +135,6 @@ class ImageFolderDataModule(BaseDataModule):
         self.memory_gb = memory_gb
         check_range("cache_gb", cache_gb, 0)
         self.cache_dir, self.cache_gb = cache_dir, cache_gb
-        self.augmentation = Augmentation(
-            degrees, shift, scale, crop, flip, colour, ratio=ratio, auto_augment=auto_augment, erasing=erasing
-        )
-        self.mixing = Mixing(mixup, cutmix)
-        self.augments = bool(self.augmentation) or bool(self.mixing)
 
     @property
     def task(self) -> ImageTask:

@@ -13,14 +13,12 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from kindling.data.augment import Augmentation
-from kindling.data.auto_augment import AutoAugment
-from kindling.data.datamodule import BaseDataModule, Split
+from kindling.data.datamodule import Split
 from kindling.data.datasets import ArrayDataset
 from kindling.data.disk_cache import DiskCache
+from kindling.data.images.augmented import AugmentedImages
 from kindling.data.images.datamodule import ImageFolderDataModule
 from kindling.data.images.pixel_cache import open_pixel_cache
-from kindling.data.mixing import Mixing
 from kindling.data.streaming.manifest import Manifest, PreparedSplit
 from kindling.data.streaming.shards import ShardDataset, ShardInputs
 from kindling.data.streaming.store import FileStore, is_remote
@@ -31,7 +29,7 @@ from kindling.utils.hyperparameters import check_range
 MAX_STATISTIC_ROWS = 100_000  # rows of a table that a model may look at before training
 
 
-class StreamingDataModule(BaseDataModule):
+class StreamingDataModule(AugmentedImages):
     """A data set that `kindling prepare` has written: images, rows of a table or samples of any other data module.
 
     Samples are read when they are needed, so the set may be larger than the memory. Each shard is verified by its
@@ -47,26 +45,12 @@ class StreamingDataModule(BaseDataModule):
         timeout: Seconds without progress after which an attempt to read has failed; three are made.
         image_size: Height and width in pixels to resize images to; by default the size chosen by `kindling prepare`.
         predict: A folder of images, one image, or a file of rows to predict; by default the test split.
-        flip: Augmentation: whether to flip images horizontally with probability 0.5. With auto, they are flipped unless
-            mirrored training images look like those with another label, as digits and arrows do.
-        crop: Augmentation: smallest fraction of the area to crop at a random position; 1 turns it off.
-        colour: Augmentation: largest change of brightness, contrast and saturation; 0.2 draws factors from 0.8 to 1.2.
-        degrees: Augmentation: largest rotation in either direction.
-        shift: Augmentation: largest shift along each axis, as a fraction of its length.
-        scale: Augmentation: largest change of size; 0.1 draws factors from 0.9 to 1.1.
-        ratio: Augmentation: largest quotient of the sides of a crop; with 1.33 they are stretched by up to a third.
-            It needs `crop`.
-        auto_augment: Augmentation: one random operation for each image (ta_wide, TrivialAugment), or two moderate ones
-            (ra, RandAugment).
-        erasing: Augmentation: probability of filling a random box of an image with its mean color.
-        mixup: Augmentation: mixes pairs of images and their classes in random shares, from a beta distribution with
-            this parameter; 0 turns it off. It makes `train/accuracy` count the class with the larger share.
-        cutmix: Augmentation: the same with a box of one image in the other; with both, each image is mixed by one.
         batch_size: See `BaseDataModule`.
         eval_batch_size: Samples per batch in validation, test and prediction.
         num_workers: Worker processes that read and decode samples; by default its share of the cores for image files,
             and none for other samples.
         min_batches: See `BaseDataModule`.
+        **augmentation: See `AugmentedImages`.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -81,23 +65,21 @@ class StreamingDataModule(BaseDataModule):
         timeout: float = 60.0,
         image_size: int | None = None,
         predict: str | Path | None = None,
-        flip: bool | Literal["auto"] = False,
-        crop: float = 1.0,
-        colour: float = 0.0,
-        degrees: float = 0.0,
-        shift: float = 0.0,
-        scale: float = 0.0,
-        ratio: float = 1.0,
-        auto_augment: AutoAugment | None = None,
-        erasing: float = 0.0,
-        mixup: float = 0.0,
-        cutmix: float = 0.0,
         batch_size: int | Literal["auto"] = 64,
         eval_batch_size: int = 128,
         num_workers: int | None = None,
         min_batches: int = 1,
+        **augmentation: Any,
     ) -> None:
-        super().__init__(batch_size, eval_batch_size, num_workers=num_workers or 0, min_batches=min_batches)
+        super().__init__(
+            batch_size=batch_size,
+            eval_batch_size=eval_batch_size,
+            num_workers=num_workers or 0,
+            min_batches=min_batches,
+            val_split=0,  # set here, so that it is no option: the splits are those of the shards
+            split_seed=42,
+            **augmentation,
+        )
         for name, value, low in (("cache_gb", cache_gb, 0), ("timeout", timeout, 0.001), ("window", window, 1)):
             check_range(name, value, low)
         if image_size is not None:
@@ -106,11 +88,6 @@ class StreamingDataModule(BaseDataModule):
         self.cache_dir = cache_dir
         self.image_size, self.predict = image_size, predict
         self._chooses_workers = num_workers is None
-        self.augmentation = Augmentation(
-            degrees, shift, scale, crop, flip, colour, ratio=ratio, auto_augment=auto_augment, erasing=erasing
-        )
-        self.mixing = Mixing(mixup, cutmix)
-        self.augments = bool(self.augmentation) or bool(self.mixing)
 
     @cached_property
     def store(self) -> FileStore:
