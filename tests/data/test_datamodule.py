@@ -166,8 +166,8 @@ def test_a_test_sample_is_described_by_its_features_unless_it_is_an_image() -> N
     for source in (data, images):
         source.setup("test")
     features = enumerate(data.test.inputs[3].tolist())
-    assert data.describe(3) == {f"feature {number}": float(f"{value:.4f}") for number, value in features}
-    assert images.describe(3) == {}
+    assert data.sample_details(3) == {f"feature {number}": float(f"{value:.4f}") for number, value in features}
+    assert images.sample_details(3) == {}
 
 
 @pytest.mark.parametrize(
@@ -333,3 +333,14 @@ def test_load_may_return_numpy_arrays() -> None:
     assert (len(data.train), len(data.val)) == (45, 5)
     assert (inputs.dtype, labels.dtype) == (torch.float32, torch.int64)
     assert data.class_counts == tuple(np.bincount(data.train.labels))
+
+
+def test_methods_of_a_data_module_work_by_their_old_names(caplog: pytest.LogCaptureFixture) -> None:
+    class Old(DigitsDataModule):
+        def describe(self, row: int) -> dict[str, object]:
+            return {"row": row, **super().describe(row)}
+
+    assert "the method describe of Old has been renamed to sample_details" in caplog.text
+    data = Old()
+    data.setup("test")
+    assert data.sample_details(2) == data.describe(2) == {"row": 2}

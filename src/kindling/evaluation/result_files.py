@@ -102,7 +102,7 @@ def save_predictions(
                 torch.save(list(batches), path)
             return written, sum(map(batch_size, batches))
         number = len(table.classes if isinstance(table, TopClasses) else table)
-        if not others and (targets := targets_of(data.new)) is not None:
+        if not others and (targets := targets_of(data.predict_set)) is not None:
             labels = targets[:number]
         rows, keys = data.predicted_rows(), data.keys("predicted")
         if data.unreadable:

@@ -118,7 +118,7 @@ def test_given_splits_are_kept_and_missing_ones_are_drawn(given: str) -> None:
     assert (len(data.train), len(data.val), len(data.test)) == sizes[given]
     if "test" in given:
         assert all(str(file).startswith("test/") for file in data.tested_rows())
-    assert data.describe(1) == {"file": data.tested_rows()[1]}
+    assert data.sample_details(1) == {"file": data.tested_rows()[1]}
 
 
 def test_test_images_were_not_trained_on_even_if_images_were_added(kindling: Command) -> None:
@@ -920,7 +920,7 @@ def test_predictions_name_the_files_of_test_and_new_images() -> None:
     data.setup("predict")
     assert data.predicted_rows() == [f"{label}/{number}.png" for label in COLORS for number in (90, 91, 92)]
     assert data.tested_rows() == tested
-    assert data.describe(0) == {"file": tested[0]}
+    assert data.sample_details(0) == {"file": tested[0]}
 
 
 class Watch(Callback):

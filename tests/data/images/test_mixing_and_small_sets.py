@@ -143,7 +143,7 @@ def test_a_checkpoint_decides_about_mirroring(monkeypatch: pytest.MonkeyPatch, f
     third = ImageFolderDataModule("shapes", flip=not flip)
     third.load_state_dict(first.state_dict())
     assert third.augmentation.flip is not flip
-    ImageFolderDataModule("shapes").combine([first.state_dict(), first.state_dict() | {"flip": not flip}])
+    ImageFolderDataModule("shapes").combine_fitted([first.state_dict(), first.state_dict() | {"flip": not flip}])
 
 
 def test_labels_of_several_classes_and_numbers_decide_about_mirroring() -> None:

@@ -11,6 +11,7 @@ from kindling.data.augment import Augmentation
 from kindling.data.auto_augment import AutoAugment
 from kindling.data.auto_flip import choose_flip
 from kindling.data.datamodule import BaseDataModule
+from kindling.data.fitted_state import FittedState
 from kindling.data.mixing import Mixing
 
 logger = logging.getLogger(__name__)
@@ -81,8 +82,20 @@ class AugmentedImages(BaseDataModule):
     @override
     def setup(self, stage: str) -> None:
         super().setup(stage)
+        if stage == "fit" and self.mixing and getattr(self, "task", None) not in ("classification", "multilabel"):
+            raise ValueError(
+                f"MixUp and CutMix need classes, but the targets of {self.origin} are not: leave out --data.mixup and "
+                "--data.cutmix"
+            )
         if stage == "fit" and self.augmentation.flip == "auto":
             self._set_flip(choose_flip(self.train, self.split_seed))
+
+    @override
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        batch = super().on_after_batch_transfer(batch, dataloader_idx)
+        if not (self.mixing and self._is_training and isinstance(batch, tuple)):
+            return batch
+        return self.mixing(*batch, num_classes=self.num_classes)  # type: ignore[attr-defined]
 
     @override
     def state_dict(self) -> dict[str, Any]:
@@ -96,14 +109,14 @@ class AugmentedImages(BaseDataModule):
         super().load_state_dict(without_flip(state_dict))
 
     @override
-    def combine(self, learned: Sequence[dict[str, Any]]) -> None:
-        super().combine([*map(without_flip, learned)])
+    def combine_fitted(self, states: Sequence[FittedState]) -> None:
+        super().combine_fitted([*map(without_flip, states)])
 
     def _set_flip(self, flip: bool) -> None:
         self.augmentation = replace(self.augmentation, flip=flip)
         self.augments = bool(self.augmentation) or bool(self.mixing)
 
 
-def without_flip(state: dict[str, Any]) -> dict[str, Any]:
+def without_flip(state: FittedState) -> FittedState:
     """Return the state of a data module without the choice of `--data.flip auto`."""
     return {name: value for name, value in state.items() if name != FLIP}

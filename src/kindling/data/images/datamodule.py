@@ -14,8 +14,10 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 from typing_extensions import override
 
-from kindling.data.datamodule import MEMBERS, SPLITS, ArrayDataset, Batch, Split, count_classes
+from kindling.data.classification import count_classes
+from kindling.data.datamodule import SPLITS, ArrayDataset, Batch, Split
 from kindling.data.disk_cache import DiskCache
+from kindling.data.fitted_state import MEMBERS, FittedState
 from kindling.data.folds import check_fold
 from kindling.data.images.augmented import AugmentedImages
 from kindling.data.images.decode import ImageFiles, channel_moments, read_images, warn_small_range
@@ -139,7 +141,7 @@ class ImageFolderDataModule(AugmentedImages):
     @property
     def task(self) -> ImageTask:
         """Whether labels are classes, numbers or several classes per image."""
-        task: ImageTask = self._learned.get("task", "classification")
+        task: ImageTask = self.fitted_state.get("task", "classification")
         return task
 
     @property
@@ -147,7 +149,7 @@ class ImageFolderDataModule(AugmentedImages):
         """Names of the classes, sorted; numbers have no such attribute."""
         if self.task == "regression":
             raise AttributeError(f"the labels of {self.origin} are numbers, which have no classes")
-        return tuple(self._learned["classes"])
+        return tuple(self.fitted_state["classes"])
 
     @property
     def num_classes(self) -> int:
@@ -164,7 +166,7 @@ class ImageFolderDataModule(AugmentedImages):
     @property
     def input_shape(self) -> tuple[int, ...]:  # type: ignore[override]
         """Channels, height and width of an image as the model receives it."""
-        size = self.image_size or self._learned["image_size"]
+        size = self.image_size or self.fitted_state["image_size"]
         return 3, size, size
 
     @override
@@ -175,20 +177,20 @@ class ImageFolderDataModule(AugmentedImages):
             check_task(self._label_options.task, state_dict.get("task", "classification"))
 
     @override
-    def begin_with(self, learned: dict[str, Any]) -> None:
-        if "task" in learned:  # `split.csv` has the labels, but not all that was learned from their file
-            self.load_state_dict(learned)
+    def restore_fitted(self, state: FittedState) -> None:
+        if "task" in state:  # `split.csv` has the labels, but not the fitted state of their file
+            self.load_state_dict(state)
 
     @override
-    def combine(self, learned: Sequence[dict[str, Any]]) -> None:
-        ranges = [f"{low:,} to {high:,}" for low, high in (state.get("levels") or (0, 65535) for state in learned)]
+    def combine_fitted(self, states: Sequence[FittedState]) -> None:
+        ranges = [f"{low:,} to {high:,}" for low, high in (state.get("levels") or (0, 65535) for state in states)]
         if len({*ranges}) > 1:
             raise ValueError(
                 f"the members of the ensemble were trained with different ranges of 16-bit images: {join_names(ranges)}"
             )
         # Each member returns numbers in their own units, whatever their scale in its training images.
-        super().combine([state | target_format(state) for state in learned])
-        self.fitted |= {name: value for name, value in learned[0].items() if name == "target"}
+        super().combine_fitted([state | target_format(state) for state in states])
+        self.fitted |= {name: value for name, value in states[0].items() if name == "target"}
 
     @override
     def prepare_data(self) -> None:
@@ -220,13 +222,13 @@ class ImageFolderDataModule(AugmentedImages):
                 )
             samples = self._samples
         self._tested, inputs = self._read(self.data_dir, [sample for sample in samples if sample.split == split])
-        warn_small_range([self.data_dir / sample.file for sample in self._tested], self._learned.get("levels"))
+        warn_small_range([self.data_dir / sample.file for sample in self._tested], self.fitted_state.get("levels"))
         return inputs, self._encode(self._tested)
 
     @override
-    def load_new(self) -> ArrayDataset:
+    def load_predict(self) -> ArrayDataset:
         if self.predict is None:
-            dataset: ArrayDataset = super().load_new()
+            dataset: ArrayDataset = super().load_predict()
             self._predicted = self._tested
             return dataset
         path = Path(self.predict)
@@ -242,7 +244,7 @@ class ImageFolderDataModule(AugmentedImages):
             self._predicted = drop_broken(root, self._predicted, faults, skip=True)
         elif report_broken(root, self._predicted, faults):
             self.unreadable = [number for number, fault in enumerate(faults) if fault]
-        warn_small_range([root / file for file in files], self._learned.get("levels"))
+        warn_small_range([root / file for file in files], self.fitted_state.get("levels"))
         return ArrayDataset(inputs, torch.zeros(len(self._predicted) - len(self.unreadable), dtype=torch.long))
 
     @override
@@ -254,7 +256,7 @@ class ImageFolderDataModule(AugmentedImages):
         return [sample.file for sample in self._tested]
 
     @override
-    def describe(self, row: int) -> dict[str, object]:
+    def sample_details(self, row: int) -> dict[str, object]:
         return {"file": self._tested[row].file}
 
     @override
@@ -274,8 +276,8 @@ class ImageFolderDataModule(AugmentedImages):
     def _samples(self) -> list[Sample]:
         """All images in their final splits; after `load_training`, without broken ones."""
         sizes = {"test": self.test_split, "val": self.val_split}
-        samples, learned = self._images.draw(sizes, self.split_seed, self.fold, self.image_size)
-        self.fitted = self.fitted or learned
+        samples, fitted = self._images.draw(sizes, self.split_seed, self.fold, self.image_size)
+        self.fitted = self.fitted or fitted
         return samples
 
     def _read(self, root: Path, samples: list[Sample], needed: int | None = None) -> tuple[list[Sample], Any]:
@@ -285,7 +287,7 @@ class ImageFolderDataModule(AugmentedImages):
 
     def _decode(self, root: Path, samples: list[Sample], needed: int | None = None) -> tuple[Any, list[str]]:
         """Return the first `needed` images (default: all) that are not broken, and the faults, see `read_images`."""
-        shape, levels, cache = self.input_shape, self._learned.get("levels"), None
+        shape, levels, cache = self.input_shape, self.fitted_state.get("levels"), None
         fits = (len(samples) if needed is None else needed) * prod(shape) <= self.memory_gb * 1e9
         if not fits:
             self.num_workers = self.num_workers or self.cores
@@ -296,7 +298,7 @@ class ImageFolderDataModule(AugmentedImages):
     def _open_cache(self, samples: list[Sample]) -> PixelCache | None:
         """Return the cache of the decoded training and validation images, which each epoch reads."""
         digest = blake2b(b"".join(self._images.digests[sample.file] for sample in samples), digest_size=16).hexdigest()
-        cache, levels = DiskCache(self.cache_dir, self.cache_gb * 1e9), self._learned.get("levels")
+        cache, levels = DiskCache(self.cache_dir, self.cache_gb * 1e9), self.fitted_state.get("levels")
         return open_pixel_cache(cache, digest, "train", len(samples), self.input_shape, levels)
 
     def _encode(self, samples: list[Sample]) -> Tensor:

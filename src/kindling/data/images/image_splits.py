@@ -25,7 +25,7 @@ class SplitImages:
         labels: File of labels; None for class folders.
         split: A `split.csv`.
         options: How to read the file of labels.
-        fitted: What the data module has learned; empty before training.
+        fitted: The fitted state of the data module; empty before training.
 
     Attributes:
         labeled: The images as they are listed; those that are not split yet are in train.

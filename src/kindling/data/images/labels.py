@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
-from kindling.data.datamodule import MEMBERS, SPLITS
+from kindling.data.datamodule import SPLITS
+from kindling.data.fitted_state import MEMBERS
 from kindling.data.images.file_column import FileColumn
 from kindling.data.images.folder import check_folder, find_samples
 from kindling.data.images.groups import groups_in_paths
@@ -103,8 +104,8 @@ def find_labeled(
         labels: File of labels; None for class folders.
         split: A `split.csv` with labels and splits; it comes before `labels`.
         options: How to read the file of labels.
-        fitted: What the data module has learned; empty before training. A trained model may be evaluated on a different
-            folder: without a test split, all of its images are in test.
+        fitted: The fitted state of the data module; empty before training. A trained model may be evaluated on a
+            different folder: without a test split, all of its images are in test.
 
     Raises:
         ValueError: If there are no labels for the task of a trained model, or a file can't be used.
@@ -167,7 +168,7 @@ def read_labels(
         path: CSV or Parquet file.
         root: The folder.
         options: How to read the file.
-        fitted: What the data module has learned; empty before training.
+        fitted: The fitted state of the data module; empty before training.
         constrained: Whether to read the groups and times.
 
     Raises:

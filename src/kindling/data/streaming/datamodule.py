@@ -16,6 +16,7 @@ from typing_extensions import override
 from kindling.data.datamodule import Split
 from kindling.data.datasets import ArrayDataset
 from kindling.data.disk_cache import DiskCache
+from kindling.data.fitted_state import FittedState
 from kindling.data.images.augmented import AugmentedImages
 from kindling.data.images.datamodule import ImageFolderDataModule
 from kindling.data.images.pixel_cache import open_pixel_cache
@@ -140,7 +141,7 @@ class StreamingDataModule(AugmentedImages):
     @property
     def input_shape(self) -> tuple[int, ...]:  # type: ignore[override]
         """Shape of an input as the model receives it."""
-        shape = self._learned["input_shape"]
+        shape = self.fitted_state["input_shape"]
         if shape is None:
             raise AttributeError(f"the inputs of {self.path} have no shape")
         return (shape[0], self.image_size, self.image_size) if self.image_size and self._has_images else tuple(shape)
@@ -150,7 +151,7 @@ class StreamingDataModule(AugmentedImages):
         """Indices of the features of a table that are numbers; other samples have no such attribute."""
         if not self._is_table:
             raise AttributeError(f"{self.path} is no table")
-        return find_numeric_features(self._learned["columns"])
+        return find_numeric_features(self.fitted_state["columns"])
 
     @property
     @override
@@ -164,7 +165,7 @@ class StreamingDataModule(AugmentedImages):
 
     @property
     @override
-    def _learned(self) -> dict[str, Any]:
+    def fitted_state(self) -> FittedState:
         if self.fitted:  # new samples are predicted without the shards
             return self.fitted
         found, shape = self.manifest, self.manifest.input_shape
@@ -172,11 +173,11 @@ class StreamingDataModule(AugmentedImages):
 
     @property
     def _has_images(self) -> bool:
-        return bool(self._learned["kind"] == "images")
+        return bool(self.fitted_state["kind"] == "images")
 
     @property
     def _is_table(self) -> bool:
-        return bool(self._learned["kind"] == "rows")
+        return bool(self.fitted_state["kind"] == "rows")
 
     @cached_property
     def _moments(self) -> tuple[Tensor, Tensor]:
@@ -185,7 +186,7 @@ class StreamingDataModule(AugmentedImages):
     @override
     def load_training(self) -> tuple[ShardDataset, ShardDataset]:
         before, self.fitted = self.fitted, {}
-        self.fitted = self._learned
+        self.fitted = self.fitted_state
         if before:
             self.load_state_dict(before)
         seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
@@ -207,18 +208,18 @@ class StreamingDataModule(AugmentedImages):
         return "test" in self.manifest.splits
 
     @override
-    def load_new(self) -> Any:
+    def load_predict(self) -> Any:
         if self.predict is None:
-            return super().load_new()
+            return super().load_predict()
         if self._is_table:
-            encoded = encode_rows(read_table(self.predict), self._learned["columns"], self.predict)
+            encoded = encode_rows(read_table(self.predict), self.fitted_state["columns"], self.predict)
             return ArrayDataset(torch.from_numpy(encoded), torch.zeros(len(encoded), dtype=torch.int64))
         if not self._has_images:
             raise ValueError("--data.predict takes images and rows of tables only: predict these samples from Python")
-        size = self.image_size or self._learned["image_size"]
+        size = self.image_size or self.fitted_state["image_size"]
         images = ImageFolderDataModule(self.path, image_size=size, predict=self.predict)
-        images.fitted = self._learned
-        found = images.load_new()
+        images.fitted = self.fitted_state
+        found = images.load_predict()
         self._predicted, self.unreadable = images.predicted_rows(), images.unreadable
         self.num_workers = max(self.num_workers, images.num_workers)
         return found
@@ -245,11 +246,11 @@ class StreamingDataModule(AugmentedImages):
         return {key: [keys[key] for _, keys in self._names] for key in self._names[0][1]}
 
     @override
-    def describe(self, row: int) -> dict[str, object]:
+    def sample_details(self, row: int) -> dict[str, object]:
         if self._has_images:
             return {"file": self.tested_rows()[row]}
         described: dict[str, object] = next(islice(self._test_lines(), row, None), {}).get("row", {})
-        return described or super().describe(row)
+        return described or super().sample_details(row)
 
     @cached_property
     def _names(self) -> list[tuple[object, dict[str, object]]]:

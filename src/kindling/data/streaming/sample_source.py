@@ -109,7 +109,7 @@ class SampleSource:
                 {
                     "name": rows[index],
                     "keys": {name: key[index] for name, key in keys.items()},
-                    "row": data.describe(index),
+                    "row": data.sample_details(index),
                 }
                 for index in kept["test"]
             )

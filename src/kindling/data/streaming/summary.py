@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from kindling.data.datamodule import SPLITS
+from kindling.data.statistics import pooled_moments
 from kindling.data.streaming.encoding import find_unsafe
 from kindling.data.streaming.manifest import Manifest, PreparedSplit, StoredFile
 from kindling.data.streaming.plan import UNFINISHED, ShardTask
@@ -119,9 +121,8 @@ def _statistics(targets: Any, moments: Sequence[Any], facts: Mapping[str, Any]) 
     """
     mean, std = facts.get("mean", (0.0,)), facts.get("std", (1.0,))
     if moments[0]:
-        means, squares, variances = np.sum(moments, axis=0) / len(targets)  # (C,) each
-        deviations = np.sqrt(variances + squares - means**2)
-        mean, std = means.tolist(), np.where(deviations > 1e-4, deviations, 1.0).tolist()
+        averages = torch.tensor(moments, dtype=torch.float64).sum(0) / len(targets)  # (3, C)
+        mean, std = (each.tolist() for each in pooled_moments(*averages))
     classes = len(facts["class_names"])
     counts = np.bincount(targets, minlength=classes).tolist() if classes and targets.ndim == 1 else ()
     return {"mean": tuple(mean), "std": tuple(std), "class_counts": tuple(counts)}

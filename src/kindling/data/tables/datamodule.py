@@ -11,7 +11,9 @@ import torch
 from numpy.typing import NDArray
 from typing_extensions import override
 
-from kindling.data.datamodule import MEMBERS, ArrayDataset, BaseDataModule, Batch, Split, count_classes
+from kindling.data.classification import count_classes
+from kindling.data.datamodule import ArrayDataset, BaseDataModule, Batch, Split
+from kindling.data.fitted_state import MEMBERS, FittedState
 from kindling.data.folds import check_fold
 from kindling.data.split_constraints import SplitConstraints
 from kindling.data.splitting import LEFT_OUT, draw_splits
@@ -112,14 +114,14 @@ class TableDataModule(BaseDataModule):
         return data
 
     @override
-    def begin_with(self, learned: dict[str, Any]) -> None:
+    def restore_fitted(self, state: FittedState) -> None:
         # A later version of Kindling could learn other encodings. The digest shows whether the rows are the same.
-        self.load_state_dict(learned)
-        self.resumes = bool(learned)
+        self.load_state_dict(state)
+        self.resumes = bool(state)
 
     @override
-    def combine(self, learned: Sequence[dict[str, Any]]) -> None:
-        self.fitted = combine_fitted(learned)
+    def combine_fitted(self, states: Sequence[FittedState]) -> None:
+        self.fitted = combine_fitted(states)
 
     @property
     @override
@@ -135,7 +137,7 @@ class TableDataModule(BaseDataModule):
     @property
     def task(self) -> Literal["classification", "regression"]:
         """Whether the target holds classes or numbers."""
-        return "classification" if self._learned.get("target") is None else "regression"
+        return "classification" if self.fitted_state.get("target") is None else "regression"
 
     @property
     def num_classes(self) -> int:
@@ -147,7 +149,7 @@ class TableDataModule(BaseDataModule):
         """Names of the classes, sorted, by value if all are numbers; a target of numbers has no such attribute."""
         if self.task == "regression":
             raise AttributeError(f"{self.target} holds numbers, which have no classes")
-        return tuple(self._learned["classes"])
+        return tuple(self.fitted_state["classes"])
 
     @property
     def class_counts(self) -> tuple[int, ...]:
@@ -157,12 +159,12 @@ class TableDataModule(BaseDataModule):
     @property
     def input_shape(self) -> tuple[int, ...]:  # type: ignore[override]
         """Shape of one row: `(number of features,)`."""
-        return (sum(map(width, self._learned["columns"])),)
+        return (sum(map(width, self.fitted_state["columns"])),)
 
     @property
     def numeric_features(self) -> tuple[int, ...]:
         """Indices of the features that are numbers, rather than categories or marks of missing values."""
-        return find_numeric_features(self._learned["columns"])
+        return find_numeric_features(self.fitted_state["columns"])
 
     @cached_property
     def file(self) -> TableFile:
@@ -259,13 +261,13 @@ class TableDataModule(BaseDataModule):
         return inputs[chosen], targets[chosen]
 
     @override
-    def load_new(self) -> ArrayDataset:
+    def load_predict(self) -> ArrayDataset:
         if self.predict is None:
-            tested: ArrayDataset = super().load_new()
+            tested: ArrayDataset = super().load_predict()
             return tested
         self.predicted = read_table(self.predict)
         with progress(f"encoding {count_noun(len(self.predicted), 'row', 'rows')} of {self.predict}"):
-            encoded = encode_rows(self.predicted, self._learned["columns"], self.predict, self.missing)
+            encoded = encode_rows(self.predicted, self.fitted_state["columns"], self.predict, self.missing)
         inputs = torch.from_numpy(encoded)
         return ArrayDataset(inputs, torch.zeros(len(inputs), dtype=torch.int64))
 
@@ -288,7 +290,7 @@ class TableDataModule(BaseDataModule):
         return {name: column.tolist() for name, column in texts.items()}
 
     @override
-    def describe(self, row: int) -> dict[str, object]:
+    def sample_details(self, row: int) -> dict[str, object]:
         sample = self.tested.iloc[[row]].astype(object)
         values: dict[str, object] = sample.where(sample.notna(), None).to_dict("records")[0]
         return values
@@ -324,7 +326,7 @@ class TableDataModule(BaseDataModule):
         """Encode some rows of a file with a target; training rows only from the other ones."""
         table, targets = target.table, target.encode(rows)
         averaged = None if training_rows is None else target.for_encoding(rows, training_rows)
-        columns = self._learned["columns"]
+        columns = self.fitted_state["columns"]
         names = {column["name"] for column in columns}
         with progress(f"encoding {count_noun(len(targets), 'row', 'rows')} of {table.path}"):
             cells = {name: table.cells(name, rows) for name in table.features if name in names}

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from itertools import count
 from typing import Any
 
-from kindling.data.datamodule import MEMBERS
+from kindling.data.fitted_state import MEMBERS
 from kindling.data.tables.rows import split_members
 from kindling.utils.text import join_names
 

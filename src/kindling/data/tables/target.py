@@ -31,7 +31,7 @@ def known_target(table: TableFile, fitted: Mapping[str, Any]) -> Target:
 
     Args:
         table: The file.
-        fitted: What the data module has learned.
+        fitted: The fitted state of the data module.
 
     Raises:
         ValueError: If it is another column than in training.

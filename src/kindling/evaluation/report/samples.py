@@ -47,7 +47,7 @@ def show_samples(
             intro += " Heat maps show what each place of an image adds, relative to the strongest place."
             content = join([legend(explanation.against, explanation.favor), content])
     else:
-        content = sample_table(names, columns, [data.describe(row) for row in rows.tolist()], data.row_header)
+        content = sample_table(names, columns, [data.sample_details(row) for row in rows.tolist()], data.row_header)
     return join([element("p", intro, class_="soft"), content])
 
 
