@@ -338,7 +338,7 @@ def test_load_may_return_numpy_arrays() -> None:
 def test_methods_of_a_data_module_work_by_their_old_names(caplog: pytest.LogCaptureFixture) -> None:
     class Old(DigitsDataModule):
         def describe(self, row: int) -> dict[str, object]:
-            return {"row": row, **super().describe(row)}
+            return {"row": row, **super().describe(row)}  # type: ignore[misc]
 
     assert "the method describe of Old has been renamed to sample_details" in caplog.text
     data = Old()

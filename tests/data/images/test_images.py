@@ -28,7 +28,7 @@ from kindling import ImageFolderDataModule, MLPClassifier, load
 from kindling.data.datamodule import Batch
 from kindling.data.images.decode import ImageFiles, inspect, read_image
 from kindling.data.images.samples import Sample
-from kindling.data.images.splits import make_splits
+from kindling.data.images.splits import make_image_splits
 from kindling.deploy.model_card import ModelCard
 from kindling.deploy.predictor import Predictor
 from kindling.deploy.request_bodies import from_images
@@ -835,14 +835,14 @@ def test_copies_stay_together_and_each_class_is_in_each_split() -> None:
     samples += [sample._replace(file=f"copy of {sample.file}") for sample in samples[:50]]
     contents += contents[:50]
     sizes = {"test": 0.2, "val": 0.1}
-    done = make_splits(samples, contents, sizes, seed=1)
+    done = make_image_splits(samples, contents, sizes, seed=1)
     where = {sample.file: sample.split for sample in done}
     assert all(where[sample.file] == where[sample.file.removeprefix("copy of ")] for sample in done)
     counts = Counter((sample.label, sample.split) for sample in done if not sample.file.startswith("copy"))
     assert [counts["many", split] for split in ("train", "val", "test")] == [70, 8, 19]
     assert [counts["three", split] for split in ("train", "val", "test")] == [1, 1, 1]
-    assert done == make_splits(samples, contents, sizes, seed=1)
-    assert done != make_splits(samples, contents, sizes, seed=2)
+    assert done == make_image_splits(samples, contents, sizes, seed=1)
+    assert done != make_image_splits(samples, contents, sizes, seed=2)
 
 
 def test_the_size_is_the_median_of_the_shorter_sides_up_to_224() -> None:

@@ -421,7 +421,7 @@ def test_each_step_that_takes_long_shows_its_progress(table: pd.DataFrame, monke
         shown.append(what)
         yield
 
-    for module in ("rows", "files", "splits", "datamodule"):
+    for module in ("rows", "files", "splits", "learning", "datamodule"):
         monkeypatch.setattr(f"kindling.data.tables.{module}.progress", progress)
     data = read(predict="customers.csv")
     data.setup("predict")

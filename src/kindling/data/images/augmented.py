@@ -95,7 +95,8 @@ class AugmentedImages(BaseDataModule):
         batch = super().on_after_batch_transfer(batch, dataloader_idx)
         if not (self.mixing and self._is_training and isinstance(batch, tuple)):
             return batch
-        return self.mixing(*batch, num_classes=self.num_classes)  # type: ignore[attr-defined]
+        inputs, targets = batch
+        return self.mixing(inputs, targets, self.num_classes)  # type: ignore[attr-defined]
 
     @override
     def state_dict(self) -> dict[str, Any]:

@@ -4,8 +4,6 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
-from hashlib import blake2b
-from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,17 +18,17 @@ from kindling.data.disk_cache import DiskCache
 from kindling.data.fitted_state import MEMBERS, FittedState
 from kindling.data.folds import check_fold
 from kindling.data.images.augmented import AugmentedImages
-from kindling.data.images.decode import ImageFiles, channel_moments, read_images, warn_small_range
+from kindling.data.images.decode import ImageFiles, channel_moments, warn_small_range
 from kindling.data.images.folder import check_folder
 from kindling.data.images.folder_checks import drop_broken, find_oddities, report_broken
 from kindling.data.images.image_splits import SplitImages
 from kindling.data.images.labels import LabelOptions, LabelTask
-from kindling.data.images.pixel_cache import PixelCache, open_pixel_cache
+from kindling.data.images.reading import ImageReader
 from kindling.data.images.samples import ImageTask, Sample
 from kindling.data.images.scan import list_images, warn_unused
-from kindling.data.images.split_file import write_split
+from kindling.data.images.split_file import write_image_split
 from kindling.data.images.targets import encode_labels, target_format
-from kindling.data.tables.target import check_task
+from kindling.data.tables.target import check_target_task
 from kindling.data.tables.values import as_name
 from kindling.utils.console import progress
 from kindling.utils.hyperparameters import check_range
@@ -40,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 
 class ImageFolderDataModule(AugmentedImages):
-    """Images with a label each, as RGB of one size.
+    """Labeled images, decoded to RGB and resized to one size.
 
     They are laid out as `<class>/*.jpg` or `{train,val,test}/<class>/*.jpg`; or `labels` is a file with a row for each
     image: its name, and its class, its number or its classes. Several classes are separated in one column, such as
@@ -174,7 +172,7 @@ class ImageFolderDataModule(AugmentedImages):
         # Older checkpoints have no levels: they were trained on the full 16-bit range.
         super().load_state_dict({"levels": None, **state_dict} if state_dict else {})
         if state_dict:
-            check_task(self._label_options.task, state_dict.get("task", "classification"))
+            check_target_task(self._label_options.task, state_dict.get("task", "classification"))
 
     @override
     def restore_fitted(self, state: FittedState) -> None:
@@ -202,7 +200,10 @@ class ImageFolderDataModule(AugmentedImages):
         found = sorted(self._samples, key=lambda sample: SPLITS.index(sample.split))
         needed = sum(sample.split != "test" for sample in found)
         # Test images are decoded too, to find broken ones before training, but not kept in memory.
-        self._samples, inputs = self._read(self.data_dir, found, needed)
+        inputs, faults = self._read(
+            self.data_dir, found, needed, [self._images.digests[sample.file] for sample in found[:needed]]
+        )
+        self._samples = drop_broken(self.data_dir, found, faults, self.skip_broken)
         classes = self._images.check_classes(self._samples)
         digests = [self._images.digests[sample.file] for sample in self._samples]
         for line in find_oddities(self._samples, digests, classes, self.task):
@@ -221,7 +222,9 @@ class ImageFolderDataModule(AugmentedImages):
                     "all; set --data.data_dir to unseen images"
                 )
             samples = self._samples
-        self._tested, inputs = self._read(self.data_dir, [sample for sample in samples if sample.split == split])
+        chosen = [sample for sample in samples if sample.split == split]
+        inputs, faults = self._read(self.data_dir, chosen)
+        self._tested = drop_broken(self.data_dir, chosen, faults, self.skip_broken)
         warn_small_range([self.data_dir / sample.file for sample in self._tested], self.fitted_state.get("levels"))
         return inputs, self._encode(self._tested)
 
@@ -239,7 +242,7 @@ class ImageFolderDataModule(AugmentedImages):
             root, (files, unused) = path, list_images(path)
             warn_unused(path, unused)
         self._predicted = [Sample(file, "", "") for file in files]
-        inputs, faults = self._decode(root, self._predicted)
+        inputs, faults = self._read(root, self._predicted)
         if self.skip_broken:
             self._predicted = drop_broken(root, self._predicted, faults, skip=True)
         elif report_broken(root, self._predicted, faults):
@@ -264,7 +267,7 @@ class ImageFolderDataModule(AugmentedImages):
     def write_split(self, run: Path) -> None:
         in_split_folders = all(sample.file.startswith(f"{sample.split}/") for sample in self._samples)
         if self._samples != self._images.listed or self.split or self.labels or not in_split_folders:
-            write_split(run / "split.csv", self.task, self._samples)
+            write_image_split(run / "split.csv", self.task, self._samples)
 
     @cached_property
     def _images(self) -> SplitImages:
@@ -280,26 +283,16 @@ class ImageFolderDataModule(AugmentedImages):
         self.fitted = self.fitted or fitted
         return samples
 
-    def _read(self, root: Path, samples: list[Sample], needed: int | None = None) -> tuple[list[Sample], Any]:
-        """Return the samples that are not broken, and the first `needed` images (default: all), see `read_images`."""
-        inputs, faults = self._decode(root, samples, needed)
-        return drop_broken(root, samples, faults, self.skip_broken), inputs
-
-    def _decode(self, root: Path, samples: list[Sample], needed: int | None = None) -> tuple[Any, list[str]]:
-        """Return the first `needed` images (default: all) that are not broken, and the faults, see `read_images`."""
-        shape, levels, cache = self.input_shape, self.fitted_state.get("levels"), None
-        fits = (len(samples) if needed is None else needed) * prod(shape) <= self.memory_gb * 1e9
-        if not fits:
+    def _read(
+        self, root: Path, samples: Sequence[Sample], needed: int | None = None, digests: Sequence[bytes] = ()
+    ) -> tuple[Any, list[str]]:
+        """Return the images that are not broken, and the fault of each image, see `ImageReader`."""
+        cache = DiskCache(self.cache_dir, self.cache_gb * 1e9)
+        reader = ImageReader(self.input_shape, self.fitted_state.get("levels"), self.memory_gb, cache, self.cores)
+        images, faults = reader.read(root, samples, needed, digests)
+        if isinstance(images, ImageFiles):
             self.num_workers = self.num_workers or self.cores
-            cache = self._open_cache(samples[:needed]) if needed else None
-        files = ImageFiles([str(root / sample.file) for sample in samples], shape[-1], levels, cache)
-        return read_images(files, len(samples) if needed is None else needed, fits, self.cores)
-
-    def _open_cache(self, samples: list[Sample]) -> PixelCache | None:
-        """Return the cache of the decoded training and validation images, which each epoch reads."""
-        digest = blake2b(b"".join(self._images.digests[sample.file] for sample in samples), digest_size=16).hexdigest()
-        cache, levels = DiskCache(self.cache_dir, self.cache_gb * 1e9), self.fitted_state.get("levels")
-        return open_pixel_cache(cache, digest, "train", len(samples), self.input_shape, levels)
+        return images, faults
 
     def _encode(self, samples: list[Sample]) -> Tensor:
         classes = () if self.task == "regression" else self.class_names

@@ -16,7 +16,7 @@ from kindling.data.images.groups import groups_in_paths
 from kindling.data.images.label_columns import LabelColumn, choose_columns, read_column, read_columns
 from kindling.data.images.samples import ImageTask, Sample
 from kindling.data.images.scan import list_images, warn_unused
-from kindling.data.images.split_file import read_split
+from kindling.data.images.split_file import read_image_split
 from kindling.data.images.splits import read_split_column
 from kindling.data.split_constraints import SplitConstraints
 from kindling.data.splitting import LEFT_OUT
@@ -113,7 +113,7 @@ def find_labeled(
     check_folder(root)
     is_other = False
     if split is not None:
-        task, samples = read_split(split, () if MEMBERS in fitted else SPLITS)
+        task, samples = read_image_split(split, () if MEMBERS in fitted else SPLITS)
         missing = [sample.file for sample in samples if not (root / sample.file).exists()]
         is_other = bool(fitted) and len(missing) == len(samples)
         if missing and not is_other:

@@ -1,10 +1,8 @@
 """Data module for a data set that `kindling prepare` has written."""
 
-import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +19,7 @@ from kindling.data.images.augmented import AugmentedImages
 from kindling.data.images.datamodule import ImageFolderDataModule
 from kindling.data.images.pixel_cache import open_pixel_cache
 from kindling.data.streaming.manifest import Manifest, PreparedSplit
+from kindling.data.streaming.names import SampleNames
 from kindling.data.streaming.shards import ShardDataset, ShardInputs
 from kindling.data.streaming.store import FileStore, is_remote
 from kindling.data.tables.files import read_table
@@ -102,7 +101,7 @@ class StreamingDataModule(AugmentedImages):
                 f"--data.cache_gb {self.cache_gb:g} is too small for two windows of shards: set it to "
                 f"{needed / 1e9:.2g} or more, or --data.window to less than {self.window}"
             )
-        self._spared = needed if copies else 0
+        self._reserved_bytes = needed if copies else 0
         return store
 
     @cached_property
@@ -237,31 +236,21 @@ class StreamingDataModule(AugmentedImages):
 
     @override
     def tested_rows(self) -> Sequence[object]:
-        return [name for name, _ in self._names] or super().tested_rows()
+        return self._names.names or super().tested_rows()
 
     @override
     def keys(self, of: Literal["tested", "predicted"]) -> Mapping[str, Sequence[object]]:
-        if self.predict or not self._names:
-            return {}
-        return {key: [keys[key] for _, keys in self._names] for key in self._names[0][1]}
+        return {} if self.predict else self._names.keys
 
     @override
     def sample_details(self, row: int) -> dict[str, object]:
         if self._has_images:
             return {"file": self.tested_rows()[row]}
-        described: dict[str, object] = next(islice(self._test_lines(), row, None), {}).get("row", {})
-        return described or super().sample_details(row)
+        return self._names.values(row) or super().sample_details(row)
 
     @cached_property
-    def _names(self) -> list[tuple[object, dict[str, object]]]:
-        """The name and the further keys of each test sample; empty if they have none."""
-        return [(line["name"], line.get("keys", {})) for line in self._test_lines()]
-
-    def _test_lines(self) -> Iterator[dict[str, Any]]:
-        """Yield what is known about each test sample, see `PreparedSplit.names`."""
-        if stored := self.manifest.splits["test"].names:
-            with self.store.path(stored).open(encoding="utf-8") as file:
-                yield from map(json.loads, file)
+    def _names(self) -> SampleNames:
+        return SampleNames(self.store)
 
     def _dataset(self, name: str, window: int = 0, seed: int = 0) -> ShardDataset:
         if name not in self.manifest.splits:
@@ -273,7 +262,7 @@ class StreamingDataModule(AugmentedImages):
         levels, pixels = self.manifest.fitted.get("levels"), None
         if shape and self.manifest.size is None and name != "test":  # which is read once
             pixels = open_pixel_cache(
-                self._cache, self.manifest.digest, name, split.samples, shape, levels, self._spared
+                self._cache, self.manifest.digest, name, split.samples, shape, levels, self._reserved_bytes
             )
         inputs = ShardInputs(self.store, split, shape, levels, window, pixels)
         targets = torch.from_numpy(np.load(self.store.path(split.targets)))

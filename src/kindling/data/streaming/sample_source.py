@@ -96,16 +96,16 @@ class SampleSource:
         """Return the index of a sample."""
         return f"{split} sample {index}"
 
-    def facts(self, kept: Mapping[str, Sequence[int]]) -> dict[str, Any]:
+    def metadata(self, kept: Mapping[str, Sequence[int]]) -> dict[str, Any]:
         """Return what the manifest says about samples."""
         data: Any = self.data
         known = {name: getattr(data, name, None) for name in ("task", "input_shape", "class_names", "mean", "std")}
-        facts = {name: value for name, value in known.items() if value is not None}
+        metadata = {name: value for name, value in known.items() if value is not None}
         if isinstance(data, BaseDataModule):
-            facts["fitted"] = {"classes": [*facts.get("class_names", ())], **data.fitted}
+            metadata["fitted"] = {"classes": [*metadata.get("class_names", ())], **data.fitted}
         if isinstance(data, TableDataModule) and "test" in kept:
             rows, keys = np.asarray(data.tested_rows()).tolist(), data.keys("tested")
-            facts["names"] = (
+            metadata["names"] = (
                 {
                     "name": rows[index],
                     "keys": {name: key[index] for name, key in keys.items()},
@@ -113,7 +113,7 @@ class SampleSource:
                 }
                 for index in kept["test"]
             )
-        return facts
+        return metadata
 
 
 def _dataset(data: LightningDataModule, split: str) -> Any:
