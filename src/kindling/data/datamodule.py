@@ -159,7 +159,7 @@ class BaseDataModule(LightningDataModule):
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        return self.fitted
+        return {**self.fitted}
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

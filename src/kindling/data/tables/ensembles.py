@@ -1,4 +1,4 @@
-"""What the data module of an ensemble takes over from its members, which may have learned from different rows."""
+"""The fitted state of an ensemble of tables, whose members may have been fitted to different rows."""
 
 from collections.abc import Mapping, Sequence
 from itertools import count
