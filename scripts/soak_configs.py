@@ -65,7 +65,7 @@ CONFIGS = {
     "bf16_workers": Config(
         CNN + ONE_CYCLE + IMAGES + "--data.flip true --data.num_workers 2 --trainer.precision bf16-mixed"
     ),
-    "images": Config(CNN + IMAGES + "--data.crop 0.7 --data.flip true --data.colour 0.2"),
+    "images": Config(CNN + IMAGES + "--data.crop 0.7 --data.flip true --data.color 0.2"),
     "stream": Config(
         CNN + ONE_CYCLE + "--data StreamingDataModule --data.path {data}/shards --data.window 2 --data.batch_size 8 "
         "--data.num_workers 2 --data.cache_dir {data}/copies --data.crop 0.7"

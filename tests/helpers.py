@@ -19,7 +19,8 @@ from torchmetrics import MeanAbsoluteError, MetricCollection
 
 from kindling import ClassificationTask, MLPClassifier, RegressionTask, SyntheticDataModule
 from kindling.cli import main
-from kindling.data.datamodule import ArrayDataset, BaseDataModule, Batch, ClassificationDataModule, Split
+from kindling.data.classification import ClassificationDataModule
+from kindling.data.datamodule import ArrayDataset, BaseDataModule, Batch, Split
 from kindling.models.mlp_base import mlp
 
 

@@ -20,7 +20,7 @@ from typing_extensions import override
 
 from conftest import Command, differences, different
 from kindling import MNISTDataModule, load
-from kindling.data import loading
+from kindling.data import datasets
 
 ACCELERATOR = os.environ.get("KINDLING_GPU_TESTS_ON", "gpu")
 DEVICE = "cpu" if ACCELERATOR == "cpu" else "cuda"
@@ -109,7 +109,7 @@ def test_larger_data_and_data_of_workers_is_copied_from_pinned_memory(
 ) -> None:
     digits.num_workers = workers
     if not workers:
-        monkeypatch.setattr(loading, "free_memory", lambda _: 4 * digits.train.inputs.nbytes - 1)
+        monkeypatch.setattr(datasets, "free_memory", lambda _: 4 * digits.train.inputs.nbytes - 1)
     images, labels = next(iter(digits.train_dataloader()))
     assert (images.device.type, images.is_pinned(), labels.is_pinned()) == ("cpu", True, True)
 

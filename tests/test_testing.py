@@ -29,7 +29,7 @@ from kindling import (
     MLPClassifier,
     SyntheticDataModule,
 )
-from kindling.data.loading import ArrayDataset, subset
+from kindling.data.datasets import ArrayDataset, subset
 from kindling.deploy.export_wrapper import Inputs
 from kindling.deploy.formats import FORMATS
 from kindling.testing import check_data, check_model, check_recipe

@@ -265,7 +265,7 @@ def test_a_planted_leak_is_noticed(leak: str, monkeypatch: pytest.MonkeyPatch) -
 
 def plant(leak: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let folds learn from all rows: the scale of columns, or only the target encoding of categories."""
-    from kindling.data.tables import columns, datamodule
+    from kindling.data.tables import columns, datamodule, learning
 
     original = columns.learn_columns
 
@@ -282,14 +282,14 @@ def plant(leak: str, monkeypatch: pytest.MonkeyPatch) -> None:
         return [by_name[column["name"]] if "encodings" in column else column for column in found], left_out
 
     opened: list[Any] = []
-    remember = datamodule.TableDataModule._learn
+    learn_table = learning.learn_table
 
-    def record(self: TableDataModule) -> Any:
-        opened.append((self.file, self._target))
-        return remember(self)
+    def record(target: Any, *args: Any) -> Any:
+        opened.append((target.table, target))
+        return learn_table(target, *args)
 
-    monkeypatch.setattr(datamodule, "learn_columns", learn)
-    monkeypatch.setattr(datamodule.TableDataModule, "_learn", record)
+    monkeypatch.setattr(learning, "learn_columns", learn)
+    monkeypatch.setattr(datamodule, "learn_table", record)
 
 
 def held_out_accuracy(kindling: Command) -> float:

@@ -164,7 +164,7 @@ def test_predictions_equal_those_of_the_loaded_model(kindling: Command, trained:
     data.setup("predict")
     model = MLPClassifier.load_from_checkpoint(RUN / "checkpoints/best.ckpt")
     with torch.no_grad():
-        probabilities = model.to_prediction(model(data.new.inputs))
+        probabilities = model.to_prediction(model(data.predict_set.inputs))
     assert [int(row["row"]) for row in table] == list(range(60))
     assert [int(row["prediction"]) for row in table] == probabilities.argmax(dim=1).tolist()
     written = torch.tensor([[float(row[name]) for name in "012"] for row in table])

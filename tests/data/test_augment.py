@@ -6,7 +6,7 @@ import torchvision.transforms.v2.functional as F
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import affine as torchvision_affine
 
-from kindling.data.augment import Augmentation, affine, colour, random_affine, random_colour, random_flip
+from kindling.data.augment import Augmentation, affine, jitter_color, random_affine, random_color, random_flip
 from kindling.data.mnist import read_sample
 
 
@@ -86,17 +86,17 @@ def test_colors_change_as_torchvision_changes_them(factors: tuple[float, float, 
     images = torch.rand(5, 3, 9, 7)
     theirs = F.adjust_brightness(images, factors[0])
     theirs = F.adjust_saturation(F.adjust_contrast(theirs, factors[1]), factors[2])
-    ours = colour(images, *(torch.full((5,), float(factor)) for factor in factors))
+    ours = jitter_color(images, *(torch.full((5,), float(factor)) for factor in factors))
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
 
 
 def test_colors_of_each_image_are_changed_independently() -> None:
     images = torch.full((500, 3, 4, 4), 0.4)  # gray: brightness alone changes it
-    factors = random_colour(images, 0.3)[:, 0, 0, 0] / 0.4
+    factors = random_color(images, 0.3)[:, 0, 0, 0] / 0.4
     assert factors.min() == pytest.approx(0.7, abs=0.02)
     assert factors.max() == pytest.approx(1.3, abs=0.02)
     assert factors.std() == pytest.approx(0.3 / math.sqrt(3), rel=0.1)
-    assert random_colour(images, 0.0) is images
+    assert random_color(images, 0.0) is images
 
 
 def test_a_ratio_without_a_crop_is_refused() -> None:

@@ -166,8 +166,8 @@ def test_a_test_sample_is_described_by_its_features_unless_it_is_an_image() -> N
     for source in (data, images):
         source.setup("test")
     features = enumerate(data.test.inputs[3].tolist())
-    assert data.describe(3) == {f"feature {number}": float(f"{value:.4f}") for number, value in features}
-    assert images.describe(3) == {}
+    assert data.sample_details(3) == {f"feature {number}": float(f"{value:.4f}") for number, value in features}
+    assert images.sample_details(3) == {}
 
 
 @pytest.mark.parametrize(
@@ -274,7 +274,7 @@ def test_data_that_fits_is_kept_on_the_device(
     # The device without memory stands for a GPU: what is put there is there, and can be indexed.
     strategy = SimpleNamespace(root_device=torch.device("meta"))
     data.trainer = SimpleNamespace(strategy=strategy, world_size=1, global_rank=0)  # type: ignore[assignment]
-    monkeypatch.setattr("kindling.data.loading.free_memory", lambda device: free)
+    monkeypatch.setattr("kindling.data.datasets.free_memory", lambda device: free)
     loader = data.train_dataloader()
     assert isinstance(loader.dataset, ArrayDataset)
     assert loader.dataset.labels.device.type == kind
@@ -290,7 +290,7 @@ def test_batches_for_a_gpu_are_pinned(monkeypatch: pytest.MonkeyPatch, device: s
     data.setup("fit")
     strategy = SimpleNamespace(root_device=torch.device(device))
     data.trainer = SimpleNamespace(strategy=strategy, world_size=1, global_rank=0)  # type: ignore[assignment]
-    monkeypatch.setattr("kindling.data.loading.free_memory", lambda device: 0)
+    monkeypatch.setattr("kindling.data.datasets.free_memory", lambda device: 0)
     assert data.train_dataloader().pin_memory == pinned
 
 
@@ -333,3 +333,14 @@ def test_load_may_return_numpy_arrays() -> None:
     assert (len(data.train), len(data.val)) == (45, 5)
     assert (inputs.dtype, labels.dtype) == (torch.float32, torch.int64)
     assert data.class_counts == tuple(np.bincount(data.train.labels))
+
+
+def test_methods_of_a_data_module_work_by_their_old_names(caplog: pytest.LogCaptureFixture) -> None:
+    class Old(DigitsDataModule):
+        def describe(self, row: int) -> dict[str, object]:
+            return {"row": row, **super().describe(row)}  # type: ignore[misc]
+
+    assert "the method describe of Old has been renamed to sample_details" in caplog.text
+    data = Old()
+    data.setup("test")
+    assert data.sample_details(2) == data.describe(2) == {"row": 2}

@@ -11,7 +11,8 @@ from torch.utils.data import DistributedSampler
 
 from conftest import TINY, Command, Train, differences
 from helpers import SampleRecorder
-from kindling.data.loading import ArrayDataset, EpochSampler, SeededDataset, Share, TrainingBatches
+from kindling.data.datasets import ArrayDataset, SeededDataset
+from kindling.data.samplers import EpochSampler, Share, TrainingBatches
 from ranks import Ranks
 
 # 216 training samples in 7 batches. Dropout draws random numbers, and the plateau scheduler has a state.

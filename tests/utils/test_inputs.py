@@ -17,7 +17,7 @@ from torchvision.transforms import InterpolationMode
 from helpers import png_16
 from kindling.utils.inputs import DECODING, decode_image, exif_orientation, fit_image, to_input_tensor
 
-GREY, COLOUR = (1, 5, 4), (3, 5, 4)
+GRAY, COLOR = (1, 5, 4), (3, 5, 4)
 BYTES = np.random.default_rng(0).integers(0, 256, (2, 3, 5, 4), dtype=np.uint8)
 FLOATS = torch.from_numpy(BYTES / 255).float()
 
@@ -45,7 +45,7 @@ def forms(one: bool) -> dict[str, Any]:
 def test_images_are_accepted_in_every_container(form: str, one: bool) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        inputs = to_input_tensor(forms(one)[form], COLOUR)
+        inputs = to_input_tensor(forms(one)[form], COLOR)
     assert inputs.dtype == torch.float32
     torch.testing.assert_close(inputs, FLOATS[:1] if one else FLOATS)
 
@@ -56,11 +56,11 @@ def test_half_precision_is_accepted() -> None:
 
 
 @pytest.mark.parametrize("number", [1, 2])
-@pytest.mark.parametrize("shape", [GREY, COLOUR])
+@pytest.mark.parametrize("shape", [GRAY, COLOR])
 def test_channels_may_come_last_and_be_omitted_for_gray(shape: tuple[int, int, int], number: int) -> None:
     images = FLOATS[:number, : shape[0]]
     forms = [images, images.movedim(1, -1)]
-    forms += [images[:, 0]] if shape == GREY else []
+    forms += [images[:, 0]] if shape == GRAY else []
     forms += [form[0] for form in forms] if number == 1 else []
     for form in forms:
         assert torch.equal(to_input_tensor(form, shape), images)
@@ -75,10 +75,10 @@ def test_features_are_not_changed(values: Any) -> None:
 @pytest.mark.parametrize(
     ("values", "shape", "words"),
     [
-        (np.zeros((4, 5)), COLOUR, r"the shape \(3, 5, 4\) or \(N, 3, 5, 4\), not \(4, 5\)"),
-        (np.zeros((2, 1, 5, 4)), COLOUR, r"not \(2, 1, 5, 4\)"),
-        (np.zeros((3, 4, 5)), COLOUR, r"not \(3, 4, 5\)"),
-        (np.zeros((0, 3, 5, 4)), COLOUR, "there are no samples"),
+        (np.zeros((4, 5)), COLOR, r"the shape \(3, 5, 4\) or \(N, 3, 5, 4\), not \(4, 5\)"),
+        (np.zeros((2, 1, 5, 4)), COLOR, r"not \(2, 1, 5, 4\)"),
+        (np.zeros((3, 4, 5)), COLOR, r"not \(3, 4, 5\)"),
+        (np.zeros((0, 3, 5, 4)), COLOR, "there are no samples"),
         ([], (3,), "there are no samples"),
         (7, (3,), r"not \(\)"),
         ([1, float("nan"), 2], (3,), "finite"),
@@ -90,8 +90,8 @@ def test_features_are_not_changed(values: Any) -> None:
         (torch.tensor([1j, 2, 3]), (3,), "must be numbers"),
         ([None, 1, 2], (3,), "got null, an object or"),
         ([[1, 2, 3], [1, 2]], (3,), "lists of equal length"),
-        (BYTES.astype(int), COLOUR, r"between 0 and 1, got 0 to 248: divide them by 255"),
-        (FLOATS - 0.5, COLOUR, "between 0 and 1, got -0.5 to 0.472549:"),
+        (BYTES.astype(int), COLOR, r"between 0 and 1, got 0 to 248: divide them by 255"),
+        (FLOATS - 0.5, COLOR, "between 0 and 1, got -0.5 to 0.472549:"),
     ],
 )
 def test_invalid_samples_are_refused_in_one_line(values: Any, shape: tuple[int, ...], words: str) -> None:

@@ -22,7 +22,7 @@ MAX_CHOICES = 5  # classes to list in a message
 # Base classes that are not abstract for Python.
 BASES = {"LightningModule", "LightningDataModule", "BaseTask", "ClassificationTask", "RegressionTask", "BaseDataModule"}
 BASES |= {"MultiLabelTask", "MLPModel", "CNNModel", "TransferModel", "EnsembleModel", "TabMModel"}
-BASES |= {"ClassificationDataModule", "Averaging", "Optimizer", "LRScheduler", "Callback", "Logger"}
+BASES |= {"ClassificationDataModule", "AugmentedImages", "Averaging", "Optimizer", "LRScheduler", "Callback", "Logger"}
 
 
 def describe_unknown(key: str, name: str) -> str:

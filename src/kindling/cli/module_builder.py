@@ -59,7 +59,7 @@ class ModuleBuilder:
             self.shared.share(data, self._plain_arguments("data"))
         if self.sources.checkpoint and self.command == "fit" and isinstance(data, BaseDataModule):
             # Before the model is built, which needs the input shape.
-            data.begin_with(self.sources.stored.get(kind.__qualname__, {}))
+            data.restore_fitted(self.sources.stored.get(kind.__qualname__, {}))
         elif self.command == "fit":
             with self.error.keep():
                 self._take_over_states(data)

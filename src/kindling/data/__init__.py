@@ -3,7 +3,8 @@
 A data module named here can be chosen with `--data NAME`.
 """
 
-from kindling.data.datamodule import BaseDataModule, ClassificationDataModule
+from kindling.data.classification import ClassificationDataModule
+from kindling.data.datamodule import BaseDataModule
 from kindling.data.digits import DigitsDataModule
 from kindling.data.images import ImageFolderDataModule
 from kindling.data.mnist import MNISTDataModule

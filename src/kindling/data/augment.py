@@ -17,7 +17,7 @@ RANGES = {
     "scale": (0, 0.99),
     "crop": (0.01, 1),
     "ratio": (1, 10),
-    "colour": (0, 1),
+    "color": (0, 1),
     "erasing": (0, 1),
 }
 ATTEMPTS = 10  # of boxes that must fit into the image, as in torchvision
@@ -25,7 +25,7 @@ ATTEMPTS = 10  # of boxes that must fit into the image, as in torchvision
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Random changes of the images of a batch (N, C, H, W); see `ImageFolderDataModule` for the amounts.
+    """Random changes of the images of a batch (N, C, H, W); see `AugmentedImages` for the amounts.
 
     Raises:
         ValueError: If an amount is out of range.
@@ -36,7 +36,7 @@ class Augmentation:
     scale: float = 0.0
     crop: float = 1.0
     flip: bool | Literal["auto"] = False  # auto until the training images have been read
-    colour: float = 0.0
+    color: float = 0.0
     ratio: float = 1.0
     auto_augment: AutoAugment | None = None
     erasing: float = 0.0
@@ -56,7 +56,7 @@ class Augmentation:
         """Return the changed images."""
         images = random_flip(images) if self.flip else images
         images = random_affine(images, self.degrees, self.shift, self.scale, self.crop, self.ratio)
-        images = random_colour(images, self.colour)
+        images = random_color(images, self.color)
         if self.auto_augment:
             images = auto_augment(images, self.auto_augment)
         return random_erasing(images, self.erasing)
@@ -173,7 +173,7 @@ def random_flip(images: Tensor) -> Tensor:
     return torch.where(flipped, images.flip(-1), images)
 
 
-def colour(images: Tensor, brightness: Tensor, contrast: Tensor, saturation: Tensor) -> Tensor:
+def jitter_color(images: Tensor, brightness: Tensor, contrast: Tensor, saturation: Tensor) -> Tensor:
     """Change brightness, then contrast, then saturation of each image by its own factors.
 
     Args:
@@ -191,8 +191,8 @@ def colour(images: Tensor, brightness: Tensor, contrast: Tensor, saturation: Ten
     return blend(gray(images), images, saturation)
 
 
-def random_colour(images: Tensor, strength: float) -> Tensor:
+def random_color(images: Tensor, strength: float) -> Tensor:
     """Change brightness, contrast and saturation of each image (N, 3, H, W) by factors in 1 ± strength."""
     if not strength:
         return images
-    return colour(images, *torch.empty(3, len(images), device=images.device).uniform_(1 - strength, 1 + strength))
+    return jitter_color(images, *torch.empty(3, len(images), device=images.device).uniform_(1 - strength, 1 + strength))

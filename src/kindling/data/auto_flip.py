@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kindling.data.loading import ArrayDataset
+from kindling.data.datasets import ArrayDataset
 from kindling.utils.inputs import to_float
 
 logger = logging.getLogger(__name__)

@@ -1,10 +1,9 @@
 """Base classes of the data modules: splits, data loaders and statistics of the training split."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningDataModule
@@ -13,16 +12,16 @@ from torch.utils.data import Dataset, default_collate
 from typing_extensions import override
 
 from kindling.data.augment import Augmentation
-from kindling.data.auto_flip import choose_flip
-from kindling.data.loaders import automatic_batch_size, make_loader
-from kindling.data.loading import ArrayDataset, Batch, ResumableLoader, as_dataset, inputs_of, subset, targets_of
-from kindling.data.mixing import Mixing
+from kindling.data.datasets import ArrayDataset, Batch, as_dataset, inputs_of, subset, targets_of
+from kindling.data.fitted_state import FittedState, check_unchanged, shared_state
+from kindling.data.loaders import ResumableLoader, automatic_batch_size, make_loader
+from kindling.data.renamed_methods import link_renamed_methods
 from kindling.data.splitting import train_val_split
+from kindling.data.statistics import moments_of
 from kindling.utils.cores import share_of_cores
 from kindling.utils.files import in_turns
 from kindling.utils.hyperparameters import check_range, make_hparams_plain
 from kindling.utils.inputs import to_float
-from kindling.utils.text import join_names
 
 # The public interface for custom data modules.
 __all__ = [
@@ -30,7 +29,6 @@ __all__ = [
     "ArrayDataset",
     "BaseDataModule",
     "Batch",
-    "ClassificationDataModule",
     "ResumableLoader",
     "Split",
     "train_val_split",
@@ -38,16 +36,15 @@ __all__ = [
 
 Split = Literal["train", "test"]
 SPLITS = ("train", "val", "test")
-FLIP = "flip"  # key of the choice of `--data.flip auto` in a checkpoint
-MEMBERS = "members"  # key of the fitted state of an ensemble whose members may have learned from different samples
 
 
 class BaseDataModule(LightningDataModule):
     """Base class of all data modules: a subclass implements `load`.
 
     The test split is loaded only to test and predict; the validation split is taken from the training split. A
-    subclass may set `input_shape`, and `mean` and `std` if they are known without reading the data. State learned from
-    the training split and needed for other samples belongs in `fitted`: plain values, saved in the checkpoint.
+    subclass may set `input_shape`, and `mean` and `std` if they are known without reading the data. The fitted state,
+    computed from the training split and needed for other samples, belongs in `fitted`: plain values, saved in the
+    checkpoint.
 
     Args:
         batch_size: Samples per training batch, over all devices; auto decides by the number of training samples: about
@@ -68,11 +65,10 @@ class BaseDataModule(LightningDataModule):
     train: Any  # the datasets, set by `setup`
     val: Any
     test: Any
-    new: Any
+    predict_set: Any
     passes: int | None = None  # through the training set in an epoch; set if training resumes, else by `min_batches`
-    augments = False  # whether `augment` or `mixing` changes anything
+    augments = False  # whether training batches are changed
     augmentation: Any = None  # what `augment` does, if it is an `Augmentation`
-    mixing: Mixing | None = None  # of training samples and their targets, after `augment`
     row_header = "row"  # what `predicted_rows` are
     unreadable: Sequence[int] = ()  # indices of the `predicted_rows` whose file is broken: they are no samples
 
@@ -99,7 +95,11 @@ class BaseDataModule(LightningDataModule):
         self.split_seed = split_seed
         self.num_workers = num_workers
         self.min_batches = min_batches
-        self.fitted: dict[str, Any] = {}
+        self.fitted: FittedState = {}
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        link_renamed_methods(cls)
 
     @property
     def cores(self) -> int:
@@ -128,19 +128,19 @@ class BaseDataModule(LightningDataModule):
         train, val = train_val_split(strata, "val_split", self.val_split, self.split_seed)
         return subset(dataset, train), subset(dataset, val)
 
-    def load_new(self) -> Any:
+    def load_predict(self) -> Any:
         """Read the samples to predict, whose targets are ignored; by default the test split."""
         return as_dataset(self.load("test"))
 
     def predicted_rows(self) -> Sequence[object]:
         """Return the name of each sample in `predictions.csv`; by default its index."""
-        return range(len(self.new))
+        return range(len(self.predict_set))
 
     def keys(self, of: Literal["tested", "predicted"]) -> Mapping[str, Sequence[object]]:
         """Return further columns of `predictions.csv` that identify tested or predicted samples; by default none."""
         return {}
 
-    def describe(self, row: int) -> dict[str, object]:
+    def sample_details(self, row: int) -> dict[str, object]:
         """Return what identifies a test sample besides its image; by default its features."""
         inputs = inputs_of(self.test, torch.tensor([row]))
         features = [] if inputs is None or inputs.ndim > 2 else inputs[0].tolist()
@@ -159,39 +159,20 @@ class BaseDataModule(LightningDataModule):
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        flip = getattr(self.augmentation, "flip", "auto")
-        return self.fitted | ({FLIP: flip} if self._chooses_flip and flip != "auto" else {})
-
-    @property
-    def _chooses_flip(self) -> bool:
-        return isinstance(self.augmentation, Augmentation) and self.hparams.get("flip") == "auto"
-
-    def _set_flip(self, flip: bool) -> None:
-        self.augmentation = replace(self.augmentation, flip=flip)
-        self.augments = bool(self.augmentation) or bool(self.mixing)
+        return {**self.fitted}
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        if FLIP in state_dict and self._chooses_flip:
-            self._set_flip(state_dict[FLIP])
-        state_dict = {name: value for name, value in state_dict.items() if name != FLIP}
-        # The weights fit the classes and columns at training time; the data read so far may have changed since.
-        changed = [name for name in state_dict if name in self.fitted and self.fitted[name] != state_dict[name]]
-        if changed:
-            changes = [f"{name}{_describe_change(self.fitted[name], state_dict[name])}" for name in changed]
-            raise ValueError(
-                f"{self.origin} is not the data that the checkpoint was trained on: other {join_names(changes)}; "
-                "start a new run without --ckpt_path"
-            )
+        check_unchanged(self.origin, self.fitted, state_dict)
         self.fitted = state_dict or self.fitted
 
-    def begin_with(self, learned: dict[str, Any]) -> None:
+    def restore_fitted(self, state: FittedState) -> None:
         """Restore the fitted state of a checkpoint before any data is read.
 
         By default nothing is restored: the state is fitted again and compared in `load_state_dict`.
         """
 
-    def combine(self, learned: Sequence[dict[str, Any]]) -> None:
+    def combine_fitted(self, states: Sequence[FittedState]) -> None:
         """Take over the fitted states of the members of an ensemble, before any data is read.
 
         By default they must be equal, and their splits too unless a file defines those of the ensemble.
@@ -199,12 +180,7 @@ class BaseDataModule(LightningDataModule):
         Raises:
             ValueError: If they don't fit together.
         """
-        learned = [{name: value for name, value in state.items() if name != FLIP} for state in learned]
-        shared = {name: value for name, value in learned[0].items() if all(each.get(name) == value for each in learned)}
-        free = {"split"} if getattr(self, "split", None) else set()
-        if differing := {name for state in learned for name in state} - {*shared, MEMBERS, *free}:
-            raise ValueError(f"the members of the ensemble were trained with different {join_names(sorted(differing))}")
-        self.fitted = shared | {MEMBERS: len(learned)}
+        self.fitted = shared_state(states, may_differ=["split"] if getattr(self, "split", None) else [])
 
     @property
     def has_test_split(self) -> bool:
@@ -228,12 +204,7 @@ class BaseDataModule(LightningDataModule):
 
     @cached_property
     def _moments(self) -> tuple[Tensor, Tensor]:
-        inputs = self.training_inputs
-        if inputs is None or not inputs.is_floating_point():  # on demand, or integers such as tokens
-            return torch.zeros(1), torch.ones(1)
-        dims = (0, *range(2, inputs.ndim))  # all but C
-        std = inputs.std(dim=dims)
-        return inputs.mean(dim=dims), std.where(std > 0, 1.0)
+        return moments_of(self.training_inputs)
 
     @property
     def training_inputs(self) -> Tensor | None:
@@ -249,8 +220,8 @@ class BaseDataModule(LightningDataModule):
         return targets_of(self.train)
 
     @property
-    def _learned(self) -> dict[str, Any]:
-        """The state in `fitted`, learned from the training split unless a checkpoint provided it."""
+    def fitted_state(self) -> FittedState:
+        """What is in `fitted`, from the training split unless a checkpoint provided it."""
         if not self.fitted:
             self._read_training()
         return self.fitted
@@ -264,19 +235,12 @@ class BaseDataModule(LightningDataModule):
     def setup(self, stage: str) -> None:
         if stage in ("fit", "validate") and not hasattr(self, "train"):
             self.train, self.val = self.load_training()
-        if stage == "fit" and self.mixing and getattr(self, "task", None) not in ("classification", "multilabel"):
-            raise ValueError(
-                f"MixUp and CutMix need classes, but the targets of {self.origin} are not: leave out --data.mixup and "
-                "--data.cutmix"
-            )
-        if stage == "fit" and isinstance(self.augmentation, Augmentation) and self.augmentation.flip == "auto":
-            self._set_flip(choose_flip(self.train, self.split_seed))
         if self.batch_size == "auto" and hasattr(self, "train"):
             self.batch_size = automatic_batch_size(len(self.train))
         if stage == "test" and not hasattr(self, "test"):
             self.test = as_dataset(self.load("test"))
-        if stage == "predict" and not hasattr(self, "new"):
-            self.new = self.load_new()
+        if stage == "predict" and not hasattr(self, "predict_set"):
+            self.predict_set = self.load_predict()
 
     @override
     def train_dataloader(self) -> ResumableLoader:
@@ -292,52 +256,18 @@ class BaseDataModule(LightningDataModule):
 
     @override
     def predict_dataloader(self) -> ResumableLoader:
-        return make_loader(self, self.new, self.eval_batch_size)
+        return make_loader(self, self.predict_set, self.eval_batch_size)
 
     @override
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         if not (isinstance(batch, tuple | list) and len(batch) == 2 and isinstance(batch[0], Tensor)):
             return batch
         inputs, targets = to_float(batch[0]), batch[1]
-        if not (self.trainer and self.trainer.training):
-            return inputs, targets
-        inputs = self.augment(inputs)
-        return self.mixing(inputs, targets, num_classes=self.num_classes) if self.mixing else (inputs, targets)  # type: ignore[attr-defined]
+        return (self.augment(inputs) if self._is_training else inputs), targets
+
+    @property
+    def _is_training(self) -> bool:
+        return bool(self.trainer and self.trainer.training)
 
 
-class ClassificationDataModule(BaseDataModule):
-    """Base class of data modules for classification: a subclass also sets `num_classes` and `class_names`."""
-
-    task: ClassVar[Literal["classification"]] = "classification"
-    num_classes: int
-    class_names: tuple[str, ...]
-
-    @cached_property
-    def class_counts(self) -> tuple[int, ...]:
-        """Number of training samples per class.
-
-        Raises:
-            ValueError: If the training dataset does not expose its targets.
-        """
-        return count_classes(self, getattr(self, "num_classes", 0))
-
-
-def count_classes(data: BaseDataModule, num_classes: int) -> tuple[int, ...]:
-    """Return the number of training samples per class.
-
-    Raises:
-        ValueError: If the training dataset does not expose its targets.
-    """
-    targets = data.training_targets
-    if targets is None:
-        raise ValueError(f"{type(data.train).__name__} needs an attribute `targets` with the class of each sample")
-    return tuple(targets.bincount(minlength=num_classes).tolist())
-
-
-def _describe_change(now: Any, then: Any) -> str:
-    """Return the current and the previous value in parentheses, or nothing if they would not be readable."""
-    if isinstance(now, int):
-        return f" ({now}, was {then})"
-    if isinstance(now, list) and all(isinstance(name, str) for name in now):
-        return f" ({join_names(now, 5)}, was {join_names(then, 5)})"
-    return ""
+link_renamed_methods(BaseDataModule)

@@ -7,7 +7,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from typing_extensions import override
 
-from kindling.data.datamodule import Batch, ClassificationDataModule, Split
+from kindling.data.classification import ClassificationDataModule
+from kindling.data.datamodule import Batch, Split
 from kindling.data.splitting import stratified_split
 from kindling.utils.hyperparameters import check_range
 

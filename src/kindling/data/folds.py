@@ -6,7 +6,8 @@ import warnings
 import numpy as np
 from numpy.typing import NDArray
 
-from kindling.data.split_constraints import Indices, SplitConstraints
+from kindling.data.array_types import Indices
+from kindling.data.split_constraints import SplitConstraints
 from kindling.data.splitting import draw_splits
 
 

@@ -1,12 +1,11 @@
 """Splits that keep groups of samples together, such as all images of a patient."""
 
 import random
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-Indices = NDArray[np.integer[Any]]
+from kindling.data.array_types import Indices
 
 MAX_DRAWS = 20  # the best of them is used
 MAX_STEPS = 20_000  # groups to consider in all draws
@@ -67,7 +66,17 @@ class _Counts:
         self.weights = np.append(1 / self.totals[:-1], last / len(labels))  # the size counts as much as all labels
 
     def draw(self, order: list[int], keep_labels: bool) -> tuple[float, list[int]]:
-        """Hold out each group that improves the sizes; return their squared error, and the groups."""
+        """Hold out groups so that the size of each label is as wanted: a greedy local search.
+
+        It minimizes the sum over the labels of weight * (held out - fraction * total)².
+
+        Args:
+            order: The groups in the order in which they are tried.
+            keep_labels: Whether samples of each label must remain.
+
+        Returns:
+            The sum, and the groups that are held out.
+        """
         wanted, left, drawn = self.fraction * self.totals, self.totals.copy(), set[int]()
         kept = slice(None) if keep_labels else slice(-1, None)
         closest: tuple[float, int | None] = np.inf, None

@@ -1,7 +1,10 @@
-"""Creation of the data loaders of a data module, and their batch size."""
+"""A data loader that can resume in the middle of an epoch, and the loaders of a data module."""
 
 import math
 import os
+import time
+from collections.abc import Callable, Iterator
+from itertools import repeat
 from typing import Any
 
 import torch
@@ -9,17 +12,66 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
 from lightning.pytorch.strategies import Strategy
 from torch import Tensor
+from torch.utils.data import DataLoader
+from typing_extensions import override
 
-from kindling.data.loading import (
-    ArrayDataset,
-    EpochSampler,
-    EvenBatches,
-    ResumableLoader,
-    SeededDataset,
-    TrainingBatches,
-    identity_collate,
-)
+from kindling.data.datasets import ArrayDataset, SeededDataset
+from kindling.data.samplers import EpochSampler, EvenBatches, Share, TrainingBatches
 from kindling.utils.shared_batches import synchronizes_batch_norm, trained_batch_norms
+
+
+class ResumableLoader(DataLoader[Any]):
+    """A DataLoader that can resume in the middle of an epoch if its sampler is an `EpochSampler`.
+
+    Attributes:
+        before_batch: Called before each batch is loaded, when the previous one is finished.
+        samples: Number of samples of the current epoch loaded so far, over all processes.
+        share: Share of the current batch in this process, for batches from `TrainingBatches`.
+        seconds: Total time spent on loading batches.
+    """
+
+    before_batch: Callable[[], None] | None = None
+    samples = 0
+    share = Share(1, 1)
+    seconds = 0.0
+
+    @property
+    def sampler(self) -> Any:
+        """The sampler that the batches come from; with a batch sampler, DataLoader would return another one."""
+        return getattr(self.batch_sampler, "sampler", self._sampler)
+
+    @sampler.setter
+    def sampler(self, sampler: Any) -> None:
+        self._sampler = sampler
+
+    @property
+    def weight(self) -> float:
+        """Weight of the mean loss of this process, so that the mean over the processes is that over all samples."""
+        return self.share.own * getattr(self.batch_sampler, "processes", 1) / self.share.total
+
+    @override
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        self.samples = getattr(self.sampler, "start", 0)
+        shares: Iterator[Share] = repeat(self.share)
+        if isinstance(self.batch_sampler, TrainingBatches):
+            shares = self.batch_sampler.shares(len(self.sampler) - self.samples)
+        batches = super().__iter__()
+        while True:
+            if self.before_batch:
+                self.before_batch()
+            start = time.perf_counter()
+            batch = next(batches, None)
+            self.seconds += time.perf_counter() - start
+            if batch is None:
+                return
+            self.share = next(shares)
+            self.samples += self.share.total
+            yield batch
+
+
+def identity_collate(batch: Any) -> Any:
+    """Return the batch unchanged, as `ArrayDataset` returns whole batches."""
+    return batch
 
 
 def make_loader(data: Any, dataset: Any, batch_size: int, shuffle: bool = False) -> ResumableLoader:

@@ -10,7 +10,8 @@ import torch
 from typing_extensions import override
 
 from kindling.data.augment import Augmentation
-from kindling.data.datamodule import Batch, ClassificationDataModule, Split
+from kindling.data.classification import ClassificationDataModule
+from kindling.data.datamodule import Batch, Split
 from kindling.data.splitting import stratified_split
 from kindling.utils.text import program_name
 

@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kindling.data.array_types import Indices
 from kindling.data.group_splits import find_crossing, hold_out_groups, join_groups
 from kindling.data.time_splits import find_older, hold_out_newest
-
-Indices = NDArray[np.integer[Any]]
 
 
 @dataclass(frozen=True)

@@ -3,17 +3,17 @@
 import random
 from collections import defaultdict
 from collections.abc import Hashable, Mapping
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from kindling.data.array_types import Indices
 from kindling.data.split_constraints import SplitConstraints
 
 Group = TypeVar("Group", bound=Hashable)
-Indices = NDArray[np.integer[Any]]
 
 LEFT_OUT = "left out"  # split of samples without a target
 

@@ -1,11 +1,9 @@
 """Splits by time: the newest samples are held out, as a model is used on samples newer than those it was trained on."""
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.floating[Any]]
+from kindling.data.array_types import Floats
 
 
 def hold_out_newest(times: Floats, fraction: float) -> NDArray[np.bool_]:

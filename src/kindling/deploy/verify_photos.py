@@ -15,7 +15,7 @@ from torch import Tensor
 
 from kindling.data.images.decode import read_image
 from kindling.data.images.scan import list_images
-from kindling.data.images.split_file import read_split
+from kindling.data.images.split_file import read_image_split
 from kindling.deploy.export_wrapper import Compute, ExportWrapper, Outputs
 from kindling.deploy.model_card import ModelCard
 from kindling.deploy.verify import BATCH_SIZES, Comparison, RawModel, compare
@@ -115,7 +115,7 @@ def _test_files(stored: Mapping[str, Any], checkpoint: Path) -> list[Path]:
         return []
     root = Path(folder)
     try:
-        samples = read_split(run_folder_of(checkpoint) / "split.csv", ["test"])[1]
+        samples = read_image_split(run_folder_of(checkpoint) / "split.csv", ["test"])[1]
         names = [sample.file for sample in samples if sample.split == "test"]
     except (OSError, ValueError):  # the run has none, or that of a table
         names = [f"test/{name}" for name in list_images(root / "test").images] if (root / "test").is_dir() else []

@@ -15,7 +15,7 @@ from kindling.data.tables.files import read_table
 from kindling.data.tables.number_parsing import MAX_NUMBER
 from kindling.data.tables.rows import distinct_columns, encode_rows
 from kindling.data.tables.scaling import bounds
-from kindling.data.tables.splits import read_split
+from kindling.data.tables.splits import read_table_split
 from kindling.data.tables.typed_rows import TypedValues, as_iso, encode_typed, read_typed
 from kindling.data.tables.values import Column, as_name
 from kindling.deploy.export_wrapper import Compute, ExportWrapper
@@ -95,7 +95,7 @@ def _known_rows(
         with _quiet():
             frame, name = read_table(path), "test"
             if not data.get("test_path"):
-                splits = read_split(split, path, len(frame))
+                splits = read_table_split(split, path, len(frame))
                 name = "test" if "test" in splits else "train"
                 frame = frame[splits == name]
             frame = frame.head(MAX_ROWS)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from kindling.data import BaseDataModule
-from kindling.data.loading import inputs_of
+from kindling.data.datasets import inputs_of
 from kindling.data.tables.rows import distinct_columns, width
 from kindling.evaluation.regression import ErrorGroup, group_errors, quantile_groups
 

@@ -14,7 +14,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from kindling.data import BaseDataModule
-from kindling.data.loading import targets_of
+from kindling.data.datasets import targets_of
 from kindling.evaluation.predictions_csv import add_unreadable, write_multilabel_predictions, write_predictions
 from kindling.evaluation.report import write_report
 from kindling.models import ClassificationTask, MultiLabelTask, RegressionTask
@@ -102,7 +102,7 @@ def save_predictions(
                 torch.save(list(batches), path)
             return written, sum(map(batch_size, batches))
         number = len(table.classes if isinstance(table, TopClasses) else table)
-        if not others and (targets := targets_of(data.new)) is not None:
+        if not others and (targets := targets_of(data.predict_set)) is not None:
             labels = targets[:number]
         rows, keys = data.predicted_rows(), data.keys("predicted")
         if data.unreadable:

@@ -81,7 +81,7 @@ def take_over_states(data: Any, checkpoints: Sequence[str]) -> None:
     paths = [find_checkpoint(checkpoint) for checkpoint in checkpoints if not is_model_spec(checkpoint)]
     states = [read_checkpoint(path, "metadata").get(type(data).__qualname__) for path in paths]
     if states and all(states) and hasattr(data, "combine"):
-        data.combine(states)
+        data.combine_fitted(states)
 
 
 class EnsembleModel(BaseTask):

@@ -2,8 +2,15 @@
 
 import re
 
-SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-NAME = re.compile(rf"({'|'.join(SPLITS)})[/_](.+?)(_epoch)?")
+PREFIXES = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+}
+NAME = re.compile(rf"({'|'.join(PREFIXES)})[/_](.+?)(_epoch)?")
 
 
 def split_of(name: str) -> tuple[str, str]:
@@ -14,7 +21,7 @@ def split_of(name: str) -> tuple[str, str]:
         (('val', 'loss'), ('val', 'loss'), ('train', 'loss'), ('', 'lr'))
     """
     found = NAME.fullmatch(name)
-    return (SPLITS[found[1]], found[2]) if found else ("", name)
+    return (PREFIXES[found[1]], found[2]) if found else ("", name)
 
 
 def standard_name(name: str) -> str:

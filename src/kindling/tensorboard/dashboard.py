@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from torch.utils.tensorboard import SummaryWriter
 from typing_extensions import override
 
-from kindling.data.loading import inputs_of, targets_of
+from kindling.data.datasets import inputs_of, targets_of
 from kindling.evaluation.multilabel import MultiLabelPredictions, names_of_classes
 from kindling.evaluation.predictions import Predictions
 from kindling.evaluation.regression import RegressionPredictions, Target

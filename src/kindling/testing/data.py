@@ -10,11 +10,10 @@ from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
 from kindling.data import BaseDataModule
-from kindling.data.checks.samples import Sample, samples_of, summarize
+from kindling.data.checks.samples import Sample, samples_of_split, summarize
 from kindling.data.datamodule import ArrayDataset
-from kindling.data.loading import targets_of
+from kindling.data.datasets import targets_of
 from kindling.testing.isolation import isolated
-from kindling.utils.trees import tree_leaves
 
 
 @isolated()
@@ -74,10 +73,7 @@ def _read_splits(data: LightningDataModule, seed: int) -> dict[str, list[Sample]
         if is_overridden(f"{split}_dataloader", data):
             if split == "train":
                 seed_everything(0, verbose=False)
-            loaders = getattr(data, f"{split}_dataloader")()
-            loaders = tree_leaves(getattr(loaders, "iterables", loaders))  # of a CombinedLoader
-            label = f"{type(data).__name__}: the samples of {split}"
-            splits[split] = [summarize(sample) for loader in loaders for sample in samples_of(loader, label)]
+            splits[split] = [*map(summarize, samples_of_split(data, split))]
     splits.get("train", []).sort()
     return splits
 

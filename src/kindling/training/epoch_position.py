@@ -23,7 +23,8 @@ from typing import Any
 from lightning.pytorch import Trainer
 
 from kindling.data.datamodule import BaseDataModule
-from kindling.data.loading import EpochSampler, ResumableLoader, TrainingBatches
+from kindling.data.loaders import ResumableLoader
+from kindling.data.samplers import EpochSampler, TrainingBatches
 from kindling.data.streaming.shards import ShardDataset
 
 logger = logging.getLogger(__name__)

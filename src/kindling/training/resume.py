@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, ModelCheckpoi
 from lightning.pytorch.plugins.precision import DoublePrecision
 from typing_extensions import override
 
-from kindling.data.loading import ResumableLoader
+from kindling.data.loaders import ResumableLoader
 from kindling.models.metrics import metric_states, restore_metrics
 from kindling.models.schedules import has_schedule_changed
 from kindling.models.task import BaseTask

@@ -20,8 +20,9 @@ from kindling import DigitsDataModule, ImageFolderDataModule, MNISTDataModule, S
 from kindling.data.checks import DataReport, Finding, inspect_data
 from kindling.data.checks.groups import in_several_splits
 from kindling.data.checks.quality import find_faults
-from kindling.data.datamodule import ClassificationDataModule, Split
-from kindling.data.loading import Batch
+from kindling.data.classification import ClassificationDataModule
+from kindling.data.datamodule import Split
+from kindling.data.datasets import Batch
 
 
 def table(**arguments: Any) -> DataReport:

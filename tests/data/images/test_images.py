@@ -28,7 +28,7 @@ from kindling import ImageFolderDataModule, MLPClassifier, load
 from kindling.data.datamodule import Batch
 from kindling.data.images.decode import ImageFiles, inspect, read_image
 from kindling.data.images.samples import Sample
-from kindling.data.images.splits import make_splits
+from kindling.data.images.splits import make_image_splits
 from kindling.deploy.model_card import ModelCard
 from kindling.deploy.predictor import Predictor
 from kindling.deploy.request_bodies import from_images
@@ -40,13 +40,13 @@ FIT = (
     "--data.data_dir photos --data.batch_size 8 --trainer.max_epochs 3 --run_name photos"
 ).split()
 RUN = Path("runs/photos/version_0")
-COLOURS = {"cat": (220, 40, 40), "dog": (40, 220, 40), "owl": (40, 40, 220)}
+COLORS = {"cat": (220, 40, 40), "dog": (40, 220, 40), "owl": (40, 40, 220)}
 
 
 def photo(label: str, seed: int, size: tuple[int, int] = (14, 12)) -> Image.Image:
     """Return an image of noise around the color of a class."""
     noise = np.random.default_rng([seed, *label.encode()]).integers(-30, 30, (size[1], size[0], 3))
-    return Image.fromarray((np.array(COLOURS[label]) + noise).astype(np.uint8))
+    return Image.fromarray((np.array(COLORS[label]) + noise).astype(np.uint8))
 
 
 def write(folder: Path | str, number: int, labels: str = "cat dog owl", first: int = 0, kind: str = "png") -> None:
@@ -95,8 +95,8 @@ def test_an_image_folder_is_learned_and_new_images_are_classified(kindling: Comm
     assert result.code == 0, result.err
     rows = table(RUN / "predictions_new.csv")
     assert list(rows[0]) == ["file", "prediction", "probability", "cat", "dog", "owl"]
-    assert [row["file"] for row in rows] == [f"some where/{name}/9{n}.jpg" for name in COLOURS for n in range(3)]
-    assert [row["prediction"] for row in rows] == [name for name in COLOURS for _ in range(3)]
+    assert [row["file"] for row in rows] == [f"some where/{name}/9{n}.jpg" for name in COLORS for n in range(3)]
+    assert [row["prediction"] for row in rows] == [name for name in COLORS for _ in range(3)]
     assert kindling("predict", "--ckpt_path", "best", "--data.predict", "new/some where/owl/91.jpg").code == 0
     assert [(row["file"], row["prediction"]) for row in table(RUN / "predictions_91.csv")] == [("91.jpg", "owl")]
 
@@ -118,7 +118,7 @@ def test_given_splits_are_kept_and_missing_ones_are_drawn(given: str) -> None:
     assert (len(data.train), len(data.val), len(data.test)) == sizes[given]
     if "test" in given:
         assert all(str(file).startswith("test/") for file in data.tested_rows())
-    assert data.describe(1) == {"file": data.tested_rows()[1]}
+    assert data.sample_details(1) == {"file": data.tested_rows()[1]}
 
 
 def test_test_images_were_not_trained_on_even_if_images_were_added(kindling: Command) -> None:
@@ -155,7 +155,7 @@ def test_all_images_of_another_folder_are_tested_by_class_name(kindling: Command
 
 ODD = Image.fromarray(np.random.default_rng(0).integers(0, 256, (9, 9, 4), dtype=np.uint8), "RGBA")
 FEW = ODD.convert("RGB").convert("P")
-GREY16 = np.linspace(0, 65535, 81).astype(np.uint16).reshape(9, 9)
+GRAY16 = np.linspace(0, 65535, 81).astype(np.uint16).reshape(9, 9)
 
 
 def on_white(image: Image.Image) -> np.ndarray:
@@ -177,7 +177,7 @@ def on_white(image: Image.Image) -> np.ndarray:
         (ODD, {"format": "PNG"}, on_white(ODD)),
         (ODD.convert("LA"), {"format": "PNG"}, on_white(ODD.convert("LA"))),
         (ODD, {"format": "WEBP", "lossless": True, "exact": True}, on_white(ODD)),
-        (Image.fromarray(GREY16), {"format": "PNG"}, np.round(GREY16 / 257)),
+        (Image.fromarray(GRAY16), {"format": "PNG"}, np.round(GRAY16 / 257)),
         (Image.new("CMYK", (9, 9), (255, 0, 0, 0)), {"format": "JPEG"}, np.full((9, 9, 3), (0, 255, 255))),
         (Image.new("L", (9, 9), 77), {"format": "JPEG"}, np.full((9, 9), 77)),
     ],
@@ -438,7 +438,7 @@ def wrapped() -> None:
 def class_without_training() -> None:
     write("photos/train", 3, "cat dog")
     write("photos/test", 3, "cat owl")
-    for label in COLOURS:
+    for label in COLORS:
         shutil.rmtree(f"photos/{label}")
 
 
@@ -527,7 +527,7 @@ def test_a_class_whose_training_images_are_all_broken_is_named(kindling: Command
 @pytest.mark.quick_cases(3)
 @pytest.mark.parametrize(
     "option",
-    ["crop 0", "crop 1.1", "colour -0.1", "degrees 200", "image_size 0", "test_split 1.0", "val_split 0"],
+    ["crop 0", "crop 1.1", "color -0.1", "degrees 200", "image_size 0", "test_split 1.0", "val_split 0"],
 )
 def test_values_out_of_range_are_named(kindling: Command, option: str) -> None:
     write("photos", 4)
@@ -760,7 +760,7 @@ def test_what_takes_long_is_said(capsys: pytest.CaptureFixture[str], monkeypatch
 
 
 def rows(*splits: str, head: str = "file,class,split") -> str:
-    lines = [f"{label}/0{number}.png,{label},{split}" for number, split in enumerate(splits) for label in COLOURS]
+    lines = [f"{label}/0{number}.png,{label},{split}" for number, split in enumerate(splits) for label in COLORS]
     return "\n".join([head, *lines, ""])
 
 
@@ -835,14 +835,14 @@ def test_copies_stay_together_and_each_class_is_in_each_split() -> None:
     samples += [sample._replace(file=f"copy of {sample.file}") for sample in samples[:50]]
     contents += contents[:50]
     sizes = {"test": 0.2, "val": 0.1}
-    done = make_splits(samples, contents, sizes, seed=1)
+    done = make_image_splits(samples, contents, sizes, seed=1)
     where = {sample.file: sample.split for sample in done}
     assert all(where[sample.file] == where[sample.file.removeprefix("copy of ")] for sample in done)
     counts = Counter((sample.label, sample.split) for sample in done if not sample.file.startswith("copy"))
     assert [counts["many", split] for split in ("train", "val", "test")] == [70, 8, 19]
     assert [counts["three", split] for split in ("train", "val", "test")] == [1, 1, 1]
-    assert done == make_splits(samples, contents, sizes, seed=1)
-    assert done != make_splits(samples, contents, sizes, seed=2)
+    assert done == make_image_splits(samples, contents, sizes, seed=1)
+    assert done != make_image_splits(samples, contents, sizes, seed=2)
 
 
 def test_the_size_is_the_median_of_the_shorter_sides_up_to_224() -> None:
@@ -918,9 +918,9 @@ def test_predictions_name_the_files_of_test_and_new_images() -> None:
     data.setup("test")
     tested = data.tested_rows()
     data.setup("predict")
-    assert data.predicted_rows() == [f"{label}/{number}.png" for label in COLOURS for number in (90, 91, 92)]
+    assert data.predicted_rows() == [f"{label}/{number}.png" for label in COLORS for number in (90, 91, 92)]
     assert data.tested_rows() == tested
-    assert data.describe(0) == {"file": tested[0]}
+    assert data.sample_details(0) == {"file": tested[0]}
 
 
 class Watch(Callback):
@@ -942,7 +942,7 @@ class Watch(Callback):
 @pytest.mark.parametrize("augments", [True, False])
 def test_only_training_images_are_augmented(augments: bool) -> None:
     write("photos", 10)
-    options: dict[str, Any] = {"flip": True, "crop": 0.5, "colour": 0.3, "degrees": 10} if augments else {}
+    options: dict[str, Any] = {"flip": True, "crop": 0.5, "color": 0.3, "degrees": 10} if augments else {}
     data = ImageFolderDataModule("photos", **options)
     assert data.augments == augments
     watch = Watch()

@@ -101,6 +101,23 @@ def test_numbers_can_not_be_mixed(kindling: Command, option: str) -> None:
     assert not Path("runs").exists()
 
 
+@pytest.mark.slow
+def test_the_old_name_of_an_option_works_in_options_recipes_and_checkpoints(kindling: Command) -> None:
+    write_shapes()
+    Path("old.yaml").write_text("data: {init_args: {colour: 0.3}}")
+    assert "colour has been renamed to color" in kindling(*FIT, "--trainer.max_epochs", "1", "--data.colour", "0.2").err
+    assert kindling(*FIT, "--config", "old.yaml", "--data.color", "0.4", "--trainer.max_epochs", "1").code == 0
+    Path("last.ckpt").write_bytes((RUNS[0] / "checkpoints/last.ckpt").read_bytes())
+    for checkpoint in (RUNS[0], "last.ckpt"):
+        result = kindling("validate", "--ckpt_path", checkpoint, "--data.data_dir", "shapes")
+        assert (result.code, "colour has been renamed to color" in result.err) == (0, True), result.err
+
+
+def test_the_new_name_of_an_option_wins() -> None:
+    assert ImageFolderDataModule("shapes", colour=0.2).augmentation.color == 0.2
+    assert ImageFolderDataModule("shapes", colour=0.3, color=0.4).augmentation.color == 0.4
+
+
 @pytest.mark.parametrize(("kinds", "flip"), [(("left", "right"), "false"), (("arrow", "square"), "true")])
 def test_images_are_mirrored_unless_that_changes_their_label(
     kindling: Command, kinds: tuple[str, ...], flip: str
@@ -117,16 +134,16 @@ def test_images_are_mirrored_unless_that_changes_their_label(
 def test_a_checkpoint_decides_about_mirroring(monkeypatch: pytest.MonkeyPatch, flip: bool) -> None:
     write_shapes()
     first, second = (ImageFolderDataModule("shapes", flip="auto") for _ in range(2))
-    monkeypatch.setattr("kindling.data.datamodule.choose_flip", lambda *_: flip)
+    monkeypatch.setattr("kindling.data.images.augmented.choose_flip", lambda *_: flip)
     first.setup("fit")
-    monkeypatch.setattr("kindling.data.datamodule.choose_flip", lambda *_: not flip)
+    monkeypatch.setattr("kindling.data.images.augmented.choose_flip", lambda *_: not flip)
     second.setup("fit")
     second.load_state_dict(first.state_dict())
     assert second.augmentation.flip is second.augments is flip
     third = ImageFolderDataModule("shapes", flip=not flip)
     third.load_state_dict(first.state_dict())
     assert third.augmentation.flip is not flip
-    ImageFolderDataModule("shapes").combine([first.state_dict(), first.state_dict() | {"flip": not flip}])
+    ImageFolderDataModule("shapes").combine_fitted([first.state_dict(), first.state_dict() | {"flip": not flip}])
 
 
 def test_labels_of_several_classes_and_numbers_decide_about_mirroring() -> None:

@@ -60,7 +60,7 @@ def test_a_table_trains_and_predicts_as_in_memory(customers: pd.DataFrame, kindl
     assert {customers["code"][int(row["row"])] == row["code"] for row in written} == {True}
     assert {customers["churned"][int(row["row"])] == row["label"] for row in written} == {True}
 
-    assert shards.describe(3) == rows.describe(3)
+    assert shards.sample_details(3) == rows.sample_details(3)
 
     # Raw rows are encoded as the shards were.
     table = "--data TableDataModule --data.path customers.csv --data.target churned".split()

@@ -257,5 +257,5 @@ def test_the_other_rows_of_a_file_change_nothing(table: pd.DataFrame) -> None:
     data = read()
     chosen = np.flatnonzero(codes == "007")[:3]
     table.assign(code=codes).iloc[chosen].to_csv("few.csv", index=False)
-    few = read(predict="few.csv").load_new().inputs
+    few = read(predict="few.csv").load_predict().inputs
     assert torch.equal(few, data.rows[0][chosen])

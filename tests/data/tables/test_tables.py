@@ -125,7 +125,7 @@ def test_a_separate_test_file_is_used(kindling: Command, table: pd.DataFrame) ->
     data.setup("test")
     assert "left out: 1 row of extra.csv without churned" in result.err
     assert data.tested_rows() == [0, 1, 2, *range(4, 30)]
-    facts = data.describe(3)
+    facts = data.sample_details(3)
     assert facts == {name: None if pd.isna(value) else str(value) for name, value in extra.iloc[4].items()}
     assert kindling("predict", "--ckpt_path", "best").code == 0
     assert [int(line["row"]) for line in predictions()] == data.tested_rows()
@@ -421,7 +421,7 @@ def test_each_step_that_takes_long_shows_its_progress(table: pd.DataFrame, monke
         shown.append(what)
         yield
 
-    for module in ("rows", "files", "splits", "datamodule"):
+    for module in ("rows", "files", "splits", "learning", "datamodule"):
         monkeypatch.setattr(f"kindling.data.tables.{module}.progress", progress)
     data = read(predict="customers.csv")
     data.setup("predict")

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from kindling.data.array_types import Floats
 from kindling.data.checks.report import Finding
-from kindling.data.checks.samples import Floats, SampleTable, samples_of, summarize
+from kindling.data.checks.samples import SampleTable, samples_of_split, summarize
 from kindling.data.datamodule import SPLITS, BaseDataModule
-from kindling.data.loading import ArrayDataset
+from kindling.data.datasets import ArrayDataset
 from kindling.utils.inputs import to_float
-from kindling.utils.trees import tree_leaves
 
 Array = NDArray[Any]
 
@@ -104,14 +104,7 @@ def _read_split(
         inputs, targets = dataset.inputs, dataset.labels
         digests = [summarize(inputs[torch.tensor([row])]).digest for row in range(len(targets))]
     else:
-        loader = getattr(data, f"{split}_dataloader")()
-        loaders = tree_leaves(getattr(loader, "iterables", loader))
-        label = f"{type(data).__name__}: the samples of {split}"
-        samples = (
-            [sample for each in loaders for sample in samples_of(each, label)]
-            if dataset is None
-            else [*_items(dataset)]
-        )
+        samples = samples_of_split(data, split) if dataset is None else _items(dataset)
         pairs = [
             sample if isinstance(sample, tuple | list) and len(sample) == 2 else (sample, None) for sample in samples
         ]

@@ -24,7 +24,7 @@ def count_classes(samples: SampleTable) -> dict[str, dict[str, int]]:
 
 
 def describe_numbers(samples: SampleTable) -> dict[str, dict[str, float]]:
-    """Return lowest and highest target, quartiles and mean by split; empty if the targets are no numbers."""
+    """Return lowest and highest target, quartiles and mean by split; empty if the targets are not numbers."""
     if samples.classes or samples.targets is None or not len(samples.targets):
         return {}
     described = {}

@@ -1,15 +1,13 @@
 """Samples that are in more than one split, to the bit or nearly."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from kindling.data.array_types import Floats, Indices
 from kindling.data.checks.report import Finding
-from kindling.data.checks.samples import Floats, SampleTable
-
-Indices = NDArray[np.integer[Any]]
+from kindling.data.checks.samples import SampleTable
 
 TOLERATED = 0.01  # of a split may be in another one, with a warning
 CHANCE = 0.05  # expected equal samples up to which an equal one is a copy

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kindling.data.checks.copies import Indices
+from kindling.data.array_types import Indices
 from kindling.data.checks.report import Finding
 from kindling.data.tables.columns import ID_NAME
 from kindling.data.tables.number_parsing import as_number

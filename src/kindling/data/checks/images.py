@@ -12,9 +12,9 @@ from kindling.data.checks.groups import find_groups
 from kindling.data.checks.quality import find_faults
 from kindling.data.checks.report import Finding
 from kindling.data.checks.samples import SampleTable
+from kindling.data.datasets import ArrayDataset
 from kindling.data.images.datamodule import ImageFolderDataModule
 from kindling.data.images.decode import in_parallel, inspect
-from kindling.data.loading import ArrayDataset
 from kindling.data.tables.cells import read_names
 
 MISSING = "left out: "  # starts the message about rows whose image is missing

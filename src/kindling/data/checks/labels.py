@@ -5,7 +5,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from kindling.data.checks.copies import Indices, is_chance, is_surprising
+from kindling.data.array_types import Indices
+from kindling.data.checks.copies import is_chance, is_surprising
 from kindling.data.checks.report import Finding
 from kindling.data.checks.samples import SampleTable
 

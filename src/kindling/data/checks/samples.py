@@ -9,14 +9,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from lightning.pytorch import LightningDataModule
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
+from kindling.data.array_types import Floats
 from kindling.utils.trees import tree_leaves
 
 Layout = tuple[tuple[str, tuple[int, ...]], ...]  # type and shape of each part of a sample
-Floats = NDArray[np.floating[Any]]
 
 
 class Sample(NamedTuple):
@@ -89,6 +90,13 @@ def samples_of(loader: Any, label: str) -> Iterator[Any]:
             f"{label} cannot be compared: their loader has no dataset, and its batches are not tensors of equal length"
         )
         yield from ([leaf[row] for leaf in leaves] for row in range(sizes.pop()))
+
+
+def samples_of_split(data: LightningDataModule, split: str) -> Iterator[Any]:
+    """Yield the samples of the loader of a split; of a CombinedLoader, those of all its loaders."""
+    loaders = getattr(data, f"{split}_dataloader")()
+    for loader in tree_leaves(getattr(loaders, "iterables", loaders)):
+        yield from samples_of(loader, f"{type(data).__name__}: the samples of {split}")
 
 
 def summarize(sample: Any) -> Sample:

@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from kindling.data.checks.copies import Indices, expected_copies
+from kindling.data.array_types import Indices
+from kindling.data.checks.copies import expected_copies
 from kindling.data.checks.groups import find_groups
 from kindling.data.checks.report import Finding
 from kindling.data.checks.samples import SampleTable

@@ -4,8 +4,6 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
-from hashlib import blake2b
-from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,23 +12,23 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 from typing_extensions import override
 
-from kindling.data.augment import Augmentation
-from kindling.data.auto_augment import AutoAugment
-from kindling.data.datamodule import MEMBERS, SPLITS, ArrayDataset, BaseDataModule, Batch, Split, count_classes
+from kindling.data.classification import count_classes
+from kindling.data.datamodule import SPLITS, ArrayDataset, Batch, Split
 from kindling.data.disk_cache import DiskCache
+from kindling.data.fitted_state import MEMBERS, FittedState
 from kindling.data.folds import check_fold
-from kindling.data.images.decode import ImageFiles, channel_moments, read_images, warn_small_range
+from kindling.data.images.augmented import AugmentedImages
+from kindling.data.images.decode import ImageFiles, channel_moments, warn_small_range
 from kindling.data.images.folder import check_folder
 from kindling.data.images.folder_checks import drop_broken, find_oddities, report_broken
 from kindling.data.images.image_splits import SplitImages
 from kindling.data.images.labels import LabelOptions, LabelTask
-from kindling.data.images.pixel_cache import PixelCache, open_pixel_cache
+from kindling.data.images.reading import ImageReader
 from kindling.data.images.samples import ImageTask, Sample
 from kindling.data.images.scan import list_images, warn_unused
-from kindling.data.images.split_file import write_split
+from kindling.data.images.split_file import write_image_split
 from kindling.data.images.targets import encode_labels, target_format
-from kindling.data.mixing import Mixing
-from kindling.data.tables.target import check_task
+from kindling.data.tables.target import check_target_task
 from kindling.data.tables.values import as_name
 from kindling.utils.console import progress
 from kindling.utils.hyperparameters import check_range
@@ -39,8 +37,8 @@ from kindling.utils.text import join_names
 logger = logging.getLogger(__name__)
 
 
-class ImageFolderDataModule(BaseDataModule):
-    """Images with a label each, as RGB of one size.
+class ImageFolderDataModule(AugmentedImages):
+    """Labeled images, decoded to RGB and resized to one size.
 
     They are laid out as `<class>/*.jpg` or `{train,val,test}/<class>/*.jpg`; or `labels` is a file with a row for each
     image: its name, and its class, its number or its classes. Several classes are separated in one column, such as
@@ -79,24 +77,9 @@ class ImageFolderDataModule(BaseDataModule):
         cache_dir: Folder for decoded training and validation images that don't fit in memory, so that each is decoded
             once; by default the user's cache folder.
         cache_gb: Most space for them in GB; 0 turns this off.
-        flip: Augmentation: whether to flip images horizontally with probability 0.5. With auto, they are flipped unless
-            mirrored training images look like those with another label, as digits and arrows do.
-        crop: Augmentation: smallest fraction of the area to crop at a random position; 1 turns it off.
-        colour: Augmentation: largest change of brightness, contrast and saturation; 0.2 draws factors from 0.8 to 1.2.
-        degrees: Augmentation: largest rotation in either direction.
-        shift: Augmentation: largest shift along each axis, as a fraction of its length.
-        scale: Augmentation: largest change of size; 0.1 draws factors from 0.9 to 1.1.
-        ratio: Augmentation: largest quotient of the sides of a crop; with 1.33 they are stretched by up to a third.
-            It needs `crop`.
-        auto_augment: Augmentation: one random operation for each image (ta_wide, TrivialAugment), or two moderate ones
-            (ra, RandAugment).
-        erasing: Augmentation: probability of filling a random box of an image with its mean color.
-        mixup: Augmentation: mixes pairs of images and their classes in random shares, from a beta distribution with
-            this parameter; 0 turns it off. It makes `train/accuracy` count the class with the larger share.
-        cutmix: Augmentation: the same with a box of one image in the other; with both, each image is mixed by one.
         eval_batch_size: Images per batch in validation, test and prediction.
-        **loading: Batches and validation split, see `BaseDataModule`. The validation split has at least one image of
-            each class. If images don't fit in memory, `num_workers` defaults to the number of cores.
+        **options: Augmentation, batches and validation split, see `AugmentedImages`. The validation split has at least
+            one image of each class. If images don't fit in memory, `num_workers` defaults to the number of cores.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -123,21 +106,10 @@ class ImageFolderDataModule(BaseDataModule):
         memory_gb: float = 4.0,
         cache_dir: str | Path | None = None,
         cache_gb: float = 20.0,
-        flip: bool | Literal["auto"] = False,
-        crop: float = 1.0,
-        colour: float = 0.0,
-        degrees: float = 0.0,
-        shift: float = 0.0,
-        scale: float = 0.0,
-        ratio: float = 1.0,
-        auto_augment: AutoAugment | None = None,
-        erasing: float = 0.0,
-        mixup: float = 0.0,
-        cutmix: float = 0.0,
         eval_batch_size: int = 128,
-        **loading: Any,
+        **options: Any,
     ) -> None:
-        super().__init__(eval_batch_size=eval_batch_size, **loading)
+        super().__init__(eval_batch_size=eval_batch_size, **options)
         if image_size is not None:
             check_range("image_size", image_size, 1)
         self.data_dir = Path(data_dir)
@@ -163,16 +135,11 @@ class ImageFolderDataModule(BaseDataModule):
         self.memory_gb = memory_gb
         check_range("cache_gb", cache_gb, 0)
         self.cache_dir, self.cache_gb = cache_dir, cache_gb
-        self.augmentation = Augmentation(
-            degrees, shift, scale, crop, flip, colour, ratio=ratio, auto_augment=auto_augment, erasing=erasing
-        )
-        self.mixing = Mixing(mixup, cutmix)
-        self.augments = bool(self.augmentation) or bool(self.mixing)
 
     @property
     def task(self) -> ImageTask:
         """Whether labels are classes, numbers or several classes per image."""
-        task: ImageTask = self._learned.get("task", "classification")
+        task: ImageTask = self.fitted_state.get("task", "classification")
         return task
 
     @property
@@ -180,7 +147,7 @@ class ImageFolderDataModule(BaseDataModule):
         """Names of the classes, sorted; numbers have no such attribute."""
         if self.task == "regression":
             raise AttributeError(f"the labels of {self.origin} are numbers, which have no classes")
-        return tuple(self._learned["classes"])
+        return tuple(self.fitted_state["classes"])
 
     @property
     def num_classes(self) -> int:
@@ -197,7 +164,7 @@ class ImageFolderDataModule(BaseDataModule):
     @property
     def input_shape(self) -> tuple[int, ...]:  # type: ignore[override]
         """Channels, height and width of an image as the model receives it."""
-        size = self.image_size or self._learned["image_size"]
+        size = self.image_size or self.fitted_state["image_size"]
         return 3, size, size
 
     @override
@@ -205,23 +172,23 @@ class ImageFolderDataModule(BaseDataModule):
         # Older checkpoints have no levels: they were trained on the full 16-bit range.
         super().load_state_dict({"levels": None, **state_dict} if state_dict else {})
         if state_dict:
-            check_task(self._label_options.task, state_dict.get("task", "classification"))
+            check_target_task(self._label_options.task, state_dict.get("task", "classification"))
 
     @override
-    def begin_with(self, learned: dict[str, Any]) -> None:
-        if "task" in learned:  # `split.csv` has the labels, but not all that was learned from their file
-            self.load_state_dict(learned)
+    def restore_fitted(self, state: FittedState) -> None:
+        if "task" in state:  # `split.csv` has the labels, but not the fitted state of their file
+            self.load_state_dict(state)
 
     @override
-    def combine(self, learned: Sequence[dict[str, Any]]) -> None:
-        ranges = [f"{low:,} to {high:,}" for low, high in (state.get("levels") or (0, 65535) for state in learned)]
+    def combine_fitted(self, states: Sequence[FittedState]) -> None:
+        ranges = [f"{low:,} to {high:,}" for low, high in (state.get("levels") or (0, 65535) for state in states)]
         if len({*ranges}) > 1:
             raise ValueError(
                 f"the members of the ensemble were trained with different ranges of 16-bit images: {join_names(ranges)}"
             )
         # Each member returns numbers in their own units, whatever their scale in its training images.
-        super().combine([state | target_format(state) for state in learned])
-        self.fitted |= {name: value for name, value in learned[0].items() if name == "target"}
+        super().combine_fitted([state | target_format(state) for state in states])
+        self.fitted |= {name: value for name, value in states[0].items() if name == "target"}
 
     @override
     def prepare_data(self) -> None:
@@ -233,7 +200,10 @@ class ImageFolderDataModule(BaseDataModule):
         found = sorted(self._samples, key=lambda sample: SPLITS.index(sample.split))
         needed = sum(sample.split != "test" for sample in found)
         # Test images are decoded too, to find broken ones before training, but not kept in memory.
-        self._samples, inputs = self._read(self.data_dir, found, needed)
+        inputs, faults = self._read(
+            self.data_dir, found, needed, [self._images.digests[sample.file] for sample in found[:needed]]
+        )
+        self._samples = drop_broken(self.data_dir, found, faults, self.skip_broken)
         classes = self._images.check_classes(self._samples)
         digests = [self._images.digests[sample.file] for sample in self._samples]
         for line in find_oddities(self._samples, digests, classes, self.task):
@@ -252,14 +222,16 @@ class ImageFolderDataModule(BaseDataModule):
                     "all; set --data.data_dir to unseen images"
                 )
             samples = self._samples
-        self._tested, inputs = self._read(self.data_dir, [sample for sample in samples if sample.split == split])
-        warn_small_range([self.data_dir / sample.file for sample in self._tested], self._learned.get("levels"))
+        chosen = [sample for sample in samples if sample.split == split]
+        inputs, faults = self._read(self.data_dir, chosen)
+        self._tested = drop_broken(self.data_dir, chosen, faults, self.skip_broken)
+        warn_small_range([self.data_dir / sample.file for sample in self._tested], self.fitted_state.get("levels"))
         return inputs, self._encode(self._tested)
 
     @override
-    def load_new(self) -> ArrayDataset:
+    def load_predict(self) -> ArrayDataset:
         if self.predict is None:
-            dataset: ArrayDataset = super().load_new()
+            dataset: ArrayDataset = super().load_predict()
             self._predicted = self._tested
             return dataset
         path = Path(self.predict)
@@ -270,12 +242,12 @@ class ImageFolderDataModule(BaseDataModule):
             root, (files, unused) = path, list_images(path)
             warn_unused(path, unused)
         self._predicted = [Sample(file, "", "") for file in files]
-        inputs, faults = self._decode(root, self._predicted)
+        inputs, faults = self._read(root, self._predicted)
         if self.skip_broken:
             self._predicted = drop_broken(root, self._predicted, faults, skip=True)
         elif report_broken(root, self._predicted, faults):
             self.unreadable = [number for number, fault in enumerate(faults) if fault]
-        warn_small_range([root / file for file in files], self._learned.get("levels"))
+        warn_small_range([root / file for file in files], self.fitted_state.get("levels"))
         return ArrayDataset(inputs, torch.zeros(len(self._predicted) - len(self.unreadable), dtype=torch.long))
 
     @override
@@ -287,7 +259,7 @@ class ImageFolderDataModule(BaseDataModule):
         return [sample.file for sample in self._tested]
 
     @override
-    def describe(self, row: int) -> dict[str, object]:
+    def sample_details(self, row: int) -> dict[str, object]:
         return {"file": self._tested[row].file}
 
     @override
@@ -295,7 +267,7 @@ class ImageFolderDataModule(BaseDataModule):
     def write_split(self, run: Path) -> None:
         in_split_folders = all(sample.file.startswith(f"{sample.split}/") for sample in self._samples)
         if self._samples != self._images.listed or self.split or self.labels or not in_split_folders:
-            write_split(run / "split.csv", self.task, self._samples)
+            write_image_split(run / "split.csv", self.task, self._samples)
 
     @cached_property
     def _images(self) -> SplitImages:
@@ -307,30 +279,20 @@ class ImageFolderDataModule(BaseDataModule):
     def _samples(self) -> list[Sample]:
         """All images in their final splits; after `load_training`, without broken ones."""
         sizes = {"test": self.test_split, "val": self.val_split}
-        samples, learned = self._images.draw(sizes, self.split_seed, self.fold, self.image_size)
-        self.fitted = self.fitted or learned
+        samples, fitted = self._images.draw(sizes, self.split_seed, self.fold, self.image_size)
+        self.fitted = self.fitted or fitted
         return samples
 
-    def _read(self, root: Path, samples: list[Sample], needed: int | None = None) -> tuple[list[Sample], Any]:
-        """Return the samples that are not broken, and the first `needed` images (default: all), see `read_images`."""
-        inputs, faults = self._decode(root, samples, needed)
-        return drop_broken(root, samples, faults, self.skip_broken), inputs
-
-    def _decode(self, root: Path, samples: list[Sample], needed: int | None = None) -> tuple[Any, list[str]]:
-        """Return the first `needed` images (default: all) that are not broken, and the faults, see `read_images`."""
-        shape, levels, cache = self.input_shape, self._learned.get("levels"), None
-        fits = (len(samples) if needed is None else needed) * prod(shape) <= self.memory_gb * 1e9
-        if not fits:
+    def _read(
+        self, root: Path, samples: Sequence[Sample], needed: int | None = None, digests: Sequence[bytes] = ()
+    ) -> tuple[Any, list[str]]:
+        """Return the images that are not broken, and the fault of each image, see `ImageReader`."""
+        cache = DiskCache(self.cache_dir, self.cache_gb * 1e9)
+        reader = ImageReader(self.input_shape, self.fitted_state.get("levels"), self.memory_gb, cache, self.cores)
+        images, faults = reader.read(root, samples, needed, digests)
+        if isinstance(images, ImageFiles):
             self.num_workers = self.num_workers or self.cores
-            cache = self._open_cache(samples[:needed]) if needed else None
-        files = ImageFiles([str(root / sample.file) for sample in samples], shape[-1], levels, cache)
-        return read_images(files, len(samples) if needed is None else needed, fits, self.cores)
-
-    def _open_cache(self, samples: list[Sample]) -> PixelCache | None:
-        """Return the cache of the decoded training and validation images, which each epoch reads."""
-        digest = blake2b(b"".join(self._images.digests[sample.file] for sample in samples), digest_size=16).hexdigest()
-        cache, levels = DiskCache(self.cache_dir, self.cache_gb * 1e9), self._learned.get("levels")
-        return open_pixel_cache(cache, digest, "train", len(samples), self.input_shape, levels)
+        return images, faults
 
     def _encode(self, samples: list[Sample]) -> Tensor:
         classes = () if self.task == "regression" else self.class_names

@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from kindling.data.images.pixel_cache import PixelCache
+from kindling.data.statistics import pooled_moments
 from kindling.utils.console import progress
 from kindling.utils.cores import share_of_cores
 from kindling.utils.inputs import (
@@ -197,8 +198,7 @@ def channel_moments(images: Tensor | ImageFiles, number: int, seed: int) -> tupl
     # Per image, then over all images: floats of all images would take four times their memory.
     by_image = [torch.var_mean(to_float(images[part]), (2, 3), correction=0) for part in torch.split(indices, 64)]
     var, mean = (torch.cat(moments).double() for moments in zip(*by_image, strict=True))  # (N, 3) each
-    std = (var.mean(0) + mean.var(0, correction=0)).sqrt()
-    return mean.mean(0), std.where(std > 1e-4, 1.0)
+    return pooled_moments(mean.mean(0), (mean**2).mean(0), var.mean(0))
 
 
 def find_levels(files: Sequence[str]) -> list[int] | None:

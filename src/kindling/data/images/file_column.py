@@ -142,7 +142,7 @@ def _as_path(cell: object) -> str:
 
 
 def _find_file(columns: "Mapping[str, Series]") -> str:
-    """Return in words the first cell that is the name of an image elsewhere; an empty text if there is none."""
+    """Describe the first cell that looks like an image file name; empty if none does."""
     for name, column in columns.items():
         for cell in column.dropna().unique():
             if PurePosixPath(cell).suffix.lower() in SUFFIXES:

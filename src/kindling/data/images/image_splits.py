@@ -12,7 +12,7 @@ from kindling.data.images.decode import in_parallel, inspect
 from kindling.data.images.folder_checks import check_classes, find_training_levels
 from kindling.data.images.labels import LabelOptions, find_labeled
 from kindling.data.images.samples import Sample
-from kindling.data.images.splits import check_split, make_splits
+from kindling.data.images.splits import check_split, make_image_splits
 
 MAX_DEFAULT_SIZE = 224  # pixels; most published networks were trained with this size
 
@@ -25,7 +25,7 @@ class SplitImages:
         labels: File of labels; None for class folders.
         split: A `split.csv`.
         options: How to read the file of labels.
-        fitted: What the data module has learned; empty before training.
+        fitted: The fitted state of the data module; empty before training.
 
     Attributes:
         labeled: The images as they are listed; those that are not split yet are in train.
@@ -73,7 +73,7 @@ class SplitImages:
             labeled.constraints.check(np.array([sample.split for sample in samples], dtype=object))
         else:
             digests = [self.digests[sample.file] for sample in samples]
-            samples = make_splits(samples, digests, sizes, seed, labeled.task, labeled.constraints, fold)
+            samples = make_image_splits(samples, digests, sizes, seed, labeled.task, labeled.constraints, fold)
             if not any(sample.split == "test" for sample in self.listed):
                 learned = {"split": check_split(self.root, samples, self.fitted)}
         if self.fitted:

@@ -79,7 +79,7 @@ def choose_columns(
         names: Columns to choose from.
         target: The columns that the user has chosen.
         missing: Texts that mean a missing value.
-        fitted: What the data module has learned.
+        fitted: The fitted state of the data module.
     """
     for name in target:
         if name not in frame:
@@ -140,7 +140,7 @@ def read_column(
         task: The task; auto decides by the values.
         missing: Texts that mean a missing value.
         decimal: Decimal sign of ambiguous numbers.
-        fitted: What the data module has learned; empty before training.
+        fitted: The fitted state of the data module; empty before training.
     """
     task = fitted.get("task", "classification") if fitted else task
     table = TableFile(path, name, missing)

@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
-from kindling.data.datamodule import MEMBERS, SPLITS
+from kindling.data.datamodule import SPLITS
+from kindling.data.fitted_state import MEMBERS
 from kindling.data.images.file_column import FileColumn
 from kindling.data.images.folder import check_folder, find_samples
 from kindling.data.images.groups import groups_in_paths
 from kindling.data.images.label_columns import LabelColumn, choose_columns, read_column, read_columns
 from kindling.data.images.samples import ImageTask, Sample
 from kindling.data.images.scan import list_images, warn_unused
-from kindling.data.images.split_file import read_split
+from kindling.data.images.split_file import read_image_split
 from kindling.data.images.splits import read_split_column
 from kindling.data.split_constraints import SplitConstraints
 from kindling.data.splitting import LEFT_OUT
@@ -103,8 +104,8 @@ def find_labeled(
         labels: File of labels; None for class folders.
         split: A `split.csv` with labels and splits; it comes before `labels`.
         options: How to read the file of labels.
-        fitted: What the data module has learned; empty before training. A trained model may be evaluated on a different
-            folder: without a test split, all of its images are in test.
+        fitted: The fitted state of the data module; empty before training. A trained model may be evaluated on a
+            different folder: without a test split, all of its images are in test.
 
     Raises:
         ValueError: If there are no labels for the task of a trained model, or a file can't be used.
@@ -112,7 +113,7 @@ def find_labeled(
     check_folder(root)
     is_other = False
     if split is not None:
-        task, samples = read_split(split, () if MEMBERS in fitted else SPLITS)
+        task, samples = read_image_split(split, () if MEMBERS in fitted else SPLITS)
         missing = [sample.file for sample in samples if not (root / sample.file).exists()]
         is_other = bool(fitted) and len(missing) == len(samples)
         if missing and not is_other:
@@ -167,7 +168,7 @@ def read_labels(
         path: CSV or Parquet file.
         root: The folder.
         options: How to read the file.
-        fitted: What the data module has learned; empty before training.
+        fitted: The fitted state of the data module; empty before training.
         constrained: Whether to read the groups and times.
 
     Raises:

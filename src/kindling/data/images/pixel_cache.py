@@ -96,7 +96,13 @@ def _checksum(image: Tensor) -> bytes:
 
 
 def open_pixel_cache(
-    cache: DiskCache, digest: str, split: str, images: int, shape: tuple[int, ...], levels: Levels, spared: float = 0
+    cache: DiskCache,
+    digest: str,
+    split: str,
+    images: int,
+    shape: tuple[int, ...],
+    levels: Levels,
+    reserved_bytes: float = 0,
 ) -> PixelCache | None:
     """Return the decoded images of a split, for as many as there is room for; None if there is too little.
 
@@ -107,7 +113,7 @@ def open_pixel_cache(
         images: Number of images.
         shape: Shape of an image, (C, H, W).
         levels: See `decode_image`.
-        spared: Bytes of the cache to leave free.
+        reserved_bytes: Bytes of the cache to leave free.
     """
     if not cache.limit or not hasattr(os, "preadv"):  # Windows
         return None
@@ -118,10 +124,10 @@ def open_pixel_cache(
         path.parent.mkdir(parents=True, exist_ok=True)
         with locked(path.with_suffix(".lock")):
             with cache.unchanged():
-                if path.exists() and path.stat().st_size > cache.limit - spared and not is_locked(path):
+                if path.exists() and path.stat().st_size > cache.limit - reserved_bytes and not is_locked(path):
                     path.unlink()
                 known = (path.stat().st_size - table) // prod(shape) if path.exists() else 0
-                stored = max(known, min(images, int(cache.room(besides=path) - spared - table) // prod(shape)))
+                stored = max(known, min(images, int(cache.room(besides=path) - reserved_bytes - table) // prod(shape)))
                 if stored < images:
                     fitting = f"{max(stored, 0):,} of {images:,} decoded images fit into {cache.root}"
                     logger.info(f"{fitting} (--data.cache_gb)")

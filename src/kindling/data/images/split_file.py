@@ -12,7 +12,7 @@ from kindling.utils.text import join_names
 HEADERS: dict[ImageTask, str] = {"classification": "class", "regression": "number", "multilabel": "classes"}
 
 
-def read_split(path: Path, needed: Sequence[str] = SPLITS) -> tuple[ImageTask, list[Sample]]:
+def read_image_split(path: Path, needed: Sequence[str] = SPLITS) -> tuple[ImageTask, list[Sample]]:
     """Read a `split.csv`: file, label and split of each image. The header of the labels tells the task.
 
     Raises:
@@ -36,7 +36,7 @@ def read_split(path: Path, needed: Sequence[str] = SPLITS) -> tuple[ImageTask, l
     return task, samples
 
 
-def write_split(file: Path, task: ImageTask, samples: Sequence[Sample]) -> None:
+def write_image_split(file: Path, task: ImageTask, samples: Sequence[Sample]) -> None:
     """Write images with their splits as a `split.csv`."""
     with atomic_write(file) as path, path.open("w", newline="", encoding="utf-8") as opened:
         csv.writer(opened).writerows([("file", HEADERS[task], "split"), *samples])

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from kindling.data.array_types import Indices
 from kindling.data.datamodule import SPLITS
 from kindling.data.folds import draw_fold
 from kindling.data.images.samples import ImageTask, Sample
 from kindling.data.images.scan import subfolders
 from kindling.data.images.targets import strata_of
-from kindling.data.split_constraints import Indices, SplitConstraints
+from kindling.data.split_constraints import SplitConstraints
 from kindling.data.splitting import draw_splits
 from kindling.data.tables.cells import name_cells, read_cells
 
@@ -56,7 +57,7 @@ def read_split_column(path: Path, frame: "DataFrame", name: str) -> list[str]:
     return [str(splits[code]) for code in codes.tolist()]
 
 
-def make_splits(
+def make_image_splits(
     samples: Sequence[Sample],
     digests: Sequence[bytes],
     sizes: Mapping[str, int | float],

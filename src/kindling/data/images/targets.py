@@ -24,9 +24,9 @@ def classes_in(label: str, task: ImageTask) -> list[str]:
     return [label] if task == "classification" else []
 
 
-def target_format(learned: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the target of numbers that a data module has learned, without their scale; empty if it has none."""
-    target = learned.get("target")
+def target_format(fitted: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the target of numbers in a fitted state, without their scale; empty if it has none."""
+    target = fitted.get("target")
     return {"target": {name: target.get(name) for name in TARGET_FORMAT}} if target else {}
 
 

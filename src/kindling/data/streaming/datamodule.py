@@ -1,10 +1,8 @@
 """Data module for a data set that `kindling prepare` has written."""
 
-import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,15 +11,15 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from kindling.data.augment import Augmentation
-from kindling.data.auto_augment import AutoAugment
-from kindling.data.datamodule import BaseDataModule, Split
+from kindling.data.datamodule import Split
+from kindling.data.datasets import ArrayDataset
 from kindling.data.disk_cache import DiskCache
+from kindling.data.fitted_state import FittedState
+from kindling.data.images.augmented import AugmentedImages
 from kindling.data.images.datamodule import ImageFolderDataModule
 from kindling.data.images.pixel_cache import open_pixel_cache
-from kindling.data.loading import ArrayDataset
-from kindling.data.mixing import Mixing
 from kindling.data.streaming.manifest import Manifest, PreparedSplit
+from kindling.data.streaming.names import SampleNames
 from kindling.data.streaming.shards import ShardDataset, ShardInputs
 from kindling.data.streaming.store import FileStore, is_remote
 from kindling.data.tables.files import read_table
@@ -31,7 +29,7 @@ from kindling.utils.hyperparameters import check_range
 MAX_STATISTIC_ROWS = 100_000  # rows of a table that a model may look at before training
 
 
-class StreamingDataModule(BaseDataModule):
+class StreamingDataModule(AugmentedImages):
     """A data set that `kindling prepare` has written: images, rows of a table or samples of any other data module.
 
     Samples are read when they are needed, so the set may be larger than the memory. Each shard is verified by its
@@ -47,26 +45,12 @@ class StreamingDataModule(BaseDataModule):
         timeout: Seconds without progress after which an attempt to read has failed; three are made.
         image_size: Height and width in pixels to resize images to; by default the size chosen by `kindling prepare`.
         predict: A folder of images, one image, or a file of rows to predict; by default the test split.
-        flip: Augmentation: whether to flip images horizontally with probability 0.5. With auto, they are flipped unless
-            mirrored training images look like those with another label, as digits and arrows do.
-        crop: Augmentation: smallest fraction of the area to crop at a random position; 1 turns it off.
-        colour: Augmentation: largest change of brightness, contrast and saturation; 0.2 draws factors from 0.8 to 1.2.
-        degrees: Augmentation: largest rotation in either direction.
-        shift: Augmentation: largest shift along each axis, as a fraction of its length.
-        scale: Augmentation: largest change of size; 0.1 draws factors from 0.9 to 1.1.
-        ratio: Augmentation: largest quotient of the sides of a crop; with 1.33 they are stretched by up to a third.
-            It needs `crop`.
-        auto_augment: Augmentation: one random operation for each image (ta_wide, TrivialAugment), or two moderate ones
-            (ra, RandAugment).
-        erasing: Augmentation: probability of filling a random box of an image with its mean color.
-        mixup: Augmentation: mixes pairs of images and their classes in random shares, from a beta distribution with
-            this parameter; 0 turns it off. It makes `train/accuracy` count the class with the larger share.
-        cutmix: Augmentation: the same with a box of one image in the other; with both, each image is mixed by one.
         batch_size: See `BaseDataModule`.
         eval_batch_size: Samples per batch in validation, test and prediction.
         num_workers: Worker processes that read and decode samples; by default its share of the cores for image files,
             and none for other samples.
         min_batches: See `BaseDataModule`.
+        **augmentation: See `AugmentedImages`.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -81,23 +65,21 @@ class StreamingDataModule(BaseDataModule):
         timeout: float = 60.0,
         image_size: int | None = None,
         predict: str | Path | None = None,
-        flip: bool | Literal["auto"] = False,
-        crop: float = 1.0,
-        colour: float = 0.0,
-        degrees: float = 0.0,
-        shift: float = 0.0,
-        scale: float = 0.0,
-        ratio: float = 1.0,
-        auto_augment: AutoAugment | None = None,
-        erasing: float = 0.0,
-        mixup: float = 0.0,
-        cutmix: float = 0.0,
         batch_size: int | Literal["auto"] = 64,
         eval_batch_size: int = 128,
         num_workers: int | None = None,
         min_batches: int = 1,
+        **augmentation: Any,
     ) -> None:
-        super().__init__(batch_size, eval_batch_size, num_workers=num_workers or 0, min_batches=min_batches)
+        super().__init__(
+            batch_size=batch_size,
+            eval_batch_size=eval_batch_size,
+            num_workers=num_workers or 0,
+            min_batches=min_batches,
+            val_split=0,  # set here, so that it is no option: the splits are those of the shards
+            split_seed=42,
+            **augmentation,
+        )
         for name, value, low in (("cache_gb", cache_gb, 0), ("timeout", timeout, 0.001), ("window", window, 1)):
             check_range(name, value, low)
         if image_size is not None:
@@ -106,11 +88,6 @@ class StreamingDataModule(BaseDataModule):
         self.cache_dir = cache_dir
         self.image_size, self.predict = image_size, predict
         self._chooses_workers = num_workers is None
-        self.augmentation = Augmentation(
-            degrees, shift, scale, crop, flip, colour, ratio=ratio, auto_augment=auto_augment, erasing=erasing
-        )
-        self.mixing = Mixing(mixup, cutmix)
-        self.augments = bool(self.augmentation) or bool(self.mixing)
 
     @cached_property
     def store(self) -> FileStore:
@@ -124,7 +101,7 @@ class StreamingDataModule(BaseDataModule):
                 f"--data.cache_gb {self.cache_gb:g} is too small for two windows of shards: set it to "
                 f"{needed / 1e9:.2g} or more, or --data.window to less than {self.window}"
             )
-        self._spared = needed if copies else 0
+        self._reserved_bytes = needed if copies else 0
         return store
 
     @cached_property
@@ -163,7 +140,7 @@ class StreamingDataModule(BaseDataModule):
     @property
     def input_shape(self) -> tuple[int, ...]:  # type: ignore[override]
         """Shape of an input as the model receives it."""
-        shape = self._learned["input_shape"]
+        shape = self.fitted_state["input_shape"]
         if shape is None:
             raise AttributeError(f"the inputs of {self.path} have no shape")
         return (shape[0], self.image_size, self.image_size) if self.image_size and self._has_images else tuple(shape)
@@ -173,7 +150,7 @@ class StreamingDataModule(BaseDataModule):
         """Indices of the features of a table that are numbers; other samples have no such attribute."""
         if not self._is_table:
             raise AttributeError(f"{self.path} is no table")
-        return find_numeric_features(self._learned["columns"])
+        return find_numeric_features(self.fitted_state["columns"])
 
     @property
     @override
@@ -187,7 +164,7 @@ class StreamingDataModule(BaseDataModule):
 
     @property
     @override
-    def _learned(self) -> dict[str, Any]:
+    def fitted_state(self) -> FittedState:
         if self.fitted:  # new samples are predicted without the shards
             return self.fitted
         found, shape = self.manifest, self.manifest.input_shape
@@ -195,11 +172,11 @@ class StreamingDataModule(BaseDataModule):
 
     @property
     def _has_images(self) -> bool:
-        return bool(self._learned["kind"] == "images")
+        return bool(self.fitted_state["kind"] == "images")
 
     @property
     def _is_table(self) -> bool:
-        return bool(self._learned["kind"] == "rows")
+        return bool(self.fitted_state["kind"] == "rows")
 
     @cached_property
     def _moments(self) -> tuple[Tensor, Tensor]:
@@ -208,7 +185,7 @@ class StreamingDataModule(BaseDataModule):
     @override
     def load_training(self) -> tuple[ShardDataset, ShardDataset]:
         before, self.fitted = self.fitted, {}
-        self.fitted = self._learned
+        self.fitted = self.fitted_state
         if before:
             self.load_state_dict(before)
         seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
@@ -230,18 +207,18 @@ class StreamingDataModule(BaseDataModule):
         return "test" in self.manifest.splits
 
     @override
-    def load_new(self) -> Any:
+    def load_predict(self) -> Any:
         if self.predict is None:
-            return super().load_new()
+            return super().load_predict()
         if self._is_table:
-            encoded = encode_rows(read_table(self.predict), self._learned["columns"], self.predict)
+            encoded = encode_rows(read_table(self.predict), self.fitted_state["columns"], self.predict)
             return ArrayDataset(torch.from_numpy(encoded), torch.zeros(len(encoded), dtype=torch.int64))
         if not self._has_images:
             raise ValueError("--data.predict takes images and rows of tables only: predict these samples from Python")
-        size = self.image_size or self._learned["image_size"]
+        size = self.image_size or self.fitted_state["image_size"]
         images = ImageFolderDataModule(self.path, image_size=size, predict=self.predict)
-        images.fitted = self._learned
-        found = images.load_new()
+        images.fitted = self.fitted_state
+        found = images.load_predict()
         self._predicted, self.unreadable = images.predicted_rows(), images.unreadable
         self.num_workers = max(self.num_workers, images.num_workers)
         return found
@@ -259,31 +236,21 @@ class StreamingDataModule(BaseDataModule):
 
     @override
     def tested_rows(self) -> Sequence[object]:
-        return [name for name, _ in self._names] or super().tested_rows()
+        return self._names.names or super().tested_rows()
 
     @override
     def keys(self, of: Literal["tested", "predicted"]) -> Mapping[str, Sequence[object]]:
-        if self.predict or not self._names:
-            return {}
-        return {key: [keys[key] for _, keys in self._names] for key in self._names[0][1]}
+        return {} if self.predict else self._names.keys
 
     @override
-    def describe(self, row: int) -> dict[str, object]:
+    def sample_details(self, row: int) -> dict[str, object]:
         if self._has_images:
             return {"file": self.tested_rows()[row]}
-        described: dict[str, object] = next(islice(self._test_lines(), row, None), {}).get("row", {})
-        return described or super().describe(row)
+        return self._names.values(row) or super().sample_details(row)
 
     @cached_property
-    def _names(self) -> list[tuple[object, dict[str, object]]]:
-        """The name and the further keys of each test sample; empty if they have none."""
-        return [(line["name"], line.get("keys", {})) for line in self._test_lines()]
-
-    def _test_lines(self) -> Iterator[dict[str, Any]]:
-        """Yield what is known about each test sample, see `PreparedSplit.names`."""
-        if stored := self.manifest.splits["test"].names:
-            with self.store.path(stored).open(encoding="utf-8") as file:
-                yield from map(json.loads, file)
+    def _names(self) -> SampleNames:
+        return SampleNames(self.store)
 
     def _dataset(self, name: str, window: int = 0, seed: int = 0) -> ShardDataset:
         if name not in self.manifest.splits:
@@ -295,7 +262,7 @@ class StreamingDataModule(BaseDataModule):
         levels, pixels = self.manifest.fitted.get("levels"), None
         if shape and self.manifest.size is None and name != "test":  # which is read once
             pixels = open_pixel_cache(
-                self._cache, self.manifest.digest, name, split.samples, shape, levels, self._spared
+                self._cache, self.manifest.digest, name, split.samples, shape, levels, self._reserved_bytes
             )
         inputs = ShardInputs(self.store, split, shape, levels, window, pixels)
         targets = torch.from_numpy(np.load(self.store.path(split.targets)))

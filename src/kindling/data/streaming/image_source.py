@@ -74,7 +74,7 @@ class ImageSource:
         """Return the path of an image relative to the folder."""
         return self.samples[split][index].file
 
-    def facts(self, kept: Mapping[str, Sequence[int]]) -> dict[str, Any]:
+    def metadata(self, kept: Mapping[str, Sequence[int]]) -> dict[str, Any]:
         """Return what the manifest says about images; warn about classes without images and about copies."""
         data = self.data
         usable: list[Sample] = [self.samples[split][index] for split, indices in kept.items() for index in indices]

@@ -15,7 +15,7 @@ from torch.utils.data import default_collate
 
 from kindling.data.checks.samples import summarize
 from kindling.data.datamodule import SPLITS, BaseDataModule
-from kindling.data.loading import ArrayDataset
+from kindling.data.datasets import ArrayDataset
 from kindling.data.tables.datamodule import TableDataModule
 from kindling.utils.text import shorten
 from kindling.utils.trees import tree_flatten, tree_leaves, tree_unflatten
@@ -96,24 +96,24 @@ class SampleSource:
         """Return the index of a sample."""
         return f"{split} sample {index}"
 
-    def facts(self, kept: Mapping[str, Sequence[int]]) -> dict[str, Any]:
+    def metadata(self, kept: Mapping[str, Sequence[int]]) -> dict[str, Any]:
         """Return what the manifest says about samples."""
         data: Any = self.data
         known = {name: getattr(data, name, None) for name in ("task", "input_shape", "class_names", "mean", "std")}
-        facts = {name: value for name, value in known.items() if value is not None}
+        metadata = {name: value for name, value in known.items() if value is not None}
         if isinstance(data, BaseDataModule):
-            facts["fitted"] = {"classes": [*facts.get("class_names", ())], **data.fitted}
+            metadata["fitted"] = {"classes": [*metadata.get("class_names", ())], **data.fitted}
         if isinstance(data, TableDataModule) and "test" in kept:
             rows, keys = np.asarray(data.tested_rows()).tolist(), data.keys("tested")
-            facts["names"] = (
+            metadata["names"] = (
                 {
                     "name": rows[index],
                     "keys": {name: key[index] for name, key in keys.items()},
-                    "row": data.describe(index),
+                    "row": data.sample_details(index),
                 }
                 for index in kept["test"]
             )
-        return facts
+        return metadata
 
 
 def _dataset(data: LightningDataModule, split: str) -> Any:

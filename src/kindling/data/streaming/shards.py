@@ -12,12 +12,12 @@ from torch import Generator, Tensor
 from torch.utils.data import default_collate, get_worker_info
 from typing_extensions import override
 
+from kindling.data.datasets import ArrayDataset, Batch
 from kindling.data.images.pixel_cache import PixelCache
-from kindling.data.loading import ArrayDataset, Batch
 from kindling.data.streaming.encoding import sample_loader
 from kindling.data.streaming.manifest import PreparedSplit, StoredFile
 from kindling.data.streaming.store import ATTEMPTS, FileStore
-from kindling.data.streaming.timeouts import Note
+from kindling.data.streaming.timeouts import ReportProgress
 from kindling.utils.inputs import Levels, decode_image, fit_image
 
 
@@ -131,13 +131,13 @@ class ShardInputs:
         numbers: Sequence[int],
         rows: Sequence[int],
         current: list[StoredFile],
-        note: Note,
+        report_progress: ReportProgress,
     ) -> list[bytearray]:
         """Return the encoded samples in rows of open shards; append each shard to `current` before it is read."""
         contents = []
         for number, row in zip(numbers, rows, strict=True):
             current.append(self.shards[number])
-            note()
+            report_progress()
             contents.append(opened[number].read(row - int(self.starts[number])))
         return contents
 

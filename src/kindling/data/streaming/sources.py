@@ -40,7 +40,7 @@ class Source(Protocol):
     def name(self, split: str, index: int) -> str:
         """Return the name of a sample for messages."""
 
-    def facts(self, kept: Mapping[str, Sequence[int]]) -> dict[str, Any]:
+    def metadata(self, kept: Mapping[str, Sequence[int]]) -> dict[str, Any]:
         """Return what the manifest says about the samples that are not broken, by split."""
 
 

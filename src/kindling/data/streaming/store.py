@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 from kindling.data.disk_cache import PART, DiskCache
-from kindling.data.streaming.copying import BLOCK, DamagedFileError, Target
+from kindling.data.streaming.copying import BLOCK, ChecksumWriter, DamagedFileError
 from kindling.data.streaming.manifest import FILE, Manifest, StoredFile
-from kindling.data.streaming.timeouts import Note, ignore, within
+from kindling.data.streaming.timeouts import ReportProgress, ignore_progress, within
 from kindling.utils.files import locked
 from kindling.utils.optional import require_extra
 
@@ -61,9 +61,9 @@ class FileStore:
             hint = "its preparation was interrupted: run the same" if unfinished else "write it with"
             raise FileNotFoundError(f"{self.root} has no {FILE}; {hint} kindling prepare")
 
-        def read(note: Note) -> bytes:
+        def read(report_progress: ReportProgress) -> bytes:
             content = bytearray()
-            self._copy(FILE, Target(note, content.extend))
+            self._copy(FILE, ChecksumWriter(report_progress, content.extend))
             return bytes(content)
 
         return Manifest.from_json(self._attempt(FILE, read), f"{self.root}/{FILE}")
@@ -82,7 +82,7 @@ class FileStore:
                     os.utime(path)  # used now
             return path
         if self.cache is None:
-            self._attempt(stored.file, lambda note: self._verify(path, stored, note))
+            self._attempt(stored.file, lambda report_progress: self._verify(path, stored, report_progress))
         else:
             self._fetch(path, stored)
         self._verified.add(stored.file)
@@ -117,7 +117,7 @@ class FileStore:
         """Verify a file again when it is next used."""
         self._verified.discard(stored.file)
 
-    def read_within(self, current: Sequence[StoredFile], work: Callable[[Note], Result]) -> Result:
+    def read_within(self, current: Sequence[StoredFile], work: Callable[[ReportProgress], Result]) -> Result:
         """Return the result of reading in local files, unless their disk or mount does not answer.
 
         Args:
@@ -153,26 +153,26 @@ class FileStore:
                     self._verify(path, stored)
                     os.utime(path)
                     return
-            self._attempt(stored.file, lambda note: self._copy_to_cache(path, stored, note))
+            self._attempt(stored.file, lambda report_progress: self._copy_to_cache(path, stored, report_progress))
 
-    def _copy_to_cache(self, path: Path, stored: StoredFile, note: Note) -> None:
+    def _copy_to_cache(self, path: Path, stored: StoredFile, report_progress: ReportProgress) -> None:
         assert self.cache
         part = path.with_suffix(f".{os.getpid()}.{threading.get_ident()}{PART}")
         try:
             with part.open("wb") as file:
                 file.truncate(stored.bytes)  # so that other processes count it
                 self.cache.make_room()
-                target = Target(note, file.write)
+                target = ChecksumWriter(report_progress, file.write)
                 self._copy(stored.file, target)
             self._check(stored, target.bytes, target.digest.hexdigest())
             part.replace(path)
         finally:
             part.unlink(missing_ok=True)
 
-    def _verify(self, path: Path, stored: StoredFile, note: Note = ignore) -> None:
+    def _verify(self, path: Path, stored: StoredFile, report_progress: ReportProgress = ignore_progress) -> None:
         if path.stat().st_size != stored.bytes:
             self._check(stored, path.stat().st_size, "")
-        target = Target(note)
+        target = ChecksumWriter(report_progress)
         with path.open("rb") as file:
             shutil.copyfileobj(file, target, BLOCK)
         self._check(stored, target.bytes, target.digest.hexdigest())
@@ -182,7 +182,7 @@ class FileStore:
             found = "its checksum differs" if size == stored.bytes else f"it has {size:,} of {stored.bytes:,} bytes"
             raise self.damaged(stored, found)
 
-    def _copy(self, file: str, target: Target) -> None:
+    def _copy(self, file: str, target: ChecksumWriter) -> None:
         if is_remote(self.root):
             self._remote().download_fileobj(f"{self.root}/{file}", target)
             return
@@ -203,7 +203,7 @@ class FileStore:
             self._downloader, self._owner = get_downloader(self.root, "", [], options), os.getpid()
         return self._downloader
 
-    def _attempt(self, file: str, work: Callable[[Note], Result]) -> Result:
+    def _attempt(self, file: str, work: Callable[[ReportProgress], Result]) -> Result:
         """Return the result of reading a file, after further attempts if it fails.
 
         Raises:

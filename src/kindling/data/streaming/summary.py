@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from kindling.data.datamodule import SPLITS
+from kindling.data.statistics import pooled_moments
 from kindling.data.streaming.encoding import find_unsafe
 from kindling.data.streaming.manifest import Manifest, PreparedSplit, StoredFile
 from kindling.data.streaming.plan import UNFINISHED, ShardTask
@@ -18,18 +20,18 @@ from kindling.utils.files import atomic_write
 EXAMPLES = 10  # broken samples to name
 UNKNOWN: dict[str, Any] = {"task": None, "input_shape": None, "class_names": (), "class_counts": (), "fitted": {}}
 
-Known = dict[str, Any]  # what is known about a shard, see `ShardWriter`
+ShardRecord = dict[str, Any]  # what is recorded of a shard, see `ShardWriter`
 
 
-def describe(
-    source: Source, tasks: Sequence[ShardTask], known: Sequence[Known], out: Path, size: int | None, plan: str
+def write_summary(
+    source: Source, tasks: Sequence[ShardTask], records: Sequence[ShardRecord], out: Path, size: int | None, plan: str
 ) -> Manifest:
     """Write the files beside the shards, and return the description of all.
 
     Raises:
         ValueError: If a split has no usable samples, or they differ in type or can't be stored.
     """
-    pairs = [*zip(tasks, known, strict=True)]
+    pairs = [*zip(tasks, records, strict=True)]
     broken = {(task.split, int(index)): reason for task, each in pairs for index, reason in each["broken"].items()}
     kept = {
         split: [
@@ -39,7 +41,7 @@ def describe(
     }
     if empty := [split for split, indices in kept.items() if not indices]:
         raise ValueError(f"{source.origin} has no usable {empty[0]} samples: {next(iter(broken.values()))}")
-    encodings = [each["encoding"] for each in known if each["samples"]]
+    encodings = [each["encoding"] for each in records if each["samples"]]
     encoding = encodings[0]
     for each in encodings:
         if each["data_format"] != encoding["data_format"]:
@@ -50,20 +52,20 @@ def describe(
             f"samples of {source.origin} contain {unsafe}, which could run code when it is read: make inputs of "
             "tensors, NumPy arrays, numbers, text and bytes in tuples, lists and dicts"
         )
-    facts = UNKNOWN | source.facts(kept)
-    names = facts.pop("names", None)
+    metadata = UNKNOWN | source.metadata(kept)
+    names = metadata.pop("names", None)
     splits = {}
     for split in [split for split in SPLITS if split in kept]:
         own = [(task, each) for task, each in pairs if task.split == split and each["samples"]]
         targets = np.concatenate([np.load(out / UNFINISHED / f"{task.record}.npy") for task, _ in own])
         splits[split] = _write_split(out, split, own, targets, names if split == "test" else None)
         if split == "train":
-            facts |= _statistics(targets, [each["moments"] for _, each in own], facts)
+            metadata |= _statistics(targets, [each["moments"] for _, each in own], metadata)
     return Manifest(
         kind=source.kind,
         source=Path(source.origin).name,
         size=size,
-        **facts,
+        **metadata,
         encoding=encoding,
         splits=splits,
         broken=len(broken),
@@ -82,16 +84,16 @@ def checksum(path: Path) -> dict[str, Any]:
 def _write_split(
     out: Path,
     split: str,
-    known: Sequence[tuple[ShardTask, Known]],
+    records: Sequence[tuple[ShardTask, ShardRecord]],
     targets: Any,
     names: Iterable[Mapping[str, object]] | None,
 ) -> PreparedSplit:
-    shards = [StoredFile(task.file, each["bytes"], each["sha256"], each["samples"]) for task, each in known]
+    shards = [StoredFile(task.file, each["bytes"], each["sha256"], each["samples"]) for task, each in records]
     chunks = [
         {"chunk_bytes": shard.bytes, "chunk_size": shard.samples, "dim": None, "filename": Path(shard.file).name}
         for shard in shards
     ]
-    index = {"chunks": chunks, "config": known[0][1]["encoding"]}  # for LitData itself
+    index = {"chunks": chunks, "config": records[0][1]["encoding"]}  # for LitData itself
     _write(out, f"{split}/index.json", lambda path: path.write_text(json.dumps(index, sort_keys=True)))
 
     def write_targets(path: Path) -> None:
@@ -112,16 +114,15 @@ def _write(out: Path, file: str, write: Callable[[Path], object]) -> StoredFile:
     return StoredFile(file, **checksum(out / file))
 
 
-def _statistics(targets: Any, moments: Sequence[Any], facts: Mapping[str, Any]) -> dict[str, Any]:
+def _statistics(targets: Any, moments: Sequence[Any], metadata: Mapping[str, Any]) -> dict[str, Any]:
     """Return the class counts of the training targets, and mean and standard deviation of the inputs.
 
     Those of images come from sums over the images of each shard: of the mean, squared mean and variance of a channel.
     """
-    mean, std = facts.get("mean", (0.0,)), facts.get("std", (1.0,))
+    mean, std = metadata.get("mean", (0.0,)), metadata.get("std", (1.0,))
     if moments[0]:
-        means, squares, variances = np.sum(moments, axis=0) / len(targets)  # (C,) each
-        deviations = np.sqrt(variances + squares - means**2)
-        mean, std = means.tolist(), np.where(deviations > 1e-4, deviations, 1.0).tolist()
-    classes = len(facts["class_names"])
+        averages = torch.tensor(moments, dtype=torch.float64).sum(0) / len(targets)  # (3, C)
+        mean, std = (each.tolist() for each in pooled_moments(*averages))
+    classes = len(metadata["class_names"])
     counts = np.bincount(targets, minlength=classes).tolist() if classes and targets.ndim == 1 else ()
     return {"mean": tuple(mean), "std": tuple(std), "class_counts": tuple(counts)}

@@ -7,15 +7,15 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, TypeVar
 
-Note = Callable[[], None]  # called at each progress
+ReportProgress = Callable[[], None]  # called at each progress
 Result = TypeVar("Result")
 
 
-def ignore() -> None:
-    """Take no note of progress."""
+def ignore_progress() -> None:
+    """Report no progress."""
 
 
-def within(seconds: float, work: Callable[[Note], Result]) -> Result:
+def within(seconds: float, work: Callable[[ReportProgress], Result]) -> Result:
     """Return the result of a function that runs in a thread, which is left alone if it makes no progress.
 
     Args:
@@ -28,12 +28,12 @@ def within(seconds: float, work: Callable[[Note], Result]) -> Result:
     results: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
     latest = [time.monotonic()]
 
-    def note() -> None:
+    def report_progress() -> None:
         latest[0] = time.monotonic()
 
     def run() -> None:
         try:
-            results.put((work(note), None))
+            results.put((work(report_progress), None))
         except BaseException as error:
             results.put((None, error))
 

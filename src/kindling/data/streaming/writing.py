@@ -16,11 +16,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from kindling.data.datamodule import SPLITS
-from kindling.data.loading import identity_collate
+from kindling.data.loaders import identity_collate
 from kindling.data.streaming.manifest import FILE, Manifest
 from kindling.data.streaming.plan import UNFINISHED, ShardTask, plan_shards
 from kindling.data.streaming.sources import Source
-from kindling.data.streaming.summary import checksum, describe
+from kindling.data.streaming.summary import ShardRecord, checksum, write_summary
 from kindling.utils.console import progress
 from kindling.utils.files import atomic_write, locked
 from kindling.utils.optional import require_extra
@@ -30,7 +30,7 @@ PLAN = "plan"
 
 
 class ShardWriter(Dataset[dict[str, Any]]):
-    """Writes a shard when it is indexed, and returns what is known about it, also if it was written before.
+    """Writes a shard when it is indexed, and returns its record, also if it was written before.
 
     Args:
         source: The samples.
@@ -45,20 +45,20 @@ class ShardWriter(Dataset[dict[str, Any]]):
     def __len__(self) -> int:
         return len(self.tasks)
 
-    def __getitem__(self, number: int) -> dict[str, Any]:
+    def __getitem__(self, number: int) -> ShardRecord:
         task = self.tasks[number]
         path = self.unfinished / f"{task.record}.json"
         with suppress(FileNotFoundError):
-            known: dict[str, Any] = json.loads(path.read_text("utf-8"))
+            record: ShardRecord = json.loads(path.read_text("utf-8"))
             shard = self.out / task.file
-            if not known["samples"] or (shard.exists() and shard.stat().st_size == known["bytes"]):
-                return known
-        known = self._write(task)
+            if not record["samples"] or (shard.exists() and shard.stat().st_size == record["bytes"]):
+                return record
+        record = self._write(task)
         with atomic_write(path) as temporary:
-            temporary.write_text(json.dumps(known), "utf-8")
-        return known
+            temporary.write_text(json.dumps(record), "utf-8")
+        return record
 
-    def _write(self, task: ShardTask) -> dict[str, Any]:
+    def _write(self, task: ShardTask) -> ShardRecord:
         from litdata.streaming.writer import BinaryWriter
 
         broken: dict[int, str] = {}
@@ -76,7 +76,7 @@ class ShardWriter(Dataset[dict[str, Any]]):
                 targets.append(target)
                 if image is not None:
                     moments.append(image.double())
-            known: dict[str, Any] = {
+            record: ShardRecord = {
                 "samples": len(targets),
                 "bytes": 0,
                 "sha256": "",
@@ -84,19 +84,19 @@ class ShardWriter(Dataset[dict[str, Any]]):
                 "broken": broken,
             }
             if not targets:
-                return known
+                return record
             (written,) = writer.done()
             index_file = next(Path(folder).glob("*index.json"))
-            known |= {"encoding": json.loads(index_file.read_text())["config"], **checksum(Path(written))}
-            known["encoding"]["chunk_size"] = None  # differs between shards
+            record |= {"encoding": json.loads(index_file.read_text())["config"], **checksum(Path(written))}
+            record["encoding"]["chunk_size"] = None  # differs between shards
             if moments:
                 var, mean = torch.stack(moments).unbind(1)  # (n, C) each
-                known["moments"] = [mean.sum(0).tolist(), (mean**2).sum(0).tolist(), var.sum(0).tolist()]
+                record["moments"] = [mean.sum(0).tolist(), (mean**2).sum(0).tolist(), var.sum(0).tolist()]
             np.save(self.unfinished / f"{task.record}.npy", torch.stack(targets).numpy())
             with open(written, "rb+") as file:
                 os.fsync(file.fileno())
             Path(written).replace(self.out / task.file)
-        return known
+        return record
 
 
 def prepare_samples(
@@ -134,14 +134,14 @@ def _write(
     samples = sum(len(task.indices) for task in tasks)
     writer = ShardWriter(source, tasks, out)
     loader = DataLoader(writer, batch_size=None, num_workers=min(workers, len(tasks)), collate_fn=identity_collate)
-    known = []
+    records = []
     text = f"writing {count_noun(samples, 'sample', 'samples')} to {out}"
     with progress(text, samples) as done:
         for task, each in zip(tasks, loader, strict=True):
-            known.append(each)
+            records.append(each)
             done(len(task.indices))
     try:
-        manifest = describe(source, tasks, known, out, size, plan)
+        manifest = write_summary(source, tasks, records, out, size, plan)
     except ValueError:
         for folder in (UNFINISHED, *SPLITS):
             shutil.rmtree(out / folder, ignore_errors=True)

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from kindling.data.tables.values import Floats, Indices, Targets, sort_names
+from kindling.data.array_types import Floats, Indices
+from kindling.data.tables.values import Targets, sort_names
 from kindling.utils.text import count_noun, join_names
 
 logger = logging.getLogger(__name__)

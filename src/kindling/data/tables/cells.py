@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kindling.data.array_types import Floats, Indices
 from kindling.data.tables.dates import read_days
 from kindling.data.tables.number_parsing import Units, read_quantities
-from kindling.data.tables.values import Floats, Indices, are_texts, as_name, strip_text
+from kindling.data.tables.values import are_texts, as_name, strip_text
 
 if TYPE_CHECKING:
     from pandas import Series

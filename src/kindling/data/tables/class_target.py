@@ -8,12 +8,13 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from kindling.data.array_types import Indices
 from kindling.data.tables.cells import Cells, name_cells
 from kindling.data.tables.dates import read_days
 from kindling.data.tables.leakage import find_leaky_columns
 from kindling.data.tables.number_parsing import as_number
 from kindling.data.tables.table_file import TableFile
-from kindling.data.tables.values import MISSING_WORD, Column, Indices, abbreviate, missing_option, sort_names
+from kindling.data.tables.values import MISSING_WORD, Column, abbreviate, missing_option, sort_names
 from kindling.utils.text import count_noun, join_names
 
 MAX_CLASSES = 1000

@@ -11,13 +11,14 @@ from contextlib import suppress
 
 import numpy as np
 
+from kindling.data.array_types import Floats, Indices
 from kindling.data.tables.cells import Cells
 from kindling.data.tables.dates import short_years
 from kindling.data.tables.file_style import FileStyle, read_style, texts_of
 from kindling.data.tables.number_parsing import EXPONENT, decimal_evidence, limited
 from kindling.data.tables.scaling import MISFIT_MARGIN, misfit
 from kindling.data.tables.units import adapt_units, convert
-from kindling.data.tables.values import LEGACY_MISSING, MISSING_WORD, Column, Floats, Indices, abbreviate
+from kindling.data.tables.values import LEGACY_MISSING, MISSING_WORD, Column, abbreviate
 from kindling.utils.text import count_noun, join_names
 
 logger = logging.getLogger(__name__)

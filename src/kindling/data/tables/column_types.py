@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kindling.data.array_types import Floats
 from kindling.data.tables.cells import Cells
 from kindling.data.tables.column_parsing import as_numbers, read_values
 from kindling.data.tables.dates import as_days, field_order, read_days, short_years
@@ -14,7 +15,7 @@ from kindling.data.tables.file_style import SAMPLE_SIZE, FileStyle, texts_of
 from kindling.data.tables.number_parsing import DECIMALS, EXPONENT, as_number, decimal_evidence, read_quantities
 from kindling.data.tables.scaling import range_of
 from kindling.data.tables.units import find_units, warn_mixed_units
-from kindling.data.tables.values import MISSING_WORD, Column, Floats, abbreviate, as_name
+from kindling.data.tables.values import MISSING_WORD, Column, abbreviate, as_name
 from kindling.utils.text import join_names
 
 logger = logging.getLogger(__name__)

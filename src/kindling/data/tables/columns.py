@@ -15,13 +15,14 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from kindling.data.array_types import Floats
 from kindling.data.tables.categories import UNRELATED, are_codes, is_text, learn_categories, learn_target
 from kindling.data.tables.cells import Cells, name_cells
 from kindling.data.tables.column_types import MIN_NUMBERS, NUMERIC_FRACTION, learn_kind, warn_ambiguous
 from kindling.data.tables.file_style import SAMPLE_SIZE, FileStyle, read_style
 from kindling.data.tables.number_parsing import read_quantities
 from kindling.data.tables.scaling import learn_scale
-from kindling.data.tables.values import Column, Floats, Targets, abbreviate, as_name, missing_option, name_codes
+from kindling.data.tables.values import Column, Targets, abbreviate, as_name, missing_option, name_codes
 from kindling.utils.text import count_noun, join_names
 
 logger = logging.getLogger(__name__)

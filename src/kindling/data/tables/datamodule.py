@@ -1,6 +1,5 @@
 """Data module for a CSV or Parquet file with a target column of classes or numbers."""
 
-import logging
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -11,29 +10,27 @@ import torch
 from numpy.typing import NDArray
 from typing_extensions import override
 
-from kindling.data.datamodule import MEMBERS, ArrayDataset, BaseDataModule, Batch, Split, count_classes
+from kindling.data.classification import count_classes
+from kindling.data.datamodule import ArrayDataset, BaseDataModule, Batch, Split
+from kindling.data.fitted_state import MEMBERS, FittedState
 from kindling.data.folds import check_fold
 from kindling.data.split_constraints import SplitConstraints
 from kindling.data.splitting import LEFT_OUT, draw_splits
-from kindling.data.tables.class_target import ClassTarget
-from kindling.data.tables.columns import is_key, learn_columns
 from kindling.data.tables.ensembles import combine_fitted
 from kindling.data.tables.files import read_table
-from kindling.data.tables.leakage import warn_leaks
-from kindling.data.tables.rows import encode_cells, encode_rows, find_numeric_features, width
+from kindling.data.tables.learning import encode_labeled_rows, learn_table, read_test_target
+from kindling.data.tables.rows import encode_rows, find_numeric_features, width
 from kindling.data.tables.same_data import check_columns, check_digest, digest_rows
 from kindling.data.tables.split_columns import read_constraints, reasons
-from kindling.data.tables.splits import make_splits, write_split
+from kindling.data.tables.splits import make_table_splits, write_table_split
 from kindling.data.tables.table_file import TableFile
-from kindling.data.tables.target import Target, Task, check_task, choose_target, known_target
+from kindling.data.tables.target import Target, Task, check_target_task, choose_target, known_target
 from kindling.data.tables.values import as_name
 from kindling.utils.console import progress
-from kindling.utils.text import count_noun, suggest
+from kindling.utils.text import count_noun
 
 if TYPE_CHECKING:
     from pandas import DataFrame
-
-logger = logging.getLogger(__name__)
 
 FRAME = "X"  # `path` of a data frame, as scikit-learn calls its argument
 
@@ -112,14 +109,14 @@ class TableDataModule(BaseDataModule):
         return data
 
     @override
-    def begin_with(self, learned: dict[str, Any]) -> None:
+    def restore_fitted(self, state: FittedState) -> None:
         # A later version of Kindling could learn other encodings. The digest shows whether the rows are the same.
-        self.load_state_dict(learned)
-        self.resumes = bool(learned)
+        self.load_state_dict(state)
+        self.resumes = bool(state)
 
     @override
-    def combine(self, learned: Sequence[dict[str, Any]]) -> None:
-        self.fitted = combine_fitted(learned)
+    def combine_fitted(self, states: Sequence[FittedState]) -> None:
+        self.fitted = combine_fitted(states)
 
     @property
     @override
@@ -130,12 +127,12 @@ class TableDataModule(BaseDataModule):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
         if state_dict:
-            check_task(self._task, self.task)
+            check_target_task(self._task, self.task)
 
     @property
     def task(self) -> Literal["classification", "regression"]:
         """Whether the target holds classes or numbers."""
-        return "classification" if self._learned.get("target") is None else "regression"
+        return "classification" if self.fitted_state.get("target") is None else "regression"
 
     @property
     def num_classes(self) -> int:
@@ -147,7 +144,7 @@ class TableDataModule(BaseDataModule):
         """Names of the classes, sorted, by value if all are numbers; a target of numbers has no such attribute."""
         if self.task == "regression":
             raise AttributeError(f"{self.target} holds numbers, which have no classes")
-        return tuple(self._learned["classes"])
+        return tuple(self.fitted_state["classes"])
 
     @property
     def class_counts(self) -> tuple[int, ...]:
@@ -157,12 +154,12 @@ class TableDataModule(BaseDataModule):
     @property
     def input_shape(self) -> tuple[int, ...]:  # type: ignore[override]
         """Shape of one row: `(number of features,)`."""
-        return (sum(map(width, self._learned["columns"])),)
+        return (sum(map(width, self.fitted_state["columns"])),)
 
     @property
     def numeric_features(self) -> tuple[int, ...]:
         """Indices of the features that are numbers, rather than categories or marks of missing values."""
-        return find_numeric_features(self._learned["columns"])
+        return find_numeric_features(self.fitted_state["columns"])
 
     @cached_property
     def file(self) -> TableFile:
@@ -206,7 +203,9 @@ class TableDataModule(BaseDataModule):
         if split is None and are_members:
             return np.where(self._target.known, "train", LEFT_OUT).astype(object)
         sizes, seed = self._held_out, self.split_seed
-        return make_splits(self._target, self.constraints, sizes, seed, self.fold, split, needs_all=not are_members)
+        return make_table_splits(
+            self._target, self.constraints, sizes, seed, self.fold, split, needs_all=not are_members
+        )
 
     @cached_property
     def rows(self) -> Batch:
@@ -215,7 +214,8 @@ class TableDataModule(BaseDataModule):
         Raises:
             ValueError: If rows or splits changed since training, as training rows could be tested.
         """
-        inputs, targets = self._encode(self._target, self.splits != LEFT_OUT, self.splits == "train")
+        columns, used, train = self.fitted_state["columns"], self.splits != LEFT_OUT, self.splits == "train"
+        inputs, targets = encode_labeled_rows(self._target, columns, used, train)
         self.file.free_memory()
         check_digest(self.path, digest_rows(inputs, targets, self.splits), self.fitted, self.resumes)
         return inputs, targets
@@ -227,7 +227,11 @@ class TableDataModule(BaseDataModule):
     @override
     def load_training(self) -> tuple[ArrayDataset, ArrayDataset]:
         if not self.fitted:
-            self.fitted = self._learn()
+            held_out = [split for split in self._held_out if split in self.splits]  # a data frame has no test split
+            used_to_split = reasons(self.groups, self.time)
+            self.fitted = learn_table(
+                self._target, self.splits, held_out, self.constraints, self.drop, used_to_split, self.decimal
+            )
             if self.test_path is not None:
                 self.load("test")  # to report its errors before training
         return ArrayDataset(*self._rows_of("train")), ArrayDataset(*self._rows_of("val"))
@@ -242,16 +246,12 @@ class TableDataModule(BaseDataModule):
                 )
             self.tested = self.table[self.splits == split]
             return self._rows_of(split)
-        table = TableFile(self.test_path, self.target, self.missing)
-        target = known_target(table, self.fitted)
-        table.warn_unlabelled(target.known)
-        self.tested = table.frame[target.known]
-        if self.tested.empty:
-            raise ValueError(f"{self.test_path} has no rows with a {self.target}")
+        target = read_test_target(self.test_path, self.target, self.missing, self.fitted)
+        self.tested = target.table.frame[target.known]
         if self.groups or self.time:
-            tested = read_constraints(table, self.groups, self.time, target.known, self.file)
+            tested = read_constraints(target.table, self.groups, self.time, target.known, self.file)
             self.constraints.check_test(tested, self.splits)
-        return self._encode(target, target.known)
+        return encode_labeled_rows(target, self.fitted_state["columns"], target.known)
 
     def _rows_of(self, split: str) -> Batch:
         inputs, targets = self.rows
@@ -259,13 +259,13 @@ class TableDataModule(BaseDataModule):
         return inputs[chosen], targets[chosen]
 
     @override
-    def load_new(self) -> ArrayDataset:
+    def load_predict(self) -> ArrayDataset:
         if self.predict is None:
-            tested: ArrayDataset = super().load_new()
+            tested: ArrayDataset = super().load_predict()
             return tested
         self.predicted = read_table(self.predict)
         with progress(f"encoding {count_noun(len(self.predicted), 'row', 'rows')} of {self.predict}"):
-            encoded = encode_rows(self.predicted, self._learned["columns"], self.predict, self.missing)
+            encoded = encode_rows(self.predicted, self.fitted_state["columns"], self.predict, self.missing)
         inputs = torch.from_numpy(encoded)
         return ArrayDataset(inputs, torch.zeros(len(inputs), dtype=torch.int64))
 
@@ -288,45 +288,11 @@ class TableDataModule(BaseDataModule):
         return {name: column.tolist() for name, column in texts.items()}
 
     @override
-    def describe(self, row: int) -> dict[str, object]:
+    def sample_details(self, row: int) -> dict[str, object]:
         sample = self.tested.iloc[[row]].astype(object)
         values: dict[str, object] = sample.where(sample.notna(), None).to_dict("records")[0]
         return values
 
     @override
     def write_split(self, run: Path) -> None:
-        write_split(run / "split.csv", self.splits)
-
-    def _learn(self) -> dict[str, Any]:
-        table, target, train = self.file, self._target, self.splits == "train"
-        table.warn_unlabelled(target.known)
-        if isinstance(target, ClassTarget):
-            self.constraints.check_classes(target.labels, target.names, self.splits)
-        held_out = [split for split in self._held_out if split in self.splits]  # a data frame has no test split
-        learned, oddities = target.learn(self.splits, held_out)
-        for line in oddities:
-            logger.warning(line)
-        for name in self.drop:
-            if name not in table.features:
-                raise ValueError(f"`drop`: {self.path} has no column {name}{suggest(name, table.features)}")
-        used_to_split = reasons(self.groups, self.time)
-        features = [name for name in table.features if name not in (*self.drop, *used_to_split)]
-        with progress(f"learning the {count_noun(len(features), 'column', 'columns')} of {self.path}"):
-            cells = {name: table.cells(name, train) for name in features}
-            targets, rows = target.for_encoding(train, train), len(train)
-            columns, left_out = learn_columns(cells, targets, rows, table.separator, self.missing, self.decimal)
-            leaky = target.find_leaks(cells, columns, train)
-        warn_leaks(leaky, target.noun, self.drop)
-        keys = [name for name in (*left_out, *self.drop) if is_key(table.cells(name))]
-        return learned | {"columns": columns, "left_out": {**left_out, **used_to_split}, "keys": keys}
-
-    def _encode(self, target: Target, rows: NDArray[np.bool_], training_rows: NDArray[np.bool_] | None = None) -> Batch:
-        """Encode some rows of a file with a target; training rows only from the other ones."""
-        table, targets = target.table, target.encode(rows)
-        averaged = None if training_rows is None else target.for_encoding(rows, training_rows)
-        columns = self._learned["columns"]
-        names = {column["name"] for column in columns}
-        with progress(f"encoding {count_noun(len(targets), 'row', 'rows')} of {table.path}"):
-            cells = {name: table.cells(name, rows) for name in table.features if name in names}
-            inputs = torch.from_numpy(encode_cells(cells, columns, table.path, table.separator, averaged))
-        return inputs, torch.from_numpy(targets)
+        write_table_split(run / "split.csv", self.splits)

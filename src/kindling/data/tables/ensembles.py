@@ -1,10 +1,10 @@
-"""What the data module of an ensemble takes over from its members, which may have learned from different rows."""
+"""The fitted state of an ensemble of tables, whose members may have been fitted to different rows."""
 
 from collections.abc import Mapping, Sequence
 from itertools import count
 from typing import Any
 
-from kindling.data.datamodule import MEMBERS
+from kindling.data.fitted_state import MEMBERS
 from kindling.data.tables.rows import split_members
 from kindling.utils.text import join_names
 

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kindling.data.array_types import Floats
+
 DECIMALS = {".": ",", ",": "."}  # decimal sign -> sign that groups digits
 MAX_NUMBER = 1e100  # its square is still finite
 MAX_CHARACTERS = 60  # of a number or date
@@ -55,7 +57,6 @@ CURRENCIES = {"usd": "$", "us$": "$", "eur": "€", "gbp": "£", "jpy": "¥", "i
 ALIASES = CURRENCIES | {"percent": "%", "pct": "%"} | dict.fromkeys(["st", "nd", "rd", "th"], "")
 IS_CURRENCY = re.compile(CURRENCY)
 
-Floats = NDArray[np.floating[Any]]
 Units = NDArray[np.object_]  # texts, "" for a number without a unit
 
 

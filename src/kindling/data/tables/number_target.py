@@ -6,13 +6,14 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from kindling.data.array_types import Floats, Indices
 from kindling.data.tables.cells import Cells
 from kindling.data.tables.column_parsing import adapt_columns, as_numbers, drop_missing_words, missing_values
 from kindling.data.tables.leakage import find_copies
 from kindling.data.tables.rows import warn_far
 from kindling.data.tables.scaling import are_far, learn_scale, range_of, scale
 from kindling.data.tables.table_file import TableFile
-from kindling.data.tables.values import Column, Floats, Indices, abbreviate, as_name, missing_option
+from kindling.data.tables.values import Column, abbreviate, as_name, missing_option
 from kindling.utils.text import count_noun
 
 MAX_STRATA = 10

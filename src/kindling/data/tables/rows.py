@@ -19,12 +19,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kindling.data.array_types import Floats
 from kindling.data.tables.categories import check_unseen, encode_categories, encode_target
 from kindling.data.tables.cells import Cells, name_cells, read_cells
 from kindling.data.tables.column_parsing import adapt_columns, as_numbers, drop_missing_words, missing_values
 from kindling.data.tables.files import read_table
 from kindling.data.tables.scaling import are_far, distances, format_range, is_far_outside, scale
-from kindling.data.tables.values import Column, Floats, Targets, abbreviate, as_name, missing_option, name_codes
+from kindling.data.tables.values import Column, Targets, abbreviate, as_name, missing_option, name_codes
 from kindling.utils.console import progress
 from kindling.utils.text import count_noun, join_names
 

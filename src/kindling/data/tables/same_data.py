@@ -34,7 +34,7 @@ def check_digest(path: str | Path, digest: str, fitted: dict[str, Any], resumes:
     Args:
         path: The table.
         digest: Result of `digest_rows`.
-        fitted: What the data module has learned.
+        fitted: The fitted state of the data module.
         resumes: Whether training resumes.
     """
     if fitted.setdefault("digest", digest) == digest:

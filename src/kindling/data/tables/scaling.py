@@ -5,8 +5,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kindling.data.array_types import Floats
 from kindling.data.tables.number_parsing import MAX_NUMBER
-from kindling.data.tables.values import Column, Floats
+from kindling.data.tables.values import Column
 
 TRIM_FRACTION = 0.05  # fraction of the training values at either end that does not affect the scale
 LEGACY_LIMIT = 1000.0  # standard deviations from the mean, in older checkpoints

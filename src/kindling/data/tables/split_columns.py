@@ -6,13 +6,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from kindling.data.array_types import Floats, Indices
 from kindling.data.split_constraints import SplitConstraints, SplitValues
 from kindling.data.tables.cells import Cells, name_cells
 from kindling.data.tables.column_parsing import adapt_columns, as_numbers, missing_values
 from kindling.data.tables.column_types import learn_kind
 from kindling.data.tables.file_style import read_style
 from kindling.data.tables.table_file import TableFile
-from kindling.data.tables.values import Column, Floats, Indices, abbreviate
+from kindling.data.tables.values import Column, abbreviate
 from kindling.utils.text import suggest
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from kindling.data.datamodule import SPLITS
 from kindling.data.folds import draw_fold
 from kindling.data.split_constraints import SplitConstraints
 from kindling.data.splitting import LEFT_OUT, draw_splits
@@ -16,10 +17,10 @@ from kindling.utils.console import progress
 from kindling.utils.files import atomic_write
 from kindling.utils.text import count_noun, join_names
 
-SPLITS = ("train", "val", "test", LEFT_OUT)
+ROW_SPLITS = (*SPLITS, LEFT_OUT)
 
 
-def make_splits(
+def make_table_splits(
     target: Target,
     constraints: SplitConstraints,
     sizes: Mapping[str, int | float],
@@ -50,7 +51,7 @@ def make_splits(
             if fold:
                 return draw_fold(target.strata, fold, sizes["val"], seed, constraints, are_classes)
             return draw_splits(target.strata, sizes, seed, constraints, are_classes)
-    splits = np.where(known, read_split(split, path, len(known)), LEFT_OUT).astype(object)
+    splits = np.where(known, read_table_split(split, path, len(known)), LEFT_OUT).astype(object)
     absent = [name for name in ("train", *sizes) if name not in splits]
     if absent and needs_all:
         raise ValueError(f"{split} has no rows of {path} in {join_names(absent)}: add some")
@@ -58,11 +59,11 @@ def make_splits(
     return splits
 
 
-def read_split(file: Path, path: str | Path, rows: int) -> NDArray[np.object_]:
+def read_table_split(file: Path, path: str | Path, rows: int) -> NDArray[np.object_]:
     """Read the `split.csv` of the table at `path` and return the split of each row, (N,)."""
     table = read_table(file)
-    if not {"row", "split"} <= set(table.columns) or not set(table["split"]) <= set(SPLITS):
-        raise ValueError(f"{file} must have the columns row and split, with the splits {', '.join(SPLITS)}")
+    if not {"row", "split"} <= set(table.columns) or not set(table["split"]) <= set(ROW_SPLITS):
+        raise ValueError(f"{file} must have the columns row and split, with the splits {', '.join(ROW_SPLITS)}")
     numbers = table["row"].map(str).map(as_number)
     if sorted(numbers) != list(range(rows)):
         raise ValueError(
@@ -73,7 +74,7 @@ def read_split(file: Path, path: str | Path, rows: int) -> NDArray[np.object_]:
     return splits
 
 
-def write_split(file: Path, splits: NDArray[np.object_]) -> None:
+def write_table_split(file: Path, splits: NDArray[np.object_]) -> None:
     """Write the split of each row, (N,), as `split.csv`."""
     with atomic_write(file) as path:
         rows = (f"{row},{split}" for row, split in enumerate(splits))

@@ -31,7 +31,7 @@ def known_target(table: TableFile, fitted: Mapping[str, Any]) -> Target:
 
     Args:
         table: The file.
-        fitted: What the data module has learned.
+        fitted: The fitted state of the data module.
 
     Raises:
         ValueError: If it is another column than in training.
@@ -44,7 +44,7 @@ def known_target(table: TableFile, fitted: Mapping[str, Any]) -> Target:
     return ClassTarget(table, fitted["classes"], LEGACY_NO_CLASS if is_legacy else ())
 
 
-def check_task(task: str, trained: str) -> None:
+def check_target_task(task: str, trained: str) -> None:
     """Raise ValueError if a task is chosen that a checkpoint was not trained for."""
     if task not in ("auto", trained):
         raise ValueError(

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kindling.data.array_types import Floats
 from kindling.data.tables.categories import check_unseen
 from kindling.data.tables.cells import name_cells
 from kindling.data.tables.dates import DAY
@@ -20,7 +21,7 @@ from kindling.data.tables.rows import (
     match_cells,
     read_numbers,
 )
-from kindling.data.tables.values import Column, Floats
+from kindling.data.tables.values import Column
 
 TypedValues = NDArray[Any]  # (N,): float64 with NaN where missing, or texts (object) with "" where missing
 

@@ -7,10 +7,11 @@ from collections import Counter
 import numpy as np
 from numpy.typing import NDArray
 
+from kindling.data.array_types import Floats, Indices
 from kindling.data.tables.cells import Cells
 from kindling.data.tables.number_parsing import is_currency, is_typed_number, normalize_unit
 from kindling.data.tables.scaling import MISFIT_MARGIN, format_range, is_far_outside, misfit
-from kindling.data.tables.values import Column, Floats, Indices, abbreviate
+from kindling.data.tables.values import Column, abbreviate
 from kindling.utils.text import count_noun, join_names
 
 logger = logging.getLogger(__name__)

@@ -8,12 +8,10 @@ from collections.abc import Collection, Iterable
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from kindling.data.array_types import Floats, Indices
 from kindling.data.tables.number_parsing import as_number
 
-Floats = NDArray[np.floating[Any]]
-Indices = NDArray[np.integer[Any]]
 Targets = Indices | Floats  # (N,): classes, -1 where unknown, or scaled numbers, NaN where unknown
 Column = dict[str, Any]  # the learned encoding of a column, see columns.py
 
@@ -63,7 +61,7 @@ def missing_option(texts: Iterable[str]) -> str:
 
 
 def sort_names(names: Iterable[str]) -> list[str]:
-    """Sort names, by value if all are numbers."""
+    """Sort names: numerically if all are numbers, else alphabetically."""
     numbers = {name: as_number(name) for name in names}
     if any(map(math.isnan, numbers.values())):
         return sorted(numbers)

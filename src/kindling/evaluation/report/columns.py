@@ -121,7 +121,7 @@ def _labels(dependence: Dependence, rows: Tensor, data: BaseDataModule) -> list[
         return []
     name, missing = dependence.feature.name, dependence.feature.missing
     return [
-        "missing" if missing[sample] else str(data.describe(int(rows[sample])).get(name))
+        "missing" if missing[sample] else str(data.sample_details(int(rows[sample])).get(name))
         for sample in dependence.samples.tolist()
     ]
 

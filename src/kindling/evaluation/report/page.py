@@ -11,7 +11,7 @@ from torch import Tensor
 
 from kindling import __version__
 from kindling.data import BaseDataModule
-from kindling.data.loading import inputs_of
+from kindling.data.datasets import inputs_of
 from kindling.evaluation.attribution import attribution_maps, is_whole
 from kindling.evaluation.multilabel import MultiLabelPredictions
 from kindling.evaluation.predictions import Predictions

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from kindling.data import BaseDataModule
 from kindling.data.checks.quality import find_faults
-from kindling.data.loading import ArrayDataset, inputs_of
+from kindling.data.datasets import ArrayDataset, inputs_of
 from kindling.evaluation.report.html import Html, element, section
 from kindling.evaluation.report.samples import image_element
 

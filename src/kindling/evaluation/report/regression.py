@@ -152,7 +152,7 @@ def _label(feature: Feature, group: ErrorGroup, rows: Tensor, data: BaseDataModu
         return f"{number} others"
     values = feature.values[group.rows, 0]
     places = [0] if feature.is_category else [int(values.argmin()), int(values.argmax())]
-    found = [data.describe(int(rows[group.rows[place]])).get(feature.name) for place in places]
+    found = [data.sample_details(int(rows[group.rows[place]])).get(feature.name) for place in places]
     return _range(["missing" if value is None else str(value) for value in found])
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from kindling.data import BaseDataModule
-from kindling.data.loading import inputs_of
+from kindling.data.datasets import inputs_of
 from kindling.evaluation.report.heat_maps import Explanation, HeatMap, heat_picture, legend
 from kindling.evaluation.report.html import Html, element, join, name_cell, picture, table
 from kindling.utils.pictures import are_images, to_pil_image
@@ -47,7 +47,7 @@ def show_samples(
             intro += " Heat maps show what each place of an image adds, relative to the strongest place."
             content = join([legend(explanation.against, explanation.favor), content])
     else:
-        content = sample_table(names, columns, [data.describe(row) for row in rows.tolist()], data.row_header)
+        content = sample_table(names, columns, [data.sample_details(row) for row in rows.tolist()], data.row_header)
     return join([element("p", intro, class_="soft"), content])
 
 

@@ -1,0 +1,30 @@
+"""Mean and standard deviation of training inputs."""
+
+import torch
+from torch import Tensor
+
+MIN_STD = 1e-4  # a channel of images that varies less is constant
+
+
+def moments_of(inputs: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation (1 if constant) per channel or feature of inputs (N, C, ...), (C,) each.
+
+    Without inputs, or for integers such as tokens, they are 0 and 1, (1,) each.
+    """
+    if inputs is None or not inputs.is_floating_point():
+        return torch.zeros(1), torch.ones(1)
+    dims = (0, *range(2, inputs.ndim))  # all but C
+    std = inputs.std(dim=dims)
+    return inputs.mean(dim=dims), std.where(std > 0, 1.0)
+
+
+def pooled_moments(mean: Tensor, square: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation (1 if constant) per channel of many images, (C,) each.
+
+    Args:
+        mean: Mean of a channel, averaged over the images, (C,).
+        square: Squared mean of a channel, averaged over the images, (C,).
+        variance: Variance of a channel, averaged over the images, (C,).
+    """
+    std = (variance + square - mean**2).clamp(min=0).sqrt()
+    return mean, std.where(std > MIN_STD, 1.0)
