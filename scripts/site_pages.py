@@ -20,7 +20,7 @@ import kindling.estimators
 from kindling.cli import main
 from kindling.cli.commands import COMMANDS
 from kindling.cli.schema import recipe_schema
-from kindling.models.task import DATA_ARGUMENTS
+from kindling.models.data_arguments import DATA_ARGUMENTS
 
 ROOT = Path(__file__).parents[1]
 TYPES = {

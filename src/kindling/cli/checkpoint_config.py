@@ -11,8 +11,9 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from kindling.cli.yaml_files import read_yaml
 from kindling.data import BaseDataModule
+from kindling.models.data_arguments import DATA_ARGUMENTS
 from kindling.models.many_classes import MANY_CLASSES
-from kindling.models.task import DATA_ARGUMENTS, BaseTask
+from kindling.models.task import BaseTask
 from kindling.runs.checkpoint_contents import EPOCHS, STOPPERS
 from kindling.runs.folders import is_in_run, is_last, run_folder_of, surroundings_of
 from kindling.runs.metadata import RunMetadata

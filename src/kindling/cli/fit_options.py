@@ -10,8 +10,9 @@ from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.cli import LightningArgumentParser
 
 from kindling.models import ClassificationTask
+from kindling.models.data_arguments import DATA_ARGUMENTS
 from kindling.models.many_classes import MANY_CLASSES, TOP
-from kindling.models.task import DATA_ARGUMENTS, BaseTask
+from kindling.models.task import BaseTask
 from kindling.training import Averaging, BestCheckpoint, RunEarlyStopping
 from kindling.tuning import diagnostics
 from kindling.utils.console import say

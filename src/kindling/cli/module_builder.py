@@ -12,10 +12,11 @@ from lightning.pytorch.cli import LightningCLI, _InstantiatorFn
 from kindling.cli.class_names import class_arguments
 from kindling.cli.config_sources import Sources
 from kindling.data import BaseDataModule
+from kindling.models.data_arguments import DATA_ARGUMENTS, TARGETS, check_task
 from kindling.models.ensemble import EnsembleModel, take_over_states
-from kindling.models.infer import infer_arguments, with_shape
+from kindling.models.infer import create_with_inferred_shape, infer_arguments
 from kindling.models.many_classes import MANY_CLASSES
-from kindling.models.task import DATA_ARGUMENTS, TARGETS, BaseTask, check_task
+from kindling.models.task import BaseTask
 from kindling.tuning.shared_data import SharedData
 from kindling.utils.console import say
 from kindling.utils.errors import UsageError, creation_error
@@ -124,7 +125,7 @@ class ModuleBuilder:
 
         is_task = issubclass(kind, BaseTask) and self.command == "fit"
         with self.error.keep(kind.__name__):
-            model = with_shape(create, self._data) if is_task else create()
+            model = create_with_inferred_shape(create, self._data) if is_task else create()
         record_arguments(model, kind, self._plain_arguments("model") | {_argument(key): links[key] for key in links})
         return model
 

@@ -100,7 +100,7 @@ class MultiLabelTask(BaseTask):
         return losses.mean()
 
     @override
-    def measured_targets(self, targets: Tensor) -> Tensor:
+    def metric_targets(self, targets: Tensor) -> Tensor:
         """Return 1 for the classes of which a sample has at least half, (N, num_classes), of targets that are mixed."""
         return (targets >= 0.5).long() if targets.is_floating_point() else targets
 

@@ -13,8 +13,8 @@ from torch.utils.tensorboard import SummaryWriter
 from kindling.tensorboard.predictions import Inputs, PredictionTabs
 from kindling.training.output_collector import gather_samples
 from kindling.training.row_buffer import RowBuffer
-from kindling.utils.inputs import to_float
 from kindling.utils.pictures import are_images
+from kindling.utils.tensors import to_float
 
 MAX_POINTS = 1000  # browsers rotate more of them slowly
 MAX_FEATURES = 200  # the projector ignores further dimensions of a point

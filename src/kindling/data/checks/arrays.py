@@ -16,7 +16,7 @@ from kindling.data.checks.report import Finding
 from kindling.data.checks.samples import Floats, SampleTable, samples_of, summarize
 from kindling.data.datamodule import SPLITS, BaseDataModule
 from kindling.data.loading import ArrayDataset
-from kindling.utils.inputs import to_float
+from kindling.utils.tensors import to_float
 from kindling.utils.trees import tree_leaves
 
 Array = NDArray[Any]
