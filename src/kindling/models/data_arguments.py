@@ -14,7 +14,7 @@ Task = Literal["classification", "regression", "multilabel"]
 TARGETS: dict[Task, tuple[str, str]] = {
     "classification": ("classes", "a classifier"),
     "regression": ("numbers", "a regression model such as MLPRegressor"),
-    "multilabel": ("several classes per sample", "a multi-label classifier such as MLPMultiLabelClassifier"),
+    "multilabel": ("multi-label targets", "a multi-label classifier such as MLPMultiLabelClassifier"),
 }
 
 

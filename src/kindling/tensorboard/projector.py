@@ -73,7 +73,7 @@ def write_projector(
 
 
 def to_sprites(images: Tensor) -> Tensor:
-    """Return small images (n, 3, SPRITE, SPRITE) of images (n, 1 or 3, H, W)."""
+    """Downscale images (n, 1 or 3, H, W) to sprites (n, 3, SPRITE, SPRITE)."""
     small = F.interpolate(to_float(images), (SPRITE, SPRITE), mode="bilinear", antialias=True)
     return small.clamp(0, 1).expand(-1, 3, -1, -1)
 
