@@ -18,7 +18,7 @@ from torch import Tensor  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
 from kindling import CNNClassifier, MNISTDataModule  # noqa: E402
-from kindling.utils.inputs import to_float  # noqa: E402
+from kindling.utils.tensors import to_float  # noqa: E402
 
 TRAINING = ("optimizer", "lr_scheduler", "label_smoothing")  # arguments of a recipe's model that `train` uses
 

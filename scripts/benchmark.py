@@ -246,7 +246,7 @@ def fit_alone(recipe: dict[str, Any], data_dir: Path) -> None:
     model = CNNClassifier.for_data(data, **settings | {"optimizer": optimizer, "lr_scheduler": schedule})
     quiet: dict[str, Any] = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar"), False)
     few: dict[str, Any] = {"max_epochs": 1, "limit_train_batches": 100, "limit_val_batches": 1}
-    callbacks = [TakingTurns()]
+    callbacks: list[Callback] = [TakingTurns()]
     Trainer(
         accelerator="cpu", precision="bf16-mixed", callbacks=callbacks, enable_model_summary=False, **quiet, **few
     ).fit(model, data)

@@ -20,7 +20,7 @@ import kindling.estimators
 from kindling.cli import main
 from kindling.cli.commands import COMMANDS
 from kindling.cli.schema import recipe_schema
-from kindling.models.task import DATA_ARGUMENTS
+from kindling.models.data_arguments import DATA_ARGUMENTS
 
 ROOT = Path(__file__).parents[1]
 TYPES = {
@@ -165,6 +165,8 @@ def api_page() -> str:
     for name in kindling.__all__:
         public = getattr(kindling, name)
         page.append(f"::: {public.__module__}.{public.__qualname__}")
+    # Those of NetworkModule, which is not public by itself.
+    page[page.index("::: kindling.models.task.BaseTask")] += "\n    options: {inherited_members: true}"
     page += [f"::: kindling.estimators.tables.{name}" for name in kindling.estimators.__all__]
     page.append("::: kindling.testing")
     return "\n\n".join(page) + "\n"

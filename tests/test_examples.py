@@ -17,7 +17,7 @@ MODULES = [
 
 
 def test_there_are_examples() -> None:
-    assert "kindling.utils.inputs" in MODULES
+    assert "kindling.utils.tensors" in MODULES
 
 
 @pytest.mark.parametrize("module", MODULES)

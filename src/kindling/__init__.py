@@ -1,4 +1,4 @@
-"""Kindling: a PyTorch Lightning project template."""
+"""The engine of Kindling: models, data modules, training, run folders, export and serving."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

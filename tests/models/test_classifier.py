@@ -426,16 +426,19 @@ def test_a_custom_schedule_gets_the_validation_loss(kindling: Command) -> None:
     assert stored["optimizer_states"][0]["param_groups"][0]["lr"] == pytest.approx(0.004)
 
 
-def test_metrics_of_earlier_versions_are_restored() -> None:
+@pytest.mark.parametrize("prefix", ["", "_counted.", "_metric_modules."])
+def test_metrics_of_earlier_versions_are_restored(prefix: str) -> None:
     """They stored a confusion matrix, whose last row and column are for predictions that are NaN."""
     predictions, labels = torch.tensor([0, 1, 1, 2, 2, 2]), torch.tensor([0, 1, 2, 2, 2, 0])
     matrix = torch.zeros(4, 4, dtype=torch.long)
     matrix.index_put_((labels, predictions), torch.tensor(1), accumulate=True)
-    metrics, expected = nn.ModuleDict({"accuracy": Accuracy(3)}), Accuracy(3)
+    model, expected = MLPClassifier(input_shape=(2,), num_classes=3), Accuracy(3)
+    model.setup("validate")
     for _ in range(2):
         expected.update(nn.functional.one_hot(predictions, 3).float(), labels)
-    restore_metrics(metrics, [{"accuracy": {"confmat": matrix}}] * 2)
-    assert torch.equal(cast(Accuracy, metrics["accuracy"]).counts, expected.counts)
+    restore_metrics(model, [{f"{prefix}train_metrics.accuracy": {"confmat": matrix}}] * 2)
+    restored = cast(Accuracy, model.get_submodule("_metric_modules.train_metrics.accuracy"))
+    assert torch.equal(restored.counts, expected.counts)
     assert expected.compute() == 4 / 6
 
 

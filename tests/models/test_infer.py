@@ -32,7 +32,8 @@ class Downloads(LightningDataModule):
 @pytest.mark.skipif(sys.platform == "win32", reason="needs fcntl and fork")
 def test_processes_prepare_their_data_in_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
-    monkeypatch.setenv("LOCAL_RANK", "0")
+    for name, value in (("MASTER_PORT", "29500"), ("WORLD_SIZE", "5"), ("LOCAL_RANK", "0")):
+        monkeypatch.setenv(name, value)
     (tmp_path / "temporary").mkdir()
     processes = []
     for _ in range(5):

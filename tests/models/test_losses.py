@@ -89,7 +89,7 @@ def test_the_focal_loss_is_that_of_the_paper(weighted: bool, positions: tuple[in
 
 
 def test_unknown_losses_are_named() -> None:
-    with pytest.raises(ValueError, match="loss_function must be cross_entropy, focal, got mse"):
+    with pytest.raises(ValueError, match="loss_function must be one of cross_entropy, focal, got mse"):
         MLPClassifier(input_shape=(2,), num_classes=2, loss_function="mse")
 
 

@@ -44,7 +44,7 @@ def test_losses_agree_with_other_libraries() -> None:
     focal = MLPMultiLabelClassifier(num_classes=4, input_shape=(2,), loss_function="focal")
     expected = sigmoid_focal_loss(outputs, targets, alpha=-1, gamma=2, reduction="mean")
     torch.testing.assert_close(focal.loss(outputs, targets), expected)
-    with pytest.raises(ValueError, match="loss_function must be bce, focal, got mse"):
+    with pytest.raises(ValueError, match="loss_function must be one of bce, focal, got mse"):
         MLPMultiLabelClassifier(num_classes=4, input_shape=(2,), loss_function="mse")
     with pytest.raises(
         ValueError, match=r"needs a 0 or 1 for each class of a sample, shape \(300, 4\), but the targets"
@@ -88,23 +88,19 @@ def test_the_model_is_that_of_the_targets(kindling: Command) -> None:
     check_data(ColorsDataModule())
     result = kindling("fit", *FIT, "--model.label_smoothing", "0.1", "--trainer.fast_dev_run", "1")
     assert result.code == 2, result.err
-    assert "CNNMultiLabelClassifier has no label_smoothing: the targets are several classes per sample" in result.err
+    assert "CNNMultiLabelClassifier has no label_smoothing: the targets are multi-label targets" in result.err
     result = kindling("fit", *FIT, "--trainer.fast_dev_run", "1")
     assert result.code == 0, result.err
-    assert "CNNMultiLabelClassifier instead of CNNClassifier, because the targets are several classes" in result.out
+    assert "CNNMultiLabelClassifier instead of CNNClassifier, because the targets are multi-label targets" in result.out
     unnamed = [*FIT[:-1], "labels_data.UnnamedColorsDataModule", "--trainer.fast_dev_run", "1"]
     unnamed[1] = "CNNMultiLabelClassifier"
     result = kindling("fit", *unnamed)
     assert result.code == 0, result.err
     assert CNNMultiLabelClassifier.for_data(UnnamedColorsDataModule(), channels=(4,)).num_classes == 3
     result = kindling("fit", *FIT[:-1], "SyntheticDataModule", "--model", "MLPMultiLabelClassifier")
-    assert (
-        "MLPMultiLabelClassifier predicts several classes per sample, but the targets are classes: use a" in result.err
-    )
+    assert "MLPMultiLabelClassifier predicts multi-label targets, but the targets are classes: use a" in result.err
     result = kindling("fit", "--model", "CNNRegressor", *FIT[2:])
-    assert (
-        "CNNRegressor predicts numbers, but the targets are several classes per sample: use a multi-label" in result.err
-    )
+    assert "CNNRegressor predicts numbers, but the targets are multi-label targets: use a multi-label" in result.err
 
 
 @pytest.mark.slow

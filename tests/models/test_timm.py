@@ -46,10 +46,10 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return tmp_path / "hub"
 
 
-def place(hub: Path, name: str, state: State) -> Path:
+def place(hub: Path, name: str, state: State, file_name: str = "model.safetensors") -> Path:
     """Put weights into the cache of the hub, as if they had been downloaded."""
     folder = hub / f"models--timm--{name}"
-    file = folder / "snapshots" / ("0" * 40) / "model.safetensors"
+    file = folder / "snapshots" / ("0" * 40) / file_name
     file.parent.mkdir(parents=True)
     (folder / "refs").mkdir()
     (folder / "refs" / "main").write_text("0" * 40)
@@ -212,6 +212,15 @@ def test_no_code_in_a_file_is_run(hub: Path, monkeypatch: pytest.MonkeyPatch, so
     with pytest.raises(ValueError, match="that can be read without running code"):
         build(weights="DEFAULT" if source == "hub" else "harmful.bin").init_lazy_layers()
     assert not Path("code-ran").exists()
+
+
+def test_weights_may_have_their_own_name_on_the_hub(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = SimpleNamespace(hf_hub_id=f"timm/{RESNET}", hf_hub_filename="ema.safetensors", url="")
+    monkeypatch.setattr(timm.models, "get_pretrained_cfg", lambda name: config)
+    with pytest.raises(OSError, match=r"resolve/main/ema\.safetensors"):
+        find_weights(RESNET)
+    file = place(hub, RESNET, {"weight": torch.zeros(1)}, "ema.safetensors")
+    assert find_weights(RESNET) == file
 
 
 def test_a_download_with_another_checksum_is_refused(

@@ -18,8 +18,8 @@ from torchvision.transforms.functional import rgb_to_grayscale
 
 from conftest import SHUFFLENET, TINY, TRANSFER, Command, Train
 from kindling import CNNClassifier, TransferClassifier
+from kindling.models.backbone_network import InputAdapter
 from kindling.models.backbones import torchvision_names
-from kindling.models.input_adapter import InputAdapter
 
 FILE = "shufflenetv2_x0.5-f707e7126e.pth"  # of torchvision's weights
 RUN = Path("runs/tiny/version_0")

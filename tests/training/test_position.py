@@ -265,7 +265,7 @@ def test_two_processes_resume_within_an_epoch_each_with_its_own_random_numbers(k
         Ranks(*whole, *callbacks(*added)).wait()
     processes = state_of(SECOND)["callbacks"]["ExactResume"]["processes"]
     assert not torch.equal(*(process["random"]["torch"] for process in processes))
-    assert [process["metrics"]["_counted.train_loss"]["samples"] for process in processes] == [96, 96]
+    assert [process["metrics"]["_metric_modules.train_loss"]["samples"] for process in processes] == [96, 96]
     shutil.copytree(SECOND, THIRD)
     Ranks("fit", "--ckpt_path", SECOND, "--trainer.callbacks", "null").wait()
     check_same("last", "best")  # the one before is that of the signal

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from rich.table import Table
 
 from kindling.data.checks import DataReport, Finding
-from kindling.utils.console import say
+from kindling.utils.console import new_table, say
 from kindling.utils.text import count_noun, format_numbers, join_names, shorten
 
 MAX_LINES = 15  # of a table
@@ -49,9 +49,7 @@ def _format_finding(finding: Finding) -> str:
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]], what: str) -> Table:
-    table = Table(title_justify="left", caption_justify="left")
-    for number, name in enumerate(header):
-        table.add_column(name, justify="right" if number else "left")
+    table = new_table("", *header)
     for row in rows[:MAX_LINES]:
         table.add_row(*row)
     if len(rows) > MAX_LINES:

@@ -9,8 +9,9 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from kindling.cli.yaml_files import read_yaml
 from kindling.data import BaseDataModule
+from kindling.models.data_arguments import DATA_ARGUMENTS
 from kindling.models.many_classes import MANY_CLASSES
-from kindling.models.task import DATA_ARGUMENTS, BaseTask
+from kindling.models.task import BaseTask
 from kindling.runs.folders import is_in_run, run_folder_of, surroundings_of
 from kindling.runs.signatures import is_own, is_own_checkpoint, plugin_sources
 from kindling.runs.untrusted_config import check_classes, check_parts, class_paths, drop_unsafe

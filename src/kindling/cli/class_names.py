@@ -73,11 +73,11 @@ def replacement_hint(message: str, model: str) -> str:
     if option is None or not classes:
         return ""
     own, hints = _arguments(classes[0]), []
-    for attribute, targets in (("regressor", "numbers"), ("multilabel_classifier", "several classes per sample")):
+    for attribute, targets in (("regressor", "numbers as targets"), ("multilabel_classifier", "multi-label targets")):
         other = getattr(classes[0], attribute, None)
         is_shared = option[1] in own and option[1] != "loss_function"  # of which each task has its own
         if other is not None and not is_shared and option[1] in _arguments(other):
-            hints.append(f"; for {targets} as targets, add --model {other.__name__}")
+            hints.append(f"; for {targets}, add --model {other.__name__}")
     return "".join(hints)
 
 

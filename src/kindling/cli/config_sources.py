@@ -14,7 +14,7 @@ from kindling.cli.command_line import AUTO, group_options, option_name, option_v
 from kindling.cli.recipe_checks import OPTION_GROUPS
 from kindling.cli.recipes import find_recipes
 from kindling.cli.yaml_files import check_typed, read_yaml
-from kindling.models.task import DATA_ARGUMENTS
+from kindling.models.data_arguments import DATA_ARGUMENTS
 from kindling.runs.checkpoints import read_checkpoint, restore_last
 from kindling.runs.find_checkpoint import find_checkpoint
 from kindling.runs.untrusted_files import argument_names, typed_arguments

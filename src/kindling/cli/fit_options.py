@@ -8,9 +8,10 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LightningArgumentParser
 
 from kindling.models import ClassificationTask
+from kindling.models.data_arguments import DATA_ARGUMENTS
 from kindling.models.many_classes import MANY_CLASSES, TOP
 from kindling.models.schedules import needs_metric
-from kindling.models.task import DATA_ARGUMENTS, BaseTask
+from kindling.models.task import BaseTask
 from kindling.training import Averaging
 from kindling.training.best_checkpoint import best_checkpoint
 from kindling.training.early_stopping import early_stopping

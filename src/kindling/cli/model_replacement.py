@@ -7,7 +7,8 @@ from typing import Any
 from lightning.pytorch import LightningDataModule, LightningModule
 
 from kindling.cli.class_names import class_arguments
-from kindling.models.task import TARGETS, BaseTask, check_task
+from kindling.models.data_arguments import TARGETS, check_task
+from kindling.models.task import BaseTask
 from kindling.utils.console import say
 from kindling.utils.errors import UsageError
 from kindling.utils.text import join_names

@@ -12,10 +12,11 @@ from kindling.cli.config_sources import Sources
 from kindling.cli.model_replacement import default_of, dropped_arguments, model_for_data
 from kindling.cli.original_error import OriginalError
 from kindling.data import BaseDataModule
+from kindling.models.data_arguments import DATA_ARGUMENTS
 from kindling.models.ensemble import EnsembleModel, take_over_states
-from kindling.models.infer import infer_arguments, with_shape
+from kindling.models.infer import create_with_inferred_shape, infer_arguments
 from kindling.models.many_classes import MANY_CLASSES
-from kindling.models.task import DATA_ARGUMENTS, BaseTask
+from kindling.models.task import BaseTask
 from kindling.tuning.shared_data import SharedData
 from kindling.utils.errors import UsageError
 from kindling.utils.hyperparameters import record_arguments
@@ -91,7 +92,7 @@ class ModuleBuilder:
 
         is_task = issubclass(kind, BaseTask) and self.command == "fit"
         with self.error.keep(kind.__name__):
-            model = with_shape(create, self._data) if is_task else create()
+            model = create_with_inferred_shape(create, self._data) if is_task else create()
         record_arguments(model, kind, self._plain_arguments("model") | {_argument(key): links[key] for key in links})
         return model
 

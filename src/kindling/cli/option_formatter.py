@@ -81,7 +81,9 @@ def _described(action: Action) -> str:
 
 
 def _data_arguments() -> Iterable[str]:
-    from kindling.models.task import DATA_ARGUMENTS  # imports torch, which `kindling new --help` does not need
+    from kindling.models.data_arguments import (
+        DATA_ARGUMENTS,  # imports torch, which `kindling new --help` does not need
+    )
 
     return DATA_ARGUMENTS
 

@@ -22,7 +22,7 @@ from kindling.runs.repeats import Repeat, digest_files, is_finished
 from kindling.runs.run import Run
 from kindling.utils.console import as_command, say
 from kindling.utils.errors import UsageError, UsageErrorParser
-from kindling.utils.files import atomic_write, remove_temporary_files
+from kindling.utils.files import remove_temporary_files, write_json
 from kindling.utils.plugins import add_option
 from kindling.utils.text import count_noun, format_metric, program_name
 
@@ -60,8 +60,7 @@ def run(command: str, options: Sequence[str]) -> None:
         elif problem:
             failures.append(problem)
     summary = summarize(metrics, repeat.overlap)
-    with atomic_write(repeat.path / "summary.json") as path:
-        path.write_text(json.dumps(summary, indent=2) + "\n", "utf-8")
+    write_json(repeat.path / "summary.json", summary)
     if is_json:
         print(json.dumps(summary, indent=2))
     elif metrics:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kindling.utils.inputs import rgb_to_grayscale
+from kindling.utils.tensors import rgb_to_grayscale
 
 AutoAugment = Literal["ta_wide", "ra"]
 

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kindling.data.datasets import ArrayDataset
-from kindling.utils.inputs import to_float
+from kindling.utils.tensors import to_float
 
 logger = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ from kindling.data.statistics import moments_of
 from kindling.utils.cores import share_of_cores
 from kindling.utils.files import in_turns
 from kindling.utils.hyperparameters import check_range, make_hparams_plain
-from kindling.utils.inputs import to_float
+from kindling.utils.tensors import to_float
 
 # The public interface for custom data modules.
 __all__ = [

@@ -8,7 +8,7 @@ from kindling import __version__
 from kindling.data.tables.rows import width
 from kindling.evaluation.regression import Target
 from kindling.models import BaseTask, ClassificationTask, MultiLabelTask, RegressionTask
-from kindling.models.task import Task
+from kindling.models.data_arguments import Task
 from kindling.runs.folders import run_folder_of
 from kindling.runs.metadata import read_json
 from kindling.utils.decision_threshold import DecisionThreshold

@@ -17,7 +17,7 @@ from kindling.deploy.onnx_graph import OPSET
 from kindling.deploy.onnx_photo import add_decoding
 from kindling.deploy.onnx_rows import add_encoding
 from kindling.deploy.predictor import Predictor
-from kindling.models.task import Task
+from kindling.models.data_arguments import Task
 from kindling.utils.optional import require_extra
 from kindling.utils.text import program_name, strip_control_characters
 

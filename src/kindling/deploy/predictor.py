@@ -18,8 +18,9 @@ from kindling.models.loading import load_model
 from kindling.runs.checkpoints import read_checkpoint
 from kindling.runs.find_checkpoint import find_checkpoint
 from kindling.utils.decision_threshold import THRESHOLD, predicted_classes
-from kindling.utils.inputs import fit_image, to_float, to_input_tensor
+from kindling.utils.inputs import fit_image
 from kindling.utils.plugins import import_plugins
+from kindling.utils.tensors import to_float, to_input_tensor
 from kindling.utils.text import join_names
 
 __all__ = ["MultiLabelPrediction", "Prediction", "Predictor", "RegressionPrediction", "load"]

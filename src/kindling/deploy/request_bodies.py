@@ -20,7 +20,8 @@ from torch import Tensor
 
 from kindling.data.images.decode import warn_small_range
 from kindling.deploy.predictor import Predictor
-from kindling.utils.inputs import decode_image, to_float, to_input_tensor
+from kindling.utils.inputs import decode_image
+from kindling.utils.tensors import to_float, to_input_tensor
 from kindling.utils.text import count_noun
 
 MAX_PIXELS = 16_000_000  # of a decoded image, 0.6 GB; a large JPEG is decoded at reduced size, so any photo passes

@@ -17,7 +17,10 @@ from kindling.deploy.onnx_file import any_batch_size
 
 CARD = "card.json"
 # Modules that the handler in a TorchServe archive imports: the archive contains copies, so it needs no Kindling.
-HANDLER_MODULES = ("utils/inputs.py", "utils/filetypes.py", "utils/decision_threshold.py", "deploy/responses.py")
+HANDLER_MODULES = (
+    *("utils/inputs.py", "utils/tensors.py", "utils/filetypes.py", "utils/decision_threshold.py"),
+    "deploy/responses.py",
+)
 
 
 def write_torch_export(model: ExportWrapper, example: Inputs, card: ModelCard, path: Path) -> None:

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from kindling.deploy.responses import to_predictions
 from kindling.utils.decision_threshold import DecisionThreshold
-from kindling.utils.inputs import decode_image, to_float, to_input_tensor
+from kindling.utils.inputs import decode_image
+from kindling.utils.tensors import to_float, to_input_tensor
 
 TOP = 5
 MAX_PIXELS = 16_000_000  # of a decoded image

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from kindling.deploy.export_wrapper import Compute, ExportWrapper, Outputs
 from kindling.models import BaseTask, RegressionTask
+from kindling.utils.console import new_table
 from kindling.utils.text import format_number
 
 BATCH_SIZES = (1, 2, 7, 64)
@@ -89,10 +90,7 @@ class Comparison:
 
     def table(self, title: str, name: str) -> Table:
         """Return the comparison as a table with a column `name` for the file."""
-        table = Table(title=title, title_justify="left")
-        table.add_column("")
-        for column in ("checkpoint", name, "ratio"):
-            table.add_column(column, justify="right")
+        table = new_table(title, "", "checkpoint", name, "ratio")
         for size, by_output in self.differences.items():
             lines = "\n".join(f"{output} {value:.1e}" for output, value in by_output.items())
             table.add_row(f"difference, batch {size}", "", lines, "")

@@ -21,7 +21,8 @@ from kindling.deploy.model_card import ModelCard
 from kindling.deploy.verify import BATCH_SIZES, Comparison, RawModel, compare
 from kindling.runs.folders import run_folder_of
 from kindling.runs.signatures import is_own_checkpoint
-from kindling.utils.inputs import as_8_bit, exif_orientation, fit_image, open_image, to_float, with_16_bits
+from kindling.utils.inputs import as_8_bit, exif_orientation, fit_image, open_image, with_16_bits
+from kindling.utils.tensors import to_float
 from kindling.utils.text import count_noun
 
 MADE_UP = max(BATCH_SIZES)  # photographs

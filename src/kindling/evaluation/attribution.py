@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kindling.models.task import BaseTask
-from kindling.utils.inputs import to_float
+from kindling.utils.tensors import to_float
 
 BATCH_SIZE = 8
 STEPS = 4  # more do not change where the maximum lies

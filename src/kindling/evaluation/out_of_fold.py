@@ -23,10 +23,10 @@ from kindling.models import (
     EnsembleMultiLabelClassifier,
     EnsembleRegressor,
 )
+from kindling.models.data_arguments import Task
 from kindling.models.ensemble import PredictionAveraging
 from kindling.models.many_classes import TopClasses
 from kindling.models.metrics import ClassCountMetric
-from kindling.models.task import Task
 from kindling.runs.checkpoints import read_checkpoint
 from kindling.runs.folders import REPEAT_FILE
 from kindling.runs.repeats import OUTPUTS
@@ -150,7 +150,8 @@ class OutOfFold:
         total = torch.tensor(0.0)
         for number in sorted({*self.folds[rows].tolist()}):
             part = rows[self.folds[rows] == number]
-            total = total + self.members[number].reported_loss(self.outputs[part], self.targets[part]) * len(part)
+            loss = self.members[number].loss_of_test_outputs(self.outputs[part], self.targets[part])
+            total = total + loss * len(part)
         return total / len(rows)
 
     @property
@@ -182,8 +183,7 @@ class OutOfFold:
         member = self.members[0]
         if not isinstance(member, ClassificationTask) or isinstance(self.outputs, TopClasses):
             return None
-        chosen: DecisionThreshold | None = member.threshold_for(self.outputs, self.targets)
-        return chosen
+        return member.validation_choices.threshold_for(self.outputs, self.targets)
 
     def explain(self, rows: Tensor, images: Tensor, weights: Sequence[Tensor]) -> list[Tensor] | None:
         """Return the `attribution_maps` of samples by index (n,), each by the model of its fold."""

@@ -1,6 +1,5 @@
 """The files that `test` and `predict` write into a run folder."""
 
-import json
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,7 +23,7 @@ from kindling.runs.folders import run_folder_of
 from kindling.training import TestOutputCollector
 from kindling.utils.console import progress
 from kindling.utils.decision_threshold import DecisionThreshold
-from kindling.utils.files import atomic_write
+from kindling.utils.files import atomic_write, write_json
 from kindling.utils.text import join_names
 
 
@@ -181,8 +180,7 @@ def save_test_results(
     finite = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
     outputs, labels = collected.outputs, collected.targets
     with written_to(run):
-        with atomic_write(run / "test_metrics.json") as path:
-            path.write_text(json.dumps(finite, indent=2, allow_nan=False) + "\n")
+        write_json(run / "test_metrics.json", finite)
         if outputs is None or labels is None or not isinstance(data, BaseDataModule):
             return None
         assert isinstance(model, ClassificationTask | RegressionTask | MultiLabelTask)  # else nothing is collected

@@ -1,56 +1,48 @@
 """Backbones for transfer learning: networks of torchvision and timm and models trained with Kindling, without head."""
 
 import difflib
-from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
+from kindling.models.backbone_network import Backbone
 from kindling.models.loading import build_from_spec, is_model_spec, read_model_spec
 from kindling.models.task import BaseTask
-from kindling.models.timm_networks import PREFIX, count_features, create_network, is_timm_name, timm_names
-from kindling.models.timm_weights import load_timm_weights
+from kindling.models.timm_backbones import timm_backbone
+from kindling.models.timm_networks import PREFIX, is_timm_name
 from kindling.models.weights import check_weights_file, load_weights, read_file, read_torchvision
 from kindling.runs.find_checkpoint import find_checkpoint
-from kindling.utils.optional import require_extra
-from kindling.utils.text import suggest
 
 # Families of networks with a fixed input size, and the constructor argument that sets it.
 SIZE_ARGUMENTS = {"vit": "image_size", "maxvit": "input_size"}
 INCEPTION_NETWORKS = ("googlenet", "inception_v3")
 
 
-@dataclass(frozen=True)
-class Backbone:
-    """A network without its classification head, and the inputs that it expects.
+def find_backbone(source: str, weights: str, input_shape: tuple[int, ...], image_size: int | None) -> Backbone:
+    """Return the backbone that the options of a `TransferModel` name, with random weights until `load` is called.
 
-    Attributes:
-        config: Name of a torchvision network, that of a timm network with its prefix and tag, or a model spec (see
-            `read_model_spec`), to build it again.
-        network: Maps normalized images (N, channels, *size) to features (N, features).
-        features: Number of features per image.
-        channels: Number of input channels.
-        size: Height and width of the input.
-        mean: Mean per channel of the inputs that it was trained on.
-        std: Standard deviation per channel of the inputs that it was trained on.
-        load: Loads the trained weights into the network or a copy of it.
-        interpolation: How images are resized to `size`.
-        image_size: Value of the model's `image_size` to build it again; None if it is not needed.
+    Args:
+        source: Name of a network of torchvision, that of one of timm with its prefix, or a model trained with Kindling.
+        weights: `DEFAULT`, `none`, a file, or the name of a set of weights of torchvision.
+        input_shape: Shape of the images, (C, H, W).
+        image_size: Input height and width; None for the default of the backbone.
+
+    Raises:
+        ImportError: If it is a network of timm, which is not installed.
+        ValueError: If there is no such backbone, or it does not support the options.
     """
-
-    config: str
-    network: nn.Module
-    features: int
-    channels: int
-    size: tuple[int, int]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    load: Callable[[nn.Module], None]
-    interpolation: str = "bilinear"
-    image_size: int | None = None
+    if source.startswith(PREFIX):
+        return timm_backbone(source, weights, input_shape, image_size)
+    if source in torchvision_names():
+        return torchvision_backbone(source, weights, input_shape, image_size)
+    backbone = kindling_backbone(source)
+    if image_size is not None:
+        raise ValueError(f"image_size can't be chosen: {source} needs the size that it was trained on")
+    if weights not in ("DEFAULT", "none"):
+        raise ValueError(f"weights {weights} can't be chosen: {source} has its own; use none for random weights")
+    return backbone
 
 
 def remove_head(network: nn.Module) -> int:
@@ -129,57 +121,6 @@ def load_torchvision_weights(network: nn.Module, name: str, weights: str) -> Non
         names = ", ".join(choices.__members__)
         raise ValueError(f"{name} has no weights {weights}: choose {names}, none, or a file")
     load_weights(network, content, path, name)
-
-
-def timm_backbone(source: str, weights: str, input_shape: tuple[int, ...], image_size: int | None = None) -> Backbone:
-    """Return a timm network as a backbone, with random weights until `load` is called.
-
-    Args:
-        source: Name of the network with its prefix, and with or without the tag of its weights.
-        weights: `DEFAULT`, a file, or `none`.
-        input_shape: Shape of the images, (C, H, W).
-        image_size: Input height and width; by default those that the weights expect. With random weights, by default
-            those of the images, unless the network has a fixed size.
-
-    Raises:
-        ImportError: If timm is not installed.
-        ValueError: If there is no such network, it gives no pooled features, or it does not support such images.
-    """
-    require_extra("timm", "timm")
-    import timm
-
-    name = source.removeprefix(PREFIX)
-    if name not in timm_names():
-        raise ValueError(f"timm has no network {name}{suggest(name, timm_names(), PREFIX)}")
-    config = timm.models.get_pretrained_cfg(name)
-    channels, *size = config.input_size
-    if image_size is not None:
-        size = [image_size] * 2
-    elif weights == "none" and not config.fixed_input_size:
-        size = [*input_shape[1:]]
-    height, width = size
-    try:
-        network = create_network(name, (height, width), num_classes=0)
-        features = count_features(network, channels, (height, width))
-    except Exception as error:  # each network checks the size in its own way
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        message = f"{source} does not take images of {height} x {width} pixels: choose another --model.image_size"
-        raise ValueError(f"{message} ({reason})") from error
-    if not features:
-        raise ValueError(f"{source} can't be a backbone: it gives no pooled features")
-    tagged = f"{config.architecture}.{config.tag}" if config.tag else name
-    return Backbone(
-        PREFIX + tagged,
-        network,
-        features,
-        channels,
-        (height, width),
-        config.mean,
-        config.std,
-        partial(load_timm_weights, name=tagged, weights=weights, size=(height, width)),
-        "bilinear" if config.interpolation == "bilinear" else "bicubic",
-        height if height == width else None,
-    )
 
 
 def kindling_backbone(source: str) -> Backbone:

@@ -15,9 +15,8 @@ from kindling.models.batches import mixes
 from kindling.models.metrics import ClassCountMetric, classification_metrics, ranking_metrics
 from kindling.models.regression import RegressionTask
 from kindling.models.task import BaseTask, Stage
-from kindling.models.temperature import fit_temperature
-from kindling.models.threshold import ThresholdMetric, choose_threshold, parse_threshold
-from kindling.models.validation_outputs import ValidationOutputs
+from kindling.models.threshold import ThresholdMetric, parse_threshold
+from kindling.models.validation_choices import ValidationChoices
 from kindling.utils.decision_threshold import DecisionThreshold
 from kindling.utils.text import join_names
 
@@ -57,7 +56,7 @@ class ClassificationTask(BaseTask):
     task = "classification"
     data_arguments = (*BaseTask.data_arguments, "num_classes", "class_names")
     regressor: ClassVar[type[RegressionTask] | None] = None  # `kindling fit` builds it if the targets are numbers
-    multilabel_classifier: ClassVar[type[BaseTask] | None] = None  # and this one if a sample has several classes
+    multilabel_classifier: ClassVar[type[BaseTask] | None] = None  # and this one if the targets are multi-label
     class_weights: Tensor | None
 
     def __init__(
@@ -77,20 +76,17 @@ class ClassificationTask(BaseTask):
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"label_smoothing must be in [0, 1), got {label_smoothing}")
         if loss_function not in LOSSES:
-            raise ValueError(f"loss_function must be {join_names(LOSSES)}, got {loss_function}")
+            raise ValueError(f"loss_function must be one of {join_names(LOSSES)}, got {loss_function}")
         self.loss_function = loss_function
         self.num_classes = self.num_outputs = num_classes
         self.class_names = tuple(class_names) or tuple(str(label) for label in range(num_classes))
         self.label_smoothing = label_smoothing
         # `setup` computes the weights from the training data.
         self.register_buffer("class_weights", torch.ones(num_classes) if weighted_loss else None)
-        self.threshold, self._chooser = parse_threshold(threshold, positive_class, self.class_names)
+        parsed = parse_threshold(threshold, positive_class, self.class_names)
         if softmax_temperature is not None and not 0 < softmax_temperature < math.inf:
             raise ValueError(f"softmax_temperature must be greater than 0, got {softmax_temperature}")
-        self.fits_temperature = softmax_temperature is None
-        self._chosen_temperature = softmax_temperature  # None until it is known
-        self.default_temperature = 1.0  # until then
-        self._validation = ValidationOutputs(num_classes)
+        self.validation_choices = ValidationChoices(num_classes, softmax_temperature, *parsed)
 
     @override
     def setup(self, stage: str) -> None:
@@ -106,7 +102,7 @@ class ClassificationTask(BaseTask):
             self.class_weights.copy_(
                 counts.sum() / (len(counts) * counts.clamp(min=1))
             )  # mean weight over the samples: 1
-        self._use_threshold(self.threshold)
+        self._use_threshold()
 
     @override
     def check_targets(self, outputs: Tensor, targets: Any) -> None:
@@ -116,7 +112,7 @@ class ClassificationTask(BaseTask):
         if isinstance(targets, Tensor) and targets.ndim == outputs.ndim > 1:
             raise ValueError(
                 f"{name} predicts one class per sample, but targets have shape {tuple(targets.shape)}: return labels "
-                "(N,), or derive from MultiLabelTask for several classes per sample"
+                "(N,), or derive from MultiLabelTask for multi-label targets"
             )
         if isinstance(targets, Tensor) and targets.is_floating_point():
             raise ValueError(f"{name} predicts classes, but the targets are numbers: use a regression model")
@@ -131,7 +127,7 @@ class ClassificationTask(BaseTask):
         metrics = super().metrics_of(stage)
         is_default = self.num_classes == 2 and not is_overridden("metrics", self, ClassificationTask)
         if is_default and stage == "test":
-            metrics.add_metrics(ranking_metrics(self._chooser.positive))
+            metrics.add_metrics(ranking_metrics(self.validation_choices.chooser.positive))
         return metrics
 
     @override
@@ -151,19 +147,34 @@ class ClassificationTask(BaseTask):
         return ((1 - probability) ** FOCAL_GAMMA * losses).mean()
 
     @override
-    def measured_targets(self, targets: Tensor) -> Tensor:
+    def metric_targets(self, targets: Tensor) -> Tensor:
         """Return the class with the largest share in each sample, (N,), of targets that are mixed."""
         return targets.argmax(1) if targets.is_floating_point() else targets
 
     @property
     def softmax_temperature(self) -> float:
         """What logits are divided by before the softmax."""
-        return self.default_temperature if self._chosen_temperature is None else self._chosen_temperature
+        return self.validation_choices.temperature
+
+    @property
+    def threshold(self) -> DecisionThreshold | None:
+        """The decision threshold; None if there is none, or none is chosen yet."""
+        return self.validation_choices.threshold
+
+    @property
+    def threshold_metric(self) -> ThresholdMetric | None:
+        """Metric for which the threshold is chosen on the validation split; None if it is not chosen."""
+        return self.validation_choices.chooser.metric
+
+    @property
+    def positive_class(self) -> str:
+        """Name of the class of two that the threshold is about."""
+        return self.class_names[self.validation_choices.chooser.positive]
 
     @override
     def calibrate(self, outputs: Tensor) -> Tensor:
         """Return logits (N, num_classes) divided by the temperature."""
-        return outputs if self.softmax_temperature == 1 else outputs / self.softmax_temperature
+        return self.validation_choices.calibrate(outputs)
 
     @override
     def to_prediction(self, outputs: Tensor) -> Tensor:
@@ -171,114 +182,55 @@ class ClassificationTask(BaseTask):
         return self.calibrate(outputs).softmax(dim=1)
 
     @override
+    def loss_of_test_outputs(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the mean loss, that of the logits, given calibrated log-probabilities (N, num_classes)."""
+        return self.loss(outputs * self.softmax_temperature, targets)
+
+    @override
+    def on_validation_epoch_start(self) -> None:
+        self.validation_choices.clear()  # of a validation that was interrupted
+
+    @override
     def validation_step(self, batch: Any, batch_idx: int) -> Tensor:
         # Log-probabilities for reports: small probabilities would underflow.
         logits: Tensor = super().validation_step(batch, batch_idx)
-        if self._chooses_temperature or self._chooses_threshold:
-            limit = math.inf if self._has_threshold else self._validation.limit / self.trainer.world_size
-            self._validation.add(logits, batch[1], limit)
-        return (logits if self._chooses_temperature else self.calibrate(logits)).log_softmax(dim=1)
+        self.validation_choices.add(logits, batch[1], self.trainer)
+        is_undecided = self.validation_choices.chooses_temperature(self.trainer)
+        return (logits if is_undecided else self.calibrate(logits)).log_softmax(dim=1)
+
+    @override
+    def on_validation_epoch_end(self) -> None:
+        batches = self.validation_choices.choose(self.trainer, self.device)
+        self._use_threshold()
+        if batches and self._metrics_depend_on_choices:
+            _, metrics = self._stage_metrics("val")
+            metrics.reset()
+            for logits, labels in batches:
+                metrics.update(self.calibrate(logits), labels)
+        super().on_validation_epoch_end()
+
+    @property
+    def _metrics_depend_on_choices(self) -> bool:
+        has_own = is_overridden("metrics", self, ClassificationTask)
+        return self.validation_choices.has_threshold or (has_own and not is_overridden("shared_step", self, BaseTask))
+
+    def _use_threshold(self) -> None:
+        for module in self.modules():
+            if isinstance(module, ClassCountMetric):
+                module.threshold = self.threshold
 
     @override
     def test_step(self, batch: Any, batch_idx: int) -> Tensor:
         return self.calibrate(super().test_step(batch, batch_idx)).log_softmax(dim=1)
 
-    @property
-    def threshold_metric(self) -> ThresholdMetric | None:
-        """Metric for which the threshold is chosen on the validation split; None if it is not chosen."""
-        return self._chooser.metric
-
-    @property
-    def positive_class(self) -> str:
-        """Name of the class of two that the threshold is about."""
-        return self.class_names[self._chooser.positive]
-
-    @property
-    def _has_threshold(self) -> bool:
-        return self.threshold is not None or self.threshold_metric is not None
-
-    @property
-    def _chooses_threshold(self) -> bool:
-        return self.threshold_metric is not None and self._chooses(self.threshold)
-
-    @property
-    def _chooses_temperature(self) -> bool:
-        return self.fits_temperature and self._chooses(self._chosen_temperature)
-
-    def _chooses(self, known: object) -> bool:
-        """Return whether this validation chooses a value; what a checkpoint stores is kept."""
-        return not self.trainer.sanity_checking and (self.trainer.state.fn == TrainerFn.FITTING or known is None)
-
-    @property
-    def _measures_again(self) -> bool:
-        """Whether metrics depend on what a validation chooses at its end."""
-        has_own = is_overridden("metrics", self, ClassificationTask)
-        return self._has_threshold or (has_own and not is_overridden("shared_step", self, BaseTask))
-
-    @override
-    def on_validation_epoch_start(self) -> None:
-        self._validation.clear()  # of a validation that was interrupted
-
-    @override
-    def on_validation_epoch_end(self) -> None:
-        chooses_threshold = self._chooses_threshold
-        if chooses_threshold or self._chooses_temperature:
-            logits, labels = self._validation.gather(self.trainer.world_size, self.device)
-            if self._chooses_temperature:
-                self._chosen_temperature = fit_temperature(logits, labels)
-            if chooses_threshold:
-                self._use_threshold(self._chooser.choose(self.calibrate(logits).softmax(dim=1), labels))
-            if self._measures_again and self._validation.batches:
-                _, metrics = self._stage_metrics("val")
-                metrics.reset()  # measured with what the last validation has chosen
-                for batch in self._validation.batches:
-                    metrics.update(self.calibrate(batch[0]), batch[1])
-            self._validation.clear()
-        super().on_validation_epoch_end()
-
-    def reported_loss(self, log_probabilities: Tensor, targets: Tensor) -> Tensor:
-        """Return the mean loss, that of the logits, given calibrated log-probabilities (N, num_classes)."""
-        return self.loss(log_probabilities * self.softmax_temperature, targets)
-
-    def calibrated(self, log_probabilities: Tensor, labels: Tensor) -> Tensor:
-        """Return the log-probabilities of a validation (N, classes) with the temperature that it chooses."""
-        if not self.fits_temperature:
-            return log_probabilities
-        return (log_probabilities / fit_temperature(log_probabilities, labels)).log_softmax(dim=1)
-
-    def threshold_for(self, log_probabilities: Tensor, labels: Tensor) -> DecisionThreshold | None:
-        """Return the fixed threshold, or the best one for calibrated outputs (N, 2) and labels (N,)."""
-        if not (metric := self.threshold_metric):
-            return self.threshold
-        return choose_threshold(log_probabilities.exp(), labels, self._chooser.positive, metric)
-
-    def _use_threshold(self, threshold: DecisionThreshold | None) -> None:
-        self.threshold = threshold
-        for module in self.modules():
-            if isinstance(module, ClassCountMetric):
-                module.threshold = threshold
-
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
-        if self.fits_temperature:
-            checkpoint["softmax_temperature"] = self.softmax_temperature
-        if self.threshold_metric:
-            checkpoint["decision_threshold"] = self.threshold.as_dict() if self.threshold else None
+        checkpoint.update(self.validation_choices.to_checkpoint())
 
     @override
     def restore_learned(self, checkpoint: dict[str, Any]) -> None:
         super().restore_learned(checkpoint)
-        if self.fits_temperature:
-            # Checkpoints of earlier versions have none.
-            self._chosen_temperature = checkpoint.get("softmax_temperature", 1.0)
-        if not self.threshold_metric:
-            return
-        if self._chooser.has_chosen(checkpoint):
-            stored = checkpoint["decision_threshold"]
-            self._use_threshold(DecisionThreshold.from_dict(stored) if stored else None)
-        elif self._trainer is None or self._trainer.state.fn not in (TrainerFn.FITTING, TrainerFn.VALIDATING):
-            raise ValueError(
-                f"the checkpoint has no threshold that was chosen for {self.threshold_metric}: train with it, or "
-                "let kindling validate choose one, and give it as a number"
-            )
+        is_validated = self._trainer is not None and self._trainer.state.fn in (TrainerFn.FITTING, TrainerFn.VALIDATING)
+        self.validation_choices.restore(checkpoint, is_needed=not is_validated)
+        self._use_threshold()

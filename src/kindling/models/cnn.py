@@ -117,7 +117,7 @@ class CNNRegressor(CNNModel, RegressionTask):
 
 
 class CNNMultiLabelClassifier(CNNModel, MultiLabelTask):
-    """Convolutional network for several classes per image.
+    """Convolutional network for multi-label classification of images.
 
     See `CNNModel` and `MultiLabelTask`.
     """

@@ -12,11 +12,12 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from kindling.models.classification import ClassificationTask
+from kindling.models.data_arguments import TARGETS
 from kindling.models.loading import build_from_spec, is_model_spec, load_model, read_model_spec
 from kindling.models.multilabel import MultiLabelTask
 from kindling.models.regression import RegressionTask
 from kindling.models.target_info import StoredTarget
-from kindling.models.task import TARGETS, BaseTask
+from kindling.models.task import BaseTask
 from kindling.runs.checkpoints import read_checkpoint
 from kindling.runs.find_checkpoint import find_checkpoint
 from kindling.utils.console import progress
@@ -27,8 +28,8 @@ class PredictionAveraging(nn.Module):
 
     Args:
         members: The models.
-        widths: Number of features that each member takes of inputs (N, F), one after the other; empty if each takes
-            all inputs.
+        widths: Number of features of each member, if the inputs (N, F) are the concatenated encodings of a row of a
+            table for each member, see `data.tables.ensembles`; empty if each takes all inputs.
     """
 
     def __init__(self, members: Sequence[nn.Module], widths: Sequence[int] = ()) -> None:
@@ -125,7 +126,7 @@ class EnsembleModel(BaseTask):
         return super().for_data(data, **arguments)
 
     def _widths(self, members: Sequence[BaseTask]) -> list[int]:
-        """Return the number of features of each member if they are encoded differently, see `combine_fitted`."""
+        """Return the widths that `PredictionAveraging` takes: those of the members, if they add up to the input."""
         shapes = [member.input_shape for member in members]
         are_vectors = all(len(shape) == 1 for shape in (self.input_shape, *shapes))
         widths = [sum(shape) for shape in shapes] if are_vectors and len(shapes) > 1 else []
@@ -221,4 +222,4 @@ class EnsembleClassifier(EnsembleModel, ClassificationTask):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         members: Any = self.network.get_submodule("members")
-        self.default_temperature = geometric_mean(member.softmax_temperature for member in members)
+        self.validation_choices.default_temperature = geometric_mean(member.softmax_temperature for member in members)

@@ -48,8 +48,8 @@ class UnknownShape(tuple[int, ...]):
 M = TypeVar("M", bound=LightningModule)
 
 
-def with_shape(create: Callable[..., M], data: LightningDataModule | None) -> M:
-    """Create a model; if it lacks an input shape that it needs, infer the shape from the data.
+def create_with_inferred_shape(create: Callable[..., M], data: LightningDataModule | None) -> M:
+    """Create a model, and create it again with a shape inferred from the data if it lacks one that it needs.
 
     Args:
         create: Creates the model; accepts `input_shape` as a keyword argument.

@@ -27,23 +27,23 @@ class TopClasses(NamedTuple):
 
     @classmethod
     def of(cls, probabilities: Tensor, labels: Tensor | None = None, losses: Tensor | None = None) -> "TopClasses":
-        """Return those of probabilities (N, classes), given the labels (N,) and losses (N,) if known."""
+        """Return the most probable classes, given probabilities (N, classes), and labels and losses (N,) if known."""
         best, classes = probabilities.topk(min(TOP, probabilities.shape[1]), dim=1)
         unknown = best.new_full((len(best),), torch.nan)
         of_label = unknown if labels is None else probabilities.gather(1, labels.unsqueeze(1)).squeeze(1)
         return cls(classes, best, of_label, unknown if losses is None else losses)
 
     def exp(self) -> "TopClasses":
-        """Return those of probabilities, given those of log-probabilities."""
+        """Return the classes with probabilities in place of log-probabilities."""
         return self._replace(probabilities=self.probabilities.exp(), of_label=self.of_label.exp())
 
     @classmethod
     def cat(cls, parts: Sequence["TopClasses"]) -> "TopClasses":
-        """Return those of all samples of several batches."""
+        """Return the most probable classes of the samples of several batches."""
         return cls(*map(torch.cat, zip(*parts, strict=True)))
 
     def select(self, rows: Tensor) -> "TopClasses":
-        """Return those of some samples, by index (n,)."""
+        """Return the most probable classes of some samples, by index (n,)."""
         return TopClasses(*(part[rows] for part in self))
 
     def log_probabilities(self, labels: Tensor, num_classes: int) -> Tensor:

@@ -7,7 +7,7 @@ from kindling.models.regression import MLPRegressor
 
 
 class MLPMultiLabelClassifier(MLPModel, MultiLabelTask):
-    """Multilayer perceptron for several classes per sample.
+    """Multilayer perceptron for multi-label classification.
 
     See `MLPModel` and `MultiLabelTask`.
     """

@@ -52,7 +52,7 @@ class MultiLabelTask(BaseTask):
     ) -> None:
         super().__init__(**kwargs)
         if loss_function not in LOSSES:
-            raise ValueError(f"loss_function must be {join_names(LOSSES)}, got {loss_function}")
+            raise ValueError(f"loss_function must be one of {join_names(LOSSES)}, got {loss_function}")
         self.loss_function = loss_function
         self.num_classes = self.num_outputs = num_classes
         self.class_names = tuple(class_names) or tuple(str(label) for label in range(num_classes))
@@ -100,7 +100,7 @@ class MultiLabelTask(BaseTask):
         return losses.mean()
 
     @override
-    def measured_targets(self, targets: Tensor) -> Tensor:
+    def metric_targets(self, targets: Tensor) -> Tensor:
         """Return 1 for the classes of which a sample has at least half, (N, num_classes), of targets that are mixed."""
         return (targets >= 0.5).long() if targets.is_floating_point() else targets
 

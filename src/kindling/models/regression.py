@@ -58,7 +58,7 @@ class RegressionTask(BaseTask):
     ) -> None:
         super().__init__(**kwargs)
         if loss_function not in LOSSES:
-            raise ValueError(f"loss_function must be {join_names([*LOSSES])}, got {loss_function}")
+            raise ValueError(f"loss_function must be one of {join_names([*LOSSES])}, got {loss_function}")
         if not 0 < quantile < 1:
             raise ValueError(f"quantile must be between 0 and 1, got {quantile}")
         if quantile != 0.5 and loss_function != "quantile":

@@ -2,11 +2,9 @@
 
 from collections.abc import Callable
 from functools import partial
-from inspect import signature
 from typing import Any, ClassVar, Literal, Self
 
-import torch
-from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch import LightningDataModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, instantiate_class
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
@@ -16,8 +14,10 @@ from torchmetrics import Metric, MetricCollection
 from typing_extensions import override
 
 from kindling.models.batches import as_pair, batch_size, check_batches
-from kindling.models.infer import UnknownShape, infer_arguments, with_shape
+from kindling.models.data_arguments import Task, check_task
+from kindling.models.infer import create_with_inferred_shape, infer_arguments
 from kindling.models.metrics import MeanLoss
+from kindling.models.network_module import NetworkModule
 from kindling.models.schedules import restart_schedule, scaled_learning_rates, scheduler_config
 from kindling.runs.signatures import sign_checkpoint
 from kindling.utils.hyperparameters import make_hparams_plain, to_class_path
@@ -29,31 +29,8 @@ STAGES: tuple[Stage, ...] = ("train", "val", "test")
 # A plain dict: checkpoints can store it, and `--model.optimizer.lr 0.01` works without naming the class.
 ADAM: Any = {"class_path": "torch.optim.Adam", "init_args": {"lr": 1e-3}}
 
-# Model arguments that describe the data; a data module provides them as attributes.
-DATA_ARGUMENTS = ("num_classes", "input_shape", "mean", "std", "class_names", "numeric_features")
 
-Task = Literal["classification", "regression", "multilabel"]
-
-# For each task, what the targets of a sample are, and a model for them.
-TARGETS: dict[Task, tuple[str, str]] = {
-    "classification": ("classes", "a classifier"),
-    "regression": ("numbers", "a regression model such as MLPRegressor"),
-    "multilabel": ("several classes per sample", "a multi-label classifier such as MLPMultiLabelClassifier"),
-}
-
-
-def check_task(model: type["BaseTask"], data: object) -> None:
-    """Raise ValueError if a model predicts something else than the targets of a data module."""
-    found = getattr(data, "task", None)
-    if model.task is None or found not in TARGETS or found == model.task:
-        return
-    targets, advice = TARGETS[found]
-    if "task" in getattr(data, "hparams", {}):
-        advice += f", or --data.task {model.task}"
-    raise ValueError(f"{model.__name__} predicts {TARGETS[model.task][0]}, but the targets are {targets}: use {advice}")
-
-
-class BaseTask(LightningModule):
+class BaseTask(NetworkModule):
     """Base of all tasks: a subclass passes `**kwargs` to `super().__init__`, sets `self.network` and implements `loss`.
 
     A batch is a pair (inputs, targets). A single float tensor of inputs is normalized with `mean` and `std` and passed
@@ -87,10 +64,7 @@ class BaseTask(LightningModule):
 
     task: ClassVar[Task | None] = None  # the task of data modules that it fits
     data_arguments: ClassVar[tuple[str, ...]] = ("input_shape", "mean", "std")  # subset of `DATA_ARGUMENTS`
-    network: nn.Module
     num_outputs: int  # outputs of the network per sample, set by the base class of each task
-    mean: Tensor
-    std: Tensor
 
     def __init__(
         self,
@@ -103,7 +77,7 @@ class BaseTask(LightningModule):
         warmup_epochs: float = 0.0,
         compile: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__(input_shape, mean, std)
         if warmup_epochs < 0:
             raise ValueError(f"warmup_epochs must not be negative, got {warmup_epochs}")
         self.save_hyperparameters()
@@ -113,17 +87,12 @@ class BaseTask(LightningModule):
             name: self.hparams.get(name, to_class_path(value) if callable(value) else value)
             for name, value in {"optimizer": optimizer, "lr_scheduler": lr_scheduler, "compile": compile}.items()
         }
-        self.input_shape = tuple(input_shape) or UnknownShape.of(self)
-        self._seen_shapes: set[tuple[int, ...]] = set()  # of training samples that are one float tensor; at most two
         self.warmup_epochs = warmup_epochs
         self.schedule_start = 0  # optimizer step at which the current schedule started
         # Steps that the completed epochs would have taken with the current batches, minus the steps taken: not 0
         # after resuming with another batch size, for example.
         self.step_offset = 0
-        per_channel = (-1,) + (1,) * max(0, len(input_shape) - 1)
-        self._counted = nn.ModuleDict()  # loss and metrics of each stage
-        self.register_buffer("mean", torch.tensor(mean).view(per_channel))
-        self.register_buffer("std", torch.tensor(std).view(per_channel))
+        self._metric_modules = nn.ModuleDict()  # loss and metrics of each stage
 
     @classmethod
     def for_data(cls, data: LightningDataModule, **arguments: Any) -> Self:
@@ -140,7 +109,7 @@ class BaseTask(LightningModule):
         known = {name: getattr(data, name) for name in cls.data_arguments if hasattr(data, name)} | arguments
         if "num_classes" in cls.data_arguments and "num_classes" not in known:
             known = infer_arguments(data, ["num_classes", "class_names"]) | known
-        return with_shape(partial(cls, **known), data)
+        return create_with_inferred_shape(partial(cls, **known), data)
 
     def loss(self, outputs: Any, targets: Any) -> Tensor:
         """Return the mean loss of a batch.
@@ -151,7 +120,7 @@ class BaseTask(LightningModule):
         """
         raise NotImplementedError(f"{type(self).__name__} has no loss: define `def loss(self, outputs, targets)`")
 
-    def reported_loss(self, outputs: Any, targets: Any) -> Tensor:
+    def loss_of_test_outputs(self, outputs: Any, targets: Any) -> Tensor:
         """Return the mean loss of a batch, given what `test_step` returns; see `loss`."""
         return self.loss(outputs, targets)
 
@@ -162,7 +131,7 @@ class BaseTask(LightningModule):
         """Return the metrics of a stage by name, each updated with outputs and targets; by default none."""
         return {}
 
-    def measured_targets(self, targets: Any) -> Any:
+    def metric_targets(self, targets: Any) -> Any:
         """Return the targets of a training batch, whose samples may be mixed, for the metrics; by default unchanged."""
         return targets
 
@@ -177,58 +146,6 @@ class BaseTask(LightningModule):
     def dropouts(self, dropout: float, layers: int) -> list[float]:
         """Return the dropout probability of each of a number of hidden layers; by default the same for all."""
         return [dropout] * layers
-
-    @property
-    def core(self) -> nn.Module:
-        """The module that computes the outputs: `network`, or the task itself if it has only a `forward` of its own.
-
-        Raises:
-            ValueError: If it has neither.
-        """
-        network: nn.Module | None = getattr(self, "network", None)
-        if network is not None:
-            return network
-        if type(self).forward.__module__.startswith("kindling."):  # those call the network
-            name = type(self).__name__
-            raise ValueError(f"{name} has no network: set self.network in its __init__, or define forward")
-        return self
-
-    @property
-    def sample_shape(self) -> tuple[int, ...]:
-        """Shape of one sample: `input_shape`, or that of the example or of all training samples; () if unknown."""
-        example = self.example_input_array
-        if not self.input_shape and isinstance(example, Tensor) and example.is_floating_point():
-            return tuple(example.shape[1:])
-        return self.input_shape or (() if len(self._seen_shapes) != 1 else next(iter(self._seen_shapes)))
-
-    @property
-    def has_example(self) -> bool:
-        """Whether `example_inputs` can be called."""
-        return bool(self.sample_shape) or self.example_input_array is not None
-
-    def example_inputs(self) -> Any:
-        """Return the inputs of one sample: `example_input_array` if the model sets it, else zeros."""
-        if self.example_input_array is not None:
-            return self.example_input_array
-        return torch.zeros(1, *(self.sample_shape or self.input_shape))  # an unknown one raises an error
-
-    @property
-    def lacks_shape(self) -> bool:
-        """Whether the input shape is unknown but needed, for lazy layers or to normalize per channel."""
-        is_lazy = self.has_lazy_layers and self.example_input_array is None
-        return not self.input_shape and (is_lazy or self.mean.numel() > 1)
-
-    @property
-    def has_lazy_layers(self) -> bool:
-        """Whether any lazy layer is not initialized yet."""
-        return any(isinstance(parameter, nn.UninitializedParameter) for parameter in self.parameters())
-
-    def init_lazy_layers(self) -> None:
-        """Initialize lazy layers, if there are any, by a forward pass of one sample."""
-        if self.has_lazy_layers:
-            with torch.no_grad():
-                self.eval().outputs_for(self.example_inputs())
-            self.train()
 
     @override
     def setup(self, stage: str) -> None:
@@ -247,45 +164,6 @@ class BaseTask(LightningModule):
             synchronized = synchronizes_batch_norm(self.trainer)
             check_batches(self, data.batch_size, len(data.train), self.trainer.world_size, synchronized)
 
-    def normalize(self, inputs: Tensor) -> Tensor:
-        """Return inputs (N, ...) standardized with `mean` and `std`; integers, such as token IDs, are not changed."""
-        return (inputs - self.mean) / self.std if inputs.is_floating_point() else inputs
-
-    @override
-    def forward(self, *inputs: Any, **kwargs: Any) -> Any:
-        """Return the outputs of the network; several inputs may be separate arguments, a tuple or a dictionary."""
-        match inputs:
-            case [Tensor() as one]:
-                outputs = self.network(self.normalize(one), **kwargs)
-            case [dict() as several]:
-                outputs = self.network(**several)
-            case [tuple() | list() as several]:
-                outputs = self.network(*several)
-            case _:
-                outputs = self.network(*inputs, **kwargs)
-        return outputs.float() if isinstance(outputs, Tensor) else outputs
-
-    def outputs_for(self, inputs: Any) -> Any:
-        """Call `forward` with the inputs of a batch: a tuple by position, a dictionary by name.
-
-        Raises:
-            ValueError: If `forward` does not take them.
-        """
-        named = inputs if isinstance(inputs, dict) else {}
-        by_position = () if named else inputs if isinstance(inputs, tuple | list) else (inputs,)
-        try:
-            return self(*by_position, **named)
-        except TypeError as error:
-            try:
-                signature(self.forward).bind(*by_position, **named)
-            except TypeError as mismatch:
-                names = ", ".join(named or (f"input{number}" for number in range(1, len(by_position) + 1)))
-                advice = f"define forward(self, {names})"
-                raise ValueError(
-                    f"{type(self).__name__}.forward does not take a sample: {mismatch}; {advice}"
-                ) from error
-            raise
-
     def shared_step(self, batch: Any, stage: Stage) -> tuple[Tensor, Any]:
         """Compute the loss of a batch and update the metrics of a stage.
 
@@ -294,14 +172,14 @@ class BaseTask(LightningModule):
         """
         inputs, targets = as_pair(batch, self)
         if stage == "train":
-            self._note_shape(inputs)
+            self.note_shape(inputs)
         loss, outputs = self.loss_and_outputs(inputs, targets)
         if stage == "train" and not has_samples(self._trainer):
             return loss, outputs
         # Logged once an epoch: `self.log` in each step would take 0.4 ms, a third of a small step.
         mean_loss, metrics = self._stage_metrics(stage)
         mean_loss.update(loss.detach(), batch_size(targets))
-        metrics.update(self.calibrate(outputs), self.measured_targets(targets) if stage == "train" else targets)
+        metrics.update(self.calibrate(outputs), self.metric_targets(targets) if stage == "train" else targets)
         return loss, outputs
 
     def loss_and_outputs(self, inputs: Any, targets: Any) -> tuple[Tensor, Any]:
@@ -310,22 +188,18 @@ class BaseTask(LightningModule):
         self.check_targets(outputs, targets)
         return self.loss(outputs, targets), outputs
 
-    def _note_shape(self, inputs: Any) -> None:
-        """Note the shape of training samples; a second one shows that it varies."""
-        if len(self._seen_shapes) < 2 and isinstance(inputs, Tensor) and inputs.is_floating_point():
-            self._seen_shapes.add(tuple(inputs.shape[1:]))
-
     def metrics_of(self, stage: Stage) -> MetricCollection:
         """Return new metrics of a stage: those of `metrics`, and the ones that only this stage has."""
         metrics = self.metrics()
         return metrics if isinstance(metrics, MetricCollection) else MetricCollection({**metrics})
 
     def _stage_metrics(self, stage: Stage) -> tuple[MeanLoss, MetricCollection]:
-        if f"{stage}_loss" not in self._counted:  # not in `__init__`: `metrics` may need attributes of a subclass
-            self._counted[f"{stage}_loss"] = MeanLoss()
-            self._counted[f"{stage}_metrics"] = self.metrics_of(stage).clone(f"{stage}/")
-            self._counted.to(self.device)
-        return self._counted[f"{stage}_loss"], self._counted[f"{stage}_metrics"]  # type: ignore[return-value]
+        modules: Any = self._metric_modules
+        if f"{stage}_loss" not in modules:  # not in `__init__`: `metrics` may need attributes of a subclass
+            modules[f"{stage}_loss"] = MeanLoss()
+            modules[f"{stage}_metrics"] = self.metrics_of(stage).clone(f"{stage}/")
+            modules.to(self.device)
+        return modules[f"{stage}_loss"], modules[f"{stage}_metrics"]
 
     def _log_epoch(self, stage: Stage) -> None:
         loss, metrics = self._stage_metrics(stage)
@@ -389,21 +263,14 @@ class BaseTask(LightningModule):
 
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
         checkpoint["schedule_start"] = self.schedule_start
-        checkpoint["sample_shapes"] = sorted(map(list, self._seen_shapes))
         checkpoint.update(sign_checkpoint(checkpoint))
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.schedule_start = checkpoint.get("schedule_start", 0)  # not in checkpoints of other Trainers
         self.restore_learned(checkpoint)
-
-    def restore_learned(self, checkpoint: dict[str, Any]) -> None:
-        """Restore what training has found besides the weights: here the shapes of the training samples.
-
-        Checkpoints of earlier versions lack them.
-        """
-        self._seen_shapes = set(map(tuple, checkpoint.get("sample_shapes", ())))
 
     def restart_lr_schedule(self, checkpoint: dict[str, Any]) -> None:
         """Restart the schedule of a resumed run over the remaining steps.

@@ -4,8 +4,7 @@ from functools import cache
 from importlib.util import find_spec
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 PREFIX = "timm:"
 
@@ -37,11 +36,3 @@ def create_network(name: str, size: tuple[int, int] | None = None, **options: An
         options["img_size"] = size
     network: nn.Module = timm.create_model(name, **options)
     return network
-
-
-@torch.no_grad()
-def count_features(network: nn.Module, channels: int, size: tuple[int, int]) -> int:
-    """Return the number of features per image of a network without its head; 0 if they are not pooled."""
-    features = network.eval()(torch.zeros(1, channels, *size))
-    network.train()
-    return features.shape[1] if isinstance(features, Tensor) and features.ndim == 2 else 0

@@ -1,6 +1,7 @@
 """Loads weights into networks of timm: from the Hugging Face hub, its cache, or a file."""
 
 import re
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,7 @@ from kindling.models.weight_order import convert_by_order
 from kindling.models.weights import check_weights_file, load_weights, raise_failed_download
 from kindling.utils.console import progress
 
-FILES = ("model.safetensors", "pytorch_model.bin")  # names of weights on the hub, in order of preference
+FILES = ("model.safetensors", "pytorch_model.bin")  # names of weights on the hub, in order of preference, by default
 
 
 def load_timm_weights(network: nn.Module, name: str, weights: str, size: tuple[int, int]) -> None:
@@ -68,10 +69,9 @@ def find_weights(name: str) -> Path:
         raise ValueError(f"timm has no weights of {name}: use --model.weights FILE, or none for random weights")
     checkpoints = Path(torch.hub.get_dir()) / "checkpoints"
     if config.hf_hub_id:
-        url, path = (
-            f"https://huggingface.co/{config.hf_hub_id}/resolve/main/{FILES[0]}",
-            checkpoints / f"{name}.safetensors",
-        )
+        files = (config.hf_hub_filename,) if config.hf_hub_filename else FILES
+        url = f"https://huggingface.co/{config.hf_hub_id}/resolve/main/{files[0]}"
+        path = checkpoints / f"{name}{Path(files[0]).suffix}"
     else:
         url, path = config.url, checkpoints / Path(urlparse(config.url).path).name
     if path.exists():
@@ -79,7 +79,7 @@ def find_weights(name: str) -> Path:
     try:
         with progress(f"downloading the weights of {name}"):
             if config.hf_hub_id:
-                return download_from_hub(config.hf_hub_id)
+                return download_from_hub(config.hf_hub_id, files)
             checkpoints.mkdir(parents=True, exist_ok=True)
             checksum = re.search(r"-([0-9a-f]{8,})\.", path.name)
             torch.hub.download_url_to_file(url, str(path), checksum and checksum[1], progress=False)
@@ -88,21 +88,26 @@ def find_weights(name: str) -> Path:
         raise_failed_download(url, path, error)
 
 
-def download_from_hub(repository: str) -> Path:
-    """Return the weights of a repository on the hub: from its cache, even if the hub has newer ones, or downloaded."""
+def download_from_hub(repository: str, files: Sequence[str]) -> Path:
+    """Return weights in a repository on the hub: from its cache, even if the hub has newer ones, or downloaded.
+
+    Args:
+        repository: Owner and name, with or without `@` and a revision.
+        files: Names of files in order of preference.
+    """
     from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
     from huggingface_hub.errors import EntryNotFoundError
 
     name, _, revision = repository.partition("@")
     branch = revision or None
-    for file in FILES:
+    for file in files:
         with suppress(EntryNotFoundError):
             return Path(hf_hub_download(name, file, revision=branch, local_files_only=True))
-    for file in FILES:
+    for file in files:
         with suppress(EntryNotFoundError):
             get_hf_file_metadata(hf_hub_url(name, file, revision=branch))  # fails at once, not after five attempts
             return Path(hf_hub_download(name, file, revision=branch))
-    raise FileNotFoundError(f"{repository} has none of {', '.join(FILES)}")
+    raise FileNotFoundError(f"{repository} has none of {', '.join(files)}")
 
 
 def convert(name: str, state: dict[str, Tensor], path: Path, size: tuple[int, int]) -> dict[str, Tensor]:

@@ -1,45 +1,26 @@
 """Transfer learning: a pretrained backbone with a new head."""
 
 import logging
-import math
 import sys
 from collections import OrderedDict
 from dataclasses import replace
 from typing import Any, Literal, Self
 
 import torch
-from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 from typing_extensions import override
 
-from kindling.models.backbones import (
-    Backbone,
-    kindling_backbone,
-    timm_backbone,
-    torchvision_backbone,
-    torchvision_names,
-)
+from kindling.models.backbone_network import BackboneNetwork, InputAdapter
+from kindling.models.backbones import find_backbone
 from kindling.models.classification import ClassificationTask
 from kindling.models.feature_cache import FeatureCache
-from kindling.models.input_adapter import InputAdapter
 from kindling.models.loading import is_model_spec
 from kindling.models.multilabel import MultiLabelTask
 from kindling.models.regression import RegressionTask
 from kindling.models.task import BaseTask
-from kindling.models.timm_networks import PREFIX
+from kindling.models.unfreezing import frozen_steps, has_whole_weights, train_unfrozen
 
 logger = logging.getLogger(__name__)
-
-
-class BackboneNetwork(nn.Sequential):
-    """Adapter, backbone and head in sequence; takes images (N, C, H, W), or cached inputs of the head (N, features)."""
-
-    @override
-    def forward(self, inputs: Tensor) -> Tensor:
-        if inputs.ndim > 2:
-            return super().forward(inputs)  # type: ignore[no-any-return, no-untyped-call]
-        outputs: Tensor = self.get_submodule("head")(inputs)
-        return outputs
 
 
 class TransferModel(BaseTask):
@@ -99,17 +80,16 @@ class TransferModel(BaseTask):
         self.backbone_lr = 1.0 if self.is_random else backbone_lr
         self.cache_features = cache_features
         self._feature_cache = FeatureCache()
-        source = self._find_backbone(backbone, weights, image_size)
+        source = find_backbone(backbone, weights, self.input_shape, image_size)
         self.source = replace(source, interpolation=interpolation or source.interpolation)
         # Makes checkpoints self-contained, also if the defaults of timm change.
         self.hparams["backbone"] = self.source.config
         if self.source.image_size is not None:
             self.hparams["image_size"] = self.source.image_size
         self.hparams["interpolation"] = self.source.interpolation
-        # Loaded when first needed, unless a checkpoint contains the weights.
-        self._weights_missing = not self.is_random
-        self.register_load_state_dict_pre_hook(_check_for_weights)  # type: ignore[no-untyped-call]
-        self.register_state_dict_pre_hook(_init_lazy_layers)  # type: ignore[no-untyped-call]
+        self._weights_missing = not self.is_random  # see `_before_load_state_dict`
+        self.register_load_state_dict_pre_hook(_before_load_state_dict)  # type: ignore[no-untyped-call]
+        self.register_state_dict_pre_hook(_before_state_dict)  # type: ignore[no-untyped-call]
         parts = {
             "adapt": InputAdapter(self.source.channels, self.source.size, self.source.interpolation),
             "backbone": self.source.network,
@@ -120,18 +100,6 @@ class TransferModel(BaseTask):
             self.mean = torch.tensor(self.source.mean).view(-1, 1, 1)
             self.std = torch.tensor(self.source.std).view(-1, 1, 1)
         self._freeze(not self.is_random and unfreeze_epoch != 0)
-
-    def _find_backbone(self, backbone: str, weights: str, image_size: int | None) -> Backbone:
-        if backbone.startswith(PREFIX):
-            return timm_backbone(backbone, weights, self.input_shape, image_size)
-        if backbone in torchvision_names():
-            return torchvision_backbone(backbone, weights, self.input_shape, image_size)
-        source = kindling_backbone(backbone)
-        if image_size is not None:
-            raise ValueError(f"image_size can't be chosen: {backbone} needs the size that it was trained on")
-        if weights not in ("DEFAULT", "none"):
-            raise ValueError(f"weights {weights} can't be chosen: {backbone} has its own; use none for random weights")
-        return source
 
     @property
     def backbone(self) -> nn.Module:
@@ -154,17 +122,8 @@ class TransferModel(BaseTask):
             self.source.load(self.backbone)
             self._weights_missing = False
             if not is_model_spec(self.source.config):
-                logger.info(self._describe_inputs())
+                logger.info(self.source.describe_inputs(self.input_shape))
         super().init_lazy_layers()
-
-    def _describe_inputs(self) -> str:
-        """Return a line with the size and the normalization of images for the pretrained weights."""
-        height, width = self.source.size
-        resized = f"resized to {height} x {width} pixels ({self.source.interpolation}) and "
-        mean, std = (", ".join(f"{value:g}" for value in values.flatten()) for values in (self.mean, self.std))
-        resized *= self.input_shape[1:] != self.source.size
-        normalized = f"normalized with mean {mean} and standard deviation {std}, as its weights expect"
-        return f"{self.source.config}: images are {resized}{normalized}"
 
     def _freeze(self, frozen: bool) -> None:
         self.frozen = frozen
@@ -209,31 +168,22 @@ class TransferModel(BaseTask):
             groups.append(backbone)
         return groups
 
-    def _frozen_steps(self, start: int) -> tuple[float, int]:
-        """Return the optimizer steps of the frozen phase after step `start`, and those of an epoch."""
-        self.trainer.fit_loop.setup_data()  # sets `num_training_batches`
-        steps_per_epoch = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
-        steps = self.trainer.estimated_stepping_batches
-        if self.unfreeze_epoch is not None:
-            steps = min(steps, self.unfreeze_epoch * steps_per_epoch)
-        return steps - start, steps_per_epoch
-
     @override
     def schedule_steps(self, start: int) -> int:
         if not self.frozen:
             return super().schedule_steps(start)
-        return max(1, int(self._frozen_steps(start)[0]))  # 0 if it is unfrozen before the next step
+        steps, _ = frozen_steps(self.trainer, self.unfreeze_epoch, start)
+        return max(1, int(steps))  # 0 if it is unfrozen before the next step
 
     @override
     def on_train_start(self) -> None:
-        if self.will_unfreeze and self.trainer.world_size > 1 and not isinstance(self.trainer.strategy, DDPStrategy):
+        if self.will_unfreeze and not has_whole_weights(self.trainer):
             raise ValueError(
                 f"{type(self.trainer.strategy).__name__} can't unfreeze a backbone during training: use "
                 "--trainer.strategy ddp, or --model.unfreeze_epoch 0 or null"
             )
-        is_whole = self.trainer.world_size == 1 or isinstance(self.trainer.strategy, DDPStrategy)
-        if self.frozen and self.cache_features and is_whole:  # sharded weights are gathered for a whole `forward` only
-            steps, steps_per_epoch = self._frozen_steps(self.global_step)
+        if self.frozen and self.cache_features and has_whole_weights(self.trainer):
+            steps, steps_per_epoch = frozen_steps(self.trainer, self.unfreeze_epoch, self.global_step)
             permanent = not self.will_unfreeze
             self._feature_cache.install(self.trainer, self._compute_features, steps / steps_per_epoch, permanent)
 
@@ -248,14 +198,7 @@ class TransferModel(BaseTask):
             self._feature_cache.remove()
             self._freeze(False)
             self.schedule_start = self.global_step
-            strategy = self.trainer.strategy
-            if isinstance(strategy, DDPStrategy):
-                # DistributedDataParallel only averages gradients of weights that were trainable at its construction.
-                strategy.model = strategy.lightning_module
-                strategy.configure_ddp()
-            (head,) = self.trainer.optimizers
-            strategy.setup_optimizers(self.trainer)
-            self.trainer.optimizers[0].state.update(head.state)  # momentum of the head
+            train_unfrozen(self.trainer)
 
     @override
     def on_validation_start(self) -> None:
@@ -289,16 +232,24 @@ class TransferModel(BaseTask):
             group["lr_scale"] = self.backbone_lr
 
 
-def _check_for_weights(model: nn.Module, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
-    """Note whether a state dict, of the model or of a module that contains it, contains the backbone's weights."""
+def _before_load_state_dict(model: nn.Module, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
+    """Note whether a state dict, of the model or of a module that contains it, contains the backbone's weights.
+
+    The pretrained weights are read as late as possible, since a checkpoint contains those of the backbone:
+
+    1. The constructor builds the backbone with random weights and sets `_weights_missing`.
+    2. Loading a state dict that contains the backbone clears it here: the pretrained weights are never read.
+    3. Otherwise `init_lazy_layers` reads them and clears it: at `setup`, the first forward pass, or in
+       `_before_state_dict`.
+    """
     assert isinstance(model, TransferModel)
     expected = model.backbone.state_dict(prefix=f"{prefix}network.backbone.")
     if all(name in state and state[name].shape == value.shape for name, value in expected.items()):
         model._weights_missing = False
 
 
-def _init_lazy_layers(model: nn.Module, *_: Any) -> None:
-    """Load pretrained weights before a state dict is created, which must not contain the random initial ones."""
+def _before_state_dict(model: nn.Module, *_: Any) -> None:
+    """Read missing pretrained weights: a state dict must not contain the random initial ones."""
     assert isinstance(model, TransferModel)
     model.init_lazy_layers()
 

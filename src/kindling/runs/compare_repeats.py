@@ -10,7 +10,7 @@ from kindling.runs.find_checkpoint import read_text
 from kindling.runs.repeat_statistics import MAX_RUNS, Difference, paired_difference
 from kindling.runs.repeats import Repeat
 from kindling.runs.run import Run
-from kindling.utils.console import say
+from kindling.utils.console import new_table, say
 from kindling.utils.text import format_like
 
 LEAST_SHOWN = 0.0001  # p-value
@@ -91,10 +91,8 @@ def _comparisons(first: Repeat, second: Repeat) -> Iterator[Comparison]:
 
 
 def _table(first: Repeat, second: Repeat, comparisons: Sequence[Comparison]) -> Table:
-    table = Table(title=f"{second.path} minus {first.path}", title_justify="left")
-    table.add_column("metric")
-    for name in ("difference", "95% interval", "p-value", "pairs"):
-        table.add_column(name, justify="right")
+    columns = ("difference", "95% interval", "p-value", "pairs")
+    table = new_table(f"{second.path} minus {first.path}", "metric", *columns)
     for each in comparisons:
         found = each.difference.estimate
         mean, low, high = each.format(found.mean, found.low, found.high)

@@ -18,7 +18,7 @@ from kindling import __version__
 from kindling.runs.find_checkpoint import read_text
 from kindling.runs.history import READ_ERRORS, best_epoch, read_history
 from kindling.runs.process import is_alive, is_copy, process_info
-from kindling.utils.files import atomic_write
+from kindling.utils.files import write_json
 from kindling.utils.text import strip_control_characters
 
 FILE, TEST = "run.json", "test_metrics.json"
@@ -105,8 +105,7 @@ class RunMetadata:
     def write(self, run: Path) -> None:
         """Write `run.json`; metrics that are not finite become null."""
         best = {name: value if value is None or math.isfinite(value) else None for name, value in self.best.items()}
-        with atomic_write(run / FILE) as path:
-            path.write_text(json.dumps(asdict(self) | {"best": best}, indent=2, allow_nan=False) + "\n", "utf-8")
+        write_json(run / FILE, asdict(self) | {"best": best})
 
 
 FIELD_TYPES = get_type_hints(RunMetadata)

@@ -10,6 +10,7 @@ from rich.table import Table
 from kindling.runs.metric_names import split_of
 from kindling.runs.plots import PALETTE, fit_label, save
 from kindling.runs.repeat_statistics import Estimate, estimate
+from kindling.utils.console import new_table
 from kindling.utils.text import format_like
 
 # Least and greatest possible values, apart from losses, which may be anything.
@@ -55,10 +56,7 @@ def _plain(values: Mapping[str, float]) -> dict[str, float | None]:
 
 def repeat_table(title: str, summary: Mapping[str, Mapping[str, Any]]) -> Table:
     """Return a table with one row per metric."""
-    table = Table(title=title, title_justify="left")
-    table.add_column("metric")
-    for name in ("mean", "std", "95% interval", "runs"):
-        table.add_column(name, justify="right")
+    table = new_table(title, "metric", "mean", "std", "95% interval", "runs")
     for name, found in summary.items():
         numbers = [math.nan if found[part] is None else found[part] for part in ("mean", "std", "low", "high")]
         mean, std, *ends = ("" if text == "nan" else text for text in format_like(numbers[0], numbers))

@@ -1,7 +1,6 @@
 """Repeats: runs of the same command that differ in one setting, such as the seed, and their results."""
 
 import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any, Self
 from kindling.runs.folders import ENSEMBLE, REPEAT_FILE, RUNS, new_run, written_checkpoints
 from kindling.runs.metadata import read_json
 from kindling.runs.run import Run, find_runs, natural_key, sort_by_start
-from kindling.utils.files import atomic_write
+from kindling.utils.files import atomic_write, write_json
 
 PREDICTIONS = "predictions.csv"
 OUTPUTS = "test_outputs.pt"  # in each run: outputs and targets of its test, and the names of the samples
@@ -60,9 +59,7 @@ class Repeat:
             if found and (found.command, found.members, found.digest) == (command, members, digest):
                 return found
         repeat = cls(new_run(name, root, "repeat"), command, members, digest)
-        content = {"command": command, "members": members, "digest": digest}
-        with atomic_write(repeat.path / REPEAT_FILE) as path:
-            path.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
+        write_json(repeat.path / REPEAT_FILE, {"command": command, "members": members, "digest": digest})
         return repeat
 
     @property

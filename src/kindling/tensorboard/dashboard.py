@@ -178,8 +178,8 @@ def predictions_of(trainer: Trainer, outputs: Outputs, targets: Tensor) -> Predi
         threshold = model.threshold
         if isinstance(outputs, Tensor) and not trainer.testing:
             # Training may have gone on after the best epoch, whose outputs these are.
-            outputs = model.calibrated(outputs, targets)
-            threshold = model.threshold_for(outputs, targets)
+            outputs = model.validation_choices.refit_temperature(outputs, targets)
+            threshold = model.validation_choices.threshold_for(outputs, targets)
         return ClassificationTabs(Predictions.of(outputs, targets, model.num_classes, threshold), model.class_names)
     assert isinstance(outputs, Tensor)
     if isinstance(model, MultiLabelTask):

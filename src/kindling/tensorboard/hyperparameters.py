@@ -8,7 +8,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
-from kindling.models.task import DATA_ARGUMENTS
+from kindling.models.data_arguments import DATA_ARGUMENTS
 
 # Not worth comparing: where the data is, how it is loaded, and what is equal in all runs.
 IGNORED = (

@@ -23,7 +23,7 @@ from kindling.utils.console import as_command
 
 logger = logging.getLogger(__name__)
 
-METRICS = re.compile(r"\| _counted")  # rows of a summary that are not part of the network
+METRICS = re.compile(r"\| _metric_modules")  # rows of a summary that are not part of the network
 BINS = 64
 MAX_VALUES = 100_000  # of a tensor; a histogram of more looks the same and takes longer
 

@@ -13,8 +13,8 @@ from torch.utils.tensorboard import SummaryWriter
 from kindling.tensorboard.predictions import Inputs, PredictionTabs
 from kindling.training.output_collector import gather_samples
 from kindling.training.row_buffer import RowBuffer
-from kindling.utils.inputs import to_float
 from kindling.utils.pictures import are_images
+from kindling.utils.tensors import to_float
 
 MAX_POINTS = 1000  # browsers rotate more of them slowly
 MAX_FEATURES = 200  # the projector ignores further dimensions of a point
@@ -73,7 +73,7 @@ def write_projector(
 
 
 def to_sprites(images: Tensor) -> Tensor:
-    """Return small images (n, 3, SPRITE, SPRITE) of images (n, 1 or 3, H, W)."""
+    """Downscale images (n, 1 or 3, H, W) to sprites (n, 3, SPRITE, SPRITE)."""
     small = F.interpolate(to_float(images), (SPRITE, SPRITE), mode="bilinear", antialias=True)
     return small.clamp(0, 1).expand(-1, 3, -1, -1)
 

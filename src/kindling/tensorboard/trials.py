@@ -12,7 +12,7 @@ from kindling.training.output_collector import TestOutputCollector
 
 
 class TrialDashboard(TestOutputCollector):
-    """Fills the tab HParams at the end of a training; next to it, there are only the curves.
+    """Write the HParams tab when a trial ends; trials write no other tabs except curves.
 
     The many trials of a study need no pictures, histograms and predictions, which take longer than a short epoch.
     """

@@ -84,9 +84,8 @@ def number_of_samples(trainer: Trainer) -> int:
 
 def losses_of(model: ClassificationTask, outputs: Tensor, targets: Tensor) -> Tensor:
     """Return the loss of each sample, (n,), given log-probabilities (n, classes) and labels (n,)."""
-    return torch.stack(
-        [model.reported_loss(*sample) for sample in zip(torch.split(outputs, 1), torch.split(targets, 1), strict=True)]
-    )
+    samples = zip(torch.split(outputs, 1), torch.split(targets, 1), strict=True)
+    return torch.stack([model.loss_of_test_outputs(*sample) for sample in samples])
 
 
 def outputs_and_targets(parts: Sequence[Tensor]) -> tuple[Outputs, Tensor]:

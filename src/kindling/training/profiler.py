@@ -7,11 +7,10 @@ from pathlib import Path
 import torch
 from lightning.pytorch.profilers import Profiler
 from rich.console import Console
-from rich.table import Table
 from torch.profiler import record_function
 from typing_extensions import override
 
-from kindling.utils.console import say
+from kindling.utils.console import new_table, say
 from kindling.utils.files import atomic_write
 from kindling.utils.text import count_noun
 
@@ -91,11 +90,8 @@ class EpochProfiler(Profiler):
             return
         self._tracer.stop()  # still running if there were fewer than ten steps
         total = sum(self.seconds.values())
-        table = Table(title=f"time per epoch, {count_noun(epochs, 'epoch', 'epochs')} of {batches // epochs} batches")
-        table.title_justify = "left"
-        table.add_column("part")
-        for column in ("seconds", "percent", "ms per batch"):
-            table.add_column(column, justify="right")
+        title = f"time per epoch, {count_noun(epochs, 'epoch', 'epochs')} of {batches // epochs} batches"
+        table = new_table(title, "part", "seconds", "percent", "ms per batch")
         for part, spent in [*sorted(self.seconds.items(), key=lambda item: -item[1]), ("all", total)]:
             table.add_row(part, f"{spent / epochs:.2f}", f"{spent / total:.0%}", f"{1000 * spent / batches:.2f}")
         say(table)

@@ -42,7 +42,7 @@ class OverfitResult:
 
     @property
     def succeeded(self) -> bool:
-        """Whether all predictions are correct; without accuracy, whether the loss fell to 5% of the first loss."""
+        """Whether all predictions are correct; without accuracy, whether the loss fell to 5% of its first value."""
         return self.accuracy == 1 if self.accuracy is not None else self.loss <= MAX_LOSS_RATIO * self.first_loss
 
     def __str__(self) -> str:

@@ -1,6 +1,5 @@
 """The results of a study: lines and a table for the terminal, and its files `study.json` and `best.yaml`."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,8 @@ from rich.table import Table
 from kindling.runs.find_checkpoint import read_text
 from kindling.runs.folders import STUDY_FILE
 from kindling.tuning.study import EPOCHS, REASON, RUN, SECONDS, Study
-from kindling.utils.files import atomic_write
+from kindling.utils.console import new_table
+from kindling.utils.files import atomic_write, write_json
 from kindling.utils.text import count_noun, format_metric
 
 SHOWN = 5  # best trials in the table
@@ -41,10 +41,7 @@ def study_table(study: Study, monitor: str) -> Table:
     best, states = study.ranked()[:SHOWN], [STATES[trial.state] for trial in study.trials()]
     counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(STATES.values()) if state in states)
     title = f"{study.path}: {count_noun(len(states), 'trial', 'trials')} ({counts}), the best {len(best)}"
-    table = Table(title=title, title_justify="left")
-    table.add_column("trial")
-    for trial in best:
-        table.add_column(f"{trial.number}", justify="right")
+    table = new_table(title, "trial", *(f"{trial.number}" for trial in best))
     table.add_row(monitor, *(format_metric(trial.values[0]) for trial in best))
     for name, short in short_names(study).items():
         table.add_row(short, *(format_value(trial.params[name]) for trial in best))
@@ -76,8 +73,7 @@ def summary_of(study: Study, monitor: str) -> dict[str, Any]:
 
 def write_summary(folder: Path, summary: Mapping[str, Any]) -> Path:
     """Write `study.json`."""
-    with atomic_write(folder / STUDY_FILE) as path:
-        path.write_text(json.dumps(summary, indent=2) + "\n", "utf-8")
+    write_json(folder / STUDY_FILE, summary)
     return folder / STUDY_FILE
 
 

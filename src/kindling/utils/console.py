@@ -128,11 +128,18 @@ def _report_thread(failed: threading.ExceptHookArgs) -> None:
         threading.__excepthook__(failed)
 
 
+def new_table(title: str, first: str, *numbers: str) -> Table:
+    """Return a table without rows: a column of texts, then right-aligned columns of numbers."""
+    table = Table(title=title or None, title_justify="left", caption_justify="left")
+    table.add_column(first)
+    for name in numbers:
+        table.add_column(name, justify="right")
+    return table
+
+
 def results_table(title: str, metrics: Mapping[str, float]) -> Table:
     """Return a table with one row per metric."""
-    table = Table(title=title, title_justify="left")
-    table.add_column("metric")
-    table.add_column("value", justify="right")
+    table = new_table(title, "metric", "value")
     for name, value in metrics.items():
         table.add_row(name, format_metric(value))
     if not metrics:

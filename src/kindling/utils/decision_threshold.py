@@ -1,4 +1,4 @@
-"""The decision threshold of a classifier with two classes, and that of one with several classes per sample.
+"""The decision threshold of a classifier with two classes, and that of a multi-label classifier.
 
 Imports nothing from Kindling: a TorchServe archive contains a copy of this file.
 """
@@ -10,7 +10,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-THRESHOLD = 0.5  # of several classes per sample, each is predicted from this probability on
+THRESHOLD = 0.5  # of a multi-label classifier: each class is predicted from this probability on
 CURVE_STEPS = 100  # between the thresholds 0 and 1 of a curve
 
 

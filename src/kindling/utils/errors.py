@@ -29,7 +29,7 @@ class UsageErrorParser(argparse.ArgumentParser):
         self.allow_abbrev = False
 
     def check_typos(self, others: Iterable[str]) -> None:
-        """Raise UsageError if an option that is left for another parser is nearly one of this parser."""
+        """Raise UsageError if an unknown option closely resembles an option of this parser."""
         for option in (other.partition("=")[0] for other in others if other.startswith("--") and "." not in other):
             if near := difflib.get_close_matches(option, self._option_string_actions, n=1, cutoff=0.8):
                 raise UsageError(f"there is no option {option}: did you mean {near[0]}?")

@@ -1,6 +1,7 @@
 """Atomic writes of files, and a lock between processes."""
 
 import glob
+import json
 import os
 import platform
 import tempfile
@@ -32,6 +33,12 @@ def atomic_write(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write a value, whose numbers are finite, as JSON; see `atomic_write`."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", "utf-8")
 
 
 def check_writable(path: Path) -> None:

@@ -40,7 +40,9 @@ def make_hparams_plain(module: LightningModule | LightningDataModule) -> None:
 
 
 def record_arguments(module: LightningModule | LightningDataModule, cls: type, arguments: dict[str, Any]) -> None:
-    """Store the class and all arguments of a model or data module in its hyperparameters, even those it ignores.
+    """Store the class and all constructor arguments in the hyperparameters.
+
+    Including those that the module itself did not save.
 
     Args:
         module: The module.

@@ -7,7 +7,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from kindling.utils.inputs import to_float
+from kindling.utils.tensors import to_float
 
 
 def are_images(samples: Any) -> bool:

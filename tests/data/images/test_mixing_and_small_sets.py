@@ -202,6 +202,6 @@ def test_soft_targets_have_the_loss_of_their_labels() -> None:
             expected = 0.3 * model.loss(logits, labels) + 0.7 * model.loss(logits, labels.roll(1))
             torch.testing.assert_close(model.loss(logits, mixed), expected)
     model = CNNClassifier(**shape)  # type: ignore[arg-type]
-    assert torch.equal(model.measured_targets(0.3 * shares + 0.7 * shares.roll(1, 0)), labels.roll(1))
+    assert torch.equal(model.metric_targets(0.3 * shares + 0.7 * shares.roll(1, 0)), labels.roll(1))
     several = CNNMultiLabelClassifier(**shape)  # type: ignore[arg-type]
-    assert several.measured_targets(torch.tensor([[0.2, 0.5], [1, 0.4]])).tolist() == [[0, 1], [1, 0]]
+    assert several.metric_targets(torch.tensor([[0.2, 0.5], [1, 0.4]])).tolist() == [[0, 1], [1, 0]]

@@ -336,7 +336,7 @@ def test_copies_of_the_target_are_named(table: pd.DataFrame, capfd: pytest.Captu
             2,
             "TabMClassifier has no option model.quantile; for numbers as targets, add --model TabMRegressor",
         ),
-        ("--model.loss_function focal", 1, "loss_function must be mse, mae, huber, quantile, got focal"),
+        ("--model.loss_function focal", 1, "loss_function must be one of mse, mae, huber, quantile, got focal"),
         ("--model TabMRegressor --model.loss_function quantile --model.quantile 1", 1, "quantile must be between 0 an"),
         ("--model TabMRegressor --model.quantile 0.9", 1, "quantile has no effect with loss_function mse: use loss_f"),
     ],

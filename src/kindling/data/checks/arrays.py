@@ -17,7 +17,7 @@ from kindling.data.checks.report import Finding
 from kindling.data.checks.samples import SampleTable, samples_of_split, summarize
 from kindling.data.datamodule import SPLITS, BaseDataModule
 from kindling.data.datasets import ArrayDataset
-from kindling.utils.inputs import to_float
+from kindling.utils.tensors import to_float
 
 Array = NDArray[Any]
 

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kindling.utils.inputs import to_float
+from kindling.utils.tensors import to_float
 
 SORTED = 4096  # pixels of an image, to find its darkest and brightest ones
 FAULTS = ("blank", "very dark", "very bright", "blurred")

@@ -27,9 +27,9 @@ from kindling.utils.inputs import (
     exif_orientation,
     has_16_bits,
     open_image,
-    to_float,
     values_of_16_bits,
 )
+from kindling.utils.tensors import to_float
 from kindling.utils.text import count_noun
 
 logger = logging.getLogger(__name__)

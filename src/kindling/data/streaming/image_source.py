@@ -15,7 +15,8 @@ from kindling.data.images.datamodule import ImageFolderDataModule
 from kindling.data.images.decode import shrink_image
 from kindling.data.images.folder_checks import find_oddities
 from kindling.data.images.samples import Sample
-from kindling.utils.inputs import decode_image, to_float
+from kindling.utils.inputs import decode_image
+from kindling.utils.tensors import to_float
 
 logger = logging.getLogger(__name__)
 

@@ -1,4 +1,9 @@
-"""The fitted state of an ensemble of tables, whose members may have been fitted to different rows."""
+"""What the data module of an ensemble takes over from its members.
+
+Members that learned from different rows encode a row differently: with other means, categories or columns. The data
+module then encodes each row once per member and concatenates the encodings, (N, sum of the members' features), which
+the ensemble splits again.
+"""
 
 from collections.abc import Mapping, Sequence
 from itertools import count
@@ -12,8 +17,8 @@ from kindling.utils.text import join_names
 def combine_fitted(states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return the fitted state of an ensemble, given that of each member.
 
-    If the members have learned from different rows, each keeps its encoding: the columns of all members follow each
-    other, numbered by their `member`, unless all encodings are equal.
+    Its `columns` are those of one member if all encodings are equal; else those of all members, one after the other and
+    numbered by `member`.
 
     Raises:
         ValueError: If the members predict other classes.

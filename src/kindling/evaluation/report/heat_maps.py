@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kindling.evaluation.report.html import Html, element, picture
-from kindling.utils.inputs import to_float
 from kindling.utils.pictures import to_pil_image
+from kindling.utils.tensors import to_float
 
 logger = logging.getLogger(__name__)
 

@@ -97,7 +97,7 @@ def write_report(
         if temperatures is None:
             temperatures = torch.full((len(targets), 1), model.softmax_temperature)
         names = model.class_names
-        fits = model.fits_temperature
+        fits = model.validation_choices.fits_temperature
         sections = classification_sections(
             metrics, predictions, losses, data, names, columns, temperatures, fits, explain
         )
@@ -128,7 +128,7 @@ def mean_loss(model: BaseTask, outputs: Outputs, targets: Tensor, rows: Tensor) 
     """Return the mean loss of the samples at some indices (n,); see `write_report`."""
     if isinstance(outputs, TopClasses):
         return outputs.losses[rows].mean()
-    return model.reported_loss(outputs[rows], targets[rows])
+    return model.loss_of_test_outputs(outputs[rows], targets[rows])
 
 
 def _reproduction(run: Path, command: str) -> Iterator[Html]:

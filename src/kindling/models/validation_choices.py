@@ -1,0 +1,138 @@
+"""What a classifier chooses on the validation split: its softmax temperature and its decision threshold."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
+
+from kindling.models.temperature import fit_temperature
+from kindling.models.threshold import ThresholdChooser, choose_threshold
+from kindling.models.validation_outputs import ValidationOutputs
+from kindling.utils.decision_threshold import DecisionThreshold
+
+
+class ValidationChoices:
+    """The temperature and the threshold of a classifier, given or chosen at the end of each validation.
+
+    Args:
+        classes: Number of classes.
+        temperature: The temperature; None to choose it.
+        threshold: The threshold if it is given.
+        chooser: What chooses the threshold otherwise.
+
+    Attributes:
+        default_temperature: The temperature until one is chosen.
+    """
+
+    default_temperature = 1.0
+
+    def __init__(
+        self, classes: int, temperature: float | None, threshold: DecisionThreshold | None, chooser: ThresholdChooser
+    ) -> None:
+        self.threshold, self.chooser = threshold, chooser
+        self.fits_temperature = temperature is None
+        self._temperature = temperature
+        self._outputs = ValidationOutputs(classes)
+
+    @property
+    def temperature(self) -> float:
+        """What logits are divided by before the softmax."""
+        return self.default_temperature if self._temperature is None else self._temperature
+
+    @property
+    def has_threshold(self) -> bool:
+        """Whether a threshold is given or to be chosen."""
+        return self.threshold is not None or self.chooser.metric is not None
+
+    def calibrate(self, logits: Tensor) -> Tensor:
+        """Return logits (N, classes, ...) divided by the temperature."""
+        return logits if self.temperature == 1 else logits / self.temperature
+
+    def chooses_temperature(self, trainer: Trainer) -> bool:
+        """Return whether the current validation chooses the temperature."""
+        return self.fits_temperature and _may_choose(trainer, self._temperature)
+
+    def chooses_threshold(self, trainer: Trainer) -> bool:
+        """Return whether the current validation chooses the threshold."""
+        return self.chooser.metric is not None and _may_choose(trainer, self.threshold)
+
+    def clear(self) -> None:
+        """Forget the outputs of a validation."""
+        self._outputs.clear()
+
+    def add(self, logits: Tensor, labels: object, trainer: Trainer) -> None:
+        """Collect logits (n, classes, ...) and labels (n, ...) of a batch if the current validation needs them."""
+        if self.chooses_temperature(trainer) or self.chooses_threshold(trainer):
+            limit = torch.inf if self.has_threshold else self._outputs.limit / trainer.world_size
+            self._outputs.add(logits, labels, limit)
+
+    def choose(self, trainer: Trainer, device: torch.device) -> list[tuple[Tensor, Tensor]]:
+        """Choose what the current validation chooses.
+
+        Returns:
+            The batches of logits and labels of this process, for metrics that depend on the choice; none if nothing was
+            chosen, or too many to keep.
+        """
+        chooses_threshold = self.chooses_threshold(trainer)  # choosing changes whether it chooses
+        if not (chooses_threshold or self.chooses_temperature(trainer)):
+            return []
+        logits, labels = self._outputs.gather(trainer.world_size, device)
+        if self.chooses_temperature(trainer):
+            self._temperature = fit_temperature(logits, labels)
+        if chooses_threshold:
+            self.threshold = self.chooser.choose(self.calibrate(logits).softmax(dim=1), labels)
+        batches = self._outputs.batches or []
+        self.clear()
+        return batches
+
+    def refit_temperature(self, log_probabilities: Tensor, labels: Tensor) -> Tensor:
+        """Return log-probabilities (N, classes) of another epoch's validation with the temperature that suits them."""
+        if not self.fits_temperature:
+            return log_probabilities
+        return (log_probabilities / fit_temperature(log_probabilities, labels)).log_softmax(dim=1)
+
+    def threshold_for(self, log_probabilities: Tensor, labels: Tensor) -> DecisionThreshold | None:
+        """Return the given threshold, or the best one for calibrated outputs (N, 2) and labels (N,)."""
+        if not (metric := self.chooser.metric):
+            return self.threshold
+        return choose_threshold(log_probabilities.exp(), labels, self.chooser.positive, metric)
+
+    def to_checkpoint(self) -> dict[str, Any]:
+        """Return what a checkpoint stores: what was chosen, not what was given."""
+        stored: dict[str, Any] = {}
+        if self.fits_temperature:
+            stored["softmax_temperature"] = self.temperature
+        if self.chooser.metric:
+            stored["decision_threshold"] = self.threshold.as_dict() if self.threshold else None
+        return stored
+
+    def restore(self, checkpoint: Mapping[str, Any], is_needed: bool) -> None:
+        """Restore what a checkpoint stores.
+
+        Args:
+            checkpoint: The checkpoint; those of earlier versions have no temperature.
+            is_needed: Whether a threshold must be known now: no validation will choose one.
+
+        Raises:
+            ValueError: If a needed threshold is missing.
+        """
+        if self.fits_temperature:
+            self._temperature = checkpoint.get("softmax_temperature", 1.0)
+        if not self.chooser.metric:
+            return
+        if self.chooser.has_chosen(checkpoint):
+            stored = checkpoint["decision_threshold"]
+            self.threshold = DecisionThreshold.from_dict(stored) if stored else None
+        elif is_needed:
+            raise ValueError(
+                f"the checkpoint has no threshold that was chosen for {self.chooser.metric}: train with it, or "
+                "let kindling validate choose one, and give it as a number"
+            )
+
+
+def _may_choose(trainer: Trainer, known: object) -> bool:
+    """Return whether a validation may choose a value: one that a checkpoint stores changes only in training."""
+    return not trainer.sanity_checking and (trainer.state.fn == TrainerFn.FITTING or known is None)
