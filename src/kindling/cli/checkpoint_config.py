@@ -17,7 +17,7 @@ from kindling.runs.checkpoint_contents import EPOCHS, STOPPERS
 from kindling.runs.folders import is_in_run, is_last, run_folder_of, surroundings_of
 from kindling.runs.metadata import RunMetadata
 from kindling.runs.signatures import is_own, is_own_checkpoint, plugin_sources
-from kindling.runs.untrusted_config import check_classes, check_parts, class_paths, drop_unsafe
+from kindling.runs.untrusted_config import check_class_paths, check_parts, class_paths, drop_unsafe
 from kindling.runs.untrusted_files import check_factories, check_files, check_functions, typed_arguments
 from kindling.utils.plugins import check_available
 from kindling.utils.text import count_noun
@@ -53,8 +53,8 @@ def config_from_checkpoint(
         config = drop_unsafe(config, path)
     model = class_config(stored["hyper_parameters"])
     plugins = plugin_sources(stored, checkpoint)
-    check_classes(model, surroundings_of(checkpoint), plugins=plugins)
-    check_classes([arguments, config.get("data")], surroundings_of(checkpoint), "data source", plugins)
+    check_class_paths(model, surroundings_of(checkpoint), plugins=plugins)
+    check_class_paths([arguments, config.get("data")], surroundings_of(checkpoint), "data source", plugins)
     for name in class_paths(config) if command == "fit" else ():
         check_available(name, plugins)
     check_parts(stored["hyper_parameters"], checkpoint)

@@ -27,7 +27,7 @@ from kindling.evaluation.report.regression import regression_sections
 from kindling.evaluation.statistics import random_blocks
 from kindling.models import BaseTask, ClassificationTask, MultiLabelTask, RegressionTask
 from kindling.models.many_classes import TopClasses
-from kindling.runs.find_checkpoint import read_text
+from kindling.runs.text_files import read_text
 from kindling.training.output_collector import Outputs
 from kindling.utils.files import atomic_write
 from kindling.utils.pictures import are_images
