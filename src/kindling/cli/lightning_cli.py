@@ -28,8 +28,8 @@ from kindling.cli.stage_support import check_stage, explaining_forward, has_stag
 from kindling.cli.summary import print_early_stop_reason, print_model, print_next_steps, print_threshold
 from kindling.cli.trainer_setup import add_run, prepare_options, remove_averaging, trainer_callbacks
 from kindling.data import BaseDataModule
+from kindling.evaluation.fold_outputs import save_outputs
 from kindling.evaluation.gathering import gather_predictions
-from kindling.evaluation.out_of_fold import save_outputs
 from kindling.evaluation.result_files import (
     check_readable,
     is_writable,
