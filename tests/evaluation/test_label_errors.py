@@ -1,4 +1,4 @@
-"""Likely label errors: found as by cleanlab, listed in a file and in the report."""
+"""Likely label errors: marked as by cleanlab, listed in a file and in the report."""
 
 from pathlib import Path
 
@@ -20,15 +20,15 @@ from kindling.models.many_classes import TopClasses
 CNN = "--model CNNClassifier --model.channels [8,16] --model.hidden 32 --data ImageFolderDataModule".split()
 
 
-def confident_learning(probabilities: np.ndarray, labels: np.ndarray) -> dict[int, float]:
-    """Return the label errors with their normalized margins, by the definitions of Northcutt et al. (2021)."""
+def confident_learning(probabilities: np.ndarray, labels: np.ndarray) -> set[int]:
+    """Return the samples of which a model is sure that their label is wrong, by Northcutt et al. (2021)."""
     classes = range(probabilities.shape[1])
     thresholds = [probabilities[labels == label, label].mean() for label in classes]
-    found = {}
+    found = set()
     for row, (values, label) in enumerate(zip(probabilities, labels, strict=True)):
         sure = [name for name in classes if values[name] >= thresholds[name]]
         if sure and max(sure, key=lambda name: values[name]) != label and values.argmax() != label:
-            found[row] = values.max() - values[label]
+            found.add(row)
     return found
 
 
@@ -44,13 +44,15 @@ def digits() -> tuple[np.ndarray, np.ndarray, np.ndarray, set[int]]:
     return cross_val_predict(model, images, given, method="predict_proba"), given, labels, {*wrong.tolist()}
 
 
-def test_label_errors_are_those_of_confident_learning(digits: tuple[np.ndarray, ...]) -> None:
+def test_the_most_improbable_labels_come_first(digits: tuple[np.ndarray, ...]) -> None:
     probabilities, given, labels, wrong = digits
     found = find_label_errors(torch.from_numpy(probabilities), torch.from_numpy(given))
-    expected = confident_learning(probabilities, given)
-    assert dict(zip(found.rows.tolist(), found.scores.tolist(), strict=True)) == pytest.approx(expected)
-    assert found.scores.tolist() == sorted(found.scores.tolist(), reverse=True)
-    assert len({*found.rows.tolist()} & {*wrong}) > 45
+    own = probabilities[np.arange(len(given)), given]
+    assert {*found.rows.tolist()} == {*np.flatnonzero(probabilities.argmax(1) != given).tolist()}
+    assert found.probabilities.tolist() == sorted(own[found.rows].tolist())
+    assert (found.suggested.numpy() == probabilities[found.rows].argmax(1)).all()
+    assert {*found.rows[found.sure].tolist()} == confident_learning(probabilities, given)
+    assert len({*found.rows.tolist()[: len(wrong)]} & {*wrong}) > 0.75 * len(wrong)
     of_wrong = [row in wrong for row in found.rows.tolist()]
     assert np.mean(found.suggested.numpy()[of_wrong] == labels[found.rows.numpy()[of_wrong]]) > 0.85
 
@@ -70,12 +72,13 @@ def test_several_classes_are_decided_one_by_one() -> None:
     probabilities = np.clip(0.25 + 0.5 * labels + random.normal(size=labels.shape) * 0.15, 0.01, 0.99)
     given = labels ^ (random.random(labels.shape) < 0.03)
     found = find_label_errors(torch.from_numpy(probabilities), torch.from_numpy(given))
-    flips = np.zeros_like(given)
-    flips[found.rows] = found.suggested.numpy() != given[found.rows]
-    for label in range(3):
-        pair = np.stack([1 - probabilities[:, label], probabilities[:, label]], axis=1)
-        assert {*np.flatnonzero(flips[:, label])} == {*confident_learning(pair, given[:, label].astype(int))}
-    assert flips.any(axis=1).sum() == len(found.rows) > 20
+    assert {*found.rows.tolist()} == {*np.flatnonzero(((probabilities >= 0.5) != given).any(axis=1)).tolist()}
+    assert (found.suggested.numpy() == (probabilities[found.rows] >= 0.5)).all()
+    pairs = np.stack([1 - probabilities, probabilities], axis=2)  # (N, classes, 2)
+    sure = set().union(*(confident_learning(pairs[:, label], given[:, label].astype(int)) for label in range(3)))
+    assert {*found.rows[found.sure].tolist()} == sure
+    assert len(sure) > 20
+    assert found.probabilities.tolist() == sorted(found.probabilities.tolist())
 
 
 def test_predictions_that_are_nan_are_left_out() -> None:
@@ -118,14 +121,14 @@ def test_swapped_labels_of_images_are_at_the_top_of_the_file(kindling: Command) 
     folder = Path("runs/folds/repeat_0")
     assert f"likely label errors: {folder / 'label_errors.csv'}" in result.out
     found = pd.read_csv(folder / "label_errors.csv")
-    assert [*found] == ["file", "given", "suggested", "score"]
+    assert [*found] == ["file", "given", "suggested", "probability", "sure"]
     top = found.head(24)
     assert len({*top["file"]} & wrong) >= 0.7 * len(wrong)  # in the top 3%
     assert (found["given"].astype(str) == found["file"].str[0]).all()
     predicted = pd.read_csv(folder / "predictions.csv").set_index("file")
     assert (predicted.loc[found["file"], "prediction"].to_numpy() == found["suggested"].to_numpy()).all()
     text = read(folder).text
-    assert f"{len(found):,} of 800 labels look wrong" in text
+    assert f"{found['sure'].sum():,} of 800 labels look wrong" in text
     assert "Only test samples are covered" not in text
     assert "Only test samples are covered" in read(folder / "fold_1/version_0").text
 
@@ -153,7 +156,7 @@ def test_label_errors_of_a_table_have_row_numbers(kindling: Command) -> None:
     )
     assert result.code == 0, result.err
     found = pd.read_csv("runs/rows/version_0/label_errors.csv")
-    assert [*found] == ["row", "code", "given", "suggested", "score"]
+    assert [*found] == ["row", "code", "given", "suggested", "probability", "sure"]
     assert len(found) > 0
     assert (frame["kind"][found["row"]].to_numpy() == found["given"]).all()
     assert (found["given"] != found["suggested"]).all()

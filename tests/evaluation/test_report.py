@@ -21,7 +21,7 @@ from torchmetrics.classification import MulticlassCalibrationError
 from conftest import TINY, Command, Train
 from helpers import AWKWARD
 from kindling import MLPClassifier, MNISTDataModule, SyntheticDataModule
-from kindling.evaluation.predictions import Confusions, Predictions
+from kindling.evaluation.predictions import ConfusionCounts, Predictions
 from kindling.evaluation.report.confusion_matrix import confusion_section
 from kindling.evaluation.statistics import bootstrap_mean, bootstrap_scores, calibration, wilson
 from kindling.training import TestOutputCollector
@@ -283,7 +283,7 @@ def test_the_report_states_that_there_are_no_mistakes(kindling: Command) -> None
 
 
 def test_the_list_of_confusions_states_that_there_are_none() -> None:
-    correct = Confusions(torch.arange(25), torch.arange(25), torch.ones(25, dtype=torch.long))
+    correct = ConfusionCounts(torch.arange(25), torch.arange(25), torch.ones(25, dtype=torch.long))
     assert "All predictions are correct." in confusion_section(correct, [*map(str, range(25))])
 
 

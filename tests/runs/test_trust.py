@@ -415,7 +415,7 @@ def test_kindling_runs_reads_no_pipes_devices_or_endless_files(
     os.mkfifo(RUN / "run.json")
     (RUN / "test_metrics.json").unlink()
     (RUN / "test_metrics.json").symlink_to("/dev/zero")
-    monkeypatch.setattr("kindling.runs.find_checkpoint.MAX_BYTES", 10)
+    monkeypatch.setattr("kindling.runs.text_files.MAX_BYTES", 10)
     assert kindling("runs").code == 0
     assert kindling("runs", "show", RUN).code == 0
 

@@ -10,11 +10,12 @@ from kindling.cli.command_line import group_options, option_name, option_values,
 from kindling.runs.folders import RUNS, written_checkpoints
 from kindling.runs.metadata import FILE, RunMetadata, claim, status_of
 from kindling.runs.process import current_job
-from kindling.runs.run import find_runs, natural_key
+from kindling.runs.run import find_runs
 from kindling.training.completion import CompleteError
 from kindling.training.rank_zero_decision import decide_once
 from kindling.utils.files import locked
 from kindling.utils.slurm import is_queued
+from kindling.utils.text import natural_key
 
 # Options that say how long and on which devices a run trains, or what is reported: a run may resume with others.
 FREE = ("trainer", "checkpoint", "early_stopping", "test_after_fit", "profile", "watch", "data.num_workers")

@@ -14,7 +14,7 @@ from kindling.models.many_classes import MANY_CLASSES
 from kindling.models.task import BaseTask
 from kindling.runs.folders import is_in_run, run_folder_of, surroundings_of
 from kindling.runs.signatures import is_own, is_own_checkpoint, plugin_sources
-from kindling.runs.untrusted_config import check_classes, check_parts, class_paths, drop_unsafe
+from kindling.runs.untrusted_config import check_class_paths, check_parts, class_paths, drop_unsafe
 from kindling.runs.untrusted_files import check_factories, check_files, check_functions, typed_arguments
 from kindling.utils.plugins import check_available
 
@@ -86,9 +86,9 @@ def _check_code(
         ValueError: If not.
     """
     plugins, surroundings = plugin_sources(stored, checkpoint), surroundings_of(checkpoint)
-    check_classes(model, surroundings, plugins=plugins)
+    check_class_paths(model, surroundings, plugins=plugins)
     data = [stored.get("datamodule_hyper_parameters", {}), config.get("data")]
-    check_classes(data, surroundings, "data source", plugins)
+    check_class_paths(data, surroundings, "data source", plugins)
     for name in class_paths(config) if command == "fit" else ():
         check_available(name, plugins)
     check_parts(stored["hyper_parameters"], checkpoint)

@@ -10,8 +10,8 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from kindling.cli.run_session import RunSession
 from kindling.cli.stage_support import check_stage, explaining_forward
 from kindling.cli.summary import print_threshold
+from kindling.evaluation.fold_outputs import save_outputs
 from kindling.evaluation.gathering import gather_predictions
-from kindling.evaluation.out_of_fold import save_outputs
 from kindling.evaluation.result_files import (
     check_readable,
     is_writable,

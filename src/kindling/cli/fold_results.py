@@ -40,7 +40,8 @@ def _split(folder: Path) -> Path:
 def _write_report(_: str, command: Sequence[str]) -> None:
     """Write the report, and the recipe of the ensemble; the arguments are those of `combine_folds`."""
     from kindling.cli.checkpoint_config import class_config
-    from kindling.evaluation.out_of_fold import OutOfFold, write_single_split
+    from kindling.evaluation.fold_outputs import write_single_split
+    from kindling.evaluation.out_of_fold import OutOfFold
     from kindling.utils.plugins import load_plugins
 
     folder, typed, *plugins = command

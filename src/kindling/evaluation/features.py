@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from scipy.stats import kruskal
 from torch import Tensor
 
 from kindling.data import BaseDataModule
@@ -90,15 +91,10 @@ def kruskal_wallis(values: Tensor, groups: Tensor) -> float:
         values: Shape (N,).
         groups: Group of each value, integers, shape (N,).
     """
-    _, codes, sizes = np.unique(groups.numpy(), return_inverse=True, return_counts=True)
-    _, ties, counts = np.unique(values.numpy(), return_inverse=True, return_counts=True)
-    if len(sizes) < 2 or len(counts) < 2:
+    parts = [values[groups == group].numpy() for group in groups.unique()]
+    if len(parts) < 2 or len(values.unique()) < 2:
         return 1.0
-    ranks = (counts.cumsum() - (counts - 1) / 2)[ties]  # equal values share their mean rank
-    means = np.bincount(codes, ranks) / sizes
-    statistic = (sizes * (means - ranks.mean()) ** 2).sum() / ranks.var(ddof=1)
-    degrees = torch.tensor(len(sizes) - 1.0, dtype=torch.float64)  # the statistic is chi-squared
-    return float(torch.special.gammaincc(degrees / 2, torch.tensor(statistic / 2)))
+    return float(kruskal(*parts).pvalue)
 
 
 def features_of(data: BaseDataModule, rows: Tensor, most: int = MAX_FEATURES) -> list[Feature]:

@@ -1,21 +1,19 @@
 """Out-of-fold predictions: each sample of a cross-validation predicted by the run that did not train on it."""
 
-import csv
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from lightning.pytorch import LightningDataModule
 from torch import Tensor, nn
 from typing_extensions import override
 
 from kindling.data import BaseDataModule
-from kindling.data.datamodule import SPLITS
 from kindling.data.datasets import ArrayDataset
 from kindling.evaluation.attribution import attribution_maps
+from kindling.evaluation.fold_outputs import Fold, join_outputs, write_single_split
 from kindling.evaluation.report import FoldResults, write_report
 from kindling.models import (
     ClassificationTask,
@@ -28,13 +26,10 @@ from kindling.models.ensemble import PredictionAveraging
 from kindling.models.many_classes import TopClasses
 from kindling.models.metrics import ClassCountMetric
 from kindling.runs.checkpoints import read_checkpoint
-from kindling.runs.folders import REPEAT_FILE
 from kindling.runs.repeats import OUTPUTS
-from kindling.training import TestOutputCollector
 from kindling.training.output_collector import Outputs
 from kindling.utils.decision_threshold import DecisionThreshold, predicted_classes
-from kindling.utils.files import atomic_write
-from kindling.utils.text import join_names
+from kindling.utils.text import join_names, program_name
 
 BATCH_SIZE = 64  # samples of very many classes
 ENSEMBLES: dict[Task, Any] = {
@@ -42,21 +37,6 @@ ENSEMBLES: dict[Task, Any] = {
     "regression": EnsembleRegressor,
     "multilabel": EnsembleMultiLabelClassifier,
 }
-
-
-def save_outputs(run: Path, collected: TestOutputCollector, data: LightningDataModule | None) -> None:
-    """Save what the test of a run has collected, if the run belongs to a repeat and its model has a report.
-
-    Without a `split.csv`, which a module of the user's own need not write, the folds can't be read again together.
-    """
-    outputs, targets = collected.outputs, collected.targets
-    if outputs is None or targets is None or not isinstance(data, BaseDataModule) or not (run / "split.csv").exists():
-        return
-    rows = [*map(str, data.tested_rows())]
-    if (run.parent.parent / REPEAT_FILE).exists() and len(rows) == len(targets):  # not only some batches
-        with atomic_write(run / OUTPUTS) as path:
-            stored = [*outputs] if isinstance(outputs, TopClasses) else outputs
-            torch.save({"outputs": stored, "targets": targets, "rows": rows}, path)
 
 
 class FoldRouting(nn.Module):
@@ -76,20 +56,6 @@ class FoldRouting(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         outputs = self.averaging.outputs(inputs[:, :-1])  # (members, N, ...)
         return outputs[inputs[:, -1].long(), torch.arange(len(inputs), device=inputs.device)]
-
-
-class Fold(NamedTuple):
-    """The test of one fold.
-
-    Attributes:
-        outputs: See `TestOutputCollector`, shape (n, ...); the parts of `TopClasses` as a list.
-        targets: Shape (n, ...).
-        rows: Names of the samples.
-    """
-
-    outputs: Tensor | list[Tensor]
-    targets: Tensor
-    rows: Sequence[str]
 
 
 class OutOfFold:
@@ -116,7 +82,10 @@ class OutOfFold:
         places = {str(row): place for place, row in enumerate(self.data.tested_rows())}
         order = torch.tensor([places.get(row, -1) for test in tests for row in test.rows])
         if sorted(order.tolist()) != [*range(len(places))]:
-            raise ValueError(f"{self.data.origin} has other samples than when the folds were tested")
+            raise ValueError(
+                f"the samples of {self.data.origin} changed since the folds were tested: "
+                f"run `{program_name()} repeat` again"
+            )
         numbers = torch.cat([torch.full((len(test.targets),), number) for number, test in enumerate(tests)])
         back = order.argsort()
         self.outputs: Outputs = join_outputs([test.outputs for test in tests], back)
@@ -185,16 +154,17 @@ class OutOfFold:
             return None
         return member.validation_choices.threshold_for(self.outputs, self.targets)
 
-    def explain(self, rows: Tensor, images: Tensor, weights: Sequence[Tensor]) -> list[Tensor] | None:
+    def explain(self, rows: Tensor, images: Tensor, weights: Sequence[Tensor], others: Tensor) -> list[Tensor] | None:
         """Return the `attribution_maps` of samples by index (n,), each by the model of its fold."""
         maps = [images.new_zeros(len(rows), *images.shape[2:], dtype=torch.float) for _ in weights]
         for number in sorted({*self.folds[rows].tolist()}):
             of_fold = self.folds[rows] == number
-            found = attribution_maps(self.members[number], images[of_fold], [each[of_fold] for each in weights])
+            part = [each[of_fold] for each in weights]
+            found = attribution_maps(self.members[number], images[of_fold], part, others)
             if found is None:
                 return None
-            for total, part in zip(maps, found, strict=True):
-                total[of_fold] = part
+            for total, values in zip(maps, found, strict=True):
+                total[of_fold] = values
         return maps
 
     def write_report(self, folder: Path, command: str) -> Path:
@@ -222,14 +192,6 @@ class OutOfFold:
         return report
 
 
-def join_outputs(parts: Sequence[Tensor | list[Tensor]], order: Tensor) -> Outputs:
-    """Return the stored outputs of several tests in one order, by index (N,)."""
-    tops = [TopClasses(*part) for part in parts if isinstance(part, list)]
-    if tops:
-        return TopClasses.cat(tops).select(order)
-    return torch.cat([part for part in parts if isinstance(part, Tensor)])[order]
-
-
 def _all_samples(runs: Sequence[Path], checkpoints: Sequence[str]) -> BaseDataModule:
     """Return a data module whose test split holds the samples of all splits of the runs."""
     stored = [read_checkpoint(Path(checkpoint)) for checkpoint in checkpoints]
@@ -245,12 +207,3 @@ def _all_samples(runs: Sequence[Path], checkpoints: Sequence[str]) -> BaseDataMo
         data.combine_fitted([each[name] | shared for each in stored])
         data.setup("test")
     return data
-
-
-def write_single_split(source: Path, path: Path, split: str) -> None:
-    """Write a copy of the `split.csv` of a run, in which all samples are in one split."""
-    with source.open(encoding="utf-8", newline="") as file, path.open("w", encoding="utf-8", newline="") as other:
-        header, *rows = csv.reader(file)
-        place = header.index("split")
-        others = ([*row[:place], split if row[place] in SPLITS else row[place], *row[place + 1 :]] for row in rows)
-        csv.writer(other).writerows([header, *others])

@@ -14,7 +14,7 @@ from kindling.utils.decision_threshold import DecisionThreshold, predicted_class
 NO_PREDICTION = "no prediction"  # shown instead of a class name if the prediction is NaN
 
 
-class Confusions(NamedTuple):
+class ConfusionCounts(NamedTuple):
     """How often each pair of label and prediction occurs: the cells of a confusion matrix that are not 0, row by row.
 
     Attributes:
@@ -102,11 +102,11 @@ class Predictions:
         return self.classes == self.labels
 
     @cached_property
-    def confusions(self) -> Confusions:
+    def confusions(self) -> ConfusionCounts:
         """How often each pair of label and prediction occurs."""
         columns = self.num_classes + 1
         cells, counts = torch.unique(self.labels * columns + self.classes, return_counts=True)
-        return Confusions(cells // columns, cells % columns, counts)
+        return ConfusionCounts(cells // columns, cells % columns, counts)
 
     @cached_property
     def class_counts(self) -> Tensor:
@@ -134,7 +134,7 @@ class Predictions:
         return wrong[self.of_label[wrong].argsort(stable=True)[:number]]
 
 
-def most_confused(confusions: Confusions, names: Sequence[str], number: int) -> list[tuple[str, str, int, float]]:
+def most_confused(confusions: ConfusionCounts, names: Sequence[str], number: int) -> list[tuple[str, str, int, float]]:
     """Return label, prediction, number of samples and share of the label of the most frequent confusions."""
     wrong = confusions.labels != confusions.predictions
     labels, predictions, counts = (part[wrong] for part in confusions)

@@ -19,7 +19,7 @@ from kindling.utils.files import atomic_write
 
 Keys = Mapping[str, Sequence[object]]  # values (N,) by name
 RESERVED = re.compile(
-    "label|target|prediction|fold|given|suggested|score|class_[1-9]|probability(_[1-9])?"
+    "label|target|prediction|fold|given|suggested|sure|class_[1-9]|probability(_[1-9])?"
 )  # columns of predictions.csv
 
 
@@ -109,7 +109,7 @@ def write_label_errors(
     class_names: Sequence[str],
     keys: Keys = MappingProxyType({}),
 ) -> None:
-    """Write `label_errors.csv`: row, keys, given label, suggested label and score of each likely label error.
+    """Write `label_errors.csv`: row, keys, given label, suggested label, probability of the given one, `sure`.
 
     Several classes are separated by `|`; see `write_predictions` for the other arguments.
 
@@ -127,7 +127,8 @@ def write_label_errors(
     header, columns = _first_columns([rows[row] for row in found], row_header, of_found, len(found))
     pair = (labels[errors.rows], errors.suggested)
     columns += [label_texts(each, class_names, "|") for each in pair]
-    _write(path, [*header, "given", "suggested", "score"], [*columns, _format(errors.scores)])
+    header += ["given", "suggested", "probability", "sure"]
+    _write(path, header, [*columns, _format(errors.probabilities), errors.sure.tolist()])
 
 
 def label_texts(labels: Tensor, class_names: Sequence[str], separator: str = ", ") -> list[str]:

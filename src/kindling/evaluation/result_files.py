@@ -14,7 +14,7 @@ from torch import Tensor
 
 from kindling.data import BaseDataModule
 from kindling.data.datasets import targets_of
-from kindling.evaluation.predictions_csv import add_unreadable, write_multilabel_predictions, write_predictions
+from kindling.evaluation.predictions_csv import Keys, add_unreadable, write_multilabel_predictions, write_predictions
 from kindling.evaluation.report import write_report
 from kindling.models import ClassificationTask, MultiLabelTask, RegressionTask
 from kindling.models.batches import batch_size
@@ -22,7 +22,6 @@ from kindling.models.many_classes import TopClasses
 from kindling.runs.folders import run_folder_of
 from kindling.training import TestOutputCollector
 from kindling.utils.console import progress
-from kindling.utils.decision_threshold import DecisionThreshold
 from kindling.utils.files import atomic_write, write_json
 from kindling.utils.text import join_names
 
@@ -109,13 +108,7 @@ def save_predictions(
                 table = TopClasses(*(add_unreadable(part, rows, data.unreadable) for part in table))
             else:
                 table = add_unreadable(table, rows, data.unreadable)
-        if isinstance(model, MultiLabelTask):
-            assert isinstance(table, Tensor)
-            arguments = rows, data.row_header, table, model.class_names, labels, keys, all_classes
-            write_multilabel_predictions(written, *arguments)
-            return written, number
-        names, threshold = _classes_of(model)
-        write_predictions(written, rows, data.row_header, table, names, labels, threshold, keys)
+        _write_table(written, model, table, data, rows, labels, keys, all_classes)
     return written, number
 
 
@@ -130,9 +123,23 @@ def check_readable(written: Path, data: LightningDataModule | None) -> None:
         )
 
 
-def _classes_of(model: LightningModule) -> tuple[Sequence[str], DecisionThreshold | None]:
-    """Return the class names of a classifier and its decision threshold; nothing for other models."""
-    return (model.class_names, model.threshold) if isinstance(model, ClassificationTask) else ((), None)
+def _write_table(
+    path: Path,
+    model: LightningModule,
+    table: Tensor | TopClasses,
+    data: BaseDataModule,
+    rows: Sequence[object],
+    labels: Tensor | None,
+    keys: Keys,
+    all_classes: bool,
+) -> None:
+    """Write predictions as CSV; see `write_predictions` and `write_multilabel_predictions`."""
+    if isinstance(model, MultiLabelTask):
+        assert isinstance(table, Tensor)
+        write_multilabel_predictions(path, rows, data.row_header, table, model.class_names, labels, keys, all_classes)
+        return
+    names, threshold = (model.class_names, model.threshold) if isinstance(model, ClassificationTask) else ((), None)
+    write_predictions(path, rows, data.row_header, table, names, labels, threshold, keys)
 
 
 def _as_table(
@@ -185,13 +192,9 @@ def save_test_results(
             return None
         assert isinstance(model, ClassificationTask | RegressionTask | MultiLabelTask)  # else nothing is collected
         file, rows, keys = run / "predictions.csv", data.tested_rows(), data.keys("tested")
-        if isinstance(model, MultiLabelTask):
-            assert isinstance(outputs, Tensor)
-            arguments = rows, data.row_header, model.to_prediction(outputs), model.class_names, labels, keys
-            write_multilabel_predictions(file, *arguments, all_classes)
-        else:
-            names, threshold = _classes_of(model)
-            predictions = outputs.exp() if names and isinstance(outputs, Tensor) else outputs
-            write_predictions(file, rows, data.row_header, predictions, names, labels, threshold, keys)
+        table = outputs
+        if isinstance(outputs, Tensor) and not isinstance(model, RegressionTask):
+            table = model.to_prediction(outputs) if isinstance(model, MultiLabelTask) else outputs.exp()
+        _write_table(file, model, table, data, rows, labels, keys, all_classes)
         with progress("writing the report"):
             return write_report(run, checkpoint.name, metrics, outputs, labels, model, data, command)

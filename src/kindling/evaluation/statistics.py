@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kindling.evaluation.predictions import Confusions, Predictions
+from kindling.evaluation.predictions import ConfusionCounts, Predictions
 
 BINS = 15
 RESAMPLES = 1000
@@ -50,7 +50,7 @@ def class_scores(correct: Tensor, labels: Tensor, predictions: Tensor) -> tuple[
     return correct / predictions, correct / labels, 2 * correct / (labels + predictions)
 
 
-def bootstrap_scores(confusions: Confusions, num_classes: int) -> tuple[Interval, Interval]:
+def bootstrap_scores(confusions: ConfusionCounts, num_classes: int) -> tuple[Interval, Interval]:
     """Return 95% bootstrap intervals of balanced accuracy and macro F1: B. Efron, Annals of Statistics 7 (1979).
 
     To resample N samples with replacement is to draw the cells of the confusion matrix from a multinomial distribution.
@@ -66,7 +66,7 @@ def bootstrap_scores(confusions: Confusions, num_classes: int) -> tuple[Interval
     return middle_95(balanced_accuracy[0], balanced_accuracy[1:], 0, 1), middle_95(macro_f1[0], macro_f1[1:], 0, 1)
 
 
-def _mean_scores(confusions: Confusions, num_classes: int, cells: NDArray[np.integer[Any]]) -> Tensor:
+def _mean_scores(confusions: ConfusionCounts, num_classes: int, cells: NDArray[np.integer[Any]]) -> Tensor:
     """Return balanced accuracy and macro F1, float64 (2, n), if the pairs occur as often as in `cells` (n, P)."""
     labels, predictions, _ = confusions
     # Contiguous rows are added four times faster.

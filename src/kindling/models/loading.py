@@ -11,7 +11,7 @@ from kindling.models.task import BaseTask
 from kindling.runs.checkpoints import read_checkpoint
 from kindling.runs.folders import RUNS, surroundings_of
 from kindling.runs.signatures import is_own_checkpoint, plugin_sources
-from kindling.runs.untrusted_config import check_classes, check_parts
+from kindling.runs.untrusted_config import check_class_paths, check_parts
 from kindling.runs.untrusted_files import check_functions
 
 
@@ -31,7 +31,7 @@ def read_model_spec(path: Path, stored: dict[str, Any] | None = None) -> tuple[s
     stored = stored or read_checkpoint(path)
     check_trained(path, stored)
     hyper_parameters = stored["hyper_parameters"]
-    check_classes(hyper_parameters, surroundings_of(path), plugins=plugin_sources(stored, path))
+    check_class_paths(hyper_parameters, surroundings_of(path), plugins=plugin_sources(stored, path))
     check_parts(hyper_parameters, path)
     if not is_own_checkpoint(stored, path):
         check_functions(hyper_parameters, (), path)
@@ -62,7 +62,7 @@ def build_from_spec(spec: str) -> BaseTask:
         ValueError: If there is no such model, or it takes other arguments.
     """
     config = json.loads(spec)
-    check_classes(config, RUNS)
+    check_class_paths(config, RUNS)
     module, _, name = config["model"].rpartition(".")
     try:
         cls = getattr(import_module(module), name)

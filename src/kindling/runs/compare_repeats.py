@@ -6,10 +6,10 @@ from typing import NamedTuple
 
 from rich.table import Table
 
-from kindling.runs.find_checkpoint import read_text
 from kindling.runs.repeat_statistics import MAX_RUNS, Difference, paired_difference
 from kindling.runs.repeats import Repeat
 from kindling.runs.run import Run
+from kindling.runs.text_files import read_text
 from kindling.utils.console import new_table, say
 from kindling.utils.text import format_like
 

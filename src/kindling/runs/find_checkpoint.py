@@ -1,4 +1,4 @@
-"""Find checkpoints by name, and read text files of run folders, which may be untrusted."""
+"""Find checkpoints by name."""
 
 import json
 from collections.abc import Sequence
@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Literal
 
 from kindling.runs.folders import ENSEMBLE, REPEAT_FILE, RUNS, STUDY_FILE, is_in_run, written_checkpoints
-from kindling.runs.signatures import is_own_here
+from kindling.runs.text_files import read_text
 from kindling.runs.untrusted_config import check_links
 from kindling.utils.text import program_name, suggest
 
-MAX_BYTES = 256 * 2**20  # of a text file in a run folder; metrics.csv has 100 bytes per row
 Kind = Literal["best", "last"]
 
 
@@ -72,17 +71,3 @@ def _with_its_run(checkpoint: Path) -> Path:
         checkpoint = checkpoint.parent.resolve() / checkpoint.name
     check_links(checkpoint)
     return checkpoint
-
-
-def read_text(path: Path) -> str:
-    """Read a text file of a run folder, which may be untrusted.
-
-    Raises:
-        OSError: If it is not a file, too large, or a link out of the folder of another user's run.
-        ValueError: If it is not UTF-8 text.
-    """
-    if path.is_symlink() and path.parent.resolve() not in path.resolve().parents and not is_own_here(path.parent):
-        raise OSError(f"{path} is a link out of a run folder from elsewhere: replace it with the file itself")
-    if not path.is_file() or path.stat().st_size > MAX_BYTES:
-        raise OSError(f"{path} is not a file, or has more than {MAX_BYTES:,} bytes")
-    return path.read_text("utf-8")

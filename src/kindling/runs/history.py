@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from io import StringIO
 from pathlib import Path
 
-from kindling.runs.find_checkpoint import read_text
 from kindling.runs.metric_names import standard_name
+from kindling.runs.text_files import read_text
 
 READ_ERRORS = (OSError, ValueError, KeyError, csv.Error)  # raised for a missing or damaged file
 Points = list[tuple[float, float]]  # completed epochs, value

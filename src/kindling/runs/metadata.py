@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any, Self, get_args, get_origin, get_type_hints
 
 from kindling import __version__
-from kindling.runs.find_checkpoint import read_text
 from kindling.runs.history import READ_ERRORS, best_epoch, read_history
 from kindling.runs.process import is_alive, is_copy, process_info
+from kindling.runs.text_files import read_text
 from kindling.utils.files import write_json
 from kindling.utils.text import strip_control_characters
 

@@ -8,8 +8,10 @@ from typing import Any, Self
 
 from kindling.runs.folders import ENSEMBLE, REPEAT_FILE, RUNS, new_run, written_checkpoints
 from kindling.runs.metadata import read_json
-from kindling.runs.run import Run, find_runs, natural_key, sort_by_start
+from kindling.runs.run import Run, find_runs, sort_by_start
+from kindling.runs.untrusted_config import texts
 from kindling.utils.files import atomic_write, write_json
+from kindling.utils.text import natural_key
 
 PREDICTIONS = "predictions.csv"
 OUTPUTS = "test_outputs.pt"  # in each run: outputs and targets of its test, and the names of the samples
@@ -141,7 +143,7 @@ def digest_files(command: Sequence[str], configs: Sequence[Any]) -> str:
         command: Options of `fit`.
         configs: Contents of the config files among them.
     """
-    names = {word.rpartition("=")[2] for word in command} | {text for config in configs for text in _texts(config)}
+    names = {word.rpartition("=")[2] for word in command} | {text for config in configs for text in texts(config)}
     content = hashlib.sha256()
     for name in sorted(names):
         if not 0 < len(name) < MAX_NAME or "\0" in name:
@@ -154,12 +156,3 @@ def digest_files(command: Sequence[str], configs: Sequence[Any]) -> str:
             for inner in sorted(path.rglob("*")):
                 content.update(f"{inner}:{inner.lstat().st_size};".encode())
     return content.hexdigest()
-
-
-def _texts(value: Any) -> Iterator[str]:
-    """Yield all texts in nested lists and dictionaries."""
-    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    if isinstance(value, str):
-        yield value
-    for item in items:
-        yield from _texts(item)

@@ -1,7 +1,6 @@
 """Find run folders and read them."""
 
 import os
-import re
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -11,14 +10,14 @@ from typing import Any, Self
 
 import yaml
 
-from kindling.runs.find_checkpoint import read_text
 from kindling.runs.folders import RUN_FILES, RUNS
 from kindling.runs.history import READ_ERRORS, read_history
 from kindling.runs.metadata import FILE, FORMAT, TEST, RunMetadata, read_json, status_of
 from kindling.runs.metric_names import standard_name
+from kindling.runs.text_files import read_text
 from kindling.runs.untrusted_config import check_size
 from kindling.utils.console import say
-from kindling.utils.text import program_name, strip_control_characters, suggest
+from kindling.utils.text import natural_key, program_name, strip_control_characters, suggest
 
 YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C, if available: ten times as fast
 
@@ -114,11 +113,6 @@ def find_runs(folder: Path) -> list[Path]:
 def sort_by_start(runs: Iterable[Run]) -> list[Run]:
     """Sort runs by their start time, then by name and version."""
     return sorted(runs, key=lambda run: (run.metadata.started, natural_key(str(run.path))))
-
-
-def natural_key(name: str) -> list[tuple[int, str]]:
-    """Return a sort key that puts version_9 before version_10."""
-    return [(int(part or 0) if part.isdecimal() else 0, part) for part in re.split(r"(\d+)", name)]
 
 
 def find_run(name: str, root: Path = RUNS) -> Path:

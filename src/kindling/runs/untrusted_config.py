@@ -74,7 +74,7 @@ def _is_averaging(value: Any) -> bool:
     return isinstance(value, dict) and value.get("class_path") in AVERAGING and _is_safe(value.get("init_args"))
 
 
-def check_classes(stored: Any, run: Path, what: str = "model", plugins: Mapping[str, str] | None = None) -> None:
+def check_class_paths(stored: Any, run: Path, what: str = "model", plugins: Mapping[str, str] | None = None) -> None:
     """Check that stored classes are installed or from plug-ins, neither from the run folder nor the standard library.
 
     No class is imported.
@@ -121,7 +121,7 @@ def _is_installed(package: Path) -> bool:
 
 
 def find_class(name: Any) -> type | None:
-    """Return a class by its path, after `check_classes`; None if it is not a class."""
+    """Return a class by its path, after `check_class_paths`; None if it is not a class."""
     module, _, attribute = str(name).rpartition(".")
     with suppress(ImportError, ValueError):
         found = getattr(importlib.import_module(module or "kindling"), attribute, None)

@@ -70,7 +70,7 @@ def check_factories(hyper_parameters: dict[str, Any], source: Path) -> None:
     """Check that the optimizer and scheduler of a checkpoint from elsewhere are classes: a function would be called.
 
     Args:
-        hyper_parameters: Those of the model, after `check_classes`.
+        hyper_parameters: Those of the model, after `check_class_paths`.
         source: The checkpoint, for messages.
 
     Raises:

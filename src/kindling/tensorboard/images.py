@@ -13,30 +13,31 @@ from kindling.evaluation.predictions import NO_PREDICTION
 from kindling.utils.pictures import to_pil_image
 from kindling.utils.text import shorten
 
+COLUMNS = 6  # images in a row of a sheet
 SIDE = 96  # longer side of an image on a sheet, in pixels
 GAP, LINE = 6, 19  # pixels between images; height of a caption line in pixels
 FONT = 16  # pixels: TensorBoard shows a sheet at half its size
 BACKGROUND = (226, 232, 240)  # neither black nor white, as the edges of filters and digits are
+MAX_FILTERS = 64  # that are shown
 NAME_LENGTH = 16  # characters of a class name in the confusion matrix
 MAX_LABELED_CLASSES = 20  # more leave no room for names and numbers in the confusion matrix
 
 
-def image_grid(images: Tensor, captions: Sequence[Sequence[str]] = (), columns: int = 6) -> Image.Image:
+def image_grid(images: Tensor, captions: Sequence[Sequence[str]] = ()) -> Image.Image:
     """Return a sheet of images, with lines of text under each.
 
     Args:
         images: uint8, or floats in [0, 1]; shape (N, C, H, W), C being 1 or 3.
         captions: The lines under each image.
-        columns: Images in a row.
     """
     pictures = [to_pil_image(image, SIDE) for image in images]
     lines = max(map(len, captions), default=0)
     width, height = pictures[0].width + GAP, pictures[0].height + lines * LINE + GAP
-    rows = -(-len(pictures) // columns)
-    sheet = Image.new("RGB", (min(columns, len(pictures)) * width + GAP, rows * height + GAP), BACKGROUND)
+    rows = -(-len(pictures) // COLUMNS)
+    sheet = Image.new("RGB", (min(COLUMNS, len(pictures)) * width + GAP, rows * height + GAP), BACKGROUND)
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(FONT)
     for number, picture in enumerate(pictures):
-        left, top = GAP + number % columns * width, GAP + number // columns * height
+        left, top = GAP + number % COLUMNS * width, GAP + number // COLUMNS * height
         sheet.paste(picture, (left, top))
         for line, text in enumerate(captions[number] if captions else ()):
             while text and font.getlength(text) > picture.width:
@@ -45,7 +46,7 @@ def image_grid(images: Tensor, captions: Sequence[Sequence[str]] = (), columns: 
     return sheet
 
 
-def first_filters(network: nn.Module, max_filters: int = 64) -> Tensor | None:
+def first_filters(network: nn.Module) -> Tensor | None:
     """Return the filters of the first convolution as images (N, C, h, w) in [0, 1]; None without a convolution.
 
     0.5 stands for zero. Filters of 3 channels are in color; of others, the first channel is returned.
@@ -53,7 +54,7 @@ def first_filters(network: nn.Module, max_filters: int = 64) -> Tensor | None:
     layers = (module for module in network.modules() if isinstance(module, nn.Conv2d))
     if (layer := next(layers, None)) is None:
         return None
-    filters = layer.weight.detach()[:max_filters].float()  # (out, in, h, w)
+    filters = layer.weight.detach()[:MAX_FILTERS].float()  # (out, in, h, w)
     filters = filters if filters.shape[1] == 3 else filters[:, :1]
     return 0.5 + 0.5 * filters / filters.abs().amax(dim=(1, 2, 3), keepdim=True).clamp(min=1e-12)
 

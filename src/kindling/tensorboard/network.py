@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from kindling.models.task import BaseTask
-from kindling.runs.find_checkpoint import read_text
+from kindling.runs.text_files import read_text
 from kindling.tensorboard.images import add_picture, first_filters, image_grid
 from kindling.utils.console import as_command
 

@@ -15,9 +15,9 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from typing_extensions import override
 
-from kindling.runs.find_checkpoint import read_text
 from kindling.runs.metadata import RunMetadata, git_commit, utc_timestamp, versions
 from kindling.runs.process import process_info
+from kindling.runs.text_files import read_text
 from kindling.utils.errors import describe_killed_worker, unwrap_worker_error
 
 MAX_REASON_LENGTH = 300  # characters

@@ -8,8 +8,8 @@ import yaml
 from optuna.trial import FrozenTrial, TrialState
 from rich.table import Table
 
-from kindling.runs.find_checkpoint import read_text
 from kindling.runs.folders import STUDY_FILE
+from kindling.runs.text_files import read_text
 from kindling.tuning.study import EPOCHS, REASON, RUN, SECONDS, Study
 from kindling.utils.console import new_table
 from kindling.utils.files import atomic_write, write_json

@@ -1,7 +1,8 @@
-"""Formatting of names, lists of names and metrics in messages."""
+"""Formatting and order of names, lists of names and metrics."""
 
 import difflib
 import math
+import re
 from collections.abc import Iterable, Sequence
 
 _program_name = ["kindling"]
@@ -39,6 +40,16 @@ def strip_control_characters(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(character if character.isprintable() else " " for character in text)
+
+
+def natural_key(name: str) -> list[tuple[int, str]]:
+    """Return a sort key that orders the numbers in names by value.
+
+    Examples:
+        >>> sorted(["version_10", "version_9"], key=natural_key)
+        ['version_9', 'version_10']
+    """
+    return [(int(part or 0) if part.isdecimal() else 0, part) for part in re.split(r"(\d+)", name)]
 
 
 def shorten(text: str, max_length: int = 280) -> str:

@@ -67,9 +67,9 @@ def test_training_samples_are_shown_with_the_shares_of_their_classes(
     write_shapes()
     shown: list[list[list[str]]] = []
 
-    def record(pictures: torch.Tensor, captions: list[list[str]], **options: int) -> Image.Image:
+    def record(pictures: torch.Tensor, captions: list[list[str]]) -> Image.Image:
         shown.append(captions)
-        return image_grid(pictures, captions, **options)
+        return image_grid(pictures, captions)
 
     monkeypatch.setattr("kindling.tensorboard.dashboard.image_grid", record)
     assert kindling(*FIT, "--data.mixup", "1", "--trainer.max_epochs", "1").code == 0

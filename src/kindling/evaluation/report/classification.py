@@ -2,21 +2,24 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+import numpy as np
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 from torch.nn.functional import one_hot
 
 from kindling.data import BaseDataModule
+from kindling.evaluation.charts import BLUE, GREY, ORANGE, new_chart
 from kindling.evaluation.predictions import NO_PREDICTION, Predictions
 from kindling.evaluation.report.calibration import calibration_section
 from kindling.evaluation.report.confusion_matrix import confusion_section, share_cell
 from kindling.evaluation.report.heat_maps import RIGHT, Explain, ExplainedScore, Explanation
-from kindling.evaluation.report.html import Html, element, join, name_cell, section, table
+from kindling.evaluation.report.html import Html, element, figure_element, join, name_cell, section, table
 from kindling.evaluation.report.metric_cards import metric_cards
 from kindling.evaluation.report.samples import SHOWN, show_samples
-from kindling.evaluation.report.threshold import threshold_section
 from kindling.evaluation.statistics import RESAMPLES, class_scores, confidence_intervals
 from kindling.models.many_classes import MANY_CLASSES
+from kindling.utils.decision_threshold import DecisionThreshold
 from kindling.utils.text import count_noun, format_metric
 
 LISTED = 50  # of more than `MANY_CLASSES`
@@ -105,6 +108,26 @@ def score_table(names: Sequence[str], samples: Tensor, scores: Tensor, titles: S
         )
     )
     return join([note, table(["class", "samples", *titles], rows, class_="list")])
+
+
+def threshold_section(threshold: DecisionThreshold, names: Sequence[str]) -> Html:
+    """Return what the threshold is and, if it was chosen on the validation split, how."""
+    text = element("p", f"The model {threshold.describe(names)}.")
+    if not threshold.curve:
+        return text
+    caption = f"{threshold.metric} on the validation split by threshold. Orange: the chosen one; dashed: 0.5."
+    chart = figure_element(threshold_chart(threshold), f"{threshold.metric} by threshold", caption)
+    return join([text, element("div", chart, class_="charts")])
+
+
+def threshold_chart(threshold: DecisionThreshold) -> Figure:
+    """Return a chart of the metric at each threshold."""
+    figure, axes = new_chart("threshold", threshold.metric)
+    axes.plot(np.linspace(0, 1, len(threshold.curve)), threshold.curve, color=BLUE)
+    axes.axvline(0.5, color=GREY, lw=1, ls="--")
+    axes.plot([threshold.value], [threshold.score], "o", color=ORANGE)
+    axes.set_xlim(0, 1)
+    return figure
 
 
 def worst_predictions(

@@ -3,19 +3,19 @@
 import math
 from collections.abc import Sequence
 
-from kindling.evaluation.predictions import NO_PREDICTION, Confusions, most_confused
+from kindling.evaluation.predictions import NO_PREDICTION, ConfusionCounts, most_confused
 from kindling.evaluation.report.html import Html, element, join, name_cell, table
 
 MATRIX_CLASSES = 20  # more do not fit on the page
 LISTED = 20
 
 
-def confusion_section(confusions: Confusions, names: Sequence[str]) -> Html:
+def confusion_section(confusions: ConfusionCounts, names: Sequence[str]) -> Html:
     """Return a matrix or a list of confusions between the classes with these names."""
     return (matrix if len(names) <= MATRIX_CLASSES else confusion_list)(confusions, names)
 
 
-def matrix(confusions: Confusions, names: Sequence[str]) -> Html:
+def matrix(confusions: ConfusionCounts, names: Sequence[str]) -> Html:
     """Return a table of counts, blue if correct and orange if wrong, the stronger the larger the share of the row."""
     counts = confusions.matrix(len(names))
     shares = counts / counts.sum(1, keepdim=True).clamp(min=1)
@@ -46,7 +46,7 @@ def matrix_cell(count: int, share: float, label: str, prediction: str, is_correc
     return element("td", f"{count:,}", class_=kind, style=f"--share: {strength:.2f}", title=title)
 
 
-def confusion_list(confusions: Confusions, names: Sequence[str]) -> Html:
+def confusion_list(confusions: ConfusionCounts, names: Sequence[str]) -> Html:
     """Return a table of the most frequent confusions."""
     rows = [
         [name_cell(label), element("td", prediction, class_="name"), element("td", f"{count:,}"), share_cell(share)]

@@ -40,19 +40,18 @@ def label_error_section(
     covers_all: bool,
 ) -> Html:
     """Return the most likely label errors; unless all folds were tested, with the command that covers all labels."""
-    total = count_noun(len(targets), "label", "labels")
+    total, wrong = count_noun(len(targets), "label", "labels"), int(errors.sure.sum())
     scope = "" if covers_all else f" {OTHERS}"
-    if not len(errors.rows):
+    if not wrong:
         return element("p", f"None of {total} looks wrong.{scope}")
     rows = errors.rows[:SHOWN]
     given, suggested = (
         [text or NO_CLASS for text in label_texts(labels, model.class_names)]
         for labels in (targets[rows], errors.suggested[:SHOWN])
     )
-    columns = {"label": given, "suggestion": suggested, "score": [f"{score:.2f}" for score in errors.scores[:SHOWN]]}
-    intro = (
-        f"{len(errors.rows):,} of {total} {'look' if len(errors.rows) > 1 else 'looks'} wrong (confident learning): "
-    )
-    intro += f"the model is sure of another class. The most likely {len(rows)} are shown; {LABEL_ERRORS} in the run "
-    intro += f"folder lists all. Look at each: the model may be wrong instead.{scope}"
-    return show_samples(rows, columns, intro, "how much more probable the suggestion is", data)
+    probabilities = [f"{probability:.2g}" for probability in errors.probabilities[:SHOWN].tolist()]
+    columns = {"label": given, "suggestion": suggested, "probability": probabilities}
+    intro = f"{wrong:,} of {total} {'look' if wrong > 1 else 'looks'} wrong (confident learning): the model is sure of "
+    intro += f"another class. The {len(rows)} most improbable labels are shown; {LABEL_ERRORS} in the run folder lists "
+    intro += f"all {len(errors.rows):,} that differ from the prediction. Look at each: the model may be wrong instead."
+    return show_samples(rows, columns, f"{intro}{scope}", "the probability of the label", data)

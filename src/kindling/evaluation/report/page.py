@@ -1,6 +1,6 @@
 """The HTML page of the report, common to all tasks."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import chain
 from pathlib import Path
@@ -27,10 +27,12 @@ from kindling.evaluation.report.regression import regression_sections
 from kindling.evaluation.statistics import random_blocks
 from kindling.models import BaseTask, ClassificationTask, MultiLabelTask, RegressionTask
 from kindling.models.many_classes import TopClasses
-from kindling.runs.find_checkpoint import read_text
+from kindling.runs.text_files import read_text
 from kindling.training.output_collector import Outputs
 from kindling.utils.files import atomic_write
 from kindling.utils.pictures import are_images
+
+OTHERS = 16  # test images whose pixels heat maps compare with
 
 
 class FoldResults(NamedTuple):
@@ -42,7 +44,8 @@ class FoldResults(NamedTuple):
         classes: Predicted class of each sample, (N,), if not the same rule decides on all.
         note: Explanation below the title.
         temperatures: The softmax temperature of each sample, (N, 1), if the models have one.
-        explain: Computes the heat maps of images, if not one model predicts all samples.
+        explain: Computes the heat maps of images, given their indices (n,) and the arguments of `attribution_maps`, if
+            not one model predicts all samples.
     """
 
     model: str
@@ -50,7 +53,7 @@ class FoldResults(NamedTuple):
     classes: Tensor | None = None
     note: str = ""
     temperatures: Tensor | None = None
-    explain: Explain | None = None
+    explain: Callable[[Tensor, Tensor, Sequence[Tensor], Tensor], list[Tensor] | None] | None = None
 
 
 def write_report(
@@ -82,8 +85,11 @@ def write_report(
     losses = torch.stack([found.loss(rows) for rows in random_blocks(len(targets))])  # smoothed and weighted
     explain: Explain | None = None
     if is_whole(model) and are_images(inputs_of(data.test, torch.tensor([0]))):
-        maps = found.explain or (lambda rows, images, weights: attribution_maps(model, images, weights))
-        explain = without_errors(maps)
+        order = torch.randperm(len(targets), generator=torch.Generator().manual_seed(0))
+        others = inputs_of(data.test, order[:OTHERS])
+        maps = found.explain or (lambda rows, *arguments: attribution_maps(model, *arguments))
+        if others is not None:
+            explain = without_errors(lambda rows, images, weights: maps(rows, images, weights, others))
     wrong: Tensor | None = None
     title = f"Test of {'/'.join(run.resolve().parts[-2:])}"
     about = f"{found.model} on {len(targets):,} test samples of {type(data).__name__}"
