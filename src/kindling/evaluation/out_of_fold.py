@@ -14,6 +14,7 @@ from typing_extensions import override
 
 from kindling.data import BaseDataModule
 from kindling.data.datamodule import SPLITS
+from kindling.data.images.trained import TRAINED
 from kindling.data.loading import ArrayDataset
 from kindling.evaluation.attribution import attribution_maps
 from kindling.evaluation.report import FoldResults, write_report
@@ -242,7 +243,8 @@ def _all_samples(runs: Sequence[Path], checkpoints: Sequence[str]) -> BaseDataMo
         data: BaseDataModule = getattr(import_module(module), name)(**plain | {"split": str(split)})
         # Their outputs are stored: if their 16-bit images differ in range, one of them does for the pictures.
         shared = {key: value for key, value in stored[0][name].items() if key == "levels"}
-        data.combine([each[name] | shared for each in stored])
+        states = [{key: value for key, value in (each[name] | shared).items() if key != TRAINED} for each in stored]
+        data.combine(states)  # each member predicted the images that it was not trained on
         data.setup("test")
     return data
 

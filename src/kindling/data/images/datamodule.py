@@ -19,7 +19,8 @@ from kindling.data.auto_augment import AutoAugment
 from kindling.data.datamodule import MEMBERS, SPLITS, ArrayDataset, BaseDataModule, Batch, Split, count_classes
 from kindling.data.disk_cache import DiskCache
 from kindling.data.folds import check_fold
-from kindling.data.images.decode import ImageFiles, channel_moments, read_images, warn_small_range
+from kindling.data.images.bit_depth import warn_small_range
+from kindling.data.images.decode import ImageFiles, channel_moments, read_images
 from kindling.data.images.folder import check_folder
 from kindling.data.images.folder_checks import drop_broken, find_oddities, report_broken
 from kindling.data.images.image_splits import SplitImages
@@ -29,6 +30,7 @@ from kindling.data.images.samples import ImageTask, Sample
 from kindling.data.images.scan import list_images, warn_unused
 from kindling.data.images.split_file import write_split
 from kindling.data.images.targets import encode_labels, target_format
+from kindling.data.images.trained import TRAINED, merge_trained
 from kindling.data.mixing import Mixing
 from kindling.data.tables.target import check_task
 from kindling.data.tables.values import as_name
@@ -202,8 +204,12 @@ class ImageFolderDataModule(BaseDataModule):
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        # If training resumes, images may have been added.
+        trained = merge_trained([self.fitted, state_dict])
+        others = {name: value for name, value in state_dict.items() if name != TRAINED}
         # Older checkpoints have no levels: they were trained on the full 16-bit range.
-        super().load_state_dict({"levels": None, **state_dict} if state_dict else {})
+        super().load_state_dict({"levels": None, **others} if state_dict else {})
+        self.fitted |= trained
         if state_dict:
             check_task(self._label_options.task, state_dict.get("task", "classification"))
 
@@ -220,7 +226,9 @@ class ImageFolderDataModule(BaseDataModule):
                 f"the members of the ensemble were trained with different ranges of 16-bit images: {join_names(ranges)}"
             )
         # Each member returns numbers in their own units, whatever their scale in its training images.
-        super().combine([state | target_format(state) for state in learned])
+        others = [{name: value for name, value in state.items() if name != TRAINED} for state in learned]
+        super().combine([state | target_format(state) for state in others])
+        self.fitted |= merge_trained(learned)
         self.fitted |= {name: value for name, value in learned[0].items() if name == "target"}
 
     @override
@@ -231,6 +239,13 @@ class ImageFolderDataModule(BaseDataModule):
     @override
     def load_training(self) -> tuple[ArrayDataset, ArrayDataset]:
         found = sorted(self._samples, key=lambda sample: SPLITS.index(sample.split))
+        held_out = [sample for sample in found if sample.split == "val"]
+        if not held_out and MEMBERS not in self.fitted:
+            raise ValueError(
+                f"{self.data_dir} has no validation images: add a folder val/, or use kindling test, which takes all "
+                "images of a folder without splits"
+            )
+        self._images.check_unseen(held_out, self.fitted)
         needed = sum(sample.split != "test" for sample in found)
         # Test images are decoded too, to find broken ones before training, but not kept in memory.
         self._samples, inputs = self._read(self.data_dir, found, needed)
@@ -252,7 +267,12 @@ class ImageFolderDataModule(BaseDataModule):
                     "all; set --data.data_dir to unseen images"
                 )
             samples = self._samples
-        self._tested, inputs = self._read(self.data_dir, [sample for sample in samples if sample.split == split])
+        chosen = [sample for sample in samples if sample.split == split]
+        if not chosen:
+            raise ValueError(f"{self.data_dir} has no {split} images: add a folder {split}/")
+        if split == "test":
+            self._images.check_unseen(chosen, self.fitted)
+        self._tested, inputs = self._read(self.data_dir, chosen)
         warn_small_range([self.data_dir / sample.file for sample in self._tested], self._learned.get("levels"))
         return inputs, self._encode(self._tested)
 
