@@ -6,11 +6,12 @@ import re
 import shutil
 import struct
 import time
+import tracemalloc
 import zlib
 from collections import Counter
 from collections.abc import Callable
 from contextlib import redirect_stderr
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from statistics import median
 from typing import Any
 
@@ -26,8 +27,10 @@ from conftest import Command
 from helpers import png_16
 from kindling import ImageFolderDataModule, MLPClassifier, load
 from kindling.data.datamodule import Batch
+from kindling.data.images.bit_depth import find_levels
 from kindling.data.images.decode import ImageFiles, inspect, read_image
 from kindling.data.images.samples import Sample
+from kindling.data.images.split_file import read_split
 from kindling.data.images.splits import make_splits
 from kindling.deploy.model_card import ModelCard
 from kindling.deploy.predictor import Predictor
@@ -1046,6 +1049,7 @@ def test_all_images_of_a_new_folder_are_tested_after_training_in_split_folders(k
     assert (result.code, result.err.count("more has no test images: add a folder test/")) == (1, 1)
 
 
+@pytest.mark.slow
 def test_an_image_that_was_trained_on_is_not_evaluated_wherever_it_is(kindling: Command) -> None:
     fit_in_given_splits(kindling, "train test")
 
@@ -1082,6 +1086,7 @@ def test_copies_in_given_splits_are_tested_with_a_warning(kindling: Command) -> 
     assert len(table(RUN / "predictions.csv")) == 31
 
 
+@pytest.mark.slow
 def test_a_drawn_validation_split_stays_that_of_training(kindling: Command) -> None:
     fit_in_given_splits(kindling, "train test")
     assert kindling("validate", "--ckpt_path", "away/best.ckpt").code == 0
@@ -1114,3 +1119,21 @@ def test_prepared_images_are_no_image_folder(kindling: Command) -> None:
     result = kindling("fit", "--model", "CNNClassifier", "--data", "ImageFolderDataModule", "--data.data_dir", "shards")
     assert result.code == 1
     assert "use --data StreamingDataModule --data.path shards" in result.err
+
+
+def test_histograms_of_16_bit_images_take_little_memory() -> None:
+    values = np.random.default_rng(0).integers(1000, 2000, (8, 8, 1))
+    for number in range(100):
+        Path(f"{number}.png").write_bytes(png_16(values))
+    tracemalloc.start()
+    assert find_levels([f"{number}.png" for number in range(100)]) == [values.min(), values.max()]
+    assert tracemalloc.get_traced_memory()[1] < 20e6  # each histogram has 0.5 MB
+    tracemalloc.stop()
+
+
+def test_a_split_file_names_no_other_drive(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kindling.data.images.split_file.PurePath", PureWindowsPath)  # as on Windows
+    for name in ("C:/other/x.png", "C:x.png", "..\\x.png"):
+        Path("list.csv").write_text(rows("train", "val", "test") + f"{name},cat,val\n")
+        with pytest.raises(ValueError, match=r"^list.csv lists files outside of the data folder: "):
+            read_split(Path("list.csv"))

@@ -97,8 +97,10 @@ class ImageFolderDataModule(BaseDataModule):
             this parameter; 0 turns it off. It makes `train/accuracy` count the class with the larger share.
         cutmix: Augmentation: the same with a box of one image in the other; with both, each image is mixed by one.
         eval_batch_size: Images per batch in validation, test and prediction.
+        num_workers: Worker processes that load batches; by default its share of the cores if images don't fit in
+            memory, else none.
         **loading: Batches and validation split, see `BaseDataModule`. The validation split has at least one image of
-            each class. If images don't fit in memory, `num_workers` defaults to the number of cores.
+            each class.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -137,9 +139,11 @@ class ImageFolderDataModule(BaseDataModule):
         mixup: float = 0.0,
         cutmix: float = 0.0,
         eval_batch_size: int = 128,
+        num_workers: int | None = None,
         **loading: Any,
     ) -> None:
-        super().__init__(eval_batch_size=eval_batch_size, **loading)
+        super().__init__(eval_batch_size=eval_batch_size, num_workers=num_workers or 0, **loading)
+        self._chooses_workers = num_workers is None
         if image_size is not None:
             check_range("image_size", image_size, 1)
         self.data_dir = Path(data_dir)
@@ -341,10 +345,13 @@ class ImageFolderDataModule(BaseDataModule):
         shape, levels, cache = self.input_shape, self._learned.get("levels"), None
         fits = (len(samples) if needed is None else needed) * prod(shape) <= self.memory_gb * 1e9
         if not fits:
-            self.num_workers = self.num_workers or self.cores
+            self.num_workers = self.cores if self._chooses_workers else self.num_workers
             cache = self._open_cache(samples[:needed]) if needed else None
         files = ImageFiles([str(root / sample.file) for sample in samples], shape[-1], levels, cache)
-        return read_images(files, len(samples) if needed is None else needed, fits, self.cores)
+        needed = len(samples) if needed is None else needed
+        # Processes of a machine begin at different images, as they share what they decode.
+        start = needed * self.trainer.local_rank // self.trainer.num_devices if self.trainer and cache else 0
+        return read_images(files, needed, fits, self.cores, start)
 
     def _open_cache(self, samples: list[Sample]) -> PixelCache | None:
         """Return the cache of the decoded training and validation images, which each epoch reads."""

@@ -86,6 +86,11 @@ class ImageFiles:
             return self.cache.read(numbers, self._decode)
         return torch.stack(self._decode(numbers))
 
+    def read_in_threads(self, rows: Tensor) -> Tensor:
+        """Return images like `self[rows]`, decoded on all cores; not for worker processes, which share these."""
+        with ThreadPoolExecutor(share_of_cores()) as pool:
+            return torch.cat([*pool.map(lambda row: self[row.view(1)], rows)])
+
     def _decode(self, numbers: Sequence[int]) -> list[Tensor]:
         return [read_image(self.paths[number], (3, self.size, self.size), self.levels) for number in numbers]
 
@@ -168,7 +173,9 @@ def shrink_image(data: bytes, shorter_side: int, levels: Levels = None) -> bytes
     return content.getvalue()
 
 
-def read_images(files: ImageFiles, needed: int, in_memory: bool, threads: int) -> tuple[Tensor | ImageFiles, list[str]]:
+def read_images(
+    files: ImageFiles, needed: int, in_memory: bool, threads: int, start: int = 0
+) -> tuple[Tensor | ImageFiles, list[str]]:
     """Decode files, and find the broken ones among them.
 
     Args:
@@ -176,6 +183,7 @@ def read_images(files: ImageFiles, needed: int, in_memory: bool, threads: int) -
         needed: Number of images to return, from the first; the others are only checked.
         in_memory: Whether to return a tensor; otherwise the images are decoded on demand, or read from their cache.
         threads: Number of threads that decode.
+        start: Index of the file to begin with.
 
     Returns:
         The needed images (n, 3, size, size) that are not broken; and the fault of each file, "" if it has none.
@@ -191,7 +199,9 @@ def read_images(files: ImageFiles, needed: int, in_memory: bool, threads: int) -
             images[number] = image
         return ""
 
-    faults = in_parallel(read, range(len(files.paths)), "decoding", threads)
+    order = [*range(start, len(files.paths)), *range(start)]
+    faults = in_parallel(read, order, "decoding", threads)
+    faults = faults[len(order) - start :] + faults[: len(order) - start]
     intact = [number for number in range(needed) if not faults[number]]
     if not in_memory:
         return ImageFiles(files.paths, files.size, files.levels, files.cache, intact), faults
@@ -203,11 +213,12 @@ def channel_moments(images: Tensor | ImageFiles, number: int, seed: int) -> tupl
 
     Of images that are decoded on demand, 1,000 are sampled.
     """
-    indices = torch.arange(number)
+    indices, read = torch.arange(number), images.__getitem__
     if isinstance(images, ImageFiles):
         indices = torch.randperm(number, generator=torch.Generator().manual_seed(seed))[:1000]
+        read = images.read_in_threads
     # Per image, then over all images: floats of all images would take four times their memory.
-    by_image = [torch.var_mean(to_float(images[part]), (2, 3), correction=0) for part in torch.split(indices, 64)]
+    by_image = [torch.var_mean(to_float(read(part)), (2, 3), correction=0) for part in torch.split(indices, 64)]
     var, mean = (torch.cat(moments).double() for moments in zip(*by_image, strict=True))  # (N, 3) each
     std = (var.mean(0) + mean.var(0, correction=0)).sqrt()
     return mean.mean(0), std.where(std > 1e-4, 1.0)

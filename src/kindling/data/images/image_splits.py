@@ -14,7 +14,7 @@ from kindling.data.images.folder_checks import check_classes, find_training_leve
 from kindling.data.images.labels import LabelOptions, find_labeled
 from kindling.data.images.samples import Sample
 from kindling.data.images.splits import check_split, make_splits
-from kindling.data.images.trained import check_unseen, digest_trained, is_new
+from kindling.data.images.trained import TRAINED, check_unseen, digest_trained, is_new
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +49,8 @@ class SplitImages:
 
     def check_unseen(self, samples: Sequence[Sample], fitted: Mapping[str, Any]) -> None:
         """Raise ValueError if the model was trained on some of the images."""
+        if TRAINED not in fitted:  # of an older checkpoint
+            return
         known = self.infos if "infos" in self.__dict__ else self._inspect(samples)
         check_unseen(self.root, samples, [known[sample.file].digest for sample in samples], fitted)
 
