@@ -157,7 +157,10 @@ def read_image(path: str | Path, shape: tuple[int, ...], levels: Levels = None) 
 
 
 def shrink_image(data: bytes, shorter_side: int, levels: Levels = None) -> bytes:
-    """Return an image file as an upright JPEG with a shorter side in pixels, unless it is not larger, or broken."""
+    """Return an image file as an upright JPEG whose shorter side has `shorter_side` pixels.
+
+    A file whose image is not larger, or that is broken, is returned unchanged.
+    """
     try:
         with open_image(io.BytesIO(data)) as image:
             turned = exif_orientation(image) in TRANSPOSITIONS

@@ -52,7 +52,7 @@ class FileStore:
             import litdata.streaming.downloader  # noqa: F401  (not in a thread, which could be copied while it imports)
         self.manifest = self._read_manifest()
         # Shared with the workers of data loaders, each of which would verify all files in each epoch.
-        self._verified = torch.zeros(len(self.manifest.files), dtype=torch.uint8).share_memory_()
+        self._verified = torch.zeros(len(self.manifest.files), dtype=torch.uint8).share_memory_()  # type: ignore[no-untyped-call]
 
     def _read_manifest(self) -> Manifest:
         if not is_remote(self.root) and not Path(self.root).is_dir():
