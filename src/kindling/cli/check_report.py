@@ -9,7 +9,7 @@ from kindling.evaluation.report.html import Html, element, join, section
 from kindling.evaluation.report.page import page
 from kindling.evaluation.report.samples import image_element
 from kindling.utils.files import atomic_write
-from kindling.utils.inputs import decode_image
+from kindling.utils.inputs import Levels, decode_image
 from kindling.utils.text import count_noun
 
 SHOWN = 24  # places of a finding
@@ -23,13 +23,14 @@ def write_check_page(report: DataReport, path: Path) -> None:
     sizes = ", ".join(f"{number:,} {split}" for split, number in report.sizes.items())
     about = f"{count_noun(sum(report.sizes.values()), 'sample', 'samples')} ({sizes}) · {format_counts(report)}"
     parts = [element("h1", title), element("p", about, class_="soft")]
-    parts += [_finding_section(finding, Path(report.source)) for finding in report.findings]
+    root = Path(report.source)
+    parts += [_finding_section(finding, root, report.levels) for finding in report.findings]
     with atomic_write(path) as temporary:
         temporary.write_text(page(title, join(parts)), encoding="utf-8")
 
 
-def _finding_section(finding: Finding, root: Path) -> Html:
-    places = [*_places(finding, root)]
+def _finding_section(finding: Finding, root: Path, levels: Levels) -> Html:
+    places = [*_places(finding, root, levels)]
     pictures = max((place.count("<img") for place in places), default=0)
     content = [element("p", finding.message)]
     if places:
@@ -41,11 +42,11 @@ def _finding_section(finding: Finding, root: Path) -> Html:
     return section(f"{finding.severity}: {finding.check}", *content)
 
 
-def _places(finding: Finding, root: Path) -> Iterator[Html]:
+def _places(finding: Finding, root: Path, levels: Levels) -> Iterator[Html]:
     """Yield the places of a finding, with a thumbnail of each of its images."""
     for number, place in enumerate(finding.where[:SHOWN]):
         names = finding.samples[number] if finding.samples else ()
-        pictures = [thumbnail for name in names if (thumbnail := _thumbnail(root / name))]
+        pictures = [thumbnail for name in names if (thumbnail := _thumbnail(root / name, levels))]
         yield element("figure", element("div", *pictures), element("figcaption", *_caption(place, names), title=place))
 
 
@@ -56,9 +57,9 @@ def _caption(place: str, names: Sequence[str]) -> list[str]:
     return [place]
 
 
-def _thumbnail(path: Path) -> Html | None:
-    """Return a thumbnail; None if there is no image that can be read."""
+def _thumbnail(path: Path, levels: Levels) -> Html | None:
+    """Return a thumbnail as the model sees the image; None if there is no image that can be read."""
     try:
-        return image_element(decode_image(path.read_bytes(), (3, SIDE, SIDE)))
+        return image_element(decode_image(path.read_bytes(), (3, SIDE, SIDE), levels=levels))
     except (OSError, ValueError):
         return None

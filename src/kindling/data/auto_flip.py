@@ -45,7 +45,8 @@ def choose_flip(train: ArrayDataset, seed: int) -> bool:
     rows = torch.arange(len(train))[:MAX_IMAGES]  # of few shards
     if not train.is_shuffled:
         rows = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))[:MAX_IMAGES].sort().values
-    flip = keeps_labels(train.inputs[rows], train.labels[rows])
+    read = getattr(train.inputs, "read_in_threads", train.inputs.__getitem__)  # if images are decoded on demand
+    flip = keeps_labels(read(rows), train.labels[rows])
     reason = "mirrored images look like others of the same label"
     if not flip:
         reason = "mirrored images look less like others of their label; --data.flip true mirrors them anyway"

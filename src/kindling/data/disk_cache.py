@@ -37,8 +37,8 @@ class DiskCache:
     def make_room(self) -> None:
         """Remove files until the limit is kept.
 
-        Files that were not used since this object was created go first, then copies of shards, which can be read again
-        faster than images are decoded. Files that are locked stay.
+        Locked files stay. The others are removed in this order: those not used since this object was created; copies of
+        shards, which are faster to copy than images are to decode; those that were not used for longest.
         """
         with self.unchanged():
             found = [*self._files()]
@@ -56,7 +56,7 @@ class DiskCache:
         return used >= self.started, path.suffix == PIXELS, used
 
     def room(self, besides: Path | None = None) -> float:
-        """Return the bytes left for a file beside those in use, at most half of the free space of the disk."""
+        """Return how many bytes a file may have beside the files in use, at most half of the free disk space."""
         others = (file for file in self._files() if file[2] != besides)
         in_use = sum(size for used, size, path in others if used >= self.started or is_locked(path))
         return min(self.limit - in_use, shutil.disk_usage(self.root).free / 2)

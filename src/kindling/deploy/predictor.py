@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from kindling.data.images.decode import read_image, warn_small_range
+from kindling.data.images.bit_depth import warn_small_range
+from kindling.data.images.decode import read_image
 from kindling.data.images.scan import list_images, warn_unused
 from kindling.data.tables.rows import distinct_columns, encode_rows
 from kindling.deploy.model_card import ModelCard, read_card

@@ -18,7 +18,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from torch import Tensor
 
-from kindling.data.images.decode import warn_small_range
+from kindling.data.images.bit_depth import warn_small_range
 from kindling.deploy.predictor import Predictor
 from kindling.utils.inputs import decode_image
 from kindling.utils.tensors import to_float, to_input_tensor

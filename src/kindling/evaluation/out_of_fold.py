@@ -12,6 +12,7 @@ from typing_extensions import override
 
 from kindling.data import BaseDataModule
 from kindling.data.datasets import ArrayDataset
+from kindling.data.images.trained import TRAINED
 from kindling.evaluation.attribution import attribution_maps
 from kindling.evaluation.fold_outputs import Fold, join_outputs, write_single_split
 from kindling.evaluation.report import FoldResults, write_report
@@ -204,6 +205,7 @@ def _all_samples(runs: Sequence[Path], checkpoints: Sequence[str]) -> BaseDataMo
         data: BaseDataModule = getattr(import_module(module), name)(**plain | {"split": str(split)})
         # Their outputs are stored: if their 16-bit images differ in range, one of them does for the pictures.
         shared = {key: value for key, value in stored[0][name].items() if key == "levels"}
-        data.combine_fitted([each[name] | shared for each in stored])
+        states = [{key: value for key, value in (each[name] | shared).items() if key != TRAINED} for each in stored]
+        data.combine_fitted(states)  # each member predicted the images that it was not trained on
         data.setup("test")
     return data

@@ -117,9 +117,10 @@ def check_readable(written: Path, data: LightningDataModule | None) -> None:
     if isinstance(data, BaseDataModule) and data.unreadable:
         rows = data.predicted_rows()
         names = join_names([str(rows[index]) for index in data.unreadable], 3)
+        advice = ", or leave them out with --data.skip_broken true" if hasattr(data, "skip_broken") else ""
         raise ValueError(
             f"{len(data.unreadable):,} of {len(rows):,} files can't be used, and their rows in {written} are empty: "
-            f"{names}; replace them, or leave them out with --data.skip_broken true"
+            f"{names}; replace them{advice}"
         )
 
 

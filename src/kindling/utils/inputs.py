@@ -72,6 +72,7 @@ def decode_image(data: bytes, shape: tuple[int, ...], max_pixels: int | None = N
             pixels = f"{image.width:,} x {image.height:,} pixels"
             too_large = max_pixels and math.prod(image.size) > MAX_PIXELS
             full = image.size
+            image.decodermaxblock = len(data)  # at once: by default, Pillow decodes blocks of 64 KB
             image.draft(None, (side, side))  # not smaller, whatever the orientation of the photograph
             if not too_large and math.prod(image.size) <= (max_pixels or MAX_PIXELS):
                 reduced = round(full[0] / image.width)  # the reduced sides are rounded up
@@ -103,7 +104,8 @@ def fit_image(image: Image.Image, shape: tuple[int, ...], levels: Levels = None,
     resized = _resize(plain, (width, height), box, rows_first=orientation in TRANSPOSITIONS)
     if turn is not None:
         resized = resized.transpose(turn)
-    pixels = np.array(resized.convert("L" if channels == 1 else "RGB"))
+    mode = "L" if channels == 1 else "RGB"
+    pixels = np.array(resized if resized.mode == mode else resized.convert(mode))
     return torch.from_numpy(pixels).view(*shape[1:], channels).permute(2, 0, 1)
 
 
@@ -145,7 +147,7 @@ def as_8_bit(image: Image.Image, levels: Levels = None) -> Image.Image:
     if image.has_transparency_data:
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
-    return image if image.mode == "L" else image.convert("RGB")
+    return image if image.mode in ("L", "RGB") else image.convert("RGB")  # which copies RGB
 
 
 def has_16_bits(image: Image.Image, data: bytes) -> bool:

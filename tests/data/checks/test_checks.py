@@ -2,6 +2,7 @@
 
 import io
 import time
+from base64 import b64decode
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from sklearn import datasets
 from torch.utils.data import DataLoader, TensorDataset
 
 from conftest import Command
+from helpers import png_16
 from kindling import DigitsDataModule, ImageFolderDataModule, MNISTDataModule, SyntheticDataModule, TableDataModule
 from kindling.data.checks import DataReport, Finding, inspect_data
 from kindling.data.checks.groups import in_several_splits
@@ -23,6 +25,7 @@ from kindling.data.checks.quality import find_faults
 from kindling.data.classification import ClassificationDataModule
 from kindling.data.datamodule import Split
 from kindling.data.datasets import Batch
+from kindling.data.images.decode import ImageInfo, inspect
 
 
 def table(**arguments: Any) -> DataReport:
@@ -437,3 +440,23 @@ def test_which_images_are_blurred_does_not_depend_on_the_split() -> None:
     ]
     assert blurred[0] == blurred[1] == blurred[2]
     assert blurred[0]
+
+
+def test_16_bit_images_are_shown_as_the_model_sees_them(kindling: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(0)
+    for row in range(12):
+        path = Path("photos", "ab"[row % 2], f"{row}.png")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(png_16(random.integers(500, 1500, (12, 12, 1)) if row else np.full((12, 12, 1), 1200)))
+    inspected = []
+
+    def count(path: str) -> ImageInfo:
+        inspected.append(path)
+        return inspect(path)
+
+    monkeypatch.setattr("kindling.data.images.image_splits.inspect", count)
+    result = kindling("check", "--data", "ImageFolderDataModule", "--data.data_dir", "photos", "--out", "check.html")
+    assert "1 of 12 images are blank" in result.out
+    assert len(inspected) == 12  # once each
+    content = Path("check.html").read_text().partition(";base64,")[2].partition('"')[0]
+    assert np.asarray(Image.open(io.BytesIO(b64decode(content)))).mean() > 150

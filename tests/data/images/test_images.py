@@ -6,11 +6,12 @@ import re
 import shutil
 import struct
 import time
+import tracemalloc
 import zlib
 from collections import Counter
 from collections.abc import Callable
 from contextlib import redirect_stderr
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from statistics import median
 from typing import Any
 
@@ -26,8 +27,10 @@ from conftest import Command
 from helpers import png_16
 from kindling import ImageFolderDataModule, MLPClassifier, load
 from kindling.data.datamodule import Batch
+from kindling.data.images.bit_depth import find_levels
 from kindling.data.images.decode import ImageFiles, inspect, read_image
 from kindling.data.images.samples import Sample
+from kindling.data.images.split_file import read_image_split
 from kindling.data.images.splits import make_image_splits
 from kindling.deploy.model_card import ModelCard
 from kindling.deploy.predictor import Predictor
@@ -1018,9 +1021,119 @@ def test_a_checkpoint_outside_of_its_run_is_not_tested_on_training_images(kindli
     assert len(table(Path("away/best/predictions.csv"))) == 12
 
 
+def fit_in_given_splits(kindling: Command, splits: str) -> None:
+    """Train in split folders, and copy the checkpoint out of its run."""
+    for number, split in enumerate(splits.split()):
+        write(f"photos/{split}", 10, first=20 * number)
+    result = kindling("fit", *FIT, "--test_after_fit", "false", "--trainer.max_epochs", 1)
+    assert result.code == 0, result.err
+    Path("away").mkdir()
+    shutil.copy(RUN / "checkpoints/best.ckpt", "away/best.ckpt")
+
+
+def test_all_images_of_a_new_folder_are_tested_after_training_in_split_folders(kindling: Command) -> None:
+    fit_in_given_splits(kindling, "train val test")
+    write("others", 4, first=90)
+    result = kindling("test", "--ckpt_path", "best", "--data.data_dir", "others")
+    assert result.code == 0, result.err
+    assert "others is not the folder that the model was trained on: all of its 12 images are used" in result.err
+    assert len(table(RUN / "predictions.csv")) == 12
+    result = kindling("validate", "--ckpt_path", "best", "--data.data_dir", "others")
+    assert (result.code, result.err.splitlines()[-1].count("others has no validation images: add a folder val/")) == (
+        1,
+        1,
+    )
+    shutil.move("others", "more/train")
+    write("more/val", 4, first=80)
+    result = kindling("test", "--ckpt_path", "best", "--data.data_dir", "more")
+    assert (result.code, result.err.count("more has no test images: add a folder test/")) == (1, 1)
+
+
+@pytest.mark.slow
+def test_an_image_that_was_trained_on_is_not_evaluated_wherever_it_is(kindling: Command) -> None:
+    fit_in_given_splits(kindling, "train test")
+
+    def refused(command: str, *options: object, number: str, file: str) -> None:
+        result = kindling(command, "--ckpt_path", "best", *options)
+        line = result.err.splitlines()[-1]
+        assert result.code == 1, result.out
+        assert f"the model was trained on {number}" in line
+        assert f"such as {file}: remove them, or use unseen images" in line
+
+    trained = [row["file"] for row in table(RUN / "split.csv") if row["split"] == "train"]
+    number = f"{len(trained)} of the 30 test images of photos/train"
+    refused("test", "--data.data_dir", "photos/train", number=number, file=trained[0].removeprefix("train/"))
+    Path("photos", trained[0]).rename("photos/test/owl/new.png")
+    shutil.copy(Path("photos", trained[1]), "photos/test/owl/newer.png")
+    options = ["--data.split", "null"]
+    refused("test", *options, number="2 of the 32 test images of photos", file="test/owl/new.png")
+    refused("predict", *options, number="2 of the 32 test images of photos", file="test/owl/new.png")
+    shutil.move("photos/test", "others/val")
+    write("others/train", 4, first=90)
+    refused("validate", "--data.data_dir", "others", number="2 of the 32 val images of others", file="val/owl/new.png")
+
+
+def test_copies_in_given_splits_are_tested_with_a_warning(kindling: Command) -> None:
+    write("photos/train", 10)
+    write("photos/test", 10, first=20)
+    shutil.copy("photos/train/cat/00.png", "photos/test/cat/copy.png")
+    shutil.copy("photos/train/cat/00.png", "photos/train/cat/same.png")
+    result = kindling("fit", *FIT, "--trainer.max_epochs", 1)
+    assert result.code == 0, result.err
+    assert (
+        "the same image in more than one split: train/cat/00.png = train/cat/same.png = test/cat/copy.png" in result.err
+    )
+    assert len(table(RUN / "predictions.csv")) == 31
+
+
+@pytest.mark.slow
+def test_a_drawn_validation_split_stays_that_of_training(kindling: Command) -> None:
+    fit_in_given_splits(kindling, "train test")
+    assert kindling("validate", "--ckpt_path", "away/best.ckpt").code == 0
+    write("photos/test", 3, first=60)
+    assert kindling("validate", "--ckpt_path", "away/best.ckpt").code == 0
+    write("photos/train", 10, first=70)
+    result = kindling("validate", "--ckpt_path", "away/best.ckpt")
+    assert result.code == 1
+    assert "so training images could be validated: set --data.split to the split.csv of its run" in result.err
+    assert kindling("test", "--ckpt_path", "away/best.ckpt").code == 0
+
+
+def test_large_files_are_the_same_if_their_size_beginning_middle_and_end_are() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (400, 500, 3), dtype=np.uint8)
+    for kind in ("bmp", "jpg", "png"):
+        first, other = Path(f"1.{kind}"), Path(f"2.{kind}")
+        Image.fromarray(noise).save(first, quality=100)
+        assert first.stat().st_size > 300_000
+        shutil.copy(first, other)
+        assert inspect(str(first)) == inspect(str(other))
+        changed = noise.copy()
+        changed[30, 100:110] = 0
+        Image.fromarray(changed).save(other, quality=100)
+        assert inspect(str(first)).digest != inspect(str(other)).digest
+
+
 def test_prepared_images_are_no_image_folder(kindling: Command) -> None:
     Path("shards/train").mkdir(parents=True)
     Path("shards/kindling.json").write_text("{}")
     result = kindling("fit", "--model", "CNNClassifier", "--data", "ImageFolderDataModule", "--data.data_dir", "shards")
     assert result.code == 1
     assert "use --data StreamingDataModule --data.path shards" in result.err
+
+
+def test_histograms_of_16_bit_images_take_little_memory() -> None:
+    values = np.random.default_rng(0).integers(1000, 2000, (8, 8, 1))
+    for number in range(100):
+        Path(f"{number}.png").write_bytes(png_16(values))
+    tracemalloc.start()
+    assert find_levels([f"{number}.png" for number in range(100)]) == [values.min(), values.max()]
+    assert tracemalloc.get_traced_memory()[1] < 20e6  # each histogram has 0.5 MB
+    tracemalloc.stop()
+
+
+def test_a_split_file_names_no_other_drive(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kindling.data.images.split_file.PurePath", PureWindowsPath)  # as on Windows
+    for name in ("C:/other/x.png", "C:x.png", "..\\x.png"):
+        Path("list.csv").write_text(rows("train", "val", "test") + f"{name},cat,val\n")
+        with pytest.raises(ValueError, match=r"^list.csv lists files outside of the data folder: "):
+            read_image_split(Path("list.csv"))

@@ -31,7 +31,7 @@ SMALL = (
 
 def photos(number: int = 60, folder: str = "photos", name: str = "image") -> list[tuple[str, list[str], float]]:
     """Images at two depths, each with its colors and the light of its first pixels, in a range of 0 to 200."""
-    random, rows = np.random.default_rng(0), []
+    random, rows = np.random.default_rng(name != "image"), []
     (Path(folder) / "more/deep").mkdir(parents=True)
     for index in range(number):
         chosen, light = random.random(3) < 0.4, random.uniform(0, 200)

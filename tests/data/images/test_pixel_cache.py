@@ -2,6 +2,7 @@
 
 import errno
 import os
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,7 +17,9 @@ from torch import Tensor
 
 from conftest import Command, differences
 from kindling import ImageFolderDataModule, StreamingDataModule
+from kindling.data.auto_flip import choose_flip
 from kindling.data.disk_cache import DiskCache
+from kindling.data.images.pixel_cache import PixelCache
 from kindling.utils.inputs import decode_image
 
 IMAGES = 40
@@ -267,3 +270,44 @@ def test_threads_that_decode_share_the_cores_of_all_processes(monkeypatch: pytes
         data.trainer = SimpleNamespace(num_devices=devices)  # type: ignore[assignment]
         data.setup("fit")
         assert threads[-1] == 12 // devices
+
+
+def test_processes_share_the_decoding(decoded: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[int] = []
+    real = PixelCache.read
+
+    def watched(cache: PixelCache, rows: list[int], decode: Any) -> Tensor:
+        read.extend(rows)
+        return real(cache, rows, decode)
+
+    monkeypatch.setattr(PixelCache, "read", watched)
+    monkeypatch.setattr("kindling.data.images.datamodule.ImageFolderDataModule.cores", 1)
+    data = ImageFolderDataModule("photos", memory_gb=0, cache_dir="cache")
+    data.trainer = SimpleNamespace(num_devices=2, local_rank=1)  # type: ignore[assignment]
+    data.setup("fit")
+    number = len(data.train) + len(data.val)
+    assert read[0] == number // 2
+    assert sorted(read) == [*range(IMAGES)]
+    assert torch.equal(pixels_of(data), pixels_of(on_disk()))
+
+
+def test_images_on_demand_are_decoded_in_threads_outside_of_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = ImageFolderDataModule("photos", memory_gb=0, cache_gb=0, flip="auto", num_workers=0)
+    assert data.training_targets is not None
+    assert data.num_workers == 0  # as asked for
+    threads = set[int]()
+
+    def slow(*arguments: Any, real: Any = decode_image, **options: Any) -> Tensor:
+        threads.add(threading.get_ident())
+        return real(*arguments, **options)  # type: ignore[no-any-return]
+
+    monkeypatch.setattr("kindling.data.images.decode.decode_image", slow)
+    mean, std = data.mean, data.std
+    assert threading.get_ident() not in threads
+    in_memory = ImageFolderDataModule("photos")
+    assert mean == pytest.approx(in_memory.mean)
+    assert std == pytest.approx(in_memory.std)
+    threads.clear()
+    choose_flip(data.train, 0)
+    assert threads
+    assert threading.get_ident() not in threads

@@ -336,3 +336,22 @@ def test_a_set_ten_times_the_cache_trains_in_little_memory(shards: Path, kindlin
     assert total > 400e6
     assert used(Path("copies")) <= total / 10
     assert much - little < 150  # in memory, it would be more than 400
+
+
+def test_workers_verify_each_shard_once(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    verified = Path("verified.txt").absolute()
+    real = store.FileStore._verify
+
+    def count(self: store.FileStore, path: Path, *arguments: Any) -> None:
+        with verified.open("a") as file:
+            file.write(f"{path}\n")
+        real(self, path, *arguments)
+
+    monkeypatch.setattr(store.FileStore, "_verify", count)
+    data = StreamingDataModule(str(shards), num_workers=1)
+    data.setup("fit")
+    for _ in range(2):
+        for _ in data.train_dataloader():
+            pass
+    lines = verified.read_text().splitlines()
+    assert len(lines) == len({*lines}) > 20

@@ -183,6 +183,10 @@ def test_training_on_shards_tests_and_predicts_as_in_memory(photos: Path, kindli
     Path("new").mkdir()
     shutil.copyfile(photos / "light/01.jpg", "new/one.jpg")
     assert kindling("predict", "--ckpt_path", FIRST, "--data.predict", "new").code == 0
+    Path("new/two.jpg").write_text("broken")
+    result = kindling("predict", "--ckpt_path", FIRST, "--data.predict", "new")
+    assert result.code == 1
+    assert result.err.endswith("are empty: two.jpg; replace them\n")  # streamed data has no --data.skip_broken
 
 
 @pytest.mark.quick_cases(1)

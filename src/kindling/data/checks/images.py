@@ -14,7 +14,6 @@ from kindling.data.checks.report import Finding
 from kindling.data.checks.samples import SampleTable
 from kindling.data.datasets import ArrayDataset
 from kindling.data.images.datamodule import ImageFolderDataModule
-from kindling.data.images.decode import in_parallel, inspect
 from kindling.data.tables.cells import read_names
 
 MISSING = "left out: "  # starts the message about rows whose image is missing
@@ -87,8 +86,7 @@ class FolderImages:
     def _sizes(self) -> Iterator[Finding]:
         """Yield findings about images that are small, or far from a square."""
         size = self.data.input_shape[-1]
-        infos = in_parallel(inspect, [str(self.data.data_dir / name) for name in self.names], "reading")
-        known = {name: info for name, info in zip(self.names, infos, strict=True) if info.side}
+        known = {name: self.data._images.infos[name] for name in self.names}
         sides = {name: info.side or 0 for name, info in known.items()}
         small = {name: side for name, side in sides.items() if ENLARGED * side <= size}
         if small:

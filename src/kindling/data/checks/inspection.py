@@ -76,7 +76,7 @@ def _read(data: LightningDataModule, notes: list[str]) -> tuple[DataReport, Samp
         folder = images.FolderImages(data, listed)
         report.findings += folder.findings(notes)
         report.contents["image size"] = " x ".join(map(str, data.input_shape[1:])) + " pixels"
-        report.task = data.task
+        report.task, report.levels = data.task, data.fitted["levels"]
         return report, folder.samples, images.COPIES_FIX
     data.prepare_data()
     data.setup("fit")

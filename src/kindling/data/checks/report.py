@@ -53,6 +53,7 @@ class DataReport:
         sizes: Number of samples of each split.
         classes: Number of samples of each split by class; empty if there are no classes.
         targets: Lowest and highest target, quartiles and mean by split; empty if the targets are no numbers.
+        levels: The values of 16-bit images that are scaled to 0 and 255; None if they keep all values.
         contents: What else there is to say, such as the number of columns of each kind.
         missing: Number of missing values of each column that has some.
         findings: What to look at, errors first.
@@ -64,6 +65,7 @@ class DataReport:
     sizes: dict[str, int]
     classes: dict[str, dict[str, int]] = field(default_factory=dict)
     targets: dict[str, dict[str, float]] = field(default_factory=dict)
+    levels: list[int] | None = None
     contents: dict[str, str] = field(default_factory=dict)
     missing: dict[str, int] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)

@@ -18,7 +18,8 @@ from kindling.data.disk_cache import DiskCache
 from kindling.data.fitted_state import MEMBERS, FittedState
 from kindling.data.folds import check_fold
 from kindling.data.images.augmented import AugmentedImages
-from kindling.data.images.decode import ImageFiles, channel_moments, warn_small_range
+from kindling.data.images.bit_depth import warn_small_range
+from kindling.data.images.decode import ImageFiles, channel_moments
 from kindling.data.images.folder import check_folder
 from kindling.data.images.folder_checks import drop_broken, find_oddities, report_broken
 from kindling.data.images.image_splits import SplitImages
@@ -28,6 +29,7 @@ from kindling.data.images.samples import ImageTask, Sample
 from kindling.data.images.scan import list_images, warn_unused
 from kindling.data.images.split_file import write_image_split
 from kindling.data.images.targets import encode_labels, target_format
+from kindling.data.images.trained import TRAINED, merge_trained
 from kindling.data.tables.target import check_target_task
 from kindling.data.tables.values import as_name
 from kindling.utils.console import progress
@@ -78,8 +80,10 @@ class ImageFolderDataModule(AugmentedImages):
             once; by default the user's cache folder.
         cache_gb: Most space for them in GB; 0 turns this off.
         eval_batch_size: Images per batch in validation, test and prediction.
+        num_workers: Worker processes that load batches; by default its share of the cores if images don't fit in
+            memory, else none.
         **options: Augmentation, batches and validation split, see `AugmentedImages`. The validation split has at least
-            one image of each class. If images don't fit in memory, `num_workers` defaults to the number of cores.
+            one image of each class.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -107,9 +111,11 @@ class ImageFolderDataModule(AugmentedImages):
         cache_dir: str | Path | None = None,
         cache_gb: float = 20.0,
         eval_batch_size: int = 128,
+        num_workers: int | None = None,
         **options: Any,
     ) -> None:
-        super().__init__(eval_batch_size=eval_batch_size, **options)
+        super().__init__(eval_batch_size=eval_batch_size, num_workers=num_workers or 0, **options)
+        self._chooses_workers = num_workers is None
         if image_size is not None:
             check_range("image_size", image_size, 1)
         self.data_dir = Path(data_dir)
@@ -169,8 +175,12 @@ class ImageFolderDataModule(AugmentedImages):
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        # If training resumes, images may have been added.
+        trained = merge_trained([self.fitted, state_dict])
+        others = {name: value for name, value in state_dict.items() if name != TRAINED}
         # Older checkpoints have no levels: they were trained on the full 16-bit range.
-        super().load_state_dict({"levels": None, **state_dict} if state_dict else {})
+        super().load_state_dict({"levels": None, **others} if state_dict else {})
+        self.fitted |= trained
         if state_dict:
             check_target_task(self._label_options.task, state_dict.get("task", "classification"))
 
@@ -187,7 +197,9 @@ class ImageFolderDataModule(AugmentedImages):
                 f"the members of the ensemble were trained with different ranges of 16-bit images: {join_names(ranges)}"
             )
         # Each member returns numbers in their own units, whatever their scale in its training images.
-        super().combine_fitted([state | target_format(state) for state in states])
+        others = [{name: value for name, value in state.items() if name != TRAINED} for state in states]
+        super().combine_fitted([state | target_format(state) for state in others])
+        self.fitted |= merge_trained(states)
         self.fitted |= {name: value for name, value in states[0].items() if name == "target"}
 
     @override
@@ -198,6 +210,13 @@ class ImageFolderDataModule(AugmentedImages):
     @override
     def load_training(self) -> tuple[ArrayDataset, ArrayDataset]:
         found = sorted(self._samples, key=lambda sample: SPLITS.index(sample.split))
+        held_out = [sample for sample in found if sample.split == "val"]
+        if not held_out and MEMBERS not in self.fitted:
+            raise ValueError(
+                f"{self.data_dir} has no validation images: add a folder val/, or use kindling test, which takes all "
+                "images of a folder without splits"
+            )
+        self._images.check_unseen(held_out, self.fitted)
         needed = sum(sample.split != "test" for sample in found)
         # Test images are decoded too, to find broken ones before training, but not kept in memory.
         inputs, faults = self._read(
@@ -223,6 +242,10 @@ class ImageFolderDataModule(AugmentedImages):
                 )
             samples = self._samples
         chosen = [sample for sample in samples if sample.split == split]
+        if not chosen:
+            raise ValueError(f"{self.data_dir} has no {split} images: add a folder {split}/")
+        if split == "test":
+            self._images.check_unseen(chosen, self.fitted)
         inputs, faults = self._read(self.data_dir, chosen)
         self._tested = drop_broken(self.data_dir, chosen, faults, self.skip_broken)
         warn_small_range([self.data_dir / sample.file for sample in self._tested], self.fitted_state.get("levels"))
@@ -288,10 +311,14 @@ class ImageFolderDataModule(AugmentedImages):
     ) -> tuple[Any, list[str]]:
         """Return the images that are not broken, and the fault of each image, see `ImageReader`."""
         cache = DiskCache(self.cache_dir, self.cache_gb * 1e9)
-        reader = ImageReader(self.input_shape, self.fitted_state.get("levels"), self.memory_gb, cache, self.cores)
+        # Processes of a machine begin at different images, as they share what they decode.
+        begin = self.trainer.local_rank / self.trainer.num_devices if self.trainer else 0.0
+        reader = ImageReader(
+            self.input_shape, self.fitted_state.get("levels"), self.memory_gb, cache, self.cores, begin
+        )
         images, faults = reader.read(root, samples, needed, digests)
-        if isinstance(images, ImageFiles):
-            self.num_workers = self.num_workers or self.cores
+        if isinstance(images, ImageFiles) and self._chooses_workers:
+            self.num_workers = self.cores
         return images, faults
 
     def _encode(self, samples: list[Sample]) -> Tensor:

@@ -1,18 +1,15 @@
 """Decoding of image files to uint8 RGB tensors of one size, on all cores."""
 
 import io
-import logging
+import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from hashlib import blake2b
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, BinaryIO, NamedTuple, TypeVar
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -27,14 +24,13 @@ from kindling.utils.inputs import (
     exif_orientation,
     has_16_bits,
     open_image,
-    values_of_16_bits,
 )
 from kindling.utils.tensors import to_float
 from kindling.utils.text import count_noun
 
-logger = logging.getLogger(__name__)
-
 JPEG_QUALITY = 95  # pixels of photographs change by about 1 of 255
+SAMPLED = ("JPEG", "PNG", "WEBP")  # compressed formats, in which a change of some pixels also changes later bytes
+SAMPLE = 65536  # bytes of each of the three parts of a large file that are hashed
 CHUNK_FILES = 16  # files per task of a thread: a task per file would cost as much as decoding a small file
 
 Item = TypeVar("Item")
@@ -45,7 +41,8 @@ class ImageInfo(NamedTuple):
     """Properties of an image file that need no decoding.
 
     Attributes:
-        digest: Hash of the content.
+        digest: Hash of the content, of large compressed files of their size, beginning, middle and end; of the path if
+            the file is not a readable image.
         side: Shorter side in pixels; None if the file is not a readable image.
         deep: Whether it has 16 bits per channel.
         longer: Longer side in pixels.
@@ -90,6 +87,11 @@ class ImageFiles:
             return self.cache.read(numbers, self._decode)
         return torch.stack(self._decode(numbers))
 
+    def read_in_threads(self, rows: Tensor) -> Tensor:
+        """Return images like `self[rows]`, decoded on all cores; not for worker processes, which share these."""
+        with ThreadPoolExecutor(share_of_cores()) as pool:
+            return torch.cat([*pool.map(lambda row: self[row.view(1)], rows)])
+
     def _decode(self, numbers: Sequence[int]) -> list[Tensor]:
         return [read_image(self.paths[number], (3, self.size, self.size), self.levels) for number in numbers]
 
@@ -122,12 +124,27 @@ def in_parallel(
 def inspect(path: str) -> ImageInfo:
     """Return the properties of an image file without decoding it."""
     try:
-        data = Path(path).read_bytes()
-        with open_image(io.BytesIO(data)) as image:
-            digest = blake2b(data, digest_size=16).digest()
-            return ImageInfo(digest, min(image.size), has_16_bits(image, data), max(image.size))
+        with Path(path).open("rb") as file, open_image(file) as image:
+            side, deep, longer = min(image.size), has_16_bits(image, _read(file, 0, 25)), max(image.size)
+            return ImageInfo(_digest(file, sampled=image.format in SAMPLED), side, deep, longer)
     except Exception:  # Pillow may raise any exception for a damaged file
-        return ImageInfo(path.encode(), None)
+        return ImageInfo(blake2b(path.encode(), digest_size=16).digest(), None)
+
+
+def _digest(file: BinaryIO, sampled: bool) -> bytes:
+    """Return a hash of a file; of its size and three parts if it is large and `sampled`."""
+    size = file.seek(0, os.SEEK_END)
+    if not sampled or size <= 3 * SAMPLE:
+        return blake2b(_read(file, 0, size), digest_size=16).digest()
+    digest = blake2b(str(size).encode(), digest_size=16)
+    for start in (0, size // 2, size - SAMPLE):
+        digest.update(_read(file, start, SAMPLE))
+    return digest.digest()
+
+
+def _read(file: BinaryIO, start: int, size: int) -> bytes:
+    file.seek(start)
+    return file.read(size)
 
 
 def read_image(path: str | Path, shape: tuple[int, ...], levels: Levels = None) -> Tensor:
@@ -141,7 +158,10 @@ def read_image(path: str | Path, shape: tuple[int, ...], levels: Levels = None) 
 
 
 def shrink_image(data: bytes, shorter_side: int, levels: Levels = None) -> bytes:
-    """Return an image file as an upright JPEG with a shorter side in pixels, unless it is not larger, or broken."""
+    """Return an image file as an upright JPEG whose shorter side has `shorter_side` pixels.
+
+    A file whose image is not larger, or that is broken, is returned unchanged.
+    """
     try:
         with open_image(io.BytesIO(data)) as image:
             turned = exif_orientation(image) in TRANSPOSITIONS
@@ -157,7 +177,9 @@ def shrink_image(data: bytes, shorter_side: int, levels: Levels = None) -> bytes
     return content.getvalue()
 
 
-def read_images(files: ImageFiles, needed: int, in_memory: bool, threads: int) -> tuple[Tensor | ImageFiles, list[str]]:
+def read_images(
+    files: ImageFiles, needed: int, in_memory: bool, threads: int, start: int = 0
+) -> tuple[Tensor | ImageFiles, list[str]]:
     """Decode files, and find the broken ones among them.
 
     Args:
@@ -165,6 +187,7 @@ def read_images(files: ImageFiles, needed: int, in_memory: bool, threads: int) -
         needed: Number of images to return, from the first; the others are only checked.
         in_memory: Whether to return a tensor; otherwise the images are decoded on demand, or read from their cache.
         threads: Number of threads that decode.
+        start: Index of the file to begin with.
 
     Returns:
         The needed images (n, 3, size, size) that are not broken; and the fault of each file, "" if it has none.
@@ -180,7 +203,9 @@ def read_images(files: ImageFiles, needed: int, in_memory: bool, threads: int) -
             images[number] = image
         return ""
 
-    faults = in_parallel(read, range(len(files.paths)), "decoding", threads)
+    order = [*range(start, len(files.paths)), *range(start)]
+    faults = in_parallel(read, order, "decoding", threads)
+    faults = faults[len(order) - start :] + faults[: len(order) - start]
     intact = [number for number in range(needed) if not faults[number]]
     if not in_memory:
         return ImageFiles(files.paths, files.size, files.levels, files.cache, intact), faults
@@ -192,74 +217,11 @@ def channel_moments(images: Tensor | ImageFiles, number: int, seed: int) -> tupl
 
     Of images that are decoded on demand, 1,000 are sampled.
     """
-    indices = torch.arange(number)
+    indices, read = torch.arange(number), images.__getitem__
     if isinstance(images, ImageFiles):
         indices = torch.randperm(number, generator=torch.Generator().manual_seed(seed))[:1000]
+        read = images.read_in_threads
     # Per image, then over all images: floats of all images would take four times their memory.
-    by_image = [torch.var_mean(to_float(images[part]), (2, 3), correction=0) for part in torch.split(indices, 64)]
+    by_image = [torch.var_mean(to_float(read(part)), (2, 3), correction=0) for part in torch.split(indices, 64)]
     var, mean = (torch.cat(moments).double() for moments in zip(*by_image, strict=True))  # (N, 3) each
     return pooled_moments(mean.mean(0), (mean**2).mean(0), var.mean(0))
-
-
-def find_levels(files: Sequence[str]) -> list[int] | None:
-    """Return the lowest and highest value of 16-bit images, without 0.1% of the pixels at each end.
-
-    Returns None if they are at least half of all values apart, or equal.
-    """
-    return _levels_of(_count_values(files))
-
-
-def _count_values(files: Sequence[str | bytes]) -> NDArray[np.int64]:
-    """Return the number of pixels with each 16-bit value in images (paths or contents), (65536,)."""
-    return sum(in_parallel(_histogram, files, "reading"), np.zeros(65536, np.int64))
-
-
-def _levels_of(counts: NDArray[np.int64]) -> list[int] | None:
-    low = _quantile(counts, 0.001)
-    counts[: low + 1] = 0  # most pixels of some images are background
-    high = _quantile(counts, 0.999) if counts.any() else low
-    return [low, high] if 0 < high - low < 32768 else None
-
-
-def warn_small_range(names: Sequence[str | Path], levels: Levels, contents: Sequence[bytes] = ()) -> None:
-    """Warn if 16-bit images look nearly constant to the model, as the training images had other `levels`.
-
-    `names` are the paths, unless `contents` has the files.
-    """
-    files: Sequence[str | bytes] = contents or [*map(str, names)]
-    deep = [number for number, file in enumerate(files) if _is_deep(file)]
-    if not deep:
-        return
-    counts, fault = _count_values([files[number] for number in deep[:20]]), ""
-    if levels is None and (used := _levels_of(counts)):
-        fault = f"use a small part of the range, {used[0]:,} to {used[1]:,} of 65,535"
-    elif levels and 2 * counts[levels[0] : levels[1] + 1].sum() < counts.sum():
-        fault = f"are mostly outside of the training range, {levels[0]:,} to {levels[1]:,}"
-    if fault:
-        logger.warning(
-            f"{len(deep):,} of {len(names):,} images have 16 bits and {fault}, such as {names[deep[0]]}: unlike in "
-            "training, so they look nearly constant to the model"
-        )
-
-
-def _is_deep(file: str | bytes) -> bool:
-    head = file[:25] if isinstance(file, bytes) else b""
-    if isinstance(file, str):
-        with suppress(OSError), Path(file).open("rb") as stream:
-            head = stream.read(25)
-    return head.startswith(b"\x89PNG") and head[24:] == b"\x10"
-
-
-def _histogram(file: str | bytes) -> NDArray[np.int64]:
-    try:
-        values = values_of_16_bits(file if isinstance(file, bytes) else Path(file).read_bytes())
-    except Exception:  # Pillow may raise any exception for a damaged file, which is reported when it is decoded
-        return np.zeros(65536, np.int64)
-    colors = values[..., : (values.shape[2] - 1) // 2 * 2 + 1]  # without the alpha channel
-    return np.bincount(colors.ravel(), minlength=65536)
-
-
-def _quantile(counts: NDArray[np.int64], fraction: float) -> int:
-    """Return a quantile of values from their histogram."""
-    cumulative = counts.cumsum()
-    return int(np.searchsorted(cumulative, fraction * cumulative[-1]))

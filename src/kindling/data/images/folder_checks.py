@@ -6,7 +6,8 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from kindling.data.images.decode import ImageInfo, find_levels
+from kindling.data.images.bit_depth import find_levels
+from kindling.data.images.decode import ImageInfo
 from kindling.data.images.samples import ImageTask, Sample
 from kindling.data.images.scan import subfolders
 from kindling.data.images.targets import classes_in

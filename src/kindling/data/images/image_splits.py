@@ -1,5 +1,6 @@
 """All images of a folder in their splits, and what is learned from them before they are decoded."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -8,11 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from kindling.data.images.decode import in_parallel, inspect
+from kindling.data.images.decode import ImageInfo, in_parallel, inspect
 from kindling.data.images.folder_checks import check_classes, find_training_levels
 from kindling.data.images.labels import LabelOptions, find_labeled
 from kindling.data.images.samples import Sample
 from kindling.data.images.splits import check_split, make_image_splits
+from kindling.data.images.trained import TRAINED, check_unseen, digest_trained, is_new
+
+logger = logging.getLogger(__name__)
 
 MAX_DEFAULT_SIZE = 224  # pixels; most published networks were trained with this size
 
@@ -41,12 +45,14 @@ class SplitImages:
     @cached_property
     def digests(self) -> dict[str, bytes]:
         """Digest of the content of each file."""
-        return {sample.file: info.digest for sample, info in zip(self.listed, self._infos, strict=True)}
+        return {file: info.digest for file, info in self.infos.items()}
 
-    @cached_property
-    def sides(self) -> dict[str, int | None]:
-        """Shorter side of each image in pixels; None if it is broken."""
-        return {sample.file: info.side for sample, info in zip(self.listed, self._infos, strict=True)}
+    def check_unseen(self, samples: Sequence[Sample], fitted: Mapping[str, Any]) -> None:
+        """Raise ValueError if the model was trained on some of the images."""
+        if TRAINED not in fitted:  # of an older checkpoint
+            return
+        known = self.infos if "infos" in self.__dict__ else self._inspect(samples)
+        check_unseen(self.root, samples, [known[sample.file].digest for sample in samples], fitted)
 
     def check_classes(self, usable: Sequence[Sample]) -> list[str]:
         """Return the classes in the order of the model's outputs; see `check_classes`."""
@@ -72,18 +78,38 @@ class SplitImages:
         if self.is_split:
             labeled.constraints.check(np.array([sample.split for sample in samples], dtype=object))
         else:
-            digests = [self.digests[sample.file] for sample in samples]
+            digests = [*self.digests.values()]
+            if self.fitted and is_new(self.fitted, digests):
+                return self._as_test(), {}
             samples = make_image_splits(samples, digests, sizes, seed, labeled.task, labeled.constraints, fold)
-            if not any(sample.split == "test" for sample in self.listed):
-                learned = {"split": check_split(self.root, samples, self.fitted)}
+            if samples != self.listed:
+                learned = {"split": check_split(self.root, self.listed, samples, self.fitted)}
         if self.fitted:
             return samples, {}
-        pairs = zip(self._infos, samples, strict=True)
+        infos = [*self.infos.values()]
+        pairs = zip(infos, samples, strict=True)
         sides = [info.side for info, sample in pairs if info.side and (fold or sample.split == "train")]
         size = image_size or min(MAX_DEFAULT_SIZE, int(median(sides or [MAX_DEFAULT_SIZE])))
-        levels = find_training_levels(self.root, self._infos, samples, seed)
+        levels = find_training_levels(self.root, infos, samples, seed)
+        learned |= digest_trained(samples, [info.digest for info in infos])
         return samples, {"classes": classes, "image_size": size, "levels": levels, **learned, **labeled.learn(samples)}
 
+    def _as_test(self) -> list[Sample]:
+        """Return the images of a folder that has nothing to do with training: without given splits, all are in test."""
+        if any(sample.split != "train" for sample in self.listed):
+            return self.listed
+        logger.warning(
+            f"{self.root} is not the folder that the model was trained on: all of its {len(self.listed):,} images are "
+            "used for testing"
+        )
+        return [sample._replace(split="test") for sample in self.listed]
+
     @cached_property
-    def _infos(self) -> Any:
-        return in_parallel(inspect, [str(self.root / sample.file) for sample in self.listed], "reading")
+    def infos(self) -> dict[str, ImageInfo]:
+        """Properties of each file, in the order of the images."""
+        return self._inspect(self.listed)
+
+    def _inspect(self, samples: Sequence[Sample]) -> dict[str, ImageInfo]:
+        files = [sample.file for sample in samples]
+        infos = in_parallel(inspect, [str(self.root / file) for file in files], "reading")
+        return dict(zip(files, infos, strict=True))

@@ -105,7 +105,7 @@ def find_labeled(
         split: A `split.csv` with labels and splits; it comes before `labels`.
         options: How to read the file of labels.
         fitted: The fitted state of the data module; empty before training. A trained model may be evaluated on a
-            different folder: without a test split, all of its images are in test.
+            different folder: without given splits, all of its images are in test.
 
     Raises:
         ValueError: If there are no labels for the task of a trained model, or a file can't be used.
@@ -129,7 +129,7 @@ def find_labeled(
     else:
         labeled = LabeledImages(find_samples(root))
         labeled = labeled if is_other else _constrain(labeled, None, None, root, options)
-    if is_other and not any(sample.split == "test" for sample in labeled.samples):
+    if is_other and all(sample.split == "train" for sample in labeled.samples):
         return replace(labeled, samples=[sample._replace(split="test") for sample in labeled.samples])
     return labeled
 

@@ -25,6 +25,7 @@ class ImageReader:
         memory_gb: Memory in GB that the images may take.
         cache: Where to keep decoded images that do not fit.
         cores: Number of threads that decode.
+        begin: Where to begin if images are cached, as a fraction of their number.
     """
 
     shape: tuple[int, ...]
@@ -32,6 +33,7 @@ class ImageReader:
     memory_gb: float
     cache: DiskCache
     cores: int
+    begin: float = 0.0
 
     def read(
         self, root: Path, samples: Sequence[Sample], needed: int | None = None, digests: Sequence[bytes] = ()
@@ -48,7 +50,7 @@ class ImageReader:
         fits = needed * prod(self.shape) <= self.memory_gb * 1e9
         cache = self._open_cache(digests) if digests and not fits else None
         files = ImageFiles([str(root / sample.file) for sample in samples], self.shape[-1], self.levels, cache)
-        return read_images(files, needed, fits, self.cores)
+        return read_images(files, needed, fits, self.cores, int(needed * self.begin) if cache else 0)
 
     def _open_cache(self, digests: Sequence[bytes]) -> PixelCache | None:
         """Return the cache of training and validation images, which each epoch reads."""

@@ -29,7 +29,8 @@ def read_image_split(path: Path, needed: Sequence[str] = SPLITS) -> tuple[ImageT
     task = next((task for task, name in HEADERS.items() if header == ["file", name, "split"]), None)
     if task is None or len(samples) < len(rows) or {row.split for row in samples} - {*SPLITS}:
         raise ValueError(f"{path} must be a CSV with columns file, class and split; split must be train, val or test")
-    if outside := [row.file for row in samples if row.file.startswith("/") or ".." in PurePath(row.file).parts]:
+    files = [PurePath(row.file) for row in samples]  # on Windows, they may have a drive
+    if outside := [file.as_posix() for file in files if file.anchor or ".." in file.parts]:
         raise ValueError(f"{path} lists files outside of the data folder: {join_names(outside, 1)}")
     if absent := [split for split in needed if split not in {sample.split for sample in samples}]:
         raise ValueError(f"{path} has no images in {join_names(absent)}: add some to each of {', '.join(SPLITS)}")

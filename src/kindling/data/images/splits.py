@@ -116,12 +116,22 @@ def _codes(values: Sequence[Hashable]) -> tuple[Indices, list[Hashable]]:
     return np.array([index.setdefault(value, len(index)) for value in values], dtype=np.int64), [*index]
 
 
-def check_split(root: Path, samples: Sequence[Sample], fitted: Mapping[str, Any]) -> str:
-    """Return the hash of a generated split; raise ValueError if it differs from that of the checkpoint."""
-    split = blake2b(repr(samples).encode(), digest_size=16).hexdigest()
+def check_split(root: Path, listed: Sequence[Sample], samples: Sequence[Sample], fitted: Mapping[str, Any]) -> str:
+    """Return the hash of drawn splits, without given test images; raise ValueError if it differs from training.
+
+    Args:
+        root: The folder.
+        listed: The images in the given splits.
+        samples: The images in their final splits.
+        fitted: What the data module has learned.
+    """
+    has_test = any(sample.split == "test" for sample in listed)
+    drawn = [sample for sample in samples if not (has_test and sample.split == "test")]
+    split = blake2b(repr(drawn).encode(), digest_size=16).hexdigest()
     if fitted.get("split", split) != split:
+        use, folder = ("validated", "val/") if has_test else ("tested", "test/")
         raise ValueError(
-            f"{root} has other images than the checkpoint was trained on, so training images could be tested: set "
-            "--data.split to the split.csv of its run, or use a folder with test/"
+            f"{root} has other images than the checkpoint was trained on, so training images could be {use}: set "
+            f"--data.split to the split.csv of its run, or use a folder with {folder}"
         )
     return split

@@ -15,6 +15,7 @@ from kindling.data.images.datamodule import ImageFolderDataModule
 from kindling.data.images.decode import shrink_image
 from kindling.data.images.folder_checks import find_oddities
 from kindling.data.images.samples import Sample
+from kindling.data.images.trained import TRAINED
 from kindling.utils.inputs import decode_image
 from kindling.utils.tensors import to_float
 
@@ -56,7 +57,7 @@ class ImageSource:
         sizes = [Path(self.data.data_dir, file).stat().st_size for file in files]
         if not self.shorter_side:
             return sizes
-        sides = [self.data._images.sides[file] or 1 for file in files]
+        sides = [self.data._images.infos[file].side or 1 for file in files]
         # Small images have more bytes per pixel.
         return [
             int(size * min(1, 2 * (self.shorter_side / side) ** 2)) for size, side in zip(sizes, sides, strict=True)
@@ -86,6 +87,6 @@ class ImageSource:
             "task": data.task,
             "input_shape": self.shape,
             "class_names": () if data.task == "regression" else data.class_names,
-            "fitted": {"task": "classification", **data.fitted},
+            "fitted": {"task": "classification", **{key: data.fitted[key] for key in data.fitted if key != TRAINED}},
             "names": ({"name": self.name("test", index)} for index in kept.get("test", ())),
         }

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from hashlib import sha256
 from typing import Any, NamedTuple, Self
 
@@ -103,6 +104,13 @@ class Manifest:
     plan: str = ""
     kindling: str = __version__
     format: int = FORMAT
+
+    @cached_property
+    def files(self) -> dict[str, int]:
+        """Number of each file by its path."""
+        splits = self.splits.values()
+        stored = [each for split in splits for each in (*split.shards, split.targets, split.names) if each]
+        return {each.file: number for number, each in enumerate(stored)}
 
     @property
     def digest(self) -> str:

@@ -10,6 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
+import torch
+
 from kindling.data.disk_cache import PART, DiskCache
 from kindling.data.streaming.copying import BLOCK, ChecksumWriter, DamagedFileError
 from kindling.data.streaming.manifest import FILE, Manifest, StoredFile
@@ -43,13 +45,14 @@ class FileStore:
         self.root, self.timeout, self.cache = root.rstrip("/"), timeout, cache
         self._downloader: Any = None
         self._owner = 0  # the process of the downloader
-        self._verified: set[str] = set()
         self._wanted: list[StoredFile] = []  # to be copied in the background
         self._thread: threading.Thread | None = None
         if is_remote(root):
             require_extra("stream", "litdata")
             import litdata.streaming.downloader  # noqa: F401  (not in a thread, which could be copied while it imports)
         self.manifest = self._read_manifest()
+        # Shared with the workers of data loaders, each of which would verify all files in each epoch.
+        self._verified = torch.zeros(len(self.manifest.files), dtype=torch.uint8).share_memory_()  # type: ignore[no-untyped-call]
 
     def _read_manifest(self) -> Manifest:
         if not is_remote(self.root) and not Path(self.root).is_dir():
@@ -76,7 +79,8 @@ class FileStore:
             OSError: If it is missing or can't be read in time.
         """
         path = self._local(stored)
-        if stored.file in self._verified and (self.cache is None or path.exists()):
+        flag = self._verified[self.manifest.files[stored.file]]
+        if flag and (self.cache is None or path.exists()):
             if self.cache:
                 with suppress(OSError):  # removed by another process
                     os.utime(path)  # used now
@@ -85,7 +89,7 @@ class FileStore:
             self._attempt(stored.file, lambda report_progress: self._verify(path, stored, report_progress))
         else:
             self._fetch(path, stored)
-        self._verified.add(stored.file)
+        flag.fill_(1)
         return path
 
     def open(self, stored: StoredFile) -> BinaryIO:
@@ -115,7 +119,7 @@ class FileStore:
 
     def forget(self, stored: StoredFile) -> None:
         """Verify a file again when it is next used."""
-        self._verified.discard(stored.file)
+        self._verified[self.manifest.files[stored.file]] = 0
 
     def read_within(self, current: Sequence[StoredFile], work: Callable[[ReportProgress], Result]) -> Result:
         """Return the result of reading in local files, unless their disk or mount does not answer.
