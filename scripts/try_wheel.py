@@ -28,7 +28,7 @@ def try_server(kindling: Path, folder: Path) -> None:
         RuntimeError: If it does not start.
         OSError: If it does not respond with status 200.
     """
-    command = [kindling, "serve", "--port", "0"]
+    command = [str(kindling), "serve", "--port", "0"]
     with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout
         try:

@@ -45,7 +45,7 @@ def test_waiting_requests_form_one_batch_without_canceled_ones() -> None:
                 assert (await asyncio.wait_for(task, 10)).flatten().tolist() == [number + 1.0] * 2
 
     asyncio.run(ask())
-    assert sizes == [20]
+    assert sizes == [18]
 
 
 def test_too_many_waiting_requests_are_refused() -> None:

@@ -17,9 +17,10 @@ from kindling.deploy.model_card import ModelCard
 from kindling.deploy.predictor import Predictor
 from kindling.deploy.reloading import watch
 from kindling.deploy.served_models import open_version, version_of
-from kindling.deploy.serving_process import Workers, build_app
+from kindling.deploy.serving_process import build_app
 from kindling.deploy.settings import Settings
 from kindling.deploy.sighup import has_terminal
+from kindling.deploy.workers import Workers
 
 
 @pytest.fixture(scope="module")
@@ -60,19 +61,19 @@ def test_a_restarting_worker_does_not_serve_what_the_others_refuse(
     settings: Settings, checkpoints: list[Path], number: int | None
 ) -> None:
     publish(b"broken" if number is None else checkpoints[number])
-    accepted = settings.accept({"m": "classification"})
+    accepted = settings.accept({"m": "classification"}, ["m"])
     assert accepted.versions == settings.versions
-    assert accepted.open("m").card.task == "classification"
+    assert accepted.open("m")[0].card.task == "classification"
 
 
 def test_a_restarting_worker_serves_the_accepted_version(settings: Settings, checkpoints: list[Path]) -> None:
     publish(checkpoints[1])
-    accepted = settings.accept({"m": "classification"})
+    accepted = settings.accept({"m": "classification"}, ["m"])
     assert accepted.versions == {"m": version_of(checkpoints[1])}
     publish(b"broken")
-    again = accepted.accept({"m": "classification"})
+    again = accepted.accept({"m": "classification"}, ["m"])
     assert again.versions == accepted.versions
-    assert again.open("m").card.task == "classification"
+    assert again.open("m")[0].card.task == "classification"
 
 
 def test_the_version_is_that_of_the_weights(
@@ -94,7 +95,7 @@ def test_the_version_is_that_of_the_weights(
 def test_watching_begins_with_the_files_from_before_loading(settings: Settings, checkpoints: list[Path]) -> None:
     publish(checkpoints[1])  # while the server starts
     found = threading.Event()
-    with watch(replace(settings, watch_seconds=0.02), found.set):
+    with watch(replace(settings, watch_seconds=0.02), lambda names: found.set()):
         assert found.wait(10)
 
 

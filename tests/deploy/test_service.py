@@ -193,7 +193,7 @@ def test_several_models_answer_under_their_names() -> None:
         assert [server.ask("GET", f"{each['path']}/info")[1]["name"] for each in listed] == [*models]
         for method, path in (("POST", "/models/plus/predict"), ("GET", "/models/plus_two")):
             status, found, _ = server.ask(method, path)
-            assert (status, f"there is no {method} {path}" in found["error"]) == (404, True)
+            assert (status, f"{method} {path} does not exist" in found["error"]) == (404, True)
         found = metrics(server)
         assert found["kindling_batch_samples_count", "plus-one"] == 2
         assert found["kindling_requests_total", "200", "/models/plus_two/predict"] == 1
@@ -223,7 +223,9 @@ def test_running_requests_end_with_the_version_they_began_with() -> None:
         found = metrics(server)
         assert ("kindling_model_info", "default", "Constant", "1") not in found
         assert found["kindling_model_info", "default", "Constant", "2"] == 1
-        with pytest.raises(ValueError, match="classification, not regression"):
+        with pytest.raises(
+            ValueError, match="is for classification, but this server serves regression: restart `kindling serve`"
+        ):
             model.replace(Predictor(compute, ModelCard("Other", ("a", "b"), (2,))), "3")
 
 
