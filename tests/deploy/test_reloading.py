@@ -2,9 +2,11 @@
 
 import shutil
 import signal
+import socket
 import threading
 import time
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,14 +15,17 @@ import uvicorn
 
 from kindling.cli import main
 from kindling.deploy import served_models
+from kindling.deploy.metrics import Metrics
 from kindling.deploy.model_card import ModelCard
 from kindling.deploy.predictor import Predictor
-from kindling.deploy.reloading import watch
-from kindling.deploy.served_models import open_version, version_of
-from kindling.deploy.serving_process import build_app
+from kindling.deploy.reloading import reload_model, watch
+from kindling.deploy.served_models import ServedModel, open_version, version_of
+from kindling.deploy.serving_process import build_app, run_server
 from kindling.deploy.settings import Settings
 from kindling.deploy.sighup import has_terminal
 from kindling.deploy.workers import Workers
+from kindling.runs.metadata import RunMetadata
+from kindling.runs.process import process_info
 
 
 @pytest.fixture(scope="module")
@@ -99,11 +104,63 @@ def test_watching_begins_with_the_files_from_before_loading(settings: Settings, 
         assert found.wait(10)
 
 
+def test_a_missing_model_does_not_stop_the_reloads_of_others(settings: Settings, checkpoints: list[Path]) -> None:
+    shutil.copy("m.ckpt", "gone.ckpt")
+    both = replace(settings, models={"gone": "gone.ckpt", "m": "m.ckpt"}).resolve()
+    found: list[str] = []
+    with watch(replace(both, watch_seconds=0.02), found.extend):
+        Path("gone.ckpt").unlink()
+        publish(checkpoints[1])
+        wait_for(lambda: bool(found))
+    assert found == ["m"]
+
+
+def test_a_run_that_is_training_is_taken_when_it_ends(
+    settings: Settings, checkpoints: list[Path], folder: Path
+) -> None:
+    first, second = (folder / f"runs/r/version_{number}" for number in range(2))
+    shutil.copytree(checkpoints[0].parents[1], first)
+    metadata = RunMetadata.read(first)
+    found: list[str] = []
+    before = replace(settings, models={"m": "best"}).resolve()
+    with watch(replace(before, watch_seconds=0.02), found.extend):
+        second.mkdir()
+        replace(metadata, status="running", process=process_info(second)).write(second)
+        shutil.copytree(checkpoints[1].parent, second / "checkpoints")
+        time.sleep(0.3)
+        assert found == []
+        replace(metadata, status="finished").write(second)
+        wait_for(lambda: found == ["m"])
+
+
+def test_test_metrics_that_are_written_later_are_shown(
+    settings: Settings, checkpoints: list[Path], folder: Path
+) -> None:
+    run = folder / "runs/r/version_0"
+    shutil.copytree(checkpoints[0].parents[1], run)
+    single = replace(settings, models={"m": str(run)}, folder="").resolve()
+    predictor, version = open_version(Path(single.files["m"]))
+    model = ServedModel("m", predictor, Metrics(), version=version)
+    found: list[str] = []
+    with watch(replace(single, watch_seconds=0.02), found.extend):
+        (run / "test_metrics.json").write_text('{"test/accuracy": 0.5}')
+        wait_for(lambda: found == ["m"])
+    assert not reload_model(model, single)
+    assert model.current.predictor.card.metrics == {"test/accuracy": 0.5}
+
+
 def test_a_server_without_sighup_starts(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(signal, "SIGHUP")
     predictor = Predictor(lambda inputs: inputs.sum(1), ModelCard("C", (), (2,), task="regression"))
     settings = Settings({"m": "m.onnx"}, 1, 4, 1000, "", 0.0, has_terminal(), versions={"m": "1"})
     assert build_app(settings, {"m": predictor}) is not None
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 class Starting:
@@ -151,3 +208,72 @@ def test_a_worker_that_starts_gets_its_signal_later_and_does_not_delay_others(
     workers.keep_subprocess_alive()
     workers.keep_subprocess_alive()
     assert sent == [2, 1]
+
+
+def test_a_reload_that_cannot_be_kept_is_not_sent_to_workers(
+    settings: Settings,
+    checkpoints: list[Path],
+    handlers: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A worker that restarts later would serve another version than the others."""
+    settings.publish()
+    workers = Workers(uvicorn.Config("x:y", workers=2), [], settings, {"m": "classification"})
+    original = shutil.copyfile
+
+    def copy(source: str, target: Path) -> None:
+        original(source, target)
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("shutil.copyfile", copy)
+    publish(checkpoints[1])
+    workers.reload(["m"])
+    wait_for(lambda: not workers.keep_subprocess_alive() and workers._check is None)  # type: ignore[func-returns-value]
+    assert f"m: still version {settings.versions['m']}: " in capsys.readouterr().err
+    published = Settings.published()
+    assert (published.versions, published.refused) == (settings.versions, ["m"])
+    assert [path.name for path in Path("shared/models").iterdir()] == [f"{settings.versions['m']}.ckpt"]
+
+
+def test_a_deleted_folder_of_copies_is_made_again(settings: Settings, checkpoints: list[Path]) -> None:
+    shutil.rmtree("shared")
+    publish(checkpoints[1])
+    accepted = settings.accept({"m": "classification"}, ["m"])
+    accepted.publish()
+    assert Settings.published().versions == {"m": version_of(checkpoints[1])}
+    assert accepted.open("m")[1] == version_of(checkpoints[1])
+
+
+def test_an_error_of_the_main_process_ends_its_workers(
+    settings: Settings, handlers: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended: list[str] = []
+
+    class Fake(Starting):
+        def terminate(self) -> None:
+            ended.append("terminated")
+
+        def join(self) -> None:
+            ended.append("joined")
+
+        def is_alive(self, timeout: float) -> bool:
+            raise RuntimeError("out of luck")
+
+    with socket.socket() as listener:
+        workers = Workers(uvicorn.Config("x:y", workers=1), [listener], settings, {})
+        monkeypatch.setattr(workers, "init_processes", lambda: workers.processes.append(Fake()))  # type: ignore[arg-type]
+        with pytest.raises(RuntimeError, match="out of luck"):
+            workers.run()
+        assert (ended, listener.fileno()) == (["terminated", "joined"], -1)
+
+
+def test_the_main_process_of_workers_keeps_no_models(
+    settings: Settings, handlers: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predictor = settings.open("m")[0]
+    kept = weakref.ref(predictor.compute)
+    found: list[object] = []
+    monkeypatch.setattr(Workers, "run", lambda self: found.append(kept()))
+    run_server(settings, {"m": predictor}, "127.0.0.1", 0)
+    assert found == [None]

@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from prometheus_client.parser import text_string_to_metric_families
 from servers import Server, app_of, service_of, serving, serving_here
 from torch import Tensor
 
 from kindling.cli import main
+from kindling.deploy import server as server_module
 from kindling.deploy.model_card import ModelCard
 from kindling.deploy.predictor import Predictor
 
@@ -180,6 +182,63 @@ def test_a_full_queue_is_busy_not_broken(caplog: pytest.LogCaptureFixture) -> No
     assert caplog.records == []
 
 
+def test_an_error_of_the_model_is_not_one_of_the_client(caplog: pytest.LogCaptureFixture) -> None:
+    with serving_here(app_of(failing(ValueError("shapes differ")))) as server:
+        status, found = server.predict({"inputs": [0, 1]})
+    assert (status, found["error"].partition(":")[0]) == (500, "internal error")
+    assert "shapes differ" in caplog.text
+
+
+def test_a_prediction_that_overflows_is_refused() -> None:
+    with serving_here(app_of(constant(0))) as server:
+        status, found = server.predict({"inputs": [3e38, 3e38]})
+    expected = "the prediction is not finite: the inputs are too large, or the model diverged"
+    assert (status, found["error"]) == (400, expected)
+
+
+@pytest.mark.parametrize(
+    ("task", "positions", "samples", "top", "expected"),
+    [
+        ("classification", (), 200, 500, 200),
+        ("classification", (), 201, 500, 413),
+        ("classification", (), 4096, 1, 200),
+        ("classification", (50,), 4, 500, 200),
+        ("classification", (50,), 5, 500, 413),
+        ("multilabel", (), 100, 500, 200),  # predicts all of the classes that it lists
+        ("multilabel", (), 101, 500, 413),
+        ("multilabel", (), 200, 1, 413),
+    ],
+)
+def test_the_size_of_a_response_is_limited(
+    task: Any, positions: tuple[int, ...], samples: int, top: int, expected: int
+) -> None:
+    names = tuple(f"class {number}" for number in range(500))
+    card = ModelCard("M", names, (2,), task=task)
+    predictor = Predictor(lambda inputs: torch.full((len(inputs), 500, *positions), 0.9), card)
+    with serving_here(app_of(predictor)) as server:
+        status, found = server.predict({"inputs": [[0, 1]] * samples}, f"/predict?top={top}")
+    assert status == expected
+    assert status == 200 or "at most 100,000: send fewer samples, or ask for fewer classes" in found["error"]
+
+
+def test_a_slow_model_is_not_ready(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(server_module, "PROBE_SECONDS", 0.2)
+    go = threading.Event()
+
+    def compute(inputs: Tensor) -> Tensor:
+        go.wait(30)
+        return inputs.sum(1)
+
+    slow = Predictor(compute, ModelCard("Slow", (), (2,), task="regression"))
+    with serving_here(service_of({"a": slow, "b": slow}).app()) as server:
+        status, found, headers = server.ask("GET", "/ready")
+        go.set()
+    assert (status, "within 0.2 s" in found["error"], "retry-after" in headers) == (503, True, True)
+    assert {record.message.partition(":")[0] for record in caplog.records} == {
+        f"model {name} is not ready" for name in "ab"
+    }
+
+
 def test_several_models_answer_under_their_names() -> None:
     models = {"plus-one": constant(1), "plus_two": constant(2, unit="kg")}
     with serving_here(service_of(models).app()) as server:
@@ -223,9 +282,7 @@ def test_running_requests_end_with_the_version_they_began_with() -> None:
         found = metrics(server)
         assert ("kindling_model_info", "default", "Constant", "1") not in found
         assert found["kindling_model_info", "default", "Constant", "2"] == 1
-        with pytest.raises(
-            ValueError, match="is for classification, but this server serves regression: restart `kindling serve`"
-        ):
+        with pytest.raises(ValueError, match="is for classification, but this server serves regression: restart"):
             model.replace(Predictor(compute, ModelCard("Other", ("a", "b"), (2,))), "3")
 
 

@@ -1,6 +1,7 @@
 """The processes of `kindling serve`: one, or several workers that share a port; all load new versions on SIGHUP."""
 
 import asyncio
+import gc
 import os
 import signal
 import sys
@@ -35,13 +36,13 @@ STARTED = "started"  # file that the first worker creates when it has started
 
 
 def run_server(
-    settings: Settings, predictors: dict[str, Predictor], host: str, port: int, pending_signals: Sequence[int] = ()
+    settings: Settings, predictors: Mapping[str, Predictor], host: str, port: int, pending_signals: Sequence[int] = ()
 ) -> None:
     """Serve until a signal stops the server.
 
     Args:
         settings: What to serve.
-        predictors: The models by their names; emptied if workers load their own.
+        predictors: The models by their names; unusable afterwards if there are several workers.
         host: Address to listen on.
         port: Port to listen on.
         pending_signals: See `record_sighups`.
@@ -64,7 +65,9 @@ def run_server(
             uvicorn.Server(uvicorn.Config(build_app(settings, predictors, pending_signals), **options)).run()
         return
     tasks = {name: predictor.card.task for name, predictor in predictors.items()}
-    predictors.clear()
+    for predictor in predictors.values():
+        del predictor.compute  # the network: this process only watches the workers, which load their own
+    gc.collect()
     with tempfile.TemporaryDirectory(prefix="kindling-serve-", ignore_cleanup_errors=True) as folder:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
         watched, settings = settings, replace(settings, folder=folder, parent=os.getpid(), watch_seconds=0)
