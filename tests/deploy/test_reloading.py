@@ -9,18 +9,20 @@ import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import uvicorn
+from uvicorn.config import STARTUP_FAILURE
 
 from kindling.cli import main
-from kindling.deploy import served_models
+from kindling.deploy import served_models, serving_process
 from kindling.deploy.metrics import Metrics
 from kindling.deploy.model_card import ModelCard
 from kindling.deploy.predictor import Predictor
 from kindling.deploy.reloading import reload_model, watch
 from kindling.deploy.served_models import ServedModel, open_version, version_of
-from kindling.deploy.serving_process import build_app, run_server
+from kindling.deploy.serving_process import build_app, run_server, worker_app
 from kindling.deploy.settings import Settings
 from kindling.deploy.sighup import has_terminal
 from kindling.deploy.workers import Workers
@@ -277,3 +279,28 @@ def test_the_main_process_of_workers_keeps_no_models(
     monkeypatch.setattr(Workers, "run", lambda self: found.append(kept()))
     run_server(settings, {"m": predictor}, "127.0.0.1", 0)
     assert found == [None]
+
+
+def test_a_server_whose_first_workers_fail_ends_with_one_line(
+    settings: Settings, handlers: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(serving_process, "exit_when_orphaned", lambda parent: None)
+    monkeypatch.setattr(Settings, "open", lambda self, name: open_version(Path("nowhere.ckpt")))
+    settings.publish()
+    for code in (STARTUP_FAILURE, 1):  # after the first one has started, it is started again
+        with pytest.raises(SystemExit) as ended:
+            worker_app()
+        error = capsys.readouterr().err
+        assert (ended.value.code, error.count("\n"), "a worker failed to start: " in error) == (code, 1, True)
+        Path("shared/started").touch()
+
+
+def test_the_exit_code_says_that_no_worker_started(
+    settings: Settings, handlers: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(workers: Workers) -> None:
+        workers.processes = [Mock(exitcode=None), Mock(exitcode=STARTUP_FAILURE)]
+
+    monkeypatch.setattr(Workers, "run", run)
+    with pytest.raises(SystemExit, match=str(STARTUP_FAILURE)):
+        run_server(settings, {"m": settings.open("m")[0]}, "127.0.0.1", 0)

@@ -11,9 +11,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from prometheus_client.parser import text_string_to_metric_families
@@ -413,6 +415,54 @@ def test_closing_the_terminal_ends_the_server(checkpoints: list[Path], workers: 
         process.kill()
 
 
+@pytest.mark.slow
+def test_a_killed_worker_is_replaced_under_load(checkpoints: list[Path]) -> None:
+    with serving("--ckpt_path", checkpoints[0], "--workers", 2) as server:
+        body = json.dumps({"inputs": [[0.5] * server.ask("GET", "/info")[1]["input_shape"][0]]})
+        workers = [child for child in psutil.Process(server.pid).children() if is_worker(child)]
+        assert len(workers) == 2
+        with Clients(server, body, 6) as clients:
+            wait_until(lambda: len(clients.answers) == 1)
+            workers[0].kill()
+            for _ in range(50):  # the files of its metrics are removed meanwhile, by whichever worker is asked
+                with suppress(ConnectionError):  # waited for the worker that was killed
+                    assert metrics(server)
+            before = sum(clients.answers.values())
+            wait_until(lambda: sum(clients.answers.values()) > before + 20)
+        assert {status for status, _ in clients.answers} == {200}
+        assert all(isinstance(error, ConnectionError | http.client.HTTPException) for error in clients.errors)
+        wait_until(lambda: len([each for each in psutil.Process(server.pid).children() if is_worker(each)]) == 2)
+        assert workers[0].pid not in {each.pid for each in psutil.Process(server.pid).children()}
+        assert server.predict(body)[0] == 200
+
+
+def is_worker(process: psutil.Process) -> bool:
+    with suppress(psutil.Error):
+        return process.status() != psutil.STATUS_ZOMBIE and any("spawn_main" in word for word in process.cmdline())
+    return False
+
+
+@pytest.mark.slow
+def test_standard_output_contains_only_the_access_log(checkpoints: list[Path], folder: Path) -> None:
+    shutil.copy(checkpoints[0], "m.ckpt")
+    command = [sys.executable, "-m", "kindling", "serve", "--ckpt_path", "m.ckpt", "--port", "0", "--access_log", "-"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stderr
+        address = next(found for line in process.stderr if (found := re.search(r"http://127.0.0.1:(\d+)/", line)))
+        server = Server(None, "127.0.0.1", int(address[1]))
+        wait_until(lambda: is_up(server))
+        Path("new.ckpt").write_bytes(checkpoints[1].read_bytes())
+        Path("new.ckpt").replace("m.ckpt")
+        process.send_signal(signal.SIGHUP)
+        wait_until(lambda: reloads(server).get(("default", "loaded")) == 1)
+        process.terminate()
+        lines = process.communicate(timeout=30)[0].splitlines()
+    finally:
+        process.kill()
+    assert {json.loads(line)["path"] for line in lines} == {"/health", "/metrics"}
+
+
 def is_up(server: Server) -> bool:
     try:
         return server.ask("GET", "/health")[0] == 200
@@ -439,6 +489,8 @@ def reloads(server: Server) -> dict[tuple[str, str], float]:
         (["a=nowhere"], "there is no checkpoint nowhere"),
         (["a=best", "--ckpt_path", "last"], "not both: a=best, last"),
         (["--watch_seconds", "-1"], "watch_seconds must"),
+        (["--max_mb", "0"], "max_mb must be positive and finite, got 0"),
+        (["--max_mb", "inf"], "max_mb must be positive and finite, got inf"),
         (["--access_log", "no/such/folder/log"], "no/such/folder"),
     ],
 )
