@@ -3,27 +3,29 @@
     python scripts/soak_serving.py --ckpt_path runs/mnist_cnn_fast/version_0 --minutes 30
 
 Measures the capacity with 32 clients, then sends 80% of it, 5% of which are hostile: broken, deeply nested or wrong
-JSON, broken images, and a decompression bomb. Prints a row per minute, and ends with 1 if one of these does not hold:
-after the first minute, memory stays within 5%; valid requests get 200, hostile ones 4xx; the 99th percentile of the
-latency of each minute, measured from when a request was due, is at most 1.5 times that of the first one. Writes the
-rows as JSON. Nothing else should run on the machine meanwhile.
+JSON, broken images, and a decompression bomb; and each minute, on another connection, an endless header. After a minute
+that warms the server up, prints a row per minute, and ends with 1 if one of these does not hold: after the first
+minute, memory stays within 5%; valid requests get 200, hostile ones 4xx; the 99th percentile of the latency of each
+minute, measured from when a request was due, is at most 1.5 times that of the first one. Writes the rows as JSON.
+Nothing else should run on the machine meanwhile.
 """
 
 import argparse
 import asyncio
 import itertools
 import json
+import socket
 import statistics
 import sys
 import tempfile
 import time
-import zlib
 from collections import Counter, deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
+from hostile import bomb
 from rich.console import Console
 from rich.table import Table
 from typing_extensions import override
@@ -35,18 +37,8 @@ LOAD = 0.8  # of the capacity
 HOSTILE_EVERY = 20  # requests
 CONNECTIONS = 64
 MAX_GROWTH = 1.05  # of the memory, after the first minute
+MAX_DELAY = 60.0  # seconds until all requests of a minute must have a response
 MAX_SLOWER = 1.5  # 99th percentile of a minute, relative to the first one
-
-
-def bomb(side: int = 40_000) -> bytes:
-    """Return a small PNG file of a large gray image."""
-
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        return len(content).to_bytes(4) + kind + content + zlib.crc32(kind + content).to_bytes(4)
-
-    header = side.to_bytes(4) * 2 + bytes([8, 0, 0, 0, 0])
-    pixels = zlib.compress(bytes(side + 1) * 100)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
 
 
 HOSTILE = (
@@ -70,12 +62,12 @@ class PacedClient(Client):
 
     Args:
         idle: The connections without a running request; it puts itself there.
-        answers: Receives whether the request was hostile, the status, and the seconds since the request was due.
+        responses: Receives whether the request was hostile, the status, and the seconds since the request was due.
     """
 
-    def __init__(self, idle: "deque[PacedClient]", answers: list[tuple[bool, int, float]]) -> None:
+    def __init__(self, idle: "deque[PacedClient]", responses: list[tuple[bool, int, float]]) -> None:
         super().__init__(b"", 0.0, asyncio.get_running_loop().create_future())
-        self.idle, self.answers = idle, answers
+        self.idle, self.responses = idle, responses
 
     @override
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -91,7 +83,7 @@ class PacedClient(Client):
     @override
     def answered(self, status: int, body: bytes, seconds: float) -> None:
         """Record a response."""
-        self.answers.append((self._is_hostile, status, seconds))
+        self.responses.append((self._is_hostile, status, seconds))
         self.idle.append(self)
 
 
@@ -99,13 +91,18 @@ async def paced(rate: float, seconds: float) -> list[tuple[bool, int, float]]:
     """Send requests at a rate per second, some of them hostile, and return whether so, the status and the seconds."""
     loop = asyncio.get_running_loop()
     idle: deque[PacedClient] = deque()
-    answers: list[tuple[bool, int, float]] = []
+    responses: list[tuple[bool, int, float]] = []
     valid, hostile = http("/predict", digit()), itertools.cycle([http("/predict", body) for body in HOSTILE])
-    clients = [PacedClient(idle, answers) for _ in range(CONNECTIONS)]
+    clients = [PacedClient(idle, responses) for _ in range(CONNECTIONS)]
     for client in clients:
         await loop.create_connection(lambda client=client: client, "127.0.0.1", PORT)  # type: ignore[misc]
     start, sent, total = time.perf_counter(), 0, int(rate * seconds)
+    head = asyncio.create_task(asyncio.to_thread(send_endless_head))
     while sent < total or len(idle) < CONNECTIONS:
+        if time.perf_counter() - start > seconds + MAX_DELAY:
+            raise TimeoutError(
+                f"{CONNECTIONS - len(idle)} requests have no response {MAX_DELAY:g} s after the last one"
+            )
         while idle and sent < min(total, rate * (time.perf_counter() - start)):
             is_hostile = sent % HOSTILE_EVERY == HOSTILE_EVERY - 1
             idle.popleft().ask(next(hostile) if is_hostile else valid, is_hostile, start + sent / rate)
@@ -116,7 +113,24 @@ async def paced(rate: float, seconds: float) -> list[tuple[bool, int, float]]:
     for client in clients:
         client.done.cancel()
         client.transport.close()
-    return answers
+    await head
+    return responses
+
+
+def send_endless_head() -> None:
+    """Send headers until the server ends the connection.
+
+    Raises:
+        ConnectionError: If it does not.
+    """
+    with socket.create_connection(("127.0.0.1", PORT), timeout=60) as connection:
+        connection.sendall(b"GET /health HTTP/1.1\r\nA: ")
+        try:
+            for _ in range(1000):
+                connection.sendall(b"a" * 10_000)
+        except (BrokenPipeError, ConnectionResetError):
+            return
+    raise ConnectionError("the server reads headers without end")
 
 
 def soak(minutes: int, process: psutil.Process) -> Iterator[dict[str, Any]]:
@@ -124,17 +138,18 @@ def soak(minutes: int, process: psutil.Process) -> Iterator[dict[str, Any]]:
     body = http("/predict", digit())
     asyncio.run(load(PORT, body, 32, 5))
     rate = LOAD * len(asyncio.run(load(PORT, body, 32, 10))) / 10
+    asyncio.run(paced(rate, 60))  # the first minute is slower
     for minute in range(1, minutes + 1):
-        answers = asyncio.run(paced(rate, 60))
-        times = [1000 * seconds for is_hostile, _, seconds in answers if not is_hostile]
+        responses = asyncio.run(paced(rate, 60))
+        times = [1000 * seconds for is_hostile, _, seconds in responses if not is_hostile]
         yield {
             "minute": minute,
-            "requests_per_second": len(answers) / 60,
+            "requests_per_second": len(responses) / 60,
             "p50_ms": statistics.median(times),
             "p99_ms": statistics.quantiles(times, n=100)[-1],
             "memory_mb": process.memory_info().rss / 1e6,
-            "valid": dict(Counter(str(status) for is_hostile, status, _ in answers if not is_hostile)),
-            "hostile": dict(Counter(str(status) for is_hostile, status, _ in answers if is_hostile)),
+            "valid": dict(Counter(str(status) for is_hostile, status, _ in responses if not is_hostile)),
+            "hostile": dict(Counter(str(status) for is_hostile, status, _ in responses if is_hostile)),
         }
 
 

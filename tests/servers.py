@@ -19,6 +19,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from kindling import Predictor
+from kindling.deploy.http_protocol import LimitedProtocol
 from kindling.deploy.metrics import Metrics
 from kindling.deploy.served_models import ServedModel
 from kindling.deploy.server import Service
@@ -104,7 +105,7 @@ def serving(*options: object, **environment: str) -> Iterator[Server]:
 @contextmanager
 def serving_here(app: FastAPI, port: int = 0) -> Iterator[Server]:
     """Serve an application in a thread of this process, which starts at once."""
-    server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="warning"))
+    server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="warning", http=LimitedProtocol))
     thread = threading.Thread(target=server.run)
     thread.start()
     while not server.started:

@@ -85,6 +85,13 @@ def test_the_lowest_versions_are_tested_also_without_the_newer_torch_of_an_extra
     (tests,) = (step["run"] for step in jobs["base"]["steps"] if "pytest -m" in step.get("run", ""))
     folders = re.findall(r"tests/(\w+)", tests)
     assert [name for name in folders if not (ROOT / "tests" / name).is_dir()] == []
+    marks = {"parametrize", "skip", "skipif", "usefixtures", "xfail", "filterwarnings"}
+    marks |= {re.split(r"\W", line)[0] for line in PROJECT["tool"]["pytest"]["ini_options"]["markers"]}
+    if "pytest-xdist" in install:
+        marks.add("xdist_group")
+    sources = [path for name in folders for path in (ROOT / "tests" / name).rglob("*.py")]
+    used = {mark for path in sources for mark in re.findall(r"pytest\.mark\.(\w+)", path.read_text(encoding="utf-8"))}
+    assert used <= marks  # else --strict-markers ends the run
     row = re.findall(r"^\| `base` .*$", (ROOT / "docs/dependencies.md").read_text(encoding="utf-8"), re.MULTILINE)[0]
     assert re.findall(r"`(\w+)`", row.rpartition(" | ")[2]) == folders
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from schemathesis import GenerationMode
 from schemathesis.core.result import Ok
-from schemathesis.specs.openapi.checks import negative_data_rejection
+from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
 from servers import app_of, serving_here
 from torch import Tensor
 
@@ -38,12 +38,14 @@ def constant(outputs: list[float]) -> Any:
 
 MODELS = {
     "images": Predictor(constant([0.1, 0.7, 0.2]), ModelCard("Images", ("a", "b", "c"), (1, 2, 3))),
-    "numbers": Predictor(
-        lambda inputs: inputs.sum(1).clamp(-1e6, 1e6), ModelCard("Numbers", (), (3,), task="regression")
-    ),
+    "numbers": Predictor(lambda inputs: inputs.sum(1), ModelCard("Numbers", (), (3,), task="regression")),
     "labels": Predictor(constant([0.9, 0.2]), ModelCard("Labels", ("a", "b"), (2,), task="multilabel")),
     "rows": Predictor(constant([0.4, 0.6]), ModelCard("Rows", ("no", "yes"), (6,), COLUMNS)),
 }
+
+
+# What the description cannot say: which texts are numbers, and which numbers overflow in a model.
+INCOMPLETE: dict[str, Any] = {"rows": [negative_data_rejection], "numbers": [positive_data_acceptance]}
 
 
 def png() -> bytes:
@@ -76,7 +78,7 @@ def test_schemathesis_finds_nothing(name: str, mode: GenerationMode) -> None:
             )
             @given(case=operation.as_strategy(mode))
             def ask(case: Any) -> None:
-                case.call_and_validate(excluded_checks=[negative_data_rejection] if name == "rows" else [])
+                case.call_and_validate(excluded_checks=INCOMPLETE.get(name, []))
 
             ask()
 

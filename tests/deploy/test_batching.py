@@ -1,10 +1,13 @@
 import asyncio
+import time
 
 import pytest
 import torch
 from torch import Tensor
 
+from kindling.deploy import batching
 from kindling.deploy.batching import Batcher, QueueFullError
+from kindling.deploy.metrics import Metrics
 
 
 def test_a_failed_batch_does_not_affect_the_next() -> None:
@@ -45,7 +48,33 @@ def test_waiting_requests_form_one_batch_without_canceled_ones() -> None:
                 assert (await asyncio.wait_for(task, 10)).flatten().tolist() == [number + 1.0] * 2
 
     asyncio.run(ask())
-    assert sizes == [20]
+    assert sizes == [18]
+
+
+def test_a_request_that_waited_too_long_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batching, "MAX_WAITING_SECONDS", 0.05)
+
+    async def ask() -> None:
+        batcher = Batcher(lambda inputs: (time.sleep(0.1), inputs)[1], batch_size=1)
+        asked = [asyncio.create_task(batcher.submit(torch.ones(1, 1))) for _ in range(2)]
+        found = await asyncio.gather(*asked, return_exceptions=True)
+        assert [type(each) for each in found] == [Tensor, QueueFullError]
+
+    asyncio.run(ask())
+
+
+def test_the_metric_is_the_size_of_the_computed_batches() -> None:
+    metrics = Metrics()
+
+    async def ask() -> None:
+        batcher = Batcher(lambda inputs: inputs, batch_size=4, metrics=metrics.of_model("m"))
+        await batcher.submit(torch.ones(10, 1))
+
+    asyncio.run(ask())
+    text = metrics.render().decode()
+    assert 'kindling_batch_samples_bucket{le="2.0",model="m"} 1.0' in text
+    assert 'kindling_batch_samples_bucket{le="4.0",model="m"} 3.0' in text
+    assert 'kindling_batch_samples_sum{model="m"} 10.0' in text
 
 
 def test_too_many_waiting_requests_are_refused() -> None:

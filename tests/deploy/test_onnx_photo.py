@@ -203,7 +203,7 @@ def test_other_models_and_formats_are_refused(kindling: Command, trained: Train)
     trained(*TINY)
     for options, message in (
         ([], "--raw is for models of gray or RGB images, and of tables; MLPClassifier takes inputs of shape (20,)"),
-        (["--format", "torch_export"], "--raw is for --format onnx, got torch_export"),
+        (["--format", "torch_export"], "--raw works only with --format onnx, got torch_export"),
     ):
         result = kindling("export", "--raw", *options)
         assert (result.code, result.err) == (1, f"kindling: error: {message}\n")

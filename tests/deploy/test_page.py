@@ -671,6 +671,15 @@ def test_a_screen_reader_names_everything(page: Page, width: int, height: int) -
             assert page.js("return document.documentElement.lang") == "en"
 
 
+def test_numbers_of_several_dimensions_are_nested(page: Page) -> None:
+    with service(summer("Nested", ("even", "odd"), (2, 3))) as address:
+        page.open(address)
+        assert "2 \u00d7 3 numbers" in page.find("facts").text
+        page.driver.find_element(By.CSS_SELECTOR, "#fields textarea").send_keys("1 2 3 4 5 6")
+        assert page.waits_for("answer") == "odd"
+        assert "[[[1,2,3],[4,5,6]]]" in page.find("curl").text
+
+
 def test_the_models_of_a_server_link_to_each_other(page: Page) -> None:
     models = {"churn": rows_model(), "sum": summer("Summer", ("even", "odd"), (1,))}
     with serving_here(service_of(models).app()) as server:
@@ -680,7 +689,8 @@ def test_the_models_of_a_server_link_to_each_other(page: Page) -> None:
             page.driver.find_element(By.LINK_TEXT, name).click()
             page.settle()
             assert page.driver.current_url == f"{address}models/{name}/"
-            assert page.find("model").text == title
+            assert page.find("model").text == page.driver.title == name
+            assert page.find("facts").text.startswith(f"{title} · ")
             assert page.driver.find_element(By.CSS_SELECTOR, "#models [aria-current=page]").text == name
         assert page.answer == "no"
         assert page.find("curl").text.endswith(f"{address}models/churn/predict")

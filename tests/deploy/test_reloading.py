@@ -2,24 +2,32 @@
 
 import shutil
 import signal
+import socket
 import threading
 import time
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import uvicorn
+from uvicorn.config import STARTUP_FAILURE
 
 from kindling.cli import main
-from kindling.deploy import served_models
+from kindling.deploy import served_models, serving_process
+from kindling.deploy.metrics import Metrics
 from kindling.deploy.model_card import ModelCard
 from kindling.deploy.predictor import Predictor
-from kindling.deploy.reloading import watch
-from kindling.deploy.served_models import open_version, version_of
-from kindling.deploy.serving_process import Workers, build_app
+from kindling.deploy.reloading import reload_model, watch
+from kindling.deploy.served_models import ServedModel, open_version, version_of
+from kindling.deploy.serving_process import build_app, run_server, worker_app
 from kindling.deploy.settings import Settings
 from kindling.deploy.sighup import has_terminal
+from kindling.deploy.workers import Workers
+from kindling.runs.metadata import RunMetadata
+from kindling.runs.process import process_info
 
 
 @pytest.fixture(scope="module")
@@ -60,19 +68,19 @@ def test_a_restarting_worker_does_not_serve_what_the_others_refuse(
     settings: Settings, checkpoints: list[Path], number: int | None
 ) -> None:
     publish(b"broken" if number is None else checkpoints[number])
-    accepted = settings.accept({"m": "classification"})
+    accepted = settings.accept({"m": "classification"}, ["m"])
     assert accepted.versions == settings.versions
-    assert accepted.open("m").card.task == "classification"
+    assert accepted.open("m")[0].card.task == "classification"
 
 
 def test_a_restarting_worker_serves_the_accepted_version(settings: Settings, checkpoints: list[Path]) -> None:
     publish(checkpoints[1])
-    accepted = settings.accept({"m": "classification"})
+    accepted = settings.accept({"m": "classification"}, ["m"])
     assert accepted.versions == {"m": version_of(checkpoints[1])}
     publish(b"broken")
-    again = accepted.accept({"m": "classification"})
+    again = accepted.accept({"m": "classification"}, ["m"])
     assert again.versions == accepted.versions
-    assert again.open("m").card.task == "classification"
+    assert again.open("m")[0].card.task == "classification"
 
 
 def test_the_version_is_that_of_the_weights(
@@ -94,8 +102,53 @@ def test_the_version_is_that_of_the_weights(
 def test_watching_begins_with_the_files_from_before_loading(settings: Settings, checkpoints: list[Path]) -> None:
     publish(checkpoints[1])  # while the server starts
     found = threading.Event()
-    with watch(replace(settings, watch_seconds=0.02), found.set):
+    with watch(replace(settings, watch_seconds=0.02), lambda names: found.set()):
         assert found.wait(10)
+
+
+def test_a_missing_model_does_not_stop_the_reloads_of_others(settings: Settings, checkpoints: list[Path]) -> None:
+    shutil.copy("m.ckpt", "gone.ckpt")
+    both = replace(settings, models={"gone": "gone.ckpt", "m": "m.ckpt"}).resolve()
+    found: list[str] = []
+    with watch(replace(both, watch_seconds=0.02), found.extend):
+        Path("gone.ckpt").unlink()
+        publish(checkpoints[1])
+        wait_for(lambda: bool(found))
+    assert found == ["m"]
+
+
+def test_a_run_that_is_training_is_taken_when_it_ends(
+    settings: Settings, checkpoints: list[Path], folder: Path
+) -> None:
+    first, second = (folder / f"runs/r/version_{number}" for number in range(2))
+    shutil.copytree(checkpoints[0].parents[1], first)
+    metadata = RunMetadata.read(first)
+    found: list[str] = []
+    before = replace(settings, models={"m": "best"}).resolve()
+    with watch(replace(before, watch_seconds=0.02), found.extend):
+        second.mkdir()
+        replace(metadata, status="running", process=process_info(second)).write(second)
+        shutil.copytree(checkpoints[1].parent, second / "checkpoints")
+        time.sleep(0.3)
+        assert found == []
+        replace(metadata, status="finished").write(second)
+        wait_for(lambda: found == ["m"])
+
+
+def test_test_metrics_that_are_written_later_are_shown(
+    settings: Settings, checkpoints: list[Path], folder: Path
+) -> None:
+    run = folder / "runs/r/version_0"
+    shutil.copytree(checkpoints[0].parents[1], run)
+    single = replace(settings, models={"m": str(run)}, folder="").resolve()
+    predictor, version = open_version(Path(single.files["m"]))
+    model = ServedModel("m", predictor, Metrics(), version=version)
+    found: list[str] = []
+    with watch(replace(single, watch_seconds=0.02), found.extend):
+        (run / "test_metrics.json").write_text('{"test/accuracy": 0.5}')
+        wait_for(lambda: found == ["m"])
+    assert not reload_model(model, single)
+    assert model.current.predictor.card.metrics == {"test/accuracy": 0.5}
 
 
 def test_a_server_without_sighup_starts(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,6 +156,13 @@ def test_a_server_without_sighup_starts(folder: Path, monkeypatch: pytest.Monkey
     predictor = Predictor(lambda inputs: inputs.sum(1), ModelCard("C", (), (2,), task="regression"))
     settings = Settings({"m": "m.onnx"}, 1, 4, 1000, "", 0.0, has_terminal(), versions={"m": "1"})
     assert build_app(settings, {"m": predictor}) is not None
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 class Starting:
@@ -150,3 +210,97 @@ def test_a_worker_that_starts_gets_its_signal_later_and_does_not_delay_others(
     workers.keep_subprocess_alive()
     workers.keep_subprocess_alive()
     assert sent == [2, 1]
+
+
+def test_a_reload_that_cannot_be_kept_is_not_sent_to_workers(
+    settings: Settings,
+    checkpoints: list[Path],
+    handlers: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A worker that restarts later would serve another version than the others."""
+    settings.publish()
+    workers = Workers(uvicorn.Config("x:y", workers=2), [], settings, {"m": "classification"})
+    original = shutil.copyfile
+
+    def copy(source: str, target: Path) -> None:
+        original(source, target)
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("shutil.copyfile", copy)
+    publish(checkpoints[1])
+    workers.reload(["m"])
+    wait_for(lambda: not workers.keep_subprocess_alive() and workers._check is None)  # type: ignore[func-returns-value]
+    assert f"m: still version {settings.versions['m']}: " in capsys.readouterr().err
+    published = Settings.published()
+    assert (published.versions, published.refused) == (settings.versions, ["m"])
+    assert [path.name for path in Path("shared/models").iterdir()] == [f"{settings.versions['m']}.ckpt"]
+
+
+def test_a_deleted_folder_of_copies_is_made_again(settings: Settings, checkpoints: list[Path]) -> None:
+    shutil.rmtree("shared")
+    publish(checkpoints[1])
+    accepted = settings.accept({"m": "classification"}, ["m"])
+    accepted.publish()
+    assert Settings.published().versions == {"m": version_of(checkpoints[1])}
+    assert accepted.open("m")[1] == version_of(checkpoints[1])
+
+
+def test_an_error_of_the_main_process_ends_its_workers(
+    settings: Settings, handlers: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended: list[str] = []
+
+    class Fake(Starting):
+        def terminate(self) -> None:
+            ended.append("terminated")
+
+        def join(self) -> None:
+            ended.append("joined")
+
+        def is_alive(self, timeout: float) -> bool:
+            raise RuntimeError("out of luck")
+
+    with socket.socket() as listener:
+        workers = Workers(uvicorn.Config("x:y", workers=1), [listener], settings, {})
+        monkeypatch.setattr(workers, "init_processes", lambda: workers.processes.append(Fake()))  # type: ignore[arg-type]
+        with pytest.raises(RuntimeError, match="out of luck"):
+            workers.run()
+        assert (ended, listener.fileno()) == (["terminated", "joined"], -1)
+
+
+def test_the_main_process_of_workers_keeps_no_models(
+    settings: Settings, handlers: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predictor = settings.open("m")[0]
+    kept = weakref.ref(predictor.compute)
+    found: list[object] = []
+    monkeypatch.setattr(Workers, "run", lambda self: found.append(kept()))
+    run_server(settings, {"m": predictor}, "127.0.0.1", 0)
+    assert found == [None]
+
+
+def test_a_server_whose_first_workers_fail_ends_with_one_line(
+    settings: Settings, handlers: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(serving_process, "exit_when_orphaned", lambda parent: None)
+    monkeypatch.setattr(Settings, "open", lambda self, name: open_version(Path("nowhere.ckpt")))
+    settings.publish()
+    for code in (STARTUP_FAILURE, 1):  # after the first one has started, it is started again
+        with pytest.raises(SystemExit) as ended:
+            worker_app()
+        error = capsys.readouterr().err
+        assert (ended.value.code, error.count("\n"), "a worker failed to start: " in error) == (code, 1, True)
+        Path("shared/started").touch()
+
+
+def test_the_exit_code_says_that_no_worker_started(
+    settings: Settings, handlers: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(workers: Workers) -> None:
+        workers.processes = [Mock(exitcode=None), Mock(exitcode=STARTUP_FAILURE)]
+
+    monkeypatch.setattr(Workers, "run", run)
+    with pytest.raises(SystemExit, match=str(STARTUP_FAILURE)):
+        run_server(settings, {"m": settings.open("m")[0]}, "127.0.0.1", 0)

@@ -11,15 +11,19 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
+import torch
 from prometheus_client.parser import text_string_to_metric_families
 from servers import Server, app_of, service_of, serving, serving_here
 from torch import Tensor
 
 from kindling.cli import main
+from kindling.deploy import server as server_module
 from kindling.deploy.model_card import ModelCard
 from kindling.deploy.predictor import Predictor
 
@@ -180,6 +184,63 @@ def test_a_full_queue_is_busy_not_broken(caplog: pytest.LogCaptureFixture) -> No
     assert caplog.records == []
 
 
+def test_an_error_of_the_model_is_not_one_of_the_client(caplog: pytest.LogCaptureFixture) -> None:
+    with serving_here(app_of(failing(ValueError("shapes differ")))) as server:
+        status, found = server.predict({"inputs": [0, 1]})
+    assert (status, found["error"].partition(":")[0]) == (500, "internal error")
+    assert "shapes differ" in caplog.text
+
+
+def test_a_prediction_that_overflows_is_refused() -> None:
+    with serving_here(app_of(constant(0))) as server:
+        status, found = server.predict({"inputs": [3e38, 3e38]})
+    expected = "the prediction is not finite: the inputs are too large, or the model diverged"
+    assert (status, found["error"]) == (400, expected)
+
+
+@pytest.mark.parametrize(
+    ("task", "positions", "samples", "top", "expected"),
+    [
+        ("classification", (), 200, 500, 200),
+        ("classification", (), 201, 500, 413),
+        ("classification", (), 4096, 1, 200),
+        ("classification", (50,), 4, 500, 200),
+        ("classification", (50,), 5, 500, 413),
+        ("multilabel", (), 100, 500, 200),  # predicts all of the classes that it lists
+        ("multilabel", (), 101, 500, 413),
+        ("multilabel", (), 200, 1, 413),
+    ],
+)
+def test_the_size_of_a_response_is_limited(
+    task: Any, positions: tuple[int, ...], samples: int, top: int, expected: int
+) -> None:
+    names = tuple(f"class {number}" for number in range(500))
+    card = ModelCard("M", names, (2,), task=task)
+    predictor = Predictor(lambda inputs: torch.full((len(inputs), 500, *positions), 0.9), card)
+    with serving_here(app_of(predictor)) as server:
+        status, found = server.predict({"inputs": [[0, 1]] * samples}, f"/predict?top={top}")
+    assert status == expected
+    assert status == 200 or "at most 100,000: send fewer samples, or ask for fewer classes" in found["error"]
+
+
+def test_a_slow_model_is_not_ready(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(server_module, "PROBE_SECONDS", 0.2)
+    go = threading.Event()
+
+    def compute(inputs: Tensor) -> Tensor:
+        go.wait(30)
+        return inputs.sum(1)
+
+    slow = Predictor(compute, ModelCard("Slow", (), (2,), task="regression"))
+    with serving_here(service_of({"a": slow, "b": slow}).app()) as server:
+        status, found, headers = server.ask("GET", "/ready")
+        go.set()
+    assert (status, "within 0.2 s" in found["error"], "retry-after" in headers) == (503, True, True)
+    assert {record.message.partition(":")[0] for record in caplog.records} == {
+        f"model {name} is not ready" for name in "ab"
+    }
+
+
 def test_several_models_answer_under_their_names() -> None:
     models = {"plus-one": constant(1), "plus_two": constant(2, unit="kg")}
     with serving_here(service_of(models).app()) as server:
@@ -193,7 +254,7 @@ def test_several_models_answer_under_their_names() -> None:
         assert [server.ask("GET", f"{each['path']}/info")[1]["name"] for each in listed] == [*models]
         for method, path in (("POST", "/models/plus/predict"), ("GET", "/models/plus_two")):
             status, found, _ = server.ask(method, path)
-            assert (status, f"there is no {method} {path}" in found["error"]) == (404, True)
+            assert (status, f"{method} {path} does not exist" in found["error"]) == (404, True)
         found = metrics(server)
         assert found["kindling_batch_samples_count", "plus-one"] == 2
         assert found["kindling_requests_total", "200", "/models/plus_two/predict"] == 1
@@ -223,7 +284,7 @@ def test_running_requests_end_with_the_version_they_began_with() -> None:
         found = metrics(server)
         assert ("kindling_model_info", "default", "Constant", "1") not in found
         assert found["kindling_model_info", "default", "Constant", "2"] == 1
-        with pytest.raises(ValueError, match="classification, not regression"):
+        with pytest.raises(ValueError, match="is for classification, but this server serves regression: restart"):
             model.replace(Predictor(compute, ModelCard("Other", ("a", "b"), (2,))), "3")
 
 
@@ -354,6 +415,54 @@ def test_closing_the_terminal_ends_the_server(checkpoints: list[Path], workers: 
         process.kill()
 
 
+@pytest.mark.slow
+def test_a_killed_worker_is_replaced_under_load(checkpoints: list[Path]) -> None:
+    with serving("--ckpt_path", checkpoints[0], "--workers", 2) as server:
+        body = json.dumps({"inputs": [[0.5] * server.ask("GET", "/info")[1]["input_shape"][0]]})
+        workers = [child for child in psutil.Process(server.pid).children() if is_worker(child)]
+        assert len(workers) == 2
+        with Clients(server, body, 6) as clients:
+            wait_until(lambda: len(clients.answers) == 1)
+            workers[0].kill()
+            for _ in range(50):  # the files of its metrics are removed meanwhile, by whichever worker is asked
+                with suppress(ConnectionError):  # waited for the worker that was killed
+                    assert metrics(server)
+            before = sum(clients.answers.values())
+            wait_until(lambda: sum(clients.answers.values()) > before + 20)
+        assert {status for status, _ in clients.answers} == {200}
+        assert all(isinstance(error, ConnectionError | http.client.HTTPException) for error in clients.errors)
+        wait_until(lambda: len([each for each in psutil.Process(server.pid).children() if is_worker(each)]) == 2)
+        assert workers[0].pid not in {each.pid for each in psutil.Process(server.pid).children()}
+        assert server.predict(body)[0] == 200
+
+
+def is_worker(process: psutil.Process) -> bool:
+    with suppress(psutil.Error):
+        return process.status() != psutil.STATUS_ZOMBIE and any("spawn_main" in word for word in process.cmdline())
+    return False
+
+
+@pytest.mark.slow
+def test_standard_output_contains_only_the_access_log(checkpoints: list[Path], folder: Path) -> None:
+    shutil.copy(checkpoints[0], "m.ckpt")
+    command = [sys.executable, "-m", "kindling", "serve", "--ckpt_path", "m.ckpt", "--port", "0", "--access_log", "-"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stderr
+        address = next(found for line in process.stderr if (found := re.search(r"http://127.0.0.1:(\d+)/", line)))
+        server = Server(None, "127.0.0.1", int(address[1]))
+        wait_until(lambda: is_up(server))
+        Path("new.ckpt").write_bytes(checkpoints[1].read_bytes())
+        Path("new.ckpt").replace("m.ckpt")
+        process.send_signal(signal.SIGHUP)
+        wait_until(lambda: reloads(server).get(("default", "loaded")) == 1)
+        process.terminate()
+        lines = process.communicate(timeout=30)[0].splitlines()
+    finally:
+        process.kill()
+    assert {json.loads(line)["path"] for line in lines} == {"/health", "/metrics"}
+
+
 def is_up(server: Server) -> bool:
     try:
         return server.ask("GET", "/health")[0] == 200
@@ -380,6 +489,8 @@ def reloads(server: Server) -> dict[tuple[str, str], float]:
         (["a=nowhere"], "there is no checkpoint nowhere"),
         (["a=best", "--ckpt_path", "last"], "not both: a=best, last"),
         (["--watch_seconds", "-1"], "watch_seconds must"),
+        (["--max_mb", "0"], "max_mb must be positive and finite, got 0"),
+        (["--max_mb", "inf"], "max_mb must be positive and finite, got inf"),
         (["--access_log", "no/such/folder/log"], "no/such/folder"),
     ],
 )

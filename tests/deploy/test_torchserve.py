@@ -19,9 +19,9 @@ from conftest import Command
 from helpers import png_16
 from kindling import load
 from kindling.data.mnist import read_sample
+from kindling.deploy.body_contents import from_images
 from kindling.deploy.model_card import ModelCard
 from kindling.deploy.predictor import Predictor
-from kindling.deploy.request_bodies import from_images
 from kindling.deploy.torchserve_handler import Handler
 
 pytestmark = pytest.mark.usefixtures("quick_proof")

@@ -1,6 +1,7 @@
 """Addresses and ports that the server listens on."""
 
 import ipaddress
+import os
 import socket
 from functools import lru_cache
 
@@ -25,7 +26,8 @@ def free_port(host: str, port: int) -> int:
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind, protocol) as listener:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as uvicorn does
+            if os.name == "posix":  # as asyncio does; on Windows, a port in use would seem free
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(address)
             found: int = listener.getsockname()[1]
     except OSError as error:

@@ -1,4 +1,4 @@
-"""The types of requests and answers, for the OpenAPI description of the server."""
+"""The types of requests and responses, for the OpenAPI description of the server."""
 
 from collections.abc import Mapping
 from datetime import date, timedelta
@@ -11,8 +11,9 @@ from pydantic import BaseModel, Field
 
 from kindling.data.tables.rows import distinct_columns
 from kindling.data.tables.values import Column
+from kindling.deploy.body_contents import MAX_CELL
 from kindling.deploy.model_card import ModelCard
-from kindling.deploy.request_bodies import MAX_CELL, MAX_FILES
+from kindling.deploy.request_bodies import MAX_FILES
 from kindling.deploy.responses import to_predictions
 from kindling.deploy.served_models import ServedModel
 
@@ -104,13 +105,16 @@ class ModelInfo(BaseModel):
     classes: list[str]
     input_shape: list[int]
     columns: list[dict[str, Any]] | None
+    levels: list[int] | None = Field(description="Of 16-bit images: the values that become 0 and 255.")
     takes: str
     target: str = Field("", description="Of regression only.")
     unit: str = Field("", description="Of regression only.")
     threshold: float | None
     positive_class: str
+    threshold_metric: str
     metrics: dict[str, float | None]
     max_bytes: int
+    kindling: str = Field(description="Version that wrote the checkpoint or the file.")
 
 
 RESPONSES: dict[str | None, type[BaseModel]] = {
@@ -138,8 +142,8 @@ def describe_api(app: FastAPI, models: Mapping[str, ServedModel], has_key: bool)
         operation = schema["paths"][f"{prefix}/predict"]["post"]
         operation["requestBody"] = body
         operation["description"] = f"Predict the samples in the body: {model.current.predictor.takes}."
-        answer = operation["responses"]["200"]["content"]["application/json"]
-        answer["example"] = answer_example(model.current.predictor.card)
+        response = operation["responses"]["200"]["content"]["application/json"]
+        response["example"] = example_response(model.current.predictor.card)
     if has_key:
         schema["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
         schema["security"] = [{"key": []}]
@@ -171,16 +175,16 @@ def request_body(card: ModelCard, max_samples: int) -> dict[str, Any]:
     return {"required": True, "content": content}
 
 
-def answer_example(card: ModelCard) -> dict[str, Any]:
-    """Return the answer for a made-up prediction of a model, with its class names."""
+def example_response(card: ModelCard) -> dict[str, Any]:
+    """Return an example response of a model, with its class names."""
     number = len(card.classes)
     outputs = torch.linspace(1, -1, number).mul(2).softmax(0) if number else torch.tensor(12.5)
     predictions = to_predictions(outputs.unsqueeze(0), str(card.task), card.classes, TOP, card.decision)
     return {"predictions": predictions}
 
 
-def _json(name: str, schema: dict[str, Any], example: Any, others: bool) -> dict[str, Any]:
-    body = {"type": "object", "properties": {name: schema}, "required": [name], "additionalProperties": others}
+def _json(name: str, schema: dict[str, Any], example: Any, allow_extra: bool) -> dict[str, Any]:
+    body = {"type": "object", "properties": {name: schema}, "required": [name], "additionalProperties": allow_extra}
     return {"schema": body} | ({"example": {name: example}} if len(str(example)) < MAX_EXAMPLE else {})
 
 

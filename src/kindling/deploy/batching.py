@@ -12,6 +12,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from kindling.deploy.metrics import ModelMetrics
 
+MAX_WAITING_SECONDS = 30.0  # clients have given up by then
 INLINE_SECONDS = 0.001  # a batch that takes less is computed in the event loop: a thread would cost more
 
 
@@ -26,11 +27,13 @@ class Waiting(NamedTuple):
         inputs: Its samples, shape (n, ...).
         result: Where the outputs (n, ...) go.
         is_probe: Whether it is left out of the metrics.
+        since: When it arrived, by `time.perf_counter`.
     """
 
     inputs: Tensor
     result: "asyncio.Future[Tensor]"
     is_probe: bool
+    since: float
 
 
 class Batcher:
@@ -69,12 +72,12 @@ class Batcher:
             is_probe: Whether to leave them out of the metrics.
 
         Raises:
-            QueueFullError: If too many requests are waiting.
+            QueueFullError: If too many requests are waiting, or this one has waited for too long.
         """
         if len(self._waiting) >= self.max_waiting:
             raise QueueFullError(f"{self.max_waiting:,} requests are waiting: try again in a moment")
         result: asyncio.Future[Tensor] = asyncio.get_running_loop().create_future()
-        self._waiting.append(Waiting(inputs, result, is_probe))
+        self._waiting.append(Waiting(inputs, result, is_probe, time.perf_counter()))
         if self.metrics and not is_probe:
             self.metrics.waiting.inc()
         if self._worker is None:
@@ -85,7 +88,8 @@ class Batcher:
         try:
             while batch := self._next_batch():
                 try:
-                    outputs = await self._compute(torch.cat([request.inputs for request in batch]))
+                    inputs = torch.cat([request.inputs for request in batch])
+                    outputs = await self._compute(inputs, is_probe=all(request.is_probe for request in batch))
                     parts = torch.split(outputs, [len(request.inputs) for request in batch])
                 except Exception as error:  # any error of the model is passed on to the requests
                     for request in batch:
@@ -93,12 +97,12 @@ class Batcher:
                             request.result.set_exception(error)
                     continue
                 for request, part in zip(batch, parts, strict=True):
-                    if not request.result.done():  # canceled if the client has disconnected
+                    if not request.result.done():  # else canceled meanwhile, such as a probe that took too long
                         request.result.set_result(part)
         finally:
             self._worker = None
 
-    async def _compute(self, inputs: Tensor) -> Tensor:
+    async def _compute(self, inputs: Tensor, is_probe: bool) -> Tensor:
         def compute() -> Tensor:
             if len(inputs) <= self.batch_size:
                 return self.compute(inputs)
@@ -110,15 +114,27 @@ class Batcher:
         else:
             outputs = await asyncio.get_running_loop().run_in_executor(self._thread, compute)
         self._is_quick = time.perf_counter() - start < INLINE_SECONDS
+        if self.metrics and not is_probe:
+            for first in range(0, len(inputs), self.batch_size):
+                self.metrics.batches.observe(min(self.batch_size, len(inputs) - first))
         return outputs
 
     def _next_batch(self) -> "list[Waiting]":
+        batch: list[Waiting] = []
         requests = samples = 0
+        oldest = time.perf_counter() - MAX_WAITING_SECONDS
         while requests < len(self._waiting) and samples < self.batch_size:
-            samples += len(self._waiting[requests].inputs)
+            request = self._waiting[requests]
             requests += 1
-        batch, self._waiting = self._waiting[:requests], self._waiting[requests:]
-        if self.metrics and (counted := [len(request.inputs) for request in batch if not request.is_probe]):
-            self.metrics.waiting.dec(len(counted))
-            self.metrics.batches.observe(sum(counted))
+            if self.metrics and not request.is_probe:
+                self.metrics.waiting.dec()
+            if request.result.done():  # canceled
+                continue
+            if request.since < oldest:
+                reason = f"the request has waited for {MAX_WAITING_SECONDS:g} s: try again in a moment"
+                request.result.set_exception(QueueFullError(reason))
+                continue
+            batch.append(request)
+            samples += len(request.inputs)
+        self._waiting = self._waiting[requests:]
         return batch

@@ -49,7 +49,7 @@ def export(
     """
     chosen = FORMATS[format]
     if raw and not chosen.write_raw:
-        raise ValueError(f"--raw is for --format onnx, got {format}")
+        raise ValueError(f"--raw works only with --format onnx, got {format}")
     path = find_checkpoint(ckpt_path)
     target = Path(out) if out else run_folder_of(path) / "export" / f"model{chosen.suffix}"
     if target.suffix != chosen.suffix:
@@ -114,7 +114,7 @@ def some_inputs(model: BaseTask, number: int) -> Inputs:
         raise ValueError(
             f"{type(model).__name__} does not say what its inputs look like: set self.example_input_array in its "
             "__init__ to one sample, such as torch.zeros(1, 3, 8, 8), or (torch.zeros(1, 3, 8, 8), torch.zeros(1, 5)) "
-            "for two inputs; it need not be trained again"
+            "for two inputs; you need not retrain the model"
         )
     return tuple(_like(each, number, random) for each in tree_leaves(model.example_inputs()))
 

@@ -1,25 +1,30 @@
 """Wraps all requests: gives each an ID, checks access, and records it in the metrics and the access log."""
 
+import hmac
 import json
 import logging
 import re
 import secrets
+import sys
 import time
 from collections.abc import Container, Mapping
 from datetime import UTC, datetime
+from logging.handlers import WatchedFileHandler
 from typing import Any
 
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from typing_extensions import override
 
-from kindling.deploy.access import authorize
-from kindling.deploy.access_log import AccessLog
+from kindling.deploy.addresses import is_local
 from kindling.deploy.metrics import Metrics
 from kindling.utils.text import shorten
 
 OTHER = "other"  # label of paths that the server does not have: a client could send any number of them
 ID = re.compile(rb"[\w.-]{1,64}", re.ASCII)
+MAX_RUNNING = 2048  # requests of a process
+PROBES = ("/health", "/ready")  # handled even by a busy server
 
 logger = logging.getLogger(__name__)
 
@@ -31,9 +36,10 @@ class Gateway:
         app: The application.
         key: See `authorize`.
         metrics: Where requests are counted.
-        paths: The paths of the server, with the name of the model that each one asks; empty for none.
-        open_paths: Those that tell nothing about the models, and need no key.
-        log: See `AccessLog`; empty for none.
+        paths: The paths of the server, with the name of the model that each path belongs to; empty for none.
+        public_paths: Paths that need no key.
+        access_log: File to which a line is appended for each request, and which may be renamed meanwhile; "-" for
+            standard output, empty for none.
     """
 
     def __init__(
@@ -42,11 +48,12 @@ class Gateway:
         key: str,
         metrics: Metrics,
         paths: Mapping[str, str],
-        open_paths: Container[str],
-        log: str = "",
+        public_paths: Container[str],
+        access_log: str = "",
     ) -> None:
-        self.app, self.key, self.metrics, self.paths, self.open_paths = app, key, metrics, paths, open_paths
-        self.log = AccessLog(log)
+        self.app, self.key, self.metrics, self.paths, self.public_paths = app, key, metrics, paths, public_paths
+        self.access_log = AccessLog(access_log) if access_log else None
+        self._running = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle a request."""
@@ -68,9 +75,14 @@ class Gateway:
                 message["headers"] = [*message["headers"], (b"x-request-id", request_id)]
             await send(message)
 
+        self._running += 1
         try:
-            if scope["path"] not in self.open_paths:
+            if scope["path"] not in self.public_paths:
                 authorize(headers, self.key)
+            if self._running > MAX_RUNNING and scope["path"] not in PROBES:
+                raise HTTPException(
+                    503, f"{MAX_RUNNING:,} requests are running: try again in a moment", {"Retry-After": "1"}
+                )
             await self.app(scope, receive, send_with_id)
         except HTTPException as error:
             await error_response(scope, error)(scope, receive, send_with_id)
@@ -81,13 +93,15 @@ class Gateway:
             hidden = HTTPException(500, f"internal error: see the log of the server, request {scope['request_id']}")
             await error_response(scope, hidden)(scope, receive, send_with_id)
         finally:
+            self._running -= 1
+            status = status or 500  # canceled
             seconds = time.perf_counter() - start
             path = scope["path"] if scope["path"] in self.paths else OTHER
             count, histogram = self.metrics.observe_request(path, status)
             count.inc()
             histogram.observe(seconds)
-            if self.log.path:
-                self.log.write(json.dumps(self._entry(scope, method, status, seconds)))
+            if self.access_log:
+                self.access_log.write(json.dumps(self._entry(scope, method, status, seconds)))
 
     def _entry(self, scope: Scope, method: str, status: int, seconds: float) -> dict[str, Any]:
         """Return the line of a request in the access log."""
@@ -108,3 +122,62 @@ def error_response(scope: Scope, error: HTTPException) -> JSONResponse:
     """Return an error as one line of JSON, and keep it for the access log."""
     scope["error"] = shorten(error.detail)
     return JSONResponse({"error": scope["error"]}, error.status_code, error.headers)
+
+
+def authorize(headers: dict[bytes, bytes], key: str) -> None:
+    """Check that a request has the key, and that no web page of another origin sends it.
+
+    Raises:
+        HTTPException: If it may not use the server.
+    """
+    origin, host = (headers.get(name, b"").decode("latin-1") for name in (b"origin", b"host"))
+    if origin and origin.partition("://")[2] != host:
+        raise HTTPException(403, f"requests from web pages of other origins are refused: {origin[:100]}")
+    if not key and not is_local(re.sub(r":\d*$", "", host).strip("[]")):
+        # A foreign name that resolves to this machine (DNS rebinding).
+        raise HTTPException(403, "without a key, the server is available only as localhost and 127.0.0.1")
+    if not key:
+        return
+    scheme, _, sent = headers.get(b"authorization", b"").partition(b" ")
+    if scheme.lower() != b"bearer" or not hmac.compare_digest(sent.strip(), key.encode()):
+        raise HTTPException(401, "send the key in a header: Authorization: Bearer KEY", {"WWW-Authenticate": "Bearer"})
+
+
+class AccessLog:
+    """Append-only log; reopened after rotation.
+
+    Args:
+        path: The file; "-" for standard output.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._handler: logging.Handler = RaisingStreamHandler(sys.stdout)
+        if path != "-":
+            self._handler = RaisingFileHandler(path, encoding="utf-8", delay=True)
+        self._fails = False
+
+    def write(self, line: str) -> None:
+        """Write a line; if that fails, warn once, since the response has been sent."""
+        try:
+            self._handler.emit(logging.makeLogRecord({"msg": line}))
+        except OSError as error:
+            if not self._fails:
+                logger.warning(f"the access log {self.path} is incomplete: {error}")
+            self._fails = True
+        else:
+            self._fails = False
+
+
+class RaisingStreamHandler(logging.StreamHandler[Any]):
+    """Raises errors, which the base class prints."""
+
+    @override
+    def handleError(self, record: logging.LogRecord) -> None:
+        raise sys.exception() or OSError
+
+
+class RaisingFileHandler(WatchedFileHandler):
+    """Raises errors, which the base class prints."""
+
+    handleError = RaisingStreamHandler.handleError  # noqa: N815

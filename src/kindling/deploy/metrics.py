@@ -1,6 +1,7 @@
 """The metrics at /metrics, in the format of Prometheus."""
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -67,7 +68,7 @@ class Metrics:
         to: dict[str, Any] = {"registry": self.registry}
         labels = ["path", "code"]
         self._requests = Counter("kindling_requests", "Requests by path and status code", labels, **to)
-        text = "Seconds from the head of a request to its answer"
+        text = "Seconds from the head of a request to its response"
         self._seconds = Histogram("kindling_request_seconds", text, ["path"], buckets=SECONDS, **to)
         self._batches = Histogram("kindling_batch_samples", "Samples of a batch", ["model"], buckets=SAMPLES, **to)
         text = "Requests that wait to be computed"
@@ -106,7 +107,8 @@ class Metrics:
         for file in self.folder.glob("gauge_live*.db"):
             process = re.search(r"_(\d+)\.db$", file.name)
             if process and not psutil.pid_exists(int(process[1])):
-                mark_process_dead(int(process[1]), str(self.folder))  # of a worker that was restarted
+                with suppress(FileNotFoundError):  # another worker does the same
+                    mark_process_dead(int(process[1]), str(self.folder))  # of a worker that was restarted
         registry = CollectorRegistry()
         registry.register(CurrentVersions(str(self.folder)))
         return generate_latest(registry)

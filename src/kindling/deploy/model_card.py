@@ -10,7 +10,7 @@ from kindling.evaluation.regression import Target
 from kindling.models import BaseTask, ClassificationTask, MultiLabelTask, RegressionTask
 from kindling.models.data_arguments import Task
 from kindling.runs.folders import run_folder_of
-from kindling.runs.metadata import read_json
+from kindling.runs.metadata import TEST, read_json
 from kindling.utils.decision_threshold import DecisionThreshold
 
 
@@ -90,6 +90,11 @@ def task_of(model: BaseTask) -> Task | None:
     return model.task if known else None
 
 
+def metrics_file(checkpoint: Path) -> Path:
+    """Return the file with the test metrics of a checkpoint's run, which may not exist yet."""
+    return run_folder_of(checkpoint) / TEST
+
+
 def read_card(checkpoint: Path, stored: dict[str, Any], model: BaseTask) -> ModelCard:
     """Describe the model of a checkpoint by its attributes, the fitted state of its data, and its run."""
     data = stored.get("datamodule_hyper_parameters", {})
@@ -103,7 +108,7 @@ def read_card(checkpoint: Path, stored: dict[str, Any], model: BaseTask) -> Mode
         input_shape=model.sample_shape,
         columns=learned.get("columns"),
         levels=learned.get("levels"),
-        metrics=read_json(run_folder_of(checkpoint) / "test_metrics.json"),
+        metrics=read_json(metrics_file(checkpoint)),
         task=task_of(model),
         target=target.name,
         unit=target.unit,

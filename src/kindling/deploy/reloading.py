@@ -1,40 +1,50 @@
-"""Loads new versions of models into a running server."""
+"""Loads new versions of models into a running server.
+
+The sequence: `watch` or SIGHUP calls `reload` in `build_app`, which calls `reload_model` for each model. That finds the
+newest version, loads it (`open_version`), and hands it to `ServedModel.replace`. With several workers, the main process
+first decides for all of them (`Workers.keep_subprocess_alive` and `Settings.accept`), and then sends each one SIGHUP.
+"""
 
 import gc
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
-from kindling.deploy.served_models import ServedModel, find_model, open_version, version_of
-from kindling.deploy.settings import Settings
+from kindling.deploy.served_models import ServedModel, find_model, written_at
+from kindling.deploy.settings import Settings, report_refusal
+from kindling.runs.folders import run_folder_of
+from kindling.runs.metadata import RunMetadata, status_of
 from kindling.utils.console import say
-from kindling.utils.text import shorten
 
 
-def reload_model(model: ServedModel, where: str) -> bool:
+def reload_model(model: ServedModel, settings: Settings) -> bool:
     """Serve the newest version of a model, or the previous one if that fails, and print a line.
 
     Returns:
         Whether it was replaced.
     """
+    result = "unchanged"
     try:
-        path = find_model(where)
-        version = version_of(path)
-        if version == model.current.version:
-            model.metrics.reloaded(model.name, "unchanged")
-            return False
-        predictor, version = open_version(path)
-        model.replace(predictor, version)
+        settings = settings.newest(model.name)
+        path = Path(settings.files[model.name])
+        if settings.versions[model.name] != model.current.version:
+            predictor, version = settings.open(model.name)
+            model.replace(predictor, version)
+            result = "loaded"
+            say(f"{model.name}: now version {version}, {path}", stderr=True)
+        elif model.name in settings.refused:  # the main process has printed the reason
+            result = "failed"
+        else:
+            model.read_metrics_again(path)
     except Exception as error:  # whatever is wrong with a new checkpoint, the old one still works
-        model.metrics.reloaded(model.name, "failed")
-        say(f"{model.name}: still version {model.current.version}: {shorten(str(error))}", stderr=True)
-        return False
-    model.metrics.reloaded(model.name, "loaded")
-    say(f"{model.name}: now version {version}, {path}")
-    return True
+        result = "failed"
+        report_refusal(model.name, model.current.version, error)
+    model.metrics.reloaded(model.name, result)
+    return result == "loaded"
 
 
-def keep_objects() -> None:
+def freeze_garbage_collector() -> None:
     """Exclude the objects that exist now, a million of torch and the models, from the search for unused cycles.
 
     It would stop all requests for a tenth of a second now and then.
@@ -45,8 +55,10 @@ def keep_objects() -> None:
 
 
 @contextmanager
-def watch(settings: Settings, reload: Callable[[], object]) -> Iterator[None]:
-    """Call `reload` in a thread whenever a file that the models stand for is another one, or was written.
+def watch(settings: Settings, reload: Callable[[list[str]], object]) -> Iterator[None]:
+    """Call `reload` in a thread with the models whose file is another one, or was written.
+
+    Files of a run that is still training are not taken: they change with each better epoch.
 
     Args:
         settings: The models, the files that they stood for before they were loaded, and how often to look.
@@ -55,13 +67,18 @@ def watch(settings: Settings, reload: Callable[[], object]) -> Iterator[None]:
     ended = threading.Event()
 
     def look() -> None:
-        known = settings.files, settings.times
+        known = {name: (settings.files[name], settings.times[name]) for name in settings.models}
         while not ended.wait(settings.watch_seconds):
-            with suppress(OSError, ValueError):  # a run folder is being written or removed
-                now = settings.resolve()
-                if (now.files, now.times) != known:
-                    known = now.files, now.times
-                    reload()
+            changed = []
+            for name, source in settings.models.items():
+                with suppress(OSError, ValueError):  # a run folder is being written or removed
+                    path = find_model(source)
+                    found = str(path), written_at(path)
+                    if found != known[name] and not is_training(path):
+                        known[name] = found
+                        changed.append(name)
+            if changed:
+                reload(changed)
 
     if settings.watch_seconds:
         threading.Thread(target=look, daemon=True).start()
@@ -69,3 +86,8 @@ def watch(settings: Settings, reload: Callable[[], object]) -> Iterator[None]:
         yield
     finally:
         ended.set()
+
+
+def is_training(checkpoint: Path) -> bool:
+    """Return whether the run of a checkpoint is still training."""
+    return status_of(RunMetadata.read(run_folder_of(checkpoint))) == "running"

@@ -1,18 +1,23 @@
 """`kindling serve`: serve a model over HTTP."""
 
+import math
 import os
 import re
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from kindling.deploy.addresses import KEY, free_port, is_local
 from kindling.deploy.model_card import ModelCard
-from kindling.deploy.sighup import has_terminal, record_hang_ups
+from kindling.deploy.sighup import has_terminal, record_sighups
 from kindling.utils.console import say
 from kindling.utils.optional import require_extra
 from kindling.utils.text import format_number
+
+if TYPE_CHECKING:
+    from kindling.deploy.predictor import Predictor
 
 DEFAULT_NAME = "default"  # of a single model
 NAME = re.compile(r"[A-Za-z0-9][\w-]{0,63}", re.ASCII)
@@ -52,8 +57,10 @@ def serve(
     for name, value, least in (("workers", workers, 1), ("batch_size", batch_size, 1), ("port", port, 0)):
         if not least <= value <= 65535:
             raise ValueError(f"{name} must be from {least} to 65535, got {value}")
-    if watch_seconds < 0:
-        raise ValueError(f"watch_seconds must be at least 0, got {watch_seconds}")
+    if not 0 <= watch_seconds < math.inf:
+        raise ValueError(f"watch_seconds must be at least 0 and finite, got {watch_seconds}")
+    if not 0 < max_mb < math.inf:
+        raise ValueError(f"max_mb must be positive and finite, got {max_mb}")
     if access_log not in ("", "-"):
         Path(access_log).open("a").close()
     key = os.environ.get(KEY, "")
@@ -77,19 +84,34 @@ def serve(
         ends_with_terminal=has_terminal(),
     ).resolve()
     port = free_port(host, port)
-    early = record_hang_ups()
-    loaded = {name: open_version(Path(file)) for name, file in settings.files.items()}
-    predictors = {name: predictor for name, (predictor, _) in loaded.items()}
-    settings = replace(settings, versions={name: version for name, (_, version) in loaded.items()})
+    pending_signals = record_sighups()
+    predictors: dict[str, Predictor] = {}
+    versions: dict[str, str] = {}
+    for name, file in settings.files.items():
+        predictors[name], versions[name] = open_version(Path(file))
+    settings = replace(settings, versions=versions)
+    announce(models, {name: predictor.card for name, predictor in predictors.items()}, host, port, access_log == "-")
+    run_server(settings, predictors, host, port, pending_signals)
+
+
+def announce(models: Sequence[str], cards: Mapping[str, ModelCard], host: str, port: int, stderr: bool) -> None:
+    """Print the models and their addresses.
+
+    Args:
+        models: Models that were given by name.
+        cards: All models by name.
+        host: Address to listen on.
+        port: Port to listen on.
+        stderr: Whether to print to stderr.
+    """
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
-    for name, predictor in predictors.items():
+    for name, card in cards.items():
         path = f"{address}models/{name}/" if models else f"{address} (Ctrl-C stops it)"
-        say(f"{describe(predictor.card)}: {path}")
-        if threshold := predictor.card.decision:
-            say(threshold.describe(predictor.card.classes))
+        say(f"{describe(card)}: {path}", stderr=stderr)
+        if threshold := card.decision:
+            say(threshold.describe(card.classes), stderr=stderr)
     if models:
-        say("Ctrl-C stops the server")
-    run_server(settings, predictors, host, port, early)
+        say("Ctrl-C stops the server", stderr=stderr)
 
 
 def describe(card: ModelCard) -> str:
@@ -114,10 +136,10 @@ def named_models(models: Sequence[str], ckpt_path: str) -> dict[str, str]:
         raise ValueError(f"give models as NAME=CHECKPOINT or one as --ckpt_path, not both: {models[0]}, {ckpt_path}")
     named: dict[str, str] = {}
     for model in models:
-        name, equals, where = model.partition("=")
-        if not (equals and where and NAME.fullmatch(name)):
+        name, equals, source = model.partition("=")
+        if not (equals and source and NAME.fullmatch(name)):
             raise ValueError(f"give a model as NAME=CHECKPOINT, its name of letters, digits, - and _; got {model}")
         if name in named:
             raise ValueError(f"two models have the name {name}")
-        named[name] = where
+        named[name] = source
     return named

@@ -1,8 +1,8 @@
 """The models that a server holds, each of which can be replaced while requests are running."""
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -10,34 +10,39 @@ from torch import Tensor
 
 from kindling.deploy.batching import Batcher
 from kindling.deploy.metrics import Metrics
+from kindling.deploy.model_card import metrics_file
 from kindling.deploy.onnx_file import check_exported, load_onnx
 from kindling.deploy.predictor import Predictor, load
 from kindling.runs.find_checkpoint import find_checkpoint
+from kindling.runs.metadata import read_json
 
 MAX_SAMPLES = 4096  # per request
 LOADS = 5  # of a file that is overwritten meanwhile
 MAX_NUMBERS = 2**23  # probabilities per request: 34 MB
 
 
-def find_model(where: str) -> Path:
+def find_model(source: str) -> Path:
     """Return the file of a model given as --ckpt_path: a checkpoint or an exported file.
 
     Raises:
         FileNotFoundError: If it does not exist.
     """
-    if not where.endswith(".onnx"):
-        return find_checkpoint(where).resolve()
-    check_exported(path := Path(where).resolve())
+    if not source.endswith(".onnx"):
+        return find_checkpoint(source).resolve()
+    check_exported(path := Path(source).resolve())
     return path
 
 
-def find_models(models: Mapping[str, str]) -> dict[str, str]:
-    """Return the file of each model, by its name and what was given for it.
+def written_at(path: Path) -> int:
+    """Return when the file of a model, or the test metrics of its run, were last written, in nanoseconds.
 
     Raises:
-        FileNotFoundError: If there is none for a model.
+        FileNotFoundError: If the file does not exist.
     """
-    return {name: str(find_model(where)) for name, where in models.items()}
+    times = [path.stat().st_mtime_ns]
+    with suppress(FileNotFoundError):
+        times.append(metrics_file(path).stat().st_mtime_ns)
+    return max(times)
 
 
 def open_model(path: Path) -> Predictor:
@@ -51,19 +56,35 @@ def version_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()[:12]
 
 
-def open_version(path: Path) -> tuple[Predictor, str]:
+def open_version(path: Path, version: str = "") -> tuple[Predictor, str]:
     """Load a checkpoint or an exported file, and return it with its version.
+
+    Args:
+        path: The file.
+        version: Its version until now; empty if that is not known.
 
     Raises:
         ValueError: If it was overwritten each time.
     """
-    version = version_of(path)
+    version = version or version_of(path)
     for _ in range(LOADS):
         predictor = open_model(path)
         previous, version = version, version_of(path)
         if version == previous:
             return predictor, version
     raise ValueError(f"{path} was overwritten {LOADS} times while it was read")
+
+
+def check_task(before: str | None, after: str | None) -> None:
+    """Check that a new version predicts the same kind of thing.
+
+    Raises:
+        ValueError: If it does not.
+    """
+    if after != before:
+        raise ValueError(
+            f"the new checkpoint is for {after}, but this server serves {before}: restart `kindling serve`"
+        )
 
 
 @dataclass(frozen=True)
@@ -108,10 +129,15 @@ class ServedModel:
             ValueError: If it predicts something else.
         """
         before, after = self.current.predictor.card, predictor.card
-        if after.task != before.task:
-            raise ValueError(f"it is for {after.task}, not {before.task}: start the server again to serve it")
+        check_task(before.task, after.task)
         previous, self.current = self.current, self._loaded(predictor, version)
         self.metrics.loaded(self.name, version, after.model, (previous.version, before.model))
+
+    def read_metrics_again(self, path: Path) -> None:
+        """Read the test metrics of a checkpoint that is served already: `fit` writes them after the checkpoint."""
+        predictor = self.current.predictor
+        if path.suffix != ".onnx":
+            predictor.card = replace(predictor.card, metrics=read_json(metrics_file(path)))
 
     def _loaded(self, predictor: Predictor, version: str) -> LoadedModel:
         batcher = Batcher(predictor.compute, self.batch_size, metrics=self.metrics.of_model(self.name))

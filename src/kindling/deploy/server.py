@@ -15,29 +15,29 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 from fastapi.routing import APIRoute
 from prometheus_client import CONTENT_TYPE_LATEST
-from pydantic_core import to_json
 from starlette.exceptions import HTTPException
+from torch import Tensor
 
 from kindling import __version__
 from kindling.data.tables.rows import distinct_columns
 from kindling.deploy.api_schema import ERRORS, RESPONSES, TOP, ModelInfo, ModelList, Status, describe_api
-from kindling.deploy.batching import QueueFullError
-from kindling.deploy.gateway import Gateway, error_response
+from kindling.deploy.batching import Batcher, QueueFullError
+from kindling.deploy.gateway import PROBES, Gateway, error_response
 from kindling.deploy.metrics import Metrics
 from kindling.deploy.request_bodies import BodyReader
-from kindling.deploy.responses import to_predictions
+from kindling.deploy.response_bodies import count_entries, response_body
 from kindling.deploy.served_models import ServedModel
 
 MAX_TOP = 9999
 PROBE_SECONDS = 5.0  # within which a model that is ready predicts a sample
 DOCS_FILES = ("swagger-ui.css", "swagger-ui-bundle.js")  # in the package fastapi-swagger
 
-OPEN = ("/", "/health", "/ready", "/docs", *DOCS_FILES)  # ends of paths that need no key: pages and probes
+PUBLIC_PATHS = ("/", *PROBES, "/docs", *DOCS_FILES)  # ends of paths that need no key
 
 logger = logging.getLogger(__name__)
 
 Top = Annotated[int, Query(ge=1, le=MAX_TOP, description="Number of classes to list, most probable first.")]
-HERE = Path(__file__).parent
+FOLDER = Path(__file__).parent
 Endpoint = Callable[..., Awaitable[Response]]
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
@@ -83,26 +83,26 @@ class Service:
             lifespan=lifespan,
             exception_handlers={HTTPException: refuse, RequestValidationError: refuse_parameter},
         )
-        add, asked = app.add_api_route, {}
+        add, model_by_path = app.add_api_route, {}
         for prefix, model in self.prefixes.items():
             task = model.current.predictor.card.task
-            about: dict[str, Any] = {"responses": ERRORS, "tags": [f"model {model.name}"]}
-            add(f"{prefix}/predict", self._predict(model), methods=["POST"], response_model=RESPONSES[task], **about)
-            add(f"{prefix}/info", self._info(model), response_model=ModelInfo, **about)
-            add(f"{prefix}/", file(HERE / "page.html"), include_in_schema=False)
-            asked[f"{prefix}/predict"] = model.name
-        about = {"responses": ERRORS, "tags": ["server"]}
-        add("/models", self.list_models, response_model=ModelList, **about)
+            common: dict[str, Any] = {"responses": ERRORS, "tags": [f"model {model.name}"]}
+            add(f"{prefix}/predict", self._predict(model), methods=["POST"], response_model=RESPONSES[task], **common)
+            add(f"{prefix}/info", self._info(model), response_model=ModelInfo, **common)
+            add(f"{prefix}/", file(FOLDER / "page.html"), include_in_schema=False)
+            model_by_path[f"{prefix}/predict"] = model.name
+        common = {"responses": ERRORS, "tags": ["server"]}
+        add("/models", self.list_models, response_model=ModelList, **common)
         add("/health", self.health, response_model=Status, tags=["server"])
-        add("/ready", self.ready, response_model=Status, **about)
-        add("/metrics", self.show_metrics, response_class=PlainTextResponse, **about)
+        add("/ready", self.ready, response_model=Status, **common)
+        add("/metrics", self.show_metrics, response_class=PlainTextResponse, **common)
         add("/openapi.json", self._openapi(app), include_in_schema=False)
-        add("/docs", file(HERE / "docs.html"), include_in_schema=False)
+        add("/docs", file(FOLDER / "docs.html"), include_in_schema=False)
         for name in DOCS_FILES:
             add(f"/docs/{name}", file(files("fastapi_swagger") / "resources" / name), include_in_schema=False)
-        paths = {route.path: asked.get(route.path, "") for route in app.routes if isinstance(route, APIRoute)}
-        is_open = {path for path in paths if path.endswith(OPEN)}
-        app.add_middleware(Gateway, self.key, self.metrics, paths, is_open, self.access_log)
+        paths = {route.path: model_by_path.get(route.path, "") for route in app.routes if isinstance(route, APIRoute)}
+        public = {path for path in paths if path.endswith(PUBLIC_PATHS)}
+        app.add_middleware(Gateway, self.key, self.metrics, paths, public, self.access_log)
         return app
 
     def _predict(self, model: ServedModel) -> Endpoint:
@@ -111,17 +111,20 @@ class Service:
             current = model.current
             card = current.predictor.card
             try:
-                async with self.reader.inputs(request, current.predictor, current.max_samples) as inputs:
+                with self.reader.reservation() as reserve:
+                    inputs = await self.reader.read(request, current.predictor, current.max_samples, reserve)
                     request.scope["samples"] = len(inputs)
-                    outputs = await current.batcher.submit(inputs)
+                    count_entries(card, top, len(inputs))
+                    outputs = await compute(current.batcher, inputs)
+                    if not np.isfinite(outputs.numpy()).all():
+                        reason = "the inputs are too large, or the model diverged"
+                        raise ValueError(f"the prediction is not finite: {reason}")
+                    body = await response_body(outputs, card, top, reserve)
             except ValueError as error:
                 raise HTTPException(400, str(error)) from error
             except QueueFullError as error:
                 raise HTTPException(503, str(error), {"Retry-After": "1"}) from error
-            if not np.isfinite(outputs.numpy()).all():
-                raise HTTPException(500, "the prediction is not a number: the model diverged during training")
-            predictions = to_predictions(outputs, str(card.task), card.classes, top, card.decision)
-            return Response(to_json({"predictions": predictions}), media_type="application/json")
+            return Response(body, media_type="application/json")
 
         return predict
 
@@ -170,17 +173,9 @@ class Service:
         return JSONResponse({"status": "ready"})
 
     async def _find_problem(self) -> str:
-        for model in dict.fromkeys(self.prefixes.values()):  # the first one has two prefixes
-            try:
-                await asyncio.wait_for(model.check(), PROBE_SECONDS)
-            except QueueFullError:
-                return "the server is busy: try again in a moment"
-            except TimeoutError:
-                return f"a model does not predict a sample within {PROBE_SECONDS:g} s"
-            except Exception:
-                logger.exception(f"model {model.name} is not ready")
-                return "a model fails: see the log of the server"  # anybody may ask
-        return ""
+        models = dict.fromkeys(self.prefixes.values())  # the first one has two prefixes
+        problems = await asyncio.gather(*map(find_problem, models))
+        return next(filter(None, problems), "")
 
     async def show_metrics(self) -> Response:
         """Return the metrics for Prometheus."""
@@ -191,6 +186,33 @@ class Service:
             return JSONResponse(describe_api(app, self.prefixes, bool(self.key)))
 
         return openapi
+
+
+async def compute(batcher: Batcher, inputs: Tensor) -> Tensor:
+    """Return the outputs of a model.
+
+    Raises:
+        RuntimeError: If the model raises a ValueError: the client did not cause it.
+    """
+    try:
+        return await batcher.submit(inputs)
+    except ValueError as error:
+        raise RuntimeError(f"the model failed: {error}") from error
+
+
+async def find_problem(model: ServedModel) -> str:
+    """Return why a model does not predict a sample within seconds, for anybody; empty if it does."""
+    try:
+        await asyncio.wait_for(model.check(), PROBE_SECONDS)
+    except QueueFullError:
+        return "the server is busy: try again in a moment"
+    except TimeoutError:
+        logger.warning(f"model {model.name} is not ready: it did not predict a sample within {PROBE_SECONDS:g} s")
+        return f"a model does not predict a sample within {PROBE_SECONDS:g} s"
+    except Exception:
+        logger.exception(f"model {model.name} is not ready")
+        return "a model fails: see the log of the server"
+    return ""
 
 
 def file(path: Any) -> Endpoint:
@@ -206,10 +228,9 @@ async def refuse(request: Request, error: Exception) -> Response:
     """Return an error of a client as JSON."""
     assert isinstance(error, HTTPException)
     if error.status_code in (404, 405):
-        known = "use POST /predict, or GET /info, /models, /health, /ready, /metrics, /docs or /"
-        error = HTTPException(
-            error.status_code, f"there is no {request.method} {request.url.path}: {known}", error.headers
-        )
+        available = "POST /predict, GET /info, /models, /health, /ready, /metrics, /docs, /"
+        reason = f"{request.method} {request.url.path} does not exist; available: {available}"
+        error = HTTPException(error.status_code, reason, error.headers)
     return error_response(request.scope, error)
 
 

@@ -3,16 +3,20 @@
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from kindling.deploy.predictor import Predictor
-from kindling.deploy.served_models import find_model, find_models, open_model, open_version, version_of
+from kindling.deploy.served_models import check_task, find_model, open_model, open_version, version_of, written_at
+from kindling.utils.console import say
+from kindling.utils.files import atomic_write
+from kindling.utils.text import shorten
 
-SETTINGS = "KINDLING_SERVE"  # environment variable that configures worker processes
+SETTINGS = "KINDLING_SERVE"  # environment variable of worker processes: the file with their settings
+FILE = "settings.json"
 COPIES = "models"  # subfolder
 
 
@@ -29,9 +33,10 @@ class Settings:
         watch_seconds: How often to look for new versions; 0 for never.
         ends_with_terminal: Whether the server ends when its terminal is closed.
         files: The files that the models stood for at the start, or at the last reload.
-        times: When these files were written, in nanoseconds.
+        times: See `written_at`.
         versions: The versions in these files: a worker that restarts later serves the same ones as the others, even
             if a file was overwritten with one that cannot be served.
+        refused: Models whose newest version could not be loaded at the last reload.
         folder: Folder in which workers collect their metrics, and which has copies of the files; empty for one process.
         parent: PID of the main process.
     """
@@ -46,6 +51,7 @@ class Settings:
     files: dict[str, str] = field(default_factory=dict)
     times: dict[str, int] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+    refused: list[str] = field(default_factory=list)
     folder: str = ""
     parent: int = 0
 
@@ -55,42 +61,59 @@ class Settings:
         Raises:
             FileNotFoundError: If there is none for a model.
         """
-        files = find_models(self.models)
-        return replace(self, files=files, times={name: Path(file).stat().st_mtime_ns for name, file in files.items()})
+        files = {name: find_model(source) for name, source in self.models.items()}
+        times = {name: written_at(path) for name, path in files.items()}
+        return replace(self, files={name: str(path) for name, path in files.items()}, times=times)
+
+    def newest(self, name: str) -> "Settings":
+        """Return the settings with the newest file and version of a model; with workers, those that were accepted.
+
+        Raises:
+            FileNotFoundError: If there is none.
+        """
+        if self.folder:
+            return Settings.published()
+        path = find_model(self.models[name])
+        return self._with(name, path, version_of(path))
 
     def publish(self) -> None:
-        """Hand the settings to the worker processes that start from now on."""
-        os.environ[SETTINGS] = json.dumps(asdict(self))
+        """Hand the settings to the worker processes: to those that start, and those that reload from now on.
+
+        Raises:
+            OSError: If the file cannot be written.
+        """
+        file = Path(self.folder, FILE)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(file) as path:
+            path.write_text(json.dumps(asdict(self)), "utf-8")
+        os.environ[SETTINGS] = str(file)
 
     @classmethod
     def published(cls) -> "Settings":
         """Return what was handed to this process."""
-        return cls(**json.loads(os.environ[SETTINGS]))
+        return cls(**json.loads(Path(os.environ[SETTINGS]).read_text("utf-8")))
 
-    def accept(self, tasks: Mapping[str, Any]) -> "Settings":
-        """Return the same settings with the new version of each model that can be served; the others stay.
+    def accept(self, tasks: Mapping[str, Any], names: Iterable[str]) -> "Settings":
+        """Return the settings with the new version of each model that can be served; the others stay.
 
         Args:
             tasks: The task of each model, by its name.
+            names: The models to look for.
         """
-        accepted = self
-        for name, where in self.models.items():
-            with suppress(Exception):  # the workers report it
-                path = find_model(where)
-                if version_of(path) == self.versions[name]:
-                    continue
-                predictor, version = open_version(path)
-                if predictor.card.task == tasks[name]:
-                    files, versions = accepted.files | {name: str(path)}, accepted.versions | {name: version}
-                    found = replace(accepted, files=files, versions=versions)
-                    found._keep_copy(name)
-                    accepted = found
+        accepted, refused = self, []
+        for name in names:
+            try:
+                accepted = accepted._accept(name, tasks[name])
+            except Exception as error:  # whatever is wrong with a new checkpoint, the old one still works
+                refused.append(name)
+                report_refusal(name, self.versions[name], error)
         # Those of before stay for workers that are starting.
         kept = {settings._copy(name) for settings in (self, accepted) for name in self.models}
-        for path in Path(self.folder, COPIES).iterdir():
-            if path not in kept:
-                path.unlink()
-        return accepted
+        with suppress(OSError):  # the folder of temporary files may be cleaned meanwhile
+            for path in Path(self.folder, COPIES).iterdir():
+                if path not in kept:
+                    path.unlink()
+        return replace(accepted, refused=refused)
 
     def keep_copies(self) -> None:
         """Copy the files, so that workers can restart after they were overwritten.
@@ -98,23 +121,50 @@ class Settings:
         Raises:
             ValueError: If one was overwritten since it was loaded.
         """
-        Path(self.folder, COPIES).mkdir()
         for name in self.models:
             self._keep_copy(name)
 
-    def open(self, name: str) -> Predictor:
-        """Load the version of a model from its file, or from the copy if the file has another one now."""
+    def open(self, name: str) -> tuple[Predictor, str]:
+        """Load the version of a model from its file, or from the copy if the file has another one now.
+
+        Returns:
+            The model and its version.
+        """
+        path, version = Path(self.files[name]), self.versions[name]
+        if not self.folder:
+            return open_version(path, version)
         with suppress(Exception):
-            predictor, version = open_version(Path(self.files[name]))
-            if version == self.versions[name]:
-                return predictor
-        return open_model(self._copy(name))
+            if version_of(path) == version and (found := open_version(path, version))[1] == version:
+                return found
+        return open_model(self._copy(name)), version
+
+    def _with(self, name: str, path: Path, version: str) -> "Settings":
+        return replace(self, files=self.files | {name: str(path)}, versions=self.versions | {name: version})
+
+    def _accept(self, name: str, task: Any) -> "Settings":
+        path = find_model(self.models[name])
+        version = version_of(path)
+        if version != self.versions[name]:
+            predictor, version = open_version(path, version)
+            check_task(task, predictor.card.task)
+        found = self._with(name, path, version)
+        found._keep_copy(name)
+        return found
 
     def _keep_copy(self, name: str) -> None:
         copy = self._copy(name)
-        shutil.copyfile(self.files[name], copy)
-        if version_of(copy) != self.versions[name]:
-            raise ValueError(f"{self.files[name]} was overwritten while the server read it: start it again")
+        if copy.exists():
+            return
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(copy) as temporary:
+            shutil.copyfile(self.files[name], temporary)
+            if version_of(temporary) != self.versions[name]:
+                raise ValueError(f"{self.files[name]} was overwritten while the server read it: try again")
 
     def _copy(self, name: str) -> Path:
         return Path(self.folder, COPIES, self.versions[name]).with_suffix(Path(self.files[name]).suffix)
+
+
+def report_refusal(name: str, version: str, error: Exception) -> None:
+    """Print why a model is not replaced."""
+    say(f"{name}: still version {version}: {shorten(str(error))}", stderr=True)

@@ -15,7 +15,7 @@ def has_terminal() -> bool:
     return True
 
 
-def record_hang_ups() -> list[int]:
+def record_sighups() -> list[int]:
     """Return a list to which each SIGHUP is added from now on, which would end a process that is starting."""
     recorded: list[int] = []
     if hasattr(signal, "SIGHUP"):

@@ -106,7 +106,10 @@ def _known_rows(
     with _quiet():
         found = encode_typed(typed, columns, path)
     if not np.allclose(found, expected, rtol=0, atol=ENCODING_TOLERANCE):
-        raise ValueError(f"{path}: rows as numbers, dates and names are encoded differently than its text")
+        raise ValueError(
+            f"{path}: rows as numbers, dates and names are encoded differently than its text: choose another --format, "
+            "and report this as a bug, with the table"
+        )
     return {"test": "test", "train": "training"}[name], typed
 
 

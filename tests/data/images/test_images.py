@@ -32,9 +32,9 @@ from kindling.data.images.decode import ImageFiles, inspect, read_image
 from kindling.data.images.samples import Sample
 from kindling.data.images.split_file import read_image_split
 from kindling.data.images.splits import make_image_splits
+from kindling.deploy.body_contents import from_images
 from kindling.deploy.model_card import ModelCard
 from kindling.deploy.predictor import Predictor
-from kindling.deploy.request_bodies import from_images
 
 pytestmark = pytest.mark.usefixtures("console_logs")
 

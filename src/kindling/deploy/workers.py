@@ -1,0 +1,98 @@
+"""The worker processes of `kindling serve`."""
+
+import os
+import signal
+from collections.abc import Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from queue import SimpleQueue
+from typing import Any
+
+import uvicorn
+from typing_extensions import override
+from uvicorn.supervisors import Multiprocess
+
+from kindling.deploy.settings import Settings
+from kindling.deploy.sighup import has_terminal
+from kindling.utils.console import say
+from kindling.utils.text import shorten
+
+
+class Workers(Multiprocess):
+    """Several worker processes; a reload happens within them, so that they keep their connections.
+
+    Args:
+        config: Configuration of uvicorn.
+        sockets: Where to listen.
+        settings: What the workers serve.
+        tasks: The task of each model, by its name.
+    """
+
+    def __init__(
+        self, config: uvicorn.Config, sockets: list[Any], settings: Settings, tasks: Mapping[str, Any]
+    ) -> None:
+        self._settings, self._tasks = settings, tasks
+        self._requested: SimpleQueue[str] = SimpleQueue()
+        self._thread = ThreadPoolExecutor(1)
+        self._check: Future[Settings] | None = None
+        self._to_signal: list[Any] = []
+        super().__init__(config, sockets)
+
+    @override
+    def run(self) -> None:
+        try:
+            super().run()
+        finally:  # also after an error
+            self.terminate_all()
+            self.join_all()
+
+    @override
+    def terminate_all(self) -> None:
+        for each in self.sockets:  # else connections would wait here for nobody until the workers have finished
+            each.close()
+        super().terminate_all()
+
+    @override
+    def handle_hup(self) -> None:
+        if self._settings.ends_with_terminal and not has_terminal():
+            self.handle_term()
+        else:
+            self.reload(self._settings.models)
+
+    def reload(self, names: Iterable[str]) -> None:
+        """Let all workers load new versions of models soon."""
+        for name in names:
+            self._requested.put(name)
+
+    @override
+    def keep_subprocess_alive(self) -> None:
+        """Restart workers that have ended, and carry on with a reload, without waiting for anything."""
+        super().keep_subprocess_alive()
+        if self._check is None and not self._requested.empty():
+            names = {self._requested.get() for _ in range(self._requested.qsize())}
+            self._check = self._thread.submit(self._settings.accept, self._tasks, names)
+        if self._check is not None and self._check.done():
+            check, self._check = self._check, None
+            self._hand_over(check)
+        self._to_signal = [
+            worker for worker in self._to_signal if worker in self.processes and not request_reload(worker)
+        ]
+
+    def _hand_over(self, check: "Future[Settings]") -> None:
+        try:
+            settings = check.result()
+            settings.publish()
+        except Exception as error:  # such as a full disk: the workers serve what they have
+            say(f"no model was reloaded: {shorten(str(error))}", stderr=True)
+            return
+        self._settings = settings
+        self._to_signal = list(self.processes)
+
+
+def request_reload(worker: Any) -> bool:
+    """Send SIGHUP to a worker unless it is still starting, and return whether that was done."""
+    if not worker.is_ready(1):
+        return False
+    with suppress(ProcessLookupError):
+        os.kill(worker.pid, signal.SIGHUP)
+    return True

@@ -1,0 +1,151 @@
+"""What connections may do before the key is checked, and how they go on after a request was refused."""
+
+import json
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from typing import Any
+
+import pytest
+from servers import Server, app_of, serving_here
+from torch import Tensor
+
+from kindling.deploy import gateway, http_protocol, request_bodies
+from kindling.deploy.http_protocol import MAX_HEAD_BYTES
+from kindling.deploy.model_card import ModelCard
+from kindling.deploy.predictor import Predictor
+
+PREDICT = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n"
+VALID = b'{"inputs": [1, 2]}'
+
+
+def total(inputs: Tensor) -> Tensor:
+    return inputs.sum(1)
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setattr(http_protocol, "HEAD_SECONDS", 0.5)
+    card = ModelCard("Sum", (), (2,), task="regression")
+    with serving_here(app_of(Predictor(total, card), max_bytes=1000)) as server:
+        yield server
+
+
+@pytest.fixture
+def connection(server: Server) -> Iterator[socket.socket]:
+    with socket.create_connection((server.host, server.port), timeout=10) as connection:
+        yield connection
+
+
+def read_response(connection: socket.socket) -> tuple[int, Any, bytes]:
+    """Return the status, the JSON and the head of a response."""
+    received = b""
+    while b"\r\n\r\n" not in received:
+        part = connection.recv(10_000)
+        assert part, received
+        received += part
+    head, _, body = received.partition(b"\r\n\r\n")
+    length = int(head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0])
+    while len(body) < length:
+        body += connection.recv(10_000)
+    return int(head[9:12]), json.loads(body), head.lower()
+
+
+def is_closed(connection: socket.socket) -> bool:
+    try:
+        return connection.recv(1) == b""
+    except ConnectionError:
+        return True
+
+
+@pytest.mark.parametrize("start", [b"GET /", b"GET / HTTP/1.1\r\nA: ", b"GET / HTTP/1.1\r\nHost: localhost\r\n"])
+def test_a_head_is_limited_to_64_kib(connection: socket.socket, start: bytes) -> None:
+    connection.sendall(start)
+    time.sleep(0.05)
+    connection.sendall(b"x" * (MAX_HEAD_BYTES - len(start)))
+    time.sleep(0.05)
+    connection.sendall(b"x")
+    status, found, _ = read_response(connection)
+    assert (status, found) == (431, {"error": "the URL and the headers are longer than 65,536 bytes"})
+    assert is_closed(connection)
+
+
+def test_a_long_head_and_a_body_in_one_part_are_read(connection: socket.socket) -> None:
+    head = PREDICT % len(VALID) + b"A: "
+    connection.sendall(head + b"a" * (MAX_HEAD_BYTES - len(head) - 4) + b"\r\n\r\n" + VALID)
+    for _ in range(2):
+        assert read_response(connection)[:2] == (200, {"predictions": [{"value": 3}]})
+        connection.sendall(PREDICT % len(VALID) + b"\r\n" + VALID)
+
+
+def test_what_is_not_http_is_refused_as_json(connection: socket.socket) -> None:
+    connection.sendall(b"nonsense\r\n\r\n")
+    assert read_response(connection)[:2] == (400, {"error": "the request is not valid HTTP"})
+    assert is_closed(connection)
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /health HTTP/1.1\r\nHost:"])
+def test_a_connection_without_a_complete_head_is_closed(connection: socket.socket, sent: bytes) -> None:
+    connection.sendall(sent)
+    start = time.monotonic()
+    assert is_closed(connection)
+    assert 0.3 < time.monotonic() - start < 5
+
+
+def test_a_trickle_after_a_refused_request_does_not_keep_the_connection(connection: socket.socket) -> None:
+    connection.sendall(PREDICT % 10**12 + b"\r\n" + b" " * 10)
+    assert read_response(connection)[0] == 413
+    end = time.monotonic() + 5
+    with suppress(OSError):
+        while time.monotonic() < end:
+            connection.sendall(b" ")
+            time.sleep(0.05)
+    assert time.monotonic() < end
+
+
+def test_a_connection_is_used_again_after_a_long_body(connection: socket.socket) -> None:
+    connection.sendall(PREDICT % 2000 + b"\r\n" + b" " * 2000)
+    status, found, head = read_response(connection)
+    assert (status, found["error"], b"connection: close" in head) == (413, "the body is longer than 1,000 bytes", False)
+    connection.sendall(PREDICT % len(VALID) + b"\r\n" + VALID)
+    assert read_response(connection)[0] == 200
+
+
+def test_a_body_that_is_late_ends_the_connection(connection: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(request_bodies, "TIMEOUT", 0.2)
+    connection.sendall(PREDICT % 100 + b"\r\n{")
+    assert read_response(connection)[0] == 408
+    assert is_closed(connection)
+
+
+@pytest.mark.parametrize(("length", "first"), [(len(VALID), b"HTTP/1.1 100 "), (2000, b"HTTP/1.1 413 ")])
+def test_a_client_that_waits_for_100_continue_sends_no_long_body(
+    connection: socket.socket, length: int, first: bytes
+) -> None:
+    connection.sendall(PREDICT % length + b"Expect: 100-continue\r\n\r\n")
+    received = connection.recv(1000)
+    assert received.startswith(first)
+    if length == 2000:
+        assert b"connection: close" in received.lower()
+        return
+    connection.sendall(VALID)
+    assert read_response(connection)[0] == 200
+
+
+def test_a_busy_server_responds_with_json_and_to_probes(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gateway, "MAX_RUNNING", 2)
+    with ExitStack() as stack:
+        for _ in range(2):
+            one = stack.enter_context(socket.create_connection((server.host, server.port)))
+            one.sendall(PREDICT % 100 + b"\r\n{")
+        for _ in range(5):  # silent ones do not count
+            stack.enter_context(socket.create_connection((server.host, server.port)))
+        time.sleep(0.2)
+        status, found, headers = server.ask("POST", "/predict", VALID)
+        assert (status, found["error"].partition(":")[0]) == (503, "2 requests are running")
+        assert {"x-request-id", "retry-after"} <= {name.lower() for name in headers}
+        assert server.ask("GET", "/health")[0] == server.ask("GET", "/ready")[0] == 200
+    time.sleep(0.2)
+    assert server.predict(VALID)[0] == 200
+    assert 'kindling_requests_total{code="503",path="/predict"} 1.0' in server.ask("GET", "/metrics")[1]
