@@ -46,6 +46,7 @@ SILENCED_WARNINGS = {
     r"When using `Trainer\(accumulate_grad_batches != 1\)` and overriding": "the warm-up counts optimizer steps",
     r"`precision=.*` is supported for historical reasons": "the old names are as clear",
     r"You passed `Trainer\(accelerator='cpu', precision='16-mixed'\)`": "16-bit mixed precision is bfloat16 on a CPU",
+    r"IProgress not found": "timm's library of downloads looks for widgets of Jupyter, which nothing needs here",
     r"Precision .*-mixed is not supported by the model summary": "weights stay in 32 bits, so the summary is right",
     r"\s*(By default only one Jsonargparse|``instantiate_classes`` was deprecated)": "Lightning calls older methods",
     r"When using the `ThroughputMonitor`, you need to define": "samples per second need no FLOP count",
