@@ -9,6 +9,7 @@
     python scripts/benchmark.py stream      photographs as shards, in memory and through torchvision's ImageFolder
     python scripts/benchmark.py photos      photographs of 12 megapixels: torchvision, timm, fastai, kindling fit
     python scripts/benchmark.py transfer    few photographs: ImageNet weights against the same network from scratch
+    python scripts/benchmark.py labels      swapped labels of digits and textures: how many cross-validation finds
     python scripts/benchmark.py tables      public tables: kindling fit, gradient boosting, linear models, RealMLP-TD-S
     python scripts/benchmark.py gpu         one GPU: precision, memory format, compilation, copies, strategies, 99%
 
@@ -413,15 +414,15 @@ def machine() -> dict[str, Any]:
 def main() -> None:
     """Measures what is asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    choices = ("compare", "steps", "fastest", "ablation", "images", "scale", "stream", "photos", "transfer", "tables")
-    parser.add_argument("what", choices=(*choices, "gpu"))
+    choices = "compare steps fastest ablation images scale stream photos transfer labels tables gpu"
+    parser.add_argument("what", choices=choices.split())
     parser.add_argument("--data_dir", type=Path, default=Path("data"), help="folder with MNIST/raw")
-    parser.add_argument("--rounds", type=int, default=3, help="runs of each; of fastest, ablation and transfer, seeds")
+    parser.add_argument("--rounds", type=int, default=3, help="runs of each; for accuracies, seeds")
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--most", type=int, default=60000, help="of images, stream and gpu, images to train on at most")
     parser.add_argument("--accelerator", default="gpu", help="of gpu; cpu rehearses it")
     parser.add_argument("--sets", nargs="*", default=[], help="of tables, by default those that are held out")
-    parser.add_argument("--methods", nargs="*", default=[], help="of tables, by default all")
+    parser.add_argument("--methods", nargs="*", default=[], help="of tables and labels, by default all")
     parser.add_argument("--parts", nargs="*", default=[], help="of scale, by default all")
     parser.add_argument("--out", type=Path, default=Path("benchmark"), help="folder for JSON and plot")
     options = parser.parse_args()
@@ -444,6 +445,10 @@ def main() -> None:
         from benchmark_transfer import transfer  # needs the packages with photographs and weights
 
         found = transfer(options.rounds, out)
+    elif options.what == "labels":
+        from benchmark_labels import labels  # needs the package with weights
+
+        found = labels(options.rounds, options.methods, data_dir)
     elif options.what == "photos":
         show(found := photos(data_dir, options.rounds, options.epochs, min(options.most, 1000), out), options.rounds)
     elif options.what == "tables":

@@ -18,7 +18,7 @@ from kindling.models.task import BaseTask
 from kindling.utils.tensors import to_float
 
 BATCH_SIZE = 8
-STEPS = 8  # each from another start; 32 put 5 percentage points more of the maps of transformers on the right place
+STEPS = 8  # each from another start; 32 put 6 percentage points more of the maps of transformers on the right place
 SMOOTHING = 10  # averaged over squares of a tenth of the image, as single pixels say little
 
 

@@ -91,8 +91,9 @@ def kruskal_wallis(values: Tensor, groups: Tensor) -> float:
         values: Shape (N,).
         groups: Group of each value, integers, shape (N,).
     """
-    parts = [values[groups == group].numpy() for group in groups.unique()]
-    if len(parts) < 2 or len(values.unique()) < 2:
+    array, codes = values.numpy(), groups.numpy()
+    parts = [array[codes == code] for code in np.unique(codes)]
+    if len(parts) < 2 or len(np.unique(array)) < 2:
         return 1.0
     return float(kruskal(*parts).pvalue)
 

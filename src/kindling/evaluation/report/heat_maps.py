@@ -16,7 +16,7 @@ from kindling.utils.tensors import to_float
 
 logger = logging.getLogger(__name__)
 
-EXPLAINED = 12  # samples with heat maps: with those that are right, 16 of them cost about as much as predicting 200
+EXPLAINED = 12  # samples with heat maps: with those that are right, 16 of them cost about as much as predicting 400
 RIGHT = 4
 SIDE = 160  # pixels of the longer side
 FADED = 0.45  # of the contrast of the image below the colors
