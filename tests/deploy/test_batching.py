@@ -54,8 +54,12 @@ def test_waiting_requests_form_one_batch_without_canceled_ones() -> None:
 def test_a_request_that_waited_too_long_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batching, "MAX_WAITING_SECONDS", 0.05)
 
+    def compute(inputs: Tensor) -> Tensor:
+        time.sleep(0.1)
+        return inputs
+
     async def ask() -> None:
-        batcher = Batcher(lambda inputs: (time.sleep(0.1), inputs)[1], batch_size=1)
+        batcher = Batcher(compute, batch_size=1)
         asked = [asyncio.create_task(batcher.submit(torch.ones(1, 1))) for _ in range(2)]
         found = await asyncio.gather(*asked, return_exceptions=True)
         assert [type(each) for each in found] == [Tensor, QueueFullError]

@@ -8,6 +8,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from multiprocessing import Pipe
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -25,7 +26,7 @@ from kindling.deploy.served_models import ServedModel, open_version, version_of
 from kindling.deploy.serving_process import build_app, run_server, worker_app
 from kindling.deploy.settings import Settings
 from kindling.deploy.sighup import has_terminal
-from kindling.deploy.workers import Workers
+from kindling.deploy.workers import Worker, Workers
 from kindling.runs.metadata import RunMetadata
 from kindling.runs.process import process_info
 
@@ -231,8 +232,14 @@ def test_a_reload_that_cannot_be_kept_is_not_sent_to_workers(
     monkeypatch.setattr("shutil.copyfile", copy)
     publish(checkpoints[1])
     workers.reload(["m"])
-    wait_for(lambda: not workers.keep_subprocess_alive() and workers._check is None)  # type: ignore[func-returns-value]
-    assert f"m: still version {settings.versions['m']}: " in capsys.readouterr().err
+    reported = ""
+    end = time.monotonic() + 30
+    while not reported and time.monotonic() < end:
+        workers.keep_subprocess_alive()
+        reported = capsys.readouterr().err
+    workers._thread.shutdown()
+    workers.keep_subprocess_alive()
+    assert f"m: still version {settings.versions['m']}: " in reported
     published = Settings.published()
     assert (published.versions, published.refused) == (settings.versions, ["m"])
     assert [path.name for path in Path("shared/models").iterdir()] == [f"{settings.versions['m']}.ckpt"]
@@ -304,3 +311,13 @@ def test_the_exit_code_says_that_no_worker_started(
     monkeypatch.setattr(Workers, "run", run)
     with pytest.raises(SystemExit, match=str(STARTUP_FAILURE)):
         run_server(settings, {"m": settings.open("m")[0]}, "127.0.0.1", 0)
+
+
+def test_the_end_of_a_worker_is_noticed_while_it_is_waited_for() -> None:
+    worker = Worker.__new__(Worker)
+    worker.parent_conn, worker.child_conn = Pipe()
+    worker.process = Mock()
+    worker.process.is_alive.return_value = False
+    start = time.monotonic()
+    assert not worker.ping(60)
+    assert time.monotonic() - start < 10

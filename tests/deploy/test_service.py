@@ -490,7 +490,7 @@ def reloads(server: Server) -> dict[tuple[str, str], float]:
         (["a=best", "--ckpt_path", "last"], "not both: a=best, last"),
         (["--watch_seconds", "-1"], "watch_seconds must"),
         (["--max_mb", "0"], "max_mb must be positive and finite, got 0"),
-        (["--max_mb", "inf"], "max_mb must be positive and finite, got inf"),
+        (["--max_mb", ".inf"], "max_mb must be positive and finite, got inf"),
         (["--access_log", "no/such/folder/log"], "no/such/folder"),
     ],
 )

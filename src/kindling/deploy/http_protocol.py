@@ -42,7 +42,7 @@ class LimitedProtocol(HttpToolsProtocol):
         if data and not self.transport.is_closing():
             super().data_received(data)
         # Without a running request, a part of a head arrived, or of a body that was refused.
-        if self._deadline is None and not (self.cycle and not self.cycle.response_complete):
+        if self._deadline is None and getattr(self.cycle, "response_complete", True):  # `cycle` is None at first
             self._set_deadline()
 
     @override

@@ -165,7 +165,7 @@ async def form_files(request: Request, body: bytes) -> Files:
     # Only the boundary: Python would keep each charset that clients make up.
     boundary = parse_options_header(request.headers["content-type"])[1].get(b"boundary", b"")
     kind = b'multipart/form-data; boundary="%s"' % boundary if BOUNDARY.fullmatch(boundary) else b"multipart/form-data"
-    scope = {"type": "http", "headers": [(b"content-type", kind)]}
+    scope = {**request.scope, "headers": [(b"content-type", kind)]}
     try:
         async with Request(scope, receive).form(max_files=MAX_FILES, max_fields=MAX_FILES) as form:
             uploads = [(name, value) for name, value in form.multi_items() if isinstance(value, UploadFile)]

@@ -1,7 +1,9 @@
 """The worker processes of `kindling serve`."""
 
 import os
+import pickle
 import signal
+import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -10,12 +12,28 @@ from typing import Any
 
 import uvicorn
 from typing_extensions import override
-from uvicorn.supervisors import Multiprocess
+from uvicorn.supervisors import Multiprocess, multiprocess
 
 from kindling.deploy.settings import Settings
 from kindling.deploy.sighup import has_terminal
 from kindling.utils.console import say
 from kindling.utils.text import shorten
+
+
+class Worker(multiprocess.Process):
+    """A worker process, whose end is noticed also while the main process waits for its sign of life."""
+
+    @override
+    def _healthcheck(self, timeout: float) -> bool | None:
+        end = time.monotonic() + timeout
+        try:
+            self.parent_conn.send(b"ping")
+            while not self.parent_conn.poll(0.2):
+                if time.monotonic() > end or not self.process.is_alive():
+                    return None
+            return bool(self.parent_conn.recv())
+        except (OSError, EOFError, pickle.UnpicklingError):
+            return None
 
 
 class Workers(Multiprocess):
@@ -37,6 +55,7 @@ class Workers(Multiprocess):
         self._check: Future[Settings] | None = None
         self._to_signal: list[Any] = []
         super().__init__(config, sockets)
+        multiprocess.Process = Worker  # type: ignore[misc]  # which the base class starts
 
     @override
     def run(self) -> None:
