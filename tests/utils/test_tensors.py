@@ -9,7 +9,7 @@ import torch
 
 from kindling.utils.tensors import to_input_tensor
 
-GREY, COLOUR = (1, 5, 4), (3, 5, 4)
+GRAY, COLOUR = (1, 5, 4), (3, 5, 4)
 BYTES = np.random.default_rng(0).integers(0, 256, (2, 3, 5, 4), dtype=np.uint8)
 FLOATS = torch.from_numpy(BYTES / 255).float()
 
@@ -48,11 +48,11 @@ def test_half_precision_is_accepted() -> None:
 
 
 @pytest.mark.parametrize("number", [1, 2])
-@pytest.mark.parametrize("shape", [GREY, COLOUR])
+@pytest.mark.parametrize("shape", [GRAY, COLOUR])
 def test_channels_may_come_last_and_be_omitted_for_gray(shape: tuple[int, int, int], number: int) -> None:
     images = FLOATS[:number, : shape[0]]
     forms = [images, images.movedim(1, -1)]
-    forms += [images[:, 0]] if shape == GREY else []
+    forms += [images[:, 0]] if shape == GRAY else []
     forms += [form[0] for form in forms] if number == 1 else []
     for form in forms:
         assert torch.equal(to_input_tensor(form, shape), images)

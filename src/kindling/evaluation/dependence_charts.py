@@ -12,7 +12,7 @@ from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
 from kindling.data.tables.scaling import unscale
-from kindling.evaluation.charts import BLUE, GREEN, GREY, NAME_LENGTH, ORANGE, PINK, format_ticks, new_chart
+from kindling.evaluation.charts import BLUE, GRAY, GREEN, NAME_LENGTH, ORANGE, PINK, format_ticks, new_chart
 from kindling.evaluation.dependence import Dependence
 from kindling.evaluation.features import Feature
 from kindling.utils.text import shorten
@@ -78,7 +78,7 @@ def dependence_chart(
         locator = AutoDateLocator(minticks=3, maxticks=7)  # type: ignore[no-untyped-call]  # it warns at fewer
         axes.xaxis.set_major_locator(locator)
         axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]
-        axes.xaxis.get_offset_text().set_color(GREY)
+        axes.xaxis.get_offset_text().set_color(GRAY)
     else:
         format_ticks(axes.xaxis, 4)
     _format_output(axes.yaxis, output)
@@ -127,14 +127,14 @@ def _add_rug(axes: Axes, feature: Feature, column: Mapping[str, Any], x: Any) ->
     values = values[(values >= x[0]) & (values <= x[-1])]
     low, high = axes.get_ylim()
     axes.set_ylim(low - 0.05 * (high - low), high)
-    axes.plot(values, np.full(len(values), 0.02), "|", transform=axes.get_xaxis_transform(), color=GREY, ms=6, mew=0.6)
+    axes.plot(values, np.full(len(values), 0.02), "|", transform=axes.get_xaxis_transform(), color=GRAY, ms=6, mew=0.6)
 
 
 def _category_chart(curves: Sequence[Curve], labels: Sequence[str], name: str, xlabel: str, output: Output) -> Figure:
     """Return a chart with a bar for each category from the mean prediction, or a dot for each class."""
     figure, axes = new_chart(xlabel, name)
     axes.grid(visible=False)
-    axes.grid(axis="x", color=GREY, alpha=0.3)
+    axes.grid(axis="x", color=GRAY, alpha=0.3)
     places = np.arange(len(labels))
     for curve in curves:
         if len(curves) > 1:
@@ -143,8 +143,8 @@ def _category_chart(curves: Sequence[Curve], labels: Sequence[str], name: str, x
         base = curve.means.mean()
         colors = [BLUE if mean >= base else ORANGE for mean in curve.means]
         axes.barh(places, curve.means - base, 0.7, left=base, color=colors)
-        axes.hlines(places, curve.low, curve.high, color=GREY, lw=1.2)
-        axes.axvline(base, ls="--", color=GREY, lw=1)
+        axes.hlines(places, curve.low, curve.high, color=GRAY, lw=1.2)
+        axes.axvline(base, ls="--", color=GRAY, lw=1)
     axes.set_yticks(places, labels, parse_math=False)
     axes.set_ylim(len(labels) - 0.4, -0.6)
     _format_output(axes.xaxis, output)
@@ -162,6 +162,6 @@ def _add_legend(figure: Figure, axes: Axes, curves: Sequence[Curve]) -> None:
     if len(curves) > 1:
         handles = axes.get_legend_handles_labels()[0]
         names = [shorten(curve.label, NAME_LENGTH) for curve in curves]
-        legend = figure.legend(handles, names, loc="outside upper center", ncols=2, frameon=False, labelcolor=GREY)
+        legend = figure.legend(handles, names, loc="outside upper center", ncols=2, frameon=False, labelcolor=GRAY)
         for text in legend.get_texts():
             text.set_parse_math(False)

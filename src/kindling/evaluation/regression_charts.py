@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from kindling.evaluation.charts import BLUE, GREY, NAME_LENGTH, ORANGE, format_ticks, new_chart
+from kindling.evaluation.charts import BLUE, GRAY, NAME_LENGTH, ORANGE, format_ticks, new_chart
 from kindling.evaluation.regression import RegressionPredictions, group_errors, quantile_groups
 from kindling.utils.text import shorten
 
@@ -23,7 +23,7 @@ def prediction_chart(predictions: RegressionPredictions) -> Figure:
     both = torch.stack([predictions.targets, predictions.values])
     low, high = both.min().item(), both.max().item()
     margin = 0.04 * (high - low) or 1.0
-    axes.plot([low, high], [low, high], "--", color=GREY, lw=1)
+    axes.plot([low, high], [low, high], "--", color=GRAY, lw=1)
     axes.set(xlim=(low - margin, high + margin), ylim=(low - margin, high + margin))
     return figure
 
@@ -33,7 +33,7 @@ def error_chart(predictions: RegressionPredictions) -> Figure:
     unit = predictions.target.suffix
     figure, axes = new_chart(f"prediction{unit}", f"error{unit}")
     _add_points(axes, predictions.values, predictions.errors)
-    axes.axhline(0, ls="--", color=GREY, lw=1)
+    axes.axhline(0, ls="--", color=GRAY, lw=1)
     groups = group_errors(predictions.errors, quantile_groups(predictions.values, GROUPS))
     means = [predictions.values[group.rows].mean().item() for group in groups]
     axes.plot(means, [group.bias for group in groups], "o-", color=ORANGE, ms=3, lw=1)
@@ -47,7 +47,7 @@ def error_histogram(predictions: RegressionPredictions) -> Figure:
     shown = np.clip(errors, *np.quantile(errors, [0.002, 0.998]))
     bars = int(np.clip(len(np.histogram_bin_edges(shown, "fd")) - 1, *BARS))
     axes.hist(shown, bars, color=BLUE, rwidth=0.92)
-    axes.axvline(0, ls="--", color=GREY, lw=1)
+    axes.axvline(0, ls="--", color=GRAY, lw=1)
     format_ticks(axes.xaxis, 4)
     format_ticks(axes.yaxis, 5)
     return figure

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter, StrMethodFormatter
 from torch import Tensor
 
-from kindling.evaluation.charts import BLUE, GREY, ORANGE, new_chart
+from kindling.evaluation.charts import BLUE, GRAY, ORANGE, new_chart
 from kindling.evaluation.predictions import Predictions
 from kindling.evaluation.report.html import Html, element, figure_element, join
 from kindling.evaluation.statistics import BINS, Calibration, calibration, wilson
@@ -80,8 +80,8 @@ def reliability_diagram(bins: Calibration) -> Figure:
     colors = np.where(confidence > accuracy, ORANGE, BLUE).tolist()
     axes.bar(x, gap, WIDTH, bottom=lower, color=colors, alpha=0.4)
     samples = bins.samples[filled].double()
-    axes.vlines(x, *wilson(bins.accuracy[filled] * samples, samples), color=GREY)
-    axes.plot([0, 1], [0, 1], "--", color=GREY, lw=1)
+    axes.vlines(x, *wilson(bins.accuracy[filled] * samples, samples), color=GRAY)
+    axes.plot([0, 1], [0, 1], "--", color=GRAY, lw=1)
     axes.set_ylim(0, 1)
     axes.yaxis.set_major_formatter(PercentFormatter(1))
     return figure

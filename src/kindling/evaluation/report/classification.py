@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from kindling.data import BaseDataModule
-from kindling.evaluation.charts import BLUE, GREY, ORANGE, new_chart
+from kindling.evaluation.charts import BLUE, GRAY, ORANGE, new_chart
 from kindling.evaluation.predictions import NO_PREDICTION, Predictions
 from kindling.evaluation.report.calibration import calibration_section
 from kindling.evaluation.report.confusion_matrix import confusion_section, share_cell
@@ -124,7 +124,7 @@ def threshold_chart(threshold: DecisionThreshold) -> Figure:
     """Return a chart of the metric at each threshold."""
     figure, axes = new_chart("threshold", threshold.metric)
     axes.plot(np.linspace(0, 1, len(threshold.curve)), threshold.curve, color=BLUE)
-    axes.axvline(0.5, color=GREY, lw=1, ls="--")
+    axes.axvline(0.5, color=GRAY, lw=1, ls="--")
     axes.plot([threshold.value], [threshold.score], "o", color=ORANGE)
     axes.set_xlim(0, 1)
     return figure

@@ -131,5 +131,5 @@ def _caption(dependence: Dependence, classes: int) -> str:
     if classes > 2:
         return f"By {name}: mean probability of the classes that move most."
     if dependence.feature.is_category:
-        return f"By {name}: bars start at the mean of all; grey: 80% of the samples, each shifted to the mean of all."
+        return f"By {name}: bars start at the mean of all; gray: 80% of the samples, each shifted to the mean of all."
     return f"By {name}: mean; band: 80% of the samples, each shifted to the mean of all; marks: values of samples."
