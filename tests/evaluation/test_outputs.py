@@ -20,7 +20,7 @@ def refuse(*_: object, **__: object) -> NoReturn:
 def read_only(trained: Train, monkeypatch: pytest.MonkeyPatch) -> dict[Path, bytes]:
     """Simulate a run on a read-only file system, and return the contents of its files."""
     trained(*TINY)
-    monkeypatch.setattr("kindling.evaluation.result_files.atomic_write", refuse)
+    monkeypatch.setattr("kindling.evaluation.result_files.write_json", refuse)
     access = os.access
     monkeypatch.setattr(os, "access", lambda path, mode: path != RUN and access(path, mode))
     return contents()
@@ -65,7 +65,7 @@ def test_a_full_disk_does_not_prevent_printing_the_test_results(
     def full(*_: object) -> NoReturn:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("kindling.evaluation.result_files.atomic_write", full)
+    monkeypatch.setattr("kindling.evaluation.result_files.write_json", full)
     result = kindling("test", "--ckpt_path", RUN)
     assert result.code == 1
     assert "test/accuracy" in result.out

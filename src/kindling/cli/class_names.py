@@ -21,7 +21,7 @@ NOUNS = {
 MAX_CHOICES = 5  # classes to list in a message
 # Base classes that are not abstract for Python.
 BASES = {"LightningModule", "LightningDataModule", "BaseTask", "ClassificationTask", "RegressionTask", "BaseDataModule"}
-BASES |= {"MultiLabelTask", "MLPModel", "CNNModel", "TransferModel", "EnsembleModel", "TabMModel"}
+BASES |= {"NetworkModule", "MultiLabelTask", "MLPModel", "CNNModel", "TransferModel", "EnsembleModel", "TabMModel"}
 BASES |= {"ClassificationDataModule", "AugmentedImages", "Averaging", "Optimizer", "LRScheduler", "Callback", "Logger"}
 
 

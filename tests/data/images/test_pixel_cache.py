@@ -267,7 +267,7 @@ def test_threads_that_decode_share_the_cores_of_all_processes(monkeypatch: pytes
     monkeypatch.setattr("kindling.data.images.decode.ThreadPoolExecutor", Pool)
     for devices in (1, 4):
         data = ImageFolderDataModule("photos", image_size=8)
-        data.trainer = SimpleNamespace(num_devices=devices)  # type: ignore[assignment]
+        data.trainer = SimpleNamespace(num_devices=devices, local_rank=0)  # type: ignore[assignment]
         data.setup("fit")
         assert threads[-1] == 12 // devices
 
