@@ -149,3 +149,13 @@ def test_a_busy_server_responds_with_json_and_to_probes(server: Server, monkeypa
     time.sleep(0.2)
     assert server.predict(VALID)[0] == 200
     assert 'kindling_requests_total{code="503",path="/predict"} 1.0' in server.ask("GET", "/metrics")[1]
+
+
+def test_trailers_are_limited(connection: socket.socket) -> None:
+    connection.sendall(b"POST /predict HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n")
+    connection.sendall(b"%x\r\n%b\r\n0\r\nA: " % (len(VALID), VALID))
+    with suppress(ConnectionError):
+        for _ in range(8):
+            connection.sendall(b"a" * MAX_HEAD_BYTES)
+            time.sleep(0.01)
+    assert is_closed(connection)

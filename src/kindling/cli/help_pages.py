@@ -46,8 +46,8 @@ TRAINER_DOCS = (
 )
 DATA_DOCS = {
     "check": (
-        "Ends with 1 if there are errors, and 2 for invalid options. It trains nothing and writes no files. Of a "
-        "recipe it reads the data only."
+        "Ends with 1 if there are errors, and 2 for invalid options. It trains nothing. It uses only "
+        "the `data` section of a recipe."
     ),
     "prepare": (
         "The first argument may be a folder of images, or a CSV or Parquet file, in place of --data and its path. An "

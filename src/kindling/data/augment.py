@@ -54,6 +54,7 @@ class Augmentation:
 
     def __call__(self, images: Tensor) -> Tensor:
         """Return the changed images."""
+        assert self.flip != "auto", "AugmentedImages decides whether to flip"
         images = random_flip(images) if self.flip else images
         images = random_affine(images, self.degrees, self.shift, self.scale, self.crop, self.ratio)
         images = random_color(images, self.color)

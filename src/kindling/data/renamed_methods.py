@@ -13,11 +13,11 @@ RENAMED = {
 
 
 def link_renamed_methods(cls: type) -> None:
-    """Let the old and the new name of each method that a class defines mean the same."""
+    """Let the old and the new name of each method mean the one that the class defines or inherits first."""
     for old, new in RENAMED.items():
-        own = vars(cls)
-        if old in own:
+        own = next((vars(base) for base in cls.__mro__ if {old, new} & vars(base).keys()), {})
+        if new not in own and old in own:
             logger.warning(f"note: the method {old} of {cls.__name__} has been renamed to {new}")
-            setattr(cls, new, own[old])
-        elif new in own:
-            setattr(cls, old, own[new])
+        if method := own.get(new, own.get(old)):
+            setattr(cls, old, method)
+            setattr(cls, new, method)

@@ -16,7 +16,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self._head_bytes = 0  # received so far
+        self._head_bytes = 0  # received so far, of a head or of trailers
         self._is_in_head = True
         self._deadline: asyncio.TimerHandle | None = None
 
@@ -39,8 +39,12 @@ class LimitedProtocol(HttpToolsProtocol):
             data = data[room:]
             if self._head_bytes > MAX_HEAD_BYTES and self._is_in_head:
                 self._refuse(431, f"the URL and the headers are longer than {MAX_HEAD_BYTES:,} bytes")
+        else:
+            self._head_bytes += len(data)  # of trailers; a body sets it back
         if data and not self.transport.is_closing():
             super().data_received(data)
+        if not self._is_in_head and self._head_bytes > MAX_HEAD_BYTES:
+            self.transport.close()
         # Without a running request, a part of a head arrived, or of a body that was refused.
         if self._deadline is None and getattr(self.cycle, "response_complete", True):  # `cycle` is None at first
             self._set_deadline()
@@ -48,8 +52,13 @@ class LimitedProtocol(HttpToolsProtocol):
     @override
     def on_headers_complete(self) -> None:
         super().on_headers_complete()
-        self._is_in_head = False
+        self._is_in_head, self._head_bytes = False, 0
         self._clear_deadline()
+
+    @override
+    def on_body(self, body: bytes) -> None:
+        super().on_body(body)
+        self._head_bytes = 0
 
     @override
     def on_message_complete(self) -> None:

@@ -24,7 +24,7 @@ class Feature(NamedTuple):
     """A column of a table, or one input of a model that takes feature vectors.
 
     Attributes:
-        name: As in `BaseDataModule.describe`; empty for inputs that are no column.
+        name: As in `BaseDataModule.sample_details`; empty for inputs that are no column.
         values: The inputs that encode it, shape (N, k).
         places: Their positions among all inputs of the model, shape (k,).
         is_category: Whether its values have no order.

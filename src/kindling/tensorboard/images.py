@@ -63,7 +63,7 @@ def confusion_figure(counts: Tensor, names: Sequence[str]) -> Figure:
     """Return a plot of the confusion matrix, labels in rows; the color is the share of the row.
 
     Args:
-        counts: Shape (classes, classes + 1), see `Predictions.confusion_matrix`.
+        counts: Number of samples by label and prediction, (classes, classes + 1); the last column counts NaN.
         names: Names of the classes.
     """
     names = [shorten(name, NAME_LENGTH) for name in names]

@@ -1137,3 +1137,14 @@ def test_a_split_file_names_no_other_drive(monkeypatch: pytest.MonkeyPatch) -> N
         Path("list.csv").write_text(rows("train", "val", "test") + f"{name},cat,val\n")
         with pytest.raises(ValueError, match=r"^list.csv lists files outside of the data folder: "):
             read_image_split(Path("list.csv"))
+
+
+def test_a_resumed_run_does_not_validate_on_images_it_was_trained_on(kindling: Command) -> None:
+    fit_in_given_splits(kindling, "train val test")
+    shutil.copy(sorted(Path("photos/train/owl").iterdir())[0], "photos/val/owl/new.png")
+    result = kindling("fit", "--ckpt_path", "last", "--trainer.max_epochs", 4)
+    assert (result.code, result.out) == (1, "")
+    assert result.err.splitlines()[-1] == (
+        "kindling: error: the model was trained on 1 of the 31 val images of photos, such as val/owl/new.png: remove "
+        "them, or use unseen images"
+    )

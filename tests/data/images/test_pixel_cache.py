@@ -267,7 +267,7 @@ def test_threads_that_decode_share_the_cores_of_all_processes(monkeypatch: pytes
     monkeypatch.setattr("kindling.data.images.decode.ThreadPoolExecutor", Pool)
     for devices in (1, 4):
         data = ImageFolderDataModule("photos", image_size=8)
-        data.trainer = SimpleNamespace(num_devices=devices, local_rank=0)  # type: ignore[assignment]
+        data.trainer = SimpleNamespace(num_devices=devices, local_rank=0, state=SimpleNamespace(fn="fit"))  # type: ignore[assignment]
         data.setup("fit")
         assert threads[-1] == 12 // devices
 
@@ -283,7 +283,7 @@ def test_processes_share_the_decoding(decoded: list[int], monkeypatch: pytest.Mo
     monkeypatch.setattr(PixelCache, "read", watched)
     monkeypatch.setattr("kindling.data.images.datamodule.ImageFolderDataModule.cores", 1)
     data = ImageFolderDataModule("photos", memory_gb=0, cache_dir="cache")
-    data.trainer = SimpleNamespace(num_devices=2, local_rank=1)  # type: ignore[assignment]
+    data.trainer = SimpleNamespace(num_devices=2, local_rank=1, state=SimpleNamespace(fn="fit"))  # type: ignore[assignment]
     data.setup("fit")
     number = len(data.train) + len(data.val)
     assert read[0] == number // 2

@@ -235,7 +235,7 @@ def test_workers_of_all_processes_share_the_cores(
     kindling(*PREPARE)
     for devices, workers in ((1, 12), (4, 3), (24, 1)):
         data = StreamingDataModule("shards") if streamed else ImageFolderDataModule("photos", memory_gb=0)
-        data.trainer = SimpleNamespace(num_devices=devices, local_rank=0)  # type: ignore[assignment]
+        data.trainer = SimpleNamespace(num_devices=devices, local_rank=0, state=SimpleNamespace(fn="fit"))  # type: ignore[assignment]
         data.setup("fit")
         assert data.num_workers == workers
 

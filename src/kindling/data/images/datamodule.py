@@ -29,7 +29,7 @@ from kindling.data.images.samples import ImageTask, Sample
 from kindling.data.images.scan import list_images, warn_unused
 from kindling.data.images.split_file import write_image_split
 from kindling.data.images.targets import encode_labels, target_format
-from kindling.data.images.trained import TRAINED, merge_trained
+from kindling.data.images.trained import TRAINED, digest_trained, merge_trained
 from kindling.data.tables.target import check_target_task
 from kindling.data.tables.values import as_name
 from kindling.utils.console import progress
@@ -183,6 +183,10 @@ class ImageFolderDataModule(AugmentedImages):
         self.fitted |= trained
         if state_dict:
             check_target_task(self._label_options.task, state_dict.get("task", "classification"))
+        if state_dict and hasattr(self, "train"):  # `fit` reads the images before the checkpoint
+            for split in ("val", "test"):
+                if held_out := [sample for sample in self._samples if sample.split == split]:
+                    self._images.check_unseen(held_out, self.fitted)
 
     @override
     def restore_fitted(self, state: FittedState) -> None:
@@ -225,6 +229,8 @@ class ImageFolderDataModule(AugmentedImages):
         self._samples = drop_broken(self.data_dir, found, faults, self.skip_broken)
         classes = self._images.check_classes(self._samples)
         digests = [self._images.digests[sample.file] for sample in self._samples]
+        if self.trainer is None or self.trainer.state.fn == "fit":  # images may have been added since the checkpoint
+            self.fitted |= merge_trained([self.fitted, digest_trained(self._samples, digests)])
         for line in find_oddities(self._samples, digests, classes, self.task):
             logger.warning(line)
         targets = self._encode([sample for sample in self._samples if sample.split != "test"])

@@ -32,7 +32,8 @@ def is_new(fitted: Mapping[str, Any], digests: Sequence[bytes]) -> bool:
     """Return whether images are those of another folder than the one whose splits were drawn in training."""
     if "split" not in fitted or TRAINED not in fitted:
         return "split" not in fitted
-    return split_digests(fitted[TRAINED]).isdisjoint(map(_shorten, digests))
+    trained = split_digests(fitted[TRAINED])
+    return bool(trained) and trained.isdisjoint(map(_shorten, digests))
 
 
 def check_unseen(root: Path, samples: Sequence[Sample], digests: Sequence[bytes], fitted: Mapping[str, Any]) -> None:

@@ -42,7 +42,7 @@ def label_error_section(
     """Return the most likely label errors; unless all folds were tested, with the command that covers all labels."""
     total, wrong = count_noun(len(targets), "label", "labels"), int(errors.sure.sum())
     scope = "" if covers_all else f" {OTHERS}"
-    if not wrong:
+    if not len(errors.rows):
         return element("p", f"None of {total} looks wrong.{scope}")
     rows = errors.rows[:SHOWN]
     given, suggested = (
@@ -51,7 +51,8 @@ def label_error_section(
     )
     probabilities = [f"{probability:.2g}" for probability in errors.probabilities[:SHOWN].tolist()]
     columns = {"label": given, "suggestion": suggested, "probability": probabilities}
-    intro = f"{wrong:,} of {total} {'look' if wrong > 1 else 'looks'} wrong (confident learning): the model is sure of "
+    number = f"{wrong:,}" if wrong else "None"
+    intro = f"{number} of {total} {'look' if wrong > 1 else 'looks'} wrong (confident learning): the model is sure of "
     intro += f"another class. The {len(rows)} most improbable labels are shown; {LABEL_ERRORS} in the run folder lists "
     intro += f"all {len(errors.rows):,} that differ from the prediction. Look at each: the model may be wrong instead."
     return show_samples(rows, columns, f"{intro}{scope}", "the probability of the label", data)
