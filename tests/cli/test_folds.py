@@ -310,6 +310,7 @@ def test_noise_with_many_categories_is_predicted_by_chance_alone(kindling: Comma
     assert 0.38 < held_out_accuracy(kindling) < 0.62  # of 150 owners: three standard deviations are 0.12
 
 
+@pytest.mark.slow
 def test_a_target_encoding_of_all_rows_would_predict_noise(kindling: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     plant("targets", monkeypatch)
     assert held_out_accuracy(kindling) > 0.9

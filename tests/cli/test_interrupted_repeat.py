@@ -53,6 +53,7 @@ def metrics(name: str) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_is_named_and_the_same_command_finishes_it(kindling: Command) -> None:
     options = [*SEEDS, "--trainer.max_epochs", "60", "--early_stopping.patience", "null"]
     started = start(*options, "--run_name", "killed")

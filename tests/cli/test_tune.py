@@ -196,6 +196,7 @@ def test_all_processes_of_a_distributed_trial_train_and_prune_the_same(tune: lis
     assert set(states) == {TrialState.PRUNED, TrialState.COMPLETE}
 
 
+@pytest.mark.slow
 def test_data_is_read_once(kindling: Command, tune: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     from kindling import SyntheticDataModule
 
@@ -243,6 +244,7 @@ def test_qmc_follows_one_sequence(folder: Path) -> None:
             assert trial.params == other.params
 
 
+@pytest.mark.slow
 def test_equal_trials_are_reported_too(kindling: Command, tune: list[str]) -> None:
     Path("space.yaml").write_text("model.dropout: [0.0, 1.0e-9]\nmodel.optimizer.lr: [1.0e-12, 1.0e-13]\n")
     monitor = ["--checkpoint.monitor", "val/accuracy", "--checkpoint.mode", "max"]

@@ -348,7 +348,7 @@ def wait_until(condition: Callable[[], bool], seconds: float = 30) -> None:
     [
         (1, False),
         pytest.param(1, True, marks=pytest.mark.slow),
-        (2, False),
+        pytest.param(2, False, marks=pytest.mark.slow),
     ],
 )
 def test_a_new_checkpoint_is_loaded_without_a_lost_request(

@@ -120,6 +120,7 @@ def gain(seeds: int, folder: Path, scratch: list[object], pictures: list[str]) -
     return difference / seeds
 
 
+@pytest.mark.slow
 def test_imagenet_weights_help_with_few_photographs(folder: Path) -> None:
     few = ["--trainer.max_epochs", 15, "--model.image_size", 64]
     assert gain(1, folder, few, PICTURES[::3]) > 0.15

@@ -56,6 +56,7 @@ def unlike(straight: Path, known: tuple[str, ...]) -> list[str]:
     return [line for line in differences(straight, RUN) if not line.startswith(known)]
 
 
+@pytest.mark.slow
 def test_a_job_requeued_three_times_ends_like_a_run_that_was_never_interrupted(
     kindling: Command, trained: Train, job: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -116,6 +117,7 @@ def test_a_signal_while_pytorch_is_imported_requeues_the_job(
     assert job.lines("scontrol") == [f"requeue {job.job}"]
 
 
+@pytest.mark.slow
 def test_a_loader_that_cannot_resume_within_an_epoch_repeats_it(kindling: Command, job: Cluster) -> None:
     options = "--model modules.Segmentation --model.num_classes 3 --data modules.ShapesDataModule".split()
     options += ["--trainer.max_epochs", "3", "--early_stopping.monitor", "val_loss", "--checkpoint.monitor", "val_loss"]

@@ -270,6 +270,7 @@ def test_a_fold_with_all_images_of_a_class_is_named(scans: pd.DataFrame) -> None
     assert "tests on all images of a class (that of 03.png), so that none is left to train on: use fewer" in message
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("folder")
 def test_images_are_cross_validated(kindling: Command) -> None:
     class_folders(lambda label, patient, number: f"{label}/patient_{patient}/{number}.png")
