@@ -1,6 +1,8 @@
 """Old names of methods of `BaseDataModule`, which keep working for one version, with a note."""
 
 import logging
+from collections.abc import Mapping
+from typing import Any
 
 logger = logging.getLogger(__name__)
 
@@ -15,7 +17,7 @@ RENAMED = {
 def link_renamed_methods(cls: type) -> None:
     """Let the old and the new name of each method mean the one that the class defines or inherits first."""
     for old, new in RENAMED.items():
-        own = next((vars(base) for base in cls.__mro__ if {old, new} & vars(base).keys()), {})
+        own: Mapping[str, Any] = next((vars(base) for base in cls.__mro__ if {old, new} & vars(base).keys()), {})
         if new not in own and old in own:
             logger.warning(f"note: the method {old} of {cls.__name__} has been renamed to {new}")
         if method := own.get(new, own.get(old)):
