@@ -3,7 +3,7 @@
     python scripts/soak_serving.py --ckpt_path runs/mnist_cnn_fast/version_0 --minutes 30
 
 Measures the capacity for a mixture of valid and hostile requests, then sends 80% of it. Hostile are 5%: broken, deeply
-nested or wrong JSON, broken images, and a decompression bomb; and each minute, on another connection, an endless header.
+nested or wrong JSON, broken images, a decompression bomb; and each minute, an endless header on another connection.
 After a minute that warms the server up, prints a row per minute, and ends with 1 if one of these does not hold: after
 the first minute, memory stays within 5%; valid requests get 200, hostile ones 4xx; the 99th percentile of the latency
 of each minute, measured from when a request was due, is at most 1.5 times that of the first one. Writes the rows as
