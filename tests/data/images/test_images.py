@@ -13,7 +13,7 @@ from collections.abc import Callable
 from contextlib import redirect_stderr
 from pathlib import Path, PureWindowsPath
 from statistics import median
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pytest
@@ -750,14 +750,14 @@ def test_what_takes_long_is_said(capsys: pytest.CaptureFixture[str], monkeypatch
     write("photos", 5)
     ImageFolderDataModule("photos").setup("fit")
     assert capsys.readouterr().out == ""
-    read = Path.read_bytes
+    open_file = Path.open
     monkeypatch.setattr("kindling.utils.console.PROGRESS_DELAY", 0.02)
 
-    def slowly(path: Path) -> bytes:
+    def slowly(path: Path, *args: Any, **options: Any) -> IO[Any]:
         time.sleep(0.02)
-        return read(path)
+        return open_file(path, *args, **options)
 
-    monkeypatch.setattr(Path, "read_bytes", slowly)
+    monkeypatch.setattr(Path, "open", slowly)
     ImageFolderDataModule("photos").setup("fit")
     assert capsys.readouterr().out.splitlines() == ["reading 15 images ...", "decoding 15 images ..."]
 
