@@ -9,15 +9,17 @@
     python scripts/benchmark.py stream      photographs as shards, in memory and through torchvision's ImageFolder
     python scripts/benchmark.py photos      photographs of 12 megapixels: torchvision, timm, fastai, kindling fit
     python scripts/benchmark.py transfer    few photographs: ImageNet weights against the same network from scratch
+    python scripts/benchmark.py augment     small sets of digits and photographs: what each augmentation gains
     python scripts/benchmark.py labels      swapped labels of digits and textures: how many cross-validation finds
     python scripts/benchmark.py tables      public tables: kindling fit, gradient boosting, linear models, RealMLP-TD-S
     python scripts/benchmark.py gpu         one GPU: precision, memory format, compilation, copies, strategies, 99%
 
 Each prints tables and writes them as JSON; `compare` and `transfer` draw a plot too. All but `scale`, `stream`,
 `photos`, `transfer` and `tables` need the full MNIST in `--data_dir`, and Linux or macOS. `photos` keeps 3.5 GB of
-photographs there, measures timm and fastai if they are installed, and adds its rounds to those in `--out`. `tables` and
-`transfer` continue where they were stopped; `table_sets.py` lists the packages that `tables` needs. Nothing else should
-run on the machine meanwhile; what is compared runs in turns, so that what slows one slows the others.
+photographs there, measures timm and fastai if they are installed, and adds its rounds to those in `--out`. `tables`,
+`transfer` and `augment` continue where they were stopped; `table_sets.py` lists the packages that `tables` needs.
+Nothing else should run on the machine meanwhile; what is compared runs in turns, so that what slows one slows the
+others.
 """
 
 import argparse
@@ -414,7 +416,7 @@ def machine() -> dict[str, Any]:
 def main() -> None:
     """Measures what is asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    choices = "compare steps fastest ablation images scale stream photos transfer labels tables gpu"
+    choices = "compare steps fastest ablation images scale stream photos transfer augment labels tables gpu"
     parser.add_argument("what", choices=choices.split())
     parser.add_argument("--data_dir", type=Path, default=Path("data"), help="folder with MNIST/raw")
     parser.add_argument("--rounds", type=int, default=3, help="runs of each; for accuracies, seeds")
@@ -445,6 +447,10 @@ def main() -> None:
         from benchmark_transfer import transfer  # needs the packages with photographs and weights
 
         found = transfer(options.rounds, out)
+    elif options.what == "augment":
+        from benchmark_augment import augment  # needs the packages with photographs
+
+        found = augment(options.rounds, data_dir, out)
     elif options.what == "labels":
         from benchmark_labels import labels  # needs the package with weights
 
