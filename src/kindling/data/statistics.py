@@ -18,6 +18,16 @@ def moments_of(inputs: Tensor | None) -> tuple[Tensor, Tensor]:
     return inputs.mean(dim=dims), std.where(std > 0, 1.0)
 
 
+def image_moments(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Return variance and mean of each channel of uint8 images (..., C, H, W), of values in [0, 1], (..., C) each.
+
+    They are exact sums, so a constant channel has variance 0.
+    """
+    values = images.flatten(-2).double()
+    mean = values.mean(-1)
+    return (values.square_().mean(-1) - mean**2) / 255**2, mean / 255
+
+
 def pooled_moments(mean: Tensor, square: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
     """Return mean and standard deviation (1 if constant) per channel of many images, (C,) each.
 

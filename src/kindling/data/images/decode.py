@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from kindling.data.images.pixel_cache import PixelCache
-from kindling.data.statistics import pooled_moments
+from kindling.data.statistics import image_moments, pooled_moments
 from kindling.utils.console import progress
 from kindling.utils.cores import share_of_cores
 from kindling.utils.inputs import (
@@ -25,7 +25,6 @@ from kindling.utils.inputs import (
     has_16_bits,
     open_image,
 )
-from kindling.utils.tensors import to_float
 from kindling.utils.text import count_noun
 
 JPEG_QUALITY = 95  # pixels of photographs change by about 1 of 255
@@ -217,11 +216,11 @@ def channel_moments(images: Tensor | ImageFiles, number: int, seed: int) -> tupl
 
     Of images that are decoded on demand, 1,000 are sampled.
     """
-    indices, read = torch.arange(number), images.__getitem__
     if isinstance(images, ImageFiles):
         indices = torch.randperm(number, generator=torch.Generator().manual_seed(seed))[:1000]
-        read = images.read_in_threads
-    # Per image, then over all images: floats of all images would take four times their memory.
-    by_image = [torch.var_mean(to_float(read(part)), (2, 3), correction=0) for part in torch.split(indices, 64)]
-    var, mean = (torch.cat(moments).double() for moments in zip(*by_image, strict=True))  # (N, 3) each
+        parts: Iterable[Tensor] = map(images.read_in_threads, indices.split(64))
+    else:
+        parts = images.split(8)  # few, so that their doubles stay in the processor's cache
+    # Per image, then over all images: doubles of all images would take eight times their memory.
+    var, mean = (torch.cat(moments) for moments in zip(*map(image_moments, parts), strict=True))  # (N, 3) each
     return pooled_moments(mean.mean(0), (mean**2).mean(0), var.mean(0))

@@ -16,8 +16,8 @@ from kindling.data.images.decode import shrink_image
 from kindling.data.images.folder_checks import find_oddities
 from kindling.data.images.samples import Sample
 from kindling.data.images.trained import TRAINED
+from kindling.data.statistics import image_moments
 from kindling.utils.inputs import decode_image
-from kindling.utils.tensors import to_float
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ class ImageSource:
         if self.shorter_side:
             content = shrink_image(content, self.shorter_side, self.levels)
         pixels = decode_image(content, self.shape, levels=self.levels)
-        moments = torch.stack(torch.var_mean(to_float(pixels), (1, 2), correction=0))
+        moments = torch.stack(image_moments(pixels))
         return pixels if self.size else content, self.targets[split][index], moments
 
     def name(self, split: str, index: int) -> str:

@@ -75,7 +75,7 @@ class ShardWriter(Dataset[dict[str, Any]]):
                 writer[len(targets)] = (value, target.tolist() if target.ndim == 0 else target)
                 targets.append(target)
                 if image is not None:
-                    moments.append(image.double())
+                    moments.append(image)
             record: ShardRecord = {
                 "samples": len(targets),
                 "bytes": 0,
