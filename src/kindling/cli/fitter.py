@@ -9,7 +9,6 @@ from typing import Any
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
-from kindling.cli.fit_without_training import is_trainable, save_untrained
 from kindling.cli.run_session import RunSession
 from kindling.cli.stage_support import has_stage
 from kindling.cli.summary import print_early_stop_reason, print_model, print_next_steps
@@ -17,8 +16,13 @@ from kindling.cli.trainer_setup import remove_averaging
 from kindling.data import BaseDataModule
 from kindling.runs.checkpoint_contents import restoring
 from kindling.training.user_callbacks import naming_monitors
-from kindling.utils.console import as_command, say
+from kindling.utils.console import as_command, results_table, say
 from kindling.utils.stop_signals import interruption
+
+
+def is_trainable(model: LightningModule) -> bool:
+    """Return whether a model has trainable parameters; an ensemble has none."""
+    return any(parameter.requires_grad for parameter in model.parameters())
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,7 @@ class Fitter:
             rank_zero_only(self.data.write_split)(self.session.path)
         print_model(self.model, self._run_folder, self.trainer)
         if not is_trainable(self.model):
-            save_untrained(self.trainer, self.session, **kwargs)
+            self._save_untrained(**kwargs)
             return
         if self.session and self.is_trained:
             say("training is complete: finishing the plots and the test")
@@ -82,6 +86,16 @@ class Fitter:
         if session:
             has_prediction = has_stage(self.model, self.data, "predict")
             print_next_steps(self.trainer, session.path, is_trainable(self.model), has_prediction)
+
+    def _save_untrained(self, **kwargs: Any) -> None:
+        """Validate a model without trainable parameters, and save it as the best checkpoint of the run."""
+        if self.session:
+            self.session.record.begin(self.trainer)
+        results = self.trainer.validate(**kwargs | {"ckpt_path": None, "verbose": False})
+        for metrics in results:
+            say(results_table("validation split", metrics))
+        if self.session:
+            self.session.save_untrained(self.trainer, results[0] if results else {})
 
     @property
     def _run_folder(self) -> Path | None:

@@ -17,8 +17,7 @@ from kindling.cli.command_line import resumes_automatically
 from kindling.cli.config_sources import Sources
 from kindling.cli.evaluator import Evaluator
 from kindling.cli.fit_options import ALL_PROBABILITIES, add_fit_options, check_nonempty_run, check_validation
-from kindling.cli.fit_without_training import is_trainable, run_diagnostic
-from kindling.cli.fitter import Fitter
+from kindling.cli.fitter import Fitter, is_trainable
 from kindling.cli.module_builder import ModuleBuilder
 from kindling.cli.option_checks import check_config
 from kindling.cli.parser import KindlingArgumentParser, prefer_whole_numbers, split_help_all
@@ -166,7 +165,7 @@ class KindlingCLI(LightningCLI):
             if self._is_diagnostic:
                 plot = RUNS / self._run_name / "lr_finder.png"
                 config = self.config_init["fit"]
-                run_diagnostic(self.model, self.datamodule, config, plot, self.options, self.epochs_completed)
+                diagnostics.run_diagnostic(*parts[1:], config, plot, self.options, self.epochs_completed)
                 return
             fitter.train(**kwargs)
         except BaseException as error:

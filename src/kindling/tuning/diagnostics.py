@@ -31,6 +31,7 @@ def run_diagnostic(
     config: Mapping[str, Any],
     plot: Path,
     typed: Sequence[str],
+    epochs_completed: int = 0,
 ) -> None:
     """Run the requested diagnostics and print their results.
 
@@ -40,6 +41,7 @@ def run_diagnostic(
         config: The configuration of `fit`.
         plot: Path of the plot of the learning-rate finder.
         typed: Options on the command line.
+        epochs_completed: Number of epochs that the checkpoint was trained for; the suggested command trains longer.
 
     Raises:
         UsageError: If the model is not one of Kindling's tasks, or has no data module.
@@ -61,6 +63,8 @@ def run_diagnostic(
         if suggestion.lr is None:
             raise ValueError(f"no learning rate reduces the loss: see {plot}, and try --overfit")
         typed = [option for option in typed if option.lstrip("-") not in FLAGS]
+        if epochs_completed and 0 <= (config["trainer"]["max_epochs"] or -1) <= epochs_completed:
+            typed += ["--trainer.max_epochs", str(2 * epochs_completed)]
         schedule = model.training_options["lr_scheduler"] or {"class_path": "", "init_args": {}}
         _report(suggestion, plot, typed, has_own_peak=schedule["init_args"].get("max_lr") is not None)
         if schedule["class_path"].endswith(".CyclicLR"):
