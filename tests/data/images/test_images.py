@@ -13,7 +13,7 @@ from collections.abc import Callable
 from contextlib import redirect_stderr
 from pathlib import Path, PureWindowsPath
 from statistics import median
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import pytest
@@ -750,12 +750,12 @@ def test_what_takes_long_is_said(capsys: pytest.CaptureFixture[str], monkeypatch
     write("photos", 5)
     ImageFolderDataModule("photos").setup("fit")
     assert capsys.readouterr().out == ""
-    open_file = Path.open
+    open_file: Any = Path.open
     monkeypatch.setattr("kindling.utils.console.PROGRESS_DELAY", 0.02)
 
-    def slowly(path: Path, *args: Any, **options: Any) -> IO[Any]:
+    def slowly(*args: Any, **options: Any) -> Any:
         time.sleep(0.02)
-        return open_file(path, *args, **options)
+        return open_file(*args, **options)
 
     monkeypatch.setattr(Path, "open", slowly)
     ImageFolderDataModule("photos").setup("fit")

@@ -336,4 +336,4 @@ class ImageFolderDataModule(AugmentedImages):
         self._read_training()
         with progress("computing the mean of the training images"):
             assert isinstance(self.train, ArrayDataset)
-            return channel_moments(self.train.inputs, len(self.train), self.split_seed)
+            return channel_moments(self.train.inputs, self.split_seed)

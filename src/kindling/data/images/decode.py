@@ -211,16 +211,16 @@ def read_images(
     return (images if len(intact) == needed else images[intact]), faults
 
 
-def channel_moments(images: Tensor | ImageFiles, number: int, seed: int) -> tuple[Tensor, Tensor]:
+def channel_moments(images: Tensor | ImageFiles, seed: int) -> tuple[Tensor, Tensor]:
     """Return mean and standard deviation per channel, as floats in [0, 1]; the latter is 1 for constant images.
 
     Of images that are decoded on demand, 1,000 are sampled.
     """
     if isinstance(images, ImageFiles):
-        indices = torch.randperm(number, generator=torch.Generator().manual_seed(seed))[:1000]
-        parts: Iterable[Tensor] = map(images.read_in_threads, indices.split(64))
+        indices = torch.randperm(len(images.numbers), generator=torch.Generator().manual_seed(seed))[:1000]
+        parts: Iterable[Tensor] = map(images.read_in_threads, torch.split(indices, 64))
     else:
-        parts = images.split(8)  # few, so that their doubles stay in the processor's cache
+        parts = torch.split(images, 8)  # few, so that their doubles stay in the processor's cache
     # Per image, then over all images: doubles of all images would take eight times their memory.
     var, mean = (torch.cat(moments) for moments in zip(*map(image_moments, parts), strict=True))  # (N, 3) each
     return pooled_moments(mean.mean(0), (mean**2).mean(0), var.mean(0))
