@@ -193,7 +193,7 @@ def run_workflow(project: Path, tmp_path: Path) -> str:
     tools = tmp_path / "tools"
     tools.mkdir(exist_ok=True)
     shims = {
-        "pipx": f'[ "$3" = "copier>=9.19,<10" ] && shift 3; exec {sys.executable} -m "$@"',
+        "pipx": f'[ "$3" = "copier>=9.19.1,<10" ] && shift 3; exec {sys.executable} -m "$@"',
         "gh": 'case "$2" in setup-git) ;; list) cat "$GH_PROPOSED" ;; *) echo 1 > "$GH_PROPOSED"; '
         'printf "%s\\n" "$GH_TOKEN" "$@" > "$GH_CALLS" ;; esac',
     }

@@ -128,7 +128,7 @@ def test_swapped_labels_of_images_are_at_the_top_of_the_file(kindling: Command) 
     predicted = pd.read_csv(folder / "predictions.csv").set_index("file")
     assert (predicted.loc[found["file"], "prediction"].to_numpy() == found["suggested"].to_numpy()).all()
     text = read(folder).text
-    assert f"{found['sure'].sum():,} of 800 labels look wrong" in text
+    assert f"sure of another class for {found['sure'].sum():,} of 800 labels" in text
     assert "Only test samples are covered" not in text
     assert "Only test samples are covered" in read(folder / "fold_1/version_0").text
 

@@ -70,6 +70,8 @@ def test_the_most_certain_mistakes_are_shown(trained: Train) -> None:
     expected = [np.argsort(-np.abs(probabilities[row] - 0.5) * wrong[row])[: wrong[row].sum()] for row in rows]
     maps = [f"heat map: orange for {[*COLORS][name]}, blue against it" for names in expected for name in names]
     assert page.heat_maps == maps
+    named = re.findall(r"<span><img[^>]*>([^<]+)</span>", (RUN / "report.html").read_text())
+    assert named[: len(maps)] == [[*COLORS][name] for names in expected for name in names]
 
 
 def test_intervals_agree_with_scipy() -> None:

@@ -25,8 +25,8 @@ def new_chart(xlabel: str, ylabel: str) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def format_ticks(axis: Axis, ticks: int) -> None:
-    """Label an axis of numbers with about as many ticks."""
-    axis.set_major_locator(MaxNLocator(ticks))
+def format_ticks(axis: Axis, ticks: int, integer: bool = False) -> None:
+    """Label an axis of numbers, or of integers such as counts, with about as many ticks."""
+    axis.set_major_locator(MaxNLocator(ticks, integer=integer))
     is_long = max(map(abs, axis.get_view_interval())) >= SHORT
     axis.set_major_formatter(EngFormatter(sep="") if is_long else FuncFormatter(lambda value, _: f"{value:,.6g}"))

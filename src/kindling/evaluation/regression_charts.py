@@ -49,7 +49,7 @@ def error_histogram(predictions: RegressionPredictions) -> Figure:
     axes.hist(shown, bars, color=BLUE, rwidth=0.92)
     axes.axvline(0, ls="--", color=GRAY, lw=1)
     format_ticks(axes.xaxis, 4)
-    format_ticks(axes.yaxis, 5)
+    format_ticks(axes.yaxis, 5, integer=True)
     return figure
 
 

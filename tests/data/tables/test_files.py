@@ -49,6 +49,7 @@ def test_spaces_after_separators_and_columns_without_a_name_are_taken() -> None:
         (b"a,b,class\n", "t.csv has no rows"),
         (b"a,b,a,class\n1,2,3,x\n", "t.csv has more than one column a"),
         (b"\x16,\x16,class\n1,2,x\n", "has only one class (x)"),
+        pytest.param(b"%b,%b,class\n" % (2 * (b"x" * 400,)), f"one column {'x' * 49} ... {'x' * 26}:", id="long"),
         (b"column 2,,class\n1,2,x\n", "t.csv has more than one column column 2: rename"),
         (b"a,class\n1,x\n1,2,y\n", "t.csv is not a regular CSV: line 3 has 3 fields, expected 2; quote fields"),
         (

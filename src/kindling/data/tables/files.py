@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kindling.utils.console import progress
-from kindling.utils.text import join_names, strip_control_characters
+from kindling.utils.text import join_names, shorten, strip_control_characters
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -109,7 +109,8 @@ def _read_csv(path: Path, encoding: str) -> "DataFrame":
         for number, name in enumerate(header, start=1)
     ]
     if duplicates := [name for name, times in Counter(names).items() if times > 1]:
-        raise ValueError(f"{path} has more than one column {join_names(duplicates)}: rename all but one")
+        repeated = join_names([shorten(name, 80) for name in duplicates], max_names=2)
+        raise ValueError(f"{path} has more than one column {repeated}: rename all but one")
     frame = pd.read_csv(
         path,
         sep=separator,

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter, StrMethodFormatter
 from torch import Tensor
 
-from kindling.evaluation.charts import BLUE, GRAY, ORANGE, new_chart
+from kindling.evaluation.charts import BLUE, GRAY, ORANGE, format_ticks, new_chart
 from kindling.evaluation.predictions import Predictions
 from kindling.evaluation.report.html import Html, element, figure_element, join
 from kindling.evaluation.statistics import BINS, Calibration, calibration, wilson
@@ -15,6 +15,7 @@ from kindling.utils.text import join_names
 
 CENTERS = (np.arange(BINS) + 0.5) / BINS
 WIDTH = 0.92 / BINS
+LINEAR = 20  # samples in a bin, up to which a linear scale shows every bar
 SAME = 0.02  # relative difference of two losses that needs no explanation
 SMALLEST = torch.finfo(torch.float32).tiny  # a single probability of 0 is no infinite loss
 
@@ -65,8 +66,8 @@ def calibration_charts(bins: Calibration, raw: Calibration | None) -> Html:
     if raw is not None:
         without = "The same without the softmax temperature."
         charts.append(figure_element(reliability_diagram(raw), "reliability diagram without temperature", without))
-    histogram = confidence_histogram(bins)
-    charts.append(figure_element(histogram, "histogram of confidences", "Samples by confidence, log scale."))
+    note = "Samples by confidence, log scale." if is_log_scale(bins) else "Samples by confidence."
+    charts.append(figure_element(confidence_histogram(bins), "histogram of confidences", note))
     return element("div", *charts, class_="charts")
 
 
@@ -87,12 +88,20 @@ def reliability_diagram(bins: Calibration) -> Figure:
     return figure
 
 
+def is_log_scale(bins: Calibration) -> bool:
+    """Return whether there are so many samples that bars of a few need a log scale, as most confidences are high."""
+    return bins.samples.max().item() > LINEAR
+
+
 def confidence_histogram(bins: Calibration) -> Figure:
-    """Return a chart of the number of samples in each bin, on a log scale as most confidences are high."""
+    """Return a chart of the number of samples in each bin."""
     figure, axes = confidence_chart("samples")
     axes.bar(CENTERS, bins.samples.numpy(), WIDTH, color=BLUE)
-    axes.set(yscale="log", ylim=(0.5, None))  # a bar of a single sample is visible
-    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    if is_log_scale(bins):
+        axes.set(yscale="log", ylim=(0.5, None))  # a bar of a single sample is visible
+        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    else:
+        format_ticks(axes.yaxis, 5, integer=True)
     return figure
 
 

@@ -33,10 +33,12 @@ class HeatMap(NamedTuple):
     Attributes:
         values: What each place adds, (H, W).
         title: What it adds to.
+        class_name: The class that it is about, if a sample has several maps.
     """
 
     values: Tensor
     title: str
+    class_name: str = ""
 
 
 class ExplainedScore(NamedTuple):
@@ -45,10 +47,12 @@ class ExplainedScore(NamedTuple):
     Attributes:
         weights: The weight of each output for each sample, see `attribution_maps`.
         titles: The title of the heat map of each sample.
+        class_names: The class that the heat map of each sample is about, if a sample has several.
     """
 
     weights: Tensor
     titles: Sequence[str]
+    class_names: Sequence[str] = ()
 
 
 class Explanation(NamedTuple):
@@ -73,7 +77,7 @@ class Explanation(NamedTuple):
         found = self.explain(rows[:number], images[:number], weights) or []
         return [
             [
-                HeatMap(values[row], score.titles[row])
+                HeatMap(values[row], score.titles[row], *score.class_names[row : row + 1])
                 for values, score in zip(found, self.scores, strict=True)
                 if score.weights[row].any()
             ]

@@ -51,8 +51,8 @@ def label_error_section(
     )
     probabilities = [f"{probability:.2g}" for probability in errors.probabilities[:SHOWN].tolist()]
     columns = {"label": given, "suggestion": suggested, "probability": probabilities}
-    number = f"{wrong:,}" if wrong else "None"
-    intro = f"{number} of {total} {'look' if wrong > 1 else 'looks'} wrong (confident learning): the model is sure of "
-    intro += f"another class. The {len(rows)} most improbable labels are shown; {LABEL_ERRORS} in the run folder lists "
-    intro += f"all {len(errors.rows):,} that differ from the prediction. Look at each: the model may be wrong instead."
+    number = f"{wrong:,}" if wrong else "none"
+    intro = f"The model is sure of another class for {number} of {total} (confident learning). The most improbable "
+    intro += f"labels are shown; {LABEL_ERRORS} in the run folder lists all {len(errors.rows):,} for which another class "
+    intro += "is more probable. Look at each: the model may be wrong instead, as most often if its accuracy is low."
     return show_samples(rows, columns, f"{intro}{scope}", "the probability of the label", data)

@@ -102,6 +102,7 @@ def show_predictions(
             ExplainedScore(
                 one_hot(each, len(names)) * (value > 0).unsqueeze(1),
                 [f"orange for {names[label]}, blue against it" for label in each.tolist()],
+                [names[label] for label in each.tolist()],
             )
             for each, value in zip(classes.T, values.T, strict=True)
         ]

@@ -50,19 +50,17 @@ def regression_sections(
         yield element("p", f"{count_noun(missing, 'prediction is', 'predictions are')} not finite and left out below.")
     if len(finite.values):
         yield section("Predictions", prediction_charts(finite))
-        yield element(
-            "div",
-            section("Size of the errors", histogram(finite)),
-            section("Errors by target", target_table(finite)),
-            class_="pair",
-        )
+        groups = errors_by_target(finite)
+        parts = [section("Size of the errors", histogram(finite))]
+        if len(groups) > 1:
+            parts.append(section("Errors by target", target_table(finite, groups)))
+        yield element("div", *parts, class_="pair")
         yield from columns
         yield from feature_sections(predictions, data)
     worst = predictions.worst(SHOWN)
     intro = f"The {len(worst)} largest errors."
     yield section("Worst predictions", show_predictions(worst, predictions, data, intro, explain))
-    if explain:
-        best = predictions.best(RIGHT)
+    if explain and len(best := predictions.best(min(RIGHT, len(predictions.values) - len(worst)))):
         intro = f"The {len(best)} smallest errors."
         yield section("Best predictions", show_predictions(best, predictions, data, intro, explain))
 
@@ -102,9 +100,8 @@ def histogram(predictions: RegressionPredictions) -> Html:
     return element("div", chart, class_="charts")
 
 
-def target_table(predictions: RegressionPredictions) -> Html:
-    """Return the errors in groups of samples with similar targets."""
-    groups = errors_by_target(predictions)
+def target_table(predictions: RegressionPredictions, groups: Sequence[ErrorGroup]) -> Html:
+    """Return the errors of groups of samples with similar targets."""
     ends = [predictions.targets[group.rows].aminmax() for group in groups]
     lows, highs = (format_numbers([end.item() for end in part]) for part in zip(*ends, strict=True))
     labels = [_range([low, high]) for low, high in zip(lows, highs, strict=True)]

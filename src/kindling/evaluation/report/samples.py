@@ -63,7 +63,9 @@ def image_sheet(
     for number, (name, truth, prediction, remark) in enumerate(zip(names, *columns.values(), strict=True)):
         pictures = [image_element(images[number])]
         if number < len(maps):
-            pictures += [heat_picture(images[number], heat) for heat in maps[number]]
+            for heat in maps[number]:
+                shown = heat_picture(images[number], heat)
+                pictures.append(element("span", shown, heat.class_name) if heat.class_name else shown)
         text = [element("b", truth), " → ", element("b", prediction), f" ({remark})"]
         caption = element("figcaption", *text, element("br"), f"{row_header} {name}")
         figures.append(element("figure", element("div", *pictures), caption))
