@@ -3,7 +3,6 @@
 import json
 import os
 import platform
-import shutil
 import signal
 import time
 from datetime import UTC, datetime
@@ -107,13 +106,17 @@ def test_looking_at_the_configuration_takes_no_run(kindling: Command, trained: T
     assert (RUN / "run.json").read_text() == before
 
 
-@pytest.mark.parametrize("status", ["running", "failed"])
-def test_a_run_that_died_before_its_first_checkpoint_starts_over_in_its_folder(
-    kindling: Command, trained: Train, status: str
+@pytest.mark.parametrize(
+    ("status", "kept"), [("running", ""), ("failed", ""), ("running", "best.ckpt")], ids=["", "failed", "validated"]
+)
+def test_a_run_that_died_before_its_first_last_checkpoint_starts_over_in_its_folder(
+    kindling: Command, trained: Train, status: str, kept: str
 ) -> None:
     trained(*TINY)
     expected = (RUN / "metrics.csv").read_text().count("\n")
-    shutil.rmtree(RUN / "checkpoints")
+    for checkpoint in (RUN / "checkpoints").iterdir():
+        if checkpoint.name != kept:
+            checkpoint.unlink()
     change_record(RUN, status=status, process=living_process(pid=EMPTY_PID), epochs=1)
     assert kindling("fit", *TINY, *AUTO).code == 0
     assert [path.name for path in RUN.parent.iterdir()] == ["version_0"]
@@ -128,6 +131,26 @@ def test_a_complete_run_without_checkpoints_is_left_alone(kindling: Command) -> 
     again = kindling("fit", *options)
     assert (again.code, again.out.count("\n")) == (0, 1)
     assert f"{RUN} is complete" in again.out
+
+
+def test_a_finished_ensemble_is_complete(kindling: Command, trained: Train) -> None:
+    trained(*TINY)
+    members = ["--model", "EnsembleClassifier", "--model.checkpoints", json.dumps([str(RUN)])]
+    options = [*members, *TINY[4:-2], "--run_name", "ensemble", *AUTO]
+    assert kindling("fit", *options).code == 0
+    again = kindling("fit", *options)
+    assert (again.code, again.err) == (0, "")
+    assert "nothing is left to train: runs/ensemble/version_0 is complete" in again.out
+
+
+def test_trained_checkpoints_without_the_last_one_are_kept(kindling: Command, trained: Train) -> None:
+    trained(*TINY)
+    (RUN / "checkpoints/last.ckpt").unlink()
+    change_record(RUN, status="stopped")
+    result = kindling("fit", *TINY, *AUTO)
+    assert result.code == 1
+    assert "choose another checkpoint, best.ckpt or previous.ckpt" in result.err
+    assert (RUN / "checkpoints/best.ckpt").exists()
 
 
 def test_a_damaged_checkpoint_is_replaced(kindling: Command, trained: Train) -> None:

@@ -28,7 +28,7 @@ class AutoResume:
 
     Attributes:
         options: The options of the command with the run in place of `auto`, or without `--ckpt_path`.
-        restarted: Run folder whose run has ended before its first checkpoint, and starts over.
+        restarted: Run folder whose run has ended before its first `last.ckpt`, and starts over.
     """
 
     options: list[str]
@@ -66,9 +66,11 @@ def _decide(options: Sequence[str]) -> str:
         for run, metadata in reversed(same):
             if status_of(metadata) == "running" or not _is_left(metadata, job):
                 continue
-            kind = "resume" if written_checkpoints(run) else "restart"
+            kind = "resume" if (run / "checkpoints" / "last.ckpt").exists() else "restart"
             if metadata.status == "finished":
                 return f"{kind.replace('restart', 'complete')} {run}"
+            if (metadata.epochs or 0) > 1 and written_checkpoints(run):
+                kind = "resume"  # if someone deleted last.ckpt, the error names the others, which are not cleared
             if not DRY.intersection(part.partition("=")[0] for part in options):
                 claim(run, metadata)
             return f"{kind} {run}"
