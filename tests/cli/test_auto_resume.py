@@ -5,7 +5,7 @@ import os
 import platform
 import signal
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -209,18 +209,63 @@ def test_no_job_takes_a_run_that_another_one_will_resume(
     assert AutoResume.of([*TINY, *AUTO]) == expected
 
 
-@pytest.mark.parametrize("restarts", ["0", "1"])
+def change_to_training_elsewhere(run: Path, seconds: float = 0.0, **process: Any) -> None:
+    """Record that a run is being trained on another host, and wrote its last heartbeat some seconds ago."""
+    heartbeat = datetime.now(UTC) - timedelta(seconds=seconds)
+    elsewhere = {"host": "node7", "pid": 1, "began": 1.0, **process}
+    change_record(run, status="running", heartbeat=heartbeat.isoformat(), process=elsewhere)
+
+
 def test_a_restarted_job_takes_its_run_although_the_node_that_trained_it_has_just_died(
-    trained: Train, monkeypatch: pytest.MonkeyPatch, restarts: str
+    trained: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained(*TINY)
-    elsewhere = {"host": "node7", "pid": 1, "began": 1.0, "job": "slurm 70", "restarts": [0, 0]}
-    change_record(RUN, status="running", heartbeat=datetime.now(UTC).isoformat(), process=elsewhere)
+    change_to_training_elsewhere(RUN, job="slurm 70", restarts=[0, 0])
     monkeypatch.setenv("SLURM_JOB_ID", "70")
-    monkeypatch.setenv("SLURM_RESTART_COUNT", restarts)
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     resumed = AutoResume.of([*TINY, *AUTO])
     assert resumed
-    assert (str(RUN) in resumed.options) == (restarts == "1")
+    assert str(RUN) in resumed.options
+
+
+def test_a_run_killed_on_another_host_is_resumed_once_its_heartbeat_is_late(
+    trained: Train, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    trained(*TINY)
+    change_to_training_elsewhere(RUN, seconds=50)
+    waits: list[float] = []
+
+    def wait(seconds: float) -> None:
+        waits.append(seconds)
+        monkeypatch.setattr("kindling.runs.process.HEARTBEAT_TIMEOUT", 180 - 65 * len(waits))
+
+    monkeypatch.setattr("kindling.cli.auto_resume.sleep", wait)
+    assert AutoResume.of([*TINY, *AUTO]) == AutoResume([*TINY, "--ckpt_path", str(RUN)])
+    assert len(waits) == 2
+    line = f"{RUN} may still be training on node7 (last heartbeat 50 s ago): waiting for its next one\n"
+    assert capfd.readouterr().err == line
+
+
+def test_a_run_that_is_training_on_another_host_is_not_taken(
+    trained: Train, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    trained(*TINY)
+    change_to_training_elsewhere(RUN, seconds=20)
+    monkeypatch.setattr("kindling.cli.auto_resume.sleep", lambda _: change_to_training_elsewhere(RUN))
+    assert AutoResume.of([*TINY, *AUTO]) == AutoResume(TINY)
+    assert f"{RUN} is still training on node7: it is not resumed here" in capfd.readouterr().err
+
+
+def test_a_run_without_a_sign_of_life_for_three_minutes_is_resumed_at_once(trained: Train) -> None:
+    trained(*TINY)
+    change_to_training_elsewhere(RUN, seconds=181)
+    assert AutoResume.of([*TINY, *AUTO]) == AutoResume([*TINY, "--ckpt_path", str(RUN)])
+
+
+def test_help_does_not_wait_for_another_host(trained: Train) -> None:
+    trained(*TINY)
+    change_to_training_elsewhere(RUN)
+    assert AutoResume.of([*TINY, *AUTO, "--help"]) == AutoResume([*TINY, "--help"])
 
 
 @pytest.mark.slow

@@ -29,7 +29,7 @@ def interruption(number: int) -> KeyboardInterrupt:
 
 
 def find_interruption(error: BaseException | None) -> KeyboardInterrupt | None:
-    """Return the exception of the signal that ends a command, which Lightning turns into SystemExit; None without one."""
+    """Return the exception that a signal raised, also if Lightning turned it into SystemExit; None if there is none."""
     while isinstance(error, SystemExit):
         error = error.__cause__ or error.__context__
     return error if isinstance(error, KeyboardInterrupt) else None
