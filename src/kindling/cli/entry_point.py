@@ -132,7 +132,8 @@ def call(run: Callable[[str, Sequence[str]], None], command: str, options: Seque
             if stop.__cause__ is None:
                 print(f"{program_name()}: interrupted", file=sys.stderr)
             return end_stopped(interruption, command, options)
-        return int((isinstance(stop, SystemExit) and stop.code) or 0)
+        code = stop.code if isinstance(stop, SystemExit) else 1
+        return int(code or 0) if isinstance(code, int | None) else _fail(str(code), code=1)
     return 0
 
 
