@@ -535,9 +535,7 @@ def test_an_error_in_user_code_keeps_its_traceback(kindling: Command) -> None:
 @pytest.mark.parametrize(
     ("code", "expected", "line"), [("no license", 1, "kindling: error: no license\n"), (3, 3, ""), (None, 0, "")]
 )
-def test_user_code_may_exit_with_a_code_or_a_message(
-    kindling: Command, code: object, expected: int, line: str
-) -> None:
+def test_user_code_may_exit_with_a_code_or_a_message(kindling: Command, code: object, expected: int, line: str) -> None:
     callback = {"class_path": "helpers.ExitAt", "init_args": {"step": 0, "code": code}}
     result = kindling("fit", *TINY, "--trainer.callbacks", json.dumps([callback]))
     assert (result.code, result.err) == (expected, line)
