@@ -140,7 +140,7 @@ class RunMetadataWriter(Callback):
             stopped = isinstance(exception, KeyboardInterrupt | SIGTERMException)
             reason = describe_killed_worker(exception) or unwrap_worker_error(str(exception))
             self.record.reason = "" if stopped else " ".join(reason.split())[:MAX_REASON_LENGTH]
-            with logging_errors("writing run.json"):  # on a full disk, for example
+            with logging_errors("writing run.json"):
                 self._write("stopped" if stopped else "failed")
 
     def finish_untrained(self, metrics: Mapping[str, float]) -> None:

@@ -11,7 +11,7 @@ import os
 import re
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
 
 from kindling.utils.text import shorten, suggest
@@ -133,10 +133,13 @@ def describe_killed_worker(error: BaseException) -> str:
 def logging_errors(task: str) -> Iterator[None]:
     """Log an error of a block in one line instead of raising it, where it would replace an earlier error or a signal.
 
+    An OSError is not logged: on a full disk, for example, the earlier error says so.
+
     Args:
         task: What the block does, such as "plotting".
     """
     try:
-        yield
+        with suppress(OSError):
+            yield
     except Exception as error:
         logger.warning(f"{task} failed: {shorten(f'{type(error).__name__}: {error}', 180)}")
