@@ -3,6 +3,7 @@
 import os
 import signal
 import struct
+import sys
 import time
 import zlib
 from pathlib import Path
@@ -111,6 +112,17 @@ class CrashAt(Callback):
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Any) -> None:
         if trainer.global_step == self.step:
             raise RuntimeError("simulated crash")
+
+
+class ExitAt(Callback):
+    """Ends the process within a training step, as `sys.exit` does."""
+
+    def __init__(self, step: int, code: int | str | None = None) -> None:
+        self.step, self.code = step, code
+
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Any) -> None:
+        if trainer.global_step == self.step:
+            sys.exit(self.code)
 
 
 class StopAt(Callback):

@@ -3,10 +3,9 @@
 import json
 import os
 import platform
-import shutil
 import signal
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -107,13 +106,17 @@ def test_looking_at_the_configuration_takes_no_run(kindling: Command, trained: T
     assert (RUN / "run.json").read_text() == before
 
 
-@pytest.mark.parametrize("status", ["running", "failed"])
-def test_a_run_that_died_before_its_first_checkpoint_starts_over_in_its_folder(
-    kindling: Command, trained: Train, status: str
+@pytest.mark.parametrize(
+    ("status", "kept"), [("running", ""), ("failed", ""), ("running", "best.ckpt")], ids=["", "failed", "validated"]
+)
+def test_a_run_that_died_before_its_first_last_checkpoint_starts_over_in_its_folder(
+    kindling: Command, trained: Train, status: str, kept: str
 ) -> None:
     trained(*TINY)
     expected = (RUN / "metrics.csv").read_text().count("\n")
-    shutil.rmtree(RUN / "checkpoints")
+    for checkpoint in (RUN / "checkpoints").iterdir():
+        if checkpoint.name != kept:
+            checkpoint.unlink()
     change_record(RUN, status=status, process=living_process(pid=EMPTY_PID), epochs=1)
     assert kindling("fit", *TINY, *AUTO).code == 0
     assert [path.name for path in RUN.parent.iterdir()] == ["version_0"]
@@ -128,6 +131,26 @@ def test_a_complete_run_without_checkpoints_is_left_alone(kindling: Command) -> 
     again = kindling("fit", *options)
     assert (again.code, again.out.count("\n")) == (0, 1)
     assert f"{RUN} is complete" in again.out
+
+
+def test_a_finished_ensemble_is_complete(kindling: Command, trained: Train) -> None:
+    trained(*TINY)
+    members = ["--model", "EnsembleClassifier", "--model.checkpoints", json.dumps([str(RUN)])]
+    options = [*members, *TINY[4:-2], "--run_name", "ensemble", *AUTO]
+    assert kindling("fit", *options).code == 0
+    again = kindling("fit", *options)
+    assert (again.code, again.err) == (0, "")
+    assert "nothing is left to train: runs/ensemble/version_0 is complete" in again.out
+
+
+def test_trained_checkpoints_without_the_last_one_are_kept(kindling: Command, trained: Train) -> None:
+    trained(*TINY)
+    (RUN / "checkpoints/last.ckpt").unlink()
+    change_record(RUN, status="stopped")
+    result = kindling("fit", *TINY, *AUTO)
+    assert result.code == 1
+    assert "choose another checkpoint, best.ckpt or previous.ckpt" in result.err
+    assert (RUN / "checkpoints/best.ckpt").exists()
 
 
 def test_a_damaged_checkpoint_is_replaced(kindling: Command, trained: Train) -> None:
@@ -186,18 +209,63 @@ def test_no_job_takes_a_run_that_another_one_will_resume(
     assert AutoResume.of([*TINY, *AUTO]) == expected
 
 
-@pytest.mark.parametrize("restarts", ["0", "1"])
+def change_to_training_elsewhere(run: Path, seconds: float = 0.0, **process: Any) -> None:
+    """Record that a run is being trained on another host, and wrote its last heartbeat some seconds ago."""
+    heartbeat = datetime.now(UTC) - timedelta(seconds=seconds)
+    elsewhere = {"host": "node7", "pid": 1, "began": 1.0, **process}
+    change_record(run, status="running", heartbeat=heartbeat.isoformat(), process=elsewhere)
+
+
 def test_a_restarted_job_takes_its_run_although_the_node_that_trained_it_has_just_died(
-    trained: Train, monkeypatch: pytest.MonkeyPatch, restarts: str
+    trained: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained(*TINY)
-    elsewhere = {"host": "node7", "pid": 1, "began": 1.0, "job": "slurm 70", "restarts": [0, 0]}
-    change_record(RUN, status="running", heartbeat=datetime.now(UTC).isoformat(), process=elsewhere)
+    change_to_training_elsewhere(RUN, job="slurm 70", restarts=[0, 0])
     monkeypatch.setenv("SLURM_JOB_ID", "70")
-    monkeypatch.setenv("SLURM_RESTART_COUNT", restarts)
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     resumed = AutoResume.of([*TINY, *AUTO])
     assert resumed
-    assert (str(RUN) in resumed.options) == (restarts == "1")
+    assert str(RUN) in resumed.options
+
+
+def test_a_run_killed_on_another_host_is_resumed_once_its_heartbeat_is_late(
+    trained: Train, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    trained(*TINY)
+    change_to_training_elsewhere(RUN, seconds=50)
+    waits: list[float] = []
+
+    def wait(seconds: float) -> None:
+        waits.append(seconds)
+        monkeypatch.setattr("kindling.runs.process.HEARTBEAT_TIMEOUT", 180 - 65 * len(waits))
+
+    monkeypatch.setattr("kindling.cli.auto_resume.sleep", wait)
+    assert AutoResume.of([*TINY, *AUTO]) == AutoResume([*TINY, "--ckpt_path", str(RUN)])
+    assert len(waits) == 2
+    line = f"{RUN} may still be training on node7 (last heartbeat 50 s ago): waiting for its next one\n"
+    assert capfd.readouterr().err == line
+
+
+def test_a_run_that_is_training_on_another_host_is_not_taken(
+    trained: Train, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    trained(*TINY)
+    change_to_training_elsewhere(RUN, seconds=20)
+    monkeypatch.setattr("kindling.cli.auto_resume.sleep", lambda _: change_to_training_elsewhere(RUN))
+    assert AutoResume.of([*TINY, *AUTO]) == AutoResume(TINY)
+    assert f"{RUN} is still training on node7: it is not resumed here" in capfd.readouterr().err
+
+
+def test_a_run_without_a_sign_of_life_for_three_minutes_is_resumed_at_once(trained: Train) -> None:
+    trained(*TINY)
+    change_to_training_elsewhere(RUN, seconds=181)
+    assert AutoResume.of([*TINY, *AUTO]) == AutoResume([*TINY, "--ckpt_path", str(RUN)])
+
+
+def test_help_does_not_wait_for_another_host(trained: Train) -> None:
+    trained(*TINY)
+    change_to_training_elsewhere(RUN)
+    assert AutoResume.of([*TINY, *AUTO, "--help"]) == AutoResume([*TINY, "--help"])
 
 
 @pytest.mark.slow

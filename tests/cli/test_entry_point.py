@@ -1,3 +1,4 @@
+import json
 import logging
 import os
 import re
@@ -529,6 +530,15 @@ def test_debug_mode_shows_the_traceback(kindling: Command, monkeypatch: pytest.M
 def test_an_error_in_user_code_keeps_its_traceback(kindling: Command) -> None:
     with pytest.raises(RuntimeError, match="simulated crash"):
         kindling("fit", *TINY, "--trainer.callbacks", '[{"class_path": "helpers.CrashAt", "init_args": {"step": 1}}]')
+
+
+@pytest.mark.parametrize(
+    ("code", "expected", "line"), [("no license", 1, "kindling: error: no license\n"), (3, 3, ""), (None, 0, "")]
+)
+def test_user_code_may_exit_with_a_code_or_a_message(kindling: Command, code: object, expected: int, line: str) -> None:
+    callback = {"class_path": "helpers.ExitAt", "init_args": {"step": 0, "code": code}}
+    result = kindling("fit", *TINY, "--trainer.callbacks", json.dumps([callback]))
+    assert (result.code, result.err) == (expected, line)
 
 
 USERS_CLASSES = """import torch

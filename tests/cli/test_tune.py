@@ -134,6 +134,25 @@ def test_a_failed_trial_is_kept_with_its_reason(kindling: Command, tune: list[st
     assert f"trial {failed[0].number}: failed: " in result.out
 
 
+@pytest.mark.quick_cases(1)
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 1)])
+def test_a_signal_in_a_trial_ends_the_study_with_its_code(
+    kindling: Command, tune: list[str], number: signal.Signals, code: int
+) -> None:
+    callback = {"class_path": "helpers.SignalAt", "init_args": {"step": 3, "number": int(number)}}
+    result = kindling(*tune, "--trials", 2, "--trainer.callbacks", json.dumps([callback]))
+    assert (result.code, result.err) == (code, "")
+    assert "stopped; the same command continues" in result.out
+    assert [trial.state for trial in trials()] == [TrialState.RUNNING]
+
+
+@pytest.mark.slow
+def test_a_trial_that_exits_has_failed(kindling: Command, tune: list[str]) -> None:
+    callback = {"class_path": "helpers.ExitAt", "init_args": {"step": 12, "code": "no license"}}
+    result = kindling(*tune, "--trials", 2, "--trainer.callbacks", json.dumps([callback]))
+    assert (result.code, result.out.count("failed: SystemExit: no license")) == (1, 2)
+
+
 @pytest.mark.slow
 def test_the_same_command_continues_and_more_trials_can_be_added(kindling: Command, tune: list[str]) -> None:
     assert kindling(*tune, "--trials", 2).code == 0

@@ -53,7 +53,7 @@ def test_each_file_of_a_run_on_images_is_described(kindling: Command) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (16, 16), (10 * number, 200 * (number % 2), 0)).save(path)
     model = "--model CNNClassifier --model.channels [4] --data ImageFolderDataModule --data.data_dir photos"
-    small = f"{model} --data.image_size 16 --run_name tiny --trainer.max_epochs 2 --profile"
+    small = f"{model} --data.image_size 16 --data.batch_size 2 --run_name tiny --trainer.max_epochs 2 --profile"
     for command in (
         f"fit {small}",
         "predict --ckpt_path best --data.predict photos/cat",
@@ -62,7 +62,7 @@ def test_each_file_of_a_run_on_images_is_described(kindling: Command) -> None:
         result = kindling(*command.split())
         assert result.code == 0, result.err
     written = [path.relative_to(RUN).as_posix() for path in RUN.rglob("*") if path.is_file()]
-    assert {"report.html", "profile.txt", "split.csv", "predictions_cat.csv"} <= {*written}
+    assert {"report.html", "profile.txt", "profile.pt.trace.json", "split.csv", "predictions_cat.csv"} <= {*written}
     assert unknown(written, described("Each `fit` creates one folder, `runs/<recipe>/version_<n>/`:")) == []
     jsonschema.validate(json.loads((RUN / "run.json").read_text()), SCHEMA)
     fixed = [name for name in described("### predictions.csv") if name != "*"]  # * is the name of a class

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from conftest import CURVES, TINY, Command
 from kindling import MLPClassifier, SyntheticDataModule
 from kindling.runs.history import read_history, read_learning_rates
+from kindling.runs.metadata import RunMetadata
 from kindling.runs.plots import PALETTE, fit_label, plot_history, plot_runs
 from kindling.training import PlotTrainingHistory
 
@@ -100,3 +101,21 @@ def test_an_interrupted_run_has_its_plot_too(kindling: Command) -> None:
     spec = '[{"class_path": "helpers.SignalAt", "init_args": {"step": 9}}]'
     assert kindling("fit", *TINY, "--trainer.callbacks", spec).code == 1
     assert (RUN / "training_history.png").exists()
+
+
+@pytest.mark.quick_cases(1)
+@pytest.mark.parametrize(
+    "failing", ["kindling.training.training_plots.plot_history", "kindling.tensorboard.dashboard.write_network"]
+)
+def test_an_error_in_a_plot_does_not_replace_the_signal_that_stopped_the_training(
+    kindling: Command, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise ValueError("no font")
+
+    monkeypatch.setattr(failing, fail)
+    spec = '[{"class_path": "helpers.SignalAt", "init_args": {"step": 9, "number": 15}}]'
+    result = kindling("fit", *TINY, "--trainer.callbacks", spec)
+    assert result.code == 143
+    assert "failed: ValueError: no font" in result.err
+    assert RunMetadata.read(RUN).status == "stopped"

@@ -30,6 +30,11 @@ def test_find_lr_plots_and_prints_without_training(kindling: Command) -> None:
     assert kindling(*typed[typed.index("fit") :]).code == 0
 
 
+def test_the_suggested_command_keeps_values_that_are_names_of_diagnostics(kindling: Command) -> None:
+    result = kindling("fit", *TINY[:-2], "--run_name", "overfit", "--find_lr")
+    assert shlex.split(result.out.splitlines()[-1])[-4:-2] == ["--run_name", "overfit"]
+
+
 @pytest.mark.slow
 def test_a_rate_for_a_typed_schedule_is_its_peak_too(kindling: Command) -> None:
     result = kindling("fit", *TINY, "--find_lr", "--model.lr_scheduler", "OneCycleLR", "--model.lr_scheduler.max_lr=1")

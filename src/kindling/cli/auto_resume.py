@@ -5,20 +5,23 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from time import sleep
 
 from kindling.cli.command_line import group_options, option_name, option_values, resumes_automatically
 from kindling.runs.folders import RUNS, written_checkpoints
 from kindling.runs.metadata import FILE, RunMetadata, claim, status_of
-from kindling.runs.process import current_job
+from kindling.runs.process import current_job, heartbeat_age, is_elsewhere
 from kindling.runs.run import find_runs
 from kindling.training.completion import CompleteError
 from kindling.training.rank_zero_decision import decide_once
+from kindling.utils.console import say
 from kindling.utils.files import locked
 from kindling.utils.slurm import is_queued
 from kindling.utils.text import natural_key
 
 # Options that say how long and on which devices a run trains, or what is reported: a run may resume with others.
 FREE = ("trainer", "checkpoint", "early_stopping", "test_after_fit", "profile", "watch", "data.num_workers")
+POLL_SECONDS = 5.0  # between two looks at a run on another host
 DRY = {"-h", "--help", "--print_config", "--overfit", "--find_lr", "--trainer.fast_dev_run"}  # they train no run
 
 
@@ -28,7 +31,7 @@ class AutoResume:
 
     Attributes:
         options: The options of the command with the run in place of `auto`, or without `--ckpt_path`.
-        restarted: Run folder whose run has ended before its first checkpoint, and starts over.
+        restarted: Run folder whose run has ended before its first `last.ckpt`, and starts over.
     """
 
     options: list[str]
@@ -57,22 +60,55 @@ def _decide(options: Sequence[str]) -> str:
 
     Runs that another process trains or another job will resume are left out. Empty if there is none.
     """
+    heartbeats: dict[Path, str] = {}
+    while (decision := _try_to_decide(options, heartbeats)) is None:
+        sleep(POLL_SECONDS)
+    return decision
+
+
+def _try_to_decide(options: Sequence[str], heartbeats: dict[Path, str]) -> str | None:
+    """Return the decision, or None if it depends on a run on another host that may have been killed.
+
+    Args:
+        options: Options of the command.
+        heartbeats: The first heartbeat seen of each such run; the run is alive once it has written another one.
+    """
     wanted = _identity(options)
+    is_dry = bool(DRY.intersection(part.partition("=")[0] for part in options))
     with locked(RUNS / ".auto.lock"):  # two commands that start at the same time don't choose the same run
         runs = [(run, RunMetadata.read(run)) for run in find_runs(RUNS) if (run / FILE).is_file()]
         same = [(run, metadata) for run, metadata in runs if _is_same(run, metadata, wanted)]
         job = current_job().get("job", "")
         same.sort(key=lambda one: (one[1].process.get("job") == job, one[1].started, natural_key(str(one[0]))))
         for run, metadata in reversed(same):
-            if status_of(metadata) == "running" or not _is_left(metadata, job):
+            if not _is_left(metadata, job):
                 continue
-            kind = "resume" if written_checkpoints(run) else "restart"
+            if status_of(metadata) == "running":
+                if is_elsewhere(metadata.process) and not is_dry and not _has_advanced(run, metadata, heartbeats):
+                    return None
+                continue
+            kind = "resume" if (run / "checkpoints" / "last.ckpt").exists() else "restart"
             if metadata.status == "finished":
                 return f"{kind.replace('restart', 'complete')} {run}"
-            if not DRY.intersection(part.partition("=")[0] for part in options):
+            if (metadata.epochs or 0) > 1 and written_checkpoints(run):
+                kind = "resume"  # if someone deleted last.ckpt, the error names the others, which are not cleared
+            if not is_dry:
                 claim(run, metadata)
             return f"{kind} {run}"
     return ""
+
+
+def _has_advanced(run_folder: Path, metadata: RunMetadata, heartbeats: dict[Path, str]) -> bool:
+    """Return whether a run has written a heartbeat since it was first looked at; print what the command does."""
+    host = metadata.process.get("host")
+    if run_folder not in heartbeats:
+        heartbeats[run_folder] = metadata.heartbeat
+        age = f"last heartbeat {heartbeat_age(metadata.heartbeat):.0f} s ago"
+        say(f"{run_folder} may still be training on {host} ({age}): waiting for its next one", stderr=True)
+    elif heartbeats[run_folder] != metadata.heartbeat:
+        say(f"{run_folder} is still training on {host}: it is not resumed here", stderr=True)
+        return True
+    return False
 
 
 def _is_same(run_folder: Path, metadata: RunMetadata, wanted: list[list[str]]) -> bool:

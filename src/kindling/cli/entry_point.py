@@ -20,7 +20,7 @@ from kindling.cli.commands import COMMANDS, FUNCTIONS, MODULES
 from kindling.cli.requeue import end_stopped
 from kindling.utils.console_idle import note_output
 from kindling.utils.launch import find_launch
-from kindling.utils.stop_signals import interrupting
+from kindling.utils.stop_signals import find_interruption, interrupting
 from kindling.utils.text import program_name, set_program_name, shorten
 
 TERMINABLE = ("fit", "validate", "test", "predict", "tune")  # what they leave half-written on SIGTERM is removed
@@ -127,15 +127,13 @@ def call(run: Callable[[str, Sequence[str]], None], command: str, options: Seque
             raise
         return _fail(message, code=1)
     except (KeyboardInterrupt, SystemExit) as stop:
-        # Lightning turns Ctrl-C into SystemExit; help pages exit too, and processes whose error another one reports.
-        cause: BaseException | None = stop
-        while isinstance(cause, SystemExit):
-            cause = cause.__cause__ or cause.__context__
-        if isinstance(cause, KeyboardInterrupt):
+        # Help pages exit too, and processes whose error another one reports.
+        if interruption := find_interruption(stop):
             if stop.__cause__ is None:
                 print(f"{program_name()}: interrupted", file=sys.stderr)
-            return end_stopped(cause, command, options)
-        return int((isinstance(stop, SystemExit) and stop.code) or 0)
+            return end_stopped(interruption, command, options)
+        code = stop.code if isinstance(stop, SystemExit) else 1
+        return int(code or 0) if isinstance(code, int | None) else _fail(str(code), code=1)
     return 0
 
 
@@ -176,7 +174,7 @@ def _importing() -> Iterator[None]:
                 gc.collect()
 
 
-def describe_error(error: Exception) -> str:
+def describe_error(error: BaseException) -> str:
     """Return one line about an error; empty if it is in a user's code, whose author needs the traceback."""
     from kindling.cli.parser_errors import one_line
     from kindling.utils.errors import LIBRARIES, describe_killed_worker, unwrap_worker_error, users_line

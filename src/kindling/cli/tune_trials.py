@@ -29,6 +29,7 @@ from kindling.tuning.study_results import describe_trial, study_table, summary_o
 from kindling.tuning.trials import VARIABLE, PruneTrial, TrialOptions
 from kindling.utils.console import as_command, say
 from kindling.utils.errors import UsageError
+from kindling.utils.stop_signals import find_interruption
 from kindling.utils.text import count_noun, format_metric
 
 MAX_FAILURES = 3  # trials of a command that fail before any other has been trained
@@ -140,9 +141,9 @@ class Search:
             sys.argv = [sys.argv[0], "fit", *options]  # Lightning repeats it to start further processes
             try:
                 wait_for_processes(KindlingCLI("fit", options, self.trial_options).trainer)
-            except SystemExit as stop:  # Lightning turns Ctrl-C into this
-                raise KeyboardInterrupt from stop
-            except Exception as error:
+            except (Exception, SystemExit) as error:
+                if interruption := find_interruption(error):
+                    raise interruption from error
                 is_full = isinstance(error, OSError) and error.errno in DISK_ERRORS
                 if is_full or isinstance(error, SQLAlchemyError | StorageInternalError):
                     raise  # the trial stays under way, and the same command resumes it

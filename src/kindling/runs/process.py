@@ -11,7 +11,7 @@ import psutil
 
 from kindling.utils import slurm
 
-HEARTBEAT_TIMEOUT = 600  # seconds after which a run on another host counts as dead; it writes run.json every 30
+HEARTBEAT_TIMEOUT = 180  # seconds after which a run on another host counts as dead; it writes run.json every 30
 
 
 def process_info(run: Path) -> dict[str, Any]:
@@ -44,16 +44,24 @@ def is_alive(process: dict[str, Any], heartbeat: str) -> bool:
     with suppress(TypeError):
         if job and process.get("job") == job["job"] and process.get("restarts", []) < job["restarts"]:
             return False
-    if process.get("host") != platform.node():
-        with suppress(ValueError):
-            age = datetime.now(UTC) - datetime.fromisoformat(heartbeat)  # negative if the clocks differ
-            return abs(age.total_seconds()) < HEARTBEAT_TIMEOUT
+    if is_elsewhere(process):
+        return abs(heartbeat_age(heartbeat)) < HEARTBEAT_TIMEOUT
     with suppress(psutil.Error, KeyError, TypeError, ValueError):
         # The pid may have been reused. Setting the clock shifts the boot time as well.
         began = psutil.Process(process["pid"]).create_time()
         after_boot = began - psutil.boot_time()
         return bool(abs(began - process["began"]) < 5 or abs(after_boot - process.get("after_boot", -1.0)) < 0.1)
     return False
+
+
+def heartbeat_age(heartbeat: str) -> float:
+    """Return the seconds since a heartbeat: negative if the clocks differ, infinite if it is missing."""
+    return (datetime.now(UTC) - datetime.fromisoformat(heartbeat)).total_seconds() if heartbeat else float("inf")
+
+
+def is_elsewhere(process: dict[str, Any]) -> bool:
+    """Return whether a process runs on another host."""
+    return process.get("host") != platform.node()
 
 
 def is_copy(process: dict[str, Any], run: Path) -> bool:

@@ -32,6 +32,7 @@ from kindling.tensorboard.projector import HiddenFeatures, write_projector
 from kindling.tensorboard.regression import RegressionTabs
 from kindling.training.output_collector import Outputs, TestOutputCollector, is_collected, outputs_and_targets
 from kindling.utils.console import progress
+from kindling.utils.errors import logging_errors
 from kindling.utils.pictures import are_images
 from kindling.utils.text import format_numbers
 
@@ -129,7 +130,8 @@ class Dashboard(TestOutputCollector):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         is_set_up = self._logger is not None  # unless interrupted before
         if isinstance(exception, KeyboardInterrupt) and trainer.state.fn == "fit" and is_set_up:
-            self._write_best(trainer, pl_module)
+            with logging_errors("writing the TensorBoard charts"):
+                self._write_best(trainer, pl_module)
 
     @rank_zero_only
     @progress("writing the TensorBoard charts")

@@ -18,7 +18,7 @@ from typing_extensions import override
 from kindling.runs.metadata import RunMetadata, git_commit, utc_timestamp, versions
 from kindling.runs.process import process_info
 from kindling.runs.text_files import read_text
-from kindling.utils.errors import describe_killed_worker, unwrap_worker_error
+from kindling.utils.errors import describe_killed_worker, logging_errors, unwrap_worker_error
 
 MAX_REASON_LENGTH = 300  # characters
 HEARTBEAT_SECONDS = 30.0
@@ -140,7 +140,7 @@ class RunMetadataWriter(Callback):
             stopped = isinstance(exception, KeyboardInterrupt | SIGTERMException)
             reason = describe_killed_worker(exception) or unwrap_worker_error(str(exception))
             self.record.reason = "" if stopped else " ".join(reason.split())[:MAX_REASON_LENGTH]
-            with suppress(OSError):  # on a full disk, for example: the original error must be reported
+            with logging_errors("writing run.json"):
                 self._write("stopped" if stopped else "failed")
 
     def finish_untrained(self, metrics: Mapping[str, float]) -> None:

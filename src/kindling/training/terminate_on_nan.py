@@ -12,6 +12,7 @@ from typing_extensions import override
 
 from kindling.training.nan_diagnosis import find_first_nonfinite_layer, nonfinite_data, nonfinite_weights
 from kindling.training.process_connections import PeerError
+from kindling.utils.errors import logging_errors
 
 
 class NotFiniteError(ValueError):
@@ -107,7 +108,9 @@ class TerminateOnNaN(Callback):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         operation = describe_anomaly(exception)
         if operation and self._batch:
-            layer = find_first_nonfinite_layer(pl_module, *self._batch)
+            layer = ""
+            with logging_errors("finding the layer"):
+                layer = find_first_nonfinite_layer(pl_module, *self._batch)
             exception.add_note(f"{operation} {_describe_step(trainer)}" + (f": {layer}" if layer else ""))
 
 

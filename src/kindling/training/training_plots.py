@@ -1,6 +1,5 @@
 """Plots the training history at the end of a run."""
 
-from contextlib import suppress
 from pathlib import Path
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -9,6 +8,7 @@ from typing_extensions import override
 
 from kindling.runs.plots import plot_history
 from kindling.utils.console import progress
+from kindling.utils.errors import logging_errors
 
 
 class PlotTrainingHistory(Callback):
@@ -41,5 +41,5 @@ class PlotTrainingHistory(Callback):
 
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        with suppress(OSError):  # on a full disk, for example: the original error must be reported
+        with logging_errors("plotting the training history"):
             self.on_train_end(trainer, pl_module)

@@ -25,6 +25,7 @@ from typing_extensions import override
 from kindling.runs.metadata import FILE as RECORD
 from kindling.training.averaging import defer_to_fit_end
 from kindling.training.monitors import check_monitor
+from kindling.utils.errors import logging_errors
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +46,8 @@ class SaveOnException(Checkpoint):
 
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self.saver.on_exception(trainer, pl_module, exception)
+        with logging_errors(type(self.saver).__name__):
+            self.saver.on_exception(trainer, pl_module, exception)
 
     @override
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

@@ -62,7 +62,7 @@ def run_diagnostic(
             suggestion.plot(plot)
         if suggestion.lr is None:
             raise ValueError(f"no learning rate reduces the loss: see {plot}, and try --overfit")
-        typed = [option for option in typed if option.lstrip("-") not in FLAGS]
+        typed = [part for part in typed if part not in {f"--{flag}" for flag in FLAGS}]
         if epochs_completed and 0 <= (config["trainer"]["max_epochs"] or -1) <= epochs_completed:
             typed += ["--trainer.max_epochs", str(2 * epochs_completed)]
         schedule = model.training_options["lr_scheduler"] or {"class_path": "", "init_args": {}}

@@ -6,13 +6,17 @@ If it changes, tests/cli/test_entry_point.py and tests/data/test_workers.py fail
 
 import argparse
 import difflib
+import logging
 import os
 import re
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
 
 from kindling.utils.text import shorten, suggest
+
+logger = logging.getLogger(__name__)
 
 LIBRARIES = (os.path.dirname(os.path.dirname(__file__)), os.path.dirname(os.__file__), "<")
 
@@ -123,3 +127,19 @@ def describe_killed_worker(error: BaseException) -> str:
             return "a data-loading process was killed, often for lack of memory: try a smaller --data.num_workers"
         earlier = earlier.__cause__ or earlier.__context__
     return ""
+
+
+@contextmanager
+def logging_errors(task: str) -> Iterator[None]:
+    """Log an error of a block in one line instead of raising it, where it would replace an earlier error or a signal.
+
+    An OSError is not logged: on a full disk, for example, the earlier error says so.
+
+    Args:
+        task: What the block does, such as "plotting".
+    """
+    try:
+        with suppress(OSError):
+            yield
+    except Exception as error:
+        logger.warning(f"{task} failed: {shorten(f'{type(error).__name__}: {error}', 180)}")

@@ -28,6 +28,13 @@ def interruption(number: int) -> KeyboardInterrupt:
     return KeyboardInterrupt() if number == signal.SIGINT else Terminated(number)
 
 
+def find_interruption(error: BaseException | None) -> KeyboardInterrupt | None:
+    """Return the exception that a signal raised, also if Lightning turned it into SystemExit; None if there is none."""
+    while isinstance(error, SystemExit):
+        error = error.__cause__ or error.__context__
+    return error if isinstance(error, KeyboardInterrupt) else None
+
+
 @contextmanager
 def interrupting() -> Iterator[None]:
     """Treat SIGTERM and SIGUSR1 like Ctrl-C, so that a terminated command removes partial files."""
