@@ -21,6 +21,7 @@ import torch
 import torchvision.transforms.v2.functional as F
 from lightning.pytorch import Callback, Trainer, seed_everything
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from torchvision.transforms import InterpolationMode
 
 from conftest import Command
@@ -1019,6 +1020,37 @@ def test_a_checkpoint_outside_of_its_run_is_not_tested_on_training_images(kindli
     write("others/test", 4, first=70)
     assert kindling("test", "--ckpt_path", "away/best.ckpt", "--data.data_dir", "others").code == 0
     assert len(table(Path("away/best/predictions.csv"))) == 12
+
+
+def save_again(folder: str) -> None:
+    """Save all PNG files of a folder with the same pixels and another content."""
+    for path in Path(folder).rglob("*.png"):
+        chunk = PngInfo()
+        chunk.add_text("Software", "other")
+        with Image.open(path) as image:
+            image.copy().save(path, pnginfo=chunk)
+
+
+def trained_on(folder: str, **options: Any) -> ImageFolderDataModule:
+    data = ImageFolderDataModule(folder, **options)
+    data.setup("fit")
+    return data
+
+
+def evaluated(fitted: dict[str, Any], folder: str, **options: Any) -> list[object]:
+    """Return the test images of a folder for a model with a fitted state."""
+    data = ImageFolderDataModule(folder, **options)
+    data.load_state_dict(fitted)
+    data.setup("test")
+    return [*data.tested_rows()]
+
+
+def test_drawn_splits_stay_those_of_training_if_the_images_were_saved_again() -> None:
+    write("photos", 10)
+    data = trained_on("photos")
+    held_out = [sample.file for sample in data._samples if sample.split == "test"]
+    save_again("photos")
+    assert evaluated(data.state_dict(), "photos") == held_out
 
 
 def fit_in_given_splits(kindling: Command, splits: str) -> None:

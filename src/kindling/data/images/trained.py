@@ -1,6 +1,6 @@
 """Digests of the training images, which a checkpoint holds so that none of them is tested."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +28,9 @@ def split_digests(joined: str) -> set[str]:
     return {joined[start : start + DIGITS] for start in range(0, len(joined), DIGITS)}
 
 
-def is_new(fitted: Mapping[str, Any], digests: Sequence[bytes]) -> bool:
-    """Return whether images are those of another folder than the one whose splits were drawn in training."""
-    if "split" not in fitted or TRAINED not in fitted:
-        return "split" not in fitted
-    trained = split_digests(fitted[TRAINED])
+def is_new(fitted: Mapping[str, Any], digests: Iterable[bytes]) -> bool:
+    """Return whether a model was trained on none of some images; False if the checkpoint has no digests."""
+    trained = split_digests(fitted.get(TRAINED, ""))
     return bool(trained) and trained.isdisjoint(map(_shorten, digests))
 
 
