@@ -147,7 +147,7 @@ def test_all_images_of_another_folder_are_tested_by_class_name(kindling: Command
     write("others", 4, "dog owl", first=70)  # without the first class: labels must not shift
     result = kindling("test", "--ckpt_path", "best", "--data.data_dir", "others")
     assert result.code == 0, result.err
-    assert "others is not the folder of" in result.err
+    assert "others is not the folder that the model was trained on: all of its 8 images are used" in result.err
     assert "test/accuracy" in result.out.replace(" ", "").replace("│", " ")
     assert "1.0000" in result.out
     (Path("others") / "dog").rename("others/wolf")
@@ -1051,6 +1051,34 @@ def test_drawn_splits_stay_those_of_training_if_the_images_were_saved_again() ->
     held_out = [sample.file for sample in data._samples if sample.split == "test"]
     save_again("photos")
     assert evaluated(data.state_dict(), "photos") == held_out
+
+
+def test_a_folder_is_new_if_none_of_its_images_was_trained_on_whatever_their_names(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    write("photos", 10)
+    data = trained_on("photos")
+    fitted = data.state_dict()
+    data.write_split(Path())
+    held_out = [sample.file for sample in data._samples if sample.split == "test"]
+    write("others", 10, first=50)
+    files = [f"{label}/{number:02}.png" for label in COLORS for number in range(10)]
+    for label in COLORS:  # other images of the same names
+        for number in range(10):
+            Path(f"others/{label}/{50 + number}.png").rename(f"others/{label}/{number:02}.png")
+    for options, source in (({"split": "split.csv"}, "split.csv"), ({}, "training")):  # in its run, and outside
+        assert sorted(evaluated(fitted, "others", **options)) == sorted(held_out)
+        warning = f"the model was trained on none of the images of others, whose names are those of {source}: only one"
+        assert warning in capfd.readouterr().err
+        assert sorted(evaluated(fitted, "photos", **options)) == sorted(held_out)
+        assert capfd.readouterr().err == ""
+    Path("others/cat/00.png").unlink()
+    for options in ({"split": "split.csv"}, {}):
+        assert sorted(evaluated(fitted, "others", **options)) == files[1:]
+        assert "others is not the folder that the model was trained on: all of its 29" in capfd.readouterr().err
+    Path("all").mkdir()
+    shutil.move("others", "all/test")
+    assert len(evaluated(fitted, "all", split="split.csv")) == len(evaluated(fitted, "all")) == 29
 
 
 def fit_in_given_splits(kindling: Command, splits: str) -> None:

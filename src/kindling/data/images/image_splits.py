@@ -14,7 +14,7 @@ from kindling.data.images.folder_checks import check_classes, find_training_leve
 from kindling.data.images.labels import LabelOptions, find_labeled
 from kindling.data.images.samples import Sample
 from kindling.data.images.splits import check_split, make_image_splits
-from kindling.data.images.trained import TRAINED, check_unseen, digest_trained, is_new
+from kindling.data.images.trained import TRAINED, are_unknown, check_unseen, digest_trained, warn_same_names
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ class SplitImages:
     ) -> None:
         self.root, self.source, self.is_split, self.fitted = root, labels or root, split is not None, fitted
         self.labeled = find_labeled(root, labels, split, options, fitted)
-        self.listed = self.labeled.samples
+        self.listed = self._as_test() if self.labeled.is_other else self.labeled.samples
 
     @cached_property
     def digests(self) -> dict[str, bytes]:
@@ -81,15 +81,17 @@ class SplitImages:
             if self.fitted and "split" not in self.fitted:  # training drew no splits
                 return self._as_test(), {}
             digests = [*self.digests.values()]
+            is_unknown = are_unknown(self.fitted, digests)
             try:
                 samples = make_image_splits(samples, digests, sizes, seed, labeled.task, labeled.constraints, fold)
                 if samples != self.listed:
                     learned = {"split": check_split(self.root, self.listed, samples, self.fitted)}
             except ValueError:
-                # Only now: images that were saved again have new contents, but the names of those trained on.
-                if not is_new(self.fitted, digests):
+                if not is_unknown:
                     raise
                 return self._as_test(), {}
+            if is_unknown and learned:
+                warn_same_names(self.root, "training")
         if self.fitted:
             return samples, {}
         infos = [*self.infos.values()]
@@ -102,13 +104,14 @@ class SplitImages:
 
     def _as_test(self) -> list[Sample]:
         """Return the images of a folder that has nothing to do with training: without given splits, all are in test."""
-        if any(sample.split != "train" for sample in self.listed):
-            return self.listed
+        listed = self.labeled.samples
+        if any(sample.split != "train" for sample in listed):
+            return listed
         logger.warning(
-            f"{self.root} is not the folder that the model was trained on: all of its {len(self.listed):,} images are "
-            "used for testing"
+            f"{self.root} is not the folder that the model was trained on: all of its {len(listed):,} images are used "
+            "for testing"
         )
-        return [sample._replace(split="test") for sample in self.listed]
+        return [sample._replace(split="test") for sample in listed]
 
     @cached_property
     def infos(self) -> dict[str, ImageInfo]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from kindling.data.datamodule import SPLITS
 from kindling.data.fitted_state import MEMBERS
+from kindling.data.images.decode import inspect
 from kindling.data.images.file_column import FileColumn
 from kindling.data.images.folder import check_folder, find_samples
 from kindling.data.images.groups import groups_in_paths
@@ -18,6 +19,7 @@ from kindling.data.images.samples import ImageTask, Sample
 from kindling.data.images.scan import list_images, warn_unused
 from kindling.data.images.split_file import read_image_split
 from kindling.data.images.splits import read_split_column
+from kindling.data.images.trained import are_unknown, warn_same_names
 from kindling.data.split_constraints import SplitConstraints
 from kindling.data.splitting import LEFT_OUT
 from kindling.data.tables.files import read_table
@@ -76,6 +78,7 @@ class LabeledImages:
         rows: The row of each sample in the file.
         constraints: The groups and times of the samples.
         details: The columns of the file that are neither labels nor names nor splits; None if there is no file.
+        is_other: Whether the folder is not the one of the given `split.csv`.
     """
 
     samples: list[Sample]
@@ -84,6 +87,7 @@ class LabeledImages:
     rows: list[int] = field(default_factory=list)
     constraints: SplitConstraints = SplitConstraints(noun="images")  # noqa: RUF009 (it is frozen)
     details: "DataFrame | None" = None
+    is_other: bool = False
 
     def learn(self, samples: Sequence[Sample]) -> dict[str, Any]:
         """Return what a data module must save besides the classes, given the samples in their splits."""
@@ -105,7 +109,7 @@ def find_labeled(
         split: A `split.csv` with labels and splits; it comes before `labels`.
         options: How to read the file of labels.
         fitted: The fitted state of the data module; empty before training. A trained model may be evaluated on a
-            different folder: without given splits, all of its images are in test.
+            folder other than that of `split`.
 
     Raises:
         ValueError: If there are no labels for the task of a trained model, or a file can't be used.
@@ -115,13 +119,16 @@ def find_labeled(
     if split is not None:
         task, samples = read_image_split(split, () if MEMBERS in fitted else SPLITS)
         missing = [sample.file for sample in samples if not (root / sample.file).exists()]
-        is_other = bool(fitted) and len(missing) == len(samples)
+        training = (inspect(str(root / sample.file)).digest for sample in samples if sample.split == "train")
+        is_unknown = are_unknown(fitted, training)  # reads one file if it is not
+        is_other = bool(missing) and (is_unknown or (bool(fitted) and len(missing) == len(samples)))
         if missing and not is_other:
             raise ValueError(f"{split} lists files that are not in {root}: {join_names(missing, 3)}")
         if not missing:
+            if is_unknown:
+                warn_same_names(root, str(split))
             given = LabeledImages(samples, task)
             return given if fitted else _constrain(given, split, labels, root, options)
-        logger.warning(f"{root} is not the folder of {split}: images outside of split folders are used for testing")
     if labels is None and fitted.get("task", "classification") != "classification":
         raise ValueError(f"the model needs a file of labels for the images in {root}: add --data.labels FILE")
     if labels:
@@ -129,9 +136,7 @@ def find_labeled(
     else:
         labeled = LabeledImages(find_samples(root))
         labeled = labeled if is_other else _constrain(labeled, None, None, root, options)
-    if is_other and all(sample.split == "train" for sample in labeled.samples):
-        return replace(labeled, samples=[sample._replace(split="test") for sample in labeled.samples])
-    return labeled
+    return replace(labeled, is_other=is_other)
 
 
 def _constrain(

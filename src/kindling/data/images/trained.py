@@ -1,10 +1,13 @@
 """Digests of the training images, which a checkpoint holds so that none of them is tested."""
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from kindling.data.images.samples import Sample
+
+logger = logging.getLogger(__name__)
 
 TRAINED = "trained"  # key of the digests in a checkpoint, one after the other
 DIGITS = 14  # of each, hexadecimal: of a million images, one is like one of another million with a probability of 1e-5
@@ -28,10 +31,18 @@ def split_digests(joined: str) -> set[str]:
     return {joined[start : start + DIGITS] for start in range(0, len(joined), DIGITS)}
 
 
-def is_new(fitted: Mapping[str, Any], digests: Iterable[bytes]) -> bool:
+def are_unknown(fitted: Mapping[str, Any], digests: Iterable[bytes]) -> bool:
     """Return whether a model was trained on none of some images; False if the checkpoint has no digests."""
     trained = split_digests(fitted.get(TRAINED, ""))
     return bool(trained) and trained.isdisjoint(map(_shorten, digests))
+
+
+def warn_same_names(root: Path, source: str) -> None:
+    """Warn that unknown images with known names may be those of training, saved again."""
+    logger.warning(
+        f"the model was trained on none of the images of {root}, whose names are those of {source}: only one split of "
+        f"them is used; to test all, move them to {root / 'test'}"
+    )
 
 
 def check_unseen(root: Path, samples: Sequence[Sample], digests: Sequence[bytes], fitted: Mapping[str, Any]) -> None:
