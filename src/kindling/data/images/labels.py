@@ -19,13 +19,14 @@ from kindling.data.images.samples import ImageTask, Sample
 from kindling.data.images.scan import list_images, warn_unused
 from kindling.data.images.split_file import read_image_split
 from kindling.data.images.splits import read_split_column
+from kindling.data.images.targets import SEPARATOR
 from kindling.data.images.trained import are_unknown, warn_same_names
 from kindling.data.split_constraints import SplitConstraints
 from kindling.data.splitting import LEFT_OUT
 from kindling.data.tables.files import read_table
 from kindling.data.tables.split_columns import check_names, read_constraints
 from kindling.data.tables.table_file import TableFile
-from kindling.utils.text import join_names, suggest
+from kindling.utils.text import count_noun, join_names, suggest
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -106,7 +107,7 @@ def find_labeled(
     Args:
         root: The folder.
         labels: File of labels; None for class folders.
-        split: A `split.csv` with labels and splits; it comes before `labels`.
+        split: A `split.csv` with labels and splits; it comes before `labels`, which a trained model compares with it.
         options: How to read the file of labels.
         fitted: The fitted state of the data module; empty before training. A trained model may be evaluated on a
             folder other than that of `split`.
@@ -124,7 +125,15 @@ def find_labeled(
         is_other = bool(missing) and (is_unknown or (bool(fitted) and len(missing) == len(samples)))
         if missing and not is_other:
             raise ValueError(f"{split} lists files that are not in {root}: {join_names(missing, 3)}")
-        if not missing:
+        if not missing and fitted and labels and labels.is_file():  # those of training are in `split`
+            difference = _compare(samples, labels, root, options, fitted)
+            is_other = is_unknown and bool(difference)
+            if difference and not is_other:
+                raise ValueError(
+                    f"{labels} has other labels than {split} for {difference}: set --data.split to a copy of {split} "
+                    f"with the right labels, or ignore {labels} with --data.labels null"
+                )
+        if not is_other:
             if is_unknown:
                 warn_same_names(root, str(split))
             given = LabeledImages(samples, task)
@@ -137,6 +146,20 @@ def find_labeled(
         labeled = LabeledImages(find_samples(root))
         labeled = labeled if is_other else _constrain(labeled, None, None, root, options)
     return replace(labeled, is_other=is_other)
+
+
+def _compare(
+    samples: Sequence[Sample], labels: Path, root: Path, options: LabelOptions, fitted: Mapping[str, Any]
+) -> str:
+    """Return how many images have other labels in a file, with an example; empty if none has."""
+    listed = read_labels(labels, root, replace(options, skip_missing=True), fitted).samples
+    label_of = {sample.file: sample.label for sample in listed}
+    pairs = [(sample.file, label_of.get(sample.file, sample.label), sample.label) for sample in samples]
+    differing = [pair for pair in pairs if {*pair[1].split(SEPARATOR)} != {*pair[2].split(SEPARATOR)}]
+    if not differing:
+        return ""
+    file, now, then = differing[0]
+    return f"{count_noun(len(differing), 'image', 'images')}, such as {file} ({now}, was {then})"
 
 
 def _constrain(
