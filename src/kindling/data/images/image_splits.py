@@ -30,14 +30,22 @@ class SplitImages:
         split: A `split.csv`.
         options: How to read the file of labels.
         fitted: The fitted state of the data module; empty before training.
+        cores: Number of threads that read files.
 
     Attributes:
         labeled: The images as they are listed; those that are not split yet are in train.
     """
 
     def __init__(
-        self, root: Path, labels: Path | None, split: Path | None, options: LabelOptions, fitted: Mapping[str, Any]
+        self,
+        root: Path,
+        labels: Path | None,
+        split: Path | None,
+        options: LabelOptions,
+        fitted: Mapping[str, Any],
+        cores: int,
     ) -> None:
+        self.cores = cores
         self.root, self.source, self.is_split, self.fitted = root, labels or root, split is not None, fitted
         self.labeled = find_labeled(root, labels, split, options, fitted)
         self.listed = self._as_test() if self.labeled.is_other else self.labeled.samples
@@ -98,7 +106,7 @@ class SplitImages:
         pairs = zip(infos, samples, strict=True)
         sides = [info.side for info, sample in pairs if info.side and (fold or sample.split == "train")]
         size = image_size or min(MAX_DEFAULT_SIZE, int(median(sides or [MAX_DEFAULT_SIZE])))
-        levels = find_training_levels(self.root, infos, samples, seed)
+        levels = find_training_levels(self.root, infos, samples, seed, self.cores)
         learned |= digest_trained(samples, [info.digest for info in infos])
         return samples, {"classes": classes, "image_size": size, "levels": levels, **learned, **labeled.learn(samples)}
 
@@ -120,5 +128,5 @@ class SplitImages:
 
     def _inspect(self, samples: Sequence[Sample]) -> dict[str, ImageInfo]:
         files = [sample.file for sample in samples]
-        infos = in_parallel(inspect, [str(self.root / file) for file in files], "reading")
+        infos = in_parallel(inspect, [str(self.root / file) for file in files], "reading", self.cores)
         return dict(zip(files, infos, strict=True))
