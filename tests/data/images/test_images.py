@@ -1146,6 +1146,27 @@ def test_copies_in_given_splits_are_tested_with_a_warning(kindling: Command) -> 
     assert len(table(RUN / "predictions.csv")) == 31
 
 
+def test_an_image_with_a_copy_in_a_given_split_is_refused_elsewhere() -> None:
+    write("photos/train", 10)
+    write("photos/test", 4, first=20)
+    source = Path("photos/train/cat/00.png")
+    shutil.copy(source, "photos/test/cat/copy.png")
+    fitted = trained_on("photos").state_dict()
+    resumed = trained_on("photos")
+    resumed.load_state_dict(fitted)
+    assert resumed.state_dict() == fitted
+    assert "test/cat/copy.png" in evaluated(fitted, "photos")
+    shutil.copytree("photos/test", "others/test")
+    Path("others/test/cat/copy.png").rename("others/test/cat/other.png")
+    message = r"^the model was trained on 1 of the 13 test images of {}, such as test/cat/{}.png: remove them"
+    with pytest.raises(ValueError, match=message.format("others", "other")):
+        evaluated(fitted, "others")
+    Path("photos/test/cat/copy.png").unlink()
+    source.rename("photos/test/cat/00.png")
+    with pytest.raises(ValueError, match=message.format("photos", "00")):
+        evaluated(fitted, "photos")
+
+
 @pytest.mark.slow
 def test_a_drawn_validation_split_stays_that_of_training(kindling: Command) -> None:
     fit_in_given_splits(kindling, "train test")
