@@ -368,9 +368,10 @@ def test_the_split_file_of_a_run_has_the_labels_and_another_folder_its_own(kind:
 @pytest.mark.parametrize("kind", ["number", "list", "class"])
 def test_other_labels_for_the_images_of_a_run_are_not_ignored(kind: str, capfd: pytest.CaptureFixture[str]) -> None:
     rows = photos()
-    chosen = {"number": lambda row: f"{row[2]:.3f} kg", "list": lambda row: "|".join(row[1])}
-    labels = [chosen.get(kind, lambda row: (row[1] or ["gray"])[0])(row) for row in rows]
-    pairs = [*zip([file for file, *_ in rows], labels, strict=True)]
+    pairs = [
+        (file, {"number": f"{light:.3f} kg", "list": "|".join(colors), "class": (colors or ["gray"])[0]}[kind])
+        for file, colors, light in rows
+    ]
     write("labels.csv", ["file", "label"], pairs)
     data = read("labels.csv")
     data.write_split(Path())

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from kindling.data.images.decode import ImageInfo, in_parallel, inspect
+from kindling.data.images.find_labeled import find_labeled
 from kindling.data.images.folder_checks import check_classes, find_training_levels
-from kindling.data.images.labels import LabelOptions, find_labeled
+from kindling.data.images.labels import LabelOptions
 from kindling.data.images.samples import Sample
 from kindling.data.images.splits import check_split, make_image_splits
 from kindling.data.images.trained import TRAINED, are_unknown, check_unseen, digest_trained, warn_same_names

@@ -1,6 +1,5 @@
 """A file of labels: each row names an image, and its class, its number or its classes."""
 
-import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -8,30 +7,20 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
-from kindling.data.datamodule import SPLITS
-from kindling.data.fitted_state import MEMBERS
-from kindling.data.images.decode import inspect
 from kindling.data.images.file_column import FileColumn
-from kindling.data.images.folder import check_folder, find_samples
-from kindling.data.images.groups import groups_in_paths
 from kindling.data.images.label_columns import LabelColumn, choose_columns, read_column, read_columns
 from kindling.data.images.samples import ImageTask, Sample
 from kindling.data.images.scan import list_images, warn_unused
-from kindling.data.images.split_file import read_image_split
 from kindling.data.images.splits import read_split_column
-from kindling.data.images.targets import SEPARATOR
-from kindling.data.images.trained import are_unknown, warn_same_names
 from kindling.data.split_constraints import SplitConstraints
 from kindling.data.splitting import LEFT_OUT
 from kindling.data.tables.files import read_table
 from kindling.data.tables.split_columns import check_names, read_constraints
 from kindling.data.tables.table_file import TableFile
-from kindling.utils.text import count_noun, join_names, suggest
+from kindling.utils.text import join_names, suggest
 
 if TYPE_CHECKING:
     from pandas import DataFrame
-
-logger = logging.getLogger(__name__)
 
 LabelTask = Literal["auto", "classification", "regression", "multilabel"]
 
@@ -97,94 +86,6 @@ class LabeledImages:
         splits = np.full(len(self.column.labels), LEFT_OUT, dtype=object)
         splits[self.rows] = [sample.split for sample in samples]
         return {"task": self.task, **self.column.learn(splits)}
-
-
-def find_labeled(
-    root: Path, labels: Path | None, split: Path | None, options: LabelOptions, fitted: Mapping[str, Any]
-) -> LabeledImages:
-    """List the images of a folder with their labels.
-
-    Args:
-        root: The folder.
-        labels: File of labels; None for class folders.
-        split: A `split.csv` with labels and splits; it comes before `labels`, which a trained model compares with it.
-        options: How to read the file of labels.
-        fitted: The fitted state of the data module; empty before training. A trained model may be evaluated on a
-            folder other than that of `split`.
-
-    Raises:
-        ValueError: If there are no labels for the task of a trained model, or a file can't be used.
-    """
-    check_folder(root)
-    is_other = False
-    if split is not None:
-        task, samples = read_image_split(split, () if MEMBERS in fitted else SPLITS)
-        missing = [sample.file for sample in samples if not (root / sample.file).exists()]
-        training = (inspect(str(root / sample.file)).digest for sample in samples if sample.split == "train")
-        is_unknown = are_unknown(fitted, training)  # reads one file if it is not
-        is_other = bool(missing) and (is_unknown or (bool(fitted) and len(missing) == len(samples)))
-        if missing and not is_other:
-            raise ValueError(f"{split} lists files that are not in {root}: {join_names(missing, 3)}")
-        if not missing and fitted and labels and labels.is_file():  # those of training are in `split`
-            difference = _compare(samples, labels, root, options, fitted)
-            is_other = is_unknown and bool(difference)
-            if difference and not is_other:
-                raise ValueError(
-                    f"{labels} has other labels than {split} for {difference}: set --data.split to a copy of {split} "
-                    f"with the right labels, or ignore {labels} with --data.labels null"
-                )
-        if not is_other:
-            if is_unknown:
-                warn_same_names(root, str(split))
-            given = LabeledImages(samples, task)
-            return given if fitted else _constrain(given, split, labels, root, options)
-    if labels is None and fitted.get("task", "classification") != "classification":
-        raise ValueError(f"the model needs a file of labels for the images in {root}: add --data.labels FILE")
-    if labels:
-        labeled = read_labels(labels, root, options, fitted, options.constrained and not is_other)
-    else:
-        labeled = LabeledImages(find_samples(root))
-        labeled = labeled if is_other else _constrain(labeled, None, None, root, options)
-    return replace(labeled, is_other=is_other)
-
-
-def _compare(
-    samples: Sequence[Sample], labels: Path, root: Path, options: LabelOptions, fitted: Mapping[str, Any]
-) -> str:
-    """Return how many images have other labels in a file, with an example; empty if none has."""
-    listed = read_labels(labels, root, replace(options, skip_missing=True), fitted).samples
-    label_of = {sample.file: sample.label for sample in listed}
-    pairs = [(sample.file, label_of.get(sample.file, sample.label), sample.label) for sample in samples]
-    differing = [pair for pair in pairs if {*pair[1].split(SEPARATOR)} != {*pair[2].split(SEPARATOR)}]
-    if not differing:
-        return ""
-    file, now, then = differing[0]
-    return f"{count_noun(len(differing), 'image', 'images')}, such as {file} ({now}, was {then})"
-
-
-def _constrain(
-    given: LabeledImages, split: Path | None, labels: Path | None, root: Path, options: LabelOptions
-) -> LabeledImages:
-    """Add the groups and times of images in class folders or a `split.csv`, if there are any.
-
-    Raises:
-        ValueError: If an image has no group or time.
-    """
-    if labels and not options.constrained:
-        logger.warning(f"{labels} is not read: {split} has the labels and the splits")
-    if not options.constrained:
-        return given
-    if labels is None:
-        if options.time is not None:
-            raise ValueError(f"--data.time {options.time} needs a file of labels with this column: add --data.labels")
-        assert options.groups is not None
-        return replace(given, constraints=groups_in_paths(given.samples, options.groups))
-    labeled = read_labels(labels, root, options, {}, constrained=True)
-    index = {sample.file: number for number, sample in enumerate(labeled.samples)}
-    if absent := [sample.file for sample in given.samples if sample.file not in index]:
-        raise ValueError(f"{labels} has no rows for images that {split} lists: {join_names(absent, 3)}")
-    rows = np.array([index[sample.file] for sample in given.samples])
-    return replace(given, constraints=labeled.constraints.select(rows))
 
 
 def read_labels(

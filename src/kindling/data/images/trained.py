@@ -50,8 +50,9 @@ def are_unknown(fitted: Mapping[str, Any], digests: Iterable[bytes]) -> bool:
 def warn_same_names(root: Path, source: str) -> None:
     """Warn that unknown images with known names may be those of training, saved again."""
     logger.warning(
-        f"the model was trained on none of the images of {root}, whose names are those of {source}: only one split of "
-        f"them is used; to test all, move them to {root / 'test'}"
+        f"the model was trained on none of the images of {root}, whose names are those of {source}: they may be the "
+        f"same images saved again, so only one split of them is used; if they are new, move them to {root / 'test'} to "
+        "test all"
     )
 
 
