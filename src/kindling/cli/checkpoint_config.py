@@ -108,9 +108,12 @@ def use_split_of_run(data: Config, run_folder: Path) -> None:
         run_folder: Folder of the run.
     """
     split = run_folder / "split.csv"
+    arguments = data["init_args"]
     if split.exists():
-        data["init_args"]["split"] = str(split)
-        data["init_args"].pop("fold", None)  # the file holds its rows
+        if arguments.get("split") and not (arguments.get("groups") or arguments.get("time")):
+            arguments.pop("labels", None)  # `fit` did not read them
+        arguments["split"] = str(split)
+        arguments.pop("fold", None)  # the file holds its rows
 
 
 def _config_of_fit(config: Config, model: Config) -> Config:

@@ -21,6 +21,7 @@ import torch
 import torchvision.transforms.v2.functional as F
 from lightning.pytorch import Callback, Trainer, seed_everything
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from torchvision.transforms import InterpolationMode
 
 from conftest import Command
@@ -146,7 +147,7 @@ def test_all_images_of_another_folder_are_tested_by_class_name(kindling: Command
     write("others", 4, "dog owl", first=70)  # without the first class: labels must not shift
     result = kindling("test", "--ckpt_path", "best", "--data.data_dir", "others")
     assert result.code == 0, result.err
-    assert "others is not the folder of" in result.err
+    assert "others is not the folder that the model was trained on: all of its 8 images are used" in result.err
     assert "test/accuracy" in result.out.replace(" ", "").replace("│", " ")
     assert "1.0000" in result.out
     (Path("others") / "dog").rename("others/wolf")
@@ -1021,6 +1022,65 @@ def test_a_checkpoint_outside_of_its_run_is_not_tested_on_training_images(kindli
     assert len(table(Path("away/best/predictions.csv"))) == 12
 
 
+def save_again(folder: str) -> None:
+    """Save all PNG files of a folder with the same pixels and another content."""
+    for path in Path(folder).rglob("*.png"):
+        chunk = PngInfo()
+        chunk.add_text("Software", "other")
+        with Image.open(path) as image:
+            image.copy().save(path, pnginfo=chunk)
+
+
+def trained_on(folder: str, **options: Any) -> ImageFolderDataModule:
+    data = ImageFolderDataModule(folder, **options)
+    data.setup("fit")
+    return data
+
+
+def evaluated(fitted: dict[str, Any], folder: str, **options: Any) -> list[str]:
+    """Return the test images of a folder for a model with a fitted state."""
+    data = ImageFolderDataModule(folder, **options)
+    data.load_state_dict(fitted)
+    data.setup("test")
+    return [*map(str, data.tested_rows())]
+
+
+def test_drawn_splits_stay_those_of_training_if_the_images_were_saved_again() -> None:
+    write("photos", 10)
+    data = trained_on("photos")
+    held_out = [sample.file for sample in data._samples if sample.split == "test"]
+    save_again("photos")
+    assert evaluated(data.state_dict(), "photos") == held_out
+
+
+def test_a_folder_is_new_if_none_of_its_images_was_trained_on_whatever_their_names(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    write("photos", 10)
+    data = trained_on("photos")
+    fitted = data.state_dict()
+    data.write_split(Path())
+    held_out = [sample.file for sample in data._samples if sample.split == "test"]
+    write("others", 10, first=50)
+    files = [f"{label}/{number:02}.png" for label in COLORS for number in range(10)]
+    for label in COLORS:  # other images of the same names
+        for number in range(10):
+            Path(f"others/{label}/{50 + number}.png").rename(f"others/{label}/{number:02}.png")
+    for options, source in (({"split": "split.csv"}, "split.csv"), ({}, "training")):  # in its run, and outside
+        assert sorted(evaluated(fitted, "others", **options)) == sorted(held_out)
+        warning = f"the model was trained on none of the images of others, whose names are those of {source}: they may"
+        assert warning in capfd.readouterr().err
+        assert sorted(evaluated(fitted, "photos", **options)) == sorted(held_out)
+        assert capfd.readouterr().err == ""
+    Path("others/cat/00.png").unlink()
+    for options in ({"split": "split.csv"}, {}):
+        assert sorted(evaluated(fitted, "others", **options)) == files[1:]
+        assert "others is not the folder that the model was trained on: all of its 29" in capfd.readouterr().err
+    Path("all").mkdir()
+    shutil.move("others", "all/test")
+    assert len(evaluated(fitted, "all", split="split.csv")) == len(evaluated(fitted, "all")) == 29
+
+
 def fit_in_given_splits(kindling: Command, splits: str) -> None:
     """Train in split folders, and copy the checkpoint out of its run."""
     for number, split in enumerate(splits.split()):
@@ -1084,6 +1144,27 @@ def test_copies_in_given_splits_are_tested_with_a_warning(kindling: Command) -> 
         "the same image in more than one split: train/cat/00.png = train/cat/same.png = test/cat/copy.png" in result.err
     )
     assert len(table(RUN / "predictions.csv")) == 31
+
+
+def test_an_image_with_a_copy_in_a_given_split_is_refused_elsewhere() -> None:
+    write("photos/train", 10)
+    write("photos/test", 4, first=20)
+    source = Path("photos/train/cat/00.png")
+    shutil.copy(source, "photos/test/cat/copy.png")
+    fitted = trained_on("photos").state_dict()
+    resumed = trained_on("photos")
+    resumed.load_state_dict(fitted)
+    assert resumed.state_dict() == fitted
+    assert "test/cat/copy.png" in evaluated(fitted, "photos")
+    shutil.copytree("photos/test", "others/test")
+    Path("others/test/cat/copy.png").rename("others/test/cat/other.png")
+    message = r"^the model was trained on 1 of the 13 test images of {}, such as test/cat/{}.png: remove them"
+    with pytest.raises(ValueError, match=message.format("others", "other")):
+        evaluated(fitted, "others")
+    Path("photos/test/cat/copy.png").unlink()
+    source.rename("photos/test/cat/00.png")
+    with pytest.raises(ValueError, match=message.format("photos", "00")):
+        evaluated(fitted, "photos")
 
 
 @pytest.mark.slow

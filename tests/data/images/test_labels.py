@@ -365,6 +365,56 @@ def test_the_split_file_of_a_run_has_the_labels_and_another_folder_its_own(kind:
         ).load_state_dict(data.fitted)
 
 
+@pytest.mark.parametrize("kind", ["number", "list", "class"])
+def test_other_labels_for_the_images_of_a_run_are_not_ignored(kind: str, capfd: pytest.CaptureFixture[str]) -> None:
+    rows = photos()
+    pairs = [
+        (file, {"number": f"{light:.3f} kg", "list": "|".join(colors), "class": (colors or ["gray"])[0]}[kind])
+        for file, colors, light in rows
+    ]
+    write("labels.csv", ["file", "label"], pairs)
+    data = read("labels.csv")
+    data.write_split(Path())
+    held_out = [sample.file for sample in data._samples if sample.split == "test"]
+
+    def tested(**options: Any) -> list[object]:
+        again = ImageFolderDataModule(options.pop("folder", "photos"), split="split.csv", **options)
+        again.load_state_dict(data.state_dict())
+        again.setup("test")
+        return [*again.tested_rows()]
+
+    capfd.readouterr()
+    assert tested(labels="labels.csv") == held_out
+    assert "has other labels" not in capfd.readouterr().err
+    file, label = pairs[0]
+    other = "1 kg" if kind == "number" else next(color for color in COLORS if color != label)
+    write("corrected.csv", ["file", "label"], [(file, other), *pairs[1:]])
+    message = f"corrected.csv has other labels than split.csv for 1 image, such as {file} ({other.split()[0]}, was "
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+        tested(labels="corrected.csv")
+    assert tested() == tested(labels="gone.csv") == held_out
+    # Other images of the same names are those of another folder.
+    shutil.copytree("photos", "others")
+    for path in Path("others").rglob("*.png"):
+        Image.fromarray(np.random.default_rng(int(path.stem[-2:])).integers(0, 9, (8, 8, 3), dtype=np.uint8)).save(path)
+    assert len(tested(folder="others", labels="corrected.csv")) == len(rows)
+    assert "others is not the folder that the model was trained on" in capfd.readouterr().err
+
+
+@pytest.mark.slow
+def test_labels_that_a_given_split_file_replaced_in_training_stay_ignored(kindling: Command) -> None:
+    names = [file for file, *_ in photos()]
+    write("labels.csv", ["file", "label"], [(file, "ab"[row % 2]) for row, file in enumerate(names)])
+    write("other.csv", ["file", "label"], [(file, "ba"[row % 2]) for row, file in enumerate(names)])
+    read("labels.csv").write_split(Path())
+    options = ["--data.labels", "other.csv", "--data.split", "split.csv", "--trainer.max_epochs", "1"]
+    result = kindling("fit", *SMALL, *options)
+    assert "other.csv is not read: split.csv has the labels and the splits" in result.err
+    assert kindling("test", "--ckpt_path", "best").code == 0
+    result = kindling("test", "--ckpt_path", "best", "--data.labels", "other.csv")
+    assert (result.code, result.err.count("other.csv has other labels than runs/")) == (1, 1)
+
+
 LISTS = [*SMALL, "--data.labels", "lists.csv", "--run_name", "lists", "--trainer.max_epochs", "4"]
 WEIGHTS = [*SMALL, "--data.labels", "weights.csv", "--run_name", "weights", "--trainer.max_epochs", "4"]
 

@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from conftest import Command, differences
+from helpers import png_16
 from kindling import ImageFolderDataModule, StreamingDataModule
 from kindling.data.auto_flip import choose_flip
 from kindling.data.disk_cache import DiskCache
@@ -265,11 +266,19 @@ def test_threads_that_decode_share_the_cores_of_all_processes(monkeypatch: pytes
             super().__init__(number)
 
     monkeypatch.setattr("kindling.data.images.decode.ThreadPoolExecutor", Pool)
+    for number in range(10):  # images of 16 bits, whose range is found first
+        values = np.random.default_rng(number).integers(1000, 2000, (20, 20, 3))
+        Path(f"photos/dark/16-{number}.png").write_bytes(png_16(values))
     for devices in (1, 4):
-        data = ImageFolderDataModule("photos", image_size=8)
+        threads.clear()
+        data = ImageFolderDataModule("photos", image_size=8, memory_gb=0, cache_gb=0, flip="auto")
         data.trainer = SimpleNamespace(num_devices=devices, local_rank=0, state=SimpleNamespace(fn="fit"))  # type: ignore[assignment]
         data.setup("fit")
-        assert threads[-1] == 12 // devices
+        assert data.fitted["levels"]
+        assert data.mean
+        data.setup("test")
+        assert len(threads) > 6
+        assert {*threads} == {12 // devices}
 
 
 def test_processes_share_the_decoding(decoded: list[int], monkeypatch: pytest.MonkeyPatch) -> None:

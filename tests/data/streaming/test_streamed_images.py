@@ -23,6 +23,7 @@ from sklearn.datasets import load_sample_images
 from conftest import SHUFFLENET, Command, differences
 from kindling import ImageFolderDataModule, StreamingDataModule
 from kindling.data.checks import inspect_data
+from kindling.data.streaming.image_source import ImageSource
 from kindling.data.streaming.plan import ShardTask
 from kindling.data.streaming.store import FileStore
 from kindling.data.streaming.writing import ShardWriter
@@ -99,6 +100,20 @@ def samples_of(data: Any) -> dict[str, set[bytes]]:
         }
         for name, dataset in splits.items()
     }
+
+
+@pytest.mark.usefixtures("photos")
+def test_a_plan_does_not_depend_on_the_digests_in_checkpoints() -> None:
+    data = ImageFolderDataModule("photos")
+    plan = ImageSource(data, None, None).digest()
+    del data.fitted["trained"]
+    samples = [
+        (*sample, data._images.digests[sample.file].hex())
+        for split in ("train", "val", "test")
+        for sample in data._samples
+        if sample.split == split
+    ]
+    assert plan == hashlib.sha256(repr((samples, data.fitted)).encode()).hexdigest()
 
 
 def test_few_shards_are_open_at_a_time(photos: Path, kindling: Command, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,15 +15,16 @@ from kindling.utils.inputs import Levels, values_of_16_bits
 logger = logging.getLogger(__name__)
 
 
-def find_levels(files: Sequence[str]) -> list[int] | None:
+def find_levels(files: Sequence[str], threads: int | None = None) -> list[int] | None:
     """Return the lowest and highest value of 16-bit images, without 0.1% of the pixels at each end.
 
-    Returns None if they are at least half of all values apart, or equal.
+    Returns None if they are at least half of all values apart, or equal. Reads with a number of
+    `threads`, by default one per core.
     """
-    return _levels_of(_count_values(files))
+    return _levels_of(_count_values(files, threads))
 
 
-def _count_values(files: Sequence[str | bytes]) -> NDArray[np.int64]:
+def _count_values(files: Sequence[str | bytes], threads: int | None) -> NDArray[np.int64]:
     """Return the number of pixels with each 16-bit value in images (paths or contents), (65536,)."""
     counts, lock = np.zeros(65536, np.int64), threading.Lock()
 
@@ -32,7 +33,7 @@ def _count_values(files: Sequence[str | bytes]) -> NDArray[np.int64]:
         with lock:
             np.add(counts, found, out=counts)
 
-    in_parallel(add, files, "reading")
+    in_parallel(add, files, "reading", threads)
     return counts
 
 
@@ -43,7 +44,9 @@ def _levels_of(counts: NDArray[np.int64]) -> list[int] | None:
     return [low, high] if 0 < high - low < 32768 else None
 
 
-def warn_small_range(names: Sequence[str | Path], levels: Levels, contents: Sequence[bytes] = ()) -> None:
+def warn_small_range(
+    names: Sequence[str | Path], levels: Levels, contents: Sequence[bytes] = (), threads: int | None = None
+) -> None:
     """Warn if 16-bit images look nearly constant to the model, as the training images had other `levels`.
 
     `names` are the paths, unless `contents` has the files.
@@ -52,7 +55,7 @@ def warn_small_range(names: Sequence[str | Path], levels: Levels, contents: Sequ
     deep = [number for number, file in enumerate(files) if _is_deep(file)]
     if not deep:
         return
-    counts, fault = _count_values([files[number] for number in deep[:20]]), ""
+    counts, fault = _count_values([files[number] for number in deep[:20]], threads), ""
     if levels is None and (used := _levels_of(counts)):
         fault = f"use a small part of the range, {used[0]:,} to {used[1]:,} of 65,535"
     elif levels and 2 * counts[levels[0] : levels[1] + 1].sum() < counts.sum():

@@ -254,7 +254,7 @@ class ImageFolderDataModule(AugmentedImages):
             self._images.check_unseen(chosen, self.fitted)
         inputs, faults = self._read(self.data_dir, chosen)
         self._tested = drop_broken(self.data_dir, chosen, faults, self.skip_broken)
-        warn_small_range([self.data_dir / sample.file for sample in self._tested], self.fitted_state.get("levels"))
+        self._warn_small_range(self.data_dir, self._tested)
         return inputs, self._encode(self._tested)
 
     @override
@@ -276,7 +276,7 @@ class ImageFolderDataModule(AugmentedImages):
             self._predicted = drop_broken(root, self._predicted, faults, skip=True)
         elif report_broken(root, self._predicted, faults):
             self.unreadable = [number for number, fault in enumerate(faults) if fault]
-        warn_small_range([root / file for file in files], self.fitted_state.get("levels"))
+        self._warn_small_range(root, self._predicted)
         return ArrayDataset(inputs, torch.zeros(len(self._predicted) - len(self.unreadable), dtype=torch.long))
 
     @override
@@ -302,7 +302,7 @@ class ImageFolderDataModule(AugmentedImages):
     def _images(self) -> SplitImages:
         split = None if self.split is None else Path(self.split)
         options = replace(self._label_options, skip_missing=self.skip_broken)
-        return SplitImages(self.data_dir, self.labels, split, options, self.fitted)
+        return SplitImages(self.data_dir, self.labels, split, options, self.fitted, self.cores)
 
     @cached_property
     def _samples(self) -> list[Sample]:
@@ -326,6 +326,10 @@ class ImageFolderDataModule(AugmentedImages):
         if isinstance(images, ImageFiles) and self._chooses_workers:
             self.num_workers = self.cores
         return images, faults
+
+    def _warn_small_range(self, root: Path, samples: Sequence[Sample]) -> None:
+        paths = [root / sample.file for sample in samples]
+        warn_small_range(paths, self.fitted_state.get("levels"), threads=self.cores)
 
     def _encode(self, samples: list[Sample]) -> Tensor:
         classes = () if self.task == "regression" else self.class_names

@@ -62,6 +62,7 @@ class ImageFiles:
         levels: The values of 16-bit images to scale to 0 and 255.
         cache: Where decoded images are kept, by their index in `paths`.
         numbers: Indices of the images in `paths`; by default all.
+        threads: Number of threads that decode outside of worker processes; by default one per core.
     """
 
     def __init__(
@@ -71,14 +72,20 @@ class ImageFiles:
         levels: Levels = None,
         cache: PixelCache | None = None,
         numbers: Sequence[int] | None = None,
+        threads: int | None = None,
     ) -> None:
         self.paths, self.size, self.levels, self.cache = paths, size, levels, cache
+        self.threads = threads or share_of_cores()
         self.numbers = range(len(paths)) if numbers is None else numbers
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
-            return ImageFiles(self.paths, self.size, self.levels, self.cache, self.numbers[index])
+            return self.select(self.numbers[index])
         return self.read([self.numbers[number] for number in index.tolist()])
+
+    def select(self, numbers: Sequence[int]) -> "ImageFiles":
+        """Return the images with some indices in `paths`."""
+        return ImageFiles(self.paths, self.size, self.levels, self.cache, numbers, self.threads)
 
     def read(self, numbers: Sequence[int]) -> Tensor:
         """Return images by their indices in `paths`."""
@@ -87,8 +94,8 @@ class ImageFiles:
         return torch.stack(self._decode(numbers))
 
     def read_in_threads(self, rows: Tensor) -> Tensor:
-        """Return images like `self[rows]`, decoded on all cores; not for worker processes, which share these."""
-        with ThreadPoolExecutor(share_of_cores()) as pool:
+        """Return images like `self[rows]`, decoded in threads; not for worker processes, which share the cores."""
+        with ThreadPoolExecutor(self.threads) as pool:
             return torch.cat([*pool.map(lambda row: self[row.view(1)], rows)])
 
     def _decode(self, numbers: Sequence[int]) -> list[Tensor]:
@@ -177,7 +184,7 @@ def shrink_image(data: bytes, shorter_side: int, levels: Levels = None) -> bytes
 
 
 def read_images(
-    files: ImageFiles, needed: int, in_memory: bool, threads: int, start: int = 0
+    files: ImageFiles, needed: int, in_memory: bool, start: int = 0
 ) -> tuple[Tensor | ImageFiles, list[str]]:
     """Decode files, and find the broken ones among them.
 
@@ -185,7 +192,6 @@ def read_images(
         files: The files.
         needed: Number of images to return, from the first; the others are only checked.
         in_memory: Whether to return a tensor; otherwise the images are decoded on demand, or read from their cache.
-        threads: Number of threads that decode.
         start: Index of the file to begin with.
 
     Returns:
@@ -203,11 +209,11 @@ def read_images(
         return ""
 
     order = [*range(start, len(files.paths)), *range(start)]
-    faults = in_parallel(read, order, "decoding", threads)
+    faults = in_parallel(read, order, "decoding", files.threads)
     faults = faults[len(order) - start :] + faults[: len(order) - start]
     intact = [number for number in range(needed) if not faults[number]]
     if not in_memory:
-        return ImageFiles(files.paths, files.size, files.levels, files.cache, intact), faults
+        return files.select(intact), faults
     return (images if len(intact) == needed else images[intact]), faults
 
 

@@ -74,9 +74,9 @@ def find_oddities(
 
 
 def find_training_levels(
-    root: Path, infos: Sequence[ImageInfo], samples: Sequence[Sample], seed: int
+    root: Path, infos: Sequence[ImageInfo], samples: Sequence[Sample], seed: int, threads: int
 ) -> list[int] | None:
-    """Return the range of at most 1,000 16-bit training images; None to keep all 65,536 values.
+    """Return the range of at most 1,000 16-bit training images, read in threads; None to keep all 65,536 values.
 
     Warns if only some training images have 16 bits, as they are scaled differently.
     """
@@ -90,7 +90,7 @@ def find_training_levels(
         logger.warning(
             f"{len(deep):,} of {len(readable):,} training images have 16 bits, the others 8{leak if only_deep else ''}"
         )
-    if levels := find_levels(random.Random(seed).sample(deep, min(len(deep), 1000))):
+    if levels := find_levels(random.Random(seed).sample(deep, min(len(deep), 1000)), threads):
         logger.warning(f"16-bit images: the training range, {levels[0]:,} to {levels[1]:,}, is scaled to 0 to 255")
     return levels
 

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 
 from kindling.data.images.decode import ImageInfo, in_parallel, inspect
+from kindling.data.images.find_labeled import find_labeled
 from kindling.data.images.folder_checks import check_classes, find_training_levels
-from kindling.data.images.labels import LabelOptions, find_labeled
+from kindling.data.images.labels import LabelOptions
 from kindling.data.images.samples import Sample
 from kindling.data.images.splits import check_split, make_image_splits
-from kindling.data.images.trained import TRAINED, check_unseen, digest_trained, is_new
+from kindling.data.images.trained import TRAINED, are_unknown, check_unseen, digest_trained, warn_same_names
 
 logger = logging.getLogger(__name__)
 
@@ -30,17 +31,25 @@ class SplitImages:
         split: A `split.csv`.
         options: How to read the file of labels.
         fitted: The fitted state of the data module; empty before training.
+        cores: Number of threads that read files.
 
     Attributes:
         labeled: The images as they are listed; those that are not split yet are in train.
     """
 
     def __init__(
-        self, root: Path, labels: Path | None, split: Path | None, options: LabelOptions, fitted: Mapping[str, Any]
+        self,
+        root: Path,
+        labels: Path | None,
+        split: Path | None,
+        options: LabelOptions,
+        fitted: Mapping[str, Any],
+        cores: int,
     ) -> None:
+        self.cores = cores
         self.root, self.source, self.is_split, self.fitted = root, labels or root, split is not None, fitted
         self.labeled = find_labeled(root, labels, split, options, fitted)
-        self.listed = self.labeled.samples
+        self.listed = self._as_test() if self.labeled.is_other else self.labeled.samples
 
     @cached_property
     def digests(self) -> dict[str, bytes]:
@@ -78,31 +87,40 @@ class SplitImages:
         if self.is_split:
             labeled.constraints.check(np.array([sample.split for sample in samples], dtype=object))
         else:
-            digests = [*self.digests.values()]
-            if self.fitted and is_new(self.fitted, digests):
+            if self.fitted and "split" not in self.fitted:  # training drew no splits
                 return self._as_test(), {}
-            samples = make_image_splits(samples, digests, sizes, seed, labeled.task, labeled.constraints, fold)
-            if samples != self.listed:
-                learned = {"split": check_split(self.root, self.listed, samples, self.fitted)}
+            digests = [*self.digests.values()]
+            is_unknown = are_unknown(self.fitted, digests)
+            try:
+                samples = make_image_splits(samples, digests, sizes, seed, labeled.task, labeled.constraints, fold)
+                if samples != self.listed:
+                    learned = {"split": check_split(self.root, self.listed, samples, self.fitted)}
+            except ValueError:
+                if not is_unknown:
+                    raise
+                return self._as_test(), {}
+            if is_unknown and learned:
+                warn_same_names(self.root, "training")
         if self.fitted:
             return samples, {}
         infos = [*self.infos.values()]
         pairs = zip(infos, samples, strict=True)
         sides = [info.side for info, sample in pairs if info.side and (fold or sample.split == "train")]
         size = image_size or min(MAX_DEFAULT_SIZE, int(median(sides or [MAX_DEFAULT_SIZE])))
-        levels = find_training_levels(self.root, infos, samples, seed)
+        levels = find_training_levels(self.root, infos, samples, seed, self.cores)
         learned |= digest_trained(samples, [info.digest for info in infos])
         return samples, {"classes": classes, "image_size": size, "levels": levels, **learned, **labeled.learn(samples)}
 
     def _as_test(self) -> list[Sample]:
         """Return the images of a folder that has nothing to do with training: without given splits, all are in test."""
-        if any(sample.split != "train" for sample in self.listed):
-            return self.listed
+        listed = self.labeled.samples
+        if any(sample.split != "train" for sample in listed):
+            return listed
         logger.warning(
-            f"{self.root} is not the folder that the model was trained on: all of its {len(self.listed):,} images are "
-            "used for testing"
+            f"{self.root} is not the folder that the model was trained on: all of its {len(listed):,} images are used "
+            "for testing"
         )
-        return [sample._replace(split="test") for sample in self.listed]
+        return [sample._replace(split="test") for sample in listed]
 
     @cached_property
     def infos(self) -> dict[str, ImageInfo]:
@@ -111,5 +129,5 @@ class SplitImages:
 
     def _inspect(self, samples: Sequence[Sample]) -> dict[str, ImageInfo]:
         files = [sample.file for sample in samples]
-        infos = in_parallel(inspect, [str(self.root / file) for file in files], "reading")
+        infos = in_parallel(inspect, [str(self.root / file) for file in files], "reading", self.cores)
         return dict(zip(files, infos, strict=True))

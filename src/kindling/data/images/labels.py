@@ -1,6 +1,5 @@
 """A file of labels: each row names an image, and its class, its number or its classes."""
 
-import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -8,15 +7,10 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
-from kindling.data.datamodule import SPLITS
-from kindling.data.fitted_state import MEMBERS
 from kindling.data.images.file_column import FileColumn
-from kindling.data.images.folder import check_folder, find_samples
-from kindling.data.images.groups import groups_in_paths
 from kindling.data.images.label_columns import LabelColumn, choose_columns, read_column, read_columns
 from kindling.data.images.samples import ImageTask, Sample
 from kindling.data.images.scan import list_images, warn_unused
-from kindling.data.images.split_file import read_image_split
 from kindling.data.images.splits import read_split_column
 from kindling.data.split_constraints import SplitConstraints
 from kindling.data.splitting import LEFT_OUT
@@ -27,8 +21,6 @@ from kindling.utils.text import join_names, suggest
 
 if TYPE_CHECKING:
     from pandas import DataFrame
-
-logger = logging.getLogger(__name__)
 
 LabelTask = Literal["auto", "classification", "regression", "multilabel"]
 
@@ -76,6 +68,7 @@ class LabeledImages:
         rows: The row of each sample in the file.
         constraints: The groups and times of the samples.
         details: The columns of the file that are neither labels nor names nor splits; None if there is no file.
+        is_other: Whether the folder is not the one of the given `split.csv`.
     """
 
     samples: list[Sample]
@@ -84,6 +77,7 @@ class LabeledImages:
     rows: list[int] = field(default_factory=list)
     constraints: SplitConstraints = SplitConstraints(noun="images")  # noqa: RUF009 (it is frozen)
     details: "DataFrame | None" = None
+    is_other: bool = False
 
     def learn(self, samples: Sequence[Sample]) -> dict[str, Any]:
         """Return what a data module must save besides the classes, given the samples in their splits."""
@@ -92,71 +86,6 @@ class LabeledImages:
         splits = np.full(len(self.column.labels), LEFT_OUT, dtype=object)
         splits[self.rows] = [sample.split for sample in samples]
         return {"task": self.task, **self.column.learn(splits)}
-
-
-def find_labeled(
-    root: Path, labels: Path | None, split: Path | None, options: LabelOptions, fitted: Mapping[str, Any]
-) -> LabeledImages:
-    """List the images of a folder with their labels.
-
-    Args:
-        root: The folder.
-        labels: File of labels; None for class folders.
-        split: A `split.csv` with labels and splits; it comes before `labels`.
-        options: How to read the file of labels.
-        fitted: The fitted state of the data module; empty before training. A trained model may be evaluated on a
-            different folder: without given splits, all of its images are in test.
-
-    Raises:
-        ValueError: If there are no labels for the task of a trained model, or a file can't be used.
-    """
-    check_folder(root)
-    is_other = False
-    if split is not None:
-        task, samples = read_image_split(split, () if MEMBERS in fitted else SPLITS)
-        missing = [sample.file for sample in samples if not (root / sample.file).exists()]
-        is_other = bool(fitted) and len(missing) == len(samples)
-        if missing and not is_other:
-            raise ValueError(f"{split} lists files that are not in {root}: {join_names(missing, 3)}")
-        if not missing:
-            given = LabeledImages(samples, task)
-            return given if fitted else _constrain(given, split, labels, root, options)
-        logger.warning(f"{root} is not the folder of {split}: images outside of split folders are used for testing")
-    if labels is None and fitted.get("task", "classification") != "classification":
-        raise ValueError(f"the model needs a file of labels for the images in {root}: add --data.labels FILE")
-    if labels:
-        labeled = read_labels(labels, root, options, fitted, options.constrained and not is_other)
-    else:
-        labeled = LabeledImages(find_samples(root))
-        labeled = labeled if is_other else _constrain(labeled, None, None, root, options)
-    if is_other and all(sample.split == "train" for sample in labeled.samples):
-        return replace(labeled, samples=[sample._replace(split="test") for sample in labeled.samples])
-    return labeled
-
-
-def _constrain(
-    given: LabeledImages, split: Path | None, labels: Path | None, root: Path, options: LabelOptions
-) -> LabeledImages:
-    """Add the groups and times of images in class folders or a `split.csv`, if there are any.
-
-    Raises:
-        ValueError: If an image has no group or time.
-    """
-    if labels and not options.constrained:
-        logger.warning(f"{labels} is not read: {split} has the labels and the splits")
-    if not options.constrained:
-        return given
-    if labels is None:
-        if options.time is not None:
-            raise ValueError(f"--data.time {options.time} needs a file of labels with this column: add --data.labels")
-        assert options.groups is not None
-        return replace(given, constraints=groups_in_paths(given.samples, options.groups))
-    labeled = read_labels(labels, root, options, {}, constrained=True)
-    index = {sample.file: number for number, sample in enumerate(labeled.samples)}
-    if absent := [sample.file for sample in given.samples if sample.file not in index]:
-        raise ValueError(f"{labels} has no rows for images that {split} lists: {join_names(absent, 3)}")
-    rows = np.array([index[sample.file] for sample in given.samples])
-    return replace(given, constraints=labeled.constraints.select(rows))
 
 
 def read_labels(

@@ -49,8 +49,9 @@ class ImageReader:
         needed = len(samples) if needed is None else needed
         fits = needed * prod(self.shape) <= self.memory_gb * 1e9
         cache = self._open_cache(digests) if digests and not fits else None
-        files = ImageFiles([str(root / sample.file) for sample in samples], self.shape[-1], self.levels, cache)
-        return read_images(files, needed, fits, self.cores, int(needed * self.begin) if cache else 0)
+        paths = [str(root / sample.file) for sample in samples]
+        files = ImageFiles(paths, self.shape[-1], self.levels, cache, threads=self.cores)
+        return read_images(files, needed, fits, int(needed * self.begin) if cache else 0)
 
     def _open_cache(self, digests: Sequence[bytes]) -> PixelCache | None:
         """Return the cache of training and validation images, which each epoch reads."""

@@ -1,45 +1,66 @@
 """Digests of the training images, which a checkpoint holds so that none of them is tested."""
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 from kindling.data.images.samples import Sample
 
+logger = logging.getLogger(__name__)
+
 TRAINED = "trained"  # key of the digests in a checkpoint, one after the other
 DIGITS = 14  # of each, hexadecimal: of a million images, one is like one of another million with a probability of 1e-5
+MARK = "-"  # begins the entry of a copy
 
 
 def digest_trained(samples: Sequence[Sample], digests: Sequence[bytes]) -> dict[str, str]:
-    """Return the digests of the training images; not of those that are held out too, of which `fit` has warned."""
-    digest_of = [(sample.split == "train", _shorten(digest)) for sample, digest in zip(samples, digests, strict=True)]
-    held_out = {digest for is_train, digest in digest_of if not is_train}
-    return {TRAINED: "".join(sorted({digest for is_train, digest in digest_of if is_train} - held_out))}
+    """Return the digests of the training images, and marks of their copies in other splits, of which `fit` warns."""
+    pairs = [*zip(samples, digests, strict=True)]
+    trained = {_shorten(digest) for sample, digest in pairs if sample.split == "train"}
+    held_out = [(sample, digest) for sample, digest in pairs if sample.split != "train"]
+    copies = {_mark(sample, digest) for sample, digest in held_out if _shorten(digest) in trained}
+    return {TRAINED: "".join(sorted(trained | copies))}
 
 
 def merge_trained(states: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Return the digests of all images that some states were trained on; nothing if none of them has any."""
+    """Return the digests of all images that some states were trained on; nothing if none of them has any.
+
+    A copy stays marked if all states know it: another one may have been trained on it.
+    """
     known = [split_digests(state[TRAINED]) for state in states if TRAINED in state]
-    return {TRAINED: "".join(sorted(set().union(*known)))} if known else {}
+    if not known:
+        return {}
+    trained = {digest for digest in set.union(*known) if not digest.startswith(MARK)}
+    return {TRAINED: "".join(sorted(trained | set.intersection(*known)))}
 
 
 def split_digests(joined: str) -> set[str]:
-    """Return the digests that a checkpoint holds one after the other."""
+    """Return the digests and marks that a checkpoint holds one after the other."""
     return {joined[start : start + DIGITS] for start in range(0, len(joined), DIGITS)}
 
 
-def is_new(fitted: Mapping[str, Any], digests: Sequence[bytes]) -> bool:
-    """Return whether images are those of another folder than the one whose splits were drawn in training."""
-    if "split" not in fitted or TRAINED not in fitted:
-        return "split" not in fitted
-    trained = split_digests(fitted[TRAINED])
+def are_unknown(fitted: Mapping[str, Any], digests: Iterable[bytes]) -> bool:
+    """Return whether a model was trained on none of some images; False if the checkpoint has no digests."""
+    trained = split_digests(fitted.get(TRAINED, ""))
     return bool(trained) and trained.isdisjoint(map(_shorten, digests))
+
+
+def warn_same_names(root: Path, source: str) -> None:
+    """Warn that unknown images with known names may be those of training, saved again."""
+    logger.warning(
+        f"the model was trained on none of the images of {root}, whose names are those of {source}: they may be the "
+        f"same images saved again, so only one split of them is used; if they are new, move them to {root / 'test'} to "
+        "test all"
+    )
 
 
 def check_unseen(root: Path, samples: Sequence[Sample], digests: Sequence[bytes], fitted: Mapping[str, Any]) -> None:
     """Raise ValueError if a model was trained on some of the images, whatever their names are now."""
     trained = split_digests(fitted.get(TRAINED, ""))
-    seen = [sample.file for sample, digest in zip(samples, digests, strict=True) if _shorten(digest) in trained]
+    pairs = zip(samples, digests, strict=True)
+    seen = [each.file for each, digest in pairs if _shorten(digest) in trained and _mark(each, digest) not in trained]
     if seen:
         raise ValueError(
             f"the model was trained on {len(seen):,} of the {len(samples):,} {samples[0].split} images of {root}, such "
@@ -49,3 +70,8 @@ def check_unseen(root: Path, samples: Sequence[Sample], digests: Sequence[bytes]
 
 def _shorten(digest: bytes) -> str:
     return digest.hex()[:DIGITS]
+
+
+def _mark(copy: Sample, digest: bytes) -> str:
+    """Return what marks a file that was held out in training as a copy of a training image."""
+    return MARK + blake2b(digest + copy.file.encode()).hexdigest()[: DIGITS - len(MARK)]

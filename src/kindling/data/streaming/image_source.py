@@ -42,12 +42,13 @@ class ImageSource:
         self.counts = {split: len(samples) for split, samples in self.samples.items() if samples}
         self.targets = {split: data._encode(self.samples[split]) for split in self.counts}
         self.shape, self.levels = data.input_shape, data.fitted["levels"]
+        self.fitted = {name: value for name, value in data.fitted.items() if name != TRAINED}
 
     def digest(self) -> str:
         """Return a hash of the images, their labels and splits."""
         digests = self.data._images.digests
         samples = [(*sample, digests[sample.file].hex()) for sample in chain(*self.samples.values())]
-        return sha256(repr((samples, self.data.fitted)).encode()).hexdigest()
+        return sha256(repr((samples, self.fitted)).encode()).hexdigest()
 
     def sizes(self, split: str) -> Sequence[int]:
         """Return the approximate size of each image of a split in bytes."""
@@ -87,6 +88,6 @@ class ImageSource:
             "task": data.task,
             "input_shape": self.shape,
             "class_names": () if data.task == "regression" else data.class_names,
-            "fitted": {"task": "classification", **{key: data.fitted[key] for key in data.fitted if key != TRAINED}},
+            "fitted": {"task": "classification", **self.fitted},
             "names": ({"name": self.name("test", index)} for index in kept.get("test", ())),
         }
