@@ -79,6 +79,47 @@ def test_a_long_head_and_a_body_in_one_part_are_read(connection: socket.socket) 
         connection.sendall(PREDICT % len(VALID) + b"\r\n" + VALID)
 
 
+@pytest.mark.parametrize("size", [3, 7, 100_000])
+@pytest.mark.parametrize(
+    "offer",
+    [
+        b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIAAAAB\r\n",
+        b"UPGRADE: websocket\r\nConnection: upgrade\r\n",
+    ],
+)
+def test_an_offer_of_another_protocol_is_ignored(connection: socket.socket, offer: bytes, size: int) -> None:
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    post = PREDICT % len(VALID) + offer + b"\r\n" + VALID
+    get = b"GET /health HTTP/1.1\r\nHost: localhost\r\n" + offer + b"\r\n"
+    for sent, expected in ((post, {"predictions": [{"value": 3}]}), (get, {"status": "ok"})) * 2:
+        for start in range(0, len(sent), size):
+            connection.sendall(sent[start : start + size])
+            time.sleep(0.0002 if size < 100 else 0)
+        assert read_response(connection)[:2] == (200, expected)
+
+
+def test_a_body_keeps_lines_that_look_like_headers(connection: socket.socket) -> None:
+    body = b'{"inputs":\nUpgrade: x\n\nu'
+    for head, rest in ((b"\r\n" + body[:-1], b"u"), (b"", b"\r\n" + body), (b"\r", b"\n" + body)):
+        connection.sendall(PREDICT % len(body) + head)
+        time.sleep(0.05)
+        connection.sendall(rest)
+        status, found, _ = read_response(connection)
+        assert (status, "line 2, column 1;" in found["error"]) == (400, True)
+
+
+def test_pipelined_requests_are_read_however_they_are_cut(connection: socket.socket) -> None:
+    both = (PREDICT % len(VALID) + b"\r\n" + VALID) * 2
+    for cut in range(len(both) // 2, len(both), 5):
+        connection.sendall(both[:cut])
+        time.sleep(0.001)
+        connection.sendall(both[cut:])
+        received = b""
+        while received.count(b"predictions") < 2 or not received.endswith(b"]}"):
+            received += connection.recv(10_000)
+        assert received.count(b"HTTP/1.1 200 ") == 2
+
+
 def test_what_is_not_http_is_refused_as_json(connection: socket.socket) -> None:
     connection.sendall(b"nonsense\r\n\r\n")
     assert read_response(connection)[:2] == (400, {"error": "the request is not valid HTTP"})
