@@ -134,6 +134,25 @@ def test_a_connection_without_a_complete_head_is_closed(connection: socket.socke
     assert 0.3 < time.monotonic() - start < 5
 
 
+@pytest.mark.parametrize("start", [b"POST /predict HTTP/1.1\r\nA", b"P"])
+def test_a_part_of_a_head_behind_a_request_is_not_awaited_for_long(connection: socket.socket, start: bytes) -> None:
+    connection.sendall(PREDICT % len(VALID) + b"\r\n" + VALID + start)
+    assert read_response(connection)[0] == 200
+    began = time.monotonic()
+    connection.settimeout(3)
+    assert is_closed(connection)
+    assert time.monotonic() - began > 0.3
+
+
+def test_a_pipelined_head_is_limited(connection: socket.socket) -> None:
+    connection.sendall(PREDICT % len(VALID) + b"\r\n" + VALID + b"GET /")
+    assert read_response(connection)[0] == 200
+    connection.sendall(b"x" * MAX_HEAD_BYTES)
+    time.sleep(0.05)
+    connection.sendall(b"x")
+    assert read_response(connection)[0] == 431
+
+
 def test_a_trickle_after_a_refused_request_does_not_keep_the_connection(connection: socket.socket) -> None:
     connection.sendall(PREDICT % 10**12 + b"\r\n" + b" " * 10)
     assert read_response(connection)[0] == 413

@@ -100,6 +100,12 @@ class LimitedProtocol(HttpToolsProtocol):
         self._is_in_head, self._head_bytes = True, 0
 
     @override
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self._has_begun and self._deadline is None:  # a pipelined head
+            self._set_deadline()
+
+    @override
     def send_400_response(self, msg: str) -> None:
         self._refuse(400, "the request is not valid HTTP")
 
