@@ -219,3 +219,46 @@ def test_trailers_are_limited(connection: socket.socket) -> None:
             connection.sendall(b"a" * MAX_HEAD_BYTES)
             time.sleep(0.01)
     assert is_closed(connection)
+
+
+@pytest.fixture
+def unread(server: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[socket.socket]]:
+    """Return connections that ask for files without a key, until the server waits for them, and never read."""
+    monkeypatch.setattr(gateway, "MAX_RUNNING", 2)
+    request = b"GET /docs/swagger-ui-bundle.js HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with ExitStack() as stack:
+        connections = [stack.enter_context(socket.socket()) for _ in range(2)]
+        for connection in connections:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            connection.connect((server.host, server.port))
+            connection.sendall(request * 20)
+        time.sleep(0.3)
+        assert server.ask("GET", "/docs")[0] == 503
+        yield connections
+
+
+def test_unread_public_files_do_not_keep_other_requests_waiting(server: Server, unread: list[socket.socket]) -> None:
+    assert server.ask("GET", "/info")[0] == 200
+    assert server.predict(VALID)[0] == 200
+
+
+def test_clients_that_do_not_read_are_disconnected(
+    server: Server, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    monkeypatch.setattr(http_protocol, "UNREAD_SECONDS", 1)
+    request.getfixturevalue("unread")
+    time.sleep(1)
+    assert server.ask("GET", "/docs")[0] == 200
+
+
+def test_a_client_that_reads_slowly_gets_its_response(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_protocol, "UNREAD_SECONDS", 0.1)
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect((server.host, server.port))
+        connection.sendall(b"GET /docs/swagger-ui-bundle.js HTTP/1.0\r\nHost: localhost\r\n\r\n")
+        received = 0
+        while part := connection.recv(8192):
+            received += len(part)
+            time.sleep(0.002)
+    assert received > 10**6

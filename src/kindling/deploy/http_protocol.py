@@ -1,4 +1,4 @@
-"""Reads HTTP connections, with limits on the head of a request: it is read before anything checks the key."""
+"""HTTP connections, with limits on what clients may do without a key: on the heads of requests, and on not reading."""
 
 import asyncio
 import json
@@ -10,6 +10,8 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 MAX_HEAD_BYTES = 65_536  # of the request line and the headers
 HEAD_SECONDS = 10.0  # within which a new connection, or one with a part of a head, must send all of it
+UNREAD_SECONDS = 30.0  # within which a client must read a part of a response
+PART_BYTES = 65_536
 
 END_OF_HEAD = re.compile(rb"\n\r?\n")
 # Offers another protocol, as Java and `curl --http2` do; the parser would skip the body and the requests after it.
@@ -29,6 +31,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._is_pipelined = False  # the head began in the same part as a body ended
         self._undecided = b""  # received, but not parsed yet
         self._deadline: asyncio.TimerHandle | None = None
+        self._read_check: asyncio.TimerHandle | None = None
 
     @override
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -39,6 +42,7 @@ class LimitedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self._clear_deadline()
+        self._clear_read_check()
 
     @override
     def data_received(self, data: bytes) -> None:
@@ -104,6 +108,31 @@ class LimitedProtocol(HttpToolsProtocol):
         super().on_response_complete()
         if self._has_begun and self._deadline is None:  # a pipelined head
             self._set_deadline()
+
+    @override
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._check_reading_later()
+
+    @override
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._clear_read_check()
+
+    def _check_reading_later(self) -> None:
+        unread = self.transport.get_write_buffer_size()
+        self._read_check = self.loop.call_later(UNREAD_SECONDS, self._check_reading, unread)
+
+    def _check_reading(self, unread: int) -> None:
+        if self.transport.get_write_buffer_size() > unread - PART_BYTES:
+            self.transport.abort()  # `close` would wait for the client
+        else:
+            self._check_reading_later()
+
+    def _clear_read_check(self) -> None:
+        if self._read_check is not None:
+            self._read_check.cancel()
+            self._read_check = None
 
     @override
     def send_400_response(self, msg: str) -> None:
